@@ -1,0 +1,229 @@
+"""What the control functions need of the world; `runctl.aws` implements it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from runctl.model.outcome import Outcome, RunStatus
+from runctl.model.pool import Pool
+from runctl.model.run import Attempt, Run
+
+
+class Clock(Protocol):
+    """Where the time comes from."""
+
+    def now(self) -> datetime:
+        """Return the aware current instant, in UTC."""
+        ...
+
+
+class Ledger(Protocol):
+    """The one memory of runs; every move is a conditional write, every read is consistent.
+
+    Throttling is retried inside; TransientError when that did not help. Every write may be repeated
+    with the same arguments: when an answer was lost, the caller asks again.
+    """
+
+    def create_run(self, run: Run) -> Run:
+        """Put the run unless it exists; return what the ledger holds."""
+        ...
+
+    def find_run(self, run_id: str) -> Run | None:
+        """Return the run, or None."""
+        ...
+
+    def list_runs(self, *, limit: int = 100) -> list[Run]:
+        """Return the newest runs first (this one read is eventually consistent)."""
+        ...
+
+    def find_run_of_execution(self, name: str) -> str | None:
+        """Return the run_id of an execution, or None when it is not ours."""
+        ...
+
+    def continue_run(self, run_id: str, *, execution: str, execution_arn: str) -> Run:
+        """Move an ended run to a new execution and clear its end; idempotent per execution.
+
+        Raises NotFoundError for an unknown run, RunEndedError when another execution has it.
+        """
+        ...
+
+    def end_run(self, run_id: str, *, status: RunStatus, reason: str, now: datetime) -> Run:
+        """Set the run's end unless it has one; return what the ledger holds."""
+        ...
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        """Return all attempts in the order of their numbers."""
+        ...
+
+    def find_attempt(self, run_id: str, number: int) -> Attempt | None:
+        """Return the attempt, or None."""
+        ...
+
+    def open_attempt(
+        self, run_id: str, number: int, *, launch_try: int, fleet_request: str, now: datetime
+    ) -> Attempt:
+        """Record the exact CreateFleet request of a try unless that try is on record.
+
+        Returns what the ledger holds, so that whoever comes second replays the first one's request.
+        Raises RunEndedError when the run has ended.
+        """
+        ...
+
+    def record_launch(
+        self, run_id: str, number: int, *, instance_ids: Sequence[str], pool: str, now: datetime
+    ) -> Attempt:
+        """Store the attempt's instances and, for each, whose it is; idempotent.
+
+        Raises RunEndedError when the run has ended meanwhile: the caller terminates them.
+        """
+        ...
+
+    def start_training(
+        self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
+    ) -> Attempt:
+        """Give the attempt its task token and move the run's fence to it.
+
+        A newer token for the same attempt replaces the older one. Raises FencedError when a higher
+        attempt has the fence, RunEndedError when the run has ended.
+        """
+        ...
+
+    def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
+        """Record that the interruption is known; True for whoever was first."""
+        ...
+
+    def end_attempt(self, run_id: str, number: int, *, outcome: Outcome, now: datetime) -> Attempt:
+        """Set the attempt's outcome unless it has one; return what the ledger holds."""
+        ...
+
+    def find_instance(self, instance_id: str) -> tuple[str, int] | None:
+        """Return (run_id, attempt number) of an instance, or None when it is not ours."""
+        ...
+
+    def cool_pool(self, pool: Pool, *, until: datetime) -> None:
+        """Remember that a pool refused or reclaimed us; the later `until` wins."""
+        ...
+
+    def cooling_pools(self, pools: Sequence[Pool], *, now: datetime) -> set[Pool]:
+        """Return those of `pools` that are cooling down."""
+        ...
+
+    # The agent's side: each refused with FencedError unless `number` has the fence.
+
+    def commit_checkpoint(
+        self, run_id: str, number: int, *, step: int, manifest: str, now: datetime
+    ) -> None:
+        """Move the newest pointer to a manifest that is already stored."""
+        ...
+
+    def record_progress(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        phase: str,
+        now: datetime,
+        resume_step: int | None = None,
+        step: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        timeline: Mapping[str, datetime] | None = None,
+        warning: str = "",
+    ) -> None:
+        """Store the agent's heartbeat: its phase (boot, environment, restore, train, drain, …)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchResult:
+    """What CreateFleet gave: instances, or the refusal of each pool (EC2 error code)."""
+
+    instance_ids: tuple[str, ...]
+    pool: Pool | None
+    refusals: Mapping[Pool, str]
+    fleet_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """An instance as EC2 sees it. `reason` is EC2's StateReason code, empty while it lives."""
+
+    instance_id: str
+    state: str
+    pool: Pool
+    reason: str = ""
+    launched_at: datetime | None = None
+    tags: Mapping[str, str] | None = None
+
+
+class Fleet(Protocol):
+    """EC2, as far as we use it. Throttling is retried inside, then TransientError."""
+
+    def zones(self) -> tuple[str, ...]:
+        """Return the availability zones that the deployment has a subnet in."""
+        ...
+
+    def build_request(
+        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool]
+    ) -> str:
+        """Return the exact CreateFleet request (JSON) for one instance of any of `pools`."""
+        ...
+
+    def launch(self, request: str) -> LaunchResult:
+        """Send a CreateFleet request verbatim; the same request again gives the same answer.
+
+        Raises QuotaError, RefusedError or TransientError; refusals of pools are a result.
+        """
+        ...
+
+    def describe(self, instance_ids: Sequence[str]) -> list[Machine]:
+        """Return the machines that EC2 knows; one that is missing may only be too new."""
+        ...
+
+    def find_by_run(self, run_id: str) -> list[Machine]:
+        """Return the machines tagged with the run that are not terminated."""
+        ...
+
+    def terminate(self, instance_ids: Sequence[str]) -> None:
+        """Terminate; an instance that is gone already is fine."""
+        ...
+
+
+class Commands(Protocol):
+    """Asking the agent on an instance over SSM."""
+
+    def send(self, instance_id: str, action: str) -> bool:
+        """Ask for `drain`, `checkpoint` or `stop`; False when the SSM agent is not there (yet)."""
+        ...
+
+
+class Workflow(Protocol):
+    """Step Functions."""
+
+    def report(self, token: str, document: Mapping[str, Any]) -> bool:
+        """Complete the Train task with its report; False when the token is no longer valid."""
+        ...
+
+    def is_running(self, execution_arn: str) -> bool:
+        """Whether the execution is still running."""
+        ...
+
+
+class Objects(Protocol):
+    """S3, as far as the control functions look at it."""
+
+    def problem_with(self, uri: str) -> str | None:
+        """Say why the agent will not be able to read an s3:// object, with the cure, or None."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Everything a control function may use."""
+
+    clock: Clock
+    ledger: Ledger
+    fleet: Fleet
+    commands: Commands
+    workflow: Workflow
+    objects: Objects

@@ -1,0 +1,206 @@
+"""The spot market: pools with capacity, prices and errors, and which of them a request is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+Lifecycle = Literal["spot", "on-demand"]
+
+# USD an hour, us-east-1, Linux; only the proportions matter here.
+ON_DEMAND_PRICES: Mapping[str, float] = {
+    "t3.micro": 0.0104, "t3.medium": 0.0416, "t3.large": 0.0832, "t4g.medium": 0.0336,
+    "m5.large": 0.096, "m5.xlarge": 0.192, "m5.2xlarge": 0.384, "m5a.large": 0.086,
+    "m5n.large": 0.119, "m6i.large": 0.096, "m6i.xlarge": 0.192, "m6a.large": 0.0864,
+    "m6g.large": 0.077, "m7i.large": 0.1008, "m7a.large": 0.11592, "m7g.large": 0.0816,
+    "c5.large": 0.085, "c5.xlarge": 0.17, "c6i.large": 0.085, "c6a.large": 0.0765,
+    "c6g.large": 0.068, "c7i.large": 0.08925, "c7g.large": 0.0725, "r5.large": 0.126,
+    "r6i.large": 0.126, "g4dn.xlarge": 0.526, "g4dn.2xlarge": 0.752, "g4dn.12xlarge": 3.912,
+    "g5.xlarge": 1.006, "g5.2xlarge": 1.212, "g5.12xlarge": 5.672, "g5.48xlarge": 16.288,
+    "g6.xlarge": 0.8048, "g6.2xlarge": 0.9776, "p3.2xlarge": 3.06, "p3.8xlarge": 12.24,
+    "p3.16xlarge": 24.48, "p4d.24xlarge": 32.7726, "p5.48xlarge": 98.32,
+}  # fmt: skip
+_SPOT_SHARE = 0.35
+_UNKNOWN_PRICE = 0.10
+_PLENTY = 100
+
+
+@dataclass(frozen=True, order=True)
+class Pool:
+    """One capacity pool: an instance type in a zone, bought one way."""
+
+    instance_type: str
+    zone: str
+    lifecycle: Lifecycle = "spot"
+
+    @classmethod
+    def parse(cls, text: str) -> Pool:
+        """Read `m5.large/us-east-1a/spot`."""
+        instance_type, zone, lifecycle = text.split("/")
+        if lifecycle not in {"spot", "on-demand"}:
+            raise ValueError(f"{text}: a pool ends in /spot or /on-demand")
+        return cls(instance_type, zone, cast("Lifecycle", lifecycle))
+
+    def __str__(self) -> str:
+        return f"{self.instance_type}/{self.zone}/{self.lifecycle}"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One pool that a request accepts, in the order of the request."""
+
+    pool: Pool
+    order: int
+    priority: float | None = None
+    max_price: float | None = None
+    weight: float = 1
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A pool that gave nothing, and the error EC2 names."""
+
+    offer: Offer
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What a request is given: an offer for each instance, and the pools that refused."""
+
+    granted: tuple[Offer, ...]
+    refused: tuple[Refusal, ...]
+
+
+MESSAGES: Mapping[str, str] = {
+    "InsufficientInstanceCapacity": "There is no Spot capacity available that matches your request.",
+    "UnfulfillableCapacity": "Unable to fulfill capacity due to your request configuration.",
+    "SpotMaxPriceTooLow": "Your Spot request price is lower than the minimum required price.",
+    "MaxSpotInstanceCountExceeded": "Max spot instance count exceeded",
+    "VcpuLimitExceeded": "You have requested more vCPU capacity than your current vCPU limit allows.",
+    "InsufficientFreeAddressesInSubnet": "The subnet has not enough free addresses.",
+    "Unsupported": "The requested configuration is currently not supported.",
+}
+
+
+@dataclass
+class Market:
+    """What every pool holds now; tests and demonstrations set it."""
+
+    default_capacity: int = _PLENTY
+    capacities: dict[Pool, int] = field(default_factory=dict)
+    errors: dict[Pool, str] = field(default_factory=dict)
+    prices: dict[Pool, float] = field(default_factory=dict)
+    in_use: dict[Pool, int] = field(default_factory=dict)
+
+    def free(self, pool: Pool) -> int:
+        """Say how many instances the pool would still give."""
+        return max(0, self.capacities.get(pool, self.default_capacity) - self.in_use.get(pool, 0))
+
+    def price(self, pool: Pool) -> float:
+        """Say what an hour in the pool costs now."""
+        if pool in self.prices:
+            return self.prices[pool]
+        on_demand = ON_DEMAND_PRICES.get(pool.instance_type, _UNKNOWN_PRICE)
+        if pool.lifecycle == "on-demand":
+            return on_demand
+        # Zones differ a little, so that "the cheapest" has one answer.
+        return round(on_demand * (_SPOT_SHARE + 0.01 * (ord(pool.zone[-1]) - ord("a"))), 4)
+
+    def take(self, pool: Pool) -> None:
+        """Count one instance more in the pool."""
+        self.in_use[pool] = self.in_use.get(pool, 0) + 1
+
+    def give_back(self, pool: Pool) -> None:
+        """Count one instance less in the pool."""
+        self.in_use[pool] = max(0, self.in_use.get(pool, 0) - 1)
+
+
+def rank(market: Market, offers: Iterable[Offer], *, strategy: str, wanted: int) -> list[Offer]:
+    """Order the offers as the allocation strategy tries them."""
+
+    def by_price(offer: Offer) -> tuple[float, ...]:
+        return (market.price(offer.pool), offer.order)
+
+    def by_capacity(offer: Offer) -> tuple[float, ...]:
+        return (-market.free(offer.pool), offer.order)
+
+    def by_both(offer: Offer) -> tuple[float, ...]:
+        shallow = market.free(offer.pool) < wanted
+        return (shallow, *(by_capacity(offer) if shallow else by_price(offer)))
+
+    def by_priority(offer: Offer) -> tuple[float, ...]:
+        # No priority counts as the lowest.
+        return (float("inf") if offer.priority is None else offer.priority, offer.order)
+
+    keys = {
+        "price-capacity-optimized": by_both,
+        "capacity-optimized": by_capacity,
+        "capacity-optimized-prioritized": by_priority,
+        "prioritized": by_priority,
+        "diversified": by_capacity,
+        "lowest-price": by_price,
+    }
+    return sorted(offers, key=keys[strategy])
+
+
+def allocate(
+    market: Market,
+    offers: Iterable[Offer],
+    *,
+    wanted: int,
+    strategy: str,
+    same_type: bool = False,
+    same_zone: bool = False,
+    minimum: int = 0,
+) -> Allocation:
+    """Fill a request from the pools, without taking anything from them yet."""
+    ranked = rank(market, offers, strategy=strategy, wanted=wanted)
+    groups = _groups(ranked, same_type=same_type, same_zone=same_zone)
+    tried = [_fill(market, group, wanted) for group in groups] or [Allocation((), ())]
+    best = max(tried, key=lambda one: sum(offer.weight for offer in one.granted))
+    if sum(offer.weight for offer in best.granted) >= max(minimum, 1):
+        return best
+    # Below the minimum the fleet launches nothing, and names every pool that fell short.
+    short = {str(refusal.offer.pool): refusal for one in tried for refusal in one.refused}
+    return Allocation((), tuple(short.values()))
+
+
+def _groups(ranked: list[Offer], *, same_type: bool, same_zone: bool) -> list[list[Offer]]:
+    groups: dict[tuple[str, str], list[Offer]] = {}
+    for offer in ranked:
+        key = (
+            offer.pool.instance_type if same_type else "",
+            offer.pool.zone if same_zone else "",
+        )
+        groups.setdefault(key, []).append(offer)
+    return list(groups.values())
+
+
+def _fill(market: Market, ranked: list[Offer], wanted: int) -> Allocation:
+    granted: list[Offer] = []
+    refused: list[Refusal] = []
+    missing = float(wanted)
+    for offer in ranked:
+        if missing <= 0:
+            break
+        code = _refusal_code(market, offer)
+        free = 0 if code else market.free(offer.pool)
+        while missing > 0 and free > 0:
+            granted.append(offer)
+            missing -= offer.weight
+            free -= 1
+        if missing > 0:
+            code = code or "InsufficientInstanceCapacity"
+            refused.append(Refusal(offer, code, MESSAGES.get(code, code)))
+    return Allocation(tuple(granted), tuple(refused))
+
+
+def _refusal_code(market: Market, offer: Offer) -> str | None:
+    if code := market.errors.get(offer.pool):
+        return code
+    if offer.max_price is not None and offer.max_price < market.price(offer.pool):
+        return "SpotMaxPriceTooLow"
+    return None

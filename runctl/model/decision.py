@@ -1,0 +1,102 @@
+"""What follows an outcome: one pure function of run, attempts, outcome and clock."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.model.run import Attempt, Run
+
+STALLED_ATTEMPTS = 3
+FIRST_BACKOFF = timedelta(seconds=30)
+LONGEST_BACKOFF = timedelta(minutes=30)
+
+
+class DecisionKind(str, Enum):
+    """The three things that can follow an attempt."""
+
+    RELAUNCH = "relaunch"
+    FINISH = "finish"
+    GIVE_UP = "give_up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to do next. `status` is how the run ends, None for a relaunch after `wait`."""
+
+    kind: DecisionKind
+    reason: str
+    status: RunStatus | None = None
+    wait: timedelta = timedelta(0)
+
+
+def decide(run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: datetime) -> Decision:
+    """Decide what follows `outcome` of the last of `attempts`.
+
+    `attempts` are all of the run's attempts in the order of their numbers up to and including the
+    one that ended; its own `ended` may still be unset. Total over every outcome.
+    """
+    match outcome.kind:
+        case OutcomeKind.COMPLETED:
+            return _finish(RunStatus.COMPLETED, "the trainer is done")
+        case OutcomeKind.STOPPED:
+            return _finish(RunStatus.STOPPED, outcome.reason or "stopped by the user")
+        case OutcomeKind.FAILED:
+            return _give_up(outcome.reason or "the trainer failed")
+        case OutcomeKind.NO_CAPACITY:
+            return _limits(run, attempts, now=now) or _relaunch(
+                "no pool has capacity", wait=_backoff(attempts)
+            )
+        case OutcomeKind.INTERRUPTED | OutcomeKind.LOST:
+            if not run.request.auto_resume:
+                return _finish(RunStatus.INTERRUPTED, "interrupted, and auto_resume is off")
+            return _limits(run, attempts, now=now) or _relaunch(
+                "the instance was reclaimed"
+                if outcome.kind is OutcomeKind.INTERRUPTED
+                else "the attempt went silent"
+            )
+
+
+def _limits(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Decision | None:
+    deadline = run.request.deadline
+    if deadline is not None and now >= deadline:
+        return _give_up(f"the deadline {deadline.isoformat()} has passed")
+    launched = [attempt for attempt in attempts if attempt.was_launched]
+    if len(launched) >= run.request.max_attempts:
+        return _give_up(f"all {run.request.max_attempts} attempts are spent (max_attempts)")
+    if len(launched) >= STALLED_ATTEMPTS and not _progressed(run, launched[-STALLED_ATTEMPTS:]):
+        return _give_up(
+            f"{STALLED_ATTEMPTS} attempts in a row ended without a new checkpoint; "
+            "see the boot log and the trainer's log"
+        )
+    return None
+
+
+def _progressed(run: Run, tail: Sequence[Attempt]) -> bool:
+    """Whether a checkpoint was committed since the first attempt of `tail` started."""
+    before = tail[0].resume_step
+    return run.step is not None and run.step > (before if before is not None else -1)
+
+
+def _backoff(attempts: Sequence[Attempt]) -> timedelta:
+    """Double from 30 s to 30 min with each refusal in a row."""
+    refusals = 0
+    for attempt in reversed(attempts):
+        if attempt.was_launched:
+            break
+        refusals += 1
+    doubled: timedelta = FIRST_BACKOFF * 2 ** min(max(refusals - 1, 0), 16)
+    return min(doubled, LONGEST_BACKOFF)
+
+
+def _finish(status: RunStatus, reason: str) -> Decision:
+    return Decision(kind=DecisionKind.FINISH, status=status, reason=reason)
+
+
+def _give_up(reason: str) -> Decision:
+    return Decision(kind=DecisionKind.GIVE_UP, status=RunStatus.FAILED, reason=reason)
+
+
+def _relaunch(reason: str, *, wait: timedelta = timedelta(0)) -> Decision:
+    return Decision(kind=DecisionKind.RELAUNCH, reason=reason, wait=wait)

@@ -1,0 +1,92 @@
+"""Everything runctl raises on purpose.
+
+RunctlError
+├── RequestError                 the user's input; the command line exits 2
+│   ├── InvalidRequestError      a run request with one or more bad fields
+│   ├── ProjectError             the project folder cannot be packed
+│   └── SettingsError            `.runctl.toml` or an environment variable is wrong
+├── NotFoundError                no such run, instance or deployment; exits 4
+├── RefusedError                 AWS refused: credentials, permission, quota; exits 3
+│   └── QuotaError
+├── CapacityUnavailableError     no pool has capacity now; waiting may help
+├── FencedError                  a later attempt owns the run; leave without a trace
+├── RunEndedError                the run has ended; nothing may be started for it
+├── CheckpointError              a checkpoint cannot be taken, read or trusted
+│   └── DamagedCheckpointError
+└── TransientError               a service asked us to come back later; waiting helps
+
+Step Functions sees the class name as the error name: renaming one changes the state machine.
+"""
+
+from dataclasses import dataclass
+
+
+class RunctlError(Exception):
+    """The base of every error that runctl raises on purpose."""
+
+
+class RequestError(RunctlError):
+    """What the user asked for cannot be done as asked; waiting will not help."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one field, and its cure."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+class InvalidRequestError(RequestError):
+    """The run request has bad fields, all of them named; waiting will not help."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class ProjectError(RequestError):
+    """The project folder cannot be packed; waiting will not help."""
+
+
+class SettingsError(RequestError):
+    """A setting has a bad value; waiting will not help."""
+
+
+class NotFoundError(RunctlError):
+    """No such run, instance or deployment; waiting will not help."""
+
+
+class RefusedError(RunctlError):
+    """AWS refused the call (credentials, permission, set-up); waiting will not help."""
+
+
+class QuotaError(RefusedError):
+    """An account quota is used up; raise it or ask for other instance types."""
+
+
+class CapacityUnavailableError(RunctlError):
+    """No pool that the run accepts has capacity now; waiting may help."""
+
+
+class FencedError(RunctlError):
+    """A later attempt owns the run; this one must leave without a trace."""
+
+
+class RunEndedError(RunctlError):
+    """The run has ended, so nothing may be started for it; waiting will not help."""
+
+
+class CheckpointError(RunctlError):
+    """A checkpoint cannot be taken or restored; the one before it still stands."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's bytes are not what its manifest says; walk back to the one before."""
+
+
+class TransientError(RunctlError):
+    """A service is throttling or failing for now; waiting helps."""

@@ -1,0 +1,117 @@
+"""How runs, attempts, executions, objects and items are named."""
+
+import hashlib
+import re
+
+from runctl.model.errors import InvalidRequestError, Problem
+
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+RUN_ID_RULE = "1 to 64 letters, digits, '_' or '-'"
+
+# Instance metadata serves a tag only when its key has no space and no '/'.
+RUN_TAG = "runctl:run-id"
+ATTEMPT_TAG = "runctl:attempt"
+
+
+def check_run_id(run_id: str, *, field: str = "run_id") -> str:
+    """Return `run_id` or raise InvalidRequestError that names `field`."""
+    if not RUN_ID.fullmatch(run_id):
+        raise InvalidRequestError((Problem(field, f"{run_id!r} is not {RUN_ID_RULE}"),))
+    return run_id
+
+
+def continuation_name(run_id: str, number: int) -> str:
+    """Return the name of execution `number` (2 and up) of a run.
+
+    A closed execution's name stays taken for 90 days, so each needs its own.
+    """
+    return f"{run_id}-r{number}"
+
+
+def client_token(run_id: str, attempt: int, launch_try: int) -> str:
+    """Return the idempotency token of one CreateFleet request: 64 ASCII characters."""
+    return hashlib.sha256(f"{run_id}\0{attempt}\0{launch_try}".encode()).hexdigest()
+
+
+# S3 keys, below the one bucket.
+
+
+def code_key(sha256: str) -> str:
+    """Return where a packed project lives; its name is its content."""
+    return f"code/{sha256}.tar.gz"
+
+
+def environment_key(fingerprint: str) -> str:
+    """Return where a built trainer environment is cached."""
+    return f"environments/{fingerprint}.tar.gz"
+
+
+def run_prefix(run_id: str) -> str:
+    """Return the prefix below which everything of a run lives."""
+    return f"runs/{run_id}/"
+
+
+def part_key(run_id: str, sha256: str) -> str:
+    """Return where a checkpoint part lives; its name is its content."""
+    return f"{run_prefix(run_id)}checkpoints/parts/{sha256}"
+
+
+def manifest_key(run_id: str, *, step: int, attempt: int) -> str:
+    """Return where the manifest of a checkpoint lives; keys sort by step, then attempt."""
+    return f"{manifest_prefix(run_id)}{step:012d}-{attempt:04d}.json"
+
+
+def manifest_prefix(run_id: str) -> str:
+    """Return the prefix of a run's manifests."""
+    return f"{run_prefix(run_id)}checkpoints/manifests/"
+
+
+def output_prefix(run_id: str) -> str:
+    """Return the prefix of what the trainer left in RUNCTL_OUTPUT_DIR."""
+    return f"{run_prefix(run_id)}outputs/"
+
+
+def metrics_prefix(run_id: str, attempt: int) -> str:
+    """Return the prefix of an attempt's metric chunks."""
+    return f"{run_prefix(run_id)}metrics/{attempt:04d}/"
+
+
+def boot_log_key(run_id: str, attempt: int) -> str:
+    """Return where the agent leaves the log of its own work when an attempt ends."""
+    return f"{run_prefix(run_id)}logs/{attempt:04d}-agent.log"
+
+
+# CloudWatch Logs: one group for all runs, one stream an attempt.
+
+
+def log_stream(run_id: str, attempt: int) -> str:
+    """Return the stream that holds the trainer's output in one attempt."""
+    return f"{run_id}/{attempt:04d}"
+
+
+# Ledger keys. One table: `pk`, `sk`.
+
+
+def run_key(run_id: str) -> dict[str, str]:
+    """Return the key of a run's item."""
+    return {"pk": f"RUN#{run_id}", "sk": "RUN"}
+
+
+def attempt_key(run_id: str, attempt: int) -> dict[str, str]:
+    """Return the key of an attempt's item; attempts sort by number."""
+    return {"pk": f"RUN#{run_id}", "sk": f"ATTEMPT#{attempt:04d}"}
+
+
+def execution_key(name: str) -> dict[str, str]:
+    """Return the key of the item that says which run an execution belongs to."""
+    return {"pk": f"EXECUTION#{name}", "sk": "EXECUTION"}
+
+
+def instance_key(instance_id: str) -> dict[str, str]:
+    """Return the key of the item that says whose an instance is."""
+    return {"pk": f"INSTANCE#{instance_id}", "sk": "INSTANCE"}
+
+
+def pool_key(pool: str) -> dict[str, str]:
+    """Return the key of a capacity pool's item."""
+    return {"pk": f"POOL#{pool}", "sk": "POOL"}

@@ -1,0 +1,94 @@
+"""A run and its attempts, as the ledger remembers them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.model.request import RunRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One job from request to result.
+
+    `fence` is the highest attempt that was given a task token: a commit, heartbeat or report of a
+    lower one is refused. `newest` is the manifest key of the newest whole checkpoint and `step` its
+    step. `execution` is the name of the run's current execution, the `executions`-th of the run.
+    `ended` holds the final status; None while the run may still move.
+    """
+
+    run_id: str
+    request: RunRequest
+    started_at: datetime
+    execution: str
+    execution_arn: str
+    executions: int = 1
+    fence: int = 0
+    step: int | None = None
+    newest: str | None = None
+    ended: RunStatus | None = None
+    ended_at: datetime | None = None
+    reason: str = ""
+
+
+class AttemptStage(str, Enum):
+    """How far an attempt has come; it only moves forward."""
+
+    LAUNCHING = "launching"  # the exact request is on record, EC2 may or may not have it
+    LAUNCHED = "launched"  # its instances are known
+    TRAINING = "training"  # it has the task token
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One try at a run, on one instance.
+
+    `token` is the Step Functions task token, whose only home is the ledger. `fleet_request` is the
+    CreateFleet request as sent, for verbatim replay. `ended` is set once and never changed.
+    `resume_step` is the step it started from, None for the very beginning; `progress_step` is the
+    last step that the agent told of, committed or not.
+    `timeline` has the instants that the agent saw: detected, sigterm, exited, committed, booted,
+    restored, started, first_step. `noticed_at` is when the interruption notice became known, by whichever detector.
+    """
+
+    run_id: str
+    number: int
+    stage: AttemptStage
+    launch_try: int = 1
+    fleet_request: str = ""
+    instance_ids: tuple[str, ...] = ()
+    pool: str = ""
+    token: str = ""
+    launched_at: datetime | None = None
+    training_at: datetime | None = None
+    heartbeat_at: datetime | None = None
+    noticed_at: datetime | None = None
+    ended_at: datetime | None = None
+    phase: str = ""
+    resume_step: int | None = None
+    progress_step: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    timeline: dict[str, datetime] = field(default_factory=dict)
+    warning: str = ""
+    ended: Outcome | None = None
+
+    @property
+    def was_launched(self) -> bool:
+        """Whether machines were ever running for it."""
+        return bool(self.instance_ids)
+
+
+def derive_status(run: Run, attempts: Sequence[Attempt]) -> RunStatus:
+    """Say in one word where a run stands; `attempts` in the order of their numbers."""
+    if run.ended is not None:
+        return run.ended
+    if not attempts:
+        return RunStatus.PENDING
+    if any(attempt.stage is AttemptStage.TRAINING for attempt in attempts):
+        return RunStatus.TRAINING
+    ends = (attempt.ended for attempt in attempts)
+    recovering = any(end is not None and end.kind is not OutcomeKind.NO_CAPACITY for end in ends)
+    return RunStatus.RECOVERING if recovering else RunStatus.LAUNCHING
