@@ -1,0 +1,59 @@
+# Every target sets itself up: a machine with Python 3.11+, Node 20+ and make is enough.
+PYTHON ?= python3
+BIN := .venv/bin
+# Node 20 has reached its end of life; jsii says so in a banner on every call.
+export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 1
+export CDK_DISABLE_VERSION_CHECK := 1
+
+.PHONY: help setup demo test test-fast check format lock synth bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+.venv/.installed: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "runctl is developed with Python 3.11 or newer; set PYTHON=…")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+node_modules/.installed: package-lock.json
+	npm ci --silent --no-fund --no-audit
+	@touch $@
+
+setup: .venv/.installed node_modules/.installed  ## install everything into .venv and node_modules
+
+demo: setup  ## a run that is interrupted three times, on the local cloud
+	$(BIN)/runctl demo
+
+test: setup  ## all tests, the end-to-end ones included
+	$(BIN)/python -m pytest -q
+
+test-fast: setup  ## the tests without real instances
+	$(BIN)/python -m pytest -q -n 2 -m "not e2e and not slow"
+
+check: setup  ## format, lint, types, import rules, shell, templates, state machine
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck instance_scripts/*.sh .ci/run
+	$(BIN)/python -m stacks.check
+
+format: setup  ## format and fix what can be fixed
+	$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+synth: setup  ## the CloudFormation templates, into cdk.out
+	PATH="$(CURDIR)/$(BIN):$$PATH" node_modules/.bin/cdk synth --quiet
+
+bench: setup  ## the benchmarks, each against its peer in the same run
+	$(BIN)/python bench/cold_start.py
+	$(BIN)/python bench/recovery.py
+
+lock: setup  ## rewrite requirements/dev.txt from requirements/dev.in
+	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --output-file requirements/dev.txt requirements/dev.in
+
+clean:  ## what the targets made
+	rm -rf .venv node_modules build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis
