@@ -5,7 +5,7 @@ BIN := .venv/bin
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 1
 export CDK_DISABLE_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-fast check format lock synth bench clean
+.PHONY: help setup demo test test-fast check format lock synth bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -49,6 +49,9 @@ synth: setup  ## the CloudFormation templates, into cdk.out
 bench: setup  ## the benchmarks, each against its peer in the same run
 	$(BIN)/python bench/cold_start.py
 	$(BIN)/python bench/recovery.py
+
+docs: setup  ## the reference pages that are derived from code
+	$(BIN)/python docs/reference/generate.py
 
 lock: setup  ## rewrite requirements/dev.txt from requirements/dev.in
 	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \

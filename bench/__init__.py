@@ -1,0 +1,1 @@
+"""Measurements: each prints one table against its peers in the same run, `--json` one document."""

@@ -1,0 +1,86 @@
+"""Write the reference pages that are derived from code: `make docs`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from runctl.model.request import FIELDS, LARGEST_ENV_BYTES, request_schema
+
+HERE = Path(__file__).parent
+
+INTRODUCTION = """\
+# The run request
+
+The input of an execution, whoever starts it: `runctl aws train` writes it, the Step Functions
+console and `aws stepfunctions start-execution` take it as it stands here. Only `script` (or
+`command`) is required:
+
+```json
+{"script": "s3://BUCKET/train.py"}
+```
+
+A request with mistakes fails in PrepareRun, before anything is launched, with every mistake in one
+message that names the field. The JSON Schema is in
+[run-request.schema.json](run-request.schema.json).
+
+| field | type | default | meaning |
+|---|---|---|---|
+"""
+
+NOTES = f"""
+- `script` is a path inside `code`, or the s3:// URI of one file when there is no `code`.
+  The deployment's own bucket can be read; others after `cdk deploy -c readable_buckets=NAME,…`.
+- `env` takes {LARGEST_ENV_BYTES // 1024} KiB, names beginning with `RUNCTL_` are runctl's own.
+- The name of the first execution is the run's name: 1 to 64 letters, digits, `_` or `-`.
+- `{{"run_id": "NAME"}}`, alone, continues an ended run from its newest checkpoint; the execution's
+  name is then another one, `NAME-r2` by custom. `runctl resume NAME` does just that.
+"""
+
+
+def type_of(schema: Mapping[str, Any]) -> str:
+    """Say a field's type the way a person would."""
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    kind = {"array": "list of strings", "object": "object", "integer": "whole number"}
+    return kind.get(schema["type"], schema["type"])
+
+
+def default_of(schema: Mapping[str, Any]) -> str:
+    """Return a field's default as JSON, empty when it has none."""
+    if "default" not in schema:
+        return ""
+    if isinstance(schema["default"], list) and len(schema["default"]) > 2:
+        return f"{len(schema['default'])} general-purpose types"
+    return f"`{json.dumps(schema['default'])}`"
+
+
+def rows() -> Iterator[str]:
+    """Yield a table row for every field, those of `checkpoint` behind it."""
+    for name, field in FIELDS.items():
+        yield row(name, field.schema)
+        for inner, schema in field.schema.get("properties", {}).items():
+            yield row(f"{name}.{inner}", schema)
+
+
+def row(name: str, schema: Mapping[str, Any]) -> str:
+    """Return one row of the table."""
+    return f"| `{name}` | {type_of(schema)} | {default_of(schema)} | {schema['description']} |\n"
+
+
+def pages() -> dict[Path, str]:
+    """Return what each derived page should say."""
+    return {
+        HERE / "run-request.md": INTRODUCTION + "".join(rows()) + NOTES,
+        HERE / "run-request.schema.json": json.dumps(request_schema(), indent=2) + "\n",
+    }
+
+
+def main() -> None:
+    """Write the pages."""
+    for path, text in pages().items():
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
