@@ -13,6 +13,7 @@ import argparse
 import gzip
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -113,20 +114,32 @@ def accuracy(weights: Arrays, images: np.ndarray, labels: np.ndarray) -> float:
 
 
 def save(
-    folder: Path, epoch: int, weights: Arrays, momentum: Arrays, rng: np.random.Generator
+    folder: Path,
+    epoch: int,
+    weights: Arrays,
+    momentum: Arrays,
+    rng: np.random.Generator,
+    *,
+    seconds: float,
 ) -> None:
     """Write `epoch-N.npz` beside its name and rename it: it is there whole or not at all."""
     target = folder / f"epoch-{epoch:05d}.npz"
     temporary = target.with_suffix(".partial")
+    content = io.BytesIO()
+    np.savez(
+        content,
+        epoch=np.array(epoch),
+        rng=np.array(json.dumps(rng.bit_generator.state)),
+        **{f"weight_{key}": value for key, value in weights.items()},
+        **{f"momentum_{key}": value for key, value in momentum.items()},
+    )
+    pieces = 10
+    size = -(-content.tell() // pieces)
     with temporary.open("wb") as stream:
-        np.savez(
-            stream,
-            epoch=np.array(epoch),
-            rng=np.array(json.dumps(rng.bit_generator.state)),
-            **{f"weight_{key}": value for key, value in weights.items()},
-            **{f"momentum_{key}": value for key, value in momentum.items()},
-        )
-        stream.flush()
+        for start in range(0, content.tell(), size):
+            stream.write(content.getbuffer()[start : start + size])
+            stream.flush()
+            time.sleep(seconds / pieces)
         os.fsync(stream.fileno())
     temporary.replace(target)
     for old in sorted(folder.glob("epoch-*.npz"))[:-2]:
@@ -155,6 +168,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--data", type=Path, help="a folder with MNIST's own four files")
     parser.add_argument("--epoch-seconds", type=float, default=0, help="slow an epoch down to this")
+    parser.add_argument("--save-seconds", type=float, default=0, help="as on slow storage")
     arguments = parser.parse_args()
 
     checkpoints = Path(os.environ.get("RUNCTL_CHECKPOINT_DIR") or "checkpoints")
@@ -186,7 +200,7 @@ def main() -> None:
                 weights[key] = weights[key] + momentum[key]
         while time.monotonic() - started < arguments.epoch_seconds and not stop.requested:
             time.sleep(0.01)
-        save(checkpoints, epoch, weights, momentum, rng)
+        save(checkpoints, epoch, weights, momentum, rng, seconds=arguments.save_seconds)
         report = {
             "step": epoch,
             "loss": round(float(np.mean(losses)), 6),
