@@ -187,7 +187,8 @@ def _fill(market: Market, ranked: list[Offer], wanted: int) -> Allocation:
         if missing <= 0:
             break
         code = _refusal_code(market, offer)
-        free = 0 if code else market.free(offer.pool)
+        given = sum(1 for earlier in granted if earlier.pool == offer.pool)
+        free = 0 if code else market.free(offer.pool) - given
         while missing > 0 and free > 0:
             granted.append(offer)
             missing -= offer.weight

@@ -1,0 +1,117 @@
+"""Which permissions each API call needs, as data: the local cloud and the synth tests read it.
+
+Sources are pages of the Service Authorization Reference, `list_<service>.html`, and the EC2 user guide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Required:
+    """One action that a call needs, on each resource that its templates name.
+
+    A template's `{placeholder}` stands for every value of that fact about the call; a template
+    with a fact that has no value asks for nothing. `conditions` are the condition keys that the
+    service sets for the check. `on_launch` marks what EC2 checks while a fleet launches: a denial
+    is then an error of the override, in a response with status 200.
+    """
+
+    action: str
+    resources: tuple[str, ...] = ("*",)
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    on_launch: bool = False
+
+
+_EC2 = "arn:aws:ec2:{region}:{account}"
+_SSM = "arn:aws:ssm:{region}:{account}"
+
+REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
+    # list_amazonec2.html: CreateFleet; ec2-fleet-prerequisites.html: what its caller needs beside it
+    ("ec2", "CreateFleet"): (
+        Required("ec2:CreateFleet", (f"{_EC2}:fleet/*", f"{_EC2}:launch-template/{{template}}")),
+        Required("ec2:CreateTags", (f"{_EC2}:{{tagged}}/*",), {"ec2:CreateAction": "CreateFleet"}),
+        # list_amazonec2.html: RunInstances, its resource types for a launch into a subnet
+        Required(
+            "ec2:RunInstances",
+            (
+                f"{_EC2}:instance/*",
+                f"{_EC2}:network-interface/*",
+                f"{_EC2}:volume/*",
+                f"{_EC2}:launch-template/{{template}}",
+                f"{_EC2}:subnet/{{subnet}}",
+                f"{_EC2}:security-group/{{group}}",
+                "arn:aws:ec2:{region}::image/{image}",
+            ),
+            on_launch=True,
+        ),
+        Required(
+            "ec2:CreateTags",
+            (f"{_EC2}:{{tagged}}/*",),
+            {"ec2:CreateAction": "RunInstances"},
+            on_launch=True,
+        ),
+        # list_awsidentityandaccessmanagement.html: PassRole, a permission without an API call
+        Required(
+            "iam:PassRole",
+            ("{role}",),
+            {"iam:PassedToService": "ec2.amazonaws.com"},
+            on_launch=True,
+        ),
+        # create-launch-template.html: "resolve:ssm" needs it of whoever launches
+        Required(
+            "ssm:GetParameters", ("arn:aws:ssm:{region}::parameter{parameter}",), on_launch=True
+        ),
+    ),
+    # list_amazonec2.html: the Describe actions have no resource types
+    ("ec2", "DescribeFleets"): (Required("ec2:DescribeFleets"),),
+    ("ec2", "DescribeInstances"): (Required("ec2:DescribeInstances"),),
+    ("ec2", "DescribeInstanceStatus"): (Required("ec2:DescribeInstanceStatus"),),
+    ("ec2", "DescribeSpotPriceHistory"): (Required("ec2:DescribeSpotPriceHistory"),),
+    ("ec2", "DescribeInstanceTypeOfferings"): (Required("ec2:DescribeInstanceTypeOfferings"),),
+    ("ec2", "DescribeInstanceTypes"): (Required("ec2:DescribeInstanceTypes"),),
+    # list_amazonec2.html: DeleteFleets, TerminateInstances, GetConsoleOutput, CreateTags, DeleteTags
+    ("ec2", "DeleteFleets"): (Required("ec2:DeleteFleets", (f"{_EC2}:fleet/{{fleet}}",)),),
+    ("ec2", "TerminateInstances"): (
+        Required("ec2:TerminateInstances", (f"{_EC2}:instance/{{instance}}",)),
+    ),
+    ("ec2", "GetConsoleOutput"): (
+        Required("ec2:GetConsoleOutput", (f"{_EC2}:instance/{{instance}}",)),
+    ),
+    ("ec2", "CreateTags"): (Required("ec2:CreateTags", (f"{_EC2}:instance/{{instance}}",)),),
+    ("ec2", "DeleteTags"): (Required("ec2:DeleteTags", (f"{_EC2}:instance/{{instance}}",)),),
+    # list_awssystemsmanager.html: SendCommand is checked on the document and on every instance
+    ("ssm", "SendCommand"): (
+        Required(
+            "ssm:SendCommand",
+            (
+                f"{_SSM}:document/{{document}}",
+                "arn:aws:ssm:{region}::document/{public_document}",
+                f"{_EC2}:instance/{{instance}}",
+            ),
+        ),
+    ),
+    # list_awssystemsmanager.html: no resource types
+    ("ssm", "GetCommandInvocation"): (Required("ssm:GetCommandInvocation"),),
+    ("ssm", "ListCommandInvocations"): (Required("ssm:ListCommandInvocations"),),
+    ("ssm", "ListCommands"): (Required("ssm:ListCommands"),),
+    ("ssm", "CancelCommand"): (Required("ssm:CancelCommand"),),
+    ("ssm", "DescribeInstanceInformation"): (Required("ssm:DescribeInstanceInformation"),),
+    # list_awssystemsmanager.html: public parameters belong to no account
+    ("ssm", "GetParameter"): (
+        Required("ssm:GetParameter", ("arn:aws:ssm:{region}::parameter{parameter}",)),
+    ),
+    ("ssm", "GetParameters"): (
+        Required("ssm:GetParameters", ("arn:aws:ssm:{region}::parameter{parameter}",)),
+    ),
+    # list_awslambda.html: what a state machine's role needs for a lambda:invoke task
+    ("states", "lambda:invoke"): (Required("lambda:InvokeFunction", ("{function}",)),),
+    # list_awsstepfunctions.html and stepfunctions-iam.html: a nested execution that is waited for
+    ("states", "states:startExecution.sync:2"): (
+        Required("states:StartExecution", ("{machine}",)),
+        Required("states:DescribeExecution", ("{execution}",)),
+        Required("states:StopExecution", ("{execution}",)),
+    ),
+}

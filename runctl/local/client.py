@@ -1,0 +1,147 @@
+"""A client for what the local cloud offers beside AWS: interruptions, pools, knobs and journals."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+Json = dict[str, Any]
+
+
+class LocalCloudError(Exception):
+    """The local cloud refused a request of its own API."""
+
+
+class LocalCloudClient:
+    """Talks to one local cloud; `endpoint` is its URL."""
+
+    def __init__(self, endpoint: str, *, timeout: timedelta = timedelta(seconds=30)) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self._timeout = timeout.total_seconds()
+
+    def health(self) -> Json:
+        """Say that it is up, and whether it enforces IAM."""
+        return self._call("GET", "health")
+
+    def enforce_iam(self) -> None:
+        """Evaluate every caller's policies from now on."""
+        self._call("POST", "enforce")
+
+    def knobs(self) -> Json:
+        """Read the knobs."""
+        return self._call("GET", "knobs")
+
+    def set_knobs(self, **values: Any) -> Json:
+        """Set knobs: boot_delay, agent_delay, shutdown_grace, not_found_for, drop_events, …."""
+        return self._call("POST", "knobs", values)
+
+    def set_capacity(
+        self, pool: str, capacity: int | None = None, *, error: str | None = None
+    ) -> Json:
+        """Set how many instances a pool holds, and the error it answers; `*` is every other pool.
+
+        A pool is written `m5.large/us-east-1a/spot`; without `error` an earlier error is lifted.
+        """
+        return self._call("POST", "capacity", {"pool": pool, "capacity": capacity, "error": error})
+
+    def set_price(self, pool: str, price: float) -> Json:
+        """Set what an hour in a pool costs."""
+        return self._call("POST", "price", {"pool": pool, "price": price})
+
+    def interrupt(
+        self, instance_id: str, *, notice: bool = True, notice_seconds: float = 120
+    ) -> Json:
+        """Reclaim a spot instance: after a notice of so many seconds, or at once."""
+        return self._call(
+            "POST",
+            "interrupt",
+            {"instance_id": instance_id, "notice": notice, "notice_seconds": notice_seconds},
+        )
+
+    def rebalance(self, instance_id: str) -> Json:
+        """Send a rebalance recommendation."""
+        return self._call("POST", "rebalance", {"instance_id": instance_id})
+
+    def send_event(self, detail_type: str, detail: Json, *, resource: str = "") -> None:
+        """Send an event with source aws.ec2, for example one about a foreign instance."""
+        self._call(
+            "POST", "event", {"detail_type": detail_type, "detail": detail, "resource": resource}
+        )
+
+    def instances(self) -> list[Json]:
+        """List every instance since the local cloud began, with its tags, root and reason."""
+        return self._list("instances")
+
+    def instance(self, instance_id: str) -> Json:
+        """Find one instance."""
+        for one in self.instances():
+            if one["instance_id"] == instance_id:
+                return one
+        raise LookupError(instance_id)
+
+    def events(self, *, since: int = 0) -> list[Json]:
+        """List what happened to instances, after a sequence number."""
+        return self._list(f"events?{urlencode({'since': since})}")
+
+    def calls(self, *, since: int = 0) -> list[Json]:
+        """List the EC2 and SSM calls with caller, parameters and outcome, after a sequence number."""
+        return self._list(f"calls?{urlencode({'since': since})}")
+
+    def wait_for_event(
+        self,
+        matches: Callable[[Json], bool],
+        *,
+        since: int = 0,
+        timeout: timedelta = timedelta(seconds=30),
+    ) -> Json:
+        """Wait until the journal of instances holds an entry that matches."""
+        deadline = time.monotonic() + timeout.total_seconds()
+        while True:
+            for entry in self.events(since=since):
+                if matches(entry):
+                    return entry
+                since = entry["seq"]
+            if time.monotonic() > deadline:
+                raise TimeoutError("no such event in the local cloud's journal")
+            time.sleep(0.05)
+
+    def wait_for_state(
+        self, instance_id: str, state: str, *, timeout: timedelta = timedelta(seconds=30)
+    ) -> Json:
+        """Wait until an instance is in a state."""
+        deadline = time.monotonic() + timeout.total_seconds()
+        while True:
+            found = self.instance(instance_id)
+            if found["state"] == state:
+                return found
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{instance_id} is {found['state']}, not {state}")
+            time.sleep(0.05)
+
+    def _list(self, path: str) -> list[Json]:
+        found: list[Json] = self._send("GET", path, None)
+        return found
+
+    def _call(self, method: str, path: str, payload: Json | None = None) -> Json:
+        answer: Json = self._send(method, path, payload)
+        return answer
+
+    def _send(self, method: str, path: str, payload: Json | None) -> Any:
+        request = urllib.request.Request(  # noqa: S310 - always the local cloud
+            f"{self.endpoint}/_runctl/{path}",
+            method=method,
+            data=None if method == "GET" else json.dumps(payload or {}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
+                return json.load(response)
+        except urllib.error.HTTPError as exc:
+            with exc:
+                raise LocalCloudError(exc.read().decode()) from exc

@@ -1,0 +1,169 @@
+"""Starting, finding and stopping local clouds: each is one process and one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import runctl
+
+_START_LIMIT = timedelta(seconds=60)
+_STOP_LIMIT = timedelta(seconds=20)
+_LOG_TAIL = 2000
+_HOME_VARIABLE = "RUNCTL_LOCAL_HOME"
+ACCESS_KEY = SECRET_KEY = "test"  # noqa: S105 - the administrator of an emulator
+
+
+class LocalCloudStartError(Exception):
+    """The local cloud did not start; the message ends with the tail of its log."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running local cloud."""
+
+    url: str
+    pid: int
+    region: str
+    account: str
+    home: Path
+
+    def environment(self) -> dict[str, str]:
+        """Give the variables that point any AWS tool at this local cloud, as its administrator."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+def default_home() -> Path:
+    """Name the folder of the local cloud that the command line uses."""
+    named = os.environ.get(_HOME_VARIABLE)
+    return Path(named) if named else Path.home() / ".local/state/runctl/local"
+
+
+def find(home: Path | None = None) -> Endpoint | None:
+    """Find the local cloud that runs in a folder."""
+    home = (home or default_home()).absolute()
+    try:
+        found = json.loads((home / "endpoint.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    if not _is_running(found["pid"], home):
+        return None
+    return Endpoint(
+        url=found["endpoint"],
+        pid=found["pid"],
+        region=found["region"],
+        account=found["account"],
+        home=home,
+    )
+
+
+def start(
+    home: Path | None = None,
+    *,
+    port: int = 0,
+    die_with_parent: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Endpoint:
+    """Start a local cloud in a folder and wait until it serves; one that runs there is kept.
+
+    Port 0 takes a free one. With `die_with_parent` it ends with the thread that calls this, so
+    that a killed test run leaves nothing. `environment` adds variables for ministack, such as
+    SFN_WAIT_SCALE.
+    """
+    home = (home or default_home()).absolute()
+    if running := find(home):
+        return running
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "endpoint.json").unlink(missing_ok=True)
+    (home / "tmp").mkdir(exist_ok=True)
+    log = home / "cloud.log"
+    command = [sys.executable, "-m", "runctl.local.server", "--home", str(home)]
+    command += ["--port", str(port)]
+    if die_with_parent:
+        command += ["--parent", str(os.getpid())]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd=home,
+            env=_clean_environment(home) | dict(environment or {}),
+        )
+    deadline = time.monotonic() + _START_LIMIT.total_seconds()
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        if endpoint := find(home):
+            process.returncode = 0  # it outlives this object on purpose
+            return endpoint
+        time.sleep(0.03)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    process.wait()
+    tail = log.read_text(errors="replace")[-_LOG_TAIL:]
+    raise LocalCloudStartError(f"the local cloud in {home} did not start:\n{tail}")
+
+
+def stop(home: Path | None = None) -> bool:
+    """End a local cloud with all its instances and remove what they left; say whether it ran."""
+    home = (home or default_home()).absolute()
+    endpoint = find(home)
+    if endpoint:
+        _end(endpoint.pid, home)
+    (home / "endpoint.json").unlink(missing_ok=True)
+    for leftover in ("instances", "tmp"):
+        shutil.rmtree(home / leftover, ignore_errors=True)
+    return endpoint is not None
+
+
+def _end(pid: int, home: Path) -> None:
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_LIMIT.total_seconds()
+    while _is_running(pid, home):
+        if time.monotonic() > deadline:
+            # Its instances notice that it is gone and end too.
+            os.kill(pid, signal.SIGKILL)
+            deadline = float("inf")
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.02)
+
+
+def _is_running(pid: int, home: Path) -> bool:
+    """Say whether the process is this local cloud; its id may belong to another by now."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z" and b"runctl.local.server" in words and str(home).encode() in words
+
+
+def _clean_environment(home: Path) -> dict[str, str]:
+    kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    package_root = str(Path(runctl.__file__).parents[1])
+    return {
+        **kept,
+        "PYTHONPATH": package_root,
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(home / "tmp"),
+    }

@@ -1,0 +1,335 @@
+"""The instance-level calls of EC2 that the front door answers itself."""
+
+from __future__ import annotations
+
+import base64
+import fnmatch
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from runctl.local import catalog, store
+from runctl.local.fleets import Authorize, Fleets
+from runctl.local.instances import STATE_CODES, Instance, Instances, ended_by_user
+from runctl.local.market import Pool
+from runctl.local.wire import ApiError
+
+_LEAST_PAGE, _MOST_PAGE = 5, 1000
+_STEP = timedelta(hours=1)
+
+
+class Ec2:
+    """Answers actions; `answers` says which."""
+
+    def __init__(self, instances: Instances, fleets: Fleets) -> None:
+        self._instances, self._fleets = instances, fleets
+        self._actions: Mapping[str, Callable[[dict[str, Any], Authorize], dict[str, Any]]] = {
+            "CreateFleet": fleets.create,
+            "DescribeFleets": self._describe_fleets,
+            "DeleteFleets": self._delete_fleets,
+            "DescribeInstances": self._describe_instances,
+            "DescribeInstanceStatus": self._describe_status,
+            "TerminateInstances": self._terminate,
+            "GetConsoleOutput": self._console_output,
+            "DescribeSpotPriceHistory": self._price_history,
+            "DescribeInstanceTypeOfferings": self._offerings,
+            "DescribeInstanceTypes": self._instance_types,
+            "CreateTags": self._create_tags,
+            "DeleteTags": self._delete_tags,
+        }
+
+    def answers(self, action: str, request: Mapping[str, Any]) -> bool:
+        """Say whether a call is answered here; tags of other resources are ministack's."""
+        if action in {"CreateTags", "DeleteTags"}:
+            return all(str(one).startswith("i-") for one in request.get("Resources", []))
+        return action in self._actions
+
+    def knows(self, action: str) -> bool:
+        """Say whether the action may be answered here."""
+        return action in self._actions
+
+    def answer(self, action: str, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        """Perform one call."""
+        if request.pop("DryRun", False):
+            raise ApiError("UnsupportedOperation", "The local cloud has no dry runs.")
+        return self._actions[action](request, authorize)
+
+    def _describe_fleets(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        authorize("DescribeFleets")
+        return self._fleets.describe(request)
+
+    def _delete_fleets(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        authorize("DeleteFleets", fleet=request["FleetIds"])
+        return self._fleets.delete(request)
+
+    def _describe_instances(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        authorize("DescribeInstances")
+        if "InstanceIds" in request and "MaxResults" in request:
+            raise ApiError(
+                "InvalidParameterCombination",
+                "The parameter instancesSet cannot be used with the parameter maxResults",
+            )
+        page, token = self._page(self._matching(request, Instance_filters), request)
+        return {"Reservations": [_reservation(one) for one in page], "NextToken": token}
+
+    def _describe_status(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        authorize("DescribeInstanceStatus")
+        found = self._matching(request, Instance_filters)
+        if not request.get("IncludeAllInstances"):
+            found = [one for one in found if one.state == "running"]
+        page, token = self._page(found, request)
+        return {
+            "InstanceStatuses": [
+                {
+                    "InstanceId": one.instance_id,
+                    "AvailabilityZone": one.zone,
+                    "InstanceState": _state(one.state),
+                    "InstanceStatus": {
+                        "Status": "ok" if one.state == "running" else "not-applicable"
+                    },
+                }
+                for one in page
+            ],
+            "NextToken": token,
+        }
+
+    def _terminate(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        # All or none: an unknown id ends nothing.
+        targets = [self._instances.get(one) for one in request["InstanceIds"]]
+        authorize("TerminateInstances", instance=[one.instance_id for one in targets])
+        changes = []
+        for instance in targets:
+            before = instance.state
+            self._instances.terminate(instance, ended_by_user())
+            changes.append(
+                {
+                    "InstanceId": instance.instance_id,
+                    "PreviousState": _state(before),
+                    "CurrentState": _state(instance.state),
+                }
+            )
+        return {"TerminatingInstances": changes}
+
+    def _console_output(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        instance = self._instances.get(request["InstanceId"])
+        authorize("GetConsoleOutput", instance=[instance.instance_id])
+        output = self._instances.console_output(instance)
+        return {
+            "InstanceId": instance.instance_id,
+            "Timestamp": datetime.now(timezone.utc),
+            "Output": base64.b64encode(output).decode(),
+        }
+
+    def _price_history(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        authorize("DescribeSpotPriceHistory")
+        filters = _filters(request)
+        types = (
+            request.get("InstanceTypes") or filters.get("instance-type") or catalog.known_types()
+        )
+        zones = (
+            [request["AvailabilityZone"]]
+            if "AvailabilityZone" in request
+            else (filters.get("availability-zone") or store.zones())
+        )
+        now = datetime.now(timezone.utc)
+        start = request.get("StartTime") or now
+        moments = [now - _STEP * step for step in range(90 * 24) if now - _STEP * step >= start][
+            :24
+        ]
+        rows = [
+            {
+                "AvailabilityZone": zone,
+                "InstanceType": instance_type,
+                "ProductDescription": "Linux/UNIX",
+                "SpotPrice": f"{self._instances.market.price(Pool(instance_type, zone)):.6f}",
+                "Timestamp": moment,
+            }
+            for moment in moments or [now]
+            for instance_type in types
+            for zone in zones
+        ]
+        page, token = self._page(rows, request, least=1)
+        return {"SpotPriceHistory": page, "NextToken": token or ""}
+
+    def _offerings(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        authorize("DescribeInstanceTypeOfferings")
+        kind = request.get("LocationType", "region")
+        filters = _filters(request)
+        places = store.zones() if kind == "availability-zone" else [store.region()]
+        rows = [
+            {"InstanceType": name, "LocationType": kind, "Location": place}
+            for name in catalog.known_types()
+            for place in places
+            if _matches(name, filters.get("instance-type"))
+            and _matches(place, filters.get("location"))
+            and self._instances.market.errors.get(Pool(name, place)) != "Unsupported"
+        ]
+        page, token = self._page(rows, request)
+        return {"InstanceTypeOfferings": page, "NextToken": token}
+
+    def _instance_types(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        authorize("DescribeInstanceTypes")
+        filters = _filters(request)
+        names = request.get("InstanceTypes") or [
+            name for name in catalog.known_types() if _matches(name, filters.get("instance-type"))
+        ]
+        page, token = self._page([catalog.look_up(name) for name in names], request)
+        return {"InstanceTypes": [_described_type(one) for one in page], "NextToken": token}
+
+    def _create_tags(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        return self._change_tags(request, authorize, "CreateTags")
+
+    def _delete_tags(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        return self._change_tags(request, authorize, "DeleteTags")
+
+    def _change_tags(
+        self, request: dict[str, Any], authorize: Authorize, action: str
+    ) -> dict[str, Any]:
+        targets = [self._instances.get(one) for one in request["Resources"]]
+        pairs = {tag["Key"]: tag.get("Value", "") for tag in request.get("Tags", [])}
+        authorize(
+            action,
+            instance=[one.instance_id for one in targets],
+            tags=[f"{key}={value}" for key, value in pairs.items()],
+        )
+        for instance in targets:
+            kept = {key: value for key, value in instance.tags.items() if key not in pairs}
+            instance.tags = {**kept, **pairs} if action == "CreateTags" else kept
+            store.set_tags(instance.instance_id, instance.tags)
+        return {}
+
+    def _matching(
+        self, request: dict[str, Any], known: Mapping[str, Callable[[Instance], str]]
+    ) -> list[Instance]:
+        if ids := request.get("InstanceIds"):
+            found = [self._instances.get(one) for one in ids]
+        else:
+            found = [one for one in self._instances.all() if _is_visible(self._instances, one)]
+        for name, values in _filters(request).items():
+            if name.startswith("tag:"):
+                key = name.removeprefix("tag:")
+                found = [
+                    one for one in found if key in one.tags and _matches(one.tags[key], values)
+                ]
+            elif name == "tag-key":
+                found = [one for one in found if any(_matches(key, values) for key in one.tags)]
+            elif name in known:
+                found = [one for one in found if _matches(known[name](one), values)]
+            else:
+                raise ApiError("InvalidParameterValue", f"The filter '{name}' is invalid")
+        return found
+
+    @staticmethod
+    def _page(
+        rows: list[Any], request: dict[str, Any], *, least: int = _LEAST_PAGE
+    ) -> tuple[list[Any], str | None]:
+        size = request.get("MaxResults") or _MOST_PAGE
+        if not least <= size <= _MOST_PAGE:
+            raise ApiError(
+                "InvalidParameterValue", f"MaxResults is not between {least} and {_MOST_PAGE}"
+            )
+        text = request.get("NextToken") or "0"
+        if not text.isdigit():
+            raise ApiError("InvalidNextToken", "The token is not one of ours")
+        start = int(text)
+        following = start + size
+        return rows[start:following], str(following) if following < len(rows) else None
+
+
+def _is_visible(instances: Instances, instance: Instance) -> bool:
+    try:
+        instances.get(instance.instance_id)
+    except ApiError:
+        return False
+    return True
+
+
+Instance_filters: Mapping[str, Callable[[Instance], str]] = {
+    "availability-zone": lambda one: one.zone,
+    "client-token": lambda one: one.client_token,
+    "image-id": lambda one: one.image_id,
+    "instance-id": lambda one: one.instance_id,
+    "instance-lifecycle": lambda one: one.lifecycle,
+    "instance-state-code": lambda one: str(STATE_CODES[one.state]),
+    "instance-state-name": lambda one: one.state,
+    "instance-type": lambda one: one.instance_type,
+    "private-ip-address": lambda one: one.private_ip,
+    "state-reason-code": lambda one: one.end.code if one.end else "",
+    "subnet-id": lambda one: one.subnet.subnet_id,
+    "vpc-id": lambda one: one.subnet.vpc_id,
+}
+
+
+def _filters(request: dict[str, Any]) -> dict[str, list[str]]:
+    return {one["Name"]: one.get("Values", []) for one in request.get("Filters", [])}
+
+
+def _matches(value: str, patterns: list[str] | None) -> bool:
+    return patterns is None or any(fnmatch.fnmatchcase(value, one) for one in patterns)
+
+
+def _state(name: str) -> dict[str, Any]:
+    return {"Code": STATE_CODES[name], "Name": name}
+
+
+def _reservation(one: Instance) -> dict[str, Any]:
+    return {
+        "ReservationId": one.reservation_id,
+        "OwnerId": one.account,
+        "Instances": [_described(one)],
+    }
+
+
+def _described(one: Instance) -> dict[str, Any]:
+    gone = one.state == "terminated"
+    return {
+        "InstanceId": one.instance_id,
+        "ImageId": one.image_id,
+        "InstanceType": one.instance_type,
+        "InstanceLifecycle": "spot" if one.lifecycle == "spot" else None,
+        "Architecture": one.architecture,
+        "LaunchTime": one.launched_at,
+        "State": _state(one.state),
+        "StateReason": {"Code": one.end.code, "Message": f"{one.end.code}: {one.end.message}"}
+        if one.end
+        else None,
+        "StateTransitionReason": one.end.transition if one.end else "",
+        "Placement": {
+            "AvailabilityZone": one.zone,
+            "GroupName": "",
+            "Tenancy": "default",
+        },
+        "SubnetId": None if gone else one.subnet.subnet_id,
+        "VpcId": None if gone else one.subnet.vpc_id,
+        "PrivateIpAddress": None if gone else one.private_ip,
+        "PrivateDnsName": "" if gone else one.private_dns,
+        "PublicDnsName": "",
+        "IamInstanceProfile": {"Arn": one.profile.arn, "Id": one.profile.profile_id}
+        if one.profile
+        else None,
+        "SecurityGroups": [] if gone else [{"GroupId": group} for group in one.security_groups],
+        "ClientToken": one.client_token,
+        "SpotInstanceRequestId": f"sir-{one.instance_id[2:10]}"
+        if one.lifecycle == "spot"
+        else None,
+        "MetadataOptions": {
+            "State": "applied",
+            "HttpTokens": "required",
+            "HttpEndpoint": "enabled",
+            "InstanceMetadataTags": "enabled" if one.tags_in_metadata else "disabled",
+        },
+        "Tags": [{"Key": key, "Value": value} for key, value in one.tags.items()],
+    }
+
+
+def _described_type(one: catalog.InstanceType) -> dict[str, Any]:
+    gpus = {"Gpus": [{"Name": "GPU", "Manufacturer": "NVIDIA", "Count": one.gpus}]}
+    return {
+        "InstanceType": one.name,
+        "CurrentGeneration": True,
+        "SupportedUsageClasses": ["on-demand", "spot"],
+        "ProcessorInfo": {"SupportedArchitectures": [one.architecture]},
+        "VCpuInfo": {"DefaultVCpus": one.vcpus},
+        "MemoryInfo": {"SizeInMiB": one.memory_mib},
+        "GpuInfo": gpus if one.gpus else None,
+    }

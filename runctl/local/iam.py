@@ -1,0 +1,153 @@
+"""Whether the caller may: policies evaluated for the calls that the front door answers."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import string
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from ministack import app as ministack
+from ministack.core import iam_evaluator
+from ministack.services import sts
+
+from runctl.local import store
+from runctl.local.actions import REQUIRED, Required
+from runctl.local.instances import Instance
+from runctl.local.wire import ApiError
+
+logger = logging.getLogger(__name__)
+
+_LIFETIME = timedelta(hours=6)
+_RENEWED_BEFORE = timedelta(hours=1)
+TagsOf = Callable[[str], Mapping[str, str]]
+
+
+def enforce() -> None:
+    """Evaluate every caller's policies from now on; not undone while the local cloud runs."""
+    ministack.AUTH = True
+
+
+def is_enforced() -> bool:
+    """Say whether policies are evaluated."""
+    return bool(ministack.AUTH)
+
+
+class RoleCredentials:
+    """Hands every instance the credentials of its role, and renews them."""
+
+    def __init__(self) -> None:
+        self._issued: dict[str, dict[str, str]] = {}
+        self._expiry: dict[str, datetime] = {}
+
+    def issue(self, instance: Instance) -> dict[str, str]:
+        """Give the instance's current credentials, as its metadata shows them."""
+        now = datetime.now(timezone.utc)
+        known = self._issued.get(instance.instance_id)
+        if known and self._expiry[instance.instance_id] - now > _RENEWED_BEFORE:
+            return known
+        if instance.profile is None:
+            raise LookupError(f"{instance.instance_id} has no instance profile")
+        expiry = now + _LIFETIME
+        alphabet = string.ascii_uppercase + string.digits
+        credentials = {
+            "Code": "Success",
+            "LastUpdated": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "Type": "AWS-HMAC",
+            "AccessKeyId": "ASIA" + "".join(secrets.choice(alphabet) for _ in range(16)),
+            "SecretAccessKey": secrets.token_urlsafe(30),
+            "Token": secrets.token_urlsafe(60),
+            "Expiration": expiry.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        role = instance.profile.role
+        sts.register_session(
+            credentials["AccessKeyId"],
+            {
+                "Arn": f"arn:aws:sts::{instance.account}:assumed-role/{role}/{instance.instance_id}",
+                "UserId": f"{role}:{instance.instance_id}",
+                "AccountId": instance.account,
+                "SecretAccessKey": credentials["SecretAccessKey"],
+                "SessionToken": credentials["Token"],
+                "Expiration": time.time() + _LIFETIME.total_seconds(),
+            },
+        )
+        self._issued[instance.instance_id] = credentials
+        self._expiry[instance.instance_id] = expiry
+        return credentials
+
+
+class Gate:
+    """Checks what one request needs against its caller's policies."""
+
+    def __init__(self, *, service: str, access_key: str, tags_of: TagsOf) -> None:
+        self._service, self._access_key, self._tags_of = service, access_key, tags_of
+
+    def __call__(self, action: str, *, on_launch: bool = False, **facts: list[str]) -> None:
+        """Raise the service's refusal unless every requirement of the action is met."""
+        if not is_enforced():
+            return
+        for required in REQUIRED[self._service, action]:
+            if required.on_launch == on_launch:
+                for resource in resources_of(required, facts):
+                    self._check(required, resource, facts)
+
+    def _check(self, required: Required, resource: str, facts: Mapping[str, list[str]]) -> None:
+        context: dict[str, Any] = dict(required.conditions)
+        for pair in facts.get("tags", []):
+            key, _, value = pair.partition("=")
+            context[f"aws:RequestTag/{key}"] = value
+            context.setdefault("aws:TagKeys", []).append(key)
+        for key, value in self._tags_of(resource.rpartition("/")[2]).items():
+            context[f"aws:ResourceTag/{key}"] = value
+            context[f"ec2:ResourceTag/{key}"] = value
+            context[f"ssm:resourceTag/{key}"] = value
+        if instance_type := facts.get("instance_type"):
+            context["ec2:InstanceType"] = instance_type[0]
+        denied = iam_evaluator.enforce(
+            self._access_key,
+            required.action,
+            required.action.partition(":")[0],
+            store.region(),
+            resource_arn=resource,
+            service_context=context,
+        )
+        if denied is None:
+            return
+        if isinstance(denied, iam_evaluator.AuthError):
+            raise ApiError(denied.code, denied.message, status=403)
+        logger.info("denied: %s %s %s", denied.principal_arn, required.action, resource)
+        raise self._refusal(denied, required.action, resource)
+
+    def _refusal(self, denied: Any, action: str, resource: str) -> ApiError:
+        because = (
+            "with an explicit deny in an identity-based policy"
+            if denied.decision == "Deny"
+            else f"because no identity-based policy allows the {action} action"
+        )
+        told = (
+            f"User: {denied.principal_arn} is not authorized to perform: {action} "
+            f"on resource: {resource} {because}"
+        )
+        if self._service == "ec2":
+            prefix = "You are not authorized to perform this operation. "
+            return ApiError("UnauthorizedOperation", prefix + told, status=403)
+        return ApiError("AccessDeniedException", told)
+
+
+def resources_of(required: Required, facts: Mapping[str, list[str]]) -> Iterator[str]:
+    """Fill in the templates with every combination of the facts that they name."""
+    known = {"region": [store.region()], "account": [store.account_id()], **facts}
+    for template in required.resources:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+        for values in itertools.product(*(known.get(name, []) for name in names)):
+            yield template.format(**dict(zip(names, values, strict=True)))
+
+
+def caller_arn(access_key: str) -> str:
+    """Name the principal behind an access key."""
+    found = iam_evaluator.resolve_caller_identity(access_key)
+    return str(found["userArn"]) if found else f"arn:aws:iam::{store.account_id()}:root"

@@ -1,0 +1,504 @@
+"""The instances of the local cloud: their life from launch to the end, as real process groups."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import runctl
+from runctl.local.events import EventBus
+from runctl.local.imds import Metadata
+from runctl.local.journal import Journal
+from runctl.local.knobs import Knobs
+from runctl.local.market import Lifecycle, Market, Pool
+from runctl.local.store import Profile, Subnet
+from runctl.local.wire import ApiError
+
+logger = logging.getLogger(__name__)
+
+STATE_CODES = {
+    "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80,
+}  # fmt: skip
+_CONSOLE_LIMIT = 64 * 1024
+_GZIP_MAGIC = b"\x1f\x8b"
+_PACKAGE_ROOT = Path(runctl.__file__).parents[1]
+_START_SUPERVISOR = (
+    f"import sys; sys.path.insert(0, {str(_PACKAGE_ROOT)!r}); "
+    "from runctl.local.supervisor import main; main()"
+)
+
+
+@dataclass(frozen=True)
+class End:
+    """Why an instance ends, in EC2's words."""
+
+    code: str
+    message: str
+    transition: str
+    journal_reason: str
+    state: str = "terminated"
+
+
+RECLAIMED = End("Server.SpotInstanceTermination", "Spot instance termination", "", "reclaimed")
+CRASHED = End("Server.InternalError", "Internal error on launch or while running", "", "crashed")
+
+
+def ended_by_user() -> End:
+    """Describe the end that TerminateInstances brings about."""
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    return End(
+        "Client.UserInitiatedShutdown",
+        "User initiated shutdown",
+        f"User initiated ({now} GMT)",
+        "terminated by a call",
+    )
+
+
+def ended_by_itself(behavior: str) -> End:
+    """Describe the end that `shutdown` on the instance brings about."""
+    stops = behavior == "stop"
+    return End(
+        "Client.InstanceInitiatedShutdown",
+        "Instance initiated shutdown",
+        "",
+        "shut down from inside",
+        state="stopped" if stops else "terminated",
+    )
+
+
+@dataclass
+class Instance:
+    """One instance and all that EC2 tells about it."""
+
+    instance_id: str
+    instance_type: str
+    lifecycle: Lifecycle
+    subnet: Subnet
+    image_id: str
+    account: str
+    region: str
+    user_data: bytes
+    root: Path
+    private_ip: str
+    tags: dict[str, str]
+    architecture: str = "x86_64"
+    profile: Profile | None = None
+    tags_in_metadata: bool = False
+    shutdown_behavior: str = "stop"
+    security_groups: tuple[str, ...] = ()
+    fleet_id: str | None = None
+    launch_template: dict[str, str] = field(default_factory=dict)
+    client_token: str = ""
+    reservation_id: str = field(default_factory=lambda: f"r-{secrets.token_hex(9)[:17]}")
+    launched_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    visible_at: float = 0.0
+    state: str = "pending"
+    end: End | None = None
+    notice: datetime | None = None
+    rebalance: datetime | None = None
+    agent_ready: bool = False
+    imds_port: int = 0
+    supervisor_pid: int | None = None
+
+    @property
+    def zone(self) -> str:
+        """The availability zone."""
+        return self.subnet.zone
+
+    @property
+    def pool(self) -> Pool:
+        """The capacity pool it came from."""
+        return Pool(self.instance_type, self.zone, self.lifecycle)
+
+    @property
+    def private_dns(self) -> str:
+        """The name that VPC's DNS would give it."""
+        return f"ip-{self.private_ip.replace('.', '-')}.ec2.internal"
+
+    @property
+    def arn(self) -> str:
+        """Its name in full."""
+        return f"arn:aws:ec2:{self.region}:{self.account}:instance/{self.instance_id}"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is on its way up, or up."""
+        return self.state in {"pending", "running"}
+
+    @property
+    def console_log(self) -> Path:
+        """Where the output of its user data goes."""
+        return self.root / "var/log/cloud-init-output.log"
+
+
+@dataclass
+class _Handle:
+    """What the host thread holds of a living instance."""
+
+    ended: asyncio.Event
+    process: asyncio.subprocess.Process | None = None
+    jobs: dict[str, asyncio.Future[int]] = field(default_factory=dict)
+    timed_out: set[str] = field(default_factory=set)
+
+
+class Instances:
+    """Every instance since the local cloud began; their processes are run from one thread."""
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        endpoint: str,
+        market: Market,
+        knobs: Knobs,
+        journal: Journal,
+        bus: EventBus,
+        issue_credentials: Callable[[Instance], dict[str, str]],
+    ) -> None:
+        self.home, self.endpoint = home, endpoint
+        self.market, self.knobs, self.journal, self.bus = market, knobs, journal, bus
+        self._issue_credentials = issue_credentials
+        self._all: dict[str, Instance] = {}
+        self._handles: dict[str, _Handle] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, daemon=True, name="instances"
+        )
+        self._thread.start()
+        self.python = base_python()
+
+    def all(self) -> list[Instance]:
+        """List every instance, the ended ones too."""
+        return list(self._all.values())
+
+    def get(self, instance_id: str) -> Instance:
+        """Find an instance, or refuse as EC2 does."""
+        if not instance_id.startswith("i-") or len(instance_id) not in {10, 19}:
+            raise ApiError("InvalidInstanceID.Malformed", f'Invalid id: "{instance_id}"')
+        instance = self._all.get(instance_id)
+        if instance is None or time.monotonic() < instance.visible_at:
+            raise ApiError(
+                "InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist"
+            )
+        return instance
+
+    def launch(self, instance: Instance) -> None:
+        """Begin an instance's life."""
+        instance.visible_at = time.monotonic() + self.knobs.not_found_for
+        self._all[instance.instance_id] = instance
+        self.market.take(instance.pool)
+        handle = _Handle(ended=asyncio.Event())
+        self._handles[instance.instance_id] = handle
+        self._note(instance, "launched")
+        self._tell_state(instance)
+        asyncio.run_coroutine_threadsafe(self._live(instance, handle), self._loop)
+
+    def terminate(
+        self, instance: Instance, end: End, *, grace_seconds: float | None = None
+    ) -> None:
+        """Bring an instance's end about; one that is ending already keeps its reason."""
+        if instance.state in {"stopped", "stopping"}:
+            instance.state, instance.end = "terminated", end
+            self._note(instance, "terminated", reason=end.journal_reason)
+            return
+        if not instance.is_alive:
+            return
+        instance.end = end
+        instance.state = "stopping" if end.state == "stopped" else "shutting-down"
+        self._note(instance, instance.state, reason=end.journal_reason)
+        self._tell_state(instance)
+        grace = self.knobs.shutdown_grace if grace_seconds is None else grace_seconds
+        self._loop.call_soon_threadsafe(self._power_off, instance.instance_id, grace)
+
+    def interrupt(self, instance: Instance, *, notice: bool, notice_seconds: float) -> None:
+        """Reclaim a spot instance, after a notice or at once."""
+        if instance.lifecycle != "spot" or not instance.is_alive:
+            raise ApiError(
+                "IncorrectInstanceState",
+                f"{instance.instance_id} is not a living spot instance",
+            )
+        if not notice:
+            self.terminate(instance, RECLAIMED, grace_seconds=0)
+            return
+        if instance.notice:
+            raise ApiError("IncorrectState", f"{instance.instance_id} has its notice already")
+        # EventBridge's event and the metadata appear together; neither waits for the other.
+        self.bus.publish(
+            "EC2 Spot Instance Interruption Warning",
+            {"instance-id": instance.instance_id, "instance-action": "terminate"},
+            resource=f"arn:aws:ec2:{instance.zone}:instance/{instance.instance_id}",
+        )
+        instance.notice = datetime.now(timezone.utc) + timedelta(seconds=notice_seconds)
+        self._note(instance, "notice", deadline=instance.notice.isoformat())
+        self._loop.call_soon_threadsafe(
+            self._loop.call_later,
+            notice_seconds,
+            lambda: self.terminate(instance, RECLAIMED, grace_seconds=0),
+        )
+
+    def recommend_rebalance(self, instance: Instance) -> None:
+        """Tell that the instance is at elevated risk."""
+        if instance.lifecycle != "spot" or not instance.is_alive:
+            raise ApiError(
+                "IncorrectInstanceState",
+                f"{instance.instance_id} is not a living spot instance",
+            )
+        self.bus.publish(
+            "EC2 Instance Rebalance Recommendation",
+            {"instance-id": instance.instance_id},
+            resource=instance.arn,
+        )
+        instance.rebalance = datetime.now(timezone.utc)
+        self._note(instance, "rebalance")
+
+    async def run_job(
+        self,
+        instance: Instance,
+        argv: list[str],
+        *,
+        output: Path,
+        errors: Path | None = None,
+        timeout_seconds: float | None = None,
+    ) -> int | None:
+        """Run a program on an instance; None means that it ran out of time or the instance ended."""
+        return await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(
+                self._run_job(instance, argv, output, errors, timeout_seconds), self._loop
+            )
+        )
+
+    def end_all(self) -> None:
+        """Kill every instance and wait until nothing of them is left."""
+
+        async def kill() -> None:
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for instance_id in list(self._handles):
+                self._power_off(instance_id, 0.0)
+            if tasks:
+                await asyncio.wait(tasks, timeout=10)
+
+        asyncio.run_coroutine_threadsafe(kill(), self._loop).result(timeout=15)
+
+    def _note(self, instance: Instance, what: str, **fields: Any) -> None:
+        self.journal.add(
+            instance_id=instance.instance_id, what=what, pool=str(instance.pool), **fields
+        )
+
+    def _tell_state(self, instance: Instance) -> None:
+        self.bus.publish(
+            "EC2 Instance State-change Notification",
+            {"instance-id": instance.instance_id, "state": instance.state},
+            resource=instance.arn,
+        )
+
+    async def _live(self, instance: Instance, handle: _Handle) -> None:
+        metadata = Metadata(instance, credentials=lambda: self._issue_credentials(instance))
+        try:
+            instance.imds_port = await metadata.start()
+            await _first(handle.ended.wait(), self.knobs.boot_delay)
+            if instance.is_alive:
+                await self._boot(instance, handle)
+        except Exception:
+            logger.exception("instance %s broke", instance.instance_id)
+            self._note(instance, "broken")
+        finally:
+            metadata.stop()
+            self._bury(instance)
+
+    async def _boot(self, instance: Instance, handle: _Handle) -> None:
+        instance.root.mkdir(parents=True, exist_ok=True)
+        for folder in ("tmp", "var/log", "var/lib/cloud", "etc/systemd/system", "run"):
+            (instance.root / folder).mkdir(parents=True, exist_ok=True)
+        with (instance.root / "var/log/supervisor.log").open("ab") as log:
+            handle.process = await asyncio.create_subprocess_exec(
+                *(self.python, "-I", "-S", "-c", _START_SUPERVISOR, instance.instance_id),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env={},
+                cwd=instance.root,
+            )
+        instance.supervisor_pid = handle.process.pid
+        self._order(
+            handle,
+            root=str(instance.root),
+            python=self.python,
+            grace_seconds=self.knobs.shutdown_grace,
+            env=self._environment(instance),
+        )
+        if not instance.is_alive:  # terminated while it booted
+            self._order(handle, do="power_off", grace_seconds=0)
+        else:
+            instance.state = "running"
+            self._note(instance, "booted")
+            self._tell_state(instance)
+        background = {asyncio.ensure_future(self._run_user_data(instance, handle))}
+        background.add(asyncio.ensure_future(self._register_agent(instance)))
+        await self._listen(instance, handle)
+        for task in background:
+            task.cancel()
+
+    def _environment(self, instance: Instance) -> dict[str, str]:
+        root = str(instance.root)
+        path = [f"{root}/bin", str(Path(self.python).parent)]
+        path += ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        return {
+            "RUNCTL_ROOT": root,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{instance.imds_port}",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_DEFAULT_REGION": instance.region,
+            "HOME": root,
+            "LANG": "C.UTF-8",
+            "PATH": ":".join(path),
+            "TMPDIR": f"{root}/tmp",
+        }
+
+    async def _run_user_data(self, instance: Instance, handle: _Handle) -> None:
+        data = instance.user_data
+        if data.startswith(_GZIP_MAGIC):
+            data = gzip.decompress(data)
+        if not data.startswith(b"#!"):
+            if data:
+                self._note(instance, "user-data-ignored", reason="it does not begin with #!")
+            return
+        script = instance.root / "var/lib/cloud/user-data"
+        script.write_bytes(data)
+        script.chmod(0o700)
+        status = await self._job(handle, [str(script)], output=instance.console_log)
+        self._note(instance, "user-data-ended", status=status)
+
+    async def _register_agent(self, instance: Instance) -> None:
+        await asyncio.sleep(self.knobs.agent_delay)
+        instance.agent_ready = True
+
+    async def _run_job(
+        self,
+        instance: Instance,
+        argv: list[str],
+        output: Path,
+        errors: Path | None,
+        timeout_seconds: float | None,
+    ) -> int | None:
+        handle = self._handles.get(instance.instance_id)
+        if handle is None or handle.process is None:
+            return None
+        return await self._job(
+            handle, argv, output=output, errors=errors, timeout_seconds=timeout_seconds
+        )
+
+    async def _job(
+        self,
+        handle: _Handle,
+        argv: list[str],
+        *,
+        output: Path,
+        errors: Path | None = None,
+        timeout_seconds: float | None = None,
+    ) -> int | None:
+        job = secrets.token_hex(8)
+        future = self._loop.create_future()
+        handle.jobs[job] = future
+        self._order(
+            handle,
+            do="run",
+            job=job,
+            argv=argv,
+            output=str(output),
+            errors=str(errors) if errors else None,
+            timeout_seconds=timeout_seconds,
+        )
+        try:
+            status: int = await future
+        except asyncio.CancelledError:
+            return None
+        return None if job in handle.timed_out else status
+
+    async def _listen(self, instance: Instance, handle: _Handle) -> None:
+        process = handle.process
+        if process is None or process.stdout is None:
+            raise RuntimeError("the supervisor has not been started")
+        async for line in process.stdout:
+            event = json.loads(line)
+            job = event.get("job", "")
+            if event["event"] == "ended" and job in handle.jobs:
+                handle.jobs.pop(job).set_result(event["status"])
+            elif event["event"] == "timed_out":
+                handle.timed_out.add(job)
+            elif event["event"] == "shutdown":
+                self._shut_down(instance)
+        for future in handle.jobs.values():
+            future.cancel()
+        await process.wait()
+
+    def _shut_down(self, instance: Instance) -> None:
+        # A spot instance that was launched by an instant fleet cannot be stopped.
+        behavior = "terminate" if instance.lifecycle == "spot" else instance.shutdown_behavior
+        if instance.is_alive:
+            self.terminate(instance, ended_by_itself(behavior))
+
+    def _bury(self, instance: Instance) -> None:
+        if instance.is_alive:
+            instance.end = CRASHED
+        self._handles.pop(instance.instance_id, None)
+        end = instance.end or CRASHED
+        instance.state, instance.agent_ready = end.state, False
+        self.market.give_back(instance.pool)
+        self._note(instance, end.state, reason=end.journal_reason)
+        self._tell_state(instance)
+        if not self.knobs.keep_roots and end.state == "terminated":
+            shutil.rmtree(instance.root, ignore_errors=True)
+
+    def _power_off(self, instance_id: str, grace_seconds: float) -> None:
+        handle = self._handles.get(instance_id)
+        if handle is None:
+            return
+        handle.ended.set()
+        if handle.process:
+            self._order(handle, do="power_off", grace_seconds=grace_seconds)
+
+    @staticmethod
+    def _order(handle: _Handle, **order: Any) -> None:
+        if handle.process and handle.process.stdin and not handle.process.stdin.is_closing():
+            handle.process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    def console_output(self, instance: Instance) -> bytes:
+        """Read what the user data printed."""
+        try:
+            return instance.console_log.read_bytes()[-_CONSOLE_LIMIT:]
+        except OSError:
+            return b""
+
+
+async def _first(waiting: Awaitable[Any], seconds: float) -> None:
+    try:
+        await asyncio.wait_for(waiting, seconds)
+    except (asyncio.TimeoutError, TimeoutError):
+        return
+
+
+def base_python() -> str:
+    """Find the interpreter below any virtual environment: what instances have as `python3`."""
+    candidates: Iterable[Path] = (
+        Path(sys.base_prefix) / "bin/python3",
+        Path(getattr(sys, "_base_executable", sys.executable)),
+    )
+    return next((str(one) for one in candidates if os.access(one, os.X_OK)), sys.executable)
+
+
+def new_instance_id() -> str:
+    """Make an instance id."""
+    return f"i-{secrets.token_hex(9)[:17]}"

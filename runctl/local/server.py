@@ -1,0 +1,98 @@
+"""The daemon: ministack behind a front door that answers the instance-level calls itself."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runctl.local.processes import die_with_parent
+
+if TYPE_CHECKING:
+    from runctl.local.door import FrontDoor
+
+REGION, ACCOUNT = "us-east-1", "000000000000"
+_KEEP_ALIVE_SECONDS = 75
+
+
+def main() -> None:
+    """Serve one local cloud until it is told to end."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--parent", type=int)
+    options = parser.parse_args()
+    if options.parent:
+        die_with_parent(signal.SIGTERM)
+        if os.getppid() != options.parent:
+            return  # it ended before we could ask
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    listener = socket.create_server(("127.0.0.1", options.port), backlog=256)
+    port = int(listener.getsockname()[1])
+    _configure_ministack(options.home, port)
+    asyncio.run(_serve(options.home, listener, f"http://127.0.0.1:{port}"))
+
+
+def _configure_ministack(home: Path, port: int) -> None:
+    """Set what ministack reads while it is imported."""
+    os.environ |= {
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": "127.0.0.1",
+        "MINISTACK_HOST": "127.0.0.1",
+        "MINISTACK_REGION": REGION,
+        "MINISTACK_ACCOUNT_ID": ACCOUNT,
+        "LAMBDA_EXECUTOR": "local",
+        "SFTP_ENABLED": "0",
+        "IOT_MTLS_ENABLED": "0",
+        # Never the machine's Docker: instances are processes here.
+        "DOCKER_HOST": f"unix://{home}/no-docker.sock",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+
+
+async def _serve(home: Path, listener: socket.socket, url: str) -> None:
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    from runctl.local.door import build
+
+    door = build(home, url=url, account=ACCOUNT, region=REGION)
+    config = Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    config.keep_alive_timeout = _KEEP_ALIVE_SECONDS
+    config.graceful_timeout = 1
+    config.accesslog = None
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    announcement = asyncio.create_task(_announce(home, url, door))
+    try:
+        await serve(door, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+    finally:
+        announcement.cancel()
+        (home / "endpoint.json").unlink(missing_ok=True)
+        await asyncio.to_thread(door.close)
+    logging.shutdown()
+    os._exit(0)  # ministack's worker threads would keep the process
+
+
+async def _announce(home: Path, url: str, door: FrontDoor) -> None:
+    await door.ready.wait()
+    temporary = home / "endpoint.json.new"
+    temporary.write_text(
+        json.dumps({"endpoint": url, "pid": os.getpid(), "region": REGION, "account": ACCOUNT})
+    )
+    temporary.replace(home / "endpoint.json")
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
