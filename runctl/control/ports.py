@@ -44,12 +44,24 @@ class Ledger(Protocol):
     def continue_run(self, run_id: str, *, execution: str, execution_arn: str) -> Run:
         """Move an ended run to a new execution and clear its end; idempotent per execution.
 
-        Raises NotFoundError for an unknown run, RunEndedError when another execution has it.
+        Raises NotFoundError for an unknown run, RequestError while another execution has it.
         """
         ...
 
-    def end_run(self, run_id: str, *, status: RunStatus, reason: str, now: datetime) -> Run:
-        """Set the run's end unless it has one; return what the ledger holds."""
+    def end_run(
+        self,
+        run_id: str,
+        *,
+        status: RunStatus,
+        reason: str,
+        now: datetime,
+        execution_arn: str | None = None,
+    ) -> Run:
+        """Set the run's end unless it has one; return what the ledger holds.
+
+        With `execution_arn` only while that execution has the run: a late event of an earlier
+        execution must not end what a later one continued.
+        """
         ...
 
     def attempts(self, run_id: str) -> list[Attempt]:
@@ -73,9 +85,10 @@ class Ledger(Protocol):
     def record_launch(
         self, run_id: str, number: int, *, instance_ids: Sequence[str], pool: str, now: datetime
     ) -> Attempt:
-        """Store the attempt's instances and, for each, whose it is; idempotent.
+        """Store the attempt's instances and, for each, whose it is, unless it has some or ended.
 
-        Raises RunEndedError when the run has ended meanwhile: the caller terminates them.
+        Returns what the ledger holds: the caller terminates what it launched and does not find
+        there. Raises RunEndedError when the run has ended meanwhile: the caller terminates them.
         """
         ...
 
@@ -84,8 +97,9 @@ class Ledger(Protocol):
     ) -> Attempt:
         """Give the attempt its task token and move the run's fence to it.
 
-        A newer token for the same attempt replaces the older one. Raises FencedError when a higher
-        attempt has the fence, RunEndedError when the run has ended.
+        A newer token for the same attempt replaces the older one. An attempt that has ended is
+        returned as it is. Raises FencedError when a higher attempt has the fence, RunEndedError
+        when the run has ended or another execution has it.
         """
         ...
 
@@ -105,16 +119,20 @@ class Ledger(Protocol):
         """Remember that a pool refused or reclaimed us; the later `until` wins."""
         ...
 
-    def cooling_pools(self, pools: Sequence[Pool], *, now: datetime) -> set[Pool]:
-        """Return those of `pools` that are cooling down."""
+    def cooling_pools(self, pools: Sequence[Pool], *, now: datetime) -> dict[Pool, datetime]:
+        """Return those of `pools` that are cooling down, each with its end."""
         ...
 
-    # The agent's side: each refused with FencedError unless `number` has the fence.
+    # The agent's side.
 
     def commit_checkpoint(
         self, run_id: str, number: int, *, step: int, manifest: str, now: datetime
     ) -> None:
-        """Move the newest pointer to a manifest that is already stored."""
+        """Move the newest pointer to a manifest that is already stored.
+
+        Refused with FencedError unless `number` has the fence. The pointer follows whoever has the
+        fence, to a lower step too: an attempt that had to walk back starts below the one before.
+        """
         ...
 
     def record_progress(
@@ -130,7 +148,12 @@ class Ledger(Protocol):
         timeline: Mapping[str, datetime] | None = None,
         warning: str = "",
     ) -> None:
-        """Store the agent's heartbeat: its phase (boot, environment, restore, train, drain, …)."""
+        """Store the agent's heartbeat: its phase (boot, environment, restore, train, drain, …).
+
+        Refused with FencedError once a higher attempt has the fence; an attempt that waits for its
+        token has none yet and may tell of its preparations. `timeline` is merged, `metrics` replace
+        the ones before.
+        """
         ...
 
 

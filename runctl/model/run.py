@@ -14,9 +14,10 @@ class Run:
     """One job from request to result.
 
     `fence` is the highest attempt that was given a task token: a commit, heartbeat or report of a
-    lower one is refused. `newest` is the manifest key of the newest whole checkpoint and `step` its
-    step. `execution` is the name of the run's current execution, the `executions`-th of the run.
-    `ended` holds the final status; None while the run may still move.
+    lower one is refused. `newest` is the manifest key of the newest whole checkpoint, `step` its
+    step and `committed_at` when it became the newest. `execution` is the name of the run's current
+    execution, the `executions`-th of the run. `ended` holds the final status; None while the run
+    may still move.
     """
 
     run_id: str
@@ -28,6 +29,7 @@ class Run:
     fence: int = 0
     step: int | None = None
     newest: str | None = None
+    committed_at: datetime | None = None
     ended: RunStatus | None = None
     ended_at: datetime | None = None
     reason: str = ""
@@ -51,7 +53,8 @@ class Attempt:
     `resume_step` is the step it started from, None for the very beginning; `progress_step` is the
     last step that the agent told of, committed or not.
     `timeline` has the instants that the agent saw: detected, sigterm, exited, committed, booted,
-    restored, started, first_step. `noticed_at` is when the interruption notice became known, by whichever detector.
+    restored, started, first_step. `noticed_at` is when the interruption notice became known, by
+    whichever detector.
     """
 
     run_id: str

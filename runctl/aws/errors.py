@@ -1,0 +1,147 @@
+"""What AWS's error codes mean in our words."""
+
+import contextlib
+from collections.abc import Iterator
+
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
+
+from runctl.model.errors import QuotaError, RefusedError, RunctlError, TransientError
+
+# Refusals of one pool: they come inside CreateFleet's answer, an override at a time.
+CAPACITY = frozenset(
+    {
+        "InsufficientInstanceCapacity",
+        "UnfulfillableCapacity",
+        "InsufficientCapacity",
+        "InsufficientHostCapacity",
+        "InsufficientReservedInstanceCapacity",
+    }
+)
+PRICE = frozenset({"SpotMaxPriceTooLow"})
+UNSUPPORTED = frozenset({"Unsupported", "InvalidFleetConfiguration", "UnsupportedOperation"})
+NETWORK = frozenset({"InsufficientFreeAddressesInSubnet"})
+
+QUOTA = frozenset(
+    {
+        "MaxSpotInstanceCountExceeded",
+        "VcpuLimitExceeded",
+        "InstanceLimitExceeded",
+        "MaxFleetCountExceeded",
+        "SpotInstanceCountExceeded",
+    }
+)
+SETUP = frozenset(
+    {
+        "ServiceLinkedRoleCreationNotPermitted",
+        "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
+        "UnauthorizedOperation",
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthFailure",
+        "OptInRequired",
+        "PendingVerification",
+        "Blocked",
+    }
+)
+CREDENTIALS = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "InvalidSignatureException",
+        "RequestExpired",
+    }
+)
+THROTTLE = frozenset(
+    {
+        "RequestLimitExceeded",
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "TooManyRequestsException",
+        "ProvisionedThroughputExceededException",
+        "SlowDown",
+        "LimitExceededException",
+        "TransactionConflictException",
+        "TransactionInProgressException",
+    }
+)
+# EC2 is eventually consistent: what was made a moment ago may not be known everywhere yet.
+RACE = frozenset(
+    {
+        "InvalidLaunchTemplateId.NotFound",
+        "InvalidLaunchTemplateName.NotFoundException",
+        "InvalidLaunchTemplateId.VersionNotFound",
+        "IdempotentParameterMismatch",
+        "InvalidInstanceID.NotFound",
+    }
+)
+SERVICE = frozenset(
+    {
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "ServiceUnavailable",
+        "Unavailable",
+        "503",
+        "500",
+    }
+)
+
+POOL_REFUSALS = CAPACITY | PRICE | UNSUPPORTED | NETWORK | QUOTA
+
+
+def code_of(exc: ClientError) -> str:
+    """Return AWS's error code."""
+    return str(exc.response.get("Error", {}).get("Code", ""))
+
+
+def meaning_of(code: str, message: str) -> RunctlError | None:
+    """Return our error for one of AWS's codes, or None when it is not one we foresee."""
+    told = f"{message} ({code})"
+    if code in QUOTA:
+        return QuotaError(f"an account quota is used up: {told}")
+    if code in SETUP:
+        return RefusedError(f"AWS refused the call: {told}")
+    if code in CREDENTIALS:
+        return RefusedError(f"AWS does not accept the credentials; renew them: {told}")
+    if code in THROTTLE or code in RACE or code in SERVICE:
+        return TransientError(f"AWS asks to come back later: {told}")
+    return None
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn AWS errors that we foresee into ours; everything else passes unchanged."""
+    try:
+        yield
+    except ClientError as exc:
+        meaning = meaning_of(code_of(exc), exc.response.get("Error", {}).get("Message", ""))
+        if meaning is None:
+            raise
+        raise meaning from exc
+    except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as exc:
+        raise RefusedError(
+            f"there are no AWS credentials ({exc}); run `aws sso login` or `aws configure`"
+        ) from exc
+    except (TokenRetrievalError, SSOError) as exc:
+        raise RefusedError(f"the AWS session has expired ({exc}); run `aws sso login`") from exc
+    except (NoRegionError, ProfileNotFound) as exc:
+        raise RefusedError(f"{exc}; give --region or --profile") from exc
+    except (EndpointConnectionError, HTTPClientError, ConnectionClosedError) as exc:
+        raise TransientError(f"AWS cannot be reached: {exc}") from exc
