@@ -1,1 +1,1 @@
-"""The local cloud: an AWS in one process, with a spot market and instances that are real processes."""
+"""The local cloud: an AWS in one process, whose instances are real process groups."""

@@ -1,6 +1,6 @@
 """Which permissions each API call needs, as data: the local cloud and the synth tests read it.
 
-Sources are pages of the Service Authorization Reference, `list_<service>.html`, and the EC2 user guide.
+Sources: pages of the Service Authorization Reference, `list_<service>.html`, and user guides.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EC2 = "arn:aws:ec2:{region}:{account}"
 _SSM = "arn:aws:ssm:{region}:{account}"
 
 REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
-    # list_amazonec2.html: CreateFleet; ec2-fleet-prerequisites.html: what its caller needs beside it
+    # list_amazonec2.html: CreateFleet; ec2-fleet-prerequisites.html: what its caller needs
     ("ec2", "CreateFleet"): (
         Required("ec2:CreateFleet", (f"{_EC2}:fleet/*", f"{_EC2}:launch-template/{{template}}")),
         Required("ec2:CreateTags", (f"{_EC2}:{{tagged}}/*",), {"ec2:CreateAction": "CreateFleet"}),
@@ -72,7 +72,7 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
     ("ec2", "DescribeSpotPriceHistory"): (Required("ec2:DescribeSpotPriceHistory"),),
     ("ec2", "DescribeInstanceTypeOfferings"): (Required("ec2:DescribeInstanceTypeOfferings"),),
     ("ec2", "DescribeInstanceTypes"): (Required("ec2:DescribeInstanceTypes"),),
-    # list_amazonec2.html: DeleteFleets, TerminateInstances, GetConsoleOutput, CreateTags, DeleteTags
+    # list_amazonec2.html: these are checked on the fleet or the instance
     ("ec2", "DeleteFleets"): (Required("ec2:DeleteFleets", (f"{_EC2}:fleet/{{fleet}}",)),),
     ("ec2", "TerminateInstances"): (
         Required("ec2:TerminateInstances", (f"{_EC2}:instance/{{instance}}",)),
@@ -97,7 +97,6 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
     ("ssm", "GetCommandInvocation"): (Required("ssm:GetCommandInvocation"),),
     ("ssm", "ListCommandInvocations"): (Required("ssm:ListCommandInvocations"),),
     ("ssm", "ListCommands"): (Required("ssm:ListCommands"),),
-    ("ssm", "CancelCommand"): (Required("ssm:CancelCommand"),),
     ("ssm", "DescribeInstanceInformation"): (Required("ssm:DescribeInstanceInformation"),),
     # list_awssystemsmanager.html: public parameters belong to no account
     ("ssm", "GetParameter"): (
@@ -106,6 +105,12 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
     ("ssm", "GetParameters"): (
         Required("ssm:GetParameters", ("arn:aws:ssm:{region}::parameter{parameter}",)),
     ),
+    # setup-instance-permissions.html: what the agent on an instance needs of the instance's role
+    ("ssm-agent", "register"): (
+        Required("ssm:UpdateInstanceInformation"),
+        Required("ec2messages:GetMessages"),
+        Required("ssmmessages:OpenControlChannel"),
+    ),
     # list_awslambda.html: what a state machine's role needs for a lambda:invoke task
     ("states", "lambda:invoke"): (Required("lambda:InvokeFunction", ("{function}",)),),
     # list_awsstepfunctions.html and stepfunctions-iam.html: a nested execution that is waited for
@@ -113,5 +118,8 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
         Required("states:StartExecution", ("{machine}",)),
         Required("states:DescribeExecution", ("{execution}",)),
         Required("states:StopExecution", ("{execution}",)),
+        Required("events:PutTargets", ("{rule}",)),
+        Required("events:PutRule", ("{rule}",)),
+        Required("events:DescribeRule", ("{rule}",)),
     ),
 }

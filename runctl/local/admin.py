@@ -1,4 +1,4 @@
-"""The local cloud's own API, below `/_runctl/`: what tests and demonstrations set, do and look at."""
+"""The local cloud's own API, below `/_runctl/`: what tests set, do and look at."""
 
 from __future__ import annotations
 

@@ -55,8 +55,13 @@ def look_up(name: str) -> InstanceType:
     return InstanceType(name, vcpus, memory * 1024, architecture(name), _GPUS.get(name, 0))
 
 
+def is_image_parameter(name: str) -> bool:
+    """Say whether a public parameter names an image."""
+    return name.startswith(_PUBLIC_IMAGES)
+
+
 def resolve_image(parameter: str) -> str:
     """Name the image behind a public parameter: always the same one for the same parameter."""
-    if not parameter.startswith(_PUBLIC_IMAGES):
+    if not is_image_parameter(parameter):
         raise ApiError("InvalidParameterValue", f"The parameter {parameter} names no image.")
     return f"ami-{hashlib.sha256(parameter.encode()).hexdigest()[:17]}"

@@ -90,7 +90,7 @@ class LocalCloudClient:
         return self._list(f"events?{urlencode({'since': since})}")
 
     def calls(self, *, since: int = 0) -> list[Json]:
-        """List the EC2 and SSM calls with caller, parameters and outcome, after a sequence number."""
+        """List the EC2 and SSM calls: caller, params, outcome; after a sequence number."""
         return self._list(f"calls?{urlencode({'since': since})}")
 
     def wait_for_event(

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, parse_qsl, quote
 from ministack import app as ministack
 from ministack.core import iam_evaluator, responses
 
-from runctl.local import iam, store, wire
+from runctl.local import functions, iam, provisioning, store, wire, workflows
 from runctl.local.admin import Admin
 from runctl.local.ec2 import Ec2
 from runctl.local.events import EventBus
@@ -24,6 +24,7 @@ from runctl.local.instances import Instances
 from runctl.local.journal import Journal
 from runctl.local.knobs import Knobs
 from runctl.local.market import Market
+from runctl.local.ssm import Ssm
 from runctl.local.wire import ApiError
 
 logger = logging.getLogger(__name__)
@@ -50,28 +51,50 @@ class Call:
     request: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class WireFormat:
+    """How a service writes its answers."""
+
+    content_type: str
+    render: Callable[[str, Mapping[str, Any]], bytes]
+    refuse: Callable[[str, str], bytes]
+
+
+_EC2_WIRE = WireFormat("text/xml;charset=UTF-8", wire.render_response, wire.render_error)
+_SSM_WIRE = WireFormat(
+    "application/x-amz-json-1.1",
+    lambda _action, answer: json.dumps(answer).encode(),
+    lambda code, message: json.dumps({"__type": code, "message": message}).encode(),
+)
+
+
 class FrontDoor:
     """The ASGI application of the local cloud."""
 
     def __init__(
-        self, *, ec2: Ec2, admin: Admin, instances: Instances, calls: Journal, account: str
+        self, *, ec2: Ec2, ssm: Ssm, admin: Admin, instances: Instances, calls: Journal
     ) -> None:
-        self._ec2, self._admin, self._instances = ec2, admin, instances
-        self._calls, self._account = calls, account
+        self._ec2, self._ssm, self._admin = ec2, ssm, admin
+        self._instances, self._calls = instances, calls
         self.ready = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's scope."""
         if scope["type"] == "lifespan":
-            return await self._live(scope, receive, send)
-        if scope["type"] != "http":
-            return await ministack.app(scope, receive, send)
-        if scope["path"].startswith(_ADMIN):
-            return await self._serve_admin(scope, receive, send)
+            await self._live(scope, receive, send)
+        elif scope["type"] != "http":
+            await ministack.app(scope, receive, send)
+        elif scope["path"].startswith(_ADMIN):
+            await self._serve_admin(scope, receive, send)
+        else:
+            await self._serve_http(scope, receive, send)
+
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         match = _CREDENTIAL.search(headers.get("authorization", ""))
-        if match is None or match.group(3) != "ec2":
-            return await ministack.app(scope, receive, send)
+        if match is None or match.group(3) not in {"ec2", "ssm"}:
+            await ministack.app(scope, receive, send)
+            return
         body = await _read_body(receive)
         call = Call(scope, match.group(3), match.group(1), body, headers)
         await self._serve_call(call, receive, send)
@@ -103,29 +126,49 @@ class FrontDoor:
     async def _serve_call(self, call: Call, receive: Receive, send: Send) -> None:
         responses.set_request_account_id(call.access_key)
         responses.set_request_region(_region(call))
-        flat = wire.form(call.body)
-        call.action = flat.get("Action", "?")
+        wire_format = _EC2_WIRE if call.service == "ec2" else _SSM_WIRE
+        answer: dict[str, Any] = {}
         try:
-            if not self._ec2.knows(call.action):
-                return await self._pass_on(call, receive, send)
-            call.request = wire.read_request(call.action, flat)
-            if not self._ec2.answers(call.action, call.request):
-                return await self._pass_on(call, receive, send)
+            if not self._takes(call):
+                await self._pass_on(call, receive, send)
+                return
             _pin_signature(call)
-            gate = iam.Gate(service="ec2", access_key=call.access_key, tags_of=store.tags_of)
-            answer = self._ec2.answer(call.action, dict(call.request), gate)
-            body = wire.render_response(call.action, answer)
+            gate = iam.Gate(service=call.service, access_key=call.access_key, tags_of=store.tags_of)
+            request = dict(call.request)
+            if call.service == "ec2":
+                answer = self._ec2.answer(call.action, request, gate)
+            else:
+                answer = await self._ssm.answer(call.action, request, gate)
+            body = wire_format.render(call.action, answer)
         except ApiError as exc:
             self._record(call, outcome=exc.code, message=exc.message)
-            body = wire.render_error(exc.code, exc.message)
-            return await _respond(send, exc.status, "text/xml;charset=UTF-8", body)
+            body = wire_format.refuse(exc.code, exc.message)
+            await _respond(send, exc.status, wire_format.content_type, body)
         except Exception as exc:
             logger.exception("%s failed", call.action)
             self._record(call, outcome="InternalError", message=repr(exc))
-            body = wire.render_error("InternalError", f"the local cloud broke: {exc!r}")
-            return await _respond(send, 500, "text/xml;charset=UTF-8", body)
-        self._record(call, outcome="ok", answer=answer)
-        return await _respond(send, 200, "text/xml;charset=UTF-8", body)
+            body = wire_format.refuse("InternalError", f"the local cloud broke: {exc!r}")
+            await _respond(send, 500, wire_format.content_type, body)
+        else:
+            self._record(call, outcome="ok", answer=answer)
+            await _respond(send, 200, wire_format.content_type, body)
+
+    def _takes(self, call: Call) -> bool:
+        """Read the call, and say whether it is answered here."""
+        if call.service == "ec2":
+            flat = wire.form(call.body)
+            call.action = flat.get("Action", "?")
+            if not self._ec2.knows(call.action):
+                call.request = {k: v for k, v in flat.items() if k not in {"Action", "Version"}}
+                return False
+            call.request = wire.read_request(call.action, flat)
+            return self._ec2.answers(call.action, call.request)
+        call.action = call.headers.get("x-amz-target", "?").rpartition(".")[2]
+        try:
+            call.request = json.loads(call.body or b"{}")
+        except json.JSONDecodeError as exc:
+            raise ApiError("SerializationException", str(exc)) from exc
+        return self._ssm.answers(call.action, call.request)
 
     async def _pass_on(self, call: Call, receive: Receive, send: Send) -> None:
         unread = [call.body]
@@ -138,22 +181,17 @@ class FrontDoor:
         async def listen(message: Message) -> None:
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._record(call, outcome="ok" if status < 400 else f"HTTP {status}")  # noqa: PLR2004
+                self._record(call, outcome="ok" if status < 400 else f"HTTP {status}")
             await send(message)
 
         await ministack.app(call.scope, replay, listen)
 
     def _record(self, call: Call, *, outcome: str, **fields: Any) -> None:
-        request = call.request or {
-            key: value
-            for key, value in wire.form(call.body).items()
-            if key not in {"Action", "Version"}
-        }
         self._calls.add(
             service=call.service,
             action=call.action,
             caller=iam.caller_arn(call.access_key),
-            params=_plain(request),
+            params=_plain(call.request),
             outcome=outcome,
             **_plain(fields),
         )
@@ -180,9 +218,12 @@ def build(home: Path, *, url: str, account: str, region: str) -> FrontDoor:
         account=account,
         region=region,
     )
-    ec2 = Ec2(instances, Fleets(instances))
+    ec2, ssm = Ec2(instances, Fleets(instances)), Ssm(instances)
+    provisioning.install(ssm)
+    workflows.install(knobs)
+    functions.install()
     wire.service_model("ec2")  # now, not in the first call
-    return FrontDoor(ec2=ec2, admin=admin, instances=instances, calls=calls, account=account)
+    return FrontDoor(ec2=ec2, ssm=ssm, admin=admin, instances=instances, calls=calls)
 
 
 def _pin_signature(call: Call) -> None:

@@ -27,7 +27,8 @@ _MOST_USER_DATA = 16 * 1024
 class Authorize(Protocol):
     """Checks that the caller may do what a call entails; raises UnauthorizedOperation."""
 
-    def __call__(self, action: str, *, on_launch: bool = False, **facts: list[str]) -> None: ...
+    def __call__(self, action: str, *, on_launch: bool = False, **facts: list[str]) -> None:
+        """Raise a refusal unless the call with these facts is allowed."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Fleets:
     def _refused_by_policy(
         self, candidates: list[_Candidate], request: dict[str, Any], authorize: Authorize
     ) -> list[dict[str, Any]]:
-        """Check what the launch itself needs; EC2 reports a denial per override, not as an error."""
+        """Check what the launch needs; EC2 reports a denial per override, not as an error."""
         tags = _tags(request, "instance")
         errors = []
         for candidate in candidates:
@@ -408,11 +409,12 @@ def _error(candidate: _Candidate, code: str, message: str) -> dict[str, Any]:
 
 
 def _result(fleet: Fleet) -> dict[str, Any]:
-    return json.loads(
+    copied: dict[str, Any] = json.loads(
         json.dumps(
             {"FleetId": fleet.fleet_id, "Errors": fleet.errors, "Instances": fleet.instances}
         )
     )
+    return copied
 
 
 def _described(fleet: Fleet, instances: Instances) -> dict[str, Any]:

@@ -64,10 +64,11 @@ class RoleCredentials:
             "Expiration": expiry.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         role = instance.profile.role
+        session = f"{role}/{instance.instance_id}"
         sts.register_session(
             credentials["AccessKeyId"],
             {
-                "Arn": f"arn:aws:sts::{instance.account}:assumed-role/{role}/{instance.instance_id}",
+                "Arn": f"arn:aws:sts::{instance.account}:assumed-role/{session}",
                 "UserId": f"{role}:{instance.instance_id}",
                 "AccountId": instance.account,
                 "SecretAccessKey": credentials["SecretAccessKey"],
@@ -151,3 +152,23 @@ def caller_arn(access_key: str) -> str:
     """Name the principal behind an access key."""
     found = iam_evaluator.resolve_caller_identity(access_key)
     return str(found["userArn"]) if found else f"arn:aws:iam::{store.account_id()}:root"
+
+
+def denied_to_role(role: str, action: str, resource: str) -> str | None:
+    """Say why a service that acts as a role may not do something; None when it may."""
+    if not is_enforced():
+        return None
+    account = role.split(":")[4]
+    name = role.rpartition("/")[2]
+    policies = iam_evaluator._gather_role_policies(name, account)  # noqa: SLF001
+    context = iam_evaluator.EvalContext(
+        principal_arn=role,
+        principal_type="AssumedRole",
+        principal_account=account,
+        action=action,
+        resource_arn=resource,
+        region=store.region(),
+    )
+    if iam_evaluator.evaluate(context, policies).decision == "Allow":
+        return None
+    return f"User: {role} is not authorized to perform: {action} on resource: {resource}"

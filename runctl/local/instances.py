@@ -30,7 +30,8 @@ from runctl.local.wire import ApiError
 logger = logging.getLogger(__name__)
 
 STATE_CODES = {
-    "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80,
+    "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48,
+    "stopping": 64, "stopped": 80,
 }  # fmt: skip
 _CONSOLE_LIMIT = 64 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -273,7 +274,7 @@ class Instances:
         errors: Path | None = None,
         timeout_seconds: float | None = None,
     ) -> int | None:
-        """Run a program on an instance; None means that it ran out of time or the instance ended."""
+        """Run a program on an instance; None means that its time or the instance ended."""
         return await asyncio.wrap_future(
             asyncio.run_coroutine_threadsafe(
                 self._run_job(instance, argv, output, errors, timeout_seconds), self._loop
@@ -364,7 +365,7 @@ class Instances:
             "HOME": root,
             "LANG": "C.UTF-8",
             "PATH": ":".join(path),
-            "TMPDIR": f"{root}/tmp",
+            "TMPDIR": str(instance.root / "tmp"),
         }
 
     async def _run_user_data(self, instance: Instance, handle: _Handle) -> None:

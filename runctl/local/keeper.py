@@ -27,9 +27,9 @@ _LOOK_AGAIN = 0.05
 def fork_keeper(service: Service, *, env: Mapping[str, str], cwd: Path, output: Path) -> int:
     """Start a service below a keeper of its own; the keeper ends with the service's status."""
     pid = os.fork()
-    if pid:
-        return pid
-    _keep(service, env=env, cwd=cwd, output=output)
+    if not pid:
+        _keep(service, env=env, cwd=cwd, output=output)
+    return pid
 
 
 def _keep(service: Service, *, env: Mapping[str, str], cwd: Path, output: Path) -> NoReturn:

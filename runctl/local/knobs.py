@@ -16,6 +16,7 @@ class Knobs:
     not_found_for: float = 0.0
     keep_roots: bool = True
     heartbeat_scale: float = 1.0
+    wait_scale: float = 1.0
     drop_events: list[str] = field(default_factory=list)
     delay_events: dict[str, float] = field(default_factory=dict)
     duplicate_events: dict[str, int] = field(default_factory=dict)
@@ -27,8 +28,7 @@ class Knobs:
             if name not in known:
                 raise ValueError(f"no knob {name!r}; there are {', '.join(sorted(known))}")
             kind = type(getattr(self, name))
-            if kind is float and isinstance(value, int):
-                value = float(value)
-            if not isinstance(value, kind):
-                raise ValueError(f"{name} takes a {kind.__name__}, not {value!r}")
-            setattr(self, name, value)
+            number = float(value) if kind is float and isinstance(value, int) else value
+            if not isinstance(number, kind):
+                raise ValueError(f"{name} takes a {kind.__name__}, not {value!r}")  # noqa: TRY004
+            setattr(self, name, number)

@@ -75,11 +75,11 @@ class Allocation:
 
 
 MESSAGES: Mapping[str, str] = {
-    "InsufficientInstanceCapacity": "There is no Spot capacity available that matches your request.",
+    "InsufficientInstanceCapacity": "There is no capacity available that matches your request.",
     "UnfulfillableCapacity": "Unable to fulfill capacity due to your request configuration.",
     "SpotMaxPriceTooLow": "Your Spot request price is lower than the minimum required price.",
     "MaxSpotInstanceCountExceeded": "Max spot instance count exceeded",
-    "VcpuLimitExceeded": "You have requested more vCPU capacity than your current vCPU limit allows.",
+    "VcpuLimitExceeded": "You have requested more vCPUs than your current limit allows.",
     "InsufficientFreeAddressesInSubnet": "The subnet has not enough free addresses.",
     "Unsupported": "The requested configuration is currently not supported.",
 }

@@ -31,9 +31,9 @@ def spawn(
 ) -> int:
     """Start a program in a session of its own and return its process id."""
     pid = os.fork()
-    if pid:
-        return pid
-    _become(argv, env=env, cwd=cwd, output=output, errors=errors)
+    if not pid:
+        _become(argv, env=env, cwd=cwd, output=output, errors=errors)
+    return pid
 
 
 def _become(

@@ -75,7 +75,7 @@ async def _serve(home: Path, listener: socket.socket, url: str) -> None:
         loop.add_signal_handler(signum, stop.set)
     announcement = asyncio.create_task(_announce(home, url, door))
     try:
-        await serve(door, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+        await serve(door, config, shutdown_trigger=stop.wait)
     finally:
         announcement.cancel()
         (home / "endpoint.json").unlink(missing_ok=True)

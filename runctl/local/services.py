@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGTERM, Signals
 
 from runctl.local import units
 from runctl.local.keeper import fork_keeper
 from runctl.local.processes import descendants, send
 from runctl.local.units import Service, Timer, UnitError
-from signal import SIGTERM, Signals
 
 Answer = Callable[[int, str], None]
 _NOTHING_TO_DO = {

@@ -1,7 +1,7 @@
 """The first process of an instance: runs its user data and units, and ends everything with it.
 
-It reads orders as lines of JSON on standard input and tells what happened on standard output. The end
-of standard input means that the local cloud is gone: then the instance ends too.
+It reads orders as lines of JSON on standard input and tells what happened on standard output.
+The end of standard input means that the local cloud is gone: then the instance ends too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -190,11 +189,13 @@ class Supervisor:
         *lines, self._orders = (self._orders + data).split(b"\n")
         for line in lines:
             order = json.loads(line)
-            {
-                "run": self._run,
-                "cancel": self._cancel,
-                "power_off": lambda order: self._power_off(order["grace_seconds"]),
-            }[order.pop("do")](order)
+            match order["do"]:
+                case "run":
+                    self._run(order)
+                case "cancel":
+                    self._cancel(order)
+                case "power_off":
+                    self._power_off(order["grace_seconds"])
 
     def _run(self, order: dict[str, Any]) -> None:
         errors = order.get("errors")
@@ -245,4 +246,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

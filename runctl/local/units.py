@@ -39,8 +39,8 @@ def parse_unit_file(text: str) -> Sections:
     """Read a unit file into sections of keys with every value they were given, in order."""
     sections: dict[str, dict[str, list[str]]] = {}
     current: dict[str, list[str]] = {}
-    for line in text.replace("\\\n", " ").splitlines():
-        line = line.strip()
+    for raw in text.replace("\\\n", " ").splitlines():
+        line = raw.strip()
         if not line or line[0] in "#;":
             continue
         if line.startswith("[") and line.endswith("]"):
@@ -88,7 +88,9 @@ class Service:
         """Work out the environment the unit's programs get."""
         env = dict(base)
         for line in self.environment:
-            env.update(pair.split("=", 1) for pair in shlex.split(line) if "=" in pair)
+            for pair in shlex.split(line):
+                key, _, value = pair.partition("=")
+                env[key] = value
         for name in self.environment_files:
             path = Path(name.removeprefix("-"))
             if not path.exists() and name.startswith("-"):

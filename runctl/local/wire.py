@@ -12,7 +12,14 @@ from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
 import botocore.session
-from botocore.model import OperationModel, OperationNotFoundError, ServiceModel, Shape
+from botocore.model import (
+    ListShape,
+    OperationModel,
+    OperationNotFoundError,
+    ServiceModel,
+    Shape,
+    StructureShape,
+)
 from botocore.validate import ParamValidator
 
 NAMESPACE = "http://ec2.amazonaws.com/doc/2016-11-15/"
@@ -51,7 +58,7 @@ def form(body: bytes) -> dict[str, str]:
 
 
 def read_request(action: str, flat: Mapping[str, str]) -> dict[str, Any]:
-    """Turn flattened query parameters into the operation's input, refusing what it does not know."""
+    """Turn flattened parameters into the operation's input; refuse what it does not know."""
     shape = operation("ec2", action).input_shape
     tree: dict[str, Any] = {}
     for name, value in flat.items():
@@ -89,7 +96,7 @@ def _input_name(member: Shape, default: str) -> str:
 
 
 def _read(shape: Shape, node: Any, where: str) -> Any:
-    if shape.type_name == "structure":
+    if isinstance(shape, StructureShape):
         members = {_input_name(m, key): (key, m) for key, m in shape.members.items()}
         if not isinstance(node, dict):
             raise ApiError("InvalidParameterValue", f"{where} is not a structure")
@@ -103,7 +110,7 @@ def _read(shape: Shape, node: Any, where: str) -> Any:
             key, member = members[name]
             result[key] = _read(member, child, f"{where}.{name}" if where else name)
         return result
-    if shape.type_name == "list":
+    if isinstance(shape, ListShape):
         if not isinstance(node, dict) or not all(key.isdigit() for key in node):
             raise ApiError("InvalidParameterValue", f"{where} is not a numbered list")
         return [_read(shape.member, node[key], f"{where}.{key}") for key in sorted(node, key=int)]
@@ -150,7 +157,7 @@ def render_error(code: str, message: str) -> bytes:
     ).encode()
 
 
-def _members(shape: Shape, value: Mapping[str, Any]) -> list[str]:
+def _members(shape: StructureShape, value: Mapping[str, Any]) -> list[str]:
     unknown = set(value) - set(shape.members)
     if unknown:  # a mistake of ours, never of the caller
         raise KeyError(f"{shape.name} has no {sorted(unknown)}")
@@ -162,9 +169,9 @@ def _members(shape: Shape, value: Mapping[str, Any]) -> list[str]:
 
 
 def _element(name: str, shape: Shape, value: Any) -> str:
-    if shape.type_name == "structure":
+    if isinstance(shape, StructureShape):
         return f"<{name}>{''.join(_members(shape, value))}</{name}>"
-    if shape.type_name == "list":
+    if isinstance(shape, ListShape):
         item = shape.member.serialization.get("name", "item")
         return f"<{name}>{''.join(_element(item, shape.member, one) for one in value)}</{name}>"
     if isinstance(value, bool):
