@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from runctl.model.machine import LaunchResult, Machine
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, Run
@@ -157,28 +158,6 @@ class Ledger(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class LaunchResult:
-    """What CreateFleet gave: instances, or the refusal of each pool (EC2 error code)."""
-
-    instance_ids: tuple[str, ...]
-    pool: Pool | None
-    refusals: Mapping[Pool, str]
-    fleet_id: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """An instance as EC2 sees it. `reason` is EC2's StateReason code, empty while it lives."""
-
-    instance_id: str
-    state: str
-    pool: Pool
-    reason: str = ""
-    launched_at: datetime | None = None
-    tags: Mapping[str, str] | None = None
-
-
 class Fleet(Protocol):
     """EC2, as far as we use it. Throttling is retried inside, then TransientError."""
 
@@ -195,7 +174,8 @@ class Fleet(Protocol):
     def launch(self, request: str) -> LaunchResult:
         """Send a CreateFleet request verbatim; the same request again gives the same answer.
 
-        Raises QuotaError, RefusedError or TransientError; refusals of pools are a result.
+        Raises QuotaError, RefusedError or TransientError; refusals of pools are a result, a used-up
+        quota that only some of the pools count against included.
         """
         ...
 
@@ -204,7 +184,7 @@ class Fleet(Protocol):
         ...
 
     def find_by_run(self, run_id: str) -> list[Machine]:
-        """Return the machines tagged with the run that are not terminated."""
+        """Return the machines tagged with the run that are neither terminated nor on their way."""
         ...
 
     def terminate(self, instance_ids: Sequence[str]) -> None:
@@ -237,6 +217,10 @@ class Objects(Protocol):
 
     def problem_with(self, uri: str) -> str | None:
         """Say why the agent will not be able to read an s3:// object, with the cure, or None."""
+        ...
+
+    def uri(self, key: str) -> str:
+        """Return the s3:// URI of a key in the deployment's bucket."""
         ...
 
 

@@ -1,0 +1,73 @@
+"""boto3 clients, made once when first used, each with explicit time limits and retries."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from runctl import __version__
+from runctl.aws.errors import translated
+
+# CreateFleet answers only after the launch was tried in every pool it needed.
+READ_TIMEOUTS = {"ec2": 60}
+READ_TIMEOUT = 20
+CONNECT_TIMEOUT = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """Whose credentials, which region, which endpoint; boto3's default chain where empty."""
+
+    region: str = ""
+    profile: str = ""
+    endpoint_url: str = ""
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+
+
+class Clients:
+    """The clients of one connection, shared by all threads."""
+
+    def __init__(self, connection: Connection | None = None, *, attempts: int = 5) -> None:
+        self._connection = connection or Connection()
+        self._attempts = attempts
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._made: dict[str, Any] = {}
+
+    def get(self, service: str) -> Any:
+        """Return the client of a service, such as `dynamodb`."""
+        # Clients are thread-safe, but sessions are not: making one needs the lock.
+        with self._lock, translated():
+            if service not in self._made:
+                self._made[service] = self._make(service)
+            return self._made[service]
+
+    @property
+    def region(self) -> str:
+        """The region that the clients talk to."""
+        return str(self.get("dynamodb").meta.region_name)
+
+    def _make(self, service: str) -> Any:
+        connection = self._connection
+        if self._session is None:
+            self._session = boto3.Session(
+                region_name=connection.region or None,
+                profile_name=connection.profile or None,
+                aws_access_key_id=connection.access_key or None,
+                aws_secret_access_key=connection.secret_key or None,
+            )
+        return self._session.client(
+            service,
+            endpoint_url=connection.endpoint_url or None,
+            config=Config(
+                connect_timeout=CONNECT_TIMEOUT,
+                read_timeout=READ_TIMEOUTS.get(service, READ_TIMEOUT),
+                retries={"mode": "standard", "total_max_attempts": self._attempts},
+                max_pool_connections=32,
+                tcp_keepalive=True,
+                user_agent_extra=f"runctl/{__version__}",
+            ),
+        )

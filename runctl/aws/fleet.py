@@ -1,0 +1,197 @@
+"""EC2: instant fleets of one instance, replayed verbatim, and the machines they gave."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from botocore.exceptions import ClientError
+
+from runctl.aws.errors import POOL_REFUSALS, code_of, meaning_of, translated
+from runctl.model.errors import RefusedError
+from runctl.model.identity import ATTEMPT_TAG, RUN_TAG, client_token
+from runctl.model.machine import LaunchResult, Machine
+from runctl.model.pool import MachineKind, Pool, machine_kind
+
+LIVE_STATES = ("pending", "running", "stopping", "stopped")
+MOST_FILTER_VALUES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchTemplate:
+    """A launch template, at the version that the deployment made."""
+
+    template_id: str
+    version: str
+
+
+class Ec2Fleet:
+    """Implements `runctl.control.ports.Fleet`."""
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        subnets: Mapping[str, str],
+        launch_templates: Mapping[MachineKind, LaunchTemplate],
+    ) -> None:
+        self._client = client
+        self._subnets = dict(subnets)
+        self._zones = {subnet: zone for zone, subnet in subnets.items()}
+        self._launch_templates = dict(launch_templates)
+
+    def zones(self) -> tuple[str, ...]:
+        """Return the availability zones that the deployment has a subnet in."""
+        return tuple(sorted(self._subnets))
+
+    def build_request(
+        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool]
+    ) -> str:
+        """Return the exact CreateFleet request (JSON) for one instance of any of `pools`.
+
+        All pools are of one market: a fleet that may fill up with the other one would not say
+        which pools of the first refused.
+        """
+        (market,) = {pool.market for pool in pools}
+        tags = [
+            {"Key": "Name", "Value": f"{run_id}/{attempt}"},
+            {"Key": RUN_TAG, "Value": run_id},
+            {"Key": ATTEMPT_TAG, "Value": str(attempt)},
+        ]
+        request: dict[str, Any] = {
+            "Type": "instant",
+            "ClientToken": client_token(run_id, attempt, launch_try),
+            "LaunchTemplateConfigs": list(self._configs(pools)),
+            "TargetCapacitySpecification": {
+                "TotalTargetCapacity": 1,
+                "DefaultTargetCapacityType": market,
+            },
+            "TagSpecifications": [
+                {"ResourceType": resource, "Tags": tags}
+                for resource in ("fleet", "instance", "volume")
+            ],
+        }
+        if market == "spot":
+            request["SpotOptions"] = {
+                "AllocationStrategy": "price-capacity-optimized",
+                "InstanceInterruptionBehavior": "terminate",
+            }
+        else:
+            request["OnDemandOptions"] = {"AllocationStrategy": "lowest-price"}
+        return json.dumps(request, sort_keys=True)
+
+    def _configs(self, pools: Sequence[Pool]) -> Iterator[dict[str, Any]]:
+        by_kind: dict[MachineKind, list[Pool]] = {}
+        for pool in pools:
+            by_kind.setdefault(machine_kind(pool.instance_type), []).append(pool)
+        for kind, members in by_kind.items():
+            template = self._launch_templates[kind]
+            yield {
+                "LaunchTemplateSpecification": {
+                    "LaunchTemplateId": template.template_id,
+                    "Version": template.version,
+                },
+                "Overrides": [
+                    {"InstanceType": pool.instance_type, "SubnetId": self._subnets[pool.zone]}
+                    for pool in members
+                ],
+            }
+
+    def launch(self, request: str) -> LaunchResult:
+        """Send a CreateFleet request verbatim; the same request again gives the same answer."""
+        document = json.loads(request)
+        with translated():
+            answer = self._client.create_fleet(**document)
+        market = document["TargetCapacitySpecification"]["DefaultTargetCapacityType"]
+        ids: list[str] = []
+        pool = None
+        for group in answer.get("Instances", []):
+            ids += group["InstanceIds"]
+            pool = self._pool(group["LaunchTemplateAndOverrides"], market)
+        refused = {
+            self._pool(error["LaunchTemplateAndOverrides"], market): (
+                error["ErrorCode"],
+                error.get("ErrorMessage", ""),
+            )
+            for error in answer.get("Errors", [])
+        }
+        if not ids:
+            _raise_unless_a_pool_refused(refused)
+        return LaunchResult(
+            instance_ids=tuple(ids),
+            pool=pool,
+            refusals={refusing: code for refusing, (code, _) in refused.items()},
+            fleet_id=answer.get("FleetId", ""),
+        )
+
+    def _pool(self, launched: Mapping[str, Any], market: str) -> Pool:
+        overrides = launched.get("Overrides", {})
+        zone = overrides.get("AvailabilityZone") or self._zones[overrides["SubnetId"]]
+        return Pool(overrides["InstanceType"], zone, market)
+
+    def describe(self, instance_ids: Sequence[str]) -> list[Machine]:
+        """Return the machines that EC2 knows; one that is missing may only be too new.
+
+        By filter, since one unknown id would fail the whole call.
+        """
+        ids = iter(instance_ids)
+        machines: list[Machine] = []
+        while batch := list(itertools.islice(ids, MOST_FILTER_VALUES)):
+            machines += self._find([{"Name": "instance-id", "Values": batch}])
+        return machines
+
+    def find_by_run(self, run_id: str) -> list[Machine]:
+        """Return the machines tagged with the run that are neither terminated nor on their way."""
+        return list(
+            self._find(
+                [
+                    {"Name": f"tag:{RUN_TAG}", "Values": [run_id]},
+                    {"Name": "instance-state-name", "Values": list(LIVE_STATES)},
+                ]
+            )
+        )
+
+    def _find(self, filters: list[dict[str, Any]]) -> Iterator[Machine]:
+        with translated():
+            pages = self._client.get_paginator("describe_instances").paginate(Filters=filters)
+            for page in pages:
+                for reservation in page["Reservations"]:
+                    yield from map(_machine, reservation["Instances"])
+
+    def terminate(self, instance_ids: Sequence[str]) -> None:
+        """Terminate; an instance that is gone already is fine.
+
+        One by one, since an unknown id fails the whole call.
+        """
+        for instance_id in instance_ids:
+            with translated():
+                try:
+                    self._client.terminate_instances(InstanceIds=[instance_id])
+                except ClientError as exc:
+                    if code_of(exc) != "InvalidInstanceID.NotFound":
+                        raise
+
+
+def _raise_unless_a_pool_refused(refused: Mapping[Pool, tuple[str, str]]) -> None:
+    """Raise what the errors mean when none of them is about a pool's capacity."""
+    if any(code in POOL_REFUSALS for code, _ in refused.values()):
+        return
+    for code, message in refused.values():
+        meaning = meaning_of(code, message)
+        raise meaning or RefusedError(f"EC2 refuses to launch: {message} ({code})")
+
+
+def _machine(instance: Mapping[str, Any]) -> Machine:
+    return Machine(
+        instance_id=instance["InstanceId"],
+        state=instance["State"]["Name"],
+        pool=Pool(
+            instance["InstanceType"],
+            instance["Placement"]["AvailabilityZone"],
+            cast("str", instance.get("InstanceLifecycle", "on-demand")),
+        ),
+        reason=instance.get("StateReason", {}).get("Code", ""),
+        launched_at=instance.get("LaunchTime"),
+        tags={tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])},
+    )

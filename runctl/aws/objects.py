@@ -1,0 +1,102 @@
+"""S3: whether the agent will be able to read an object, and uploads of packed projects."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from runctl.aws.errors import code_of, translated
+from runctl.model.errors import NotFoundError
+from runctl.model.request import split_s3_uri
+
+MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+FORBIDDEN = frozenset({"403", "AccessDenied", "Forbidden"})
+ELSEWHERE = frozenset({"301", "400", "PermanentRedirect", "AuthorizationHeaderMalformed"})
+
+
+class S3Objects:
+    """Implements `runctl.control.ports.Objects`; `bucket` is the deployment's own."""
+
+    def __init__(self, client: Any, *, bucket: str) -> None:
+        self._client = client
+        self._bucket = bucket
+
+    def uri(self, key: str) -> str:
+        """Return the s3:// URI of a key in the deployment's bucket."""
+        return f"s3://{self._bucket}/{key}"
+
+    def problem_with(self, uri: str) -> str | None:
+        """Say why the agent will not be able to read an s3:// object, with the cure, or None."""
+        bucket, key = split_s3_uri(uri)
+        if bucket != self._bucket and (problem := self._problem_with_bucket(bucket)):
+            return problem
+        with translated():
+            try:
+                self._client.head_object(Bucket=bucket, Key=key)
+            except ClientError as exc:
+                code = code_of(exc)
+                if code in MISSING:
+                    return f"{uri} does not exist; upload it first"
+                if code in FORBIDDEN:
+                    return (
+                        f"{uri} does not exist or may not be read; upload it, or name the bucket "
+                        "in the context `readable_buckets` and deploy again"
+                    )
+                if code in ELSEWHERE:
+                    return f"{uri} is in another region than this deployment; copy it over"
+                raise
+        return None
+
+    def _problem_with_bucket(self, bucket: str) -> str | None:
+        """Look at the bucket's region, which S3 tells even those who may not read it."""
+        with translated():
+            try:
+                answer = self._client.head_bucket(Bucket=bucket)
+                metadata = answer["ResponseMetadata"]
+            except ClientError as exc:
+                if code_of(exc) in {*MISSING, "NoSuchBucket"}:
+                    return f"there is no bucket {bucket}; check the name"
+                if code_of(exc) not in FORBIDDEN | ELSEWHERE:
+                    raise
+                metadata = exc.response["ResponseMetadata"]
+        here = self._client.meta.region_name
+        there = metadata.get("HTTPHeaders", {}).get("x-amz-bucket-region", here)
+        if there == here:
+            return None
+        return (
+            f"the bucket {bucket} is in {there}, this deployment in {here}; "
+            f"copy the object to {self._bucket}"
+        )
+
+    def exists(self, key: str) -> bool:
+        """Whether our bucket has the object."""
+        with translated():
+            try:
+                self._client.head_object(Bucket=self._bucket, Key=key)
+            except ClientError as exc:
+                if code_of(exc) in MISSING:
+                    return False
+                raise
+        return True
+
+    def put_if_absent(
+        self, key: str, path: Path, *, progress: Callable[[int], object] = lambda _: None
+    ) -> bool:
+        """Upload a file unless the bucket has the key; False when it had.
+
+        For keys that name their content: whoever uploads the same twice writes the same bytes.
+        `progress` is told the number of bytes that went out since it was told before.
+        """
+        if self.exists(key):
+            return False
+        with translated():
+            try:
+                self._client.upload_file(str(path), self._bucket, key, Callback=progress)
+            except ClientError as exc:
+                if code_of(exc) == "NoSuchBucket":
+                    raise NotFoundError(
+                        f"there is no bucket {self._bucket}; run `cdk deploy`"
+                    ) from exc
+                raise
+        return True

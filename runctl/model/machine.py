@@ -1,0 +1,46 @@
+"""Machines as EC2 sees them, and what a launch gave."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from runctl.model.identity import ATTEMPT_TAG
+from runctl.model.pool import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchResult:
+    """What CreateFleet gave: instances, or the refusal of each pool (EC2 error code)."""
+
+    instance_ids: tuple[str, ...]
+    pool: Pool | None
+    refusals: Mapping[Pool, str]
+    fleet_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """An instance as EC2 sees it. `reason` is EC2's StateReason code, empty while it lives."""
+
+    instance_id: str
+    state: str
+    pool: Pool
+    reason: str = ""
+    launched_at: datetime | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it still runs, or will."""
+        return self.state in {"pending", "running", "stopping", "stopped"}
+
+    @property
+    def was_reclaimed(self) -> bool:
+        """Whether EC2 took it: Server.SpotInstanceTermination or Server.SpotInstanceShutdown."""
+        return self.reason.startswith("Server.SpotInstance")
+
+    @property
+    def attempt(self) -> int | None:
+        """The attempt that it was launched for, by its tag."""
+        number = self.tags.get(ATTEMPT_TAG, "")
+        return int(number) if number.isdecimal() else None

@@ -1,0 +1,70 @@
+"""Which pools a launch asks for, try by try, and how long one that said no is left alone."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from runctl.model.pool import Pool
+
+RECLAIMED = "reclaimed"
+
+_FOR_NOW = timedelta(minutes=10)
+# A pool that took a machine back tends to do it again soon.
+_AFTER_A_RECLAIM = timedelta(minutes=15)
+# Quotas are shared by pools: another run's end frees them, so ask again soon.
+_FOR_A_QUOTA = timedelta(minutes=2)
+# The zone does not offer the type at all; zones do gain types, but not within the hour.
+_FOR_LONG = timedelta(days=1)
+
+_CAUSES = {
+    RECLAIMED: _AFTER_A_RECLAIM,
+    "Unsupported": _FOR_LONG,
+    "UnsupportedOperation": _FOR_LONG,
+    "InvalidFleetConfiguration": _FOR_LONG,
+    "MaxSpotInstanceCountExceeded": _FOR_A_QUOTA,
+    "VcpuLimitExceeded": _FOR_A_QUOTA,
+    "InstanceLimitExceeded": _FOR_A_QUOTA,
+    "MaxFleetCountExceeded": _FOR_A_QUOTA,
+}
+
+_MARKETS = {
+    "spot": ("spot",),
+    "on-demand": ("on-demand",),
+    "spot-then-on-demand": ("spot", "on-demand"),
+}
+
+
+def cooldown(cause: str) -> timedelta:
+    """Return how long a pool is left alone after `cause`: RECLAIMED or an EC2 error code."""
+    return _CAUSES.get(cause, _FOR_NOW)
+
+
+def tries_in_a_round(market: str) -> int:
+    """Return how many CreateFleet requests it takes to ask every market once."""
+    return len(_MARKETS[market])
+
+
+def market_of_try(market: str, launch_try: int) -> str:
+    """Return the market that the `launch_try`-th request (from 1) asks; they take turns."""
+    markets = _MARKETS[market]
+    return markets[(launch_try - 1) % len(markets)]
+
+
+def candidate_pools(
+    instance_types: Sequence[str], zones: Sequence[str], *, market: str, launch_try: int
+) -> tuple[Pool, ...]:
+    """Return every pool that the `launch_try`-th request could ask, types in their given order."""
+    asked = market_of_try(market, launch_try)
+    return tuple(
+        Pool(instance_type, zone, asked) for instance_type in instance_types for zone in zones
+    )
+
+
+def choose_pools(
+    candidates: Sequence[Pool], *, cooling: Mapping[Pool, datetime]
+) -> tuple[Pool, ...]:
+    """Leave out what is cooling down; when that is everything, ask all, soonest first.
+
+    To ask in vain costs one call, not to ask may cost the run half an hour.
+    """
+    ready = tuple(pool for pool in candidates if pool not in cooling)
+    return ready or tuple(sorted(candidates, key=lambda pool: cooling[pool]))
