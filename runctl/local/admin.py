@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runctl.local import iam, store
-from runctl.local.instances import Instance, Instances
+from runctl.local.instances import Instance, Instances, ended_by_user
 from runctl.local.journal import Journal
 from runctl.local.knobs import Knobs
 from runctl.local.market import Market, Pool
@@ -38,6 +38,7 @@ class Admin:
             ("POST", "enforce"): self._enforce,
             ("GET", "knobs"): lambda _: dataclasses.asdict(knobs),
             ("POST", "knobs"): self._set_knobs,
+            ("POST", "reset"): self._reset,
             ("POST", "capacity"): self._set_capacity,
             ("POST", "price"): self._set_price,
             ("POST", "interrupt"): self._interrupt,
@@ -66,6 +67,13 @@ class Admin:
     def _set_knobs(self, payload: Payload) -> Payload:
         self._knobs.update(payload)
         return dataclasses.asdict(self._knobs)
+
+    def _reset(self, _: Payload) -> Payload:
+        self._market.reset()
+        self._knobs.reset()
+        for instance in self._instances.all():
+            self._instances.terminate(instance, ended_by_user(), grace_seconds=0)
+        return {}
 
     def _set_capacity(self, payload: Payload) -> Payload:
         capacity, error = payload.get("capacity"), payload.get("error")

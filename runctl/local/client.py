@@ -41,6 +41,10 @@ class LocalCloudClient:
         """Set knobs: boot_delay, agent_delay, shutdown_grace, not_found_for, drop_events, …."""
         return self._call("POST", "knobs", values)
 
+    def reset(self) -> None:
+        """Put market and knobs back to their defaults, and kill every instance."""
+        self._call("POST", "reset")
+
     def set_capacity(
         self, pool: str, capacity: int | None = None, *, error: str | None = None
     ) -> Json:

@@ -95,6 +95,12 @@ class Market:
     prices: dict[Pool, float] = field(default_factory=dict)
     in_use: dict[Pool, int] = field(default_factory=dict)
 
+    def reset(self) -> None:
+        """Forget what tests set; what is in use stays in use."""
+        self.default_capacity = _PLENTY
+        for settings in (self.capacities, self.errors, self.prices):
+            settings.clear()
+
     def free(self, pool: Pool) -> int:
         """Say how many instances the pool would still give."""
         return max(0, self.capacities.get(pool, self.default_capacity) - self.in_use.get(pool, 0))

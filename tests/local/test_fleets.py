@@ -1,0 +1,201 @@
+"""CreateFleet and its neighbours answer as EC2 does."""
+
+from __future__ import annotations
+
+import pytest
+from botocore.exceptions import ClientError
+from conftest import ZONES, Cloud, eventually, unique
+
+POOL = f"m5.large/{ZONES[0]}/spot"
+
+
+def code_of(caught: pytest.ExceptionInfo[ClientError]) -> str:
+    return str(caught.value.response["Error"]["Code"])
+
+
+def test_a_launched_instance_is_described_as_spot(cloud: Cloud) -> None:
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "run", "Value": "r1"}]}]
+    instance_id = cloud.launch(TagSpecifications=tags)
+    described = cloud.describe(instance_id)
+    assert described["InstanceLifecycle"] == "spot"
+    assert described["Placement"]["AvailabilityZone"] == ZONES[0]
+    assert {"Key": "run", "Value": "r1"} in described["Tags"]
+    cloud.admin.wait_for_state(instance_id, "running")
+    assert cloud.describe(instance_id)["State"]["Name"] == "running"
+
+
+def test_an_on_demand_instance_has_no_lifecycle(cloud: Cloud) -> None:
+    described = cloud.describe(cloud.launch(market="on-demand"))
+    assert "InstanceLifecycle" not in described
+
+
+def test_an_empty_pool_is_an_error_of_its_override_in_a_good_response(cloud: Cloud) -> None:
+    cloud.admin.set_capacity(POOL, 0)
+    got = cloud.client("ec2").create_fleet(**cloud.fleet_request(cloud.template()))
+    assert got["Instances"] == []
+    assert [one["ErrorCode"] for one in got["Errors"]] == ["InsufficientInstanceCapacity"]
+    assert got["Errors"][0]["LaunchTemplateAndOverrides"]["Overrides"]["InstanceType"] == "m5.large"
+
+
+@pytest.mark.parametrize(
+    "code", ["MaxSpotInstanceCountExceeded", "UnfulfillableCapacity", "SpotMaxPriceTooLow"]
+)
+def test_the_error_that_was_set_is_answered(cloud: Cloud, code: str) -> None:
+    cloud.admin.set_capacity(POOL, error=code)
+    got = cloud.client("ec2").create_fleet(**cloud.fleet_request(cloud.template()))
+    assert [one["ErrorCode"] for one in got["Errors"]] == [code]
+
+
+def test_an_ended_instance_gives_its_place_back(cloud: Cloud) -> None:
+    cloud.admin.set_capacity(POOL, 1)
+    instance_id = cloud.launch()
+    template = cloud.template()
+    refused = cloud.client("ec2").create_fleet(**cloud.fleet_request(template))
+    assert refused["Instances"] == []
+    cloud.client("ec2").terminate_instances(InstanceIds=[instance_id])
+    cloud.admin.wait_for_state(instance_id, "terminated")
+    assert cloud.launch(template=template)
+
+
+def test_the_same_token_with_the_same_request_is_answered_the_same(cloud: Cloud) -> None:
+    request = cloud.fleet_request(cloud.template(), ClientToken=unique("token"))
+    ec2 = cloud.client("ec2")
+    first, second = ec2.create_fleet(**request), ec2.create_fleet(**request)
+    assert first["FleetId"] == second["FleetId"]
+    assert first["Instances"] == second["Instances"]
+
+
+def test_the_same_token_with_another_request_is_refused(cloud: Cloud) -> None:
+    template, token = cloud.template(), unique("token")
+    ec2 = cloud.client("ec2")
+    ec2.create_fleet(**cloud.fleet_request(template, ClientToken=token))
+    with pytest.raises(ClientError) as caught:
+        ec2.create_fleet(**cloud.fleet_request(template, ClientToken=token, target=2))
+    assert code_of(caught) == "IdempotentParameterMismatch"
+
+
+def test_a_token_longer_than_64_characters_is_refused(cloud: Cloud) -> None:
+    with pytest.raises(ClientError, match="64"):
+        cloud.launch(ClientToken="x" * 65)
+
+
+def test_a_minimum_needs_one_type_or_one_zone(cloud: Cloud) -> None:
+    options = {"MinTargetCapacity": 1, "AllocationStrategy": "price-capacity-optimized"}
+    with pytest.raises(ClientError) as caught:
+        cloud.launch(SpotOptions=options)
+    assert code_of(caught) == "InvalidParameterCombination"
+
+
+def test_a_gang_is_launched_whole_or_not_at_all(cloud: Cloud) -> None:
+    cloud.admin.set_capacity(POOL, 2)
+    options = {
+        "MinTargetCapacity": 3,
+        "SingleInstanceType": True,
+        "AllocationStrategy": "price-capacity-optimized",
+    }
+    request = cloud.fleet_request(cloud.template(), target=3, SpotOptions=options)
+    ec2 = cloud.client("ec2")
+    assert ec2.create_fleet(**request)["Instances"] == []
+    cloud.admin.set_capacity(POOL, 3)
+    launched = ec2.create_fleet(**request)["Instances"]
+    assert len(launched[0]["InstanceIds"]) == 3
+
+
+@pytest.mark.parametrize("kind", ["maintain", "request"])
+def test_other_fleet_types_are_refused(cloud: Cloud, kind: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        cloud.launch(Type=kind)
+    assert code_of(caught) == "UnsupportedOperation"
+
+
+def test_a_missing_template_or_profile_is_refused(cloud: Cloud) -> None:
+    with pytest.raises(ClientError, match="does not exist"):
+        cloud.launch(template="no-such-template")
+    with pytest.raises(ClientError, match="Invalid IAM Instance Profile"):
+        cloud.launch(data={"IamInstanceProfile": {"Name": "no-such-profile"}})
+
+
+def test_deleting_a_fleet_ends_its_instances(cloud: Cloud) -> None:
+    ec2 = cloud.client("ec2")
+    got = ec2.create_fleet(**cloud.fleet_request(cloud.template("#!/bin/sh\n")))
+    instance_id = got["Instances"][0]["InstanceIds"][0]
+    kept = ec2.delete_fleets(FleetIds=[got["FleetId"]], TerminateInstances=False)
+    assert len(kept["UnsuccessfulFleetDeletions"]) == 1
+    ec2.delete_fleets(FleetIds=[got["FleetId"]], TerminateInstances=True)
+    assert cloud.admin.wait_for_state(instance_id, "terminated")["reason"] == (
+        "Client.UserInitiatedShutdown"
+    )
+
+
+def test_instances_are_found_by_tag_and_state_page_by_page(cloud: Cloud) -> None:
+    run = unique("run")
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "run", "Value": run}]}]
+    launched = {cloud.launch(TagSpecifications=tags) for _ in range(7)}
+    pages = (
+        cloud.client("ec2")
+        .get_paginator("describe_instances")
+        .paginate(
+            Filters=[
+                {"Name": "tag:run", "Values": [run]},
+                {"Name": "instance-state-name", "Values": ["pending", "running"]},
+            ],
+            PaginationConfig={"PageSize": 5},
+        )
+    )
+    sizes, found = [], set()
+    for page in pages:
+        ids = {one["InstanceId"] for group in page["Reservations"] for one in group["Instances"]}
+        sizes.append(len(ids))
+        found |= ids
+    assert sizes == [5, 2]
+    assert found == launched
+
+
+def test_an_unknown_instance_is_not_found_and_nothing_ends(cloud: Cloud) -> None:
+    known = cloud.launch()
+    with pytest.raises(ClientError) as caught:
+        cloud.client("ec2").terminate_instances(InstanceIds=[known, "i-0123456789abcdef0"])
+    assert code_of(caught) == "InvalidInstanceID.NotFound"
+    assert cloud.admin.instance(known)["state"] in {"pending", "running"}
+
+
+def test_a_new_instance_may_be_invisible_for_a_moment(cloud: Cloud) -> None:
+    cloud.admin.set_knobs(not_found_for=0.5)
+    instance_id = cloud.launch()
+    with pytest.raises(ClientError) as caught:
+        cloud.describe(instance_id)
+    assert code_of(caught) == "InvalidInstanceID.NotFound"
+
+    def visible() -> bool:
+        try:
+            return bool(cloud.describe(instance_id))
+        except ClientError:
+            return False
+
+    assert eventually(visible)
+
+
+def test_prices_are_told_as_they_were_set(cloud: Cloud) -> None:
+    cloud.admin.set_price(POOL, 0.0123)
+    got = cloud.client("ec2").describe_spot_price_history(
+        InstanceTypes=["m5.large"], AvailabilityZone=ZONES[0], ProductDescriptions=["Linux/UNIX"]
+    )
+    assert [float(one["SpotPrice"]) for one in got["SpotPriceHistory"]] == [0.0123]
+
+
+def test_tags_can_be_added_and_removed(cloud: Cloud) -> None:
+    instance_id, ec2 = cloud.launch(), cloud.client("ec2")
+    ec2.create_tags(Resources=[instance_id], Tags=[{"Key": "a", "Value": "1"}])
+    assert {"Key": "a", "Value": "1"} in cloud.describe(instance_id)["Tags"]
+    shown = ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [instance_id]}])["Tags"]
+    assert "a" in {one["Key"] for one in shown}
+    ec2.delete_tags(Resources=[instance_id], Tags=[{"Key": "a"}])
+    assert "a" not in {one["Key"] for one in cloud.describe(instance_id)["Tags"]}
+
+
+def test_every_call_is_recorded_with_its_outcome(cloud: Cloud) -> None:
+    token = unique("token")
+    cloud.launch(ClientToken=token)
+    recorded = [one for one in cloud.admin.calls() if one["params"].get("ClientToken") == token]
+    assert [(one["action"], one["outcome"]) for one in recorded] == [("CreateFleet", "ok")]
+    assert recorded[0]["answer"]["Instances"]
