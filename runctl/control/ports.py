@@ -1,7 +1,6 @@
 """What the control functions need of the world; `runctl.aws` implements it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -224,13 +223,35 @@ class Objects(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Services:
-    """Everything a control function may use."""
+class Services(Protocol):
+    """Everything a control function may use; each function uses only a few of them."""
 
-    clock: Clock
-    ledger: Ledger
-    fleet: Fleet
-    commands: Commands
-    workflow: Workflow
-    objects: Objects
+    @property
+    def clock(self) -> Clock:
+        """The time."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """The memory of runs."""
+        ...
+
+    @property
+    def fleet(self) -> Fleet:
+        """EC2."""
+        ...
+
+    @property
+    def commands(self) -> Commands:
+        """The agents."""
+        ...
+
+    @property
+    def workflow(self) -> Workflow:
+        """Step Functions."""
+        ...
+
+    @property
+    def objects(self) -> Objects:
+        """S3."""
+        ...

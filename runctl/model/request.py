@@ -9,6 +9,7 @@ from typing import Any
 
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.identity import RUN_ID
+from runctl.model.pool import machine_kind
 
 MARKETS = ("spot", "on-demand", "spot-then-on-demand")
 DEFAULT_INSTANCE_TYPES = (
@@ -175,6 +176,10 @@ def _check_instance_types(value: Any) -> str | None:
     for item in value:
         if not isinstance(item, str) or not INSTANCE_TYPE.fullmatch(item):
             return f"{item!r} is no instance type such as 'g5.xlarge'"
+        try:
+            machine_kind(item)
+        except ValueError as exc:
+            return str(exc)
     if len(set(value)) != len(value):
         return "names a type twice"
     return f"{len(value)} types are more than 40" if len(value) > 40 else None

@@ -1,0 +1,36 @@
+"""CleanUp: an execution ended without FinishRun; leave nothing running."""
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from lambdas.services import Document, count, logger, services
+from runctl.control.clean_up import CLEANED, clean_up
+
+
+LONGEST_CAUSE = 1000
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: Document, _context: LambdaContext) -> Document:
+    """Answer what was left; the event is the state machine's own, or an EventBridge envelope."""
+    ended = _status_change(event["detail"]) if "detail" in event else event
+    logger.append_keys(execution=ended["name"], execution_status=ended["status"])
+    cleaned = clean_up(
+        services(),
+        execution_arn=ended["execution_arn"],
+        name=ended["name"],
+        status=ended["status"],
+        cause=(ended.get("cause") or "")[:LONGEST_CAUSE],
+    )
+    if cleaned["status"] == CLEANED and cleaned["attempts_ended"]:
+        count("CleanUps", execution_status=ended["status"])
+    logger.info("execution cleaned up", **cleaned)
+    return cleaned
+
+
+def _status_change(detail: Document) -> Document:
+    return {
+        "execution_arn": detail["executionArn"],
+        "name": detail["name"],
+        "status": detail["status"],
+        "cause": detail.get("cause"),
+    }

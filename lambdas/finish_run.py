@@ -1,0 +1,16 @@
+"""FinishRun: set the run's end, leave nothing running, and return the result."""
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from lambdas.services import Document, count, logger, services
+from runctl.control.finish_run import finish_run
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: Document, _context: LambdaContext) -> Document:
+    """Answer the RunResult."""
+    logger.append_keys(run_id=event["run_id"])
+    result = finish_run(services(), event["run_id"], status=event["status"], reason=event["reason"])
+    count("RunsEnded", status=result["status"])
+    logger.info("run ended", status=result["status"], reason=result["reason"])
+    return result

@@ -1,0 +1,27 @@
+"""PrepareRun: check the request, and put the run into the ledger or continue it."""
+
+from datetime import datetime, timezone
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from lambdas.services import Document, logger, services
+from runctl.control.prepare_run import ExecutionStart, prepare_run
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: Document, _context: LambdaContext) -> Document:
+    """Answer {"run_id", "attempt"}: the run, and the number of its next attempt."""
+    execution = ExecutionStart(
+        arn=event["execution"]["arn"],
+        name=event["execution"]["name"],
+        started_at=_instant(event["execution"]["start_time"]),
+    )
+    logger.append_keys(execution=execution.name)
+    prepared = prepare_run(services(), execution, event["input"])
+    logger.info("run prepared", **prepared)
+    return prepared
+
+
+def _instant(text: str) -> datetime:
+    instant = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)

@@ -1,0 +1,93 @@
+"""What the functions share: their logger, their metrics, and the services of this deployment."""
+
+import functools
+import json
+import os
+from datetime import datetime, timezone
+from typing import Any
+
+from aws_lambda_powertools import Logger, single_metric
+from aws_lambda_powertools.metrics import MetricUnit
+
+from runctl.aws.clients import Clients
+from runctl.aws.commands import SsmCommands
+from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
+from runctl.aws.ledger import DynamoLedger
+from runctl.aws.objects import S3Objects
+from runctl.aws.workflow import StepFunctions
+from runctl.control.ports import Services
+from runctl.model.pool import MachineKind
+
+NAMESPACE = "runctl"
+
+Document = dict[str, Any]
+
+logger = Logger()
+
+
+class SystemClock:
+    """The time of this machine."""
+
+    def now(self) -> datetime:
+        """Return the aware current instant, in UTC."""
+        return datetime.now(timezone.utc)
+
+
+class LambdaServices:
+    """Each service made when first used, from the variables that its function was given.
+
+    A function that does not use a service has neither its variables nor its permissions.
+    """
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
+        self._clients = Clients()
+
+    @functools.cached_property
+    def ledger(self) -> DynamoLedger:
+        """The table of RUNCTL_TABLE."""
+        return DynamoLedger(self._clients.get("dynamodb"), os.environ["RUNCTL_TABLE"])
+
+    @functools.cached_property
+    def fleet(self) -> Ec2Fleet:
+        """EC2, with RUNCTL_SUBNETS and RUNCTL_LAUNCH_TEMPLATES where it launches."""
+        templates = json.loads(os.environ.get("RUNCTL_LAUNCH_TEMPLATES", "{}"))
+        return Ec2Fleet(
+            self._clients.get("ec2"),
+            subnets=json.loads(os.environ.get("RUNCTL_SUBNETS", "{}")),
+            launch_templates={
+                MachineKind(kind): LaunchTemplate(template_id=one["id"], version=one["version"])
+                for kind, one in templates.items()
+            },
+        )
+
+    @functools.cached_property
+    def commands(self) -> SsmCommands:
+        """The document of RUNCTL_COMMAND_DOCUMENT."""
+        document = os.environ["RUNCTL_COMMAND_DOCUMENT"]
+        return SsmCommands(self._clients.get("ssm"), document=document)
+
+    @functools.cached_property
+    def workflow(self) -> StepFunctions:
+        """Step Functions; tokens and executions name their state machine themselves."""
+        return StepFunctions(self._clients.get("stepfunctions"))
+
+    @functools.cached_property
+    def objects(self) -> S3Objects:
+        """The bucket of RUNCTL_BUCKET."""
+        return S3Objects(self._clients.get("s3"), bucket=os.environ["RUNCTL_BUCKET"])
+
+
+@functools.cache
+def services() -> Services:
+    """Return the services of this execution environment; the next invocation reuses them."""
+    return LambdaServices()
+
+
+def count(name: str, value: int = 1, **dimensions: str) -> None:
+    """Publish a count as a log line in the embedded metric format; it costs no call."""
+    with single_metric(
+        name=name, unit=MetricUnit.Count, value=value, namespace=NAMESPACE
+    ) as metric:
+        for dimension, text in dimensions.items():
+            metric.add_dimension(name=dimension, value=text)

@@ -1,0 +1,68 @@
+"""CleanUp: an execution ended without FinishRun; leave nothing running."""
+
+from typing import Any
+
+from runctl.control.ending import LEAVE_BY_THEMSELVES, end_open_attempts, live_machines, may_end
+from runctl.control.ports import Services
+from runctl.model.outcome import RunStatus
+from runctl.model.run import Run
+
+NOT_OURS = "not_ours"
+SUPERSEDED = "superseded"
+CLEANED = "cleaned"
+
+ABORTED = "ABORTED"
+
+
+def clean_up(
+    services: Services, *, execution_arn: str, name: str, status: str, cause: str = ""
+) -> dict[str, Any]:
+    """End the run of an execution, its attempts and its machines; safe to repeat.
+
+    Called by the state machine's catch-all, and by the status-change event of every execution that
+    ended, the good ones included: after FinishRun there is nothing left to do.
+    """
+    run_id = services.ledger.find_run_of_execution(name)
+    run = services.ledger.find_run(run_id) if run_id else None
+    if run is None:
+        return {"status": NOT_OURS}
+    stopped = status == ABORTED
+    reason = cause or (
+        "the execution was stopped" if stopped else f"the execution ended: {status.lower()}"
+    )
+    # First of all, so that no launch passes from here on.
+    run = services.ledger.end_run(
+        run.run_id,
+        status=RunStatus.STOPPED if stopped else RunStatus.FAILED,
+        reason=reason,
+        now=services.clock.now(),
+        execution_arn=execution_arn,
+    )
+    if run.execution_arn != execution_arn:
+        return {"run_id": run.run_id, "status": SUPERSEDED}
+    ended = end_open_attempts(services, run.run_id, reason=reason)
+    asked, terminated = _end_machines(services, run)
+    return {
+        "run_id": run.run_id,
+        "status": CLEANED,
+        "run_status": run.ended.value if run.ended else "",
+        "attempts_ended": ended,
+        "asked_to_stop": asked,
+        "terminated": terminated,
+    }
+
+
+def _end_machines(services: Services, run: Run) -> tuple[list[str], list[str]]:
+    """Let agents that train commit and leave; end the machines where nobody would be told."""
+    asked: list[str] = []
+    doomed: list[str] = []
+    for attempt, machine in live_machines(services, services.ledger.attempts(run.run_id)):
+        if not may_end(services, attempt, machine):
+            continue
+        if attempt.token and services.commands.send(machine.instance_id, "stop"):
+            asked.append(machine.instance_id)
+        elif attempt.ended is None or attempt.ended.kind not in LEAVE_BY_THEMSELVES:
+            doomed.append(machine.instance_id)
+    if doomed:
+        services.fleet.terminate(doomed)
+    return asked, doomed

@@ -1,0 +1,29 @@
+"""FinishRun: set the run's end, leave nothing running, and return the result."""
+
+from typing import Any
+
+from runctl.control.ending import end_leftovers, end_open_attempts
+from runctl.control.ports import Services
+from runctl.model.identity import output_prefix
+from runctl.model.outcome import RunStatus
+
+
+def finish_run(services: Services, run_id: str, *, status: str, reason: str) -> dict[str, Any]:
+    """End the run, then every attempt that has not ended, such as one launched inside the notice.
+
+    The run's end comes first: from then on no launch passes, so what is found after it is all.
+    """
+    run = services.ledger.end_run(
+        run_id, status=RunStatus(status), reason=reason, now=services.clock.now()
+    )
+    end_open_attempts(services, run_id, reason="the run has ended")
+    end_leftovers(services, run_id)
+    return {
+        "run_id": run_id,
+        "status": status if run.ended is None else run.ended.value,
+        "reason": run.reason,
+        "step": run.step,
+        "attempts": len(services.ledger.attempts(run_id)),
+        "checkpoint": None if run.newest is None else services.objects.uri(run.newest),
+        "outputs": services.objects.uri(output_prefix(run_id)),
+    }

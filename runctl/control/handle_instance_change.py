@@ -1,0 +1,56 @@
+"""An instance of ours goes away: report for an attempt that cannot any more."""
+
+from typing import Any
+
+from runctl.control.ports import Services
+from runctl.control.reports import report_document
+from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.model.run import Attempt, AttemptStage
+
+NOT_OURS = "not_ours"
+STILL_RUNNING = "still_running"
+ALREADY_ENDED = "already_ended"
+REPORTED = "reported"
+TOLD_BEFORE = "told_before"
+ENDED = "ended"
+
+GONE = frozenset({"shutting-down", "terminated", "stopping", "stopped"})
+
+
+def handle_instance_change(services: Services, instance_id: str, state: str) -> dict[str, Any]:
+    """Tell the state machine at once, so that it need not wait for the heartbeat to expire.
+
+    An agent that has reported shuts its machine down, and this event may overtake
+    ConfirmCheckpoint. That is no lost attempt: its report used the token up, so ours is refused
+    and nothing is recorded here. Only an attempt without a token, which nobody can report on, is
+    ended in the ledger; StartTraining then answers for it.
+    """
+    owner = services.ledger.find_instance(instance_id)
+    attempt = services.ledger.find_attempt(*owner) if owner else None
+    if attempt is None:
+        return {"status": NOT_OURS}
+    known = {"run_id": attempt.run_id, "attempt": attempt.number}
+    if state not in GONE:
+        return {**known, "status": STILL_RUNNING}
+    if attempt.stage is AttemptStage.ENDED:
+        return {**known, "status": ALREADY_ENDED}
+    outcome = _outcome(services, attempt, instance_id, state)
+    if not attempt.token:
+        attempt = services.ledger.end_attempt(
+            attempt.run_id, attempt.number, outcome=outcome, now=services.clock.now()
+        )
+        # StartTraining may have stored its token between our read and our write: then it has not
+        # seen the end, and only we can report it.
+        if not attempt.token or attempt.ended != outcome:
+            return {**known, "status": ENDED}
+    told = services.workflow.report(attempt.token, report_document(outcome))
+    return {**known, "status": REPORTED if told else TOLD_BEFORE}
+
+
+def _outcome(services: Services, attempt: Attempt, instance_id: str, state: str) -> Outcome:
+    machine = next(iter(services.fleet.describe([instance_id])), None)
+    reason = machine.reason if machine is not None else ""
+    taken = machine is not None and machine.was_reclaimed
+    kind = OutcomeKind.INTERRUPTED if taken or attempt.noticed_at else OutcomeKind.LOST
+    told = f"{instance_id} is {state}" + (f" ({reason})" if reason else "")
+    return Outcome(kind=kind, reason=told)

@@ -1,0 +1,83 @@
+"""EC2 is about to take an instance: launch the replacement and let the agent drain."""
+
+from typing import Any
+
+from runctl.control.launch_instances import launch_instances
+from runctl.control.ports import Services
+from runctl.model.decision import DecisionKind, decide
+from runctl.model.errors import RunEndedError
+from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.model.pool import Pool
+from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.policy.capacity import RECLAIMED, cooldown
+
+NOT_OURS = "not_ours"
+ALREADY_ENDED = "already_ended"
+RELAUNCHED = "relaunched"
+NO_CAPACITY = "no_capacity"
+NOT_RELAUNCHED = "not_relaunched"
+ASKED = "asked"
+AGENT_NOT_THERE = "agent_not_there"
+
+
+def handle_interruption(services: Services, instance_id: str) -> dict[str, Any]:
+    """Answer an interruption warning; every step may be repeated by a second delivery.
+
+    The state machine decides for itself once the attempt has reported. What is launched here, it
+    adopts; and if it decides otherwise, FinishRun ends it.
+    """
+    found = _find(services, instance_id)
+    if found is None:
+        return {"status": NOT_OURS}
+    run, attempt = found
+    known = {"run_id": run.run_id, "attempt": attempt.number}
+    # Late or twice: the state machine has gone on, and what follows is its business.
+    if attempt.stage is AttemptStage.ENDED or run.ended is not None:
+        return {**known, "status": ALREADY_ENDED}
+    services.ledger.note_notice(run.run_id, attempt.number, now=services.clock.now())
+    try:
+        status = _relaunch(services, run, attempt)
+    finally:
+        # Whatever became of the launch. Not before it: the replacement's boot is the longer wait.
+        # The agent watches the instance metadata too, so a command that misses it costs nothing.
+        reached = services.commands.send(instance_id, "drain")
+    return {**known, "status": status, "agent_reached": reached}
+
+
+def handle_rebalance(services: Services, instance_id: str) -> dict[str, Any]:
+    """Answer a rebalance recommendation: no deadline, so only ask for a checkpoint."""
+    found = _find(services, instance_id)
+    if found is None:
+        return {"status": NOT_OURS}
+    run, attempt = found
+    known = {"run_id": run.run_id, "attempt": attempt.number}
+    if attempt.stage is AttemptStage.ENDED:
+        return {**known, "status": ALREADY_ENDED}
+    reached = services.commands.send(instance_id, "checkpoint")
+    return {**known, "status": ASKED if reached else AGENT_NOT_THERE}
+
+
+def _find(services: Services, instance_id: str) -> tuple[Run, Attempt] | None:
+    """Look the instance up; the rule cannot tell ours from anyone else's in the account."""
+    owner = services.ledger.find_instance(instance_id)
+    if owner is None:
+        return None
+    run, attempt = services.ledger.find_run(owner[0]), services.ledger.find_attempt(*owner)
+    return None if run is None or attempt is None else (run, attempt)
+
+
+def _relaunch(services: Services, run: Run, attempt: Attempt) -> str:
+    now = services.clock.now()
+    if attempt.pool:
+        # First, so that the replacement is not asked of the pool that is taking this one.
+        pool = Pool.parse(attempt.pool)
+        services.ledger.cool_pool(pool, until=now + cooldown(RECLAIMED))
+    attempts = [one for one in services.ledger.attempts(run.run_id) if one.number <= attempt.number]
+    decision = decide(run, attempts, Outcome(kind=OutcomeKind.INTERRUPTED), now=now)
+    if decision.kind is not DecisionKind.RELAUNCH:
+        return NOT_RELAUNCHED
+    try:
+        launch = launch_instances(services, run.run_id, attempt.number + 1)
+    except RunEndedError:
+        return NOT_RELAUNCHED
+    return RELAUNCHED if launch["launched"] else NO_CAPACITY

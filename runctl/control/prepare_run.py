@@ -1,0 +1,125 @@
+"""PrepareRun: check the request, and put the run into the ledger or continue it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from runctl.control.ending import end_leftovers, end_open_attempts
+from runctl.control.ports import Services
+from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
+from runctl.model.identity import RUN_ID, RUN_ID_RULE
+from runctl.model.outcome import RunStatus
+from runctl.model.request import RunRequest, parse_request
+from runctl.model.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionStart:
+    """The execution that asks: of the state machine's context."""
+
+    arn: str
+    name: str
+    started_at: datetime
+
+
+def prepare_run(services: Services, execution: ExecutionStart, document: Any) -> dict[str, Any]:
+    """Return the run and the number of its next attempt; the same again when repeated.
+
+    Raises InvalidRequestError with everything that is wrong at once.
+    """
+    if isinstance(document, Mapping) and "run_id" in document:
+        run = _continue(services, execution, document)
+    else:
+        run = _create(services, execution, document)
+    attempts = services.ledger.attempts(run.run_id)
+    return {"run_id": run.run_id, "attempt": attempts[-1].number + 1 if attempts else 1}
+
+
+def _create(services: Services, execution: ExecutionStart, document: Any) -> Run:
+    problems: list[Problem] = []
+    if not RUN_ID.fullmatch(execution.name):
+        problems.append(
+            Problem("execution name", f"{execution.name!r} names the run; use {RUN_ID_RULE}")
+        )
+    try:
+        request = parse_request(document)
+    except InvalidRequestError as exc:
+        raise InvalidRequestError((*problems, *exc.problems)) from exc
+    problems += _problems_with_the_world(services, request)
+    if problems:
+        raise InvalidRequestError(tuple(problems))
+    run = services.ledger.create_run(
+        Run(
+            run_id=execution.name,
+            request=request,
+            started_at=execution.started_at,
+            execution=execution.name,
+            execution_arn=execution.arn,
+        )
+    )
+    # An execution's name, and with it its ARN, is free again after 90 days; the run's is not.
+    if (run.execution_arn, run.started_at) != (execution.arn, execution.started_at):
+        raise InvalidRequestError(
+            (
+                Problem(
+                    "execution name",
+                    f"{execution.name!r} is a run of {run.started_at:%Y-%m-%d}; choose another "
+                    f'name, or continue that run with {{"run_id": "{run.run_id}"}}',
+                ),
+            )
+        )
+    return run
+
+
+def _problems_with_the_world(services: Services, request: RunRequest) -> list[Problem]:
+    found = []
+    for field, value in (("script", request.script), ("code", request.code)):
+        if value.startswith("s3://") and (problem := services.objects.problem_with(value)):
+            found.append(Problem(field, problem))
+    if request.deadline is not None and request.deadline <= services.clock.now():
+        found.append(Problem("deadline", f"{request.deadline.isoformat()} has passed"))
+    return found
+
+
+def _continue(services: Services, execution: ExecutionStart, document: Mapping[str, Any]) -> Run:
+    run_id = document["run_id"]
+    problems = []
+    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+        problems.append(Problem("run_id", f"{run_id!r} is not {RUN_ID_RULE}"))
+    if others := sorted(str(name) for name in document if name != "run_id"):
+        problems.append(
+            Problem("run_id", f"stands beside {', '.join(others)}; a run keeps its request")
+        )
+    if problems:
+        raise InvalidRequestError(tuple(problems))
+    run = services.ledger.find_run(run_id)
+    if run is None:
+        raise NotFoundError(f"there is no run {run_id}")
+    if run.execution_arn != execution.arn:
+        _close(services, run)
+    return services.ledger.continue_run(
+        run_id, execution=execution.name, execution_arn=execution.arn
+    )
+
+
+def _close(services: Services, run: Run) -> None:
+    """Make sure that the run's execution is over and nothing of it is left.
+
+    Only while that execution is over can its FinishRun no longer end the run for us; its clean-up
+    may still be on its way, or its event may have been lost.
+    """
+    if services.workflow.is_running(run.execution_arn):
+        raise RequestError(
+            f"the run {run.run_id} goes on in the execution {run.execution}; "
+            "stop it or wait for its end"
+        )
+    services.ledger.end_run(
+        run.run_id,
+        status=RunStatus.FAILED,
+        reason="its execution ended unseen",
+        now=services.clock.now(),
+        execution_arn=run.execution_arn,
+    )
+    end_open_attempts(services, run.run_id, reason="its execution ended unseen")
+    end_leftovers(services, run.run_id)
