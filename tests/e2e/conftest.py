@@ -1,0 +1,35 @@
+"""One local cloud with the real deployment for all end-to-end tests, IAM enforced."""
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from runctl.local import daemon
+from runctl.local.deploy import deploy
+from tests.e2e.stage import PROJECT, Stage
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory):
+    """Deploy the real template to a fresh local cloud, and take it down at the end."""
+    home: Path = tmp_path_factory.mktemp("cloud")
+    endpoint = daemon.start(home, die_with_parent=True, environment={"SFN_WAIT_SCALE": "0.02"})
+    try:
+        deploy(endpoint, project=PROJECT)
+        yield Stage(endpoint)
+    finally:
+        daemon.stop(home)
+
+
+@pytest.fixture(autouse=True)
+def _open_market(stage: Stage):
+    """Every test finds the market open, whatever the one before did."""
+    yield
+    stage.cloud.reset()
+
+
+@pytest.fixture
+def new_name():
+    """Names that no other run has."""
+    return lambda: f"test-{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,172 @@
+"""A run survives every interruption, and ends with the very bits of one that was left alone."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from runctl.model.outcome import OutcomeKind, RunStatus
+from tests.e2e.stage import PROJECT, Stage, wait_for
+
+pytestmark = pytest.mark.e2e
+TRAINING = PROJECT / "examples" / "training"
+EPOCHS = 40
+
+
+@pytest.fixture(scope="module")
+def often_saving(stage: Stage) -> str:
+    """The project of a trainer that needs nothing but Python and overwrites its file in place."""
+    return stage.upload_project(
+        {"train_with_checkpoints.py": TRAINING / "train_with_checkpoints.py"}
+    )
+
+
+@pytest.fixture(scope="module")
+def digits(stage: Stage) -> str:
+    """The project of the digit trainer, with its dependencies."""
+    return stage.upload_project(
+        {
+            "train_mnist.py": TRAINING / "train_mnist.py",
+            "requirements.txt": PROJECT / "examples" / "requirements.txt",
+        }
+    )
+
+
+def digit_request(code: str, *, slow: bool) -> dict:
+    pace = ["--epoch-seconds", "0.25", "--save-seconds", "0.15"] if slow else []
+    return {"code": code, "script": "train_mnist.py", "args": ["--epochs", str(EPOCHS), *pace]}
+
+
+def is_saving(stage: Stage, instance_id: str) -> bool:
+    """Whether a half-written checkpoint lies in the instance's checkpoint folder."""
+    root = Path(stage.cloud.instance(instance_id)["root"])
+    return any((root / "var/lib/runctl/checkpoint").glob("*.partial"))
+
+
+def test_three_interruptions_leave_the_final_weights_bit_identical(stage: Stage, digits: str):
+    interrupted = stage.start(digit_request(digits, slow=True))
+    stage.wait_for_training(interrupted, attempt=1, step=3)
+    alone = stage.start(digit_request(digits, slow=False))
+
+    stage.simulate_spot_interruption(interrupted, attempt=1)
+
+    stage.wait_for_training(interrupted, attempt=2, step=8)
+    second = stage.create_test_spot_instance(interrupted, attempt=2)
+    wait_for(lambda: is_saving(stage, second), "a save to be under way")
+    stage.simulate_spot_interruption(interrupted, attempt=2)
+
+    third = stage.wait_for_training(interrupted, attempt=3, step=15)
+    stage.simulate_spot_interruption(interrupted, attempt=3, notice=False)
+
+    ended = stage.wait_for_training_completion(interrupted)
+    stage.wait_for_training_completion(alone)
+    assert ended.status == "SUCCEEDED", stage.story(interrupted)
+    attempts = stage.attempts(interrupted)
+    kinds = [attempt.ended.kind for attempt in attempts if attempt.ended]
+    assert kinds[0] is kinds[1] is OutcomeKind.INTERRUPTED, stage.story(interrupted)
+    assert kinds[2] in {OutcomeKind.INTERRUPTED, OutcomeKind.LOST}
+    assert kinds[3] is OutcomeKind.COMPLETED
+    resumed = [attempt.resume_step for attempt in attempts]
+    assert resumed[0] is None
+    assert resumed[1:] == sorted(resumed[1:])
+    assert resumed[3] >= third.resume_step
+    assert stage.output(interrupted, "weights.npz") == stage.output(alone, "weights.npz")
+    assert stage.result(interrupted)["epochs"] == EPOCHS
+    stage.verify_checkpoint_exists(interrupted)
+    wait_for(
+        lambda: len(stage.live_instances(interrupted)) == 0,
+        "every instance to be gone",
+        timeout=timedelta(seconds=40),
+    )
+
+
+def test_the_replacement_is_launched_before_the_old_instance_is_gone(
+    stage: Stage, often_saving: str
+):
+    run_id = stage.start(
+        {
+            "code": often_saving,
+            "script": "train_with_checkpoints.py",
+            "args": ["--steps", "60", "--step-seconds", "0.1"],
+        }
+    )
+    stage.wait_for_training(run_id, step=2)
+    old = stage.simulate_spot_interruption(run_id, attempt=1, notice_seconds=15)
+    new = stage.create_test_spot_instance(run_id, attempt=2)
+    assert stage.cloud.instance(old)["state"] == "running"
+    assert new != old
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", stage.story(run_id)
+    assert stage.cloud.instance(old)["pool"] != stage.cloud.instance(new)["pool"]
+    assert stage.result(run_id)["step"] == 60
+
+
+def test_a_torn_save_is_never_resumed_from(stage: Stage, often_saving: str):
+    """It writes in place without pause, and dies without a notice in the middle of a save."""
+    run_id = stage.start(
+        {
+            "code": often_saving,
+            "script": "train_with_checkpoints.py",
+            "args": ["--steps", "12", "--every", "2", "--megabytes", "8", "--write-pause", "0.08"],
+        }
+    )
+    stage.wait_for_training(run_id, step=2)
+    stage.simulate_spot_interruption(run_id, attempt=1, notice=False)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", stage.story(run_id)
+    assert not any("torn" in line for line in stage.log(run_id, 2))
+    assert stage.attempts(run_id)[1].resume_step is not None
+
+
+def test_without_auto_resume_the_run_ends_interrupted_and_can_be_resumed(
+    stage: Stage, often_saving: str
+):
+    run_id = stage.start(
+        {
+            "code": often_saving,
+            "script": "train_with_checkpoints.py",
+            "args": ["--steps", "40", "--step-seconds", "0.1"],
+            "auto_resume": False,
+        }
+    )
+    stage.wait_for_training(run_id, step=2)
+    stage.simulate_spot_interruption(run_id, attempt=1)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", stage.story(run_id)
+    assert ended.output["status"] == "interrupted"
+    assert len(stage.attempts(run_id)) == 1
+    saved = stage.run(run_id).step
+
+    stage.workflow.start_run(f"{run_id}-r2", {"run_id": run_id})
+    ended = stage.wait_for_training_completion(run_id, execution=f"{run_id}-r2")
+    assert ended.output["status"] == "completed", stage.story(run_id)
+    assert stage.attempts(run_id)[1].resume_step == saved
+    assert stage.result(run_id)["step"] == 40
+
+
+def test_a_trainer_that_ignores_sigterm_loses_only_what_it_had_not_saved(
+    stage: Stage, often_saving: str
+):
+    run_id = stage.start(
+        {
+            "code": often_saving,
+            "script": "train_with_checkpoints.py",
+            "args": ["--steps", "60", "--step-seconds", "0.1", "--ignore-sigterm"],
+            "checkpoint": {"grace_seconds": 1},
+        }
+    )
+    stage.wait_for_training(run_id, step=3)
+    stage.simulate_spot_interruption(run_id, attempt=1)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", stage.story(run_id)
+    assert stage.attempts(run_id)[1].resume_step >= 3
+
+
+def test_the_status_of_a_finished_run_is_completed(stage: Stage, often_saving: str):
+    run_id = stage.start(
+        {"code": often_saving, "script": "train_with_checkpoints.py", "args": ["--steps", "3"]}
+    )
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.output["status"] == "completed", stage.story(run_id)
+    assert stage.run(run_id).ended is RunStatus.COMPLETED
+    stage.wait_for_no_instance(run_id)

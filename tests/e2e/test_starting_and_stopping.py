@@ -1,0 +1,159 @@
+"""Starting, stopping and refusing runs the way a person with the plain AWS CLI does."""
+
+import json
+
+import pytest
+
+from runctl.model.outcome import RunStatus
+from tests.e2e.stage import Stage, wait_for
+
+pytestmark = pytest.mark.e2e
+
+SLEEPER = """
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+step = max([int(p.stem.split("-")[1]) for p in folder.glob("step-*.txt")], default=0)
+while step < int(os.environ.get("STEPS", "1000")) and not stop:
+    time.sleep(0.05)
+    step += 1
+    (folder / f"step-{step}.tmp").write_text(str(step))
+    (folder / f"step-{step}.tmp").rename(folder / f"step-{step}.txt")
+print("left at", step, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def script(stage: Stage) -> str:
+    """One script in the bucket, as a person would copy it there."""
+    uri = f"s3://{stage.deployment.bucket}/code/sleeper.py"
+    bucket, key = stage.deployment.bucket, "code/sleeper.py"
+    stage.clients.get("s3").put_object(Bucket=bucket, Key=key, Body=SLEEPER.encode())
+    return uri
+
+
+def start_with_the_aws_cli(stage: Stage, name: str, request: object) -> str:
+    done = stage.aws(
+        "stepfunctions",
+        "start-execution",
+        "--state-machine-arn",
+        stage.deployment.state_machine_arn,
+        "--name",
+        name,
+        "--input",
+        json.dumps(request),
+    )
+    assert done.returncode == 0, done.stderr
+    arn: str = json.loads(done.stdout)["executionArn"]
+    return arn
+
+
+def test_an_execution_with_nothing_but_a_script_is_a_run(stage: Stage, script: str, new_name):
+    run_id = new_name()
+    start_with_the_aws_cli(stage, run_id, {"script": script, "env": {"STEPS": "5"}})
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", stage.story(run_id)
+    assert "left at 5" in stage.log(run_id, 1)
+    stage.wait_for_no_instance(run_id)
+
+
+def test_after_stop_execution_the_work_is_saved_and_no_instance_is_left(
+    stage: Stage, script: str, new_name
+):
+    run_id = new_name()
+    arn = start_with_the_aws_cli(stage, run_id, {"script": script})
+    stage.wait_for_training(run_id, step=3)
+    done = stage.aws("stepfunctions", "stop-execution", "--execution-arn", arn)
+    assert done.returncode == 0, done.stderr
+    stage.wait_for_no_instance(run_id)
+    run = wait_for(lambda: (found := stage.run(run_id)).ended and found, "the run to end")
+    assert run.ended is RunStatus.STOPPED
+    stage.verify_checkpoint_exists(run_id)
+    left = [line for line in stage.log(run_id, 1) if line.startswith("left at")]
+    assert left == [f"left at {run.step}"], stage.story(run_id)
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_capacity_launches_nothing(
+    stage: Stage, script: str, new_name
+):
+    stage.cloud.set_capacity("*", 0)
+    run_id = new_name()
+    arn = start_with_the_aws_cli(stage, run_id, {"script": script})
+    wait_for(lambda: stage.attempts(run_id), "a first attempt")
+    stage.aws("stepfunctions", "stop-execution", "--execution-arn", arn)
+    wait_for(lambda: stage.run(run_id).ended, "the run to end")
+    stage.cloud.reset()
+    assert stage.instances(run_id) == []
+
+
+def test_a_run_waits_for_capacity_and_goes_on_when_there_is_some(
+    stage: Stage, script: str, new_name
+):
+    stage.cloud.set_capacity("*", 0)
+    run_id = new_name()
+    stage.start({"script": script, "env": {"STEPS": "3"}}, name=run_id)
+    wait_for(lambda: len(stage.attempts(run_id)) >= 2, "a second try")
+    stage.cloud.reset()
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", stage.story(run_id)
+    assert stage.attempts(run_id)[0].ended.kind.value == "no_capacity"
+
+
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        ({"scirpt": "s3://b/x.py"}, ["scirpt", "script"]),
+        ({"script": 7, "max_attempts": "many"}, ["script", "max_attempts"]),
+        ({"script": "s3://{bucket}/code/nowhere.py"}, ["script", "does not exist"]),
+        ({"script": "../escape.py", "code": "s3://{bucket}/code/x.tar.gz"}, ["script", "project"]),
+        ({"script": "s3://{bucket}/code/sleeper.py", "env": {"BIG": "x" * 200_000}}, ["env"]),
+    ],
+    ids=["unknown field", "wrong types", "missing script", "leaves the project", "large env"],
+)
+def test_a_bad_request_fails_at_once_and_launches_nothing(
+    stage: Stage, script: str, new_name, request_: dict, named: list
+):
+    run_id = new_name()
+    text = json.dumps(request_).replace("{bucket}", stage.deployment.bucket)
+    stage.start(json.loads(text), name=run_id)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "FAILED"
+    assert ended.error == "InvalidRequestError"
+    assert all(word in ended.cause for word in named), ended.cause
+    assert "Traceback" not in ended.cause
+    assert stage.ledger.find_run(run_id) is None
+    assert stage.instances(run_id) == []
+
+
+def test_a_trainer_that_fails_fails_the_run_and_says_why(stage: Stage, new_name):
+    code = stage.upload_project({"broken.py": "raise SystemExit('the data is gone')"})
+    run_id = new_name()
+    stage.start({"code": code, "script": "broken.py"}, name=run_id)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "FAILED"
+    assert ended.error == "RunFailed"
+    assert "the data is gone" in ended.cause
+    stage.wait_for_no_instance(run_id)
+
+
+def test_dependencies_that_do_not_install_fail_the_run_and_name_the_file(stage: Stage, new_name):
+    code = stage.upload_project(
+        {"train.py": "print('never')", "requirements.txt": "./no-such-folder\n"}
+    )
+    run_id = new_name()
+    stage.start({"code": code, "script": "train.py"}, name=run_id)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "FAILED"
+    assert "requirements.txt" in ended.cause
+    stage.wait_for_no_instance(run_id)
+
+
+def test_no_function_was_refused_by_its_own_role(stage: Stage, script: str, new_name):
+    """IAM is enforced: a call that a role lacks would be in the journal of calls."""
+    run_id = new_name()
+    stage.start({"script": script, "env": {"STEPS": "2"}}, name=run_id)
+    stage.wait_for_training_completion(run_id)
+    assert stage.cloud.health()["enforced"] is True
+    outcomes = {str(call["outcome"]) for call in stage.cloud.calls()}
+    assert not any("UnauthorizedOperation" in one or "AccessDenied" in one for one in outcomes)
