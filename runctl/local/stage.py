@@ -1,0 +1,197 @@
+"""A deployed system on a local cloud: start runs, interrupt them, wait and look."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+from runctl.aws.clients import Clients, Connection
+from runctl.aws.deployment import read_deployment
+from runctl.aws.ledger import DynamoLedger
+from runctl.aws.logs import LogReader
+from runctl.aws.objects import S3Objects
+from runctl.aws.workflow import Execution, StepFunctions
+from runctl.local.client import Json, LocalCloudClient
+from runctl.local.daemon import ACCESS_KEY, SECRET_KEY, Endpoint
+from runctl.model.errors import NotFoundError
+from runctl.model.identity import RUN_TAG, log_stream, output_prefix
+from runctl.model.run import Attempt, AttemptStage, Run
+
+Found = TypeVar("Found")
+
+
+def wait_for(
+    look: Callable[[], Found | None],
+    what: str,
+    *,
+    timeout: timedelta = timedelta(seconds=90),
+    pause: timedelta = timedelta(milliseconds=50),
+) -> Found:
+    """Return the first truthy thing that `look` finds, or raise TimeoutError."""
+    deadline = time.monotonic() + timeout.total_seconds()
+    while True:
+        if found := look():
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout.total_seconds():.0f} s for {what}")
+        time.sleep(pause.total_seconds())
+
+
+class Stage:
+    """A deployment on a local cloud, seen with an administrator's eyes.
+
+    The demo, the benchmarks and the end-to-end tests act on it; raises NotFoundError when nothing
+    is deployed there.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.clients = Clients(
+            Connection(
+                region=endpoint.region,
+                endpoint_url=endpoint.url,
+                access_key=ACCESS_KEY,
+                secret_key=SECRET_KEY,
+            )
+        )
+        self.cloud = LocalCloudClient(endpoint.url)
+        self.deployment = read_deployment(self.clients.get("ssm"))
+        self.ledger = DynamoLedger(self.clients.get("dynamodb"), self.deployment.table)
+        self.workflow = StepFunctions(
+            self.clients.get("stepfunctions"), state_machine_arn=self.deployment.state_machine_arn
+        )
+        self.logs = LogReader(self.clients.get("logs"), group=self.deployment.log_group)
+        self.objects = S3Objects(self.clients.get("s3"), bucket=self.deployment.bucket)
+
+    def run(self, run_id: str) -> Run:
+        """Return the run; NotFoundError when the ledger has none."""
+        found = self.ledger.find_run(run_id)
+        if found is None:
+            raise NotFoundError(f"the ledger has no run {run_id}")
+        return found
+
+    def execution(self, name: str) -> Execution:
+        """Return an execution by its name."""
+        found = self.workflow.find_execution(self.workflow.execution_arn(name))
+        if found is None:
+            raise NotFoundError(f"there is no execution {name}")
+        return found
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        """Return the run's attempts in the order of their numbers."""
+        return self.ledger.attempts(run_id)
+
+    def wait_for_training(
+        self,
+        run_id: str,
+        *,
+        attempt: int = 1,
+        step: int | None = None,
+        timeout: timedelta = timedelta(seconds=90),
+    ) -> Attempt:
+        """Wait until an attempt's trainer runs, and the run has committed `step` if one is given.
+
+        Raises TimeoutError with the run's story when that takes too long or can no longer happen.
+        """
+
+        def look() -> Attempt | None:
+            if not self.execution(run_id).is_running:
+                raise TimeoutError(f"{run_id} ended early: {self.story(run_id)}")
+            found = self.ledger.find_attempt(run_id, attempt)
+            if found is None or found.stage is not AttemptStage.TRAINING:
+                return None
+            if "started" not in found.timeline:
+                return None
+            committed = self.run(run_id).step
+            if step is None or (committed is not None and committed >= step):
+                return found
+            return None
+
+        return self._wait(run_id, look, f"attempt {attempt} to train, step {step}", timeout)
+
+    def wait_for_end(
+        self, execution: str, *, run_id: str = "", timeout: timedelta = timedelta(seconds=120)
+    ) -> Execution:
+        """Wait until an execution has ended and return it."""
+
+        def look() -> Execution | None:
+            found = self.execution(execution)
+            return None if found.is_running else found
+
+        return self._wait(run_id or execution, look, "the end", timeout)
+
+    def _wait(
+        self, run_id: str, look: Callable[[], Found | None], what: str, timeout: timedelta
+    ) -> Found:
+        try:
+            return wait_for(look, f"{run_id}: {what}", timeout=timeout)
+        except TimeoutError as exc:
+            raise TimeoutError(f"{exc}: {self.story(run_id)}") from exc
+
+    def wait_for_launch(self, run_id: str, *, attempt: int) -> str:
+        """Wait until an attempt has its instance and return the instance's id."""
+
+        def look() -> Attempt | None:
+            found = self.ledger.find_attempt(run_id, attempt)
+            return found if found is not None and found.was_launched else None
+
+        launched = self._wait(run_id, look, f"attempt {attempt}", timedelta(seconds=60))
+        return launched.instance_ids[0]
+
+    def interrupt(
+        self, run_id: str, *, attempt: int, notice: bool = True, notice_seconds: float = 20
+    ) -> str:
+        """Let EC2 reclaim an attempt's instance and return the instance's id."""
+        instance_id = self.wait_for_launch(run_id, attempt=attempt)
+        self.cloud.interrupt(instance_id, notice=notice, notice_seconds=notice_seconds)
+        return instance_id
+
+    def instances(self, run_id: str) -> list[Json]:
+        """Return every instance that the run ever had."""
+        return [one for one in self.cloud.instances() if one["tags"].get(RUN_TAG) == run_id]
+
+    def live_instances(self, run_id: str) -> list[str]:
+        """Return the run's instances that are not terminated."""
+        return [
+            one["instance_id"] for one in self.instances(run_id) if one["state"] != "terminated"
+        ]
+
+    def log(self, run_id: str, attempt: int) -> list[str]:
+        """Return what the trainer said in an attempt."""
+        return list(self._lines(log_stream(run_id, attempt)))
+
+    def agent_log(self, run_id: str, attempt: int) -> list[str]:
+        """Return what the agent said in an attempt."""
+        return list(self._lines(f"{log_stream(run_id, attempt)}-agent"))
+
+    def _lines(self, stream: str) -> Iterator[str]:
+        position = ""
+        while True:
+            lines, after = self.logs.read(stream, position=position)
+            yield from (line.text for line in lines)
+            if after == position or not lines:
+                return
+            position = after
+
+    def output(self, run_id: str, name: str) -> bytes:
+        """Return a file that the trainer left in RUNCTL_OUTPUT_DIR."""
+        key = f"{output_prefix(run_id)}{name}"
+        answer = self.clients.get("s3").get_object(Bucket=self.deployment.bucket, Key=key)
+        content: bytes = answer["Body"].read()
+        return content
+
+    def result(self, run_id: str) -> Json:
+        """Return the result.json that the example trainers leave."""
+        found: Json = json.loads(self.output(run_id, "result.json"))
+        return found
+
+    def story(self, run_id: str) -> str:
+        """Tell all that is known of a run, for the message of something that failed."""
+        execution = self.workflow.find_execution(self.workflow.execution_arn(run_id))
+        lines = [f"run {self.ledger.find_run(run_id)}", f"execution {execution}"]
+        for attempt in self.ledger.attempts(run_id):
+            lines.append(f"attempt {attempt}".replace(attempt.token or "no token", "…"))
+            lines += [f"  | {line}" for line in self.log(run_id, attempt.number)[-15:]]
+            lines += [f"  # {line}" for line in self.agent_log(run_id, attempt.number)[-15:]]
+        return "\n".join(lines)
