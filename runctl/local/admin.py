@@ -33,6 +33,7 @@ class Admin:
         self._market, self._instances, self._knobs = market, instances, knobs
         self._journal, self._calls = journal, calls
         self._account, self._region = account, region
+        self._initial = dataclasses.asdict(knobs)
         self._routes: Mapping[tuple[str, str], Callable[[Payload], Any]] = {
             ("GET", "health"): lambda _: {"ok": True, "enforced": iam.is_enforced()},
             ("POST", "enforce"): self._enforce,
@@ -70,7 +71,7 @@ class Admin:
 
     def _reset(self, _: Payload) -> Payload:
         self._market.reset()
-        self._knobs.reset()
+        self._knobs.update(self._initial)
         for instance in self._instances.all():
             self._instances.terminate(instance, ended_by_user(), grace_seconds=0)
         return {}

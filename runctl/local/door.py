@@ -200,6 +200,9 @@ class FrontDoor:
 def build(home: Path, *, url: str, account: str, region: str) -> FrontDoor:
     """Put a local cloud together."""
     market, knobs, journal, calls = Market(), Knobs(), Journal(), Journal()
+    iam.count_loopback_as_tls()
+    workflows.install(knobs)
+    functions.install()
     instances = Instances(
         home,
         endpoint=url,
@@ -220,8 +223,6 @@ def build(home: Path, *, url: str, account: str, region: str) -> FrontDoor:
     )
     ec2, ssm = Ec2(instances, Fleets(instances)), Ssm(instances)
     provisioning.install(ssm)
-    workflows.install(knobs)
-    functions.install()
     wire.service_model("ec2")  # now, not in the first call
     return FrontDoor(ec2=ec2, ssm=ssm, admin=admin, instances=instances, calls=calls)
 
@@ -233,7 +234,7 @@ def _pin_signature(call: Call) -> None:
     scope = call.scope
     raw_path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
     query = parse_qs(scope["query_string"].decode(), keep_blank_values=True)
-    iam_evaluator.pin_request_origin((scope.get("client") or ("127.0.0.1",))[0], False)
+    iam_evaluator.pin_request_origin((scope.get("client") or ("127.0.0.1",))[0], True)
     iam_evaluator.pin_signed_request(scope["method"], raw_path, query, scope["headers"])
     iam_evaluator.pin_signed_body(call.body)
 

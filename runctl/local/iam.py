@@ -32,6 +32,16 @@ def enforce() -> None:
     ministack.AUTH = True
 
 
+def count_loopback_as_tls() -> None:
+    """Let `aws:SecureTransport` be true: buckets that refuse plain HTTP are plain good practice."""
+    pin = iam_evaluator.pin_request_origin
+
+    def pin_secure(address: str, _is_secure: bool) -> None:  # noqa: FBT001 - ministack's signature
+        pin(address, True)
+
+    ministack.pin_request_origin = pin_secure
+
+
 def is_enforced() -> bool:
     """Say whether policies are evaluated."""
     return bool(ministack.AUTH)

@@ -32,7 +32,3 @@ class Knobs:
             if not isinstance(number, kind):
                 raise ValueError(f"{name} takes a {kind.__name__}, not {value!r}")  # noqa: TRY004
             setattr(self, name, number)
-
-    def reset(self) -> None:
-        """Put every knob back to its default."""
-        self.update({one.name: getattr(Knobs(), one.name) for one in fields(self)})

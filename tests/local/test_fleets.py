@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import ZONES, Cloud, eventually, unique
+
+from tests.local.conftest import ZONES, Cloud, eventually, unique
 
 POOL = f"m5.large/{ZONES[0]}/spot"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import Cloud, eventually
 
 from runctl.local import daemon
 from runctl.local.client import LocalCloudError
+from tests.local.conftest import Cloud, eventually
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,153 @@
+"""The real `cdk bootstrap` and `cdk deploy`, onto a local cloud."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+from runctl.local.client import LocalCloudClient
+from runctl.local.daemon import Endpoint
+
+Progress = Callable[[str], None]
+Outputs = dict[str, dict[str, str]]
+_TAIL = 4000
+
+
+class DeployError(Exception):
+    """A CDK command failed; the message ends with what it printed."""
+
+
+def deploy(
+    endpoint: Endpoint,
+    *,
+    project: Path,
+    progress: Progress | None = None,
+    context: Mapping[str, str] | None = None,
+    enforce_iam: bool = True,
+) -> Outputs:
+    """Deploy every stack of the CDK app in `project`, then turn IAM enforcement on.
+
+    Returns the outputs of each stack by its name. `progress` is told each step; `context` is
+    passed to the app (`-c key=value`). Deploying again updates the stacks.
+    """
+    tell = progress or (lambda _: None)
+    cdk = _Cdk(endpoint, project.absolute(), tell)
+    assembly = endpoint.home / "cdk.out"
+    outputs = endpoint.home / "outputs.json"
+    outputs.unlink(missing_ok=True)
+    # Neither needs the other: synthesis is Python's work, the bootstrap mostly waits.
+    with ThreadPoolExecutor(max_workers=2) as both:
+        bootstrapped = both.submit(cdk.bootstrap)
+        synthesized = both.submit(cdk.synthesize, assembly, context or {})
+        bootstrapped.result()
+        synthesized.result()
+    cdk.run(
+        "deploying the stacks",
+        ["deploy", "--all", "--app", str(assembly), "--require-approval", "never"],
+        ["--method", "direct", "--concurrency", "4", "--asset-parallelism"],
+        ["--outputs-file", str(outputs), "--progress", "events"],
+    )
+    if enforce_iam:
+        LocalCloudClient(endpoint.url).enforce_iam()
+    found: Outputs = json.loads(outputs.read_text()) if outputs.exists() else {}
+    return found
+
+
+class _Cdk:
+    """Runs the project's CDK command line against one local cloud."""
+
+    def __init__(self, endpoint: Endpoint, project: Path, tell: Progress) -> None:
+        self._endpoint, self._project, self._tell = endpoint, project, tell
+        self._command = _find_cdk(project)
+        self._environment = _environment(endpoint, project)
+
+    def bootstrap(self) -> None:
+        if _has_bootstrap_stack(self._endpoint):
+            return
+        target = f"aws://{self._endpoint.account}/{self._endpoint.region}"
+        # Outside the project, or it would run the app to find the environments.
+        self.run("bootstrapping", ["bootstrap", target], cwd=self._endpoint.home)
+
+    def synthesize(self, assembly: Path, context: Mapping[str, str]) -> None:
+        pairs = [word for key, value in context.items() for word in ("-c", f"{key}={value}")]
+        self.run("synthesizing the stacks", ["synth", "--quiet", "--output", str(assembly)], pairs)
+
+    def run(self, step: str, *words: list[str], cwd: Path | None = None) -> None:
+        self._tell(step)
+        began = time.monotonic()
+        done = subprocess.run(
+            [self._command, "--no-notices", "--no-version-reporting", *chain.from_iterable(words)],
+            cwd=cwd or self._project,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        with (self._endpoint.home / "deploy.log").open("a") as log:
+            log.write(f"== {step}: {time.monotonic() - began:.1f} s\n{done.stdout}\n")
+        if done.returncode:
+            raise DeployError(f"{step} failed:\n{done.stdout[-_TAIL:]}")
+
+
+def _find_cdk(project: Path) -> str:
+    for folder in (project, *project.parents):
+        command = folder / "node_modules/.bin/cdk"
+        if command.exists():
+            return str(command)
+    raise DeployError(f"there is no node_modules/.bin/cdk in {project} or above: run `npm ci`")
+
+
+def _environment(endpoint: Endpoint, project: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    python = str(Path(sys.executable).parent)
+    return {
+        **kept,
+        **endpoint.environment(),
+        # Path style: a bucket's name cannot be resolved as a host here.
+        "AWS_ENDPOINT_URL_S3": endpoint.url,
+        "CDK_DEFAULT_ACCOUNT": endpoint.account,
+        "CDK_DEFAULT_REGION": endpoint.region,
+        "CDK_DISABLE_CLI_TELEMETRY": "true",
+        "CDK_DISABLE_VERSION_CHECK": "true",
+        "CI": "true",
+        "FORCE_COLOR": "0",
+        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "1",
+        "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1",
+        "PATH": f"{python}:{kept.get('PATH', '')}",
+        "PYTHONPATH": ":".join(filter(None, [str(project), kept.get("PYTHONPATH", "")])),
+    }
+
+
+def _has_bootstrap_stack(endpoint: Endpoint) -> bool:
+    """Ask CloudFormation, in one plain request: an SDK would take longer to load."""
+    query = urllib.parse.urlencode(
+        {"Action": "DescribeStacks", "StackName": "CDKToolkit", "Version": "2010-05-15"}
+    )
+    scope = f"test/20200101/{endpoint.region}/cloudformation/aws4_request"
+    request = urllib.request.Request(  # noqa: S310 - always the local cloud
+        endpoint.url,
+        data=query.encode(),
+        headers={
+            "Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=, Signature=",
+            "Content-Type": "application/x-www-form-urlencoded",
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+            return b"_COMPLETE" in response.read()
+    except urllib.error.HTTPError as exc:
+        exc.close()
+        return False

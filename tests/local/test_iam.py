@@ -1,0 +1,242 @@
+"""The local cloud refuses what AWS would refuse: each call, and each permission behind it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from runctl.local.actions import REQUIRED
+from tests.local.clouds import Cloud, eventually, unique
+
+pytestmark = pytest.mark.slow
+
+AGENT = {
+    "Effect": "Allow",
+    "Action": [one.action for one in REQUIRED["ssm-agent", "register"]],
+    "Resource": "*",
+}
+
+
+def allow(*actions: str, resource: str = "*", **conditions: Any) -> dict[str, Any]:
+    statement = {"Effect": "Allow", "Action": list(actions), "Resource": resource}
+    return statement | ({"Condition": conditions} if conditions else {})
+
+
+LAUNCH = {
+    "ec2:CreateFleet": allow("ec2:CreateFleet"),
+    "ec2:CreateTags": allow(
+        "ec2:CreateTags", StringEquals={"ec2:CreateAction": ["CreateFleet", "RunInstances"]}
+    ),
+    "ec2:RunInstances": allow("ec2:RunInstances"),
+    "iam:PassRole": allow(
+        "iam:PassRole", StringEquals={"iam:PassedToService": "ec2.amazonaws.com"}
+    ),
+    "ssm:GetParameters": allow(
+        "ssm:GetParameters", resource="arn:aws:ssm:*::parameter/aws/service/*"
+    ),
+}
+TAGS = [
+    {"ResourceType": kind, "Tags": [{"Key": "run", "Value": "r1"}]}
+    for kind in ("fleet", "instance")
+]
+
+
+def create_fleet(cloud: Cloud, caller_role: str, **changes: Any) -> dict[str, Any]:
+    data = {"IamInstanceProfile": {"Name": cloud.profile(cloud.role(AGENT))}}
+    request = cloud.fleet_request(cloud.template("#!/bin/sh\n", **data), **changes)
+    ec2 = cloud.client("ec2", **cloud.assume(caller_role))
+    got: dict[str, Any] = ec2.create_fleet(**{"TagSpecifications": TAGS, **request})
+    return got
+
+
+def test_a_role_with_every_permission_launches(strict_cloud: Cloud) -> None:
+    got = create_fleet(strict_cloud, strict_cloud.role(*LAUNCH.values()))
+    assert got["Errors"] == []
+    assert got["Instances"]
+
+
+@pytest.mark.parametrize("missing", sorted(set(LAUNCH) - {"ec2:CreateFleet"}))
+def test_each_dependent_permission_is_needed(strict_cloud: Cloud, missing: str) -> None:
+    role = strict_cloud.role(*(one for action, one in LAUNCH.items() if action != missing))
+    told = f"not authorized to perform: {missing} on resource"
+    if missing == "ec2:CreateTags":  # the fleet itself is tagged before anything is launched
+        with pytest.raises(ClientError, match=f"UnauthorizedOperation.*{told}"):
+            create_fleet(strict_cloud, role)
+        return
+    got = create_fleet(strict_cloud, role)
+    assert got["Instances"] == []
+    assert {one["ErrorCode"] for one in got["Errors"]} == {"UnauthorizedOperation"}
+    assert told in got["Errors"][0]["ErrorMessage"]
+
+
+def test_a_fleet_cannot_be_created_without_the_permission(strict_cloud: Cloud) -> None:
+    with pytest.raises(ClientError, match="ec2:CreateFleet"):
+        create_fleet(strict_cloud, strict_cloud.role(LAUNCH["ec2:RunInstances"]))
+
+
+def test_no_tags_need_no_permission_to_tag(strict_cloud: Cloud) -> None:
+    role = strict_cloud.role(*(one for key, one in LAUNCH.items() if key != "ec2:CreateTags"))
+    assert create_fleet(strict_cloud, role, TagSpecifications=[])["Instances"]
+
+
+def test_passing_the_role_to_another_service_is_not_enough(strict_cloud: Cloud) -> None:
+    wrong = allow("iam:PassRole", StringEquals={"iam:PassedToService": "lambda.amazonaws.com"})
+    role = strict_cloud.role(*(LAUNCH | {"iam:PassRole": wrong}).values())
+    assert create_fleet(strict_cloud, role)["Instances"] == []
+
+
+def test_only_instances_with_the_tag_may_be_terminated(strict_cloud: Cloud) -> None:
+    mine = strict_cloud.launch(TagSpecifications=TAGS)
+    foreign = strict_cloud.launch()
+    condition = {"aws:ResourceTag/run": "r*"}
+    role = strict_cloud.role(allow("ec2:TerminateInstances", StringLike=condition))
+    ec2 = strict_cloud.client("ec2", **strict_cloud.assume(role))
+    with pytest.raises(ClientError, match="UnauthorizedOperation"):
+        ec2.terminate_instances(InstanceIds=[foreign])
+    ec2.terminate_instances(InstanceIds=[mine])
+    strict_cloud.admin.wait_for_state(mine, "terminated")
+    assert strict_cloud.admin.instance(foreign)["state"] in {"pending", "running"}
+
+
+def test_the_administrator_may_do_anything(strict_cloud: Cloud) -> None:
+    assert strict_cloud.describe(strict_cloud.launch())["InstanceId"]
+
+
+def test_a_wrong_secret_is_refused(strict_cloud: Cloud) -> None:
+    keys = strict_cloud.assume(strict_cloud.role(allow("ec2:DescribeInstances")))
+    strict_cloud.client("ec2", **keys).describe_instances()
+    ec2 = strict_cloud.client("ec2", **keys | {"aws_secret_access_key": "guessed"})
+    with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+        ec2.describe_instances()
+
+
+def test_an_instance_acts_as_its_role(strict_cloud: Cloud) -> None:
+    bucket = unique("mine")
+    strict_cloud.client("s3").create_bucket(Bucket=bucket)
+    role = strict_cloud.role(allow("s3:PutObject", resource=f"arn:aws:s3:::{bucket}/ok/*"))
+    name = role.rpartition("/")[2]
+    script = f"""#!/bin/bash
+base=$AWS_EC2_METADATA_SERVICE_ENDPOINT/latest
+token=$(curl -s -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' $base/api/token)
+path=meta-data/iam/security-credentials/{name}
+curl -s -H "X-aws-ec2-metadata-token: $token" $base/$path > $RUNCTL_ROOT/new
+mv $RUNCTL_ROOT/new $RUNCTL_ROOT/credentials
+"""
+    data = {"IamInstanceProfile": {"Name": strict_cloud.profile(role)}}
+    root = strict_cloud.root(strict_cloud.launch(script, data=data))
+    eventually((root / "credentials").exists)
+    got = json.loads((root / "credentials").read_text())
+    s3 = strict_cloud.client(
+        "s3",
+        aws_access_key_id=got["AccessKeyId"],
+        aws_secret_access_key=got["SecretAccessKey"],
+        aws_session_token=got["Token"],
+    )
+    s3.put_object(Bucket=bucket, Key="ok/a", Body=b"1")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        s3.put_object(Bucket=bucket, Key="other/a", Body=b"1")
+
+
+def registered(cloud: Cloud, **tags: str) -> str:
+    data = {"IamInstanceProfile": {"Name": cloud.profile(cloud.role(AGENT))}}
+    pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
+    spec = [{"ResourceType": "instance", "Tags": pairs}] if pairs else []
+    instance_id = cloud.launch(data=data, TagSpecifications=spec)
+    eventually(lambda: cloud.admin.instance(instance_id)["agent_ready"])
+    return instance_id
+
+
+def test_a_command_needs_the_document_and_the_instances_tag(strict_cloud: Cloud) -> None:
+    mine, foreign = registered(strict_cloud, run="r1"), registered(strict_cloud)
+    document = "arn:aws:ssm:*::document/AWS-RunShellScript"
+    role = strict_cloud.role(
+        allow("ssm:SendCommand", resource=document),
+        allow(
+            "ssm:SendCommand",
+            resource="arn:aws:ec2:*:*:instance/*",
+            StringEquals={"ssm:resourceTag/run": "r1"},
+        ),
+    )
+    ssm = strict_cloud.client("ssm", **strict_cloud.assume(role))
+    command = {"DocumentName": "AWS-RunShellScript", "Parameters": {"commands": ["true"]}}
+    assert ssm.send_command(InstanceIds=[mine], **command)["Command"]["CommandId"]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        ssm.send_command(InstanceIds=[foreign], **command)
+    other = strict_cloud.role(allow("ssm:SendCommand", resource="arn:aws:ec2:*:*:instance/*"))
+    with pytest.raises(ClientError, match="document/AWS-RunShellScript"):
+        strict_cloud.client("ssm", **strict_cloud.assume(other)).send_command(
+            InstanceIds=[mine], **command
+        )
+
+
+def test_an_agent_whose_role_lacks_the_permissions_never_registers(strict_cloud: Cloud) -> None:
+    data = {"IamInstanceProfile": {"Name": strict_cloud.profile(strict_cloud.role())}}
+    instance_id = strict_cloud.launch(data=data)
+    eventually(lambda: strict_cloud.admin.instance(instance_id)["agent_ready"])
+    with pytest.raises(ClientError, match="InvalidInstanceId"):
+        strict_cloud.client("ssm").send_command(
+            DocumentName="AWS-RunShellScript",
+            InstanceIds=[instance_id],
+            Parameters={"commands": ["true"]},
+        )
+
+
+def task(function: str) -> dict[str, Any]:
+    return {
+        "Call": {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::lambda:invoke",
+            "Arguments": {"FunctionName": function, "Payload": {}},
+            "End": True,
+        }
+    }
+
+
+def test_a_state_machine_invokes_only_what_its_role_allows(strict_cloud: Cloud) -> None:
+    function = strict_cloud.function("def handler(event, context):\n    return 1\n")
+    allowed = strict_cloud.role(allow("lambda:InvokeFunction", resource=function))
+    ended = strict_cloud.ended(
+        strict_cloud.start(strict_cloud.machine(task(function), role=allowed))
+    )
+    assert ended["status"] == "SUCCEEDED"
+    ended = strict_cloud.ended(strict_cloud.start(strict_cloud.machine(task(function))))
+    assert (ended["status"], ended["error"]) == ("FAILED", "Lambda.AWSLambdaException")
+    assert "lambda:InvokeFunction" in ended["cause"]
+
+
+def test_a_nested_execution_needs_every_permission_of_its_pattern(strict_cloud: Cloud) -> None:
+    child = strict_cloud.machine({"Done": {"Type": "Succeed"}})
+    needed = [one.action for one in REQUIRED["states", "states:startExecution.sync:2"]]
+    states = {
+        "Continue": {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::states:startExecution.sync:2",
+            "Arguments": {"StateMachineArn": child, "Input": {}},
+            "End": True,
+        }
+    }
+    outcomes = {}
+    for missing in ("", *needed):
+        role = strict_cloud.role(*(allow(one) for one in needed if one != missing))
+        execution = strict_cloud.start(strict_cloud.machine(states, role=role))
+        outcomes[missing] = strict_cloud.ended(execution)["status"]
+    assert outcomes == {"": "SUCCEEDED"} | dict.fromkeys(needed, "FAILED")
+
+
+def test_a_function_acts_as_its_role(strict_cloud: Cloud) -> None:
+    code = (
+        "import boto3\n"
+        "def handler(event, context):\n"
+        "    boto3.client('ec2').describe_instances()\n"
+        "    return 'seen'\n"
+    )
+    seeing = strict_cloud.function(code, role=strict_cloud.role(allow("ec2:DescribeInstances")))
+    blind = strict_cloud.function(code, role=strict_cloud.role())
+    lambda_ = strict_cloud.client("lambda")
+    assert json.load(lambda_.invoke(FunctionName=seeing)["Payload"]) == "seen"
+    refused = json.load(lambda_.invoke(FunctionName=blind)["Payload"])
+    assert "UnauthorizedOperation" in refused["errorMessage"]
+    assert refused["errorType"] == "ClientError"
