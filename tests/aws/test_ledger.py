@@ -1,0 +1,394 @@
+"""What the ledger promises, of the table and of the memory that the control tests stand on."""
+
+import math
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from runctl.aws.ledger import DynamoLedger
+from runctl.model.errors import FencedError, NotFoundError, RequestError, RunEndedError
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.model.pool import Pool
+from runctl.model.request import parse_request
+from runctl.model.run import AttemptStage, Run
+from tests.aws.conftest import make_table
+from tests.control.fakes import START, MemoryLedger
+
+NOW = START
+LATER = NOW + timedelta(minutes=5)
+LOST = Outcome(kind=OutcomeKind.LOST, reason="silence")
+COMPLETED = Outcome(kind=OutcomeKind.COMPLETED, exit_code=0, step=7)
+
+
+@pytest.fixture(params=["table", "memory"])
+def ledger(request, aws):
+    return DynamoLedger(*make_table()) if request.param == "table" else MemoryLedger()
+
+
+def a_run(run_id="run-1", **changes):
+    request = parse_request(
+        {
+            "script": "train.py",
+            "code": "s3://bucket/code/a.tar.gz",
+            "args": ["--epochs", "3"],
+            "env": {"MODE": "fast"},
+            "deadline": "2031-01-01T00:00:00+02:00",
+            "checkpoint": {"dir": "saved", "keep_last": 2},
+        }
+    )
+    run = Run(
+        run_id=run_id,
+        request=request,
+        started_at=NOW,
+        execution=run_id,
+        execution_arn=f"arn:{run_id}",
+    )
+    return replace(run, **changes)
+
+
+def launched(ledger, number=1, run_id="run-1"):
+    ledger.open_attempt(run_id, number, launch_try=1, fleet_request="{}", now=NOW)
+    return ledger.record_launch(
+        run_id, number, instance_ids=[f"i-{number}"], pool="m5.large/z/spot", now=NOW
+    )
+
+
+def training(ledger, number=1, token="token"):
+    launched(ledger, number)
+    return start(ledger, number, token)
+
+
+def start(ledger, number, token="token", arn="arn:run-1"):
+    return ledger.start_training("run-1", number, token=token, execution_arn=arn, now=NOW)
+
+
+def end(ledger, status=RunStatus.FAILED, **where):
+    return ledger.end_run("run-1", status=status, reason="enough", now=LATER, **where)
+
+
+def test_a_run_is_read_back_as_it_was_written(ledger):
+    assert ledger.create_run(a_run()) == a_run()
+    assert ledger.find_run("run-1") == a_run()
+    assert ledger.find_run_of_execution("run-1") == "run-1"
+
+
+def test_what_nobody_wrote_is_none(ledger):
+    assert ledger.find_run("run-1") is None
+    assert ledger.find_run_of_execution("run-1") is None
+    assert ledger.find_attempt("run-1", 1) is None
+    assert ledger.find_instance("i-1") is None
+    assert ledger.attempts("run-1") == []
+
+
+def test_creating_a_run_twice_keeps_the_first(ledger):
+    ledger.create_run(a_run())
+    ledger.commit_checkpoint("run-1", 0, step=3, manifest="m", now=NOW)
+    assert ledger.create_run(a_run(started_at=LATER)).step == 3
+
+
+def test_a_name_that_continued_one_run_cannot_begin_another(ledger):
+    ledger.create_run(a_run())
+    end(ledger)
+    ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2")
+    with pytest.raises(RequestError, match="belongs to the run run-1"):
+        ledger.create_run(a_run("run-1-r2"))
+    assert ledger.find_run("run-1-r2") is None
+
+
+def test_runs_are_listed_newest_first(ledger):
+    for number in range(5):
+        ledger.create_run(a_run(f"run-{number}", started_at=NOW + timedelta(seconds=number)))
+    assert [run.run_id for run in ledger.list_runs(limit=3)] == ["run-4", "run-3", "run-2"]
+
+
+def test_the_first_end_of_a_run_stands(ledger):
+    ledger.create_run(a_run())
+    assert end(ledger, RunStatus.STOPPED).ended is RunStatus.STOPPED
+    held = end(ledger, RunStatus.FAILED)
+    assert (held.ended, held.reason, held.ended_at) == (RunStatus.STOPPED, "enough", LATER)
+
+
+def test_a_run_that_does_not_exist_cannot_end(ledger):
+    with pytest.raises(NotFoundError):
+        end(ledger)
+
+
+def test_an_earlier_execution_cannot_end_what_a_later_one_continued(ledger):
+    ledger.create_run(a_run())
+    end(ledger, execution_arn="arn:run-1")
+    ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2")
+    assert end(ledger, execution_arn="arn:run-1").ended is None
+    assert end(ledger, execution_arn="arn:2").ended is RunStatus.FAILED
+
+
+def test_continuing_clears_the_end_and_counts_the_execution_once(ledger):
+    ledger.create_run(a_run())
+    end(ledger)
+    for _ in range(2):
+        run = ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2")
+        assert run == a_run(execution="run-1-r2", execution_arn="arn:2", executions=2)
+    assert ledger.find_run_of_execution("run-1-r2") == "run-1"
+
+
+def test_a_run_that_goes_on_cannot_be_continued(ledger):
+    ledger.create_run(a_run())
+    with pytest.raises(RequestError, match="belongs to the execution run-1"):
+        ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2")
+    assert ledger.find_run_of_execution("run-1-r2") is None
+
+
+def test_a_run_that_does_not_exist_cannot_be_continued(ledger):
+    with pytest.raises(NotFoundError):
+        ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2")
+
+
+def test_second_opening_finds_the_first_ones_request(ledger):
+    ledger.create_run(a_run())
+    first = ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="first", now=NOW)
+    second = ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="second", now=LATER)
+    assert first == second
+    assert (second.stage, second.fleet_request) == (AttemptStage.LAUNCHING, "first")
+
+
+def test_a_later_try_replaces_the_request_until_something_was_launched(ledger):
+    ledger.create_run(a_run())
+    ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="first", now=NOW)
+    held = ledger.open_attempt("run-1", 1, launch_try=2, fleet_request="second", now=NOW)
+    assert (held.launch_try, held.fleet_request) == (2, "second")
+    ledger.record_launch("run-1", 1, instance_ids=["i-1"], pool="a/b/spot", now=NOW)
+    held = ledger.open_attempt("run-1", 1, launch_try=3, fleet_request="third", now=NOW)
+    assert (held.launch_try, held.instance_ids) == (2, ("i-1",))
+
+
+def test_an_earlier_try_does_not_come_back(ledger):
+    ledger.create_run(a_run())
+    ledger.open_attempt("run-1", 1, launch_try=2, fleet_request="second", now=NOW)
+    held = ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="first", now=NOW)
+    assert held.fleet_request == "second"
+
+
+def test_nothing_is_opened_or_launched_for_a_run_that_has_ended(ledger):
+    ledger.create_run(a_run())
+    ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="{}", now=NOW)
+    end(ledger)
+    with pytest.raises(RunEndedError, match="failed"):
+        ledger.open_attempt("run-1", 2, launch_try=1, fleet_request="{}", now=NOW)
+    with pytest.raises(RunEndedError, match="failed"):
+        ledger.record_launch("run-1", 1, instance_ids=["i-1"], pool="a/b/spot", now=NOW)
+    assert ledger.find_attempt("run-1", 2) is None
+    assert ledger.find_instance("i-1") is None
+
+
+def test_a_launch_is_known_by_attempt_and_by_instance(ledger):
+    ledger.create_run(a_run())
+    attempt = launched(ledger)
+    assert attempt == ledger.find_attempt("run-1", 1)
+    assert (attempt.stage, attempt.instance_ids) == (AttemptStage.LAUNCHED, ("i-1",))
+    assert (attempt.pool, attempt.launched_at) == ("m5.large/z/spot", NOW)
+    assert ledger.find_instance("i-1") == ("run-1", 1)
+
+
+def test_the_first_launch_stands_and_the_second_is_nobodys(ledger):
+    ledger.create_run(a_run())
+    launched(ledger)
+    held = ledger.record_launch("run-1", 1, instance_ids=["i-9"], pool="x/y/spot", now=LATER)
+    assert held.instance_ids == ("i-1",)
+    assert ledger.find_instance("i-9") is None
+
+
+def test_a_launch_for_an_attempt_that_has_ended_is_nobodys(ledger):
+    ledger.create_run(a_run())
+    ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="{}", now=NOW)
+    ledger.end_attempt("run-1", 1, outcome=LOST, now=NOW)
+    held = ledger.record_launch("run-1", 1, instance_ids=["i-1"], pool="a/b/spot", now=NOW)
+    assert (held.stage, held.instance_ids) == (AttemptStage.ENDED, ())
+
+
+def test_the_fence_moves_with_the_token(ledger):
+    ledger.create_run(a_run())
+    attempt = training(ledger)
+    assert (attempt.stage, attempt.token, attempt.training_at) == (
+        AttemptStage.TRAINING,
+        "token",
+        NOW,
+    )
+    assert ledger.find_run("run-1").fence == 1
+
+
+def test_a_newer_token_replaces_the_older(ledger):
+    ledger.create_run(a_run())
+    training(ledger, token="older")
+    assert start(ledger, 1, token="newer").token == "newer"
+
+
+def test_a_lower_attempt_gets_no_token_after_a_higher_one(ledger):
+    ledger.create_run(a_run())
+    training(ledger, 1)
+    training(ledger, 2)
+    with pytest.raises(FencedError, match="attempt 2 of run-1 has the fence, not 1"):
+        start(ledger, 1)
+
+
+def test_an_attempt_that_has_ended_gets_neither_token_nor_fence(ledger):
+    ledger.create_run(a_run())
+    launched(ledger)
+    ledger.end_attempt("run-1", 1, outcome=LOST, now=NOW)
+    attempt = start(ledger, 1)
+    assert (attempt.ended, attempt.token) == (LOST, "")
+    assert ledger.find_run("run-1").fence == 0
+
+
+def test_no_token_for_a_run_that_has_ended_or_moved_on(ledger):
+    ledger.create_run(a_run())
+    launched(ledger)
+    with pytest.raises(RunEndedError, match="belongs to the execution run-1"):
+        start(ledger, 1, arn="arn:other")
+    end(ledger)
+    with pytest.raises(RunEndedError, match="has ended"):
+        start(ledger, 1)
+
+
+def test_only_the_first_detector_is_told_so(ledger):
+    ledger.create_run(a_run())
+    launched(ledger)
+    assert ledger.note_notice("run-1", 1, now=NOW)
+    assert not ledger.note_notice("run-1", 1, now=LATER)
+    assert not ledger.note_notice("run-1", 2, now=NOW)
+    assert ledger.find_attempt("run-1", 1).noticed_at == NOW
+
+
+def test_the_first_outcome_of_an_attempt_stands(ledger):
+    ledger.create_run(a_run())
+    training(ledger)
+    assert ledger.end_attempt("run-1", 1, outcome=COMPLETED, now=NOW).ended == COMPLETED
+    held = ledger.end_attempt("run-1", 1, outcome=LOST, now=LATER)
+    assert (held.ended, held.ended_at, held.stage) == (COMPLETED, NOW, AttemptStage.ENDED)
+
+
+def test_an_attempt_that_does_not_exist_cannot_end(ledger):
+    ledger.create_run(a_run())
+    with pytest.raises(NotFoundError):
+        ledger.end_attempt("run-1", 1, outcome=LOST, now=NOW)
+
+
+def test_attempts_come_in_the_order_of_their_numbers(ledger):
+    ledger.create_run(a_run())
+    ledger.create_run(a_run("run-10"))
+    for number in (2, 11, 1):
+        launched(ledger, number)
+    launched(ledger, 1, run_id="run-10")
+    assert [attempt.number for attempt in ledger.attempts("run-1")] == [1, 2, 11]
+
+
+def test_only_who_has_the_fence_commits(ledger):
+    ledger.create_run(a_run())
+    training(ledger, 1)
+    ledger.commit_checkpoint("run-1", 1, step=5, manifest="five", now=NOW)
+    launched(ledger, 2)
+    with pytest.raises(FencedError):
+        ledger.commit_checkpoint("run-1", 2, step=6, manifest="early", now=NOW)
+    start(ledger, 2)
+    with pytest.raises(FencedError):
+        ledger.commit_checkpoint("run-1", 1, step=7, manifest="late", now=NOW)
+    run = ledger.find_run("run-1")
+    assert (run.step, run.newest, run.committed_at) == (5, "five", NOW)
+
+
+def test_the_pointer_follows_the_fence_to_a_lower_step(ledger):
+    ledger.create_run(a_run())
+    training(ledger, 1)
+    ledger.commit_checkpoint("run-1", 1, step=9, manifest="damaged", now=NOW)
+    training(ledger, 2)
+    ledger.commit_checkpoint("run-1", 2, step=4, manifest="whole", now=LATER)
+    assert ledger.find_run("run-1").newest == "whole"
+
+
+def test_a_run_that_has_ended_still_takes_the_last_checkpoint(ledger):
+    ledger.create_run(a_run())
+    training(ledger)
+    end(ledger, RunStatus.STOPPED)
+    ledger.commit_checkpoint("run-1", 1, step=9, manifest="last", now=LATER)
+    assert ledger.find_run("run-1").step == 9
+
+
+def test_progress_gathers_and_what_is_not_told_stays(ledger):
+    ledger.create_run(a_run())
+    training(ledger)
+    ledger.record_progress(
+        "run-1",
+        1,
+        phase="restore",
+        now=NOW,
+        resume_step=3,
+        step=4,
+        metrics={"loss": 0.5, "acc": math.inf},
+        timeline={"booted": NOW},
+        warning="slow",
+    )
+    ledger.record_progress("run-1", 1, phase="train", now=LATER, timeline={"started": LATER})
+    attempt = ledger.find_attempt("run-1", 1)
+    assert (attempt.phase, attempt.heartbeat_at) == ("train", LATER)
+    assert (attempt.resume_step, attempt.progress_step, attempt.warning) == (3, 4, "slow")
+    assert attempt.metrics == {"loss": 0.5, "acc": math.inf}
+    assert attempt.timeline == {"booted": NOW, "started": LATER}
+
+
+def test_an_attempt_may_tell_of_its_preparations_before_it_has_the_fence(ledger):
+    ledger.create_run(a_run())
+    training(ledger, 1)
+    launched(ledger, 2)
+    ledger.record_progress("run-1", 2, phase="environment", now=NOW)
+    assert ledger.find_attempt("run-1", 2).phase == "environment"
+
+
+def test_progress_of_a_superseded_attempt_is_refused(ledger):
+    ledger.create_run(a_run())
+    training(ledger, 1)
+    training(ledger, 2)
+    with pytest.raises(FencedError):
+        ledger.record_progress("run-1", 1, phase="train", now=NOW)
+    assert ledger.find_attempt("run-1", 1).phase == ""
+
+
+def test_progress_of_nobody_is_refused(ledger):
+    ledger.create_run(a_run())
+    with pytest.raises(NotFoundError):
+        ledger.record_progress("run-1", 1, phase="train", now=NOW)
+    with pytest.raises(NotFoundError):
+        ledger.record_progress("run-2", 1, phase="train", now=NOW)
+
+
+def test_a_pool_cools_until_the_later_instant(ledger):
+    pools = [Pool("m5.large", zone, "spot") for zone in ("a", "b", "c")]
+    ledger.cool_pool(pools[0], until=LATER)
+    ledger.cool_pool(pools[0], until=NOW)
+    ledger.cool_pool(pools[1], until=NOW)
+    assert ledger.cooling_pools(pools, now=NOW) == {pools[0]: LATER}
+    assert ledger.cooling_pools([], now=NOW) == {}
+
+
+def test_more_pools_than_one_batch_holds_are_all_read(ledger):
+    pools = [Pool(f"m{number}.large", "z", "spot") for number in range(230)]
+    for pool in pools[::10]:
+        ledger.cool_pool(pool, until=LATER)
+    assert set(ledger.cooling_pools(pools, now=NOW)) == set(pools[::10])
+
+
+def test_every_move_of_a_life_can_be_made_again(ledger):
+    moves = (
+        lambda: ledger.create_run(a_run()),
+        lambda: ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="{}", now=NOW),
+        lambda: launched(ledger),
+        lambda: start(ledger, 1),
+        lambda: ledger.record_progress("run-1", 1, phase="train", now=NOW, step=5),
+        lambda: ledger.commit_checkpoint("run-1", 1, step=5, manifest="five", now=NOW),
+        lambda: ledger.end_attempt("run-1", 1, outcome=COMPLETED, now=NOW),
+        lambda: end(ledger, RunStatus.COMPLETED),
+        lambda: ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2"),
+    )
+    for move in moves:
+        move()
+        before = ledger.find_run("run-1"), ledger.attempts("run-1")
+        move()
+        assert (ledger.find_run("run-1"), ledger.attempts("run-1")) == before

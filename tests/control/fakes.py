@@ -1,0 +1,407 @@
+"""The ports in memory: a world small enough to be played through in every order."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+
+from runctl.model.errors import (
+    FencedError,
+    NotFoundError,
+    QuotaError,
+    RequestError,
+    RunEndedError,
+)
+from runctl.model.identity import ATTEMPT_TAG, RUN_TAG, client_token
+from runctl.model.machine import LaunchResult, Machine
+from runctl.model.outcome import Outcome, RunStatus
+from runctl.model.pool import Pool
+from runctl.model.run import Attempt, AttemptStage, Run
+
+START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.time = START
+
+    def now(self) -> datetime:
+        return self.time
+
+    def advance(self, by: timedelta) -> None:
+        self.time += by
+
+
+class MemoryLedger:
+    """Behaves as DynamoLedger does; tests/aws/test_ledger.py runs both through the same tests."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.executions: dict[str, str] = {}
+        self.attempt_items: dict[tuple[str, int], Attempt] = {}
+        self.instances: dict[str, tuple[str, int]] = {}
+        self.pools: dict[Pool, datetime] = {}
+        self.commits: list[tuple[str, int, int]] = []
+
+    def create_run(self, run: Run) -> Run:
+        if self.executions.get(run.execution, run.run_id) != run.run_id:
+            owner = self.executions[run.execution]
+            raise RequestError(f"the name {run.execution!r} belongs to the run {owner}")
+        if run.run_id not in self.runs:
+            self.executions[run.execution] = run.run_id
+            self.runs[run.run_id] = run
+        return self.runs[run.run_id]
+
+    def find_run(self, run_id: str) -> Run | None:
+        return self.runs.get(run_id)
+
+    def list_runs(self, *, limit: int = 100) -> list[Run]:
+        newest = sorted(self.runs.values(), key=lambda run: run.started_at, reverse=True)
+        return newest[:limit]
+
+    def find_run_of_execution(self, name: str) -> str | None:
+        return self.executions.get(name)
+
+    def continue_run(self, run_id: str, *, execution: str, execution_arn: str) -> Run:
+        run = self._run(run_id)
+        if run.execution_arn == execution_arn:
+            return run
+        if run.ended is None or self.executions.get(execution, run_id) != run_id:
+            raise RequestError(f"the run {run_id} belongs to the execution {run.execution}")
+        self.executions[execution] = run_id
+        self.runs[run_id] = replace(
+            run,
+            execution=execution,
+            execution_arn=execution_arn,
+            executions=run.executions + 1,
+            ended=None,
+            ended_at=None,
+            reason="",
+        )
+        return self.runs[run_id]
+
+    def end_run(
+        self,
+        run_id: str,
+        *,
+        status: RunStatus,
+        reason: str,
+        now: datetime,
+        execution_arn: str | None = None,
+    ) -> Run:
+        run = self._run(run_id)
+        if run.ended is None and execution_arn in {None, run.execution_arn}:
+            self.runs[run_id] = replace(run, ended=status, ended_at=now, reason=reason)
+        return self.runs[run_id]
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        mine = [one for one in self.attempt_items.values() if one.run_id == run_id]
+        return sorted(mine, key=lambda one: one.number)
+
+    def find_attempt(self, run_id: str, number: int) -> Attempt | None:
+        return self.attempt_items.get((run_id, number))
+
+    def open_attempt(
+        self, run_id: str, number: int, *, launch_try: int, fleet_request: str, now: datetime
+    ) -> Attempt:
+        self._check_goes_on(run_id)
+        held = self.attempt_items.get((run_id, number))
+        if held is None or (held.stage is AttemptStage.LAUNCHING and held.launch_try < launch_try):
+            self.attempt_items[run_id, number] = replace(
+                held or Attempt(run_id=run_id, number=number, stage=AttemptStage.LAUNCHING),
+                launch_try=launch_try,
+                fleet_request=fleet_request,
+            )
+        return self.attempt_items[run_id, number]
+
+    def record_launch(
+        self, run_id: str, number: int, *, instance_ids: Sequence[str], pool: str, now: datetime
+    ) -> Attempt:
+        self._check_goes_on(run_id)
+        held = self._attempt(run_id, number)
+        if held.stage is AttemptStage.LAUNCHING:
+            self.attempt_items[run_id, number] = replace(
+                held,
+                stage=AttemptStage.LAUNCHED,
+                instance_ids=tuple(instance_ids),
+                pool=pool,
+                launched_at=now,
+            )
+            self.instances |= dict.fromkeys(instance_ids, (run_id, number))
+        return self.attempt_items[run_id, number]
+
+    def start_training(
+        self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
+    ) -> Attempt:
+        self._check_goes_on(run_id)
+        run, held = self._run(run_id), self._attempt(run_id, number)
+        if run.execution_arn != execution_arn:
+            raise RunEndedError(f"the run {run_id} belongs to the execution {run.execution}")
+        if run.fence > number:
+            raise FencedError(f"attempt {run.fence} of {run_id} has the fence, not {number}")
+        if held.ended is None:
+            self.runs[run_id] = replace(run, fence=number)
+            self.attempt_items[run_id, number] = replace(
+                held,
+                stage=AttemptStage.TRAINING,
+                token=token,
+                training_at=held.training_at or now,
+            )
+        return self.attempt_items[run_id, number]
+
+    def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
+        held = self.attempt_items.get((run_id, number))
+        if held is None or held.noticed_at is not None:
+            return False
+        self.attempt_items[run_id, number] = replace(held, noticed_at=now)
+        return True
+
+    def end_attempt(self, run_id: str, number: int, *, outcome: Outcome, now: datetime) -> Attempt:
+        held = self._attempt(run_id, number)
+        if held.ended is None:
+            self.attempt_items[run_id, number] = replace(
+                held, stage=AttemptStage.ENDED, ended=outcome, ended_at=now
+            )
+        return self.attempt_items[run_id, number]
+
+    def find_instance(self, instance_id: str) -> tuple[str, int] | None:
+        return self.instances.get(instance_id)
+
+    def cool_pool(self, pool: Pool, *, until: datetime) -> None:
+        self.pools[pool] = max(until, self.pools.get(pool, until))
+
+    def cooling_pools(self, pools: Sequence[Pool], *, now: datetime) -> dict[Pool, datetime]:
+        return {
+            pool: self.pools[pool]
+            for pool in pools
+            if pool in self.pools and self.pools[pool] > now
+        }
+
+    def commit_checkpoint(
+        self, run_id: str, number: int, *, step: int, manifest: str, now: datetime
+    ) -> None:
+        run = self._run(run_id)
+        if run.fence != number:
+            raise FencedError(f"attempt {run.fence} of {run_id} has the fence, not {number}")
+        self.runs[run_id] = replace(run, step=step, newest=manifest, committed_at=now)
+        self.commits.append((run_id, number, step))
+
+    def record_progress(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        phase: str,
+        now: datetime,
+        resume_step: int | None = None,
+        step: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        timeline: Mapping[str, datetime] | None = None,
+        warning: str = "",
+    ) -> None:
+        run = self._run(run_id)
+        if run.fence > number:
+            raise FencedError(f"attempt {run.fence} of {run_id} has the fence, not {number}")
+        held = self._attempt(run_id, number)
+        self.attempt_items[run_id, number] = replace(
+            held,
+            phase=phase,
+            heartbeat_at=now,
+            resume_step=held.resume_step if resume_step is None else resume_step,
+            progress_step=held.progress_step if step is None else step,
+            metrics=held.metrics if metrics is None else dict(metrics),
+            timeline={**held.timeline, **(timeline or {})},
+            warning=warning or held.warning,
+        )
+
+    def _run(self, run_id: str) -> Run:
+        if run_id not in self.runs:
+            raise NotFoundError(f"there is no run {run_id}")
+        return self.runs[run_id]
+
+    def _attempt(self, run_id: str, number: int) -> Attempt:
+        if (run_id, number) not in self.attempt_items:
+            raise NotFoundError(f"the run {run_id} has no attempt {number}")
+        return self.attempt_items[run_id, number]
+
+    def _check_goes_on(self, run_id: str) -> None:
+        ended = self._run(run_id).ended
+        if ended is not None:
+            raise RunEndedError(f"the run {run_id} has ended: {ended.value}")
+
+
+class FakeFleet:
+    """EC2 with as much capacity as tests give it; the same request gives the same answer."""
+
+    def __init__(self, clock: FakeClock, *, zones: Sequence[str] = ("us-east-1a",)) -> None:
+        self._clock = clock
+        self._zones = tuple(zones)
+        self.machines: dict[str, Machine] = {}
+        self.refusals: dict[Pool, str] = {}
+        self.quota = ""
+        self.answers: dict[str, LaunchResult] = {}
+        self.requests: list[str] = []
+        self.terminated: list[str] = []
+        self.hidden: set[str] = set()
+
+    def zones(self) -> tuple[str, ...]:
+        return self._zones
+
+    def build_request(
+        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool]
+    ) -> str:
+        return json.dumps(
+            {
+                "token": client_token(run_id, attempt, launch_try),
+                "run_id": run_id,
+                "attempt": attempt,
+                "pools": [str(pool) for pool in pools],
+            }
+        )
+
+    def launch(self, request: str) -> LaunchResult:
+        self.requests.append(request)
+        document = json.loads(request)
+        if document["token"] in self.answers:
+            return self.answers[document["token"]]
+        if self.quota:
+            raise QuotaError(self.quota)
+        pools = [Pool.parse(text) for text in document["pools"]]
+        refused = {pool: self.refusals[pool] for pool in pools if pool in self.refusals}
+        granted = next((pool for pool in pools if pool not in refused), None)
+        ids: tuple[str, ...] = ()
+        if granted is not None:
+            ids = (f"i-{len(self.machines) + 1:04d}",)
+            self.machines[ids[0]] = Machine(
+                instance_id=ids[0],
+                state="running",
+                pool=granted,
+                launched_at=self._clock.now(),
+                tags={RUN_TAG: document["run_id"], ATTEMPT_TAG: str(document["attempt"])},
+            )
+        answer = LaunchResult(instance_ids=ids, pool=granted, refusals=refused)
+        self.answers[document["token"]] = answer
+        return answer
+
+    def describe(self, instance_ids: Sequence[str]) -> list[Machine]:
+        return [
+            self.machines[one]
+            for one in instance_ids
+            if one in self.machines and one not in self.hidden
+        ]
+
+    def find_by_run(self, run_id: str) -> list[Machine]:
+        return [
+            one
+            for one in self.machines.values()
+            if one.tags[RUN_TAG] == run_id and one.is_live and one.instance_id not in self.hidden
+        ]
+
+    def terminate(self, instance_ids: Sequence[str]) -> None:
+        for instance_id in instance_ids:
+            self.terminated.append(instance_id)
+            self.end(instance_id, reason="Client.UserInitiatedShutdown")
+
+    def end(self, instance_id: str, *, reason: str) -> None:
+        machine = self.machines.get(instance_id)
+        if machine is not None and machine.is_live:
+            self.machines[instance_id] = replace(machine, state="terminated", reason=reason)
+
+    def live(self) -> list[Machine]:
+        return [one for one in self.machines.values() if one.is_live]
+
+
+class FakeCommands:
+    def __init__(self, fleet: FakeFleet) -> None:
+        self._fleet = fleet
+        self.sent: list[tuple[str, str]] = []
+        self.unreachable: set[str] = set()
+
+    def send(self, instance_id: str, action: str) -> bool:
+        machine = self._fleet.machines.get(instance_id)
+        if machine is None or not machine.is_live or instance_id in self.unreachable:
+            return False
+        self.sent.append((instance_id, action))
+        return True
+
+
+class FakeWorkflow:
+    def __init__(self) -> None:
+        self.valid: set[str] = set()
+        self.reports: dict[str, Mapping[str, object]] = {}
+        self.running: set[str] = set()
+
+    def report(self, token: str, document: Mapping[str, object]) -> bool:
+        if token not in self.valid:
+            return False
+        self.valid.discard(token)
+        self.reports[token] = document
+        return True
+
+    def is_running(self, execution_arn: str) -> bool:
+        return execution_arn in self.running
+
+
+class FakeObjects:
+    def __init__(self) -> None:
+        self.problems: dict[str, str] = {}
+
+    def problem_with(self, uri: str) -> str | None:
+        return self.problems.get(uri)
+
+    def uri(self, key: str) -> str:
+        return f"s3://bucket/{key}"
+
+
+@dataclass(kw_only=True)
+class World:
+    """Everything a control function may use, all of it in memory."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    zones: Sequence[str] = ("us-east-1a",)
+
+    def __post_init__(self) -> None:
+        self.fleet = FakeFleet(self.clock, zones=self.zones)
+        self.commands = FakeCommands(self.fleet)
+        self.workflow = FakeWorkflow()
+        self.objects = FakeObjects()
+
+
+class CrashError(Exception):
+    """The function's process ended at this point; nothing after it happened."""
+
+
+class Fragile:
+    """A world whose `fuse`-th call to any port is the last: made, or not, and never answered."""
+
+    def __init__(self, world: World, *, fuse: int, after: bool) -> None:
+        self.clock = world.clock
+        self.left = fuse
+        self.after = after
+        for name in ("ledger", "fleet", "commands", "workflow", "objects"):
+            setattr(self, name, _FragilePort(getattr(world, name), self))
+
+    def burn(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+class _FragilePort:
+    def __init__(self, port: object, world: Fragile) -> None:
+        self._port = port
+        self._world = world
+
+    def __getattr__(self, name: str):
+        method = getattr(self._port, name)
+
+        def call(*args, **kwargs):
+            ends = self._world.burn()
+            if ends and not self._world.after:
+                raise CrashError(name)
+            answer = method(*args, **kwargs)
+            if ends:
+                raise CrashError(name)
+            return answer
+
+        return call
