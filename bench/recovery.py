@@ -1,0 +1,227 @@
+"""How fast a run recovers: one run on the local cloud, interrupted 20 times with a notice.
+
+The trainer keeps a checkpoint of 100 MB and saves it anew when it is asked to stop. The pretended
+machine boots in no time here (`--boot-seconds` adds some, and it is printed apart), so that what is
+measured is runctl's own share: bootstrap, environment, restore, trainer start.
+
+All figures in seconds after the notice, but the change-over: from SIGTERM to the trainer to the
+first step of the resumed one. There is no peer that recovers on a local cloud; the aims stand
+beside the figures.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from runctl.cli.package import pack_project
+from runctl.cli.project import scan_project
+from runctl.local import daemon
+from runctl.local.client import Json
+from runctl.local.deploy import deploy
+from runctl.local.stage import Stage, wait_for
+from runctl.model.run import Attempt
+
+PROJECT = Path(__file__).parents[1]
+FIGURES = {
+    "detected_s": "median ≤ 2, worst ≤ 5",
+    "replacement_requested_s": "≤ 1 after detection",
+    "committed_s": "",
+    "changeover_s": "≤ 3",
+}
+RUN = "recovery"
+
+
+def perform(stage: Stage, *, interruptions: int, megabytes: int) -> None:
+    """Interrupt one run so many times, each once its attempt has trained for a moment."""
+    with tempfile.TemporaryDirectory() as scratch:
+        package = pack_project(
+            scan_project(PROJECT / "examples" / "training"), Path(scratch) / "project.tar.gz"
+        )
+        stage.objects.put_if_absent(package.key, package.path)
+    steps = 40 * (interruptions + 2)
+    arguments = ["--steps", str(steps), "--every", "1000", "--step-seconds", "0.05"]
+    stage.workflow.start_run(
+        RUN,
+        {
+            "code": stage.objects.uri(package.key),
+            "script": "train_with_checkpoints.py",
+            "args": [*arguments, "--megabytes", str(megabytes)],
+        },
+    )
+    for number in range(1, interruptions + 1):
+        wait_for(lambda n=number: has_trained(stage, n), f"attempt {number} to train")  # type: ignore[misc]
+        stage.interrupt(RUN, attempt=number, notice_seconds=30)
+        print(f"\rinterruption {number} of {interruptions}", end="", file=sys.stderr, flush=True)
+    wait_for(lambda: has_trained(stage, interruptions + 1), "the last attempt to train")
+    print(file=sys.stderr)
+
+
+def has_trained(stage: Stage, number: int) -> bool:
+    """Whether an attempt's trainer has made its first step."""
+    attempt = stage.ledger.find_attempt(RUN, number)
+    return attempt is not None and "first_step" in attempt.timeline
+
+
+def figures(stage: Stage, interruptions: int) -> dict[str, list[float]]:
+    """Return every figure of every interruption."""
+    attempts = stage.attempts(RUN)
+    noticed = {
+        entry["instance_id"]: datetime.fromisoformat(entry["at"])
+        for entry in stage.cloud.events()
+        if entry["what"] == "notice"
+    }
+    requested = launches(stage.cloud.calls())
+    found: dict[str, list[float]] = {name: [] for name in [*FIGURES, "boot_s"]}
+    for one, after in zip(attempts[:interruptions], attempts[1:], strict=False):
+        began = noticed[one.instance_ids[0]]
+        for name, instant in instants(one, after, requested).items():
+            found[name].append((instant - began).total_seconds())
+        change = after.timeline["first_step"] - one.timeline["sigterm"]
+        found["changeover_s"].append(change.total_seconds())
+        if after.launched_at is not None:
+            boot = after.timeline["booted"] - after.launched_at
+            found["boot_s"].append(boot.total_seconds())
+    return found
+
+
+def instants(
+    one: Attempt, after: Attempt, requested: Mapping[int, datetime]
+) -> dict[str, datetime]:
+    """Return when each thing happened after the notice."""
+    detected = [one.timeline.get("detected"), one.noticed_at]
+    return {
+        "detected_s": min(instant for instant in detected if instant is not None),
+        "replacement_requested_s": requested[after.number],
+        "committed_s": one.timeline["committed"],
+    }
+
+
+def launches(calls: Sequence[Json]) -> dict[int, datetime]:
+    """Return when CreateFleet was called for each attempt."""
+    found: dict[int, datetime] = {}
+    for call in calls:
+        if call["action"] != "CreateFleet":
+            continue
+        number = int(tags_of(call["params"])["runctl:attempt"])
+        found.setdefault(number, datetime.fromisoformat(call["at"]))
+    return found
+
+
+def tags_of(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return the instance tags of a CreateFleet call."""
+    return {
+        tag["Key"]: tag["Value"]
+        for one in params["TagSpecifications"]
+        if one["ResourceType"] == "instance"
+        for tag in one["Tags"]
+    }
+
+
+def history(stage: Stage) -> Iterator[Json]:
+    """Yield the events of the run's execution."""
+    client = stage.clients.get("stepfunctions")
+    pages = client.get_paginator("get_execution_history").paginate(
+        executionArn=stage.workflow.execution_arn(RUN)
+    )
+    for page in pages:
+        yield from page["events"]
+
+
+def count_transitions(events: Sequence[Json]) -> int:
+    """Count the states entered, which is what Step Functions bills."""
+    return sum(event["type"].endswith("StateEntered") for event in events)
+
+
+def lambda_milliseconds(events: Sequence[Json]) -> float:
+    """Add up how long the functions of the state machine took, Train's waiting left out."""
+    began: dict[str, datetime] = {}
+    total = 0.0
+    name = ""
+    for event in events:
+        if event["type"] == "TaskStateEntered":
+            name = event["stateEnteredEventDetails"]["name"]
+            began[name] = event["timestamp"]
+        elif event["type"] == "TaskStateExited":
+            name = event["stateExitedEventDetails"]["name"]
+            if name != "Train":
+                total += (event["timestamp"] - began[name]).total_seconds() * 1000
+    return total
+
+
+def agent_mebibytes(home: Path) -> float:
+    """Return the largest resident size that any agent on this local cloud reached."""
+    largest = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            command = (status.parent / "cmdline").read_bytes()
+            if (
+                b"runctl.agent" not in command
+                or str(home).encode() not in (status.parent / "environ").read_bytes()
+            ):
+                continue
+            for line in status.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    largest = max(largest, int(line.split()[1]))
+        except OSError:
+            continue  # it ended while we looked
+    return round(largest / 1024, 1)
+
+
+def main() -> None:
+    """Print the table, or with --json the document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--interruptions", type=int, default=20)
+    parser.add_argument("--megabytes", type=int, default=100)
+    parser.add_argument("--boot-seconds", type=float, default=0.0)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="runctl-bench-") as scratch:
+        endpoint = daemon.start(Path(scratch), die_with_parent=True)
+        try:
+            deploy(endpoint, project=PROJECT)
+            stage = Stage(endpoint)
+            stage.cloud.set_knobs(boot_delay=arguments.boot_seconds)
+            perform(stage, interruptions=arguments.interruptions, megabytes=arguments.megabytes)
+            rss = agent_mebibytes(Path(scratch))
+            measured = figures(stage, arguments.interruptions)
+            events = list(history(stage))
+            attempts = arguments.interruptions + 1
+            stage.workflow.stop_run(stage.workflow.execution_arn(RUN), cause="measured")
+        finally:
+            daemon.stop(Path(scratch))
+    document: dict[str, Any] = {
+        name: {"median": round(statistics.median(values), 2), "worst": round(max(values), 2)}
+        for name, values in measured.items()
+    }
+    document |= {
+        "transitions_per_attempt": round(count_transitions(events) / attempts, 1),
+        "lambda_ms_per_attempt": round(lambda_milliseconds(events) / attempts, 1),
+        "agent_rss_mib": rss,
+        "interruptions": arguments.interruptions,
+        "checkpoint_mb": arguments.megabytes,
+        "cores": os.cpu_count(),
+    }
+    if arguments.json:
+        print(json.dumps(document))
+        return
+    print(f"{'':<26}{'median':>8}{'worst':>8}   aim")
+    for name in measured:
+        row = document[name]
+        print(f"{name:<26}{row['median']:>8}{row['worst']:>8}   {FIGURES.get(name, '')}")
+    for name, aim in (
+        ("transitions_per_attempt", "≤ 40"),
+        ("lambda_ms_per_attempt", ""),
+        ("agent_rss_mib", "≤ 100"),
+    ):
+        print(f"{name:<26}{document[name]:>8}{'':>8}   {aim}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""The drill: one run interrupted three times, beside one that is left alone, on the local cloud."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from runctl.aws.prices import read_spot_price
+from runctl.local.client import Json
+from runctl.local.market import ON_DEMAND_PRICES
+from runctl.local.stage import Stage, wait_for
+from runctl.model.pool import Pool
+from runctl.model.run import Attempt, Run
+
+EPOCHS = 24
+NOTICE_SECONDS = 20
+PACE = ("--epoch-seconds", "0.35", "--save-seconds", "0.25")
+
+
+@dataclass(frozen=True)
+class Act:
+    """One interruption: once the run has committed `after_step`, in this way."""
+
+    after_step: int
+    how: str
+    notice: bool
+    mid_save: bool = False
+
+
+ACTS = (
+    Act(after_step=4, how="with a notice", notice=True),
+    Act(after_step=10, how="with a notice, in the middle of a save", notice=True, mid_save=True),
+    Act(after_step=16, how="without a notice", notice=False),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRow:
+    """One attempt, for the table. Seconds, US dollars; steps are epochs of the trainer."""
+
+    attempt: int
+    pool: str
+    outcome: str
+    interrupted: str
+    resumed_from: int | None
+    trained_to: int | None
+    steps_lost: int
+    changeover_s: float | None
+    machine_s: float
+    cost_usd: float
+    on_demand_usd: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrillResult:
+    """What the drill found."""
+
+    run_id: str
+    identical: bool
+    weights_sha256: str
+    accuracy: float
+    rows: tuple[AttemptRow, ...] = field(repr=False)
+
+    @property
+    def steps_lost(self) -> int:
+        """The steps that had to be trained again, all interruptions together."""
+        return sum(row.steps_lost for row in self.rows)
+
+    def as_document(self, *, seconds: float) -> dict[str, Any]:
+        """Return the JSON form."""
+        changeovers = [row.changeover_s for row in self.rows if row.changeover_s is not None]
+        return {
+            "identical": self.identical,
+            "attempts": len(self.rows),
+            "interruptions": len(changeovers),
+            "steps_lost": self.steps_lost,
+            "changeover_s": changeovers,
+            "seconds": round(seconds, 1),
+            "run_id": self.run_id,
+            "weights_sha256": self.weights_sha256,
+            "accuracy": self.accuracy,
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+Tell = Callable[[str], None]
+Show = Callable[[Run, Sequence[Attempt]], None]
+
+
+@dataclass
+class Drill:
+    """Acts on a stage; `tell` hears each beat of the story, `show` sees the run as it moves."""
+
+    stage: Stage
+    tell: Tell = lambda _: None
+    show: Show = lambda _run, _attempts: None
+
+    def perform(self, code: str, *, script: str, name: str) -> DrillResult:
+        """Run the trainer of `code` (an s3:// archive) to the end, interrupting it thrice."""
+        arguments = ["--epochs", str(EPOCHS)]
+        request = {"code": code, "script": script}
+        self.stage.workflow.start_run(name, {**request, "args": [*arguments, *PACE]})
+        self.tell(f"run {name} started: {EPOCHS} epochs, on spot")
+        self._wait_for_step(name, attempt=1, step=1)
+        self.tell("the trainer saved its first checkpoint")
+        alone = f"{name}-alone"
+        self.stage.workflow.start_run(alone, {**request, "args": arguments})
+        for attempt, act in enumerate(ACTS, 1):
+            self._wait_for_step(name, attempt=attempt, step=act.after_step)
+            self._interrupt(name, attempt, act)
+            resumed = self._wait_for_trainer(name, attempt=attempt + 1)
+            self.tell(f"attempt {attempt + 1} resumed after epoch {resumed.resume_step}")
+        for execution in (name, alone):
+            ended = self._wait_for_end(name, execution)
+            if ended != "SUCCEEDED":
+                raise RuntimeError(f"{execution} ended as {ended}: {self.stage.story(execution)}")
+        self.tell("done; comparing the weights with those of the run that was left alone")
+        weights = [self.stage.output(one, "weights.npz") for one in (name, alone)]
+        result = self.stage.result(name)
+        return DrillResult(
+            run_id=name,
+            identical=weights[0] == weights[1],
+            weights_sha256=result["weights_sha256"],
+            accuracy=result["accuracy"],
+            rows=tuple(self._rows(name)),
+        )
+
+    def _look(self, run_id: str) -> list[Attempt]:
+        run = self.stage.ledger.find_run(run_id)
+        attempts = self.stage.attempts(run_id) if run is not None else []
+        if run is not None:
+            self.show(run, attempts)
+        return attempts
+
+    def _wait_for_step(self, run_id: str, *, attempt: int, step: int) -> None:
+        def look() -> bool:
+            self._look(run_id)
+            saved = self.stage.ledger.find_run(run_id)
+            return saved is not None and saved.step is not None and saved.step >= step
+
+        self._wait_for_trainer(run_id, attempt=attempt)
+        wait_for(look, f"{run_id} to commit step {step}")
+
+    def _wait_for_trainer(self, run_id: str, *, attempt: int) -> Attempt:
+        def look() -> Attempt | None:
+            for one in self._look(run_id):
+                if one.number == attempt and "first_step" in one.timeline:
+                    return one
+            execution = self.stage.workflow.find_execution(
+                self.stage.workflow.execution_arn(run_id)
+            )
+            if execution is not None and not execution.is_running:
+                raise RuntimeError(f"{run_id} ended early: {self.stage.story(run_id)}")
+            return None
+
+        return wait_for(look, f"attempt {attempt} of {run_id} to train")
+
+    def _wait_for_end(self, run_id: str, execution: str) -> str:
+        def look() -> str | None:
+            self._look(run_id)
+            found = self.stage.execution(execution)
+            return None if found.is_running else found.status
+
+        return wait_for(look, f"{execution} to end")
+
+    def _interrupt(self, run_id: str, attempt: int, act: Act) -> None:
+        instance_id = self.stage.wait_for_launch(run_id, attempt=attempt)
+        if act.mid_save:
+            folder = self._root(instance_id) / "var/lib/runctl/checkpoint"
+            wait_for(
+                lambda: any(folder.glob("*.partial")),
+                "a save to be under way",
+                pause=timedelta(milliseconds=5),
+            )
+        self.stage.cloud.interrupt(instance_id, notice=act.notice, notice_seconds=NOTICE_SECONDS)
+        self.tell(f"EC2 takes {instance_id} {act.how}")
+
+    def _root(self, instance_id: str) -> Path:
+        return Path(self.stage.cloud.instance(instance_id)["root"])
+
+    def _rows(self, run_id: str) -> Iterator[AttemptRow]:
+        attempts = [one for one in self.stage.attempts(run_id) if one.was_launched]
+        for one, after in zip(attempts, [*attempts[1:], None], strict=True):
+            machine = self.stage.cloud.instance(one.instance_ids[0])
+            trained_to = last_step(Path(machine["root"]) / "var/lib/runctl/metrics.jsonl")
+            lost = 0
+            if after is not None and trained_to is not None:
+                lost = max(0, trained_to - (after.resume_step or 0))
+            pool = Pool.parse(one.pool)
+            seconds = self._machine_seconds(machine)
+            yield AttemptRow(
+                attempt=one.number,
+                pool=one.pool,
+                outcome=one.ended.kind.value if one.ended is not None else one.stage.value,
+                interrupted=ACTS[one.number - 1].how if after is not None else "",
+                resumed_from=one.resume_step,
+                trained_to=trained_to,
+                steps_lost=lost,
+                changeover_s=self._changeover(one, after, machine),
+                machine_s=round(seconds, 1),
+                cost_usd=round(float(self._spot_price(pool)) * seconds / 3600, 6),
+                on_demand_usd=round(ON_DEMAND_PRICES[pool.instance_type] * seconds / 3600, 6),
+            )
+
+    def _changeover(self, one: Attempt, after: Attempt | None, machine: Json) -> float | None:
+        """From SIGTERM, or from the machine's death, to the first step of the next trainer."""
+        if after is None or "first_step" not in after.timeline:
+            return None
+        began = one.timeline.get("sigterm") or self._instant(machine, "terminated")
+        if began is None:
+            return None
+        return round((after.timeline["first_step"] - began).total_seconds(), 2)
+
+    def _machine_seconds(self, machine: Json) -> float:
+        ended = self._instant(machine, "terminated") or datetime.now().astimezone()
+        return (ended - datetime.fromisoformat(machine["launched_at"])).total_seconds()
+
+    def _instant(self, machine: Json, event: str) -> datetime | None:
+        for entry in self.stage.cloud.events():
+            if entry["instance_id"] == machine["instance_id"] and entry["what"] == event:
+                return datetime.fromisoformat(entry["at"])
+        return None
+
+    def _spot_price(self, pool: Pool) -> Decimal:
+        client = self.stage.clients.get("ec2")
+        price = read_spot_price(client, pool, now=datetime.now().astimezone())
+        return price if price is not None else Decimal(0)
+
+
+def last_step(metrics: Path) -> int | None:
+    """Return the last step that a trainer wrote to its metrics file, None when there is none."""
+    steps = []
+    if metrics.exists():
+        for line in metrics.read_text().splitlines():
+            try:
+                steps.append(int(json.loads(line)["step"]))
+            except (KeyError, TypeError, ValueError):
+                continue  # the last line of a killed program may be torn
+    return steps[-1] if steps else None
