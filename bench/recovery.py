@@ -10,6 +10,7 @@ beside the figures.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -79,7 +80,7 @@ def figures(stage: Stage, interruptions: int) -> dict[str, list[float]]:
     }
     requested = launches(stage.cloud.calls())
     found: dict[str, list[float]] = {name: [] for name in [*FIGURES, "boot_s"]}
-    for one, after in zip(attempts[:interruptions], attempts[1:], strict=False):
+    for one, after in itertools.pairwise(attempts):
         began = noticed[one.instance_ids[0]]
         for name, instant in instants(one, after, requested).items():
             found[name].append((instant - began).total_seconds())
