@@ -130,7 +130,7 @@ def stop(home: Path | None = None) -> bool:
     if endpoint:
         _end(endpoint.pid, home)
     (home / "endpoint.json").unlink(missing_ok=True)
-    for leftover in ("instances", "tmp"):
+    for leftover in ("instances", "tmp", "lambda-runtime"):
         shutil.rmtree(home / leftover, ignore_errors=True)
     return endpoint is not None
 

@@ -202,7 +202,7 @@ def build(home: Path, *, url: str, account: str, region: str) -> FrontDoor:
     market, knobs, journal, calls = Market(), Knobs(), Journal(), Journal()
     iam.count_loopback_as_tls()
     workflows.install(knobs)
-    functions.install()
+    functions.install(home)
     instances = Instances(
         home,
         endpoint=url,

@@ -1,29 +1,44 @@
 # ruff: noqa: SLF001 - it changes how ministack invokes functions
-"""Lambda where ministack differs from AWS: names of errors, who may invoke, events tried again."""
+"""Lambda where ministack differs from AWS: errors, permissions, retries, what can be imported."""
 
 from __future__ import annotations
 
+import contextvars
+import importlib.util
 import json
+import logging
 import re
+import shlex
+from pathlib import Path
 from typing import Any
 
+from ministack.core import iam_evaluator, lambda_runtime
 from ministack.services import eventbridge, lambda_svc
 from ministack.services import stepfunctions as sfn
 
-from runctl.local import iam
+from runctl.local import iam, store
 from runctl.local.actions import REQUIRED
+from runctl.local.instances import base_python
 from runctl.local.workflows import current_execution, role_of
 
+logger = logging.getLogger(__name__)
+
+# What AWS's Python runtimes have beside the standard library.
+_RUNTIME_MODULES = (
+    "boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3",
+)  # fmt: skip
+_rule: contextvars.ContextVar[str] = contextvars.ContextVar("rule", default="")
 _UNNAMED = "Runtime.HandlerError"
 _TRACEBACK = "Traceback (most recent call last):"
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
 
 
-def install() -> None:
+def install(home: Path) -> None:
     """Change ministack's invocations, once."""
     _name_errors()
     _check_invocations()
     _try_events_again()
+    _import_only_what_aws_has(home)
 
 
 def _name_errors() -> None:
@@ -72,11 +87,73 @@ def _check_invocations() -> None:
 
 def _try_events_again() -> None:
     """EventBridge invokes asynchronously: a failed handler is tried twice more."""
+    invoke = eventbridge._invoke_target
+
+    def invoke_target(target: Any, event: Any, rule: dict[str, Any], view: Any = None) -> None:
+        token = _rule.set(rule["Arn"])
+        try:
+            invoke(target, event, rule, view)
+        finally:
+            _rule.reset(token)
 
     def dispatch(arn: str, payload: str) -> None:
         func, config, _ = lambda_svc._get_func_record_for_ref(arn)
-        if func and config:
-            record = lambda_svc._execution_record_for_config(func, config)
-            lambda_svc.invoke_async_with_retry(record, json.loads(payload))
+        if not func or not config:
+            return
+        if not _may_invoke(func, arn):
+            # As on AWS nobody is told: only a metric counts it.
+            logger.warning("%s may not invoke %s: the function's policy lacks it", _rule.get(), arn)
+            return
+        record = lambda_svc._execution_record_for_config(func, config)
+        lambda_svc.invoke_async_with_retry(record, json.loads(payload))
 
-    eventbridge._dispatch_to_lambda = dispatch
+    eventbridge._invoke_target, eventbridge._dispatch_to_lambda = invoke_target, dispatch
+
+
+def _may_invoke(func: dict[str, Any], arn: str) -> bool:
+    if not iam.is_enforced():
+        return True
+    context = iam_evaluator.EvalContext(
+        principal_arn="",
+        principal_type="Service",
+        principal_account=store.account_id(),
+        action="lambda:InvokeFunction",
+        resource_arn=arn,
+        region=store.region(),
+        service_context={
+            "aws:sourcearn": _rule.get(),
+            "aws:sourceaccount": store.account_id(),
+        },
+    )
+    found = iam_evaluator.evaluate_resource_policy(
+        func.get("policy"), context, service="events.amazonaws.com"
+    )
+    return bool(found.decision == "Allow")
+
+
+def _import_only_what_aws_has(home: Path) -> None:
+    """Start functions with the plain interpreter and the SDK: an asset must bring the rest."""
+    detect = lambda_runtime._detect_runtime_binary
+    modules = home / "lambda-runtime"
+    modules.mkdir(exist_ok=True)
+    for name in _RUNTIME_MODULES:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:
+            raise ModuleNotFoundError(name)
+        origin = Path(found.origin)
+        source = origin.parent if origin.name == "__init__.py" else origin
+        link = modules / source.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(source)
+    interpreter = home / "lambda-python"
+    interpreter.write_text(
+        f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(modules))} PYTHONDONTWRITEBYTECODE=1 "
+        f'exec {shlex.quote(base_python())} -S "$@"\n'
+    )
+    interpreter.chmod(0o755)
+
+    def detect_runtime(runtime: str) -> tuple[str, str]:
+        binary, script = detect(runtime)
+        return (str(interpreter) if runtime.startswith("python") else binary), script
+
+    lambda_runtime._detect_runtime_binary = detect_runtime

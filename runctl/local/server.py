@@ -36,6 +36,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     listener = socket.create_server(("127.0.0.1", options.port), backlog=256)
     port = int(listener.getsockname()[1])
+    os.environ.pop("PYTHONPATH", None)  # it found this package; functions must not see it
     _configure_ministack(options.home, port)
     asyncio.run(_serve(options.home, listener, f"http://127.0.0.1:{port}"))
 

@@ -95,10 +95,12 @@ class ServiceManager:
                 return True
         return False
 
-    def close(self) -> None:
-        """Stop every service, and start none again."""
+    def close(self) -> set[int]:
+        """Stop every service, start none again, and return the processes that this concerns."""
         self.closed = True
-        send([one.keeper for one in self._units.values() if one.keeper], SIGTERM)
+        keepers = [one.keeper for one in self._units.values() if one.keeper]
+        send(keepers, SIGTERM)
+        return {pid for keeper in keepers for pid in (keeper, *descendants(keeper))}
 
     def _query(self, verb: str, names: list[str]) -> tuple[int, str]:
         states = [self._units[name].state if name in self._units else "inactive" for name in names]

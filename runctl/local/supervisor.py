@@ -173,8 +173,8 @@ class Supervisor:
             grace_seconds = self.grace_seconds
         deadline = time.monotonic() + grace_seconds
         if self._going_down is None:
-            self.services.close()
-            send(self._jobs, signal.SIGTERM)
+            kept = self.services.close()
+            send(set(descendants(os.getpid())) - kept, signal.SIGTERM)
         self._going_down = min(deadline, self._going_down or deadline)
 
     def _read_orders(self) -> None:

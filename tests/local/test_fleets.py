@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local.conftest import ZONES, Cloud, eventually, unique
+from tests.local.clouds import ZONES, Cloud, eventually, unique
 
 POOL = f"m5.large/{ZONES[0]}/spot"
 

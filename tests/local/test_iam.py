@@ -240,3 +240,34 @@ def test_a_function_acts_as_its_role(strict_cloud: Cloud) -> None:
     refused = json.load(lambda_.invoke(FunctionName=blind)["Payload"])
     assert "UnauthorizedOperation" in refused["errorMessage"]
     assert refused["errorType"] == "ClientError"
+
+
+def test_a_rule_reaches_a_function_only_by_the_functions_policy(strict_cloud: Cloud) -> None:
+    bucket = unique("seen")
+    strict_cloud.client("s3").create_bucket(Bucket=bucket)
+    code = (
+        "import boto3\n"
+        "def handler(event, context):\n"
+        f"    boto3.client('s3').put_object(Bucket='{bucket}', Key=event['detail']['n'])\n"
+    )
+    function = strict_cloud.function(code, role=strict_cloud.role(allow("s3:PutObject")))
+    events, name = strict_cloud.client("events"), unique("rule")
+    rule = events.put_rule(Name=name, EventPattern=json.dumps({"source": [name]}))["RuleArn"]
+    events.put_targets(Rule=name, Targets=[{"Id": "f", "Arn": function}])
+
+    def send(number: str) -> None:
+        detail = json.dumps({"n": number})
+        events.put_events(Entries=[{"Source": name, "DetailType": "x", "Detail": detail}])
+
+    send("before")
+    strict_cloud.client("lambda").add_permission(
+        FunctionName=function,
+        StatementId="events",
+        Action="lambda:InvokeFunction",
+        Principal="events.amazonaws.com",
+        SourceArn=rule,
+    )
+    send("after")
+    s3 = strict_cloud.client("s3")
+    eventually(lambda: s3.list_objects_v2(Bucket=bucket)["KeyCount"])
+    assert [one["Key"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["after"]

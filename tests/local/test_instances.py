@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from runctl.local import daemon
 from runctl.local.client import LocalCloudError
-from tests.local.conftest import Cloud, eventually
+from tests.local.clouds import Cloud, eventually
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local.conftest import Cloud, eventually, unique
+from tests.local.clouds import Cloud, eventually, unique
 
 pytestmark = pytest.mark.slow
 

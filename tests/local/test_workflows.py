@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local.conftest import Cloud, eventually, unique
+from tests.local.clouds import Cloud, eventually, unique
 
 pytestmark = pytest.mark.slow
 
@@ -278,3 +278,14 @@ def test_a_failing_event_handler_is_tried_again(cloud: Cloud) -> None:
     events.put_targets(Rule=name, Targets=[{"Id": "f", "Arn": cloud.function(code)}])
     events.put_events(Entries=[{"Source": name, "DetailType": "x", "Detail": "{}"}])
     eventually(lambda: s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 2)
+
+
+def test_a_function_imports_only_what_its_asset_and_the_runtime_hold(cloud: Cloud) -> None:
+    code = (
+        "import importlib.util as u\n"
+        "NAMES = ['boto3', 'urllib3', 'runctl', 'rich', 'ministack', 'aws_lambda_powertools']\n"
+        "def handler(event, context):\n"
+        "    return [name for name in NAMES if u.find_spec(name)]\n"
+    )
+    got = cloud.client("lambda").invoke(FunctionName=cloud.function(code))["Payload"]
+    assert json.load(got) == ["boto3", "urllib3"]
