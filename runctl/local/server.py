@@ -50,6 +50,7 @@ def _configure_ministack(home: Path, port: int) -> None:
         "MINISTACK_REGION": REGION,
         "MINISTACK_ACCOUNT_ID": ACCOUNT,
         "LAMBDA_EXECUTOR": "local",
+        "STATE_DIR": str(home / "tmp/state"),
         "SFTP_ENABLED": "0",
         "IOT_MTLS_ENABLED": "0",
         # Never the machine's Docker: instances are processes here.
