@@ -33,6 +33,17 @@ with socket.socket(socket.AF_UNIX) as door:
 (sys.stderr if code else sys.stdout).write(text)
 sys.exit(code)
 """
+# The machine's own systemd-run would ask the machine's systemd for a scope.
+_RUN_WITHOUT_SCOPE = """#!/bin/sh
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --) shift; break ;;
+        -*) shift ;;
+        *) break ;;
+    esac
+done
+exec "$@"
+"""
 SHIMS = ("systemctl", "shutdown", "poweroff", "halt", "nft", "journalctl")
 
 
@@ -111,9 +122,12 @@ class Supervisor:
         self._selector.register(door, selectors.EVENT_READ, lambda: self._accept(door))
         shims = self.root / "bin"
         shims.mkdir(parents=True, exist_ok=True)
-        for name in SHIMS:
+        texts = {
+            name: _SHIM.format(python=python, address=address, name=name) for name in SHIMS
+        }
+        for name, text in {**texts, "systemd-run": _RUN_WITHOUT_SCOPE}.items():
             path = shims / name
-            path.write_text(_SHIM.format(python=python, address=address, name=name))
+            path.write_text(text)
             path.chmod(0o755)
 
     def _accept(self, door: socket.socket) -> None:

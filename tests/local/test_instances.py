@@ -234,6 +234,12 @@ echo $? > $RUNCTL_ROOT/stopped
     assert not is_alive(pids(cloud, instance_id, "stubborn", 1)[0])
 
 
+def test_a_scope_is_only_the_program_itself(cloud: Cloud) -> None:
+    run = "systemd-run --scope --quiet --collect --slice=trainer.slice -- echo in scope"
+    instance_id = cloud.launch(f"#!/bin/sh\n{run} > $RUNCTL_ROOT/scope\n")
+    assert text_of(cloud, instance_id, "scope") == "in scope\n"
+
+
 def test_a_timer_runs_its_service_again_and_again(cloud: Cloud) -> None:
     script = (
         "#!/bin/bash\ncd $RUNCTL_ROOT/etc/systemd/system\n"
