@@ -1,0 +1,39 @@
+"""The CDK app: three stacks, one on top of the other."""
+
+from aws_cdk import App, Environment
+
+from stacks.assets import build_agent, build_functions
+from stacks.compute import ComputeStack
+from stacks.orchestration import OrchestrationStack
+from stacks.settings import read_settings
+from stacks.storage import StorageStack
+
+
+def compose(app: App) -> None:
+    """Put the stacks into the app."""
+    settings = read_settings(app.node)
+    env = Environment(account=settings.account, region=settings.region)
+    storage = StorageStack(app, f"{settings.name}-storage", settings=settings, env=env)
+    compute = ComputeStack(
+        app,
+        f"{settings.name}-compute",
+        settings=settings,
+        storage=storage,
+        agent=build_agent(),
+        env=env,
+    )
+    OrchestrationStack(
+        app,
+        f"{settings.name}-orchestration",
+        settings=settings,
+        storage=storage,
+        compute=compute,
+        functions=build_functions(),
+        env=env,
+    )
+
+
+if __name__ == "__main__":
+    app = App(analytics_reporting=False)
+    compose(app)
+    app.synth()

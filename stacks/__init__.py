@@ -1,0 +1,1 @@
+"""The AWS infrastructure of runctl: three CDK stacks and the state machine."""

@@ -1,0 +1,217 @@
+"""Builds what a deployment uploads, byte for byte the same from the same inputs, without Docker.
+
+The functions' code is a zip: `lambdas/`, `runctl/` and their pure-Python libraries at the top. The
+agent's archive is a tar.gz: `runctl/`, and `vendor/` with the libraries unpacked and pip as the
+wheel that it came in. `python -m stacks.assets` builds both and prints where they are.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stacks.settings import PROJECT
+
+# The oldest instant that both formats can hold: 1980-01-01.
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+_TAR_TIME = 315_532_800
+_MODE = 0o644
+
+# botocore comes with models of 400 services, 100 MB unpacked; the agent speaks to these.
+_AGENT_SERVICES = frozenset({"dynamodb", "logs", "s3", "sso", "sso-oidc", "stepfunctions", "sts"})
+_SERVICE_MODEL = re.compile(r"(?:botocore|boto3)/data/([^/]+)/.+")
+_LEFT_OUT = re.compile(
+    r".*\.dist-info/RECORD|[^/]+\.data/.*|.*__pycache__/.*|.*\.pyc|boto3/examples/.*"
+)
+_PURE_WHEEL = re.compile(r".+-(?:py2\.)?py3-none-any\.whl")
+
+Members = dict[str, bytes]
+
+
+class AssetError(Exception):
+    """An asset cannot be built; the message names the file and the cure."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A built file and the SHA-256 of its bytes."""
+
+    path: Path
+    sha256: str
+
+
+def build_functions(project: Path = PROJECT, *, build: Path | None = None) -> Asset:
+    """Build the zip that all functions share; from unchanged inputs it is there already."""
+    folder = build or project / "build"
+    requirements = project / "lambdas/requirements.txt"
+    sources = _sources(project, "lambdas", "runctl/aws", "runctl/control", "runctl/model")
+    sources |= _sources(project, "runctl/policy") | _package(project)
+    sources.pop("lambdas/requirements.txt", None)
+
+    def members() -> Members:
+        libraries = _unpacked(_wheels(requirements, folder))
+        return {**libraries, **sources}
+
+    return _build(folder / "functions.zip", [sources, requirements.read_bytes()], members, _zip)
+
+
+def build_agent(project: Path = PROJECT, *, build: Path | None = None) -> Asset:
+    """Build the archive that bootstrap.sh fetches; from unchanged inputs it is there already."""
+    folder = build or project / "build"
+    requirements = project / "instance_scripts/requirements.txt"
+    sources = _sources(project, "runctl/agent", "runctl/aws", "runctl/model", "runctl/policy")
+    sources |= _package(project)
+
+    def members() -> Members:
+        wheels = _wheels(requirements, folder)
+        libraries = _unpacked([wheel for wheel in wheels if not wheel.name.startswith("pip-")])
+        kept = {name: data for name, data in libraries.items() if _is_needed(name)}
+        pip = {wheel.name: wheel.read_bytes() for wheel in wheels if wheel.name.startswith("pip-")}
+        return {f"vendor/{name}": data for name, data in {**kept, **pip}.items()} | sources
+
+    return _build(folder / "agent.tar.gz", [sources, requirements.read_bytes()], members, _tar_gz)
+
+
+def _is_needed(name: str) -> bool:
+    model = _SERVICE_MODEL.fullmatch(name)
+    return model is None or model[1] in _AGENT_SERVICES
+
+
+def _sources(project: Path, *folders: str) -> Members:
+    found = {}
+    for folder in folders:
+        for path in (project / folder).rglob("*"):
+            name = path.relative_to(project).as_posix()
+            if path.is_file() and not path.name.startswith(".") and not _LEFT_OUT.fullmatch(name):
+                found[name] = path.read_bytes()
+        if not any(name.startswith(f"{folder}/") for name in found):
+            raise AssetError(f"{project / folder} has no files")
+    return found
+
+
+def _package(project: Path) -> Members:
+    return {"runctl/__init__.py": (project / "runctl/__init__.py").read_bytes()}
+
+
+def _build(
+    named: Path,
+    inputs: list[Members | bytes],
+    members: Callable[[], Members],
+    pack: Callable[[Members], bytes],
+) -> Asset:
+    """Build under a name that holds the inputs' digest, unless a file of that name is there."""
+    stem, dot, suffix = named.name.partition(".")
+    digest = _digest(inputs)
+    path = named.with_name(f"{stem}-{digest[:16]}{dot}{suffix}")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, pack(members()))
+    return Asset(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _digest(inputs: list[Members | bytes]) -> str:
+    # This file is an input too: a change of how things are packed must not find the old result.
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for part in inputs:
+        for name, data in sorted(part.items()) if isinstance(part, dict) else [("", part)]:
+            digest.update(f"{name}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Put the file there whole: another synth may be building the same one."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
+        partial.write(data)
+    Path(partial.name).chmod(_MODE)
+    Path(partial.name).replace(path)
+
+
+def _wheels(requirements: Path, build: Path) -> list[Path]:
+    """Download the wheels, hashes checked by pip, once for each state of the requirements."""
+    if not requirements.exists():
+        raise AssetError(f"{requirements} is missing")
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    folder = build / f"wheels-{digest[:16]}"
+    if not folder.exists():
+        build.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=build))
+        try:
+            _download(requirements, partial)
+            partial.chmod(0o755)
+            partial.rename(folder)
+        except OSError:
+            # Another synth was quicker.
+            if not folder.exists():
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return sorted(folder.iterdir())
+
+
+def _download(requirements: Path, into: Path) -> None:
+    # Wheels without machine code only: the same asset runs on arm64 in AWS, on x86 instances, and
+    # on whatever deploys it.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--platform", "any"]
+    command += ["--implementation", "py", "--abi", "none", "--python-version", "3.13"]
+    command += ["--dest", str(into), "--requirement", str(requirements)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise AssetError(f"pip cannot fetch {requirements}:\n{done.stderr.strip()}")
+    for wheel in into.iterdir():
+        if not _PURE_WHEEL.fullmatch(wheel.name):
+            raise AssetError(f"{requirements}: {wheel.name} is not a pure-Python wheel")
+
+
+def _unpacked(wheels: list[Path]) -> Members:
+    found: Members = {}
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if name.endswith("/") or _LEFT_OUT.fullmatch(name):
+                    continue
+                if name in found:
+                    raise AssetError(f"{wheel.name}: {name} is in another wheel too")
+                found[name] = archive.read(name)
+    return found
+
+
+def _zip(members: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, data in sorted(members.items()):
+            info = zipfile.ZipInfo(name, _ZIP_TIME)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3  # Unix, whatever builds it: only then are the modes read
+            info.external_attr = (0o100000 | _MODE) << 16
+            archive.writestr(info, data)
+    return packed.getvalue()
+
+
+def _tar_gz(members: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=packed, compresslevel=6, mtime=0) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name, data in sorted(members.items()):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.mode = len(data), _TAR_TIME, _MODE
+            archive.addfile(info, io.BytesIO(data))
+    return packed.getvalue()
+
+
+if __name__ == "__main__":
+    for built in (build_functions(), build_agent()):
+        print(f"{built.path}  {built.path.stat().st_size} bytes  sha256 {built.sha256}")

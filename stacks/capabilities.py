@@ -1,0 +1,189 @@
+"""What a function can be given: for each thing it uses, the permissions and the variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aws_cdk import Stack
+from aws_cdk import aws_iam as iam
+
+from stacks.compute import ComputeStack
+from stacks.settings import Settings
+from stacks.storage import StorageStack
+
+RUN_TAG = "runctl:run-id"
+
+# An update of a template makes a version, and `$Latest` is it. The number itself would be an export
+# of the compute stack that CloudFormation refuses to change while this one imports it.
+TEMPLATE_VERSION = "$Latest"
+
+Conditions = Mapping[str, Mapping[str, str | list[str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capability:
+    """Permission to use one thing, and where it is."""
+
+    statements: Sequence[iam.PolicyStatement] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+class Capabilities:
+    """What the functions of one deployment may be given."""
+
+    def __init__(
+        self, stack: Stack, *, settings: Settings, storage: StorageStack, compute: ComputeStack
+    ) -> None:
+        self._stack = stack
+        self._settings = settings
+        self._storage = storage
+        self._compute = compute
+
+    def ledger(self, *actions: str) -> Capability:
+        """Use the ledger's items; a transaction is permitted by the writes that it is made of."""
+        return Capability(
+            statements=[
+                _allow(
+                    [f"dynamodb:{action}" for action in actions], [self._storage.table.table_arn]
+                )
+            ],
+            variables={"RUNCTL_TABLE": self._storage.table.table_name},
+        )
+
+    def bucket_name(self) -> Capability:
+        """Write addresses of objects, without looking at them."""
+        return Capability(variables={"RUNCTL_BUCKET": self._storage.bucket.bucket_name})
+
+    def objects(self) -> Capability:
+        """See whether an object is there, in our bucket and those that the context names."""
+        buckets = [
+            self._storage.bucket.bucket_arn,
+            *(f"arn:aws:s3:::{name}" for name in self._settings.readable_buckets),
+        ]
+        return Capability(
+            statements=[
+                _allow(["s3:GetObject"], [f"{bucket}/*" for bucket in buckets]),
+                # Without it S3 answers 403 for an object that does not exist.
+                _allow(["s3:ListBucket"], buckets),
+            ],
+            variables=self.bucket_name().variables,
+        )
+
+    def machines(self) -> Capability:
+        """See any instance: Describe actions know no resources."""
+        return Capability(statements=[_allow(["ec2:DescribeInstances"], ["*"])])
+
+    def end_machines(self) -> Capability:
+        """See any instance, and terminate those that are tagged with a run."""
+        return Capability(
+            statements=[
+                *self.machines().statements,
+                _allow(
+                    ["ec2:TerminateInstances"],
+                    [self._ec2("instance/*")],
+                    {"StringLike": {f"aws:ResourceTag/{RUN_TAG}": "*"}},
+                ),
+            ]
+        )
+
+    def launch(self) -> Capability:
+        """Launch instances from our templates, into our subnets, with our role and tags."""
+        made = ["fleet", "instance", "network-interface", "spot-instances-request", "volume"]
+        tagged = ["fleet", "instance", "network-interface", "spot-instances-request", "volume"]
+        templates = [machine.template_id for machine in self._compute.machines.values()]
+        network = self._compute.network
+        subnets = {zone: subnet.subnet_id for zone, subnet in network.subnets.items()}
+        region, account = self._settings.region, self._settings.account
+        spot = f"arn:aws:iam::{account}:role/aws-service-role/spot.amazonaws.com/"
+        statements = [
+            _allow(
+                ["ec2:CreateFleet", "ec2:RunInstances"],
+                [
+                    *(self._ec2(f"{kind}/*") for kind in made),
+                    *(self._ec2(f"launch-template/{one}") for one in templates),
+                    *(self._ec2(f"subnet/{one}") for one in subnets.values()),
+                    self._ec2(f"security-group/{network.security_group.security_group_id}"),
+                    # The images are their publishers', and so are the images' snapshots.
+                    f"arn:aws:ec2:{region}::image/*",
+                    f"arn:aws:ec2:{region}::snapshot/*",
+                ],
+            ),
+            _allow(
+                ["ec2:CreateTags"],
+                [self._ec2(f"{kind}/*") for kind in tagged],
+                {"StringEquals": {"ec2:CreateAction": ["CreateFleet", "RunInstances"]}},
+            ),
+            _allow(
+                ["iam:PassRole"],
+                [self._compute.role.role_arn],
+                {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
+            ),
+            # An account that never used spot capacity has no such role yet: the first launch makes it.
+            _allow(
+                ["iam:CreateServiceLinkedRole"],
+                [f"{spot}AWSServiceRoleForEC2Spot"],
+                {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
+            ),
+        ]
+        if parameters := [one for one in self._settings.images.values() if one.startswith("/")]:
+            # EC2 resolves the templates' images as whoever launches. Those of AWS are no account's.
+            owner = {name: "" if name.startswith("/aws/") else account for name in parameters}
+            statements.append(
+                _allow(
+                    ["ssm:GetParameters"],
+                    [f"arn:aws:ssm:{region}:{owner[name]}:parameter{name}" for name in parameters],
+                )
+            )
+        return Capability(
+            statements=statements,
+            variables={
+                "RUNCTL_SUBNETS": self._stack.to_json_string(subnets),
+                "RUNCTL_LAUNCH_TEMPLATES": self._stack.to_json_string(
+                    {
+                        kind: {"id": machine.template_id, "version": TEMPLATE_VERSION}
+                        for kind, machine in self._compute.machines.items()
+                    }
+                ),
+            },
+        )
+
+    def commands(self) -> Capability:
+        """Send our document, and no other, to instances that are tagged with a run."""
+        region, account = self._settings.region, self._settings.account
+        document = self._settings.command_document
+        return Capability(
+            statements=[
+                _allow(
+                    ["ssm:SendCommand"], [f"arn:aws:ssm:{region}:{account}:document/{document}"]
+                ),
+                _allow(
+                    ["ssm:SendCommand"],
+                    [self._ec2("instance/*")],
+                    {"StringLike": {f"ssm:resourceTag/{RUN_TAG}": "*"}},
+                ),
+            ],
+            variables={"RUNCTL_COMMAND_DOCUMENT": document},
+        )
+
+    def reports(self) -> Capability:
+        """Complete a Train task."""
+        return Capability(
+            statements=[_allow(["states:SendTaskSuccess"], [self._settings.state_machine_arn])]
+        )
+
+    def executions(self) -> Capability:
+        """See whether an execution is running."""
+        executions = self._settings.state_machine_arn.replace(":stateMachine:", ":execution:")
+        return Capability(statements=[_allow(["states:DescribeExecution"], [f"{executions}:*"])])
+
+    def _ec2(self, resource: str) -> str:
+        return f"arn:aws:ec2:{self._settings.region}:{self._settings.account}:{resource}"
+
+
+def _allow(
+    actions: Sequence[str], resources: Sequence[str], conditions: Conditions | None = None
+) -> iam.PolicyStatement:
+    return iam.PolicyStatement(
+        actions=list(actions), resources=list(resources), conditions=conditions
+    )

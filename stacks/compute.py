@@ -1,0 +1,108 @@
+"""Where and as what instances run: network, launch templates, role, agent, commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aws_cdk import Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3_assets as s3_assets
+from aws_cdk import aws_ssm as ssm
+from constructs import Construct
+
+from stacks.assets import Asset
+from stacks.constructs.machine import Machine
+from stacks.constructs.network import Network
+from stacks.instance_role import instance_role
+from stacks.settings import PROJECT, Settings
+from stacks.storage import StorageStack
+
+BOOTSTRAP = PROJECT / "instance_scripts/bootstrap.sh"
+
+# The deep-learning image alone takes 60 GiB; a disk costs only while its instance lives.
+DISK_GIB: Mapping[str, int] = {"x86_gpu": 150, "x86_cpu": 50, "arm_cpu": 50}
+
+
+class ComputeStack(Stack):
+    """What an instance is launched from; no instance lives here."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        storage: StorageStack,
+        agent: Asset,
+        bootstrap: Path = BOOTSTRAP,
+        **stack: Any,
+    ) -> None:
+        super().__init__(scope, construct_id, **stack)
+        self.network = Network(self, "Network", settings=settings)
+        archive = s3_assets.Asset(self, "Agent", path=str(agent.path))
+        self.role = instance_role(self, settings=settings, storage=storage, agent=archive)
+        profile = iam.CfnInstanceProfile(self, "InstanceProfile", roles=[self.role.role_name])
+        user_data = _user_data(
+            {
+                "RUNCTL_AGENT_URI": archive.s3_object_url,
+                "RUNCTL_AGENT_SHA256": agent.sha256,
+                "RUNCTL_TABLE": storage.table.table_name,
+                "RUNCTL_BUCKET": storage.bucket.bucket_name,
+                "RUNCTL_LOG_GROUP": storage.trainer_logs.log_group_name,
+                "RUNCTL_REGION": settings.region,
+            },
+            bootstrap.read_text(),
+        )
+        self.machines: Mapping[str, Machine] = {
+            kind: Machine(
+                self,
+                "".join(word.title() for word in kind.split("_")),
+                image=image,
+                disk_gib=DISK_GIB[kind],
+                user_data=user_data,
+                profile=profile,
+                security_group=self.network.security_group,
+            )
+            for kind, image in settings.images.items()
+        }
+        self.document = ssm.CfnDocument(
+            self,
+            "AgentCommand",
+            name=settings.command_document,
+            document_type="Command",
+            document_format="JSON",
+            update_method="NewVersion",
+            content=_agent_command(),
+        )
+
+
+def _user_data(exports: Mapping[str, str], bootstrap: str) -> str:
+    header = "".join(f"export {name}='{value}'\n" for name, value in exports.items())
+    return f"#!/bin/bash\n{header}\n{bootstrap}"
+
+
+def _agent_command() -> dict[str, Any]:
+    return {
+        "schemaVersion": "2.2",
+        "description": "Ask the runctl agent to drain, to take a checkpoint, or to stop.",
+        "parameters": {
+            "action": {
+                "type": "String",
+                "description": "What the agent is asked for.",
+                # Nothing else can reach the shell through the parameter.
+                "allowedValues": ["drain", "checkpoint", "stop"],
+            }
+        },
+        "mainSteps": [
+            {
+                "action": "aws:runShellScript",
+                "name": "ask",
+                "inputs": {
+                    "timeoutSeconds": "60",
+                    "runCommand": ['"${RUNCTL_ROOT:-}/opt/runctl/bin/runctl-agent" {{ action }}'],
+                },
+            }
+        ],
+    }

@@ -1,0 +1,1 @@
+"""What several resources of one stack are made of."""

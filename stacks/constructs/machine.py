@@ -1,0 +1,69 @@
+"""The launch template of one kind of machine."""
+
+from __future__ import annotations
+
+from aws_cdk import Fn
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+
+class Machine(Construct):
+    """A launch template: image, disk, metadata service, network, role, user data."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        image: str,
+        disk_gib: int,
+        user_data: str,
+        profile: iam.CfnInstanceProfile,
+        security_group: ec2.ISecurityGroup,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        # The lowest level of the CDK: the higher one has no word for a `resolve:ssm` image that EC2
+        # resolves at each launch; it would pin the image at each deploy.
+        self.template = ec2.CfnLaunchTemplate(
+            self,
+            "LaunchTemplate",
+            launch_template_data=ec2.CfnLaunchTemplate.LaunchTemplateDataProperty(
+                image_id=f"resolve:ssm:{image}" if image.startswith("/") else image,
+                iam_instance_profile=ec2.CfnLaunchTemplate.IamInstanceProfileProperty(
+                    arn=profile.attr_arn
+                ),
+                instance_initiated_shutdown_behavior="terminate",
+                metadata_options=ec2.CfnLaunchTemplate.MetadataOptionsProperty(
+                    http_endpoint="enabled",
+                    http_tokens="required",
+                    http_put_response_hop_limit=1,
+                    instance_metadata_tags="enabled",
+                ),
+                block_device_mappings=[
+                    ec2.CfnLaunchTemplate.BlockDeviceMappingProperty(
+                        device_name="/dev/sda1",
+                        ebs=ec2.CfnLaunchTemplate.EbsProperty(
+                            volume_size=disk_gib,
+                            volume_type="gp3",
+                            encrypted=True,
+                            delete_on_termination=True,
+                        ),
+                    )
+                ],
+                network_interfaces=[
+                    ec2.CfnLaunchTemplate.NetworkInterfaceProperty(
+                        device_index=0,
+                        associate_public_ip_address=True,
+                        delete_on_termination=True,
+                        groups=[security_group.security_group_id],
+                    )
+                ],
+                user_data=Fn.base64(user_data),
+            ),
+        )
+
+    @property
+    def template_id(self) -> str:
+        """The launch template's id."""
+        return self.template.ref

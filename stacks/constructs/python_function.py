@@ -1,0 +1,88 @@
+"""One function: its code, its role, its log, and what becomes of events it cannot handle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from stacks.capabilities import Capability
+from stacks.suppressions import accept
+
+RUNTIME_REASON = "Python 3.13: the newest runtime that the functions' libraries are tested with."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of a machine a function gets; a vCPU is 1,769 MB, and imports are what takes time."""
+
+    memory_mb: int
+    timeout: Duration
+
+
+class PythonFunction(Construct):
+    """A handler of `lambdas/` with a role that may do what its capabilities say, and no more."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        name: str,
+        prefix: str,
+        code: lambda_.Code,
+        size: Size,
+        capabilities: Sequence[Capability],
+        dead_letters: sqs.IQueue | None = None,
+        oldest_event: Duration | None = None,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        function_name = f"{prefix}-{name}"
+        log_group = logs.LogGroup(
+            self,
+            "Log",
+            log_group_name=f"/aws/lambda/{function_name}",
+            retention=logs.RetentionDays.ONE_MONTH,
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+        self.role = iam.Role(
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            description=f"The function {function_name}",
+        )
+        log_group.grant_write(self.role)
+        variables: dict[str, str] = {}
+        for capability in capabilities:
+            variables |= capability.variables
+            for statement in capability.statements:
+                self.role.add_to_policy(statement)
+        self.function = lambda_.Function(
+            self,
+            "Function",
+            function_name=function_name,
+            runtime=lambda_.Runtime.PYTHON_3_13,
+            architecture=lambda_.Architecture.ARM_64,
+            code=code,
+            handler=f"lambdas.{name}.handler",
+            role=self.role,
+            log_group=log_group,
+            memory_size=size.memory_mb,
+            timeout=size.timeout,
+            environment={
+                **variables,
+                "POWERTOOLS_SERVICE_NAME": name,
+                "POWERTOOLS_METRICS_NAMESPACE": "runctl",
+                "POWERTOOLS_LOG_LEVEL": "INFO",
+            },
+            dead_letter_queue=dead_letters,
+            max_event_age=oldest_event,
+            retry_attempts=None if oldest_event is None else 2,
+        )
+        accept(self.function, {"AwsSolutions-L1": RUNTIME_REASON})

@@ -1,0 +1,88 @@
+"""The state machine: its definition bound to the functions, its log, and what its role may call."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from aws_cdk import RemovalPolicy
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from stacks.suppressions import accept
+
+DEFINITION = Path(__file__).parents[1] / "workflows/train.asl.yaml"
+_PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+
+
+def read_definition(path: Path = DEFINITION) -> dict[str, Any]:
+    """Read the definition; CloudFormation and Step Functions take JSON only."""
+    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    return found
+
+
+def placeholders(definition: str) -> set[str]:
+    """Return the names of the functions that a definition calls."""
+    return set(_PLACEHOLDER.findall(definition))
+
+
+class Workflow(Construct):
+    """A Standard state machine that may invoke the functions which its definition names."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        name: str,
+        steps: Mapping[str, lambda_.IFunction],
+    ) -> None:
+        super().__init__(scope, construct_id)
+        definition = json.dumps(read_definition(), separators=(",", ":"))
+        called = {step: steps[step].function_arn for step in sorted(placeholders(definition))}
+        role = iam.Role(
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal("states.amazonaws.com"),
+            description=f"The state machine {name}",
+        )
+        # A definition that is given as text grants nothing by itself.
+        role.add_to_policy(
+            iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=list(called.values()))
+        )
+        self.state_machine = sfn.StateMachine(
+            self,
+            "StateMachine",
+            state_machine_name=name,
+            state_machine_type=sfn.StateMachineType.STANDARD,
+            definition_body=sfn.DefinitionBody.from_string(definition),
+            definition_substitutions=called,
+            role=role,
+            logs=sfn.LogOptions(
+                level=sfn.LogLevel.ALL,
+                # A request's env may hold the user's keys, and Train is given its task token.
+                include_execution_data=False,
+                destination=logs.LogGroup(
+                    self,
+                    "Log",
+                    # The prefix keeps the log's resource policy from growing too long.
+                    log_group_name=f"/aws/vendedlogs/states/{name}",
+                    retention=logs.RetentionDays.ONE_MONTH,
+                    removal_policy=RemovalPolicy.DESTROY,
+                ),
+            ),
+        )
+        accept(
+            self.state_machine,
+            {
+                "AwsSolutions-SF2": "Traces bill per segment and add nothing: the execution's "
+                "history has every step with its times."
+            },
+        )

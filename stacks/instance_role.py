@@ -1,0 +1,96 @@
+"""What an instance may do: its own run's data, its own reports, the SSM agent, nothing else."""
+
+from __future__ import annotations
+
+from aws_cdk import Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3_assets as s3_assets
+from constructs import Construct
+
+from stacks.settings import Settings
+from stacks.storage import StorageStack
+
+
+def instance_role(
+    scope: Construct, *, settings: Settings, storage: StorageStack, agent: s3_assets.Asset
+) -> iam.Role:
+    """Return the role of every instance of the deployment."""
+    role = iam.Role(
+        scope,
+        "InstanceRole",
+        assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
+        description="The agent of runctl, on an instance of a run",
+    )
+    bucket = storage.bucket.bucket_arn
+    agent_object = f"{agent.bucket.bucket_arn}/{agent.s3_object_key}"
+    statements = [
+        _allow(
+            ["s3:GetObject"],
+            [
+                agent_object,
+                *(f"{bucket}/{prefix}/*" for prefix in ("code", "environments", "runs")),
+                *(f"arn:aws:s3:::{name}/*" for name in settings.readable_buckets),
+            ],
+        ),
+        _allow(
+            ["s3:PutObject", "s3:AbortMultipartUpload"],
+            [f"{bucket}/{prefix}/*" for prefix in ("environments", "runs")],
+        ),
+        # Retention: parts and manifests of checkpoints, never code, outputs or logs.
+        _allow(["s3:DeleteObject"], [f"{bucket}/runs/*/checkpoints/*"]),
+        # Without it S3 answers 403 instead of 404 for a part or an environment that is not there yet;
+        # a condition on the prefix would not count for that, since a GET has none.
+        _allow(
+            ["s3:ListBucket"],
+            [bucket, *(f"arn:aws:s3:::{name}" for name in settings.readable_buckets)],
+        ),
+        _allow(
+            ["dynamodb:GetItem", "dynamodb:UpdateItem", "dynamodb:Query"],
+            [storage.table.table_arn],
+            {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["RUN#*"]}},
+        ),
+        # Step Functions grants this by state machine, not by execution: the token is what ties a
+        # report to its attempt.
+        _allow(
+            ["states:SendTaskSuccess", "states:SendTaskFailure", "states:SendTaskHeartbeat"],
+            [settings.state_machine_arn],
+        ),
+        _allow(
+            ["logs:CreateLogStream", "logs:PutLogEvents"],
+            [_log_streams(scope, storage.trainer_logs.log_group_name)],
+        ),
+        # What the SSM agent needs to take commands. The managed policy for it would add
+        # ssm:GetParameter on every parameter of the account.
+        _allow(
+            [
+                "ssm:UpdateInstanceInformation",
+                "ssmmessages:CreateControlChannel",
+                "ssmmessages:CreateDataChannel",
+                "ssmmessages:OpenControlChannel",
+                "ssmmessages:OpenDataChannel",
+                "ec2messages:AcknowledgeMessage",
+                "ec2messages:DeleteMessage",
+                "ec2messages:FailMessage",
+                "ec2messages:GetEndpoint",
+                "ec2messages:GetMessages",
+                "ec2messages:SendReply",
+            ],
+            ["*"],
+        ),
+    ]
+    for statement in statements:
+        role.add_to_policy(statement)
+    return role
+
+
+def _allow(
+    actions: list[str],
+    resources: list[str],
+    conditions: dict[str, dict[str, list[str]]] | None = None,
+) -> iam.PolicyStatement:
+    return iam.PolicyStatement(actions=actions, resources=resources, conditions=conditions)
+
+
+def _log_streams(scope: Construct, group: str) -> str:
+    stack = Stack.of(scope)
+    return f"arn:aws:logs:{stack.region}:{stack.account}:log-group:{group}:log-stream:*"

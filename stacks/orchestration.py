@@ -1,0 +1,229 @@
+"""What moves a run: the functions, the state machine that calls them, the events that wake them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aws_cdk import CfnOutput, Duration, Stack
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_sqs as sqs
+from aws_cdk import aws_ssm as ssm
+from constructs import Construct
+
+from stacks.assets import Asset
+from stacks.capabilities import Capabilities, Capability
+from stacks.compute import ComputeStack
+from stacks.constructs.python_function import PythonFunction, Size
+from stacks.constructs.workflow import Workflow
+from stacks.settings import Settings
+from stacks.storage import StorageStack
+from stacks.suppressions import accept
+
+# In the way of a change-over: twice the memory is twice the processor, so half the cold start.
+URGENT = Size(memory_mb=1024, timeout=Duration.seconds(60))
+# CreateFleet answers only after it has tried pool after pool, and there may be two rounds.
+LAUNCHING = Size(memory_mb=1024, timeout=Duration.minutes(5))
+# Reads and conditional writes, with the patience of boto3's retries.
+PATIENT = Size(memory_mb=512, timeout=Duration.seconds(60))
+# A run may have left many machines, and they are ended one by one.
+THOROUGH = Size(memory_mb=512, timeout=Duration.minutes(3))
+
+READ = ("GetItem", "Query")
+# EC2's warning comes two minutes ahead; what is older than this tells nothing new.
+OLDEST_WARNING = Duration.minutes(5)
+OLDEST_CHANGE = Duration.hours(6)
+MOST_DELIVERIES = 30
+
+GONE = ["shutting-down", "terminated", "stopping", "stopped"]
+OVER = ["SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"]
+
+
+class OrchestrationStack(Stack):
+    """The serverless part; while nothing trains, nothing here runs."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        storage: StorageStack,
+        compute: ComputeStack,
+        functions: Asset,
+        **stack: Any,
+    ) -> None:
+        super().__init__(scope, construct_id, **stack)
+        self._settings = settings
+        self._code = lambda_.Code.from_asset(str(functions.path))
+        self._dead_letters = _dead_letters(self)
+        self.functions: dict[str, PythonFunction] = {}
+        self._add_functions(Capabilities(self, settings=settings, storage=storage, compute=compute))
+        workflow = Workflow(
+            self,
+            "Train",
+            name=settings.state_machine_name,
+            steps={name: one.function for name, one in self.functions.items()},
+        )
+        self._add_rules()
+        self._tell(storage, compute)
+        CfnOutput(self, "StateMachineArn", value=workflow.state_machine.state_machine_arn)
+
+    def _add_functions(self, can: Capabilities) -> None:
+        launch = [can.ledger(*READ, *_LAUNCH_WRITES), can.launch(), can.end_machines()]
+        end = [can.ledger(*READ, "UpdateItem"), can.end_machines()]
+        self._add(
+            "prepare_run",
+            PATIENT,
+            can.ledger(*READ, "PutItem", "UpdateItem"),
+            can.objects(),
+            can.executions(),
+            can.end_machines(),
+        )
+        self._add("launch_instances", LAUNCHING, *launch)
+        self._add("start_training", URGENT, can.ledger("GetItem", "UpdateItem"), can.reports())
+        self._add(
+            "confirm_checkpoint",
+            PATIENT,
+            can.ledger("GetItem", "UpdateItem"),
+            can.end_machines(),
+        )
+        self._add("decide_next", PATIENT, can.ledger(*READ))
+        self._add("finish_run", THOROUGH, *end, can.bucket_name())
+        self._add(
+            "handle_interruption",
+            LAUNCHING,
+            *launch,
+            can.commands(),
+            oldest_event=OLDEST_WARNING,
+        )
+        self._add(
+            "handle_instance_change",
+            URGENT,
+            can.ledger("GetItem", "UpdateItem"),
+            can.machines(),
+            can.reports(),
+            oldest_event=OLDEST_CHANGE,
+        )
+        self._add("clean_up", THOROUGH, *end, can.commands(), oldest_event=OLDEST_CHANGE)
+
+    def _add(
+        self,
+        name: str,
+        size: Size,
+        *capabilities: Capability,
+        oldest_event: Duration | None = None,
+    ) -> None:
+        self.functions[name] = PythonFunction(
+            self,
+            "".join(word.title() for word in name.split("_")),
+            name=name,
+            prefix=self._settings.name,
+            code=self._code,
+            size=size,
+            capabilities=capabilities,
+            dead_letters=None if oldest_event is None else self._dead_letters,
+            oldest_event=oldest_event,
+        )
+
+    def _add_rules(self) -> None:
+        # EventBridge cannot see an instance's tags: these come for every instance of the account.
+        self._add_rule(
+            "Interruptions",
+            "handle_interruption",
+            oldest=OLDEST_WARNING,
+            source="aws.ec2",
+            kinds=[
+                "EC2 Spot Instance Interruption Warning",
+                "EC2 Instance Rebalance Recommendation",
+            ],
+        )
+        self._add_rule(
+            "InstanceChanges",
+            "handle_instance_change",
+            oldest=OLDEST_CHANGE,
+            source="aws.ec2",
+            kinds=["EC2 Instance State-change Notification"],
+            detail={"state": GONE},
+        )
+        self._add_rule(
+            "ExecutionsOver",
+            "clean_up",
+            oldest=OLDEST_CHANGE,
+            source="aws.states",
+            kinds=["Step Functions Execution Status Change"],
+            detail={"stateMachineArn": [self._settings.state_machine_arn], "status": OVER},
+        )
+
+    def _add_rule(
+        self,
+        construct_id: str,
+        function: str,
+        *,
+        oldest: Duration,
+        source: str,
+        kinds: Sequence[str],
+        detail: Mapping[str, list[str]] | None = None,
+    ) -> None:
+        events.Rule(
+            self,
+            construct_id,
+            event_pattern=events.EventPattern(
+                source=[source], detail_type=list(kinds), detail=detail
+            ),
+            targets=[
+                targets.LambdaFunction(
+                    self.functions[function].function,
+                    dead_letter_queue=self._dead_letters,
+                    max_event_age=oldest,
+                    retry_attempts=MOST_DELIVERIES,
+                )
+            ],
+        )
+
+    def _tell(self, storage: StorageStack, compute: ComputeStack) -> None:
+        """Leave the one parameter from which the command line learns everything."""
+        settings = self._settings
+        document = {
+            "version": settings.version,
+            "region": settings.region,
+            "account": settings.account,
+            "bucket": storage.bucket.bucket_name,
+            "table": storage.table.table_name,
+            "state_machine_arn": settings.state_machine_arn,
+            "log_group": storage.trainer_logs.log_group_name,
+            "topic_arn": storage.topic.topic_arn,
+            "command_document": settings.command_document,
+            "launch_templates": {
+                kind: machine.template_id for kind, machine in compute.machines.items()
+            },
+            "zones": sorted(compute.network.subnets),
+        }
+        ssm.StringParameter(
+            self,
+            "Deployment",
+            parameter_name=f"/{settings.name}/deployment",
+            description="Where the parts of this deployment of runctl are",
+            string_value=self.to_json_string(document),
+        )
+
+
+# A fleet's request, the machines it gave and the pools that refused it.
+_LAUNCH_WRITES = ("BatchGetItem", "ConditionCheckItem", "PutItem", "UpdateItem")
+
+
+def _dead_letters(scope: Construct) -> sqs.Queue:
+    queue = sqs.Queue(
+        scope,
+        "DeadLetters",
+        encryption=sqs.QueueEncryption.SQS_MANAGED,
+        enforce_ssl=True,
+        retention_period=Duration.days(14),
+    )
+    accept(
+        queue,
+        {"AwsSolutions-SQS3": "It is the dead-letter queue itself: what arrives has no way on."},
+    )
+    return queue

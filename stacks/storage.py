@@ -1,0 +1,95 @@
+"""What outlives every run: the bucket, the ledger, the trainers' logs, the topic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aws_cdk import Duration, RemovalPolicy, Stack
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sns as sns
+from constructs import Construct
+
+from stacks.settings import Settings
+from stacks.suppressions import accept
+
+
+class StorageStack(Stack):
+    """Everything that is kept; nothing here costs anything but what it holds."""
+
+    def __init__(
+        self, scope: Construct, construct_id: str, *, settings: Settings, **stack: Any
+    ) -> None:
+        super().__init__(scope, construct_id, **stack)
+        self.bucket = _bucket(self)
+        self.table = _ledger(self, settings)
+        self.trainer_logs = logs.LogGroup(
+            self,
+            "TrainerLogs",
+            log_group_name=f"/{settings.name}/trainer",
+            retention=logs.RetentionDays.THREE_MONTHS,
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+        # Not encrypted with a key of ours: that would bill by the month, and the key that AWS
+        # manages for SNS admits no other service as a publisher. Messages name runs, nothing else.
+        self.topic = sns.Topic(
+            self, "Topic", topic_name=f"{settings.name}-events", enforce_ssl=True
+        )
+
+
+def _bucket(scope: Construct) -> s3.Bucket:
+    bucket = s3.Bucket(
+        scope,
+        "Bucket",
+        block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+        object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+        encryption=s3.BucketEncryption.S3_MANAGED,
+        enforce_ssl=True,
+        versioned=True,
+        removal_policy=RemovalPolicy.RETAIN,
+        # Never by age: an old part may belong to the newest checkpoint.
+        lifecycle_rules=[
+            s3.LifecycleRule(
+                id="unfinished-uploads", abort_incomplete_multipart_upload_after=Duration.days(2)
+            ),
+            s3.LifecycleRule(
+                id="replaced-objects",
+                noncurrent_version_expiration=Duration.days(14),
+                expired_object_delete_marker=True,
+            ),
+        ],
+    )
+    accept(
+        bucket,
+        {
+            "AwsSolutions-S1": "Access logs would be a second bucket that grows with every part of "
+            "every checkpoint; who may read the bucket is two roles of this app."
+        },
+    )
+    return bucket
+
+
+def _ledger(scope: Construct, settings: Settings) -> dynamodb.Table:
+    table = dynamodb.Table(
+        scope,
+        "Ledger",
+        table_name=f"{settings.name}-ledger",
+        partition_key=_key("pk"),
+        sort_key=_key("sk"),
+        billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+        point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+            point_in_time_recovery_enabled=True
+        ),
+        # Its name is fixed, so a ledger that was kept would stand in the way of the next deploy.
+        # DynamoDB keeps a last backup of a table that had point-in-time recovery for 35 days.
+        removal_policy=RemovalPolicy.DESTROY,
+    )
+    table.add_global_secondary_index(
+        index_name="runs", partition_key=_key("listed"), sort_key=_key("started_at")
+    )
+    return table
+
+
+def _key(name: str) -> dynamodb.Attribute:
+    return dynamodb.Attribute(name=name, type=dynamodb.AttributeType.STRING)
