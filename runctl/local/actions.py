@@ -16,13 +16,15 @@ class Required:
     A template's `{placeholder}` stands for every value of that fact about the call; a template
     with a fact that has no value asks for nothing. `conditions` are the condition keys that the
     service sets for the check. `on_launch` marks what EC2 checks while a fleet launches: a denial
-    is then an error of the override, in a response with status 200.
+    is then an error of the override, in a response with status 200. `refused_as` is the error code
+    where it is not the service's usual one.
     """
 
     action: str
     resources: tuple[str, ...] = ("*",)
     conditions: Mapping[str, str] = field(default_factory=dict)
     on_launch: bool = False
+    refused_as: str | None = None
 
 
 _EC2 = "arn:aws:ec2:{region}:{account}"
@@ -40,6 +42,7 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
                 f"{_EC2}:instance/*",
                 f"{_EC2}:network-interface/*",
                 f"{_EC2}:volume/*",
+                f"{_EC2}:{{spot_request}}/*",
                 f"{_EC2}:launch-template/{{template}}",
                 f"{_EC2}:subnet/{{subnet}}",
                 f"{_EC2}:security-group/{{group}}",
@@ -52,6 +55,14 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
             (f"{_EC2}:{{tagged}}/*",),
             {"ec2:CreateAction": "RunInstances"},
             on_launch=True,
+        ),
+        # service-linked-roles-spot-instance-requests.html: the account's first spot launch makes it
+        Required(
+            "iam:CreateServiceLinkedRole",
+            ("arn:aws:iam::{account}:role/aws-service-role/spot.amazonaws.com/{missing_role}",),
+            {"iam:AWSServiceName": "spot.amazonaws.com"},
+            on_launch=True,
+            refused_as="ServiceLinkedRoleCreationNotPermitted",
         ),
         # list_awsidentityandaccessmanagement.html: PassRole, a permission without an API call
         Required(

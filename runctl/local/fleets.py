@@ -101,6 +101,8 @@ class Fleets:
         )
         candidates = list(self._candidates(request))
         refused = self._refused_by_policy(candidates, request, authorize)
+        if _is_spot(request) and not refused:
+            store.create_spot_role()
         allocation = Allocation((), ()) if refused else self._allocate(request, candidates)
         fleet.errors = refused or [
             _error(candidates[one.offer.order], one.code, one.message) for one in allocation.refused
@@ -166,6 +168,10 @@ class Fleets:
                     parameter=[candidate.image_parameter] if candidate.image_parameter else [],
                     role=[store.role_arn(candidate.profile.role)] if candidate.profile else [],
                     instance_type=[candidate.offer.pool.instance_type],
+                    spot_request=["spot-instances-request"] if _is_spot(request) else [],
+                    missing_role=(
+                        [store.SPOT_ROLE] if _is_spot(request) and not store.has_spot_role() else []
+                    ),
                     tagged=["instance", *_tagged_by(data)] if tags else _tagged_by(data),
                     tags=[f"{key}={value}" for key, value in tags.items()],
                 )
@@ -175,8 +181,7 @@ class Fleets:
 
     def _allocate(self, request: dict[str, Any], candidates: list[_Candidate]) -> Allocation:
         target = request["TargetCapacitySpecification"]
-        spot = target["DefaultTargetCapacityType"] == "spot"
-        options = request.get("SpotOptions" if spot else "OnDemandOptions", {})
+        options = request.get("SpotOptions" if _is_spot(request) else "OnDemandOptions", {})
         return allocate(
             self._instances.market,
             [candidate.offer for candidate in candidates],
@@ -265,6 +270,13 @@ class Fleets:
         return {"SuccessfulFleetDeletions": gone, "UnsuccessfulFleetDeletions": refused}
 
 
+_TAGGED_AT_LAUNCH = {"fleet", "instance", "volume", "network-interface", "spot-instances-request"}
+
+
+def _is_spot(request: dict[str, Any]) -> bool:
+    return bool(request["TargetCapacitySpecification"]["DefaultTargetCapacityType"] == "spot")
+
+
 def _check(request: dict[str, Any]) -> None:
     target = request["TargetCapacitySpecification"]
     if request.get("Type", "maintain") != "instant":
@@ -295,7 +307,7 @@ def _check(request: dict[str, Any]) -> None:
                 "MaintenanceStrategies is for fleets of type maintain.",
             )
     for spec in request.get("TagSpecifications", []):
-        if spec.get("ResourceType") not in {"fleet", "instance", "volume", "network-interface"}:
+        if spec.get("ResourceType") not in _TAGGED_AT_LAUNCH:
             raise ApiError("InvalidParameterValue", "Tags are for the fleet or what it launches.")
         if any(tag["Key"].lower().startswith("aws:") for tag in spec.get("Tags", [])):
             raise ApiError("InvalidParameterValue", "Tag keys starting with 'aws:' are reserved.")

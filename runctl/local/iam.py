@@ -131,9 +131,10 @@ class Gate:
         if isinstance(denied, iam_evaluator.AuthError):
             raise ApiError(denied.code, denied.message, status=403)
         logger.info("denied: %s %s %s", denied.principal_arn, required.action, resource)
-        raise self._refusal(denied, required.action, resource)
+        raise self._refusal(denied, required, resource)
 
-    def _refusal(self, denied: Any, action: str, resource: str) -> ApiError:
+    def _refusal(self, denied: Any, required: Required, resource: str) -> ApiError:
+        action = required.action
         because = (
             "with an explicit deny in an identity-based policy"
             if denied.decision == "Deny"
@@ -145,7 +146,8 @@ class Gate:
         )
         if self._service == "ec2":
             prefix = "You are not authorized to perform this operation. "
-            return ApiError("UnauthorizedOperation", prefix + told, status=403)
+            code = required.refused_as or "UnauthorizedOperation"
+            return ApiError(code, prefix + told, status=403)
         return ApiError("AccessDeniedException", told)
 
 

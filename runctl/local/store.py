@@ -159,6 +159,25 @@ def find_profile(spec: dict[str, Any]) -> Profile:
     )
 
 
+SPOT_ROLE = "AWSServiceRoleForEC2Spot"
+
+
+def has_spot_role() -> bool:
+    """Say whether the account has the service-linked role that spot launches need."""
+    return SPOT_ROLE in iam._roles
+
+
+def create_spot_role() -> None:
+    """Do what the account's first spot launch does."""
+    if not has_spot_role():
+        service = "spot.amazonaws.com"
+        path = f"/aws-service-role/{service}/"
+        iam._create_service_linked_role({"AWSServiceName": [service]})
+        made = iam._roles.pop("AWSServiceRoleForSpot")  # ministack's guess at the name
+        arn = f"arn:aws:iam::{account_id()}:role{path}{SPOT_ROLE}"
+        iam._roles[SPOT_ROLE] = {**made, "RoleName": SPOT_ROLE, "Arn": arn}
+
+
 def role_arn(name: str) -> str:
     """Name a role in full."""
     record = iam._roles.get(name)

@@ -122,9 +122,7 @@ class Supervisor:
         self._selector.register(door, selectors.EVENT_READ, lambda: self._accept(door))
         shims = self.root / "bin"
         shims.mkdir(parents=True, exist_ok=True)
-        texts = {
-            name: _SHIM.format(python=python, address=address, name=name) for name in SHIMS
-        }
+        texts = {name: _SHIM.format(python=python, address=address, name=name) for name in SHIMS}
         for name, text in {**texts, "systemd-run": _RUN_WITHOUT_SCOPE}.items():
             path = shims / name
             path.write_text(text)

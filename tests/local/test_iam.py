@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -33,6 +34,11 @@ LAUNCH = {
     "ec2:RunInstances": allow("ec2:RunInstances"),
     "iam:PassRole": allow(
         "iam:PassRole", StringEquals={"iam:PassedToService": "ec2.amazonaws.com"}
+    ),
+    "iam:CreateServiceLinkedRole": allow(
+        "iam:CreateServiceLinkedRole",
+        resource="arn:aws:iam::*:role/aws-service-role/spot.amazonaws.com/*",
+        StringEquals={"iam:AWSServiceName": "spot.amazonaws.com"},
     ),
     "ssm:GetParameters": allow(
         "ssm:GetParameters", resource="arn:aws:ssm:*::parameter/aws/service/*"
@@ -66,9 +72,14 @@ def test_each_dependent_permission_is_needed(strict_cloud: Cloud, missing: str) 
         with pytest.raises(ClientError, match=f"UnauthorizedOperation.*{told}"):
             create_fleet(strict_cloud, role)
         return
+    code = "UnauthorizedOperation"
+    if missing == "iam:CreateServiceLinkedRole":
+        code = "ServiceLinkedRoleCreationNotPermitted"
+        with contextlib.suppress(ClientError):
+            strict_cloud.client("iam").delete_role(RoleName="AWSServiceRoleForEC2Spot")
     got = create_fleet(strict_cloud, role)
     assert got["Instances"] == []
-    assert {one["ErrorCode"] for one in got["Errors"]} == {"UnauthorizedOperation"}
+    assert {one["ErrorCode"] for one in got["Errors"]} == {code}
     assert told in got["Errors"][0]["ErrorMessage"]
 
 
