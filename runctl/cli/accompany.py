@@ -1,0 +1,40 @@
+"""Staying with a run that was just started, and exiting by how it ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from runctl.cli.exit_codes import exit_code_for
+from runctl.cli.invocation import Invocation
+
+if TYPE_CHECKING:
+    from runctl.cli.cloud import Cloud
+
+
+def accompany(
+    invocation: Invocation,
+    cloud: Cloud,
+    run_id: str,
+    execution_arn: str,
+    *,
+    after_attempt: int = 0,
+) -> None:
+    """Follow a run to its end, print how it ended, and exit by that."""
+    from runctl.cli.documents import run_document
+    from runctl.cli.follow import follow_run
+    from runctl.cli.view import summary
+    from runctl.model.run import derive_status
+
+    output = invocation.output
+    run, attempts = follow_run(
+        cloud,
+        run_id,
+        execution_arn,
+        console=output.stderr,
+        come_back=f"runctl logs {run_id} -f{invocation.flag}",
+        after_attempt=after_attempt,
+    )
+    output.result(run_document(run, attempts), summary(run, attempts))
+    raise typer.Exit(exit_code_for(derive_status(run, attempts)))

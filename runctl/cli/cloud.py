@@ -1,0 +1,90 @@
+"""The deployment that a command talks to: on AWS, or on the local cloud."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runctl.model.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from runctl.aws.checkpoints import CheckpointStore
+    from runctl.aws.clients import Clients
+    from runctl.aws.deployment import Deployment
+    from runctl.aws.fleet import Ec2Fleet
+    from runctl.aws.ledger import DynamoLedger
+    from runctl.aws.logs import LogReader
+    from runctl.aws.objects import S3Objects
+    from runctl.aws.workflow import StepFunctions
+    from runctl.local.daemon import Endpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloud:
+    """Everything a command may ask of a deployment; `is_near` says that polling costs nothing."""
+
+    clients: Clients
+    deployment: Deployment
+    ledger: DynamoLedger
+    workflow: StepFunctions
+    objects: S3Objects
+    logs: LogReader
+    fleet: Ec2Fleet
+    is_near: bool = False
+
+    def checkpoints(self, run_id: str) -> CheckpointStore:
+        """Return the checkpoint store of a run."""
+        from runctl.aws.checkpoints import CheckpointStore
+
+        return CheckpointStore(self.clients.get("s3"), bucket=self.deployment.bucket, run_id=run_id)
+
+
+def find_local_cloud() -> Endpoint:
+    """Return the local cloud that runs, or raise NotFoundError with the cure."""
+    from runctl.local import daemon
+
+    endpoint = daemon.find()
+    if endpoint is None:
+        raise NotFoundError(
+            f"no local cloud runs in {daemon.default_home()}; start it with `runctl local up`"
+        )
+    return endpoint
+
+
+def connect(*, local: bool, profile: str = "", region: str = "") -> Cloud:
+    """Find the deployment; what it needs is imported here, since boto3 takes its time."""
+    from runctl.aws.clients import Clients, Connection
+    from runctl.aws.deployment import read_deployment
+    from runctl.aws.fleet import Ec2Fleet
+    from runctl.aws.ledger import DynamoLedger
+    from runctl.aws.logs import LogReader
+    from runctl.aws.objects import S3Objects
+    from runctl.aws.workflow import StepFunctions
+
+    if local:
+        from runctl.local.daemon import ACCESS_KEY, SECRET_KEY
+
+        endpoint = find_local_cloud()
+        connection = Connection(
+            region=endpoint.region,
+            endpoint_url=endpoint.url,
+            access_key=ACCESS_KEY,
+            secret_key=SECRET_KEY,
+        )
+    else:
+        connection = Connection(profile=profile, region=region)
+    clients = Clients(connection)
+    deployment = read_deployment(clients.get("ssm"))
+    return Cloud(
+        clients=clients,
+        deployment=deployment,
+        ledger=DynamoLedger(clients.get("dynamodb"), deployment.table),
+        workflow=StepFunctions(
+            clients.get("stepfunctions"), state_machine_arn=deployment.state_machine_arn
+        ),
+        objects=S3Objects(clients.get("s3"), bucket=deployment.bucket),
+        logs=LogReader(clients.get("logs"), group=deployment.log_group),
+        # Only to look and never to launch: that is for the functions.
+        fleet=Ec2Fleet(clients.get("ec2"), subnets={}, launch_templates={}),
+        is_near=local,
+    )

@@ -1,0 +1,74 @@
+"""A run and its attempts as the documents that --json prints."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from runctl.model.outcome import OutcomeKind
+from runctl.model.run import Attempt, Run, derive_status
+
+TAKEN = frozenset({OutcomeKind.INTERRUPTED, OutcomeKind.LOST})
+
+
+def interruptions(attempts: Sequence[Attempt]) -> int:
+    """Count the attempts that lost their instance."""
+    return sum(one.ended is not None and one.ended.kind in TAKEN for one in attempts)
+
+
+def warnings_of(attempts: Sequence[Attempt]) -> list[str]:
+    """Return what the agent warned of, each once, in order."""
+    return list(dict.fromkeys(one.warning for one in attempts if one.warning))
+
+
+def run_document(run: Run, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """Return everything about a run but its task tokens, which are keys."""
+    return {
+        **run_summary(run, attempts),
+        "execution": run.execution,
+        "execution_arn": run.execution_arn,
+        "executions": run.executions,
+        "newest_checkpoint": run.newest,
+        "committed_at": _text(run.committed_at),
+        "warnings": warnings_of(attempts),
+        "attempts": [_attempt_document(one) for one in attempts],
+        "request": run.request.as_document(),
+    }
+
+
+def run_summary(run: Run, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """Return what a list says about a run."""
+    return {
+        "run_id": run.run_id,
+        "status": derive_status(run, attempts).value,
+        "reason": run.reason,
+        "step": run.step,
+        "started_at": _text(run.started_at),
+        "ended_at": _text(run.ended_at),
+        "attempt": attempts[-1].number if attempts else 0,
+        "interruptions": interruptions(attempts),
+    }
+
+
+def _attempt_document(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "stage": attempt.stage.value,
+        "outcome": None if attempt.ended is None else attempt.ended.as_document(),
+        "pool": attempt.pool,
+        "instance_ids": list(attempt.instance_ids),
+        "launched_at": _text(attempt.launched_at),
+        "training_at": _text(attempt.training_at),
+        "heartbeat_at": _text(attempt.heartbeat_at),
+        "noticed_at": _text(attempt.noticed_at),
+        "ended_at": _text(attempt.ended_at),
+        "phase": attempt.phase,
+        "resume_step": attempt.resume_step,
+        "step": attempt.progress_step,
+        "metrics": dict(attempt.metrics),
+        "timeline": {name: _text(instant) for name, instant in attempt.timeline.items()},
+        "warning": attempt.warning,
+    }
+
+
+def _text(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.astimezone(timezone.utc).isoformat()

@@ -1,0 +1,38 @@
+"""What the command line exits with: the one place where errors become numbers."""
+
+from runctl.model.errors import (
+    NotFoundError,
+    RefusedError,
+    RequestError,
+    RunEndedError,
+    TransientError,
+)
+from runctl.model.outcome import RunStatus
+
+DONE = 0
+RUN_FAILED = 1
+BAD_REQUEST = 2
+REFUSED = 3
+NOT_FOUND = 4
+INTERRUPTED = 130
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code for an error."""
+    match error:
+        case RequestError() | RunEndedError():
+            return BAD_REQUEST
+        case NotFoundError():
+            return NOT_FOUND
+        case RefusedError() | TransientError():
+            return REFUSED
+        case KeyboardInterrupt():
+            return INTERRUPTED
+    # An answer of AWS that nothing foresees is still AWS's; botocore may not even be imported.
+    is_aws = type(error).__module__.partition(".")[0] == "botocore"
+    return REFUSED if is_aws else RUN_FAILED
+
+
+def exit_code_for(status: RunStatus) -> int:
+    """Return the exit code of a command that followed a run to its end."""
+    return DONE if status is RunStatus.COMPLETED else RUN_FAILED

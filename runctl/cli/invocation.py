@@ -1,0 +1,143 @@
+"""One call of the command line: its global options, and the decorator that gives them to it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runctl.cli.output import Output
+
+if TYPE_CHECKING:
+    from runctl.cli.cloud import Cloud
+    from runctl.cli.settings import Settings
+
+PANEL = "Global options"
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=PANEL),
+]
+Local = Annotated[
+    bool,
+    typer.Option(
+        "--local",
+        envvar="RUNCTL_LOCAL",
+        help="Use the local cloud (`runctl local up`).",
+        rich_help_panel=PANEL,
+    ),
+]
+Profile = Annotated[
+    str,
+    typer.Option("--profile", metavar="NAME", help="The AWS profile.", rich_help_panel=PANEL),
+]
+Region = Annotated[
+    str,
+    typer.Option("--region", metavar="NAME", help="The AWS region.", rich_help_panel=PANEL),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Show the traceback of an error.", rich_help_panel=PANEL),
+]
+
+
+@dataclass
+class Invocation:
+    """What the global options say; those that stand before the command count as well."""
+
+    output: Output = field(default_factory=Output)
+    local: bool = False
+    profile: str = ""
+    region: str = ""
+    verbose: bool = False
+
+    @property
+    def flag(self) -> str:
+        """What a command that is told to the user needs, to reach the same cloud."""
+        return " --local" if self.local else ""
+
+    def take(self, *, json: bool, local: bool, profile: str, region: str, verbose: bool) -> None:
+        """Add the options of one place where they may stand."""
+        self.output.as_json |= json
+        self.local |= local
+        self.verbose |= verbose
+        self.profile = profile or self.profile
+        self.region = region or self.region
+
+    def settings(self, folder: Path | None = None) -> Settings:
+        """Read the settings that hold in a folder."""
+        from runctl.cli.settings import read_settings
+
+        return read_settings(folder or Path.cwd())
+
+    @cached_property
+    def cloud(self) -> Cloud:
+        """The deployment, found when it is first needed."""
+        return self.connect(self.settings())
+
+    def connect(self, settings: Settings) -> Cloud:
+        """Find the deployment; options go before the environment, that before the settings."""
+        from runctl.cli.cloud import connect
+
+        environment = os.environ
+        profile = self.profile or ("" if environment.get("AWS_PROFILE") else settings.profile)
+        named = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or ""
+        region = self.region or named or settings.region
+        return connect(local=self.local, profile=profile, region=region)
+
+
+def invocation_of(context: typer.Context) -> Invocation:
+    """Return what all commands of one call share."""
+    root = context.find_root()
+    if not isinstance(root.obj, Invocation):
+        root.obj = Invocation()
+    return root.obj
+
+
+def _global_parameters() -> list[inspect.Parameter]:
+    annotations = {
+        "json": Json, "local": Local, "profile": Profile, "region": Region, "verbose": Verbose,
+    }  # fmt: skip
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=annotation,
+            default="" if name in {"profile", "region"} else False,
+        )
+        for name, annotation in annotations.items()
+    ]
+
+
+def command(
+    app: typer.Typer, name: str, **settings: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function, whose first parameter is the invocation, as a command of `app`."""
+
+    def register(body: Callable[..., None]) -> Callable[..., None]:
+        _, *own = inspect.signature(body, eval_str=True).parameters.values()
+        common = _global_parameters()
+
+        def run(context: typer.Context, **values: Any) -> None:
+            invocation = invocation_of(context)
+            invocation.take(**{one.name: values.pop(one.name) for one in common})
+            body(invocation, **values)
+
+        context = inspect.Parameter(
+            "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+        )
+        own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+        parameters = [context, *own, *common]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        run.__doc__ = body.__doc__
+        app.command(name, **settings)(run)
+        return body
+
+    return register

@@ -1,0 +1,209 @@
+"""`runctl local`: an AWS on this machine, whose instances are processes that can be interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runctl.cli.invocation import Invocation, command
+from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RefusedError
+
+if TYPE_CHECKING:
+    from runctl.local.daemon import Endpoint
+
+app = typer.Typer(no_args_is_help=True, help="The local cloud: start it, look at it, interrupt.")
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the local cloud's errors into ours."""
+    from runctl.local.client import LocalCloudError
+    from runctl.local.daemon import LocalCloudStartError
+    from runctl.local.deploy import DeployError
+
+    try:
+        yield
+    except (LocalCloudStartError, DeployError, LocalCloudError) as exc:
+        raise RefusedError(str(exc)) from exc
+
+
+def _exports(endpoint: Endpoint) -> list[str]:
+    """Return the lines that point the plain AWS CLI at the local cloud."""
+    variables = endpoint.environment()
+    groups = (
+        ("AWS_ENDPOINT_URL",),
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+        ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    )
+    return [f"export {' '.join(f'{name}={variables[name]}' for name in group)}" for group in groups]
+
+
+@command(app, "up")
+def up(invocation: Invocation) -> None:
+    """Start the local cloud and deploy runctl onto it."""
+    import runctl
+    from runctl.local.daemon import start
+    from runctl.local.deploy import deploy
+
+    project = Path(runctl.__file__).parents[1]
+    if not (project / "app.py").exists():
+        raise NotFoundError(
+            f"there is no app.py in {project}; the local cloud deploys from a checkout of runctl"
+        )
+    began = datetime.now(timezone.utc)
+    output = invocation.output
+    with _translated(), output.spinner("starting the local cloud") as say:
+        endpoint = start()
+        outputs = deploy(endpoint, project=project, progress=say)
+    took = (datetime.now(timezone.utc) - began).total_seconds()
+    output.tell(f"the local cloud is up after {took:.0f} s; its folder is {endpoint.home}")
+    lines = _exports(endpoint)
+    output.result(
+        {
+            "endpoint": endpoint.url,
+            "region": endpoint.region,
+            "account": endpoint.account,
+            "home": str(endpoint.home),
+            "stacks": sorted(outputs),
+            "environment": endpoint.environment(),
+        },
+        f"{endpoint.url}\n\n" + "\n".join(lines) + "\n",
+        "try: runctl --local aws train SCRIPT",
+    )
+
+
+@command(app, "down")
+def down(invocation: Invocation) -> None:
+    """End the local cloud with all its instances; its runs are gone with it."""
+    from runctl.local.daemon import default_home, stop
+
+    with _translated(), invocation.output.spinner("ending the local cloud"):
+        was_up = stop()
+    told = "the local cloud is down" if was_up else f"no local cloud ran in {default_home()}"
+    invocation.output.result({"was_up": was_up}, told)
+
+
+@command(app, "status")
+def status(invocation: Invocation) -> None:
+    """Show the local cloud: where it is, what is deployed, which instances it has."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from runctl.cli.cloud import find_local_cloud
+    from runctl.cli.wording import say_duration
+    from runctl.local.client import LocalCloudClient
+    from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
+
+    endpoint = find_local_cloud()
+    client = LocalCloudClient(endpoint.url)
+    with _translated():
+        health, instances = client.health(), client.instances()
+    began = datetime.fromtimestamp((endpoint.home / "endpoint.json").stat().st_mtime, timezone.utc)
+    uptime = datetime.now(timezone.utc) - began
+    live = [one for one in instances if one["state"] != "terminated"]
+    stacks = _deployed_stacks(endpoint)
+    document: dict[str, Any] = {
+        "endpoint": endpoint.url,
+        "home": str(endpoint.home),
+        "pid": endpoint.pid,
+        "uptime_seconds": round(uptime.total_seconds()),
+        "health": health,
+        "stacks": stacks,
+        "instances": live,
+        "terminated": len(instances) - len(live),
+    }
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1))
+    for heading in ("instance", "state", "pool", "run", "attempt"):
+        table.add_column(heading, overflow="fold")
+    for one in live:
+        tags = one.get("tags", {})
+        cells = (one["instance_id"], one["state"], one.get("pool", ""))
+        table.add_row(*cells, tags.get(RUN_TAG, ""), tags.get(ATTEMPT_TAG, ""))
+    told = f"{endpoint.url}, up for {say_duration(uptime)} (process {endpoint.pid})"
+    deployed = f"deployed: {', '.join(stacks)}" if stacks else "nothing is deployed"
+    ended = f"{len(instances) - len(live)} instances have been terminated"
+    invocation.output.result(
+        document, told, deployed, table if live else "no instance is running", ended
+    )
+
+
+def _deployed_stacks(endpoint: Endpoint) -> list[str]:
+    import json
+
+    try:
+        outputs = json.loads((endpoint.home / "outputs.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return []
+    return sorted(outputs)
+
+
+@command(app, "interrupt")
+def interrupt(
+    invocation: Invocation,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
+    no_notice: Annotated[
+        bool, typer.Option("--no-notice", help="Take the instance without a word.")
+    ] = False,
+    notice_seconds: Annotated[
+        float,
+        typer.Option(metavar="N", min=0, max=3600, help="How long before the instance is taken."),
+    ] = 120,
+) -> None:
+    """Let EC2 reclaim the instance that trains a run."""
+    from runctl.cli.find import find_run
+    from runctl.local.client import LocalCloudClient
+    from runctl.model.run import AttemptStage
+
+    invocation.local = True
+    cloud = invocation.cloud
+    find_run(cloud, run)
+    training = [one for one in cloud.ledger.attempts(run) if one.stage is AttemptStage.TRAINING]
+    if not training:
+        raise NotFoundError(f"no attempt of {run} is training; see `runctl status {run} --local`")
+    attempt = training[-1]
+    instance_id = attempt.instance_ids[0]
+    from runctl.cli.cloud import find_local_cloud
+
+    client = LocalCloudClient(find_local_cloud().url)
+    with _translated():
+        client.interrupt(instance_id, notice=not no_notice, notice_seconds=notice_seconds)
+    how = "without a notice" if no_notice else f"{notice_seconds:g} s after its notice"
+    invocation.output.result(
+        {
+            "run_id": run,
+            "attempt": attempt.number,
+            "instance_id": instance_id,
+            "notice": not no_notice,
+            "notice_seconds": None if no_notice else notice_seconds,
+        },
+        f"{instance_id} (attempt {attempt.number} of {run}) is reclaimed {how}",
+    )
+
+
+@command(app, "capacity")
+def capacity(
+    invocation: Invocation,
+    pool: Annotated[
+        str, typer.Argument(metavar="POOL", help="m5.large/us-east-1a/spot; * is every other pool.")
+    ],
+    count: Annotated[int, typer.Argument(metavar="N", min=0, help="How many instances it holds.")],
+) -> None:
+    """Set how many instances a capacity pool holds."""
+    from runctl.cli.cloud import find_local_cloud
+    from runctl.local.client import LocalCloudClient
+    from runctl.model.pool import Pool
+
+    if pool != "*":
+        try:
+            Pool.parse(pool)
+        except ValueError as exc:
+            raise InvalidRequestError((Problem("POOL", str(exc)),)) from exc
+    client = LocalCloudClient(find_local_cloud().url)
+    with _translated():
+        client.set_capacity(pool, count)
+    invocation.output.result({"pool": pool, "capacity": count}, f"{pool} holds {count}")

@@ -1,0 +1,161 @@
+"""`runctl`: one program, its commands, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from runctl import __version__
+from runctl.cli import demo, local, logs, runs, stop, train
+from runctl.cli.exit_codes import BAD_REQUEST, DONE, INTERRUPTED, exit_code_of
+from runctl.cli.invocation import (
+    Invocation,
+    Json,
+    Local,
+    Profile,
+    Region,
+    Verbose,
+    command,
+    invocation_of,
+)
+from runctl.model.errors import RequestError, RunctlError, SettingsError
+
+
+class Program(TyperGroup):
+    """The root of all commands."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,  # noqa: ARG002 - we always handle what is raised
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command; every error leaves by its exit code, and never as a traceback."""
+        words = list(sys.argv[1:] if args is None else args)
+        invocation = Invocation()
+        # A mistake may stand before the option that asks for JSON.
+        invocation.output.as_json = "--json" in words
+        try:
+            code = super().main(
+                words,
+                prog_name or "runctl",
+                complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                obj=invocation,
+                **extra,
+            )
+        except typer.TyperException as error:
+            code = _fail_usage(invocation, error)
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read our output has seen enough.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - until the process ends
+            code = DONE
+        except Exception as error:  # noqa: BLE001 - the last stop before the user
+            code = _fail(invocation, error)
+        sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _fail(invocation: Invocation, error: Exception) -> int:
+    if invocation.verbose:
+        traceback.print_exception(error)
+    hint = ""
+    if not isinstance(error, RunctlError) and not invocation.verbose:
+        hint = "this was not foreseen; -v before the command shows the traceback"
+    invocation.output.fail(error, hint=hint)
+    return exit_code_of(error)
+
+
+def _fail_usage(invocation: Invocation, error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "runctl"
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(message, err=True)
+        return BAD_REQUEST
+    invocation.output.fail(RequestError(message), hint=f"see `{where} --help`")
+    return BAD_REQUEST
+
+
+app = typer.Typer(
+    cls=Program,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"runctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    json: Json = False,
+    local: Local = False,
+    profile: Profile = "",
+    region: Region = "",
+    verbose: Verbose = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version."),
+    ] = False,
+) -> None:
+    """Train on EC2 Spot with no server to operate."""
+    invocation_of(context).take(
+        json=json, local=local, profile=profile, region=region, verbose=verbose
+    )
+
+
+def init(
+    invocation: Invocation,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+) -> None:
+    """Write .runctl.toml with the defaults of this folder's runs."""
+    from runctl.cli.project import SETTINGS_FILE
+    from runctl.cli.settings import TEMPLATE
+
+    path = Path.cwd() / SETTINGS_FILE
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(TEMPLATE)
+    except FileExistsError as exc:
+        raise SettingsError(f"{path} is there already; --force overwrites it") from exc
+    invocation.output.result({"written": str(path)}, f"wrote {path}; next: runctl aws train SCRIPT")
+
+
+command(app, "init")(init)
+app.add_typer(train.app, name="aws")
+command(app, "list")(runs.list_runs)
+command(app, "status")(runs.status)
+command(app, "logs")(logs.logs)
+command(app, "stop")(stop.stop)
+command(app, "resume")(stop.resume)
+command(app, "checkpoints")(runs.checkpoints)
+app.add_typer(local.app, name="local")
+demo.add_to(app)
+
+
+def main() -> None:
+    """Run the program."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What goes where: results to stdout, progress and logs to stderr, and with --json one document."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from runctl.model.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+# Where nothing says how wide it is, a table must not be cut: somebody may search it.
+_WIDTH_OF_A_PIPE = 200
+
+
+@dataclass
+class Output:
+    """The two streams of one command."""
+
+    as_json: bool = False
+
+    @cached_property
+    def stdout(self) -> Console:
+        """Results."""
+        return _console(stderr=False)
+
+    @cached_property
+    def stderr(self) -> Console:
+        """Progress and logs."""
+        return _console(stderr=True)
+
+    def result(self, document: Mapping[str, Any], *human: RenderableType) -> None:
+        """Print a command's result: the document with --json, else what a person reads."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+            return
+        for part in human:
+            self.stdout.print(part, soft_wrap=isinstance(part, str))
+
+    def tell(self, text: str, *, style: str = "") -> None:
+        """Tell what is going on, on stderr."""
+        self.stderr.print(text, style=style or None, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def progress(self, what: str, *, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar on a terminal; what is yielded takes the bytes done since it was called."""
+        if not self.stderr.is_terminal:
+            yield lambda _: None
+            return
+        from rich import progress
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+        )
+        with progress.Progress(*columns, console=self.stderr, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.advance(task, done)
+
+    @contextlib.contextmanager
+    def spinner(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Show what is being waited for; what is yielded changes it. Plain lines off a terminal."""
+        if self.stderr.is_terminal:
+            with self.stderr.status(what) as status:
+                yield status.update
+            return
+        told = {what}
+        self.tell(what)
+
+        def tell(text: str) -> None:
+            if text not in told:
+                told.add(text)
+                self.tell(text)
+
+        yield tell
+
+    def fail(self, error: BaseException, *, hint: str = "") -> None:
+        """Print an error: a document on stdout with --json, else a sentence on stderr."""
+        message = str(error) or type(error).__name__
+        problems = error.problems if isinstance(error, InvalidRequestError) else ()
+        if self.as_json:
+            told = [{"field": one.field, "message": one.message} for one in problems]
+            name = type(error).__name__
+            self.result({"error": {"type": name, "message": message, "problems": told}})
+            return
+        from rich.text import Text
+
+        lines = [str(problem) for problem in problems] or [message]
+        for line in lines:
+            self.stderr.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
+        if hint:
+            self.tell(hint, style="dim")
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = int(os.environ.get("COLUMNS") or _WIDTH_OF_A_PIPE)
+    return console

@@ -1,0 +1,95 @@
+"""The run request of `runctl aws train`: options over settings, every mistake in one message."""
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import PurePath
+from typing import Any
+
+from runctl.cli.settings import Settings
+from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.identity import RUN_ID, RUN_ID_RULE
+from runctl.model.request import parse_request
+
+OPTIONS = {
+    "instance_types": "--instance-types",
+    "market": "--market",
+    "auto_resume": "--no-auto-resume",
+    "max_attempts": "--max-attempts",
+    "deadline": "--deadline",
+    "env": "--env",
+    "checkpoint.dir": "--checkpoint-dir",
+    "checkpoint.keep_last": "--keep-last",
+    "checkpoint.grace_seconds": "--grace-seconds",
+}
+
+
+def name_run(script: str, *, now: datetime) -> str:
+    """Make a name that can be read and that nobody else has."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", PurePath(script).stem).strip("-")[:32].strip("-")
+    moment = now.astimezone(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    return f"{stem or 'run'}-{moment}-{secrets.token_hex(2)}"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no run can have."""
+    if not RUN_ID.fullmatch(name):
+        cure = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:64]
+        hint = f"; for example {cure}" if cure else ""
+        raise InvalidRequestError((Problem("--name", f"{name!r} is not {RUN_ID_RULE}{hint}"),))
+
+
+def read_env(assignments: Sequence[str]) -> dict[str, str]:
+    """Read NAME=VALUE options; the last one of a name wins."""
+    problems = [
+        Problem("--env", f"{one!r} has no '='; write NAME=VALUE")
+        for one in assignments
+        if "=" not in one
+    ]
+    if problems:
+        raise InvalidRequestError(tuple(problems))
+    return {name: value for name, _, value in (one.partition("=") for one in assignments)}
+
+
+def split_types(options: Sequence[str]) -> list[str]:
+    """Read instance types that were repeated, or given with commas between them."""
+    return [one.strip() for option in options for one in option.split(",") if one.strip()]
+
+
+def build_request(
+    script: str, args: Sequence[str], *, options: Mapping[str, Any], settings: Settings, code: str
+) -> dict[str, Any]:
+    """Return the execution input: what was asked for, and nothing that is a default anyway.
+
+    `options` has the fields given on the command line, with dots for those of `checkpoint`. Raises
+    InvalidRequestError whose problems name the option, or the settings file, that a value is from.
+    """
+    document: dict[str, Any] = {"script": script, **settings.request}
+    if code:
+        document["code"] = code
+    if args:
+        document["args"] = list(args)
+    document |= {name: value for name, value in options.items() if "." not in name}
+    nested = {name.partition(".")[2]: value for name, value in options.items() if "." in name}
+    if nested or "checkpoint" in document:
+        document["checkpoint"] = {**document.get("checkpoint", {}), **nested}
+    if "env" in options:
+        document["env"] = {**settings.request.get("env", {}), **options["env"]}
+    try:
+        parse_request(document)
+    except InvalidRequestError as exc:
+        raise InvalidRequestError(
+            tuple(
+                Problem(_origin(one.field, options, settings), one.message) for one in exc.problems
+            )
+        ) from exc
+    return document
+
+
+def _origin(field: str, options: Mapping[str, Any], settings: Settings) -> str:
+    if field in options:
+        return OPTIONS.get(field, field)
+    if settings.path is not None and field.partition(".")[0] in settings.request:
+        return f"{settings.path.name}: {field}"
+    return field

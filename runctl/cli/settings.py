@@ -1,0 +1,132 @@
+"""`.runctl.toml`: a project's defaults for its runs."""
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runctl.cli.project import LARGEST_PROJECT_BYTES, SETTINGS_FILE
+from runctl.model.errors import SettingsError
+from runctl.model.request import CHECKPOINT_FIELDS, FIELDS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REQUEST_SETTINGS = ("instance_types", "market", "auto_resume", "max_attempts", "env", "checkpoint")
+AWS_SETTINGS = ("profile", "region")
+PROJECT_SETTINGS = ("max_size_mb",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the file says; `request` holds fields of the run request, `path` is None without one."""
+
+    path: Path | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    profile: str = ""
+    region: str = ""
+    largest_project_bytes: int = LARGEST_PROJECT_BYTES
+
+
+def read_settings(folder: Path) -> Settings:
+    """Read the nearest `.runctl.toml` from `folder` upwards; SettingsError when it is wrong."""
+    folder = folder.absolute()
+    for one in (folder, *folder.parents):
+        if (path := one / SETTINGS_FILE).is_file():
+            return parse_settings(path)
+    return Settings()
+
+
+def parse_settings(path: Path) -> Settings:
+    """Check one file and return its settings."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+        raise SettingsError(f"{path} cannot be read: {exc}") from exc
+    problems = [
+        *_check(document, (*REQUEST_SETTINGS, "aws", "project")),
+        *_check(_table(document, "aws"), AWS_SETTINGS, prefix="aws."),
+        *_check(_table(document, "project"), PROJECT_SETTINGS, prefix="project."),
+        *_check(_table(document, "checkpoint"), CHECKPOINT_FIELDS, prefix="checkpoint."),
+    ]
+    if problems:
+        raise SettingsError(f"{path}: {'; '.join(problems)}")
+    aws = document.get("aws", {})
+    megabytes = document.get("project", {}).get("max_size_mb")
+    return Settings(
+        path=path,
+        request={name: document[name] for name in REQUEST_SETTINGS if name in document},
+        profile=aws.get("profile", ""),
+        region=aws.get("region", ""),
+        largest_project_bytes=LARGEST_PROJECT_BYTES if megabytes is None else megabytes * 1_000_000,
+    )
+
+
+def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = document.get(name, {})
+    return value if isinstance(value, Mapping) else {}
+
+
+def _check(values: Mapping[str, Any], known: Any, *, prefix: str = "") -> list[str]:
+    problems = []
+    for name, value in values.items():
+        if name not in known:
+            problems.append(f"{prefix}{name} is unknown{_nearest(name, known)}")
+        elif problem := _problem_with(f"{prefix}{name}", value):
+            problems.append(f"{prefix}{name}: {problem}")
+    return problems
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+
+
+def _problem_with(name: str, value: Any) -> str | None:
+    section, dot, key = name.partition(".")
+    if not dot and section in {"aws", "project"}:
+        return None if isinstance(value, Mapping) else f"{value!r} is no table; write [{section}]"
+    if section == "aws":
+        return None if isinstance(value, str) and value else f"{value!r} is no name"
+    if section == "project":
+        is_whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5000
+        return None if is_whole else f"{value!r} is not a whole number from 1 to 5000"
+    fields = CHECKPOINT_FIELDS if dot else FIELDS
+    return fields[key or section].check(value)
+
+
+TEMPLATE = """\
+# Defaults for `runctl aws train` in this folder; what stands on the command line wins.
+
+# What a run may use. Ten or more types are interrupted less often.
+# instance_types = ["g5.xlarge", "g6.xlarge", "g4dn.xlarge"]
+
+# Where capacity is bought: "spot", "on-demand" or "spot-then-on-demand".
+market = "spot"
+
+# Relaunch after an interruption, at most so many times.
+auto_resume = true
+max_attempts = 100
+
+[checkpoint]
+# How many whole checkpoints stay, and how long the trainer may take to save after SIGTERM.
+keep_last = 3
+grace_seconds = 90
+# Where the trainer saves, when not in the folder that RUNCTL_CHECKPOINT_DIR names.
+# dir = "checkpoints"
+
+# The trainer's own variables; no place for secrets.
+# [env]
+# OMP_NUM_THREADS = "4"
+
+# [aws]
+# profile = "research"
+# region = "eu-central-1"
+
+# [project]
+# max_size_mb = 256
+"""

@@ -1,0 +1,245 @@
+"""`runctl aws train`: pack the project, upload it, start the run, follow it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runctl.cli.invocation import Invocation, command
+
+if TYPE_CHECKING:
+    from runctl.cli.cloud import Cloud
+    from runctl.cli.output import Output
+    from runctl.cli.package import Package
+    from runctl.cli.project import Project
+
+app = typer.Typer(no_args_is_help=True, help="Work on EC2: train.")
+
+_PLACEHOLDER = "s3://deployment/code/package.tar.gz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A checked job: nothing is packed, uploaded or started yet."""
+
+    name: str
+    script: str
+    document: dict[str, Any]
+    project: Project | None
+
+
+@command(
+    app,
+    "train",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+    options_metavar="[OPTIONS]",
+)
+def train(
+    invocation: Invocation,
+    script: Annotated[
+        str,
+        typer.Argument(help="The program: a path in the project, or an s3:// URI of one file."),
+    ],
+    args: Annotated[
+        list[str] | None,
+        typer.Argument(help="What follows the script is the script's, options too."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(metavar="RUN", help="The run's name (default: script, time, 4 digits).")
+    ] = "",
+    instance_types: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPES", help="What the run may use; repeat, or put commas between."),
+    ] = None,
+    market: Annotated[
+        str | None,
+        typer.Option(metavar="MARKET", help="spot, on-demand or spot-then-on-demand."),
+    ] = None,
+    no_auto_resume: Annotated[
+        bool, typer.Option("--no-auto-resume", help="End the run at its first interruption.")
+    ] = False,
+    max_attempts: Annotated[
+        int | None, typer.Option(metavar="N", help="How many attempts may be launched.")
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(metavar="INSTANT", help="Launch nothing after it: 2030-01-31T18:00:00Z."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A variable of the trainer; repeat."),
+    ] = None,
+    checkpoint_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Where the trainer saves (default: RUNCTL_CHECKPOINT_DIR)."
+        ),
+    ] = None,
+    keep_last: Annotated[
+        int | None, typer.Option(metavar="N", help="How many whole checkpoints stay.")
+    ] = None,
+    grace_seconds: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How long the trainer may take to save after SIGTERM."),
+    ] = None,
+    project: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="The folder to pack (default: the nearest with .runctl.toml).",
+        ),
+    ] = "",
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Start the run and leave it going.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the request and the package; start nothing.")
+    ] = False,
+) -> None:
+    """Train on EC2: pack the project, start a run, and follow it until it has ended."""
+    from runctl.cli.accompany import accompany
+    from runctl.cli.project import find_project
+    from runctl.cli.request import read_env, split_types
+
+    options: dict[str, Any] = {
+        "instance_types": split_types(instance_types) if instance_types else None,
+        "market": market,
+        "auto_resume": False if no_auto_resume else None,
+        "max_attempts": max_attempts,
+        "deadline": deadline,
+        "env": read_env(env) if env else None,
+        "checkpoint.dir": checkpoint_dir,
+        "checkpoint.keep_last": keep_last,
+        "checkpoint.grace_seconds": grace_seconds,
+    }
+    given = {field: value for field, value in options.items() if value is not None}
+    here = Path.cwd()
+    folder = Path(os.path.realpath(here / project)) if project else find_project(here)
+    settings = invocation.settings(folder)
+    job = _check(script, args or [], name=name, options=given, folder=folder, settings=settings)
+    cloud = invocation.connect(settings)
+    with tempfile.TemporaryDirectory(prefix="runctl-") as scratch:
+        package = _pack(job, Path(scratch), invocation.output)
+        if package is not None:
+            job.document["code"] = cloud.objects.uri(package.key)
+        if dry_run:
+            _show(job, package, cloud, invocation.output)
+            return
+        if package is not None:
+            _upload(package, cloud, invocation.output)
+    _check_again(job, cloud)
+    execution_arn = cloud.workflow.start_run(job.name, job.document)
+    output = invocation.output
+    if detach:
+        output.result(
+            {"run_id": job.name, "status": "pending", "execution_arn": execution_arn},
+            f"{job.name} is started; see `runctl status {job.name}{invocation.flag}`",
+        )
+        return
+    output.tell(f"{job.name} is started; Ctrl-C leaves it going")
+    accompany(invocation, cloud, job.name, execution_arn)
+
+
+def _check(
+    script: str,
+    args: list[str],
+    *,
+    name: str,
+    options: dict[str, Any],
+    folder: Path,
+    settings: Any,
+) -> _Job:
+    from runctl.cli.dependencies import check_dependencies
+    from runctl.cli.project import locate_script, scan_project
+    from runctl.cli.request import build_request, check_name, name_run
+
+    if name:
+        check_name(name)
+    project = None
+    if not script.startswith("s3://"):
+        project = scan_project(folder, largest_bytes=settings.largest_project_bytes)
+        script = locate_script(script, project, here=Path.cwd())
+        check_dependencies(project, script)
+    code = _PLACEHOLDER if project is not None else ""
+    document = build_request(script, args, options=options, settings=settings, code=code)
+    name = name or name_run(script, now=datetime.now(timezone.utc))
+    return _Job(name=name, script=script, document=document, project=project)
+
+
+def _check_again(job: _Job, cloud: Cloud) -> None:
+    """Refuse what PrepareRun would refuse, while nothing has been started."""
+    from runctl.model.errors import InvalidRequestError, Problem
+
+    if job.project is None and (problem := cloud.objects.problem_with(job.script)):
+        raise InvalidRequestError((Problem("script", problem),))
+    run = cloud.ledger.find_run(job.name)
+    if run is not None:
+        raise InvalidRequestError(
+            (
+                Problem(
+                    "--name",
+                    f"there is a run {job.name!r} already; choose another name, or continue it "
+                    f"with `runctl resume {job.name}`",
+                ),
+            )
+        )
+
+
+def _pack(job: _Job, scratch: Path, output: Output) -> Package | None:
+    from runctl.cli.package import pack_project
+    from runctl.cli.wording import say_size
+
+    if job.project is None:
+        return None
+    with output.progress("packing", total=job.project.size_bytes) as advance:
+        package = pack_project(job.project, scratch / "package.tar.gz", progress=advance)
+    count = len(job.project.members)
+    output.tell(
+        f"packed {count} file{'s' if count != 1 else ''} of {job.project.folder}: "
+        f"{say_size(job.project.size_bytes)}, {say_size(package.size_bytes)} compressed"
+    )
+    return package
+
+
+def _upload(package: Package, cloud: Cloud, output: Output) -> None:
+    from runctl.cli.wording import say_size
+
+    with output.progress("uploading", total=package.size_bytes) as advance:
+        is_new = cloud.objects.put_if_absent(package.key, package.path, progress=advance)
+    output.tell(
+        f"uploaded {say_size(package.size_bytes)}" if is_new else "the package is there already"
+    )
+
+
+def _show(job: _Job, package: Package | None, cloud: Cloud, output: Output) -> None:
+    import json
+
+    from rich.text import Text
+
+    from runctl.cli.wording import say_size
+
+    members = [] if job.project is None else job.project.members
+    packed = None
+    if package is not None and job.project is not None:
+        packed = {
+            "project": str(job.project.folder),
+            "sha256": package.sha256,
+            "size_bytes": package.size_bytes,
+            "is_uploaded": cloud.objects.exists(package.key),
+            "files": [{"path": one.path, "size_bytes": one.size_bytes} for one in members],
+        }
+    document = {"dry_run": True, "run_id": job.name, "request": job.document, "package": packed}
+    listing = "\n".join(f"{say_size(one.size_bytes):>9}  {one.path}" for one in members)
+    output.result(
+        document,
+        Text(f"run {job.name}", style="bold"),
+        json.dumps(job.document, indent=2),
+        listing,
+        Text("a dry run: nothing was uploaded or started", style="dim"),
+    )

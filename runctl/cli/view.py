@@ -1,0 +1,222 @@
+"""How a run looks to a person: the pages of `status` and `list`, and the view while following."""
+
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from runctl.cli.documents import interruptions, warnings_of
+from runctl.cli.wording import say_duration, say_instant
+from runctl.model.outcome import OutcomeKind, RunStatus
+from runctl.model.run import Attempt, AttemptStage, Run, derive_status
+
+STATUS_STYLES = {
+    RunStatus.PENDING: "dim",
+    RunStatus.LAUNCHING: "cyan",
+    RunStatus.TRAINING: "bold cyan",
+    RunStatus.RECOVERING: "bold yellow",
+    RunStatus.COMPLETED: "bold green",
+    RunStatus.FAILED: "bold red",
+    RunStatus.INTERRUPTED: "yellow",
+    RunStatus.STOPPED: "magenta",
+}
+OUTCOME_STYLES = {
+    OutcomeKind.COMPLETED: "green",
+    OutcomeKind.FAILED: "red",
+    OutcomeKind.INTERRUPTED: "yellow",
+    OutcomeKind.LOST: "yellow",
+    OutcomeKind.NO_CAPACITY: "dim",
+    OutcomeKind.STOPPED: "magenta",
+}
+# From here on a table has room for a reason beside the rest.
+_WIDE = 120
+_NOTHING = "–"
+
+
+def status_page(
+    run: Run, attempts: Sequence[Attempt], *, now: datetime, width: int
+) -> RenderableType:
+    """Show one run: what it is, how it stands, and each attempt."""
+    status = derive_status(run, attempts)
+    parts: list[RenderableType] = [
+        Text.assemble((run.run_id, "bold"), "  ", (status.value, STATUS_STYLES[status])),
+        _facts(run, attempts, now=now),
+    ]
+    if attempts:
+        parts.append(_attempt_table(attempts, now=now, width=width))
+        if width < _WIDE:
+            parts += [
+                Text(f"attempt {one.number}: {one.ended.reason}", style="dim")
+                for one in attempts
+                if one.ended is not None and one.ended.reason
+            ]
+    parts += [Text(f"warning: {text}", style="yellow") for text in warnings_of(attempts)]
+    return Group(*parts)
+
+
+def _facts(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Table:
+    request = run.request
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    program = [request.script, *request.args] if request.script else list(request.command)
+    facts.add_row("program", shlex.join(program))
+    took = say_duration((run.ended_at or now) - run.started_at)
+    facts.add_row("started", f"{say_instant(run.started_at)}, {_lasting(run, took)}")
+    if run.reason:
+        facts.add_row("reason", run.reason)
+    facts.add_row("checkpoint", checkpoint_text(run, now=now))
+    if attempts and (metrics := metrics_text(attempts[-1])):
+        facts.add_row("metrics", metrics)
+    if taken := interruptions(attempts):
+        facts.add_row("interruptions", str(taken))
+    return facts
+
+
+def _lasting(run: Run, took: str) -> str:
+    return f"took {took}" if run.ended_at is not None else f"{took} ago"
+
+
+def checkpoint_text(run: Run, *, now: datetime) -> str:
+    """Say which checkpoint is the newest and how old it is."""
+    if run.step is None or run.committed_at is None:
+        return "none yet" if run.ended is None else "none"
+    return f"step {run.step}, {say_duration(now - run.committed_at)} ago"
+
+
+def metrics_text(attempt: Attempt) -> str:
+    """Say the last values that the trainer told."""
+    return " · ".join(f"{name} {_number(value)}" for name, value in attempt.metrics.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+
+
+def _attempt_table(attempts: Sequence[Attempt], *, now: datetime, width: int) -> Table:
+    wide = width >= _WIDE
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1))
+    table.add_column("#", justify="right")
+    table.add_column("pool", overflow="fold")
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("steps", no_wrap=True)
+    table.add_column("launched", no_wrap=True)
+    table.add_column("took", justify="right", no_wrap=True)
+    table.add_column("notice", no_wrap=True)
+    if wide:
+        table.add_column("reason", overflow="fold")
+    for one in attempts:
+        cells: list[str | Text] = [
+            str(one.number),
+            one.pool or _NOTHING,
+            _outcome(one),
+            _steps(one),
+            _time(one.launched_at),
+            _took(one, now=now),
+            _time(one.noticed_at),
+        ]
+        if wide:
+            cells.append(one.ended.reason if one.ended is not None else "")
+        table.add_row(*cells)
+    return table
+
+
+def _outcome(attempt: Attempt) -> Text:
+    if attempt.ended is not None:
+        return Text(attempt.ended.kind.value, style=OUTCOME_STYLES[attempt.ended.kind])
+    return Text(doing(attempt), style="cyan")
+
+
+def doing(attempt: Attempt) -> str:
+    """Say what a live attempt is at: its phase once the agent tells one."""
+    if attempt.stage is AttemptStage.LAUNCHING or not attempt.phase:
+        return "booting" if attempt.stage is AttemptStage.LAUNCHED else attempt.stage.value
+    return attempt.phase
+
+
+def _steps(attempt: Attempt) -> str:
+    if not attempt.was_launched:
+        return _NOTHING
+    start = "start" if attempt.resume_step is None else str(attempt.resume_step)
+    last = attempt.ended.step if attempt.ended is not None else None
+    reached = max((one for one in (attempt.progress_step, last) if one is not None), default=None)
+    return f"{start} → {'…' if reached is None else reached}"
+
+
+def _time(instant: datetime | None) -> str:
+    return _NOTHING if instant is None else say_instant(instant)[11:19]
+
+
+def _took(attempt: Attempt, *, now: datetime) -> str:
+    if attempt.launched_at is None:
+        return _NOTHING
+    return say_duration((attempt.ended_at or now) - attempt.launched_at)
+
+
+def list_page(runs: Sequence[tuple[Run, Sequence[Attempt]]], *, now: datetime) -> RenderableType:
+    """Show many runs, one a line."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1))
+    table.add_column("run", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for heading in ("step", "attempt", "interruptions"):
+        table.add_column(heading, justify="right")
+    table.add_column("started", no_wrap=True)
+    table.add_column("took", justify="right", no_wrap=True)
+    for run, attempts in runs:
+        status = derive_status(run, attempts)
+        table.add_row(
+            run.run_id,
+            Text(status.value, style=STATUS_STYLES[status]),
+            _NOTHING if run.step is None else str(run.step),
+            str(attempts[-1].number) if attempts else _NOTHING,
+            str(interruptions(attempts) or _NOTHING),
+            say_instant(run.started_at),
+            say_duration((run.ended_at or now) - run.started_at),
+        )
+    return table
+
+
+def following_view(
+    run_id: str, run: Run | None, attempts: Sequence[Attempt], *, now: datetime
+) -> RenderableType:
+    """Show how a run that is being followed stands, in a few lines."""
+    if run is None:
+        return Text.assemble((run_id, "bold"), "  ", ("pending", "dim"))
+    status = derive_status(run, attempts)
+    lines = [Text.assemble((run_id, "bold"), "  ", (status.value, STATUS_STYLES[status]))]
+    if attempts:
+        last = attempts[-1]
+        told = [f"attempt {last.number}"]
+        told += [last.pool] if last.pool else []
+        told += [doing(last) if last.ended is None else last.ended.kind.value]
+        told += [f"step {last.progress_step}"] if last.progress_step is not None else []
+        told += [_took(last, now=now)] if last.launched_at is not None else []
+        lines.append(Text("  " + " · ".join(told)))
+    taken = interruptions(attempts)
+    saved = f"checkpoint {checkpoint_text(run, now=now)}"
+    suffix = f" · {taken} interruption{'s' if taken > 1 else ''} so far" if taken else ""
+    lines.append(Text(f"  {saved}{suffix}"))
+    if attempts and (metrics := metrics_text(attempts[-1])):
+        lines.append(Text(f"  {metrics}"))
+    return Group(*lines, Text("  Ctrl-C leaves it going", style="dim"))
+
+
+def summary(run: Run, attempts: Sequence[Attempt]) -> Text:
+    """Say in one line how a run ended."""
+    status = derive_status(run, attempts)
+    taken, count = interruptions(attempts), len(attempts)
+    told = [f"step {run.step}"] if run.step is not None else []
+    told.append(f"{count} attempt{'s' if count != 1 else ''}")
+    if taken:
+        told.append(f"{taken} interruption{'s' if taken > 1 else ''}")
+    if run.ended_at is not None:
+        told.append(say_duration(run.ended_at - run.started_at))
+    text = Text.assemble((run.run_id, "bold"), " ", (status.value, STATUS_STYLES[status]))
+    text.append(f": {', '.join(told)}")
+    if run.reason and status is not RunStatus.COMPLETED:
+        text.append(f"\n{run.reason}")
+    return text

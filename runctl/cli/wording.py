@@ -1,0 +1,33 @@
+"""Sizes, durations and instants in a person's words."""
+
+from datetime import datetime, timedelta, timezone
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def say_size(size_bytes: float) -> str:
+    """Say a number of bytes in decimal units, such as 12.3 MB."""
+    unit = 0
+    while abs(size_bytes) >= 999.5 and unit < len(_UNITS) - 1:
+        size_bytes /= 1000
+        unit += 1
+    digits = 1 if unit and size_bytes < 99.95 else 0
+    return f"{size_bytes:.{digits}f} {_UNITS[unit]}"
+
+
+def say_duration(duration: timedelta) -> str:
+    """Say a duration with its two largest units, such as 3m 12s."""
+    seconds = max(0, round(duration.total_seconds()))
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"
+
+
+def say_instant(instant: datetime) -> str:
+    """Say an instant in UTC, to the second."""
+    return instant.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
