@@ -56,9 +56,13 @@ def part_key(run_id: str, sha256: str) -> str:
     return f"{run_prefix(run_id)}checkpoints/parts/{sha256}"
 
 
-def manifest_key(run_id: str, *, step: int, attempt: int) -> str:
-    """Return where the manifest of a checkpoint lives; keys sort by step, then attempt."""
-    return f"{manifest_prefix(run_id)}{step:012d}-{attempt:04d}.json"
+def manifest_key(run_id: str, *, step: int, attempt: int, revision: int = 0) -> str:
+    """Return where the manifest of a checkpoint lives; keys sort by step, attempt, revision.
+
+    A manifest is never overwritten: a second checkpoint of the same step is its next revision.
+    """
+    suffix = f".r{revision:04d}" if revision else ""
+    return f"{manifest_prefix(run_id)}{step:012d}-{attempt:04d}{suffix}.json"
 
 
 def manifest_prefix(run_id: str) -> str:

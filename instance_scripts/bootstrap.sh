@@ -1,0 +1,283 @@
+#!/usr/bin/env bash
+# The user data of every instance: fetch the agent from S3, check it, start it.
+#
+# A header before this text exports what it needs:
+#   RUNCTL_AGENT_URI RUNCTL_AGENT_SHA256 RUNCTL_TABLE RUNCTL_BUCKET RUNCTL_LOG_GROUP RUNCTL_REGION
+# Every path is below ${RUNCTL_ROOT:-}, which is empty on EC2. It can run again at any time.
+set -euo pipefail
+umask 022
+
+root=${RUNCTL_ROOT:-}
+imds=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}
+imds=${imds%/}
+tries=${RUNCTL_BOOT_TRIES:-8}
+delay=${RUNCTL_BOOT_DELAY:-1}
+units=$root/etc/systemd/system
+console=/dev/console
+[ -z "$root" ] || console=$root/run/runctl/console
+
+say() {
+    printf 'runctl bootstrap: %s\n' "$*" >&2
+    { printf 'runctl bootstrap: %s\n' "$*" >"$console"; } 2>/dev/null || true
+}
+
+# An instance that cannot train must not go on costing money.
+give_up() {
+    gave_up=yes
+    say "$* -- shutting down"
+    shutdown -h now || poweroff || true
+    exit 1
+}
+
+# with_retries WHAT COMMAND...: run it until it succeeds, waiting longer each time.
+with_retries() {
+    local what=$1 wait=$delay number
+    shift
+    for ((number = 1; number <= tries; number++)); do
+        if "$@"; then
+            return 0
+        fi
+        say "$what failed (try $number of $tries)"
+        if ((number < tries)); then
+            sleep "$wait"
+            wait=$((wait * 2 > 30 ? 30 : wait * 2))
+        fi
+    done
+    return 1
+}
+
+# The agent needs Python 3.10 or newer with safe unpacking; AL2023's python3 is 3.9.
+pick_python() {
+    local name path
+    for name in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
+        path=$(command -v "$name") || continue
+        if "$path" -I -c 'import sys, tarfile, venv; tarfile.data_filter
+sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            python=$("$path" -I -c 'import sys; print(sys.executable)')
+            return 0
+        fi
+    done
+    return 1
+}
+
+metadata() {
+    curl -fsS --noproxy '*' --connect-timeout 2 --max-time 5 "$@"
+}
+
+# Prints curl's configuration; credentials never stand on a command line.
+read_credentials() {
+    local token role document
+    token=$(metadata -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' \
+        "$imds/latest/api/token") || return 1
+    role=$(metadata -H "X-aws-ec2-metadata-token: $token" \
+        "$imds/latest/meta-data/iam/security-credentials/") || return 1
+    document=$(metadata -H "X-aws-ec2-metadata-token: $token" \
+        "$imds/latest/meta-data/iam/security-credentials/${role%%$'\n'*}") || return 1
+    "$python" -I -c 'import json, sys
+held = json.load(sys.stdin)
+print("user = \"%s:%s\"" % (held["AccessKeyId"], held["SecretAccessKey"]))
+print("header = \"x-amz-security-token: %s\"" % held["Token"])' <<<"$document" 2>/dev/null
+}
+
+object_url() {
+    local path=${RUNCTL_AGENT_URI#s3://} suffix=amazonaws.com
+    local bucket=${path%%/*} key=${path#*/}
+    case $RUNCTL_REGION in cn-*) suffix=amazonaws.com.cn ;; esac
+    if [ -n "${AWS_ENDPOINT_URL:-}" ]; then
+        printf '%s/%s/%s' "${AWS_ENDPOINT_URL%/}" "$bucket" "$key"
+    elif [[ $bucket == *.* ]]; then # TLS certificates do not cover such a host name
+        printf 'https://s3.%s.%s/%s/%s' "$RUNCTL_REGION" "$suffix" "$bucket" "$key"
+    else
+        printf 'https://%s.s3.%s.%s/%s' "$bucket" "$RUNCTL_REGION" "$suffix" "$key"
+    fi
+}
+
+fetch_agent() {
+    local credentials
+    credentials=$(read_credentials) || {
+        say 'the instance role has no credentials (yet)'
+        return 1
+    }
+    # The hash is that of an empty body; S3 wants the header and curl signs it.
+    curl -fsS --config - --connect-timeout 5 --max-time 120 \
+        --aws-sigv4 "aws:amz:$RUNCTL_REGION:s3" \
+        -H 'x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855' \
+        -o "$archive" "$(object_url)" <<<"$credentials" || return 1
+    if ! sha256sum --check --status <<<"$RUNCTL_AGENT_SHA256  $archive"; then
+        say 'the agent archive has another SHA-256 than the launch template says'
+        return 1
+    fi
+}
+
+# Atomic: whoever is interrupted in the middle leaves no half-unpacked agent.
+unpack_agent() {
+    local fresh=$root/opt/runctl/agent.new.$$
+    rm -rf "$root"/opt/runctl/agent.new.*
+    mkdir -p "$fresh"
+    tar -xzf "$archive" -C "$fresh" --no-same-owner
+    rm -rf "$root/opt/runctl/agent.old"
+    [ ! -e "$root/opt/runctl/agent" ] || mv "$root/opt/runctl/agent" "$root/opt/runctl/agent.old"
+    mv "$fresh" "$root/opt/runctl/agent"
+    rm -rf "$root/opt/runctl/agent.old" "$archive"
+}
+
+write_file() {
+    local path=$1 mode=$2
+    cat >"$path.new"
+    chmod "$mode" "$path.new"
+    mv "$path.new" "$path"
+}
+
+write_settings() {
+    {
+        printf '%s=%s\n' RUNCTL_ROOT "$root" RUNCTL_TABLE "$RUNCTL_TABLE" \
+            RUNCTL_BUCKET "$RUNCTL_BUCKET" RUNCTL_LOG_GROUP "$RUNCTL_LOG_GROUP" \
+            RUNCTL_REGION "$RUNCTL_REGION" AWS_DEFAULT_REGION "$RUNCTL_REGION" \
+            AWS_REQUEST_CHECKSUM_CALCULATION when_required \
+            AWS_RESPONSE_CHECKSUM_VALIDATION when_required
+        [ -z "${AWS_ENDPOINT_URL:-}" ] || printf 'AWS_ENDPOINT_URL=%s\n' "$AWS_ENDPOINT_URL"
+        [ -z "${AWS_EC2_METADATA_SERVICE_ENDPOINT:-}" ] ||
+            printf 'AWS_EC2_METADATA_SERVICE_ENDPOINT=%s\n' "$imds"
+    } | write_file "$root/etc/runctl/agent.env" 0644
+}
+
+write_launcher() {
+    write_file "$root/opt/runctl/bin/runctl-agent" 0755 <<EOF
+#!/bin/sh
+set -a
+. "$root/etc/runctl/agent.env"
+set +a
+exec "$python" -I -c 'import sys
+sys.path[:0] = ["$root/opt/runctl/agent", "$root/opt/runctl/agent/vendor"]
+from runctl.agent.__main__ import main
+sys.exit(main())' "\$@"
+EOF
+}
+
+# The dead-man is a shell script, so that a broken Python or agent cannot disarm it.
+write_deadman() {
+    write_file "$root/opt/runctl/bin/runctl-deadman" 0755 <<EOF
+#!/bin/sh
+# Shuts the instance down when no heartbeat was accepted for 30 minutes.
+run="$root/run/runctl"
+limit=\${RUNCTL_DEADMAN_SECONDS:-1800}
+first_hour=\${RUNCTL_FIRST_HOUR_SECONDS:-3600}
+age() { echo \$((\$(date +%s) - \$(stat -c %Y "\$1" 2>/dev/null || date +%s))); }
+[ "\$(age "\$run/lease")" -ge "\$limit" ] || exit 0
+# After a notice in the first hour EC2 takes the instance, and charges nothing if we wait.
+if [ -e "\$run/notice" ] && [ "\$(age "\$run/born")" -lt "\$first_hour" ]; then exit 0; fi
+echo "runctl: no heartbeat was accepted for \$limit s: shutting down" >&2
+"$root/opt/runctl/bin/runctl-agent" stop || true
+waited=0
+while [ "\$waited" -lt "\${RUNCTL_FLUSH_SECONDS:-120}" ] &&
+    systemctl is-active --quiet runctl-agent.service; do
+    sleep 1
+    waited=\$((waited + 1))
+done
+sync
+shutdown -h now
+EOF
+    write_file "$units/runctl-deadman.service" 0644 <<EOF
+[Unit]
+Description=End an instance that nobody hears from
+[Service]
+Type=oneshot
+ExecStart=$root/opt/runctl/bin/runctl-deadman
+EOF
+    write_file "$units/runctl-deadman.timer" 0644 <<EOF
+[Unit]
+Description=Look for the last accepted heartbeat
+[Timer]
+OnActiveSec=60
+OnUnitInactiveSec=60
+[Install]
+WantedBy=timers.target
+EOF
+}
+
+write_agent_units() {
+    write_file "$units/runctl-trainer.slice" 0644 <<EOF
+[Unit]
+Description=Whatever the trainer starts
+EOF
+    write_file "$units/runctl-agent.service" 0644 <<EOF
+[Unit]
+Description=The runctl agent
+After=network-online.target
+Wants=network-online.target
+StartLimitIntervalSec=0
+[Service]
+Type=simple
+EnvironmentFile=$root/etc/runctl/agent.env
+ExecStart=$root/opt/runctl/bin/runctl-agent run
+Restart=on-failure
+RestartSec=2
+KillMode=mixed
+TimeoutStopSec=100
+OOMScoreAdjust=-500
+[Install]
+WantedBy=multi-user.target
+EOF
+}
+
+# The trainer gets no credentials of the instance role: its cgroup cannot reach the metadata
+# service. Needs nft and cgroup v2; AL2023 has no nft unless it is installed.
+fence_trainer() {
+    if [ -n "$root" ]; then
+        return 0 # not a machine of its own
+    fi
+    if ! [ -f /sys/fs/cgroup/cgroup.controllers ] || ! command -v nft >/dev/null; then
+        say 'no nft or no cgroup v2 on this image: the trainer can reach the metadata service'
+        return 0
+    fi
+    # The rule names a cgroup that must exist when it is loaded.
+    if ! systemctl start runctl-trainer.slice || ! load_fence; then
+        say 'the metadata fence failed: the trainer can reach the metadata service'
+    fi
+}
+
+load_fence() {
+    nft -f - <<'EOF'
+table inet runctl
+delete table inet runctl
+table inet runctl {
+    chain output {
+        type filter hook output priority filter; policy accept;
+        socket cgroupv2 level 2 "runctl.slice/runctl-trainer.slice" ip daddr 169.254.169.254 reject
+        socket cgroupv2 level 2 "runctl.slice/runctl-trainer.slice" ip6 daddr fd00:ec2::254 reject
+    }
+}
+EOF
+}
+
+main() {
+    local name
+    mkdir -p "$root"/opt/runctl/bin "$root"/etc/runctl "$root"/run/runctl \
+        "$root"/var/lib/runctl "$units"
+    for name in RUNCTL_AGENT_URI RUNCTL_AGENT_SHA256 RUNCTL_TABLE RUNCTL_BUCKET \
+        RUNCTL_LOG_GROUP RUNCTL_REGION; do
+        [ -n "${!name:-}" ] || give_up "the user data's header lacks $name"
+    done
+    touch "$root/run/runctl/lease"
+    [ -e "$root/run/runctl/born" ] || touch "$root/run/runctl/born"
+    write_deadman
+    systemctl daemon-reload
+    systemctl enable --now runctl-deadman.timer || say 'the dead-man timer did not start'
+    pick_python || give_up 'this image has no Python 3.10 or newer (with venv)'
+    archive=$root/opt/runctl/agent.tar.gz
+    with_retries "fetching $RUNCTL_AGENT_URI" fetch_agent ||
+        give_up "the agent could not be fetched from $RUNCTL_AGENT_URI"
+    unpack_agent
+    write_settings
+    write_launcher
+    write_agent_units
+    systemctl daemon-reload
+    fence_trainer
+    systemctl enable runctl-agent.service || true
+    systemctl restart runctl-agent.service || give_up 'the agent did not start'
+    say "the agent is running with $python"
+}
+
+gave_up='' status=0
+trap 'status=$?; [ "$status" -eq 0 ] || [ -n "$gave_up" ] || give_up "it failed ($status)"' EXIT
+main

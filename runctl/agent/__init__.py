@@ -1,0 +1,1 @@
+"""The program on the instance: it prepares, runs, saves and restores the trainer."""

@@ -1,0 +1,153 @@
+"""The agent's commands: `run` is the service; the others ask the service for something."""
+
+import argparse
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent import processes, requests
+from runctl.agent.imds import Metadata, MetadataError
+from runctl.agent.inbox import Cause, Ending, Inbox
+from runctl.agent.life import Life, Services
+from runctl.agent.logs import LogShipper
+from runctl.agent.notice import Watch
+from runctl.agent.requests import Request
+from runctl.agent.settings import Paths, Settings, read_paths, read_settings
+from runctl.aws.clients import Clients, Connection
+from runctl.aws.ledger import DynamoLedger
+from runctl.model import identity
+
+FLUSH = timedelta(seconds=15)
+AGENT_LOG = "agent.log"
+
+logger = logging.getLogger("runctl.agent")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    parser = argparse.ArgumentParser(prog="runctl-agent", description=__doc__)
+    parser.add_argument("command", choices=["run", *(request.value for request in Request)])
+    command = parser.parse_args(arguments).command
+    paths = read_paths()
+    if command != "run":
+        requests.leave(paths.requests, Request(command))
+        return 0
+    return run(paths)
+
+
+def run(paths: Paths) -> int:
+    """Live the attempt's life on this instance."""
+    paths.make()
+    _log_to(paths.log / AGENT_LOG)
+    processes.become_subreaper()
+    settings = _settings()
+    logger.info("attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id)
+    clients = Clients(Connection(region=settings.region), attempts=4)
+    inbox = Inbox()
+    _end_on_sigterm(inbox)
+    watch = Watch(Metadata(), paths, inbox)
+    watch.start()
+    shipper = _shipper(clients, settings)
+    shipper.start()
+    life = Life(
+        settings,
+        Services(
+            ledger=DynamoLedger(clients.get("dynamodb"), settings.table),
+            s3=clients.get("s3"),
+            stepfunctions=clients.get("stepfunctions"),
+        ),
+        inbox=inbox,
+        vendor=vendor_folder(),
+    )
+    shut_down = life.live()
+    _store_own_log(clients, settings)
+    shipper.stop(within=FLUSH)
+    watch.stop()
+    if shut_down:
+        logger.info("shutting down")
+        subprocess.run(["shutdown", "-h", "now"], check=False)
+    return 0
+
+
+def vendor_folder() -> Path:
+    """Return the folder with the vendored libraries, beside the package in the archive."""
+    return Path(__file__).resolve().parents[2] / "vendor"
+
+
+def _settings() -> Settings:
+    metadata = Metadata()
+    while True:
+        try:
+            return read_settings(metadata)
+        except MetadataError as exc:
+            logger.warning("%s; trying again", exc)
+            time.sleep(1)
+
+
+def _shipper(clients: Clients, settings: Settings) -> LogShipper:
+    stream = identity.log_stream(settings.run_id, settings.attempt)
+    log = settings.paths.log
+    return LogShipper(
+        clients.get("logs"),
+        group=settings.log_group,
+        streams={
+            stream: [log / "trainer.out", log / "trainer.err"],
+            f"{stream}-agent": [log / AGENT_LOG],
+        },
+    )
+
+
+def _store_own_log(clients: Clients, settings: Settings) -> None:
+    key = identity.boot_log_key(settings.run_id, settings.attempt)
+    try:
+        content = (settings.paths.log / AGENT_LOG).read_bytes()
+        clients.get("s3").put_object(Bucket=settings.bucket, Key=key, Body=content)
+    except (ClientError, BotoCoreError, OSError) as exc:
+        logger.warning("the agent's log could not be stored: %s", exc)
+
+
+def _log_to(path: Path) -> None:
+    handlers: list[logging.Handler] = [logging.FileHandler(path), logging.StreamHandler(sys.stderr)]
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+    # botocore logs requests with their headers at DEBUG; never let it.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
+
+
+def _end_on_sigterm(inbox: Inbox) -> None:
+    """Whoever stops the service, most likely the system's own shutdown, wants a drain."""
+
+    def end() -> None:
+        inbox.end(
+            Ending(
+                cause=Cause.SHUTDOWN,
+                reason="the instance is shutting down",
+                detected=datetime.now(timezone.utc),
+                deadline=datetime.now(timezone.utc) + timedelta(seconds=80),
+            )
+        )
+
+    def handle(_number: int, _frame: Any) -> None:
+        # Not here: the handler may have interrupted whoever holds the inbox.
+        threading.Thread(target=end, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The drain: SIGTERM the trainer, wait its grace, SIGKILL what is left, save what is whole."""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+
+from runctl.agent.inbox import Ending
+from runctl.agent.keeper import Keeper
+from runctl.agent.progress import Progress
+from runctl.agent.trainer import Trainer
+
+LONGEST_GRACE = timedelta(seconds=90)
+RESERVE = timedelta(seconds=5)
+EXIT_POLL = 0.02
+# Without a deadline nobody waits for us but a person.
+UNHURRIED = timedelta(minutes=10)
+SIGNAL_EXIT = 128
+
+logger = logging.getLogger(__name__)
+
+
+def grace_of(
+    ending: Ending, *, asked: timedelta, upload_time: timedelta, now: datetime
+) -> timedelta:
+    """Return how long the trainer may take to save after SIGTERM.
+
+    The least of what was asked, 90 s, and the time left less the measured upload time less 5 s.
+    """
+    grace = min(asked, LONGEST_GRACE)
+    if ending.deadline is not None:
+        grace = min(grace, ending.deadline - now - upload_time - RESERVE)
+    return max(grace, timedelta(0))
+
+
+def drain(
+    trainer: Trainer,
+    keeper: Keeper,
+    ending: Ending,
+    *,
+    grace: timedelta,
+    progress: Progress,
+    is_fenced: Callable[[], bool],
+) -> None:
+    """End the trainer and commit what it left, if that is whole."""
+    progress.enter("drain")
+    keeper.hurry()
+    progress.mark("sigterm")
+    trainer.ask_to_save()
+    until = time.monotonic() + grace.total_seconds()
+    while trainer.is_running() and time.monotonic() < until and not is_fenced():
+        time.sleep(EXIT_POLL)
+    exited = not trainer.is_running()
+    trainer.end_family()
+    progress.mark("exited")
+    logger.info(
+        "the trainer %s", f"exited with {trainer.exit_code}" if exited else "was killed: no grace"
+    )
+    if is_fenced():
+        keeper.abandon()
+        return
+    progress.enter("upload")
+    keeper.finish(orderly=exited and ended_orderly(trainer), until=_too_late(ending))
+
+
+def ended_orderly(trainer: Trainer) -> bool:
+    """Whether the trainer's exit says that its last save is complete.
+
+    A program that does not know SIGTERM dies of it in the middle of whatever it does. Behind a
+    launcher the exit code is the launcher's and says nothing against the trainer.
+    """
+    code = trainer.exit_code
+    if code is None or code < 0 or code > SIGNAL_EXIT:
+        return False
+    return code == 0 or trainer.behind_launcher
+
+
+def _too_late(ending: Ending) -> float:
+    if ending.deadline is None:
+        return time.monotonic() + UNHURRIED.total_seconds()
+    left = ending.deadline - datetime.now(timezone.utc)
+    return time.monotonic() + left.total_seconds()

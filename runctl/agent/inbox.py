@@ -1,0 +1,81 @@
+"""What happened to the attempt while the agent was at work, told between its threads."""
+
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+
+class Cause(Enum):
+    """Why an attempt must end before its trainer does; the higher number wins."""
+
+    NOTICE = 1  # EC2 takes the instance
+    SHUTDOWN = 2  # somebody shuts the instance down
+    STOP = 3  # the user stops the run, or the run has ended in the ledger
+    FENCED = 4  # a later attempt owns the run: leave without a trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """An end that was asked for; `deadline` is when the instance is gone, if that is known."""
+
+    cause: Cause
+    reason: str
+    detected: datetime
+    deadline: datetime | None = None
+
+
+class Inbox:
+    """Holds the ending that wins, and wakes up who waits for one."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ending: Ending | None = None
+        self._checkpoint_asked = False
+        self._nudged = False
+
+    @property
+    def ending(self) -> Ending | None:
+        """The ending that was asked for, or None."""
+        with self._changed:
+            return self._ending
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether a later attempt owns the run."""
+        ending = self.ending
+        return ending is not None and ending.cause is Cause.FENCED
+
+    def end(self, ending: Ending) -> bool:
+        """Ask for an end; False when one that weighs as much was asked for already."""
+        with self._changed:
+            if self._ending is not None and self._ending.cause.value >= ending.cause.value:
+                return False
+            self._ending = ending
+            self._changed.notify_all()
+            return True
+
+    def ask_for_checkpoint(self) -> None:
+        """Ask for a checkpoint now, without an end."""
+        with self._changed:
+            self._checkpoint_asked = self._nudged = True
+            self._changed.notify_all()
+
+    def take_checkpoint_request(self) -> bool:
+        """Whether a checkpoint was asked for since the last call."""
+        with self._changed:
+            asked, self._checkpoint_asked = self._checkpoint_asked, False
+            return asked
+
+    def nudge(self) -> None:
+        """Wake up who waits: something else has changed, such as the trainer's exit."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for news since the last wait, at most so long; an end is always news."""
+        with self._changed:
+            if self._ending is None and not self._nudged:
+                self._changed.wait(seconds)
+            self._nudged = False

@@ -1,0 +1,100 @@
+"""The watch for the instance's end: metadata every second, request files five times a second."""
+
+import logging
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+
+from runctl.agent import requests
+from runctl.agent.imds import Metadata, MetadataError
+from runctl.agent.inbox import Cause, Ending, Inbox
+from runctl.agent.requests import Request
+from runctl.agent.settings import Paths
+
+METADATA_INTERVAL = timedelta(seconds=1)
+REQUEST_INTERVAL = timedelta(milliseconds=200)
+# The warning's event reaches us through EventBridge, Lambda and SSM: some of its 120 s are gone.
+ASSUMED_NOTICE = timedelta(seconds=105)
+
+logger = logging.getLogger(__name__)
+
+
+class Watch:
+    """Tells the inbox of notices, rebalance recommendations and requests."""
+
+    def __init__(self, metadata: Metadata, paths: Paths, inbox: Inbox) -> None:
+        self._metadata = metadata
+        self._paths = paths
+        self._inbox = inbox
+        self._stop = threading.Event()
+        self._noticed = False
+        self._recommended: str | None = None
+        self._unreachable = False
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _watch(self) -> None:
+        asked = float("-inf")
+        while not self._stop.is_set():
+            started = time.monotonic()
+            if started - asked >= METADATA_INTERVAL.total_seconds():
+                asked = started
+                self.look_at_metadata()
+            self.look_at_requests()
+            self._stop.wait(REQUEST_INTERVAL.total_seconds())
+
+    def look_at_metadata(self) -> None:
+        """Ask the metadata service once."""
+        try:
+            deadline = None if self._noticed else self._metadata.notice()
+            recommended = self._metadata.rebalance_recommended_at()
+        except MetadataError as exc:
+            if not self._unreachable:
+                logger.warning("%s; the other detectors still stand", exc)
+            self._unreachable = True
+            return
+        self._unreachable = False
+        if deadline is not None:
+            self._tell_notice(deadline, "EC2 takes the instance (notice)")
+        if recommended is not None and recommended != self._recommended:
+            self._recommended = recommended
+            logger.info("EC2 recommends to rebalance: saving a checkpoint")
+            self._inbox.ask_for_checkpoint()
+
+    def look_at_requests(self) -> None:
+        """Take the request files that are there."""
+        for request, made in requests.collect(self._paths.requests):
+            logger.info("asked to %s", request.value)
+            match request:
+                case Request.CHECKPOINT:
+                    self._inbox.ask_for_checkpoint()
+                case Request.DRAIN:
+                    self._tell_notice(made + ASSUMED_NOTICE, "EC2 takes the instance (warning)")
+                case Request.STOP:
+                    self._inbox.end(
+                        Ending(cause=Cause.STOP, reason="stopped by the user", detected=_now())
+                    )
+
+    def _tell_notice(self, deadline: datetime, reason: str) -> None:
+        if self._noticed:
+            return
+        self._noticed = True
+        detected = _now()
+        logger.info("%s, at %s", reason, deadline.isoformat())
+        self._inbox.end(
+            Ending(cause=Cause.NOTICE, reason=reason, detected=detected, deadline=deadline)
+        )
+        self._paths.notice.parent.mkdir(parents=True, exist_ok=True)
+        self._paths.notice.write_text(deadline.isoformat())
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,179 @@
+"""The trainer's processes: who descends from whom, who writes what, and how to end them all."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+PROC = Path("/proc")
+SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "busybox"})
+WRAPPERS = frozenset({"env", "nohup", "time", "timeout", "nice", "stdbuf", "xvfb-run", "uv", "uvx"})
+LAUNCHERS = frozenset({"torchrun", "accelerate", "deepspeed", "horovodrun", "mpirun", "mpiexec"})
+LAUNCHER_MODULES = frozenset(
+    {"torch.distributed.run", "torch.distributed.launch", "accelerate.commands.launch"}
+)
+
+
+def become_subreaper() -> None:
+    """Adopt every orphan below us, so that no descendant of the trainer can get away."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def descendants(*roots: int) -> list[int]:
+    """Return the living descendants of `roots`, parents before children."""
+    children: dict[int, list[int]] = {}
+    for pid in _pids():
+        with contextlib.suppress(OSError, ValueError):
+            state, parent = _stat(pid)
+            if state not in {"Z", "X"}:
+                children.setdefault(parent, []).append(pid)
+    found: list[int] = []
+    queue = list(roots)
+    while queue:
+        below = children.get(queue.pop(0), [])
+        found += below
+        queue += below
+    return found
+
+
+def end_tree(*roots: int, keep_status_of: int = 0) -> list[int]:
+    """SIGKILL all descendants of `roots` until none is left; return those that were killed.
+
+    Repeated, since a process may fork between our look and our signal. The exit status of
+    `keep_status_of` is left to its Popen.
+    """
+    killed: list[int] = []
+    for _ in range(500):
+        alive = descendants(*roots)
+        if not alive:
+            break
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed += [pid for pid in alive if pid not in killed]
+        time.sleep(0.01)
+        reap_orphans(keep_status_of)
+    return killed
+
+
+def reap_orphans(*but: int) -> None:
+    """Collect adopted orphans that have ended; those in `but` belong to their Popen."""
+    for pid in _pids():
+        with contextlib.suppress(OSError, ValueError):
+            state, parent = _stat(pid)
+            if state == "Z" and parent == os.getpid() and pid not in but:
+                os.waitpid(pid, os.WNOHANG)
+
+
+def end_leftovers(marker: str) -> list[int]:
+    """SIGKILL processes of an earlier agent's trainer: those whose environment has `marker`."""
+    needle = marker.encode()
+    killed = []
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            environment = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+            if pid != os.getpid() and needle in environment:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+    return killed
+
+
+def trainers_of(leader: int) -> list[int]:
+    """Return whom to tell to save: the leader, or those that it merely launches.
+
+    A launcher such as torchrun passes SIGTERM on and kills its workers 30 s later, whatever their
+    grace; told directly, they save in peace and it follows them. A shell dies at once and leaves
+    its child behind, unless it has a trap of its own: then both are told.
+    """
+    children: dict[int, list[int]] = {}
+    for pid in descendants(leader):
+        with contextlib.suppress(OSError, ValueError):
+            children.setdefault(_stat(pid)[1], []).append(pid)
+    targets: list[int] = []
+    queue = [leader]
+    while queue:
+        pid = queue.pop(0)
+        role, below = _role(pid), children.get(pid, [])
+        if role == "trainer" or not below:
+            targets.append(pid)
+            continue
+        if role == "shell" and _catches(pid, signal.SIGTERM):
+            targets.append(pid)
+        queue += below
+    return targets
+
+
+def _role(pid: int) -> str:
+    words = _command_line(pid)
+    if not words:
+        return "trainer"
+    name = Path(words[0]).name.lstrip("-")
+    if name in SHELLS:
+        return "shell"
+    if name in WRAPPERS or name in LAUNCHERS:
+        return "launcher"
+    if name.startswith(("python", "pypy")):
+        return _role_of_python(words[1:])
+    return "trainer"
+
+
+def _role_of_python(words: list[str]) -> str:
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "-m":
+            return "launcher" if following in LAUNCHER_MODULES else "trainer"
+        if not word.startswith("-"):
+            return "launcher" if Path(word).name in LAUNCHERS else "trainer"
+    return "trainer"
+
+
+def open_for_writing(pids: list[int], folder: Path) -> set[str]:
+    """Return the paths below `folder`, relative to it, that any of `pids` holds open to write."""
+    prefix = f"{os.path.realpath(folder)}/"
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for descriptor in os.scandir(PROC / str(pid) / "fd"):
+                with contextlib.suppress(OSError, ValueError):
+                    path = str(Path(descriptor.path).readlink())
+                    if path.startswith(prefix) and _is_writable(pid, descriptor.name):
+                        found.add(path[len(prefix) :])
+    return found
+
+
+def _is_writable(pid: int, descriptor: str) -> bool:
+    for line in (PROC / str(pid) / "fdinfo" / descriptor).read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "flags":
+            return int(value, 8) & os.O_ACCMODE != os.O_RDONLY
+    return False
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        for line in (PROC / str(pid) / "status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
+def _command_line(pid: int) -> list[str]:
+    with contextlib.suppress(OSError):
+        content = (PROC / str(pid) / "cmdline").read_bytes()
+        return [word.decode(errors="replace") for word in content.split(b"\0")[:-1]]
+    return []
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    # The name is in parentheses and may have any character, a parenthesis or a space included.
+    fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return fields[0], int(fields[1])
+
+
+def _pids() -> Iterator[int]:
+    return (int(path.name) for path in PROC.iterdir() if path.name.isdigit())

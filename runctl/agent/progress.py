@@ -1,0 +1,64 @@
+"""What the heartbeat tells the ledger about the attempt."""
+
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+
+class Progress:
+    """Phase, step, metrics and instants of the attempt; any thread may change them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._phase = "boot"
+        self._resume_step: int | None = None
+        self._step: int | None = None
+        self._metrics: dict[str, float] = {}
+        self._timeline: dict[str, datetime] = {}
+        self._warning = ""
+        self._on_change: Callable[[], None] = lambda: None
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Call when something changed that should not wait for the next beat."""
+        self._on_change = call
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase: boot, environment, restore, wait, train, drain, upload, done."""
+        with self._lock:
+            self._phase = phase
+        self._on_change()
+
+    def mark(self, instant: str, at: datetime | None = None) -> None:
+        """Note when something happened; the latest time wins."""
+        with self._lock:
+            self._timeline[instant] = at or datetime.now(timezone.utc)
+
+    def resume_from(self, step: int) -> None:
+        """Note which step the trainer starts from."""
+        with self._lock:
+            self._resume_step = step
+
+    def measure(self, step: int | None, metrics: Mapping[str, float]) -> None:
+        """Note the trainer's last step and values; the next beat takes them along."""
+        with self._lock:
+            self._step = self._step if step is None else step
+            self._metrics.update(metrics)
+
+    def warn(self, warning: str) -> None:
+        """Say in the status what a person should know."""
+        with self._lock:
+            self._warning = warning
+        self._on_change()
+
+    def as_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `record_progress`."""
+        with self._lock:
+            return {
+                "phase": self._phase,
+                "resume_step": self._resume_step,
+                "step": self._step,
+                "metrics": dict(self._metrics) or None,
+                "timeline": dict(self._timeline),
+                "warning": self._warning,
+            }

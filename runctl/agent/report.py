@@ -1,0 +1,48 @@
+"""The report that completes the Train task."""
+
+import logging
+import time
+from datetime import timedelta
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.heartbeat import Heartbeat
+from runctl.aws.workflow import StepFunctions
+from runctl.model.errors import RunctlError
+from runctl.model.outcome import Outcome
+
+# Later than this the heartbeat has expired and the report is moot.
+LONGEST = timedelta(seconds=300)
+FIRST_WAIT = 0.2
+LONGEST_WAIT = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def report(
+    workflow: StepFunctions, heartbeat: Heartbeat, outcome: Outcome, *, within: timedelta = LONGEST
+) -> bool:
+    """Tell Step Functions how the attempt ended; whether it took the report.
+
+    Repeated while that may help: when an answer was lost, the second try finds the token spent,
+    which the ledger then explains.
+    """
+    until = time.monotonic() + within.total_seconds()
+    wait = FIRST_WAIT
+    while True:
+        if not heartbeat.token:
+            logger.info("the attempt never had a task token, so there is nobody to report to")
+            return False
+        try:
+            if workflow.report(heartbeat.token, {"outcome": outcome.as_document()}):
+                logger.info("reported %s at step %s", outcome.kind.value, outcome.step)
+                return True
+            if not heartbeat.find_newer_token():
+                logger.info("the report was refused: its token is spent")
+                return False
+        except (RunctlError, ClientError, BotoCoreError) as exc:
+            logger.warning("the report failed: %s", exc)
+            if time.monotonic() + wait > until:
+                return False
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)

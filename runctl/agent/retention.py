@@ -1,0 +1,49 @@
+"""Which checkpoints stay: the last few; parts go with the last manifest that needs them."""
+
+import logging
+from collections.abc import Sequence
+
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.model.checkpoint import Manifest
+from runctl.model.errors import DamagedCheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+def remove_old_checkpoints(
+    store: CheckpointStore, kept: Sequence[str], newest: Manifest, *, attempt: int
+) -> set[str]:
+    """Remove the manifests that are not `kept` and the parts that only they need.
+
+    `kept[0]` is the key of `newest`. Returns the digests that were removed. Manifests of a later
+    attempt are left alone: it may have begun since we committed.
+    """
+    old = [key for key in store.manifest_keys() if key not in kept and _attempt_of(key) <= attempt]
+    if not old:
+        return set()
+    needed = _digests(newest)
+    for key in kept[1:]:
+        try:
+            needed |= _digests(store.get_manifest(key))
+        except DamagedCheckpointError as exc:
+            logger.warning("the kept checkpoint %s is damaged: %s", key, exc)
+    removed: set[str] = set()
+    for key in old:
+        try:
+            needless = _digests(store.get_manifest(key)) - needed - removed
+        except DamagedCheckpointError:
+            needless = set()
+        # The manifest first: killed in between, we leave parts without one, never the reverse.
+        store.delete_manifest(key)
+        store.delete_parts(sorted(needless))
+        removed |= needless
+    return removed
+
+
+def _digests(manifest: Manifest) -> set[str]:
+    return {part.sha256 for entry in manifest.entries for part in entry.parts}
+
+
+def _attempt_of(key: str) -> int:
+    name = key.rpartition("/")[2].partition(".")[0]
+    return int(name.rpartition("-")[2])

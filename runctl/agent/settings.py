@@ -1,0 +1,121 @@
+"""Where the agent works and for whom: agent.env and the instance's tags."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runctl.agent.imds import Metadata, MetadataError
+from runctl.model.errors import SettingsError
+from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every file and folder of ours, below `root` (`/` on AWS)."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        """What lives as long as the instance."""
+        return self.root / "var/lib/runctl"
+
+    @property
+    def runtime(self) -> Path:
+        """What lives until the next boot: requests, the lease."""
+        return self.root / "run/runctl"
+
+    @property
+    def project(self) -> Path:
+        """The trainer's working directory."""
+        return self.state / "project"
+
+    @property
+    def checkpoint(self) -> Path:
+        """RUNCTL_CHECKPOINT_DIR, unless the request names a folder of the project."""
+        return self.state / "checkpoint"
+
+    @property
+    def requests(self) -> Path:
+        """Where `runctl-agent drain|checkpoint|stop` leaves its request."""
+        return self.runtime / "requests"
+
+    @property
+    def lease(self) -> Path:
+        """Touched on each accepted heartbeat; the dead-man timer reads it."""
+        return self.runtime / "lease"
+
+    @property
+    def notice(self) -> Path:
+        """There once EC2 has told that it takes the instance; the dead-man timer reads it."""
+        return self.runtime / "notice"
+
+    @property
+    def log(self) -> Path:
+        """The trainer's output and the agent's own log."""
+        return self.state / "log"
+
+    def make(self) -> None:
+        """Create the folders."""
+        for folder in (self.state, self.runtime, self.requests, self.log):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name in ("project", "checkpoint", "input", "output", "environments"):
+            (self.state / name).mkdir(exist_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the agent was started with."""
+
+    paths: Paths
+    run_id: str
+    attempt: int
+    instance_id: str
+    table: str
+    bucket: str
+    log_group: str
+    region: str
+
+
+def read_paths(environ: Mapping[str, str] = os.environ) -> Paths:
+    """Return the paths below RUNCTL_ROOT."""
+    return Paths(Path(environ.get("RUNCTL_ROOT") or "/"))
+
+
+def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read agent.env's variables and this instance's tags.
+
+    Raises SettingsError for what waiting will not cure, MetadataError for what it may: tags given
+    at launch are there from the first moment, but the service itself can be late.
+    """
+    missing = [
+        name
+        for name in ("RUNCTL_TABLE", "RUNCTL_BUCKET", "RUNCTL_LOG_GROUP", "RUNCTL_REGION")
+        if not environ.get(name)
+    ]
+    if missing:
+        raise SettingsError(f"agent.env lacks {', '.join(missing)}")
+    run_id, attempt = metadata.get(f"tags/instance/{RUN_TAG}"), _attempt(metadata)
+    instance_id = metadata.get("instance-id")
+    if not run_id or not instance_id:
+        raise MetadataError(f"this instance has no tag {RUN_TAG} in its metadata")
+    return Settings(
+        paths=read_paths(environ),
+        run_id=run_id,
+        attempt=attempt,
+        instance_id=instance_id,
+        table=environ["RUNCTL_TABLE"],
+        bucket=environ["RUNCTL_BUCKET"],
+        log_group=environ["RUNCTL_LOG_GROUP"],
+        region=environ["RUNCTL_REGION"],
+    )
+
+
+def _attempt(metadata: Metadata) -> int:
+    text = metadata.get(f"tags/instance/{ATTEMPT_TAG}")
+    if not text:
+        raise MetadataError(f"this instance has no tag {ATTEMPT_TAG} in its metadata")
+    if not text.isdigit():
+        raise SettingsError(f"the tag {ATTEMPT_TAG} is {text!r}, which is no number")
+    return int(text)

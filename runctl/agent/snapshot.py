@@ -1,0 +1,281 @@
+"""When the checkpoint folder holds something whole, and holding on to it while it is uploaded."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from runctl.model.errors import CheckpointError
+
+QUIET = timedelta(seconds=1)
+LIMIT = timedelta(seconds=10)
+# A file that has been open for this long, and grows this slowly, is a log and not a save.
+LOG_AGE = timedelta(seconds=30)
+LOG_BYTES_PER_SECOND = 1024 * 1024
+
+
+class ChangedError(CheckpointError):
+    """The folder changed while it was being read; the next look may find it settled."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One file, folder or symbolic link, as a look at the folder found it."""
+
+    kind: str
+    mode: int
+    mtime_ns: int
+    size: int = 0
+    inode: tuple[int, int] = (0, 0)
+    target: str = ""
+
+
+View = dict[str, Seen]
+
+
+def look(folder: Path) -> View:
+    """Return everything below `folder` by its relative path; what vanishes meanwhile is skipped."""
+    view: View = {}
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        try:
+            found = list(os.scandir(folder / below))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for item in found:
+            path = f"{below}/{item.name}" if below else item.name
+            try:
+                seen = _seen(item)
+            except FileNotFoundError:
+                continue
+            if seen is not None:
+                view[path] = seen
+                if seen.kind == "dir":
+                    pending.append(path)
+    return view
+
+
+def _seen(item: "os.DirEntry[str]") -> Seen | None:
+    # Not item.stat(): it may be answered from what the directory held a moment ago.
+    info = os.lstat(item.path)
+    mode = stat.S_IMODE(info.st_mode)
+    if stat.S_ISLNK(info.st_mode):
+        return Seen("link", mode, info.st_mtime_ns, target=str(Path(item.path).readlink()))
+    if stat.S_ISDIR(info.st_mode):
+        return Seen("dir", mode, info.st_mtime_ns)
+    if stat.S_ISREG(info.st_mode):
+        inode = (info.st_dev, info.st_ino)
+        return Seen("file", mode, info.st_mtime_ns, info.st_size, inode)
+    return None  # a socket or a pipe is no part of a checkpoint
+
+
+@dataclass(frozen=True)
+class Take:
+    """What may be taken now.
+
+    `changed` has what differs from the checkpoint before, logs apart. `logs` are still appended to:
+    their prefix counts. `left_out` are units in which a save is still in progress.
+    """
+
+    view: View
+    changed: tuple[str, ...]
+    logs: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A file that is held open to write: how it was at first, how it is, since when."""
+
+    first: Seen
+    last: Seen
+    since: float
+
+
+@dataclass
+class Settling:
+    """Judges from one look after another whether the folder has settled. No I/O, no clock.
+
+    `taken` is the folder as the last checkpoint holds it.
+    """
+
+    taken: View
+    quiet: timedelta = QUIET
+    limit: timedelta = LIMIT
+    log_age: timedelta = LOG_AGE
+    _last: View = field(default_factory=dict)
+    _busy: frozenset[str] = frozenset()
+    _logs: frozenset[str] = frozenset()
+    _changed_at: dict[str, float] = field(default_factory=dict)
+    _pending_since: float | None = None
+    _taken_at: float = float("-inf")
+    _held: dict[str, _Held] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._last = dict(self.taken)
+
+    def observe(
+        self, view: View, writing: set[str], now: float, *, saved: bool = False
+    ) -> Take | None:
+        """Take note of a look at the folder; return what may be taken, if anything.
+
+        `writing` are the files that the trainer held open to write after the look. `saved` says
+        that the trainer's helper has just renamed a save into place.
+        """
+        self.watch_only(view, writing, now)
+        changed = self._changes(view)
+        if not changed:
+            self._pending_since = None
+            return None
+        if self._pending_since is None:
+            self._pending_since = now
+        if not self._busy and (saved or now - self._last_change() >= self.quiet.total_seconds()):
+            return self._take(view, changed, frozenset(), now)
+        if now - self._pending_since >= self.limit.total_seconds():
+            left_out = self._unfinished_units(view, changed, now)
+            complete = tuple(path for path in changed if unit_of(path) not in left_out)
+            if any(view.get(path) for path in complete):
+                return self._take(view, complete, left_out, now)
+        return None
+
+    def watch_only(self, view: View, writing: set[str], now: float) -> None:
+        """Take note of a look at the folder while nothing may be taken."""
+        self._note_changes(view, now)
+        self._note_held(view, writing, now)
+        self._busy = frozenset(writing - self._logs)
+
+    def final(self, view: View, now: float, *, orderly: bool) -> Take | None:
+        """Judge the folder after the trainer's end.
+
+        An orderly end settles it at once. After a kill it is whole only if nothing was open to
+        write at the last look, and nothing has changed since a moment before that.
+        """
+        changed = self._changes(view)
+        grown = [path for path in self._logs if not _same(view.get(path), self.taken.get(path))]
+        if orderly:
+            return Take(view, changed) if changed or grown else None
+        moved = any(
+            not _same(view.get(path), self._last.get(path))
+            for path in {*view, *self._last} - self._logs
+        )
+        recent = now - self._last_change() < self.quiet.total_seconds()
+        if not changed or moved or self._busy or recent:
+            return None
+        return Take(view, changed)
+
+    def forget_take(self, before: View) -> None:
+        """Undo a take that could not be read to its end."""
+        self.taken = before
+
+    def _note_changes(self, view: View, now: float) -> None:
+        for path in {*view, *self._last}:
+            if view.get(path) != self._last.get(path):
+                self._changed_at[path] = now
+        self._last = view
+
+    def _note_held(self, view: View, writing: set[str], now: float) -> None:
+        """Tell logs, which are open and appended to for long, from saves in progress."""
+        held = {}
+        for path in writing & view.keys():
+            seen = view[path]
+            earlier = self._held.get(path)
+            if earlier is None or not _only_grew(earlier.last, seen):
+                earlier = _Held(seen, seen, now)
+            held[path] = _Held(earlier.first, seen, earlier.since)
+        self._held = held
+        self._logs = frozenset(path for path, one in held.items() if self._is_log(one, now))
+
+    def _is_log(self, held: _Held, now: float) -> bool:
+        age = now - held.since
+        slow = held.last.size - held.first.size <= LOG_BYTES_PER_SECOND * age
+        return held.since < self._taken_at and age >= self.log_age.total_seconds() and slow
+
+    def _changes(self, view: View) -> tuple[str, ...]:
+        paths = {*view, *self.taken} - self._logs
+        return tuple(
+            sorted(path for path in paths if not _same(view.get(path), self.taken.get(path)))
+        )
+
+    def _last_change(self) -> float:
+        times = [when for path, when in self._changed_at.items() if path not in self._logs]
+        return max(times, default=float("-inf"))
+
+    def _unfinished_units(self, view: View, changed: Iterable[str], now: float) -> frozenset[str]:
+        """Return the top-level names in which a save is in progress, or may be."""
+        unfinished = {unit_of(path) for path in self._busy}
+        for path in changed:
+            unit = unit_of(path)
+            recent = now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
+            if recent and unit in view and view[unit].kind == "dir":
+                unfinished.add(unit)
+        return frozenset(unfinished)
+
+    def _take(
+        self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float
+    ) -> Take:
+        kept = {path: seen for path, seen in self.taken.items() if unit_of(path) in left_out}
+        fresh = {path: seen for path, seen in view.items() if unit_of(path) not in left_out}
+        self.taken = {**fresh, **kept}
+        self._pending_since = None
+        self._taken_at = now
+        return Take(fresh, changed, self._logs, left_out)
+
+
+def _only_grew(earlier: Seen, later: Seen) -> bool:
+    """Whether a file was appended to, or left alone, but not written anew or in place."""
+    if earlier.inode != later.inode:
+        return False
+    return later.size > earlier.size or (
+        later.size == earlier.size and later.mtime_ns == earlier.mtime_ns
+    )
+
+
+def unit_of(path: str) -> str:
+    """Return the top-level name that a path is below."""
+    return path.partition("/")[0]
+
+
+def _same(one: Seen | None, other: Seen | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    if one.kind == other.kind == "dir":
+        return one.mode == other.mode  # its time changes with what is in it
+    return one == other
+
+
+def pin(folder: Path, view: View, pinned: Path) -> View:
+    """Hold on to the files of `view` by hard links below `pinned`, one an inode.
+
+    So a trainer may rename and remove what it likes while we upload. Returns the view without what
+    has vanished; raises ChangedError when a file is no longer as it was seen.
+    """
+    shutil.rmtree(pinned, ignore_errors=True)
+    pinned.mkdir(parents=True)
+    held: View = {}
+    for path, seen in view.items():
+        if seen.kind == "file":
+            target = pinned / pin_name(seen)
+            if not target.exists():
+                try:
+                    os.link(folder / path, target, follow_symlinks=False)
+                    info = target.stat()
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    # Another file system, or one without hard links: we can only hope it stays.
+                    target.symlink_to((folder / path).absolute())
+                    info = (folder / path).stat()
+                if (info.st_dev, info.st_ino) != seen.inode:
+                    target.unlink()
+                    raise ChangedError(f"{path} was replaced while it was looked at")
+        held[path] = seen
+    return held
+
+
+def pin_name(seen: Seen) -> str:
+    """Return the name by which a pinned file is held."""
+    return f"{seen.inode[0]:x}-{seen.inode[1]:x}"

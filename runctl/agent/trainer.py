@@ -1,0 +1,200 @@
+"""The trainer: the user's program, started by its contract and ended with everything it started."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runctl.agent import processes
+from runctl.model.errors import RequestError
+from runctl.model.request import RunRequest
+
+# What of our own environment a trainer may see: nothing of AWS, Python or ours.
+PASSED_ON = (
+    "HOME", "LANG", "LC_ALL", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ", "USER",
+    "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+)  # fmt: skip
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SLICE = "runctl-trainer.slice"
+REASON_LINES = 15
+REASON_CHARACTERS = 1000
+TAIL_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What the trainer is promised: its folders, its run, where it resumes."""
+
+    run_id: str
+    attempt: int
+    resume_step: int | None
+    checkpoint: Path
+    inputs: Path
+    outputs: Path
+    metrics: Path
+    checkpoint_request: Path
+    saved: Path
+
+    def as_environment(self) -> dict[str, str]:
+        """Return the variables of the trainer contract."""
+        return {
+            "RUNCTL_RUN_ID": self.run_id,
+            "RUNCTL_ATTEMPT": str(self.attempt),
+            "RUNCTL_RESUME_STEP": "" if self.resume_step is None else str(self.resume_step),
+            "RUNCTL_CHECKPOINT_DIR": str(self.checkpoint),
+            "RUNCTL_INPUT_DIR": str(self.inputs),
+            "RUNCTL_OUTPUT_DIR": str(self.outputs),
+            "RUNCTL_METRICS_FILE": str(self.metrics),
+            # For the helper: it watches the one for requests, and appends to the other
+            # {"step": N} after it has renamed a save into place.
+            "RUNCTL_CHECKPOINT_REQUEST": str(self.checkpoint_request),
+            "RUNCTL_SAVED_FILE": str(self.saved),
+        }
+
+
+def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what of our environment a program of the user's may see."""
+    kept = {name: environ[name] for name in PASSED_ON if name in environ}
+    return {"PATH": environ.get("PATH", DEFAULT_PATH), **kept}
+
+
+def trainer_environment(
+    environ: Mapping[str, str],
+    *,
+    request: RunRequest,
+    contract: Contract,
+    environment: Path,
+    project: Path,
+) -> dict[str, str]:
+    """Return the trainer's whole environment."""
+    base = base_environment(environ)
+    # Dependencies are installed, the project itself is not: its packages are imported from here.
+    source = {"PYTHONPATH": str(project / "src")} if (project / "src").is_dir() else {}
+    return {
+        **base,
+        **source,
+        "PYTHONUNBUFFERED": "1",
+        **request.env,
+        "PATH": f"{environment / 'bin'}:{request.env.get('PATH', base['PATH'])}",
+        "VIRTUAL_ENV": str(environment),
+        **contract.as_environment(),
+    }
+
+
+def trainer_command(
+    request: RunRequest, script: str, *, project: Path, environment: Path
+) -> list[str]:
+    """Return the words of the trainer's command line."""
+    if request.command:
+        return list(request.command)
+    path = project / script
+    with path.open("rb") as stream:
+        first = stream.readline(256)
+    if path.suffix == ".sh" and not first.startswith(b"#!"):
+        return ["bash", script, *request.args]
+    if path.suffix != ".py" and first.startswith(b"#!"):
+        path.chmod(path.stat().st_mode | 0o111)
+        return [str(path), *request.args]
+    return [str(environment / "bin/python"), script, *request.args]
+
+
+class Trainer:
+    """A running trainer; its output goes to files, so it never waits for us."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        cwd: Path,
+        output: Path,
+        errors: Path,
+        on_exit: Callable[[], None],
+    ) -> None:
+        self._errors = errors
+        self._output = output
+        self._on_exit = on_exit
+        self.signalled = False
+        self.behind_launcher = False
+        words = [*scope(), *command]
+        try:
+            with output.open("ab") as out, errors.open("ab") as err:
+                self._process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    env=dict(environ),
+                    cwd=cwd,
+                    start_new_session=True,
+                )
+        except OSError as exc:
+            raise RequestError(f"{command[0]!r} cannot be started: {exc.strerror}") from exc
+        with contextlib.suppress(OSError):
+            # Should memory run out, the trainer goes first, and we live to tell.
+            Path(f"/proc/{self.pid}/oom_score_adj").write_text("500")
+        threading.Thread(target=self._wait, name="trainer", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The process that we started."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, negative for a signal, or None while it runs."""
+        return self._process.returncode
+
+    def is_running(self) -> bool:
+        """Whether the process that we started has not ended."""
+        return self._process.returncode is None
+
+    def family(self) -> list[int]:
+        """Return every process that descends from it, those that outlived it included."""
+        return processes.descendants(os.getpid())
+
+    def ask_to_save(self) -> None:
+        """Send SIGTERM to the trainer itself, past whatever launched it."""
+        targets = processes.trainers_of(self.pid)
+        self.behind_launcher = self.pid not in targets
+        self.signalled = True
+        for pid in targets:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def end_family(self) -> list[int]:
+        """SIGKILL everything that is left of it; return what was."""
+        killed = processes.end_tree(os.getpid(), keep_status_of=self.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        return killed
+
+    def last_words(self) -> str:
+        """Return the end of its standard error, or of its output when that is empty."""
+        for path in (self._errors, self._output):
+            with contextlib.suppress(OSError), path.open("rb") as stream:
+                stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
+                lines = stream.read().decode(errors="replace").split("\n")
+                told = [line.rstrip() for line in lines if line.strip()][-REASON_LINES:]
+                if told:
+                    return "\n".join(told)[-REASON_CHARACTERS:]
+        return ""
+
+    def _wait(self) -> None:
+        self._process.wait()
+        self._on_exit()
+
+
+def scope() -> list[str]:
+    """Return the words that put a command into the trainer's slice, where systemd runs."""
+    runner = shutil.which("systemd-run")
+    if runner is None or not Path("/run/systemd/system").is_dir():
+        return []
+    words = [runner, "--scope", "--quiet", "--collect", f"--slice={SLICE}"]
+    return [*words, "--"]

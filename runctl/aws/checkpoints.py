@@ -1,0 +1,143 @@
+"""The checkpoint store: parts named by their content, manifests written last and never changed."""
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.aws.errors import code_of, translated
+from runctl.model import identity
+from runctl.model.checkpoint import Manifest, Part
+from runctl.model.errors import CheckpointError, DamagedCheckpointError, TransientError
+
+MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+ALREADY_THERE = frozenset({"412", "PreconditionFailed"})
+# Two writers of one key at the same instant: S3 refuses one of them and asks it to try again.
+CONFLICT = frozenset({"409", "ConditionalRequestConflict", "OperationAborted"})
+MOST_REVISIONS = 10_000
+MOST_CONFLICTS = 10
+LARGEST_DELETE = 1000
+
+
+class CheckpointStore:
+    """The checkpoints of one run in S3; safe to share between threads."""
+
+    def __init__(self, client: Any, *, bucket: str, run_id: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._run_id = run_id
+
+    def has_part(self, part: Part) -> bool:
+        """Whether the part is stored."""
+        with translated():
+            try:
+                answer = self._client.head_object(
+                    Bucket=self._bucket, Key=identity.part_key(self._run_id, part.sha256)
+                )
+            except ClientError as exc:
+                if code_of(exc) in MISSING:
+                    return False
+                raise
+        return int(answer["ContentLength"]) == part.size_bytes
+
+    def put_part(self, part: Part, content: bytes) -> None:
+        """Store a part; S3 refuses it when its bytes changed on the way."""
+        with translated():
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=identity.part_key(self._run_id, part.sha256),
+                Body=content,
+                ChecksumSHA256=base64.b64encode(bytes.fromhex(part.sha256)).decode(),
+            )
+
+    def get_part(self, part: Part) -> bytes:
+        """Return a part's bytes, verified; DamagedCheckpointError when they are not what they were."""
+        content = self._get(identity.part_key(self._run_id, part.sha256))
+        if hashlib.sha256(content).hexdigest() != part.sha256:
+            raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
+        return content
+
+    def put_manifest(self, manifest: Manifest) -> str:
+        """Store a manifest under a key that nothing had before, and return the key.
+
+        When the answer to an earlier try was lost, the very same manifest is there already: its key
+        is returned.
+        """
+        body = manifest.as_json()
+        for revision in range(MOST_REVISIONS):
+            key = identity.manifest_key(
+                self._run_id, step=manifest.step, attempt=manifest.attempt, revision=revision
+            )
+            if self._put_if_absent(key, body) or self._get(key) == body:
+                return key
+        raise CheckpointError(f"step {manifest.step} has {MOST_REVISIONS} manifests already")
+
+    def get_manifest(self, key: str) -> Manifest:
+        """Return a manifest; DamagedCheckpointError when it is missing or cannot be read."""
+        return Manifest.from_json(self._get(key))
+
+    def manifest_keys(self) -> list[str]:
+        """Return the keys of all manifests, the highest step first."""
+        return sorted(
+            (key for key in self._keys(identity.manifest_prefix(self._run_id))), reverse=True
+        )
+
+    def delete_manifest(self, key: str) -> None:
+        """Remove a manifest; one that is gone already is fine."""
+        self._delete([key])
+
+    def delete_parts(self, digests: Iterable[str]) -> None:
+        """Remove parts that no manifest needs any more."""
+        self._delete([identity.part_key(self._run_id, digest) for digest in digests])
+
+    def _put_if_absent(self, key: str, body: bytes) -> bool:
+        for _ in range(MOST_CONFLICTS):
+            with translated():
+                try:
+                    self._client.put_object(
+                        Bucket=self._bucket,
+                        Key=key,
+                        Body=body,
+                        ContentType="application/json",
+                        IfNoneMatch="*",
+                    )
+                except ClientError as exc:
+                    if code_of(exc) in ALREADY_THERE:
+                        return False
+                    if code_of(exc) in CONFLICT:
+                        continue
+                    raise
+            return True
+        raise TransientError(f"S3 refused {key} again and again: another writer is at it")
+
+    def _get(self, key: str) -> bytes:
+        with translated():
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            except ClientError as exc:
+                if code_of(exc) in MISSING:
+                    raise DamagedCheckpointError(f"{key} is missing") from exc
+                raise
+        try:
+            # The connection may break in the middle of a body, which botocore does not retry.
+            return bytes(answer["Body"].read())
+        except BotoCoreError as exc:
+            raise TransientError(f"{key} could not be read to its end: {exc}") from exc
+
+    def _keys(self, prefix: str) -> Iterable[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=prefix
+        )
+        with translated():
+            for page in pages:
+                yield from (item["Key"] for item in page.get("Contents", ()))
+
+    def _delete(self, keys: list[str]) -> None:
+        for start in range(0, len(keys), LARGEST_DELETE):
+            batch = [{"Key": key} for key in keys[start : start + LARGEST_DELETE]]
+            with translated():
+                self._client.delete_objects(
+                    Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True}
+                )
