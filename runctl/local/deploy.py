@@ -124,8 +124,10 @@ def _environment(endpoint: Endpoint, project: Path) -> dict[str, str]:
         "CDK_DISABLE_VERSION_CHECK": "true",
         "CI": "true",
         "FORCE_COLOR": "0",
-        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "1",
+        # A list of versions, not a switch.
+        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "18,20,22",
         "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1",
+        "NODE_NO_WARNINGS": "1",
         "PATH": f"{python}:{kept.get('PATH', '')}",
         "PYTHONPATH": ":".join(filter(None, [str(project), kept.get("PYTHONPATH", "")])),
     }

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, parse_qsl, quote
 from ministack import app as ministack
 from ministack.core import iam_evaluator, responses
 
-from runctl.local import functions, iam, provisioning, store, wire, workflows
+from runctl.local import functions, iam, provisioning, resources, store, wire, workflows
 from runctl.local.admin import Admin
 from runctl.local.ec2 import Ec2
 from runctl.local.events import EventBus
@@ -201,7 +201,7 @@ def build(home: Path, *, url: str, account: str, region: str) -> FrontDoor:
     """Put a local cloud together."""
     market, knobs, journal, calls = Market(), Knobs(), Journal(), Journal()
     iam.count_loopback_as_tls()
-    workflows.install(knobs)
+    resources.install(machine_of=workflows.install(knobs))
     functions.install(home)
     instances = Instances(
         home,

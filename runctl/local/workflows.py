@@ -40,6 +40,7 @@ class _Executions:
         self.stopped: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self.tokens: defaultdict[str, set[str]] = defaultdict(set)
         self.closed_tokens: set[str] = set()
+        self.machines: dict[str, str] = {}
 
     def stop(self, arn: str) -> None:
         """Wake up whatever the execution waits for."""
@@ -49,8 +50,8 @@ class _Executions:
                 task["event"].set()
 
 
-def install(knobs: Knobs) -> None:
-    """Change ministack's interpreter, once."""
+def install(knobs: Knobs) -> Callable[[str], str | None]:
+    """Change ministack's interpreter, once; the result tells which machine made a task token."""
     known = _Executions()
     _run_and_stop(known)
     _sleep_until_stopped(known, knobs)
@@ -61,6 +62,7 @@ def install(knobs: Knobs) -> None:
     _count_heartbeats_as_timeouts()
     _nest_executions(known)
     _start_idempotently()
+    return known.machines.get
 
 
 def current_execution() -> Execution | None:
@@ -172,6 +174,7 @@ def _wait_for_tokens(known: _Executions, knobs: Knobs) -> None:
         }
         sfn._task_tokens[token] = task
         known.tokens[arn].add(token)
+        known.machines[token] = execution.get("stateMachineArn", "")
         try:
             # An error of the integration itself fails the task, it does not wait for a callback.
             sfn._invoke_resource(resource.replace(_WAITS_FOR_TOKEN, ""), data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -282,3 +283,57 @@ def test_a_rule_reaches_a_function_only_by_the_functions_policy(strict_cloud: Cl
     s3 = strict_cloud.client("s3")
     eventually(lambda: s3.list_objects_v2(Bucket=bucket)["KeyCount"])
     assert [one["Key"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["after"]
+
+
+def test_a_report_needs_the_permission_on_the_machine_that_made_the_token(
+    strict_cloud: Cloud,
+) -> None:
+    queue = strict_cloud.client("sqs").create_queue(QueueName=unique("tokens"))["QueueUrl"]
+    code = (
+        "import boto3\n"
+        "def handler(event, context):\n"
+        f"    boto3.client('sqs').send_message(QueueUrl='{queue}', MessageBody=event['t'])\n"
+    )
+    function = strict_cloud.function(code, role=strict_cloud.role(allow("sqs:SendMessage")))
+    states = {
+        "Train": {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",
+            "Arguments": {
+                "FunctionName": function,
+                "Payload": {"t": "{% $states.context.Task.Token %}"},
+            },
+            "End": True,
+        }
+    }
+    invoking = strict_cloud.role(allow("lambda:InvokeFunction"))
+    machine = strict_cloud.machine(states, role=invoking)
+    execution = strict_cloud.start(machine)
+    sqs = strict_cloud.client("sqs")
+    token = eventually(lambda: sqs.receive_message(QueueUrl=queue).get("Messages"))[0]["Body"]
+
+    def report(resource: str) -> None:
+        role = strict_cloud.role(allow("states:SendTaskSuccess", resource=resource))
+        sfn = strict_cloud.client("stepfunctions", **strict_cloud.assume(role))
+        sfn.send_task_success(taskToken=token, output="{}")
+
+    with pytest.raises(ClientError, match="AccessDenied"):
+        report(f"{machine}-other")
+    report(machine)
+    assert strict_cloud.ended(execution)["status"] == "SUCCEEDED"
+
+
+def test_logs_are_written_to_the_streams_that_the_policy_names(strict_cloud: Cloud) -> None:
+    group = unique("/group")
+    strict_cloud.client("logs").create_log_group(logGroupName=group)
+    streams = f"arn:aws:logs:us-east-1:000000000000:log-group:{group}:log-stream:run-*"
+    role = strict_cloud.role(allow("logs:CreateLogStream", "logs:PutLogEvents", resource=streams))
+    logs = strict_cloud.client("logs", **strict_cloud.assume(role))
+    logs.create_log_stream(logGroupName=group, logStreamName="run-1")
+    logs.put_log_events(
+        logGroupName=group,
+        logStreamName="run-1",
+        logEvents=[{"timestamp": int(time.time() * 1000), "message": "hello"}],
+    )
+    with pytest.raises(ClientError, match="AccessDenied"):
+        logs.create_log_stream(logGroupName=group, logStreamName="other")

@@ -1,0 +1,41 @@
+"""Which resource a call is checked on, where ministack would name another one than AWS does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ministack.core import iam_actions
+
+_ON_LOG_STREAM = {"CreateLogStream", "PutLogEvents", "GetLogEvents"}
+_BY_TOKEN = {"SendTaskSuccess", "SendTaskFailure", "SendTaskHeartbeat"}
+
+
+def install(machine_of: Callable[[str], str | None]) -> None:
+    """Change ministack's choice, once; `machine_of` tells which state machine made a task token."""
+    choose = iam_actions.extract_resource_arn
+
+    def resource_arn(
+        service: str,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        query: dict[str, Any],
+        region: str,
+        account: str,
+    ) -> str:
+        action = headers.get("x-amz-target", "").rpartition(".")[2]
+        if service == "logs" and action in _ON_LOG_STREAM:
+            asked = json.loads(body)
+            group, stream = asked.get("logGroupName", ""), asked.get("logStreamName", "")
+            return f"arn:aws:logs:{region}:{account}:log-group:{group}:log-stream:{stream}"
+        if service == "states" and action in _BY_TOKEN:
+            machine = machine_of(json.loads(body).get("taskToken", ""))
+            if machine:
+                return machine
+        chosen: str = choose(service, method, path, headers, body, query, region, account)
+        return chosen
+
+    iam_actions.extract_resource_arn = resource_arn
