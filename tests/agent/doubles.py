@@ -1,0 +1,151 @@
+"""Stand-ins for what surrounds an instance: its metadata service, and Step Functions' tokens."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Double:
+    """An HTTP server on 127.0.0.1 that answers through `answer`."""
+
+    def __init__(self) -> None:
+        double = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _handle(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length) if length else b""
+                status, text, headers = double.answer(
+                    self.command, self.path, dict(self.headers.items()), body
+                )
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_PUT = do_POST = _handle
+
+            def log_message(self, *_args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def answer(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, bytes, dict[str, str]]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class MetadataDouble(Double):
+    """Version 2 of the metadata service: nothing without a token."""
+
+    TOKEN = "metadata-token"
+
+    def __init__(self, *, run_id: str = "run-1", attempt: int = 1) -> None:
+        self.values = {
+            "instance-id": "i-0123456789abcdef0",
+            "tags/instance/runctl:run-id": run_id,
+            "tags/instance/runctl:attempt": str(attempt),
+        }
+        self.role = "role"
+        self.has_credentials = True
+        super().__init__()
+
+    def give_notice(self, seconds: float = 120) -> datetime:
+        deadline = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+        self.values["spot/instance-action"] = json.dumps(
+            {"action": "terminate", "time": deadline.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        )
+        return deadline
+
+    def recommend_rebalance(self) -> None:
+        self.values["events/recommendations/rebalance"] = json.dumps(
+            {"noticeTime": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
+        )
+
+    def answer(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, bytes, dict[str, str]]:
+        folded = {name.lower(): value for name, value in headers.items()}
+        if path == "/latest/api/token":
+            allowed = method == "PUT" and "x-aws-ec2-metadata-token-ttl-seconds" in folded
+            return (200, self.TOKEN.encode(), {}) if allowed else (400, b"", {})
+        if folded.get("x-aws-ec2-metadata-token") != self.TOKEN:
+            return 401, b"", {}
+        name = path.removeprefix("/latest/meta-data/")
+        credentials = "iam/security-credentials/"
+        if name.startswith(credentials) and self.has_credentials:
+            return 200, self._credentials(name.removeprefix(credentials)), {}
+        if name in self.values:
+            return 200, self.values[name].encode(), {}
+        return 404, b"", {}
+
+    def _credentials(self, role: str) -> bytes:
+        if not role:
+            return self.role.encode()
+        expiry = datetime.now(timezone.utc) + timedelta(hours=6)
+        return json.dumps(
+            {
+                "Code": "Success",
+                "Type": "AWS-HMAC",
+                "AccessKeyId": "AKIDEXAMPLE",
+                "SecretAccessKey": "not-a-secret",
+                "Token": "session-token",
+                "LastUpdated": "2026-01-01T00:00:00Z",
+                "Expiration": expiry.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+        ).encode()
+
+
+class TokensDouble(Double):
+    """Step Functions, as far as task tokens go."""
+
+    def __init__(self) -> None:
+        self.valid: set[str] = set()
+        self.beats: list[str] = []
+        self.reports: list[dict[str, Any]] = []
+        self.failures: list[int] = []
+        self.changed = threading.Condition()
+        super().__init__()
+
+    def answer(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, bytes, dict[str, str]]:
+        folded = {name.lower(): value for name, value in headers.items()}
+        action = folded["x-amz-target"].rpartition(".")[2]
+        document = json.loads(body)
+        kind = {"Content-Type": "application/x-amz-json-1.0"}
+        with self.changed:
+            self.changed.notify_all()
+            if self.failures:
+                return self.failures.pop(0), b'{"__type":"InternalFailure"}', kind
+            if document["taskToken"] not in self.valid:
+                return 400, b'{"__type":"TaskTimedOut","message":"timed out"}', kind
+            if action == "SendTaskHeartbeat":
+                self.beats.append(document["taskToken"])
+            elif action == "SendTaskSuccess":
+                self.valid.discard(document["taskToken"])
+                self.reports.append(json.loads(document["output"]))
+        return 200, b"{}", kind
+
+    def wait_for(self, what: Callable[[], Any], seconds: float = 30) -> Any:
+        with self.changed:
+            if not self.changed.wait_for(what, seconds):
+                raise TimeoutError("it did not happen")
+            return what()
