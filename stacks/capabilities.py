@@ -119,7 +119,7 @@ class Capabilities:
                 [self._compute.role.role_arn],
                 {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
             ),
-            # An account that never used spot capacity has no such role yet: the first launch makes it.
+            # An account that never used spot has no such role yet: the first launch makes it.
             _allow(
                 ["iam:CreateServiceLinkedRole"],
                 [f"{spot}AWSServiceRoleForEC2Spot"],

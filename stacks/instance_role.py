@@ -38,7 +38,7 @@ def instance_role(
         ),
         # Retention: parts and manifests of checkpoints, never code, outputs or logs.
         _allow(["s3:DeleteObject"], [f"{bucket}/runs/*/checkpoints/*"]),
-        # Without it S3 answers 403 instead of 404 for a part or an environment that is not there yet;
+        # Without it S3 answers 403 instead of 404 for a part or environment not there yet;
         # a condition on the prefix would not count for that, since a GET has none.
         _allow(
             ["s3:ListBucket"],

@@ -1,4 +1,4 @@
-"""Where instances live: one public subnet in each zone, no way in, nothing that bills by the hour."""
+"""Where instances live: one public subnet a zone, no way in, nothing that bills by the hour."""
 
 from __future__ import annotations
 

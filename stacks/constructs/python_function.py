@@ -20,7 +20,7 @@ RUNTIME_REASON = "Python 3.13: the newest runtime that the functions' libraries 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much of a machine a function gets; a vCPU is 1,769 MB, and imports are what takes time."""
+    """How much of a machine a function gets; 1,769 MB is one processor, and imports need it."""
 
     memory_mb: int
     timeout: Duration
