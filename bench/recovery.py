@@ -70,7 +70,7 @@ def has_trained(stage: Stage, number: int) -> bool:
     return attempt is not None and "first_step" in attempt.timeline
 
 
-def figures(stage: Stage, interruptions: int) -> dict[str, list[float]]:
+def figures(stage: Stage) -> dict[str, list[float]]:
     """Return every figure of every interruption."""
     attempts = stage.attempts(RUN)
     noticed = {
@@ -191,7 +191,7 @@ def main() -> None:
             stage.cloud.set_knobs(boot_delay=arguments.boot_seconds)
             perform(stage, interruptions=arguments.interruptions, megabytes=arguments.megabytes)
             rss = agent_mebibytes(Path(scratch))
-            measured = figures(stage, arguments.interruptions)
+            measured = figures(stage)
             events = list(history(stage))
             attempts = arguments.interruptions + 1
             stage.workflow.stop_run(stage.workflow.execution_arn(RUN), cause="measured")
