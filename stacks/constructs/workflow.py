@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,14 @@ def read_definition(path: Path = DEFINITION) -> dict[str, Any]:
     return found
 
 
-def placeholders(definition: str) -> set[str]:
+def placeholders(definition: Mapping[str, Any]) -> set[str]:
     """Return the names of the functions that a definition calls."""
-    return set(_PLACEHOLDER.findall(definition))
+    return set(_PLACEHOLDER.findall(json.dumps(definition)))
+
+
+def rendered(definition: Mapping[str, Any], arn_of: Callable[[str], str]) -> str:
+    """Return the definition as JSON text, bound to functions as CloudFormation binds it."""
+    return _PLACEHOLDER.sub(lambda found: arn_of(found[1]), json.dumps(definition))
 
 
 class Workflow(Construct):
@@ -45,7 +50,7 @@ class Workflow(Construct):
         steps: Mapping[str, lambda_.IFunction],
     ) -> None:
         super().__init__(scope, construct_id)
-        definition = json.dumps(read_definition(), separators=(",", ":"))
+        definition = read_definition()
         called = {step: steps[step].function_arn for step in sorted(placeholders(definition))}
         role = iam.Role(
             self,
@@ -62,7 +67,9 @@ class Workflow(Construct):
             "StateMachine",
             state_machine_name=name,
             state_machine_type=sfn.StateMachineType.STANDARD,
-            definition_body=sfn.DefinitionBody.from_string(definition),
+            definition_body=sfn.DefinitionBody.from_string(
+                json.dumps(definition, separators=(",", ":"))
+            ),
             definition_substitutions=called,
             role=role,
             logs=sfn.LogOptions(

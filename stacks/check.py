@@ -1,0 +1,196 @@
+"""Checks the infrastructure without deploying it: `python -m stacks.check`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aws_cdk import App, Validations
+from cdk_nag import AwsSolutionsChecks
+
+from app import compose
+from stacks.constructs.workflow import read_definition, rendered
+from stacks.settings import PROJECT
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule found, and where."""
+
+    rule: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.where}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """Findings that are as they should be: rule and place as patterns, and why.
+
+    Here are the wildcards in policies, of which there is one finding for each resource and role;
+    what is accepted of a single resource stands beside it.
+    """
+
+    rule: str
+    where: str
+    reason: str
+
+    def covers(self, finding: Finding) -> bool:
+        """Whether it is about this finding."""
+        return bool(
+            re.fullmatch(rf"AwsSolutions-IAM5\[Resource::{self.rule}\]", finding.rule)
+            and re.fullmatch(rf".*/{self.where}/DefaultPolicy/Resource", finding.where)
+        )
+
+
+_LAUNCHERS = "(LaunchInstances|HandleInterruption)/Role"
+_ENDERS = "(PrepareRun|LaunchInstances|ConfirmCheckpoint|FinishRun|HandleInterruption|CleanUp)/Role"
+
+ACCEPTED: Sequence[Accepted] = (
+    Accepted(
+        rule=r"\*",
+        where="InstanceRole",
+        reason="The SSM agent's own calls: ssmmessages and ec2messages know no resources, and an "
+        "instance cannot know its id before it has one.",
+    ),
+    Accepted(
+        rule=r"\*",
+        where=f"({_ENDERS}|HandleInstanceChange/Role)",
+        reason="ec2:DescribeInstances knows no resources.",
+    ),
+    Accepted(
+        rule=r"\*",
+        where="Train/Role",
+        reason="Log delivery: the vended-logs actions know no resources.",
+    ),
+    Accepted(
+        rule=r"arn:aws:ec2:[^:]+:\d+:instance/\*",
+        where=_ENDERS,
+        reason="An instance's id is not known before it runs; a condition asks for our tag.",
+    ),
+    Accepted(
+        rule=r"arn:aws:ec2:[^:]+:\d+:(fleet|network-interface|spot-instances-request|volume)/\*",
+        where=_LAUNCHERS,
+        reason="A launch makes these, so their ids are not known before it.",
+    ),
+    Accepted(
+        rule=r"arn:aws:ec2:[^:]+::(image|snapshot)/\*",
+        where=_LAUNCHERS,
+        reason="EC2 looks the newest image up at each launch; which one, the templates say.",
+    ),
+    Accepted(
+        rule=r".*Bucket.*Arn[^/]*/(code|environments|runs|runs/\*/checkpoints)/\*",
+        where="InstanceRole",
+        reason="Keys below our own prefixes; a run's name is not known at deploy time.",
+    ),
+    Accepted(
+        rule=r".*Bucket.*Arn[^/]*/\*",
+        where="PrepareRun/Role",
+        reason="A request may name any object of the bucket; the role can read nothing else.",
+    ),
+    Accepted(
+        rule=r"arn:aws:logs:.*:log-stream:\*",
+        where="InstanceRole",
+        reason="One stream for each attempt of each run, in one log group.",
+    ),
+    Accepted(
+        rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-train:\*",
+        where="PrepareRun/Role",
+        reason="Any execution of the one state machine may be what a run is continued from.",
+    ),
+)
+
+# cfn-lint's warnings that the CDK or this design brings about.
+CFN_LINT_ACCEPTED = {
+    "W3005": "the CDK writes a DependsOn beside the reference that implies it",
+    "W3010": "a subnet in each zone by name: templates that choose see two zones only",
+}
+
+
+def synthesize(outdir: Path, *, context: dict[str, Any] | None = None) -> list[Finding]:
+    """Synthesize the app into `outdir`, checked by every rule; return what the rules found."""
+    known = json.loads((PROJECT / "cdk.json").read_text())["context"]
+    app = App(
+        outdir=str(outdir),
+        context={**known, "@aws-cdk/core:validateAgainstDefaultRules": True, **(context or {})},
+        analytics_reporting=False,
+    )
+    compose(app)
+    Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+    # The CDK prints every finding, also those that are accepted below; the report has them too.
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            app.synth()
+    except RuntimeError as exc:
+        if "ValidationFailed" not in str(exc):
+            sys.stderr.write(told.getvalue())
+            raise
+    report = json.loads((outdir / "validation-report.json").read_text())
+    return [
+        Finding(violation["ruleName"], place["constructPath"])
+        for plugin in report["pluginReports"]
+        for violation in plugin["violations"]
+        for place in violation["violatingConstructs"]
+    ]
+
+
+def open_findings(findings: Sequence[Finding]) -> Iterator[str]:
+    """Tell which findings nobody accepted, and which acceptances nobody needs any more."""
+    for finding in findings:
+        if not any(accepted.covers(finding) for accepted in ACCEPTED):
+            yield str(finding)
+    for accepted in ACCEPTED:
+        if not any(accepted.covers(finding) for finding in findings):
+            yield f"accepted for nothing: {accepted.rule} at {accepted.where}"
+
+
+def lint_templates(outdir: Path) -> str:
+    """Return what cfn-lint says about the templates."""
+    cfn_lint = str(Path(sys.executable).with_name("cfn-lint"))
+    command = [cfn_lint, "--ignore-checks", *CFN_LINT_ACCEPTED, "--"]
+    templates = sorted(str(path) for path in outdir.glob("*.template.json"))
+    return _said([*command, *templates])
+
+
+def validate_workflow() -> str:
+    """Return what asl-validator says about the definition with its placeholders filled in."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "train.asl.json")
+        path.write_text(rendered(read_definition(), _any_arn))
+        validator = PROJECT / "node_modules/.bin/asl-validator"
+        return _said([str(validator), "--json-path", str(path)])
+
+
+def _any_arn(name: str) -> str:
+    return f"arn:aws:lambda:us-east-1:000000000000:function:{name}"
+
+
+def _said(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else (done.stdout + done.stderr).strip()
+
+
+def main() -> int:
+    """Run every check; 0 when there is nothing to say."""
+    with tempfile.TemporaryDirectory() as folder:
+        outdir = Path(folder)
+        problems = list(open_findings(synthesize(outdir)))
+        problems += filter(None, [lint_templates(outdir), validate_workflow()])
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
