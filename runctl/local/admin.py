@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runctl.local import iam, store
+from runctl.local import functions, iam, store
 from runctl.local.instances import Instance, Instances, ended_by_user
 from runctl.local.journal import Journal
 from runctl.local.knobs import Knobs
@@ -37,6 +37,7 @@ class Admin:
         self._routes: Mapping[tuple[str, str], Callable[[Payload], Any]] = {
             ("GET", "health"): lambda _: {"ok": True, "enforced": iam.is_enforced()},
             ("POST", "enforce"): self._enforce,
+            ("POST", "warm"): self._warm,
             ("GET", "knobs"): lambda _: dataclasses.asdict(knobs),
             ("POST", "knobs"): self._set_knobs,
             ("POST", "reset"): self._reset,
@@ -64,6 +65,10 @@ class Admin:
     def _enforce(self, _: Payload) -> Payload:
         iam.enforce()
         return {"enforced": True}
+
+    def _warm(self, _: Payload) -> Payload:
+        functions.warm_up(self._account, self._region)
+        return {}
 
     def _set_knobs(self, payload: Payload) -> Payload:
         self._knobs.update(payload)

@@ -11,10 +11,12 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from runctl.model.errors import RunctlError
+
 Json = dict[str, Any]
 
 
-class LocalCloudError(Exception):
+class LocalCloudError(RunctlError):
     """The local cloud refused a request of its own API."""
 
 
@@ -32,6 +34,10 @@ class LocalCloudClient:
     def enforce_iam(self) -> None:
         """Evaluate every caller's policies from now on."""
         self._call("POST", "enforce")
+
+    def warm_functions(self) -> None:
+        """Start every Lambda function's environment in the background, to spare cold starts."""
+        self._call("POST", "warm")
 
     def knobs(self) -> Json:
         """Read the knobs."""

@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import runctl
+from runctl.model.errors import RunctlError
 
 _START_LIMIT = timedelta(seconds=60)
 _STOP_LIMIT = timedelta(seconds=20)
@@ -24,7 +25,7 @@ _HOME_VARIABLE = "RUNCTL_LOCAL_HOME"
 ACCESS_KEY = SECRET_KEY = "test"  # noqa: S105 - the administrator of an emulator
 
 
-class LocalCloudStartError(Exception):
+class LocalCloudStartError(RunctlError):
     """The local cloud did not start; the message ends with the tail of its log."""
 
 

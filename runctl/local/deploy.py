@@ -17,13 +17,14 @@ from pathlib import Path
 
 from runctl.local.client import LocalCloudClient
 from runctl.local.daemon import Endpoint
+from runctl.model.errors import RunctlError
 
 Progress = Callable[[str], None]
 Outputs = dict[str, dict[str, str]]
 _TAIL = 4000
 
 
-class DeployError(Exception):
+class DeployError(RunctlError):
     """A CDK command failed; the message ends with what it printed."""
 
 
@@ -34,11 +35,13 @@ def deploy(
     progress: Progress | None = None,
     context: Mapping[str, str] | None = None,
     enforce_iam: bool = True,
+    warm_functions: bool = True,
 ) -> Outputs:
     """Deploy every stack of the CDK app in `project`, then turn IAM enforcement on.
 
     Returns the outputs of each stack by its name. `progress` is told each step; `context` is
-    passed to the app (`-c key=value`). Deploying again updates the stacks.
+    passed to the app (`-c key=value`). Deploying again updates the stacks. With `warm_functions`
+    every function is started in the background, so that its first call is not a cold start.
     """
     tell = progress or (lambda _: None)
     cdk = _Cdk(endpoint, project.absolute(), tell)
@@ -57,8 +60,11 @@ def deploy(
         ["--method", "direct", "--concurrency", "4", "--asset-parallelism"],
         ["--outputs-file", str(outputs), "--progress", "events"],
     )
+    cloud = LocalCloudClient(endpoint.url)
     if enforce_iam:
-        LocalCloudClient(endpoint.url).enforce_iam()
+        cloud.enforce_iam()
+    if warm_functions:  # after the enforcement: an environment has the credentials it started with
+        cloud.warm_functions()
     found: Outputs = json.loads(outputs.read_text()) if outputs.exists() else {}
     return found
 

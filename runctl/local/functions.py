@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ _RUNTIME_MODULES = (
     "boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3",
 )  # fmt: skip
 _rule: contextvars.ContextVar[str] = contextvars.ContextVar("rule", default="")
+_WARMED_AT_ONCE = 2
 _UNNAMED = "Runtime.HandlerError"
 _TRACEBACK = "Traceback (most recent call last):"
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
@@ -39,6 +41,34 @@ def install(home: Path) -> None:
     _check_invocations()
     _try_events_again()
     _import_only_what_aws_has(home)
+
+
+def warm_up(account: str, region: str) -> None:
+    """Start an environment for every function, in the background."""
+
+    def start(record: dict[str, Any]) -> None:
+        with store.scope(account, region):
+            config = record["config"]
+            worker, _ = lambda_runtime.acquire_worker(
+                config["FunctionName"], config, record["code_zip"], qualifier="$LATEST"
+            )
+            if worker is None:
+                return
+            try:
+                lambda_runtime.ensure_spawned(worker)
+            finally:
+                lambda_runtime.release_worker(worker)
+
+    with store.scope(account, region):
+        records = [
+            one
+            for one in lambda_svc._functions.values()
+            if one["config"].get("Runtime", "").startswith("python") and one.get("code_zip")
+        ]
+    pool = ThreadPoolExecutor(max_workers=_WARMED_AT_ONCE, thread_name_prefix="warm-up")
+    for record in records:
+        pool.submit(start, record)
+    pool.shutdown(wait=False)
 
 
 def _name_errors() -> None:
