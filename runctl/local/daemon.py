@@ -111,11 +111,11 @@ def start(
         )
     deadline = time.monotonic() + _START_LIMIT.total_seconds()
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
         if endpoint := find(home):
-            process.returncode = 0  # it outlives this object on purpose
+            process.returncode = process.poll() or 0  # it outlives this object on purpose
             return endpoint
+        if process.poll():
+            break
         time.sleep(0.03)
     with contextlib.suppress(ProcessLookupError):
         process.kill()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -289,6 +291,23 @@ def test_two_local_clouds_do_not_know_each_other(cloud: Cloud, tmp_path: Path) -
     finally:
         assert daemon.stop(tmp_path)
     assert daemon.find(tmp_path) is None
+
+
+def test_started_twice_at_once_there_is_one_local_cloud(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        starts = [pool.submit(daemon.start, tmp_path) for _ in range(2)]
+        first, second = (one.result() for one in starts)
+    try:
+        assert first == second
+    finally:
+        daemon.stop(tmp_path)
+
+
+def test_a_local_cloud_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(daemon.LocalCloudStartError, match="Address already in use"):
+            daemon.start(tmp_path, port=port)
 
 
 def test_a_killed_local_cloud_takes_its_instances_along(tmp_path: Path) -> None:
