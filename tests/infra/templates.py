@@ -1,0 +1,176 @@
+"""The synthesized templates, with what refers to what resolved to readable text."""
+
+import fnmatch
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stacks.check import Finding
+
+ACCOUNT = "000000000000"
+REGION = "us-east-1"
+PSEUDO = {"AWS::AccountId": ACCOUNT, "AWS::Region": REGION, "AWS::Partition": "aws"}
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One resource; its properties are resolved."""
+
+    stack: str
+    logical_id: str
+    type: str
+    properties: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Synthesized:
+    """What a synth left in its folder."""
+
+    outdir: Path
+    findings: list[Finding]
+
+    @cached_property
+    def templates(self) -> dict[str, Any]:
+        suffix = ".template.json"
+        return {
+            path.name.removesuffix(suffix): json.loads(path.read_text())
+            for path in self.outdir.glob(f"*{suffix}")
+        }
+
+    @cached_property
+    def resources(self) -> list[Resource]:
+        return [
+            Resource(
+                stack,
+                logical_id,
+                one["Type"],
+                self.resolve(one.get("Properties", {}), stack),
+                one,
+            )
+            for stack, template in self.templates.items()
+            for logical_id, one in template["Resources"].items()
+        ]
+
+    def of_type(self, kind: str) -> list[Resource]:
+        return [one for one in self.resources if one.type == kind]
+
+    def one(self, kind: str, **properties: Any) -> Resource:
+        """The one resource of a type with these properties."""
+        (found,) = (
+            one
+            for one in self.of_type(kind)
+            if all(one.properties.get(name) == value for name, value in properties.items())
+        )
+        return found
+
+    def resolve(self, value: Any, stack: str) -> Any:
+        """Replace references: `<LogicalId>` for a Ref, `<LogicalId.Attribute>` for a GetAtt."""
+        match value:
+            case {"Ref": str(name), **rest} if not rest:
+                return PSEUDO.get(name) or self._named(stack, name)
+            case {"Fn::GetAtt": [name, "Arn"]}:
+                return self._arn(stack, name)
+            case {"Fn::GetAtt": [name, attribute]}:
+                return f"<{name}.{attribute}>"
+            case {"Fn::ImportValue": str(export)}:
+                return self._imported(export)
+            case {"Fn::Base64": inner}:
+                return self.resolve(inner, stack)
+            case {"Fn::Join": [glue, parts]}:
+                return glue.join(str(self.resolve(part, stack)) for part in parts)
+            case {"Fn::Select": [index, parts]} if isinstance(parts, list):
+                return self.resolve(parts[int(index)], stack)
+            case {"Fn::Sub": str(text)}:
+                for name, known in PSEUDO.items():
+                    text = text.replace(f"${{{name}}}", known)
+                return text
+            case dict():
+                return {name: self.resolve(one, stack) for name, one in value.items()}
+            case list():
+                return [self.resolve(one, stack) for one in value]
+            case _:
+                return value
+
+    def _named(self, stack: str, logical_id: str) -> str:
+        """A Ref gives the name of what has a name; the rest is only known when deployed."""
+        properties = self.templates[stack]["Resources"].get(logical_id, {}).get("Properties", {})
+        for name in ("TableName", "LogGroupName", "FunctionName", "TopicName", "Name"):
+            if isinstance(properties.get(name), str):
+                return str(properties[name])
+        return f"<{logical_id}>"
+
+    def _arn(self, stack: str, logical_id: str) -> str:
+        kind = self.templates[stack]["Resources"][logical_id]["Type"]
+        name, where = self._named(stack, logical_id), f"{REGION}:{ACCOUNT}"
+        return {
+            "AWS::DynamoDB::Table": f"arn:aws:dynamodb:{where}:table/{name}",
+            "AWS::IAM::Role": f"arn:aws:iam::{ACCOUNT}:role/{name}",
+            "AWS::Lambda::Function": f"arn:aws:lambda:{where}:function:{name}",
+            "AWS::Logs::LogGroup": f"arn:aws:logs:{where}:log-group:{name}:*",
+            "AWS::S3::Bucket": f"arn:aws:s3:::{name}",
+            "AWS::SQS::Queue": f"arn:aws:sqs:{where}:{name}",
+        }.get(kind, f"<{logical_id}.Arn>")
+
+    def _imported(self, export: str) -> Any:
+        for stack, template in self.templates.items():
+            for output in template.get("Outputs", {}).values():
+                if output.get("Export", {}).get("Name") == export:
+                    return self.resolve(output["Value"], stack)
+        raise LookupError(export)
+
+    def function(self, name: str) -> Resource:
+        return self.one("AWS::Lambda::Function", FunctionName=f"runctl-{name}")
+
+    def role(self, role_arn: str) -> "Role":
+        return Role(list(self._statements(role_arn.rpartition("/")[2])))
+
+    def _statements(self, role_name: str) -> Iterator[dict[str, Any]]:
+        for policy in self.of_type("AWS::IAM::Policy"):
+            if role_name in policy.properties["Roles"]:
+                yield from policy.properties["PolicyDocument"]["Statement"]
+
+
+@dataclass(frozen=True)
+class Role:
+    """The statements of a role, which only ever allow."""
+
+    statements: list[dict[str, Any]]
+
+    @property
+    def actions(self) -> set[str]:
+        return {action for one in self.statements for action in _listed(one["Action"])}
+
+    def allows(
+        self, action: str, resource: str, context: Mapping[str, list[str]] | None = None
+    ) -> bool:
+        return any(
+            one["Effect"] == "Allow"
+            and _matches(action, _listed(one["Action"]))
+            and _matches(resource, _listed(one["Resource"]))
+            and _holds(one.get("Condition", {}), context or {})
+            for one in self.statements
+        )
+
+
+def _listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
+def _matches(text: str, patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(text, pattern.replace("[", "[[]")) for pattern in patterns)
+
+
+def _holds(conditions: Mapping[str, Any], context: Mapping[str, list[str]]) -> bool:
+    for operator, keys in conditions.items():
+        assert operator in {"StringEquals", "StringLike", "ForAllValues:StringLike"}
+        for key, patterns in keys.items():
+            values = context.get(key, [])
+            if not values and not operator.startswith("ForAllValues:"):
+                return False
+            if not all(_matches(value, _listed(patterns)) for value in values):
+                return False
+    return True

@@ -1,0 +1,72 @@
+"""While no run is active, nothing that is deployed bills by the hour."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from tests.infra.templates import Synthesized
+
+Properties = Mapping[str, Any]
+
+
+def _free(_: Properties) -> bool:
+    return True
+
+
+# Types that bill for what they hold or for each use, and under which condition. A type that is not
+# here has to be looked up before it can be deployed.
+NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
+    "AWS::DynamoDB::Table": lambda table: (
+        table["BillingMode"] == "PAY_PER_REQUEST" and "ProvisionedThroughput" not in table
+    ),
+    "AWS::EC2::InternetGateway": _free,
+    "AWS::EC2::LaunchTemplate": _free,
+    "AWS::EC2::Route": lambda route: "NatGatewayId" not in route,
+    "AWS::EC2::RouteTable": _free,
+    "AWS::EC2::SecurityGroup": _free,
+    "AWS::EC2::Subnet": _free,
+    "AWS::EC2::SubnetRouteTableAssociation": _free,
+    "AWS::EC2::VPC": _free,
+    # Interface endpoints bill by the hour and zone, gateway endpoints not at all.
+    "AWS::EC2::VPCEndpoint": lambda endpoint: endpoint["VpcEndpointType"] == "Gateway",
+    "AWS::EC2::VPCGatewayAttachment": _free,
+    "AWS::Events::Rule": lambda rule: "ScheduleExpression" not in rule,
+    "AWS::IAM::InstanceProfile": _free,
+    "AWS::IAM::Policy": _free,
+    "AWS::IAM::Role": _free,
+    "AWS::Lambda::EventInvokeConfig": _free,
+    "AWS::Lambda::Function": lambda function: "SnapStart" not in function,
+    "AWS::Lambda::Permission": _free,
+    "AWS::Logs::LogGroup": lambda group: "KmsKeyId" not in group,
+    "AWS::S3::Bucket": lambda bucket: "IntelligentTieringConfigurations" not in bucket,
+    "AWS::S3::BucketPolicy": _free,
+    "AWS::SNS::Topic": lambda topic: "KmsMasterKeyId" not in topic,
+    "AWS::SNS::TopicPolicy": _free,
+    "AWS::SQS::Queue": lambda queue: "KmsMasterKeyId" not in queue,
+    "AWS::SQS::QueuePolicy": _free,
+    "AWS::SSM::Document": _free,
+    # Advanced parameters bill by the month.
+    "AWS::SSM::Parameter": lambda parameter: parameter.get("Tier", "Standard") == "Standard",
+    "AWS::StepFunctions::StateMachine": lambda machine: machine["StateMachineType"] == "STANDARD",
+}
+
+
+def test_nothing_bills_by_the_hour(app: Synthesized) -> None:
+    assert app.resources
+    for one in app.resources:
+        assert one.type in NOT_BY_THE_HOUR, f"{one.logical_id}: how is {one.type} billed?"
+        assert NOT_BY_THE_HOUR[one.type](one.properties), one.logical_id
+
+
+@pytest.mark.parametrize(
+    ("kind", "properties"),
+    [
+        ("AWS::EC2::VPCEndpoint", {"VpcEndpointType": "Interface"}),
+        ("AWS::EC2::Route", {"NatGatewayId": "nat-1"}),
+        ("AWS::DynamoDB::Table", {"BillingMode": "PROVISIONED"}),
+        ("AWS::SSM::Parameter", {"Tier": "Advanced"}),
+    ],
+)
+def test_the_hourly_form_of_a_type_is_told(kind: str, properties: Properties) -> None:
+    assert not NOT_BY_THE_HOUR[kind](properties)

@@ -1,0 +1,114 @@
+"""Each function: its code, its own role and log, and what becomes of events it fails on."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.infra.templates import Synthesized
+
+LAMBDAS = Path(__file__).parents[2] / "lambdas"
+NAMES = sorted(path.stem for path in LAMBDAS.glob("*.py") if "def handler(" in path.read_text())
+ASYNCHRONOUS = {"handle_interruption", "handle_instance_change", "clean_up"}
+
+
+def test_there_are_handlers() -> None:
+    assert len(NAMES) == 9
+
+
+def test_each_handler_is_a_function_and_each_function_a_handler(app: Synthesized) -> None:
+    handlers = {one.properties["Handler"] for one in app.of_type("AWS::Lambda::Function")}
+    assert handlers == {f"lambdas.{name}.handler" for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_python_on_arm(app: Synthesized, name: str) -> None:
+    function = app.function(name).properties
+    assert function["Runtime"] == "python3.13"
+    assert function["Architectures"] == ["arm64"]
+
+
+def test_no_two_share_a_role(app: Synthesized) -> None:
+    roles = [one.properties["Role"] for one in app.of_type("AWS::Lambda::Function")]
+    assert len(set(roles)) == len(roles) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_writes_to_its_own_log_only(app: Synthesized, name: str) -> None:
+    function = app.function(name).properties
+    group = f"/aws/lambda/runctl-{name}"
+    assert function["LoggingConfig"]["LogGroup"] == group
+    assert app.one("AWS::Logs::LogGroup", LogGroupName=group).properties["RetentionInDays"] == 30
+    role = app.role(function["Role"])
+    streams = "arn:aws:logs:us-east-1:000000000000:log-group:{}:log-stream:x"
+    assert role.allows("logs:PutLogEvents", streams.format(group))
+    assert not role.allows("logs:PutLogEvents", streams.format("/aws/lambda/runctl-other"))
+
+
+@pytest.mark.parametrize("name", sorted(ASYNCHRONOUS))
+def test_an_event_that_it_cannot_handle_is_kept(app: Synthesized, name: str) -> None:
+    function = app.function(name)
+    (queue,) = app.of_type("AWS::SQS::Queue")
+    arn = f"arn:aws:sqs:us-east-1:000000000000:<{queue.logical_id}>"
+    assert function.properties["DeadLetterConfig"] == {"TargetArn": arn}
+    assert app.role(function.properties["Role"]).allows("sqs:SendMessage", arn)
+    limits = app.one("AWS::Lambda::EventInvokeConfig", FunctionName=f"runctl-{name}").properties
+    assert limits["MaximumRetryAttempts"] == 2
+    assert limits["MaximumEventAgeInSeconds"] <= 6 * 3600
+
+
+def test_only_those_have_a_dead_letter_queue(app: Synthesized) -> None:
+    functions = app.of_type("AWS::Lambda::Function")
+    having = {
+        one.properties["FunctionName"] for one in functions if "DeadLetterConfig" in one.properties
+    }
+    assert having == {f"runctl-{name}" for name in ASYNCHRONOUS}
+
+
+def test_every_rule_keeps_what_it_cannot_deliver(app: Synthesized) -> None:
+    rules = app.of_type("AWS::Events::Rule")
+    assert len(rules) == 3
+    for rule in rules:
+        (target,) = rule.properties["Targets"]
+        assert "Arn" in target["DeadLetterConfig"]
+        assert target["RetryPolicy"]["MaximumRetryAttempts"] == 30
+        assert target["RetryPolicy"]["MaximumEventAgeInSeconds"] <= 6 * 3600
+
+
+@pytest.mark.parametrize(
+    ("function", "source", "kinds"),
+    [
+        (
+            "handle_interruption",
+            "aws.ec2",
+            [
+                "EC2 Spot Instance Interruption Warning",
+                "EC2 Instance Rebalance Recommendation",
+            ],
+        ),
+        ("handle_instance_change", "aws.ec2", ["EC2 Instance State-change Notification"]),
+        ("clean_up", "aws.states", ["Step Functions Execution Status Change"]),
+    ],
+)
+def test_events_reach_their_function(
+    app: Synthesized, function: str, source: str, kinds: list[str]
+) -> None:
+    arn = f"arn:aws:lambda:us-east-1:000000000000:function:runctl-{function}"
+    (rule,) = (
+        one
+        for one in app.of_type("AWS::Events::Rule")
+        if one.properties["Targets"][0]["Arn"] == arn
+    )
+    assert rule.properties["EventPattern"]["source"] == [source]
+    assert rule.properties["EventPattern"]["detail-type"] == kinds
+
+
+def test_clean_up_hears_of_our_executions_only(app: Synthesized) -> None:
+    (pattern,) = (
+        one.properties["EventPattern"]
+        for one in app.of_type("AWS::Events::Rule")
+        if one.properties["EventPattern"]["source"] == ["aws.states"]
+    )
+    assert pattern["detail"] == {
+        "stateMachineArn": ["arn:aws:states:us-east-1:000000000000:stateMachine:runctl-train"],
+        "status": ["SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"],
+    }

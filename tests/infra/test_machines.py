@@ -1,0 +1,126 @@
+"""Instances: image, metadata service, disk, network, user data, role."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stacks.assets import build_agent
+from tests.infra.templates import Resource, Synthesized
+
+BOOTSTRAP = Path(__file__).parents[2] / "instance_scripts/bootstrap.sh"
+MOST_USER_DATA = 16 * 1024
+KINDS = ("X86Gpu", "X86Cpu", "ArmCpu")
+
+
+@pytest.fixture(params=KINDS)
+def template(request: pytest.FixtureRequest, app: Synthesized) -> Resource:
+    (found,) = (
+        one
+        for one in app.of_type("AWS::EC2::LaunchTemplate")
+        if one.logical_id.startswith(request.param)
+    )
+    return found
+
+
+@pytest.fixture
+def data(template: Resource) -> dict[str, Any]:
+    found: dict[str, Any] = template.properties["LaunchTemplateData"]
+    return found
+
+
+def test_each_kind_of_machine_has_its_image(app: Synthesized) -> None:
+    images = {
+        one.logical_id.partition("LaunchTemplate")[0]: one.properties["LaunchTemplateData"][
+            "ImageId"
+        ]
+        for one in app.of_type("AWS::EC2::LaunchTemplate")
+    }
+    canonical = "resolve:ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current"
+    assert images == {
+        "X86Gpu": "resolve:ssm:/aws/service/deeplearning/ami/x86_64/"
+        "base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
+        "X86Cpu": f"{canonical}/amd64/hvm/ebs-gp3/ami-id",
+        "ArmCpu": f"{canonical}/arm64/hvm/ebs-gp3/ami-id",
+    }
+
+
+def test_metadata_takes_tokens_only_and_tells_tags(data: dict[str, Any]) -> None:
+    assert data["MetadataOptions"] == {
+        "HttpEndpoint": "enabled",
+        "HttpPutResponseHopLimit": 1,
+        "HttpTokens": "required",
+        "InstanceMetadataTags": "enabled",
+    }
+
+
+def test_a_shutdown_terminates(data: dict[str, Any]) -> None:
+    assert data["InstanceInitiatedShutdownBehavior"] == "terminate"
+
+
+def test_the_disk_is_encrypted_and_goes_with_the_instance(data: dict[str, Any]) -> None:
+    (disk,) = data["BlockDeviceMappings"]
+    ebs = disk["Ebs"]
+    assert (ebs["Encrypted"], ebs["VolumeType"], ebs["DeleteOnTermination"]) == (True, "gp3", True)
+
+
+def test_it_has_a_public_address_and_our_security_group(
+    app: Synthesized, data: dict[str, Any]
+) -> None:
+    (interface,) = data["NetworkInterfaces"]
+    assert interface["AssociatePublicIpAddress"] is True
+    (group,) = app.of_type("AWS::EC2::SecurityGroup")
+    assert interface["Groups"] == [f"<{group.logical_id}.GroupId>"]
+    assert "SubnetId" not in interface
+
+
+def test_nothing_comes_in(app: Synthesized) -> None:
+    (group,) = app.of_type("AWS::EC2::SecurityGroup")
+    assert "SecurityGroupIngress" not in group.properties
+    assert not app.of_type("AWS::EC2::SecurityGroupIngress")
+
+
+def test_there_is_one_public_subnet_a_zone(app: Synthesized) -> None:
+    zones = [one.properties["AvailabilityZone"] for one in app.of_type("AWS::EC2::Subnet")]
+    assert sorted(zones) == ["us-east-1a", "us-east-1b", "us-east-1c"]
+    endpoints = [one.properties["ServiceName"] for one in app.of_type("AWS::EC2::VPCEndpoint")]
+    assert sorted(name.rpartition(".")[2] for name in endpoints) == ["dynamodb", "s3"]
+
+
+def test_the_user_data_is_the_header_and_bootstrap_verbatim(data: dict[str, Any]) -> None:
+    header, _, rest = data["UserData"].partition("\n\n")
+    assert rest == BOOTSTRAP.read_text()
+    assert header.startswith("#!/bin/bash\nexport ")
+    # The names of the bucket and the archive are not known before the deploy; they are short.
+    assert len(data["UserData"].encode()) + 500 < MOST_USER_DATA
+
+
+def test_the_header_exports_what_bootstrap_needs(data: dict[str, Any]) -> None:
+    exported = set(re.findall(r"^export (\w+)='", data["UserData"], re.MULTILINE))
+    text = re.sub(r"^\s*#.*$", "", BOOTSTRAP.read_text(), flags=re.MULTILINE)
+    used = set(re.findall(r"\$\{?(RUNCTL_[A-Z0-9_]+)", text))
+    optional = set(re.findall(r"\$\{(RUNCTL_[A-Z0-9_]+):?-", text))
+    assert exported == {
+        "RUNCTL_AGENT_URI",
+        "RUNCTL_AGENT_SHA256",
+        "RUNCTL_TABLE",
+        "RUNCTL_BUCKET",
+        "RUNCTL_LOG_GROUP",
+        "RUNCTL_REGION",
+    }
+    assert used - optional <= exported
+
+
+def test_the_header_names_the_archive_that_was_built(data: dict[str, Any]) -> None:
+    assert f"export RUNCTL_AGENT_SHA256='{build_agent().sha256}'" in data["UserData"]
+
+
+def test_the_command_document_takes_three_actions(app: Synthesized) -> None:
+    document = app.one("AWS::SSM::Document", Name="runctl-agent").properties
+    content = document["Content"]
+    assert content["parameters"]["action"]["allowedValues"] == ["drain", "checkpoint", "stop"]
+    (step,) = content["mainSteps"]
+    assert step["inputs"]["runCommand"] == [
+        '"${RUNCTL_ROOT:-}/opt/runctl/bin/runctl-agent" {{ action }}'
+    ]

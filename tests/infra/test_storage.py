@@ -1,0 +1,58 @@
+"""What is kept is private, encrypted, recoverable, and never removed by its age."""
+
+from tests.infra.templates import Synthesized
+
+
+def test_the_bucket_is_private_versioned_and_encrypted(app: Synthesized) -> None:
+    bucket = app.one("AWS::S3::Bucket").properties
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    (encryption,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert encryption["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+
+
+def test_the_bucket_refuses_what_is_not_tls(app: Synthesized) -> None:
+    (policy,) = app.of_type("AWS::S3::BucketPolicy")
+    denied = [
+        one
+        for one in policy.properties["PolicyDocument"]["Statement"]
+        if one["Effect"] == "Deny"
+        and one["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    ]
+    assert denied[0]["Action"] == "s3:*"
+    assert denied[0]["Principal"] == {"AWS": "*"}
+
+
+def test_the_bucket_outlives_the_stack(app: Synthesized) -> None:
+    bucket = app.one("AWS::S3::Bucket").attributes
+    assert (bucket["DeletionPolicy"], bucket["UpdateReplacePolicy"]) == ("Retain", "Retain")
+
+
+def test_no_lifecycle_rule_takes_a_current_object(app: Synthesized) -> None:
+    rules = app.one("AWS::S3::Bucket").properties["LifecycleConfiguration"]["Rules"]
+    allowed = {
+        "AbortIncompleteMultipartUpload",
+        "ExpiredObjectDeleteMarker",
+        "Id",
+        "NoncurrentVersionExpiration",
+        "Status",
+    }
+    assert {name for rule in rules for name in rule} == allowed
+
+
+def test_the_ledger_is_on_demand_and_recoverable(app: Synthesized) -> None:
+    table = app.one("AWS::DynamoDB::Table").properties
+    assert table["TableName"] == "runctl-ledger"
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    (index,) = table["GlobalSecondaryIndexes"]
+    assert index["IndexName"] == "runs"
+    assert [key["AttributeName"] for key in index["KeySchema"]] == ["listed", "started_at"]
+    assert index["Projection"] == {"ProjectionType": "ALL"}
+
+
+def test_every_log_has_an_end(app: Synthesized) -> None:
+    groups = app.of_type("AWS::Logs::LogGroup")
+    assert len(groups) == 11
+    assert all(group.properties["RetentionInDays"] in {30, 90} for group in groups)
