@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runctl.local import functions, iam, store
-from runctl.local.instances import Instance, Instances, ended_by_user
+from runctl.local.instance import Instance, ended_by_user
+from runctl.local.instances import Instances
 from runctl.local.journal import Journal
 from runctl.local.knobs import Knobs
 from runctl.local.market import Market, Pool

@@ -10,7 +10,8 @@ from typing import Any
 
 from runctl.local import catalog, store
 from runctl.local.fleets import Authorize, Fleets
-from runctl.local.instances import STATE_CODES, Instance, Instances, ended_by_user
+from runctl.local.instance import STATE_CODES, Instance, ended_by_user
+from runctl.local.instances import Instances
 from runctl.local.market import Pool
 from runctl.local.wire import ApiError
 

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import itertools
 import json
 import threading
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from runctl.local import catalog, store
-from runctl.local.instances import Instance, Instances, ended_by_user, new_instance_id
-from runctl.local.market import Allocation, Lifecycle, Offer, Pool, allocate
-from runctl.local.store import LaunchTemplate, Profile, Subnet
+from runctl.local.fleet_request import (
+    Candidate,
+    candidates_of,
+    check,
+    decode_user_data,
+    error_of,
+    is_spot,
+    kinds_tagged_by,
+    security_groups,
+    tags_for,
+    template_ids,
+    template_tags,
+    where,
+)
+from runctl.local.instance import Instance, ended_by_user, new_instance_id
+from runctl.local.instances import Instances
+from runctl.local.market import Allocation, allocate
+from runctl.local.store import Subnet
 from runctl.local.wire import ApiError
-
-_INSTANT_ONLY = "The local cloud launches fleets of type instant only."
-_MOST_USER_DATA = 16 * 1024
 
 
 class Authorize(Protocol):
@@ -29,19 +38,6 @@ class Authorize(Protocol):
 
     def __call__(self, action: str, *, on_launch: bool = False, **facts: list[str]) -> None:
         """Raise a refusal unless the call with these facts is allowed."""
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """One override of the request with everything that it resolves to."""
-
-    offer: Offer
-    template: LaunchTemplate
-    override: dict[str, Any]
-    subnet: Subnet
-    image: str
-    image_parameter: str | None
-    profile: Profile | None
 
 
 @dataclass
@@ -73,16 +69,16 @@ class Fleets:
 
     def create(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         """Launch an instant fleet, or answer again what the same token was answered before."""
-        _check(request)
+        check(request)
         with self._lock:
             return self._create(request, authorize)
 
     def _create(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         token = request.get("ClientToken")
-        tags = _tags(request, "fleet")
+        tags = tags_for(request, "fleet")
         authorize(
             "CreateFleet",
-            template=_template_ids(request),
+            template=template_ids(request),
             tagged=["fleet"] if tags else [],
             tags=[f"{key}={value}" for key, value in tags.items()],
         )
@@ -99,61 +95,31 @@ class Fleets:
             tags=tags,
             created_at=datetime.now(timezone.utc),
         )
-        candidates = list(self._candidates(request))
+        candidates = list(candidates_of(request))
         refused = self._refused_by_policy(candidates, request, authorize)
-        if _is_spot(request) and not refused:
+        if is_spot(request) and not refused:
             store.create_spot_role()
         allocation = Allocation((), ()) if refused else self._allocate(request, candidates)
         fleet.errors = refused or [
-            _error(candidates[one.offer.order], one.code, one.message) for one in allocation.refused
+            error_of(candidates[one.offer.order], one.code, one.message)
+            for one in allocation.refused
         ]
         for offer in dict.fromkeys(allocation.granted):
             candidate = candidates[offer.order]
             ids = [self._launch(candidate, fleet) for _ in range(allocation.granted.count(offer))]
             fleet.instances.append(
-                {**_where(candidate), "InstanceIds": ids, "InstanceType": offer.pool.instance_type}
+                {**where(candidate), "InstanceIds": ids, "InstanceType": offer.pool.instance_type}
             )
         self._all[fleet.fleet_id] = fleet
         if token:
             self._by_token[store.account_id(), token] = fleet
         return _result(fleet)
 
-    def _candidates(self, request: dict[str, Any]) -> Iterator[_Candidate]:
-        target = request["TargetCapacitySpecification"]
-        lifecycle = cast("Lifecycle", target["DefaultTargetCapacityType"])
-        order = itertools.count()
-        for config in request["LaunchTemplateConfigs"]:
-            template = store.find_launch_template(config.get("LaunchTemplateSpecification", {}))
-            for override in config.get("Overrides") or [{}]:
-                merged = {**template.data, **override}
-                subnet = _placed(merged)
-                instance_type = merged.get("InstanceType")
-                if not instance_type:
-                    raise ApiError("InvalidFleetConfiguration", "An override has no InstanceType.")
-                image, parameter = _image(merged.get("ImageId", ""))
-                offer = Offer(
-                    pool=Pool(instance_type, subnet.zone, lifecycle),
-                    order=next(order),
-                    priority=override.get("Priority"),
-                    max_price=_max_price(override, template, lifecycle),
-                    weight=override.get("WeightedCapacity", 1.0),
-                )
-                profile = merged.get("IamInstanceProfile")
-                yield _Candidate(
-                    offer=offer,
-                    template=template,
-                    override=override,
-                    subnet=subnet,
-                    image=image,
-                    image_parameter=parameter,
-                    profile=store.find_profile(profile) if profile else None,
-                )
-
     def _refused_by_policy(
-        self, candidates: list[_Candidate], request: dict[str, Any], authorize: Authorize
+        self, candidates: list[Candidate], request: dict[str, Any], authorize: Authorize
     ) -> list[dict[str, Any]]:
         """Check what the launch needs; EC2 reports a denial per override, not as an error."""
-        tags = _tags(request, "instance")
+        tags = tags_for(request, "instance")
         errors = []
         for candidate in candidates:
             data = candidate.template.data
@@ -163,25 +129,25 @@ class Fleets:
                     on_launch=True,
                     template=[candidate.template.template_id],
                     subnet=[candidate.subnet.subnet_id],
-                    group=_groups(data),
+                    group=security_groups(data),
                     image=[candidate.image],
                     parameter=[candidate.image_parameter] if candidate.image_parameter else [],
                     role=[store.role_arn(candidate.profile.role)] if candidate.profile else [],
                     instance_type=[candidate.offer.pool.instance_type],
-                    spot_request=["spot-instances-request"] if _is_spot(request) else [],
+                    spot_request=["spot-instances-request"] if is_spot(request) else [],
                     missing_role=(
-                        [store.SPOT_ROLE] if _is_spot(request) and not store.has_spot_role() else []
+                        [store.SPOT_ROLE] if is_spot(request) and not store.has_spot_role() else []
                     ),
-                    tagged=["instance", *_tagged_by(data)] if tags else _tagged_by(data),
+                    tagged=["instance", *kinds_tagged_by(data)] if tags else kinds_tagged_by(data),
                     tags=[f"{key}={value}" for key, value in tags.items()],
                 )
             except ApiError as exc:
-                errors.append(_error(candidate, exc.code, exc.message))
+                errors.append(error_of(candidate, exc.code, exc.message))
         return errors
 
-    def _allocate(self, request: dict[str, Any], candidates: list[_Candidate]) -> Allocation:
+    def _allocate(self, request: dict[str, Any], candidates: list[Candidate]) -> Allocation:
         target = request["TargetCapacitySpecification"]
-        options = request.get("SpotOptions" if _is_spot(request) else "OnDemandOptions", {})
+        options = request.get("SpotOptions" if is_spot(request) else "OnDemandOptions", {})
         return allocate(
             self._instances.market,
             [candidate.offer for candidate in candidates],
@@ -192,10 +158,10 @@ class Fleets:
             minimum=options.get("MinTargetCapacity", 0),
         )
 
-    def _launch(self, candidate: _Candidate, fleet: Fleet) -> str:
+    def _launch(self, candidate: Candidate, fleet: Fleet) -> str:
         data = {**candidate.template.data, **candidate.override}
         metadata = data.get("MetadataOptions") or {}
-        tags = {**_template_tags(candidate.template.data), **_tags(fleet.request, "instance")}
+        tags = {**template_tags(candidate.template.data), **tags_for(fleet.request, "instance")}
         instance_id = new_instance_id()
         tags |= {
             "aws:ec2:fleet-id": fleet.fleet_id,
@@ -210,7 +176,7 @@ class Fleets:
             image_id=candidate.image,
             account=store.account_id(),
             region=store.region(),
-            user_data=_user_data(data.get("UserData", "")),
+            user_data=decode_user_data(data.get("UserData", "")),
             root=Path(self._instances.home) / "instances" / instance_id,
             private_ip=self._address(candidate.subnet),
             tags=tags,
@@ -218,7 +184,7 @@ class Fleets:
             profile=candidate.profile,
             tags_in_metadata=metadata.get("InstanceMetadataTags") == "enabled",
             shutdown_behavior=data.get("InstanceInitiatedShutdownBehavior", "stop"),
-            security_groups=tuple(_groups(data)),
+            security_groups=tuple(security_groups(data)),
             fleet_id=fleet.fleet_id,
             launch_template={
                 "id": candidate.template.template_id,
@@ -268,156 +234,6 @@ class Fleets:
                 continue
             refused.append({"FleetId": fleet_id, "Error": {"Code": code, "Message": message}})
         return {"SuccessfulFleetDeletions": gone, "UnsuccessfulFleetDeletions": refused}
-
-
-_TAGGED_AT_LAUNCH = {"fleet", "instance", "volume", "network-interface", "spot-instances-request"}
-
-
-def _is_spot(request: dict[str, Any]) -> bool:
-    return bool(request["TargetCapacitySpecification"]["DefaultTargetCapacityType"] == "spot")
-
-
-def _check(request: dict[str, Any]) -> None:
-    target = request["TargetCapacitySpecification"]
-    if request.get("Type", "maintain") != "instant":
-        raise ApiError("UnsupportedOperation", _INSTANT_ONLY)
-    if "DefaultTargetCapacityType" not in target:
-        raise ApiError("MissingParameter", "The local cloud needs DefaultTargetCapacityType.")
-    split = [target.get("SpotTargetCapacity"), target.get("OnDemandTargetCapacity")]
-    whole = [None, 0, target["TotalTargetCapacity"]]
-    if any(one not in whole for one in split):
-        raise ApiError("UnsupportedOperation", "The local cloud has no fleets of both markets.")
-    if target["DefaultTargetCapacityType"] not in {"spot", "on-demand"}:
-        raise ApiError("InvalidParameterValue", "DefaultTargetCapacityType is spot or on-demand.")
-    if target["TotalTargetCapacity"] < 1:
-        raise ApiError("InvalidParameterValue", "TotalTargetCapacity is below 1.")
-    for name in ("SpotOptions", "OnDemandOptions"):
-        options = request.get(name, {})
-        single = options.get("SingleInstanceType") or options.get("SingleAvailabilityZone")
-        if "MinTargetCapacity" in options and not single:
-            raise ApiError(
-                "InvalidParameterCombination",
-                f"{name}: MinTargetCapacity needs SingleInstanceType or SingleAvailabilityZone.",
-            )
-        if options.get("MinTargetCapacity", 0) > target["TotalTargetCapacity"]:
-            raise ApiError("InvalidParameterValue", "MinTargetCapacity exceeds the target.")
-        if "MaintenanceStrategies" in options:
-            raise ApiError(
-                "InvalidParameterCombination",
-                "MaintenanceStrategies is for fleets of type maintain.",
-            )
-    for spec in request.get("TagSpecifications", []):
-        if spec.get("ResourceType") not in _TAGGED_AT_LAUNCH:
-            raise ApiError("InvalidParameterValue", "Tags are for the fleet or what it launches.")
-        if any(tag["Key"].lower().startswith("aws:") for tag in spec.get("Tags", [])):
-            raise ApiError("InvalidParameterValue", "Tag keys starting with 'aws:' are reserved.")
-    _check_one_subnet_a_zone(request)
-
-
-def _check_one_subnet_a_zone(request: dict[str, Any]) -> None:
-    seen: dict[str, str] = {}
-    for config in request["LaunchTemplateConfigs"]:
-        for override in config.get("Overrides", []):
-            if subnet_id := override.get("SubnetId"):
-                zone = store.find_subnet(subnet_id).zone
-                if seen.setdefault(zone, subnet_id) != subnet_id:
-                    raise ApiError("InvalidFleetConfiguration", f"Two subnets of one zone, {zone}.")
-
-
-def _placed(merged: dict[str, Any]) -> Subnet:
-    zone = merged.get("AvailabilityZone")
-    interfaces = merged.get("NetworkInterfaces") or [{}]
-    subnet_id = merged.get("SubnetId") or interfaces[0].get("SubnetId")
-    if subnet_id:
-        subnet = store.find_subnet(subnet_id)
-        if zone and zone != subnet.zone:
-            raise ApiError("InvalidParameterCombination", f"{subnet_id} is not in {zone}.")
-        return subnet
-    zone = zone or (merged.get("Placement") or {}).get("AvailabilityZone")
-    return store.find_default_subnet(zone or store.zones()[0])
-
-
-def _max_price(
-    override: dict[str, Any], template: LaunchTemplate, lifecycle: Lifecycle
-) -> float | None:
-    if lifecycle != "spot":
-        return None
-    options = (template.data.get("InstanceMarketOptions") or {}).get("SpotOptions") or {}
-    price = override.get("MaxPrice") or options.get("MaxPrice")
-    return float(price) if price else None
-
-
-def _image(image_id: str) -> tuple[str, str | None]:
-    if not image_id:
-        raise ApiError("InvalidFleetConfiguration", "Neither template nor override has an ImageId.")
-    if image_id.startswith("resolve:ssm:"):
-        name = image_id.removeprefix("resolve:ssm:")
-        return catalog.resolve_image(name), name
-    return image_id, None
-
-
-def _groups(data: dict[str, Any]) -> list[str]:
-    interfaces = data.get("NetworkInterfaces") or [{}]
-    return list(data.get("SecurityGroupIds") or interfaces[0].get("Groups") or [])
-
-
-def _tags(request: dict[str, Any], kind: str) -> dict[str, str]:
-    return {
-        tag["Key"]: tag.get("Value", "")
-        for spec in request.get("TagSpecifications", [])
-        if spec.get("ResourceType") == kind
-        for tag in spec.get("Tags", [])
-    }
-
-
-def _template_tags(data: dict[str, Any]) -> dict[str, str]:
-    return _tags(data, "instance")
-
-
-def _tagged_by(data: dict[str, Any]) -> list[str]:
-    return [spec["ResourceType"] for spec in data.get("TagSpecifications", []) if spec.get("Tags")]
-
-
-def _template_ids(request: dict[str, Any]) -> list[str]:
-    specs = (one.get("LaunchTemplateSpecification", {}) for one in request["LaunchTemplateConfigs"])
-    return [store.find_launch_template(spec).template_id for spec in specs]
-
-
-def _user_data(text: Any) -> bytes:
-    if isinstance(text, dict):
-        raise ApiError("InvalidParameterValue", f"The user data was never resolved: {text}")
-    try:
-        data = base64.b64decode(text, validate=True)
-    except binascii.Error as exc:
-        raise ApiError("InvalidUserData.Malformed", "Invalid BASE64 encoding of user data") from exc
-    if len(data) > _MOST_USER_DATA:
-        raise ApiError("InvalidParameterValue", "User data is limited to 16384 bytes")
-    return data
-
-
-def _where(candidate: _Candidate) -> dict[str, Any]:
-    allowed = {
-        "InstanceType", "MaxPrice", "SubnetId", "AvailabilityZone", "WeightedCapacity", "Priority",
-        "ImageId",
-    }  # fmt: skip
-    return {
-        "LaunchTemplateAndOverrides": {
-            "LaunchTemplateSpecification": {
-                "LaunchTemplateId": candidate.template.template_id,
-                "Version": str(candidate.template.version),
-            },
-            "Overrides": {
-                **{key: value for key, value in candidate.override.items() if key in allowed},
-                "AvailabilityZone": candidate.subnet.zone,
-                "InstanceType": candidate.offer.pool.instance_type,
-            },
-        },
-        "Lifecycle": candidate.offer.pool.lifecycle,
-    }
-
-
-def _error(candidate: _Candidate, code: str, message: str) -> dict[str, Any]:
-    return {**_where(candidate), "ErrorCode": code, "ErrorMessage": message}
 
 
 def _result(fleet: Fleet) -> dict[str, Any]:

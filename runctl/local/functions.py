@@ -19,7 +19,7 @@ from ministack.services import stepfunctions as sfn
 
 from runctl.local import iam, store
 from runctl.local.actions import REQUIRED
-from runctl.local.instances import base_python
+from runctl.local.instance import base_python
 from runctl.local.workflows import current_execution, role_of
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from ministack.services import sts
 
 from runctl.local import store
 from runctl.local.actions import REQUIRED, Required
-from runctl.local.instances import Instance
+from runctl.local.instance import Instance
 from runctl.local.wire import ApiError
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from runctl.local.instances import Instance
+    from runctl.local.instance import Instance
 
 _REASONS = {
     200: "OK",

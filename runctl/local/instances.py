@@ -6,13 +6,11 @@ import asyncio
 import gzip
 import json
 import logging
-import os
 import secrets
 import shutil
-import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,18 +19,14 @@ from typing import Any
 import runctl
 from runctl.local.events import EventBus
 from runctl.local.imds import Metadata
+from runctl.local.instance import CRASHED, RECLAIMED, End, Instance, base_python, ended_by_itself
 from runctl.local.journal import Journal
 from runctl.local.knobs import Knobs
-from runctl.local.market import Lifecycle, Market, Pool
-from runctl.local.store import Profile, Subnet
+from runctl.local.market import Market
 from runctl.local.wire import ApiError
 
 logger = logging.getLogger(__name__)
 
-STATE_CODES = {
-    "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48,
-    "stopping": 64, "stopped": 80,
-}  # fmt: skip
 _CONSOLE_LIMIT = 64 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
 _PACKAGE_ROOT = Path(runctl.__file__).parents[1]
@@ -40,109 +34,6 @@ _START_SUPERVISOR = (
     f"import sys; sys.path.insert(0, {str(_PACKAGE_ROOT)!r}); "
     "from runctl.local.supervisor import main; main()"
 )
-
-
-@dataclass(frozen=True)
-class End:
-    """Why an instance ends, in EC2's words."""
-
-    code: str
-    message: str
-    transition: str
-    journal_reason: str
-    state: str = "terminated"
-
-
-RECLAIMED = End("Server.SpotInstanceTermination", "Spot instance termination", "", "reclaimed")
-CRASHED = End("Server.InternalError", "Internal error on launch or while running", "", "crashed")
-
-
-def ended_by_user() -> End:
-    """Describe the end that TerminateInstances brings about."""
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-    return End(
-        "Client.UserInitiatedShutdown",
-        "User initiated shutdown",
-        f"User initiated ({now} GMT)",
-        "terminated by a call",
-    )
-
-
-def ended_by_itself(behavior: str) -> End:
-    """Describe the end that `shutdown` on the instance brings about."""
-    stops = behavior == "stop"
-    return End(
-        "Client.InstanceInitiatedShutdown",
-        "Instance initiated shutdown",
-        "",
-        "shut down from inside",
-        state="stopped" if stops else "terminated",
-    )
-
-
-@dataclass
-class Instance:
-    """One instance and all that EC2 tells about it."""
-
-    instance_id: str
-    instance_type: str
-    lifecycle: Lifecycle
-    subnet: Subnet
-    image_id: str
-    account: str
-    region: str
-    user_data: bytes
-    root: Path
-    private_ip: str
-    tags: dict[str, str]
-    architecture: str = "x86_64"
-    profile: Profile | None = None
-    tags_in_metadata: bool = False
-    shutdown_behavior: str = "stop"
-    security_groups: tuple[str, ...] = ()
-    fleet_id: str | None = None
-    launch_template: dict[str, str] = field(default_factory=dict)
-    client_token: str = ""
-    reservation_id: str = field(default_factory=lambda: f"r-{secrets.token_hex(9)[:17]}")
-    launched_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
-    visible_at: float = 0.0
-    state: str = "pending"
-    end: End | None = None
-    notice: datetime | None = None
-    rebalance: datetime | None = None
-    agent_ready: bool = False
-    imds_port: int = 0
-    supervisor_pid: int | None = None
-
-    @property
-    def zone(self) -> str:
-        """The availability zone."""
-        return self.subnet.zone
-
-    @property
-    def pool(self) -> Pool:
-        """The capacity pool it came from."""
-        return Pool(self.instance_type, self.zone, self.lifecycle)
-
-    @property
-    def private_dns(self) -> str:
-        """The name that VPC's DNS would give it."""
-        return f"ip-{self.private_ip.replace('.', '-')}.ec2.internal"
-
-    @property
-    def arn(self) -> str:
-        """Its name in full."""
-        return f"arn:aws:ec2:{self.region}:{self.account}:instance/{self.instance_id}"
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it is on its way up, or up."""
-        return self.state in {"pending", "running"}
-
-    @property
-    def console_log(self) -> Path:
-        """Where the output of its user data goes."""
-        return self.root / "var/log/cloud-init-output.log"
 
 
 @dataclass
@@ -489,17 +380,3 @@ async def _first(waiting: Awaitable[Any], seconds: float) -> None:
         await asyncio.wait_for(waiting, seconds)
     except (asyncio.TimeoutError, TimeoutError):
         return
-
-
-def base_python() -> str:
-    """Find the interpreter below any virtual environment: what instances have as `python3`."""
-    candidates: Iterable[Path] = (
-        Path(sys.base_prefix) / "bin/python3",
-        Path(getattr(sys, "_base_executable", sys.executable)),
-    )
-    return next((str(one) for one in candidates if os.access(one, os.X_OK)), sys.executable)
-
-
-def new_instance_id() -> str:
-    """Make an instance id."""
-    return f"i-{secrets.token_hex(9)[:17]}"

@@ -18,7 +18,8 @@ from runctl.local import catalog, iam, store, wire
 from runctl.local.actions import REQUIRED
 from runctl.local.documents import RUN_SHELL_SCRIPT, Document, Step
 from runctl.local.fleets import Authorize
-from runctl.local.instances import Instance, Instances
+from runctl.local.instance import Instance
+from runctl.local.instances import Instances
 from runctl.local.wire import ApiError
 
 _PUBLIC = "/aws/service/"
