@@ -1,0 +1,146 @@
+"""The assets: the same bytes from the same inputs, nothing but pure Python, all that is needed."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from stacks.assets import AssetError, build_agent, build_functions
+from stacks.settings import PROJECT
+
+FOLDERS = ("runctl", "lambdas", "instance_scripts")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build folder of its own, filled once."""
+    build = tmp_path_factory.mktemp("build")
+    build_functions(build=build)
+    build_agent(build=build)
+    return build
+
+
+@pytest.fixture
+def project(tmp_path: Path, built: Path) -> Path:
+    """A copy of the sources at another place, with the wheels at hand."""
+    for folder in FOLDERS:
+        shutil.copytree(PROJECT / folder, tmp_path / folder)
+    for wheels in built.glob("wheels-*"):
+        shutil.copytree(wheels, tmp_path / "build" / wheels.name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("build", [build_functions, build_agent])
+def test_two_builds_at_two_places_give_the_same_bytes(build, built: Path, project: Path) -> None:
+    for path in project.rglob("*.py"):
+        path.touch()
+    first, second = build(build=built), build(project)
+    assert first.path != second.path
+    assert first.sha256 == second.sha256
+    assert first.path.name == second.path.name
+
+
+def test_an_unchanged_build_is_not_repeated(project: Path) -> None:
+    first = build_functions(project)
+    before = first.path.stat()
+    assert build_functions(project).path.stat().st_ino == before.st_ino
+
+
+def test_a_change_makes_another_asset(project: Path) -> None:
+    first = build_functions(project)
+    (project / "lambdas/services.py").write_text("# changed\n")
+    second = build_functions(project)
+    assert first.path != second.path
+    assert first.sha256 != second.sha256
+
+
+def test_caches_and_hidden_files_are_left_out(project: Path) -> None:
+    first = build_agent(project)
+    (project / "runctl/agent/__pycache__").mkdir(exist_ok=True)
+    (project / "runctl/agent/__pycache__/x.cpython-311.pyc").write_bytes(b"x")
+    (project / "runctl/agent/.swp").write_bytes(b"x")
+    assert build_agent(project).sha256 == first.sha256
+
+
+def test_the_functions_import_from_their_archive(built: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(build_functions(build=built).path) as archive:
+        archive.extractall(tmp_path)
+    names = [path.stem for path in (tmp_path / "lambdas").glob("*.py") if path.stem != "__init__"]
+    program = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)"
+    subprocess.run(
+        [sys.executable, "-c", program, *(f"lambdas.{name}" for name in names)],
+        cwd=tmp_path,
+        check=True,
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
+def test_the_agent_has_its_libraries_and_no_other_service(built: Path) -> None:
+    with tarfile.open(build_agent(build=built).path) as archive:
+        members = archive.getmembers()
+    names = {member.name for member in members}
+    assert {name.partition("/")[0] for name in names} == {"runctl", "vendor"}
+    assert "runctl/agent/__main__.py" in names
+    assert "runctl/aws/ledger.py" in names
+    services = {
+        name.split("/")[3]
+        for name in names
+        if name.startswith("vendor/botocore/data/") and name.count("/") > 3
+    }
+    assert services == {"dynamodb", "logs", "s3", "sso", "sso-oidc", "stepfunctions", "sts"}
+    assert any(name.startswith("vendor/pip-") and name.endswith(".whl") for name in names)
+    assert {(one.uid, one.gid, one.mtime, one.mode) for one in members} == {
+        (0, 0, 315_532_800, 0o644)
+    }
+
+
+def test_the_agents_clients_work_from_the_archive(built: Path, tmp_path: Path) -> None:
+    with tarfile.open(build_agent(build=built).path) as archive:
+        archive.extractall(tmp_path, filter="data")
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "import boto3\n"
+        "for name in ('s3', 'dynamodb', 'stepfunctions', 'logs', 'sts'):\n"
+        "    boto3.client(name, region_name='eu-west-1')\n"
+        "print(boto3.__file__)"
+    )
+    base = Path(sys.base_prefix, "bin/python3")
+    done = subprocess.run(
+        [str(base), "-I", "-c", program, str(tmp_path), str(tmp_path / "vendor")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith(str(tmp_path / "vendor"))
+
+
+def test_the_agents_botocore_is_the_one_that_is_tested_with() -> None:
+    import botocore
+
+    wanted = (PROJECT / "instance_scripts/requirements.txt").read_text()
+    assert f"botocore=={botocore.__version__} " in wanted
+
+
+def test_a_wheel_with_machine_code_is_refused(project: Path) -> None:
+    # A wheel for one platform only, as pip would take it here if it were let.
+    requirements = project / "lambdas/requirements.txt"
+    requirements.write_text("psutil==7.0.0 --hash=sha256:" + "0" * 64 + "\n")
+    with pytest.raises(AssetError, match="pip cannot fetch"):
+        build_functions(project)
+
+
+def test_a_wheel_that_is_not_what_was_pinned_is_refused(project: Path) -> None:
+    requirements = project / "lambdas/requirements.txt"
+    requirements.write_text("jmespath==1.1.0 --hash=sha256:" + "0" * 64 + "\n")
+    with pytest.raises(AssetError, match="DO NOT MATCH"):
+        build_functions(project)
+
+
+def test_a_project_without_an_agent_is_refused(project: Path) -> None:
+    shutil.rmtree(project / "runctl/agent")
+    with pytest.raises(AssetError, match="runctl/agent has no files"):
+        build_agent(project)

@@ -1,0 +1,266 @@
+"""Every role may do what its code does, and nothing else."""
+
+import itertools
+import string
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from runctl.local.actions import REQUIRED, Required
+from tests.infra.templates import ACCOUNT, REGION, Role, Synthesized
+
+# What each function's code calls, by the ports that its control function uses. DynamoDB permits a
+# transaction by the writes that it is made of; S3 permits HeadObject by GetObject and answers 404
+# only to those who may list.
+LEDGER = {
+    "prepare_run": {"GetItem", "Query", "PutItem", "UpdateItem"},
+    "launch_instances": {
+        "GetItem", "Query", "BatchGetItem", "PutItem", "UpdateItem", "ConditionCheckItem",
+    },
+    "start_training": {"GetItem", "UpdateItem"},
+    "confirm_checkpoint": {"GetItem", "UpdateItem"},
+    "decide_next": {"GetItem", "Query"},
+    "finish_run": {"GetItem", "Query", "UpdateItem"},
+    "handle_interruption": {
+        "GetItem", "Query", "BatchGetItem", "PutItem", "UpdateItem", "ConditionCheckItem",
+    },
+    "handle_instance_change": {"GetItem", "UpdateItem"},
+    "clean_up": {"GetItem", "Query", "UpdateItem"},
+}  # fmt: skip
+LAUNCH, DESCRIBE, TERMINATE = "CreateFleet", "DescribeInstances", "TerminateInstances"
+EC2_CALLS = {
+    "prepare_run": {DESCRIBE, TERMINATE},
+    "launch_instances": {LAUNCH, DESCRIBE, TERMINATE},
+    "confirm_checkpoint": {DESCRIBE, TERMINATE},
+    "finish_run": {DESCRIBE, TERMINATE},
+    "handle_interruption": {LAUNCH, DESCRIBE, TERMINATE},
+    "handle_instance_change": {DESCRIBE},
+    "clean_up": {DESCRIBE, TERMINATE},
+}
+COMMANDERS = {"handle_interruption", "clean_up"}
+REPORTERS = {"start_training", "handle_instance_change"}
+FUNCTIONS = sorted(LEDGER)
+
+EC2 = f"arn:aws:ec2:{REGION}:{ACCOUNT}"
+TABLE = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/runctl-ledger"
+MACHINE = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:runctl-train"
+TAGGED = {
+    "aws:ResourceTag/runctl:run-id": ["a-run"],
+    "ssm:resourceTag/runctl:run-id": ["a-run"],
+}
+
+
+def role_of(app: Synthesized, function: str) -> Role:
+    return app.role(app.function(function).properties["Role"])
+
+
+def bucket(app: Synthesized) -> str:
+    return f"arn:aws:s3:::<{app.one('AWS::S3::Bucket').logical_id}>"
+
+
+def instance_role(app: Synthesized) -> Role:
+    (profile,) = app.of_type("AWS::IAM::InstanceProfile")
+    return app.role(profile.properties["Roles"][0])
+
+
+def facts(app: Synthesized) -> Mapping[str, list[str]]:
+    """What the placeholders of the required resources stand for in this deployment."""
+    templates = app.of_type("AWS::EC2::LaunchTemplate")
+    images = [one.properties["LaunchTemplateData"]["ImageId"] for one in templates]
+    (group,) = app.of_type("AWS::EC2::SecurityGroup")
+    (profile,) = app.of_type("AWS::IAM::InstanceProfile")
+    return {
+        "region": [REGION],
+        "account": [ACCOUNT],
+        "template": [f"<{one.logical_id}>" for one in templates],
+        "tagged": ["fleet", "instance", "volume"],
+        "subnet": [f"<{one.logical_id}>" for one in app.of_type("AWS::EC2::Subnet")],
+        "group": [f"<{group.logical_id}.GroupId>"],
+        "image": ["ami-0123456789abcdef0"],
+        "role": [f"arn:aws:iam::{ACCOUNT}:role/{profile.properties['Roles'][0]}"],
+        "parameter": [image.removeprefix("resolve:ssm:") for image in images],
+        "instance": ["i-0123456789abcdef0"],
+        "document": ["runctl-agent"],
+    }
+
+
+def resources(required: Required, known: Mapping[str, list[str]]) -> Iterator[str]:
+    for template in required.resources:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+        for values in itertools.product(*(known.get(name, []) for name in names)):
+            yield template.format(**dict(zip(names, values, strict=True)))
+
+
+def refused(role: Role, service: str, call: str, app: Synthesized) -> list[str]:
+    return [
+        f"{required.action} on {resource}"
+        for required in REQUIRED[service, call]
+        for resource in resources(required, facts(app))
+        if not role.allows(
+            required.action,
+            resource,
+            {**TAGGED, **{key: [value] for key, value in required.conditions.items()}},
+        )
+    ]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_may_make_its_ec2_calls(app: Synthesized, function: str) -> None:
+    role = role_of(app, function)
+    for call in EC2_CALLS.get(function, ()):
+        assert refused(role, "ec2", call, app) == []
+
+
+@pytest.mark.parametrize("function", sorted(COMMANDERS))
+def test_a_function_may_command_the_agent(app: Synthesized, function: str) -> None:
+    assert refused(role_of(app, function), "ssm", "SendCommand", app) == []
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_may_do_nothing_but_what_its_code_does(app: Synthesized, function: str) -> None:
+    expected = {"logs:CreateLogStream", "logs:PutLogEvents"}
+    expected |= {f"dynamodb:{action}" for action in LEDGER[function]}
+    for call in EC2_CALLS.get(function, ()):
+        expected |= {required.action for required in REQUIRED["ec2", call]}
+        if call == LAUNCH:
+            expected.add("iam:CreateServiceLinkedRole")  # the account's first spot launch
+    if function in COMMANDERS:
+        expected.add("ssm:SendCommand")
+    if function in REPORTERS:
+        expected.add("states:SendTaskSuccess")
+    if function == "prepare_run":
+        expected |= {"s3:GetObject", "s3:ListBucket", "states:DescribeExecution"}
+    if "DeadLetterConfig" in app.function(function).properties:
+        expected.add("sqs:SendMessage")
+    assert role_of(app, function).actions == expected
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_ledger_is_the_only_table(app: Synthesized, function: str) -> None:
+    role = role_of(app, function)
+    assert role.allows("dynamodb:GetItem", TABLE)
+    assert not role.allows("dynamodb:GetItem", TABLE.replace("runctl-ledger", "other"))
+
+
+@pytest.mark.parametrize("function", sorted(EC2_CALLS))
+def test_foreign_instances_are_out_of_reach(app: Synthesized, function: str) -> None:
+    role, instance = role_of(app, function), f"{EC2}:instance/i-1"
+    assert not role.allows("ec2:TerminateInstances", instance)
+    assert not role.allows("ssm:SendCommand", instance)
+
+
+@pytest.mark.parametrize("function", ["launch_instances", "handle_interruption"])
+def test_a_launch_is_bound_to_what_we_made(app: Synthesized, function: str) -> None:
+    role = role_of(app, function)
+    for resource in ("launch-template/lt-1", "subnet/subnet-1", "security-group/sg-1"):
+        assert not role.allows("ec2:RunInstances", f"{EC2}:{resource}")
+    # Tags only while something is launched, and no role but the instances', to nobody but EC2.
+    assert not role.allows("ec2:CreateTags", f"{EC2}:instance/i-1")
+    passed = facts(app)["role"][0]
+    lambdas = {"iam:PassedToService": ["lambda.amazonaws.com"]}
+    ec2 = {"iam:PassedToService": ["ec2.amazonaws.com"]}
+    assert not role.allows("iam:PassRole", passed, lambdas)
+    assert not role.allows("iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/admin", ec2)
+
+
+def test_reports_go_to_our_state_machine_only(app: Synthesized) -> None:
+    for function in REPORTERS:
+        role = role_of(app, function)
+        assert role.allows("states:SendTaskSuccess", MACHINE)
+        assert not role.allows("states:SendTaskSuccess", f"{MACHINE}-other")
+
+
+def test_prepare_run_sees_the_bucket(app: Synthesized) -> None:
+    role = role_of(app, "prepare_run")
+    assert role.allows("s3:GetObject", f"{bucket(app)}/code/x.tar.gz")
+    assert role.allows("s3:ListBucket", bucket(app))
+    assert not role.allows("s3:GetObject", "arn:aws:s3:::other/code/x.tar.gz")
+    execution = MACHINE.replace(":stateMachine:", ":execution:")
+    assert role.allows("states:DescribeExecution", f"{execution}:a-run")
+
+
+def test_the_state_machine_may_invoke_what_it_calls(app: Synthesized) -> None:
+    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
+    role = app.role(machine.properties["RoleArn"])
+    called = set(machine.properties["DefinitionSubstitutions"].values())
+    invoked = [one for one in role.statements if one["Action"] == "lambda:InvokeFunction"]
+    assert [set(one["Resource"]) for one in invoked] == [called]
+    (required,) = REQUIRED["states", "lambda:invoke"]
+    assert all(role.allows(required.action, arn) for arn in called)
+    delivery = role.actions - {"lambda:InvokeFunction"}
+    assert all(action.startswith("logs:") for action in delivery)
+
+
+def test_no_role_has_a_managed_policy(app: Synthesized) -> None:
+    for role in app.of_type("AWS::IAM::Role"):
+        assert "ManagedPolicyArns" not in role.properties, role.logical_id
+        assert "Policies" not in role.properties, role.logical_id
+
+
+def test_no_policy_has_a_wildcard_action(app: Synthesized) -> None:
+    for policy in app.of_type("AWS::IAM::Policy"):
+        for statement in policy.properties["PolicyDocument"]["Statement"]:
+            assert "*" not in str(statement["Action"]), policy.logical_id
+
+
+# The instance.
+
+KEYS = {"dynamodb:LeadingKeys": ["RUN#a-run"]}
+
+
+def allowed_to_instances(app: Synthesized) -> list[tuple[str, str, dict[str, Any]]]:
+    objects = bucket(app)
+    logs = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/runctl/trainer:log-stream:a-run/0001"
+    return [
+        ("s3:GetObject", f"{objects}/code/x.tar.gz", {}),
+        ("s3:GetObject", f"{objects}/environments/x.tar.gz", {}),
+        ("s3:PutObject", f"{objects}/environments/x.tar.gz", {}),
+        ("s3:GetObject", f"{objects}/runs/a/checkpoints/parts/x", {}),
+        ("s3:PutObject", f"{objects}/runs/a/checkpoints/parts/x", {}),
+        ("s3:AbortMultipartUpload", f"{objects}/runs/a/outputs/x", {}),
+        ("s3:DeleteObject", f"{objects}/runs/a/checkpoints/parts/x", {}),
+        ("s3:ListBucket", objects, {"s3:prefix": ["runs/a/"]}),
+        ("dynamodb:GetItem", TABLE, KEYS),
+        ("dynamodb:UpdateItem", TABLE, KEYS),
+        ("dynamodb:Query", TABLE, KEYS),
+        ("states:SendTaskHeartbeat", MACHINE, {}),
+        ("states:SendTaskSuccess", MACHINE, {}),
+        ("states:SendTaskFailure", MACHINE, {}),
+        ("logs:CreateLogStream", logs, {}),
+        ("logs:PutLogEvents", logs, {}),
+    ]
+
+
+def test_an_instance_may_do_what_its_agent_does(app: Synthesized) -> None:
+    role = instance_role(app)
+    for action, resource, context in allowed_to_instances(app):
+        assert role.allows(action, resource, context), (action, resource)
+    agent = [one["Resource"] for one in role.statements if one["Action"] == "s3:GetObject"]
+    assert any("cdk-hnb659fds-assets" in resource for resource in agent[0])
+
+
+def test_the_ssm_agent_can_register(app: Synthesized) -> None:
+    assert refused(instance_role(app), "ssm-agent", "register", app) == []
+
+
+def test_an_instance_may_do_nothing_else(app: Synthesized) -> None:
+    role, objects = instance_role(app), bucket(app)
+    for action, resource, context in [
+        ("s3:DeleteObject", f"{objects}/code/x.tar.gz", {}),
+        ("s3:DeleteObject", f"{objects}/runs/a/outputs/x", {}),
+        ("s3:PutObject", f"{objects}/code/x.tar.gz", {}),
+        ("s3:GetObject", "arn:aws:s3:::other/x", {}),
+        ("dynamodb:UpdateItem", TABLE, {"dynamodb:LeadingKeys": ["POOL#x"]}),
+        ("dynamodb:PutItem", TABLE, KEYS),
+        ("dynamodb:GetItem", f"{TABLE}/index/runs", KEYS),
+        ("states:SendTaskSuccess", f"{MACHINE}-other", {}),
+        ("states:StartExecution", MACHINE, {}),
+        ("ssm:GetParameter", f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/x", {}),
+        ("ssm:GetParameters", f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/x", {}),
+        ("ec2:TerminateInstances", f"{EC2}:instance/i-1", TAGGED),
+    ]:
+        assert not role.allows(action, resource, context), (action, resource)
+    expected = {action for action, _, _ in allowed_to_instances(app)}
+    agent = {one for one in role.actions if one.startswith(("ssmmessages:", "ec2messages:"))}
+    assert role.actions == expected | agent | {"ssm:UpdateInstanceInformation"}

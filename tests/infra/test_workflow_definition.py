@@ -1,0 +1,109 @@
+"""The state machine's definition and everything that it names."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runctl.model import errors
+from stacks.constructs.workflow import placeholders, read_definition
+from tests.infra.templates import Synthesized
+
+LAMBDAS = Path(__file__).parents[2] / "lambdas"
+DEFINITION = read_definition()
+STATES: dict[str, dict[str, Any]] = DEFINITION["States"]
+TASKS = {name: state for name, state in STATES.items() if state["Type"] == "Task"}
+# Train is the state that a person waits for; its function only hands the token over.
+FUNCTION_OF = {"Train": "start_training"}
+SERVICE_ERRORS = {
+    "Lambda.ServiceException",
+    "Lambda.AWSLambdaException",
+    "Lambda.SdkClientException",
+    "Lambda.TooManyRequestsException",
+    "TransientError",
+}
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def error_names() -> Iterator[str]:
+    for state in STATES.values():
+        for rule in [*state.get("Retry", []), *state.get("Catch", [])]:
+            yield from rule["ErrorEquals"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_calls_the_function_of_its_name(name: str) -> None:
+    function = FUNCTION_OF.get(name, snake(name))
+    assert TASKS[name]["Arguments"]["FunctionName"] == f"${{{function}}}"
+    assert (LAMBDAS / f"{function}.py").exists()
+
+
+def test_every_placeholder_is_bound_and_nothing_else(app: Synthesized) -> None:
+    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
+    bound = machine.properties["DefinitionSubstitutions"]
+    assert set(bound) == placeholders(DEFINITION)
+    where = "arn:aws:lambda:us-east-1:000000000000:function"
+    assert bound == {name: f"{where}:runctl-{name}" for name in bound}
+
+
+def test_the_deployed_definition_is_the_file(app: Synthesized) -> None:
+    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
+    assert json.loads(machine.properties["DefinitionString"]) == DEFINITION
+    assert machine.properties["StateMachineName"] == "runctl-train"
+
+
+def test_its_log_has_every_step_and_no_data(app: Synthesized) -> None:
+    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
+    logging = machine.properties["LoggingConfiguration"]
+    assert (logging["Level"], logging["IncludeExecutionData"]) == ("ALL", False)
+
+
+@pytest.mark.parametrize("error", sorted(set(error_names())))
+def test_an_error_that_is_named_exists(error: str) -> None:
+    if not error.startswith(("States.", "Lambda.")):
+        raised = getattr(errors, error)
+        assert inspect.isclass(raised)
+        assert issubclass(raised, errors.RunctlError)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_retries_what_passes_and_catches_the_rest(name: str) -> None:
+    retried = {error for rule in TASKS[name]["Retry"] for error in rule["ErrorEquals"]}
+    assert retried >= SERVICE_ERRORS
+    assert TASKS[name]["Catch"][-1]["ErrorEquals"] == ["States.ALL"]
+    assert "TimeoutSeconds" in TASKS[name]
+
+
+def test_train_has_a_heartbeat_that_is_shorter_than_its_timeout() -> None:
+    train = TASKS["Train"]
+    assert train["Resource"].endswith(".waitForTaskToken")
+    assert train["HeartbeatSeconds"] == 300
+    assert train["TimeoutSeconds"] == 14 * 24 * 3600
+    assert TASKS["Train"]["Catch"][0]["ErrorEquals"] == ["States.HeartbeatTimeout"]
+
+
+def test_a_task_outlasts_its_function(app: Synthesized) -> None:
+    for state in TASKS.values():
+        function = state["Arguments"]["FunctionName"].strip("${}")
+        assert app.function(function).properties["Timeout"] < state["TimeoutSeconds"]
+
+
+def test_every_state_can_be_reached() -> None:
+    reached, waiting = set[str](), [DEFINITION["StartAt"]]
+    while waiting:
+        name = waiting.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        state = STATES[name]
+        rules = [*state.get("Choices", []), *state.get("Catch", [])]
+        waiting += [state[key] for key in ("Next", "Default") if key in state]
+        waiting += [rule["Next"] for rule in rules]
+    assert reached == set(STATES)
