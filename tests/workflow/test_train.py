@@ -1,0 +1,238 @@
+"""The way of a run through the real definition, for every kind of outcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.local.clouds import eventually
+from tests.workflow.stage import BUCKET, Stage
+
+pytestmark = pytest.mark.slow
+
+Line = dict[str, Any]
+Script = dict[str, list[Line]]
+RESULT = {"run_id": "RUN", "status": "completed", "reason": "the trainer is done", "step": 90}
+ONCE = ["LaunchInstances", "Launched?", "Train", "ConfirmCheckpoint", "DecideNext", "Decision"]
+
+
+def launched(attempt: int) -> Line:
+    return {"answers": {"run_id": "RUN", "attempt": attempt, "launched": True}}
+
+
+def refused(attempt: int) -> Line:
+    outcome = {"kind": "no_capacity", "reason": "m5.large/us-east-1a/spot: none"}
+    answer = {"run_id": "RUN", "attempt": attempt, "launched": False, "outcome": outcome}
+    return {"answers": answer}
+
+
+def reported(kind: str, **fields: Any) -> Line:
+    return {"reports": {"outcome": {"kind": kind, "reason": f"it is {kind}", **fields}}}
+
+
+def confirmed(attempt: int, kind: str) -> Line:
+    outcome = {"kind": kind, "reason": f"it is {kind}"}
+    answer = {"run_id": "RUN", "attempt": attempt, "outcome": outcome}
+    return {"answers": {**answer, "step": 30, "checkpoint": "a-manifest"}}
+
+
+def relaunch(attempt: int, *, wait: int = 0) -> Line:
+    answer = {"run_id": "RUN", "decision": "relaunch", "attempt": attempt, "wait_seconds": wait}
+    return {"answers": {**answer, "reason": "once more"}}
+
+
+def over(decision: str, status: str, reason: str = "the trainer is done") -> Line:
+    answer = {"run_id": "RUN", "decision": decision, "attempt": 1, "wait_seconds": 0}
+    return {"answers": {**answer, "status": status, "reason": reason}}
+
+
+def script(**parts: list[Line]) -> Script:
+    """A run that completes in one attempt, except where `parts` say otherwise."""
+    whole: Script = {
+        "prepare_run": [{"answers": {"run_id": "RUN", "attempt": 1}}],
+        "launch_instances": [launched(1)],
+        "start_training": [reported("completed", exit_code=0, step=90)],
+        "confirm_checkpoint": [confirmed(1, "completed")],
+        "decide_next": [over("finish", "completed")],
+        "finish_run": [{"answers": RESULT}],
+        "clean_up": [{"answers": {"run_id": "RUN", "status": "cleaned"}}],
+    }
+    return {**whole, **parts}
+
+
+def test_a_run_that_completes_returns_its_result(stage: Stage) -> None:
+    play = stage.play(script(), {"script": "train.py", "args": ["--epochs", "3"]})
+    run_id = play.described["name"]
+    assert play.described["status"] == "SUCCEEDED"
+    assert play.output == {**RESULT, "run_id": run_id}
+    assert play.states == ["PrepareRun", *ONCE, "FinishRun", "Result", "RunFinished"]
+    (prepared,) = play.payloads("prepare_run")
+    assert prepared["input"] == {"script": "train.py", "args": ["--epochs", "3"]}
+    assert prepared["execution"]["arn"] == play.described["executionArn"]
+    assert prepared["execution"]["name"] == run_id
+    assert prepared["execution"]["start_time"]
+    (started,) = play.payloads("start_training")
+    assert started.pop("token")
+    execution_arn = play.described["executionArn"]
+    assert started == {"run_id": run_id, "attempt": 1, "execution_arn": execution_arn}
+    reports = {"kind": "completed", "reason": "it is completed", "exit_code": 0, "step": 90}
+    assert play.payloads("confirm_checkpoint") == [
+        {"run_id": run_id, "attempt": 1, "outcome": reports}
+    ]
+    assert play.payloads("finish_run") == [
+        {"run_id": run_id, "status": "completed", "reason": "the trainer is done"}
+    ]
+
+
+def test_an_interrupted_run_is_relaunched_and_completes(stage: Stage) -> None:
+    play = stage.play(
+        script(
+            launch_instances=[launched(1), launched(2)],
+            start_training=[reported("interrupted", step=30), reported("completed", step=90)],
+            confirm_checkpoint=[confirmed(1, "interrupted"), confirmed(2, "completed")],
+            decide_next=[relaunch(2), over("finish", "completed")],
+        )
+    )
+    assert play.described["status"] == "SUCCEEDED"
+    assert play.states == ["PrepareRun", *ONCE, *ONCE, "FinishRun", "Result", "RunFinished"]
+    assert [one["attempt"] for one in play.payloads("launch_instances")] == [1, 2]
+    tokens = [one["token"] for one in play.payloads("start_training")]
+    assert len(set(tokens)) == 2
+
+
+def test_an_attempt_that_falls_silent_is_lost_not_the_run(stage: Stage) -> None:
+    execution = stage.begin(
+        script(
+            launch_instances=[launched(1), launched(2)],
+            start_training=[{"answers": None}, reported("completed", step=90)],
+            confirm_checkpoint=[confirmed(1, "lost"), confirmed(2, "completed")],
+            decide_next=[relaunch(2), over("finish", "completed")],
+        )
+    )
+    eventually(lambda: _calls(stage, execution, "start_training"))
+    stage.cloud.admin.set_knobs(heartbeat_scale=0.001)
+    play = stage.seen(execution)
+    assert play.described["status"] == "SUCCEEDED"
+    outcome = play.payloads("confirm_checkpoint")[0]["outcome"]
+    assert outcome == {"kind": "lost", "reason": "no heartbeat for 5 minutes"}
+
+
+def _calls(stage: Stage, execution: str, function: str) -> bool:
+    prefix = f"calls/{execution.rpartition(':')[2]}/"
+    found = stage.cloud.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=prefix)
+    return any(one["Key"].endswith(function) for one in found.get("Contents", []))
+
+
+def test_no_capacity_backs_off_and_tries_again(stage: Stage) -> None:
+    play = stage.play(
+        script(
+            launch_instances=[refused(1), launched(2)],
+            confirm_checkpoint=[confirmed(1, "no_capacity"), confirmed(2, "completed")],
+            decide_next=[relaunch(2, wait=30), over("finish", "completed")],
+        )
+    )
+    assert play.described["status"] == "SUCCEEDED"
+    before = ["LaunchInstances", "Launched?", "ConfirmCheckpoint", "DecideNext", "Decision"]
+    end = ["FinishRun", "Result", "RunFinished"]
+    assert play.states == ["PrepareRun", *before, "Backoff", *ONCE, *end]
+    told = play.payloads("confirm_checkpoint")[0]["outcome"]
+    assert told == {"kind": "no_capacity", "reason": "m5.large/us-east-1a/spot: none"}
+
+
+def test_giving_up_fails_the_execution_with_the_reason(stage: Stage) -> None:
+    reason = "all 3 attempts are spent (max_attempts)"
+    play = stage.play(
+        script(
+            start_training=[reported("failed", exit_code=1)],
+            confirm_checkpoint=[confirmed(1, "failed")],
+            decide_next=[over("give_up", "failed", reason)],
+            finish_run=[{"answers": {**RESULT, "status": "failed", "reason": reason}}],
+        )
+    )
+    assert play.states[-3:] == ["FinishRun", "Result", "RunFailed"]
+    ended = play.described
+    assert (ended["status"], ended["error"], ended["cause"]) == ("FAILED", "RunFailed", reason)
+
+
+def test_giving_up_without_a_status_means_failed(stage: Stage) -> None:
+    line = over("give_up", "failed", "no way on")
+    del line["answers"]["status"]
+    play = stage.play(script(decide_next=[line]))
+    assert play.payloads("finish_run")[0]["status"] == "failed"
+
+
+@pytest.mark.parametrize("status", ["stopped", "interrupted"])
+def test_a_run_that_was_stopped_or_not_resumed_is_no_failure(stage: Stage, status: str) -> None:
+    play = stage.play(
+        script(
+            start_training=[reported(status)],
+            confirm_checkpoint=[confirmed(1, status)],
+            decide_next=[over("finish", status)],
+            finish_run=[{"answers": {**RESULT, "status": status}}],
+        )
+    )
+    assert play.described["status"] == "SUCCEEDED"
+    assert play.output["status"] == status
+
+
+@pytest.mark.parametrize(
+    "error", ["InvalidRequestError", "RequestError", "NotFoundError", "RunEndedError"]
+)
+def test_a_bad_request_is_rejected_with_the_message_alone(stage: Stage, error: str) -> None:
+    told = "scrip: unknown field; did you mean script?"
+    play = stage.play(script(prepare_run=[{"raises": error, "message": told}]))
+    assert play.states == ["PrepareRun", "RejectRequest"]
+    ended = play.described
+    assert (ended["status"], ended["error"], ended["cause"]) == ("FAILED", error, told)
+    assert play.payloads("clean_up") == []
+
+
+@pytest.mark.parametrize(
+    ("function", "state"),
+    [
+        ("prepare_run", "PrepareRun"),
+        ("launch_instances", "LaunchInstances"),
+        ("start_training", "Train"),
+        ("confirm_checkpoint", "ConfirmCheckpoint"),
+        ("decide_next", "DecideNext"),
+        ("finish_run", "FinishRun"),
+    ],
+)
+def test_the_unexpected_is_cleaned_up_and_told(stage: Stage, function: str, state: str) -> None:
+    play = stage.play(script(**{function: [{"raises": "KeyError", "message": "'zone'"}]}))
+    assert play.states[-3:] == [state, "CleanUp", "Unexpected"]
+    ended = play.described
+    assert (ended["status"], ended["error"]) == ("FAILED", "KeyError")
+    assert "zone" in ended["cause"]
+    (cleaned,) = play.payloads("clean_up")
+    assert cleaned["execution_arn"] == ended["executionArn"]
+    assert (cleaned["name"], cleaned["status"]) == (ended["name"], "FAILED")
+    assert cleaned["cause"].startswith("KeyError: ")
+
+
+def test_a_clean_up_that_fails_does_not_hide_the_cause(stage: Stage) -> None:
+    play = stage.play(
+        script(
+            decide_next=[{"raises": "KeyError", "message": "'zone'"}],
+            clean_up=[{"raises": "RefusedError", "message": "no permission"}],
+        )
+    )
+    assert play.states[-2:] == ["CleanUp", "Unexpected"]
+    assert play.described["error"] == "KeyError"
+
+
+def test_what_passes_is_tried_again(stage: Stage) -> None:
+    busy = {"raises": "TransientError", "message": "EC2 is throttling"}
+    play = stage.play(script(launch_instances=[busy, busy, launched(1)]))
+    assert play.described["status"] == "SUCCEEDED"
+    assert len(play.payloads("launch_instances")) == 3
+
+
+def test_a_stopped_execution_waits_for_nothing(stage: Stage) -> None:
+    execution = stage.begin(script(start_training=[{"answers": None}]))
+    eventually(lambda: _calls(stage, execution, "start_training"))
+    stage.cloud.client("stepfunctions").stop_execution(executionArn=execution)
+    play = stage.seen(execution)
+    assert play.described["status"] == "ABORTED"
+    assert play.states[-1] == "Train"
