@@ -70,6 +70,7 @@ def run(paths: Paths) -> int:
     shut_down = life.live()
     _store_own_log(clients, settings)
     shipper.stop(within=FLUSH)
+    life.finish_background_work()
     watch.stop()
     if shut_down:
         logger.info("shutting down")

@@ -20,7 +20,11 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def pack(archive: Path, folder: Path, names: list[str]) -> None:
-    """Pack some of a folder's entries into a .tar.gz."""
-    with tarfile.open(archive, "w:gz", compresslevel=3) as content:
+    """Pack some of a folder's entries, without bytecode, into a .tar.gz."""
+
+    def without_bytecode(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        return None if member.name.endswith("/__pycache__") else member
+
+    with tarfile.open(archive, "w:gz", compresslevel=1) as content:
         for name in names:
-            content.add(folder / name, arcname=name)
+            content.add(folder / name, arcname=name, filter=without_bytecode)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,7 @@ class Environments:
         self._bucket = bucket
         self._tools = tools
         self._log = log
+        self._storing: threading.Thread | None = None
 
     def prepare(self, declared: Declared) -> Path:
         """Return the environment's folder, from this instance, from S3, or newly built.
@@ -81,9 +83,32 @@ class Environments:
             self._check_python(declared)
             self._install(target, declared)
             make_relocatable(target)
-            self._store(fingerprint, target)
+            # The trainer need not wait for the cache.
+            self._storing = threading.Thread(
+                target=self._store, args=(fingerprint, target), name="environment", daemon=True
+            )
+            self._storing.start()
         (target / "ready").touch()
+        if declared != NOTHING:
+            self._compile(target)
         return target
+
+    def wait_for_cache(self, seconds: float) -> None:
+        """Wait until a new environment is in the cache, at most so long."""
+        if self._storing is not None:
+            self._storing.join(seconds)
+
+    def _compile(self, target: Path) -> None:
+        """Compile to bytecode in the background: an instance that waits for its token has time."""
+        command = ["nice", "-n", "19", str(target / "bin/python"), "-I", "-m", "compileall", "-q"]
+        with contextlib.suppress(OSError):
+            subprocess.Popen(
+                [*command, str(target / "lib")],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=dict(self._tools.environ),
+            )
 
     def _fingerprint(self, declared: Declared) -> str:
         # The interpreter's place counts: an environment's python is a link to it.
@@ -128,7 +153,7 @@ class Environments:
         command = [str(self._tools.python), "-I", str(self._tools.pip)]
         command += ["--python", str(target / "bin/python"), "install", "--no-input"]
         command += ["--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off"]
-        command += ["--no-warn-script-location", *arguments]
+        command += ["--no-warn-script-location", "--no-compile", *arguments]
         self._run(command, what)
 
     def _run(self, command: Sequence[str], what: str) -> None:

@@ -48,6 +48,7 @@ CHECK = 1.0
 REPORT_WITHIN = timedelta(minutes=5)
 FINAL_UPLOAD = timedelta(minutes=10)
 FLUSH = timedelta(seconds=10)
+CACHE_WAIT = 60.0
 LONGEST_REASON = 1000
 
 Result = TypeVar("Result")
@@ -107,6 +108,7 @@ class Life:
             progress=self._progress,
             inbox=inbox,
         )
+        self._environments: Environments | None = None
         self._newest: str | None = None
         self._step: int | None = None
 
@@ -134,6 +136,11 @@ class Life:
         # After a notice EC2 takes the instance, and charges nothing in its first hour if we wait.
         noticed = ending is not None and ending.cause is Cause.NOTICE
         return not noticed and not self._paths.notice.exists()
+
+    def finish_background_work(self) -> None:
+        """Give a new environment time to reach the cache: the next attempt is that much quicker."""
+        if self._environments is not None:
+            self._environments.wait_for_cache(CACHE_WAIT)
 
     # The sequence.
 
@@ -168,14 +175,14 @@ class Life:
         self._progress.enter("environment")
         script = self._retry(lambda: fetch_code(self._services.s3, request, self._paths.project))
         declared = find_dependencies(self._paths.project, script)
-        environments = Environments(
+        self._environments = Environments(
             self._services.s3,
             self._paths.state / "environments",
             bucket=self._settings.bucket,
             tools=find_tools(self._vendor, base_environment(os.environ)),
             log=lambda: self._output.open("a"),
         )
-        return Prepared(script=script, environment=environments.prepare(declared))
+        return Prepared(script=script, environment=self._environments.prepare(declared))
 
     def _await_token(self) -> None:
         self._progress.enter("wait")

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from runctl.agent.steps import group_of
 from runctl.model.errors import CheckpointError
 
 QUIET = timedelta(seconds=1)
-LIMIT = timedelta(seconds=10)
+LIMIT = timedelta(seconds=2)
 # A file that has been open for this long, and grows this slowly, is a log and not a save.
 LOG_AGE = timedelta(seconds=30)
 LOG_BYTES_PER_SECOND = 1024 * 1024
@@ -205,14 +206,22 @@ class Settling:
         return max(times, default=float("-inf"))
 
     def _unfinished_units(self, view: View, changed: Iterable[str], now: float) -> frozenset[str]:
-        """Return the top-level names in which a save is in progress, or may be."""
-        unfinished = {unit_of(path) for path in self._busy}
+        """Return the top-level names that a save in progress writes, or may still write.
+
+        The files of one save share the number in their names; those without one are taken
+        together or not at all. A group is finished when none of it is open and it has been quiet,
+        or when the program has gone on to a higher number.
+        """
+        busy = {group_of(unit_of(path)) for path in self._busy}
+        units = {unit_of(path) for path in {*view, *self._busy}}
+        highest = max((group for unit in units if (group := group_of(unit)) is not None), default=0)
+        unfinished = set(busy)
         for path in changed:
-            unit = unit_of(path)
+            group = group_of(unit_of(path))
             recent = now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
-            if recent and unit in view and view[unit].kind == "dir":
-                unfinished.add(unit)
-        return frozenset(unfinished)
+            if recent and path in view and (group is None or group == highest):
+                unfinished.add(group)
+        return frozenset(unit for unit in units if group_of(unit) in unfinished)
 
     def _take(
         self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float

@@ -23,6 +23,11 @@ def step_of(paths: Iterable[str], *, before: int | None) -> int:
     return 0 if before is None else before + 1
 
 
+def group_of(unit: str) -> int | None:
+    """Return the number in a top-level name, which the files of one save share, or None."""
+    return next(iter(_numbers(unit)), None)
+
+
 def _numbers(path: str) -> Iterable[int]:
     for name in path.split("/"):
         stem = FILE_TYPE.sub("", OTHER_NUMBER.sub("", name))
