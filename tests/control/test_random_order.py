@@ -1,0 +1,476 @@
+"""Whatever is late, lost, doubled or cut short: one attempt trains, nothing leaks, runs end.
+
+The world is played through step by step in an order that Hypothesis chooses. Every function of the
+control plane may end after any of its calls, made or not, and is then repeated as Step Functions
+and EventBridge do. Machines and their agents are modelled by what the contract asks of them.
+"""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from runctl.control.clean_up import clean_up
+from runctl.control.confirm_checkpoint import confirm_checkpoint
+from runctl.control.decide_next import decide_next
+from runctl.control.finish_run import finish_run
+from runctl.control.handle_instance_change import handle_instance_change
+from runctl.control.handle_interruption import handle_interruption
+from runctl.control.launch_instances import launch_instances
+from runctl.control.prepare_run import ExecutionStart, prepare_run
+from runctl.control.start_training import start_training
+from runctl.model.errors import FencedError, RequestError, RunctlError
+from runctl.model.outcome import OutcomeKind
+from runctl.model.pool import Pool
+from runctl.model.run import AttemptStage
+from tests.control.fakes import CrashError, Fragile, World
+
+RUN = "run-1"
+ZONES = ("us-east-1a", "us-east-1b")
+TYPES = ("m5.large", "c5.large")
+
+# After how many port calls the function ends, and whether the last of them was made.
+crashes = st.none() | st.tuples(st.integers(1, 14), st.booleans())
+
+
+@dataclass
+class Execution:
+    """The state machine of stacks/workflows, one state at a time."""
+
+    arn: str
+    name: str
+    document: dict
+    state: str = "prepare"
+    attempt: int = 0
+    outcome: dict = field(default_factory=dict)
+    end: dict = field(default_factory=dict)
+    token: str = ""
+    handed_over: bool = False
+
+    @property
+    def is_running(self) -> bool:
+        return self.state != "over"
+
+
+@dataclass
+class Agent:
+    """The program on a machine, as far as others can see it."""
+
+    instance_id: str
+    attempt: int
+    alive: bool = True
+    noticed: bool = False
+    trains: bool = False
+    reported: bool = False
+    step: int = 0
+
+
+class Training(RuleBasedStateMachine):
+    """One run, from its start to its end, through everything that may happen to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(zones=ZONES)
+        self.executions: list[Execution] = []
+        self.agents: dict[str, Agent] = {}
+        self.events: list[dict] = []
+        self.resumed_from: list[int] = []
+        self.tokens = 0
+        # Otherwise a machine that does not train yet never notices that it is not wanted.
+        self.agents_help = True
+
+    @initialize(
+        market=st.sampled_from(["spot", "spot-then-on-demand"]),
+        auto_resume=st.sampled_from([True, True, True, False]),
+        crashes_at_first=st.lists(crashes, max_size=5),
+        agents_help=st.booleans(),
+    )
+    def begin(self, market, auto_resume, crashes_at_first, agents_help):
+        self.agents_help = agents_help
+        self.start(
+            RUN,
+            {
+                "command": ["train"],
+                "instance_types": list(TYPES),
+                "market": market,
+                "auto_resume": auto_resume,
+                "max_attempts": 8,
+            },
+        )
+        for crash in crashes_at_first:
+            self.advance(self.execution, crash)
+
+    def start(self, name, document):
+        execution = Execution(arn=f"arn:{name}", name=name, document=document)
+        self.executions.append(execution)
+        self.world.workflow.running.add(execution.arn)
+
+    # What is true at every moment.
+
+    @invariant()
+    def at_most_one_attempt_trains(self):
+        training = [
+            one.number
+            for one in self.world.ledger.attempts(RUN)
+            if one.stage is AttemptStage.TRAINING
+        ]
+        assert len(training) <= 1, training
+
+    @invariant()
+    def checkpoints_never_go_back(self):
+        commits = [(number, step) for _, number, step in self.world.ledger.commits]
+        assert commits == sorted(commits), commits
+        assert self.resumed_from == sorted(self.resumed_from)
+
+    @invariant()
+    def an_attempt_has_at_most_one_machine_on_record(self):
+        for attempt in self.world.ledger.attempts(RUN):
+            assert len(attempt.instance_ids) <= 1
+
+    # The state machine.
+
+    @precondition(lambda self: self.execution is not None)
+    @rule(crash=crashes)
+    def step_functions_goes_on(self, crash):
+        self.advance(self.execution, crash)
+
+    @precondition(lambda self: self.execution is not None)
+    @rule(steps=st.integers(2, 6))
+    def all_goes_well_for_a_while(self, steps):
+        for _ in range(steps):
+            if self.execution is not None:
+                self.advance(self.execution)
+            for agent in self.live_agents():
+                self.act(agent, "train")
+            self.at_most_one_attempt_trains()
+
+    @property
+    def execution(self) -> Execution | None:
+        return next((one for one in reversed(self.executions) if one.is_running), None)
+
+    def services(self, crash):
+        return self.world if crash is None else Fragile(self.world, fuse=crash[0], after=crash[1])
+
+    def advance(self, execution, crash=None):
+        if execution.state == "train" and execution.handed_over:
+            self.take_report(execution)
+            return
+        try:
+            getattr(self, f"do_{execution.state}")(execution, self.services(crash))
+        except CrashError:
+            return  # Step Functions tries the same state again
+        except RequestError:
+            self.finish_execution(execution, "FAILED")
+        except RunctlError:
+            execution.state = "clean_up"
+
+    def do_prepare(self, execution, services):
+        asked = ExecutionStart(
+            arn=execution.arn, name=execution.name, started_at=self.world.clock.now()
+        )
+        if execution.name == RUN:
+            # A retry is told the same start.
+            asked = ExecutionStart(arn=asked.arn, name=asked.name, started_at=self.begun_at)
+        execution.attempt = prepare_run(services, asked, execution.document)["attempt"]
+        execution.state = "launch"
+
+    @property
+    def begun_at(self):
+        run = self.world.ledger.find_run(RUN)
+        return run.started_at if run else self.world.clock.now()
+
+    def do_launch(self, execution, services):
+        launch = launch_instances(services, RUN, execution.attempt)
+        execution.handed_over = False
+        execution.outcome = launch.get("outcome", {})
+        execution.state = "train" if launch["launched"] else "confirm"
+
+    def do_train(self, execution, services):
+        # Each try of a callback task has a token of its own, and ends the one before.
+        self.world.workflow.valid.discard(execution.token)
+        self.tokens += 1
+        execution.token = f"token-{self.tokens}"
+        self.world.workflow.valid.add(execution.token)
+        start_training(
+            services, RUN, execution.attempt, token=execution.token, execution_arn=execution.arn
+        )
+        execution.handed_over = True
+
+    def take_report(self, execution):
+        report = self.world.workflow.reports.get(execution.token)
+        if report is not None:
+            execution.outcome = report["outcome"]
+            execution.state = "confirm"
+
+    def do_confirm(self, execution, services):
+        confirmed = confirm_checkpoint(services, RUN, execution.attempt, execution.outcome)
+        execution.outcome = confirmed["outcome"]
+        execution.state = "decide"
+
+    def do_decide(self, execution, services):
+        decided = decide_next(services, RUN, execution.attempt, execution.outcome)
+        if decided["decision"] == "relaunch":
+            self.world.clock.advance(timedelta(seconds=decided["wait_seconds"]))
+            execution.attempt = decided["attempt"]
+            execution.state = "launch"
+        else:
+            execution.end = {"status": decided["status"], "reason": decided["reason"]}
+            execution.state = "finish"
+
+    def do_finish(self, execution, services):
+        result = finish_run(services, RUN, **execution.end)
+        self.finish_execution(execution, "FAILED" if result["status"] == "failed" else "SUCCEEDED")
+
+    def do_clean_up(self, execution, services):
+        clean_up(services, execution_arn=execution.arn, name=execution.name, status="FAILED")
+        self.finish_execution(execution, "FAILED")
+
+    def finish_execution(self, execution, status):
+        execution.state = "over"
+        self.world.workflow.valid.discard(execution.token)
+        self.world.workflow.running.discard(execution.arn)
+        self.events.append({"kind": "execution", "execution": execution, "status": status})
+
+    @precondition(lambda self: self.execution is not None and self.world.ledger.attempts(RUN))
+    @rule(really=st.sampled_from([True, False, False]))
+    def the_user_stops_the_execution(self, really):
+        if really:
+            self.finish_execution(self.execution, "ABORTED")
+
+    @precondition(lambda self: self.execution is None and len(self.executions) < 3)
+    @rule()
+    def the_user_resumes(self):
+        self.start(f"{RUN}-r{len(self.executions) + 1}", {"run_id": RUN})
+
+    @precondition(lambda self: self.waiting())
+    @rule()
+    def the_heartbeat_expires(self):
+        self.expire(self.execution)
+
+    def waiting(self):
+        execution = self.execution
+        return (
+            execution is not None
+            and execution.state == "train"
+            and execution.handed_over
+            and execution.token in self.world.workflow.valid
+        )
+
+    def expire(self, execution):
+        self.world.workflow.valid.discard(execution.token)
+        execution.outcome = {"kind": "lost", "reason": "the heartbeat expired"}
+        execution.state = "confirm"
+
+    # Machines.
+
+    def meet_new_machines(self):
+        for machine in self.world.fleet.live():
+            if machine.instance_id not in self.agents:
+                self.agents[machine.instance_id] = Agent(machine.instance_id, machine.attempt)
+
+    def live_agents(self):
+        self.meet_new_machines()
+        live = {machine.instance_id for machine in self.world.fleet.live()}
+        return [agent for agent in self.agents.values() if agent.instance_id in live]
+
+    def go(self, agent, reason):
+        self.world.fleet.end(agent.instance_id, reason=reason)
+        self.events.append({"kind": "change", "instance_id": agent.instance_id})
+
+    @precondition(lambda self: self.live_agents())
+    @rule(data=st.data(), wish=st.sampled_from(["train", "train", "train", "complete", "fail"]))
+    def an_agent_acts(self, data, wish):
+        self.act(data.draw(st.sampled_from(self.live_agents())), wish)
+
+    @precondition(lambda self: any(agent.trains for agent in self.live_agents()))
+    @rule(data=st.data())
+    def a_commit_was_on_its_way_for_long(self, data):
+        agents = [agent for agent in self.live_agents() if agent.trains]
+        agent = data.draw(st.sampled_from(agents))
+        agent.step += 1
+        self.commit(agent)
+
+    def act(self, agent, wish):
+        if not agent.alive:
+            return
+        if agent.reported:
+            if not agent.noticed:
+                self.go(agent, "Client.InstanceInitiatedShutdown")
+            return
+        ledger = self.world.ledger
+        run, attempt = ledger.find_run(RUN), ledger.find_attempt(RUN, agent.attempt)
+        stop = any(sent == (agent.instance_id, "stop") for sent in self.world.commands.sent)
+        not_mine = attempt.ended is not None or (
+            attempt.instance_ids and agent.instance_id not in attempt.instance_ids
+        )
+        if not (self.agents_help or agent.trains or stop) and (not_mine or run.ended is not None):
+            return
+        if run.fence > agent.attempt or run.ended is not None or stop or not_mine:
+            if agent.trains and not run.fence > agent.attempt:
+                self.commit(agent)
+            if not agent.noticed:
+                self.go(agent, "Client.InstanceInitiatedShutdown")
+            return
+        if not attempt.token or agent.instance_id not in attempt.instance_ids:
+            return
+        if not agent.trains:
+            agent.trains, agent.step = True, run.step or 0
+            self.resumed_from.append(agent.step)
+        agent.step += 1
+        if not self.commit(agent):
+            return
+        if agent.noticed:
+            wish = "interrupted"
+        if wish != "train":
+            kind = {"complete": "completed", "fail": "failed"}.get(wish, wish)
+            report = {"outcome": {"kind": kind, "reason": "", "step": agent.step}}
+            agent.reported = self.world.workflow.report(attempt.token, report)
+
+    def commit(self, agent):
+        try:
+            self.world.ledger.commit_checkpoint(
+                RUN,
+                agent.attempt,
+                step=agent.step,
+                manifest=f"{agent.step}",
+                now=self.world.clock.now(),
+            )
+        except FencedError:
+            return False
+        return True
+
+    @precondition(lambda self: self.live_agents())
+    @rule(data=st.data())
+    def ec2_gives_notice(self, data):
+        agent = data.draw(st.sampled_from(self.live_agents()))
+        if "spot" == self.world.fleet.machines[agent.instance_id].pool.market:
+            agent.noticed = True
+            self.events.append({"kind": "warning", "instance_id": agent.instance_id})
+
+    @precondition(lambda self: self.live_agents())
+    @rule(
+        data=st.data(),
+        reason=st.sampled_from(
+            ["Server.SpotInstanceTermination", "Server.InternalError", "Client.UserInitiated"]
+        ),
+    )
+    def a_machine_goes(self, data, reason):
+        self.go(data.draw(st.sampled_from(self.live_agents())), reason)
+
+    @precondition(lambda self: self.live_agents())
+    @rule(data=st.data())
+    def an_agent_dies_on_a_machine_that_lives(self, data):
+        data.draw(st.sampled_from(self.live_agents())).alive = False
+
+    @rule(
+        pool=st.builds(
+            Pool,
+            st.sampled_from(TYPES),
+            st.sampled_from(ZONES),
+            st.sampled_from(["spot", "on-demand"]),
+        ),
+        refused=st.booleans(),
+        minutes=st.integers(0, 90),
+    )
+    def capacity_changes_with_time(self, pool, refused, minutes):
+        self.world.clock.advance(timedelta(minutes=minutes))
+        self.world.fleet.refusals.pop(pool, None)
+        if refused:
+            self.world.fleet.refusals[pool] = "InsufficientInstanceCapacity"
+
+    # Events.
+
+    @precondition(lambda self: self.events)
+    @rule(data=st.data(), crash=crashes, again=st.booleans())
+    def an_event_arrives(self, data, crash, again):
+        index = data.draw(st.integers(0, len(self.events) - 1))
+        event = self.events[index] if again else self.events.pop(index)
+        try:
+            self.deliver(event, self.services(crash))
+        except CrashError:
+            self.events.append(event)  # Lambda tries again
+
+    @precondition(lambda self: any(one["kind"] != "execution" for one in self.events))
+    @rule(data=st.data())
+    def an_event_is_lost(self, data):
+        lossy = [one for one in self.events if one["kind"] != "execution"]
+        self.events.remove(data.draw(st.sampled_from(lossy)))
+
+    def deliver(self, event, services):
+        if event["kind"] == "warning":
+            handle_interruption(services, event["instance_id"])
+        elif event["kind"] == "change":
+            handle_instance_change(services, event["instance_id"], "terminated")
+        else:
+            execution = event["execution"]
+            clean_up(
+                services,
+                execution_arn=execution.arn,
+                name=execution.name,
+                status=event["status"],
+            )
+
+    # In the end.
+
+    def teardown(self):
+        if not self.executions:
+            return
+        self.world.fleet.refusals.clear()
+        for _ in range(200):
+            if not self.settle():
+                break
+        else:
+            raise AssertionError("the run does not come to rest")
+        run = self.world.ledger.find_run(RUN)
+        if run is None:
+            assert not self.world.fleet.machines
+            return
+        assert run.ended is not None
+        attempts = self.world.ledger.attempts(RUN)
+        assert all(one.ended is not None for one in attempts), attempts
+        for agent in self.live_agents():
+            assert self.is_left_to_its_timer(agent), agent
+
+    def settle(self) -> bool:
+        """Let everything that is still to come happen once; False when nothing was."""
+        moved = bool(self.events)
+        for event in self.events[:]:
+            self.events.remove(event)
+            self.deliver(event, self.world)
+        for agent in self.live_agents():
+            before = self.world.fleet.live(), agent.step, agent.reported
+            self.act(agent, "complete")
+            if agent.noticed:
+                self.go(agent, "Server.SpotInstanceTermination")
+            moved |= before != (self.world.fleet.live(), agent.step, agent.reported)
+        if execution := self.execution:
+            moved = True
+            beats = any(
+                agent.alive and agent.attempt == execution.attempt for agent in self.live_agents()
+            )
+            if self.waiting() and not beats:
+                self.expire(execution)
+            else:
+                self.advance(execution)
+        return moved
+
+    def is_left_to_its_timer(self, agent):
+        """Whether only the instance's own dead-man timer can end it: its agent is dead.
+
+        SSM took the request to stop, or the agent died after its report.
+        """
+        asked = any(one == (agent.instance_id, "stop") for one in self.world.commands.sent)
+        ended = self.world.ledger.find_attempt(RUN, agent.attempt).ended
+        own = ended.kind in {OutcomeKind.COMPLETED, OutcomeKind.FAILED, OutcomeKind.INTERRUPTED}
+        return not agent.alive and (asked or own)
+
+
+TestTraining = Training.TestCase
+TestTraining.settings = settings(
+    max_examples=300,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
