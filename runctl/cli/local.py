@@ -91,7 +91,6 @@ def down(invocation: Invocation) -> None:
 @command(app, "status")
 def status(invocation: Invocation) -> None:
     """Show the local cloud: where it is, what is deployed, which instances it has."""
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from runctl.cli.cloud import find_local_cloud
@@ -117,7 +116,7 @@ def status(invocation: Invocation) -> None:
         "instances": live,
         "terminated": len(instances) - len(live),
     }
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1))
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("instance", "state", "pool", "run", "attempt"):
         table.add_column(heading, overflow="fold")
     for one in live:

@@ -51,7 +51,7 @@ def list_runs(
     ][:limit]
     invocation.output.result(
         {"runs": [run_summary(run, tries) for run, tries in found]},
-        list_page(found, now=datetime.now(timezone.utc))
+        list_page(found, now=datetime.now(timezone.utc), width=invocation.output.stdout.width)
         if found
         else "no such runs"
         if status
@@ -79,7 +79,6 @@ def print_run(invocation: Invocation, run: Run, attempts: list[Attempt]) -> None
 
 def checkpoints(invocation: Invocation, run: RunName) -> None:
     """List a run's whole checkpoints, the newest first."""
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from runctl.cli.wording import say_instant, say_size
@@ -107,7 +106,7 @@ def checkpoints(invocation: Invocation, run: RunName) -> None:
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         found = list(pool.map(read, keys))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1))
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("step", "attempt", "taken", "size", "files", ""):
         table.add_column(heading, justify="left" if heading in {"taken", ""} else "right")
     for one in found:

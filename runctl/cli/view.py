@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Sequence
 from datetime import datetime
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -47,7 +46,7 @@ def status_page(
         _facts(run, attempts, now=now),
     ]
     if attempts:
-        parts.append(_attempt_table(attempts, now=now, width=width))
+        parts += ["", _attempt_table(attempts, now=now, width=width)]
         if width < _WIDE:
             parts += [
                 Text(f"attempt {one.number}: {one.ended.reason}", style="dim")
@@ -89,8 +88,9 @@ def checkpoint_text(run: Run, *, now: datetime) -> str:
 
 
 def metrics_text(attempt: Attempt) -> str:
-    """Say the last values that the trainer told."""
-    return " · ".join(f"{name} {_number(value)}" for name, value in attempt.metrics.items())
+    """Say the last values that the trainer told; its step has a place of its own."""
+    values = ((name, value) for name, value in attempt.metrics.items() if name != "step")
+    return " · ".join(f"{name} {_number(value)}" for name, value in values)
 
 
 def _number(value: float) -> str:
@@ -99,15 +99,15 @@ def _number(value: float) -> str:
 
 def _attempt_table(attempts: Sequence[Attempt], *, now: datetime, width: int) -> Table:
     wide = width >= _WIDE
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1))
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("#", justify="right")
     table.add_column("pool", overflow="fold")
     table.add_column("outcome", no_wrap=True)
     table.add_column("steps", no_wrap=True)
-    table.add_column("launched", no_wrap=True)
     table.add_column("took", justify="right", no_wrap=True)
     table.add_column("notice", no_wrap=True)
     if wide:
+        table.add_column("launched", no_wrap=True)
         table.add_column("reason", overflow="fold")
     for one in attempts:
         cells: list[str | Text] = [
@@ -115,12 +115,11 @@ def _attempt_table(attempts: Sequence[Attempt], *, now: datetime, width: int) ->
             one.pool or _NOTHING,
             _outcome(one),
             _steps(one),
-            _time(one.launched_at),
             _took(one, now=now),
             _time(one.noticed_at),
         ]
         if wide:
-            cells.append(one.ended.reason if one.ended is not None else "")
+            cells += [_time(one.launched_at), one.ended.reason if one.ended is not None else ""]
         table.add_row(*cells)
     return table
 
@@ -157,26 +156,33 @@ def _took(attempt: Attempt, *, now: datetime) -> str:
     return say_duration((attempt.ended_at or now) - attempt.launched_at)
 
 
-def list_page(runs: Sequence[tuple[Run, Sequence[Attempt]]], *, now: datetime) -> RenderableType:
+def list_page(
+    runs: Sequence[tuple[Run, Sequence[Attempt]]], *, now: datetime, width: int
+) -> RenderableType:
     """Show many runs, one a line."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1))
+    wide = width >= _WIDE
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("run", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    for heading in ("step", "attempt", "interruptions"):
-        table.add_column(heading, justify="right")
-    table.add_column("started", no_wrap=True)
-    table.add_column("took", justify="right", no_wrap=True)
+    for heading in ("step", "attempt", *(("interruptions",) if wide else ())):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("started", "took") if wide else ("started",):
+        table.add_column(heading, no_wrap=True)
     for run, attempts in runs:
         status = derive_status(run, attempts)
-        table.add_row(
+        cells: list[str | Text] = [
             run.run_id,
             Text(status.value, style=STATUS_STYLES[status]),
             _NOTHING if run.step is None else str(run.step),
             str(attempts[-1].number) if attempts else _NOTHING,
-            str(interruptions(attempts) or _NOTHING),
-            say_instant(run.started_at),
-            say_duration((run.ended_at or now) - run.started_at),
-        )
+        ]
+        if wide:
+            cells.append(str(interruptions(attempts) or _NOTHING))
+            cells.append(say_instant(run.started_at))
+            cells.append(say_duration((run.ended_at or now) - run.started_at))
+        else:
+            cells.append(f"{say_duration(now - run.started_at)} ago")
+        table.add_row(*cells)
     return table
 
 
