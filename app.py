@@ -34,7 +34,7 @@ def compose(app: App) -> None:
 
 
 if __name__ == "__main__":
-    # `python -m stacks.check` validates, more strictly; here it would triple the time of a synth.
+    # `python -m stacks.check` validates, more strictly; here it would double the time of a synth.
     app = App(
         analytics_reporting=False,
         builtin_cloud_formation_validation=False,
