@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Node 20 has reached its end of life; jsii says so in a banner on every call.
-export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 1
+export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 18,20,22
 export CDK_DISABLE_VERSION_CHECK := 1
 
 .PHONY: help setup demo test test-fast check format lock synth bench docs clean
