@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 from runctl.cli.cloud import Cloud
 from runctl.cli.log_tail import LogTail, plain
 from runctl.cli.wording import say_duration
-from runctl.model.errors import NotFoundError, RequestError, RunctlError, TransientError
+from runctl.model.errors import (
+    NotFoundError,
+    RefusedError,
+    RequestError,
+    RunctlError,
+    TransientError,
+)
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt, AttemptStage, Run
 
@@ -120,10 +126,14 @@ class Follower:
             try:
                 run, attempts = self._look()
                 ours = [one for one in attempts if one.number > self.after_attempt]
-                self._tell_changes(run, ours)
+                self._tell_changes(run, [one for one in ours if one.ended is None])
                 self._pass_on(tail, ours)
-                if run is not None and run.ended is not None:
+                has_ended = run is not None and run.ended is not None
+                if has_ended:
                     self._wait_for_last_lines(tail, ours)
+                # An end is told after what the trainer said before it.
+                self._tell_changes(run, ours)
+                if run is not None and has_ended:
                     return run, attempts
                 failures = 0
             except TransientError as exc:
@@ -245,4 +255,8 @@ def follow_run(
         console.print(
             f"\nleft {run_id} going after {lasting}; come back with `{come_back}`", soft_wrap=True
         )
+        raise
+    except RefusedError:
+        # Credentials that expire while following end nothing but the following.
+        console.print(f"{run_id} goes on; come back with `{come_back}`", soft_wrap=True)
         raise

@@ -124,6 +124,7 @@ def train(
     settings = invocation.settings(folder)
     job = _check(script, args or [], name=name, options=given, folder=folder, settings=settings)
     cloud = invocation.connect(settings)
+    _check_there(job, cloud)
     with tempfile.TemporaryDirectory(prefix="runctl-") as scratch:
         package = _pack(job, Path(scratch), invocation.output)
         if package is not None:
@@ -133,7 +134,6 @@ def train(
             return
         if package is not None:
             _upload(package, cloud, invocation.output)
-    _check_again(job, cloud)
     execution_arn = cloud.workflow.start_run(job.name, job.document)
     output = invocation.output
     if detach:
@@ -172,8 +172,8 @@ def _check(
     return _Job(name=name, script=script, document=document, project=project)
 
 
-def _check_again(job: _Job, cloud: Cloud) -> None:
-    """Refuse what PrepareRun would refuse, while nothing has been started."""
+def _check_there(job: _Job, cloud: Cloud) -> None:
+    """Refuse what PrepareRun would refuse, while nothing is uploaded or started."""
     from runctl.model.errors import InvalidRequestError, Problem
 
     if job.project is None and (problem := cloud.objects.problem_with(job.script)):

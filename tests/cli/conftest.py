@@ -1,0 +1,160 @@
+"""A deployment on a moto server for this folder's tests, and the program as a real process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+from tests.cli.deployed import Deployed
+from moto.server import ThreadedMotoServer
+from typer.testing import CliRunner
+
+from runctl.cli.main import app
+
+CLEAN = ("AWS_", "RUNCTL_", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> dict:
+        """The one document on stdout."""
+        return json.loads(self.stdout)
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def deployed(moto_server: str) -> Deployed:
+    """A fresh deployment."""
+    requests.post(f"{moto_server}/moto-api/reset", timeout=10)
+    return Deployed(moto_server).deploy()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder and an environment of our own; returns the folder, which is the current one."""
+    for name in list(os.environ):
+        if name.startswith(CLEAN):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("RUNCTL_LOCAL_HOME", str(tmp_path / "local-cloud"))
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def project(environment: Path) -> Path:
+    """A small project with a script."""
+    (environment / "train.py").write_text("print('training')\n")
+    (environment / ".runctl.toml").write_text("")
+    return environment
+
+
+@pytest.fixture
+def runctl(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
+    """Run a command in this process, against the deployment if the test has one."""
+    if "deployed" in request.fixturenames:
+        for name, value in request.getfixturevalue("deployed").environment().items():
+            monkeypatch.setenv(name, value)
+
+    def run(*words: str, env: dict[str, str] | None = None) -> Done:
+        done = CliRunner().invoke(app, list(words), env=env)
+        return Done(done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+class Process:
+    """A command as a real process, whose lines can be awaited."""
+
+    def __init__(self, words: tuple[str, ...], env: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "runctl.cli.main", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **env},
+        )
+        self._lines: list[str] = []
+        self._new = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stderr:
+            with self._new:
+                self._lines.append(line.rstrip("\n"))
+                self._new.notify_all()
+
+    def wait_for(self, text: str, *, seconds: float = 30) -> str:
+        """Wait until stderr has a line with `text`, and return the line."""
+        with self._new:
+            found = self._new.wait_for(
+                lambda: next((line for line in self._lines if text in line), None), seconds
+            )
+        assert found, f"no {text!r} in {self._lines}"
+        return found
+
+    def interrupt(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+
+    def finish(self, *, seconds: float = 30) -> Done:
+        """Wait for the end."""
+        code = self._process.wait(seconds)
+        stdout = self._process.stdout.read()
+        self._reader.join(seconds)
+        self.close()
+        return Done(code, stdout, "\n".join(self._lines))
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+
+@pytest.fixture
+def start_runctl(request: pytest.FixtureRequest):
+    """Start a command as a process; it ends with the test."""
+    env = {}
+    if "deployed" in request.fixturenames:
+        env = request.getfixturevalue("deployed").environment()
+
+    @contextmanager
+    def start(*words: str) -> Iterator[Process]:
+        process = Process(words, {**env, "PYTHONPATH": str(Path(__file__).parents[2])})
+        try:
+            yield process
+        finally:
+            process.close()
+
+    return start

@@ -1,0 +1,178 @@
+"""A deployment on a moto server: what `cdk deploy` leaves, and the hand that moves runs in it."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.clients import Clients, Connection
+from runctl.aws.ledger import DynamoLedger
+from runctl.aws.workflow import StepFunctions
+from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.identity import log_stream
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.model.request import parse_request
+from runctl.model.run import Run
+
+REGION, ACCOUNT = "us-east-1", "123456789012"
+BUCKET, TABLE, GROUP = "runctl-bucket", "runctl-ledger", "/runctl/trainer"
+POOL = "m5.large/us-east-1a/spot"
+REQUEST = {"script": "train.py", "code": f"s3://{BUCKET}/code/0.tar.gz", "args": ["--epochs", "3"]}
+
+
+@dataclass
+class Deployed:
+    """Acts for the state machine and the agent."""
+
+    url: str
+    clients: Clients = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clients = Clients(
+            Connection(region=REGION, endpoint_url=self.url, access_key="t", secret_key="t")
+        )
+        self.ledger = DynamoLedger(self.clients.get("dynamodb"), TABLE)
+
+    def environment(self) -> dict[str, str]:
+        """Return what points a command at this deployment."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "t",
+            "AWS_SECRET_ACCESS_KEY": "t",
+            "AWS_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def deploy(self) -> "Deployed":
+        get = self.clients.get
+        get("s3").create_bucket(Bucket=BUCKET)
+        keys = ("pk", "sk", "listed", "started_at")
+        get("dynamodb").create_table(
+            TableName=TABLE,
+            BillingMode="PAY_PER_REQUEST",
+            KeySchema=[_key("pk", "HASH"), _key("sk", "RANGE")],
+            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
+            GlobalSecondaryIndexes=[
+                {
+                    "IndexName": "runs",
+                    "KeySchema": [_key("listed", "HASH"), _key("started_at", "RANGE")],
+                    "Projection": {"ProjectionType": "ALL"},
+                }
+            ],
+        )
+        get("logs").create_log_group(logGroupName=GROUP)
+        arn = get("stepfunctions").create_state_machine(
+            name="runctl-train",
+            definition='{"StartAt": "Only", "States": {"Only": {"Type": "Pass", "End": true}}}',
+            roleArn=f"arn:aws:iam::{ACCOUNT}:role/machine",
+        )["stateMachineArn"]
+        self.put_parameter(
+            version="0.1.0", region=REGION, account=ACCOUNT, bucket=BUCKET, table=TABLE,
+            state_machine_arn=arn, log_group=GROUP, topic_arn="", command_document="runctl-agent",
+            launch_templates={}, zones=["us-east-1a"],
+        )  # fmt: skip
+        return self
+
+    def put_parameter(self, **values: object) -> None:
+        self.clients.get("ssm").put_parameter(
+            Name="/runctl/deployment", Type="String", Value=json.dumps(values), Overwrite=True
+        )
+
+    @property
+    def workflow(self) -> StepFunctions:
+        (machine,) = self.clients.get("stepfunctions").list_state_machines()["stateMachines"]
+        return StepFunctions(
+            self.clients.get("stepfunctions"), state_machine_arn=machine["stateMachineArn"]
+        )
+
+    def executions(self) -> list[str]:
+        get = self.clients.get("stepfunctions")
+        (machine,) = get.list_state_machines()["stateMachines"]
+        found = get.list_executions(stateMachineArn=machine["stateMachineArn"])["executions"]
+        return sorted(one["name"] for one in found)
+
+    def objects(self) -> list[str]:
+        found = self.clients.get("s3").list_objects_v2(Bucket=BUCKET)
+        return [one["Key"] for one in found.get("Contents", ())]
+
+    # What the functions do.
+
+    def begin(self, run_id: str, *, at: datetime | None = None, **request: object) -> Run:
+        """Do what PrepareRun does; starts the execution too, unless a command did."""
+        arn = self.workflow.execution_arn(run_id)
+        if self.workflow.find_execution(arn) is None:
+            self.workflow.start_run(run_id, {**REQUEST, **request})
+        return self.ledger.create_run(
+            Run(
+                run_id=run_id,
+                request=parse_request({**REQUEST, **request}),
+                started_at=at or now(),
+                execution=run_id,
+                execution_arn=arn,
+            )
+        )
+
+    def train(self, run_id: str, number: int, *, pool: str = POOL, since: int = 0) -> None:
+        """Launch an attempt and give it its token, `since` seconds ago."""
+        at = now() - timedelta(seconds=since)
+        run = self.ledger.find_run(run_id)
+        self.ledger.open_attempt(run_id, number, launch_try=1, fleet_request="{}", now=at)
+        self.ledger.record_launch(
+            run_id, number, instance_ids=[f"i-{number:017x}"], pool=pool, now=at
+        )
+        self.ledger.start_training(
+            run_id, number, token="secret-token", execution_arn=run.execution_arn, now=at
+        )
+
+    def progress(self, run_id: str, number: int, step: int, *, start: int | None = None) -> None:
+        self.ledger.record_progress(
+            run_id, number, phase="train", now=now(), step=step, resume_step=start,
+            metrics={"loss": 1 / (step + 1), "step": step}, timeline={"started": now()},
+        )  # fmt: skip
+
+    def commit(self, run_id: str, number: int, step: int) -> str:
+        manifest = Manifest(
+            run_id=run_id,
+            step=step,
+            attempt=number,
+            taken_at=now().isoformat(),
+            entries=(
+                Entry(path=".", kind="dir", mode=0o755, mtime_ns=0),
+                Entry(path="a.pt", kind="file", mode=0o644, mtime_ns=0, size_bytes=1_500_000),
+            ),
+        )
+        store = CheckpointStore(self.clients.get("s3"), bucket=BUCKET, run_id=run_id)
+        key = store.put_manifest(manifest)
+        self.ledger.commit_checkpoint(run_id, number, step=step, manifest=key, now=now())
+        return key
+
+    def say(self, run_id: str, number: int, *lines: str, suffix: str = "") -> None:
+        logs = self.clients.get("logs")
+        stream = log_stream(run_id, number) + suffix
+        try:
+            logs.create_log_stream(logGroupName=GROUP, logStreamName=stream)
+        except logs.exceptions.ResourceAlreadyExistsException:
+            pass
+        at = int(now().timestamp() * 1000)
+        events = [{"timestamp": at, "message": line} for line in lines]
+        logs.put_log_events(logGroupName=GROUP, logStreamName=stream, logEvents=events)
+
+    def notice(self, run_id: str, number: int) -> None:
+        self.ledger.note_notice(run_id, number, now=now())
+
+    def end_attempt(self, run_id: str, number: int, kind: OutcomeKind, reason: str = "") -> None:
+        run = self.ledger.find_run(run_id)
+        self.ledger.end_attempt(
+            run_id, number, outcome=Outcome(kind=kind, reason=reason, step=run.step), now=now()
+        )
+
+    def end(self, run_id: str, status: RunStatus, reason: str = "") -> None:
+        self.ledger.end_run(run_id, status=status, reason=reason, now=now())
+
+
+def _key(name: str, kind: str) -> dict[str, str]:
+    return {"AttributeName": name, "KeyType": kind}
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
