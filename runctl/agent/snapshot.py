@@ -13,9 +13,12 @@ from runctl.model.errors import CheckpointError
 
 QUIET = timedelta(seconds=1)
 LIMIT = timedelta(seconds=2)
-# A file that has been open for this long, and grows this slowly, is a log and not a save.
+# A file that has been open for this long, and grows this slowly but again and again, is a log and
+# not a save. One that hardly ever grows must be open for longer: a save may have got stuck.
 LOG_AGE = timedelta(seconds=30)
-LOG_BYTES_PER_SECOND = 1024 * 1024
+LOG_GROWTHS = 5
+IDLE_LOG_AGES = 10
+LOG_BYTES_PER_SECOND = 64 * 1024
 
 
 class ChangedError(CheckpointError):
@@ -95,6 +98,7 @@ class _Held:
     first: Seen
     last: Seen
     since: float
+    growths: int = 0
 
 
 @dataclass
@@ -113,7 +117,6 @@ class Settling:
     _logs: frozenset[str] = frozenset()
     _changed_at: dict[str, float] = field(default_factory=dict)
     _pending_since: float | None = None
-    _taken_at: float = float("-inf")
     _held: dict[str, _Held] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,12 +138,12 @@ class Settling:
         if self._pending_since is None:
             self._pending_since = now
         if not self._busy and (saved or now - self._last_change() >= self.quiet.total_seconds()):
-            return self._take(view, changed, frozenset(), now)
+            return self._take(view, changed, frozenset())
         if now - self._pending_since >= self.limit.total_seconds():
             left_out = self._unfinished_units(view, changed, now)
             complete = tuple(path for path in changed if unit_of(path) not in left_out)
             if any(view.get(path) for path in complete):
-                return self._take(view, complete, left_out, now)
+                return self._take(view, complete, left_out)
         return None
 
     def watch_only(self, view: View, writing: set[str], now: float) -> None:
@@ -186,14 +189,16 @@ class Settling:
             earlier = self._held.get(path)
             if earlier is None or not _only_grew(earlier.last, seen):
                 earlier = _Held(seen, seen, now)
-            held[path] = _Held(earlier.first, seen, earlier.since)
+            growths = earlier.growths + (seen.size > earlier.last.size)
+            held[path] = _Held(earlier.first, seen, earlier.since, growths)
         self._held = held
         self._logs = frozenset(path for path, one in held.items() if self._is_log(one, now))
 
     def _is_log(self, held: _Held, now: float) -> bool:
-        age = now - held.since
+        age, needed = now - held.since, self.log_age.total_seconds()
         slow = held.last.size - held.first.size <= LOG_BYTES_PER_SECOND * age
-        return held.since < self._taken_at and age >= self.log_age.total_seconds() and slow
+        steady = held.growths >= LOG_GROWTHS or age >= IDLE_LOG_AGES * needed
+        return age >= needed and slow and steady
 
     def _changes(self, view: View) -> tuple[str, ...]:
         paths = {*view, *self.taken} - self._logs
@@ -223,14 +228,11 @@ class Settling:
                 unfinished.add(group)
         return frozenset(unit for unit in units if group_of(unit) in unfinished)
 
-    def _take(
-        self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float
-    ) -> Take:
+    def _take(self, view: View, changed: tuple[str, ...], left_out: frozenset[str]) -> Take:
         kept = {path: seen for path, seen in self.taken.items() if unit_of(path) in left_out}
         fresh = {path: seen for path, seen in view.items() if unit_of(path) not in left_out}
         self.taken = {**fresh, **kept}
         self._pending_since = None
-        self._taken_at = now
         return Take(fresh, changed, self._logs, left_out)
 
 

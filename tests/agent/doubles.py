@@ -32,7 +32,7 @@ class Double:
                 self.end_headers()
                 self.wfile.write(text)
 
-            do_GET = do_PUT = do_POST = _handle
+            do_GET = do_PUT = do_POST = _handle  # noqa: N815
 
             def log_message(self, *_args: Any) -> None:
                 pass

@@ -81,9 +81,7 @@ class Cloud:
         )
 
     def open_attempt(self, number: int = 1) -> None:
-        self.ledger.open_attempt(
-            self.run_id, number, launch_try=1, fleet_request="{}", now=now()
-        )
+        self.ledger.open_attempt(self.run_id, number, launch_try=1, fleet_request="{}", now=now())
         self.ledger.record_launch(
             self.run_id, number, instance_ids=[f"i-{number}"], pool="a/b/spot", now=now()
         )
@@ -91,9 +89,7 @@ class Cloud:
     def give_token(self, number: int = 1, token: str = "") -> str:
         token = token or f"token-{number}"
         self.tokens.valid.add(token)
-        self.ledger.start_training(
-            self.run_id, number, token=token, execution_arn=ARN, now=now()
-        )
+        self.ledger.start_training(self.run_id, number, token=token, execution_arn=ARN, now=now())
         return token
 
     def run(self) -> Run:
@@ -146,9 +142,7 @@ def packed(files: dict[str, str]) -> bytes:
 class Machine:
     """A machine and its agent."""
 
-    def __init__(
-        self, root: Path, cloud: Cloud, metadata: MetadataDouble, *, attempt: int
-    ) -> None:
+    def __init__(self, root: Path, cloud: Cloud, metadata: MetadataDouble, *, attempt: int) -> None:
         self.root = root
         self.cloud = cloud
         self.metadata = metadata

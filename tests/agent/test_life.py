@@ -74,7 +74,9 @@ def test_notice_drains_reports_interrupted_and_leaves_the_instance_to_ec2(
     assert machine.wait() == 0
     assert not machine.shut_down
     timeline = cloud.attempt().timeline
-    assert timeline["detected"] <= timeline["sigterm"] <= timeline["exited"] <= timeline["committed"]
+    assert (
+        timeline["detected"] <= timeline["sigterm"] <= timeline["exited"] <= timeline["committed"]
+    )
 
 
 def test_next_attempt_prepares_early_and_resumes_with_its_token(cloud: Cloud, launch) -> None:
@@ -91,8 +93,10 @@ def test_next_attempt_prepares_early_and_resumes_with_its_token(cloud: Cloud, la
     assert not started(second)
     cloud.give_token(2)
     wait_until(lambda: started(second))
-    assert (second.state / "log/trainer.out").read_text().startswith(
-        f"from {step} ['step-{step}.bin']"
+    assert (
+        (second.state / "log/trainer.out")
+        .read_text()
+        .startswith(f"from {step} ['step-{step}.bin']")
     )
     wait_until(lambda: cloud.attempt(2).resume_step == step)
     first.wait()

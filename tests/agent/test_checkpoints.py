@@ -1,0 +1,271 @@
+"""Checkpoints through S3: stored once, restored as they were, and never trusted blindly."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runctl.agent import upload
+from runctl.agent.restore import PREVIOUS, Restorer
+from runctl.agent.retention import remove_old_checkpoints
+from runctl.agent.snapshot import ChangedError, Take, look, pin
+from runctl.agent.upload import PART_BYTES, Uploader
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.model import identity
+from runctl.model.checkpoint import Manifest
+from runctl.model.errors import DamagedCheckpointError
+from tests.agent.machine import Cloud
+
+
+class Folder:
+    """A checkpoint folder and what it takes to save and restore it."""
+
+    def __init__(self, cloud: Cloud, place: Path) -> None:
+        self.cloud = cloud
+        self.path = place / "checkpoint"
+        self.path.mkdir(parents=True)
+        self.place = place
+        self.store = CheckpointStore(cloud.clients["s3"], bucket=cloud.name, run_id="run-1")
+        self.uploader = Uploader(self.store)
+        self.chain: list[str] = []
+
+    def save(self, step: int) -> str:
+        view = pin(self.path, look(self.path), self.place / "pins")
+        uploaded = self.uploader.upload(
+            Take(view, tuple(view)), self.place / "pins", superseded=threading.Event()
+        )
+        self.new_bytes = uploaded.new_bytes
+        self.manifest = Manifest(
+            run_id="run-1",
+            step=step,
+            attempt=1,
+            taken_at="now",
+            entries=uploaded.entries,
+            metadata={PREVIOUS: list(self.chain)},
+        )
+        key = self.store.put_manifest(self.manifest)
+        self.chain.insert(0, key)
+        return key
+
+    def restore(self, key: str, name: str = "restored") -> Path:
+        restorer = Restorer(self.store, self.place / "incoming")
+        target = self.place / name
+        restorer.put_in_place(restorer.fetch(key).manifest, target)
+        return target
+
+    def parts(self) -> list[str]:
+        return self.cloud.keys("runs/run-1/checkpoints/parts/")
+
+
+@pytest.fixture
+def folder(cloud: Cloud, tmp_path: Path) -> Any:
+    made = Folder(cloud, tmp_path / "machine")
+    yield made
+    made.uploader.close()
+
+
+def described(path: Path) -> dict[str, tuple[Any, ...]]:
+    found = {}
+    for name, seen in look(path).items():
+        content = (path / name).read_bytes() if seen.kind == "file" else seen.target
+        found[name] = (seen.kind, seen.mode, seen.mtime_ns, content)
+    return found
+
+
+def test_folder_comes_back_as_it_was(folder: Folder) -> None:
+    path = folder.path
+    (path / "deep/er").mkdir(parents=True)
+    (path / "empty").mkdir(mode=0o700)
+    (path / "deep/er/model.bin").write_bytes(os.urandom(PART_BYTES + 5))
+    (path / "deep/er/model.bin").chmod(0o600)
+    (path / "nothing").touch()
+    (path / "twin").write_bytes(b"same")
+    (path / "other-twin").write_bytes(b"same")
+    (path / "latest").symlink_to("deep/er/model.bin")
+    (path / "dangling").symlink_to("/nowhere")
+    os.link(path / "deep/er/model.bin", path / "best.bin")
+    os.utime(path / "twin", ns=(1_000_000_001, 1_234_567_891_123_456_789))
+    os.utime(path / "deep", ns=(1, 999_999_999_000_000_007))
+    before = described(path)
+    restored = folder.restore(folder.save(1))
+    assert described(restored) == before
+    assert (restored / "best.bin").stat().st_ino == (restored / "deep/er/model.bin").stat().st_ino
+
+
+def test_restore_empties_the_folder_first(folder: Folder) -> None:
+    (folder.path / "a").write_bytes(b"1")
+    key = folder.save(1)
+    target = folder.place / "restored"
+    (target / "stray").mkdir(parents=True)
+    (target / ".hidden").touch()
+    assert set(described(folder.restore(key))) == {"a"}
+
+
+def test_unchanged_parts_are_stored_once_and_unchanged_files_not_read_again(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.path / "large.bin").write_bytes(os.urandom(2 * PART_BYTES))
+    (folder.path / "small.bin").write_bytes(b"first")
+    folder.save(1)
+    assert folder.new_bytes == 2 * PART_BYTES + 5
+    (folder.path / "small.bin").write_bytes(b"second")
+    read = []
+    real = upload._read
+    monkeypatch.setattr(
+        upload, "_read", lambda path, *rest: (read.append(path.name), real(path, *rest))[1]
+    )
+    folder.save(2)
+    assert folder.new_bytes == 6
+    assert len(read) == 1
+
+
+def test_one_changed_part_of_a_large_file_is_all_that_travels(folder: Folder) -> None:
+    path = folder.path / "large.bin"
+    path.write_bytes(os.urandom(3 * PART_BYTES))
+    folder.save(1)
+    with path.open("r+b") as stream:
+        stream.seek(PART_BYTES + 1)
+        stream.write(b"changed")
+    folder.save(2)
+    assert folder.new_bytes == PART_BYTES
+
+
+def test_another_uploader_finds_what_an_unfinished_save_left(folder: Folder) -> None:
+    (folder.path / "large.bin").write_bytes(os.urandom(2 * PART_BYTES))
+    folder.save(1)
+    folder.uploader.close()
+    folder.uploader = Uploader(folder.store)
+    folder.save(2)
+    assert folder.new_bytes == 0
+
+
+def test_file_that_changes_while_it_is_read_is_not_taken(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder.path / "model.bin"
+    path.write_bytes(b"a" * 100)
+    real = upload._read
+
+    def read_and_change(*arguments: Any) -> bytes:
+        content = real(*arguments)
+        path.write_bytes(b"b" * 100)
+        os.utime(path, ns=(1, 1))
+        return content
+
+    monkeypatch.setattr(upload, "_read", read_and_change)
+    with pytest.raises(ChangedError, match=r"model\.bin"):
+        folder.save(1)
+    assert folder.store.manifest_keys() == []
+
+
+def test_pinned_file_survives_its_removal(folder: Folder) -> None:
+    (folder.path / "epoch-1.bin").write_bytes(b"weights")
+    view = pin(folder.path, look(folder.path), folder.place / "pins")
+    (folder.path / "epoch-1.bin").unlink()
+    uploaded = folder.uploader.upload(
+        Take(view, tuple(view)), folder.place / "pins", superseded=threading.Event()
+    )
+    assert [entry.path for entry in uploaded.entries] == ["epoch-1.bin"]
+
+
+def test_second_checkpoint_of_a_step_is_its_next_revision(folder: Folder) -> None:
+    (folder.path / "a").write_bytes(b"1")
+    first = folder.save(5)
+    (folder.path / "a").write_bytes(b"2")
+    second = folder.save(5)
+    assert first != second
+    assert sorted([first, second]) == [first, second]
+    assert folder.store.put_manifest(folder.manifest) == second
+    assert (folder.restore(first) / "a").read_bytes() == b"1"
+
+
+def damage(folder: Folder, part: str, body: bytes | None) -> None:
+    key = identity.part_key("run-1", part)
+    if body is None:
+        folder.cloud.clients["s3"].delete_object(Bucket=folder.cloud.name, Key=key)
+    else:
+        folder.cloud.clients["s3"].put_object(Bucket=folder.cloud.name, Key=key, Body=body)
+
+
+@pytest.mark.parametrize("body", [None, b"other bytes", b""])
+def test_restore_walks_back_from_a_damaged_checkpoint(folder: Folder, body: bytes | None) -> None:
+    for step in (1, 2, 3):
+        (folder.path / "a").write_bytes(b"%d" % step)
+        key = folder.save(step)
+    damage(folder, hashlib.sha256(b"3").hexdigest(), body)
+    assert (folder.restore(key) / "a").read_bytes() == b"2"
+
+
+def test_restore_walks_back_from_a_manifest_that_cannot_be_read(folder: Folder) -> None:
+    for step in (1, 2):
+        (folder.path / "a").write_bytes(b"%d" % step)
+        key = folder.save(step)
+    folder.cloud.clients["s3"].put_object(Bucket=folder.cloud.name, Key=key, Body=b"{")
+    assert (folder.restore(key) / "a").read_bytes() == b"1"
+
+
+def test_nothing_whole_left_is_said_and_not_hidden(folder: Folder) -> None:
+    (folder.path / "a").write_bytes(b"1")
+    key = folder.save(1)
+    damage(folder, hashlib.sha256(b"1").hexdigest(), None)
+    with pytest.raises(DamagedCheckpointError, match="no whole checkpoint is left"):
+        folder.restore(key)
+
+
+def test_only_what_an_earlier_fetch_lacks_is_fetched(folder: Folder) -> None:
+    (folder.path / "kept.bin").write_bytes(os.urandom(PART_BYTES))
+    (folder.path / "step.bin").write_bytes(b"1")
+    first = folder.save(1)
+    (folder.path / "step.bin").write_bytes(b"2")
+    second = folder.save(2)
+    restorer = Restorer(folder.store, folder.place / "incoming")
+    restorer.fetch(first)
+    for key in folder.parts():  # what is here already must not be asked for again
+        if not key.endswith(hashlib.sha256(b"2").hexdigest()):
+            folder.cloud.clients["s3"].delete_object(Bucket=folder.cloud.name, Key=key)
+    fetched = restorer.fetch(second)
+    restorer.put_in_place(fetched.manifest, folder.place / "restored")
+    assert described(folder.place / "restored") == described(folder.path)
+
+
+def test_manifest_that_leads_outside_is_refused(folder: Folder) -> None:
+    (folder.path / "a").write_bytes(b"1")
+    folder.save(1)
+    entry = folder.manifest.entries[0]
+    evil = Manifest(
+        run_id="run-1",
+        step=2,
+        attempt=1,
+        taken_at="now",
+        entries=(type(entry)(**{**entry.__dict__, "path": "../outside"}),),
+    )
+    key = folder.store.put_manifest(evil)
+    with pytest.raises(DamagedCheckpointError, match="outside"):
+        folder.restore(key)
+
+
+def test_retention_keeps_the_last_and_every_part_they_need(folder: Folder) -> None:
+    (folder.path / "shared").write_bytes(b"shared")
+    for step in range(1, 5):
+        (folder.path / "own").write_bytes(b"%d" % step)
+        folder.save(step)
+    removed = remove_old_checkpoints(folder.store, folder.chain[:2], folder.manifest, attempt=1)
+    assert sorted(folder.store.manifest_keys()) == sorted(folder.chain[:2])
+    assert removed == {hashlib.sha256(text).hexdigest() for text in (b"1", b"2")}
+    for key in folder.chain[:2]:
+        assert (folder.restore(key) / "shared").read_bytes() == b"shared"
+
+
+def test_retention_leaves_a_later_attempts_checkpoints_alone(folder: Folder) -> None:
+    (folder.path / "a").write_bytes(b"1")
+    key = folder.save(1)
+    later = folder.store.put_manifest(
+        Manifest(run_id="run-1", step=0, attempt=2, taken_at="now", entries=())
+    )
+    remove_old_checkpoints(folder.store, [key], folder.manifest, attempt=1)
+    assert set(folder.store.manifest_keys()) == {key, later}

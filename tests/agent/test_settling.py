@@ -1,0 +1,208 @@
+"""When a checkpoint folder counts as whole: the ways in which real programs save."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from runctl.agent.snapshot import Seen, Settling, View
+from runctl.agent.steps import step_of
+
+
+def a_file(size: int = 10, *, inode: int = 1, at: int = 1) -> Seen:
+    return Seen("file", 0o644, at, size, (1, inode))
+
+
+def a_folder() -> Seen:
+    return Seen("dir", 0o755, 1)
+
+
+def settling(taken: View | None = None) -> Settling:
+    return Settling(
+        taken or {},
+        quiet=timedelta(seconds=1),
+        limit=timedelta(seconds=5),
+        log_age=timedelta(seconds=30),
+    )
+
+
+def test_nothing_new_is_never_taken() -> None:
+    folder = {"a": a_file()}
+    judge = settling(folder)
+    assert not any(judge.observe(folder, set(), now) for now in range(100))
+
+
+def test_a_save_is_taken_once_it_is_closed_and_quiet() -> None:
+    judge = settling()
+    assert judge.observe({"step-1.bin": a_file(5)}, {"step-1.bin"}, 0) is None
+    assert judge.observe({"step-1.bin": a_file(9, at=2)}, set(), 0.5) is None
+    take = judge.observe({"step-1.bin": a_file(9, at=2)}, set(), 1.6)
+    assert take is not None
+    assert take.changed == ("step-1.bin",)
+    assert judge.observe({"step-1.bin": a_file(9, at=2)}, set(), 9) is None
+
+
+def test_an_open_file_holds_a_save_up_however_quiet_it_is() -> None:
+    judge = settling()
+    folder = {"model.pt": a_file()}
+    assert all(judge.observe(folder, {"model.pt"}, now) is None for now in range(60))
+
+
+def test_a_save_that_the_helper_renamed_settles_at_once() -> None:
+    judge = settling()
+    assert judge.observe({"step-1.bin": a_file()}, set(), 0, saved=True) is not None
+
+
+def test_a_program_that_saves_without_pause_gets_its_finished_saves_taken() -> None:
+    judge = settling()
+    taken = []
+    folder: View = {}
+    for tick in range(100):
+        epoch = tick // 5
+        folder[f"epoch-{epoch}.bin"] = a_file(1 + tick % 5, inode=epoch, at=tick)
+        open_file = {f"epoch-{epoch}.bin"} if tick % 5 < 4 else set()
+        if take := judge.observe(dict(folder), open_file, tick * 0.2):
+            taken.append(take)
+            assert open_file.isdisjoint(take.view)
+    assert len(taken) >= 3
+
+
+def test_a_folder_written_file_by_file_is_left_out_until_it_is_finished() -> None:
+    judge = settling()
+    folder: View = {"checkpoint-1": a_folder(), "checkpoint-1/model.bin": a_file(inode=1)}
+    for tick in range(40):  # the second file is open all the time, beyond the limit
+        folder["checkpoint-1/optimizer.bin"] = a_file(tick, inode=2, at=tick)
+        assert judge.observe(dict(folder), {"checkpoint-1/optimizer.bin"}, tick * 0.25) is None
+    take = judge.observe(dict(folder), set(), 30)
+    assert take is not None
+    assert set(take.view) == set(folder)
+
+
+def test_files_of_one_save_beside_each_other_are_taken_together_or_not_at_all() -> None:
+    before = {"model.pt": a_file(inode=1), "optimizer.pt": a_file(inode=2)}
+    judge = settling(before)
+    half = {"model.pt": a_file(inode=3, at=9), "optimizer.pt": a_file(3, inode=2, at=9)}
+    for tick in range(40):
+        half["optimizer.pt"] = a_file(tick, inode=2, at=10 + tick)
+        assert judge.observe(dict(half), {"optimizer.pt"}, tick * 0.25) is None
+
+
+def test_numbered_files_of_one_save_belong_together() -> None:
+    judge = settling()
+    folder = {"model-5.pt": a_file(inode=1)}
+    for tick in range(40):
+        folder["optimizer-5.pt"] = a_file(tick, inode=2, at=tick)
+        assert judge.observe(dict(folder), {"optimizer-5.pt"}, tick * 0.25) is None
+
+
+def test_what_a_save_in_progress_overwrites_is_left_out_and_marked_so() -> None:
+    before = {"last.pt": a_file(inode=1), "epoch-1.pt": a_file(inode=2)}
+    judge = settling(before)
+    folder = {**before, "epoch-2.pt": a_file(inode=3)}
+    take = None
+    for tick in range(40):
+        folder["last.pt"] = a_file(tick, inode=1, at=10 + tick)
+        take = take or judge.observe(dict(folder), {"last.pt"}, tick * 0.25)
+    assert take is not None
+    assert take.left_out == {"last.pt"}
+    assert "epoch-2.pt" in take.view
+    assert judge.taken["last.pt"] == before["last.pt"]
+
+
+def test_a_log_that_is_open_for_the_whole_run_holds_nothing_up_in_the_end() -> None:
+    judge = settling()
+    folder: View = {}
+    waits: list[float] = []
+    saved_at = 0.0
+    for tick in range(1000):
+        now = tick * 0.2
+        folder["events.log"] = a_file(tick * 10, inode=99, at=tick)
+        if tick % 100 == 50:  # a save every 20 s
+            folder["model.pt"] = a_file(inode=1, at=tick)
+            saved_at = now
+        if judge.observe(dict(folder), {"events.log"}, now):
+            waits.append(now - saved_at)
+    assert len(waits) >= 9
+    # Once it is known for a log, a save waits for its quiet moment only.
+    assert all(wait <= 1.5 for wait in waits[1:])
+    assert judge.taken["events.log"].size > 0
+
+
+def test_a_save_that_got_stuck_is_not_mistaken_for_a_log() -> None:
+    judge = settling()
+    for tick in range(600):
+        folder = {
+            "metrics.json": a_file(inode=1, at=tick // 50),
+            "model.pt": a_file(5000, inode=2, at=0),
+        }
+        assert judge.observe(folder, {"model.pt"}, tick * 0.2) is None
+
+
+def test_a_slow_large_save_is_not_mistaken_for_a_log() -> None:
+    judge = settling()
+    megabyte = 1024 * 1024
+    for tick in range(600):
+        now = tick * 0.2
+        folder = {
+            "metrics.json": a_file(inode=1, at=tick // 50),
+            "model.pt": a_file(tick * megabyte, inode=2, at=tick),
+        }
+        take = judge.observe(folder, {"model.pt"}, now)
+        assert take is None or "model.pt" not in take.view
+
+
+def test_an_orderly_exit_settles_the_folder_at_once() -> None:
+    judge = settling()
+    judge.observe({"step-1.bin": a_file(1)}, {"step-1.bin"}, 0)
+    take = judge.final({"step-1.bin": a_file(9, at=5)}, 0.1, orderly=True)
+    assert take is not None
+    assert take.changed == ("step-1.bin",)
+
+
+@pytest.mark.parametrize("last_look", [0.0, 5.0])
+def test_after_a_kill_a_file_that_was_open_is_not_taken(last_look: float) -> None:
+    judge = settling()
+    folder = {"step-1.bin": a_file(1)}
+    judge.observe(folder, {"step-1.bin"}, 0)
+    judge.observe(folder, {"step-1.bin"}, last_look)
+    assert judge.final(folder, last_look + 0.1, orderly=False) is None
+
+
+def test_after_a_kill_what_changed_a_moment_ago_is_not_taken() -> None:
+    judge = settling()
+    folder = {"checkpoint-1": a_folder(), "checkpoint-1/model.bin": a_file()}
+    judge.observe(folder, set(), 0)
+    assert judge.final(folder, 0.5, orderly=False) is None
+
+
+def test_after_a_kill_what_had_been_quiet_is_taken() -> None:
+    judge = settling({})
+    folder = {"step-1.bin": a_file()}
+    judge.watch_only(folder, set(), 0)
+    assert judge.final(folder, 1.5, orderly=False) is not None
+
+
+def test_after_a_kill_what_changed_since_the_last_look_is_not_taken() -> None:
+    judge = settling()
+    judge.watch_only({"step-1.bin": a_file(5)}, set(), 0)
+    assert judge.final({"step-1.bin": a_file(6, at=2)}, 5, orderly=False) is None
+
+
+@pytest.mark.parametrize(
+    ("paths", "before", "step"),
+    [
+        (["epoch-00012.npz"], None, 12),
+        (["checkpoint-500/pytorch_model.bin", "checkpoint-500/rng_state_0.pth"], 400, 500),
+        (["lightning_logs/version_0/checkpoints/epoch=1-step=100.ckpt"], None, 100),
+        (["model.ckpt-500.index"], None, 500),
+        (["checkpoint-7/model-00001-of-00004.safetensors"], 6, 7),
+        (["model.h5"], None, 0),
+        (["model.safetensors", "optimizer.pt"], 4, 5),
+        (["best_5.pt", "last_12.pt"], 3, 12),
+    ],
+)
+def test_step_is_read_from_the_names_of_what_changed(
+    paths: list[str], before: int | None, step: int
+) -> None:
+    assert step_of(paths, before=before) == step
