@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from tests.agent.doubles import MetadataDouble, TokensDouble
 from tests.agent.machine import Cloud, Machine
 
 REGION = "us-east-1"
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
+import psutil
 import pytest
 
-from tests.agent.machine import Cloud, wait_until
+from runctl.model.outcome import RunStatus
+from runctl.model.request import CheckpointOptions
+from tests.agent.machine import VENV, Cloud, now, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -52,10 +57,13 @@ AWARE = """
 """
 
 
+def told(machine) -> str:
+    path = machine.state / "log/trainer.out"
+    return path.read_text() if path.exists() else ""
+
+
 def started(machine) -> bool:
-    return (machine.state / "log/trainer.out").exists() and bool(
-        (machine.state / "log/trainer.out").read_text()
-    )
+    return bool(told(machine))
 
 
 def test_notice_drains_reports_interrupted_and_leaves_the_instance_to_ec2(
@@ -100,3 +108,345 @@ def test_next_attempt_prepares_early_and_resumes_with_its_token(cloud: Cloud, la
     )
     wait_until(lambda: cloud.attempt(2).resume_step == step)
     first.wait()
+
+
+def begin(cloud: Cloud, launch, program: str, **request):
+    """Submit a run, launch its first attempt with its token, wait for the trainer's first word."""
+    cloud.create_run(program, **request)
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    wait_until(lambda: started(machine))
+    return machine
+
+
+def test_trainer_that_ignores_sigterm_is_killed_after_its_grace(cloud: Cloud, launch) -> None:
+    machine = begin(
+        cloud,
+        launch,
+        """
+        import os, pathlib, signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+        (folder / "step-3.bin").write_bytes(b"whole")
+        print("saved", flush=True)
+        with (folder / "step-4.bin").open("wb") as stream:
+            while True:
+                stream.write(b"torn")
+                stream.flush()
+                time.sleep(0.02)
+        """,
+        checkpoint=CheckpointOptions(grace_seconds=1),
+    )
+    wait_until(lambda: cloud.run().step == 3)
+    machine.metadata.give_notice(60)
+    outcome = cloud.outcome()
+    assert (outcome["kind"], outcome["exit_code"], outcome["step"]) == ("interrupted", -9, 3)
+    assert cloud.run().step == 3
+    timeline = cloud.attempt().timeline
+    assert 0.9 <= (timeline["exited"] - timeline["sigterm"]).total_seconds() <= 3
+
+
+def test_trainer_that_dies_of_sigterm_in_a_save_leaves_the_checkpoint_before(
+    cloud: Cloud, launch
+) -> None:
+    machine = begin(
+        cloud,
+        launch,
+        """
+        import os, pathlib, time
+        folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+        (folder / "checkpoint-1").mkdir()
+        (folder / "checkpoint-1/model.bin").write_bytes(b"1")
+        print("saved", flush=True)
+        time.sleep(3)
+        (folder / "checkpoint-2").mkdir()
+        (folder / "checkpoint-2/model.bin").write_bytes(b"2")
+        print("half", flush=True)
+        time.sleep(100)
+        """,
+    )
+    wait_until(lambda: cloud.run().step == 1)
+    wait_until(lambda: "half" in told(machine))
+    machine.ask("drain")
+    outcome = cloud.outcome()
+    assert (outcome["kind"], outcome["exit_code"], outcome["step"]) == ("interrupted", -15, 1)
+    manifest = json.loads(cloud.read(cloud.run().newest))
+    assert {entry["path"].partition("/")[0] for entry in manifest["entries"]} == {"checkpoint-1"}
+    assert not machine.shut_down
+
+
+def test_workers_that_outlive_the_trainer_end_with_it(cloud: Cloud, launch) -> None:
+    machine = begin(
+        cloud,
+        launch,
+        """
+        import os, pathlib, signal, subprocess, sys, time
+        worker = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(999)"
+        workers = [
+            subprocess.Popen([sys.executable, "-c", worker], start_new_session=True).pid
+            for _ in range(2)
+        ]
+        def save(*_):
+            (pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"]) / "step-1.bin").write_bytes(b"1")
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, save)
+        print(*workers, flush=True)
+        time.sleep(100)
+        """,
+    )
+    workers = [int(word) for word in told(machine).split()]
+    assert all(psutil.pid_exists(pid) for pid in workers)
+    machine.metadata.give_notice(60)
+    assert cloud.outcome()["step"] == 1
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in workers))
+
+
+def test_sigterm_reaches_the_trainer_behind_a_shell(cloud: Cloud, launch) -> None:
+    machine = begin(
+        cloud,
+        launch,
+        AWARE,
+        files={"go.sh": "python train.py\nexit $?\n"},
+        script="go.sh",
+    )
+    machine.metadata.give_notice(60)
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "interrupted"
+    assert outcome["step"] > 0
+
+
+def test_failing_trainer_is_reported_with_its_last_words(cloud: Cloud, launch) -> None:
+    cloud.create_run("import sys\nprint('out')\nraise ValueError('the loss is nan')")
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "failed"
+    assert outcome["exit_code"] == 1
+    assert outcome["reason"].startswith("exit code 1: ")
+    assert outcome["reason"].endswith("ValueError: the loss is nan")
+    machine.wait()
+    assert machine.shut_down
+
+
+def test_stop_saves_reports_and_shuts_down(cloud: Cloud, launch) -> None:
+    machine = begin(cloud, launch, AWARE)
+    machine.ask("stop")
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "stopped"
+    assert cloud.run().step == outcome["step"] > 0
+    machine.wait()
+    assert machine.shut_down
+
+
+def test_fenced_attempt_kills_its_trainer_and_commits_nothing(cloud: Cloud, launch) -> None:
+    machine = begin(cloud, launch, AWARE)
+    cloud.open_attempt(2)
+    cloud.tokens.valid.clear()
+    cloud.give_token(2)
+    machine.ask("checkpoint")  # has it tell the ledger now, rather than at its next beat
+    assert machine.wait() == 0
+    assert machine.shut_down
+    assert cloud.tokens.reports == []
+    assert cloud.run().newest is None
+    assert cloud.keys("runs/run-1/checkpoints/manifests/") == []
+
+
+def test_report_refused_for_an_old_token_is_repeated_with_the_newer_one(
+    cloud: Cloud, launch
+) -> None:
+    machine = begin(cloud, launch, AWARE)
+    wait_until(lambda: cloud.tokens.beats)
+    cloud.tokens.valid.clear()
+    cloud.give_token(token="token-1-again")
+    machine.metadata.give_notice(60)
+    assert cloud.outcome()["kind"] == "interrupted"
+
+
+def test_run_that_ended_is_drained_committed_and_left(cloud: Cloud, launch) -> None:
+    machine = begin(cloud, launch, AWARE)
+    cloud.tokens.valid.clear()
+    cloud.ledger.end_run("run-1", status=RunStatus.STOPPED, reason="stopped", now=now())
+    machine.ask("stop")
+    assert machine.wait() == 0
+    assert machine.shut_down
+    assert cloud.run().step > 0
+    assert cloud.tokens.reports == []
+
+
+def test_attempt_that_waits_for_its_token_leaves_when_the_run_ends(cloud: Cloud, launch) -> None:
+    cloud.create_run(AWARE)
+    cloud.open_attempt()
+    machine = launch()
+    wait_until(lambda: list(machine.state.glob("environments/*/ready")))
+    cloud.ledger.end_run("run-1", status=RunStatus.STOPPED, reason="stopped", now=now())
+    assert machine.wait() == 0
+    assert machine.shut_down
+    assert not started(machine)
+
+
+def test_killed_agent_starts_again_from_the_newest_checkpoint(cloud: Cloud, launch) -> None:
+    machine = begin(
+        cloud,
+        launch,
+        """
+        import os, pathlib, time
+        folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+        resume = os.environ["RUNCTL_RESUME_STEP"]
+        print("from", resume or "the start", os.getpid(), flush=True)
+        if not resume:
+            (folder / "step-5.bin").write_bytes(b"5")
+            time.sleep(2)
+            (folder / "step-6.bin").write_bytes(b"torn")
+            time.sleep(100)
+        """,
+    )
+    first = int(told(machine).split()[-1])
+    wait_until(lambda: cloud.run().step == 5)
+    machine.kill_agent()
+    machine.start()
+    assert cloud.outcome()["kind"] == "completed"
+    assert "from 5" in told(machine)
+    assert not psutil.pid_exists(first)
+
+
+def test_kill_in_the_middle_of_an_upload_leaves_the_checkpoint_before_newest(
+    cloud: Cloud, launch
+) -> None:
+    machine = begin(
+        cloud,
+        launch,
+        """
+        import os, pathlib, time
+        folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+        (folder / "step-1.bin").write_bytes(b"1")
+        print("saved", flush=True)
+        time.sleep(3)
+        (folder / "step-2.bin").write_bytes(os.urandom(200 << 20))
+        time.sleep(100)
+        """,
+    )
+    wait_until(lambda: cloud.run().step == 1)
+    parts = "runs/run-1/checkpoints/parts/"
+    wait_until(lambda: len(cloud.keys(parts)) >= 3, why="no upload began")
+    machine.kill_agent()
+    assert cloud.run().step == 1
+    assert json.loads(cloud.read(cloud.run().newest))["step"] == 1
+    assert 3 <= len(cloud.keys(parts)) < 26
+
+
+def test_unhelped_trainer_is_left_alone_when_a_checkpoint_is_asked_for(
+    cloud: Cloud, launch
+) -> None:
+    machine = begin(cloud, launch, AWARE)
+    machine.metadata.recommend_rebalance()
+    assert "saves when it does" in wait_until(lambda: cloud.attempt().warning)
+    assert (machine.root / "run/runctl/checkpoint-request").exists()
+    assert machine.process.poll() is None
+    assert cloud.tokens.reports == []
+
+
+def test_save_that_the_helper_tells_of_is_committed_with_its_step(cloud: Cloud, launch) -> None:
+    begin(
+        cloud,
+        launch,
+        """
+        import json, os, pathlib, time
+        folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+        (folder / "model.bin").write_bytes(b"1")
+        with open(os.environ["RUNCTL_SAVED_FILE"], "a") as stream:
+            stream.write(json.dumps({"step": 42}) + "\\n")
+        print("saved", flush=True)
+        time.sleep(100)
+        """,
+    )
+    wait_until(lambda: cloud.run().step == 42)
+
+
+def test_metrics_reach_the_ledger_and_s3(cloud: Cloud, launch) -> None:
+    cloud.create_run(
+        """
+        import json, os, time
+        with open(os.environ["RUNCTL_METRICS_FILE"], "a") as stream:
+            for step in range(3):
+                stream.write(json.dumps({"step": step, "loss": 1 / (step + 1)}) + "\\n")
+                stream.flush()
+        time.sleep(0.5)
+        """
+    )
+    cloud.open_attempt()
+    cloud.give_token()
+    launch()
+    cloud.outcome()
+    assert cloud.attempt().progress_step == 2
+    assert cloud.attempt().metrics == {"step": 2.0, "loss": 1 / 3}
+    assert "first_step" in cloud.attempt().timeline
+    chunks = [cloud.read(key) for key in cloud.keys("runs/run-1/metrics/0001/")]
+    assert len(b"".join(chunks).splitlines()) == 3
+
+
+def test_trainer_sees_its_contract_and_nothing_of_ours(cloud: Cloud, launch) -> None:
+    cloud.create_run(
+        "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv, sys.path, os.getcwd()]))",
+        args=("--epochs", "3"),
+        env={"SEED": "7"},
+    )
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    assert cloud.outcome()["kind"] == "completed"
+    environ, argv, path, cwd = json.loads(told(machine))
+    assert argv == ["train.py", "--epochs", "3"]
+    assert cwd == str(machine.state / "project")
+    assert environ["SEED"] == "7"
+    assert environ["RUNCTL_ATTEMPT"] == "1"
+    assert environ["RUNCTL_RESUME_STEP"] == ""
+    assert not [name for name in environ if name.startswith("AWS_")]
+    assert not {"RUNCTL_BUCKET", "RUNCTL_TABLE", "PYTHONPATH"} & environ.keys()
+    assert not [entry for entry in path if entry.startswith(str(VENV))]
+
+
+def test_script_missing_from_the_archive_fails_the_run_with_its_name(cloud: Cloud, launch) -> None:
+    cloud.create_run("", script="other.py")
+    cloud.open_attempt()
+    cloud.give_token()
+    launch()
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "failed"
+    assert "script: 'other.py' is not in the code archive" in outcome["reason"]
+
+
+def test_single_script_by_its_uri_is_enough(cloud: Cloud, launch) -> None:
+    cloud.clients["s3"].put_object(Bucket=cloud.name, Key="scripts/hello.py", Body=b"print('hi')")
+    cloud.create_run("", script=f"s3://{cloud.name}/scripts/hello.py", code="")
+    cloud.open_attempt()
+    cloud.give_token()
+    launch()
+    assert cloud.outcome()["kind"] == "completed"
+
+
+def test_checkpoint_folder_inside_the_project_is_watched_and_restored(cloud: Cloud, launch) -> None:
+    options = CheckpointOptions(dir="out/checkpoints")
+    machine = begin(
+        cloud,
+        launch,
+        AWARE.replace('os.environ["RUNCTL_CHECKPOINT_DIR"]', '"out/checkpoints"'),
+        checkpoint=options,
+    )
+    machine.metadata.give_notice(60)
+    step = cloud.outcome()["step"]
+    cloud.open_attempt(2)
+    cloud.give_token(2)
+    second = launch(attempt=2)
+    wait_until(lambda: started(second))
+    assert told(second).startswith(f"from {step} ['step-{step}.bin']")
+
+
+def test_throttled_heartbeats_and_reports_are_repeated(cloud: Cloud, launch) -> None:
+    cloud.tokens.failures = [500, 503]
+    cloud.create_run("print('hello')")
+    cloud.open_attempt()
+    cloud.give_token()
+    launch()
+    assert cloud.outcome()["kind"] == "completed"
