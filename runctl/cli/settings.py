@@ -75,15 +75,15 @@ def _check(values: Mapping[str, Any], known: Any, *, prefix: str = "") -> list[s
     problems = []
     for name, value in values.items():
         if name not in known:
-            problems.append(f"{prefix}{name} is unknown{_nearest(name, known)}")
+            problems.append(f"{prefix}{name} is unknown{_nearest(name, known, prefix)}")
         elif problem := _problem_with(f"{prefix}{name}", value):
             problems.append(f"{prefix}{name}: {problem}")
     return problems
 
 
-def _nearest(name: str, known: Any) -> str:
+def _nearest(name: str, known: Any, prefix: str) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}"
 
 
 def _problem_with(name: str, value: Any) -> str | None:

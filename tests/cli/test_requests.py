@@ -1,5 +1,6 @@
 """Options and settings become one run request, every mistake told where it was made."""
 
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_the_template_is_a_valid_file_and_so_is_all_that_it_comments_out(tmp_pat
     lines = []
     for line in TEMPLATE.splitlines():
         bare = line.removeprefix("# ")
-        is_setting = bare.startswith("[") or (" = " in bare and not bare[0].isupper())
+        is_setting = re.match(r"\[\w+\]$|\w+ = ", bare)
         lines.append(bare if is_setting else line)
     everything = settings_of(tmp_path, "\n".join(lines))
     assert everything.request["env"] == {"OMP_NUM_THREADS": "4"}

@@ -1,0 +1,210 @@
+"""`runctl aws train`: check, pack, upload, start, follow; and nothing at all when it is wrong."""
+
+import json
+import re
+import tarfile
+from datetime import timedelta
+from threading import Thread
+
+import pytest
+
+from runctl.model.outcome import OutcomeKind, RunStatus
+from tests.cli.deployed import BUCKET
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr("runctl.cli.follow.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("runctl.cli.follow.LAST_LINES", timedelta(0))
+
+
+def request_of(deployed, name):
+    arn = deployed.workflow.execution_arn(name)
+    described = deployed.clients.get("stepfunctions").describe_execution(executionArn=arn)
+    return json.loads(described["input"])
+
+
+def test_a_run_is_packed_uploaded_and_started(project, deployed, runctl, tmp_path):
+    done = runctl(
+        "aws", "train", "--detach", "--json", "--name", "my-run", "--instance-types", "g5.xlarge,m5.large",
+        "--market", "spot", "--env", "A=1", "--keep-last", "5", "train.py", "--epochs", "3", "--json",
+    )  # fmt: skip
+    assert done.code == 0
+    assert done.document["run_id"] == "my-run"
+    assert deployed.executions() == ["my-run"]
+    (key,) = deployed.objects()
+    assert request_of(deployed, "my-run") == {
+        "script": "train.py",
+        "code": f"s3://{BUCKET}/{key}",
+        "args": ["--epochs", "3", "--json"],
+        "instance_types": ["g5.xlarge", "m5.large"],
+        "market": "spot",
+        "env": {"A": "1"},
+        "checkpoint": {"keep_last": 5},
+    }
+    deployed.clients.get("s3").download_file(BUCKET, key, str(tmp_path / "got.tar.gz"))
+    with tarfile.open(tmp_path / "got.tar.gz") as archive:
+        assert "train.py" in archive.getnames()
+
+
+def test_what_follows_the_script_is_the_scripts(project, deployed, runctl):
+    done = runctl("aws", "train", "--detach", "--name", "x", "train.py", "--name", "y", "--help", "-v")
+    assert (done.code, deployed.executions()) == (0, ["x"])
+    assert request_of(deployed, "x")["args"] == ["--name", "y", "--help", "-v"]
+
+
+def test_the_same_project_is_uploaded_once(project, deployed, runctl):
+    assert "uploaded" in runctl("aws", "train", "--detach", "train.py").stderr
+    assert "there already" in runctl("aws", "train", "--detach", "train.py").stderr
+    assert len(deployed.objects()) == 1
+    assert len(deployed.executions()) == 2
+
+
+def test_a_run_without_a_name_gets_a_readable_one(project, deployed, runctl):
+    done = runctl("aws", "train", "--detach", "--json", "train.py")
+    assert re.fullmatch(r"train-\d{8}-\d{6}-[0-9a-f]{4}", done.document["run_id"])
+
+
+def test_a_dry_run_shows_the_exact_request_and_starts_nothing(project, deployed, runctl):
+    (project / "data.bin").write_bytes(b"x" * 1000)
+    done = runctl("aws", "train", "--dry-run", "--json", "--name", "dry", "train.py", "--lr", "1")
+    document = done.document
+    assert done.code == 0
+    assert document["request"]["args"] == ["--lr", "1"]
+    assert document["request"]["code"].endswith(f"{document['package']['sha256']}.tar.gz")
+    assert {"path": "data.bin", "size_bytes": 1000} in document["package"]["files"]
+    assert (deployed.executions(), deployed.objects()) == ([], [])
+    runctl("aws", "train", "--detach", "--name", "dry", "train.py", "--lr", "1")
+    assert request_of(deployed, "dry") == document["request"]
+
+
+def test_settings_are_defaults(project, deployed, runctl):
+    (project / ".runctl.toml").write_text('market = "on-demand"\nmax_attempts = 2\n')
+    runctl("aws", "train", "--detach", "--name", "x", "--max-attempts", "9", "train.py")
+    request = request_of(deployed, "x")
+    assert (request["market"], request["max_attempts"]) == ("on-demand", 9)
+
+
+def test_the_project_is_packed_from_its_top_wherever_one_stands(project, deployed, runctl, monkeypatch):
+    (project / "src").mkdir()
+    (project / "src/inner.py").write_text("")
+    monkeypatch.chdir(project / "src")
+    runctl("aws", "train", "--detach", "--name", "x", "inner.py")
+    assert request_of(deployed, "x")["script"] == "src/inner.py"
+
+
+def test_another_folder_can_be_the_project(project, deployed, runctl, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/go.py").write_text("")
+    done = runctl("aws", "train", "--detach", "--name", "x", "--project", "../other", "go.py")
+    assert (done.code, request_of(deployed, "x")["script"]) == (0, "go.py")
+
+
+def test_a_script_in_s3_needs_no_project(project, deployed, runctl):
+    deployed.clients.get("s3").put_object(Bucket=BUCKET, Key="one.py", Body=b"print()")
+    uri = f"s3://{BUCKET}/one.py"
+    assert runctl("aws", "train", "--detach", "--name", "x", uri).code == 0
+    assert request_of(deployed, "x") == {"script": uri}
+    missing = runctl("aws", "train", "--detach", "--name", "y", f"s3://{BUCKET}/two.py")
+    assert (missing.code, "does not exist" in missing.stderr) == (2, True)
+    assert deployed.executions() == ["x"]
+
+
+BAD = {
+    "no such script": (["tain.py"], "did you mean train.py"),
+    "a name with a space": (["--name", "my run", "train.py"], "--name: 'my run'"),
+    "a name that climbs": (["--name", "../x", "train.py"], "--name: '../x'"),
+    "a market": (["--market", "cheap", "train.py"], "--market: 'cheap' is none of spot"),
+    "an environment": (["--env", "X=" + "x" * 300_000, "train.py"], "--env: 300001 bytes"),
+    "a reserved variable": (["--env", "RUNCTL_RUN_ID=x", "train.py"], "set by runctl itself"),
+    "an assignment": (["--env", "X", "train.py"], "--env: 'X' has no '='"),
+    "a deadline": (["--deadline", "2030-01-01", "train.py"], "--deadline: '2030-01-01'"),
+    "a checkpoint folder": (["--checkpoint-dir", "../x", "train.py"], "--checkpoint-dir: '../x'"),
+    "a grace": (["--grace-seconds", "91", "train.py"], "--grace-seconds: 91"),
+    "no such project": (["--project", "nowhere", "train.py"], "--project: "),
+    "arguments that are too large": (["train.py", "x" * 40_000], "args: 40000 bytes"),
+}
+
+
+@pytest.mark.parametrize(("words", "told"), BAD.values(), ids=BAD.keys())
+def test_a_bad_request_is_told_and_nothing_is_uploaded_or_started(project, deployed, runctl, words, told):
+    done = runctl("aws", "train", "--detach", *words)
+    assert done.code == 2
+    assert told in done.stderr
+    assert (deployed.executions(), deployed.objects()) == ([], [])
+
+
+BAD_PROJECTS = {
+    "a bad requirements.txt": ({"requirements.txt": "numpy=1\n"}, "requirements.txt:1: 'numpy=1'"),
+    "unknown settings": ({".runctl.toml": "markt = 1\n"}, "did you mean market?"),
+    "too large": (
+        {".runctl.toml": "[project]\nmax_size_mb = 1\n", "big.bin": "x" * 1_100_000},
+        "big.bin (1.1 MB)",
+    ),
+    "an ignored script": ({".gitignore": "*.py\n"}, "left out of the package"),
+}
+
+
+@pytest.mark.parametrize(("files", "told"), BAD_PROJECTS.values(), ids=BAD_PROJECTS.keys())
+def test_a_bad_project_is_told_and_nothing_is_uploaded_or_started(project, deployed, runctl, files, told):
+    for name, text in files.items():
+        (project / name).write_text(text)
+    done = runctl("aws", "train", "--detach", "train.py")
+    assert done.code == 2
+    assert told in done.stderr
+    assert (deployed.executions(), deployed.objects()) == ([], [])
+
+
+def test_a_name_that_is_taken_is_told_before_anything_is_uploaded(project, deployed, runctl):
+    deployed.begin("mine")
+    done = runctl("aws", "train", "--detach", "--name", "mine", "train.py")
+    assert (done.code, "runctl resume mine" in done.stderr) == (2, True)
+    assert deployed.objects() == []
+
+
+def test_no_credentials_start_nothing(project, runctl):
+    done = runctl("aws", "train", "train.py", env={"AWS_REGION": "us-east-1"})
+    assert (done.code, "credentials" in done.stderr) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        (OutcomeKind.COMPLETED, RunStatus.COMPLETED, 0),
+        (OutcomeKind.FAILED, RunStatus.FAILED, 1),
+        (OutcomeKind.INTERRUPTED, RunStatus.INTERRUPTED, 1),
+    ],
+)
+def test_a_run_that_is_followed_exits_by_how_it_ended(project, deployed, runctl, kind, status, code):
+    deployed.begin("x")
+    deployed.train("x", 1)
+    deployed.say("x", 1, "a line of the trainer", "10%\r50%\r100%", "\x1b[31mred\x1b[0m")
+    deployed.end_attempt("x", 1, kind, "because")
+    # The run exists already, so it is the resumption that is followed.
+    deployed.end("x", status, "because")
+
+    def continue_at_once() -> None:
+        arn = deployed.workflow.execution_arn("x-r2")
+        while deployed.workflow.find_execution(arn) is None:
+            pass
+        deployed.ledger.continue_run("x", execution="x-r2", execution_arn=arn)
+        deployed.train("x", 2)
+        deployed.say("x", 2, "another line", "10%\r50%\r100%", "\x1b[31mred\x1b[0m")
+        deployed.end_attempt("x", 2, kind, "because")
+        deployed.end("x", status, "because")
+
+    thread = Thread(target=continue_at_once)
+    thread.start()
+    done = runctl("resume", "x", "--json")
+    thread.join()
+    assert (done.code, done.document["status"]) == (code, status.value)
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line in {"another line", "100%", "red"}] == [
+        "another line",
+        "100%",
+        "red",
+    ]
+    # What was before the resumption is not told again.
+    assert "a line of the trainer" not in done.stderr
+    told = next(line for line in lines if line.startswith(f"── attempt 2 {kind.value}"))
+    assert lines.index(told) > lines.index("red")

@@ -1,0 +1,194 @@
+"""Every error leaves by its exit code, on the right stream, as one document with --json."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from botocore.exceptions import ClientError, UnknownServiceError
+
+from runctl.cli.exit_codes import exit_code_for, exit_code_of
+from runctl.cli.main import app
+from runctl.model import errors
+from runctl.model.outcome import FINAL, RunStatus
+
+PROGRAM = [sys.executable, "-m", "runctl.cli.main"]
+
+
+def every_error(base=errors.RunctlError):
+    for error in base.__subclasses__():
+        if error.__module__ == errors.__name__:
+            yield error
+            yield from every_error(error)
+
+
+EXPECTED = {
+    errors.RequestError: 2,
+    errors.RunEndedError: 2,
+    errors.NotFoundError: 4,
+    errors.RefusedError: 3,
+    errors.TransientError: 3,
+}
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: error.__name__)
+def test_every_error_of_the_tree_has_its_exit_code(error):
+    expected = next((code for base, code in EXPECTED.items() if issubclass(error, base)), 1)
+    made = error(()) if error is errors.InvalidRequestError else error("x")
+    assert exit_code_of(made) == expected
+
+
+def test_an_answer_of_aws_that_nothing_foresees_is_still_a_refusal():
+    error = ClientError({"Error": {"Code": "Odd", "Message": "odd"}}, "Call")
+    assert exit_code_of(error) == 3
+    assert exit_code_of(UnknownServiceError(service_name="x", known_service_names="y")) == 3
+    assert exit_code_of(KeyError("x")) == 1
+
+
+@pytest.mark.parametrize("status", sorted(FINAL))
+def test_only_a_completed_run_is_done(status):
+    assert exit_code_for(status) == (0 if status is RunStatus.COMPLETED else 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["list", "--bogus"], "No such option: --bogus"),
+        (["--bogus", "list"], "No such option: --bogus"),
+        (["lst"], "Did you mean 'list'"),
+        (["status"], "Missing argument"),
+        (["list", "--limit", "many"], "--limit"),
+        (["list", "--limit", "0"], "--limit"),
+        (["aws", "train", "--max-attempts", "x", "train.py"], "--max-attempts"),
+    ],
+)
+def test_bad_usage_exits_2_and_says_where_to_look(runctl, words, told):
+    done = runctl(*words)
+    assert done.code == 2
+    assert told in done.stderr
+    assert "--help`" in done.stderr
+    assert done.stdout == ""
+    document = runctl("--json", *words)
+    assert document.code == 2
+    assert told in document.document["error"]["message"]
+
+
+def test_help_is_for_asking_and_its_absence_is_bad_usage(runctl):
+    assert runctl("--help").code == 0
+    assert runctl("-h").code == 0
+    assert "aws" in runctl("--help").stdout
+    assert runctl().code == 2
+    assert runctl("--version").stdout.startswith("runctl ")
+
+
+def test_no_credentials_exit_3_with_the_cure(runctl):
+    done = runctl("list", env={"AWS_REGION": "us-east-1"})
+    assert done.code == 3
+    assert "aws configure" in done.stderr
+
+
+def test_no_region_and_no_such_profile_exit_3_with_the_cure(runctl):
+    assert "--region" in runctl("list").stderr
+    done = runctl("--profile", "nobody", "list")
+    assert (done.code, "nobody" in done.stderr) == (3, True)
+
+
+def test_a_cloud_that_cannot_be_reached_exits_3(runctl, monkeypatch):
+    monkeypatch.setattr("runctl.aws.clients.CONNECT_TIMEOUT", 1)
+    env = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "t", "AWS_SECRET_ACCESS_KEY": "t", "AWS_MAX_ATTEMPTS": "1",
+    }  # fmt: skip
+    done = runctl("list", env=env)
+    assert (done.code, "cannot be reached" in done.stderr) == (3, True)
+
+
+def test_nothing_deployed_exits_4_with_the_cure(deployed, runctl):
+    deployed.clients.get("ssm").delete_parameter(Name="/runctl/deployment")
+    done = runctl("list")
+    assert (done.code, "cdk deploy" in done.stderr) == (4, True)
+
+
+@pytest.mark.parametrize("words", [["--local", "list"], ["list", "--local"], ["local", "status"]])
+def test_no_local_cloud_exits_4_with_the_cure(runctl, words):
+    done = runctl(*words)
+    assert (done.code, "runctl local up" in done.stderr) == (4, True)
+
+
+def test_the_local_cloud_can_be_asked_for_by_the_environment(runctl):
+    assert runctl("list", env={"RUNCTL_LOCAL": "1"}).code == 4
+    assert runctl("list", env={"RUNCTL_LOCAL": "0", "AWS_REGION": "us-east-1"}).code == 3
+
+
+def test_what_was_not_foreseen_is_short_and_says_how_to_see_more(runctl, monkeypatch):
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError("what a surprise")
+
+    monkeypatch.setattr("runctl.cli.invocation.Invocation.connect", explode)
+    done = runctl("list")
+    assert (done.code, "Traceback" in done.stderr) == (1, False)
+    assert "what a surprise" in done.stderr
+    assert "-v" in done.stderr
+    assert "Traceback" in runctl("list", "-v").stderr
+    assert runctl("list", "--json").document["error"]["type"] == "ZeroDivisionError"
+
+
+def test_json_errors_name_every_problem(project, runctl):
+    done = runctl("aws", "train", "--json", "--market", "x", "--instance-types", "g5", "train.py")
+    error = done.document["error"]
+    assert (done.code, error["type"]) == (2, "InvalidRequestError")
+    assert [one["field"] for one in error["problems"]] == ["--instance-types", "--market"]
+
+
+def test_a_reader_that_leaves_early_is_no_error(deployed):
+    for number in range(40):
+        deployed.begin(f"run-{number}")
+    process = subprocess.Popen(
+        [*PROGRAM, "list", "--limit", "40"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **deployed.environment()},
+    )
+    process.stdout.close()
+    stderr = process.stderr.read().decode()
+    process.stderr.close()
+    assert (process.wait(30), stderr) == (0, "")
+
+
+def test_starting_up_loads_no_sdk():
+    code = "import sys, runctl.cli.main as m; print([x for x in ('boto3', 'botocore') if x in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_init_writes_a_file_once(environment, runctl):
+    assert runctl("init").code == 0
+    assert "market" in (environment / ".runctl.toml").read_text()
+    (environment / ".runctl.toml").write_text("mine = 1")
+    refused = runctl("init")
+    assert (refused.code, "--force" in refused.stderr) == (2, True)
+    assert (environment / ".runctl.toml").read_text() == "mine = 1"
+    forced = runctl("init", "--force", "--json")
+    assert json.loads(forced.stdout) == {"written": str(environment / ".runctl.toml")}
+
+
+def test_every_command_takes_the_global_options(runctl):
+    root = [("list",), ("status",), ("logs",), ("stop",), ("resume",), ("checkpoints",), ("init",)]
+    nested = [("aws", "train"), *(("local", name) for name in ("up", "down", "status"))]
+    for words in [*root, *nested]:
+        shown = runctl(*words, "--help", env={"COLUMNS": "120"}).stdout
+        assert all(option in shown for option in ("--json", "--local", "--profile", "--region"))
+    assert app.info.no_args_is_help
+
+
+def test_help_comes_at_once():
+    best = min(_seconds_of_help() for _ in range(3))
+    assert best < 2.0  # a fraction of it on an idle machine; an SDK alone would double it
+
+
+def _seconds_of_help() -> float:
+    began = time.perf_counter()
+    subprocess.run([*PROGRAM, "--help"], capture_output=True, check=True)
+    return time.perf_counter() - began
