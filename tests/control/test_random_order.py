@@ -345,7 +345,7 @@ class Training(RuleBasedStateMachine):
     @rule(data=st.data())
     def ec2_gives_notice(self, data):
         agent = data.draw(st.sampled_from(self.live_agents()))
-        if "spot" == self.world.fleet.machines[agent.instance_id].pool.market:
+        if self.world.fleet.machines[agent.instance_id].pool.market == "spot":
             agent.noticed = True
             self.events.append({"kind": "warning", "instance_id": agent.instance_id})
 

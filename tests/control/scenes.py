@@ -1,0 +1,34 @@
+"""Runs in the states that the tests begin with."""
+
+from runctl.control.launch_instances import launch_instances
+from runctl.control.prepare_run import ExecutionStart, prepare_run
+from runctl.control.start_training import start_training
+from tests.control.fakes import START, World
+
+RUN = "run-1"
+ARN = "arn:run-1"
+REQUEST = {"command": ["train"], "instance_types": ["m5.large", "c5.large"], "max_attempts": 10}
+
+
+def execution(name=RUN, started_at=START):
+    return ExecutionStart(arn=f"arn:{name}", name=name, started_at=started_at)
+
+
+def prepared(world: World | None = None, **request) -> World:
+    world = world or World(zones=("us-east-1a", "us-east-1b"))
+    prepare_run(world, execution(), {**REQUEST, **request})
+    world.workflow.running.add(ARN)
+    return world
+
+
+def launched(world: World, number: int = 1) -> str:
+    launch_instances(world, RUN, number)
+    return world.ledger.find_attempt(RUN, number).instance_ids[0]
+
+
+def training(world: World, number: int = 1) -> str:
+    instance_id = launched(world, number)
+    token = f"token-{number}"
+    world.workflow.valid.add(token)
+    start_training(world, RUN, number, token=token, execution_arn=ARN)
+    return instance_id

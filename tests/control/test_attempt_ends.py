@@ -1,0 +1,231 @@
+"""StartTraining, ConfirmCheckpoint, DecideNext and the instance's going: each attempt ends once."""
+
+from datetime import timedelta
+
+import pytest
+
+from runctl.control.confirm_checkpoint import confirm_checkpoint
+from runctl.control.decide_next import decide_next
+from runctl.control.handle_instance_change import handle_instance_change
+from runctl.control.start_training import start_training
+from runctl.model.errors import FencedError, NotFoundError, RequestError
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.model.pool import Pool
+from tests.control.fakes import START, World
+from tests.control.scenes import ARN, RUN, launched, prepared, training
+
+LOST = {"kind": "lost", "reason": "no heartbeat"}
+COMPLETED = {"kind": "completed", "reason": "", "exit_code": 0}
+RECLAIMED = "Server.SpotInstanceTermination"
+
+
+def test_the_token_reaches_the_attempt_and_its_task_goes_on():
+    world = prepared()
+    launched(world)
+    world.workflow.valid.add("token")
+    started = start_training(world, RUN, 1, token="token", execution_arn=ARN)
+    assert started["status"] == "started"
+    assert world.ledger.find_attempt(RUN, 1).token == "token"
+    assert world.workflow.reports == {}
+
+
+def test_an_attempt_whose_machine_went_before_its_token_came_is_reported_at_once():
+    world = prepared()
+    instance_id = launched(world)
+    world.fleet.end(instance_id, reason=RECLAIMED)
+    assert handle_instance_change(world, instance_id, "terminated")["status"] == "ended"
+    world.workflow.valid.add("token")
+    for _ in range(2):
+        started = start_training(world, RUN, 1, token="token", execution_arn=ARN)
+        assert started["status"] == "already_ended"
+    assert world.workflow.reports["token"]["outcome"]["kind"] == "interrupted"
+
+
+def test_a_superseded_attempt_gets_no_token():
+    world = prepared()
+    training(world, 1)
+    training(world, 2)
+    with pytest.raises(FencedError):
+        start_training(world, RUN, 1, token="late", execution_arn=ARN)
+
+
+def test_the_confirmed_outcome_comes_with_the_newest_checkpoint():
+    world = prepared()
+    training(world)
+    world.ledger.commit_checkpoint(RUN, 1, step=40, manifest="runs/run-1/40", now=START)
+    confirmed = confirm_checkpoint(world, RUN, 1, COMPLETED)
+    assert confirmed == {
+        "run_id": RUN,
+        "attempt": 1,
+        "outcome": {**COMPLETED, "step": 40},
+        "step": 40,
+        "checkpoint": "runs/run-1/40",
+    }
+    assert world.ledger.find_attempt(RUN, 1).ended.kind is OutcomeKind.COMPLETED
+
+
+def test_the_outcome_that_was_recorded_first_is_confirmed():
+    world = prepared()
+    training(world)
+    confirm_checkpoint(world, RUN, 1, COMPLETED)
+    assert confirm_checkpoint(world, RUN, 1, LOST)["outcome"]["kind"] == "completed"
+
+
+@pytest.mark.parametrize("reason", [RECLAIMED, "Server.SpotInstanceShutdown"])
+def test_silence_of_a_machine_that_ec2_took_is_an_interruption(reason):
+    world = prepared()
+    world.fleet.end(training(world), reason=reason)
+    outcome = confirm_checkpoint(world, RUN, 1, LOST)["outcome"]
+    assert outcome["kind"] == "interrupted"
+    assert reason in outcome["reason"]
+
+
+def test_silence_after_a_notice_is_an_interruption_and_ec2_ends_the_machine():
+    world = prepared()
+    training(world)
+    world.ledger.note_notice(RUN, 1, now=START)
+    assert confirm_checkpoint(world, RUN, 1, LOST)["outcome"]["kind"] == "interrupted"
+    assert world.fleet.terminated == []
+
+
+def test_a_silent_machine_that_still_runs_is_ended():
+    world = prepared()
+    instance_id = training(world)
+    assert confirm_checkpoint(world, RUN, 1, LOST)["outcome"]["kind"] == "lost"
+    assert world.fleet.terminated == [instance_id]
+
+
+def test_a_silent_machine_that_ec2_does_not_show_yet_is_ended_too():
+    world = prepared()
+    instance_id = training(world)
+    world.fleet.hidden.add(instance_id)
+    confirm_checkpoint(world, RUN, 1, LOST)
+    assert world.fleet.terminated == [instance_id]
+
+
+def test_an_agent_that_reported_shuts_down_by_itself():
+    world = prepared()
+    training(world)
+    confirm_checkpoint(world, RUN, 1, COMPLETED)
+    assert world.fleet.terminated == []
+
+
+@pytest.mark.parametrize("kind", ["interrupted", "lost"])
+def test_a_pool_that_took_the_machine_cools(kind):
+    world = prepared()
+    training(world)
+    pool = Pool.parse(world.ledger.find_attempt(RUN, 1).pool)
+    confirm_checkpoint(world, RUN, 1, {"kind": kind, "reason": ""})
+    assert pool in world.ledger.cooling_pools([pool], now=START)
+
+
+def test_a_pool_that_served_to_the_end_does_not_cool():
+    world = prepared()
+    training(world)
+    confirm_checkpoint(world, RUN, 1, COMPLETED)
+    assert world.ledger.pools == {}
+
+
+def test_an_attempt_that_nobody_opened_cannot_be_confirmed():
+    with pytest.raises(NotFoundError):
+        confirm_checkpoint(prepared(), RUN, 1, LOST)
+
+
+def test_an_outcome_that_is_none_is_refused():
+    world = prepared()
+    training(world)
+    with pytest.raises(RequestError, match="'exploded' is no outcome"):
+        confirm_checkpoint(world, RUN, 1, {"kind": "exploded"})
+
+
+def test_an_interrupted_run_goes_on_with_the_next_attempt():
+    world = prepared()
+    training(world)
+    decided = decide_next(world, RUN, 1, {"kind": "interrupted", "reason": ""})
+    assert (decided["decision"], decided["attempt"], decided["wait_seconds"]) == ("relaunch", 2, 0)
+    assert "status" not in decided
+
+
+def test_refusals_in_a_row_wait_longer_and_longer():
+    world = prepared()
+    waits = []
+    for number in (1, 2, 3):
+        world.ledger.open_attempt(RUN, number, launch_try=1, fleet_request="{}", now=START)
+        refused = {"kind": "no_capacity", "reason": ""}
+        waits.append(decide_next(world, RUN, number, refused)["wait_seconds"])
+    assert waits == [30, 60, 120]
+
+
+def test_a_replacement_launched_inside_the_notice_is_not_counted_as_spent():
+    world = prepared(max_attempts=2)
+    training(world, 1)
+    launched(world, 2)
+    decided = decide_next(world, RUN, 1, {"kind": "interrupted", "reason": ""})
+    assert decided["decision"] == "relaunch"
+
+
+def test_a_completed_run_finishes():
+    world = prepared()
+    training(world)
+    decided = decide_next(world, RUN, 1, COMPLETED)
+    assert (decided["decision"], decided["status"]) == ("finish", "completed")
+
+
+def test_a_run_that_was_ended_meanwhile_is_not_relaunched():
+    world = prepared()
+    training(world)
+    world.ledger.end_run(RUN, status=RunStatus.STOPPED, reason="by hand", now=START)
+    decided = decide_next(world, RUN, 1, {"kind": "interrupted", "reason": ""})
+    assert (decided["decision"], decided["status"]) == ("finish", "stopped")
+
+
+def test_a_machine_that_goes_without_a_report_is_reported_at_once():
+    world = prepared()
+    instance_id = training(world)
+    world.fleet.end(instance_id, reason="Server.InternalError")
+    handled = handle_instance_change(world, instance_id, "shutting-down")
+    assert handled["status"] == "reported"
+    outcome = world.workflow.reports["token-1"]["outcome"]
+    assert outcome["kind"] == "lost"
+    assert "Server.InternalError" in outcome["reason"]
+    # ConfirmCheckpoint records it, so that there is one writer.
+    assert world.ledger.find_attempt(RUN, 1).ended is None
+
+
+def test_an_agent_that_reported_and_shut_down_is_not_misjudged():
+    world = prepared()
+    instance_id = training(world)
+    world.workflow.report("token-1", {"outcome": COMPLETED})
+    world.fleet.end(instance_id, reason="Client.InstanceInitiatedShutdown")
+    assert handle_instance_change(world, instance_id, "shutting-down")["status"] == "told_before"
+    assert confirm_checkpoint(world, RUN, 1, COMPLETED)["outcome"]["kind"] == "completed"
+
+
+def test_a_token_that_comes_while_the_end_is_written_is_reported_on(monkeypatch):
+    world = prepared()
+    instance_id = launched(world)
+    world.fleet.end(instance_id, reason=RECLAIMED)
+    end_attempt = world.ledger.end_attempt
+
+    def after_the_token(*args, **kwargs):
+        world.workflow.valid.add("token")
+        start_training(world, RUN, 1, token="token", execution_arn=ARN)
+        return end_attempt(*args, **kwargs)
+
+    monkeypatch.setattr(world.ledger, "end_attempt", after_the_token)
+    assert handle_instance_change(world, instance_id, "terminated")["status"] == "reported"
+    assert world.workflow.reports["token"]["outcome"]["kind"] == "interrupted"
+
+
+def test_a_change_of_an_ended_attempt_or_to_running_changes_nothing():
+    world = prepared()
+    instance_id = training(world)
+    assert handle_instance_change(world, instance_id, "running")["status"] == "still_running"
+    lost = Outcome(kind=OutcomeKind.LOST)
+    world.ledger.end_attempt(RUN, 1, outcome=lost, now=START + timedelta(minutes=1))
+    assert handle_instance_change(world, instance_id, "terminated")["status"] == "already_ended"
+    assert world.workflow.reports == {}
+
+
+def test_a_machine_of_somebody_else_is_not_ours():
+    assert handle_instance_change(World(), "i-other", "terminated") == {"status": "not_ours"}

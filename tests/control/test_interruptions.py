@@ -1,0 +1,148 @@
+"""The interruption warning launches the replacement, and then lets the agent drain."""
+
+import pytest
+
+from runctl.control.handle_interruption import handle_interruption, handle_rebalance
+from runctl.model.errors import TransientError
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.model.pool import Pool
+from tests.control.fakes import START, CrashError, Fragile, World
+from tests.control.scenes import RUN, prepared, training
+
+
+def test_the_replacement_is_launched_in_another_pool_and_the_agent_drains():
+    world = prepared()
+    instance_id = training(world)
+    handled = handle_interruption(world, instance_id)
+    assert handled == {
+        "run_id": RUN,
+        "attempt": 1,
+        "status": "relaunched",
+        "agent_reached": True,
+    }
+    first, second = world.ledger.attempts(RUN)
+    assert first.noticed_at == START
+    assert second.pool != first.pool
+    assert world.commands.sent == [(instance_id, "drain")]
+    assert world.fleet.terminated == []
+
+
+def test_a_second_warning_launches_nothing_more():
+    world = prepared()
+    instance_id = training(world)
+    for _ in range(3):
+        assert handle_interruption(world, instance_id)["status"] == "relaunched"
+    assert len(world.fleet.machines) == 2
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("fuse", range(1, 18))
+def test_a_handler_that_ended_half_way_is_repeated(fuse, after):
+    world = prepared()
+    instance_id = training(world)
+    try:
+        handle_interruption(Fragile(world, fuse=fuse, after=after), instance_id)
+    except CrashError:
+        handle_interruption(world, instance_id)
+    assert len(world.fleet.machines) == 2
+    assert (instance_id, "drain") in world.commands.sent
+
+
+def test_a_warning_after_the_attempts_end_changes_nothing():
+    world = prepared()
+    instance_id = training(world)
+    outcome = Outcome(kind=OutcomeKind.COMPLETED)
+    world.ledger.end_attempt(RUN, 1, outcome=outcome, now=START)
+    assert handle_interruption(world, instance_id)["status"] == "already_ended"
+    assert len(world.fleet.machines) == 1
+    assert world.commands.sent == []
+
+
+@pytest.mark.parametrize(
+    "request_", [{"auto_resume": False}, {"max_attempts": 1}, {"deadline": "2030-01-01T12:30:00Z"}]
+)
+def test_what_the_state_machine_would_not_relaunch_is_not_relaunched(request_):
+    world = prepared(**request_)
+    instance_id = training(world)
+    world.clock.time = START.replace(hour=13)
+    assert handle_interruption(world, instance_id)["status"] == "not_relaunched"
+    assert len(world.fleet.machines) == 1
+    assert world.commands.sent == [(instance_id, "drain")]
+
+
+def test_the_agent_drains_even_if_nothing_can_be_launched():
+    world = prepared()
+    instance_id = training(world)
+    for kind in ("m5.large", "c5.large"):
+        for zone in world.zones:
+            world.fleet.refusals[Pool(kind, zone, "spot")] = "InsufficientInstanceCapacity"
+    assert handle_interruption(world, instance_id)["status"] == "no_capacity"
+    assert world.commands.sent == [(instance_id, "drain")]
+
+
+def test_the_agent_drains_even_if_the_launch_raises(monkeypatch):
+    world = prepared()
+    instance_id = training(world)
+
+    def throttled(_request):
+        raise TransientError("later")
+
+    monkeypatch.setattr(world.fleet, "launch", throttled)
+    with pytest.raises(TransientError):
+        handle_interruption(world, instance_id)
+    assert world.commands.sent == [(instance_id, "drain")]
+
+
+def test_an_agent_that_cannot_be_reached_sees_the_notice_itself():
+    world = prepared()
+    instance_id = training(world)
+    world.commands.unreachable.add(instance_id)
+    handled = handle_interruption(world, instance_id)
+    assert (handled["status"], handled["agent_reached"]) == ("relaunched", False)
+
+
+def test_a_run_that_has_ended_is_not_relaunched():
+    world = prepared()
+    instance_id = training(world)
+    world.ledger.end_run(RUN, status=RunStatus.STOPPED, reason="", now=START)
+    assert handle_interruption(world, instance_id)["status"] == "already_ended"
+    assert len(world.fleet.machines) == 1
+
+
+def test_a_run_that_ends_during_the_launch_leaves_no_replacement(monkeypatch):
+    world = prepared()
+    instance_id = training(world)
+    launch = world.fleet.launch
+
+    def launch_while_the_run_ends(request):
+        world.ledger.end_run(RUN, status=RunStatus.STOPPED, reason="", now=START)
+        return launch(request)
+
+    monkeypatch.setattr(world.fleet, "launch", launch_while_the_run_ends)
+    assert handle_interruption(world, instance_id)["status"] == "not_relaunched"
+    assert [one.instance_id for one in world.fleet.live()] == [instance_id]
+
+
+def test_a_rebalance_recommendation_asks_for_a_checkpoint_only():
+    world = prepared()
+    instance_id = training(world)
+    assert handle_rebalance(world, instance_id)["status"] == "asked"
+    assert world.commands.sent == [(instance_id, "checkpoint")]
+    assert len(world.fleet.machines) == 1
+    assert world.ledger.find_attempt(RUN, 1).noticed_at is None
+
+
+def test_a_rebalance_recommendation_may_come_too_early_or_too_late():
+    world = prepared()
+    instance_id = training(world)
+    world.commands.unreachable.add(instance_id)
+    assert handle_rebalance(world, instance_id)["status"] == "agent_not_there"
+    world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=START)
+    assert handle_rebalance(world, instance_id)["status"] == "already_ended"
+
+
+@pytest.mark.parametrize("handle", [handle_interruption, handle_rebalance])
+def test_a_machine_of_somebody_else_is_not_ours(handle):
+    world = World()
+    assert handle(world, "i-other") == {"status": "not_ours"}
+    assert world.commands.sent == []

@@ -1,0 +1,201 @@
+"""LaunchInstances launches once, whoever asks, and leaves nothing behind where it may not."""
+
+import contextlib
+import json
+from datetime import timedelta
+
+import pytest
+
+from runctl.control.launch_instances import launch_instances
+from runctl.model.errors import NotFoundError, RefusedError, RunEndedError
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.model.pool import Pool
+from runctl.model.run import AttemptStage
+from tests.control.fakes import START, CrashError, Fragile, World
+from tests.control.scenes import RUN, launched, prepared
+
+LAUNCHED = {"run_id": RUN, "attempt": 1, "launched": True}
+SPOT = [
+    Pool(kind, zone, "spot")
+    for kind in ("m5.large", "c5.large")
+    for zone in ("us-east-1a", "us-east-1b")
+]
+
+
+def refuse(world, pools, code="InsufficientInstanceCapacity"):
+    world.fleet.refusals |= dict.fromkeys(pools, code)
+
+
+def pools_of(request):
+    return [Pool.parse(text) for text in json.loads(request)["pools"]]
+
+
+def test_second_launch_adopts_what_the_first_launched():
+    world = prepared()
+    assert launch_instances(world, RUN, 1) == LAUNCHED
+    assert launch_instances(world, RUN, 1) == LAUNCHED
+    assert len(world.fleet.requests) == len(world.fleet.machines) == 1
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("fuse", range(1, 10))
+def test_a_launch_that_ended_half_way_is_taken_up_again(fuse, after):
+    world = prepared()
+    with contextlib.suppress(CrashError):
+        launch_instances(Fragile(world, fuse=fuse, after=after), RUN, 1)
+    world.clock.advance(timedelta(minutes=3))
+    assert launch_instances(world, RUN, 1) == LAUNCHED
+    assert len(world.fleet.machines) == 1
+
+
+def test_a_request_on_record_is_replayed_verbatim_though_the_pools_have_changed():
+    world = prepared()
+    with pytest.raises(CrashError):
+        # clock.now is no port call; find_run, find_attempt, zones, cooling, build, open, launch
+        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+    world.ledger.cool_pool(SPOT[0], until=START + timedelta(hours=1))
+    launch_instances(world, RUN, 1)
+    first, second = world.fleet.requests
+    assert first == second
+
+
+def test_refusing_pools_cool_and_the_reason_names_them():
+    world = prepared()
+    refuse(world, SPOT)
+    launch = launch_instances(world, RUN, 1)
+    assert not launch["launched"]
+    assert launch["outcome"]["kind"] == "no_capacity"
+    assert "m5.large/us-east-1a/spot: InsufficientInstanceCapacity" in launch["outcome"]["reason"]
+    assert set(world.ledger.cooling_pools(SPOT, now=START)) == set(SPOT)
+
+
+def test_a_cooling_pool_is_left_out():
+    world = prepared()
+    world.ledger.cool_pool(SPOT[0], until=START + timedelta(minutes=1))
+    launch_instances(world, RUN, 1)
+    assert pools_of(world.fleet.requests[0]) == SPOT[1:]
+
+
+def test_when_all_pools_cool_all_are_asked():
+    world = prepared()
+    for pool in SPOT:
+        world.ledger.cool_pool(pool, until=START + timedelta(minutes=1))
+    assert launch_instances(world, RUN, 1) == LAUNCHED
+
+
+def test_on_demand_follows_in_the_same_launch_once_every_spot_pool_refused():
+    world = prepared(market="spot-then-on-demand")
+    refuse(world, SPOT)
+    assert launch_instances(world, RUN, 1) == LAUNCHED
+    attempt = world.ledger.find_attempt(RUN, 1)
+    assert (attempt.launch_try, Pool.parse(attempt.pool).market) == (2, "on-demand")
+
+
+def test_who_comes_second_to_a_refusal_asks_once_more():
+    world = prepared()
+    refuse(world, SPOT)
+    launch_instances(world, RUN, 1)
+    world.fleet.refusals.clear()
+    assert launch_instances(world, RUN, 1) == LAUNCHED
+    assert world.ledger.find_attempt(RUN, 1).launch_try == 2
+
+
+def test_a_used_up_quota_counts_as_no_capacity_and_is_told():
+    world = prepared()
+    world.fleet.quota = "MaxFleetCountExceeded: delete some"
+    launch = launch_instances(world, RUN, 1)
+    assert launch["outcome"]["kind"] == "no_capacity"
+    assert "MaxFleetCountExceeded" in launch["outcome"]["reason"]
+
+
+def test_what_aws_refuses_outright_is_raised(monkeypatch):
+    world = prepared()
+
+    def refused(_request):
+        raise RefusedError("no permission")
+
+    monkeypatch.setattr(world.fleet, "launch", refused)
+    with pytest.raises(RefusedError):
+        launch_instances(world, RUN, 1)
+
+
+def test_an_attempt_that_has_ended_answers_its_outcome():
+    world = prepared()
+    launched(world)
+    taken = Outcome(kind=OutcomeKind.INTERRUPTED, reason="taken")
+    world.ledger.end_attempt(RUN, 1, outcome=taken, now=START)
+    launch = launch_instances(world, RUN, 1)
+    assert (launch["launched"], launch["outcome"]) == (False, taken.as_document())
+
+
+def test_what_was_launched_but_never_recorded_ends_with_its_attempt():
+    world = prepared()
+    attempt = world.ledger.open_attempt(
+        RUN,
+        1,
+        launch_try=1,
+        fleet_request=world.fleet.build_request(run_id=RUN, attempt=1, launch_try=1, pools=SPOT),
+        now=START,
+    )
+    stray = world.fleet.launch(attempt.fleet_request).instance_ids
+    world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=START)
+    assert not launch_instances(world, RUN, 1)["launched"]
+    assert tuple(world.fleet.terminated) == stray
+
+
+def end_run(world):
+    world.ledger.end_run(RUN, status=RunStatus.STOPPED, reason="stop", now=START)
+
+
+def test_nothing_is_launched_for_a_run_that_has_ended():
+    world = prepared()
+    end_run(world)
+    with pytest.raises(RunEndedError):
+        launch_instances(world, RUN, 1)
+    assert world.fleet.machines == {}
+
+
+def test_a_run_that_ends_during_the_launch_takes_the_machine_with_it(monkeypatch):
+    world = prepared()
+    launch = world.fleet.launch
+
+    def launch_while_the_run_ends(request):
+        end_run(world)
+        return launch(request)
+
+    monkeypatch.setattr(world.fleet, "launch", launch_while_the_run_ends)
+    with pytest.raises(RunEndedError):
+        launch_instances(world, RUN, 1)
+    assert world.fleet.live() == []
+    assert len(world.fleet.machines) == 1
+
+
+def test_a_crash_between_launch_and_record_is_made_good_after_the_run_ended():
+    world = prepared()
+    with pytest.raises(CrashError):
+        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+    assert len(world.fleet.live()) == 1
+    end_run(world)
+    with pytest.raises(RunEndedError):
+        launch_instances(world, RUN, 1)
+    assert world.fleet.live() == []
+
+
+def test_the_slower_of_two_tries_ends_its_own_machine(monkeypatch):
+    world = prepared()
+    launch = world.fleet.launch
+
+    def launch_while_another_try_wins(request):
+        world.ledger.record_launch(RUN, 1, instance_ids=["i-quick"], pool=str(SPOT[3]), now=START)
+        return launch(request)
+
+    monkeypatch.setattr(world.fleet, "launch", launch_while_another_try_wins)
+    assert launch_instances(world, RUN, 1) == LAUNCHED
+    assert world.fleet.terminated == ["i-0001"]
+    attempt = world.ledger.find_attempt(RUN, 1)
+    assert (attempt.instance_ids, attempt.stage) == (("i-quick",), AttemptStage.LAUNCHED)
+
+
+def test_an_unknown_run_cannot_be_launched():
+    with pytest.raises(NotFoundError):
+        launch_instances(World(), RUN, 1)

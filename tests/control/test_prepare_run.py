@@ -1,0 +1,113 @@
+"""PrepareRun refuses what is wrong, all of it at once, and is the same when repeated."""
+
+from datetime import timedelta
+
+import pytest
+
+from runctl.control.prepare_run import prepare_run
+from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
+from runctl.model.outcome import RunStatus
+from tests.control.fakes import START, World
+from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, training
+
+END = {"status": RunStatus.FAILED, "reason": "over", "now": START}
+
+
+def test_a_new_run_begins_with_attempt_one_however_often_it_is_prepared():
+    world = World()
+    for _ in range(2):
+        assert prepare_run(world, execution(), REQUEST) == {"run_id": RUN, "attempt": 1}
+    assert world.ledger.find_run(RUN).request.command == ("train",)
+
+
+def test_everything_that_is_wrong_is_told_at_once():
+    world = World()
+    world.objects.problems["s3://bucket/a.tar.gz"] = "is gone"
+    bad = {"script": "t.py", "code": "s3://bucket/a.tar.gz", "deadline": "2020-01-01T00:00:00Z"}
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare_run(world, execution("a name with spaces"), bad)
+    told = {problem.field for problem in caught.value.problems}
+    assert told == {"execution name", "code", "deadline"}
+    assert world.ledger.runs == {}
+
+
+def test_a_bad_name_is_told_beside_bad_fields():
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare_run(World(), execution("x" * 65), {"command": [], "markt": "spot"})
+    told = [problem.field for problem in caught.value.problems]
+    assert told == ["execution name", "command", "markt"]
+
+
+def test_a_script_in_s3_is_looked_for():
+    world = World()
+    world.objects.problems["s3://bucket/t.py"] = "does not exist"
+    with pytest.raises(InvalidRequestError, match="script: does not exist"):
+        prepare_run(world, execution(), {"script": "s3://bucket/t.py"})
+
+
+def test_a_name_that_a_run_of_long_ago_has_is_refused():
+    world = prepared()
+    again = execution(started_at=START + timedelta(days=91))
+    with pytest.raises(InvalidRequestError, match="is a run of 2030-01-01"):
+        prepare_run(world, again, REQUEST)
+
+
+def test_an_ended_run_continues_with_its_own_request_and_the_next_attempt():
+    world = prepared()
+    launched(world, 1)
+    world.workflow.running.clear()
+    world.ledger.end_run(RUN, **END)
+    for _ in range(2):
+        answer = prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
+        assert answer == {"run_id": RUN, "attempt": 2}
+    run = world.ledger.find_run(RUN)
+    assert (run.ended, run.executions, run.request.command) == (None, 2, ("train",))
+
+
+def test_a_run_that_goes_on_cannot_be_continued():
+    world = prepared()
+    with pytest.raises(RequestError, match="goes on in the execution run-1"):
+        prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
+    assert world.ledger.find_run(RUN).execution_arn == ARN
+
+
+def test_a_run_whose_finish_is_still_running_cannot_be_continued():
+    # Otherwise that execution's repeated FinishRun would end the run under us.
+    world = prepared()
+    world.ledger.end_run(RUN, **END)
+    with pytest.raises(RequestError, match="goes on"):
+        prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
+
+
+def test_what_an_execution_left_when_its_end_went_unseen_is_ended_first():
+    world = prepared()
+    first = training(world)
+    world.workflow.running.clear()
+    prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
+    assert world.fleet.terminated == [first]
+    assert world.ledger.find_attempt(RUN, 1).ended is not None
+    assert world.ledger.find_run(RUN).ended is None
+
+
+def test_an_unknown_run_cannot_be_continued():
+    with pytest.raises(NotFoundError, match="no run run-1"):
+        prepare_run(World(), execution("run-1-r2"), {"run_id": RUN})
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"run_id": RUN, "market": "spot"}, "stands beside market"),
+        ({"run_id": "a b"}, "'a b' is not"),
+        ({"run_id": 3}, "3 is not"),
+    ],
+)
+def test_a_continuation_says_only_which_run(document, told):
+    with pytest.raises(InvalidRequestError, match=told):
+        prepare_run(prepared(), execution("run-1-r2"), document)
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 3])
+def test_an_input_that_is_no_object_is_refused(document):
+    with pytest.raises(InvalidRequestError, match="must be a JSON object"):
+        prepare_run(World(), execution(), document)

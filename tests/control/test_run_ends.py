@@ -1,0 +1,185 @@
+"""FinishRun and CleanUp: the run ends once, and nothing of it is left running."""
+
+import contextlib
+from datetime import timedelta
+
+import pytest
+
+from runctl.control.clean_up import clean_up
+from runctl.control.confirm_checkpoint import confirm_checkpoint
+from runctl.control.finish_run import finish_run
+from runctl.control.launch_instances import launch_instances
+from runctl.control.prepare_run import prepare_run
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from tests.control.fakes import START, CrashError, Fragile, World
+from tests.control.scenes import ARN, RUN, execution, launched, prepared, training
+
+
+def finish(world, status="completed"):
+    return finish_run(world, RUN, status=status, reason="the trainer is done")
+
+
+def clean(world, status="ABORTED", name=RUN, cause=""):
+    return clean_up(world, execution_arn=f"arn:{name}", name=name, status=status, cause=cause)
+
+
+def test_the_result_says_where_everything_is():
+    world = prepared()
+    training(world)
+    world.ledger.commit_checkpoint(RUN, 1, step=40, manifest="runs/run-1/40.json", now=START)
+    world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.COMPLETED), now=START)
+    assert finish(world) == {
+        "run_id": RUN,
+        "status": "completed",
+        "reason": "the trainer is done",
+        "step": 40,
+        "attempts": 1,
+        "checkpoint": "s3://bucket/runs/run-1/40.json",
+        "outputs": "s3://bucket/runs/run-1/outputs/",
+    }
+
+
+def test_a_run_without_checkpoint_has_none_in_its_result():
+    result = finish(prepared(), "failed")
+    assert (result["checkpoint"], result["step"], result["attempts"]) == (None, None, 0)
+
+
+def test_the_end_that_came_first_is_the_result():
+    world = prepared()
+    clean(world)
+    assert finish(world)["status"] == "stopped"
+
+
+def test_a_replacement_launched_inside_the_notice_ends_with_the_run():
+    world = prepared()
+    first = training(world, 1)
+    world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.COMPLETED), now=START)
+    second = launched(world, 2)
+    finish(world)
+    assert world.fleet.terminated == [second]
+    assert world.ledger.find_attempt(RUN, 2).ended.kind is OutcomeKind.STOPPED
+    assert [one.instance_id for one in world.fleet.live()] == [first]
+
+
+def test_a_replacement_that_is_noticed_itself_is_left_to_ec2_in_its_first_hour():
+    world = prepared()
+    second = launched(world, 2)
+    world.ledger.note_notice(RUN, 2, now=START)
+    finish(world)
+    assert world.fleet.terminated == []
+    world.clock.advance(timedelta(hours=1))
+    finish(world)
+    assert world.fleet.terminated == [second]
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("fuse", range(1, 9))
+def test_a_finish_that_ended_half_way_is_taken_up_again(fuse, after):
+    world = prepared()
+    launched(world, 1)
+    launched(world, 2)
+    with contextlib.suppress(CrashError):
+        finish(Fragile(world, fuse=fuse, after=after))
+    assert finish(world)["status"] == "completed"
+    assert world.fleet.live() == []
+
+
+def test_a_machine_that_was_never_recorded_ends_with_the_run():
+    world = prepared()
+    with pytest.raises(CrashError):
+        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+    assert world.ledger.find_attempt(RUN, 1).instance_ids == ()
+    finish(world)
+    assert world.fleet.live() == []
+
+
+def test_the_run_ends_before_its_attempts_so_that_no_launch_passes():
+    world = prepared()
+    launched(world)
+    with pytest.raises(CrashError):
+        finish(Fragile(world, fuse=2, after=False))
+    assert world.ledger.find_run(RUN).ended is RunStatus.COMPLETED
+    assert world.ledger.find_attempt(RUN, 1).ended is None
+
+
+def test_a_stopped_execution_lets_the_trainer_save_and_leave():
+    world = prepared()
+    instance_id = training(world)
+    cleaned = clean(world)
+    assert cleaned == {
+        "run_id": RUN,
+        "status": "cleaned",
+        "run_status": "stopped",
+        "attempts_ended": [1],
+        "asked_to_stop": [instance_id],
+        "terminated": [],
+    }
+    assert world.commands.sent == [(instance_id, "stop")]
+    assert world.ledger.find_run(RUN).reason == "the execution was stopped"
+
+
+def test_a_machine_that_does_not_train_yet_is_terminated():
+    world = prepared()
+    instance_id = launched(world)
+    assert clean(world)["terminated"] == [instance_id]
+    assert world.commands.sent == []
+
+
+def test_a_machine_that_cannot_be_reached_is_terminated():
+    world = prepared()
+    instance_id = training(world)
+    world.commands.unreachable.add(instance_id)
+    assert clean(world)["terminated"] == [instance_id]
+
+
+def test_a_noticed_machine_is_left_to_ec2_in_its_first_hour():
+    world = prepared()
+    instance_id = training(world)
+    world.commands.unreachable.add(instance_id)
+    world.ledger.note_notice(RUN, 1, now=START)
+    cleaned = clean(world)
+    assert (cleaned["asked_to_stop"], cleaned["terminated"]) == ([], [])
+
+
+def test_an_agent_that_reported_its_end_is_not_cut_short():
+    world = prepared()
+    instance_id = training(world)
+    world.commands.unreachable.add(instance_id)
+    confirm_checkpoint(world, RUN, 1, {"kind": "completed", "reason": ""})
+    finish(world)
+    cleaned = clean(world, "SUCCEEDED")
+    assert (cleaned["run_status"], cleaned["terminated"]) == ("completed", [])
+
+
+@pytest.mark.parametrize("status", ["FAILED", "TIMED_OUT"])
+def test_an_execution_that_failed_fails_its_run_with_the_cause(status):
+    world = prepared()
+    assert clean(world, status, cause="boom")["run_status"] == "failed"
+    assert world.ledger.find_run(RUN).reason == "boom"
+
+
+def test_a_second_clean_up_finds_nothing_to_do():
+    world = prepared()
+    launched(world)
+    clean(world)
+    again = clean(world, "FAILED")
+    assert (again["run_status"], again["attempts_ended"], again["terminated"]) == (
+        "stopped",
+        [],
+        [],
+    )
+
+
+def test_a_late_event_of_an_earlier_execution_spares_the_one_that_continued_the_run():
+    world = prepared()
+    clean(world)
+    world.workflow.running.discard(ARN)
+    prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
+    launched(world, 1)
+    assert clean(world) == {"run_id": RUN, "status": "superseded"}
+    assert world.ledger.find_run(RUN).ended is None
+    assert len(world.fleet.live()) == 1
+
+
+def test_the_execution_of_somebody_else_is_not_ours():
+    assert clean(World()) == {"status": "not_ours"}
