@@ -66,7 +66,7 @@ def find_dependencies(project: Path, script: str) -> Declared:
 
 
 def _of_script(path: Path, name: str) -> Declared | None:
-    found = list(SCRIPT_BLOCK.finditer(path.read_text(errors="replace")))
+    found = list(SCRIPT_BLOCK.finditer(path.read_text(encoding="utf-8", errors="replace")))
     if not found:
         return None
     if len(found) > 1:
@@ -91,7 +91,9 @@ def _of_folder(folder: Path, project: Path) -> Declared | None:
     if plain.is_file():
         return Declared(name(plain), file=plain)
     if described.is_file():
-        section = _parse(described.read_text(), name(described)).get("project")
+        section = _parse(
+            described.read_text(encoding="utf-8", errors="replace"), name(described)
+        ).get("project")
         if isinstance(section, dict) and "dependencies" in section:
             return Declared(
                 name(described),
@@ -106,7 +108,7 @@ def _included(path: Path) -> list[Path]:
     if path.suffix != ".txt":
         return []
     found = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         match = re.match(r"\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)", line)
         if match and (other := path.parent / match[1]).is_file() and other != path:
             found.append(other)

@@ -81,7 +81,18 @@ def end_leftovers(marker: str) -> list[int]:
             if pid != os.getpid() and needle in environment:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
+    # A signal is not an end: what is still in a system call may yet write to the folder.
+    for _ in range(500):
+        if not any(_is_alive(pid) for pid in killed):
+            break
+        time.sleep(0.01)
     return killed
+
+
+def _is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return _stat(pid)[0] not in {"Z", "X"}
+    return False
 
 
 def trainers_of(leader: int) -> list[int]:

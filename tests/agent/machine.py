@@ -42,6 +42,14 @@ def wait_until(what: Callable[[], Any], seconds: float = 30, *, why: str = "") -
     raise TimeoutError(why or "it did not happen")
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has collected yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass
 class Cloud:
     """What the machines of one test share, and what the control side would do there."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
-import psutil
 import pytest
 
 from runctl.model.outcome import RunStatus
 from runctl.model.request import CheckpointOptions
-from tests.agent.machine import VENV, Cloud, now, wait_until
+from tests.agent.machine import VENV, Cloud, is_alive, now, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -182,7 +181,8 @@ def test_workers_that_outlive_the_trainer_end_with_it(cloud: Cloud, launch) -> N
         launch,
         """
         import os, pathlib, signal, subprocess, sys, time
-        worker = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(999)"
+        ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+        worker = f"import signal, time; {ignore}; time.sleep(999)"
         workers = [
             subprocess.Popen([sys.executable, "-c", worker], start_new_session=True).pid
             for _ in range(2)
@@ -196,10 +196,10 @@ def test_workers_that_outlive_the_trainer_end_with_it(cloud: Cloud, launch) -> N
         """,
     )
     workers = [int(word) for word in told(machine).split()]
-    assert all(psutil.pid_exists(pid) for pid in workers)
+    assert all(is_alive(pid) for pid in workers)
     machine.metadata.give_notice(60)
     assert cloud.outcome()["step"] == 1
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in workers))
+    wait_until(lambda: not any(is_alive(pid) for pid in workers))
 
 
 def test_sigterm_reaches_the_trainer_behind_a_shell(cloud: Cloud, launch) -> None:
@@ -308,7 +308,7 @@ def test_killed_agent_starts_again_from_the_newest_checkpoint(cloud: Cloud, laun
     machine.start()
     assert cloud.outcome()["kind"] == "completed"
     assert "from 5" in told(machine)
-    assert not psutil.pid_exists(first)
+    assert not is_alive(first)
 
 
 def test_kill_in_the_middle_of_an_upload_leaves_the_checkpoint_before_newest(
@@ -388,7 +388,10 @@ def test_metrics_reach_the_ledger_and_s3(cloud: Cloud, launch) -> None:
 
 def test_trainer_sees_its_contract_and_nothing_of_ours(cloud: Cloud, launch) -> None:
     cloud.create_run(
-        "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv, sys.path, os.getcwd()]))",
+        """
+        import json, os, sys
+        print(json.dumps([dict(os.environ), sys.argv, sys.path, os.getcwd()]))
+        """,
         args=("--epochs", "3"),
         env={"SEED": "7"},
     )

@@ -1,0 +1,209 @@
+"""The trainer's environment: declared in many ways, built once, good at any root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runctl.agent.archive import unpack
+from runctl.agent.dependencies import NOTHING, Declared, find_dependencies
+from runctl.agent.environment import Environments, Tools
+from runctl.model.errors import RequestError
+from tests.agent.machine import Cloud, packed, wait_until
+
+BASE = Path(sys.base_prefix) / "bin" / "python3"
+
+
+def make_wheel(folder: Path, name: str = "greeter", version: str = "1.0") -> Path:
+    """Build a tiny wheel with a console script."""
+    info = f"{name}-{version}.dist-info"
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    files = {
+        f"{name}.py": f"def main():\n    print('{name} {version}')\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name}={name}:main\n",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, text in files.items():
+            archive.writestr(member, text)
+        record = "".join(f"{member},,\n" for member in [*files, f"{info}/RECORD"])
+        archive.writestr(f"{info}/RECORD", record)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "train.py").touch()
+    return folder
+
+
+def make_environments(cloud: Cloud, root: Path) -> Environments:
+    import pip
+
+    folder = root / "environments"
+    folder.mkdir(parents=True)
+    return Environments(
+        cloud.clients["s3"],
+        folder,
+        bucket=cloud.name,
+        tools=Tools(
+            python=BASE,
+            pip=Path(pip.__file__).parent,
+            environ={"PATH": os.environ["PATH"], "HOME": str(root)},
+        ),
+        log=lambda: (root / "log").open("a"),
+    )
+
+
+def run(program: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [str(program), *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_environment_is_built_once_cached_and_good_at_another_root(
+    cloud: Cloud, tmp_path: Path, project: Path
+) -> None:
+    wheel = make_wheel(tmp_path)
+    (project / "requirements.txt").write_text(f"{wheel}\n")
+    declared = find_dependencies(project, "train.py")
+    first = make_environments(cloud, tmp_path / "one")
+    built = first.prepare(declared)
+    first.wait_for_cache(30)
+    assert run(built / "bin/greeter") == "greeter 1.0"
+    assert first.prepare(declared) == built
+    wheel.unlink()  # from here on it can only come from the cache
+    second = make_environments(cloud, tmp_path / "two")
+    cached = second.prepare(declared)
+    assert tmp_path / "two" in cached.parents
+    (built / "bin/greeter").unlink()
+    assert run(cached / "bin/greeter") == "greeter 1.0"
+    assert run(cached / "bin/python", "-c", "import sys; print(sys.prefix)") == str(cached)
+    assert len(cloud.keys("environments/")) == 1
+
+
+@pytest.mark.slow
+def test_environment_holds_nothing_of_the_developers(
+    cloud: Cloud, tmp_path: Path, project: Path
+) -> None:
+    environment = make_environments(cloud, tmp_path / "one").prepare(NOTHING)
+    program = "import importlib.util as u; print([n for n in ('boto3', 'moto') if u.find_spec(n)])"
+    assert run(environment / "bin/python", "-c", program) == "[]"
+    assert cloud.keys("environments/") == []
+
+
+@pytest.mark.slow
+def test_dependency_that_does_not_exist_fails_with_pips_own_words(
+    cloud: Cloud, tmp_path: Path, project: Path
+) -> None:
+    (project / "requirements.txt").write_text("./no-such-wheel-1.0-py3-none-any.whl\n")
+    environments = make_environments(cloud, tmp_path / "one")
+    with pytest.raises(RequestError, match=r"requirements\.txt failed to install.*no-such-wheel"):
+        environments.prepare(find_dependencies(project, "train.py"))
+    assert "no-such-wheel" in (tmp_path / "one/log").read_text()
+
+
+@pytest.mark.slow
+def test_python_that_the_project_cannot_use_is_said(
+    cloud: Cloud, tmp_path: Path, project: Path
+) -> None:
+    (project / "train.py").write_text(
+        "# /// script\n# requires-python = '>=9.1'\n# dependencies = []\n# ///\n"
+    )
+    environments = make_environments(cloud, tmp_path / "one")
+    with pytest.raises(RequestError, match=r"train\.py requires Python >=9\.1, this instance has"):
+        environments.prepare(find_dependencies(project, "train.py"))
+
+
+@pytest.mark.slow
+def test_second_writer_of_the_cache_leaves_the_first_ones(
+    cloud: Cloud, tmp_path: Path, project: Path
+) -> None:
+    (project / "requirements.txt").write_text(f"{make_wheel(tmp_path)}\n")
+    declared = find_dependencies(project, "train.py")
+    environments = [make_environments(cloud, tmp_path / name) for name in ("one", "two")]
+    fingerprint = environments[0].prepare(declared).name
+    environments[0].wait_for_cache(30)
+    before = wait_until(lambda: cloud.read(f"environments/{fingerprint}.tar.gz"))
+    environments[1]._store(fingerprint, environments[0].prepare(declared))
+    assert cloud.read(f"environments/{fingerprint}.tar.gz") == before
+
+
+def declare(project: Path, files: dict[str, str], script: str = "train.py") -> Declared:
+    for name, text in {"train.py": "", **files}.items():
+        path = project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return find_dependencies(project, script)
+
+
+@pytest.mark.parametrize(
+    ("files", "script", "source"),
+    [
+        ({}, "train.py", "no dependency file"),
+        ({"requirements.txt": "a"}, "train.py", "requirements.txt"),
+        ({"requirements.txt": "a", "sub/x.py": ""}, "sub/x.py", "requirements.txt"),
+        (
+            {"requirements.txt": "a", "sub/requirements.txt": "b", "sub/x.py": ""},
+            "sub/x.py",
+            "sub/requirements.txt",
+        ),
+        ({"pyproject.toml": "[project]\ndependencies = ['a']"}, "train.py", "pyproject.toml"),
+        ({"pyproject.toml": "[tool.ruff]"}, "train.py", "no dependency file"),
+        ({"pyproject.toml": "", "uv.lock": "x", "requirements.txt": "a"}, "train.py", "uv.lock"),
+        (
+            {"train.py": "# /// script\n# dependencies = ['a']\n# ///\n", "requirements.txt": "b"},
+            "train.py",
+            "the script metadata of train.py",
+        ),
+    ],
+)
+def test_nearest_declaration_wins(
+    project: Path, files: dict[str, str], script: str, source: str
+) -> None:
+    assert declare(project, files, script).source == source
+
+
+def test_fingerprint_follows_the_content_and_what_it_includes(project: Path) -> None:
+    files = {"requirements.txt": "-r more.txt\n", "more.txt": "a==1\n"}
+    first = declare(project, files).fingerprint
+    assert declare(project, files).fingerprint == first
+    assert declare(project, {**files, "more.txt": "a==2\n"}).fingerprint != first
+
+
+def test_broken_toml_is_named(project: Path) -> None:
+    with pytest.raises(RequestError, match=r"pyproject\.toml is not valid TOML"):
+        declare(project, {"pyproject.toml": "[project"})
+
+
+@pytest.mark.parametrize("name", ["../outside", "/absolute/outside"])
+def test_archive_that_would_escape_is_refused_or_kept_inside(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(packed({name: "evil"}))
+    try:
+        unpack(archive, tmp_path / "deep/folder")
+    except RequestError:
+        pass
+    else:
+        assert (tmp_path / "deep/folder/absolute/outside").exists()
+    assert not (tmp_path / "deep/outside").exists()
+    assert not Path("/absolute").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive at all", packed({"a": "b" * 5000})[:60]])
+def test_damaged_archive_is_said(tmp_path: Path, content: Any) -> None:
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(content)
+    with pytest.raises(RequestError, match="cannot be unpacked"):
+        unpack(archive, tmp_path / "folder")

@@ -1,0 +1,124 @@
+"""Logs arrive whole, in order, and in batches that the service takes."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runctl.agent.logs import (
+    BATCH_BYTES,
+    BATCH_EVENTS,
+    EVENT_OVERHEAD,
+    LARGEST_EVENT,
+    Follower,
+    LogShipper,
+    batches,
+    split_line,
+)
+from tests.agent.machine import Cloud
+
+
+@given(st.lists(st.integers(1, LARGEST_EVENT), max_size=60))
+def test_batches_keep_the_limits_the_order_and_every_event(sizes: list[int]) -> None:
+    events = [(number, "x" * size) for number, size in enumerate(sizes)]
+    found = batches(events)
+    assert [event for batch in found for event in batch] == events
+    for batch in found:
+        assert sum(len(text) + EVENT_OVERHEAD for _, text in batch) <= BATCH_BYTES
+
+
+def test_a_batch_has_at_most_ten_thousand_events() -> None:
+    assert [len(batch) for batch in batches([(0, "x")] * (BATCH_EVENTS + 1))] == [BATCH_EVENTS, 1]
+
+
+@given(st.text(max_size=300))
+def test_a_line_is_one_event_and_never_empty(line: str) -> None:
+    assert split_line(line) == [line or " "]
+
+
+def test_a_line_too_long_for_an_event_is_divided() -> None:
+    line = "€" * LARGEST_EVENT
+    pieces = split_line(line)
+    assert "".join(pieces) == line
+    assert max(len(piece.encode()) for piece in pieces) <= LARGEST_EVENT
+
+
+def test_follower_returns_whole_lines_and_keeps_the_unfinished_one(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    follower = Follower(path)
+    assert follower.read() == []
+    path.write_bytes(b"one\ntwo\r\nthr")
+    assert follower.read() == ["one", "two"]
+    with path.open("ab") as stream:
+        stream.write(b"ee\n50%\r100%\rlast")
+    assert follower.read() == ["three", "50%", "100%"]
+    assert follower.read() == []
+    assert follower.read(everything=True) == ["last"]
+
+
+def test_everything_is_shipped_by_the_end_however_late_it_came(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    path = tmp_path / "out"
+    shipper = LogShipper(cloud.clients["logs"], group=cloud.name, streams={"s": [path]})
+    shipper.start()
+    path.write_text("".join(f"line {number}\n" for number in range(25_000)) + "no end")
+    shipper.stop(within=timedelta(seconds=30))
+    paginator = cloud.clients["logs"].get_paginator("filter_log_events")
+    pages = paginator.paginate(logGroupName=cloud.name, logStreamNames=["s"])
+    told = [event["message"] for page in pages for event in page["events"]]
+    assert told == [*(f"line {number}" for number in range(25_000)), "no end"]
+
+
+class Refusing:
+    """A log service that refuses the first puts."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+        self.events: list[str] = []
+        self.done = threading.Event()
+
+    def create_log_stream(self, **_: Any) -> None:
+        raise ClientError({"Error": {"Code": "ResourceAlreadyExistsException"}}, "Create")
+
+    def put_log_events(self, *, logEvents: list[dict[str, Any]], **_: Any) -> None:  # noqa: N803
+        if self.refusals:
+            self.refusals -= 1
+            raise ClientError({"Error": {"Code": "ThrottlingException"}}, "Put")
+        self.events += [event["message"] for event in logEvents]
+        self.done.set()
+
+
+def test_a_throttled_batch_is_put_again(tmp_path: Path) -> None:
+    client = Refusing(refusals=2)
+    path = tmp_path / "out"
+    path.write_text("hello\n")
+    shipper = LogShipper(client, group="g", streams={"s": [path]})
+    shipper.start()
+    assert client.done.wait(20)
+    shipper.stop(within=timedelta(seconds=5))
+    assert client.events == ["hello"]
+
+
+def test_a_service_that_is_gone_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("hello\n")
+    shipper = LogShipper(Refusing(refusals=10**6), group="g", streams={"s": [path]})
+    shipper.start()
+    shipper.stop(within=timedelta(seconds=20))
+    assert not shipper._thread.is_alive()
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_missing_file_is_empty(tmp_path: Path, missing: bool) -> None:
+    path = tmp_path / "log"
+    if not missing:
+        path.touch()
+    assert Follower(path).read(everything=True) == []
