@@ -41,7 +41,7 @@ def handle_instance_change(services: Services, instance_id: str, state: str) -> 
         )
         # StartTraining may have stored its token between our read and our write: then it has not
         # seen the end, and only we can report it.
-        if not attempt.token or attempt.ended != outcome:
+        if not attempt.token:
             return {**known, "status": ENDED}
     told = services.workflow.report(attempt.token, report_document(outcome))
     return {**known, "status": REPORTED if told else TOLD_BEFORE}

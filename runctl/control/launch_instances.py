@@ -26,6 +26,9 @@ def launch_instances(services: Services, run_id: str, number: int) -> dict[str, 
     if run is None:
         raise NotFoundError(f"there is no run {run_id}")
     try:
+        if run.ended is not None:
+            # Not even a replay: EC2 may never have seen the request.
+            raise RunEndedError(f"the run {run_id} has ended: {run.ended.value}")
         return _launch(services, run, number)
     except RunEndedError:
         if attempt := services.ledger.find_attempt(run_id, number):

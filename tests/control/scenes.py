@@ -3,6 +3,7 @@
 from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import ExecutionStart, prepare_run
 from runctl.control.start_training import start_training
+from runctl.model.pool import Pool
 from tests.control.fakes import START, World
 
 RUN = "run-1"
@@ -32,3 +33,11 @@ def training(world: World, number: int = 1) -> str:
     world.workflow.valid.add(token)
     start_training(world, RUN, number, token=token, execution_arn=ARN)
     return instance_id
+
+
+def stray(world: World, number: int = 1) -> str:
+    """Launch a machine for an attempt that has another one on record."""
+    request = world.fleet.build_request(
+        run_id=RUN, attempt=number, launch_try=99, pools=[Pool("m5.large", "us-east-1a", "spot")]
+    )
+    return world.fleet.launch(request).instance_ids[0]

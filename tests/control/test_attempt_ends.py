@@ -12,7 +12,7 @@ from runctl.model.errors import FencedError, NotFoundError, RequestError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from tests.control.fakes import START, World
-from tests.control.scenes import ARN, RUN, launched, prepared, training
+from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
 
 LOST = {"kind": "lost", "reason": "no heartbeat"}
 COMPLETED = {"kind": "completed", "reason": "", "exit_code": 0}
@@ -108,6 +108,14 @@ def test_an_agent_that_reported_shuts_down_by_itself():
     training(world)
     confirm_checkpoint(world, RUN, 1, COMPLETED)
     assert world.fleet.terminated == []
+
+
+def test_a_second_machine_of_the_attempt_that_nobody_recorded_is_ended():
+    world = prepared()
+    training(world)
+    second = stray(world)
+    confirm_checkpoint(world, RUN, 1, COMPLETED)
+    assert world.fleet.terminated == [second]
 
 
 @pytest.mark.parametrize("kind", ["interrupted", "lost"])

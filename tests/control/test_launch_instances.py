@@ -181,6 +181,32 @@ def test_a_crash_between_launch_and_record_is_made_good_after_the_run_ended():
     assert world.fleet.live() == []
 
 
+def test_a_run_that_ends_during_the_launch_takes_a_machine_that_ec2_does_not_show_yet(monkeypatch):
+    world = prepared()
+    launch = world.fleet.launch
+
+    def launch_while_the_run_ends(request):
+        end_run(world)
+        result = launch(request)
+        world.fleet.hidden |= set(result.instance_ids)
+        return result
+
+    monkeypatch.setattr(world.fleet, "launch", launch_while_the_run_ends)
+    with pytest.raises(RunEndedError):
+        launch_instances(world, RUN, 1)
+    assert world.fleet.live() == []
+
+
+def test_a_request_that_ec2_never_saw_is_not_sent_after_the_run_ended():
+    world = prepared()
+    with pytest.raises(CrashError):
+        launch_instances(Fragile(world, fuse=7, after=False), RUN, 1)
+    end_run(world)
+    with pytest.raises(RunEndedError):
+        launch_instances(world, RUN, 1)
+    assert world.fleet.requests == []
+
+
 def test_the_slower_of_two_tries_ends_its_own_machine(monkeypatch):
     world = prepared()
     launch = world.fleet.launch

@@ -12,7 +12,7 @@ from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import prepare_run
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.control.fakes import START, CrashError, Fragile, World
-from tests.control.scenes import ARN, RUN, execution, launched, prepared, training
+from tests.control.scenes import ARN, RUN, execution, launched, prepared, stray, training
 
 
 def finish(world, status="completed"):
@@ -91,6 +91,15 @@ def test_a_machine_that_was_never_recorded_ends_with_the_run():
     assert world.ledger.find_attempt(RUN, 1).instance_ids == ()
     finish(world)
     assert world.fleet.live() == []
+
+
+def test_a_second_machine_of_an_attempt_that_reported_ends_with_the_run():
+    world = prepared()
+    training(world)
+    second = stray(world)
+    world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.COMPLETED), now=START)
+    finish(world)
+    assert world.fleet.terminated == [second]
 
 
 def test_the_run_ends_before_its_attempts_so_that_no_launch_passes():
