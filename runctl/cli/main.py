@@ -31,6 +31,15 @@ from runctl.model.errors import RequestError, RunctlError, SettingsError
 class Program(TyperGroup):
     """The root of all commands."""
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; whoever reads its output may leave when they have seen enough."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # What is still in the buffer goes nowhere when the process ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return DONE
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -59,10 +68,6 @@ class Program(TyperGroup):
             code = _fail_usage(invocation, error)
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
-        except BrokenPipeError:
-            # Whoever read our output has seen enough.
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - until the process ends
-            code = DONE
         except Exception as error:  # noqa: BLE001 - the last stop before the user
             code = _fail(invocation, error)
         sys.exit(code if isinstance(code, int) else DONE)

@@ -39,11 +39,15 @@ class Output:
     def result(self, document: Mapping[str, Any], *human: RenderableType) -> None:
         """Print a command's result: the document with --json, else what a person reads."""
         if self.as_json:
-            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-            sys.stdout.flush()
-            return
-        for part in human:
-            self.stdout.print(part, soft_wrap=isinstance(part, str))
+            text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        else:
+            # Captured: rich would end the process by itself when a reader has left.
+            with self.stdout.capture() as captured:
+                for part in human:
+                    self.stdout.print(part, soft_wrap=isinstance(part, str))
+            text = captured.get()
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
     def tell(self, text: str, *, style: str = "") -> None:
         """Tell what is going on, on stderr."""

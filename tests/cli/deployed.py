@@ -1,5 +1,6 @@
 """A deployment on a moto server: what `cdk deploy` leaves, and the hand that moves runs in it."""
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -149,10 +150,8 @@ class Deployed:
     def say(self, run_id: str, number: int, *lines: str, suffix: str = "") -> None:
         logs = self.clients.get("logs")
         stream = log_stream(run_id, number) + suffix
-        try:
+        with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
             logs.create_log_stream(logGroupName=GROUP, logStreamName=stream)
-        except logs.exceptions.ResourceAlreadyExistsException:
-            pass
         at = int(now().timestamp() * 1000)
         events = [{"timestamp": at, "message": line} for line in lines]
         logs.put_log_events(logGroupName=GROUP, logStreamName=stream, logEvents=events)

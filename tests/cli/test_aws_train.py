@@ -26,8 +26,9 @@ def request_of(deployed, name):
 
 def test_a_run_is_packed_uploaded_and_started(project, deployed, runctl, tmp_path):
     done = runctl(
-        "aws", "train", "--detach", "--json", "--name", "my-run", "--instance-types", "g5.xlarge,m5.large",
-        "--market", "spot", "--env", "A=1", "--keep-last", "5", "train.py", "--epochs", "3", "--json",
+        "aws", "train", "--detach", "--json", "--name", "my-run",
+        "--instance-types", "g5.xlarge,m5.large", "--market", "spot", "--env", "A=1",
+        "--keep-last", "5", "train.py", "--epochs", "3", "--json",
     )  # fmt: skip
     assert done.code == 0
     assert done.document["run_id"] == "my-run"
@@ -48,7 +49,9 @@ def test_a_run_is_packed_uploaded_and_started(project, deployed, runctl, tmp_pat
 
 
 def test_what_follows_the_script_is_the_scripts(project, deployed, runctl):
-    done = runctl("aws", "train", "--detach", "--name", "x", "train.py", "--name", "y", "--help", "-v")
+    done = runctl(
+        "aws", "train", "--detach", "--name", "x", "train.py", "--name", "y", "--help", "-v"
+    )
     assert (done.code, deployed.executions()) == (0, ["x"])
     assert request_of(deployed, "x")["args"] == ["--name", "y", "--help", "-v"]
 
@@ -85,7 +88,9 @@ def test_settings_are_defaults(project, deployed, runctl):
     assert (request["market"], request["max_attempts"]) == ("on-demand", 9)
 
 
-def test_the_project_is_packed_from_its_top_wherever_one_stands(project, deployed, runctl, monkeypatch):
+def test_the_project_is_packed_from_its_top_wherever_one_stands(
+    project, deployed, runctl, monkeypatch
+):
     (project / "src").mkdir()
     (project / "src/inner.py").write_text("")
     monkeypatch.chdir(project / "src")
@@ -127,7 +132,9 @@ BAD = {
 
 
 @pytest.mark.parametrize(("words", "told"), BAD.values(), ids=BAD.keys())
-def test_a_bad_request_is_told_and_nothing_is_uploaded_or_started(project, deployed, runctl, words, told):
+def test_a_bad_request_is_told_and_nothing_is_uploaded_or_started(
+    project, deployed, runctl, words, told
+):
     done = runctl("aws", "train", "--detach", *words)
     assert done.code == 2
     assert told in done.stderr
@@ -146,7 +153,9 @@ BAD_PROJECTS = {
 
 
 @pytest.mark.parametrize(("files", "told"), BAD_PROJECTS.values(), ids=BAD_PROJECTS.keys())
-def test_a_bad_project_is_told_and_nothing_is_uploaded_or_started(project, deployed, runctl, files, told):
+def test_a_bad_project_is_told_and_nothing_is_uploaded_or_started(
+    project, deployed, runctl, files, told
+):
     for name, text in files.items():
         (project / name).write_text(text)
     done = runctl("aws", "train", "--detach", "train.py")
@@ -175,7 +184,9 @@ def test_no_credentials_start_nothing(project, runctl):
         (OutcomeKind.INTERRUPTED, RunStatus.INTERRUPTED, 1),
     ],
 )
-def test_a_run_that_is_followed_exits_by_how_it_ended(project, deployed, runctl, kind, status, code):
+def test_a_run_that_is_followed_exits_by_how_it_ended(
+    project, deployed, runctl, kind, status, code
+):
     deployed.begin("x")
     deployed.train("x", 1)
     deployed.say("x", 1, "a line of the trainer", "10%\r50%\r100%", "\x1b[31mred\x1b[0m")

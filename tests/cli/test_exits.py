@@ -33,7 +33,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("error", every_error(), ids=lambda error: error.__name__)
+@pytest.mark.parametrize("error", [*every_error()], ids=lambda error: error.__name__)
 def test_every_error_of_the_tree_has_its_exit_code(error):
     expected = next((code for base, code in EXPECTED.items() if issubclass(error, base)), 1)
     made = error(()) if error is errors.InvalidRequestError else error("x")
@@ -158,9 +158,9 @@ def test_a_reader_that_leaves_early_is_no_error(deployed):
 
 
 def test_starting_up_loads_no_sdk():
-    code = "import sys, runctl.cli.main as m; print([x for x in ('boto3', 'botocore') if x in sys.modules])"
+    code = "import sys, runctl.cli.main; print({'boto3', 'botocore'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "set()"
 
 
 def test_init_writes_a_file_once(environment, runctl):

@@ -29,8 +29,8 @@ CASES = {
     "all but some": "*\n!*/\n!*.py\n",
 }
 FILES = (
-    "a.py", "b.py", "keep.log", "x.log", "#note", "!bang", "space ", "data/keep.txt", "data/big.bin",
-    "src/a.py", "src/x.txt", "src/deep/a.py", "src/deep/x.txt", "src/deep/deeper/x.txt",
+    "a.py", "b.py", "keep.log", "x.log", "#note", "!bang", "space ", "data/keep.txt",
+    "data/big.bin", "src/a.py", "src/x.txt", "src/deep/a.py", "src/deep/x.txt", "src/deep/deeper/x.txt",
 )  # fmt: skip
 
 
@@ -40,8 +40,8 @@ def plant(top: Path, files=FILES) -> None:
         (top / name).write_text("")
 
 
-def kept(top: Path, folder: str = "", rules: Rules = Rules()) -> set[str]:
-    rules = rules.entering(top, folder)
+def kept(top: Path, folder: str = "", rules: Rules | None = None) -> set[str]:
+    rules = (rules or Rules()).entering(top, folder)
     found = set()
     for entry in os.scandir(top / folder):
         path = f"{folder}/{entry.name}" if folder else entry.name

@@ -95,7 +95,11 @@ def test_good_dependency_files_pass(tmp_path):
         ("requirements.txt", "-r gone.txt\n", "'-r gone.txt' names a file that is not in the"),
         ("pyproject.toml", "[project\n", "pyproject.toml: is no TOML"),
         ("uv.lock", "version =\n", "uv.lock: is no TOML"),
-        ("train.py", "# /// script\n# dependencies = [\n# ///\n", "`# /// script` block is no TOML"),
+        (
+            "train.py",
+            "# /// script\n# dependencies = [\n# ///\n",
+            "`# /// script` block is no TOML",
+        ),
         ("train.py", '# /// script\n# dependencies = "torch"\n# ///\n', "bad dependencies"),
     ],
 )
@@ -109,7 +113,7 @@ def test_a_bad_dependency_file_is_named_with_its_line(tmp_path, name, text, told
 def test_a_requirements_file_of_another_encoding_is_told(tmp_path):
     plant(tmp_path, {"train.py": ""})
     (tmp_path / "requirements.txt").write_bytes("torch\r\n".encode("utf-16"))
-    with pytest.raises(InvalidRequestError, match="requirements.txt: is not UTF-8 text"):
+    with pytest.raises(InvalidRequestError, match=r"requirements\.txt: is not UTF-8 text"):
         check_dependencies(scan_project(tmp_path), "train.py")
 
 

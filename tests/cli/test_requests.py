@@ -36,7 +36,8 @@ def test_what_nobody_asked_for_is_not_in_the_request():
 def test_options_win_over_settings_and_environments_are_merged(tmp_path):
     settings = settings_of(
         tmp_path,
-        'market = "on-demand"\nmax_attempts = 7\n[env]\nA = "1"\nB = "2"\n[checkpoint]\nkeep_last = 9\n',
+        'market = "on-demand"\nmax_attempts = 7\n'
+        '[env]\nA = "1"\nB = "2"\n[checkpoint]\nkeep_last = 9\n',
     )
     options = {"market": "spot", "env": {"B": "3"}, "checkpoint.grace_seconds": 10}
     document = build(options, settings, ["--epochs", "3"])
@@ -75,7 +76,11 @@ def test_assignments_are_read_with_the_last_one_winning():
 
 
 def test_types_are_repeated_or_separated_by_commas():
-    assert split_types(["g5.xlarge, g6.xlarge", "m5.large"]) == ["g5.xlarge", "g6.xlarge", "m5.large"]
+    assert split_types(["g5.xlarge, g6.xlarge", "m5.large"]) == [
+        "g5.xlarge",
+        "g6.xlarge",
+        "m5.large",
+    ]
 
 
 @pytest.mark.parametrize("script", ["train_mnist.py", "a/b/ünïcode!.py", "…", "x" * 200 + ".py"])
@@ -125,7 +130,10 @@ def test_settings_are_found_upwards(tmp_path):
     ("text", "told"),
     [
         ("markt = 'spot'", "markt is unknown; did you mean market?"),
-        ("[checkpoint]\nkeep = 3", "checkpoint.keep is unknown; did you mean checkpoint.keep_last?"),
+        (
+            "[checkpoint]\nkeep = 3",
+            "checkpoint.keep is unknown; did you mean checkpoint.keep_last?",
+        ),
         ("[aws]\nregoin = 'x'", "aws.regoin is unknown; did you mean aws.region?"),
         ("script = 'x.py'", "script is unknown"),
         ("market = 'cheap'", "market: 'cheap' is none of"),
@@ -144,5 +152,5 @@ def test_a_wrong_setting_is_told_with_its_file_and_the_nearest_name(tmp_path, te
 
 
 def test_all_wrong_settings_are_told_at_once(tmp_path):
-    with pytest.raises(SettingsError, match="markt is unknown.*max_attempts: 0 is not"):
+    with pytest.raises(SettingsError, match=r"markt is unknown.*max_attempts: 0 is not"):
         settings_of(tmp_path, "markt = 'spot'\nmax_attempts = 0")
