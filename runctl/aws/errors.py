@@ -5,9 +5,7 @@ from collections.abc import Iterator
 
 from botocore.exceptions import (
     ClientError,
-    ConnectionClosedError,
     CredentialRetrievalError,
-    EndpointConnectionError,
     HTTPClientError,
     NoCredentialsError,
     NoRegionError,
@@ -16,6 +14,7 @@ from botocore.exceptions import (
     SSOError,
     TokenRetrievalError,
 )
+from botocore.exceptions import ConnectionError as UnreachableError
 
 from runctl.model.errors import QuotaError, RefusedError, RunctlError, TransientError
 
@@ -143,5 +142,5 @@ def translated() -> Iterator[None]:
         raise RefusedError(f"the AWS session has expired ({exc}); run `aws sso login`") from exc
     except (NoRegionError, ProfileNotFound) as exc:
         raise RefusedError(f"{exc}; give --region or --profile") from exc
-    except (EndpointConnectionError, HTTPClientError, ConnectionClosedError) as exc:
+    except (UnreachableError, HTTPClientError) as exc:
         raise TransientError(f"AWS cannot be reached: {exc}") from exc

@@ -1,0 +1,277 @@
+"""CreateFleet as it goes over the wire, and what its answers mean."""
+
+import json
+from datetime import datetime, timezone
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+
+from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
+from runctl.model.errors import QuotaError, RefusedError, TransientError
+from runctl.model.identity import client_token
+from runctl.model.machine import Machine
+from runctl.model.pool import MachineKind, Pool
+
+SUBNETS = {"us-east-1a": "subnet-a", "us-east-1b": "subnet-b"}
+POOLS = [
+    Pool(kind, zone, "spot")
+    for kind in ("g5.xlarge", "m5.large", "m7g.large", "m6i.large")
+    for zone in SUBNETS
+]
+
+
+@pytest.fixture
+def ec2():
+    client = boto3.client("ec2")
+    with Stubber(client) as stub:
+        yield stub, make(client)
+        stub.assert_no_pending_responses()
+
+
+def make(client):
+    return Ec2Fleet(
+        client,
+        subnets=SUBNETS,
+        launch_templates={
+            kind: LaunchTemplate(template_id=f"lt-{kind.value}", version="3")
+            for kind in MachineKind
+        },
+    )
+
+
+def build(fleet, pools=POOLS):
+    return fleet.build_request(run_id="run-1", attempt=4, launch_try=2, pools=pools)
+
+
+def where(kind="m5.large", subnet="subnet-a"):
+    return {"Overrides": {"InstanceType": kind, "SubnetId": subnet}}
+
+
+def refusal(code, *, kind="m5.large", subnet="subnet-a"):
+    return {
+        "LaunchTemplateAndOverrides": where(kind, subnet),
+        "Lifecycle": "spot",
+        "ErrorCode": code,
+        "ErrorMessage": f"about {code}",
+    }
+
+
+def test_a_spot_request_asks_for_one_instance_of_any_pool(ec2):
+    request = json.loads(build(ec2[1]))
+    configs = request.pop("LaunchTemplateConfigs")
+    tags = request.pop("TagSpecifications")
+    assert request == {
+        "Type": "instant",
+        "ClientToken": client_token("run-1", 4, 2),
+        "TargetCapacitySpecification": {
+            "TotalTargetCapacity": 1,
+            "DefaultTargetCapacityType": "spot",
+        },
+        "SpotOptions": {
+            "AllocationStrategy": "price-capacity-optimized",
+            "InstanceInterruptionBehavior": "terminate",
+        },
+    }
+    assert [one["ResourceType"] for one in tags] == ["fleet", "instance", "volume"]
+    assert {tag["Key"]: tag["Value"] for tag in tags[1]["Tags"]} == {
+        "Name": "run-1/4",
+        "runctl:run-id": "run-1",
+        "runctl:attempt": "4",
+    }
+    chosen = {
+        config["LaunchTemplateSpecification"]["LaunchTemplateId"]: [
+            (one["InstanceType"], one["SubnetId"]) for one in config["Overrides"]
+        ]
+        for config in configs
+    }
+    assert chosen == {
+        "lt-x86_gpu": [("g5.xlarge", "subnet-a"), ("g5.xlarge", "subnet-b")],
+        "lt-x86_cpu": [
+            ("m5.large", "subnet-a"),
+            ("m5.large", "subnet-b"),
+            ("m6i.large", "subnet-a"),
+            ("m6i.large", "subnet-b"),
+        ],
+        "lt-arm_cpu": [("m7g.large", "subnet-a"), ("m7g.large", "subnet-b")],
+    }
+
+
+def test_an_on_demand_request_has_no_spot_options(ec2):
+    request = json.loads(build(ec2[1], [Pool("m5.large", "us-east-1a", "on-demand")]))
+    assert request["OnDemandOptions"] == {"AllocationStrategy": "lowest-price"}
+    assert "SpotOptions" not in request
+
+
+def test_one_request_is_for_one_market(ec2):
+    with pytest.raises(ValueError, match="too many values"):
+        build(ec2[1], [POOLS[0], Pool("m5.large", "us-east-1a", "on-demand")])
+
+
+def test_the_client_token_is_as_long_as_ec2_takes(ec2):
+    token = json.loads(build(ec2[1]))["ClientToken"]
+    assert len(token) <= 64
+    assert token.isascii()
+
+
+def test_the_recorded_request_goes_out_verbatim_and_names_its_pool(ec2):
+    stub, fleet = ec2
+    request = build(fleet)
+    # The stub checks the request against botocore's model of CreateFleet.
+    stub.add_response(
+        "create_fleet",
+        {
+            "FleetId": "fleet-1",
+            "Errors": [refusal("InsufficientInstanceCapacity", kind="g5.xlarge")],
+            "Instances": [
+                {
+                    "LaunchTemplateAndOverrides": where("m5.large", "subnet-b"),
+                    "Lifecycle": "spot",
+                    "InstanceIds": ["i-1"],
+                    "InstanceType": "m5.large",
+                }
+            ],
+        },
+        json.loads(request),
+    )
+    result = fleet.launch(request)
+    assert (result.instance_ids, result.fleet_id) == (("i-1",), "fleet-1")
+    assert result.pool == Pool("m5.large", "us-east-1b", "spot")
+    assert result.refusals == {
+        Pool("g5.xlarge", "us-east-1a", "spot"): "InsufficientInstanceCapacity"
+    }
+
+
+def test_refusals_of_pools_are_a_result(ec2):
+    stub, fleet = ec2
+    errors = [
+        refusal("InsufficientInstanceCapacity"),
+        refusal("MaxSpotInstanceCountExceeded", kind="g5.xlarge"),
+        refusal("Unsupported", subnet="subnet-b"),
+        refusal("InvalidSomethingNew", kind="m6i.large"),
+    ]
+    stub.add_response("create_fleet", {"FleetId": "fleet-1", "Errors": errors, "Instances": []})
+    result = fleet.launch(build(fleet))
+    assert (result.instance_ids, result.pool) == ((), None)
+    assert sorted(result.refusals.values()) == sorted(one["ErrorCode"] for one in errors)
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        ("UnauthorizedOperation", RefusedError),
+        ("ServiceLinkedRoleCreationNotPermitted", RefusedError),
+        ("InvalidLaunchTemplateId.NotFound", TransientError),
+        ("RequestLimitExceeded", TransientError),
+        ("InvalidParameterValue", RefusedError),
+    ],
+)
+def test_errors_that_are_not_about_pools_are_raised(ec2, code, meaning):
+    stub, fleet = ec2
+    stub.add_response("create_fleet", {"FleetId": "f", "Errors": [refusal(code)], "Instances": []})
+    with pytest.raises(meaning, match=f"about {code}"):
+        fleet.launch(build(fleet))
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        ("MaxFleetCountExceeded", QuotaError),
+        ("UnauthorizedOperation", RefusedError),
+        ("RequestLimitExceeded", TransientError),
+        ("IdempotentParameterMismatch", TransientError),
+        ("Unavailable", TransientError),
+    ],
+)
+def test_a_refused_call_is_raised(ec2, code, meaning):
+    stub, fleet = ec2
+    stub.add_client_error("create_fleet", code)
+    with pytest.raises(meaning):
+        fleet.launch(build(fleet))
+
+
+def test_a_machine_is_told_with_its_pool_and_the_reason_of_its_end(ec2):
+    stub, fleet = ec2
+    at = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    stub.add_response(
+        "describe_instances",
+        {
+            "Reservations": [
+                {
+                    "Instances": [
+                        {
+                            "InstanceId": "i-1",
+                            "InstanceType": "m5.large",
+                            "InstanceLifecycle": "spot",
+                            "Placement": {"AvailabilityZone": "us-east-1a"},
+                            "State": {"Name": "terminated"},
+                            "StateReason": {"Code": "Server.SpotInstanceTermination"},
+                            "LaunchTime": at,
+                            "Tags": [{"Key": "runctl:attempt", "Value": "4"}],
+                        }
+                    ]
+                }
+            ]
+        },
+        {"Filters": [{"Name": "instance-id", "Values": ["i-1", "i-2"]}]},
+    )
+    (machine,) = fleet.describe(["i-1", "i-2"])
+    assert machine == Machine(
+        instance_id="i-1",
+        state="terminated",
+        pool=Pool("m5.large", "us-east-1a", "spot"),
+        reason="Server.SpotInstanceTermination",
+        launched_at=at,
+        tags={"runctl:attempt": "4"},
+    )
+    assert machine.was_reclaimed
+    assert not machine.is_live
+    assert machine.attempt == 4
+
+
+def test_no_machines_cost_no_call(ec2):
+    assert ec2[1].describe([]) == []
+    ec2[1].terminate([])
+
+
+def test_a_machine_that_is_gone_does_not_keep_the_others_alive(ec2):
+    stub, fleet = ec2
+    stub.add_client_error("terminate_instances", "InvalidInstanceID.NotFound")
+    stub.add_response("terminate_instances", {}, {"InstanceIds": ["i-2"]})
+    fleet.terminate(["i-1", "i-2"])
+
+
+def test_terminating_without_permission_is_told(ec2):
+    stub, fleet = ec2
+    stub.add_client_error("terminate_instances", "UnauthorizedOperation")
+    with pytest.raises(RefusedError):
+        fleet.terminate(["i-1"])
+
+
+def test_machines_of_a_run_are_found_by_their_tag_while_they_live():
+    client = boto3.client("ec2")
+    image = client.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    ids = [
+        client.run_instances(
+            ImageId=image,
+            MinCount=1,
+            MaxCount=1,
+            InstanceType="m5.large",
+            TagSpecifications=[
+                {
+                    "ResourceType": "instance",
+                    "Tags": [
+                        {"Key": "runctl:run-id", "Value": run_id},
+                        {"Key": "runctl:attempt", "Value": "2"},
+                    ],
+                }
+            ],
+        )["Instances"][0]["InstanceId"]
+        for run_id in ("run-1", "run-1", "run-10")
+    ]
+    fleet = make(client)
+    assert {one.instance_id for one in fleet.find_by_run("run-1")} == set(ids[:2])
+    assert {one.attempt for one in fleet.find_by_run("run-1")} == {2}
+    fleet.terminate([ids[0], "i-1234567890abcdef0"])
+    assert [one.instance_id for one in fleet.find_by_run("run-1")] == [ids[1]]
+    assert {one.instance_id for one in fleet.describe(ids)} == set(ids)

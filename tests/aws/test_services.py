@@ -1,0 +1,276 @@
+"""S3, Step Functions, SSM, logs and prices, as far as we speak to them."""
+
+import json
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+
+from runctl.aws.clients import Clients, Connection
+from runctl.aws.commands import SsmCommands
+from runctl.aws.deployment import read_deployment
+from runctl.aws.logs import LogReader
+from runctl.aws.objects import S3Objects
+from runctl.aws.prices import read_spot_price
+from runctl.aws.workflow import StepFunctions
+from runctl.model.errors import InvalidRequestError, NotFoundError, RefusedError, TransientError
+from runctl.model.pool import Pool
+
+MACHINE = {
+    "Comment": "waits",
+    "StartAt": "Wait",
+    "States": {"Wait": {"Type": "Wait", "Seconds": 600, "End": True}},
+}
+
+
+@pytest.fixture
+def bucket():
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="here")
+    return client
+
+
+def test_an_object_that_is_there_has_no_problem(bucket):
+    bucket.put_object(Bucket="here", Key="a/b.tar.gz", Body=b"x")
+    objects = S3Objects(bucket, bucket="here")
+    assert objects.problem_with("s3://here/a/b.tar.gz") is None
+    assert objects.uri("a/b.tar.gz") == "s3://here/a/b.tar.gz"
+
+
+def test_a_missing_object_or_bucket_is_told(bucket):
+    objects = S3Objects(bucket, bucket="here")
+    assert "does not exist; upload it" in objects.problem_with("s3://here/none.tar.gz")
+    assert "no bucket nowhere" in objects.problem_with("s3://nowhere/none.tar.gz")
+
+
+def test_a_bucket_of_another_region_is_told_with_both_regions(bucket):
+    there = boto3.client("s3", region_name="eu-west-1")
+    there.create_bucket(
+        Bucket="there", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
+    there.put_object(Bucket="there", Key="a.tar.gz", Body=b"x")
+    problem = S3Objects(bucket, bucket="here").problem_with("s3://there/a.tar.gz")
+    assert "is in eu-west-1, this deployment in us-east-1; copy the object to here" in problem
+
+
+def test_a_forbidden_object_is_told_with_the_cure(bucket):
+    with Stubber(bucket) as stub:
+        stub.add_client_error("head_bucket", "403", http_status_code=403)
+        stub.add_client_error("head_object", "403", http_status_code=403)
+        problem = S3Objects(bucket, bucket="here").problem_with("s3://theirs/a.tar.gz")
+    assert "readable_buckets" in problem
+
+
+def test_a_bucket_that_may_not_be_listed_can_still_be_read(bucket):
+    with Stubber(bucket) as stub:
+        stub.add_client_error("head_bucket", "403", http_status_code=403)
+        stub.add_response("head_object", {})
+        assert S3Objects(bucket, bucket="here").problem_with("s3://theirs/a.tar.gz") is None
+
+
+def test_a_busy_s3_is_no_problem_of_the_request(bucket):
+    with Stubber(bucket) as stub:
+        stub.add_client_error("head_object", "SlowDown", http_status_code=503)
+        with pytest.raises(TransientError):
+            S3Objects(bucket, bucket="here").problem_with("s3://here/a.tar.gz")
+
+
+def test_an_archive_goes_up_once_and_its_progress_adds_up(bucket, tmp_path):
+    archive = tmp_path / "code.tar.gz"
+    archive.write_bytes(b"x" * 100_000)
+    told: list[int] = []
+    objects = S3Objects(bucket, bucket="here")
+    assert objects.put_if_absent("code/a.tar.gz", archive, progress=told.append)
+    assert not objects.put_if_absent("code/a.tar.gz", archive, progress=told.append)
+    assert sum(told) == 100_000
+    assert bucket.get_object(Bucket="here", Key="code/a.tar.gz")["Body"].read() == b"x" * 100_000
+
+
+@pytest.fixture
+def workflow():
+    client = boto3.client("stepfunctions")
+    arn = client.create_state_machine(
+        name="runctl-train",
+        definition=json.dumps(MACHINE),
+        roleArn="arn:aws:iam::123456789012:role/any",
+    )["stateMachineArn"]
+    return StepFunctions(client, state_machine_arn=arn)
+
+
+def test_a_run_is_started_found_and_stopped(workflow):
+    arn = workflow.start_run("run-1", {"command": ["train"]})
+    assert arn == workflow.execution_arn("run-1")
+    assert workflow.is_running(arn)
+    workflow.stop_run(arn, cause="enough")
+    workflow.stop_run(arn, cause="enough")
+    execution = workflow.find_execution(arn)
+    assert (execution.name, execution.status, execution.is_running) == ("run-1", "ABORTED", False)
+    assert not workflow.is_running(arn)
+
+
+def test_a_name_that_is_taken_is_told(workflow):
+    workflow.start_run("run-1", {"command": ["train"]})
+    with pytest.raises(InvalidRequestError, match="name: 'run-1' is taken"):
+        workflow.start_run("run-1", {"command": ["other"]})
+
+
+def test_an_execution_that_does_not_exist_does_not_run(workflow):
+    arn = workflow.execution_arn("none")
+    assert workflow.find_execution(arn) is None
+    assert not workflow.is_running(arn)
+    with pytest.raises(NotFoundError):
+        workflow.stop_run(arn, cause="enough")
+
+
+def test_starting_without_a_deployment_is_told():
+    client = boto3.client("stepfunctions")
+    arn = "arn:aws:states:us-east-1:123456789012:stateMachine:runctl-train"
+    with Stubber(client) as stub:
+        stub.add_client_error("start_execution", "StateMachineDoesNotExist")
+        with pytest.raises(NotFoundError, match="cdk deploy"):
+            StepFunctions(client, state_machine_arn=arn).start_run("run-1", {})
+
+
+@pytest.mark.parametrize("code", ["TaskTimedOut", "TaskDoesNotExist", "InvalidToken"])
+def test_a_spent_token_is_an_answer(code):
+    client = boto3.client("stepfunctions")
+    with Stubber(client) as stub:
+        stub.add_client_error("send_task_success", code)
+        assert not StepFunctions(client).report("token", {"outcome": {}})
+
+
+def test_a_report_goes_out_as_json():
+    client = boto3.client("stepfunctions")
+    with Stubber(client) as stub:
+        expected = {"taskToken": "token", "output": '{"outcome": {"kind": "lost"}}'}
+        stub.add_response("send_task_success", {}, expected)
+        assert StepFunctions(client).report("token", {"outcome": {"kind": "lost"}})
+
+
+def test_a_command_reaches_the_agent_by_its_document():
+    client = boto3.client("ssm")
+    with Stubber(client) as stub:
+        stub.add_response(
+            "send_command",
+            {},
+            {
+                "InstanceIds": ["i-1"],
+                "DocumentName": "runctl-agent",
+                "Parameters": {"action": ["drain"]},
+                "TimeoutSeconds": 30,
+            },
+        )
+        assert SsmCommands(client, document="runctl-agent").send("i-1", "drain")
+
+
+def test_an_agent_that_is_not_there_is_an_answer_and_a_missing_permission_is_not():
+    client = boto3.client("ssm")
+    commands = SsmCommands(client, document="runctl-agent")
+    with Stubber(client) as stub:
+        stub.add_client_error("send_command", "InvalidInstanceId")
+        assert not commands.send("i-1", "drain")
+        stub.add_client_error("send_command", "AccessDeniedException")
+        with pytest.raises(RefusedError):
+            commands.send("i-1", "drain")
+
+
+DEPLOYMENT = {
+    "version": "0.1.0",
+    "region": "us-east-1",
+    "account": "123456789012",
+    "bucket": "b",
+    "table": "t",
+    "state_machine_arn": "arn",
+    "log_group": "/runctl/trainer",
+    "topic_arn": "arn",
+    "command_document": "runctl-agent",
+    "launch_templates": {"x86_cpu": "lt-1"},
+    "zones": ["us-east-1a"],
+}
+
+
+def put_deployment(**changes):
+    client = boto3.client("ssm")
+    value = json.dumps({**DEPLOYMENT, **changes})
+    client.put_parameter(Name="/runctl/deployment", Value=value, Type="String")
+    return client
+
+
+def test_a_deployment_is_read_and_what_a_newer_one_adds_is_ignored():
+    deployment = read_deployment(put_deployment(added_later=1))
+    assert (deployment.bucket, deployment.zones) == ("b", ("us-east-1a",))
+
+
+def test_a_missing_deployment_is_told_with_the_cure():
+    with pytest.raises(NotFoundError, match=r"nothing is deployed in us-east-1.*cdk deploy"):
+        read_deployment(boto3.client("ssm"))
+
+
+def test_a_deployment_that_is_too_old_is_told_with_what_it_lacks():
+    client = boto3.client("ssm")
+    old = json.dumps({key: value for key, value in DEPLOYMENT.items() if key != "zones"})
+    client.put_parameter(Name="/runctl/deployment", Value=old, Type="String")
+    with pytest.raises(NotFoundError, match=r"too old \(no zones\)"):
+        read_deployment(client)
+
+
+def test_log_lines_are_read_once_and_in_order():
+    client = boto3.client("logs")
+    client.create_log_group(logGroupName="/runctl/trainer")
+    reader = LogReader(client, group="/runctl/trainer")
+    assert reader.read("run-1/0001") == ([], "")
+    client.create_log_stream(logGroupName="/runctl/trainer", logStreamName="run-1/0001")
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+
+    def say(*texts):
+        events = [{"timestamp": int(now.timestamp() * 1000), "message": text} for text in texts]
+        client.put_log_events(
+            logGroupName="/runctl/trainer", logStreamName="run-1/0001", logEvents=events
+        )
+
+    say("one", "two")
+    lines, position = reader.read("run-1/0001")
+    assert [(line.text, line.at) for line in lines] == [("one", now), ("two", now)]
+    say("three")
+    lines, position = reader.read("run-1/0001", position=position)
+    assert [line.text for line in lines] == ["three"]
+    assert reader.read("run-1/0001", position=position) == ([], position)
+    assert reader.read("run-1/0001", since=now + timedelta(seconds=1))[0] == []
+
+
+def test_the_price_is_the_newest_that_is_told():
+    client = boto3.client("ec2")
+    now = datetime(2030, 1, 1, tzinfo=timezone.utc)
+
+    def row(price, hours):
+        return {"SpotPrice": price, "Timestamp": now - timedelta(hours=hours)}
+
+    with Stubber(client) as stub:
+        history = {"SpotPriceHistory": [row("0.05", 1), row("0.04", 9)]}
+        stub.add_response("describe_spot_price_history", history)
+        stub.add_response("describe_spot_price_history", {"SpotPriceHistory": []})
+        pool = Pool("m5.large", "us-east-1a", "spot")
+        assert read_spot_price(client, pool, now=now) == Decimal("0.05")
+        assert read_spot_price(client, pool, now=now) is None
+
+
+def test_clients_are_made_once_with_limits_and_the_given_connection():
+    clients = Clients(
+        Connection(
+            region="eu-west-1", endpoint_url="http://127.0.0.1:1", access_key="a", secret_key="b"
+        )
+    )
+    client = clients.get("dynamodb")
+    assert client is clients.get("dynamodb")
+    assert (clients.region, client.meta.endpoint_url) == ("eu-west-1", "http://127.0.0.1:1")
+    config = client.meta.config
+    assert (config.connect_timeout, config.read_timeout) == (5, 20)
+    assert config.retries == {"mode": "standard", "total_max_attempts": 5}
+    assert "secret" not in repr(Connection(secret_key="secret"))
+
+
+def test_an_unknown_profile_is_told():
+    with pytest.raises(RefusedError, match="--profile"):
+        Clients(Connection(profile="nobody")).get("s3")
