@@ -67,6 +67,7 @@ class Environments:
         self._tools = tools
         self._log = log
         self._storing: threading.Thread | None = None
+        self._compiling: subprocess.Popen[bytes] | None = None
 
     def prepare(self, declared: Declared) -> Path:
         """Return the environment's folder, from this instance, from S3, or newly built.
@@ -93,16 +94,19 @@ class Environments:
             self._compile(target)
         return target
 
-    def wait_for_cache(self, seconds: float) -> None:
-        """Wait until a new environment is in the cache, at most so long."""
+    def finish(self, seconds: float) -> None:
+        """Wait until a new environment is in the cache, at most so long; nothing else goes on."""
         if self._storing is not None:
             self._storing.join(seconds)
+        if self._compiling is not None:
+            self._compiling.kill()
+            self._compiling.wait()
 
     def _compile(self, target: Path) -> None:
         """Compile to bytecode in the background: an instance that waits for its token has time."""
         command = ["nice", "-n", "19", str(target / "bin/python"), "-I", "-m", "compileall", "-q"]
         with contextlib.suppress(OSError):
-            subprocess.Popen(
+            self._compiling = subprocess.Popen(
                 [*command, str(target / "lib")],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ from runctl.model.errors import FencedError, RunctlError
 from runctl.model.run import Attempt, Run
 
 BEAT = timedelta(seconds=20)
+TELL = timedelta(seconds=5)
 BEAT_AFTER_FAILURE = timedelta(seconds=3)
 TOKEN_POLL = timedelta(milliseconds=200)
 RUN_POLL = timedelta(seconds=1)
@@ -93,13 +94,14 @@ class Heartbeat:
             self._wait(wait)
 
     def _wait(self, wait: timedelta) -> None:
-        """Wait for the next beat; a change of phase is told at once, without one."""
+        """Wait for the next beat; meanwhile a change is told at once, and the step soon."""
         until = time.monotonic() + wait.total_seconds()
         while not self._stop.is_set():
             left = until - time.monotonic()
             if left <= 0:
                 return
-            if self._wake.wait(left) and not self._stop.is_set():
+            changed = self._wake.wait(min(left, TELL.total_seconds()))
+            if (changed or self._progress.is_news) and not self._stop.is_set():
                 self._wake.clear()
                 self._record()
 

@@ -140,7 +140,7 @@ class Life:
     def finish_background_work(self) -> None:
         """Give a new environment time to reach the cache: the next attempt is that much quicker."""
         if self._environments is not None:
-            self._environments.wait_for_cache(CACHE_WAIT)
+            self._environments.finish(CACHE_WAIT)
 
     # The sequence.
 

@@ -17,6 +17,7 @@ class Progress:
         self._metrics: dict[str, float] = {}
         self._timeline: dict[str, datetime] = {}
         self._warning = ""
+        self._is_news = False
         self._on_change: Callable[[], None] = lambda: None
 
     def on_change(self, call: Callable[[], None]) -> None:
@@ -33,6 +34,7 @@ class Progress:
         """Note when something happened; the latest time wins."""
         with self._lock:
             self._timeline[instant] = at or datetime.now(timezone.utc)
+        self._on_change()
 
     def resume_from(self, step: int) -> None:
         """Note which step the trainer starts from."""
@@ -40,8 +42,9 @@ class Progress:
             self._resume_step = step
 
     def measure(self, step: int | None, metrics: Mapping[str, float]) -> None:
-        """Note the trainer's last step and values; the next beat takes them along."""
+        """Note the trainer's last step and values, which are told every few seconds."""
         with self._lock:
+            self._is_news = True
             self._step = self._step if step is None else step
             self._metrics.update(metrics)
 
@@ -51,9 +54,15 @@ class Progress:
             self._warning = warning
         self._on_change()
 
+    @property
+    def is_news(self) -> bool:
+        """Whether the trainer measured something since the arguments were last taken."""
+        return self._is_news
+
     def as_arguments(self) -> dict[str, Any]:
         """Return the arguments of `record_progress`."""
         with self._lock:
+            self._is_news = False
             return {
                 "phase": self._phase,
                 "resume_step": self._resume_step,

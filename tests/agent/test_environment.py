@@ -80,9 +80,10 @@ def test_environment_is_built_once_cached_and_good_at_another_root(
     declared = find_dependencies(project, "train.py")
     first = make_environments(cloud, tmp_path / "one")
     built = first.prepare(declared)
-    first.wait_for_cache(30)
+    first.finish(30)
     assert run(built / "bin/greeter") == "greeter 1.0"
     assert first.prepare(declared) == built
+    first.finish(30)
     wheel.unlink()  # from here on it can only come from the cache
     second = make_environments(cloud, tmp_path / "two")
     cached = second.prepare(declared)
@@ -91,6 +92,7 @@ def test_environment_is_built_once_cached_and_good_at_another_root(
     assert run(cached / "bin/greeter") == "greeter 1.0"
     assert run(cached / "bin/python", "-c", "import sys; print(sys.prefix)") == str(cached)
     assert len(cloud.keys("environments/")) == 1
+    second.finish(30)
 
 
 @pytest.mark.slow
@@ -134,9 +136,9 @@ def test_second_writer_of_the_cache_leaves_the_first_ones(
     declared = find_dependencies(project, "train.py")
     environments = [make_environments(cloud, tmp_path / name) for name in ("one", "two")]
     fingerprint = environments[0].prepare(declared).name
-    environments[0].wait_for_cache(30)
+    environments[0].finish(30)
     before = wait_until(lambda: cloud.read(f"environments/{fingerprint}.tar.gz"))
-    environments[1]._store(fingerprint, environments[0].prepare(declared))
+    environments[1]._store(fingerprint, environments[0]._folder / fingerprint)
     assert cloud.read(f"environments/{fingerprint}.tar.gz") == before
 
 
@@ -201,7 +203,11 @@ def test_archive_that_would_escape_is_refused_or_kept_inside(tmp_path: Path, nam
     assert not Path("/absolute").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive at all", packed({"a": "b" * 5000})[:60]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive at all", packed({"a": "b" * 5000})[:60]],
+    ids=["empty", "text", "cut off"],
+)
 def test_damaged_archive_is_said(tmp_path: Path, content: Any) -> None:
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(content)

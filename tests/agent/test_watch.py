@@ -1,0 +1,228 @@
+"""Notices, requests and refused tokens, each as the agent sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from runctl.agent import requests
+from runctl.agent.drain import grace_of
+from runctl.agent.heartbeat import Heartbeat
+from runctl.agent.imds import Metadata, MetadataError
+from runctl.agent.inbox import Cause, Ending, Inbox
+from runctl.agent.notice import Watch
+from runctl.agent.progress import Progress
+from runctl.agent.requests import Request
+from runctl.agent.settings import Paths, read_settings
+from runctl.model.errors import SettingsError
+from runctl.model.outcome import RunStatus
+from tests.agent.doubles import MetadataDouble
+from tests.agent.machine import Cloud, now
+
+
+@pytest.fixture
+def metadata() -> Iterator[MetadataDouble]:
+    double = MetadataDouble()
+    yield double
+    double.close()
+
+
+@pytest.fixture
+def watch(metadata: MetadataDouble, tmp_path: Path) -> Watch:
+    paths = Paths(tmp_path)
+    paths.make()
+    return Watch(Metadata(metadata.url), paths, Inbox())
+
+
+def test_no_notice_is_no_end(watch: Watch) -> None:
+    watch.look_at_metadata()
+    assert watch._inbox.ending is None
+
+
+def test_notice_ends_with_its_deadline(watch: Watch, metadata: MetadataDouble) -> None:
+    deadline = metadata.give_notice(120).replace(microsecond=0)
+    watch.look_at_metadata()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert (ending.cause, ending.deadline) == (Cause.NOTICE, deadline)
+    assert watch._paths.notice.exists()
+
+
+def test_notice_that_cannot_be_read_is_a_notice_all_the_same(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.values["spot/instance-action"] = "soon"
+    watch.look_at_metadata()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert ending.cause is Cause.NOTICE
+
+
+def test_expired_metadata_token_is_renewed(metadata: MetadataDouble) -> None:
+    client = Metadata(metadata.url)
+    client.get("instance-id")
+    metadata.TOKEN = "another"  # type: ignore[misc]
+    assert client.get("instance-id") == "i-0123456789abcdef0"
+
+
+def test_unreachable_metadata_is_an_error_and_no_notice(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.close()
+    with pytest.raises(MetadataError):
+        watch._metadata.notice()
+    watch.look_at_metadata()
+    assert watch._inbox.ending is None
+
+
+def test_rebalance_recommendation_asks_for_a_checkpoint_once(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.recommend_rebalance()
+    watch.look_at_metadata()
+    watch.look_at_metadata()
+    assert watch._inbox.take_checkpoint_request()
+    assert not watch._inbox.take_checkpoint_request()
+    assert watch._inbox.ending is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "cause"), [(Request.DRAIN, Cause.NOTICE), (Request.STOP, Cause.STOP)]
+)
+def test_request_file_ends_the_attempt_and_is_taken_once(
+    watch: Watch, request_: Request, cause: Cause
+) -> None:
+    requests.leave(watch._paths.requests, request_)
+    watch.look_at_requests()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert ending.cause is cause
+    assert list(watch._paths.requests.iterdir()) == []
+
+
+def test_stronger_cause_wins_and_a_weaker_one_changes_nothing() -> None:
+    inbox = Inbox()
+    assert inbox.end(Ending(cause=Cause.NOTICE, reason="", detected=now()))
+    assert inbox.end(Ending(cause=Cause.FENCED, reason="", detected=now()))
+    assert not inbox.end(Ending(cause=Cause.STOP, reason="", detected=now()))
+    assert inbox.is_fenced
+
+
+def test_missing_setting_is_named(metadata: MetadataDouble) -> None:
+    with pytest.raises(SettingsError, match="RUNCTL_TABLE"):
+        read_settings(Metadata(metadata.url), {"RUNCTL_BUCKET": "b"})
+
+
+def test_tags_that_are_not_there_yet_are_worth_waiting_for(metadata: MetadataDouble) -> None:
+    del metadata.values["tags/instance/runctl:run-id"]
+    names = ("RUNCTL_TABLE", "RUNCTL_BUCKET", "RUNCTL_LOG_GROUP", "RUNCTL_REGION")
+    with pytest.raises(MetadataError, match="runctl:run-id"):
+        read_settings(Metadata(metadata.url), dict.fromkeys(names, "x"))
+
+
+@pytest.mark.parametrize(
+    ("left", "asked", "upload", "grace"),
+    [
+        (None, 90, 10, 90),
+        (None, 600, 10, 90),
+        (120, 90, 10, 90),
+        (60, 90, 10, 45),
+        (120, 30, 10, 30),
+        (10, 90, 10, 0),
+    ],
+)
+def test_grace_is_the_least_of_all_limits(
+    left: int | None, asked: int, upload: int, grace: int
+) -> None:
+    at = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    ending = Ending(
+        cause=Cause.NOTICE,
+        reason="",
+        detected=at,
+        deadline=None if left is None else at + timedelta(seconds=left),
+    )
+    found = grace_of(
+        ending, asked=timedelta(seconds=asked), upload_time=timedelta(seconds=upload), now=at
+    )
+    assert found == timedelta(seconds=grace)
+
+
+class Tokens:
+    """Step Functions: takes the tokens that are valid."""
+
+    def __init__(self, *valid: str) -> None:
+        self.valid = set(valid)
+        self.beats: list[str] = []
+
+    def send_task_heartbeat(self, *, taskToken: str) -> None:  # noqa: N803
+        if taskToken not in self.valid:
+            raise ClientError({"Error": {"Code": "TaskDoesNotExist"}}, "SendTaskHeartbeat")
+        self.beats.append(taskToken)
+
+
+@pytest.fixture
+def beating(cloud: Cloud, tmp_path: Path) -> Any:
+    """A heartbeat with the token of attempt 1, which nobody else drives."""
+    cloud.create_run("")
+    cloud.open_attempt()
+    cloud.give_token(token="old")
+    inbox = Inbox()
+    heartbeat = Heartbeat(
+        cloud.ledger,
+        Tokens("old"),
+        run_id="run-1",
+        attempt=1,
+        lease=tmp_path / "lease",
+        progress=Progress(),
+        inbox=inbox,
+    )
+    heartbeat._await_token()
+    return heartbeat
+
+
+def test_accepted_heartbeat_renews_the_lease(beating: Heartbeat) -> None:
+    assert beating._beat()
+    assert beating._lease.exists()
+
+
+def test_refused_token_is_replaced_by_the_ledgers_newer_one(
+    cloud: Cloud, beating: Heartbeat
+) -> None:
+    beating._workflow.valid = {"new"}
+    cloud.give_token(token="new")
+    assert beating._beat()
+    assert beating._workflow.beats == ["new"]
+    assert beating._inbox.ending is None
+
+
+def test_refused_token_with_a_higher_fence_means_leave_without_a_trace(
+    cloud: Cloud, beating: Heartbeat
+) -> None:
+    beating._workflow.valid = set()
+    cloud.open_attempt(2)
+    cloud.give_token(2)
+    assert not beating._beat()
+    assert beating._inbox.is_fenced
+
+
+def test_refused_token_of_an_ended_run_means_drain_and_leave(
+    cloud: Cloud, beating: Heartbeat
+) -> None:
+    beating._workflow.valid = set()
+    cloud.ledger.end_run("run-1", status=RunStatus.STOPPED, reason="", now=now())
+    assert not beating._beat()
+    assert beating._inbox.ending is not None
+    assert beating._inbox.ending.cause is Cause.STOP
+
+
+def test_refused_token_that_nothing_explains_is_tried_again(beating: Heartbeat) -> None:
+    beating._workflow.valid = set()
+    assert not beating._beat()
+    assert not beating._beat()
+    assert beating._inbox.ending is None
+    assert not beating._lease.exists()
