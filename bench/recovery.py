@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ FIGURES = {
     "changeover_s": "≤ 3",
 }
 RUN = "recovery"
+PATIENCE = timedelta(seconds=60)
 
 
 def perform(stage: Stage, *, interruptions: int, megabytes: int) -> None:
@@ -46,8 +47,8 @@ def perform(stage: Stage, *, interruptions: int, megabytes: int) -> None:
             scan_project(PROJECT / "examples" / "training"), Path(scratch) / "project.tar.gz"
         )
         stage.objects.put_if_absent(package.key, package.path)
-    steps = 40 * (interruptions + 2)
-    arguments = ["--steps", str(steps), "--every", "1000", "--step-seconds", "0.05"]
+    # More steps than it will ever make, and no save but the one that it is asked for.
+    arguments = ["--steps", "1000000", "--every", "1000000", "--step-seconds", "0.05"]
     stage.workflow.start_run(
         RUN,
         {
@@ -57,17 +58,24 @@ def perform(stage: Stage, *, interruptions: int, megabytes: int) -> None:
         },
     )
     for number in range(1, interruptions + 1):
-        wait_for(lambda n=number: has_trained(stage, n), f"attempt {number} to train")  # type: ignore[misc]
+        wait_until_trained(stage, number)
         stage.interrupt(RUN, attempt=number, notice_seconds=30)
         print(f"\rinterruption {number} of {interruptions}", end="", file=sys.stderr, flush=True)
-    wait_for(lambda: has_trained(stage, interruptions + 1), "the last attempt to train")
+    wait_until_trained(stage, interruptions + 1)
     print(file=sys.stderr)
 
 
-def has_trained(stage: Stage, number: int) -> bool:
-    """Whether an attempt's trainer has made its first step."""
-    attempt = stage.ledger.find_attempt(RUN, number)
-    return attempt is not None and "first_step" in attempt.timeline
+def wait_until_trained(stage: Stage, number: int) -> None:
+    """Wait until an attempt's trainer has made its first step."""
+
+    def look() -> bool:
+        attempt = stage.ledger.find_attempt(RUN, number)
+        return attempt is not None and "first_step" in attempt.timeline
+
+    try:
+        wait_for(look, f"attempt {number} to train", timeout=PATIENCE)
+    except TimeoutError as exc:
+        raise TimeoutError(f"{exc}: {stage.story(RUN)}") from exc
 
 
 def figures(stage: Stage) -> dict[str, list[float]]:
