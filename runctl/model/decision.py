@@ -74,9 +74,19 @@ def _limits(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Decision
 
 
 def _progressed(run: Run, tail: Sequence[Attempt]) -> bool:
-    """Whether a checkpoint was committed since the first attempt of `tail` started."""
-    before = tail[0].resume_step
-    return run.step is not None and run.step > (before if before is not None else -1)
+    """Whether an attempt of `tail` committed a checkpoint beyond the one it started from.
+
+    Only who has the fence commits, so what was committed after the first of them began to train is
+    theirs. Attempts that never came that far, such as those whose boot fails, made no progress.
+    """
+    trained = [attempt for attempt in tail if attempt.training_at is not None]
+    if not trained or run.step is None or run.committed_at is None:
+        return False
+    first = trained[0]
+    assert first.training_at is not None
+    return run.committed_at >= first.training_at and (
+        first.resume_step is None or run.step > first.resume_step
+    )
 
 
 def _backoff(attempts: Sequence[Attempt]) -> timedelta:

@@ -204,8 +204,8 @@ def _whole(least: int, most: int) -> Check:
 
 def _check_deadline(value: Any) -> str | None:
     try:
-        instant = _instant(value)
-    except (TypeError, ValueError):
+        instant = _instant(value) if isinstance(value, str) else None
+    except ValueError:
         instant = None
     if instant is None or instant.tzinfo is None:
         return f"{value!r} is no instant with a time zone, such as '2030-01-31T18:00:00Z'"

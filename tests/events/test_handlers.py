@@ -1,0 +1,176 @@
+"""Events as AWS sends them, and payloads as the state machine sends them, to what comes back."""
+
+import subprocess
+import sys
+
+import pytest
+
+from runctl.model.errors import InvalidRequestError
+from tests.control.scenes import ARN, REQUEST, RUN, launched, training
+from tests.events.conftest import HANDLERS, recorded
+
+
+def test_a_warning_about_one_of_ours_relaunches(world, invoke):
+    event = recorded("interruption-warning", instance_id=training(world))
+    known = {"run_id": RUN, "attempt": 1, "status": "relaunched", "agent_reached": True}
+    assert invoke("handle_interruption", event) == known
+    assert invoke("handle_interruption", event) == known
+    assert len(world.fleet.machines) == 2
+
+
+def test_a_rebalance_recommendation_asks_for_a_checkpoint(world, invoke):
+    event = recorded("rebalance-recommendation", instance_id=training(world))
+    for _ in range(2):
+        answer = invoke("handle_interruption", event)
+        assert answer == {"run_id": RUN, "attempt": 1, "status": "asked"}
+    assert len(world.fleet.machines) == 1
+
+
+@pytest.mark.parametrize(
+    ("handler", "event"),
+    [
+        ("handle_interruption", "interruption-warning"),
+        ("handle_interruption", "rebalance-recommendation"),
+        ("handle_instance_change", "state-change"),
+        ("clean_up", "execution-aborted"),
+    ],
+)
+def test_an_event_about_somebody_elses_is_answered_and_does_nothing(world, invoke, handler, event):
+    training(world)
+    ledger = world.ledger.attempts(RUN)
+    assert invoke(handler, recorded(event)) == {"status": "not_ours"}
+    assert world.ledger.attempts(RUN) == ledger
+    assert (world.commands.sent, world.fleet.terminated) == ([], [])
+
+
+def test_an_event_that_no_rule_of_ours_sends_is_an_error(world, invoke):
+    event = {**recorded("interruption-warning"), "detail-type": "EC2 Something Else"}
+    with pytest.raises(ValueError, match="EC2 Something Else"):
+        invoke("handle_interruption", event)
+
+
+def test_an_instance_that_goes_is_reported_once(world, invoke):
+    instance_id = training(world)
+    world.fleet.end(instance_id, reason="Server.SpotInstanceTermination")
+    event = recorded("state-change", instance_id=instance_id)
+    assert invoke("handle_instance_change", event)["status"] == "reported"
+    assert invoke("handle_instance_change", event)["status"] == "told_before"
+    assert world.workflow.reports["token-1"]["outcome"]["kind"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"), [("ABORTED", "stopped"), ("FAILED", "failed"), ("TIMED_OUT", "failed")]
+)
+def test_an_execution_that_ended_is_cleaned_up_once(world, invoke, status, ended):
+    instance_id = launched(world)
+    event = recorded("execution-aborted", executionArn=ARN, name=RUN, status=status)
+    answer = invoke("clean_up", event)
+    assert (answer["run_status"], answer["terminated"]) == (ended, [instance_id])
+    again = invoke("clean_up", event)
+    assert (again["run_status"], again["terminated"]) == (ended, [])
+
+
+def test_the_cause_of_a_stop_becomes_the_reason(world, invoke):
+    event = recorded("execution-aborted", executionArn=ARN, name=RUN, cause="by ops " * 500)
+    invoke("clean_up", event)
+    reason = world.ledger.find_run(RUN).reason
+    assert reason.startswith("by ops")
+    assert len(reason) == 1000
+
+
+def test_the_catch_all_sends_a_document_of_its_own(world, invoke):
+    payload = {"execution_arn": ARN, "name": RUN, "status": "FAILED", "cause": "boom"}
+    assert invoke("clean_up", payload)["run_status"] == "failed"
+
+
+def test_a_run_goes_from_request_to_result_through_the_handlers(world, invoke):
+    """Each document is what the state machine makes of the one before."""
+    world.__init__(zones=world.zones)
+    execution = {"arn": ARN, "name": RUN, "start_time": "2030-01-01T12:00:00.000Z"}
+    prepared = invoke("prepare_run", {"execution": execution, "input": REQUEST})
+    assert prepared == {"run_id": RUN, "attempt": 1}
+    launch = invoke("launch_instances", prepared)
+    assert launch == {"run_id": RUN, "attempt": 1, "launched": True}
+    world.workflow.valid.add("token")
+    invoke("start_training", {**prepared, "token": "token", "execution_arn": ARN})
+    assert world.ledger.find_attempt(RUN, 1).token == "token"
+    taken = {**prepared, "outcome": {"kind": "interrupted", "reason": "notice"}}
+    confirmed = invoke("confirm_checkpoint", taken)
+    decided = invoke("decide_next", {key: confirmed[key] for key in taken})
+    assert (decided["decision"], decided["attempt"]) == ("relaunch", 2)
+    second = {"run_id": RUN, "attempt": decided["attempt"]}
+    assert invoke("launch_instances", second)["launched"]
+    invoke("start_training", {**second, "token": "token-2", "execution_arn": ARN})
+    done = {**second, "outcome": {"kind": "completed", "reason": "", "exit_code": 0}}
+    confirmed = invoke("confirm_checkpoint", done)
+    decided = invoke("decide_next", {key: confirmed[key] for key in done})
+    assert decided["decision"] == "finish"
+    result = invoke("finish_run", {key: decided[key] for key in ("run_id", "status", "reason")})
+    assert (result["status"], result["attempts"]) == ("completed", 2)
+
+
+def test_a_bad_request_is_raised_by_the_name_that_the_state_machine_catches(world, invoke):
+    execution = {"arn": "arn:x", "name": "x", "start_time": "2030-01-01T12:00:00Z"}
+    with pytest.raises(InvalidRequestError, match="script: is missing"):
+        invoke("prepare_run", {"execution": execution, "input": {}})
+
+
+def test_no_capacity_is_an_outcome_not_an_error(world, invoke):
+    world.fleet.quota = "MaxSpotInstanceCountExceeded"
+    launch = invoke("launch_instances", {"run_id": RUN, "attempt": 1})
+    assert launch["outcome"]["kind"] == "no_capacity"
+
+
+def test_decisions_are_counted_in_the_embedded_metric_format(world, invoke, capsys):
+    invoke("launch_instances", {"run_id": RUN, "attempt": 1})
+    told = capsys.readouterr().out
+    assert '"Namespace":"runctl"' in told
+    assert '"Launches":[1.0]' in told
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_importing_a_handler_touches_neither_aws_nor_the_environment(name):
+    watch = (
+        "import os, sys, socket\n"
+        "def refuse(*_): raise SystemExit('touched the network')\n"
+        "socket.socket.connect = refuse\n"
+        "import boto3\n"
+        "boto3.Session.client = refuse\n"
+        f"import lambdas.{name}\n"
+        f"assert lambdas.{name}.handler\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", watch],
+        check=False,
+        env={"PATH": "/nowhere", "PYTHONPATH": ":".join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_services_are_made_from_the_variables_of_the_contract(monkeypatch):
+    from lambdas.services import LambdaServices
+
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("RUNCTL_TABLE", "t")
+    monkeypatch.setenv("RUNCTL_BUCKET", "b")
+    monkeypatch.setenv("RUNCTL_COMMAND_DOCUMENT", "d")
+    monkeypatch.setenv("RUNCTL_SUBNETS", '{"us-east-1b": "subnet-b", "us-east-1a": "subnet-a"}')
+    monkeypatch.setenv("RUNCTL_LAUNCH_TEMPLATES", '{"x86_cpu": {"id": "lt-1", "version": "2"}}')
+    services = LambdaServices()
+    assert services.ledger is services.ledger
+    assert services.fleet.zones() == ("us-east-1a", "us-east-1b")
+    assert services.objects.uri("k") == "s3://b/k"
+    assert services.commands
+    assert services.workflow
+    assert services.clock.now().tzinfo is not None
+
+
+def test_a_function_without_a_variable_misses_it_only_when_it_is_used(monkeypatch):
+    from lambdas.services import LambdaServices
+
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("RUNCTL_BUCKET", raising=False)
+    with pytest.raises(KeyError, match="RUNCTL_BUCKET"):
+        _ = LambdaServices().objects

@@ -1,0 +1,211 @@
+"""What follows an outcome: something always does, and more of a limit never gives up sooner."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runctl.model.decision import LONGEST_BACKOFF, STALLED_ATTEMPTS, DecisionKind, decide
+from runctl.model.outcome import FINAL, Outcome, OutcomeKind, RunStatus
+from runctl.model.request import parse_request
+from runctl.model.run import Attempt, AttemptStage, Run, derive_status
+
+NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
+INTERRUPTED = Outcome(kind=OutcomeKind.INTERRUPTED)
+NO_CAPACITY = Outcome(kind=OutcomeKind.NO_CAPACITY)
+
+
+def a_run(*, step=None, committed_at=None, **request):
+    return Run(
+        run_id="run-1",
+        request=parse_request({"command": ["train"], **request}),
+        started_at=NOW,
+        execution="run-1",
+        execution_arn="arn",
+        step=step,
+        committed_at=committed_at,
+    )
+
+
+def an_attempt(number, *, launched=True, minute=None, resume_step=None):
+    trained = None if minute is None else NOW + timedelta(minutes=minute)
+    return Attempt(
+        run_id="run-1",
+        number=number,
+        stage=AttemptStage.ENDED,
+        instance_ids=(f"i-{number}",) if launched else (),
+        training_at=trained,
+        resume_step=resume_step,
+    )
+
+
+outcomes = st.builds(
+    Outcome,
+    kind=st.sampled_from(OutcomeKind),
+    reason=st.text(max_size=5),
+    exit_code=st.none() | st.integers(-15, 255),
+    step=st.none() | st.integers(0, 99),
+)
+attempts = st.lists(
+    st.builds(
+        an_attempt,
+        st.just(1),
+        launched=st.booleans(),
+        minute=st.none() | st.integers(0, 60),
+        resume_step=st.none() | st.integers(0, 9),
+    ),
+    max_size=12,
+).map(lambda made: [replace(one, number=at) for at, one in enumerate(made, start=1)])
+runs = st.builds(
+    a_run,
+    step=st.none() | st.integers(0, 9),
+    committed_at=st.none() | st.integers(0, 60).map(lambda m: NOW + timedelta(minutes=m)),
+    max_attempts=st.integers(1, 20),
+    auto_resume=st.booleans(),
+    deadline=st.sampled_from(["2029-01-01T00:00:00Z", "2031-01-01T00:00:00Z"]),
+)
+
+
+@given(run=runs, tried=attempts, outcome=outcomes)
+def test_something_always_follows(run, tried, outcome):
+    decision = decide(run, tried, outcome, now=NOW)
+    assert decision.reason
+    assert timedelta(0) <= decision.wait <= LONGEST_BACKOFF
+    if decision.kind is DecisionKind.RELAUNCH:
+        assert decision.status is None
+    else:
+        assert decision.status in FINAL
+
+
+@given(run=runs, tried=attempts, outcome=outcomes, more=st.integers(1, 50))
+def test_more_attempts_never_give_up_sooner(run, tried, outcome, more):
+    richer = replace(
+        run, request=replace(run.request, max_attempts=run.request.max_attempts + more)
+    )
+    if decide(run, tried, outcome, now=NOW).kind is DecisionKind.RELAUNCH:
+        assert decide(richer, tried, outcome, now=NOW).kind is DecisionKind.RELAUNCH
+
+
+@given(run=runs, tried=attempts, outcome=outcomes, hours=st.integers(1, 99999))
+def test_time_never_turns_giving_up_into_a_relaunch(run, tried, outcome, hours):
+    later = NOW + timedelta(hours=hours)
+    if decide(run, tried, outcome, now=NOW).kind is not DecisionKind.RELAUNCH:
+        assert decide(run, tried, outcome, now=later).kind is not DecisionKind.RELAUNCH
+
+
+@given(run=runs, tried=attempts, outcome=outcomes)
+def test_only_what_ec2_did_is_ever_followed_by_a_relaunch(run, tried, outcome):
+    if decide(run, tried, outcome, now=NOW).kind is DecisionKind.RELAUNCH:
+        assert outcome.kind in {
+            OutcomeKind.INTERRUPTED,
+            OutcomeKind.LOST,
+            OutcomeKind.NO_CAPACITY,
+        }
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (OutcomeKind.COMPLETED, RunStatus.COMPLETED),
+        (OutcomeKind.STOPPED, RunStatus.STOPPED),
+        (OutcomeKind.FAILED, RunStatus.FAILED),
+    ],
+)
+def test_an_end_of_the_trainers_own_ends_the_run(kind, status):
+    assert decide(a_run(), [an_attempt(1)], Outcome(kind=kind), now=NOW).status is status
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.INTERRUPTED, OutcomeKind.LOST])
+def test_without_auto_resume_an_interruption_ends_the_run(kind):
+    run = a_run(auto_resume=False)
+    decision = decide(run, [an_attempt(1)], Outcome(kind=kind), now=NOW)
+    assert (decision.kind, decision.status) == (DecisionKind.FINISH, RunStatus.INTERRUPTED)
+
+
+def test_attempts_that_were_never_launched_are_not_spent():
+    run = a_run(max_attempts=1)
+    refused = [an_attempt(number, launched=False) for number in range(1, 30)]
+    assert decide(run, refused, NO_CAPACITY, now=NOW).kind is DecisionKind.RELAUNCH
+
+
+def test_the_last_attempt_is_the_last():
+    run = a_run(max_attempts=1)
+    assert decide(run, [an_attempt(1)], INTERRUPTED, now=NOW).kind is DecisionKind.GIVE_UP
+
+
+def stalled(**first):
+    return [
+        an_attempt(1, **first),
+        *(an_attempt(number) for number in range(2, STALLED_ATTEMPTS + 1)),
+    ]
+
+
+def test_machines_that_never_come_to_train_are_given_up_however_far_the_run_was():
+    run = a_run(step=50, committed_at=NOW)
+    decision = decide(run, stalled(), Outcome(kind=OutcomeKind.LOST), now=NOW)
+    assert decision.kind is DecisionKind.GIVE_UP
+    assert "without a new checkpoint" in decision.reason
+
+
+def test_saving_again_what_was_restored_is_no_progress():
+    run = a_run(step=5, committed_at=NOW + timedelta(minutes=9))
+    tried = stalled(minute=1, resume_step=5)
+    assert decide(run, tried, INTERRUPTED, now=NOW).kind is DecisionKind.GIVE_UP
+
+
+@pytest.mark.parametrize("resume_step", [None, 4])
+def test_a_new_checkpoint_keeps_the_run_going(resume_step):
+    run = a_run(step=5, committed_at=NOW + timedelta(minutes=9))
+    tried = stalled(minute=1, resume_step=resume_step)
+    assert decide(run, tried, INTERRUPTED, now=NOW).kind is DecisionKind.RELAUNCH
+
+
+def test_fewer_attempts_than_that_are_not_a_pattern():
+    tried = [an_attempt(number) for number in range(1, STALLED_ATTEMPTS)]
+    assert decide(a_run(), tried, INTERRUPTED, now=NOW).kind is DecisionKind.RELAUNCH
+
+
+def test_refusals_in_a_row_wait_twice_as_long_up_to_half_an_hour():
+    refused = [an_attempt(number, launched=False) for number in range(1, 12)]
+    waits = [
+        decide(a_run(), refused[:count], NO_CAPACITY, now=NOW).wait.total_seconds()
+        for count in range(1, 12)
+    ]
+    assert waits[:4] == [30, 60, 120, 240]
+    assert waits[-1] == 1800
+
+
+def test_a_launch_ends_the_row_of_refusals():
+    tried = [an_attempt(1, launched=False), an_attempt(2), an_attempt(3, launched=False)]
+    assert decide(a_run(), tried, NO_CAPACITY, now=NOW).wait == timedelta(seconds=30)
+
+
+# What a person is told.
+
+
+def staged(number, stage, ended=None):
+    return Attempt(run_id="run-1", number=number, stage=stage, ended=ended)
+
+
+@pytest.mark.parametrize(
+    ("tried", "status"),
+    [
+        ([], RunStatus.PENDING),
+        ([staged(1, AttemptStage.LAUNCHING)], RunStatus.LAUNCHING),
+        ([staged(1, AttemptStage.LAUNCHED)], RunStatus.LAUNCHING),
+        ([staged(1, AttemptStage.TRAINING)], RunStatus.TRAINING),
+        ([staged(1, AttemptStage.TRAINING), staged(2, AttemptStage.LAUNCHED)], RunStatus.TRAINING),
+        ([staged(1, AttemptStage.ENDED, INTERRUPTED)], RunStatus.RECOVERING),
+        ([staged(1, AttemptStage.ENDED, NO_CAPACITY)], RunStatus.LAUNCHING),
+    ],
+)
+def test_the_status_is_derived_from_the_attempts(tried, status):
+    assert derive_status(a_run(), tried) is status
+
+
+@given(tried=st.lists(st.sampled_from(AttemptStage)), ended=st.sampled_from(sorted(FINAL)))
+def test_a_run_that_has_ended_is_told_its_end(tried, ended):
+    staged_attempts = [staged(number, stage) for number, stage in enumerate(tried, start=1)]
+    assert derive_status(replace(a_run(), ended=ended), staged_attempts) is ended

@@ -1,0 +1,256 @@
+"""The run request: what is wrong is told, all at once, and the published schema agrees."""
+
+import json
+from datetime import datetime, timezone
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runctl.model.errors import InvalidRequestError
+from runctl.model.request import (
+    CHECKPOINT_FIELDS,
+    DEFAULT_INSTANCE_TYPES,
+    FIELDS,
+    LARGEST_ARGS_BYTES,
+    LARGEST_ENV_BYTES,
+    MARKETS,
+    parse_request,
+    request_schema,
+)
+
+CODE = "s3://bucket/code/abc.tar.gz"
+LEAST = {"script": "train.py", "code": CODE}
+VALIDATOR = jsonschema.Draft202012Validator(request_schema())
+
+
+def problems(document):
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request(document)
+    return caught.value.problems
+
+
+def test_only_what_is_to_run_is_needed():
+    request = parse_request(LEAST)
+    assert (request.script, request.code) == ("train.py", CODE)
+    assert (request.market, request.auto_resume, request.max_attempts) == ("spot", True, 100)
+    assert request.instance_types == DEFAULT_INSTANCE_TYPES
+    assert request.checkpoint.keep_last == 3
+
+
+@pytest.mark.parametrize(
+    "document",
+    [LEAST, {"script": "s3://bucket/train.py"}, {"command": ["bash", "-c", "true"]}],
+)
+def test_each_way_to_name_the_program_is_enough(document):
+    assert parse_request(document)
+    VALIDATOR.validate(document)
+
+
+# A bad value of each field, with a piece of what is told about it.
+BAD = [
+    ("script", "", "is not the path"),
+    ("script", 3, "is not the path"),
+    ("script", "/etc/passwd", "leaves the project"),
+    ("script", "../train.py", "leaves the project"),
+    ("script", "~/train.py", "leaves the project"),
+    ("script", "a/../../b.py", "leaves the project"),
+    ("script", "s3://bucket", "no s3://bucket/key"),
+    ("command", [], "is empty"),
+    ("command", "train", "not a list of strings"),
+    ("command", ["a", 1], "not a list of strings"),
+    ("code", "code.tar.gz", ".tar.gz archive"),
+    ("code", "s3://bucket/code.zip", ".tar.gz archive"),
+    ("code", 3, ".tar.gz archive"),
+    ("args", "--epochs 3", "not a list of strings"),
+    ("args", [3], "quote each item"),
+    ("args", ["a\0b"], "NUL"),
+    ("args", ["x" * (LARGEST_ARGS_BYTES + 1)], "put large values in a file"),
+    ("env", ["A=1"], "not an object"),
+    ("env", {"1A": "x"}, "no name of an environment variable"),
+    ("env", {"A-B": "x"}, "no name of an environment variable"),
+    ("env", {"A": 1}, "must be a string"),
+    ("env", {"A": "x\0"}, "without NUL"),
+    ("env", {"RUNCTL_ATTEMPT": "1"}, "set by runctl itself"),
+    ("env", {"A": "x" * LARGEST_ENV_BYTES}, "put large values in a file"),
+    ("instance_types", [], "not a list of instance types"),
+    ("instance_types", "g5.xlarge", "not a list of instance types"),
+    ("instance_types", ["g5"], "no instance type"),
+    ("instance_types", ["g5.xlarge", "g5.xlarge"], "names a type twice"),
+    ("instance_types", [f"m{n}.large" for n in range(41)], "more than 40"),
+    ("instance_types", ["g5g.xlarge"], "arm64 GPU"),
+    ("market", "cheap", "none of spot"),
+    ("market", None, "none of spot"),
+    ("auto_resume", "yes", "neither true nor false"),
+    ("auto_resume", 1, "neither true nor false"),
+    ("max_attempts", 0, "whole number from 1 to 1000"),
+    ("max_attempts", 1001, "whole number"),
+    ("max_attempts", True, "whole number"),
+    ("max_attempts", 1.5, "whole number"),
+    ("deadline", "tomorrow", "no instant with a time zone"),
+    ("deadline", "2030-01-01T00:00:00", "no instant with a time zone"),
+    ("deadline", 1893456000, "no instant with a time zone"),
+    ("checkpoint", "saved", "not an object"),
+]
+BAD_CHECKPOINT = [
+    ("dir", "/saved", "not a folder inside"),
+    ("dir", "..", "not a folder inside"),
+    ("dir", ".", "not a folder inside"),
+    ("dir", 3, "is not a folder"),
+    ("keep_last", 0, "whole number from 1"),
+    ("keep_last", "3", "whole number"),
+    ("grace_seconds", -1, "whole number from 0 to 90"),
+    ("grace_seconds", 91, "whole number"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "told"), BAD)
+def test_a_bad_value_is_told_with_its_field(field, value, told):
+    document = {"command": ["train"]} if field == "command" else dict(LEAST)
+    found = [one for one in problems({**document, field: value}) if one.field == field]
+    assert found
+    assert told in found[0].message
+
+
+@pytest.mark.parametrize(("field", "value", "told"), BAD_CHECKPOINT)
+def test_a_bad_checkpoint_option_is_told_with_its_field(field, value, told):
+    (problem,) = problems({**LEAST, "checkpoint": {field: value}})
+    assert problem.field == f"checkpoint.{field}"
+    assert told in problem.message
+
+
+def test_every_field_has_a_bad_value_among_these():
+    assert {field for field, _, _ in BAD} == set(FIELDS)
+    assert {field for field, _, _ in BAD_CHECKPOINT} == set(CHECKPOINT_FIELDS)
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    document = {
+        "script": "../train.py",
+        "code": "here",
+        "markt": "spot",
+        "max_attempts": 0,
+        "env": {"RUNCTL_X": "1"},
+        "checkpoint": {"keep": 1, "grace_seconds": 300},
+    }
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request(document)
+    told = {problem.field for problem in caught.value.problems}
+    assert told == {
+        "script",
+        "code",
+        "markt",
+        "max_attempts",
+        "env",
+        "checkpoint.keep",
+        "checkpoint.grace_seconds",
+    }
+    assert all(field in str(caught.value) for field in told)
+
+
+def test_an_unknown_field_names_the_nearest():
+    (problem,) = problems({**LEAST, "instance_type": ["g5.xlarge"]})
+    assert "did you mean instance_types?" in problem.message
+    (problem,) = problems({**LEAST, "zzz": 1})
+    assert "known: script" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ({}, "script"),
+        ({"code": CODE}, "script"),
+        ({**LEAST, "command": ["train"]}, "command"),
+        ({"command": ["train"], "args": ["--epochs"]}, "args"),
+        ({"script": "train.py"}, "script"),
+        ({"script": "s3://bucket/train.py", "code": CODE}, "script"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_told(document, field):
+    assert [problem.field for problem in problems(document)] == [field]
+
+
+def test_a_deadline_is_kept_in_utc():
+    request = parse_request({**LEAST, "deadline": "2030-01-01T01:00:00+01:00"})
+    assert request.deadline == datetime(2030, 1, 1, tzinfo=timezone.utc)
+    assert request.deadline.utcoffset().total_seconds() == 0
+
+
+requests = st.fixed_dictionaries(
+    {},
+    optional={
+        "env": st.dictionaries(
+            st.from_regex(r"[A-Z][A-Z0-9_]{0,9}", fullmatch=True), st.text("ab=\n", max_size=9)
+        ),
+        "instance_types": st.lists(
+            st.sampled_from(["g5.xlarge", "m5.large", "c7g.2xlarge", "p4d.24xlarge"]),
+            min_size=1,
+            unique=True,
+        ),
+        "market": st.sampled_from(MARKETS),
+        "auto_resume": st.booleans(),
+        "max_attempts": st.integers(1, 1000),
+        "deadline": st.datetimes(timezones=st.just(timezone.utc)).map(datetime.isoformat),
+        "checkpoint": st.fixed_dictionaries(
+            {},
+            optional={
+                "dir": st.sampled_from(["", "saved", "out/ckpt"]),
+                "keep_last": st.integers(1, 1000),
+                "grace_seconds": st.integers(0, 90),
+            },
+        ),
+    },
+)
+programs = st.sampled_from(
+    [
+        {"script": "train.py", "code": CODE, "args": ["--epochs", "3"]},
+        {"script": "s3://bucket/t.py"},
+        {"command": ["torchrun", "train.py"], "code": CODE},
+    ]
+)
+
+
+@given(program=programs, options=requests)
+def test_a_request_survives_being_written_and_read(program, options):
+    request = parse_request({**program, **options})
+    document = json.loads(json.dumps(request.as_document()))
+    assert parse_request(document) == request
+    VALIDATOR.validate(document)
+
+
+@given(program=programs, options=requests)
+def test_what_the_parser_takes_the_schema_takes(program, options):
+    parse_request({**program, **options})
+    VALIDATOR.validate({**program, **options})
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2000) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    field=st.sampled_from(sorted(set(FIELDS) - {"script", "command"})),
+    value=anything,
+)
+def test_what_the_schema_refuses_the_parser_refuses(field, value):
+    document = {**LEAST, field: value}
+    if not VALIDATOR.is_valid(document):
+        assert problems(document)
+
+
+@given(document=anything)
+def test_whatever_comes_is_refused_with_problems_or_taken(document):
+    try:
+        parse_request(document)
+    except InvalidRequestError as exc:
+        assert exc.problems  # noqa: PT017 - either way is fine, but nothing else
+
+
+def test_a_continuation_is_in_the_schema_and_stands_alone():
+    VALIDATOR.validate({"run_id": "run-1"})
+    assert not VALIDATOR.is_valid({"run_id": "run-1", "script": "train.py"})
+    assert not VALIDATOR.is_valid({})

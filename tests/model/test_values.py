@@ -1,0 +1,204 @@
+"""Names, pools, outcomes, manifests and errors."""
+
+import inspect
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runctl.model import errors, identity
+from runctl.model.checkpoint import MANIFEST_VERSION, Entry, Manifest, Part
+from runctl.model.errors import DamagedCheckpointError, InvalidRequestError, RequestError
+from runctl.model.machine import Machine
+from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.model.pool import MachineKind, Pool, machine_kind
+
+run_ids = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=64)
+
+
+@given(run_id=run_ids)
+def test_a_good_run_id_passes(run_id):
+    assert identity.check_run_id(run_id) == run_id
+
+
+@pytest.mark.parametrize("run_id", ["", "a b", "a/b", "../a", "ä", "a" * 65, "a\n"])
+def test_a_bad_run_id_is_told_with_its_field(run_id):
+    with pytest.raises(InvalidRequestError, match=r"^name: "):
+        identity.check_run_id(run_id, field="name")
+
+
+@given(
+    one=st.tuples(run_ids, st.integers(1, 9999), st.integers(1, 99)),
+    other=st.tuples(run_ids, st.integers(1, 9999), st.integers(1, 99)),
+)
+def test_a_client_token_is_one_launchs_and_fits(one, other):
+    tokens = identity.client_token(*one), identity.client_token(*other)
+    assert (tokens[0] == tokens[1]) == (one == other)
+    assert len(tokens[0]) == 64
+
+
+@given(one=run_ids, other=run_ids)
+def test_nothing_of_one_run_lies_below_anothers_prefix(one, other):
+    prefix = identity.run_prefix(one)
+    keys = [
+        identity.part_key(other, "ab" * 32),
+        identity.manifest_key(other, step=1, attempt=1),
+        identity.output_prefix(other),
+        identity.metrics_prefix(other, 1),
+        identity.boot_log_key(other, 1),
+    ]
+    assert all(key.startswith(prefix) == (one == other) for key in keys)
+
+
+@given(
+    low=st.tuples(st.integers(0, 10**11), st.integers(1, 9999)),
+    high=st.tuples(st.integers(0, 10**11), st.integers(1, 9999)),
+)
+def test_manifest_keys_sort_by_step_and_attempt(low, high):
+    first, second = (identity.manifest_key("r", step=s, attempt=a) for s, a in (low, high))
+    assert (first < second) == (low < high)
+
+
+@given(numbers=st.lists(st.integers(1, 9999)))
+def test_attempt_keys_sort_by_number(numbers):
+    by_key = sorted(numbers, key=lambda number: identity.attempt_key("r", number)["sk"])
+    assert by_key == sorted(numbers)
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "kind"),
+    [
+        ("m5.large", MachineKind.X86_CPU),
+        ("c7i-flex.large", MachineKind.X86_CPU),
+        ("m6a.large", MachineKind.X86_CPU),
+        ("u-6tb1.112xlarge", MachineKind.X86_CPU),
+        ("g4dn.xlarge", MachineKind.X86_GPU),
+        ("g5.xlarge", MachineKind.X86_GPU),
+        ("g6e.xlarge", MachineKind.X86_GPU),
+        ("gr6.4xlarge", MachineKind.X86_GPU),
+        ("p4d.24xlarge", MachineKind.X86_GPU),
+        ("p5en.48xlarge", MachineKind.X86_GPU),
+        ("m7g.large", MachineKind.ARM_CPU),
+        ("c7gn.large", MachineKind.ARM_CPU),
+        ("t4g.small", MachineKind.ARM_CPU),
+        ("a1.large", MachineKind.ARM_CPU),
+        ("x2gd.large", MachineKind.ARM_CPU),
+    ],
+)
+def test_a_type_names_its_machine(instance_type, kind):
+    assert machine_kind(instance_type) is kind
+
+
+def test_a_machine_without_an_image_is_refused():
+    with pytest.raises(ValueError, match=r"g5g\.xlarge is an arm64 GPU"):
+        machine_kind("g5g.xlarge")
+
+
+def test_a_pool_survives_being_written_and_read():
+    pool = Pool("m5.large", "us-east-1a", "spot")
+    assert Pool.parse(str(pool)) == pool
+
+
+@pytest.mark.parametrize("text", ["", "m5.large", "a/b", "a//c", "a/b/c/d"])
+def test_what_is_no_pool_is_refused(text):
+    with pytest.raises(ValueError, match="is no pool"):
+        Pool.parse(text)
+
+
+@given(
+    outcome=st.builds(
+        Outcome,
+        kind=st.sampled_from(OutcomeKind),
+        reason=st.text(),
+        exit_code=st.none() | st.integers(),
+        step=st.none() | st.integers(),
+    )
+)
+def test_an_outcome_survives_and_a_newer_peers_fields_are_ignored(outcome):
+    assert Outcome.from_document({**outcome.as_document(), "later": 1}) == outcome
+
+
+@pytest.mark.parametrize("document", [{}, {"kind": None}, {"kind": "exploded"}])
+def test_what_is_no_outcome_is_refused(document):
+    with pytest.raises(RequestError, match="is no outcome"):
+        Outcome.from_document(document)
+
+
+parts = st.builds(Part, sha256=st.text("0123456789abcdef"), size_bytes=st.integers(0))
+entries = st.builds(
+    Entry,
+    path=st.text(min_size=1),
+    kind=st.sampled_from(["file", "dir", "link", "hard"]),
+    mode=st.integers(0, 0o777),
+    mtime_ns=st.integers(0),
+    size_bytes=st.integers(0),
+    target=st.text(),
+    parts=st.lists(parts, max_size=3).map(tuple),
+)
+manifests = st.builds(
+    Manifest,
+    run_id=run_ids,
+    step=st.integers(0),
+    attempt=st.integers(1),
+    taken_at=st.just("2030-01-01T00:00:00+00:00"),
+    entries=st.lists(entries, max_size=4).map(tuple),
+    metadata=st.dictionaries(st.text(), st.integers() | st.text()),
+)
+
+
+@given(manifest=manifests)
+def test_a_manifest_survives_being_written_and_read(manifest):
+    assert Manifest.from_json(manifest.as_json()) == manifest
+
+
+@given(manifest=manifests, at=st.integers(0), byte=st.integers(0, 255))
+def test_a_damaged_manifest_is_told_or_still_reads(manifest, at, byte):
+    text = bytearray(manifest.as_json())
+    text[at % len(text)] = byte
+    try:
+        Manifest.from_json(bytes(text))
+    except DamagedCheckpointError as exc:
+        assert "manifest" in str(exc)  # noqa: PT017 - no other error may come
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b"3", b'{"version": "1"}'])
+def test_what_is_no_manifest_is_told(text):
+    with pytest.raises(DamagedCheckpointError):
+        Manifest.from_json(text)
+
+
+def test_a_manifest_of_a_newer_runctl_asks_for_an_upgrade():
+    text = f'{{"version": {MANIFEST_VERSION + 1}}}'.encode()
+    with pytest.raises(DamagedCheckpointError, match="upgrade"):
+        Manifest.from_json(text)
+
+
+def test_the_size_counts_files_once():
+    made = [
+        Entry(path=kind, kind=kind, mode=0, mtime_ns=0, size_bytes=5)
+        for kind in ("file", "dir", "hard", "link")
+    ]
+    manifest = Manifest(run_id="r", step=1, attempt=1, taken_at="", entries=tuple(made))
+    assert manifest.size_bytes == 5
+
+
+@pytest.mark.parametrize(
+    ("state", "live"),
+    [("pending", True), ("running", True), ("shutting-down", False), ("terminated", False)],
+)
+def test_a_machine_lives_until_it_goes(state, live):
+    machine = Machine(instance_id="i", state=state, pool=Pool("a", "b", "spot"))
+    assert machine.is_live is live
+    assert machine.attempt is None
+
+
+def test_every_error_is_in_the_tree_and_says_what_is_true():
+    classes = [
+        one
+        for one in vars(errors).values()
+        if inspect.isclass(one) and issubclass(one, errors.RunctlError)
+    ]
+    for one in classes:
+        assert one.__name__ in errors.__doc__
+        assert one.__doc__.endswith(".")

@@ -1,0 +1,77 @@
+"""Which pools are asked, try by try, and what may be ended ourselves."""
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runctl.aws.errors import POOL_REFUSALS
+from runctl.model.request import MARKETS
+from runctl.policy.billing import may_terminate
+from runctl.policy.capacity import (
+    RECLAIMED,
+    candidate_pools,
+    choose_pools,
+    cooldown,
+    market_of_try,
+    tries_in_a_round,
+)
+
+NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
+TYPES, ZONES = ("g5.xlarge", "m5.large"), ("a", "b", "c")
+POOLS = candidate_pools(TYPES, ZONES, market="spot", launch_try=1)
+
+
+@pytest.mark.parametrize("market", MARKETS)
+def test_a_round_asks_every_market_once(market):
+    asked = [market_of_try(market, number + 1) for number in range(tries_in_a_round(market))]
+    assert asked == market.split("-then-")
+
+
+@given(number=st.integers(1, 50))
+def test_markets_take_turns_and_spot_comes_first(number):
+    asked = market_of_try("spot-then-on-demand", number)
+    assert asked == ("spot" if number % 2 else "on-demand")
+
+
+def test_every_type_is_asked_in_every_zone_in_the_given_order():
+    assert [str(pool) for pool in POOLS] == [
+        "g5.xlarge/a/spot",
+        "g5.xlarge/b/spot",
+        "g5.xlarge/c/spot",
+        "m5.large/a/spot",
+        "m5.large/b/spot",
+        "m5.large/c/spot",
+    ]
+
+
+@given(cooling=st.dictionaries(st.sampled_from(POOLS), st.integers(1, 99)))
+def test_something_is_always_asked_and_a_cooling_pool_only_with_all_others(cooling):
+    until = {pool: NOW + timedelta(minutes=minutes) for pool, minutes in cooling.items()}
+    chosen = choose_pools(POOLS, cooling=until)
+    if len(cooling) < len(POOLS):
+        assert chosen == tuple(pool for pool in POOLS if pool not in cooling)
+    else:
+        assert sorted(chosen) == sorted(POOLS)
+        assert [until[pool] for pool in chosen] == sorted(until.values())
+
+
+def test_causes_cool_for_as_long_as_they_last():
+    quota, capacity = cooldown("VcpuLimitExceeded"), cooldown("InsufficientInstanceCapacity")
+    assert quota < capacity < cooldown(RECLAIMED) < cooldown("Unsupported")
+
+
+@given(code=st.sampled_from(sorted(POOL_REFUSALS)) | st.text())
+def test_every_cause_cools_for_a_while(code):
+    assert timedelta(minutes=1) <= cooldown(code) <= timedelta(days=1)
+
+
+instants = st.integers(-120, 0).map(lambda minutes: NOW + timedelta(minutes=minutes))
+
+
+@given(launched=st.none() | instants, noticed=st.none() | instants)
+def test_after_a_notice_a_machine_is_ours_to_end_only_past_its_first_hour(launched, noticed):
+    old = launched is not None and NOW - launched >= timedelta(hours=1)
+    allowed = may_terminate(launched_at=launched, noticed_at=noticed, now=NOW)
+    assert allowed == (noticed is None or old)
