@@ -5,7 +5,6 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from lambdas.services import Document, count, logger, services
 from runctl.control.clean_up import CLEANED, clean_up
 
-
 LONGEST_CAUSE = 1000
 
 
