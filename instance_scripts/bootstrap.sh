@@ -128,13 +128,15 @@ write_file() {
     mv "$path.new" "$path"
 }
 
+# Parts of 8 MiB go back to the system at once, instead of into glibc's growing heaps.
 write_settings() {
     {
         printf '%s=%s\n' RUNCTL_ROOT "$root" RUNCTL_TABLE "$RUNCTL_TABLE" \
             RUNCTL_BUCKET "$RUNCTL_BUCKET" RUNCTL_LOG_GROUP "$RUNCTL_LOG_GROUP" \
             RUNCTL_REGION "$RUNCTL_REGION" AWS_DEFAULT_REGION "$RUNCTL_REGION" \
             AWS_REQUEST_CHECKSUM_CALCULATION when_required \
-            AWS_RESPONSE_CHECKSUM_VALIDATION when_required
+            AWS_RESPONSE_CHECKSUM_VALIDATION when_required \
+            MALLOC_ARENA_MAX 2 MALLOC_MMAP_THRESHOLD_ 1048576
         [ -z "${AWS_ENDPOINT_URL:-}" ] || printf 'AWS_ENDPOINT_URL=%s\n' "$AWS_ENDPOINT_URL"
         [ -z "${AWS_EC2_METADATA_SERVICE_ENDPOINT:-}" ] ||
             printf 'AWS_EC2_METADATA_SERVICE_ENDPOINT=%s\n' "$imds"

@@ -176,6 +176,8 @@ class Machine:
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.metadata.url,
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+            "MALLOC_ARENA_MAX": "2",
+            "MALLOC_MMAP_THRESHOLD_": "1048576",
             "HOME": str(self.root),
             "LANG": "C.UTF-8",
             "PATH": f"{self.root / 'bin'}:{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin",
