@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 
 from runctl import __version__
@@ -53,7 +54,12 @@ class Clients:
     def _make(self, service: str) -> Any:
         connection = self._connection
         if self._session is None:
+            core = botocore.session.Session()
+            if connection.access_key:
+                # Given keys are all there is: a profile named in the environment may not exist.
+                core = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
             self._session = boto3.Session(
+                botocore_session=core,
                 region_name=connection.region or None,
                 profile_name=connection.profile or None,
                 aws_access_key_id=connection.access_key or None,

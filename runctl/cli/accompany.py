@@ -28,13 +28,23 @@ def accompany(
     from runctl.model.run import derive_status
 
     output = invocation.output
-    run, attempts = follow_run(
-        cloud,
-        run_id,
-        execution_arn,
-        console=output.stderr,
-        come_back=f"runctl logs {run_id} -f{invocation.flag}",
-        after_attempt=after_attempt,
-    )
+    try:
+        run, attempts = follow_run(
+            cloud,
+            run_id,
+            execution_arn,
+            console=output.stderr,
+            come_back=f"runctl logs {run_id} -f{invocation.flag}",
+            after_attempt=after_attempt,
+        )
+    except KeyboardInterrupt:
+        if output.as_json:
+            held = cloud.ledger.find_run(run_id)
+            output.result(
+                {"run_id": run_id, "status": "pending", "execution_arn": execution_arn}
+                if held is None
+                else run_document(held, cloud.ledger.attempts(run_id))
+            )
+        raise
     output.result(run_document(run, attempts), summary(run, attempts))
     raise typer.Exit(exit_code_for(derive_status(run, attempts)))

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from runctl.local.daemon import Endpoint
 
 
+# How often to look: on AWS, where some calls allow few a second, and on the local cloud.
+POLL_SECONDS = 2.0
+POLL_SECONDS_NEAR = 0.3
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
     """Everything a command may ask of a deployment; `is_near` says that polling costs nothing."""
@@ -31,6 +36,11 @@ class Cloud:
     logs: LogReader
     fleet: Ec2Fleet
     is_near: bool = False
+
+    @property
+    def pause(self) -> float:
+        """How many seconds to wait between two looks."""
+        return POLL_SECONDS_NEAR if self.is_near else POLL_SECONDS
 
     def checkpoints(self, run_id: str) -> CheckpointStore:
         """Return the checkpoint store of a run."""

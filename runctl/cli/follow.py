@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from runctl.aws.workflow import Execution
 
-POLL_SECONDS = 2.0
-POLL_SECONDS_NEAR = 0.3
 CHECKPOINT_SECONDS = 10.0  # between two lines about checkpoints
 # An execution that ended without an end in the ledger: clean-up is under way, or was lost.
 PATIENCE = timedelta(seconds=90)
@@ -111,10 +109,6 @@ class Follower:
     _step_told: tuple[int | None, float] = (None, -CHECKPOINT_SECONDS)
     _waited: float = 0.0
 
-    @property
-    def _pause(self) -> float:
-        return POLL_SECONDS_NEAR if self.cloud.is_near else POLL_SECONDS
-
     def follow(self) -> tuple[Run, list[Attempt]]:
         """Return the run when it has ended.
 
@@ -141,8 +135,8 @@ class Follower:
                 failures += 1
                 if failures == 1:
                     self.display.tell(f"{exc}; trying again", style="yellow")
-            self._waited += self._pause
-            self.sleep(min(self._pause * 2**failures, 30))
+            self._waited += self.cloud.pause
+            self.sleep(min(self.cloud.pause * 2**failures, 30))
 
     def _look(self) -> tuple[Run | None, list[Attempt]]:
         run = self.cloud.ledger.find_run(self.run_id)
@@ -159,7 +153,7 @@ class Follower:
 
     def _is_due(self) -> bool:
         """Whether to ask Step Functions too, which takes few questions a second."""
-        return self._waited % 20 < self._pause
+        return self._waited % 20 < self.cloud.pause
 
     def _check_execution(self, run: Run | None) -> None:
         execution = self.cloud.workflow.find_execution(self.execution_arn)
@@ -205,8 +199,8 @@ class Follower:
         return bool(lines)
 
     def _wait_for_last_lines(self, tail: LogTail, attempts: Sequence[Attempt]) -> None:
-        for _ in range(round(LAST_LINES.total_seconds() / self._pause)):
-            self.sleep(self._pause)
+        for _ in range(round(LAST_LINES.total_seconds() / self.cloud.pause)):
+            self.sleep(self.cloud.pause)
             if not self._pass_on(tail, attempts) and self.cloud.is_near:
                 return
 

@@ -48,10 +48,10 @@ def logs(
     try:
         _print_logs(cloud, run, tail, printer, only=attempt, follow=follow)
     except KeyboardInterrupt:
+        printer.finish()
         invocation.output.tell(f"{run} goes on")
         raise
-    finally:
-        printer.finish()
+    printer.finish()
 
 
 class _LogPrinter:
@@ -88,10 +88,7 @@ def _print_logs(
     only: int | None,
     follow: bool,
 ) -> None:
-    from runctl.cli import follow as following
-
     quiet = 0
-    pause = following.POLL_SECONDS_NEAR if cloud.is_near else following.POLL_SECONDS
     while True:
         run = cloud.ledger.find_run(run_id)
         attempts = cloud.ledger.attempts(run_id)
@@ -105,7 +102,7 @@ def _print_logs(
         # The last lines reach the log a moment after the end is known.
         if not follow or (over and quiet > 1):
             return
-        time.sleep(pause)
+        time.sleep(cloud.pause)
 
 
 def read_since(text: str, *, now: datetime) -> datetime:

@@ -67,6 +67,8 @@ class Program(TyperGroup):
         except typer.TyperException as error:
             code = _fail_usage(invocation, error)
         except (KeyboardInterrupt, typer.Abort):
+            if invocation.output.as_json and not invocation.output.has_result:
+                invocation.output.fail(KeyboardInterrupt("interrupted"))
             code = INTERRUPTED
         except Exception as error:  # noqa: BLE001 - the last stop before the user
             code = _fail(invocation, error)

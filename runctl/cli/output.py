@@ -25,6 +25,7 @@ class Output:
     """The two streams of one command."""
 
     as_json: bool = False
+    has_result: bool = False
 
     @cached_property
     def stdout(self) -> Console:
@@ -46,6 +47,7 @@ class Output:
                 for part in human:
                     self.stdout.print(part, soft_wrap=isinstance(part, str))
             text = captured.get()
+        self.has_result = True
         sys.stdout.write(text)
         sys.stdout.flush()
 
@@ -92,7 +94,7 @@ class Output:
         """Print an error: a document on stdout with --json, else a sentence on stderr."""
         message = str(error) or type(error).__name__
         problems = error.problems if isinstance(error, InvalidRequestError) else ()
-        if self.as_json:
+        if self.as_json and not self.has_result:
             told = [{"field": one.field, "message": one.message} for one in problems]
             name = type(error).__name__
             self.result({"error": {"type": name, "message": message, "problems": told}})

@@ -78,7 +78,7 @@ def _wait_until_gone(invocation: Invocation, cloud: Cloud, run_id: str) -> None:
                     f"{run_id} still goes on after {_STOP_LIMIT}; instances left: {names}"
                 )
             say(f"waiting for {', '.join(one.instance_id for one in left) or 'the end'}")
-            time.sleep(0.3 if cloud.is_near else 3.0)
+            time.sleep(cloud.pause)
 
 
 def resume(

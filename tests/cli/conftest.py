@@ -22,6 +22,9 @@ from tests.cli.deployed import Deployed
 
 CLEAN = ("AWS_", "RUNCTL_", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
 
+# The program as it is, only that it looks more often.
+IMPATIENT = "from runctl.cli import cloud, main; cloud.POLL_SECONDS = 0.1; main.main()"
+
 
 @dataclass(frozen=True)
 class Done:
@@ -98,7 +101,7 @@ class Process:
 
     def __init__(self, words: tuple[str, ...], env: dict[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "runctl.cli.main", *words],
+            [sys.executable, "-c", IMPATIENT, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

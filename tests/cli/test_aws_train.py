@@ -14,7 +14,7 @@ from tests.cli.deployed import BUCKET
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("runctl.cli.follow.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("runctl.cli.cloud.POLL_SECONDS", 0.05)
     monkeypatch.setattr("runctl.cli.follow.LAST_LINES", timedelta(0))
 
 

@@ -30,7 +30,8 @@ CASES = {
 }
 FILES = (
     "a.py", "b.py", "keep.log", "x.log", "#note", "!bang", "space ", "data/keep.txt",
-    "data/big.bin", "src/a.py", "src/x.txt", "src/deep/a.py", "src/deep/x.txt", "src/deep/deeper/x.txt",
+    "data/big.bin", "src/a.py", "src/x.txt", "src/deep/a.py", "src/deep/x.txt",
+    "src/deep/deeper/x.txt",
 )  # fmt: skip
 
 

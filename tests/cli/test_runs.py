@@ -15,7 +15,7 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("runctl.cli.follow.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("runctl.cli.cloud.POLL_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_time_is_a_duration_back_or_an_instant():
 
 @pytest.mark.parametrize("text", ["yesterday", "10", "2026-11-24T11:00:00", "-5m", "5 weeks"])
 def test_what_is_no_time_is_told_with_examples(text):
-    with pytest.raises(InvalidRequestError, match="--since: .* is no time; write 10m"):
+    with pytest.raises(InvalidRequestError, match=r"--since: .* is no time; write 10m"):
         read_since(text, now=NOW)
 
 
