@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from runctl.agent.archive import unpack
 from runctl.agent.restore import clear
 from runctl.aws.errors import code_of, translated
-from runctl.model.errors import RequestError, TransientError
+from runctl.model.errors import RefusedError, RequestError, TransientError
 from runctl.model.request import RunRequest, split_s3_uri
 
 PACKED = re.compile(r"code/([0-9a-f]{64})\.tar\.gz")
@@ -51,6 +51,8 @@ def _download(client: Any, uri: str, path: Path) -> None:
                 for block in body.iter_chunks(BLOCK):
                     digest.update(block)
                     stream.write(block)
+    except RefusedError as exc:
+        raise RequestError(f"{uri} does not exist or may not be read by the instance") from exc
     except ClientError as exc:
         raise RequestError(f"{uri} cannot be read ({code_of(exc)})") from exc
     except BotoCoreError as exc:

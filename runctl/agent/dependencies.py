@@ -11,7 +11,9 @@ from runctl.model.errors import RequestError
 
 if sys.version_info >= (3, 11):
     import tomllib
-else:  # the vendored pip brings a reader for Python 3.10
+else:  # for Python 3.10 the vendored pip brings a reader, inside its wheel
+    VENDOR = Path(__file__).resolve().parents[2] / "vendor"
+    sys.path += [str(wheel) for wheel in VENDOR.glob("pip-*.whl")]
     from pip._vendor import tomli as tomllib
 
 SCRIPT_BLOCK = re.compile(

@@ -67,7 +67,6 @@ class Heartbeat:
     def start(self, on_newest: Callable[[str], None]) -> None:
         """Begin; `on_newest` is told each newest checkpoint while we wait for the token."""
         self._on_newest = on_newest
-        touch(self._lease)
         self._thread.start()
 
     def stop(self) -> None:

@@ -28,6 +28,7 @@ from runctl.model.checkpoint import Entry, Manifest
 from runctl.model.errors import FencedError, RunctlError
 
 LOOK_EVERY = timedelta(milliseconds=200)
+IDLE = timedelta(seconds=1)
 LOOK_EVERY_WHILE_DRAINING = timedelta(milliseconds=100)
 # A large folder must not keep a core busy with being looked at.
 LOOK_SHARE = 10
@@ -84,6 +85,7 @@ class Keeper:
         self._chain: list[str] = []
         self._helper_step: int | None = None
         self._interval = LOOK_EVERY
+        self._looked_at_processes = float("-inf")
         self._stop = threading.Event()
         self._superseded = threading.Event()
         self._work = threading.Condition()
@@ -164,13 +166,21 @@ class Keeper:
             began = time.monotonic()
             try:
                 self._look()
-            except OSError as exc:
-                logger.warning("the checkpoint folder cannot be looked at: %s", exc)
+            except Exception:  # whatever it is, the next look must still come
+                logger.exception("the checkpoint folder cannot be looked at")
+                self._progress.warn(
+                    "the checkpoint folder cannot be looked at; see the agent's log"
+                )
             took = time.monotonic() - began
             self._stop.wait(max(self._interval.total_seconds(), LOOK_SHARE * took))
 
     def _look(self) -> None:
         view = look(self._folder)
+        now = time.monotonic()
+        idle = self._interval == LOOK_EVERY and self._settling.is_idle(view)
+        if idle and now - self._looked_at_processes < IDLE.total_seconds():
+            return  # looking through all processes costs more than the folder
+        self._looked_at_processes = now
         writing = processes.open_for_writing(self._family(), self._folder)
         processes.reap_orphans(self._leader())
         saved = self._read_saves()
@@ -214,6 +224,9 @@ class Keeper:
                 logger.info("the folder changed while it was saved; waiting again: %s", exc)
                 with self._work:
                     self._settling.forget_take(pinned.before)
+            except Exception:  # whatever it is, the next save must still come
+                logger.exception("the checkpoint cannot be saved")
+                self._progress.warn("the newest checkpoint cannot be saved; see the agent's log")
             finally:
                 shutil.rmtree(pinned.place, ignore_errors=True)
                 with self._work:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -49,6 +50,10 @@ REPORT_WITHIN = timedelta(minutes=5)
 FINAL_UPLOAD = timedelta(minutes=10)
 FLUSH = timedelta(seconds=10)
 CACHE_WAIT = 60.0
+MOST_FAILURES = 3
+ENDED_BY_OTHERS = frozenset(
+    {-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL}
+)
 LONGEST_REASON = 1000
 
 Result = TypeVar("Result")
@@ -124,10 +129,13 @@ class Life:
         except _EndedEarlyError:
             outcome = self._outcome_of_ending(exit_code=None)
         except RequestError as exc:
-            outcome = Outcome(
-                kind=OutcomeKind.FAILED, reason=str(exc)[:LONGEST_REASON], step=self._step
-            )
-            self._await_token_to_report()
+            outcome = self._failed(str(exc))
+        except Exception as exc:
+            # A defect, or an AWS error nobody foresaw: the service starts us again, for a while.
+            logger.exception("the agent failed")
+            if self._count_failure() < MOST_FAILURES:
+                raise
+            outcome = self._failed(f"the agent failed {MOST_FAILURES} times, last with {exc!r}")
         processes.end_tree(os.getpid())
         if outcome is not None:
             self._tell(outcome)
@@ -292,6 +300,9 @@ class Life:
         trainer.end_family()
         self._progress.enter("upload")
         code = trainer.exit_code or 0
+        if code in ENDED_BY_OTHERS:
+            # A shutdown's SIGTERM may reach the trainer a moment before we hear of it.
+            self._inbox.wait(CHECK)
         deadline = self._inbox.ending.deadline if self._inbox.ending else None
         until = time.monotonic() + FINAL_UPLOAD.total_seconds()
         if deadline is not None:
@@ -301,8 +312,12 @@ class Life:
         if self._inbox.is_fenced:
             return None
         problem = self._upload_outputs(until)
+        if code in ENDED_BY_OTHERS and self._inbox.ending is not None:
+            return self._outcome_of_ending(exit_code=code)
         if code != 0:
             told = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
+            if code == -signal.SIGKILL:
+                told += " (out of memory?)"
             words = trainer.last_words()
             reason = f"{told}: {words}" if words else told
             return self._failed(reason, exit_code=code)
@@ -363,6 +378,7 @@ class Life:
     def _tell(self, outcome: Outcome) -> None:
         """Store the last instants, then report: after the report the fence may move any moment."""
         self._progress.enter("done")
+        self._await_token_to_report(outcome)
         if self._heartbeat.has_token():
             self._heartbeat.tell_now()
         ending = self._inbox.ending
@@ -490,10 +506,19 @@ class Life:
                 logger.warning("trying again: %s", exc)
                 self._pause(RETRY)
 
-    def _await_token_to_report(self) -> None:
-        """A failure is worth telling: wait for the token, unless an end comes first."""
-        while not self._heartbeat.has_token() and self._inbox.ending is None:
-            self._inbox.wait(CHECK)
+    def _await_token_to_report(self, outcome: Outcome) -> None:
+        """An end before the token is worth telling too, as long as the instance lives."""
+        while not self._heartbeat.has_token() and outcome.kind is not OutcomeKind.STOPPED:
+            ending = self._inbox.ending
+            if ending is not None and (ending.deadline is None or _left(ending.deadline) <= 0):
+                return
+            time.sleep(RETRY.total_seconds() / 10)
+
+    def _count_failure(self) -> int:
+        path = self._paths.runtime / "failures"
+        with path.open("a") as stream:
+            stream.write(".")
+        return path.stat().st_size
 
 
 def _left(deadline: datetime) -> float:

@@ -1,10 +1,10 @@
 """Shipping logs: files are followed and their lines put into CloudWatch Logs, in order."""
 
+import contextlib
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +38,19 @@ class Follower:
     position: int = 0
     _rest: bytes = b""
     _rest_since: float = field(default_factory=time.monotonic)
+
+    def resume(self) -> None:
+        """Go on where an agent that was killed had got to."""
+        with contextlib.suppress(OSError, ValueError):
+            self.position = int(self._mark.read_text())
+
+    def remember(self) -> None:
+        """Note that everything that was read has arrived."""
+        self._mark.write_text(str(self.position - len(self._rest)))
+
+    @property
+    def _mark(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.shipped")
 
     def read(self, *, everything: bool = False) -> list[str]:
         """Return the next lines, at most about half a megabyte; the unfinished last one waits."""
@@ -95,10 +108,12 @@ class LogShipper:
         self._made: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live, name="logs", daemon=True)
-        self.on_lines: Callable[[str], None] = lambda _stream: None
 
     def start(self) -> None:
         """Begin to ship."""
+        for followers in self._streams.values():
+            for follower in followers:
+                follower.resume()
         self._thread.start()
 
     def stop(self, *, within: timedelta) -> None:
@@ -123,6 +138,7 @@ class LogShipper:
             events = [(now, piece) for line in lines for piece in split_line(line)]
             for batch in batches(events):
                 self._put(stream, batch)
+            follower.remember()
 
     def _put(self, stream: str, batch: list[Event]) -> None:
         """Put one batch, however often it takes; only the agent's own end gives up on it."""

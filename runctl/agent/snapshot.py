@@ -171,6 +171,10 @@ class Settling:
             return None
         return Take(view, changed)
 
+    def is_idle(self, view: View) -> bool:
+        """Whether nothing is new since the last look, and nothing waits to be taken."""
+        return self._pending_since is None and view == self._last
+
     def forget_take(self, before: View) -> None:
         """Undo a take that could not be read to its end."""
         self.taken = before

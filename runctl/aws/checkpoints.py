@@ -12,7 +12,8 @@ from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
 from runctl.model.errors import CheckpointError, DamagedCheckpointError, TransientError
 
-MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+# S3 answers 403 for a missing key where s3:ListBucket is not allowed, or only for a prefix.
+MISSING = frozenset({"404", "NoSuchKey", "NotFound", "403", "AccessDenied"})
 ALREADY_THERE = frozenset({"412", "PreconditionFailed"})
 # Two writers of one key at the same instant: S3 refuses one of them and asks it to try again.
 CONFLICT = frozenset({"409", "ConditionalRequestConflict", "OperationAborted"})
@@ -53,7 +54,7 @@ class CheckpointStore:
             )
 
     def get_part(self, part: Part) -> bytes:
-        """Return a part's bytes, verified; DamagedCheckpointError when they are not what they were."""
+        """Return a part's bytes; DamagedCheckpointError when they are not what its name says."""
         content = self._get(identity.part_key(self._run_id, part.sha256))
         if hashlib.sha256(content).hexdigest() != part.sha256:
             raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
@@ -118,7 +119,7 @@ class CheckpointStore:
                 answer = self._client.get_object(Bucket=self._bucket, Key=key)
             except ClientError as exc:
                 if code_of(exc) in MISSING:
-                    raise DamagedCheckpointError(f"{key} is missing") from exc
+                    raise DamagedCheckpointError(f"{key} is missing or may not be read") from exc
                 raise
         try:
             # The connection may break in the middle of a body, which botocore does not retry.

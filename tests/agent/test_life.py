@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -453,3 +455,66 @@ def test_throttled_heartbeats_and_reports_are_repeated(cloud: Cloud, launch) -> 
     cloud.give_token()
     launch()
     assert cloud.outcome()["kind"] == "completed"
+
+
+def test_notice_before_the_token_is_reported_once_the_token_is_there(cloud: Cloud, launch) -> None:
+    cloud.create_run(AWARE)
+    cloud.open_attempt()
+    machine = launch()
+    wait_until(lambda: list(machine.state.glob("environments/*/ready")))
+    machine.metadata.give_notice(60)
+    wait_until(lambda: "EC2 takes the instance" in machine.agent_log())
+    cloud.give_token()
+    assert cloud.outcome()["kind"] == "interrupted"
+    assert machine.wait() == 0
+    assert not machine.shut_down
+    assert not started(machine)
+
+
+def test_agent_that_fails_again_and_again_says_so_and_ends_the_instance(
+    cloud: Cloud, launch
+) -> None:
+    cloud.create_run(AWARE)
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    wait_until(lambda: started(machine))
+    machine.kill_agent()
+    # A folder where a file belongs: nobody foresaw that.
+    (machine.root / "run/runctl/saved.jsonl").unlink(missing_ok=True)
+    (machine.root / "run/runctl/saved.jsonl").mkdir()
+    for _ in range(2):
+        machine.start()
+        assert machine.wait() == 1
+        assert not machine.shut_down
+    machine.start()
+    assert machine.wait() == 0
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "failed"
+    assert outcome["reason"].startswith("the agent failed 3 times")
+    assert machine.shut_down
+
+
+def test_trainer_that_a_shutdown_ends_first_is_interrupted_and_not_failed(
+    cloud: Cloud, launch
+) -> None:
+    machine = begin(
+        cloud, launch, "import os, time; print(os.getpid(), flush=True); time.sleep(99)"
+    )
+    os.kill(int(told(machine)), signal.SIGTERM)
+    machine.process.send_signal(signal.SIGTERM)
+    outcome = cloud.outcome()
+    assert (outcome["kind"], outcome["reason"]) == ("interrupted", "the instance is shutting down")
+
+
+def test_log_is_not_shipped_twice_when_the_agent_starts_again(cloud: Cloud, launch) -> None:
+    machine = begin(cloud, launch, AWARE)
+    wait_until(lambda: cloud.log("run-1/0001"))
+    wait_until((machine.state / "log/trainer.out.shipped").exists)
+    machine.kill_agent()
+    machine.start()
+    wait_until(lambda: len(told(machine).splitlines()) == 2)
+    machine.metadata.give_notice(60)
+    cloud.outcome()
+    machine.wait()
+    assert sum(line.startswith("from 0") for line in cloud.log("run-1/0001")) == 2
