@@ -39,6 +39,11 @@ class Program(TyperGroup):
             # What is still in the buffer goes nowhere when the process ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return DONE
+        except KeyboardInterrupt as error:
+            output = invocation_of(ctx).output
+            if output.as_json:
+                output.fail(error)
+            return INTERRUPTED
 
     def main(
         self,
@@ -66,9 +71,7 @@ class Program(TyperGroup):
             )
         except typer.TyperException as error:
             code = _fail_usage(invocation, error)
-        except (KeyboardInterrupt, typer.Abort):
-            if invocation.output.as_json and not invocation.output.has_result:
-                invocation.output.fail(KeyboardInterrupt("interrupted"))
+        except typer.Abort:
             code = INTERRUPTED
         except Exception as error:  # noqa: BLE001 - the last stop before the user
             code = _fail(invocation, error)

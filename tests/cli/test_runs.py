@@ -179,6 +179,16 @@ def test_stop_stops_the_execution_and_waits_for_the_end(story, start_runctl):
     assert (done.code, done.document["status"]) == (0, "stopped")
 
 
+def test_ctrl_c_while_waiting_leaves_it_stopping(story, start_runctl):
+    with start_runctl("stop", "lm", "--json") as process:
+        process.wait_for("asked to stop")
+        process.wait_for("waiting for the end")
+        process.interrupt()
+        done = process.finish()
+    assert (done.code, done.document["error"]["type"]) == (130, "KeyboardInterrupt")
+    assert "goes on stopping" in done.stderr
+
+
 def test_stop_without_waiting_returns_at_once(story, runctl):
     done = runctl("stop", "lm", "--no-wait", "--json")
     assert (done.code, done.document["status"]) == (0, "training")
