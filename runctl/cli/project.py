@@ -86,6 +86,11 @@ def _members(project: Path) -> Iterator[Member]:
         rules = rules.entering(top, folder)
     for entry in _walk(top, inner, rules):
         path = Path(entry.path).relative_to(project).as_posix()
+        if not path.isprintable():
+            raise ProjectError(
+                f"{path!r}: a name that is not printable UTF-8 text; rename it, or leave it out in "
+                ".runctlignore"
+            )
         status = entry.stat(follow_symlinks=False)
         if entry.is_symlink():
             target = _inner_target(project, path)
@@ -100,8 +105,13 @@ def _members(project: Path) -> Iterator[Member]:
 
 def _walk(top: Path, folder: str, rules: Rules) -> Iterator["os.DirEntry[str]"]:
     rules = rules.entering(top, folder)
-    with os.scandir(top / folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
+    try:
+        with os.scandir(top / folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except PermissionError as exc:
+        raise ProjectError(
+            f"{folder}: you may not read this folder; change its mode or name it in .runctlignore"
+        ) from exc
     for entry in found:
         path = f"{folder}/{entry.name}" if folder else entry.name
         is_folder = entry.is_dir(follow_symlinks=False)

@@ -124,6 +124,32 @@ def test_links_in_a_circle_are_packed_as_links(tmp_path):
     assert {"a", "b"} <= set(paths(top))
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.txt", b"two\nlines", b"bell\x07"])
+def test_a_name_that_cannot_be_shown_is_refused(tmp_path, name):
+    top = plant(tmp_path / "top", TREE)
+    (Path(os.fsdecode(os.fsencode(top) + b"/" + name))).write_text("")
+    with pytest.raises(ProjectError, match=r"not printable UTF-8 text; rename it"):
+        scan_project(top)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [("z", "os.scandir"), ("z/data.txt", "pathlib.Path.open")]
+)
+def test_what_may_not_be_read_is_named(tmp_path, monkeypatch, name, call):
+    top = plant(tmp_path / "top", TREE)
+    real = os.scandir if call == "os.scandir" else Path.open
+
+    def refuse(path, *arguments):
+        # Root may read everything, so the refusal is ours.
+        if Path(path) == top / name:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments)
+
+    monkeypatch.setattr(call, refuse)
+    with pytest.raises(ProjectError, match=f"{name}: you may not read"):
+        pack_project(scan_project(top), tmp_path / "a.tar.gz")
+
+
 def test_sockets_and_pipes_stay_at_home(tmp_path, monkeypatch):
     top = plant(tmp_path / "top", TREE)
     os.mkfifo(top / "pipe")

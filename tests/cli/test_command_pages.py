@@ -1,0 +1,59 @@
+"""The pages about commands and settings name all there is, and only that."""
+
+import re
+from pathlib import Path
+
+from typer.main import get_command
+
+from runctl.cli import exit_codes
+from runctl.cli.main import app
+from runctl.cli.settings import AWS_SETTINGS, PROJECT_SETTINGS, REQUEST_SETTINGS, parse_settings
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+COMMANDS = (REFERENCE / "cli.md").read_text()
+SETTINGS = (REFERENCE / "settings.md").read_text()
+
+
+def walk(command, path=()):
+    children = getattr(command, "commands", None)
+    if children is None:
+        yield path, command
+        return
+    for name, child in children.items():
+        yield from walk(child, (*path, name))
+
+
+def test_every_command_and_each_of_its_options_is_on_the_page():
+    found = list(walk(get_command(app), ("runctl",)))
+    assert len(found) > 10
+    for path, command in found:
+        assert f"`{' '.join(path)}" in COMMANDS
+        for parameter in command.params:
+            for option in parameter.opts:
+                assert not option.startswith("--") or f"`{option}" in COMMANDS, (path, option)
+
+
+def test_every_option_on_the_page_exists():
+    known = {
+        option
+        for _, command in walk(get_command(app))
+        for parameter in command.params
+        for option in parameter.opts
+    } | {"--help", "-h", "--version"}
+    for option in re.findall(r"`(--?[a-z][a-z-]*)", COMMANDS):
+        assert option in known
+
+
+def test_every_exit_code_is_on_the_page():
+    codes = [value for value in vars(exit_codes).values() if isinstance(value, int)]
+    told = [int(code) for code in re.findall(r"(?m)^\| (\d+) \|", COMMANDS)]
+    assert sorted(told) == sorted(codes)
+
+
+def test_the_settings_on_the_page_are_valid_and_complete(tmp_path):
+    example = SETTINGS.split("```toml\n")[1].split("```")[0]
+    (tmp_path / ".runctl.toml").write_text(example)
+    settings = parse_settings(tmp_path / ".runctl.toml")
+    assert set(settings.request) == set(REQUEST_SETTINGS)
+    for name in (*AWS_SETTINGS, *PROJECT_SETTINGS):
+        assert f"\n{name} = " in example
