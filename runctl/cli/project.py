@@ -104,13 +104,13 @@ def _members(project: Path) -> Iterator[Member]:
 
 
 def _walk(top: Path, folder: str, rules: Rules) -> Iterator["os.DirEntry[str]"]:
-    rules = rules.entering(top, folder)
     try:
         with os.scandir(top / folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
+        rules = rules.entering(top, folder)
     except PermissionError as exc:
         raise ProjectError(
-            f"{folder}: you may not read this folder; change its mode or name it in .runctlignore"
+            f"{exc.filename}: you may not read it; change its mode or name it in .runctlignore"
         ) from exc
     for entry in found:
         path = f"{folder}/{entry.name}" if folder else entry.name

@@ -139,11 +139,11 @@ def test_what_may_not_be_read_is_named(tmp_path, monkeypatch, name, call):
     top = plant(tmp_path / "top", TREE)
     real = os.scandir if call == "os.scandir" else Path.open
 
-    def refuse(path, *arguments):
+    def refuse(path, *arguments, **options):
         # Root may read everything, so the refusal is ours.
         if Path(path) == top / name:
-            raise PermissionError(13, "Permission denied")
-        return real(path, *arguments)
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
 
     monkeypatch.setattr(call, refuse)
     with pytest.raises(ProjectError, match=f"{name}: you may not read"):
