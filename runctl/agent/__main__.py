@@ -26,7 +26,6 @@ from runctl.aws.ledger import DynamoLedger
 from runctl.model import identity
 
 FLUSH = timedelta(seconds=15)
-AGENT_LOG = "agent.log"
 
 logger = logging.getLogger("runctl.agent")
 
@@ -46,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(paths: Paths) -> int:
     """Live the attempt's life on this instance."""
     paths.make()
-    _log_to(paths.log / AGENT_LOG)
+    _log_to(paths.agent_log)
     processes.become_subreaper()
     settings = _settings()
     logger.info("attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id)
@@ -95,13 +94,13 @@ def _settings() -> Settings:
 
 def _shipper(clients: Clients, settings: Settings) -> LogShipper:
     stream = identity.log_stream(settings.run_id, settings.attempt)
-    log = settings.paths.log
+    paths = settings.paths
     return LogShipper(
         clients.get("logs"),
         group=settings.log_group,
         streams={
-            stream: [log / "trainer.out", log / "trainer.err"],
-            f"{stream}-agent": [log / AGENT_LOG],
+            stream: [paths.trainer_output, paths.trainer_errors],
+            f"{stream}-agent": [paths.agent_log],
         },
     )
 
@@ -109,7 +108,7 @@ def _shipper(clients: Clients, settings: Settings) -> LogShipper:
 def _store_own_log(clients: Clients, settings: Settings) -> None:
     key = identity.boot_log_key(settings.run_id, settings.attempt)
     try:
-        content = (settings.paths.log / AGENT_LOG).read_bytes()
+        content = settings.paths.agent_log.read_bytes()
         clients.get("s3").put_object(Bucket=settings.bucket, Key=key, Body=content)
     except (ClientError, BotoCoreError, OSError) as exc:
         logger.warning("the agent's log could not be stored: %s", exc)

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -64,7 +64,6 @@ class Keeper:
         leader: Callable[[], int],
         progress: Progress,
         inbox: Inbox,
-        tune: Callable[[Settling], None] = lambda _settling: None,
     ) -> None:
         self._ledger = ledger
         self._store = store
@@ -80,7 +79,6 @@ class Keeper:
         self._inbox = inbox
         self._uploader = Uploader(store)
         self._settling = Settling(look(folder))
-        tune(self._settling)
         self._manifest: Manifest | None = None
         self._chain: list[str] = []
         self._helper_step: int | None = None
@@ -329,5 +327,5 @@ class Keeper:
 
 
 def _as_pinned(take: Take, folder: Path, place: Path) -> Take:
-    held = pin(folder, take.view, place)
-    return Take(held, take.changed, take.logs, take.left_out)
+    held = pin(folder, take.view, place, hot=take.hot)
+    return replace(take, view=held)

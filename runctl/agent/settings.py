@@ -56,6 +56,56 @@ class Paths:
         """The trainer's output and the agent's own log."""
         return self.state / "log"
 
+    @property
+    def output(self) -> Path:
+        """RUNCTL_OUTPUT_DIR."""
+        return self.state / "output"
+
+    @property
+    def inputs(self) -> Path:
+        """RUNCTL_INPUT_DIR."""
+        return self.state / "input"
+
+    @property
+    def metrics(self) -> Path:
+        """RUNCTL_METRICS_FILE."""
+        return self.state / "metrics.jsonl"
+
+    @property
+    def checkpoint_request(self) -> Path:
+        """Where the trainer's helper finds a request to save."""
+        return self.runtime / "checkpoint-request"
+
+    @property
+    def saved(self) -> Path:
+        """Where the trainer's helper tells of saves that it has renamed into place."""
+        return self.runtime / "saved.jsonl"
+
+    @property
+    def reported(self) -> Path:
+        """There once the attempt's report was taken."""
+        return self.runtime / "reported"
+
+    @property
+    def failures(self) -> Path:
+        """A mark for each time that the agent itself failed."""
+        return self.runtime / "failures"
+
+    @property
+    def trainer_output(self) -> Path:
+        """The trainer's standard output, after that of building its environment."""
+        return self.log / "trainer.out"
+
+    @property
+    def trainer_errors(self) -> Path:
+        """The trainer's standard error."""
+        return self.log / "trainer.err"
+
+    @property
+    def agent_log(self) -> Path:
+        """What the agent says of its own work."""
+        return self.log / "agent.log"
+
     def make(self) -> None:
         """Create the folders."""
         for folder in (self.state, self.runtime, self.requests, self.log):

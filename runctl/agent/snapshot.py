@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,6 +20,12 @@ LOG_AGE = timedelta(seconds=30)
 LOG_GROWTHS = 5
 IDLE_LOG_AGES = 10
 LOG_BYTES_PER_SECOND = 64 * 1024
+
+# Whole saves that a log has seen while it was open, and has grown in between.
+LOG_REWRITES = 2
+# How many limits a group of several files is waited for that is never quiet.
+PATIENCE = 5
+LARGEST_COPY_BYTES = 512 * 1024 * 1024
 
 
 class ChangedError(CheckpointError):
@@ -82,23 +89,29 @@ class Take:
     """What may be taken now.
 
     `changed` has what differs from the checkpoint before, logs apart. `logs` are still appended to:
-    their prefix counts. `left_out` are units in which a save is still in progress.
+    their prefix counts. `left_out` are units in which a save is still in progress. `hot` changed a
+    moment ago and may be overwritten in place any moment.
     """
 
     view: View
     changed: tuple[str, ...]
     logs: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+    hot: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class _Held:
-    """A file that is held open to write: how it was at first, how it is, since when."""
+    """A file that is held open to write: how it was at first, how it is, since when.
+
+    `rewrites` counts how often other files of its group were written anew meanwhile.
+    """
 
     first: Seen
     last: Seen
     since: float
     growths: int = 0
+    rewrites: int = 0
 
 
 @dataclass
@@ -138,18 +151,18 @@ class Settling:
         if self._pending_since is None:
             self._pending_since = now
         if not self._busy and (saved or now - self._last_change() >= self.quiet.total_seconds()):
-            return self._take(view, changed, frozenset())
+            return self._take(view, changed, frozenset(), now)
         if now - self._pending_since >= self.limit.total_seconds():
             left_out = self._unfinished_units(view, changed, now)
             complete = tuple(path for path in changed if unit_of(path) not in left_out)
             if any(view.get(path) for path in complete):
-                return self._take(view, complete, left_out)
+                return self._take(view, complete, left_out, now)
         return None
 
     def watch_only(self, view: View, writing: set[str], now: float) -> None:
         """Take note of a look at the folder while nothing may be taken."""
-        self._note_changes(view, now)
-        self._note_held(view, writing, now)
+        rewritten = self._note_changes(view, now)
+        self._note_held(view, writing, now, rewritten)
         self._busy = frozenset(writing - self._logs)
 
     def final(self, view: View, now: float, *, orderly: bool) -> Take | None:
@@ -179,13 +192,19 @@ class Settling:
         """Undo a take that could not be read to its end."""
         self.taken = before
 
-    def _note_changes(self, view: View, now: float) -> None:
+    def _note_changes(self, view: View, now: float) -> set[str]:
+        """Note what changed and when; return the files that were written anew, or in place."""
+        rewritten = set()
         for path in {*view, *self._last}:
-            if view.get(path) != self._last.get(path):
+            seen, before = view.get(path), self._last.get(path)
+            if seen != before:
                 self._changed_at[path] = now
+                if seen is not None and before is not None and not _only_grew(before, seen):
+                    rewritten.add(path)
         self._last = view
+        return rewritten
 
-    def _note_held(self, view: View, writing: set[str], now: float) -> None:
+    def _note_held(self, view: View, writing: set[str], now: float, rewritten: set[str]) -> None:
         """Tell logs, which are open and appended to for long, from saves in progress."""
         held = {}
         for path in writing & view.keys():
@@ -194,7 +213,10 @@ class Settling:
             if earlier is None or not _only_grew(earlier.last, seen):
                 earlier = _Held(seen, seen, now)
             growths = earlier.growths + (seen.size > earlier.last.size)
-            held[path] = _Held(earlier.first, seen, earlier.since, growths)
+            group = group_of(unit_of(path))
+            others = sum(group_of(unit_of(other)) == group for other in rewritten - {path})
+            rewrites = earlier.rewrites + others
+            held[path] = _Held(earlier.first, seen, earlier.since, growths, rewrites)
         self._held = held
         self._logs = frozenset(path for path, one in held.items() if self._is_log(one, now))
 
@@ -202,7 +224,9 @@ class Settling:
         age, needed = now - held.since, self.log_age.total_seconds()
         slow = held.last.size - held.first.size <= LOG_BYTES_PER_SECOND * age
         steady = held.growths >= LOG_GROWTHS or age >= IDLE_LOG_AGES * needed
-        return age >= needed and slow and steady
+        # Whole saves have come and gone while it stayed open: it is no part of them.
+        outlived = held.rewrites >= LOG_REWRITES and held.growths >= LOG_REWRITES
+        return slow and (outlived or (age >= needed and steady))
 
     def _changes(self, view: View) -> tuple[str, ...]:
         paths = {*view, *self.taken} - self._logs
@@ -219,25 +243,42 @@ class Settling:
 
         The files of one save share the number in their names; those without one are taken
         together or not at all. A group is finished when none of it is open and it has been quiet,
-        or when the program has gone on to a higher number.
+        or when the program has gone on to a higher number. A group that is never quiet is taken
+        when none of it is open: at once when it is one file, else only after a longer wait, since
+        a program between two files of one save cannot be told from one between two saves.
         """
         busy = {group_of(unit_of(path)) for path in self._busy}
         units = {unit_of(path) for path in {*view, *self._busy}}
         highest = max((group for unit in units if (group := group_of(unit)) is not None), default=0)
+        sizes = Counter(
+            group_of(unit_of(path))
+            for path, seen in view.items()
+            if seen.kind == "file" and path not in self._logs
+        )
+        waited = now - (now if self._pending_since is None else self._pending_since)
+        patient = waited >= PATIENCE * self.limit.total_seconds()
         unfinished = set(busy)
         for path in changed:
             group = group_of(unit_of(path))
             recent = now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
-            if recent and path in view and (group is None or group == highest):
+            newest = group is None or group == highest
+            if recent and path in view and newest and sizes[group] > 1 and not patient:
                 unfinished.add(group)
         return frozenset(unit for unit in units if group_of(unit) in unfinished)
 
-    def _take(self, view: View, changed: tuple[str, ...], left_out: frozenset[str]) -> Take:
+    def _take(
+        self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float
+    ) -> Take:
         kept = {path: seen for path, seen in self.taken.items() if unit_of(path) in left_out}
         fresh = {path: seen for path, seen in view.items() if unit_of(path) not in left_out}
         self.taken = {**fresh, **kept}
         self._pending_since = None
-        return Take(fresh, changed, self._logs, left_out)
+        hot = frozenset(
+            path
+            for path in fresh
+            if now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
+        )
+        return Take(fresh, changed, self._logs, left_out, hot - self._logs)
 
 
 def _only_grew(earlier: Seen, later: Seen) -> bool:
@@ -262,11 +303,12 @@ def _same(one: Seen | None, other: Seen | None) -> bool:
     return one == other
 
 
-def pin(folder: Path, view: View, pinned: Path) -> View:
+def pin(folder: Path, view: View, pinned: Path, *, hot: frozenset[str] = frozenset()) -> View:
     """Hold on to the files of `view` by hard links below `pinned`, one an inode.
 
-    So a trainer may rename and remove what it likes while we upload. Returns the view without what
-    has vanished; raises ChangedError when a file is no longer as it was seen.
+    So a trainer may rename and remove what it likes while we upload. What is `hot` is copied, which
+    is faster than any upload: a hard link does not help against writing in place. Returns the view
+    without what has vanished; raises ChangedError when a file is no longer as it was seen.
     """
     shutil.rmtree(pinned, ignore_errors=True)
     pinned.mkdir(parents=True)
@@ -274,7 +316,9 @@ def pin(folder: Path, view: View, pinned: Path) -> View:
     for path, seen in view.items():
         if seen.kind == "file":
             target = pinned / pin_name(seen)
-            if not target.exists():
+            if path in hot and seen.size <= LARGEST_COPY_BYTES:
+                _copy(folder / path, target, seen)
+            elif not target.exists():
                 try:
                     os.link(folder / path, target, follow_symlinks=False)
                     info = target.stat()
@@ -289,6 +333,21 @@ def pin(folder: Path, view: View, pinned: Path) -> View:
                     raise ChangedError(f"{path} was replaced while it was looked at")
         held[path] = seen
     return held
+
+
+def _copy(path: Path, target: Path, seen: Seen) -> None:
+    try:
+        shutil.copyfile(path, target)
+        info = path.stat()
+    except FileNotFoundError as exc:
+        raise ChangedError(f"{path.name} was removed while it was copied") from exc
+    if (info.st_size, info.st_mtime_ns, (info.st_dev, info.st_ino)) != (
+        seen.size,
+        seen.mtime_ns,
+        seen.inode,
+    ):
+        raise ChangedError(f"{path.name} was written to while it was copied")
+    os.utime(target, ns=(seen.mtime_ns, seen.mtime_ns))
 
 
 def pin_name(seen: Seen) -> str:

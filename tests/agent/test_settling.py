@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.agent.snapshot import Seen, Settling, View
+from runctl.agent.snapshot import ChangedError, Seen, Settling, View, look, pin, pin_name
 from runctl.agent.steps import step_of
 
 
@@ -206,3 +206,44 @@ def test_step_is_read_from_the_names_of_what_changed(
     paths: list[str], before: int | None, step: int
 ) -> None:
     assert step_of(paths, before=before) == step
+
+
+def test_one_file_overwritten_without_pause_beside_an_open_log_is_taken_when_it_is_closed() -> None:
+    judge = settling()
+    taken = []
+    for tick in range(60):
+        folder = {
+            "state.bin": a_file(10, inode=1, at=tick),
+            "train.log": a_file(tick + 1, inode=2, at=tick),
+        }
+        writing = {"train.log"} | ({"state.bin"} if tick % 3 else set())
+        if take := judge.observe(folder, writing, tick * 0.2):
+            taken.append(tick)
+            assert tick % 3 == 0
+            assert set(take.view) == {"state.bin", "train.log"}
+            assert take.logs == {"train.log"}
+            assert take.hot == {"state.bin"}
+    assert len(taken) >= 2
+
+
+def test_two_files_overwritten_without_pause_are_taken_only_after_a_longer_wait() -> None:
+    judge = settling()
+    first = None
+    for tick in range(300):
+        folder = {"a.bin": a_file(10, inode=1, at=tick), "b.bin": a_file(10, inode=2, at=tick)}
+        if judge.observe(folder, set(), tick * 0.2) and first is None:
+            first = tick * 0.2
+    assert first is not None
+    assert first >= 5 * 5
+
+
+def test_a_hot_file_that_is_overwritten_in_place_is_copied_or_refused(tmp_path) -> None:
+    folder, pins = tmp_path / "folder", tmp_path / "pins"
+    folder.mkdir()
+    (folder / "state.bin").write_bytes(b"one")
+    view = look(folder)
+    pin(folder, view, pins, hot=frozenset(view))
+    (folder / "state.bin").write_bytes(b"two!")
+    assert (pins / pin_name(view["state.bin"])).read_bytes() == b"one"
+    with pytest.raises(ChangedError):
+        pin(folder, view, pins, hot=frozenset(view))
