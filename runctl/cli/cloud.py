@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from runctl.model.errors import NotFoundError
@@ -26,21 +27,56 @@ POLL_SECONDS_NEAR = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """Everything a command may ask of a deployment; `is_near` says that polling costs nothing."""
+    """Everything a command may ask of a deployment; `is_near` says that polling costs nothing.
+
+    Each service is set up when it is first used: EC2's alone takes as long as all the others.
+    """
 
     clients: Clients
     deployment: Deployment
-    ledger: DynamoLedger
-    workflow: StepFunctions
-    objects: S3Objects
-    logs: LogReader
-    fleet: Ec2Fleet
     is_near: bool = False
 
     @property
     def pause(self) -> float:
         """How many seconds to wait between two looks."""
         return POLL_SECONDS_NEAR if self.is_near else POLL_SECONDS
+
+    @cached_property
+    def ledger(self) -> DynamoLedger:
+        """The memory of runs."""
+        from runctl.aws.ledger import DynamoLedger
+
+        return DynamoLedger(self.clients.get("dynamodb"), self.deployment.table)
+
+    @cached_property
+    def workflow(self) -> StepFunctions:
+        """The executions."""
+        from runctl.aws.workflow import StepFunctions
+
+        return StepFunctions(
+            self.clients.get("stepfunctions"), state_machine_arn=self.deployment.state_machine_arn
+        )
+
+    @cached_property
+    def objects(self) -> S3Objects:
+        """The deployment's bucket."""
+        from runctl.aws.objects import S3Objects
+
+        return S3Objects(self.clients.get("s3"), bucket=self.deployment.bucket)
+
+    @cached_property
+    def logs(self) -> LogReader:
+        """What trainers and agents said."""
+        from runctl.aws.logs import LogReader
+
+        return LogReader(self.clients.get("logs"), group=self.deployment.log_group)
+
+    @cached_property
+    def fleet(self) -> Ec2Fleet:
+        """The machines, only to look: launching is for the functions."""
+        from runctl.aws.fleet import Ec2Fleet
+
+        return Ec2Fleet(self.clients.get("ec2"), subnets={}, launch_templates={})
 
     def checkpoints(self, run_id: str) -> CheckpointStore:
         """Return the checkpoint store of a run."""
@@ -65,11 +101,6 @@ def connect(*, local: bool, profile: str = "", region: str = "") -> Cloud:
     """Find the deployment; what it needs is imported here, since boto3 takes its time."""
     from runctl.aws.clients import Clients, Connection
     from runctl.aws.deployment import read_deployment
-    from runctl.aws.fleet import Ec2Fleet
-    from runctl.aws.ledger import DynamoLedger
-    from runctl.aws.logs import LogReader
-    from runctl.aws.objects import S3Objects
-    from runctl.aws.workflow import StepFunctions
 
     if local:
         from runctl.local.daemon import ACCESS_KEY, SECRET_KEY
@@ -85,16 +116,4 @@ def connect(*, local: bool, profile: str = "", region: str = "") -> Cloud:
         connection = Connection(profile=profile, region=region)
     clients = Clients(connection)
     deployment = read_deployment(clients.get("ssm"))
-    return Cloud(
-        clients=clients,
-        deployment=deployment,
-        ledger=DynamoLedger(clients.get("dynamodb"), deployment.table),
-        workflow=StepFunctions(
-            clients.get("stepfunctions"), state_machine_arn=deployment.state_machine_arn
-        ),
-        objects=S3Objects(clients.get("s3"), bucket=deployment.bucket),
-        logs=LogReader(clients.get("logs"), group=deployment.log_group),
-        # Only to look and never to launch: that is for the functions.
-        fleet=Ec2Fleet(clients.get("ec2"), subnets={}, launch_templates={}),
-        is_near=local,
-    )
+    return Cloud(clients=clients, deployment=deployment, is_near=local)
