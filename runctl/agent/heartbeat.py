@@ -52,6 +52,7 @@ class Heartbeat:
         self._inbox = inbox
         self._token = ""
         self._refused = ""
+        self._told_notice = False
         self._has_token = threading.Event()
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -160,6 +161,7 @@ class Heartbeat:
 
     def _record(self) -> None:
         try:
+            self._tell_notice()
             self._ledger.record_progress(
                 self._run_id,
                 self._attempt,
@@ -170,6 +172,14 @@ class Heartbeat:
             self._reread()
         except (RunctlError, ClientError, BotoCoreError) as exc:
             logger.warning("the progress could not be stored: %s", exc)
+
+    def _tell_notice(self) -> None:
+        """Let the ledger know of a notice whose event may be lost: nobody terminates us then."""
+        ending = self._inbox.ending
+        if ending is None or ending.cause is not Cause.NOTICE or self._told_notice:
+            return
+        self._ledger.note_notice(self._run_id, self._attempt, now=ending.detected)
+        self._told_notice = True
 
     def _reread(self) -> None:
         """Ask the ledger what a refusal means, and act on it."""

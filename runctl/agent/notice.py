@@ -77,6 +77,7 @@ class Watch:
                 case Request.CHECKPOINT:
                     self._inbox.ask_for_checkpoint()
                 case Request.DRAIN:
+                    self.look_at_metadata()  # which knows the deadline, if there is a notice
                     self._tell_notice(made + ASSUMED_NOTICE, "EC2 takes the instance (warning)")
                 case Request.STOP:
                     self._inbox.end(

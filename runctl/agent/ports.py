@@ -18,6 +18,10 @@ class AgentLedger(Protocol):
         """Return the attempt, or None."""
         ...
 
+    def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
+        """Record that the interruption is known; True for whoever was first."""
+        ...
+
     def commit_checkpoint(
         self, run_id: str, number: int, *, step: int, manifest: str, now: datetime
     ) -> None:

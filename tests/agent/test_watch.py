@@ -105,6 +105,17 @@ def test_request_file_ends_the_attempt_and_is_taken_once(
     assert list(watch._paths.requests.iterdir()) == []
 
 
+def test_drain_request_takes_its_deadline_from_the_notice_where_there_is_one(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    deadline = metadata.give_notice(20).replace(microsecond=0)
+    requests.leave(watch._paths.requests, Request.DRAIN)
+    watch.look_at_requests()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert ending.deadline == deadline
+
+
 def test_stronger_cause_wins_and_a_weaker_one_changes_nothing() -> None:
     inbox = Inbox()
     assert inbox.end(Ending(cause=Cause.NOTICE, reason="", detected=now()))
