@@ -47,7 +47,6 @@ def run(paths: Paths) -> int:
     paths.make()
     _log_to(paths.agent_log)
     processes.become_subreaper()
-    processes.return_memory_early()
     settings = _settings()
     logger.info("attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id)
     clients = Clients(Connection(region=settings.region), attempts=4)

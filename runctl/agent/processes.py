@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 PROC = Path("/proc")
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "busybox"})
 WRAPPERS = frozenset({"env", "nohup", "time", "timeout", "nice", "stdbuf", "xvfb-run", "uv", "uvx"})
@@ -24,18 +23,6 @@ def become_subreaper() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-
-
-def return_memory_early() -> None:
-    """Let glibc give large blocks back at once, and keep few arenas for our many threads.
-
-    Otherwise the buffers of parts stay with the process once they were used: see mallopt(3), whose
-    M_MMAP_THRESHOLD grows with every freed block until it is set. Without glibc nothing happens.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1024 * 1024)
-        libc.mallopt(M_ARENA_MAX, 2)
 
 
 def descendants(*roots: int) -> list[int]:

@@ -296,7 +296,8 @@ class DynamoLedger:
         """Store the agent's heartbeat on its own attempt's item.
 
         A read and a write, not a transaction: only attempt `number` is written, so a write that
-        slips through while the fence moves harms nobody, and the next one is refused.
+        slips through while the fence moves harms nobody, and the next one is refused. An empty
+        `warning` clears the one before.
         """
         run = self._run(run_id)
         if run.fence > number:
@@ -307,7 +308,7 @@ class DynamoLedger:
             "resume_step": resume_step,
             "progress_step": step,
             "metrics": None if metrics is None else json.dumps(dict(metrics)),
-            "warning": warning or None,
+            "warning": warning,
         }
         told = {name: value for name, value in values.items() if value is not None}
         instants = {name: text_of(instant) for name, instant in (timeline or {}).items()}

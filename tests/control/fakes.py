@@ -211,7 +211,7 @@ class MemoryLedger:
             progress_step=held.progress_step if step is None else step,
             metrics=held.metrics if metrics is None else dict(metrics),
             timeline={**held.timeline, **(timeline or {})},
-            warning=warning or held.warning,
+            warning=warning,
         )
 
     def _run(self, run_id: str) -> Run:
