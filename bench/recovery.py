@@ -40,7 +40,7 @@ RUN = "recovery"
 PATIENCE = timedelta(seconds=60)
 
 
-def perform(stage: Stage, *, interruptions: int, megabytes: int) -> None:
+def perform(stage: Stage, *, interruptions: int, megabytes: int, notice_seconds: float) -> None:
     """Interrupt one run so many times, each once its attempt has trained for a moment."""
     with tempfile.TemporaryDirectory() as scratch:
         package = pack_project(
@@ -59,7 +59,7 @@ def perform(stage: Stage, *, interruptions: int, megabytes: int) -> None:
     )
     for number in range(1, interruptions + 1):
         wait_until_trained(stage, number)
-        stage.interrupt(RUN, attempt=number, notice_seconds=30)
+        stage.interrupt(RUN, attempt=number, notice_seconds=notice_seconds)
         print(f"\rinterruption {number} of {interruptions}", end="", file=sys.stderr, flush=True)
     wait_until_trained(stage, interruptions + 1)
     print(file=sys.stderr)
@@ -188,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--interruptions", type=int, default=20)
     parser.add_argument("--megabytes", type=int, default=100)
+    parser.add_argument("--notice-seconds", type=float, default=30.0)
     parser.add_argument("--boot-seconds", type=float, default=0.0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -197,7 +198,12 @@ def main() -> None:
             deploy(endpoint, project=PROJECT)
             stage = Stage(endpoint)
             stage.cloud.set_knobs(boot_delay=arguments.boot_seconds)
-            perform(stage, interruptions=arguments.interruptions, megabytes=arguments.megabytes)
+            perform(
+                stage,
+                interruptions=arguments.interruptions,
+                megabytes=arguments.megabytes,
+                notice_seconds=arguments.notice_seconds,
+            )
             rss = agent_mebibytes(Path(scratch))
             measured = figures(stage)
             events = list(history(stage))

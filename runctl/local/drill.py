@@ -1,6 +1,7 @@
 """The drill: one run interrupted three times, beside one that is left alone, on the local cloud."""
 
 import json
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -77,7 +78,8 @@ class DrillResult:
             "attempts": len(self.rows),
             "interruptions": len(changeovers),
             "steps_lost": self.steps_lost,
-            "changeover_s": changeovers,
+            "changeover_s": round(statistics.median(changeovers), 2) if changeovers else None,
+            "worst_changeover_s": max(changeovers, default=None),
             "seconds": round(seconds, 1),
             "run_id": self.run_id,
             "weights_sha256": self.weights_sha256,
