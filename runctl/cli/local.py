@@ -14,6 +14,7 @@ from runctl.cli.invocation import Invocation, command
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RefusedError
 
 if TYPE_CHECKING:
+    from runctl.aws.deployment import Deployment
     from runctl.local.daemon import Endpoint
 
 app = typer.Typer(no_args_is_help=True, help="The local cloud: start it, look at it, interrupt.")
@@ -43,6 +44,11 @@ def _exports(endpoint: Endpoint) -> list[str]:
     return [f"export {' '.join(f'{name}={variables[name]}' for name in group)}" for group in groups]
 
 
+def _names(deployment: Deployment) -> dict[str, str]:
+    """Return what a person needs to name in commands of the plain AWS CLI."""
+    return {"BUCKET": deployment.bucket, "STATE_MACHINE": deployment.state_machine_arn}
+
+
 @command(app, "up")
 def up(invocation: Invocation) -> None:
     """Start the local cloud and deploy runctl onto it."""
@@ -62,7 +68,9 @@ def up(invocation: Invocation) -> None:
         outputs = deploy(endpoint, project=project, progress=say)
     took = (datetime.now(timezone.utc) - began).total_seconds()
     output.tell(f"the local cloud is up after {took:.0f} s; its folder is {endpoint.home}")
-    lines = _exports(endpoint)
+    invocation.local = True
+    names = _names(invocation.cloud.deployment)
+    lines = [*_exports(endpoint), *(f"export {name}={value}" for name, value in names.items())]
     output.result(
         {
             "endpoint": endpoint.url,
@@ -70,7 +78,7 @@ def up(invocation: Invocation) -> None:
             "account": endpoint.account,
             "home": str(endpoint.home),
             "stacks": sorted(outputs),
-            "environment": endpoint.environment(),
+            "environment": {**endpoint.environment(), **names},
         },
         f"{endpoint.url}\n\n" + "\n".join(lines) + "\n",
         "try: runctl --local aws train SCRIPT",
@@ -106,6 +114,8 @@ def status(invocation: Invocation) -> None:
     uptime = datetime.now(timezone.utc) - began
     live = [one for one in instances if one["state"] != "terminated"]
     stacks = _deployed_stacks(endpoint)
+    invocation.local = True
+    names = _names(invocation.cloud.deployment) if stacks else {}
     document: dict[str, Any] = {
         "endpoint": endpoint.url,
         "home": str(endpoint.home),
@@ -113,6 +123,7 @@ def status(invocation: Invocation) -> None:
         "uptime_seconds": round(uptime.total_seconds()),
         "health": health,
         "stacks": stacks,
+        "names": names,
         "instances": live,
         "terminated": len(instances) - len(live),
     }
@@ -126,8 +137,9 @@ def status(invocation: Invocation) -> None:
     told = f"{endpoint.url}, up for {say_duration(uptime)} (process {endpoint.pid})"
     deployed = f"deployed: {', '.join(stacks)}" if stacks else "nothing is deployed"
     ended = f"{len(instances) - len(live)} instances have been terminated"
+    named = [f"{name}={value}" for name, value in names.items()]
     invocation.output.result(
-        document, told, deployed, table if live else "no instance is running", ended
+        document, told, deployed, *named, table if live else "no instance is running", ended
     )
 
 
