@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy>=2,<3", "scikit-learn>=1.5"]
+# ///
 """Train a small network on handwritten digits with plain NumPy, and survive being interrupted.
 
 It knows nothing of runctl but the environment variables of the trainer contract, and runs as well

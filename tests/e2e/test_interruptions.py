@@ -23,13 +23,8 @@ def often_saving(stage: Stage) -> str:
 
 @pytest.fixture(scope="module")
 def digits(stage: Stage) -> str:
-    """The project of the digit trainer, with its dependencies."""
-    return stage.upload_project(
-        {
-            "train_mnist.py": TRAINING / "train_mnist.py",
-            "requirements.txt": PROJECT / "examples" / "requirements.txt",
-        }
-    )
+    """The project of the digit trainer, which names its dependencies in its own head."""
+    return stage.upload_project({"train_mnist.py": TRAINING / "train_mnist.py"})
 
 
 def digit_request(code: str, *, slow: bool) -> dict:
