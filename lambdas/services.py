@@ -13,6 +13,7 @@ from runctl.aws.clients import Clients
 from runctl.aws.commands import SsmCommands
 from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
 from runctl.aws.ledger import DynamoLedger
+from runctl.aws.notices import SnsNotices
 from runctl.aws.objects import S3Objects
 from runctl.aws.workflow import StepFunctions
 from runctl.control.ports import Services
@@ -76,6 +77,11 @@ class LambdaServices:
     def objects(self) -> S3Objects:
         """The bucket of RUNCTL_BUCKET."""
         return S3Objects(self._clients.get("s3"), bucket=os.environ["RUNCTL_BUCKET"])
+
+    @functools.cached_property
+    def notices(self) -> SnsNotices:
+        """The topic of RUNCTL_TOPIC_ARN."""
+        return SnsNotices(self._clients.get("sns"), topic_arn=os.environ["RUNCTL_TOPIC_ARN"])
 
 
 @functools.cache

@@ -70,6 +70,13 @@ class Capabilities:
             variables=self.bucket_name().variables,
         )
 
+    def notices(self) -> Capability:
+        """Publish to our topic, which has no key of its own that would need permission too."""
+        topic = self._storage.topic.topic_arn
+        return Capability(
+            statements=[_allow(["sns:Publish"], [topic])], variables={"RUNCTL_TOPIC_ARN": topic}
+        )
+
     def machines(self) -> Capability:
         """See any instance: Describe actions know no resources."""
         return Capability(statements=[_allow(["ec2:DescribeInstances"], ["*"])])

@@ -73,7 +73,12 @@ class OrchestrationStack(Stack):
 
     def _add_functions(self, can: Capabilities) -> None:
         launch = [can.ledger(*READ, *_LAUNCH_WRITES), can.launch(), can.end_machines()]
-        end = [can.ledger(*READ, "UpdateItem"), can.end_machines()]
+        end = [
+            can.ledger(*READ, "UpdateItem"),
+            can.end_machines(),
+            can.bucket_name(),
+            can.notices(),
+        ]
         self._add(
             "prepare_run",
             PATIENT,
@@ -91,7 +96,7 @@ class OrchestrationStack(Stack):
             can.end_machines(),
         )
         self._add("decide_next", PATIENT, can.ledger(*READ))
-        self._add("finish_run", THOROUGH, *end, can.bucket_name())
+        self._add("finish_run", THOROUGH, *end)
         self._add(
             "handle_interruption",
             LAUNCHING,

@@ -32,7 +32,7 @@ class StorageStack(Stack):
             removal_policy=RemovalPolicy.DESTROY,
         )
         # Not encrypted with a key of ours: that would bill by the month, and the key that AWS
-        # manages for SNS admits no other service as a publisher. Messages name runs, nothing else.
+        # manages for SNS admits no other service as a publisher. Messages tell of a run's end.
         self.topic = sns.Topic(
             self, "Topic", topic_name=f"{settings.name}-events", enforce_ssl=True
         )

@@ -49,6 +49,7 @@ SETUP = frozenset(
         "AccessDenied",
         "AccessDeniedException",
         "AuthFailure",
+        "AuthorizationError",
         "OptInRequired",
         "PendingVerification",
         "Blocked",

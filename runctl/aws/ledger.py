@@ -110,6 +110,15 @@ class DynamoLedger:
         )
         return self._run(run_id) if item is None else read_run(item)
 
+    def note_told(self, run_id: str, *, end: datetime) -> None:
+        """Record that the end of that instant was published, if it is still the run's end."""
+        self._table.update(
+            identity.run_key(run_id),
+            update="SET #told_end = :end",
+            condition="#ended_at = :end",
+            values={"end": text_of(end)},
+        )
+
     # Attempts.
 
     def attempts(self, run_id: str) -> list[Attempt]:

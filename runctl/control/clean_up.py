@@ -1,11 +1,13 @@
-"""CleanUp: an execution ended without FinishRun; leave nothing running."""
+"""CleanUp: an execution ended without FinishRun; leave nothing running, and tell of it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from runctl.control.ending import LEAVE_BY_THEMSELVES, end_open_attempts, live_machines, may_end
 from runctl.control.ports import Services
+from runctl.control.telling import tell_end
 from runctl.model.outcome import RunStatus
-from runctl.model.run import Run
+from runctl.model.run import Attempt
 
 NOT_OURS = "not_ours"
 SUPERSEDED = "superseded"
@@ -41,7 +43,9 @@ def clean_up(
     if run.execution_arn != execution_arn:
         return {"run_id": run.run_id, "status": SUPERSEDED}
     ended = end_open_attempts(services, run.run_id, reason=reason)
-    asked, terminated = _end_machines(services, run)
+    attempts = services.ledger.attempts(run.run_id)
+    asked, terminated = _end_machines(services, attempts)
+    tell_end(services, run, attempts=len(attempts))
     return {
         "run_id": run.run_id,
         "status": CLEANED,
@@ -52,11 +56,11 @@ def clean_up(
     }
 
 
-def _end_machines(services: Services, run: Run) -> tuple[list[str], list[str]]:
+def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list[str], list[str]]:
     """Let agents that train commit and leave; end the machines where nobody would be told."""
     asked: list[str] = []
     doomed: list[str] = []
-    for attempt, machine in live_machines(services, services.ledger.attempts(run.run_id)):
+    for attempt, machine in live_machines(services, attempts):
         if not may_end(services, attempt, machine):
             continue
         if attempt.token and services.commands.send(machine.instance_id, "stop"):

@@ -1,9 +1,10 @@
-"""FinishRun: set the run's end, leave nothing running, and return the result."""
+"""FinishRun: set the run's end, leave nothing running, tell of it, and return the result."""
 
 from typing import Any
 
 from runctl.control.ending import end_leftovers, end_open_attempts
 from runctl.control.ports import Services
+from runctl.control.telling import tell_end
 from runctl.model.identity import output_prefix
 from runctl.model.outcome import RunStatus
 
@@ -18,12 +19,15 @@ def finish_run(services: Services, run_id: str, *, status: str, reason: str) -> 
     )
     end_open_attempts(services, run_id, reason="the run has ended")
     end_leftovers(services, run_id)
+    attempts = len(services.ledger.attempts(run_id))
+    # Last: it may take as long as SNS pleases, and machines bill meanwhile.
+    tell_end(services, run, attempts=attempts)
     return {
         "run_id": run_id,
         "status": status if run.ended is None else run.ended.value,
         "reason": run.reason,
         "step": run.step,
-        "attempts": len(services.ledger.attempts(run_id)),
+        "attempts": attempts,
         "checkpoint": None if run.newest is None else services.objects.uri(run.newest),
         "outputs": services.objects.uri(output_prefix(run_id)),
     }

@@ -64,6 +64,10 @@ class Ledger(Protocol):
         """
         ...
 
+    def note_told(self, run_id: str, *, end: datetime) -> None:
+        """Record that the end of that instant was published, if it is still the run's end."""
+        ...
+
     def attempts(self, run_id: str) -> list[Attempt]:
         """Return all attempts in the order of their numbers."""
         ...
@@ -223,6 +227,14 @@ class Objects(Protocol):
         ...
 
 
+class Notices(Protocol):
+    """The topic that tells people about runs."""
+
+    def publish(self, *, subject: str, body: str) -> None:
+        """Send one message to whoever has subscribed; a repeated call sends it again."""
+        ...
+
+
 class Services(Protocol):
     """Everything a control function may use; each function uses only a few of them."""
 
@@ -254,4 +266,9 @@ class Services(Protocol):
     @property
     def objects(self) -> Objects:
         """S3."""
+        ...
+
+    @property
+    def notices(self) -> Notices:
+        """The topic."""
         ...

@@ -122,6 +122,8 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
         Required("ec2messages:GetMessages"),
         Required("ssmmessages:OpenControlChannel"),
     ),
+    # list_amazonsns.html: on the topic; a topic with a key of one's own would need kms: too
+    ("sns", "Publish"): (Required("sns:Publish", ("{topic}",)),),
     # list_awslambda.html: what a state machine's role needs for a lambda:invoke task
     ("states", "lambda:invoke"): (Required("lambda:InvokeFunction", ("{function}",)),),
     # list_awsstepfunctions.html and stepfunctions-iam.html: a nested execution that is waited for

@@ -17,7 +17,7 @@ class Run:
     lower one is refused. `newest` is the manifest key of the newest whole checkpoint, `step` its
     step and `committed_at` when it became the newest. `execution` is the name of the run's current
     execution, the `executions`-th of the run. `ended` holds the final status; None while the run
-    may still move.
+    may still move. `told_end` is the `ended_at` that people were told of.
     """
 
     run_id: str
@@ -33,6 +33,7 @@ class Run:
     ended: RunStatus | None = None
     ended_at: datetime | None = None
     reason: str = ""
+    told_end: datetime | None = None
 
 
 class AttemptStage(str, Enum):

@@ -131,6 +131,18 @@ def test_continuing_clears_the_end_and_counts_the_execution_once(ledger):
     assert ledger.find_run_of_execution("run-1-r2") == "run-1"
 
 
+def test_an_end_that_was_told_is_remembered_while_it_is_the_end(ledger):
+    ledger.create_run(a_run())
+    ledger.note_told("run-1", end=LATER)
+    assert ledger.find_run("run-1") == a_run()
+    end(ledger)
+    ledger.note_told("run-1", end=NOW)
+    assert ledger.find_run("run-1").told_end is None
+    for _ in range(2):
+        ledger.note_told("run-1", end=LATER)
+        assert ledger.find_run("run-1").told_end == LATER
+
+
 def test_a_run_that_goes_on_cannot_be_continued(ledger):
     ledger.create_run(a_run())
     with pytest.raises(RequestError, match="belongs to the execution run-1"):

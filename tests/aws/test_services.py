@@ -12,6 +12,7 @@ from runctl.aws.clients import Clients, Connection
 from runctl.aws.commands import SsmCommands
 from runctl.aws.deployment import read_deployment
 from runctl.aws.logs import LogReader
+from runctl.aws.notices import SnsNotices
 from runctl.aws.objects import S3Objects
 from runctl.aws.prices import read_spot_price
 from runctl.aws.workflow import StepFunctions
@@ -174,6 +175,30 @@ def test_an_agent_that_is_not_there_is_an_answer_and_a_missing_permission_is_not
         stub.add_client_error("send_command", "AccessDeniedException")
         with pytest.raises(RefusedError):
             commands.send("i-1", "drain")
+
+
+def test_a_message_reaches_who_has_subscribed():
+    sns, sqs = boto3.client("sns"), boto3.client("sqs")
+    topic = sns.create_topic(Name="runctl-events")["TopicArn"]
+    queue = sqs.create_queue(QueueName="mine")["QueueUrl"]
+    arn = "arn:aws:sqs:us-east-1:123456789012:mine"
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+    SnsNotices(sns, topic_arn=topic).publish(subject="run a completed", body="step: 4\n")
+    (message,) = sqs.receive_message(QueueUrl=queue)["Messages"]
+    told = json.loads(message["Body"])
+    assert (told["Subject"], told["Message"]) == ("run a completed", "step: 4\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [("Throttling", TransientError), ("AuthorizationError", RefusedError)],
+)
+def test_a_message_that_sns_does_not_take_raises_what_that_means(code, meaning):
+    client = boto3.client("sns")
+    with Stubber(client) as stub:
+        stub.add_client_error("publish", code)
+        with pytest.raises(meaning):
+            SnsNotices(client, topic_arn="arn:aws:sns:us-east-1:1:t").publish(subject="a", body="b")
 
 
 DEPLOYMENT = {

@@ -94,6 +94,11 @@ class MemoryLedger:
             self.runs[run_id] = replace(run, ended=status, ended_at=now, reason=reason)
         return self.runs[run_id]
 
+    def note_told(self, run_id: str, *, end: datetime) -> None:
+        run = self.runs.get(run_id)
+        if run is not None and run.ended_at == end:
+            self.runs[run_id] = replace(run, told_end=end)
+
     def attempts(self, run_id: str) -> list[Attempt]:
         mine = [one for one in self.attempt_items.values() if one.run_id == run_id]
         return sorted(mine, key=lambda one: one.number)
@@ -353,6 +358,21 @@ class FakeObjects:
         return f"s3://bucket/{key}"
 
 
+class FakeNotices:
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str]] = []
+        self.failure: Exception | None = None
+
+    def publish(self, *, subject: str, body: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.sent.append((subject, body))
+
+    @property
+    def subjects(self) -> list[str]:
+        return [subject for subject, _ in self.sent]
+
+
 @dataclass(kw_only=True)
 class World:
     """Everything a control function may use, all of it in memory."""
@@ -366,10 +386,11 @@ class World:
         self.commands = FakeCommands(self.fleet)
         self.workflow = FakeWorkflow()
         self.objects = FakeObjects()
+        self.notices = FakeNotices()
 
 
-class CrashError(Exception):
-    """The function's process ended at this point; nothing after it happened."""
+class CrashError(BaseException):
+    """The function's process ended at this point: nothing after it happened, no handler either."""
 
 
 class Fragile:
@@ -379,7 +400,7 @@ class Fragile:
         self.clock = world.clock
         self.left = fuse
         self.after = after
-        for name in ("ledger", "fleet", "commands", "workflow", "objects"):
+        for name in ("ledger", "fleet", "commands", "workflow", "objects", "notices"):
             setattr(self, name, _FragilePort(getattr(world, name), self))
 
     def burn(self) -> bool:

@@ -10,6 +10,7 @@ from runctl.control.confirm_checkpoint import confirm_checkpoint
 from runctl.control.finish_run import finish_run
 from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import prepare_run
+from runctl.model.errors import TransientError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.control.fakes import START, CrashError, Fragile, World
 from tests.control.scenes import ARN, RUN, execution, launched, prepared, stray, training
@@ -73,7 +74,7 @@ def test_a_replacement_that_is_noticed_itself_is_left_to_ec2_in_its_first_hour()
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("fuse", range(1, 9))
+@pytest.mark.parametrize("fuse", range(1, 12))
 def test_a_finish_that_ended_half_way_is_taken_up_again(fuse, after):
     world = prepared()
     launched(world, 1)
@@ -82,6 +83,7 @@ def test_a_finish_that_ended_half_way_is_taken_up_again(fuse, after):
         finish(Fragile(world, fuse=fuse, after=after))
     assert finish(world)["status"] == "completed"
     assert world.fleet.live() == []
+    assert set(world.notices.subjects) == {"run run-1 completed"}
 
 
 def test_a_machine_that_was_never_recorded_ends_with_the_run():
@@ -192,3 +194,74 @@ def test_a_late_event_of_an_earlier_execution_spares_the_one_that_continued_the_
 
 def test_the_execution_of_somebody_else_is_not_ours():
     assert clean(World()) == {"status": "not_ours"}
+
+
+def test_the_end_is_told_once_with_where_everything_is():
+    world = prepared()
+    training(world)
+    world.ledger.commit_checkpoint(RUN, 1, step=40, manifest="runs/run-1/40.json", now=START)
+    finish(world)
+    finish(world)
+    clean(world, "SUCCEEDED")
+    subject, body = world.notices.sent[0]
+    assert world.notices.subjects == [subject] == ["run run-1 completed"]
+    assert body.splitlines() == [
+        "run: run-1",
+        "status: completed",
+        "reason: the trainer is done",
+        "attempts: 1",
+        "step: 40",
+        "checkpoint: s3://bucket/runs/run-1/40.json",
+        "outputs: s3://bucket/runs/run-1/outputs/",
+    ]
+
+
+def test_a_run_without_checkpoint_says_so_in_its_message():
+    world = prepared()
+    finish(world, "failed")
+    ((_, body),) = world.notices.sent
+    assert "step: none\ncheckpoint: none\n" in body
+
+
+def test_a_stop_is_told_by_the_clean_up_alone():
+    world = prepared()
+    training(world)
+    clean(world)
+    clean(world)
+    assert world.notices.subjects == ["run run-1 stopped"]
+
+
+@pytest.mark.parametrize("failure", [TransientError("come back later"), KeyError("any defect")])
+def test_a_message_that_cannot_be_sent_holds_nothing_up_and_is_sent_by_the_clean_up(
+    failure, caplog
+):
+    world = prepared()
+    launched(world)
+    world.notices.failure = failure
+    assert finish(world)["status"] == "completed"
+    assert world.fleet.live() == []
+    assert "the end of the run run-1 could not be told" in caplog.text
+    world.notices.failure = None
+    clean(world, "SUCCEEDED")
+    assert world.notices.subjects == ["run run-1 completed"]
+
+
+def test_a_run_that_was_continued_is_told_of_again_when_it_ends_again():
+    world = prepared()
+    clean(world)
+    world.workflow.running.discard(ARN)
+    prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
+    world.clock.advance(timedelta(minutes=5))
+    finish(world)
+    assert world.notices.subjects == ["run run-1 stopped", "run run-1 completed"]
+
+
+def test_the_subject_of_the_longest_name_is_one_that_sns_takes():
+    name = "n" * 64
+    world = World()
+    prepare_run(world, execution(name), {"command": ["train"], "instance_types": ["m5.large"]})
+    world.ledger.end_run(name, status=RunStatus.INTERRUPTED, reason="", now=START)
+    clean(world, "SUCCEEDED", name)
+    (subject,) = world.notices.subjects
+    assert subject == f"run {name} interrupted"
+    assert len(subject) <= 100

@@ -156,6 +156,7 @@ def test_services_are_made_from_the_variables_of_the_contract(monkeypatch):
     monkeypatch.setenv("RUNCTL_TABLE", "t")
     monkeypatch.setenv("RUNCTL_BUCKET", "b")
     monkeypatch.setenv("RUNCTL_COMMAND_DOCUMENT", "d")
+    monkeypatch.setenv("RUNCTL_TOPIC_ARN", "arn:aws:sns:us-east-1:123456789012:t")
     monkeypatch.setenv("RUNCTL_SUBNETS", '{"us-east-1b": "subnet-b", "us-east-1a": "subnet-a"}')
     monkeypatch.setenv("RUNCTL_LAUNCH_TEMPLATES", '{"x86_cpu": {"id": "lt-1", "version": "2"}}')
     services = LambdaServices()
@@ -164,6 +165,7 @@ def test_services_are_made_from_the_variables_of_the_contract(monkeypatch):
     assert services.objects.uri("k") == "s3://b/k"
     assert services.commands
     assert services.workflow
+    assert services.notices
     assert services.clock.now().tzinfo is not None
 
 

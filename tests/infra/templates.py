@@ -97,8 +97,11 @@ class Synthesized:
 
     def _named(self, stack: str, logical_id: str) -> str:
         """A Ref gives the name of what has a name; the rest is only known when deployed."""
-        properties = self.templates[stack]["Resources"].get(logical_id, {}).get("Properties", {})
-        for name in ("TableName", "LogGroupName", "FunctionName", "TopicName", "Name"):
+        resource = self.templates[stack]["Resources"].get(logical_id, {})
+        properties = resource.get("Properties", {})
+        if resource.get("Type") == "AWS::SNS::Topic":  # a topic's Ref is its ARN
+            return f"arn:aws:sns:{REGION}:{ACCOUNT}:{properties['TopicName']}"
+        for name in ("TableName", "LogGroupName", "FunctionName", "Name"):
             if isinstance(properties.get(name), str):
                 return str(properties[name])
         return f"<{logical_id}>"

@@ -39,11 +39,13 @@ EC2_CALLS = {
     "clean_up": {DESCRIBE, TERMINATE},
 }
 COMMANDERS = {"handle_interruption", "clean_up"}
+TELLERS = {"finish_run", "clean_up"}
 REPORTERS = {"start_training", "handle_instance_change"}
 FUNCTIONS = sorted(LEDGER)
 
 EC2 = f"arn:aws:ec2:{REGION}:{ACCOUNT}"
 TABLE = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/runctl-ledger"
+TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:runctl-events"
 MACHINE = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:runctl-train"
 TAGGED = {
     "aws:ResourceTag/runctl:run-id": ["a-run"],
@@ -82,6 +84,7 @@ def facts(app: Synthesized) -> Mapping[str, list[str]]:
         "parameter": [image.removeprefix("resolve:ssm:") for image in images],
         "instance": ["i-0123456789abcdef0"],
         "document": ["runctl-agent"],
+        "topic": [TOPIC],
     }
 
 
@@ -117,6 +120,19 @@ def test_a_function_may_command_the_agent(app: Synthesized, function: str) -> No
     assert refused(role_of(app, function), "ssm", "SendCommand", app) == []
 
 
+@pytest.mark.parametrize("function", sorted(TELLERS))
+def test_a_function_may_publish_to_our_topic_only(app: Synthesized, function: str) -> None:
+    role = role_of(app, function)
+    assert refused(role, "sns", "Publish", app) == []
+    assert not role.allows("sns:Publish", f"{TOPIC}-other")
+    variables = app.function(function).properties["Environment"]["Variables"]
+    assert variables["RUNCTL_TOPIC_ARN"] == TOPIC
+
+
+def test_the_topic_has_no_key_that_publishers_would_need(app: Synthesized) -> None:
+    assert "KmsMasterKeyId" not in app.one("AWS::SNS::Topic").properties
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_function_may_do_nothing_but_what_its_code_does(app: Synthesized, function: str) -> None:
     expected = {"logs:CreateLogStream", "logs:PutLogEvents"}
@@ -127,6 +143,8 @@ def test_a_function_may_do_nothing_but_what_its_code_does(app: Synthesized, func
             expected.add("iam:CreateServiceLinkedRole")  # the account's first spot launch
     if function in COMMANDERS:
         expected.add("ssm:SendCommand")
+    if function in TELLERS:
+        expected.add("sns:Publish")
     if function in REPORTERS:
         expected.add("states:SendTaskSuccess")
     if function == "prepare_run":

@@ -1,0 +1,23 @@
+"""SNS: the topic that tells people about runs."""
+
+from typing import Any
+
+from runctl.aws.errors import translated
+
+
+class SnsNotices:
+    """Implements `runctl.control.ports.Notices`.
+
+    botocore repeats a call that was throttled or whose answer was lost, so a message may arrive
+    twice: a standard topic takes no deduplication id. What is still not published then raises, as
+    TransientError where coming back later helps.
+    """
+
+    def __init__(self, client: Any, *, topic_arn: str) -> None:
+        self._client = client
+        self._topic_arn = topic_arn
+
+    def publish(self, *, subject: str, body: str) -> None:
+        """Send one message to whoever has subscribed; a repeated call sends it again."""
+        with translated():
+            self._client.publish(TopicArn=self._topic_arn, Subject=subject, Message=body)

@@ -1,0 +1,46 @@
+"""Telling people by the topic how a run ended."""
+
+import logging
+
+from runctl.control.ports import Services
+from runctl.model.identity import output_prefix
+from runctl.model.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+def tell_end(services: Services, run: Run, *, attempts: int) -> bool:
+    """Publish the run's end unless that was done; True when this call did.
+
+    Never raises: a message that cannot be sent must not hold up a run's end. It is marked as told
+    only after it was sent, so a failed FinishRun is made up for by the clean-up that follows every
+    execution; who crashes between the two tells twice.
+    """
+    if run.ended_at is None or run.told_end == run.ended_at:
+        return False
+    try:
+        services.notices.publish(subject=_subject(run), body=_body(services, run, attempts))
+        services.ledger.note_told(run.run_id, end=run.ended_at)
+    except Exception:
+        logger.exception("the end of the run %s could not be told", run.run_id)
+        return False
+    return True
+
+
+def _subject(run: Run) -> str:
+    """Write the subject; with the longest run_id it has 80 of the 100 characters SNS takes."""
+    return f"run {run.run_id} {run.ended.value if run.ended else 'ended'}"
+
+
+def _body(services: Services, run: Run, attempts: int) -> str:
+    checkpoint = "none" if run.newest is None else services.objects.uri(run.newest)
+    facts = {
+        "run": run.run_id,
+        "status": run.ended.value if run.ended else "ended",
+        "reason": run.reason,
+        "attempts": attempts,
+        "step": "none" if run.step is None else run.step,
+        "checkpoint": checkpoint,
+        "outputs": services.objects.uri(output_prefix(run.run_id)),
+    }
+    return "".join(f"{name}: {value}\n" for name, value in facts.items())
