@@ -1,6 +1,7 @@
 """The instance metadata service, version 2 only."""
 
 import contextlib
+import http.client
 import json
 import os
 import urllib.error
@@ -77,7 +78,8 @@ class Metadata:
         except urllib.error.HTTPError as exc:
             with exc:
                 return int(exc.code), ""
-        except (OSError, ValueError) as exc:
+        # An answer that breaks off is no OSError.
+        except (OSError, ValueError, http.client.HTTPException) as exc:
             raise MetadataError(f"the metadata service cannot be reached: {exc}") from exc
 
 

@@ -45,11 +45,19 @@ class Watch:
         asked = float("-inf")
         while not self._stop.is_set():
             started = time.monotonic()
-            if started - asked >= METADATA_INTERVAL.total_seconds():
-                asked = started
-                self.look_at_metadata()
-            self.look_at_requests()
-            self._stop.wait(REQUEST_INTERVAL.total_seconds())
+            pause = REQUEST_INTERVAL
+            try:
+                if started - asked >= METADATA_INTERVAL.total_seconds():
+                    asked = started
+                    self.look_at_metadata()
+            except Exception:  # whatever it is, the next look must still come
+                logger.exception("the metadata cannot be looked at")
+            try:
+                self.look_at_requests()
+            except Exception:
+                logger.exception("the requests cannot be looked at")
+                pause = METADATA_INTERVAL
+            self._stop.wait(pause.total_seconds())
 
     def look_at_metadata(self) -> None:
         """Ask the metadata service once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -22,7 +23,7 @@ from runctl.agent.settings import Paths, read_settings
 from runctl.model.errors import SettingsError
 from runctl.model.outcome import RunStatus
 from tests.agent.doubles import MetadataDouble
-from tests.agent.machine import Cloud, now
+from tests.agent.machine import Cloud, now, wait_until
 
 
 @pytest.fixture
@@ -78,6 +79,36 @@ def test_unreachable_metadata_is_an_error_and_no_notice(
         watch._metadata.notice()
     watch.look_at_metadata()
     assert watch._inbox.ending is None
+
+
+def test_metadata_answer_that_breaks_off_is_an_error_and_no_end_of_the_watch(
+    metadata: MetadataDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "answer", lambda *_: (200, b"half", {"Content-Length": "999"}))
+    with pytest.raises(MetadataError):
+        Metadata(metadata.url).notice()
+
+
+def test_watch_outlives_a_failure_that_nobody_foresaw(
+    watch: Watch, metadata: MetadataDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+    look = watch._metadata.notice
+
+    def notice() -> datetime | None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("nobody foresaw this")
+        return look()
+
+    monkeypatch.setattr(watch._metadata, "notice", notice)
+    watch.start()
+    try:
+        assert failed.wait(10)
+        metadata.give_notice(120)
+        wait_until(lambda: watch._inbox.ending is not None)
+    finally:
+        watch.stop()
 
 
 def test_rebalance_recommendation_asks_for_a_checkpoint_once(
