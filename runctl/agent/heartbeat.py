@@ -85,7 +85,16 @@ class Heartbeat:
         self._record()
 
     def _live(self) -> None:
-        self._await_token()
+        while not self._stop.is_set():
+            try:
+                self._live_on()
+            except Exception:  # whatever it is, silence would be taken for a lost instance
+                logger.exception("the heartbeat met something unforeseen")
+                self._stop.wait(BEAT_AFTER_FAILURE.total_seconds())
+
+    def _live_on(self) -> None:
+        if not self.has_token():
+            self._await_token()
         while not self._stop.is_set():
             self._wake.clear()
             accepted = self._beat()

@@ -268,3 +268,23 @@ def test_refused_token_that_nothing_explains_is_tried_again(beating: Heartbeat) 
     assert not beating._beat()
     assert beating._inbox.ending is None
     assert not beating._lease.exists()
+
+
+def test_heartbeat_outlives_a_failure_that_nobody_foresaw(
+    beating: Heartbeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runctl.agent.heartbeat.BEAT_AFTER_FAILURE", timedelta(0))
+    record, failed = beating._record, threading.Event()
+
+    def fail_once() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("nobody foresaw this")
+        record()
+
+    monkeypatch.setattr(beating, "_record", fail_once)
+    beating.start(lambda _key: None)
+    try:
+        wait_until(lambda: len(beating._workflow.beats) >= 2)
+    finally:
+        beating.stop()
