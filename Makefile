@@ -21,7 +21,12 @@ node_modules/.installed: package-lock.json
 	npm ci --silent --no-fund --no-audit
 	@touch $@
 
-setup: .venv/.installed node_modules/.installed  ## install everything into .venv and node_modules
+# What the example trainers need, so that no test asks an index for it.
+build/wheels/.downloaded: requirements/examples.txt .venv/.installed
+	$(BIN)/python -m pip download --quiet --require-hashes --only-binary :all: -d build/wheels -r requirements/examples.txt
+	@touch $@
+
+setup: .venv/.installed node_modules/.installed build/wheels/.downloaded  ## install everything into .venv, node_modules and build
 
 demo: setup  ## a run that is interrupted three times, on the local cloud
 	$(BIN)/runctl demo
@@ -53,10 +58,13 @@ bench: setup  ## the benchmarks, each against its peer in the same run
 docs: setup  ## the reference pages that are derived from code
 	$(BIN)/python docs/reference/generate.py
 
-lock: setup  ## rewrite requirements/dev.txt from requirements/dev.in
+lock: setup  ## rewrite the lock files from requirements/*.in
 	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --output-file requirements/dev.txt requirements/dev.in
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --output-file requirements/examples.txt requirements/examples.in
 
 clean:  ## what the targets made
 	rm -rf .venv node_modules build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -23,8 +23,17 @@ def often_saving(stage: Stage) -> str:
 
 @pytest.fixture(scope="module")
 def digits(stage: Stage) -> str:
-    """The project of the digit trainer, which names its dependencies in its own head."""
-    return stage.upload_project({"train_mnist.py": TRAINING / "train_mnist.py"})
+    """The project of the digit trainer; its dependencies come from what `make setup` fetched."""
+    wheels = PROJECT / "build" / "wheels"
+    assert any(wheels.glob("scikit_learn-*.whl")), "run `make setup` first"
+    head, _, program = (TRAINING / "train_mnist.py").read_text().partition("# ///\n")
+    assert "scikit-learn" in head
+    return stage.upload_project(
+        {
+            "train_mnist.py": program,
+            "requirements.txt": f"--no-index\n--find-links {wheels}\nnumpy\nscikit-learn\n",
+        }
+    )
 
 
 def digit_request(code: str, *, slow: bool) -> dict:
