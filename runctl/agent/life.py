@@ -229,7 +229,10 @@ class Life:
         if self._inbox.is_fenced:
             return None
         problem = self._farewell.upload_outputs(until)
-        if code in ENDED_BY_OTHERS and self._inbox.ending is not None:
+        ending = self._inbox.ending
+        # In a shutdown systemd sends SIGTERM to the trainer's scope too, and who knows it may save
+        # and exit 0 mid-way, before we hear of it: the next attempt finds out.
+        if ending is not None and (code in ENDED_BY_OTHERS or ending.cause is Cause.SHUTDOWN):
             return self._outcome_of_ending(exit_code=code)
         if code != 0:
             told = f"exit code {code}" if code > 0 else f"ended by signal {-code}"

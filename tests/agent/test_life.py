@@ -507,6 +507,28 @@ def test_trainer_that_a_shutdown_ends_first_is_interrupted_and_not_failed(
     assert (outcome["kind"], outcome["reason"]) == ("interrupted", "the instance is shutting down")
 
 
+def test_trainer_that_saves_and_exits_0_in_a_shutdown_is_not_completed(
+    cloud: Cloud, launch
+) -> None:
+    machine = begin(
+        cloud,
+        launch,
+        """
+        import os, pathlib, signal, sys
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        for number in range(300):  # so that the agent has something to do after the exit
+            (pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"]) / str(number)).write_text("so far")
+        print(os.getpid(), flush=True)
+        signal.pause()
+        """,
+    )
+    os.kill(int(told(machine)), signal.SIGTERM)
+    wait_until(lambda: "exited by itself with 0" in machine.agent_log())
+    machine.process.send_signal(signal.SIGTERM)
+    outcome = cloud.outcome()
+    assert (outcome["kind"], outcome["reason"]) == ("interrupted", "the instance is shutting down")
+
+
 def test_log_is_not_shipped_twice_when_the_agent_starts_again(cloud: Cloud, launch) -> None:
     machine = begin(cloud, launch, AWARE)
     wait_until(lambda: cloud.log("run-1/0001"))
