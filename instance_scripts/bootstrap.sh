@@ -164,6 +164,9 @@ write_deadman() {
 run="$root/run/runctl"
 limit=\${RUNCTL_DEADMAN_SECONDS:-1800}
 first_hour=\${RUNCTL_FIRST_HOUR_SECONDS:-3600}
+# A reboot empties /run, and user data runs at the first boot only: count from now.
+mkdir -p "\$run"
+for name in lease born; do [ -e "\$run/\$name" ] || touch "\$run/\$name"; done
 age() { echo \$((\$(date +%s) - \$(stat -c %Y "\$1" 2>/dev/null || date +%s))); }
 [ "\$(age "\$run/lease")" -ge "\$limit" ] || exit 0
 # After a notice in the first hour EC2 takes the instance, and charges nothing if we wait.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -264,6 +265,17 @@ def test_deadman_waits_for_ec2_after_a_notice_in_the_first_hour(boot: Boot) -> N
     (run / "notice").touch()
     assert deadman(boot) == []
     make_older(run / "born", 3700)
+    assert deadman(boot)[-1] == "shutdown -h now"
+
+
+def test_deadman_is_armed_again_after_a_reboot(boot: Boot) -> None:
+    boot.run()
+    run = boot.root / "run/runctl"
+    shutil.rmtree(run)
+    assert deadman(boot) == []
+    assert (run / "lease").exists()
+    assert (run / "born").exists()
+    make_older(run / "lease", 1900)
     assert deadman(boot)[-1] == "shutdown -h now"
 
 
