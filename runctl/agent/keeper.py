@@ -16,11 +16,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from runctl.agent import processes
 from runctl.agent.inbox import Cause, Ending, Inbox
 from runctl.agent.logs import Follower
+from runctl.agent.pins import pin
 from runctl.agent.ports import AgentLedger
 from runctl.agent.progress import Progress
 from runctl.agent.restore import PREVIOUS, Fetched
 from runctl.agent.retention import remove_old_checkpoints
-from runctl.agent.snapshot import ChangedError, Settling, Take, View, look, pin
+from runctl.agent.snapshot import ChangedError, Settling, Take, View, look
 from runctl.agent.steps import step_of
 from runctl.agent.upload import SupersededError, Uploader
 from runctl.aws.checkpoints import CheckpointStore

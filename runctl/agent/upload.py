@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from runctl.agent.snapshot import ChangedError, Seen, Take, pin_name
+from runctl.agent.pins import pin_name
+from runctl.agent.snapshot import ChangedError, Seen, Take
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import CheckpointError

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from runctl.agent import upload
+from runctl.agent.pins import pin
 from runctl.agent.restore import PREVIOUS, Restorer
 from runctl.agent.retention import remove_old_checkpoints
-from runctl.agent.snapshot import ChangedError, Take, look, pin
+from runctl.agent.snapshot import ChangedError, Take, look
 from runctl.agent.upload import PART_BYTES, Uploader
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model import identity

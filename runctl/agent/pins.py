@@ -1,0 +1,61 @@
+"""Holding on to the files of a snapshot while they are uploaded."""
+
+import os
+import shutil
+from pathlib import Path
+
+from runctl.agent.snapshot import ChangedError, Seen, View
+
+LARGEST_COPY_BYTES = 512 * 1024 * 1024
+
+
+def pin(folder: Path, view: View, pinned: Path, *, hot: frozenset[str] = frozenset()) -> View:
+    """Hold on to the files of `view` by hard links below `pinned`, one an inode.
+
+    So a trainer may rename and remove what it likes while we upload. What is `hot` is copied, which
+    is faster than any upload: a hard link does not help against writing in place. Returns the view
+    without what has vanished; raises ChangedError when a file is no longer as it was seen.
+    """
+    shutil.rmtree(pinned, ignore_errors=True)
+    pinned.mkdir(parents=True)
+    held: View = {}
+    for path, seen in view.items():
+        if seen.kind == "file":
+            target = pinned / pin_name(seen)
+            if path in hot and seen.size <= LARGEST_COPY_BYTES:
+                _copy(folder / path, target, seen)
+            elif not target.exists():
+                try:
+                    os.link(folder / path, target, follow_symlinks=False)
+                    info = target.stat()
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    # Another file system, or one without hard links: we can only hope it stays.
+                    target.symlink_to((folder / path).absolute())
+                    info = (folder / path).stat()
+                if (info.st_dev, info.st_ino) != seen.inode:
+                    target.unlink()
+                    raise ChangedError(f"{path} was replaced while it was looked at")
+        held[path] = seen
+    return held
+
+
+def _copy(path: Path, target: Path, seen: Seen) -> None:
+    try:
+        shutil.copyfile(path, target)
+        info = path.stat()
+    except FileNotFoundError as exc:
+        raise ChangedError(f"{path.name} was removed while it was copied") from exc
+    if (info.st_size, info.st_mtime_ns, (info.st_dev, info.st_ino)) != (
+        seen.size,
+        seen.mtime_ns,
+        seen.inode,
+    ):
+        raise ChangedError(f"{path.name} was written to while it was copied")
+    os.utime(target, ns=(seen.mtime_ns, seen.mtime_ns))
+
+
+def pin_name(seen: Seen) -> str:
+    """Return the name by which a pinned file is held."""
+    return f"{seen.inode[0]:x}-{seen.inode[1]:x}"
