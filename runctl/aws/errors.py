@@ -103,7 +103,9 @@ SERVICE = frozenset(
     }
 )
 
-POOL_REFUSALS = CAPACITY | PRICE | UNSUPPORTED | NETWORK | QUOTA
+# Throttling and faults of the service too: inside an answer they are as final as the others, since
+# the same request again, which is the same token, gets the same answer. Only a new try helps.
+POOL_REFUSALS = CAPACITY | PRICE | UNSUPPORTED | NETWORK | QUOTA | THROTTLE | SERVICE
 
 
 def code_of(exc: ClientError) -> str:

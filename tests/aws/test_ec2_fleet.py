@@ -162,7 +162,6 @@ def test_refusals_of_pools_are_a_result(ec2):
         ("UnauthorizedOperation", RefusedError),
         ("ServiceLinkedRoleCreationNotPermitted", RefusedError),
         ("InvalidLaunchTemplateId.NotFound", TransientError),
-        ("RequestLimitExceeded", TransientError),
         ("InvalidParameterValue", RefusedError),
     ],
 )
@@ -171,6 +170,13 @@ def test_errors_that_are_not_about_pools_are_raised(ec2, code, meaning):
     stub.add_response("create_fleet", {"FleetId": "f", "Errors": [refusal(code)], "Instances": []})
     with pytest.raises(meaning, match=f"about {code}"):
         fleet.launch(build(fleet))
+
+
+@pytest.mark.parametrize("code", ["RequestLimitExceeded", "InternalError"])
+def test_a_pool_that_was_throttled_is_a_result_since_the_same_token_gets_the_same_answer(ec2, code):
+    stub, fleet = ec2
+    stub.add_response("create_fleet", {"FleetId": "f", "Errors": [refusal(code)], "Instances": []})
+    assert list(fleet.launch(build(fleet)).refusals.values()) == [code]
 
 
 @pytest.mark.parametrize(
@@ -275,3 +281,52 @@ def test_machines_of_a_run_are_found_by_their_tag_while_they_live():
     fleet.terminate([ids[0], "i-1234567890abcdef0"])
     assert [one.instance_id for one in fleet.find_by_run("run-1")] == [ids[1]]
     assert {one.instance_id for one in fleet.describe(ids)} == set(ids)
+
+
+def test_the_machines_of_all_our_runs_are_found_and_those_of_a_deployment_beside_us_are_not():
+    client = boto3.client("ec2")
+    image = client.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    vpc = client.describe_vpcs()["Vpcs"][0]["VpcId"]
+    ours, theirs = (
+        client.create_security_group(GroupName=name, Description=name, VpcId=vpc)["GroupId"]
+        for name in ("ours", "theirs")
+    )
+
+    def launch(group, *tags):
+        specification = {
+            "ResourceType": "instance",
+            "Tags": [{"Key": k, "Value": v} for k, v in tags],
+        }
+        return client.run_instances(
+            ImageId=image,
+            MinCount=1,
+            MaxCount=1,
+            InstanceType="m5.large",
+            SecurityGroupIds=[group],
+            TagSpecifications=[specification],
+        )["Instances"][0]["InstanceId"]
+
+    first = launch(ours, ("runctl:run-id", "run-1"), ("runctl:attempt", "1"))
+    second = launch(ours, ("runctl:run-id", "run-2"))
+    launch(ours, ("Name", "somebody's"))
+    launch(theirs, ("runctl:run-id", "run-1"))
+    fleet = Ec2Fleet(client, subnets=SUBNETS, launch_templates={}, security_group=ours)
+    assert {one.instance_id for one in fleet.find_all()} == {first, second}
+    fleet.terminate([first])
+    assert [one.instance_id for one in fleet.find_all()] == [second]
+    # Who was not told which group is ours finds nothing that it could end.
+    assert make(client).find_all() == []
+
+
+def test_all_pages_of_machines_are_read(ec2):
+    stub, fleet = ec2
+    described = {
+        "InstanceType": "m5.large",
+        "Placement": {"AvailabilityZone": "us-east-1a"},
+        "State": {"Name": "running"},
+        "Tags": [{"Key": "runctl:run-id", "Value": "run-1"}],
+    }
+    for number, token in ((1, {"NextToken": "more"}), (2, {})):
+        page = {"Reservations": [{"Instances": [{**described, "InstanceId": f"i-{number}"}]}]}
+        stub.add_response("describe_instances", {**page, **token})
+    assert [one.instance_id for one in fleet.find_all()] == ["i-1", "i-2"]
