@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -61,7 +62,9 @@ class Contract:
 def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what of our environment a program of the user's may see."""
     kept = {name: environ[name] for name in PASSED_ON if name in environ}
-    return {"PATH": environ.get("PATH", DEFAULT_PATH), **kept}
+    # systemd sets no HOME for a system service without User=; git, bash and caches want one.
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    return {"PATH": environ.get("PATH", DEFAULT_PATH), "HOME": home, **kept}
 
 
 def trainer_environment(

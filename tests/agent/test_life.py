@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 
 import pytest
 
+from runctl.agent.trainer import base_environment
 from runctl.model.outcome import RunStatus
 from runctl.model.request import CheckpointOptions
 from tests.agent.machine import VENV, Cloud, is_alive, now, wait_until
@@ -410,6 +412,11 @@ def test_trainer_sees_its_contract_and_nothing_of_ours(cloud: Cloud, launch) -> 
     assert not [name for name in environ if name.startswith("AWS_")]
     assert not {"RUNCTL_BUCKET", "RUNCTL_TABLE", "PYTHONPATH"} & environ.keys()
     assert not [entry for entry in path if entry.startswith(str(VENV))]
+
+
+def test_trainer_has_a_home_though_systemd_gives_the_agent_none() -> None:
+    assert base_environment({})["HOME"] == pwd.getpwuid(os.getuid()).pw_dir
+    assert base_environment({"HOME": "/elsewhere"})["HOME"] == "/elsewhere"
 
 
 def test_script_missing_from_the_archive_fails_the_run_with_its_name(cloud: Cloud, launch) -> None:
