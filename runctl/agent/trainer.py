@@ -23,6 +23,7 @@ PASSED_ON = (
 )  # fmt: skip
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SLICE = "runctl-trainer.slice"
+AGENT_UNIT = "runctl-agent.service"
 REASON_LINES = 15
 REASON_CHARACTERS = 1000
 TAIL_BYTES = 16 * 1024
@@ -200,4 +201,6 @@ def scope() -> list[str]:
     if runner is None or not Path("/run/systemd/system").is_dir():
         return []
     words = [runner, "--scope", "--quiet", "--collect", f"--slice={SLICE}"]
-    return [*words, "--"]
+    # Units stop in the reverse of their order: in a shutdown the agent drains first. Otherwise
+    # systemd would send SIGTERM to launchers and data-loader workers too, at the same moment.
+    return [*words, f"--property=Before={AGENT_UNIT}", "--"]

@@ -9,10 +9,10 @@ import signal
 
 import pytest
 
-from runctl.agent.trainer import base_environment
+from runctl.agent.trainer import base_environment, scope
 from runctl.model.outcome import RunStatus
 from runctl.model.request import CheckpointOptions
-from tests.agent.machine import VENV, Cloud, is_alive, now, wait_until
+from tests.agent.machine import PROJECT, VENV, Cloud, is_alive, now, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -412,6 +412,19 @@ def test_trainer_sees_its_contract_and_nothing_of_ours(cloud: Cloud, launch) -> 
     assert not [name for name in environ if name.startswith("AWS_")]
     assert not {"RUNCTL_BUCKET", "RUNCTL_TABLE", "PYTHONPATH"} & environ.keys()
     assert not [entry for entry in path if entry.startswith(str(VENV))]
+
+
+def test_trainers_scope_is_stopped_only_after_the_agent_has_drained_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("pathlib.Path.is_dir", lambda _path: True)
+    words = scope()
+    options = words[: words.index("--")]
+    (before,) = [one for one in options if one.startswith("--property=Before=")]
+    unit = before.rpartition("=")[2]
+    # The name that the instance gives to the agent's unit.
+    assert f"$units/{unit}" in (PROJECT / "instance_scripts/bootstrap.sh").read_text()
 
 
 def test_trainer_has_a_home_though_systemd_gives_the_agent_none() -> None:
