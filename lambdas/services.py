@@ -51,7 +51,10 @@ class LambdaServices:
 
     @functools.cached_property
     def fleet(self) -> Ec2Fleet:
-        """EC2, with RUNCTL_SUBNETS and RUNCTL_LAUNCH_TEMPLATES where it launches."""
+        """EC2, with RUNCTL_SUBNETS and RUNCTL_LAUNCH_TEMPLATES where it launches.
+
+        RUNCTL_SECURITY_GROUP is for who looks for all machines; without it there are none.
+        """
         templates = json.loads(os.environ.get("RUNCTL_LAUNCH_TEMPLATES", "{}"))
         return Ec2Fleet(
             self._clients.get("ec2"),
@@ -60,6 +63,7 @@ class LambdaServices:
                 MachineKind(kind): LaunchTemplate(template_id=one["id"], version=one["version"])
                 for kind, one in templates.items()
             },
+            security_group=os.environ.get("RUNCTL_SECURITY_GROUP", ""),
         )
 
     @functools.cached_property

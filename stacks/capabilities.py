@@ -51,6 +51,11 @@ class Capabilities:
             variables={"RUNCTL_TABLE": self._storage.table.table_name},
         )
 
+    def list_runs(self) -> Capability:
+        """List runs: a query on an index is a permission of its own."""
+        index = f"{self._storage.table.table_arn}/index/runs"
+        return Capability(statements=[_allow(["dynamodb:Query"], [index])])
+
     def bucket_name(self) -> Capability:
         """Write addresses of objects, without looking at them."""
         return Capability(variables={"RUNCTL_BUCKET": self._storage.bucket.bucket_name})
@@ -80,6 +85,11 @@ class Capabilities:
     def machines(self) -> Capability:
         """See any instance: Describe actions know no resources."""
         return Capability(statements=[_allow(["ec2:DescribeInstances"], ["*"])])
+
+    def all_machines(self) -> Capability:
+        """Tell the instances of this deployment's runs from those of one beside it."""
+        group = self._compute.network.security_group.security_group_id
+        return Capability(variables={"RUNCTL_SECURITY_GROUP": group})
 
     def end_machines(self) -> Capability:
         """See any instance, and terminate those that are tagged with a run."""

@@ -54,7 +54,9 @@ class Accepted:
 
 
 _LAUNCHERS = "(LaunchInstances|HandleInterruption)/Role"
-_ENDERS = "(PrepareRun|LaunchInstances|ConfirmCheckpoint|FinishRun|HandleInterruption|CleanUp)/Role"
+_ENDERS = (
+    "(PrepareRun|LaunchInstances|ConfirmCheckpoint|FinishRun|HandleInterruption|CleanUp|Sweep)/Role"
+)
 
 ACCEPTED: Sequence[Accepted] = (
     Accepted(
@@ -105,8 +107,8 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-train:\*",
-        where="PrepareRun/Role",
-        reason="Any execution of the one state machine may be what a run is continued from.",
+        where="(PrepareRun|Sweep)/Role",
+        reason="Any execution of the one state machine may be a run's.",
     ),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from aws_cdk import CfnOutput, Duration, Stack
@@ -30,11 +30,15 @@ LAUNCHING = Size(memory_mb=1024, timeout=Duration.minutes(5))
 PATIENT = Size(memory_mb=512, timeout=Duration.seconds(60))
 # A run may have left many machines, and they are ended one by one.
 THOROUGH = Size(memory_mb=512, timeout=Duration.minutes(3))
+# It looks after all runs, one by one.
+SWEEPING = Size(memory_mb=512, timeout=Duration.minutes(5))
 
 READ = ("GetItem", "Query")
 # EC2's warning comes two minutes ahead; what is older than this tells nothing new.
 OLDEST_WARNING = Duration.minutes(5)
 OLDEST_CHANGE = Duration.hours(6)
+# A sweep that comes later than the next one is of no use.
+SWEEP_EVERY = Duration.minutes(15)
 MOST_DELIVERIES = 30
 
 GONE = ["shutting-down", "terminated", "stopping", "stopped"]
@@ -113,6 +117,16 @@ class OrchestrationStack(Stack):
             oldest_event=OLDEST_CHANGE,
         )
         self._add("clean_up", THOROUGH, *end, can.commands(), oldest_event=OLDEST_CHANGE)
+        self._add(
+            "sweep",
+            SWEEPING,
+            *end,
+            can.commands(),
+            can.executions(),
+            can.list_runs(),
+            can.all_machines(),
+            oldest_event=SWEEP_EVERY,
+        )
 
     def _add(
         self,
@@ -139,27 +153,33 @@ class OrchestrationStack(Stack):
             "Interruptions",
             "handle_interruption",
             oldest=OLDEST_WARNING,
-            source="aws.ec2",
-            kinds=[
+            pattern=_pattern(
+                "aws.ec2",
                 "EC2 Spot Instance Interruption Warning",
                 "EC2 Instance Rebalance Recommendation",
-            ],
+            ),
         )
         self._add_rule(
             "InstanceChanges",
             "handle_instance_change",
             oldest=OLDEST_CHANGE,
-            source="aws.ec2",
-            kinds=["EC2 Instance State-change Notification"],
-            detail={"state": GONE},
+            pattern=_pattern(
+                "aws.ec2", "EC2 Instance State-change Notification", detail={"state": GONE}
+            ),
         )
         self._add_rule(
             "ExecutionsOver",
             "clean_up",
             oldest=OLDEST_CHANGE,
-            source="aws.states",
-            kinds=["Step Functions Execution Status Change"],
-            detail={"stateMachineArn": [self._settings.state_machine_arn], "status": OVER},
+            pattern=_pattern(
+                "aws.states",
+                "Step Functions Execution Status Change",
+                detail={"stateMachineArn": [self._settings.state_machine_arn], "status": OVER},
+            ),
+        )
+        # Billed by the call, while nothing trains too: a second or so of a small function.
+        self._add_rule(
+            "Sweeps", "sweep", oldest=SWEEP_EVERY, schedule=events.Schedule.rate(SWEEP_EVERY)
         )
 
     def _add_rule(
@@ -168,16 +188,14 @@ class OrchestrationStack(Stack):
         function: str,
         *,
         oldest: Duration,
-        source: str,
-        kinds: Sequence[str],
-        detail: Mapping[str, list[str]] | None = None,
+        pattern: events.EventPattern | None = None,
+        schedule: events.Schedule | None = None,
     ) -> None:
         events.Rule(
             self,
             construct_id,
-            event_pattern=events.EventPattern(
-                source=[source], detail_type=list(kinds), detail=detail
-            ),
+            event_pattern=pattern,
+            schedule=schedule,
             targets=[
                 targets.LambdaFunction(
                     self.functions[function].function,
@@ -217,6 +235,12 @@ class OrchestrationStack(Stack):
 
 # A fleet's request, the machines it gave and the pools that refused it.
 _LAUNCH_WRITES = ("BatchGetItem", "ConditionCheckItem", "PutItem", "UpdateItem")
+
+
+def _pattern(
+    source: str, *kinds: str, detail: Mapping[str, list[str]] | None = None
+) -> events.EventPattern:
+    return events.EventPattern(source=[source], detail_type=list(kinds), detail=detail)
 
 
 def _dead_letters(scope: Construct) -> sqs.Queue:

@@ -35,8 +35,10 @@ class Ec2Fleet:
         *,
         subnets: Mapping[str, str],
         launch_templates: Mapping[MachineKind, LaunchTemplate],
+        security_group: str = "",
     ) -> None:
         self._client = client
+        self._security_group = security_group
         self._subnets = dict(subnets)
         self._zones = {subnet: zone for zone, subnet in subnets.items()}
         self._launch_templates = dict(launch_templates)
@@ -147,6 +149,21 @@ class Ec2Fleet:
             self._find(
                 [
                     {"Name": f"tag:{RUN_TAG}", "Values": [run_id]},
+                    {"Name": "instance-state-name", "Values": list(LIVE_STATES)},
+                ]
+            )
+        )
+
+    def find_all(self) -> list[Machine]:
+        """Return those of all runs of this deployment, and of no other one beside it.
+
+        Deployments share the tag, and may share a VPC, but never the security group.
+        """
+        return list(
+            self._find(
+                [
+                    {"Name": "tag-key", "Values": [RUN_TAG]},
+                    {"Name": "instance.group-id", "Values": [self._security_group]},
                     {"Name": "instance-state-name", "Values": list(LIVE_STATES)},
                 ]
             )

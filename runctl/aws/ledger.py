@@ -62,6 +62,23 @@ class DynamoLedger:
                 break
         return runs[:limit]
 
+    def list_unsettled_runs(self) -> list[str]:
+        """Return the ids of all runs without an end, or with one that was not told.
+
+        Ids only, so that one item that cannot be read does not hide the others. An index is
+        eventually consistent.
+        """
+        pages = self._table.pages(
+            IndexName="runs",
+            **expressions(
+                key="#listed = :run",
+                filtered="attribute_not_exists(#ended) OR attribute_not_exists(#told_end) "
+                "OR #told_end <> #ended_at",
+                values={"run": "run"},
+            ),
+        )
+        return [str(item["run_id"]) for page in pages for item in page]
+
     def find_run_of_execution(self, name: str) -> str | None:
         """Return the run_id of an execution, or None when it is not ours."""
         item = self._table.get(identity.execution_key(name))

@@ -151,13 +151,15 @@ def expressions(
     update: str = "",
     condition: str = "",
     values: Mapping[str, Any] | None = None,
+    filtered: str = "",
 ) -> dict[str, Any]:
     """Return the expression arguments; every name is a placeholder, since many are reserved."""
-    names = re.findall(r"#(\w+)", f"{key} {update} {condition}")
+    names = re.findall(r"#(\w+)", f"{key} {update} {condition} {filtered}")
     arguments: dict[str, Any] = {
         "KeyConditionExpression": key,
         "UpdateExpression": update,
         "ConditionExpression": condition,
+        "FilterExpression": filtered,
         "ExpressionAttributeNames": {f"#{name}": name for name in names},
         "ExpressionAttributeValues": pack({f":{name}": v for name, v in (values or {}).items()}),
     }

@@ -57,6 +57,11 @@ class StepFunctions:
         execution = self.find_execution(execution_arn)
         return execution is not None and execution.is_running
 
+    def status_of(self, execution_arn: str) -> str:
+        """Return RUNNING, SUCCEEDED, FAILED, …; empty for an execution that is not known."""
+        execution = self.find_execution(execution_arn)
+        return "" if execution is None else execution.status
+
     def execution_arn(self, name: str) -> str:
         """Return the ARN of an execution of our state machine."""
         return f"{self._state_machine_arn.replace(':stateMachine:', ':execution:')}:{name}"

@@ -37,6 +37,13 @@ class Ledger(Protocol):
         """Return the newest runs first (this one read is eventually consistent)."""
         ...
 
+    def list_unsettled_runs(self) -> list[str]:
+        """Return the ids of all runs without an end, or with one that was not told.
+
+        Eventually consistent.
+        """
+        ...
+
     def find_run_of_execution(self, name: str) -> str | None:
         """Return the run_id of an execution, or None when it is not ours."""
         ...
@@ -190,6 +197,10 @@ class Fleet(Protocol):
         """Return the machines tagged with the run that are neither terminated nor on their way."""
         ...
 
+    def find_all(self) -> list[Machine]:
+        """Return those of all runs of this deployment, and of no other one beside it."""
+        ...
+
     def terminate(self, instance_ids: Sequence[str]) -> None:
         """Terminate; an instance that is gone already is fine."""
         ...
@@ -212,6 +223,10 @@ class Workflow(Protocol):
 
     def is_running(self, execution_arn: str) -> bool:
         """Whether the execution is still running."""
+        ...
+
+    def status_of(self, execution_arn: str) -> str:
+        """Return RUNNING, SUCCEEDED, FAILED, …; empty for an execution that is not known."""
         ...
 
 

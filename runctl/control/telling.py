@@ -16,7 +16,7 @@ def tell_end(services: Services, run: Run, *, attempts: int) -> bool:
     only after it was sent, so a failed FinishRun is made up for by the clean-up that follows every
     execution; who crashes between the two tells twice.
     """
-    if run.ended_at is None or run.told_end == run.ended_at:
+    if run.ended_at is None or run.is_settled:
         return False
     try:
         services.notices.publish(subject=_subject(run), body=_body(services, run, attempts))

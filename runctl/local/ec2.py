@@ -214,6 +214,12 @@ class Ec2:
                 ]
             elif name == "tag-key":
                 found = [one for one in found if any(_matches(key, values) for key in one.tags)]
+            elif name == "instance.group-id":
+                found = [
+                    one
+                    for one in found
+                    if any(_matches(group, values) for group in one.security_groups)
+                ]
             elif name in known:
                 found = [one for one in found if _matches(known[name](one), values)]
             else:

@@ -35,6 +35,11 @@ class Run:
     reason: str = ""
     told_end: datetime | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it ended and people were told, which is the last thing that is done for a run."""
+        return self.ended_at is not None and self.told_end == self.ended_at
+
 
 class AttemptStage(str, Enum):
     """How far an attempt has come; it only moves forward."""

@@ -102,6 +102,19 @@ def test_runs_are_listed_newest_first(ledger):
     assert [run.run_id for run in ledger.list_runs(limit=3)] == ["run-4", "run-3", "run-2"]
 
 
+def test_the_runs_are_listed_that_have_not_ended_or_whose_end_was_not_told(ledger):
+    for number in range(3):
+        ledger.create_run(a_run(f"run-{number}"))
+    end(ledger)
+    assert sorted(ledger.list_unsettled_runs()) == ["run-0", "run-1", "run-2"]
+    ledger.note_told("run-1", end=LATER)
+    assert sorted(ledger.list_unsettled_runs()) == ["run-0", "run-2"]
+    ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2")
+    assert sorted(ledger.list_unsettled_runs()) == ["run-0", "run-1", "run-2"]
+    ledger.end_run("run-1", status=RunStatus.FAILED, reason="", now=LATER + timedelta(minutes=5))
+    assert sorted(ledger.list_unsettled_runs()) == ["run-0", "run-1", "run-2"]
+
+
 def test_the_first_end_of_a_run_stands(ledger):
     ledger.create_run(a_run())
     assert end(ledger, RunStatus.STOPPED).ended is RunStatus.STOPPED

@@ -109,6 +109,7 @@ def test_a_run_is_started_found_and_stopped(workflow):
     execution = workflow.find_execution(arn)
     assert (execution.name, execution.status, execution.is_running) == ("run-1", "ABORTED", False)
     assert not workflow.is_running(arn)
+    assert workflow.status_of(arn) == "ABORTED"
 
 
 def test_a_name_that_is_taken_is_told(workflow):
@@ -120,6 +121,7 @@ def test_a_name_that_is_taken_is_told(workflow):
 def test_an_execution_that_does_not_exist_does_not_run(workflow):
     arn = workflow.execution_arn("none")
     assert workflow.find_execution(arn) is None
+    assert workflow.status_of(arn) == ""
     assert not workflow.is_running(arn)
     with pytest.raises(NotFoundError):
         workflow.stop_run(arn, cause="enough")

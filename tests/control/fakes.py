@@ -59,6 +59,9 @@ class MemoryLedger:
         newest = sorted(self.runs.values(), key=lambda run: run.started_at, reverse=True)
         return newest[:limit]
 
+    def list_unsettled_runs(self) -> list[str]:
+        return [run.run_id for run in self.runs.values() if not run.is_settled]
+
     def find_run_of_execution(self, name: str) -> str | None:
         return self.executions.get(name)
 
@@ -302,6 +305,13 @@ class FakeFleet:
             if one.tags[RUN_TAG] == run_id and one.is_live and one.instance_id not in self.hidden
         ]
 
+    def find_all(self) -> list[Machine]:
+        return [
+            one
+            for one in self.machines.values()
+            if RUN_TAG in one.tags and one.is_live and one.instance_id not in self.hidden
+        ]
+
     def terminate(self, instance_ids: Sequence[str]) -> None:
         for instance_id in instance_ids:
             self.terminated.append(instance_id)
@@ -335,6 +345,7 @@ class FakeWorkflow:
         self.valid: set[str] = set()
         self.reports: dict[str, Mapping[str, object]] = {}
         self.running: set[str] = set()
+        self.ended: dict[str, str] = {}
 
     def report(self, token: str, document: Mapping[str, object]) -> bool:
         if token not in self.valid:
@@ -345,6 +356,9 @@ class FakeWorkflow:
 
     def is_running(self, execution_arn: str) -> bool:
         return execution_arn in self.running
+
+    def status_of(self, execution_arn: str) -> str:
+        return "RUNNING" if execution_arn in self.running else self.ended.get(execution_arn, "")
 
 
 class FakeObjects:

@@ -5,6 +5,7 @@ control plane may end after any of its calls, made or not, and is then repeated 
 and EventBridge do. Machines and their agents are modelled by what the contract asks of them.
 """
 
+import contextlib
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -21,8 +22,8 @@ from runctl.control.handle_interruption import handle_interruption
 from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import ExecutionStart, prepare_run
 from runctl.control.start_training import start_training
+from runctl.control.sweep import sweep
 from runctl.model.errors import FencedError, RequestError, RunctlError
-from runctl.model.outcome import OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage
 from tests.control.fakes import CrashError, Fragile, World
@@ -231,6 +232,7 @@ class Training(RuleBasedStateMachine):
         execution.state = "over"
         self.world.workflow.valid.discard(execution.token)
         self.world.workflow.running.discard(execution.arn)
+        self.world.workflow.ended[execution.arn] = status
         self.events.append({"kind": "execution", "execution": execution, "status": status})
 
     @precondition(lambda self: self.execution is not None and self.world.ledger.attempts(RUN))
@@ -392,11 +394,15 @@ class Training(RuleBasedStateMachine):
         except CrashError:
             self.events.append(event)  # Lambda tries again
 
-    @precondition(lambda self: any(one["kind"] != "execution" for one in self.events))
+    @precondition(lambda self: self.events)
     @rule(data=st.data())
     def an_event_is_lost(self, data):
-        lossy = [one for one in self.events if one["kind"] != "execution"]
-        self.events.remove(data.draw(st.sampled_from(lossy)))
+        self.events.remove(data.draw(st.sampled_from(self.events)))
+
+    @rule(crash=crashes)
+    def the_sweeper_comes(self, crash):
+        with contextlib.suppress(CrashError):
+            sweep(self.services(crash))
 
     def deliver(self, event, services):
         if event["kind"] == "warning":
@@ -428,14 +434,19 @@ class Training(RuleBasedStateMachine):
             assert not self.world.fleet.machines
             return
         assert run.ended is not None
+        # Even where an agent is dead: twice, for the graces and for the first hour of the noticed.
+        for _ in range(2):
+            self.world.clock.advance(timedelta(hours=1))
+            assert sweep(self.world)["failed"] == []
+        assert not self.world.fleet.live()
         attempts = self.world.ledger.attempts(RUN)
         assert all(one.ended is not None for one in attempts), attempts
-        for agent in self.live_agents():
-            assert self.is_left_to_its_timer(agent), agent
+        assert len(self.world.notices.sent) >= 1
 
     def settle(self) -> bool:
         """Let everything that is still to come happen once; False when nothing was."""
         moved = bool(self.events)
+        moved |= bool(sweep(self.world)["cleaned"])
         for event in self.events[:]:
             self.events.remove(event)
             self.deliver(event, self.world)
@@ -455,16 +466,6 @@ class Training(RuleBasedStateMachine):
             else:
                 self.advance(execution)
         return moved
-
-    def is_left_to_its_timer(self, agent):
-        """Whether only the instance's own dead-man timer can end it: its agent is dead.
-
-        SSM took the request to stop, or the agent died after its report.
-        """
-        asked = any(one == (agent.instance_id, "stop") for one in self.world.commands.sent)
-        ended = self.world.ledger.find_attempt(RUN, agent.attempt).ended
-        own = ended.kind in {OutcomeKind.COMPLETED, OutcomeKind.FAILED, OutcomeKind.INTERRUPTED}
-        return not agent.alive and (asked or own)
 
 
 TestTraining = Training.TestCase

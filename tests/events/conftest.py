@@ -19,6 +19,7 @@ HANDLERS = (
     "launch_instances",
     "prepare_run",
     "start_training",
+    "sweep",
 )
 
 

@@ -70,6 +70,17 @@ def test_an_execution_that_ended_is_cleaned_up_once(world, invoke, status, ended
     assert (again["run_status"], again["terminated"]) == (ended, [])
 
 
+def test_a_sweep_ends_what_an_event_that_was_lost_left(world, invoke, capsys):
+    instance_id = launched(world)
+    world.workflow.running.clear()
+    world.workflow.ended[ARN] = "FAILED"
+    swept = {"runs": 1, "machines": 0, "cleaned": [RUN], "terminated": [], "failed": []}
+    assert invoke("sweep", recorded("scheduled")) == swept
+    assert world.fleet.terminated == [instance_id]
+    assert '"SweptRuns":[1.0]' in capsys.readouterr().out
+    assert invoke("sweep", recorded("scheduled")) == {**swept, "runs": 0, "cleaned": []}
+
+
 def test_the_cause_of_a_stop_becomes_the_reason(world, invoke):
     event = recorded("execution-aborted", executionArn=ARN, name=RUN, cause="by ops " * 500)
     invoke("clean_up", event)

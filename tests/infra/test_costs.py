@@ -31,7 +31,10 @@ NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
     # Interface endpoints bill by the hour and zone, gateway endpoints not at all.
     "AWS::EC2::VPCEndpoint": lambda endpoint: endpoint["VpcEndpointType"] == "Gateway",
     "AWS::EC2::VPCGatewayAttachment": _free,
-    "AWS::Events::Rule": lambda rule: "ScheduleExpression" not in rule,
+    # The sweeper's: rules are free, and its few invocations bill by the call.
+    "AWS::Events::Rule": lambda rule: (
+        rule.get("ScheduleExpression", "rate(15 minutes)") == "rate(15 minutes)"
+    ),
     "AWS::IAM::InstanceProfile": _free,
     "AWS::IAM::Policy": _free,
     "AWS::IAM::Role": _free,
@@ -66,6 +69,7 @@ def test_nothing_bills_by_the_hour(app: Synthesized) -> None:
         ("AWS::EC2::Route", {"NatGatewayId": "nat-1"}),
         ("AWS::DynamoDB::Table", {"BillingMode": "PROVISIONED"}),
         ("AWS::SSM::Parameter", {"Tier": "Advanced"}),
+        ("AWS::Events::Rule", {"ScheduleExpression": "rate(1 minute)"}),
     ],
 )
 def test_the_hourly_form_of_a_type_is_told(kind: str, properties: Properties) -> None:

@@ -8,11 +8,11 @@ from tests.infra.templates import Synthesized
 
 LAMBDAS = Path(__file__).parents[2] / "lambdas"
 NAMES = sorted(path.stem for path in LAMBDAS.glob("*.py") if "def handler(" in path.read_text())
-ASYNCHRONOUS = {"handle_interruption", "handle_instance_change", "clean_up"}
+ASYNCHRONOUS = {"handle_interruption", "handle_instance_change", "clean_up", "sweep"}
 
 
 def test_there_are_handlers() -> None:
-    assert len(NAMES) == 9
+    assert len(NAMES) == 10
 
 
 def test_each_handler_is_a_function_and_each_function_a_handler(app: Synthesized) -> None:
@@ -66,7 +66,7 @@ def test_only_those_have_a_dead_letter_queue(app: Synthesized) -> None:
 
 def test_every_rule_keeps_what_it_cannot_deliver(app: Synthesized) -> None:
     rules = app.of_type("AWS::Events::Rule")
-    assert len(rules) == 3
+    assert len(rules) == 4
     for rule in rules:
         (target,) = rule.properties["Targets"]
         assert "Arn" in target["DeadLetterConfig"]
@@ -106,9 +106,36 @@ def test_clean_up_hears_of_our_executions_only(app: Synthesized) -> None:
     (pattern,) = (
         one.properties["EventPattern"]
         for one in app.of_type("AWS::Events::Rule")
-        if one.properties["EventPattern"]["source"] == ["aws.states"]
+        if one.properties.get("EventPattern", {}).get("source") == ["aws.states"]
     )
     assert pattern["detail"] == {
         "stateMachineArn": ["arn:aws:states:us-east-1:000000000000:stateMachine:runctl-train"],
         "status": ["SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"],
     }
+
+
+def test_a_sweep_comes_every_quarter_of_an_hour(app: Synthesized) -> None:
+    (rule,) = (
+        one.properties
+        for one in app.of_type("AWS::Events::Rule")
+        if "ScheduleExpression" in one.properties
+    )
+    assert (rule["ScheduleExpression"], rule["State"]) == ("rate(15 minutes)", "ENABLED")
+    (target,) = rule["Targets"]
+    assert target["Arn"] == "arn:aws:lambda:us-east-1:000000000000:function:runctl-sweep"
+    assert target["RetryPolicy"]["MaximumEventAgeInSeconds"] == 15 * 60
+
+
+def test_every_rule_may_invoke_its_function(app: Synthesized) -> None:
+    for rule in app.of_type("AWS::Events::Rule"):
+        (target,) = rule.properties["Targets"]
+        allowed = app.one(
+            "AWS::Lambda::Permission", SourceArn=f"<{rule.logical_id}.Arn>"
+        ).properties
+        assert allowed["FunctionName"] == target["Arn"]
+
+
+def test_the_sweep_knows_our_machines_by_their_security_group(app: Synthesized) -> None:
+    (group,) = app.of_type("AWS::EC2::SecurityGroup")
+    variables = app.function("sweep").properties["Environment"]["Variables"]
+    assert variables["RUNCTL_SECURITY_GROUP"] == f"<{group.logical_id}.GroupId>"

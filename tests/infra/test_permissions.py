@@ -27,6 +27,7 @@ LEDGER = {
     },
     "handle_instance_change": {"GetItem", "UpdateItem"},
     "clean_up": {"GetItem", "Query", "UpdateItem"},
+    "sweep": {"GetItem", "Query", "UpdateItem"},
 }  # fmt: skip
 LAUNCH, DESCRIBE, TERMINATE = "CreateFleet", "DescribeInstances", "TerminateInstances"
 EC2_CALLS = {
@@ -37,9 +38,10 @@ EC2_CALLS = {
     "handle_interruption": {LAUNCH, DESCRIBE, TERMINATE},
     "handle_instance_change": {DESCRIBE},
     "clean_up": {DESCRIBE, TERMINATE},
+    "sweep": {DESCRIBE, TERMINATE},
 }
-COMMANDERS = {"handle_interruption", "clean_up"}
-TELLERS = {"finish_run", "clean_up"}
+COMMANDERS = {"handle_interruption", "clean_up", "sweep"}
+TELLERS = {"finish_run", "clean_up", "sweep"}
 REPORTERS = {"start_training", "handle_instance_change"}
 FUNCTIONS = sorted(LEDGER)
 
@@ -149,6 +151,8 @@ def test_a_function_may_do_nothing_but_what_its_code_does(app: Synthesized, func
         expected.add("states:SendTaskSuccess")
     if function == "prepare_run":
         expected |= {"s3:GetObject", "s3:ListBucket", "states:DescribeExecution"}
+    if function == "sweep":
+        expected.add("states:DescribeExecution")
     if "DeadLetterConfig" in app.function(function).properties:
         expected.add("sqs:SendMessage")
     assert role_of(app, function).actions == expected
@@ -196,6 +200,15 @@ def test_prepare_run_sees_the_bucket(app: Synthesized) -> None:
     assert not role.allows("s3:GetObject", "arn:aws:s3:::other/code/x.tar.gz")
     execution = MACHINE.replace(":stateMachine:", ":execution:")
     assert role.allows("states:DescribeExecution", f"{execution}:a-run")
+
+
+def test_the_sweep_lists_runs_and_sees_executions(app: Synthesized) -> None:
+    role = role_of(app, "sweep")
+    assert role.allows("dynamodb:Query", f"{TABLE}/index/runs")
+    assert not role.allows("dynamodb:UpdateItem", f"{TABLE}/index/runs")
+    execution = MACHINE.replace(":stateMachine:", ":execution:")
+    assert role.allows("states:DescribeExecution", f"{execution}:a-run")
+    assert not role.allows("states:DescribeExecution", f"{execution}-other:a-run")
 
 
 def test_the_state_machine_may_invoke_what_it_calls(app: Synthesized) -> None:

@@ -1,0 +1,21 @@
+"""Sweep: on a schedule, make up for events that were lost."""
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from lambdas.services import Document, count, logger, services
+from runctl.control.sweep import sweep
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(_event: Document, _context: LambdaContext) -> Document:
+    """Answer what was looked at, cleaned up, terminated, and where that failed."""
+    swept = sweep(services())
+    for name, found in (
+        ("SweptRuns", swept["cleaned"]),
+        ("SweptMachines", swept["terminated"]),
+        ("FailedSweeps", swept["failed"]),
+    ):
+        if found:
+            count(name, len(found))
+    logger.info("swept", **swept)
+    return swept

@@ -1,0 +1,73 @@
+"""What a sweep may take away: pure decisions on runs and machines."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from runctl.model.machine import Machine
+from runctl.model.run import Attempt, Run
+from runctl.policy.billing import may_terminate
+
+# A drain takes 90 s, and then there is an upload, a report and a shutdown.
+GRACE = timedelta(minutes=5)
+# Who still tells of its drain is uploading much; the instance's own timer is as patient.
+LONGEST_DRAIN = timedelta(minutes=30)
+FRESH = timedelta(minutes=2)
+# What is younger may be on its way into the ledger, or not yet known to every part of AWS.
+YOUNG = timedelta(minutes=15)
+# An end that could not be told for so long is no news; something else is broken.
+STALE = timedelta(days=7)
+
+GOING_ON = frozenset({"RUNNING", "PENDING_REDRIVE"})
+
+
+def is_abandoned(run: Run, execution_status: str, *, now: datetime) -> bool:
+    """Whether nobody will end the run, or do what follows its end, any more.
+
+    `execution_status` is empty for an unknown execution. DescribeExecution is eventually
+    consistent, so a young one may be unknown only to it.
+    """
+    if execution_status in GOING_ON or run.is_settled:
+        return False
+    if run.ended_at is not None:
+        return GRACE <= now - run.ended_at < STALE
+    return bool(execution_status) or now - run.started_at >= YOUNG
+
+
+def is_left_over(
+    machine: Machine, run: Run | None, attempts: Sequence[Attempt], *, now: datetime
+) -> bool:
+    """Whether nobody wants the machine, nobody else will end it, and we may.
+
+    `run` and `attempts` are what the ledger holds of the run that its tag names.
+    """
+    if machine.state not in {"pending", "running"} or machine.launched_at is None:
+        return False
+    attempt = next((one for one in attempts if one.number == machine.attempt), None)
+    if run is None:
+        return now - machine.launched_at >= YOUNG
+    since = _unwanted_since(run, attempt, attempts)
+    if since is None or now - since < _patience(attempt, now=now):
+        return False
+    return may_terminate(
+        launched_at=machine.launched_at,
+        noticed_at=None if attempt is None else attempt.noticed_at,
+        now=now,
+    )
+
+
+def _unwanted_since(
+    run: Run, attempt: Attempt | None, attempts: Sequence[Attempt]
+) -> datetime | None:
+    """Return when the run or the attempt ended or lost the fence, whichever came first."""
+    ends = [run.ended_at]
+    if attempt is not None:
+        ends.append(attempt.ended_at)
+        if attempt.number < run.fence:
+            ends += [one.training_at for one in attempts if one.number == run.fence]
+    return min((end for end in ends if end is not None), default=None)
+
+
+def _patience(attempt: Attempt | None, *, now: datetime) -> timedelta:
+    if attempt is None or attempt.heartbeat_at is None or attempt.phase != "drain":
+        return GRACE
+    return LONGEST_DRAIN if now - attempt.heartbeat_at < FRESH else GRACE

@@ -1,0 +1,258 @@
+"""The sweep: whatever event was lost, nothing is left open or running, and nothing wanted ends."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from runctl.control.finish_run import finish_run
+from runctl.control.prepare_run import prepare_run
+from runctl.control.sweep import sweep
+from runctl.model.errors import TransientError
+from runctl.model.identity import RUN_TAG
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from tests.control.fakes import START, CrashError, Fragile
+from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, stray, training
+
+MINUTE = timedelta(minutes=1)
+NOTHING = {"cleaned": [], "terminated": [], "failed": []}
+
+
+def over(world, status="FAILED", arn=ARN):
+    world.workflow.running.discard(arn)
+    if status:
+        world.workflow.ended[arn] = status
+
+
+def beat(world, number, phase):
+    world.ledger.record_progress(RUN, number, phase=phase, now=world.clock.now())
+
+
+def end_attempt(world, number=1, kind=OutcomeKind.LOST):
+    now = world.clock.now()
+    return world.ledger.end_attempt(RUN, number, outcome=Outcome(kind=kind), now=now)
+
+
+def test_a_run_that_goes_on_is_left_alone_however_long_it_takes():
+    world = prepared()
+    training(world)
+    world.clock.advance(timedelta(days=3))
+    before = world.ledger.attempts(RUN)
+    assert sweep(world) == {"runs": 1, "machines": 1, **NOTHING}
+    assert world.ledger.attempts(RUN) == before
+    assert (world.commands.sent, world.fleet.terminated) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [
+        ("SUCCEEDED", RunStatus.FAILED),
+        ("FAILED", RunStatus.FAILED),
+        ("TIMED_OUT", RunStatus.FAILED),
+        ("ABORTED", RunStatus.STOPPED),
+    ],
+)
+def test_a_run_whose_execution_ended_unseen_is_cleaned_up(status, ended):
+    world = prepared()
+    instance_id = training(world)
+    over(world, status)
+    assert sweep(world)["cleaned"] == [RUN]
+    assert world.ledger.find_run(RUN).ended is ended
+    assert world.ledger.find_attempt(RUN, 1).ended is not None
+    assert world.commands.sent == [(instance_id, "stop")]
+    assert world.notices.subjects == [f"run {RUN} {ended.value}"]
+    assert sweep(world) == {"runs": 0, "machines": 1, **NOTHING}
+
+
+def test_an_execution_that_is_being_redriven_goes_on():
+    world = prepared()
+    over(world, "PENDING_REDRIVE")
+    assert sweep(world)["cleaned"] == []
+
+
+def test_an_execution_that_nobody_knows_may_only_be_too_new():
+    world = prepared()
+    over(world, "")
+    assert sweep(world)["cleaned"] == []
+    world.clock.advance(15 * MINUTE)
+    assert sweep(world)["cleaned"] == [RUN]
+    assert world.ledger.find_run(RUN).reason == "the execution ended unseen"
+
+
+def test_a_run_that_the_index_still_shows_as_open_is_read_again():
+    world = prepared()
+    finish_run(world, RUN, status="completed", reason="")
+    over(world)
+    world.clock.advance(timedelta(hours=1))
+    world.ledger.list_unsettled_runs = lambda: [RUN, "gone"]
+    assert sweep(world)["cleaned"] == []
+    assert world.ledger.find_run(RUN).ended is RunStatus.COMPLETED
+
+
+def test_an_end_that_could_not_be_told_is_told_by_a_later_sweep():
+    world = prepared()
+    world.notices.failure = TransientError("come back later")
+    finish_run(world, RUN, status="completed", reason="")
+    over(world, "SUCCEEDED")
+    world.notices.failure = None
+    assert sweep(world)["cleaned"] == []
+    world.clock.advance(5 * MINUTE)
+    assert sweep(world)["cleaned"] == [RUN]
+    assert world.notices.subjects == [f"run {RUN} completed"]
+    assert sweep(world) == {"runs": 0, "machines": 0, **NOTHING}
+
+
+def test_an_end_that_can_never_be_told_is_given_up_after_a_week():
+    world = prepared()
+    world.notices.failure = TransientError("come back later")
+    finish_run(world, RUN, status="completed", reason="")
+    over(world, "SUCCEEDED")
+    world.clock.advance(timedelta(days=7))
+    assert sweep(world)["cleaned"] == []
+
+
+def test_a_machine_of_a_run_that_ended_has_time_for_its_drain_and_no_more():
+    world = prepared()
+    instance_id = training(world)
+    over(world, "ABORTED")
+    sweep(world)
+    world.clock.advance(4 * MINUTE)
+    assert sweep(world)["terminated"] == []
+    world.clock.advance(MINUTE)
+    assert sweep(world)["terminated"] == [instance_id]
+    assert sweep(world)["terminated"] == []
+
+
+def test_a_drain_that_is_alive_may_take_half_an_hour():
+    world = prepared()
+    instance_id = training(world)
+    over(world, "ABORTED")
+    sweep(world)
+    world.clock.advance(20 * MINUTE)
+    beat(world, 1, "drain")
+    assert sweep(world)["terminated"] == []
+    world.clock.advance(2 * MINUTE)
+    assert sweep(world)["terminated"] == [instance_id]
+
+
+def test_a_drain_does_not_take_longer_than_that():
+    world = prepared()
+    instance_id = training(world)
+    over(world, "ABORTED")
+    sweep(world)
+    world.clock.advance(30 * MINUTE)
+    beat(world, 1, "drain")
+    assert sweep(world)["terminated"] == [instance_id]
+
+
+def test_a_machine_of_an_attempt_that_ended_is_ended_and_the_next_ones_is_not():
+    world = prepared()
+    first = training(world, 1)
+    end_attempt(world)
+    second = training(world, 2)
+    world.clock.advance(5 * MINUTE)
+    assert sweep(world)["terminated"] == [first]
+    assert [one.instance_id for one in world.fleet.live()] == [second]
+
+
+def test_a_machine_below_the_fence_is_ended_after_the_grace():
+    world = prepared()
+    first = training(world, 1)
+    world.clock.advance(timedelta(hours=2))
+    training(world, 2)
+    assert world.ledger.find_attempt(RUN, 1).ended is None
+    world.clock.advance(4 * MINUTE)
+    assert sweep(world)["terminated"] == []
+    world.clock.advance(MINUTE)
+    assert sweep(world)["terminated"] == [first]
+
+
+def test_a_replacement_that_waits_for_its_token_is_wanted():
+    world = prepared()
+    training(world, 1)
+    launched(world, 2)
+    world.clock.advance(timedelta(hours=2))
+    assert sweep(world)["terminated"] == []
+
+
+@pytest.mark.parametrize("hours", [0, 1])
+def test_after_a_notice_a_machine_is_ended_only_when_its_first_hour_is_over(hours):
+    world = prepared()
+    instance_id = training(world)
+    world.clock.advance(timedelta(hours=hours))
+    world.ledger.note_notice(RUN, 1, now=world.clock.now())
+    end_attempt(world)
+    world.clock.advance(10 * MINUTE)
+    assert sweep(world)["terminated"] == ([instance_id] if hours else [])
+
+
+def test_a_machine_whose_run_nobody_knows_is_ended_once_it_cannot_be_new():
+    world = prepared()
+    instance_id = stray(world)
+    machine = world.fleet.machines[instance_id]
+    world.fleet.machines[instance_id] = replace(machine, tags={RUN_TAG: "unknown"})
+    world.clock.advance(14 * MINUTE)
+    assert sweep(world)["terminated"] == []
+    world.clock.advance(MINUTE)
+    assert sweep(world)["terminated"] == [instance_id]
+
+
+@pytest.mark.parametrize("changes", [{"state": "stopped"}, {"launched_at": None}])
+def test_a_machine_that_does_not_run_or_whose_age_is_unknown_is_left(changes):
+    world = prepared()
+    instance_id = training(world)
+    end_attempt(world)
+    world.fleet.machines[instance_id] = replace(world.fleet.machines[instance_id], **changes)
+    world.clock.advance(timedelta(days=1))
+    assert sweep(world)["terminated"] == []
+
+
+def test_one_broken_run_does_not_keep_the_others_from_being_looked_after(caplog):
+    world = prepared()
+    training(world)
+    prepare_run(world, execution("run-2"), REQUEST)
+    over(world)
+    over(world, arn="arn:run-2")
+    find_run = world.ledger.find_run
+
+    def find(run_id):
+        if run_id == RUN:
+            raise KeyError("request")
+        return find_run(run_id)
+
+    world.ledger.find_run = find
+    swept = sweep(world)
+    assert (swept["cleaned"], swept["failed"]) == (["run-2"], [RUN])
+    assert f"the run {RUN} could not be swept" in caplog.text
+    world.ledger.find_run = find_run
+    assert sweep(world)["cleaned"] == [RUN]
+
+
+def test_a_sweep_that_sees_no_machines_is_an_error():
+    world = prepared()
+
+    def find_all():
+        raise TransientError("come back later")
+
+    world.fleet.find_all = find_all
+    with pytest.raises(TransientError):
+        sweep(world)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("fuse", range(1, 16))
+def test_a_sweep_that_ended_half_way_is_made_up_for_by_the_next(fuse, after):
+    world = prepared()
+    training(world)
+    launched(world, 2)
+    over(world)
+    try:
+        sweep(Fragile(world, fuse=fuse, after=after))
+    except CrashError:
+        world.clock.advance(15 * MINUTE)
+    sweep(world)
+    world.clock.advance(15 * MINUTE)
+    sweep(world)
+    assert world.ledger.find_run(RUN).ended_at >= START
+    assert all(one.ended for one in world.ledger.attempts(RUN))
+    assert world.fleet.live() == []
