@@ -14,7 +14,8 @@ REPORTED = "reported"
 TOLD_BEFORE = "told_before"
 ENDED = "ended"
 
-GONE = frozenset({"shutting-down", "terminated", "stopping", "stopped"})
+# While it is shutting down, the agent may still save and report: moving the fence would refuse that.
+GONE = frozenset({"terminated", "stopped"})
 
 
 def handle_instance_change(services: Services, instance_id: str, state: str) -> dict[str, Any]:

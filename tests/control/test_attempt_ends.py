@@ -191,7 +191,7 @@ def test_a_machine_that_goes_without_a_report_is_reported_at_once():
     world = prepared()
     instance_id = training(world)
     world.fleet.end(instance_id, reason="Server.InternalError")
-    handled = handle_instance_change(world, instance_id, "shutting-down")
+    handled = handle_instance_change(world, instance_id, "terminated")
     assert handled["status"] == "reported"
     outcome = world.workflow.reports["token-1"]["outcome"]
     assert outcome["kind"] == "lost"
@@ -200,12 +200,20 @@ def test_a_machine_that_goes_without_a_report_is_reported_at_once():
     assert world.ledger.find_attempt(RUN, 1).ended is None
 
 
+@pytest.mark.parametrize("state", ["shutting-down", "stopping"])
+def test_a_machine_that_shuts_down_in_order_is_left_the_time_to_save(state):
+    world = prepared()
+    instance_id = training(world)
+    assert handle_instance_change(world, instance_id, state)["status"] == "still_running"
+    assert world.workflow.reports == {}
+
+
 def test_an_agent_that_reported_and_shut_down_is_not_misjudged():
     world = prepared()
     instance_id = training(world)
     world.workflow.report("token-1", {"outcome": COMPLETED})
     world.fleet.end(instance_id, reason="Client.InstanceInitiatedShutdown")
-    assert handle_instance_change(world, instance_id, "shutting-down")["status"] == "told_before"
+    assert handle_instance_change(world, instance_id, "terminated")["status"] == "told_before"
     assert confirm_checkpoint(world, RUN, 1, COMPLETED)["outcome"]["kind"] == "completed"
 
 

@@ -24,6 +24,8 @@ SERVICE_ERRORS = {
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
     "Lambda.TooManyRequestsException",
+    "Lambda.Unknown",
+    "Sandbox.Timedout",
     "TransientError",
 }
 
@@ -67,7 +69,7 @@ def test_its_log_has_every_step_and_no_data(app: Synthesized) -> None:
 
 @pytest.mark.parametrize("error", sorted(set(error_names())))
 def test_an_error_that_is_named_exists(error: str) -> None:
-    if not error.startswith(("States.", "Lambda.")):
+    if not error.startswith(("States.", "Lambda.", "Sandbox.", "Runtime.")):
         raised = getattr(errors, error)
         assert inspect.isclass(raised)
         assert issubclass(raised, errors.RunctlError)
