@@ -14,7 +14,7 @@ REPORTED = "reported"
 TOLD_BEFORE = "told_before"
 ENDED = "ended"
 
-# While it is shutting down, the agent may still save and report: moving the fence would refuse that.
+# While it shuts down the agent may still save and report; moving the fence would refuse that.
 GONE = frozenset({"terminated", "stopped"})
 
 
