@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from runctl.agent.pins import pin, pin_name
 
+from runctl.agent.pins import pin, pin_name
 from runctl.agent.snapshot import ChangedError, Seen, Settling, View, look
 from runctl.agent.steps import step_of
 
