@@ -3,9 +3,7 @@
 import contextlib
 import hashlib
 import logging
-import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -19,21 +17,36 @@ from typing import Any, TextIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.archive import pack, unpack
+from runctl.agent.archive import unpack
 from runctl.agent.dependencies import NOTHING, Declared
+from runctl.agent.relocation import make_relocatable, pack_environment
 from runctl.aws.errors import code_of
 from runctl.model import identity
-from runctl.model.errors import RequestError
+from runctl.model.errors import RequestError, TransientError
 
 FORMAT = "1"
 REASON_LINES = 12
 REASON_CHARACTERS = 900
 ALREADY_THERE = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
-# A shell line and a Python string at once: it runs the interpreter beside the script, wherever the
-# environment was put.
-RELATIVE_SHEBANG = (
-    b'#!/bin/sh\n\'\'\'exec\' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"\n\' \'\'\'\n'
+# What pip and uv say when it is the network, and not the project, that is to blame. Without an
+# answer from the index pip goes on to say that no version was found, so these decide.
+NETWORK = (
+    "Retrying (Retry(",
+    "Max retries exceeded",
+    "NewConnectionError",
+    "Temporary failure in name resolution",
+    "Connection reset by peer",
+    "Connection refused",
+    "Read timed out",
+    "IncompleteRead",
+    "502 Server Error",
+    "503 Server Error",
+    "504 Server Error",
+    "429 Client Error",
 )
+# Together some ten minutes: longer than most outages of an index, shorter than a lost heartbeat's
+# worth of patience with an instance that costs money.
+NETWORK_WAITS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 
 logger = logging.getLogger(__name__)
 
@@ -59,20 +72,29 @@ class Environments:
     """Environments on this instance, with a cache in S3 that all runs share."""
 
     def __init__(
-        self, client: Any, folder: Path, *, bucket: str, tools: Tools, log: Callable[[], TextIO]
+        self,
+        client: Any,
+        folder: Path,
+        *,
+        bucket: str,
+        tools: Tools,
+        log: Callable[[], TextIO],
+        wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = client
         self._folder = folder
         self._bucket = bucket
         self._tools = tools
         self._log = log
+        self._wait = wait
         self._storing: threading.Thread | None = None
         self._compiling: subprocess.Popen[bytes] | None = None
 
     def prepare(self, declared: Declared) -> Path:
         """Return the environment's folder, from this instance, from S3, or newly built.
 
-        Raises RequestError with the last words of pip when it cannot be built.
+        Raises RequestError with the last words of pip when it cannot be built; that the network
+        failed is said, and only after several tries.
         """
         fingerprint = self._fingerprint(declared)
         target = self._folder / fingerprint
@@ -157,11 +179,21 @@ class Environments:
         command = [str(self._tools.python), "-I", str(self._tools.pip)]
         command += ["--python", str(target / "bin/python"), "install", "--no-input"]
         command += ["--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off"]
-        command += ["--no-warn-script-location", "--no-compile", *arguments]
-        self._run(command, what)
+        command += ["--no-warn-script-location", "--no-compile", "--retries", "2", *arguments]
+        for wait in (*NETWORK_WAITS, None):
+            try:
+                self._run(command, what)
+            except TransientError as exc:
+                if wait is None:
+                    raise RequestError(f"{exc} (tried {len(NETWORK_WAITS) + 1} times)") from exc
+                logger.warning("%s; trying again in %.0f s", exc, wait)
+                self._wait(wait)
+            else:
+                return
 
     def _run(self, command: Sequence[str], what: str) -> None:
         last: deque[str] = deque(maxlen=REASON_LINES)
+        network = False
         with (
             subprocess.Popen(
                 command,
@@ -180,8 +212,12 @@ class Environments:
                 log.flush()
                 if line.strip():
                     last.append(line.strip())
+                network = network or any(sign in line for sign in NETWORK)
         if process.returncode != 0:
-            raise RequestError(f"{what}: {' | '.join(last)[-REASON_CHARACTERS:]}")
+            told = " | ".join(last)[-REASON_CHARACTERS:]
+            if network:
+                raise TransientError(f"{what}: the package index cannot be reached: {told}")
+            raise RequestError(f"{what}: {told}")
 
     def _check_python(self, declared: Declared) -> None:
         """Let pip's own reader of version specifiers judge `requires-python`."""
@@ -248,37 +284,5 @@ class Environments:
             archive.unlink(missing_ok=True)
 
 
-def pack_environment(archive: Path, target: Path, names: Sequence[str]) -> None:
-    """Pack an environment without its links to the interpreter, which each instance makes anew."""
-    found = []
-    for name in names:
-        if name == "bin":
-            found += [
-                f"bin/{path.name}"
-                for path in sorted((target / "bin").iterdir())
-                if not path.is_symlink()
-            ]
-        else:
-            found.append(name)
-    pack(archive, target, found)
-
-
 def _is_own(target: Path, name: str) -> bool:
     return (target / name).is_dir() and not (target / name).is_symlink()
-
-
-def make_relocatable(target: Path) -> None:
-    """Let console scripts find the interpreter beside them, wherever the environment is put."""
-    shebang = re.compile(rb"\A#!" + re.escape(os.fsencode(target)) + rb"/bin/python[^\n]*\n")
-    long = re.compile(
-        rb"\A#!/bin/sh\n'''exec' \"?" + re.escape(os.fsencode(target)) + rb"[^\n]*\n' '''\n"
-    )
-    for path in (target / "bin").iterdir():
-        if path.is_symlink() or not path.is_file():
-            continue
-        with contextlib.suppress(OSError):
-            content = path.read_bytes()
-            fresh = shebang.sub(lambda _: RELATIVE_SHEBANG, content, count=1)
-            fresh = long.sub(lambda _: RELATIVE_SHEBANG, fresh, count=1)
-            if fresh != content:
-                path.write_bytes(fresh)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 import zipfile
+from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +51,9 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def make_environments(cloud: Cloud, root: Path) -> Environments:
+def make_environments(
+    cloud: Cloud, root: Path, *, wait: Callable[[float], None] = time.sleep
+) -> Environments:
     import pip
 
     folder = root / "environments"
@@ -61,6 +68,7 @@ def make_environments(cloud: Cloud, root: Path) -> Environments:
             environ={"PATH": os.environ["PATH"], "HOME": str(root)},
         ),
         log=lambda: (root / "log").open("a"),
+        wait=wait,
     )
 
 
@@ -114,6 +122,68 @@ def test_dependency_that_does_not_exist_fails_with_pips_own_words(
     with pytest.raises(RequestError, match=r"requirements\.txt failed to install.*no-such-wheel"):
         environments.prepare(find_dependencies(project, "train.py"))
     assert "no-such-wheel" in (tmp_path / "one/log").read_text()
+
+
+class Outage:
+    """A package index that is not there until somebody has waited `waits` times."""
+
+    def __init__(self, folder: Path, *, waits: int) -> None:
+        handler = partial(QuietFiles, directory=str(folder))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler, bind_and_activate=False)
+        self._server.server_bind()  # the port is ours, and refuses until somebody listens
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        self.waited: list[float] = []
+        self._waits = waits
+
+    def wait(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        if len(self.waited) == self._waits:
+            self._server.server_activate()
+            threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        if len(self.waited) >= self._waits:
+            self._server.shutdown()
+        self._server.server_close()
+
+
+class QuietFiles(SimpleHTTPRequestHandler):
+    def log_message(self, *_args: Any) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_index_that_is_away_for_a_while_does_not_fail_the_run(
+    cloud: Cloud, tmp_path: Path, project: Path
+) -> None:
+    pages = tmp_path / "index/greeter"
+    pages.mkdir(parents=True)
+    wheel = make_wheel(pages)
+    (pages / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
+    outage = Outage(tmp_path / "index", waits=1)
+    (project / "requirements.txt").write_text(f"--index-url {outage.url}\ngreeter\n")
+    environments = make_environments(cloud, tmp_path / "one", wait=outage.wait)
+    try:
+        built = environments.prepare(find_dependencies(project, "train.py"))
+        environments.finish(30)
+    finally:
+        outage.close()
+    assert run(built / "bin/greeter") == "greeter 1.0"
+    assert len(outage.waited) == 1
+
+
+@pytest.mark.slow
+def test_index_that_never_answers_is_told_from_a_wrong_requirement(
+    cloud: Cloud, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runctl.agent.environment.NETWORK_WAITS", (1.0,))
+    outage = Outage(tmp_path, waits=99)
+    (project / "requirements.txt").write_text(f"--index-url {outage.url}\ngreeter\n")
+    environments = make_environments(cloud, tmp_path / "one", wait=outage.wait)
+    with pytest.raises(RequestError, match=r"index cannot be reached.*tried 2 times"):
+        environments.prepare(find_dependencies(project, "train.py"))
+    outage.close()
+    assert outage.waited == [1.0]
 
 
 @pytest.mark.slow
