@@ -1,0 +1,123 @@
+"""How often to save, and whether a last save fits into the notice."""
+
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+
+# Before anything was observed: one interruption in half a day, which counts as one observation.
+# So the first interruptions of a run move the estimate quickly, and none at all moves it slowly.
+PRIOR_UPTIME = timedelta(hours=12)
+SHORTEST = timedelta(minutes=1)
+LONGEST = timedelta(hours=1)
+# Nothing is known of the cost of a save before the first one.
+UNTIL_THE_FIRST = timedelta(minutes=10)
+
+# EC2's notice, and what the agent keeps of it: noticing, ending the trainer, commit and report.
+NOTICE = timedelta(minutes=2)
+RESERVE = timedelta(seconds=10)
+
+_MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """How long from the start of one save to the next, and why, in words for a person."""
+
+    every: timedelta
+    reason: str
+
+
+def mean_uptime(*, trained: timedelta, interruptions: int) -> timedelta:
+    """Estimate the mean time between interruptions from what this run has seen.
+
+    The posterior mean of exponential uptimes with a prior worth one interruption in 12 h.
+    """
+    return (trained + PRIOR_UPTIME) / (interruptions + 1)
+
+
+def choose_interval(
+    *, save_cost: timedelta | None, trained: timedelta, interruptions: int
+) -> Interval:
+    """Return the interval that loses least: √(2δM), between 1 min and 1 h.
+
+    δ is `save_cost`, the time for which a save holds up training, None before the first one; M is
+    the mean time between interruptions. Young, "A first order approximation to the optimum
+    checkpoint interval" (1974). It holds while δ is small beside M; where δ is half of M or more,
+    Daly (2006) saves every M.
+    """
+    if save_cost is None:
+        return Interval(every=UNTIL_THE_FIRST, reason="until a first save shows what a save costs")
+    mean = mean_uptime(trained=trained, interruptions=interruptions)
+    best = timedelta(seconds=math.sqrt(2 * save_cost.total_seconds() * mean.total_seconds()))
+    every = max(SHORTEST, min(best, mean, LONGEST))
+    seen = "no interruption" if interruptions == 0 else f"{interruptions} interruption(s)"
+    reason = (
+        f"√(2 × {_words(save_cost)} a save × {_words(mean)} between interruptions) = "
+        f"{_words(best)}, after {seen} in {_words(trained)} of training"
+    )
+    if every != best:
+        reason += f"; kept to {_words(every)}"
+    return Interval(every=every, reason=reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoticeBudget:
+    """What a last save needs beside what a notice leaves."""
+
+    needed: timedelta
+    available: timedelta
+    size_bytes: int
+    bytes_per_second: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether a save that begins with the notice is committed before its deadline."""
+        return self.needed <= self.available
+
+    @property
+    def warning(self) -> str:
+        """What a person should know, or an empty text."""
+        if self.fits:
+            return ""
+        return (
+            f"a last save does not fit into the notice: {self.size_bytes / _MEBIBYTE:,.0f} MiB at "
+            f"{self.bytes_per_second / _MEBIBYTE:,.0f} MiB/s need {_words(self.needed)}, EC2 gives "
+            f"{_words(self.available)}; what is new since the checkpoint before it will be lost: "
+            "save smaller or more often, or take a type with more network"
+        )
+
+
+def notice_budget(
+    *,
+    size_bytes: int,
+    bytes_per_second: float,
+    save_cost: timedelta = timedelta(0),
+    notice: timedelta = NOTICE,
+) -> NoticeBudget:
+    """Tell whether writing and uploading a whole checkpoint fits into a notice.
+
+    The worst case: every byte of it is new. `bytes_per_second` is the upload as measured.
+    """
+    upload = timedelta(seconds=size_bytes / bytes_per_second)
+    return NoticeBudget(
+        needed=save_cost + upload,
+        available=notice - RESERVE,
+        size_bytes=size_bytes,
+        bytes_per_second=bytes_per_second,
+    )
+
+
+def is_overdue(*, since_commit: timedelta, every: timedelta) -> bool:
+    """Whether no checkpoint was committed for two intervals, which somebody should look at."""
+    return since_commit > 2 * every
+
+
+def _words(span: timedelta) -> str:
+    seconds = span.total_seconds()
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
