@@ -26,12 +26,21 @@ build/wheels/.downloaded: requirements/examples.txt .venv/.installed
 	$(BIN)/python -m pip download --quiet --require-hashes --only-binary :all: -d build/wheels -r requirements/examples.txt
 	@touch $@
 
+# What the hooks are tested against. torch has no hash: its builds for each platform, with and without
+# CUDA, are different files of one version. A build for the CPU is enough, where pip finds one; it is
+# not part of setup because elsewhere it takes gigabytes.
+build/frameworks/.installed: requirements/frameworks.txt
+	$(PYTHON) -m venv --clear build/frameworks
+	build/frameworks/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/frameworks.txt
+	build/frameworks/bin/python -m pip install --quiet $$(grep '^torch==' requirements/frameworks.in)
+	@touch $@
+
 setup: .venv/.installed node_modules/.installed build/wheels/.downloaded  ## install everything into .venv, node_modules and build
 
 demo: setup  ## a run that is interrupted three times, on the local cloud
 	$(BIN)/runctl demo
 
-test: setup  ## all tests, the end-to-end ones included
+test: setup build/frameworks/.installed  ## all tests, the end-to-end ones included
 	$(BIN)/python -m pytest -q
 
 test-fast: setup  ## the tests without real instances
@@ -65,6 +74,9 @@ lock: setup  ## rewrite the lock files from requirements/*.in
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --output-file requirements/examples.txt requirements/examples.in
+	$(BIN)/pip-compile --quiet --generate-hashes --unsafe-package torch --strip-extras --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --output-file requirements/frameworks.txt requirements/frameworks.in
 
 clean:  ## what the targets made
 	rm -rf .venv node_modules build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -71,7 +71,8 @@ def build_agent(project: Path = PROJECT, *, build: Path | None = None) -> Asset:
     folder = build or project / "build"
     requirements = project / "instance_scripts/requirements.txt"
     sources = _sources(project, "runctl/agent", "runctl/aws", "runctl/model", "runctl/policy")
-    sources |= _package(project)
+    sources |= _sources(project, "runctl/hooks") | _package(project)
+    sources["runctl/training.py"] = (project / "runctl/training.py").read_bytes()
 
     def members() -> Members:
         wheels = _wheels(requirements, folder)

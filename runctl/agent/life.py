@@ -24,6 +24,7 @@ from runctl.agent.progress import Progress
 from runctl.agent.restore import Fetched
 from runctl.agent.settings import Settings
 from runctl.agent.trainer import Contract, Trainer, trainer_command, trainer_environment
+from runctl.agent.training_path import lay_out
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.workflow import StepFunctions
 from runctl.model.errors import RequestError
@@ -178,6 +179,7 @@ class Life:
             contract=contract,
             environment=prepared.environment,
             project=self._paths.project,
+            training_path=lay_out(self._paths.state / "training-path"),
         )
         command = trainer_command(
             request, prepared.script, project=self._paths.project, environment=prepared.environment

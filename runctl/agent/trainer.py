@@ -75,16 +75,19 @@ def trainer_environment(
     contract: Contract,
     environment: Path,
     project: Path,
+    training_path: Path,
 ) -> dict[str, str]:
-    """Return the trainer's whole environment."""
+    """Return the trainer's whole environment; `training_path` is where the helper lies."""
     base = base_environment(environ)
     # Dependencies are installed, the project itself is not: its packages are imported from here.
-    source = {"PYTHONPATH": str(project / "src")} if (project / "src").is_dir() else {}
+    source = str(project / "src") if (project / "src").is_dir() else ""
+    # What is the project's own comes first, so that the helper hides nothing of it.
+    searched = [request.env.get("PYTHONPATH", source), str(training_path)]
     return {
         **base,
-        **source,
         "PYTHONUNBUFFERED": "1",
         **request.env,
+        "PYTHONPATH": ":".join(filter(None, searched)),
         "PATH": f"{environment / 'bin'}:{request.env.get('PATH', base['PATH'])}",
         "VIRTUAL_ENV": str(environment),
         **contract.as_environment(),

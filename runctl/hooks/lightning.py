@@ -1,0 +1,121 @@
+"""PyTorch Lightning: save and stop on SIGTERM, save when asked, report what is logged, resume.
+
+trainer = Trainer(callbacks=[RunctlCallback(every=300)], enable_checkpointing=False)
+trainer.fit(model, loader, ckpt_path=last_checkpoint())
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runctl import training
+from runctl.hooks.pytorch import any_rank
+
+if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+else:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+def last_checkpoint() -> str | None:
+    """Return the newest checkpoint that the callback has saved, for `ckpt_path`."""
+    found = training.restore()
+    return None if found is None else str(found.path)
+
+
+class RunctlCallback(Callback):
+    """Saves after `every` seconds and when asked; on SIGTERM saves and ends the program.
+
+    It does so between two batches that the optimiser has stepped over, or between two of a
+    validation. `keep` checkpoints stay. With a single process the random states of Python and
+    PyTorch are saved too; Lightning saves none.
+    """
+
+    def __init__(self, every: float | None = 600.0, *, keep: int = 2) -> None:
+        self._every = every
+        self._keep = keep
+        self._seen = self._saved = 0
+        self._random: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up from the restored step."""
+        self._seen = self._saved = trainer.global_step
+        if self._random and trainer.world_size == 1:
+            version, words, gauss = self._random["python"]
+            random.setstate((version, tuple(words), gauss))
+            torch.set_rng_state(self._random["torch"])
+            torch.cuda.set_rng_state_all(self._random["cuda"])
+        self._random = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_args: Any, **_kwargs: Any
+    ) -> None:
+        """Save and stop here, if it is time, and report."""
+        if trainer.global_step == self._seen:
+            return  # gradients accumulate, and no checkpoint holds them
+        self._seen = trainer.global_step
+        if self._seen % trainer.log_every_n_steps == 0:
+            self._report(trainer)
+        self._save_or_stop(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_args: Any, **_kwargs: Any
+    ) -> None:
+        """Do not wait for the end of the validation to stop."""
+        self._save_or_stop(trainer, may_save=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report what the validation has found."""
+        if not trainer.sanity_checking:
+            self._report(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end."""
+        if trainer.global_step != self._saved:
+            self._save(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the random states, in types that a safe load takes."""
+        version, words, gauss = random.getstate()
+        return {
+            "python": [version, list(words), gauss],
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the random states until training starts; building the model uses them up."""
+        self._random = state_dict
+
+    def _save_or_stop(self, trainer: Trainer, *, may_save: bool = True) -> None:
+        # Lightning's own handler sends to the other ranks from within the signal: in its place.
+        training.listen(forward=False)
+        stop = training.should_stop()
+        stop, save = any_rank(stop, may_save and training.should_save(self._every))
+        if (save or stop) and trainer.global_step != self._saved:
+            self._save(trainer)
+        if stop:
+            sys.exit(0)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Save with all ranks: a strategy may write from each of them, to one path."""
+
+        def write(path: Path | None) -> None:
+            trainer.save_checkpoint(trainer.strategy.broadcast(path))
+
+        self._saved = trainer.global_step
+        if trainer.is_global_zero:
+            training.save(write, self._saved, suffix=".ckpt", keep=self._keep)
+        else:
+            write(None)
+
+    def _report(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            training.report(
+                trainer.global_step, epoch=trainer.current_epoch, **trainer.callback_metrics
+            )

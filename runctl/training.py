@@ -1,0 +1,355 @@
+"""The trainer's side of the contract: stop in time, save whole, resume, report. No dependencies.
+
+    from runctl import training
+
+    state, step = new_state(), 0
+    if found := training.restore():
+        state, step = read(found.path), found.step
+    while step < 10_000 and not training.should_stop():
+        state, step = train(state), step + 1
+        training.report(step, loss=state.loss)
+        if training.should_save(every=300):
+            training.save(lambda path: write(state, path), step)
+    training.save(lambda path: write(state, path), step)
+
+Without runctl around it a program does the same on its own: it saves to ./checkpoints and reports
+to ./metrics.jsonl. Of several ranks only the first saves and reports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+def _path(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or default).absolute()
+
+
+def _number(*variables: str) -> int | None:
+    texts = (os.environ.get(variable, "") for variable in variables)
+    return next((int(text) for text in texts if text.isdigit()), None)
+
+
+checkpoint_dir: Path = _path("RUNCTL_CHECKPOINT_DIR", "checkpoints")
+input_dir: Path = _path("RUNCTL_INPUT_DIR", "inputs")
+output_dir: Path = _path("RUNCTL_OUTPUT_DIR", "outputs")
+run_id: str = os.environ.get("RUNCTL_RUN_ID") or "local"
+attempt: int = _number("RUNCTL_ATTEMPT") or 1
+# The step of the checkpoint that was there at the start, None when there was none.
+resume_step: int | None = _number("RUNCTL_RESUME_STEP")
+# What a save that did not finish has left, None when nothing was.
+partial_dir: Path | None = (
+    _path("RUNCTL_PARTIAL_DIR", "") if os.environ.get("RUNCTL_PARTIAL_DIR") else None
+)
+# Whether this process is the one of its ranks that saves and reports.
+is_main: bool = not (_number("RANK", "LOCAL_RANK") or 0)
+
+_METRICS = _path("RUNCTL_METRICS_FILE", "metrics.jsonl")
+_SAVED = os.environ.get("RUNCTL_SAVED_FILE")
+_REQUEST = os.environ.get("RUNCTL_CHECKPOINT_REQUEST")
+# A step saved again gets a letter, so that the save before it stays until the new one is whole.
+_NAME = re.compile(r"step-(\d{9,})([b-z]?[a-z]*)(\..*)?")
+
+
+class SaveError(OSError):
+    """A checkpoint could not be saved; the one before it stands."""
+
+
+class Checkpoint(NamedTuple):
+    """A whole checkpoint: a file, or a folder."""
+
+    path: Path
+    step: int
+
+
+# Stopping ---------------------------------------------------------------------------------------
+
+_stop = False
+_owner = 0  # the process whose main thread listens
+_before: Any = signal.SIG_DFL
+_forwarding = False
+
+
+def should_stop() -> bool:
+    """Whether SIGTERM has come: save, then exit.
+
+    The first call, in the main thread, begins to listen; until then SIGTERM does what it did. A
+    handler that the program has, or sets later, is called too. In a worker process of a data loader
+    or a pool it is always false, and SIGTERM ends the worker as ever.
+    """
+    workers = sys.modules.get("multiprocessing.process")
+    if workers is not None and workers.current_process().daemon:
+        return False
+    if signal.getsignal(signal.SIGTERM) is not _on_sigterm or _owner != os.getpid():
+        listen()
+    return _stop
+
+
+def listen(*, forward: bool = True) -> None:
+    """Begin to listen for SIGTERM, calling the handler that is there, too, unless told not to.
+
+    Only the main thread can; in another one this does nothing.
+    """
+    global _before, _owner, _stop
+    if threading.current_thread() is not threading.main_thread():
+        return
+    there = signal.getsignal(signal.SIGTERM)
+    if _owner != os.getpid():
+        _stop, _owner = False, os.getpid()
+    if there is not _on_sigterm:
+        if forward:
+            _before = there
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(number: int, frame: Any) -> None:
+    global _stop, _forwarding
+    if os.getpid() != _owner:
+        # A forked child has inherited this handler, but not what polls it: be as if not there.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if _before is None else _before)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
+    _stop = True
+    # A handler that was set over this one, and calls it, must not be called by it in turn.
+    if callable(_before) and not _forwarding:
+        _forwarding = True
+        try:
+            _before(number, frame)
+        finally:
+            _forwarding = False
+
+
+# Saving -----------------------------------------------------------------------------------------
+
+_read_request = _answered = ""
+_saved_at = time.monotonic()
+_saved_for_stop = False
+_place: Path | None = None  # where saves are written before they are whole
+
+
+def checkpoint_requested() -> bool:
+    """Whether runctl has asked for a checkpoint since the last save began."""
+    return _request() not in ("", _answered)
+
+
+def should_save(every: float | None = None) -> bool:
+    """Whether to save now: runctl asks for it, SIGTERM has come, or `every` seconds have passed."""
+    due = every is not None and time.monotonic() - _saved_at >= every
+    return due or checkpoint_requested() or (should_stop() and not _saved_for_stop)
+
+
+def save(
+    write: Callable[[Path], object], step: int, *, suffix: str = "", keep: int | None = None
+) -> Path | None:
+    """Let `write` write a checkpoint, put it in place whole, and return where it is.
+
+    `write` gets a path that does not exist, whose name ends in `suffix`, and makes a file or a
+    folder of it. It appears in `checkpoint_dir` only when it is complete and on the disk. `keep` is
+    how many checkpoints stay, this one included; None keeps all. A rank other than the first does
+    nothing and gets None.
+
+    Raises SaveError when it cannot be written; the checkpoints before it stand.
+    """
+    if step < 0 or (keep is not None and keep < 1):
+        raise ValueError(f"step {step}, keep {keep}: a step is 0 or more, and keep is 1 or more")
+    if not is_main:
+        return None
+    began, asked, stopping = time.monotonic(), _request(), _stop
+    try:
+        with _scratch() as scratch:
+            write(scratch / f"step-{step:09d}{suffix}")
+            made = _only_entry(scratch)
+            _sync(made)
+            target = _put_in_place(made, step)
+            _sync(checkpoint_dir, below=False)
+            _remove_old(target, step, keep, scratch)
+    except Exception as exc:
+        raise SaveError(
+            f"step {step} was not saved to {checkpoint_dir}: {exc or type(exc).__name__}; "
+            "the checkpoint before it stands"
+        ) from exc
+    _tell(step, time.monotonic() - began, asked=asked, stopping=stopping)
+    return target
+
+
+def saved(step: int, *, seconds: float = 0.0) -> None:
+    """Tell runctl that a save of another making is complete, so that it is taken at once."""
+    if is_main:
+        _tell(step, seconds, asked=_read_request, stopping=_stop)
+
+
+def restore() -> Checkpoint | None:
+    """Return the newest checkpoint that `save` has put in place, or None."""
+    if is_main:
+        _remove_leftovers()
+    return next(iter(checkpoints()), None)
+
+
+def checkpoints() -> list[Checkpoint]:
+    """Return all checkpoints that `save` has put in place, the newest first."""
+    entries = list(checkpoint_dir.iterdir()) if checkpoint_dir.is_dir() else []
+    named = [(match, path) for path in entries if (match := _NAME.fullmatch(path.name))]
+    newest_first = sorted(((int(match[1]), match[2], path) for match, path in named), reverse=True)
+    return [Checkpoint(path, step) for step, _, path in newest_first]
+
+
+def _tell(step: int, seconds: float, *, asked: str, stopping: bool) -> None:
+    global _answered, _saved_at, _saved_for_stop
+    _answered, _saved_at, _saved_for_stop = asked, time.monotonic(), stopping
+    if _SAVED:
+        _append(Path(_SAVED), {"step": int(step), "seconds": round(seconds, 3)})
+
+
+def _request() -> str:
+    global _read_request
+    with contextlib.suppress(OSError):
+        _read_request = Path(_REQUEST).read_text() if _REQUEST else ""
+    return _read_request
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """Make a folder to write in, from which a rename into the checkpoint folder is possible.
+
+    It is beside the checkpoint folder: what is in that one is seen, and taken, by others.
+    """
+    global _place
+    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    folder = checkpoint_dir.resolve()
+    if _place is None:
+        _place = folder.parent if _can_rename(folder.parent, folder) else folder
+    with _temporary(folder, _place) as scratch:
+        yield scratch
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path, place: Path) -> Iterator[Path]:
+    made = tempfile.mkdtemp(prefix=f".{folder.name}.saving-{os.getpid()}-", dir=place)
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _can_rename(place: Path, folder: Path) -> bool:
+    # The checkpoint folder may be a mount of its own, even one of the same disk: only trying tells.
+    try:
+        with _temporary(folder, place) as scratch:
+            probe = folder / f"{scratch.name}-probe"
+            (scratch / "probe").mkdir()
+            (scratch / "probe").rename(probe)
+            probe.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _remove_leftovers() -> None:
+    """Remove what a save that was killed has left."""
+    folder = checkpoint_dir.resolve()
+    for place in (folder.parent, folder):
+        for path in place.glob(f".{folder.name}.saving-*"):
+            owner = path.name.rpartition(".saving-")[2].partition("-")[0]
+            if owner == str(os.getpid()) or not Path(f"/proc/{owner}").exists():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _only_entry(scratch: Path) -> Path:
+    # Some writers add a suffix of their own to the name that they are given.
+    made = list(scratch.iterdir())
+    if len(made) != 1 or not _NAME.fullmatch(made[0].name):
+        names = ", ".join(sorted(path.name for path in made)) or "nothing"
+        raise ValueError(f"write(path) made {names}; let it make one file or folder at its path")
+    return made[0]
+
+
+def _sync(path: Path, *, below: bool = True) -> None:
+    """Bring a file, or a folder and all `below` it, to the disk."""
+    if path.is_symlink():
+        return
+    if below and path.is_dir():
+        for entry in path.iterdir():
+            _sync(entry)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(made: Path, step: int) -> Path:
+    target = checkpoint_dir / made.name
+    same = [found.path for found in checkpoints() if found.step == step]
+    # A file replaces a file at once. A folder cannot: it comes beside it, under the next letter.
+    if same and (same != [target] or made.is_dir() or target.is_dir()):
+        stem = f"step-{step:09d}"
+        letters = same[0].name[len(stem) :].partition(".")[0]
+        target = checkpoint_dir / f"{stem}{_letters_after(letters)}{made.name[len(stem) :]}"
+    made.replace(target)
+    return target
+
+
+def _letters_after(letters: str) -> str:
+    """Return letters that sort after others: "" < b < c … z < za < zb …."""
+    if not letters:
+        return "b"
+    if letters[-1] == "z":
+        return letters + "a"
+    return letters[:-1] + chr(ord(letters[-1]) + 1)
+
+
+def _remove_old(target: Path, step: int, keep: int | None, scratch: Path) -> None:
+    others = [found for found in checkpoints() if found.path != target]
+    older = [found for found in others if found.step != step]
+    again = [found for found in others if found.step == step]
+    surplus = older[keep - 1 :] if keep is not None else []
+    for number, found in enumerate([*again, *surplus]):
+        # Out of sight first: half a folder is no checkpoint.
+        with contextlib.suppress(OSError):
+            found.path.rename(scratch / f"old-{number}")
+
+
+# Reporting --------------------------------------------------------------------------------------
+
+
+def report(step: int, **metrics: Any) -> None:
+    """Report metrics of a step: numbers, scalars of NumPy or PyTorch, or texts."""
+    if is_main:
+        values = {name: _plain(value) for name, value in metrics.items()}
+        _append(_METRICS, {"step": int(step), **values})
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return number if math.isfinite(number) else None  # JSON knows no NaN
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    """Append a line in one write: whoever reads along never sees a torn one."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, f"{json.dumps(record)}\n".encode())
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        # What is told to others is not worth the training.
+        print(f"runctl: {path} cannot be written: {exc}", file=sys.stderr)
