@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -11,6 +11,7 @@ from runctl.aws.errors import code_of, translated
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
 from runctl.model.errors import CheckpointError, DamagedCheckpointError, TransientError
+from runctl.policy.garbage import StoredPart
 
 # S3 answers 403 for a missing key where s3:ListBucket is not allowed, or only for a prefix.
 MISSING = frozenset({"404", "NoSuchKey", "NotFound", "403", "AccessDenied"})
@@ -93,6 +94,16 @@ class CheckpointStore:
         """Remove parts that no manifest needs any more."""
         self._delete([identity.part_key(self._run_id, digest) for digest in digests])
 
+    def parts(self) -> Iterator[StoredPart]:
+        """Yield every part of the run that is stored, with its age."""
+        prefix = identity.part_key(self._run_id, "")
+        for item in self._objects(prefix):
+            yield StoredPart(
+                sha256=item["Key"].removeprefix(prefix),
+                size_bytes=item["Size"],
+                stored_at=item["LastModified"],
+            )
+
     def _put_if_absent(self, key: str, body: bytes) -> bool:
         for _ in range(MOST_CONFLICTS):
             with translated():
@@ -128,12 +139,15 @@ class CheckpointStore:
             raise TransientError(f"{key} could not be read to its end: {exc}") from exc
 
     def _keys(self, prefix: str) -> Iterable[str]:
+        return (str(item["Key"]) for item in self._objects(prefix))
+
+    def _objects(self, prefix: str) -> Iterator[Mapping[str, Any]]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=prefix
         )
         with translated():
             for page in pages:
-                yield from (item["Key"] for item in page.get("Contents", ()))
+                yield from page.get("Contents", ())
 
     def _delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), LARGEST_DELETE):

@@ -1,10 +1,10 @@
-"""The commands that look at runs: list, status, checkpoints."""
+"""The commands that look at runs: list and status."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -75,48 +75,3 @@ def print_run(invocation: Invocation, run: Run, attempts: list[Attempt]) -> None
     now = datetime.now(timezone.utc)
     page = status_page(run, attempts, now=now, width=output.stdout.width)
     output.result(run_document(run, attempts), page)
-
-
-def checkpoints(invocation: Invocation, run: RunName) -> None:
-    """List a run's whole checkpoints, the newest first."""
-    from rich.table import Table
-
-    from runctl.cli.wording import say_instant, say_size
-    from runctl.model.errors import DamagedCheckpointError
-
-    cloud = invocation.cloud
-    held = find_run(cloud, run)
-    store = cloud.checkpoints(run)
-    keys = store.manifest_keys()
-
-    def read(key: str) -> dict[str, Any]:
-        try:
-            manifest = store.get_manifest(key)
-        except DamagedCheckpointError as exc:
-            return {"key": key, "damage": str(exc), "is_newest": key == held.newest}
-        return {
-            "key": key,
-            "step": manifest.step,
-            "attempt": manifest.attempt,
-            "taken_at": manifest.taken_at,
-            "size_bytes": manifest.size_bytes,
-            "files": sum(entry.kind in {"file", "hard"} for entry in manifest.entries),
-            "is_newest": key == held.newest,
-        }
-
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        found = list(pool.map(read, keys))
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("step", "attempt", "taken", "size", "files", ""):
-        table.add_column(heading, justify="left" if heading in {"taken", ""} else "right")
-    for one in found:
-        newest = "newest" if one["is_newest"] else ""
-        if "damage" in one:
-            table.add_row("?", "?", "?", "?", "?", f"{newest} {one['damage']}".strip())
-            continue
-        taken = say_instant(datetime.fromisoformat(one["taken_at"].replace("Z", "+00:00")))
-        cells = [one["step"], one["attempt"], taken, say_size(one["size_bytes"]), one["files"]]
-        table.add_row(*(str(cell) for cell in cells), newest)
-    invocation.output.result(
-        {"run_id": run, "checkpoints": found}, table if found else f"{run} has no checkpoint yet"
-    )

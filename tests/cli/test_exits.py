@@ -175,8 +175,12 @@ def test_init_writes_a_file_once(environment, runctl):
 
 
 def test_every_command_takes_the_global_options(runctl):
-    root = [("list",), ("status",), ("logs",), ("stop",), ("resume",), ("checkpoints",), ("init",)]
-    nested = [("aws", "train"), *(("local", name) for name in ("up", "down", "status"))]
+    root = [("list",), ("status",), ("logs",), ("stop",), ("resume",), ("init",)]
+    nested = [
+        ("aws", "train"),
+        ("checkpoints", "pull"),
+        *(("local", name) for name in ("up", "down", "status")),
+    ]
     for words in [*root, *nested]:
         shown = runctl(*words, "--help", env={"COLUMNS": "120"}).stdout
         assert all(option in shown for option in ("--json", "--local", "--profile", "--region"))

@@ -1,0 +1,149 @@
+"""Fetching a checkpoint to this machine, and storing one from it."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runctl.agent.pins import pin
+from runctl.agent.restore import PREVIOUS, Restorer
+from runctl.agent.snapshot import ChangedError, Take, View, look
+from runctl.agent.steps import step_of
+from runctl.agent.upload import Uploader
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.model.checkpoint import Manifest, Part
+from runctl.model.errors import (
+    DamagedCheckpointError,
+    FencedError,
+    InvalidRequestError,
+    Problem,
+    RequestError,
+)
+
+if TYPE_CHECKING:
+    from runctl.aws.ledger import DynamoLedger
+    from runctl.cli.output import Output
+    from runctl.model.run import Run
+
+
+class _Watched:
+    """A store that tells how many bytes of parts have moved."""
+
+    def __init__(self, store: CheckpointStore, advance: Callable[[int], None]) -> None:
+        self._store = store
+        self._advance = advance
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def get_part(self, part: Part) -> bytes:
+        content = self._store.get_part(part)
+        self._advance(part.size_bytes)
+        return content
+
+    def put_part(self, part: Part, content: bytes) -> None:
+        self._store.put_part(part, content)
+        self._advance(part.size_bytes)
+
+
+def fetch_checkpoint(
+    store: CheckpointStore, key: str, folder: Path, *, force: bool, output: Output
+) -> Manifest:
+    """Make `folder` what the checkpoint says, in one rename at the end.
+
+    Raises DamagedCheckpointError when this very checkpoint is not whole; the one before it is
+    named, but not taken instead. What `folder` held stays until then.
+    """
+    _check_target(folder, force=force)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, so that the last step is a rename and not a copy.
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        total = store.get_manifest(key).size_bytes
+        with output.progress(f"fetching {folder.name}", total=total) as advance:
+            watched = _Watched(store, advance)
+            restorer = Restorer(watched, Path(scratch) / "incoming")  # type: ignore[arg-type]
+            fetched = restorer.fetch(key)
+        if fetched.key != key:
+            raise DamagedCheckpointError(
+                f"{key} is damaged; the newest whole checkpoint before it is of step "
+                f"{fetched.manifest.step}: name that step to fetch it"
+            )
+        restorer.put_in_place(fetched.manifest, Path(scratch) / "whole")
+        if folder.exists():
+            folder.replace(Path(scratch) / "replaced")
+        (Path(scratch) / "whole").replace(folder)
+    return fetched.manifest
+
+
+def _check_target(folder: Path, *, force: bool) -> None:
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise InvalidRequestError((Problem("DIR", f"{folder} is not a folder; name another"),))
+    if not force and folder.is_dir() and any(folder.iterdir()):
+        raise InvalidRequestError(
+            (Problem("DIR", f"{folder} is not empty; name another, or replace it with --force"),)
+        )
+
+
+def store_checkpoint(
+    store: CheckpointStore,
+    ledger: DynamoLedger,
+    run: Run,
+    folder: Path,
+    *,
+    step: int | None,
+    output: Output,
+) -> tuple[str, Manifest]:
+    """Store a folder as a whole checkpoint and make it the run's newest; return key and manifest.
+
+    The pointer moves under the fence of the run's last attempt, so an attempt that begins to train
+    meanwhile refuses it: FencedError becomes a RequestError then. Killed at any moment, this leaves
+    the newest checkpoint what it was.
+    """
+    view = _look_at(folder)
+    if step is None:
+        step = step_of(view, before=run.step)
+    size = sum(seen.size for seen in view.values())
+    uploader_of: list[Uploader] = []
+    with tempfile.TemporaryDirectory(prefix="runctl-push-") as scratch:
+        try:
+            with output.progress(f"storing {folder.name}", total=size) as advance:
+                uploader = Uploader(_Watched(store, advance))  # type: ignore[arg-type]
+                uploader_of.append(uploader)
+                place = Path(scratch) / "pins"
+                held = pin(folder, view, place)
+                uploaded = uploader.upload(
+                    Take(held, tuple(held)), place, superseded=threading.Event()
+                )
+        except ChangedError as exc:
+            raise RequestError(f"{folder} changes while it is read: {exc}; wait for it") from exc
+        finally:
+            for uploader in uploader_of:
+                uploader.close()
+    now = datetime.now(timezone.utc)
+    manifest = Manifest(
+        run_id=run.run_id,
+        step=step,
+        attempt=run.fence,
+        taken_at=now.isoformat(),
+        entries=uploaded.entries,
+        metadata={PREVIOUS: [run.newest] if run.newest else []},
+    )
+    key = store.put_manifest(manifest)
+    try:
+        ledger.commit_checkpoint(run.run_id, run.fence, step=step, manifest=key, now=now)
+    except FencedError as exc:
+        raise RequestError(f"{run.run_id} was resumed meanwhile; nothing was changed") from exc
+    return key, manifest
+
+
+def _look_at(folder: Path) -> View:
+    if not folder.is_dir():
+        raise InvalidRequestError((Problem("DIR", f"{folder} is not a folder"),))
+    view = look(folder)
+    if not any(seen.kind == "file" for seen in view.values()):
+        raise InvalidRequestError((Problem("DIR", f"{folder} holds no file"),))
+    return view

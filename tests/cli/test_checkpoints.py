@@ -1,0 +1,236 @@
+"""`runctl checkpoints`: list, verify, pull, push and prune."""
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.cli import pruning
+from runctl.model import identity
+from runctl.model.outcome import OutcomeKind, RunStatus
+from tests.cli.deployed import BUCKET, Deployed, now
+
+
+@pytest.fixture
+def over(deployed, runctl, tmp_path) -> Deployed:
+    """A run that has ended, with checkpoints of the steps 1, 2 and 3 that share a file."""
+    deployed.begin("lm")
+    deployed.train("lm", 1)
+    deployed.end_attempt("lm", 1, OutcomeKind.STOPPED)
+    deployed.end("lm", RunStatus.STOPPED)
+    for step in (1, 2, 3):
+        folder = make_folder(tmp_path / f"made-{step}", step)
+        assert runctl("checkpoints", "push", "lm", str(folder), "--step", str(step)).code == 0
+    return deployed
+
+
+def make_folder(folder: Path, step: int) -> Path:
+    (folder / "sub").mkdir(parents=True)
+    (folder / "shared.bin").write_bytes(b"shared" * 1000)
+    (folder / "sub" / "own.bin").write_bytes(b"%d" % step * 1000)
+    (folder / "sub" / "own.bin").chmod(0o640)
+    os.utime(folder / "shared.bin", ns=(1_000_000_001, 1_000_000_001))
+    (folder / "latest").symlink_to("sub/own.bin")
+    return folder
+
+
+def described(folder: Path) -> dict:
+    return {
+        str(path.relative_to(folder)): (
+            path.is_symlink() and str(path.readlink()),
+            path.is_file() and path.read_bytes(),
+            path.lstat().st_mode,
+            path.is_file() and path.stat().st_mtime_ns,
+        )
+        for path in folder.rglob("*")
+    }
+
+
+def store_of(deployed: Deployed) -> CheckpointStore:
+    return CheckpointStore(deployed.clients.get("s3"), bucket=BUCKET, run_id="lm")
+
+
+def spoil(deployed: Deployed, step: int, body: bytes = b"other") -> str:
+    """Damage the part that only the checkpoint of `step` has."""
+    store = store_of(deployed)
+    key = next(key for key in store.manifest_keys() if store.get_manifest(key).step == step)
+    entry = next(one for one in store.get_manifest(key).entries if one.path == "sub/own.bin")
+    part = identity.part_key("lm", entry.parts[0].sha256)
+    deployed.clients.get("s3").put_object(Bucket=BUCKET, Key=part, Body=body)
+    return key
+
+
+def test_what_was_pushed_is_listed_newest_first_and_verified(over, runctl):
+    done = runctl("checkpoints", "lm", "--verify", "--json")
+    assert done.code == 0
+    told = [(one["step"], one["files"], one["is_newest"]) for one in done.document["checkpoints"]]
+    assert told == [(3, 2, True), (2, 2, False), (1, 2, False)]
+    assert done.document["verified"]
+    assert runctl("checkpoints", "lm", "--verify").stdout.count("whole") == 3
+    assert runctl("checkpoints", "lm").stdout.count("whole") == 0
+
+
+def test_global_options_may_stand_before_the_run(over, runctl):
+    assert runctl("checkpoints", "--json", "lm").document["run_id"] == "lm"
+    assert runctl("checkpoints", "list", "lm", "--json").document["run_id"] == "lm"
+
+
+def test_damaged_part_is_found_named_and_exits_1(over, runctl):
+    spoil(over, 2)
+    done = runctl("checkpoints", "lm", "--verify", "--json")
+    assert done.code == 1
+    first, second, third = done.document["checkpoints"]
+    assert "sub/own.bin" in second["damage"]
+    assert "damage" not in first
+    assert "damage" not in third
+    assert "damaged: sub/own.bin" in runctl("checkpoints", "lm", "--verify").stdout
+    assert runctl("checkpoints", "lm").code == 0  # without --verify nobody reads the parts
+
+
+def test_pulled_folder_is_the_pushed_one(over, runctl, tmp_path):
+    done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"), "--json")
+    assert (done.code, done.document["step"]) == (0, 3)
+    assert described(tmp_path / "got") == described(tmp_path / "made-3")
+    assert runctl("checkpoints", "pull", "lm", "1", str(tmp_path / "first")).code == 0
+    assert described(tmp_path / "first") == described(tmp_path / "made-1")
+    left = {path.name for path in tmp_path.iterdir() if path.name.startswith(".")}
+    assert left == set()
+
+
+def test_folder_that_holds_something_is_replaced_only_by_force(over, runctl, tmp_path):
+    (tmp_path / "got").mkdir()
+    (tmp_path / "got" / "mine").write_text("mine")
+    done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"))
+    assert (done.code, "--force" in done.stderr) == (2, True)
+    assert (tmp_path / "got" / "mine").read_text() == "mine"
+    assert runctl("checkpoints", "pull", "lm", str(tmp_path / "got"), "--force").code == 0
+    assert described(tmp_path / "got") == described(tmp_path / "made-3")
+
+
+def test_damaged_checkpoint_is_not_pulled_and_the_whole_one_before_it_is_named(
+    over, runctl, tmp_path
+):
+    spoil(over, 3)
+    done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"))
+    assert done.code == 1
+    assert "of step 2" in done.stderr
+    assert not (tmp_path / "got").exists()
+    assert runctl("checkpoints", "pull", "lm", "2", str(tmp_path / "got")).code == 0
+
+
+MISTAKES = [
+    (("pull", "nobody", "x"), 4, "no run 'nobody'"),
+    (("pull", "lm", "9", "x"), 4, "no checkpoint of step 9; it has 1, 2, 3"),
+    (("pull", "lm", "nine", "x"), 2, "STEP: 'nine'"),
+    (("pull", "lm", "1", "2", "x"), 2, "DIR: too many words"),
+    (("push", "lm", "no-such-folder"), 2, "DIR: no-such-folder is not a folder"),
+    (("push", "lm", "."), 2, "DIR: . holds no file"),
+    (("prune", "lm", "--keep", "0"), 2, "--keep"),
+    (("prune", "lm"), 2, "--keep"),
+]
+
+
+def test_bad_words_are_told_with_their_cure(over, runctl):
+    for words, code, told in MISTAKES:
+        done = runctl("checkpoints", *words)
+        assert (done.code, told in done.stderr) == (code, True), (words, done.stderr)
+
+
+def test_run_that_is_not_over_takes_no_push_and_no_prune(deployed, runctl, tmp_path):
+    deployed.begin("lm")
+    deployed.train("lm", 1)
+    folder = make_folder(tmp_path / "made", 1)
+    for words in (("push", "lm", str(folder)), ("prune", "lm", "--keep", "1")):
+        done = runctl("checkpoints", *words)
+        assert (done.code, "is not over" in done.stderr) == (2, True)
+    assert store_of(deployed).manifest_keys() == []
+
+
+def test_agent_that_is_still_saving_keeps_push_waiting(deployed, runctl, tmp_path):
+    deployed.begin("lm")
+    deployed.train("lm", 1)
+    deployed.ledger.record_progress("lm", 1, phase="drain", now=now())
+    deployed.end_attempt("lm", 1, OutcomeKind.STOPPED)
+    deployed.end("lm", RunStatus.STOPPED)
+    folder = make_folder(tmp_path / "made", 1)
+    done = runctl("checkpoints", "push", "lm", str(folder))
+    assert (done.code, "still saving" in done.stderr) == (2, True)
+
+
+def test_push_into_a_run_that_was_resumed_meanwhile_changes_nothing(
+    over, runctl, tmp_path, monkeypatch
+):
+    before = over.ledger.find_run("lm")
+    real = CheckpointStore.put_manifest
+
+    def put_and_resume(self, manifest):
+        key = real(self, manifest)
+        arn = over.workflow.start_run("lm-r2", {"run_id": "lm"})
+        over.ledger.continue_run("lm", execution="lm-r2", execution_arn=arn)
+        over.train("lm", 2)
+        return key
+
+    monkeypatch.setattr(CheckpointStore, "put_manifest", put_and_resume)
+    done = runctl("checkpoints", "push", "lm", str(make_folder(tmp_path / "late", 9)))
+    assert (done.code, "resumed meanwhile" in done.stderr) == (2, True)
+    assert over.ledger.find_run("lm").newest == before.newest
+
+
+def test_step_of_a_pushed_folder_is_read_from_its_names(over, runctl, tmp_path):
+    folder = tmp_path / "named"
+    folder.mkdir()
+    (folder / "epoch-00041.pt").write_bytes(b"x")
+    assert runctl("checkpoints", "push", "lm", str(folder), "--json").document["step"] == 41
+
+
+def test_prune_says_first_and_then_does_what_it_said(over, runctl):
+    plan = runctl("checkpoints", "prune", "lm", "--keep", "1", "--dry-run", "--json").document
+    assert (len(plan["kept"]), len(plan["removed"]), plan["parts"]) == (1, 2, 2)
+    assert len(store_of(over).manifest_keys()) == 3
+    done = runctl("checkpoints", "prune", "lm", "--keep", "1", "--json").document
+    assert done == {**plan, "dry_run": False}
+    assert runctl("checkpoints", "lm", "--verify").code == 0
+    assert len(list(store_of(over).parts())) == 2
+    again = runctl("checkpoints", "prune", "lm", "--keep", "1", "--json").document
+    assert (again["removed"], again["parts"]) == ([], 0)
+
+
+def test_newest_stays_though_a_higher_step_is_there(over, runctl, tmp_path):
+    folder = make_folder(tmp_path / "back", 0)
+    runctl("checkpoints", "push", "lm", str(folder), "--step", "0")
+    runctl("checkpoints", "prune", "lm", "--keep", "1")
+    (key,) = store_of(over).manifest_keys()
+    assert key == over.ledger.find_run("lm").newest
+
+
+def test_nothing_is_pruned_when_a_kept_checkpoint_cannot_be_read(over, runctl):
+    newest = over.ledger.find_run("lm").newest
+    over.clients.get("s3").put_object(Bucket=BUCKET, Key=newest, Body=b"{")
+    done = runctl("checkpoints", "prune", "lm", "--keep", "1")
+    assert (done.code, "nothing is removed" in done.stderr) == (1, True)
+    assert len(store_of(over).manifest_keys()) == 3
+
+
+def test_part_without_a_manifest_goes_when_it_is_a_day_old(over):
+    store = store_of(over)
+    orphan = identity.part_key("lm", "0" * 64)
+    over.clients.get("s3").put_object(Bucket=BUCKET, Key=orphan, Body=b"left by a killed save")
+    newest = over.ledger.find_run("lm").newest
+    young = pruning.plan_pruning(store, newest=newest, keep=9, now=now())
+    old = pruning.plan_pruning(store, newest=newest, keep=9, now=now() + timedelta(hours=25))
+    assert young.parts == ()
+    assert [part.sha256 for part in old.parts] == ["0" * 64]
+    pruning.carry_out(store, old)
+    assert "0" * 64 not in {part.sha256 for part in store.parts()}
+
+
+def test_version_of_a_newer_runctl_is_told_as_such(over, runctl, tmp_path):
+    newest = over.ledger.find_run("lm").newest
+    client = over.clients.get("s3")
+    document = json.loads(client.get_object(Bucket=BUCKET, Key=newest)["Body"].read())
+    client.put_object(Bucket=BUCKET, Key=newest, Body=json.dumps({**document, "version": 99}))
+    done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"))
+    assert (done.code, "version 99" in done.stderr, "upgrade" in done.stderr) == (1, True, True)
