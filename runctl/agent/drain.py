@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
+from runctl.agent.faults import reach
 from runctl.agent.inbox import Ending
 from runctl.agent.keeper import Keeper
 from runctl.agent.progress import Progress
@@ -43,15 +44,18 @@ def drain(
     is_fenced: Callable[[], bool],
 ) -> None:
     """End the trainer and commit what it left, if that is whole."""
+    reach("drain.begun")
     progress.enter("drain")
     keeper.hurry()
     progress.mark("sigterm")
     trainer.ask_to_save()
+    reach("drain.sigterm_sent")
     until = time.monotonic() + grace.total_seconds()
     while trainer.is_running() and time.monotonic() < until and not is_fenced():
         time.sleep(EXIT_POLL)
     exited = not trainer.is_running()
     trainer.end_family()
+    reach("drain.trainer_ended")
     progress.mark("exited")
     logger.info(
         "the trainer %s", f"exited with {trainer.exit_code}" if exited else "was killed: no grace"
@@ -61,6 +65,7 @@ def drain(
         return
     progress.enter("upload")
     keeper.finish(orderly=exited and ended_orderly(trainer), until=_too_late(ending))
+    reach("drain.saved")
 
 
 def ended_orderly(trainer: Trainer) -> bool:

@@ -5,6 +5,7 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from runctl.agent.faults import reach
 from runctl.agent.heartbeat import Heartbeat
 from runctl.agent.inbox import Inbox
 from runctl.agent.outputs import upload_outputs
@@ -57,6 +58,7 @@ class Farewell:
         if ending is not None and ending.deadline is not None:
             within = min(within, max(time_left(ending.deadline), timedelta(0)))
         if report(self._workflow, self._heartbeat, outcome, within=within):
+            reach("drain.reported")
             self._settings.paths.reported.touch()
         if outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}:
             # What matters is safe; the outputs so far are taken as long as we live.

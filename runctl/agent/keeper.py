@@ -14,6 +14,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent import processes
+from runctl.agent.faults import reach
 from runctl.agent.inbox import Cause, Ending, Inbox
 from runctl.agent.logs import Follower
 from runctl.agent.pins import pin
@@ -262,7 +263,9 @@ class Keeper:
     def _upload_and_commit(self, pinned: _Pinned) -> None:
         began = time.monotonic()
         take = pinned.take
+        reach("save.pinned")
         uploaded = self._uploader.upload(take, pinned.place, superseded=self._superseded)
+        reach("save.parts_stored")
         entries = tuple(
             sorted((*uploaded.entries, *self._carried(take)), key=lambda entry: entry.path)
         )
@@ -276,11 +279,13 @@ class Keeper:
             metadata={PREVIOUS: self._chain[: max(self._keep_last - 1, 1)]},
         )
         key = self._store.put_manifest(manifest)
+        reach("save.manifest_stored")
         if self._inbox.is_fenced:
             raise FencedError("a later attempt owns the run")
         self._ledger.commit_checkpoint(
             self._run_id, self._attempt, step=manifest.step, manifest=key, now=now
         )
+        reach("save.committed")
         self._manifest = manifest
         self._chain = [key, *self._chain][: max(self._keep_last, 2)]
         self._progress.mark("committed", now)

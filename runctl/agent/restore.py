@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from runctl.agent.faults import reach
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError
@@ -53,6 +54,7 @@ class Restorer:
             for candidate in self._candidates(key):
                 try:
                     manifest = self._store.get_manifest(candidate)
+                    reach("restore.manifest_read")
                     self._fetch_files(manifest)
                 except DamagedCheckpointError as exc:
                     logger.warning("the checkpoint %s is damaged: %s", candidate, exc)
@@ -114,6 +116,7 @@ class Restorer:
         content = self._local_part(part)
         if content is None:
             content = self._store.get_part(part)
+            reach("restore.first_part_fetched")
         with path.open("r+b") as stream:
             stream.seek(offset)
             stream.write(content)
@@ -136,7 +139,9 @@ class Restorer:
 
     def put_in_place(self, manifest: Manifest, folder: Path) -> None:
         """Make `folder` what the manifest says: nothing more, nothing less, times and modes too."""
+        reach("restore.fetched")
         clear(folder)
+        reach("restore.folder_cleared")
         entries = sorted(manifest.entries, key=lambda entry: entry.path)
         names = [_content_name(entry) for entry in entries if entry.kind == "file"]
         for entry in entries:
@@ -154,6 +159,7 @@ class Restorer:
                     shutil.copyfile(self._incoming / name, path)
                 else:
                     (self._incoming / name).replace(path)
+                reach("restore.first_file_placed")
         for entry in entries:
             if entry.kind == "hard":
                 path = _inside(folder, entry.path)
@@ -165,6 +171,7 @@ class Restorer:
             if entry.kind != "link":
                 path.chmod(entry.mode)
             os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+        reach("restore.placed")
         self.discard()
 
     def discard(self) -> None:

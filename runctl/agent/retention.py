@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+from runctl.agent.faults import reach
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Manifest
 from runctl.model.errors import DamagedCheckpointError
@@ -35,7 +36,9 @@ def remove_old_checkpoints(
             needless = set()
         # The manifest first: killed in between, we leave parts without one, never the reverse.
         store.delete_manifest(key)
+        reach("save.old_manifest_removed")
         store.delete_parts(sorted(needless))
+        reach("save.old_parts_removed")
         removed |= needless
     return removed
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from runctl.agent.faults import reach
 from runctl.agent.pins import pin_name
 from runctl.agent.snapshot import ChangedError, Seen, Take
 from runctl.aws.checkpoints import CheckpointStore
@@ -147,6 +148,7 @@ class Uploader:
             # Left by an earlier attempt or by a save that was never finished: asking is cheap.
             if not self._store.has_part(part):
                 self._store.put_part(part, content)
+                reach("save.first_part_stored")
                 lengths.add(size)
             self._note_stored(part)
         return part
