@@ -78,9 +78,9 @@ class Checkpoint(NamedTuple):
 # Stopping ---------------------------------------------------------------------------------------
 
 _stop = False
-_owner = 0  # the process whose main thread listens
-_before: Any = signal.SIG_DFL
+_before: Any = signal.SIG_DFL  # the handler that ours stands before
 _forwarding = False
+_masks: dict[int, Any] | None = None  # of the threads that are about to fork, once we listen
 
 
 def should_stop() -> bool:
@@ -93,7 +93,7 @@ def should_stop() -> bool:
     workers = sys.modules.get("multiprocessing.process")
     if workers is not None and workers.current_process().daemon:
         return False
-    if signal.getsignal(signal.SIGTERM) is not _on_sigterm or _owner != os.getpid():
+    if signal.getsignal(signal.SIGTERM) is not _on_sigterm:
         listen()
     return _stop
 
@@ -103,25 +103,20 @@ def listen(*, forward: bool = True) -> None:
 
     Only the main thread can; in another one this does nothing.
     """
-    global _before, _owner, _stop
-    if threading.current_thread() is not threading.main_thread():
-        return
+    global _before, _masks
     there = signal.getsignal(signal.SIGTERM)
-    if _owner != os.getpid():
-        _stop, _owner = False, os.getpid()
-    if there is not _on_sigterm:
-        if forward:
-            _before = there
-        signal.signal(signal.SIGTERM, _on_sigterm)
+    if threading.current_thread() is not threading.main_thread() or there is _on_sigterm:
+        return
+    if _masks is None:
+        _masks = {}
+        os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
+    if forward:
+        _before = there
+    signal.signal(signal.SIGTERM, _on_sigterm)
 
 
 def _on_sigterm(number: int, frame: Any) -> None:
     global _stop, _forwarding
-    if os.getpid() != _owner:
-        # A forked child has inherited this handler, but not what polls it: be as if not there.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if _before is None else _before)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return
     _stop = True
     # A handler that was set over this one, and calls it, must not be called by it in turn.
     if callable(_before) and not _forwarding:
@@ -130,6 +125,28 @@ def _on_sigterm(number: int, frame: Any) -> None:
             _before(number, frame)
         finally:
             _forwarding = False
+
+
+# A forked child inherits the handler, but not the loop that asks: it must be as if we were not
+# there. A signal between the fork and that moment would be lost, so it is held back.
+
+
+def _hold() -> None:
+    if _masks is not None:
+        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release() -> None:
+    if _masks is not None and (mask := _masks.pop(threading.get_ident(), None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _forget() -> None:
+    global _stop
+    _stop = False
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if _before is None else _before)
+    _release()
 
 
 # Saving -----------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ class RunctlCallback(Callback):
         """Save with all ranks: a strategy may write from each of them, to one path."""
 
         def write(path: Path | None) -> None:
-            trainer.save_checkpoint(trainer.strategy.broadcast(path))
+            trainer.save_checkpoint(trainer.strategy.broadcast(path), weights_only=False)
 
         self._saved = trainer.global_step
         if trainer.is_global_zero:
