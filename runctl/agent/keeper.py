@@ -84,6 +84,7 @@ class Keeper:
         self._manifest: Manifest | None = None
         self._chain: list[str] = []
         self._helper_step: int | None = None
+        self._told_late = False
         self._interval = LOOK_EVERY
         self._looked_at_processes = float("-inf")
         self._stop = threading.Event()
@@ -135,6 +136,7 @@ class Keeper:
         """
         self._stop.set()
         self._threads[0].join()
+        self._read_saves()
         with self._work:
             take = self._settling.final(look(self._folder), time.monotonic(), orderly=orderly)
             if take is not None:
@@ -175,7 +177,11 @@ class Keeper:
             self._stop.wait(max(self._interval.total_seconds(), LOOK_SHARE * took))
 
     def _look(self) -> None:
+        # Before the look: what the helper told is in the folder then. What it tells meanwhile may
+        # be there or not, and the step would not be that of the files.
+        saved = self._read_saves() or self._told_late
         view = look(self._folder)
+        self._told_late = self._read_saves()
         now = time.monotonic()
         idle = self._interval == LOOK_EVERY and self._settling.is_idle(view)
         if idle and now - self._looked_at_processes < IDLE.total_seconds():
@@ -183,9 +189,9 @@ class Keeper:
         self._looked_at_processes = now
         writing = processes.open_for_writing(self._family(), self._folder)
         processes.reap_orphans(self._leader())
-        saved = self._read_saves()
         with self._work:
-            if self._pinned is not None:  # one at a time; what changes meanwhile comes next
+            # One at a time; what changes meanwhile comes next.
+            if self._pinned is not None or self._told_late:
                 self._settling.watch_only(view, writing, time.monotonic())
                 return
             before = self._settling.taken

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from runctl.agent.faults import VARIABLE
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.request import CheckpointOptions, RunRequest
 from runctl.model.run import Attempt, Run
@@ -150,7 +151,16 @@ def packed(files: dict[str, str]) -> bytes:
 class Machine:
     """A machine and its agent."""
 
-    def __init__(self, root: Path, cloud: Cloud, metadata: MetadataDouble, *, attempt: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        cloud: Cloud,
+        metadata: MetadataDouble,
+        *,
+        attempt: int,
+        fault: str = "",
+    ) -> None:
+        self.fault = fault
         self.root = root
         self.cloud = cloud
         self.metadata = metadata
@@ -164,7 +174,9 @@ class Machine:
         shim.chmod(0o755)
 
     def environment(self) -> dict[str, str]:
+        faults = {VARIABLE: self.fault} if self.fault else {}
         return {
+            **faults,
             "RUNCTL_ROOT": str(self.root),
             "RUNCTL_TABLE": self.cloud.name,
             "RUNCTL_BUCKET": self.cloud.name,
