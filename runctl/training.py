@@ -98,6 +98,12 @@ def should_stop() -> bool:
     return _stop
 
 
+def stop() -> None:
+    """Stop this process as SIGTERM would have: another of its ranks has heard it."""
+    global _stop
+    _stop = True
+
+
 def listen(*, forward: bool = True) -> None:
     """Begin to listen for SIGTERM, calling the handler that is there, too, unless told not to.
 

@@ -69,6 +69,7 @@ class RunctlCallback(TrainerCallback):
         if save:
             control.should_save = True
         if stop:
+            training.stop()
             # Evaluating comes before saving, and may take longer than there is time.
             control.should_evaluate = False
             control.should_save = control.should_training_stop = True

@@ -144,3 +144,13 @@ def test_after_sigterm_one_save_is_due(place: Place) -> None:
         print(training.should_save(), flush=True)
     """,
     ) == ["stopping", "True", "False"]
+
+
+def test_a_rank_can_stop_because_another_has_heard_sigterm(place: Place) -> None:
+    program = """
+        from runctl import training
+        print(training.should_stop())
+        training.stop()
+        print(training.should_stop())
+    """
+    assert place.run(program).split() == ["False", "True"]
