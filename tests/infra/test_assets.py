@@ -118,6 +118,24 @@ def test_the_agents_clients_work_from_the_archive(built: Path, tmp_path: Path) -
     assert done.stdout.startswith(str(tmp_path / "vendor"))
 
 
+def test_the_agent_lays_out_the_trainers_side_from_the_archive(built: Path, tmp_path: Path) -> None:
+    with tarfile.open(build_agent(build=built).path) as archive:
+        archive.extractall(tmp_path, filter="data")
+    program = (
+        "import pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from runctl.agent.training_path import lay_out\n"
+        "lay_out(pathlib.Path(sys.argv[1], 'training-path'))"
+    )
+    base = Path(sys.base_prefix, "bin/python3")
+    subprocess.run([str(base), "-I", "-c", program, str(tmp_path)], check=True)
+    use = "from runctl import training; print(training.run_id)"
+    environment = {"PYTHONPATH": str(tmp_path / "training-path")}
+    done = subprocess.run(
+        [str(base), "-c", use], env=environment, cwd="/", check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "local\n"
+
+
 def test_the_agents_botocore_is_the_one_that_is_tested_with() -> None:
     import botocore
 
