@@ -410,7 +410,7 @@ def test_trainer_sees_its_contract_and_nothing_of_ours(cloud: Cloud, launch) -> 
     assert environ["RUNCTL_ATTEMPT"] == "1"
     assert environ["RUNCTL_RESUME_STEP"] == ""
     assert not [name for name in environ if name.startswith("AWS_")]
-    assert not {"RUNCTL_BUCKET", "RUNCTL_TABLE", "PYTHONPATH"} & environ.keys()
+    assert not {"RUNCTL_BUCKET", "RUNCTL_TABLE"} & environ.keys()
     assert not [entry for entry in path if entry.startswith(str(VENV))]
 
 
