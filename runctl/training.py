@@ -160,7 +160,7 @@ def _forget() -> None:
 _read_request = _answered = ""
 _saved_at = time.monotonic()
 _saved_for_stop = False
-_place: Path | None = None  # where saves are written before they are whole
+_beside = False  # whether saves can be written beside the folder, before they are whole
 
 
 def checkpoint_requested() -> bool:
@@ -249,12 +249,11 @@ def _scratch() -> Iterator[Path]:
 
     It is beside the checkpoint folder: what is in that one is seen, and taken, by others.
     """
-    global _place
+    global _beside
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     folder = checkpoint_dir.resolve()
-    if _place is None:
-        _place = folder.parent if _can_rename(folder.parent, folder) else folder
-    with _temporary(folder, _place) as scratch:
+    _beside = _beside or _can_rename(folder.parent, folder)
+    with _temporary(folder, folder.parent if _beside else folder) as scratch:
         yield scratch
 
 
@@ -359,8 +358,9 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, str)):
         return value
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        scalar = value.item() if hasattr(value, "item") else value
+        number = float(scalar)
+    except (RuntimeError, TypeError, ValueError):
         return str(value)
     return number if math.isfinite(number) else None  # JSON knows no NaN
 

@@ -6,15 +6,12 @@ trainer.fit(model, loader, ckpt_path=last_checkpoint())
 
 from __future__ import annotations
 
-import random
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from runctl import training
-from runctl.hooks.pytorch import any_rank
+from runctl.hooks.pytorch import any_rank, random_state, set_random_state
 
 if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
     from pytorch_lightning import Callback, LightningModule, Trainer
@@ -32,8 +29,8 @@ class RunctlCallback(Callback):
     """Saves after `every` seconds and when asked; on SIGTERM saves and ends the program.
 
     It does so between two batches that the optimiser has stepped over, or between two of a
-    validation. `keep` checkpoints stay. With a single process the random states of Python and
-    PyTorch are saved too; Lightning saves none.
+    validation. `keep` checkpoints stay. With a single process the random states of Python, NumPy
+    and PyTorch are saved too; Lightning saves none.
     """
 
     def __init__(self, every: float | None = 600.0, *, keep: int = 2) -> None:
@@ -46,10 +43,7 @@ class RunctlCallback(Callback):
         """Take up from the restored step."""
         self._seen = self._saved = trainer.global_step
         if self._random and trainer.world_size == 1:
-            version, words, gauss = self._random["python"]
-            random.setstate((version, tuple(words), gauss))
-            torch.set_rng_state(self._random["torch"])
-            torch.cuda.set_rng_state_all(self._random["cuda"])
+            set_random_state(self._random)
         self._random = {}
 
     def on_train_batch_end(
@@ -80,13 +74,8 @@ class RunctlCallback(Callback):
             self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the random states, in types that a safe load takes."""
-        version, words, gauss = random.getstate()
-        return {
-            "python": [version, list(words), gauss],
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all(),
-        }
+        """Return the random states."""
+        return random_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the random states until training starts; building the model uses them up."""

@@ -1,8 +1,36 @@
-"""What the ranks of PyTorch's torch.distributed must agree on before they save or stop."""
+"""What a program on PyTorch needs beside `runctl.training`: random states, and ranks that agree."""
 
 from __future__ import annotations
 
+import random
+import sys
+from typing import Any
+
 import torch
+
+
+def random_state() -> dict[str, Any]:
+    """Return the random states of Python, NumPy and PyTorch, in types that a safe load takes."""
+    version, words, gauss = random.getstate()
+    state = {
+        "python": [version, list(words), gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+    }
+    if numpy := sys.modules.get("numpy"):
+        kind, keys, *rest = numpy.random.get_state()
+        state["numpy"] = [kind, keys.tolist(), *rest]
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go on with the random states of a checkpoint."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    torch.set_rng_state(state["torch"].cpu())
+    torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    if "numpy" in state and (numpy := sys.modules.get("numpy")):
+        numpy.random.set_state(tuple(state["numpy"]))
 
 
 def any_rank(*flags: bool) -> tuple[bool, ...]:

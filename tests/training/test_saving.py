@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -40,6 +41,11 @@ def test_it_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
     assert done.stdout == "1 local 1 None None\n"
     assert (tmp_path / "checkpoints/step-000000001").read_text() == "x"
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 0.5}
+
+
+@pytest.mark.parametrize("source", [SOURCE, *(SOURCE.parent / "hooks").glob("*.py")])
+def test_it_is_written_for_python_39(source: Path) -> None:
+    ast.parse(source.read_text(), feature_version=(3, 9))
 
 
 def test_it_says_what_the_agent_gave(place: Place) -> None:
