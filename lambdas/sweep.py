@@ -13,6 +13,7 @@ def handler(_event: Document, _context: LambdaContext) -> Document:
     for name, found in (
         ("SweptRuns", swept["cleaned"]),
         ("SweptMachines", swept["terminated"]),
+        ("SweptFleets", swept["fleets_deleted"]),
         ("FailedSweeps", swept["failed"]),
     ):
         if found:

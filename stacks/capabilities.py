@@ -13,6 +13,8 @@ from stacks.settings import Settings
 from stacks.storage import StorageStack
 
 RUN_TAG = "runctl:run-id"
+# On a machine that somebody asked for, and that no run has to want.
+KEEP_ALIVE_TAG = "runctl:keep-alive-until"
 
 # An update of a template makes a version, and `$Latest` is it. The number itself would be an export
 # of the compute stack that CloudFormation refuses to change while this one imports it.
@@ -87,9 +89,35 @@ class Capabilities:
         return Capability(statements=[_allow(["ec2:DescribeInstances"], ["*"])])
 
     def all_machines(self) -> Capability:
-        """Tell the instances of this deployment's runs from those of one beside it."""
+        """End this deployment's instances, which its security group tells from others'."""
         group = self._compute.network.security_group.security_group_id
-        return Capability(variables={"RUNCTL_SECURITY_GROUP": group})
+        return Capability(
+            statements=[
+                _allow(
+                    ["ec2:TerminateInstances"],
+                    [self._ec2("instance/*")],
+                    {"StringLike": {f"aws:ResourceTag/{KEEP_ALIVE_TAG}": "*"}},
+                ),
+            ],
+            variables={"RUNCTL_SECURITY_GROUP": group},
+        )
+
+    def delete_fleets(self) -> Capability:
+        """See any fleet, and delete those that are tagged with a run.
+
+        Which of them are this deployment's, its launch templates tell.
+        """
+        return Capability(
+            statements=[
+                _allow(["ec2:DescribeTags", "ec2:DescribeFleets"], ["*"]),
+                _allow(
+                    ["ec2:DeleteFleets"],
+                    [self._ec2("fleet/*")],
+                    {"StringLike": {f"aws:ResourceTag/{RUN_TAG}": "*"}},
+                ),
+            ],
+            variables={"RUNCTL_LAUNCH_TEMPLATES": self._launch_templates()},
+        )
 
     def end_machines(self) -> Capability:
         """See any instance, and terminate those that are tagged with a run."""
@@ -156,12 +184,7 @@ class Capabilities:
             statements=statements,
             variables={
                 "RUNCTL_SUBNETS": self._stack.to_json_string(subnets),
-                "RUNCTL_LAUNCH_TEMPLATES": self._stack.to_json_string(
-                    {
-                        kind: {"id": machine.template_id, "version": TEMPLATE_VERSION}
-                        for kind, machine in self._compute.machines.items()
-                    }
-                ),
+                "RUNCTL_LAUNCH_TEMPLATES": self._launch_templates(),
             },
         )
 
@@ -193,6 +216,14 @@ class Capabilities:
         """See whether an execution is running."""
         executions = self._settings.state_machine_arn.replace(":stateMachine:", ":execution:")
         return Capability(statements=[_allow(["states:DescribeExecution"], [f"{executions}:*"])])
+
+    def _launch_templates(self) -> str:
+        return self._stack.to_json_string(
+            {
+                kind: {"id": machine.template_id, "version": TEMPLATE_VERSION}
+                for kind, machine in self._compute.machines.items()
+            }
+        )
 
     def _ec2(self, resource: str) -> str:
         return f"arn:aws:ec2:{self._settings.region}:{self._settings.account}:{resource}"

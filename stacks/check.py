@@ -86,6 +86,11 @@ ACCEPTED: Sequence[Accepted] = (
         reason="A launch makes these, so their ids are not known before it.",
     ),
     Accepted(
+        rule=r"arn:aws:ec2:[^:]+:\d+:fleet/\*",
+        where="Sweep/Role",
+        reason="Each launch makes a fleet; a condition asks for our tag.",
+    ),
+    Accepted(
         rule=r"arn:aws:ec2:[^:]+::(image|snapshot)/\*",
         where=_LAUNCHERS,
         reason="EC2 looks the newest image up at each launch; which one, the templates say.",

@@ -125,6 +125,7 @@ class OrchestrationStack(Stack):
             can.executions(),
             can.list_runs(),
             can.all_machines(),
+            can.delete_fleets(),
             oldest_event=SWEEP_EVERY,
         )
 
@@ -223,6 +224,8 @@ class OrchestrationStack(Stack):
                 kind: machine.template_id for kind, machine in compute.machines.items()
             },
             "zones": sorted(compute.network.subnets),
+            "security_group": compute.network.security_group.security_group_id,
+            "dead_letters": self._dead_letters.queue_url,
         }
         ssm.StringParameter(
             self,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -13,7 +13,7 @@ from runctl.model.errors import NotFoundError
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """Where the parts of a deployment are."""
+    """Where the parts of a deployment are; what has a default, an older one does not tell."""
 
     version: str
     region: str
@@ -26,6 +26,8 @@ class Deployment:
     command_document: str
     launch_templates: Mapping[str, str]
     zones: tuple[str, ...]
+    security_group: str = ""
+    dead_letters: str = ""
 
 
 def read_deployment(client: Any, *, name: str = "runctl") -> Deployment:
@@ -47,10 +49,15 @@ def read_deployment(client: Any, *, name: str = "runctl") -> Deployment:
                 ) from exc
             raise
     document = json.loads(answer["Parameter"]["Value"])
-    missing = [field.name for field in fields(Deployment) if field.name not in document]
+    missing = [
+        field.name
+        for field in fields(Deployment)
+        if field.default is MISSING and field.name not in document
+    ]
     if missing:
         raise NotFoundError(
             f"the deployment in {where} is too old (no {', '.join(missing)}); run `cdk deploy`"
         )
-    known = {field.name: document[field.name] for field in fields(Deployment)}
+    names = {field.name for field in fields(Deployment)}
+    known = {name: value for name, value in document.items() if name in names}
     return Deployment(**{**known, "zones": tuple(document["zones"])})

@@ -2,20 +2,24 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from botocore.exceptions import ClientError
 
+from runctl.aws import instant_fleets
 from runctl.aws.errors import POOL_REFUSALS, code_of, meaning_of, translated
 from runctl.model.errors import RefusedError
-from runctl.model.identity import ATTEMPT_TAG, RUN_TAG, client_token
+from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
+from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine
 from runctl.model.pool import MachineKind, Pool, machine_kind
 
 LIVE_STATES = ("pending", "running", "stopping", "stopped")
 MOST_FILTER_VALUES = 200
+# What EC2 did not say about the pool of an error or a machine.
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,12 @@ class Ec2Fleet:
             }
 
     def launch(self, request: str) -> LaunchResult:
-        """Send a CreateFleet request verbatim; the same request again gives the same answer."""
+        """Send a CreateFleet request verbatim; the same request again gives the same answer.
+
+        As long as EC2 remembers the token, that is, and it does not say for how long. A replay
+        after that is a new launch: the attempt has then two machines by their tags and one on
+        record, and the sweep ends the other one.
+        """
         document = json.loads(request)
         with translated():
             answer = self._client.create_fleet(**document)
@@ -110,12 +119,9 @@ class Ec2Fleet:
         pool = None
         for group in answer.get("Instances", []):
             ids += group["InstanceIds"]
-            pool = self._pool(group["LaunchTemplateAndOverrides"], market)
+            pool = self._pool(group, market)
         refused = {
-            self._pool(error["LaunchTemplateAndOverrides"], market): (
-                error["ErrorCode"],
-                error.get("ErrorMessage", ""),
-            )
+            self._pool(error, market): (error.get("ErrorCode", ""), error.get("ErrorMessage", ""))
             for error in answer.get("Errors", [])
         }
         if not ids:
@@ -127,10 +133,16 @@ class Ec2Fleet:
             fleet_id=answer.get("FleetId", ""),
         )
 
-    def _pool(self, launched: Mapping[str, Any], market: str) -> Pool:
-        overrides = launched.get("Overrides", {})
-        zone = overrides.get("AvailabilityZone") or self._zones[overrides["SubnetId"]]
-        return Pool(overrides["InstanceType"], zone, market)
+    def _pool(self, entry: Mapping[str, Any], market: str) -> Pool:
+        """Say which pool an entry of the answer is about, as far as it tells.
+
+        An error that concerns the whole request names no override, and a request on record may name
+        subnets that the deployment has since replaced.
+        """
+        overrides = entry.get("LaunchTemplateAndOverrides", {}).get("Overrides", {})
+        zone = overrides.get("AvailabilityZone") or self._zones.get(overrides.get("SubnetId", ""))
+        kind = overrides.get("InstanceType") or entry.get("InstanceType")
+        return Pool(kind or UNKNOWN, zone or UNKNOWN, market)
 
     def describe(self, instance_ids: Sequence[str]) -> list[Machine]:
         """Return the machines that EC2 knows; one that is missing may only be too new.
@@ -155,19 +167,28 @@ class Ec2Fleet:
         )
 
     def find_all(self) -> list[Machine]:
-        """Return those of all runs of this deployment, and of no other one beside it.
+        """Return those of this deployment, with or without a run, and of no other one beside it.
 
         Deployments share the tag, and may share a VPC, but never the security group.
         """
         return list(
             self._find(
                 [
-                    {"Name": "tag-key", "Values": [RUN_TAG]},
+                    {"Name": "tag-key", "Values": [RUN_TAG, KEEP_ALIVE_TAG]},
                     {"Name": "instance.group-id", "Values": [self._security_group]},
                     {"Name": "instance-state-name", "Values": list(LIVE_STATES)},
                 ]
             )
         )
+
+    def find_fleets(self) -> list[InstantFleet]:
+        """Return this deployment's fleets, the deleted ones that EC2 still shows too."""
+        templates = {one.template_id for one in self._launch_templates.values()}
+        return instant_fleets.find_fleets(self._client, templates=templates)
+
+    def delete_fleets(self, fleet_ids: Iterable[str]) -> dict[str, str]:
+        """Delete fleets in which nothing lives; return why not, for each that was not."""
+        return instant_fleets.delete_fleets(self._client, fleet_ids)
 
     def _find(self, filters: list[dict[str, Any]]) -> Iterator[Machine]:
         with translated():

@@ -1,9 +1,10 @@
 """What the control functions need of the world; `runctl.aws` implements it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
@@ -203,6 +204,14 @@ class Fleet(Protocol):
 
     def terminate(self, instance_ids: Sequence[str]) -> None:
         """Terminate; an instance that is gone already is fine."""
+        ...
+
+    def find_fleets(self) -> list[InstantFleet]:
+        """Return this deployment's fleets, the deleted ones that EC2 still shows too."""
+        ...
+
+    def delete_fleets(self, fleet_ids: Iterable[str]) -> dict[str, str]:
+        """Delete fleets, with whatever lives in them; return why not, for each that was not."""
         ...
 
 

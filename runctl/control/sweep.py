@@ -1,45 +1,82 @@
 """Sweep: make up for events that were lost; ledger, executions and machines agree afterwards."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from runctl.control.clean_up import clean_up
 from runctl.control.ports import Services
-from runctl.model.identity import RUN_TAG
+from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine
-from runctl.policy.sweeping import is_abandoned, is_left_over
+from runctl.policy.sweeping import is_abandoned, is_left_over, is_spent
 
 logger = logging.getLogger(__name__)
 
 
+FLEETS = "fleets"
+
+
 def sweep(services: Services) -> dict[str, Any]:
-    """Clean up after executions that ended unseen, and end machines that nobody wants.
+    """Clean up after executions that ended unseen, end machines that nobody wants, empty the books.
 
     Safe to repeat and beside everything else. One run that cannot be looked after, for whatever
-    reason, is told of and does not keep the others from it.
+    reason, is told of and does not keep the others from it; the same holds for the fleets.
     """
     failed: list[str] = []
     unsettled = services.ledger.list_unsettled_runs()
     cleaned = [
         run_id for run_id in unsettled if _tried(failed, run_id, partial(_look, services, run_id))
     ]
-    by_run: dict[str, list[Machine]] = {}
     machines = services.fleet.find_all()
-    for machine in machines:
-        by_run.setdefault(machine.tags[RUN_TAG], []).append(machine)
     terminated: list[str] = []
-    for run_id, its_machines in by_run.items():
+    for run_id, its_machines in machines_by_run(services, machines).items():
         ended = _tried(failed, run_id, partial(_end_left_over, services, run_id, its_machines))
         terminated += ended or []
+    # Last: what was terminated just now keeps its fleet until a later sweep has seen it gone.
+    deleted = _tried(failed, FLEETS, partial(_delete_spent, services, failed)) or []
     return {
         "runs": len(unsettled),
         "machines": len(machines),
         "cleaned": cleaned,
         "terminated": terminated,
+        "fleets_deleted": deleted,
         "failed": sorted(set(failed)),
     }
+
+
+def left_over_machines(
+    services: Services, run_id: str, machines: Iterable[Machine]
+) -> list[Machine]:
+    """Return those of a run's machines that nobody wants and that we may end."""
+    run = services.ledger.find_run(run_id) if run_id else None
+    attempts = services.ledger.attempts(run_id) if run_id else []
+    now = services.clock.now()
+    return [one for one in machines if is_left_over(one, run, attempts, now=now)]
+
+
+def spent_fleets(services: Services) -> list[InstantFleet]:
+    """Return the fleets that hold nothing any more."""
+    found = [one for one in services.fleet.find_fleets() if not one.is_deleted]
+    ids = [instance_id for fleet in found for instance_id in fleet.instance_ids]
+    states = {one.instance_id: one.state for one in services.fleet.describe(ids)}
+    now = services.clock.now()
+    # Without the ledger first, which costs a query a run, and only then with it.
+    likely = [one for one in found if is_spent(one, states, (), now=now)]
+    runs = {one.run_id for one in likely if set(one.instance_ids) - set(states)}
+    attempts = {run_id: services.ledger.attempts(run_id) for run_id in runs}
+    return [one for one in likely if is_spent(one, states, attempts.get(one.run_id, ()), now=now)]
+
+
+def machines_by_run(services: Services, machines: Sequence[Machine]) -> dict[str, list[Machine]]:
+    """Sort machines by the run that they are for, by their tag or, for a lent one, the ledger."""
+    by_run: dict[str, list[Machine]] = {}
+    for machine in machines:
+        run_id = machine.run_id
+        if not run_id and (lent := services.ledger.find_instance(machine.instance_id)):
+            run_id = lent[0]
+        by_run.setdefault(run_id, []).append(machine)
+    return by_run
 
 
 def _look(services: Services, run_id: str) -> bool:
@@ -65,21 +102,26 @@ def _look(services: Services, run_id: str) -> bool:
 
 
 def _end_left_over(services: Services, run_id: str, machines: list[Machine]) -> list[str]:
-    run = services.ledger.find_run(run_id)
-    attempts = services.ledger.attempts(run_id)
-    now = services.clock.now()
-    doomed = [
-        machine.instance_id for machine in machines if is_left_over(machine, run, attempts, now=now)
-    ]
+    doomed = [one.instance_id for one in left_over_machines(services, run_id, machines)]
     if doomed:
         services.fleet.terminate(doomed)
     return doomed
 
 
-def _tried(failed: list[str], run_id: str, act: Callable[[], Any]) -> Any:
+def _delete_spent(services: Services, failed: list[str]) -> list[str]:
+    spent = [one.fleet_id for one in spent_fleets(services)]
+    refused = services.fleet.delete_fleets(spent) if spent else {}
+    for fleet_id, why in refused.items():
+        logger.warning("the fleet %s could not be deleted: %s", fleet_id, why)
+    if refused:
+        failed.append(FLEETS)
+    return [one for one in spent if one not in refused]
+
+
+def _tried(failed: list[str], what: str, act: Callable[[], Any]) -> Any:
     try:
         return act()
     except Exception:
-        logger.exception("the run %s could not be swept", run_id)
-        failed.append(run_id)
+        logger.exception("%s could not be swept", what)
+        failed.append(what)
         return None

@@ -28,6 +28,7 @@ class Ec2:
             "CreateFleet": fleets.create,
             "DescribeFleets": self._describe_fleets,
             "DeleteFleets": self._delete_fleets,
+            "DescribeTags": self._describe_tags,
             "DescribeInstances": self._describe_instances,
             "DescribeInstanceStatus": self._describe_status,
             "TerminateInstances": self._terminate,
@@ -43,6 +44,8 @@ class Ec2:
         """Say whether a call is answered here; tags of other resources are ministack's."""
         if action in {"CreateTags", "DeleteTags"}:
             return all(str(one).startswith("i-") for one in request.get("Resources", []))
+        if action == "DescribeTags":  # ministack knows of no fleets
+            return _filters(request).get("resource-type") == ["fleet"]
         return action in self._actions
 
     def knows(self, action: str) -> bool:
@@ -58,6 +61,22 @@ class Ec2:
     def _describe_fleets(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeFleets")
         return self._fleets.describe(request)
+
+    def _describe_tags(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        authorize("DescribeTags")
+        filters = _filters(request)
+        if unknown := set(filters) - {"resource-type", "resource-id", "key", "value"}:
+            raise ApiError("InvalidParameterValue", f"The filter '{unknown.pop()}' is invalid")
+        rows = [
+            {"ResourceId": fleet_id, "ResourceType": "fleet", "Key": key, "Value": value}
+            for fleet_id, tags in self._fleets.tags().items()
+            for key, value in tags.items()
+            if _matches(fleet_id, filters.get("resource-id"))
+            and _matches(key, filters.get("key"))
+            and _matches(value, filters.get("value"))
+        ]
+        page, token = self._page(rows, request)
+        return {"Tags": page, "NextToken": token}
 
     def _delete_fleets(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DeleteFleets", fleet=request["FleetIds"])
@@ -267,7 +286,7 @@ Instance_filters: Mapping[str, Callable[[Instance], str]] = {
 }
 
 
-def _filters(request: dict[str, Any]) -> dict[str, list[str]]:
+def _filters(request: Mapping[str, Any]) -> dict[str, list[str]]:
     return {one["Name"]: one.get("Values", []) for one in request.get("Filters", [])}
 
 

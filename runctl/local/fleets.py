@@ -32,6 +32,8 @@ from runctl.local.market import Allocation, allocate
 from runctl.local.store import Subnet
 from runctl.local.wire import ApiError
 
+_MOST_DELETED = 25
+
 
 class Authorize(Protocol):
     """Checks that the caller may do what a call entails; raises UnauthorizedOperation."""
@@ -111,6 +113,7 @@ class Fleets:
                 {**where(candidate), "InstanceIds": ids, "InstanceType": offer.pool.instance_type}
             )
         self._all[fleet.fleet_id] = fleet
+        store.set_tags(fleet.fleet_id, tags)
         if token:
             self._by_token[store.account_id(), token] = fleet
         return _result(fleet)
@@ -210,13 +213,25 @@ class Fleets:
         # Without ids, instant fleets are left out, as on AWS.
         return {"Fleets": [_described(self._all[one], self._instances) for one in wanted or []]}
 
+    def tags(self) -> dict[str, dict[str, str]]:
+        """Tell the tags of every fleet; those of a deleted one stay for a while, as on AWS."""
+        return {fleet_id: fleet.tags for fleet_id, fleet in self._all.items()}
+
     def delete(self, request: dict[str, Any]) -> dict[str, Any]:
         """DeleteFleets: an instant fleet takes its instances with it."""
+        if len(request["FleetIds"]) > _MOST_DELETED:
+            raise ApiError(
+                "InvalidParameterValue",
+                f"At most {_MOST_DELETED} fleets of type instant can be deleted in one request.",
+            )
         gone, refused = [], []
         for fleet_id in request["FleetIds"]:
             fleet = self._all.get(fleet_id)
             if fleet is None:
                 code, message = "fleetIdDoesNotExist", f"The fleet ID '{fleet_id}' does not exist"
+            elif fleet.deleted:
+                code = "fleetNotInDeletableState"
+                message = f"The fleet '{fleet_id}' is not in a deletable state"
             elif not request["TerminateInstances"]:
                 code = "unexpectedError"
                 message = "NoTerminateInstances is not supported for instant fleets"
@@ -224,13 +239,14 @@ class Fleets:
                 gone.append(
                     {
                         "FleetId": fleet_id,
-                        "PreviousFleetState": "deleted" if fleet.deleted else "active",
+                        "PreviousFleetState": "active",
                         "CurrentFleetState": "deleted_terminating",
                     }
                 )
                 fleet.deleted = True
-                for instance_id in fleet.instance_ids():
-                    self._instances.terminate(self._instances.get(instance_id), ended_by_user())
+                for instance in self._instances.all():
+                    if instance.fleet_id == fleet_id:
+                        self._instances.terminate(instance, ended_by_user())
                 continue
             refused.append({"FleetId": fleet_id, "Error": {"Code": code, "Message": message}})
         return {"SuccessfulFleetDeletions": gone, "UnsuccessfulFleetDeletions": refused}
@@ -245,17 +261,34 @@ def _result(fleet: Fleet) -> dict[str, Any]:
     return copied
 
 
+def _configs(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Name the templates by their ids, as EC2 does however the request named them."""
+    ids = template_ids(request)
+    return [
+        {
+            "LaunchTemplateSpecification": {
+                "LaunchTemplateId": template_id,
+                "Version": config.get("LaunchTemplateSpecification", {}).get("Version"),
+            },
+            "Overrides": config.get("Overrides", []),
+        }
+        for template_id, config in zip(ids, request["LaunchTemplateConfigs"], strict=True)
+    ]
+
+
 def _described(fleet: Fleet, instances: Instances) -> dict[str, Any]:
     target = fleet.request["TargetCapacitySpecification"]
-    alive = [one for one in fleet.instance_ids() if instances.get(one).is_alive]
+    alive = [one for one in instances.all() if one.fleet_id == fleet.fleet_id and one.is_alive]
     return {
         "FleetId": fleet.fleet_id,
         "FleetState": "deleted_terminating" if fleet.deleted else "active",
         "ClientToken": fleet.request.get("ClientToken"),
         "CreateTime": fleet.created_at,
         "Type": "instant",
-        "ActivityStatus": "fulfilled" if fleet.instances else "error",
+        # Of an instant fleet, whatever it got.
+        "ActivityStatus": "fulfilled",
         "FulfilledCapacity": float(len(alive)),
+        "LaunchTemplateConfigs": _configs(fleet.request),
         "TargetCapacitySpecification": {
             key: value for key, value in target.items() if key != "TargetCapacityUnitType"
         },

@@ -11,6 +11,8 @@ RUN_ID_RULE = "1 to 64 letters, digits, '_' or '-'"
 # Instance metadata serves a tag only when its key has no space and no '/'.
 RUN_TAG = "runctl:run-id"
 ATTEMPT_TAG = "runctl:attempt"
+# Until when a machine that somebody asked for lives without a run; an ISO 8601 instant with a zone.
+KEEP_ALIVE_TAG = "runctl:keep-alive-until"
 
 
 def check_run_id(run_id: str, *, field: str = "run_id") -> str:

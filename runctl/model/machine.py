@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 
-from runctl.model.identity import ATTEMPT_TAG
+from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.pool import Pool
 
 
@@ -44,3 +44,25 @@ class Machine:
         """The attempt that it was launched for, by its tag."""
         number = self.tags.get(ATTEMPT_TAG, "")
         return int(number) if number.isdecimal() else None
+
+    @property
+    def run_id(self) -> str:
+        """The run that it was launched for, by its tag; empty for none."""
+        return self.tags.get(RUN_TAG, "")
+
+    @property
+    def kept_until(self) -> datetime | None:
+        """Until when its owner wants it though no run does, by its tag; None for no such wish.
+
+        What cannot be read counts as for ever: ending a machine that is somebody's costs more than
+        leaving one running.
+        """
+        text = self.tags.get(KEEP_ALIVE_TAG)
+        if text is None:
+            return None
+        forever = datetime.max.replace(tzinfo=timezone.utc)
+        try:
+            instant = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        except ValueError:
+            return forever
+        return instant if instant.tzinfo else forever

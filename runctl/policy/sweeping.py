@@ -1,8 +1,9 @@
-"""What a sweep may take away: pure decisions on runs and machines."""
+"""What a sweep may take away: pure decisions on runs, machines and fleets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine
 from runctl.model.run import Attempt, Run
 from runctl.policy.billing import may_terminate
@@ -14,6 +15,8 @@ LONGEST_DRAIN = timedelta(minutes=30)
 FRESH = timedelta(minutes=2)
 # What is younger may be on its way into the ledger, or not yet known to every part of AWS.
 YOUNG = timedelta(minutes=15)
+# By then EC2 knows everywhere what a fleet launched, and nobody replays its request any more.
+SETTLED = timedelta(hours=1)
 # An end that could not be told for so long is no news; something else is broken.
 STALE = timedelta(days=7)
 
@@ -38,20 +41,59 @@ def is_left_over(
 ) -> bool:
     """Whether nobody wants the machine, nobody else will end it, and we may.
 
-    `run` and `attempts` are what the ledger holds of the run that its tag names.
+    `run` and `attempts` are what the ledger holds of the run that its tag names, or that it was
+    lent to. One that somebody keeps for himself is wanted until then, and by its run after that.
     """
     if machine.state not in {"pending", "running"} or machine.launched_at is None:
         return False
-    attempt = next((one for one in attempts if one.number == machine.attempt), None)
+    if machine.kept_until is not None and now < machine.kept_until:
+        return False
+    attempt = _attempt_of(machine, attempts)
     if run is None:
         return now - machine.launched_at >= YOUNG
     since = _unwanted_since(run, attempt, attempts)
+    if since is None and _is_stray(machine, attempt):
+        since = machine.launched_at
     if since is None or now - since < _patience(attempt, now=now):
         return False
     return may_terminate(
         launched_at=machine.launched_at,
         noticed_at=None if attempt is None else attempt.noticed_at,
         now=now,
+    )
+
+
+def is_spent(
+    fleet: InstantFleet, states: Mapping[str, str], attempts: Sequence[Attempt], *, now: datetime
+) -> bool:
+    """Whether a fleet holds nothing any more, so that deleting it terminates nothing.
+
+    `states` are the states of those of its instances that EC2 still knows; `attempts` are those of
+    its run. An instance that EC2 is shutting down counts as alive: it may be in the first hour in
+    which a reclaim is free. One that EC2 does not know counts as gone unless the ledger says that
+    somebody works on it: two views have to agree, since either may be behind.
+    """
+    if fleet.is_deleted or fleet.created_at is None or now - fleet.created_at < SETTLED:
+        return False
+    if any(states.get(one, "terminated") != "terminated" for one in fleet.instance_ids):
+        return False
+    at_work = {one for attempt in attempts if attempt.ended is None for one in attempt.instance_ids}
+    return not at_work & (set(fleet.instance_ids) - set(states))
+
+
+def _attempt_of(machine: Machine, attempts: Sequence[Attempt]) -> Attempt | None:
+    if machine.attempt is not None:
+        return next((one for one in attempts if one.number == machine.attempt), None)
+    # A machine that was there before the run has no tag of it, only the ledger's record.
+    return next((one for one in attempts if machine.instance_id in one.instance_ids), None)
+
+
+def _is_stray(machine: Machine, attempt: Attempt | None) -> bool:
+    """Whether the attempt goes on, on another machine than this one of its tag."""
+    return (
+        attempt is not None
+        and attempt.was_launched
+        and machine.instance_id not in attempt.instance_ids
     )
 
 

@@ -330,3 +330,103 @@ def test_all_pages_of_machines_are_read(ec2):
         page = {"Reservations": [{"Instances": [{**described, "InstanceId": f"i-{number}"}]}]}
         stub.add_response("describe_instances", {**page, **token})
     assert [one.instance_id for one in fleet.find_all()] == ["i-1", "i-2"]
+
+
+def test_an_error_that_names_no_pool_of_ours_is_the_refusal_of_an_unknown_one(ec2):
+    stub, fleet = ec2
+    whole = refusal("InsufficientInstanceCapacity")
+    del whole["LaunchTemplateAndOverrides"]
+    elsewhere = refusal("UnfulfillableCapacity", subnet="subnet-of-last-week")
+    stub.add_response(
+        "create_fleet", {"FleetId": "f", "Errors": [whole, elsewhere], "Instances": []}
+    )
+    assert fleet.launch(build(fleet)).refusals == {
+        Pool("unknown", "unknown", "spot"): "InsufficientInstanceCapacity",
+        Pool("m5.large", "unknown", "spot"): "UnfulfillableCapacity",
+    }
+
+
+def test_a_machine_whose_subnet_is_not_ours_any_more_has_a_pool_that_can_be_read_again(ec2):
+    stub, fleet = ec2
+    group = {
+        "LaunchTemplateAndOverrides": {"Overrides": {"SubnetId": "subnet-of-last-week"}},
+        "InstanceIds": ["i-1"],
+        "InstanceType": "m5.large",
+    }
+    stub.add_response("create_fleet", {"FleetId": "f", "Errors": [], "Instances": [group]})
+    result = fleet.launch(build(fleet))
+    assert result.instance_ids == ("i-1",)
+    assert Pool.parse(str(result.pool)) == Pool("m5.large", "unknown", "spot")
+
+
+def tagged(*ids):
+    tags = [{"ResourceId": one, "ResourceType": "fleet", "Key": "runctl:run-id"} for one in ids]
+    return {"Tags": [{**tag, "Value": "run-1"} for tag in tags]}
+
+
+def described(fleet_id, **changes):
+    return {
+        "FleetId": fleet_id,
+        "FleetState": "active",
+        "CreateTime": datetime(2030, 1, 1, tzinfo=timezone.utc),
+        "Type": "instant",
+        "Tags": [
+            {"Key": "runctl:run-id", "Value": "run-1"},
+            {"Key": "runctl:attempt", "Value": "4"},
+        ],
+        "LaunchTemplateConfigs": [
+            {"LaunchTemplateSpecification": {"LaunchTemplateId": "lt-x86_cpu", "Version": "3"}}
+        ],
+        "Instances": [{"InstanceIds": ["i-1"]}],
+        **changes,
+    }
+
+
+def test_fleets_are_named_by_their_tags_and_ours_by_their_launch_templates(ec2):
+    stub, fleet = ec2
+    filters = [
+        {"Name": "resource-type", "Values": ["fleet"]},
+        {"Name": "key", "Values": ["runctl:run-id"]},
+    ]
+    theirs = [{"LaunchTemplateSpecification": {"LaunchTemplateId": "lt-theirs"}}]
+    stub.add_response("describe_tags", tagged("f-1", "f-2"), {"Filters": filters})
+    stub.add_response(
+        "describe_fleets",
+        {"Fleets": [described("f-1"), described("f-2", LaunchTemplateConfigs=theirs)]},
+        {"FleetIds": ["f-1", "f-2"]},
+    )
+    (found,) = fleet.find_fleets()
+    assert (found.fleet_id, found.run_id, found.attempt) == ("f-1", "run-1", 4)
+    assert (found.instance_ids, found.is_deleted) == (("i-1",), False)
+
+
+def test_a_tag_that_outlived_its_fleet_does_not_hide_the_others(ec2):
+    stub, fleet = ec2
+    stub.add_response("describe_tags", tagged("f-1", "f-gone"))
+    stub.add_client_error("describe_fleets", "InvalidFleetId.NotFound")
+    stub.add_response("describe_fleets", {"Fleets": [described("f-1")]}, {"FleetIds": ["f-1"]})
+    stub.add_client_error("describe_fleets", "InvalidFleetId.NotFound")
+    assert [one.fleet_id for one in fleet.find_fleets()] == ["f-1"]
+
+
+def test_fleets_are_deleted_25_at_a_time_and_what_is_refused_is_told(ec2):
+    stub, fleet = ec2
+    ids = [f"f-{number:02}" for number in range(27)]
+    refused = [
+        {"FleetId": "f-01", "Error": {"Code": "fleetIdDoesNotExist", "Message": "gone"}},
+        {"FleetId": "f-02", "Error": {"Code": "unexpectedError", "Message": "hm"}},
+    ]
+    stub.add_response(
+        "delete_fleets",
+        {"SuccessfulFleetDeletions": [], "UnsuccessfulFleetDeletions": refused},
+        {"FleetIds": ids[:25], "TerminateInstances": True},
+    )
+    stub.add_response("delete_fleets", {}, {"FleetIds": ids[25:], "TerminateInstances": True})
+    assert fleet.delete_fleets(ids) == {"f-02": "hm (unexpectedError)"}
+
+
+def test_listing_fleets_without_permission_is_told(ec2):
+    stub, fleet = ec2
+    stub.add_client_error("describe_tags", "UnauthorizedOperation")
+    with pytest.raises(RefusedError):
+        fleet.find_fleets()

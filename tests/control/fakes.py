@@ -1,7 +1,7 @@
 """The ports in memory: a world small enough to be played through in every order."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
@@ -12,7 +12,8 @@ from runctl.model.errors import (
     RequestError,
     RunEndedError,
 )
-from runctl.model.identity import ATTEMPT_TAG, RUN_TAG, client_token
+from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
+from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
@@ -245,6 +246,7 @@ class FakeFleet:
         self._clock = clock
         self._zones = tuple(zones)
         self.machines: dict[str, Machine] = {}
+        self.fleets: dict[str, InstantFleet] = {}
         self.refusals: dict[Pool, str] = {}
         self.quota = ""
         self.answers: dict[str, LaunchResult] = {}
@@ -287,7 +289,16 @@ class FakeFleet:
                 launched_at=self._clock.now(),
                 tags={RUN_TAG: document["run_id"], ATTEMPT_TAG: str(document["attempt"])},
             )
-        answer = LaunchResult(instance_ids=ids, pool=granted, refusals=refused)
+        fleet_id = f"fleet-{len(self.fleets) + 1:04d}"
+        self.fleets[fleet_id] = InstantFleet(
+            fleet_id=fleet_id,
+            run_id=document["run_id"],
+            attempt=document["attempt"],
+            state="active",
+            created_at=self._clock.now(),
+            instance_ids=ids,
+        )
+        answer = LaunchResult(instance_ids=ids, pool=granted, refusals=refused, fleet_id=fleet_id)
         self.answers[document["token"]] = answer
         return answer
 
@@ -309,13 +320,26 @@ class FakeFleet:
         return [
             one
             for one in self.machines.values()
-            if RUN_TAG in one.tags and one.is_live and one.instance_id not in self.hidden
+            if {RUN_TAG, KEEP_ALIVE_TAG} & set(one.tags)
+            and one.is_live
+            and one.instance_id not in self.hidden
         ]
 
     def terminate(self, instance_ids: Sequence[str]) -> None:
         for instance_id in instance_ids:
             self.terminated.append(instance_id)
             self.end(instance_id, reason="Client.UserInitiatedShutdown")
+
+    def find_fleets(self) -> list[InstantFleet]:
+        return list(self.fleets.values())
+
+    def delete_fleets(self, fleet_ids: Iterable[str]) -> dict[str, str]:
+        for fleet_id in fleet_ids:
+            self.fleets[fleet_id] = replace(self.fleets[fleet_id], state="deleted_terminating")
+            self.terminate(
+                [one for one in self.fleets[fleet_id].instance_ids if self.machines[one].is_live]
+            )
+        return {}
 
     def end(self, instance_id: str, *, reason: str) -> None:
         machine = self.machines.get(instance_id)

@@ -15,7 +15,7 @@ from tests.control.fakes import START, CrashError, Fragile
 from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, stray, training
 
 MINUTE = timedelta(minutes=1)
-NOTHING = {"cleaned": [], "terminated": [], "failed": []}
+NOTHING = {"cleaned": [], "terminated": [], "fleets_deleted": [], "failed": []}
 
 
 def over(world, status="FAILED", arn=ARN):
@@ -223,7 +223,7 @@ def test_one_broken_run_does_not_keep_the_others_from_being_looked_after(caplog)
     world.ledger.find_run = find
     swept = sweep(world)
     assert (swept["cleaned"], swept["failed"]) == (["run-2"], [RUN])
-    assert f"the run {RUN} could not be swept" in caplog.text
+    assert f"{RUN} could not be swept" in caplog.text
     world.ledger.find_run = find_run
     assert sweep(world)["cleaned"] == [RUN]
 

@@ -74,7 +74,14 @@ def test_a_sweep_ends_what_an_event_that_was_lost_left(world, invoke, capsys):
     instance_id = launched(world)
     world.workflow.running.clear()
     world.workflow.ended[ARN] = "FAILED"
-    swept = {"runs": 1, "machines": 0, "cleaned": [RUN], "terminated": [], "failed": []}
+    swept = {
+        "runs": 1,
+        "machines": 0,
+        "cleaned": [RUN],
+        "terminated": [],
+        "fleets_deleted": [],
+        "failed": [],
+    }
     assert invoke("sweep", recorded("scheduled")) == swept
     assert world.fleet.terminated == [instance_id]
     assert '"SweptRuns":[1.0]' in capsys.readouterr().out

@@ -30,6 +30,7 @@ LEDGER = {
     "sweep": {"GetItem", "Query", "UpdateItem"},
 }  # fmt: skip
 LAUNCH, DESCRIBE, TERMINATE = "CreateFleet", "DescribeInstances", "TerminateInstances"
+FLEETS = {"DescribeTags", "DescribeFleets", "DeleteFleets"}
 EC2_CALLS = {
     "prepare_run": {DESCRIBE, TERMINATE},
     "launch_instances": {LAUNCH, DESCRIBE, TERMINATE},
@@ -38,7 +39,7 @@ EC2_CALLS = {
     "handle_interruption": {LAUNCH, DESCRIBE, TERMINATE},
     "handle_instance_change": {DESCRIBE},
     "clean_up": {DESCRIBE, TERMINATE},
-    "sweep": {DESCRIBE, TERMINATE},
+    "sweep": {DESCRIBE, TERMINATE, *FLEETS},
 }
 COMMANDERS = {"handle_interruption", "clean_up", "sweep"}
 TELLERS = {"finish_run", "clean_up", "sweep"}
@@ -85,6 +86,7 @@ def facts(app: Synthesized) -> Mapping[str, list[str]]:
         "role": [f"arn:aws:iam::{ACCOUNT}:role/{profile.properties['Roles'][0]}"],
         "parameter": [image.removeprefix("resolve:ssm:") for image in images],
         "instance": ["i-0123456789abcdef0"],
+        "fleet": ["fleet-1"],
         "document": ["runctl-agent"],
         "topic": [TOPIC],
     }
@@ -209,6 +211,22 @@ def test_the_sweep_lists_runs_and_sees_executions(app: Synthesized) -> None:
     execution = MACHINE.replace(":stateMachine:", ":execution:")
     assert role.allows("states:DescribeExecution", f"{execution}:a-run")
     assert not role.allows("states:DescribeExecution", f"{execution}-other:a-run")
+
+
+def test_the_sweep_deletes_fleets_of_runs_only_and_ends_machines_that_were_kept(
+    app: Synthesized,
+) -> None:
+    role = role_of(app, "sweep")
+    assert role.allows("ec2:DeleteFleets", f"{EC2}:fleet/fleet-1", TAGGED)
+    assert not role.allows("ec2:DeleteFleets", f"{EC2}:fleet/fleet-1")
+    kept = {"aws:ResourceTag/runctl:keep-alive-until": ["2030-01-01T00:00:00Z"]}
+    assert role.allows("ec2:TerminateInstances", f"{EC2}:instance/i-1", kept)
+    assert not role_of(app, "clean_up").allows(
+        "ec2:TerminateInstances", f"{EC2}:instance/i-1", kept
+    )
+    variables = app.function("sweep").properties["Environment"]["Variables"]
+    assert "RUNCTL_LAUNCH_TEMPLATES" in variables
+    assert "RUNCTL_SECURITY_GROUP" in variables
 
 
 def test_the_state_machine_may_invoke_what_it_calls(app: Synthesized) -> None:

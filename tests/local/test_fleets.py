@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from botocore.exceptions import ClientError
 
+from runctl.aws.instant_fleets import delete_fleets, find_fleets
 from tests.local.clouds import ZONES, Cloud, eventually, unique
 
 POOL = f"m5.large/{ZONES[0]}/spot"
@@ -126,6 +127,68 @@ def test_deleting_a_fleet_ends_its_instances(cloud: Cloud) -> None:
     assert cloud.admin.wait_for_state(instance_id, "terminated")["reason"] == (
         "Client.UserInitiatedShutdown"
     )
+
+
+def test_an_instant_fleet_is_shown_to_who_names_it_and_its_tag_names_it(cloud: Cloud) -> None:
+    ec2, run = cloud.client("ec2"), unique("run")
+    tags = [{"ResourceType": "fleet", "Tags": [{"Key": "run", "Value": run}]}]
+    template = cloud.template("#!/bin/sh\n")
+    got = ec2.create_fleet(**cloud.fleet_request(template, TagSpecifications=tags))
+    assert got["FleetId"] not in {one["FleetId"] for one in ec2.describe_fleets()["Fleets"]}
+    filters = [{"Name": "resource-type", "Values": ["fleet"]}, {"Name": "value", "Values": [run]}]
+    (tag,) = ec2.describe_tags(Filters=filters)["Tags"]
+    assert (tag["ResourceId"], tag["Key"], tag["ResourceType"]) == (got["FleetId"], "run", "fleet")
+    (fleet,) = ec2.describe_fleets(FleetIds=[tag["ResourceId"]])["Fleets"]
+    (config,) = fleet["LaunchTemplateConfigs"]
+    assert config["LaunchTemplateSpecification"]["LaunchTemplateId"].startswith("lt-")
+    assert fleet["Instances"][0]["InstanceIds"] == got["Instances"][0]["InstanceIds"]
+    assert fleet["Tags"] == [{"Key": "run", "Value": run}]
+
+
+def test_a_fleet_is_deleted_once_and_no_more_than_25_at_a_time(cloud: Cloud) -> None:
+    ec2 = cloud.client("ec2")
+    cloud.admin.set_capacity(POOL, 0)
+    fleet = ec2.create_fleet(**cloud.fleet_request(cloud.template()))["FleetId"]
+    with pytest.raises(ClientError) as caught:
+        ec2.delete_fleets(FleetIds=[fleet] * 26, TerminateInstances=True)
+    assert code_of(caught) == "InvalidParameterValue"
+    (gone,) = ec2.delete_fleets(FleetIds=[fleet], TerminateInstances=True)[
+        "SuccessfulFleetDeletions"
+    ]
+    assert (gone["PreviousFleetState"], gone["CurrentFleetState"]) == (
+        "active",
+        "deleted_terminating",
+    )
+    again = ec2.delete_fleets(FleetIds=[fleet, "fleet-unknown"], TerminateInstances=True)
+    codes = [one["Error"]["Code"] for one in again["UnsuccessfulFleetDeletions"]]
+    assert codes == ["fleetNotInDeletableState", "fleetIdDoesNotExist"]
+
+
+def test_our_fleets_are_found_and_deleted_over_the_wire(cloud: Cloud) -> None:
+    ec2, template, other = cloud.client("ec2"), cloud.template("#!/bin/sh\n"), cloud.template()
+    tags = [
+        {"ResourceType": "fleet", "Tags": [{"Key": key, "Value": value}]}
+        for key, value in (("runctl:run-id", "run-1"),)
+    ]
+
+    def launch(name: str, **changes: object) -> str:
+        request = cloud.fleet_request(name, **changes)
+        fleet_id: str = ec2.create_fleet(**request)["FleetId"]
+        return fleet_id
+
+    mine = launch(template, TagSpecifications=tags)
+    launch(template)  # nobody's run
+    launch(other, TagSpecifications=tags)  # of a deployment beside ours
+    (described,) = ec2.describe_launch_templates(LaunchTemplateNames=[template])["LaunchTemplates"]
+    templates = {described["LaunchTemplateId"]}
+    (found,) = find_fleets(ec2, templates=templates)
+    assert (found.fleet_id, found.run_id, found.is_deleted) == (mine, "run-1", False)
+    assert len(found.instance_ids) == 1
+    assert delete_fleets(ec2, [mine, "fleet-unknown"]) == {}
+    assert delete_fleets(ec2, [mine]) == {}
+    (found,) = find_fleets(ec2, templates=templates)
+    assert found.is_deleted
+    assert find_fleets(ec2, templates=()) == []
 
 
 def test_instances_are_found_by_tag_and_state_page_by_page(cloud: Cloud) -> None:

@@ -113,6 +113,30 @@ def test_only_instances_with_the_tag_may_be_terminated(strict_cloud: Cloud) -> N
     assert strict_cloud.admin.instance(foreign)["state"] in {"pending", "running"}
 
 
+def test_only_fleets_with_the_tag_may_be_deleted(strict_cloud: Cloud) -> None:
+    admin = strict_cloud.client("ec2")
+
+    def fleet(**changes: Any) -> str:
+        request = strict_cloud.fleet_request(strict_cloud.template("#!/bin/sh\n"), **changes)
+        return str(admin.create_fleet(**request)["FleetId"])
+
+    mine, foreign = fleet(TagSpecifications=TAGS), fleet()
+    condition = {"aws:ResourceTag/run": "r*"}
+    role = strict_cloud.role(allow("ec2:DeleteFleets", StringLike=condition))
+    ec2 = strict_cloud.client("ec2", **strict_cloud.assume(role))
+    with pytest.raises(ClientError, match="UnauthorizedOperation"):
+        ec2.delete_fleets(FleetIds=[foreign], TerminateInstances=True)
+    gone = ec2.delete_fleets(FleetIds=[mine], TerminateInstances=True)
+    assert [one["FleetId"] for one in gone["SuccessfulFleetDeletions"]] == [mine]
+    for call, action in (
+        (ec2.describe_fleets, "ec2:DescribeFleets"),
+        (ec2.describe_tags, "ec2:DescribeTags"),
+    ):
+        filters = [{"Name": "resource-type", "Values": ["fleet"]}]
+        with pytest.raises(ClientError, match=action):
+            call(**({"Filters": filters} if action.endswith("Tags") else {"FleetIds": [mine]}))
+
+
 def test_the_administrator_may_do_anything(strict_cloud: Cloud) -> None:
     assert strict_cloud.describe(strict_cloud.launch())["InstanceId"]
 

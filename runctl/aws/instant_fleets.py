@@ -1,0 +1,107 @@
+"""EC2: finding our instant fleets, which it lists to nobody, and deleting them."""
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from runctl.aws.errors import code_of, translated
+from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
+from runctl.model.leftovers import InstantFleet
+
+# DeleteFleets takes 25 instant ones; with one too many it deletes none.
+MOST_DELETED = 25
+MOST_DESCRIBED = 100
+GONE_ALREADY = frozenset({"fleetIdDoesNotExist", "fleetNotInDeletableState"})
+
+
+def find_fleets(client: Any, *, templates: Collection[str]) -> list[InstantFleet]:
+    """Return the fleets that carry a run's tag and launch from one of `templates`.
+
+    DescribeFleets shows an instant fleet only to who names it, and has no filter by tag;
+    DescribeTags knows the names. Deployments share the tag, but never the launch templates. Both
+    calls are eventually consistent: a fleet that is missing is found by a later sweep.
+    """
+    if not templates:
+        return []
+    ids = iter(sorted(_tagged(client)))
+    found: list[InstantFleet] = []
+    while batch := list(itertools.islice(ids, MOST_DESCRIBED)):
+        found += [
+            _fleet(fleet)
+            for fleet in _described(client, batch)
+            if _templates_of(fleet) & set(templates)
+        ]
+    return found
+
+
+def _tagged(client: Any) -> Iterator[str]:
+    filters = [
+        {"Name": "resource-type", "Values": ["fleet"]},
+        {"Name": "key", "Values": [RUN_TAG]},
+    ]
+    with translated():
+        for page in client.get_paginator("describe_tags").paginate(Filters=filters):
+            yield from (str(tag["ResourceId"]) for tag in page["Tags"])
+
+
+def _described(client: Any, ids: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    with translated():
+        try:
+            yield from list(_pages(client, ids))
+        except ClientError as exc:
+            # A tag may outlive its fleet, and one unknown id fails the whole call.
+            if not code_of(exc).startswith("InvalidFleet"):
+                raise
+            if len(ids) > 1:
+                for fleet_id in ids:
+                    yield from _described(client, [fleet_id])
+
+
+def _pages(client: Any, ids: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    for page in client.get_paginator("describe_fleets").paginate(FleetIds=list(ids)):
+        yield from page["Fleets"]
+
+
+def _templates_of(fleet: Mapping[str, Any]) -> set[str]:
+    return {
+        config.get("LaunchTemplateSpecification", {}).get("LaunchTemplateId", "")
+        for config in fleet.get("LaunchTemplateConfigs", [])
+    }
+
+
+def _fleet(fleet: Mapping[str, Any]) -> InstantFleet:
+    tags = {tag["Key"]: tag["Value"] for tag in fleet.get("Tags", [])}
+    number = tags.get(ATTEMPT_TAG, "")
+    return InstantFleet(
+        fleet_id=fleet["FleetId"],
+        run_id=tags.get(RUN_TAG, ""),
+        attempt=int(number) if number.isdecimal() else None,
+        state=fleet["FleetState"],
+        created_at=fleet.get("CreateTime"),
+        instance_ids=tuple(
+            instance_id
+            for group in fleet.get("Instances", [])
+            for instance_id in group.get("InstanceIds", [])
+        ),
+    )
+
+
+def delete_fleets(client: Any, fleet_ids: Iterable[str]) -> dict[str, str]:
+    """Delete instant fleets; return why not, for each that was not. One that is gone is fine.
+
+    This terminates whatever lives in them, and there is no way not to: the caller has made sure
+    that nothing does. Throttling is retried inside, then TransientError; a lost answer does no
+    harm, since the next call finds the fleet deleted.
+    """
+    ids = iter(fleet_ids)
+    refused: dict[str, str] = {}
+    while batch := list(itertools.islice(ids, MOST_DELETED)):
+        with translated():
+            answer = client.delete_fleets(FleetIds=batch, TerminateInstances=True)
+        for one in answer.get("UnsuccessfulFleetDeletions", []):
+            error = one.get("Error", {})
+            if error.get("Code") not in GONE_ALREADY:
+                refused[one["FleetId"]] = f"{error.get('Message', '')} ({error.get('Code', '')})"
+    return refused
