@@ -156,7 +156,9 @@ sys.exit(main())' "\$@"
 EOF
 }
 
-# The dead-man is a shell script, so that a broken Python or agent cannot disarm it.
+# The dead-man is a shell script, so that a broken Python or agent cannot disarm it. It counts by the
+# time since boot, which no NTP step moves: of the lease it only sees that it was touched. A file's
+# time keeps each instant, since that takes no space on a full disk.
 write_deadman() {
     write_file "$root/opt/runctl/bin/runctl-deadman" 0755 <<EOF
 #!/bin/sh
@@ -164,29 +166,38 @@ write_deadman() {
 run="$root/run/runctl"
 limit=\${RUNCTL_DEADMAN_SECONDS:-1800}
 first_hour=\${RUNCTL_FIRST_HOUR_SECONDS:-3600}
+now=\$(cut -d. -f1 "\${RUNCTL_UPTIME_FILE:-/proc/uptime}")
 # A reboot empties /run, and user data runs at the first boot only: count from now.
 mkdir -p "\$run"
-for name in lease born; do [ -e "\$run/\$name" ] || touch "\$run/\$name"; done
-age() { echo \$((\$(date +%s) - \$(stat -c %Y "\$1" 2>/dev/null || date +%s))); }
-[ "\$(age "\$run/lease")" -ge "\$limit" ] || exit 0
+[ -e "\$run/lease" ] || touch "\$run/lease"
+[ -e "\$run/born" ] || touch -d "@\$now" "\$run/born"
+if [ ! -e "\$run/seen" ] || [ "\$run/lease" -nt "\$run/seen" ] ||
+    [ "\$run/lease" -ot "\$run/seen" ]; then
+    touch -d "@\$now" "\$run/heard"
+    touch -r "\$run/lease" "\$run/seen"
+fi
+since() { echo \$((now - \$(stat -c %Y "\$1" 2>/dev/null || echo "\$now"))); }
+[ "\$(since "\$run/heard")" -ge "\$limit" ] || exit 0
 # After a notice in the first hour EC2 takes the instance, and charges nothing if we wait.
-if [ -e "\$run/notice" ] && [ "\$(age "\$run/born")" -lt "\$first_hour" ]; then exit 0; fi
+if [ -e "\$run/notice" ] && [ "\$(since "\$run/born")" -lt "\$first_hour" ]; then exit 0; fi
 echo "runctl: no heartbeat was accepted for \$limit s: shutting down" >&2
-"$root/opt/runctl/bin/runctl-agent" stop || true
+# Whatever hangs here must not keep the instance alive.
+timeout -k 5 30 "$root/opt/runctl/bin/runctl-agent" stop || true
 waited=0
 while [ "\$waited" -lt "\${RUNCTL_FLUSH_SECONDS:-120}" ] &&
-    systemctl is-active --quiet runctl-agent.service; do
+    timeout 10 systemctl is-active --quiet runctl-agent.service; do
     sleep 1
     waited=\$((waited + 1))
 done
-sync
-shutdown -h now
+timeout 60 sync || true
+shutdown -h now || poweroff || poweroff -f
 EOF
     write_file "$units/runctl-deadman.service" 0644 <<EOF
 [Unit]
 Description=End an instance that nobody hears from
 [Service]
 Type=oneshot
+EnvironmentFile=-$root/etc/runctl/deadman.env
 ExecStart=$root/opt/runctl/bin/runctl-deadman
 EOF
     write_file "$units/runctl-deadman.timer" 0644 <<EOF
@@ -264,8 +275,8 @@ main() {
         [ -n "${!name:-}" ] || give_up "the user data's header lacks $name"
     done
     touch "$root/run/runctl/lease"
-    [ -e "$root/run/runctl/born" ] || touch "$root/run/runctl/born"
     write_deadman
+    "$root/opt/runctl/bin/runctl-deadman" || say 'the dead-man failed'
     systemctl daemon-reload
     systemctl enable --now runctl-deadman.timer || say 'the dead-man timer did not start'
     pick_python || give_up 'this image has no Python 3.10 or newer (with venv)'

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -172,6 +171,7 @@ def test_booting_again_changes_nothing(boot: Boot) -> None:
     born = (boot.root / "run/runctl/born").stat().st_mtime_ns
     assert boot.run().returncode == 0
     assert sorted(boot.root.rglob("*")) == files
+    assert born < 10**9 * 86400 * 3650, "an instant since boot"
     assert (boot.root / "run/runctl/born").stat().st_mtime_ns == born
 
 
@@ -223,63 +223,157 @@ def test_user_data_stays_far_below_its_limit() -> None:
     assert SCRIPT.stat().st_size < 12 * 1024
 
 
-def deadman(boot: Boot, **variables: str) -> list[str]:
-    """Run the dead-man once; return the calls that it made."""
-    before = len(boot.calls())
-    subprocess.run(
-        [str(boot.root / "opt/runctl/bin/runctl-deadman")],
-        env={
-            "PATH": f"{boot.root / 'bin'}:/usr/bin:/bin",
-            "RUNCTL_FLUSH_SECONDS": "1",
-            **variables,
-        },
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    return boot.calls()[before:]
+MINUTE = 60
 
 
-def make_older(path: Path, seconds: int) -> None:
-    path.touch()
-    os.utime(path, (time.time() - seconds, time.time() - seconds))
+class DeadMan:
+    """The dead-man of a booted instance, run once a minute by a clock of our own."""
+
+    def __init__(self, boot: Boot) -> None:
+        self.boot = boot
+        self.run_folder = boot.root / "run/runctl"
+        self.uptime = boot.root / "uptime"
+        self.now = 30
+        self.uptime.write_text("30.00 12.00\n")
+        boot.variables["RUNCTL_UPTIME_FILE"] = str(self.uptime)
+        boot.run()
+
+    def hear(self) -> None:
+        """Touch the lease as the agent does."""
+        touch(self.run_folder / "lease")
+
+    def look(self, **variables: str) -> list[str]:
+        """Run the dead-man once; return the calls that it made."""
+        before = len(self.boot.calls())
+        self.uptime.write_text(f"{self.now}.47 12.00\n")
+        subprocess.run(
+            [str(self.boot.root / "opt/runctl/bin/runctl-deadman")],
+            env={
+                "PATH": f"{self.boot.root / 'bin'}:/usr/bin:/bin",
+                "RUNCTL_FLUSH_SECONDS": "1",
+                "RUNCTL_UPTIME_FILE": str(self.uptime),
+                **variables,
+            },
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        return self.boot.calls()[before:]
+
+    def minutes_until_the_end(self, *, within: int, every: int = 5) -> int | None:
+        """Let time pass; return after how many minutes it shut the instance down."""
+        start = self.now
+        while self.now < start + within * MINUTE:
+            self.now += every * MINUTE
+            if "shutdown -h now" in self.look():
+                return (self.now - start) // MINUTE
+        return None
 
 
-def test_deadman_leaves_an_instance_alone_while_heartbeats_are_accepted(boot: Boot) -> None:
-    boot.run()
-    make_older(boot.root / "run/runctl/lease", 1700)
-    assert deadman(boot) == []
+@pytest.fixture
+def dead_man(boot: Boot) -> DeadMan:
+    return DeadMan(boot)
 
 
-def test_deadman_asks_the_agent_to_stop_and_shuts_down_after_thirty_minutes(boot: Boot) -> None:
-    boot.run()
-    make_older(boot.root / "run/runctl/lease", 1900)
-    assert deadman(boot)[-1] == "shutdown -h now"
+def test_deadman_leaves_an_instance_alone_while_heartbeats_are_accepted(dead_man: DeadMan) -> None:
+    for _ in range(5):
+        dead_man.hear()
+        assert dead_man.minutes_until_the_end(within=25, every=25) is None
+    assert not any(call.startswith("shutdown") for call in dead_man.boot.calls())
 
 
-def test_deadman_waits_for_ec2_after_a_notice_in_the_first_hour(boot: Boot) -> None:
-    boot.run()
-    run = boot.root / "run/runctl"
-    make_older(run / "lease", 1900)
-    make_older(run / "born", 2000)
-    (run / "notice").touch()
-    assert deadman(boot) == []
-    make_older(run / "born", 3700)
-    assert deadman(boot)[-1] == "shutdown -h now"
+def test_deadman_shuts_down_after_thirty_minutes_without_one(dead_man: DeadMan) -> None:
+    dead_man.hear()
+    dead_man.look()
+    assert dead_man.minutes_until_the_end(within=60) == 30
 
 
-def test_deadman_is_armed_again_after_a_reboot(boot: Boot) -> None:
-    boot.run()
-    run = boot.root / "run/runctl"
-    shutil.rmtree(run)
-    assert deadman(boot) == []
-    assert (run / "lease").exists()
-    assert (run / "born").exists()
-    make_older(run / "lease", 1900)
-    assert deadman(boot)[-1] == "shutdown -h now"
+def test_deadman_asks_the_agent_to_flush_before_it_shuts_down(dead_man: DeadMan) -> None:
+    launcher = dead_man.boot.root / "opt/runctl/bin/runctl-agent"
+    launcher.write_text(f'#!/bin/sh\necho "runctl-agent $*" >> "{dead_man.boot.root}/calls"\n')
+    dead_man.now += 31 * MINUTE
+    assert dead_man.look() == [
+        "runctl-agent stop",
+        "systemctl is-active --quiet runctl-agent.service",
+        "shutdown -h now",
+    ]
+
+
+@pytest.mark.parametrize("jump", [3600, -3600, 10 * 365 * 86400])
+def test_no_jump_of_the_clock_ends_an_instance_or_keeps_it(dead_man: DeadMan, jump: int) -> None:
+    """NTP steps the clock right after boot: the lease's time is then an hour old, or to come."""
+    lease = dead_man.run_folder / "lease"
+    dead_man.hear()
+    dead_man.look()
+    os.utime(lease, (lease.stat().st_atime, lease.stat().st_mtime - jump))
+    dead_man.now += MINUTE
+    assert dead_man.look() == []
+    assert dead_man.minutes_until_the_end(within=25, every=25) is None
+    assert dead_man.minutes_until_the_end(within=60) == 5
+
+
+def test_deadman_waits_for_ec2_after_a_notice_in_the_first_hour(dead_man: DeadMan) -> None:
+    touch(dead_man.run_folder / "notice")
+    assert dead_man.minutes_until_the_end(within=180) == 60
+
+
+def test_deadman_does_not_wait_for_ec2_after_the_first_hour(dead_man: DeadMan) -> None:
+    dead_man.now += 61 * MINUTE
+    dead_man.hear()
+    dead_man.look()
+    touch(dead_man.run_folder / "notice")
+    assert dead_man.minutes_until_the_end(within=60) == 30
+
+
+def test_deadman_is_armed_again_after_a_reboot(dead_man: DeadMan) -> None:
+    dead_man.now += 20 * MINUTE
+    dead_man.look()
+    shutil.rmtree(dead_man.run_folder)
+    dead_man.now = 10
+    assert dead_man.look() == []
+    assert dead_man.minutes_until_the_end(within=60) == 30
 
 
 def test_deadman_works_without_an_agent(boot: Boot) -> None:
-    boot.run(RUNCTL_AGENT_SHA256="0" * 64)
-    make_older(boot.root / "run/runctl/lease", 1900)
-    assert deadman(boot)[-1] == "shutdown -h now"
+    boot.variables["RUNCTL_AGENT_SHA256"] = "0" * 64
+    dead_man = DeadMan(boot)
+    assert not boot.has_agent()
+    assert dead_man.minutes_until_the_end(within=60) == 30
+
+
+def test_an_agent_that_was_killed_and_masked_does_not_keep_the_instance(dead_man: DeadMan) -> None:
+    """systemd will not start it again, and asking it hangs: the dead-man goes on without it."""
+    launcher = dead_man.boot.root / "opt/runctl/bin/runctl-agent"
+    launcher.write_text("#!/bin/sh\nexec sleep 1000\n")
+    patient = dead_man.boot.root / "bin/timeout"
+    patient.write_text('#!/bin/sh\n[ "$1" = -k ] && exec /usr/bin/timeout 1 "$4" "$5"\n'
+                       'exec /usr/bin/timeout "$@"\n')  # fmt: skip
+    patient.chmod(0o755)
+    dead_man.now += 31 * MINUTE
+    assert dead_man.look()[-1] == "shutdown -h now"
+
+
+def test_an_agent_that_stays_active_is_waited_for_only_so_long(dead_man: DeadMan) -> None:
+    dead_man.now += 31 * MINUTE
+    calls = dead_man.look(RUNCTL_FLUSH_SECONDS="2")
+    assert calls.count("systemctl is-active --quiet runctl-agent.service") == 2
+    assert calls[-1] == "shutdown -h now"
+
+
+def test_a_shutdown_that_is_refused_is_not_the_last_word(dead_man: DeadMan) -> None:
+    for name, code in (("shutdown", 1), ("poweroff", 0)):
+        shim = dead_man.boot.root / "bin" / name
+        shim.write_text(
+            f'#!/bin/sh\necho "{name} $*" >> "{dead_man.boot.root}/calls"; exit {code}\n'
+        )
+        shim.chmod(0o755)
+    dead_man.now += 31 * MINUTE
+    assert dead_man.look()[-2:] == ["shutdown -h now", "poweroff "]
+
+
+def touch(path: Path) -> None:
+    """Touch with a time that differs from the one before, however coarse the filesystem's is."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.touch()
+    if path.stat().st_mtime_ns == before:
+        os.utime(path, ns=(before, before + 1_000_000))
