@@ -1,16 +1,24 @@
 """DecideNext: what follows the attempt that ended."""
 
+import os
+
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, count, logger, services
-from runctl.control.decide_next import decide_next
+from runctl.control.decide_next import MOST_TURNS, decide_next
 
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
     """Answer the decision, with the next attempt's number and how long to wait before it."""
     logger.append_keys(run_id=event["run_id"], attempt=event["attempt"])
-    decided = decide_next(services(), event["run_id"], event["attempt"], event["outcome"])
+    decided = decide_next(
+        services(),
+        event["run_id"],
+        event["attempt"],
+        event["outcome"],
+        most_turns=int(os.environ.get("RUNCTL_MOST_TURNS", MOST_TURNS)),
+    )
     if decided["decision"] == "relaunch":
         count("Relaunches")
     logger.info("decided", decision=decided["decision"], reason=decided["reason"])

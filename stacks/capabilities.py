@@ -225,6 +225,11 @@ class Capabilities:
             }
         )
 
+    def stop_executions(self) -> Capability:
+        """Stop an execution that another one handed its run on to."""
+        executions = self._settings.state_machine_arn.replace(":stateMachine:", ":execution:")
+        return Capability(statements=[_allow(["states:StopExecution"], [f"{executions}:*"])])
+
     def _ec2(self, resource: str) -> str:
         return f"arn:aws:ec2:{self._settings.region}:{self._settings.account}:{resource}"
 

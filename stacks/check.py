@@ -112,7 +112,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-train:\*",
-        where="(PrepareRun|Sweep)/Role",
+        where="(PrepareRun|DecideNext|CleanUp|Sweep|Train)/Role",
         reason="Any execution of the one state machine may be a run's.",
     ),
 )

@@ -69,6 +69,7 @@ class OrchestrationStack(Stack):
             self,
             "Train",
             name=settings.state_machine_name,
+            arn=settings.state_machine_arn,
             steps={name: one.function for name, one in self.functions.items()},
         )
         self._add_rules()
@@ -99,7 +100,7 @@ class OrchestrationStack(Stack):
             can.ledger("GetItem", "UpdateItem"),
             can.end_machines(),
         )
-        self._add("decide_next", PATIENT, can.ledger(*READ))
+        self._add("decide_next", PATIENT, can.ledger(*READ), can.executions())
         self._add("finish_run", THOROUGH, *end)
         self._add(
             "handle_interruption",
@@ -116,7 +117,14 @@ class OrchestrationStack(Stack):
             can.reports(),
             oldest_event=OLDEST_CHANGE,
         )
-        self._add("clean_up", THOROUGH, *end, can.commands(), oldest_event=OLDEST_CHANGE)
+        self._add(
+            "clean_up",
+            THOROUGH,
+            *end,
+            can.commands(),
+            can.stop_executions(),
+            oldest_event=OLDEST_CHANGE,
+        )
         self._add(
             "sweep",
             SWEEPING,

@@ -84,18 +84,65 @@ class DynamoLedger:
         item = self._table.get(identity.execution_key(name))
         return None if item is None else str(item["run_id"])
 
-    def continue_run(self, run_id: str, *, execution: str, execution_arn: str) -> Run:
+    def continue_run(
+        self, run_id: str, *, execution: str, execution_arn: str, first_attempt: int
+    ) -> Run:
         """Move an ended run to a new execution and clear its end; idempotent per execution."""
         self._table.transact(
             self._put_execution(execution, run_id),
             update_of(
                 identity.run_key(run_id),
                 update="SET #execution = :execution, #execution_arn = :arn, "
-                "#executions = #executions + :one REMOVE #ended, #ended_at, #reason",
+                "#executions = #executions + :one, #first_attempt = :first, "
+                "#ancestors = :nobody REMOVE #ended, #ended_at, #reason",
                 condition="attribute_exists(#ended) AND #execution_arn <> :arn",
-                values={"execution": execution, "arn": execution_arn, "one": 1},
+                values={
+                    "execution": execution,
+                    "arn": execution_arn,
+                    "one": 1,
+                    "first": first_attempt,
+                    "nobody": [],
+                },
             ),
         )
+        return self._run_of(run_id, execution_arn)
+
+    def hand_over(
+        self,
+        run_id: str,
+        *,
+        parent_arn: str,
+        execution: str,
+        execution_arn: str,
+        first_attempt: int,
+    ) -> Run:
+        """Move a live run from an execution to the one it started; idempotent per execution."""
+        self._table.transact(
+            self._put_execution(execution, run_id),
+            update_of(
+                identity.run_key(run_id),
+                update="SET #execution = :execution, #execution_arn = :arn, "
+                "#executions = #executions + :one, #first_attempt = :first, "
+                "#ancestors = list_append(if_not_exists(#ancestors, :nobody), :parents)",
+                condition="attribute_not_exists(#ended) AND #execution_arn = :parent",
+                values={
+                    "execution": execution,
+                    "arn": execution_arn,
+                    "one": 1,
+                    "first": first_attempt,
+                    "nobody": [],
+                    "parents": [parent_arn],
+                    "parent": parent_arn,
+                },
+            ),
+        )
+        run = self._run_of(run_id, execution_arn)
+        if run.ended is not None:
+            raise RunEndedError(f"the run {run_id} has ended: {run.ended.value}")
+        return run
+
+    def _run_of(self, run_id: str, execution_arn: str) -> Run:
+        """Return the run; RequestError when another execution has it."""
         run = self._run(run_id)
         if run.execution_arn != execution_arn:
             raise RequestError(

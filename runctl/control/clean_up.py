@@ -41,6 +41,9 @@ def clean_up(
         execution_arn=execution_arn,
     )
     if run.execution_arn != execution_arn:
+        if stopped and execution_arn in run.ancestors and run.ended is None:
+            # Step Functions stops the execution that this one waited for, but only does its best.
+            services.workflow.stop_run(run.execution_arn, cause=reason)
         return {"run_id": run.run_id, "status": SUPERSEDED}
     ended = end_open_attempts(services, run.run_id, reason=reason)
     attempts = services.ledger.attempts(run.run_id)

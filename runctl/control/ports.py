@@ -49,10 +49,27 @@ class Ledger(Protocol):
         """Return the run_id of an execution, or None when it is not ours."""
         ...
 
-    def continue_run(self, run_id: str, *, execution: str, execution_arn: str) -> Run:
+    def continue_run(
+        self, run_id: str, *, execution: str, execution_arn: str, first_attempt: int
+    ) -> Run:
         """Move an ended run to a new execution and clear its end; idempotent per execution.
 
         Raises NotFoundError for an unknown run, RequestError while another execution has it.
+        """
+        ...
+
+    def hand_over(
+        self,
+        run_id: str,
+        *,
+        parent_arn: str,
+        execution: str,
+        execution_arn: str,
+        first_attempt: int,
+    ) -> Run:
+        """Move a live run from an execution to the one it started; idempotent per execution.
+
+        Raises RequestError unless `parent_arn` has the run, RunEndedError when it has ended.
         """
         ...
 
@@ -232,6 +249,10 @@ class Workflow(Protocol):
 
     def is_running(self, execution_arn: str) -> bool:
         """Whether the execution is still running."""
+        ...
+
+    def stop_run(self, execution_arn: str, *, cause: str) -> None:
+        """Stop an execution; one that has ended already is fine."""
         ...
 
     def status_of(self, execution_arn: str) -> str:

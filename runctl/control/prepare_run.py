@@ -1,7 +1,7 @@
 """PrepareRun: check the request, and put the run into the ledger or continue it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,14 +13,21 @@ from runctl.model.outcome import RunStatus
 from runctl.model.request import RunRequest, parse_request
 from runctl.model.run import Run
 
+# Step Functions' own name for it: the console links the two executions by this key of the input.
+STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionStart:
-    """The execution that asks: of the state machine's context."""
+    """The execution that asks: of the state machine's context.
+
+    `parent_arn` is the execution that started it, ours or another state machine's, if it says so.
+    """
 
     arn: str
     name: str
     started_at: datetime
+    parent_arn: str = ""
 
 
 def prepare_run(services: Services, execution: ExecutionStart, document: Any) -> dict[str, Any]:
@@ -28,12 +35,19 @@ def prepare_run(services: Services, execution: ExecutionStart, document: Any) ->
 
     Raises InvalidRequestError with everything that is wrong at once.
     """
+    if isinstance(document, Mapping) and STARTED_BY in document:
+        execution = replace(execution, parent_arn=str(document[STARTED_BY]))
+        document = {name: value for name, value in document.items() if name != STARTED_BY}
     if isinstance(document, Mapping) and "run_id" in document:
         run = _continue(services, execution, document)
     else:
         run = _create(services, execution, document)
-    attempts = services.ledger.attempts(run.run_id)
-    return {"run_id": run.run_id, "attempt": attempts[-1].number + 1 if attempts else 1}
+    return {"run_id": run.run_id, "attempt": _next_attempt(services, run.run_id)}
+
+
+def _next_attempt(services: Services, run_id: str) -> int:
+    attempts = services.ledger.attempts(run_id)
+    return attempts[-1].number + 1 if attempts else 1
 
 
 def _create(services: Services, execution: ExecutionStart, document: Any) -> Run:
@@ -96,10 +110,23 @@ def _continue(services: Services, execution: ExecutionStart, document: Mapping[s
     run = services.ledger.find_run(run_id)
     if run is None:
         raise NotFoundError(f"there is no run {run_id}")
+    first_attempt = _next_attempt(services, run_id)
+    if run.execution_arn == execution.parent_arn and run.ended is None:
+        # Nothing has ended: that execution goes on in us, and waits for our end.
+        return services.ledger.hand_over(
+            run_id,
+            parent_arn=execution.parent_arn,
+            execution=execution.name,
+            execution_arn=execution.arn,
+            first_attempt=first_attempt,
+        )
     if run.execution_arn != execution.arn:
         _close(services, run)
     return services.ledger.continue_run(
-        run_id, execution=execution.name, execution_arn=execution.arn
+        run_id,
+        execution=execution.name,
+        execution_arn=execution.arn,
+        first_attempt=first_attempt,
     )
 
 

@@ -16,8 +16,10 @@ class Run:
     `fence` is the highest attempt that was given a task token: a commit, heartbeat or report of a
     lower one is refused. `newest` is the manifest key of the newest whole checkpoint, `step` its
     step and `committed_at` when it became the newest. `execution` is the name of the run's current
-    execution, the `executions`-th of the run. `ended` holds the final status; None while the run
-    may still move. `told_end` is the `ended_at` that people were told of.
+    execution, the `executions`-th of the run, whose attempts begin with `first_attempt`;
+    `ancestors` are the ARNs of executions that handed the run on to it and wait for its end.
+    `ended` holds the final status; None while the run may still move. `told_end` is the `ended_at`
+    that people were told of.
     """
 
     run_id: str
@@ -26,6 +28,8 @@ class Run:
     execution: str
     execution_arn: str
     executions: int = 1
+    first_attempt: int = 1
+    ancestors: tuple[str, ...] = ()
     fence: int = 0
     step: int | None = None
     newest: str | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from aws_cdk import RemovalPolicy
+from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -47,6 +47,7 @@ class Workflow(Construct):
         construct_id: str,
         *,
         name: str,
+        arn: str,
         steps: Mapping[str, lambda_.IFunction],
     ) -> None:
         super().__init__(scope, construct_id)
@@ -62,6 +63,8 @@ class Workflow(Construct):
         role.add_to_policy(
             iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=list(called.values()))
         )
+        for statement in _continuing(Stack.of(self), arn):
+            role.add_to_policy(statement)
         self.state_machine = sfn.StateMachine(
             self,
             "StateMachine",
@@ -93,3 +96,19 @@ class Workflow(Construct):
                 "history has every step with its times."
             },
         )
+
+
+def _continuing(stack: Stack, arn: str) -> list[iam.PolicyStatement]:
+    """Allow a nested execution of itself, and to wait for it: Step Functions does so by a rule."""
+    rule = "StepFunctionsGetEventsForStepFunctionsExecutionRule"
+    return [
+        iam.PolicyStatement(actions=["states:StartExecution"], resources=[arn]),
+        iam.PolicyStatement(
+            actions=["states:DescribeExecution", "states:StopExecution"],
+            resources=[f"{arn.replace(':stateMachine:', ':execution:')}:*"],
+        ),
+        iam.PolicyStatement(
+            actions=["events:PutTargets", "events:PutRule", "events:DescribeRule"],
+            resources=[f"arn:aws:events:{stack.region}:{stack.account}:rule/{rule}"],
+        ),
+    ]

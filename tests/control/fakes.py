@@ -66,7 +66,38 @@ class MemoryLedger:
     def find_run_of_execution(self, name: str) -> str | None:
         return self.executions.get(name)
 
-    def continue_run(self, run_id: str, *, execution: str, execution_arn: str) -> Run:
+    def hand_over(
+        self,
+        run_id: str,
+        *,
+        parent_arn: str,
+        execution: str,
+        execution_arn: str,
+        first_attempt: int,
+    ) -> Run:
+        run = self._run(run_id)
+        if run.execution_arn != execution_arn:
+            if run.execution_arn != parent_arn or (
+                self.executions.get(execution, run_id) != run_id
+            ):
+                raise RequestError(f"the run {run_id} belongs to the execution {run.execution}")
+            if run.ended is None:
+                self.executions[execution] = run_id
+                self.runs[run_id] = replace(
+                    run,
+                    execution=execution,
+                    execution_arn=execution_arn,
+                    executions=run.executions + 1,
+                    first_attempt=first_attempt,
+                    ancestors=(*run.ancestors, parent_arn),
+                )
+        if run.ended is not None:
+            raise RunEndedError(f"the run {run_id} has ended: {run.ended.value}")
+        return self.runs[run_id]
+
+    def continue_run(
+        self, run_id: str, *, execution: str, execution_arn: str, first_attempt: int
+    ) -> Run:
         run = self._run(run_id)
         if run.execution_arn == execution_arn:
             return run
@@ -78,6 +109,8 @@ class MemoryLedger:
             execution=execution,
             execution_arn=execution_arn,
             executions=run.executions + 1,
+            first_attempt=first_attempt,
+            ancestors=(),
             ended=None,
             ended_at=None,
             reason="",
@@ -380,6 +413,11 @@ class FakeWorkflow:
 
     def is_running(self, execution_arn: str) -> bool:
         return execution_arn in self.running
+
+    def stop_run(self, execution_arn: str, *, cause: str) -> None:
+        if execution_arn in self.running:
+            self.running.discard(execution_arn)
+            self.ended[execution_arn] = "ABORTED"
 
     def status_of(self, execution_arn: str) -> str:
         return "RUNNING" if execution_arn in self.running else self.ended.get(execution_arn, "")

@@ -9,14 +9,20 @@ from typing import Any
 
 import pytest
 
+from runctl.control.prepare_run import STARTED_BY
+from runctl.local.actions import REQUIRED
 from runctl.model import errors
 from stacks.constructs.workflow import placeholders, read_definition
-from tests.infra.templates import Synthesized
+from tests.infra.templates import ACCOUNT, REGION, Synthesized
 
 LAMBDAS = Path(__file__).parents[2] / "lambdas"
 DEFINITION = read_definition()
 STATES: dict[str, dict[str, Any]] = DEFINITION["States"]
-TASKS = {name: state for name, state in STATES.items() if state["Type"] == "Task"}
+TASKS = {
+    name: state
+    for name, state in STATES.items()
+    if state["Type"] == "Task" and ":lambda:" in state["Resource"]
+}
 # Train is the state that a person waits for; its function only hands the token over.
 FUNCTION_OF = {"Train": "start_training"}
 SERVICE_ERRORS = {
@@ -69,7 +75,7 @@ def test_its_log_has_every_step_and_no_data(app: Synthesized) -> None:
 
 @pytest.mark.parametrize("error", sorted(set(error_names())))
 def test_an_error_that_is_named_exists(error: str) -> None:
-    if not error.startswith(("States.", "Lambda.", "Sandbox.", "Runtime.")):
+    if not error.startswith(("States.", "StepFunctions.", "Lambda.", "Sandbox.", "Runtime.")):
         raised = getattr(errors, error)
         assert inspect.isclass(raised)
         assert issubclass(raised, errors.RunctlError)
@@ -89,6 +95,31 @@ def test_train_has_a_heartbeat_that_is_shorter_than_its_timeout() -> None:
     assert train["HeartbeatSeconds"] == 300
     assert train["TimeoutSeconds"] == 14 * 24 * 3600
     assert TASKS["Train"]["Catch"][0]["ErrorEquals"] == ["States.HeartbeatTimeout"]
+
+
+def test_the_run_goes_on_in_the_same_machine_and_its_input_names_the_parent() -> None:
+    state = STATES["ContinueRun"]
+    assert state["Resource"] == "arn:aws:states:::states:startExecution.sync:2"
+    assert state["Arguments"]["StateMachineArn"] == "{% $states.context.StateMachine.Id %}"
+    assert set(state["Arguments"]["Input"]) == {"run_id", STARTED_BY}
+    assert state["Catch"][-1] == {**state["Catch"][-1], "ErrorEquals": ["States.ALL"]}
+    assert state["Next"] == "Result"
+
+
+def test_the_machine_may_run_itself_and_wait_for_that(app: Synthesized) -> None:
+    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
+    role = app.role(machine.properties["RoleArn"])
+    where = f"arn:aws:{{}}:{REGION}:{ACCOUNT}:{{}}"
+    facts = {
+        "machine": where.format("states", "stateMachine:runctl-train"),
+        "execution": where.format("states", "execution:runctl-train:a-run-r2"),
+        "rule": where.format("events", "rule/StepFunctionsGetEventsForStepFunctionsExecutionRule"),
+    }
+    for required in REQUIRED["states", "states:startExecution.sync:2"]:
+        for resource in required.resources:
+            assert role.allows(required.action, resource.format(**facts), {})
+    elsewhere = where.format("states", "stateMachine:another")
+    assert not role.allows("states:StartExecution", elsewhere, {})
 
 
 def test_a_task_outlasts_its_function(app: Synthesized) -> None:
