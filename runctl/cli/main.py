@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from runctl import __version__
-from runctl.cli import checkpoints, demo, local, logs, runs, stop, train
+from runctl.cli import checkpoints, demo, doctor, local, logs, runs, stop, train
 from runctl.cli.exit_codes import BAD_REQUEST, DONE, INTERRUPTED, exit_code_of
 from runctl.cli.invocation import (
     Invocation,
@@ -158,6 +158,7 @@ command(app, "logs")(logs.logs)
 command(app, "stop")(stop.stop)
 command(app, "resume")(stop.resume)
 app.add_typer(checkpoints.app, name="checkpoints")
+command(app, "doctor")(doctor.doctor)
 app.add_typer(local.app, name="local")
 demo.add_to(app)
 

@@ -9,6 +9,7 @@ from runctl.control.clean_up import clean_up
 from runctl.control.ports import Services
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine
+from runctl.model.run import Run
 from runctl.policy.sweeping import is_abandoned, is_left_over, is_spent
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,9 @@ def sweep(services: Services) -> dict[str, Any]:
     failed: list[str] = []
     unsettled = services.ledger.list_unsettled_runs()
     cleaned = [
-        run_id for run_id in unsettled if _tried(failed, run_id, partial(_look, services, run_id))
+        run_id
+        for run_id in unsettled
+        if _tried(failed, run_id, partial(end_abandoned, services, run_id))
     ]
     machines = services.fleet.find_all()
     terminated: list[str] = []
@@ -79,18 +82,26 @@ def machines_by_run(services: Services, machines: Sequence[Machine]) -> dict[str
     return by_run
 
 
-def _look(services: Services, run_id: str) -> bool:
-    """Clean up after the run's execution if that ended without anybody hearing of it.
+def find_abandoned(services: Services, run_id: str) -> tuple[Run, str] | None:
+    """Return the run and its execution's status if nobody else will do what is to be done for it.
 
-    Or if whoever heard of it did not come to the end of it.
+    Its execution ended without anybody hearing of it, or whoever heard of it did not come to the
+    end of it.
     """
     # The list came from an index, which may be behind.
     run = services.ledger.find_run(run_id)
     if run is None or run.is_settled:
-        return False
+        return None
     status = services.workflow.status_of(run.execution_arn)
-    if not is_abandoned(run, status, now=services.clock.now()):
+    return (run, status) if is_abandoned(run, status, now=services.clock.now()) else None
+
+
+def end_abandoned(services: Services, run_id: str) -> bool:
+    """Clean up after the run's execution if nobody else will; whether that was so."""
+    abandoned = find_abandoned(services, run_id)
+    if abandoned is None:
         return False
+    run, status = abandoned
     clean_up(
         services,
         execution_arn=run.execution_arn,

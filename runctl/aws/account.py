@@ -1,0 +1,127 @@
+"""What an account holds of a deployment besides machines: volumes, uploads, dead letters."""
+
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.clients import Clients
+from runctl.aws.deployment import Deployment
+from runctl.aws.errors import code_of, translated
+from runctl.aws.prices import read_spot_price
+from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
+from runctl.model.leftovers import Disk, UnfinishedUpload
+from runctl.model.pool import Pool
+
+RUNS = "runs/"
+
+
+class AwsAccount:
+    """Implements `runctl.control.doctor.Account`.
+
+    Every call is a listing, or may be repeated; throttling is retried inside, then TransientError.
+    What a permission is missing for raises RefusedError, which names the action.
+    """
+
+    def __init__(
+        self, clients: Clients, deployment: Deployment, *, now: Callable[[], datetime]
+    ) -> None:
+        self._clients = clients
+        self._deployment = deployment
+        self._now = now
+
+    def disks(self) -> list[Disk]:
+        """Return the volumes that carry a run's tag; eventually consistent."""
+        filters = [{"Name": "tag-key", "Values": [RUN_TAG]}]
+        pages = self._clients.get("ec2").get_paginator("describe_volumes").paginate(Filters=filters)
+        with translated():
+            return [_disk(volume) for page in pages for volume in page["Volumes"]]
+
+    def delete_disk(self, volume_id: str) -> None:
+        """Delete a volume; one that is gone already is fine, one that is attached is refused."""
+        with translated():
+            try:
+                self._clients.get("ec2").delete_volume(VolumeId=volume_id)
+            except ClientError as exc:
+                if code_of(exc) != "InvalidVolume.NotFound":
+                    raise
+
+    def uploads(self) -> list[UnfinishedUpload]:
+        """Return the multipart uploads to the deployment's bucket that were not ended."""
+        pages = (
+            self._clients.get("s3")
+            .get_paginator("list_multipart_uploads")
+            .paginate(Bucket=self._deployment.bucket)
+        )
+        with translated():
+            return [
+                UnfinishedUpload(
+                    key=one["Key"], upload_id=one["UploadId"], begun_at=one["Initiated"]
+                )
+                for page in pages
+                for one in page.get("Uploads", ())
+            ]
+
+    def abort_upload(self, upload: UnfinishedUpload) -> None:
+        """Drop a multipart upload and its parts; one that is gone already is fine."""
+        with translated():
+            try:
+                self._clients.get("s3").abort_multipart_upload(
+                    Bucket=self._deployment.bucket, Key=upload.key, UploadId=upload.upload_id
+                )
+            except ClientError as exc:
+                if code_of(exc) != "NoSuchUpload":
+                    raise
+
+    def stored_runs(self) -> list[str]:
+        """Return the names of the runs that the bucket holds anything of."""
+        pages = (
+            self._clients.get("s3")
+            .get_paginator("list_objects_v2")
+            .paginate(Bucket=self._deployment.bucket, Prefix=RUNS, Delimiter="/")
+        )
+        with translated():
+            return [
+                str(one["Prefix"]).removeprefix(RUNS).rstrip("/")
+                for page in pages
+                for one in page.get("CommonPrefixes", ())
+            ]
+
+    def checkpoints(self, run_id: str) -> CheckpointStore:
+        """Return the checkpoint store of a run."""
+        return CheckpointStore(
+            self._clients.get("s3"), bucket=self._deployment.bucket, run_id=run_id
+        )
+
+    def dead_letters(self) -> int | None:
+        """Count the events that no function could handle; None when it is not known where."""
+        if not self._deployment.dead_letters:
+            return None
+        name = "ApproximateNumberOfMessages"
+        with translated():
+            answer = self._clients.get("sqs").get_queue_attributes(
+                QueueUrl=self._deployment.dead_letters, AttributeNames=[name]
+            )
+        return int(answer["Attributes"][name])
+
+    def price(self, pool: Pool) -> Decimal | None:
+        """Return a spot pool's current price in USD an hour; None for the other market."""
+        if pool.market != "spot":
+            return None
+        return read_spot_price(self._clients.get("ec2"), pool, now=self._now())
+
+
+def _disk(volume: dict[str, Any]) -> Disk:
+    tags = {tag["Key"]: tag["Value"] for tag in volume.get("Tags", [])}
+    number = tags.get(ATTEMPT_TAG, "")
+    return Disk(
+        volume_id=volume["VolumeId"],
+        run_id=tags.get(RUN_TAG, ""),
+        attempt=int(number) if number.isdecimal() else None,
+        state=volume["State"],
+        size_gib=volume["Size"],
+        created_at=volume["CreateTime"],
+    )

@@ -1,0 +1,74 @@
+"""All services of a deployment, used with the credentials of whoever runs the command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
+
+from runctl.aws.clients import Clients
+from runctl.aws.commands import SsmCommands
+from runctl.aws.deployment import Deployment
+from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
+from runctl.aws.ledger import DynamoLedger
+from runctl.aws.notices import SnsNotices
+from runctl.aws.objects import S3Objects
+from runctl.aws.workflow import StepFunctions
+from runctl.model.pool import MachineKind
+
+
+class SystemClock:
+    """The time of this machine."""
+
+    def now(self) -> datetime:
+        """Return the aware current instant, in UTC."""
+        return datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True)
+class AccountServices:
+    """Implements `runctl.control.ports.Services`; each service is made when first used."""
+
+    clients: Clients
+    deployment: Deployment
+    clock: SystemClock = field(default_factory=SystemClock)
+
+    @cached_property
+    def ledger(self) -> DynamoLedger:
+        """The memory of runs."""
+        return DynamoLedger(self.clients.get("dynamodb"), self.deployment.table)
+
+    @cached_property
+    def fleet(self) -> Ec2Fleet:
+        """EC2, to look and to end: it knows which launch templates and machines are ours."""
+        return Ec2Fleet(
+            self.clients.get("ec2"),
+            subnets={},
+            launch_templates={
+                MachineKind(kind): LaunchTemplate(template_id=template_id, version="")
+                for kind, template_id in self.deployment.launch_templates.items()
+            },
+            security_group=self.deployment.security_group,
+        )
+
+    @cached_property
+    def commands(self) -> SsmCommands:
+        """The agents."""
+        return SsmCommands(self.clients.get("ssm"), document=self.deployment.command_document)
+
+    @cached_property
+    def workflow(self) -> StepFunctions:
+        """The executions."""
+        return StepFunctions(
+            self.clients.get("stepfunctions"), state_machine_arn=self.deployment.state_machine_arn
+        )
+
+    @cached_property
+    def objects(self) -> S3Objects:
+        """The bucket."""
+        return S3Objects(self.clients.get("s3"), bucket=self.deployment.bucket)
+
+    @cached_property
+    def notices(self) -> SnsNotices:
+        """The topic."""
+        return SnsNotices(self.clients.get("sns"), topic_arn=self.deployment.topic_arn)

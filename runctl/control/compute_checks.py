@@ -1,0 +1,113 @@
+"""The doctor's checks of runs, machines and fleets, by the sweep's own rules."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from runctl.control.findings import Account, Check, Finding, each
+from runctl.control.ports import Services
+from runctl.control.sweep import (
+    end_abandoned,
+    find_abandoned,
+    left_over_machines,
+    machines_by_run,
+    spent_fleets,
+)
+from runctl.model.errors import RunctlError
+from runctl.model.machine import Machine
+from runctl.model.pool import Pool
+from runctl.policy.orphans import is_stopped
+
+logger = logging.getLogger(__name__)
+
+
+class ComputeChecks:
+    """What costs by the hour or stands in the way of a launch."""
+
+    def __init__(self, services: Services, account: Account) -> None:
+        self._services = services
+        self._account = account
+
+    def checks(self) -> tuple[Check, ...]:
+        """Return the checks: runs first, since mending one asks its machines to leave."""
+        return (
+            Check(name="runs", find=self.find_runs, mend=each(self.end_run)),
+            Check(name="machines", find=self.find_machines, mend=each(self.end_machine)),
+            Check(name="fleets", find=self.find_fleets, mend=self.delete_fleets),
+        )
+
+    def find_runs(self) -> list[Finding]:
+        """Find runs whose execution ended unseen, and ends that nobody was told of."""
+        found = []
+        for run_id in self._services.ledger.list_unsettled_runs():
+            abandoned = find_abandoned(self._services, run_id)
+            if abandoned is None:
+                continue
+            run, status = abandoned
+            why = f"its execution ended unseen ({status.lower() or 'unknown to Step Functions'})"
+            if run.ended is not None:
+                why = f"it ended as {run.ended.value}, and nobody was told"
+            cure = "end what is left of it, and tell of its end"
+            found.append(Finding(name=run_id, run_id=run_id, why=why, cure=cure))
+        return found
+
+    def end_run(self, finding: Finding) -> None:
+        """Do what the lost event would have done, if it is still to be done."""
+        end_abandoned(self._services, finding.run_id)
+
+    def find_machines(self) -> list[Finding]:
+        """Find machines that nobody wants any more, and those that somebody stopped."""
+        machines = self._services.fleet.find_all()
+        found = []
+        for run_id, its_machines in machines_by_run(self._services, machines).items():
+            left = left_over_machines(self._services, run_id, its_machines)
+            found += [
+                self._left_over(machine, run_id, cure="terminate it" if machine in left else "")
+                for machine in its_machines
+                if machine in left or is_stopped(machine)
+            ]
+        return found
+
+    def _left_over(self, machine: Machine, run_id: str, *, cure: str) -> Finding:
+        stopped = is_stopped(machine)
+        whom = f"the run {run_id}" if run_id else "any run"
+        command = f"aws ec2 terminate-instances --instance-ids {machine.instance_id}"
+        return Finding(
+            name=machine.instance_id,
+            run_id=run_id,
+            why="it is stopped: only its disk is billed" if stopped else f"not wanted by {whom}",
+            cure=cure,
+            advice=f"look at its disk, then `{command}`" if stopped else "",
+            usd_per_hour=None if stopped else self._price(machine.pool),
+        )
+
+    def _price(self, pool: Pool) -> Decimal | None:
+        try:
+            return self._account.price(pool)
+        except RunctlError as exc:
+            logger.debug("no price of %s: %s", pool, exc)
+            return None
+
+    def end_machine(self, finding: Finding) -> None:
+        """Terminate a machine, if it is still not wanted and the first-hour rule lets us."""
+        now_known = self._services.fleet.describe([finding.name])
+        if left_over_machines(self._services, finding.run_id, now_known):
+            self._services.fleet.terminate([finding.name])
+
+    def find_fleets(self) -> list[Finding]:
+        """Find fleets that hold nothing."""
+        return [
+            Finding(
+                name=fleet.fleet_id,
+                run_id=fleet.run_id,
+                why="nothing lives in it, and it counts against the account's quota of fleets",
+                cure="delete it",
+            )
+            for fleet in spent_fleets(self._services)
+        ]
+
+    def delete_fleets(self, findings: Sequence[Finding]) -> Mapping[str, str]:
+        """Delete those fleets that still hold nothing."""
+        wanted = {finding.name for finding in findings}
+        still = [one.fleet_id for one in spent_fleets(self._services) if one.fleet_id in wanted]
+        return self._services.fleet.delete_fleets(still)

@@ -1,0 +1,87 @@
+"""Doctor: list what is orphaned in an account, and take away what is safe to."""
+
+from dataclasses import dataclass, replace
+
+from runctl.control.compute_checks import ComputeChecks
+from runctl.control.findings import Account, Check, Finding, cannot_be_mended, say
+from runctl.control.ports import Services
+from runctl.control.storage_checks import StorageChecks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What one check found; `problem` says why it could not look, and then nothing is known."""
+
+    check: str
+    findings: tuple[Finding, ...] = ()
+    problem: str = ""
+
+
+def examine(check: Check) -> Examination:
+    """Look; what goes wrong is told of this check and does not keep the others from looking."""
+    try:
+        return Examination(check=check.name, findings=tuple(check.find()))
+    except Exception as exc:  # noqa: BLE001 - one item that cannot be read is no reason to be blind
+        return Examination(check=check.name, problem=say(exc))
+
+
+def mend(check: Check, examined: Examination) -> Examination:
+    """Do what the findings' cures say; each looks once more before it takes anything away."""
+    curable = [one for one in examined.findings if one.cure]
+    if not curable:
+        return examined
+    try:
+        failed = check.mend(curable)
+    except Exception as exc:  # noqa: BLE001 - the other checks go on
+        failed = dict.fromkeys((one.name for one in curable), say(exc))
+
+    def mended(finding: Finding) -> Finding:
+        error = failed.get(finding.name, "")
+        return replace(finding, is_mended=not error, error=error) if finding.cure else finding
+
+    return replace(examined, findings=tuple(map(mended, examined.findings)))
+
+
+class Doctor:
+    """The checks of one deployment; nothing is changed but by `mend`."""
+
+    def __init__(
+        self, services: Services, account: Account, *, deployed: str, version: str, is_whole: bool
+    ) -> None:
+        """`deployed` and `version` are the versions of the deployment and of the command.
+
+        `is_whole` says that the deployment tells all that the checks need to know of it.
+        """
+        self._services = services
+        self._account = account
+        self._deployed = deployed
+        self._version = version
+        self._is_whole = is_whole
+
+    def checks(self) -> tuple[Check, ...]:
+        """Return what is looked at, in the order in which it is best mended."""
+        return (
+            Check(name="deployment", find=self._find_old_deployment, mend=cannot_be_mended),
+            Check(name="dead letters", find=self._find_dead_letters, mend=cannot_be_mended),
+            *ComputeChecks(self._services, self._account).checks(),
+            *StorageChecks(self._services, self._account).checks(),
+        )
+
+    def _find_old_deployment(self) -> list[Finding]:
+        advice = "run `cdk deploy` with the newer one"
+        found = []
+        if self._deployed != self._version:
+            why = f"the deployment is of version {self._deployed}, this command of {self._version}"
+            found.append(Finding(name="version", why=why, advice=advice))
+        if not self._is_whole:
+            why = "it does not tell which machines and dead letters are its own: too old"
+            found.append(Finding(name="parameter", why=why, advice="run `cdk deploy`"))
+        return found
+
+    def _find_dead_letters(self) -> list[Finding]:
+        count = self._account.dead_letters()
+        if not count:
+            return []
+        why = f"{count} events that no function could handle; sweeps make up for what they told"
+        advice = "read them and the functions' logs; they leave the queue after 14 days"
+        return [Finding(name="dead-letter queue", why=why, advice=advice)]

@@ -1,0 +1,216 @@
+"""`runctl doctor` on a deployment: what it prints, what it changes, how it exits."""
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from runctl import __version__
+from runctl.aws.account import AwsAccount
+from runctl.model.errors import RefusedError
+from runctl.model.identity import part_key
+from runctl.model.outcome import OutcomeKind, RunStatus
+from runctl.model.pool import Pool
+from tests.cli.deployed import BUCKET, Deployed
+
+TAGS = [{"Key": "runctl:run-id", "Value": "my-run"}, {"Key": "runctl:attempt", "Value": "1"}]
+
+
+class Account:
+    """The deployment's account, with things that somebody left in it."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        self.deployed = deployed
+        get = deployed.clients.get
+        self.ec2, self.s3, self.sqs = get("ec2"), get("s3"), get("sqs")
+        vpc = self.ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+        self.group = self.ec2.create_security_group(
+            GroupName="ours", Description="ours", VpcId=vpc
+        )["GroupId"]
+        self.queue = self.sqs.create_queue(QueueName="dead-letters")["QueueUrl"]
+        self.tell_parameter(version=__version__, security_group=self.group, dead_letters=self.queue)
+
+    def tell_parameter(self, **changes: object) -> None:
+        ssm = self.deployed.clients.get("ssm")
+        held = json.loads(ssm.get_parameter(Name="/runctl/deployment")["Parameter"]["Value"])
+        self.deployed.put_parameter(**{**held, **changes})
+
+    def launch(self) -> str:
+        image = self.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+        got = self.ec2.run_instances(
+            ImageId=image, MinCount=1, MaxCount=1, InstanceType="m5.large",
+            SecurityGroupIds=[self.group],
+            TagSpecifications=[{"ResourceType": "instance", "Tags": TAGS}],
+        )  # fmt: skip
+        return got["Instances"][0]["InstanceId"]
+
+    def lose(self) -> None:
+        """Let the run's attempt and the run end an hour ago, with nobody to end the machine."""
+        self.deployed.begin("my-run")
+        self.deployed.train("my-run", 1)
+        self.deployed.end_attempt("my-run", 1, OutcomeKind.LOST)
+        self.deployed.end("my-run", RunStatus.FAILED, "lost")
+        run = self.deployed.ledger.find_run("my-run")
+        self.deployed.ledger.note_told("my-run", end=run.ended_at)
+        self.age("ended_at", timedelta(hours=2))
+
+    def age(self, field: str, by: timedelta) -> None:
+        """Move the run's end, and its attempts', into the past: the ledger itself never does."""
+        at = (datetime.now(timezone.utc) - by).isoformat()
+        table = self.deployed.clients.get("dynamodb")
+        for sk in ("RUN", "ATTEMPT#0001"):
+            table.update_item(
+                TableName="runctl-ledger",
+                Key={"pk": {"S": "RUN#my-run"}, "sk": {"S": sk}},
+                UpdateExpression="SET #f = :at, told_end = :at",
+                ExpressionAttributeNames={"#f": field},
+                ExpressionAttributeValues={":at": {"S": at}},
+            )
+
+
+@pytest.fixture
+def account(deployed: Deployed) -> Account:
+    return Account(deployed)
+
+
+def findings(document: dict) -> dict[str, list[str]]:
+    return {
+        one["check"]: [finding["name"] for finding in one["findings"]]
+        for one in document["checks"]
+        if one["findings"]
+    }
+
+
+def state_of(account: Account, instance_id: str) -> str:
+    found = account.ec2.describe_instances(InstanceIds=[instance_id])
+    return found["Reservations"][0]["Instances"][0]["State"]["Name"]
+
+
+def test_an_account_in_order_is_said_to_be(runctl, account):
+    done = runctl("doctor")
+    assert (done.code, done.stdout) == (0, "nothing is left over (9 checks)\n")
+
+
+def test_what_is_left_over_is_told_and_nothing_is_changed_until_asked(runctl, account):
+    account.lose()
+    instance_id = account.launch()
+    # moto's machines are launched now; that the run ended long ago is what counts.
+    looked = runctl("doctor", "--json")
+    assert looked.code == 1
+    assert findings(looked.document) == {"machines": [instance_id]}
+    assert state_of(account, instance_id) == "running"
+    told = runctl("doctor")
+    assert told.code == 1
+    assert "not wanted by the run my-run" in told.stdout
+    assert "1 found, 0 mended" in told.stdout
+    assert "runctl doctor --fix" in told.stdout
+    fixed = runctl("doctor", "--fix")
+    assert fixed.code == 0
+    assert f"machines: {instance_id}: terminate it" in fixed.stderr
+    assert "1 found, 1 mended" in fixed.stdout
+    assert state_of(account, instance_id) == "terminated"
+    assert runctl("doctor").code == 0
+
+
+def test_the_document_says_what_was_found_done_and_left(runctl, account):
+    account.lose()
+    instance_id = account.launch()
+    account.sqs.send_message(QueueUrl=account.queue, MessageBody="{}")
+    done = runctl("doctor", "--fix", "--json")
+    assert done.code == 1, "a dead letter takes a person"
+    document = done.document
+    assert (document["fix"], document["found"], document["mended"]) == (True, 2, 1)
+    (machine,) = (one for one in document["checks"] if one["check"] == "machines")
+    (finding,) = machine["findings"]
+    assert (finding["name"], finding["mended"], finding["error"]) == (instance_id, True, "")
+    assert finding["run_id"] == "my-run"
+    (letters,) = (one for one in document["checks"] if one["check"] == "dead letters")
+    assert letters["findings"][0]["why"].startswith("1 events")
+
+
+def test_another_version_and_an_old_deployment_are_told(runctl, account):
+    account.tell_parameter(version="0.0.1", security_group="", dead_letters="")
+    done = runctl("doctor", "--json")
+    assert done.code == 1
+    assert findings(done.document) == {"deployment": ["version", "parameter"]}
+    assert "0.0.1" in done.stdout
+
+
+def test_no_deployment_exits_as_everywhere(runctl, account):
+    account.deployed.clients.get("ssm").delete_parameter(Name="/runctl/deployment")
+    done = runctl("doctor")
+    assert done.code == 4
+    assert "/runctl/deployment is missing" in done.stderr
+
+
+def test_a_check_that_is_refused_is_told_and_is_no_all_clear(runctl, account, monkeypatch):
+    def disks(_self):
+        raise RefusedError("ec2:DescribeVolumes is missing")
+
+    monkeypatch.setattr(AwsAccount, "disks", disks)
+    done = runctl("doctor")
+    assert done.code == 3
+    assert done.stdout == "volumes could not be looked at: ec2:DescribeVolumes is missing\n"
+    assert runctl("doctor", "--json").document["checks"][5]["problem"] == (
+        "ec2:DescribeVolumes is missing"
+    )
+
+
+# What the checks see, over the wire.
+
+
+@pytest.fixture
+def seen(account: Account) -> AwsAccount:
+    from runctl.aws.deployment import read_deployment
+
+    clients = account.deployed.clients
+    deployment = read_deployment(clients.get("ssm"))
+    return AwsAccount(clients, deployment, now=lambda: datetime.now(timezone.utc))
+
+
+def test_tagged_volumes_are_seen_and_deleted_once(account, seen):
+    made = [
+        account.ec2.create_volume(
+            AvailabilityZone="us-east-1a",
+            Size=50,
+            **({"TagSpecifications": [{"ResourceType": "volume", "Tags": tags}]} if tags else {}),
+        )["VolumeId"]
+        for tags in (TAGS, [])
+    ]
+    (disk,) = seen.disks()
+    assert (disk.volume_id, disk.run_id, disk.attempt) == (made[0], "my-run", 1)
+    assert (disk.state, disk.size_gib) == ("available", 50)
+    seen.delete_disk(disk.volume_id)
+    seen.delete_disk(disk.volume_id)
+    assert seen.disks() == []
+
+
+def test_unfinished_uploads_are_seen_and_dropped_once(account, seen):
+    key = "runs/my-run/outputs/model.pt"
+    begun = account.s3.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+    (upload,) = seen.uploads()
+    assert (upload.key, upload.upload_id, upload.run_id) == (key, begun, "my-run")
+    seen.abort_upload(upload)
+    seen.abort_upload(upload)
+    assert seen.uploads() == []
+
+
+def test_the_runs_that_anything_is_stored_of_are_seen(account, seen):
+    for run_id in ("my-run", "other"):
+        key = part_key(run_id, "a" * 64)
+        account.s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
+    account.s3.put_object(Bucket=BUCKET, Key="code/0.tar.gz", Body=b"x")
+    assert seen.stored_runs() == ["my-run", "other"]
+    (part,) = seen.checkpoints("other").parts()
+    assert part.sha256 == "a" * 64
+
+
+def test_dead_letters_are_counted(account, seen):
+    assert seen.dead_letters() == 0
+    account.sqs.send_message(QueueUrl=account.queue, MessageBody="{}")
+    assert seen.dead_letters() == 1
+
+
+def test_only_spot_has_a_price_that_is_cheap_to_ask_for(seen):
+    assert seen.price(Pool("m5.large", "us-east-1a", "on-demand")) is None
+    assert seen.price(Pool("m5.large", "us-east-1a", "spot")) is not None

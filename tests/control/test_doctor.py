@@ -1,0 +1,429 @@
+"""The doctor: it finds what is nobody's, changes nothing unasked, and asked only what is safe."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from runctl.control.doctor import Doctor, examine, mend
+from runctl.control.finish_run import finish_run
+from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.errors import DamagedCheckpointError, RefusedError, TransientError
+from runctl.model.leftovers import Disk, UnfinishedUpload
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.policy.garbage import StoredPart
+from tests.control.fakes import START
+from tests.control.scenes import ARN, RUN, launched, prepared, training
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+USED, UNUSED = "a" * 64, "b" * 64
+
+
+@dataclass
+class FakeStore:
+    """The checkpoint store of one run."""
+
+    stored: dict[str, StoredPart] = field(default_factory=dict)
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+
+    def parts(self):
+        return iter(list(self.stored.values()))
+
+    def manifest_keys(self):
+        return list(self.manifests)
+
+    def get_manifest(self, key):
+        if self.manifests[key] is None:
+            raise DamagedCheckpointError(f"{key} is no manifest")
+        return self.manifests[key]
+
+    def delete_parts(self, digests: Iterable[str]):
+        for digest in digests:
+            del self.stored[digest]
+
+
+@dataclass
+class FakeAccount:
+    """Volumes, uploads and data, in memory."""
+
+    volumes: dict[str, Disk] = field(default_factory=dict)
+    begun: list[UnfinishedUpload] = field(default_factory=list)
+    stores: dict[str, FakeStore] = field(default_factory=dict)
+    letters: int | None = 0
+    prices: dict = field(default_factory=dict)
+
+    def disks(self):
+        return list(self.volumes.values())
+
+    def delete_disk(self, volume_id):
+        del self.volumes[volume_id]
+
+    def uploads(self):
+        return list(self.begun)
+
+    def abort_upload(self, upload):
+        self.begun.remove(upload)
+
+    def stored_runs(self):
+        return list(self.stores)
+
+    def checkpoints(self, run_id):
+        return self.stores[run_id]
+
+    def dead_letters(self):
+        return self.letters
+
+    def price(self, pool):
+        return self.prices.get(pool)
+
+
+class Clinic:
+    """A world, its account, and the doctor who looks at both."""
+
+    def __init__(self):
+        self.world = prepared()
+        self.account = FakeAccount()
+        self.told = {"deployed": "1.0", "version": "1.0", "is_whole": True}
+
+    def checks(self):
+        return Doctor(self.world, self.account, **self.told).checks()
+
+    def look(self):
+        """Return what is found, by check; and hold that looking changes nothing."""
+        before = self.state()
+        examined = [examine(check) for check in self.checks()]
+        assert self.state() == before
+        assert [one.problem for one in examined if one.problem] == []
+        return {one.check: [f.name for f in one.findings] for one in examined if one.findings}
+
+    def state(self):
+        world = self.world
+        stores = {name: dict(one.stored) for name, one in self.account.stores.items()}
+        return (
+            dict(world.ledger.runs), dict(world.ledger.attempt_items), dict(world.fleet.machines),
+            dict(world.fleet.fleets), list(world.commands.sent), list(world.notices.sent),
+            dict(self.account.volumes), list(self.account.begun), stores,
+        )  # fmt: skip
+
+    def fix(self):
+        """Return what was mended and what was not, by name."""
+        done = [mend(check, examine(check)) for check in self.checks()]
+        found = [finding for one in done for finding in one.findings]
+        mended = [one.name for one in found if one.is_mended]
+        return mended, {one.name: one.error for one in found if not one.is_mended}
+
+    def end(self, number=1):
+        """End the attempt and the run, an hour ago and more."""
+        now = self.world.clock.now()
+        lost = Outcome(kind=OutcomeKind.LOST)
+        self.world.ledger.end_attempt(RUN, number, outcome=lost, now=now)
+        finish_run(self.world, RUN, status="completed", reason="")
+        self.world.workflow.running.discard(ARN)
+        self.world.workflow.ended[ARN] = "SUCCEEDED"
+
+    def find(self, name):
+        (found,) = (
+            finding
+            for check in self.checks()
+            for finding in examine(check).findings
+            if finding.name == name
+        )
+        return found
+
+
+@pytest.fixture
+def clinic():
+    return Clinic()
+
+
+def disk(clinic, *, age=2 * DAY, run_id=RUN, state="available"):
+    made = Disk(
+        volume_id="vol-1", run_id=run_id, attempt=1, state=state, size_gib=50,
+        created_at=clinic.world.clock.now() - age,
+    )  # fmt: skip
+    clinic.account.volumes["vol-1"] = made
+
+
+def test_nothing_is_found_where_nothing_is_wrong(clinic):
+    training(clinic.world)
+    clinic.world.clock.advance(DAY)
+    assert clinic.look() == {}
+    assert clinic.fix() == ([], {})
+
+
+def test_a_run_whose_execution_ended_unseen_is_found_and_ended(clinic):
+    instance_id = training(clinic.world)
+    clinic.world.workflow.running.discard(ARN)
+    clinic.world.workflow.ended[ARN] = "TIMED_OUT"
+    assert clinic.look() == {"runs": [RUN]}
+    assert "timed_out" in clinic.find(RUN).why
+    assert clinic.fix() == ([RUN], {})
+    assert clinic.world.ledger.find_run(RUN).ended is RunStatus.FAILED
+    assert clinic.world.commands.sent == [(instance_id, "stop")]
+    assert clinic.look() == {}
+
+
+def test_an_end_that_nobody_was_told_of_is_found_and_told(clinic):
+    clinic.world.notices.failure = TransientError("later")
+    finish_run(clinic.world, RUN, status="completed", reason="")
+    clinic.world.workflow.running.discard(ARN)
+    clinic.world.workflow.ended[ARN] = "SUCCEEDED"
+    clinic.world.notices.failure = None
+    clinic.world.clock.advance(HOUR)
+    assert clinic.look() == {"runs": [RUN]}
+    assert clinic.find(RUN).why == "it ended as completed, and nobody was told"
+    assert clinic.fix() == ([RUN], {})
+    assert clinic.world.notices.subjects == [f"run {RUN} completed"]
+
+
+def left_over_machine(clinic):
+    instance_id = training(clinic.world)
+    lost = Outcome(kind=OutcomeKind.LOST)
+    clinic.world.ledger.end_attempt(RUN, 1, outcome=lost, now=clinic.world.clock.now())
+    clinic.world.clock.advance(10 * MINUTE)
+    return instance_id
+
+
+def test_a_machine_that_nobody_wants_is_found_with_its_price_and_terminated(clinic):
+    instance_id = left_over_machine(clinic)
+    pool = clinic.world.fleet.machines[instance_id].pool
+    clinic.account.prices[pool] = Decimal("0.25")
+    assert clinic.look() == {"machines": [instance_id]}
+    assert clinic.find(instance_id).usd_per_hour == Decimal("0.25")
+    assert clinic.fix() == ([instance_id], {})
+    assert clinic.world.fleet.live() == []
+
+
+def test_a_price_that_may_not_be_asked_for_does_not_hide_the_machine(clinic):
+    instance_id = left_over_machine(clinic)
+
+    def price(_pool):
+        raise RefusedError("no permission")
+
+    clinic.account.price = price
+    assert clinic.look() == {"machines": [instance_id]}
+    assert clinic.find(instance_id).usd_per_hour is None
+
+
+def test_a_machine_with_a_notice_is_left_to_ec2_in_its_first_hour(clinic):
+    instance_id = training(clinic.world)
+    clinic.world.ledger.note_notice(RUN, 1, now=clinic.world.clock.now())
+    lost = Outcome(kind=OutcomeKind.LOST)
+    clinic.world.ledger.end_attempt(RUN, 1, outcome=lost, now=clinic.world.clock.now())
+    clinic.world.clock.advance(59 * MINUTE)
+    assert clinic.look() == {}
+    clinic.world.clock.advance(MINUTE)
+    assert clinic.look() == {"machines": [instance_id]}
+
+
+def test_a_machine_that_got_a_notice_after_the_look_is_not_terminated(clinic):
+    instance_id = left_over_machine(clinic)
+    (check,) = (one for one in clinic.checks() if one.name == "machines")
+    examined = examine(check)
+    clinic.world.ledger.note_notice(RUN, 1, now=clinic.world.clock.now())
+    mend(check, examined)
+    assert clinic.world.fleet.terminated == []
+    assert clinic.world.fleet.machines[instance_id].is_live
+
+
+def test_a_stopped_machine_is_told_and_left_to_whoever_stopped_it(clinic):
+    instance_id = launched(clinic.world)
+    machine = clinic.world.fleet.machines[instance_id]
+    clinic.world.fleet.machines[instance_id] = replace(machine, state="stopped")
+    clinic.world.clock.advance(DAY)
+    assert clinic.look() == {"machines": [instance_id]}
+    assert clinic.fix() == ([], {instance_id: ""})
+    assert "terminate-instances" in clinic.find(instance_id).advice
+
+
+def test_an_empty_fleet_is_found_and_deleted(clinic):
+    instance_id = training(clinic.world)
+    clinic.end()
+    clinic.world.fleet.end(instance_id, reason="Client.UserInitiatedShutdown")
+    clinic.world.clock.advance(2 * HOUR)
+    (fleet_id,) = clinic.world.fleet.fleets
+    assert clinic.look() == {"fleets": [fleet_id]}
+    assert clinic.fix() == ([fleet_id], {})
+    assert clinic.look() == {}
+
+
+def test_a_fleet_that_ec2_does_not_delete_is_not_counted_as_mended(clinic):
+    instance_id = training(clinic.world)
+    clinic.end()
+    clinic.world.fleet.end(instance_id, reason="Client.UserInitiatedShutdown")
+    clinic.world.clock.advance(2 * HOUR)
+    (fleet_id,) = clinic.world.fleet.fleets
+    clinic.world.fleet.delete_fleets = lambda ids: dict.fromkeys(ids, "hm")
+    assert clinic.fix() == ([], {fleet_id: "hm"})
+
+
+def test_a_volume_of_a_run_that_is_over_is_found_after_an_hour_and_may_go_after_a_day(clinic):
+    training(clinic.world)
+    clinic.world.fleet.end("i-0001", reason="Server.SpotInstanceTermination")
+    clinic.end()
+    clinic.world.clock.advance(31 * MINUTE)
+    disk(clinic, age=59 * MINUTE)
+    assert clinic.look() == {}
+    disk(clinic, age=HOUR)
+    assert clinic.look() == {"volumes": ["vol-1"]}
+    assert clinic.fix() == ([], {"vol-1": ""})
+    disk(clinic, age=DAY)
+    assert clinic.fix() == (["vol-1"], {})
+    assert clinic.account.volumes == {}
+
+
+def test_a_volume_in_use_of_a_live_run_or_of_no_run_of_ours_is_never_deleted(clinic):
+    training(clinic.world)
+    disk(clinic, state="in-use")
+    assert clinic.look() == {}
+    disk(clinic)
+    assert clinic.fix() == ([], {"vol-1": ""})
+    disk(clinic, run_id="theirs")
+    assert clinic.fix() == ([], {"vol-1": ""})
+    assert "another one's" in clinic.find("vol-1").advice
+
+
+def stored(clinic, *, age=2 * DAY):
+    """Store a checkpoint of one part, beside a part that no manifest names."""
+    at = clinic.world.clock.now() - age
+    manifest = Manifest(
+        run_id=RUN, step=1, attempt=1, taken_at="2030-01-01T00:00:00+00:00",
+        entries=(
+            Entry(path="a", kind="file", mode=0o644, mtime_ns=0, size_bytes=3,
+                  parts=(Part(sha256=USED, size_bytes=3),)),
+        ),
+    )  # fmt: skip
+    parts = {
+        digest: StoredPart(sha256=digest, size_bytes=3, stored_at=at) for digest in (USED, UNUSED)
+    }
+    clinic.account.stores[RUN] = FakeStore(stored=parts, manifests={"m": manifest})
+    return clinic.account.stores[RUN]
+
+
+def over(clinic):
+    training(clinic.world)
+    clinic.world.fleet.end("i-0001", reason="Server.SpotInstanceTermination")
+    clinic.end()
+    clinic.world.clock.advance(45 * MINUTE)
+    clinic.world.fleet.delete_fleets(list(clinic.world.fleet.fleets))
+
+
+def test_parts_that_no_checkpoint_names_are_found_and_only_they_are_removed(clinic):
+    over(clinic)
+    store = stored(clinic)
+    assert clinic.look() == {"parts": [RUN]}
+    assert clinic.find(RUN).why == "1 parts (3 bytes) that no checkpoint names"
+    assert clinic.fix() == ([RUN], {})
+    assert list(store.stored) == [USED]
+
+
+def test_parts_of_today_and_of_a_live_run_stay(clinic):
+    training(clinic.world)
+    stored(clinic)
+    assert clinic.look() == {}
+    clinic.world.fleet.end("i-0001", reason="Server.SpotInstanceTermination")
+    clinic.end()
+    assert clinic.look() == {}, "whoever ended a moment ago may still be saving"
+    clinic.world.clock.advance(45 * MINUTE)
+    stored(clinic, age=23 * HOUR)
+    assert clinic.look() == {}
+
+
+def test_parts_of_a_run_that_was_resumed_after_the_look_stay(clinic):
+    over(clinic)
+    store = stored(clinic)
+    (check,) = (one for one in clinic.checks() if one.name == "parts")
+    examined = examine(check)
+    clinic.world.ledger.continue_run(
+        RUN, execution=f"{RUN}-r2", execution_arn="arn:2", first_attempt=2
+    )
+    mend(check, examined)
+    assert set(store.stored) == {USED, UNUSED}
+
+
+def test_nothing_is_removed_beside_a_manifest_that_cannot_be_read(clinic):
+    over(clinic)
+    store = stored(clinic)
+    store.manifests["damaged"] = None
+    assert clinic.look() == {"parts": [RUN]}
+    assert clinic.fix() == ([], {RUN: ""})
+    assert set(store.stored) == {USED, UNUSED}
+    assert "cannot be read" in clinic.find(RUN).why
+
+
+@pytest.mark.parametrize("prefix", [f"runs/{RUN}/outputs/a", "code/x.tar.gz"])
+def test_an_upload_that_was_begun_and_never_ended_is_dropped_after_a_day(clinic, prefix):
+    over(clinic)
+    clinic.account.begun = [UnfinishedUpload(key=prefix, upload_id="u", begun_at=START - 22 * HOUR)]
+    assert clinic.look() == {}
+    clinic.world.clock.advance(2 * HOUR)
+    assert clinic.look() == {"uploads": [prefix]}
+    assert clinic.fix() == ([prefix], {})
+    assert clinic.account.begun == []
+
+
+def test_an_upload_of_a_live_run_is_left_however_long_it_takes(clinic):
+    training(clinic.world)
+    key = f"runs/{RUN}/outputs/a"
+    clinic.account.begun = [UnfinishedUpload(key=key, upload_id="u", begun_at=START - 9 * DAY)]
+    assert clinic.look() == {}
+
+
+def test_data_of_a_run_that_the_ledger_does_not_know_is_told_and_kept(clinic):
+    clinic.account.stores["long-ago"] = FakeStore()
+    assert clinic.look() == {"data": ["runs/long-ago/"]}
+    assert clinic.fix() == ([], {"runs/long-ago/": ""})
+
+
+def test_the_deployments_own_state_is_told(clinic):
+    clinic.told = {"deployed": "0.9", "version": "1.0", "is_whole": False}
+    clinic.account.letters = 3
+    assert clinic.look() == {
+        "deployment": ["version", "parameter"],
+        "dead letters": ["dead-letter queue"],
+    }
+    assert clinic.fix()[0] == []
+
+
+def test_what_one_check_may_not_see_does_not_keep_the_others_from_looking(clinic):
+    instance_id = left_over_machine(clinic)
+
+    def disks():
+        raise RefusedError("ec2:DescribeVolumes is missing")
+
+    def uploads():
+        raise KeyError("odd")
+
+    clinic.account.disks, clinic.account.uploads = disks, uploads
+    examined = {one.check: one for one in map(examine, clinic.checks())}
+    assert examined["volumes"].problem == "ec2:DescribeVolumes is missing"
+    assert examined["uploads"].problem == "KeyError: 'odd'"
+    assert [one.name for one in examined["machines"].findings] == [instance_id]
+
+
+def test_one_thing_that_cannot_be_mended_does_not_keep_the_others_from_it(clinic):
+    over(clinic)
+    disk(clinic)
+    clinic.account.volumes["vol-2"] = replace(clinic.account.volumes["vol-1"], volume_id="vol-2")
+    delete = clinic.account.delete_disk
+
+    def refuse_the_first(volume_id):
+        if volume_id == "vol-1":
+            raise RefusedError("ec2:DeleteVolume is missing")
+        delete(volume_id)
+
+    clinic.account.delete_disk = refuse_the_first
+    assert clinic.fix() == (["vol-2"], {"vol-1": "ec2:DeleteVolume is missing"})
+
+
+def test_mending_twice_finds_nothing_the_second_time(clinic):
+    over(clinic)
+    stored(clinic)
+    disk(clinic)
+    clinic.world.clock.advance(HOUR)
+    mended, left = clinic.fix()
+    assert (mended, left) == (["vol-1", RUN], {})
+    assert clinic.look() == {}
+    assert clinic.fix() == ([], {})
