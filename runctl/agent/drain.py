@@ -2,11 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 from runctl.agent.faults import reach
-from runctl.agent.inbox import Ending
+from runctl.agent.inbox import Ending, Inbox
 from runctl.agent.keeper import Keeper
 from runctl.agent.progress import Progress
 from runctl.agent.trainer import Trainer
@@ -37,11 +36,10 @@ def grace_of(
 def drain(
     trainer: Trainer,
     keeper: Keeper,
-    ending: Ending,
+    inbox: Inbox,
     *,
     grace: timedelta,
     progress: Progress,
-    is_fenced: Callable[[], bool],
 ) -> None:
     """End the trainer and commit what it left, if that is whole."""
     reach("drain.begun")
@@ -51,7 +49,11 @@ def drain(
     trainer.ask_to_save()
     reach("drain.sigterm_sent")
     until = time.monotonic() + grace.total_seconds()
-    while trainer.is_running() and time.monotonic() < until and not is_fenced():
+    while trainer.is_running() and time.monotonic() < until and not inbox.is_fenced:
+        # A deadline may become known only now: the user stopped a machine that EC2 then takes.
+        latest = _too_late(inbox) - (keeper.expected_upload_time() + RESERVE).total_seconds()
+        if time.monotonic() >= latest:
+            break
         time.sleep(EXIT_POLL)
     exited = not trainer.is_running()
     trainer.end_family()
@@ -60,11 +62,11 @@ def drain(
     logger.info(
         "the trainer %s", f"exited with {trainer.exit_code}" if exited else "was killed: no grace"
     )
-    if is_fenced():
+    if inbox.is_fenced:
         keeper.abandon()
         return
     progress.enter("upload")
-    keeper.finish(orderly=exited and ended_orderly(trainer), until=_too_late(ending))
+    keeper.finish(orderly=exited and ended_orderly(trainer), until=_too_late(inbox))
     reach("drain.saved")
 
 
@@ -80,8 +82,9 @@ def ended_orderly(trainer: Trainer) -> bool:
     return code == 0 or trainer.behind_launcher
 
 
-def _too_late(ending: Ending) -> float:
-    if ending.deadline is None:
+def _too_late(inbox: Inbox) -> float:
+    ending = inbox.ending
+    if ending is None or ending.deadline is None:
         return time.monotonic() + UNHURRIED.total_seconds()
     left = ending.deadline - datetime.now(timezone.utc)
     return time.monotonic() + left.total_seconds()

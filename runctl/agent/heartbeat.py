@@ -53,6 +53,7 @@ class Heartbeat:
         self._token = ""
         self._refused = ""
         self._told_notice = False
+        self._over = False
         self._has_token = threading.Event()
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -79,6 +80,11 @@ class Heartbeat:
     def has_token(self) -> bool:
         """Whether the attempt was given its token: from then on it may train."""
         return self._has_token.is_set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the ledger says that nobody waits for this attempt's report any more."""
+        return self._over
 
     def tell_now(self) -> None:
         """Store the progress at once, in the caller's thread."""
@@ -184,10 +190,10 @@ class Heartbeat:
 
     def _tell_notice(self) -> None:
         """Let the ledger know of a notice whose event may be lost: nobody terminates us then."""
-        ending = self._inbox.ending
-        if ending is None or ending.cause is not Cause.NOTICE or self._told_notice:
+        noticed_at = self._inbox.noticed_at
+        if noticed_at is None or self._told_notice:
             return
-        self._ledger.note_notice(self._run_id, self._attempt, now=ending.detected)
+        self._ledger.note_notice(self._run_id, self._attempt, now=noticed_at)
         self._told_notice = True
 
     def _reread(self) -> None:
@@ -199,6 +205,8 @@ class Heartbeat:
             logger.warning("the ledger cannot be read for now: %s", exc)
             return
         if run is not None:
+            ended = attempt is not None and attempt.ended is not None
+            self._over = ended or run.ended is not None or run.fence > self._attempt
             self._judge(run, attempt)
 
     def find_newer_token(self) -> bool:

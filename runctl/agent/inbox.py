@@ -1,7 +1,7 @@
 """What happened to the attempt while the agent was at work, told between its threads."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
@@ -31,6 +31,7 @@ class Inbox:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._ending: Ending | None = None
+        self._noticed_at: datetime | None = None
         self._checkpoint_asked = False
         self._nudged = False
 
@@ -46,14 +47,28 @@ class Inbox:
         ending = self.ending
         return ending is not None and ending.cause is Cause.FENCED
 
-    def end(self, ending: Ending) -> bool:
-        """Ask for an end; False when one that weighs as much was asked for already."""
+    @property
+    def noticed_at(self) -> datetime | None:
+        """When it became known that EC2 takes the instance, whatever else was asked for."""
         with self._changed:
-            if self._ending is not None and self._ending.cause.value >= ending.cause.value:
-                return False
-            self._ending = ending
+            return self._noticed_at
+
+    def end(self, ending: Ending) -> bool:
+        """Ask for an end; False when one that weighs as much was asked for already.
+
+        The earliest deadline holds, whoever told of it: a machine that was stopped by its user may
+        still be taken.
+        """
+        with self._changed:
+            if ending.cause is Cause.NOTICE and self._noticed_at is None:
+                self._noticed_at = ending.detected
+            held = self._ending
+            known = [one.deadline for one in (held, ending) if one and one.deadline]
+            deadline = min(known, default=None)
+            wins = held is None or held.cause.value < ending.cause.value
+            self._ending = replace(ending if wins or held is None else held, deadline=deadline)
             self._changed.notify_all()
-            return True
+            return wins
 
     def ask_for_checkpoint(self) -> None:
         """Ask for a checkpoint now, without an end."""

@@ -1,6 +1,5 @@
 """The life of an attempt on its instance, from the first instruction to the last."""
 
-import json
 import logging
 import os
 import signal
@@ -11,20 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from runctl.agent import processes
+from runctl.agent.crew import Crew
 from runctl.agent.drain import drain, ended_orderly, grace_of
 from runctl.agent.farewell import Farewell, time_left
 from runctl.agent.heartbeat import Heartbeat
 from runctl.agent.inbox import Cause, Ending, Inbox
-from runctl.agent.keeper import Keeper
-from runctl.agent.metrics import MetricsShipper
 from runctl.agent.patience import CHECK, EndedEarlyError, Patience
 from runctl.agent.ports import AgentLedger
-from runctl.agent.preparation import Preparation, Prepared
+from runctl.agent.preparation import Preparation
 from runctl.agent.progress import Progress
-from runctl.agent.restore import Fetched
 from runctl.agent.settings import Settings
-from runctl.agent.trainer import Contract, Trainer, trainer_command, trainer_environment
-from runctl.agent.training_path import lay_out
+from runctl.agent.trainer import Trainer
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.workflow import StepFunctions
 from runctl.model.errors import RequestError
@@ -115,105 +111,54 @@ class Life:
         if outcome is not None:
             self._farewell.tell(outcome)
         self._heartbeat.stop()
-        ending = self._inbox.ending
         # After a notice EC2 takes the instance, and charges nothing in its first hour if we wait.
-        noticed = ending is not None and ending.cause is Cause.NOTICE
-        return not noticed and not self._paths.notice.exists()
+        return self._inbox.noticed_at is None and not self._paths.notice.exists()
 
     def finish_background_work(self) -> None:
         """Do what need not hold up the report."""
         self._preparation.finish()
 
     def _train(self) -> Outcome | None:
-        run = self._preparation.read_run()
-        request, self._step = run.request, run.step
+        request = self._preparation.read_run().request
         self._preparation.end_what_an_earlier_agent_left(request)
         prepared = self._patience.result_of(lambda: self._preparation.prepare(request))
         self._progress.enter("wait")
         self._patience.until(self._heartbeat.has_token)
-        restored = self._patience.result_of(lambda: self._preparation.restore(request))
-        if restored is not None:
-            self._step = restored.manifest.step
-        keeper, trainer = self._start(request, prepared, restored)
-        metrics = self._follow_metrics()
-        try:
-            return self._accompany(request, trainer, keeper)
-        finally:
-            metrics.stop(within=FLUSH)
-
-    def _start(
-        self, request: RunRequest, prepared: Prepared, restored: Fetched | None
-    ) -> tuple[Keeper, Trainer]:
-        folder = self._preparation.checkpoint_folder(request)
-        contract = Contract(
-            run_id=self._settings.run_id,
-            attempt=self._settings.attempt,
-            resume_step=None if restored is None else restored.manifest.step,
-            checkpoint=folder,
-            inputs=self._paths.inputs,
-            outputs=self._paths.output,
-            metrics=self._paths.metrics,
-            checkpoint_request=self._paths.checkpoint_request,
-            saved=self._paths.saved,
-        )
-        running: list[Trainer] = []
-        keeper = Keeper(
+        prepared = self._patience.result_of(lambda: self._preparation.restore(request, prepared))
+        if prepared.restored is not None:
+            self._step = prepared.restored.manifest.step
+        crew = Crew(
             self._services.ledger,
+            self._services.s3,
             self._store,
-            run_id=self._settings.run_id,
-            attempt=self._settings.attempt,
-            folder=folder,
-            pins=self._paths.state / "pins",
-            saved=contract.saved,
-            keep_last=request.checkpoint.keep_last,
-            family=lambda: running[0].family() if running else [],
-            leader=lambda: running[0].pid if running else 0,
+            self._settings,
+            request=request,
+            prepared=prepared,
+            seen=self._preparation.read_uptime(),
             progress=self._progress,
             inbox=self._inbox,
         )
-        if restored is not None:
-            keeper.begin_from(restored)
-        environ = trainer_environment(
-            os.environ,
-            request=request,
-            contract=contract,
-            environment=prepared.environment,
-            project=self._paths.project,
-            training_path=lay_out(self._paths.state / "training-path"),
-        )
-        command = trainer_command(
-            request, prepared.script, project=self._paths.project, environment=prepared.environment
-        )
-        self._patience.check()
-        trainer = Trainer(
-            command,
-            environ=environ,
-            cwd=self._paths.project,
-            output=self._paths.trainer_output,
-            errors=self._paths.trainer_errors,
-            on_exit=self._inbox.nudge,
-        )
-        running.append(trainer)
-        keeper.start()
-        self._progress.mark("started")
-        self._progress.enter("train")
-        logger.info("the trainer is running")
-        return keeper, trainer
+        trainer = crew.start(last_check=self._patience.check)
+        try:
+            return self._accompany(request, trainer, crew)
+        finally:
+            crew.metrics.stop(within=FLUSH)
 
-    def _accompany(self, request: RunRequest, trainer: Trainer, keeper: Keeper) -> Outcome | None:
+    def _accompany(self, request: RunRequest, trainer: Trainer, crew: Crew) -> Outcome | None:
         """Wait for the trainer's exit or for an end that was asked for, whichever is first."""
         while trainer.is_running() and self._inbox.ending is None:
             self._inbox.wait(CHECK.total_seconds())
             if self._inbox.take_checkpoint_request():
-                self._ask_for_checkpoint(trainer, keeper)
+                crew.ask_for_checkpoint()
+            crew.keep_pace()
         ending = self._inbox.ending
         if not trainer.is_running():
-            return self._after_exit(trainer, keeper)
+            return self._after_exit(trainer, crew)
         if ending is None:
             raise AssertionError("woken up for nothing")
-        return self._after_ending(request, ending, trainer, keeper)
+        return self._after_ending(request, ending, trainer, crew)
 
-    def _after_exit(self, trainer: Trainer, keeper: Keeper) -> Outcome | None:
+    def _after_exit(self, trainer: Trainer, crew: Crew) -> Outcome | None:
         self._progress.mark("exited")
         logger.info("the trainer exited by itself with %s", trainer.exit_code)
         trainer.end_family()
@@ -226,8 +171,8 @@ class Life:
         until = time.monotonic() + FINAL_UPLOAD.total_seconds()
         if deadline is not None:
             until = min(until, time.monotonic() + time_left(deadline).total_seconds())
-        saved = keeper.finish(orderly=ended_orderly(trainer), until=until)
-        self._step = keeper.step
+        saved = crew.keeper.finish(orderly=ended_orderly(trainer), until=until)
+        self._step = crew.committer.step
         if self._inbox.is_fenced:
             return None
         problem = self._farewell.upload_outputs(until)
@@ -250,29 +195,28 @@ class Life:
         return Outcome(kind=OutcomeKind.COMPLETED, exit_code=code, step=self._step)
 
     def _after_ending(
-        self, request: RunRequest, ending: Ending, trainer: Trainer, keeper: Keeper
+        self, request: RunRequest, ending: Ending, trainer: Trainer, crew: Crew
     ) -> Outcome | None:
         self._progress.mark("detected", ending.detected)
         if ending.cause is Cause.FENCED:
             logger.info("leaving without a trace: %s", ending.reason)
-            keeper.abandon()
+            crew.keeper.abandon()
             trainer.end_family()
             return None
         grace = grace_of(
             ending,
             asked=timedelta(seconds=request.checkpoint.grace_seconds),
-            upload_time=keeper.expected_upload_time(),
+            upload_time=crew.keeper.expected_upload_time(),
             now=datetime.now(timezone.utc),
         )
         drain(
             trainer,
-            keeper,
-            ending,
+            crew.keeper,
+            self._inbox,
             grace=grace,
             progress=self._progress,
-            is_fenced=lambda: self._inbox.is_fenced,
         )
-        self._step = keeper.step
+        self._step = crew.committer.step
         return self._outcome_of_ending(exit_code=trainer.exit_code)
 
     def _outcome_of_ending(self, *, exit_code: int | None) -> Outcome | None:
@@ -294,28 +238,6 @@ class Life:
             exit_code=exit_code,
             step=self._step,
         )
-
-    def _ask_for_checkpoint(self, trainer: Trainer, keeper: Keeper) -> None:
-        """Ask the trainer's helper to save; one without the helper goes on undisturbed."""
-        asked = json.dumps({"at": datetime.now(timezone.utc).isoformat()})
-        self._paths.checkpoint_request.write_text(asked)
-        if trainer.is_running() and not keeper.has_helper:
-            self._progress.warn(
-                "a checkpoint was asked for; a trainer without runctl's helper saves when it does, "
-                "and what is on disk is uploaded"
-            )
-
-    def _follow_metrics(self) -> MetricsShipper:
-        metrics = MetricsShipper(
-            self._services.s3,
-            self._paths.metrics,
-            self._progress,
-            bucket=self._settings.bucket,
-            run_id=self._settings.run_id,
-            attempt=self._settings.attempt,
-        )
-        metrics.start()
-        return metrics
 
     def _count_failure(self) -> int:
         with self._paths.failures.open("a") as stream:

@@ -18,6 +18,10 @@ class AgentLedger(Protocol):
         """Return the attempt, or None."""
         ...
 
+    def attempts(self, run_id: str) -> list[Attempt]:
+        """Return all attempts in the order of their numbers."""
+        ...
+
     def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
         """Record that the interruption is known; True for whoever was first."""
         ...

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.errors import DamagedCheckpointError, RequestError, RunctlError
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
+from runctl.policy.interval import Uptime, uptime_of
 
 CACHE_WAIT = 60.0
 
@@ -30,10 +31,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Everything that can be made ready before the token is there."""
+    """Everything that is ready before the trainer starts.
+
+    `restored` and `partial` come last, with the token: the whole checkpoint that is in place, and
+    the folder with what an unfinished one left.
+    """
 
     script: str
     environment: Path
+    checkpoint: Path
+    restored: Fetched | None = None
+    partial: Path | None = None
 
 
 class Preparation:
@@ -56,6 +64,7 @@ class Preparation:
         self._paths = settings.paths
         self._progress = progress
         self._patience = patience
+        self._store = store
         self._restorer = Restorer(store, self._paths.state / "incoming")
         self._environments = Environments(
             s3,
@@ -79,6 +88,17 @@ class Preparation:
                 return run
             self._patience.pause(RETRY)
 
+    def read_uptime(self) -> Uptime:
+        """Return how long the run has trained before, and how often a machine was taken.
+
+        Only an interval depends on it, so it is asked for once.
+        """
+        try:
+            return uptime_of(self._ledger.attempts(self._settings.run_id))
+        except (RunctlError, ClientError, BotoCoreError) as exc:
+            logger.warning("the attempts before cannot be read: %s", exc)
+            return Uptime()
+
     def end_what_an_earlier_agent_left(self, request: RunRequest) -> None:
         """End the trainer of an agent that was killed: it may still write to the folder."""
         folder = self.checkpoint_folder(request)
@@ -92,7 +112,11 @@ class Preparation:
         self._progress.enter("environment")
         script = self._patience.retry(lambda: fetch_code(self._s3, request, self._paths.project))
         declared = find_dependencies(self._paths.project, script)
-        return Prepared(script=script, environment=self._environments.prepare(declared))
+        return Prepared(
+            script=script,
+            environment=self._environments.prepare(declared),
+            checkpoint=self.checkpoint_folder(request),
+        )
 
     def prefetch(self, newest: str) -> None:
         """Fetch the newest checkpoint ahead of the token, in the background, each only once."""
@@ -108,11 +132,20 @@ class Preparation:
 
         self._patience.start(fetch)
 
-    def restore(self, request: RunRequest) -> Fetched | None:
+    def restore(self, request: RunRequest, prepared: Prepared) -> Prepared:
         """Put the newest whole checkpoint in place; only now it is certain which that is."""
         self._progress.enter("restore")
-        folder = self.checkpoint_folder(request)
-        folder.mkdir(parents=True, exist_ok=True)
+        restored = self._restore_whole(request, prepared.checkpoint)
+        return replace(prepared, restored=restored, partial=self._restore_partial(restored))
+
+    def _restore_whole(self, request: RunRequest, folder: Path) -> Fetched | None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as exc:
+            raise RequestError(
+                f"checkpoint.dir: {request.checkpoint.dir} is a file of the project, and would "
+                "have to be a folder; name another one"
+            ) from exc
         newest = self.read_run().newest
         if newest is None:
             if not request.checkpoint.dir:
@@ -127,6 +160,26 @@ class Preparation:
         self._progress.mark("restored")
         logger.info("restored step %d from %s", fetched.manifest.step, fetched.key)
         return fetched
+
+    def _restore_partial(self, whole: Fetched | None) -> Path | None:
+        """Fetch what an unfinished checkpoint left, if it is newer than the whole one.
+
+        Nothing depends on it, so whatever goes wrong is only logged.
+        """
+        clear(self._paths.partial)
+        restorer = Restorer(self._store, self._paths.state / "incoming-partial")
+        try:
+            for key in self._store.partial_keys()[:1]:
+                if whole is not None and self._store.get_manifest(key).taken_at < (
+                    whole.manifest.taken_at
+                ):
+                    return None
+                restorer.put_in_place(restorer.fetch(key).manifest, self._paths.partial)
+                logger.info("what an unfinished checkpoint left is in %s", self._paths.partial)
+                return self._paths.partial
+        except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
+            logger.warning("the unfinished checkpoint cannot be had: %s", exc)
+        return None
 
     def checkpoint_folder(self, request: RunRequest) -> Path:
         """Return the folder that the trainer saves to."""

@@ -16,7 +16,7 @@ class Progress:
         self._step: int | None = None
         self._metrics: dict[str, float] = {}
         self._timeline: dict[str, datetime] = {}
-        self._warning = ""
+        self._warnings: dict[str, str] = {}
         self._is_news = False
         self._on_change: Callable[[], None] = lambda: None
 
@@ -48,11 +48,17 @@ class Progress:
             self._step = self._step if step is None else step
             self._metrics.update(metrics)
 
-    def warn(self, warning: str) -> None:
-        """Say in the status what a person should know."""
+    def warn(self, warning: str, *, about: str) -> bool:
+        """Say in the status what a person should know; an empty text takes it back.
+
+        There is one warning about each thing. Returns whether it is another one than before.
+        """
         with self._lock:
-            self._warning = warning
+            if self._warnings.get(about, "") == warning:
+                return False
+            self._warnings[about] = warning
         self._on_change()
+        return True
 
     @property
     def is_news(self) -> bool:
@@ -69,5 +75,5 @@ class Progress:
                 "step": self._step,
                 "metrics": dict(self._metrics) or None,
                 "timeline": dict(self._timeline),
-                "warning": self._warning,
+                "warning": "; ".join(filter(None, self._warnings.values())),
             }

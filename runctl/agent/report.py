@@ -13,6 +13,9 @@ from runctl.model.outcome import Outcome
 
 # Later than this the heartbeat has expired and the report is moot.
 LONGEST = timedelta(seconds=300)
+# The longest wait of the Train task's own retries, and some more.
+NEWER_TOKEN = timedelta(seconds=90)
+NEWER_TOKEN_POLL = 1.0
 FIRST_WAIT = 0.2
 LONGEST_WAIT = 10.0
 
@@ -27,7 +30,8 @@ def report(
     Repeated while that may help: when an answer was lost, the second try finds the token spent,
     which the ledger then explains.
     """
-    until = time.monotonic() + within.total_seconds()
+    began = time.monotonic()
+    until = began + within.total_seconds()
     wait = FIRST_WAIT
     while True:
         if not heartbeat.token:
@@ -38,8 +42,13 @@ def report(
                 logger.info("reported %s at step %s", outcome.kind.value, outcome.step)
                 return True
             if not heartbeat.find_newer_token():
-                logger.info("the report was refused: its token is spent")
-                return False
+                # Spent by our own report whose answer was lost, or by a retry of the task that has
+                # not written its newer token yet; then that one comes within the retry's wait.
+                late = min(until, began + NEWER_TOKEN.total_seconds())
+                if heartbeat.is_over or time.monotonic() > late:
+                    logger.info("the report was refused: its token is spent")
+                    return False
+                time.sleep(NEWER_TOKEN_POLL)
         except (RunctlError, ClientError, BotoCoreError) as exc:
             logger.warning("the report failed: %s", exc)
             if time.monotonic() + wait > until:

@@ -1,4 +1,4 @@
-"""Where the agent works and for whom: agent.env and the instance's tags."""
+"""Where the agent works and for whom: agent.env, and the instance's tags unless that tells."""
 
 import os
 from collections.abc import Mapping
@@ -35,6 +35,11 @@ class Paths:
     def checkpoint(self) -> Path:
         """RUNCTL_CHECKPOINT_DIR, unless the request names a folder of the project."""
         return self.state / "checkpoint"
+
+    @property
+    def partial(self) -> Path:
+        """RUNCTL_PARTIAL_DIR, when an attempt before left an unfinished checkpoint."""
+        return self.state / "partial"
 
     @property
     def requests(self) -> Path:
@@ -116,7 +121,7 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the agent was started with."""
+    """What the agent was started with; `is_lent` says that its machine outlives the attempt."""
 
     paths: Paths
     run_id: str
@@ -126,6 +131,7 @@ class Settings:
     bucket: str
     log_group: str
     region: str
+    is_lent: bool = False
 
 
 def read_paths(environ: Mapping[str, str] = os.environ) -> Paths:
@@ -146,7 +152,13 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
     ]
     if missing:
         raise SettingsError(f"agent.env lacks {', '.join(missing)}")
-    run_id, attempt = metadata.get(f"tags/instance/{RUN_TAG}"), _attempt(metadata)
+    is_lent = bool(environ.get("RUNCTL_RUN_ID"))
+    if is_lent:
+        # A machine that was there before the run has no tags of it, or none in its metadata.
+        run_id: str | None = environ["RUNCTL_RUN_ID"]
+        attempt = int(environ["RUNCTL_ATTEMPT"])
+    else:
+        run_id, attempt = metadata.get(f"tags/instance/{RUN_TAG}"), _attempt(metadata)
     instance_id = metadata.get("instance-id")
     if not run_id or not instance_id:
         raise MetadataError(f"this instance has no tag {RUN_TAG} in its metadata")
@@ -159,6 +171,7 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
         bucket=environ["RUNCTL_BUCKET"],
         log_group=environ["RUNCTL_LOG_GROUP"],
         region=environ["RUNCTL_REGION"],
+        is_lent=is_lent,
     )
 
 

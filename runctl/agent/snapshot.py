@@ -143,7 +143,8 @@ class Settling:
         """
         self.watch_only(view, writing, now)
         changed = self._changes(view)
-        if not changed:
+        if not changed or not _has_files(view):
+            # A folder that was emptied, or is gone, is no checkpoint: the one before it stands.
             self._pending_since = None
             return None
         if self._pending_since is None:
@@ -169,6 +170,8 @@ class Settling:
         An orderly end settles it at once. After a kill it is whole only if nothing was open to
         write at the last look, and nothing has changed since a moment before that.
         """
+        if not _has_files(view):
+            return None
         changed = self._changes(view)
         grown = [path for path in self._logs if not _same(view.get(path), self.taken.get(path))]
         if orderly:
@@ -286,6 +289,10 @@ def _only_grew(earlier: Seen, later: Seen) -> bool:
     return later.size > earlier.size or (
         later.size == earlier.size and later.mtime_ns == earlier.mtime_ns
     )
+
+
+def _has_files(view: View) -> bool:
+    return any(seen.kind == "file" for seen in view.values())
 
 
 def unit_of(path: str) -> str:

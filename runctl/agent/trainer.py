@@ -42,10 +42,13 @@ class Contract:
     metrics: Path
     checkpoint_request: Path
     saved: Path
+    partial: Path | None = None
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables of the trainer contract."""
+        partial = {} if self.partial is None else {"RUNCTL_PARTIAL_DIR": str(self.partial)}
         return {
+            **partial,
             "RUNCTL_RUN_ID": self.run_id,
             "RUNCTL_ATTEMPT": str(self.attempt),
             "RUNCTL_RESUME_STEP": "" if self.resume_step is None else str(self.resume_step),

@@ -88,6 +88,11 @@ class Uploader:
         )
         return Uploaded(entries, new_bytes)
 
+    @property
+    def bytes_per_second(self) -> float:
+        """The upload's speed as last measured, a guess before the first larger one."""
+        return self._bytes_per_second
+
     def close(self) -> None:
         """Let go of the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)

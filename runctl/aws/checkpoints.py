@@ -90,6 +90,24 @@ class CheckpointStore:
         """Remove a manifest; one that is gone already is fine."""
         self._delete([key])
 
+    def put_partial(self, manifest: Manifest) -> None:
+        """Store what an attempt left of an unfinished checkpoint; a later one replaces it."""
+        with translated():
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=identity.partial_key(self._run_id, manifest.attempt),
+                Body=manifest.as_json(),
+                ContentType="application/json",
+            )
+
+    def partial_keys(self) -> list[str]:
+        """Return the keys of unfinished checkpoints' manifests, the highest attempt first."""
+        return sorted(self._keys(identity.partial_prefix(self._run_id)), reverse=True)
+
+    def delete_partials(self) -> None:
+        """Remove the manifests of unfinished checkpoints; a newer whole one is there."""
+        self._delete(self.partial_keys())
+
     def delete_parts(self, digests: Iterable[str]) -> None:
         """Remove parts that no manifest needs any more."""
         self._delete([identity.part_key(self._run_id, digest) for digest in digests])

@@ -13,6 +13,8 @@ RUN_TAG = "runctl:run-id"
 ATTEMPT_TAG = "runctl:attempt"
 # Until when a machine that somebody asked for lives without a run; an ISO 8601 instant with a zone.
 KEEP_ALIVE_TAG = "runctl:keep-alive-until"
+# On a machine that was there before the run: its owner lets runctl send it commands.
+LENT_TAG = "runctl:lent"
 
 
 def check_run_id(run_id: str, *, field: str = "run_id") -> str:
@@ -70,6 +72,16 @@ def manifest_key(run_id: str, *, step: int, attempt: int, revision: int = 0) -> 
 def manifest_prefix(run_id: str) -> str:
     """Return the prefix of a run's manifests."""
     return f"{run_prefix(run_id)}checkpoints/manifests/"
+
+
+def partial_prefix(run_id: str) -> str:
+    """Return the prefix of the manifests of what unfinished checkpoints left."""
+    return f"{run_prefix(run_id)}checkpoints/partial/"
+
+
+def partial_key(run_id: str, attempt: int) -> str:
+    """Return where the manifest of an attempt's unfinished checkpoint lives."""
+    return f"{partial_prefix(run_id)}{attempt:04d}.json"
 
 
 def output_prefix(run_id: str) -> str:

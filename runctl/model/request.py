@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from runctl.model.errors import InvalidRequestError, Problem
@@ -18,6 +18,7 @@ DEFAULT_INSTANCE_TYPES = (
 )  # fmt: skip
 LARGEST_ENV_BYTES = 32 * 1024
 LARGEST_ARGS_BYTES = 32 * 1024
+INSTANCE_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
 INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)", re.DOTALL)
@@ -29,12 +30,19 @@ class CheckpointOptions:
 
     `dir` is where the trainer saves: a path relative to the project, or empty for the folder that
     RUNCTL_CHECKPOINT_DIR names. `keep_last` whole checkpoints stay. `grace_seconds` is how long a
-    trainer may take to save after SIGTERM.
+    trainer may take to save after SIGTERM. `interval` is how many seconds pass from one save that
+    the trainer's helper is asked for to the next, 0 to choose by the cost of a save.
     """
 
     dir: str = ""
     keep_last: int = 3
     grace_seconds: int = 90
+    interval: int = 0
+
+    @property
+    def fixed_interval(self) -> timedelta | None:
+        """The interval that the user fixed, None to choose one by what saves cost."""
+        return timedelta(seconds=self.interval) if self.interval else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,7 @@ class RunRequest:
     code: str = ""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    instance_id: str = ""
     instance_types: tuple[str, ...] = DEFAULT_INSTANCE_TYPES
     market: str = "spot"
     auto_resume: bool = True
@@ -62,6 +71,7 @@ class RunRequest:
                 "dir": self.checkpoint.dir,
                 "keep_last": self.checkpoint.keep_last,
                 "grace_seconds": self.checkpoint.grace_seconds,
+                "interval": self.checkpoint.interval,
             },
             "env": dict(self.env),
             "instance_types": list(self.instance_types),
@@ -74,6 +84,8 @@ class RunRequest:
             document["command"] = list(self.command)
         if self.code:
             document["code"] = self.code
+        if self.instance_id:
+            document["instance_id"] = self.instance_id
         if self.deadline is not None:
             document["deadline"] = self.deadline.isoformat()
         return document
@@ -170,6 +182,12 @@ def _check_env(value: Any) -> str | None:
     return None
 
 
+def _check_instance_id(value: Any) -> str | None:
+    if isinstance(value, str) and INSTANCE_ID.fullmatch(value):
+        return None
+    return f"{value!r} is no instance id such as 'i-0123456789abcdef0'"
+
+
 def _check_instance_types(value: Any) -> str | None:
     if not isinstance(value, list | tuple) or not value:
         return f"{value!r} is not a list of instance types such as ['g5.xlarge', 'g4dn.xlarge']"
@@ -251,6 +269,14 @@ CHECKPOINT_FIELDS: Mapping[str, Field] = {
         },
         _whole(0, 90),
     ),
+    "interval": Field(
+        {
+            "type": "integer", "minimum": 0, "maximum": 86400, "default": 0,
+            "description": "Seconds from one save that the trainer's helper is asked for to the "
+            "next; 0 chooses by what a save costs and how often machines are taken.",
+        },
+        _whole(0, 86400),
+    ),
 }  # fmt: skip
 
 
@@ -288,6 +314,14 @@ FIELDS: Mapping[str, Field] = {
             "The ledger keeps them: no place for secrets.",
         },
         _check_env,
+    ),
+    "instance_id": Field(
+        {
+            "type": "string", "pattern": f"^{INSTANCE_ID.pattern}$",
+            "description": "A machine that is there already, for the first attempt only; those "
+            "after it are launched. It is not ended with the run.",
+        },
+        _check_instance_id,
     ),
     "instance_types": Field(
         {

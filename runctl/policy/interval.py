@@ -1,8 +1,12 @@
 """How often to save, and whether a last save fits into the notice."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+
+from runctl.model.outcome import OutcomeKind
+from runctl.model.run import Attempt
 
 # Before anything was observed: one interruption in half a day, which counts as one observation.
 # So the first interruptions of a run move the estimate quickly, and none at all moves it slowly.
@@ -17,6 +21,25 @@ NOTICE = timedelta(minutes=2)
 RESERVE = timedelta(seconds=10)
 
 _MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uptime:
+    """How long a run's machines have trained, and how often one was taken."""
+
+    trained: timedelta = timedelta(0)
+    interruptions: int = 0
+
+
+def uptime_of(attempts: Iterable[Attempt]) -> Uptime:
+    """Add up the attempts that have trained and ended; those that went silent count as taken."""
+    trained, interruptions = timedelta(0), 0
+    for attempt in attempts:
+        if attempt.training_at is None or attempt.ended_at is None or attempt.ended is None:
+            continue
+        trained += max(attempt.ended_at - attempt.training_at, timedelta(0))
+        interruptions += attempt.ended.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.LOST}
+    return Uptime(trained=trained, interruptions=interruptions)
 
 
 @dataclass(frozen=True, kw_only=True)

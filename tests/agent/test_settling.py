@@ -248,3 +248,13 @@ def test_a_hot_file_that_is_overwritten_in_place_is_copied_or_refused(tmp_path) 
     assert (pins / pin_name(view["state.bin"])).read_bytes() == b"one"
     with pytest.raises(ChangedError):
         pin(folder, view, pins, hot=frozenset(view))
+
+
+def test_folder_that_was_emptied_is_no_checkpoint() -> None:
+    judge = settling({"model.pt": a_file()})
+    assert not any(judge.observe({}, set(), now) for now in range(60))
+    assert not any(judge.observe({"empty": a_folder()}, set(), 60 + now) for now in range(60))
+    assert judge.final({}, 200, orderly=True) is None
+    fresh = {"model.pt": a_file(inode=2, at=9)}
+    assert judge.observe(fresh, set(), 201) is None
+    assert judge.observe(fresh, set(), 203) is not None

@@ -102,6 +102,7 @@ BAD_CHECKPOINT = [
     ("keep_last", "3", "whole number"),
     ("grace_seconds", -1, "whole number from 0 to 90"),
     ("grace_seconds", 91, "whole number"),
+    ("interval", -1, "whole number from 0 to 86400"),
 ]
 
 
@@ -198,6 +199,7 @@ requests = st.fixed_dictionaries(
                 "dir": st.sampled_from(["", "saved", "out/ckpt"]),
                 "keep_last": st.integers(1, 1000),
                 "grace_seconds": st.integers(0, 90),
+                "interval": st.integers(0, 86400),
             },
         ),
     },

@@ -1,0 +1,194 @@
+"""From a snapshot to the run's newest checkpoint: upload, manifest, pointer, retention."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.faults import reach
+from runctl.agent.ports import AgentLedger
+from runctl.agent.progress import Progress
+from runctl.agent.restore import PREVIOUS, Fetched
+from runctl.agent.retention import remove_old_checkpoints
+from runctl.agent.saves import Saves
+from runctl.agent.snapshot import Take, View
+from runctl.agent.steps import step_of
+from runctl.agent.upload import Uploader
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.errors import FencedError, RunctlError
+from runctl.policy.interval import notice_budget
+
+logger = logging.getLogger(__name__)
+
+
+class Committer:
+    """Commits snapshots one after another; its steps never go back."""
+
+    def __init__(
+        self,
+        ledger: AgentLedger,
+        store: CheckpointStore,
+        *,
+        run_id: str,
+        attempt: int,
+        keep_last: int,
+        may_be_interrupted: bool,
+        saves: Saves,
+        progress: Progress,
+        is_fenced: Callable[[], bool],
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._run_id = run_id
+        self._attempt = attempt
+        self._keep_last = keep_last
+        self._may_be_interrupted = may_be_interrupted
+        self._saves = saves
+        self._progress = progress
+        self._is_fenced = is_fenced
+        self._uploader = Uploader(store)
+        self._manifest: Manifest | None = None
+        self._chain: list[str] = []
+        self._has_partials = True  # an attempt before may have left some
+
+    @property
+    def step(self) -> int | None:
+        """The step of the newest checkpoint that is committed, None when there is none."""
+        return None if self._manifest is None else self._manifest.step
+
+    def begin_from(self, restored: Fetched, view: View) -> None:
+        """Go on from a restored checkpoint, which is what the folder holds now."""
+        self._manifest = restored.manifest
+        older = [str(key) for key in restored.manifest.metadata.get(PREVIOUS, ())]
+        self._chain = [restored.key, *older]
+        self._uploader.remember(view, restored.manifest)
+
+    def expected_time(self, size_bytes: int) -> timedelta:
+        """Guess how long a checkpoint of so many bytes will take to upload."""
+        return self._uploader.expected_time(size_bytes)
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._uploader.close()
+
+    def commit(self, take: Take, place: Path, *, superseded: threading.Event) -> None:
+        """Upload what is pinned at `place`, and make it the run's newest checkpoint."""
+        began = time.monotonic()
+        reach("save.pinned")
+        uploaded = self._uploader.upload(take, place, superseded=superseded)
+        reach("save.parts_stored")
+        entries = tuple(
+            sorted((*uploaded.entries, *self._carried(take)), key=lambda entry: entry.path)
+        )
+        now = datetime.now(timezone.utc)
+        manifest = self._manifest_of(
+            entries,
+            step=self._step_of(take),
+            now=now,
+            metadata={PREVIOUS: self._chain[: max(self._keep_last - 1, 1)]},
+        )
+        key = self._store.put_manifest(manifest)
+        reach("save.manifest_stored")
+        if self._is_fenced():
+            raise FencedError("a later attempt owns the run")
+        self._ledger.commit_checkpoint(
+            self._run_id, self._attempt, step=manifest.step, manifest=key, now=now
+        )
+        reach("save.committed")
+        self._manifest = manifest
+        self._chain = [key, *self._chain][: max(self._keep_last, 2)]
+        self._progress.mark("committed", now)
+        self._progress.warn("", about="save")
+        logger.info(
+            "committed step %d: %d bytes, %d of them new, in %.2f s",
+            manifest.step,
+            manifest.size_bytes,
+            uploaded.new_bytes,
+            time.monotonic() - began,
+        )
+        self._tell_budget(manifest)
+
+    def save_partial(self, take: Take, place: Path) -> None:
+        """Keep what an unfinished save left, for a trainer that asks for it; never the newest."""
+        uploaded = self._uploader.upload(take, place, superseded=threading.Event())
+        if self._is_fenced():
+            raise FencedError("a later attempt owns the run")
+        manifest = self._manifest_of(
+            uploaded.entries,
+            step=self.step or 0,
+            now=datetime.now(timezone.utc),
+            metadata={"partial": True},
+        )
+        self._store.put_partial(manifest)
+        logger.info("kept %d bytes of an unfinished checkpoint beside", manifest.size_bytes)
+
+    def remove_old(self) -> None:
+        """Remove checkpoints beyond those to keep, and what is partial and older than a whole."""
+        kept = self._chain[: self._keep_last]
+        if self._manifest is None:
+            return
+        try:
+            if self._has_partials:
+                self._store.delete_partials()
+                self._has_partials = False
+            removed = remove_old_checkpoints(
+                self._store, kept, self._manifest, attempt=self._attempt
+            )
+            self._uploader.forget(removed)
+        except (RunctlError, ClientError, BotoCoreError) as exc:
+            logger.warning("old checkpoints could not be removed: %s", exc)
+
+    def _manifest_of(
+        self,
+        entries: tuple[Entry, ...],
+        *,
+        step: int,
+        now: datetime,
+        metadata: dict[str, object],
+    ) -> Manifest:
+        return Manifest(
+            run_id=self._run_id,
+            step=step,
+            attempt=self._attempt,
+            taken_at=now.isoformat(),
+            entries=entries,
+            metadata=metadata,
+        )
+
+    def _step_of(self, take: Take) -> int:
+        """Return the step: the helper's word first; it never goes back."""
+        before = self.step
+        told = self._saves.step
+        changed = [path for path in take.changed if path in take.view]
+        if told is not None and (before is None or told >= before):
+            return told
+        if not changed and before is not None:
+            return before
+        step = step_of(changed, before=before)
+        return step if before is None else max(step, before)
+
+    def _carried(self, take: Take) -> tuple[Entry, ...]:
+        """Return what the checkpoint before has of the units that are being written to."""
+        if self._manifest is None or not take.left_out:
+            return ()
+        return tuple(
+            entry
+            for entry in self._manifest.entries
+            if entry.path.partition("/")[0] in take.left_out
+        )
+
+    def _tell_budget(self, manifest: Manifest) -> None:
+        """Say from the first save on when a last one will not fit into a notice."""
+        if not self._may_be_interrupted:
+            return
+        budget = notice_budget(
+            size_bytes=manifest.size_bytes,
+            bytes_per_second=self._uploader.bytes_per_second,
+            save_cost=self._saves.cost or timedelta(0),
+        )
+        self._progress.warn(budget.warning, about="notice")

@@ -1,0 +1,171 @@
+"""What works while the attempt trains: the trainer, its keeper and its pace."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from runctl.agent.committer import Committer
+from runctl.agent.inbox import Inbox
+from runctl.agent.keeper import Keeper
+from runctl.agent.metrics import MetricsShipper
+from runctl.agent.pacing import Pace
+from runctl.agent.ports import AgentLedger
+from runctl.agent.preparation import Prepared
+from runctl.agent.progress import Progress
+from runctl.agent.saves import Saves
+from runctl.agent.settings import Settings
+from runctl.agent.trainer import Contract, Trainer, trainer_command, trainer_environment
+from runctl.agent.training_path import lay_out
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.model.request import RunRequest
+from runctl.policy.interval import Uptime
+
+NO_HELPER = (
+    "a checkpoint was asked for; a trainer without runctl's helper saves when it does, "
+    "and what is on disk is uploaded"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Crew:
+    """Everything that is busy between the trainer's start and its end."""
+
+    def __init__(
+        self,
+        ledger: AgentLedger,
+        s3: Any,
+        store: CheckpointStore,
+        settings: Settings,
+        *,
+        request: RunRequest,
+        prepared: Prepared,
+        seen: Uptime,
+        progress: Progress,
+        inbox: Inbox,
+    ) -> None:
+        self._settings = settings
+        self._request = request
+        self._prepared = prepared
+        self._progress = progress
+        self._inbox = inbox
+        paths = settings.paths
+        self._checkpoint_request = paths.checkpoint_request
+        self._reason = ""
+        self._saves = Saves(paths.saved)
+        self._pace = Pace(
+            fixed=request.checkpoint.fixed_interval, seen=seen, began=time.monotonic()
+        )
+        self.committer = Committer(
+            ledger,
+            store,
+            run_id=settings.run_id,
+            attempt=settings.attempt,
+            keep_last=request.checkpoint.keep_last,
+            may_be_interrupted=request.market != "on-demand",
+            saves=self._saves,
+            progress=progress,
+            is_fenced=lambda: inbox.is_fenced,
+        )
+        running: list[Trainer] = []
+        self._running = running
+        self.keeper = Keeper(
+            self.committer,
+            folder=prepared.checkpoint,
+            pins=paths.state / "pins",
+            saves=self._saves,
+            pace=self._pace,
+            family=lambda: running[0].family() if running else [],
+            leader=lambda: running[0].pid if running else 0,
+            progress=progress,
+            inbox=inbox,
+        )
+        if prepared.restored is not None:
+            self.keeper.begin_from(prepared.restored)
+        self.metrics = MetricsShipper(
+            s3,
+            paths.metrics,
+            progress,
+            bucket=settings.bucket,
+            run_id=settings.run_id,
+            attempt=settings.attempt,
+        )
+
+    def start(self, *, last_check: Callable[[], None]) -> Trainer:
+        """Start the trainer and what watches it; `last_check` may still raise."""
+        paths, prepared = self._settings.paths, self._prepared
+        restored = prepared.restored
+        contract = Contract(
+            run_id=self._settings.run_id,
+            attempt=self._settings.attempt,
+            resume_step=None if restored is None else restored.manifest.step,
+            checkpoint=prepared.checkpoint,
+            partial=prepared.partial,
+            inputs=paths.inputs,
+            outputs=paths.output,
+            metrics=paths.metrics,
+            checkpoint_request=self._checkpoint_request,
+            saved=paths.saved,
+        )
+        environ = trainer_environment(
+            os.environ,
+            request=self._request,
+            contract=contract,
+            environment=prepared.environment,
+            project=paths.project,
+            training_path=lay_out(paths.state / "training-path"),
+        )
+        command = trainer_command(
+            self._request,
+            prepared.script,
+            project=paths.project,
+            environment=prepared.environment,
+        )
+        last_check()
+        trainer = Trainer(
+            command,
+            environ=environ,
+            cwd=paths.project,
+            output=paths.trainer_output,
+            errors=paths.trainer_errors,
+            on_exit=self._inbox.nudge,
+        )
+        self._running.append(trainer)
+        self.keeper.start()
+        self.metrics.start()
+        self._progress.mark("started")
+        self._progress.enter("train")
+        logger.info("the trainer is running")
+        return trainer
+
+    def ask_for_checkpoint(self) -> None:
+        """Ask the trainer's helper to save; one without the helper goes on undisturbed."""
+        self._write_request()
+        if not self._saves.has_helper:
+            self._progress.warn(NO_HELPER, about="request")
+
+    def keep_pace(self) -> None:
+        """Ask for a save when one is due, and say so when none arrives any more."""
+        now = time.monotonic()
+        interval = self._pace.interval(now)
+        if self._saves.has_helper and interval.reason != self._reason:
+            first, self._reason = not self._reason, interval.reason
+            # The reason changes with every minute of training; the log has it when it matters.
+            if first or self._pace.is_due(now):
+                logger.info(
+                    "a checkpoint every %.0f s: %s", interval.every.total_seconds(), interval.reason
+                )
+        if self._pace.is_due(now):
+            self._pace.note_asked(now)
+            self._write_request()
+        overdue = self._pace.overdue(now)
+        if self._progress.warn(overdue, about="overdue") and overdue:
+            logger.warning("%s", overdue)
+
+    def _write_request(self) -> None:
+        asked = json.dumps({"at": datetime.now(timezone.utc).isoformat()})
+        self._checkpoint_request.write_text(asked)

@@ -1,0 +1,62 @@
+"""When the trainer should save next, and whether checkpoints arrive as they should."""
+
+from datetime import timedelta
+
+from runctl.policy.interval import Interval, Uptime, choose_interval, is_overdue
+
+
+class Pace:
+    """Decides from what was seen so far. No I/O, no clock: instants are monotonic seconds.
+
+    `fixed` is the interval that the request names, None to choose one. `seen` is the run's uptime
+    in the attempts before this one. Used by two threads, whose views may differ by one save.
+    """
+
+    def __init__(self, *, fixed: timedelta | None, seen: Uptime, began: float) -> None:
+        self._fixed = fixed
+        self._seen = seen
+        self._began = began
+        self._asked = self._committed = began
+        self._longest_gap = timedelta(0)
+        self._cost: timedelta | None = None
+
+    def interval(self, now: float) -> Interval:
+        """Return how long it should be from one save to the next."""
+        if self._fixed is not None:
+            return Interval(every=self._fixed, reason="as the request says")
+        return choose_interval(
+            save_cost=self._cost,
+            trained=self._seen.trained + timedelta(seconds=now - self._began),
+            interruptions=self._seen.interruptions,
+        )
+
+    def note_commit(self, now: float, *, cost: timedelta | None) -> None:
+        """Note that a checkpoint was committed, and what the helper says that the save cost."""
+        self._longest_gap = max(self._longest_gap, timedelta(seconds=now - self._committed))
+        self._committed = now
+        self._cost = cost or self._cost
+
+    def note_asked(self, now: float) -> None:
+        """Note that the trainer was asked to save."""
+        self._asked = now
+
+    def is_due(self, now: float) -> bool:
+        """Whether the trainer should be asked to save now."""
+        since = timedelta(seconds=now - max(self._asked, self._committed))
+        return since >= self.interval(now).every
+
+    def overdue(self, now: float) -> str:
+        """Say that checkpoints have stopped arriving, or return an empty text.
+
+        A trainer that saves at its own, longer intervals is measured by those.
+        """
+        every = max(self.interval(now).every, self._longest_gap)
+        since = timedelta(seconds=now - self._committed)
+        if not is_overdue(since_commit=since, every=every):
+            return ""
+        minutes = since.total_seconds() / 60
+        return (
+            f"no checkpoint was committed for {minutes:.0f} min, two intervals and more: what is "
+            "done since then is lost at an interruption; does the trainer save to "
+            "RUNCTL_CHECKPOINT_DIR?"
+        )

@@ -1,0 +1,114 @@
+"""Checkpoint folders as they should not be: told once, and training goes on where it can."""
+
+from __future__ import annotations
+
+import pytest
+
+from runctl.model.request import CheckpointOptions
+from tests.agent.machine import Cloud, Machine, wait_until
+
+pytestmark = pytest.mark.slow
+
+# Waits for the named file to appear beside its output, so that a test moves it step by step.
+STEPPING = """
+    import os, pathlib, shutil, sys, time
+    folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+    gate = pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"])
+
+    def wait_for(name):
+        while not (gate / name).exists():
+            time.sleep(0.02)
+
+    {body}
+"""
+
+
+def run(cloud: Cloud, launch, body: str, **request) -> Machine:
+    indented = "\n    ".join(line for line in body.strip().splitlines())
+    cloud.create_run(STEPPING.format(body=indented), **request)
+    cloud.open_attempt()
+    cloud.give_token()
+    return launch()
+
+
+def let(machine: Machine, name: str) -> None:
+    (machine.state / "output" / name).touch()
+
+
+def test_folder_that_is_a_file_of_the_project_fails_the_run_with_the_fields_name(
+    cloud: Cloud, launch
+) -> None:
+    run(
+        cloud,
+        launch,
+        "print('never')",
+        files={"weights": "a file"},
+        checkpoint=CheckpointOptions(dir="weights"),
+    )
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "failed"
+    assert "checkpoint.dir: weights is a file" in outcome["reason"]
+
+
+def test_folder_that_the_trainer_replaces_by_a_file_keeps_the_checkpoint_before(
+    cloud: Cloud, launch
+) -> None:
+    machine = run(
+        cloud,
+        launch,
+        """
+(folder / "step-1.bin").write_bytes(b"one")
+wait_for("go")
+shutil.rmtree(folder)
+folder.write_text("a file")
+wait_for("end")
+""",
+    )
+    wait_until(lambda: cloud.run().step == 1)
+    let(machine, "go")
+    wait_until(machine.checkpoint.is_file)
+    wait_until(lambda: "is no folder any more" in cloud.attempt().warning)
+    let(machine, "end")
+    outcome = cloud.outcome()
+    assert (outcome["kind"], outcome["step"]) == ("completed", 1)
+    assert machine.agent_log().count("is no folder any more") == 1
+
+
+def test_trainer_that_empties_its_folder_loses_nothing_committed(cloud: Cloud, launch) -> None:
+    machine = run(
+        cloud,
+        launch,
+        """
+(folder / "step-1.bin").write_bytes(b"one")
+wait_for("go")
+(folder / "step-1.bin").unlink()
+wait_for("end")
+""",
+    )
+    wait_until(lambda: cloud.run().step == 1)
+    newest = cloud.run().newest
+    let(machine, "go")
+    let(machine, "end")
+    assert cloud.outcome()["kind"] == "completed"
+    assert cloud.run().newest == newest
+
+
+def test_names_that_are_no_utf_8_are_saved_and_restored(cloud: Cloud, launch) -> None:
+    body = """
+name = os.fsencode(folder) + b"/step-\\xff\\xfe-7.bin"
+if os.environ["RUNCTL_ATTEMPT"] == "1":
+    open(name, "wb").write(b"odd name")
+    (folder / "gewichte-größe-重み-7.bin").write_bytes(b"other")
+    wait_for("end")
+else:
+    print(open(name, "rb").read().decode(), flush=True)
+"""
+    machine = run(cloud, launch, body)
+    wait_until(lambda: cloud.run().step == 7)
+    machine.end()
+    cloud.open_attempt(2)
+    cloud.give_token(2)
+    second = launch(attempt=2)
+    assert cloud.outcome()["kind"] == "completed"
+    assert "odd name" in (second.state / "log/trainer.out").read_text()
+    assert (second.checkpoint / "gewichte-größe-重み-7.bin").read_bytes() == b"other"
