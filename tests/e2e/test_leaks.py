@@ -1,0 +1,151 @@
+"""Nothing leaks: the sweep with its own role, the doctor, and an instance that ends itself."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import boto3
+import pytest
+
+from runctl.cli.account_services import AccountServices, SystemClock
+from runctl.control.sweep import sweep
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from tests.e2e.stage import PROJECT, Stage, wait_for
+
+pytestmark = pytest.mark.e2e
+
+WAITER = "import os, time\ntime.sleep(float(os.environ['SECONDS_TO_WAIT']))\n"
+
+
+@dataclass
+class RoleClients:
+    """Clients with the credentials of the role that the sweep's function has."""
+
+    stage: Stage
+    role: str
+
+    def __post_init__(self) -> None:
+        sts = self.stage.clients.get("sts")
+        got = sts.assume_role(RoleArn=self.role, RoleSessionName="later")["Credentials"]
+        self._session = boto3.Session(
+            aws_access_key_id=got["AccessKeyId"],
+            aws_secret_access_key=got["SecretAccessKey"],
+            aws_session_token=got["SessionToken"],
+            region_name=self.stage.endpoint.region,
+        )
+
+    def get(self, service: str) -> Any:
+        return self._session.client(service, endpoint_url=self.stage.endpoint.url)
+
+
+class LaterClock(SystemClock):
+    """Two hours from now: what was launched a moment ago is old enough to be looked after."""
+
+    def now(self) -> datetime:
+        return datetime.now(timezone.utc) + timedelta(hours=2)
+
+
+def services_of_the_sweep(stage: Stage, clock: SystemClock) -> AccountServices:
+    function = stage.clients.get("lambda").get_function_configuration(FunctionName="runctl-sweep")
+    return AccountServices(RoleClients(stage, function["Role"]), stage.deployment, clock)
+
+
+def start(stage: Stage, name: str, seconds: float) -> str:
+    code = stage.upload_project({"train.py": WAITER})
+    env = {"SECONDS_TO_WAIT": str(seconds)}
+    return stage.start({"script": "train.py", "code": code, "env": env}, name=name)
+
+
+def fleets_of(stage: Stage, run_id: str) -> dict[str, str]:
+    """Return the state of each fleet of a run."""
+    ec2 = stage.clients.get("ec2")
+    filters = [
+        {"Name": "resource-type", "Values": ["fleet"]},
+        {"Name": "key", "Values": ["runctl:run-id"]},
+        {"Name": "value", "Values": [run_id]},
+    ]
+    ids = [tag["ResourceId"] for tag in ec2.describe_tags(Filters=filters)["Tags"]]
+    found = ec2.describe_fleets(FleetIds=ids)["Fleets"] if ids else []
+    return {one["FleetId"]: one["FleetState"] for one in found}
+
+
+def doctor(stage: Stage, *options: str) -> tuple[int, dict[str, Any]]:
+    """Run `runctl --local doctor` as a process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "runctl.cli.main", "doctor", "--json", *options],
+        env={**os.environ, **stage.endpoint.environment()},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_books_are_empty_when_all_runs_are_over_and_what_goes_on_is_untouched(
+    stage: Stage, new_name
+):
+    over, lost, going_on = new_name(), new_name(), new_name()
+    for name, seconds in ((over, 0), (lost, 600), (going_on, 600)):
+        start(stage, name, seconds)
+    stage.wait_for_training_completion(over)
+    stage.wait_for_no_instance(over)
+    for name in (lost, going_on):
+        stage.wait_for_training(name)
+    # The ledger says that it is over, and whoever should have ended the machine never came.
+    now = datetime.now(timezone.utc)
+    stage.ledger.end_attempt(lost, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
+    stage.ledger.end_run(lost, status=RunStatus.FAILED, reason="lost", now=now)
+    later = services_of_the_sweep(stage, LaterClock())
+    swept = sweep(later)
+    assert swept["failed"] == []
+    assert set(fleets_of(stage, over)) <= set(swept["fleets_deleted"])
+    assert set(fleets_of(stage, over).values()) == {"deleted_terminating"}
+    stage.wait_for_no_instance(lost)
+    # A sweep ends the machine; the one after that has seen it gone, and deletes its fleet.
+    assert sweep(later)["failed"] == []
+    assert set(fleets_of(stage, lost).values()) == {"deleted_terminating"}
+    assert set(fleets_of(stage, going_on).values()) == {"active"}
+    assert len(stage.live_instances(going_on)) == 1
+    code, found = doctor(stage)
+    told = [one for check in found["checks"] for one in check["findings"]]
+    assert going_on not in {one["run_id"] for one in told}
+    assert all(not check["problem"] for check in found["checks"])
+    assert (code == 0) == (not told)
+    stage.workflow.stop_run(stage.workflow.execution_arn(going_on), cause="seen enough")
+    stage.wait_for_no_instance(going_on)
+    # Its machine's end told the state machine, and the run had ended: nothing follows.
+    assert stage.wait_for_end(lost).status == "FAILED"
+
+
+def test_an_instance_whose_agent_was_killed_and_is_never_started_again_ends_itself(
+    stage: Stage, new_name
+):
+    run_id = start(stage, new_name(), 600)
+    stage.wait_for_training(run_id)
+    instance_id = stage.wait_for_launch(run_id, attempt=1)
+    unit = '"$RUNCTL_ROOT/etc/systemd/system/runctl-agent.service"'
+    killed = [
+        f"rm {unit}",  # nothing can start it again
+        "systemctl kill -s SIGKILL runctl-agent.service",
+        "echo RUNCTL_DEADMAN_SECONDS=0 > $RUNCTL_ROOT/etc/runctl/deadman.env",
+        "systemctl start runctl-deadman.service",
+    ]
+    stage.clients.get("ssm").send_command(
+        InstanceIds=[instance_id],
+        DocumentName="AWS-RunShellScript",
+        Parameters={"commands": killed},
+    )
+    wait_for(
+        lambda: stage.cloud.instance(instance_id)["state"] == "terminated",
+        f"{instance_id} to end itself",
+    )
+    assert stage.cloud.instance(instance_id)["reason"] == "Client.InstanceInitiatedShutdown"
+    stage.workflow.stop_run(stage.workflow.execution_arn(run_id), cause="seen enough")
+    stage.wait_for_no_instance(run_id)
