@@ -1,0 +1,104 @@
+"""However an execution ended, whatever it left and whoever heard of it: nothing is left of it."""
+
+import itertools
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from runctl.control.clean_up import clean_up
+from runctl.control.finish_run import finish_run
+from runctl.control.sweep import sweep
+from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.model.pool import Pool
+from tests.control.fakes import World
+from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
+
+STATUSES = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
+
+
+def nothing(_world: World) -> None:
+    """PrepareRun was as far as it came."""
+
+
+def launched_unrecorded(world: World) -> None:
+    """Whoever launched stopped before the ledger heard of it."""
+    pools = [Pool("m5.large", "us-east-1a", "spot")]
+    request = world.fleet.build_request(run_id=RUN, attempt=1, launch_try=1, pools=pools)
+    now = world.clock.now()
+    world.ledger.open_attempt(RUN, 1, launch_try=1, fleet_request=request, now=now)
+    world.fleet.launch(request)
+
+
+def waiting(world: World) -> None:
+    """It has its machine and no token yet."""
+    launched(world)
+
+
+def at_work(world: World) -> None:
+    training(world)
+
+
+def with_a_second_machine(world: World) -> None:
+    training(world)
+    stray(world)
+
+
+def replaced_inside_the_notice(world: World) -> None:
+    training(world)
+    world.clock.advance(timedelta(hours=2))
+    world.ledger.note_notice(RUN, 1, now=world.clock.now())
+    launched(world, 2)
+
+
+def completed_and_still_there(world: World) -> None:
+    """It reported, and its machine never shut down."""
+    training(world)
+    now = world.clock.now()
+    world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.COMPLETED), now=now)
+
+
+LEFT = (
+    nothing,
+    launched_unrecorded,
+    waiting,
+    at_work,
+    with_a_second_machine,
+    replaced_inside_the_notice,
+    completed_and_still_there,
+)
+# How often the event of the end arrived, and whether FinishRun had been before it.
+HEARD = ("never", "once", "twice", "after FinishRun")
+
+
+@pytest.mark.parametrize(
+    ("status", "left", "heard", "is_reachable"),
+    list(itertools.product(STATUSES, LEFT, HEARD, (True, False))),
+    ids=lambda value: value.__name__ if callable(value) else str(value).replace(" ", "-"),
+)
+def test_nothing_is_left_of_an_execution_that_ended(
+    status: str, left: Callable[[World], None], heard: str, is_reachable: bool
+) -> None:
+    world = prepared()
+    left(world)
+    if not is_reachable:
+        world.commands.unreachable = set(world.fleet.machines)
+    world.workflow.running.discard(ARN)
+    world.workflow.ended[ARN] = status
+    if heard == "after FinishRun":
+        finish_run(world, RUN, status="completed", reason="")
+    for _ in range({"never": 0, "twice": 2}.get(heard, 1)):
+        clean_up(world, execution_arn=ARN, name=RUN, status=status)
+    # Agents that were asked to stop do not, and machines that should shut down do not.
+    for _ in range(12):
+        world.clock.advance(timedelta(minutes=15))
+        assert sweep(world)["failed"] == []
+    assert world.fleet.live() == []
+    assert all(one.is_deleted for one in world.fleet.fleets.values())
+    assert all(one.ended for one in world.ledger.attempts(RUN))
+    run = world.ledger.find_run(RUN)
+    assert run is not None
+    assert run.is_settled
+    assert len(world.notices.sent) == 1
+    # A fleet takes what lives in it along, so none may have gone before its machines.
+    assert len(world.fleet.terminated) == len(set(world.fleet.terminated))
