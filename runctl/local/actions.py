@@ -78,6 +78,8 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
     ),
     # list_amazonec2.html: the Describe actions have no resource types
     ("ec2", "DescribeFleets"): (Required("ec2:DescribeFleets"),),
+    ("ec2", "DescribeVolumes"): (Required("ec2:DescribeVolumes"),),
+    ("ec2", "DeleteVolume"): (Required("ec2:DeleteVolume", (f"{_EC2}:volume/{{volume}}",)),),
     ("ec2", "DescribeTags"): (Required("ec2:DescribeTags"),),
     ("ec2", "DescribeInstances"): (Required("ec2:DescribeInstances"),),
     ("ec2", "DescribeInstanceStatus"): (Required("ec2:DescribeInstanceStatus"),),

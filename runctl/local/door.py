@@ -25,6 +25,7 @@ from runctl.local.journal import Journal
 from runctl.local.knobs import Knobs
 from runctl.local.market import Market
 from runctl.local.ssm import Ssm
+from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
 
 logger = logging.getLogger(__name__)
@@ -221,7 +222,8 @@ def build(home: Path, *, url: str, account: str, region: str) -> FrontDoor:
         account=account,
         region=region,
     )
-    ec2, ssm = Ec2(instances, Fleets(instances)), Ssm(instances)
+    volumes = Volumes()
+    ec2, ssm = Ec2(instances, Fleets(instances, volumes), volumes), Ssm(instances)
     provisioning.install(ssm)
     wire.service_model("ec2")  # now, not in the first call
     return FrontDoor(ec2=ec2, ssm=ssm, admin=admin, instances=instances, calls=calls)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fnmatch
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -13,22 +12,25 @@ from runctl.local.fleets import Authorize, Fleets
 from runctl.local.instance import STATE_CODES, Instance, ended_by_user
 from runctl.local.instances import Instances
 from runctl.local.market import Pool
+from runctl.local.queries import check_filters, filters_of, matches, page, tags_match
+from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
 
-_LEAST_PAGE, _MOST_PAGE = 5, 1000
 _STEP = timedelta(hours=1)
 
 
 class Ec2:
     """Answers actions; `answers` says which."""
 
-    def __init__(self, instances: Instances, fleets: Fleets) -> None:
-        self._instances, self._fleets = instances, fleets
+    def __init__(self, instances: Instances, fleets: Fleets, volumes: Volumes) -> None:
+        self._instances, self._fleets, self._volumes = instances, fleets, volumes
         self._actions: Mapping[str, Callable[[dict[str, Any], Authorize], dict[str, Any]]] = {
             "CreateFleet": fleets.create,
             "DescribeFleets": self._describe_fleets,
             "DeleteFleets": self._delete_fleets,
             "DescribeTags": self._describe_tags,
+            "DescribeVolumes": self._describe_volumes,
+            "DeleteVolume": self._delete_volume,
             "DescribeInstances": self._describe_instances,
             "DescribeInstanceStatus": self._describe_status,
             "TerminateInstances": self._terminate,
@@ -45,7 +47,7 @@ class Ec2:
         if action in {"CreateTags", "DeleteTags"}:
             return all(str(one).startswith("i-") for one in request.get("Resources", []))
         if action == "DescribeTags":  # ministack knows of no fleets
-            return _filters(request).get("resource-type") == ["fleet"]
+            return filters_of(request).get("resource-type") == ["fleet"]
         return action in self._actions
 
     def knows(self, action: str) -> bool:
@@ -64,19 +66,29 @@ class Ec2:
 
     def _describe_tags(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeTags")
-        filters = _filters(request)
-        if unknown := set(filters) - {"resource-type", "resource-id", "key", "value"}:
-            raise ApiError("InvalidParameterValue", f"The filter '{unknown.pop()}' is invalid")
+        filters = filters_of(request)
+        check_filters(filters, known=("resource-type", "resource-id", "key", "value"))
         rows = [
             {"ResourceId": fleet_id, "ResourceType": "fleet", "Key": key, "Value": value}
             for fleet_id, tags in self._fleets.tags().items()
             for key, value in tags.items()
-            if _matches(fleet_id, filters.get("resource-id"))
-            and _matches(key, filters.get("key"))
-            and _matches(value, filters.get("value"))
+            if matches(fleet_id, filters.get("resource-id"))
+            and matches(key, filters.get("key"))
+            and matches(value, filters.get("value"))
         ]
-        page, token = self._page(rows, request)
-        return {"Tags": page, "NextToken": token}
+        shown, token = page(rows, request)
+        return {"Tags": shown, "NextToken": token}
+
+    def _describe_volumes(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        authorize("DescribeVolumes")
+        rows, token = page(self._volumes.describe(request), request)
+        return {"Volumes": rows, "NextToken": token}
+
+    def _delete_volume(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        volume = self._volumes.get(request["VolumeId"])
+        authorize("DeleteVolume", volume=[volume.volume_id])
+        self._volumes.delete(volume.volume_id)
+        return {}
 
     def _delete_fleets(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DeleteFleets", fleet=request["FleetIds"])
@@ -89,15 +101,15 @@ class Ec2:
                 "InvalidParameterCombination",
                 "The parameter instancesSet cannot be used with the parameter maxResults",
             )
-        page, token = self._page(self._matching(request, Instance_filters), request)
-        return {"Reservations": [_reservation(one) for one in page], "NextToken": token}
+        shown, token = page(self._matching(request, Instance_filters), request)
+        return {"Reservations": [_reservation(one) for one in shown], "NextToken": token}
 
     def _describe_status(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeInstanceStatus")
         found = self._matching(request, Instance_filters)
         if not request.get("IncludeAllInstances"):
             found = [one for one in found if one.state == "running"]
-        page, token = self._page(found, request)
+        shown, token = page(found, request)
         return {
             "InstanceStatuses": [
                 {
@@ -108,7 +120,7 @@ class Ec2:
                         "Status": "ok" if one.state == "running" else "not-applicable"
                     },
                 }
-                for one in page
+                for one in shown
             ],
             "NextToken": token,
         }
@@ -142,7 +154,7 @@ class Ec2:
 
     def _price_history(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeSpotPriceHistory")
-        filters = _filters(request)
+        filters = filters_of(request)
         types = (
             request.get("InstanceTypes") or filters.get("instance-type") or catalog.known_types()
         )
@@ -168,33 +180,33 @@ class Ec2:
             for instance_type in types
             for zone in zones
         ]
-        page, token = self._page(rows, request, least=1)
-        return {"SpotPriceHistory": page, "NextToken": token or ""}
+        shown, token = page(rows, request, least=1)
+        return {"SpotPriceHistory": shown, "NextToken": token or ""}
 
     def _offerings(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeInstanceTypeOfferings")
         kind = request.get("LocationType", "region")
-        filters = _filters(request)
+        filters = filters_of(request)
         places = store.zones() if kind == "availability-zone" else [store.region()]
         rows = [
             {"InstanceType": name, "LocationType": kind, "Location": place}
             for name in catalog.known_types()
             for place in places
-            if _matches(name, filters.get("instance-type"))
-            and _matches(place, filters.get("location"))
+            if matches(name, filters.get("instance-type"))
+            and matches(place, filters.get("location"))
             and self._instances.market.errors.get(Pool(name, place)) != "Unsupported"
         ]
-        page, token = self._page(rows, request)
-        return {"InstanceTypeOfferings": page, "NextToken": token}
+        shown, token = page(rows, request)
+        return {"InstanceTypeOfferings": shown, "NextToken": token}
 
     def _instance_types(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeInstanceTypes")
-        filters = _filters(request)
+        filters = filters_of(request)
         names = request.get("InstanceTypes") or [
-            name for name in catalog.known_types() if _matches(name, filters.get("instance-type"))
+            name for name in catalog.known_types() if matches(name, filters.get("instance-type"))
         ]
-        page, token = self._page([catalog.look_up(name) for name in names], request)
-        return {"InstanceTypes": [_described_type(one) for one in page], "NextToken": token}
+        shown, token = page([catalog.look_up(name) for name in names], request)
+        return {"InstanceTypes": [_described_type(one) for one in shown], "NextToken": token}
 
     def _create_tags(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         return self._change_tags(request, authorize, "CreateTags")
@@ -225,41 +237,20 @@ class Ec2:
             found = [self._instances.get(one) for one in ids]
         else:
             found = [one for one in self._instances.all() if _is_visible(self._instances, one)]
-        for name, values in _filters(request).items():
-            if name.startswith("tag:"):
-                key = name.removeprefix("tag:")
-                found = [
-                    one for one in found if key in one.tags and _matches(one.tags[key], values)
-                ]
-            elif name == "tag-key":
-                found = [one for one in found if any(_matches(key, values) for key in one.tags)]
+        filters = filters_of(request)
+        check_filters(filters, known=[*known, "instance.group-id"], tags=True)
+        for name, values in filters.items():
+            if name in known:
+                found = [one for one in found if matches(known[name](one), values)]
             elif name == "instance.group-id":
                 found = [
                     one
                     for one in found
-                    if any(_matches(group, values) for group in one.security_groups)
+                    if any(matches(group, values) for group in one.security_groups)
                 ]
-            elif name in known:
-                found = [one for one in found if _matches(known[name](one), values)]
             else:
-                raise ApiError("InvalidParameterValue", f"The filter '{name}' is invalid")
+                found = [one for one in found if tags_match(one.tags, name, values)]
         return found
-
-    @staticmethod
-    def _page(
-        rows: list[Any], request: dict[str, Any], *, least: int = _LEAST_PAGE
-    ) -> tuple[list[Any], str | None]:
-        size = request.get("MaxResults") or _MOST_PAGE
-        if not least <= size <= _MOST_PAGE:
-            raise ApiError(
-                "InvalidParameterValue", f"MaxResults is not between {least} and {_MOST_PAGE}"
-            )
-        text = request.get("NextToken") or "0"
-        if not text.isdigit():
-            raise ApiError("InvalidNextToken", "The token is not one of ours")
-        start = int(text)
-        following = start + size
-        return rows[start:following], str(following) if following < len(rows) else None
 
 
 def _is_visible(instances: Instances, instance: Instance) -> bool:
@@ -284,14 +275,6 @@ Instance_filters: Mapping[str, Callable[[Instance], str]] = {
     "subnet-id": lambda one: one.subnet.subnet_id,
     "vpc-id": lambda one: one.subnet.vpc_id,
 }
-
-
-def _filters(request: Mapping[str, Any]) -> dict[str, list[str]]:
-    return {one["Name"]: one.get("Values", []) for one in request.get("Filters", [])}
-
-
-def _matches(value: str, patterns: list[str] | None) -> bool:
-    return patterns is None or any(fnmatch.fnmatchcase(value, one) for one in patterns)
 
 
 def _state(name: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from runctl.local.instance import Instance, ended_by_user, new_instance_id
 from runctl.local.instances import Instances
 from runctl.local.market import Allocation, allocate
 from runctl.local.store import Subnet
+from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
 
 _MOST_DELETED = 25
@@ -62,8 +63,8 @@ class Fleet:
 class Fleets:
     """Every fleet since the local cloud began."""
 
-    def __init__(self, instances: Instances) -> None:
-        self._instances = instances
+    def __init__(self, instances: Instances, volumes: Volumes) -> None:
+        self._instances, self._volumes = instances, volumes
         self._all: dict[str, Fleet] = {}
         self._by_token: dict[tuple[str, str], Fleet] = {}
         self._lock = threading.Lock()
@@ -123,6 +124,7 @@ class Fleets:
     ) -> list[dict[str, Any]]:
         """Check what the launch needs; EC2 reports a denial per override, not as an error."""
         tags = tags_for(request, "instance")
+        tagged = [kind for kind in kinds_tagged_by(request) if kind != "fleet"]
         errors = []
         for candidate in candidates:
             data = candidate.template.data
@@ -141,7 +143,7 @@ class Fleets:
                     missing_role=(
                         [store.SPOT_ROLE] if is_spot(request) and not store.has_spot_role() else []
                     ),
-                    tagged=["instance", *kinds_tagged_by(data)] if tags else kinds_tagged_by(data),
+                    tagged=[*tagged, *kinds_tagged_by(data)],
                     tags=[f"{key}={value}" for key, value in tags.items()],
                 )
             except ApiError as exc:
@@ -196,6 +198,7 @@ class Fleets:
             client_token=fleet.request.get("ClientToken", ""),
         )
         store.set_tags(instance_id, tags)
+        self._volumes.launch(instance, data, tags_for(fleet.request, "volume"))
         self._instances.launch(instance)
         return instance_id
 

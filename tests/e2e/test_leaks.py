@@ -73,6 +73,12 @@ def fleets_of(stage: Stage, run_id: str) -> dict[str, str]:
     return {one["FleetId"]: one["FleetState"] for one in found}
 
 
+def volumes_of(stage: Stage, run_id: str) -> int:
+    """Count a run's volumes, by the tag that its launches gave them."""
+    filters = [{"Name": "tag:runctl:run-id", "Values": [run_id]}]
+    return len(stage.clients.get("ec2").describe_volumes(Filters=filters)["Volumes"])
+
+
 def doctor(stage: Stage, *options: str) -> tuple[int, dict[str, Any]]:
     """Run `runctl --local doctor` as a process."""
     done = subprocess.run(
@@ -113,6 +119,7 @@ def test_the_books_are_empty_when_all_runs_are_over_and_what_goes_on_is_untouche
     assert set(fleets_of(stage, lost).values()) == {"deleted_terminating"}
     assert set(fleets_of(stage, going_on).values()) == {"active"}
     assert len(stage.live_instances(going_on)) == 1
+    assert [volumes_of(stage, one) for one in (over, lost, going_on)] == [0, 0, 1]
     code, found = doctor(stage)
     told = [one for check in found["checks"] for one in check["findings"]]
     assert going_on not in {one["run_id"] for one in told}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from botocore.exceptions import ClientError
 
@@ -237,6 +239,45 @@ def test_a_new_instance_may_be_invisible_for_a_moment(cloud: Cloud) -> None:
             return False
 
     assert eventually(visible)
+
+
+def volumes_of(cloud: Cloud, run: str) -> list[dict[str, Any]]:
+    pages = cloud.client("ec2").get_paginator("describe_volumes")
+    filters = [{"Name": "tag-key", "Values": ["run"]}, {"Name": "tag:run", "Values": [run]}]
+    return [one for page in pages.paginate(Filters=filters) for one in page["Volumes"]]
+
+
+def launch_with_disk(cloud: Cloud, run: str, **ebs: Any) -> str:
+    disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 50, "VolumeType": "gp3", **ebs}}
+    tags = [{"ResourceType": "volume", "Tags": [{"Key": "run", "Value": run}]}]
+    return cloud.launch(data={"BlockDeviceMappings": [disk]}, TagSpecifications=tags)
+
+
+def test_a_root_volume_is_tagged_at_launch_and_goes_with_its_instance(cloud: Cloud) -> None:
+    run, ec2 = unique("run"), cloud.client("ec2")
+    instance_id = launch_with_disk(cloud, run, DeleteOnTermination=True)
+    (volume,) = volumes_of(cloud, run)
+    assert (volume["State"], volume["Size"]) == ("in-use", 50)
+    assert volume["Attachments"][0]["InstanceId"] == instance_id
+    with pytest.raises(ClientError) as caught:
+        ec2.delete_volume(VolumeId=volume["VolumeId"])
+    assert code_of(caught) == "VolumeInUse"
+    ec2.terminate_instances(InstanceIds=[instance_id])
+    cloud.admin.wait_for_state(instance_id, "terminated")
+    assert volumes_of(cloud, run) == []
+
+
+def test_a_volume_that_its_template_keeps_is_left_behind_until_it_is_deleted(cloud: Cloud) -> None:
+    run, ec2 = unique("run"), cloud.client("ec2")
+    instance_id = launch_with_disk(cloud, run, DeleteOnTermination=False)
+    ec2.terminate_instances(InstanceIds=[instance_id])
+    cloud.admin.wait_for_state(instance_id, "terminated")
+    (volume,) = volumes_of(cloud, run)
+    assert (volume["State"], volume["Attachments"]) == ("available", [])
+    ec2.delete_volume(VolumeId=volume["VolumeId"])
+    with pytest.raises(ClientError) as caught:
+        ec2.delete_volume(VolumeId=volume["VolumeId"])
+    assert code_of(caught) == "InvalidVolume.NotFound"
 
 
 def test_prices_are_told_as_they_were_set(cloud: Cloud) -> None:

@@ -137,6 +137,29 @@ def test_only_fleets_with_the_tag_may_be_deleted(strict_cloud: Cloud) -> None:
             call(**({"Filters": filters} if action.endswith("Tags") else {"FleetIds": [mine]}))
 
 
+def test_only_volumes_with_the_tag_may_be_deleted(strict_cloud: Cloud) -> None:
+    disk = {"DeviceName": "/dev/sda1", "Ebs": {"DeleteOnTermination": False}}
+    admin = strict_cloud.client("ec2")
+    left = []
+    for tags in ([*TAGS, {"ResourceType": "volume", "Tags": TAGS[0]["Tags"]}], []):
+        data = {"BlockDeviceMappings": [disk]}
+        instance_id = strict_cloud.launch(data=data, TagSpecifications=tags)
+        filters = [{"Name": "attachment.instance-id", "Values": [instance_id]}]
+        (volume,) = admin.describe_volumes(Filters=filters)["Volumes"]
+        admin.terminate_instances(InstanceIds=[instance_id])
+        strict_cloud.admin.wait_for_state(instance_id, "terminated")
+        left.append(volume["VolumeId"])
+    mine, foreign = left
+    condition = {"aws:ResourceTag/run": "r*"}
+    role = strict_cloud.role(allow("ec2:DeleteVolume", StringLike=condition))
+    ec2 = strict_cloud.client("ec2", **strict_cloud.assume(role))
+    with pytest.raises(ClientError, match="ec2:DeleteVolume"):
+        ec2.delete_volume(VolumeId=foreign)
+    ec2.delete_volume(VolumeId=mine)
+    with pytest.raises(ClientError, match="ec2:DescribeVolumes"):
+        ec2.describe_volumes()
+
+
 def test_the_administrator_may_do_anything(strict_cloud: Cloud) -> None:
     assert strict_cloud.describe(strict_cloud.launch())["InstanceId"]
 
