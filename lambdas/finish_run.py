@@ -10,7 +10,14 @@ from runctl.control.finish_run import finish_run
 def handler(event: Document, _context: LambdaContext) -> Document:
     """Answer the RunResult."""
     logger.append_keys(run_id=event["run_id"])
-    result = finish_run(services(), event["run_id"], status=event["status"], reason=event["reason"])
+    result = finish_run(
+        services(),
+        event["run_id"],
+        status=event["status"],
+        reason=event["reason"],
+        # An execution keeps the definition that it was started with, which may not have told it.
+        execution_arn=event.get("execution_arn"),
+    )
     count("RunsEnded", status=result["status"])
     logger.info("run ended", status=result["status"], reason=result["reason"])
     return result

@@ -10,6 +10,7 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.policy.capacity import candidate_pools, choose_pools, cooldown, tries_in_a_round
+from runctl.policy.heartbeat import allowed_silence
 
 MOST_REFUSALS_TOLD = 6
 
@@ -99,7 +100,14 @@ def _record(services: Services, attempt: Attempt, result: LaunchResult) -> dict[
 
 def _known(services: Services, attempt: Attempt) -> dict[str, Any]:
     if attempt.ended is None:
-        return {"run_id": attempt.run_id, "attempt": attempt.number, "launched": True}
+        attempts = services.ledger.attempts(attempt.run_id)
+        silence = allowed_silence([one for one in attempts if one.number <= attempt.number])
+        return {
+            "run_id": attempt.run_id,
+            "attempt": attempt.number,
+            "launched": True,
+            "heartbeat_seconds": int(silence.total_seconds()),
+        }
     # Whoever launched it may have stopped between the launch and the record.
     end_strays(services, attempt)
     return _refused(attempt, attempt.ended)

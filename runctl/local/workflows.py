@@ -23,6 +23,9 @@ Execution = dict[str, Any]
 _current: contextvars.ContextVar[Execution | None] = contextvars.ContextVar(
     "execution", default=None
 )
+# The TimeoutSeconds and HeartbeatSeconds of the callback task that the thread is about to wait for.
+_bounds: contextvars.ContextVar[dict[str, float | None]] = contextvars.ContextVar("bounds")
+_BOUNDS = ("TimeoutSeconds", "HeartbeatSeconds")
 
 _DEFAULT_TIMEOUT_SECONDS = 99_999_999
 _WAITS_FOR_TOKEN = ".waitForTaskToken"  # noqa: S105
@@ -154,6 +157,7 @@ def _new_token_each_try() -> None:
         def apply_with_new_token(state: dict[str, Any], data: Any, ctx: Any = None) -> Any:
             if ctx and _WAITS_FOR_TOKEN in state.get("Resource", ""):
                 ctx["Task"] = {"Token": str(uuid.uuid4())}
+                _bounds.set({name: _seconds(state, name, data, ctx) for name in _BOUNDS})
             return apply(state, data, ctx)
 
         return apply_with_new_token
@@ -162,8 +166,22 @@ def _new_token_each_try() -> None:
     sfn._apply_parameters = renewed(parameters)
 
 
+def _seconds(state: dict[str, Any], name: str, data: Any, ctx: Any) -> float | None:
+    """Return a bound of a task, which may be an expression."""
+    value = state.get(name)
+    if sfn._state_query_language(state, ctx) == "JSONata":
+        value = sfn._apply_jsonata_template(value, data, ctx)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise sfn._ExecutionError(
+            "States.QueryEvaluationError", f"{name} must be a positive whole number, not {value!r}"
+        )
+    return float(value)
+
+
 def _wait_for_tokens(known: _Executions, knobs: Knobs) -> None:
-    def invoke(resource: str, data: Any, token: str, state: dict[str, Any]) -> Any:
+    def invoke(resource: str, data: Any, token: str, _state: dict[str, Any]) -> Any:
         execution = _current.get() or {"executionArn": ""}
         arn = execution["executionArn"]
         task: dict[str, Any] = {
@@ -178,7 +196,7 @@ def _wait_for_tokens(known: _Executions, knobs: Knobs) -> None:
         try:
             # An error of the integration itself fails the task, it does not wait for a callback.
             sfn._invoke_resource(resource.replace(_WAITS_FOR_TOKEN, ""), data)
-            _wait(task, state, known.stopped[arn], knobs)
+            _wait(task, _bounds.get({}), known.stopped[arn], knobs)
         finally:
             sfn._task_tokens.pop(token, None)
             known.tokens[arn].discard(token)
@@ -191,15 +209,15 @@ def _wait_for_tokens(known: _Executions, knobs: Knobs) -> None:
 
 
 def _wait(
-    task: dict[str, Any], state: dict[str, Any], stopped: threading.Event, knobs: Knobs
+    task: dict[str, Any], bounds: dict[str, float | None], stopped: threading.Event, knobs: Knobs
 ) -> None:
     """Wait for the callback, the end of patience with silence, or the stop of the execution."""
     started = last_beat = time.monotonic()
-    timeout = float(state.get("TimeoutSeconds", _DEFAULT_TIMEOUT_SECONDS))
+    timeout: float = bounds.get("TimeoutSeconds") or _DEFAULT_TIMEOUT_SECONDS
+    beat_within = bounds.get("HeartbeatSeconds")
     seen = None
     while not task["event"].is_set():
-        silence = float(state.get("HeartbeatSeconds", timeout))
-        silence *= knobs.heartbeat_scale if "HeartbeatSeconds" in state else 1
+        silence = beat_within * knobs.heartbeat_scale if beat_within else timeout
         now = time.monotonic()
         if task["heartbeat"] != seen:
             seen, last_beat = task["heartbeat"], now

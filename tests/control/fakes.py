@@ -470,12 +470,19 @@ class CrashError(BaseException):
 
 
 class Fragile:
-    """A world whose `fuse`-th call to any port is the last: made, or not, and never answered."""
+    """A world whose `fuse`-th call to any port fails: made, when `after`, or not, never answered.
 
-    def __init__(self, world: World, *, fuse: int, after: bool) -> None:
+    With `error` the function hears of it, as of a throttled call or of one whose answer was lost;
+    without, its process ends there.
+    """
+
+    def __init__(
+        self, world: World, *, fuse: int, after: bool, error: Exception | None = None
+    ) -> None:
         self.clock = world.clock
         self.left = fuse
         self.after = after
+        self.error = error
         for name in ("ledger", "fleet", "commands", "workflow", "objects", "notices"):
             setattr(self, name, _FragilePort(getattr(world, name), self))
 
@@ -495,10 +502,10 @@ class _FragilePort:
         def call(*args, **kwargs):
             ends = self._world.burn()
             if ends and not self._world.after:
-                raise CrashError(name)
+                raise self._world.error or CrashError(name)
             answer = method(*args, **kwargs)
             if ends:
-                raise CrashError(name)
+                raise self._world.error or CrashError(name)
             return answer
 
         return call

@@ -14,7 +14,7 @@ from runctl.model.run import AttemptStage
 from tests.control.fakes import START, CrashError, Fragile, World
 from tests.control.scenes import RUN, launched, prepared
 
-LAUNCHED = {"run_id": RUN, "attempt": 1, "launched": True}
+LAUNCHED = {"run_id": RUN, "attempt": 1, "launched": True, "heartbeat_seconds": 300}
 SPOT = [
     Pool(kind, zone, "spot")
     for kind in ("m5.large", "c5.large")

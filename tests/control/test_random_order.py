@@ -1,11 +1,14 @@
 """Whatever is late, lost, doubled or cut short: one attempt trains, nothing leaks, runs end.
 
 The world is played through step by step in an order that Hypothesis chooses. Every function of the
-control plane may end after any of its calls, made or not, and is then repeated as Step Functions
-and EventBridge do. Machines and their agents are modelled by what the contract asks of them.
+control plane may end after any of its calls, made or not, be throttled at it or lose its answer,
+and is then repeated as Step Functions and EventBridge do, or not any more. An execution may be
+stopped and redriven in any state, goes on in another after a few turns, and others may ask for its
+run. Machines and their agents are modelled by what the contract asks of them.
 """
 
 import contextlib
+import itertools
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -20,10 +23,10 @@ from runctl.control.finish_run import finish_run
 from runctl.control.handle_instance_change import handle_instance_change
 from runctl.control.handle_interruption import handle_interruption
 from runctl.control.launch_instances import launch_instances
-from runctl.control.prepare_run import ExecutionStart, prepare_run
+from runctl.control.prepare_run import STARTED_BY, ExecutionStart, prepare_run
 from runctl.control.start_training import start_training
 from runctl.control.sweep import sweep
-from runctl.model.errors import FencedError, RequestError, RunctlError
+from runctl.model.errors import FencedError, RequestError, RunctlError, TransientError
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage
 from tests.control.fakes import CrashError, Fragile, World
@@ -32,8 +35,19 @@ RUN = "run-1"
 ZONES = ("us-east-1a", "us-east-1b")
 TYPES = ("m5.large", "c5.large")
 
-# After how many port calls the function ends, and whether the last of them was made.
-crashes = st.none() | st.tuples(st.integers(1, 14), st.booleans())
+MOST_EXECUTIONS = 6
+# So that a run of a few attempts has to go on in the next execution.
+MOST_TURNS = 2
+# Whether the call that fails was made, and whether the function hears of it or ends there.
+FAILURES = {
+    "ends before it": (False, ""),
+    "ends after it": (True, ""),
+    "throttled": (False, "Rate exceeded"),
+    "answer lost": (True, "Read timeout"),
+    "tried too often": (False, "Rate exceeded"),
+}
+# At which of its port calls the function fails, and how.
+crashes = st.none() | st.tuples(st.integers(1, 9), st.sampled_from(sorted(FAILURES)))
 
 
 @dataclass
@@ -44,6 +58,8 @@ class Execution:
     name: str
     document: dict
     state: str = "prepare"
+    stopped_in: str = ""
+    child: str = ""
     attempt: int = 0
     outcome: dict = field(default_factory=dict)
     end: dict = field(default_factory=dict)
@@ -79,6 +95,7 @@ class Training(RuleBasedStateMachine):
         self.events: list[dict] = []
         self.resumed_from: list[int] = []
         self.tokens = 0
+        self.crashes_at_last: list = []
         # Otherwise a machine that does not train yet never notices that it is not wanted.
         self.agents_help = True
 
@@ -86,10 +103,12 @@ class Training(RuleBasedStateMachine):
         market=st.sampled_from(["spot", "spot-then-on-demand"]),
         auto_resume=st.sampled_from([True, True, True, False]),
         crashes_at_first=st.lists(crashes, max_size=5),
+        crashes_at_last=st.lists(crashes, max_size=30),
         agents_help=st.booleans(),
     )
-    def begin(self, market, auto_resume, crashes_at_first, agents_help):
+    def begin(self, market, auto_resume, crashes_at_first, crashes_at_last, agents_help):
         self.agents_help = agents_help
+        self.crashes_at_last = crashes_at_last
         self.start(
             RUN,
             {
@@ -101,7 +120,8 @@ class Training(RuleBasedStateMachine):
             },
         )
         for crash in crashes_at_first:
-            self.advance(self.execution, crash)
+            if self.execution is not None:
+                self.advance(self.execution, crash)
 
     def start(self, name, document):
         execution = Execution(arn=f"arn:{name}", name=name, document=document)
@@ -133,9 +153,9 @@ class Training(RuleBasedStateMachine):
     # The state machine.
 
     @precondition(lambda self: self.execution is not None)
-    @rule(crash=crashes)
-    def step_functions_goes_on(self, crash):
-        self.advance(self.execution, crash)
+    @rule(data=st.data(), crash=crashes)
+    def step_functions_goes_on(self, data, crash):
+        self.advance(data.draw(st.sampled_from(self.running())), crash)
 
     @precondition(lambda self: self.execution is not None)
     @rule(steps=st.integers(2, 6))
@@ -147,12 +167,22 @@ class Training(RuleBasedStateMachine):
                 self.act(agent, "train")
             self.at_most_one_attempt_trains()
 
+    def running(self) -> list[Execution]:
+        for one in self.executions:
+            if one.is_running and one.arn not in self.world.workflow.running:
+                self.stop(one)  # a function of ours did it
+        return [one for one in self.executions if one.is_running]
+
     @property
     def execution(self) -> Execution | None:
-        return next((one for one in reversed(self.executions) if one.is_running), None)
+        return next(reversed(self.running()), None)
 
     def services(self, crash):
-        return self.world if crash is None else Fragile(self.world, fuse=crash[0], after=crash[1])
+        if crash is None:
+            return self.world
+        after, told = FAILURES[crash[1]]
+        error = TransientError(told) if told else None
+        return Fragile(self.world, fuse=crash[0], after=after, error=error)
 
     def advance(self, execution, crash=None):
         if execution.state == "train" and execution.handed_over:
@@ -162,6 +192,11 @@ class Training(RuleBasedStateMachine):
             getattr(self, f"do_{execution.state}")(execution, self.services(crash))
         except CrashError:
             return  # Step Functions tries the same state again
+        except TransientError:
+            if crash[1] == "tried too often":
+                execution.state = "over" if execution.state == "clean_up" else "clean_up"
+            if execution.state == "over":
+                self.finish_execution(execution, "FAILED")
         except RequestError:
             self.finish_execution(execution, "FAILED")
         except RunctlError:
@@ -211,8 +246,13 @@ class Training(RuleBasedStateMachine):
         execution.state = "decide"
 
     def do_decide(self, execution, services):
-        decided = decide_next(services, RUN, execution.attempt, execution.outcome)
-        if decided["decision"] == "relaunch":
+        decided = decide_next(
+            services, RUN, execution.attempt, execution.outcome, most_turns=MOST_TURNS
+        )
+        if "continue_as" in decided:
+            execution.child = decided["continue_as"]
+            execution.state = "continue"
+        elif decided["decision"] == "relaunch":
             self.world.clock.advance(timedelta(seconds=decided["wait_seconds"]))
             execution.attempt = decided["attempt"]
             execution.state = "launch"
@@ -220,8 +260,19 @@ class Training(RuleBasedStateMachine):
             execution.end = {"status": decided["status"], "reason": decided["reason"]}
             execution.state = "finish"
 
+    def do_continue(self, execution, services):
+        child = next((one for one in self.executions if one.name == execution.child), None)
+        if child is None:
+            self.start(execution.child, {"run_id": RUN, STARTED_BY: execution.arn})
+        elif not child.is_running:
+            ended = self.world.workflow.ended[child.arn]
+            if ended == "SUCCEEDED":
+                self.finish_execution(execution, ended)
+            else:
+                execution.state = "clean_up"
+
     def do_finish(self, execution, services):
-        result = finish_run(services, RUN, **execution.end)
+        result = finish_run(services, RUN, execution_arn=execution.arn, **execution.end)
         self.finish_execution(execution, "FAILED" if result["status"] == "failed" else "SUCCEEDED")
 
     def do_clean_up(self, execution, services):
@@ -235,30 +286,52 @@ class Training(RuleBasedStateMachine):
         self.world.workflow.ended[execution.arn] = status
         self.events.append({"kind": "execution", "execution": execution, "status": status})
 
-    @precondition(lambda self: self.execution is not None and self.world.ledger.attempts(RUN))
-    @rule(really=st.sampled_from([True, False, False]))
-    def the_user_stops_the_execution(self, really):
-        if really:
-            self.finish_execution(self.execution, "ABORTED")
+    def stop(self, execution):
+        execution.stopped_in = execution.state
+        self.finish_execution(execution, "ABORTED")
 
-    @precondition(lambda self: self.execution is None and len(self.executions) < 3)
-    @rule()
-    def the_user_resumes(self):
-        self.start(f"{RUN}-r{len(self.executions) + 1}", {"run_id": RUN})
+    @precondition(lambda self: self.execution is not None and self.world.ledger.attempts(RUN))
+    @rule(data=st.data(), really=st.sampled_from([True, False, False]), child_too=st.booleans())
+    def the_user_stops_an_execution(self, data, really, child_too):
+        if not really:
+            return
+        stopped = data.draw(st.sampled_from(self.running()))
+        self.stop(stopped)
+        for child in self.running():
+            if child_too and child.name == stopped.child:
+                self.stop(child)  # Step Functions' best effort
+
+    @precondition(lambda self: any(one.stopped_in for one in self.executions))
+    @rule(data=st.data())
+    def the_user_redrives_a_stopped_execution(self, data):
+        execution = data.draw(st.sampled_from([one for one in self.executions if one.stopped_in]))
+        execution.state, execution.stopped_in = execution.stopped_in, ""
+        execution.handed_over = False
+        self.world.workflow.ended.pop(execution.arn)
+        self.world.workflow.running.add(execution.arn)
+
+    @precondition(lambda self: len(self.executions) < MOST_EXECUTIONS)
+    @rule(patient=st.sampled_from([True, True, True, False]), linked=st.booleans())
+    def the_user_resumes(self, patient, linked):
+        if patient and self.execution is not None:
+            return
+        others = {STARTED_BY: "arn:of-a-pipeline"} if linked else {}
+        name = f"{RUN}-r{len(self.executions) + 1}"
+        if all(one.name != name for one in self.executions):
+            self.start(name, {"run_id": RUN, **others})
 
     @precondition(lambda self: self.waiting())
     @rule()
     def the_heartbeat_expires(self):
-        self.expire(self.execution)
+        for execution in self.waiting():
+            self.expire(execution)
 
     def waiting(self):
-        execution = self.execution
-        return (
-            execution is not None
-            and execution.state == "train"
-            and execution.handed_over
-            and execution.token in self.world.workflow.valid
-        )
+        return [
+            one
+            for one in self.running()
+            if one.state == "train" and one.handed_over and one.token in self.world.workflow.valid
+        ]
 
     def expire(self, execution):
         self.world.workflow.valid.discard(execution.token)
@@ -382,6 +455,12 @@ class Training(RuleBasedStateMachine):
         if refused:
             self.world.fleet.refusals[pool] = "InsufficientInstanceCapacity"
 
+    @rule(market=st.sampled_from(["spot", "on-demand"]))
+    def a_market_has_nothing_left(self, market):
+        for kind, zone in itertools.product(TYPES, ZONES):
+            pool = Pool(kind, zone, market)
+            self.world.fleet.refusals[pool] = "InsufficientInstanceCapacity"
+
     # Events.
 
     @precondition(lambda self: self.events)
@@ -389,10 +468,7 @@ class Training(RuleBasedStateMachine):
     def an_event_arrives(self, data, crash, again):
         index = data.draw(st.integers(0, len(self.events) - 1))
         event = self.events[index] if again else self.events.pop(index)
-        try:
-            self.deliver(event, self.services(crash))
-        except CrashError:
-            self.events.append(event)  # Lambda tries again
+        self.deliver(event, crash)
 
     @precondition(lambda self: self.events)
     @rule(data=st.data())
@@ -401,10 +477,20 @@ class Training(RuleBasedStateMachine):
 
     @rule(crash=crashes)
     def the_sweeper_comes(self, crash):
-        with contextlib.suppress(CrashError):
-            sweep(self.services(crash))
+        self.sweep(crash)
 
-    def deliver(self, event, services):
+    def sweep(self, crash):
+        with contextlib.suppress(CrashError, TransientError):
+            return sweep(self.services(crash))["cleaned"]
+        return [RUN]
+
+    def deliver(self, event, crash):
+        try:
+            self.handle(event, self.services(crash))
+        except (CrashError, TransientError):
+            self.events.append(event)  # Lambda tries again
+
+    def handle(self, event, services):
         if event["kind"] == "warning":
             handle_interruption(services, event["instance_id"])
         elif event["kind"] == "change":
@@ -445,11 +531,11 @@ class Training(RuleBasedStateMachine):
 
     def settle(self) -> bool:
         """Let everything that is still to come happen once; False when nothing was."""
-        moved = bool(self.events)
-        moved |= bool(sweep(self.world)["cleaned"])
+        moved = bool(self.events or self.crashes_at_last)
+        moved |= bool(self.sweep(self.next_crash()))
         for event in self.events[:]:
             self.events.remove(event)
-            self.deliver(event, self.world)
+            self.deliver(event, self.next_crash())
         for agent in self.live_agents():
             before = self.world.fleet.live(), agent.step, agent.reported
             self.act(agent, "complete")
@@ -461,11 +547,14 @@ class Training(RuleBasedStateMachine):
             beats = any(
                 agent.alive and agent.attempt == execution.attempt for agent in self.live_agents()
             )
-            if self.waiting() and not beats:
+            if execution in self.waiting() and not beats:
                 self.expire(execution)
             else:
-                self.advance(execution)
+                self.advance(execution, self.next_crash())
         return moved
+
+    def next_crash(self):
+        return self.crashes_at_last.pop() if self.crashes_at_last else None
 
 
 TestTraining = Training.TestCase

@@ -108,7 +108,12 @@ def test_a_run_goes_from_request_to_result_through_the_handlers(world, invoke):
     prepared = invoke("prepare_run", {"execution": execution, "input": REQUEST})
     assert prepared == {"run_id": RUN, "attempt": 1}
     launch = invoke("launch_instances", prepared)
-    assert launch == {"run_id": RUN, "attempt": 1, "launched": True}
+    assert launch == {
+        "run_id": RUN,
+        "attempt": 1,
+        "launched": True,
+        "heartbeat_seconds": 300,
+    }
     world.workflow.valid.add("token")
     invoke("start_training", {**prepared, "token": "token", "execution_arn": ARN})
     assert world.ledger.find_attempt(RUN, 1).token == "token"

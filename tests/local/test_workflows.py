@@ -88,6 +88,20 @@ def test_the_allowed_silence_can_be_scaled_down(cloud: Cloud) -> None:
     assert cloud.ended(execution)["error"] == "States.HeartbeatTimeout"
 
 
+def test_the_allowed_silence_may_be_an_expression(cloud: Cloud) -> None:
+    cloud.admin.set_knobs(heartbeat_scale=0.001)
+    tokens = Tokens(cloud)
+    seconds = "{% $states.input.seconds * 2 %}"
+    task = waiting(cloud.function(KEEPER), HeartbeatSeconds=seconds)
+    machine = cloud.machine({"Train": task})
+    ends = {}
+    for given in (150, "none", 0):
+        execution = cloud.start(machine, {"queue": tokens.queue, "seconds": given})
+        ends[given] = cloud.ended(execution)["error"]
+    unusable = "States.QueryEvaluationError"
+    assert ends == {150: "States.HeartbeatTimeout", "none": unusable, 0: unusable}
+
+
 def test_a_catch_of_timeouts_takes_lost_heartbeats_too(cloud: Cloud) -> None:
     tokens = Tokens(cloud)
     task = waiting(

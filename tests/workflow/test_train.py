@@ -18,7 +18,8 @@ ONCE = ["LaunchInstances", "Launched?", "Train", "ConfirmCheckpoint", "DecideNex
 
 
 def launched(attempt: int) -> Line:
-    return {"answers": {"run_id": "RUN", "attempt": attempt, "launched": True}}
+    answer = {"run_id": "RUN", "attempt": attempt, "launched": True, "heartbeat_seconds": 600}
+    return {"answers": answer}
 
 
 def refused(attempt: int) -> Line:
@@ -81,7 +82,12 @@ def test_a_run_that_completes_returns_its_result(stage: Stage) -> None:
         {"run_id": run_id, "attempt": 1, "outcome": reports}
     ]
     assert play.payloads("finish_run") == [
-        {"run_id": run_id, "status": "completed", "reason": "the trainer is done"}
+        {
+            "run_id": run_id,
+            "status": "completed",
+            "reason": "the trainer is done",
+            "execution_arn": execution_arn,
+        }
     ]
 
 
@@ -115,7 +121,7 @@ def test_an_attempt_that_falls_silent_is_lost_not_the_run(stage: Stage) -> None:
     play = stage.seen(execution)
     assert play.described["status"] == "SUCCEEDED"
     outcome = play.payloads("confirm_checkpoint")[0]["outcome"]
-    assert outcome == {"kind": "lost", "reason": "no heartbeat for 5 minutes"}
+    assert outcome == {"kind": "lost", "reason": "no heartbeat for 10 minutes"}
 
 
 def _calls(stage: Stage, execution: str, function: str) -> bool:

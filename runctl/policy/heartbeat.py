@@ -1,0 +1,43 @@
+"""How long an attempt may be silent before it counts as lost."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from runctl.model.outcome import OutcomeKind
+from runctl.model.pool import Pool
+from runctl.model.run import Attempt
+
+USUAL_SILENCE = timedelta(minutes=5)
+# A bare-metal machine tests its memory and devices before it boots: 10 to 20 minutes.
+METAL_SILENCE = timedelta(minutes=30)
+LONGEST_SILENCE = timedelta(minutes=30)
+
+
+def allowed_silence(attempts: Sequence[Attempt]) -> timedelta:
+    """Return the longest silence that the last of `attempts`, just launched, is allowed.
+
+    It covers the boot, since the clock starts with the launch. Where the attempts right before it
+    were lost and never heard of, the boot may be what takes so long: twice as long for each. It is
+    the same for the whole attempt, so a slow boot makes a hung agent be noticed later; a machine
+    that goes is noticed by its event, at once.
+    """
+    if not attempts:
+        return USUAL_SILENCE
+    *before, last = attempts
+    if last.pool and ".metal" in Pool.parse(last.pool).instance_type:
+        return METAL_SILENCE
+    doubled: timedelta = USUAL_SILENCE * 2 ** min(_never_heard_of(before), 8)
+    return min(doubled, LONGEST_SILENCE)
+
+
+def _never_heard_of(attempts: Sequence[Attempt]) -> int:
+    """Count the lost ones at the end that were launched and silent from the first moment."""
+    count = 0
+    for attempt in reversed(attempts):
+        if not attempt.was_launched:
+            continue
+        lost = attempt.ended is not None and attempt.ended.kind is OutcomeKind.LOST
+        if attempt.heartbeat_at is not None or not lost:
+            break
+        count += 1
+    return count
