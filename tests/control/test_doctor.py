@@ -427,3 +427,62 @@ def test_mending_twice_finds_nothing_the_second_time(clinic):
     assert (mended, left) == (["vol-1", RUN], {})
     assert clinic.look() == {}
     assert clinic.fix() == ([], {})
+
+
+def test_parts_of_a_run_that_is_resumed_while_its_manifests_are_read_stay(clinic):
+    over(clinic)
+    store = stored(clinic)
+    read = store.get_manifest
+
+    def read_while_somebody_resumes(key):
+        clinic.world.ledger.continue_run(
+            RUN, execution=f"{RUN}-r2", execution_arn="arn:2", first_attempt=2
+        )
+        return read(key)
+
+    store.get_manifest = read_while_somebody_resumes
+    assert clinic.fix() == ([], {})
+    assert set(store.stored) == {USED, UNUSED}
+
+
+def test_the_manifests_of_a_live_run_are_nobodys_business(clinic):
+    training(clinic.world)
+    stored(clinic).manifests["being written"] = None
+    assert clinic.look() == {}
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_an_attempt_that_is_open_or_was_heard_of_keeps_its_parts_though_the_run_ended(
+    clinic, heard
+):
+    training(clinic.world)
+    if not heard:
+        # Its end was never written: whoever ended the run stopped there.
+        finish = clinic.world.ledger.end_run
+        finish(RUN, status=RunStatus.FAILED, reason="", now=clinic.world.clock.now())
+        clinic.world.ledger.note_told(RUN, end=clinic.world.clock.now())
+    else:
+        clinic.end()
+    clinic.world.fleet.end("i-0001", reason="Server.SpotInstanceTermination")
+    clinic.world.clock.advance(45 * MINUTE)
+    if heard:
+        attempt = clinic.world.ledger.attempt_items[RUN, 1]
+        beat = clinic.world.clock.now() - MINUTE
+        clinic.world.ledger.attempt_items[RUN, 1] = replace(attempt, heartbeat_at=beat)
+    stored(clinic)
+    assert clinic.look() == {}
+
+
+def test_a_fleet_that_is_found_not_to_be_empty_at_the_second_look_stays(clinic):
+    instance_id = training(clinic.world)
+    machine = clinic.world.fleet.machines[instance_id]
+    clinic.end()
+    clinic.world.fleet.end(instance_id, reason="Client.UserInitiatedShutdown")
+    clinic.world.clock.advance(2 * HOUR)
+    (check,) = (one for one in clinic.checks() if one.name == "fleets")
+    examined = examine(check)
+    assert len(examined.findings) == 1
+    # EC2 is eventually consistent, in both directions.
+    clinic.world.fleet.machines[instance_id] = machine
+    mend(check, examined)
+    assert clinic.world.fleet.machines[instance_id].is_live
