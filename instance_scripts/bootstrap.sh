@@ -3,6 +3,7 @@
 #
 # A header before this text exports what it needs:
 #   RUNCTL_AGENT_URI RUNCTL_AGENT_SHA256 RUNCTL_TABLE RUNCTL_BUCKET RUNCTL_LOG_GROUP RUNCTL_REGION
+# As a command to a machine that was there before it exports RUNCTL_ACTION too, and lend.sh follows.
 # Every path is below ${RUNCTL_ROOT:-}, which is empty on EC2. It can run again at any time.
 set -euo pipefail
 umask 022
@@ -13,6 +14,7 @@ imds=${imds%/}
 tries=${RUNCTL_BOOT_TRIES:-8}
 delay=${RUNCTL_BOOT_DELAY:-1}
 units=$root/etc/systemd/system
+action=${RUNCTL_ACTION:-}
 console=/dev/console
 [ -z "$root" ] || console=$root/run/runctl/console
 
@@ -24,6 +26,10 @@ say() {
 # An instance that cannot train must not go on costing money.
 give_up() {
     gave_up=yes
+    if [ -n "$action" ]; then
+        say "$*"
+        exit 1
+    fi
     say "$* -- shutting down"
     shutdown -h now || poweroff || true
     exit 1
@@ -109,12 +115,28 @@ fetch_agent() {
     fi
 }
 
+install_agent() {
+    pick_python || give_up 'this image has no Python 3.10 or newer (with venv)'
+    archive=$root/opt/runctl/agent.tar.gz
+    # A command may come while the user data is still at it.
+    exec 9>"$root/etc/runctl/bootstrap.lock"
+    flock -w 600 9 || give_up 'another bootstrap holds the lock'
+    if [ "$(cat "$root/opt/runctl/agent/sha256" 2>/dev/null)" != "$RUNCTL_AGENT_SHA256" ]; then
+        with_retries "fetching $RUNCTL_AGENT_URI" fetch_agent ||
+            give_up "the agent could not be fetched from $RUNCTL_AGENT_URI"
+        unpack_agent
+    fi
+    write_settings
+    write_launcher
+}
+
 # Atomic: whoever is interrupted in the middle leaves no half-unpacked agent.
 unpack_agent() {
     local fresh=$root/opt/runctl/agent.new.$$
     rm -rf "$root"/opt/runctl/agent.new.*
     mkdir -p "$fresh"
     tar -xzf "$archive" -C "$fresh" --no-same-owner
+    printf '%s\n' "$RUNCTL_AGENT_SHA256" >"$fresh/sha256"
     rm -rf "$root/opt/runctl/agent.old"
     [ ! -e "$root/opt/runctl/agent" ] || mv "$root/opt/runctl/agent" "$root/opt/runctl/agent.old"
     mv "$fresh" "$root/opt/runctl/agent"
@@ -137,6 +159,9 @@ write_settings() {
             AWS_REQUEST_CHECKSUM_CALCULATION when_required \
             AWS_RESPONSE_CHECKSUM_VALIDATION when_required \
             MALLOC_ARENA_MAX 2 MALLOC_MMAP_THRESHOLD_ 1048576
+        [ "$action" != start ] ||
+            printf '%s=%s\n' RUNCTL_RUN_ID "${RUNCTL_RUN_ID:-}" \
+                RUNCTL_ATTEMPT "${RUNCTL_ATTEMPT:-}"
         [ -z "${AWS_ENDPOINT_URL:-}" ] || printf 'AWS_ENDPOINT_URL=%s\n' "$AWS_ENDPOINT_URL"
         [ -z "${AWS_EC2_METADATA_SERVICE_ENDPOINT:-}" ] ||
             printf 'AWS_EC2_METADATA_SERVICE_ENDPOINT=%s\n' "$imds"
@@ -178,6 +203,9 @@ if [ ! -e "\$run/seen" ] || [ "\$run/lease" -nt "\$run/seen" ] ||
 fi
 since() { echo \$((now - \$(stat -c %Y "\$1" 2>/dev/null || echo "\$now"))); }
 [ "\$(since "\$run/heard")" -ge "\$limit" ] || exit 0
+# Somebody asked for this machine until then; this is the one thing that has to go by the clock.
+keep=\$(cat "$root/etc/runctl/keep-until" 2>/dev/null || echo 0)
+[ "\$(date +%s)" -ge "\$keep" ] || exit 0
 # After a notice in the first hour EC2 takes the instance, and charges nothing if we wait.
 if [ -e "\$run/notice" ] && [ "\$(since "\$run/born")" -lt "\$first_hour" ]; then exit 0; fi
 echo "runctl: no heartbeat was accepted for \$limit s: shutting down" >&2
@@ -266,26 +294,22 @@ table inet runctl {
 EOF
 }
 
-main() {
-    local name
-    mkdir -p "$root"/opt/runctl/bin "$root"/etc/runctl "$root"/run/runctl \
-        "$root"/var/lib/runctl "$units"
-    for name in RUNCTL_AGENT_URI RUNCTL_AGENT_SHA256 RUNCTL_TABLE RUNCTL_BUCKET \
-        RUNCTL_LOG_GROUP RUNCTL_REGION; do
-        [ -n "${!name:-}" ] || give_up "the user data's header lacks $name"
-    done
-    touch "$root/run/runctl/lease"
-    write_deadman
-    "$root/opt/runctl/bin/runctl-deadman" || say 'the dead-man failed'
-    systemctl daemon-reload
-    systemctl enable --now runctl-deadman.timer || say 'the dead-man timer did not start'
-    pick_python || give_up 'this image has no Python 3.10 or newer (with venv)'
-    archive=$root/opt/runctl/agent.tar.gz
-    with_retries "fetching $RUNCTL_AGENT_URI" fetch_agent ||
-        give_up "the agent could not be fetched from $RUNCTL_AGENT_URI"
-    unpack_agent
-    write_settings
-    write_launcher
+# Prints until when somebody wants this machine though no run does, by its tag, as seconds.
+kept_until() {
+    local token
+    token=$(metadata -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' \
+        "$imds/latest/api/token") || return 1
+    # A machine of a run has no such tag, and the answer is 404.
+    date -d "$(metadata -H "X-aws-ec2-metadata-token: $token" \
+        "$imds/latest/meta-data/tags/instance/runctl:keep-alive-until" 2>/dev/null ||
+        echo '@0')" +%s
+}
+
+keep_alive() {
+    kept=$(kept_until) && printf '%s\n' "$kept" | write_file "$root/etc/runctl/keep-until" 0644
+}
+
+start_agent() {
     write_agent_units
     systemctl daemon-reload
     fence_trainer
@@ -294,6 +318,32 @@ main() {
     say "the agent is running with $python"
 }
 
-gave_up='' status=0
+prepare() {
+    local name
+    mkdir -p "$root"/opt/runctl/bin "$root"/etc/runctl "$root"/run/runctl \
+        "$root"/var/lib/runctl "$units"
+    for name in RUNCTL_AGENT_URI RUNCTL_AGENT_SHA256 RUNCTL_TABLE RUNCTL_BUCKET \
+        RUNCTL_LOG_GROUP RUNCTL_REGION; do
+        [ -n "${!name:-}" ] || give_up "the user data's header lacks $name"
+    done
+}
+
+main() {
+    touch "$root/run/runctl/lease"
+    write_deadman
+    "$root/opt/runctl/bin/runctl-deadman" || say 'the dead-man failed'
+    systemctl daemon-reload
+    systemctl enable --now runctl-deadman.timer || say 'the dead-man timer did not start'
+    install_agent
+    with_retries 'reading the metadata' keep_alive || give_up 'the metadata service is away'
+    if [ "$kept" -gt 0 ]; then
+        say "nothing to do until a run comes, at most until $(date -u -d "@$kept" +%FT%TZ)"
+        return
+    fi
+    start_agent
+}
+
+gave_up='' status=0 kept=0
 trap 'status=$?; [ "$status" -eq 0 ] || [ -n "$gave_up" ] || give_up "it failed ($status)"' EXIT
-main
+prepare
+[ -n "$action" ] || main

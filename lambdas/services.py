@@ -68,9 +68,12 @@ class LambdaServices:
 
     @functools.cached_property
     def commands(self) -> SsmCommands:
-        """The document of RUNCTL_COMMAND_DOCUMENT."""
-        document = os.environ["RUNCTL_COMMAND_DOCUMENT"]
-        return SsmCommands(self._clients.get("ssm"), document=document)
+        """The documents of RUNCTL_COMMAND_DOCUMENT and RUNCTL_START_DOCUMENT, where it has them."""
+        return SsmCommands(
+            self._clients.get("ssm"),
+            document=os.environ.get("RUNCTL_COMMAND_DOCUMENT", ""),
+            start_document=os.environ.get("RUNCTL_START_DOCUMENT", ""),
+        )
 
     @functools.cached_property
     def workflow(self) -> StepFunctions:

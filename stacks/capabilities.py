@@ -15,6 +15,8 @@ from stacks.storage import StorageStack
 RUN_TAG = "runctl:run-id"
 # On a machine that somebody asked for, and that no run has to want.
 KEEP_ALIVE_TAG = "runctl:keep-alive-until"
+# On a machine that its owner lets runctl send commands to.
+LENT_TAG = "runctl:lent"
 
 # An update of a template makes a version, and `$Latest` is it. The number itself would be an export
 # of the compute stack that CloudFormation refuses to change while this one imports it.
@@ -189,21 +191,34 @@ class Capabilities:
         )
 
     def commands(self) -> Capability:
-        """Send our document, and no other, to instances that are tagged with a run."""
-        region, account = self._settings.region, self._settings.account
+        """Send our document, and no other, to instances of a run or lent to one."""
         document = self._settings.command_document
         return Capability(
             statements=[
-                _allow(
-                    ["ssm:SendCommand"], [f"arn:aws:ssm:{region}:{account}:document/{document}"]
-                ),
-                _allow(
-                    ["ssm:SendCommand"],
-                    [self._ec2("instance/*")],
-                    {"StringLike": {f"ssm:resourceTag/{RUN_TAG}": "*"}},
-                ),
+                self._send(document),
+                self._to_instances(RUN_TAG),
+                self._to_instances(LENT_TAG),
             ],
             variables={"RUNCTL_COMMAND_DOCUMENT": document},
+        )
+
+    def start_agents(self) -> Capability:
+        """Start the agent on instances whose owners let us."""
+        document = self._settings.start_document
+        return Capability(
+            statements=[self._send(document), self._to_instances(LENT_TAG)],
+            variables={"RUNCTL_START_DOCUMENT": document},
+        )
+
+    def _send(self, document: str) -> iam.PolicyStatement:
+        region, account = self._settings.region, self._settings.account
+        return _allow(["ssm:SendCommand"], [f"arn:aws:ssm:{region}:{account}:document/{document}"])
+
+    def _to_instances(self, tag: str) -> iam.PolicyStatement:
+        return _allow(
+            ["ssm:SendCommand"],
+            [self._ec2("instance/*")],
+            {"StringLike": {f"ssm:resourceTag/{tag}": "*"}},
         )
 
     def reports(self) -> Capability:

@@ -49,7 +49,7 @@ class Accepted:
         """Whether it is about this finding."""
         return bool(
             re.fullmatch(rf"AwsSolutions-IAM5\[Resource::{self.rule}\]", finding.rule)
-            and re.fullmatch(rf".*/{self.where}/DefaultPolicy/Resource", finding.where)
+            and re.fullmatch(rf".*/{self.where}(/DefaultPolicy)?/Resource", finding.where)
         )
 
 
@@ -61,7 +61,7 @@ _ENDERS = (
 ACCEPTED: Sequence[Accepted] = (
     Accepted(
         rule=r"\*",
-        where="InstanceRole",
+        where="Instance(Role|Policy)",
         reason="The SSM agent's own calls: ssmmessages and ec2messages know no resources, and an "
         "instance cannot know its id before it has one.",
     ),
@@ -97,7 +97,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r".*Bucket.*Arn[^/]*/(code|environments|runs|runs/\*/checkpoints)/\*",
-        where="InstanceRole",
+        where="Instance(Role|Policy)",
         reason="Keys below our own prefixes; a run's name is not known at deploy time.",
     ),
     Accepted(
@@ -107,7 +107,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:logs:.*:log-stream:\*",
-        where="InstanceRole",
+        where="Instance(Role|Policy)",
         reason="One stream for each attempt of each run, in one log group.",
     ),
     Accepted(

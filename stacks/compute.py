@@ -15,11 +15,13 @@ from constructs import Construct
 from stacks.assets import Asset
 from stacks.constructs.machine import Machine
 from stacks.constructs.network import Network
-from stacks.instance_role import instance_role
+from stacks.existing_instances import monitor_command, start_command
+from stacks.instance_role import instance_policy, instance_role
 from stacks.settings import PROJECT, Settings
 from stacks.storage import StorageStack
 
 BOOTSTRAP = PROJECT / "instance_scripts/bootstrap.sh"
+LEND = PROJECT / "instance_scripts/lend.sh"
 
 # The deep-learning image alone takes 60 GiB; a disk costs only while its instance lives.
 DISK_GIB: Mapping[str, int] = {"x86_gpu": 150, "x86_cpu": 50, "arm_cpu": 50}
@@ -43,18 +45,17 @@ class ComputeStack(Stack):
         self.network = Network(self, "Network", settings=settings)
         archive = s3_assets.Asset(self, "Agent", path=str(agent.path))
         self.role = instance_role(self, settings=settings, storage=storage, agent=archive)
+        self.policy = instance_policy(self, self.role)
         profile = iam.CfnInstanceProfile(self, "InstanceProfile", roles=[self.role.role_name])
-        user_data = _user_data(
-            {
-                "RUNCTL_AGENT_URI": archive.s3_object_url,
-                "RUNCTL_AGENT_SHA256": agent.sha256,
-                "RUNCTL_TABLE": storage.table.table_name,
-                "RUNCTL_BUCKET": storage.bucket.bucket_name,
-                "RUNCTL_LOG_GROUP": storage.trainer_logs.log_group_name,
-                "RUNCTL_REGION": settings.region,
-            },
-            bootstrap.read_text(),
-        )
+        header = {
+            "RUNCTL_AGENT_URI": archive.s3_object_url,
+            "RUNCTL_AGENT_SHA256": agent.sha256,
+            "RUNCTL_TABLE": storage.table.table_name,
+            "RUNCTL_BUCKET": storage.bucket.bucket_name,
+            "RUNCTL_LOG_GROUP": storage.trainer_logs.log_group_name,
+            "RUNCTL_REGION": settings.region,
+        }
+        user_data = _user_data(header, bootstrap.read_text())
         self.machines: Mapping[str, Machine] = {
             kind: Machine(
                 self,
@@ -67,14 +68,22 @@ class ComputeStack(Stack):
             )
             for kind, image in settings.images.items()
         }
-        self.document = ssm.CfnDocument(
+        script = "\n".join((bootstrap.read_text(), LEND.read_text()))
+        self._add_document("AgentCommand", settings.command_document, _agent_command())
+        self._add_document("StartCommand", settings.start_document, start_command(header, script))
+        self._add_document(
+            "MonitorCommand", settings.monitor_document, monitor_command(header, script)
+        )
+
+    def _add_document(self, construct_id: str, name: str, content: dict[str, Any]) -> None:
+        ssm.CfnDocument(
             self,
-            "AgentCommand",
-            name=settings.command_document,
+            construct_id,
+            name=name,
             document_type="Command",
             document_format="JSON",
             update_method="NewVersion",
-            content=_agent_command(),
+            content=content,
         )
 
 

@@ -83,6 +83,20 @@ def instance_role(
     return role
 
 
+def instance_policy(scope: Construct, role: iam.Role) -> iam.ManagedPolicy:
+    """Return a policy with the same permissions, for roles of machines that are somebody's."""
+    policy = iam.ManagedPolicy(
+        scope,
+        "InstancePolicy",
+        description="What the agent of runctl needs on an instance that runctl did not launch",
+    )
+    inline = role.node.find_child("DefaultPolicy")
+    assert isinstance(inline, iam.Policy)
+    for statement in inline.document.to_json()["Statement"]:
+        policy.add_statements(iam.PolicyStatement.from_json(statement))
+    return policy
+
+
 def _allow(
     actions: list[str],
     resources: list[str],

@@ -92,7 +92,7 @@ class OrchestrationStack(Stack):
             can.executions(),
             can.end_machines(),
         )
-        self._add("launch_instances", LAUNCHING, *launch)
+        self._add("launch_instances", LAUNCHING, *launch, can.start_agents())
         self._add("start_training", URGENT, can.ledger("GetItem", "UpdateItem"), can.reports())
         self._add(
             "confirm_checkpoint",
@@ -228,6 +228,10 @@ class OrchestrationStack(Stack):
             "log_group": storage.trainer_logs.log_group_name,
             "topic_arn": storage.topic.topic_arn,
             "command_document": settings.command_document,
+            "start_document": settings.start_document,
+            "monitor_document": settings.monitor_document,
+            "instance_policy": compute.policy.managed_policy_arn,
+            "subnets": {zone: one.subnet_id for zone, one in compute.network.subnets.items()},
             "launch_templates": {
                 kind: machine.template_id for kind, machine in compute.machines.items()
             },

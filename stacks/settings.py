@@ -69,6 +69,16 @@ class Settings:
         """The name of the SSM document that speaks to the agent."""
         return f"{self.name}-agent"
 
+    @property
+    def start_document(self) -> str:
+        """The name of the SSM document that starts the agent on a machine that is there already."""
+        return f"{self.name}-start"
+
+    @property
+    def monitor_document(self) -> str:
+        """The name of the SSM document that starts a watch over a process of somebody's."""
+        return f"{self.name}-monitor"
+
 
 def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the context, with the account and region of the CDK's credentials as defaults.

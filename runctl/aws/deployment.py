@@ -28,6 +28,10 @@ class Deployment:
     zones: tuple[str, ...]
     security_group: str = ""
     dead_letters: str = ""
+    start_document: str = ""
+    monitor_document: str = ""
+    instance_policy: str = ""
+    subnets: Mapping[str, str] | None = None
 
 
 def read_deployment(client: Any, *, name: str = "runctl") -> Deployment:

@@ -253,6 +253,41 @@ class DynamoLedger:
         )
         return self._attempt_of_live_run(run_id, number)
 
+    def record_loan(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        instance_id: str,
+        pool: str,
+        instead_of: tuple[str, int] | None,
+        now: datetime,
+    ) -> Attempt:
+        """Give the attempt a machine that was there before it, unless somebody else has it."""
+        owner, owners_number = instead_of or (run_id, number)
+        self._table.transact(
+            self._check_run_goes_on(run_id),
+            update_of(
+                identity.attempt_key(run_id, number),
+                update="SET #instance_ids = :ids, #pool = :pool, #launched_at = :now, "
+                "#stage = :launched",
+                condition="#stage = :launching",
+                values={
+                    "ids": [instance_id],
+                    "pool": pool,
+                    "now": text_of(now),
+                    "launching": AttemptStage.LAUNCHING.value,
+                    "launched": AttemptStage.LAUNCHED.value,
+                },
+            ),
+            put_of(
+                {**identity.instance_key(instance_id), "run_id": run_id, "number": number},
+                condition="attribute_not_exists(#pk) OR (#run_id = :owner AND #number = :theirs)",
+                values={"owner": owner, "theirs": owners_number},
+            ),
+        )
+        return self._attempt_of_live_run(run_id, number)
+
     def start_training(
         self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
     ) -> Attempt:

@@ -66,8 +66,13 @@ def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list
     for attempt, machine in live_machines(services, attempts):
         if not may_end(services, attempt, machine):
             continue
-        if attempt.token and services.commands.send(machine.instance_id, "stop"):
+        # On a lent machine asking is all that we may do; the agent looks for its run's end too.
+        if (attempt.token or attempt.is_lent) and services.commands.send(
+            machine.instance_id, "stop"
+        ):
             asked.append(machine.instance_id)
+        elif attempt.is_lent:
+            continue
         elif attempt.ended is None or attempt.ended.kind not in LEAVE_BY_THEMSELVES:
             doomed.append(machine.instance_id)
     if doomed:

@@ -53,11 +53,14 @@ def end_machines(
     *,
     where: Callable[[Attempt, Machine], bool] = lambda _attempt, _machine: True,
 ) -> list[str]:
-    """Terminate the live machines of `attempts` that may be; return which."""
+    """Terminate the live machines of `attempts` that may be; return which.
+
+    One that was lent is its owner's: the agent on it leaves by itself.
+    """
     doomed = [
         machine.instance_id
         for attempt, machine in live_machines(services, attempts)
-        if where(attempt, machine) and may_end(services, attempt, machine)
+        if where(attempt, machine) and may_end(services, attempt, machine) and not attempt.is_lent
     ]
     if doomed:
         services.fleet.terminate(doomed)

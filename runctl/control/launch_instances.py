@@ -3,6 +3,7 @@
 from typing import Any
 
 from runctl.control.ending import end_strays
+from runctl.control.lend_instance import lend_instance
 from runctl.control.ports import Services
 from runctl.model.errors import NotFoundError, QuotaError, RunEndedError
 from runctl.model.machine import LaunchResult
@@ -38,6 +39,9 @@ def launch_instances(services: Services, run_id: str, number: int) -> dict[str, 
 
 
 def _launch(services: Services, run: Run, number: int) -> dict[str, Any]:
+    if number == 1 and run.request.instance_id:
+        lent, refusal = lend_instance(services, run, number)
+        return _known(services, lent) if refusal is None else _refused(lent, refusal)
     attempt = services.ledger.find_attempt(run.run_id, number)
     # A try on record is replayed first; that may tell of a refusal long ago, so a fresh round
     # follows it.

@@ -121,6 +121,25 @@ class Ledger(Protocol):
         """
         ...
 
+    def record_loan(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        instance_id: str,
+        pool: str,
+        instead_of: tuple[str, int] | None,
+        now: datetime,
+    ) -> Attempt:
+        """Give the attempt a machine that was there before it, unless it has one or ended.
+
+        Only while nobody has the machine, or `instead_of`, whose attempt has ended: two runs on one
+        machine would take each other's processor, folder and agent. Returns what the ledger holds;
+        an attempt that is still launching did not get it. Raises RunEndedError when the run has
+        ended meanwhile.
+        """
+        ...
+
     def start_training(
         self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
     ) -> Attempt:
@@ -237,6 +256,14 @@ class Commands(Protocol):
 
     def send(self, instance_id: str, action: str) -> bool:
         """Ask for `drain`, `checkpoint` or `stop`; False when the SSM agent is not there (yet)."""
+        ...
+
+    def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:
+        """Start the agent for an attempt on a lent machine; False when SSM does not reach it.
+
+        May be repeated: an agent that works on that attempt already is left alone. Raises
+        RefusedError when its owner has not tagged it for us.
+        """
         ...
 
 

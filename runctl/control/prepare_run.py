@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from runctl.control.ending import end_leftovers, end_open_attempts
+from runctl.control.lend_instance import problem_with
 from runctl.control.ports import Services
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
@@ -91,9 +92,19 @@ def _problems_with_the_world(services: Services, request: RunRequest) -> list[Pr
     for field, value in (("script", request.script), ("code", request.code)):
         if value.startswith("s3://") and (problem := services.objects.problem_with(value)):
             found.append(Problem(field, problem))
+    if request.instance_id and (problem := _problem_with_machine(services, request.instance_id)):
+        found.append(Problem("instance_id", problem))
     if request.deadline is not None and request.deadline <= services.clock.now():
         found.append(Problem("deadline", f"{request.deadline.isoformat()} has passed"))
     return found
+
+
+def _problem_with_machine(services: Services, instance_id: str) -> str:
+    # One that is missing may only be too new: LaunchInstances waits for it.
+    for machine in services.fleet.describe([instance_id]):
+        if problem := problem_with(machine):
+            return f"{instance_id} {problem}"
+    return ""
 
 
 def _continue(services: Services, execution: ExecutionStart, document: Mapping[str, Any]) -> Run:

@@ -8,6 +8,8 @@ from enum import Enum
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
 
+LOAN = "lent:"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -59,7 +61,8 @@ class Attempt:
     """One try at a run, on one instance.
 
     `token` is the Step Functions task token, whose only home is the ledger. `fleet_request` is the
-    CreateFleet request as sent, for verbatim replay. `ended` is set once and never changed.
+    CreateFleet request as sent, for verbatim replay; an attempt on a lent machine has its loan
+    there instead. `ended` is set once and never changed.
     `resume_step` is the step it started from, None for the very beginning; `progress_step` is the
     last step that the agent told of, committed or not.
     `timeline` has the instants that the agent saw: detected, sigterm, exited, committed, booted,
@@ -92,6 +95,16 @@ class Attempt:
     def was_launched(self) -> bool:
         """Whether machines were ever running for it."""
         return bool(self.instance_ids)
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether its machine was there before the run, and is not ours to end."""
+        return self.fleet_request.startswith(LOAN)
+
+
+def loan_of(instance_id: str) -> str:
+    """Return what an attempt on a lent machine has in the place of a CreateFleet request."""
+    return f"{LOAN}{instance_id}"
 
 
 def derive_status(run: Run, attempts: Sequence[Attempt]) -> RunStatus:

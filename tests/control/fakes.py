@@ -346,7 +346,9 @@ class FakeFleet:
         return [
             one
             for one in self.machines.values()
-            if one.tags[RUN_TAG] == run_id and one.is_live and one.instance_id not in self.hidden
+            if one.tags.get(RUN_TAG) == run_id
+            and one.is_live
+            and one.instance_id not in self.hidden
         ]
 
     def find_all(self) -> list[Machine]:

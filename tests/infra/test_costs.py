@@ -36,6 +36,7 @@ NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
         rule.get("ScheduleExpression", "rate(15 minutes)") == "rate(15 minutes)"
     ),
     "AWS::IAM::InstanceProfile": _free,
+    "AWS::IAM::ManagedPolicy": _free,
     "AWS::IAM::Policy": _free,
     "AWS::IAM::Role": _free,
     "AWS::Lambda::EventInvokeConfig": _free,

@@ -42,6 +42,7 @@ EC2_CALLS = {
     "sweep": {DESCRIBE, TERMINATE, *FLEETS},
 }
 COMMANDERS = {"handle_interruption", "clean_up", "sweep"}
+STARTERS = {"launch_instances"}
 TELLERS = {"finish_run", "clean_up", "sweep"}
 REPORTERS = {"start_training", "handle_instance_change"}
 FUNCTIONS = sorted(LEDGER)
@@ -124,6 +125,30 @@ def test_a_function_may_command_the_agent(app: Synthesized, function: str) -> No
     assert refused(role_of(app, function), "ssm", "SendCommand", app) == []
 
 
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_only_a_launch_starts_agents_and_only_on_machines_that_were_lent(
+    app: Synthesized, function: str
+) -> None:
+    role = role_of(app, function)
+    start = f"arn:aws:ssm:{REGION}:{ACCOUNT}:document/runctl-start"
+    assert role.allows("ssm:SendCommand", start) == (function in STARTERS)
+    machine = f"{EC2}:instance/i-0123456789abcdef0"
+    lent = {"ssm:resourceTag/runctl:lent": ["yes"]}
+    assert role.allows("ssm:SendCommand", machine, lent) == (function in COMMANDERS | STARTERS)
+    assert not role.allows("ssm:SendCommand", machine, {})
+
+
+def test_the_policy_for_machines_of_others_permits_what_our_own_may(app: Synthesized) -> None:
+    (policy,) = app.of_type("AWS::IAM::ManagedPolicy")
+    statements = policy.properties["PolicyDocument"]["Statement"]
+    granted = {
+        action
+        for one in statements
+        for action in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])
+    }
+    assert granted == instance_role(app).actions
+
+
 @pytest.mark.parametrize("function", sorted(TELLERS))
 def test_a_function_may_publish_to_our_topic_only(app: Synthesized, function: str) -> None:
     role = role_of(app, function)
@@ -145,7 +170,7 @@ def test_a_function_may_do_nothing_but_what_its_code_does(app: Synthesized, func
         expected |= {required.action for required in REQUIRED["ec2", call]}
         if call == LAUNCH:
             expected.add("iam:CreateServiceLinkedRole")  # the account's first spot launch
-    if function in COMMANDERS:
+    if function in COMMANDERS | STARTERS:
         expected.add("ssm:SendCommand")
     if function in TELLERS:
         expected.add("sns:Publish")

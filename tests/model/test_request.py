@@ -92,6 +92,9 @@ BAD = [
     ("deadline", "2030-01-01T00:00:00", "no instant with a time zone"),
     ("deadline", 1893456000, "no instant with a time zone"),
     ("checkpoint", "saved", "not an object"),
+    ("instance_id", "i-12", "no instance id"),
+    ("instance_id", "m5.large", "no instance id"),
+    ("instance_id", 3, "no instance id"),
 ]
 BAD_CHECKPOINT = [
     ("dir", "/saved", "not a folder inside"),

@@ -1,0 +1,105 @@
+"""The first attempt of a run on a machine that was there before it."""
+
+from runctl.control.ports import Services
+from runctl.model.errors import RefusedError, TransientError
+from runctl.model.machine import Machine
+from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.model.run import Attempt, AttemptStage, Run, loan_of
+
+# What an owner looks at when a machine cannot be commanded; the guide says how.
+NOT_REGISTERED = (
+    "its SSM agent is not registered: look whether the machine runs, has the SSM agent, reaches "
+    "SSM over the network, and has an instance profile whose role lets it register"
+)
+
+
+def lend_instance(services: Services, run: Run, number: int) -> tuple[Attempt, Outcome | None]:
+    """Give attempt `number` the machine that the request names; with why not, if that failed.
+
+    May be repeated at any point: the loan is on record before the agent is started, and starting
+    it twice does nothing. Raises TransientError while EC2 or SSM does not know the machine, which
+    may only be too new.
+    """
+    instance_id = run.request.instance_id
+    attempt = services.ledger.open_attempt(
+        run.run_id,
+        number,
+        launch_try=1,
+        fleet_request=loan_of(instance_id),
+        now=services.clock.now(),
+    )
+    if attempt.stage is AttemptStage.LAUNCHING:
+        machine = _find(services, instance_id)
+        if problem := problem_with(machine):
+            return attempt, _failed(f"{instance_id} {problem}")
+        attempt = _borrow(services, attempt, machine)
+        if attempt.stage is AttemptStage.LAUNCHING:
+            return attempt, _failed(_tell_owner(services, instance_id))
+    if attempt.ended is None and attempt.heartbeat_at is None:
+        try:
+            reached = services.commands.start(instance_id, run_id=run.run_id, attempt=number)
+        except RefusedError as exc:
+            return attempt, _failed(f"{instance_id} cannot be commanded: {exc}")
+        if not reached:
+            raise TransientError(f"{instance_id} cannot be commanded: {NOT_REGISTERED}")
+    return attempt, attempt.ended
+
+
+def problem_with(machine: Machine) -> str:
+    """Say why no run can begin on a machine, with the cure; empty when one can."""
+    if machine.run_id:
+        return (
+            f"was launched for the run {machine.run_id} and ends with it; "
+            "make one that stays with `runctl aws create`"
+        )
+    if machine.state == "stopped":
+        return "is stopped; start it, and try again"
+    if machine.state not in {"pending", "running"}:
+        return f"is {machine.state}; name one that runs"
+    return ""
+
+
+def _find(services: Services, instance_id: str) -> Machine:
+    found = services.fleet.describe([instance_id])
+    if not found:
+        # Describe is eventually consistent; whoever repeats us has an end to his patience.
+        raise TransientError(
+            f"EC2 knows no {instance_id} in this account and region; if it was launched just now, "
+            "waiting helps"
+        )
+    return found[0]
+
+
+def _borrow(services: Services, attempt: Attempt, machine: Machine) -> Attempt:
+    instead_of = services.ledger.find_instance(machine.instance_id)
+    if instead_of is not None and not _has_ended(services, *instead_of):
+        instead_of = None
+    return services.ledger.record_loan(
+        attempt.run_id,
+        attempt.number,
+        instance_id=machine.instance_id,
+        pool=str(machine.pool),
+        instead_of=instead_of,
+        now=services.clock.now(),
+    )
+
+
+def _has_ended(services: Services, run_id: str, number: int) -> bool:
+    run = services.ledger.find_run(run_id)
+    attempt = services.ledger.find_attempt(run_id, number)
+    return run is None or run.ended is not None or attempt is None or attempt.ended is not None
+
+
+def _tell_owner(services: Services, instance_id: str) -> str:
+    owner = services.ledger.find_instance(instance_id)
+    if owner is None:
+        return f"{instance_id} could not be borrowed; try again"
+    run_id, number = owner
+    return (
+        f"{instance_id} works on attempt {number} of the run {run_id}; wait for its end, stop it "
+        f"with `runctl stop {run_id}`, or name another machine"
+    )
+
+
+def _failed(reason: str) -> Outcome:
+    return Outcome(kind=OutcomeKind.FAILED, reason=reason)

@@ -1,0 +1,179 @@
+"""A run may begin on a machine that was there before it, which is never ended with it."""
+
+from dataclasses import replace
+
+import pytest
+
+from runctl.control.clean_up import clean_up
+from runctl.control.finish_run import finish_run
+from runctl.control.handle_interruption import handle_interruption
+from runctl.control.launch_instances import launch_instances
+from runctl.control.sweep import sweep
+from runctl.model.errors import InvalidRequestError, RefusedError, TransientError
+from runctl.model.identity import KEEP_ALIVE_TAG, RUN_TAG
+from runctl.model.machine import Machine
+from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.model.pool import Pool
+from runctl.model.run import AttemptStage
+from tests.control.fakes import FakeCommands, MemoryLedger, World
+from tests.control.scenes import ARN, RUN, prepared
+
+MACHINE = "i-0123456789abcdef0"
+
+
+class LendingLedger(MemoryLedger):
+    def record_loan(self, run_id, number, *, instance_id, pool, instead_of, now):
+        self._check_goes_on(run_id)
+        owner = self.instances.get(instance_id)
+        held = self._attempt(run_id, number)
+        if held.stage is AttemptStage.LAUNCHING and owner in {
+            None, instead_of, (run_id, number)
+        }:  # fmt: skip
+            self.attempt_items[run_id, number] = replace(
+                held, stage=AttemptStage.LAUNCHED, instance_ids=(instance_id,), pool=pool,
+                launched_at=now,
+            )  # fmt: skip
+            self.instances[instance_id] = (run_id, number)
+        return self.attempt_items[run_id, number]
+
+
+class LendingCommands(FakeCommands):
+    def __init__(self, fleet):
+        super().__init__(fleet)
+        self.started: list[tuple[str, str, int]] = []
+        self.refusal = ""
+
+    def start(self, instance_id, *, run_id, attempt):
+        if self.refusal:
+            raise RefusedError(self.refusal)
+        if instance_id in self.unreachable:
+            return False
+        self.started.append((instance_id, run_id, attempt))
+        return True
+
+
+def world_with_a_machine(state="running", **tags) -> World:
+    world = World(ledger=LendingLedger(), zones=("us-east-1a", "us-east-1b"))
+    world.commands = LendingCommands(world.fleet)
+    world.fleet.machines[MACHINE] = Machine(
+        instance_id=MACHINE,
+        state=state,
+        pool=Pool("m5.large", "us-east-1a", "spot"),
+        launched_at=world.clock.now(),
+        tags=tags,
+    )
+    return world
+
+
+def lent(**tags) -> World:
+    world = prepared(world_with_a_machine(**tags), instance_id=MACHINE)
+    assert launch_instances(world, RUN, 1)["launched"]
+    return world
+
+
+def test_the_first_attempt_begins_on_the_machine_and_nothing_is_launched():
+    world = lent()
+    attempt = world.ledger.find_attempt(RUN, 1)
+    assert attempt.instance_ids == (MACHINE,)
+    assert attempt.is_lent
+    assert world.commands.started == [(MACHINE, RUN, 1)]
+    assert list(world.fleet.machines) == [MACHINE]
+    assert world.ledger.find_instance(MACHINE) == (RUN, 1)
+
+
+def test_asking_again_starts_again_only_until_the_agent_was_heard():
+    world = lent()
+    launch_instances(world, RUN, 1)
+    assert world.commands.started == 2 * [(MACHINE, RUN, 1)]
+    world.ledger.record_progress(RUN, 1, phase="boot", now=world.clock.now())
+    launch_instances(world, RUN, 1)
+    assert len(world.commands.started) == 2
+
+
+def test_a_reclaim_moves_the_run_to_a_machine_of_its_own():
+    world = lent()
+    assert handle_interruption(world, MACHINE)["status"] == "relaunched"
+    second = world.ledger.find_attempt(RUN, 2)
+    assert second.instance_ids != (MACHINE,)
+    assert not second.is_lent
+
+
+@pytest.mark.parametrize("how", ["finished", "cleaned up", "swept"])
+def test_the_machine_outlives_the_run(how):
+    world = lent(**{KEEP_ALIVE_TAG: "2999-01-01T00:00:00Z"})
+    if how == "finished":
+        finish_run(world, RUN, status="completed", reason="")
+    else:
+        clean_up(world, execution_arn=ARN, name=RUN, status="ABORTED")
+        assert (MACHINE, "stop") in world.commands.sent
+    if how == "swept":
+        sweep(world)
+    assert world.fleet.machines[MACHINE].state == "running"
+
+
+def test_a_second_run_is_refused_while_the_first_works_on_the_machine():
+    world = lent()
+    other = prepared_second(world)
+    answer = launch_instances(world, other, 1)
+    assert not answer["launched"]
+    assert answer["outcome"]["kind"] == "failed"
+    assert f"attempt 1 of the run {RUN}" in answer["outcome"]["reason"]
+    assert world.ledger.find_instance(MACHINE) == (RUN, 1)
+
+
+def test_the_next_run_may_have_the_machine_once_the_first_attempt_has_ended():
+    world = lent()
+    world.ledger.end_attempt(
+        RUN, 1, outcome=Outcome(kind=OutcomeKind.COMPLETED), now=world.clock.now()
+    )
+    other = prepared_second(world)
+    assert launch_instances(world, other, 1)["launched"]
+    assert world.ledger.find_instance(MACHINE) == (other, 1)
+
+
+def prepared_second(world: World) -> str:
+    from runctl.control.prepare_run import prepare_run
+    from tests.control.scenes import REQUEST, execution
+
+    prepare_run(world, execution("run-2"), {**REQUEST, "instance_id": MACHINE})
+    return "run-2"
+
+
+def test_a_machine_that_ssm_does_not_reach_is_waited_for_and_then_explained():
+    world = prepared(world_with_a_machine(), instance_id=MACHINE)
+    world.commands.unreachable.add(MACHINE)
+    with pytest.raises(TransientError, match="SSM agent is not registered"):
+        launch_instances(world, RUN, 1)
+    world.commands.unreachable.clear()
+    assert launch_instances(world, RUN, 1)["launched"]
+
+
+def test_a_machine_that_ec2_does_not_know_yet_is_waited_for():
+    world = prepared(world_with_a_machine(), instance_id=MACHINE)
+    machine = world.fleet.machines.pop(MACHINE)
+    with pytest.raises(TransientError, match="knows no i-0123456789abcdef0"):
+        launch_instances(world, RUN, 1)
+    world.fleet.machines[MACHINE] = machine
+    assert launch_instances(world, RUN, 1)["launched"]
+
+
+def test_a_refused_command_ends_the_run_with_the_cure():
+    world = prepared(world_with_a_machine(), instance_id=MACHINE)
+    world.commands.refusal = "not authorized; tag it"
+    answer = launch_instances(world, RUN, 1)
+    assert answer["outcome"]["kind"] == "failed"
+    assert "tag it" in answer["outcome"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("state", "tags", "told"),
+    [
+        ("stopped", {}, "start it"),
+        ("terminated", {}, "name one that runs"),
+        ("running", {RUN_TAG: "run-9"}, "was launched for the run run-9"),
+    ],
+)
+def test_a_machine_on_which_nothing_can_begin_is_refused_at_once(state, tags, told):
+    world = world_with_a_machine(state, **tags)
+    with pytest.raises(InvalidRequestError, match=told):
+        prepared(world, instance_id=MACHINE)
