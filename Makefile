@@ -5,7 +5,7 @@ BIN := .venv/bin
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 18,20,22
 export CDK_DISABLE_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-fast check format lock synth bench docs clean
+.PHONY: help setup demo test test-fast soak check format lock synth bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -45,6 +45,9 @@ test: setup build/frameworks/.installed  ## all tests, the end-to-end ones inclu
 
 test-fast: setup  ## the tests without real instances
 	$(BIN)/python -m pytest -q -n 2 -m "not e2e and not slow"
+
+soak: setup  ## 50 interruptions at random moments, and everything accounted for
+	RUNCTL_SOAK_INTERRUPTIONS=$${RUNCTL_SOAK_INTERRUPTIONS:-50} $(BIN)/python -m pytest -q -s tests/e2e/test_soak.py
 
 check: setup  ## format, lint, types, import rules, shell, templates, state machine
 	$(BIN)/ruff format --check --quiet .

@@ -1,0 +1,120 @@
+"""A run that is interrupted again and again, at random; then everything is accounted for.
+
+`make soak` does it with 50 interruptions; RUNCTL_SOAK_SEED repeats a run's choices.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.instant_fleets import find_fleets
+from runctl.cli.pruning import carry_out, plan_pruning
+from runctl.model.outcome import OutcomeKind, RunStatus
+from tests.e2e.soak import Soak
+from tests.e2e.stage import PROJECT, Stage
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+
+PROGRAM = PROJECT / "examples/training/train_with_checkpoints.py"
+INTERRUPTIONS = int(os.environ.get("RUNCTL_SOAK_INTERRUPTIONS", "0"))
+# Without a number: as many as fit into this, but each kind once.
+TIME_BOX = timedelta(seconds=45)
+KINDS, MOST = 7, 12
+# More steps than are made between two interruptions, so that the run outlasts them all.
+STEPS_EACH = 25
+
+
+def alone(folder: Path, arguments: list[str]) -> bytes:
+    """Run the trainer undisturbed on this machine and return what it left."""
+    environ = {f"RUNCTL_{name}_DIR": str(folder / name) for name in ("CHECKPOINT", "OUTPUT")}
+    environ["RUNCTL_METRICS_FILE"] = str(folder / "metrics")
+    subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments], env=environ, check=True, capture_output=True
+    )
+    return (folder / "OUTPUT/result.json").read_bytes()
+
+
+def test_interruptions_at_random_moments_cost_no_bit_and_leave_nothing(
+    stage: Stage, new_name, tmp_path: Path
+):
+    seed = int(os.environ.get("RUNCTL_SOAK_SEED") or time.time())
+    print(f"RUNCTL_SOAK_SEED={seed}")
+    run_id = new_name()
+    steps = STEPS_EACH * (INTERRUPTIONS or MOST)
+    training = ["--steps", str(steps), "--every", "3", "--megabytes", "1"]
+    code = stage.upload_project({"train.py": PROGRAM})
+    stage.start(
+        {
+            "code": code,
+            "script": "train.py",
+            "args": [*training, "--step-seconds", "0.03"],
+            "max_attempts": 1000,
+        },
+        name=run_id,
+    )
+    stage.wait_for_training(run_id)
+    soak = Soak(stage, run_id, random.Random(seed))
+    began = time.monotonic()
+    made = 0
+    while made < INTERRUPTIONS or (
+        not INTERRUPTIONS
+        and (made < KINDS or (made < MOST and time.monotonic() - began < TIME_BOX.total_seconds()))
+    ):
+        soak.interrupt_once()
+        made += 1
+        passed = time.monotonic() - began
+        step = stage.run(run_id).step
+        print(f"{passed:.0f} s: {made} interruptions, step {step} of {steps}", file=sys.stderr)
+    ended = stage.wait_for_training_completion(run_id, timeout=timedelta(minutes=30))
+    assert ended.status == "SUCCEEDED", stage.story(run_id)
+    assert json.loads(stage.output(run_id, "result.json")) == json.loads(alone(tmp_path, training))
+    check_ledger(stage, run_id, made=made)
+    check_machines(stage, run_id)
+    check_parts(stage, run_id)
+    print(f"\n{made} interruptions {dict(soak.done)}, {len(stage.attempts(run_id))} attempts")
+
+
+def check_ledger(stage: Stage, run_id: str, *, made: int) -> None:
+    run, attempts = stage.run(run_id), stage.attempts(run_id)
+    assert run.ended is RunStatus.COMPLETED
+    assert [one.number for one in attempts] == list(range(1, len(attempts) + 1))
+    assert all(one.ended is not None for one in attempts), stage.story(run_id)
+    assert [one.ended.kind for one in attempts].count(OutcomeKind.COMPLETED) == 1
+    trained = [one for one in attempts if one.training_at is not None]
+    assert run.fence == trained[-1].number
+    assert len(attempts) > made
+    # No attempt began below the one before it.
+    resumed = [one.resume_step for one in trained if one.resume_step is not None]
+    assert resumed == sorted(resumed)
+
+
+def check_machines(stage: Stage, run_id: str) -> None:
+    stage.wait_for_no_instance(run_id)
+    known = {one for attempt in stage.attempts(run_id) for one in attempt.instance_ids}
+    assert {one["instance_id"] for one in stage.instances(run_id)} == known
+    fleets = find_fleets(
+        stage.clients.get("ec2"), templates=set(stage.deployment.launch_templates.values())
+    )
+    launched = [one for fleet in fleets if fleet.run_id == run_id for one in fleet.instance_ids]
+    assert sorted(launched) == sorted(known)
+    assert len(launched) == len(set(launched))
+
+
+def check_parts(stage: Stage, run_id: str) -> None:
+    """Every part is one that a manifest needs, or garbage that a prune finds and removes."""
+    store = CheckpointStore(stage.clients.get("s3"), bucket=stage.deployment.bucket, run_id=run_id)
+    stage.verify_checkpoint_exists(run_id)
+    later = datetime.now(timezone.utc) + timedelta(hours=25)
+    carry_out(store, plan_pruning(store, newest=stage.run(run_id).newest, keep=1, now=later))
+    (key,) = store.manifest_keys()
+    needed = {part.sha256 for entry in store.get_manifest(key).entries for part in entry.parts}
+    assert {part.sha256 for part in store.parts()} == needed
+    stage.verify_checkpoint_exists(run_id)
