@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent import processes, requests
+from runctl.agent.check import missing_permissions
 from runctl.agent.imds import Metadata, MetadataError
 from runctl.agent.inbox import Cause, Ending, Inbox
 from runctl.agent.life import Life, Services
@@ -33,9 +35,16 @@ logger = logging.getLogger("runctl.agent")
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
     parser = argparse.ArgumentParser(prog="runctl-agent", description=__doc__)
-    parser.add_argument("command", choices=["run", *(request.value for request in Request)])
+    others = ["check", "find-trainer", "monitor"]
+    parser.add_argument("command", choices=["run", *(one.value for one in Request), *others])
     command = parser.parse_args(arguments).command
     paths = read_paths()
+    if command == "check":
+        return check()
+    if command in others:
+        from runctl.agent import monitor_service
+
+        return monitor_service.run(command, paths)
     if command != "run":
         requests.leave(paths.requests, Request(command))
         return 0
@@ -75,6 +84,22 @@ def run(paths: Paths) -> int:
         logger.info("shutting down")
         subprocess.run(["shutdown", "-h", "now"], check=False)
     return 0
+
+
+def check() -> int:
+    """Say on stderr what this instance's role lacks to run an attempt."""
+    environ = os.environ
+    missing = list(
+        missing_permissions(
+            Clients(Connection(region=environ["RUNCTL_REGION"]), attempts=2),
+            table=environ["RUNCTL_TABLE"],
+            bucket=environ["RUNCTL_BUCKET"],
+            log_group=environ["RUNCTL_LOG_GROUP"],
+        )
+    )
+    for one in missing:
+        print(one, file=sys.stderr)
+    return 1 if missing else 0
 
 
 def vendor_folder() -> Path:

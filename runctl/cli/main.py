@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from runctl import __version__
-from runctl.cli import checkpoints, demo, doctor, local, logs, runs, stop, train
+from runctl.cli import checkpoints, demo, doctor, instances, local, logs, runs, stop, train
 from runctl.cli.exit_codes import BAD_REQUEST, DONE, INTERRUPTED, exit_code_of
 from runctl.cli.invocation import (
     Invocation,
@@ -151,6 +151,7 @@ def init(
 
 
 command(app, "init")(init)
+instances.add_to(train.app)
 app.add_typer(train.app, name="aws")
 command(app, "list")(runs.list_runs)
 command(app, "status")(runs.status)

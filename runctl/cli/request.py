@@ -17,6 +17,7 @@ OPTIONS = {
     "market": "--market",
     "auto_resume": "--no-auto-resume",
     "max_attempts": "--max-attempts",
+    "instance_id": "INSTANCE",
     "deadline": "--deadline",
     "env": "--env",
     "checkpoint.dir": "--checkpoint-dir",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runctl.cli.invocation import Invocation, command
+from runctl.model.errors import RequestError
+from runctl.model.request import INSTANCE_ID
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from runctl.cli.package import Package
     from runctl.cli.project import Project
 
-app = typer.Typer(no_args_is_help=True, help="Work on EC2: train.")
+app = typer.Typer(no_args_is_help=True, help="Work on EC2: train, and machines that outlive a run.")
 
 _PLACEHOLDER = "s3://deployment/code/package.tar.gz"
 
@@ -44,7 +46,10 @@ def train(
     invocation: Invocation,
     script: Annotated[
         str,
-        typer.Argument(help="The program: a path in the project, or an s3:// URI of one file."),
+        typer.Argument(
+            help="The program: a path in the project, or an s3:// URI of one file. Before it may "
+            "stand an instance id: a machine that is there already, for the first attempt.",
+        ),
     ],
     args: Annotated[
         list[str] | None,
@@ -118,6 +123,12 @@ def train(
         "checkpoint.keep_last": keep_last,
         "checkpoint.grace_seconds": grace_seconds,
     }
+    machine = ""
+    if INSTANCE_ID.fullmatch(script):
+        if not args:
+            raise RequestError(f"SCRIPT is missing after {script}, which is an instance")
+        machine, script, *args = script, *args
+        options["instance_id"] = machine
     given = {field: value for field, value in options.items() if value is not None}
     here = Path.cwd()
     folder = Path(os.path.realpath(here / project)) if project else find_project(here)
@@ -125,6 +136,10 @@ def train(
     job = _check(script, args or [], name=name, options=given, folder=folder, settings=settings)
     cloud = invocation.connect(settings)
     _check_there(job, cloud)
+    if machine and not dry_run:
+        from runctl.cli.machines import prepare_machine
+
+        prepare_machine(invocation, cloud, machine)
     with tempfile.TemporaryDirectory(prefix="runctl-") as scratch:
         package = _pack(job, Path(scratch), invocation.output)
         if package is not None:

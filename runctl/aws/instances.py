@@ -1,0 +1,112 @@
+"""Machines that outlive a run: launched on their own, found, tagged and commanded over SSM."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from runctl.aws.errors import code_of, translated
+from runctl.aws.fleet import Ec2Fleet
+from runctl.model.identity import KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
+from runctl.model.pool import Pool
+
+# How long SSM may try to reach the instance; 30 is the least that it takes.
+DELIVERY_SECONDS = 60
+UNDER_WAY = frozenset({"Pending", "InProgress", "Delayed", "Cancelling"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandResult:
+    """How a command ended on an instance: SSM's word for it, and the end of what it printed."""
+
+    status: str
+    output: str
+    errors: str
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it exited 0."""
+        return self.status == "Success"
+
+
+class ExistingInstances:
+    """What the command line asks of EC2 and SSM about machines that are there already."""
+
+    def __init__(self, *, ec2: Any, ssm: Any) -> None:
+        self._ec2 = ec2
+        self._ssm = ssm
+
+    def lend(self, instance_id: str) -> None:
+        """Tag the instance, so that the deployment's functions may command it."""
+        with translated():
+            self._ec2.create_tags(Resources=[instance_id], Tags=[{"Key": LENT_TAG, "Value": "yes"}])
+
+    def is_registered(self, instance_id: str) -> bool:
+        """Whether its SSM agent has registered and can be reached."""
+        with translated():
+            answer = self._ssm.describe_instance_information(
+                Filters=[{"Key": "InstanceIds", "Values": [instance_id]}]
+            )
+        return any(
+            one["InstanceId"] == instance_id and one.get("PingStatus") == "Online"
+            for one in answer.get("InstanceInformationList", ())
+        )
+
+    def command(self, instance_id: str, document: str, parameters: Mapping[str, str]) -> str | None:
+        """Send a command and return its id; None when SSM does not reach the instance."""
+        with translated():
+            try:
+                answer = self._ssm.send_command(
+                    InstanceIds=[instance_id],
+                    DocumentName=document,
+                    Parameters={name: [value] for name, value in parameters.items()},
+                    TimeoutSeconds=DELIVERY_SECONDS,
+                )
+            except ClientError as exc:
+                if code_of(exc) == "InvalidInstanceId":
+                    return None
+                raise
+        return str(answer["Command"]["CommandId"])
+
+    def result(self, command_id: str, instance_id: str) -> CommandResult | None:
+        """Return how a command ended, or None while it has not.
+
+        SSM may not know the invocation for some seconds after it took the command.
+        """
+        with translated():
+            try:
+                answer = self._ssm.get_command_invocation(
+                    CommandId=command_id, InstanceId=instance_id
+                )
+            except ClientError as exc:
+                if code_of(exc) == "InvocationDoesNotExist":
+                    return None
+                raise
+        if answer["Status"] in UNDER_WAY:
+            return None
+        return CommandResult(
+            status=answer["Status"],
+            output=answer.get("StandardOutputContent", ""),
+            errors=answer.get("StandardErrorContent", ""),
+        )
+
+
+def creation_request(
+    fleet: Ec2Fleet, pools: Sequence[Pool], *, token: str, name: str, keep_until: datetime
+) -> str:
+    """Return the exact CreateFleet request for one machine that waits for runs.
+
+    It is an attempt's request in other tags. The fleet keeps a run's tag, though there is no such
+    run, so that the sweep deletes it once the machine is gone. `token` makes a repeated request
+    find what the first one launched.
+    """
+    request = json.loads(fleet.build_request(run_id=token, attempt=0, launch_try=1, pools=pools))
+    until = keep_until.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    tags = {"Name": name, KEEP_ALIVE_TAG: until, LENT_TAG: "yes"}
+    for specification in request["TagSpecifications"]:
+        own = {"Name": name, RUN_TAG: token} if specification["ResourceType"] == "fleet" else tags
+        specification["Tags"] = [{"Key": key, "Value": value} for key, value in own.items()]
+    return json.dumps(request, sort_keys=True)
