@@ -41,7 +41,8 @@ OLDEST_CHANGE = Duration.hours(6)
 SWEEP_EVERY = Duration.minutes(15)
 MOST_DELIVERIES = 30
 
-GONE = ["shutting-down", "terminated", "stopping", "stopped"]
+# Of one that only shuts down, the agent may still report.
+GONE = ["terminated", "stopped"]
 OVER = ["SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"]
 
 

@@ -117,7 +117,11 @@ def _too_new(services: Services, attempt: Attempt, instance_id: str) -> Machine 
 def _is_left_over(attempt: Attempt, machine: Machine) -> bool:
     if attempt.ended is None:
         return False
-    return attempt.ended.kind not in LEAVE_BY_THEMSELVES or _is_stray(attempt, machine)
+    if _is_stray(attempt, machine):
+        return True
+    # One that is done has told so just before it reported, and uploads what it wrote; should it
+    # stay, the sweep ends it a few minutes later.
+    return attempt.ended.kind not in LEAVE_BY_THEMSELVES and attempt.phase != "done"
 
 
 def _is_stray(attempt: Attempt, machine: Machine) -> bool:

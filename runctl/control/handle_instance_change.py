@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from runctl.control.owners import find_owner
 from runctl.control.ports import Services
 from runctl.control.reports import report_document
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -24,12 +25,12 @@ def handle_instance_change(services: Services, instance_id: str, state: str) -> 
     An agent that has reported shuts its machine down, and this event may overtake
     ConfirmCheckpoint. That is no lost attempt: its report used the token up, so ours is refused
     and nothing is recorded here. Only an attempt without a token, which nobody can report on, is
-    ended in the ledger; StartTraining then answers for it.
+    ended in the ledger; LaunchInstances or StartTraining then answers for it.
     """
-    owner = services.ledger.find_instance(instance_id)
-    attempt = services.ledger.find_attempt(*owner) if owner else None
-    if attempt is None:
+    found = find_owner(services, instance_id)
+    if found is None:
         return {"status": NOT_OURS}
+    attempt, _ = found
     known = {"run_id": attempt.run_id, "attempt": attempt.number}
     if state not in GONE:
         return {**known, "status": STILL_RUNNING}

@@ -3,6 +3,7 @@
 from typing import Any
 
 from runctl.control.launch_instances import launch_instances
+from runctl.control.owners import find_owner
 from runctl.control.ports import Services
 from runctl.model.decision import DecisionKind, decide
 from runctl.model.errors import RunEndedError
@@ -29,14 +30,14 @@ def handle_interruption(services: Services, instance_id: str) -> dict[str, Any]:
     found = _find(services, instance_id)
     if found is None:
         return {"status": NOT_OURS}
-    run, attempt = found
+    run, attempt, pool = found
     known = {"run_id": run.run_id, "attempt": attempt.number}
     # Late or twice: the state machine has gone on, and what follows is its business.
     if attempt.stage is AttemptStage.ENDED or run.ended is not None:
         return {**known, "status": ALREADY_ENDED}
     services.ledger.note_notice(run.run_id, attempt.number, now=services.clock.now())
     try:
-        status = _relaunch(services, run, attempt)
+        status = _relaunch(services, run, attempt, pool)
     finally:
         # Whatever became of the launch. Not before it: the replacement's boot is the longer wait.
         # The agent watches the instance metadata too, so a command that misses it costs nothing.
@@ -49,28 +50,25 @@ def handle_rebalance(services: Services, instance_id: str) -> dict[str, Any]:
     found = _find(services, instance_id)
     if found is None:
         return {"status": NOT_OURS}
-    run, attempt = found
-    known = {"run_id": run.run_id, "attempt": attempt.number}
+    _, attempt, _ = found
+    known = {"run_id": attempt.run_id, "attempt": attempt.number}
     if attempt.stage is AttemptStage.ENDED:
         return {**known, "status": ALREADY_ENDED}
     reached = services.commands.send(instance_id, "checkpoint")
     return {**known, "status": ASKED if reached else AGENT_NOT_THERE}
 
 
-def _find(services: Services, instance_id: str) -> tuple[Run, Attempt] | None:
+def _find(services: Services, instance_id: str) -> tuple[Run, Attempt, Pool | None] | None:
     """Look the instance up; the rule cannot tell ours from anyone else's in the account."""
-    owner = services.ledger.find_instance(instance_id)
-    if owner is None:
-        return None
-    run, attempt = services.ledger.find_run(owner[0]), services.ledger.find_attempt(*owner)
-    return None if run is None or attempt is None else (run, attempt)
+    found = find_owner(services, instance_id)
+    run = services.ledger.find_run(found[0].run_id) if found else None
+    return None if found is None or run is None else (run, *found)
 
 
-def _relaunch(services: Services, run: Run, attempt: Attempt) -> str:
+def _relaunch(services: Services, run: Run, attempt: Attempt, pool: Pool | None) -> str:
     now = services.clock.now()
-    if attempt.pool:
+    if pool is not None:
         # First, so that the replacement is not asked of the pool that is taking this one.
-        pool = Pool.parse(attempt.pool)
         services.ledger.cool_pool(pool, until=now + cooldown(RECLAIMED))
     attempts = [one for one in services.ledger.attempts(run.run_id) if one.number <= attempt.number]
     decision = decide(run, attempts, Outcome(kind=OutcomeKind.INTERRUPTED), now=now)

@@ -1,7 +1,7 @@
 """The ports in memory: a world small enough to be played through in every order."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
@@ -491,6 +491,32 @@ class Fragile:
     def burn(self) -> bool:
         self.left -= 1
         return self.left == 0
+
+
+class Overtaken:
+    """A world in which something else happens just before the `at`-th call to any port."""
+
+    def __init__(self, world: World, *, at: int, meanwhile: Callable[[], None]) -> None:
+        self.clock = world.clock
+        self.left = at
+        self.meanwhile = meanwhile
+        for name in ("ledger", "fleet", "commands", "workflow", "objects", "notices"):
+            setattr(self, name, _OvertakenPort(getattr(world, name), self))
+
+
+class _OvertakenPort:
+    def __init__(self, port: object, world: Overtaken) -> None:
+        self._port = port
+        self._world = world
+
+    def __getattr__(self, name: str):
+        def call(*args, **kwargs):
+            self._world.left -= 1
+            if self._world.left == 0:
+                self._world.meanwhile()
+            return getattr(self._port, name)(*args, **kwargs)
+
+        return call
 
 
 class _FragilePort:

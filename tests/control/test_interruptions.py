@@ -2,12 +2,16 @@
 
 import pytest
 
+from runctl.control.handle_instance_change import handle_instance_change
 from runctl.control.handle_interruption import handle_interruption, handle_rebalance
+from runctl.control.launch_instances import launch_instances
 from runctl.model.errors import TransientError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from tests.control.fakes import START, CrashError, Fragile, World
-from tests.control.scenes import RUN, prepared, training
+from tests.control.scenes import RUN, launched, prepared, stray, training
+
+LAUNCHED_AT_CALL = 7  # of launch_instances: the request is on record, EC2 has answered
 
 
 def test_the_replacement_is_launched_in_another_pool_and_the_agent_drains():
@@ -147,3 +151,40 @@ def test_a_machine_of_somebody_else_is_not_ours(handle):
     world = World()
     assert handle(world, "i-other") == {"status": "not_ours"}
     assert world.commands.sent == []
+
+
+def launched_but_not_recorded(world: World) -> str:
+    """A machine that EC2 gave, whose launch ended before it was on record."""
+    with pytest.raises(CrashError):
+        launch_instances(Fragile(world, fuse=LAUNCHED_AT_CALL, after=True), RUN, 1)
+    (machine,) = world.fleet.live()
+    assert world.ledger.find_instance(machine.instance_id) is None
+    return machine.instance_id
+
+
+def test_a_machine_that_is_taken_before_its_launch_is_on_record_is_replaced():
+    world = prepared()
+    instance_id = launched_but_not_recorded(world)
+    assert handle_interruption(world, instance_id)["status"] == "relaunched"
+    first, second = world.ledger.attempts(RUN)
+    assert first.noticed_at == START
+    assert Pool.parse(second.pool) != world.fleet.machines[instance_id].pool
+
+
+def test_a_machine_that_is_gone_before_its_launch_is_on_record_ends_its_attempt():
+    world = prepared()
+    instance_id = launched_but_not_recorded(world)
+    world.fleet.end(instance_id, reason="Server.SpotInstanceTermination")
+    assert handle_instance_change(world, instance_id, "terminated")["status"] == "ended"
+    launch = launch_instances(world, RUN, 1)  # the retry of the state
+    assert (launch["launched"], launch["outcome"]["kind"]) == (False, "interrupted")
+
+
+def test_end_of_a_machine_that_the_attempt_does_not_have_changes_nothing():
+    world = prepared()
+    launched(world)
+    surplus = stray(world)
+    world.fleet.end(surplus, reason="Client.UserInitiatedShutdown")
+    assert handle_instance_change(world, surplus, "terminated") == {"status": "not_ours"}
+    assert handle_interruption(world, surplus) == {"status": "not_ours"}
+    assert world.ledger.find_attempt(RUN, 1).ended is None

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ from runctl.control.sweep import sweep
 from runctl.model.errors import FencedError, RequestError, RunctlError, TransientError
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage
-from tests.control.fakes import CrashError, Fragile, World
+from tests.control.fakes import CrashError, Fragile, Overtaken, World
 
 RUN = "run-1"
 ZONES = ("us-east-1a", "us-east-1b")
@@ -46,8 +47,12 @@ FAILURES = {
     "answer lost": (True, "Read timeout"),
     "tried too often": (False, "Rate exceeded"),
 }
-# At which of its port calls the function fails, and how.
-crashes = st.none() | st.tuples(st.integers(1, 9), st.sampled_from(sorted(FAILURES)))
+# What may happen while a function is between two of its calls.
+OVERTAKERS = ("an event", "a repetition", "a stop", "a sweep", "an agent")
+# At which of its port calls the function fails or is overtaken, and how.
+crashes = st.none() | st.tuples(
+    st.integers(1, 9), st.sampled_from([*sorted(FAILURES), *OVERTAKERS])
+)
 
 
 @dataclass
@@ -96,8 +101,13 @@ class Training(RuleBasedStateMachine):
         self.resumed_from: list[int] = []
         self.tokens = 0
         self.crashes_at_last: list = []
+        self.ended_too_early: list[str] = []
+        self.really_terminate = self.world.fleet.terminate
+        self.world.fleet.terminate = self.terminate
         # Otherwise a machine that does not train yet never notices that it is not wanted.
         self.agents_help = True
+        # The sweeper hides what the others leave undone. Without it nothing may be lost for good.
+        self.is_swept = True
 
     @initialize(
         market=st.sampled_from(["spot", "spot-then-on-demand"]),
@@ -105,9 +115,11 @@ class Training(RuleBasedStateMachine):
         crashes_at_first=st.lists(crashes, max_size=5),
         crashes_at_last=st.lists(crashes, max_size=30),
         agents_help=st.booleans(),
+        is_swept=st.booleans(),
     )
-    def begin(self, market, auto_resume, crashes_at_first, crashes_at_last, agents_help):
+    def begin(self, market, auto_resume, crashes_at_first, crashes_at_last, agents_help, is_swept):
         self.agents_help = agents_help
+        self.is_swept = is_swept
         self.crashes_at_last = crashes_at_last
         self.start(
             RUN,
@@ -150,6 +162,24 @@ class Training(RuleBasedStateMachine):
         for attempt in self.world.ledger.attempts(RUN):
             assert len(attempt.instance_ids) <= 1
 
+    @invariant()
+    def an_attempt_is_launched_once(self):
+        numbers = [machine.attempt for machine in self.world.fleet.machines.values()]
+        assert len(numbers) == len(set(numbers)), numbers
+
+    @invariant()
+    def what_ec2_takes_for_free_is_left_to_it(self):
+        assert self.ended_too_early == []
+
+    def terminate(self, instance_ids):
+        for one in instance_ids:
+            machine = self.world.fleet.machines[one]
+            attempt = self.world.ledger.find_attempt(RUN, machine.attempt)
+            young = self.world.clock.now() - machine.launched_at < timedelta(hours=1)
+            if machine.is_live and attempt.noticed_at and one in attempt.instance_ids and young:
+                self.ended_too_early.append(one)
+        self.really_terminate(instance_ids)
+
     # The state machine.
 
     @precondition(lambda self: self.execution is not None)
@@ -169,8 +199,12 @@ class Training(RuleBasedStateMachine):
 
     def running(self) -> list[Execution]:
         for one in self.executions:
-            if one.is_running and one.arn not in self.world.workflow.running:
-                self.stop(one)  # a function of ours did it
+            if one.is_running and one.arn in self.world.workflow.ended:
+                # While a function worked for it, or by a function of ours.
+                status = self.world.workflow.ended[one.arn]
+                one.stopped_in = one.state if status == "ABORTED" else ""
+                one.state = "over"
+                self.events.append({"kind": "execution", "execution": one, "status": status})
         return [one for one in self.executions if one.is_running]
 
     @property
@@ -180,9 +214,27 @@ class Training(RuleBasedStateMachine):
     def services(self, crash):
         if crash is None:
             return self.world
+        if crash[1] in OVERTAKERS:
+            return Overtaken(self.world, at=crash[0], meanwhile=partial(self.overtake, crash[1]))
         after, told = FAILURES[crash[1]]
         error = TransientError(told) if told else None
         return Fragile(self.world, fuse=crash[0], after=after, error=error)
+
+    def overtake(self, what):
+        if what == "an event" and self.events:
+            self.deliver(self.events.pop(0), None)
+        elif what == "a sweep":
+            self.sweep(None)
+        elif what == "an agent":
+            for agent in self.live_agents():
+                self.act(agent, "complete")
+        elif (execution := self.execution) is not None:
+            if what == "a stop":
+                self.stop(execution)
+                self.deliver(self.events.pop(), None)
+            elif what == "a repetition":
+                # Step Functions gave the function up and calls it again, while it still runs.
+                self.advance(execution)
 
     def advance(self, execution, crash=None):
         if execution.state == "train" and execution.handed_over:
@@ -193,7 +245,7 @@ class Training(RuleBasedStateMachine):
         except CrashError:
             return  # Step Functions tries the same state again
         except TransientError:
-            if crash[1] == "tried too often":
+            if crash[1] == "tried too often" and self.is_swept:
                 execution.state = "over" if execution.state == "clean_up" else "clean_up"
             if execution.state == "over":
                 self.finish_execution(execution, "FAILED")
@@ -281,6 +333,8 @@ class Training(RuleBasedStateMachine):
 
     def finish_execution(self, execution, status):
         execution.state = "over"
+        if execution.arn not in self.world.workflow.running:
+            return
         self.world.workflow.valid.discard(execution.token)
         self.world.workflow.running.discard(execution.arn)
         self.world.workflow.ended[execution.arn] = status
@@ -434,7 +488,7 @@ class Training(RuleBasedStateMachine):
     def a_machine_goes(self, data, reason):
         self.go(data.draw(st.sampled_from(self.live_agents())), reason)
 
-    @precondition(lambda self: self.live_agents())
+    @precondition(lambda self: self.is_swept and self.live_agents())
     @rule(data=st.data())
     def an_agent_dies_on_a_machine_that_lives(self, data):
         data.draw(st.sampled_from(self.live_agents())).alive = False
@@ -470,7 +524,7 @@ class Training(RuleBasedStateMachine):
         event = self.events[index] if again else self.events.pop(index)
         self.deliver(event, crash)
 
-    @precondition(lambda self: self.events)
+    @precondition(lambda self: self.is_swept and self.events)
     @rule(data=st.data())
     def an_event_is_lost(self, data):
         self.events.remove(data.draw(st.sampled_from(self.events)))
@@ -480,6 +534,8 @@ class Training(RuleBasedStateMachine):
         self.sweep(crash)
 
     def sweep(self, crash):
+        if not self.is_swept:
+            return []
         with contextlib.suppress(CrashError, TransientError):
             return sweep(self.services(crash))["cleaned"]
         return [RUN]
@@ -520,8 +576,11 @@ class Training(RuleBasedStateMachine):
             assert not self.world.fleet.machines
             return
         assert run.ended is not None
+        self.an_attempt_is_launched_once()
+        self.what_ec2_takes_for_free_is_left_to_it()
+        self.checkpoints_never_go_back()
         # Even where an agent is dead: twice, for the graces and for the first hour of the noticed.
-        for _ in range(2):
+        for _ in range(2 * self.is_swept):
             self.world.clock.advance(timedelta(hours=1))
             assert sweep(self.world)["failed"] == []
         assert not self.world.fleet.live()
@@ -533,9 +592,9 @@ class Training(RuleBasedStateMachine):
         """Let everything that is still to come happen once; False when nothing was."""
         moved = bool(self.events or self.crashes_at_last)
         moved |= bool(self.sweep(self.next_crash()))
-        for event in self.events[:]:
-            self.events.remove(event)
-            self.deliver(event, self.next_crash())
+        for _ in range(len(self.events)):
+            if self.events:  # what overtakes may be one of them
+                self.deliver(self.events.pop(0), self.next_crash())
         for agent in self.live_agents():
             before = self.world.fleet.live(), agent.step, agent.reported
             self.act(agent, "complete")
@@ -545,7 +604,10 @@ class Training(RuleBasedStateMachine):
         if execution := self.execution:
             moved = True
             beats = any(
-                agent.alive and agent.attempt == execution.attempt for agent in self.live_agents()
+                agent.alive
+                and agent.attempt == execution.attempt
+                and self.world.ledger.find_attempt(RUN, agent.attempt).token == execution.token
+                for agent in self.live_agents()
             )
             if execution in self.waiting() and not beats:
                 self.expire(execution)

@@ -10,7 +10,8 @@ from runctl.control.confirm_checkpoint import confirm_checkpoint
 from runctl.control.finish_run import finish_run
 from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import prepare_run
-from runctl.model.errors import TransientError
+from runctl.control.sweep import sweep
+from runctl.model.errors import RunEndedError, TransientError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.control.fakes import START, CrashError, Fragile, World
 from tests.control.scenes import ARN, RUN, execution, launched, prepared, stray, training
@@ -265,3 +266,26 @@ def test_the_subject_of_the_longest_name_is_one_that_sns_takes():
     (subject,) = world.notices.subjects
     assert subject == f"run {name} interrupted"
     assert len(subject) <= 100
+
+
+def test_an_agent_that_was_stopped_and_is_done_may_upload_its_outputs():
+    world = prepared()
+    instance_id = training(world)
+    world.ledger.record_progress(RUN, 1, phase="done", now=START)  # the agent's last word
+    confirm_checkpoint(world, RUN, 1, {"kind": "stopped", "reason": "by the user"})
+    finish_run(world, RUN, status="stopped", reason="by the user")
+    assert [one.instance_id for one in world.fleet.live()] == [instance_id]
+    world.clock.advance(timedelta(minutes=5))
+    assert sweep(world)["terminated"] == [instance_id]
+
+
+def test_a_finish_in_an_execution_that_has_the_run_no_more_ends_nothing():
+    world = prepared()
+    clean(world)
+    world.workflow.running.discard(ARN)
+    prepare_run(world, execution(f"{RUN}-r2"), {"run_id": RUN})
+    instance_id = launched(world, 1)
+    with pytest.raises(RunEndedError, match="belongs to the execution run-1-r2"):
+        finish_run(world, RUN, status="stopped", reason="", execution_arn=ARN)
+    assert world.ledger.find_run(RUN).ended is None
+    assert [one.instance_id for one in world.fleet.live()] == [instance_id]
