@@ -9,6 +9,8 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.run import Attempt, Run
 
 STALLED_ATTEMPTS = 3
+# Taken by EC2 sooner than this, an attempt proves nothing about its trainer.
+SHORT_LIFE = timedelta(minutes=10)
 FIRST_BACKOFF = timedelta(seconds=30)
 LONGEST_BACKOFF = timedelta(minutes=30)
 
@@ -45,32 +47,47 @@ def decide(run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: date
         case OutcomeKind.FAILED:
             return _give_up(outcome.reason or "the trainer failed")
         case OutcomeKind.NO_CAPACITY:
-            return _limits(run, attempts, now=now) or _relaunch(
+            return _limits(run, attempts, outcome, now=now) or _relaunch(
                 "no pool has capacity", wait=_backoff(attempts)
             )
         case OutcomeKind.INTERRUPTED | OutcomeKind.LOST:
             if not run.request.auto_resume:
                 return _finish(RunStatus.INTERRUPTED, "interrupted, and auto_resume is off")
-            return _limits(run, attempts, now=now) or _relaunch(
+            return _limits(run, attempts, outcome, now=now) or _relaunch(
                 "the instance was reclaimed"
                 if outcome.kind is OutcomeKind.INTERRUPTED
                 else "the attempt went silent"
             )
 
 
-def _limits(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Decision | None:
+def _limits(
+    run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: datetime
+) -> Decision | None:
     deadline = run.request.deadline
     if deadline is not None and now >= deadline:
         return _give_up(f"the deadline {deadline.isoformat()} has passed")
     launched = [attempt for attempt in attempts if attempt.was_launched]
     if len(launched) >= run.request.max_attempts:
         return _give_up(f"all {run.request.max_attempts} attempts are spent (max_attempts)")
-    if len(launched) >= STALLED_ATTEMPTS and not _progressed(run, launched[-STALLED_ATTEMPTS:]):
+    telling = [one for one in launched if not _was_cut_short(one, attempts[-1], outcome, now=now)]
+    if len(telling) >= STALLED_ATTEMPTS and not _progressed(run, telling[-STALLED_ATTEMPTS:]):
         return _give_up(
             f"{STALLED_ATTEMPTS} attempts in a row ended without a new checkpoint; "
             "see the boot log and the trainer's log"
         )
     return None
+
+
+def _was_cut_short(attempt: Attempt, last: Attempt, outcome: Outcome, *, now: datetime) -> bool:
+    """Whether EC2 took the machine so soon that no checkpoint could be expected of it.
+
+    However often in a row: that is no reason to give a run up. `last` ended with `outcome`, which
+    may not be on its record yet.
+    """
+    ended = attempt.ended or (outcome if attempt.number == last.number else None)
+    if ended is None or ended.kind is not OutcomeKind.INTERRUPTED or attempt.launched_at is None:
+        return False
+    return (attempt.ended_at or now) - attempt.launched_at < SHORT_LIFE
 
 
 def _progressed(run: Run, tail: Sequence[Attempt]) -> bool:

@@ -22,14 +22,11 @@ class Soak:
     stage: Stage
     run_id: str
     dice: random.Random
+    last: int = 0
     done: Counter[str] = field(default_factory=Counter)
 
     def interrupt_once(self) -> None:
-        """Interrupt in a random way, then wait until the run has got ahead again.
-
-        Three attempts in a row without a new checkpoint end a run, rightly; so every second blow
-        falls on an attempt that has saved something.
-        """
+        """Wait until the newest attempt has saved something, then interrupt in a random way."""
         kinds: dict[str, Callable[[Attempt], None]] = {
             "notice": self._notice,
             "short notice": self._short_notice,
@@ -42,17 +39,11 @@ class Soak:
         # Each kind once before any a second time.
         least = min(self.done[kind] for kind in kinds)
         kind = self.dice.choice([one for one in kinds if self.done[one] == least])
-        attempt = self._newest_in_training()
-        before = self.stage.run(self.run_id).step
+        attempt = self._wait(self._newest_that_saved, "a checkpoint of the newest attempt")
         self._pause(0.6)
         kinds[kind](attempt)
+        self.last = attempt.number
         self.done[kind] += 1
-        self._wait(
-            lambda: (
-                self._newest_in_training().number > attempt.number and self._step() > (before or 0)
-            ),
-            f"a step after {kind}",
-        )
 
     def _notice(self, attempt: Attempt) -> None:
         self.stage.cloud.interrupt(attempt.instance_ids[0], notice=True, notice_seconds=20)
@@ -88,19 +79,16 @@ class Soak:
         self._pause(pause)
         self.stage.cloud.interrupt(instance_id, notice=False)
 
-    def _newest_in_training(self) -> Attempt:
-        def look() -> Attempt | None:
-            training = [
-                one
-                for one in self.stage.attempts(self.run_id)
-                if one.stage is AttemptStage.TRAINING and "started" in one.timeline
-            ]
-            return training[-1] if training else None
-
-        return self._wait(look, "an attempt that trains")
-
-    def _step(self) -> int:
-        return self.stage.run(self.run_id).step or 0
+    def _newest_that_saved(self) -> Attempt | None:
+        """Return the attempt that trains, once it has committed something of its own."""
+        attempts = self.stage.attempts(self.run_id)
+        training = [one for one in attempts if one.stage is AttemptStage.TRAINING]
+        run = self.stage.run(self.run_id)
+        if not training or training[-1].number <= self.last or run.committed_at is None:
+            return None
+        newest = training[-1]
+        assert newest.training_at is not None
+        return newest if run.committed_at > newest.training_at else None
 
     def _wait(self, look: Callable, what: str):
         def look_at_a_live_run():

@@ -162,6 +162,42 @@ def test_a_new_checkpoint_keeps_the_run_going(resume_step):
     assert decide(run, tried, INTERRUPTED, now=NOW).kind is DecisionKind.RELAUNCH
 
 
+def taken(minutes):
+    """Three attempts, each taken by EC2 after so many minutes."""
+    return [
+        replace(
+            an_attempt(number),
+            launched_at=NOW,
+            ended_at=NOW + timedelta(minutes=minutes),
+            ended=INTERRUPTED,
+        )
+        for number in range(1, STALLED_ATTEMPTS + 1)
+    ]
+
+
+def test_machines_that_ec2_takes_at_once_are_no_reason_to_give_up():
+    run = a_run(step=50, committed_at=NOW)
+    assert decide(run, taken(1), INTERRUPTED, now=NOW).kind is DecisionKind.RELAUNCH
+    # The last one's end may not be on its record yet.
+    *before, last = taken(1)
+    unset = replace(last, ended=None, ended_at=None)
+    soon = NOW + timedelta(minutes=2)
+    assert decide(run, [*before, unset], INTERRUPTED, now=soon).kind is DecisionKind.RELAUNCH
+
+
+def test_machines_that_lived_and_saved_nothing_are():
+    run = a_run(step=50, committed_at=NOW)
+    late = NOW + timedelta(minutes=20)
+    assert decide(run, taken(20), INTERRUPTED, now=late).kind is DecisionKind.GIVE_UP
+
+
+def test_machines_that_went_silent_are_a_pattern_however_short_they_lived():
+    run = a_run(step=50, committed_at=NOW)
+    silent = Outcome(kind=OutcomeKind.LOST)
+    tried = [replace(one, ended=silent) for one in taken(1)]
+    assert decide(run, tried, silent, now=NOW).kind is DecisionKind.GIVE_UP
+
+
 def test_fewer_attempts_than_that_are_not_a_pattern():
     tried = [an_attempt(number) for number in range(1, STALLED_ATTEMPTS)]
     assert decide(a_run(), tried, INTERRUPTED, now=NOW).kind is DecisionKind.RELAUNCH
