@@ -39,6 +39,7 @@ class Heartbeat:
         *,
         run_id: str,
         attempt: int,
+        instance_id: str,
         lease: Path,
         progress: Progress,
         inbox: Inbox,
@@ -47,6 +48,7 @@ class Heartbeat:
         self._workflow = workflow
         self._run_id = run_id
         self._attempt = attempt
+        self._instance_id = instance_id
         self._lease = lease
         self._progress = progress
         self._inbox = inbox
@@ -134,12 +136,18 @@ class Heartbeat:
                 continue
             if attempt is not None and attempt.ended is not None:
                 self._end(Cause.STOP, "the attempt has ended in the ledger")
+            elif attempt is not None and attempt.instance_ids and not self._is_ours(attempt):
+                # EC2 launched twice for one attempt, whose tags both machines have.
+                self._end(Cause.FENCED, "the attempt is on another instance")
             elif attempt is not None and attempt.token:
                 self._token = attempt.token
                 self._has_token.set()
                 self._inbox.nudge()
                 return
             self._stop.wait(TOKEN_POLL.total_seconds())
+
+    def _is_ours(self, attempt: Attempt) -> bool:
+        return self._instance_id in attempt.instance_ids
 
     def _look_at_run(self) -> None:
         run = self._ledger.find_run(self._run_id)

@@ -74,6 +74,7 @@ class Life:
             services.stepfunctions,
             run_id=settings.run_id,
             attempt=settings.attempt,
+            instance_id=settings.instance_id,
             lease=self._paths.lease,
             progress=self._progress,
             inbox=inbox,

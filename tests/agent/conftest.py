@@ -70,15 +70,16 @@ def launch(cloud: Cloud, tmp_path: Path) -> Iterator[Callable[..., Machine]]:
     """Launch machines that end with the test."""
     machines: list[Machine] = []
 
-    def start(attempt: int = 1, **options: Any) -> Machine:
+    def launch_machine(attempt: int = 1, *, start: bool = True, **options: Any) -> Machine:
         metadata = MetadataDouble(run_id=cloud.run_id, attempt=attempt)
         root = tmp_path / f"machine-{len(machines) + 1}"
         machine = Machine(root, cloud, metadata, attempt=attempt, **options)
         machines.append(machine)
-        machine.start()
+        if start:
+            machine.start()
         return machine
 
-    yield start
+    yield launch_machine
     for machine in machines:
         machine.end()
 

@@ -59,7 +59,7 @@ class MetadataDouble(Double):
 
     def __init__(self, *, run_id: str = "run-1", attempt: int = 1) -> None:
         self.values = {
-            "instance-id": "i-0123456789abcdef0",
+            "instance-id": f"i-{attempt}",
             "tags/instance/runctl:run-id": run_id,
             "tags/instance/runctl:attempt": str(attempt),
         }

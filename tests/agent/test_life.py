@@ -290,6 +290,24 @@ def test_attempt_that_waits_for_its_token_leaves_when_the_run_ends(cloud: Cloud,
     assert not started(machine)
 
 
+def test_second_machine_of_an_attempt_leaves_without_a_trace_though_there_is_a_token(
+    cloud: Cloud, launch
+) -> None:
+    """EC2 had forgotten the token of a launch that was replayed, and launched once more."""
+    cloud.create_run("import time\ntime.sleep(60)")
+    cloud.open_attempt()
+    cloud.give_token()
+    stray = launch(start=False)
+    stray.metadata.values["instance-id"] = "i-stray"
+    stray.start()
+    assert stray.wait() == 0
+    assert stray.shut_down
+    assert cloud.attempt().ended is None
+    assert cloud.tokens.reports == []
+    assert "the attempt is on another instance" in stray.agent_log()
+    assert cloud.keys("runs/run-1/checkpoints/") == []
+
+
 def test_killed_agent_starts_again_from_the_newest_checkpoint(cloud: Cloud, launch) -> None:
     machine = begin(
         cloud,
