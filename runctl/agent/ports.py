@@ -1,49 +1,5 @@
 """What the agent needs of the ledger; `runctl.aws.ledger` implements it."""
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Protocol
+from runctl.model.agent_ledger import AgentLedger
 
-from runctl.model.run import Attempt, Run
-
-
-class AgentLedger(Protocol):
-    """The agent's side of the ledger; every read is consistent, every write may be repeated."""
-
-    def find_run(self, run_id: str) -> Run | None:
-        """Return the run, or None."""
-        ...
-
-    def find_attempt(self, run_id: str, number: int) -> Attempt | None:
-        """Return the attempt, or None."""
-        ...
-
-    def attempts(self, run_id: str) -> list[Attempt]:
-        """Return all attempts in the order of their numbers."""
-        ...
-
-    def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
-        """Record that the interruption is known; True for whoever was first."""
-        ...
-
-    def commit_checkpoint(
-        self, run_id: str, number: int, *, step: int, manifest: str, now: datetime
-    ) -> None:
-        """Move the newest pointer to a stored manifest; FencedError without the fence."""
-        ...
-
-    def record_progress(
-        self,
-        run_id: str,
-        number: int,
-        *,
-        phase: str,
-        now: datetime,
-        resume_step: int | None = None,
-        step: int | None = None,
-        metrics: Mapping[str, float] | None = None,
-        timeline: Mapping[str, datetime] | None = None,
-        warning: str = "",
-    ) -> None:
-        """Store the agent's heartbeat; FencedError when a later attempt has the fence."""
-        ...
+__all__ = ["AgentLedger"]

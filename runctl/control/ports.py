@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from runctl.model.agent_ledger import AgentLedger
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine
 from runctl.model.outcome import Outcome, RunStatus
@@ -19,7 +20,7 @@ class Clock(Protocol):
         ...
 
 
-class Ledger(Protocol):
+class Ledger(AgentLedger, Protocol):
     """The one memory of runs; every move is a conditional write, every read is consistent.
 
     Throttling is retried inside; TransientError when that did not help. Every write may be repeated
@@ -28,10 +29,6 @@ class Ledger(Protocol):
 
     def create_run(self, run: Run) -> Run:
         """Put the run unless it exists; return what the ledger holds."""
-        ...
-
-    def find_run(self, run_id: str) -> Run | None:
-        """Return the run, or None."""
         ...
 
     def list_runs(self, *, limit: int = 100) -> list[Run]:
@@ -93,14 +90,6 @@ class Ledger(Protocol):
         """Record that the end of that instant was published, if it is still the run's end."""
         ...
 
-    def attempts(self, run_id: str) -> list[Attempt]:
-        """Return all attempts in the order of their numbers."""
-        ...
-
-    def find_attempt(self, run_id: str, number: int) -> Attempt | None:
-        """Return the attempt, or None."""
-        ...
-
     def open_attempt(
         self, run_id: str, number: int, *, launch_try: int, fleet_request: str, now: datetime
     ) -> Attempt:
@@ -151,10 +140,6 @@ class Ledger(Protocol):
         """
         ...
 
-    def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
-        """Record that the interruption is known; True for whoever was first."""
-        ...
-
     def end_attempt(self, run_id: str, number: int, *, outcome: Outcome, now: datetime) -> Attempt:
         """Set the attempt's outcome unless it has one; return what the ledger holds."""
         ...
@@ -169,39 +154,6 @@ class Ledger(Protocol):
 
     def cooling_pools(self, pools: Sequence[Pool], *, now: datetime) -> dict[Pool, datetime]:
         """Return those of `pools` that are cooling down, each with its end."""
-        ...
-
-    # The agent's side.
-
-    def commit_checkpoint(
-        self, run_id: str, number: int, *, step: int, manifest: str, now: datetime
-    ) -> None:
-        """Move the newest pointer to a manifest that is already stored.
-
-        Refused with FencedError unless `number` has the fence. The pointer follows whoever has the
-        fence, to a lower step too: an attempt that had to walk back starts below the one before.
-        """
-        ...
-
-    def record_progress(
-        self,
-        run_id: str,
-        number: int,
-        *,
-        phase: str,
-        now: datetime,
-        resume_step: int | None = None,
-        step: int | None = None,
-        metrics: Mapping[str, float] | None = None,
-        timeline: Mapping[str, datetime] | None = None,
-        warning: str = "",
-    ) -> None:
-        """Store the agent's heartbeat: its phase (boot, environment, restore, train, drain, …).
-
-        Refused with FencedError once a higher attempt has the fence; an attempt that waits for its
-        token has none yet and may tell of its preparations. `timeline` is merged, `metrics` replace
-        the ones before.
-        """
         ...
 
 
