@@ -114,7 +114,7 @@ def trainers_of(leader: int) -> list[int]:
         if role == "trainer" or not below:
             targets.append(pid)
             continue
-        if role == "shell" and _catches(pid, signal.SIGTERM):
+        if role == "shell" and catches(pid, signal.SIGTERM):
             targets.append(pid)
         queue += below
     return targets
@@ -165,7 +165,8 @@ def _is_writable(pid: int, descriptor: str) -> bool:
     return False
 
 
-def _catches(pid: int, number: signal.Signals) -> bool:
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler of its own for a signal."""
     with contextlib.suppress(OSError, ValueError):
         for line in (PROC / str(pid) / "status").read_text().splitlines():
             if line.startswith("SigCgt:"):
