@@ -42,9 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     if command == "check":
         return check()
     if command in others:
-        from runctl.agent import monitor_service
+        # Here, since an attempt needs none of it.
+        from runctl.agent.monitor_service import run as run_monitor
 
-        return monitor_service.run(command, paths)
+        return run_monitor(command, paths)
     if command != "run":
         requests.leave(paths.requests, Request(command))
         return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runctl.cli.invocation import Invocation, command
+from runctl.cli.spot_monitor import spot_monitor
 from runctl.model.errors import (
     CapacityUnavailableError,
     NotFoundError,
@@ -33,6 +34,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands below `runctl aws`."""
     command(app, "create")(create)
     command(app, "terminate")(terminate)
+    command(app, "spot-monitor")(spot_monitor)
 
 
 def create(

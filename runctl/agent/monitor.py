@@ -1,0 +1,146 @@
+"""Watching over a training process that runctl did not start: its folder, its end, EC2's notice."""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent import processes
+from runctl.agent.find_trainer import Process, is_alive
+from runctl.agent.imds import Metadata, MetadataError
+from runctl.agent.pins import pin
+from runctl.agent.plain_store import PlainStore
+from runctl.agent.snapshot import ChangedError, Settling, Take, look
+from runctl.agent.steps import step_of
+
+LOOK_EVERY = timedelta(milliseconds=500)
+LOOK_EVERY_AFTER_A_NOTICE = timedelta(milliseconds=100)
+ASK_EVERY = timedelta(seconds=1)
+# S3's client library raises errors of its own as well.
+STORE_ERRORS = (ClientError, BotoCoreError, OSError, RuntimeError)
+RETRY_AFTER = timedelta(seconds=5)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What is watched; `ends_it` says whether a notice is passed on to it as SIGTERM."""
+
+    process: Process
+    folder: Path
+    ends_it: bool
+
+
+class Monitor:
+    """Saves the folder whenever it has settled, until the process has ended."""
+
+    def __init__(
+        self,
+        watched: Watched,
+        store: PlainStore,
+        metadata: Metadata,
+        *,
+        pins: Path,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._watched = watched
+        self._store = store
+        self._metadata = metadata
+        self._pins = pins
+        self._pause = pause
+        # What is there already is new: nobody else has saved it.
+        self._settling = Settling({})
+        self._step: int | None = None
+        self._asked = self._failed_at = float("-inf")
+        self._noticed = False
+        self._recommended: str | None = None
+        self._catches = False
+
+    def watch(self) -> None:
+        """Watch until the process has ended and what it left is saved."""
+        while is_alive(self._watched.process):
+            self.look_at_metadata()
+            self.look_at_folder()
+            every = LOOK_EVERY_AFTER_A_NOTICE if self._noticed else LOOK_EVERY
+            self._pause(every.total_seconds())
+        logger.info("the process %d has ended", self._watched.process.pid)
+        self.save_last()
+
+    def look_at_metadata(self) -> None:
+        """Ask for a notice, once a second."""
+        if self._noticed or time.monotonic() - self._asked < ASK_EVERY.total_seconds():
+            return
+        self._asked = time.monotonic()
+        try:
+            deadline = self._metadata.notice()
+            recommended = self._metadata.rebalance_recommended_at()
+        except MetadataError as exc:
+            logger.warning("%s", exc)
+            return
+        if recommended is not None and recommended != self._recommended:
+            self._recommended = recommended
+            logger.info("EC2 recommends to rebalance; what settles is saved as ever")
+        if deadline is None:
+            return
+        self._noticed = True
+        logger.info("EC2 takes the instance at %s", deadline.isoformat())
+        if self._watched.ends_it:
+            self._end_process()
+
+    def _end_process(self) -> None:
+        pid = self._watched.process.pid
+        family = processes.trainers_of(pid) or [pid]
+        self._catches = any(processes.catches(one, signal.SIGTERM) for one in family)
+        logger.info("SIGTERM to %s", ", ".join(map(str, family)))
+        for one in family:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(one, signal.SIGTERM)
+
+    def look_at_folder(self) -> None:
+        """Save what has settled since the last look."""
+        folder, pid = self._watched.folder, self._watched.process.pid
+        if time.monotonic() - self._failed_at < RETRY_AFTER.total_seconds():
+            return
+        view = look(folder)
+        family = [pid, *processes.descendants(pid)]
+        writing = processes.open_for_writing(family, folder)
+        before = self._settling.taken
+        take = self._settling.observe(view, writing, time.monotonic())
+        if take is not None and not self._save(take):
+            self._settling.forget_take(before)
+
+    def save_last(self) -> None:
+        """Save what the process left, if it can be whole: it caught SIGTERM, or had settled."""
+        view = look(self._watched.folder)
+        take = self._settling.final(view, time.monotonic(), orderly=self._catches)
+        if take is None:
+            logger.info("there is nothing newer that is whole than what was saved")
+            return
+        while not self._save(take):
+            self._pause(RETRY_AFTER.total_seconds())
+
+    def _save(self, take: Take) -> bool:
+        step = step_of(take.changed, before=self._step)
+        now = datetime.now(timezone.utc)
+        place = self._pins / "current"
+        try:
+            held = pin(self._watched.folder, take.view, place, hot=take.hot)
+            uri = self._store.save(replace(take, view=held), place, step=step, now=now)
+        except ChangedError as exc:
+            logger.info("the folder changed while it was saved; waiting again: %s", exc)
+            return False
+        except STORE_ERRORS as exc:
+            logger.warning("the checkpoint could not be saved yet: %s", exc)
+            self._failed_at = time.monotonic()
+            return False
+        self._step = step
+        logger.info("saved %s", uri)
+        return True

@@ -1,0 +1,81 @@
+"""`runctl-agent find-trainer` and `monitor`: the watch over somebody's process, as a service."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.find_trainer import Process, as_settings, find_folder, find_trainer
+from runctl.agent.imds import Metadata
+from runctl.agent.monitor import Monitor, Watched
+from runctl.agent.plain_store import PlainStore
+from runctl.agent.settings import Paths
+from runctl.aws.clients import Clients, Connection
+from runctl.aws.errors import code_of
+from runctl.model.errors import RunctlError
+
+
+def run(command: str, paths: Paths, environ: Mapping[str, str] = os.environ) -> int:
+    """Run one of the two commands; return the exit status."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    try:
+        return _find(environ) if command == "find-trainer" else _monitor(paths, environ)
+    except RunctlError as exc:
+        print(exc, file=sys.stderr)
+        return 1
+
+
+def _find(environ: Mapping[str, str]) -> int:
+    """Print the settings of the monitor, once all that it needs is known to be there."""
+    process = find_trainer(
+        pid=int(environ.get("MONITOR_PID") or 0), root=environ.get("RUNCTL_ROOT", "")
+    )
+    folder = find_folder(process, given=environ.get("MONITOR_DIR", ""))
+    try:
+        _store(environ).probe()
+    except ClientError as exc:
+        uri = environ["MONITOR_URI"]
+        print(
+            f"the role of this instance lacks s3:PutObject on {uri}, or there is no such bucket "
+            f"({code_of(exc)})",
+            file=sys.stderr,
+        )
+        return 1
+    except BotoCoreError as exc:
+        print(f"S3 cannot be asked: {exc}", file=sys.stderr)
+        return 1
+    sys.stdout.write(as_settings(process, folder, environ))
+    return 0
+
+
+def _monitor(paths: Paths, environ: Mapping[str, str]) -> int:
+    process = Process(
+        pid=int(environ["MONITOR_PID"]), born=int(environ["MONITOR_BORN"]), parent=0, command=""
+    )
+    pins = paths.root / "var/lib/runctl-monitor"
+    pins.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, _leave)
+    watched = Watched(
+        process=process,
+        folder=Path(environ["MONITOR_DIR"]),
+        ends_it=environ["MONITOR_SIGTERM"] == "yes",
+    )
+    Monitor(watched, _store(environ), Metadata(), pins=pins).watch()
+    return 0
+
+
+def _leave(_number: int, _frame: Any) -> None:
+    raise SystemExit(0)
+
+
+def _store(environ: Mapping[str, str]) -> PlainStore:
+    bucket, _, prefix = environ["MONITOR_URI"].removeprefix("s3://").partition("/")
+    clients = Clients(Connection(region=environ["RUNCTL_REGION"]), attempts=4)
+    return PlainStore(clients.get("s3"), bucket=bucket, prefix=prefix)

@@ -1,0 +1,275 @@
+"""The watch over somebody's training process: it is found, saved, and told of the notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from runctl.agent.find_trainer import Process, as_settings, choose, find_folder, find_trainer
+from runctl.agent.imds import Metadata
+from runctl.agent.monitor import Monitor, Watched
+from runctl.agent.plain_store import PlainStore
+from runctl.model.errors import NotFoundError, RequestError
+from tests.agent.doubles import MetadataDouble
+
+BUCKET, PREFIX = "theirs", "experiments/7"
+
+# Saves step-N.pt when a line comes; handles SIGTERM by one last save unless told not to.
+TRAINER = """
+import os, pathlib, signal, sys
+folder = pathlib.Path("checkpoints"); folder.mkdir(exist_ok=True)
+def save(name):
+    temporary = folder / (name + ".tmp")
+    temporary.write_bytes(name.encode() * 1000)
+    temporary.rename(folder / name)
+def end(*_):
+    save("step-99.pt"); sys.exit(0)
+if "aware" in sys.argv: signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
+for line in sys.stdin:
+    save(f"step-{line.strip()}.pt"); print("saved", flush=True)
+"""
+
+
+class Theirs:
+    """A training process that runctl did not start."""
+
+    def __init__(self, folder: Path, *words: str, program: str = TRAINER, **environ: str) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, *words],
+            cwd=folder,
+            env={**os.environ, **environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def save(self, step: int) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{step}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "saved\n"
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Theirs]]:
+    started: list[Theirs] = []
+
+    def begin(*words: str, **more: str) -> Theirs:
+        folder = tmp_path / f"project-{len(started)}"
+        folder.mkdir()
+        started.append(Theirs(folder, *words, **more))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.end()
+
+
+@pytest.fixture
+def s3() -> Iterator[object]:
+    with mock_aws():
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket=BUCKET)
+        yield client
+
+
+@pytest.fixture
+def metadata() -> Iterator[MetadataDouble]:
+    double = MetadataDouble()
+    yield double
+    double.close()
+
+
+def keys(s3) -> list[str]:
+    found = s3.list_objects_v2(Bucket=BUCKET, Prefix=PREFIX).get("Contents", ())
+    return [one["Key"].removeprefix(f"{PREFIX}/") for one in found]
+
+
+def newest(s3) -> dict:
+    def read(name: str) -> dict:
+        body = s3.get_object(Bucket=BUCKET, Key=f"{PREFIX}/{name}")["Body"].read()
+        return json.loads(body)
+
+    return read(f"{read('newest.json')['checkpoint']}.json")
+
+
+def files_of(manifest: dict) -> set[str]:
+    return {one["path"] for one in manifest["entries"] if one["kind"] == "file"}
+
+
+class Watch:
+    """The monitor in a thread, which ends with the process that it watches."""
+
+    def __init__(self, theirs: Theirs, s3, metadata, tmp_path: Path, *, ends_it: bool) -> None:
+        process = find_trainer(pid=theirs.process.pid)
+        folder = theirs.folder / "checkpoints"
+        store = PlainStore(s3, bucket=BUCKET, prefix=PREFIX)
+        self.monitor = Monitor(
+            Watched(process=process, folder=folder, ends_it=ends_it),
+            store,
+            Metadata(metadata.url),
+            pins=tmp_path / "pins",
+            pause=lambda seconds: time.sleep(min(seconds, 0.05)),
+        )
+        self._thread = threading.Thread(target=self.monitor.watch, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        self._thread.join(timeout=30)
+        assert not self._thread.is_alive()
+
+
+def wait_until(look: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not look():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def test_whatever_settles_is_saved_as_plain_objects(start, s3, metadata, tmp_path):
+    theirs = start("aware")
+    theirs.save(3)
+    watch = Watch(theirs, s3, metadata, tmp_path, ends_it=False)
+    wait_until(lambda: "newest.json" in keys(s3), "the first save")
+    manifest = newest(s3)
+    assert manifest["step"] == 3
+    assert files_of(manifest) == {"step-3.pt"}
+    key = f"{PREFIX}/{manifest['checkpoint']}/step-3.pt"
+    assert s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"step-3.pt" * 1000
+    theirs.save(8)
+    wait_until(lambda: newest(s3)["step"] == 8, "the second save")
+    assert files_of(newest(s3)) == {"step-3.pt", "step-8.pt"}
+    theirs.end()
+    watch.wait()
+
+
+def test_at_a_notice_the_process_saves_and_its_last_save_is_uploaded(start, s3, metadata, tmp_path):
+    theirs = start("aware")
+    theirs.save(3)
+    watch = Watch(theirs, s3, metadata, tmp_path, ends_it=True)
+    wait_until(lambda: "newest.json" in keys(s3), "the first save")
+    metadata.give_notice()
+    # Reaped here, as its own parent would: a process that nobody waits for stays a zombie.
+    assert theirs.process.wait(timeout=30) == 0
+    watch.wait()
+    assert files_of(newest(s3)) == {"step-3.pt", "step-99.pt"}
+
+
+def test_without_the_option_a_notice_ends_nothing(start, s3, metadata, tmp_path):
+    theirs = start()
+    theirs.save(3)
+    watch = Watch(theirs, s3, metadata, tmp_path, ends_it=False)
+    metadata.give_notice()
+    wait_until(lambda: "newest.json" in keys(s3), "the first save")
+    theirs.save(4)
+    wait_until(lambda: newest(s3)["step"] == 4, "a save after the notice")
+    assert theirs.process.poll() is None
+    theirs.end()
+    watch.wait()
+
+
+def test_only_the_last_few_checkpoints_stay(start, s3, metadata, tmp_path):
+    theirs = start()
+    watch = Watch(theirs, s3, metadata, tmp_path, ends_it=False)
+    for step in range(1, 6):
+        theirs.save(step)
+        wait_until(
+            lambda step=step: "newest.json" in keys(s3) and newest(s3)["step"] == step, str(step)
+        )
+    manifests = [one for one in keys(s3) if one.endswith(".json") and one != "newest.json"]
+    wait_until(lambda: len({one.split("/")[0] for one in keys(s3)}) == 7, "three of them")
+    assert len(manifests) <= 4
+    theirs.end()
+    watch.wait()
+
+
+# Has a framework loaded, as far as the machine can tell.
+LOADED = """
+import mmap, os, pathlib, sys
+library = pathlib.Path("torch/lib.so")
+library.parent.mkdir()
+library.write_bytes(bytes(4096))
+held = mmap.mmap(os.open(library, os.O_RDONLY), 4096, prot=mmap.PROT_READ)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_one_python_with_a_framework_is_found(start, tmp_path):
+    theirs = start(program=LOADED, RUNCTL_ROOT=str(tmp_path))
+    start(RUNCTL_ROOT=str(tmp_path))
+    assert find_trainer(root=str(tmp_path)).pid == theirs.process.pid
+
+
+def test_two_that_it_could_be_are_listed_and_refused(start, tmp_path):
+    both = [start(program=LOADED, RUNCTL_ROOT=str(tmp_path)) for _ in range(2)]
+    with pytest.raises(RequestError, match="name one with --pid") as raised:
+        find_trainer(root=str(tmp_path))
+    assert all(f"{one.process.pid}: " in str(raised.value) for one in both)
+
+
+def test_no_candidate_is_told_with_the_cure(tmp_path):
+    with pytest.raises(NotFoundError, match="--pid"):
+        find_trainer(root=str(tmp_path / "nobody"))
+    with pytest.raises(NotFoundError, match="no process 999999999"):
+        find_trainer(pid=999999999)
+
+
+def a_process(pid: int, parent: int, **signs: object) -> Process:
+    return Process(pid=pid, parent=parent, born=1, command="python", **signs)
+
+
+def test_workers_are_not_mistaken_for_trainers():
+    family = [
+        a_process(10, 1, has_gpu=True),
+        a_process(11, 10, has_gpu=True),
+        a_process(12, 11, has_gpu=True),
+        a_process(20, 1, has_framework=True, share=3.0),
+    ]
+    assert [one.pid for one in choose(family)] == [10]
+
+
+def test_a_notebook_that_loaded_a_framework_is_second_to_what_uses_the_gpu():
+    known = [a_process(10, 1, has_framework=True), a_process(20, 1, has_gpu=True)]
+    assert [one.pid for one in choose(known)] == [20]
+    assert [one.pid for one in choose([known[0], a_process(30, 1, share=1.0)])] == [10]
+    assert choose([a_process(40, 1, share=0.1)]) == []
+
+
+def test_the_folder_that_it_saves_in_is_found(start):
+    theirs = start()
+    process = find_trainer(pid=theirs.process.pid)
+    with pytest.raises(RequestError, match="--checkpoint-dir"):
+        find_folder(process)
+    (theirs.folder / "out" / "checkpoint-500").mkdir(parents=True)
+    (theirs.folder / "out" / "checkpoint-500" / "model.safetensors").write_bytes(b"1")
+    assert find_folder(process) == theirs.folder / "out"
+    with pytest.raises(RequestError, match="is no folder on this machine"):
+        find_folder(process, given="/nowhere")
+
+
+def test_the_settings_are_what_systemd_reads():
+    text = as_settings(
+        a_process(7, 1), Path("/a b/c"), {"MONITOR_URI": "s3://b/p", "MONITOR_SIGTERM": "yes"}
+    )
+    assert 'MONITOR_DIR="/a b/c"\n' in text
+    assert 'MONITOR_PID="7"\n' in text
