@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from runctl.local.client import LocalCloudError
 from runctl.model.run import Attempt, AttemptStage
 from tests.e2e.stage import Stage, wait_for
 
@@ -53,7 +55,12 @@ class Soak:
         self.stage.cloud.interrupt(attempt.instance_ids[0], notice=True, notice_seconds=seconds)
 
     def _no_notice(self, attempt: Attempt) -> None:
-        self.stage.cloud.interrupt(attempt.instance_ids[0], notice=False)
+        self._take(attempt.instance_ids[0])
+
+    def _take(self, instance_id: str) -> None:
+        # A busy machine may have let an earlier notice run out meanwhile.
+        with contextlib.suppress(LocalCloudError):
+            self.stage.cloud.interrupt(instance_id, notice=False)
 
     def _in_the_boot(self, attempt: Attempt) -> None:
         """Take the next machine while it boots, prepares or restores."""
@@ -77,7 +84,7 @@ class Soak:
     def _take_next(self, attempt: Attempt, *, pause: float) -> None:
         instance_id = self.stage.wait_for_launch(self.run_id, attempt=attempt.number + 1)
         self._pause(pause)
-        self.stage.cloud.interrupt(instance_id, notice=False)
+        self._take(instance_id)
 
     def _newest_that_saved(self) -> Attempt | None:
         """Return the attempt that trains, once it has committed something of its own."""
