@@ -76,8 +76,13 @@ class Committer:
         """Let go of the threads."""
         self._uploader.close()
 
-    def commit(self, take: Take, place: Path, *, superseded: threading.Event) -> None:
-        """Upload what is pinned at `place`, and make it the run's newest checkpoint."""
+    def commit(
+        self, take: Take, place: Path, *, told: int | None, superseded: threading.Event
+    ) -> None:
+        """Upload what is pinned at `place`, and make it the run's newest checkpoint.
+
+        `told` is the step that the helper had told when it was pinned: by now it may be at a later.
+        """
         began = time.monotonic()
         reach("save.pinned")
         uploaded = self._uploader.upload(take, place, superseded=superseded)
@@ -88,7 +93,7 @@ class Committer:
         now = datetime.now(timezone.utc)
         manifest = self._manifest_of(
             entries,
-            step=self._step_of(take),
+            step=self._step_of(take, told),
             now=now,
             metadata={PREVIOUS: self._chain[: max(self._keep_last - 1, 1)]},
         )
@@ -160,10 +165,9 @@ class Committer:
             metadata=metadata,
         )
 
-    def _step_of(self, take: Take) -> int:
+    def _step_of(self, take: Take, told: int | None) -> int:
         """Return the step: the helper's word first; it never goes back."""
         before = self.step
-        told = self._saves.step
         changed = [path for path in take.changed if path in take.view]
         if told is not None and (before is None or told >= before):
             return told

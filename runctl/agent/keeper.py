@@ -36,11 +36,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Pinned:
-    """A snapshot that is held on to until it is uploaded, and the folder as taken before it."""
+    """A snapshot that is held on to until it is uploaded, and the folder as taken before it.
+
+    `told` is the step that the helper had told of by then.
+    """
 
     take: Take
     place: Path
     before: View
+    told: int | None
 
 
 class Keeper:
@@ -125,7 +129,8 @@ class Keeper:
         self._superseded.clear()
         try:
             place = self._pins / "final"
-            pinned = _Pinned(_as_pinned(take, self._folder, place), place, self._settling.taken)
+            held = _as_pinned(take, self._folder, place)
+            pinned = _Pinned(held, place, self._settling.taken, self._saves.step)
             return self._save(pinned, until=until, remove_old=False)
         except ChangedError as exc:
             logger.warning("the last checkpoint cannot be taken: %s", exc)
@@ -196,7 +201,8 @@ class Keeper:
                 return
             place = self._pins / "current"
             try:
-                self._pinned = _Pinned(_as_pinned(take, self._folder, place), place, before)
+                held = _as_pinned(take, self._folder, place)
+                self._pinned = _Pinned(held, place, before, self._saves.step)
                 self._told = False
             except ChangedError:
                 self._settling.forget_take(before)
@@ -235,7 +241,9 @@ class Keeper:
         while True:
             try:
                 with self._saving:
-                    self._committer.commit(pinned.take, pinned.place, superseded=self._superseded)
+                    self._committer.commit(
+                        pinned.take, pinned.place, told=pinned.told, superseded=self._superseded
+                    )
                     self._pace.note_commit(time.monotonic(), cost=self._saves.cost)
                     if remove_old and not self._stop.is_set():
                         self._committer.remove_old()

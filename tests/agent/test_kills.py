@@ -4,127 +4,16 @@ from __future__ import annotations
 
 import re
 import signal
-import threading
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from runctl.agent.faults import DRAIN, RESTORE, SAVE
-from runctl.agent.pins import pin
-from runctl.agent.restore import Restorer
-from runctl.agent.snapshot import Take, look
-from runctl.agent.upload import Uploader
-from runctl.aws.checkpoints import CheckpointStore
-from runctl.model.checkpoint import Manifest
 from runctl.model.outcome import Outcome, OutcomeKind
-from runctl.model.request import CheckpointOptions
 from tests.agent.machine import Cloud, Machine, now, wait_until
+from tests.agent.stepping import begin, check_whole, finish, lose, seed, words
 
 pytestmark = pytest.mark.slow
-
-STEPS = 6
-# Every step's bytes follow from the step alone, so a run that was torn apart ends in the same ones.
-# The lock tells two trainers at once on one machine.
-TRAINER = f"""
-    import fcntl, json, os, pathlib, signal, sys, time
-    lock = open(os.path.join(os.environ["RUNCTL_OUTPUT_DIR"], "lock"), "w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        print("another trainer runs", flush=True)
-        sys.exit(99)
-    folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
-    stop = []
-    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-
-    def save(step):
-        (folder / "shared.bin").exists() or (folder / "shared.bin").write_bytes(b"shared" * 1000)
-        fresh = folder / f"step-{{step}}.bin"
-        fresh.write_bytes(f"weights of step {{step}}".encode() * 100)
-        for old in folder.glob("step-*.bin"):
-            old == fresh or old.unlink()
-        with open(os.environ["RUNCTL_SAVED_FILE"], "a") as told:
-            told.write(json.dumps({{"step": step}}) + "\\n")
-
-    step = int(os.environ.get("RUNCTL_RESUME_STEP") or 0)
-    print("from", step, sorted(path.name for path in folder.iterdir()), flush=True)
-    while step < {STEPS}:
-        time.sleep(0.2)
-        while str(step) == os.environ.get("HOLD_AT") and os.environ["RUNCTL_ATTEMPT"] == "1":
-            time.sleep(0.02)
-            if stop:
-                break
-        step += 1
-        save(step)
-        if stop:
-            print("saved", step, flush=True)
-            sys.exit(0)
-    print("done", flush=True)
-"""
-
-
-def store_of(cloud: Cloud) -> CheckpointStore:
-    return CheckpointStore(cloud.clients["s3"], bucket=cloud.name, run_id=cloud.run_id)
-
-
-def newest(cloud: Cloud, tmp_path: Path) -> tuple[int, dict[str, bytes]]:
-    """Fetch what the ledger calls the newest; fails when that very one is not whole."""
-    run = cloud.run()
-    if run.newest is None:
-        return 0, {}
-    restorer = Restorer(store_of(cloud), tmp_path / "incoming")
-    fetched = restorer.fetch(run.newest)
-    assert fetched.key == run.newest, "the newest checkpoint is not whole"
-    assert fetched.manifest.step == run.step
-    folder = tmp_path / "fetched"
-    restorer.put_in_place(fetched.manifest, folder)
-    return fetched.manifest.step, {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def content_of(step: int) -> dict[str, bytes]:
-    return {
-        "shared.bin": b"shared" * 1000,
-        f"step-{step}.bin": f"weights of step {step}".encode() * 100,
-    }
-
-
-def check_whole(cloud: Cloud, tmp_path: Path) -> int:
-    """The newest checkpoint is exactly what the trainer saved at its step."""
-    step, content = newest(cloud, tmp_path)
-    assert content == (content_of(step) if step else {})
-    return step
-
-
-def check_parts(cloud: Cloud) -> None:
-    """No part went out twice, and each that is left is one that a manifest needs."""
-    versions = cloud.clients["s3"].list_object_versions(
-        Bucket=cloud.name, Prefix=f"runs/{cloud.run_id}/checkpoints/parts/"
-    )
-    puts = Counter(one["Key"] for one in versions.get("Versions", ()))
-    assert set(puts.values()) == {1}, "a part was uploaded twice"
-    store = store_of(cloud)
-    needed = {
-        part.sha256
-        for key in store.manifest_keys()
-        for entry in store.get_manifest(key).entries
-        for part in entry.parts
-    }
-    assert needed <= {part.sha256 for part in store.parts()}
-
-
-def words(machine: Machine) -> str:
-    path = machine.state / "log/trainer.out"
-    return path.read_text() if path.exists() else ""
-
-
-def begin(cloud: Cloud, **env: str) -> None:
-    """A run that keeps one checkpoint, in a bucket that counts what is put."""
-    cloud.clients["s3"].put_bucket_versioning(
-        Bucket=cloud.name, VersioningConfiguration={"Status": "Enabled"}
-    )
-    cloud.create_run(TRAINER, checkpoint=CheckpointOptions(keep_last=1), env=env)
-    cloud.open_attempt()
 
 
 def await_kill(machine: Machine) -> None:
@@ -143,15 +32,6 @@ def start_again(machine: Machine) -> None:
     """What systemd does."""
     machine.fault = ""
     machine.start()
-
-
-def finish(cloud: Cloud, tmp_path: Path) -> None:
-    reports = cloud.tokens.wait_for(
-        lambda: [one for one in cloud.tokens.reports if one["outcome"]["kind"] == "completed"], 40
-    )
-    assert reports[0]["outcome"]["step"] == STEPS
-    assert check_whole(cloud, tmp_path) == STEPS
-    check_parts(cloud)
 
 
 @pytest.mark.parametrize("point", SAVE)
@@ -189,15 +69,6 @@ def test_another_machine_goes_on_where_a_killed_one_saved(
     assert words(second).startswith(f"from {step} ['shared.bin', 'step-{step}.bin']")
 
 
-def lose(cloud: Cloud, number: int) -> None:
-    """What the state machine does when an attempt went silent."""
-    cloud.ledger.end_attempt(
-        cloud.run_id, number, outcome=Outcome(kind=OutcomeKind.LOST, reason="gone"), now=now()
-    )
-    cloud.open_attempt(number + 1)
-    cloud.give_token(number + 1)
-
-
 @pytest.mark.parametrize("point", RESTORE)
 def test_agent_killed_in_a_restore_restores_again(
     cloud: Cloud, launch, tmp_path: Path, point: str
@@ -213,29 +84,6 @@ def test_agent_killed_in_a_restore_restores_again(
     start_again(machine)
     finish(cloud, tmp_path)
     assert words(machine).startswith("from 3 ['shared.bin', 'step-3.bin']")
-
-
-def seed(cloud: Cloud, tmp_path: Path, *, step: int) -> None:
-    """Commit a checkpoint as attempt 1 would."""
-    folder = tmp_path / "seed"
-    folder.mkdir()
-    for name, content in content_of(step).items():
-        (folder / name).write_bytes(content)
-    view = pin(folder, look(folder), tmp_path / "seed-pins")
-    uploader = Uploader(store_of(cloud))
-    uploaded = uploader.upload(
-        Take(view, tuple(view)), tmp_path / "seed-pins", superseded=threading.Event()
-    )
-    uploader.close()
-    manifest = Manifest(
-        run_id=cloud.run_id,
-        step=step,
-        attempt=1,
-        taken_at=now().isoformat(),
-        entries=uploaded.entries,
-    )
-    key = store_of(cloud).put_manifest(manifest)
-    cloud.ledger.commit_checkpoint(cloud.run_id, 1, step=step, manifest=key, now=now())
 
 
 @pytest.mark.parametrize("point", DRAIN)

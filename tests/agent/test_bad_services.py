@@ -1,0 +1,87 @@
+"""A run comes through every way in which S3 and DynamoDB fail, with the bytes of an easy one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent.faulty import Front, Trouble
+from tests.agent.machine import Cloud, wait_until
+from tests.agent.stepping import begin, check_whole, complete, finish, lose, seed, words
+
+pytestmark = pytest.mark.slow
+
+PARTS = "/checkpoints/parts/"
+MANIFESTS = "/checkpoints/manifests/"
+
+
+@pytest.fixture
+def front(cloud: Cloud, endpoint: str) -> Iterator[Front]:
+    """What the machines of this test see as AWS; the test itself sees what is behind."""
+    front = Front(endpoint)
+    cloud.endpoint = front.url
+    yield front
+    front.close()
+
+
+@pytest.mark.parametrize(
+    ("s3", "dynamodb"),
+    [
+        (Trouble.SLOW, Trouble.SLOW),
+        (Trouble.SLOW_DOWN, Trouble.THROTTLED),
+        (Trouble.INTERNAL, Trouble.SERVER_ERROR),
+        (Trouble.RESET, Trouble.RESET),
+        (Trouble.LOST_ANSWER, Trouble.LOST_ANSWER),
+        (Trouble.HALF_BODY, Trouble.OVER_CAPACITY),
+        (Trouble.FLIPPED_BYTE, Trouble.HALF_BODY),
+    ],
+    ids=lambda trouble: trouble.value,
+)
+def test_run_is_restored_saved_and_reported_through_trouble(
+    cloud: Cloud, front: Front, launch, tmp_path: Path, s3: Trouble, dynamodb: Trouble
+) -> None:
+    begin(cloud)
+    cloud.give_token()
+    seed(cloud, tmp_path, step=3)
+    lose(cloud, 1)
+    orders = [
+        front.order(s3, f"GET .*{MANIFESTS}"),
+        front.order(s3, f"GET .*{PARTS}"),
+        front.order(s3, f"PUT .*{PARTS}"),
+        front.order(s3, f"PUT .*{MANIFESTS}"),
+        front.order(dynamodb, "GetItem"),
+        front.order(dynamodb, "UpdateItem|TransactWriteItems", times=2),
+    ]
+    second = launch(attempt=2)
+    complete(cloud, tmp_path)
+    assert [order.asked.pattern for order in orders if not order.happened] == []
+    assert words(second).startswith("from 3 ['shared.bin', 'step-3.bin']")
+
+
+def test_another_writer_of_the_same_manifest_at_the_same_instant_is_waited_for(
+    cloud: Cloud, front: Front, launch, tmp_path: Path
+) -> None:
+    begin(cloud)
+    cloud.give_token()
+    order = front.order(Trouble.CONFLICT, f"PUT .*{MANIFESTS}", times=3)
+    launch()
+    finish(cloud, tmp_path)
+    assert order.left == 0
+
+
+def test_upload_that_is_not_permitted_is_told_and_made_up_for_once_it_is(
+    cloud: Cloud, front: Front, launch, tmp_path: Path
+) -> None:
+    begin(cloud, HOLD_AT="2")
+    cloud.give_token()
+    front.order(Trouble.FORBIDDEN, f"PUT .*{PARTS}", times=1000)
+    machine = launch()
+    wait_until(lambda: "AccessDenied" in cloud.attempt().warning)
+    assert cloud.run().newest is None
+    assert "from 0" in words(machine)  # and it trains on
+    front.relent()
+    wait_until(lambda: cloud.run().step == 2)
+    wait_until(lambda: not cloud.attempt().warning)
+    assert check_whole(cloud, tmp_path) == 2
