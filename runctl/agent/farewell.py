@@ -1,5 +1,6 @@
 """The last things an attempt does: store its instants, report its outcome, upload its outputs."""
 
+import contextlib
 import logging
 import time
 from datetime import datetime, timedelta, timezone
@@ -59,7 +60,8 @@ class Farewell:
             within = min(within, max(time_left(ending.deadline), timedelta(0)))
         if report(self._workflow, self._heartbeat, outcome, within=within):
             reach("drain.reported")
-            self._settings.paths.reported.touch()
+            with contextlib.suppress(OSError):
+                self._settings.paths.reported.touch()
         if outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}:
             # What matters is safe; the outputs so far are taken as long as we live.
             self.upload_outputs(time.monotonic() + within.total_seconds())
@@ -73,6 +75,7 @@ class Farewell:
                     self._settings.paths.output,
                     bucket=self._settings.bucket,
                     run_id=self._settings.run_id,
+                    attempt=self._settings.attempt,
                     until=until,
                 )
             except TransientError as exc:
