@@ -13,6 +13,7 @@ from runctl.agent.inbox import Inbox
 from runctl.agent.keeper import Keeper
 from runctl.agent.metrics import MetricsShipper
 from runctl.agent.pacing import Pace
+from runctl.agent.pins import tell_where_links_fail
 from runctl.agent.ports import AgentLedger
 from runctl.agent.preparation import Prepared
 from runctl.agent.progress import Progress
@@ -125,6 +126,8 @@ class Crew:
             project=paths.project,
             environment=prepared.environment,
         )
+        if told := tell_where_links_fail(prepared.checkpoint, paths.state / "pins"):
+            logger.info("%s", told)
         last_check()
         trainer = Trainer(
             command,
@@ -144,9 +147,9 @@ class Crew:
 
     def ask_for_checkpoint(self) -> None:
         """Ask the trainer's helper to save; one without the helper goes on undisturbed."""
-        self._write_request()
         if not self._saves.has_helper:
             self._progress.warn(NO_HELPER, about="request")
+        self._write_request()
 
     def keep_pace(self) -> None:
         """Ask for a save when one is due, and say so when none arrives any more."""
@@ -168,4 +171,8 @@ class Crew:
 
     def _write_request(self) -> None:
         asked = json.dumps({"at": datetime.now(timezone.utc).isoformat()})
-        self._checkpoint_request.write_text(asked)
+        try:
+            self._checkpoint_request.write_text(asked)
+        except OSError as exc:  # a full disk: training goes on
+            if self._progress.warn(f"the trainer cannot be asked to save: {exc}", about="request"):
+                logger.warning("the trainer cannot be asked to save: %s", exc)

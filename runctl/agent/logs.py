@@ -12,6 +12,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from runctl.agent.disk import free_beginning
 from runctl.aws.errors import code_of
 
 INTERVAL = timedelta(milliseconds=500)
@@ -23,6 +24,11 @@ LARGEST_EVENT = 250_000
 READ_BYTES = 512 * 1024
 # A line without an end, such as a prompt, is shipped after this.
 PATIENCE = timedelta(seconds=5)
+# What was shipped is freed on the disk in pieces of this size; the end stays, for last words.
+FREED_BYTES = 16 * 1024 * 1024
+KEPT_BYTES = 1024 * 1024
+# More than this must not wait on the disk for a service that is away: the trainer needs it.
+LARGEST_BACKLOG = 1024 * 1024 * 1024
 
 LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -38,6 +44,9 @@ class Follower:
     position: int = 0
     _rest: bytes = b""
     _rest_since: float = field(default_factory=time.monotonic)
+    _freed: int = 0
+    _skipped: int = 0
+    _can_free: bool = True
 
     def resume(self) -> None:
         """Go on where an agent that was killed had got to."""
@@ -46,7 +55,41 @@ class Follower:
 
     def remember(self) -> None:
         """Note that everything that was read has arrived."""
-        self._mark.write_text(str(self.position - len(self._rest)))
+        temporary = self._mark.with_suffix(".new")
+        # On a full disk the older mark stays: what is shipped twice then is better than no log.
+        with contextlib.suppress(OSError):
+            temporary.write_text(str(self._done))
+            temporary.replace(self._mark)
+
+    def free(self) -> None:
+        """Give back the disk space of what has arrived, so that no trainer's words fill the disk.
+
+        The file keeps its length, and the offset of everything in it.
+        """
+        self._free(self._done - KEPT_BYTES)
+
+    def skip(self, most: int) -> None:
+        """Let go of the oldest of what waits when it is more than `most` bytes; a line says so."""
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            return
+        if size - self.position <= most:
+            return
+        begin = size - most // 2
+        logger.warning("%d bytes of %s are left out", begin - self._done, self.path.name)
+        self._skipped += begin - self._done
+        self.position, self._rest = begin, b""
+        self._free(begin)
+
+    def _free(self, until: int) -> None:
+        if self._can_free and until - self._freed >= FREED_BYTES:
+            self._can_free = free_beginning(self.path, until)
+            self._freed = until
+
+    @property
+    def _done(self) -> int:
+        return self.position - len(self._rest)
 
     @property
     def _mark(self) -> Path:
@@ -70,7 +113,11 @@ class Follower:
         if self._rest and (too_long or (not content and (everything or waited))):
             lines.append(self._rest)
             self._rest = b""
-        return [line.decode("utf-8", errors="replace") for line in lines]
+        told = [line.decode("utf-8", errors="replace") for line in lines]
+        if told and self._skipped:
+            told.insert(0, f"[runctl left out {self._skipped} bytes that nobody would take]")
+            self._skipped = 0
+        return told
 
 
 def batches(events: list[Event]) -> list[list[Event]]:
@@ -139,6 +186,13 @@ class LogShipper:
             for batch in batches(events):
                 self._put(stream, batch)
             follower.remember()
+            follower.free()
+            self._bound()
+
+    def _bound(self) -> None:
+        for followers in self._streams.values():
+            for follower in followers:
+                follower.skip(LARGEST_BACKLOG)
 
     def _put(self, stream: str, batch: list[Event]) -> None:
         """Put one batch, however often it takes; only the agent's own end gives up on it."""
@@ -162,6 +216,7 @@ class LogShipper:
                 pass
             if self._stop.is_set() and wait > 2:
                 return
+            self._bound()
             time.sleep(wait)
             wait = min(wait * 2, 10)
 

@@ -18,6 +18,26 @@ def pin(folder: Path, view: View, pinned: Path, *, hot: frozenset[str] = frozens
     """
     shutil.rmtree(pinned, ignore_errors=True)
     pinned.mkdir(parents=True)
+    try:
+        return _hold(folder, view, pinned, hot)
+    except OSError:
+        # Half a copy on a full disk would take the space that the trainer needs for its own save.
+        shutil.rmtree(pinned, ignore_errors=True)
+        raise
+
+
+def tell_where_links_fail(folder: Path, pins: Path) -> str:
+    """Say what it means that the checkpoint folder is on another file system, or nothing."""
+    pins.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_dev == pins.stat().st_dev:
+        return ""
+    return (
+        f"{folder} is on another file system than {pins}, so hard links are not possible: files "
+        "are read where they lie, and one that changes meanwhile is taken with the next snapshot"
+    )
+
+
+def _hold(folder: Path, view: View, pinned: Path, hot: frozenset[str]) -> View:
     held: View = {}
     for path, seen in view.items():
         if seen.kind == "file":
@@ -33,7 +53,11 @@ def pin(folder: Path, view: View, pinned: Path, *, hot: frozenset[str] = frozens
                 except OSError:
                     # Another file system, or one without hard links: we can only hope it stays.
                     target.symlink_to((folder / path).absolute())
-                    info = (folder / path).stat()
+                    try:
+                        info = (folder / path).stat()
+                    except FileNotFoundError:
+                        target.unlink()
+                        continue
                 if (info.st_dev, info.st_ino) != seen.inode:
                     target.unlink()
                     raise ChangedError(f"{path} was replaced while it was looked at")

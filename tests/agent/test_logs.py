@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from runctl.agent.logs import (
     batches,
     split_line,
 )
-from tests.agent.machine import Cloud
+from tests.agent.machine import Cloud, wait_until
 
 
 @given(st.lists(st.integers(1, LARGEST_EVENT), max_size=60))
@@ -114,6 +115,65 @@ def test_a_service_that_is_gone_does_not_hold_up_the_end(tmp_path: Path) -> None
     shipper.start()
     shipper.stop(within=timedelta(seconds=20))
     assert not shipper._thread.is_alive()
+
+
+def test_what_was_shipped_gives_its_disk_space_back_and_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runctl.agent.logs.FREED_BYTES", 64 * 1024)
+    monkeypatch.setattr("runctl.agent.logs.KEPT_BYTES", 4 * 1024)
+    client = Refusing(refusals=0)
+    path = tmp_path / "out"
+    lines = [f"{number:07d} {'x' * 100}" for number in range(20_000)]
+    with path.open("a") as trainer:  # as the trainer has it: open, appending, knowing nothing
+        shipper = LogShipper(client, group="g", streams={"s": [path]})
+        for line in lines:
+            print(line, file=trainer)
+        trainer.flush()
+        shipper.start()
+        wait_until(lambda: len(client.events) == len(lines))
+        print("the end", file=trainer)
+    shipper.stop(within=timedelta(seconds=5))
+    assert client.events == [*lines, "the end"]
+    info = path.stat()
+    assert info.st_size > 2_000_000
+    assert info.st_blocks * 512 < 200_000
+    assert path.read_bytes().endswith(b"the end\n")
+
+
+def test_output_that_nobody_takes_does_not_fill_the_disk_and_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runctl.agent.logs.FREED_BYTES", 64 * 1024)
+    monkeypatch.setattr("runctl.agent.logs.LARGEST_BACKLOG", 1024 * 1024)
+    client = Refusing(refusals=2)
+    path = tmp_path / "out"
+    path.write_text("".join(f"{number:07d} {'x' * 100}\n" for number in range(50_000)))
+    shipper = LogShipper(client, group="g", streams={"s": [path]})
+    shipper.start()
+    wait_until(lambda: client.events and client.events[-1].startswith("0049999"))
+    shipper.stop(within=timedelta(seconds=5))
+    assert any(event.startswith("[runctl left out ") for event in client.events)
+    assert path.stat().st_blocks * 512 < 1_200_000
+
+
+def test_full_disk_does_not_end_the_shipping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    client = Refusing(refusals=0)
+    path = tmp_path / "out"
+    path.write_bytes(b"one\n")
+    shipper = LogShipper(client, group="g", streams={"s": [path]})
+    shipper.start()
+    wait_until(lambda: client.events == ["one"])
+    with path.open("ab") as stream:
+        stream.write(b"two\n")
+    wait_until(lambda: client.events == ["one", "two"])
+    shipper.stop(within=timedelta(seconds=5))
 
 
 @pytest.mark.parametrize("missing", [True, False])
