@@ -8,7 +8,7 @@ from typing import Any
 
 from runctl.agent.faults import reach
 from runctl.agent.heartbeat import Heartbeat
-from runctl.agent.inbox import Inbox
+from runctl.agent.inbox import Cause, Inbox
 from runctl.agent.outputs import upload_outputs
 from runctl.agent.progress import Progress
 from runctl.agent.report import report
@@ -91,7 +91,9 @@ class Farewell:
         while not self._heartbeat.has_token() and outcome.kind is not OutcomeKind.STOPPED:
             ending = self._inbox.ending
             if ending is not None and (
-                ending.deadline is None or time_left(ending.deadline) <= timedelta(0)
+                ending.cause in {Cause.STOP, Cause.FENCED}  # then no token comes any more
+                or ending.deadline is None
+                or time_left(ending.deadline) <= timedelta(0)
             ):
                 return
             time.sleep(TOKEN_POLL_SECONDS)
