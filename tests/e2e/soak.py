@@ -48,19 +48,19 @@ class Soak:
         self.done[kind] += 1
 
     def _notice(self, attempt: Attempt) -> None:
-        self.stage.cloud.interrupt(attempt.instance_ids[0], notice=True, notice_seconds=20)
+        self._take(attempt.instance_ids[0], notice=True, notice_seconds=20)
 
     def _short_notice(self, attempt: Attempt) -> None:
         seconds = self.dice.uniform(0.1, 3)
-        self.stage.cloud.interrupt(attempt.instance_ids[0], notice=True, notice_seconds=seconds)
+        self._take(attempt.instance_ids[0], notice=True, notice_seconds=seconds)
 
     def _no_notice(self, attempt: Attempt) -> None:
-        self._take(attempt.instance_ids[0])
+        self._take(attempt.instance_ids[0], notice=False)
 
-    def _take(self, instance_id: str) -> None:
-        # A busy machine may have let an earlier notice run out meanwhile.
+    def _take(self, instance_id: str, **how: object) -> None:
+        # The blow before may have hit it already, and the ledger not have heard of that yet.
         with contextlib.suppress(LocalCloudError):
-            self.stage.cloud.interrupt(instance_id, notice=False)
+            self.stage.cloud.interrupt(instance_id, **how)
 
     def _in_the_boot(self, attempt: Attempt) -> None:
         """Take the next machine while it boots, prepares or restores."""
@@ -84,7 +84,7 @@ class Soak:
     def _take_next(self, attempt: Attempt, *, pause: float) -> None:
         instance_id = self.stage.wait_for_launch(self.run_id, attempt=attempt.number + 1)
         self._pause(pause)
-        self._take(instance_id)
+        self._take(instance_id, notice=False)
 
     def _newest_that_saved(self) -> Attempt | None:
         """Return the attempt that trains, once it has committed something of its own."""
