@@ -55,9 +55,9 @@ class Capabilities:
             variables={"RUNCTL_TABLE": self._storage.table.table_name},
         )
 
-    def list_runs(self) -> Capability:
-        """List runs: a query on an index is a permission of its own."""
-        index = f"{self._storage.table.table_arn}/index/runs"
+    def list_unsettled_runs(self) -> Capability:
+        """List the runs that are not over: a query on an index is a permission of its own."""
+        index = f"{self._storage.table.table_arn}/index/unsettled"
         return Capability(statements=[_allow(["dynamodb:Query"], [index])])
 
     def bucket_name(self) -> Capability:

@@ -132,7 +132,7 @@ class OrchestrationStack(Stack):
             *end,
             can.commands(),
             can.executions(),
-            can.list_runs(),
+            can.list_unsettled_runs(),
             can.all_machines(),
             can.delete_fleets(),
             oldest_event=SWEEP_EVERY,

@@ -88,6 +88,13 @@ def _ledger(scope: Construct, settings: Settings) -> dynamodb.Table:
     table.add_global_secondary_index(
         index_name="runs", partition_key=_key("listed"), sort_key=_key("started_at")
     )
+    # Sparse: a run leaves it when its end was told, so that a sweep reads what goes on and no more.
+    table.add_global_secondary_index(
+        index_name="unsettled",
+        partition_key=_key("unsettled"),
+        sort_key=_key("run_id"),
+        projection_type=dynamodb.ProjectionType.KEYS_ONLY,
+    )
     return table
 
 

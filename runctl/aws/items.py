@@ -35,6 +35,7 @@ def run_item(run: Run) -> Item:
     """Return the attributes of a run's item; None is left out, so that it can be conditioned on."""
     item = {
         "listed": "run",
+        "unsettled": None if run.is_settled else "run",
         "run_id": run.run_id,
         "request": json.dumps(run.request.as_document(), sort_keys=True),
         "started_at": text_of(run.started_at),

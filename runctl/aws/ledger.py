@@ -11,7 +11,7 @@ from runctl.model import identity
 from runctl.model.errors import FencedError, NotFoundError, RequestError, RunEndedError
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
-from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.run import Attempt, AttemptStage, Run, already_ended
 
 
 class DynamoLedger:
@@ -65,17 +65,13 @@ class DynamoLedger:
     def list_unsettled_runs(self) -> list[str]:
         """Return the ids of all runs without an end, or with one that was not told.
 
-        Ids only, so that one item that cannot be read does not hide the others. An index is
-        eventually consistent.
+        Only they are in this index, so a sweep costs nothing for all that is over. Ids only, so
+        that one item that cannot be read does not hide the others. An index is eventually
+        consistent.
         """
         pages = self._table.pages(
-            IndexName="runs",
-            **expressions(
-                key="#listed = :run",
-                filtered="attribute_not_exists(#ended) OR attribute_not_exists(#told_end) "
-                "OR #told_end <> #ended_at",
-                values={"run": "run"},
-            ),
+            IndexName="unsettled",
+            **expressions(key="#unsettled = :run", values={"run": "run"}),
         )
         return [str(item["run_id"]) for page in pages for item in page]
 
@@ -94,7 +90,7 @@ class DynamoLedger:
                 identity.run_key(run_id),
                 update="SET #execution = :execution, #execution_arn = :arn, "
                 "#executions = #executions + :one, #first_attempt = :first, "
-                "#ancestors = :nobody REMOVE #ended, #ended_at, #reason",
+                "#ancestors = :nobody, #unsettled = :run REMOVE #ended, #ended_at, #reason",
                 condition="attribute_exists(#ended) AND #execution_arn <> :arn",
                 values={
                     "execution": execution,
@@ -102,6 +98,7 @@ class DynamoLedger:
                     "one": 1,
                     "first": first_attempt,
                     "nobody": [],
+                    "run": "run",
                 },
             ),
         )
@@ -138,7 +135,7 @@ class DynamoLedger:
         )
         run = self._run_of(run_id, execution_arn)
         if run.ended is not None:
-            raise RunEndedError(f"the run {run_id} has ended: {run.ended.value}")
+            raise already_ended(run)
         return run
 
     def _run_of(self, run_id: str, execution_arn: str) -> Run:
@@ -178,7 +175,7 @@ class DynamoLedger:
         """Record that the end of that instant was published, if it is still the run's end."""
         self._table.update(
             identity.run_key(run_id),
-            update="SET #told_end = :end",
+            update="SET #told_end = :end REMOVE #unsettled",
             condition="#ended_at = :end",
             values={"end": text_of(end)},
         )
@@ -314,7 +311,7 @@ class DynamoLedger:
         )
         run = self._run(run_id)
         if run.ended is not None:
-            raise RunEndedError(f"the run {run_id} has ended: {run.ended.value}")
+            raise already_ended(run)
         if run.execution_arn != execution_arn:
             raise RunEndedError(f"the run {run_id} belongs to the execution {run.execution}")
         if run.fence > number:
@@ -448,7 +445,7 @@ class DynamoLedger:
     def _attempt_of_live_run(self, run_id: str, number: int) -> Attempt:
         run = self._run(run_id)
         if run.ended is not None:
-            raise RunEndedError(f"the run {run_id} has ended: {run.ended.value}")
+            raise already_ended(run)
         return self._attempt(run_id, number)
 
     def _put_execution(self, name: str, run_id: str) -> Item:

@@ -9,7 +9,7 @@ from runctl.model.errors import NotFoundError, QuotaError, RunEndedError
 from runctl.model.machine import LaunchResult
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
-from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.run import Attempt, AttemptStage, Run, already_ended
 from runctl.policy.capacity import candidate_pools, choose_pools, cooldown, tries_in_a_round
 from runctl.policy.heartbeat import allowed_silence
 
@@ -30,7 +30,7 @@ def launch_instances(services: Services, run_id: str, number: int) -> dict[str, 
     try:
         if run.ended is not None:
             # Not even a replay: EC2 may never have seen the request.
-            raise RunEndedError(f"the run {run_id} has ended: {run.ended.value}")
+            raise already_ended(run)
         return _launch(services, run, number)
     except RunEndedError:
         if attempt := services.ledger.find_attempt(run_id, number):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from runctl.model.errors import RunEndedError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
 
@@ -105,6 +106,15 @@ class Attempt:
 def loan_of(instance_id: str) -> str:
     """Return what an attempt on a lent machine has in the place of a CreateFleet request."""
     return f"{LOAN}{instance_id}"
+
+
+def already_ended(run: Run) -> RunEndedError:
+    """Return the error of starting something for an ended run, as a redriven execution does."""
+    status = "" if run.ended is None else run.ended.value
+    return RunEndedError(
+        f"the run {run.run_id} has ended: {status}; to go on with it, use "
+        f"`runctl resume {run.run_id}`, not a redrive"
+    )
 
 
 def derive_status(run: Run, attempts: Sequence[Attempt]) -> RunStatus:

@@ -30,7 +30,7 @@ def make_table(name: str = "runctl-ledger"):
         ],
         AttributeDefinitions=[
             {"AttributeName": attribute, "AttributeType": "S"}
-            for attribute in ("pk", "sk", "listed", "started_at")
+            for attribute in ("pk", "sk", "listed", "started_at", "unsettled", "run_id")
         ],
         GlobalSecondaryIndexes=[
             {
@@ -40,7 +40,15 @@ def make_table(name: str = "runctl-ledger"):
                     {"AttributeName": "started_at", "KeyType": "RANGE"},
                 ],
                 "Projection": {"ProjectionType": "ALL"},
-            }
+            },
+            {
+                "IndexName": "unsettled",
+                "KeySchema": [
+                    {"AttributeName": "unsettled", "KeyType": "HASH"},
+                    {"AttributeName": "run_id", "KeyType": "RANGE"},
+                ],
+                "Projection": {"ProjectionType": "KEYS_ONLY"},
+            },
         ],
     )
     return client, name

@@ -47,7 +47,7 @@ class Deployed:
     def deploy(self) -> "Deployed":
         get = self.clients.get
         get("s3").create_bucket(Bucket=BUCKET)
-        keys = ("pk", "sk", "listed", "started_at")
+        keys = ("pk", "sk", "listed", "started_at", "unsettled", "run_id")
         get("dynamodb").create_table(
             TableName=TABLE,
             BillingMode="PAY_PER_REQUEST",
@@ -58,7 +58,12 @@ class Deployed:
                     "IndexName": "runs",
                     "KeySchema": [_key("listed", "HASH"), _key("started_at", "RANGE")],
                     "Projection": {"ProjectionType": "ALL"},
-                }
+                },
+                {
+                    "IndexName": "unsettled",
+                    "KeySchema": [_key("unsettled", "HASH"), _key("run_id", "RANGE")],
+                    "Projection": {"ProjectionType": "KEYS_ONLY"},
+                },
             ],
         )
         get("logs").create_log_group(logGroupName=GROUP)

@@ -233,8 +233,8 @@ def test_prepare_run_sees_the_bucket(app: Synthesized) -> None:
 
 def test_the_sweep_lists_runs_and_sees_executions(app: Synthesized) -> None:
     role = role_of(app, "sweep")
-    assert role.allows("dynamodb:Query", f"{TABLE}/index/runs")
-    assert not role.allows("dynamodb:UpdateItem", f"{TABLE}/index/runs")
+    assert role.allows("dynamodb:Query", f"{TABLE}/index/unsettled")
+    assert not role.allows("dynamodb:UpdateItem", f"{TABLE}/index/unsettled")
     execution = MACHINE.replace(":stateMachine:", ":execution:")
     assert role.allows("states:DescribeExecution", f"{execution}:a-run")
     assert not role.allows("states:DescribeExecution", f"{execution}-other:a-run")
@@ -330,7 +330,7 @@ def test_an_instance_may_do_nothing_else(app: Synthesized) -> None:
         ("s3:GetObject", "arn:aws:s3:::other/x", {}),
         ("dynamodb:UpdateItem", TABLE, {"dynamodb:LeadingKeys": ["POOL#x"]}),
         ("dynamodb:PutItem", TABLE, KEYS),
-        ("dynamodb:GetItem", f"{TABLE}/index/runs", KEYS),
+        ("dynamodb:GetItem", f"{TABLE}/index/unsettled", KEYS),
         ("states:SendTaskSuccess", f"{MACHINE}-other", {}),
         ("states:StartExecution", MACHINE, {}),
         ("ssm:GetParameter", f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/x", {}),

@@ -46,10 +46,13 @@ def test_the_ledger_is_on_demand_and_recoverable(app: Synthesized) -> None:
     assert table["TableName"] == "runctl-ledger"
     assert table["BillingMode"] == "PAY_PER_REQUEST"
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
-    (index,) = table["GlobalSecondaryIndexes"]
-    assert index["IndexName"] == "runs"
-    assert [key["AttributeName"] for key in index["KeySchema"]] == ["listed", "started_at"]
-    assert index["Projection"] == {"ProjectionType": "ALL"}
+    keys = {
+        index["IndexName"]: [key["AttributeName"] for key in index["KeySchema"]]
+        for index in table["GlobalSecondaryIndexes"]
+    }
+    assert keys == {"runs": ["listed", "started_at"], "unsettled": ["unsettled", "run_id"]}
+    every, sparse = (index["Projection"] for index in table["GlobalSecondaryIndexes"])
+    assert (every, sparse) == ({"ProjectionType": "ALL"}, {"ProjectionType": "KEYS_ONLY"})
 
 
 def test_every_log_has_an_end(app: Synthesized) -> None:

@@ -235,6 +235,33 @@ def test_what_passes_is_tried_again(stage: Stage) -> None:
     assert len(play.payloads("launch_instances")) == 3
 
 
+def test_an_execution_that_is_stopped_while_it_waits_for_capacity_ends_at_once(
+    stage: Stage,
+) -> None:
+    execution = stage.begin(
+        script(
+            launch_instances=[refused(1)],
+            confirm_checkpoint=[confirmed(1, "no_capacity")],
+            decide_next=[relaunch(2, wait=60_000)],
+        )
+    )
+    eventually(lambda: _calls(stage, execution, "decide_next"))
+    stage.cloud.client("stepfunctions").stop_execution(executionArn=execution)
+    play = stage.seen(execution)
+    assert play.described["status"] == "ABORTED"
+    assert len(play.payloads("launch_instances")) == 1
+
+
+def test_an_execution_whose_run_has_ended_stops_there_and_says_how_to_go_on(stage: Stage) -> None:
+    told = "the run RUN has ended: stopped; to go on with it, use `runctl resume RUN`"
+    line = {"raises": "RunEndedError", "message": told}
+    for function, state in (("launch_instances", "LaunchInstances"), ("start_training", "Train")):
+        play = stage.play(script(**{function: [line]}))  # as one that was redriven
+        assert play.states[-3:] == [state, "CleanUp", "Unexpected"]
+        assert (play.described["status"], play.described["error"]) == ("FAILED", "RunEndedError")
+        assert play.described["cause"] == told.replace("RUN", play.described["name"])
+
+
 def test_a_stopped_execution_waits_for_nothing(stage: Stage) -> None:
     execution = stage.begin(script(start_training=[{"answers": None}]))
     eventually(lambda: _calls(stage, execution, "start_training"))
