@@ -30,7 +30,7 @@ def existing(cloud: Cloud) -> ExistingInstances:
     return ExistingInstances(ec2=cloud.clients.get("ec2"), ssm=cloud.clients.get("ssm"))
 
 
-def find_machine(cloud: Cloud, instance_id: str, *, within: timedelta = KNOWN_WITHIN) -> Machine:
+def find_machine(cloud: Cloud, instance_id: str, *, within: timedelta | None = None) -> Machine:
     """Return the machine; NotFoundError when EC2 does not come to know it."""
     found: list[Machine] = []
 
@@ -38,7 +38,7 @@ def find_machine(cloud: Cloud, instance_id: str, *, within: timedelta = KNOWN_WI
         found[:] = cloud.fleet.describe([instance_id])
         return bool(found)
 
-    if not wait(cloud, look, within=within):
+    if not wait(cloud, look, within=KNOWN_WITHIN if within is None else within):
         raise NotFoundError(
             f"EC2 knows no {instance_id} in {cloud.deployment.region}; look at the id, the "
             "--region and the --profile"
@@ -50,8 +50,6 @@ def wait_for_registration(
     invocation: Invocation,
     cloud: Cloud,
     instance_id: str,
-    *,
-    within: timedelta = REGISTERED_WITHIN,
 ) -> None:
     """Wait until commands reach the machine; explain why not when that takes too long."""
     machines = existing(cloud)
@@ -67,11 +65,11 @@ def wait_for_registration(
                 say(f"{instance_id} runs; waiting for its SSM agent to register")
             return False
 
-        if wait(cloud, look, within=within):
+        if wait(cloud, look, within=REGISTERED_WITHIN):
             return
     raise NotFoundError(
         f"commands do not reach {instance_id} (SSM: InvalidInstanceId): its SSM agent has not "
-        f"registered within {within.total_seconds():.0f} s. Look whether 1. the SSM agent is "
+        f"registered within {REGISTERED_WITHIN.total_seconds():.0f} s. Look whether 1. the SSM agent is "
         "installed and runs (`systemctl status amazon-ssm-agent`); 2. the machine has an instance "
         f"profile, whose role has the policy {cloud.deployment.instance_policy or 'of runctl'}; "
         "3. the machine reaches SSM's endpoints over the network; 4. it is in this account and in "

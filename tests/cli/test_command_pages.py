@@ -40,7 +40,7 @@ def test_every_option_on_the_page_exists():
         for parameter in command.params
         for option in parameter.opts
     } | {"--help", "-h", "--version"}
-    for option in re.findall(r"`(--?[a-z][a-z-]*)", COMMANDS):
+    for option in re.findall(r"`(--?[a-z][a-z0-9-]*)", COMMANDS):
         assert option in known
 
 

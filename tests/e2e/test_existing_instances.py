@@ -1,14 +1,13 @@
 """Machines that were there before the run: made, used, reclaimed, watched over and ended."""
 
 import json
-import os
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from runctl.cli.main import app
 from runctl.model.identity import KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.outcome import OutcomeKind
 from tests.e2e.stage import PROJECT, Stage, wait_for
@@ -21,31 +20,22 @@ TRAINER = "train_with_checkpoints.py"
 class Program:
     """`runctl` as a person types it, in a project folder, on the stage's cloud."""
 
-    def __init__(self, stage: Stage, folder: Path) -> None:
-        self._folder = folder
-        self._environ = {
-            **os.environ, **stage.endpoint.environment(), "PYTHONPATH": str(PROJECT)
-        }  # fmt: skip
+    def __init__(self, stage: Stage) -> None:
+        self._environ = stage.endpoint.environment()
 
     def __call__(self, *words: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "runctl.cli.main", *words],
-            check=False,
-            cwd=self._folder,
-            env=self._environ,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == code, f"{words}\n{done.stdout}\n{done.stderr}"
+        done = CliRunner().invoke(app, list(words), env=self._environ, prog_name="runctl")
+        assert done.exit_code == code, f"{words}\n{done.stdout}\n{done.stderr}"
         return done.stdout if code == 0 else done.stderr
 
 
 @pytest.fixture
-def runctl(stage: Stage, tmp_path: Path) -> Program:
+def runctl(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
     (tmp_path / TRAINER).write_bytes((TRAINING / TRAINER).read_bytes())
     (tmp_path / ".runctl.toml").write_text("")
-    return Program(stage, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("runctl.cli.cloud.POLL_SECONDS", 0.2)
+    return Program(stage)
 
 
 def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_reclaimed(
@@ -63,7 +53,7 @@ def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_re
     run_id = new_name()
     runctl(
         "aws", "train", "--detach", "--name", run_id, machine,
-        TRAINER, "--steps", "100", "--step-seconds", "0.1",
+        TRAINER, "--steps", "150", "--step-seconds", "0.1",
     )  # fmt: skip
     first = stage.wait_for_training(run_id, attempt=1, step=0)
     assert first.instance_ids == (machine,)
@@ -79,7 +69,7 @@ def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_re
     assert two.ended.kind is OutcomeKind.COMPLETED
     assert two.instance_ids != (machine,)
     assert two.resume_step is not None
-    assert stage.result(run_id)["step"] == 100
+    assert stage.result(run_id)["step"] == 150
 
 
 def test_a_created_machine_outlives_its_runs_and_takes_the_next_one(
@@ -107,3 +97,164 @@ def test_a_created_machine_outlives_its_runs_and_takes_the_next_one(
         timeout=timedelta(seconds=30),
     )
     assert "terminated" in runctl("aws", "terminate", "--yes", machine)
+
+
+def run_command(stage: Stage, machine: str, *lines: str) -> str:
+    """Run a script on a machine as its owner would, and return what it printed."""
+    ssm = stage.clients.get("ssm")
+    sent = ssm.send_command(
+        InstanceIds=[machine],
+        DocumentName="AWS-RunShellScript",
+        Parameters={"commands": ["\n".join(lines)]},
+    )
+    command_id = sent["Command"]["CommandId"]
+
+    def look() -> dict | None:
+        found = ssm.get_command_invocation(CommandId=command_id, InstanceId=machine)
+        return None if found["Status"] in {"Pending", "InProgress"} else found
+
+    ended = wait_for(look, f"a command on {machine}")
+    assert ended["Status"] == "Success", ended
+    return ended["StandardOutputContent"]
+
+
+def start_theirs(stage: Stage, machine: str) -> int:
+    """Start a trainer as its owner would, with nothing of runctl, and return its process."""
+    source = (TRAINING / TRAINER).read_text()
+    command = run_command(
+        stage,
+        machine,
+        'mkdir -p "$RUNCTL_ROOT/home/checkpoints" && cd "$RUNCTL_ROOT/home"',
+        f"cat >{TRAINER} <<'END'\n{source}\nEND",
+        f'RUNCTL_CHECKPOINT_DIR="$PWD/checkpoints" setsid nohup python3 {TRAINER} '
+        "--steps 100000 --step-seconds 0.2 --megabytes 1 >out 2>&1 </dev/null &",
+        "echo $!",
+    )
+    return int(command.split()[-1])
+
+
+def test_the_folder_of_a_process_of_theirs_is_saved_when_its_machine_is_reclaimed(
+    stage: Stage, runctl: Program, new_name
+):
+    machine = runctl(
+        "aws", "create", "--spot", "--instance-type", "m5.large", "--output", "instance-id"
+    ).strip()
+    pid = start_theirs(stage, machine)
+    bucket, prefix = stage.deployment.bucket, f"runs/{new_name()}/theirs"
+
+    refused = runctl(
+        "aws", "spot-monitor", machine, "--pid", str(pid), "--upload-to-s3",
+        f"s3://{bucket}/elsewhere/", code=3,
+    )  # fmt: skip
+    assert "lacks s3:PutObject" in refused
+
+    told = json.loads(
+        runctl(
+            "--json", "aws", "spot-monitor", machine, "--auto-save-checkpoint",
+            "--upload-to-s3", f"s3://{bucket}/{prefix}/", "--pid", str(pid),
+        )
+    )  # fmt: skip
+    assert told["pid"] == pid
+    assert told["checkpoint_dir"].endswith("/home/checkpoints")
+    wait_for(lambda: saved(stage, prefix), "a first checkpoint")
+
+    stage.cloud.interrupt(machine, notice_seconds=12)
+    stage.cloud.wait_for_state(machine, "terminated")
+    newest = saved(stage, prefix)
+    assert newest is not None
+    root = Path(stage.cloud.instance(machine)["root"])
+    assert "asked to stop: saved step" in (root / "home/out").read_text()
+    key = f"{prefix}/{newest['checkpoint']}/state.bin"
+    stored = stage.clients.get("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+    assert stored == (root / "home/checkpoints/state.bin").read_bytes()
+
+
+def saved(stage: Stage, prefix: str) -> dict | None:
+    s3 = stage.clients.get("s3")
+    try:
+        answer = s3.get_object(Bucket=stage.deployment.bucket, Key=f"{prefix}/newest.json")
+    except s3.exceptions.NoSuchKey:
+        return None
+    return json.loads(answer["Body"].read())
+
+
+@pytest.fixture
+def foreign_machine(stage: Stage, new_name):
+    """A machine of somebody's: without our user data, tags and policy, but with an SSM agent."""
+    get = stage.clients.get
+    name = new_name()
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "ec2.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
+        ],
+    }
+    iam = get("iam")
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
+    agent_only = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["ssm:UpdateInstanceInformation", "ssmmessages:*", "ec2messages:*"],
+                "Resource": "*",
+            }
+        ],
+    }
+    iam.put_role_policy(RoleName=name, PolicyName="ssm", PolicyDocument=json.dumps(agent_only))
+    iam.create_instance_profile(InstanceProfileName=name)
+    iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    ec2 = get("ec2")
+    subnet = next(iter(stage.deployment.subnets.values()))
+    template = ec2.create_launch_template(
+        LaunchTemplateName=name,
+        LaunchTemplateData={
+            "ImageId": "ami-0123456789abcdef0",
+            "InstanceType": "m5.large",
+            "IamInstanceProfile": {"Name": name},
+        },
+    )["LaunchTemplate"]["LaunchTemplateId"]
+    fleet = ec2.create_fleet(
+        Type="instant",
+        LaunchTemplateConfigs=[
+            {
+                "LaunchTemplateSpecification": {"LaunchTemplateId": template, "Version": "$Latest"},
+                "Overrides": [{"InstanceType": "m5.large", "SubnetId": subnet}],
+            }
+        ],
+        TargetCapacitySpecification={
+            "TotalTargetCapacity": 1,
+            "DefaultTargetCapacityType": "on-demand",
+        },
+    )
+    (machine,) = fleet["Instances"][0]["InstanceIds"]
+    yield machine, name
+    ec2.terminate_instances(InstanceIds=[machine])
+
+
+def test_a_machine_of_theirs_is_told_what_its_role_lacks_and_outlives_the_run_that_it_gets(
+    stage: Stage, runctl: Program, new_name, foreign_machine
+):
+    machine, role = foreign_machine
+    run_id = new_name()
+    words = [
+        "aws", "train", "--detach", "--name", run_id, machine,
+        TRAINER, "--steps", "5", "--step-seconds", "0.05",
+    ]  # fmt: skip
+    refused = runctl(*words, code=3)
+    assert f"--policy-arn {stage.deployment.instance_policy}" in refused
+    assert "not launched by runctl" in runctl("aws", "terminate", "--yes", machine, code=2)
+
+    stage.clients.get("iam").attach_role_policy(
+        RoleName=role, PolicyArn=stage.deployment.instance_policy
+    )
+    runctl(*words)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.output["status"] == "completed", stage.story(run_id)
+    (attempt,) = stage.attempts(run_id)
+    assert attempt.instance_ids == (machine,)
+    assert stage.cloud.instance(machine)["state"] == "running"
