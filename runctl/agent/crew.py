@@ -78,6 +78,7 @@ class Crew:
             self.committer,
             folder=prepared.checkpoint,
             pins=paths.state / "pins",
+            spare=paths.runtime / "pins",
             saves=self._saves,
             pace=self._pace,
             family=lambda: running[0].family() if running else [],

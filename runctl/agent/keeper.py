@@ -56,6 +56,7 @@ class Keeper:
         *,
         folder: Path,
         pins: Path,
+        spare: Path,
         saves: Saves,
         pace: Pace,
         family: Callable[[], list[int]],
@@ -66,6 +67,7 @@ class Keeper:
         self._committer = committer
         self._folder = folder
         self._pins = pins
+        self._spare = spare
         self._saves = saves
         self._pace = pace
         self._family = family
@@ -128,13 +130,20 @@ class Keeper:
         # The trainer and its family have ended: nobody changes the folder any more.
         self._superseded.clear()
         try:
-            place = self._pins / "final"
-            held = _as_pinned(take, self._folder, place)
+            place, held = self._pin_last(take)
             pinned = _Pinned(held, place, self._settling.taken, self._saves.step)
             return self._save(pinned, until=until, remove_old=False)
-        except ChangedError as exc:
-            logger.warning("the last checkpoint cannot be taken: %s", exc)
+        except (ChangedError, OSError) as exc:
+            self._tell("save", f"the last checkpoint cannot be taken: {exc}")
             return False
+
+    def _pin_last(self, take: Take) -> tuple[Path, Take]:
+        """Pin the last snapshot; on a full disk what is in memory points to where the files lie."""
+        try:
+            return self._pins / "final", _as_pinned(take, self._folder, self._pins / "final")
+        except OSError as exc:
+            logger.warning("the last checkpoint is read where it lies: %s", exc)
+            return self._spare, _as_pinned(take, self._folder, self._spare)
 
     def _keep_partial(self, view: View, *, until: float) -> None:
         """Keep what an unfinished save left beside the whole checkpoint, as far as time allows."""
