@@ -19,7 +19,7 @@ from runctl.agent.check import missing_permissions
 from runctl.agent.imds import Metadata, MetadataError
 from runctl.agent.inbox import Cause, Ending, Inbox
 from runctl.agent.life import Life, Services
-from runctl.agent.logs import LogShipper
+from runctl.agent.logs import KEPT_BYTES, LogShipper, read_end
 from runctl.agent.notice import Watch
 from runctl.agent.requests import Request
 from runctl.agent.settings import Paths, Settings, read_paths, read_settings
@@ -134,7 +134,7 @@ def _shipper(clients: Clients, settings: Settings) -> LogShipper:
 def _store_own_log(clients: Clients, settings: Settings) -> None:
     key = identity.boot_log_key(settings.run_id, settings.attempt)
     try:
-        content = settings.paths.agent_log.read_bytes()
+        content = read_end(settings.paths.agent_log, KEPT_BYTES)
         clients.get("s3").put_object(Bucket=settings.bucket, Key=key, Body=content)
     except (ClientError, BotoCoreError, OSError) as exc:
         logger.warning("the agent's log could not be stored: %s", exc)

@@ -120,6 +120,13 @@ class Follower:
         return told
 
 
+def read_end(path: Path, most: int) -> bytes:
+    """Return the last `most` bytes of a file, of whose beginning nothing may be left."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - most))
+        return stream.read()
+
+
 def batches(events: list[Event]) -> list[list[Event]]:
     """Divide events so that each batch keeps the service's limits."""
     found: list[list[Event]] = []
