@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from runctl.model.request import CheckpointOptions
@@ -112,3 +114,44 @@ else:
     assert cloud.outcome()["kind"] == "completed"
     assert "odd name" in (second.state / "log/trainer.out").read_text()
     assert (second.checkpoint / "gewichte-größe-重み-7.bin").read_bytes() == b"other"
+
+
+def test_other_program_that_writes_to_the_folder_holds_no_save_up(cloud: Cloud, launch) -> None:
+    body = """
+import subprocess
+other = subprocess.Popen([sys.executable, "-c", '''
+import sys, time
+with open(sys.argv[1], "wb") as stream:
+    while True:
+        stream.write(b"x")
+        stream.flush()
+        time.sleep(0.05)
+''', str(folder / "other-9.bin")])
+(folder / "step-1.bin").write_bytes(b"one")
+wait_for("end")
+other.kill()
+"""
+    machine = run(cloud, launch, body)
+    wait_until(lambda: cloud.run().step == 1)
+    manifest = json.loads(cloud.read(cloud.run().newest))
+    assert [entry["path"] for entry in manifest["entries"]] == ["step-1.bin"]
+    let(machine, "end")
+    assert cloud.outcome()["kind"] == "completed"
+
+
+def test_checkpoint_of_a_newer_runctl_is_refused_with_the_cure(cloud: Cloud, launch) -> None:
+    first = run(cloud, launch, '(folder / "step-1.bin").write_bytes(b"one"); wait_for("end")')
+    newest = wait_until(lambda: cloud.run().newest)
+    first.end()
+    manifest = {**json.loads(cloud.read(newest)), "version": 99}
+    cloud.clients["s3"].put_object(
+        Bucket=cloud.name, Key=newest, Body=json.dumps(manifest).encode()
+    )
+    cloud.open_attempt(2)
+    cloud.give_token(2)
+    launch(attempt=2)
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "failed"
+    assert "version 99" in outcome["reason"]
+    assert "upgrade it" in outcome["reason"]
+    assert cloud.run().newest == newest

@@ -386,6 +386,32 @@ def test_save_that_the_helper_tells_of_is_committed_with_its_step(cloud: Cloud, 
     wait_until(lambda: cloud.run().step == 42)
 
 
+def test_helper_is_asked_to_save_at_the_interval_of_the_request(cloud: Cloud, launch) -> None:
+    machine = begin(
+        cloud,
+        launch,
+        """
+        import json, os, pathlib, time
+        folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+        asked = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_REQUEST"])
+        step, seen = 1, None
+        print("training", flush=True)
+        while True:
+            (folder / "model.bin").write_bytes(str(step).encode())
+            with open(os.environ["RUNCTL_SAVED_FILE"], "a") as stream:
+                stream.write(json.dumps({"step": step}) + "\\n")
+            step += 1
+            while not asked.exists() or asked.stat().st_mtime_ns == seen:
+                time.sleep(0.02)
+            seen = asked.stat().st_mtime_ns
+        """,
+        checkpoint=CheckpointOptions(interval=1),
+    )
+    wait_until(lambda: (cloud.run().step or 0) >= 3)
+    assert "a checkpoint every 1 s: as the request says" in machine.agent_log()
+    assert cloud.attempt().warning == ""
+
+
 def test_metrics_reach_the_ledger_and_s3(cloud: Cloud, launch) -> None:
     cloud.create_run(
         """
