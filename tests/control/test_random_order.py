@@ -115,7 +115,7 @@ class Training(RuleBasedStateMachine):
         crashes_at_first=st.lists(crashes, max_size=5),
         crashes_at_last=st.lists(crashes, max_size=30),
         agents_help=st.booleans(),
-        is_swept=st.booleans(),
+        is_swept=st.sampled_from([True, False, False]),
     )
     def begin(self, market, auto_resume, crashes_at_first, crashes_at_last, agents_help, is_swept):
         self.agents_help = agents_help
@@ -230,8 +230,12 @@ class Training(RuleBasedStateMachine):
                 self.act(agent, "complete")
         elif (execution := self.execution) is not None:
             if what == "a stop":
+                was_known = execution.state != "prepare"
                 self.stop(execution)
-                self.deliver(self.events.pop(), None)
+                # Who hears of an execution before PrepareRun is through takes it for no run of
+                # ours; then only the sweeper is left.
+                if was_known or self.is_swept:
+                    self.deliver(self.events.pop(), None)
             elif what == "a repetition":
                 # Step Functions gave the function up and calls it again, while it still runs.
                 self.advance(execution)
@@ -324,8 +328,24 @@ class Training(RuleBasedStateMachine):
                 execution.state = "clean_up"
 
     def do_finish(self, execution, services):
-        result = finish_run(services, RUN, execution_arn=execution.arn, **execution.end)
+        with self.nothing_changes_for_another_execution_than(execution, services):
+            result = finish_run(services, RUN, execution_arn=execution.arn, **execution.end)
         self.finish_execution(execution, "FAILED" if result["status"] == "failed" else "SUCCEEDED")
+
+    @contextlib.contextmanager
+    def nothing_changes_for_another_execution_than(self, execution, services):
+        ledger, fleet = self.world.ledger, self.world.fleet
+        run = ledger.find_run(RUN)
+        before = run, ledger.attempts(RUN), list(fleet.terminated)
+        try:
+            yield
+        finally:
+            if run and run.execution_arn != execution.arn and services is self.world:
+                assert before == (
+                    ledger.find_run(RUN),
+                    ledger.attempts(RUN),
+                    fleet.terminated,
+                )
 
     def do_clean_up(self, execution, services):
         clean_up(services, execution_arn=execution.arn, name=execution.name, status="FAILED")
@@ -553,12 +573,13 @@ class Training(RuleBasedStateMachine):
             handle_instance_change(services, event["instance_id"], "terminated")
         else:
             execution = event["execution"]
-            clean_up(
-                services,
-                execution_arn=execution.arn,
-                name=execution.name,
-                status=event["status"],
-            )
+            with self.nothing_changes_for_another_execution_than(execution, services):
+                clean_up(
+                    services,
+                    execution_arn=execution.arn,
+                    name=execution.name,
+                    status=event["status"],
+                )
 
     # In the end.
 
@@ -586,7 +607,8 @@ class Training(RuleBasedStateMachine):
         assert not self.world.fleet.live()
         attempts = self.world.ledger.attempts(RUN)
         assert all(one.ended is not None for one in attempts), attempts
-        assert len(self.world.notices.sent) >= 1
+        # A message that is throttled holds nothing up; only the sweep makes up for it.
+        assert self.world.notices.sent or not self.is_swept
 
     def settle(self) -> bool:
         """Let everything that is still to come happen once; False when nothing was."""
@@ -621,7 +643,7 @@ class Training(RuleBasedStateMachine):
 
 TestTraining = Training.TestCase
 TestTraining.settings = settings(
-    max_examples=300,
+    max_examples=400,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
