@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runctl.model.request import FIELDS, LARGEST_ENV_BYTES, request_schema
+from runctl.model.request_fields import FIELDS, LARGEST_ENV_BYTES, request_schema
 
 HERE = Path(__file__).parent
 

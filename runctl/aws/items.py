@@ -8,7 +8,7 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
 from runctl.model.outcome import Outcome, RunStatus
-from runctl.model.request import parse_request
+from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, Run
 
 Item = dict[str, Any]

@@ -99,7 +99,7 @@ def create(
 
 
 def _check(types: list[str], keep_alive: float, output: str) -> None:
-    from runctl.model.request import FIELDS
+    from runctl.model.request_fields import FIELDS
 
     problems = []
     if problem := FIELDS["instance_types"].check(types):

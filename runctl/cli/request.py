@@ -10,7 +10,7 @@ from typing import Any
 from runctl.cli.settings import Settings
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
-from runctl.model.request import parse_request
+from runctl.model.request_parsing import parse_request
 
 OPTIONS = {
     "instance_types": "--instance-types",

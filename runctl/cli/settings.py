@@ -9,7 +9,7 @@ from typing import Any
 
 from runctl.cli.project import LARGEST_PROJECT_BYTES, SETTINGS_FILE
 from runctl.model.errors import SettingsError
-from runctl.model.request import CHECKPOINT_FIELDS, FIELDS
+from runctl.model.request_fields import CHECKPOINT_FIELDS, FIELDS
 
 if sys.version_info >= (3, 11):
     import tomllib

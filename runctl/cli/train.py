@@ -13,7 +13,7 @@ import typer
 
 from runctl.cli.invocation import Invocation, command
 from runctl.model.errors import RequestError
-from runctl.model.request import INSTANCE_ID
+from runctl.model.request_fields import INSTANCE_ID
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud

@@ -11,7 +11,8 @@ from runctl.control.ports import Services
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
 from runctl.model.outcome import RunStatus
-from runctl.model.request import RunRequest, parse_request
+from runctl.model.request import RunRequest
+from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
 
 # Step Functions' own name for it: the console links the two executions by this key of the input.

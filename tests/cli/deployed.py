@@ -12,7 +12,7 @@ from runctl.aws.workflow import StepFunctions
 from runctl.model.checkpoint import Entry, Manifest
 from runctl.model.identity import log_stream
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
-from runctl.model.request import parse_request
+from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
 
 REGION, ACCOUNT = "us-east-1", "123456789012"

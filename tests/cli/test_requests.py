@@ -11,7 +11,7 @@ from runctl.cli.request import build_request, check_name, name_run, read_env, sp
 from runctl.cli.settings import TEMPLATE, Settings, parse_settings, read_settings
 from runctl.model.errors import InvalidRequestError, SettingsError
 from runctl.model.identity import RUN_ID
-from runctl.model.request import parse_request
+from runctl.model.request_parsing import parse_request
 
 CODE = "s3://bucket/code/0.tar.gz"
 NOW = datetime(2026, 11, 24, 6, 45, 12, tzinfo=timezone.utc)

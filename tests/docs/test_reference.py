@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.model.request import parse_request
+from runctl.model.request_parsing import parse_request
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 

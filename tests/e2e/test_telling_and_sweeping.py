@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from runctl.model.outcome import RunStatus
-from runctl.model.request import parse_request
+from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
 from tests.e2e.stage import Stage, wait_for
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runctl.model.decision import LONGEST_BACKOFF, STALLED_ATTEMPTS, DecisionKind, decide
 from runctl.model.outcome import FINAL, Outcome, OutcomeKind, RunStatus
-from runctl.model.request import parse_request
+from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)

@@ -9,16 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.model.errors import InvalidRequestError
-from runctl.model.request import (
+from runctl.model.request import DEFAULT_INSTANCE_TYPES, MARKETS
+from runctl.model.request_fields import (
     CHECKPOINT_FIELDS,
-    DEFAULT_INSTANCE_TYPES,
     FIELDS,
     LARGEST_ARGS_BYTES,
     LARGEST_ENV_BYTES,
-    MARKETS,
-    parse_request,
     request_schema,
 )
+from runctl.model.request_parsing import parse_request
 
 CODE = "s3://bucket/code/abc.tar.gz"
 LEAST = {"script": "train.py", "code": CODE}

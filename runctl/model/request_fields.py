@@ -1,0 +1,302 @@
+"""The fields of the run request: what each may hold, for the check and for the published schema."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from runctl.model.identity import RUN_ID
+from runctl.model.pool import machine_kind
+from runctl.model.request import DEFAULT_INSTANCE_TYPES, MARKETS, S3_URI, is_inside_project
+
+LARGEST_ENV_BYTES = 32 * 1024
+LARGEST_ARGS_BYTES = 32 * 1024
+INSTANCE_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
+INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Check = Callable[[Any], str | None]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of the request: its JSON Schema and the check that goes beyond it.
+
+    `check` returns what is wrong and its cure, or None.
+    """
+
+    schema: Mapping[str, Any]
+    check: Check
+
+
+def _text(value: Any, what: str) -> str | None:
+    if not isinstance(value, str) or not value.strip():
+        return f"{value!r} is not {what}"
+    return None
+
+
+def _check_script(value: Any) -> str | None:
+    if problem := _text(value, "the path of a script"):
+        return problem
+    if value.startswith("s3://"):
+        return None if S3_URI.fullmatch(value) else f"{value!r} is no s3://bucket/key"
+    if not is_inside_project(value):
+        return f"{value!r} leaves the project; give a path relative to the project folder"
+    return None
+
+
+def _check_code(value: Any) -> str | None:
+    if isinstance(value, str) and S3_URI.fullmatch(value) and value.endswith(".tar.gz"):
+        return None
+    return f"{value!r} is no s3://bucket/key of a .tar.gz archive"
+
+
+def _strings(largest: int) -> Check:
+    def check(value: Any) -> str | None:
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            return f"{value!r} is not a list of strings; quote each item"
+        if any("\0" in item for item in value):
+            return "an item has a NUL character, which no program can take"
+        size = sum(len(item.encode()) for item in value)
+        if size > largest:
+            return (
+                f"{size} bytes are more than {largest}; put large values in a file of the project"
+            )
+        return None
+
+    return check
+
+
+def _check_command(value: Any) -> str | None:
+    if problem := _strings(LARGEST_ARGS_BYTES)(value):
+        return problem
+    return None if value else "is empty; give the program and its arguments as a list"
+
+
+def _check_env(value: Any) -> str | None:
+    if not isinstance(value, Mapping):
+        return f"{value!r} is not an object of names and strings"
+    for name, text in value.items():
+        if not isinstance(name, str) or not ENV_NAME.fullmatch(name):
+            return f"{name!r} is no name of an environment variable"
+        if name.startswith("RUNCTL_"):
+            return f"{name} is set by runctl itself; choose a name without RUNCTL_"
+        if not isinstance(text, str) or "\0" in text:
+            return f"{name} must be a string without NUL; quote it"
+    size = sum(len(name.encode()) + len(text.encode()) for name, text in value.items())
+    if size > LARGEST_ENV_BYTES:
+        return (
+            f"{size} bytes are more than {LARGEST_ENV_BYTES}; "
+            "put large values in a file of the project"
+        )
+    return None
+
+
+def _check_instance_id(value: Any) -> str | None:
+    if isinstance(value, str) and INSTANCE_ID.fullmatch(value):
+        return None
+    return f"{value!r} is no instance id such as 'i-0123456789abcdef0'"
+
+
+def _check_instance_types(value: Any) -> str | None:
+    if not isinstance(value, list | tuple) or not value:
+        return f"{value!r} is not a list of instance types such as ['g5.xlarge', 'g4dn.xlarge']"
+    for item in value:
+        if not isinstance(item, str) or not INSTANCE_TYPE.fullmatch(item):
+            return f"{item!r} is no instance type such as 'g5.xlarge'"
+        try:
+            machine_kind(item)
+        except ValueError as exc:
+            return str(exc)
+    if len(set(value)) != len(value):
+        return "names a type twice"
+    return f"{len(value)} types are more than 40" if len(value) > 40 else None
+
+
+def _check_market(value: Any) -> str | None:
+    return None if value in MARKETS else f"{value!r} is none of {', '.join(MARKETS)}"
+
+
+def _check_boolean(value: Any) -> str | None:
+    return None if isinstance(value, bool) else f"{value!r} is neither true nor false"
+
+
+def _whole(least: int, most: int) -> Check:
+    def check(value: Any) -> str | None:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            return f"{value!r} is not a whole number from {least} to {most}"
+        return None
+
+    return check
+
+
+def _check_deadline(value: Any) -> str | None:
+    try:
+        instant = parse_instant(value) if isinstance(value, str) else None
+    except ValueError:
+        instant = None
+    if instant is None or instant.tzinfo is None:
+        return f"{value!r} is no instant with a time zone, such as '2030-01-31T18:00:00Z'"
+    return None
+
+
+def parse_instant(value: str) -> datetime:
+    """Read an instant in ISO 8601; ValueError when it is none. Python 3.10 knows no Z."""
+    return datetime.fromisoformat(value.replace("Z", "+00:00"))
+
+
+def _check_checkpoint_dir(value: Any) -> str | None:
+    if value == "":
+        return None
+    if problem := _text(value, "a folder"):
+        return problem
+    if not is_inside_project(value) or value.strip("./") == "":
+        return f"{value!r} is not a folder inside the project; give a relative path"
+    return None
+
+
+_STRINGS = {"type": "array", "items": {"type": "string"}}
+
+CHECKPOINT_FIELDS: Mapping[str, Field] = {
+    "dir": Field(
+        {
+            "type": "string",
+            "description": "Where the trainer saves, relative to the project. "
+            "Default: the folder that RUNCTL_CHECKPOINT_DIR names.",
+        },
+        _check_checkpoint_dir,
+    ),
+    "keep_last": Field(
+        {
+            "type": "integer", "minimum": 1, "maximum": 1000, "default": 3,
+            "description": "How many whole checkpoints stay.",
+        },
+        _whole(1, 1000),
+    ),
+    "grace_seconds": Field(
+        {
+            "type": "integer", "minimum": 0, "maximum": 90, "default": 90,
+            "description": "How long the trainer may take to save after SIGTERM.",
+        },
+        _whole(0, 90),
+    ),
+    "interval": Field(
+        {
+            "type": "integer", "minimum": 0, "maximum": 86400, "default": 0,
+            "description": "Seconds from one save that the trainer's helper is asked for to the "
+            "next; 0 chooses by what a save costs and how often machines are taken.",
+        },
+        _whole(0, 86400),
+    ),
+}  # fmt: skip
+
+
+def _check_checkpoint(value: Any) -> str | None:
+    return None if isinstance(value, Mapping) else f"{value!r} is not an object"
+
+
+FIELDS: Mapping[str, Field] = {
+    "script": Field(
+        {
+            "type": "string",
+            "description": "The program: a path inside `code`, or an s3:// URI of one file.",
+        },
+        _check_script,
+    ),
+    "command": Field(
+        {**_STRINGS, "minItems": 1, "description": "Any program and its arguments."},
+        _check_command,
+    ),
+    "code": Field(
+        {
+            "type": "string", "pattern": r"^s3://.+\.tar\.gz$",
+            "description": "The packed project; `runctl aws train` makes and uploads it.",
+        },
+        _check_code,
+    ),
+    "args": Field(
+        {**_STRINGS, "default": [], "description": "What follows the script."},
+        _strings(LARGEST_ARGS_BYTES),
+    ),
+    "env": Field(
+        {
+            "type": "object", "additionalProperties": {"type": "string"}, "default": {},
+            "description": f"The trainer's own variables, {LARGEST_ENV_BYTES} bytes at most. "
+            "The ledger keeps them: no place for secrets.",
+        },
+        _check_env,
+    ),
+    "instance_id": Field(
+        {
+            "type": "string", "pattern": f"^{INSTANCE_ID.pattern}$",
+            "description": "A machine that is there already, for the first attempt only; those "
+            "after it are launched. It is not ended with the run.",
+        },
+        _check_instance_id,
+    ),
+    "instance_types": Field(
+        {
+            **_STRINGS, "minItems": 1, "maxItems": 40, "default": list(DEFAULT_INSTANCE_TYPES),
+            "description": "What the run may use; ten or more types are interrupted less often.",
+        },
+        _check_instance_types,
+    ),
+    "market": Field(
+        {"enum": list(MARKETS), "default": "spot", "description": "Where capacity is bought."},
+        _check_market,
+    ),
+    "auto_resume": Field(
+        {
+            "type": "boolean", "default": True,
+            "description": "Relaunch after an interruption; otherwise end as interrupted.",
+        },
+        _check_boolean,
+    ),
+    "max_attempts": Field(
+        {
+            "type": "integer", "minimum": 1, "maximum": 1000, "default": 100,
+            "description": "How many attempts may be launched.",
+        },
+        _whole(1, 1000),
+    ),
+    "deadline": Field(
+        {
+            "type": "string", "format": "date-time",
+            "description": "No attempt is launched after this instant.",
+        },
+        _check_deadline,
+    ),
+    "checkpoint": Field(
+        {
+            "type": "object", "additionalProperties": False,
+            "properties": {name: dict(f.schema) for name, f in CHECKPOINT_FIELDS.items()},
+            "description": "How checkpoints are taken.",
+        },
+        _check_checkpoint,
+    ),
+}  # fmt: skip
+
+
+def request_schema() -> dict[str, Any]:
+    """Return the published JSON Schema of the execution input."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "RunRequest",
+        "description": "The input of an execution. `run_id` alone continues an ended run.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            **{name: dict(f.schema) for name, f in FIELDS.items()},
+            "run_id": {
+                "type": "string",
+                "pattern": f"^{RUN_ID.pattern}$",
+                "description": "The run that this execution continues; it stands alone.",
+            },
+        },
+        "oneOf": [
+            {"required": ["script"]},
+            {"required": ["command"]},
+            {"required": ["run_id"]},
+        ],
+    }

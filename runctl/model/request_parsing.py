@@ -1,0 +1,73 @@
+"""Checking a run request: every problem of every field in one message."""
+
+import difflib
+from collections.abc import Mapping
+from datetime import timezone
+from typing import Any
+
+from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.request import CheckpointOptions, RunRequest
+from runctl.model.request_fields import CHECKPOINT_FIELDS, FIELDS, Field, parse_instant
+
+
+def parse_request(document: Any) -> RunRequest:
+    """Check an execution input and return the request.
+
+    Raises InvalidRequestError with every problem of every field at once.
+    """
+    if not isinstance(document, Mapping):
+        raise InvalidRequestError((Problem("input", "must be a JSON object"),))
+    problems = [*_problems(document, FIELDS, prefix="")]
+    if isinstance(options := document.get("checkpoint", {}), Mapping):
+        problems += _problems(options, CHECKPOINT_FIELDS, prefix="checkpoint.")
+    problems += _contradictions(document)
+    if problems:
+        raise InvalidRequestError(tuple(problems))
+    given = {key: value for key, value in document.items() if key not in {"checkpoint", "deadline"}}
+    for key in ("command", "args", "instance_types"):
+        if key in given:
+            given[key] = tuple(given[key])
+    deadline = document.get("deadline")
+    return RunRequest(
+        **given,
+        checkpoint=CheckpointOptions(**options),
+        deadline=parse_instant(deadline).astimezone(timezone.utc) if deadline is not None else None,
+    )
+
+
+def _problems(
+    document: Mapping[str, Any], fields: Mapping[str, Field], *, prefix: str
+) -> list[Problem]:
+    found = []
+    for name, value in document.items():
+        if name not in fields:
+            close = difflib.get_close_matches(str(name), fields, n=1)
+            hint = (
+                f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(fields)}"
+            )
+            found.append(Problem(f"{prefix}{name}", f"unknown field{hint}"))
+        elif problem := fields[name].check(value):
+            found.append(Problem(f"{prefix}{name}", problem))
+    return found
+
+
+def _contradictions(document: Mapping[str, Any]) -> list[Problem]:
+    script, command = document.get("script"), document.get("command")
+    if script is None and command is None:
+        return [Problem("script", "is missing; give the path of a script, or a command")]
+    found = []
+    if script is not None and command is not None:
+        found.append(Problem("command", "stands beside script; give one of the two"))
+    if command is not None and document.get("args"):
+        found.append(Problem("args", "belong to a script; put them into command"))
+    if isinstance(script, str) and not script.startswith("s3://") and not document.get("code"):
+        found.append(
+            Problem(
+                "script",
+                f"{script!r} is a path inside a project, but there is no code; "
+                "give an s3:// URI, or code",
+            )
+        )
+    if isinstance(script, str) and script.startswith("s3://") and document.get("code"):
+        found.append(Problem("script", "is an s3:// URI beside code; give a path inside the code"))
+    return found
