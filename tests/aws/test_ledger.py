@@ -10,7 +10,7 @@ from runctl.aws.ledger import DynamoLedger
 from runctl.model.errors import FencedError, NotFoundError, RequestError, RunEndedError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
-from runctl.model.request import parse_request
+from runctl.model.request_parsing import parse_request
 from runctl.model.run import AttemptStage, Run
 from tests.aws.conftest import make_table
 from tests.control.fakes import START, MemoryLedger
