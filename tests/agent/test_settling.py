@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runctl.agent.pins import pin, pin_name
 from runctl.agent.snapshot import ChangedError, Seen, Settling, View, look
@@ -258,3 +262,46 @@ def test_folder_that_was_emptied_is_no_checkpoint() -> None:
     fresh = {"model.pt": a_file(inode=2, at=9)}
     assert judge.observe(fresh, set(), 201) is None
     assert judge.observe(fresh, set(), 203) is not None
+
+
+NAMES = ("model.bin", "step-1.bin", "step-2.bin", "run-3/a.bin", "run-3/b.bin")
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from(["open", "write", "close", "replace", "remove", "wait"]),
+        st.sampled_from(NAMES),
+        st.sampled_from([0.1, 0.3, 1.1, 6.0]),
+        st.booleans(),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(MOVES)
+def test_whatever_a_program_does_nothing_that_is_open_is_taken_but_logs(moves: Any) -> None:
+    judge, view, writing, now = settling(), View(), set(), 0.0
+    for number, (move, name, pause, told) in enumerate(moves, start=1):
+        if move == "open":
+            writing.add(name)
+            view[name] = a_file(0, inode=number, at=number)
+        elif move == "write" and name in writing:
+            view[name] = replace(view[name], size=view[name].size + 1, mtime_ns=number)
+        elif move == "replace":
+            writing.discard(name)
+            view[name] = a_file(inode=number, at=number)
+        elif move == "remove":
+            writing.discard(name)
+            view.pop(name, None)
+        elif move == "close":
+            writing.discard(name)
+        now += pause
+        take = judge.observe(dict(view), set(writing), now, saved=told)
+        if take is None:
+            continue
+        assert not (writing - take.logs) & take.view.keys()
+        assert all(view[path] == seen for path, seen in take.view.items())
+        assert any(path in take.view or path not in view for path in take.changed)
+        # What is left out stays as the checkpoint before has it.
+        assert {path for path in judge.taken if path not in take.view} <= {
+            path for path in judge.taken if path.partition("/")[0] in take.left_out
+        }

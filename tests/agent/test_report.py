@@ -1,0 +1,90 @@
+"""A report whose token is spent: by its own lost answer, or by a retry that has a newer one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from runctl.agent import report as module
+from runctl.agent.report import report
+from runctl.model.errors import TransientError
+from runctl.model.outcome import Outcome, OutcomeKind
+
+DONE = Outcome(kind=OutcomeKind.COMPLETED, step=7, exit_code=0)
+
+
+class Workflow:
+    """Takes the tokens that are valid; what is in `errors` is raised before."""
+
+    def __init__(self, *valid: str) -> None:
+        self.valid = set(valid)
+        self.tried: list[str] = []
+        self.errors: list[Exception] = []
+
+    def report(self, token: str, _document: Mapping[str, Any]) -> bool:
+        self.tried.append(token)
+        if self.errors:
+            raise self.errors.pop(0)
+        return token in self.valid
+
+
+class Heartbeat:
+    """Finds in the ledger, look by look, what `finds` has: a newer token, nothing, or the end."""
+
+    def __init__(self, *finds: str) -> None:
+        self.token = "old"
+        self.is_over = False
+        self.looks = 0
+        self._finds = list(finds)
+
+    def find_newer_token(self) -> bool:
+        self.looks += 1
+        found = self._finds.pop(0) if self._finds else ""
+        self.is_over = found == "over"
+        if found and not self.is_over:
+            self.token = found
+            return True
+        return False
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "NEWER_TOKEN_POLL", 0.0)
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.0)
+
+
+def test_newer_token_is_waited_for() -> None:
+    workflow, heartbeat = Workflow("new"), Heartbeat("", "", "new")
+    assert report(workflow, heartbeat, DONE)  # type: ignore[arg-type]
+    assert workflow.tried == ["old", "old", "old", "new"]
+
+
+def test_spent_token_of_an_attempt_that_is_over_is_final() -> None:
+    workflow, heartbeat = Workflow(), Heartbeat("", "over")
+    assert not report(workflow, heartbeat, DONE)  # type: ignore[arg-type]
+    assert heartbeat.looks == 2
+
+
+def test_newer_token_that_never_comes_is_not_waited_for_longer_than_a_retry_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "NEWER_TOKEN", timedelta(0))
+    workflow, heartbeat = Workflow("never"), Heartbeat()
+    assert not report(workflow, heartbeat, DONE)  # type: ignore[arg-type]
+    assert heartbeat.looks == 1
+
+
+def test_lost_answer_is_asked_for_again_and_the_ledger_explains_the_spent_token() -> None:
+    workflow, heartbeat = Workflow(), Heartbeat("over")
+    workflow.errors = [TransientError("the connection broke")]
+    assert not report(workflow, heartbeat, DONE)  # type: ignore[arg-type]
+    assert workflow.tried == ["old", "old"]
+
+
+def test_without_a_token_there_is_nobody_to_report_to() -> None:
+    heartbeat = Heartbeat()
+    heartbeat.token = ""
+    assert not report(Workflow(), heartbeat, DONE)  # type: ignore[arg-type]
