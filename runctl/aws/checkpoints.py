@@ -10,11 +10,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 from runctl.aws.errors import code_of, translated
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
-from runctl.model.errors import CheckpointError, DamagedCheckpointError, TransientError
+from runctl.model.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    RefusedError,
+    TransientError,
+)
 from runctl.policy.garbage import StoredPart
 
-# S3 answers 403 for a missing key where s3:ListBucket is not allowed, or only for a prefix.
-MISSING = frozenset({"404", "NoSuchKey", "NotFound", "403", "AccessDenied"})
+MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+# Never "missing": our roles may list the bucket, and then S3 answers 404 for what is not there.
+FORBIDDEN = frozenset({"403", "AccessDenied"})
 ALREADY_THERE = frozenset({"412", "PreconditionFailed"})
 # Two writers of one key at the same instant: S3 refuses one of them and asks it to try again.
 CONFLICT = frozenset({"409", "ConditionalRequestConflict", "OperationAborted"})
@@ -37,29 +43,34 @@ class CheckpointStore:
         """Whether the part is stored."""
         with translated():
             try:
-                answer = self._client.head_object(
-                    Bucket=self._bucket, Key=identity.part_key(self._run_id, part.sha256)
-                )
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._part_key(part))
             except ClientError as exc:
                 if code_of(exc) in MISSING:
                     return False
+                if code_of(exc) in FORBIDDEN:
+                    raise _forbidden("s3:GetObject", self._part_key(part)) from exc
                 raise
         return int(answer["ContentLength"]) == part.size_bytes
 
     def put_part(self, part: Part, content: bytes) -> None:
         """Store a part; S3 refuses it when its bytes changed on the way."""
         with translated():
-            self._client.put_object(
-                Bucket=self._bucket,
-                Key=identity.part_key(self._run_id, part.sha256),
-                Body=content,
-                ChecksumSHA256=base64.b64encode(bytes.fromhex(part.sha256)).decode(),
-            )
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=self._part_key(part),
+                    Body=content,
+                    ChecksumSHA256=base64.b64encode(bytes.fromhex(part.sha256)).decode(),
+                )
+            except ClientError as exc:
+                if code_of(exc) in FORBIDDEN:
+                    raise _forbidden("s3:PutObject", self._part_key(part)) from exc
+                raise
 
     def get_part(self, part: Part) -> bytes:
         """Return a part's bytes; DamagedCheckpointError when they are not what its name says."""
         for _ in range(MOST_READS):
-            content = self._get(identity.part_key(self._run_id, part.sha256))
+            content = self._get(self._part_key(part))
             if hashlib.sha256(content).hexdigest() == part.sha256:
                 return content
         raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
@@ -126,6 +137,9 @@ class CheckpointStore:
                 stored_at=item["LastModified"],
             )
 
+    def _part_key(self, part: Part) -> str:
+        return identity.part_key(self._run_id, part.sha256)
+
     def _put_if_absent(self, key: str, body: bytes) -> bool:
         for _ in range(MOST_CONFLICTS):
             with translated():
@@ -153,7 +167,9 @@ class CheckpointStore:
                 answer = self._client.get_object(Bucket=self._bucket, Key=key, **options)
             except ClientError as exc:
                 if code_of(exc) in MISSING:
-                    raise DamagedCheckpointError(f"{key} is missing or may not be read") from exc
+                    raise DamagedCheckpointError(f"{key} is missing") from exc
+                if code_of(exc) in FORBIDDEN:
+                    raise _forbidden("s3:GetObject", key) from exc
                 raise
         try:
             # The connection may break in the middle of a body, which botocore does not retry.
@@ -179,3 +195,9 @@ class CheckpointStore:
                 self._client.delete_objects(
                     Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True}
                 )
+
+
+def _forbidden(action: str, key: str) -> RefusedError:
+    return RefusedError(
+        f"S3 does not permit {action} on {key} (AccessDenied); allow it, then try again"
+    )

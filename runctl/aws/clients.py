@@ -74,6 +74,8 @@ class Clients:
                 retries={"mode": "standard", "total_max_attempts": self._attempts},
                 max_pool_connections=32,
                 tcp_keepalive=True,
+                # Every body of ours has a checksum in a signed header: it is not hashed once more.
+                s3={"payload_signing_enabled": False},
                 user_agent_extra=f"runctl/{__version__}",
             ),
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse, HeadersDict
+from urllib3 import HTTPResponse
 
 from runctl.agent import upload
 from runctl.agent.pins import pin
@@ -17,9 +20,10 @@ from runctl.agent.retention import remove_old_checkpoints
 from runctl.agent.snapshot import ChangedError, Take, look
 from runctl.agent.upload import PART_BYTES, Uploader
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.clients import Clients, Connection
 from runctl.model import identity
-from runctl.model.checkpoint import Manifest
-from runctl.model.errors import DamagedCheckpointError
+from runctl.model.checkpoint import Manifest, Part
+from runctl.model.errors import DamagedCheckpointError, RefusedError
 from tests.agent.machine import Cloud
 
 
@@ -200,6 +204,70 @@ def test_restore_walks_back_from_a_damaged_checkpoint(folder: Folder, body: byte
         key = folder.save(step)
     damage(folder, hashlib.sha256(b"3").hexdigest(), body)
     assert (folder.restore(key) / "a").read_bytes() == b"2"
+
+
+def answer_403(folder: Folder, operation: str) -> Any:
+    """Let S3 refuse one of the store's operations as it does without a permission."""
+    client = folder.cloud.clients["s3"]
+    body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+
+    def refuse(**_: Any) -> AWSResponse:
+        raw = HTTPResponse(
+            body=io.BytesIO(b"" if operation == "HeadObject" else body), preload_content=False
+        )
+        return AWSResponse("http://127.0.0.1", 403, HeadersDict(), raw)
+
+    event = f"before-send.s3.{operation}"
+    client.meta.events.register(event, refuse)
+    return lambda: client.meta.events.unregister(event, refuse)
+
+
+@pytest.mark.parametrize(
+    ("operation", "action"),
+    [
+        ("GetObject", "s3:GetObject"),
+        ("HeadObject", "s3:GetObject"),
+        ("PutObject", "s3:PutObject"),
+    ],
+)
+def test_missing_permission_is_told_with_key_and_action_and_is_no_damage(
+    folder: Folder, operation: str, action: str
+) -> None:
+    for step in (1, 2):
+        (folder.path / "a").write_bytes(b"%d" % step)
+        key = folder.save(step)
+    (folder.path / "a").write_bytes(b"3")
+    permit = answer_403(folder, operation)
+    try:
+        with pytest.raises(RefusedError, match=f"{action} on runs/run-1/checkpoints/.*Denied"):
+            folder.restore(key) if operation == "GetObject" else folder.save(3)
+    finally:
+        permit()
+    assert (folder.restore(key) / "a").read_bytes() == b"2"
+
+
+def test_body_is_hashed_once_and_its_checksum_is_signed(folder: Folder) -> None:
+    sent: list[Any] = []
+    connection = Connection(
+        region="us-east-1", endpoint_url=folder.cloud.endpoint, access_key="a", secret_key="b"
+    )
+    client = Clients(connection).get("s3")
+    store = CheckpointStore(client, bucket=folder.cloud.name, run_id="run-1")
+
+    def look_on(request: Any, **_: Any) -> None:
+        sent.append(request)
+
+    client.meta.events.register("before-send.s3.PutObject", look_on)
+    store.put_part(Part(sha256=hashlib.sha256(b"1").hexdigest(), size_bytes=1), b"1")
+    store.put_manifest(Manifest(run_id="run-1", step=1, attempt=1, taken_at="now", entries=()))
+    assert len(sent) == 2
+    for request in sent:
+        headers = {
+            name.lower(): value.decode() if isinstance(value, bytes) else value
+            for name, value in request.headers.items()
+        }
+        assert "UNSIGNED-PAYLOAD" in headers["x-amz-content-sha256"]
+        assert "x-amz-checksum-sha256" in headers["authorization"]
 
 
 def test_restore_walks_back_from_a_manifest_that_cannot_be_read(folder: Folder) -> None:
