@@ -40,8 +40,9 @@ setup: .venv/.installed node_modules/.installed build/wheels/.downloaded  ## ins
 demo: setup  ## a run that is interrupted three times, on the local cloud
 	$(BIN)/runctl demo
 
+# Most tests wait more than they compute, so there is a worker more than the smallest machine has cores.
 test: setup build/frameworks/.installed  ## all tests, the end-to-end ones included
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadgroup
 
 test-fast: setup  ## the tests without real instances
 	$(BIN)/python -m pytest -q -n 2 -m "not e2e and not slow"
