@@ -1,0 +1,77 @@
+"""A last save that cannot fit into a notice is warned of long before there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runctl.agent.committer import Committer
+from runctl.agent.progress import Progress
+from runctl.agent.saves import Saves
+from runctl.model.checkpoint import Entry, Manifest
+
+MIB = 1024 * 1024
+
+
+def manifest(mebibytes: int) -> Manifest:
+    entry = Entry(path="a", kind="file", mode=0o644, mtime_ns=1, size_bytes=mebibytes * MIB)
+    return Manifest(run_id="r", step=1, attempt=1, taken_at="", entries=(entry,))
+
+
+def committer(tmp_path: Path, progress: Progress, *, may_be_interrupted: bool = True) -> Any:
+    one = Committer(
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        run_id="r",
+        attempt=1,
+        keep_last=3,
+        may_be_interrupted=may_be_interrupted,
+        saves=Saves(tmp_path / "saved.jsonl"),
+        progress=progress,
+        is_fenced=lambda: False,
+    )
+    one._uploader._bytes_per_second = 10.0 * MIB
+    return one
+
+
+def warning(progress: Progress) -> str:
+    return str(progress.as_arguments()["warning"])
+
+
+@pytest.mark.parametrize(("mebibytes", "fits"), [(1099, True), (1101, False)])
+def test_save_that_does_not_fit_is_said_with_its_numbers(
+    tmp_path: Path, mebibytes: int, fits: bool
+) -> None:
+    progress = Progress()
+    committer(tmp_path, progress)._tell_budget(manifest(mebibytes))
+    assert (warning(progress) == "") is fits
+    assert fits or "1,101 MiB at 10 MiB/s need 110 s" in warning(progress)
+
+
+def test_what_the_save_itself_takes_counts_too(tmp_path: Path) -> None:
+    progress = Progress()
+    one = committer(tmp_path, progress)
+    (tmp_path / "saved.jsonl").write_text('{"step": 1, "seconds": 30}\n')
+    one._saves.read()
+    one._tell_budget(manifest(900))
+    assert "does not fit into the notice" in warning(progress)
+
+
+def test_budget_keeps_its_words_beside_another_warning_and_takes_back_only_its_own(
+    tmp_path: Path,
+) -> None:
+    progress = Progress()
+    one = committer(tmp_path, progress)
+    one._tell_budget(manifest(2000))
+    progress.warn("the disk is full", about="look")
+    assert "does not fit" in warning(progress)
+    one._tell_budget(manifest(10))
+    assert warning(progress) == "the disk is full"
+
+
+def test_machine_that_nobody_takes_has_no_notice_to_fit_into(tmp_path: Path) -> None:
+    progress = Progress()
+    committer(tmp_path, progress, may_be_interrupted=False)._tell_budget(manifest(5000))
+    assert warning(progress) == ""
