@@ -69,8 +69,9 @@ def wait_for_registration(
             return
     raise NotFoundError(
         f"commands do not reach {instance_id} (SSM: InvalidInstanceId): its SSM agent has not "
-        f"registered within {REGISTERED_WITHIN.total_seconds():.0f} s. Look whether 1. the SSM agent is "
-        "installed and runs (`systemctl status amazon-ssm-agent`); 2. the machine has an instance "
+        f"registered within {REGISTERED_WITHIN.total_seconds():.0f} s. "
+        "Look whether 1. the SSM agent is installed and runs (`systemctl status "
+        "amazon-ssm-agent`); 2. the machine has an instance "
         f"profile, whose role has the policy {cloud.deployment.instance_policy or 'of runctl'}; "
         "3. the machine reaches SSM's endpoints over the network; 4. it is in this account and in "
         f"{cloud.deployment.region}"

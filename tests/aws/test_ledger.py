@@ -11,7 +11,7 @@ from runctl.model.errors import FencedError, NotFoundError, RequestError, RunEnd
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.request_parsing import parse_request
-from runctl.model.run import AttemptStage, Run
+from runctl.model.run import AttemptStage, Run, loan_of
 from tests.aws.conftest import make_table
 from tests.control.fakes import START, MemoryLedger
 
@@ -472,3 +472,34 @@ def test_every_move_of_a_life_can_be_made_again(ledger):
         before = ledger.find_run("run-1"), ledger.attempts("run-1")
         move()
         assert (ledger.find_run("run-1"), ledger.attempts("run-1")) == before
+
+
+def borrow(ledger, run_id, *, number=1, instead_of=None):
+    ledger.open_attempt(run_id, number, launch_try=1, fleet_request=loan_of("i-1"), now=NOW)
+    return ledger.record_loan(
+        run_id, number, instance_id="i-1", pool="m5.large/z/spot", instead_of=instead_of, now=NOW
+    )
+
+
+def test_a_machine_is_lent_to_one_attempt_at_a_time(ledger):
+    ledger.create_run(a_run("run-1"))
+    ledger.create_run(a_run("run-2"))
+    for _ in range(2):  # the answer to the first was lost
+        assert borrow(ledger, "run-1").instance_ids == ("i-1",)
+    assert borrow(ledger, "run-1").is_lent
+    assert borrow(ledger, "run-2").stage is AttemptStage.LAUNCHING
+    assert ledger.find_instance("i-1") == ("run-1", 1)
+    assert borrow(ledger, "run-2", instead_of=("run-9", 1)).stage is AttemptStage.LAUNCHING
+    assert borrow(ledger, "run-2", instead_of=("run-1", 1)).stage is AttemptStage.LAUNCHED
+    assert ledger.find_instance("i-1") == ("run-2", 1)
+
+
+def test_nothing_is_lent_to_a_run_that_has_ended(ledger):
+    ledger.create_run(a_run())
+    ledger.open_attempt("run-1", 1, launch_try=1, fleet_request=loan_of("i-1"), now=NOW)
+    ledger.end_run("run-1", status=RunStatus.STOPPED, reason="", now=NOW)
+    with pytest.raises(RunEndedError):
+        ledger.record_loan(
+            "run-1", 1, instance_id="i-1", pool="m5.large/z/spot", instead_of=None, now=NOW
+        )
+    assert ledger.find_instance("i-1") is None

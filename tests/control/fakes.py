@@ -9,6 +9,7 @@ from runctl.model.errors import (
     FencedError,
     NotFoundError,
     QuotaError,
+    RefusedError,
     RequestError,
     RunEndedError,
 )
@@ -171,6 +172,24 @@ class MemoryLedger:
             )
             self.instances |= dict.fromkeys(instance_ids, (run_id, number))
         return self.attempt_items[run_id, number]
+
+    def record_loan(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        instance_id: str,
+        pool: str,
+        instead_of: tuple[str, int] | None,
+        now: datetime,
+    ) -> Attempt:
+        self._check_goes_on(run_id)
+        owner = self.instances.get(instance_id)
+        if owner is None or owner == (instead_of or (run_id, number)):
+            return self.record_launch(
+                run_id, number, instance_ids=[instance_id], pool=pool, now=now
+            )
+        return self._attempt(run_id, number)
 
     def start_training(
         self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
@@ -389,6 +408,8 @@ class FakeCommands:
     def __init__(self, fleet: FakeFleet) -> None:
         self._fleet = fleet
         self.sent: list[tuple[str, str]] = []
+        self.started: list[tuple[str, str, int]] = []
+        self.refusal = ""
         self.unreachable: set[str] = set()
 
     def send(self, instance_id: str, action: str) -> bool:
@@ -396,6 +417,14 @@ class FakeCommands:
         if machine is None or not machine.is_live or instance_id in self.unreachable:
             return False
         self.sent.append((instance_id, action))
+        return True
+
+    def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:
+        if self.refusal:
+            raise RefusedError(self.refusal)
+        if instance_id in self.unreachable:
+            return False
+        self.started.append((instance_id, run_id, attempt))
         return True
 
 

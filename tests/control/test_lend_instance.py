@@ -1,7 +1,5 @@
 """A run may begin on a machine that was there before it, which is never ended with it."""
 
-from dataclasses import replace
-
 import pytest
 
 from runctl.control.clean_up import clean_up
@@ -9,52 +7,19 @@ from runctl.control.finish_run import finish_run
 from runctl.control.handle_interruption import handle_interruption
 from runctl.control.launch_instances import launch_instances
 from runctl.control.sweep import sweep
-from runctl.model.errors import InvalidRequestError, RefusedError, TransientError
+from runctl.model.errors import InvalidRequestError, TransientError
 from runctl.model.identity import KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.machine import Machine
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
-from runctl.model.run import AttemptStage
-from tests.control.fakes import FakeCommands, MemoryLedger, World
+from tests.control.fakes import World
 from tests.control.scenes import ARN, RUN, prepared
 
 MACHINE = "i-0123456789abcdef0"
 
 
-class LendingLedger(MemoryLedger):
-    def record_loan(self, run_id, number, *, instance_id, pool, instead_of, now):
-        self._check_goes_on(run_id)
-        owner = self.instances.get(instance_id)
-        held = self._attempt(run_id, number)
-        if held.stage is AttemptStage.LAUNCHING and owner in {
-            None, instead_of, (run_id, number)
-        }:  # fmt: skip
-            self.attempt_items[run_id, number] = replace(
-                held, stage=AttemptStage.LAUNCHED, instance_ids=(instance_id,), pool=pool,
-                launched_at=now,
-            )  # fmt: skip
-            self.instances[instance_id] = (run_id, number)
-        return self.attempt_items[run_id, number]
-
-
-class LendingCommands(FakeCommands):
-    def __init__(self, fleet):
-        super().__init__(fleet)
-        self.started: list[tuple[str, str, int]] = []
-        self.refusal = ""
-
-    def start(self, instance_id, *, run_id, attempt):
-        if self.refusal:
-            raise RefusedError(self.refusal)
-        if instance_id in self.unreachable:
-            return False
-        self.started.append((instance_id, run_id, attempt))
-        return True
-
-
 def world_with_a_machine(state="running", **tags) -> World:
-    world = World(ledger=LendingLedger(), zones=("us-east-1a", "us-east-1b"))
-    world.commands = LendingCommands(world.fleet)
+    world = World(zones=("us-east-1a", "us-east-1b"))
     world.fleet.machines[MACHINE] = Machine(
         instance_id=MACHINE,
         state=state,
