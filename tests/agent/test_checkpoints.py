@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,18 @@ def test_another_uploader_finds_what_an_unfinished_save_left(folder: Folder) -> 
     folder.uploader = Uploader(folder.store)
     folder.save(2)
     assert folder.new_bytes == 0
+
+
+def test_save_looks_again_for_the_parts_that_it_reuses_and_stores_those_that_are_gone(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.path / "a").write_bytes(b"1")
+    folder.save(1)
+    damage(folder, hashlib.sha256(b"1").hexdigest(), None)
+    monkeypatch.setattr(upload, "RECHECK_AFTER", timedelta(0))
+    key = folder.save(2)
+    assert folder.new_bytes == 1
+    assert (folder.restore(key) / "a").read_bytes() == b"1"
 
 
 def test_file_that_changes_while_it_is_read_is_not_taken(
@@ -316,6 +329,35 @@ def test_manifest_that_leads_outside_is_refused(folder: Folder) -> None:
     key = folder.store.put_manifest(evil)
     with pytest.raises(DamagedCheckpointError, match="outside"):
         folder.restore(key)
+
+
+def test_name_that_is_not_utf8_comes_back_as_it_was(folder: Folder) -> None:
+    name = os.fsdecode(b"w\xe9ights.bin")  # a lone surrogate, which JSON keeps escaped
+    (folder.path / name).write_bytes(b"1")
+    (folder.path / "link").symlink_to(name)
+    restored = folder.restore(folder.save(1))
+    assert sorted(path.name for path in restored.iterdir()) == ["link", name]
+    assert described(restored) == described(folder.path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"version": "2", "entries": []}',
+        b'{"version": 1, "entries": null}',
+        b'{"version": 1, "entries": [{}]}',
+        b'{"version": 1, "entries": [{"path": "a", "parts": 3}]}',
+        b'{"version": 1, "entries": [], "run_id": "r"}',
+    ],
+)
+def test_manifest_that_is_none_is_damaged_and_nothing_else(text: bytes) -> None:
+    with pytest.raises(DamagedCheckpointError, match="the manifest cannot be read"):
+        Manifest.from_json(text)
 
 
 def test_retention_keeps_the_last_and_every_part_they_need(folder: Folder) -> None:
