@@ -16,7 +16,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError
 
-THREADS = 4
+THREADS = 8
 PREVIOUS = "previous"
 
 logger = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from runctl.agent.pins import pin_name
 from runctl.agent.snapshot import ChangedError, Seen, Take
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, Part
-from runctl.model.errors import CheckpointError
+from runctl.model.errors import CheckpointError, RefusedError
 
 PART_BYTES = 8 * 1024 * 1024
-THREADS = 4
+THREADS = 8
 # How long a part counts as stored after we saw it; nothing collects parts younger than a day.
 RECHECK_AFTER = timedelta(minutes=10)
 ASSUMED_BYTES_PER_SECOND = 50e6
@@ -51,6 +51,7 @@ class Uploader:
         self._known: dict[tuple[tuple[int, int], int, int], tuple[Part, ...]] = {}
         self._bytes_per_second = ASSUMED_BYTES_PER_SECOND
         self._last_new_bytes = 0
+        self._has_listed = False
 
     def remember(self, view: Mapping[str, Seen], manifest: Manifest) -> None:
         """Learn from a checkpoint that was just restored which parts its files consist of."""
@@ -73,6 +74,7 @@ class Uploader:
         stop, and what the store raises.
         """
         began = time.monotonic()
+        self._look_at_store()
         names: dict[tuple[int, int], str] = {}
         jobs: list[tuple[str, Seen]] = []
         for path, seen in sorted(take.view.items()):
@@ -87,6 +89,25 @@ class Uploader:
             _entry(path, seen, names, parts) for path, seen in sorted(take.view.items())
         )
         return Uploaded(entries, new_bytes)
+
+    def _look_at_store(self) -> None:
+        """List once what an earlier attempt or a save that was never finished left.
+
+        One call for a thousand parts, where asking for each would double the requests of a first
+        save. A part that is missing in the list, which S3 never leaves out, would only be stored
+        again.
+        """
+        if self._has_listed:
+            return
+        try:
+            stored = [part.sha256 for part in self._store.parts()]
+        except RefusedError as exc:
+            logger.warning("what is stored already cannot be listed, so it is sent again: %s", exc)
+            stored = []
+        now = time.monotonic()
+        with self._lock:
+            self._stored.update(dict.fromkeys(stored, now))
+        self._has_listed = True
 
     @property
     def bytes_per_second(self) -> float:
@@ -150,13 +171,17 @@ class Uploader:
         content = _read(path, offset, size)
         part = Part(sha256=hashlib.sha256(content).hexdigest(), size_bytes=size)
         if not self._is_stored(part):
-            # Left by an earlier attempt or by a save that was never finished: asking is cheap.
-            if not self._store.has_part(part):
+            if not self._was_stored(part) or not self._store.has_part(part):
                 self._store.put_part(part, content)
                 reach("save.first_part_stored")
                 lengths.add(size)
             self._note_stored(part)
         return part
+
+    def _was_stored(self, part: Part) -> bool:
+        """Whether it was stored when last seen, which is too long ago to count on."""
+        with self._lock:
+            return part.sha256 in self._stored
 
     def _is_stored(self, part: Part) -> bool:
         with self._lock:
