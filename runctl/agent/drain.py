@@ -2,10 +2,10 @@
 
 import logging
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
 from runctl.agent.faults import reach
-from runctl.agent.inbox import Ending, Inbox
+from runctl.agent.inbox import Inbox
 from runctl.agent.keeper import Keeper
 from runctl.agent.progress import Progress
 from runctl.agent.trainer import Trainer
@@ -20,16 +20,14 @@ SIGNAL_EXIT = 128
 logger = logging.getLogger(__name__)
 
 
-def grace_of(
-    ending: Ending, *, asked: timedelta, upload_time: timedelta, now: datetime
-) -> timedelta:
+def grace_of(*, asked: timedelta, upload_time: timedelta, left: timedelta | None) -> timedelta:
     """Return how long the trainer may take to save after SIGTERM.
 
     The least of what was asked, 90 s, and the time left less the measured upload time less 5 s.
     """
     grace = min(asked, LONGEST_GRACE)
-    if ending.deadline is not None:
-        grace = min(grace, ending.deadline - now - upload_time - RESERVE)
+    if left is not None:
+        grace = min(grace, left - upload_time - RESERVE)
     return max(grace, timedelta(0))
 
 
@@ -84,7 +82,7 @@ def ended_orderly(trainer: Trainer) -> bool:
 
 def _too_late(inbox: Inbox) -> float:
     ending = inbox.ending
-    if ending is None or ending.deadline is None:
+    at = None if ending is None else ending.deadline_at
+    if at is None:
         return time.monotonic() + UNHURRIED.total_seconds()
-    left = ending.deadline - datetime.now(timezone.utc)
-    return time.monotonic() + left.total_seconds()
+    return at

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 from runctl.agent.faults import reach
@@ -56,8 +56,9 @@ class Farewell:
             self._heartbeat.tell_now()
         within = REPORT_WITHIN
         ending = self._inbox.ending
-        if ending is not None and ending.deadline is not None:
-            within = min(within, max(time_left(ending.deadline), timedelta(0)))
+        left = None if ending is None else ending.time_left()
+        if left is not None:
+            within = min(within, max(left, timedelta(0)))
         if report(self._workflow, self._heartbeat, outcome, within=within):
             reach("drain.reported")
             with contextlib.suppress(OSError):
@@ -90,15 +91,10 @@ class Farewell:
         """An end before the token is worth telling too, as long as the instance lives."""
         while not self._heartbeat.has_token() and outcome.kind is not OutcomeKind.STOPPED:
             ending = self._inbox.ending
-            if ending is not None and (
-                ending.cause in {Cause.STOP, Cause.FENCED}  # then no token comes any more
-                or ending.deadline is None
-                or time_left(ending.deadline) <= timedelta(0)
-            ):
-                return
+            if ending is not None:
+                left = ending.time_left()
+                over = left is None or left <= timedelta(0)
+                # After a stop or without the fence no token comes any more.
+                if over or ending.cause in {Cause.STOP, Cause.FENCED}:
+                    return
             time.sleep(TOKEN_POLL_SECONDS)
-
-
-def time_left(deadline: datetime) -> timedelta:
-    """Return how long it is until then."""
-    return deadline - datetime.now(timezone.utc)

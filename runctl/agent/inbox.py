@@ -1,8 +1,9 @@
 """What happened to the attempt while the agent was at work, told between its threads."""
 
 import threading
-from dataclasses import dataclass, replace
-from datetime import datetime
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import Enum
 
 
@@ -17,12 +18,30 @@ class Cause(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """An end that was asked for; `deadline` is when the instance is gone, if that is known."""
+    """An end that was asked for; `deadline` is when the instance is gone, if that is known.
+
+    `detected` by the wall clock and `heard`, in monotonic seconds, are the same instant. EC2 tells
+    a deadline by the wall clock; how far off it is counts from here, so that a step of that clock
+    within the notice moves nothing.
+    """
 
     cause: Cause
     reason: str
     detected: datetime
     deadline: datetime | None = None
+    heard: float = field(default_factory=time.monotonic)
+
+    def time_left(self) -> timedelta | None:
+        """Return how long it is until the deadline, None without one."""
+        at = self.deadline_at
+        return None if at is None else timedelta(seconds=at - time.monotonic())
+
+    @property
+    def deadline_at(self) -> float | None:
+        """The deadline in monotonic seconds, None without one."""
+        if self.deadline is None:
+            return None
+        return self.heard + (self.deadline - self.detected).total_seconds()
 
 
 class Inbox:
@@ -63,10 +82,14 @@ class Inbox:
             if ending.cause is Cause.NOTICE and self._noticed_at is None:
                 self._noticed_at = ending.detected
             held = self._ending
-            known = [one.deadline for one in (held, ending) if one and one.deadline]
-            deadline = min(known, default=None)
+            known = [one.deadline_at for one in (held, ending) if one is not None]
             wins = held is None or held.cause.value < ending.cause.value
-            self._ending = replace(ending if wins or held is None else held, deadline=deadline)
+            winner = ending if wins or held is None else held
+            earliest = min((at for at in known if at is not None), default=None)
+            if earliest is not None:
+                after = timedelta(seconds=earliest - winner.heard)
+                winner = replace(winner, deadline=winner.detected + after)
+            self._ending = winner
             self._changed.notify_all()
             return wins
 

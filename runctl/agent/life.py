@@ -5,14 +5,14 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from runctl.agent import processes
 from runctl.agent.crew import Crew
 from runctl.agent.drain import drain, ended_orderly, grace_of
-from runctl.agent.farewell import Farewell, time_left
+from runctl.agent.farewell import Farewell
 from runctl.agent.heartbeat import Heartbeat
 from runctl.agent.inbox import Cause, Ending, Inbox
 from runctl.agent.patience import CHECK, EndedEarlyError, Patience
@@ -168,10 +168,11 @@ class Life:
         if code in ENDED_BY_OTHERS:
             # A shutdown's SIGTERM may reach the trainer a moment before we hear of it.
             self._inbox.wait(CHECK.total_seconds())
-        deadline = self._inbox.ending.deadline if self._inbox.ending else None
+        ending = self._inbox.ending
+        deadline = None if ending is None else ending.deadline_at
         until = time.monotonic() + FINAL_UPLOAD.total_seconds()
         if deadline is not None:
-            until = min(until, time.monotonic() + time_left(deadline).total_seconds())
+            until = min(until, deadline)
         saved = crew.keeper.finish(orderly=ended_orderly(trainer), until=until)
         self._step = crew.committer.step
         if self._inbox.is_fenced:
@@ -205,10 +206,9 @@ class Life:
             trainer.end_family()
             return None
         grace = grace_of(
-            ending,
             asked=timedelta(seconds=request.checkpoint.grace_seconds),
             upload_time=crew.keeper.expected_upload_time(),
-            now=datetime.now(timezone.utc),
+            left=ending.time_left(),
         )
         drain(
             trainer,

@@ -11,7 +11,7 @@ SOON = NOW + timedelta(seconds=100)
 
 
 def ending(cause: Cause, deadline: datetime | None = None) -> Ending:
-    return Ending(cause=cause, reason=cause.name, detected=NOW, deadline=deadline)
+    return Ending(cause=cause, reason=cause.name, detected=NOW, deadline=deadline, heard=50.0)
 
 
 @pytest.mark.parametrize("first", [Cause.STOP, Cause.NOTICE])
@@ -33,6 +33,33 @@ def test_earlier_deadline_of_two_holds() -> None:
     assert not inbox.end(ending(Cause.NOTICE, SOON + timedelta(hours=1)))
     assert inbox.ending is not None
     assert inbox.ending.deadline == NOW
+
+
+def test_time_left_is_counted_from_when_the_notice_was_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So no step of the wall clock within the notice moves the deadline."""
+    one = ending(Cause.NOTICE, SOON)
+    monkeypatch.setattr("runctl.agent.inbox.time.monotonic", lambda: 50.0 + 30)
+    assert one.time_left() == timedelta(seconds=70)
+    assert ending(Cause.STOP).time_left() is None
+
+
+def test_deadlines_that_were_told_by_different_clocks_are_compared_by_when_they_come() -> None:
+    """The clock was set back an hour between the two."""
+    inbox = Inbox()
+    inbox.end(ending(Cause.NOTICE, SOON))
+    earlier = NOW - timedelta(hours=1)
+    later = Ending(
+        cause=Cause.STOP,
+        reason="",
+        detected=earlier,
+        deadline=earlier + timedelta(seconds=95),
+        heard=60.0,
+    )
+    inbox.end(later)
+    assert inbox.ending is not None
+    assert inbox.ending.deadline_at == 150.0
 
 
 def test_fence_outweighs_everything() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -181,15 +181,10 @@ def test_tags_that_are_not_there_yet_are_worth_waiting_for(metadata: MetadataDou
 def test_grace_is_the_least_of_all_limits(
     left: int | None, asked: int, upload: int, grace: int
 ) -> None:
-    at = datetime(2030, 1, 1, tzinfo=timezone.utc)
-    ending = Ending(
-        cause=Cause.NOTICE,
-        reason="",
-        detected=at,
-        deadline=None if left is None else at + timedelta(seconds=left),
-    )
     found = grace_of(
-        ending, asked=timedelta(seconds=asked), upload_time=timedelta(seconds=upload), now=at
+        asked=timedelta(seconds=asked),
+        upload_time=timedelta(seconds=upload),
+        left=None if left is None else timedelta(seconds=left),
     )
     assert found == timedelta(seconds=grace)
 
