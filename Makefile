@@ -35,6 +35,15 @@ build/frameworks/.installed: requirements/frameworks.txt
 	build/frameworks/bin/python -m pip install --quiet $$(grep '^torch==' requirements/frameworks.in)
 	@touch $@
 
+# The tools that bench/checkpoint.py compares with, apart from rclone, which is no Python package;
+# torch, which one of them needs, is borrowed.
+build/bench/.installed: requirements/bench.txt build/frameworks/.installed
+	$(PYTHON) -m venv --clear build/bench
+	build/bench/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/bench.txt
+	build/bench/bin/python -c 'import site; print(site.getsitepackages()[0])' | while read -r here; do \
+	  build/frameworks/bin/python -c 'import site; print(site.getsitepackages()[0])' > "$$here/frameworks.pth"; done
+	@touch $@
+
 setup: .venv/.installed node_modules/.installed build/wheels/.downloaded  ## install everything into .venv, node_modules and build
 
 demo: setup  ## a run that is interrupted three times, on the local cloud
@@ -64,9 +73,10 @@ format: setup  ## format and fix what can be fixed
 synth: setup  ## the CloudFormation templates, into cdk.out
 	PATH="$(CURDIR)/$(BIN):$$PATH" node_modules/.bin/cdk synth --quiet
 
-bench: setup  ## the benchmarks, each against its peer in the same run
+bench: setup build/bench/.installed  ## the benchmarks, each against its peer in the same run
 	$(BIN)/python bench/cold_start.py
 	$(BIN)/python bench/recovery.py
+	$(BIN)/python -m bench.checkpoint
 
 docs: setup  ## the reference pages that are derived from code
 	$(BIN)/python docs/reference/generate.py
@@ -81,6 +91,9 @@ lock: setup  ## rewrite the lock files from requirements/*.in
 	$(BIN)/pip-compile --quiet --generate-hashes --unsafe-package torch --strip-extras --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --output-file requirements/frameworks.txt requirements/frameworks.in
+	$(BIN)/pip-compile --quiet --generate-hashes --unsafe-package torch --strip-extras --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --output-file requirements/bench.txt requirements/bench.in
 
 clean:  ## what the targets made
 	rm -rf .venv node_modules build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis

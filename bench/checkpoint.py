@@ -1,0 +1,243 @@
+"""How fast checkpoints are saved and restored, against the tools that people use for it.
+
+Everybody does the same in the same run, in turns, on the same machine, against the same object
+server (`bench/object_server.py`, which is far from S3's latency and has no bandwidth limit: what
+is measured is what the tool itself costs). "plain parallel PUTs" is the ceiling: unsigned,
+unchecked requests of 8 MiB over plain sockets; runctl signs, hashes with SHA-256 and verifies.
+
+The second save is after a tenth was changed: of the many files every tenth, of the only one its
+first tenth. For runctl it is made by the process that made a save before, untimed, as the agent
+lives as long as the trainer and knows what its last save held; the others keep nothing in memory.
+
+A row's `mib_per_s` counts the bytes of the whole folder, whatever the tool left out: that is what
+a trainer waits for. `peak_mib` is the largest resident size of the tool's process.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).parents[1]
+PEERS = PROJECT / "build/bench/bin/python"
+MIB = 1024 * 1024
+OPERATIONS = ("first save", "second save", "restore")
+CEILING = "plain parallel PUTs"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A folder to save: so many files of so many bytes together."""
+
+    name: str
+    files: int
+    mebibytes: int
+
+    def make(self, folder: Path) -> None:
+        """Write it; random bytes, so that nothing compresses or repeats."""
+        folder.mkdir(parents=True)
+        size = self.mebibytes * MIB // self.files
+        for number in range(self.files):
+            with (folder / f"part-{number:05d}.bin").open("wb") as stream:
+                left = size
+                while left:
+                    block = os.urandom(min(left, 8 * MIB))
+                    stream.write(block)
+                    left -= len(block)
+
+    def change(self, folder: Path) -> None:
+        """Change a tenth: every tenth file, or the first tenth of the only one, in place."""
+        if self.files == 1:
+            with (folder / "part-00000.bin").open("r+b") as stream:
+                for _ in range(max(self.mebibytes // 80, 1)):
+                    stream.write(os.urandom(8 * MIB))
+            return
+        for number in range(0, self.files, 10):
+            path = folder / f"part-{number:05d}.bin"
+            path.write_bytes(os.urandom(path.stat().st_size))
+
+
+@contextmanager
+def object_server(folder: Path) -> Iterator[str]:
+    """Serve objects from a tmpfs folder."""
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.object_server", str(folder)],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        server.stdin.close()
+
+
+def interpreters() -> dict[str, str]:
+    """Return who runs each tool, of those that are here."""
+    found = {"runctl": sys.executable, CEILING: sys.executable, "boto3": sys.executable}
+    if shutil.which("rclone"):
+        found["rclone"] = sys.executable
+    for tool, module in (("boto3 + awscrt", "awscrt"), ("s3torchconnector", "s3torchconnector")):
+        check = [str(PEERS), "-c", f"import {module}"]
+        if (
+            PEERS.exists()
+            and subprocess.run(check, capture_output=True, check=False).returncode == 0
+        ):
+            found[tool] = str(PEERS)
+    return found
+
+
+def measure(
+    python: str, tool: str, operation: str, folder: Path, url: str, *, before: Callable[[], None]
+) -> tuple[float, float]:
+    """Run one operation in a process of its own; return its seconds and its peak in MiB.
+
+    `before` happens when the process is ready, right before its time counts.
+    """
+    command = [python, "-m", "bench.transfers", tool, operation, str(folder), url]
+    # A bundle of certificates, which nobody needs here, is more than rclone's S3 can take.
+    inherited = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env={**inherited, "PYTHONPATH": str(PROJECT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        ) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        before()
+        with contextlib.suppress(BrokenPipeError):  # it failed, which is told below
+            child.stdin.write(b"go\n")
+            child.stdin.close()
+        out = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != 0:
+            errors.seek(0)
+            told = errors.read().decode()[-2000:]
+            raise RuntimeError(f"{tool} failed to do its {operation}: {told}")
+    return float(out), usage.ru_maxrss / 1024
+
+
+def compare(data: Data, tools: dict[str, str], *, rounds: int, scratch: Path) -> Iterator[Row]:
+    """Let every tool do everything in turns; yield the medians."""
+    seconds: dict[tuple[str, str], list[float]] = {}
+    peaks: dict[tuple[str, str], list[float]] = {}
+    for number in range(rounds):
+        for tool, python in tools.items():
+            place = scratch / f"{number}"
+            print(f"{data.name}: {tool}", file=sys.stderr)
+            for operation, (took, peak) in zip(
+                OPERATIONS, attempt(data, tool, python, place), strict=True
+            ):
+                seconds.setdefault((tool, operation), []).append(took)
+                peaks.setdefault((tool, operation), []).append(peak)
+            shutil.rmtree(place)
+    for (tool, operation), values in seconds.items():
+        yield {
+            "tool": tool,
+            "operation": operation,
+            "data": data.name,
+            "mib_per_s": round(data.mebibytes / statistics.median(values), 1),
+            "peak_mib": round(max(peaks[tool, operation]), 1),
+        }
+
+
+def attempt(data: Data, tool: str, python: str, place: Path) -> Iterator[tuple[float, float]]:
+    """Save, save again and restore with one tool; raise RuntimeError if it restores otherwise."""
+    folder = place / "folder"
+    data.make(folder)
+    names = (f"{path.name} {path.stat().st_size}\n" for path in sorted(folder.iterdir()))
+    (place / "names").write_text("".join(names))
+    with object_server(place / "objects") as url:
+        measured = partial(measure, python, tool, folder=folder, url=url)
+        yield measured("first save", before=lambda: None)
+        yield measured("second save", before=lambda: data.change(folder))
+        wanted = fingerprint(folder)
+        shutil.rmtree(folder)
+        folder.mkdir()
+        yield measured("restore", before=lambda: None)
+        if fingerprint(folder) != wanted:
+            raise RuntimeError(f"{tool} restored something else")
+
+
+def fingerprint(folder: Path) -> int:
+    """Return a checksum of all files, cheap beside what is measured."""
+    total = 0
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as stream:
+            while block := stream.read(8 * MIB):
+                total = zlib.crc32(block, total)
+    return total
+
+
+def tables(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a table for each data and operation, the fastest first, with ratios to runctl."""
+    for data in dict.fromkeys(row["data"] for row in rows):
+        for operation in OPERATIONS:
+            found = [r for r in rows if (r["data"], r["operation"]) == (data, operation)]
+            ours = next(row["mib_per_s"] for row in found if row["tool"] == "runctl")
+            yield f"\n{operation}, {data}"
+            yield f"{'':<22}{'MiB/s':>9}{'runctl is':>12}{'peak MiB':>10}"
+            for row in sorted(found, key=lambda row: -row["mib_per_s"]):
+                ratio = f"{ours / row['mib_per_s']:.2f} ×"
+                yield (f"{row['tool']:<22}{row['mib_per_s']:>9}{ratio:>12}{row['peak_mib']:>10}")
+
+
+def main() -> None:
+    """Print the tables, or with --json the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mib", type=int, default=2048, help="the size of each folder")
+    parser.add_argument("--files", type=int, default=2000, help="of the folder of many files")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tool", action="append", help="only this one; may be repeated")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    tools = interpreters()
+    if arguments.tool:
+        tools = {name: python for name, python in tools.items() if name in arguments.tool}
+    missing = {"boto3 + awscrt", "s3torchconnector", "rclone"} - tools.keys()
+    if missing and not arguments.tool:
+        print(
+            f"not here: {', '.join(sorted(missing))}; `make build/bench/.installed` and "
+            "`apt-get install rclone` bring them",
+            file=sys.stderr,
+        )
+    rows: list[Row] = []
+    where = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="runctl-bench-", dir=where) as scratch:
+        for data in (
+            Data(f"one file of {arguments.mib} MiB", 1, arguments.mib),
+            Data(f"{arguments.files} files, {arguments.mib} MiB", arguments.files, arguments.mib),
+        ):
+            rows += compare(data, tools, rounds=arguments.rounds, scratch=Path(scratch))
+    if arguments.json:
+        server = "bench/object_server.py, one process, tmpfs"
+        print(json.dumps({"rows": rows, "cores": os.cpu_count(), "server": server}))
+        return
+    print("\n".join(tables(rows)))
+
+
+if __name__ == "__main__":
+    main()
