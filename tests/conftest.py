@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
+import botocore.loaders
 import pytest
+
+# Each session of botocore parses the models of its services anew, some 0.2 s for each client; the
+# files do not change, so all sessions of a test process read them through one loader.
+botocore.loaders.create_loader = cache(botocore.loaders.create_loader)
 
 # What is set up once for a whole folder (a local cloud, the synthesized templates) should not be
 # set up by every worker; the longest first, so that no worker is left with it at the end.
