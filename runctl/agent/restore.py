@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runctl.agent.faults import reach
+from runctl.agent.room import Room
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError
@@ -37,6 +38,7 @@ class Restorer:
         self._store = store
         self._incoming = incoming
         self._threads = threads
+        self._room = Room()
         self._lock = threading.Lock()
         self._parts: dict[str, tuple[Path, int]] = {}
         self.fetched: Fetched | None = None
@@ -113,13 +115,14 @@ class Restorer:
         return _offsets(entry.parts)
 
     def _fetch_part(self, part: Part, path: Path, offset: int) -> None:
-        content = self._local_part(part)
-        if content is None:
-            content = self._store.get_part(part)
-            reach("restore.first_part_fetched")
-        with path.open("r+b") as stream:
-            stream.seek(offset)
-            stream.write(content)
+        with self._room.taken(part.size_bytes):
+            content = self._local_part(part)
+            if content is None:
+                content = self._store.get_part(part)
+                reach("restore.first_part_fetched")
+            with path.open("r+b") as stream:
+                stream.seek(offset)
+                stream.write(content)
 
     def _local_part(self, part: Part) -> bytes | None:
         """Return a part that an earlier fetch brought, verified, or None."""

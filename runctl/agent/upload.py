@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runctl.agent.faults import reach
 from runctl.agent.pins import pin_name
+from runctl.agent.room import Room
 from runctl.agent.snapshot import ChangedError, Seen, Take
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, Part
@@ -45,6 +46,7 @@ class Uploader:
     def __init__(self, store: CheckpointStore, *, threads: int = THREADS) -> None:
         self._store = store
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="upload")
+        self._room = Room()
         self._threads = threads
         self._lock = threading.Lock()
         self._stored: dict[str, float] = {}
@@ -168,7 +170,11 @@ class Uploader:
         if expected is not None and self._store.has_part(expected):
             self._note_stored(expected)
             return expected
-        content = _read(path, offset, size)
+        with self._room.taken(size):
+            return self._store_content(_read(path, offset, size), lengths)
+
+    def _store_content(self, content: bytes, lengths: "_Total") -> Part:
+        size = len(content)
         part = Part(sha256=hashlib.sha256(content).hexdigest(), size_bytes=size)
         if not self._is_stored(part):
             if not self._was_stored(part) or not self._store.has_part(part):

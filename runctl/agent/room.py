@@ -1,0 +1,30 @@
+"""How many bytes of parts may be in memory at once."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+# Four large parts; small ones keep all threads busy.
+ROOM_BYTES = 32 * 1024 * 1024
+
+
+class Room:
+    """Room for so many bytes, for which threads wait; one that needs all of it gets it alone."""
+
+    def __init__(self, size_bytes: int = ROOM_BYTES) -> None:
+        self._size = self._left = size_bytes
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, size_bytes: int) -> Iterator[None]:
+        """Take room meanwhile."""
+        needed = min(size_bytes, self._size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= needed)
+            self._left -= needed
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += needed
+                self._changed.notify_all()
