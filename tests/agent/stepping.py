@@ -42,8 +42,15 @@ TRAINER = f"""
 
     step = int(os.environ.get("RUNCTL_RESUME_STEP") or 0)
     print("from", step, sorted(path.name for path in folder.iterdir()), flush=True)
+    last = pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"], "last")
+    # With WAIT the first attempt's last step waits, so that it is not done before its agent was
+    # killed; meanwhile the step before is saved again and again.
+    waits = "WAIT" in os.environ and os.environ["RUNCTL_ATTEMPT"] == "1"
     while step < {STEPS}:
-        time.sleep(0.2)
+        time.sleep(0.4 if waits else 0.2)
+        while step == {STEPS} - 1 and waits and not (last.exists() or stop):
+            save(step)
+            time.sleep(0.2)
         while str(step) == os.environ.get("HOLD_AT") and os.environ["RUNCTL_ATTEMPT"] == "1":
             time.sleep(0.02)
             if stop:
@@ -118,6 +125,11 @@ def begin(cloud: Cloud, **env: str) -> None:
     )
     cloud.create_run(TRAINER, checkpoint=CheckpointOptions(keep_last=1), env=env)
     cloud.open_attempt()
+
+
+def let_end(machine: Machine) -> None:
+    """Let a trainer that waits make its last step."""
+    (machine.state / "output/last").touch()
 
 
 def finish(cloud: Cloud, tmp_path: Path) -> None:

@@ -23,7 +23,11 @@ from tests.cli.deployed import Deployed
 CLEAN = ("AWS_", "RUNCTL_", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
 
 # The program as it is, only that it looks more often.
-IMPATIENT = "from runctl.cli import cloud, main; cloud.POLL_SECONDS = 0.1; main.main()"
+# Ctrl-C works though the tests themselves run in the background of a shell, which ignores it there.
+IMPATIENT = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from runctl.cli import cloud, main; cloud.POLL_SECONDS = 0.1; main.main()"
+)
 
 
 @dataclass(frozen=True)
