@@ -225,7 +225,13 @@ class Machine:
         """What EC2 does at the deadline: everything at once."""
         if self.process is not None and self.process.poll() is None:
             self.kill_agent()
-        for process in self._family:
+        # An agent that died by itself has left its trainer, which nobody counted before.
+        left = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if any(str(self.root) in word for word in process.info["cmdline"] or ())
+        ]
+        for process in (*self._family, *left):
             try:
                 process.kill()
             except psutil.NoSuchProcess:
