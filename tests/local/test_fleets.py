@@ -226,7 +226,7 @@ def test_an_unknown_instance_is_not_found_and_nothing_ends(cloud: Cloud) -> None
 
 
 def test_a_new_instance_may_be_invisible_for_a_moment(cloud: Cloud) -> None:
-    cloud.admin.set_knobs(not_found_for=0.5)
+    cloud.admin.set_knobs(not_found_for=3)
     instance_id = cloud.launch()
     with pytest.raises(ClientError) as caught:
         cloud.describe(instance_id)
