@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
@@ -260,9 +261,13 @@ def prune(
             "parts": len(plan.parts),
             "freed_bytes": plan.freed_bytes,
         },
-        f"{verb} {len(plan.removed)} checkpoints and {len(plan.parts)} parts "
-        f"({say_size(plan.freed_bytes)}); {len(plan.kept)} checkpoints stay",
+        f"{verb} {_count(plan.removed, 'checkpoint')} and {_count(plan.parts, 'part')} "
+        f"({say_size(plan.freed_bytes)}); {_count(plan.kept, 'checkpoint')} kept",
     )
+
+
+def _count(things: Sized, noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 # An agent that was told to stop may still be saving for this long after its last heartbeat.
