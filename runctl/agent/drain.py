@@ -13,6 +13,7 @@ from runctl.agent.trainer import Trainer
 LONGEST_GRACE = timedelta(seconds=90)
 RESERVE = timedelta(seconds=5)
 EXIT_POLL = 0.02
+MEASURE_EVERY = 1.0
 # Without a deadline nobody waits for us but a person.
 UNHURRIED = timedelta(minutes=10)
 SIGNAL_EXIT = 128
@@ -47,10 +48,13 @@ def drain(
     trainer.ask_to_save()
     reach("drain.sigterm_sent")
     until = time.monotonic() + grace.total_seconds()
+    upload_time, measured_at = timedelta(0), float("-inf")
     while trainer.is_running() and time.monotonic() < until and not inbox.is_fenced:
+        # Measuring walks through the whole folder, which the trainer is busy writing to.
+        if time.monotonic() - measured_at >= MEASURE_EVERY:
+            upload_time, measured_at = keeper.expected_upload_time(), time.monotonic()
         # A deadline may become known only now: the user stopped a machine that EC2 then takes.
-        latest = _too_late(inbox) - (keeper.expected_upload_time() + RESERVE).total_seconds()
-        if time.monotonic() >= latest:
+        if time.monotonic() >= _too_late(inbox) - (upload_time + RESERVE).total_seconds():
             break
         time.sleep(EXIT_POLL)
     exited = not trainer.is_running()

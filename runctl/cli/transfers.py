@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,12 +108,12 @@ def store_checkpoint(
     if step is None:
         step = step_of(view, before=run.step)
     size = sum(seen.size for seen in view.values())
-    uploader_of: list[Uploader] = []
     with tempfile.TemporaryDirectory(prefix="runctl-push-") as scratch:
         try:
-            with output.progress(f"storing {folder.name}", total=size) as advance:
-                uploader = Uploader(_Watched(store, advance))  # type: ignore[arg-type]
-                uploader_of.append(uploader)
+            with (
+                output.progress(f"storing {folder.name}", total=size) as advance,
+                closing(Uploader(_Watched(store, advance))) as uploader,  # type: ignore[arg-type]
+            ):
                 place = Path(scratch) / "pins"
                 held = pin(folder, view, place)
                 uploaded = uploader.upload(
@@ -120,9 +121,6 @@ def store_checkpoint(
                 )
         except ChangedError as exc:
             raise RequestError(f"{folder} changes while it is read: {exc}; wait for it") from exc
-        finally:
-            for uploader in uploader_of:
-                uploader.close()
     now = datetime.now(timezone.utc)
     manifest = Manifest(
         run_id=run.run_id,
