@@ -22,16 +22,16 @@ def remove_old_checkpoints(
     old = [key for key in store.manifest_keys() if key not in kept and _attempt_of(key) <= attempt]
     if not old:
         return set()
-    needed = _digests(newest)
+    needed = newest.digests
     for key in kept[1:]:
         try:
-            needed |= _digests(store.get_manifest(key))
+            needed |= store.get_manifest(key).digests
         except DamagedCheckpointError as exc:
             logger.warning("the kept checkpoint %s is damaged: %s", key, exc)
     removed: set[str] = set()
     for key in old:
         try:
-            needless = _digests(store.get_manifest(key)) - needed - removed
+            needless = store.get_manifest(key).digests - needed - removed
         except DamagedCheckpointError:
             needless = set()
         # The manifest first: killed in between, we leave parts without one, never the reverse.
@@ -41,10 +41,6 @@ def remove_old_checkpoints(
         reach("save.old_parts_removed")
         removed |= needless
     return removed
-
-
-def _digests(manifest: Manifest) -> set[str]:
-    return {part.sha256 for entry in manifest.entries for part in entry.parts}
 
 
 def _attempt_of(key: str) -> int:

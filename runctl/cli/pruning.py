@@ -68,6 +68,4 @@ def _readable(store: CheckpointStore, keys: Iterable[str]) -> Iterable[Manifest]
 
 
 def _digests(manifests: Iterable[Manifest]) -> set[str]:
-    return {
-        part.sha256 for manifest in manifests for entry in manifest.entries for part in entry.parts
-    }
+    return set().union(*(manifest.digests for manifest in manifests))

@@ -119,12 +119,9 @@ class StorageChecks:
         store = self._account.checkpoints(run_id)
         # Parts first: whatever a manifest names that comes later is not mistaken for garbage.
         parts = list(store.parts())
-        needed = {
-            part.sha256
-            for key in store.manifest_keys()
-            for entry in store.get_manifest(key).entries
-            for part in entry.parts
-        }
+        needed = set[str]().union(
+            *(store.get_manifest(key).digests for key in store.manifest_keys())
+        )
         now = self._services.clock.now()
         # Somebody may have resumed the run while its manifests were read.
         live = self._is_live(run_id)

@@ -51,6 +51,11 @@ class Manifest:
         """The bytes of all files together, hard links counted once."""
         return sum(entry.size_bytes for entry in self.entries if entry.kind == "file")
 
+    @property
+    def digests(self) -> set[str]:
+        """The names of all parts that the checkpoint needs."""
+        return {part.sha256 for entry in self.entries for part in entry.parts}
+
     def as_json(self) -> bytes:
         """Return the stored form."""
         return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True).encode()
