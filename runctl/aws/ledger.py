@@ -84,25 +84,15 @@ class DynamoLedger:
         self, run_id: str, *, execution: str, execution_arn: str, first_attempt: int
     ) -> Run:
         """Move an ended run to a new execution and clear its end; idempotent per execution."""
-        self._table.transact(
-            self._put_execution(execution, run_id),
-            update_of(
-                identity.run_key(run_id),
-                update="SET #execution = :execution, #execution_arn = :arn, "
-                "#executions = #executions + :one, #first_attempt = :first, "
-                "#ancestors = :nobody, #unsettled = :run REMOVE #ended, #ended_at, #reason",
-                condition="attribute_exists(#ended) AND #execution_arn <> :arn",
-                values={
-                    "execution": execution,
-                    "arn": execution_arn,
-                    "one": 1,
-                    "first": first_attempt,
-                    "nobody": [],
-                    "run": "run",
-                },
-            ),
+        return self._move_run(
+            run_id,
+            execution=execution,
+            execution_arn=execution_arn,
+            first_attempt=first_attempt,
+            update="#ancestors = :nobody, #unsettled = :run REMOVE #ended, #ended_at, #reason",
+            condition="attribute_exists(#ended) AND #execution_arn <> :arn",
+            values={"nobody": [], "run": "run"},
         )
-        return self._run_of(run_id, execution_arn)
 
     def hand_over(
         self,
@@ -114,32 +104,47 @@ class DynamoLedger:
         first_attempt: int,
     ) -> Run:
         """Move a live run from an execution to the one it started; idempotent per execution."""
+        run = self._move_run(
+            run_id,
+            execution=execution,
+            execution_arn=execution_arn,
+            first_attempt=first_attempt,
+            update="#ancestors = list_append(if_not_exists(#ancestors, :nobody), :parents)",
+            condition="attribute_not_exists(#ended) AND #execution_arn = :parent",
+            values={"nobody": [], "parents": [parent_arn], "parent": parent_arn},
+        )
+        if run.ended is not None:
+            raise already_ended(run)
+        return run
+
+    def _move_run(
+        self,
+        run_id: str,
+        *,
+        execution: str,
+        execution_arn: str,
+        first_attempt: int,
+        update: str,
+        condition: str,
+        values: Mapping[str, Any],
+    ) -> Run:
+        """Give the run its next execution; RequestError when another one has it."""
         self._table.transact(
             self._put_execution(execution, run_id),
             update_of(
                 identity.run_key(run_id),
                 update="SET #execution = :execution, #execution_arn = :arn, "
-                "#executions = #executions + :one, #first_attempt = :first, "
-                "#ancestors = list_append(if_not_exists(#ancestors, :nobody), :parents)",
-                condition="attribute_not_exists(#ended) AND #execution_arn = :parent",
+                f"#executions = #executions + :one, #first_attempt = :first, {update}",
+                condition=condition,
                 values={
                     "execution": execution,
                     "arn": execution_arn,
                     "one": 1,
                     "first": first_attempt,
-                    "nobody": [],
-                    "parents": [parent_arn],
-                    "parent": parent_arn,
+                    **values,
                 },
             ),
         )
-        run = self._run_of(run_id, execution_arn)
-        if run.ended is not None:
-            raise already_ended(run)
-        return run
-
-    def _run_of(self, run_id: str, execution_arn: str) -> Run:
-        """Return the run; RequestError when another execution has it."""
         run = self._run(run_id)
         if run.execution_arn != execution_arn:
             raise RequestError(
