@@ -17,7 +17,7 @@ from runctl.agent.retention import remove_old_checkpoints
 from runctl.agent.saves import Saves
 from runctl.agent.snapshot import Take, View
 from runctl.agent.steps import step_of
-from runctl.agent.upload import Uploader
+from runctl.agent.upload import ASSUMED_BYTES_PER_SECOND, Uploader
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest
 from runctl.model.errors import FencedError, RunctlError
@@ -72,10 +72,6 @@ class Committer:
         """Guess how long a checkpoint of so many bytes will take to upload."""
         return self._uploader.expected_time(size_bytes)
 
-    def close(self) -> None:
-        """Let go of the threads."""
-        self._uploader.close()
-
     def commit(
         self, take: Take, place: Path, *, told: int | None, superseded: threading.Event
     ) -> None:
@@ -107,6 +103,7 @@ class Committer:
         reach("save.committed")
         self._manifest = manifest
         self._chain = [key, *self._chain][: max(self._keep_last, 2)]
+        self._tell_budget(manifest)
         self._progress.mark("committed", now)
         self._progress.warn("", about="save")
         logger.info(
@@ -116,7 +113,6 @@ class Committer:
             uploaded.new_bytes,
             time.monotonic() - began,
         )
-        self._tell_budget(manifest)
 
     def save_partial(self, take: Take, place: Path) -> None:
         """Keep what an unfinished save left, for a trainer that asks for it; never the newest."""
@@ -187,12 +183,16 @@ class Committer:
         )
 
     def _tell_budget(self, manifest: Manifest) -> None:
-        """Say from the first save on when a last one will not fit into a notice."""
+        """Say from the first save on what a last one takes, and when it will not fit a notice."""
+        speed = self._uploader.bytes_per_second
+        measured = None if speed == ASSUMED_BYTES_PER_SECOND else speed
+        self._progress.note_saving(size_bytes=manifest.size_bytes, bytes_per_second=measured)
         if not self._may_be_interrupted:
             return
         budget = notice_budget(
             size_bytes=manifest.size_bytes,
-            bytes_per_second=self._uploader.bytes_per_second,
+            bytes_per_second=speed,
             save_cost=self._saves.cost or timedelta(0),
         )
+        self._progress.note_saving(last_save=budget.needed, notice=budget.available)
         self._progress.warn(budget.warning, about="notice")

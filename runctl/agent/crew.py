@@ -156,6 +156,13 @@ class Crew:
         """Ask for a save when one is due, and say so when none arrives any more."""
         now = time.monotonic()
         interval = self._pace.interval(now)
+        if self._saves.has_helper:
+            self._progress.note_saving(
+                every=interval.every,
+                is_fixed=self._pace.is_fixed,
+                cost=interval.cost,
+                uptime=interval.uptime,
+            )
         if self._saves.has_helper and interval.reason != self._reason:
             first, self._reason = not self._reason, interval.reason
             # The reason changes with every minute of training; the log has it when it matters.

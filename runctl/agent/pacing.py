@@ -20,6 +20,11 @@ class Pace:
         self._longest_gap = timedelta(0)
         self._cost: timedelta | None = None
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the request names the interval."""
+        return self._fixed is not None
+
     def interval(self, now: float) -> Interval:
         """Return how long it should be from one save to the next."""
         if self._fixed is not None:

@@ -2,8 +2,11 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
+
+from runctl.model.saving import Saving
 
 
 class Progress:
@@ -17,6 +20,7 @@ class Progress:
         self._metrics: dict[str, float] = {}
         self._timeline: dict[str, datetime] = {}
         self._warnings: dict[str, str] = {}
+        self._saving: Saving | None = None
         self._is_news = False
         self._on_change: Callable[[], None] = lambda: None
 
@@ -48,6 +52,11 @@ class Progress:
             self._step = self._step if step is None else step
             self._metrics.update(metrics)
 
+    def note_saving(self, **known: Any) -> None:
+        """Note fields of `Saving`; they change with every minute, so they wait for the beat."""
+        with self._lock:
+            self._saving = replace(self._saving or Saving(), **known)
+
     def warn(self, warning: str, *, about: str) -> bool:
         """Say in the status what a person should know; an empty text takes it back.
 
@@ -75,5 +84,6 @@ class Progress:
                 "step": self._step,
                 "metrics": dict(self._metrics) or None,
                 "timeline": dict(self._timeline),
+                "saving": self._saving,
                 "warning": "; ".join(filter(None, self._warnings.values())),
             }

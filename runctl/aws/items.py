@@ -10,6 +10,7 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.saving import Saving
 
 Item = dict[str, Any]
 
@@ -101,6 +102,7 @@ def read_attempt(item: Mapping[str, Any]) -> Attempt:
         timeline={
             name: datetime.fromisoformat(text) for name, text in item.get("timeline", {}).items()
         },
+        saving=Saving.from_document(json.loads(item["saving"])) if "saving" in item else None,
         warning=item.get("warning", ""),
         ended=Outcome.from_document(json.loads(item["ended"])) if "ended" in item else None,
     )

@@ -12,6 +12,7 @@ from runctl.model.errors import FencedError, NotFoundError, RequestError, RunEnd
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage, Run, already_ended
+from runctl.model.saving import Saving
 
 
 class DynamoLedger:
@@ -401,6 +402,7 @@ class DynamoLedger:
         step: int | None = None,
         metrics: Mapping[str, float] | None = None,
         timeline: Mapping[str, datetime] | None = None,
+        saving: Saving | None = None,
         warning: str = "",
     ) -> None:
         """Store the agent's heartbeat on its own attempt's item.
@@ -418,6 +420,7 @@ class DynamoLedger:
             "resume_step": resume_step,
             "progress_step": step,
             "metrics": None if metrics is None else json.dumps(dict(metrics)),
+            "saving": None if saving is None else json.dumps(saving.as_document()),
             "warning": warning,
         }
         told = {name: value for name, value in values.items() if value is not None}

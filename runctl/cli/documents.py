@@ -6,6 +6,7 @@ from typing import Any
 
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt, Run, derive_status
+from runctl.model.saving import Saving
 
 TAKEN = frozenset({OutcomeKind.INTERRUPTED, OutcomeKind.LOST})
 
@@ -66,8 +67,13 @@ def _attempt_document(attempt: Attempt) -> dict[str, Any]:
         "step": attempt.progress_step,
         "metrics": dict(attempt.metrics),
         "timeline": {name: _text(instant) for name, instant in attempt.timeline.items()},
+        "saving": None if attempt.saving is None else _saving_document(attempt.saving),
         "warning": attempt.warning,
     }
+
+
+def _saving_document(saving: Saving) -> dict[str, Any]:
+    return {**saving.as_document(), "fits_notice": saving.fits_notice}
 
 
 def _text(instant: datetime | None) -> str | None:

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from runctl.cli.documents import interruptions, warnings_of
-from runctl.cli.wording import say_duration, say_instant
+from runctl.cli.wording import say_duration, say_instant, say_short, say_size
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
+from runctl.model.saving import Saving
 
 STATUS_STYLES = {
     RunStatus.PENDING: "dim",
@@ -69,6 +70,8 @@ def _facts(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Table:
     if run.reason:
         facts.add_row("reason", run.reason)
     facts.add_row("checkpoint", checkpoint_text(run, now=now))
+    for label, told in saving_texts(attempts):
+        facts.add_row(label, told)
     if attempts and (metrics := metrics_text(attempts[-1])):
         facts.add_row("metrics", metrics)
     if taken := interruptions(attempts):
@@ -85,6 +88,50 @@ def checkpoint_text(run: Run, *, now: datetime) -> str:
     if run.step is None or run.committed_at is None:
         return "none yet" if run.ended is None else "none"
     return f"step {run.step}, {say_duration(now - run.committed_at)} ago"
+
+
+def saving_texts(attempts: Sequence[Attempt]) -> list[tuple[str, str]]:
+    """Say how often the newest live attempt saves and why, and what a notice would be enough for.
+
+    Each with its label; nothing about what is not known.
+    """
+    known = [one.saving for one in attempts if one.ended is None and one.saving is not None]
+    if not known:
+        return []
+    saving = known[-1]
+    return [
+        (label, text)
+        for label, text in (("interval", _interval(saving)), ("last save", _last_save(saving)))
+        if text
+    ]
+
+
+def _interval(saving: Saving) -> str:
+    if saving.every is None:
+        return ""
+    every = f"every {say_short(saving.every)}"
+    if saving.is_fixed:
+        return f"{every}, as the request says"
+    if saving.cost is None or saving.uptime is None:
+        return f"{every}, until a first save shows what a save costs"
+    return (
+        f"{every}: a save costs {say_short(saving.cost)}, "
+        f"an interruption every {say_short(saving.uptime)} is expected"
+    )
+
+
+def _last_save(saving: Saving) -> str:
+    if saving.size_bytes is None:
+        return ""
+    what = say_size(saving.size_bytes)
+    if saving.bytes_per_second is not None:
+        what += f" at {say_size(saving.bytes_per_second)}/s"
+    if saving.last_save is None or saving.notice is None:
+        return what
+    fits = "fits" if saving.fits_notice else "does not fit"
+    return (
+        f"{what} {fits} into a notice: {say_short(saving.last_save)} of {say_short(saving.notice)}"
+    )
 
 
 def metrics_text(attempt: Attempt) -> str:

@@ -28,6 +28,12 @@ def say_duration(duration: timedelta) -> str:
     return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"
 
 
+def say_short(duration: timedelta) -> str:
+    """Say a duration that may be less than a few seconds, such as 2.1s."""
+    seconds = duration.total_seconds()
+    return f"{seconds:.1f}s" if seconds < 10 else say_duration(duration)
+
+
 def say_instant(instant: datetime) -> str:
     """Say an instant in UTC, to the second."""
     return instant.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from runctl.model.run import Attempt, Run
+from runctl.model.saving import Saving
 
 
 class AgentLedger(Protocol):
@@ -50,12 +51,13 @@ class AgentLedger(Protocol):
         step: int | None = None,
         metrics: Mapping[str, float] | None = None,
         timeline: Mapping[str, datetime] | None = None,
+        saving: Saving | None = None,
         warning: str = "",
     ) -> None:
         """Store the agent's heartbeat: its phase (boot, environment, restore, train, drain, …).
 
         Refused with FencedError once a higher attempt has the fence; an attempt that waits for its
-        token has none yet and may tell of its preparations. `timeline` is merged, `metrics` replace
-        the ones before.
+        token has none yet and may tell of its preparations. `timeline` is merged, `metrics` and
+        `saving` replace the ones before.
         """
         ...

@@ -8,6 +8,7 @@ from enum import Enum
 from runctl.model.errors import RunEndedError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
+from runctl.model.saving import Saving
 
 LOAN = "lent:"
 
@@ -89,6 +90,7 @@ class Attempt:
     progress_step: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     timeline: dict[str, datetime] = field(default_factory=dict)
+    saving: Saving | None = None
     warning: str = ""
     ended: Outcome | None = None
 

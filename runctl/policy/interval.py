@@ -44,10 +44,15 @@ def uptime_of(attempts: Iterable[Attempt]) -> Uptime:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """How long from the start of one save to the next, and why, in words for a person."""
+    """How long from the start of one save to the next, and why, in words for a person.
+
+    `cost` and `uptime` are δ and M, where it follows from them.
+    """
 
     every: timedelta
     reason: str
+    cost: timedelta | None = None
+    uptime: timedelta | None = None
 
 
 def mean_uptime(*, trained: timedelta, interruptions: int) -> timedelta:
@@ -80,7 +85,7 @@ def choose_interval(
     )
     if every != best:
         reason += f"; kept to {_words(every)}"
-    return Interval(every=every, reason=reason)
+    return Interval(every=every, reason=reason, cost=save_cost, uptime=mean)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import signal
+from datetime import timedelta
 
 import pytest
 
@@ -410,6 +411,11 @@ def test_helper_is_asked_to_save_at_the_interval_of_the_request(cloud: Cloud, la
     wait_until(lambda: (cloud.run().step or 0) >= 3)
     assert "a checkpoint every 1 s: as the request says" in machine.agent_log()
     assert cloud.attempt().warning == ""
+    wait_until(lambda: (told := cloud.attempt().saving) is not None and told.every is not None)
+    saving = cloud.attempt().saving
+    assert (saving.every, saving.is_fixed) == (timedelta(seconds=1), True)
+    assert (saving.size_bytes, saving.fits_notice) == (1, True)
+    assert saving.bytes_per_second is None  # one byte tells nothing about it
 
 
 def test_metrics_reach_the_ledger_and_s3(cloud: Cloud, launch) -> None:

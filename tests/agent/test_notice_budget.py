@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from runctl.agent.committer import Committer
 from runctl.agent.progress import Progress
 from runctl.agent.saves import Saves
+from runctl.agent.upload import ASSUMED_BYTES_PER_SECOND
 from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.saving import Saving
 
 MIB = 1024 * 1024
 
@@ -48,6 +51,23 @@ def test_save_that_does_not_fit_is_said_with_its_numbers(
     committer(tmp_path, progress)._tell_budget(manifest(mebibytes))
     assert (warning(progress) == "") is fits
     assert fits or "1,101 MiB at 10 MiB/s need 110 s" in warning(progress)
+
+
+def test_figures_of_a_last_save_are_told_and_a_speed_that_was_only_guessed_is_not(
+    tmp_path: Path,
+) -> None:
+    progress = Progress()
+    one = committer(tmp_path, progress)
+    one._tell_budget(manifest(300))
+    assert progress.as_arguments()["saving"] == Saving(
+        size_bytes=300 * MIB,
+        bytes_per_second=10.0 * MIB,
+        last_save=timedelta(seconds=30),
+        notice=timedelta(seconds=110),
+    )
+    one._uploader._bytes_per_second = ASSUMED_BYTES_PER_SECOND
+    one._tell_budget(manifest(300))
+    assert progress.as_arguments()["saving"].bytes_per_second is None
 
 
 def test_what_the_save_itself_takes_counts_too(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ def test_interval_follows_the_cost_that_the_helper_told_and_the_interruptions_se
     judge.note_commit(0, cost=timedelta(seconds=8))
     # M = (12 h + 12 h) / 12 = 2 h; √(2 × 8 s × 7200 s) = 339 s.
     assert round(judge.interval(0).every.total_seconds()) == 339
+    assert judge.interval(0).cost == timedelta(seconds=8)
+    assert judge.interval(0).uptime == timedelta(hours=2)
     judge.note_commit(60, cost=None)  # what is known stays known
     assert judge.interval(60).every < UNTIL_THE_FIRST
 

@@ -12,11 +12,13 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import AttemptStage, Run, loan_of
+from runctl.model.saving import Saving
 from tests.aws.conftest import make_table
 from tests.control.fakes import START, MemoryLedger
 
 NOW = START
 LATER = NOW + timedelta(minutes=5)
+SAVING = Saving(every=timedelta(minutes=4), cost=timedelta(seconds=2.125), size_bytes=7)
 LOST = Outcome(kind=OutcomeKind.LOST, reason="silence")
 COMPLETED = Outcome(kind=OutcomeKind.COMPLETED, exit_code=0, step=7)
 
@@ -402,6 +404,7 @@ def test_progress_gathers_and_only_the_warning_goes_with_its_cause(ledger):
         step=4,
         metrics={"loss": 0.5, "acc": math.inf},
         timeline={"booted": NOW},
+        saving=SAVING,
         warning="slow",
     )
     ledger.record_progress("run-1", 1, phase="train", now=LATER, timeline={"started": LATER})
@@ -410,6 +413,7 @@ def test_progress_gathers_and_only_the_warning_goes_with_its_cause(ledger):
     assert (attempt.resume_step, attempt.progress_step, attempt.warning) == (3, 4, "")
     assert attempt.metrics == {"loss": 0.5, "acc": math.inf}
     assert attempt.timeline == {"booted": NOW, "started": LATER}
+    assert attempt.saving == SAVING
 
 
 def test_an_attempt_may_tell_of_its_preparations_before_it_has_the_fence(ledger):

@@ -130,10 +130,12 @@ class Deployed:
             run_id, number, token="secret-token", execution_arn=run.execution_arn, now=at
         )
 
-    def progress(self, run_id: str, number: int, step: int, *, start: int | None = None) -> None:
+    def progress(
+        self, run_id: str, number: int, step: int, *, start: int | None = None, **told: object
+    ) -> None:
         self.ledger.record_progress(
             run_id, number, phase="train", now=now(), step=step, resume_step=start,
-            metrics={"loss": 1 / (step + 1), "step": step}, timeline={"started": now()},
+            metrics={"loss": 1 / (step + 1), "step": step}, timeline={"started": now()}, **told,
         )  # fmt: skip
 
     def commit(self, run_id: str, number: int, step: int) -> str:

@@ -1,5 +1,6 @@
 """The commands about runs: list, status, logs, stop, resume, checkpoints."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -8,6 +9,7 @@ from runctl.cli.logs import read_since
 from runctl.model.errors import InvalidRequestError
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Run
+from runctl.model.saving import Saving
 from tests.cli.deployed import now
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
@@ -87,6 +89,63 @@ def test_status_is_a_page_that_fits(story, runctl, width):
         assert told in done.stdout
     assert "reclaimed by EC2" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+SAVING = Saving(
+    every=timedelta(minutes=4, seconds=10),
+    cost=timedelta(seconds=2.1),
+    uptime=timedelta(hours=2, minutes=10),
+    size_bytes=1_200_000_000,
+    bytes_per_second=56e6,
+    last_save=timedelta(seconds=24),
+    notice=timedelta(seconds=110),
+)
+
+
+@pytest.mark.parametrize(
+    ("told", "lines"),
+    [
+        (
+            {},
+            [
+                "every 4m 10s: a save costs 2.1s, an interruption every 2h 10m is expected",
+                "1.2 GB at 56.0 MB/s fits into a notice: 24s of 1m 50s",
+            ],
+        ),
+        (
+            {"cost": None, "uptime": None, "bytes_per_second": None, "last_save": None},
+            ["every 4m 10s, until a first save shows what a save costs", "1.2 GB"],
+        ),
+        (
+            {"is_fixed": True, "last_save": timedelta(seconds=200)},
+            ["every 4m 10s, as the request says", "does not fit into a notice: 3m 20s of 1m 50s"],
+        ),
+    ],
+)
+def test_status_tells_why_the_interval_is_what_it_is_and_what_a_notice_is_enough_for(
+    story, runctl, told, lines
+):
+    story.progress("lm", 2, 51, saving=replace(SAVING, **told))
+    page = runctl("status", "lm", env={"COLUMNS": "100"}).stdout
+    for label, line in zip(("interval", "last save"), lines, strict=True):
+        assert any(one.startswith(label) and line in one for one in page.splitlines()), page
+
+
+def test_status_document_has_the_figures_of_the_interval(story, runctl):
+    story.progress("lm", 2, 51, saving=SAVING)
+    first, second = runctl("status", "lm", "--json").document["attempts"]
+    assert first["saving"] is None
+    assert second["saving"] == {
+        "every_seconds": 250, "is_fixed": False, "cost_seconds": 2.1, "uptime_seconds": 7800,
+        "size_bytes": 1_200_000_000, "bytes_per_second": 56e6, "last_save_seconds": 24,
+        "notice_seconds": 110, "fits_notice": True,
+    }  # fmt: skip
+
+
+def test_an_attempt_that_has_ended_saves_no_more(story, runctl):
+    story.progress("lm", 2, 51, saving=SAVING)
+    story.end_attempt("lm", 2, OutcomeKind.INTERRUPTED)
+    assert "interval" not in runctl("status", "lm").stdout
 
 
 def test_a_run_that_is_not_there_is_told_with_the_nearest_name(story, runctl):

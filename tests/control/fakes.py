@@ -19,6 +19,7 @@ from runctl.model.machine import LaunchResult, Machine
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.saving import Saving
 
 START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -258,6 +259,7 @@ class MemoryLedger:
         step: int | None = None,
         metrics: Mapping[str, float] | None = None,
         timeline: Mapping[str, datetime] | None = None,
+        saving: Saving | None = None,
         warning: str = "",
     ) -> None:
         run = self._run(run_id)
@@ -272,6 +274,7 @@ class MemoryLedger:
             progress_step=held.progress_step if step is None else step,
             metrics=held.metrics if metrics is None else dict(metrics),
             timeline={**held.timeline, **(timeline or {})},
+            saving=saving or held.saving,
             warning=warning,
         )
 
