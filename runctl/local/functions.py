@@ -19,8 +19,8 @@ from ministack.services import stepfunctions as sfn
 
 from runctl.local import iam, store
 from runctl.local.actions import REQUIRED
+from runctl.local.executions import current_execution, role_of
 from runctl.local.instance import base_python
-from runctl.local.workflows import current_execution, role_of
 
 logger = logging.getLogger(__name__)
 
