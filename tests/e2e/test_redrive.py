@@ -1,0 +1,129 @@
+"""A person presses Redrive in the console, on runs that were stopped, that failed, that went on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runctl.aws.workflow import Execution
+from runctl.model.outcome import RunStatus
+from runctl.model.run import Run
+from tests.e2e.stage import Stage, wait_for
+
+pytestmark = pytest.mark.e2e
+
+# Counts steps until it is told to stop; never ends by itself.
+COUNTER = """
+import os, pathlib, signal, time
+folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+step = max([int(p.stem.split("-")[1]) for p in folder.glob("step-*.txt")], default=0)
+print("began at", step, flush=True)
+while not stop:
+    time.sleep(0.05)
+    step += 1
+    (folder / f"step-{step}.tmp").write_text(str(step))
+    (folder / f"step-{step}.tmp").rename(folder / f"step-{step}.txt")
+"""
+
+
+def start_and_stop(stage: Stage, run_id: str) -> Run:
+    """Let a run train and stop its execution; return the run once all is over."""
+    code = stage.upload_project({"count.py": COUNTER})
+    stage.start({"script": "count.py", "code": code}, name=run_id)
+    stage.wait_for_training(run_id, step=3)
+    return stop(stage, run_id, execution=run_id)
+
+
+def stop(stage: Stage, run_id: str, *, execution: str) -> Run:
+    stage.workflow.stop_run(stage.workflow.execution_arn(execution), cause="enough for today")
+    return over(stage, run_id)
+
+
+def over(stage: Stage, run_id: str) -> Run:
+    """Return the run once people were told of its end and its agent has saved and gone."""
+    wait_for(lambda: stage.run(run_id).is_settled, "the run's end")
+    stage.wait_for_no_instance(run_id)
+    return stage.run(run_id)
+
+
+def redrive(stage: Stage, execution: str) -> Execution:
+    """Do what the console's button does, and wait for the execution's end."""
+    arn = stage.workflow.execution_arn(execution)
+    done = stage.aws("stepfunctions", "redrive-execution", "--execution-arn", arn)
+    assert done.returncode == 0, done.stderr
+    return stage.wait_for_end(execution)
+
+
+def history(stage: Stage, execution: str) -> list[str]:
+    """Return the states that the execution has entered since it was redriven."""
+    arn = stage.workflow.execution_arn(execution)
+    pages = stage.clients.get("stepfunctions").get_paginator("get_execution_history")
+    events = [one for page in pages.paginate(executionArn=arn) for one in page["events"]]
+    began = max(n for n, one in enumerate(events) if one["type"] == "ExecutionRedriven")
+    entered = (one.get("stateEnteredEventDetails") for one in events[began:])
+    return [one["name"] for one in entered if one]
+
+
+def test_a_stopped_run_is_not_revived_by_a_redrive_which_says_what_to_do_instead(
+    stage: Stage, new_name
+):
+    run_id = new_name()
+    run = start_and_stop(stage, run_id)
+    assert run.ended is RunStatus.STOPPED
+    attempts = stage.attempts(run_id)
+    ended = redrive(stage, run_id)
+    assert (ended.status, ended.error) == ("FAILED", "RunEndedError"), stage.story(run_id)
+    assert f"`runctl resume {run_id}`" in ended.cause
+    assert history(stage, run_id) == ["Train", "CleanUp", "Unexpected"]
+    assert (stage.run(run_id), stage.attempts(run_id)) == (run, attempts)
+    assert len(stage.instances(run_id)) == 1
+    assert stage.live_instances(run_id) == []
+    assert sum(line.startswith("began at") for line in stage.log(run_id, 1)) == 1
+
+
+def test_a_failed_run_fails_again_at_once_when_it_is_redriven(stage: Stage, new_name):
+    code = stage.upload_project({"broken.py": "raise SystemExit('the data is gone')"})
+    run_id = new_name()
+    stage.start({"code": code, "script": "broken.py"}, name=run_id)
+    failed = stage.wait_for_training_completion(run_id)
+    run = over(stage, run_id)
+    ended = redrive(stage, run_id)
+    assert (ended.status, ended.error, ended.cause) == ("FAILED", "RunFailed", failed.cause)
+    assert "the data is gone" in ended.cause
+    assert history(stage, run_id) == ["RunFailed"]
+    assert stage.run(run_id) == run
+    assert len(stage.instances(run_id)) == len(stage.attempts(run_id)) == 1
+
+
+def test_a_redrive_of_the_first_execution_leaves_a_resumed_run_alone(stage: Stage, new_name):
+    run_id = new_name()
+    saved = start_and_stop(stage, run_id).step
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "runctl"), "--local", "resume", run_id, "--detach"],
+        env={**os.environ, "RUNCTL_LOCAL_HOME": str(stage.endpoint.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: stage.run(run_id).step > saved, "the resumed run to save")
+    before = stage.attempts(run_id)
+
+    ended = redrive(stage, run_id)
+    assert (ended.status, ended.error) == ("FAILED", "RunEndedError"), stage.story(run_id)
+    run, attempts = stage.run(run_id), stage.attempts(run_id)
+    assert run.ended is None
+    assert run.execution in ended.cause
+    assert [one.token for one in attempts] == [one.token for one in before]
+    assert len(attempts) == len(stage.instances(run_id)) == 2
+    wait_for(lambda: stage.run(run_id).step > run.step, "the resumed run to go on")
+    stopped = stop(stage, run_id, execution=run.execution)
+    assert stopped.ended is RunStatus.STOPPED
+    assert stage.attempts(run_id)[1].resume_step == saved
+    assert stage.log(run_id, 2)[0] == f"began at {saved}"
+    stage.verify_checkpoint_exists(run_id)
