@@ -1,11 +1,12 @@
-"""Fault points: named instants at which a test kills the agent, found by name and not by luck.
+"""Fault points: named instants at which a test kills or stops the agent, by name and not by luck.
 
-Without RUNCTL_FAULT_POINT in the agent's environment they do nothing.
+Without RUNCTL_FAULT_POINT or RUNCTL_HOLD_POINT in the agent's environment they do nothing.
 """
 
 import os
 import signal
 import threading
+from collections import Counter
 
 # In the order in which a save, a restore and a drain pass them.
 SAVE = (
@@ -33,24 +34,27 @@ DRAIN = (
     "drain.reported",
 )
 VARIABLE = "RUNCTL_FAULT_POINT"
+HOLD = "RUNCTL_HOLD_POINT"
 
-_passed = 0
+_passed: Counter[signal.Signals] = Counter()
 _lock = threading.Lock()
 
 
 def reach(point: str) -> None:
-    """Pass a fault point: SIGKILL this process if the environment names it.
+    """Pass a fault point: SIGKILL this process, or SIGSTOP it, if the environment names the point.
 
     `save.parts_stored:3` means the third time that it is passed.
     """
-    wanted = os.environ.get(VARIABLE)
-    if not wanted:
-        return
+    for variable, how in ((VARIABLE, signal.SIGKILL), (HOLD, signal.SIGSTOP)):
+        if wanted := os.environ.get(variable):
+            _act(point, wanted, how)
+
+
+def _act(point: str, wanted: str, how: signal.Signals) -> None:
     name, _, count = wanted.partition(":")
     if name != point:
         return
-    global _passed
     with _lock:
-        _passed += 1
-        if _passed == int(count or 1):
-            os.kill(os.getpid(), signal.SIGKILL)
+        _passed[how] += 1
+        if _passed[how] == int(count or 1):
+            os.kill(os.getpid(), how)

@@ -257,6 +257,7 @@ class Instances:
             "LANG": "C.UTF-8",
             "PATH": ":".join(path),
             "TMPDIR": str(instance.root / "tmp"),
+            **self.knobs.environment,
         }
 
     async def _run_user_data(self, instance: Instance, handle: _Handle) -> None:

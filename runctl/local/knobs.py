@@ -17,6 +17,7 @@ class Knobs:
     keep_roots: bool = True
     heartbeat_scale: float = 1.0
     wait_scale: float = 1.0
+    environment: dict[str, str] = field(default_factory=dict)
     drop_events: list[str] = field(default_factory=list)
     delay_events: dict[str, float] = field(default_factory=dict)
     duplicate_events: dict[str, int] = field(default_factory=dict)

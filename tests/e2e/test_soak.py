@@ -9,15 +9,13 @@ import random
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from runctl.aws.checkpoints import CheckpointStore
-from runctl.aws.instant_fleets import find_fleets
-from runctl.cli.pruning import carry_out, plan_pruning
 from runctl.model.outcome import OutcomeKind, RunStatus
+from tests.e2e.books import check_machines, check_parts
 from tests.e2e.soak import Soak
 from tests.e2e.stage import PROJECT, Stage
 
@@ -104,27 +102,3 @@ def check_ledger(stage: Stage, run_id: str, *, made: int) -> None:
     # No attempt began below the one before it.
     resumed = [one.resume_step for one in trained if one.resume_step is not None]
     assert resumed == sorted(resumed)
-
-
-def check_machines(stage: Stage, run_id: str) -> None:
-    stage.wait_for_no_instance(run_id)
-    known = {one for attempt in stage.attempts(run_id) for one in attempt.instance_ids}
-    assert {one["instance_id"] for one in stage.instances(run_id)} == known
-    fleets = find_fleets(
-        stage.clients.get("ec2"), templates=set(stage.deployment.launch_templates.values())
-    )
-    launched = [one for fleet in fleets if fleet.run_id == run_id for one in fleet.instance_ids]
-    assert sorted(launched) == sorted(known)
-    assert len(launched) == len(set(launched))
-
-
-def check_parts(stage: Stage, run_id: str) -> None:
-    """Every part is one that a manifest needs, or garbage that a prune finds and removes."""
-    store = CheckpointStore(stage.clients.get("s3"), bucket=stage.deployment.bucket, run_id=run_id)
-    stage.verify_checkpoint_exists(run_id)
-    later = datetime.now(timezone.utc) + timedelta(hours=25)
-    carry_out(store, plan_pruning(store, newest=stage.run(run_id).newest, keep=1, now=later))
-    (key,) = store.manifest_keys()
-    needed = {part.sha256 for entry in store.get_manifest(key).entries for part in entry.parts}
-    assert {part.sha256 for part in store.parts()} == needed
-    stage.verify_checkpoint_exists(run_id)

@@ -1,0 +1,32 @@
+"""Whether everything that a run had is accounted for: machines, fleets, parts."""
+
+from datetime import datetime, timedelta, timezone
+
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.instant_fleets import find_fleets
+from runctl.cli.pruning import carry_out, plan_pruning
+from tests.e2e.stage import Stage
+
+
+def check_machines(stage: Stage, run_id: str) -> None:
+    stage.wait_for_no_instance(run_id)
+    known = {one for attempt in stage.attempts(run_id) for one in attempt.instance_ids}
+    assert {one["instance_id"] for one in stage.instances(run_id)} == known
+    fleets = find_fleets(
+        stage.clients.get("ec2"), templates=set(stage.deployment.launch_templates.values())
+    )
+    launched = [one for fleet in fleets if fleet.run_id == run_id for one in fleet.instance_ids]
+    assert sorted(launched) == sorted(known)
+    assert len(launched) == len(set(launched))
+
+
+def check_parts(stage: Stage, run_id: str) -> None:
+    """Every part is one that a manifest needs, or garbage that a prune finds and removes."""
+    store = CheckpointStore(stage.clients.get("s3"), bucket=stage.deployment.bucket, run_id=run_id)
+    stage.verify_checkpoint_exists(run_id)
+    later = datetime.now(timezone.utc) + timedelta(hours=25)
+    carry_out(store, plan_pruning(store, newest=stage.run(run_id).newest, keep=1, now=later))
+    (key,) = store.manifest_keys()
+    needed = {part.sha256 for entry in store.get_manifest(key).entries for part in entry.parts}
+    assert {part.sha256 for part in store.parts()} == needed
+    stage.verify_checkpoint_exists(run_id)
