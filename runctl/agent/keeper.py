@@ -169,7 +169,6 @@ class Keeper:
         self._superseded.set()
         with self._work:
             self._work.notify_all()
-        self._committer.close()
 
     def _watch(self) -> None:
         while not self._stop.is_set():

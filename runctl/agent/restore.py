@@ -6,14 +6,15 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from runctl.agent.faults import reach
-from runctl.agent.room import Room
+from runctl.agent.sharing import share
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.wire import Buffer
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError
 
@@ -31,6 +32,15 @@ class Fetched:
     manifest: Manifest
 
 
+@dataclass(frozen=True)
+class _Missing:
+    """A part that is to be fetched, and where it goes."""
+
+    part: Part
+    path: str
+    offset: int
+
+
 class Restorer:
     """Fetches checkpoints into `incoming`, then moves one into the checkpoint folder."""
 
@@ -38,9 +48,9 @@ class Restorer:
         self._store = store
         self._incoming = incoming
         self._threads = threads
-        self._room = Room()
         self._lock = threading.Lock()
-        self._parts: dict[str, tuple[Path, int]] = {}
+        self._complete: set[str] = set()
+        self._parts: dict[str, tuple[str, int]] = {}
         self.fetched: Fetched | None = None
 
     def fetch(self, key: str) -> Fetched:
@@ -85,101 +95,109 @@ class Restorer:
     def _fetch_files(self, manifest: Manifest) -> None:
         self._incoming.mkdir(parents=True, exist_ok=True)
         wanted = {_content_name(entry): entry for entry in manifest.entries if entry.kind == "file"}
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="restore") as pool:
-            jobs = [
-                pool.submit(self._fetch_part, part, self._incoming / f"{name}.new", offset)
-                for name, entry in wanted.items()
-                if not (self._incoming / name).exists()
-                for part, offset in self._prepare(self._incoming / f"{name}.new", entry)
-            ]
-            try:
-                for job in jobs:
-                    job.result()
-            except BaseException:
-                for job in jobs:
-                    job.cancel()
-                raise
+        share(self._missing(wanted), self._fetch_parts, threads=self._threads)
         for name, entry in wanted.items():
-            path = self._incoming / name
-            if not path.exists():
-                (self._incoming / f"{name}.new").replace(path)
+            if name not in self._complete:
+                self._complete.add(name)
+                path = f"{self._incoming}/{name}"
                 for part, offset in _offsets(entry.parts):
                     self._parts[part.sha256] = (path, offset)
-        for path in self._incoming.iterdir():
-            if path.name not in wanted:
-                self._forget(path)
+        for name in set(os.listdir(self._incoming)) - wanted.keys():
+            self._forget(name)
 
-    def _prepare(self, path: Path, entry: Entry) -> Iterator[tuple[Part, int]]:
-        with path.open("wb") as stream:
-            stream.truncate(entry.size_bytes)
-        return _offsets(entry.parts)
+    def _missing(self, wanted: Mapping[str, Entry]) -> Iterator["_Missing"]:
+        """Yield the parts that are not here yet; their files are as long as they will be."""
+        for name, entry in wanted.items():
+            if name in self._complete:
+                continue
+            path = f"{self._incoming}/{name}"
+            with open(path, "wb") as stream:
+                stream.truncate(entry.size_bytes)
+            for part, offset in _offsets(entry.parts):
+                yield _Missing(part, path, offset)
 
-    def _fetch_part(self, part: Part, path: Path, offset: int) -> None:
-        with self._room.taken(part.size_bytes):
-            content = self._local_part(part)
-            if content is None:
-                content = self._store.get_part(part)
-                reach("restore.first_part_fetched")
-            with path.open("r+b") as stream:
-                stream.seek(offset)
-                stream.write(content)
+    def _fetch_parts(self, parts: Iterator["_Missing"]) -> None:
+        for one in parts:
+            descriptor = os.open(one.path, os.O_WRONLY)
+            try:
+                self._fetch_part(one, descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _fetch_part(self, one: "_Missing", descriptor: int) -> None:
+        def write(offset: int, piece: Buffer) -> None:
+            done = 0
+            while done < len(piece):  # a file system that fills up takes a part of it
+                done += os.pwrite(descriptor, piece[done:], one.offset + offset + done)
+
+        content = self._local_part(one.part)
+        if content is not None:
+            write(0, content)
+            return
+        self._store.get_part(one.part, write)
+        reach("restore.first_part_fetched")
 
     def _local_part(self, part: Part) -> bytes | None:
         """Return a part that an earlier fetch brought, verified, or None."""
         if part.sha256 not in self._parts:
             return None
         path, offset = self._parts[part.sha256]
-        with contextlib.suppress(OSError), path.open("rb") as stream:
+        with contextlib.suppress(OSError), open(path, "rb") as stream:
             stream.seek(offset)
             content = stream.read(part.size_bytes)
             if hashlib.sha256(content).hexdigest() == part.sha256:
                 return content
         return None
 
-    def _forget(self, path: Path) -> None:
+    def _forget(self, name: str) -> None:
+        path = f"{self._incoming}/{name}"
+        self._complete.discard(name)
         self._parts = {key: place for key, place in self._parts.items() if place[0] != path}
-        path.unlink()
+        os.unlink(path)
 
     def put_in_place(self, manifest: Manifest, folder: Path) -> None:
         """Make `folder` what the manifest says: nothing more, nothing less, times and modes too."""
         reach("restore.fetched")
         clear(folder)
         reach("restore.folder_cleared")
-        entries = sorted(manifest.entries, key=lambda entry: entry.path)
-        names = [_content_name(entry) for entry in entries if entry.kind == "file"]
-        for entry in entries:
-            path = _inside(folder, entry.path)
-            if entry.kind == "dir":
-                path.mkdir(parents=True, exist_ok=True)
-            elif entry.kind == "link":
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.symlink_to(entry.target)
+        places = [(_inside(folder, entry.path), entry) for entry in manifest.entries]
+        places.sort(key=lambda one: one[1].path)
+        self._make_folders(places)
+        names = Counter(_content_name(entry) for _, entry in places if entry.kind == "file")
+        for path, entry in places:
+            if entry.kind == "link":
+                os.symlink(entry.target, path)
             elif entry.kind == "file":
-                path.parent.mkdir(parents=True, exist_ok=True)
                 name = _content_name(entry)
-                names.remove(name)
-                if name in names:  # another file with the same content still needs it
-                    shutil.copyfile(self._incoming / name, path)
+                names[name] -= 1
+                if names[name]:  # another file with the same content still needs it
+                    shutil.copyfile(f"{self._incoming}/{name}", path)
                 else:
-                    (self._incoming / name).replace(path)
+                    os.replace(f"{self._incoming}/{name}", path)
                 reach("restore.first_file_placed")
-        for entry in entries:
+        for path, entry in places:
             if entry.kind == "hard":
-                path = _inside(folder, entry.path)
-                path.parent.mkdir(parents=True, exist_ok=True)
                 os.link(_inside(folder, entry.target), path)
         # Children before parents: what is put into a folder changes the folder's time.
-        for entry in sorted(entries, key=lambda entry: entry.path, reverse=True):
-            path = _inside(folder, entry.path)
+        for path, entry in reversed(places):
             if entry.kind != "link":
-                path.chmod(entry.mode)
+                os.chmod(path, entry.mode)
             os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
         reach("restore.placed")
         self.discard()
 
+    def _make_folders(self, places: Iterable[tuple[str, Entry]]) -> None:
+        made: set[str] = set()
+        for path, entry in places:
+            needed = path if entry.kind == "dir" else os.path.dirname(path)
+            if needed not in made:
+                os.makedirs(needed, exist_ok=True)
+                made.add(needed)
+
     def discard(self) -> None:
         """Remove what was fetched."""
         self.fetched = None
+        self._complete = set()
         self._parts = {}
         shutil.rmtree(self._incoming, ignore_errors=True)
 
@@ -196,6 +214,8 @@ def clear(folder: Path) -> None:
 
 def _content_name(entry: Entry) -> str:
     """Name a file by its content, so that the same content is fetched once."""
+    if len(entry.parts) == 1:
+        return entry.parts[0].sha256
     digests = "".join(part.sha256 for part in entry.parts)
     return hashlib.sha256(digests.encode()).hexdigest()
 
@@ -207,8 +227,8 @@ def _offsets(parts: Iterable[Part]) -> Iterator[tuple[Part, int]]:
         offset += part.size_bytes
 
 
-def _inside(folder: Path, path: str) -> Path:
+def _inside(folder: Path, path: str) -> str:
     """Return a path below the folder; a manifest must not lead anywhere else."""
     if path.startswith("/") or ".." in path.split("/"):
         raise DamagedCheckpointError(f"the manifest names {path!r}, outside the checkpoint folder")
-    return folder / path
+    return f"{folder}/{path}"

@@ -2,25 +2,24 @@
 
 import hashlib
 import logging
-import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent.faults import reach
+from runctl.agent.pieces import PIECE_BYTES, Piece, new_buffer, opened
 from runctl.agent.pins import pin_name
-from runctl.agent.room import Room
+from runctl.agent.sharing import share
 from runctl.agent.snapshot import ChangedError, Seen, Take
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, Part
-from runctl.model.errors import CheckpointError, RefusedError
+from runctl.model.errors import CheckpointError, DamagedCheckpointError, RefusedError
 
-PART_BYTES = 8 * 1024 * 1024
 THREADS = 8
+UNREAD = Part(sha256="", size_bytes=0)
 # How long a part counts as stored after we saw it; nothing collects parts younger than a day.
 RECHECK_AFTER = timedelta(minutes=10)
 ASSUMED_BYTES_PER_SECOND = 50e6
@@ -45,8 +44,6 @@ class Uploader:
 
     def __init__(self, store: CheckpointStore, *, threads: int = THREADS) -> None:
         self._store = store
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="upload")
-        self._room = Room()
         self._threads = threads
         self._lock = threading.Lock()
         self._stored: dict[str, float] = {}
@@ -84,7 +81,7 @@ class Uploader:
                 names[seen.inode] = path
                 jobs.append((path, seen))
         parts, new_bytes = self._store_files(jobs, pinned, take.logs, superseded)
-        if new_bytes > PART_BYTES // 8:  # less says more about latency than about bandwidth
+        if new_bytes > PIECE_BYTES // 8:  # less says more about latency than about bandwidth
             self._bytes_per_second = max(new_bytes / (time.monotonic() - began), 1.0)
         self._last_new_bytes = max(new_bytes, self._last_new_bytes // 2)
         entries = tuple(
@@ -116,10 +113,6 @@ class Uploader:
         """The upload's speed as last measured, a guess before the first larger one."""
         return self._bytes_per_second
 
-    def close(self) -> None:
-        """Let go of the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def _store_files(
         self,
         jobs: Iterable[tuple[str, Seen]],
@@ -128,59 +121,65 @@ class Uploader:
         superseded: threading.Event,
     ) -> tuple[dict[str, tuple[Part, ...]], int]:
         """Store files a part at a time, all threads busy across file borders."""
-        found: dict[str, tuple[Part, ...]] = {}
-        lengths = _Total()
-        pieces: dict[str, list[Future[Part]]] = {}
-        running: set[Future[Part]] = set()
-        try:
-            for path, seen in jobs:
-                known = self._known.get(_identity(seen))
-                offsets = range(0, seen.size, PART_BYTES)
-                pieces[path] = []
-                for index, offset in enumerate(offsets):
-                    if superseded.is_set():
-                        raise SupersededError("a newer snapshot is uploaded instead")
-                    expected = known[index] if known else None
-                    if expected is not None and self._is_stored(expected):
-                        pieces[path].append(_done(expected))
-                        continue
-                    if len(running) >= 2 * self._threads:
-                        done, running = wait(running, return_when=FIRST_COMPLETED)
-                        _raise_first(done)
-                    size = min(PART_BYTES, seen.size - offset)
-                    job = self._pool.submit(
-                        self._store_part, pinned / pin_name(seen), offset, size, expected, lengths
-                    )
-                    running.add(job)
-                    pieces[path].append(job)
-            for path, seen in jobs:
-                found[path] = tuple(piece.result() for piece in pieces[path])
-                _check_unchanged(path, seen, pinned / pin_name(seen), is_log=path in logs)
-                if path not in logs:
-                    self._known[_identity(seen)] = found[path]
-        finally:
-            for job in running:
-                job.cancel()
-            wait(running)
-        return found, lengths.value
+        new_bytes = _Total()
+        found: dict[str, list[Part]] = {}
 
-    def _store_part(
-        self, path: Path, offset: int, size: int, expected: Part | None, lengths: "_Total"
-    ) -> Part:
-        if expected is not None and self._store.has_part(expected):
+        def store(wanted: Iterator[_Wanted]) -> None:
+            buffer = new_buffer()
+            for one in wanted:
+                one.parts[one.index] = self._store_part(one, buffer, new_bytes)
+
+        share(self._wanted(jobs, pinned, found, superseded), store, threads=self._threads)
+        for path, seen in jobs:
+            _check_unchanged(path, seen, pinned / pin_name(seen), is_log=path in logs)
+            if path not in logs:
+                self._known[_identity(seen)] = tuple(found[path])
+        return {path: tuple(parts) for path, parts in found.items()}, new_bytes.value
+
+    def _wanted(
+        self,
+        jobs: Iterable[tuple[str, Seen]],
+        pinned: Path,
+        found: dict[str, list[Part]],
+        superseded: threading.Event,
+    ) -> Iterator["_Wanted"]:
+        """Yield the parts that may have to be stored, and note the others in `found`."""
+        for path, seen in jobs:
+            known = self._known.get(_identity(seen))
+            offsets = range(0, seen.size, PIECE_BYTES)
+            parts = found[path] = list(known or [UNREAD] * len(offsets))
+            place = f"{pinned}/{pin_name(seen)}"
+            for index, offset in enumerate(offsets):
+                if superseded.is_set():
+                    raise SupersededError("a newer snapshot is uploaded instead")
+                if not self._is_stored(parts[index]):
+                    size = min(PIECE_BYTES, seen.size - offset)
+                    yield _Wanted(path, place, offset, size, parts, index)
+
+    def _store_part(self, wanted: "_Wanted", buffer: memoryview, new_bytes: "_Total") -> Part:
+        expected = wanted.parts[wanted.index]
+        if expected is not UNREAD and self._store.has_part(expected):
             self._note_stored(expected)
             return expected
-        with self._room.taken(size):
-            return self._store_content(_read(path, offset, size), lengths)
+        with opened(wanted.place, name=wanted.path) as descriptor:
+            piece = Piece(
+                wanted.path, descriptor, wanted.offset, wanted.size_bytes, buffer=buffer
+            )
+            return self._store_piece(piece, new_bytes)
 
-    def _store_content(self, content: bytes, lengths: "_Total") -> Part:
-        size = len(content)
-        part = Part(sha256=hashlib.sha256(content).hexdigest(), size_bytes=size)
+    def _store_piece(self, piece: Piece, new_bytes: "_Total") -> Part:
+        digest = hashlib.sha256()
+        for chunk in piece:
+            digest.update(chunk)
+        part = Part(sha256=digest.hexdigest(), size_bytes=piece.size_bytes)
         if not self._is_stored(part):
             if not self._was_stored(part) or not self._store.has_part(part):
-                self._store.put_part(part, content)
+                try:
+                    self._store.put_part(part, piece)
+                except DamagedCheckpointError as exc:
+                    raise ChangedError(f"{piece.name} was written to while it was read") from exc
                 reach("save.first_part_stored")
-                lengths.add(size)
+                new_bytes.add(part.size_bytes)
             self._note_stored(part)
         return part
 
@@ -205,6 +204,18 @@ class Uploader:
                 self._stored.pop(digest, None)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A part of a file that may have to be stored; it goes into `parts[index]`."""
+
+    path: str
+    place: str
+    offset: int
+    size_bytes: int
+    parts: list[Part]
+    index: int
+
+
 class _Total:
     """A sum that several threads add to."""
 
@@ -219,36 +230,6 @@ class _Total:
 
 def _identity(seen: Seen) -> tuple[tuple[int, int], int, int]:
     return seen.inode, seen.size, seen.mtime_ns
-
-
-def _done(part: Part) -> "Future[Part]":
-    future: Future[Part] = Future()
-    future.set_result(part)
-    return future
-
-
-def _raise_first(done: Iterable["Future[Part]"]) -> None:
-    for job in done:
-        job.result()
-
-
-def _read(path: Path, offset: int, size: int) -> bytes:
-    content = bytearray()
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError as exc:
-        raise ChangedError(f"{path.name} was removed while it was read") from exc
-    try:
-        while len(content) < size:
-            piece = os.pread(descriptor, size - len(content), offset + len(content))
-            if not piece:
-                raise ChangedError(f"{path.name} became shorter while it was read")
-            if len(piece) == size:
-                return piece
-            content += piece
-    finally:
-        os.close(descriptor)
-    return bytes(content)
 
 
 def _check_unchanged(path: str, seen: Seen, pinned: Path, *, is_log: bool) -> None:

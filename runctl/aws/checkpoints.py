@@ -9,6 +9,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.aws.light import LightSender
+from runctl.aws.room import Room
+from runctl.aws.wire import Buffer, StrangeAnswerError, Write
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
 from runctl.model.errors import (
@@ -39,7 +41,8 @@ class CheckpointStore:
         self._client = client
         self._bucket = bucket
         self._run_id = run_id
-        self._light = LightSender(client)
+        self._light = LightSender(client, bucket=bucket)
+        self._room = Room()
 
     def has_part(self, part: Part) -> bool:
         """Whether the part is stored."""
@@ -54,33 +57,60 @@ class CheckpointStore:
                 raise
         return int(answer["ContentLength"]) == part.size_bytes
 
-    def put_part(self, part: Part, content: bytes) -> None:
-        """Store a part; S3 refuses it when its bytes changed on the way."""
+    def put_part(self, part: Part, content: Iterable[Buffer]) -> None:
+        """Store a part; DamagedCheckpointError when its bytes are not what its name says.
+
+        `content` is iterated anew for each try. S3 refuses bytes that changed on the way.
+        """
         key = self._part_key(part)
         checksum = base64.b64encode(bytes.fromhex(part.sha256)).decode()
-        if self._light.put(key, content, sha256=checksum):
+        if self._light.put(key, content, size_bytes=part.size_bytes, sha256=checksum):
             return
+        with self._room.taken(part.size_bytes):
+            self._put_ordinarily(part, key, content, checksum)
+
+    def _put_ordinarily(
+        self, part: Part, key: str, content: Iterable[Buffer], checksum: str
+    ) -> None:
+        body = bytearray()
+        for piece in content:  # each may lie where the one before did
+            body += piece
+        if hashlib.sha256(body).hexdigest() != part.sha256:
+            raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
         with translated(), self._light.learning("PutObject", key):
             try:
                 self._client.put_object(
-                    Bucket=self._bucket, Key=key, Body=content, ChecksumSHA256=checksum
+                    Bucket=self._bucket, Key=key, Body=body, ChecksumSHA256=checksum
                 )
             except ClientError as exc:
                 if code_of(exc) in FORBIDDEN:
                     raise _forbidden("s3:PutObject", key) from exc
                 raise
 
-    def get_part(self, part: Part) -> bytes:
-        """Return a part's bytes; DamagedCheckpointError when they are not what its name says."""
+    def get_part(self, part: Part, write: Write) -> None:
+        """Hand a part's bytes to `write`, piece by piece with their offsets in the part.
+
+        They count only when this returns: a try that broke off, or brought other bytes, is followed
+        by another from the beginning. DamagedCheckpointError when they are never what the part's
+        name says.
+        """
         key = self._part_key(part)
-        smooth = self._light.get(key)
-        if smooth is not None and hashlib.sha256(smooth).hexdigest() == part.sha256:
-            return smooth
-        for _ in range(MOST_READS):
-            with self._light.learning("GetObject", key):
+        digest = hashlib.sha256()
+
+        def check_and_write(offset: int, piece: Buffer) -> None:
+            if offset + len(piece) > part.size_bytes:
+                raise StrangeAnswerError("the part is longer than it should be")
+            digest.update(piece)
+            write(offset, piece)
+
+        if self._light.get(key, check_and_write) is not None and digest.hexdigest() == part.sha256:
+            return
+        with self._room.taken(part.size_bytes):
+            for _ in range(MOST_READS):
                 content = self._get(key)
-            if hashlib.sha256(content).hexdigest() == part.sha256:
-                return content
+                if hashlib.sha256(content).hexdigest() == part.sha256:
+                    write(0, content)
+                    return
         raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
 
     def put_manifest(self, manifest: Manifest) -> str:
@@ -165,12 +195,14 @@ class CheckpointStore:
                         return False
                     if code_of(exc) in CONFLICT:
                         continue
+                    if code_of(exc) in FORBIDDEN:
+                        raise _forbidden("s3:PutObject", key) from exc
                     raise
             return True
         raise TransientError(f"S3 refused {key} again and again: another writer is at it")
 
     def _get(self, key: str, **options: Any) -> bytes:
-        with translated():
+        with translated(), self._light.learning("GetObject", key):
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=key, **options)
             except ClientError as exc:
@@ -189,12 +221,14 @@ class CheckpointStore:
         return (str(item["Key"]) for item in self._objects(prefix))
 
     def _objects(self, prefix: str) -> Iterator[Mapping[str, Any]]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=prefix
-        )
-        with translated():
-            for page in pages:
-                yield from page.get("Contents", ())
+        paginator = self._client.get_paginator("list_objects_v2")
+        pages = iter(paginator.paginate(Bucket=self._bucket, Prefix=prefix))
+        while True:
+            with translated(), self._light.learning("ListObjectsV2"):
+                page = next(pages, None)
+            if page is None:
+                return
+            yield from page.get("Contents", ())
 
     def _delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), LARGEST_DELETE):

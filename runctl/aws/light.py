@@ -1,122 +1,199 @@
-"""Sending parts with less work a request than a client does, whose threads wait for the GIL."""
+"""Moving parts with less work a request than a client does, whose threads wait for the GIL."""
 
 import contextlib
+import os
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import urlsplit
 
-from botocore.awsrequest import AWSPreparedRequest, AWSRequest, HeadersDict
 from botocore.exceptions import BotoCoreError
-from urllib3.exceptions import HTTPError
+from botocore.httpsession import get_cert_path
+from botocore.utils import get_environ_proxies
 
-# Answers that say the address or the signature is wrong, as after a redirect to another region.
-UNSUITABLE = frozenset({301, 307, 308, 400, 403})
+from runctl.aws.signing import Signer
+from runctl.aws.wire import Buffer, Connections, Write
+
 SIGNED = "s3v4"
+# So many times may it be learned without one light request that went well after it.
+MOST_LESSONS = 3
+
+
+def _utc_now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 @dataclass(frozen=True)
-class _Learned:
+class _Lesson:
     """Where an ordinary request for a part went to, and what signed it."""
 
-    base: str
-    region: str
+    host: str
+    prefix: str
+    user_agent: str
+    request_signer: Any
     signing_name: str
-    signer: Any
-    headers: dict[str, str]
-    context: dict[str, Any]
+    region: str
+    signer: Signer
+    connections: Connections
 
 
 class LightSender:
-    """Sends what a client has sent once, over the client's own connections and with its signer.
+    """Sends what a client has sent once, over connections of its own.
 
-    It learns address, signer and user agent from an ordinary request of the client, so endpoint
-    rules, proxies, certificates and refreshed credentials stay botocore's. It tries once and never
-    raises: whatever is not a plain success is the ordinary way's to repeat and to explain.
+    It learns address, credentials, region and user agent from an ordinary request that went well,
+    for the bucket or an object of it, so endpoint rules, redirects and refreshed credentials stay
+    botocore's. It tries once: whatever is not a plain success is the ordinary way's to repeat and
+    to explain, and the next ordinary success is learned from anew. It is never used past a proxy,
+    nor around what answers in this process in the place of AWS.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(
+        self, client: Any, *, bucket: str, clock: Callable[[], datetime] = _utc_now
+    ) -> None:
         self._client = client
-        # There is no public name for the connections; without them everything goes the other way.
-        self._session: Any = getattr(getattr(client, "_endpoint", None), "http_session", None)
-        self._learned: _Learned | None = None
+        self._bucket = bucket
+        self._clock = clock
+        self._lesson: _Lesson | None = None
         self._learning = threading.Lock()
-        self._is_unsuitable = self._session is None
+        self._lessons_in_vain = 0
 
     @contextlib.contextmanager
-    def learning(self, operation: str, key: str) -> Iterator[None]:
-        """Look at the ordinary request for `key` that is made meanwhile."""
-        if self._learned or self._is_unsuitable or not self._learning.acquire(blocking=False):
+    def learning(self, operation: str, key: str = "") -> Iterator[None]:
+        """Look at the ordinary request for `key`, or for the bucket, that is made meanwhile."""
+        if (
+            self._lesson is not None
+            or self._lessons_in_vain >= MOST_LESSONS
+            or not self._learning.acquire(blocking=False)
+        ):
             yield
             return
-        event = f"before-sign.s3.{operation}"
+        told: dict[str, Any] = {}
+        sent: list[Any] = []
+        signing, sending = f"before-sign.s3.{operation}", f"before-send.s3.{operation}"
 
-        def look(request: Any, signature_version: str, **told: Any) -> None:
-            # Another thread's request may come by.
-            if request.url.endswith(f"/{key}") and signature_version == SIGNED:
-                self._learned = _Learned(
-                    base=request.url.removesuffix(key),
-                    region=told["region_name"],
-                    signing_name=told["signing_name"],
-                    signer=told["request_signer"],
-                    headers={"User-Agent": _text(request.headers["User-Agent"])},
-                    context={"client_config": self._client.meta.config},
-                )
+        def look_at_signing(signature_version: str, **others: Any) -> None:
+            if signature_version == SIGNED:
+                told.update(others)
 
+        def look_at_sending(request: Any, **_: Any) -> None:
+            # Another thread's request may come by, for another bucket or key.
+            if self._prefix_of(request.url, key) is not None:
+                sent.append(request)
+
+        events = self._client.meta.events
         try:
-            self._client.meta.events.register(event, look)
+            events.register(signing, look_at_signing)
+            events.register(sending, look_at_sending)
             yield
+            if told and sent:
+                # What stands in for AWS answers this event too, instead of the network.
+                answers = events.emit(sending, request=sent[-1])
+                is_stood_in_for = any(answer is not None for _, answer in answers)
+                self._learn(told, sent[-1], key, is_stood_in_for=is_stood_in_for)
         finally:
-            self._client.meta.events.unregister(event, look)
+            events.unregister(signing, look_at_signing)
+            events.unregister(sending, look_at_sending)
             self._learning.release()
 
-    def put(self, key: str, content: bytes, *, sha256: str) -> bool:
+    def _prefix_of(self, url: str, key: str) -> str | None:
+        """Return what stands before keys in the path; None when the request is another's."""
+        place = urlsplit(url)
+        before = place.path.removesuffix(key).rstrip("/") + "/"
+        if key and not place.path.endswith(f"/{key}"):
+            return None
+        if before == f"/{self._bucket}/" or (
+            before == "/" and place.netloc.startswith(f"{self._bucket}.")
+        ):
+            return before
+        return None
+
+    def _learn(self, told: dict[str, Any], sent: Any, key: str, *, is_stood_in_for: bool) -> None:
+        if is_stood_in_for or get_environ_proxies(sent.url):
+            self._lessons_in_vain = MOST_LESSONS
+            return
+        self._lessons_in_vain += 1
+        place = urlsplit(sent.url)
+        region, service = told["region_name"], told["signing_name"]
+        self._lesson = _Lesson(
+            host=place.netloc,
+            prefix=self._prefix_of(sent.url, key) or "",
+            user_agent=_text(sent.headers["User-Agent"]),
+            request_signer=told["request_signer"],
+            signing_name=service,
+            region=region,
+            signer=Signer(region=region, service=service),
+            connections=Connections(
+                sent.url,
+                timeout=self._client.meta.config.read_timeout,
+                tls=_verifying() if place.scheme == "https" else None,
+            ),
+        )
+
+    def put(self, key: str, content: Iterable[Buffer], *, size_bytes: int, sha256: str) -> bool:
         """Store an object with its checksum (base64); whether S3 said that it has it."""
         headers = {"x-amz-checksum-sha256": sha256}
-        return self._send("PutObject", "PUT", key, headers, content) is not None
+        answered = self._send("PUT", key, headers, content, size_bytes, write=_drop)
+        return answered is not None
 
-    def get(self, key: str) -> bytes | None:
-        """Return an object's bytes, or None if that did not go smoothly."""
-        return self._send("GetObject", "GET", key, {}, None)
+    def get(self, key: str, write: Write) -> int | None:
+        """Hand an object's bytes to `write` as they come; return their number if that went well."""
+        return self._send("GET", key, {}, (), 0, write=write)
 
     def _send(
         self,
-        operation: str,
         method: str,
         key: str,
         headers: dict[str, str],
-        body: bytes | None,
-    ) -> bytes | None:
-        learned = self._learned
-        if learned is None or self._is_unsuitable:
+        body: Iterable[Buffer],
+        size_bytes: int,
+        *,
+        write: Write,
+    ) -> int | None:
+        lesson = self._lesson
+        if lesson is None:
             return None
         try:
-            request = AWSRequest(method, learned.base + key, {**learned.headers, **headers})
-            request.context.update(learned.context)
-            signer = learned.signer.get_auth_instance(learned.signing_name, learned.region, "s3v4")
-            signer.add_auth(request)
-            sent: Any = HeadersDict(request.headers.items())
-            prepared = AWSPreparedRequest(
-                method, learned.base + key, sent, body, stream_output=True
+            signing = lesson.request_signer.get_auth_instance(
+                lesson.signing_name, lesson.region, SIGNED
             )
-            return self._answer_to(operation, prepared)
-        except (BotoCoreError, HTTPError, OSError):
+            path = lesson.prefix + key
+            signed = lesson.signer.sign(
+                method,
+                path,
+                {"host": lesson.host, **headers},
+                signing.credentials,
+                at=self._clock(),
+            )
+            signed["user-agent"] = lesson.user_agent
+            if method == "PUT":
+                signed["content-length"] = str(size_bytes)
+            lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
+            head = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
+            status, length = lesson.connections.exchange(head, body, write)
+        except (BotoCoreError, OSError):
+            self._forget(lesson)
             return None
+        if status != 200:
+            self._forget(lesson)
+            return None
+        self._lessons_in_vain = 0
+        return length
 
-    def _answer_to(self, operation: str, prepared: Any) -> bytes | None:
-        # What stands in for AWS below botocore stands in here too.
-        told = self._client.meta.events.emit(f"before-send.s3.{operation}", request=prepared)
-        answer = next((one for _, one in told if one is not None), None)
-        if answer is None:
-            answer = self._session.send(prepared)
-        if answer.status_code in UNSUITABLE:
-            self._is_unsuitable = True
-        # Read to its end in any case, or the connection could not be used again.
-        content = bytes(answer.raw.read())
-        length = answer.headers.get("Content-Length")
-        if answer.status_code != 200 or (length is not None and int(length) != len(content)):
-            return None
-        return content
+    def _forget(self, lesson: _Lesson) -> None:
+        if self._lesson is lesson:
+            self._lesson = None
+        lesson.connections.close()
+
+
+def _verifying() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True))
+
+
+def _drop(_offset: int, _piece: Buffer) -> None:
+    """What S3 says beside "200" is of no interest."""
 
 
 def _text(value: Any) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from runctl.agent.snapshot import ChangedError, Take, View, look
 from runctl.agent.steps import step_of
 from runctl.agent.upload import Uploader
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.wire import Buffer, Write
 from runctl.model.checkpoint import Manifest, Part
 from runctl.model.errors import (
     DamagedCheckpointError,
@@ -41,12 +41,11 @@ class _Watched:
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
-    def get_part(self, part: Part) -> bytes:
-        content = self._store.get_part(part)
+    def get_part(self, part: Part, write: Write) -> None:
+        self._store.get_part(part, write)
         self._advance(part.size_bytes)
-        return content
 
-    def put_part(self, part: Part, content: bytes) -> None:
+    def put_part(self, part: Part, content: Iterable[Buffer]) -> None:
         self._store.put_part(part, content)
         self._advance(part.size_bytes)
 
@@ -110,10 +109,8 @@ def store_checkpoint(
     size = sum(seen.size for seen in view.values())
     with tempfile.TemporaryDirectory(prefix="runctl-push-") as scratch:
         try:
-            with (
-                output.progress(f"storing {folder.name}", total=size) as advance,
-                closing(Uploader(_Watched(store, advance))) as uploader,  # type: ignore[arg-type]
-            ):
+            with output.progress(f"storing {folder.name}", total=size) as advance:
+                uploader = Uploader(_Watched(store, advance))  # type: ignore[arg-type]
                 place = Path(scratch) / "pins"
                 held = pin(folder, view, place)
                 uploaded = uploader.upload(

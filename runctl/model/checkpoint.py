@@ -1,7 +1,7 @@
 """A checkpoint's manifest: everything that is needed to put the folder back as it was."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from runctl.model.errors import DamagedCheckpointError
@@ -58,7 +58,12 @@ class Manifest:
 
     def as_json(self) -> bytes:
         """Return the stored form."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True).encode()
+        # Not asdict(), which copies each of thousands of values at several times the cost.
+        entries = [
+            {**vars(entry), "parts": [vars(part) for part in entry.parts]} for entry in self.entries
+        ]
+        document = {**vars(self), "entries": entries}
+        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> "Manifest":

@@ -166,7 +166,6 @@ def seed(cloud: Cloud, tmp_path: Path, *, step: int) -> None:
     uploaded = uploader.upload(
         Take(view, tuple(view)), tmp_path / "seed-pins", superseded=threading.Event()
     )
-    uploader.close()
     manifest = Manifest(
         run_id=cloud.run_id,
         step=step,

@@ -15,16 +15,18 @@ from botocore.awsrequest import AWSResponse, HeadersDict
 from urllib3 import HTTPResponse
 
 from runctl.agent import upload
+from runctl.agent.pieces import PIECE_BYTES
 from runctl.agent.pins import pin
 from runctl.agent.restore import PREVIOUS, Restorer
 from runctl.agent.retention import remove_old_checkpoints
 from runctl.agent.snapshot import ChangedError, Take, look
-from runctl.agent.upload import PART_BYTES, Uploader
+from runctl.agent.upload import Uploader
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.clients import Clients, Connection
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, RefusedError
+from tests.agent.faulty import Front
 from tests.agent.machine import Cloud
 
 
@@ -70,9 +72,7 @@ class Folder:
 
 @pytest.fixture
 def folder(cloud: Cloud, tmp_path: Path) -> Any:
-    made = Folder(cloud, tmp_path / "machine")
-    yield made
-    made.uploader.close()
+    return Folder(cloud, tmp_path / "machine")
 
 
 def described(path: Path) -> dict[str, tuple[Any, ...]]:
@@ -87,7 +87,7 @@ def test_folder_comes_back_as_it_was(folder: Folder) -> None:
     path = folder.path
     (path / "deep/er").mkdir(parents=True)
     (path / "empty").mkdir(mode=0o700)
-    (path / "deep/er/model.bin").write_bytes(os.urandom(PART_BYTES + 5))
+    (path / "deep/er/model.bin").write_bytes(os.urandom(PIECE_BYTES + 5))
     (path / "deep/er/model.bin").chmod(0o600)
     (path / "nothing").touch()
     (path / "twin").write_bytes(b"same")
@@ -115,36 +115,35 @@ def test_restore_empties_the_folder_first(folder: Folder) -> None:
 def test_unchanged_parts_are_stored_once_and_unchanged_files_not_read_again(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder.path / "large.bin").write_bytes(os.urandom(2 * PART_BYTES))
+    (folder.path / "large.bin").write_bytes(os.urandom(2 * PIECE_BYTES))
     (folder.path / "small.bin").write_bytes(b"first")
     folder.save(1)
-    assert folder.new_bytes == 2 * PART_BYTES + 5
+    assert folder.new_bytes == 2 * PIECE_BYTES + 5
     (folder.path / "small.bin").write_bytes(b"second")
     read = []
-    real = upload._read
+    real = upload.opened
     monkeypatch.setattr(
-        upload, "_read", lambda path, *rest: (read.append(path.name), real(path, *rest))[1]
+        upload, "opened", lambda place, *, name: (read.append(name), real(place, name=name))[1]
     )
     folder.save(2)
     assert folder.new_bytes == 6
-    assert len(read) == 1
+    assert read == ["small.bin"]
 
 
 def test_one_changed_part_of_a_large_file_is_all_that_travels(folder: Folder) -> None:
     path = folder.path / "large.bin"
-    path.write_bytes(os.urandom(3 * PART_BYTES))
+    path.write_bytes(os.urandom(3 * PIECE_BYTES))
     folder.save(1)
     with path.open("r+b") as stream:
-        stream.seek(PART_BYTES + 1)
+        stream.seek(PIECE_BYTES + 1)
         stream.write(b"changed")
     folder.save(2)
-    assert folder.new_bytes == PART_BYTES
+    assert folder.new_bytes == PIECE_BYTES
 
 
 def test_another_uploader_finds_what_an_unfinished_save_left(folder: Folder) -> None:
-    (folder.path / "large.bin").write_bytes(os.urandom(2 * PART_BYTES))
+    (folder.path / "large.bin").write_bytes(os.urandom(2 * PIECE_BYTES))
     folder.save(1)
-    folder.uploader.close()
     folder.uploader = Uploader(folder.store)
     folder.save(2)
     assert folder.new_bytes == 0
@@ -167,18 +166,54 @@ def test_file_that_changes_while_it_is_read_is_not_taken(
 ) -> None:
     path = folder.path / "model.bin"
     path.write_bytes(b"a" * 100)
-    real = upload._read
+    real = os.preadv
 
-    def read_and_change(*arguments: Any) -> bytes:
-        content = real(*arguments)
+    def read_and_change(*arguments: Any) -> int:
+        count = real(*arguments)
         path.write_bytes(b"b" * 100)
         os.utime(path, ns=(1, 1))
-        return content
+        return count
 
-    monkeypatch.setattr(upload, "_read", read_and_change)
+    monkeypatch.setattr(os, "preadv", read_and_change)
     with pytest.raises(ChangedError, match=r"model\.bin"):
         folder.save(1)
     assert folder.store.manifest_keys() == []
+
+
+def test_file_that_changes_between_its_hash_and_its_upload_is_not_taken(
+    folder: Folder, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = PIECE_BYTES // 2
+    path = folder.path / "model.bin"
+    path.write_bytes(b"a" * size)
+    times = path.stat()
+    real = os.preadv
+    read = 0
+
+    def change_after_the_first_reading(*arguments: Any) -> int:
+        nonlocal read
+        count = real(*arguments)
+        read += count
+        if read == size:
+            path.write_bytes(b"b" * size)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        return count
+
+    monkeypatch.setattr(os, "preadv", change_after_the_first_reading)
+    front = Front(endpoint)
+    try:
+        connection = Connection(
+            region="us-east-1", endpoint_url=front.url, access_key="a", secret_key="b"
+        )
+        store = CheckpointStore(
+            Clients(connection).get("s3"), bucket=folder.cloud.name, run_id="run-1"
+        )
+        folder.uploader = Uploader(store)
+        with pytest.raises(ChangedError, match=r"model\.bin was written to"):
+            folder.save(1)
+    finally:
+        front.close()
+    assert folder.parts() == []
 
 
 def test_pinned_file_survives_its_removal(folder: Folder) -> None:
@@ -276,7 +311,7 @@ def test_body_is_hashed_once_and_its_checksum_is_signed(folder: Folder) -> None:
         sent.append(request)
 
     client.meta.events.register("before-send.s3.PutObject", look_on)
-    store.put_part(Part(sha256=hashlib.sha256(b"1").hexdigest(), size_bytes=1), b"1")
+    store.put_part(Part(sha256=hashlib.sha256(b"1").hexdigest(), size_bytes=1), [b"1"])
     store.put_manifest(Manifest(run_id="run-1", step=1, attempt=1, taken_at="now", entries=()))
     assert len(sent) == 2
     for request in sent:
@@ -305,7 +340,7 @@ def test_nothing_whole_left_is_said_and_not_hidden(folder: Folder) -> None:
 
 
 def test_only_what_an_earlier_fetch_lacks_is_fetched(folder: Folder) -> None:
-    (folder.path / "kept.bin").write_bytes(os.urandom(PART_BYTES))
+    (folder.path / "kept.bin").write_bytes(os.urandom(PIECE_BYTES))
     (folder.path / "step.bin").write_bytes(b"1")
     first = folder.save(1)
     (folder.path / "step.bin").write_bytes(b"2")

@@ -1,4 +1,4 @@
-"""How many bytes of parts may be in memory at once."""
+"""How many bytes of whole parts may be in memory at once."""
 
 import contextlib
 import threading

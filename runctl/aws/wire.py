@@ -1,0 +1,157 @@
+"""HTTP/1.1 with as little work a request as there can be, for bodies that are large or many."""
+
+import contextlib
+import re
+import select
+import socket
+import ssl
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
+
+Buffer = bytes | bytearray | memoryview
+Write = Callable[[int, Buffer], object]
+
+RECEIVE_BYTES = 256 * 1024
+# An idle connection that the other side may have closed by now is looked at before it is used.
+FRESH_SECONDS = 1.0
+PORTS = {"http": 80, "https": 443}
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n")
+
+
+class StrangeAnswerError(OSError):
+    """An answer that breaks off, or that only a full HTTP client understands."""
+
+
+class Connections:
+    """Connections to one server that are kept open; safe to share between threads.
+
+    Nothing is repeated here. What goes wrong raises OSError, and that connection is closed.
+    """
+
+    def __init__(self, url: str, *, timeout: float, tls: ssl.SSLContext | None) -> None:
+        place = urlsplit(url)
+        self._host = place.hostname or ""
+        self._port = place.port or PORTS[place.scheme]
+        self._tls = tls if place.scheme == "https" else None
+        self._timeout = timeout
+        self._idle: deque[_Connection] = deque()
+        self._is_closed = False
+        weakref.finalize(self, _close_all, self._idle)
+
+    def exchange(self, head: bytes, body: Iterable[Buffer], write: Write) -> tuple[int, int]:
+        """Send a request; return the answer's status and its length in bytes.
+
+        The body of a 200 goes to `write`, with the offset of each piece; any other is dropped.
+        """
+        connection = self._take()
+        try:
+            answered = connection.exchange(head, body, write)
+        except BaseException:
+            # Half a request may be under way: nothing else can be said on this connection.
+            connection.close()
+            raise
+        if connection.may_go_on and not self._is_closed:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return answered
+
+    def close(self) -> None:
+        """Close what is not in use now, and the others after their use."""
+        self._is_closed = True
+        _close_all(self._idle)
+
+    def _take(self) -> "_Connection":
+        with contextlib.suppress(IndexError):  # when none is left
+            while True:
+                connection = self._idle.pop()
+                if connection.is_alive():
+                    return connection
+                connection.close()
+        plain = socket.create_connection((self._host, self._port), self._timeout)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is None:
+                return _Connection(plain)
+            return _Connection(self._tls.wrap_socket(plain, server_hostname=self._host))
+        except BaseException:
+            plain.close()
+            raise
+
+
+def _close_all(idle: "deque[_Connection]") -> None:
+    with contextlib.suppress(IndexError):  # until there is none, or another thread took the last
+        while True:
+            idle.pop().close()
+
+
+class _Connection:
+    """One of them, in use by one thread at a time."""
+
+    def __init__(self, held: socket.socket) -> None:
+        self._socket = held
+        # A head with MSG_MORE leaves together with the body's first bytes; TLS has no such thing.
+        self._more = 0 if isinstance(held, ssl.SSLSocket) else socket.MSG_MORE
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._used_at = time.monotonic()
+        self.may_go_on = True
+
+    def is_alive(self) -> bool:
+        """Whether the other side has neither closed it nor said something unasked."""
+        if time.monotonic() - self._used_at < FRESH_SECONDS:
+            return True
+        watch = select.poll()
+        watch.register(self._socket, select.POLLIN)
+        return not watch.poll(0)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def exchange(self, head: bytes, body: Iterable[Buffer], write: Write) -> tuple[int, int]:
+        flags = self._more
+        for piece in body:
+            if head:
+                self._socket.sendall(head, flags)
+                head = b""
+            self._socket.sendall(piece)
+        if head:
+            self._socket.sendall(head)
+        status, length, filled, start = self._read_head()
+        is_wanted = status == 200
+        done = 0
+        while True:
+            piece = self._view[start:filled]
+            if done + len(piece) > length:
+                raise StrangeAnswerError("more was answered than announced")
+            if is_wanted and piece:
+                write(done, piece)
+            done += len(piece)
+            if done == length:
+                break
+            start, filled = 0, self._socket.recv_into(self._buffer)
+            if not filled:
+                raise StrangeAnswerError(f"the answer ended after {done} of {length} bytes")
+        self._used_at = time.monotonic()
+        return status, length
+
+    def _read_head(self) -> tuple[int, int, int, int]:
+        """Return status and length, how far the buffer is filled, and where the body begins."""
+        filled = 0
+        while (end := self._buffer.find(b"\r\n\r\n", 0, filled)) < 0:
+            count = self._socket.recv_into(self._view[filled:])
+            if not count:
+                raise StrangeAnswerError("the answer ended within its head")
+            filled += count
+        head = bytes(self._view[: end + 2]).lower()
+        length = LENGTH.search(head)
+        status = head[9:12]
+        if not head.startswith(b"http/1.1 ") or not status.isdigit() or length is None:
+            raise StrangeAnswerError("the answer has no plain head")
+        if b"\r\ntransfer-encoding:" in head or status.startswith(b"1"):
+            raise StrangeAnswerError("the answer comes in a way that is not known here")
+        self.may_go_on = b"\r\nconnection: close" not in head
+        return int(status), int(length[1]), filled, end + 4
