@@ -226,11 +226,13 @@ class Heartbeat:
     def _judge(self, run: Run, attempt: Attempt | None) -> None:
         if run.fence > self._attempt:
             self._end(Cause.FENCED, f"attempt {run.fence} has taken over")
-        elif run.ended is not None:
-            self._end(Cause.STOP, f"the run has ended: {run.ended.value}")
-        elif attempt is not None and attempt.token and attempt.token != self._token:
+            return
+        if attempt is not None and attempt.token and attempt.token != self._token:
+            # Of an ended run too: a redrive that overtook the stop's event waits for our report.
             logger.info("the attempt has a newer task token")
             self._token = attempt.token
+        if run.ended is not None:
+            self._end(Cause.STOP, f"the run has ended: {run.ended.value}")
 
     def _end(self, cause: Cause, reason: str) -> None:
         if self._inbox.end(Ending(cause=cause, reason=reason, detected=datetime.now(timezone.utc))):

@@ -258,6 +258,19 @@ def test_refused_token_of_an_ended_run_means_drain_and_leave(
     assert beating._inbox.ending.cause is Cause.STOP
 
 
+def test_refused_token_of_an_ended_run_is_replaced_too_since_a_redrive_waits_for_the_report(
+    cloud: Cloud, beating: Heartbeat
+) -> None:
+    beating._workflow.valid = {"new"}
+    cloud.give_token(token="new")
+    cloud.ledger.end_run("run-1", status=RunStatus.STOPPED, reason="", now=now())
+    assert beating.find_newer_token()
+    assert beating.token == "new"
+    assert beating._inbox.ending is not None
+    assert beating._inbox.ending.cause is Cause.STOP
+    assert not beating.find_newer_token()
+
+
 def test_refused_token_that_nothing_explains_is_tried_again(beating: Heartbeat) -> None:
     beating._workflow.valid = set()
     assert not beating._beat()
