@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runctl.local import functions, iam, store
+from runctl.local import disks, functions, iam, store
 from runctl.local.instance import Instance, ended_by_user
 from runctl.local.instances import Instances
 from runctl.local.journal import Journal
@@ -72,6 +72,8 @@ class Admin:
         return {}
 
     def _set_knobs(self, payload: Payload) -> Payload:
+        if payload.get("disk_bytes") and not disks.are_possible():
+            raise ValueError("disk_bytes: start the local cloud with own_disks")
         self._knobs.update(payload)
         return dataclasses.asdict(self._knobs)
 

@@ -80,13 +80,15 @@ def start(
     *,
     port: int = 0,
     die_with_parent: bool = False,
+    own_disks: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Endpoint:
     """Start a local cloud in a folder and wait until it serves; one that runs there is kept.
 
     Port 0 takes a free one. With `die_with_parent` it ends with the thread that calls this, so
-    that a killed test run leaves nothing. `environment` adds variables for ministack, such as
-    SFN_WAIT_SCALE.
+    that a killed test run leaves nothing. With `own_disks` it enters a mount namespace of its own,
+    so that instances can have disks of a size (the knob `disk_bytes`). `environment` adds variables
+    for ministack, such as SFN_WAIT_SCALE.
     """
     home = (home or default_home()).absolute()
     if running := find(home):
@@ -99,6 +101,8 @@ def start(
     command += ["--port", str(port)]
     if die_with_parent:
         command += ["--parent", str(os.getpid())]
+    if own_disks:
+        command += ["--own-disks"]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,

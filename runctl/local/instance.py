@@ -90,6 +90,7 @@ class Instance:
     agent_ready: bool = False
     imds_port: int = 0
     supervisor_pid: int | None = None
+    has_own_disk: bool = False
 
     @property
     def zone(self) -> str:
@@ -118,7 +119,9 @@ class Instance:
 
     @property
     def console_log(self) -> Path:
-        """Where the output of its user data goes."""
+        """Where the output of its user data goes: a full disk does not keep it from the console."""
+        if self.has_own_disk:
+            return self.root.with_name(f"{self.root.name}.console.log")
         return self.root / "var/log/cloud-init-output.log"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import runctl
+from runctl.local import disks
 from runctl.local.events import EventBus
 from runctl.local.imds import Metadata
 from runctl.local.instance import CRASHED, RECLAIMED, End, Instance, base_python, ended_by_itself
@@ -212,6 +213,9 @@ class Instances:
 
     async def _boot(self, instance: Instance, handle: _Handle) -> None:
         instance.root.mkdir(parents=True, exist_ok=True)
+        if self.knobs.disk_bytes:
+            disks.mount(instance.root, self.knobs.disk_bytes)
+            instance.has_own_disk = True
         for folder in ("tmp", "var/log", "var/lib/cloud", "etc/systemd/system", "run"):
             (instance.root / folder).mkdir(parents=True, exist_ok=True)
         with (instance.root / "var/log/supervisor.log").open("ab") as log:
@@ -352,6 +356,8 @@ class Instances:
         self.market.give_back(instance.pool)
         self._note(instance, end.state, reason=end.journal_reason)
         self._tell_state(instance)
+        if instance.has_own_disk:
+            disks.unmount(instance.root)
         if not self.knobs.keep_roots and end.state == "terminated":
             shutil.rmtree(instance.root, ignore_errors=True)
 

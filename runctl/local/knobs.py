@@ -15,6 +15,7 @@ class Knobs:
     shutdown_grace: float = 10.0
     not_found_for: float = 0.0
     keep_roots: bool = True
+    disk_bytes: int = 0
     heartbeat_scale: float = 1.0
     wait_scale: float = 1.0
     environment: dict[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runctl.local import disks
 from runctl.local.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--parent", type=int)
+    parser.add_argument("--own-disks", action="store_true")
     options = parser.parse_args()
+    if options.own_disks:
+        disks.enter_own_namespace()
     if options.parent:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != options.parent:

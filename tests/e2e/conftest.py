@@ -14,7 +14,9 @@ from tests.e2e.stage import PROJECT, Stage
 def stage(tmp_path_factory: pytest.TempPathFactory):
     """Deploy the real template to a fresh local cloud, and take it down at the end."""
     home: Path = tmp_path_factory.mktemp("cloud")
-    endpoint = daemon.start(home, die_with_parent=True, environment={"SFN_WAIT_SCALE": "0.02"})
+    endpoint = daemon.start(
+        home, die_with_parent=True, own_disks=True, environment={"SFN_WAIT_SCALE": "0.02"}
+    )
     try:
         deploy(endpoint, project=PROJECT)
         yield Stage(endpoint)

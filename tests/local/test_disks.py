@@ -1,0 +1,74 @@
+"""An instance may have a disk of a size, which is full when it is full."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runctl.local import daemon
+from runctl.local.client import LocalCloudClient, LocalCloudError
+from tests.local.clouds import Cloud, eventually
+
+pytestmark = pytest.mark.slow
+
+MIB = 1024 * 1024
+FILL = """#!/bin/sh
+head -c 3000000 /dev/zero > $RUNCTL_ROOT/filler && echo it fits
+rm $RUNCTL_ROOT/filler && echo done
+sleep 1000
+"""
+
+
+@pytest.fixture
+def cloud_with_disks(tmp_path: Path) -> Iterator[Cloud]:
+    endpoint = daemon.start(tmp_path, die_with_parent=True, own_disks=True)
+    try:
+        cloud = Cloud(endpoint, LocalCloudClient(endpoint.url))
+        cloud.admin.set_knobs(boot_delay=0.05)
+        yield cloud
+    finally:
+        daemon.stop(tmp_path)
+
+
+def console(cloud: Cloud, instance_id: str) -> str:
+    return str(cloud.client("ec2").get_console_output(InstanceId=instance_id).get("Output", ""))
+
+
+def test_an_instance_with_a_disk_of_its_own_meets_its_end_and_others_do_not(
+    cloud_with_disks: Cloud,
+) -> None:
+    cloud = cloud_with_disks
+    cloud.admin.set_knobs(disk_bytes=2 * MIB)
+    small = cloud.launch(FILL)
+    eventually(lambda: "done" in console(cloud, small))
+    cloud.admin.set_knobs(disk_bytes=0)
+    large = cloud.launch(FILL)
+    eventually(lambda: "done" in console(cloud, large))
+    assert "it fits" in console(cloud, large)
+    assert "No space left on device" in console(cloud, small)
+    assert str(cloud.root(small)) not in Path("/proc/self/mountinfo").read_text()
+    cloud.client("ec2").terminate_instances(InstanceIds=[small])
+    cloud.admin.wait_for_state(small, "terminated")
+    assert "No space left on device" in console(cloud, small)
+    assert str(cloud.root(small)) not in Path(f"/proc/{cloud.endpoint.pid}/mountinfo").read_text()
+
+
+def test_disks_are_refused_where_the_local_cloud_cannot_mount_any(cloud: Cloud) -> None:
+    with pytest.raises(LocalCloudError, match="own_disks"):
+        cloud.admin.set_knobs(disk_bytes=MIB)
+
+
+def test_a_killed_local_cloud_leaves_no_disk(cloud_with_disks: Cloud) -> None:
+    cloud = cloud_with_disks
+    cloud.admin.set_knobs(disk_bytes=2 * MIB)
+    instance_id = cloud.launch("#!/bin/sh\necho up; sleep 1000\n")
+    root = cloud.root(instance_id)
+    eventually(lambda: "up" in console(cloud, instance_id))
+    os.kill(cloud.endpoint.pid, signal.SIGKILL)
+    eventually(lambda: daemon.find(cloud.endpoint.home) is None)
+    daemon.stop(cloud.endpoint.home)
+    assert not root.exists()
