@@ -158,7 +158,8 @@ write_settings() {
             RUNCTL_REGION "$RUNCTL_REGION" AWS_DEFAULT_REGION "$RUNCTL_REGION" \
             AWS_REQUEST_CHECKSUM_CALCULATION when_required \
             AWS_RESPONSE_CHECKSUM_VALIDATION when_required \
-            MALLOC_ARENA_MAX 2 MALLOC_MMAP_THRESHOLD_ 1048576
+            MALLOC_ARENA_MAX 2 MALLOC_MMAP_THRESHOLD_ 1048576 \
+            RUNCTL_TRAINER_ROLE "${RUNCTL_TRAINER_ROLE:-}"
         [ "$action" != start ] ||
             printf '%s=%s\n' RUNCTL_RUN_ID "${RUNCTL_RUN_ID:-}" \
                 RUNCTL_ATTEMPT "${RUNCTL_ATTEMPT:-}"

@@ -101,6 +101,11 @@ ACCEPTED: Sequence[Accepted] = (
         reason="Keys below our own prefixes; a run's name is not known at deploy time.",
     ),
     Accepted(
+        rule=r".*Bucket.*Arn[^/]*/runs/\*(/outputs/\*)?",
+        where="TrainerRole",
+        reason="Each session has a policy of its own, for one run.",
+    ),
+    Accepted(
         rule=r".*Bucket.*Arn[^/]*/\*",
         where="PrepareRun/Role",
         reason="A request may name any object of the bucket; the role can read nothing else.",

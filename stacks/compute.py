@@ -19,6 +19,7 @@ from stacks.existing_instances import monitor_command, start_command
 from stacks.instance_role import instance_policy, instance_role
 from stacks.settings import PROJECT, Settings
 from stacks.storage import StorageStack
+from stacks.trainer_role import trainer_role
 
 BOOTSTRAP = PROJECT / "instance_scripts/bootstrap.sh"
 LEND = PROJECT / "instance_scripts/lend.sh"
@@ -45,6 +46,7 @@ class ComputeStack(Stack):
         self.network = Network(self, "Network", settings=settings)
         archive = s3_assets.Asset(self, "Agent", path=str(agent.path))
         self.role = instance_role(self, settings=settings, storage=storage, agent=archive)
+        trainer = trainer_role(self, settings=settings, storage=storage, agent_role=self.role)
         self.policy = instance_policy(self, self.role)
         profile = iam.CfnInstanceProfile(self, "InstanceProfile", roles=[self.role.role_name])
         header = {
@@ -54,6 +56,7 @@ class ComputeStack(Stack):
             "RUNCTL_BUCKET": storage.bucket.bucket_name,
             "RUNCTL_LOG_GROUP": storage.trainer_logs.log_group_name,
             "RUNCTL_REGION": settings.region,
+            "RUNCTL_TRAINER_ROLE": trainer.role_arn,
         }
         user_data = _user_data(header, bootstrap.read_text())
         self.machines: Mapping[str, Machine] = {

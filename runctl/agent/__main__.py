@@ -72,6 +72,7 @@ def run(paths: Paths) -> int:
             ledger=DynamoLedger(clients.get("dynamodb"), settings.table),
             s3=clients.get("s3"),
             stepfunctions=clients.get("stepfunctions"),
+            sts=lambda: clients.get("sts"),
         ),
         inbox=inbox,
         vendor=vendor_folder(),

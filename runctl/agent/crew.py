@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -48,12 +48,14 @@ class Crew:
         seen: Uptime,
         progress: Progress,
         inbox: Inbox,
+        credentials: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._request = request
         self._prepared = prepared
         self._progress = progress
         self._inbox = inbox
+        self._credentials = credentials
         paths = settings.paths
         self._checkpoint_request = paths.checkpoint_request
         self._reason = ""
@@ -120,6 +122,7 @@ class Crew:
             environment=prepared.environment,
             project=paths.project,
             training_path=lay_out(paths.state / "training-path"),
+            credentials=self._credentials,
         )
         command = trainer_command(
             self._request,

@@ -4,12 +4,14 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from runctl.agent import processes
+from runctl.agent.credentials import CredentialsEndpoint
 from runctl.agent.crew import Crew
 from runctl.agent.drain import drain, ended_orderly, grace_of
 from runctl.agent.farewell import Farewell
@@ -22,8 +24,9 @@ from runctl.agent.progress import Progress
 from runctl.agent.settings import Settings
 from runctl.agent.trainer import Trainer
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.trainer_access import TrainerAccess
 from runctl.aws.workflow import StepFunctions
-from runctl.model.errors import RequestError
+from runctl.model.errors import RefusedError, RequestError
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import RunRequest
 
@@ -40,11 +43,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the attempt's life needs of AWS."""
+    """What the attempt's life needs of AWS; `sts` makes its client, which few attempts need."""
 
     ledger: AgentLedger
     s3: Any
     stepfunctions: Any
+    sts: Callable[[], Any]
 
 
 class Life:
@@ -128,6 +132,7 @@ class Life:
         prepared = self._patience.result_of(lambda: self._preparation.restore(request, prepared))
         if prepared.restored is not None:
             self._step = prepared.restored.manifest.step
+        lent = self._lend_credentials(request)
         crew = Crew(
             self._services.ledger,
             self._services.s3,
@@ -138,12 +143,40 @@ class Life:
             seen=self._preparation.read_uptime(),
             progress=self._progress,
             inbox=self._inbox,
+            credentials={} if lent is None else lent.as_environment(),
         )
-        trainer = crew.start(last_check=self._patience.check)
         try:
-            return self._accompany(request, trainer, crew)
+            trainer = crew.start(last_check=self._patience.check)
+            try:
+                return self._accompany(request, trainer, crew)
+            finally:
+                crew.metrics.stop(within=FLUSH)
         finally:
-            crew.metrics.stop(within=FLUSH)
+            if lent is not None:
+                lent.close()
+
+    def _lend_credentials(self, request: RunRequest) -> CredentialsEndpoint | None:
+        """Open the endpoint where the trainer gets its run's credentials, if it asked for them."""
+        if not request.wants_credentials:
+            return None
+        settings = self._settings
+        if not settings.trainer_role:
+            raise RequestError(
+                "credentials: the deployment has no role for trainers; deploy this version of it"
+            )
+        access = TrainerAccess(
+            self._services.sts(),
+            role_arn=settings.trainer_role,
+            bucket=settings.bucket,
+            run_id=settings.run_id,
+            attempt=settings.attempt,
+        )
+        endpoint = CredentialsEndpoint(access.fetch, progress=self._progress)
+        try:
+            self._patience.retry(endpoint.start)
+        except RefusedError as exc:
+            raise RequestError(f"credentials: the trainer cannot be given any: {exc}") from exc
+        return endpoint
 
     def _accompany(self, request: RunRequest, trainer: Trainer, crew: Crew) -> Outcome | None:
         """Wait for the trainer's exit or for an end that was asked for, whichever is first."""

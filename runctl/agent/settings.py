@@ -121,7 +121,11 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the agent was started with; `is_lent` says that its machine outlives the attempt."""
+    """What the agent was started with; `is_lent` says that its machine outlives the attempt.
+
+    `trainer_role` is the ARN of the role whose credentials a trainer may be given, empty where the
+    deployment is older than that.
+    """
 
     paths: Paths
     run_id: str
@@ -131,6 +135,7 @@ class Settings:
     bucket: str
     log_group: str
     region: str
+    trainer_role: str = ""
     is_lent: bool = False
 
 
@@ -171,6 +176,7 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
         bucket=environ["RUNCTL_BUCKET"],
         log_group=environ["RUNCTL_LOG_GROUP"],
         region=environ["RUNCTL_REGION"],
+        trainer_role=environ.get("RUNCTL_TRAINER_ROLE", ""),
         is_lent=is_lent,
     )
 

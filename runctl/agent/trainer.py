@@ -79,8 +79,12 @@ def trainer_environment(
     environment: Path,
     project: Path,
     training_path: Path,
+    credentials: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return the trainer's whole environment; `training_path` is where the helper lies."""
+    """Return the trainer's whole environment; `training_path` is where the helper lies.
+
+    `credentials` are the variables by which it gets its run's, if it asked for them.
+    """
     base = base_environment(environ)
     # Dependencies are installed, the project itself is not: its packages are imported from here.
     source = str(project / "src") if (project / "src").is_dir() else ""
@@ -89,12 +93,25 @@ def trainer_environment(
     return {
         **base,
         "PYTHONUNBUFFERED": "1",
+        **(_where_aws_is(environ) if credentials else {}),
         **request.env,
+        **(credentials or {}),
         "PYTHONPATH": ":".join(filter(None, searched)),
         "PATH": f"{environment / 'bin'}:{request.env.get('PATH', base['PATH'])}",
         "VIRTUAL_ENV": str(environment),
         **contract.as_environment(),
     }
+
+
+def _where_aws_is(environ: Mapping[str, str]) -> dict[str, str]:
+    region = environ.get("AWS_DEFAULT_REGION", "")
+    told = {
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+        # The local cloud, or an endpoint of somebody's own network.
+        "AWS_ENDPOINT_URL": environ.get("AWS_ENDPOINT_URL", ""),
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def trainer_command(

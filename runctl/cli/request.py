@@ -20,6 +20,7 @@ OPTIONS = {
     "instance_id": "INSTANCE",
     "deadline": "--deadline",
     "env": "--env",
+    "credentials": "--credentials",
     "checkpoint.dir": "--checkpoint-dir",
     "checkpoint.keep_last": "--keep-last",
     "checkpoint.grace_seconds": "--grace-seconds",

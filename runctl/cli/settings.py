@@ -16,7 +16,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-REQUEST_SETTINGS = ("instance_types", "market", "auto_resume", "max_attempts", "env", "checkpoint")
+REQUEST_SETTINGS = (
+    "instance_types",
+    "market",
+    "auto_resume",
+    "max_attempts",
+    "env",
+    "checkpoint",
+    "credentials",
+)
 AWS_SETTINGS = ("profile", "region")
 PROJECT_SETTINGS = ("max_size_mb",)
 
@@ -111,6 +119,9 @@ market = "spot"
 # Relaunch after an interruption, at most so many times.
 auto_resume = true
 max_attempts = 100
+
+# AWS credentials for the trainer, for nothing but its own run: "none" or "run".
+# credentials = "run"
 
 [checkpoint]
 # How many whole checkpoints stay, and how long the trainer may take to save after SIGTERM.

@@ -80,6 +80,12 @@ def train(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A variable of the trainer; repeat."),
     ] = None,
+    credentials: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHOSE", help="AWS credentials for the trainer: none, or run for its own run's."
+        ),
+    ] = None,
     checkpoint_dir: Annotated[
         str | None,
         typer.Option(
@@ -119,6 +125,7 @@ def train(
         "max_attempts": max_attempts,
         "deadline": deadline,
         "env": read_env(env) if env else None,
+        "credentials": credentials,
         "checkpoint.dir": checkpoint_dir,
         "checkpoint.keep_last": keep_last,
         "checkpoint.grace_seconds": grace_seconds,

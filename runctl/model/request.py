@@ -11,6 +11,7 @@ DEFAULT_INSTANCE_TYPES = (
     "m7i.xlarge", "m7a.xlarge", "m6i.xlarge", "m6a.xlarge", "m5.xlarge",
     "m5a.xlarge", "c7i.xlarge", "c6i.xlarge", "c6a.xlarge", "r6i.xlarge",
 )  # fmt: skip
+CREDENTIALS = ("none", "run")
 S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)", re.DOTALL)
 
 
@@ -51,6 +52,12 @@ class RunRequest:
     max_attempts: int = 100
     deadline: datetime | None = None
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    credentials: str = "none"
+
+    @property
+    def wants_credentials(self) -> bool:
+        """Whether the trainer is to be given AWS credentials, which are those of its run."""
+        return self.credentials == "run"
 
     def as_document(self) -> dict[str, Any]:
         """Return the JSON form, which `parse_request` reads back unchanged."""
@@ -66,6 +73,7 @@ class RunRequest:
             "env": dict(self.env),
             "instance_types": list(self.instance_types),
             "market": self.market,
+            "credentials": self.credentials,
             "max_attempts": self.max_attempts,
         }
         if self.script:

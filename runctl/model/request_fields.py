@@ -8,7 +8,13 @@ from typing import Any
 
 from runctl.model.identity import RUN_ID
 from runctl.model.pool import machine_kind
-from runctl.model.request import DEFAULT_INSTANCE_TYPES, MARKETS, S3_URI, is_inside_project
+from runctl.model.request import (
+    CREDENTIALS,
+    DEFAULT_INSTANCE_TYPES,
+    MARKETS,
+    S3_URI,
+    is_inside_project,
+)
 
 LARGEST_ENV_BYTES = 32 * 1024
 LARGEST_ARGS_BYTES = 32 * 1024
@@ -114,8 +120,8 @@ def _check_instance_types(value: Any) -> str | None:
     return f"{len(value)} types are more than 40" if len(value) > 40 else None
 
 
-def _check_market(value: Any) -> str | None:
-    return None if value in MARKETS else f"{value!r} is none of {', '.join(MARKETS)}"
+def _one_of(known: tuple[str, ...]) -> Check:
+    return lambda value: None if value in known else f"{value!r} is none of {', '.join(known)}"
 
 
 def _check_boolean(value: Any) -> str | None:
@@ -244,7 +250,15 @@ FIELDS: Mapping[str, Field] = {
     ),
     "market": Field(
         {"enum": list(MARKETS), "default": "spot", "description": "Where capacity is bought."},
-        _check_market,
+        _one_of(MARKETS),
+    ),
+    "credentials": Field(
+        {
+            "enum": list(CREDENTIALS), "default": "none",
+            "description": "AWS credentials for the trainer: with `run` it may read what belongs "
+            "to its run and the deployment's `readable_buckets`, and write its outputs.",
+        },
+        _one_of(CREDENTIALS),
     ),
     "auto_resume": Field(
         {

@@ -26,6 +26,7 @@ from tests.agent.doubles import MetadataDouble, TokensDouble
 
 PROJECT = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
+TRAINER_ROLE = "arn:aws:iam::123456789012:role/trainer"
 ARN = "arn:aws:states:us-east-1:000000000000:execution:runctl-train:run-1"
 
 
@@ -159,8 +160,10 @@ class Machine:
         *,
         attempt: int,
         fault: str = "",
+        trainer_role: str = TRAINER_ROLE,
     ) -> None:
         self.fault = fault
+        self.trainer_role = trainer_role
         self.root = root
         self.cloud = cloud
         self.metadata = metadata
@@ -182,6 +185,7 @@ class Machine:
             "RUNCTL_BUCKET": self.cloud.name,
             "RUNCTL_LOG_GROUP": self.cloud.name,
             "RUNCTL_REGION": "us-east-1",
+            "RUNCTL_TRAINER_ROLE": self.trainer_role,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.cloud.endpoint,
             "AWS_ENDPOINT_URL_SFN": self.cloud.tokens.url,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runctl.local.actions import REQUIRED, Required
-from tests.infra.templates import ACCOUNT, REGION, Role, Synthesized
+from tests.infra.templates import ACCOUNT, REGION, Resource, Role, Synthesized
 
 # What each function's code calls, by the ports that its control function uses. DynamoDB permits a
 # transaction by the writes that it is made of; S3 permits HeadObject by GetObject and answers 404
@@ -306,7 +306,47 @@ def allowed_to_instances(app: Synthesized) -> list[tuple[str, str, dict[str, Any
         ("states:SendTaskFailure", MACHINE, {}),
         ("logs:CreateLogStream", logs, {}),
         ("logs:PutLogEvents", logs, {}),
+        ("sts:AssumeRole", trainer_role_arn(app), {}),
     ]
+
+
+def trainer_role(app: Synthesized) -> Resource:
+    (found,) = [one for one in app.of_type("AWS::IAM::Role") if "TrainerRole" in one.logical_id]
+    return found
+
+
+def trainer_role_arn(app: Synthesized) -> str:
+    return f"arn:aws:iam::{ACCOUNT}:role/<{trainer_role(app).logical_id}>"
+
+
+def test_a_trainer_may_read_runs_and_write_outputs_and_no_more_than_its_agent(
+    app: Synthesized,
+) -> None:
+    role, agents, objects = app.role(trainer_role_arn(app)), instance_role(app), bucket(app)
+    allowed = [
+        ("s3:GetObject", f"{objects}/runs/a/outputs/x"),
+        ("s3:PutObject", f"{objects}/runs/a/outputs/x"),
+        ("s3:AbortMultipartUpload", f"{objects}/runs/a/outputs/x"),
+        ("s3:ListBucket", objects),
+    ]
+    for action, resource in allowed:
+        assert role.allows(action, resource, {}), (action, resource)
+        assert agents.allows(action, resource, {}), (action, resource)
+    assert role.actions == {action for action, _ in allowed}
+    for action, resource in [
+        ("s3:PutObject", f"{objects}/runs/a/checkpoints/parts/x"),
+        ("s3:GetObject", f"{objects}/code/x.tar.gz"),
+        ("s3:GetObject", "arn:aws:s3:::other/x"),
+    ]:
+        assert not role.allows(action, resource, {}), (action, resource)
+
+
+def test_only_agents_of_ours_assume_the_trainers_role(app: Synthesized) -> None:
+    (statement,) = trainer_role(app).properties["AssumeRolePolicyDocument"]["Statement"]
+    (profile,) = app.of_type("AWS::IAM::InstanceProfile")
+    assert (statement["Effect"], statement["Action"]) == ("Allow", "sts:AssumeRole")
+    agents = f"arn:aws:iam::{ACCOUNT}:role/{profile.properties['Roles'][0]}"
+    assert statement["Principal"] == {"AWS": agents}
 
 
 def test_an_instance_may_do_what_its_agent_does(app: Synthesized) -> None:

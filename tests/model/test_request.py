@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.model.errors import InvalidRequestError
-from runctl.model.request import DEFAULT_INSTANCE_TYPES, MARKETS
+from runctl.model.request import CREDENTIALS, DEFAULT_INSTANCE_TYPES, MARKETS
 from runctl.model.request_fields import (
     CHECKPOINT_FIELDS,
     FIELDS,
@@ -81,6 +81,8 @@ BAD = [
     ("instance_types", ["g5g.xlarge"], "arm64 GPU"),
     ("market", "cheap", "none of spot"),
     ("market", None, "none of spot"),
+    ("credentials", "all", "none of none, run"),
+    ("credentials", True, "none of none, run"),
     ("auto_resume", "yes", "neither true nor false"),
     ("auto_resume", 1, "neither true nor false"),
     ("max_attempts", 0, "whole number from 1 to 1000"),
@@ -192,6 +194,7 @@ requests = st.fixed_dictionaries(
             unique=True,
         ),
         "market": st.sampled_from(MARKETS),
+        "credentials": st.sampled_from(CREDENTIALS),
         "auto_resume": st.booleans(),
         "max_attempts": st.integers(1, 1000),
         "deadline": st.datetimes(timezones=st.just(timezone.utc)).map(datetime.isoformat),

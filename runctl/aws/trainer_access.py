@@ -1,0 +1,93 @@
+"""Short-lived credentials for a trainer, which reach no further than its own run."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from runctl.aws.errors import translated
+from runctl.model import identity
+
+# Whoever assumes a role with the credentials of a role gets one hour at most.
+LIFETIME = timedelta(hours=1)
+LONGEST_SESSION_NAME = 64
+ROLE = re.compile(r"arn:(?P<partition>aws[a-z-]*):iam::\d{12}:role/\S+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionCredentials:
+    """Credentials of a session, until when they are good."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    token: str = field(repr=False)
+    expires_at: datetime
+
+    def as_document(self) -> dict[str, str]:
+        """Return what AWS's SDKs read from an endpoint for container credentials."""
+        return {
+            "AccessKeyId": self.access_key,
+            "SecretAccessKey": self.secret_key,
+            "Token": self.token,
+            "Expiration": self.expires_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+
+class TrainerAccess:
+    """Assumes the trainer's role for one attempt of one run."""
+
+    def __init__(self, sts: Any, *, role_arn: str, bucket: str, run_id: str, attempt: int) -> None:
+        self._sts = sts
+        self._role_arn = role_arn
+        self._policy = session_policy(role_arn, bucket=bucket, run_id=run_id)
+        self._session = f"{attempt:04d}-{run_id}"[:LONGEST_SESSION_NAME]
+
+    def fetch(self) -> SessionCredentials:
+        """Return fresh credentials.
+
+        RefusedError when the machine's role may not have them, TransientError when STS is away. A
+        lost answer costs nothing: the session that nobody heard of ends by itself.
+        """
+        with translated():
+            answer = self._sts.assume_role(
+                RoleArn=self._role_arn,
+                RoleSessionName=self._session,
+                Policy=self._policy,
+                DurationSeconds=int(LIFETIME.total_seconds()),
+            )["Credentials"]
+        return SessionCredentials(
+            access_key=answer["AccessKeyId"],
+            secret_key=answer["SecretAccessKey"],
+            token=answer["SessionToken"],
+            expires_at=answer["Expiration"],
+        )
+
+
+def session_policy(role_arn: str, *, bucket: str, run_id: str) -> str:
+    """Return what of the trainer's role is left in a run's session.
+
+    All of its own run to read, its outputs to write; never checkpoints, whose parts and pointer
+    only the agent with the fence may write. Of other buckets whatever the role permits.
+    """
+    match = ROLE.fullmatch(role_arn)
+    arn = f"arn:{match['partition'] if match else 'aws'}:s3:::{bucket}"
+    own, outputs = identity.run_prefix(run_id), identity.output_prefix(run_id)
+    statements: list[dict[str, Any]] = [
+        {"Action": "s3:GetObject", "Resource": f"{arn}/{own}*"},
+        {
+            "Action": ["s3:PutObject", "s3:AbortMultipartUpload"],
+            "Resource": f"{arn}/{outputs}*",
+        },
+        {
+            "Action": "s3:ListBucket",
+            "Resource": arn,
+            "Condition": {"StringLike": {"s3:prefix": f"{own}*"}},
+        },
+        {"Action": ["s3:GetObject", "s3:ListBucket"], "NotResource": [arn, f"{arn}/*"]},
+    ]
+    document = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", **statement} for statement in statements],
+    }
+    return json.dumps(document, separators=(",", ":"))

@@ -1,0 +1,38 @@
+"""What a trainer may do that asked for credentials: its agent narrows this to its own run."""
+
+from __future__ import annotations
+
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from stacks.settings import Settings
+from stacks.storage import StorageStack
+
+
+def trainer_role(
+    scope: Construct, *, settings: Settings, storage: StorageStack, agent_role: iam.Role
+) -> iam.Role:
+    """Return the role that agents assume for trainers, each with a session policy for its run.
+
+    It may do nothing that the agent's role may not, so nobody gains by assuming it.
+    """
+    role = iam.Role(
+        scope,
+        "TrainerRole",
+        assumed_by=iam.ArnPrincipal(agent_role.role_arn),
+        description="The trainer of a run of runctl, if it asked for credentials",
+    )
+    bucket = storage.bucket.bucket_arn
+    buckets = [f"arn:aws:s3:::{name}" for name in settings.readable_buckets]
+    for statement in (
+        _allow(["s3:GetObject"], [f"{bucket}/runs/*", *(f"{one}/*" for one in buckets)]),
+        _allow(["s3:PutObject", "s3:AbortMultipartUpload"], [f"{bucket}/runs/*/outputs/*"]),
+        _allow(["s3:ListBucket"], [bucket, *buckets]),
+    ):
+        role.add_to_policy(statement)
+    agent_role.add_to_policy(_allow(["sts:AssumeRole"], [role.role_arn]))
+    return role
+
+
+def _allow(actions: list[str], resources: list[str]) -> iam.PolicyStatement:
+    return iam.PolicyStatement(actions=actions, resources=resources)
