@@ -1,5 +1,6 @@
 """A person presses Redrive in the console, on runs that were stopped, that failed, that went on."""
 
+import json
 import os
 import subprocess
 import sys
@@ -30,11 +31,16 @@ while not stop:
 """
 
 
-def start_and_stop(stage: Stage, run_id: str) -> Run:
-    """Let a run train and stop its execution; return the run once all is over."""
+def train(stage: Stage, run_id: str) -> None:
+    """Start a run and let it save something."""
     code = stage.upload_project({"count.py": COUNTER})
     stage.start({"script": "count.py", "code": code}, name=run_id)
     stage.wait_for_training(run_id, step=3)
+
+
+def start_and_stop(stage: Stage, run_id: str) -> Run:
+    """Let a run train and stop its execution; return the run once all is over."""
+    train(stage, run_id)
     return stop(stage, run_id, execution=run_id)
 
 
@@ -52,14 +58,17 @@ def over(stage: Stage, run_id: str) -> Run:
 
 def redrive(stage: Stage, execution: str) -> Execution:
     """Do what the console's button does, and wait for the execution's end."""
-    arn = stage.workflow.execution_arn(execution)
-    done = stage.aws("stepfunctions", "redrive-execution", "--execution-arn", arn)
-    assert done.returncode == 0, done.stderr
+    press_redrive(stage, execution)
     return stage.wait_for_end(execution)
 
 
-def history(stage: Stage, execution: str) -> list[str]:
-    """Return the states that the execution has entered since it was redriven."""
+def press_redrive(stage: Stage, execution: str) -> None:
+    arn = stage.workflow.execution_arn(execution)
+    stage.clients.get("stepfunctions").redrive_execution(executionArn=arn)
+
+
+def states_since_the_redrive(stage: Stage, execution: str) -> list[str]:
+    """Return the states that the execution entered, in their order."""
     arn = stage.workflow.execution_arn(execution)
     pages = stage.clients.get("stepfunctions").get_paginator("get_execution_history")
     events = [one for page in pages.paginate(executionArn=arn) for one in page["events"]]
@@ -78,7 +87,7 @@ def test_a_stopped_run_is_not_revived_by_a_redrive_which_says_what_to_do_instead
     ended = redrive(stage, run_id)
     assert (ended.status, ended.error) == ("FAILED", "RunEndedError"), stage.story(run_id)
     assert f"`runctl resume {run_id}`" in ended.cause
-    assert history(stage, run_id) == ["Train", "CleanUp", "Unexpected"]
+    assert states_since_the_redrive(stage, run_id) == ["Train", "CleanUp", "Unexpected"]
     assert (stage.run(run_id), stage.attempts(run_id)) == (run, attempts)
     assert len(stage.instances(run_id)) == 1
     assert stage.live_instances(run_id) == []
@@ -94,7 +103,7 @@ def test_a_failed_run_fails_again_at_once_when_it_is_redriven(stage: Stage, new_
     ended = redrive(stage, run_id)
     assert (ended.status, ended.error, ended.cause) == ("FAILED", "RunFailed", failed.cause)
     assert "the data is gone" in ended.cause
-    assert history(stage, run_id) == ["RunFailed"]
+    assert states_since_the_redrive(stage, run_id) == ["RunFailed"]
     assert stage.run(run_id) == run
     assert len(stage.instances(run_id)) == len(stage.attempts(run_id)) == 1
 
@@ -127,3 +136,42 @@ def test_a_redrive_of_the_first_execution_leaves_a_resumed_run_alone(stage: Stag
     assert stage.attempts(run_id)[1].resume_step == saved
     assert stage.log(run_id, 2)[0] == f"began at {saved}"
     stage.verify_checkpoint_exists(run_id)
+
+
+@pytest.fixture
+def unheard(stage: Stage):
+    """Let nobody hear how executions end: Step Functions' events are best effort."""
+    events = stage.clients.get("events")
+    rules = events.list_rules()["Rules"]
+    (rule,) = (one["Name"] for one in rules if "aws.states" in one.get("EventPattern", ""))
+    events.disable_rule(Name=rule)
+    yield
+    events.enable_rule(Name=rule)
+
+
+def test_a_redrive_that_overtakes_the_event_of_the_stop_goes_on_with_the_same_training(
+    stage: Stage, new_name, unheard
+):
+    run_id = new_name()
+    train(stage, run_id)
+    arn = stage.workflow.execution_arn(run_id)
+    token = stage.attempts(run_id)[0].token
+    stage.workflow.stop_run(arn, cause="by mistake")
+    press_redrive(stage, run_id)
+    wait_for(lambda: stage.attempts(run_id)[0].token != token, "a new token")
+    step = stage.run(run_id).step
+    wait_for(lambda: stage.run(run_id).step > step, "the training to go on")
+    assert stage.execution(run_id).is_running
+
+    # At last the event comes.
+    detail = {"executionArn": arn, "name": run_id, "status": "ABORTED", "cause": "by mistake"}
+    stage.clients.get("lambda").invoke(
+        FunctionName="runctl-clean_up", Payload=json.dumps({"detail": detail})
+    )
+    ended = stage.wait_for_end(run_id)
+    assert ended.output is not None, stage.story(run_id)
+    assert ended.output["status"] == "stopped"
+    run = over(stage, run_id)
+    assert (run.ended, run.step) == (RunStatus.STOPPED, ended.output["step"])
+    assert len(stage.attempts(run_id)) == len(stage.instances(run_id)) == 1
+    assert stage.log(run_id, 1) == ["began at 0"]
