@@ -459,6 +459,9 @@ class Training(RuleBasedStateMachine):
         if run.fence > agent.attempt or run.ended is not None or stop or not_mine:
             if agent.trains and not run.fence > agent.attempt:
                 self.commit(agent)
+                # Of an ended run too: a redriven execution may wait for it on a newer token.
+                report = {"outcome": {"kind": "stopped", "reason": "", "step": agent.step}}
+                self.world.workflow.report(attempt.token, report)
             if not agent.noticed:
                 self.go(agent, "Client.InstanceInitiatedShutdown")
             return
