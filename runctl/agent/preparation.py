@@ -19,7 +19,12 @@ from runctl.agent.restore import Fetched, Restorer, clear
 from runctl.agent.settings import Settings
 from runctl.agent.trainer import base_environment
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.model.errors import DamagedCheckpointError, RequestError, RunctlError
+from runctl.model.errors import (
+    DamagedCheckpointError,
+    NewerCheckpointError,
+    RequestError,
+    RunctlError,
+)
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
 from runctl.policy.interval import Uptime, uptime_of
@@ -153,6 +158,11 @@ class Preparation:
             return None
         try:
             fetched = self._patience.retry(lambda: self._restorer.fetch(newest))
+        except NewerCheckpointError as exc:
+            raise RequestError(
+                f"the newest checkpoint is of a newer runctl than the deployment: {exc}; deploy "
+                f"that version, then `runctl resume {self._settings.run_id}`"
+            ) from exc
         except DamagedCheckpointError as exc:
             raise RequestError(f"no checkpoint of the run can be restored: {exc}") from exc
         self._restorer.put_in_place(fetched.manifest, folder)

@@ -16,7 +16,7 @@ from runctl.agent.sharing import share
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.wire import Buffer
 from runctl.model.checkpoint import Entry, Manifest, Part
-from runctl.model.errors import DamagedCheckpointError
+from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 
 THREADS = 8
 PREVIOUS = "previous"
@@ -68,6 +68,8 @@ class Restorer:
                     manifest = self._store.get_manifest(candidate)
                     reach("restore.manifest_read")
                     self._fetch_files(manifest)
+                except NewerCheckpointError:
+                    raise  # it is whole: nobody may go on from an older one without being asked
                 except DamagedCheckpointError as exc:
                     logger.warning("the checkpoint %s is damaged: %s", candidate, exc)
                     last = exc

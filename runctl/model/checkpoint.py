@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from runctl.model.errors import DamagedCheckpointError
+from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 
 MANIFEST_VERSION = 1
 
@@ -67,11 +67,14 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: bytes) -> "Manifest":
-        """Read the stored form; raises DamagedCheckpointError when it is not one we know."""
+        """Read the stored form; raises DamagedCheckpointError when it is not one we know.
+
+        NewerCheckpointError, which is one of them, when a newer runctl would know it.
+        """
         try:
             document = json.loads(text)
             if document["version"] > MANIFEST_VERSION:
-                raise DamagedCheckpointError(
+                raise NewerCheckpointError(
                     f"the manifest has version {document['version']}; this runctl reads up to "
                     f"{MANIFEST_VERSION}, so upgrade it"
                 )

@@ -13,6 +13,7 @@ RunctlError
 ├── RunEndedError                the run has ended; nothing may be started for it
 ├── CheckpointError              a checkpoint cannot be taken, read or trusted
 │   └── DamagedCheckpointError
+│       └── NewerCheckpointError
 └── TransientError               a service asked us to come back later; waiting helps
 
 Step Functions sees the class name as the error name: renaming one changes the state machine.
@@ -86,6 +87,10 @@ class CheckpointError(RunctlError):
 
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint's bytes are not what its manifest says; walk back to the one before."""
+
+
+class NewerCheckpointError(DamagedCheckpointError):
+    """A newer runctl made the checkpoint, which this one cannot read; upgrade, it is whole."""
 
 
 class TransientError(RunctlError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import threading
 from datetime import timedelta
@@ -25,7 +26,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.clients import Clients, Connection
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
-from runctl.model.errors import DamagedCheckpointError, RefusedError
+from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError, RefusedError
 from tests.agent.faulty import Front
 from tests.agent.machine import Cloud
 
@@ -252,6 +253,22 @@ def test_restore_walks_back_from_a_damaged_checkpoint(folder: Folder, body: byte
         key = folder.save(step)
     damage(folder, hashlib.sha256(b"3").hexdigest(), body)
     assert (folder.restore(key) / "a").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("is_newest", [True, False])
+def test_restore_never_walks_back_over_a_checkpoint_of_a_newer_runctl(
+    folder: Folder, is_newest: bool
+) -> None:
+    for step in (1, 2, 3):
+        (folder.path / "a").write_bytes(b"%d" % step)
+        key = folder.save(step)
+    newer = key if is_newest else folder.chain[1]
+    document = {**json.loads(folder.cloud.read(newer)), "version": 99}
+    client = folder.cloud.clients["s3"]
+    client.put_object(Bucket=folder.cloud.name, Key=newer, Body=json.dumps(document))
+    damage(folder, hashlib.sha256(b"3").hexdigest(), None)
+    with pytest.raises(NewerCheckpointError, match="version 99"):
+        folder.restore(key)
 
 
 def answer_403(folder: Folder, operation: str) -> Any:

@@ -6,11 +6,15 @@ import json
 import os
 import pwd
 import signal
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from runctl.agent.restore import PREVIOUS
 from runctl.agent.trainer import base_environment, scope
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.model.checkpoint import MANIFEST_VERSION, Manifest
 from runctl.model.outcome import RunStatus
 from runctl.model.request import CheckpointOptions
 from tests.agent.machine import PROJECT, VENV, Cloud, is_alive, now, wait_until
@@ -122,6 +126,29 @@ def begin(cloud: Cloud, launch, program: str, **request):
     machine = launch()
     wait_until(lambda: started(machine))
     return machine
+
+
+def test_checkpoint_of_a_newer_runctl_fails_the_run_instead_of_losing_its_steps(
+    cloud: Cloud, launch
+) -> None:
+    cloud.create_run("print('never')")
+    cloud.open_attempt()
+    cloud.give_token()
+    store = CheckpointStore(cloud.clients["s3"], bucket=cloud.name, run_id=cloud.run_id)
+    made = Manifest(run_id=cloud.run_id, step=1, attempt=1, taken_at="", entries=())
+    older = store.put_manifest(made)
+    newest = store.put_manifest(
+        replace(made, step=2, version=MANIFEST_VERSION + 1, metadata={PREVIOUS: [older]})
+    )
+    cloud.ledger.commit_checkpoint(cloud.run_id, 1, step=2, manifest=newest, now=now())
+    cloud.open_attempt(2)
+    cloud.give_token(2)
+    machine = launch(attempt=2)
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "failed"
+    assert "newer runctl than the deployment" in outcome["reason"]
+    assert "runctl resume run-1" in outcome["reason"]
+    assert not started(machine)
 
 
 def test_trainer_that_ignores_sigterm_is_killed_after_its_grace(cloud: Cloud, launch) -> None:

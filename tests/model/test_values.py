@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 from runctl.model import errors, identity
 from runctl.model.checkpoint import MANIFEST_VERSION, Entry, Manifest, Part
-from runctl.model.errors import DamagedCheckpointError, InvalidRequestError, RequestError
+from runctl.model.errors import (
+    DamagedCheckpointError,
+    InvalidRequestError,
+    NewerCheckpointError,
+    RequestError,
+)
 from runctl.model.machine import Machine
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import MachineKind, Pool, machine_kind
@@ -170,7 +175,7 @@ def test_what_is_no_manifest_is_told(text):
 
 def test_a_manifest_of_a_newer_runctl_asks_for_an_upgrade():
     text = f'{{"version": {MANIFEST_VERSION + 1}}}'.encode()
-    with pytest.raises(DamagedCheckpointError, match="upgrade"):
+    with pytest.raises(NewerCheckpointError, match="upgrade"):
         Manifest.from_json(text)
 
 
