@@ -39,30 +39,39 @@ def tell_where_links_fail(folder: Path, pins: Path) -> str:
 
 def _hold(folder: Path, view: View, pinned: Path, hot: frozenset[str]) -> View:
     held: View = {}
+    names: set[str] = set()
     for path, seen in view.items():
         if seen.kind == "file":
-            target = pinned / pin_name(seen)
+            name = pin_name(seen)
             if path in hot and seen.size <= LARGEST_COPY_BYTES:
-                _copy(folder / path, target, seen)
-            elif not target.exists():
-                try:
-                    os.link(folder / path, target, follow_symlinks=False)
-                    info = target.stat()
-                except FileNotFoundError:
-                    continue
-                except OSError:
-                    # Another file system, or one without hard links: we can only hope it stays.
-                    target.symlink_to((folder / path).absolute())
-                    try:
-                        info = (folder / path).stat()
-                    except FileNotFoundError:
-                        target.unlink()
-                        continue
-                if (info.st_dev, info.st_ino) != seen.inode:
-                    target.unlink()
-                    raise ChangedError(f"{path} was replaced while it was looked at")
+                _copy(folder / path, pinned / name, seen)
+            elif name not in names and not _link(folder, path, f"{pinned}/{name}", seen):
+                continue
+            names.add(name)
         held[path] = seen
     return held
+
+
+def _link(folder: Path, path: str, target: str, seen: Seen) -> bool:
+    """Hold on to a file; whether it is still there."""
+    source = f"{folder}/{path}"
+    try:
+        os.link(source, target, follow_symlinks=False)
+        info = os.stat(target)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        # Another file system, or one without hard links: we can only hope it stays.
+        os.symlink(os.path.abspath(source), target)
+        try:
+            info = os.stat(source)
+        except FileNotFoundError:
+            os.unlink(target)
+            return False
+    if (info.st_dev, info.st_ino) != seen.inode:
+        os.unlink(target)
+        raise ChangedError(f"{path} was replaced while it was looked at")
+    return True
 
 
 def _copy(path: Path, target: Path, seen: Seen) -> None:

@@ -1,6 +1,5 @@
 """Uploading a snapshot: content-addressed parts in parallel, a few in memory at a time."""
 
-import hashlib
 import logging
 import threading
 import time
@@ -10,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent.faults import reach
+from runctl.agent.fingerprint import Recognizer
 from runctl.agent.pieces import PIECE_BYTES, Piece, new_buffer, opened
 from runctl.agent.pins import pin_name
 from runctl.agent.sharing import share
@@ -45,6 +45,7 @@ class Uploader:
     def __init__(self, store: CheckpointStore, *, threads: int = THREADS) -> None:
         self._store = store
         self._threads = threads
+        self._recognizer = Recognizer()
         self._lock = threading.Lock()
         self._stored: dict[str, float] = {}
         self._known: dict[tuple[tuple[int, int], int, int], tuple[Part, ...]] = {}
@@ -74,6 +75,7 @@ class Uploader:
         """
         began = time.monotonic()
         self._look_at_store()
+        self._recognizer.begin()
         names: dict[tuple[int, int], str] = {}
         jobs: list[tuple[str, Seen]] = []
         for path, seen in sorted(take.view.items()):
@@ -162,16 +164,11 @@ class Uploader:
             self._note_stored(expected)
             return expected
         with opened(wanted.place, name=wanted.path) as descriptor:
-            piece = Piece(
-                wanted.path, descriptor, wanted.offset, wanted.size_bytes, buffer=buffer
-            )
+            piece = Piece(wanted.path, descriptor, wanted.offset, wanted.size_bytes, buffer=buffer)
             return self._store_piece(piece, new_bytes)
 
     def _store_piece(self, piece: Piece, new_bytes: "_Total") -> Part:
-        digest = hashlib.sha256()
-        for chunk in piece:
-            digest.update(chunk)
-        part = Part(sha256=digest.hexdigest(), size_bytes=piece.size_bytes)
+        part = self._recognizer.identify(piece)
         if not self._is_stored(part):
             if not self._was_stored(part) or not self._store.has_part(part):
                 try:

@@ -317,7 +317,7 @@ def test_missing_permission_is_told_with_key_and_action_and_is_no_damage(
 
 
 def test_body_is_hashed_once_and_its_checksum_is_signed(folder: Folder) -> None:
-    sent: list[Any] = []
+    sent: dict[str, Any] = {}
     connection = Connection(
         region="us-east-1", endpoint_url=folder.cloud.endpoint, access_key="a", secret_key="b"
     )
@@ -325,13 +325,13 @@ def test_body_is_hashed_once_and_its_checksum_is_signed(folder: Folder) -> None:
     store = CheckpointStore(client, bucket=folder.cloud.name, run_id="run-1")
 
     def look_on(request: Any, **_: Any) -> None:
-        sent.append(request)
+        sent[request.url] = request
 
     client.meta.events.register("before-send.s3.PutObject", look_on)
     store.put_part(Part(sha256=hashlib.sha256(b"1").hexdigest(), size_bytes=1), [b"1"])
     store.put_manifest(Manifest(run_id="run-1", step=1, attempt=1, taken_at="now", entries=()))
     assert len(sent) == 2
-    for request in sent:
+    for request in sent.values():
         headers = {
             name.lower(): value.decode() if isinstance(value, bytes) else value
             for name, value in request.headers.items()

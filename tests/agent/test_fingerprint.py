@@ -1,0 +1,146 @@
+"""A piece is known again only when it is the same to the last byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runctl.agent import fingerprint
+from runctl.agent.fingerprint import Recognizer, make_mac
+from runctl.agent.pieces import Piece, new_buffer
+
+SIZE = 4096
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "PIECE_BYTES", SIZE)
+    monkeypatch.setattr("runctl.agent.pieces.READ_BYTES", SIZE // 4)
+
+
+class Pieces:
+    """A file of pieces, with how many of them were hashed."""
+
+    def __init__(self, path: Path, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.recognizer = recognizer
+        self.hashed = 0
+        real = Recognizer._hash
+
+        def hash_and_count(*arguments: object) -> object:
+            self.hashed += 1
+            return real(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Recognizer, "_hash", hash_and_count)
+
+    def save(self, *contents: bytes) -> int:
+        """Identify the pieces as a save does; return how many of them were hashed."""
+        self.path.write_bytes(b"".join(contents))
+        self.recognizer.begin()
+        before = self.hashed
+        for content, piece in zip(contents, self.pieces(len(contents)), strict=True):
+            part = self.recognizer.identify(piece)
+            assert part.sha256 == hashlib.sha256(content).hexdigest()
+            assert part.size_bytes == len(content)
+        return self.hashed - before
+
+    def pieces(self, count: int) -> Iterator[Piece]:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            for number in range(count):
+                yield Piece("a", descriptor, number * SIZE, SIZE, buffer=new_buffer())
+        finally:
+            os.close(descriptor)
+
+
+@pytest.fixture
+def pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pieces:
+    return Pieces(tmp_path / "file", Recognizer(), monkeypatch)
+
+
+A, B, C, D = (bytes([number]) * SIZE for number in range(4))
+
+
+def test_only_what_the_last_save_did_not_hold_is_hashed(pieces: Pieces) -> None:
+    assert pieces.save(A, B, C) == 3
+    assert pieces.save(A, D, C) == 1
+    assert pieces.save(C, A, A) == 0  # wherever it lies
+    assert pieces.save(B, A, C) == 1  # B was in the save before the last
+
+
+def test_nothing_is_looked_up_while_every_piece_changes_and_again_once_some_stay(
+    pieces: Pieces,
+) -> None:
+    pieces.save(A, B)
+    pieces.save(C, D)  # looked up in vain
+    assert pieces.save(C, D) == 2  # so not now, when it would have helped
+    assert pieces.save(C, A) == 1
+
+
+@given(
+    saves=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=2, max_size=6),
+    flipped=st.integers(0, SIZE - 1),
+)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_part_is_always_the_one_of_the_very_bytes(
+    pieces: Pieces, saves: list[list[int]], flipped: int
+) -> None:
+    other = bytearray(A)
+    other[flipped] ^= 1
+    contents = (A, B, C, bytes(other))
+    for save in saves:
+        pieces.save(*(contents[number] for number in save))
+
+
+def test_file_that_changes_between_look_up_and_hash_spoils_no_later_look_up(
+    pieces: Pieces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces.save(A)
+    real = os.preadv
+    read = 0
+
+    def change_after_the_first_reading(*arguments: object) -> int:
+        nonlocal read
+        count = real(*arguments)  # type: ignore[arg-type]
+        read += count
+        if read == SIZE:
+            pieces.path.write_bytes(C)
+        return count
+
+    pieces.path.write_bytes(B)
+    pieces.recognizer.begin()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "preadv", change_after_the_first_reading)
+        for piece in pieces.pieces(1):
+            assert pieces.recognizer.identify(piece).sha256 == hashlib.sha256(C).hexdigest()
+    pieces.save(B)
+
+
+def test_everything_is_hashed_where_openssl_cannot_be_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "make_mac", lambda: None)
+    pieces = Pieces(tmp_path / "file", Recognizer(), monkeypatch)
+    assert [pieces.save(A, B), pieces.save(A, B)] == [2, 2]
+
+
+def test_missing_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_name: str) -> None:
+        raise OSError("libcrypto.so.3: cannot open shared object file")
+
+    monkeypatch.setattr(fingerprint.ctypes, "CDLL", fail)
+    assert make_mac() is None
+
+
+def test_tags_of_two_processes_have_nothing_in_common() -> None:
+    first, second = make_mac(), make_mac()
+    assert first is not None
+    assert second is not None
+    chunk = memoryview(bytearray(A))
+    assert first(chunk) == first(chunk) != second(chunk)
