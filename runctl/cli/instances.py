@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +62,7 @@ def create(
 ) -> None:
     """Launch a machine that waits for runs, and ends itself when nobody needs it any more."""
     from runctl.aws.instances import creation_request
+    from runctl.cli.creating import on_record
     from runctl.cli.machines import wait_for_registration
     from runctl.cli.request import split_types
     from runctl.model.request import DEFAULT_INSTANCE_TYPES
@@ -67,19 +70,24 @@ def create(
     types = split_types(instance_type) if instance_type else list(DEFAULT_INSTANCE_TYPES)
     _check(types, keep_alive, output)
     cloud = invocation.cloud
-    keep_until = datetime.now(timezone.utc) + timedelta(hours=keep_alive)
     fleet = _fleet(cloud)
     market = "spot" if spot else "on-demand"
-    instance_id, pool = _launch(
-        fleet,
-        creation_request(
-            fleet,
-            _pools(types, fleet.zones(), market),
-            token=f"created-{secrets.token_hex(12)}",
-            name=name,
-            keep_until=keep_until,
-        ),
-    )
+
+    def ask() -> dict[str, str]:
+        until = datetime.now(timezone.utc) + timedelta(hours=keep_alive)
+        pools = _pools(types, fleet.zones(), market)
+        token = f"created-{secrets.token_hex(12)}"
+        return {
+            "request": creation_request(fleet, pools, token=token, name=name, keep_until=until),
+            "keep_until": until.isoformat(),
+        }
+
+    wish = json.dumps([asdict(cloud.deployment), types, market, keep_alive, name], sort_keys=True)
+    with on_record(wish, ask) as (asked, is_repeat):
+        if is_repeat:
+            invocation.output.tell("an earlier command had no answer: asking for its machine again")
+        instance_id, pool = _launch(fleet, asked["request"])
+    keep_until = datetime.fromisoformat(asked["keep_until"])
     told = f"{instance_id} ({pool}) is launched; it lives until {keep_until:%Y-%m-%d %H:%M} UTC"
     invocation.output.tell(told)
     if not no_wait:
