@@ -5,16 +5,25 @@ import ctypes
 import hashlib
 import secrets
 import threading
-from collections.abc import Callable
+import weakref
+from typing import Any
 
 from runctl.agent.pieces import PIECE_BYTES, Piece
 from runctl.model.checkpoint import Part
 
 KEY_BYTES = 32
 TAG_BYTES = 16
-POLY1305 = b"POLY1305"
-
-Mac = Callable[[memoryview], bytes]
+ALGORITHM = b"POLY1305"
+POINTER, TEXT, SIZE = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+# openssl/evp.h: name, what it returns, what it takes.
+SIGNATURES: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
+    ("EVP_MAC_fetch", POINTER, (POINTER, TEXT, TEXT)),
+    ("EVP_MAC_CTX_new", POINTER, (POINTER,)),
+    ("EVP_MAC_CTX_free", None, (POINTER,)),
+    ("EVP_MAC_init", ctypes.c_int, (POINTER, TEXT, SIZE, POINTER)),
+    ("EVP_MAC_update", ctypes.c_int, (POINTER, POINTER, SIZE)),
+    ("EVP_MAC_final", ctypes.c_int, (POINTER, POINTER, ctypes.POINTER(SIZE), SIZE)),
+)
 
 
 class Recognizer:
@@ -27,7 +36,9 @@ class Recognizer:
     """
 
     def __init__(self) -> None:
-        self._mac = make_mac()
+        self._poly1305: Poly1305 | None = None
+        with contextlib.suppress(OSError):  # without it everything is hashed
+            self._poly1305 = Poly1305()
         self._lock = threading.Lock()
         self._before: dict[bytes, Part] = {}
         self._now: dict[bytes, Part] = {}
@@ -42,29 +53,29 @@ class Recognizer:
 
     def identify(self, piece: Piece) -> Part:
         """Return the part that a piece is; raises what reading it raises."""
-        mac = self._mac
-        if mac is None or piece.size_bytes < PIECE_BYTES:
+        if self._poly1305 is None or piece.size_bytes < PIECE_BYTES:
             return self._hash(piece, None)
         if self._looks_up and self._before:
-            tags = hashlib.sha256()
+            fingerprint = self._poly1305.new()
             for chunk in piece:
-                tags.update(mac(chunk))
-            known = self._before.get(tags.digest())
+                fingerprint.update(chunk)
+            tag = fingerprint.digest()
+            known = self._before.get(tag)
             if known is not None:
-                self._note(tags.digest(), known)
+                self._note(tag, known)
                 return known
-        return self._hash(piece, mac)
+        return self._hash(piece, self._poly1305.new())
 
-    def _hash(self, piece: Piece, mac: Mac | None) -> Part:
-        digest, tags = hashlib.sha256(), hashlib.sha256()
+    def _hash(self, piece: Piece, fingerprint: "_Tag | None") -> Part:
+        digest = hashlib.sha256()
         for chunk in piece:
             digest.update(chunk)
-            if mac is not None:
+            if fingerprint is not None:
                 # Of the very bytes that are hashed: the file may change between two readings.
-                tags.update(mac(chunk))
+                fingerprint.update(chunk)
         part = Part(sha256=digest.hexdigest(), size_bytes=piece.size_bytes)
-        if mac is not None:
-            self._note(tags.digest(), part)
+        if fingerprint is not None:
+            self._note(fingerprint.digest(), part)
         return part
 
     def _note(self, tag: bytes, part: Part) -> None:
@@ -73,39 +84,53 @@ class Recognizer:
             self._found += tag in self._before
 
 
-def make_mac() -> Mac | None:
-    """Return OpenSSL's Poly1305 (RFC 8439), or None where it cannot be called.
+class Poly1305:
+    """Makes hashes, with `update` and `digest`, that are OpenSSL's Poly1305 (RFC 8439).
 
-    Its key is drawn here and never shown. Two different chunks of 256 KiB have the same tag with a
-    probability below 2^-88, whatever they hold (8 L / 2^106 for L blocks of 16 bytes: Bernstein,
+    Its key is drawn here and never shown. Two different pieces of 8 MiB have the same tag with a
+    probability below 2^-83, whatever they hold (8 L / 2^106 for L blocks of 16 bytes: Bernstein,
     "The Poly1305-AES message-authentication code", 2005): good for comparing what one process has
-    seen, and for nothing beyond it.
+    seen, and for nothing beyond it. Raises OSError where OpenSSL 3 cannot be called.
     """
-    try:
-        compute = ctypes.CDLL("libcrypto.so.3").EVP_Q_mac
-    except (OSError, AttributeError):
-        return None
-    pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
-    compute.restype = pointer
-    compute.argtypes = (
-        *(pointer, text, text, text, pointer),  # library, name, properties, algorithm, parameters
-        *(text, size),  # key
-        *(pointer, size),  # data
-        *(pointer, size, ctypes.POINTER(size)),  # tag
-    )
-    key = secrets.token_bytes(KEY_BYTES)
 
-    def mac(chunk: memoryview) -> bytes:
-        tag, length = ctypes.create_string_buffer(TAG_BYTES), size()
-        data = (ctypes.c_char * len(chunk)).from_buffer(chunk)
-        if not compute(
-            *(None, POLY1305, None, None, None, key, KEY_BYTES),
-            *(data, len(chunk), tag, TAG_BYTES, ctypes.byref(length)),
+    def __init__(self) -> None:
+        try:
+            library = ctypes.CDLL("libcrypto.so.3")
+            for name, answer, arguments in SIGNATURES:
+                function = getattr(library, name)
+                function.restype, function.argtypes = answer, arguments
+        except AttributeError as exc:
+            raise OSError(f"OpenSSL has no {exc}") from exc
+        self.library = library
+        self.key = secrets.token_bytes(KEY_BYTES)
+        # Kept for as long as this process lives.
+        self.method = library.EVP_MAC_fetch(None, ALGORITHM, None)
+        self.new().digest()
+
+    def new(self) -> "_Tag":
+        """Begin with another piece."""
+        return _Tag(self)
+
+
+class _Tag:
+    def __init__(self, origin: Poly1305) -> None:
+        self._library = library = origin.library
+        self._context = library.EVP_MAC_CTX_new(origin.method) if origin.method else None
+        weakref.finalize(self, library.EVP_MAC_CTX_free, self._context)
+        if not self._context or not library.EVP_MAC_init(
+            self._context, origin.key, KEY_BYTES, None
         ):
             raise OSError("OpenSSL has no Poly1305")
-        return tag.raw
 
-    with contextlib.suppress(OSError):
-        mac(memoryview(bytearray(1)))
-        return mac
-    return None
+    def update(self, chunk: memoryview) -> None:
+        """Take more bytes, of a buffer that can be written to."""
+        first = ctypes.byref(ctypes.c_char.from_buffer(chunk))
+        if not self._library.EVP_MAC_update(self._context, first, len(chunk)):
+            raise OSError("OpenSSL cannot go on with Poly1305")
+
+    def digest(self) -> bytes:
+        """Return the tag; nothing can be taken after that."""
+        tag, length = ctypes.create_string_buffer(TAG_BYTES), ctypes.c_size_t()
+        if not self._library.EVP_MAC_final(self._context, tag, ctypes.byref(length), TAG_BYTES):
+            raise OSError("OpenSSL cannot end Poly1305")
+        return tag.raw

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runctl.agent import fingerprint
-from runctl.agent.fingerprint import Recognizer, make_mac
+from runctl.agent.fingerprint import Poly1305, Recognizer
 from runctl.agent.pieces import Piece, new_buffer
 
 SIZE = 4096
@@ -122,25 +122,42 @@ def test_file_that_changes_between_look_up_and_hash_spoils_no_later_look_up(
     pieces.save(B)
 
 
+@pytest.mark.parametrize("lacking", ["libcrypto.so.3", "EVP_MAC_fetch"])
 def test_everything_is_hashed_where_openssl_cannot_be_called(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
-    monkeypatch.setattr(fingerprint, "make_mac", lambda: None)
+    def load(_name: str) -> object:
+        if lacking == "EVP_MAC_fetch":
+            return object()
+        raise OSError(f"{lacking}: cannot open shared object file")
+
+    monkeypatch.setattr(fingerprint.ctypes, "CDLL", load)
     pieces = Pieces(tmp_path / "file", Recognizer(), monkeypatch)
     assert [pieces.save(A, B), pieces.save(A, B)] == [2, 2]
 
 
-def test_missing_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_name: str) -> None:
-        raise OSError("libcrypto.so.3: cannot open shared object file")
-
-    monkeypatch.setattr(fingerprint.ctypes, "CDLL", fail)
-    assert make_mac() is None
+def test_algorithm_that_openssl_leaves_out_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "ALGORITHM", b"NO-SUCH-MAC")
+    with pytest.raises(OSError, match="no Poly1305"):
+        Poly1305()
 
 
-def test_tags_of_two_processes_have_nothing_in_common() -> None:
-    first, second = make_mac(), make_mac()
-    assert first is not None
-    assert second is not None
-    chunk = memoryview(bytearray(A))
-    assert first(chunk) == first(chunk) != second(chunk)
+def test_tag_is_that_of_the_bytes_however_they_come_and_of_one_key_alone() -> None:
+    first, second = Poly1305(), Poly1305()
+
+    def tag(origin: Poly1305, *chunks: bytes) -> bytes:
+        made = origin.new()
+        for chunk in chunks:
+            made.update(memoryview(bytearray(chunk)))
+        return made.digest()
+
+    assert tag(first, A, B) == tag(first, A[:100], A[100:] + B) != tag(first, B, A)
+    assert tag(first, A) != tag(second, A)
+
+
+def test_tag_agrees_with_the_example_of_rfc_8439() -> None:
+    origin = Poly1305()
+    origin.key = bytes.fromhex("85d6be7857556d337f4452fe42d506a80103808afb0db2fd4abff6af4149f51b")
+    made = origin.new()
+    made.update(memoryview(bytearray(b"Cryptographic Forum Research Group")))
+    assert made.digest().hex() == "a8061dc1305136c6c22b8baf0c0127a9"
