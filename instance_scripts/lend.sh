@@ -2,12 +2,18 @@
 # it gets no timer that does.
 #
 #   RUNCTL_ACTION=check: fetch the agent, and say what the instance's role lacks
-#   RUNCTL_ACTION=start RUNCTL_RUN_ID RUNCTL_ATTEMPT: start it for that attempt
+#   RUNCTL_ACTION=start RUNCTL_RUN_ID RUNCTL_ATTEMPT: start it for that attempt, if the role permits
 #   RUNCTL_ACTION=monitor MONITOR_URI MONITOR_PID MONITOR_DIR MONITOR_SIGTERM: watch over a process
 #     that runctl did not start
 #   RUNCTL_ACTION=unmonitor: stop that watch
 #
 # shellcheck shell=bash disable=SC2154
+
+# An agent without permissions could tell nobody. A policy that is new takes some seconds to count.
+check_role() {
+    with_retries 'asking what the role permits' "$root/opt/runctl/bin/runctl-agent" check ||
+        give_up 'the instance cannot run an attempt'
+}
 
 # What is left of an attempt before on this machine must not reach the next one.
 take_over() {
@@ -20,6 +26,7 @@ take_over() {
             exit 0
         fi
     else
+        check_role
         systemctl stop runctl-agent.service || true
         rm -rf "$root"/run/runctl/requests "$root"/run/runctl/reported \
             "$root"/run/runctl/failures "$root"/run/runctl/saved.jsonl \

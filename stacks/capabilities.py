@@ -203,10 +203,15 @@ class Capabilities:
         )
 
     def start_agents(self) -> Capability:
-        """Start the agent on instances whose owners let us."""
+        """Start the agent on instances whose owners let us, and hear whether it did."""
         document = self._settings.start_document
         return Capability(
-            statements=[self._send(document), self._to_instances(LENT_TAG)],
+            statements=[
+                self._send(document),
+                self._to_instances(LENT_TAG),
+                # How it went; SSM knows no resources for that.
+                _allow(["ssm:GetCommandInvocation"], ["*"]),
+            ],
             variables={"RUNCTL_START_DOCUMENT": document},
         )
 

@@ -68,7 +68,7 @@ ACCEPTED: Sequence[Accepted] = (
     Accepted(
         rule=r"\*",
         where=f"({_ENDERS}|HandleInstanceChange/Role)",
-        reason="ec2:DescribeInstances knows no resources.",
+        reason="ec2:DescribeInstances and ssm:GetCommandInvocation know no resources.",
     ),
     Accepted(
         rule=r"\*",

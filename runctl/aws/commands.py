@@ -1,15 +1,59 @@
 """SSM: asking the agent on an instance for something."""
 
+import contextlib
+import time
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
-from runctl.model.errors import RefusedError
+from runctl.model.errors import RefusedError, TransientError
 from runctl.model.identity import LENT_TAG
 
 # How long SSM may try to reach the instance; 30 is the least that it takes.
 DELIVERY_SECONDS = 30
+UNDER_WAY = frozenset({"Pending", "InProgress", "Delayed", "Cancelling"})
+# A start that fails does so by then: the agent is not fetched, or the role lacks something.
+STARTED_WITHIN = timedelta(seconds=30)
+LOOK_EVERY = timedelta(seconds=1)
+LAST_WORDS = 700
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandResult:
+    """How a command ended on an instance: SSM's word for it, and the end of what it printed."""
+
+    status: str
+    output: str
+    errors: str
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it exited 0."""
+        return self.status == "Success"
+
+
+def result_of(client: Any, command_id: str, instance_id: str) -> CommandResult | None:
+    """Return how a command ended, or None while it has not.
+
+    SSM may not know the invocation for some seconds after it took the command.
+    """
+    with translated():
+        try:
+            answer = client.get_command_invocation(CommandId=command_id, InstanceId=instance_id)
+        except ClientError as exc:
+            if code_of(exc) == "InvocationDoesNotExist":
+                return None
+            raise
+    if answer["Status"] in UNDER_WAY:
+        return None
+    return CommandResult(
+        status=answer["Status"],
+        output=answer.get("StandardOutputContent", ""),
+        errors=answer.get("StandardErrorContent", ""),
+    )
 
 
 class SsmCommands:
@@ -22,30 +66,51 @@ class SsmCommands:
 
     def send(self, instance_id: str, action: str) -> bool:
         """Ask for `drain`, `checkpoint` or `stop`; False when the SSM agent is not there (yet)."""
-        return self._send(instance_id, self._document, {"action": [action]})
+        return bool(self._send(instance_id, self._document, {"action": [action]}))
 
     def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:
         """Start the agent for an attempt on a lent machine; False when SSM does not reach it.
 
         A command whose answer was lost is sent again: the machine tells it from a new one by the
-        run and the attempt.
+        run and the attempt. An agent that is not started can tell nobody, so we wait a moment for
+        that: RefusedError has its words. One that takes longer is taken for started.
         """
         try:
-            return self._send(
+            command_id = self._send(
                 instance_id,
                 self._start_document,
                 {"action": ["start"], "run": [run_id], "attempt": [str(attempt)]},
             )
         except RefusedError as exc:
             raise RefusedError(
-                f"{exc}. If the machine is yours, let runctl command it: aws ec2 create-tags "
-                f"--resources {instance_id} --tags Key={LENT_TAG},Value=yes"
+                f"cannot be commanded: {exc}. If the machine is yours, let runctl command it: "
+                f"aws ec2 create-tags --resources {instance_id} --tags Key={LENT_TAG},Value=yes"
             ) from exc
+        if not command_id:
+            return False
+        result = self._await(command_id, instance_id)
+        if result is not None and result.status == "Failed":
+            said = (result.errors or result.output).strip()[-LAST_WORDS:]
+            raise RefusedError(
+                f"cannot run an attempt: {said or 'the start of the agent failed'}; the role of "
+                "its instance profile needs the policy that the deployment exports"
+            )
+        return True
 
-    def _send(self, instance_id: str, document: str, parameters: dict[str, list[str]]) -> bool:
+    def _await(self, command_id: str, instance_id: str) -> CommandResult | None:
+        until = time.monotonic() + STARTED_WITHIN.total_seconds()
+        while time.monotonic() < until:
+            with contextlib.suppress(TransientError):
+                if (result := result_of(self._client, command_id, instance_id)) is not None:
+                    return result
+            time.sleep(LOOK_EVERY.total_seconds())
+        return None
+
+    def _send(self, instance_id: str, document: str, parameters: dict[str, list[str]]) -> str:
+        """Return the command's id, or an empty text when SSM does not reach the instance."""
         with translated():
             try:
-                self._client.send_command(
+                answer = self._client.send_command(
                     InstanceIds=[instance_id],
                     DocumentName=document,
                     Parameters=parameters,
@@ -54,6 +119,6 @@ class SsmCommands:
             except ClientError as exc:
                 # Until the SSM agent has registered, and again once the instance is gone.
                 if code_of(exc) == "InvalidInstanceId":
-                    return False
+                    return ""
                 raise
-        return True
+        return str(answer["Command"]["CommandId"])

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from runctl.aws.commands import CommandResult, result_of
 from runctl.aws.errors import code_of, translated
 from runctl.aws.fleet import Ec2Fleet
 from runctl.model.identity import KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
@@ -15,21 +15,6 @@ from runctl.model.pool import Pool
 
 # How long SSM may try to reach the instance; 30 is the least that it takes.
 DELIVERY_SECONDS = 60
-UNDER_WAY = frozenset({"Pending", "InProgress", "Delayed", "Cancelling"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommandResult:
-    """How a command ended on an instance: SSM's word for it, and the end of what it printed."""
-
-    status: str
-    output: str
-    errors: str
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether it exited 0."""
-        return self.status == "Success"
 
 
 class ExistingInstances:
@@ -72,26 +57,8 @@ class ExistingInstances:
         return str(answer["Command"]["CommandId"])
 
     def result(self, command_id: str, instance_id: str) -> CommandResult | None:
-        """Return how a command ended, or None while it has not.
-
-        SSM may not know the invocation for some seconds after it took the command.
-        """
-        with translated():
-            try:
-                answer = self._ssm.get_command_invocation(
-                    CommandId=command_id, InstanceId=instance_id
-                )
-            except ClientError as exc:
-                if code_of(exc) == "InvocationDoesNotExist":
-                    return None
-                raise
-        if answer["Status"] in UNDER_WAY:
-            return None
-        return CommandResult(
-            status=answer["Status"],
-            output=answer.get("StandardOutputContent", ""),
-            errors=answer.get("StandardErrorContent", ""),
-        )
+        """Return how a command ended, or None while it has not."""
+        return result_of(self._ssm, command_id, instance_id)
 
 
 def creation_request(

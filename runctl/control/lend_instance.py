@@ -39,7 +39,7 @@ def lend_instance(services: Services, run: Run, number: int) -> tuple[Attempt, O
         try:
             reached = services.commands.start(instance_id, run_id=run.run_id, attempt=number)
         except RefusedError as exc:
-            return attempt, _failed(f"{instance_id} cannot be commanded: {exc}")
+            return attempt, _failed(f"{instance_id} {exc}")
         if not reached:
             raise TransientError(f"{instance_id} cannot be commanded: {NOT_REGISTERED}")
     return attempt, attempt.ended

@@ -214,7 +214,7 @@ class Commands(Protocol):
         """Start the agent for an attempt on a lent machine; False when SSM does not reach it.
 
         May be repeated: an agent that works on that attempt already is left alone. Raises
-        RefusedError when its owner has not tagged it for us.
+        RefusedError when its owner has not tagged it for us, or when it failed to start, with why.
         """
         ...
 

@@ -78,7 +78,11 @@ class StoreDouble(Double):
 
 def an_archive() -> bytes:
     content = io.BytesIO()
-    text = b"def main():\n    print('the agent runs')\n    return 0\n"
+    text = b"""import os
+def main():
+    print('the agent runs')
+    return int(os.path.exists(os.environ["RUNCTL_ROOT"] + "/refuses"))
+"""
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
         for name, body in {
             "runctl/__init__.py": b"",

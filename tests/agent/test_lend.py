@@ -97,6 +97,24 @@ def test_a_role_without_our_policy_ends_the_command_and_not_the_machine(lent: Le
     assert not any(call.startswith("shutdown") for call in lent.calls())
 
 
+def test_a_role_that_lacks_something_starts_nothing_and_empties_nothing(lent: Lent) -> None:
+    assert lent.start("run-1").returncode == 0
+    (lent.root / "run/runctl/reported").touch()
+    kept = lent.root / "var/lib/runctl/checkpoint/a.pt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    (lent.root / "refuses").touch()
+    done = lent.start("run-2")
+    assert done.returncode == 1
+    assert "the instance cannot run an attempt" in done.stderr
+    assert restarts(lent) == 1
+    assert kept.exists()
+    assert not any(call.startswith("shutdown") for call in lent.calls())
+    (lent.root / "refuses").unlink()
+    assert lent.start("run-2").returncode == 0
+    assert restarts(lent) == 2
+
+
 def test_a_run_that_is_none_is_refused(lent: Lent) -> None:
     assert lent.start("no/run").returncode == 1
     assert restarts(lent) == 0

@@ -8,6 +8,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
+from runctl.aws import commands
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.commands import SsmCommands
 from runctl.aws.deployment import read_deployment
@@ -19,6 +20,7 @@ from runctl.aws.workflow import StepFunctions
 from runctl.model.errors import InvalidRequestError, NotFoundError, RefusedError, TransientError
 from runctl.model.pool import Pool
 
+COMMAND = "01234567-89ab-cdef-0123-456789abcdef"
 MACHINE = {
     "Comment": "waits",
     "StartAt": "Wait",
@@ -157,7 +159,7 @@ def test_a_command_reaches_the_agent_by_its_document():
     with Stubber(client) as stub:
         stub.add_response(
             "send_command",
-            {},
+            {"Command": {"CommandId": COMMAND}},
             {
                 "InstanceIds": ["i-1"],
                 "DocumentName": "runctl-agent",
@@ -168,15 +170,56 @@ def test_a_command_reaches_the_agent_by_its_document():
         assert SsmCommands(client, document="runctl-agent").send("i-1", "drain")
 
 
+@pytest.fixture
+def starting(monkeypatch):
+    """Start the agent of i-1 with these answers of SSM about how that goes."""
+    monkeypatch.setattr(commands, "LOOK_EVERY", timedelta(0))
+    client = boto3.client("ssm")
+
+    def start(*answers: dict | str) -> bool:
+        with Stubber(client) as stub:
+            stub.add_response("send_command", {"Command": {"CommandId": COMMAND}})
+            for one in answers:
+                if isinstance(one, str):
+                    stub.add_client_error("get_command_invocation", one)
+                else:
+                    asked = {"CommandId": COMMAND, "InstanceId": "i-1"}
+                    stub.add_response("get_command_invocation", one, asked)
+            told = SsmCommands(client, document="", start_document="runctl-start").start(
+                "i-1", run_id="r", attempt=1
+            )
+            stub.assert_no_pending_responses()
+        return told
+
+    return start
+
+
+def test_a_start_is_over_when_ssm_says_so(starting):
+    under_way = [{"Status": "Pending"}, {"Status": "InProgress"}]
+    assert starting("InvocationDoesNotExist", *under_way, {"Status": "Success"})
+    assert starting("ThrottlingException", {"Status": "Success"})
+
+
+def test_an_agent_that_cannot_start_is_told_with_its_words(starting):
+    words = "the role of this instance lacks dynamodb:GetItem on the table t"
+    with pytest.raises(RefusedError, match=f"cannot run an attempt: {words}; .*needs the policy"):
+        starting({"Status": "Failed", "StandardErrorContent": f"{words}\n"})
+
+
+def test_a_start_that_takes_long_is_taken_for_one(starting, monkeypatch):
+    monkeypatch.setattr(commands, "STARTED_WITHIN", timedelta(0))
+    assert starting()
+
+
 def test_an_agent_that_is_not_there_is_an_answer_and_a_missing_permission_is_not():
     client = boto3.client("ssm")
-    commands = SsmCommands(client, document="runctl-agent")
+    agents = SsmCommands(client, document="runctl-agent")
     with Stubber(client) as stub:
         stub.add_client_error("send_command", "InvalidInstanceId")
-        assert not commands.send("i-1", "drain")
+        assert not agents.send("i-1", "drain")
         stub.add_client_error("send_command", "AccessDeniedException")
         with pytest.raises(RefusedError):
-            commands.send("i-1", "drain")
+            agents.send("i-1", "drain")
 
 
 def test_a_message_reaches_who_has_subscribed():

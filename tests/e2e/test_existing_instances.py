@@ -249,6 +249,15 @@ def test_a_machine_of_theirs_is_told_what_its_role_lacks_and_outlives_the_run_th
     assert f"--policy-arn {stage.deployment.instance_policy}" in refused
     assert "not launched by runctl" in runctl("aws", "terminate", "--yes", machine, code=2)
 
+    # By now it is tagged; who does not start runs by `runctl` is told at once as well.
+    code = stage.upload_project({"train.py": "print('never')"})
+    other = new_name()
+    stage.start({"code": code, "script": "train.py", "instance_id": machine}, name=other)
+    ended = stage.wait_for_training_completion(other)
+    assert ended.status == "FAILED", stage.story(other)
+    assert f"{machine} cannot run an attempt" in ended.cause
+    assert "needs the policy that the deployment exports" in ended.cause
+
     stage.clients.get("iam").attach_role_policy(
         RoleName=role, PolicyArn=stage.deployment.instance_policy
     )

@@ -125,6 +125,11 @@ def test_a_function_may_command_the_agent(app: Synthesized, function: str) -> No
     assert refused(role_of(app, function), "ssm", "SendCommand", app) == []
 
 
+@pytest.mark.parametrize("function", sorted(STARTERS))
+def test_a_function_that_starts_agents_hears_how_it_went(app: Synthesized, function: str) -> None:
+    assert refused(role_of(app, function), "ssm", "GetCommandInvocation", app) == []
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_only_a_launch_starts_agents_and_only_on_machines_that_were_lent(
     app: Synthesized, function: str
@@ -172,6 +177,8 @@ def test_a_function_may_do_nothing_but_what_its_code_does(app: Synthesized, func
             expected.add("iam:CreateServiceLinkedRole")  # the account's first spot launch
     if function in COMMANDERS | STARTERS:
         expected.add("ssm:SendCommand")
+    if function in STARTERS:
+        expected |= {required.action for required in REQUIRED["ssm", "GetCommandInvocation"]}
     if function in TELLERS:
         expected.add("sns:Publish")
     if function in REPORTERS:
