@@ -50,8 +50,8 @@ class CredentialsEndpoint:
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
-        """Get the first credentials and serve them; raises what `fetch` raises."""
-        self._held = self._fetch()
+        """Get the first credentials and serve them; raises what `fetch` raises, after telling."""
+        self._get()
         endpoint = self
 
         class Handler(_Handler):
@@ -98,17 +98,22 @@ class CredentialsEndpoint:
         due = self._until_renewal()
         while not self._stop.wait(due):
             try:
-                self._held = self._fetch()
-            except (RunctlError, ClientError, BotoCoreError) as exc:
-                if self._progress.warn(
-                    f"the trainer's credentials cannot be renewed: {exc}", about="credentials"
-                ):
-                    logger.warning("the trainer's credentials cannot be renewed: %s", exc)
+                self._get()
+            except (RunctlError, ClientError, BotoCoreError):
                 due = RETRY.total_seconds()
             else:
-                self._progress.warn("", about="credentials")
-                logger.info("the trainer's credentials are renewed")
                 due = self._until_renewal()
+
+    def _get(self) -> None:
+        try:
+            self._held = self._fetch()
+        except (RunctlError, ClientError, BotoCoreError) as exc:
+            problem = f"the trainer's credentials cannot be had: {exc}"
+            if self._progress.warn(problem, about="credentials"):
+                logger.warning("%s", problem)
+            raise
+        self._progress.warn("", about="credentials")
+        logger.info("the trainer's credentials are good until %s", self._held.expires_at)
 
     def _until_renewal(self) -> float:
         """Return for how many seconds what we have is new enough."""
