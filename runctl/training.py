@@ -375,4 +375,5 @@ def _append(path: Path, record: dict[str, Any]) -> None:
             os.close(descriptor)
     except OSError as exc:
         # What is told to others is not worth the training.
-        print(f"runctl: {path} cannot be written: {exc}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the disk that is full may be that of stderr
+            print(f"runctl: {path} cannot be written: {exc}", file=sys.stderr)

@@ -187,6 +187,23 @@ def test_a_full_disk_leaves_the_save_before_and_tells(place: Place) -> None:
     assert place.names() == ["step-000000001"]
 
 
+def test_report_that_no_disk_takes_ends_no_training_though_stderr_takes_nothing_either(
+    place: Place,
+) -> None:
+    program = """
+        import os, sys
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, 2)
+        sys.stderr = os.fdopen(2, "w", buffering=1)
+        os.environ["RUNCTL_METRICS_FILE"] = "/dev/full"
+        from runctl import training
+        training.report(1, loss=0.5)
+        print("it goes on", flush=True)
+        os._exit(0)
+    """
+    assert place.run(program) == "it goes on\n"
+
+
 SLOW = """
     import sys, time
     from runctl import training
