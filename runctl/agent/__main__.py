@@ -19,8 +19,9 @@ from runctl.agent.check import missing_permissions
 from runctl.agent.imds import Metadata, MetadataError
 from runctl.agent.inbox import Cause, Ending, Inbox
 from runctl.agent.life import Life, Services
-from runctl.agent.logs import KEPT_BYTES, LogShipper, read_end
+from runctl.agent.logs import LogShipper
 from runctl.agent.notice import Watch
+from runctl.agent.own_log import OwnLog
 from runctl.agent.requests import Request
 from runctl.agent.settings import Paths, Settings, read_paths, read_settings
 from runctl.aws.clients import Clients, Connection
@@ -55,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(paths: Paths) -> int:
     """Live the attempt's life on this instance."""
     paths.make()
-    _log_to(paths.agent_log)
+    own_log = OwnLog(paths.agent_log)
+    _log_to(own_log)
     processes.become_subreaper()
     settings = _settings()
     logger.info("attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id)
@@ -64,7 +66,7 @@ def run(paths: Paths) -> int:
     _end_on_sigterm(inbox)
     watch = Watch(Metadata(), paths, inbox)
     watch.start()
-    shipper = _shipper(clients, settings)
+    shipper = _shipper(clients, settings, own_log)
     shipper.start()
     life = Life(
         settings,
@@ -78,7 +80,7 @@ def run(paths: Paths) -> int:
         vendor=vendor_folder(),
     )
     shut_down = life.live()
-    _store_own_log(clients, settings)
+    _store_own_log(clients, settings, own_log)
     shipper.stop(within=FLUSH)
     life.finish_background_work()
     watch.stop()
@@ -119,7 +121,7 @@ def _settings() -> Settings:
             time.sleep(1)
 
 
-def _shipper(clients: Clients, settings: Settings) -> LogShipper:
+def _shipper(clients: Clients, settings: Settings, own_log: OwnLog) -> LogShipper:
     stream = identity.log_stream(settings.run_id, settings.attempt)
     paths = settings.paths
     return LogShipper(
@@ -129,20 +131,20 @@ def _shipper(clients: Clients, settings: Settings) -> LogShipper:
             stream: [paths.trainer_output, paths.trainer_errors],
             f"{stream}-agent": [paths.agent_log],
         },
+        unwritten={f"{stream}-agent": own_log.take_unwritten},
     )
 
 
-def _store_own_log(clients: Clients, settings: Settings) -> None:
+def _store_own_log(clients: Clients, settings: Settings, own_log: OwnLog) -> None:
     key = identity.boot_log_key(settings.run_id, settings.attempt)
     try:
-        content = read_end(settings.paths.agent_log, KEPT_BYTES)
-        clients.get("s3").put_object(Bucket=settings.bucket, Key=key, Body=content)
+        clients.get("s3").put_object(Bucket=settings.bucket, Key=key, Body=own_log.read_end())
     except (ClientError, BotoCoreError, OSError) as exc:
         logger.warning("the agent's log could not be stored: %s", exc)
 
 
-def _log_to(path: Path) -> None:
-    handlers: list[logging.Handler] = [logging.FileHandler(path), logging.StreamHandler(sys.stderr)]
+def _log_to(own_log: OwnLog) -> None:
+    handlers: list[logging.Handler] = [own_log, logging.StreamHandler(sys.stderr)]
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
         level=logging.INFO,

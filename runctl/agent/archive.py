@@ -3,11 +3,15 @@
 import tarfile
 from pathlib import Path
 
+from runctl.agent.disk import says_full
 from runctl.model.errors import RequestError
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a .tar.gz into `folder`; RequestError when it is damaged or would escape."""
+    """Unpack a .tar.gz into `folder`; RequestError when it is damaged or would escape.
+
+    A full disk is an OSError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(archive, "r:*") as content:
@@ -15,7 +19,11 @@ def unpack(archive: Path, folder: Path) -> None:
             content.extractall(folder, filter="data")
     except tarfile.FilterError as exc:
         raise RequestError(f"the archive would write outside its folder: {exc}") from exc
-    except (tarfile.TarError, OSError, EOFError, ValueError) as exc:
+    except OSError as exc:
+        if says_full(exc):  # nothing is wrong with the archive
+            raise
+        raise RequestError(f"the archive cannot be unpacked: {exc}") from exc
+    except (tarfile.TarError, EOFError, ValueError) as exc:
         raise RequestError(f"the archive cannot be unpacked: {exc}") from exc
 
 

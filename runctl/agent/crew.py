@@ -59,6 +59,7 @@ class Crew:
         paths = settings.paths
         self._checkpoint_request = paths.checkpoint_request
         self._reason = ""
+        self._has_unasked = False
         self._saves = Saves(paths.saved)
         self._pace = Pace(
             fixed=request.checkpoint.fixed_interval, seen=seen, began=time.monotonic()
@@ -176,14 +177,19 @@ class Crew:
         if self._pace.is_due(now):
             self._pace.note_asked(now)
             self._write_request()
+        elif self._has_unasked:
+            self._write_request()
         overdue = self._pace.overdue(now)
         if self._progress.warn(overdue, about="overdue") and overdue:
             logger.warning("%s", overdue)
 
     def _write_request(self) -> None:
         asked = json.dumps({"at": datetime.now(timezone.utc).isoformat()})
+        problem = ""
         try:
             self._checkpoint_request.write_text(asked)
-        except OSError as exc:  # a full disk: training goes on
-            if self._progress.warn(f"the trainer cannot be asked to save: {exc}", about="request"):
-                logger.warning("the trainer cannot be asked to save: %s", exc)
+        except OSError as exc:  # a full disk: training goes on, and it is asked later
+            problem = f"the trainer cannot be asked to save: {exc}"
+        self._has_unasked = bool(problem)
+        if self._progress.warn(problem, about="asking") and problem:
+            logger.warning("%s", problem)

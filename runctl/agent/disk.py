@@ -1,6 +1,7 @@
-"""Giving back the disk space of what a growing file no longer needs."""
+"""Whether the disk is full, and giving back the space of what a growing file no longer needs."""
 
 import ctypes
+import errno
 import logging
 import os
 from pathlib import Path
@@ -8,8 +9,36 @@ from pathlib import Path
 # linux/falloc.h: the file keeps its length, and every offset its meaning.
 KEEP_SIZE = 0x01
 PUNCH_HOLE = 0x02
+# With less than this left nobody gets anything done.
+NOTHING_BYTES = 64 * 1024
 
 logger = logging.getLogger(__name__)
+
+
+def says_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or our share of it, is full."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def room(folder: Path) -> str:
+    """Say how much of the disk below a folder is free."""
+    disk = os.statvfs(folder)
+    free, size = (count * disk.f_frsize / 2**20 for count in (disk.f_bavail, disk.f_blocks))
+    return f"{free:,.0f} of {size:,.0f} MiB are free"
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the disk below a folder has no space for data, or none for files."""
+    disk = os.statvfs(folder)
+    # Some file systems do not count their files.
+    no_files = disk.f_files > 0 and disk.f_favail == 0
+    return no_files or disk.f_bavail * disk.f_frsize < NOTHING_BYTES
+
+
+def count_up(path: Path) -> int:
+    """Add one to what a file counts by its length, which takes no space on a full disk."""
+    with path.open("ab") as stream:
+        return stream.truncate(stream.tell() + 1)
 
 
 def free_beginning(path: Path, length: int) -> bool:

@@ -101,6 +101,17 @@ class Environments:
         if (target / "ready").exists():
             return target
         shutil.rmtree(target, ignore_errors=True)
+        try:
+            self._fill(target, declared, fingerprint)
+        except BaseException:
+            # Half of one is of no use, and on a full disk what tells of it needs the space.
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        if declared != NOTHING:
+            self._compile(target)
+        return target
+
+    def _fill(self, target: Path, declared: Declared, fingerprint: str) -> None:
         self._create(target, declared)
         if declared != NOTHING and not self._fetch(fingerprint, target):
             self._check_python(declared)
@@ -112,9 +123,6 @@ class Environments:
             )
             self._storing.start()
         (target / "ready").touch()
-        if declared != NOTHING:
-            self._compile(target)
-        return target
 
     def finish(self, seconds: float) -> None:
         """Wait until a new environment is in the cache, at most so long; nothing else goes on."""
@@ -194,8 +202,9 @@ class Environments:
     def _run(self, command: Sequence[str], what: str) -> None:
         last: deque[str] = deque(maxlen=REASON_LINES)
         network = False
-        with (
-            subprocess.Popen(
+        log = self._log()
+        try:
+            with subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -204,15 +213,17 @@ class Environments:
                 errors="replace",
                 env=dict(self._tools.environ),
                 cwd=self._folder,
-            ) as process,
-            self._log() as log,
-        ):
-            for line in process.stdout or ():
-                log.write(line)
-                log.flush()
-                if line.strip():
-                    last.append(line.strip())
-                network = network or any(sign in line for sign in NETWORK)
+            ) as process:
+                for line in process.stdout or ():
+                    with contextlib.suppress(OSError):  # what fails on a full disk is told by it
+                        log.write(line)
+                        log.flush()
+                    if line.strip():
+                        last.append(line.strip())
+                    network = network or any(sign in line for sign in NETWORK)
+        finally:
+            with contextlib.suppress(OSError):
+                log.close()
         if process.returncode != 0:
             told = " | ".join(last)[-REASON_CHARACTERS:]
             if network:

@@ -132,7 +132,10 @@ class Keeper:
         try:
             place, held = self._pin_last(take)
             pinned = _Pinned(held, place, self._settling.taken, self._saves.step)
-            return self._save(pinned, until=until, remove_old=False)
+            saved = self._save(pinned, until=until, remove_old=False)
+            if saved:
+                self._tell("pin", "")
+            return saved
         except (ChangedError, OSError) as exc:
             self._tell("save", f"the last checkpoint cannot be taken: {exc}")
             return False
@@ -212,11 +215,14 @@ class Keeper:
                 held = _as_pinned(take, self._folder, place)
                 self._pinned = _Pinned(held, place, before, self._saves.step)
                 self._told = False
+                self._tell("pin", "")
             except ChangedError:
                 self._settling.forget_take(before)
-            except OSError:
-                self._settling.forget_take(before)  # a full disk: the next look tries again
-                raise
+            except OSError as exc:
+                # A full disk: the next look tries again. Until one can, the looks in between, which
+                # find that nothing has settled again yet, are no news.
+                self._settling.forget_take(before)
+                self._tell("pin", f"the newest checkpoint cannot be held on to: {exc}")
             self._work.notify_all()
 
     def _save_pinned(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from runctl.agent import processes
 from runctl.agent.credentials import CredentialsEndpoint
 from runctl.agent.crew import Crew
+from runctl.agent.disk import count_up, is_full, room
 from runctl.agent.drain import drain, ended_orderly, grace_of
 from runctl.agent.farewell import Farewell
 from runctl.agent.heartbeat import Heartbeat
@@ -105,6 +106,7 @@ class Life:
         except EndedEarlyError:
             outcome = self._outcome_of_ending(exit_code=None)
         except RequestError as exc:
+            logger.warning("the attempt cannot go on: %s", exc)
             outcome = self._failed(str(exc))
         except Exception as exc:
             # A defect, or an AWS error nobody foresaw: the service starts us again, for a while.
@@ -220,6 +222,8 @@ class Life:
             told = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
             if code == -signal.SIGKILL:
                 told += " (out of memory?)"
+            if is_full(self._paths.state):
+                told += f" (the instance's disk is full, {room(self._paths.state)})"
             words = trainer.last_words()
             reason = f"{told}: {words}" if words else told
             return self._failed(reason, exit_code=code)
@@ -274,6 +278,7 @@ class Life:
         )
 
     def _count_failure(self) -> int:
-        with self._paths.failures.open("a") as stream:
-            stream.write(".")
-        return self._paths.failures.stat().st_size
+        try:
+            return count_up(self._paths.failures)
+        except OSError:
+            return MOST_FAILURES  # nobody would know how often, so it would never end

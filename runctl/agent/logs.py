@@ -5,6 +5,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -150,14 +151,25 @@ def split_line(line: str) -> list[str]:
 
 
 class LogShipper:
-    """Follows files and ships each to its stream. What is not shipped yet stays in the file."""
+    """Follows files and ships each to its stream. What is not shipped yet stays in the file.
 
-    def __init__(self, client: Any, *, group: str, streams: dict[str, list[Path]]) -> None:
+    `unwritten` gives, by stream, lines that no file would take.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        group: str,
+        streams: dict[str, list[Path]],
+        unwritten: dict[str, Callable[[], list[str]]] | None = None,
+    ) -> None:
         self._client = client
         self._group = group
         self._streams = {
             stream: [Follower(path) for path in paths] for stream, paths in streams.items()
         }
+        self._unwritten = unwritten or {}
         self._last: dict[str, int] = {}
         self._made: set[str] = set()
         self._stop = threading.Event()
@@ -184,17 +196,23 @@ class LogShipper:
         for stream, followers in self._streams.items():
             for follower in followers:
                 self._ship(stream, follower, everything=everything)
+        for stream, take in self._unwritten.items():
+            if lines := take():
+                self._put_lines(stream, lines)
 
     def _ship(self, stream: str, follower: Follower, *, everything: bool) -> None:
         while lines := follower.read(everything=everything):
-            now = max(int(time.time() * 1000), self._last.get(stream, 0))
-            self._last[stream] = now
-            events = [(now, piece) for line in lines for piece in split_line(line)]
-            for batch in batches(events):
-                self._put(stream, batch)
+            self._put_lines(stream, lines)
             follower.remember()
             follower.free()
             self._bound()
+
+    def _put_lines(self, stream: str, lines: list[str]) -> None:
+        now = max(int(time.time() * 1000), self._last.get(stream, 0))
+        self._last[stream] = now
+        events = [(now, piece) for line in lines for piece in split_line(line)]
+        for batch in batches(events):
+            self._put(stream, batch)
 
     def _bound(self) -> None:
         for followers in self._streams.values():

@@ -1,7 +1,10 @@
 """Making ready: request, code, environment, and the newest checkpoint, as early as possible."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from runctl.agent import processes
 from runctl.agent.code import fetch_code
 from runctl.agent.dependencies import find_dependencies
+from runctl.agent.disk import room, says_full
 from runctl.agent.environment import Environments, find_tools
 from runctl.agent.patience import RETRY, Patience
 from runctl.agent.ports import AgentLedger
@@ -79,6 +83,7 @@ class Preparation:
             log=lambda: self._paths.trainer_output.open("a"),
         )
         self._newest: str | None = None
+        self._ahead: list[Future[None]] = []
 
     def read_run(self) -> Run:
         """Return the run, as soon as the ledger gives it."""
@@ -115,13 +120,31 @@ class Preparation:
     def prepare(self, request: RunRequest) -> Prepared:
         """Fetch the code and make its environment."""
         self._progress.enter("environment")
-        script = self._patience.retry(lambda: fetch_code(self._s3, request, self._paths.project))
-        declared = find_dependencies(self._paths.project, script)
-        return Prepared(
-            script=script,
-            environment=self._environments.prepare(declared),
-            checkpoint=self.checkpoint_folder(request),
-        )
+        with self._telling_of_a_full_disk("the code and its environment"):
+            script = self._patience.retry(
+                lambda: fetch_code(self._s3, request, self._paths.project)
+            )
+            declared = find_dependencies(self._paths.project, script)
+            return Prepared(
+                script=script,
+                environment=self._environments.prepare(declared),
+                checkpoint=self.checkpoint_folder(request),
+            )
+
+    @contextlib.contextmanager
+    def _telling_of_a_full_disk(self, what: str) -> Iterator[None]:
+        """Turn it into what a person should know; another try would find the same disk."""
+        try:
+            yield
+        except OSError as exc:
+            if not says_full(exc):
+                raise
+            # The last words, which name the cause, need some space too.
+            self._restorer.discard()
+            raise RequestError(
+                f"{what} do not fit, the instance's disk is full ({exc.strerror}); "
+                f"without them {room(self._paths.state)}"
+            ) from exc
 
     def prefetch(self, newest: str) -> None:
         """Fetch the newest checkpoint ahead of the token, in the background, each only once."""
@@ -133,9 +156,11 @@ class Preparation:
             try:
                 self._restorer.fetch(newest)
             except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
+                if says_full(exc):  # the environment comes first
+                    self._restorer.discard()
                 logger.info("fetching ahead failed, the restore will see: %s", exc)
 
-        self._patience.start(fetch)
+        self._ahead.append(self._patience.start(fetch))
 
     def restore(self, request: RunRequest, prepared: Prepared) -> Prepared:
         """Put the newest whole checkpoint in place; only now it is certain which that is."""
@@ -156,8 +181,12 @@ class Preparation:
             if not request.checkpoint.dir:
                 clear(folder)
             return None
+        for ahead in self._ahead:
+            ahead.result()  # it may be giving back the space of what did not fit
         try:
-            fetched = self._patience.retry(lambda: self._restorer.fetch(newest))
+            with self._telling_of_a_full_disk(f"the files of the checkpoint {newest}"):
+                fetched = self._patience.retry(lambda: self._restorer.fetch(newest))
+                self._restorer.put_in_place(fetched.manifest, folder)
         except NewerCheckpointError as exc:
             raise RequestError(
                 f"the newest checkpoint is of a newer runctl than the deployment: {exc}; deploy "
@@ -165,7 +194,6 @@ class Preparation:
             ) from exc
         except DamagedCheckpointError as exc:
             raise RequestError(f"no checkpoint of the run can be restored: {exc}") from exc
-        self._restorer.put_in_place(fetched.manifest, folder)
         self._progress.resume_from(fetched.manifest.step)
         self._progress.mark("restored")
         logger.info("restored step %d from %s", fetched.manifest.step, fetched.key)

@@ -14,6 +14,8 @@ _NEW_MOUNTS, _NEW_USERS = 0x00020000, 0x10000000
 _RECURSIVE, _FOLLOW_THE_MACHINE = 0x4000, 0x80000
 _DETACH = 2
 
+BYTES_AN_INODE = 16 * 1024
+
 _possible = False
 
 
@@ -42,8 +44,8 @@ def are_possible() -> bool:
 
 
 def mount(root: Path, size_bytes: int) -> None:
-    """Put an empty disk of so many bytes at a folder."""
-    options = f"size={size_bytes},mode=755".encode()
+    """Put an empty disk of so many bytes at a folder, with as many inodes as ext4 gives it."""
+    options = f"size={size_bytes},nr_inodes={size_bytes // BYTES_AN_INODE},mode=755".encode()
     _call("mount", b"tmpfs", os.fsencode(root), b"tmpfs", 0, options)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -52,7 +52,11 @@ def project(tmp_path: Path) -> Path:
 
 
 def make_environments(
-    cloud: Cloud, root: Path, *, wait: Callable[[float], None] = time.sleep
+    cloud: Cloud,
+    root: Path,
+    *,
+    wait: Callable[[float], None] = time.sleep,
+    log: Callable[[], TextIO] | None = None,
 ) -> Environments:
     import pip
 
@@ -67,7 +71,7 @@ def make_environments(
             pip=Path(pip.__file__).parent,
             environ={"PATH": os.environ["PATH"], "HOME": str(root)},
         ),
-        log=lambda: (root / "log").open("a"),
+        log=log or (lambda: (root / "log").open("a")),
         wait=wait,
     )
 
@@ -153,6 +157,18 @@ class QuietFiles(SimpleHTTPRequestHandler):
 
 
 @pytest.mark.slow
+def test_full_disk_hides_nothing_of_pips_words_and_half_an_environment_gives_its_space_back(
+    cloud: Cloud, project: Path, tmp_path: Path
+) -> None:
+    (project / "requirements.txt").write_text("--no-index\nno-such-package-anywhere\n")
+    environments = make_environments(
+        cloud, tmp_path / "root", log=partial(Path("/dev/full").open, "a")
+    )
+    with pytest.raises(RequestError, match="no-such-package-anywhere"):
+        environments.prepare(find_dependencies(project, "train.py"))
+    assert list((tmp_path / "root/environments").iterdir()) == []
+
+
 def test_index_that_is_away_for_a_while_does_not_fail_the_run(
     cloud: Cloud, tmp_path: Path, project: Path
 ) -> None:

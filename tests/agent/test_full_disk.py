@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from runctl.agent import keeper as keeper_module
 from runctl.agent.inbox import Inbox
 from runctl.agent.keeper import Keeper
 from runctl.agent.pacing import Pace
@@ -22,6 +25,8 @@ from runctl.agent.progress import Progress
 from runctl.agent.saves import Saves
 from runctl.agent.snapshot import Take, look
 from runctl.policy.interval import Uptime
+
+PROJECT = Path(__file__).parents[2]
 
 
 class Committer:
@@ -90,14 +95,14 @@ def test_full_disk_is_told_once_and_the_save_is_made_up_for_when_there_is_space(
     one.start()
     (tmp_path / "checkpoint/step-1.bin").write_bytes(b"weights")
     assert told.wait(20)
-    assert "cannot be looked at" in progress.as_arguments()["warning"]
+    assert "cannot be held on to" in progress.as_arguments()["warning"]
     full.parent.unlink()
     assert committer.done.wait(20)
     assert committer.committed == [{"step-1.bin": b"weights"}]
     assert one.finish(orderly=True, until=time.monotonic() + 20)
     assert progress.as_arguments()["warning"] == ""
     messages = [record.message for record in caplog.records]
-    assert sum("cannot be looked at" in message for message in messages) == 1
+    assert sum("cannot be held on to" in message for message in messages) == 1
 
 
 def test_half_a_copy_does_not_take_the_space_that_the_trainer_needs(
@@ -140,3 +145,112 @@ def test_folder_on_another_file_system_is_read_where_it_lies_which_is_said(
     assert (tmp_path / "pins" / pin_name(view["step-1.bin"])).read_bytes() == b"weights"
     assert "hard links are not possible" in tell_where_links_fail(elsewhere, tmp_path / "pins")
     assert tell_where_links_fail(tmp_path, tmp_path / "pins") == ""
+
+
+def test_warning_of_a_full_disk_stands_until_there_is_space_and_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between two tries the folder settles again; those looks find nothing wrong."""
+    tries, enough = [], threading.Event()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        tries.append(progress.as_arguments()["warning"])
+        if len(tries) == 3:
+            enough.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keeper_module, "pin", refuse)
+    committer, progress = Committer(), Progress()
+    one = keeper(tmp_path, committer, tmp_path / "pins", progress)
+    one.start()
+    (tmp_path / "checkpoint/step-1.bin").write_bytes(b"weights")
+    assert enough.wait(30)
+    monkeypatch.undo()
+    assert committer.done.wait(20)
+    assert one.finish(orderly=True, until=time.monotonic() + 20)
+    assert "" not in tries[1:]
+    assert progress.as_arguments()["warning"] == ""
+    messages = [record.message for record in caplog.records]
+    assert sum("No space left" in message for message in messages) == 1
+
+
+# A disk of 1 MiB that is full to the last byte, in a mount namespace of the program's own.
+ON_A_FULL_DISK = """
+import contextlib, logging, sys
+from pathlib import Path
+from runctl.local import disks
+disk = Path(sys.argv[1])
+disks.enter_own_namespace()
+disks.mount(disk, 1 << 20)
+
+def fill():
+    with (disk / "filler").open("ab", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+"""
+
+
+def on_a_full_disk(tmp_path: Path, program: str) -> list[str]:
+    """Run a program that may fill such a disk, and return the lines that it printed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = [sys.executable, "-c", ON_A_FULL_DISK + program, str(disk)]
+    done = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_failures_are_counted_though_nothing_can_be_written(tmp_path: Path) -> None:
+    program = """
+from runctl.agent.disk import count_up, is_full, room
+print(is_full(disk))
+fill()
+print(is_full(disk), room(disk))
+print([count_up(disk / "failures") for _ in range(3)])
+"""
+    told = on_a_full_disk(tmp_path, program)
+    assert told == ["False", "True 0 of 1 MiB are free", "[1, 2, 3]"]
+
+
+def test_archive_that_does_not_fit_is_not_called_damaged(tmp_path: Path) -> None:
+    program = """
+import errno
+from runctl.agent.archive import pack, unpack
+(disk / "large").write_bytes(bytes(500_000))
+pack(disk / "archive.tar.gz", disk, ["large"])
+fill()
+try:
+    unpack(disk / "archive.tar.gz", disk / "unpacked")
+except OSError as exc:
+    print(errno.errorcode[exc.errno])
+"""
+    assert on_a_full_disk(tmp_path, program) == ["ENOSPC"]
+
+
+def test_what_the_agent_says_on_a_full_disk_is_shipped_and_kept_all_the_same(
+    tmp_path: Path,
+) -> None:
+    program = """
+from runctl.agent.own_log import OwnLog
+log = OwnLog(disk / "agent.log")
+logging.basicConfig(handlers=[log], level=logging.INFO, format="%(message)s")
+logging.info("before")
+fill()
+long = "x" * 5000
+logging.info(long)
+logging.info("full")
+print([one[:9] for one in log.take_unwritten()], log.take_unwritten())
+(disk / "filler").unlink()
+logging.info("after")
+print(log.take_unwritten())
+lines = log.read_end().decode().splitlines()
+print([one[:9] for one in lines], lines[-2] == long)
+"""
+    assert on_a_full_disk(tmp_path, program) == [
+        "['xxxxxxxxx', 'full'] []",
+        "[]",
+        # The file has the beginning of what did not fit; after it, whole, all that it lacks.
+        "['before', 'xxxxxxxxx', 'after', 'xxxxxxxxx', 'full'] True",
+    ]

@@ -182,3 +182,18 @@ def test_missing_file_is_empty(tmp_path: Path, missing: bool) -> None:
     if not missing:
         path.touch()
     assert Follower(path).read(everything=True) == []
+
+
+def test_lines_that_no_file_would_take_are_shipped_too(cloud: Cloud, tmp_path: Path) -> None:
+    waiting = [["first"], ["last"]]
+    shipper = LogShipper(
+        cloud.clients["logs"],
+        group=cloud.name,
+        streams={"s": [tmp_path / "missing"]},
+        unwritten={"s": lambda: waiting.pop(0) if waiting else []},
+    )
+    shipper.start()
+    wait_until(lambda: not waiting)
+    shipper.stop(within=timedelta(seconds=30))
+    events = cloud.clients["logs"].filter_log_events(logGroupName=cloud.name)["events"]
+    assert [one["message"] for one in events] == ["first", "last"]

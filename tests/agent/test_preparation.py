@@ -1,0 +1,93 @@
+"""Making ready on a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runctl.agent.inbox import Inbox
+from runctl.agent.patience import Patience
+from runctl.agent.preparation import Preparation, Prepared
+from runctl.agent.progress import Progress
+from runctl.agent.restore import Restorer
+from runctl.agent.settings import Paths, Settings
+from runctl.model.errors import RequestError
+from runctl.model.request import RunRequest
+
+NEWEST = "runs/r/checkpoints/manifests/000000000007-0001.json"
+
+
+@pytest.fixture
+def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
+    """One whose fetches all end at a full disk, with a little in the incoming folder."""
+    paths = Paths(tmp_path)
+    paths.make()
+
+    def fetch(_restorer: Restorer, _key: str) -> None:
+        incoming = paths.state / "incoming"
+        incoming.mkdir(exist_ok=True)
+        (incoming / "half").write_bytes(b"weights")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Restorer, "fetch", fetch)
+    ledger: Any = SimpleNamespace(find_run=lambda _: SimpleNamespace(newest=NEWEST))
+    settings = Settings(
+        paths=paths,
+        run_id="r",
+        attempt=2,
+        instance_id="i-1",
+        table="t",
+        bucket="b",
+        log_group="g",
+        region="us-east-1",
+    )
+    return Preparation(
+        ledger,
+        None,
+        None,  # type: ignore[arg-type]
+        settings,
+        vendor=tmp_path,
+        progress=Progress(),
+        patience=Patience(Inbox()),
+    )
+
+
+def test_fetching_ahead_leaves_no_full_disk_to_the_environment(
+    preparation: Preparation, tmp_path: Path
+) -> None:
+    preparation.prefetch(NEWEST)
+    for ahead in preparation._ahead:
+        ahead.result(timeout=20)
+    assert not (Paths(tmp_path).state / "incoming").exists()
+
+
+def test_checkpoint_that_does_not_fit_is_told_at_once_and_gives_its_space_back(
+    preparation: Preparation, tmp_path: Path
+) -> None:
+    request = RunRequest(script="train.py")
+    prepared = Prepared(
+        script="train.py", environment=tmp_path, checkpoint=Paths(tmp_path).checkpoint
+    )
+    with pytest.raises(RequestError, match="the instance's disk is full") as told:
+        preparation.restore(request, prepared)
+    assert NEWEST in str(told.value)
+    assert "MiB are free" in str(told.value)
+    assert not (Paths(tmp_path).state / "incoming").exists()
+
+
+def test_other_trouble_with_the_disk_is_left_to_another_try(
+    preparation: Preparation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(_restorer: Restorer, _key: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Restorer, "fetch", fetch)
+    prepared = Prepared(
+        script="train.py", environment=tmp_path, checkpoint=Paths(tmp_path).checkpoint
+    )
+    with pytest.raises(OSError, match="Input/output"):
+        preparation.restore(RunRequest(script="train.py"), prepared)
