@@ -1,0 +1,235 @@
+"""The disk of a whole instance is full: while it prepares, and while it trains."""
+
+import hashlib
+import io
+import zipfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from runctl.model.outcome import OutcomeKind, RunStatus
+from runctl.model.run import Attempt
+from tests.e2e.books import check_machines
+from tests.e2e.stage import Stage, wait_for
+
+pytestmark = pytest.mark.e2e
+
+MIB = 1024 * 1024
+# What an instance needs before it does anything for its run: the agent with its libraries.
+AGENT = 14 * MIB
+
+# It saves step 1, fills the disk to the last byte and inode, goes on as well as it can, makes room
+# and saves step 2.
+FILLS_ITS_DISK = """
+import contextlib, os, pathlib, time
+from runctl import training
+
+signs = pathlib.Path(os.environ["SIGNS"])
+
+def wait_for(name):
+    while not (signs / name).exists():
+        time.sleep(0.02)
+
+def save(step):
+    training.save(lambda path: path.write_bytes(b"%d" % step * 100_000), step)
+
+def fill(folder):
+    folder.mkdir()
+    with (folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(65536)):
+            pass
+    with contextlib.suppress(OSError):
+        for number in range(1_000_000):
+            (folder / str(number)).touch()
+
+beside = training.checkpoint_dir / "beside.bin"
+beside.write_bytes(b"x" * 1000)
+save(1)
+training.report(1)
+wait_for("fill")
+fill(pathlib.Path("full"))
+refused = ""
+try:
+    save(2)
+except training.SaveError as exc:
+    refused = str(exc)
+for _ in range(3):
+    training.report(1, words="x" * 5000)
+with beside.open("r+b") as stream:
+    stream.write(b"y" * 1000)
+(signs / "refused").write_text(refused)
+wait_for("go")
+for path in pathlib.Path("full").iterdir():
+    path.unlink()
+while not training.checkpoint_requested():
+    time.sleep(0.02)
+save(2)
+(training.output_dir / "weights.bin").write_bytes(b"2" * 100_000)
+"""
+
+DIES_OF_IT = """
+import os, pathlib
+with pathlib.Path("filler").open("wb", buffering=0) as filler:
+    while True:
+        filler.write(bytes(65536))
+"""
+
+LARGE = """
+import hashlib, os, pathlib, time
+from runctl import training
+
+weights, step = bytes(8 << 20), 0
+if found := training.restore():
+    weights, step = found.path.read_bytes(), found.step
+while step < 2 and not training.should_stop():
+    weights = hashlib.sha512(weights).digest() * (8 << 14)
+    step += 1
+    training.save(lambda path: path.write_bytes(weights), step, keep=1)
+    while not pathlib.Path(os.environ["GATE"]).exists() and not training.should_stop():
+        time.sleep(0.02)
+if step == 2:
+    (training.output_dir / "digest").write_text(hashlib.sha512(weights).hexdigest())
+"""
+
+
+def told(stage: Stage, run_id: str, words: str) -> Attempt | None:
+    attempt = stage.attempts(run_id)[0]
+    return attempt if words in attempt.warning else None
+
+
+def test_a_disk_that_fills_in_training_costs_no_checkpoint_and_is_told_once(
+    stage: Stage, new_name, tmp_path: Path
+):
+    run_id = new_name()
+    stage.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 16 * MIB)
+    code = stage.upload_project({"train.py": FILLS_ITS_DISK})
+    stage.start({"code": code, "script": "train.py", "env": {"SIGNS": str(tmp_path)}}, name=run_id)
+    stage.wait_for_training(run_id, attempt=1, step=1)
+    newest = stage.run(run_id).newest
+
+    (tmp_path / "fill").touch()
+    wait_for((tmp_path / "refused").exists, "the trainer's save to fail")
+    assert "No space left on device" in (tmp_path / "refused").read_text()
+    wait_for(lambda: told(stage, run_id, "No space left on device"), "the status to tell")
+
+    def lines() -> list[str]:
+        return [one for one in stage.agent_log(run_id, 1) if "cannot be held on to" in one]
+
+    wait_for(lines, "the log to tell")
+    # The agent lives, and hears what it is asked for.
+    asked = datetime.now(timezone.utc)
+    stage.cloud.rebalance(stage.wait_for_launch(run_id, attempt=1))
+    alive = wait_for(lambda: told(stage, run_id, "cannot be asked to save"), "another warning")
+    assert alive.heartbeat_at is not None
+    assert alive.heartbeat_at > asked
+    assert stage.run(run_id).newest == newest
+    stage.verify_checkpoint_exists(run_id)
+    assert len(lines()) == 1
+
+    (tmp_path / "go").touch()
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", stage.story(run_id)
+    (attempt,) = stage.attempts(run_id)
+    assert stage.run(run_id).step == 2
+    assert attempt.warning == ""
+    assert stage.output(run_id, "weights.bin") == b"2" * 100_000
+    assert len(lines()) == 1, stage.story(run_id)
+    check_machines(stage, run_id)
+
+
+def test_a_trainer_that_a_full_disk_ends_is_told_with_its_cause(stage: Stage, new_name):
+    run_id = new_name()
+    code = stage.upload_project({"train.py": DIES_OF_IT})
+    stage.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 4 * MIB)
+    stage.start({"code": code, "script": "train.py"}, name=run_id)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "FAILED"
+    # Its own words would have gone to the same disk.
+    assert "exit code 1 (the instance's disk is full, 0 of 18 MiB are free)" in ended.cause
+    check_machines(stage, run_id)
+
+
+def test_a_checkpoint_that_does_not_fit_the_disk_ends_the_run_and_a_larger_one_goes_on(
+    stage: Stage, new_name, tmp_path: Path
+):
+    run_id = new_name()
+    stage.cloud.set_knobs(boot_delay=0.05)
+    code = stage.upload_project({"train.py": LARGE})
+    env = {"GATE": str(tmp_path / "gate")}
+    stage.start({"code": code, "script": "train.py", "env": env}, name=run_id)
+    stage.wait_for_training(run_id, attempt=1, step=1)
+    stage.cloud.set_knobs(disk_bytes=AGENT + 4 * MIB)
+    stage.simulate_spot_interruption(run_id, attempt=1, notice=False)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "FAILED"
+    assert "the instance's disk is full" in ended.cause, stage.story(run_id)
+    assert "the files of the checkpoint" in ended.cause
+    small = stage.attempts(run_id)[-1]
+    assert small.number == 2
+    assert small.ended is not None
+    assert small.ended.kind is OutcomeKind.FAILED
+    assert any("the instance's disk is full" in one for one in stage.agent_log(run_id, 2))
+    check_machines(stage, run_id)
+    stage.verify_checkpoint_exists(run_id)
+
+    stage.cloud.set_knobs(disk_bytes=0)
+    (tmp_path / "gate").touch()
+    stage.workflow.start_run(f"{run_id}-r2", {"run_id": run_id})
+    ended = stage.wait_for_training_completion(run_id, execution=f"{run_id}-r2")
+    assert ended.output["status"] == "completed", stage.story(run_id)
+    weights = bytes(8 << 20)
+    for _ in range(2):
+        weights = hashlib.sha512(weights).digest() * (8 << 14)
+    assert stage.output(run_id, "digest").decode() == hashlib.sha512(weights).hexdigest()
+    assert stage.attempts(run_id)[-1].resume_step == 1
+    check_machines(stage, run_id)
+
+
+def large_wheel(size_bytes: int) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("large/weights.bin", bytes(size_bytes))
+        about = "large-1.0.dist-info/"
+        wheel.writestr(f"{about}METADATA", "Metadata-Version: 2.1\nName: large\nVersion: 1.0\n")
+        tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        wheel.writestr(f"{about}WHEEL", tags)
+        wheel.writestr(f"{about}RECORD", "")
+    return packed.getvalue()
+
+
+def test_dependencies_that_do_not_fit_the_disk_end_the_run_and_say_so(
+    stage: Stage, new_name, tmp_path: Path
+):
+    run_id = new_name()
+    (tmp_path / "large-1.0-py3-none-any.whl").write_bytes(large_wheel(16 * MIB))
+    wanted = f"--no-index\n--find-links {tmp_path}\nlarge\n"
+    code = stage.upload_project({"train.py": "print('never')", "requirements.txt": wanted})
+    stage.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 8 * MIB)
+    stage.start({"code": code, "script": "train.py"}, name=run_id)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "FAILED"
+    assert "requirements.txt" in ended.cause
+    assert "No space left on device" in ended.cause
+    (attempt,) = stage.attempts(run_id)
+    assert attempt.ended is not None
+    assert attempt.ended.kind is OutcomeKind.FAILED
+    check_machines(stage, run_id)
+
+
+def test_an_agent_that_does_not_fit_the_disk_is_given_up_after_three_machines(
+    stage: Stage, new_name
+):
+    run_id = new_name()
+    code = stage.upload_project({"train.py": "print('never')"})
+    stage.cloud.set_knobs(boot_delay=0.05, disk_bytes=8 * MIB)
+    stage.start({"code": code, "script": "train.py"}, name=run_id)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "FAILED"
+    assert stage.run(run_id).ended is RunStatus.FAILED
+    attempts = stage.attempts(run_id)
+    assert [one.ended.kind for one in attempts if one.ended] == [OutcomeKind.LOST] * 3
+    assert all("shutdown" in one.ended.reason.lower() for one in attempts if one.ended)
+    console = stage.clients.get("ec2").get_console_output(InstanceId=attempts[0].instance_ids[0])
+    assert "No space left on device" in console["Output"]
+    check_machines(stage, run_id)
