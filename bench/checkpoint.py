@@ -1,9 +1,10 @@
 """How fast checkpoints are saved and restored, against the tools that people use for it.
 
 Everybody does the same in the same run, in turns, on the same machine, against the same object
-server (`bench/object_server.py`, which is far from S3's latency and has no bandwidth limit: what
-is measured is what the tool itself costs). "plain parallel PUTs" is the ceiling: unsigned,
-unchecked requests of 8 MiB over plain sockets; runctl signs, hashes with SHA-256 and verifies.
+server (`bench/object_server.py`, which has no bandwidth limit and, without `--latency-ms`, answers
+at once: what is measured is what the tool itself costs). "plain parallel PUTs" is the ceiling:
+unsigned, unchecked requests of 8 MiB over plain sockets; runctl signs, hashes with SHA-256 and
+verifies.
 
 The second save is after a tenth was changed: of the many files every tenth, of the only one its
 first tenth. For runctl it is made by the process that made a save before, untimed, as the agent
@@ -73,11 +74,11 @@ class Data:
 
 
 @contextmanager
-def object_server(folder: Path) -> Iterator[str]:
-    """Serve objects from a tmpfs folder."""
+def object_server(folder: Path, latency_ms: int = 0) -> Iterator[str]:
+    """Serve objects from a tmpfs folder; each answer comes so much later."""
     folder.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-m", "bench.object_server", str(folder)],
+        [sys.executable, "-m", "bench.object_server", str(folder), str(latency_ms / 1000)],
         cwd=PROJECT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -142,7 +143,9 @@ def measure(
     return float(out), usage.ru_maxrss / 1024
 
 
-def compare(data: Data, tools: dict[str, str], *, rounds: int, scratch: Path) -> Iterator[Row]:
+def compare(
+    data: Data, tools: dict[str, str], *, rounds: int, latency_ms: int, scratch: Path
+) -> Iterator[Row]:
     """Let every tool do everything in turns; yield the medians."""
     seconds: dict[tuple[str, str], list[float]] = {}
     peaks: dict[tuple[str, str], list[float]] = {}
@@ -151,7 +154,7 @@ def compare(data: Data, tools: dict[str, str], *, rounds: int, scratch: Path) ->
             place = scratch / f"{number}"
             print(f"{data.name}: {tool}", file=sys.stderr)
             for operation, (took, peak) in zip(
-                OPERATIONS, attempt(data, tool, python, place), strict=True
+                OPERATIONS, attempt(data, tool, python, place, latency_ms), strict=True
             ):
                 seconds.setdefault((tool, operation), []).append(took)
                 peaks.setdefault((tool, operation), []).append(peak)
@@ -166,13 +169,15 @@ def compare(data: Data, tools: dict[str, str], *, rounds: int, scratch: Path) ->
         }
 
 
-def attempt(data: Data, tool: str, python: str, place: Path) -> Iterator[tuple[float, float]]:
+def attempt(
+    data: Data, tool: str, python: str, place: Path, latency_ms: int
+) -> Iterator[tuple[float, float]]:
     """Save, save again and restore with one tool; raise RuntimeError if it restores otherwise."""
     folder = place / "folder"
     data.make(folder)
     names = (f"{path.name} {path.stat().st_size}\n" for path in sorted(folder.iterdir()))
     (place / "names").write_text("".join(names))
-    with object_server(place / "objects") as url:
+    with object_server(place / "objects", latency_ms) as url:
         measured = partial(measure, python, tool, folder=folder, url=url)
         yield measured("first save", before=lambda: None)
         yield measured("second save", before=lambda: data.change(folder))
@@ -213,6 +218,9 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=2048, help="the size of each folder")
     parser.add_argument("--files", type=int, default=2000, help="of the folder of many files")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--latency-ms", type=int, default=0, help="before each answer; S3 has some tens"
+    )
     parser.add_argument("--tool", action="append", help="only this one; may be repeated")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -233,9 +241,15 @@ def main() -> None:
             Data(f"one file of {arguments.mib} MiB", 1, arguments.mib),
             Data(f"{arguments.files} files, {arguments.mib} MiB", arguments.files, arguments.mib),
         ):
-            rows += compare(data, tools, rounds=arguments.rounds, scratch=Path(scratch))
+            rows += compare(
+                data,
+                tools,
+                rounds=arguments.rounds,
+                latency_ms=arguments.latency_ms,
+                scratch=Path(scratch),
+            )
     if arguments.json:
-        server = "bench/object_server.py, one process, tmpfs"
+        server = f"bench/object_server.py, one process, tmpfs, {arguments.latency_ms} ms"
         print(json.dumps({"rows": rows, "cores": os.cpu_count(), "server": server}))
         return
     print("\n".join(tables(rows)))

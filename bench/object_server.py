@@ -1,10 +1,11 @@
 """A stand-in for S3 that is fast enough not to be what is measured.
 
-`python -m bench.object_server FOLDER` serves on 127.0.0.1 and prints its port. Objects are files in
-FOLDER, which should be a tmpfs: a body is received straight into the file's memory map and sent
-with sendfile, so neither passes through Python. It checks no signature and knows what the measured
-clients use: PUT, GET with a range, HEAD, DELETE, multipart uploads, listing by prefix, and the
-aws-chunked coding. It ends when its standard input does, so it never outlives who started it.
+`python -m bench.object_server FOLDER [SECONDS]` serves on 127.0.0.1 and prints its port; with
+SECONDS it waits for so long before each answer, as S3 does for some tens of milliseconds. Objects
+are files in FOLDER, which should be a tmpfs: a body is received straight into the file's memory map
+and sent with sendfile, so neither passes through Python. It checks no signature and knows what the
+measured clients use: PUT, GET with a range, HEAD, DELETE, multipart uploads, listing by prefix, and
+the aws-chunked coding. It ends when its standard input does, so it never outlives who started it.
 """
 
 import asyncio
@@ -47,8 +48,9 @@ class Store:
 class Connection(asyncio.BufferedProtocol):
     """One connection; a request at a time."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, delay: float) -> None:
         self._store = store
+        self._delay = delay
         self._head = bytearray(HEAD_BYTES)
         self._filled = 0
         self._map: mmap.mmap | None = None
@@ -125,7 +127,11 @@ class Connection(asyncio.BufferedProtocol):
         self._map = self._view = None
         self._wanted = self._got = 0
         self._request = None
-        self._answer(method, path, query, headers, body, size, content)
+        asked = (method, path, query, headers, body, size, content)
+        if self._delay:
+            asyncio.get_running_loop().call_later(self._delay, self._answer, *asked)
+        else:
+            self._answer(*asked)
 
     def _unchunk(self) -> int:
         """Take the chunk heads of aws-chunked out of the body, in place."""
@@ -270,10 +276,10 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.write("\r\n".join([*lines, "", ""]).encode())
 
 
-async def serve(folder: Path) -> None:
+async def serve(folder: Path, delay: float) -> None:
     """Serve until standard input ends."""
     store, loop, ended = Store(folder), asyncio.get_running_loop(), asyncio.Event()
-    server = await loop.create_server(lambda: Connection(store), "127.0.0.1", 0, backlog=256)
+    server = await loop.create_server(lambda: Connection(store, delay), "127.0.0.1", 0, backlog=256)
     loop.add_reader(sys.stdin, ended.set)
     print(server.sockets[0].getsockname()[1], flush=True)
     await ended.wait()
@@ -281,7 +287,8 @@ async def serve(folder: Path) -> None:
 
 def main() -> None:
     """Serve a folder."""
-    asyncio.run(serve(Path(sys.argv[1])))
+    folder, delay = [*sys.argv[1:], "0"][:2]
+    asyncio.run(serve(Path(folder), float(delay)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from runctl.aws.wire import Buffer
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 
-THREADS = 8
+THREADS = 16
 PREVIOUS = "previous"
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import CheckpointError, DamagedCheckpointError, RefusedError
 
-THREADS = 8
+THREADS = 16
 UNREAD = Part(sha256="", size_bytes=0)
 # How long a part counts as stored after we saw it; nothing collects parts younger than a day.
 RECHECK_AFTER = timedelta(minutes=10)

@@ -121,20 +121,23 @@ class _Connection:
         if head:
             self._socket.sendall(head)
         status, length, filled, start = self._read_head()
-        is_wanted = status == 200
         done = 0
         while True:
-            piece = self._view[start:filled]
-            if done + len(piece) > length:
+            # A TLS record holds 16 KiB: several of them are worth a call of `write`.
+            end = min(len(self._buffer), start + length - done)
+            while filled < end:
+                count = self._socket.recv_into(self._view[filled:end])
+                if not count:
+                    raise StrangeAnswerError(f"the answer ended before its {length} bytes")
+                filled += count
+            if filled > end:
                 raise StrangeAnswerError("more was answered than announced")
-            if is_wanted and piece:
-                write(done, piece)
-            done += len(piece)
+            if status == 200 and end > start:
+                write(done, self._view[start:end])
+            done += end - start
             if done == length:
                 break
-            start, filled = 0, self._socket.recv_into(self._buffer)
-            if not filled:
-                raise StrangeAnswerError(f"the answer ended after {done} of {length} bytes")
+            start = filled = 0
         self._used_at = time.monotonic()
         return status, length
 
