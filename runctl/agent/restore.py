@@ -108,19 +108,20 @@ class Restorer:
             self._forget(name)
 
     def _missing(self, wanted: Mapping[str, Entry]) -> Iterator["_Missing"]:
-        """Yield the parts that are not here yet; their files are as long as they will be."""
+        """Yield the parts that are not here yet; a file of several has its length already."""
         for name, entry in wanted.items():
             if name in self._complete:
                 continue
             path = f"{self._incoming}/{name}"
-            with open(path, "wb") as stream:
-                stream.truncate(entry.size_bytes)
+            if len(entry.parts) != 1:
+                with open(path, "wb") as stream:
+                    stream.truncate(entry.size_bytes)
             for part, offset in _offsets(entry.parts):
                 yield _Missing(part, path, offset)
 
     def _fetch_parts(self, parts: Iterator["_Missing"]) -> None:
         for one in parts:
-            descriptor = os.open(one.path, os.O_WRONLY)
+            descriptor = os.open(one.path, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
                 self._fetch_part(one, descriptor)
             finally:

@@ -1,6 +1,7 @@
 """Uploading a snapshot: content-addressed parts in parallel, a few in memory at a time."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -133,7 +134,7 @@ class Uploader:
 
         share(self._wanted(jobs, pinned, found, superseded), store, threads=self._threads)
         for path, seen in jobs:
-            _check_unchanged(path, seen, pinned / pin_name(seen), is_log=path in logs)
+            _check_unchanged(path, seen, f"{pinned}/{pin_name(seen)}", is_log=path in logs)
             if path not in logs:
                 self._known[_identity(seen)] = tuple(found[path])
         return {path: tuple(parts) for path, parts in found.items()}, new_bytes.value
@@ -229,9 +230,9 @@ def _identity(seen: Seen) -> tuple[tuple[int, int], int, int]:
     return seen.inode, seen.size, seen.mtime_ns
 
 
-def _check_unchanged(path: str, seen: Seen, pinned: Path, *, is_log: bool) -> None:
+def _check_unchanged(path: str, seen: Seen, pinned: str, *, is_log: bool) -> None:
     try:
-        info = pinned.stat()
+        info = os.stat(pinned)
     except FileNotFoundError as exc:
         raise ChangedError(f"{path} was removed while it was read") from exc
     if is_log and info.st_size >= seen.size:

@@ -1,10 +1,12 @@
 """HTTP/1.1 with as little work a request as there can be, for bodies that are large or many."""
 
 import contextlib
+import mmap
 import re
 import select
 import socket
 import ssl
+import struct
 import time
 import weakref
 from collections import deque
@@ -75,11 +77,20 @@ class Connections:
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is None:
+                _leave_time_limits_to_the_kernel(plain, self._timeout)
                 return _Connection(plain)
             return _Connection(self._tls.wrap_socket(plain, server_hostname=self._host))
         except BaseException:
             plain.close()
             raise
+
+
+def _leave_time_limits_to_the_kernel(plain: socket.socket, seconds: float) -> None:
+    """Let a call that takes too long fail with EAGAIN, and save a poll() before each call."""
+    plain.settimeout(None)
+    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))  # struct timeval
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        plain.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 def _close_all(idle: "deque[_Connection]") -> None:
@@ -93,9 +104,13 @@ class _Connection:
 
     def __init__(self, held: socket.socket) -> None:
         self._socket = held
-        # A head with MSG_MORE leaves together with the body's first bytes; TLS has no such thing.
-        self._more = 0 if isinstance(held, ssl.SSLSocket) else socket.MSG_MORE
-        self._buffer = bytearray(RECEIVE_BYTES)
+        # A head with MSG_MORE leaves together with the body's first bytes, and MSG_WAITALL wakes
+        # us once for all of an answer. TLS has neither.
+        is_plain = not isinstance(held, ssl.SSLSocket)
+        self._more = socket.MSG_MORE if is_plain else 0
+        self._all = socket.MSG_WAITALL if is_plain else 0
+        # It begins with a page, which the kernel copies to faster than to a bytearray.
+        self._buffer = mmap.mmap(-1, RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._used_at = time.monotonic()
         self.may_go_on = True
@@ -126,7 +141,7 @@ class _Connection:
             # A TLS record holds 16 KiB: several of them are worth a call of `write`.
             end = min(len(self._buffer), start + length - done)
             while filled < end:
-                count = self._socket.recv_into(self._view[filled:end])
+                count = self._socket.recv_into(self._view[filled:end], 0, self._all)
                 if not count:
                     raise StrangeAnswerError(f"the answer ended before its {length} bytes")
                 filled += count

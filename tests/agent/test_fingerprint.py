@@ -22,6 +22,7 @@ SIZE = 4096
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "PIECE_BYTES", SIZE)
     monkeypatch.setattr("runctl.agent.pieces.READ_BYTES", SIZE // 4)
+    monkeypatch.setattr("runctl.agent.pieces.HELD_BYTES", SIZE // 2)
 
 
 class Pieces:

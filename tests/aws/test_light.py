@@ -55,6 +55,9 @@ class Server:
                 super().shutdown_request(request)
                 server.ended.release()
 
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that leaves in the middle of an answer is what is tested."""
+
         self._server = Listener(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         scheme = "http"
@@ -279,6 +282,33 @@ def test_connection_that_the_server_closed_meanwhile_costs_no_lesson(
     put(store, b"3")
     assert server.ways() == "oLL"
     assert len(server.connections) == 3
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_server_that_goes_silent_is_left_after_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    certificate = make_certificate(tmp_path, "localhost")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
+    monkeypatch.setattr("runctl.aws.clients.READ_TIMEOUT", 0.2)
+    server = Server(certificate if scheme == "https" else None)
+    over = threading.Event()
+
+    def say_half_of_it(request: BaseHTTPRequestHandler, content: bytes) -> bool:
+        answer(request, 200, content[: len(content) // 2], Content_Length=str(len(content)))
+        request.wfile.flush()
+        request.close_connection = True
+        return over.wait(60)
+
+    try:
+        store = store_at(server.url)
+        put(store, BODY)
+        server.next = say_half_of_it
+        assert get(store, BODY) == BODY
+        assert server.ways() == "oLo"
+    finally:
+        over.set()
+        server.close()
 
 
 def test_announced_end_of_a_connection_is_heeded(server: Server, store: CheckpointStore) -> None:
