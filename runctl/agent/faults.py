@@ -1,6 +1,7 @@
 """Fault points: named instants at which a test kills or stops the agent, by name and not by luck.
 
-Without RUNCTL_FAULT_POINT or RUNCTL_HOLD_POINT in the agent's environment they do nothing.
+Without RUNCTL_FAULT_POINT, RUNCTL_HOLD_POINT or RUNCTL_HANG_POINT in the agent's environment they
+do nothing.
 """
 
 import os
@@ -35,26 +36,31 @@ DRAIN = (
 )
 VARIABLE = "RUNCTL_FAULT_POINT"
 HOLD = "RUNCTL_HOLD_POINT"
+HANG = "RUNCTL_HANG_POINT"
 
-_passed: Counter[signal.Signals] = Counter()
+_passed: Counter[str] = Counter()
 _lock = threading.Lock()
 
 
 def reach(point: str) -> None:
-    """Pass a fault point: SIGKILL this process, or SIGSTOP it, if the environment names the point.
+    """Pass a fault point; if the environment names it, kill, stop or hang.
 
-    `save.parts_stored:3` means the third time that it is passed.
+    RUNCTL_FAULT_POINT is SIGKILL for this process, RUNCTL_HOLD_POINT is SIGSTOP; with
+    RUNCTL_HANG_POINT this thread goes no further, while the others do. `save.parts_stored:3` means
+    the third time that it is passed.
     """
-    for variable, how in ((VARIABLE, signal.SIGKILL), (HOLD, signal.SIGSTOP)):
-        if wanted := os.environ.get(variable):
-            _act(point, wanted, how)
+    if _is_wanted(VARIABLE, point):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if _is_wanted(HOLD, point):
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if _is_wanted(HANG, point):
+        threading.Event().wait()
 
 
-def _act(point: str, wanted: str, how: signal.Signals) -> None:
-    name, _, count = wanted.partition(":")
+def _is_wanted(variable: str, point: str) -> bool:
+    name, _, count = os.environ.get(variable, "").partition(":")
     if name != point:
-        return
+        return False
     with _lock:
-        _passed[how] += 1
-        if _passed[how] == int(count or 1):
-            os.kill(os.getpid(), how)
+        _passed[variable] += 1
+        return _passed[variable] == int(count or 1)

@@ -16,7 +16,7 @@ from runctl.model.run import Attempt
 from tests.e2e.books import check_machines
 from tests.e2e.stage import Stage, wait_for
 
-LAST, EVERY = 100, 5
+LAST, EVERY = 40, 5
 # Instances share this machine, so a lock tells of a second trainer of the same run.
 PROGRAM = """
 import fcntl, hashlib, os, pathlib, sys, time
@@ -77,9 +77,9 @@ class GatedRun:
             {"code": code, "script": "train.py", "env": env, **request}, name=self.run_id
         )
 
-    def hold_next(self, point: str) -> None:
-        """Let the agents of instances that boot from now on stop at a fault point."""
-        self.stage.cloud.set_knobs(environment={HOLD: point} if point else {})
+    def hold_next(self, point: str, how: str = HOLD) -> None:
+        """Let the agents of instances that boot from now on stop, or hang, at a fault point."""
+        self.stage.cloud.set_knobs(environment={how: point} if point else {})
 
     def wait_until_held(self, attempt: int) -> tuple[str, int]:
         """Wait until an attempt's agent has stopped; return instance and process."""

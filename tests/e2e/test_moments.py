@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from runctl.agent.faults import HANG
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt
 from tests.e2e.gated import EVERY, GatedRun
@@ -48,14 +49,14 @@ def test_taken_while_it_boots(stage: Stage, run: GatedRun, notice: bool):
 def test_taken_in_the_middle_of_its_restore(stage: Stage, run: GatedRun, notice: bool):
     run.start()
     stage.wait_for_training(run.run_id, attempt=1, step=EVERY)
-    run.hold_next("restore.folder_cleared")
+    run.hold_next("restore.folder_cleared", HANG)
     stage.simulate_spot_interruption(run.run_id, attempt=1, notice=False)
-    second, agent = run.wait_until_held(2)
+    second = stage.wait_for_launch(run.run_id, attempt=2)
+    wait_for(lambda: stage.attempts(run.run_id)[1].phase == "restore", "a restore")
+    run.hold_next("")
     saved = stage.run(run.run_id).step
     if notice:
         stage.cloud.interrupt(second, notice_seconds=60)
-        stage.wait_for_launch(run.run_id, attempt=3)
-        run.go_on(agent)
         wait_for(lambda: stage.attempts(run.run_id)[1].ended, "a report out of the restore")
     stage.cloud.interrupt(second, notice=False)
     attempts = run.finish()
@@ -64,9 +65,8 @@ def test_taken_in_the_middle_of_its_restore(stage: Stage, run: GatedRun, notice:
     assert attempts[2].resume_step == saved
 
 
-@pytest.mark.parametrize("point", ["drain.sigterm_sent", "drain.trainer_ended"])
-def test_taken_before_its_drain_is_done(stage: Stage, run: GatedRun, point: str):
-    run.hold_next(point)
+def test_taken_before_its_drain_is_done(stage: Stage, run: GatedRun):
+    run.hold_next("drain.trainer_ended")
     run.start()
     stage.wait_for_training(run.run_id, attempt=1, step=EVERY)
     run.hold_next("")
@@ -76,7 +76,7 @@ def test_taken_before_its_drain_is_done(stage: Stage, run: GatedRun, point: str)
     stage.cloud.interrupt(first, notice=False)
     attempts = run.finish()
     assert kinds(attempts) == [INTERRUPTED, COMPLETED], stage.story(run.run_id)
-    assert attempts[1].resume_step == saved
+    assert attempts[1].resume_step >= saved  # what was on its way may have arrived
 
 
 @with_and_without_notice
@@ -115,4 +115,4 @@ def test_first_and_replacement_are_taken_at_once(stage: Stage, run: GatedRun):
         stage.cloud.interrupt(instance_id, notice=False)
     attempts = run.finish()
     assert kinds(attempts) == [INTERRUPTED, INTERRUPTED, COMPLETED], stage.story(run.run_id)
-    assert attempts[2].resume_step == saved
+    assert attempts[2].resume_step >= saved
