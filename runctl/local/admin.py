@@ -73,7 +73,10 @@ class Admin:
 
     def _set_knobs(self, payload: Payload) -> Payload:
         if payload.get("disk_bytes") and not disks.are_possible():
-            raise ValueError("disk_bytes: start the local cloud with own_disks")
+            raise ValueError(
+                "disk_bytes: start the local cloud with own_disks, as root or where user "
+                "namespaces are permitted; its log says what was refused"
+            )
         self._knobs.update(payload)
         return dataclasses.asdict(self._knobs)
 

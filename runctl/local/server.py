@@ -32,8 +32,13 @@ def main() -> None:
     parser.add_argument("--parent", type=int)
     parser.add_argument("--own-disks", action="store_true")
     options = parser.parse_args()
+    refused = ""
     if options.own_disks:
-        disks.enter_own_namespace()
+        # First of all: who has threads cannot enter. Everything but disks works without it.
+        try:
+            disks.enter_own_namespace()
+        except OSError as exc:
+            refused = str(exc)
     if options.parent:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != options.parent:
@@ -44,6 +49,8 @@ def main() -> None:
     except BlockingIOError:
         return  # another one was started here at the same moment; it is the one
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if refused:
+        logging.warning("instances cannot have disks of their own: %s", refused)
     listener = socket.create_server(("127.0.0.1", options.port), backlog=256)
     port = int(listener.getsockname()[1])
     os.environ.pop("PYTHONPATH", None)  # it found this package; functions must not see it
