@@ -1,0 +1,259 @@
+"""The attempts in the ledger, from the request of their fleet to their outcome."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from runctl.aws.items import read_attempt, text_of
+from runctl.aws.run_ledger import RunLedger
+from runctl.aws.table import expressions, put_of, update_of
+from runctl.model import identity
+from runctl.model.errors import FencedError, NotFoundError, RunEndedError
+from runctl.model.outcome import Outcome
+from runctl.model.run import Attempt, AttemptStage, already_ended
+from runctl.model.saving import Saving
+
+
+class AttemptLedger(RunLedger):
+    """The moves of an attempt; those that its agent makes are fenced by its number."""
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        """Return all attempts in the order of their numbers."""
+        pages = self._table.pages(
+            ConsistentRead=True,
+            **expressions(
+                key="#pk = :pk AND begins_with(#sk, :sk)",
+                values={"pk": identity.run_key(run_id)["pk"], "sk": "ATTEMPT#"},
+            ),
+        )
+        return [read_attempt(item) for page in pages for item in page]
+
+    def find_attempt(self, run_id: str, number: int) -> Attempt | None:
+        """Return the attempt, or None."""
+        item = self._table.get(identity.attempt_key(run_id, number))
+        return None if item is None else read_attempt(item)
+
+    def open_attempt(
+        self, run_id: str, number: int, *, launch_try: int, fleet_request: str, now: datetime
+    ) -> Attempt:
+        """Record the exact CreateFleet request of a try unless that try is on record."""
+        self._table.transact(
+            self._check_run_goes_on(run_id),
+            update_of(
+                identity.attempt_key(run_id, number),
+                update="SET #run_id = :run_id, #number = :number, #stage = :launching, "
+                "#launch_try = :try, #fleet_request = :request, #timeline = :empty, "
+                "#opened_at = if_not_exists(#opened_at, :now)",
+                condition="attribute_not_exists(#pk) "
+                "OR (#stage = :launching AND #launch_try < :try)",
+                values={
+                    "run_id": run_id,
+                    "number": number,
+                    "launching": AttemptStage.LAUNCHING.value,
+                    "try": launch_try,
+                    "request": fleet_request,
+                    "empty": {},
+                    "now": text_of(now),
+                },
+            ),
+        )
+        return self._attempt_of_live_run(run_id, number)
+
+    def record_launch(
+        self, run_id: str, number: int, *, instance_ids: Sequence[str], pool: str, now: datetime
+    ) -> Attempt:
+        """Store the attempt's instances and, for each, whose it is, unless it has some or ended."""
+        self._table.transact(
+            self._check_run_goes_on(run_id),
+            update_of(
+                identity.attempt_key(run_id, number),
+                update="SET #instance_ids = :ids, #pool = :pool, #launched_at = :now, "
+                "#stage = :launched",
+                condition="#stage = :launching",
+                values={
+                    "ids": list(instance_ids),
+                    "pool": pool,
+                    "now": text_of(now),
+                    "launching": AttemptStage.LAUNCHING.value,
+                    "launched": AttemptStage.LAUNCHED.value,
+                },
+            ),
+            *(
+                put_of({**identity.instance_key(one), "run_id": run_id, "number": number})
+                for one in instance_ids
+            ),
+        )
+        return self._attempt_of_live_run(run_id, number)
+
+    def record_loan(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        instance_id: str,
+        pool: str,
+        instead_of: tuple[str, int] | None,
+        now: datetime,
+    ) -> Attempt:
+        """Give the attempt a machine that was there before it, unless somebody else has it."""
+        owner, owners_number = instead_of or (run_id, number)
+        self._table.transact(
+            self._check_run_goes_on(run_id),
+            update_of(
+                identity.attempt_key(run_id, number),
+                update="SET #instance_ids = :ids, #pool = :pool, #launched_at = :now, "
+                "#stage = :launched",
+                condition="#stage = :launching",
+                values={
+                    "ids": [instance_id],
+                    "pool": pool,
+                    "now": text_of(now),
+                    "launching": AttemptStage.LAUNCHING.value,
+                    "launched": AttemptStage.LAUNCHED.value,
+                },
+            ),
+            put_of(
+                {**identity.instance_key(instance_id), "run_id": run_id, "number": number},
+                condition="attribute_not_exists(#pk) OR (#run_id = :owner AND #number = :theirs)",
+                values={"owner": owner, "theirs": owners_number},
+            ),
+        )
+        return self._attempt_of_live_run(run_id, number)
+
+    def start_training(
+        self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
+    ) -> Attempt:
+        """Give the attempt its task token and move the run's fence to it, both or neither."""
+        self._table.transact(
+            update_of(
+                identity.run_key(run_id),
+                update="SET #fence = :number",
+                condition="attribute_not_exists(#ended) AND #fence <= :number "
+                "AND #execution_arn = :arn",
+                values={"number": number, "arn": execution_arn},
+            ),
+            update_of(
+                identity.attempt_key(run_id, number),
+                update="SET #token = :token, #stage = :training, "
+                "#training_at = if_not_exists(#training_at, :now)",
+                condition="attribute_exists(#pk) AND attribute_not_exists(#ended)",
+                values={
+                    "token": token,
+                    "training": AttemptStage.TRAINING.value,
+                    "now": text_of(now),
+                },
+            ),
+        )
+        run = self._run(run_id)
+        if run.ended is not None:
+            raise already_ended(run)
+        if run.execution_arn != execution_arn:
+            raise RunEndedError(f"the run {run_id} belongs to the execution {run.execution}")
+        if run.fence > number:
+            raise FencedError(f"attempt {run.fence} of {run_id} has the fence, not {number}")
+        return self._attempt(run_id, number)
+
+    def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
+        """Record that the interruption is known; True for whoever was first."""
+        item = self._table.update(
+            identity.attempt_key(run_id, number),
+            update="SET #noticed_at = :now",
+            condition="attribute_exists(#pk) AND attribute_not_exists(#noticed_at)",
+            values={"now": text_of(now)},
+        )
+        return item is not None
+
+    def end_attempt(self, run_id: str, number: int, *, outcome: Outcome, now: datetime) -> Attempt:
+        """Set the attempt's outcome unless it has one; return what the ledger holds."""
+        item = self._table.update(
+            identity.attempt_key(run_id, number),
+            update="SET #ended = :outcome, #ended_at = :now, #stage = :stage",
+            condition="attribute_exists(#pk) AND attribute_not_exists(#ended)",
+            values={
+                "outcome": json.dumps(outcome.as_document()),
+                "now": text_of(now),
+                "stage": AttemptStage.ENDED.value,
+            },
+        )
+        return self._attempt(run_id, number) if item is None else read_attempt(item)
+
+    def find_instance(self, instance_id: str) -> tuple[str, int] | None:
+        """Return (run_id, attempt number) of an instance, or None when it is not ours."""
+        item = self._table.get(identity.instance_key(instance_id))
+        return None if item is None else (item["run_id"], int(item["number"]))
+
+    # The agent's side.
+
+    def commit_checkpoint(
+        self, run_id: str, number: int, *, step: int, manifest: str, now: datetime
+    ) -> None:
+        """Move the newest pointer to a manifest that is already stored, if we have the fence."""
+        item = self._table.update(
+            identity.run_key(run_id),
+            update="SET #step = :step, #newest = :manifest, #committed_at = :now",
+            condition="#fence = :number",
+            values={"step": step, "manifest": manifest, "now": text_of(now), "number": number},
+        )
+        if item is None:
+            raise FencedError(
+                f"attempt {self._run(run_id).fence} of {run_id} has the fence, not {number}"
+            )
+
+    def record_progress(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        phase: str,
+        now: datetime,
+        resume_step: int | None = None,
+        step: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        timeline: Mapping[str, datetime] | None = None,
+        saving: Saving | None = None,
+        warning: str = "",
+    ) -> None:
+        """Store the agent's heartbeat on its own attempt's item.
+
+        A read and a write, not a transaction: only attempt `number` is written, so a write that
+        slips through while the fence moves harms nobody, and the next one is refused. An empty
+        `warning` clears the one before.
+        """
+        run = self._run(run_id)
+        if run.fence > number:
+            raise FencedError(f"attempt {run.fence} of {run_id} has the fence, not {number}")
+        values = {
+            "phase": phase,
+            "heartbeat_at": text_of(now),
+            "resume_step": resume_step,
+            "progress_step": step,
+            "metrics": None if metrics is None else json.dumps(dict(metrics)),
+            "saving": None if saving is None else json.dumps(saving.as_document()),
+            "warning": warning,
+        }
+        told = {name: value for name, value in values.items() if value is not None}
+        instants = {name: text_of(instant) for name, instant in (timeline or {}).items()}
+        moves = [f"#{name} = :{name}" for name in told]
+        moves += [f"#timeline.#{name} = :{name}" for name in instants]
+        item = self._table.update(
+            identity.attempt_key(run_id, number),
+            update=f"SET {', '.join(moves)}",
+            condition="attribute_exists(#pk)",
+            values={**told, **instants},
+        )
+        if item is None:
+            raise NotFoundError(f"the run {run_id} has no attempt {number}")
+
+    # What the moves are made of.
+
+    def _attempt(self, run_id: str, number: int) -> Attempt:
+        attempt = self.find_attempt(run_id, number)
+        if attempt is None:
+            raise NotFoundError(f"the run {run_id} has no attempt {number}")
+        return attempt
+
+    def _attempt_of_live_run(self, run_id: str, number: int) -> Attempt:
+        run = self._run(run_id)
+        if run.ended is not None:
+            raise already_ended(run)
+        return self._attempt(run_id, number)
