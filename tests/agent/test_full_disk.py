@@ -214,6 +214,21 @@ print([count_up(disk / "failures") for _ in range(3)])
     assert told == ["False", "True 0 of 1 MiB are free", "[1, 2, 3]"]
 
 
+def test_lease_is_renewed_on_a_full_disk_so_that_no_dead_man_ends_who_trains_on(
+    tmp_path: Path,
+) -> None:
+    program = """
+import os
+from runctl.agent.heartbeat import touch
+touch(disk / "lease")
+os.utime(disk / "lease", (0, 0))
+fill()
+touch(disk / "lease")
+print((disk / "lease").stat().st_mtime > 0)
+"""
+    assert on_a_full_disk(tmp_path, program) == ["True"]
+
+
 def test_archive_that_does_not_fit_is_not_called_damaged(tmp_path: Path) -> None:
     program = """
 import errno
