@@ -47,6 +47,8 @@ class Uploader:
         self._store = store
         self._threads = threads
         self._recognizer = Recognizer()
+        # More at once would only push each other's bytes out of the processor's caches.
+        self._cores = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._lock = threading.Lock()
         self._stored: dict[str, float] = {}
         self._known: dict[tuple[tuple[int, int], int, int], tuple[Part, ...]] = {}
@@ -169,7 +171,8 @@ class Uploader:
             return self._store_piece(piece, new_bytes)
 
     def _store_piece(self, piece: Piece, new_bytes: "_Total") -> Part:
-        part = self._recognizer.identify(piece)
+        with self._cores:
+            part = self._recognizer.identify(piece)
         if not self._is_stored(part):
             if not self._was_stored(part) or not self._store.has_part(part):
                 try:

@@ -21,7 +21,7 @@ from runctl.model.checkpoint import Part
 from runctl.model.errors import DamagedCheckpointError
 from tests.aws.certificates import make_certificate
 
-BODY = b"0123456789" * 100_000  # several times what is received at once
+BODY = b"0123456789" * 300_000  # several times what is received at once
 
 
 def part_of(content: bytes) -> Part:
