@@ -51,7 +51,7 @@ demo: setup  ## a run that is interrupted three times, on the local cloud
 
 # Most tests wait more than they compute, so there is a worker more than the smallest machine has cores.
 test: setup build/frameworks/.installed  ## all tests, the end-to-end ones included
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadgroup --no-loadscope-reorder
 
 test-fast: setup  ## the tests without real instances
 	$(BIN)/python -m pytest -q -n 2 -m "not e2e and not slow"
