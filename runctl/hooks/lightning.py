@@ -84,8 +84,9 @@ class RunctlCallback(Callback):
     def _save_or_stop(self, trainer: Trainer, *, may_save: bool = True) -> None:
         # Lightning's own handler sends to the other ranks from within the signal: in its place.
         training.listen(forward=False)
-        stop = training.should_stop()
-        stop, save = any_rank(stop, may_save and training.should_save(self._every))
+        # In this order: a stop that comes in between must not save here and stop a step later.
+        save = may_save and training.should_save(self._every)
+        save, stop = any_rank(save, training.should_stop())
         if (save or stop) and trainer.global_step != self._saved:
             self._save(trainer)
         if stop:

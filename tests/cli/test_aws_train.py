@@ -208,7 +208,8 @@ def test_a_run_that_is_followed_exits_by_how_it_ended(
     thread.start()
     done = runctl("resume", "x", "--json")
     thread.join()
-    assert (done.code, done.document["status"]) == (code, status.value)
+    assert done.code == code, done.document
+    assert done.document["status"] == status.value
     lines = done.stderr.splitlines()
     assert [line for line in lines if line in {"another line", "100%", "red"}] == [
         "another line",
