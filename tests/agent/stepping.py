@@ -142,7 +142,7 @@ def complete(cloud: Cloud, tmp_path: Path) -> None:
     reports = cloud.tokens.wait_for(
         lambda: [one for one in cloud.tokens.reports if one["outcome"]["kind"] == "completed"], 40
     )
-    assert reports[0]["outcome"]["step"] == STEPS
+    assert reports[0]["outcome"]["step"] == STEPS, reports[0]
     assert check_whole(cloud, tmp_path) == STEPS
 
 
