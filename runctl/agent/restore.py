@@ -18,7 +18,6 @@ from runctl.aws.wire import Buffer
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 
-THREADS = 16
 PREVIOUS = "previous"
 
 logger = logging.getLogger(__name__)
@@ -44,10 +43,9 @@ class _Missing:
 class Restorer:
     """Fetches checkpoints into `incoming`, then moves one into the checkpoint folder."""
 
-    def __init__(self, store: CheckpointStore, incoming: Path, *, threads: int = THREADS) -> None:
+    def __init__(self, store: CheckpointStore, incoming: Path) -> None:
         self._store = store
         self._incoming = incoming
-        self._threads = threads
         self._lock = threading.Lock()
         self._complete: set[str] = set()
         self._parts: dict[str, tuple[str, int]] = {}
@@ -97,7 +95,7 @@ class Restorer:
     def _fetch_files(self, manifest: Manifest) -> None:
         self._incoming.mkdir(parents=True, exist_ok=True)
         wanted = {_content_name(entry): entry for entry in manifest.entries if entry.kind == "file"}
-        share(self._missing(wanted), self._fetch_parts, threads=self._threads)
+        share(self._missing(wanted), self._fetch_parts)
         for name, entry in wanted.items():
             if name not in self._complete:
                 self._complete.add(name)

@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
+# S3 answers after some tens of milliseconds: so many small parts wait for that at once.
+THREADS = 16
 
 
-def share(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None], *, threads: int) -> None:
+def share(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None]) -> None:
     """Let threads take jobs, each the next one, until there is none left.
 
     `work` is called once a thread with an iterator over the jobs that fall to it. What one of them
@@ -23,8 +25,8 @@ def share(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None], *, threads
             shared.stop()
             raise
 
-    with ThreadPoolExecutor(threads, thread_name_prefix=work.__name__.strip("_")) as pool:
-        begun = [pool.submit(work_on) for _ in range(threads)]
+    with ThreadPoolExecutor(THREADS, thread_name_prefix=work.__name__.strip("_")) as pool:
+        begun = [pool.submit(work_on) for _ in range(THREADS)]
         wait(begun)
     for one in begun:
         one.result()

@@ -19,7 +19,6 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import CheckpointError, DamagedCheckpointError, RefusedError
 
-THREADS = 16
 UNREAD = Part(sha256="", size_bytes=0)
 # How long a part counts as stored after we saw it; nothing collects parts younger than a day.
 RECHECK_AFTER = timedelta(minutes=10)
@@ -43,9 +42,8 @@ class Uploaded:
 class Uploader:
     """Uploads snapshots of one folder; unchanged files are not even read again."""
 
-    def __init__(self, store: CheckpointStore, *, threads: int = THREADS) -> None:
+    def __init__(self, store: CheckpointStore) -> None:
         self._store = store
-        self._threads = threads
         self._recognizer = Recognizer()
         # More at once would only push each other's bytes out of the processor's caches.
         self._cores = threading.BoundedSemaphore(os.cpu_count() or 1)
@@ -134,7 +132,7 @@ class Uploader:
             for one in wanted:
                 one.parts[one.index] = self._store_part(one, buffer, new_bytes)
 
-        share(self._wanted(jobs, pinned, found, superseded), store, threads=self._threads)
+        share(self._wanted(jobs, pinned, found, superseded), store)
         for path, seen in jobs:
             _check_unchanged(path, seen, f"{pinned}/{pin_name(seen)}", is_log=path in logs)
             if path not in logs:

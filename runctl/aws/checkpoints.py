@@ -103,7 +103,7 @@ class CheckpointStore:
             digest.update(piece)
             write(offset, piece)
 
-        if self._light.get(key, check_and_write) is not None and digest.hexdigest() == part.sha256:
+        if self._light.get(key, check_and_write) and digest.hexdigest() == part.sha256:
             return
         with self._room.taken(part.size_bytes):
             for _ in range(MOST_READS):

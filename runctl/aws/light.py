@@ -15,7 +15,7 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from runctl.aws.signing import Signer
-from runctl.aws.wire import Buffer, Connections, Write
+from runctl.aws.wire import Buffer, Connections, Write, drop
 
 SIGNED = "s3v4"
 # So many times may it be learned without one light request that went well after it.
@@ -135,11 +135,10 @@ class LightSender:
     def put(self, key: str, content: Iterable[Buffer], *, size_bytes: int, sha256: str) -> bool:
         """Store an object with its checksum (base64); whether S3 said that it has it."""
         headers = {"x-amz-checksum-sha256": sha256}
-        answered = self._send("PUT", key, headers, content, size_bytes, write=_drop)
-        return answered is not None
+        return self._send("PUT", key, headers, content, size_bytes, write=drop)
 
-    def get(self, key: str, write: Write) -> int | None:
-        """Hand an object's bytes to `write` as they come; return their number if that went well."""
+    def get(self, key: str, write: Write) -> bool:
+        """Hand an object's bytes to `write` as they come; whether they all came."""
         return self._send("GET", key, {}, (), 0, write=write)
 
     def _send(
@@ -151,11 +150,12 @@ class LightSender:
         size_bytes: int,
         *,
         write: Write,
-    ) -> int | None:
+    ) -> bool:
         lesson = self._lesson
         if lesson is None:
-            return None
-        try:
+            return False
+        status: int | None = None
+        with contextlib.suppress(BotoCoreError, OSError):
             signing = lesson.request_signer.get_auth_instance(
                 lesson.signing_name, lesson.region, SIGNED
             )
@@ -172,15 +172,12 @@ class LightSender:
                 signed["content-length"] = str(size_bytes)
             lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
             head = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
-            status, length = lesson.connections.exchange(head, body, write)
-        except (BotoCoreError, OSError):
-            self._forget(lesson)
-            return None
+            status = lesson.connections.exchange(head, body, write)
         if status != 200:
             self._forget(lesson)
-            return None
+            return False
         self._lessons_in_vain = 0
-        return length
+        return True
 
     def _forget(self, lesson: _Lesson) -> None:
         if self._lesson is lesson:
@@ -190,10 +187,6 @@ class LightSender:
 
 def _verifying() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True))
-
-
-def _drop(_offset: int, _piece: Buffer) -> None:
-    """What S3 says beside "200" is of no interest."""
 
 
 def _text(value: Any) -> str:

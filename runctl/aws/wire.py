@@ -23,6 +23,10 @@ PORTS = {"http": 80, "https": 443}
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n")
 
 
+def drop(_offset: int, _piece: Buffer) -> None:
+    """Write nothing: the bytes themselves are of no interest."""
+
+
 class StrangeAnswerError(OSError):
     """An answer that breaks off, or that only a full HTTP client understands."""
 
@@ -37,20 +41,20 @@ class Connections:
         place = urlsplit(url)
         self._host = place.hostname or ""
         self._port = place.port or PORTS[place.scheme]
-        self._tls = tls if place.scheme == "https" else None
+        self._tls = tls
         self._timeout = timeout
         self._idle: deque[_Connection] = deque()
         self._is_closed = False
         weakref.finalize(self, _close_all, self._idle)
 
-    def exchange(self, head: bytes, body: Iterable[Buffer], write: Write) -> tuple[int, int]:
-        """Send a request; return the answer's status and its length in bytes.
+    def exchange(self, head: bytes, body: Iterable[Buffer], write: Write) -> int:
+        """Send a request; return the answer's status.
 
         The body of a 200 goes to `write`, with the offset of each piece; any other is dropped.
         """
         connection = self._take()
         try:
-            answered = connection.exchange(head, body, write)
+            status = connection.exchange(head, body, write)
         except BaseException:
             # Half a request may be under way: nothing else can be said on this connection.
             connection.close()
@@ -59,7 +63,7 @@ class Connections:
             self._idle.append(connection)
         else:
             connection.close()
-        return answered
+        return status
 
     def close(self) -> None:
         """Close what is not in use now, and the others after their use."""
@@ -126,7 +130,7 @@ class _Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def exchange(self, head: bytes, body: Iterable[Buffer], write: Write) -> tuple[int, int]:
+    def exchange(self, head: bytes, body: Iterable[Buffer], write: Write) -> int:
         flags = self._more
         for piece in body:
             if head:
@@ -154,7 +158,7 @@ class _Connection:
                 break
             start = filled = 0
         self._used_at = time.monotonic()
-        return status, length
+        return status
 
     def _read_head(self) -> tuple[int, int, int, int]:
         """Return status and length, how far the buffer is filled, and where the body begins."""

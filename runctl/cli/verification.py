@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from runctl.aws.wire import drop
 from runctl.model.errors import DamagedCheckpointError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def find_damage(
 
         def check(part: Part) -> None:
             try:
-                store.get_part(part, _drop)
+                store.get_part(part, drop)
             except DamagedCheckpointError as exc:
                 wrong[part.sha256] = str(exc)
             advance(part.size_bytes)
@@ -58,7 +59,3 @@ def _damage_of(manifest: Manifest, wrong: Mapping[str, str]) -> str | None:
             if part.sha256 in wrong:
                 return f"{entry.path}: {wrong[part.sha256]}"
     return None
-
-
-def _drop(_offset: int, _piece: object) -> None:
-    """Only whether a part is whole is of interest."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
-class Double:
+class Double(ABC):
     """An HTTP server on 127.0.0.1 that answers through `answer`."""
 
     def __init__(self) -> None:
@@ -42,10 +43,11 @@ class Double:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
+    @abstractmethod
     def answer(
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, bytes, dict[str, str]]:
-        raise NotImplementedError
+        """Return status, body and headers."""
 
     def close(self) -> None:
         self._server.shutdown()
