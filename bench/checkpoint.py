@@ -4,7 +4,8 @@ Everybody does the same in the same run, in turns, on the same machine, against 
 server (`bench/object_server.py`, which has no bandwidth limit and, without `--latency-ms`, answers
 at once: what is measured is what the tool itself costs). "plain parallel PUTs" is the ceiling:
 unsigned, unchecked requests of 8 MiB over plain sockets; runctl signs, hashes with SHA-256 and
-verifies.
+verifies. The folder is where trainers have it, on a disk's file system, written back and still in
+memory; objects are in a tmpfs.
 
 The second save is after a tenth was changed: of the many files every tenth, of the only one its
 first tenth. For runctl it is made by the process that made a save before, untimed, as the agent
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,6 +131,7 @@ def measure(
         assert child.stdout is not None
         child.stdout.readline()
         before()
+        os.sync()
         with contextlib.suppress(BrokenPipeError):  # it failed, which is told below
             child.stdin.write(b"go\n")
             child.stdin.close()
@@ -144,7 +146,7 @@ def measure(
 
 
 def compare(
-    data: Data, tools: dict[str, str], *, rounds: int, latency_ms: int, scratch: Path
+    data: Data, tools: dict[str, str], *, rounds: int, latency_ms: int, scratch: Path, objects: Path
 ) -> Iterator[Row]:
     """Let every tool do everything in turns; yield the medians."""
     seconds: dict[tuple[str, str], list[float]] = {}
@@ -152,13 +154,15 @@ def compare(
     for number in range(rounds):
         for tool, python in tools.items():
             place = scratch / f"{number}"
+            server = partial(object_server, objects / f"{number}", latency_ms)
             print(f"{data.name}: {tool}", file=sys.stderr)
             for operation, (took, peak) in zip(
-                OPERATIONS, attempt(data, tool, python, place, latency_ms), strict=True
+                OPERATIONS, attempt(data, tool, python, place, server), strict=True
             ):
                 seconds.setdefault((tool, operation), []).append(took)
                 peaks.setdefault((tool, operation), []).append(peak)
             shutil.rmtree(place)
+            shutil.rmtree(objects / f"{number}")
     for (tool, operation), values in seconds.items():
         yield {
             "tool": tool,
@@ -170,14 +174,18 @@ def compare(
 
 
 def attempt(
-    data: Data, tool: str, python: str, place: Path, latency_ms: int
+    data: Data,
+    tool: str,
+    python: str,
+    place: Path,
+    server: Callable[[], AbstractContextManager[str]],
 ) -> Iterator[tuple[float, float]]:
     """Save, save again and restore with one tool; raise RuntimeError if it restores otherwise."""
     folder = place / "folder"
     data.make(folder)
     names = (f"{path.name} {path.stat().st_size}\n" for path in sorted(folder.iterdir()))
     (place / "names").write_text("".join(names))
-    with object_server(place / "objects", latency_ms) as url:
+    with server() as url:
         measured = partial(measure, python, tool, folder=folder, url=url)
         yield measured("first save", before=lambda: None)
         yield measured("second save", before=lambda: data.change(folder))
@@ -187,6 +195,12 @@ def attempt(
         yield measured("restore", before=lambda: None)
         if fingerprint(folder) != wanted:
             raise RuntimeError(f"{tool} restored something else")
+
+
+def file_system(folder: str) -> str:
+    """Return the name of the file system that a folder is on."""
+    command = ["stat", "--file-system", "--format=%T", folder]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def fingerprint(folder: Path) -> int:
@@ -235,8 +249,12 @@ def main() -> None:
             file=sys.stderr,
         )
     rows: list[Row] = []
-    where = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="runctl-bench-", dir=where) as scratch:
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with (
+        tempfile.TemporaryDirectory(prefix="runctl-bench-") as scratch,
+        tempfile.TemporaryDirectory(prefix="runctl-bench-", dir=memory) as objects,
+    ):
+        kind = file_system(scratch)
         for data in (
             Data(f"one file of {arguments.mib} MiB", 1, arguments.mib),
             Data(f"{arguments.files} files, {arguments.mib} MiB", arguments.files, arguments.mib),
@@ -247,10 +265,12 @@ def main() -> None:
                 rounds=arguments.rounds,
                 latency_ms=arguments.latency_ms,
                 scratch=Path(scratch),
+                objects=Path(objects),
             )
     if arguments.json:
         server = f"bench/object_server.py, one process, tmpfs, {arguments.latency_ms} ms"
-        print(json.dumps({"rows": rows, "cores": os.cpu_count(), "server": server}))
+        machine = {"cores": os.cpu_count(), "server": server, "folder": kind}
+        print(json.dumps({"rows": rows, **machine}))
         return
     print("\n".join(tables(rows)))
 

@@ -44,21 +44,20 @@ def runctl(operation: str, folder: Path, endpoint: str) -> Job:
         Connection(region="us-east-1", endpoint_url=endpoint, access_key="b", secret_key="b")
     )
     store = CheckpointStore(clients.get("s3"), bucket=BUCKET, run_id="run")
-    key = f"runs/run/checkpoints/manifests/{1:012d}-0001.json"
     uploader = Uploader(store)
 
     def save() -> None:
         place = folder.parent / "pins"
         view = pin(folder, look(folder), place)
         uploaded = uploader.upload(Take(view, tuple(view)), place, superseded=threading.Event())
-        store.delete_manifest(key)
+        step = len(store.manifest_keys()) + 1
         store.put_manifest(
-            Manifest(run_id="run", step=1, attempt=1, taken_at="now", entries=uploaded.entries)
+            Manifest(run_id="run", step=step, attempt=1, taken_at="now", entries=uploaded.entries)
         )
 
     def restore() -> None:
         restorer = Restorer(store, folder.parent / "incoming")
-        restorer.put_in_place(restorer.fetch(key).manifest, folder)
+        restorer.put_in_place(restorer.fetch(store.manifest_keys()[0]).manifest, folder)
 
     if operation == "second save":
         save()  # the agent has made the first one itself, and remembers

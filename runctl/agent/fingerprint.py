@@ -31,8 +31,8 @@ class Recognizer:
 
     A file is often written anew, or in place, with most of its bytes as they were. Large pieces
     are therefore looked up by a fingerprint first, and hashed only when the last save did not hold
-    them. When it held none of them at all, as when every weight moves, the next save does without
-    the look-up, and the one after it too if nothing turns out to have been there before.
+    them. What changed lies together more often than not: after a piece that was not known the next
+    ones are hashed at once, until one of them turns out to have been there before.
     """
 
     def __init__(self) -> None:
@@ -42,20 +42,18 @@ class Recognizer:
         self._lock = threading.Lock()
         self._before: dict[bytes, Part] = {}
         self._now: dict[bytes, Part] = {}
-        self._found = 0
-        self._looks_up = True
+        self._looks_up = False
 
     def begin(self) -> None:
         """Begin with a save; what the one before held is what is looked up."""
-        if self._before:
-            self._looks_up = self._found > 0
-        self._before, self._now, self._found = self._now, {}, 0
+        self._before, self._now = self._now, {}
+        self._looks_up = bool(self._before)
 
     def identify(self, piece: Piece) -> Part:
         """Return the part that a piece is; raises what reading it raises."""
         if self._poly1305 is None or piece.size_bytes < PIECE_BYTES:
             return self._hash(piece, None)
-        if self._looks_up and self._before:
+        if self._looks_up:
             fingerprint = self._poly1305.new()
             for chunk in piece:
                 fingerprint.update(chunk)
@@ -81,7 +79,7 @@ class Recognizer:
     def _note(self, tag: bytes, part: Part) -> None:
         with self._lock:
             self._now[tag] = part
-            self._found += tag in self._before
+        self._looks_up = tag in self._before
 
 
 class Poly1305:

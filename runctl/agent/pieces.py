@@ -3,19 +3,20 @@
 import contextlib
 import mmap
 import os
+import queue
 from collections.abc import Iterator
 
 from runctl.agent.snapshot import ChangedError
 
 PIECE_BYTES = 8 * 1024 * 1024
-# What is hashed and sent right after it was read is still in the processor's cache.
-READ_BYTES = 256 * 1024
+# Much less costs more calls, and much more falls out of the processor's cache before it is used.
+READ_BYTES = 1024 * 1024
 # A piece that is no larger is read once and kept until it is sent.
 HELD_BYTES = 2 * 1024 * 1024
 
 
 def new_buffer() -> memoryview:
-    """Return room to read into; a thread uses one for all its pieces.
+    """Return room to read into.
 
     It begins with a page, which the kernel copies to a quarter faster than to a bytearray.
     """
@@ -35,23 +36,73 @@ class Piece:
         self._descriptor = descriptor
         self._offset = offset
         self.size_bytes = size_bytes
-        self._buffer = buffer
-        self._is_held = False
+        self.buffer = buffer
+        self.is_held = False
 
     def __iter__(self) -> Iterator[memoryview]:
-        if self._is_held:
-            yield self._buffer[: self.size_bytes]
+        if self.is_held:
+            yield self.buffer[: self.size_bytes]
             return
         done = 0
-        at_once = self.size_bytes if self.size_bytes <= len(self._buffer) else READ_BYTES
+        at_once = self.size_bytes if self.size_bytes <= len(self.buffer) else READ_BYTES
         while done < self.size_bytes:
-            room = self._buffer[: min(at_once, self.size_bytes - done)]
+            room = self.buffer[: min(at_once, self.size_bytes - done)]
             count = os.preadv(self._descriptor, [room], self._offset + done)
             if not count:
                 raise ChangedError(f"{self.name} became shorter while it was read")
-            self._is_held = count == self.size_bytes
+            self.is_held = count == self.size_bytes
             yield room[:count]
             done += count
+
+
+class Desks:
+    """Places for as many threads as there are processors, to read and hash at.
+
+    More at once would only push each other's bytes out of the processors' caches. For the same
+    reason a desk comes with the buffer that was used last.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free: queue.LifoQueue[memoryview] = queue.LifoQueue()
+        for _ in range(count):
+            self._free.put(new_buffer())
+
+    def take(self) -> memoryview:
+        """Wait for a desk; return its buffer."""
+        return self._free.get()
+
+    def leave(self, buffer: memoryview) -> None:
+        """Leave a desk with this buffer on it, whichever was there."""
+        self._free.put(buffer)
+
+
+class Reader:
+    """One thread's place to read pieces in: a desk while it hashes, a buffer of its own else."""
+
+    def __init__(self, desks: Desks) -> None:
+        self._desks = desks
+        self._own = new_buffer()
+        self._at: memoryview | None = None
+
+    def desk(self) -> memoryview:
+        """Take a desk, or stay at the one that is taken; return its buffer."""
+        if self._at is None:
+            self._at = self._desks.take()
+        return self._at
+
+    def leave(self, piece: "Piece | None" = None) -> None:
+        """Let others have the desk, if there is one; `piece`, read there, is read on elsewhere.
+
+        What the piece holds in the desk's buffer is taken along with it.
+        """
+        if self._at is None:
+            return
+        buffer, self._at = self._at, None
+        if piece is not None and piece.is_held:
+            buffer, self._own = self._own, buffer
+        elif piece is not None:
+            piece.buffer = self._own
+        self._desks.leave(buffer)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runctl.agent.faults import reach
 from runctl.agent.fingerprint import Recognizer
-from runctl.agent.pieces import PIECE_BYTES, Piece, new_buffer, opened
+from runctl.agent.pieces import PIECE_BYTES, Desks, Piece, Reader, opened
 from runctl.agent.pins import pin_name
 from runctl.agent.sharing import share
 from runctl.agent.snapshot import ChangedError, Seen, Take
@@ -45,8 +45,7 @@ class Uploader:
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store
         self._recognizer = Recognizer()
-        # More at once would only push each other's bytes out of the processor's caches.
-        self._cores = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._desks = Desks(os.cpu_count() or 1)
         self._lock = threading.Lock()
         self._stored: dict[str, float] = {}
         self._known: dict[tuple[tuple[int, int], int, int], tuple[Part, ...]] = {}
@@ -128,9 +127,12 @@ class Uploader:
         found: dict[str, list[Part]] = {}
 
         def store(wanted: Iterator[_Wanted]) -> None:
-            buffer = new_buffer()
-            for one in wanted:
-                one.parts[one.index] = self._store_part(one, buffer, new_bytes)
+            reader = Reader(self._desks)
+            try:
+                for one in wanted:
+                    one.parts[one.index] = self._store_part(one, reader, new_bytes)
+            finally:
+                reader.leave()
 
         share(self._wanted(jobs, pinned, found, superseded), store)
         for path, seen in jobs:
@@ -159,28 +161,32 @@ class Uploader:
                     size = min(PIECE_BYTES, seen.size - offset)
                     yield _Wanted(path, place, offset, size, parts, index)
 
-    def _store_part(self, wanted: "_Wanted", buffer: memoryview, new_bytes: "_Total") -> Part:
+    def _store_part(self, wanted: "_Wanted", reader: Reader, new_bytes: "_Total") -> Part:
         expected = wanted.parts[wanted.index]
-        if expected is not UNREAD and self._store.has_part(expected):
-            self._note_stored(expected)
-            return expected
+        if expected is not UNREAD:
+            reader.leave()
+            if self._store.has_part(expected):
+                self._note_stored(expected)
+                return expected
         with opened(wanted.place, name=wanted.path) as descriptor:
-            piece = Piece(wanted.path, descriptor, wanted.offset, wanted.size_bytes, buffer=buffer)
-            return self._store_piece(piece, new_bytes)
-
-    def _store_piece(self, piece: Piece, new_bytes: "_Total") -> Part:
-        with self._cores:
+            piece = Piece(
+                wanted.path, descriptor, wanted.offset, wanted.size_bytes, buffer=reader.desk()
+            )
             part = self._recognizer.identify(piece)
-        if not self._is_stored(part):
-            if not self._was_stored(part) or not self._store.has_part(part):
-                try:
-                    self._store.put_part(part, piece)
-                except DamagedCheckpointError as exc:
-                    raise ChangedError(f"{piece.name} was written to while it was read") from exc
-                reach("save.first_part_stored")
-                new_bytes.add(part.size_bytes)
-            self._note_stored(part)
+            if not self._is_stored(part):
+                reader.leave(piece)
+                self._send(part, piece, new_bytes)
         return part
+
+    def _send(self, part: Part, piece: Piece, new_bytes: "_Total") -> None:
+        if not self._was_stored(part) or not self._store.has_part(part):
+            try:
+                self._store.put_part(part, piece)
+            except DamagedCheckpointError as exc:
+                raise ChangedError(f"{piece.name} was written to while it was read") from exc
+            reach("save.first_part_stored")
+            new_bytes.add(part.size_bytes)
+        self._note_stored(part)
 
     def _was_stored(self, part: Part) -> bool:
         """Whether it was stored when last seen, which is too long ago to count on."""

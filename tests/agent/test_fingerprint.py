@@ -70,18 +70,30 @@ A, B, C, D = (bytes([number]) * SIZE for number in range(4))
 
 def test_only_what_the_last_save_did_not_hold_is_hashed(pieces: Pieces) -> None:
     assert pieces.save(A, B, C) == 3
-    assert pieces.save(A, D, C) == 1
+    assert pieces.save(A, C, D) == 1
     assert pieces.save(C, A, A) == 0  # wherever it lies
-    assert pieces.save(B, A, C) == 1  # B was in the save before the last
+    assert pieces.save(C, A, D) == 1  # D was in the save before the last
 
 
-def test_nothing_is_looked_up_while_every_piece_changes_and_again_once_some_stay(
-    pieces: Pieces,
+def test_after_a_change_pieces_are_hashed_at_once_until_one_was_there_before(
+    pieces: Pieces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pieces.save(A, B)
-    pieces.save(C, D)  # looked up in vain
-    assert pieces.save(C, D) == 2  # so not now, when it would have helped
-    assert pieces.save(C, A) == 1
+    pieces.save(A, B, C, A)
+    readings = []
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *args: readings.append(args[2]) or real(*args))
+
+    def pieces_read(*contents: bytes) -> list[int]:
+        readings.clear()
+        pieces.save(*contents)
+        return [offset // SIZE for offset in readings if offset % SIZE == 0]
+
+    # The first was looked up and then hashed; of the others only the last could be looked up.
+    assert pieces_read(D, D, B, A) == [0, 0, 1, 2, 3]
+    assert pieces.save(D, D, B, A) == 0
+    # Looked up once in each save that has nothing in common with the one before.
+    assert pieces_read(C, C, C, C) == [0, 0, 1, 2, 3]
+    assert pieces_read(D, B, B, B) == [0, 0, 1, 2, 3]
 
 
 @given(
