@@ -76,6 +76,7 @@ class Keeper:
         self._inbox = inbox
         self._settling = Settling(look(folder))
         self._told = self._told_late = False
+        self._step_taken: int | None = None
         self._interval = LOOK_EVERY
         self._looked_at_processes = float("-inf")
         self._stop = threading.Event()
@@ -117,7 +118,8 @@ class Keeper:
         self._saves.read()
         view = look(self._folder)
         with self._work:
-            take = self._settling.final(view, time.monotonic(), orderly=orderly)
+            saved = self._saves.step != self._step_taken
+            take = self._settling.final(view, time.monotonic(), orderly=orderly, saved=saved)
             if take is not None:
                 self._superseded.set()
             self._work.notify_all()
@@ -195,7 +197,7 @@ class Keeper:
         view = look(self._folder)
         self._told_late = self._saves.read()
         now = time.monotonic()
-        idle = self._interval == LOOK_EVERY and self._settling.is_idle(view)
+        idle = self._interval == LOOK_EVERY and not self._told and self._settling.is_idle(view)
         if idle and now - self._looked_at_processes < IDLE.total_seconds():
             return  # looking through all processes costs more than the folder
         self._looked_at_processes = now
@@ -210,14 +212,18 @@ class Keeper:
             take = self._settling.observe(view, writing, time.monotonic(), saved=self._told)
             if take is None:
                 return
+            if not take.changed and self._saves.step == self._step_taken:
+                self._told = False  # the same step was told of once more
+                return
             place = self._pins / "current"
             try:
                 held = _as_pinned(take, self._folder, place)
                 self._pinned = _Pinned(held, place, before, self._saves.step)
-                self._told = False
+                self._step_taken, self._told = self._saves.step, False
                 self._tell("pin", "")
             except ChangedError:
-                self._settling.forget_take(before)
+                # A program that saves many times a second overtakes most tries.
+                self._settling.forget_take(before, at_once=True)
             except OSError as exc:
                 # A full disk: the next look tries again. Until one can, the looks in between, which
                 # find that nothing has settled again yet, are no news.

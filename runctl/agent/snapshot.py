@@ -128,6 +128,7 @@ class Settling:
     _logs: frozenset[str] = frozenset()
     _changed_at: dict[str, float] = field(default_factory=dict)
     _pending_since: float | None = None
+    _waited_since: float | None = None
     _held: dict[str, _Held] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -139,11 +140,12 @@ class Settling:
         """Take note of a look at the folder; return what may be taken, if anything.
 
         `writing` are the files that the trainer held open to write after the look. `saved` says
-        that the trainer's helper has just renamed a save into place.
+        that the trainer's helper has just told of a save that is in place; it may have been taken
+        before that was told, and is then taken once more, with nothing changed.
         """
         self.watch_only(view, writing, now)
         changed = self._changes(view)
-        if not changed or not _has_files(view):
+        if not _has_files(view) or not (changed or saved):
             # A folder that was emptied, or is gone, is no checkpoint: the one before it stands.
             self._pending_since = None
             return None
@@ -164,10 +166,11 @@ class Settling:
         self._note_held(view, writing, now, rewritten)
         self._busy = frozenset(writing - self._logs)
 
-    def final(self, view: View, now: float, *, orderly: bool) -> Take | None:
+    def final(self, view: View, now: float, *, orderly: bool, saved: bool = False) -> Take | None:
         """Judge the folder after the trainer's end.
 
-        An orderly end settles it at once. After a kill it is whole only if nothing was open to
+        `saved` says that a save was told of since the last take, which may hold it already. An
+        orderly end settles the folder at once. After a kill it is whole only if nothing was open to
         write at the last look, and nothing has changed since a moment before that.
         """
         if not _has_files(view):
@@ -175,23 +178,29 @@ class Settling:
         changed = self._changes(view)
         grown = [path for path in self._logs if not _same(view.get(path), self.taken.get(path))]
         if orderly:
-            return Take(view, changed) if changed or grown else None
+            return Take(view, changed) if changed or grown or saved else None
         moved = any(
             not _same(view.get(path), self._last.get(path))
             for path in {*view, *self._last} - self._logs
         )
         recent = now - self._last_change() < self.quiet.total_seconds()
-        if not changed or moved or self._busy or recent:
-            return None
-        return Take(view, changed)
+        if not changed:
+            return Take(view, ()) if saved else None
+        return None if moved or self._busy or recent else Take(view, changed)
 
     def is_idle(self, view: View) -> bool:
         """Whether nothing is new since the last look, and nothing waits to be taken."""
         return self._pending_since is None and view == self._last
 
-    def forget_take(self, before: View) -> None:
-        """Undo a take that could not be read to its end."""
+    def forget_take(self, before: View, *, at_once: bool = False) -> None:
+        """Undo a take that could not be read to its end.
+
+        The folder has to settle anew, or is waited for anew; with `at_once` the time that it has
+        been waited for still counts.
+        """
         self.taken = before
+        if at_once:
+            self._pending_since = self._waited_since
 
     def _note_changes(self, view: View, now: float) -> set[str]:
         """Note what changed and when; return the files that were written anew, or in place."""
@@ -273,7 +282,7 @@ class Settling:
         kept = {path: seen for path, seen in self.taken.items() if unit_of(path) in left_out}
         fresh = {path: seen for path, seen in view.items() if unit_of(path) not in left_out}
         self.taken = {**fresh, **kept}
-        self._pending_since = None
+        self._waited_since, self._pending_since = self._pending_since, None
         hot = frozenset(
             path
             for path in fresh

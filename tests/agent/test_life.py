@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import signal
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -412,6 +413,50 @@ def test_save_that_the_helper_tells_of_is_committed_with_its_step(cloud: Cloud, 
         """,
     )
     wait_until(lambda: cloud.run().step == 42)
+
+
+TELLS_LATE = """
+    import json, os, pathlib, sys, time
+    folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+    outputs = pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"])
+
+    def tell_when_asked(name):
+        while not (outputs / name).exists():
+            time.sleep(0.02)
+        with open(os.environ["RUNCTL_SAVED_FILE"], "a") as stream:
+            stream.write(json.dumps({"step": 42}) + "\\n")
+
+    (folder / "model.bin").write_bytes(b"1")
+    print("saved", flush=True)
+    tell_when_asked("once")
+    while "go-on" in sys.argv:
+        tell_when_asked("twice")
+        time.sleep(100)
+    """
+
+
+def test_step_that_is_told_of_after_its_save_was_taken_is_its_step_all_the_same(
+    cloud: Cloud, launch
+) -> None:
+    """As between the rename of a save and the line that tells of it, only longer."""
+    machine = begin(cloud, launch, TELLS_LATE, args=("go-on",))
+    wait_until(lambda: cloud.run().newest)
+    assert cloud.run().step == 0
+    (machine.state / "output/once").touch()
+    wait_until(lambda: cloud.run().step == 42)
+    (machine.state / "output/twice").touch()
+    time.sleep(1)
+    machine.ask("drain")
+    assert cloud.outcome()["step"] == 42
+    assert machine.agent_log().count("committed step 42") == 1
+
+
+def test_step_that_is_told_of_at_the_very_end_is_the_runs(cloud: Cloud, launch) -> None:
+    machine = begin(cloud, launch, TELLS_LATE)
+    wait_until(lambda: cloud.run().newest)
+    (machine.state / "output/once").touch()
+    outcome = cloud.outcome()
+    assert (outcome["kind"], outcome["step"]) == ("completed", 42)
 
 
 def test_helper_is_asked_to_save_at_the_interval_of_the_request(cloud: Cloud, launch) -> None:
