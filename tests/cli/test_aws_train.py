@@ -3,6 +3,7 @@
 import json
 import re
 import tarfile
+import time
 from datetime import timedelta
 from threading import Thread
 
@@ -197,7 +198,7 @@ def test_a_run_that_is_followed_exits_by_how_it_ended(
     def continue_at_once() -> None:
         arn = deployed.workflow.execution_arn("x-r2")
         while deployed.workflow.find_execution(arn) is None:
-            pass
+            time.sleep(0.05)
         deployed.ledger.continue_run("x", execution="x-r2", execution_arn=arn, first_attempt=1)
         deployed.train("x", 2)
         deployed.say("x", 2, "another line", "10%\r50%\r100%", "\x1b[31mred\x1b[0m")

@@ -50,15 +50,25 @@ def test_the_error_that_was_set_is_answered(cloud: Cloud, code: str) -> None:
     assert [one["ErrorCode"] for one in got["Errors"]] == [code]
 
 
+def pool_of(instance_type: str) -> tuple[str, dict[str, Any]]:
+    """Return a pool in which no other test's instance may still be shutting down, and how to ask.
+
+    Its instances count in their pool until they have ended.
+    """
+    override = {"InstanceType": instance_type, "AvailabilityZone": ZONES[0]}
+    return f"{instance_type}/{ZONES[0]}/spot", {"overrides": [override]}
+
+
 def test_an_ended_instance_gives_its_place_back(cloud: Cloud) -> None:
-    cloud.admin.set_capacity(POOL, 1)
-    instance_id = cloud.launch()
+    pool, asked = pool_of("m5.xlarge")
+    cloud.admin.set_capacity(pool, 1)
+    instance_id = cloud.launch(**asked)
     template = cloud.template()
-    refused = cloud.client("ec2").create_fleet(**cloud.fleet_request(template))
+    refused = cloud.client("ec2").create_fleet(**cloud.fleet_request(template, **asked))
     assert refused["Instances"] == []
     cloud.client("ec2").terminate_instances(InstanceIds=[instance_id])
     cloud.admin.wait_for_state(instance_id, "terminated")
-    assert cloud.launch(template=template)
+    assert cloud.launch(template=template, **asked)
 
 
 def test_the_same_token_with_the_same_request_is_answered_the_same(cloud: Cloud) -> None:
@@ -91,16 +101,17 @@ def test_a_minimum_needs_one_type_or_one_zone(cloud: Cloud) -> None:
 
 
 def test_a_gang_is_launched_whole_or_not_at_all(cloud: Cloud) -> None:
-    cloud.admin.set_capacity(POOL, 2)
+    pool, asked = pool_of("m5.2xlarge")
+    cloud.admin.set_capacity(pool, 2)
     options = {
         "MinTargetCapacity": 3,
         "SingleInstanceType": True,
         "AllocationStrategy": "price-capacity-optimized",
     }
-    request = cloud.fleet_request(cloud.template(), target=3, SpotOptions=options)
+    request = cloud.fleet_request(cloud.template(), target=3, SpotOptions=options, **asked)
     ec2 = cloud.client("ec2")
     assert ec2.create_fleet(**request)["Instances"] == []
-    cloud.admin.set_capacity(POOL, 3)
+    cloud.admin.set_capacity(pool, 3)
     launched = ec2.create_fleet(**request)["Instances"]
     assert len(launched[0]["InstanceIds"]) == 3
 
