@@ -10,10 +10,16 @@ export CDK_DISABLE_VERSION_CHECK := 1
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-.venv/.installed: requirements/dev.txt pyproject.toml
+# $(call install,PYTHON,LIST): pip takes minutes to read the indexes that uv reads in seconds, but knows
+# the mirrors that it is configured for, which uv does not.
+install = $(BIN)/uv pip install --quiet --no-deps --require-hashes --python $(1) -r $(2) || \
+	  $(BIN)/python -m pip --python $(1) install --quiet --no-deps --require-hashes -r $(2)
+
+.venv/.installed: requirements/uv.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "runctl is developed with Python 3.11 or newer; set PYTHON=…")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	$(call install,$(BIN)/python,requirements/dev.txt)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -29,17 +35,18 @@ build/wheels/.downloaded: requirements/examples.txt .venv/.installed
 # What the hooks are tested against. torch has no hash: its builds for each platform, with and without
 # CUDA, are different files of one version. A build for the CPU is enough, where pip finds one; it is
 # not part of setup because elsewhere it takes gigabytes.
-build/frameworks/.installed: requirements/frameworks.txt
-	$(PYTHON) -m venv --clear build/frameworks
-	build/frameworks/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/frameworks.txt
-	build/frameworks/bin/python -m pip install --quiet $$(grep '^torch==' requirements/frameworks.in)
+build/frameworks/.installed: requirements/frameworks.txt .venv/.installed
+	$(PYTHON) -m venv --clear --without-pip build/frameworks
+	$(call install,build/frameworks/bin/python,requirements/frameworks.txt)
+	$(BIN)/python -m pip --python build/frameworks/bin/python install --quiet \
+	  $$(grep '^torch==' requirements/frameworks.in)
 	@touch $@
 
 # The tools that bench/checkpoint.py compares with, apart from rclone, which is no Python package;
 # torch, which one of them needs, is borrowed.
 build/bench/.installed: requirements/bench.txt build/frameworks/.installed
-	$(PYTHON) -m venv --clear build/bench
-	build/bench/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/bench.txt
+	$(PYTHON) -m venv --clear --without-pip build/bench
+	$(call install,build/bench/bin/python,requirements/bench.txt)
 	build/bench/bin/python -c 'import site; print(site.getsitepackages()[0])' | while read -r here; do \
 	  build/frameworks/bin/python -c 'import site; print(site.getsitepackages()[0])' > "$$here/frameworks.pth"; done
 	@touch $@
@@ -87,6 +94,9 @@ docs: setup  ## the reference pages that are derived from code
 	$(BIN)/python docs/reference/generate.py
 
 lock: setup  ## rewrite the lock files from requirements/*.in
+	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --output-file requirements/uv.txt requirements/uv.in
 	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --output-file requirements/dev.txt requirements/dev.in
