@@ -11,6 +11,8 @@ KEEP_SIZE = 0x01
 PUNCH_HOLE = 0x02
 # With less than this left nobody gets anything done.
 NOTHING_BYTES = 64 * 1024
+# How another program, such as pip, says it.
+FULL = os.strerror(errno.ENOSPC)
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent import processes
 from runctl.agent.code import fetch_code
-from runctl.agent.dependencies import find_dependencies
-from runctl.agent.disk import room, says_full
+from runctl.agent.dependencies import Declared, find_dependencies
+from runctl.agent.disk import FULL, room, says_full
 from runctl.agent.environment import Environments, find_tools
 from runctl.agent.patience import RETRY, Patience
 from runctl.agent.ports import AgentLedger
@@ -127,9 +127,22 @@ class Preparation:
             declared = find_dependencies(self._paths.project, script)
             return Prepared(
                 script=script,
-                environment=self._environments.prepare(declared),
+                environment=self._make_environment(declared),
                 checkpoint=self.checkpoint_folder(request),
             )
+
+    def _make_environment(self, declared: Declared) -> Path:
+        """Make it, and once more when what is fetched ahead has taken its space."""
+        try:
+            return self._environments.prepare(declared)
+        except (RequestError, OSError) as exc:
+            if not self._ahead or not (says_full(exc) or FULL in str(exc)):
+                raise
+            logger.warning("the checkpoint that is fetched ahead gives way: %s", exc)
+        for ahead in self._ahead:
+            ahead.result()
+        self._restorer.discard()
+        return self._environments.prepare(declared)
 
     @contextlib.contextmanager
     def _telling_of_a_full_disk(self, what: str) -> Iterator[None]:

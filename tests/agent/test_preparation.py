@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from runctl.agent.dependencies import NOTHING, Declared
+from runctl.agent.environment import Environments
 from runctl.agent.inbox import Inbox
 from runctl.agent.patience import Patience
 from runctl.agent.preparation import Preparation, Prepared
@@ -77,6 +79,54 @@ def test_checkpoint_that_does_not_fit_is_told_at_once_and_gives_its_space_back(
     assert NEWEST in str(told.value)
     assert "MiB are free" in str(told.value)
     assert not (Paths(tmp_path).state / "incoming").exists()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RequestError("the environment cannot be created: [Errno 28] No space left on device"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_environment_that_fetching_ahead_left_no_space_for_is_made_once_it_gave_way(
+    preparation: Preparation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    incoming = Paths(tmp_path).state / "incoming"
+    makes: list[bool] = []
+
+    def make(_environments: Environments, _declared: Declared) -> Path:
+        makes.append(incoming.exists())
+        if len(makes) == 1:
+            incoming.mkdir(exist_ok=True)  # as if it were fetched all the time
+            raise failure
+        return tmp_path
+
+    monkeypatch.setattr(Environments, "prepare", make)
+    preparation.prefetch(NEWEST)
+    assert preparation._make_environment(NOTHING) == tmp_path
+    assert len(makes) == 2
+    assert not makes[1]
+
+
+@pytest.mark.parametrize(
+    ("failure", "ahead"),
+    [("there is no such package", True), ("[Errno 28] No space left on device", False)],
+)
+def test_environment_that_fails_for_itself_is_not_made_twice(
+    preparation: Preparation, monkeypatch: pytest.MonkeyPatch, failure: str, ahead: bool
+) -> None:
+    makes: list[Declared] = []
+
+    def make(_environments: Environments, declared: Declared) -> Path:
+        makes.append(declared)
+        raise RequestError(failure)
+
+    monkeypatch.setattr(Environments, "prepare", make)
+    if ahead:
+        preparation.prefetch(NEWEST)
+    with pytest.raises(RequestError, match=r"such package|No space"):
+        preparation._make_environment(NOTHING)
+    assert len(makes) == 1
 
 
 def test_other_trouble_with_the_disk_is_left_to_another_try(
