@@ -71,6 +71,11 @@ def told(machine) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def go_on(machine) -> None:
+    """Let a trainer go on that waits for it."""
+    (machine.state / "output/go-on").touch()
+
+
 def started(machine) -> bool:
     return bool(told(machine))
 
@@ -191,14 +196,17 @@ def test_trainer_that_dies_of_sigterm_in_a_save_leaves_the_checkpoint_before(
         (folder / "checkpoint-1").mkdir()
         (folder / "checkpoint-1/model.bin").write_bytes(b"1")
         print("saved", flush=True)
-        time.sleep(3)
+        while not pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"], "go-on").exists():
+            time.sleep(0.02)
         (folder / "checkpoint-2").mkdir()
-        (folder / "checkpoint-2/model.bin").write_bytes(b"2")
+        half = (folder / "checkpoint-2/model.bin").open("wb", buffering=0)
+        half.write(b"2")
         print("half", flush=True)
         time.sleep(100)
         """,
     )
     wait_until(lambda: cloud.run().step == 1)
+    go_on(machine)
     wait_until(lambda: "half" in told(machine))
     machine.ask("drain")
     outcome = cloud.outcome()
@@ -348,13 +356,17 @@ def test_killed_agent_starts_again_from_the_newest_checkpoint(cloud: Cloud, laun
         print("from", resume or "the start", os.getpid(), flush=True)
         if not resume:
             (folder / "step-5.bin").write_bytes(b"5")
-            time.sleep(2)
-            (folder / "step-6.bin").write_bytes(b"torn")
+            while not pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"], "go-on").exists():
+                time.sleep(0.02)
+            torn = (folder / "step-6.bin").open("wb", buffering=0)
+            torn.write(b"torn")
             time.sleep(100)
         """,
     )
     first = int(told(machine).split()[-1])
     wait_until(lambda: cloud.run().step == 5)
+    go_on(machine)
+    wait_until((machine.checkpoint / "step-6.bin").exists)
     machine.kill_agent()
     machine.start()
     assert cloud.outcome()["kind"] == "completed"
@@ -373,12 +385,14 @@ def test_kill_in_the_middle_of_an_upload_leaves_the_checkpoint_before_newest(
         folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
         (folder / "step-1.bin").write_bytes(b"1")
         print("saved", flush=True)
-        time.sleep(3)
+        while not pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"], "go-on").exists():
+            time.sleep(0.02)
         (folder / "step-2.bin").write_bytes(os.urandom(200 << 20))
         time.sleep(100)
         """,
     )
     wait_until(lambda: cloud.run().step == 1)
+    go_on(machine)
     parts = "runs/run-1/checkpoints/parts/"
     wait_until(lambda: len(cloud.keys(parts)) >= 3, why="no upload began")
     machine.kill_agent()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ CLEAN = ("AWS_", "RUNCTL_", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
 
 # The program as it is, only that it looks more often.
 # Ctrl-C works though the tests themselves run in the background of a shell, which ignores it there.
+# With SIGUSR1 it says where each of its threads is.
 IMPATIENT = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "import faulthandler, signal; faulthandler.register(signal.SIGUSR1); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from runctl.cli import cloud, main; cloud.POLL_SECONDS = 0.1; main.main()"
 )
 
@@ -128,7 +131,10 @@ class Process:
             found = self._new.wait_for(
                 lambda: next((line for line in self._lines if text in line), None), seconds
             )
-        assert found, f"no {text!r} in {self._lines}"
+        if not found:
+            self._process.send_signal(signal.SIGUSR1)
+            time.sleep(1)
+            pytest.fail(f"no {text!r} in {self._lines}")
         return found
 
     def interrupt(self) -> None:
