@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +22,7 @@ def place(tmp_path: Path, helper: Path) -> Iterator[Place]:
     """A place in which programs run as under the agent; they end with the test."""
     made = Place(tmp_path, helper)
     yield made
-    for process in made.running:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.communicate()
+    made.end()
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,6 +72,7 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self.running.append(process)
         return process
@@ -80,6 +83,13 @@ class Place:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         return out
+
+    def end(self) -> None:
+        """End every program with what it has started, which holds the same pipes."""
+        for process in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
     def names(self) -> list[str]:
         """Everything in the checkpoint folder and beside it that a save has made."""

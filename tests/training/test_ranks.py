@@ -58,7 +58,7 @@ def test_all_ranks_of_lightning_stop_when_the_first_hears_sigterm(
         told = place.root / f"rank-{rank}"
         return told.read_text().splitlines() if told.exists() else []
 
-    wait_until(lambda: "step 4" in steps(0))
+    wait_until(lambda: "step 4" in steps(0), 120)  # each rank loads its framework
     first.send_signal(signal.SIGTERM)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 0, err
