@@ -132,9 +132,11 @@ class Process:
                 lambda: next((line for line in self._lines if text in line), None), seconds
             )
         if not found:
+            ended = self._process.poll()
             self._process.send_signal(signal.SIGUSR1)
             time.sleep(1)
-            pytest.fail(f"no {text!r} in {self._lines}")
+            told = self._lines if ended is None else [*self._lines, self._process.stdout.read()]
+            pytest.fail(f"no {text!r}, exit code {ended}, in {told}")
         return found
 
     def interrupt(self) -> None:
