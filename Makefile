@@ -93,22 +93,17 @@ bench: setup build/bench/.installed  ## the benchmarks, each against its peer in
 docs: setup  ## the reference pages that are derived from code
 	$(BIN)/python docs/reference/generate.py
 
+# $(call lock,LIST,OPTIONS)
+lock = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-index-url \
+	  --no-emit-find-links --no-emit-trusted-host $(2) \
+	  --output-file requirements/$(1).txt requirements/$(1).in
+
 lock: setup  ## rewrite the lock files from requirements/*.in
-	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --output-file requirements/uv.txt requirements/uv.in
-	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --output-file requirements/dev.txt requirements/dev.in
-	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --output-file requirements/examples.txt requirements/examples.in
-	$(BIN)/pip-compile --quiet --generate-hashes --unsafe-package torch --strip-extras --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --output-file requirements/frameworks.txt requirements/frameworks.in
-	$(BIN)/pip-compile --quiet --generate-hashes --unsafe-package torch --strip-extras --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --output-file requirements/bench.txt requirements/bench.in
+	$(call lock,uv,--allow-unsafe)
+	$(call lock,dev,--allow-unsafe)
+	$(call lock,examples,)
+	$(call lock,frameworks,--unsafe-package torch)
+	$(call lock,bench,--unsafe-package torch)
 
 clean:  ## what the targets made
 	rm -rf .venv node_modules build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -118,8 +118,9 @@ class Keeper:
         self._saves.read()
         view = look(self._folder)
         with self._work:
-            saved = self._saves.step != self._step_taken
-            take = self._settling.final(view, time.monotonic(), orderly=orderly, saved=saved)
+            take = self._settling.final(
+                view, time.monotonic(), orderly=orderly, saved=self._saves.step != self._step_taken
+            )
             if take is not None:
                 self._superseded.set()
             self._work.notify_all()
