@@ -62,7 +62,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 # cores. Real processes under that load can miss a time limit: what failed is run once more by itself,
 # and only what fails again fails here; both are printed.
 test: setup build/frameworks/.installed  ## all tests, the end-to-end ones included
-	$(PYTEST) -n 3 || \
+	$(PYTEST) -n 4 || \
 	$(PYTEST) --last-failed --last-failed-no-failures none
 
 test-fast: setup  ## the tests without real instances

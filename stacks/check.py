@@ -18,8 +18,8 @@ from aws_cdk import App, Validations
 from cdk_nag import AwsSolutionsChecks
 
 from app import compose
-from stacks.constructs.workflow import read_definition, rendered
 from stacks.settings import PROJECT
+from stacks.workflows.definition import read_definition, rendered
 
 
 @dataclass(frozen=True)

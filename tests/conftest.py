@@ -4,26 +4,42 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import botocore.loaders
 import pytest
+from botocore.client import ClientCreator
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 # Each session of botocore parses the models of its services anew, some 0.2 s for each client; the
 # files do not change, so all sessions of a test process read them through one loader.
 botocore.loaders.create_loader = cache(botocore.loaders.create_loader)
+# Nor do a service's methods, which make up half of what a client costs.
+make_methods = ClientCreator._create_methods
+made: dict[str, dict[str, Any]] = {}
+
+
+def create_methods(creator: ClientCreator, service: Any) -> dict[str, Any]:
+    """Return the methods of a service's clients, made by the first of them."""
+    if service.service_name not in made:
+        made[service.service_name] = make_methods(creator, service)
+    return dict(made[service.service_name])
+
+
+ClientCreator._create_methods = create_methods
 
 # What is set up once for a whole folder (the synthesized templates, the frameworks' models) should
 # not be set up by every worker.
 TOGETHER = ("training", "local", "workflow", "infra")
-# The end-to-end tests in two parts, each with a local cloud, which take about as long; meanwhile a
-# third worker computes, which these hardly do.
+# The end-to-end tests in two parts, each with a local cloud, which take about as long; meanwhile
+# the other workers compute.
 INTERRUPTIONS, OTHERS = "e2e interruptions", "e2e others"
 STORIES = {
     "e2e/test_interruptions.py": INTERRUPTIONS,
     "e2e/test_redrive.py": INTERRUPTIONS,
     "e2e/test_starting_and_stopping.py": INTERRUPTIONS,
+    "e2e/test_moments.py": INTERRUPTIONS,
     "e2e/test_telling_and_sweeping.py": INTERRUPTIONS,
     # The same undisturbed runs of the frameworks are what it compares with.
     "agent/test_trainer_contract.py": "training",

@@ -26,7 +26,7 @@ def wait_for(
     what: str,
     *,
     timeout: timedelta = timedelta(seconds=90),
-    pause: timedelta = timedelta(milliseconds=50),
+    pause: timedelta = timedelta(milliseconds=150),
 ) -> Found:
     """Return the first truthy thing that `look` finds, or raise TimeoutError."""
     deadline = time.monotonic() + timeout.total_seconds()

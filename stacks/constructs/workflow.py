@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-import yaml
 from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -17,25 +13,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from stacks.suppressions import accept
-
-DEFINITION = Path(__file__).parents[1] / "workflows/train.asl.yaml"
-_PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
-
-
-def read_definition(path: Path = DEFINITION) -> dict[str, Any]:
-    """Read the definition; CloudFormation and Step Functions take JSON only."""
-    found: dict[str, Any] = yaml.safe_load(path.read_text())
-    return found
-
-
-def placeholders(definition: Mapping[str, Any]) -> set[str]:
-    """Return the names of the functions that a definition calls."""
-    return set(_PLACEHOLDER.findall(json.dumps(definition)))
-
-
-def rendered(definition: Mapping[str, Any], arn_of: Callable[[str], str]) -> str:
-    """Return the definition as JSON text, bound to functions as CloudFormation binds it."""
-    return _PLACEHOLDER.sub(lambda found: arn_of(found[1]), json.dumps(definition))
+from stacks.workflows.definition import placeholders, read_definition
 
 
 class Workflow(Construct):

@@ -40,7 +40,7 @@ def wait_until(what: Callable[[], Any], seconds: float = 30, *, why: str = "") -
     while time.monotonic() < until:
         if found := what():
             return found
-        time.sleep(0.03)
+        time.sleep(0.06)
     raise TimeoutError(why or "it did not happen")
 
 

@@ -210,7 +210,7 @@ def test_a_run_that_is_followed_exits_by_how_it_ended(
     done = runctl("resume", "x", "--json")
     thread.join()
     assert done.code == code, done.document
-    assert done.document["status"] == status.value
+    assert done.document.get("status") == status.value, (done.document, done.stderr)
     lines = done.stderr.splitlines()
     assert [line for line in lines if line in {"another line", "100%", "red"}] == [
         "another line",

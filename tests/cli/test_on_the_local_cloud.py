@@ -42,6 +42,7 @@ class Session:
             if matches(document):
                 return document
             assert time.monotonic() < deadline, document
+            time.sleep(0.5)
 
 
 @pytest.fixture

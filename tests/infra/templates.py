@@ -1,14 +1,17 @@
 """The synthesized templates, with what refers to what resolved to readable text."""
 
+from __future__ import annotations
+
 import fnmatch
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stacks.check import Finding
+if TYPE_CHECKING:
+    from stacks.check import Finding
 
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
@@ -128,7 +131,7 @@ class Synthesized:
     def function(self, name: str) -> Resource:
         return self.one("AWS::Lambda::Function", FunctionName=f"runctl-{name}")
 
-    def role(self, role_arn: str) -> "Role":
+    def role(self, role_arn: str) -> Role:
         return Role(list(self._statements(role_arn.rpartition("/")[2])))
 
     def _statements(self, role_name: str) -> Iterator[dict[str, Any]]:

@@ -3,10 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import aws_cdk
 import pytest
 
-from stacks.constructs.network import Network
 from stacks.settings import IMAGES, BadContextError, read_settings
 
 
@@ -71,6 +69,10 @@ def test_a_value_that_cannot_work_is_named(key: str, value: str) -> None:
 
 
 def test_a_vpc_of_the_users_is_not_made_again_and_lends_one_subnet_a_zone() -> None:
+    import aws_cdk
+
+    from stacks.constructs.network import Network
+
     app = aws_cdk.App()
     env = aws_cdk.Environment(account="000000000000", region="us-east-1")
     stack = aws_cdk.Stack(app, "test", env=env)

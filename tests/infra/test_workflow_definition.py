@@ -13,7 +13,7 @@ from runctl.control.prepare_run import STARTED_BY
 from runctl.local.actions import REQUIRED
 from runctl.model import errors
 from runctl.policy.heartbeat import LONGEST_SILENCE
-from stacks.constructs.workflow import placeholders, read_definition
+from stacks.workflows.definition import placeholders, read_definition
 from tests.infra.templates import ACCOUNT, REGION, Synthesized
 
 LAMBDAS = Path(__file__).parents[2] / "lambdas"

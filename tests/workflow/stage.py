@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stacks.constructs.workflow import placeholders, read_definition, rendered
+from stacks.workflows.definition import placeholders, read_definition, rendered
 from tests.local.clouds import Cloud, unique
 
 BUCKET = "plays"

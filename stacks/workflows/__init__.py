@@ -1,0 +1,1 @@
+"""The state machine's definition: pure text, so that reading it needs no CDK."""
