@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,22 +10,18 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.agent.doubles import MetadataDouble, TokensDouble
 from tests.agent.machine import Cloud, Machine
+from tests.moto_server import serving
 
 REGION = "us-east-1"
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with serving() as url:
+        yield url
 
 
 def make_client(service: str, endpoint: str) -> Any:

@@ -1,7 +1,6 @@
 """A deployment on a moto server for this folder's tests, and the program as a real process."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -15,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from runctl.cli.main import app
 from tests.cli.deployed import Deployed
+from tests.moto_server import serving
 
 CLEAN = ("AWS_", "RUNCTL_", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
 
@@ -49,12 +48,8 @@ class Done:
 
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with serving() as url:
+        yield url
 
 
 @pytest.fixture
