@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from runctl.agent.snapshot import ChangedError
 
 PIECE_BYTES = 8 * 1024 * 1024
-# Much less costs more calls, and much more falls out of the processor's cache before it is used.
-READ_BYTES = 1024 * 1024
-# A piece that is no larger is read once and kept until it is sent.
-HELD_BYTES = 2 * 1024 * 1024
+# What is read at once. Much less costs more calls, and much more falls out of the processor's cache
+# before it is used. A piece that is no larger is read once and kept until it is sent.
+BUFFER_BYTES = 1024 * 1024
+# The same where a piece is sent: there are many such places, and a socket takes less at once.
+SENT_BYTES = 512 * 1024
 
 
 def new_buffer() -> memoryview:
@@ -20,7 +21,7 @@ def new_buffer() -> memoryview:
 
     It begins with a page, which the kernel copies to a quarter faster than to a bytearray.
     """
-    return memoryview(mmap.mmap(-1, HELD_BYTES))
+    return memoryview(mmap.mmap(-1, BUFFER_BYTES))
 
 
 class Piece:
@@ -44,9 +45,8 @@ class Piece:
             yield self.buffer[: self.size_bytes]
             return
         done = 0
-        at_once = self.size_bytes if self.size_bytes <= len(self.buffer) else READ_BYTES
         while done < self.size_bytes:
-            room = self.buffer[: min(at_once, self.size_bytes - done)]
+            room = self.buffer[: self.size_bytes - done]
             count = os.preadv(self._descriptor, [room], self._offset + done)
             if not count:
                 raise ChangedError(f"{self.name} became shorter while it was read")
@@ -101,7 +101,7 @@ class Reader:
         if piece is not None and piece.is_held:
             buffer, self._own = self._own, buffer
         elif piece is not None:
-            piece.buffer = self._own
+            piece.buffer = self._own[:SENT_BYTES]
         self._desks.leave(buffer)
 
 

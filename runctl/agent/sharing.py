@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
-# S3 answers after some tens of milliseconds: so many small parts wait for that at once.
-THREADS = 16
+# S3 answers after some tens of milliseconds: so many small parts wait for that at once. It is why
+# the buffers of a thread are small (`pieces.py`, `wire.py`).
+THREADS = 32
 
 
 def share(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None]) -> None:

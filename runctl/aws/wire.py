@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 Buffer = bytes | bytearray | memoryview
 Write = Callable[[int, Buffer], object]
 
-RECEIVE_BYTES = 1024 * 1024
+RECEIVE_BYTES = 512 * 1024
 # An idle connection that the other side may have closed by now is looked at before it is used.
 FRESH_SECONDS = 1.0
 PORTS = {"http": 80, "https": 443}

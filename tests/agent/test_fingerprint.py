@@ -21,8 +21,7 @@ SIZE = 4096
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "PIECE_BYTES", SIZE)
-    monkeypatch.setattr("runctl.agent.pieces.READ_BYTES", SIZE // 4)
-    monkeypatch.setattr("runctl.agent.pieces.HELD_BYTES", SIZE // 2)
+    monkeypatch.setattr("runctl.agent.pieces.BUFFER_BYTES", SIZE // 4)
 
 
 class Pieces:

@@ -18,8 +18,8 @@ HELD = 4096
 
 @pytest.fixture(autouse=True)
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "HELD_BYTES", HELD)
-    monkeypatch.setattr(pieces, "READ_BYTES", HELD // 4)
+    monkeypatch.setattr(pieces, "BUFFER_BYTES", HELD)
+    monkeypatch.setattr(pieces, "SENT_BYTES", HELD // 4)
 
 
 @pytest.fixture
