@@ -58,9 +58,9 @@ demo: setup  ## a run that is interrupted three times, on the local cloud
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-# Most tests wait more than they compute, so there is a worker more than the smallest machine has
-# cores. Real processes under that load can miss a time limit: what failed is run once more by itself,
-# and only what fails again fails here; both are printed.
+# The end-to-end tests wait more than they compute, so there are two workers more than the smallest
+# machine has cores. Real processes under that load can miss a time limit: what failed is run once more
+# by itself, and only what fails again fails here; both are printed.
 test: setup build/frameworks/.installed  ## all tests, the end-to-end ones included
 	$(PYTEST) -n 4 || \
 	$(PYTEST) --last-failed --last-failed-no-failures none
