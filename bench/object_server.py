@@ -105,7 +105,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _keep(self, piece: memoryview) -> None:
         assert self._file is not None
-        self._got += os.pwrite(self._file, piece, self._got)
+        while piece:  # a tmpfs that fills up takes a part of it, and only then says so
+            count = os.pwrite(self._file, piece, self._got)
+            self._got += count
+            piece = piece[count:]
         if self._got == self._wanted:
             self._finish()
 
