@@ -104,7 +104,7 @@ class Keeper:
 
     def expected_upload_time(self) -> timedelta:
         """Guess how long the next checkpoint will take to upload."""
-        size = sum(seen.size for seen in look(self._folder).values() if seen.kind == "file")
+        size = sum(seen.size for seen in (self._last_view() or {}).values() if seen.kind == "file")
         return self._committer.expected_time(size)
 
     def finish(self, *, orderly: bool, until: float) -> bool:
@@ -116,20 +116,21 @@ class Keeper:
         self._stop.set()
         self._threads[0].join()
         self._saves.read()
-        view = look(self._folder)
+        view = self._last_view()
         with self._work:
-            take = self._settling.final(
-                view, time.monotonic(), orderly=orderly, saved=self._saves.step != self._step_taken
-            )
+            told = self._saves.step != self._step_taken
+            take = None
+            if view is not None:
+                take = self._settling.final(view, time.monotonic(), orderly=orderly, saved=told)
             if take is not None:
                 self._superseded.set()
             self._work.notify_all()
         self._threads[1].join(timeout=max(0.0, until - time.monotonic()))
         if take is None:
-            saved = not self._threads[1].is_alive()
-            if saved:
-                self._keep_partial(view, until=until)
-            return saved
+            if view is None or self._threads[1].is_alive():
+                return False
+            self._keep_partial(view, until=until)
+            return True
         # The trainer and its family have ended: nobody changes the folder any more.
         self._superseded.clear()
         try:
@@ -142,6 +143,14 @@ class Keeper:
         except (ChangedError, OSError) as exc:
             self._tell("save", f"the last checkpoint cannot be taken: {exc}")
             return False
+
+    def _last_view(self) -> View | None:
+        """Look at the folder; when that is not possible, tell it and return None."""
+        try:
+            return look(self._folder)
+        except OSError as exc:
+            self._tell_no_look(exc)
+            return None
 
     def _pin_last(self, take: Take) -> tuple[Path, Take]:
         """Pin the last snapshot; on a full disk what is in memory points to where the files lie."""
@@ -183,7 +192,7 @@ class Keeper:
                 self._look()
                 self._tell("look", "")
             except Exception as exc:  # noqa: BLE001 - whatever it is, the next look must still come
-                self._tell("look", f"the checkpoint folder cannot be looked at: {exc}")
+                self._tell_no_look(exc)
             took = time.monotonic() - began
             self._stop.wait(max(self._interval.total_seconds(), LOOK_SHARE * took))
 
@@ -285,6 +294,9 @@ class Keeper:
                 wait = min(2 * wait, LONGEST_WAIT)
             else:
                 return True
+
+    def _tell_no_look(self, problem: Exception) -> None:
+        self._tell("look", f"the checkpoint folder cannot be looked at: {problem}")
 
     def _tell(self, about: str, problem: str) -> None:
         """Say a problem in status, and log it when it is a new one; an empty one clears it."""

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -161,9 +161,11 @@ class Machine:
         attempt: int,
         fault: str = "",
         trainer_role: str = TRAINER_ROLE,
+        under: Sequence[str] = (),
     ) -> None:
         self.fault = fault
         self.trainer_role = trainer_role
+        self._under = under
         self.root = root
         self.cloud = cloud
         self.metadata = metadata
@@ -203,7 +205,7 @@ class Machine:
         """Start the agent, as its service would."""
         with (self.root / "agent.stderr").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._agent(), "run"],
+                [*self._under, *self._agent(), "run"],
                 env=self.environment(),
                 cwd=self.root,
                 stderr=log,

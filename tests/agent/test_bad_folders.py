@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 
 import pytest
 
@@ -25,12 +27,16 @@ STEPPING = """
 """
 
 
-def run(cloud: Cloud, launch, body: str, **request) -> Machine:
+# Modes mean nothing to root, unless it gives that up, and its children with it.
+AS_ANYBODY = () if os.geteuid() else ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+
+
+def run(cloud: Cloud, launch, body: str, *, under: Sequence[str] = (), **request) -> Machine:
     indented = "\n    ".join(line for line in body.strip().splitlines())
     cloud.create_run(STEPPING.format(body=indented), **request)
     cloud.open_attempt()
     cloud.give_token()
-    return launch()
+    return launch(under=under)
 
 
 def let(machine: Machine, name: str) -> None:
@@ -74,6 +80,49 @@ wait_for("end")
     outcome = cloud.outcome()
     assert (outcome["kind"], outcome["step"]) == ("completed", 1)
     assert machine.agent_log().count("is no folder any more") == 1
+
+
+def test_folder_that_becomes_unreadable_is_told_once_and_saved_when_it_can_be_read(
+    cloud: Cloud, launch
+) -> None:
+    body = """
+(folder / "step-1.bin").write_bytes(b"one")
+wait_for("go")
+folder.chmod(0)
+wait_for("on")
+folder.chmod(0o755)
+(folder / "step-2.bin").write_bytes(b"two")
+wait_for("end")
+"""
+    machine = run(cloud, launch, body, under=AS_ANYBODY)
+    wait_until(lambda: cloud.run().step == 1)
+    let(machine, "go")
+    wait_until(lambda: "Permission denied" in cloud.attempt().warning)
+    assert cloud.attempt().ended is None
+    let(machine, "on")
+    wait_until(lambda: cloud.run().step == 2)
+    wait_until(lambda: cloud.attempt().warning == "")
+    let(machine, "end")
+    assert cloud.outcome()["kind"] == "completed"
+    assert machine.agent_log().count("cannot be looked at") == 1
+
+
+def test_folder_that_is_unreadable_at_the_end_fails_the_run_and_costs_no_checkpoint(
+    cloud: Cloud, launch
+) -> None:
+    body = """
+(folder / "step-1.bin").write_bytes(b"one")
+wait_for("end")
+(folder / "step-2.bin").write_bytes(b"two")
+folder.chmod(0)
+"""
+    machine = run(cloud, launch, body, under=AS_ANYBODY)
+    wait_until(lambda: cloud.run().step == 1)
+    let(machine, "end")
+    outcome = cloud.outcome()
+    assert (outcome["kind"], outcome["step"]) == ("failed", 1)
+    assert "its last checkpoint could not be saved" in outcome["reason"]
+    assert "Permission denied" in cloud.attempt().warning
 
 
 def test_trainer_that_empties_its_folder_loses_nothing_committed(cloud: Cloud, launch) -> None:

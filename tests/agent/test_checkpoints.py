@@ -104,6 +104,27 @@ def test_folder_comes_back_as_it_was(folder: Folder) -> None:
     assert (restored / "best.bin").stat().st_ino == (restored / "deep/er/model.bin").stat().st_ino
 
 
+def test_sparse_file_comes_back_and_its_holes_are_stored_as_one_part(folder: Folder) -> None:
+    with (folder.path / "sparse.bin").open("wb") as stream:
+        stream.truncate(4 * PIECE_BYTES)
+        stream.seek(PIECE_BYTES + 5)
+        stream.write(b"weights")
+    before = described(folder.path)
+    restored = folder.restore(folder.save(1))
+    assert len(folder.parts()) == 2
+    assert described(restored) == before
+
+
+def test_many_small_files_come_back(folder: Folder) -> None:
+    for number in range(300):
+        (folder.path / f"{number % 7}").mkdir(exist_ok=True)
+        (folder.path / f"{number % 7}/{number}").write_bytes(b"%d" % number)
+    before = described(folder.path)
+    restored = folder.restore(folder.save(1))
+    assert len(folder.parts()) == 300
+    assert described(restored) == before
+
+
 def test_restore_empties_the_folder_first(folder: Folder) -> None:
     (folder.path / "a").write_bytes(b"1")
     key = folder.save(1)
