@@ -23,6 +23,7 @@ from runctl.agent.relocation import make_relocatable, pack_environment
 from runctl.aws.errors import code_of
 from runctl.model import identity
 from runctl.model.errors import RequestError, TransientError
+from runctl.model.excerpt import last_part
 
 FORMAT = "1"
 REASON_LINES = 12
@@ -225,7 +226,7 @@ class Environments:
             with contextlib.suppress(OSError):
                 log.close()
         if process.returncode != 0:
-            told = " | ".join(last)[-REASON_CHARACTERS:]
+            told = last_part(" | ".join(last), REASON_CHARACTERS)
             if network:
                 raise TransientError(f"{what}: the package index cannot be reached: {told}")
             raise RequestError(f"{what}: {told}")

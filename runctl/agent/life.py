@@ -37,7 +37,6 @@ MOST_FAILURES = 3
 ENDED_BY_OTHERS = frozenset(
     {-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL}
 )
-LONGEST_REASON = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +271,7 @@ class Life:
     def _failed(self, reason: str, *, exit_code: int | None = None) -> Outcome:
         return Outcome(
             kind=OutcomeKind.FAILED,
-            reason=reason[:LONGEST_REASON],
+            reason=reason,
             exit_code=exit_code,
             step=self._step,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runctl.agent import processes
 from runctl.model.errors import RequestError
+from runctl.model.excerpt import last_lines
 from runctl.model.request import RunRequest
 
 # What of our own environment a trainer may see: nothing of AWS, Python or ours.
@@ -25,7 +26,6 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SLICE = "runctl-trainer.slice"
 AGENT_UNIT = "runctl-agent.service"
 REASON_LINES = 15
-REASON_CHARACTERS = 1000
 TAIL_BYTES = 16 * 1024
 
 
@@ -207,10 +207,8 @@ class Trainer:
         for path in (self._errors, self._output):
             with contextlib.suppress(OSError), path.open("rb") as stream:
                 stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
-                lines = stream.read().decode(errors="replace").split("\n")
-                told = [line.rstrip() for line in lines if line.strip()][-REASON_LINES:]
-                if told:
-                    return "\n".join(told)[-REASON_CHARACTERS:]
+                if told := last_lines(stream.read().decode(errors="replace"), most=REASON_LINES):
+                    return told
         return ""
 
     def _wait(self) -> None:

@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import RefusedError, TransientError
+from runctl.model.excerpt import last_part
 from runctl.model.identity import LENT_TAG
 
 # How long SSM may try to reach the instance; 30 is the least that it takes.
@@ -90,7 +91,7 @@ class SsmCommands:
             return False
         result = self._await(command_id, instance_id)
         if result is not None and result.status == "Failed":
-            said = (result.errors or result.output).strip()[-LAST_WORDS:]
+            said = last_part((result.errors or result.output).strip(), LAST_WORDS)
             raise RefusedError(
                 f"cannot run an attempt: {said or 'the start of the agent failed'}; the role of "
                 "its instance profile needs the policy that the deployment exports"

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from runctl.model.errors import NotFoundError, RefusedError, RequestError, TransientError
+from runctl.model.excerpt import last_part
 from runctl.model.identity import LENT_TAG
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def run_command(
     (result,) = ended
     if result.succeeded:
         return str(result.output)
-    said = (result.errors or result.output).strip()[-LAST_WORDS:]
+    said = last_part((result.errors or result.output).strip(), LAST_WORDS)
     cure = ""
     if "403" in said or "lacks" in said or "no credentials" in said:
         cure = (

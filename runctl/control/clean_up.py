@@ -6,6 +6,7 @@ from typing import Any
 from runctl.control.ending import LEAVE_BY_THEMSELVES, end_open_attempts, live_machines, may_end
 from runctl.control.ports import Services
 from runctl.control.telling import tell_end
+from runctl.model.excerpt import shorten_reason
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Attempt
 
@@ -29,7 +30,7 @@ def clean_up(
     if run is None:
         return {"status": NOT_OURS}
     stopped = status == ABORTED
-    reason = cause or (
+    reason = shorten_reason(cause) or (
         "the execution was stopped" if stopped else f"the execution ended: {status.lower()}"
     )
     # First of all, so that no launch passes from here on.

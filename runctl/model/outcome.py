@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any
 
 from runctl.model.errors import RequestError
+from runctl.model.excerpt import shorten_reason
 
 
 class OutcomeKind(str, Enum):
@@ -22,14 +23,17 @@ class OutcomeKind(str, Enum):
 class Outcome:
     """One attempt's end.
 
-    `reason` is one sentence for a person. `exit_code` is the trainer's, negative for the signal
-    that ended it. `step` is the newest committed step at that time.
+    `reason` is one sentence for a person, shortened to `MAX_REASON`. `exit_code` is the trainer's,
+    negative for the signal that ended it. `step` is the newest committed step at that time.
     """
 
     kind: OutcomeKind
     reason: str = ""
     exit_code: int | None = None
     step: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", shorten_reason(self.reason))
 
     def as_document(self) -> dict[str, Any]:
         """Return the JSON form; fields that are None are left out."""

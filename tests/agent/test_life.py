@@ -16,6 +16,7 @@ from runctl.agent.restore import PREVIOUS
 from runctl.agent.trainer import base_environment, scope
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import MANIFEST_VERSION, Manifest
+from runctl.model.excerpt import MAX_REASON
 from runctl.model.outcome import RunStatus
 from runctl.model.request import CheckpointOptions
 from tests.agent.machine import PROJECT, VENV, Cloud, is_alive, now, wait_until
@@ -269,6 +270,26 @@ def test_failing_trainer_is_reported_with_its_last_words(cloud: Cloud, launch) -
     assert outcome["reason"].endswith("ValueError: the loss is nan")
     machine.wait()
     assert machine.shut_down
+
+
+def test_reason_ends_with_the_last_words_however_long_what_came_before(
+    cloud: Cloud, launch
+) -> None:
+    cloud.create_run("""
+        import sys
+
+        for line in range(12):
+            print(f"warning {line}: " + "x" * 100, file=sys.stderr)
+        print("\\r".join(f"{done}%" for done in range(101)), file=sys.stderr)
+        sys.exit("THE CAUSE: no space for rent")
+    """)
+    cloud.open_attempt()
+    cloud.give_token()
+    launch()
+    reason = cloud.outcome()["reason"]
+    assert reason.startswith("exit code 1: …\nwarning ")
+    assert reason.endswith("\n100%\nTHE CAUSE: no space for rent")
+    assert len(reason) <= MAX_REASON
 
 
 def test_stop_saves_reports_and_shuts_down(cloud: Cloud, launch) -> None:

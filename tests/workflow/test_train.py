@@ -217,6 +217,21 @@ def test_the_unexpected_is_cleaned_up_and_told(stage: Stage, function: str, stat
     assert cleaned["cause"].startswith("KeyError: ")
 
 
+@pytest.mark.parametrize(
+    ("error", "states"),
+    [("RequestError", ["PrepareRun", "RejectRequest"]), ("KeyError", ["CleanUp", "Unexpected"])],
+)
+def test_cause_longer_than_the_service_takes_keeps_its_end(
+    stage: Stage, error: str, states: list[str]
+) -> None:
+    told = "é" * 40_000 + " the end"
+    play = stage.play(script(prepare_run=[{"raises": error, "message": told}]))
+    assert play.states[-2:] == states
+    assert len(play.described["cause"]) == 32_000
+    assert play.described["cause"].startswith("…")
+    assert play.described["cause"].endswith(" the end")
+
+
 def test_a_clean_up_that_fails_does_not_hide_the_cause(stage: Stage) -> None:
     play = stage.play(
         script(

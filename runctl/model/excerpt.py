@@ -1,0 +1,60 @@
+"""Excerpts of what a program said: the end explains how it ended, so the beginning is cut."""
+
+import re
+
+# Of a failure's reason, in characters: an attempt's, a run's and a message's.
+MAX_REASON = 1000
+# The words before the first colon, such as `exit code 1`, say what follows. They stay.
+MAX_SUMMARY = 200
+ELLIPSIS = "…"
+
+# Colours, cursor movements and titles (CSI and OSC sequences, two-character escapes).
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def last_part(text: str, limit: int) -> str:
+    """Return the end of `text`, at most `limit` characters, cut where a line or a word begins.
+
+    An ellipsis stands for what is left out. A cut inside a word is the last resort.
+    """
+    if len(text) <= limit:
+        return text
+    room = limit - len(ELLIPSIS) - 1
+    if room <= 0:
+        return text[-limit:] if limit > 0 else ""
+    # One character more: the kept part may begin right behind a boundary.
+    kept = text[-room - 1 :]
+    # No boundary is worth more than half of what fits.
+    half = len(kept) // 2
+    line = kept.find("\n", 0, half)
+    if line >= 0:
+        return f"{ELLIPSIS}\n{kept[line + 1 :]}"
+    word = re.search(r"\s", kept[:half])
+    if word is not None:
+        return f"{ELLIPSIS} {kept[word.end() :]}"
+    return f"{ELLIPSIS}{text[-room - 1 :]}"
+
+
+def shorten_reason(text: str, limit: int = MAX_REASON) -> str:
+    """Return a reason of at most `limit` characters: its summary, and the end of what follows."""
+    if len(text) <= limit:
+        return text
+    summary, colon, rest = text.partition(": ")
+    if not colon or "\n" in summary or len(summary) > min(MAX_SUMMARY, limit // 2):
+        return last_part(text, limit)
+    return f"{summary}: {last_part(rest, limit - len(summary) - 2)}"
+
+
+def last_lines(output: str, *, most: int, limit: int = MAX_REASON) -> str:
+    """Return the last `most` lines of a program's output as a terminal would leave them.
+
+    Of a progress bar that is its last state. Colours and blank lines are left out.
+    """
+    lines = [_as_displayed(line) for line in output.split("\n")]
+    return last_part("\n".join([line for line in lines if line.strip()][-most:]), limit)
+
+
+def _as_displayed(line: str) -> str:
+    states = [_CONTROLS.sub("", _ESCAPES.sub("", state)) for state in line.split("\r")]
+    return next((state.rstrip() for state in reversed(states) if state.strip()), "")
