@@ -14,6 +14,7 @@ from pathlib import Path
 from runctl.agent import processes
 from runctl.model.errors import RequestError
 from runctl.model.excerpt import last_lines
+from runctl.model.line_endings import HEAD_BYTES, problem_with_line_endings
 from runctl.model.request import RunRequest
 
 # What of our own environment a trainer may see: nothing of AWS, Python or ours.
@@ -122,7 +123,10 @@ def trainer_command(
         return list(request.command)
     path = project / script
     with path.open("rb") as stream:
-        first = stream.readline(256)
+        head = stream.read(HEAD_BYTES)
+    if problem := problem_with_line_endings(script, head):
+        raise RequestError(f"{script} {problem}")
+    first = head[:256]
     if path.suffix == ".sh" and not first.startswith(b"#!"):
         return ["bash", script, *request.args]
     if path.suffix != ".py" and first.startswith(b"#!"):

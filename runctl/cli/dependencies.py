@@ -1,14 +1,16 @@
 """What the trainer's environment is built from: a mistake there would only show after a launch."""
 
-import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from runctl.cli.left_out import explain_missing
 from runctl.cli.project import Project
+from runctl.model.declaration import Declaration, find_declaration
 from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.python_versions import allows_any, is_specifier
+from runctl.model.requirement_lines import Kind, read_lines, target_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,85 +20,110 @@ else:
 
 def check_dependencies(project: Project, script: str) -> None:
     """Read what the environment will be built from; InvalidRequestError when that cannot work."""
-    packed = {member.path for member in project.members}
-    problems: list[Problem] = []
-    if "requirements.txt" in packed:
-        problems += _check_requirements(project.folder, "requirements.txt", packed)
-    for name in ("pyproject.toml", "uv.lock"):
-        if name in packed:
-            problems += _check_toml(project.folder / name, name)
-    if script.endswith(".py") and script in packed:
-        problems += _check_script_metadata(project.folder / script, script)
+    tree = PackedTree(project)
+    problems = [
+        problem
+        for name in ("pyproject.toml", "uv.lock")
+        if tree.is_file(name)
+        for problem in _check_toml(project.folder / name, name)
+    ]
+    known = {problem.field for problem in problems}
+    try:
+        declaration = find_declaration(tree, script, tomllib.loads)
+    except InvalidRequestError as exc:
+        problems += [one for one in exc.problems if one.field not in known]
+        if tree.is_file("requirements.txt"):
+            problems += _check_requirements(tree, "requirements.txt")
+    else:
+        problems += _problems_of(tree, declaration)
     if problems:
-        raise InvalidRequestError(tuple(problems))
+        raise InvalidRequestError(tuple(dict.fromkeys(problems)))
+
+
+class PackedTree:
+    """The project as it will be unpacked on the instance."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._files = {one.path: one.target for one in project.members if not one.is_folder}
+        self._folders = {
+            parent.as_posix() for one in project.members for parent in Path(one.path).parents
+        } | {one.path for one in project.members if one.is_folder}
+
+    def is_file(self, path: str) -> bool:
+        """Whether the file is packed; a link counts by what it points to."""
+        return path in self._files and (self._project.folder / path).is_file()
+
+    def is_folder(self, path: str) -> bool:
+        """Whether something of the folder is packed."""
+        is_link = bool(self._files.get(path))
+        return (
+            not path
+            or path in self._folders
+            or (is_link and (self._project.folder / path).is_dir())
+        )
+
+    def read(self, path: str) -> str:
+        """Return a file's text."""
+        return (self._project.folder / path).read_text(encoding="utf-8-sig")
+
+    def explain_missing(self, path: str) -> str:
+        """Say why a path is not in the package, with the remedy."""
+        return explain_missing(self._project, path)
+
+
+def _problems_of(tree: PackedTree, declaration: Declaration) -> Iterator[Problem]:
+    references = declaration.references
+    yield from references.problems
+    yield from references.foreign
+    for name in references.lists:
+        yield from _check_requirements(tree, name)
+    for text in declaration.requirements:
+        if not _is_requirement(text):
+            yield Problem(declaration.source, f"{text!r} is no requirement such as 'torch>=2.4'")
+    for rule in declaration.python:
+        if not is_specifier(rule.specifier):
+            yield Problem(
+                rule.source,
+                f"requires-python {rule.specifier!r} is no version specifier such as '>=3.11'",
+            )
+        elif not allows_any(rule.specifier):
+            yield Problem(
+                rule.source,
+                f"requires-python {rule.specifier!r} excludes every Python that an instance can "
+                "have, which is 3.10 or newer",
+            )
 
 
 _REQUIREMENT = re.compile(
     r"""[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\s*       # the name
         (\[[A-Za-z0-9._,\s-]*\])?\s*                      # extras
         (@\s*\S+(\s+;.*)?                                 # where it is
-        | \(?\s*((===|==|~=|!=|<=|>=|<|>)\s*[^\s,;()]+\s*,?\s*)*\)?\s*(;.*)?)  # or which
-        (\s--\S+.*)?""",
+        | \(?\s*((===|==|~=|!=|<=|>=|<|>)\s*[^\s,;()]+\s*,?\s*)*\)?\s*(;.*)?)""",  # or which
     re.VERBOSE,
 )
 
 
-def _check_requirements(folder: Path, name: str, packed: set[str]) -> Iterator[Problem]:
+def _is_requirement(text: str) -> bool:
+    target = target_of(text)
+    return bool(target.path or target.url or _REQUIREMENT.fullmatch(text.strip()))
+
+
+def _check_requirements(tree: PackedTree, name: str) -> Iterator[Problem]:
     try:
-        text = (folder / name).read_text(encoding="utf-8-sig")
+        text = tree.read(name)
     except UnicodeDecodeError:
         yield Problem(name, "is not UTF-8 text; save it as UTF-8")
         return
-    for number, line in enumerate(_logical_lines(text)):
-        first, _, rest = line.partition(" ")
-        if first in {"-r", "-c", "--requirement", "--constraint"}:
-            other = os.path.normpath(Path(name).parent / rest.strip())
-            if other not in packed:
-                yield Problem(name, f"{line!r} names a file that is not in the package")
-        elif line.startswith("-") or "://" in first or first.startswith((".", "/")):
-            continue
-        elif line and not _REQUIREMENT.fullmatch(line):
+    for line in read_lines(text):
+        if line.kind is Kind.REQUIREMENT and not _is_requirement(line.value):
             yield Problem(
-                f"{name}:{number + 1}", f"{line!r} is no requirement such as 'torch>=2.4'"
+                f"{name}:{line.number}", f"{line.value!r} is no requirement such as 'torch>=2.4'"
             )
-
-
-def _logical_lines(text: str) -> Iterator[str]:
-    """Yield one text a physical line; a continued one ends where its last line is."""
-    pending = ""
-    for line in text.splitlines():
-        whole = pending + re.sub(r"(^|\s)#.*", "", line).strip()
-        pending = whole[:-1] + " " if whole.endswith("\\") else ""
-        yield "" if pending else whole.strip()
 
 
 def _check_toml(path: Path, name: str) -> Iterator[Problem]:
     try:
         tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        yield Problem(name, f"is no TOML: {exc}")
-
-
-_METADATA = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
-
-
-def _check_script_metadata(path: Path, name: str) -> Iterator[Problem]:
-    """Check a script's inline metadata (PEP 723)."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    blocks = [match for match in _METADATA.finditer(text) if match["type"] == "script"]
-    if len(blocks) > 1:
-        yield Problem(name, "has two `# /// script` blocks; leave one")
-    for block in blocks[:1]:
-        lines = block["content"].splitlines()
-        try:
-            metadata: Mapping[str, Any] = tomllib.loads(
-                "\n".join(line[2:] if line.startswith("# ") else line[1:] for line in lines)
-            )
-        except tomllib.TOMLDecodeError as exc:
-            yield Problem(name, f"its `# /// script` block is no TOML: {exc}")
-            continue
-        dependencies = metadata.get("dependencies", [])
-        if not isinstance(dependencies, list) or not all(
-            isinstance(one, str) and _REQUIREMENT.fullmatch(one.strip()) for one in dependencies
-        ):
-            yield Problem(name, f"its `# /// script` block has bad dependencies: {dependencies!r}")
+        yield Problem(name, f"is not valid TOML: {exc}")

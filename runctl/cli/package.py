@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+from runctl.cli.left_out import note_of
 from runctl.cli.project import Member, Project
 from runctl.model.errors import ProjectError
 from runctl.model.identity import code_key
+from runctl.model.left_out import PAX_KEY
 
 # Not 0: some formats that trainers write in turn know no time before 1980.
 MTIME = 315_532_800
@@ -55,6 +57,7 @@ def pack_project(
 
     `progress` is told how many bytes went in since it was told before.
     """
+    note = note_of(project)
     with into.open("wb") as raw:
         writer = _HashingWriter(raw)
         with (
@@ -66,7 +69,13 @@ def pack_project(
                 fileobj=cast("IO[bytes]", writer),
                 mtime=0,
             ) as squeezed,
-            tarfile.open(mode="w|", fileobj=squeezed, format=tarfile.PAX_FORMAT) as archive,
+            tarfile.open(
+                mode="w|",
+                fileobj=squeezed,
+                format=tarfile.PAX_FORMAT,
+                # For the agent alone: nothing of it is unpacked.
+                pax_headers={PAX_KEY: note} if note else {},
+            ) as archive,
         ):
             for member in project.members:
                 _add(archive, project.folder, member)
@@ -78,6 +87,10 @@ def _add(archive: tarfile.TarFile, folder: Path, member: Member) -> None:
     header = tarfile.TarInfo(member.path)
     header.mtime = MTIME
     header.mode = 0o755 if member.is_executable else 0o644
+    if member.is_folder:
+        header.type, header.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(header)
+        return
     if member.target:
         header.type = tarfile.SYMTYPE
         header.linkname = member.target

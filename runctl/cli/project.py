@@ -12,6 +12,7 @@ from pathlib import Path
 from runctl.cli.ignore import Rules, rules_above
 from runctl.cli.wording import say_size
 from runctl.model.errors import InvalidRequestError, Problem, ProjectError
+from runctl.model.line_endings import HEAD_BYTES, problem_with_line_endings
 
 SETTINGS_FILE = ".runctl.toml"
 NEVER_PACKED = (
@@ -21,25 +22,39 @@ NEVER_PACKED = (
 )  # fmt: skip
 MOST_FILES = 20_000
 LARGEST_PROJECT_BYTES = 256 * 1000 * 1000
+MOST_LEFT_OUT = 5_000
 _OFFENDERS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One file or symbolic link of the project; `target` is the link's, empty for a file."""
+    """A file, symbolic link or empty folder; `target` is the link's, empty for the others."""
 
     path: str
-    size_bytes: int
-    is_executable: bool
+    size_bytes: int = 0
+    is_executable: bool = False
     target: str = ""
+    is_folder: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A path that an ignore rule leaves out; a folder's ends with a slash, its inside is unread.
+
+    `by` is the rule's file and line, relative to the repository's top.
+    """
+
+    path: str
+    by: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """What will be packed of a folder, in the order of the paths."""
+    """What will be packed of a folder, in the order of the paths, and what will not."""
 
     folder: Path
     members: tuple[Member, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -61,40 +76,84 @@ def scan_project(folder: Path, *, largest_bytes: int = LARGEST_PROJECT_BYTES) ->
     if not folder.is_dir():
         raise ProjectError(f"--project: {str(folder)!r} is no folder")
     members: list[Member] = []
-    for member in _members(folder.absolute()):
+    scan = _Scan(folder.absolute())
+    for member in scan.members():
         members.append(member)
         if len(members) > MOST_FILES:
             raise _too_large(f"more than {MOST_FILES:,} files", folder, members, by_count=True)
-    if not members:
+    if all(member.is_folder for member in members):
         raise ProjectError(
             f"--project: there is nothing to pack in {folder}: it is empty, or .gitignore leaves "
             "everything out"
         )
-    project = Project(folder=folder, members=tuple(sorted(members, key=lambda one: one.path)))
+    project = Project(
+        folder=folder.absolute(),
+        members=tuple(sorted(members, key=lambda one: one.path)),
+        left_out=tuple(scan.left_out),
+    )
     if project.size_bytes > largest_bytes:
         told = f"{say_size(project.size_bytes)}, more than {say_size(largest_bytes)}"
         raise _too_large(told, folder, members, by_count=False)
     return project
 
 
-def _members(project: Path) -> Iterator[Member]:
-    """Yield what no rule leaves out; ignore files count from the repository's top on, as in git."""
-    top = next((one for one in (project, *project.parents) if (one / ".git").exists()), project)
-    *outer, inner = rules_above(top, project)
-    rules = Rules()
-    for folder in outer:
-        rules = rules.entering(top, folder)
-    for entry in _walk(top, inner, rules):
-        path = Path(entry.path).relative_to(project).as_posix()
-        if not path.isprintable():
+def repository_top(project: Path) -> Path:
+    """Return the repository's top folder, the project itself outside of any repository."""
+    return next((one for one in (project, *project.parents) if (one / ".git").exists()), project)
+
+
+class _Scan:
+    """Walks a project; ignore files count from the repository's top on, as in git."""
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+        self._top = repository_top(project)
+        self.left_out: list[LeftOut] = []
+
+    def members(self) -> Iterator[Member]:
+        """Yield what no rule leaves out."""
+        *outer, inner = rules_above(self._top, self._project)
+        rules = Rules()
+        for folder in outer:
+            rules = rules.entering(self._top, folder)
+        yield from self._walk(inner, rules)
+
+    def _walk(self, folder: str, rules: Rules) -> Iterator[Member]:
+        try:
+            with os.scandir(self._top / folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            rules = rules.entering(self._top, folder)
+        except PermissionError as exc:
             raise ProjectError(
-                f"{path!r}: a name that is not printable UTF-8 text; rename it, or leave it out in "
-                ".runctlignore"
-            )
+                f"{exc.filename}: you may not read it; change its mode or name it in .runctlignore"
+            ) from exc
+        kept = [entry for entry in found if not is_never_packed(entry.name)]
+        is_empty = bool(kept) or not found  # a folder of nothing but caches is one of them
+        for entry in kept:
+            for member in self._enter(entry, folder, rules):
+                is_empty = False
+                yield member
+        path = self._relative(self._top / folder)
+        if is_empty and path != ".":
+            yield Member(path=_printable(path), is_folder=True)
+
+    def _enter(self, entry: "os.DirEntry[str]", folder: str, rules: Rules) -> Iterator[Member]:
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if rule := rules.leaving_out(path, is_folder=is_folder):
+            if len(self.left_out) < MOST_LEFT_OUT:
+                shown = self._relative(Path(entry.path)) + "/" * is_folder
+                self.left_out.append(LeftOut(path=shown, by=rule.source))
+        elif not is_folder:
+            yield from self._member(entry)
+        elif not (self._top / path / "pyvenv.cfg").exists():  # an environment, whatever its name
+            yield from self._walk(path, rules)
+
+    def _member(self, entry: "os.DirEntry[str]") -> Iterator[Member]:
+        path = _printable(self._relative(Path(entry.path)))
         status = entry.stat(follow_symlinks=False)
         if entry.is_symlink():
-            target = _inner_target(project, path)
-            yield Member(path=path, size_bytes=0, is_executable=False, target=target)
+            yield Member(path=path, target=_inner_target(self._project, path))
         elif stat.S_ISREG(status.st_mode):
             yield Member(
                 path=path,
@@ -102,27 +161,22 @@ def _members(project: Path) -> Iterator[Member]:
                 is_executable=bool(status.st_mode & stat.S_IXUSR),
             )
 
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._project).as_posix()
 
-def _walk(top: Path, folder: str, rules: Rules) -> Iterator["os.DirEntry[str]"]:
-    try:
-        with os.scandir(top / folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        rules = rules.entering(top, folder)
-    except PermissionError as exc:
+
+def is_never_packed(name: str) -> bool:
+    """Whether a file or folder of this name is left out of every package."""
+    return any(fnmatch(name, pattern) for pattern in NEVER_PACKED)
+
+
+def _printable(path: str) -> str:
+    if not path.isprintable():
         raise ProjectError(
-            f"{exc.filename}: you may not read it; change its mode or name it in .runctlignore"
-        ) from exc
-    for entry in found:
-        path = f"{folder}/{entry.name}" if folder else entry.name
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if any(fnmatch(entry.name, name) for name in NEVER_PACKED):
-            continue
-        if rules.leaving_out(path, is_folder=is_folder):
-            continue
-        if not is_folder:
-            yield entry
-        elif not (top / path / "pyvenv.cfg").exists():  # a virtual environment, whatever its name
-            yield from _walk(top, path, rules)
+            f"{path!r}: a name that is not printable UTF-8 text; rename it, or leave it out in "
+            ".runctlignore"
+        )
+    return path
 
 
 def _inner_target(top: Path, path: str) -> str:
@@ -181,6 +235,9 @@ def locate_script(script: str, project: Project, *, here: Path) -> str:
             raise _bad_script(
                 script, f"is left out of the package; put the line !/{path} into .runctlignore"
             )
+        with found.open("rb") as stream:
+            if problem := problem_with_line_endings(path, stream.read(HEAD_BYTES)):
+                raise _bad_script(script, problem)
         return path
     raise _bad_script(script, f"does not exist in {project.folder}{_nearest(script, project)}")
 

@@ -147,12 +147,13 @@ def train(
         from runctl.cli.machines import prepare_machine
 
         prepare_machine(invocation, cloud, machine)
+    left_out = _tell_left_out(job, invocation.output)
     with tempfile.TemporaryDirectory(prefix="runctl-") as scratch:
         package = _pack(job, Path(scratch), invocation.output)
         if package is not None:
             job.document["code"] = cloud.objects.uri(package.key)
         if dry_run:
-            _show(job, package, cloud, invocation.output)
+            _show(job, package, cloud, invocation.output, left_out=left_out)
             return
         if package is not None:
             _upload(package, cloud, invocation.output)
@@ -160,7 +161,12 @@ def train(
     output = invocation.output
     if detach:
         output.result(
-            {"run_id": job.name, "status": "pending", "execution_arn": execution_arn},
+            {
+                "run_id": job.name,
+                "status": "pending",
+                "execution_arn": execution_arn,
+                "left_out": left_out,
+            },
             f"{job.name} is started; see `runctl status {job.name}{invocation.flag}`",
         )
         return
@@ -221,12 +227,21 @@ def _pack(job: _Job, scratch: Path, output: Output) -> Package | None:
         return None
     with output.progress("packing", total=job.project.size_bytes) as advance:
         package = pack_project(job.project, scratch / "package.tar.gz", progress=advance)
-    count = len(job.project.members)
+    count = sum(not member.is_folder for member in job.project.members)
     output.tell(
         f"packed {count} file{'s' if count != 1 else ''} of {job.project.folder}: "
         f"{say_size(job.project.size_bytes)}, {say_size(package.size_bytes)} compressed"
     )
     return package
+
+
+def _tell_left_out(job: _Job, output: Output) -> list[dict[str, Any]]:
+    """Say what of the project stays at home though the run may need it."""
+    from runctl.cli.left_out import report_left_out
+
+    if job.project is None:
+        return []
+    return report_left_out(job.project, job.script, job.document.get("args", []), output)
 
 
 def _upload(package: Package, cloud: Cloud, output: Output) -> None:
@@ -239,7 +254,14 @@ def _upload(package: Package, cloud: Cloud, output: Output) -> None:
     )
 
 
-def _show(job: _Job, package: Package | None, cloud: Cloud, output: Output) -> None:
+def _show(
+    job: _Job,
+    package: Package | None,
+    cloud: Cloud,
+    output: Output,
+    *,
+    left_out: list[dict[str, Any]],
+) -> None:
     import json
 
     from rich.text import Text
@@ -254,10 +276,21 @@ def _show(job: _Job, package: Package | None, cloud: Cloud, output: Output) -> N
             "sha256": package.sha256,
             "size_bytes": package.size_bytes,
             "is_uploaded": cloud.objects.exists(package.key),
-            "files": [{"path": one.path, "size_bytes": one.size_bytes} for one in members],
+            "files": [
+                {"path": one.path + "/" * one.is_folder, "size_bytes": one.size_bytes}
+                for one in members
+            ],
         }
-    document = {"dry_run": True, "run_id": job.name, "request": job.document, "package": packed}
-    listing = "\n".join(f"{say_size(one.size_bytes):>9}  {one.path}" for one in members)
+    document = {
+        "dry_run": True,
+        "run_id": job.name,
+        "request": job.document,
+        "package": packed,
+        "left_out": left_out,
+    }
+    listing = "\n".join(
+        f"{say_size(one.size_bytes):>9}  {one.path}{'/' * one.is_folder}" for one in members
+    )
     output.result(
         document,
         Text(f"run {job.name}", style="bold"),

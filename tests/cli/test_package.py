@@ -33,7 +33,6 @@ def test_the_same_tree_gives_the_same_bytes_anywhere(tmp_path):
     for path in other.rglob("*"):
         os.utime(path, (1, 1))
         path.chmod(0o700 if path.is_dir() else 0o600)
-    (other / "an-empty-folder").mkdir()
     first = pack_project(scan_project(one), tmp_path / "a.tar.gz")
     second = pack_project(scan_project(other), tmp_path / "b.tar.gz")
     assert first.path.read_bytes() == second.path.read_bytes()
@@ -85,7 +84,29 @@ def test_caches_and_environments_are_never_packed(tmp_path):
             "node_modules/x/index.js": "",
         },
     )
-    assert paths(tmp_path) == ["pkg/a.py", "train.py"]
+    assert paths(tmp_path) == ["pkg/a.py", "project", "train.py"]
+
+
+def test_empty_folders_are_packed_and_those_that_the_rules_empty(tmp_path):
+    top = plant(
+        tmp_path / "top",
+        {".gitignore": "*.bin\n/gone/\n", "train.py": "", "out/x.bin": "", "gone/y": ""},
+    )
+    for name in ("logs", "deep/er", "pkg/__pycache__"):
+        (top / name).mkdir(parents=True)
+    (top / "pkg/__pycache__/a.pyc").touch()
+    package = pack_project(scan_project(top), tmp_path / "a.tar.gz")
+    with tarfile.open(package.path) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    unpacked = tmp_path / "unpacked"
+    folders = {str(one.relative_to(unpacked)) for one in unpacked.rglob("*") if one.is_dir()}
+    assert folders == {"logs", "deep", "deep/er", "out"}
+
+
+def test_a_project_of_empty_folders_alone_is_refused(tmp_path):
+    (tmp_path / "only").mkdir()
+    with pytest.raises(ProjectError, match="nothing to pack"):
+        scan_project(tmp_path)
 
 
 def test_rules_of_the_repository_count_in_a_project_inside_it(tmp_path):

@@ -79,12 +79,16 @@ def test_good_dependency_files_pass(tmp_path):
         tmp_path,
         {
             "requirements.txt": GOOD,
-            "more.txt": "",
-            "pyproject.toml": "[project]\nname='x'\n",
-            "train.py": '# /// script\n# dependencies = ["torch>=2"]\n# ///\nprint()\n',
+            "more.txt": "-c pins/all.txt\n",
+            "pins/all.txt": "torch<3\n",
+            "wheels/local.whl": "",
+            "pyproject.toml": "[project]\nname='x'\nrequires-python='>=3.10,<4'\n",
+            "train.py": "print()\n",
+            "other.py": '# /// script\n# dependencies = ["torch>=2"]\n# ///\nprint()\n',
         },
     )
     check_dependencies(scan_project(project), "train.py")
+    check_dependencies(scan_project(project), "other.py")
 
 
 @pytest.mark.parametrize(
@@ -92,15 +96,19 @@ def test_good_dependency_files_pass(tmp_path):
     [
         ("requirements.txt", "torch\nnumpy=1.2\n", "requirements.txt:2: 'numpy=1.2' is no require"),
         ("requirements.txt", "import torch\n", "requirements.txt:1: 'import torch'"),
-        ("requirements.txt", "-r gone.txt\n", "'-r gone.txt' names a file that is not in the"),
-        ("pyproject.toml", "[project\n", "pyproject.toml: is no TOML"),
-        ("uv.lock", "version =\n", "uv.lock: is no TOML"),
+        ("requirements.txt", "-r gone.txt\n", "'-r gone.txt': gone.txt does not exist"),
+        ("pyproject.toml", "[project\n", "pyproject.toml: is not valid TOML"),
+        ("uv.lock", "version =\n", "uv.lock: is not valid TOML"),
         (
             "train.py",
             "# /// script\n# dependencies = [\n# ///\n",
-            "`# /// script` block is no TOML",
+            "`# /// script` block is not valid TOML",
         ),
-        ("train.py", '# /// script\n# dependencies = "torch"\n# ///\n', "bad dependencies"),
+        (
+            "train.py",
+            '# /// script\n# dependencies = "torch"\n# ///\n',
+            "dependencies are 'torch', not a list",
+        ),
     ],
 )
 def test_a_bad_dependency_file_is_named_with_its_line(tmp_path, name, text, told):
@@ -122,3 +130,27 @@ def test_every_bad_file_is_told_at_once(tmp_path):
     with pytest.raises(InvalidRequestError) as caught:
         check_dependencies(scan_project(tmp_path), "train.py")
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "refused"),
+    [
+        ("run.sh", b"#!/bin/bash\r\necho\r\n", True),
+        ("run.sh", b"#!/bin/bash\necho\r\n", True),
+        ("run.sh", b"echo\r\n", True),
+        ("run.pl", b"#!/usr/bin/perl\r\n", True),
+        ("run.pl", b"#!/usr/bin/perl\nprint\r\n", False),
+        ("run.sh", b"#!/bin/bash\necho\n", False),
+        ("run.py", b"#!/usr/bin/env python\r\nprint()\r\n", False),
+    ],
+)
+def test_a_program_with_windows_line_endings_is_refused_where_linux_cannot_run_it(
+    tmp_path, name, content, refused
+):
+    (tmp_path / name).write_bytes(content)
+    project = scan_project(tmp_path)
+    if not refused:
+        assert locate_script(name, project, here=tmp_path) == name
+        return
+    with pytest.raises(InvalidRequestError, match=rf"CRLF.*`sed -i 's/\\r\$//' {name}`"):
+        locate_script(name, project, here=tmp_path)

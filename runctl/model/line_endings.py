@@ -1,0 +1,22 @@
+"""Programs that were saved with Windows line endings, which Linux cannot start."""
+
+# Enough of a program to know how its lines end.
+HEAD_BYTES = 64 * 1024
+
+
+def problem_with_line_endings(name: str, head: bytes) -> str:
+    """Say what is wrong with how a program's lines end, with the remedy; empty if nothing is.
+
+    Python reads either kind. A shell takes the carriage return for part of each word, and the
+    kernel for part of the interpreter's name.
+    """
+    first = head.partition(b"\n")[0]
+    is_shell = name.endswith(".sh")
+    is_started = first.startswith(b"#!") and not name.endswith(".py")
+    if (is_started and first.endswith(b"\r")) or (is_shell and b"\r\n" in head):
+        return (
+            "has Windows line endings (CRLF), with which Linux cannot run it; convert it with "
+            f"`sed -i 's/\\r$//' {name}`, and let git keep it so by `*.sh text eol=lf` in "
+            ".gitattributes"
+        )
+    return ""

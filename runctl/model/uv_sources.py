@@ -1,0 +1,49 @@
+"""`[tool.uv.sources]`: where uv looks for a dependency, in the words of pip."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def apply_sources(
+    requirements: Sequence[str], sources: Any
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return requirements with the places that `[tool.uv.sources]` gives, and what cannot be."""
+    if not isinstance(sources, Mapping):
+        return tuple(requirements), ()
+    places = {_canonical(str(name)): place for name, place in sources.items()}
+    done: list[str] = []
+    refused: list[str] = []
+    for text in requirements:
+        name = _name_of(text)
+        place = places.get(_canonical(name.partition("[")[0]))
+        if place is None:
+            done.append(text)
+        elif isinstance(place, Mapping) and (url := _url_of(place)):
+            marker = text.partition(";")[2].strip()
+            done.append(f"{name} @ {url}" + (f" ; {marker}" if marker else ""))
+        else:
+            refused.append(name)
+    return tuple(done), tuple(refused)
+
+
+def _url_of(place: Mapping[str, Any]) -> str:
+    """Return the URL for pip of one of uv's sources; empty when only uv can follow it."""
+    suffix = f"#subdirectory={place['subdirectory']}" if place.get("subdirectory") else ""
+    if path := place.get("path"):
+        return f"file:{path}" if str(path).startswith(("/", ".")) else f"file:./{path}"
+    if git := place.get("git"):
+        revision = place.get("rev") or place.get("tag") or place.get("branch")
+        return f"git+{git}" + (f"@{revision}" if revision else "") + suffix
+    return f"{place['url']}{suffix}" if place.get("url") else ""
+
+
+def _name_of(requirement: str) -> str:
+    end = next((at for at, char in enumerate(requirement) if char in "<>=!~;@ ("), None)
+    head = requirement[:end].strip()
+    if end is not None and requirement[end:].lstrip().startswith("["):
+        head += requirement[end:].lstrip().partition("]")[0] + "]"
+    return head
+
+
+def _canonical(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(".", "-")
