@@ -19,8 +19,10 @@ from runctl.agent.snapshot import Take, View
 from runctl.agent.steps import step_of
 from runctl.agent.upload import ASSUMED_BYTES_PER_SECOND, Uploader
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.checkpoint import Entry, Manifest, name_of
+from runctl.model.decision import is_progress
 from runctl.model.errors import FencedError, RunctlError
+from runctl.model.run import Run, best_of
 from runctl.policy.interval import notice_budget
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Committer:
         saves: Saves,
         progress: Progress,
         is_fenced: Callable[[], bool],
+        run: Run | None = None,
     ) -> None:
         self._ledger = ledger
         self._store = store
@@ -53,17 +56,22 @@ class Committer:
         self._is_fenced = is_fenced
         self._uploader = Uploader(store)
         self._manifest: Manifest | None = None
+        self._last_save = 0 if run is None else run.save
+        self._best_step = None if run is None else run.best_step
+        self._given_step: int | None = None
+        self._first_step: int | None = None
         self._chain: list[str] = []
         self._has_partials = True  # an attempt before may have left some
 
     @property
     def step(self) -> int | None:
-        """The step of the newest checkpoint that is committed, None when there is none."""
+        """The step of the newest checkpoint that is committed, None when it is not known."""
         return None if self._manifest is None else self._manifest.step
 
     def begin_from(self, restored: Fetched, view: View) -> None:
         """Go on from a restored checkpoint, which is what the folder holds now."""
         self._manifest = restored.manifest
+        self._given_step = restored.manifest.step
         older = [str(key) for key in restored.manifest.metadata.get(PREVIOUS, ())]
         self._chain = [restored.key, *older]
         self._uploader.remember(view, restored.manifest)
@@ -87,9 +95,11 @@ class Committer:
             sorted((*uploaded.entries, *self._carried(take)), key=lambda entry: entry.path)
         )
         now = datetime.now(timezone.utc)
+        step = self._step_of(take, told)
+        first_step = step if self._first_step is None else self._first_step
         manifest = self._manifest_of(
             entries,
-            step=self._step_of(take, told),
+            step=step,
             now=now,
             metadata={PREVIOUS: self._chain[: max(self._keep_last - 1, 1)]},
         )
@@ -98,17 +108,32 @@ class Committer:
         if self._is_fenced():
             raise FencedError("a later attempt owns the run")
         self._ledger.commit_checkpoint(
-            self._run_id, self._attempt, step=manifest.step, manifest=key, now=now
+            self._run_id,
+            self._attempt,
+            step=step,
+            save=manifest.save,
+            manifest=key,
+            progressed=is_progress(
+                step=step,
+                first_step=first_step,
+                given_step=self._given_step,
+                best_step=self._best_step,
+                has_news=bool(take.changed),
+            ),
+            now=now,
         )
         reach("save.committed")
-        self._manifest = manifest
+        self._manifest, self._first_step = manifest, first_step
+        self._last_save = manifest.save
+        if step is not None:
+            self._best_step = best_of(self._best_step, step)
         self._chain = [key, *self._chain][: max(self._keep_last, 2)]
         self._tell_budget(manifest)
         self._progress.mark("committed", now)
         self._progress.warn("", about="save")
         logger.info(
-            "committed step %d: %d bytes, %d of them new, in %.2f s",
-            manifest.step,
+            "committed %s: %d bytes, %d of them new, in %.2f s",
+            name_of(step, manifest.save),
             manifest.size_bytes,
             uploaded.new_bytes,
             time.monotonic() - began,
@@ -121,7 +146,7 @@ class Committer:
             raise FencedError("a later attempt owns the run")
         manifest = self._manifest_of(
             uploaded.entries,
-            step=self.step or 0,
+            step=self.step,
             now=datetime.now(timezone.utc),
             metadata={"partial": True},
         )
@@ -148,13 +173,14 @@ class Committer:
         self,
         entries: tuple[Entry, ...],
         *,
-        step: int,
+        step: int | None,
         now: datetime,
         metadata: dict[str, object],
     ) -> Manifest:
         return Manifest(
             run_id=self._run_id,
             step=step,
+            save=self._last_save + 1,
             attempt=self._attempt,
             taken_at=now.isoformat(),
             entries=entries,

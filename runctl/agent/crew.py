@@ -71,6 +71,7 @@ class Crew:
             attempt=settings.attempt,
             keep_last=request.checkpoint.keep_last,
             may_be_interrupted=request.market != "on-demand",
+            run=prepared.run,
             saves=self._saves,
             progress=progress,
             is_fenced=lambda: inbox.is_fenced,

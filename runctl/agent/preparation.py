@@ -23,6 +23,7 @@ from runctl.agent.restore import Fetched, Restorer, clear
 from runctl.agent.settings import Settings
 from runctl.agent.trainer import base_environment
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.model.checkpoint import name_of
 from runctl.model.errors import (
     DamagedCheckpointError,
     NewerCheckpointError,
@@ -42,13 +43,14 @@ logger = logging.getLogger(__name__)
 class Prepared:
     """Everything that is ready before the trainer starts.
 
-    `restored` and `partial` come last, with the token: the whole checkpoint that is in place, and
-    the folder with what an unfinished one left.
+    `run`, `restored` and `partial` come last, with the token: the run as the ledger had it then,
+    the whole checkpoint that is in place, and the folder with what an unfinished one left.
     """
 
     script: str
     environment: Path
     checkpoint: Path
+    run: Run | None = None
     restored: Fetched | None = None
     partial: Path | None = None
 
@@ -178,10 +180,14 @@ class Preparation:
     def restore(self, request: RunRequest, prepared: Prepared) -> Prepared:
         """Put the newest whole checkpoint in place; only now it is certain which that is."""
         self._progress.enter("restore")
-        restored = self._restore_whole(request, prepared.checkpoint)
-        return replace(prepared, restored=restored, partial=self._restore_partial(restored))
+        run = self.read_run()
+        restored = self._restore_whole(run.newest, request, prepared.checkpoint)
+        partial = self._restore_partial(restored)
+        return replace(prepared, run=run, restored=restored, partial=partial)
 
-    def _restore_whole(self, request: RunRequest, folder: Path) -> Fetched | None:
+    def _restore_whole(
+        self, newest: str | None, request: RunRequest, folder: Path
+    ) -> Fetched | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as exc:
@@ -189,7 +195,6 @@ class Preparation:
                 f"checkpoint.dir: {request.checkpoint.dir} is a file of the project, and would "
                 "have to be a folder; name another one"
             ) from exc
-        newest = self.read_run().newest
         if newest is None:
             if not request.checkpoint.dir:
                 clear(folder)
@@ -207,9 +212,10 @@ class Preparation:
             ) from exc
         except DamagedCheckpointError as exc:
             raise RequestError(f"no checkpoint of the run can be restored: {exc}") from exc
-        self._progress.resume_from(fetched.manifest.step)
+        manifest = fetched.manifest
+        self._progress.resume_from(step=manifest.step, save=manifest.save)
         self._progress.mark("restored")
-        logger.info("restored step %d from %s", fetched.manifest.step, fetched.key)
+        logger.info("restored %s from %s", name_of(manifest.step, manifest.save), fetched.key)
         return fetched
 
     def _restore_partial(self, whole: Fetched | None) -> Path | None:

@@ -16,6 +16,7 @@ class Progress:
         self._lock = threading.Lock()
         self._phase = "boot"
         self._resume_step: int | None = None
+        self._resume_save: int | None = None
         self._step: int | None = None
         self._metrics: dict[str, float] = {}
         self._timeline: dict[str, datetime] = {}
@@ -40,10 +41,10 @@ class Progress:
             self._timeline[instant] = at or datetime.now(timezone.utc)
         self._on_change()
 
-    def resume_from(self, step: int) -> None:
-        """Note which step the trainer starts from."""
+    def resume_from(self, *, step: int | None, save: int) -> None:
+        """Note which checkpoint the trainer starts from."""
         with self._lock:
-            self._resume_step = step
+            self._resume_step, self._resume_save = step, save
 
     def measure(self, step: int | None, metrics: Mapping[str, float]) -> None:
         """Note the trainer's last step and values, which are told every few seconds."""
@@ -81,6 +82,7 @@ class Progress:
             return {
                 "phase": self._phase,
                 "resume_step": self._resume_step,
+                "resume_save": self._resume_save,
                 "step": self._step,
                 "metrics": dict(self._metrics) or None,
                 "timeline": dict(self._timeline),

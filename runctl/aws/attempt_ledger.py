@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from runctl.aws.items import read_attempt, text_of
 from runctl.aws.run_ledger import RunLedger
@@ -10,7 +11,7 @@ from runctl.aws.table import expressions, put_of, update_of
 from runctl.model import identity
 from runctl.model.errors import FencedError, NotFoundError, RunEndedError
 from runctl.model.outcome import Outcome
-from runctl.model.run import Attempt, AttemptStage, already_ended
+from runctl.model.run import Attempt, AttemptStage, already_ended, best_of
 from runctl.model.saving import Saving
 
 
@@ -185,14 +186,32 @@ class AttemptLedger(RunLedger):
     # The agent's side.
 
     def commit_checkpoint(
-        self, run_id: str, number: int, *, step: int, manifest: str, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        step: int | None,
+        save: int,
+        manifest: str,
+        progressed: bool,
+        now: datetime,
     ) -> None:
-        """Move the newest pointer to a manifest that is already stored, if we have the fence."""
+        """Move the newest pointer to a manifest that is already stored, if we have the fence.
+
+        The best step is read first: only the holder of the fence moves it, so it cannot have
+        changed when the write is accepted.
+        """
+        values: dict[str, Any] = {"save": save, "newest": manifest, "committed_at": text_of(now)}
+        if step is not None:
+            values |= {"step": step, "best_step": best_of(self._run(run_id).best_step, step)}
+        if progressed:
+            values["progressed_attempt"] = number
+        moves = ", ".join(f"#{name} = :{name}" for name in values)
         item = self._table.update(
             identity.run_key(run_id),
-            update="SET #step = :step, #newest = :manifest, #committed_at = :now",
+            update=f"SET {moves}" if step is not None else f"SET {moves} REMOVE #step",
             condition="#fence = :number",
-            values={"step": step, "manifest": manifest, "now": text_of(now), "number": number},
+            values={**values, "number": number},
         )
         if item is None:
             raise FencedError(
@@ -207,6 +226,7 @@ class AttemptLedger(RunLedger):
         phase: str,
         now: datetime,
         resume_step: int | None = None,
+        resume_save: int | None = None,
         step: int | None = None,
         metrics: Mapping[str, float] | None = None,
         timeline: Mapping[str, datetime] | None = None,
@@ -226,6 +246,7 @@ class AttemptLedger(RunLedger):
             "phase": phase,
             "heartbeat_at": text_of(now),
             "resume_step": resume_step,
+            "resume_save": resume_save,
             "progress_step": step,
             "metrics": None if metrics is None else json.dumps(dict(metrics)),
             "saving": None if saving is None else json.dumps(saving.as_document()),

@@ -122,18 +122,18 @@ class CheckpointStore:
         body = manifest.as_json()
         for revision in range(MOST_REVISIONS):
             key = identity.manifest_key(
-                self._run_id, step=manifest.step, attempt=manifest.attempt, revision=revision
+                self._run_id, save=manifest.save, attempt=manifest.attempt, revision=revision
             )
             if self._put_if_absent(key, body) or self._get(key) == body:
                 return key
-        raise CheckpointError(f"step {manifest.step} has {MOST_REVISIONS} manifests already")
+        raise CheckpointError(f"save {manifest.save} has {MOST_REVISIONS} manifests already")
 
     def get_manifest(self, key: str) -> Manifest:
         """Return a manifest; DamagedCheckpointError when it is missing or cannot be read."""
         return Manifest.from_json(self._get(key, ChecksumMode="ENABLED"))
 
     def manifest_keys(self) -> list[str]:
-        """Return the keys of all manifests, the highest step first."""
+        """Return the keys of all manifests, the newest save first."""
         return sorted(
             (key for key in self._keys(identity.manifest_prefix(self._run_id))), reverse=True
         )

@@ -1,5 +1,6 @@
 """How runs and attempts are written down in DynamoDB, and read back."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -8,11 +9,13 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
 from runctl.model.outcome import Outcome, RunStatus
-from runctl.model.request_parsing import parse_request
+from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.model.saving import Saving
 
 Item = dict[str, Any]
+# Sorts behind every run, in a listing.
+LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _serializer, _deserializer = TypeSerializer(), TypeDeserializer()
 
@@ -47,7 +50,12 @@ def run_item(run: Run) -> Item:
         "ancestors": list(run.ancestors),
         "fence": run.fence,
         "step": run.step,
+        "save": run.save or None,
+        "best_step": run.best_step,
+        "progressed_attempt": run.progressed_attempt,
         "newest": run.newest,
+        "proven": run.proven,
+        "suspects": set(run.suspects) or None,
         "committed_at": None if run.committed_at is None else text_of(run.committed_at),
         "ended": None if run.ended is None else run.ended.value,
         "ended_at": None if run.ended_at is None else text_of(run.ended_at),
@@ -58,21 +66,30 @@ def run_item(run: Run) -> Item:
 
 
 def read_run(item: Mapping[str, Any]) -> Run:
-    """Read a run from its item's plain values."""
+    """Read a run from its item's plain values, whichever version wrote them.
+
+    Never raises for what a newer version may add or change: a listing shows other runs, too.
+    """
     return Run(
         run_id=item["run_id"],
-        request=parse_request(json.loads(item["request"])),
-        started_at=datetime.fromisoformat(item["started_at"]),
-        execution=item["execution"],
-        execution_arn=item["execution_arn"],
-        executions=int(item["executions"]),
-        first_attempt=int(item.get("first_attempt", 1)),
+        request=RunRequest.from_stored(_document(item, "request")),
+        started_at=_instant(item, "started_at") or LONG_AGO,
+        execution=item.get("execution", ""),
+        execution_arn=item.get("execution_arn", ""),
+        executions=_whole(item, "executions") or 1,
+        first_attempt=_whole(item, "first_attempt") or 1,
         ancestors=tuple(item.get("ancestors", ())),
-        fence=int(item["fence"]),
+        fence=_whole(item, "fence") or 0,
         step=_whole(item, "step"),
+        save=_whole(item, "save") or 0,
+        # Before version 2 of the manifests steps never went back.
+        best_step=_whole(item, "best_step" if "best_step" in item else "step"),
+        progressed_attempt=_whole(item, "progressed_attempt"),
         newest=item.get("newest"),
+        proven=item.get("proven"),
+        suspects=frozenset(item.get("suspects", ())),
         committed_at=_instant(item, "committed_at"),
-        ended=RunStatus(item["ended"]) if "ended" in item else None,
+        ended=_status(item["ended"]) if "ended" in item else None,
         ended_at=_instant(item, "ended_at"),
         reason=item.get("reason", ""),
         told_end=_instant(item, "told_end"),
@@ -80,13 +97,15 @@ def read_run(item: Mapping[str, Any]) -> Run:
 
 
 def read_attempt(item: Mapping[str, Any]) -> Attempt:
-    """Read an attempt from its item's plain values."""
+    """Read an attempt from its item's plain values, whichever version wrote them."""
+    timeline = {name: _instant(item["timeline"], name) for name in item.get("timeline", {})}
+    metrics = _document(item, "metrics")
     return Attempt(
         run_id=item["run_id"],
         number=int(item["number"]),
-        stage=AttemptStage(item["stage"]),
-        launch_try=int(item["launch_try"]),
-        fleet_request=item["fleet_request"],
+        stage=_stage(item),
+        launch_try=_whole(item, "launch_try") or 1,
+        fleet_request=item.get("fleet_request", ""),
         instance_ids=tuple(item.get("instance_ids", ())),
         pool=item.get("pool", ""),
         token=item.get("token", ""),
@@ -97,20 +116,49 @@ def read_attempt(item: Mapping[str, Any]) -> Attempt:
         ended_at=_instant(item, "ended_at"),
         phase=item.get("phase", ""),
         resume_step=_whole(item, "resume_step"),
+        resume_save=_whole(item, "resume_save"),
         progress_step=_whole(item, "progress_step"),
-        metrics=json.loads(item.get("metrics", "{}")),
-        timeline={
-            name: datetime.fromisoformat(text) for name, text in item.get("timeline", {}).items()
-        },
-        saving=Saving.from_document(json.loads(item["saving"])) if "saving" in item else None,
+        metrics={name: float(one) for name, one in metrics.items() if isinstance(one, int | float)},
+        timeline={name: instant for name, instant in timeline.items() if instant is not None},
+        saving=Saving.from_document(_document(item, "saving")) if "saving" in item else None,
         warning=item.get("warning", ""),
-        ended=Outcome.from_document(json.loads(item["ended"])) if "ended" in item else None,
+        ended=Outcome.from_stored(_document(item, "ended")) if "ended" in item else None,
     )
 
 
+def _status(text: str) -> RunStatus:
+    try:
+        return RunStatus(text)
+    except ValueError:
+        return RunStatus.UNKNOWN
+
+
+def _stage(item: Mapping[str, Any]) -> AttemptStage:
+    """Return the stage; of one that this version does not know, what the other facts say."""
+    try:
+        return AttemptStage(item.get("stage"))
+    except ValueError:
+        if "ended" in item:
+            return AttemptStage.ENDED
+        if "token" in item:
+            return AttemptStage.TRAINING
+        return AttemptStage.LAUNCHED if item.get("instance_ids") else AttemptStage.LAUNCHING
+
+
+def _document(item: Mapping[str, Any], name: str) -> dict[str, Any]:
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        document = json.loads(item[name])
+        return document if isinstance(document, dict) else {}
+    return {}
+
+
 def _instant(item: Mapping[str, Any], name: str) -> datetime | None:
-    return datetime.fromisoformat(item[name]) if name in item else None
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return datetime.fromisoformat(item[name])
+    return None
 
 
 def _whole(item: Mapping[str, Any], name: str) -> int | None:
-    return int(item[name]) if name in item else None
+    with contextlib.suppress(KeyError, TypeError, ValueError, ArithmeticError):
+        return int(item[name])
+    return None

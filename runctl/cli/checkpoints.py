@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -107,6 +108,7 @@ def _described(
     document = {
         "key": key,
         "step": manifest.step,
+        "save": manifest.save or None,
         "attempt": manifest.attempt,
         "taken_at": manifest.taken_at,
         "size_bytes": manifest.size_bytes,
@@ -124,7 +126,7 @@ def _table(found: list[dict[str, Any]], *, verified: bool) -> Table:
     from runctl.cli.wording import say_instant, say_size
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("step", "attempt", "taken", "size", "files", ""):
+    for heading in ("save", "step", "attempt", "taken", "size", "files", ""):
         table.add_column(heading, justify="left" if heading in {"taken", ""} else "right")
     for one in found:
         notes = ["newest"] if one["is_newest"] else []
@@ -133,11 +135,12 @@ def _table(found: list[dict[str, Any]], *, verified: bool) -> Table:
         elif verified:
             notes.append("whole")
         if "step" not in one:
-            table.add_row("?", "?", "?", "?", "?", " ".join(notes))
+            table.add_row(*"??????", " ".join(notes))
             continue
         taken = say_instant(datetime.fromisoformat(one["taken_at"].replace("Z", "+00:00")))
-        cells = [one["step"], one["attempt"], taken, say_size(one["size_bytes"]), one["files"]]
-        table.add_row(*(str(cell) for cell in cells), " ".join(notes))
+        size = say_size(one["size_bytes"])
+        cells = [one["save"], one["step"], one["attempt"], taken, size, one["files"]]
+        table.add_row(*("–" if cell is None else str(cell) for cell in cells), " ".join(notes))
     return table
 
 
@@ -146,21 +149,26 @@ def pull(
     invocation: Invocation,
     run: RunName,
     where: Annotated[
-        list[str], typer.Argument(metavar="[STEP] DIR", help="The step, if not the newest; where.")
+        list[str],
+        typer.Argument(
+            metavar="[STEP|save:N] DIR",
+            help="The step, or the number of the save, if not the newest; where.",
+        ),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="Replace what the folder holds already.")
     ] = False,
 ) -> None:
     """Fetch a checkpoint, verified, into a folder: as the trainer left it, or not at all."""
-    from runctl.cli.transfers import fetch_checkpoint
+    from runctl.cli.transfers import fetch_checkpoint, find_checkpoint
     from runctl.cli.wording import say_size
+    from runctl.model.checkpoint import name_of
 
-    step, folder = _step_and_folder(where)
+    wanted, folder = _wanted_and_folder(where)
     cloud = invocation.cloud
     held = find_run(cloud, run)
     store = cloud.checkpoints(run)
-    key = held.newest if step is None else _key_of_step(run, step, store.manifest_keys())
+    key = held.newest if wanted is None else find_checkpoint(store, run, wanted)
     if key is None:
         raise NotFoundError(f"{run} has no checkpoint yet")
     manifest = fetch_checkpoint(store, key, folder, force=force, output=invocation.output)
@@ -169,32 +177,24 @@ def pull(
             "run_id": run,
             "key": key,
             "step": manifest.step,
+            "save": manifest.save or None,
             "size_bytes": manifest.size_bytes,
             "folder": str(folder),
         },
-        f"step {manifest.step} ({say_size(manifest.size_bytes)}) is in {folder}",
+        f"{name_of(manifest.step, manifest.save)} ({say_size(manifest.size_bytes)}) is in {folder}",
     )
 
 
-def _step_and_folder(where: list[str]) -> tuple[int | None, Path]:
+def _wanted_and_folder(where: list[str]) -> tuple[str | None, Path]:
     if len(where) > 2:
         raise InvalidRequestError((Problem("DIR", f"too many words: {' '.join(where)}"),))
-    step: int | None = None
-    if len(where) == 2:
-        if not where[0].isdigit():
-            raise InvalidRequestError((Problem("STEP", f"{where[0]!r} is not a whole number"),))
-        step = int(where[0])
-    return step, Path(where[-1]).expanduser()
-
-
-def _key_of_step(run: str, step: int, keys: list[str]) -> str:
-    """Return the newest checkpoint of a step; keys sort by step, attempt and revision."""
-    steps = [int(key.rpartition("/")[2].partition("-")[0]) for key in keys]
-    for key, one in zip(keys, steps, strict=True):
-        if one == step:
-            return key
-    known = ", ".join(str(one) for one in sorted(set(steps))) or "none"
-    raise NotFoundError(f"{run} has no checkpoint of step {step}; it has {known}")
+    folder = Path(where[-1]).expanduser()
+    if len(where) == 1:
+        return None, folder
+    if not re.fullmatch(r"(save:)?[0-9]{1,12}", where[0]):
+        problem = f"{where[0]!r} is not a step such as 150, or a save such as save:3"
+        raise InvalidRequestError((Problem("STEP", problem),))
+    return where[0], folder
 
 
 @command(app, "push")
@@ -210,6 +210,7 @@ def push(
     """Make a folder the newest checkpoint of a run that has ended; then `runctl resume` it."""
     from runctl.cli.transfers import store_checkpoint
     from runctl.cli.wording import say_size
+    from runctl.model.checkpoint import name_of
 
     cloud = invocation.cloud
     held = find_run(cloud, run)
@@ -223,10 +224,11 @@ def push(
             "run_id": run,
             "key": key,
             "step": manifest.step,
+            "save": manifest.save,
             "size_bytes": manifest.size_bytes,
             "replaced_step": held.step,
         },
-        f"step {manifest.step} ({size}) is the newest checkpoint of {run}; "
+        f"{name_of(manifest.step, manifest.save)} ({size}) is the newest checkpoint of {run}; "
         f"next: runctl{invocation.flag} resume {run}",
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from runctl.cli.cloud import Cloud
 from runctl.cli.log_tail import LogTail, plain
 from runctl.cli.wording import say_duration
+from runctl.model.checkpoint import name_of
 from runctl.model.errors import (
     NotFoundError,
     RefusedError,
@@ -106,7 +107,7 @@ class Follower:
     sleep: Callable[[float], None] = time.sleep
     _told: dict[int, str] = field(default_factory=dict)
     _has_begun: bool = False
-    _step_told: tuple[int | None, float] = (None, -CHECKPOINT_SECONDS)
+    _checkpoint_told: tuple[str, float] = ("", -CHECKPOINT_SECONDS)
     _waited: float = 0.0
 
     def follow(self) -> tuple[Run, list[Attempt]]:
@@ -184,12 +185,12 @@ class Follower:
                 is_done = attempt.ended is not None and attempt.ended.kind is OutcomeKind.COMPLETED
                 style = "green" if is_done else "yellow" if is_bad else "cyan"
                 self.display.tell(f"attempt {attempt.number} {state}", style=style)
-        step, told_at = self._step_told
-        if run is None or run.step is None or run.step == step:
+        name, told_at = self._checkpoint_told
+        if run is None or run.newest is None or name_of(run.step, run.save) == name:
             return
         if self._waited - told_at >= CHECKPOINT_SECONDS:
-            self._step_told = (run.step, self._waited)
-            self.display.tell(f"checkpoint of step {run.step}")
+            self._checkpoint_told = (name_of(run.step, run.save), self._waited)
+            self.display.tell(f"checkpoint of {name_of(run.step, run.save)}")
 
     def _pass_on(self, tail: LogTail, attempts: Sequence[Attempt]) -> bool:
         """Pass on what the latest attempts said; say whether there was anything."""
@@ -214,11 +215,16 @@ def describe_attempt(attempt: Attempt) -> str:
     if attempt.noticed_at is not None:
         return f"has an interruption notice{where}; it drains"
     if attempt.stage is AttemptStage.TRAINING and "started" in attempt.timeline:
-        start = "the beginning" if attempt.resume_step is None else f"step {attempt.resume_step}"
-        return f"trains{where} from {start}"
+        return f"trains{where} from {_start_of(attempt)}"
     if attempt.stage is AttemptStage.LAUNCHING:
         return "asks for an instance"
     return f"prepares{where}"
+
+
+def _start_of(attempt: Attempt) -> str:
+    if attempt.resume_step is None and attempt.resume_save is None:
+        return "the beginning"
+    return name_of(attempt.resume_step, attempt.resume_save)
 
 
 def refusal(execution: Execution) -> RunctlError:

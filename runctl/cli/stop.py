@@ -88,6 +88,7 @@ def resume(
 ) -> None:
     """Continue a run that has ended, from its newest checkpoint."""
     from runctl.cli.accompany import accompany
+    from runctl.model.checkpoint import name_of
 
     cloud = invocation.cloud
     held = find_run(cloud, run)
@@ -105,7 +106,9 @@ def resume(
         invocation.output.tell(f"{run} is completed; its program decides whether it has more to do")
     last = max((one.number for one in cloud.ledger.attempts(run)), default=0)
     name, arn = _continue(cloud, held)
-    start = "the beginning" if held.step is None else f"the checkpoint of step {held.step}"
+    start = "the beginning"
+    if held.newest is not None:
+        start = f"the checkpoint of {name_of(held.step, held.save)}"
     told = f"{name} continues {run} from {start}"
     if detach:
         invocation.output.result(

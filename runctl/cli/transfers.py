@@ -16,11 +16,12 @@ from runctl.agent.steps import step_of
 from runctl.agent.upload import Uploader
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.wire import Buffer, Write
-from runctl.model.checkpoint import Manifest, Part
+from runctl.model.checkpoint import Manifest, Part, name_of
 from runctl.model.errors import (
     DamagedCheckpointError,
     FencedError,
     InvalidRequestError,
+    NotFoundError,
     Problem,
     RequestError,
 )
@@ -69,14 +70,34 @@ def fetch_checkpoint(
             fetched = restorer.fetch(key)
         if fetched.key != key:
             raise DamagedCheckpointError(
-                f"{key} is damaged; the newest whole checkpoint before it is of step "
-                f"{fetched.manifest.step}: name that step to fetch it"
+                f"{key} is damaged; the newest whole checkpoint before it is of "
+                f"{name_of(fetched.manifest.step, fetched.manifest.save)}: name that to fetch it"
             )
         restorer.put_in_place(fetched.manifest, Path(scratch) / "whole")
         if folder.exists():
             folder.replace(Path(scratch) / "replaced")
         (Path(scratch) / "whole").replace(folder)
     return fetched.manifest
+
+
+def find_checkpoint(store: CheckpointStore, run: str, wanted: str) -> str:
+    """Return the key of the newest save of a step, such as `150`, or of a save: `save:3`."""
+    by_save = wanted.startswith("save:")
+    number = int(wanted.removeprefix("save:"))
+    known: set[int] = set()
+    for key in store.manifest_keys():
+        try:
+            manifest = store.get_manifest(key)
+        except DamagedCheckpointError:
+            continue
+        found = (manifest.save or None) if by_save else manifest.step
+        if found == number:
+            return key
+        if found is not None:
+            known.add(found)
+    what = f"save {number}" if by_save else f"checkpoint of step {number}"
+    listed = ", ".join(map(str, sorted(known))) or "none"
+    raise NotFoundError(f"{run} has no {what}; it has {listed}")
 
 
 def _check_target(folder: Path, *, force: bool) -> None:
@@ -122,6 +143,7 @@ def store_checkpoint(
     manifest = Manifest(
         run_id=run.run_id,
         step=step,
+        save=run.save + 1,
         attempt=run.fence,
         taken_at=now.isoformat(),
         entries=uploaded.entries,
@@ -129,7 +151,15 @@ def store_checkpoint(
     )
     key = store.put_manifest(manifest)
     try:
-        ledger.commit_checkpoint(run.run_id, run.fence, step=step, manifest=key, now=now)
+        ledger.commit_checkpoint(
+            run.run_id,
+            run.fence,
+            step=step,
+            save=manifest.save,
+            manifest=key,
+            progressed=False,
+            now=now,
+        )
     except FencedError as exc:
         raise RequestError(f"{run.run_id} was resumed meanwhile; nothing was changed") from exc
     return key, manifest

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from runctl.cli.documents import interruptions, warnings_of
 from runctl.cli.wording import say_duration, say_instant, say_short, say_size
+from runctl.model.checkpoint import name_of
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
 from runctl.model.saving import Saving
@@ -23,6 +24,7 @@ STATUS_STYLES = {
     RunStatus.FAILED: "bold red",
     RunStatus.INTERRUPTED: "yellow",
     RunStatus.STOPPED: "magenta",
+    RunStatus.UNKNOWN: "dim",
 }
 OUTCOME_STYLES = {
     OutcomeKind.COMPLETED: "green",
@@ -31,6 +33,7 @@ OUTCOME_STYLES = {
     OutcomeKind.LOST: "yellow",
     OutcomeKind.NO_CAPACITY: "dim",
     OutcomeKind.STOPPED: "magenta",
+    OutcomeKind.UNKNOWN: "dim",
 }
 # From here on a table has room for a reason beside the rest.
 _WIDE = 120
@@ -85,9 +88,9 @@ def _lasting(run: Run, took: str) -> str:
 
 def checkpoint_text(run: Run, *, now: datetime) -> str:
     """Say which checkpoint is the newest and how old it is."""
-    if run.step is None or run.committed_at is None:
+    if run.newest is None or run.committed_at is None:
         return "none yet" if run.ended is None else "none"
-    return f"step {run.step}, {say_duration(now - run.committed_at)} ago"
+    return f"{name_of(run.step, run.save)}, {say_duration(now - run.committed_at)} ago"
 
 
 def saving_texts(attempts: Sequence[Attempt]) -> list[tuple[str, str]]:
@@ -187,10 +190,19 @@ def doing(attempt: Attempt) -> str:
 def _steps(attempt: Attempt) -> str:
     if not attempt.was_launched:
         return _NOTHING
-    start = "start" if attempt.resume_step is None else str(attempt.resume_step)
+    started_anew = attempt.resume_step is None and attempt.resume_save is None
+    start = "start" if started_anew else _short_name(attempt.resume_step, attempt.resume_save)
     last = attempt.ended.step if attempt.ended is not None else None
-    reached = max((one for one in (attempt.progress_step, last) if one is not None), default=None)
-    return f"{start} → {'…' if reached is None else reached}"
+    known = [one for one in (attempt.progress_step, last) if one is not None]
+    if known:
+        return f"{start} → {max(known)}"
+    save = attempt.ended.save if attempt.ended is not None else None
+    return f"{start} → {'…' if not save else _short_name(None, save)}"
+
+
+def _short_name(step: int | None, save: int | None) -> str:
+    """Name a checkpoint in a column of steps."""
+    return f"save {save or 0}" if step is None else str(step)
 
 
 def _time(instant: datetime | None) -> str:
@@ -220,7 +232,7 @@ def list_page(
         cells: list[str | Text] = [
             run.run_id,
             Text(status.value, style=STATUS_STYLES[status]),
-            _NOTHING if run.step is None else str(run.step),
+            _NOTHING if run.newest is None else _short_name(run.step, run.save),
             str(attempts[-1].number) if attempts else _NOTHING,
         ]
         if wide:
@@ -262,7 +274,7 @@ def summary(run: Run, attempts: Sequence[Attempt]) -> Text:
     """Say in one line how a run ended."""
     status = derive_status(run, attempts)
     taken, count = interruptions(attempts), len(attempts)
-    told = [f"step {run.step}"] if run.step is not None else []
+    told = [name_of(run.step, run.save)] if run.newest is not None else []
     told.append(f"{count} attempt{'s' if count != 1 else ''}")
     if taken:
         told.append(f"{taken} interruption{'s' if taken > 1 else ''}")

@@ -31,7 +31,9 @@ def confirm_checkpoint(
         attempt = services.ledger.end_attempt(
             run_id,
             number,
-            outcome=replace(told, step=run.step) if told.step is None else told,
+            outcome=replace(
+                told, step=run.step if told.step is None else told.step, save=run.save or None
+            ),
             now=services.clock.now(),
         )
     ended = attempt.ended or told
@@ -47,6 +49,7 @@ def confirm_checkpoint(
         "attempt": number,
         "outcome": ended.as_document(),
         "step": run.step,
+        "save": run.save or None,
         "checkpoint": run.newest,
     }
 

@@ -38,6 +38,7 @@ def finish_run(
         "status": status if run.ended is None else run.ended.value,
         "reason": run.reason,
         "step": run.step,
+        "save": run.save or None,
         "attempts": attempts,
         "checkpoint": None if run.newest is None else services.objects.uri(run.newest),
         "outputs": services.objects.uri(output_prefix(run_id)),

@@ -31,12 +31,21 @@ class AgentLedger(Protocol):
         ...
 
     def commit_checkpoint(
-        self, run_id: str, number: int, *, step: int, manifest: str, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        step: int | None,
+        save: int,
+        manifest: str,
+        progressed: bool,
+        now: datetime,
     ) -> None:
         """Move the newest pointer to a manifest that is already stored.
 
-        Refused with FencedError unless `number` has the fence. The pointer follows whoever has the
-        fence, to a lower step too: an attempt that had to walk back starts below the one before.
+        `progressed` says whether the attempt has made progress with it, or before. Refused with
+        FencedError unless `number` has the fence. The pointer follows the fence to a lower step
+        too: an attempt that had to fall back, or did not resume, starts below the one before.
         """
         ...
 
@@ -48,6 +57,7 @@ class AgentLedger(Protocol):
         phase: str,
         now: datetime,
         resume_step: int | None = None,
+        resume_save: int | None = None,
         step: int | None = None,
         metrics: Mapping[str, float] | None = None,
         timeline: Mapping[str, datetime] | None = None,

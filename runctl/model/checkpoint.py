@@ -1,12 +1,13 @@
 """A checkpoint's manifest: everything that is needed to put the folder back as it was."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,18 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One whole checkpoint of a run."""
+    """One whole checkpoint of a run.
+
+    `step` is None when its files do not say which step they hold. `save` counts the run's commits;
+    it is 0 in a manifest of version 1, which had none.
+    """
 
     run_id: str
-    step: int
+    step: int | None
     attempt: int
     taken_at: str
     entries: tuple[Entry, ...]
+    save: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     version: int = MANIFEST_VERSION
 
@@ -67,9 +73,10 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: bytes) -> "Manifest":
-        """Read the stored form; raises DamagedCheckpointError when it is not one we know.
+        """Read the stored form of this version or an older one; unknown fields are ignored.
 
-        NewerCheckpointError, which is one of them, when a newer runctl would know it.
+        Raises DamagedCheckpointError when it cannot be read; NewerCheckpointError, which is one of
+        them, when a newer runctl can.
         """
         try:
             document = json.loads(text)
@@ -79,9 +86,30 @@ class Manifest:
                     f"{MANIFEST_VERSION}, so upgrade it"
                 )
             entries = tuple(
-                Entry(**{**entry, "parts": tuple(Part(**part) for part in entry["parts"])})
-                for entry in document.pop("entries")
+                Entry(
+                    **{
+                        **_known(Entry, entry),
+                        "parts": tuple(Part(**_known(Part, part)) for part in entry["parts"]),
+                    }
+                )
+                for entry in document["entries"]
             )
-            return cls(**document, entries=entries)
-        except (KeyError, TypeError, ValueError) as exc:
+            return cls(**{**_known(cls, document), "entries": entries})
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise DamagedCheckpointError(f"the manifest cannot be read: {exc}") from exc
+
+
+def name_of(step: int | None, save: int | None) -> str:
+    """Name a checkpoint for people: by its step, or by the number of its save if that is all."""
+    return f"save {save or 0}" if step is None else f"step {step}"
+
+
+_FIELDS: Mapping[type, frozenset[str]] = {
+    one: frozenset(field.name for field in fields(one)) for one in (Part, Entry, Manifest)
+}
+
+
+def _known(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that this version knows; a newer one may have added others."""
+    known = _FIELDS[kind]
+    return {name: value for name, value in document.items() if name in known}

@@ -46,6 +46,8 @@ def decide(run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: date
             return _finish(RunStatus.STOPPED, outcome.reason or "stopped by the user")
         case OutcomeKind.FAILED:
             return _give_up(outcome.reason or "the trainer failed")
+        case OutcomeKind.UNKNOWN:
+            return _give_up("the attempt ended in a way that this version of runctl does not know")
         case OutcomeKind.NO_CAPACITY:
             return _limits(run, attempts, outcome, now=now) or _relaunch(
                 "no pool has capacity", wait=_backoff(attempts)
@@ -91,11 +93,15 @@ def _was_cut_short(attempt: Attempt, last: Attempt, outcome: Outcome, *, now: da
 
 
 def _progressed(run: Run, tail: Sequence[Attempt]) -> bool:
-    """Whether an attempt of `tail` committed a checkpoint beyond the one it started from.
+    """Whether an attempt of `tail` made progress.
 
-    Only who has the fence commits, so what was committed after the first of them began to train is
-    theirs. Attempts that never came that far, such as those whose boot fails, made no progress.
+    The agents record that with each commit. Of a run that only older agents have saved: whether
+    one committed a checkpoint beyond the one it started from. Only the holder of the fence commits,
+    so what was committed after the first of them began to train is theirs. Attempts that never
+    came that far, such as those whose boot fails, made no progress.
     """
+    if run.save:
+        return (run.progressed_attempt or 0) >= tail[0].number
     trained = [attempt for attempt in tail if attempt.training_at is not None]
     if not trained or run.step is None or run.committed_at is None:
         return False
@@ -104,6 +110,29 @@ def _progressed(run: Run, tail: Sequence[Attempt]) -> bool:
     return run.committed_at >= first.training_at and (
         first.resume_step is None or run.step > first.resume_step
     )
+
+
+def is_progress(
+    *,
+    step: int | None,
+    first_step: int | None,
+    given_step: int | None,
+    best_step: int | None,
+    has_news: bool,
+) -> bool:
+    """Whether an attempt makes progress with a commit of `step`.
+
+    It does if it resumed, so that its first numbered save was not below the step it was given, and
+    is beyond that one now; or if it is beyond the best step of the run. Where no step is known,
+    anything new counts.
+    """
+    if step is None:
+        return has_news
+    if best_step is None or step > best_step:
+        return True
+    if given_step is None or first_step is None:
+        return False
+    return first_step >= given_step and step > given_step
 
 
 def _backoff(attempts: Sequence[Attempt]) -> timedelta:

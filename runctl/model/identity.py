@@ -60,13 +60,14 @@ def part_key(run_id: str, sha256: str) -> str:
     return f"{run_prefix(run_id)}checkpoints/parts/{sha256}"
 
 
-def manifest_key(run_id: str, *, step: int, attempt: int, revision: int = 0) -> str:
-    """Return where the manifest of a checkpoint lives; keys sort by step, attempt, revision.
+def manifest_key(run_id: str, *, save: int, attempt: int, revision: int = 0) -> str:
+    """Return where the manifest of a checkpoint lives; keys sort by save, attempt, revision.
 
-    A manifest is never overwritten: a second checkpoint of the same step is its next revision.
+    A manifest is never overwritten: a second one with the same number is its next revision. Older
+    versions wrote `{step:012d}-…`, which sorts below.
     """
     suffix = f".r{revision:04d}" if revision else ""
-    return f"{manifest_prefix(run_id)}{step:012d}-{attempt:04d}{suffix}.json"
+    return f"{manifest_prefix(run_id)}s{save:09d}-{attempt:04d}{suffix}.json"
 
 
 def manifest_prefix(run_id: str) -> str:

@@ -1,5 +1,6 @@
 """How an attempt ended: the fact that is stored, and everything derived from it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -9,7 +10,7 @@ from runctl.model.excerpt import shorten_reason
 
 
 class OutcomeKind(str, Enum):
-    """The six ways in which an attempt ends."""
+    """The ways in which an attempt ends."""
 
     COMPLETED = "completed"  # the trainer exited 0 by itself
     FAILED = "failed"  # the trainer exited otherwise, or could not be started
@@ -17,6 +18,7 @@ class OutcomeKind(str, Enum):
     LOST = "lost"  # silence: no heartbeat, or gone without a report
     NO_CAPACITY = "no_capacity"  # nothing could be launched
     STOPPED = "stopped"  # the user asked for it
+    UNKNOWN = "unknown"  # only read: a newer version stored a kind that this one does not know
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +26,15 @@ class Outcome:
     """One attempt's end.
 
     `reason` is one sentence for a person, shortened to `MAX_REASON`. `exit_code` is the trainer's,
-    negative for the signal that ended it. `step` is the newest committed step at that time.
+    negative for the signal that ended it. `step` and `save` are those of the newest checkpoint at
+    that time.
     """
 
     kind: OutcomeKind
     reason: str = ""
     exit_code: int | None = None
     step: int | None = None
+    save: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", shorten_reason(self.reason))
@@ -42,25 +46,42 @@ class Outcome:
             document["exit_code"] = self.exit_code
         if self.step is not None:
             document["step"] = self.step
+        if self.save is not None:
+            document["save"] = self.save
         return document
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Outcome":
-        """Read the JSON form; unknown fields of a newer peer are ignored.
+        """Read the JSON form of a report; unknown fields of a newer peer are ignored.
 
-        Raises RequestError when the kind is none of the six.
+        Raises RequestError when the kind is not one that an attempt can end with.
         """
+        outcome = cls.from_stored(document)
+        if outcome.kind is OutcomeKind.UNKNOWN:
+            raise RequestError(f"outcome.kind: {document.get('kind')!r} is no outcome")
+        return outcome
+
+    @classmethod
+    def from_stored(cls, document: Mapping[str, Any]) -> "Outcome":
+        """Read what the ledger holds, whichever version wrote it; never raises."""
         try:
             kind = OutcomeKind(document.get("kind"))
-        except ValueError as exc:
-            raise RequestError(f"outcome.kind: {document.get('kind')!r} is no outcome") from exc
-        exit_code, step = document.get("exit_code"), document.get("step")
+        except ValueError:
+            kind = OutcomeKind.UNKNOWN
         return cls(
             kind=kind,
             reason=str(document.get("reason", "")),
-            exit_code=None if exit_code is None else int(exit_code),
-            step=None if step is None else int(step),
+            exit_code=_whole(document.get("exit_code")),
+            step=_whole(document.get("step")),
+            save=_whole(document.get("save")),
         )
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except (TypeError, ValueError):
+        return None
 
 
 class RunStatus(str, Enum):
@@ -74,6 +95,7 @@ class RunStatus(str, Enum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     STOPPED = "stopped"
+    UNKNOWN = "unknown"  # only read: a newer version ended it in a way that this one does not know
 
     @property
     def is_final(self) -> bool:
@@ -81,4 +103,12 @@ class RunStatus(str, Enum):
         return self in FINAL
 
 
-FINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.STOPPED})
+FINAL = frozenset(
+    {
+        RunStatus.COMPLETED,
+        RunStatus.FAILED,
+        RunStatus.INTERRUPTED,
+        RunStatus.STOPPED,
+        RunStatus.UNKNOWN,
+    }
+)

@@ -1,11 +1,13 @@
 """The run request: what a user asks for, once it is checked."""
 
+import contextlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
+UNKNOWN = "unknown"
 MARKETS = ("spot", "on-demand", "spot-then-on-demand")
 DEFAULT_INSTANCE_TYPES = (
     "m7i.xlarge", "m7a.xlarge", "m6i.xlarge", "m6a.xlarge", "m5.xlarge",
@@ -87,6 +89,46 @@ class RunRequest:
         if self.deadline is not None:
             document["deadline"] = self.deadline.isoformat()
         return document
+
+    @classmethod
+    def from_stored(cls, document: Any) -> "RunRequest":
+        """Read a request that was checked when it was stored, by this version or another.
+
+        Never raises: unknown fields are ignored, a value that this version cannot read is the
+        default, an unknown market is `unknown`, and unknown credentials are none.
+        """
+        values = _stored_values(cls, document)
+        if "market" in values and values["market"] not in MARKETS:
+            values["market"] = UNKNOWN
+        if values.get("credentials") not in CREDENTIALS:
+            values.pop("credentials", None)
+        deadline = document.get("deadline") if isinstance(document, Mapping) else None
+        with contextlib.suppress(TypeError, ValueError):
+            values["deadline"] = datetime.fromisoformat(deadline)  # type: ignore[arg-type]
+        return cls(**values)
+
+
+def _stored_values(kind: type, document: Any) -> dict[str, Any]:
+    """Return the values of the fields of `kind` that have the type of their defaults."""
+    values: dict[str, Any] = {}
+    if not isinstance(document, Mapping):
+        return values
+    defaults = kind()
+    for one in fields(kind):
+        if one.name not in document:
+            continue
+        value, default = document[one.name], getattr(defaults, one.name)
+        if isinstance(default, CheckpointOptions):
+            values[one.name] = CheckpointOptions(**_stored_values(CheckpointOptions, value))
+        elif isinstance(default, tuple):
+            if isinstance(value, list | tuple):
+                values[one.name] = tuple(map(str, value))
+        elif isinstance(default, Mapping):
+            if isinstance(value, Mapping):
+                values[one.name] = {str(name): str(text) for name, text in value.items()}
+        elif type(value) is type(default):
+            values[one.name] = value
+    return values
 
 
 def split_s3_uri(uri: str) -> tuple[str, str]:

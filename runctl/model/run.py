@@ -19,7 +19,12 @@ class Run:
 
     `fence` is the highest attempt that was given a task token: a commit, heartbeat or report of a
     lower one is refused. `newest` is the manifest key of the newest whole checkpoint, `step` its
-    step and `committed_at` when it became the newest. `execution` is the name of the run's current
+    step (None when its files do not say), `save` its number and `committed_at` when it became the
+    newest. `save` counts the commits of the whole run and never goes back; 0 stands for a run that
+    only an older version has saved. `best_step` is the highest step ever committed,
+    `progressed_attempt` the last attempt that made progress, `proven` the key of the newest
+    manifest that a trainer continued from, and `suspects` are the keys of manifests from which a
+    trainer died. `execution` is the name of the run's current
     execution, the `executions`-th of the run, whose attempts begin with `first_attempt`;
     `ancestors` are the ARNs of executions that handed the run on to it and wait for its end.
     `ended` holds the final status; None while the run may still move. `told_end` is the `ended_at`
@@ -36,7 +41,12 @@ class Run:
     ancestors: tuple[str, ...] = ()
     fence: int = 0
     step: int | None = None
+    save: int = 0
+    best_step: int | None = None
+    progressed_attempt: int | None = None
     newest: str | None = None
+    proven: str | None = None
+    suspects: frozenset[str] = frozenset()
     committed_at: datetime | None = None
     ended: RunStatus | None = None
     ended_at: datetime | None = None
@@ -65,8 +75,9 @@ class Attempt:
     `token` is the Step Functions task token, whose only home is the ledger. `fleet_request` is the
     CreateFleet request as sent, for verbatim replay; an attempt on a lent machine has its loan
     there instead. `ended` is set once and never changed.
-    `resume_step` is the step it started from, None for the very beginning; `progress_step` is the
-    last step that the agent told of, committed or not.
+    `resume_save` is the number of the save it started from, None for the very beginning, and
+    `resume_step` its step, None when that is not known either; `progress_step` is the last step
+    that the trainer reported, committed or not.
     `timeline` has the instants that the agent saw: detected, sigterm, exited, committed, booted,
     restored, started, first_step. `noticed_at` is when the interruption notice became known, by
     whichever detector.
@@ -87,6 +98,7 @@ class Attempt:
     ended_at: datetime | None = None
     phase: str = ""
     resume_step: int | None = None
+    resume_save: int | None = None
     progress_step: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     timeline: dict[str, datetime] = field(default_factory=dict)
@@ -108,6 +120,11 @@ class Attempt:
 def loan_of(instance_id: str) -> str:
     """Return what an attempt on a lent machine has in the place of a CreateFleet request."""
     return f"{LOAN}{instance_id}"
+
+
+def best_of(best: int | None, step: int) -> int:
+    """Return the highest step committed so far, with one more."""
+    return step if best is None else max(best, step)
 
 
 def already_ended(run: Run) -> RunEndedError:

@@ -1,5 +1,6 @@
 """How an attempt saves: how often and why, and what a last save would take of a notice."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -46,11 +47,12 @@ class Saving:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Saving":
-        """Read it back; what a newer agent tells besides is left out."""
+        """Read it back; what another version stored and this one cannot read is left out."""
         values: dict[str, Any] = {}
         for name in (one.name for one in fields(cls)):
             if name in document:
                 values[name] = document[name]
             elif f"{name}_seconds" in document:
-                values[name] = timedelta(seconds=document[f"{name}_seconds"])
+                with contextlib.suppress(TypeError, OverflowError):
+                    values[name] = timedelta(seconds=document[f"{name}_seconds"])
         return cls(**values)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from runctl.model.errors import RequestError
 from runctl.model.pool import Pool
 
 RECLAIMED = "reclaimed"
@@ -40,13 +41,22 @@ def cooldown(cause: str) -> timedelta:
 
 def tries_in_a_round(market: str) -> int:
     """Return how many CreateFleet requests it takes to ask every market once."""
-    return len(_MARKETS[market])
+    return len(_markets(market))
 
 
 def market_of_try(market: str, launch_try: int) -> str:
     """Return the market that the `launch_try`-th request (from 1) asks; they take turns."""
-    markets = _MARKETS[market]
+    markets = _markets(market)
     return markets[(launch_try - 1) % len(markets)]
+
+
+def _markets(market: str) -> tuple[str, ...]:
+    if market not in _MARKETS:
+        raise RequestError(
+            f"market: the run asks for one that this deployment does not know ({market}); deploy "
+            "the version of runctl that created the run"
+        )
+    return _MARKETS[market]
 
 
 def candidate_pools(

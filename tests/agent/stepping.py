@@ -179,4 +179,6 @@ def seed(cloud: Cloud, tmp_path: Path, *, step: int) -> None:
         entries=uploaded.entries,
     )
     key = store_of(cloud).put_manifest(manifest)
-    cloud.ledger.commit_checkpoint(cloud.run_id, 1, step=step, manifest=key, now=now())
+    cloud.ledger.commit_checkpoint(
+        cloud.run_id, 1, step=step, save=step, manifest=key, progressed=True, now=now()
+    )

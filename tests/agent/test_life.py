@@ -147,7 +147,9 @@ def test_checkpoint_of_a_newer_runctl_fails_the_run_instead_of_losing_its_steps(
     newest = store.put_manifest(
         replace(made, step=2, version=MANIFEST_VERSION + 1, metadata={PREVIOUS: [older]})
     )
-    cloud.ledger.commit_checkpoint(cloud.run_id, 1, step=2, manifest=newest, now=now())
+    cloud.ledger.commit_checkpoint(
+        cloud.run_id, 1, step=2, save=2, manifest=newest, progressed=True, now=now()
+    )
     cloud.open_attempt(2)
     cloud.give_token(2)
     machine = launch(attempt=2)

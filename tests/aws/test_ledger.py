@@ -85,7 +85,7 @@ def test_what_nobody_wrote_is_none(ledger):
 
 def test_creating_a_run_twice_keeps_the_first(ledger):
     ledger.create_run(a_run())
-    ledger.commit_checkpoint("run-1", 0, step=3, manifest="m", now=NOW)
+    ledger.commit_checkpoint("run-1", 0, step=3, save=3, manifest="m", progressed=True, now=NOW)
     assert ledger.create_run(a_run(started_at=LATER)).step == 3
 
 
@@ -364,13 +364,17 @@ def test_attempts_come_in_the_order_of_their_numbers(ledger):
 def test_only_who_has_the_fence_commits(ledger):
     ledger.create_run(a_run())
     training(ledger, 1)
-    ledger.commit_checkpoint("run-1", 1, step=5, manifest="five", now=NOW)
+    ledger.commit_checkpoint("run-1", 1, step=5, save=5, manifest="five", progressed=True, now=NOW)
     launched(ledger, 2)
     with pytest.raises(FencedError):
-        ledger.commit_checkpoint("run-1", 2, step=6, manifest="early", now=NOW)
+        ledger.commit_checkpoint(
+            "run-1", 2, step=6, save=6, manifest="early", progressed=True, now=NOW
+        )
     start(ledger, 2)
     with pytest.raises(FencedError):
-        ledger.commit_checkpoint("run-1", 1, step=7, manifest="late", now=NOW)
+        ledger.commit_checkpoint(
+            "run-1", 1, step=7, save=7, manifest="late", progressed=True, now=NOW
+        )
     run = ledger.find_run("run-1")
     assert (run.step, run.newest, run.committed_at) == (5, "five", NOW)
 
@@ -378,9 +382,13 @@ def test_only_who_has_the_fence_commits(ledger):
 def test_the_pointer_follows_the_fence_to_a_lower_step(ledger):
     ledger.create_run(a_run())
     training(ledger, 1)
-    ledger.commit_checkpoint("run-1", 1, step=9, manifest="damaged", now=NOW)
+    ledger.commit_checkpoint(
+        "run-1", 1, step=9, save=9, manifest="damaged", progressed=True, now=NOW
+    )
     training(ledger, 2)
-    ledger.commit_checkpoint("run-1", 2, step=4, manifest="whole", now=LATER)
+    ledger.commit_checkpoint(
+        "run-1", 2, step=4, save=4, manifest="whole", progressed=True, now=LATER
+    )
     assert ledger.find_run("run-1").newest == "whole"
 
 
@@ -388,7 +396,9 @@ def test_a_run_that_has_ended_still_takes_the_last_checkpoint(ledger):
     ledger.create_run(a_run())
     training(ledger)
     end(ledger, RunStatus.STOPPED)
-    ledger.commit_checkpoint("run-1", 1, step=9, manifest="last", now=LATER)
+    ledger.commit_checkpoint(
+        "run-1", 1, step=9, save=9, manifest="last", progressed=True, now=LATER
+    )
     assert ledger.find_run("run-1").step == 9
 
 
@@ -464,7 +474,9 @@ def test_every_move_of_a_life_can_be_made_again(ledger):
         lambda: launched(ledger),
         lambda: start(ledger, 1),
         lambda: ledger.record_progress("run-1", 1, phase="train", now=NOW, step=5),
-        lambda: ledger.commit_checkpoint("run-1", 1, step=5, manifest="five", now=NOW),
+        lambda: ledger.commit_checkpoint(
+            "run-1", 1, step=5, save=5, manifest="five", progressed=True, now=NOW
+        ),
         lambda: ledger.end_attempt("run-1", 1, outcome=COMPLETED, now=NOW),
         lambda: end(ledger, RunStatus.COMPLETED),
         lambda: ledger.continue_run(

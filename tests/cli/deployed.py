@@ -142,6 +142,7 @@ class Deployed:
         manifest = Manifest(
             run_id=run_id,
             step=step,
+            save=step,
             attempt=number,
             taken_at=now().isoformat(),
             entries=(
@@ -151,7 +152,9 @@ class Deployed:
         )
         store = CheckpointStore(self.clients.get("s3"), bucket=BUCKET, run_id=run_id)
         key = store.put_manifest(manifest)
-        self.ledger.commit_checkpoint(run_id, number, step=step, manifest=key, now=now())
+        self.ledger.commit_checkpoint(
+            run_id, number, step=step, save=step, manifest=key, progressed=True, now=now()
+        )
         return key
 
     def say(self, run_id: str, number: int, *lines: str, suffix: str = "") -> None:

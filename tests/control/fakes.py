@@ -18,7 +18,7 @@ from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
-from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.run import Attempt, AttemptStage, Run, best_of
 from runctl.model.saving import Saving
 
 START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
@@ -44,7 +44,7 @@ class MemoryLedger:
         self.attempt_items: dict[tuple[str, int], Attempt] = {}
         self.instances: dict[str, tuple[str, int]] = {}
         self.pools: dict[Pool, datetime] = {}
-        self.commits: list[tuple[str, int, int]] = []
+        self.commits: list[tuple[str, int, int | None]] = []
 
     def create_run(self, run: Run) -> Run:
         if self.executions.get(run.execution, run.run_id) != run.run_id:
@@ -240,12 +240,28 @@ class MemoryLedger:
         }
 
     def commit_checkpoint(
-        self, run_id: str, number: int, *, step: int, manifest: str, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        step: int | None,
+        save: int,
+        manifest: str,
+        progressed: bool,
+        now: datetime,
     ) -> None:
         run = self._run(run_id)
         if run.fence != number:
             raise FencedError(f"attempt {run.fence} of {run_id} has the fence, not {number}")
-        self.runs[run_id] = replace(run, step=step, newest=manifest, committed_at=now)
+        self.runs[run_id] = replace(
+            run,
+            step=step,
+            save=save,
+            best_step=run.best_step if step is None else best_of(run.best_step, step),
+            progressed_attempt=number if progressed else run.progressed_attempt,
+            newest=manifest,
+            committed_at=now,
+        )
         self.commits.append((run_id, number, step))
 
     def record_progress(
@@ -256,6 +272,7 @@ class MemoryLedger:
         phase: str,
         now: datetime,
         resume_step: int | None = None,
+        resume_save: int | None = None,
         step: int | None = None,
         metrics: Mapping[str, float] | None = None,
         timeline: Mapping[str, datetime] | None = None,
@@ -271,6 +288,7 @@ class MemoryLedger:
             phase=phase,
             heartbeat_at=now,
             resume_step=held.resume_step if resume_step is None else resume_step,
+            resume_save=held.resume_save if resume_save is None else resume_save,
             progress_step=held.progress_step if step is None else step,
             metrics=held.metrics if metrics is None else dict(metrics),
             timeline={**held.timeline, **(timeline or {})},

@@ -52,13 +52,16 @@ def test_a_superseded_attempt_gets_no_token():
 def test_the_confirmed_outcome_comes_with_the_newest_checkpoint():
     world = prepared()
     training(world)
-    world.ledger.commit_checkpoint(RUN, 1, step=40, manifest="runs/run-1/40", now=START)
+    world.ledger.commit_checkpoint(
+        RUN, 1, step=40, save=40, manifest="runs/run-1/40", progressed=True, now=START
+    )
     confirmed = confirm_checkpoint(world, RUN, 1, COMPLETED)
     assert confirmed == {
         "run_id": RUN,
         "attempt": 1,
-        "outcome": {**COMPLETED, "step": 40},
+        "outcome": {**COMPLETED, "step": 40, "save": 40},
         "step": 40,
+        "save": 40,
         "checkpoint": "runs/run-1/40",
     }
     assert world.ledger.find_attempt(RUN, 1).ended.kind is OutcomeKind.COMPLETED

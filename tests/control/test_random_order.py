@@ -486,7 +486,9 @@ class Training(RuleBasedStateMachine):
                 RUN,
                 agent.attempt,
                 step=agent.step,
+                save=agent.step,
                 manifest=f"{agent.step}",
+                progressed=True,
                 now=self.world.clock.now(),
             )
         except FencedError:

@@ -28,13 +28,16 @@ def clean(world, status="ABORTED", name=RUN, cause=""):
 def test_the_result_says_where_everything_is():
     world = prepared()
     training(world)
-    world.ledger.commit_checkpoint(RUN, 1, step=40, manifest="runs/run-1/40.json", now=START)
+    world.ledger.commit_checkpoint(
+        RUN, 1, step=40, save=40, manifest="runs/run-1/40.json", progressed=True, now=START
+    )
     world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.COMPLETED), now=START)
     assert finish(world) == {
         "run_id": RUN,
         "status": "completed",
         "reason": "the trainer is done",
         "step": 40,
+        "save": 40,
         "attempts": 1,
         "checkpoint": "s3://bucket/runs/run-1/40.json",
         "outputs": "s3://bucket/runs/run-1/outputs/",
@@ -200,7 +203,9 @@ def test_the_execution_of_somebody_else_is_not_ours():
 def test_the_end_is_told_once_with_where_everything_is():
     world = prepared()
     training(world)
-    world.ledger.commit_checkpoint(RUN, 1, step=40, manifest="runs/run-1/40.json", now=START)
+    world.ledger.commit_checkpoint(
+        RUN, 1, step=40, save=40, manifest="runs/run-1/40.json", progressed=True, now=START
+    )
     finish(world)
     finish(world)
     clean(world, "SUCCEEDED")

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.model.decision import LONGEST_BACKOFF, STALLED_ATTEMPTS, DecisionKind, decide
+from runctl.model.decision import (
+    LONGEST_BACKOFF,
+    STALLED_ATTEMPTS,
+    DecisionKind,
+    decide,
+    is_progress,
+)
 from runctl.model.outcome import FINAL, Outcome, OutcomeKind, RunStatus
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
@@ -245,3 +251,54 @@ def test_the_status_is_derived_from_the_attempts(tried, status):
 def test_a_run_that_has_ended_is_told_its_end(tried, ended):
     staged_attempts = [staged(number, stage) for number, stage in enumerate(tried, start=1)]
     assert derive_status(replace(a_run(), ended=ended), staged_attempts) is ended
+
+
+@pytest.mark.parametrize(
+    ("step", "first_step", "given_step", "best_step", "has_news", "progress"),
+    [
+        (None, None, None, None, True, True),
+        (None, None, None, None, False, False),
+        (10, 10, None, None, True, True),  # the first step of the run
+        (160, 160, 150, 150, True, True),
+        (150, None, 150, 150, True, False),  # only unnumbered files changed
+        (50, 10, 150, 150, True, False),  # started anew
+        (150, 10, 150, 150, True, False),
+        (151, 10, 150, 150, True, True),
+        (120, 110, 100, 150, True, True),  # resumed from an older checkpoint
+        (120, 10, 100, 150, True, False),
+        (100, 100, 100, 150, True, False),
+    ],
+)
+def test_progress_is_a_step_beyond_the_given_one_or_beyond_the_best(
+    step, first_step, given_step, best_step, has_news, progress
+):
+    assert progress is is_progress(
+        step=step,
+        first_step=first_step,
+        given_step=given_step,
+        best_step=best_step,
+        has_news=has_news,
+    )
+
+
+@pytest.mark.parametrize(("progressed", "goes_on"), [(None, False), (1, False), (2, True)])
+def test_attempts_that_only_save_what_was_there_before_do_not_count_as_progress(
+    progressed, goes_on
+):
+    made = [an_attempt(number, launched=True, minute=1) for number in (1, 2, 3, 4)]
+    run = replace(
+        a_run(step=50, committed_at=NOW),
+        save=40,
+        best_step=150,
+        progressed_attempt=progressed,
+    )
+    lost = Outcome(kind=OutcomeKind.LOST)
+    decision = decide(run, made, lost, now=NOW)
+    assert (decision.kind is DecisionKind.RELAUNCH) is goes_on
+
+
+def test_an_outcome_of_a_newer_version_ends_the_run():
+    made = [an_attempt(1, launched=True, minute=1)]
+    assert decide(a_run(), made, Outcome(kind=OutcomeKind.UNKNOWN), now=NOW).kind is (
+        DecisionKind.GIVE_UP
+    )
