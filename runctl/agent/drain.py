@@ -16,7 +16,6 @@ EXIT_POLL = 0.02
 MEASURE_EVERY = 1.0
 # Without a deadline nobody waits for us but a person.
 UNHURRIED = timedelta(minutes=10)
-SIGNAL_EXIT = 128
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def drain(
             break
         time.sleep(EXIT_POLL)
     exited = not trainer.is_running()
-    trainer.end_family()
+    killed = trainer.end_family(keeper.folder)
     reach("drain.trainer_ended")
     progress.mark("exited")
     logger.info(
@@ -68,20 +67,9 @@ def drain(
         keeper.abandon()
         return
     progress.enter("upload")
-    keeper.finish(orderly=exited and ended_orderly(trainer), until=_too_late(inbox))
+    abrupt = trainer.ended_abruptly(killed)
+    keeper.finish(until=_too_late(inbox), torn=killed.torn, abrupt=abrupt)
     reach("drain.saved")
-
-
-def ended_orderly(trainer: Trainer) -> bool:
-    """Whether the trainer's exit says that its last save is complete.
-
-    A program that does not know SIGTERM dies of it in the middle of whatever it does. Behind a
-    launcher the exit code is the launcher's and says nothing against the trainer.
-    """
-    code = trainer.exit_code
-    if code is None or code < 0 or code > SIGNAL_EXIT:
-        return False
-    return code == 0 or trainer.behind_launcher
 
 
 def _too_late(inbox: Inbox) -> float:

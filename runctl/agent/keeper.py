@@ -89,6 +89,11 @@ class Keeper:
             threading.Thread(target=self._save_pinned, name="saver", daemon=True),
         ]
 
+    @property
+    def folder(self) -> Path:
+        """The checkpoint folder."""
+        return self._folder
+
     def begin_from(self, restored: Fetched) -> None:
         """Go on from a restored checkpoint, which is what the folder holds now."""
         self._committer.begin_from(restored, self._settling.taken)
@@ -107,11 +112,12 @@ class Keeper:
         size = sum(seen.size for seen in (self._last_view() or {}).values() if seen.kind == "file")
         return self._committer.expected_time(size)
 
-    def finish(self, *, orderly: bool, until: float) -> bool:
-        """After the trainer's end: commit what the folder holds, if it is whole and new.
+    def finish(self, *, until: float, torn: frozenset[str], abrupt: bool) -> bool:
+        """After the end of all that wrote to the folder: commit what is whole and new in it.
 
-        `until` is the monotonic instant at which it is too late. Returns whether all that is whole
-        is committed.
+        `until` is the monotonic instant at which it is too late. `torn` are the files that were
+        open to write when their writer was killed, `abrupt` says that a writer died without
+        running its own exit. Returns whether all that is whole is committed.
         """
         self._stop.set()
         self._threads[0].join()
@@ -121,16 +127,22 @@ class Keeper:
             told = self._saves.step != self._step_taken
             take = None
             if view is not None:
-                take = self._settling.final(view, time.monotonic(), orderly=orderly, saved=told)
-            if take is not None:
+                take = self._settling.final(
+                    view, time.monotonic(), torn=torn, abrupt=abrupt, saved=told
+                )
+            # What is left out stays as the snapshot has it that is being uploaded now.
+            if take is not None and not take.left_out:
                 self._superseded.set()
             self._work.notify_all()
         self._threads[1].join(timeout=max(0.0, until - time.monotonic()))
-        if take is None:
-            if view is None or self._threads[1].is_alive():
-                return False
+        if view is None or (self._threads[1].is_alive() and not self._superseded.is_set()):
+            return False
+        saved = take is None or self._save_last(take, until=until)
+        if saved:
             self._keep_partial(view, until=until)
-            return True
+        return saved
+
+    def _save_last(self, take: Take, *, until: float) -> bool:
         # The trainer and its family have ended: nobody changes the folder any more.
         self._superseded.clear()
         try:

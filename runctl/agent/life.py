@@ -14,7 +14,7 @@ from runctl.agent import processes
 from runctl.agent.credentials import CredentialsEndpoint
 from runctl.agent.crew import Crew
 from runctl.agent.disk import count_up, is_full, room
-from runctl.agent.drain import drain, ended_orderly, grace_of
+from runctl.agent.drain import drain, grace_of
 from runctl.agent.farewell import Farewell
 from runctl.agent.heartbeat import Heartbeat
 from runctl.agent.inbox import Cause, Ending, Inbox
@@ -196,7 +196,7 @@ class Life:
     def _after_exit(self, trainer: Trainer, crew: Crew) -> Outcome | None:
         self._progress.mark("exited")
         logger.info("the trainer exited by itself with %s", trainer.exit_code)
-        trainer.end_family()
+        killed = trainer.end_family(crew.keeper.folder)
         self._progress.enter("upload")
         code = trainer.exit_code or 0
         if code in ENDED_BY_OTHERS:
@@ -207,7 +207,9 @@ class Life:
         until = time.monotonic() + FINAL_UPLOAD.total_seconds()
         if deadline is not None:
             until = min(until, deadline)
-        saved = crew.keeper.finish(orderly=ended_orderly(trainer), until=until)
+        saved = crew.keeper.finish(
+            until=until, torn=killed.torn, abrupt=trainer.ended_abruptly(killed)
+        )
         self._step = crew.committer.step
         if self._inbox.is_fenced:
             return None

@@ -120,7 +120,10 @@ class Monitor:
     def save_last(self) -> None:
         """Save what the process left, if it can be whole: it caught SIGTERM, or had settled."""
         view = look(self._watched.folder)
-        take = self._settling.final(view, time.monotonic(), orderly=self._catches)
+        # How a process ended that is not our child, nobody tells us.
+        take = self._settling.final(
+            view, time.monotonic(), torn=frozenset(), abrupt=not self._catches
+        )
         if take is None:
             logger.info("there is nothing newer that is whole than what was saved")
             return

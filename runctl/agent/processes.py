@@ -5,11 +5,14 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
 PROC = Path("/proc")
+# A process in an uninterruptible system call stops only when that returns.
+STOP_WITHIN = 1.0
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "busybox"})
 WRAPPERS = frozenset({"env", "nohup", "time", "timeout", "nice", "stdbuf", "xvfb-run", "uv", "uvx"})
 LAUNCHERS = frozenset({"torchrun", "accelerate", "deepspeed", "horovodrun", "mpirun", "mpiexec"})
@@ -42,13 +45,30 @@ def descendants(*roots: int) -> list[int]:
     return found
 
 
-def end_tree(*roots: int, keep_status_of: int = 0) -> list[int]:
-    """SIGKILL all descendants of `roots` until none is left; return those that were killed.
+@dataclass(frozen=True)
+class Killed:
+    """What a kill of a whole tree ended: its processes, and the files that they were writing.
 
-    Repeated, since a process may fork between our look and our signal. The exit status of
-    `keep_status_of` is left to its Popen.
+    `torn` are paths relative to the folder that was looked at, `writers` the processes that held
+    them open.
     """
+
+    pids: tuple[int, ...] = ()
+    torn: frozenset[str] = frozenset()
+    writers: frozenset[int] = frozenset()
+
+
+def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -> Killed:
+    """SIGKILL all descendants of `roots` until none is left; return what that ended.
+
+    They are stopped first, so that what they hold open to write below `folder` is known to the
+    last file: what is not open then was closed by its writer. The exit status of `keep_status_of`
+    is left to its Popen.
+    """
+    stopped = _stop_tree(roots)
+    held = {} if folder is None else files_held(stopped, folder)
     killed: list[int] = []
+    # Repeated, since one that could not be stopped in time may fork between look and signal.
     for _ in range(500):
         alive = descendants(*roots)
         if not alive:
@@ -59,7 +79,30 @@ def end_tree(*roots: int, keep_status_of: int = 0) -> list[int]:
         killed += [pid for pid in alive if pid not in killed]
         time.sleep(0.01)
         reap_orphans(keep_status_of)
-    return killed
+    return Killed(tuple(killed), frozenset().union(*held.values()), frozenset(held))
+
+
+def _stop_tree(roots: tuple[int, ...]) -> list[int]:
+    """SIGSTOP all descendants of `roots`, parents first; return them once they stand still."""
+    stopped: list[int] = []
+    until = time.monotonic() + STOP_WITHIN
+    while time.monotonic() < until:
+        alive = descendants(*roots)
+        fresh = [pid for pid in alive if pid not in stopped]
+        for pid in fresh:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped += fresh
+        if not fresh and all(_stands_still(pid) for pid in alive):
+            break
+        time.sleep(0.001)
+    return stopped
+
+
+def _stands_still(pid: int) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return _stat(pid)[0] in {"T", "t", "Z", "X"}
+    return True
 
 
 def reap_orphans(*but: int) -> None:
@@ -143,17 +186,22 @@ def _role_of_python(words: list[str]) -> str:
     return "trainer"
 
 
-def open_for_writing(pids: list[int], folder: Path) -> set[str]:
+def open_for_writing(pids: Iterable[int], folder: Path) -> set[str]:
     """Return the paths below `folder`, relative to it, that any of `pids` holds open to write."""
+    return set().union(*files_held(pids, folder).values())
+
+
+def files_held(pids: Iterable[int], folder: Path) -> dict[int, set[str]]:
+    """Return which of `pids` hold files below `folder` open to write, by their relative paths."""
     prefix = f"{os.path.realpath(folder)}/"
-    found = set()
+    found: dict[int, set[str]] = {}
     for pid in pids:
         with contextlib.suppress(OSError):
             for descriptor in os.scandir(PROC / str(pid) / "fd"):
                 with contextlib.suppress(OSError, ValueError):
                     path = str(Path(descriptor.path).readlink())
                     if path.startswith(prefix) and _is_writable(pid, descriptor.name):
-                        found.add(path[len(prefix) :])
+                        found.setdefault(pid, set()).add(path[len(prefix) :])
     return found
 
 

@@ -4,7 +4,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -166,27 +166,35 @@ class Settling:
         self._note_held(view, writing, now, rewritten)
         self._busy = frozenset(writing - self._logs)
 
-    def final(self, view: View, now: float, *, orderly: bool, saved: bool = False) -> Take | None:
-        """Judge the folder after the trainer's end.
+    def final(
+        self,
+        view: View,
+        now: float,
+        *,
+        torn: frozenset[str],
+        abrupt: bool,
+        saved: bool = False,
+    ) -> Take | None:
+        """Judge the folder after the end of every process that wrote to it.
 
-        `saved` says that a save was told of since the last take, which may hold it already. An
-        orderly end settles the folder at once. After a kill it is whole only if nothing was open to
-        write at the last look, and nothing has changed since a moment before that.
+        `torn` were open to write when their writer was killed: the units that they belong to are
+        left out, and stay as the checkpoint before has them. Everything else is closed and counts,
+        however the trainer exited. `abrupt` says that a writer died without running its own exit,
+        perhaps between two files of one save: then what was open at the last look, or has changed
+        within a moment, is left out too. `saved` says that a save was told of since the last take,
+        which may hold it already.
         """
-        if not _has_files(view):
+        self._note_changes(view, now)
+        paths = {*view, *self.taken}
+        changed = [path for path in paths if not _same(view.get(path), self.taken.get(path))]
+        left_out = self._unfinished_at_the_end(view, changed, now, torn, abrupt=abrupt)
+        complete = tuple(sorted(path for path in changed if unit_of(path) not in left_out))
+        # With a save left out, what else was only removed is no news.
+        is_new = any(path in view for path in complete) if left_out else bool(complete)
+        kept = {path: seen for path, seen in view.items() if unit_of(path) not in left_out}
+        if not _has_files(kept) or not (is_new or saved):
             return None
-        changed = self._changes(view)
-        grown = [path for path in self._logs if not _same(view.get(path), self.taken.get(path))]
-        if orderly:
-            return Take(view, changed) if changed or grown or saved else None
-        moved = any(
-            not _same(view.get(path), self._last.get(path))
-            for path in {*view, *self._last} - self._logs
-        )
-        recent = now - self._last_change() < self.quiet.total_seconds()
-        if not changed:
-            return Take(view, ()) if saved else None
-        return None if moved or self._busy or recent else Take(view, changed)
+        return replace(self._take(view, complete, left_out, now), logs=frozenset(), hot=frozenset())
 
     def is_idle(self, view: View) -> bool:
         """Whether nothing is new since the last look, and nothing waits to be taken."""
@@ -275,6 +283,30 @@ class Settling:
             if recent and path in view and newest and sizes[group] > 1 and not patient:
                 unfinished.add(group)
         return frozenset(unit for unit in units if group_of(unit) in unfinished)
+
+    def _unfinished_at_the_end(
+        self, view: View, changed: Iterable[str], now: float, torn: frozenset[str], *, abrupt: bool
+    ) -> frozenset[str]:
+        """Return the top-level names that hold a save which its writer did not finish.
+
+        Saves that it removed meanwhile are among them: they may be all that there is.
+        """
+        cut_off = torn - self._logs
+        if abrupt:
+            quiet = self.quiet.total_seconds()
+            cut_off |= self._busy
+            cut_off |= {
+                path
+                for path in changed
+                if path in view and now - self._changed_at.get(path, float("-inf")) < quiet
+            }
+            cut_off -= self._logs
+        groups = {group_of(unit_of(path)) for path in cut_off}
+        if not groups:
+            return frozenset()
+        units = {unit_of(path) for path in {*view, *cut_off}}
+        removed = {unit_of(path) for path in self.taken} - units
+        return frozenset(unit for unit in units if group_of(unit) in groups) | removed
 
     def _take(
         self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float

@@ -28,6 +28,23 @@ SLICE = "runctl-trainer.slice"
 AGENT_UNIT = "runctl-agent.service"
 REASON_LINES = 15
 TAIL_BYTES = 16 * 1024
+# Whoever dies of one of these has not come to its own exit. SIGINT is not among them: Python ends
+# by it after a KeyboardInterrupt, and only when it has run its exit handlers.
+FATAL_SIGNALS = frozenset(
+    {
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGHUP,
+        signal.SIGILL,
+        signal.SIGKILL,
+        signal.SIGSEGV,
+        signal.SIGSYS,
+        signal.SIGTRAP,
+        signal.SIGXCPU,
+        signal.SIGXFSZ,
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +168,8 @@ class Trainer:
         self._errors = errors
         self._output = output
         self._on_exit = on_exit
-        self.signalled = False
-        self.behind_launcher = False
+        self._signalled: list[int] = []
+        self._unaware: list[int] = []
         words = [*scope(), *command]
         try:
             with output.open("ab") as out, errors.open("ab") as err:
@@ -192,16 +209,28 @@ class Trainer:
 
     def ask_to_save(self) -> None:
         """Send SIGTERM to the trainer itself, past whatever launched it."""
-        targets = processes.trainers_of(self.pid)
-        self.behind_launcher = self.pid not in targets
-        self.signalled = True
-        for pid in targets:
+        self._signalled = processes.trainers_of(self.pid)
+        self._unaware = [
+            pid for pid in self._signalled if not processes.catches(pid, signal.SIGTERM)
+        ]
+        for pid in self._signalled:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
-    def end_family(self) -> list[int]:
-        """SIGKILL everything that is left of it; return what was."""
-        killed = processes.end_tree(os.getpid(), keep_status_of=self.pid)
+    def ended_abruptly(self, killed: processes.Killed) -> bool:
+        """Whether a process that may have been saving died without running its own exit."""
+        if self._unaware or {*self._signalled, *killed.writers} & {*killed.pids}:
+            return True
+        code = self.exit_code or 0
+        if code == -signal.SIGTERM:
+            # One that handles it may well pass it on to itself once it has saved, and launchers do.
+            return not self._signalled
+        # Behind a shell it is the shell that tells of a signal, by 128 and its number.
+        return (-code if code < 0 else code - 128) in FATAL_SIGNALS
+
+    def end_family(self, folder: Path | None = None) -> processes.Killed:
+        """SIGKILL everything that is left of it; return what that was and wrote in `folder`."""
+        killed = processes.end_tree(os.getpid(), keep_status_of=self.pid, folder=folder)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         return killed

@@ -81,7 +81,7 @@ def test_last_checkpoint_is_saved_though_the_disk_takes_not_even_a_link(
     one = keeper(tmp_path, committer, full, Progress())
     one.start()
     (tmp_path / "checkpoint/step-1.bin").write_bytes(b"weights")
-    assert one.finish(orderly=True, until=time.monotonic() + 20)
+    assert one.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
     assert committer.committed == [{"step-1.bin": b"weights"}]
 
 
@@ -99,7 +99,7 @@ def test_full_disk_is_told_once_and_the_save_is_made_up_for_when_there_is_space(
     full.parent.unlink()
     assert committer.done.wait(20)
     assert committer.committed == [{"step-1.bin": b"weights"}]
-    assert one.finish(orderly=True, until=time.monotonic() + 20)
+    assert one.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
     assert progress.as_arguments()["warning"] == ""
     messages = [record.message for record in caplog.records]
     assert sum("cannot be held on to" in message for message in messages) == 1
@@ -167,7 +167,7 @@ def test_warning_of_a_full_disk_stands_until_there_is_space_and_is_logged_once(
     assert enough.wait(30)
     monkeypatch.undo()
     assert committer.done.wait(20)
-    assert one.finish(orderly=True, until=time.monotonic() + 20)
+    assert one.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
     assert "" not in tries[1:]
     assert progress.as_arguments()["warning"] == ""
     messages = [record.message for record in caplog.records]

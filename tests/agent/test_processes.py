@@ -112,6 +112,26 @@ time.sleep(600)
     assert processes.open_for_writing([pid], folder) == {"written", "appended"}
 
 
+def test_what_is_open_when_a_tree_is_killed_is_known_with_its_writers(
+    start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    writer = f"""
+import time
+(closed := open({str(folder / "closed")!r}, "w")).close()
+held = open({str(folder / "torn")!r}, "w")
+print("up", flush=True)
+time.sleep(600)
+"""
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {writer!r}])"
+    pid = start(sys.executable, "-c", program)
+    (child,) = processes.descendants(pid)
+    killed = processes.end_tree(pid, folder=folder)
+    assert killed == processes.Killed((child,), frozenset({"torn"}), frozenset({child}))
+    assert not is_alive(child)
+
+
 def test_process_that_is_gone_writes_nothing(tmp_path: Path) -> None:
     assert processes.open_for_writing([2**22 - 1], tmp_path) == set()
 

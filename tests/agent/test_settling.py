@@ -73,9 +73,9 @@ def test_a_save_that_is_told_of_after_it_was_taken_is_taken_once_more() -> None:
     assert take is not None
     assert (take.view, take.changed) == (folder, ())
     assert judge.observe({}, set(), 6, saved=True) is None
-    for orderly in (True, False):
-        assert judge.final(folder, 9, orderly=orderly) is None
-        last = judge.final(folder, 9, orderly=orderly, saved=True)
+    for abrupt in (False, True):
+        assert judge.final(folder, 9, torn=frozenset(), abrupt=abrupt) is None
+        last = judge.final(folder, 9, torn=frozenset(), abrupt=abrupt, saved=True)
         assert last is not None
         assert last.changed == ()
 
@@ -189,12 +189,56 @@ def test_a_slow_large_save_is_not_mistaken_for_a_log() -> None:
         assert take is None or "model.pt" not in take.view
 
 
-def test_an_orderly_exit_settles_the_folder_at_once() -> None:
+def test_a_writer_that_ran_its_own_exit_settles_the_folder_at_once() -> None:
     judge = settling()
     judge.observe({"step-1.bin": a_file(1)}, {"step-1.bin"}, 0)
-    take = judge.final({"step-1.bin": a_file(9, at=5)}, 0.1, orderly=True)
+    take = judge.final({"step-1.bin": a_file(9, at=5)}, 0.1, torn=frozenset(), abrupt=False)
     assert take is not None
     assert take.changed == ("step-1.bin",)
+
+
+def test_file_that_was_open_in_a_kill_is_left_out_and_the_rest_of_the_folder_is_taken() -> None:
+    before = {"step-1.bin": a_file(9, inode=1)}
+    judge = settling(before)
+    folder = {
+        **before,
+        "step-2.bin": a_file(9, inode=2),
+        "step-3": a_folder(),
+        "step-3/a.bin": a_file(9, inode=3),
+        "step-3/b.bin": a_file(4, inode=4),
+    }
+    take = judge.final(folder, 0.1, torn=frozenset({"step-3/b.bin"}), abrupt=False)
+    assert take is not None
+    assert set(take.view) == {"step-1.bin", "step-2.bin"}
+    assert take.changed == ("step-2.bin",)
+    assert take.left_out == {"step-3"}
+
+
+@pytest.mark.parametrize("abrupt", [False, True])
+def test_torn_file_after_its_predecessor_was_removed_leaves_the_checkpoint_before(
+    abrupt: bool,
+) -> None:
+    judge = settling({"step-1.bin": a_file(9, inode=1), "log.txt": a_file(5, inode=7)})
+    torn = {"step-2.bin": a_file(4, inode=2), "log.txt": a_file(6, inode=7, at=2)}
+    take = judge.final(torn, 5, torn=frozenset({"step-2.bin"}), abrupt=abrupt)
+    # The log may count, and what it would be alone with stays as it was.
+    assert take is None or take.left_out >= {"step-1.bin", "step-2.bin"}
+    assert (
+        judge.final(
+            {"step-2.bin": torn["step-2.bin"]}, 9, torn=frozenset({"step-2.bin"}), abrupt=abrupt
+        )
+        is None
+    )
+
+
+def test_after_a_kill_saves_that_were_long_finished_count_though_another_is_not() -> None:
+    judge = settling()
+    folder = {"step-1.bin": a_file(inode=1)}
+    judge.watch_only(folder, set(), 0)
+    folder = {**folder, "step-2.bin": a_file(5, inode=2)}
+    take = judge.final(folder, 5, torn=frozenset(), abrupt=True)
+    assert take is not None
+    assert set(take.view) == {"step-1.bin"}
 
 
 @pytest.mark.parametrize("last_look", [0.0, 5.0])
@@ -203,27 +247,27 @@ def test_after_a_kill_a_file_that_was_open_is_not_taken(last_look: float) -> Non
     folder = {"step-1.bin": a_file(1)}
     judge.observe(folder, {"step-1.bin"}, 0)
     judge.observe(folder, {"step-1.bin"}, last_look)
-    assert judge.final(folder, last_look + 0.1, orderly=False) is None
+    assert judge.final(folder, last_look + 0.1, torn=frozenset(), abrupt=True) is None
 
 
 def test_after_a_kill_what_changed_a_moment_ago_is_not_taken() -> None:
     judge = settling()
     folder = {"checkpoint-1": a_folder(), "checkpoint-1/model.bin": a_file()}
     judge.observe(folder, set(), 0)
-    assert judge.final(folder, 0.5, orderly=False) is None
+    assert judge.final(folder, 0.5, torn=frozenset(), abrupt=True) is None
 
 
 def test_after_a_kill_what_had_been_quiet_is_taken() -> None:
     judge = settling({})
     folder = {"step-1.bin": a_file()}
     judge.watch_only(folder, set(), 0)
-    assert judge.final(folder, 1.5, orderly=False) is not None
+    assert judge.final(folder, 1.5, torn=frozenset(), abrupt=True) is not None
 
 
 def test_after_a_kill_what_changed_since_the_last_look_is_not_taken() -> None:
     judge = settling()
     judge.watch_only({"step-1.bin": a_file(5)}, set(), 0)
-    assert judge.final({"step-1.bin": a_file(6, at=2)}, 5, orderly=False) is None
+    assert judge.final({"step-1.bin": a_file(6, at=2)}, 5, torn=frozenset(), abrupt=True) is None
 
 
 @pytest.mark.parametrize(
@@ -290,7 +334,7 @@ def test_folder_that_was_emptied_is_no_checkpoint() -> None:
     judge = settling({"model.pt": a_file()})
     assert not any(judge.observe({}, set(), now) for now in range(60))
     assert not any(judge.observe({"empty": a_folder()}, set(), 60 + now) for now in range(60))
-    assert judge.final({}, 200, orderly=True) is None
+    assert judge.final({}, 200, torn=frozenset(), abrupt=False) is None
     fresh = {"model.pt": a_file(inode=2, at=9)}
     assert judge.observe(fresh, set(), 201) is None
     assert judge.observe(fresh, set(), 203) is not None
