@@ -1,19 +1,17 @@
 """Shipping logs: files are followed and their lines put into CloudWatch Logs, in order."""
 
-import contextlib
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.disk import free_beginning
+from runctl.agent.display_lines import DisplayLines, events_of
+from runctl.agent.growing_file import KEPT_BYTES, GrowingFile
 from runctl.aws.errors import code_of
 
 INTERVAL = timedelta(milliseconds=500)
@@ -21,111 +19,63 @@ INTERVAL = timedelta(milliseconds=500)
 BATCH_BYTES = 1_048_576
 EVENT_OVERHEAD = 26
 BATCH_EVENTS = 10_000
-LARGEST_EVENT = 250_000
-READ_BYTES = 512 * 1024
-# A line without an end, such as a prompt, is shipped after this.
-PATIENCE = timedelta(seconds=5)
-# What was shipped is freed on the disk in pieces of this size; the end stays, for last words.
-FREED_BYTES = 16 * 1024 * 1024
-KEPT_BYTES = 1024 * 1024
 # More than this must not wait on the disk for a service that is away: the trainer needs it.
 LARGEST_BACKLOG = 1024 * 1024 * 1024
-
-LINE_END = re.compile(rb"\r\n|\n|\r")
 
 logger = logging.getLogger(__name__)
 Event = tuple[int, str]
 
 
-@dataclass
-class Follower:
-    """Reads a growing file line by line, from its beginning."""
+class LogFile:
+    """One file of a stream: its events in order, and where to go on after a restart."""
 
-    path: Path
-    position: int = 0
-    _rest: bytes = b""
-    _rest_since: float = field(default_factory=time.monotonic)
-    _freed: int = 0
-    _skipped: int = 0
-    _can_free: bool = True
+    def __init__(self, path: Path) -> None:
+        self._file = GrowingFile(path)
+        self._lines = DisplayLines(path.name)
+        self._skipped = 0
+        self._cut_off: list[str] = []
 
     def resume(self) -> None:
         """Go on where an agent that was killed had got to."""
-        with contextlib.suppress(OSError, ValueError):
-            self.position = int(self._mark.read_text())
+        numbers = self._file.recall()
+        self._file.position = numbers[0] if numbers else 0
+        self._lines = DisplayLines(
+            self._file.path.name,
+            position=self._file.position,
+            line_start=numbers[1] if len(numbers) > 1 else None,
+        )
 
-    def remember(self) -> None:
-        """Note that everything that was read has arrived."""
-        temporary = self._mark.with_suffix(".new")
-        # On a full disk the older mark stays: what is shipped twice then is better than no log.
-        with contextlib.suppress(OSError):
-            temporary.write_text(str(self._done))
-            temporary.replace(self._mark)
+    def read(self, *, everything: bool = False) -> tuple[list[str], bool]:
+        """Return the next events, and whether the file had anything new."""
+        content = self._file.read()
+        now = time.monotonic()
+        events = self._lines.feed(content, now)
+        if everything and not content:
+            events += self._lines.end(now)
+        if self._skipped:
+            left_out = f"[runctl left out {self._skipped} bytes that nobody would take]"
+            events = [*self._cut_off, left_out, *events]
+            self._skipped, self._cut_off = 0, []
+        return events, bool(content)
 
-    def free(self) -> None:
-        """Give back the disk space of what has arrived, so that no trainer's words fill the disk.
-
-        The file keeps its length, and the offset of everything in it.
-        """
-        self._free(self._done - KEPT_BYTES)
+    def settle(self) -> None:
+        """Note that everything that was read has arrived, and free its space on the disk."""
+        done, line_start = self._lines.done, self._lines.line_start
+        self._file.note(done, *(() if line_start is None else (line_start,)))
+        self._file.free(done - KEPT_BYTES)
 
     def skip(self, most: int) -> None:
         """Let go of the oldest of what waits when it is more than `most` bytes; a line says so."""
-        try:
-            size = self.path.stat().st_size
-        except OSError:
+        backlog = self._file.backlog()
+        if backlog <= most:
             return
-        if size - self.position <= most:
-            return
-        begin = size - most // 2
-        logger.warning("%d bytes of %s are left out", begin - self._done, self.path.name)
-        self._skipped += begin - self._done
-        self.position, self._rest = begin, b""
-        self._free(begin)
-
-    def _free(self, until: int) -> None:
-        if self._can_free and until - self._freed >= FREED_BYTES:
-            self._can_free = free_beginning(self.path, until)
-            self._freed = until
-
-    @property
-    def _done(self) -> int:
-        return self.position - len(self._rest)
-
-    @property
-    def _mark(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.shipped")
-
-    def read(self, *, everything: bool = False) -> list[str]:
-        """Return the next lines, at most about half a megabyte; the unfinished last one waits."""
-        try:
-            with self.path.open("rb") as stream:
-                stream.seek(self.position)
-                content = stream.read(READ_BYTES)
-        except FileNotFoundError:
-            return []
-        self.position += len(content)
-        now = time.monotonic()
-        if content:
-            self._rest_since = now
-        *lines, self._rest = LINE_END.split(self._rest + content)
-        waited = now - self._rest_since >= PATIENCE.total_seconds()
-        too_long = len(self._rest) >= LARGEST_EVENT
-        if self._rest and (too_long or (not content and (everything or waited))):
-            lines.append(self._rest)
-            self._rest = b""
-        told = [line.decode("utf-8", errors="replace") for line in lines]
-        if told and self._skipped:
-            told.insert(0, f"[runctl left out {self._skipped} bytes that nobody would take]")
-            self._skipped = 0
-        return told
-
-
-def read_end(path: Path, most: int) -> bytes:
-    """Return the last `most` bytes of a file, of whose beginning nothing may be left."""
-    with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - most))
-        return stream.read()
+        begin = self._file.position + backlog - most // 2
+        left_out = begin - self._lines.done
+        logger.warning("%d bytes of %s are left out", left_out, self._file.path.name)
+        self._skipped += left_out
+        self._file.position = begin
+        self._file.free(begin)
+        self._cut_off += self._lines.skip_to(begin)
 
 
 def batches(events: list[Event]) -> list[list[Event]]:
@@ -140,14 +90,6 @@ def batches(events: list[Event]) -> list[list[Event]]:
         found[-1].append(event)
         size += cost
     return found
-
-
-def split_line(line: str) -> list[str]:
-    """Divide a line that is too long for one event; an empty one becomes a space."""
-    if len(line.encode()) <= LARGEST_EVENT:
-        return [line or " "]  # an event's message must have at least one byte
-    step = LARGEST_EVENT // 4  # a character has at most four bytes
-    return [line[start : start + step] for start in range(0, len(line), step)]
 
 
 class LogShipper:
@@ -167,9 +109,10 @@ class LogShipper:
         self._client = client
         self._group = group
         self._streams = {
-            stream: [Follower(path) for path in paths] for stream, paths in streams.items()
+            stream: [LogFile(path) for path in paths] for stream, paths in streams.items()
         }
         self._unwritten = unwritten or {}
+        self._unwritten_lines = 0
         self._last: dict[str, int] = {}
         self._made: set[str] = set()
         self._stop = threading.Event()
@@ -177,9 +120,9 @@ class LogShipper:
 
     def start(self) -> None:
         """Begin to ship."""
-        for followers in self._streams.values():
-            for follower in followers:
-                follower.resume()
+        for files in self._streams.values():
+            for file in files:
+                file.resume()
         self._thread.start()
 
     def stop(self, *, within: timedelta) -> None:
@@ -193,31 +136,33 @@ class LogShipper:
         self._ship_all(everything=True)
 
     def _ship_all(self, *, everything: bool = False) -> None:
-        for stream, followers in self._streams.items():
-            for follower in followers:
-                self._ship(stream, follower, everything=everything)
+        for stream, files in self._streams.items():
+            for file in files:
+                self._ship(stream, file, everything=everything)
         for stream, take in self._unwritten.items():
-            if lines := take():
-                self._put_lines(stream, lines)
+            for line in take():
+                self._unwritten_lines += 1
+                text = line.encode(errors="backslashreplace").decode()
+                self._put_all(stream, events_of(text, f"unwritten:{self._unwritten_lines}"))
 
-    def _ship(self, stream: str, follower: Follower, *, everything: bool) -> None:
-        while lines := follower.read(everything=everything):
-            self._put_lines(stream, lines)
-            follower.remember()
-            follower.free()
+    def _ship(self, stream: str, file: LogFile, *, everything: bool) -> None:
+        goes_on = True
+        while goes_on:
+            events, goes_on = file.read(everything=everything)
+            self._put_all(stream, events)
+            file.settle()
             self._bound()
 
-    def _put_lines(self, stream: str, lines: list[str]) -> None:
+    def _put_all(self, stream: str, messages: list[str]) -> None:
         now = max(int(time.time() * 1000), self._last.get(stream, 0))
         self._last[stream] = now
-        events = [(now, piece) for line in lines for piece in split_line(line)]
-        for batch in batches(events):
+        for batch in batches([(now, message) for message in messages]):
             self._put(stream, batch)
 
     def _bound(self) -> None:
-        for followers in self._streams.values():
-            for follower in followers:
-                follower.skip(LARGEST_BACKLOG)
+        for files in self._streams.values():
+            for file in files:
+                file.skip(LARGEST_BACKLOG)
 
     def _put(self, stream: str, batch: list[Event]) -> None:
         """Put one batch, however often it takes; only the agent's own end gives up on it."""

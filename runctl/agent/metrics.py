@@ -11,7 +11,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.logs import Follower
+from runctl.agent.json_lines import Follower
 from runctl.agent.progress import Progress
 from runctl.model import identity
 

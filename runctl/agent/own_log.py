@@ -5,7 +5,7 @@ import os
 from collections import deque
 from pathlib import Path
 
-from runctl.agent.logs import KEPT_BYTES, read_end
+from runctl.agent.growing_file import KEPT_BYTES, read_end
 
 MOST_LINES = 2000
 

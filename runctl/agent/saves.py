@@ -5,7 +5,7 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
-from runctl.agent.logs import Follower
+from runctl.agent.json_lines import Follower
 
 
 class Saves:

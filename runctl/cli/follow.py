@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Protocol
 
 from runctl.cli.cloud import Cloud
-from runctl.cli.log_tail import LogTail, plain
+from runctl.cli.log_tail import LINE_PATIENCE, LogTail, plain
 from runctl.cli.wording import say_duration
 from runctl.model.checkpoint import name_of
 from runctl.model.errors import (
@@ -194,7 +194,8 @@ class Follower:
 
     def _pass_on(self, tail: LogTail, attempts: Sequence[Attempt]) -> bool:
         """Pass on what the latest attempts said; say whether there was anything."""
-        lines = [plain(line.text) for _, line in tail.read(attempts[-3:])]
+        found = [*tail.read(attempts[-3:]), *tail.unfinished(after=LINE_PATIENCE)]
+        lines = [plain(line.text) for _, line in found]
         for line in lines:
             self.display.say(line)
         return bool(lines)
@@ -203,7 +204,9 @@ class Follower:
         for _ in range(round(LAST_LINES.total_seconds() / self.cloud.pause)):
             self.sleep(self.cloud.pause)
             if not self._pass_on(tail, attempts) and self.cloud.is_near:
-                return
+                break
+        for _, line in tail.unfinished():
+            self.display.say(plain(line.text))
 
 
 def describe_attempt(attempt: Attempt) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from runctl.model.identity import log_stream
+from runctl.model.log_pieces import Joiner
 from runctl.model.run import Attempt
 
 if TYPE_CHECKING:
     from runctl.aws.logs import LogLine, LogReader
+
+# While following, a line that gets no longer is shown after this, such as a prompt.
+LINE_PATIENCE = timedelta(seconds=3)
 
 # Everything that moves a cursor or rings a bell; colours stay out too, since text gets cut.
 _ESCAPES = re.compile(
@@ -29,13 +34,18 @@ def plain(text: str) -> str:
 
 @dataclass
 class LogTail:
-    """Reads the streams of a run's attempts one after the other, remembering where it was."""
+    """Reads the streams of a run's attempts one after the other, remembering where it was.
+
+    The pieces of a line that was too long for one event are joined.
+    """
 
     reader: LogReader
     run_id: str
     since: datetime | None = None
     is_agent: bool = False
     _positions: dict[int, str] = field(default_factory=dict)
+    _joiners: dict[int, Joiner[LogLine]] = field(default_factory=dict)
+    _heard: float = 0.0
 
     def read(self, attempts: Sequence[Attempt]) -> Iterator[tuple[int, LogLine]]:
         """Yield what is new, each line with the number of its attempt."""
@@ -43,7 +53,19 @@ class LogTail:
             stream = log_stream(self.run_id, attempt.number)
             if self.is_agent:
                 stream += "-agent"
-            yield from ((attempt.number, line) for line in self._read(attempt.number, stream))
+            for line in self._read(attempt.number, stream):
+                self._heard = time.monotonic()
+                joiner = self._joiners.setdefault(attempt.number, Joiner())
+                if found := joiner.join(line, line.text):
+                    began, text = found
+                    yield attempt.number, replace(began, text=text)
+
+    def unfinished(self, *, after: timedelta = timedelta(0)) -> Iterator[tuple[int, LogLine]]:
+        """Yield lines whose rest has not come, if nothing came for some time."""
+        if time.monotonic() - self._heard >= after.total_seconds():
+            for number, joiner in self._joiners.items():
+                for began, text in joiner.take_unfinished():
+                    yield number, replace(began, text=text)
 
     def _read(self, number: int, stream: str) -> Iterator[LogLine]:
         while True:

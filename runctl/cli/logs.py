@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +63,15 @@ class _LogPrinter:
         self._lines: list[dict[str, Any]] = []
         self._attempt = 0
 
+    @property
+    def as_json(self) -> bool:
+        """Whether everything is kept until the end."""
+        return self._output.as_json
+
+    def take_all(self, lines: Iterable[tuple[int, LogLine]]) -> None:
+        for attempt, line in lines:
+            self.take(attempt, line)
+
     def take(self, attempt: int, line: LogLine) -> None:
         from runctl.cli.log_tail import plain
 
@@ -88,6 +98,8 @@ def _print_logs(
     only: int | None,
     follow: bool,
 ) -> None:
+    from runctl.cli.log_tail import LINE_PATIENCE
+
     quiet = 0
     while True:
         run = cloud.ledger.find_run(run_id)
@@ -97,10 +109,13 @@ def _print_logs(
         for number, line in tail.read(chosen):
             printer.take(number, line)
             printed += 1
+        if follow and not printer.as_json:
+            printer.take_all(tail.unfinished(after=LINE_PATIENCE))
         quiet = 0 if printed else quiet + 1
         over = run is None or run.ended is not None or any(one.ended for one in chosen if only)
         # The last lines reach the log a moment after the end is known.
         if not follow or (over and quiet > 1):
+            printer.take_all(tail.unfinished())
             return
         time.sleep(cloud.pause)
 

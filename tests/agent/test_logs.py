@@ -13,16 +13,16 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runctl.agent.display_lines import LARGEST_EVENT
+from runctl.agent.json_lines import Follower
 from runctl.agent.logs import (
     BATCH_BYTES,
     BATCH_EVENTS,
     EVENT_OVERHEAD,
-    LARGEST_EVENT,
-    Follower,
     LogShipper,
     batches,
-    split_line,
 )
+from runctl.model.log_pieces import Joiner
 from tests.agent.machine import Cloud, wait_until
 
 
@@ -39,19 +39,7 @@ def test_a_batch_has_at_most_ten_thousand_events() -> None:
     assert [len(batch) for batch in batches([(0, "x")] * (BATCH_EVENTS + 1))] == [BATCH_EVENTS, 1]
 
 
-@given(st.text(max_size=300))
-def test_a_line_is_one_event_and_never_empty(line: str) -> None:
-    assert split_line(line) == [line or " "]
-
-
-def test_a_line_too_long_for_an_event_is_divided() -> None:
-    line = "€" * LARGEST_EVENT
-    pieces = split_line(line)
-    assert "".join(pieces) == line
-    assert max(len(piece.encode()) for piece in pieces) <= LARGEST_EVENT
-
-
-def test_follower_returns_whole_lines_and_keeps_the_unfinished_one(tmp_path: Path) -> None:
+def test_follower_of_json_returns_whole_lines_and_keeps_the_unfinished_one(tmp_path: Path) -> None:
     path = tmp_path / "log"
     follower = Follower(path)
     assert follower.read() == []
@@ -120,7 +108,7 @@ def test_a_service_that_is_gone_does_not_hold_up_the_end(tmp_path: Path) -> None
 def test_what_was_shipped_gives_its_disk_space_back_and_loses_no_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runctl.agent.logs.FREED_BYTES", 64 * 1024)
+    monkeypatch.setattr("runctl.agent.growing_file.FREED_BYTES", 64 * 1024)
     monkeypatch.setattr("runctl.agent.logs.KEPT_BYTES", 4 * 1024)
     client = Refusing(refusals=0)
     path = tmp_path / "out"
@@ -144,7 +132,7 @@ def test_what_was_shipped_gives_its_disk_space_back_and_loses_no_line(
 def test_output_that_nobody_takes_does_not_fill_the_disk_and_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runctl.agent.logs.FREED_BYTES", 64 * 1024)
+    monkeypatch.setattr("runctl.agent.growing_file.FREED_BYTES", 64 * 1024)
     monkeypatch.setattr("runctl.agent.logs.LARGEST_BACKLOG", 1024 * 1024)
     client = Refusing(refusals=2)
     path = tmp_path / "out"
@@ -174,6 +162,28 @@ def test_full_disk_does_not_end_the_shipping(
         stream.write(b"two\n")
     wait_until(lambda: client.events == ["one", "two"])
     shipper.stop(within=timedelta(seconds=5))
+
+
+def test_agent_that_is_started_again_ships_the_rest_of_a_line_and_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"x" * 600_000)
+    first, second = Refusing(refusals=0), Refusing(refusals=0)
+    shipper = LogShipper(first, group="g", streams={"s": [path]})
+    shipper.start()
+    mark = tmp_path / "out.shipped"
+    wait_until(lambda: mark.exists() and mark.read_text().startswith("600000 "))
+    shipper._stop.set()  # as far as the file knows, it was killed
+    shipper._thread.join(10)
+    with path.open("ab") as stream:
+        stream.write(b"yy\nnext\n")
+    shipper = LogShipper(second, group="g", streams={"s": [path]})
+    shipper.start()
+    shipper.stop(within=timedelta(seconds=20))
+    joiner: Joiner[None] = Joiner()
+    lines = [joiner.join(None, event) for event in [*first.events, *second.events]]
+    assert [line[1] for line in lines if line] == ["x" * 600_000 + "yy", "next"]
 
 
 @pytest.mark.parametrize("missing", [True, False])

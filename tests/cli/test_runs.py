@@ -5,8 +5,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from runctl.agent.display_lines import DisplayLines
 from runctl.cli.logs import read_since
 from runctl.model.errors import InvalidRequestError
+from runctl.model.log_pieces import Piece, marked
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Run
 from runctl.model.saving import Saving
@@ -173,6 +175,41 @@ def test_logs_are_the_trainers_lines_and_nothing_else_on_stdout(story, runctl):
         (1, "two"),
         (2, "three"),
     ]
+
+
+def test_logs_join_the_pieces_of_a_line(story, runctl):
+    line = "é" * 700_000
+    content = f"{line}\nfour\n{{".encode()
+    story.say("lm", 2, *DisplayLines("stdout").feed(content, 0))
+    story.say("lm", 2, *marked_as_unfinished("Epoch 1 ..."))
+    assert runctl("logs", "lm", "--attempt", "2").stdout == f"three\n{line}\nfour\nEpoch 1 ...\n"
+    lines = runctl("logs", "lm", "--json").document["lines"]
+    assert [one["text"] for one in lines[2:]] == ["three", line, "four", "Epoch 1 ..."]
+    assert {one["attempt"] for one in lines[2:]} == {2}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_following_logs_joins_a_line_with_others_between(story, start_runctl, as_json):
+    lines = DisplayLines("stderr")
+    first = [*lines.feed(b"Epoch 1 ...", 0), *lines.feed(b"", 60), "of the other stream"]
+    rest = lines.feed(b" done\n", 61)
+    with start_runctl("logs", "lm", "-f", *(["--json"] if as_json else [])) as process:
+        if as_json:
+            # It shows nothing before the end, so the rest may come as late as it likes.
+            story.say("lm", 2, *first)
+            story.say("lm", 2, *rest)
+        else:
+            process.wait_for("── attempt 2")
+            story.say("lm", 2, *first, *rest)
+        story.end_attempt("lm", 2, OutcomeKind.COMPLETED)
+        story.end("lm", RunStatus.COMPLETED)
+        done = process.finish()
+    said = [line["text"] for line in done.document["lines"]] if as_json else done.stdout.split("\n")
+    assert said[3:5] == ["of the other stream", "Epoch 1 ... done"]
+
+
+def marked_as_unfinished(text):
+    return [marked(Piece(text=text, key="stderr:7", is_last=False))]
 
 
 def test_logs_of_an_attempt_that_is_not_there_exit_4(story, runctl):
