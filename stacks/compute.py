@@ -17,6 +17,7 @@ from stacks.constructs.machine import Machine
 from stacks.constructs.network import Network
 from stacks.existing_instances import monitor_command, start_command
 from stacks.instance_role import instance_policy, instance_role
+from stacks.instance_tags import InstanceTags
 from stacks.settings import PROJECT, Settings
 from stacks.storage import StorageStack
 from stacks.trainer_role import trainer_role
@@ -43,6 +44,7 @@ class ComputeStack(Stack):
         **stack: Any,
     ) -> None:
         super().__init__(scope, construct_id, **stack)
+        self.node.add_validation(InstanceTags(self))
         self.network = Network(self, "Network", settings=settings)
         archive = s3_assets.Asset(self, "Agent", path=str(agent.path))
         self.role = instance_role(self, settings=settings, storage=storage, agent=archive)

@@ -121,7 +121,7 @@ def end_leftovers(marker: str) -> list[int]:
     for pid in _pids():
         with contextlib.suppress(OSError):
             environment = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-            if pid != os.getpid() and needle in environment:
+            if pid != os.getpid() and needle in environment and _is_on_this_machine(pid):
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
     # A signal is not an end: what is still in a system call may yet write to the folder.
@@ -130,6 +130,11 @@ def end_leftovers(marker: str) -> list[int]:
             break
         time.sleep(0.01)
     return killed
+
+
+def _is_on_this_machine(pid: int) -> bool:
+    """Say whether a process sees our files; on the local cloud other machines' processes do not."""
+    return (PROC / str(pid) / "ns/mnt").readlink() == (PROC / "self/ns/mnt").readlink()
 
 
 def _is_alive(pid: int) -> bool:

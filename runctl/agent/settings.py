@@ -12,14 +12,18 @@ from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
 
 @dataclass(frozen=True)
 class Paths:
-    """Every file and folder of ours, below `root` (`/` on AWS)."""
+    """Every file and folder of ours, below `root` (`/` on AWS).
+
+    `state_dir` is another path of the state folder: the local cloud mounts it where EC2 has it.
+    """
 
     root: Path
+    state_dir: Path | None = None
 
     @property
     def state(self) -> Path:
         """What lives as long as the instance."""
-        return self.root / "var/lib/runctl"
+        return self.state_dir or self.root / "var/lib/runctl"
 
     @property
     def runtime(self) -> Path:
@@ -140,8 +144,11 @@ class Settings:
 
 
 def read_paths(environ: Mapping[str, str] = os.environ) -> Paths:
-    """Return the paths below RUNCTL_ROOT."""
-    return Paths(Path(environ.get("RUNCTL_ROOT") or "/"))
+    """Return the paths below RUNCTL_ROOT; RUNCTL_STATE_DIR names the state folder otherwise."""
+    state_dir = environ.get("RUNCTL_STATE_DIR")
+    return Paths(
+        Path(environ.get("RUNCTL_ROOT") or "/"), state_dir=Path(state_dir) if state_dir else None
+    )
 
 
 def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -> Settings:

@@ -163,7 +163,10 @@ def terminate(
         bool,
         typer.Option("--force", help="Though it is not runctl's, or a run works on it."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Do not ask; required where there is no terminal to ask."),
+    ] = False,
 ) -> None:
     """End a machine that runctl launched; one that is gone already is fine."""
     from datetime import timedelta as span

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from runctl.aws.deployment import Deployment
     from runctl.local.daemon import Endpoint
 
+GIB = 1024**3
+
 app = typer.Typer(no_args_is_help=True, help="The local cloud: start it, look at it, interrupt.")
 
 
@@ -50,10 +52,21 @@ def _names(deployment: Deployment) -> dict[str, str]:
 
 
 @command(app, "up")
-def up(invocation: Invocation) -> None:
+def up(
+    invocation: Invocation,
+    disk_gib: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=16384,
+            help="Disk size of each instance, in memory; else they share this machine's disk.",
+        ),
+    ] = None,
+) -> None:
     """Start the local cloud and deploy runctl onto it."""
     import runctl
-    from runctl.local.daemon import start
+    from runctl.local.client import LocalCloudClient
     from runctl.local.deploy import deploy
 
     project = Path(runctl.__file__).parents[1]
@@ -61,13 +74,17 @@ def up(invocation: Invocation) -> None:
         raise NotFoundError(
             f"there is no app.py in {project}; the local cloud deploys from a checkout of runctl"
         )
+    disk_bytes = _disk_bytes(disk_gib)
     began = datetime.now(timezone.utc)
     output = invocation.output
     with _translated(), output.spinner("starting the local cloud") as say:
-        endpoint = start()
+        endpoint = _start(disk_bytes)
         outputs = deploy(endpoint, project=project, progress=say)
     took = (datetime.now(timezone.utc) - began).total_seconds()
     output.tell(f"the local cloud is up after {took:.0f} s; its folder is {endpoint.home}")
+    health = LocalCloudClient(endpoint.url).health()
+    for line in _isolation(health):
+        output.tell(line)
     invocation.local = True
     names = _names(invocation.cloud.deployment)
     lines = [*_exports(endpoint), *(f"export {name}={value}" for name, value in names.items())]
@@ -78,11 +95,67 @@ def up(invocation: Invocation) -> None:
             "account": endpoint.account,
             "home": str(endpoint.home),
             "stacks": sorted(outputs),
+            "disk_bytes": health["disk_bytes"],
+            "own_paths": health["own_paths"],
             "environment": {**endpoint.environment(), **names},
         },
         f"{endpoint.url}\n\n" + "\n".join(lines) + "\n",
         "try: runctl --local aws train SCRIPT",
     )
+
+
+def _disk_bytes(disk_gib: int | None) -> int:
+    """Return the size of instances' disks, 0 for none of their own; refuse what cannot be enforced.
+
+    It forks, so nothing may run in another thread yet.
+    """
+    from runctl.local import disks
+    from runctl.local.daemon import find
+
+    if disk_gib is None:
+        return 0
+    try:
+        disks.check(disk_gib * GIB)
+    except ValueError as exc:
+        raise InvalidRequestError((Problem("--disk-gib", str(exc)),)) from exc
+    if not find() and (reason := disks.why_refused()):
+        raise RefusedError(
+            f"--disk-gib: this machine permits no mount namespaces ({reason}), so that no size "
+            "can be enforced; run it as root, or permit user namespaces"
+        )
+    return disk_gib * GIB
+
+
+def _start(disk_bytes: int) -> Endpoint:
+    """Start the local cloud, or find it running; instances that boot from now on get the disk."""
+    from runctl.local.client import LocalCloudClient
+    from runctl.local.daemon import find, start
+
+    running = find()
+    if running and disk_bytes:
+        client = LocalCloudClient(running.url)
+        if not client.health()["own_disks"]:
+            raise RefusedError(
+                "--disk-gib: the local cloud that is up was started without it; "
+                "end it first: runctl local down"
+            )
+        client.set_knobs(disk_bytes=disk_bytes)
+    return running or start(own_disks=bool(disk_bytes), disk_bytes=disk_bytes)
+
+
+def _isolation(health: dict[str, Any]) -> Iterator[str]:
+    """Say what instances have of their own, and what they share with this machine."""
+    size = health["disk_bytes"]
+    yield (
+        f"each instance has a disk of {size / GIB:g} GiB"
+        if size
+        else ("instances share this machine's disk")
+    )
+    if not health["own_paths"]:
+        yield (
+            "instances have other checkpoint paths than on EC2 and share this machine's /tmp: "
+            f"{health['shares_paths_because']}"
+        )
 
 
 @command(app, "down")
@@ -134,12 +207,19 @@ def status(invocation: Invocation) -> None:
         tags = one.get("tags", {})
         cells = (one["instance_id"], one["state"], one.get("pool", ""))
         table.add_row(*cells, tags.get(RUN_TAG, ""), tags.get(ATTEMPT_TAG, ""))
+    isolation = list(_isolation(health))
     told = f"{endpoint.url}, up for {say_duration(uptime)} (process {endpoint.pid})"
     deployed = f"deployed: {', '.join(stacks)}" if stacks else "nothing is deployed"
     ended = f"{len(instances) - len(live)} instances have been terminated"
     named = [f"{name}={value}" for name, value in names.items()]
     invocation.output.result(
-        document, told, deployed, *named, table if live else "no instance is running", ended
+        document,
+        told,
+        deployed,
+        *named,
+        *isolation,
+        table if live else "no instance is running",
+        ended,
     )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runctl.local import disks, functions, iam, store
+from runctl.local import catalog, disks, functions, iam, store
 from runctl.local.instance import Instance, ended_by_user
 from runctl.local.instances import Instances
 from runctl.local.journal import Journal
-from runctl.local.knobs import Knobs
-from runctl.local.market import Market, Pool
+from runctl.local.knobs import Knobs, unknown
+from runctl.local.market import ERROR_CODES, Market, Pool
 from runctl.local.wire import ApiError
 
 Payload = dict[str, Any]
@@ -30,13 +33,21 @@ class Admin:
         calls: Journal,
         account: str,
         region: str,
+        shares_paths: str,
     ) -> None:
         self._market, self._instances, self._knobs = market, instances, knobs
         self._journal, self._calls = journal, calls
         self._account, self._region = account, region
         self._initial = dataclasses.asdict(knobs)
         self._routes: Mapping[tuple[str, str], Callable[[Payload], Any]] = {
-            ("GET", "health"): lambda _: {"ok": True, "enforced": iam.is_enforced()},
+            ("GET", "health"): lambda _: {
+                "ok": True,
+                "enforced": iam.is_enforced(),
+                "own_disks": disks.are_possible(),
+                "disk_bytes": knobs.disk_bytes,
+                "own_paths": not shares_paths,
+                "shares_paths_because": shares_paths,
+            },
             ("POST", "enforce"): self._enforce,
             ("POST", "warm"): self._warm,
             ("GET", "knobs"): lambda _: dataclasses.asdict(knobs),
@@ -58,10 +69,11 @@ class Admin:
         if route is None:
             raise ApiError("NotFound", f"there is no {method} /_runctl/{path}", status=404)
         try:
+            _check_names(method, path, payload)
             with store.scope(self._account, self._region):
                 return route(payload)
-        except (KeyError, TypeError, ValueError) as exc:
-            raise ApiError("BadRequest", f"{type(exc).__name__}: {exc}") from exc
+        except (TypeError, ValueError) as exc:
+            raise ApiError("BadRequest", str(exc)) from exc
 
     def _enforce(self, _: Payload) -> Payload:
         iam.enforce()
@@ -72,11 +84,17 @@ class Admin:
         return {}
 
     def _set_knobs(self, payload: Payload) -> Payload:
-        if payload.get("disk_bytes") and not disks.are_possible():
-            raise ValueError(
-                "disk_bytes: start the local cloud with own_disks, as root or where user "
-                "namespaces are permitted; its log says what was refused"
-            )
+        size = payload.get("disk_bytes")
+        if size and type(size) is int:
+            if not disks.are_possible():
+                raise ValueError(
+                    "disk_bytes: start the local cloud with own_disks, as root or where user "
+                    "namespaces are permitted; its log says what was refused"
+                )
+            try:
+                disks.check(size)
+            except ValueError as exc:
+                raise ValueError(f"disk_bytes: {exc}") from exc
         self._knobs.update(payload)
         return dataclasses.asdict(self._knobs)
 
@@ -88,31 +106,31 @@ class Admin:
         return {}
 
     def _set_capacity(self, payload: Payload) -> Payload:
+        pool = None if payload["pool"] == "*" else _pool(payload["pool"])
         capacity, error = payload.get("capacity"), payload.get("error")
-        if payload["pool"] == "*":
-            self._market.default_capacity = int(capacity if capacity is not None else 0)
-            return {}
-        pool = Pool.parse(payload["pool"])
-        if capacity is not None:
-            self._market.capacities[pool] = int(capacity)
-        if error:
-            self._market.errors[pool] = error
-        else:
-            self._market.errors.pop(pool, None)
-        return {"pool": str(pool), "free": self._market.free(pool)}
+        if capacity is not None and (type(capacity) is not int or capacity < 0):
+            raise ValueError(f"capacity: {capacity!r} is not a whole number from 0 up")
+        if error is not None:
+            _check_error(error)
+        self._market.set_supply(pool, capacity, error or None)
+        if pool is None:
+            market = self._market
+            return {"pool": "*", "free": market.default_capacity, "error": market.default_error}
+        free, error = self._market.free(pool), self._market.error(pool)
+        return {"pool": str(pool), "free": free, "error": error}
 
     def _set_price(self, payload: Payload) -> Payload:
-        pool = Pool.parse(payload["pool"])
-        self._market.prices[pool] = float(payload["price"])
+        pool = _pool(payload["pool"])
+        self._market.prices[pool] = _number("price", payload["price"], above_zero=True)
         return {"pool": str(pool), "price": self._market.price(pool)}
 
     def _interrupt(self, payload: Payload) -> Payload:
+        notice = payload.get("notice", True)
+        if type(notice) is not bool:
+            raise ValueError(f"notice: {notice!r} is neither true nor false")
+        seconds = _number("notice_seconds", payload.get("notice_seconds", 120))
         instance = self._instances.get(payload["instance_id"])
-        self._instances.interrupt(
-            instance,
-            notice=bool(payload.get("notice", True)),
-            notice_seconds=float(payload.get("notice_seconds", 120)),
-        )
+        self._instances.interrupt(instance, notice=notice, notice_seconds=seconds)
         return _shown(instance)
 
     def _rebalance(self, payload: Payload) -> Payload:
@@ -121,10 +139,61 @@ class Admin:
         return _shown(instance)
 
     def _event(self, payload: Payload) -> Payload:
-        self._instances.bus.publish(
-            payload["detail_type"], payload["detail"], resource=payload.get("resource", "")
-        )
+        detail_type, detail = payload["detail_type"], payload["detail"]
+        if not isinstance(detail_type, str) or not isinstance(detail, dict):
+            raise ValueError("detail_type is a text, detail an object")  # noqa: TRY004
+        self._instances.bus.publish(detail_type, detail, resource=payload.get("resource", ""))
         return {}
+
+
+def _check_names(method: str, path: str, payload: Payload) -> None:
+    """Refuse a field that a request does not have, and one that it lacks."""
+    if path == "knobs" and method == "POST":
+        return  # each knob is a field
+    needed, optional = _FIELDS.get(path, ((), ()))
+    for name in payload:
+        if name not in (*needed, *optional):
+            raise ValueError(f"{path}: {unknown('field', name, [*needed, *optional])}")
+    if missing := [name for name in needed if name not in payload]:
+        raise ValueError(f"{path} needs {', '.join(missing)}")
+
+
+# What each request needs, and what it takes besides; the others take nothing.
+_FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "capacity": (("pool",), ("capacity", "error")),
+    "price": (("pool", "price"), ()),
+    "interrupt": (("instance_id",), ("notice", "notice_seconds")),
+    "rebalance": (("instance_id",), ()),
+    "event": (("detail_type", "detail"), ("resource",)),
+    "events": ((), ("since",)),
+    "calls": ((), ("since",)),
+}
+
+
+def _pool(text: str) -> Pool:
+    """Read the name of a pool that requests can reach; ValueError for any other."""
+    pool = Pool.parse(text)
+    types = catalog.existing_types()
+    if pool.instance_type not in types:
+        raise ValueError(f"pool: {unknown('instance type', pool.instance_type, types)}")
+    if pool.zone not in (zones := store.zones()):
+        raise ValueError(f"pool: {unknown('zone', pool.zone, zones)}")
+    return pool
+
+
+def _check_error(code: str) -> None:
+    """Refuse what is not an error code, and what looks like one that is misspelled."""
+    if not isinstance(code, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9.]*", code):
+        raise ValueError(f"error: {code!r} is not an error code such as VcpuLimitExceeded")
+    if code not in ERROR_CODES and difflib.get_close_matches(code, ERROR_CODES, cutoff=0.9):
+        raise ValueError(f"error: {unknown('error code', code, sorted(ERROR_CODES))}")
+
+
+def _number(name: str, value: Any, *, above_zero: bool = False) -> float:
+    fits = type(value) in {int, float} and math.isfinite(value) and value >= 0
+    if not fits or (above_zero and value == 0):
+        raise ValueError(f"{name}: {value!r} is not a number {'above' if above_zero else 'from'} 0")
+    return float(value)
 
 
 def _shown(one: Instance) -> Payload:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from runctl.local.market import ON_DEMAND_PRICES
-from runctl.local.wire import ApiError
+from runctl.local.wire import ApiError, service_model
 
 _SIZES = {"nano": 2, "micro": 2, "small": 2, "medium": 2, "large": 2, "xlarge": 4}
 _GPUS = {
@@ -35,6 +36,12 @@ class InstanceType:
 def known_types() -> list[str]:
     """List the instance types that are on offer."""
     return sorted(ON_DEMAND_PRICES)
+
+
+@cache
+def existing_types() -> frozenset[str]:
+    """List the instance types that EC2 has, on offer here or not."""
+    return frozenset(service_model("ec2").shape_for("InstanceType").enum)  # type: ignore[attr-defined]
 
 
 def architecture(name: str) -> str:

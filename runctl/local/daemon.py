@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -81,14 +81,19 @@ def start(
     port: int = 0,
     die_with_parent: bool = False,
     own_disks: bool = False,
+    disk_bytes: int = 0,
+    own_paths: bool = True,
+    shared_folders: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Endpoint:
     """Start a local cloud in a folder and wait until it serves; one that runs there is kept.
 
     Port 0 takes a free one. With `die_with_parent` it ends with the thread that calls this, so
     that a killed test run leaves nothing. With `own_disks` it enters a mount namespace of its own,
-    so that instances can have disks of a size (the knob `disk_bytes`). `environment` adds variables
-    for ministack, such as SFN_WAIT_SCALE.
+    so that instances can have disks of a size: `disk_bytes`, or the knob of that name. Instances
+    have their own state folder and /tmp where the machine permits it, unless `own_paths` is off;
+    of what lies below /tmp they see the `shared_folders` only. `environment` adds variables for
+    ministack, such as SFN_WAIT_SCALE.
     """
     home = (home or default_home()).absolute()
     if running := find(home):
@@ -102,7 +107,11 @@ def start(
     if die_with_parent:
         command += ["--parent", str(os.getpid())]
     if own_disks:
-        command += ["--own-disks"]
+        command += ["--own-disks", "--disk-bytes", str(disk_bytes)]
+    if not own_paths:
+        command += ["--shared-paths"]
+    for folder in shared_folders:
+        command += ["--shared-folder", str(folder.absolute())]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,

@@ -5,37 +5,28 @@ With the local cloud's last process they are gone, however it ended; nothing els
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
 
-# linux/sched.h, sys/mount.h
-_NEW_MOUNTS, _NEW_USERS = 0x00020000, 0x10000000
-_RECURSIVE, _FOLLOW_THE_MACHINE = 0x4000, 0x80000
-_DETACH = 2
+from runctl.local import namespaces
 
 BYTES_AN_INODE = 16 * 1024
+_MIN_BYTES = 1024 * 1024
 
 _possible = False
 
 
 def enter_own_namespace() -> None:
-    """Let this process and what it starts have mounts of their own; OSError when that is refused.
-
-    Who is not root becomes so for mounts only, in a user namespace, which a process with threads
-    cannot enter. What the machine mounts and unmounts later is seen here too.
-    """
+    """Let this process have disks that nobody else sees; OSError when that is refused."""
     global _possible
-    user, group = os.getuid(), os.getgid()
-    try:
-        _call("unshare", _NEW_MOUNTS)
-    except PermissionError:
-        _call("unshare", _NEW_MOUNTS | _NEW_USERS)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    _call("mount", None, b"/", None, _RECURSIVE | _FOLLOW_THE_MACHINE, None)
+    # Shared, so that no other instance's namespace keeps a disk that was taken away.
+    namespaces.enter(share=True)
     _possible = True
+
+
+def why_refused() -> str:
+    """Try it in a child process; return why this machine refuses, empty where it does not."""
+    return namespaces.try_in_child(lambda: namespaces.enter(share=True))
 
 
 def are_possible() -> bool:
@@ -45,18 +36,22 @@ def are_possible() -> bool:
 
 def mount(root: Path, size_bytes: int) -> None:
     """Put an empty disk of so many bytes at a folder, with as many inodes as ext4 gives it."""
-    options = f"size={size_bytes},nr_inodes={size_bytes // BYTES_AN_INODE},mode=755".encode()
-    _call("mount", b"tmpfs", os.fsencode(root), b"tmpfs", 0, options)
+    options = f"size={size_bytes},nr_inodes={size_bytes // BYTES_AN_INODE},mode=755"
+    namespaces.mount_tmpfs(root, options)
+
+
+def check(size_bytes: int) -> None:
+    """Refuse a size that could not be enforced: ValueError says why."""
+    if size_bytes < _MIN_BYTES:
+        raise ValueError(f"{size_bytes} bytes are less than one MiB")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size_bytes > memory:
+        raise ValueError(
+            f"{size_bytes} bytes are more than this machine's memory ({memory}), which holds the "
+            "disks of instances"
+        )
 
 
 def unmount(root: Path) -> None:
-    """Take a disk away with what is on it, though somebody may still have a file open."""
-    _call("umount2", os.fsencode(root), _DETACH)
-
-
-def _call(name: str, *arguments: int | bytes | None) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    given = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments]
-    if getattr(libc, name)(*given) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
+    """Take a disk away with what is on it, even while its files are open."""
+    namespaces.detach(root)

@@ -22,7 +22,7 @@ from runctl.local.events import EventBus
 from runctl.local.fleets import Fleets
 from runctl.local.instances import Instances
 from runctl.local.journal import Journal
-from runctl.local.knobs import Knobs
+from runctl.local.knobs import Setup
 from runctl.local.market import Market
 from runctl.local.ssm import Ssm
 from runctl.local.volumes import Volumes
@@ -198,9 +198,9 @@ class FrontDoor:
         )
 
 
-def build(home: Path, *, url: str, account: str, region: str) -> FrontDoor:
+def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> FrontDoor:
     """Put a local cloud together."""
-    market, knobs, journal, calls = Market(), Knobs(), Journal(), Journal()
+    market, knobs, journal, calls = Market(), setup.knobs, Journal(), Journal()
     iam.count_loopback_as_tls()
     resources.install(machine_of=workflows.install(knobs))
     functions.install(home)
@@ -212,6 +212,7 @@ def build(home: Path, *, url: str, account: str, region: str) -> FrontDoor:
         journal=journal,
         bus=EventBus(knobs, account=account, region=region),
         issue_credentials=iam.RoleCredentials().issue,
+        own_paths=not setup.shares_paths,
     )
     admin = Admin(
         market=market,
@@ -221,6 +222,7 @@ def build(home: Path, *, url: str, account: str, region: str) -> FrontDoor:
         calls=calls,
         account=account,
         region=region,
+        shares_paths=setup.shares_paths,
     )
     volumes = Volumes()
     ec2, ssm = Ec2(instances, Fleets(instances, volumes), volumes), Ssm(instances)

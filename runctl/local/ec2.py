@@ -8,15 +8,18 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from runctl.local import catalog, store
+from runctl.local.applied import check_applied
 from runctl.local.fleets import Authorize, Fleets
 from runctl.local.instance import STATE_CODES, Instance, ended_by_user
 from runctl.local.instances import Instances
 from runctl.local.market import Pool
 from runctl.local.queries import check_filters, filters_of, matches, page, tags_match
+from runctl.local.tag_rules import check_shown_keys, check_tags
 from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
 
 _STEP = timedelta(hours=1)
+_PRODUCTS = {"Linux/UNIX", "Linux/UNIX (Amazon VPC)"}
 
 
 class Ec2:
@@ -58,6 +61,7 @@ class Ec2:
         """Perform one call."""
         if request.pop("DryRun", False):
             raise ApiError("UnsupportedOperation", "The local cloud has no dry runs.")
+        check_applied("ec2", action, request)
         return self._actions[action](request, authorize)
 
     def _describe_fleets(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
@@ -130,9 +134,12 @@ class Ec2:
         targets = [self._instances.get(one) for one in request["InstanceIds"]]
         authorize("TerminateInstances", instance=[one.instance_id for one in targets])
         changes = []
+        at_once = request.get("Force") or request.get("SkipOsShutdown")
         for instance in targets:
             before = instance.state
-            self._instances.terminate(instance, ended_by_user())
+            self._instances.terminate(
+                instance, ended_by_user(), grace_seconds=0 if at_once else None
+            )
             changes.append(
                 {
                     "InstanceId": instance.instance_id,
@@ -155,6 +162,10 @@ class Ec2:
     def _price_history(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeSpotPriceHistory")
         filters = filters_of(request)
+        check_filters(filters, known=("instance-type", "availability-zone", "product-description"))
+        wanted = (request.get("ProductDescriptions"), filters.get("product-description"))
+        if any(one is not None and not set(one) & _PRODUCTS for one in wanted):
+            return {"SpotPriceHistory": [], "NextToken": ""}
         types = (
             request.get("InstanceTypes") or filters.get("instance-type") or catalog.known_types()
         )
@@ -165,9 +176,8 @@ class Ec2:
         )
         now = datetime.now(timezone.utc)
         start = request.get("StartTime") or now
-        moments = [now - _STEP * step for step in range(90 * 24) if now - _STEP * step >= start][
-            :24
-        ]
+        end = min(request.get("EndTime") or now, now)
+        moments = [end - _STEP * step for step in range(90 * 24) if end - _STEP * step >= start]
         rows = [
             {
                 "AvailabilityZone": zone,
@@ -176,7 +186,7 @@ class Ec2:
                 "SpotPrice": f"{self._instances.market.price(Pool(instance_type, zone)):.6f}",
                 "Timestamp": moment,
             }
-            for moment in moments or [now]
+            for moment in moments[:24] or [end]
             for instance_type in types
             for zone in zones
         ]
@@ -186,7 +196,10 @@ class Ec2:
     def _offerings(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeInstanceTypeOfferings")
         kind = request.get("LocationType", "region")
+        if kind not in {"region", "availability-zone"}:
+            raise ApiError("UnsupportedOperation", f"The local cloud has no offerings by {kind}.")
         filters = filters_of(request)
+        check_filters(filters, known=("instance-type", "location"))
         places = store.zones() if kind == "availability-zone" else [store.region()]
         rows = [
             {"InstanceType": name, "LocationType": kind, "Location": place}
@@ -194,7 +207,7 @@ class Ec2:
             for place in places
             if matches(name, filters.get("instance-type"))
             and matches(place, filters.get("location"))
-            and self._instances.market.errors.get(Pool(name, place)) != "Unsupported"
+            and self._instances.market.error(Pool(name, place)) != "Unsupported"
         ]
         shown, token = page(rows, request)
         return {"InstanceTypeOfferings": shown, "NextToken": token}
@@ -202,6 +215,7 @@ class Ec2:
     def _instance_types(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeInstanceTypes")
         filters = filters_of(request)
+        check_filters(filters, known=("instance-type",))
         names = request.get("InstanceTypes") or [
             name for name in catalog.known_types() if matches(name, filters.get("instance-type"))
         ]
@@ -218,14 +232,20 @@ class Ec2:
         self, request: dict[str, Any], authorize: Authorize, action: str
     ) -> dict[str, Any]:
         targets = [self._instances.get(one) for one in request["Resources"]]
-        pairs = {tag["Key"]: tag.get("Value", "") for tag in request.get("Tags", [])}
+        tags = request.get("Tags", [])
+        pairs = {tag["Key"]: tag.get("Value", "") for tag in tags}
         authorize(
             action,
             instance=[one.instance_id for one in targets],
             tags=[f"{key}={value}" for key, value in pairs.items()],
         )
+        if action == "CreateTags":
+            for instance in targets:
+                check_tags(tags, kept=instance.tags)
+                if instance.tags_in_metadata:
+                    check_shown_keys(pairs)
         for instance in targets:
-            kept = {key: value for key, value in instance.tags.items() if key not in pairs}
+            kept = instance.tags if action == "CreateTags" else _without(instance.tags, tags)
             instance.tags = {**kept, **pairs} if action == "CreateTags" else kept
             store.set_tags(instance.instance_id, instance.tags)
         return {}
@@ -251,6 +271,16 @@ class Ec2:
             else:
                 found = [one for one in found if tags_match(one.tags, name, values)]
         return found
+
+
+def _without(tags: Mapping[str, str], gone: list[dict[str, str]]) -> dict[str, str]:
+    """Take tags away as DeleteTags does: a value must match, none takes all but those of AWS."""
+    if not gone:
+        return {key: value for key, value in tags.items() if key.startswith("aws:")}
+    removed = {
+        one["Key"] for one in gone if one.get("Value", tags.get(one["Key"])) == tags.get(one["Key"])
+    }
+    return {key: value for key, value in tags.items() if key not in removed}
 
 
 def _is_visible(instances: Instances, instance: Instance) -> bool:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from runctl.local import catalog, store
+from runctl.local.applied import check_template
 from runctl.local.market import Lifecycle, Offer, Pool
 from runctl.local.store import LaunchTemplate, Profile, Subnet
+from runctl.local.tag_rules import check_shown_keys, check_tags
 from runctl.local.wire import ApiError
 
 _INSTANT_ONLY = "The local cloud launches fleets of type instant only."
@@ -40,6 +42,7 @@ def candidates_of(request: dict[str, Any]) -> Iterator[Candidate]:
         template = store.find_launch_template(config.get("LaunchTemplateSpecification", {}))
         for override in config.get("Overrides") or [{}]:
             merged = {**template.data, **override}
+            check_template(template.template_id, template.data)
             subnet = _placed(merged)
             instance_type = merged.get("InstanceType")
             if not instance_type:
@@ -64,7 +67,18 @@ def candidates_of(request: dict[str, Any]) -> Iterator[Candidate]:
             )
 
 
+# botocore's documentation of CreateFleet: what an instant fleet can tag.
 _TAGGED_AT_LAUNCH = {"fleet", "instance", "volume", "network-interface", "spot-instances-request"}
+_STRATEGIES = {
+    "SpotOptions": (
+        "lowest-price",
+        "diversified",
+        "capacity-optimized",
+        "capacity-optimized-prioritized",
+        "price-capacity-optimized",
+    ),
+    "OnDemandOptions": ("lowest-price", "prioritized"),
+}
 
 
 def is_spot(request: dict[str, Any]) -> bool:
@@ -87,8 +101,13 @@ def check(request: dict[str, Any]) -> None:
         raise ApiError("InvalidParameterValue", "DefaultTargetCapacityType is spot or on-demand.")
     if target["TotalTargetCapacity"] < 1:
         raise ApiError("InvalidParameterValue", "TotalTargetCapacity is below 1.")
-    for name in ("SpotOptions", "OnDemandOptions"):
+    for name, strategies in _STRATEGIES.items():
         options = request.get(name, {})
+        if options.get("AllocationStrategy", strategies[0]) not in strategies:
+            raise ApiError(
+                "InvalidParameterValue",
+                f"{name}: the AllocationStrategy is one of {', '.join(strategies)}.",
+            )
         single = options.get("SingleInstanceType") or options.get("SingleAvailabilityZone")
         if "MinTargetCapacity" in options and not single:
             raise ApiError(
@@ -105,8 +124,7 @@ def check(request: dict[str, Any]) -> None:
     for spec in request.get("TagSpecifications", []):
         if spec.get("ResourceType") not in _TAGGED_AT_LAUNCH:
             raise ApiError("InvalidParameterValue", "Tags are for the fleet or what it launches.")
-        if any(tag["Key"].lower().startswith("aws:") for tag in spec.get("Tags", [])):
-            raise ApiError("InvalidParameterValue", "Tag keys starting with 'aws:' are reserved.")
+        check_tags(spec.get("Tags", []))
     _check_one_subnet_a_zone(request)
 
 
@@ -166,6 +184,32 @@ def tags_for(request: dict[str, Any], kind: str) -> dict[str, str]:
         if spec.get("ResourceType") == kind
         for tag in spec.get("Tags", [])
     }
+
+
+def refusal(candidate: Candidate, request: dict[str, Any]) -> ApiError | None:
+    """Return why EC2 launches no instance of an override; its answer has it among the errors."""
+    pool = candidate.offer.pool
+    if pool.instance_type not in catalog.existing_types():
+        return ApiError(
+            "InvalidFleetConfiguration",
+            f"Your requested instance type ({pool.instance_type}) is not supported in your "
+            f"requested Availability Zone ({pool.zone}).",
+        )
+    data = candidate.template.data
+    tags = {**template_tags(data), **tags_for(request, "instance")}
+    try:
+        check_tags({"Key": key, "Value": value} for key, value in tags.items())
+        if shows_tags({**data, **candidate.override}):
+            check_shown_keys(tags)
+    except ApiError as exc:
+        return exc
+    return None
+
+
+def shows_tags(data: dict[str, Any]) -> bool:
+    """Say whether a launch lets the metadata service show the instance's tags."""
+    options = data.get("MetadataOptions") or {}
+    return bool(options.get("InstanceMetadataTags") == "enabled")
 
 
 def template_tags(data: dict[str, Any]) -> dict[str, str]:

@@ -20,7 +20,9 @@ from runctl.local.fleet_request import (
     error_of,
     is_spot,
     kinds_tagged_by,
+    refusal,
     security_groups,
+    shows_tags,
     tags_for,
     template_ids,
     template_tags,
@@ -29,6 +31,7 @@ from runctl.local.fleet_request import (
 from runctl.local.instance import Instance, ended_by_user, new_instance_id
 from runctl.local.instances import Instances
 from runctl.local.market import Allocation, allocate
+from runctl.local.queries import page
 from runctl.local.store import Subnet
 from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
@@ -99,11 +102,12 @@ class Fleets:
             created_at=datetime.now(timezone.utc),
         )
         candidates = list(candidates_of(request))
-        refused = self._refused_by_policy(candidates, request, authorize)
-        if is_spot(request) and not refused:
+        refused = self._refused(candidates, request, authorize)
+        able = [one for one in candidates if one.offer.order not in refused]
+        if is_spot(request) and able:
             store.create_spot_role()
-        allocation = Allocation((), ()) if refused else self._allocate(request, candidates)
-        fleet.errors = refused or [
+        allocation = self._allocate(request, able) if able else Allocation((), ())
+        fleet.errors = list(refused.values()) + [
             error_of(candidates[one.offer.order], one.code, one.message)
             for one in allocation.refused
         ]
@@ -119,16 +123,18 @@ class Fleets:
             self._by_token[store.account_id(), token] = fleet
         return _result(fleet)
 
-    def _refused_by_policy(
+    def _refused(
         self, candidates: list[Candidate], request: dict[str, Any], authorize: Authorize
-    ) -> list[dict[str, Any]]:
-        """Check what the launch needs; EC2 reports a denial per override, not as an error."""
+    ) -> dict[int, dict[str, Any]]:
+        """Check what the launch needs; EC2 reports a refusal per override, not as an error."""
         tags = tags_for(request, "instance")
         tagged = [kind for kind in kinds_tagged_by(request) if kind != "fleet"]
-        errors = []
+        errors = {}
         for candidate in candidates:
             data = candidate.template.data
             try:
+                if found := refusal(candidate, request):
+                    raise found
                 authorize(
                     "CreateFleet",
                     on_launch=True,
@@ -147,7 +153,7 @@ class Fleets:
                     tags=[f"{key}={value}" for key, value in tags.items()],
                 )
             except ApiError as exc:
-                errors.append(error_of(candidate, exc.code, exc.message))
+                errors[candidate.offer.order] = error_of(candidate, exc.code, exc.message)
         return errors
 
     def _allocate(self, request: dict[str, Any], candidates: list[Candidate]) -> Allocation:
@@ -165,7 +171,6 @@ class Fleets:
 
     def _launch(self, candidate: Candidate, fleet: Fleet) -> str:
         data = {**candidate.template.data, **candidate.override}
-        metadata = data.get("MetadataOptions") or {}
         tags = {**template_tags(candidate.template.data), **tags_for(fleet.request, "instance")}
         instance_id = new_instance_id()
         tags |= {
@@ -187,7 +192,7 @@ class Fleets:
             tags=tags,
             architecture=catalog.architecture(candidate.offer.pool.instance_type),
             profile=candidate.profile,
-            tags_in_metadata=metadata.get("InstanceMetadataTags") == "enabled",
+            tags_in_metadata=shows_tags(data),
             shutdown_behavior=data.get("InstanceInitiatedShutdownBehavior", "stop"),
             security_groups=tuple(security_groups(data)),
             fleet_id=fleet.fleet_id,
@@ -214,7 +219,9 @@ class Fleets:
         if missing:
             raise ApiError("InvalidFleetId.NotFound", f"No fleet {', '.join(missing)}")
         # Without ids, instant fleets are left out, as on AWS.
-        return {"Fleets": [_described(self._all[one], self._instances) for one in wanted or []]}
+        shown, token = page(list(wanted or []), request, least=1)
+        fleets = [_described(self._all[one], self._instances) for one in shown]
+        return {"Fleets": fleets, "NextToken": token}
 
     def tags(self) -> dict[str, dict[str, str]]:
         """Tell the tags of every fleet; those of a deleted one stay for a while, as on AWS."""

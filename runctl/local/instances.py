@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import runctl
-from runctl.local import disks
+from runctl.local import disks, isolation
 from runctl.local.events import EventBus
 from runctl.local.imds import Metadata
 from runctl.local.instance import CRASHED, RECLAIMED, End, Instance, base_python, ended_by_itself
@@ -60,10 +60,11 @@ class Instances:
         journal: Journal,
         bus: EventBus,
         issue_credentials: Callable[[Instance], dict[str, str]],
+        own_paths: bool,
     ) -> None:
         self.home, self.endpoint = home, endpoint
         self.market, self.knobs, self.journal, self.bus = market, knobs, journal, bus
-        self._issue_credentials = issue_credentials
+        self._issue_credentials, self._own_paths = issue_credentials, own_paths
         self._all: dict[str, Instance] = {}
         self._handles: dict[str, _Handle] = {}
         self._loop = asyncio.new_event_loop()
@@ -235,6 +236,8 @@ class Instances:
             python=self.python,
             grace_seconds=self.knobs.shutdown_grace,
             env=self._environment(instance),
+            own_paths=self._own_paths,
+            shared_folders=self._shared_folders(instance),
         )
         if not instance.is_alive:  # terminated while it booted
             self._order(handle, do="power_off", grace_seconds=0)
@@ -257,12 +260,21 @@ class Instances:
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{instance.imds_port}",
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_DEFAULT_REGION": instance.region,
-            "HOME": root,
             "LANG": "C.UTF-8",
             "PATH": ":".join(path),
-            "TMPDIR": str(instance.root / "tmp"),
+            **self._own_folders(root),
             **self.knobs.environment,
         }
+
+    def _own_folders(self, root: str) -> dict[str, str]:
+        if not self._own_paths:
+            return {"HOME": root, "TMPDIR": str(Path(root, "tmp"))}
+        return {"HOME": str(isolation.HOME), "RUNCTL_STATE_DIR": str(isolation.STATE)}
+
+    def _shared_folders(self, instance: Instance) -> list[str]:
+        """List what an instance needs to see of the machine, should it lie below /tmp."""
+        needed = (instance.root.parent, _PACKAGE_ROOT, Path(self.python).resolve().parents[1])
+        return [*map(str, needed), *self.knobs.shared_folders]
 
     async def _run_user_data(self, instance: Instance, handle: _Handle) -> None:
         data = instance.user_data

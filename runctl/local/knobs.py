@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 
@@ -16,6 +20,7 @@ class Knobs:
     not_found_for: float = 0.0
     keep_roots: bool = True
     disk_bytes: int = 0
+    shared_folders: list[str] = field(default_factory=list)
     heartbeat_scale: float = 1.0
     wait_scale: float = 1.0
     environment: dict[str, str] = field(default_factory=dict)
@@ -23,14 +28,103 @@ class Knobs:
     delay_events: dict[str, float] = field(default_factory=dict)
     duplicate_events: dict[str, int] = field(default_factory=dict)
 
-    def update(self, values: dict[str, Any]) -> None:
-        """Set knobs by name; an unknown name or a value of another kind is refused."""
-        known = {one.name for one in fields(self)}
-        for name, value in values.items():
-            if name not in known:
-                raise ValueError(f"no knob {name!r}; there are {', '.join(sorted(known))}")
-            kind = type(getattr(self, name))
-            number = float(value) if kind is float and isinstance(value, int) else value
-            if not isinstance(number, kind):
-                raise ValueError(f"{name} takes a {kind.__name__}, not {value!r}")  # noqa: TRY004
-            setattr(self, name, number)
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set knobs by name, all or none: ValueError names what is wrong with one of them."""
+        checked = {name: self._checked(name, value) for name, value in values.items()}
+        for name, value in checked.items():
+            setattr(self, name, value)
+
+    def _checked(self, name: str, value: Any) -> Any:
+        known = sorted(one.name for one in fields(self))
+        if name not in known:
+            raise ValueError(unknown("knob", name, known))
+        kind = type(getattr(self, name))
+        if kind is float and type(value) is int:
+            value = float(value)
+        # A bool is an int to isinstance.
+        if type(value) is not kind:
+            raise ValueError(f"{name} takes a {kind.__name__}, not {value!r}")
+        for one in _numbers(value):
+            if not math.isfinite(one) or one < 0:
+                raise ValueError(f"{name}: {one} is not a number from 0 up")
+        _CHECKS.get(name, lambda _: None)(value)
+        return value
+
+
+def _numbers(value: Any) -> list[float]:
+    found = value.values() if isinstance(value, dict) else [value]
+    return [one for one in found if isinstance(one, int | float)]
+
+
+def _check_environment(value: dict[Any, Any]) -> None:
+    for name, text in value.items():
+        if not isinstance(text, str) or not name or "=" in name or "\0" in name + text:
+            raise ValueError(f"environment: {name}={text!r} is not a variable with a text")
+
+
+def _check_shared_folders(value: list[Any]) -> None:
+    for one in value:
+        if not isinstance(one, str) or not Path(one).is_absolute() or not Path(one).is_dir():
+            raise ValueError(f"shared_folders: {one!r} is not the absolute path of a folder")
+
+
+def _check_event_list(value: list[Any]) -> None:
+    for one in value:
+        _check_event("drop_events", one)
+
+
+def _check_delays(value: dict[Any, Any]) -> None:
+    for one, seconds in value.items():
+        _check_event("delay_events", one)
+        if type(seconds) not in {int, float}:
+            raise ValueError(f"delay_events: {one} takes seconds, not {seconds!r}")
+
+
+def _check_copies(value: dict[Any, Any]) -> None:
+    for one, copies in value.items():
+        _check_event("duplicate_events", one)
+        if type(copies) is not int:
+            raise ValueError(f"duplicate_events: {one} takes a number of copies, not {copies!r}")
+
+
+def _check_event(knob: str, detail_type: Any) -> None:
+    if detail_type not in EVENTS and detail_type != "*":
+        raise ValueError(f"{knob}: {unknown('event', str(detail_type), [*EVENTS, '*'])}")
+
+
+# The detail types of source aws.ec2: instances publish the first three, `send_event` any.
+EVENTS = (
+    "EC2 Instance State-change Notification",
+    "EC2 Spot Instance Interruption Warning",
+    "EC2 Instance Rebalance Recommendation",
+    "EC2 Capacity Reservation Instance Interruption Warning",
+    "EC2 Spot Instance Request Fulfillment",
+    "EBS Volume Notification",
+    "EBS Snapshot Notification",
+)
+_MAX_LISTED = 20
+_CHECKS: Mapping[str, Callable[[Any], None]] = {
+    "environment": _check_environment,
+    "shared_folders": _check_shared_folders,
+    "drop_events": _check_event_list,
+    "delay_events": _check_delays,
+    "duplicate_events": _check_copies,
+}
+
+
+def unknown(kind: str, name: str, known: Collection[str]) -> str:
+    """Say that a name is unknown, and which one may have been meant."""
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"no {kind} {name!r}; did you mean {near[0]!r}?"
+    listed = sorted(known)
+    shown = ", ".join(listed) if len(listed) <= _MAX_LISTED else f"{len(listed)} others"
+    return f"no {kind} {name!r}; there are {shown or 'none'}"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a local cloud was started with; `shares_paths` is the reason for it, or empty."""
+
+    knobs: Knobs
+    shares_paths: str = ""

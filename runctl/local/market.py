@@ -40,9 +40,12 @@ class Pool:
     @classmethod
     def parse(cls, text: str) -> Pool:
         """Read `m5.large/us-east-1a/spot`."""
-        instance_type, zone, lifecycle = text.split("/")
+        parts = text.split("/")
+        if len(parts) != 3 or not all(parts):
+            raise ValueError(f"{text!r} is not a pool such as m5.large/us-east-1a/spot")
+        instance_type, zone, lifecycle = parts
         if lifecycle not in {"spot", "on-demand"}:
-            raise ValueError(f"{text}: a pool ends in /spot or /on-demand")
+            raise ValueError(f"{text!r}: a pool ends in /spot or /on-demand")
         return cls(instance_type, zone, cast("Lifecycle", lifecycle))
 
     def __str__(self) -> str:
@@ -88,21 +91,51 @@ MESSAGES: Mapping[str, str] = {
 }
 
 
+# Others can be set as well: these are there to find misspelled ones.
+ERROR_CODES = frozenset(MESSAGES) | {
+    "InsufficientCapacity", "InsufficientHostCapacity", "InsufficientReservedInstanceCapacity",
+    "InstanceLimitExceeded", "MaxFleetCountExceeded", "InvalidFleetConfiguration",
+    "UnsupportedOperation", "RequestLimitExceeded", "UnauthorizedOperation", "InternalError",
+    "ServiceLinkedRoleCreationNotPermitted", "InvalidParameterValue",
+}  # fmt: skip
+
+
 @dataclass
 class Market:
-    """What every pool holds now; tests and demonstrations set it."""
+    """What every pool holds now; tests and demonstrations set it.
+
+    The defaults hold for pools without a setting of their own, whichever was set first.
+    """
 
     default_capacity: int = _PLENTY
+    default_error: str | None = None
     capacities: dict[Pool, int] = field(default_factory=dict)
-    errors: dict[Pool, str] = field(default_factory=dict)
+    errors: dict[Pool, str | None] = field(default_factory=dict)
     prices: dict[Pool, float] = field(default_factory=dict)
     in_use: dict[Pool, int] = field(default_factory=dict)
 
     def reset(self) -> None:
         """Forget what tests set; what is in use stays in use."""
-        self.default_capacity = _PLENTY
+        self.default_capacity, self.default_error = _PLENTY, None
         for settings in (self.capacities, self.errors, self.prices):
             settings.clear()
+
+    def set_supply(self, pool: Pool | None, capacity: int | None, error: str | None) -> None:
+        """Set what a pool holds (None keeps it) and answers; without a pool, all the others."""
+        if pool is None:
+            self.default_error = error
+            if capacity is not None:
+                self.default_capacity = capacity
+            return
+        self.errors[pool] = error
+        if capacity is not None:
+            self.capacities[pool] = capacity
+
+    def error(self, pool: Pool) -> str | None:
+        """Return the error that a pool answers."""
+        if pool in self.errors or pool in self.capacities:
+            return self.errors.get(pool)
+        return self.default_error
 
     def free(self, pool: Pool) -> int:
         """Say how many instances the pool would still give."""
@@ -209,7 +242,7 @@ def _fill(market: Market, ranked: list[Offer], wanted: int) -> Allocation:
 
 
 def _refusal_code(market: Market, offer: Offer) -> str | None:
-    if code := market.errors.get(offer.pool):
+    if code := market.error(offer.pool):
         return code
     if offer.max_price is not None and offer.max_price < market.price(offer.pool):
         return "SpotMaxPriceTooLow"

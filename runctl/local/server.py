@@ -14,7 +14,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runctl.local import disks
+from runctl.local import disks, isolation
+from runctl.local.knobs import Knobs, Setup
 from runctl.local.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -31,14 +32,19 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--parent", type=int)
     parser.add_argument("--own-disks", action="store_true")
+    parser.add_argument("--disk-bytes", type=int, default=0)
+    parser.add_argument("--shared-paths", action="store_true")
+    parser.add_argument("--shared-folder", action="append", default=[])
     options = parser.parse_args()
     refused = ""
     if options.own_disks:
-        # First of all: who has threads cannot enter. Everything but disks works without it.
+        # First of all: a process with threads cannot enter. Only disks need it.
         try:
             disks.enter_own_namespace()
         except OSError as exc:
             refused = str(exc)
+    # Also before there are threads: it forks.
+    shares = "it was started so" if options.shared_paths else isolation.why_refused(options.home)
     if options.parent:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != options.parent:
@@ -51,11 +57,19 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if refused:
         logging.warning("instances cannot have disks of their own: %s", refused)
+    if shares:
+        logging.warning("instances share the machine's paths and /tmp: %s", shares)
     listener = socket.create_server(("127.0.0.1", options.port), backlog=256)
     port = int(listener.getsockname()[1])
     os.environ.pop("PYTHONPATH", None)  # it found this package; functions must not see it
     _configure_ministack(options.home, port)
-    asyncio.run(_serve(options.home, listener, f"http://127.0.0.1:{port}"))
+    setup = Setup(
+        shares_paths=shares,
+        knobs=Knobs(
+            disk_bytes=0 if refused else options.disk_bytes, shared_folders=options.shared_folder
+        ),
+    )
+    asyncio.run(_serve(options.home, listener, f"http://127.0.0.1:{port}", setup))
 
 
 def _configure_ministack(home: Path, port: int) -> None:
@@ -76,13 +90,13 @@ def _configure_ministack(home: Path, port: int) -> None:
     }
 
 
-async def _serve(home: Path, listener: socket.socket, url: str) -> None:
+async def _serve(home: Path, listener: socket.socket, url: str, setup: Setup) -> None:
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
 
     from runctl.local.door import build
 
-    door = build(home, url=url, account=ACCOUNT, region=REGION)
+    door = build(home, url=url, account=ACCOUNT, region=REGION, setup=setup)
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = _KEEP_ALIVE_SECONDS

@@ -16,10 +16,12 @@ from botocore.validate import ParamValidator
 
 from runctl.local import catalog, iam, store, wire
 from runctl.local.actions import REQUIRED
+from runctl.local.applied import check_applied
 from runctl.local.documents import RUN_SHELL_SCRIPT, Document, Step
 from runctl.local.fleets import Authorize
 from runctl.local.instance import Instance
 from runctl.local.instances import Instances
+from runctl.local.queries import page
 from runctl.local.wire import ApiError
 
 _PUBLIC = "/aws/service/"
@@ -90,6 +92,7 @@ class Ssm:
             report = ParamValidator().validate(request, shape)
             if report.has_errors():
                 raise ApiError("ValidationException", report.generate_report())
+        check_applied("ssm", action, request)
         handlers: Mapping[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "SendCommand": self._send,
             "GetCommandInvocation": self._get_invocation,
@@ -191,6 +194,8 @@ class Ssm:
         found = command.invocations.get(request["InstanceId"]) if command else None
         if found is None:
             raise ApiError("InvocationDoesNotExist", "No such invocation")
+        if request.get("PluginName", found.plugin) != found.plugin:
+            raise ApiError("InvalidPluginName", f"{found.document} has no such step")
         return {
             "CommandId": found.command_id,
             "InstanceId": found.instance_id,
@@ -210,8 +215,8 @@ class Ssm:
         self, request: dict[str, Any], authorize: Authorize
     ) -> dict[str, Any]:
         authorize("ListCommandInvocations")
-        return {
-            "CommandInvocations": [
+        shown, token = page(
+            [
                 {
                     "CommandId": one.command_id,
                     "InstanceId": one.instance_id,
@@ -225,35 +230,42 @@ class Ssm:
                 for one in command.invocations.values()
                 if request.get("CommandId", one.command_id) == one.command_id
                 and request.get("InstanceId", one.instance_id) == one.instance_id
-            ]
-        }
+            ],
+            request,
+            least=1,
+        )
+        return {"CommandInvocations": shown, "NextToken": token or ""}
 
     async def _list_commands(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("ListCommands")
-        return {
-            "Commands": [
-                _shown(one)
-                for one in self._commands.values()
-                if request.get("CommandId", one.command_id) == one.command_id
-                and request.get("InstanceId") in {None, *one.invocations}
-            ]
-        }
+        found = [
+            _shown(one)
+            for one in self._commands.values()
+            if request.get("CommandId", one.command_id) == one.command_id
+            and request.get("InstanceId") in {None, *one.invocations}
+        ]
+        shown, token = page(found, request, least=1)
+        return {"Commands": shown, "NextToken": token or ""}
 
     async def _describe_agents(
         self, request: dict[str, Any], authorize: Authorize
     ) -> dict[str, Any]:
         authorize("DescribeInstanceInformation")
-        wanted = {
-            one
+        filters = {
+            each.get("Key", each.get("key", "")): each.get("Values", each.get("valueSet", []))
             for each in (
                 *request.get("Filters", []),
                 *request.get("InstanceInformationFilterList", []),
             )
-            if each.get("Key", each.get("key")) == "InstanceIds"
-            for one in each.get("Values", each.get("valueSet", []))
         }
-        return {
-            "InstanceInformationList": [
+        if others := set(filters) - {"InstanceIds"}:
+            raise ApiError(
+                "InvalidInstanceInformationFilterValue",
+                f"The local cloud filters agents by InstanceIds only, not {sorted(others)}",
+            )
+        wanted = set(filters.get("InstanceIds", []))
+        shown, token = page(
+            [
                 {
                     "InstanceId": one.instance_id,
                     "PingStatus": "Online",
@@ -266,8 +278,11 @@ class Ssm:
                 }
                 for one in self._instances.all()
                 if _is_registered(one) and (not wanted or one.instance_id in wanted)
-            ]
-        }
+            ],
+            request,
+            least=1,
+        )
+        return {"InstanceInformationList": shown, "NextToken": token or ""}
 
     async def _get_parameter(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("GetParameter", parameter=[request["Name"]])

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runctl.local import isolation
 from runctl.local.processes import adopt_orphans, descendants, kill_descendants, reap, send, spawn
 from runctl.local.services import ServiceManager
 from runctl.local.units import UnitError
@@ -249,8 +250,11 @@ def main() -> None:
             return
         line += byte
     description = json.loads(line)
+    root = Path(description["root"])
+    if description["own_paths"]:
+        isolation.isolate(root, [Path(one) for one in description["shared_folders"]])
     Supervisor(
-        root=Path(description["root"]),
+        root=root,
         env=description["env"],
         python=description["python"],
         grace_seconds=description["grace_seconds"],

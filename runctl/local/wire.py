@@ -133,7 +133,9 @@ def _read_scalar(shape: Shape, text: str, where: str) -> Any:
         if text not in {"true", "false"}:
             raise ApiError("InvalidParameterValue", f"{where} is neither true nor false")
         return text == "true"
-    if (allowed := shape.metadata.get("enum")) and text not in allowed:
+    # EC2 names a type that it does not know where it would launch it, not as a bad parameter.
+    allowed = shape.metadata.get("enum") if shape.name != "InstanceType" else None
+    if allowed and text not in allowed:
         raise ApiError("InvalidParameterValue", f"Value ({text}) for parameter {where} is invalid.")
     return text
 

@@ -15,7 +15,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory):
     """Deploy the real template to a fresh local cloud, and take it down at the end."""
     home: Path = tmp_path_factory.mktemp("cloud")
     endpoint = daemon.start(
-        home, die_with_parent=True, own_disks=True, environment={"SFN_WAIT_SCALE": "0.02"}
+        home,
+        die_with_parent=True,
+        own_disks=True,
+        # Tests open a trainer's gate by a file below their tmp_path.
+        shared_folders=[tmp_path_factory.getbasetemp()],
+        environment={"SFN_WAIT_SCALE": "0.02"},
     )
     try:
         deploy(endpoint, project=PROJECT)

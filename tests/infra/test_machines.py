@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_cdk import Tags
 
 from stacks.assets import build_agent
 from tests.infra.templates import Resource, Synthesized
@@ -125,3 +126,15 @@ def test_the_command_document_takes_three_actions(app: Synthesized) -> None:
     assert step["inputs"]["runCommand"] == [
         '"${RUNCTL_ROOT:-}/opt/runctl/bin/runctl-agent" {{ action }}'
     ]
+
+
+def test_the_tags_of_the_app_are_checked_where_instances_are_launched_from() -> None:
+    from aws_cdk import App
+
+    from app import compose
+
+    app = App(analytics_reporting=False, context={"zones": "us-east-1a"})
+    compose(app)
+    Tags.of(app).add("team/owner", "x")
+    with pytest.raises(RuntimeError, match=r"-compute\] tag 'team/owner'"):
+        app.synth()

@@ -87,7 +87,7 @@ def test_the_environment_holds_nothing_of_the_developers(
         "LANG",
         "PATH",
         "RUNCTL_ROOT",
-        "TMPDIR",
+        "RUNCTL_STATE_DIR",
     }
 
 

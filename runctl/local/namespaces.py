@@ -1,0 +1,82 @@
+"""Mount namespaces: what a process may mount without the machine ever seeing it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+# linux/sched.h, sys/mount.h
+_NEW_MOUNTS, _NEW_USERS = 0x00020000, 0x10000000
+_BIND, _MOVE, _RECURSIVE = 0x1000, 0x2000, 0x4000
+_SLAVE, _SHARED = 0x80000, 0x100000
+_DETACH = 2
+
+
+def enter(*, share: bool = False) -> None:
+    """Give this process and what it starts mounts of their own; OSError when that is refused.
+
+    A process that is not root becomes so for mounts only, in a user namespace, which a process with
+    threads cannot enter. What the machine mounts and unmounts later is seen here too. With `share`,
+    namespaces that descend from this one see its mounts come and go as well.
+    """
+    user, group = os.getuid(), os.getgid()
+    try:
+        _call("unshare", _NEW_MOUNTS)
+    except PermissionError:
+        _call("unshare", _NEW_MOUNTS | _NEW_USERS)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    _call("mount", None, b"/", None, _RECURSIVE | _SLAVE, None)
+    if share:
+        _call("mount", None, b"/", None, _RECURSIVE | _SHARED, None)
+
+
+def try_in_child(act: Callable[[], None]) -> str:
+    """Perform something in a child process, and return the OSError that it raises as a text."""
+    told, tell = os.pipe()
+    if not (pid := os.fork()):
+        reason = "it ended early"
+        try:
+            act()
+            reason = ""
+        except OSError as exc:
+            reason = str(exc)
+        finally:
+            os.write(tell, reason.encode())
+            os._exit(0)
+    os.close(tell)
+    with os.fdopen(told) as stream:
+        reason = stream.read()
+    os.waitpid(pid, 0)
+    return reason
+
+
+def mount_tmpfs(target: Path, options: str) -> None:
+    """Put an empty file system in memory at a folder."""
+    _call("mount", b"tmpfs", os.fsencode(target), b"tmpfs", 0, options.encode())
+
+
+def bind(source: Path, target: Path) -> None:
+    """Show a file, or a folder with all that is mounted below it, at another path too."""
+    _call("mount", os.fsencode(source), os.fsencode(target), None, _BIND | _RECURSIVE, None)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a mount to another path."""
+    _call("mount", os.fsencode(source), os.fsencode(target), None, _MOVE, None)
+
+
+def detach(target: Path) -> None:
+    """Take a mount away, even while its files are open."""
+    _call("umount2", os.fsencode(target), _DETACH)
+
+
+def _call(name: str, *arguments: int | bytes | None) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    given = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments]
+    if getattr(libc, name)(*given) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
