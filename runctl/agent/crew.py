@@ -131,6 +131,8 @@ class Crew:
             prepared.script,
             project=paths.project,
             environment=prepared.environment,
+            variables=contract.as_environment(),
+            resumes=restored is not None,
         )
         if told := tell_where_links_fail(prepared.checkpoint, paths.state / "pins"):
             logger.info("%s", told)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runctl.agent import processes
+from runctl.model.contract import expand
 from runctl.model.errors import RequestError
 from runctl.model.excerpt import last_lines
 from runctl.model.line_endings import HEAD_BYTES, problem_with_line_endings
 from runctl.model.request import RunRequest
+from runctl.model.script_kinds import ScriptKind, kind_of_script, problem_with_script
 
 # What of our own environment a trainer may see: nothing of AWS, Python or ours.
 PASSED_ON = (
@@ -133,23 +135,36 @@ def _where_aws_is(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def trainer_command(
-    request: RunRequest, script: str, *, project: Path, environment: Path
+    request: RunRequest,
+    script: str,
+    *,
+    project: Path,
+    environment: Path,
+    variables: Mapping[str, str],
+    resumes: bool,
 ) -> list[str]:
-    """Return the words of the trainer's command line."""
-    if request.command:
-        return list(request.command)
+    """Return the words of the trainer's command line, with references to `variables` replaced."""
+    words = list(request.command) or [
+        *_start_of(script, project=project, environment=environment),
+        *request.args,
+    ]
+    return expand([*words, *(request.resume_args if resumes else ())], variables)
+
+
+def _start_of(script: str, *, project: Path, environment: Path) -> list[str]:
     path = project / script
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
-    if problem := problem_with_line_endings(script, head):
-        raise RequestError(f"{script} {problem}")
-    first = head[:256]
-    if path.suffix == ".sh" and not first.startswith(b"#!"):
-        return ["bash", script, *request.args]
-    if path.suffix != ".py" and first.startswith(b"#!"):
+    for problem in (problem_with_line_endings(script, head), problem_with_script(script, head)):
+        if problem:
+            raise RequestError(f"{script} {problem}")
+    kind = kind_of_script(script, head)
+    if kind is ScriptKind.BASH:
+        return ["bash", script]
+    if kind is ScriptKind.ITSELF:
         path.chmod(path.stat().st_mode | 0o111)
-        return [str(path), *request.args]
-    return [str(environment / "bin/python"), script, *request.args]
+        return [str(path)]
+    return [str(environment / "bin/python"), script]
 
 
 class Trainer:

@@ -1,12 +1,13 @@
 """EC2: instant fleets of one instance, replayed verbatim, and the machines they gave."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.aws import instant_fleets
 from runctl.aws.errors import POOL_REFUSALS, code_of, meaning_of, translated
@@ -154,6 +155,20 @@ class Ec2Fleet:
         while batch := list(itertools.islice(ids, MOST_FILTER_VALUES)):
             machines += self._find([{"Name": "instance-id", "Values": batch}])
         return machines
+
+    def problem_with_types(self, instance_types: Sequence[str]) -> str:
+        """Say which types EC2 does not know in this region; empty when it cannot be asked."""
+        if not instance_types:
+            return ""
+        try:
+            # Whether one may ask, and whether EC2 can be reached, is for the launch to find out.
+            with contextlib.suppress(BotoCoreError):
+                self._client.describe_instance_types(InstanceTypes=list(instance_types))
+        except ClientError as exc:
+            if code_of(exc) == "InvalidInstanceType":
+                said = exc.response["Error"].get("Message", "a type does not exist").rstrip(".")
+                return f"{said} in this region; `aws ec2 describe-instance-types` lists those"
+        return ""
 
     def find_by_run(self, run_id: str) -> list[Machine]:
         """Return the machines tagged with the run that are neither terminated nor on their way."""

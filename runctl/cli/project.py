@@ -2,9 +2,10 @@
 
 import difflib
 import os
+import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,6 +14,7 @@ from runctl.cli.ignore import Rules, rules_above
 from runctl.cli.wording import say_size
 from runctl.model.errors import InvalidRequestError, Problem, ProjectError
 from runctl.model.line_endings import HEAD_BYTES, problem_with_line_endings
+from runctl.model.script_kinds import problem_with_script
 
 SETTINGS_FILE = ".runctl.toml"
 NEVER_PACKED = (
@@ -215,6 +217,12 @@ def _too_large(told: str, folder: Path, members: list[Member], *, by_count: bool
     )
 
 
+# Programs whose first script is one of the project.
+LAUNCHERS = frozenset(
+    {"python", "bash", "sh", "torchrun", "accelerate", "deepspeed", "colossalai", "composer"}
+)
+
+
 def locate_script(script: str, project: Project, *, here: Path) -> str:
     """Return the script's path inside the project, given from `here` or from the project."""
     top = Path(os.path.realpath(project.folder))
@@ -236,10 +244,36 @@ def locate_script(script: str, project: Project, *, here: Path) -> str:
                 script, f"is left out of the package; put the line !/{path} into .runctlignore"
             )
         with found.open("rb") as stream:
-            if problem := problem_with_line_endings(path, stream.read(HEAD_BYTES)):
+            head = stream.read(HEAD_BYTES)
+        for problem in (problem_with_line_endings(path, head), problem_with_script(path, head)):
+            if problem:
                 raise _bad_script(script, problem)
         return path
-    raise _bad_script(script, f"does not exist in {project.folder}{_nearest(script, project)}")
+    told = f"does not exist in {project.folder}{_nearest(script, project)}"
+    if not Path(script).suffix and "/" not in script:
+        told += f". A program that is not of the project: runctl aws train --command {script} …"
+    raise _bad_script(script, told)
+
+
+def check_command(command: Sequence[str], project: Project) -> None:
+    """Refuse a command that names a script which the project lacks, as far as one can tell."""
+    if not command or Path(command[0]).name.rstrip(".0123456789") not in LAUNCHERS:
+        return
+    words = command[1:]
+    named = [word for word in words if re.fullmatch(r"[\w./-]*\.(py|sh)", word)]
+    if not named or {"-m", "--module", "-c"} & set(words) or named[0].startswith(("-", "/")):
+        return
+    script = named[0].removeprefix("./")
+    if all(member.path != script for member in project.members):
+        raise InvalidRequestError(
+            (
+                Problem(
+                    "command",
+                    f"{script!r} does not exist in {project.folder}, from where the command is "
+                    f"started{_nearest(script, project)}",
+                ),
+            )
+        )
 
 
 def _bad_script(script: str, message: str) -> InvalidRequestError:

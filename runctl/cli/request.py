@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import PurePath
@@ -10,6 +11,7 @@ from typing import Any
 from runctl.cli.settings import Settings
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
+from runctl.model.request_fields import parse_instant, problem_with_deadline
 from runctl.model.request_parsing import parse_request
 
 OPTIONS = {
@@ -21,6 +23,7 @@ OPTIONS = {
     "deadline": "--deadline",
     "env": "--env",
     "credentials": "--credentials",
+    "resume_args": "--resume-args",
     "checkpoint.dir": "--checkpoint-dir",
     "checkpoint.keep_last": "--keep-last",
     "checkpoint.grace_seconds": "--grace-seconds",
@@ -59,18 +62,44 @@ def split_types(options: Sequence[str]) -> list[str]:
     return [one.strip() for option in options for one in option.split(",") if one.strip()]
 
 
+def read_resume_args(text: str) -> list[str]:
+    """Divide the option's text into arguments, as a shell would."""
+    try:
+        return shlex.split(text)
+    except ValueError as exc:
+        raise InvalidRequestError(
+            (Problem("--resume-args", f"{text!r}: {exc}; close the quotation"),)
+        ) from exc
+
+
+def check_deadline(document: Mapping[str, Any], *, now: datetime) -> None:
+    """Refuse a deadline that is over before the run begins."""
+    if "deadline" not in document:
+        return
+    if problem := problem_with_deadline(parse_instant(document["deadline"]), now):
+        raise InvalidRequestError((Problem(OPTIONS["deadline"], problem),))
+
+
 def build_request(
-    script: str, args: Sequence[str], *, options: Mapping[str, Any], settings: Settings, code: str
+    script: str,
+    args: Sequence[str],
+    *,
+    options: Mapping[str, Any],
+    settings: Settings,
+    code: str,
+    is_command: bool = False,
 ) -> dict[str, Any]:
     """Return the execution input: what was asked for, and nothing that is a default anyway.
 
-    `options` has the fields given on the command line, with dots for those of `checkpoint`. Raises
+    `options` has the fields given on the command line, with dots for those of `checkpoint`;
+    `script` and `args` are the request's command when `is_command`. Raises
     InvalidRequestError whose problems name the option, or the settings file, that a value is from.
     """
-    document: dict[str, Any] = {"script": script, **settings.request}
+    program: dict[str, Any] = {"command": [script, *args]} if is_command else {"script": script}
+    document: dict[str, Any] = {**program, **settings.request}
     if code:
         document["code"] = code
-    if args:
+    if args and not is_command:
         document["args"] = list(args)
     document |= {name: value for name, value in options.items() if "." not in name}
     nested = {name.partition(".")[2]: value for name, value in options.items() if "." in name}

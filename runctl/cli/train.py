@@ -48,13 +48,30 @@ def train(
         str,
         typer.Argument(
             help="The program: a path in the project, or an s3:// URI of one file. Before it may "
-            "stand an instance id: a machine that is there already, for the first attempt.",
+            "stand an instance id: a machine that is there already, for the first attempt. With "
+            "--command: any program, such as torchrun.",
         ),
     ],
     args: Annotated[
         list[str] | None,
         typer.Argument(help="What follows the script is the script's, options too."),
     ] = None,
+    is_command: Annotated[
+        bool,
+        typer.Option(
+            "--command",
+            help="SCRIPT and what follows it are a command, started in the project's folder: "
+            "--command torchrun --nproc-per-node 2 train.py.",
+        ),
+    ] = False,
+    resume_args: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="More arguments when there is a checkpoint to resume from: "
+            "'--resume $RUNCTL_CHECKPOINT_DIR', in single quotes.",
+        ),
+    ] = "",
     name: Annotated[
         str, typer.Option(metavar="RUN", help="The run's name (default: script, time, 4 digits).")
     ] = "",
@@ -116,7 +133,7 @@ def train(
     """Train on EC2: pack the project, start a run, and follow it until it has ended."""
     from runctl.cli.accompany import accompany
     from runctl.cli.project import find_project
-    from runctl.cli.request import read_env, split_types
+    from runctl.cli.request import read_env, read_resume_args, split_types
 
     options: dict[str, Any] = {
         "instance_types": split_types(instance_types) if instance_types else None,
@@ -126,6 +143,7 @@ def train(
         "deadline": deadline,
         "env": read_env(env) if env else None,
         "credentials": credentials,
+        "resume_args": read_resume_args(resume_args) if resume_args else None,
         "checkpoint.dir": checkpoint_dir,
         "checkpoint.keep_last": keep_last,
         "checkpoint.grace_seconds": grace_seconds,
@@ -140,7 +158,14 @@ def train(
     here = Path.cwd()
     folder = Path(os.path.realpath(here / project)) if project else find_project(here)
     settings = invocation.settings(folder)
-    job = _check(script, args or [], name=name, options=given, folder=folder, settings=settings)
+    job = _check(
+        [script, *(args or ())],
+        is_command=is_command,
+        name=name,
+        options=given,
+        folder=folder,
+        settings=settings,
+    )
     cloud = invocation.connect(settings)
     _check_there(job, cloud)
     if machine and not dry_run:
@@ -175,29 +200,45 @@ def train(
 
 
 def _check(
-    script: str,
-    args: list[str],
+    words: list[str],
     *,
+    is_command: bool,
     name: str,
     options: dict[str, Any],
     folder: Path,
     settings: Any,
 ) -> _Job:
     from runctl.cli.dependencies import check_dependencies
-    from runctl.cli.project import locate_script, scan_project
-    from runctl.cli.request import build_request, check_name, name_run
+    from runctl.cli.project import check_command, locate_script, scan_project
+    from runctl.cli.request import build_request, check_deadline, check_name, name_run
 
     if name:
         check_name(name)
+    script, *args = words
     project = None
-    if not script.startswith("s3://"):
+    if is_command or not script.startswith("s3://"):
         project = scan_project(folder, largest_bytes=settings.largest_project_bytes)
-        script = locate_script(script, project, here=Path.cwd())
-        check_dependencies(project, script)
-    code = _PLACEHOLDER if project is not None else ""
-    document = build_request(script, args, options=options, settings=settings, code=code)
-    name = name or name_run(script, now=datetime.now(timezone.utc))
-    return _Job(name=name, script=script, document=document, project=project)
+        if is_command:
+            check_command(words, project)
+        else:
+            script = locate_script(script, project, here=Path.cwd())
+        check_dependencies(project, "" if is_command else script)
+    document = build_request(
+        script,
+        args,
+        is_command=is_command,
+        options=options,
+        settings=settings,
+        code=_PLACEHOLDER if project is not None else "",
+    )
+    now = datetime.now(timezone.utc)
+    check_deadline(document, now=now)
+    return _Job(
+        name=name or name_run(script, now=now),
+        script="" if is_command else script,
+        document=document,
+        project=project,
+    )
 
 
 def _check_there(job: _Job, cloud: Cloud) -> None:
@@ -206,6 +247,8 @@ def _check_there(job: _Job, cloud: Cloud) -> None:
 
     if job.project is None and (problem := cloud.objects.problem_with(job.script)):
         raise InvalidRequestError((Problem("script", problem),))
+    if problem := cloud.fleet.problem_with_types(job.document.get("instance_types", [])):
+        raise InvalidRequestError((Problem("instance_types", problem),))
     run = cloud.ledger.find_run(job.name)
     if run is not None:
         raise InvalidRequestError(
@@ -241,7 +284,8 @@ def _tell_left_out(job: _Job, output: Output) -> list[dict[str, Any]]:
 
     if job.project is None:
         return []
-    return report_left_out(job.project, job.script, job.document.get("args", []), output)
+    words = job.document.get("command") or job.document.get("args", [])
+    return report_left_out(job.project, job.script, words, output)
 
 
 def _upload(package: Package, cloud: Cloud, output: Output) -> None:

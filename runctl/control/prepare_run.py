@@ -12,6 +12,7 @@ from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, Req
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
 from runctl.model.outcome import RunStatus
 from runctl.model.request import RunRequest
+from runctl.model.request_fields import problem_with_deadline
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
 
@@ -95,8 +96,10 @@ def _problems_with_the_world(services: Services, request: RunRequest) -> list[Pr
             found.append(Problem(field, problem))
     if request.instance_id and (problem := _problem_with_machine(services, request.instance_id)):
         found.append(Problem("instance_id", problem))
-    if request.deadline is not None and request.deadline <= services.clock.now():
-        found.append(Problem("deadline", f"{request.deadline.isoformat()} has passed"))
+    if request.deadline is not None and (
+        problem := problem_with_deadline(request.deadline, services.clock.now())
+    ):
+        found.append(Problem("deadline", problem))
     return found
 
 

@@ -46,6 +46,7 @@ class RunRequest:
     command: tuple[str, ...] = ()
     code: str = ""
     args: tuple[str, ...] = ()
+    resume_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     instance_id: str = ""
     instance_types: tuple[str, ...] = DEFAULT_INSTANCE_TYPES
@@ -82,6 +83,8 @@ class RunRequest:
             document["script"] = self.script
         if self.command:
             document["command"] = list(self.command)
+        if self.resume_args:
+            document["resume_args"] = list(self.resume_args)
         if self.code:
             document["code"] = self.code
         if self.instance_id:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from runctl.model.contract import problem_with_references
 from runctl.model.identity import RUN_ID
 from runctl.model.pool import machine_kind
 from runctl.model.request import (
@@ -15,11 +16,24 @@ from runctl.model.request import (
     S3_URI,
     is_inside_project,
 )
+from runctl.model.script_kinds import problem_with_name
 
 LARGEST_ENV_BYTES = 32 * 1024
 LARGEST_ARGS_BYTES = 32 * 1024
 INSTANCE_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
-INSTANCE_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
+# A family has a generation; sizes are words, multiples of xlarge, or metal.
+_FAMILY = r"(?=[a-z-]*[0-9])[a-z][a-z0-9-]*"
+_SIZE = (
+    r"(nano|micro|small|medium|large|xlarge|([2-9]|[1-9][0-9]{1,2})xlarge|"
+    r"metal(-[1-9][0-9]{0,2}xl)?)"
+)
+INSTANCE_TYPE = re.compile(rf"{_FAMILY}\.{_SIZE}")
+# What the agent sets for every trainer, so that another value would be lost.
+OVERRIDDEN = {
+    "PATH": "give a program by its whole path, or set it in a shell: "
+    "--command sh -c 'PATH=/opt/bin:$PATH exec python train.py'",
+    "VIRTUAL_ENV": "the environment is made from the project's requirements",
+}
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Check = Callable[[Any], str | None]
@@ -50,6 +64,17 @@ def _check_script(value: Any) -> str | None:
     if not is_inside_project(value):
         return f"{value!r} leaves the project; give a path relative to the project folder"
     return None
+
+
+def _check_script_name(value: Any) -> str | None:
+    if problem := _check_script(value):
+        return problem
+    problem = problem_with_name(value)
+    return f"{value!r} {problem}" if problem else None
+
+
+def _check_args(value: Any) -> str | None:
+    return _strings(LARGEST_ARGS_BYTES)(value) or problem_with_references(value) or None
 
 
 def _check_code(value: Any) -> str | None:
@@ -88,6 +113,8 @@ def _check_env(value: Any) -> str | None:
             return f"{name!r} is no name of an environment variable"
         if name.startswith("RUNCTL_"):
             return f"{name} is set by runctl itself; choose a name without RUNCTL_"
+        if name in OVERRIDDEN:
+            return f"{name} is set by runctl itself; {OVERRIDDEN[name]}"
         if not isinstance(text, str) or "\0" in text:
             return f"{name} must be a string without NUL; quote it"
     size = sum(len(name.encode()) + len(text.encode()) for name, text in value.items())
@@ -110,7 +137,7 @@ def _check_instance_types(value: Any) -> str | None:
         return f"{value!r} is not a list of instance types such as ['g5.xlarge', 'g4dn.xlarge']"
     for item in value:
         if not isinstance(item, str) or not INSTANCE_TYPE.fullmatch(item):
-            return f"{item!r} is no instance type such as 'g5.xlarge'"
+            return f"{item!r} is not a valid instance type (e.g. {_example_for(item)})"
         try:
             machine_kind(item)
         except ValueError as exc:
@@ -118,6 +145,17 @@ def _check_instance_types(value: Any) -> str | None:
     if len(set(value)) != len(value):
         return "names a type twice"
     return f"{len(value)} types are more than 40" if len(value) > 40 else None
+
+
+def _example_for(item: Any) -> str:
+    """Return a type that may have been meant: the same family, or letters with the dot."""
+    found = re.search(
+        rf"(?P<family>[a-z][a-z-]*[0-9]+[a-z0-9-]*?)[. _]?(?P<size>{_SIZE})$", str(item).lower()
+    )
+    if found:
+        return f"{found['family'].rstrip('-')}.{found['size']}"
+    family = str(item).lower().partition(".")[0]
+    return f"{family}.xlarge" if re.fullmatch(_FAMILY, family) else "g5.xlarge"
 
 
 def _one_of(known: tuple[str, ...]) -> Check:
@@ -145,6 +183,16 @@ def _check_deadline(value: Any) -> str | None:
     if instant is None or instant.tzinfo is None:
         return f"{value!r} is no instant with a time zone, such as '2030-01-31T18:00:00Z'"
     return None
+
+
+def problem_with_deadline(deadline: datetime, now: datetime) -> str:
+    """Say that a deadline is over before the run begins; empty if it is not."""
+    if deadline > now:
+        return ""
+    return (
+        f"{deadline.isoformat()} has passed (it is {now:%Y-%m-%dT%H:%M:%SZ}); give an instant in "
+        "the future"
+    )
 
 
 def parse_instant(value: str) -> datetime:
@@ -208,10 +256,14 @@ FIELDS: Mapping[str, Field] = {
             "type": "string",
             "description": "The program: a path inside `code`, or an s3:// URI of one file.",
         },
-        _check_script,
+        _check_script_name,
     ),
     "command": Field(
-        {**_STRINGS, "minItems": 1, "description": "Any program and its arguments."},
+        {
+            **_STRINGS, "minItems": 1,
+            "description": "Any program and its arguments, in place of a script; references to "
+            "the trainer's variables are replaced as in `args`.",
+        },
         _check_command,
     ),
     "code": Field(
@@ -222,8 +274,20 @@ FIELDS: Mapping[str, Field] = {
         _check_code,
     ),
     "args": Field(
-        {**_STRINGS, "default": [], "description": "What follows the script."},
-        _strings(LARGEST_ARGS_BYTES),
+        {
+            **_STRINGS, "default": [],
+            "description": "What follows the script. No shell sees it: only `$RUNCTL_NAME` and "
+            "`${RUNCTL_NAME}` of the trainer contract are replaced.",
+        },
+        _check_args,
+    ),
+    "resume_args": Field(
+        {
+            **_STRINGS, "default": [],
+            "description": "More arguments, at the end, whenever there is a checkpoint to resume "
+            "from; references are replaced as in `args`.",
+        },
+        _check_args,
     ),
     "env": Field(
         {

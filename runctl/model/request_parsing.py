@@ -1,10 +1,12 @@
 """Checking a run request: every problem of every field in one message."""
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import timezone
 from typing import Any
 
+from runctl.model.contract import problem_with_references
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.request import CheckpointOptions, RunRequest
 from runctl.model.request_fields import CHECKPOINT_FIELDS, FIELDS, Field, parse_instant
@@ -24,7 +26,7 @@ def parse_request(document: Any) -> RunRequest:
     if problems:
         raise InvalidRequestError(tuple(problems))
     given = {key: value for key, value in document.items() if key not in {"checkpoint", "deadline"}}
-    for key in ("command", "args", "instance_types"):
+    for key in ("command", "args", "resume_args", "instance_types"):
         if key in given:
             given[key] = tuple(given[key])
     deadline = document.get("deadline")
@@ -51,6 +53,12 @@ def _problems(
     return found
 
 
+def _problem_with_command(command: Sequence[Any]) -> str:
+    """Check the words that no shell sees; a text of several words is likely a shell's program."""
+    words = [word for word in command if isinstance(word, str)]
+    return problem_with_references([word for word in words if not re.search(r"\s", word)])
+
+
 def _contradictions(document: Mapping[str, Any]) -> list[Problem]:
     script, command = document.get("script"), document.get("command")
     if script is None and command is None:
@@ -60,6 +68,15 @@ def _contradictions(document: Mapping[str, Any]) -> list[Problem]:
         found.append(Problem("command", "stands beside script; give one of the two"))
     if command is not None and document.get("args"):
         found.append(Problem("args", "belong to a script; put them into command"))
+    if isinstance(command, list | tuple) and (problem := _problem_with_command(command)):
+        found.append(Problem("command", problem))
+    env = document.get("env")
+    if document.get("credentials") == "run" and isinstance(env, Mapping):
+        found += [
+            Problem("env", f"{name} is set by runctl itself with credentials: run; leave it out")
+            for name in env
+            if str(name).startswith("AWS_CONTAINER_")
+        ]
     if isinstance(script, str) and not script.startswith("s3://") and not document.get("code"):
         found.append(
             Problem(

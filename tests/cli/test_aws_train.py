@@ -125,6 +125,23 @@ BAD = {
     "a reserved variable": (["--env", "RUNCTL_RUN_ID=x", "train.py"], "set by runctl itself"),
     "an assignment": (["--env", "X", "train.py"], "--env: 'X' has no '='"),
     "a deadline": (["--deadline", "2030-01-01", "train.py"], "--deadline: '2030-01-01'"),
+    "a deadline in the past": (
+        ["--deadline", "2020-01-01T00:00:00Z", "train.py"],
+        "--deadline: 2020-01-01T00:00:00+00:00 has passed (it is ",
+    ),
+    "a type": (["--instance-types", "m5.huge", "train.py"], "--instance-types: 'm5.huge' is not a"),
+    "a type that EC2 lacks": (
+        ["--instance-types", "m5.large,m5.3xlarge", "train.py"],
+        "instance_types: The following supplied instance types do not exist: [m5.3xlarge]",
+    ),
+    "a variable that is overridden": (["--env", "PATH=/x", "train.py"], "--env: PATH is set by"),
+    "a variable that is unknown": (["train.py", "$RUNCTL_DIR"], "args: $RUNCTL_DIR is not a"),
+    "an open quotation": (["--resume-args", "'x", "train.py"], "--resume-args: "),
+    "no such script of a command": (
+        ["--command", "torchrun", "--nproc-per-node=2", "tain.py", "--lr", "1"],
+        "command: 'tain.py' does not exist in ",
+    ),
+    "a program without --command": (["torchrun", "train.py"], "aws train --command torchrun"),
     "a checkpoint folder": (["--checkpoint-dir", "../x", "train.py"], "--checkpoint-dir: '../x'"),
     "a grace": (["--grace-seconds", "91", "train.py"], "--grace-seconds: 91"),
     "no such project": (["--project", "nowhere", "train.py"], "--project: "),
@@ -149,20 +166,43 @@ BAD_PROJECTS = {
         {".runctl.toml": "[project]\nmax_size_mb = 1\n", "big.bin": "x" * 1_100_000},
         "big.bin (1.1 MB)",
     ),
+    "a notebook": ({"train.py": "", "nb.ipynb": "{}"}, "jupyter nbconvert", "nb.ipynb"),
+    "a text": ({"notes.txt": "x"}, "is not a program (.txt)", "notes.txt"),
+    "a script of another language": ({"fit.R": "x"}, "--command Rscript fit.R", "fit.R"),
     "an ignored script": ({".gitignore": "*.py\n"}, "left out of the package"),
 }
 
 
-@pytest.mark.parametrize(("files", "told"), BAD_PROJECTS.values(), ids=BAD_PROJECTS.keys())
-def test_a_bad_project_is_told_and_nothing_is_uploaded_or_started(
-    project, deployed, runctl, files, told
-):
+@pytest.mark.parametrize("bad", BAD_PROJECTS.values(), ids=BAD_PROJECTS.keys())
+def test_a_bad_project_is_told_and_nothing_is_uploaded_or_started(project, deployed, runctl, bad):
+    files, told, script = (*bad, "train.py")[:3]
     for name, text in files.items():
         (project / name).write_text(text)
-    done = runctl("aws", "train", "--detach", "train.py")
+    done = runctl("aws", "train", "--detach", script)
     assert done.code == 2
     assert told in done.stderr
     assert (deployed.executions(), deployed.objects()) == ([], [])
+
+
+@pytest.mark.parametrize("separator", [[], ["--"]], ids=["bare", "after --"])
+def test_a_command_is_any_program_of_the_projects_folder(project, deployed, runctl, separator):
+    words = ["torchrun", "--nproc-per-node", "2", "train.py", "--name", "$RUNCTL_RUN_ID"]
+    done = runctl(
+        "aws", "train", "--detach", "--name", "x", "--command",
+        "--resume-args", "--resume '$RUNCTL_CHECKPOINT_DIR'", *separator, *words,
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    request = request_of(deployed, "x")
+    assert request.pop("code").startswith("s3://")
+    assert request == {
+        "command": words,
+        "resume_args": ["--resume", "$RUNCTL_CHECKPOINT_DIR"],
+    }
+
+
+def test_a_run_of_a_command_is_named_by_its_program(project, deployed, runctl):
+    done = runctl("aws", "train", "--detach", "--json", "--command", "/usr/bin/make", "train")
+    assert done.document["run_id"].startswith("make-")
 
 
 def test_a_name_that_is_taken_is_told_before_anything_is_uploaded(project, deployed, runctl):

@@ -56,15 +56,23 @@ BAD = [
     ("script", "~/train.py", "leaves the project"),
     ("script", "a/../../b.py", "leaves the project"),
     ("script", "s3://bucket", "no s3://bucket/key"),
+    ("script", "nb/train.ipynb", "jupyter nbconvert --to script train.ipynb"),
+    ("script", "s3://bucket/train.ipynb", "is a notebook"),
+    ("script", "notes.txt", "is not a program (.txt)"),
     ("command", [], "is empty"),
     ("command", "train", "not a list of strings"),
     ("command", ["a", 1], "not a list of strings"),
+    ("command", ["train", "--to", "$RUNCTL_CHECKPOINT_DR"], "did you mean $RUNCTL_CHECKPOINT_DIR?"),
     ("code", "code.tar.gz", ".tar.gz archive"),
     ("code", "s3://bucket/code.zip", ".tar.gz archive"),
     ("code", 3, ".tar.gz archive"),
     ("args", "--epochs 3", "not a list of strings"),
     ("args", [3], "quote each item"),
     ("args", ["a\0b"], "NUL"),
+    ("args", ["--to=${RUNCTL_CHECKPOINTS}"], "did you mean $RUNCTL_CHECKPOINT_DIR?"),
+    ("args", ["${RUNCTL_RESUME_STEP:+--resume}"], "resume_args"),
+    ("resume_args", "--resume", "not a list of strings"),
+    ("resume_args", ["$RUNCTL_X"], "not a variable of the trainer contract"),
     ("args", ["x" * (LARGEST_ARGS_BYTES + 1)], "put large values in a file"),
     ("env", ["A=1"], "not an object"),
     ("env", {"1A": "x"}, "no name of an environment variable"),
@@ -72,10 +80,19 @@ BAD = [
     ("env", {"A": 1}, "must be a string"),
     ("env", {"A": "x\0"}, "without NUL"),
     ("env", {"RUNCTL_ATTEMPT": "1"}, "set by runctl itself"),
+    ("env", {"PATH": "/opt/bin"}, "PATH is set by runctl itself; give a program by its whole path"),
+    ("env", {"VIRTUAL_ENV": "/opt/env"}, "made from the project's requirements"),
     ("env", {"A": "x" * LARGEST_ENV_BYTES}, "put large values in a file"),
     ("instance_types", [], "not a list of instance types"),
     ("instance_types", "g5.xlarge", "not a list of instance types"),
-    ("instance_types", ["g5"], "no instance type"),
+    ("instance_types", ["g5"], "'g5' is not a valid instance type (e.g. g5.xlarge)"),
+    ("instance_types", ["g5xlarge"], "'g5xlarge' is not a valid instance type (e.g. g5.xlarge)"),
+    ("instance_types", ["g4dn_2xlarge"], "(e.g. g4dn.2xlarge)"),
+    ("instance_types", ["m5.huge"], "'m5.huge' is not a valid instance type (e.g. m5.xlarge)"),
+    ("instance_types", ["ml.g5.xlarge"], "(e.g. g5.xlarge)"),
+    ("instance_types", ["m5.1xlarge"], "(e.g. m5.xlarge)"),
+    ("instance_types", ["large"], "(e.g. g5.xlarge)"),
+    ("instance_types", ["M5.large"], "(e.g. m5.large)"),
     ("instance_types", ["g5.xlarge", "g5.xlarge"], "names a type twice"),
     ("instance_types", [f"m{n}.large" for n in range(41)], "more than 40"),
     ("instance_types", ["g5g.xlarge"], "arm64 GPU"),
@@ -123,6 +140,40 @@ def test_a_bad_checkpoint_option_is_told_with_its_field(field, value, told):
     (problem,) = problems({**LEAST, "checkpoint": {field: value}})
     assert problem.field == f"checkpoint.{field}"
     assert told in problem.message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "g5.xlarge", "m7i-flex.large", "t3.nano", "p5.48xlarge", "u-6tb1.112xlarge",
+        "u7in-16tb.224xlarge", "c7a.metal-48xl", "x2iedn.32xlarge", "trn1.2xlarge",
+        "a1.medium", "i4i.metal", "is4gen.8xlarge", "mac-m4.metal",
+        "mac2-m2.metal", "hpc7a.96xlarge",
+    ],
+)  # fmt: skip
+def test_types_of_every_naming_scheme_pass(name):
+    assert parse_request({**LEAST, "instance_types": [name]}).instance_types == (name,)
+
+
+def test_credentials_of_a_run_are_not_set_twice():
+    document = {**LEAST, "env": {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://x"}}
+    assert parse_request(document)
+    (problem,) = problems({**document, "credentials": "run"})
+    assert (problem.field, "leave it out" in problem.message) == ("env", True)
+
+
+@pytest.mark.parametrize(
+    "word", ["$RUNCTL_CHECKPOINT_DIR/a", "--x=${RUNCTL_ATTEMPT}", "$$RUNCTL_X", "$HOME", "RUNCTL_X"]
+)
+def test_references_to_the_contract_and_other_texts_pass(word):
+    request = parse_request({**LEAST, "args": [word], "resume_args": [word]})
+    assert request.args == request.resume_args == (word,)
+    assert parse_request(request.as_document()) == request
+
+
+def test_what_a_shell_is_for_passes():
+    program = "for RUNCTL_X in ${RUNCTL_ATTEMPT:+1}; do echo $RUNCTL_X; done"
+    assert parse_request({"command": ["sh", "-c", program]})
 
 
 def test_every_field_has_a_bad_value_among_these():
