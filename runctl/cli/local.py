@@ -109,7 +109,7 @@ def _disk_bytes(disk_gib: int | None) -> int:
 
     It forks, so nothing may run in another thread yet.
     """
-    from runctl.local import disks
+    from runctl.local import disks, permitted
     from runctl.local.daemon import find
 
     if disk_gib is None:
@@ -118,7 +118,7 @@ def _disk_bytes(disk_gib: int | None) -> int:
         disks.check(disk_gib * GIB)
     except ValueError as exc:
         raise InvalidRequestError((Problem("--disk-gib", str(exc)),)) from exc
-    if not find() and (reason := disks.why_refused()):
+    if not find() and (reason := permitted.why_no_disks()):
         raise RefusedError(
             f"--disk-gib: this machine permits no mount namespaces ({reason}), so that no size "
             "can be enforced; run it as root, or permit user namespaces"

@@ -24,11 +24,6 @@ def enter_own_namespace() -> None:
     _possible = True
 
 
-def why_refused() -> str:
-    """Try it in a child process; return why this machine refuses, empty where it does not."""
-    return namespaces.try_in_child(lambda: namespaces.enter(share=True))
-
-
 def are_possible() -> bool:
     """Whether this process may mount disks."""
     return _possible

@@ -9,8 +9,6 @@ the parent, in that namespace alone.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -39,15 +37,6 @@ def isolate(root: Path, shared: Iterable[Path]) -> None:
     _graft(STATE.parent, {target.name: root / name for target, name in _GRAFTS.items()}, root)
     # The root may lie below a folder that is covered now.
     os.chdir(root)
-
-
-def why_refused(scratch: Path) -> str:
-    """Try it in a child process; return why this machine refuses, empty where it does not."""
-    root = Path(tempfile.mkdtemp(dir=scratch)).resolve()
-    try:
-        return namespaces.try_in_child(lambda: isolate(root, [root]))
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _make_private(target: Path, folder: Path, shared: Iterable[Path]) -> None:

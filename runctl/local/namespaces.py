@@ -13,6 +13,8 @@ _BIND, _MOVE, _RECURSIVE = 0x1000, 0x2000, 0x4000
 _SLAVE, _SHARED = 0x80000, 0x100000
 _DETACH = 2
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
 
 def enter(*, share: bool = False) -> None:
     """Give this process and what it starts mounts of their own; OSError when that is refused.
@@ -75,8 +77,7 @@ def detach(target: Path) -> None:
 
 
 def _call(name: str, *arguments: int | bytes | None) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
     given = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments]
-    if getattr(libc, name)(*given) != 0:
+    if getattr(_LIBC, name)(*given) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")

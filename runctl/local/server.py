@@ -14,7 +14,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runctl.local import disks, isolation
+from runctl.local import disks, permitted
 from runctl.local.knobs import Knobs, Setup
 from runctl.local.processes import die_with_parent
 
@@ -44,7 +44,9 @@ def main() -> None:
         except OSError as exc:
             refused = str(exc)
     # Also before there are threads: it forks.
-    shares = "it was started so" if options.shared_paths else isolation.why_refused(options.home)
+    shares = (
+        "it was started so" if options.shared_paths else permitted.why_shared_paths(options.home)
+    )
     if options.parent:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != options.parent:

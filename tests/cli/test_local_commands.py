@@ -49,3 +49,32 @@ def test_down_ends_it_and_a_second_time_is_fine(endpoint, runctl):
     assert daemon.find(endpoint.home) is None
     again = runctl("local", "down")
     assert (again.code, "no local cloud ran" in again.stdout) == (0, True)
+
+
+def test_a_disk_size_that_cannot_be_enforced_is_refused(endpoint, runctl):
+    for size in ("0", "16385", "-1", "much"):
+        done = runctl("local", "up", "--disk-gib", size)
+        assert (done.code, "--disk-gib" in done.stderr) == (2, True)
+    large = runctl("local", "up", "--disk-gib", "16384")
+    assert (large.code, "more than this machine's memory" in large.stderr) == (2, True)
+    # The one that is up cannot mount disks any more.
+    late = runctl("local", "up", "--disk-gib", "1")
+    assert (late.code, "end it first: runctl local down" in late.stderr) == (3, True)
+
+
+def test_status_says_what_instances_have_of_their_own(runctl, tmp_path):
+    home = tmp_path / "local-cloud"
+    daemon.start(home, die_with_parent=True, own_disks=True, disk_bytes=2**30, own_paths=False)
+    try:
+        done = runctl("local", "status")
+        health = runctl("local", "status", "--json").document["health"]
+    finally:
+        daemon.stop(home)
+    assert "each instance has a disk of 1 GiB" in done.stdout
+    assert "share this machine's /tmp: it was started so" in " ".join(done.stdout.split())
+    assert (health["disk_bytes"], health["own_paths"]) == (2**30, False)
+
+
+def test_terminate_says_in_its_help_that_it_needs_yes_without_a_terminal(runctl):
+    told = " ".join(runctl("aws", "terminate", "--help").stdout.replace("│", " ").split())
+    assert "required where there is no terminal" in told

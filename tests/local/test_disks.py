@@ -57,6 +57,42 @@ def test_an_instance_with_a_disk_of_its_own_meets_its_end_and_others_do_not(
     assert str(cloud.root(small)) not in Path(f"/proc/{cloud.endpoint.pid}/mountinfo").read_text()
 
 
+def test_the_disk_size_of_the_start_holds_for_all_and_outlasts_a_reset(tmp_path: Path) -> None:
+    endpoint = daemon.start(
+        tmp_path, die_with_parent=True, own_disks=True, disk_bytes=64 * MIB, own_paths=True
+    )
+    try:
+        cloud = Cloud(endpoint, LocalCloudClient(endpoint.url))
+        cloud.admin.reset()
+        cloud.admin.set_knobs(boot_delay=0.05)
+        # The state folder and /tmp lie on the instance's disk, not beside it.
+        script = "#!/bin/sh\ndf --output=size,itotal /var/lib/runctl /tmp | tail -n 2; echo end\n"
+        instance_id = cloud.launch(script)
+        eventually(lambda: "end" in console(cloud, instance_id))
+        sizes = [line.split() for line in console(cloud, instance_id).splitlines()[:2]]
+        assert sizes == [["65536", "4096"]] * 2
+        for wrong in (1, MIB - 1, 2**60):
+            with pytest.raises(LocalCloudError, match="disk_bytes"):
+                cloud.admin.set_knobs(disk_bytes=wrong)
+    finally:
+        daemon.stop(tmp_path)
+
+
+def test_a_disk_that_was_taken_away_is_kept_by_no_other_instance(cloud_with_disks: Cloud) -> None:
+    cloud = cloud_with_disks
+    cloud.admin.set_knobs(disk_bytes=2 * MIB)
+    first = cloud.launch("#!/bin/sh\necho up; sleep 1000\n")
+    second = cloud.launch("#!/bin/sh\necho up; sleep 1000\n")
+    for one in (first, second):
+        eventually(lambda one=one: "up" in console(cloud, one))  # type: ignore[misc]
+    cloud.client("ec2").terminate_instances(InstanceIds=[first])
+    cloud.admin.wait_for_state(first, "terminated")
+    supervisor = cloud.admin.instance(second)["supervisor_pid"]
+    mounts = Path(f"/proc/{supervisor}/mountinfo")
+    eventually(lambda: str(cloud.root(first)) not in mounts.read_text())
+    assert str(cloud.root(second)) in mounts.read_text()
+
+
 def test_disks_are_refused_where_the_local_cloud_cannot_mount_any(cloud: Cloud) -> None:
     with pytest.raises(LocalCloudError, match="own_disks"):
         cloud.admin.set_knobs(disk_bytes=MIB)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from runctl.local import daemon, isolation
+from runctl.local import daemon, isolation, permitted
 from runctl.local.client import LocalCloudClient, LocalCloudError
 from tests.local.clouds import Cloud, eventually, unique
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        bool(isolation.why_refused(Path("/var/tmp"))),
+        bool(permitted.why_shared_paths(Path("/var/tmp"))),
         reason="this machine permits no mount namespaces",
     ),
 ]
