@@ -42,7 +42,14 @@ def type_of(schema: Mapping[str, Any]) -> str:
     """Say a field's type the way a person would."""
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
-    kind = {"array": "list of strings", "object": "object", "integer": "whole number"}
+    if "oneOf" in schema:
+        return " or ".join(type_of(each) for each in schema["oneOf"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if schema["type"] == "array":
+        kind = {"integer": "whole numbers", "string": "strings"}
+        return f"list of {kind[schema['items']['type']]}"
+    kind = {"object": "object", "integer": "whole number"}
     return kind.get(schema["type"], schema["type"])
 
 
@@ -56,7 +63,7 @@ def default_of(schema: Mapping[str, Any]) -> str:
 
 
 def rows() -> Iterator[str]:
-    """Yield a table row for every field, those of `checkpoint` behind it."""
+    """Yield a table row for every field, those of an object after it."""
     for name, field in FIELDS.items():
         yield row(name, field.schema)
         for inner, schema in field.schema.get("properties", {}).items():

@@ -11,6 +11,7 @@ from typing import Any
 from runctl.cli.settings import Settings
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
+from runctl.model.request import ANY
 from runctl.model.request_fields import parse_instant, problem_with_deadline
 from runctl.model.request_parsing import parse_request
 
@@ -27,6 +28,8 @@ OPTIONS = {
     "checkpoint.dir": "--checkpoint-dir",
     "checkpoint.keep_last": "--keep-last",
     "checkpoint.grace_seconds": "--grace-seconds",
+    "retry.exit_codes": "--retry-exit-codes",
+    "retry.max_failures": "--max-failures",
 }
 
 
@@ -80,6 +83,14 @@ def check_deadline(document: Mapping[str, Any], *, now: datetime) -> None:
         raise InvalidRequestError((Problem(OPTIONS["deadline"], problem),))
 
 
+def read_exit_codes(option: str) -> list[int | str] | str:
+    """Read exit codes with commas between them, or the word for all; the request checks them."""
+    words = [word.strip() for word in option.split(",") if word.strip()]
+    if words == [ANY]:
+        return ANY
+    return [int(word) if re.fullmatch(r"-?\d{1,9}", word) else word for word in words]
+
+
 def build_request(
     script: str,
     args: Sequence[str],
@@ -91,7 +102,7 @@ def build_request(
 ) -> dict[str, Any]:
     """Return the execution input: what was asked for, and nothing that is a default anyway.
 
-    `options` has the fields given on the command line, with dots for those of `checkpoint`;
+    `options` has the fields given on the command line, with dots for those of an object;
     `script` and `args` are the request's command when `is_command`. Raises
     InvalidRequestError whose problems name the option, or the settings file, that a value is from.
     """
@@ -102,9 +113,10 @@ def build_request(
     if args and not is_command:
         document["args"] = list(args)
     document |= {name: value for name, value in options.items() if "." not in name}
-    nested = {name.partition(".")[2]: value for name, value in options.items() if "." in name}
-    if nested or "checkpoint" in document:
-        document["checkpoint"] = {**document.get("checkpoint", {}), **nested}
+    for name, value in options.items():
+        outer, dot, inner = name.partition(".")
+        if dot:
+            document[outer] = {**document.get(outer, {}), inner: value}
     if "env" in options:
         document["env"] = {**settings.request.get("env", {}), **options["env"]}
     try:
@@ -121,6 +133,9 @@ def build_request(
 def _origin(field: str, options: Mapping[str, Any], settings: Settings) -> str:
     if field in options:
         return OPTIONS.get(field, field)
+    inner = next((option for option in options if option.startswith(f"{field}.")), None)
+    if inner is not None:
+        return OPTIONS.get(inner, inner)
     if settings.path is not None and field.partition(".")[0] in settings.request:
         return f"{settings.path.name}: {field}"
     return field

@@ -9,7 +9,7 @@ from typing import Any
 
 from runctl.cli.project import LARGEST_PROJECT_BYTES, SETTINGS_FILE
 from runctl.model.errors import SettingsError
-from runctl.model.request_fields import CHECKPOINT_FIELDS, FIELDS
+from runctl.model.request_fields import FIELDS, NESTED_FIELDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,6 +23,7 @@ REQUEST_SETTINGS = (
     "max_attempts",
     "env",
     "checkpoint",
+    "retry",
     "credentials",
 )
 AWS_SETTINGS = ("profile", "region")
@@ -59,7 +60,11 @@ def parse_settings(path: Path) -> Settings:
         *_check(document, (*REQUEST_SETTINGS, "aws", "project")),
         *_check(_table(document, "aws"), AWS_SETTINGS, prefix="aws."),
         *_check(_table(document, "project"), PROJECT_SETTINGS, prefix="project."),
-        *_check(_table(document, "checkpoint"), CHECKPOINT_FIELDS, prefix="checkpoint."),
+        *(
+            problem
+            for name, fields in NESTED_FIELDS.items()
+            for problem in _check(_table(document, name), fields, prefix=f"{name}.")
+        ),
     ]
     if problems:
         raise SettingsError(f"{path}: {'; '.join(problems)}")
@@ -103,7 +108,7 @@ def _problem_with(name: str, value: Any) -> str | None:
     if section == "project":
         is_whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5000
         return None if is_whole else f"{value!r} is not a whole number from 1 to 5000"
-    fields = CHECKPOINT_FIELDS if dot else FIELDS
+    fields = NESTED_FIELDS[section] if dot else FIELDS
     return fields[key or section].check(value)
 
 
@@ -129,6 +134,11 @@ keep_last = 3
 grace_seconds = 90
 # Where the trainer saves, when not in the folder that RUNCTL_CHECKPOINT_DIR names.
 # dir = "checkpoints"
+
+# Which failures of the trainer itself are retried from the newest checkpoint, and how many.
+# [retry]
+# exit_codes = [1, 137]
+# max_failures = 3
 
 # The trainer's own variables; no place for secrets.
 # [env]

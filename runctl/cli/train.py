@@ -116,6 +116,18 @@ def train(
         int | None,
         typer.Option(metavar="N", help="How long the trainer may take to save after SIGTERM."),
     ] = None,
+    retry_exit_codes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODES",
+            help="Failures of the trainer to retry from the newest checkpoint: exit codes with "
+            "commas between, or any.",
+        ),
+    ] = None,
+    max_failures: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many failures of the trainer are retried (3)."),
+    ] = None,
     project: Annotated[
         str,
         typer.Option(
@@ -133,7 +145,12 @@ def train(
     """Train on EC2: pack the project, start a run, and follow it until it has ended."""
     from runctl.cli.accompany import accompany
     from runctl.cli.project import find_project
-    from runctl.cli.request import read_env, read_resume_args, split_types
+    from runctl.cli.request import (
+        read_env,
+        read_exit_codes,
+        read_resume_args,
+        split_types,
+    )
 
     options: dict[str, Any] = {
         "instance_types": split_types(instance_types) if instance_types else None,
@@ -147,6 +164,8 @@ def train(
         "checkpoint.dir": checkpoint_dir,
         "checkpoint.keep_last": keep_last,
         "checkpoint.grace_seconds": grace_seconds,
+        "retry.exit_codes": read_exit_codes(retry_exit_codes) if retry_exit_codes else None,
+        "retry.max_failures": max_failures,
     }
     machine = ""
     if INSTANCE_ID.fullmatch(script):

@@ -45,7 +45,7 @@ def decide(run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: date
         case OutcomeKind.STOPPED:
             return _finish(RunStatus.STOPPED, outcome.reason or "stopped by the user")
         case OutcomeKind.FAILED:
-            return _give_up(outcome.reason or "the trainer failed")
+            return _after_failure(run, attempts, outcome, now=now)
         case OutcomeKind.UNKNOWN:
             return _give_up("the attempt ended in a way that this version of runctl does not know")
         case OutcomeKind.NO_CAPACITY:
@@ -62,6 +62,47 @@ def decide(run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: date
             )
 
 
+def _after_failure(
+    run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: datetime
+) -> Decision:
+    """Retry what the request says, until it happens too often or makes no difference.
+
+    These failures have a limit of their own, so interruptions leave it alone; but each retry is an
+    attempt, and `max_attempts` and the deadline hold for every launch.
+    """
+    retry = run.request.retry
+    reason = outcome.reason or "the trainer failed"
+    if not retry.covers(outcome.exit_code):
+        return _give_up(reason)
+    earlier = [attempt for attempt in attempts[:-1] if is_own_failure(attempt.ended)]
+    same = [one for one in earlier if one.ended and one.ended.failure_id == outcome.failure_id]
+    if same and not _progressed_since(run, same[-1], outcome):
+        return _give_up(f"the same failure twice without progress in between: {reason}")
+    failures = len(earlier) + 1
+    if failures > retry.max_failures:
+        return _give_up(
+            f"failure {failures} of the trainer, and retry.max_failures is "
+            f"{retry.max_failures}: {reason}"
+        )
+    return _limits(run, attempts, outcome, now=now) or _relaunch(
+        f"the trainer failed with exit code {outcome.exit_code}, which is retried "
+        f"({failures} of {retry.max_failures})"
+    )
+
+
+def is_own_failure(ended: Outcome | None) -> bool:
+    """Whether an attempt ended because its trainer did, with an exit code that is not 0."""
+    return ended is not None and ended.kind is OutcomeKind.FAILED and bool(ended.exit_code)
+
+
+def _progressed_since(run: Run, failed: Attempt, outcome: Outcome) -> bool:
+    """Whether the run has come further than it was when the attempt `failed`."""
+    before = None if failed.ended is None else failed.ended.step
+    if before is not None and outcome.step is not None:
+        return outcome.step > before
+    return (run.progressed_attempt or 0) > failed.number
+
+
 def _limits(
     run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: datetime
 ) -> Decision | None:
@@ -71,7 +112,13 @@ def _limits(
     launched = [attempt for attempt in attempts if attempt.was_launched]
     if len(launched) >= run.request.max_attempts:
         return _give_up(f"all {run.request.max_attempts} attempts are spent (max_attempts)")
-    telling = [one for one in launched if not _was_cut_short(one, attempts[-1], outcome, now=now)]
+    telling = [
+        one
+        for one in launched
+        if not _was_cut_short(one, attempts[-1], outcome, now=now)
+        # Failures that are retried have a limit of their own.
+        and not is_own_failure(outcome if one is attempts[-1] else one.ended)
+    ]
     if len(telling) >= STALLED_ATTEMPTS and not _progressed(run, telling[-STALLED_ATTEMPTS:]):
         return _give_up(
             f"{STALLED_ATTEMPTS} attempts in a row ended without a new checkpoint; "

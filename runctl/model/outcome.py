@@ -7,6 +7,7 @@ from typing import Any
 
 from runctl.model.errors import RequestError
 from runctl.model.excerpt import shorten_reason
+from runctl.model.failure import fingerprint
 
 
 class OutcomeKind(str, Enum):
@@ -27,7 +28,8 @@ class Outcome:
 
     `reason` is one sentence for a person, shortened to `MAX_REASON`. `exit_code` is the trainer's,
     negative for the signal that ended it. `step` and `save` are those of the newest checkpoint at
-    that time.
+    that time. `fingerprint` identifies a failure whose `reason` says more than the trainer's last
+    words do.
     """
 
     kind: OutcomeKind
@@ -35,6 +37,7 @@ class Outcome:
     exit_code: int | None = None
     step: int | None = None
     save: int | None = None
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", shorten_reason(self.reason))
@@ -48,6 +51,8 @@ class Outcome:
             document["step"] = self.step
         if self.save is not None:
             document["save"] = self.save
+        if self.fingerprint:
+            document["fingerprint"] = self.fingerprint
         return document
 
     @classmethod
@@ -74,7 +79,13 @@ class Outcome:
             exit_code=_whole(document.get("exit_code")),
             step=_whole(document.get("step")),
             save=_whole(document.get("save")),
+            fingerprint=str(document.get("fingerprint", "")),
         )
+
+    @property
+    def failure_id(self) -> str:
+        """The same for two failures with the same exit code and, numbers aside, the same words."""
+        return self.fingerprint or fingerprint(self.exit_code, self.reason)
 
 
 def _whole(value: Any) -> int | None:

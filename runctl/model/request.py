@@ -38,6 +38,52 @@ class CheckpointOptions:
         return timedelta(seconds=self.interval) if self.interval else None
 
 
+ANY = "any"
+SIGNAL_EXIT = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryOptions:
+    """Which failures of the trainer itself are retried from the newest checkpoint, and how many.
+
+    `exit_codes` are those of a shell: 137 is also a trainer that a signal 9 ended. `any_exit_code`
+    stands for all of them. Neither, which is the default, retries nothing.
+    """
+
+    exit_codes: tuple[int, ...] = ()
+    any_exit_code: bool = False
+    max_failures: int = 3
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any failure is retried."""
+        return self.any_exit_code or bool(self.exit_codes)
+
+    def covers(self, exit_code: int | None) -> bool:
+        """Whether a trainer's exit code, negative for a signal, is to be retried."""
+        if exit_code is None or exit_code == 0:
+            return False
+        as_in_a_shell = exit_code if exit_code > 0 else SIGNAL_EXIT - exit_code
+        return self.any_exit_code or as_in_a_shell in self.exit_codes
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        codes = ANY if self.any_exit_code else list(self.exit_codes)
+        return {"exit_codes": codes, "max_failures": self.max_failures}
+
+    @classmethod
+    def from_document(cls, document: Any) -> "RetryOptions":
+        """Read the JSON form; what this version cannot read is the default."""
+        values = document if isinstance(document, Mapping) else {}
+        codes, most = values.get("exit_codes"), values.get("max_failures")
+        listed = codes if isinstance(codes, list | tuple) else ()
+        return cls(
+            exit_codes=tuple(code for code in listed if type(code) is int),
+            any_exit_code=codes == ANY,
+            max_failures=most if type(most) is int else cls.max_failures,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """A checked request. `script` is a path in `code`, or an s3:// URI when there is no `code`."""
@@ -56,6 +102,7 @@ class RunRequest:
     deadline: datetime | None = None
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     credentials: str = "none"
+    retry: RetryOptions = field(default_factory=RetryOptions)
 
     @property
     def wants_credentials(self) -> bool:
@@ -89,6 +136,8 @@ class RunRequest:
             document["code"] = self.code
         if self.instance_id:
             document["instance_id"] = self.instance_id
+        if self.retry.is_on:
+            document["retry"] = self.retry.as_document()
         if self.deadline is not None:
             document["deadline"] = self.deadline.isoformat()
         return document
@@ -123,6 +172,8 @@ def _stored_values(kind: type, document: Any) -> dict[str, Any]:
         value, default = document[one.name], getattr(defaults, one.name)
         if isinstance(default, CheckpointOptions):
             values[one.name] = CheckpointOptions(**_stored_values(CheckpointOptions, value))
+        elif isinstance(default, RetryOptions):
+            values[one.name] = RetryOptions.from_document(value)
         elif isinstance(default, tuple):
             if isinstance(value, list | tuple):
                 values[one.name] = tuple(map(str, value))

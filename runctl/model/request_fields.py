@@ -10,6 +10,7 @@ from runctl.model.contract import problem_with_references
 from runctl.model.identity import RUN_ID
 from runctl.model.pool import machine_kind
 from runctl.model.request import (
+    ANY,
     CREDENTIALS,
     DEFAULT_INSTANCE_TYPES,
     MARKETS,
@@ -246,8 +247,57 @@ CHECKPOINT_FIELDS: Mapping[str, Field] = {
 }  # fmt: skip
 
 
-def _check_checkpoint(value: Any) -> str | None:
+def _check_exit_codes(value: Any) -> str | None:
+    if value == ANY:
+        return None
+    if not isinstance(value, list | tuple):
+        return f"{value!r} is not a list of exit codes such as [1, 137], or '{ANY}'"
+    for code in value:
+        if code == 0 and not isinstance(code, bool):
+            return "0 is the exit code of success, which is never retried; remove it"
+        if _whole(1, 255)(code):
+            return f"{code!r} is not an exit code, which is a whole number from 1 to 255"
+    if len(set(value)) != len(value):
+        twice = next(code for code in value if list(value).count(code) > 1)
+        return f"names {twice} twice"
+    return None if value else f"is empty; name the exit codes to retry, or '{ANY}'"
+
+
+RETRY_FIELDS: Mapping[str, Field] = {
+    "exit_codes": Field(
+        {
+            "oneOf": [
+                {
+                    "type": "array", "minItems": 1, "uniqueItems": True,
+                    "items": {"type": "integer", "minimum": 1, "maximum": 255},
+                },
+                {"const": ANY},
+            ],
+            "description": f"Exit codes of the trainer to retry, or `{ANY}`; 137 is a trainer that "
+            "was killed, for lack of memory for example.",
+        },
+        _check_exit_codes,
+    ),
+    "max_failures": Field(
+        {
+            "type": "integer", "minimum": 1, "maximum": 100, "default": 3,
+            "description": "How many failures of the run are retried; the next one ends it.",
+        },
+        _whole(1, 100),
+    ),
+}  # fmt: skip
+
+
+def _check_object(value: Any) -> str | None:
     return None if isinstance(value, Mapping) else f"{value!r} is not an object"
+
+
+def _check_retry(value: Any) -> str | None:
+    if problem := _check_object(value):
+        return problem
+    if "exit_codes" in value:
+        return None
+    return f"needs exit_codes; name those to retry, such as [1, 137], or '{ANY}'"
 
 
 FIELDS: Mapping[str, Field] = {
@@ -351,9 +401,25 @@ FIELDS: Mapping[str, Field] = {
             "properties": {name: dict(f.schema) for name, f in CHECKPOINT_FIELDS.items()},
             "description": "How checkpoints are taken.",
         },
-        _check_checkpoint,
+        _check_object,
+    ),
+    "retry": Field(
+        {
+            "type": "object", "additionalProperties": False, "required": ["exit_codes"],
+            "properties": {name: dict(f.schema) for name, f in RETRY_FIELDS.items()},
+            "description": "Which failures of the trainer itself are retried from the newest "
+            "checkpoint, as a new attempt. Default: none.",
+        },
+        _check_retry,
     ),
 }  # fmt: skip
+
+
+# The fields that are objects, with the fields of each.
+NESTED_FIELDS: Mapping[str, Mapping[str, Field]] = {
+    "checkpoint": CHECKPOINT_FIELDS,
+    "retry": RETRY_FIELDS,
+}
 
 
 def request_schema() -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from runctl.model.contract import problem_with_references
 from runctl.model.errors import InvalidRequestError, Problem
-from runctl.model.request import CheckpointOptions, RunRequest
-from runctl.model.request_fields import CHECKPOINT_FIELDS, FIELDS, Field, parse_instant
+from runctl.model.request import CheckpointOptions, RetryOptions, RunRequest
+from runctl.model.request_fields import FIELDS, NESTED_FIELDS, Field, parse_instant
 
 
 def parse_request(document: Any) -> RunRequest:
@@ -20,19 +20,24 @@ def parse_request(document: Any) -> RunRequest:
     if not isinstance(document, Mapping):
         raise InvalidRequestError((Problem("input", "must be a JSON object"),))
     problems = [*_problems(document, FIELDS, prefix="")]
-    if isinstance(options := document.get("checkpoint", {}), Mapping):
-        problems += _problems(options, CHECKPOINT_FIELDS, prefix="checkpoint.")
+    for name, fields in NESTED_FIELDS.items():
+        if isinstance(inner := document.get(name, {}), Mapping):
+            problems += _problems(inner, fields, prefix=f"{name}.")
     problems += _contradictions(document)
     if problems:
         raise InvalidRequestError(tuple(problems))
-    given = {key: value for key, value in document.items() if key not in {"checkpoint", "deadline"}}
+    read_below = {*NESTED_FIELDS, "deadline"}
+    given = {key: value for key, value in document.items() if key not in read_below}
     for key in ("command", "args", "resume_args", "instance_types"):
         if key in given:
             given[key] = tuple(given[key])
     deadline = document.get("deadline")
     return RunRequest(
         **given,
-        checkpoint=CheckpointOptions(**options),
+        checkpoint=CheckpointOptions(**document.get("checkpoint", {})),
+        retry=RetryOptions.from_document(document["retry"])
+        if "retry" in document
+        else RetryOptions(),
         deadline=parse_instant(deadline).astimezone(timezone.utc) if deadline is not None else None,
     )
 

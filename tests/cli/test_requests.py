@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from runctl.cli.project import LARGEST_PROJECT_BYTES
-from runctl.cli.request import build_request, check_name, name_run, read_env, split_types
+from runctl.cli.request import (
+    build_request,
+    check_name,
+    name_run,
+    read_env,
+    read_exit_codes,
+    split_types,
+)
 from runctl.cli.settings import TEMPLATE, Settings, parse_settings, read_settings
 from runctl.model.errors import InvalidRequestError, SettingsError
 from runctl.model.identity import RUN_ID
@@ -51,6 +58,30 @@ def test_options_win_over_settings_and_environments_are_merged(tmp_path):
         "checkpoint": {"keep_last": 9, "grace_seconds": 10},
     }
     assert parse_request(document).checkpoint.keep_last == 9
+
+
+def test_retry_options_win_over_settings(tmp_path):
+    settings = settings_of(tmp_path, "[retry]\nexit_codes = [3]\nmax_failures = 9\n")
+    document = build({"retry.exit_codes": read_exit_codes("1, 137")}, settings)
+    assert document["retry"] == {"exit_codes": [1, 137], "max_failures": 9}
+    assert build({"retry.exit_codes": read_exit_codes("any")})["retry"] == {"exit_codes": "any"}
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "message"),
+    [
+        ({"retry.exit_codes": read_exit_codes("0")}, "--retry-exit-codes", "never retried"),
+        ({"retry.exit_codes": read_exit_codes("1,300")}, "--retry-exit-codes", "from 1 to 255"),
+        ({"retry.exit_codes": read_exit_codes("1,oops")}, "--retry-exit-codes", "'oops'"),
+        ({"retry.exit_codes": read_exit_codes(",")}, "--retry-exit-codes", "is empty"),
+        ({"retry.max_failures": 3}, "--max-failures", "needs exit_codes"),
+    ],
+)
+def test_a_mistake_in_what_to_retry_names_the_option(options, field, message):
+    with pytest.raises(InvalidRequestError) as caught:
+        build(options)
+    (problem,) = caught.value.problems
+    assert (problem.field, message in problem.message) == (field, True)
 
 
 def test_a_mistake_is_told_at_the_option_it_was_made_in():

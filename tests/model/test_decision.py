@@ -23,7 +23,7 @@ INTERRUPTED = Outcome(kind=OutcomeKind.INTERRUPTED)
 NO_CAPACITY = Outcome(kind=OutcomeKind.NO_CAPACITY)
 
 
-def a_run(*, step=None, committed_at=None, **request):
+def a_run(*, step=None, committed_at=None, progressed_attempt=None, **request):
     return Run(
         run_id="run-1",
         request=parse_request({"command": ["train"], **request}),
@@ -32,6 +32,8 @@ def a_run(*, step=None, committed_at=None, **request):
         execution_arn="arn",
         step=step,
         committed_at=committed_at,
+        progressed_attempt=progressed_attempt,
+        save=0 if progressed_attempt is None else 1,
     )
 
 
@@ -102,7 +104,7 @@ def test_time_never_turns_giving_up_into_a_relaunch(run, tried, outcome, hours):
 
 
 @given(run=runs, tried=attempts, outcome=outcomes)
-def test_only_what_ec2_did_is_ever_followed_by_a_relaunch(run, tried, outcome):
+def test_without_retry_only_what_ec2_did_is_followed_by_a_relaunch(run, tried, outcome):
     if decide(run, tried, outcome, now=NOW).kind is DecisionKind.RELAUNCH:
         assert outcome.kind in {
             OutcomeKind.INTERRUPTED,
@@ -222,6 +224,117 @@ def test_refusals_in_a_row_wait_twice_as_long_up_to_half_an_hour():
 def test_a_launch_ends_the_row_of_refusals():
     tried = [an_attempt(1, launched=False), an_attempt(2), an_attempt(3, launched=False)]
     assert decide(a_run(), tried, NO_CAPACITY, now=NOW).wait == timedelta(seconds=30)
+
+
+# Failures of the trainer itself, with `retry`.
+
+
+def failed(words="died", *, code=1, step=None):
+    return Outcome(kind=OutcomeKind.FAILED, exit_code=code, reason=words, step=step)
+
+
+def ended(*outcomes):
+    """Attempts that ended so, in this order."""
+    return [
+        replace(an_attempt(number), ended=outcome) for number, outcome in enumerate(outcomes, 1)
+    ]
+
+
+def retrying(codes=(1, 137), max_failures=3, **facts):
+    return a_run(retry={"exit_codes": codes, "max_failures": max_failures}, **facts)
+
+
+def after(run, *outcomes):
+    return decide(run, ended(*outcomes), outcomes[-1], now=NOW)
+
+
+def test_a_failure_that_is_to_be_retried_is_relaunched_at_once():
+    decision = after(retrying(), failed(step=4))
+    assert (decision.kind, decision.wait) == (DecisionKind.RELAUNCH, timedelta(0))
+    assert "exit code 1" in decision.reason
+    assert "1 of 3" in decision.reason
+
+
+@pytest.mark.parametrize("code", [1, 137, -9])
+def test_a_killed_trainer_has_the_exit_code_of_a_shell(code):
+    assert after(retrying(), failed(code=code)).kind is DecisionKind.RELAUNCH
+
+
+@pytest.mark.parametrize("code", [2, 255, -15, None])
+def test_any_other_failure_ends_the_run(code):
+    decision = after(retrying(), failed("no such file", code=code))
+    assert (decision.kind, decision.reason) == (DecisionKind.GIVE_UP, "no such file")
+
+
+def test_as_many_failures_are_retried_as_the_request_says():
+    failures = [failed(f"cause {word}", step=at) for at, word in enumerate("abc")]
+    run = retrying(max_failures=2)
+    assert after(run, *failures[:2]).kind is DecisionKind.RELAUNCH
+    decision = after(run, *failures)
+    assert decision.kind is DecisionKind.GIVE_UP
+    assert "failure 3 of the trainer" in decision.reason
+    assert "cause c" in decision.reason
+
+
+def test_interruptions_and_refusals_leave_that_count_alone():
+    run = retrying(max_failures=2, progressed_attempt=6)
+    between = [failed("a", step=1), *[INTERRUPTED] * 2, NO_CAPACITY, failed("b", step=2)]
+    assert after(run, *between).kind is DecisionKind.RELAUNCH
+
+
+def test_the_same_failure_twice_without_progress_ends_the_run_with_its_cause():
+    decision = after(retrying(), failed("died at 12:01", step=4), failed("died at 13:30", step=4))
+    assert decision.kind is DecisionKind.GIVE_UP
+    assert decision.reason.startswith("the same failure twice without progress in between: died")
+
+
+def test_the_same_failure_after_a_later_step_is_retried():
+    assert after(retrying(), failed(step=4), failed(step=5)).kind is DecisionKind.RELAUNCH
+
+
+@pytest.mark.parametrize(
+    ("progressed", "kind"), [(1, "give_up"), (2, "relaunch"), (None, "give_up")]
+)
+def test_where_no_step_is_known_a_save_by_a_later_attempt_is_progress(progressed, kind):
+    run = retrying(progressed_attempt=progressed)
+    assert after(run, failed(), failed()).kind.value == kind
+
+
+def test_another_failure_without_progress_is_retried_too():
+    tried = [failed("a", step=4), failed("b", step=4), failed("c", step=4)]
+    assert after(retrying(max_failures=9), *tried).kind is DecisionKind.RELAUNCH
+
+
+def test_a_failure_between_two_that_are_the_same_does_not_hide_them():
+    tried = [failed("a", step=4), failed("b", step=4), failed("a", step=4)]
+    assert after(retrying(max_failures=9), *tried).kind is DecisionKind.GIVE_UP
+
+
+def test_the_limits_of_every_launch_hold_for_retries():
+    assert "max_attempts" in after(retrying(max_attempts=1), failed()).reason
+    late = retrying(deadline="2029-01-01T00:00:00Z")
+    assert "deadline" in after(late, failed()).reason
+
+
+def test_without_auto_resume_failures_are_still_retried():
+    assert after(retrying(auto_resume=False), failed()).kind is DecisionKind.RELAUNCH
+
+
+@given(
+    outcomes=st.lists(
+        st.sampled_from("abc").map(failed)
+        | st.builds(failed, st.sampled_from("abc"), step=st.integers(0, 9))
+        | st.just(INTERRUPTED),
+        min_size=1,
+        max_size=12,
+    ),
+    most=st.integers(1, 5),
+)
+def test_no_run_is_retried_more_often_than_it_may(outcomes, most):
+    run = retrying(max_failures=most, progressed_attempt=99)
+    failures = sum(outcome.kind is OutcomeKind.FAILED for outcome in outcomes)
+    if outcomes[-1].kind is OutcomeKind.FAILED and failures > most:
+        assert after(run, *outcomes).kind is DecisionKind.GIVE_UP
 
 
 # What a person is told.

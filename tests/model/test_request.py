@@ -9,12 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.model.errors import InvalidRequestError
-from runctl.model.request import CREDENTIALS, DEFAULT_INSTANCE_TYPES, MARKETS
+from runctl.model.request import (
+    CREDENTIALS,
+    DEFAULT_INSTANCE_TYPES,
+    MARKETS,
+    RetryOptions,
+    RunRequest,
+)
 from runctl.model.request_fields import (
     CHECKPOINT_FIELDS,
     FIELDS,
     LARGEST_ARGS_BYTES,
     LARGEST_ENV_BYTES,
+    RETRY_FIELDS,
     request_schema,
 )
 from runctl.model.request_parsing import parse_request
@@ -109,6 +116,7 @@ BAD = [
     ("deadline", "tomorrow", "no instant with a time zone"),
     ("deadline", "2030-01-01T00:00:00", "no instant with a time zone"),
     ("deadline", 1893456000, "no instant with a time zone"),
+    ("retry", [1, 137], "is not an object"),
     ("checkpoint", "saved", "not an object"),
     ("instance_id", "i-12", "no instance id"),
     ("instance_id", "m5.large", "no instance id"),
@@ -124,6 +132,23 @@ BAD_CHECKPOINT = [
     ("grace_seconds", -1, "whole number from 0 to 90"),
     ("grace_seconds", 91, "whole number"),
     ("interval", -1, "whole number from 0 to 86400"),
+]
+
+
+BAD_RETRY = [
+    ("exit_codes", [0], "0 is the exit code of success"),
+    ("exit_codes", [1, 300], "300 is not an exit code, which is a whole number from 1 to 255"),
+    ("exit_codes", [-9], "-9 is not an exit code"),
+    ("exit_codes", [1.5], "1.5 is not an exit code"),
+    ("exit_codes", ["1"], "'1' is not an exit code"),
+    ("exit_codes", [True], "True is not an exit code"),
+    ("exit_codes", [137, 1, 137], "names 137 twice"),
+    ("exit_codes", [], "is empty"),
+    ("exit_codes", 1, "1 is not a list"),
+    ("exit_codes", "all", "or 'any'"),
+    ("max_failures", 0, "whole number from 1 to 100"),
+    ("max_failures", 101, "whole number from 1 to 100"),
+    ("max_failures", "3", "whole number"),
 ]
 
 
@@ -176,7 +201,45 @@ def test_what_a_shell_is_for_passes():
     assert parse_request({"command": ["sh", "-c", program]})
 
 
+@pytest.mark.parametrize(("field", "value", "told"), BAD_RETRY)
+def test_a_bad_retry_option_is_refused_with_its_field(field, value, told):
+    (problem,) = problems({**LEAST, "retry": {"exit_codes": [1], field: value}})
+    assert problem.field == f"retry.{field}"
+    assert told in problem.message
+
+
+def test_retry_without_exit_codes_is_refused():
+    (problem,) = problems({**LEAST, "retry": {"max_failures": 3}})
+    assert (problem.field, "needs exit_codes" in problem.message) == ("retry", True)
+
+
+@pytest.mark.parametrize(
+    ("codes", "covered", "others"),
+    [
+        ([1, 137], [1, 137, -9], [2, 9, -15, 143, 0, None]),
+        ("any", [1, 137, -9, 255], [0, None]),
+    ],
+)
+def test_retry_covers_exit_codes_as_a_shell_has_them(codes, covered, others):
+    retry = parse_request({**LEAST, "retry": {"exit_codes": codes}}).retry
+    assert [code for code in [*covered, *others] if retry.covers(code)] == covered
+
+
+@pytest.mark.parametrize("stored", [None, [], "any", {"exit_codes": "some", "max_failures": "x"}])
+def test_a_stored_retry_that_cannot_be_read_retries_nothing(stored):
+    request = RunRequest.from_stored({**LEAST, "retry": stored})
+    assert request.retry == RetryOptions()
+
+
+def test_nothing_is_retried_unless_asked_for():
+    request = parse_request(LEAST)
+    assert not request.retry.is_on
+    assert not request.retry.covers(1)
+    assert "retry" not in request.as_document()
+
+
 def test_every_field_has_a_bad_value_among_these():
+    assert {field for field, _, _ in BAD_RETRY} == set(RETRY_FIELDS)
     assert {field for field, _, _ in BAD} == set(FIELDS)
     assert {field for field, _, _ in BAD_CHECKPOINT} == set(CHECKPOINT_FIELDS)
 
@@ -258,6 +321,13 @@ requests = st.fixed_dictionaries(
                 "interval": st.integers(0, 86400),
             },
         ),
+        "retry": st.fixed_dictionaries(
+            {
+                "exit_codes": st.just("any")
+                | st.lists(st.integers(1, 255), min_size=1, max_size=9, unique=True)
+            },
+            optional={"max_failures": st.integers(1, 100)},
+        ),
     },
 )
 programs = st.sampled_from(
@@ -273,7 +343,7 @@ programs = st.sampled_from(
 def test_a_request_survives_being_written_and_read(program, options):
     request = parse_request({**program, **options})
     document = json.loads(json.dumps(request.as_document()))
-    assert parse_request(document) == request
+    assert parse_request(document) == RunRequest.from_stored(document) == request
     VALIDATOR.validate(document)
 
 
