@@ -9,10 +9,12 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from runctl.agent.candidates import PREVIOUS
 from runctl.agent.faults import reach
+from runctl.agent.marks import Marks
 from runctl.agent.ports import AgentLedger
 from runctl.agent.progress import Progress
-from runctl.agent.restore import PREVIOUS, Fetched
+from runctl.agent.restore import Fetched
 from runctl.agent.retention import remove_old_checkpoints
 from runctl.agent.saves import Saves
 from runctl.agent.snapshot import Take, View
@@ -23,13 +25,18 @@ from runctl.model.checkpoint import Entry, Manifest, name_of
 from runctl.model.decision import is_progress
 from runctl.model.errors import FencedError, RunctlError
 from runctl.model.run import Run, best_of
+from runctl.policy.fallback import continued_from
 from runctl.policy.interval import notice_budget
 
 logger = logging.getLogger(__name__)
 
 
 class Committer:
-    """Commits snapshots one after another; its steps never go back."""
+    """Commits snapshots one after another.
+
+    `committed` are their keys. `has_continued` once one of them shows that the trainer went on from
+    the checkpoint that it was given.
+    """
 
     def __init__(
         self,
@@ -54,6 +61,11 @@ class Committer:
         self._saves = saves
         self._progress = progress
         self._is_fenced = is_fenced
+        self._marks = Marks(ledger, run_id=run_id, attempt=attempt)
+        self._given: Fetched | None = None
+        self._has_proved = False
+        self.committed: list[str] = []
+        self.has_continued = False
         self._uploader = Uploader(store)
         self._manifest: Manifest | None = None
         self._last_save = 0 if run is None else run.save
@@ -70,7 +82,7 @@ class Committer:
 
     def begin_from(self, restored: Fetched, view: View) -> None:
         """Go on from a restored checkpoint, which is what the folder holds now."""
-        self._manifest = restored.manifest
+        self._manifest, self._given = restored.manifest, restored
         self._given_step = restored.manifest.step
         older = [str(key) for key in restored.manifest.metadata.get(PREVIOUS, ())]
         self._chain = [restored.key, *older]
@@ -128,6 +140,7 @@ class Committer:
         if step is not None:
             self._best_step = best_of(self._best_step, step)
         self._chain = [key, *self._chain][: max(self._keep_last, 2)]
+        self._note_use_of_given(key, manifest)
         self._tell_budget(manifest)
         self._progress.mark("committed", now)
         self._progress.warn("", about="save")
@@ -138,6 +151,16 @@ class Committer:
             uploaded.new_bytes,
             time.monotonic() - began,
         )
+
+    def _note_use_of_given(self, key: str, manifest: Manifest) -> None:
+        """Mark the restored checkpoint as proven once the trainer has saved beyond it."""
+        self.committed.append(key)
+        given = self._given
+        if given is None or self._has_proved:
+            return
+        self.has_continued = self.has_continued or continued_from(given.manifest, manifest)
+        if self.has_continued:
+            self._has_proved = self._marks.prove(given.key)
 
     def save_partial(self, take: Take, place: Path) -> None:
         """Keep what an unfinished save left, for a trainer that asks for it; never the newest."""

@@ -34,6 +34,7 @@ DRAIN = (
     "drain.saved",
     "drain.reported",
 )
+FALLBACK = ("fallback.marked",)
 VARIABLE = "RUNCTL_FAULT_POINT"
 HOLD = "RUNCTL_HOLD_POINT"
 HANG = "RUNCTL_HANG_POINT"

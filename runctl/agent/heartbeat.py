@@ -59,7 +59,7 @@ class Heartbeat:
         self._has_token = threading.Event()
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._on_newest: Callable[[str], None] = lambda _key: None
+        self._on_newest: Callable[[Run], None] = lambda _run: None
         self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
         progress.on_change(self._wake.set)
 
@@ -68,8 +68,8 @@ class Heartbeat:
         """The task token, or an empty text while there is none."""
         return self._token
 
-    def start(self, on_newest: Callable[[str], None]) -> None:
-        """Begin; `on_newest` is told each newest checkpoint while we wait for the token."""
+    def start(self, on_newest: Callable[[Run], None]) -> None:
+        """Begin; `on_newest` is called with the run while we wait for the token."""
         self._on_newest = on_newest
         self._thread.start()
 
@@ -155,7 +155,7 @@ class Heartbeat:
             return
         self._judge(run, None)
         if run.newest:
-            self._on_newest(run.newest)
+            self._on_newest(run)
 
     def _beat(self) -> bool:
         """Send one heartbeat; whether it was accepted."""

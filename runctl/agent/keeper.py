@@ -197,6 +197,13 @@ class Keeper:
         with self._work:
             self._work.notify_all()
 
+    def close(self) -> None:
+        """Stop, and wait until nothing is written any more; only then may another keeper begin."""
+        self.abandon()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
     def _watch(self) -> None:
         while not self._stop.is_set():
             began = time.monotonic()

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,12 +15,14 @@ from runctl.agent.credentials import CredentialsEndpoint
 from runctl.agent.crew import Crew
 from runctl.agent.disk import count_up, is_full, room
 from runctl.agent.drain import drain, grace_of
+from runctl.agent.fallback import Ended, Fallback
 from runctl.agent.farewell import Farewell
 from runctl.agent.heartbeat import Heartbeat
 from runctl.agent.inbox import Cause, Ending, Inbox
+from runctl.agent.marks import Marks
 from runctl.agent.patience import CHECK, EndedEarlyError, Patience
 from runctl.agent.ports import AgentLedger
-from runctl.agent.preparation import Preparation
+from runctl.agent.preparation import Preparation, Prepared
 from runctl.agent.progress import Progress
 from runctl.agent.settings import Settings
 from runctl.agent.trainer import Trainer
@@ -131,9 +133,28 @@ class Life:
         self._progress.enter("wait")
         self._patience.until(self._heartbeat.has_token)
         prepared = self._patience.result_of(lambda: self._preparation.restore(request, prepared))
-        if prepared.restored is not None:
-            self._step = prepared.restored.manifest.step
         lent = self._lend_credentials(request)
+        credentials = {} if lent is None else lent.as_environment()
+        fallback = self._make_fallback(request)
+        try:
+            while True:
+                ended = self._train_from(request, prepared, credentials)
+                if ended is None:
+                    return None
+                follows = fallback.after(ended, prepared)
+                if not isinstance(follows, Prepared):
+                    return follows
+                prepared = follows
+        finally:
+            if lent is not None:
+                lent.close()
+
+    def _train_from(
+        self, request: RunRequest, prepared: Prepared, credentials: Mapping[str, str]
+    ) -> Ended | None:
+        """Start a trainer on what was restored and see it through to its end."""
+        restored = prepared.restored
+        self._step = None if restored is None else restored.manifest.step
         crew = Crew(
             self._services.ledger,
             self._services.s3,
@@ -144,17 +165,35 @@ class Life:
             seen=self._preparation.read_uptime(),
             progress=self._progress,
             inbox=self._inbox,
-            credentials={} if lent is None else lent.as_environment(),
+            credentials=credentials,
         )
+        trainer = crew.start(last_check=self._patience.check)
         try:
-            trainer = crew.start(last_check=self._patience.check)
-            try:
-                return self._accompany(request, trainer, crew)
-            finally:
-                crew.metrics.stop(within=FLUSH)
+            outcome = self._accompany(request, trainer, crew)
         finally:
-            if lent is not None:
-                lent.close()
+            crew.metrics.stop(within=FLUSH)
+        if outcome is None:
+            return None
+        return Ended(
+            outcome=outcome,
+            lived=trainer.lived,
+            committer=crew.committer,
+            close=lambda: self._patience.result_of(crew.keeper.close),
+            has_other_cause=is_full(self._paths.state),
+        )
+
+    def _make_fallback(self, request: RunRequest) -> Fallback:
+        settings = self._settings
+        return Fallback(
+            Marks(self._services.ledger, run_id=settings.run_id, attempt=settings.attempt),
+            attempt=settings.attempt,
+            inbox=self._inbox,
+            progress=self._progress,
+            restore_before=lambda prepared, tried: self._patience.result_of(
+                lambda: self._preparation.restore_before(request, prepared, tried)
+            ),
+            outcome_of_ending=lambda code: self._outcome_of_ending(exit_code=code),
+        )
 
     def _lend_credentials(self, request: RunRequest) -> CredentialsEndpoint | None:
         """Open the endpoint where the trainer gets its run's credentials, if it asked for them."""

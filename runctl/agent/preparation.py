@@ -12,6 +12,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent import processes
+from runctl.agent.candidates import PREVIOUS, Trust
 from runctl.agent.code import fetch_code
 from runctl.agent.dependencies import Declared, find_dependencies
 from runctl.agent.disk import FULL, room, says_full
@@ -84,7 +85,7 @@ class Preparation:
             tools=find_tools(vendor, base_environment(os.environ)),
             log=lambda: self._paths.trainer_output.open("a"),
         )
-        self._newest: str | None = None
+        self._wanted: tuple[str, Trust] | None = None
         self._ahead: list[Future[None]] = []
 
     def read_run(self) -> Run:
@@ -116,6 +117,10 @@ class Preparation:
         folder = self.checkpoint_folder(request)
         if killed := processes.end_leftovers(f"RUNCTL_CHECKPOINT_DIR={folder}"):
             logger.warning("ended %d processes that an earlier agent left", len(killed))
+        self._remove_messages()
+
+    def _remove_messages(self) -> None:
+        """Remove what an earlier trainer and the agent wrote for each other."""
         for path in (self._paths.metrics, self._paths.saved, self._paths.checkpoint_request):
             path.unlink(missing_ok=True)
 
@@ -161,15 +166,15 @@ class Preparation:
                 f"without them {room(self._paths.state)}"
             ) from exc
 
-    def prefetch(self, newest: str) -> None:
-        """Fetch the newest checkpoint ahead of the token, in the background, each only once."""
-        if newest == self._newest:
+    def prefetch(self, run: Run) -> None:
+        """Fetch the checkpoint to restore ahead of the token, in the background, each only once."""
+        if run.newest is None or self._wanted == (run.newest, Trust.of(run)):
             return
-        self._newest = newest
+        newest, trust = self._wanted = run.newest, Trust.of(run)
 
         def fetch() -> None:
             try:
-                self._restorer.fetch(newest)
+                self._restorer.fetch(newest, trust)
             except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
                 if says_full(exc):  # the environment comes first
                     self._restorer.discard()
@@ -181,13 +186,40 @@ class Preparation:
         """Put the newest whole checkpoint in place; only now it is certain which that is."""
         self._progress.enter("restore")
         run = self.read_run()
-        restored = self._restore_whole(run.newest, request, prepared.checkpoint)
+        restored = self._restore_whole(run, request, prepared.checkpoint)
         partial = self._restore_partial(restored)
         return replace(prepared, run=run, restored=restored, partial=partial)
 
-    def _restore_whole(
-        self, newest: str | None, request: RunRequest, folder: Path
-    ) -> Fetched | None:
+    def restore_before(
+        self, request: RunRequest, prepared: Prepared, tried: frozenset[str]
+    ) -> Prepared | None:
+        """Put the checkpoint before those `tried` in place; None when there is none.
+
+        Before the run's first checkpoint that is the beginning; it never is for a later one.
+        """
+        self._progress.enter("restore")
+        run = self.read_run()
+        given = prepared.restored
+        try:
+            restored = self._put_in_place(run, prepared.checkpoint, tried=tried)
+        except (DamagedCheckpointError, RequestError) as exc:
+            logger.warning("no checkpoint before it can be restored: %s", exc)
+            if given is None or given.manifest.metadata.get(PREVIOUS):
+                return None
+            self._return_to_beginning(request, prepared.checkpoint)
+            restored = None
+        self._remove_messages()
+        partial = self._restore_partial(restored)
+        return replace(prepared, run=run, restored=restored, partial=partial)
+
+    def _return_to_beginning(self, request: RunRequest, folder: Path) -> None:
+        clear(folder)
+        if request.checkpoint.dir:  # the project may have files there
+            self._patience.retry(lambda: fetch_code(self._s3, request, self._paths.project))
+            folder.mkdir(parents=True, exist_ok=True)
+        self._progress.resume_from(step=None, save=0)
+
+    def _restore_whole(self, run: Run, request: RunRequest, folder: Path) -> Fetched | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as exc:
@@ -195,16 +227,14 @@ class Preparation:
                 f"checkpoint.dir: {request.checkpoint.dir} is a file of the project, and would "
                 "have to be a folder; name another one"
             ) from exc
-        if newest is None:
+        if run.newest is None:
             if not request.checkpoint.dir:
                 clear(folder)
             return None
         for ahead in self._ahead:
             ahead.result()  # it may be giving back the space of what did not fit
         try:
-            with self._telling_of_a_full_disk(f"the files of the checkpoint {newest}"):
-                fetched = self._patience.retry(lambda: self._restorer.fetch(newest))
-                self._restorer.put_in_place(fetched.manifest, folder)
+            return self._put_in_place(run, folder)
         except NewerCheckpointError as exc:
             raise RequestError(
                 f"the newest checkpoint is of a newer runctl than the deployment: {exc}; deploy "
@@ -212,10 +242,24 @@ class Preparation:
             ) from exc
         except DamagedCheckpointError as exc:
             raise RequestError(f"no checkpoint of the run can be restored: {exc}") from exc
+
+    def _put_in_place(
+        self, run: Run, folder: Path, *, tried: frozenset[str] = frozenset()
+    ) -> Fetched:
+        newest, trust = run.newest or "", Trust.of(run, tried=tried)
+        with self._telling_of_a_full_disk(f"the files of the checkpoint {newest}"):
+            fetched = self._patience.retry(lambda: self._restorer.fetch(newest, trust))
+            self._restorer.put_in_place(fetched.manifest, folder)
         manifest = fetched.manifest
         self._progress.resume_from(step=manifest.step, save=manifest.save)
         self._progress.mark("restored")
         logger.info("restored %s from %s", name_of(manifest.step, manifest.save), fetched.key)
+        if fetched.key != newest:
+            logger.warning(
+                "it is not the newest, %s, %s",
+                newest,
+                "which a trainer died from" if newest in trust.suspects else "which is damaged",
+            )
         return fetched
 
     def _restore_partial(self, whole: Fetched | None) -> Path | None:

@@ -46,6 +46,13 @@ class Progress:
         with self._lock:
             self._resume_step, self._resume_save = step, save
 
+    def begin_again(self) -> None:
+        """Forget what an earlier trainer of this attempt measured and was warned of."""
+        with self._lock:
+            self._step = None
+            self._metrics.clear()
+            self._warnings.clear()
+
     def measure(self, step: int | None, metrics: Mapping[str, float]) -> None:
         """Note the trainer's last step and values, which are told every few seconds."""
         with self._lock:

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runctl.agent.candidates import NOTHING_KNOWN, Trust, candidates
 from runctl.agent.faults import reach
 from runctl.agent.sharing import share
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.wire import Buffer
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
-
-PREVIOUS = "previous"
 
 logger = logging.getLogger(__name__)
 
@@ -51,46 +50,34 @@ class Restorer:
         self._parts: dict[str, tuple[str, int]] = {}
         self.fetched: Fetched | None = None
 
-    def fetch(self, key: str) -> Fetched:
-        """Fetch the checkpoint that the ledger names, or the newest whole one before it.
+    def fetch(self, newest: str, trust: Trust = NOTHING_KNOWN) -> Fetched:
+        """Fetch the first whole one of a run's checkpoints, in the order in which they are offered.
 
-        What an earlier fetch brought is not fetched again. Raises DamagedCheckpointError when
-        neither it nor any before it is whole.
+        `newest` is the one that the ledger names. What an earlier fetch brought is not fetched
+        again. Raises DamagedCheckpointError when none is whole.
         """
         with self._lock:
-            if self.fetched is not None and self.fetched.key == key:
-                return self.fetched
+            first = True
             last: DamagedCheckpointError | None = None
-            for candidate in self._candidates(key):
+            for candidate in candidates(self._store, newest, trust):
+                if self.fetched is not None and self.fetched.key == candidate:
+                    return self.fetched
                 try:
                     manifest = self._store.get_manifest(candidate)
                     reach("restore.manifest_read")
+                    self.fetched = None  # its files may be among those that go now
                     self._fetch_files(manifest)
                 except NewerCheckpointError:
                     raise  # it is whole: nobody may go on from an older one without being asked
                 except DamagedCheckpointError as exc:
                     logger.warning("the checkpoint %s is damaged: %s", candidate, exc)
-                    last = exc
+                    first, last = False, exc
                     continue
-                if candidate == key:
-                    self.fetched = Fetched(key, manifest)
-                    return self.fetched
-                return Fetched(candidate, manifest)
+                fetched = Fetched(candidate, manifest)
+                if first:  # a damaged one may be readable the next time
+                    self.fetched = fetched
+                return fetched
             raise DamagedCheckpointError(f"no whole checkpoint is left; {last}") from last
-
-    def _candidates(self, key: str) -> Iterator[str]:
-        """Yield the checkpoint and then those before it, as the chain of manifests names them."""
-        yield key
-        tried = {key}
-        try:
-            older = list(self._store.get_manifest(key).metadata.get(PREVIOUS, ()))
-        except DamagedCheckpointError:
-            # Without its manifest nothing names the others; each of them is whole by itself.
-            older = [other for other in self._store.manifest_keys() if other < key]
-        for other in older:
-            if other not in tried:
-                tried.add(other)
-                yield other
 
     def _fetch_files(self, manifest: Manifest) -> None:
         self._incoming.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent import processes
@@ -183,6 +185,8 @@ class Trainer:
         self._errors = errors
         self._output = output
         self._on_exit = on_exit
+        # What a trainer of this attempt before it has printed is in the same files.
+        self._printed_before = {path: _size_of(path) for path in (errors, output)}
         self._signalled: list[int] = []
         self._unaware: list[int] = []
         words = [*scope(), *command]
@@ -202,6 +206,8 @@ class Trainer:
         with contextlib.suppress(OSError):
             # Should memory run out, the trainer goes first, and we live to tell.
             Path(f"/proc/{self.pid}/oom_score_adj").write_text("500")
+        self._started = time.monotonic()
+        self._ended: float | None = None
         threading.Thread(target=self._wait, name="trainer", daemon=True).start()
 
     @property
@@ -217,6 +223,12 @@ class Trainer:
     def is_running(self) -> bool:
         """Whether the process that we started has not ended."""
         return self._process.returncode is None
+
+    @property
+    def lived(self) -> timedelta:
+        """How long it has run, or ran."""
+        ended = time.monotonic() if self._ended is None else self._ended
+        return timedelta(seconds=ended - self._started)
 
     def family(self) -> list[int]:
         """Return every process that descends from it, those that outlived it included."""
@@ -254,14 +266,23 @@ class Trainer:
         """Return the end of its standard error, or of its output when that is empty."""
         for path in (self._errors, self._output):
             with contextlib.suppress(OSError), path.open("rb") as stream:
-                stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
+                begin = self._printed_before[path]
+                stream.seek(max(begin, path.stat().st_size - TAIL_BYTES))
                 if told := last_lines(stream.read().decode(errors="replace"), most=REASON_LINES):
                     return told
         return ""
 
     def _wait(self) -> None:
         self._process.wait()
+        self._ended = time.monotonic()
         self._on_exit()
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def scope() -> list[str]:

@@ -1,7 +1,7 @@
 """The attempts in the ledger, from the request of their fleet to their outcome."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -218,6 +218,31 @@ class AttemptLedger(RunLedger):
                 f"attempt {self._run(run_id).fence} of {run_id} has the fence, not {number}"
             )
 
+    def mark_suspect(self, run_id: str, number: int, key: str) -> None:
+        """Mark a checkpoint that a trainer died from, if we have the fence."""
+        self._mark(run_id, number, "ADD #suspects :keys", {"keys": {key}})
+
+    def clear_suspects(self, run_id: str, number: int, keys: Iterable[str]) -> None:
+        """Take such marks back, if we have the fence."""
+        self._mark(run_id, number, "DELETE #suspects :keys", {"keys": set(keys)})
+
+    def mark_proven(self, run_id: str, number: int, key: str) -> None:
+        """Mark the checkpoint that a trainer continued from, if we have the fence."""
+        update = "SET #proven = :key DELETE #suspects :keys"
+        self._mark(run_id, number, update, {"key": key, "keys": {key}})
+
+    def _mark(self, run_id: str, number: int, update: str, values: Mapping[str, Any]) -> None:
+        item = self._table.update(
+            identity.run_key(run_id),
+            update=update,
+            condition="#fence = :number",
+            values={**values, "number": number},
+        )
+        if item is None:
+            raise FencedError(
+                f"attempt {self._run(run_id).fence} of {run_id} has the fence, not {number}"
+            )
+
     def record_progress(
         self,
         run_id: str,
@@ -256,9 +281,11 @@ class AttemptLedger(RunLedger):
         instants = {name: text_of(instant) for name, instant in (timeline or {}).items()}
         moves = [f"#{name} = :{name}" for name in told]
         moves += [f"#timeline.#{name} = :{name}" for name in instants]
+        # Where it starts from may change within the attempt, to a checkpoint without a step too.
+        resumes_without_step = resume_save is not None and resume_step is None
         item = self._table.update(
             identity.attempt_key(run_id, number),
-            update=f"SET {', '.join(moves)}",
+            update=f"SET {', '.join(moves)}{' REMOVE #resume_step' * resumes_without_step}",
             condition="attribute_exists(#pk)",
             values={**told, **instants},
         )

@@ -225,7 +225,7 @@ def describe_attempt(attempt: Attempt) -> str:
 
 
 def _start_of(attempt: Attempt) -> str:
-    if attempt.resume_step is None and attempt.resume_save is None:
+    if attempt.resume_step is None and not attempt.resume_save:
         return "the beginning"
     return name_of(attempt.resume_step, attempt.resume_save)
 

@@ -9,8 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runctl.agent.candidates import PREVIOUS
 from runctl.agent.pins import pin
-from runctl.agent.restore import PREVIOUS, Restorer
+from runctl.agent.restore import Restorer
 from runctl.agent.snapshot import ChangedError, Take, View, look
 from runctl.agent.steps import step_of
 from runctl.agent.upload import Uploader

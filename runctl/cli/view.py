@@ -190,7 +190,7 @@ def doing(attempt: Attempt) -> str:
 def _steps(attempt: Attempt) -> str:
     if not attempt.was_launched:
         return _NOTHING
-    started_anew = attempt.resume_step is None and attempt.resume_save is None
+    started_anew = attempt.resume_step is None and not attempt.resume_save
     start = "start" if started_anew else _short_name(attempt.resume_step, attempt.resume_save)
     last = attempt.ended.step if attempt.ended is not None else None
     known = [one for one in (attempt.progress_step, last) if one is not None]

@@ -1,6 +1,6 @@
 """What agents need of the ledger, which the control functions need too; a port, not a value."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -47,6 +47,21 @@ class AgentLedger(Protocol):
         FencedError unless `number` has the fence. The pointer follows the fence to a lower step
         too: an attempt that had to fall back, or did not resume, starts below the one before.
         """
+        ...
+
+    def mark_suspect(self, run_id: str, number: int, key: str) -> None:
+        """Mark the checkpoint of that manifest as one that a trainer died from.
+
+        Like the two below, refused with FencedError unless `number` has the fence.
+        """
+        ...
+
+    def clear_suspects(self, run_id: str, number: int, keys: Iterable[str]) -> None:
+        """Take such marks back."""
+        ...
+
+    def mark_proven(self, run_id: str, number: int, key: str) -> None:
+        """Mark a checkpoint as the last one that a trainer continued from, and suspect no more."""
         ...
 
     def record_progress(

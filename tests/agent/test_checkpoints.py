@@ -16,9 +16,10 @@ from botocore.awsrequest import AWSResponse, HeadersDict
 from urllib3 import HTTPResponse
 
 from runctl.agent import upload
+from runctl.agent.candidates import PREVIOUS
 from runctl.agent.pieces import PIECE_BYTES
 from runctl.agent.pins import pin
-from runctl.agent.restore import PREVIOUS, Restorer
+from runctl.agent.restore import Restorer
 from runctl.agent.retention import remove_old_checkpoints
 from runctl.agent.snapshot import ChangedError, Take, look
 from runctl.agent.upload import Uploader

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.agent.restore import PREVIOUS
+from runctl.agent.candidates import PREVIOUS
 from runctl.agent.trainer import base_environment, scope
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import MANIFEST_VERSION, Manifest

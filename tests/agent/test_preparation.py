@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from runctl.agent.candidates import Trust
 from runctl.agent.dependencies import NOTHING, Declared
 from runctl.agent.environment import Environments
 from runctl.agent.inbox import Inbox
@@ -19,8 +21,17 @@ from runctl.agent.restore import Restorer
 from runctl.agent.settings import Paths, Settings
 from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest
+from runctl.model.run import Run
 
-NEWEST = "runs/r/checkpoints/manifests/000000000007-0001.json"
+NEWEST = "runs/r/checkpoints/manifests/s000000000007-0001.json"
+RUN = Run(
+    run_id="r",
+    request=RunRequest(script="train.py"),
+    started_at=datetime(2030, 1, 1, tzinfo=timezone.utc),
+    execution="r",
+    execution_arn="arn:r",
+    newest=NEWEST,
+)
 
 
 @pytest.fixture
@@ -29,14 +40,14 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
     paths = Paths(tmp_path)
     paths.make()
 
-    def fetch(_restorer: Restorer, _key: str) -> None:
+    def fetch(_restorer: Restorer, _key: str, _trust: Trust) -> None:
         incoming = paths.state / "incoming"
         incoming.mkdir(exist_ok=True)
         (incoming / "half").write_bytes(b"weights")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Restorer, "fetch", fetch)
-    ledger: Any = SimpleNamespace(find_run=lambda _: SimpleNamespace(newest=NEWEST))
+    ledger: Any = SimpleNamespace(find_run=lambda _: RUN)
     settings = Settings(
         paths=paths,
         run_id="r",
@@ -61,7 +72,7 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
 def test_fetching_ahead_leaves_no_full_disk_to_the_environment(
     preparation: Preparation, tmp_path: Path
 ) -> None:
-    preparation.prefetch(NEWEST)
+    preparation.prefetch(RUN)
     for ahead in preparation._ahead:
         ahead.result(timeout=20)
     assert not (Paths(tmp_path).state / "incoming").exists()
@@ -102,7 +113,7 @@ def test_environment_that_fetching_ahead_left_no_space_for_is_made_once_it_gave_
         return tmp_path
 
     monkeypatch.setattr(Environments, "prepare", make)
-    preparation.prefetch(NEWEST)
+    preparation.prefetch(RUN)
     assert preparation._make_environment(NOTHING) == tmp_path
     assert len(makes) == 2
     assert not makes[1]
@@ -123,7 +134,7 @@ def test_environment_that_fails_for_itself_is_not_made_twice(
 
     monkeypatch.setattr(Environments, "prepare", make)
     if ahead:
-        preparation.prefetch(NEWEST)
+        preparation.prefetch(RUN)
     with pytest.raises(RequestError, match=r"such package|No space"):
         preparation._make_environment(NOTHING)
     assert len(makes) == 1
@@ -132,7 +143,7 @@ def test_environment_that_fails_for_itself_is_not_made_twice(
 def test_other_trouble_with_the_disk_is_left_to_another_try(
     preparation: Preparation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fetch(_restorer: Restorer, _key: str) -> None:
+    def fetch(_restorer: Restorer, _key: str, _trust: Trust) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Restorer, "fetch", fetch)

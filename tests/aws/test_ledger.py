@@ -392,6 +392,54 @@ def test_the_pointer_follows_the_fence_to_a_lower_step(ledger):
     assert ledger.find_run("run-1").newest == "whole"
 
 
+def test_marks_of_checkpoints_may_be_repeated_and_taken_back(ledger):
+    ledger.create_run(a_run())
+    training(ledger, 1)
+    for key in ("three", "four", "four"):
+        ledger.mark_suspect("run-1", 1, key)
+    assert ledger.find_run("run-1").suspects == {"three", "four"}
+    for _ in range(2):
+        ledger.mark_proven("run-1", 1, "three")
+    run = ledger.find_run("run-1")
+    assert (run.proven, run.suspects) == ("three", frozenset({"four"}))
+    for _ in range(2):
+        ledger.clear_suspects("run-1", 1, ["four", "five"])
+    assert ledger.find_run("run-1").suspects == frozenset()
+    ledger.mark_suspect("run-1", 1, "four")
+    assert ledger.find_run("run-1").suspects == {"four"}
+
+
+def test_only_the_holder_of_the_fence_marks_checkpoints(ledger):
+    ledger.create_run(a_run())
+    training(ledger, 1)
+    ledger.mark_suspect("run-1", 1, "kept")
+    training(ledger, 2)
+    with pytest.raises(FencedError):
+        ledger.mark_suspect("run-1", 1, "late")
+    with pytest.raises(FencedError):
+        ledger.clear_suspects("run-1", 1, ["kept"])
+    with pytest.raises(FencedError):
+        ledger.mark_proven("run-1", 1, "late")
+    run = ledger.find_run("run-1")
+    assert (run.proven, run.suspects) == (None, frozenset({"kept"}))
+
+
+def test_an_attempt_that_falls_back_starts_from_another_checkpoint(ledger):
+    ledger.create_run(a_run())
+    training(ledger, 1)
+    where = {"phase": "restore", "now": NOW}
+    ledger.record_progress("run-1", 1, resume_step=20, resume_save=2, **where)
+    ledger.record_progress("run-1", 1, **where)
+    attempt = ledger.find_attempt("run-1", 1)
+    assert (attempt.resume_step, attempt.resume_save) == (20, 2)
+    for resume_step, resume_save in [(10, 1), (None, 1), (None, 0)]:
+        ledger.record_progress(
+            "run-1", 1, resume_step=resume_step, resume_save=resume_save, **where
+        )
+        attempt = ledger.find_attempt("run-1", 1)
+        assert (attempt.resume_step, attempt.resume_save) == (resume_step, resume_save)
+
+
 def test_a_run_that_has_ended_still_takes_the_last_checkpoint(ledger):
     ledger.create_run(a_run())
     training(ledger)

@@ -264,6 +264,24 @@ class MemoryLedger:
         )
         self.commits.append((run_id, number, step))
 
+    def mark_suspect(self, run_id: str, number: int, key: str) -> None:
+        run = self._fenced(run_id, number)
+        self.runs[run_id] = replace(run, suspects=run.suspects | {key})
+
+    def clear_suspects(self, run_id: str, number: int, keys: Iterable[str]) -> None:
+        run = self._fenced(run_id, number)
+        self.runs[run_id] = replace(run, suspects=run.suspects - set(keys))
+
+    def mark_proven(self, run_id: str, number: int, key: str) -> None:
+        run = self._fenced(run_id, number)
+        self.runs[run_id] = replace(run, proven=key, suspects=run.suspects - {key})
+
+    def _fenced(self, run_id: str, number: int) -> Run:
+        run = self._run(run_id)
+        if run.fence != number:
+            raise FencedError(f"attempt {run.fence} of {run_id} has the fence, not {number}")
+        return run
+
     def record_progress(
         self,
         run_id: str,
@@ -287,7 +305,7 @@ class MemoryLedger:
             held,
             phase=phase,
             heartbeat_at=now,
-            resume_step=held.resume_step if resume_step is None else resume_step,
+            resume_step=held.resume_step if resume_step is resume_save is None else resume_step,
             resume_save=held.resume_save if resume_save is None else resume_save,
             progress_step=held.progress_step if step is None else step,
             metrics=held.metrics if metrics is None else dict(metrics),

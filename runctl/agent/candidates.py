@@ -1,0 +1,64 @@
+"""Candidates for a restore: the checkpoints of a run in the order in which they are offered."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
+from runctl.model.run import Run
+from runctl.policy.fallback import in_order_of_trust
+
+# In the manifest's metadata: the keys of the checkpoints before it, the newest first.
+PREVIOUS = "previous"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """What is known of a run's checkpoints besides which is the newest.
+
+    `proven` is the last one that a trainer continued from, `suspects` are those that one died from,
+    `tried` those that died on this machine.
+    """
+
+    proven: str | None = None
+    suspects: frozenset[str] = frozenset()
+    tried: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, run: Run, *, tried: frozenset[str] = frozenset()) -> "Trust":
+        """Return what the ledger holds."""
+        return cls(proven=run.proven, suspects=run.suspects, tried=tried)
+
+
+NOTHING_KNOWN = Trust()
+
+
+def candidates(store: CheckpointStore, newest: str, trust: Trust) -> Iterator[str]:
+    """Yield the newest checkpoint and those before it, suspects after all others.
+
+    The chain is read only when the newest one is not wanted.
+    """
+    offered = trust.tried
+    if newest not in trust.tried | trust.suspects:
+        yield newest
+        offered |= {newest}
+    chain = _chain(store, newest)
+    if trust.proven is not None and trust.proven < newest:
+        chain.append(trust.proven)
+    yield from in_order_of_trust(chain, suspects=trust.suspects, tried=offered)
+
+
+def _chain(store: CheckpointStore, newest: str) -> list[str]:
+    """Return the checkpoint and those before it that it names."""
+    try:
+        return [newest, *previous_of(store, newest)]
+    except NewerCheckpointError:
+        raise
+    except DamagedCheckpointError:
+        # Without its manifest nothing names the others; each of them is whole by itself.
+        return [newest, *(other for other in store.manifest_keys() if other < newest)]
+
+
+def previous_of(store: CheckpointStore, key: str) -> list[str]:
+    """Return the keys of the checkpoints before one, the newest first."""
+    return [str(other) for other in store.get_manifest(key).metadata.get(PREVIOUS, ())]

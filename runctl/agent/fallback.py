@@ -1,0 +1,165 @@
+"""Falling back: a trainer that died of the checkpoint it was given starts from the one before."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from runctl.agent.committer import Committer
+from runctl.agent.faults import reach
+from runctl.agent.inbox import Inbox
+from runctl.agent.marks import Marks
+from runctl.agent.preparation import Prepared
+from runctl.agent.progress import Progress
+from runctl.agent.restore import Fetched
+from runctl.model.checkpoint import name_of
+from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.policy.fallback import Death, Verdict, judge, may_fall_back
+
+BEGINNING = "the beginning"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How one trainer of the attempt ended, and what it did with the checkpoint it was given.
+
+    `close` returns once nothing of it is at work any more. `has_other_cause` when the machine is to
+    blame: its disk is full, or memory ran out.
+    """
+
+    outcome: Outcome
+    lived: timedelta
+    committer: Committer
+    close: Callable[[], None]
+    has_other_cause: bool
+
+
+class Fallback:
+    """Decides after each trainer of an attempt whether another one is started, and from where."""
+
+    def __init__(
+        self,
+        marks: Marks,
+        *,
+        attempt: int,
+        inbox: Inbox,
+        progress: Progress,
+        restore_before: Callable[[Prepared, frozenset[str]], Prepared | None],
+        outcome_of_ending: Callable[[int | None], Outcome | None],
+    ) -> None:
+        self._marks = marks
+        self._attempt = attempt
+        self._inbox = inbox
+        self._progress = progress
+        self._restore_before = restore_before
+        self._outcome_of_ending = outcome_of_ending
+        self._deaths: list[Death] = []
+        self._first: Outcome | None = None
+        self._names: list[str] = []
+        self._tried: frozenset[str] = frozenset()
+
+    def after(self, ended: Ended, prepared: Prepared) -> Prepared | Outcome | None:
+        """Return what the next trainer starts from, or how the attempt ends.
+
+        Raises EndedEarlyError when an end is asked for while the checkpoint before is fetched.
+        """
+        outcome, given = ended.outcome, prepared.restored
+        died = outcome.kind is OutcomeKind.FAILED and bool(outcome.exit_code)
+        if not died or (given is None and not self._deaths):
+            self._note_success(outcome, given)
+            return outcome
+        self._note(ended, prepared)
+        verdict = judge(self._deaths)
+        if verdict is Verdict.UNRELATED:
+            return outcome
+        if verdict is Verdict.PROGRAM or given is None:
+            return self._blame_program(outcome)
+        self._suspect([given.key, *ended.committer.committed], prepared)
+        if self._inbox.ending is not None:
+            # There is no time for another try here; the next attempt starts from the one before.
+            return self._outcome_of_ending(outcome.exit_code)
+        before = None
+        if may_fall_back(self._deaths):
+            ended.close()
+            self._suspect(ended.committer.committed, prepared)
+            reach("fallback.marked")
+            before = self._restore_before(prepared, self._tried)
+        if before is None:
+            return self._blame_program(outcome)
+        self._tell(outcome, ended.lived, before)
+        return before
+
+    def _note_success(self, outcome: Outcome, given: Fetched | None) -> None:
+        if outcome.kind is OutcomeKind.COMPLETED and given is not None:
+            self._marks.prove(given.key)
+
+    def _note(self, ended: Ended, prepared: Prepared) -> None:
+        outcome, given = ended.outcome, prepared.restored
+        proven = None if prepared.run is None else prepared.run.proven
+        self._first = self._first or outcome
+        self._names.append(_name(given))
+        self._deaths.append(
+            Death(
+                exit_code=outcome.exit_code or 0,
+                failure_id=outcome.failure_id,
+                lived=ended.lived,
+                continued=ended.committer.has_continued,
+                is_certain=given is None or given.key == proven,
+                has_other_cause=ended.has_other_cause,
+            )
+        )
+
+    def _suspect(self, keys: Sequence[str], prepared: Prepared) -> None:
+        """Mark what the trainer was given, and what it committed, which holds the same files.
+
+        At once: a machine that is lost from here on must not offer it first again.
+        """
+        known = frozenset() if prepared.run is None else prepared.run.suspects
+        self._marks.suspect([key for key in keys if key not in self._tried | known])
+        self._tried |= frozenset(keys)
+
+    def _blame_program(self, outcome: Outcome) -> Outcome:
+        """Return the end of the attempt when no checkpoint made a difference."""
+        self._marks.clear()
+        first = self._first
+        if first is None or len(self._deaths) == 1:
+            return outcome
+        summary, colon, details = first.reason.partition(": ")
+        given, *others = self._names
+        return replace(
+            first,
+            reason=f"{summary} from {given}, and again from {_listed(others)}{colon}{details}",
+            fingerprint=first.failure_id,
+        )
+
+    def _tell(self, outcome: Outcome, lived: timedelta, before: Prepared) -> None:
+        died = self._names[-1]
+        follows = _name(before.restored)
+        logger.warning(
+            "attempt %d: the trainer exited with %s %.0f s after it was given %s; restarting it "
+            "from %s (the one before)",
+            self._attempt,
+            outcome.exit_code,
+            lived.total_seconds(),
+            died,
+            follows,
+        )
+        self._progress.begin_again()
+        self._progress.warn(
+            f"the trainer exited with {outcome.exit_code} after it was given {died}, which is "
+            f"suspect now; it was restarted from {follows}",
+            about="fallback",
+        )
+
+
+def _name(given: Fetched | None) -> str:
+    if given is None:
+        return BEGINNING
+    return name_of(given.manifest.step, given.manifest.save)
+
+
+def _listed(names: list[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

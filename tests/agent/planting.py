@@ -1,0 +1,60 @@
+"""Checkpoints that a test commits itself, as an attempt would have."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+
+from runctl.agent.candidates import PREVIOUS
+from runctl.agent.pins import pin
+from runctl.agent.snapshot import Take, look
+from runctl.agent.upload import Uploader
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.model.checkpoint import Manifest
+from tests.agent.machine import Cloud, now
+
+
+def plant(
+    cloud: Cloud,
+    files: dict[str, bytes],
+    *,
+    step: int | None,
+    attempt: int = 1,
+    keep_last: int = 4,
+) -> str:
+    """Commit a checkpoint of those files as the run's newest; return its key."""
+    store = CheckpointStore(cloud.clients["s3"], bucket=cloud.name, run_id=cloud.run_id)
+    run = cloud.run()
+    older = []
+    if run.newest is not None:
+        older = [run.newest, *store.get_manifest(run.newest).metadata.get(PREVIOUS, ())]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, pins = Path(scratch, "folder"), Path(scratch, "pins")
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        view = pin(folder, look(folder), pins)
+        take = Take(view, tuple(view))
+        uploaded = Uploader(store).upload(take, pins, superseded=threading.Event())
+    manifest = Manifest(
+        run_id=cloud.run_id,
+        step=step,
+        save=run.save + 1,
+        attempt=attempt,
+        taken_at=now().isoformat(),
+        entries=uploaded.entries,
+        metadata={PREVIOUS: older[:keep_last]},
+    )
+    key = store.put_manifest(manifest)
+    cloud.ledger.commit_checkpoint(
+        cloud.run_id,
+        attempt,
+        step=step,
+        save=manifest.save,
+        manifest=key,
+        progressed=True,
+        now=now(),
+    )
+    return key
