@@ -16,6 +16,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as UnreachableError
 
+from runctl.aws.refusals import explain_refusal
 from runctl.model.errors import QuotaError, RefusedError, RunctlError, TransientError
 
 # Refusals of one pool: they come inside CreateFleet's answer, an override at a time.
@@ -119,7 +120,7 @@ def meaning_of(code: str, message: str) -> RunctlError | None:
     if code in QUOTA:
         return QuotaError(f"an account quota is used up: {told}")
     if code in SETUP:
-        return RefusedError(f"AWS refused the call: {told}")
+        return RefusedError(explain_refusal(code, message))
     if code in CREDENTIALS:
         return RefusedError(f"AWS does not accept the credentials; renew them: {told}")
     if code in THROTTLE or code in RACE or code in SERVICE:

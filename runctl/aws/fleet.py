@@ -114,7 +114,12 @@ class Ec2Fleet:
         """
         document = json.loads(request)
         with translated():
-            answer = self._client.create_fleet(**document)
+            try:
+                answer = self._client.create_fleet(**document)
+            except ClientError as exc:
+                code, message = code_of(exc), exc.response.get("Error", {}).get("Message", "")
+                # The request as a whole; waiting would not make it another one.
+                raise meaning_of(code, message) or _refused_launch(code, message) from exc
         market = document["TargetCapacitySpecification"]["DefaultTargetCapacityType"]
         ids: list[str] = []
         pool = None
@@ -231,8 +236,11 @@ def _raise_unless_a_pool_refused(refused: Mapping[Pool, tuple[str, str]]) -> Non
     if any(code in POOL_REFUSALS for code, _ in refused.values()):
         return
     for code, message in refused.values():
-        meaning = meaning_of(code, message)
-        raise meaning or RefusedError(f"EC2 refuses to launch: {message} ({code})")
+        raise meaning_of(code, message) or _refused_launch(code, message)
+
+
+def _refused_launch(code: str, message: str) -> RefusedError:
+    return RefusedError(f"EC2 refuses to launch: {message.rstrip('.')} ({code})")
 
 
 def _machine(instance: Mapping[str, Any]) -> Machine:

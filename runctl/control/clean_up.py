@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from runctl.control.ending import LEAVE_BY_THEMSELVES, end_open_attempts, live_machines, may_end
+from runctl.control.ending import (
+    LEAVE_BY_THEMSELVES,
+    end_open_attempts,
+    is_stray,
+    live_machines,
+    may_end,
+)
 from runctl.control.ports import Services
 from runctl.control.telling import tell_end
+from runctl.model import errors
 from runctl.model.excerpt import shorten_reason
-from runctl.model.outcome import RunStatus
+from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Attempt
 
 NOT_OURS = "not_ours"
@@ -30,7 +37,7 @@ def clean_up(
     if run is None:
         return {"status": NOT_OURS}
     stopped = status == ABORTED
-    reason = shorten_reason(cause) or (
+    reason = shorten_reason(_plain(cause)) or (
         "the execution was stopped" if stopped else f"the execution ended: {status.lower()}"
     )
     # First of all, so that no launch passes from here on.
@@ -46,7 +53,12 @@ def clean_up(
             # Step Functions stops the execution that this one waited for, but only does its best.
             services.workflow.stop_run(run.execution_arn, cause=reason)
         return {"run_id": run.run_id, "status": SUPERSEDED}
-    ended = end_open_attempts(services, run.run_id, reason=reason)
+    ended = end_open_attempts(
+        services,
+        run.run_id,
+        reason=reason,
+        unlaunched=OutcomeKind.STOPPED if stopped else OutcomeKind.FAILED,
+    )
     attempts = services.ledger.attempts(run.run_id)
     asked, terminated = _end_machines(services, attempts)
     tell_end(services, run, attempts=len(attempts))
@@ -58,6 +70,14 @@ def clean_up(
         "asked_to_stop": asked,
         "terminated": terminated,
     }
+
+
+def _plain(cause: str) -> str:
+    """Drop the name of an error of ours, whose message says everything."""
+    name, colon, message = cause.partition(": ")
+    known = getattr(errors, name, None) if colon else None
+    is_ours = isinstance(known, type) and issubclass(known, errors.RunctlError)
+    return message if is_ours else cause
 
 
 def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list[str], list[str]]:
@@ -74,7 +94,11 @@ def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list
             asked.append(machine.instance_id)
         elif attempt.is_lent:
             continue
-        elif attempt.ended is None or attempt.ended.kind not in LEAVE_BY_THEMSELVES:
+        elif (
+            attempt.ended is None
+            or attempt.ended.kind not in LEAVE_BY_THEMSELVES
+            or is_stray(attempt, machine)
+        ):
             doomed.append(machine.instance_id)
     if doomed:
         services.fleet.terminate(doomed)

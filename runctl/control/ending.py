@@ -18,20 +18,32 @@ LEAVE_BY_THEMSELVES = frozenset(
 TOO_NEW = timedelta(minutes=10)
 
 
-def end_open_attempts(services: Services, run_id: str, *, reason: str) -> list[int]:
+def end_open_attempts(
+    services: Services,
+    run_id: str,
+    *,
+    reason: str,
+    unlaunched: OutcomeKind = OutcomeKind.STOPPED,
+) -> list[int]:
     """End every attempt that has not ended, in the ledger; return which this call ended.
 
+    They were stopped, and those that never had a machine are what `unlaunched` says.
     Its machines come after: an attempt that is closed first cannot be given a token meanwhile.
     """
     still_open = [
-        attempt.number
+        attempt
         for attempt in services.ledger.attempts(run_id)
         if attempt.stage is not AttemptStage.ENDED
     ]
-    outcome = Outcome(kind=OutcomeKind.STOPPED, reason=reason)
-    for number in still_open:
-        services.ledger.end_attempt(run_id, number, outcome=outcome, now=services.clock.now())
-    return still_open
+    for attempt in still_open:
+        kind = OutcomeKind.STOPPED if attempt.was_launched else unlaunched
+        services.ledger.end_attempt(
+            run_id,
+            attempt.number,
+            outcome=Outcome(kind=kind, reason=reason),
+            now=services.clock.now(),
+        )
+    return [attempt.number for attempt in still_open]
 
 
 def end_leftovers(services: Services, run_id: str) -> list[str]:
@@ -44,7 +56,7 @@ def end_strays(services: Services, attempt: Attempt) -> list[str]:
 
     Whoever launched it may have stopped between the launch and the record.
     """
-    return end_machines(services, [attempt], where=_is_stray)
+    return end_machines(services, [attempt], where=is_stray)
 
 
 def end_machines(
@@ -117,12 +129,13 @@ def _too_new(services: Services, attempt: Attempt, instance_id: str) -> Machine 
 def _is_left_over(attempt: Attempt, machine: Machine) -> bool:
     if attempt.ended is None:
         return False
-    if _is_stray(attempt, machine):
+    if is_stray(attempt, machine):
         return True
     # One that is done has told so just before it reported, and uploads what it wrote; should it
     # stay, the sweep ends it a few minutes later.
     return attempt.ended.kind not in LEAVE_BY_THEMSELVES and attempt.phase != "done"
 
 
-def _is_stray(attempt: Attempt, machine: Machine) -> bool:
+def is_stray(attempt: Attempt, machine: Machine) -> bool:
+    """Whether a machine was launched for an attempt but is not on its record."""
     return machine.instance_id not in attempt.instance_ids

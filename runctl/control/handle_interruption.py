@@ -78,4 +78,6 @@ def _relaunch(services: Services, run: Run, attempt: Attempt, pool: Pool | None)
         launch = launch_instances(services, run.run_id, attempt.number + 1)
     except RunEndedError:
         return NOT_RELAUNCHED
+    if not launch["launched"] and launch["outcome"]["kind"] == OutcomeKind.FAILED.value:
+        return NOT_RELAUNCHED
     return RELAUNCHED if launch["launched"] else NO_CAPACITY

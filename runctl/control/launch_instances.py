@@ -5,7 +5,7 @@ from typing import Any
 from runctl.control.ending import end_strays
 from runctl.control.lend_instance import lend_instance
 from runctl.control.ports import Services
-from runctl.model.errors import NotFoundError, QuotaError, RunEndedError
+from runctl.model.errors import NotFoundError, QuotaError, RefusedError, RunEndedError
 from runctl.model.machine import LaunchResult
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
@@ -57,6 +57,9 @@ def _launch(services: Services, run: Run, number: int) -> dict[str, Any]:
             result = services.fleet.launch(attempt.fleet_request)
         except QuotaError as exc:
             quota = str(exc)
+        except RefusedError as exc:
+            # A permission or a setting: the next try would be refused the same way.
+            return _refused(attempt, _failed(f"the launch was refused: {exc}"))
         else:
             _cool(services, result)
             refusals |= result.refusals
@@ -130,6 +133,10 @@ def _cool(services: Services, result: LaunchResult) -> None:
     now = services.clock.now()
     for pool, code in result.refusals.items():
         services.ledger.cool_pool(pool, until=now + cooldown(code))
+
+
+def _failed(reason: str) -> Outcome:
+    return Outcome(kind=OutcomeKind.FAILED, reason=reason)
 
 
 def _tell(refusals: dict[Pool, str], quota: str) -> Outcome:

@@ -168,7 +168,7 @@ def test_refusals_of_pools_are_a_result(ec2):
 def test_errors_that_are_not_about_pools_are_raised(ec2, code, meaning):
     stub, fleet = ec2
     stub.add_response("create_fleet", {"FleetId": "f", "Errors": [refusal(code)], "Instances": []})
-    with pytest.raises(meaning, match=f"about {code}"):
+    with pytest.raises(meaning, match=rf"\({code}\)$"):
         fleet.launch(build(fleet))
 
 
@@ -187,6 +187,8 @@ def test_a_pool_that_was_throttled_is_a_result_since_the_same_token_gets_the_sam
         ("RequestLimitExceeded", TransientError),
         ("IdempotentParameterMismatch", TransientError),
         ("Unavailable", TransientError),
+        ("InvalidParameterValue", RefusedError),
+        ("SomethingNew", RefusedError),
     ],
 )
 def test_a_refused_call_is_raised(ec2, code, meaning):

@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 
+from runctl.control.confirm_checkpoint import confirm_checkpoint
+from runctl.control.decide_next import decide_next
 from runctl.control.launch_instances import launch_instances
 from runctl.model.errors import NotFoundError, RefusedError, RunEndedError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
@@ -108,15 +110,20 @@ def test_a_used_up_quota_counts_as_no_capacity_and_is_told():
     assert "MaxFleetCountExceeded" in launch["outcome"]["reason"]
 
 
-def test_what_aws_refuses_outright_is_raised(monkeypatch):
+def test_what_aws_refuses_outright_fails_the_attempt_and_the_run(monkeypatch):
     world = prepared()
 
     def refused(_request):
         raise RefusedError("no permission")
 
     monkeypatch.setattr(world.fleet, "launch", refused)
-    with pytest.raises(RefusedError):
-        launch_instances(world, RUN, 1)
+    launch = launch_instances(world, RUN, 1)
+    assert (launch["launched"], launch["outcome"]["kind"]) == (False, "failed")
+    assert launch["outcome"]["reason"] == "the launch was refused: no permission"
+    confirmed = confirm_checkpoint(world, RUN, 1, launch["outcome"])
+    assert world.ledger.find_attempt(RUN, 1).ended.kind is OutcomeKind.FAILED
+    decision = decide_next(world, RUN, 1, confirmed["outcome"])
+    assert (decision["status"], decision["reason"]) == ("failed", launch["outcome"]["reason"])
 
 
 def test_an_attempt_that_has_ended_answers_its_outcome():

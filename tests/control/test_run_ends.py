@@ -173,6 +173,32 @@ def test_an_execution_that_failed_fails_its_run_with_the_cause(status):
     assert world.ledger.find_run(RUN).reason == "boom"
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"), [("FAILED", OutcomeKind.FAILED), ("ABORTED", OutcomeKind.STOPPED)]
+)
+def test_an_attempt_without_a_machine_ends_as_its_execution_did(status, kind):
+    world = prepared()
+    with contextlib.suppress(CrashError):
+        launch_instances(Fragile(world, fuse=7, after=False), RUN, 1)
+    clean(world, status, cause="RefusedError: the permission ec2:DescribeSubnets was refused")
+    ended = world.ledger.find_attempt(RUN, 1).ended
+    assert (ended.kind, ended.reason) == (kind, "the permission ec2:DescribeSubnets was refused")
+
+
+def test_a_machine_that_no_attempt_knows_is_ended_with_a_failed_execution():
+    world = prepared()
+    with contextlib.suppress(CrashError):
+        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+    (instance_id,) = world.fleet.machines
+    assert clean(world, "FAILED", cause="boom")["terminated"] == [instance_id]
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_name():
+    world = prepared()
+    clean(world, "FAILED", cause="KeyError: 'zone'")
+    assert world.ledger.find_run(RUN).reason == "KeyError: 'zone'"
+
+
 def test_a_second_clean_up_finds_nothing_to_do():
     world = prepared()
     launched(world)
