@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from runctl.agent.archive import unpack
 from runctl.agent.restore import clear
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import RefusedError, RequestError, TransientError
+from runctl.model.left_out import PAX_KEY, explain_failure, read_note
 from runctl.model.request import RunRequest, split_s3_uri
 
 PACKED = re.compile(r"code/([0-9a-f]{64})\.tar\.gz")
@@ -26,10 +28,12 @@ def fetch_code(client: Any, request: RunRequest, project: Path) -> str:
     Raises RequestError for what waiting will not cure.
     """
     clear(project)
+    note_path(project).unlink(missing_ok=True)
     if request.code:
         archive = project.with_name("code.tar.gz")
         _download(client, request.code, archive)
         unpack(archive, project)
+        note_path(project).write_text(_note_in(archive), encoding="utf-8")
         archive.unlink()
     script = request.script
     if script.startswith("s3://"):
@@ -39,6 +43,28 @@ def fetch_code(client: Any, request: RunRequest, project: Path) -> str:
     if script and not (project / script).is_file():
         raise RequestError(f"script: {script!r} is not in the code archive {request.code}")
     return script
+
+
+def note_path(project: Path) -> Path:
+    """Return where the list of what the package left out is kept, outside of the project."""
+    return project.with_name("left-out.json")
+
+
+def explain_missing_file(words: str, project: Path) -> str:
+    """Say which file that the package left out a trainer's last words complain about, or ''."""
+    try:
+        note = note_path(project).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return explain_failure(words, read_note(note), project=str(project))
+
+
+def _note_in(archive: Path) -> str:
+    try:
+        with tarfile.open(archive) as content:
+            return content.pax_headers.get(PAX_KEY, "")
+    except (tarfile.TarError, OSError):
+        return ""
 
 
 def _download(client: Any, uri: str, path: Path) -> None:

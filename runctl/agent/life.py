@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runctl.agent import processes
+from runctl.agent.code import explain_missing_file
 from runctl.agent.credentials import CredentialsEndpoint
 from runctl.agent.crew import Crew
 from runctl.agent.disk import count_up, is_full, room
@@ -265,6 +266,8 @@ class Life:
             if is_full(self._paths.state):
                 told += f" (the instance's disk is full, {room(self._paths.state)})"
             words = trainer.last_words()
+            if missing := explain_missing_file(words, self._paths.project):
+                told += f" ({missing})"
             reason = f"{told}: {words}" if words else told
             return self._failed(reason, exit_code=code)
         if not saved:

@@ -43,8 +43,8 @@ def accompany(
             output.result(
                 {"run_id": run_id, "status": "pending", "execution_arn": execution_arn}
                 if held is None
-                else run_document(held, cloud.ledger.attempts(run_id))
+                else run_document(held, cloud.ledger.attempts(run_id), cloud.versions(run_id))
             )
         raise
-    output.result(run_document(run, attempts), summary(run, attempts))
+    output.result(run_document(run, attempts, cloud.versions(run_id)), summary(run, attempts))
     raise typer.Exit(exit_code_for(derive_status(run, attempts)))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runctl.aws.objects import S3Objects
     from runctl.aws.workflow import StepFunctions
     from runctl.local.daemon import Endpoint
+    from runctl.model.versions import Versions
 
 
 # How often to look: on AWS, where some calls allow few a second, and on the local cloud.
@@ -63,6 +64,13 @@ class Cloud:
         from runctl.aws.objects import S3Objects
 
         return S3Objects(self.clients.get("s3"), bucket=self.deployment.bucket)
+
+    def versions(self, run_id: str) -> Versions | None:
+        """Return the exact versions of a run's dependencies, None before they are known."""
+        from runctl.aws.versions import VersionStore
+
+        s3 = self.clients.get("s3")
+        return VersionStore(s3, bucket=self.deployment.bucket, run_id=run_id).read()
 
     @cached_property
     def logs(self) -> LogReader:

@@ -7,6 +7,7 @@ from typing import Any
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt, Run, derive_status
 from runctl.model.saving import Saving
+from runctl.model.versions import Versions
 
 TAKEN = frozenset({OutcomeKind.INTERRUPTED, OutcomeKind.LOST})
 
@@ -21,7 +22,9 @@ def warnings_of(attempts: Sequence[Attempt]) -> list[str]:
     return list(dict.fromkeys(one.warning for one in attempts if one.warning))
 
 
-def run_document(run: Run, attempts: Sequence[Attempt]) -> dict[str, Any]:
+def run_document(
+    run: Run, attempts: Sequence[Attempt], versions: Versions | None = None
+) -> dict[str, Any]:
     """Return everything about a run but its task tokens, which are keys."""
     return {
         **run_summary(run, attempts),
@@ -31,6 +34,7 @@ def run_document(run: Run, attempts: Sequence[Attempt]) -> dict[str, Any]:
         "newest_checkpoint": run.newest,
         "committed_at": _text(run.committed_at),
         "warnings": warnings_of(attempts),
+        "versions": None if versions is None else versions.as_document(),
         "attempts": [_attempt_document(one) for one in attempts],
         "request": run.request.as_document(),
     }

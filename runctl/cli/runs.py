@@ -73,5 +73,6 @@ def print_run(invocation: Invocation, run: Run, attempts: list[Attempt]) -> None
 
     output = invocation.output
     now = datetime.now(timezone.utc)
-    page = status_page(run, attempts, now=now, width=output.stdout.width)
-    output.result(run_document(run, attempts), page)
+    versions = invocation.cloud.versions(run.run_id)
+    page = status_page(run, attempts, versions, now=now, width=output.stdout.width)
+    output.result(run_document(run, attempts, versions), page)

@@ -14,6 +14,7 @@ from runctl.model.checkpoint import name_of
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
 from runctl.model.saving import Saving
+from runctl.model.versions import Versions
 
 STATUS_STYLES = {
     RunStatus.PENDING: "dim",
@@ -41,13 +42,18 @@ _NOTHING = "–"
 
 
 def status_page(
-    run: Run, attempts: Sequence[Attempt], *, now: datetime, width: int
+    run: Run,
+    attempts: Sequence[Attempt],
+    versions: Versions | None = None,
+    *,
+    now: datetime,
+    width: int,
 ) -> RenderableType:
     """Show one run: what it is, how it stands, and each attempt."""
     status = derive_status(run, attempts)
     parts: list[RenderableType] = [
         Text.assemble((run.run_id, "bold"), "  ", (status.value, STATUS_STYLES[status])),
-        _facts(run, attempts, now=now),
+        _facts(run, attempts, versions, now=now),
     ]
     if attempts:
         parts += ["", _attempt_table(attempts, now=now, width=width)]
@@ -61,7 +67,9 @@ def status_page(
     return Group(*parts)
 
 
-def _facts(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Table:
+def _facts(
+    run: Run, attempts: Sequence[Attempt], versions: Versions | None, *, now: datetime
+) -> Table:
     request = run.request
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
@@ -79,6 +87,8 @@ def _facts(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Table:
         facts.add_row("metrics", metrics)
     if taken := interruptions(attempts):
         facts.add_row("interruptions", str(taken))
+    if versions is not None and versions.packages:
+        facts.add_row("versions", str(versions))
     return facts
 
 

@@ -55,6 +55,11 @@ def run_prefix(run_id: str) -> str:
     return f"runs/{run_id}/"
 
 
+def versions_key(run_id: str) -> str:
+    """Return where the exact versions of a run's dependencies are recorded."""
+    return f"{run_prefix(run_id)}environment/versions.json"
+
+
 def part_key(run_id: str, sha256: str) -> str:
     """Return where a checkpoint part lives; its name is its content."""
     return f"{run_prefix(run_id)}checkpoints/parts/{sha256}"

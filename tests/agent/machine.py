@@ -265,6 +265,7 @@ class Machine:
         site = next(path for path in sys.path if path.endswith("site-packages"))
         program = (
             f"import sys; sys.path[:0] = [{str(PROJECT)!r}, {site!r}]; "
-            "from runctl.agent.__main__ import main; sys.exit(main())"
+            "import pathlib, runctl.agent.__main__ as agent; "
+            f"agent.vendor_folder = lambda: pathlib.Path({site!r}); sys.exit(agent.main())"
         )
         return [os.path.realpath(sys.executable), "-I", "-c", program]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,30 +16,14 @@ from typing import Any, TextIO
 import pytest
 
 from runctl.agent.archive import unpack
-from runctl.agent.dependencies import NOTHING, Declared, find_dependencies
-from runctl.agent.environment import Environments, Tools
+from runctl.agent.dependencies import Declared, find_dependencies
+from runctl.agent.environment import Environments
+from runctl.agent.installer import Tools
 from runctl.model.errors import RequestError
 from tests.agent.machine import Cloud, packed, wait_until
+from tests.agent.packages import make_wheel
 
 BASE = Path(sys.base_prefix) / "bin" / "python3"
-
-
-def make_wheel(folder: Path, name: str = "greeter", version: str = "1.0") -> Path:
-    """Build a tiny wheel with a console script."""
-    info = f"{name}-{version}.dist-info"
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    files = {
-        f"{name}.py": f"def main():\n    print('{name} {version}')\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": f"[console_scripts]\n{name}={name}:main\n",
-    }
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, text in files.items():
-            archive.writestr(member, text)
-        record = "".join(f"{member},,\n" for member in [*files, f"{info}/RECORD"])
-        archive.writestr(f"{info}/RECORD", record)
-    return path
 
 
 @pytest.fixture
@@ -57,11 +40,12 @@ def make_environments(
     *,
     wait: Callable[[float], None] = time.sleep,
     log: Callable[[], TextIO] | None = None,
+    there: bool = False,
 ) -> Environments:
     import pip
 
     folder = root / "environments"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=there)
     return Environments(
         cloud.clients["s3"],
         folder,
@@ -111,7 +95,8 @@ def test_environment_is_built_once_cached_and_good_at_another_root(
 def test_environment_holds_nothing_of_the_developers(
     cloud: Cloud, tmp_path: Path, project: Path
 ) -> None:
-    environment = make_environments(cloud, tmp_path / "one").prepare(NOTHING)
+    declared = find_dependencies(project, "train.py")
+    environment = make_environments(cloud, tmp_path / "one").prepare(declared)
     program = "import importlib.util as u; print([n for n in ('boto3', 'moto') if u.find_spec(n)])"
     assert run(environment / "bin/python", "-c", program) == "[]"
     assert cloud.keys("environments/") == []
@@ -121,7 +106,7 @@ def test_environment_holds_nothing_of_the_developers(
 def test_dependency_that_does_not_exist_fails_with_pips_own_words(
     cloud: Cloud, tmp_path: Path, project: Path
 ) -> None:
-    (project / "requirements.txt").write_text("./no-such-wheel-1.0-py3-none-any.whl\n")
+    (project / "requirements.txt").write_text("--no-index\nno-such-wheel\n")
     environments = make_environments(cloud, tmp_path / "one")
     with pytest.raises(RequestError, match=r"requirements\.txt failed to install.*no-such-wheel"):
         environments.prepare(find_dependencies(project, "train.py"))
@@ -192,7 +177,7 @@ def test_index_that_is_away_for_a_while_does_not_fail_the_run(
 def test_index_that_never_answers_is_told_from_a_wrong_requirement(
     cloud: Cloud, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runctl.agent.environment.NETWORK_WAITS", (1.0,))
+    monkeypatch.setattr("runctl.agent.installer.NETWORK_WAITS", (1.0,))
     outage = Outage(tmp_path, waits=99)
     (project / "requirements.txt").write_text(f"--index-url {outage.url}\ngreeter\n")
     environments = make_environments(cloud, tmp_path / "one", wait=outage.wait)
@@ -249,7 +234,11 @@ def declare(project: Path, files: dict[str, str], script: str = "train.py") -> D
         ),
         ({"pyproject.toml": "[project]\ndependencies = ['a']"}, "train.py", "pyproject.toml"),
         ({"pyproject.toml": "[tool.ruff]"}, "train.py", "no dependency file"),
-        ({"pyproject.toml": "", "uv.lock": "x", "requirements.txt": "a"}, "train.py", "uv.lock"),
+        (
+            {"pyproject.toml": "", "uv.lock": "version = 1", "requirements.txt": "a"},
+            "train.py",
+            "uv.lock",
+        ),
         (
             {"train.py": "# /// script\n# dependencies = ['a']\n# ///\n", "requirements.txt": "b"},
             "train.py",
@@ -271,7 +260,7 @@ def test_fingerprint_follows_the_content_and_what_it_includes(project: Path) -> 
 
 
 def test_broken_toml_is_named(project: Path) -> None:
-    with pytest.raises(RequestError, match=r"pyproject\.toml is not valid TOML"):
+    with pytest.raises(RequestError, match=r"pyproject\.toml: is not valid TOML"):
         declare(project, {"pyproject.toml": "[project"})
 
 

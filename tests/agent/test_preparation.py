@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runctl.agent.candidates import Trust
-from runctl.agent.dependencies import NOTHING, Declared
+from runctl.agent.dependencies import Declared
 from runctl.agent.environment import Environments
 from runctl.agent.inbox import Inbox
 from runctl.agent.patience import Patience
@@ -19,6 +19,7 @@ from runctl.agent.preparation import Preparation, Prepared
 from runctl.agent.progress import Progress
 from runctl.agent.restore import Restorer
 from runctl.agent.settings import Paths, Settings
+from runctl.model.declaration import Declaration
 from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
@@ -32,6 +33,8 @@ RUN = Run(
     execution_arn="arn:r",
     newest=NEWEST,
 )
+
+NOTHING = Declared(project=Path(), declaration=Declaration(), fingerprint=b"")
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""The run's pinned versions in S3: written once, read by every attempt and by `status`."""
+
+import json
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from runctl.aws.errors import code_of, translated
+from runctl.model import identity
+from runctl.model.versions import Versions
+
+# Without s3:ListBucket S3 answers AccessDenied for what is missing.
+_MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "AccessDenied"})
+_THERE = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
+
+
+class VersionStore:
+    """One object below the run's prefix."""
+
+    def __init__(self, client: Any, *, bucket: str, run_id: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._key = identity.versions_key(run_id)
+
+    def read(self) -> Versions | None:
+        """Return what was recorded; None before anything was, and for what cannot be read."""
+        with translated():
+            try:
+                body = self._client.get_object(Bucket=self._bucket, Key=self._key)["Body"].read()
+            except ClientError as exc:
+                if code_of(exc) in _MISSING:
+                    return None
+                raise
+        try:
+            return Versions.from_document(json.loads(body))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def record(self, versions: Versions) -> Versions:
+        """Record versions unless some are; return those that stand. It may be repeated."""
+        body = json.dumps(versions.as_document(), separators=(",", ":")).encode()
+        with translated():
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._key, Body=body, IfNoneMatch="*"
+                )
+            except ClientError as exc:
+                if code_of(exc) not in _THERE:
+                    raise
+                return self.read() or versions
+        return versions

@@ -1,0 +1,138 @@
+"""The exact versions of a run's dependencies, which all its attempts use."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_FEW = 4  # so many are said by their names
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageVersion:
+    """An installed package.
+
+    `url` is where it came from if that was no index; `commit` belongs to a repository, whose
+    `revision` was asked for; `sha256` to an archive. One that `is_local` is part of the project.
+    """
+
+    name: str
+    version: str
+    url: str = ""
+    revision: str = ""
+    commit: str = ""
+    sha256: str = ""
+    is_local: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.commit[:12] or self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Versions:
+    """What the first attempt that built the environment installed, and on what."""
+
+    attempt: int
+    python: str
+    platform: str
+    packages: tuple[PackageVersion, ...]
+
+    def __str__(self) -> str:
+        named = ", ".join(map(str, self.packages))
+        told = named if len(self.packages) <= _FEW else f"{len(self.packages)} packages; see --json"
+        return f"{told} (since attempt {self.attempt}, Python {self.python})"
+
+    @property
+    def digest(self) -> bytes:
+        """What of it decides an environment."""
+        rows = [(one.name, one.version, one.commit, one.sha256) for one in self._from_elsewhere()]
+        return hashlib.sha256(json.dumps(sorted(rows)).encode()).digest()
+
+    def constraints(self) -> list[str]:
+        """Return lines for pip that hold every package of an index to its version."""
+        return [f"{one.name}=={one.version}" for one in self._from_elsewhere() if not one.url]
+
+    def commits(self) -> dict[tuple[str, str], str]:
+        """Return the commit of each repository and revision."""
+        return {
+            (repository_of(one.url), one.revision): one.commit
+            for one in self.packages
+            if one.commit
+        }
+
+    def differing(self, other: "Versions") -> list[tuple[PackageVersion, PackageVersion]]:
+        """Return the packages of which `other` has another version, as (ours, theirs).
+
+        What only one of them has is no difference: platforms need different packages.
+        """
+        theirs = {one.name: one for one in other.packages}
+        return [
+            (one, theirs[one.name])
+            for one in self._from_elsewhere()
+            if one.name in theirs and not _is_same(one, theirs[one.name])
+        ]
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        packages = [
+            {name: value for name, value in asdict(one).items() if value} for one in self.packages
+        ]
+        return {
+            "attempt": self.attempt,
+            "python": self.python,
+            "platform": self.platform,
+            "packages": packages,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Versions":
+        """Read the JSON form; what a newer version added is ignored."""
+        known = PackageVersion.__dataclass_fields__
+        return cls(
+            attempt=int(document.get("attempt", 0)),
+            python=str(document.get("python", "")),
+            platform=str(document.get("platform", "")),
+            packages=tuple(
+                PackageVersion(**{name: value for name, value in one.items() if name in known})
+                for one in document["packages"]
+            ),
+        )
+
+    def _from_elsewhere(self) -> Sequence[PackageVersion]:
+        # What is local comes with the code, which is the same for all attempts.
+        return [one for one in self.packages if not one.is_local]
+
+
+def _is_same(one: PackageVersion, other: PackageVersion) -> bool:
+    if one.commit and other.commit:
+        return one.commit == other.commit
+    if one.sha256 and other.sha256 and one.url == other.url:
+        return one.sha256 == other.sha256
+    return one.version == other.version
+
+
+_REPOSITORY = re.compile(r"(?P<vcs>git|hg|svn|bzr)\+(?P<url>[^\s;#]+)(?P<fragment>#[^\s;]*)?")
+
+
+def repository_of(url: str) -> str:
+    """Return a repository's URL without credentials, for comparison."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url).rstrip("/")
+
+
+def pin_repositories(requirement: str, commits: Mapping[tuple[str, str], str]) -> str:
+    """Return a requirement whose repository is held to the commit that is known for it."""
+
+    def pinned(match: re.Match[str]) -> str:
+        url, revision = match["url"], ""
+        scheme, separator, rest = url.partition("://")
+        if "@" in rest.partition("/")[2]:
+            rest, _, revision = rest.rpartition("@")
+            url = f"{scheme}{separator}{rest}"
+        commit = commits.get((repository_of(url), revision))
+        if commit is None:
+            return match[0]
+        return f"{match['vcs']}+{url}@{commit}{match['fragment'] or ''}"
+
+    return _REPOSITORY.sub(pinned, requirement)
