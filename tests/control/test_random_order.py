@@ -27,10 +27,11 @@ from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import STARTED_BY, ExecutionStart, prepare_run
 from runctl.control.start_training import start_training
 from runctl.control.sweep import sweep
-from runctl.model.errors import FencedError, RequestError, RunctlError, TransientError
+from runctl.model.errors import RequestError, RunctlError, TransientError
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage
 from tests.control.fakes import CrashError, Fragile, Overtaken, World
+from tests.control.saves import Saves, Trainer, told
 
 RUN = "run-1"
 ZONES = ("us-east-1a", "us-east-1b")
@@ -47,6 +48,14 @@ FAILURES = {
     "answer lost": (True, "Read timeout"),
     "tried too often": (False, "Rate exceeded"),
 }
+MAX_FAILURES = 2
+# How a trainer may fail by itself: in one of two ways with 1, which may be retried, or with 2.
+FAILS = {
+    f"fails with {code}, {words}": ("failed", {"exit_code": code, "reason": words})
+    for code, words in [(1, "no space"), (1, "no network"), (2, "bad usage")]
+}
+# How an attempt ends in one go; a broken program dies after every restore on its machine.
+ENDS = ("lost", "torn save", "torn save", "two torn saves", "broken", *FAILS, *2 * [*FAILS][:2])
 # What may happen while a function is between two of its calls.
 OVERTAKERS = ("an event", "a repetition", "a stop", "a sweep", "an agent")
 # At which of its port calls the function fails or is overtaken, and how.
@@ -84,9 +93,12 @@ class Agent:
     attempt: int
     alive: bool = True
     noticed: bool = False
-    trains: bool = False
+    trainer: Trainer | None = None
     reported: bool = False
-    step: int = 0
+
+    @property
+    def step(self) -> int:
+        return self.trainer.step if self.trainer else 0
 
 
 class Training(RuleBasedStateMachine):
@@ -98,7 +110,8 @@ class Training(RuleBasedStateMachine):
         self.executions: list[Execution] = []
         self.agents: dict[str, Agent] = {}
         self.events: list[dict] = []
-        self.resumed_from: list[int] = []
+        self.saves = Saves(self.world, RUN)
+        self.renewals = 0
         self.tokens = 0
         self.crashes_at_last: list = []
         self.ended_too_early: list[str] = []
@@ -116,8 +129,11 @@ class Training(RuleBasedStateMachine):
         crashes_at_last=st.lists(crashes, max_size=30),
         agents_help=st.booleans(),
         is_swept=st.sampled_from([True, False, False]),
+        retry=st.sampled_from([{}, {"retry": {"exit_codes": [1], "max_failures": MAX_FAILURES}}]),
     )
-    def begin(self, market, auto_resume, crashes_at_first, crashes_at_last, agents_help, is_swept):
+    def begin(
+        self, market, auto_resume, crashes_at_first, crashes_at_last, agents_help, is_swept, retry
+    ):
         self.agents_help = agents_help
         self.is_swept = is_swept
         self.crashes_at_last = crashes_at_last
@@ -129,6 +145,7 @@ class Training(RuleBasedStateMachine):
                 "market": market,
                 "auto_resume": auto_resume,
                 "max_attempts": 8,
+                **retry,
             },
         )
         for crash in crashes_at_first:
@@ -152,10 +169,24 @@ class Training(RuleBasedStateMachine):
         assert len(training) <= 1, training
 
     @invariant()
-    def checkpoints_never_go_back(self):
-        commits = [(number, step) for _, number, step in self.world.ledger.commits]
-        assert commits == sorted(commits), commits
-        assert self.resumed_from == sorted(self.resumed_from)
+    def proven_checkpoints_stay_and_progress_never_goes_back(self):
+        committers = [number for _, number, _ in self.world.ledger.commits]
+        assert committers == sorted(committers), committers
+        self.saves.check()
+
+    @invariant()
+    def the_trainers_failures_are_retried_only_so_often(self):
+        run = self.world.ledger.find_run(RUN)
+        if run is None:
+            return
+        codes = [
+            one.ended.exit_code
+            for one in self.world.ledger.attempts(RUN)
+            if one.ended and one.ended.exit_code
+        ]
+        most = MAX_FAILURES if run.request.retry.is_on else 0
+        assert codes.count(1) <= most + 1 + self.renewals, codes
+        assert codes.count(2) <= 1 + self.renewals, codes
 
     @invariant()
     def an_attempt_has_at_most_one_machine_on_record(self):
@@ -196,6 +227,44 @@ class Training(RuleBasedStateMachine):
             for agent in self.live_agents():
                 self.act(agent, "train")
             self.at_most_one_attempt_trains()
+
+    @precondition(lambda self: self.execution is not None)
+    @rule(ends=st.lists(st.sampled_from(ENDS), min_size=1, max_size=6))
+    def attempts_train_and_end(self, ends):
+        """Many attempts in one step, since saves and failures matter only after each other."""
+        for end in ends:
+            agent = self.come_to_train()
+            if agent is None:
+                return
+            if end in {"torn save", "two torn saves"} and not self.saves.dies(agent.trainer):
+                for _ in range(1 + (end == "two torn saves")):
+                    agent.trainer.step += 1
+                    self.saves.commit(agent.trainer, is_torn=True)
+            if end == "broken":
+                agent.trainer.is_broken = True
+            if end in {*FAILS, "broken", "lost"}:
+                self.act(agent, end if end in FAILS else "train")
+            if end not in FAILS:
+                self.go(agent, "Server.SpotInstanceTermination")
+            self.proven_checkpoints_stay_and_progress_never_goes_back()
+            self.at_most_one_attempt_trains()
+
+    def come_to_train(self) -> Agent | None:
+        """Let all go well until the execution's attempt trains."""
+        for _ in range(12):
+            if self.execution is None:
+                return None
+            execution = self.execution
+            for agent in self.live_agents():
+                known = agent.attempt == execution.attempt and agent.alive
+                if known and execution in self.waiting() and not agent.noticed:
+                    self.act(agent, "train")
+                    if agent.trainer is not None and not agent.reported:
+                        return agent
+            if execution in self.waiting() and not self.live_agents():
+                self.expire(execution)
+            self.advance(execution)
+        return None
 
     def running(self) -> list[Execution]:
         for one in self.executions:
@@ -379,6 +448,7 @@ class Training(RuleBasedStateMachine):
     @rule(data=st.data())
     def the_user_redrives_a_stopped_execution(self, data):
         execution = data.draw(st.sampled_from([one for one in self.executions if one.stopped_in]))
+        self.renewals += 1
         execution.state, execution.stopped_in = execution.stopped_in, ""
         execution.handed_over = False
         self.world.workflow.ended.pop(execution.arn)
@@ -392,6 +462,7 @@ class Training(RuleBasedStateMachine):
         others = {STARTED_BY: "arn:of-a-pipeline"} if linked else {}
         name = f"{RUN}-r{len(self.executions) + 1}"
         if all(one.name != name for one in self.executions):
+            self.renewals += 1
             self.start(name, {"run_id": RUN, **others})
 
     @precondition(lambda self: self.waiting())
@@ -429,17 +500,25 @@ class Training(RuleBasedStateMachine):
         self.events.append({"kind": "change", "instance_id": agent.instance_id})
 
     @precondition(lambda self: self.live_agents())
-    @rule(data=st.data(), wish=st.sampled_from(["train", "train", "train", "complete", "fail"]))
+    @rule(data=st.data(), wish=st.sampled_from(["train", "train", "train", "complete", *FAILS]))
     def an_agent_acts(self, data, wish):
         self.act(data.draw(st.sampled_from(self.live_agents())), wish)
 
-    @precondition(lambda self: any(agent.trains for agent in self.live_agents()))
+    @precondition(lambda self: self.training_agents())
+    @rule(data=st.data(), is_torn=st.booleans())
+    def a_commit_was_on_its_way_for_long(self, data, is_torn):
+        agent = data.draw(st.sampled_from(self.training_agents()))
+        if not self.saves.dies(agent.trainer):
+            agent.trainer.step += 1
+            self.saves.commit(agent.trainer, is_torn=is_torn)
+
+    @precondition(lambda self: self.training_agents())
     @rule(data=st.data())
-    def a_commit_was_on_its_way_for_long(self, data):
-        agents = [agent for agent in self.live_agents() if agent.trains]
-        agent = data.draw(st.sampled_from(agents))
-        agent.step += 1
-        self.commit(agent)
+    def a_program_dies_after_each_restore(self, data):
+        data.draw(st.sampled_from(self.training_agents())).trainer.is_broken = True
+
+    def training_agents(self):
+        return [agent for agent in self.live_agents() if agent.trainer]
 
     def act(self, agent, wish):
         if not agent.alive:
@@ -454,46 +533,38 @@ class Training(RuleBasedStateMachine):
         not_mine = attempt.ended is not None or (
             attempt.instance_ids and agent.instance_id not in attempt.instance_ids
         )
-        if not (self.agents_help or agent.trains or stop) and (not_mine or run.ended is not None):
+        if not (self.agents_help or agent.trainer or stop) and (not_mine or run.ended is not None):
             return
         if run.fence > agent.attempt or run.ended is not None or stop or not_mine:
-            if agent.trains and not run.fence > agent.attempt:
-                self.commit(agent)
+            if agent.trainer and not run.fence > agent.attempt:
+                if not self.saves.dies(agent.trainer):
+                    self.saves.commit(agent.trainer)
                 # Of an ended run too: a redriven execution may wait for it on a newer token.
-                report = {"outcome": {"kind": "stopped", "reason": "", "step": agent.step}}
-                self.world.workflow.report(attempt.token, report)
+                self.world.workflow.report(attempt.token, told(agent.trainer, "stopped"))
             if not agent.noticed:
                 self.go(agent, "Client.InstanceInitiatedShutdown")
             return
         if not attempt.token or agent.instance_id not in attempt.instance_ids:
             return
-        if not agent.trains:
-            agent.trains, agent.step = True, run.step or 0
-            self.resumed_from.append(agent.step)
-        agent.step += 1
-        if not self.commit(agent):
+        if agent.trainer is None:
+            agent.trainer = self.saves.start(agent.attempt)
+        trainer = agent.trainer
+        if self.saves.dies(trainer):
+            ended = self.saves.fall_back(trainer, noticed=agent.noticed)
+            if ended:
+                code = {"exit_code": 1} if ended == "failed" else {}
+                report = told(trainer, ended, **code)
+                agent.reported = self.world.workflow.report(attempt.token, report)
+            return
+        trainer.step += 1
+        if not self.saves.commit(trainer):
             return
         if agent.noticed:
             wish = "interrupted"
         if wish != "train":
-            kind = {"complete": "completed", "fail": "failed"}.get(wish, wish)
-            report = {"outcome": {"kind": kind, "reason": "", "step": agent.step}}
+            kind, details = FAILS.get(wish, ({"complete": "completed"}.get(wish, wish), {}))
+            report = told(trainer, kind, **details)
             agent.reported = self.world.workflow.report(attempt.token, report)
-
-    def commit(self, agent):
-        try:
-            self.world.ledger.commit_checkpoint(
-                RUN,
-                agent.attempt,
-                step=agent.step,
-                save=agent.step,
-                manifest=f"{agent.step}",
-                progressed=True,
-                now=self.world.clock.now(),
-            )
-        except FencedError:
-            return False
-        return True
 
     @precondition(lambda self: self.live_agents())
     @rule(data=st.data())
@@ -604,7 +675,8 @@ class Training(RuleBasedStateMachine):
         assert run.ended is not None
         self.an_attempt_is_launched_once()
         self.what_ec2_takes_for_free_is_left_to_it()
-        self.checkpoints_never_go_back()
+        self.proven_checkpoints_stay_and_progress_never_goes_back()
+        self.the_trainers_failures_are_retried_only_so_often()
         # Even where an agent is dead: twice, for the graces and for the first hour of the noticed.
         for _ in range(2 * self.is_swept):
             self.world.clock.advance(timedelta(hours=1))
@@ -623,11 +695,11 @@ class Training(RuleBasedStateMachine):
             if self.events:  # what overtakes may be one of them
                 self.deliver(self.events.pop(0), self.next_crash())
         for agent in self.live_agents():
-            before = self.world.fleet.live(), agent.step, agent.reported
+            before = self.world.fleet.live(), repr(agent.trainer), agent.reported
             self.act(agent, "complete")
             if agent.noticed:
                 self.go(agent, "Server.SpotInstanceTermination")
-            moved |= before != (self.world.fleet.live(), agent.step, agent.reported)
+            moved |= before != (self.world.fleet.live(), repr(agent.trainer), agent.reported)
         if execution := self.execution:
             moved = True
             beats = any(
