@@ -273,8 +273,8 @@ class Instances:
 
     def _shared_folders(self, instance: Instance) -> list[str]:
         """List what an instance needs to see of the machine, should it lie below /tmp."""
-        needed = (instance.root.parent, _PACKAGE_ROOT, Path(self.python).resolve().parents[1])
-        return [*map(str, needed), *self.knobs.shared_folders]
+        needed = {instance.root.parent, _PACKAGE_ROOT, Path(self.python).resolve().parents[1]}
+        return [*map(str, needed - {Path("/")}), *self.knobs.shared_folders]
 
     async def _run_user_data(self, instance: Instance, handle: _Handle) -> None:
         data = instance.user_data

@@ -9,7 +9,7 @@ the parent, in that namespace alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,39 +26,53 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is covered, not written to
 def isolate(root: Path, shared: Iterable[Path]) -> None:
     """Enter a namespace in which this process and its descendants have the instance's paths.
 
-    The `shared` folders of the machine stay visible where a private folder would hide them.
+    The `shared` folders of the machine stay visible where a private folder would hide them; a
+    folder that is shared as a whole is not private.
     """
     namespaces.enter()
+    outermost = _outermost([root, *shared])
     for target, name in _PRIVATE.items():
-        if target.is_dir():
-            _make_private(target.resolve(), root / name, shared)
-    if _SHARED_MEMORY.is_dir():
-        namespaces.mount_tmpfs(_SHARED_MEMORY, "mode=1777")
-    _graft(STATE.parent, {target.name: root / name for target, name in _GRAFTS.items()}, root)
+        if target.is_dir() and not _is_shared(target.resolve(), outermost):
+            folder = root / name
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o1777)
+            _keep_visible(target.resolve(), folder, outermost)
+            namespaces.bind(folder, target.resolve())
+    stage = root / "run/graft"
+    stage.mkdir(parents=True, exist_ok=True)
+    _graft(STATE.parent, {target.name: root / name for target, name in _GRAFTS.items()}, stage)
+    memory = _SHARED_MEMORY.resolve()
+    if memory.is_dir() and not _is_shared(memory, outermost):
+        namespaces.mount_tmpfs(stage, "mode=1777")
+        _keep_visible(memory, stage, outermost)
+        namespaces.move(stage, memory)
+        if stage.is_mount():  # the root lies there, and was bound with the stage on it
+            namespaces.detach(stage)
+    stage.rmdir()
     # The root may lie below a folder that is covered now.
     os.chdir(root)
 
 
-def _make_private(target: Path, folder: Path, shared: Iterable[Path]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o1777)
-    for one in _outermost(shared):
-        if target in one.parents:
-            inside = folder / one.relative_to(target)
+def _is_shared(target: Path, shared: Iterable[Path]) -> bool:
+    return any(one == target or one in target.parents for one in shared)
+
+
+def _keep_visible(hidden: Path, cover: Path, shared: Iterable[Path]) -> None:
+    """Show, in what is to cover a folder, the shared folders below it."""
+    for one in shared:
+        if hidden in one.parents:
+            inside = cover / one.relative_to(hidden)
             inside.mkdir(parents=True, exist_ok=True)
             namespaces.bind(one, inside)
-    namespaces.bind(folder, target)
 
 
-def _outermost(folders: Iterable[Path]) -> Iterator[Path]:
+def _outermost(folders: Iterable[Path]) -> list[Path]:
     known = {one.resolve() for one in folders if one.is_dir()}
-    return (one for one in sorted(known) if not known.intersection(one.parents))
+    return [one for one in sorted(known) if not known.intersection(one.parents)]
 
 
-def _graft(parent: Path, grafts: Mapping[str, Path], root: Path) -> None:
+def _graft(parent: Path, grafts: Mapping[str, Path], stage: Path) -> None:
     """Let folders of the instance appear in a folder of the machine, with what that holds."""
-    stage = root / "run/graft"
-    stage.mkdir(parents=True, exist_ok=True)
     namespaces.mount_tmpfs(stage, "mode=755")
     for entry in os.scandir(parent):
         if entry.name not in grafts:
@@ -68,7 +82,6 @@ def _graft(parent: Path, grafts: Mapping[str, Path], root: Path) -> None:
         (stage / name).mkdir()
         namespaces.bind(source, stage / name)
     namespaces.move(stage, parent)
-    stage.rmdir()
 
 
 def _show(entry: os.DirEntry[str], target: Path) -> None:

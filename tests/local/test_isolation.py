@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +99,10 @@ def test_a_shared_folder_is_seen_below_tmp(cloud: Cloud, tmp_path: Path) -> None
     assert (shared / "back").read_text() == "back\n"
     if Path("/tmp") in tmp_path.parents:
         assert console(cloud, instance_id).startswith("data\ncat: ")
+    cloud.admin.set_knobs(shared_folders=["/tmp"])
+    instance_id = cloud.launch(f"#!/bin/sh\ncat {hidden}/data; ls /var/lib/runctl; echo end\n")
+    eventually(lambda: "end" in console(cloud, instance_id))
+    assert console(cloud, instance_id) == "data\nend\n"
     for wrong in ("relative", str(tmp_path / "absent")):
         with pytest.raises(LocalCloudError, match="shared_folders"):
             cloud.admin.set_knobs(shared_folders=[wrong])
@@ -115,6 +121,23 @@ def test_a_killed_local_cloud_leaves_nothing_on_the_machine(tmp_path: Path) -> N
     eventually(lambda: not root.exists())
     assert Path("/proc/self/mountinfo").read_text() == before
     assert left_on_the_machine(name) == []
+
+
+@pytest.mark.parametrize("folder", ["/dev/shm", "/var/tmp"])
+def test_the_local_cloud_itself_may_lie_in_a_folder_that_instances_have_of_their_own(
+    folder: str,
+) -> None:
+    home = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        endpoint = daemon.start(home, die_with_parent=True)
+        cloud, name = Cloud(endpoint, LocalCloudClient(endpoint.url)), unique("mark")
+        cloud.admin.set_knobs(boot_delay=0.05)
+        _, said = look(cloud, name)
+        assert said == f"python {{}}\n{name}.seen\nlooked\n"
+        assert left_on_the_machine(name) == []
+    finally:
+        daemon.stop(home)
+        shutil.rmtree(home)
 
 
 @pytest.fixture
