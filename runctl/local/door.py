@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, parse_qsl, quote
 from ministack import app as ministack
 from ministack.core import iam_evaluator, responses
 
-from runctl.local import functions, iam, provisioning, resources, store, wire, workflows
+from runctl.local import functions, iam, limits, provisioning, resources, store, wire, workflows
 from runctl.local.admin import Admin
 from runctl.local.ec2 import Ec2
 from runctl.local.events import EventBus
@@ -93,12 +93,35 @@ class FrontDoor:
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         match = _CREDENTIAL.search(headers.get("authorization", ""))
-        if match is None or match.group(3) not in {"ec2", "ssm"}:
+        service = match.group(3) if match else ""
+        if match is None or service not in {"ec2", "ssm", *limits.SERVICES}:
             await ministack.app(scope, receive, send)
             return
         body = await _read_body(receive)
-        call = Call(scope, match.group(3), match.group(1), body, headers)
+        if service in limits.SERVICES:
+            await self._serve_within_limits(scope, service, body, headers, receive, send)
+            return
+        call = Call(scope, service, match.group(1), body, headers)
         await self._serve_call(call, receive, send)
+
+    async def _serve_within_limits(
+        self,
+        scope: Scope,
+        service: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Let ministack answer, unless AWS would refuse the size or the name of something."""
+        action = headers.get("x-amz-target", "?").rpartition(".")[2]
+        try:
+            limits.check(limits.SERVICES[service], action, _document(body))
+        except ApiError as exc:
+            refusal = _SSM_WIRE.refuse(exc.code, exc.message)
+            await _respond(send, exc.status, _SSM_WIRE.content_type, refusal)
+        else:
+            await ministack.app(scope, _replaying(body, receive), send)
 
     def close(self) -> None:
         """End every instance."""
@@ -169,23 +192,17 @@ class FrontDoor:
             call.request = json.loads(call.body or b"{}")
         except json.JSONDecodeError as exc:
             raise ApiError("SerializationException", str(exc)) from exc
+        limits.check("ssm", call.action, call.request)
         return self._ssm.answers(call.action, call.request)
 
     async def _pass_on(self, call: Call, receive: Receive, send: Send) -> None:
-        unread = [call.body]
-
-        async def replay() -> Message:
-            if unread:
-                return {"type": "http.request", "body": unread.pop(), "more_body": False}
-            return await receive()
-
         async def listen(message: Message) -> None:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._record(call, outcome="ok" if status < 400 else f"HTTP {status}")
             await send(message)
 
-        await ministack.app(call.scope, replay, listen)
+        await ministack.app(call.scope, _replaying(call.body, receive), listen)
 
     def _record(self, call: Call, *, outcome: str, **fields: Any) -> None:
         self._calls.add(
@@ -250,6 +267,27 @@ def _region(call: Call) -> str | None:
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    """Read a JSON body; what is none is ministack's to refuse."""
+    try:
+        found = json.loads(body or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _replaying(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was read already once more, and then what follows it."""
+    unread = [body]
+
+    async def replay() -> Message:
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+        return await receive()
+
+    return replay
 
 
 async def _read_body(receive: Receive) -> bytes:

@@ -15,6 +15,8 @@ from typing import Any
 
 from ministack.services import stepfunctions as sfn
 
+from runctl.local.limits import MAX_STATE_BYTES
+
 logger = logging.getLogger(__name__)
 
 # What is known of an execution. Each redrive makes a new one under the same ARN, so that whatever
@@ -129,6 +131,7 @@ def _walk(execution: Execution, definition: dict[str, Any], position: dict[str, 
         context["State"] = {"Name": name, "EnteredTime": sfn.now_iso(), "RetryCount": 0}
         _note(execution, state, "Entered", name=name, input=json.dumps(data))
         data, after = _pass_through(execution, state, data, context)
+        _check_size(name, data)
         _note(execution, state, "Exited", name=name, output=json.dumps(data))
         name = after
     if execution["status"] == "RUNNING":
@@ -159,6 +162,16 @@ def _context(
         "StateMachine": {"Id": arn, "Name": arn.rpartition(":")[2]},
         "variables": variables,
     }
+
+
+def _check_size(name: str, data: Any) -> None:
+    # No Catch of the state catches it: it fails the execution.
+    if len(json.dumps(data, ensure_ascii=False).encode()) > MAX_STATE_BYTES:
+        raise sfn._ExecutionError(
+            "States.DataLimitExceeded",
+            f"The state/task '{name}' returned a result with a size exceeding the maximum number "
+            "of bytes service limit.",
+        )
 
 
 def _note(execution: Execution, state: dict[str, Any], what: str, **details: str) -> None:

@@ -68,7 +68,7 @@ def candidates_of(request: dict[str, Any]) -> Iterator[Candidate]:
 
 
 # botocore's documentation of CreateFleet: what an instant fleet can tag.
-_TAGGED_AT_LAUNCH = {"fleet", "instance", "volume", "network-interface", "spot-instances-request"}
+_TAGGED_AT_LAUNCH = {"fleet", "instance", "volume", "network-interface"}
 _STRATEGIES = {
     "SpotOptions": (
         "lowest-price",

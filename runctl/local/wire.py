@@ -81,8 +81,9 @@ def read_request(action: str, flat: Mapping[str, str]) -> dict[str, Any]:
                 else ("InvalidParameterValue")
             )
             raise ApiError(code, report.generate_report())
-    if len(str(parsed.get("ClientToken", ""))) > _CLIENT_TOKEN_LIMIT:
-        raise ApiError("InvalidParameterValue", "ClientToken is longer than 64 characters")
+    token = str(parsed.get("ClientToken", ""))
+    if len(token) > _CLIENT_TOKEN_LIMIT or not token.isascii():
+        raise ApiError("InvalidParameterValue", "ClientToken has at most 64 ASCII characters")
     return parsed
 
 
