@@ -241,15 +241,24 @@ def interrupt(
         bool, typer.Option("--no-notice", help="Take the instance without a word.")
     ] = False,
     notice_seconds: Annotated[
-        float,
-        typer.Option(metavar="N", min=0, max=3600, help="How long before the instance is taken."),
-    ] = 120,
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=3600,
+            help="How long before the instance is taken (default: 120).",
+        ),
+    ] = None,
 ) -> None:
     """Let EC2 reclaim the instance that trains a run."""
     from runctl.cli.find import find_run
     from runctl.local.client import LocalCloudClient
     from runctl.model.run import AttemptStage
 
+    if no_notice and notice_seconds is not None:
+        problem = "there is no notice with --no-notice; leave one of the two out"
+        raise InvalidRequestError((Problem("--notice-seconds", problem),))
+    seconds = 120 if notice_seconds is None else notice_seconds
     invocation.local = True
     cloud = invocation.cloud
     find_run(cloud, run)
@@ -262,15 +271,15 @@ def interrupt(
 
     client = LocalCloudClient(find_local_cloud().url)
     with _translated():
-        client.interrupt(instance_id, notice=not no_notice, notice_seconds=notice_seconds)
-    how = "without a notice" if no_notice else f"{notice_seconds:g} s after its notice"
+        client.interrupt(instance_id, notice=not no_notice, notice_seconds=seconds)
+    how = "without a notice" if no_notice else f"{seconds:g} s after its notice"
     invocation.output.result(
         {
             "run_id": run,
             "attempt": attempt.number,
             "instance_id": instance_id,
             "notice": not no_notice,
-            "notice_seconds": None if no_notice else notice_seconds,
+            "notice_seconds": None if no_notice else seconds,
         },
         f"{instance_id} (attempt {attempt.number} of {run}) is reclaimed {how}",
     )

@@ -88,6 +88,8 @@ def start(
 ) -> Endpoint:
     """Start a local cloud in a folder and wait until it serves; one that runs there is kept.
 
+    LocalCloudStartError also when one runs there to which a setting could not be applied any more.
+
     Port 0 takes a free one. With `die_with_parent` it ends with the thread that calls this, so
     that a killed test run leaves nothing. With `own_disks` it enters a mount namespace of its own,
     so that instances can have disks of a size: `disk_bytes`, or the knob of that name. Instances
@@ -97,6 +99,18 @@ def start(
     """
     home = (home or default_home()).absolute()
     if running := find(home):
+        settings = {
+            "own_disks": own_disks,
+            "disk_bytes": disk_bytes,
+            "own_paths": not own_paths,
+            "shared_folders": shared_folders,
+            "environment": environment,
+        }
+        if given := [name for name, value in settings.items() if value]:
+            raise LocalCloudStartError(
+                f"a local cloud runs in {home} already, to which {', '.join(given)} cannot be "
+                "applied any more; stop it first"
+            )
         return running
     home.mkdir(parents=True, exist_ok=True)
     (home / "endpoint.json").unlink(missing_ok=True)
@@ -106,7 +120,7 @@ def start(
     command += ["--port", str(port)]
     if die_with_parent:
         command += ["--parent", str(os.getpid())]
-    if own_disks:
+    if own_disks or disk_bytes:
         command += ["--own-disks", "--disk-bytes", str(disk_bytes)]
     if not own_paths:
         command += ["--shared-paths"]

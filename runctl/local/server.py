@@ -57,6 +57,8 @@ def main() -> None:
     except BlockingIOError:
         return  # another one was started here at the same moment; it is the one
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if refused and options.disk_bytes:
+        raise SystemExit(f"instances cannot have disks of their own: {refused}")
     if refused:
         logging.warning("instances cannot have disks of their own: %s", refused)
     if shares:
@@ -67,9 +69,7 @@ def main() -> None:
     _configure_ministack(options.home, port)
     setup = Setup(
         shares_paths=shares,
-        knobs=Knobs(
-            disk_bytes=0 if refused else options.disk_bytes, shared_folders=options.shared_folder
-        ),
+        knobs=Knobs(disk_bytes=options.disk_bytes, shared_folders=options.shared_folder),
     )
     asyncio.run(_serve(options.home, listener, f"http://127.0.0.1:{port}", setup))
 

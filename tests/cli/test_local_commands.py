@@ -62,9 +62,20 @@ def test_a_disk_size_that_cannot_be_enforced_is_refused(endpoint, runctl):
     assert (late.code, "end it first: runctl local down" in late.stderr) == (3, True)
 
 
+def test_a_notice_that_is_not_sent_has_no_length(endpoint, runctl):
+    done = runctl("local", "interrupt", "lm", "--no-notice", "--notice-seconds", "5")
+    assert (done.code, "--notice-seconds" in done.stderr) == (2, True)
+
+
+def test_settings_of_the_start_are_refused_once_it_runs(endpoint, tmp_path):
+    with pytest.raises(daemon.LocalCloudStartError, match="disk_bytes, shared_folders cannot"):
+        daemon.start(endpoint.home, disk_bytes=2**30, shared_folders=[tmp_path])
+    assert daemon.start(endpoint.home) == endpoint
+
+
 def test_status_says_what_instances_have_of_their_own(runctl, tmp_path):
     home = tmp_path / "local-cloud"
-    daemon.start(home, die_with_parent=True, own_disks=True, disk_bytes=2**30, own_paths=False)
+    daemon.start(home, die_with_parent=True, disk_bytes=2**30, own_paths=False)
     try:
         done = runctl("local", "status")
         health = runctl("local", "status", "--json").document["health"]
