@@ -46,5 +46,8 @@ def accompany(
                 else run_document(held, cloud.ledger.attempts(run_id), cloud.versions(run_id))
             )
         raise
-    output.result(run_document(run, attempts, cloud.versions(run_id)), summary(run, attempts))
+    output.result(
+        run_document(run, attempts, cloud.versions(run_id)),
+        summary(run, attempts, width=output.stdout.width),
+    )
     raise typer.Exit(exit_code_for(derive_status(run, attempts)))

@@ -23,6 +23,7 @@ from runctl.model.errors import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from runctl.model.checkpoint import Manifest
@@ -87,10 +88,17 @@ def list_checkpoints(
         whole = {key: one for key, one in manifests if not isinstance(one, DamagedCheckpointError)}
         damage = find_damage(store, whole, output=invocation.output)
     found = [_described(key, one, newest=held.newest, damage=damage) for key, one in manifests]
-    table = _table(found, verified=verify)
+    details = [
+        f"{one['key'].rpartition('/')[2]} is damaged: {one['damage']}"
+        for one in found
+        if "damage" in one
+    ]
+    page: list[RenderableType] = (
+        [_table(found, verified=verify), *details] if found else [f"{run} has no checkpoint yet"]
+    )
     invocation.output.result(
         {"run_id": run, "verified": verify, "checkpoints": found},
-        table if found else f"{run} has no checkpoint yet",
+        *page,
     )
     if any("damage" in one for one in found):
         raise typer.Exit(1)
@@ -131,7 +139,7 @@ def _table(found: list[dict[str, Any]], *, verified: bool) -> Table:
     for one in found:
         notes = ["newest"] if one["is_newest"] else []
         if "damage" in one:
-            notes.append(f"damaged: {one['damage']}")
+            notes.append("damaged")
         elif verified:
             notes.append("whole")
         if "step" not in one:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from runctl.cli.cloud import Cloud
 from runctl.cli.log_tail import LINE_PATIENCE, LogTail, plain
+from runctl.cli.reasons import brief
 from runctl.cli.wording import say_duration
 from runctl.model.checkpoint import name_of
 from runctl.model.errors import (
@@ -214,7 +215,7 @@ def describe_attempt(attempt: Attempt) -> str:
     where = f" on {attempt.pool}" if attempt.pool else ""
     if attempt.ended is not None:
         told = attempt.ended.kind.value.replace("_", " ")
-        return f"{told}: {attempt.ended.reason}" if attempt.ended.reason else told
+        return f"{told}: {brief(attempt.ended.reason)}" if attempt.ended.reason else told
     if attempt.noticed_at is not None:
         return f"has an interruption notice{where}; it drains"
     if attempt.stage is AttemptStage.TRAINING and "started" in attempt.timeline:

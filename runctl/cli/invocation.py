@@ -49,13 +49,17 @@ Verbose = Annotated[
 
 @dataclass
 class Invocation:
-    """What the global options say; those that stand before the command count as well."""
+    """What the global options say; those that stand before the command count as well.
+
+    `may_be_json` says that --json is among the words, be it an option of ours or the script's.
+    """
 
     output: Output = field(default_factory=Output)
     local: bool = False
     profile: str = ""
     region: str = ""
     verbose: bool = False
+    may_be_json: bool = False
 
     @property
     def flag(self) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,8 @@ from runctl.cli.invocation import (
 )
 from runctl.model.errors import RequestError, RunctlError, SettingsError
 
+_STDOUT = 1
+
 
 class Program(TyperGroup):
     """The root of all commands."""
@@ -36,9 +40,7 @@ class Program(TyperGroup):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # What is still in the buffer goes nowhere when the process ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return DONE
+            return _leave_stdout()
         except KeyboardInterrupt as error:
             output = invocation_of(ctx).output
             if output.as_json:
@@ -57,25 +59,56 @@ class Program(TyperGroup):
         """Run a command; every error leaves by its exit code, and never as a traceback."""
         words = list(sys.argv[1:] if args is None else args)
         invocation = Invocation()
-        # A mistake may stand before the option that asks for JSON.
-        invocation.output.as_json = "--json" in words
+        # A mistake, --help or --version may stand before the option that asks for JSON.
+        invocation.may_be_json = "--json" in words
         try:
-            code = super().main(
-                words,
-                prog_name or "runctl",
-                complete_var,
-                standalone_mode=False,
-                windows_expand_args=windows_expand_args,
-                obj=invocation,
-                **extra,
-            )
+            with _help_as_document(invocation):
+                code = super().main(
+                    words,
+                    prog_name or "runctl",
+                    complete_var,
+                    standalone_mode=False,
+                    windows_expand_args=windows_expand_args,
+                    obj=invocation,
+                    **extra,
+                )
         except typer.TyperException as error:
+            invocation.output.as_json |= invocation.may_be_json
             code = _fail_usage(invocation, error)
         except typer.Abort:
             code = INTERRUPTED
+        except BrokenPipeError:
+            code = _leave_stdout()
         except Exception as error:  # noqa: BLE001 - the last stop before the user
             code = _fail(invocation, error)
         sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _leave_stdout() -> int:
+    """Let what is still in the buffer go nowhere when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+    return DONE
+
+
+@contextlib.contextmanager
+def _help_as_document(invocation: Invocation) -> Iterator[None]:
+    """With --json print a help page, which is no result of a command, as a document.
+
+    The page that comes with a usage error is dropped: the error is the document.
+    """
+    if not invocation.may_be_json:
+        yield
+        return
+    with io.StringIO() as page:
+        try:
+            with contextlib.redirect_stdout(page):
+                yield
+        finally:
+            if invocation.output.has_result:
+                sys.stdout.write(page.getvalue())
+        if page.getvalue() and not invocation.output.has_result:
+            invocation.output.as_json = True
+            invocation.output.result({"help": page.getvalue()})
 
 
 def _fail(invocation: Invocation, error: Exception) -> int:
@@ -92,7 +125,9 @@ def _fail_usage(invocation: Invocation, error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "runctl"
     message = error.format_message()
-    if type(error).__name__ == "NoArgsIsHelpError":
+    if type(error).__name__ == "NoArgsIsHelpError" and invocation.output.as_json:
+        message = "a command is missing"
+    elif type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(message, err=True)
         return BAD_REQUEST
     invocation.output.fail(RequestError(message), hint=f"see `{where} --help`")
@@ -108,9 +143,11 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(context: typer.Context, wanted: bool) -> None:
     if wanted:
-        typer.echo(f"runctl {__version__}")
+        invocation = invocation_of(context)
+        invocation.output.as_json |= invocation.may_be_json
+        invocation.output.result({"version": __version__}, f"runctl {__version__}")
         raise typer.Exit
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runctl.cli.documents import interruptions, warnings_of
+from runctl.cli.reasons import brief, last_lines_text
 from runctl.cli.wording import say_duration, say_instant, say_short, say_size
 from runctl.model.checkpoint import name_of
 from runctl.model.outcome import OutcomeKind, RunStatus
@@ -38,6 +39,10 @@ OUTCOME_STYLES = {
 }
 # From here on a table has room for a reason beside the rest.
 _WIDE = 120
+# Below this there is no room for every column of the attempts.
+_NARROW = 76
+# What the other columns of a list take at most.
+_BESIDE_NAMES = 46
 _NOTHING = "–"
 
 
@@ -59,10 +64,12 @@ def status_page(
         parts += ["", _attempt_table(attempts, now=now, width=width)]
         if width < _WIDE:
             parts += [
-                Text(f"attempt {one.number}: {one.ended.reason}", style="dim")
+                Text(f"attempt {one.number}: {brief(one.ended.reason)}", style="dim")
                 for one in attempts
-                if one.ended is not None and one.ended.reason
+                if one.ended is not None and one.ended.reason not in {"", run.reason}
             ]
+    if "\n" in run.reason:
+        parts += ["", Text("it ended with", style="dim"), last_lines_text(run.reason, width=width)]
     parts += [Text(f"warning: {text}", style="yellow") for text in warnings_of(attempts)]
     return Group(*parts)
 
@@ -79,7 +86,7 @@ def _facts(
     took = say_duration((run.ended_at or now) - run.started_at)
     facts.add_row("started", f"{say_instant(run.started_at)}, {_lasting(run, took)}")
     if run.reason:
-        facts.add_row("reason", run.reason)
+        facts.add_row("reason", brief(run.reason))
     facts.add_row("checkpoint", checkpoint_text(run, now=now))
     for label, told in saving_texts(attempts):
         facts.add_row(label, told)
@@ -158,14 +165,16 @@ def _number(value: float) -> str:
 
 
 def _attempt_table(attempts: Sequence[Attempt], *, now: datetime, width: int) -> Table:
-    wide = width >= _WIDE
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    wide, narrow = width >= _WIDE, width < _NARROW
+    padding = (0, 1 if narrow else 2, 0, 0)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=padding)
     table.add_column("#", justify="right")
     table.add_column("pool", overflow="fold")
     table.add_column("outcome", no_wrap=True)
     table.add_column("steps", no_wrap=True)
     table.add_column("took", justify="right", no_wrap=True)
-    table.add_column("notice", no_wrap=True)
+    if not narrow:
+        table.add_column("notice", no_wrap=True)
     if wide:
         table.add_column("launched", no_wrap=True)
         table.add_column("reason", overflow="fold")
@@ -176,10 +185,12 @@ def _attempt_table(attempts: Sequence[Attempt], *, now: datetime, width: int) ->
             _outcome(one),
             _steps(one),
             _took(one, now=now),
-            _time(one.noticed_at),
         ]
+        if not narrow:
+            cells.append(_time(one.noticed_at))
         if wide:
-            cells += [_time(one.launched_at), one.ended.reason if one.ended is not None else ""]
+            reason = brief(one.ended.reason) if one.ended is not None else ""
+            cells += [_time(one.launched_at), reason]
         table.add_row(*cells)
     return table
 
@@ -228,7 +239,9 @@ def _took(attempt: Attempt, *, now: datetime) -> str:
 def list_page(
     runs: Sequence[tuple[Run, Sequence[Attempt]]], *, now: datetime, width: int
 ) -> RenderableType:
-    """Show many runs, one a line."""
+    """Show many runs, one a line; names that are too long for that have a line of their own."""
+    if max((len(run.run_id) for run, _ in runs), default=0) + _BESIDE_NAMES > width:
+        return Group(*(_list_entry(run, attempts, now=now) for run, attempts in runs))
     wide = width >= _WIDE
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("run", no_wrap=True)
@@ -253,6 +266,21 @@ def list_page(
             cells.append(f"{say_duration(now - run.started_at)} ago")
         table.add_row(*cells)
     return table
+
+
+def _list_entry(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Text:
+    status = derive_status(run, attempts)
+    told = [name_of(run.step, run.save)] if run.newest is not None else []
+    told += [f"attempt {attempts[-1].number}"] if attempts else []
+    told.append(f"{say_duration(now - run.started_at)} ago")
+    return Text.assemble(
+        (run.run_id, ""),
+        "\n  ",
+        (status.value, STATUS_STYLES[status]),
+        f" · {' · '.join(told)}",
+        overflow="ignore",
+        no_wrap=True,
+    )
 
 
 def following_view(
@@ -280,8 +308,8 @@ def following_view(
     return Group(*lines, Text("  Ctrl-C leaves it going", style="dim"))
 
 
-def summary(run: Run, attempts: Sequence[Attempt]) -> Text:
-    """Say in one line how a run ended."""
+def summary(run: Run, attempts: Sequence[Attempt], *, width: int) -> Text:
+    """Say in one line how a run ended, and what it said last if that is why."""
     status = derive_status(run, attempts)
     taken, count = interruptions(attempts), len(attempts)
     told = [name_of(run.step, run.save)] if run.newest is not None else []
@@ -293,5 +321,7 @@ def summary(run: Run, attempts: Sequence[Attempt]) -> Text:
     text = Text.assemble((run.run_id, "bold"), " ", (status.value, STATUS_STYLES[status]))
     text.append(f": {', '.join(told)}")
     if run.reason and status is not RunStatus.COMPLETED:
-        text.append(f"\n{run.reason}")
+        text.append(f"\n{brief(run.reason)}")
+        if "\n" in run.reason:
+            text.append("\n").append_text(last_lines_text(run.reason, width=width))
     return text

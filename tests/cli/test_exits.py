@@ -9,6 +9,7 @@ import time
 import pytest
 from botocore.exceptions import ClientError, UnknownServiceError
 
+from runctl import __version__
 from runctl.cli.exit_codes import exit_code_for, exit_code_of
 from runctl.cli.main import app
 from runctl.model import errors
@@ -81,6 +82,34 @@ def test_help_is_for_asking_and_its_absence_is_bad_usage(runctl):
     assert "aws" in runctl("--help").stdout
     assert runctl().code == 2
     assert runctl("--version").stdout.startswith("runctl ")
+
+
+@pytest.mark.parametrize(
+    "words", [["--json", "--version"], ["--version", "--json"], ["--json", "--version", "list"]]
+)
+def test_version_is_a_document_with_json(runctl, words):
+    assert runctl(*words).document == {"version": __version__}
+
+
+@pytest.mark.parametrize(
+    "words", [["--json", "--help"], ["list", "-h", "--json"], ["--json", "aws", "train", "--help"]]
+)
+def test_help_is_a_document_with_json(runctl, words):
+    done = runctl(*words)
+    assert done.code == 0
+    assert list(done.document) == ["help"]
+    assert "Usage" in done.document["help"]
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--json", "aws"], ["--json", "checkpoints"]])
+def test_a_missing_command_is_an_error_document_with_json(runctl, words):
+    done = runctl(*words)
+    assert (done.code, done.document["error"]["type"]) == (2, "RequestError")
+
+
+def test_json_that_is_the_scripts_is_not_ours(project, deployed, runctl):
+    done = runctl("aws", "train", "--detach", "--name", "x", "train.py", "--json", "--help")
+    assert (done.code, done.stdout) == (0, "x is started; see `runctl status x`\n")
 
 
 def test_no_credentials_exit_3_with_the_cure(runctl):

@@ -1,0 +1,64 @@
+"""Why an attempt ended, for a person: in one line, or the program's last lines as they were."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+from rich.text import Text
+
+from runctl.model.excerpt import ELLIPSIS, MAX_SUMMARY
+
+_FRAME = re.compile(r'(?P<before>\s*File ")(?P<path>[^"]+)(?P<after>", line \d+.*)')
+_MARKERS = re.compile(r"\s*[~^]+\s*")
+_SUMMARY = re.compile(rf"\A([^\n]{{1,{MAX_SUMMARY}}}?): ")
+
+
+def brief(reason: str) -> str:
+    """Return a reason in one line: of several lines the summary and the last one."""
+    lines = [line for line in reason.splitlines() if line.strip()]
+    if len(lines) < 2:
+        return reason.strip()
+    summary = _SUMMARY.match(reason)
+    return f"{summary[1]}: {ELLIPSIS} {lines[-1].strip()}" if summary else lines[-1].strip()
+
+
+def last_lines_text(reason: str, *, width: int, indent: str = "  ") -> Text:
+    """Return the lines of a reason, indented; no word of them is divided.
+
+    Paths of tracebacks lose their beginning where there is no room for it.
+    """
+    summary = _SUMMARY.match(reason)
+    said = reason[summary.end() :] if summary else reason
+    lines = [
+        part for line in said.splitlines() for part in _fitted(line.rstrip(), width - len(indent))
+    ]
+    return Text("\n".join(f"{indent}{line}" for line in lines), no_wrap=True, overflow="ignore")
+
+
+def _fitted(line: str, width: int) -> list[str]:
+    if len(line) <= width:
+        return [line]
+    if _MARKERS.fullmatch(line):
+        return []  # they mark columns of a line that is divided
+    if frame := _FRAME.fullmatch(line):
+        line = f"{frame['before']}{_shortened(frame, width)}{frame['after']}"
+    margin = line[: len(line) - len(line.lstrip())]
+    return textwrap.wrap(
+        line.strip(),
+        max(width, len(margin) + 20),
+        initial_indent=margin,
+        subsequent_indent=f"{margin}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _shortened(frame: re.Match[str], width: int) -> str:
+    room = width - len(frame[0]) + len(frame["path"])
+    parts = frame["path"].split("/")
+    for first in range(1, len(parts)):
+        path = "/".join([ELLIPSIS, *parts[first:]])
+        if len(path) <= room:
+            return path
+    return f"{ELLIPSIS}/{parts[-1]}" if len(parts) > 1 else frame["path"]
