@@ -5,26 +5,26 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.candidates import PREVIOUS
 from runctl.agent.faults import reach
 from runctl.agent.marks import Marks
+from runctl.agent.pins import read_pinned
 from runctl.agent.ports import AgentLedger
 from runctl.agent.progress import Progress
 from runctl.agent.restore import Fetched
 from runctl.agent.retention import remove_old_checkpoints
+from runctl.agent.save_history import SaveHistory
 from runctl.agent.saves import Saves
 from runctl.agent.snapshot import Take, View
-from runctl.agent.steps import step_of
 from runctl.agent.upload import ASSUMED_BYTES_PER_SECOND, Uploader
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, name_of
-from runctl.model.decision import is_progress
 from runctl.model.errors import FencedError, RunctlError
-from runctl.model.run import Run, best_of
+from runctl.model.run import Run
 from runctl.policy.fallback import continued_from
 from runctl.policy.interval import notice_budget
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Committer:
-    """Commits snapshots one after another.
+    """Commits snapshots one after another; `history` knows what they add to the run.
 
     `committed` are their keys. `has_continued` once one of them shows that the trainer went on from
     the checkpoint that it was given.
@@ -56,7 +56,6 @@ class Committer:
         self._store = store
         self._run_id = run_id
         self._attempt = attempt
-        self._keep_last = keep_last
         self._may_be_interrupted = may_be_interrupted
         self._saves = saves
         self._progress = progress
@@ -68,24 +67,19 @@ class Committer:
         self.has_continued = False
         self._uploader = Uploader(store)
         self._manifest: Manifest | None = None
-        self._last_save = 0 if run is None else run.save
-        self._best_step = None if run is None else run.best_step
-        self._given_step: int | None = None
-        self._first_step: int | None = None
-        self._chain: list[str] = []
+        self._has_committed = False
+        self.history = SaveHistory(run, attempt=attempt, keep_last=keep_last)
         self._has_partials = True  # an attempt before may have left some
 
     @property
     def step(self) -> int | None:
         """The step of the newest checkpoint that is committed, None when it is not known."""
-        return None if self._manifest is None else self._manifest.step
+        return self.history.step
 
     def begin_from(self, restored: Fetched, view: View) -> None:
         """Go on from a restored checkpoint, which is what the folder holds now."""
         self._manifest, self._given = restored.manifest, restored
-        self._given_step = restored.manifest.step
-        older = [str(key) for key in restored.manifest.metadata.get(PREVIOUS, ())]
-        self._chain = [restored.key, *older]
+        self.history.begin_from(restored, view)
         self._uploader.remember(view, restored.manifest)
 
     def expected_time(self, size_bytes: int) -> timedelta:
@@ -107,13 +101,11 @@ class Committer:
             sorted((*uploaded.entries, *self._carried(take)), key=lambda entry: entry.path)
         )
         now = datetime.now(timezone.utc)
-        step = self._step_of(take, told)
-        first_step = step if self._first_step is None else self._first_step
+        read = partial(read_pinned, take.view, place)
+        judged = self.history.judge(take, told, read)
+        step = judged.step
         manifest = self._manifest_of(
-            entries,
-            step=step,
-            now=now,
-            metadata={PREVIOUS: self._chain[: max(self._keep_last - 1, 1)]},
+            entries, step=step, now=now, metadata=self.history.metadata_of(judged)
         )
         key = self._store.put_manifest(manifest)
         reach("save.manifest_stored")
@@ -125,21 +117,12 @@ class Committer:
             step=step,
             save=manifest.save,
             manifest=key,
-            progressed=is_progress(
-                step=step,
-                first_step=first_step,
-                given_step=self._given_step,
-                best_step=self._best_step,
-                has_news=bool(take.changed),
-            ),
+            progressed=self.history.is_progress(judged),
             now=now,
         )
         reach("save.committed")
-        self._manifest, self._first_step = manifest, first_step
-        self._last_save = manifest.save
-        if step is not None:
-            self._best_step = best_of(self._best_step, step)
-        self._chain = [key, *self._chain][: max(self._keep_last, 2)]
+        self._manifest, self._has_committed = manifest, True
+        self._warn_of_a_new_start(self.history.add(key, manifest, take, judged, read))
         self._note_use_of_given(key, manifest)
         self._tell_budget(manifest)
         self._progress.mark("committed", now)
@@ -161,6 +144,7 @@ class Committer:
         self.has_continued = self.has_continued or continued_from(given.manifest, manifest)
         if self.has_continued:
             self._has_proved = self._marks.prove(given.key)
+            self.history.note_proven(given.key)
 
     def save_partial(self, take: Take, place: Path) -> None:
         """Keep what an unfinished save left, for a trainer that asks for it; never the newest."""
@@ -178,9 +162,9 @@ class Committer:
 
     def remove_old(self) -> None:
         """Remove checkpoints beyond those to keep, and what is partial and older than a whole."""
-        kept = self._chain[: self._keep_last]
-        if self._manifest is None:
+        if self._manifest is None or not self._has_committed:
             return
+        kept = self.history.kept
         try:
             if self._has_partials:
                 self._store.delete_partials()
@@ -203,23 +187,17 @@ class Committer:
         return Manifest(
             run_id=self._run_id,
             step=step,
-            save=self._last_save + 1,
+            save=self.history.next_save,
             attempt=self._attempt,
             taken_at=now.isoformat(),
             entries=entries,
             metadata=metadata,
         )
 
-    def _step_of(self, take: Take, told: int | None) -> int:
-        """Return the step: the helper's word first; it never goes back."""
-        before = self.step
-        changed = [path for path in take.changed if path in take.view]
-        if told is not None and (before is None or told >= before):
-            return told
-        if not changed and before is not None:
-            return before
-        step = step_of(changed, before=before)
-        return step if before is None else max(step, before)
+    def _warn_of_a_new_start(self, warning: str) -> None:
+        """Say that the trainer did not go on from what it was given; that stays in the status."""
+        if warning and self._progress.warn(warning, about="resume"):
+            logger.warning("%s", warning)
 
     def _carried(self, take: Take) -> tuple[Entry, ...]:
         """Return what the checkpoint before has of the units that are being written to."""

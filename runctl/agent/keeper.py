@@ -30,6 +30,8 @@ LOOK_EVERY_WHILE_DRAINING = timedelta(milliseconds=100)
 LOOK_SHARE = 10
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
 LONGEST_WARNING = 300
+# After the last save there has to be this much time left to remove what it replaces.
+REMOVAL = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +140,8 @@ class Keeper:
         if view is None or (self._threads[1].is_alive() and not self._superseded.is_set()):
             return False
         saved = take is None or self._save_last(take, until=until)
+        if saved and time.monotonic() + REMOVAL < until:
+            self._committer.remove_old()
         if saved:
             self._keep_partial(view, until=until)
         return saved

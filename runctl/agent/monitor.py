@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -15,10 +16,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from runctl.agent import processes
 from runctl.agent.find_trainer import Process, is_alive
 from runctl.agent.imds import Metadata, MetadataError
-from runctl.agent.pins import pin
+from runctl.agent.pins import pin, read_pinned
 from runctl.agent.plain_store import PlainStore
-from runctl.agent.snapshot import ChangedError, Settling, Take, look
-from runctl.agent.steps import step_of
+from runctl.agent.snapshot import ChangedError, Settling, Take, View, look
+from runctl.agent.stated_steps import StepJudge
 
 LOOK_EVERY = timedelta(milliseconds=500)
 LOOK_EVERY_AFTER_A_NOTICE = timedelta(milliseconds=100)
@@ -58,7 +59,10 @@ class Monitor:
         self._pause = pause
         # What is there already is new: nobody else has saved it.
         self._settling = Settling({})
+        self._judge = StepJudge()
         self._step: int | None = None
+        self._save_number = 0
+        self._saved: View = {}
         self._asked = self._failed_at = float("-inf")
         self._noticed = False
         self._recommended: str | None = None
@@ -131,12 +135,17 @@ class Monitor:
             self._pause(RETRY_AFTER.total_seconds())
 
     def _save(self, take: Take) -> bool:
-        step = step_of(take.changed, before=self._step)
         now = datetime.now(timezone.utc)
         place = self._pins / "current"
         try:
             held = pin(self._watched.folder, take.view, place, hot=take.hot)
-            uri = self._store.save(replace(take, view=held), place, step=step, now=now)
+            read = partial(read_pinned, held, place)
+            judged = self._judge.judge(
+                held, take.changed, held=self._saved, current=self._step, read=read
+            )
+            pinned = replace(take, view=held)
+            number = self._save_number + 1
+            uri = self._store.save(pinned, place, step=judged.step, save=number, now=now)
         except ChangedError as exc:
             logger.info("the folder changed while it was saved; waiting again: %s", exc)
             return False
@@ -144,6 +153,6 @@ class Monitor:
             logger.warning("the checkpoint could not be saved yet: %s", exc)
             self._failed_at = time.monotonic()
             return False
-        self._step = step
+        self._step, self._save_number, self._saved = judged.step, number, held
         logger.info("saved %s", uri)
         return True

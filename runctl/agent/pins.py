@@ -26,6 +26,16 @@ def pin(folder: Path, view: View, pinned: Path, *, hot: frozenset[str] = frozens
         raise
 
 
+def read_pinned(view: View, pinned: Path, path: str, offset: int, size: int) -> bytes:
+    """Return some bytes of a file that is held on to, none when it cannot be read."""
+    try:
+        with (pinned / pin_name(view[path])).open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+    except OSError:
+        return b""
+
+
 def tell_where_links_fail(folder: Path, pins: Path) -> str:
     """Say what it means that the checkpoint folder is on another file system, or nothing."""
     pins.mkdir(parents=True, exist_ok=True)

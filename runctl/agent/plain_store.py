@@ -44,9 +44,10 @@ class PlainStore:
         except ClientError as exc:
             logger.warning("old checkpoints cannot be removed: %s", code_of(exc))
 
-    def save(self, take: Take, place: Path, *, step: int, now: datetime) -> str:
+    def save(self, take: Take, place: Path, *, step: int | None, save: int, now: datetime) -> str:
         """Store a pinned snapshot, return its URI; ChangedError when a file changed."""
-        name = f"{now:%Y%m%dT%H%M%S%f}-step-{step}"
+        number = f"save-{save}" if step is None else f"step-{step}"
+        name = f"{now:%Y%m%dT%H%M%S%f}-{number}"
         stored: dict[str, tuple[tuple[Any, ...], str]] = {}
         entries = []
         for path, seen in sorted(take.view.items()):

@@ -39,7 +39,8 @@ def report(
             return False
         try:
             if workflow.report(heartbeat.token, {"outcome": outcome.as_document()}):
-                logger.info("reported %s at step %s", outcome.kind.value, outcome.step)
+                at = "" if outcome.step is None else f" at step {outcome.step}"
+                logger.info("reported %s%s", outcome.kind.value, at)
                 return True
             if not heartbeat.find_newer_token():
                 # Spent by our own report whose answer was lost, or by a retry of the task that has

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from runctl.model.checkpoint import Manifest
+    from runctl.model.run import Attempt, Run
 
 _READERS = 8
 _WITH_A_VALUE = frozenset({"--profile", "--region"})
@@ -87,7 +88,8 @@ def list_checkpoints(
 
         whole = {key: one for key, one in manifests if not isinstance(one, DamagedCheckpointError)}
         damage = find_damage(store, whole, output=invocation.output)
-    found = [_described(key, one, newest=held.newest, damage=damage) for key, one in manifests]
+    attempts = cloud.ledger.attempts(run)
+    found = [_described(key, one, held, attempts, damage=damage) for key, one in manifests]
     details = [
         f"{one['key'].rpartition('/')[2]} is damaged: {one['damage']}"
         for one in found
@@ -107,12 +109,18 @@ def list_checkpoints(
 def _described(
     key: str,
     manifest: Manifest | DamagedCheckpointError,
+    run: Run,
+    attempts: Sequence[Attempt],
     *,
-    newest: str | None,
     damage: dict[str, str],
 ) -> dict[str, Any]:
+    marks = {
+        "is_newest": key == run.newest,
+        "is_proven": key == run.proven,
+        "is_suspect": key in run.suspects,
+    }
     if isinstance(manifest, DamagedCheckpointError):
-        return {"key": key, "damage": str(manifest), "is_newest": key == newest}
+        return {"key": key, "damage": str(manifest), **marks}
     document = {
         "key": key,
         "step": manifest.step,
@@ -121,7 +129,10 @@ def _described(
         "taken_at": manifest.taken_at,
         "size_bytes": manifest.size_bytes,
         "files": sum(entry.kind in {"file", "hard"} for entry in manifest.entries),
-        "is_newest": key == newest,
+        "given_to_attempts": [
+            one.number for one in attempts if manifest.save and one.resume_save == manifest.save
+        ],
+        **marks,
     }
     if key in damage:
         document["damage"] = damage[key]
@@ -137,18 +148,21 @@ def _table(found: list[dict[str, Any]], *, verified: bool) -> Table:
     for heading in ("save", "step", "attempt", "taken", "size", "files", ""):
         table.add_column(heading, justify="left" if heading in {"taken", ""} else "right")
     for one in found:
-        notes = ["newest"] if one["is_newest"] else []
+        notes = [mark for mark in ("newest", "proven", "suspect") if one[f"is_{mark}"]]
+        if given := one.get("given_to_attempts"):
+            plural = "s" if len(given) > 1 else ""
+            notes.append(f"given to attempt{plural} {', '.join(map(str, given))}")
         if "damage" in one:
             notes.append("damaged")
         elif verified:
             notes.append("whole")
         if "step" not in one:
-            table.add_row(*"??????", " ".join(notes))
+            table.add_row(*"??????", ", ".join(notes))
             continue
         taken = say_instant(datetime.fromisoformat(one["taken_at"].replace("Z", "+00:00")))
         size = say_size(one["size_bytes"])
         cells = [one["save"], one["step"], one["attempt"], taken, size, one["files"]]
-        table.add_row(*("–" if cell is None else str(cell) for cell in cells), " ".join(notes))
+        table.add_row(*("–" if cell is None else str(cell) for cell in cells), ", ".join(notes))
     return table
 
 
@@ -258,7 +272,7 @@ def prune(
     held = find_run(cloud, run)
     _refuse_while_it_lives(invocation, run, "prune")
     store = cloud.checkpoints(run)
-    plan = plan_pruning(store, newest=held.newest, keep=keep, now=datetime.now(timezone.utc))
+    plan = plan_pruning(store, held, keep=keep, now=datetime.now(timezone.utc))
     if not dry_run:
         carry_out(store, plan)
     verb = "would remove" if dry_run else "removed"

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from runctl.model.errors import CheckpointError, DamagedCheckpointError
 from runctl.policy.garbage import StoredPart, find_garbage
+from runctl.policy.retention import StoredSave, choose_kept
 
 if TYPE_CHECKING:
     from runctl.aws.checkpoints import CheckpointStore
     from runctl.model.checkpoint import Manifest
+    from runctl.model.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +31,20 @@ class Plan:
         return sum(part.size_bytes for part in self.parts)
 
 
-def plan_pruning(store: CheckpointStore, *, newest: str | None, keep: int, now: datetime) -> Plan:
-    """Keep the newest checkpoint and the highest others, `keep` in all; no attempt may live.
+def plan_pruning(store: CheckpointStore, run: Run, *, keep: int, now: datetime) -> Plan:
+    """Keep the newest checkpoint, the proven one and the newest others, `keep` in all.
 
-    Raises CheckpointError when one that stays cannot be read: nobody knows then what it needs.
+    No attempt may live. A suspect stays only where there are not enough others. Raises
+    CheckpointError when one that stays cannot be read: nobody knows then what it needs.
     """
     # Parts first: whatever a manifest names that comes later is not mistaken for garbage.
     stored = list(store.parts())
     keys = store.manifest_keys()
-    order = [key for key in keys if key == newest] + [key for key in keys if key != newest]
-    kept, removed = tuple(order[:keep]), tuple(order[keep:])
+    order = sorted(keys, key=lambda key: key != run.newest)
+    protected = {run.proven} if keep > 1 and run.proven is not None else set()
+    saves = [StoredSave(key, None) for key in order]
+    kept = tuple(choose_kept(saves, keep=keep, protected=protected, suspects=run.suspects))
+    removed = tuple(key for key in order if key not in kept)
     try:
         needed = _digests(store.get_manifest(key) for key in kept)
     except DamagedCheckpointError as exc:

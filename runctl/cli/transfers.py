@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from runctl.agent.candidates import PREVIOUS
 from runctl.agent.pins import pin
 from runctl.agent.restore import Restorer
 from runctl.agent.snapshot import ChangedError, Take, View, look
-from runctl.agent.steps import step_of
+from runctl.agent.stated_steps import StepJudge
 from runctl.agent.upload import Uploader
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.wire import Buffer, Write
@@ -127,7 +128,8 @@ def store_checkpoint(
     """
     view = _look_at(folder)
     if step is None:
-        step = step_of(view, before=run.step)
+        read = partial(_read_below, folder)
+        step = StepJudge().judge(view, view, held={}, current=None, read=read).step
     size = sum(seen.size for seen in view.values())
     with tempfile.TemporaryDirectory(prefix="runctl-push-") as scratch:
         try:
@@ -148,7 +150,7 @@ def store_checkpoint(
         attempt=run.fence,
         taken_at=now.isoformat(),
         entries=uploaded.entries,
-        metadata={PREVIOUS: [run.newest] if run.newest else []},
+        metadata={PREVIOUS: _previous(store, run)},
     )
     key = store.put_manifest(manifest)
     try:
@@ -164,6 +166,26 @@ def store_checkpoint(
     except FencedError as exc:
         raise RequestError(f"{run.run_id} was resumed meanwhile; nothing was changed") from exc
     return key, manifest
+
+
+def _previous(store: CheckpointStore, run: Run) -> list[str]:
+    """Return the keys of the run's newest checkpoint and of those that it names before it."""
+    if run.newest is None:
+        return []
+    try:
+        older = store.get_manifest(run.newest).metadata.get(PREVIOUS, ())
+    except DamagedCheckpointError:
+        older = ()
+    return [run.newest, *map(str, older)]
+
+
+def _read_below(folder: Path, path: str, offset: int, size: int) -> bytes:
+    try:
+        with (folder / path).open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+    except OSError:
+        return b""
 
 
 def _look_at(folder: Path) -> View:

@@ -32,6 +32,12 @@ def _subject(run: Run) -> str:
     return f"run {run.run_id} {run.ended.value if run.ended else 'ended'}"
 
 
+def _step(run: Run) -> str:
+    if run.step is not None:
+        return str(run.step)
+    return "none" if run.newest is None else f"unknown (save {run.save})"
+
+
 def _body(services: Services, run: Run, attempts: int) -> str:
     checkpoint = "none" if run.newest is None else services.objects.uri(run.newest)
     facts = {
@@ -39,7 +45,7 @@ def _body(services: Services, run: Run, attempts: int) -> str:
         "status": run.ended.value if run.ended else "ended",
         "reason": run.reason,
         "attempts": attempts,
-        "step": "none" if run.step is None else run.step,
+        "step": _step(run),
         "checkpoint": checkpoint,
         "outputs": services.objects.uri(output_prefix(run.run_id)),
     }

@@ -170,16 +170,14 @@ def is_progress(
     """Whether an attempt makes progress with a commit of `step`.
 
     It does if it resumed, so that its first numbered save was not below the step it was given, and
-    is beyond that one now; or if it is beyond the best step of the run. Where no step is known,
-    anything new counts.
+    is beyond that one now; or if it is beyond the best step of the run. As long as none of its
+    saves has a number, anything new counts.
     """
-    if step is None:
+    if step is None or first_step is None:
         return has_news
     if best_step is None or step > best_step:
         return True
-    if given_step is None or first_step is None:
-        return False
-    return first_step >= given_step and step > given_step
+    return given_step is not None and first_step >= given_step and step > given_step
 
 
 def _backoff(attempts: Sequence[Attempt]) -> timedelta:

@@ -155,7 +155,7 @@ else:
     print(open(name, "rb").read().decode(), flush=True)
 """
     machine = run(cloud, launch, body)
-    wait_until(lambda: cloud.run().step == 7)
+    wait_until(lambda: cloud.run().newest)
     machine.end()
     cloud.open_attempt(2)
     cloud.give_token(2)

@@ -78,6 +78,68 @@ def test_global_options_may_stand_before_the_run(over, runctl):
     assert runctl("checkpoints", "list", "lm", "--json").document["run_id"] == "lm"
 
 
+def test_newest_save_of_a_step_is_pulled_and_any_by_its_number(over, runctl, tmp_path):
+    again = make_folder(tmp_path / "again", 7)
+    assert runctl("checkpoints", "push", "lm", str(again), "--step", "2").code == 0
+    listed = runctl("checkpoints", "lm", "--json").document["checkpoints"]
+    assert [(one["save"], one["step"]) for one in listed] == [(4, 2), (3, 3), (2, 2), (1, 1)]
+    assert runctl("checkpoints", "pull", "lm", "2", str(tmp_path / "got")).code == 0
+    assert described(tmp_path / "got") == described(again)
+    done = runctl("checkpoints", "pull", "lm", "save:2", str(tmp_path / "second"), "--json")
+    assert (done.document["step"], done.document["save"]) == (2, 2)
+    assert described(tmp_path / "second") == described(tmp_path / "made-2")
+
+
+def test_folder_that_names_no_step_is_a_save(over, runctl, tmp_path):
+    folder = tmp_path / "2026-11-28"
+    folder.mkdir()
+    (folder / "model-acc-0.91.pt").write_bytes(b"x")
+    done = runctl("checkpoints", "push", "lm", str(folder))
+    assert "save 4 (1 B) is the newest checkpoint of lm" in done.stdout
+    assert "checkpoint  save 4, " in runctl("status", "lm").stdout
+    (listed,) = runctl("list", "--json").document["runs"]
+    assert (listed["step"], listed["save"]) == (None, 4)
+    assert "save 4" in runctl("list").stdout
+    assert "from the checkpoint of save 4" in runctl("resume", "lm", "--detach").stdout
+    done = runctl("checkpoints", "pull", "lm", "4", str(tmp_path / "got"))
+    assert (done.code, "no checkpoint of step 4; it has 1, 2, 3" in done.stderr) == (4, True)
+
+
+def test_list_marks_what_is_proven_suspect_or_given(over, runctl):
+    keys = store_of(over).manifest_keys()
+    over.ledger.mark_proven("lm", 1, keys[2])
+    over.ledger.mark_suspect("lm", 1, keys[1])
+    over.ledger.record_progress("lm", 1, phase="done", now=now(), resume_step=1, resume_save=1)
+    first, second, third = runctl("checkpoints", "lm", "--json").document["checkpoints"]
+    assert [one["is_proven"] for one in (first, second, third)] == [False, False, True]
+    assert [one["is_suspect"] for one in (first, second, third)] == [False, True, False]
+    assert (first["given_to_attempts"], third["given_to_attempts"]) == ([], [1])
+    page = runctl("checkpoints", "lm").stdout
+    assert "proven, given to attempt 1" in page
+    assert "suspect" in page
+
+
+def test_prune_keeps_the_proven_one_and_prefers_good_ones_to_a_suspect(over, runctl):
+    newest, second, third = store_of(over).manifest_keys()
+    over.ledger.mark_suspect("lm", 1, second)
+    runctl("checkpoints", "prune", "lm", "--keep", "2")
+    assert store_of(over).manifest_keys() == [newest, third]
+
+
+def test_checkpoints_of_the_version_before_are_listed_behind_and_pulled(over, runctl, tmp_path):
+    store, client = store_of(over), over.clients.get("s3")
+    oldest = store.manifest_keys()[-1]
+    document = json.loads(client.get_object(Bucket=BUCKET, Key=oldest)["Body"].read())
+    older = {name: value for name, value in document.items() if name != "save"}
+    key = f"{identity.manifest_prefix('lm')}000000000900-0001.json"
+    body = json.dumps({**older, "version": 1, "step": 900})
+    client.put_object(Bucket=BUCKET, Key=key, Body=body)
+    listed = runctl("checkpoints", "lm", "--json").document["checkpoints"]
+    assert [(one["save"], one["step"]) for one in listed] == [(3, 3), (2, 2), (1, 1), (None, 900)]
+    assert runctl("checkpoints", "pull", "lm", "900", str(tmp_path / "got")).code == 0
+    assert described(tmp_path / "got") == described(tmp_path / "made-1")
+
+
 def test_damaged_part_is_found_named_and_exits_1(over, runctl):
     spoil(over, 2)
     done = runctl("checkpoints", "lm", "--verify", "--json")
@@ -124,7 +186,9 @@ def test_damaged_checkpoint_is_not_pulled_and_the_whole_one_before_it_is_named(
 MISTAKES = [
     (("pull", "nobody", "x"), 4, "no run 'nobody'"),
     (("pull", "lm", "9", "x"), 4, "no checkpoint of step 9; it has 1, 2, 3"),
+    (("pull", "lm", "save:9", "x"), 4, "no save 9; it has 1, 2, 3"),
     (("pull", "lm", "nine", "x"), 2, "STEP: 'nine'"),
+    (("pull", "lm", "save:", "x"), 2, "a save such as save:3"),
     (("pull", "lm", "1", "2", "x"), 2, "DIR: too many words"),
     (("push", "lm", "no-such-folder"), 2, "DIR: no-such-folder is not a folder"),
     (("push", "lm", "."), 2, "DIR: . holds no file"),
@@ -218,9 +282,9 @@ def test_part_without_a_manifest_goes_when_it_is_a_day_old(over):
     store = store_of(over)
     orphan = identity.part_key("lm", "0" * 64)
     over.clients.get("s3").put_object(Bucket=BUCKET, Key=orphan, Body=b"left by a killed save")
-    newest = over.ledger.find_run("lm").newest
-    young = pruning.plan_pruning(store, newest=newest, keep=9, now=now())
-    old = pruning.plan_pruning(store, newest=newest, keep=9, now=now() + timedelta(hours=25))
+    run = over.ledger.find_run("lm")
+    young = pruning.plan_pruning(store, run, keep=9, now=now())
+    old = pruning.plan_pruning(store, run, keep=9, now=now() + timedelta(hours=25))
     assert young.parts == ()
     assert [part.sha256 for part in old.parts] == ["0" * 64]
     pruning.carry_out(store, old)

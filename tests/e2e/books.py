@@ -25,7 +25,7 @@ def check_parts(stage: Stage, run_id: str) -> None:
     store = CheckpointStore(stage.clients.get("s3"), bucket=stage.deployment.bucket, run_id=run_id)
     stage.verify_checkpoint_exists(run_id)
     later = datetime.now(timezone.utc) + timedelta(hours=25)
-    carry_out(store, plan_pruning(store, newest=stage.run(run_id).newest, keep=1, now=later))
+    carry_out(store, plan_pruning(store, stage.run(run_id), keep=1, now=later))
     (key,) = store.manifest_keys()
     needed = {part.sha256 for entry in store.get_manifest(key).entries for part in entry.parts}
     assert {part.sha256 for part in store.parts()} == needed

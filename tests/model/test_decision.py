@@ -373,7 +373,8 @@ def test_a_run_that_has_ended_is_told_its_end(tried, ended):
         (None, None, None, None, False, False),
         (10, 10, None, None, True, True),  # the first step of the run
         (160, 160, 150, 150, True, True),
-        (150, None, 150, 150, True, False),  # only unnumbered files changed
+        (150, None, 150, 150, True, True),  # only unnumbered files changed
+        (150, None, 150, 150, False, False),  # only a log grew
         (50, 10, 150, 150, True, False),  # started anew
         (150, 10, 150, 150, True, False),
         (151, 10, 150, 150, True, True),
