@@ -31,6 +31,9 @@ MOST_COUNTED = 2_000
 MOST_IN_NOTE = 100
 MOST_SHOWN = 5
 _MOST_TEXT = 1_000_000
+_MOST_TEXTS = 20
+_TEXTS = (".py", ".sh", ".yaml", ".yml", ".json", ".toml", ".cfg", ".ini")
+_FILE = re.compile(rf"[\w./-]+(?:{'|'.join(map(re.escape, _TEXTS))})\b")
 _TOGETHER = 4  # so many by one rule in one folder are shown as a pattern
 
 
@@ -195,8 +198,8 @@ def note_of(project: Project) -> str:
     )
 
 
-def named_by(group: Group, text: str, args: Sequence[str]) -> str:
-    """Return the path, if a program's text or one of its arguments names what was left out."""
+def named_by(group: Group, text: str) -> str:
+    """Return the path of what was left out that a text names, empty if it names none."""
     if "*" in group.path:
         folder = posixpath.dirname(group.path.rstrip("/"))
         ending = group.path.rpartition("*")[2].rstrip("/")
@@ -209,10 +212,6 @@ def named_by(group: Group, text: str, args: Sequence[str]) -> str:
         expression = rf"{own}/[^\s\"']*|{own}" if group.path.endswith("/") else own
     quoted = re.compile(rf"(?<=[\"'`])(?:\./)?({expression})/?(?=[\"'`])")
     with_slash = re.compile(rf"(?<![\w./-])(?:\./)?({expression})(?![\w.-])")
-    for word in args:
-        value = word.partition("=")[2] if word.startswith("--") and "=" in word else word
-        if re.fullmatch(rf"(?:\./)?(?:{expression})/?", value):
-            return value
     for found in (*quoted.finditer(text), *with_slash.finditer(text)):
         # A bare word such as `data` is no path unless it is quoted.
         if "/" in found[1] or "." in found[1] or found.re is quoted:
@@ -224,19 +223,17 @@ def report_left_out(
     project: Project, script: str, args: Sequence[str], output: "Output"
 ) -> list[dict[str, Any]]:
     """Tell what the run may miss, louder what its program names; return it for --json."""
-    text = ""
-    if (path := project.folder / script).is_file():
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            text = stream.read(_MOST_TEXT)
+    texts = _texts(project, script, args)
     groups = [one for one in groups_of(project) if not one.is_clutter]
     documents = []
     quiet: list[Group] = []
     for one in groups:
-        named = named_by(one, text, args)
+        found = ((who, named_by(one, text)) for who, text in texts)
+        who, named = next((pair for pair in found if pair[1]), ("", ""))
         documents.append({**one.as_document(), "named": named})
         if named:
             output.tell(
-                f"warning: {script} names {named}, which {one.ignore_file} leaves out: {one}",
+                f"warning: {who} names {named}, which {one.ignore_file} leaves out: {one}",
                 style="bold yellow",
             )
         elif not one.ignore_file.endswith(".runctlignore"):  # that file is meant for us
@@ -249,6 +246,26 @@ def report_left_out(
             style="yellow",
         )
     return documents[:MOST_IN_NOTE]
+
+
+def _texts(project: Project, script: str, args: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what may name files: the command line, its programs and what these name in turn."""
+    # In quotes, an argument counts as a path though it is a bare word.
+    values = [word.partition("=")[2] if word.startswith("-") else word for word in args]
+    texts = [("the command line", "\n".join(f"'{value}'" for value in values))]
+    packed = {one.path for one in project.members if not (one.is_folder or one.target)}
+    waiting = [posixpath.normpath(name) for name in (script, *args) if name]
+    seen: set[str] = set()
+    while waiting and len(seen) < _MOST_TEXTS:
+        name = waiting.pop(0)
+        if name in seen or name not in packed or not name.endswith(_TEXTS):
+            continue
+        seen.add(name)
+        with (project.folder / name).open(encoding="utf-8", errors="replace") as stream:
+            text = stream.read(_MOST_TEXT)
+        texts.append((name, text))
+        waiting += [posixpath.normpath(word) for word in _FILE.findall(text)]
+    return texts
 
 
 def explain_missing(project: Project, path: str) -> str:

@@ -80,22 +80,38 @@ def test_a_huge_folder_is_not_read_to_its_end(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "args", "named"),
+    ("text", "named"),
     [
-        ('open("data/train.csv")', [], "data/train.csv"),
-        ("open('./data/train.csv')", [], "data/train.csv"),
-        ('Path("data") / "x"', [], "data"),
-        ("cat data/train.csv", [], "data/train.csv"),
-        ("", ["--data", "data"], "data"),
-        ("", ["--data=./data/"], "./data/"),
-        ("data = load()", [], ""),
-        ('open("mydata/x")', [], ""),
-        ('open("other/data/x")', [], ""),
+        ('open("data/train.csv")', "data/train.csv"),
+        ("open('./data/train.csv')", "data/train.csv"),
+        ('Path("data") / "x"', "data"),
+        ("cat data/train.csv", "data/train.csv"),
+        ("data = load()", ""),
+        ('open("mydata/x")', ""),
+        ('open("other/data/x")', ""),
     ],
 )
-def test_a_program_that_names_what_is_left_out_is_noticed(tmp_path, text, args, named):
+def test_a_program_that_names_what_is_left_out_is_noticed(tmp_path, text, named):
     plant(tmp_path, {"t.py": text, ".gitignore": "data/\n", "data/train.csv": ""})
-    assert named_by(shown(tmp_path)["data/"], text, args) == named
+    assert named_by(shown(tmp_path)["data/"], text) == named
+
+
+@pytest.mark.parametrize(
+    ("files", "args", "who"),
+    [
+        ({}, ["--data", "data"], "the command line"),
+        ({}, ["--data=./data/"], "the command line"),
+        ({"train.py": "x = 'conf/a.yaml'", "conf/a.yaml": "path: data/a"}, [], "conf/a.yaml"),
+        ({"conf/a.yaml": "path: data/a"}, ["--config", "conf/a.yaml"], "conf/a.yaml"),
+        ({"train.py": "run('./go.sh')", "go.sh": "python x.py", "x.py": "'data/a'"}, [], "x.py"),
+    ],
+)
+def test_arguments_and_what_the_program_reads_are_looked_at_too(
+    runctl, deployed, project, files, args, who
+):
+    plant(project, {".gitignore": "data/\n", "data/a": "1", **files})
+    done = runctl("aws", "train", "--dry-run", "train.py", *args)
+    assert f"warning: {who} names " in done.stderr
 
 
 def test_the_list_travels_in_the_archives_header_and_nothing_of_it_is_unpacked(tmp_path):
