@@ -51,7 +51,7 @@ class Environments:
         self._bucket = bucket
         self._tools = tools
         self._installer = Installer(tools, folder, log=log, wait=wait)
-        self._storing: threading.Thread | None = None
+        self._storing: list[threading.Thread] = []
         self._compiling: subprocess.Popen[bytes] | None = None
 
     def prepare(self, declared: Declared, pinned: Versions | None = None) -> Path:
@@ -70,11 +70,16 @@ class Environments:
 
     def finish(self, seconds: float) -> None:
         """Wait until a new environment is in the cache, at most so long; nothing else goes on."""
-        if self._storing is not None:
-            self._storing.join(seconds)
+        until = time.monotonic() + seconds
+        for storing in self._storing:
+            storing.join(max(0.0, until - time.monotonic()))
+        self._stop_compiling()
+
+    def _stop_compiling(self) -> None:
         if self._compiling is not None:
             self._compiling.kill()
             self._compiling.wait()
+            self._compiling = None
 
     def _found(self, declared: Declared, pinned: Versions | None) -> Path | None:
         """Return an environment that is there already and has the right versions."""
@@ -105,10 +110,11 @@ class Environments:
         if declared.installs:
             # The trainer need not wait for the cache.
             key = self._key_of_new(declared, pinned, target)
-            self._storing = threading.Thread(
+            storing = threading.Thread(
                 target=self._store, args=(key, target), name="environment", daemon=True
             )
-            self._storing.start()
+            self._storing.append(storing)
+            storing.start()
         return target
 
     def _key_of_new(self, declared: Declared, pinned: Versions | None, target: Path) -> str:
@@ -173,6 +179,7 @@ class Environments:
 
     def _compile(self, target: Path) -> None:
         """Compile to bytecode in the background: an instance that waits for its token has time."""
+        self._stop_compiling()
         command = ["nice", "-n", "19", str(target / "bin/python"), "-I", "-m", "compileall", "-q"]
         with contextlib.suppress(OSError):
             self._compiling = subprocess.Popen(

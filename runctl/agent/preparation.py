@@ -17,9 +17,9 @@ from runctl.agent.code import fetch_code
 from runctl.agent.dependencies import Declared, find_dependencies
 from runctl.agent.disk import FULL, room, says_full
 from runctl.agent.environment import Environments
-from runctl.agent.installed import installed_versions
 from runctl.agent.installer import find_tools
 from runctl.agent.patience import RETRY, Patience
+from runctl.agent.pinned_environments import PinnedEnvironments
 from runctl.agent.ports import AgentLedger
 from runctl.agent.progress import Progress
 from runctl.agent.restore import Fetched, Restorer, clear
@@ -81,14 +81,18 @@ class Preparation:
         self._patience = patience
         self._store = store
         self._restorer = Restorer(store, self._paths.state / "incoming")
-        self._environments = Environments(
-            s3,
-            self._paths.state / "environments",
-            bucket=settings.bucket,
-            tools=find_tools(vendor, base_environment(os.environ)),
-            log=lambda: self._paths.trainer_output.open("a"),
+        self._environments = PinnedEnvironments(
+            Environments(
+                s3,
+                self._paths.state / "environments",
+                bucket=settings.bucket,
+                tools=find_tools(vendor, base_environment(os.environ)),
+                log=lambda: self._paths.trainer_output.open("a"),
+            ),
+            VersionStore(s3, bucket=settings.bucket, run_id=settings.run_id),
+            attempt=settings.attempt,
+            patience=patience,
         )
-        self._versions = VersionStore(s3, bucket=settings.bucket, run_id=settings.run_id)
         self._wanted: tuple[str, Trust] | None = None
         self._ahead: list[Future[None]] = []
 
@@ -145,7 +149,7 @@ class Preparation:
     def _make_environment(self, declared: Declared) -> Path:
         """Make it, and once more when what is fetched ahead has taken its space."""
         try:
-            return self._pinned_environment(declared)
+            return self._environments.prepare(declared)
         except (RequestError, OSError) as exc:
             if not self._ahead or not (says_full(exc) or FULL in str(exc)):
                 raise
@@ -153,20 +157,7 @@ class Preparation:
         for ahead in self._ahead:
             ahead.result()
         self._restorer.discard()
-        return self._pinned_environment(declared)
-
-    def _pinned_environment(self, declared: Declared) -> Path:
-        """Make it with the run's versions, which are recorded before the first trainer starts."""
-        if not declared.installs:
-            return self._environments.prepare(declared)
-        pinned = self._patience.retry(self._versions.read)
-        environment = self._environments.prepare(declared, pinned)
-        if pinned is None:
-            found = installed_versions(environment, attempt=self._settings.attempt)
-            standing = self._patience.retry(lambda: self._versions.record(found))
-            if standing.differing(found):  # another attempt of the run was quicker
-                return self._environments.prepare(declared, standing)
-        return environment
+        return self._environments.prepare(declared)
 
     @contextlib.contextmanager
     def _telling_of_a_full_disk(self, what: str) -> Iterator[None]:

@@ -18,8 +18,11 @@ else:
     import tomli as tomllib
 
 
-def check_dependencies(project: Project, script: str) -> None:
-    """Read what the environment will be built from; InvalidRequestError when that cannot work."""
+def check_dependencies(project: Project, script: str) -> tuple[Problem, ...]:
+    """Read what the environment will be built from; return what deserves a warning.
+
+    Raises InvalidRequestError when it cannot work.
+    """
     tree = PackedTree(project)
     problems = [
         problem
@@ -28,6 +31,7 @@ def check_dependencies(project: Project, script: str) -> None:
         for problem in _check_toml(project.folder / name, name)
     ]
     known = {problem.field for problem in problems}
+    warnings: tuple[Problem, ...] = ()
     try:
         declaration = find_declaration(tree, script, tomllib.loads)
     except InvalidRequestError as exc:
@@ -36,8 +40,10 @@ def check_dependencies(project: Project, script: str) -> None:
             problems += _check_requirements(tree, "requirements.txt")
     else:
         problems += _problems_of(tree, declaration)
+        warnings = declaration.references.elsewhere
     if problems:
         raise InvalidRequestError(tuple(dict.fromkeys(problems)))
+    return warnings
 
 
 class PackedTree:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runctl.cli.output import Output
     from runctl.cli.package import Package
     from runctl.cli.project import Project
+    from runctl.model.errors import Problem
 
 app = typer.Typer(no_args_is_help=True, help="Work on EC2: train, and machines that outlive a run.")
 
@@ -34,6 +35,7 @@ class _Job:
     script: str
     document: dict[str, Any]
     project: Project | None
+    warnings: tuple[Problem, ...] = ()
 
 
 @command(
@@ -235,13 +237,14 @@ def _check(
         check_name(name)
     script, *args = words
     project = None
+    warnings: tuple[Problem, ...] = ()
     if is_command or not script.startswith("s3://"):
         project = scan_project(folder, largest_bytes=settings.largest_project_bytes)
         if is_command:
             check_command(words, project)
         else:
             script = locate_script(script, project, here=Path.cwd())
-        check_dependencies(project, "" if is_command else script)
+        warnings = check_dependencies(project, "" if is_command else script)
     document = build_request(
         script,
         args,
@@ -257,6 +260,7 @@ def _check(
         script="" if is_command else script,
         document=document,
         project=project,
+        warnings=warnings,
     )
 
 
@@ -301,6 +305,8 @@ def _tell_left_out(job: _Job, output: Output) -> list[dict[str, Any]]:
     """Say what of the project stays at home though the run may need it."""
     from runctl.cli.left_out import report_left_out
 
+    for warning in job.warnings:
+        output.tell(f"warning: {warning}", style="yellow")
     if job.project is None:
         return []
     words = job.document.get("command") or job.document.get("args", [])

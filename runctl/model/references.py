@@ -46,8 +46,9 @@ class References:
     `lists` are the requirements and constraints files that were followed; they, `files` and
     `folders` count with their whole content; of an `editables` folder only what its
     build reads does. `folder` is where pip has to run. `is_moving` says that something comes from
-    a branch or URL whose content may change. `problems` fail anywhere; `foreign` names absolute
-    paths, which are right only if the machine's image has them.
+    a branch or URL whose content may change. `problems` fail anywhere. `foreign` names
+    packages, and `elsewhere` folders to look for some, by absolute paths: they can work only if the
+    machine's image has them.
     """
 
     folder: str = ""
@@ -58,6 +59,7 @@ class References:
     is_moving: bool = False
     problems: tuple[Problem, ...] = ()
     foreign: tuple[Problem, ...] = ()
+    elsewhere: tuple[Problem, ...] = ()
 
 
 def requirements_references(tree: Tree, name: str) -> References:
@@ -171,6 +173,7 @@ class _Finder:
     editables: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     foreign: list[Problem] = field(default_factory=list)
+    elsewhere: list[Problem] = field(default_factory=list)
     is_moving: bool = False
 
     def references(self) -> References:
@@ -182,6 +185,7 @@ class _Finder:
             is_moving=self.is_moving,
             problems=tuple(self.problems),
             foreign=tuple(self.foreign),
+            elsewhere=tuple(self.elsewhere),
         )
 
     def take(self, file: str, line: Line) -> None:
@@ -230,8 +234,16 @@ class _Finder:
 
     def _take_index(self, where: str, file: str, line: Line) -> None:
         written = local_path(line.value)
-        # An absolute folder may be part of the machine's image; it is no part of the project.
-        if written is None or written.startswith("/"):
+        if written is None:
+            return
+        if written.startswith("/"):
+            self.elsewhere.append(
+                Problem(
+                    where,
+                    f"{line.text!r} is not part of the project; instances have it only if their "
+                    "machine image does",
+                )
+            )
             return
         bases = [self.folder]
         if line.kind is Kind.FIND_LINKS:  # the one path that pip looks for beside the file first

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from runctl.agent.dependencies import find_dependencies
+from runctl.agent.inbox import Inbox
 from runctl.agent.installed import installed_versions
+from runctl.agent.patience import Patience
+from runctl.agent.pinned_environments import PinnedEnvironments
 from runctl.aws.versions import VersionStore
 from runctl.model.errors import RequestError
 from runctl.model.versions import PackageVersion, Versions, pin_repositories
@@ -326,3 +329,32 @@ def test_pinned_version_that_conflicts_names_what_was_pinned(cloud: Cloud, tmp_p
         RequestError, match=r"that attempt 7 installed on riscv with Python 3\.9\.1"
     ):
         prepared(cloud, tmp_path / "one", project, pinned)
+
+
+class QuickerAttempt(VersionStore):
+    """A store in which another attempt records between our read and our record."""
+
+    first: Versions
+
+    def read(self) -> Versions | None:
+        found = super().read()
+        if found is None:
+            super().record(self.first)
+        return found
+
+
+def test_attempt_that_was_quicker_decides(cloud: Cloud, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    make_wheel(index, "mypkg", "1.0")
+    project = plant(tmp_path / "project", {"requirements.txt": f"{OFFLINE}-f {index}\nmypkg\n"})
+    store = QuickerAttempt(cloud.clients["s3"], bucket=cloud.name, run_id="run-1")
+    store.first = installed_versions(prepared(cloud, tmp_path / "one", project), attempt=1)
+    forget_environments(cloud)
+    make_wheel(index, "mypkg", "2.0")
+    environments = PinnedEnvironments(
+        make_environments(cloud, tmp_path / "two"), store, attempt=2, patience=Patience(Inbox())
+    )
+    environment = environments.prepare(find_dependencies(project, "train.py"))
+    environments.finish(30)
+    assert says(environment, "mypkg") == ["mypkg 1.0"]
+    assert VersionStore.read(store) == store.first

@@ -108,6 +108,16 @@ def test_what_is_not_is_refused_with_its_line_and_remedy(tmp_path, line, told):
     assert told in problems(tmp_path, files)
 
 
+def test_a_folder_of_the_machines_image_is_only_warned_of(runctl, deployed, project):
+    plant(project, {"requirements.txt": "numpy\n--find-links /opt/wheels\n"})
+    done = runctl("aws", "train", "--dry-run", "train.py")
+    assert done.code == 0
+    assert (
+        "warning: requirements.txt:2: '--find-links /opt/wheels' is not part of the project; "
+        "instances have it only if their machine image does" in done.stderr
+    )
+
+
 def test_a_nested_file_is_checked_too_with_its_own_name_and_line(tmp_path):
     files = {"requirements.txt": "-r other/requirements.txt\n", "other/more.txt": "\nnumpy=2\n"}
     assert "other/more.txt:2: 'numpy=2' is no requirement" in problems(tmp_path, files)

@@ -6,13 +6,15 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from runctl.agent.display_lines import DisplayLines
+from runctl.aws.versions import VersionStore
 from runctl.cli.logs import read_since
 from runctl.model.errors import InvalidRequestError
 from runctl.model.log_pieces import Piece, marked
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Run
 from runctl.model.saving import Saving
-from tests.cli.deployed import now
+from runctl.model.versions import PackageVersion, Versions
+from tests.cli.deployed import BUCKET, now
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
 
@@ -339,3 +341,28 @@ def test_a_run_without_attempts_has_a_page(deployed, runctl):
     run: Run = deployed.begin("new")
     done = runctl("status", "new")
     assert (done.code, run.run_id in done.stdout, "none yet" in done.stdout) == (0, True, True)
+
+
+def test_status_lists_the_versions_that_the_run_is_held_to(deployed, runctl):
+    deployed.begin("new")
+    assert runctl("--json", "status", "new").document["versions"] is None
+    packages = tuple(
+        PackageVersion(name=f"p{number}", version="1.0", commit="c0ffee" * 3 if number else "")
+        for number in range(2)
+    )
+    versions = Versions(attempt=1, python="3.12.3", platform="x86_64", packages=packages)
+    store = VersionStore(deployed.clients.get("s3"), bucket=BUCKET, run_id="new")
+    store.record(versions)
+    document = runctl("--json", "status", "new").document["versions"]
+    assert Versions.from_document(document) == versions
+    assert document["packages"][0] == {"name": "p0", "version": "1.0"}
+    told = "p0 1.0, p1 c0ffeec0ffee (since attempt 1, Python 3.12.3)"
+    assert told in runctl("status", "new").stdout
+
+
+def test_status_counts_many_versions(deployed, runctl):
+    deployed.begin("new")
+    packages = tuple(PackageVersion(name=f"p{number}", version="1") for number in range(50))
+    versions = Versions(attempt=2, python="3.12.3", platform="x86_64", packages=packages)
+    VersionStore(deployed.clients.get("s3"), bucket=BUCKET, run_id="new").record(versions)
+    assert "50 packages; see --json (since attempt 2, " in runctl("status", "new").stdout
