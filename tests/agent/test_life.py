@@ -17,6 +17,7 @@ from runctl.agent.trainer import base_environment, scope
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import MANIFEST_VERSION, Manifest
 from runctl.model.excerpt import MAX_REASON
+from runctl.model.log_pieces import Joiner
 from runctl.model.outcome import RunStatus
 from runctl.model.request import CheckpointOptions
 from tests.agent.machine import PROJECT, VENV, Cloud, is_alive, now, wait_until
@@ -705,6 +706,27 @@ def test_trainer_that_saves_and_exits_0_in_a_shutdown_is_not_completed(
     machine.process.send_signal(signal.SIGTERM)
     outcome = cloud.outcome()
     assert (outcome["kind"], outcome["reason"]) == ("interrupted", "the instance is shutting down")
+
+
+def test_line_of_any_length_reaches_the_log_with_every_character(cloud: Cloud, launch) -> None:
+    cloud.create_run("""
+        import sys
+
+        sys.stdout.write("a" + "é" * 600_000 + "\\n")
+        for state in range(792):
+            sys.stdout.write(f"\\r{state}/791")
+    """)
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    assert cloud.outcome()["kind"] == "completed"
+    machine.wait()
+    joiner: Joiner[None] = Joiner()
+    lines = [joiner.join(None, event) for event in cloud.log("run-1/0001")]
+    line, *bar = [line[1] for line in lines if line]
+    assert line == "a" + "é" * 600_000
+    assert bar[-1] == "791/791"
+    assert len(bar) < 20
 
 
 def test_log_is_not_shipped_twice_when_the_agent_starts_again(cloud: Cloud, launch) -> None:
