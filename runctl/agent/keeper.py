@@ -22,6 +22,7 @@ from runctl.agent.saves import Saves
 from runctl.agent.snapshot import ChangedError, Settling, Take, View, look
 from runctl.agent.upload import SupersededError
 from runctl.model.errors import CheckpointError, FencedError, RunctlError
+from runctl.model.excerpt import shorten_reason
 
 LOOK_EVERY = timedelta(milliseconds=200)
 IDLE = timedelta(seconds=1)
@@ -323,7 +324,7 @@ class Keeper:
 
     def _tell(self, about: str, problem: str) -> None:
         """Say a problem in status, and log it when it is a new one; an empty one clears it."""
-        if self._progress.warn(problem[:LONGEST_WARNING], about=about) and problem:
+        if self._progress.warn(shorten_reason(problem, LONGEST_WARNING), about=about) and problem:
             logger.warning("%s", problem)
 
 

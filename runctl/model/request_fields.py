@@ -8,7 +8,7 @@ from typing import Any
 
 from runctl.model.contract import problem_with_references
 from runctl.model.identity import RUN_ID
-from runctl.model.pool import machine_kind
+from runctl.model.instance_types import check_instance_types
 from runctl.model.request import (
     ANY,
     CREDENTIALS,
@@ -22,13 +22,6 @@ from runctl.model.script_kinds import problem_with_name
 LARGEST_ENV_BYTES = 32 * 1024
 LARGEST_ARGS_BYTES = 32 * 1024
 INSTANCE_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
-# A family has a generation; sizes are words, multiples of xlarge, or metal.
-_FAMILY = r"(?=[a-z-]*[0-9])[a-z][a-z0-9-]*"
-_SIZE = (
-    r"(nano|micro|small|medium|large|xlarge|([2-9]|[1-9][0-9]{1,2})xlarge|"
-    r"metal(-[1-9][0-9]{0,2}xl)?)"
-)
-INSTANCE_TYPE = re.compile(rf"{_FAMILY}\.{_SIZE}")
 # What the agent sets for every trainer, so that another value would be lost.
 OVERRIDDEN = {
     "PATH": "give a program by its whole path, or set it in a shell: "
@@ -131,32 +124,6 @@ def _check_instance_id(value: Any) -> str | None:
     if isinstance(value, str) and INSTANCE_ID.fullmatch(value):
         return None
     return f"{value!r} is no instance id such as 'i-0123456789abcdef0'"
-
-
-def _check_instance_types(value: Any) -> str | None:
-    if not isinstance(value, list | tuple) or not value:
-        return f"{value!r} is not a list of instance types such as ['g5.xlarge', 'g4dn.xlarge']"
-    for item in value:
-        if not isinstance(item, str) or not INSTANCE_TYPE.fullmatch(item):
-            return f"{item!r} is not a valid instance type (e.g. {_example_for(item)})"
-        try:
-            machine_kind(item)
-        except ValueError as exc:
-            return str(exc)
-    if len(set(value)) != len(value):
-        return "names a type twice"
-    return f"{len(value)} types are more than 40" if len(value) > 40 else None
-
-
-def _example_for(item: Any) -> str:
-    """Return a type that may have been meant: the same family, or letters with the dot."""
-    found = re.search(
-        rf"(?P<family>[a-z][a-z-]*[0-9]+[a-z0-9-]*?)[. _]?(?P<size>{_SIZE})$", str(item).lower()
-    )
-    if found:
-        return f"{found['family'].rstrip('-')}.{found['size']}"
-    family = str(item).lower().partition(".")[0]
-    return f"{family}.xlarge" if re.fullmatch(_FAMILY, family) else "g5.xlarge"
 
 
 def _one_of(known: tuple[str, ...]) -> Check:
@@ -360,7 +327,7 @@ FIELDS: Mapping[str, Field] = {
             **_STRINGS, "minItems": 1, "maxItems": 40, "default": list(DEFAULT_INSTANCE_TYPES),
             "description": "What the run may use; ten or more types are interrupted less often.",
         },
-        _check_instance_types,
+        check_instance_types,
     ),
     "market": Field(
         {"enum": list(MARKETS), "default": "spot", "description": "Where capacity is bought."},
