@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -146,8 +146,11 @@ class Committer:
             self._has_proved = self._marks.prove(given.key)
             self.history.note_proven(given.key)
 
-    def save_partial(self, take: Take, place: Path) -> None:
-        """Keep what an unfinished save left, for a trainer that asks for it; never the newest."""
+    def save_partial(self, take: Take, place: Path, *, reasons: Sequence[str] = ()) -> None:
+        """Keep what an unfinished save left, for a trainer that asks for it; never the newest.
+
+        `reasons` say why it is not complete, as far as that is known.
+        """
         uploaded = self._uploader.upload(take, place, superseded=threading.Event())
         if self._is_fenced():
             raise FencedError("a later attempt owns the run")
@@ -155,7 +158,7 @@ class Committer:
             uploaded.entries,
             step=self.step,
             now=datetime.now(timezone.utc),
-            metadata={"partial": True},
+            metadata={"partial": True, "reasons": list(reasons)},
         )
         self._store.put_partial(manifest)
         logger.info("kept %d bytes of an unfinished checkpoint beside", manifest.size_bytes)
@@ -200,13 +203,13 @@ class Committer:
             logger.warning("%s", warning)
 
     def _carried(self, take: Take) -> tuple[Entry, ...]:
-        """Return what the checkpoint before has of the units that are being written to."""
+        """Return what the checkpoint before has of the saves that are left out."""
         if self._manifest is None or not take.left_out:
             return ()
         return tuple(
             entry
             for entry in self._manifest.entries
-            if entry.path.partition("/")[0] in take.left_out
+            if take.leaves_out(entry.path) and entry.path not in take.view
         )
 
     def _tell_budget(self, manifest: Manifest) -> None:

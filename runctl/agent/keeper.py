@@ -4,7 +4,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,14 +13,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent import processes
 from runctl.agent.committer import Committer
+from runctl.agent.databases import Databases, Replaced
 from runctl.agent.inbox import Cause, Ending, Inbox
+from runctl.agent.inspector import Inspector
 from runctl.agent.pacing import Pace
-from runctl.agent.pins import pin
+from runctl.agent.pins import hold_on_to, pin
 from runctl.agent.progress import Progress
 from runctl.agent.restore import Fetched
 from runctl.agent.saves import Saves
 from runctl.agent.snapshot import ChangedError, Settling, Take, View, look
 from runctl.agent.upload import SupersededError
+from runctl.agent.wholeness import Wholeness
 from runctl.model.errors import CheckpointError, FencedError, RunctlError
 from runctl.model.excerpt import shorten_reason
 
@@ -33,6 +36,11 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
 LONGEST_WARNING = 300
 # After the last save there has to be this much time left to remove what it replaces.
 REMOVAL = 60.0
+MOST_NAMED = 3
+NEVER_CLOSED = (
+    ": open for writing all the time, and cannot be saved while the trainer runs. Close a file "
+    "after each save, or write to another name and rename it"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +85,10 @@ class Keeper:
         self._leader = leader
         self._progress = progress
         self._inbox = inbox
-        self._settling = Settling(look(folder))
+        inspector = Inspector(folder)
+        self._settling = Settling(look(folder), wholeness=Wholeness(inspector))
+        self._databases = Databases(folder, pins / "databases", inspector)
+        self._held = (pins / "seen", self._databases.place)
         self._told = self._told_late = False
         self._step_taken: int | None = None
         self._interval = LOOK_EVERY
@@ -130,9 +141,17 @@ class Keeper:
             told = self._saves.step != self._step_taken
             take = None
             if view is not None:
+                view, torn = self._databases.at_rest(view, torn)
                 take = self._settling.final(
-                    view, time.monotonic(), torn=torn, abrupt=abrupt, saved=told
+                    view,
+                    time.monotonic(),
+                    torn=torn,
+                    abrupt=abrupt,
+                    saved=told,
+                    is_over=self._interval == LOOK_EVERY,
+                    databases=self._databases.paths,
                 )
+                self._tell_what_is_left_out(time.monotonic())
             # What is left out stays as the snapshot has it that is being uploaded now.
             if take is not None and not take.left_out:
                 self._superseded.set()
@@ -186,12 +205,13 @@ class Keeper:
         }
         size = sum(seen.size for seen in torn.values())
         needed = self._committer.expected_time(size).total_seconds()
-        if not torn or time.monotonic() + needed > until or self._inbox.is_fenced:
+        if not size or time.monotonic() + needed > until or self._inbox.is_fenced:
             return
         try:
             place = self._pins / "partial"
             held = pin(self._folder, torn, place)
-            self._committer.save_partial(Take(held, tuple(held)), place)
+            reasons = self._settling.wholeness.reasons
+            self._committer.save_partial(Take(held, tuple(held)), place, reasons=reasons)
         except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
             logger.warning("the unfinished checkpoint could not be kept: %s", exc)
 
@@ -228,42 +248,76 @@ class Keeper:
             raise CheckpointError(
                 f"{self._folder} is no folder any more; the last checkpoint stands"
             )
-        view = look(self._folder)
+        view = look(self._folder, self._settling.seen)
         self._told_late = self._saves.read()
         now = time.monotonic()
         idle = self._interval == LOOK_EVERY and not self._told and self._settling.is_idle(view)
         if idle and now - self._looked_at_processes < IDLE.total_seconds():
             return  # looking through all processes costs more than the folder
         self._looked_at_processes = now
+        with self._work:
+            may_take = self._pinned is None and not self._told_late
+            if may_take and self._settling.is_overdue(now):
+                # A program that saves many times a second removes files while we look who has them
+                # open.
+                hold_on_to(self._folder, view, self._settling.changed_in(view), self._held[0])
         writing = processes.open_for_writing(self._family(), self._folder)
         processes.reap_orphans(self._leader())
+        is_pending = self._settling.is_pending
+        found = self._databases.replace(view, writing, time.monotonic(), hurry=is_pending)
         with self._work:
             # One at a time; what changes meanwhile comes next.
             if self._pinned is not None or self._told_late:
-                self._settling.watch_only(view, writing, time.monotonic())
-                return
-            before = self._settling.taken
-            take = self._settling.observe(view, writing, time.monotonic(), saved=self._told)
-            if take is None:
-                return
-            if not take.changed and self._saves.step == self._step_taken:
-                self._told = False  # the same step was told of once more
-                return
-            place = self._pins / "current"
-            try:
-                held = _as_pinned(take, self._folder, place)
-                self._pinned = _Pinned(held, place, before, self._saves.step)
-                self._step_taken, self._told = self._saves.step, False
-                self._tell("pin", "")
-            except ChangedError:
-                # A program that saves many times a second overtakes most tries.
-                self._settling.forget_take(before, at_once=True)
-            except OSError as exc:
-                # A full disk: the next look tries again. Until one can, the looks in between, which
-                # find that nothing has settled again yet, are no news.
-                self._settling.forget_take(before)
-                self._tell("pin", f"the newest checkpoint cannot be held on to: {exc}")
-            self._work.notify_all()
+                self._settling.watch_only(
+                    found.view, found.writing, time.monotonic(), copies=found.copies
+                )
+            else:
+                self._take(found)
+        self._tell_what_is_left_out(time.monotonic())
+
+    def _take(self, found: Replaced) -> None:
+        """Pin what has settled, if anything has; the saver waits for it."""
+        before = self._settling.taken
+        take = self._settling.observe(
+            found.view,
+            found.writing,
+            time.monotonic(),
+            saved=self._told,
+            copies=found.copies,
+            held_back=found.held_back,
+        )
+        if take is None:
+            return
+        if not take.changed and self._saves.step == self._step_taken:
+            self._told = False  # the same step was told of once more
+            return
+        place = self._pins / "current"
+        try:
+            held = _as_pinned(take, self._folder, place, self._held)
+            self._pinned = _Pinned(held, place, before, self._saves.step)
+            self._step_taken, self._told = self._saves.step, False
+            self._tell("pin", "")
+        except ChangedError:
+            # A program that saves many times a second overtakes most tries.
+            self._settling.forget_take(before, at_once=True)
+        except OSError as exc:
+            # A full disk: the next look tries again. Until one can, the looks in between, which
+            # find that nothing has settled again yet, are no news.
+            self._settling.forget_take(before)
+            self._tell("pin", f"the newest checkpoint cannot be held on to: {exc}")
+        shutil.rmtree(self._held[0], ignore_errors=True)
+        self._work.notify_all()
+
+    def _tell_what_is_left_out(self, now: float) -> None:
+        """Name the files that cannot be saved, with the reason and a remedy."""
+        wholeness = self._settling.wholeness
+        for reason in wholeness.newly_tolerated():
+            logger.info("taken as it is: %s", reason)
+        self._tell("incomplete", _listed(wholeness.lasting_problems(now), "; not saved"))
+        databases = [text for _, text in sorted(self._databases.problems.items())]
+        self._tell("database", _listed(databases, ""))
+        never_closed = _listed(self._settling.never_closed(now), "")
+        self._tell("open", f"{never_closed}{NEVER_CLOSED}" if never_closed else "")
 
     def _save_pinned(self) -> None:
         while True:
@@ -328,6 +382,15 @@ class Keeper:
             logger.warning("%s", problem)
 
 
-def _as_pinned(take: Take, folder: Path, place: Path) -> Take:
-    held = pin(folder, take.view, place, hot=take.hot)
-    return replace(take, view=held)
+def _as_pinned(take: Take, folder: Path, place: Path, held: Sequence[Path] = ()) -> Take:
+    view = pin(folder, take.view, place, hot=take.hot, held=held)
+    if any(path in take.view for path in take.changed) and not view.keys() & set(take.changed):
+        raise ChangedError(f"{take.changed[0]} was removed while it was looked at")
+    return replace(take, view=view)
+
+
+def _listed(items: Sequence[str], after: str) -> str:
+    """Return the first few items and the number of the others."""
+    text = ", ".join(f"{item}{after}" for item in items[:MOST_NAMED])
+    more = len(items) - MOST_NAMED
+    return f"{text} and {more} more" if more > 0 else text

@@ -14,12 +14,15 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent import processes
+from runctl.agent.databases import Databases
 from runctl.agent.find_trainer import Process, is_alive
 from runctl.agent.imds import Metadata, MetadataError
+from runctl.agent.inspector import Inspector
 from runctl.agent.pins import pin, read_pinned
 from runctl.agent.plain_store import PlainStore
 from runctl.agent.snapshot import ChangedError, Settling, Take, View, look
 from runctl.agent.stated_steps import StepJudge
+from runctl.agent.wholeness import Wholeness
 
 LOOK_EVERY = timedelta(milliseconds=500)
 LOOK_EVERY_AFTER_A_NOTICE = timedelta(milliseconds=100)
@@ -58,8 +61,10 @@ class Monitor:
         self._pins = pins
         self._pause = pause
         # What is there already is new: nobody else has saved it.
-        self._settling = Settling({})
         self._judge = StepJudge()
+        inspector = Inspector(watched.folder)
+        self._settling = Settling({}, wholeness=Wholeness(inspector))
+        self._databases = Databases(watched.folder, pins / "databases", inspector)
         self._step: int | None = None
         self._save_number = 0
         self._saved: View = {}
@@ -117,16 +122,28 @@ class Monitor:
         family = [pid, *processes.descendants(pid)]
         writing = processes.open_for_writing(family, folder)
         before = self._settling.taken
-        take = self._settling.observe(view, writing, time.monotonic())
+        is_pending = self._settling.is_pending
+        found = self._databases.replace(view, writing, time.monotonic(), hurry=is_pending)
+        take = self._settling.observe(
+            found.view,
+            found.writing,
+            time.monotonic(),
+            copies=found.copies,
+            held_back=found.held_back,
+        )
         if take is not None and not self._save(take):
             self._settling.forget_take(before)
 
     def save_last(self) -> None:
         """Save what the process left, if it can be whole: it caught SIGTERM, or had settled."""
-        view = look(self._watched.folder)
+        view, torn = self._databases.at_rest(look(self._watched.folder), frozenset())
         # How a process ended that is not our child, nobody tells us.
         take = self._settling.final(
-            view, time.monotonic(), torn=frozenset(), abrupt=not self._catches
+            view,
+            time.monotonic(),
+            torn=torn,
+            abrupt=not self._catches,
+            databases=self._databases.paths,
         )
         if take is None:
             logger.info("there is nothing newer that is whole than what was saved")
@@ -138,7 +155,8 @@ class Monitor:
         now = datetime.now(timezone.utc)
         place = self._pins / "current"
         try:
-            held = pin(self._watched.folder, take.view, place, hot=take.hot)
+            databases = [self._databases.place]
+            held = pin(self._watched.folder, take.view, place, hot=take.hot, held=databases)
             read = partial(read_pinned, held, place)
             judged = self._judge.judge(
                 held, take.changed, held=self._saved, current=self._step, read=read

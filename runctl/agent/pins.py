@@ -1,25 +1,37 @@
 """Holding on to the files of a snapshot while they are uploaded."""
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from runctl.agent.snapshot import ChangedError, Seen, View
+from runctl.agent.predecessors import OPTIONAL
+from runctl.agent.save_groups import NO_NUMBER, save_of
+from runctl.agent.snapshot import ChangedError, Seen, View, newest_saves
 
 LARGEST_COPY_BYTES = 512 * 1024 * 1024
 
 
-def pin(folder: Path, view: View, pinned: Path, *, hot: frozenset[str] = frozenset()) -> View:
+def pin(
+    folder: Path,
+    view: View,
+    pinned: Path,
+    *,
+    hot: frozenset[str] = frozenset(),
+    held: Sequence[Path] = (),
+) -> View:
     """Hold on to the files of `view` by hard links below `pinned`, one an inode.
 
     So a trainer may rename and remove what it likes while we upload. What is `hot` is copied, which
-    is faster than any upload: a hard link does not help against writing in place. Returns the view
-    without what has vanished; raises ChangedError when a file is no longer as it was seen.
+    is faster than any upload: a hard link does not help against writing in place. Files that the
+    folders `held` have already, by their `pin_name`, come from there. Returns the view without the
+    saves of which a file has vanished; raises ChangedError when a file is no longer as it was seen.
     """
     shutil.rmtree(pinned, ignore_errors=True)
     pinned.mkdir(parents=True)
     try:
-        return _hold(folder, view, pinned, hot)
+        return _hold(folder, view, pinned, hot, held)
     except OSError:
         # Half a copy on a full disk would take the space that the trainer needs for its own save.
         shutil.rmtree(pinned, ignore_errors=True)
@@ -36,6 +48,21 @@ def read_pinned(view: View, pinned: Path, path: str, offset: int, size: int) -> 
         return b""
 
 
+def hold_on_to(folder: Path, view: View, paths: Iterable[str], place: Path) -> None:
+    """Link files at the moment they are seen, so that they can be judged in peace.
+
+    A program that saves many times a second has removed them by the time that it is known which of
+    them are open.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for path in paths:
+        seen = view.get(path)
+        if seen is not None and seen.kind == "file":
+            with contextlib.suppress(OSError):
+                os.link(f"{folder}/{path}", f"{place}/{pin_name(seen)}", follow_symlinks=False)
+
+
 def tell_where_links_fail(folder: Path, pins: Path) -> str:
     """Say what it means that the checkpoint folder is on another file system, or nothing."""
     pins.mkdir(parents=True, exist_ok=True)
@@ -47,24 +74,61 @@ def tell_where_links_fail(folder: Path, pins: Path) -> str:
     )
 
 
-def _hold(folder: Path, view: View, pinned: Path, hot: frozenset[str]) -> View:
-    held: View = {}
+def _hold(
+    folder: Path, view: View, pinned: Path, hot: frozenset[str], held: Sequence[Path]
+) -> View:
+    places = {name: f"{place}/{name}" for place in held if place.is_dir() for name in _names(place)}
     names: set[str] = set()
+    vanished = []
+    # First a link to each, which takes no time: what is copied meanwhile may be gone at the end.
     for path, seen in view.items():
         if seen.kind == "file":
             name = pin_name(seen)
-            if path in hot and seen.size <= LARGEST_COPY_BYTES:
-                _copy(folder / path, pinned / name, seen)
-            elif name not in names and not _link(folder, path, f"{pinned}/{name}", seen):
-                continue
+            if name not in names:
+                source = places.get(name, f"{folder}/{path}")
+                if not _link(path, source, f"{pinned}/{name}", seen):
+                    vanished.append(path)
+                    continue
             names.add(name)
-        held[path] = seen
-    return held
+    for path in hot & view.keys():
+        seen = view[path]
+        if seen.kind == "file" and path not in vanished:
+            name = pin_name(seen)
+            own_links = 1 + (name in places)
+            if not _hold_still(f"{folder}/{path}", f"{pinned}/{name}", seen, own_links):
+                vanished.append(path)
+    return _without_vanished(view, vanished)
 
 
-def _link(folder: Path, path: str, target: str, seen: Seen) -> bool:
+def _names(place: Path) -> list[str]:
+    return [item.name for item in os.scandir(place)]
+
+
+def _without_vanished(view: View, vanished: Iterable[str]) -> View:
+    """Return the view without old saves that were being removed.
+
+    The newest save, and what is overwritten at each save, must be there with all their files; a
+    temporary file that was renamed takes nothing along.
+    """
+    gone = set(vanished)
+    if not gone:
+        return view
+    saves = {save_of(path) for path in gone if not OPTIONAL.search(path)}
+    left = {
+        path: seen
+        for path, seen in view.items()
+        if path not in gone and (save_of(path) == NO_NUMBER or save_of(path) not in saves)
+    }
+    needed = newest_saves(view)
+    if not any(seen.kind == "file" and save_of(path) == NO_NUMBER for path, seen in left.items()):
+        needed -= {NO_NUMBER}  # nothing is left that would not fit
+    if saves & needed:
+        raise ChangedError(f"{min(gone)} was removed while it was looked at")
+    return left
+
+
+def _link(path: str, source: str, target: str, seen: Seen) -> bool:
     """Hold on to a file; whether it is still there."""
-    source = f"{folder}/{path}"
     try:
         os.link(source, target, follow_symlinks=False)
         info = os.stat(target)
@@ -84,19 +148,28 @@ def _link(folder: Path, path: str, target: str, seen: Seen) -> bool:
     return True
 
 
-def _copy(path: Path, target: Path, seen: Seen) -> None:
+def _hold_still(path: str, pinned: str, seen: Seen, own_links: int) -> bool:
+    """Put a copy in the place of a link; whether the file is still there, if it was written to.
+
+    A file that has no name any more but ours cannot be overwritten, and needs no copy.
+    """
     try:
-        shutil.copyfile(path, target)
-        info = path.stat()
-    except FileNotFoundError as exc:
-        raise ChangedError(f"{path.name} was removed while it was copied") from exc
-    if (info.st_size, info.st_mtime_ns, (info.st_dev, info.st_ino)) != (
-        seen.size,
-        seen.mtime_ns,
-        seen.inode,
-    ):
-        raise ChangedError(f"{path.name} was written to while it was copied")
-    os.utime(target, ns=(seen.mtime_ns, seen.mtime_ns))
+        info = os.stat(pinned)
+        if seen.size <= LARGEST_COPY_BYTES and (
+            info.st_nlink > own_links or os.path.islink(pinned)
+        ):
+            copy = Path(f"{pinned}.copy")
+            shutil.copyfile(pinned, copy)
+            info = os.stat(pinned)
+            os.utime(copy, ns=(seen.mtime_ns, seen.mtime_ns))
+            copy.replace(pinned)
+    except FileNotFoundError:
+        return False
+    if (info.st_size, info.st_mtime_ns) == (seen.size, seen.mtime_ns):
+        return True
+    if os.path.lexists(path):
+        raise ChangedError(f"{path} was written to while it was copied")
+    return False
 
 
 def pin_name(seen: Seen) -> str:

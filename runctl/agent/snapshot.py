@@ -1,29 +1,23 @@
 """When the checkpoint folder holds something whole."""
 
-import os
-import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
 
-from runctl.agent.steps import group_of
+from runctl.agent.folder_state import Seen, View, look
+from runctl.agent.open_files import LOG_AGE, OpenFiles, only_grew
+from runctl.agent.save_groups import NO_NUMBER, leaves_out, place_of, save_of
+from runctl.agent.wholeness import Wholeness
 from runctl.model.errors import CheckpointError
+
+__all__ = ["ChangedError", "Seen", "Settling", "Take", "View", "look", "newest_saves"]
 
 QUIET = timedelta(seconds=1)
 LIMIT = timedelta(seconds=2)
-# A file that has been open for this long, and grows this slowly but again and again, is a log and
-# not a save. One that hardly ever grows must be open for longer: a save may have got stuck.
-LOG_AGE = timedelta(seconds=30)
-LOG_GROWTHS = 5
-IDLE_LOG_AGES = 10
-LOG_BYTES_PER_SECOND = 64 * 1024
-
-# Whole saves that a log has seen while it was open, and has grown in between.
-LOG_REWRITES = 2
 # How many limits a group of several files is waited for that is never quiet.
 PATIENCE = 5
+NONE: frozenset[str] = frozenset()
 
 
 class ChangedError(CheckpointError):
@@ -31,64 +25,13 @@ class ChangedError(CheckpointError):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One file, folder or symbolic link, as a look at the folder found it."""
-
-    kind: str
-    mode: int
-    mtime_ns: int
-    size: int = 0
-    inode: tuple[int, int] = (0, 0)
-    target: str = ""
-
-
-View = dict[str, Seen]
-
-
-def look(folder: Path) -> View:
-    """Return everything below `folder` by its relative path; what vanishes meanwhile is skipped."""
-    view: View = {}
-    pending = [""]
-    while pending:
-        below = pending.pop()
-        try:
-            found = list(os.scandir(folder / below))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        for item in found:
-            path = f"{below}/{item.name}" if below else item.name
-            try:
-                seen = _seen(item)
-            except FileNotFoundError:
-                continue
-            if seen is not None:
-                view[path] = seen
-                if seen.kind == "dir":
-                    pending.append(path)
-    return view
-
-
-def _seen(item: "os.DirEntry[str]") -> Seen | None:
-    # Not item.stat(): it may be answered from what the directory held a moment ago.
-    info = os.lstat(item.path)
-    mode = stat.S_IMODE(info.st_mode)
-    if stat.S_ISLNK(info.st_mode):
-        return Seen("link", mode, info.st_mtime_ns, target=str(Path(item.path).readlink()))
-    if stat.S_ISDIR(info.st_mode):
-        return Seen("dir", mode, info.st_mtime_ns)
-    if stat.S_ISREG(info.st_mode):
-        inode = (info.st_dev, info.st_ino)
-        return Seen("file", mode, info.st_mtime_ns, info.st_size, inode)
-    return None  # a socket or a pipe is no part of a checkpoint
-
-
-@dataclass(frozen=True)
 class Take:
     """What may be taken now.
 
     `changed` has what differs from the checkpoint before, logs apart. `logs` are still appended to:
-    their prefix counts. `left_out` are units in which a save is still in progress. `hot` changed a
-    moment ago and may be overwritten in place any moment.
+    their prefix counts. `left_out` are saves in progress, by the names that `save_of` gives them,
+    and single paths: they stay as the checkpoint before has them. `hot` changed a moment ago and
+    may be overwritten in place any moment.
     """
 
     view: View
@@ -97,19 +40,9 @@ class Take:
     left_out: frozenset[str] = frozenset()
     hot: frozenset[str] = frozenset()
 
-
-@dataclass(frozen=True)
-class _Held:
-    """A file that is held open to write: how it was at first, how it is, since when.
-
-    `rewrites` counts how often other files of its group were written anew meanwhile.
-    """
-
-    first: Seen
-    last: Seen
-    since: float
-    growths: int = 0
-    rewrites: int = 0
+    def leaves_out(self, path: str) -> bool:
+        """Whether a path is to stay as the checkpoint before has it."""
+        return leaves_out(self.left_out, path)
 
 
 @dataclass
@@ -123,27 +56,41 @@ class Settling:
     quiet: timedelta = QUIET
     limit: timedelta = LIMIT
     log_age: timedelta = LOG_AGE
+    wholeness: Wholeness = field(default_factory=Wholeness)
     _last: View = field(default_factory=dict)
     _busy: frozenset[str] = frozenset()
-    _logs: frozenset[str] = frozenset()
     _changed_at: dict[str, float] = field(default_factory=dict)
     _pending_since: float | None = None
     _waited_since: float | None = None
-    _held: dict[str, _Held] = field(default_factory=dict)
+    _open_files: OpenFiles = field(init=False)
 
     def __post_init__(self) -> None:
         self._last = dict(self.taken)
+        self._open_files = OpenFiles(self.log_age, self.wholeness.inspector)
+
+    @property
+    def _logs(self) -> frozenset[str]:
+        return self._open_files.logs
 
     def observe(
-        self, view: View, writing: set[str], now: float, *, saved: bool = False
+        self,
+        view: View,
+        writing: set[str],
+        now: float,
+        *,
+        saved: bool = False,
+        copies: Set[str] = NONE,
+        held_back: Set[str] = NONE,
     ) -> Take | None:
         """Take note of a look at the folder; return what may be taken, if anything.
 
         `writing` are the files that the trainer held open to write after the look. `saved` says
         that the trainer's helper has just told of a save that is in place; it may have been taken
-        before that was told, and is then taken once more, with nothing changed.
+        before that was told, and is then taken once more, with nothing changed. `copies` are not
+        the trainer's files but consistent copies of them, complete at every moment; `held_back`
+        cannot be taken now, whatever their state.
         """
-        self.watch_only(view, writing, now)
+        self.watch_only(view, writing, now, copies=copies)
         changed = self._changes(view)
         if not _has_files(view) or not (changed or saved):
             # A folder that was emptied, or is gone, is no checkpoint: the one before it stands.
@@ -151,20 +98,30 @@ class Settling:
             return None
         if self._pending_since is None:
             self._pending_since = now
-        if not self._busy and (saved or now - self._last_change() >= self.quiet.total_seconds()):
-            return self._take(view, changed, frozenset(), now)
-        if now - self._pending_since >= self.limit.total_seconds():
-            left_out = self._unfinished_units(view, changed, now)
-            complete = tuple(path for path in changed if unit_of(path) not in left_out)
-            if any(view.get(path) for path in complete):
-                return self._take(view, complete, left_out, now)
+        is_quiet = saved or now - self._last_change() >= self.quiet.total_seconds()
+        if not self._busy and is_quiet:
+            return self._take_complete(view, changed, frozenset(held_back), now)
+        if self.is_overdue(now):
+            left_out = self._unfinished(view, changed, now) | held_back
+            return self._take_complete(view, changed, left_out, now)
         return None
 
-    def watch_only(self, view: View, writing: set[str], now: float) -> None:
+    def watch_only(
+        self, view: View, writing: set[str], now: float, *, copies: Set[str] = NONE
+    ) -> None:
         """Take note of a look at the folder while nothing may be taken."""
-        rewritten = self._note_changes(view, now)
-        self._note_held(view, writing, now, rewritten)
+        rewritten = self._note_changes(view, now, copies)
+        self._open_files.note(view, writing, rewritten, now)
         self._busy = frozenset(writing - self._logs)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether something has waited for so long that what is complete may be taken."""
+        waited = 0.0 if self._pending_since is None else now - self._pending_since
+        return self._pending_since is not None and waited >= self.limit.total_seconds()
+
+    def never_closed(self, now: float) -> list[str]:
+        """Return the files that are open to write for long, hold the folder up, and are no logs."""
+        return self._open_files.never_closed(now)
 
     def final(
         self,
@@ -174,27 +131,55 @@ class Settling:
         torn: frozenset[str],
         abrupt: bool,
         saved: bool = False,
+        is_over: bool = False,
+        databases: Set[str] = NONE,
     ) -> Take | None:
         """Judge the folder after the end of every process that wrote to it.
 
-        `torn` were open to write when their writer was killed: the units that they belong to are
+        `torn` were open to write when their writer was killed: the saves that they belong to are
         left out, and stay as the checkpoint before has them. Everything else is closed and counts,
-        however the trainer exited. `abrupt` says that a writer died without running its own exit,
-        perhaps between two files of one save: then what was open at the last look, or has changed
-        within a moment, is left out too. `saved` says that a save was told of since the last take,
-        which may hold it already.
+        however the trainer exited, as long as nothing says that its save is incomplete. `abrupt`
+        says that a writer died without running its own exit, perhaps between two files of one save:
+        then what was open at the last look, or has changed within a moment, is left out too, unless
+        a later save has followed it or its format shows that it is complete. `saved` says that a
+        save was told of since the last take, which may hold it already; `is_over` that the program
+        has ended by itself, and will not add to what it wrote. `databases` are complete however
+        they were left, with their journals.
         """
-        self._note_changes(view, now)
-        paths = {*view, *self.taken}
+        self._note_changes(view, now, databases)
+        paths = sorted({*view, *self.taken})
         changed = [path for path in paths if not _same(view.get(path), self.taken.get(path))]
-        left_out = self._unfinished_at_the_end(view, changed, now, torn, abrupt=abrupt)
-        complete = tuple(sorted(path for path in changed if unit_of(path) not in left_out))
+        left_out = self._cut_off(view, changed, now, torn, abrupt=abrupt)
+        if left_out:
+            # What was removed before the save that was cut off may be all that there is.
+            present = {save_of(path) for path in view}
+            left_out |= {save_of(path) for path in self.taken} - present
+        closed = [path for path in changed if not leaves_out(left_out, path)]
+        left_out |= self.wholeness.incomplete(
+            view, self.taken, closed, now, is_over=is_over and not abrupt
+        )
+        left_out = self.wholeness.with_replaced(view, self.taken, left_out)
+        complete = tuple(path for path in changed if not leaves_out(left_out, path))
         # With a save left out, what else was only removed is no news.
         is_new = any(path in view for path in complete) if left_out else bool(complete)
-        kept = {path: seen for path, seen in view.items() if unit_of(path) not in left_out}
+        kept = {path: seen for path, seen in view.items() if not leaves_out(left_out, path)}
         if not _has_files(kept) or not (is_new or saved):
             return None
         return replace(self._take(view, complete, left_out, now), logs=frozenset(), hot=frozenset())
+
+    @property
+    def seen(self) -> View:
+        """The folder at the last look."""
+        return self._last
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether something waits to be taken."""
+        return self._pending_since is not None
+
+    def changed_in(self, view: View) -> tuple[str, ...]:
+        """Return what differs from the checkpoint before, logs apart."""
+        return self._changes(view)
 
     def is_idle(self, view: View) -> bool:
         """Whether nothing is new since the last look, and nothing waits to be taken."""
@@ -210,41 +195,20 @@ class Settling:
         if at_once:
             self._pending_since = self._waited_since
 
-    def _note_changes(self, view: View, now: float) -> set[str]:
+    def _note_changes(self, view: View, now: float, copies: Set[str]) -> set[str]:
         """Note what changed and when; return the files that were written anew, or in place."""
         rewritten = set()
+        if len(self._changed_at) > 2 * len(view) + 1000:  # names that come and go
+            kept = self.taken.keys() | view.keys()
+            self._changed_at = {path: at for path, at in self._changed_at.items() if path in kept}
         for path in {*view, *self._last}:
             seen, before = view.get(path), self._last.get(path)
             if seen != before:
-                self._changed_at[path] = now
-                if seen is not None and before is not None and not _only_grew(before, seen):
+                self._changed_at[path] = float("-inf") if path in copies else now
+                if seen is not None and before is not None and not only_grew(before, seen):
                     rewritten.add(path)
         self._last = view
         return rewritten
-
-    def _note_held(self, view: View, writing: set[str], now: float, rewritten: set[str]) -> None:
-        """Tell logs, which are open and appended to for long, from saves in progress."""
-        held = {}
-        for path in writing & view.keys():
-            seen = view[path]
-            earlier = self._held.get(path)
-            if earlier is None or not _only_grew(earlier.last, seen):
-                earlier = _Held(seen, seen, now)
-            growths = earlier.growths + (seen.size > earlier.last.size)
-            group = group_of(unit_of(path))
-            others = sum(group_of(unit_of(other)) == group for other in rewritten - {path})
-            rewrites = earlier.rewrites + others
-            held[path] = _Held(earlier.first, seen, earlier.since, growths, rewrites)
-        self._held = held
-        self._logs = frozenset(path for path, one in held.items() if self._is_log(one, now))
-
-    def _is_log(self, held: _Held, now: float) -> bool:
-        age, needed = now - held.since, self.log_age.total_seconds()
-        slow = held.last.size - held.first.size <= LOG_BYTES_PER_SECOND * age
-        steady = held.growths >= LOG_GROWTHS or age >= IDLE_LOG_AGES * needed
-        # Whole saves have come and gone while it stayed open: it is no part of them.
-        outlived = held.rewrites >= LOG_REWRITES and held.growths >= LOG_REWRITES
-        return slow and (outlived or (age >= needed and steady))
 
     def _changes(self, view: View) -> tuple[str, ...]:
         paths = {*view, *self.taken} - self._logs
@@ -256,89 +220,95 @@ class Settling:
         times = [when for path, when in self._changed_at.items() if path not in self._logs]
         return max(times, default=float("-inf"))
 
-    def _unfinished_units(self, view: View, changed: Iterable[str], now: float) -> frozenset[str]:
-        """Return the top-level names that a save in progress writes, or may still write.
+    def _unfinished(self, view: View, changed: Iterable[str], now: float) -> frozenset[str]:
+        """Return the saves that are in progress, or may still be.
 
-        The files of one save share the number in their names; those without one are taken
-        together or not at all. A group is finished when none of it is open and it has been quiet,
-        or when the program has gone on to a higher number. A group that is never quiet is taken
-        when none of it is open: at once when it is one file, else only after a longer wait, since
-        a program between two files of one save cannot be told from one between two saves.
+        The files of one save share the number in their names; those without one are taken together
+        or not at all. A save is finished when none of it is open and it has been quiet, or when the
+        program has gone on to a higher number. One that is never quiet is taken when none of it is
+        open: at once when it is one file, else only after a longer wait, since a program between
+        two files of one save cannot be told from one between two saves.
         """
-        busy = {group_of(unit_of(path)) for path in self._busy}
-        units = {unit_of(path) for path in {*view, *self._busy}}
-        highest = max((group for unit in units if (group := group_of(unit)) is not None), default=0)
         sizes = Counter(
-            group_of(unit_of(path))
+            save_of(path)
             for path, seen in view.items()
             if seen.kind == "file" and path not in self._logs
         )
         waited = now - (now if self._pending_since is None else self._pending_since)
         patient = waited >= PATIENCE * self.limit.total_seconds()
-        unfinished = set(busy)
+        newest = newest_saves(view)
+        unfinished = {save_of(path) for path in self._busy}
         for path in changed:
-            group = group_of(unit_of(path))
-            recent = now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
-            newest = group is None or group == highest
-            if recent and path in view and newest and sizes[group] > 1 and not patient:
-                unfinished.add(group)
-        return frozenset(unit for unit in units if group_of(unit) in unfinished)
+            if path in view and self._is_recent(path, now) and not patient:
+                place = place_of(path)
+                if place.save in newest and sizes[place.save] > 1:
+                    unfinished.add(place.save)
+        return frozenset(unfinished)
 
-    def _unfinished_at_the_end(
+    def _cut_off(
         self, view: View, changed: Iterable[str], now: float, torn: frozenset[str], *, abrupt: bool
     ) -> frozenset[str]:
-        """Return the top-level names that hold a save which its writer did not finish.
-
-        Saves that it removed meanwhile are among them: they may be all that there is.
-        """
-        cut_off = torn - self._logs
+        """Return the saves that their writer did not finish."""
+        cut_off = set(torn)
         if abrupt:
-            quiet = self.quiet.total_seconds()
+            newest = newest_saves(view)
             cut_off |= self._busy
             cut_off |= {
                 path
                 for path in changed
-                if path in view and now - self._changed_at.get(path, float("-inf")) < quiet
+                if path in view
+                and view[path].kind != "dir"
+                and self._is_recent(path, now)
+                and save_of(path) in newest
+                and not self.wholeness.is_proven(path, view[path])
             }
-            cut_off -= self._logs
-        groups = {group_of(unit_of(path)) for path in cut_off}
-        if not groups:
-            return frozenset()
-        units = {unit_of(path) for path in {*view, *cut_off}}
-        removed = {unit_of(path) for path in self.taken} - units
-        return frozenset(unit for unit in units if group_of(unit) in groups) | removed
+        return frozenset(save_of(path) for path in cut_off - self._logs)
+
+    def _is_recent(self, path: str, now: float) -> bool:
+        return now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
+
+    def _take_complete(
+        self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float
+    ) -> Take | None:
+        """Take what is complete, if there is something new in it."""
+        closed = [path for path in changed if not leaves_out(left_out, path)]
+        left_out |= self.wholeness.incomplete(view, self.taken, closed, now)
+        if not left_out:
+            return self._take(view, changed, left_out, now)
+        left_out = self.wholeness.with_replaced(view, self.taken, left_out)
+        complete = tuple(path for path in closed if not leaves_out(left_out, path))
+        if not any(path in view and view[path].kind != "dir" for path in complete):
+            return None
+        return self._take(view, complete, left_out, now)
 
     def _take(
         self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float
     ) -> Take:
-        kept = {path: seen for path, seen in self.taken.items() if unit_of(path) in left_out}
-        fresh = {path: seen for path, seen in view.items() if unit_of(path) not in left_out}
-        self.taken = {**fresh, **kept}
+        if left_out:
+            kept = {path: seen for path, seen in self.taken.items() if leaves_out(left_out, path)}
+            fresh = {path: seen for path, seen in view.items() if not leaves_out(left_out, path)}
+            self.taken = {**fresh, **kept}
+        else:
+            fresh = self.taken = view
         self._waited_since, self._pending_since = self._pending_since, None
-        hot = frozenset(
-            path
-            for path in fresh
-            if now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
-        )
+        self.wholeness.remember(self.taken, changed)
+        hot = frozenset(path for path in changed if path in fresh and self._is_recent(path, now))
         return Take(fresh, changed, self._logs, left_out, hot - self._logs)
 
 
-def _only_grew(earlier: Seen, later: Seen) -> bool:
-    """Whether a file was appended to, or left alone, but not written anew or in place."""
-    if earlier.inode != later.inode:
-        return False
-    return later.size > earlier.size or (
-        later.size == earlier.size and later.mtime_ns == earlier.mtime_ns
-    )
+def newest_saves(view: View) -> set[str]:
+    """Return the saves after which no other has followed, with all that has no number."""
+    highest: dict[tuple[str, str], tuple[int, str]] = {}
+    for path, seen in view.items():
+        if seen.kind != "dir":
+            place = place_of(path)
+            key = (place.parent, place.root)
+            highest[key] = max(highest.get(key, (-1, "")), (place.number or 0, place.save))
+    return {save for _, save in highest.values()} | {NO_NUMBER}
 
 
 def _has_files(view: View) -> bool:
     return any(seen.kind == "file" for seen in view.values())
-
-
-def unit_of(path: str) -> str:
-    """Return the top-level name that a path is below."""
-    return path.partition("/")[0]
 
 
 def _same(one: Seen | None, other: Seen | None) -> bool:

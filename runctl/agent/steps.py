@@ -252,17 +252,3 @@ def _highest_counts(held: Collection[str]) -> dict[str, int]:
         if (found := counter_in(path)) is not None:
             highest[found[0]] = max(found[1], highest.get(found[0], 0))
     return highest
-
-
-# A number in a top-level name, which the files of one save share.
-_OTHER_NUMBER = re.compile(
-    r"-of-\d+|(?:rank|shard|part|worker|seed|fold|version|rng_state|node|gpu|v)[-_=.]?\d+", re.I
-)
-_TYPE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,11}$")
-
-
-def group_of(unit: str) -> int | None:
-    """Return the number in a top-level name, which the files of one save share, or None."""
-    stem = _TYPE.sub("", _OTHER_NUMBER.sub("", unit))
-    found = [digits for digits in re.findall(r"\d+", stem) if len(digits) <= LONGEST_NUMBER]
-    return int(found[-1]) if found else None

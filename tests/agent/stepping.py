@@ -92,7 +92,10 @@ def content_of(step: int) -> dict[str, bytes]:
 def check_whole(cloud: Cloud, tmp_path: Path) -> int:
     """The newest checkpoint is exactly what the trainer saved at its step."""
     step, content = newest(cloud, tmp_path)
-    assert content == (content_of(step) if step else {})
+    assert content == (content_of(step) if step else {}), (
+        step,
+        {k: v[:30] for k, v in content.items()},
+    )
     return step
 
 

@@ -1,0 +1,142 @@
+"""Consistent copies of SQLite databases that a program holds open."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import struct
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+SIDECARS = ("-wal", "-shm", "-journal")
+HEADER_BYTES = 100
+WAL_VERSION = 2
+# Where SQLite keeps its locks in a database: one byte each for pending and reserved, then shared.
+LOCKS_AT, LOCKS_BYTES = 0x40000000, 512
+LOCK = "hhqqi4x"
+PAUSE = 0.02
+BUSY_SECONDS = 1.0
+PAGES_AT_ONCE = 2000
+
+
+class DatabaseError(Exception):
+    """A database cannot be copied now, with the reason."""
+
+
+def copy_database(source: Path, target: Path, work: Path, *, seconds: float) -> None:
+    """Copy a database that is in use to a single file, within a bounded time.
+
+    Nothing in the database's folder is changed or added. Readers do not disturb a writer in WAL
+    mode, so there SQLite's backup copies it in one transaction. In the other modes even a reader's
+    lock makes a commit fail in a program that does not wait for locks: the file is copied without
+    one, and the copy counts if nobody wrote meanwhile; only if somebody always does, SQLite's
+    backup copies it in small steps. Raises DatabaseError.
+    """
+    until = time.monotonic() + seconds
+    try:
+        with source.open("rb") as stream:
+            header = stream.read(HEADER_BYTES)
+        if WAL_VERSION in header[18:20]:
+            _back_up(source, target, work, until=until, in_one=True)
+        elif not _copy_unlocked(source, target, until=time.monotonic() + seconds / 2):
+            _back_up(source, target, work, until=until, in_one=False)
+        info = source.stat()
+        target.chmod(info.st_mode & 0o777)
+        os.utime(target, ns=(info.st_mtime_ns, info.st_mtime_ns))
+    except OSError as exc:
+        raise DatabaseError(str(exc)) from exc
+
+
+def _copy_unlocked(source: Path, target: Path, *, until: float) -> bool:
+    """Copy a database at a moment at which nobody writes to it; whether there was one."""
+    while time.monotonic() < until:
+        with source.open("rb") as stream:
+            before = _state(stream.fileno())
+            if not _is_written(stream.fileno()) and not _has_journal(source):
+                shutil.copyfile(source, target)
+                quiet = not _is_written(stream.fileno()) and not _has_journal(source)
+                if quiet and _state(stream.fileno()) == before:
+                    return True
+        time.sleep(PAUSE)
+    return False
+
+
+def _state(file: int) -> tuple[bytes, int, int]:
+    """Return what every transaction changes: the counter in the header, size and time."""
+    info = os.fstat(file)
+    return os.pread(file, HEADER_BYTES, 0), info.st_size, info.st_mtime_ns
+
+
+def _is_written(file: int) -> bool:
+    """Whether a process holds one of SQLite's locks to write; asking takes none."""
+    asked = struct.pack(LOCK, fcntl.F_RDLCK, os.SEEK_SET, LOCKS_AT, LOCKS_BYTES, 0)
+    answer = struct.unpack(LOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    return bool(answer[0] != fcntl.F_UNLCK)
+
+
+def _has_journal(source: Path) -> bool:
+    """Whether there is a journal with something in it; some modes leave an emptied one."""
+    with contextlib.suppress(OSError), Path(f"{source}-journal").open("rb") as stream:
+        return any(stream.read(8))
+    return False
+
+
+def _back_up(source: Path, target: Path, work: Path, *, until: float, in_one: bool) -> None:
+    """Copy a database through SQLite's backup.
+
+    It is opened by other names, in a folder of ours: so SQLite creates nothing beside the original,
+    and locks are shared all the same, since they belong to the files and not to their names.
+    """
+    try:
+        import sqlite3
+    except ImportError as exc:
+        raise DatabaseError("Python's sqlite3 is missing on this machine") from exc
+
+    def keep_to_time(_status: int, remaining: int, total: int) -> None:
+        if time.monotonic() > until:
+            raise DatabaseError(f"{remaining} of {total} pages were left when its time was over")
+
+    linked = _link_all(source, work)
+    try:
+        address = f"file:{quote(str(linked))}?mode=ro"
+        with (
+            contextlib.closing(
+                sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+            ) as original,
+            contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy,
+        ):
+            copy.execute("pragma synchronous = off")
+            if in_one:
+                original.execute("begin")
+            original.execute("select count(*) from sqlite_master").fetchone()
+            if not _are_same(source, linked):
+                raise DatabaseError("it was replaced while it was opened")
+            original.backup(copy, pages=PAGES_AT_ONCE, progress=keep_to_time, sleep=PAUSE)
+    except sqlite3.Error as exc:
+        raise DatabaseError(str(exc)) from exc
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        for sidecar in SIDECARS:
+            Path(f"{target}{sidecar}").unlink(missing_ok=True)
+
+
+def _link_all(source: Path, work: Path) -> Path:
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    linked = work / "database"
+    os.link(source, linked)
+    # A journal is not linked: it belongs to a transaction that is still going on.
+    for sidecar in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.link(f"{source}{sidecar}", f"{linked}{sidecar}")
+    return linked
+
+
+def _are_same(source: Path, linked: Path) -> bool:
+    """Whether the names that SQLite has opened are still those that the program uses."""
+    for sidecar in ("", "-wal", "-shm"):
+        ours, theirs = Path(f"{linked}{sidecar}"), Path(f"{source}{sidecar}")
+        if ours.exists() != theirs.exists() or (ours.exists() and not ours.samefile(theirs)):
+            return False
+    return True
