@@ -90,6 +90,7 @@ class Environments:
             if pinned is None or installed_as_pinned(target, pinned):
                 return target
             logger.info("an environment with other versions than the run's is not used")
+            shutil.rmtree(target, ignore_errors=True)  # it may be large
         return None
 
     def _built(self, declared: Declared, pinned: Versions | None) -> Path:

@@ -91,7 +91,7 @@ def _install_lock(installer: Installer, target: Path, declared: Declared, scratc
     """
     lock = declared.project / declared.declaration.lock
     exported = installer.export(lock.parent, declared.source, scratch / "uv-requirements.txt")
-    options: list[str] = []
+    options = list(declared.declaration.options)
     hashed: list[str] = []
     others: list[str] = []
     for line in read_lines(exported.read_text(encoding="utf-8")):

@@ -2,8 +2,10 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from runctl.cli.left_out import explain_missing
 from runctl.cli.project import Project
@@ -40,7 +42,7 @@ def check_dependencies(project: Project, script: str) -> tuple[Problem, ...]:
             problems += _check_requirements(tree, "requirements.txt")
     else:
         problems += _problems_of(tree, declaration)
-        warnings = declaration.references.elsewhere
+        warnings = (*declaration.references.elsewhere, *_unread(project, declaration, script))
     if problems:
         raise InvalidRequestError(tuple(dict.fromkeys(problems)))
     return warnings
@@ -52,9 +54,8 @@ class PackedTree:
     def __init__(self, project: Project) -> None:
         self._project = project
         self._files = {one.path: one.target for one in project.members if not one.is_folder}
-        self._folders = {
-            parent.as_posix() for one in project.members for parent in Path(one.path).parents
-        } | {one.path for one in project.members if one.is_folder}
+        # A folder of which nothing is packed is of no use to pip, though it will be there.
+        self._folders = {parent.as_posix() for one in self._files for parent in Path(one).parents}
 
     def is_file(self, path: str) -> bool:
         """Whether the file is packed; a link counts by what it points to."""
@@ -76,6 +77,60 @@ class PackedTree:
     def explain_missing(self, path: str) -> str:
         """Say why a path is not in the package, with the remedy."""
         return explain_missing(self._project, path)
+
+
+# What declares dependencies in a way that is not read, and what to do about it.
+_UNREAD = {
+    "Pipfile": "`pipenv requirements > requirements.txt`",
+    "poetry.lock": "`poetry export -o requirements.txt`, or list them in [project]",
+    "pdm.lock": "`pdm export -o requirements.txt`",
+    "environment.y*ml": "a requirements.txt with its pip packages",
+    "conda.y*ml": "a requirements.txt with its pip packages",
+    "setup.py": "a requirements.txt with the line `-e .`",
+    "setup.cfg": "a requirements.txt with the line `-e .`",
+    "requirements*.txt": "a requirements.txt with the line `-r {}`",
+    "requirements/*.txt": "a requirements.txt with the line `-r {}`",
+}
+
+
+def _unread(project: Project, declaration: Declaration, script: str) -> Iterator[Problem]:
+    """Warn when the trainer gets plain Python though something declares dependencies."""
+    if declaration.installs or (script and not script.endswith((".py", ".sh"))):
+        return
+    names = [one.path for one in project.members]
+    found = (
+        (name, remedy.format(name))
+        for pattern, remedy in _UNREAD.items()
+        for name in names
+        if fnmatch(name, pattern) and name.count("/") == pattern.count("/")
+    )
+    for name, remedy in found:
+        yield Problem(
+            name, f"is not read, the program gets plain Python; if it needs packages, add {remedy}"
+        )
+        return
+    if "pyproject.toml" in names and _computes_dependencies(project.folder / "pyproject.toml"):
+        yield Problem(
+            "pyproject.toml",
+            "has its dependencies where only its build backend reads them, the program gets plain "
+            "Python; add a requirements.txt with the line `-e .`",
+        )
+
+
+def _computes_dependencies(path: Path) -> bool:
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    poetry = _table(document, "tool", "poetry", "dependencies")
+    dynamic = _table(document, "project").get("dynamic")
+    is_dynamic = isinstance(dynamic, list) and "dependencies" in dynamic
+    return is_dynamic or bool(set(poetry) - {"python"})
+
+
+def _table(document: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """Return a table of a TOML document; an empty one where there is none."""
+    for name in names:
+        inner = document.get(name)
+        document = inner if isinstance(inner, Mapping) else {}
+    return document
 
 
 def _problems_of(tree: PackedTree, declaration: Declaration) -> Iterator[Problem]:

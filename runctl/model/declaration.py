@@ -14,7 +14,7 @@ from runctl.model.references import (
     lock_references,
     requirements_references,
 )
-from runctl.model.uv_sources import apply_sources
+from runctl.model.uv_sources import apply_sources, index_options
 
 SCRIPT_BLOCK = re.compile(
     r"(?m)^# /// script[ \t]*\r?$\s(?P<content>(^#(| .*)$\s)+)^# ///[ \t]*\r?$"
@@ -37,13 +37,14 @@ class Declaration:
 
     `source` is the file that says so, as a person would name it. `requirements` are the words for
     pip; `file` is set where pip should read a requirements file itself, `lock` where uv should
-    read its lock.
+    read its lock, whose packages need pip's `options` for their indexes.
     """
 
     source: str = "no dependency file"
     requirements: tuple[str, ...] = ()
     file: str = ""
     lock: str = ""
+    options: tuple[str, ...] = ()
     python: tuple[PythonRule, ...] = ()
     references: References = field(default_factory=References)
 
@@ -125,7 +126,13 @@ def _of_folder(tree: Tree, folder: str, loads: Loads) -> Declaration | None:
         packages = _read_toml(tree, lock, loads).get("package")
         references = lock_references(tree, lock, packages)
         files = (lock, described, *references.files)
-        return Declaration(source=lock, lock=lock, references=replace(references, files=files))
+        uv = _uv_table(_read_toml(tree, described, loads))
+        return Declaration(
+            source=lock,
+            lock=lock,
+            options=index_options(packages, uv.get("index")),
+            references=replace(references, files=files),
+        )
     if tree.is_file(plain):
         references = requirements_references(tree, plain)
         return Declaration(source=plain, file=plain, references=references)
@@ -144,10 +151,7 @@ def _listed(
     listed = section.get("dependencies", [])
     if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
         raise _bad(name, f"dependencies are {listed!r}, not a list of texts such as 'torch>=2.4'")
-    tool = section.get("tool")
-    uv = tool.get("uv") if isinstance(tool, Mapping) else None
-    sources = uv.get("sources") if isinstance(uv, Mapping) else None
-    requirements, refused = apply_sources(listed, sources)
+    requirements, refused = apply_sources(listed, _uv_table(section).get("sources"))
     references = listed_references(tree, folder, name, requirements)
     problems = tuple(
         Problem(
@@ -162,6 +166,12 @@ def _listed(
         requirements=requirements,
         references=replace(references, problems=(*references.problems, *problems)),
     )
+
+
+def _uv_table(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    tool = document.get("tool")
+    uv = tool.get("uv") if isinstance(tool, Mapping) else None
+    return uv if isinstance(uv, Mapping) else {}
 
 
 def _read_toml(tree: Tree, name: str, loads: Loads) -> dict[str, Any]:

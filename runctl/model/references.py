@@ -98,6 +98,8 @@ def lock_references(tree: Tree, name: str, packages: Any) -> References:
             if kind in {"editable", "directory", "path"} and place != ".":
                 way = Kind.EDITABLE if kind == "editable" else Kind.REQUIREMENT
                 finder.take_path(name, way, str(place), f"{package.get('name')} at {place!r}")
+            elif kind == "registry" and "://" not in str(place):
+                finder.take_index(name, name, Line(0, Kind.FIND_LINKS, str(place), str(place)))
     return finder.references()
 
 
@@ -197,7 +199,7 @@ class _Finder:
                 "installed; write its value",
             )
         elif line.kind in {Kind.FIND_LINKS, Kind.INDEX}:
-            self._take_index(where, file, line)
+            self.take_index(where, file, line)
         elif line.kind in {Kind.INCLUDE, Kind.CONSTRAINT}:
             if "://" in line.value:
                 self.is_moving = True  # a file on another server
@@ -232,7 +234,7 @@ class _Finder:
         else:
             self._refuse(where, f"{text}: {self.tree.explain_missing(path)}")
 
-    def _take_index(self, where: str, file: str, line: Line) -> None:
+    def take_index(self, where: str, file: str, line: Line) -> None:
         written = local_path(line.value)
         if written is None:
             return

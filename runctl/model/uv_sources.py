@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_PYPI = "https://pypi.org/simple"
+
 
 def apply_sources(
     requirements: Sequence[str], sources: Any
@@ -24,6 +26,27 @@ def apply_sources(
         else:
             refused.append(name)
     return tuple(done), tuple(refused)
+
+
+def index_options(packages: Any, indexes: Any) -> tuple[str, ...]:
+    """Return pip's options for the indexes that the packages of a uv.lock come from."""
+    flat = {
+        str(one.get("url"))
+        for one in (indexes if isinstance(indexes, list) else ())
+        if isinstance(one, Mapping) and one.get("format") == "flat"
+    }
+    places = [
+        str(source["registry"])
+        for package in (packages if isinstance(packages, list) else ())
+        if isinstance(package, Mapping)
+        and isinstance(source := package.get("source"), Mapping)
+        and "registry" in source
+    ]
+    return tuple(
+        f"--find-links {one}" if one in flat or "://" not in one else f"--extra-index-url {one}"
+        for one in dict.fromkeys(places)
+        if one.rstrip("/") != _PYPI
+    )
 
 
 def _url_of(place: Mapping[str, Any]) -> str:

@@ -181,7 +181,8 @@ def test_lock_with_local_packages_is_installed_beside_what_has_hashes(
         {
             "pyproject.toml": (
                 '[project]\nname = "app"\nversion = "0"\nrequires-python = ">=3.10"\n'
-                'dependencies = ["pkg", "edit", "greeter"]\n[tool.uv.sources]\n'
+                'dependencies = ["pkg", "edit", "greeter", "listed"]\n[[tool.uv.index]]\n'
+                'name = "own"\nurl = "./links"\nformat = "flat"\n[tool.uv.sources]\n'
                 'pkg = { path = "pkg" }\nedit = { path = "edit", editable = true }\n'
                 'greeter = { path = "wheels/greeter-1.0-py3-none-any.whl" }\n'
             ),
@@ -190,6 +191,7 @@ def test_lock_with_local_packages_is_installed_beside_what_has_hashes(
         },
     )
     make_wheel(project / "wheels")
+    make_wheel(project / "links", "listed")
     subprocess.run([UV, "lock", "--offline", "-q", "--project", project], check=True, timeout=60)
     environments = make_environments(cloud, tmp_path / "one")
     tool = tmp_path / "one/environments/uv"
@@ -198,7 +200,20 @@ def test_lock_with_local_packages_is_installed_beside_what_has_hashes(
     (tool / "ready").touch()
     environment = environments.prepare(find_dependencies(project, "train.py"))
     environments.finish(30)
-    assert says(environment, "pkg", "edit", "greeter") == ["pkg", "edit", "greeter 1.0"]
+    found = says(environment, "pkg", "edit", "greeter", "listed")
+    assert found == ["pkg", "edit", "greeter 1.0", "listed 1.0"]
+
+
+def test_packages_of_a_lock_are_looked_for_in_its_indexes(tmp_path: Path) -> None:
+    torch, flat = "https://download.example.com/whl/cu121", "https://example.com/files"
+    entries = "".join(
+        f'[[package]]\nname = "p{number}"\nversion = "1"\nsource = {{ registry = "{one}" }}\n'
+        for number, one in enumerate(("https://pypi.org/simple", torch, torch, flat))
+    )
+    indexes = f'[[tool.uv.index]]\nname = "f"\nurl = "{flat}"\nformat = "flat"\n'
+    project = plant(tmp_path, {"uv.lock": entries, "pyproject.toml": indexes})
+    declaration = find_dependencies(project, "train.py").declaration
+    assert declaration.options == (f"--extra-index-url {torch}", f"--find-links {flat}")
 
 
 def test_what_is_not_in_the_package_is_refused_before_anything_is_built(tmp_path: Path) -> None:

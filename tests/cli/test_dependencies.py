@@ -118,6 +118,39 @@ def test_a_folder_of_the_machines_image_is_only_warned_of(runctl, deployed, proj
     )
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"Pipfile": ""}, "Pipfile: is not read, the program gets plain Python; if it needs"),
+        ({"requirements-dev.txt": ""}, "the line `-r requirements-dev.txt`"),
+        ({"requirements/base.txt": ""}, "the line `-r requirements/base.txt`"),
+        ({"environment.yml": ""}, "a requirements.txt with its pip packages"),
+        ({"setup.py": ""}, "the line `-e .`"),
+        (
+            {"pyproject.toml": '[project]\nname = "x"\ndynamic = ["dependencies"]\n'},
+            "only its build",
+        ),
+        ({"pyproject.toml": '[tool.poetry.dependencies]\npython = "*"\ntorch = "*"\n'}, "-e ."),
+        ({"pyproject.toml": '[tool.poetry.dependencies]\npython = "*"\n'}, ""),
+        ({"pyproject.toml": "[tool.ruff]\n"}, ""),
+        ({"pyproject.toml": "project = 3\ntool = [1]\n"}, ""),
+        ({"Pipfile": "", "requirements.txt": "numpy\n"}, ""),
+        ({"docs/requirements.txt": ""}, ""),
+    ],
+)
+def test_dependencies_that_nobody_reads_are_warned_of(tmp_path, files, told):
+    project = scan_project(plant(tmp_path, {"train.py": "", **files}))
+    warnings = "".join(map(str, check_dependencies(project, "train.py")))
+    assert told in warnings
+    assert bool(told) == bool(warnings)
+
+
+def test_a_folder_of_wheels_that_the_rules_empty_is_refused(tmp_path):
+    files = {"requirements.txt": "-f links\nx\n", ".gitignore": "*.whl\n", "links/x.whl": ""}
+    told = "links is left out of the package by .gitignore:1; bring it with `!links/x.whl`"
+    assert told in problems(tmp_path, files)
+
+
 def test_a_nested_file_is_checked_too_with_its_own_name_and_line(tmp_path):
     files = {"requirements.txt": "-r other/requirements.txt\n", "other/more.txt": "\nnumpy=2\n"}
     assert "other/more.txt:2: 'numpy=2' is no requirement" in problems(tmp_path, files)
@@ -162,6 +195,8 @@ def test_sources_of_uv_are_followed_or_refused(tmp_path, sources, told):
         ('editable = "."', ""),
         ('registry = "https://pypi.org/simple"', ""),
         ('directory = "../shared"', "uv.lock: x at '../shared' is outside the project"),
+        ('registry = "wheels"', ""),
+        ('registry = "nowhere"', "nowhere does not exist in the project"),
         ('path = "gone.whl"', "uv.lock: x at 'gone.whl': gone.whl does not exist"),
     ],
 )
