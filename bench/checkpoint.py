@@ -11,6 +11,9 @@ The second save is after a tenth was changed: of the many files every tenth, of 
 first tenth. For runctl it is made by the process that made a save before, untimed, as the agent
 lives as long as the trainer and knows what its last save held; the others keep nothing in memory.
 
+With `--file-bytes`, files of that size are compared with one tar of them as well, which tar makes
+and boto3 sends, and which is fetched and unpacked the same way.
+
 A row's `mib_per_s` counts the bytes of the whole folder, whatever the tool left out: that is what
 a trainer waits for. `peak_mib` is the largest resident size of the tool's process.
 """
@@ -37,6 +40,7 @@ PEERS = PROJECT / "build/bench/bin/python"
 MIB = 1024 * 1024
 OPERATIONS = ("first save", "second save", "restore")
 CEILING = "plain parallel PUTs"
+ONE_TAR = "one tar of them"
 # As the agent is started; the others are none the worse for it.
 AGENT_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(MIB)}
 Row = dict[str, Any]
@@ -44,19 +48,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Data:
-    """A folder to save: so many files of so many bytes together."""
+    """A folder to save: so many files of so many bytes each."""
 
     name: str
     files: int
-    mebibytes: int
+    file_bytes: int
+
+    @property
+    def mebibytes(self) -> float:
+        """The size of all of them."""
+        return self.files * self.file_bytes / MIB
 
     def make(self, folder: Path) -> None:
         """Write it; random bytes, so that nothing compresses or repeats."""
         folder.mkdir(parents=True)
-        size = self.mebibytes * MIB // self.files
         for number in range(self.files):
             with (folder / f"part-{number:05d}.bin").open("wb") as stream:
-                left = size
+                left = self.file_bytes
                 while left:
                     block = os.urandom(min(left, 8 * MIB))
                     stream.write(block)
@@ -66,7 +74,7 @@ class Data:
         """Change a tenth: every tenth file, or the first tenth of the only one, in place."""
         if self.files == 1:
             with (folder / "part-00000.bin").open("r+b") as stream:
-                for _ in range(max(self.mebibytes // 80, 1)):
+                for _ in range(max(self.file_bytes // MIB // 80, 1)):
                     stream.write(os.urandom(8 * MIB))
             return
         for number in range(0, self.files, 10):
@@ -93,7 +101,7 @@ def object_server(folder: Path, latency_ms: int = 0) -> Iterator[str]:
 
 def interpreters() -> dict[str, str]:
     """Return who runs each tool, of those that are here."""
-    found = {"runctl": sys.executable, CEILING: sys.executable, "boto3": sys.executable}
+    found = dict.fromkeys(("runctl", CEILING, "boto3"), sys.executable)
     if shutil.which("rclone"):
         found["rclone"] = sys.executable
     for tool, module in (("boto3 + awscrt", "awscrt"), ("s3torchconnector", "s3torchconnector")):
@@ -168,6 +176,7 @@ def compare(
             "tool": tool,
             "operation": operation,
             "data": data.name,
+            "seconds": round(statistics.median(values), 3),
             "mib_per_s": round(data.mebibytes / statistics.median(values), 1),
             "peak_mib": round(max(peaks[tool, operation]), 1),
         }
@@ -218,12 +227,26 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
     for data in dict.fromkeys(row["data"] for row in rows):
         for operation in OPERATIONS:
             found = [r for r in rows if (r["data"], r["operation"]) == (data, operation)]
-            ours = next(row["mib_per_s"] for row in found if row["tool"] == "runctl")
+            ours = next(row["seconds"] for row in found if row["tool"] == "runctl")
             yield f"\n{operation}, {data}"
-            yield f"{'':<22}{'MiB/s':>9}{'runctl is':>12}{'peak MiB':>10}"
-            for row in sorted(found, key=lambda row: -row["mib_per_s"]):
-                ratio = f"{ours / row['mib_per_s']:.2f} ×"
-                yield (f"{row['tool']:<22}{row['mib_per_s']:>9}{ratio:>12}{row['peak_mib']:>10}")
+            yield f"{'':<22}{'seconds':>9}{'MiB/s':>9}{'runctl is':>12}{'peak MiB':>10}"
+            for row in sorted(found, key=lambda row: row["seconds"]):
+                ratio = f"{row['seconds'] / ours:.2f} ×"
+                yield (
+                    f"{row['tool']:<22}{row['seconds']:>9}{row['mib_per_s']:>9}{ratio:>12}"
+                    f"{row['peak_mib']:>10}"
+                )
+
+
+def folders(arguments: argparse.Namespace) -> list[Data]:
+    """Return the folders that are asked for."""
+    mib, files, size = arguments.mib, arguments.files, arguments.file_bytes
+    if size:
+        return [Data(f"{files} files of {size} bytes", files, size)]
+    return [
+        Data(f"one file of {mib} MiB", 1, mib * MIB),
+        Data(f"{files} files, {mib} MiB", files, mib * MIB // files),
+    ]
 
 
 def main() -> None:
@@ -231,6 +254,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=2048, help="the size of each folder")
     parser.add_argument("--files", type=int, default=2000, help="of the folder of many files")
+    parser.add_argument(
+        "--file-bytes", type=int, default=0, help="only these files, of so many bytes each"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--latency-ms", type=int, default=0, help="before each answer; S3 has some tens"
@@ -238,7 +264,10 @@ def main() -> None:
     parser.add_argument("--tool", action="append", help="only this one; may be repeated")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    data = folders(arguments)
     tools = interpreters()
+    if arguments.file_bytes:
+        tools[ONE_TAR] = sys.executable
     if arguments.tool:
         tools = {name: python for name, python in tools.items() if name in arguments.tool}
     missing = {"boto3 + awscrt", "s3torchconnector", "rclone"} - tools.keys()
@@ -255,12 +284,9 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="runctl-bench-", dir=memory) as objects,
     ):
         kind = file_system(scratch)
-        for data in (
-            Data(f"one file of {arguments.mib} MiB", 1, arguments.mib),
-            Data(f"{arguments.files} files, {arguments.mib} MiB", arguments.files, arguments.mib),
-        ):
+        for folder in data:
             rows += compare(
-                data,
+                folder,
                 tools,
                 rounds=arguments.rounds,
                 latency_ms=arguments.latency_ms,

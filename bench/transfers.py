@@ -200,6 +200,23 @@ def _crt_manager(endpoint: str) -> Any:
     return CRTTransferManager(client, serializer)
 
 
+def one_tar(operation: str, folder: Path, endpoint: str) -> Job:
+    """All files in one tar, made anew for each save, which boto3 sends."""
+    client = boto3_client(endpoint)
+    client.list_objects_v2(Bucket=BUCKET, Prefix="none")  # as the agent has a connection
+    tar = folder.parent / "one.tar"
+
+    def save() -> None:
+        subprocess.run(["tar", "-cf", str(tar), "-C", str(folder), "."], check=True)
+        client.upload_file(str(tar), BUCKET, "one.tar")
+
+    def restore() -> None:
+        client.download_file(BUCKET, "one.tar", str(tar))
+        subprocess.run(["tar", "-xf", str(tar), "-C", str(folder)], check=True)
+
+    return restore if operation == "restore" else save
+
+
 def rclone(operation: str, folder: Path, endpoint: str) -> Job:
     """rclone sync, which skips files of the same size and time."""
     remote = f":s3,provider=Other,env_auth=true,region=us-east-1,endpoint='{endpoint}':{BUCKET}/rc"
@@ -259,6 +276,7 @@ TOOLS: dict[str, Callable[[str, Path, str], Job]] = {
     "plain parallel PUTs": plain_puts,
     "boto3": boto3_managed,
     "boto3 + awscrt": boto3_crt,
+    "one tar of them": one_tar,
     "rclone": rclone,
     "s3torchconnector": s3torchconnector,
 }

@@ -5,6 +5,7 @@ import mmap
 import os
 import queue
 from collections.abc import Iterator
+from typing import Protocol
 
 from runctl.agent.snapshot import ChangedError
 
@@ -55,6 +56,13 @@ class Piece:
             done += count
 
 
+class InABuffer(Protocol):
+    """What is read into a buffer; all of it is there when it is held."""
+
+    buffer: memoryview
+    is_held: bool
+
+
 class Desks:
     """Places for as many threads as there are processors, to read and hash at.
 
@@ -90,7 +98,7 @@ class Reader:
             self._at = self._desks.take()
         return self._at
 
-    def leave(self, piece: "Piece | None" = None) -> None:
+    def leave(self, piece: "InABuffer | None" = None) -> None:
         """Let others have the desk, if there is one; `piece`, read there, is read on elsewhere.
 
         What the piece holds in the desk's buffer is taken along with it.

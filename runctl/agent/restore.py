@@ -7,13 +7,14 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runctl.agent.candidates import NOTHING_KNOWN, Trust, candidates
 from runctl.agent.faults import reach
 from runctl.agent.sharing import share
+from runctl.agent.unpacking import Unpacking
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.wire import Buffer
 from runctl.model.checkpoint import Entry, Manifest, Part
@@ -37,6 +38,14 @@ class _Missing:
     part: Part
     path: str
     offset: int
+
+
+@dataclass(frozen=True)
+class _MissingBundle:
+    """A bundle that is to be fetched for the files in it: where each goes, in their order."""
+
+    part: Part
+    files: Sequence[tuple[str, Entry]]
 
 
 class Restorer:
@@ -87,25 +96,39 @@ class Restorer:
             if name not in self._complete:
                 self._complete.add(name)
                 path = f"{self._incoming}/{name}"
+                if entry.offset is not None:
+                    continue  # no file has all of the bundle
                 for part, offset in _offsets(entry.parts):
                     self._parts[part.sha256] = (path, offset)
         for name in set(os.listdir(self._incoming)) - wanted.keys():
             self._forget(name)
 
-    def _missing(self, wanted: Mapping[str, Entry]) -> Iterator["_Missing"]:
+    def _missing(self, wanted: Mapping[str, Entry]) -> Iterator["_Missing | _MissingBundle"]:
         """Yield the parts that are not here yet; a file of several has its length already."""
+        bundles: dict[Part, list[tuple[str, Entry]]] = {}
         for name, entry in wanted.items():
             if name in self._complete:
                 continue
             path = f"{self._incoming}/{name}"
+            if entry.offset is not None:
+                bundles.setdefault(entry.parts[0], []).append((path, entry))
+                continue
             if len(entry.parts) != 1:
                 with open(path, "wb") as stream:
                     stream.truncate(entry.size_bytes)
             for part, offset in _offsets(entry.parts):
                 yield _Missing(part, path, offset)
+        for part, files in bundles.items():
+            yield _MissingBundle(part, sorted(files, key=lambda file: file[1].offset or 0))
 
-    def _fetch_parts(self, parts: Iterator["_Missing"]) -> None:
+    def _fetch_parts(self, parts: Iterator["_Missing | _MissingBundle"]) -> None:
         for one in parts:
+            if isinstance(one, _MissingBundle):
+                unpacking = Unpacking(one.files)
+                self._store.get_part(one.part, unpacking.write)
+                unpacking.check()
+                reach("restore.first_part_fetched")
+                continue
             descriptor = os.open(one.path, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
                 self._fetch_part(one, descriptor)
@@ -202,6 +225,8 @@ def clear(folder: Path) -> None:
 
 def _content_name(entry: Entry) -> str:
     """Name a file by its content, so that the same content is fetched once."""
+    if entry.offset is not None:
+        return entry.sha256
     if len(entry.parts) == 1:
         return entry.parts[0].sha256
     digests = "".join(part.sha256 for part in entry.parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
@@ -65,7 +66,7 @@ def fetch_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folder, so that the last step is a rename and not a copy.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        total = store.get_manifest(key).size_bytes
+        total = sum(part.size_bytes for part in store.get_manifest(key).parts.values())
         with output.progress(f"fetching {folder.name}", total=total) as advance:
             watched = _Watched(store, advance)
             restorer = Restorer(watched, Path(scratch) / "incoming")  # type: ignore[arg-type]
@@ -135,6 +136,9 @@ def store_checkpoint(
         try:
             with output.progress(f"storing {folder.name}", total=size) as advance:
                 uploader = Uploader(_Watched(store, advance))  # type: ignore[arg-type]
+                if run.newest:
+                    with contextlib.suppress(DamagedCheckpointError):
+                        uploader.look_in(store.get_manifest(run.newest))
                 place = Path(scratch) / "pins"
                 held = pin(folder, view, place)
                 uploaded = uploader.upload(

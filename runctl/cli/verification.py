@@ -24,12 +24,9 @@ def find_damage(
 
     A part that several checkpoints share is read once; a few parts are in memory at a time.
     """
-    parts: dict[str, Part] = {
-        part.sha256: part
-        for manifest in manifests.values()
-        for entry in manifest.entries
-        for part in entry.parts
-    }
+    parts: dict[str, Part] = {}
+    for manifest in manifests.values():
+        parts.update(manifest.parts)
     total = sum(part.size_bytes for part in parts.values())
     wrong: dict[str, str] = {}
     with (

@@ -1,7 +1,7 @@
 """A checkpoint's manifest: everything that is needed to put the folder back as it was."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,7 +12,7 @@ MANIFEST_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A piece of a file, named by the SHA-256 of its bytes."""
+    """A piece of a file, or a bundle of small files, named by the SHA-256 of its bytes."""
 
     sha256: str
     size_bytes: int
@@ -24,6 +24,8 @@ class Entry:
 
     `kind` is file, dir, link (symbolic, to `target`) or hard (another name of the file `target`).
     `mode` has the permission bits, `mtime_ns` the modification time in nanoseconds.
+    A file consists of its parts; or, where there is an `offset`, of the `size_bytes` that begin
+    there in its only part, a bundle, and have the digest `sha256`.
     """
 
     path: str
@@ -33,6 +35,8 @@ class Entry:
     size_bytes: int = 0
     target: str = ""
     parts: tuple[Part, ...] = ()
+    offset: int | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +62,21 @@ class Manifest:
         return sum(entry.size_bytes for entry in self.entries if entry.kind == "file")
 
     @property
+    def parts(self) -> dict[str, Part]:
+        """All parts that the checkpoint needs, each once, by their names."""
+        return {part.sha256: part for entry in self.entries for part in entry.parts}
+
+    @property
     def digests(self) -> set[str]:
         """The names of all parts that the checkpoint needs."""
-        return {part.sha256 for entry in self.entries for part in entry.parts}
+        return set(self.parts)
 
     def as_json(self) -> bytes:
-        """Return the stored form."""
-        # Not asdict(), which copies each of thousands of values at several times the cost.
-        entries = [
-            {**vars(entry), "parts": [vars(part) for part in entry.parts]} for entry in self.entries
-        ]
-        document = {**vars(self), "entries": entries}
-        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+        """Return the stored form: each part once, and in the entries their places in that list."""
+        places: dict[Part, int] = {}
+        entries = [_entry_document(entry, places) for entry in self.entries]
+        document = {**vars(self), "entries": entries, "parts": [vars(part) for part in places]}
+        return json.dumps(document, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> "Manifest":
@@ -85,17 +92,11 @@ class Manifest:
                     f"the manifest has version {document['version']}; this runctl reads up to "
                     f"{MANIFEST_VERSION}, so upgrade it"
                 )
-            entries = tuple(
-                Entry(
-                    **{
-                        **_known(Entry, entry),
-                        "parts": tuple(Part(**_known(Part, part)) for part in entry["parts"]),
-                    }
-                )
-                for entry in document["entries"]
-            )
+            # Version 1 has the parts themselves in the entries.
+            parts = tuple(Part(**_known(Part, part)) for part in document.pop("parts", ()))
+            entries = tuple(_read_entry(entry, parts) for entry in document["entries"])
             return cls(**{**_known(cls, document), "entries": entries})
-        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as exc:
             raise DamagedCheckpointError(f"the manifest cannot be read: {exc}") from exc
 
 
@@ -113,3 +114,37 @@ def _known(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that this version knows; a newer one may have added others."""
     known = _FIELDS[kind]
     return {name: value for name, value in document.items() if name in known}
+
+
+def _entry_document(entry: Entry, places: dict[Part, int]) -> dict[str, Any]:
+    """Return what differs from the defaults; there may be many thousands of entries."""
+    document: dict[str, Any] = {
+        "path": entry.path,
+        "kind": entry.kind,
+        "mode": entry.mode,
+        "mtime_ns": entry.mtime_ns,
+        "parts": [places.setdefault(part, len(places)) for part in entry.parts],
+    }
+    if entry.size_bytes:
+        document["size_bytes"] = entry.size_bytes
+    if entry.target:
+        document["target"] = entry.target
+    if entry.offset is not None:
+        document["offset"] = entry.offset
+        document["sha256"] = entry.sha256
+    return document
+
+
+def _read_entry(document: Mapping[str, Any], parts: Sequence[Part]) -> Entry:
+    held = tuple(
+        parts[part] if isinstance(part, int) else Part(**_known(Part, part))
+        for part in document["parts"]
+    )
+    entry = Entry(**{**_known(Entry, document), "parts": held})
+    if any(isinstance(part, int) and part < 0 for part in document["parts"]):
+        raise ValueError(f"{entry.path!r} has no such part")
+    if entry.offset is not None:
+        (bundle,) = held
+        if not 0 <= entry.offset <= bundle.size_bytes - entry.size_bytes:
+            raise ValueError(f"{entry.path!r} leaves its part")
+    return entry

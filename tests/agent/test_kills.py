@@ -40,8 +40,8 @@ def test_agent_killed_in_a_save_goes_on_from_the_last_whole_one(
 ) -> None:
     begin(cloud, WAIT="1")
     cloud.give_token()
-    # The third part is the second save's: the shared file, one step, another.
-    count = 3 if point == "save.first_part_stored" else 1 if "old" in point else 2
+    # The second part is the second save's, after the bundle of the shared file and one step.
+    count = 1 if "old" in point else 2
     machine = launch(fault=f"{point}:{count}")
     await_kill(machine)
     step = check_whole(cloud, tmp_path)
@@ -60,7 +60,7 @@ def test_another_machine_goes_on_where_a_killed_one_saved(
 ) -> None:
     begin(cloud, WAIT="1")
     cloud.give_token()
-    machine = launch(fault=f"{point}:2" if point != "save.first_part_stored" else f"{point}:3")
+    machine = launch(fault=f"{point}:2")
     await_kill(machine)
     machine.end()
     step = check_whole(cloud, tmp_path)

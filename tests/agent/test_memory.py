@@ -21,16 +21,27 @@ def peak_kib(pid: int) -> int:
     raise LookupError(pid)
 
 
-def test_uploading_and_restoring_half_a_gibibyte_stays_below_100_mib(cloud: Cloud, launch) -> None:
+@pytest.mark.parametrize(
+    ("files", "size"),
+    [(1, LARGE_BYTES), (1024, 128 << 10)],
+    ids=["half a gibibyte", "1024 files of 128 KiB"],
+)
+def test_uploading_and_restoring_stays_below_100_mib(
+    cloud: Cloud, launch, files: int, size: int
+) -> None:
     cloud.create_run(
         f"""
         import os, pathlib, time
-        path = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"]) / "step-1.bin"
-        if not path.exists():
-            with path.open("wb") as stream:
-                for _ in range({LARGE_BYTES >> 20}):
-                    stream.write(os.urandom(1 << 20))
-        print(path.stat().st_size, flush=True)
+        folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"]) / "step-1"
+        if not folder.exists():
+            beside = folder.with_name("unfinished")
+            beside.mkdir()
+            for number in range({files}):
+                with (beside / f"{{number}}.bin").open("wb") as stream:
+                    for _ in range({size >> 16}):
+                        stream.write(os.urandom(65536))
+            beside.rename(folder)
+        print(sum(path.stat().st_size for path in folder.iterdir()), flush=True)
         time.sleep(600)
         """
     )
@@ -44,5 +55,5 @@ def test_uploading_and_restoring_half_a_gibibyte_stays_below_100_mib(cloud: Clou
     cloud.give_token(2)
     second = launch(attempt=2)
     path = second.state / "log/trainer.out"
-    wait_until(lambda: path.exists() and str(LARGE_BYTES) in path.read_text(), 120)
+    wait_until(lambda: path.exists() and str(files * size) in path.read_text(), 120)
     assert peak_kib(second.process.pid) < LIMIT_KIB

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,22 +17,34 @@ PROJECT = Path(__file__).parents[2]
 TOOLS = ("runctl", "plain parallel PUTs", "boto3")
 
 
-def test_every_tool_saves_saves_again_and_restores_what_it_saved() -> None:
-    chosen = [word for tool in TOOLS for word in ("--tool", tool)]
+def measured(*options: str, tools: Sequence[str]) -> list[dict[str, Any]]:
+    chosen = [word for tool in tools for word in ("--tool", tool)]
     command = [sys.executable, "-m", "bench.checkpoint", "--json", "--rounds", "1", *chosen]
     done = subprocess.run(
-        [*command, "--mib", "16", "--files", "16"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
+        [*command, *options], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["rows"]
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
+    assert all(row["seconds"] > 0 and row["peak_mib"] > 0 for row in rows)
+    return rows
+
+
+def test_every_tool_saves_saves_again_and_restores_what_it_saved() -> None:
+    rows = measured("--mib", "16", "--files", "16", tools=TOOLS)
     assert {(row["data"], row["tool"], row["operation"]) for row in rows} == {
         (data, tool, operation)
         for data in ("one file of 16 MiB", "16 files, 16 MiB")
         for tool in TOOLS
         for operation in ("first save", "second save", "restore")
     }
-    assert all(row["mib_per_s"] > 0 and row["peak_mib"] > 0 for row in rows)
+    assert all(row["mib_per_s"] > 0 for row in rows)
+
+
+def test_small_files_are_compared_with_one_tar_of_them() -> None:
+    tools = ("runctl", "one tar of them")
+    rows = measured("--files", "50", "--file-bytes", "200", tools=tools)
+    assert {(row["data"], row["tool"], row["operation"]) for row in rows} == {
+        ("50 files of 200 bytes", tool, operation)
+        for tool in tools
+        for operation in ("first save", "second save", "restore")
+    }

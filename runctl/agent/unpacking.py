@@ -1,0 +1,61 @@
+"""Writing the files of a bundle as its bytes come, without holding all of them."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+from runctl.aws.wire import Buffer
+from runctl.model.checkpoint import Entry
+from runctl.model.errors import DamagedCheckpointError
+
+
+class Unpacking:
+    """Takes a bundle's bytes from the beginning to the end, as often as they come."""
+
+    def __init__(self, files: Sequence[tuple[str, Entry]]) -> None:
+        """Begin with the paths to write to and their entries, in the order of their offsets."""
+        self._files = files
+        self._next = 0
+        self._digest = hashlib.sha256()
+        self._wrong = ""
+
+    def check(self) -> None:
+        """Raise DamagedCheckpointError when a file has other bytes than its entry says.
+
+        When those of the bundle are right, the file lies elsewhere in it than the manifest says.
+        """
+        if self._wrong or self._next < len(self._files):
+            path = self._wrong or self._files[self._next][1].path
+            raise DamagedCheckpointError(f"{path} is not where the manifest says in its bundle")
+
+    def write(self, offset: int, piece: Buffer) -> None:
+        """Write what is of the files in the piece that begins at `offset`."""
+        if offset == 0:  # another try begins
+            self._next, self._digest, self._wrong = 0, hashlib.sha256(), ""
+        content, end = memoryview(piece), offset + len(piece)
+        while self._next < len(self._files):
+            path, entry = self._files[self._next]
+            begins = entry.offset or 0
+            ends = begins + entry.size_bytes
+            if begins >= end:
+                return
+            first = max(begins, offset)
+            held = content[first - offset : min(ends, end) - offset]
+            _write(path, held, at=first - begins)
+            self._digest.update(held)
+            if ends > end:
+                return
+            if self._digest.hexdigest() != entry.sha256:
+                self._wrong = entry.path
+            self._next, self._digest = self._next + 1, hashlib.sha256()
+
+
+def _write(path: str, content: memoryview, *, at: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        done = 0
+        while done < len(content):  # a file system that fills up takes a part of it
+            done += os.pwrite(descriptor, content[done:], at + done)
+    finally:
+        os.close(descriptor)
