@@ -33,6 +33,9 @@ NOTES = f"""
   The deployment's own bucket can be read; others after `cdk deploy -c readable_buckets=NAME,…`.
 - `env` takes {LARGEST_ENV_BYTES // 1024} KiB, names beginning with `RUNCTL_` are runctl's own.
 - The name of the first execution is the run's name: 1 to 64 letters, digits, `_` or `-`.
+- `retry` is off unless it is given: `{{"exit_codes": [1, 137], "max_failures": 3}}`.
+  Exit codes are those of a shell, from 1 to 255;
+  [what counts as a failure](trainer.md#when-it-fails).
 - `{{"run_id": "NAME"}}`, alone, continues an ended run from its newest checkpoint; the execution's
   name is then another one, `NAME-r2` by custom. `runctl resume NAME` does just that.
 """

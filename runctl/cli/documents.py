@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from runctl.model.decision import is_own_failure
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt, Run, derive_status
 from runctl.model.saving import Saving
@@ -15,6 +16,11 @@ TAKEN = frozenset({OutcomeKind.INTERRUPTED, OutcomeKind.LOST})
 def interruptions(attempts: Sequence[Attempt]) -> int:
     """Count the attempts that lost their instance."""
     return sum(one.ended is not None and one.ended.kind in TAKEN for one in attempts)
+
+
+def failures(attempts: Sequence[Attempt]) -> int:
+    """Count the attempts that ended because their trainer failed."""
+    return sum(is_own_failure(one.ended) for one in attempts)
 
 
 def warnings_of(attempts: Sequence[Attempt]) -> list[str]:
@@ -52,6 +58,7 @@ def run_summary(run: Run, attempts: Sequence[Attempt]) -> dict[str, Any]:
         "ended_at": _text(run.ended_at),
         "attempt": attempts[-1].number if attempts else 0,
         "interruptions": interruptions(attempts),
+        "failures": failures(attempts),
     }
 
 

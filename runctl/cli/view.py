@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runctl.cli.documents import interruptions, warnings_of
+from runctl.cli.documents import failures, interruptions, warnings_of
 from runctl.cli.reasons import brief, last_lines_text
 from runctl.cli.wording import say_duration, say_instant, say_short, say_size
 from runctl.model.checkpoint import name_of
@@ -94,9 +94,17 @@ def _facts(
         facts.add_row("metrics", metrics)
     if taken := interruptions(attempts):
         facts.add_row("interruptions", str(taken))
+    if failed := failures(attempts):
+        facts.add_row("failures", _failures(run, failed))
     if versions is not None and versions.packages:
         facts.add_row("versions", str(versions))
     return facts
+
+
+def _failures(run: Run, failed: int) -> str:
+    retry = run.request.retry
+    limit = f", up to {retry.max_failures} are retried" if retry.is_on else ""
+    return f"{failed} of the trainer{limit}"
 
 
 def _lasting(run: Run, took: str) -> str:
@@ -299,10 +307,8 @@ def following_view(
         told += [f"step {last.progress_step}"] if last.progress_step is not None else []
         told += [_took(last, now=now)] if last.launched_at is not None else []
         lines.append(Text("  " + " · ".join(told)))
-    taken = interruptions(attempts)
-    saved = f"checkpoint {checkpoint_text(run, now=now)}"
-    suffix = f" · {taken} interruption{'s' if taken > 1 else ''} so far" if taken else ""
-    lines.append(Text(f"  {saved}{suffix}"))
+    counts = [f"checkpoint {checkpoint_text(run, now=now)}", *_counts(attempts)]
+    lines.append(Text(f"  {' · '.join(counts)}{' so far' if counts[1:] else ''}"))
     if attempts and (metrics := metrics_text(attempts[-1])):
         lines.append(Text(f"  {metrics}"))
     return Group(*lines, Text("  Ctrl-C leaves it going", style="dim"))
@@ -311,11 +317,10 @@ def following_view(
 def summary(run: Run, attempts: Sequence[Attempt], *, width: int) -> Text:
     """Say in one line how a run ended, and what it said last if that is why."""
     status = derive_status(run, attempts)
-    taken, count = interruptions(attempts), len(attempts)
+    count = len(attempts)
     told = [name_of(run.step, run.save)] if run.newest is not None else []
     told.append(f"{count} attempt{'s' if count != 1 else ''}")
-    if taken:
-        told.append(f"{taken} interruption{'s' if taken > 1 else ''}")
+    told += _counts(attempts)
     if run.ended_at is not None:
         told.append(say_duration(run.ended_at - run.started_at))
     text = Text.assemble((run.run_id, "bold"), " ", (status.value, STATUS_STYLES[status]))
@@ -325,3 +330,9 @@ def summary(run: Run, attempts: Sequence[Attempt], *, width: int) -> Text:
         if "\n" in run.reason:
             text.append("\n").append_text(last_lines_text(run.reason, width=width))
     return text
+
+
+def _counts(attempts: Sequence[Attempt]) -> list[str]:
+    """Say how often machines were taken and how often the trainer failed by itself."""
+    counts = {"interruption": interruptions(attempts), "failure": failures(attempts)}
+    return [f"{many} {what}{'s' if many > 1 else ''}" for what, many in counts.items() if many]

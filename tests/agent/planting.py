@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 from runctl.agent.candidates import PREVIOUS
 from runctl.agent.pins import pin
 from runctl.agent.snapshot import Take, look
 from runctl.agent.upload import Uploader
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.ledger import DynamoLedger
 from runctl.model.checkpoint import Manifest
-from tests.agent.machine import Cloud, now
+from runctl.model.run import Run
+from tests.agent.machine import now
+
+
+class Stored(Protocol):
+    """Where a run's checkpoints are: the bucket `name`, and the ledger."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def clients(self) -> Mapping[str, Any]: ...
+    @property
+    def ledger(self) -> DynamoLedger: ...
+    def run(self) -> Run: ...
 
 
 def plant(
-    cloud: Cloud,
+    cloud: Stored,
     files: dict[str, bytes],
     *,
     step: int | None,

@@ -22,6 +22,8 @@ GATHERS = """
     saves = sorted(root.glob("ckpt-*"), key=lambda p: int(p.name[5:]))
     told = os.environ["RUNCTL_RESUME_STEP"]
     print("given", [p.name for p in saves], "told", told, flush=True)
+    (root / "settings.json").write_text(json.dumps({"started": time.time()}))
+    time.sleep(float(os.environ.get("LOADS_FOR", "0")))
     step = json.loads((saves[-1] / "b.json").read_text()) if saves else 0
     print("from", step, flush=True)
     while step < 4:
@@ -94,6 +96,23 @@ def test_save_that_was_still_gathered_costs_the_run_one_step_back(cloud: Cloud, 
     log = machine.agent_log()
     assert "attempt 2: the trainer exited with 1" in log
     assert "restarting it from step 1 (the one before)" in log
+
+
+def test_what_a_trainer_writes_before_it_loads_is_no_sign_that_it_could(
+    cloud: Cloud, launch
+) -> None:
+    # Long enough for its settings to be committed, beside the incomplete save.
+    begun(cloud, env={"LOADS_FOR": "4"})
+    good = plant(cloud, whole(1), step=1)
+    bad = plant(cloud, torn(2, good=(1,)), step=2)
+    machine = resume(cloud, launch)
+    assert cloud.outcome(90)["kind"] == "completed"
+    machine.wait()
+    assert printed(machine)[1:3] == ["given ['ckpt-1'] told 1", "from 1"]
+    run = cloud.run()
+    assert run.proven == good
+    assert bad in run.suspects
+    assert len(run.suspects) == 2, "the one with its settings"
 
 
 def test_trainer_that_always_dies_fails_the_run_with_one_message(cloud: Cloud, launch) -> None:

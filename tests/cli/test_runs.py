@@ -10,7 +10,7 @@ from runctl.aws.versions import VersionStore
 from runctl.cli.logs import read_since
 from runctl.model.errors import InvalidRequestError
 from runctl.model.log_pieces import Piece, marked
-from runctl.model.outcome import OutcomeKind, RunStatus
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.run import Run
 from runctl.model.saving import Saving
 from runctl.model.versions import PackageVersion, Versions
@@ -71,6 +71,24 @@ def test_an_empty_list_says_how_to_begin(deployed, runctl):
 def test_a_status_that_is_none_is_told_with_all_there_are(runctl):
     done = runctl("list", "--status", "dead")
     assert (done.code, "recovering, completed" in done.stderr) == (2, True)
+
+
+def test_failures_are_counted_apart_from_interruptions(deployed, runctl):
+    deployed.begin("lm", retry={"exit_codes": [1], "max_failures": 2})
+    for number, outcome in enumerate(
+        [
+            Outcome(kind=OutcomeKind.INTERRUPTED, reason="reclaimed by EC2"),
+            Outcome(kind=OutcomeKind.FAILED, exit_code=1, reason="exit code 1: no network"),
+            Outcome(kind=OutcomeKind.FAILED, exit_code=1, reason="exit code 1: no space"),
+        ],
+        start=1,
+    ):
+        deployed.train("lm", number)
+        deployed.ledger.end_attempt("lm", number, outcome=outcome, now=now())
+    document = runctl("status", "lm", "--json").document
+    assert (document["interruptions"], document["failures"]) == (1, 2)
+    page = runctl("status", "lm").stdout
+    assert "2 of the trainer, up to 2 are retried" in page
 
 
 def test_status_tells_everything_but_the_token(story, runctl):

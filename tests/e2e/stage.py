@@ -7,14 +7,17 @@ import subprocess
 import sys
 import tarfile
 import uuid
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from runctl.aws.ledger import DynamoLedger
 from runctl.aws.workflow import Execution
 from runctl.local import stage
 from runctl.model.checkpoint import Manifest
 from runctl.model.identity import code_key, part_key
+from runctl.model.run import Run
 
 PROJECT = Path(__file__).parents[2]
 wait_for = stage.wait_for
@@ -86,7 +89,32 @@ class Stage(stage.Stage):
                 assert hashlib.sha256(content).hexdigest() == part.sha256
         return manifest
 
+    def stored(self, run_id: str) -> "StoredRun":
+        """Return where a run's checkpoints are, for a test that commits one itself."""
+        return StoredRun(
+            run_id=run_id,
+            name=self.deployment.bucket,
+            clients={"s3": self.clients.get("s3")},
+            ledger=self.ledger,
+        )
+
     def _read(self, key: str) -> bytes:
         answer = self.clients.get("s3").get_object(Bucket=self.deployment.bucket, Key=key)
         content: bytes = answer["Body"].read()
         return content
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run's checkpoints: the bucket of that name, and the ledger."""
+
+    run_id: str
+    name: str
+    clients: dict[str, Any]
+    ledger: DynamoLedger
+
+    def run(self) -> Run:
+        """Return the run."""
+        found = self.ledger.find_run(self.run_id)
+        assert found is not None
+        return found
