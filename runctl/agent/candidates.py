@@ -1,12 +1,13 @@
 """Candidates for a restore: the checkpoints of a run in the order in which they are offered."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 from runctl.model.run import Run
-from runctl.policy.fallback import in_order_of_trust
+from runctl.policy.fallback import MAX_STEPS_BACK, in_order_of_trust
 
 # In the manifest's metadata: the keys of the checkpoints before it, the newest first.
 PREVIOUS = "previous"
@@ -49,14 +50,19 @@ def candidates(store: CheckpointStore, newest: str, trust: Trust) -> Iterator[st
 
 
 def _chain(store: CheckpointStore, newest: str) -> list[str]:
-    """Return the checkpoint and those before it that it names."""
+    """Return the checkpoint and those before it, as manifests name one another."""
     try:
-        return [newest, *previous_of(store, newest)]
+        chain = [newest, *previous_of(store, newest)]
     except NewerCheckpointError:
         raise
     except DamagedCheckpointError:
         # Without its manifest nothing names the others; each of them is whole by itself.
         return [newest, *(other for other in store.manifest_keys() if other < newest)]
+    # Each names only as many as retention keeps, and all of those may have been tried.
+    for _ in range(MAX_STEPS_BACK):
+        with contextlib.suppress(DamagedCheckpointError):
+            chain += [key for key in previous_of(store, min(chain)) if key not in chain]
+    return chain
 
 
 def previous_of(store: CheckpointStore, key: str) -> list[str]:

@@ -25,7 +25,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Entry, Manifest, name_of
 from runctl.model.errors import FencedError, RunctlError
 from runctl.model.run import Run
-from runctl.policy.fallback import continued_from
+from runctl.policy.fallback import SOON, continued_from
 from runctl.policy.interval import notice_budget
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Committer:
         self._is_fenced = is_fenced
         self._marks = Marks(ledger, run_id=run_id, attempt=attempt)
         self._given: Fetched | None = None
+        self._begun = time.monotonic()
         self._has_proved = False
         self.committed: list[str] = []
         self.has_continued = False
@@ -79,6 +80,7 @@ class Committer:
     def begin_from(self, restored: Fetched, view: View) -> None:
         """Go on from a restored checkpoint, which is what the folder holds now."""
         self._manifest, self._given = restored.manifest, restored
+        self._begun = time.monotonic()
         self.history.begin_from(restored, view)
         self._uploader.remember(view, restored.manifest)
 
@@ -172,12 +174,19 @@ class Committer:
             if self._has_partials:
                 self._store.delete_partials()
                 self._has_partials = False
+            if self._may_fall_back():
+                return
             removed = remove_old_checkpoints(
                 self._store, kept, self._manifest, attempt=self._attempt
             )
             self._uploader.forget(removed)
         except (RunctlError, ClientError, BotoCoreError) as exc:
             logger.warning("old checkpoints could not be removed: %s", exc)
+
+    def _may_fall_back(self) -> bool:
+        """Whether the trainer may still die of what it was given: then those before are needed."""
+        is_new = time.monotonic() - self._begun < SOON.total_seconds()
+        return self._given is not None and not self.has_continued and is_new
 
     def _manifest_of(
         self,

@@ -276,7 +276,7 @@ def test_a_machine_lost_in_a_fallback_leaves_the_mark(cloud: Cloud, launch) -> N
     cloud.give_token(2)
     first = launch(attempt=2, fault="fallback.marked")
     assert first.wait() != 0
-    assert cloud.run().suspects == frozenset({bad})
+    assert bad in cloud.run().suspects
     second = resume(cloud, launch, 3)
     assert cloud.outcome()["kind"] == "completed"
     assert printed(second)[0] == "given ['ckpt-1'] told 1"
