@@ -59,7 +59,7 @@ def _arguments(declared: Declared, pinned: Versions | None, scratch: Path) -> li
     if declaration.file:
         file = declared.project / declaration.file
         tree = ProjectTree(declared.project)
-        if commits and has_repositories(tree, declaration.references.lists):
+        if has_repositories(tree, declaration.references.lists):
             lines, more = pin_files(tree, declaration.file, commits, top=str(declared.project))
             file = _write(scratch / "requirements.txt", lines)
             constraints += more

@@ -5,14 +5,16 @@ from collections.abc import Iterator, Mapping
 
 from runctl.model.references import Tree
 from runctl.model.requirement_lines import Kind, Line, local_path, read_lines
-from runctl.model.versions import pin_repositories
+from runctl.model.versions import names_repository, pin_repositories
 
 Commits = Mapping[tuple[str, str], str]
 
 
 def has_repositories(tree: Tree, lists: tuple[str, ...]) -> bool:
     """Whether any of the files names a repository."""
-    return any("+" in line.text for name in lists for line in read_lines(tree.read(name)))
+    return any(
+        names_repository(line.text) for name in lists for line in read_lines(tree.read(name))
+    )
 
 
 def pin_files(tree: Tree, name: str, commits: Commits, *, top: str) -> tuple[list[str], list[str]]:
@@ -42,7 +44,14 @@ def _lines(
 
 
 def _absolute(tree: Tree, name: str, line: Line, top: str) -> str:
-    """Return the line; --find-links is the one path that pip takes relative to its file first."""
+    """Return the line as it can stand in another file.
+
+    --find-links is the one path that pip takes relative to its file first. An editable repository
+    is installed like any other: pip would clone it to where the cache does not reach, and keep no
+    record of its commit.
+    """
+    if line.kind is Kind.EDITABLE and names_repository(line.value):
+        return line.value
     path = local_path(line.value) if line.kind is Kind.FIND_LINKS else None
     if path and _is_relative(path):
         beside = posixpath.normpath(posixpath.join(posixpath.dirname(name), path))

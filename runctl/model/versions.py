@@ -113,7 +113,12 @@ def _is_same(one: PackageVersion, other: PackageVersion) -> bool:
     return one.version == other.version
 
 
-_REPOSITORY = re.compile(r"(?P<vcs>git|hg|svn|bzr)\+(?P<url>[^\s;#]+)(?P<fragment>#[^\s;]*)?")
+_REPOSITORY = re.compile(r"\b(?P<vcs>git|hg|svn|bzr)\+(?P<url>[^\s;#]+)(?P<fragment>#[^\s;]*)?")
+
+
+def names_repository(requirement: str) -> bool:
+    """Whether a requirement is in a repository."""
+    return _REPOSITORY.search(requirement) is not None
 
 
 def repository_of(url: str) -> str:

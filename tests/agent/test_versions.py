@@ -155,7 +155,7 @@ def prepared(cloud: Cloud, root: Path, project: Path, pinned: Versions | None = 
     return environment
 
 
-@pytest.mark.parametrize("way", ["a file", "a nested file", "script metadata"])
+@pytest.mark.parametrize("way", ["a file", "a nested file", "an editable", "script metadata"])
 def test_branch_that_moved_is_held_to_its_commit(cloud: Cloud, tmp_path: Path, way: str) -> None:
     repository = Repository(tmp_path / "mypkg", "mypkg")
     commit = repository.release("1.0")
@@ -163,6 +163,7 @@ def test_branch_that_moved_is_held_to_its_commit(cloud: Cloud, tmp_path: Path, w
     files = {
         "a file": {"requirements.txt": f"{OFFLINE}{line}\n"},
         "a nested file": {"requirements.txt": "-r sub/more.txt\n", "sub/more.txt": f"{line}\n"},
+        "an editable": {"requirements.txt": f"-e {line.partition(' @ ')[2]}#egg=mypkg\n"},
         "script metadata": {"train.py": f"# /// script\n# dependencies = ['{line}']\n# ///\n"},
     }[way]
     project = plant(tmp_path / "project", files)
