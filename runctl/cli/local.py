@@ -295,7 +295,7 @@ def capacity(
 ) -> None:
     """Set how many instances a capacity pool holds."""
     from runctl.cli.cloud import find_local_cloud
-    from runctl.local.client import LocalCloudClient
+    from runctl.local.client import LocalCloudClient, LocalCloudError
     from runctl.model.pool import Pool
 
     if pool != "*":
@@ -304,6 +304,8 @@ def capacity(
         except ValueError as exc:
             raise InvalidRequestError((Problem("POOL", str(exc)),)) from exc
     client = LocalCloudClient(find_local_cloud().url)
-    with _translated():
+    try:
         client.set_capacity(pool, count)
+    except LocalCloudError as exc:
+        raise InvalidRequestError((Problem("POOL", str(exc).removeprefix("pool: ")),)) from exc
     invocation.output.result({"pool": pool, "capacity": count}, f"{pool} holds {count}")

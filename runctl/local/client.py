@@ -154,4 +154,11 @@ class LocalCloudClient:
                 return json.load(response)
         except urllib.error.HTTPError as exc:
             with exc:
-                raise LocalCloudError(exc.read().decode()) from exc
+                raise LocalCloudError(_message(exc.read().decode())) from exc
+
+
+def _message(body: str) -> str:
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, TypeError, KeyError):
+        return body

@@ -19,6 +19,15 @@ from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
 
 _STEP = timedelta(hours=1)
+# ministack would keep records of them, and nothing would happen to an instance.
+_ABSENT = frozenset(
+    {
+        "RunInstances", "RequestSpotInstances", "RequestSpotFleet", "CancelSpotInstanceRequests",
+        "CancelSpotFleetRequests", "StartInstances", "StopInstances", "RebootInstances",
+        "ModifyFleet", "ModifySpotFleetRequest", "ModifyInstanceAttribute",
+        "ModifyInstanceMetadataOptions", "AttachVolume", "DetachVolume", "ModifyVolume",
+    }
+)  # fmt: skip
 _PRODUCTS = {"Linux/UNIX", "Linux/UNIX (Amazon VPC)"}
 
 
@@ -47,6 +56,8 @@ class Ec2:
 
     def answers(self, action: str, request: Mapping[str, Any]) -> bool:
         """Say whether a call is answered here; tags of other resources are ministack's."""
+        if action == "CreateTags":
+            check_tags(request.get("Tags", []))
         if action in {"CreateTags", "DeleteTags"}:
             return all(str(one).startswith("i-") for one in request.get("Resources", []))
         if action == "DescribeTags":  # ministack knows of no fleets
@@ -54,7 +65,13 @@ class Ec2:
         return action in self._actions
 
     def knows(self, action: str) -> bool:
-        """Say whether the action may be answered here."""
+        """Say whether the action may be answered here; refuse it if it can be nowhere."""
+        if action in _ABSENT:
+            raise ApiError(
+                "UnsupportedOperation",
+                f"The local cloud has no {action}: instances are launched by CreateFleet of type "
+                "instant, and ended by TerminateInstances or DeleteFleets.",
+            )
         return action in self._actions
 
     def answer(self, action: str, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:

@@ -28,6 +28,13 @@ def test_capacity_reaches_the_market(endpoint, runctl):
     assert calls.health()
     bad = runctl("local", "capacity", "m5.large", "0")
     assert (bad.code, "POOL: 'm5.large' is no pool" in bad.stderr) == (2, True)
+    for wrong, told in {
+        "m5.lagre/us-east-1a/spot": "POOL: no instance type 'm5.lagre'; did you mean 'm5.large'?",
+        "m5.large/us-east-1a/sport": "POOL: 'm5.large/us-east-1a/sport': a pool ends in /spot",
+        "m5.large/us-west-1a/spot": "POOL: no zone 'us-west-1a'; did you mean 'us-east-1a'?",
+    }.items():
+        bad = runctl("local", "capacity", wrong, "0")
+        assert (bad.code, told in " ".join(bad.stderr.split())) == (2, True), bad.stderr
 
 
 def test_a_local_cloud_without_a_deployment_is_told(endpoint, runctl):

@@ -267,3 +267,19 @@ def test_an_instance_ends_at_once_when_its_shutdown_is_skipped(cloud: Cloud) -> 
     eventually(lambda: name in ec2.get_console_output(InstanceId=instance_id).get("Output", ""))
     ec2.terminate_instances(InstanceIds=[instance_id], SkipOsShutdown=True)
     cloud.admin.wait_for_state(instance_id, "terminated")
+
+
+@pytest.mark.parametrize(
+    ("call", "request_"),
+    [
+        ("run_instances", {"MinCount": 1, "MaxCount": 1, "ImageId": "ami-12345678"}),
+        ("stop_instances", {"InstanceIds": ["i-0123456789abcdef0"]}),
+        ("reboot_instances", {"InstanceIds": ["i-0123456789abcdef0"]}),
+        ("modify_instance_metadata_options", {"InstanceId": "i-0123456789abcdef0"}),
+    ],
+)
+def test_a_call_that_would_change_a_record_only_is_refused(
+    cloud: Cloud, call: str, request_: dict[str, Any]
+) -> None:
+    with pytest.raises(ClientError, match="UnsupportedOperation"):
+        getattr(cloud.client("ec2"), call)(**request_)
