@@ -8,6 +8,7 @@ from runctl.agent.faults import reach
 from runctl.agent.inbox import Inbox
 from runctl.agent.keeper import Keeper
 from runctl.agent.progress import Progress
+from runctl.agent.stopping import Stopping
 from runctl.agent.trainer import Trainer
 
 LONGEST_GRACE = timedelta(seconds=90)
@@ -44,11 +45,14 @@ def drain(
     progress.enter("drain")
     keeper.hurry()
     progress.mark("sigterm")
-    trainer.ask_to_save()
+    stopping = Stopping(trainer.pid, keeper.folder)
+    stopping.send()
     reach("drain.sigterm_sent")
     until = time.monotonic() + grace.total_seconds()
     upload_time, measured_at = timedelta(0), float("-inf")
-    while trainer.is_running() and time.monotonic() < until and not inbox.is_fenced:
+    while time.monotonic() < until and not inbox.is_fenced:
+        if not stopping.is_waiting(leader_runs=trainer.is_running()):
+            break
         # Measuring walks through the whole folder, which the trainer is busy writing to.
         if time.monotonic() - measured_at >= MEASURE_EVERY:
             upload_time, measured_at = keeper.expected_upload_time(), time.monotonic()
@@ -67,8 +71,11 @@ def drain(
         keeper.abandon()
         return
     progress.enter("upload")
-    abrupt = trainer.ended_abruptly(killed)
-    keeper.finish(until=_too_late(inbox), torn=killed.torn, abrupt=abrupt)
+    keeper.finish(
+        until=_too_late(inbox),
+        torn=stopping.torn | killed.torn,
+        abrupt=stopping.ended_abruptly(killed) or trainer.died_of_a_fault(),
+    )
     reach("drain.saved")
 
 

@@ -15,11 +15,12 @@ from runctl.agent.code import explain_missing_file
 from runctl.agent.credentials import CredentialsEndpoint
 from runctl.agent.crew import Crew
 from runctl.agent.disk import count_up, is_full, room
-from runctl.agent.drain import drain, grace_of
+from runctl.agent.drain import RESERVE, drain, grace_of
 from runctl.agent.fallback import Ended, Fallback
 from runctl.agent.farewell import Farewell
 from runctl.agent.heartbeat import Heartbeat
 from runctl.agent.inbox import Cause, Ending, Inbox
+from runctl.agent.leftovers import await_writers, daemon_among
 from runctl.agent.marks import Marks
 from runctl.agent.patience import CHECK, EndedEarlyError, Patience
 from runctl.agent.ports import AgentLedger
@@ -37,6 +38,11 @@ from runctl.model.request import RunRequest
 FINAL_UPLOAD = timedelta(minutes=10)
 FLUSH = timedelta(seconds=10)
 MOST_FAILURES = 3
+MOST_NAMES = 3
+IN_BACKGROUND = (
+    "the trainer exited with 0, but left process {daemon} running in the background, which was "
+    "ended with it; run it in the foreground: without `&`, nohup, setsid or a daemon option"
+)
 ENDED_BY_OTHERS = frozenset(
     {-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL}
 )
@@ -223,6 +229,7 @@ class Life:
         """Wait for the trainer's exit or for an end that was asked for, whichever is first."""
         while trainer.is_running() and self._inbox.ending is None:
             self._inbox.wait(CHECK.total_seconds())
+            trainer.note_handler()
             if self._inbox.take_checkpoint_request():
                 crew.ask_for_checkpoint()
             crew.keep_pace()
@@ -236,6 +243,10 @@ class Life:
     def _after_exit(self, trainer: Trainer, crew: Crew) -> Outcome | None:
         self._progress.mark("exited")
         logger.info("the trainer exited by itself with %s", trainer.exit_code)
+        exited_at = time.monotonic()
+        until = exited_at + FINAL_UPLOAD.total_seconds()
+        left = await_writers(crew.keeper.folder, lambda: self._must_end(crew, until))
+        daemon = daemon_among(left, since_exit=time.monotonic() - exited_at)
         killed = trainer.end_family(crew.keeper.folder)
         self._progress.enter("upload")
         code = trainer.exit_code or 0
@@ -248,7 +259,9 @@ class Life:
         if deadline is not None:
             until = min(until, deadline)
         saved = crew.keeper.finish(
-            until=until, torn=killed.torn, abrupt=trainer.ended_abruptly(killed)
+            until=until,
+            torn=killed.torn,
+            abrupt=trainer.died_of_a_fault() or trainer.died_unaware() or bool(killed.writers),
         )
         self._step = crew.committer.step
         if self._inbox.is_fenced:
@@ -270,11 +283,30 @@ class Life:
                 told += f" ({missing})"
             reason = f"{told}: {words}" if words else told
             return self._failed(reason, exit_code=code)
+        if daemon is not None:
+            return self._failed(IN_BACKGROUND.format(daemon=daemon), exit_code=code)
+        if killed.torn and ending is not None:
+            return self._outcome_of_ending(exit_code=code)
+        if killed.torn:
+            names = ", ".join(sorted(killed.torn)[:MOST_NAMES])
+            return self._failed(
+                f"the trainer is done, but {names} was still being written "
+                f"{FINAL_UPLOAD.total_seconds() / 60:.0f} minutes later",
+                exit_code=code,
+            )
         if not saved:
             return self._failed("the trainer is done, but its last checkpoint could not be saved")
         if problem:
             return self._failed(f"the trainer is done, but {problem}", exit_code=code)
         return Outcome(kind=OutcomeKind.COMPLETED, exit_code=code, step=self._step)
+
+    def _must_end(self, crew: Crew, until: float) -> bool:
+        """Whether what the trainer left running can be waited for no longer."""
+        if self._inbox.is_fenced or time.monotonic() >= until:
+            return True
+        ending = self._inbox.ending
+        left = None if ending is None else ending.time_left()
+        return left is not None and left <= RESERVE + crew.keeper.expected_upload_time()
 
     def _after_ending(
         self, request: RunRequest, ending: Ending, trainer: Trainer, crew: Crew

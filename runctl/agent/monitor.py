@@ -1,8 +1,6 @@
 """Watching over a training process that runctl did not start: its folder, its end, EC2's notice."""
 
-import contextlib
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from runctl.agent.pins import pin, read_pinned
 from runctl.agent.plain_store import PlainStore
 from runctl.agent.snapshot import ChangedError, Settling, Take, View, look
 from runctl.agent.stated_steps import StepJudge
+from runctl.agent.stopping import send_once, targets_of
 from runctl.agent.wholeness import Wholeness
 
 LOOK_EVERY = timedelta(milliseconds=500)
@@ -106,12 +105,11 @@ class Monitor:
 
     def _end_process(self) -> None:
         pid = self._watched.process.pid
-        family = processes.trainers_of(pid) or [pid]
-        self._catches = any(processes.catches(one, signal.SIGTERM) for one in family)
-        logger.info("SIGTERM to %s", ", ".join(map(str, family)))
-        for one in family:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(one, signal.SIGTERM)
+        family, targets = targets_of(pid)
+        chosen = [info for info in family if info.pid in targets.now]
+        self._catches = any(info.catches(signal.SIGTERM) for info in chosen)
+        logger.info("SIGTERM to %s", ", ".join(map(str, chosen)))
+        send_once(chosen, family)
 
     def look_at_folder(self) -> None:
         """Save what has settled since the last look."""

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,12 +14,6 @@ PR_SET_CHILD_SUBREAPER = 36
 PROC = Path("/proc")
 # A process in an uninterruptible system call stops only when that returns.
 STOP_WITHIN = 1.0
-SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "busybox"})
-WRAPPERS = frozenset({"env", "nohup", "time", "timeout", "nice", "stdbuf", "xvfb-run", "uv", "uvx"})
-LAUNCHERS = frozenset({"torchrun", "accelerate", "deepspeed", "horovodrun", "mpirun", "mpiexec"})
-LAUNCHER_MODULES = frozenset(
-    {"torch.distributed.run", "torch.distributed.launch", "accelerate.commands.launch"}
-)
 
 
 def become_subreaper() -> None:
@@ -65,7 +60,7 @@ def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -
     last file: what is not open then was closed by its writer. The exit status of `keep_status_of`
     is left to its Popen.
     """
-    stopped = _stop_tree(roots)
+    stopped = stop_tree(*roots)
     held = {} if folder is None else files_held(stopped, folder)
     killed: list[int] = []
     # Repeated, since one that could not be stopped in time may fork between look and signal.
@@ -82,7 +77,7 @@ def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -
     return Killed(tuple(killed), frozenset().union(*held.values()), frozenset(held))
 
 
-def _stop_tree(roots: tuple[int, ...]) -> list[int]:
+def stop_tree(*roots: int) -> list[int]:
     """SIGSTOP all descendants of `roots`, parents first; return them once they stand still."""
     stopped: list[int] = []
     until = time.monotonic() + STOP_WITHIN
@@ -126,7 +121,7 @@ def end_leftovers(marker: str) -> list[int]:
                 killed.append(pid)
     # A signal is not an end: what is still in a system call may yet write to the folder.
     for _ in range(500):
-        if not any(_is_alive(pid) for pid in killed):
+        if not any(is_alive(pid) for pid in killed):
             break
         time.sleep(0.01)
     return killed
@@ -137,58 +132,11 @@ def _is_on_this_machine(pid: int) -> bool:
     return (PROC / str(pid) / "ns/mnt").readlink() == (PROC / "self/ns/mnt").readlink()
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended; one that only waits to be collected has."""
     with contextlib.suppress(OSError, ValueError):
         return _stat(pid)[0] not in {"Z", "X"}
     return False
-
-
-def trainers_of(leader: int) -> list[int]:
-    """Return whom to tell to save: the leader, or those that it merely launches.
-
-    A launcher such as torchrun passes SIGTERM on and kills its workers 30 s later, whatever their
-    grace; told directly, they save in peace and it follows them. A shell dies at once and leaves
-    its child behind, unless it has a trap of its own: then both are told.
-    """
-    children: dict[int, list[int]] = {}
-    for pid in descendants(leader):
-        with contextlib.suppress(OSError, ValueError):
-            children.setdefault(_stat(pid)[1], []).append(pid)
-    targets: list[int] = []
-    queue = [leader]
-    while queue:
-        pid = queue.pop(0)
-        role, below = _role(pid), children.get(pid, [])
-        if role == "trainer" or not below:
-            targets.append(pid)
-            continue
-        if role == "shell" and catches(pid, signal.SIGTERM):
-            targets.append(pid)
-        queue += below
-    return targets
-
-
-def _role(pid: int) -> str:
-    words = _command_line(pid)
-    if not words:
-        return "trainer"
-    name = Path(words[0]).name.lstrip("-")
-    if name in SHELLS:
-        return "shell"
-    if name in WRAPPERS or name in LAUNCHERS:
-        return "launcher"
-    if name.startswith(("python", "pypy")):
-        return _role_of_python(words[1:])
-    return "trainer"
-
-
-def _role_of_python(words: list[str]) -> str:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "-m":
-            return "launcher" if following in LAUNCHER_MODULES else "trainer"
-        if not word.startswith("-"):
-            return "launcher" if Path(word).name in LAUNCHERS else "trainer"
-    return "trainer"
 
 
 def open_for_writing(pids: Iterable[int], folder: Path) -> set[str]:
@@ -199,15 +147,57 @@ def open_for_writing(pids: Iterable[int], folder: Path) -> set[str]:
 def files_held(pids: Iterable[int], folder: Path) -> dict[int, set[str]]:
     """Return which of `pids` hold files below `folder` open to write, by their relative paths."""
     prefix = f"{os.path.realpath(folder)}/"
+    names = _Names(folder)
     found: dict[int, set[str]] = {}
     for pid in pids:
+        sees_our_paths = _mounts(pid) == names.mounts
         with contextlib.suppress(OSError):
             for descriptor in os.scandir(PROC / str(pid) / "fd"):
                 with contextlib.suppress(OSError, ValueError):
                     path = str(Path(descriptor.path).readlink())
-                    if path.startswith(prefix) and _is_writable(pid, descriptor.name):
-                        found.setdefault(pid, set()).add(path[len(prefix) :])
+                    if sees_our_paths:
+                        path = path[len(prefix) :] if path.startswith(prefix) else ""
+                        path = "" if _is_unlinked(path, descriptor.path) else path
+                    else:
+                        path = names.of(descriptor.path) if path.startswith("/") else ""
+                    if path and _is_writable(pid, descriptor.name):
+                        found.setdefault(pid, set()).add(path)
     return found
+
+
+class _Names:
+    """The files of a folder by device and inode, for processes that see it at another path."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[tuple[int, int], str] | None = None
+        self.mounts = _mounts(os.getpid())
+
+    def of(self, descriptor: str) -> str:
+        """Return the relative path of an open file, or nothing when it is not in the folder."""
+        info = Path(descriptor).stat()
+        if not stat.S_ISREG(info.st_mode):
+            return ""
+        if self._known is None:
+            self._known = {}
+            for parent, _, files in os.walk(self._folder):
+                for name in files:
+                    with contextlib.suppress(OSError):
+                        path = f"{parent}/{name}"
+                        there = os.lstat(path)
+                        relative = os.path.relpath(path, self._folder)
+                        self._known[there.st_dev, there.st_ino] = relative
+        return self._known.get((info.st_dev, info.st_ino), "")
+
+
+def _mounts(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return str((PROC / str(pid) / "ns/mnt").readlink())
+    return ""
+
+
+def _is_unlinked(path: str, descriptor: str) -> bool:
+    return path.endswith(" (deleted)") and Path(descriptor).stat().st_nlink == 0
 
 
 def _is_writable(pid: int, descriptor: str) -> bool:
@@ -216,22 +206,6 @@ def _is_writable(pid: int, descriptor: str) -> bool:
         if name == "flags":
             return int(value, 8) & os.O_ACCMODE != os.O_RDONLY
     return False
-
-
-def catches(pid: int, number: signal.Signals) -> bool:
-    """Whether the process has a handler of its own for a signal."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in (PROC / str(pid) / "status").read_text().splitlines():
-            if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    return False
-
-
-def _command_line(pid: int) -> list[str]:
-    with contextlib.suppress(OSError):
-        content = (PROC / str(pid) / "cmdline").read_bytes()
-        return [word.decode(errors="replace") for word in content.split(b"\0")[:-1]]
-    return []
 
 
 def _stat(pid: int) -> tuple[str, int]:

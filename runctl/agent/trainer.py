@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent import processes
+from runctl.agent.process_table import handles_sigterm
 from runctl.model.contract import expand
 from runctl.model.errors import RequestError
 from runctl.model.excerpt import last_lines
@@ -187,8 +188,7 @@ class Trainer:
         self._on_exit = on_exit
         # What a trainer of this attempt before it has printed is in the same files.
         self._printed_before = {path: _size_of(path) for path in (errors, output)}
-        self._signalled: list[int] = []
-        self._unaware: list[int] = []
+        self._handles_sigterm = False
         words = [*scope(), *command]
         try:
             with output.open("ab") as out, errors.open("ab") as err:
@@ -234,26 +234,23 @@ class Trainer:
         """Return every process that descends from it, those that outlived it included."""
         return processes.descendants(os.getpid())
 
-    def ask_to_save(self) -> None:
-        """Send SIGTERM to the trainer itself, past whatever launched it."""
-        self._signalled = processes.trainers_of(self.pid)
-        self._unaware = [
-            pid for pid in self._signalled if not processes.catches(pid, signal.SIGTERM)
-        ]
-        for pid in self._signalled:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+    def note_handler(self) -> None:
+        """Take note of whether it handles SIGTERM: once it has died of one, nobody can tell."""
+        if self.is_running():
+            self._handles_sigterm = handles_sigterm(self.pid)
 
-    def ended_abruptly(self, killed: processes.Killed) -> bool:
-        """Whether a process that may have been saving died without running its own exit."""
-        if self._unaware or {*self._signalled, *killed.writers} & {*killed.pids}:
-            return True
+    def died_of_a_fault(self) -> bool:
+        """Whether the process that we started, or the one behind its shell, ended by no exit."""
         code = self.exit_code or 0
-        if code == -signal.SIGTERM:
-            # One that handles it may well pass it on to itself once it has saved, and launchers do.
-            return not self._signalled
-        # Behind a shell it is the shell that tells of a signal, by 128 and its number.
+        # It is the shell that tells of its child's signal, by 128 and the signal's number.
         return (-code if code < 0 else code - 128) in FATAL_SIGNALS
+
+    def died_unaware(self) -> bool:
+        """Whether it died of a SIGTERM that it does not handle, whoever sent it.
+
+        One that does handle it dies of it when it passes it on to itself, after its save.
+        """
+        return self.exit_code == -signal.SIGTERM and not self._handles_sigterm
 
     def end_family(self, folder: Path | None = None) -> processes.Killed:
         """SIGKILL everything that is left of it; return what that was and wrote in `folder`."""

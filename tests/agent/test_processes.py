@@ -1,4 +1,4 @@
-"""Whom SIGTERM goes to, who writes what, and that nobody gets away."""
+"""Who writes what, and that nobody gets away."""
 
 from __future__ import annotations
 
@@ -11,15 +11,9 @@ from pathlib import Path
 import pytest
 
 from runctl.agent import processes
-from tests.agent.machine import is_alive, wait_until
+from tests.agent.machine import is_alive
 
 WORKER = "import time; print('up', flush=True); time.sleep(600)"
-LAUNCHER = f"""#!{sys.executable}
-import subprocess, sys
-workers = [subprocess.Popen([sys.executable, "-c", {WORKER!r}]) for _ in range(2)]
-[worker.wait() for worker in workers]
-"""
-
 Start = Callable[..., int]
 
 
@@ -42,48 +36,6 @@ def start() -> Iterator[Start]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
-
-
-def test_plain_trainer_is_told_itself(start: Start) -> None:
-    pid = start(sys.executable, "-c", WORKER)
-    assert processes.trainers_of(pid) == [pid]
-
-
-def test_trainer_with_children_of_its_own_is_told_and_they_are_not(start: Start) -> None:
-    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WORKER!r}])"
-    pid = start(sys.executable, "-c", program)
-    assert processes.trainers_of(pid) == [pid]
-
-
-@pytest.mark.parametrize("name", ["torchrun", "accelerate", "deepspeed"])
-def test_workers_of_a_launcher_are_told_and_the_launcher_is_not(
-    start: Start, tmp_path: Path, name: str
-) -> None:
-    launcher = tmp_path / name
-    launcher.write_text(LAUNCHER)
-    launcher.chmod(0o755)
-    pid = start(str(launcher))
-    wait_until(lambda: len(processes.descendants(pid)) == 2)
-    assert sorted(processes.trainers_of(pid)) == sorted(processes.descendants(pid))
-
-
-def test_launcher_run_as_a_module_is_known_too(start: Start, tmp_path: Path) -> None:
-    package = tmp_path / "torch/distributed"
-    package.mkdir(parents=True)
-    (package / "run.py").write_text(LAUNCHER)
-    pid = start(sys.executable, "-m", "torch.distributed.run", cwd=tmp_path)
-    wait_until(lambda: len(processes.descendants(pid)) == 2)
-    assert pid not in processes.trainers_of(pid)
-
-
-def test_child_of_a_shell_is_told_and_a_shell_without_a_trap_is_not(start: Start) -> None:
-    pid = start("bash", "-c", f'{sys.executable} -c "{WORKER}"; true')
-    assert processes.trainers_of(pid) == processes.descendants(pid)
-
-
-def test_shell_with_a_trap_of_its_own_is_told_too(start: Start) -> None:
-    pid = start("bash", "-c", f"trap 'echo bye' TERM; {sys.executable} -c \"{WORKER}\"; true")
-    assert processes.trainers_of(pid) == [pid, *processes.descendants(pid)]
 
 
 def test_tree_ends_whole_however_deep_it_is(start: Start) -> None:
