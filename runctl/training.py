@@ -123,6 +123,9 @@ def listen(*, forward: bool = True) -> None:
 
 def _on_sigterm(number: int, frame: Any) -> None:
     global _stop, _forwarding
+    if not _stop and _SAVED:
+        # Should nobody of runctl have sent it, this run is interrupted and not done.
+        _append(Path(_SAVED), {"signal": "SIGTERM"})
     _stop = True
     # A handler that was set over this one, and calls it, must not be called by it in turn.
     if callable(_before) and not _forwarding:

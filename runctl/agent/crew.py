@@ -153,6 +153,11 @@ class Crew:
         logger.info("the trainer is running")
         return trainer
 
+    @property
+    def was_asked_to_stop(self) -> bool:
+        """Whether the trainer's helper has told of a SIGTERM."""
+        return self._saves.was_asked_to_stop
+
     def ask_for_checkpoint(self) -> None:
         """Ask the trainer's helper to save; one without the helper goes on undisturbed."""
         if not self._saves.has_helper:

@@ -46,7 +46,7 @@ def drain(
     keeper.hurry()
     progress.mark("sigterm")
     stopping = Stopping(trainer.pid, keeper.folder)
-    stopping.send()
+    stopping.send(before_a_kill=keeper.hold)
     reach("drain.sigterm_sent")
     until = time.monotonic() + grace.total_seconds()
     upload_time, measured_at = timedelta(0), float("-inf")
@@ -61,6 +61,7 @@ def drain(
             break
         time.sleep(EXIT_POLL)
     exited = not trainer.is_running()
+    unfinished = stopping.unfinished
     killed = trainer.end_family(keeper.folder)
     reach("drain.trainer_ended")
     progress.mark("exited")
@@ -70,6 +71,9 @@ def drain(
     if inbox.is_fenced:
         keeper.abandon()
         return
+    if unfinished or killed.torn:
+        progress.note_saving(missed_grace=grace)
+        logger.warning("the final save did not finish within %.0f s", grace.total_seconds())
     progress.enter("upload")
     keeper.finish(
         until=_too_late(inbox),

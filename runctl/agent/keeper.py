@@ -94,6 +94,7 @@ class Keeper:
         self._interval = LOOK_EVERY
         self._looked_at_processes = float("-inf")
         self._stop = threading.Event()
+        self._is_held = threading.Event()
         self._superseded = threading.Event()
         self._work = threading.Condition()
         self._pinned: _Pinned | None = None
@@ -215,6 +216,15 @@ class Keeper:
         except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
             logger.warning("the unfinished checkpoint could not be kept: %s", exc)
 
+    def hold(self) -> None:
+        """Take nothing more until `finish`: what is closed now may be torn by its writer's end."""
+        self._is_held.set()
+
+    def _is_over(self) -> bool:
+        # Asked after a look, so that what the look found was found before the trainer's end.
+        leader = self._leader()
+        return self._is_held.is_set() or (leader > 0 and not processes.is_alive(leader))
+
     def abandon(self) -> None:
         """Stop at once and commit nothing more."""
         self._stop.set()
@@ -267,7 +277,7 @@ class Keeper:
         found = self._databases.replace(view, writing, time.monotonic(), hurry=is_pending)
         with self._work:
             # One at a time; what changes meanwhile comes next.
-            if self._pinned is not None or self._told_late:
+            if self._pinned is not None or self._told_late or self._is_over():
                 self._settling.watch_only(
                     found.view, found.writing, time.monotonic(), copies=found.copies
                 )

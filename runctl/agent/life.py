@@ -22,6 +22,7 @@ from runctl.agent.heartbeat import Heartbeat
 from runctl.agent.inbox import Cause, Ending, Inbox
 from runctl.agent.leftovers import await_writers, daemon_among
 from runctl.agent.marks import Marks
+from runctl.agent.observer import TrainerObserver
 from runctl.agent.patience import CHECK, EndedEarlyError, Patience
 from runctl.agent.ports import AgentLedger
 from runctl.agent.preparation import Preparation, Prepared
@@ -101,6 +102,7 @@ class Life:
             inbox=inbox,
         )
         self._step: int | None = None
+        self._observer = TrainerObserver(self._progress)
 
     def live(self) -> bool:
         """Run the attempt; return whether the instance should shut down now."""
@@ -174,10 +176,13 @@ class Life:
             inbox=self._inbox,
             credentials=credentials,
         )
-        trainer = crew.start(last_check=self._patience.check)
+        self._observer = TrainerObserver(self._progress)
+        self._observer.start()
         try:
+            trainer = crew.start(last_check=self._patience.check)
             outcome = self._accompany(request, trainer, crew)
         finally:
+            self._observer.stop()
             crew.metrics.stop(within=FLUSH)
         if outcome is None:
             return None
@@ -186,7 +191,7 @@ class Life:
             lived=trainer.lived,
             committer=crew.committer,
             close=lambda: self._patience.result_of(crew.keeper.close),
-            has_other_cause=is_full(self._paths.state),
+            has_other_cause=is_full(self._paths.state) or bool(self._observer.memory_text),
         )
 
     def _make_fallback(self, request: RunRequest) -> Fallback:
@@ -227,9 +232,10 @@ class Life:
 
     def _accompany(self, request: RunRequest, trainer: Trainer, crew: Crew) -> Outcome | None:
         """Wait for the trainer's exit or for an end that was asked for, whichever is first."""
+        self._observer.look(trainer)
         while trainer.is_running() and self._inbox.ending is None:
             self._inbox.wait(CHECK.total_seconds())
-            trainer.note_handler()
+            self._observer.look(trainer)
             if self._inbox.take_checkpoint_request():
                 crew.ask_for_checkpoint()
             crew.keep_pace()
@@ -272,9 +278,21 @@ class Life:
         # and exit 0 mid-way, before we hear of it: the next attempt finds out.
         if ending is not None and (code in ENDED_BY_OTHERS or ending.cause is Cause.SHUTDOWN):
             return self._outcome_of_ending(exit_code=code)
+        sender = self._observer.stop_request(trainer, helper_was_asked=crew.was_asked_to_stop)
+        if sender:
+            return Outcome(
+                kind=OutcomeKind.INTERRUPTED, reason=sender, exit_code=code, step=self._step
+            )
+        hidden = self._observer.failure_in_pipe(trainer) if code == 0 else None
+        if hidden is not None:
+            code = hidden[0]
         if code != 0:
             told = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
-            if code == -signal.SIGKILL:
+            if hidden is not None:
+                told = hidden[1]
+            if memory := self._observer.memory_text:
+                told += f" ({memory})"
+            elif code == -signal.SIGKILL:
                 told += " (out of memory?)"
             if is_full(self._paths.state):
                 told += f" (the instance's disk is full, {room(self._paths.state)})"

@@ -15,6 +15,7 @@ class Saves:
         self._lines = Follower(path)
         self.step: int | None = None
         self.cost: timedelta | None = None
+        self.was_asked_to_stop = False
 
     @property
     def has_helper(self) -> bool:
@@ -25,8 +26,11 @@ class Saves:
         """Take note of what was told since the last call; whether there was anything."""
         told = False
         for line in self._lines.read():
-            with contextlib.suppress(ValueError, TypeError, KeyError):
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                 document = json.loads(line)
+                if document.get("signal") == "SIGTERM":
+                    self.was_asked_to_stop = True
+                    continue
                 self.step = int(document["step"])
                 told = True
                 seconds = float(document.get("seconds", 0))

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from runctl.agent import processes
@@ -62,8 +62,11 @@ class Stopping:
         self._waiting_for: list[ProcessInfo] = []
         self.torn: frozenset[str] = frozenset()
 
-    def send(self) -> None:
-        """Send SIGTERM to everything that handles it, or else to the leader, which dies of it."""
+    def send(self, *, before_a_kill: Callable[[], None]) -> None:
+        """Send SIGTERM to everything that handles it, or else to the leader, which dies of it.
+
+        In that case `before_a_kill` is called first.
+        """
         family = family_of(os.getpid())
         targets = choose_targets(family, self._leader)
         self._later = targets.later
@@ -72,6 +75,7 @@ class Stopping:
             self._signal(targets.now, family)
             return
         # They end at once, whatever they are at: what they have open now is torn.
+        before_a_kill()
         stopped = processes.stop_tree(os.getpid())
         try:
             held = processes.files_held(targets.now, self._folder)

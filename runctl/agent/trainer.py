@@ -290,4 +290,6 @@ def scope() -> list[str]:
     words = [runner, "--scope", "--quiet", "--collect", f"--slice={SLICE}"]
     # Units stop in the reverse of their order: in a shutdown the agent drains first. Otherwise
     # systemd would send SIGTERM to launchers and data-loader workers too, at the same moment.
-    return [*words, f"--property=Before={AGENT_UNIT}", "--"]
+    # One process that the kernel kills for lack of memory must not end all others by SIGTERM: the
+    # trainer would save, exit with 0 and look as if it were done.
+    return [*words, f"--property=Before={AGENT_UNIT}", "--property=OOMPolicy=continue", "--"]

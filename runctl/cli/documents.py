@@ -28,6 +28,13 @@ def warnings_of(attempts: Sequence[Attempt]) -> list[str]:
     return list(dict.fromkeys(one.warning for one in attempts if one.warning))
 
 
+def unfinished_final_saves(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Return the attempts whose final save did not finish within its grace period."""
+    return [
+        one for one in attempts if one.saving is not None and one.saving.missed_grace is not None
+    ]
+
+
 def run_document(
     run: Run, attempts: Sequence[Attempt], versions: Versions | None = None
 ) -> dict[str, Any]:
@@ -40,6 +47,7 @@ def run_document(
         "newest_checkpoint": run.newest,
         "committed_at": _text(run.committed_at),
         "warnings": warnings_of(attempts),
+        "unfinished_final_saves": len(unfinished_final_saves(attempts)),
         "versions": None if versions is None else versions.as_document(),
         "attempts": [_attempt_document(one) for one in attempts],
         "request": run.request.as_document(),

@@ -8,7 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runctl.cli.documents import failures, interruptions, warnings_of
+from runctl.cli.documents import (
+    failures,
+    interruptions,
+    unfinished_final_saves,
+    warnings_of,
+)
 from runctl.cli.reasons import brief, last_lines_text
 from runctl.cli.wording import say_duration, say_instant, say_short, say_size
 from runctl.model.checkpoint import name_of
@@ -43,6 +48,8 @@ _WIDE = 120
 _NARROW = 76
 # What the other columns of a list take at most.
 _BESIDE_NAMES = 46
+# From so many on it is no accident.
+_REPEATED = 2
 _NOTHING = "–"
 
 
@@ -96,6 +103,8 @@ def _facts(
         facts.add_row("interruptions", str(taken))
     if failed := failures(attempts):
         facts.add_row("failures", _failures(run, failed))
+    if text := final_saves_text(attempts):
+        facts.add_row("final saves", text)
     if versions is not None and versions.packages:
         facts.add_row("versions", str(versions))
     return facts
@@ -132,6 +141,23 @@ def saving_texts(attempts: Sequence[Attempt]) -> list[tuple[str, str]]:
         for label, text in (("interval", _interval(saving)), ("last save", _last_save(saving)))
         if text
     ]
+
+
+def final_saves_text(attempts: Sequence[Attempt]) -> str:
+    """Say how many final saves missed their grace period, and after several what to do."""
+    missed = unfinished_final_saves(attempts)
+    if not missed:
+        return ""
+    numbers = ", ".join(str(one.number) for one in missed)
+    attempts_text = f"attempt{'' if len(missed) == 1 else 's'} {numbers}"
+    text = f"{len(missed)} did not finish within the grace period ({attempts_text})"
+    given = missed[-1].saving
+    if len(missed) < _REPEATED or given is None or given.missed_grace is None:
+        return text
+    return (
+        f"{text}: the last one had {say_short(given.missed_grace)}; raise "
+        "checkpoint.grace_seconds (at most 90), save less at the end, or save more often"
+    )
 
 
 def _interval(saving: Saving) -> str:

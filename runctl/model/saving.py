@@ -16,6 +16,7 @@ class Saving:
     `uptime`, the mean time between interruptions that is expected; both are None where `every` is
     the request's, `is_fixed`, or where no save has shown yet what one costs. A last save of
     `size_bytes` would need `last_save` of the `notice`; without one a machine is not taken.
+    `missed_grace` is how long the trainer was given for a final save that it did not finish.
     """
 
     every: timedelta | None = None
@@ -26,6 +27,7 @@ class Saving:
     bytes_per_second: float | None = None
     last_save: timedelta | None = None
     notice: timedelta | None = None
+    missed_grace: timedelta | None = None
 
     @property
     def fits_notice(self) -> bool | None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
 import pytest
 
 from runctl.aws.checkpoints import CheckpointStore
@@ -249,3 +255,151 @@ def test_helper_of_a_script_is_not_mistaken_for_its_trainer(cloud: Cloud, launch
     cloud.give_token()
     launch()
     assert cloud.outcome(60)["kind"] == "completed"
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel tells only root")
+FAILS = """
+    import sys, time
+    print("from 0", flush=True)
+    time.sleep(1)
+    sys.exit(3)
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("python train.py 2>&1 | tee $RUNCTL_OUTPUT_DIR/log", 3),
+        ("(python train.py; exit $?) | cat | tee $RUNCTL_OUTPUT_DIR/log", 3),
+        ("bash -c 'python train.py | cat'; true", 3),
+        ("python train.py | cat; sleep 0.5; python -c 'import time; time.sleep(1)'; true", 0),
+        ("python train.py; true", 0),
+        ("yes | head -n 1; true", 0),
+    ],
+)
+def test_trainer_that_fails_before_a_pipe_has_failed(
+    cloud: Cloud, launch, line: str, code: int
+) -> None:
+    cloud.create_run(FAILS, files={"run.sh": f"#!/bin/bash\n{line}\n"}, script="run.sh")
+    cloud.open_attempt()
+    cloud.give_token()
+    launch()
+    outcome = cloud.outcome()
+    assert outcome["exit_code"] == code
+    assert outcome["kind"] == ("failed" if code else "completed")
+    if code:
+        assert outcome["reason"].startswith("train.py exited with 3; the shell reported")
+
+
+ENDS_WELL = """
+    import os, signal, subprocess, sys, time
+    from pathlib import Path
+    root = Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+    def stop(*_):
+        (root / "step-5.txt").write_text("x")
+        sys.exit(int(os.environ.get("CODE", 0)))
+    signal.signal(signal.SIGTERM, stop)
+    print("from", os.getpid(), flush=True)
+    if os.environ.get("SENDS") == "itself":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if os.environ.get("SENDS") == "its child":
+        subprocess.run([f"kill {os.getpid()}"], shell=True)
+    time.sleep(600)
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("code", ["0", "143", "1"])
+def test_end_after_a_sigterm_of_somebody_else_is_an_interruption(
+    cloud: Cloud, launch, code: str
+) -> None:
+    machine = begin(cloud, launch, ENDS_WELL, env={"CODE": code})
+    os.killpg(int(said(machine).split()[1]), signal.SIGTERM)
+    outcome = cloud.outcome()
+    assert (outcome["kind"], outcome["step"]) == ("interrupted", 5)
+    assert outcome["reason"].startswith("somebody sent SIGTERM to the trainer")
+    assert f"(process {os.getpid()})" in outcome["reason"]
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"env": {"SENDS": "itself"}},
+        {"env": {"SENDS": "its child"}},
+        {"script": "run.sh", "files": {"run.sh": "timeout 2 python train.py; true\n"}},
+        {
+            "script": "run.sh",
+            "files": {"run.sh": "python train.py & sleep 2\n/bin/kill $!\nwait $!\n"},
+        },
+    ],
+)
+def test_sigterm_from_the_trainers_own_family_is_nobody_elses(
+    cloud: Cloud, launch, request_
+) -> None:
+    begin(cloud, launch, ENDS_WELL, **request_)
+    outcome = cloud.outcome()
+    assert (outcome["kind"], outcome["step"]) == ("completed", 5)
+
+
+HOARDS = """
+    import os, subprocess, sys, time
+    print("from 0", flush=True)
+    if os.environ["WHO"] == "itself":
+        hoard = [bytearray(b"x" * (1 << 20)) for _ in range(4000)]
+    code = "hoard = [bytearray(b'x' * (1 << 20)) for _ in range(4000)]"
+    print("child", subprocess.run([sys.executable, "-c", code]).returncode, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A memory group of this test with a limit, where version 1 of control groups is mounted."""
+    if os.geteuid() != 0 or not Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists():
+        pytest.skip("limits of memory need root and control groups of version 1")
+    own = next(
+        line.split(":", 2)[2]
+        for line in Path("/proc/self/cgroup").read_text().splitlines()
+        if line.split(":")[1] == "memory"
+    )
+    group = Path(f"/sys/fs/cgroup/memory{own}/runctl-test-{os.getpid()}")
+    group.mkdir()
+    (group / "memory.limit_in_bytes").write_text(str(400 << 20))
+    yield group
+    for pid in (group / "cgroup.procs").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+    wait_until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+@pytest.mark.parametrize("who", ["itself", "a child"])
+def test_lack_of_memory_is_reported_with_its_numbers(
+    cloud: Cloud, launch, memory_group: Path, who: str
+) -> None:
+    cloud.create_run(HOARDS, env={"WHO": who})
+    cloud.open_attempt()
+    cloud.give_token()
+    enter = f'echo $$ > {memory_group}/cgroup.procs; exec "$@"'
+    machine = launch(under=("sh", "-c", enter, "sh"))
+    sentence = "the kernel killed 1 process of the trainer for lack of memory: limit 400 MiB"
+    if who == "itself":
+        outcome = cloud.outcome()
+        assert (outcome["kind"], outcome["exit_code"]) == ("failed", -9)
+        assert sentence in outcome["reason"]
+        assert "; the machine has " in outcome["reason"]
+    else:
+        wait_until(lambda: sentence in (cloud.attempt().warning or ""))
+        assert "child -9" in said(machine)
+        assert cloud.tokens.reports == []
+
+
+def test_final_save_that_the_grace_was_too_short_for_is_counted(cloud: Cloud, launch) -> None:
+    program = SAVES_LATE.replace("time.sleep(1)", "time.sleep(60)")
+    machine = begin(cloud, launch, program, checkpoint=CheckpointOptions(grace_seconds=1))
+    machine.metadata.give_notice(60)
+    assert cloud.outcome()["exit_code"] == -9
+    saving = cloud.attempt().saving
+    assert saving is not None
+    assert saving.missed_grace == timedelta(seconds=1)

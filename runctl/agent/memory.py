@@ -1,0 +1,157 @@
+"""Processes that the kernel killed for lack of memory, with the numbers that explain it."""
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+# What version 1 says when there is no limit: the largest multiple of a page.
+NO_LIMIT = 1 << 62
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEvents:
+    """What was counted by one moment: `killed` in the trainer's group, `killed_anywhere` with it.
+
+    `killed` is None where the group does not count, or is gone with its last process.
+    """
+
+    killed: int | None = None
+    killed_anywhere: int = 0
+    limit_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
+class MemoryWatch:
+    """Compares what the kernel counts now with what it counted when the trainer began."""
+
+    def __init__(self, pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> None:
+        self._pid = pid
+        self._proc = proc
+        self._cgroups = cgroups
+        self._group, self._version = _group_of(pid, proc, cgroups)
+        self._first = self._last = self._read()
+        self._told = 0
+
+    def look(self) -> None:
+        """Take note of the numbers, which vanish with the group's last process."""
+        group, version = _group_of(self._pid, self._proc, self._cgroups)
+        if group is not None and group != self._group:
+            # systemd has put it into a scope of its own, which has counted nothing before.
+            self._group, self._version = group, version
+            self._first = replace(self._first, killed=0)
+        now = self._read()
+        self._last = replace(
+            now,
+            killed=self._last.killed if now.killed is None else now.killed,
+            limit_bytes=now.limit_bytes or self._last.limit_bytes,
+            peak_bytes=now.peak_bytes or self._last.peak_bytes,
+        )
+
+    @property
+    def killed(self) -> int:
+        """How many processes the kernel has killed for lack of memory since the beginning."""
+        anywhere = self._last.killed_anywhere - self._first.killed_anywhere
+        if self._last.killed is not None and self._first.killed is not None:
+            inside = self._last.killed - self._first.killed
+            # A group that is gone was last read before its last kill.
+            if inside or (self._group is not None and self._group.is_dir()):
+                return inside
+        return anywhere
+
+    def describe(self) -> str:
+        """Return one sentence with the numbers, or nothing when no process was killed."""
+        self.look()
+        if not (count := self.killed):
+            return ""
+        known = self._last
+        limit = f"limit {_size(known.limit_bytes)}" if known.limit_bytes else "no limit of its own"
+        peak = f", at most {_size(known.peak_bytes)} used" if known.peak_bytes else ""
+        processes = "1 process" if count == 1 else f"{count} processes"
+        return (
+            f"the kernel killed {processes} of the trainer for lack of memory: {limit}{peak}; "
+            f"the machine has {_size(_machine_bytes(self._proc))}"
+        )
+
+    def news(self) -> str:
+        """Return the sentence when more were killed since it was last returned, or nothing."""
+        text = self.describe()
+        if self.killed <= self._told:
+            return ""
+        self._told = self.killed
+        return text
+
+    def _read(self) -> MemoryEvents:
+        anywhere = _fields(self._proc / "vmstat").get("oom_kill", 0)
+        group = self._group
+        if group is None:
+            return MemoryEvents(killed_anywhere=anywhere)
+        if self._version == 2:
+            return MemoryEvents(
+                killed=_fields(group / "memory.events").get("oom_kill"),
+                killed_anywhere=anywhere,
+                limit_bytes=self._limit("memory.max"),
+                peak_bytes=_number(group / "memory.peak"),
+            )
+        return MemoryEvents(
+            killed=_fields(group / "memory.oom_control").get("oom_kill"),
+            killed_anywhere=anywhere,
+            limit_bytes=self._limit("memory.limit_in_bytes"),
+            peak_bytes=_number(group / "memory.max_usage_in_bytes"),
+        )
+
+    def _limit(self, name: str) -> int | None:
+        """Return the least limit of the group and those around it."""
+        groups = [] if self._group is None else _ancestors_of(self._group, self._cgroups)
+        return min(filter(None, (_number(one / name) for one in groups)), default=None)
+
+
+def _ancestors_of(group: Path, top: Path) -> list[Path]:
+    return [group, *(parent for parent in group.parents if parent.is_relative_to(top))]
+
+
+def _group_of(pid: int, proc: Path, cgroups: Path) -> tuple[Path | None, int]:
+    """Return the process's memory group and the version that it is of."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            return cgroups / "memory" / path.lstrip("/"), 1
+        if number == "0" and not controllers and (cgroups / "cgroup.controllers").exists():
+            return cgroups / path.lstrip("/"), 2
+    return None, 0
+
+
+def _fields(path: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError):
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if value.strip().isdigit():
+                found[name] = int(value)
+    return found
+
+
+def _number(path: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        value = int(path.read_text())
+        return value if value < NO_LIMIT else None
+    return None
+
+
+def _machine_bytes(proc: Path) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in (proc / "meminfo").read_text().splitlines():
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _size(size: int | None) -> str:
+    size = size or 0
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"

@@ -1,0 +1,120 @@
+"""Who sent SIGTERM, as the kernel traces it: a trainer that ends by one has not completed.
+
+A small trace instance of our own, where root has tracefs; elsewhere only the trainer's helper tells
+that it was asked to stop.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+TRACEFS = Path("/sys/kernel/tracing")
+PREFIX = "runctl-"
+BUFFER_KIB = 16
+# How long a program that handles SIGTERM may take from it to its exit.
+RECENT = 300.0
+LINE = re.compile(
+    r"^\s*(?P<name>.+)-(?P<sender>\d+)\s+\[\d+\].*?\s(?P<at>\d+\.\d+): signal_generate: "
+    r"sig=15 .*? pid=(?P<target>\d+) "
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One SIGTERM: who sent it to whom, and when in monotonic seconds."""
+
+    name: str
+    sender: int
+    target: int
+    at: float
+
+
+def parse_trace(lines: Iterable[str]) -> list[Sent]:
+    """Return the signals in a trace; what is not one is passed over."""
+    return [
+        Sent(found["name"], int(found["sender"]), int(found["target"]), float(found["at"]))
+        for line in lines
+        if (found := LINE.match(line))
+    ]
+
+
+def sent_by_others(
+    signals: Iterable[Sent], *, is_member: Callable[[int], bool], now: float
+) -> Sent | None:
+    """Return the last recent signal to one of the trainer's processes from outside of them."""
+    others = [
+        one
+        for one in signals
+        if is_member(one.target) and not is_member(one.sender) and now - one.at <= RECENT
+    ]
+    return max(others, key=lambda one: one.at, default=None)
+
+
+class SignalTrace:
+    """Traces SIGTERM from `start` to `stop`."""
+
+    def __init__(self, folder: Path = TRACEFS) -> None:
+        self._tracefs = folder
+        self._instance: Path | None = None
+
+    @property
+    def is_tracing(self) -> bool:
+        """Whether signals are seen."""
+        return self._instance is not None
+
+    def start(self) -> None:
+        """Begin to trace, where that is possible."""
+        instance = self._tracefs / "instances" / f"{PREFIX}{os.getpid()}"
+        try:
+            self._mount()
+            self._sweep()
+            instance.mkdir()
+            (instance / "buffer_size_kb").write_text(str(BUFFER_KIB))
+            (instance / "trace_clock").write_text("mono")
+            event = instance / "events/signal/signal_generate"
+            (event / "filter").write_text("sig==15")
+            (event / "enable").write_text("1")
+        except OSError as exc:
+            logger.info("a SIGTERM from somebody else is not seen here: %s", exc)
+            with contextlib.suppress(OSError):
+                instance.rmdir()
+            return
+        self._instance = instance
+
+    def stop(self) -> None:
+        """Stop tracing."""
+        if self._instance is not None:
+            with contextlib.suppress(OSError):
+                self._instance.rmdir()
+            self._instance = None
+
+    def sent_by_others(self, is_member: Callable[[int], bool]) -> Sent | None:
+        """Return the last recent SIGTERM to the trainer that nobody of its own sent."""
+        if self._instance is None:
+            return None
+        try:
+            lines = (self._instance / "trace").read_text(errors="replace").splitlines()
+        except OSError:
+            return None
+        return sent_by_others(parse_trace(lines), is_member=is_member, now=time.monotonic())
+
+    def _mount(self) -> None:
+        if not (self._tracefs / "instances").is_dir() and self._tracefs.is_dir():
+            words = ["mount", "-t", "tracefs", "nodev", str(self._tracefs)]
+            subprocess.run(words, capture_output=True, check=False, timeout=10)
+
+    def _sweep(self) -> None:
+        """Remove the instances of agents that are gone."""
+        for left in (self._tracefs / "instances").glob(f"{PREFIX}*"):
+            pid = left.name.removeprefix(PREFIX)
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                with contextlib.suppress(OSError):
+                    left.rmdir()
