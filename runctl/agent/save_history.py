@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from runctl.agent.candidates import PREVIOUS
@@ -19,6 +19,7 @@ from runctl.policy.retention import StoredSave, choose_kept
 PREVIOUS_STEPS = "previous_steps"
 EDGE_BYTES = 4096
 MOST_EDGES = 50
+LIKELY_LOGS = (".txt", ".jsonl", ".ndjson")
 _OLD_KEY = re.compile(r"/(\d{12})-\d{4,}(?:\.r\d+)?\.json$")
 
 
@@ -90,12 +91,23 @@ class SaveHistory:
 
     def judge(self, take: Take, told: int | None, read: Read) -> Judged:
         """Judge which step a snapshot stands for; the helper's word comes first."""
+        states = {
+            path: take.view[path]
+            for path in take.changed
+            if path in take.view and take.view[path].kind == "file" and is_state(path)
+        }
+        grown = {path for path, seen in states.items() if self._was_appended(path, seen, read)}
         judged = self._judge.judge(
-            take.view, take.changed, held=self._view, current=self.step, read=read
+            take.view, states.keys() - grown, held=self._view, current=self.step, read=read
         )
         if told is not None:
             judged = replace(judged, step=told, is_numbered=True)
-        return replace(judged, continues=self._continues(take, judged, read))
+        return replace(
+            judged,
+            # Where there are no steps, a file that grows may be all that the program makes.
+            has_news=judged.has_news or (judged.step is None and bool(states)),
+            continues=self._continues(take, judged, states, grown),
+        )
 
     def is_progress(self, judged: Judged) -> bool:
         """Whether a save is progress of this attempt."""
@@ -143,7 +155,7 @@ class SaveHistory:
         newest = StoredSave(key, judged.step)
         protected = self._protected(newest)
         saves = list(self._saves)
-        if judged.continues and saves and saves[0].key not in protected:
+        if judged.continues and saves and saves[0].key not in protected | self._given_keys:
             saves.pop(0)
         saves.insert(0, newest)
         kept = choose_kept(
@@ -151,7 +163,11 @@ class SaveHistory:
         )
         return [one for one in saves if one.key in kept]
 
-    def _protected(self, newest: StoredSave) -> Collection[str]:
+    @property
+    def _given_keys(self) -> set[str]:
+        return set() if self._given is None else {self._given.key}
+
+    def _protected(self, newest: StoredSave) -> set[str]:
         protected = {self._proven} if self._proven is not None else set()
         if self._given is not None:
             passed = (
@@ -161,16 +177,12 @@ class SaveHistory:
                 protected.add(self._given.key)
         return protected
 
-    def _continues(self, take: Take, judged: Judged, read: Read) -> bool:
+    def _continues(
+        self, take: Take, judged: Judged, states: Mapping[str, Seen], grown: set[str]
+    ) -> bool:
         """Whether a snapshot holds the same save as the one before, and more of it or of a log."""
         if any(is_state(path) and path not in take.view for path in take.changed):
             return False
-        states = {
-            path: take.view[path]
-            for path in take.changed
-            if path in take.view and take.view[path].kind == "file" and is_state(path)
-        }
-        grown = {path for path, seen in states.items() if self._was_appended(path, seen, read)}
         if grown == states.keys():
             return judged.step == self.step
         if not judged.is_numbered or judged.step != self.step:
@@ -183,12 +195,13 @@ class SaveHistory:
         )
 
     def _was_appended(self, path: str, seen: Seen, read: Read) -> bool:
-        edges = self._edges.get(path)
-        return (
-            edges is not None
-            and seen.size > edges.size
-            and replace(_edges_of(path, edges.size, read), size=edges.size) == edges
-        )
+        edges, held = self._edges.get(path), self._view.get(path)
+        if edges is None:
+            # In a folder that was just restored nothing but the name tells.
+            if held is None or not path.endswith(LIKELY_LOGS):
+                return False
+            return held.inode == seen.inode and held.size < seen.size
+        return edges.size < seen.size and _edges_of(path, edges.size, read) == edges
 
     def _note_edges(self, take: Take, read: Read) -> None:
         self._edges = {path: one for path, one in self._edges.items() if path in take.view}

@@ -81,7 +81,7 @@ _NO_COUNTER = re.compile(
 _SETTING = "".join(
     rf"(?<!{word}[-_ ])" for word in ("max", "num", "total", "warmup", "every", "per", "n")
 )
-_BEFORE = r"(?:global|train|training|optim(?:izer)?|opt|grad(?:ient)?|time|env|model)"
+_BEFORE = r"(?:global|train|training|optim(?:izer)?|opt|grad(?:ient)?|time|env)"
 _STEP = rf"{_BEFORE}?[-_]?(?:steps?|iter(?:ation)?s?|itr|updates?)"
 _EPOCH = r"(?:epochs?|ep)"
 _SAVE = r"(?:checkpoint|ckpt|chkpt|checkpt)s?"
@@ -108,6 +108,7 @@ _PATTERNS = (
     (_words_behind("epochs?"), Unit.EPOCH),
 )
 
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _ANY_WORD = re.compile(r"step|ite?r|update|epoch|ep\d|ck?pt|che?c?k", re.IGNORECASE)
 
 # Names that stand for a state of a training, so that a number behind them counts.
@@ -191,7 +192,7 @@ def step_of(changed: Mapping[str, int], *, held: Collection[str]) -> Numbered | 
 def _named_in(name: str, *, is_folder: bool) -> Numbered | None:
     if _ANY_WORD.search(name) is None:
         return None  # most names of a large folder end here
-    plain = _NO_COUNTER.sub("~", name)
+    plain = _NO_COUNTER.sub("~", _CAMEL_CASE.sub("-", name))
     for pattern, unit in _PATTERNS:
         for match in pattern.finditer(plain):
             # `epochs100_lr0.1/` is how long a program is to train, not how far it is.

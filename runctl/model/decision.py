@@ -120,11 +120,22 @@ def _limits(
         and not is_own_failure(outcome if one is attempts[-1] else one.ended)
     ]
     if len(telling) >= STALLED_ATTEMPTS and not _progressed(run, telling[-STALLED_ATTEMPTS:]):
-        return _give_up(
-            f"{STALLED_ATTEMPTS} attempts in a row ended without a new checkpoint; "
-            "see the boot log and the trainer's log"
-        )
+        return _give_up(_stalled(run))
     return None
+
+
+def _stalled(run: Run) -> str:
+    """Say that the last attempts came to nothing; those of a program that starts anew, why."""
+    if run.best_step is not None and run.step is not None and run.step < run.best_step:
+        return (
+            f"{STALLED_ATTEMPTS} attempts in a row saved no step beyond {run.best_step}, which the "
+            "run had reached before: the program does not resume; load the newest file of "
+            "RUNCTL_CHECKPOINT_DIR at the start"
+        )
+    return (
+        f"{STALLED_ATTEMPTS} attempts in a row ended without a new checkpoint; "
+        "see the boot log and the trainer's log"
+    )
 
 
 def _was_cut_short(attempt: Attempt, last: Attempt, outcome: Outcome, *, now: datetime) -> bool:

@@ -76,6 +76,19 @@ class Attempt:
             self.warnings.append(said)
         return judged.step
 
+    def append(self, **files: bytes) -> int | None:
+        """Append to files, which keeps their inodes."""
+        names = {name.replace("__", "."): files[name] for name in files}
+        self.inodes = itertools.chain(
+            [self.seen[path].inode[1] for path in names], itertools.count(10_000)
+        )
+        return self.save(
+            **{
+                name: self.content[path] + text
+                for name, (path, text) in zip(files, names.items(), strict=True)
+            }
+        )
+
     @property
     def kept(self) -> list[int | None]:
         """The steps of what stays; every one of them can be walked back to from the newest."""
@@ -116,6 +129,32 @@ def test_file_that_is_only_appended_to_is_a_log_whatever_its_name() -> None:
         history += b"y" * 3000
         attempt.save(history=history)
     assert len(attempt.saves) == 1
+
+
+def test_file_that_only_grows_is_progress_where_it_is_all_there_is() -> None:
+    attempt = Attempt()
+    for length in (1, 2, 3):
+        attempt.save(results__jsonl=b"{}\n" * length)
+        assert attempt.progressed
+    assert len(attempt.saves) == 1
+
+
+def test_log_beside_a_save_with_a_stated_step_does_not_hide_the_step() -> None:
+    attempt = Attempt()
+    assert attempt.save(model__pt=b"1", state__json=b'{"step": 7}', history=b"a") == 7
+    assert attempt.save(history=b"aa") == 7
+    assert not attempt.progressed
+    assert attempt.save(model__pt=b"2") is None
+
+
+def test_log_that_grows_first_is_no_progress_of_a_program_that_starts_anew() -> None:
+    first = Attempt()
+    first.save(step_150__ckpt=b"1", log__txt=b"one\n")
+    second = Attempt(2, before=first)
+    second.append(log__txt=b"two\n")
+    assert not second.progressed
+    second.save(step_10__ckpt=b"1")
+    assert not second.progressed
 
 
 def test_file_that_is_written_anew_and_longer_is_a_save() -> None:

@@ -74,6 +74,7 @@ WORDED = [
     ("STEP-0012.npz", 12, STEP),
     ("step-000000012b.npz", 12, STEP),
     ("modelStep12.pt", 12, STEP),
+    ("MyNetEpoch3.pt", 3, EPOCH),
     ("step10k.pt", 10_000, STEP),
     ("global-step-12.pt", 12, STEP),
     ("train_step_12.pt", 12, STEP),

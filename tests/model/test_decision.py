@@ -409,6 +409,7 @@ def test_attempts_that_only_save_what_was_there_before_do_not_count_as_progress(
     lost = Outcome(kind=OutcomeKind.LOST)
     decision = decide(run, made, lost, now=NOW)
     assert (decision.kind is DecisionKind.RELAUNCH) is goes_on
+    assert ("saved no step beyond 150" in decision.reason) is not goes_on
 
 
 def test_an_outcome_of_a_newer_version_ends_the_run():
