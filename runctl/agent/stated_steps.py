@@ -11,6 +11,7 @@ from runctl.agent.steps import Numbered, Unit, counter_in, is_state, number_in, 
 MAX_READ_BYTES = 64 * 1024
 # How far apart the files of one save may have been written, to say the same step.
 CLOSE_NS = 5_000_000_000
+RIGHT_AFTER_NS = 2_000_000_000
 MOST_FILES = 20
 
 # Its keys are sorted, so that the step comes before the log, however long that is.
@@ -83,18 +84,34 @@ class StepJudge:
             return None
         if named is not None and named.unit is Unit.STEP:
             return min(named.step, _tracked(view, named.step, read))
-        stated = self._stated(view, states, named, read)
+        if named is None:
+            self._find_loose(view, states, held, current)
+        stated = self._stated(states, named, read)
         return stated if stated is not None or named is None else named.step
 
-    def _stated(
-        self, view: View, states: Mapping[str, Seen], named: Numbered | None, read: Read
-    ) -> int | None:
+    def _find_loose(
+        self, view: View, states: Mapping[str, Seen], held: View, current: int | None
+    ) -> None:
+        """Find JSON files that changed without the rest of a save, and not right after it.
+
+        They say how far the training is, not the save.
+        """
+        if any(not _is_sheet(path) for path in states):
+            return
+        others = [path for path in view if _is_other(path, view, states)]
+        if not others:
+            return
+        has_names = current is not None and any(_names(path, current) for path in others)
+        written = max(view[path].mtime_ns for path in others)
+        for path, seen in states.items():
+            is_first = path not in held or held[path].mtime_ns < written
+            if has_names or not is_first or abs(seen.mtime_ns - written) > RIGHT_AFTER_NS:
+                self.loose.add(path)
+
+    def _stated(self, states: Mapping[str, Seen], named: Numbered | None, read: Read) -> int | None:
         """Return the step that a JSON file of the save holds."""
-        sheets = [path for path in states if path.endswith(".json") and not _is_settings(path)]
+        sheets = [path for path in states if _is_sheet(path)]
         others = [path for path in states if path not in sheets]
-        if not others and named is None and any(_is_other(path, view, states) for path in view):
-            # Without the rest of the save it says how far the training is, not the save.
-            self.loose |= set(sheets)
         written = max((states[path].mtime_ns for path in others), default=None)
         found = []
         for path in sheets[:MOST_FILES]:
@@ -158,6 +175,10 @@ def stated_step(path: str, size: int, read: Read) -> int | None:
         if 0 <= value < 10**12 and int(value) == value:
             return int(value)
     return None
+
+
+def _is_sheet(path: str) -> bool:
+    return path.endswith(".json") and not _is_settings(path)
 
 
 def _is_settings(path: str) -> bool:

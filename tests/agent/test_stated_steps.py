@@ -71,6 +71,18 @@ def test_json_that_moves_on_without_the_save_never_says_its_step(folder: Folder)
     assert folder.save(9, model__pt=b"2", progress__json=says(step=15)) is None
 
 
+def test_json_that_is_seen_a_moment_after_its_save_says_its_step(folder: Folder) -> None:
+    assert folder.save(1, model__pt=b"1", state__json=says(step=7)) == 7
+    assert folder.save(9, model__pt=b"2") is None
+    assert folder.save(10, state__json=says(step=14)) == 14
+    assert folder.save(11, state__json=says(step=15)) is None
+
+
+def test_json_beside_numbered_saves_never_says_more_than_they_do(folder: Folder) -> None:
+    assert folder.save(1, step_100__pt=b"1") == 100
+    assert folder.save(2, progress__json=says(step=101)) == 100
+
+
 def test_json_of_another_time_does_not_say_the_step(folder: Folder) -> None:
     held = says(step=7)
     assert folder.save(1, state__json=held) == 7
