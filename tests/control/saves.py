@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from runctl.model.errors import FencedError
 from runctl.policy.fallback import Death, Verdict, in_order_of_trust, judge, may_fall_back
+from runctl.policy.retention import StoredSave, choose_kept
 from tests.control.fakes import World
 
 KEEP_LAST = 2
@@ -106,7 +107,6 @@ class Saves:
             trainer.has_continued = True
         except FencedError:
             return False
-        trainer.chain = (made.key, *trainer.chain)[:KEEP_LAST]
         self._remove_old(trainer)
         return True
 
@@ -142,8 +142,15 @@ class Saves:
 
     def _remove_old(self, trainer: Trainer) -> None:
         run = self.ledger.find_run(self.run_id)
-        kept = {*trainer.chain, trainer.given, run.proven, run.newest}
+        newest_first = sorted(self.stored.values(), key=lambda made: made.key, reverse=True)
+        kept = choose_kept(
+            [StoredSave(made.key, made.step) for made in newest_first],
+            keep=KEEP_LAST,
+            protected={run.proven} - {None},
+            suspects=run.suspects,
+        )
         self.stored = {key: made for key, made in self.stored.items() if key in kept}
+        trainer.chain = tuple(kept)
 
 
 def told(trainer: Trainer, kind: str, **details) -> dict:
