@@ -8,7 +8,7 @@ from pathlib import Path
 from runctl.model.errors import CheckpointError
 
 # A look at more names than this would take the agent's memory and a core for itself.
-MOST_NAMES = 500_000
+MOST_NAMES = 200_000
 
 
 @dataclass(frozen=True, slots=True)

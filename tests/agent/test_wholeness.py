@@ -7,11 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.agent.folder_state import Seen, View
+from runctl.agent.folder_state import Seen, View, look
 from runctl.agent.formats import Verdict
 from runctl.agent.save_groups import place_of, save_of
 from runctl.agent.snapshot import Settling, Take
 from runctl.agent.wholeness import LONGEST_PATIENCE, PATIENCE, WORTH_SAYING, Wholeness
+from runctl.model.errors import CheckpointError
 
 MINUTE = PATIENCE.total_seconds()
 
@@ -445,3 +446,11 @@ def test_files_of_one_save_are_found_by_their_number(path: str, save: str) -> No
 )  # fmt: skip
 def test_other_numbers_are_no_number_of_a_save(path: str) -> None:
     assert place_of(path).number is None
+
+
+def test_folder_with_more_names_than_can_be_watched_is_refused_with_a_remedy(tmp_path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}").touch()
+    assert len(look(tmp_path, most=30)) == 30
+    with pytest.raises(CheckpointError, match="more than 20 files.*pack small files"):
+        look(tmp_path, most=20)
