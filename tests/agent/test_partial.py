@@ -67,3 +67,24 @@ def test_torn_save_is_handed_on_until_there_is_a_newer_whole_one(cloud: Cloud, l
 def said(machine) -> str:
     path = machine.state / "log/trainer.out"
     return path.read_text().partition("\n")[0] if path.exists() else ""
+
+
+# Creates its file before it has anything to write to it.
+EMPTY = """
+    import os, pathlib, signal, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with (pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"]) / "step-1.bin").open("wb"):
+        print("opened", flush=True)
+        time.sleep(600)
+"""
+
+
+def test_file_without_content_is_not_kept_as_an_unfinished_save(cloud: Cloud, launch) -> None:
+    cloud.create_run(EMPTY, checkpoint=CheckpointOptions(grace_seconds=1))
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    wait_until(lambda: said(machine) == "opened")
+    machine.metadata.give_notice(seconds=60)
+    cloud.outcome()
+    assert not cloud.keys("runs/run-1/checkpoints/partial/")

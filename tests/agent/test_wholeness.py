@@ -452,5 +452,5 @@ def test_folder_with_more_names_than_can_be_watched_is_refused_with_a_remedy(tmp
     for number in range(30):
         (tmp_path / f"{number}").touch()
     assert len(look(tmp_path, most=30)) == 30
-    with pytest.raises(CheckpointError, match="more than 20 files.*pack small files"):
+    with pytest.raises(CheckpointError, match=r"more than 20 files.*pack small files"):
         look(tmp_path, most=20)
