@@ -1,5 +1,6 @@
 """Several threads that work through one sequence of jobs."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -9,6 +10,18 @@ Job = TypeVar("Job")
 # S3 answers after some tens of milliseconds: so many small parts wait for that at once. It is why
 # the buffers of a thread are small (`pieces.py`, `wire.py`).
 THREADS = 32
+# More files than these, in a MiB or less, cost mostly system calls.
+MANY_FILES = 64
+_CALLS = threading.Lock()
+
+
+def alone(files: int) -> contextlib.AbstractContextManager[object]:
+    """Hold a lock while many small files are opened, if they are many.
+
+    Each system call lets go of the GIL. Threads that make one after another take turns at each of
+    them, which takes several times as long as when one thread makes all, then the next.
+    """
+    return _CALLS if files > MANY_FILES else contextlib.nullcontext()
 
 
 def share(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None]) -> None:
@@ -27,7 +40,9 @@ def share(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None]) -> None:
             raise
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix=work.__name__.strip("_")) as pool:
-        begun = [pool.submit(work_on) for _ in range(THREADS)]
+        begun = [pool.submit(work_on)]
+        while len(begun) < THREADS and not shared.has_ended:  # a few jobs need no more threads
+            begun.append(pool.submit(work_on))
         wait(begun)
     for one in begun:
         one.result()
@@ -39,16 +54,20 @@ class _Shared(Generic[Job]):
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._jobs = iter(jobs)
         self._lock = threading.Lock()
-        self._is_stopped = False
+        self.has_ended = False
 
     def __iter__(self) -> Iterator[Job]:
         return self
 
     def __next__(self) -> Job:
         with self._lock:
-            if self._is_stopped:
+            if self.has_ended:
                 raise StopIteration
-            return next(self._jobs)
+            try:
+                return next(self._jobs)
+            except StopIteration:
+                self.has_ended = True
+                raise
 
     def stop(self) -> None:
-        self._is_stopped = True
+        self.has_ended = True

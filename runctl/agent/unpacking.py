@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 
+from runctl.agent.sharing import alone
 from runctl.aws.wire import Buffer
 from runctl.model.checkpoint import Entry
 from runctl.model.errors import DamagedCheckpointError
@@ -30,6 +31,10 @@ class Unpacking:
 
     def write(self, offset: int, piece: Buffer) -> None:
         """Write what is of the files in the piece that begins at `offset`."""
+        with alone(len(self._files)):
+            self._write(offset, piece)
+
+    def _write(self, offset: int, piece: Buffer) -> None:
         if offset == 0:  # another try begins
             self._next, self._digest, self._wrong = 0, hashlib.sha256(), ""
         content, end = memoryview(piece), offset + len(piece)
@@ -41,7 +46,7 @@ class Unpacking:
                 return
             first = max(begins, offset)
             held = content[first - offset : min(ends, end) - offset]
-            _write(path, held, at=first - begins)
+            _write_file(path, held, at=first - begins)
             self._digest.update(held)
             if ends > end:
                 return
@@ -50,7 +55,7 @@ class Unpacking:
             self._next, self._digest = self._next + 1, hashlib.sha256()
 
 
-def _write(path: str, content: memoryview, *, at: int) -> None:
+def _write_file(path: str, content: memoryview, *, at: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT
     descriptor = os.open(path, flags, 0o600)
     try:

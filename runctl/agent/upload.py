@@ -13,7 +13,7 @@ from runctl.agent.fingerprint import Recognizer
 from runctl.agent.known_files import KnownFiles, Stored, is_small
 from runctl.agent.pieces import PIECE_BYTES, Desks, Piece, Reader, opened
 from runctl.agent.pins import pin_name
-from runctl.agent.sharing import share
+from runctl.agent.sharing import alone, share
 from runctl.agent.snapshot import ChangedError, Seen, Take
 from runctl.agent.stored_parts import StoredParts
 from runctl.aws.checkpoints import CheckpointStore
@@ -163,7 +163,8 @@ class Uploader:
         new_bytes: "_Total",
     ) -> dict[str, Stored]:
         bundle = Bundle(files[0].path, reader.desk())
-        read = bundle.read(files, contents)
+        with alone(len(files)):
+            read = bundle.read(files, contents)
         part = bundle.part()
         if bundle.size_bytes and not self._parts.has(part):
             reader.leave(bundle)
