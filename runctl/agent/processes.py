@@ -61,6 +61,8 @@ def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -
     is left to its Popen.
     """
     stopped = stop_tree(*roots)
+    if not stopped:
+        return Killed()  # the usual end, and every look through /proc delays the last save
     held = {} if folder is None else files_held(stopped, folder)
     killed: list[int] = []
     # Repeated, since one that could not be stopped in time may fork between look and signal.
