@@ -140,7 +140,7 @@ def test_a_run_that_a_newer_version_wrote_is_read_as_far_as_it_is_known(changes,
     [
         ("{", {}),
         ("[]", {}),
-        ('{"retry": {"exit_codes": [1]}, "kind": "evaluate"}', {}),
+        ('{"nodes": {"count": 4}, "kind": "evaluate"}', {}),
         ('{"market": "reserved"}', {"market": "unknown"}),
         ('{"market": ["spot"]}', {}),
         ('{"credentials": "all"}', {"credentials": "none"}),
