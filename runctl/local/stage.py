@@ -88,9 +88,10 @@ class Stage:
         *,
         attempt: int = 1,
         step: int | None = None,
+        save: int = 0,
         timeout: timedelta = timedelta(seconds=90),
     ) -> Attempt:
-        """Wait until an attempt's trainer runs, and the run has committed `step` if one is given.
+        """Wait until an attempt's trainer runs and the run has committed `step` and `save` saves.
 
         Raises TimeoutError with the run's story when that takes too long or can no longer happen.
         """
@@ -103,12 +104,12 @@ class Stage:
                 return None
             if "started" not in found.timeline:
                 return None
-            committed = self.run(run_id).step
-            if step is None or (committed is not None and committed >= step):
-                return found
-            return None
+            run = self.run(run_id)
+            has_step = step is None or (run.step is not None and run.step >= step)
+            return found if has_step and run.save >= save else None
 
-        return self._wait(run_id, look, f"attempt {attempt} to train, step {step}", timeout)
+        awaited = f"attempt {attempt} to train, step {step}, save {save}"
+        return self._wait(run_id, look, awaited, timeout)
 
     def wait_for_end(
         self, execution: str, *, run_id: str = "", timeout: timedelta = timedelta(seconds=120)

@@ -65,7 +65,7 @@ def test_stop_of_the_first_execution_ends_the_run_in_the_one_it_waits_for(
     start(stage, run_id, steps=100_000)
     wait_for(lambda: len(stage.attempts(run_id)) >= 3, "a second execution")
     stage.cloud.reset()
-    wait_for(lambda: stage.run(run_id).step, "a first checkpoint")
+    wait_for(lambda: stage.run(run_id).newest, "a first checkpoint")
     first = stage.workflow.execution_arn(run_id)
     stage.workflow.stop_run(first, cause="enough")
     run = wait_for(lambda: (found := stage.run(run_id)).ended and found, "the run to end")

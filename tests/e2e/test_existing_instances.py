@@ -55,7 +55,7 @@ def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_re
         "aws", "train", "--detach", "--name", run_id, machine,
         TRAINER, "--steps", "150", "--step-seconds", "0.1",
     )  # fmt: skip
-    first = stage.wait_for_training(run_id, attempt=1, step=0)
+    first = stage.wait_for_training(run_id, attempt=1, save=1)
     assert first.instance_ids == (machine,)
     busy = runctl("aws", "train", "--detach", machine, TRAINER, code=2)
     assert f"attempt 1 of the run {run_id}" in busy
@@ -68,7 +68,7 @@ def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_re
     assert one.ended.kind is OutcomeKind.INTERRUPTED
     assert two.ended.kind is OutcomeKind.COMPLETED
     assert two.instance_ids != (machine,)
-    assert two.resume_step is not None
+    assert two.resume_save is not None
     assert stage.result(run_id)["step"] == 150
 
 

@@ -96,7 +96,7 @@ def test_the_replacement_is_launched_before_the_old_instance_is_gone(
             "instance_types": ["r7i.xlarge", "r7a.xlarge", "r6a.xlarge"],
         }
     )
-    stage.wait_for_training(run_id, step=0)
+    stage.wait_for_training(run_id, save=1)
     old = stage.simulate_spot_interruption(run_id, attempt=1, notice_seconds=15)
     new = stage.create_test_spot_instance(run_id, attempt=2)
     assert stage.cloud.instance(old)["state"] == "running"
@@ -127,12 +127,12 @@ def test_a_torn_save_is_never_resumed_from(stage: Stage, often_saving: str):
             ],
         }
     )
-    stage.wait_for_training(run_id, step=0)
+    stage.wait_for_training(run_id, save=1)
     stage.simulate_spot_interruption(run_id, attempt=1, notice=False)
     ended = stage.wait_for_training_completion(run_id)
     assert ended.status == "SUCCEEDED", stage.story(run_id)
     assert not any("torn" in line for line in stage.log(run_id, 2))
-    assert stage.attempts(run_id)[1].resume_step is not None
+    assert stage.attempts(run_id)[1].resume_save is not None
 
 
 def test_without_auto_resume_the_run_ends_interrupted_and_can_be_resumed(
@@ -146,18 +146,18 @@ def test_without_auto_resume_the_run_ends_interrupted_and_can_be_resumed(
             "auto_resume": False,
         }
     )
-    stage.wait_for_training(run_id, step=0)
+    stage.wait_for_training(run_id, save=1)
     stage.simulate_spot_interruption(run_id, attempt=1)
     ended = stage.wait_for_training_completion(run_id)
     assert ended.status == "SUCCEEDED", stage.story(run_id)
     assert ended.output["status"] == "interrupted"
     assert len(stage.attempts(run_id)) == 1
-    saved = stage.run(run_id).step
+    saved = stage.run(run_id).save
 
     stage.workflow.start_run(f"{run_id}-r2", {"run_id": run_id})
     ended = stage.wait_for_training_completion(run_id, execution=f"{run_id}-r2")
     assert ended.output["status"] == "completed", stage.story(run_id)
-    assert stage.attempts(run_id)[1].resume_step == saved
+    assert stage.attempts(run_id)[1].resume_save == saved
     assert stage.result(run_id)["step"] == 100
 
 
@@ -172,11 +172,11 @@ def test_a_trainer_that_ignores_sigterm_loses_only_what_it_had_not_saved(
             "checkpoint": {"grace_seconds": 1},
         }
     )
-    stage.wait_for_training(run_id, step=0)
+    stage.wait_for_training(run_id, save=1)
     stage.simulate_spot_interruption(run_id, attempt=1)
     ended = stage.wait_for_training_completion(run_id)
     assert ended.status == "SUCCEEDED", stage.story(run_id)
-    assert stage.attempts(run_id)[1].resume_step is not None
+    assert stage.attempts(run_id)[1].resume_save is not None
     assert "at step 0" not in stage.log(run_id, 2)
 
 

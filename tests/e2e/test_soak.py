@@ -78,8 +78,8 @@ def test_interruptions_at_random_moments_cost_no_bit_and_leave_nothing(
         soak.interrupt_once()
         made += 1
         passed = time.monotonic() - began
-        step = stage.run(run_id).step
-        print(f"{passed:.0f} s: {made} interruptions, step {step} of {steps}", file=sys.stderr)
+        save = stage.run(run_id).save
+        print(f"{passed:.0f} s: {made} interruptions, save {save}", file=sys.stderr)
     hurry.touch()
     ended = stage.wait_for_training_completion(run_id, timeout=timedelta(minutes=30))
     assert ended.status == "SUCCEEDED", stage.story(run_id)
@@ -100,5 +100,6 @@ def check_ledger(stage: Stage, run_id: str, *, made: int) -> None:
     assert run.fence == trained[-1].number
     assert len(attempts) > made
     # No attempt began below the one before it.
-    resumed = [one.resume_step for one in trained if one.resume_step is not None]
+    resumed = [one.resume_save for one in trained if one.resume_save is not None]
+    assert resumed
     assert resumed == sorted(resumed)
