@@ -180,10 +180,12 @@ class Life:
         self._observer.start()
         try:
             trainer = crew.start(last_check=self._patience.check)
-            outcome = self._accompany(request, trainer, crew)
+            try:
+                outcome = self._accompany(request, trainer, crew)
+            finally:
+                crew.metrics.stop(within=FLUSH)
         finally:
             self._observer.stop()
-            crew.metrics.stop(within=FLUSH)
         if outcome is None:
             return None
         return Ended(
