@@ -254,7 +254,9 @@ class Life:
         exited_at = time.monotonic()
         until = exited_at + FINAL_UPLOAD.total_seconds()
         left = await_writers(crew.keeper.folder, lambda: self._must_end(crew, until))
-        daemon = daemon_among(left, since_exit=time.monotonic() - exited_at)
+        daemon = self._observer.went_on_as(
+            daemon_among(left, since_exit=time.monotonic() - exited_at)
+        )
         killed = trainer.end_family(crew.keeper.folder)
         self._progress.enter("upload")
         code = trainer.exit_code or 0

@@ -6,6 +6,7 @@ import signal
 
 from runctl.agent.memory import MemoryWatch
 from runctl.agent.process_events import ProcessEvents
+from runctl.agent.process_table import ProcessInfo
 from runctl.agent.progress import Progress
 from runctl.agent.signal_trace import SignalTrace
 from runctl.agent.trainer import Trainer
@@ -47,6 +48,12 @@ class TrainerObserver:
     def memory_text(self) -> str:
         """Return a sentence about processes killed for lack of memory, or nothing."""
         return "" if self._memory is None else self._memory.describe()
+
+    def went_on_as(self, daemon: ProcessInfo | None) -> ProcessInfo | None:
+        """Return the process in which the trainer goes on, unless it turns out to be a helper."""
+        if daemon is not None and self._events.has_trained_since(daemon.pid):
+            return None
+        return daemon
 
     def failure_in_pipe(self, trainer: Trainer) -> tuple[int, str] | None:
         """Return the exit code that a pipe has hidden, with a sentence about it."""

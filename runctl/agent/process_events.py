@@ -114,6 +114,21 @@ class History:
             shell = last.info.pid
         return None
 
+    def has_trained_since(self, pid: int) -> bool:
+        """Whether a shell that started a process has seen a Python program through since then.
+
+        Then the process was a helper, however short the training: the program is the trainer.
+        """
+        started = list(self.records)  # in the order of their forks
+        helper = self.records.get(pid)
+        if helper is None:
+            return False
+        later = (self.records[one] for one in started[started.index(pid) + 1 :])
+        return any(
+            one.info.parent == helper.info.parent and one.info.is_python and one.exit_code == 0
+            for one in later
+        )
+
     def _end_of_pipe(self, one: Record) -> Record:
         """Return the last command of the pipe that a process is in; they end in any order."""
         for _ in range(len(self.records)):
@@ -198,6 +213,11 @@ class ProcessEvents:
         """Whether a process belongs, or belonged, to the trainer or is ours."""
         with self._lock:
             return pid == self._history.root or pid in self._history.members
+
+    def has_trained_since(self, pid: int) -> bool:
+        """Return what `History.has_trained_since` does."""
+        with self._lock:
+            return self._history.has_trained_since(pid)
 
     def failed_before_pipe(self, leader: int) -> tuple[Record, Record] | None:
         """Return what `History.failed_before_pipe` does."""

@@ -258,6 +258,20 @@ def test_helper_of_a_script_is_not_mistaken_for_its_trainer(cloud: Cloud, launch
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel tells only root")
+
+
+@needs_root
+def test_helper_of_a_short_training_is_not_mistaken_for_it(cloud: Cloud, launch) -> None:
+    helper = "import time\nwhile True: time.sleep(1)\n"
+    program = "import time; time.sleep(1)"
+    script = "python helper.py &\nsleep 0.5\npython train.py\necho done\n"
+    cloud.create_run(program, files={"helper.py": helper, "run.sh": script}, script="run.sh")
+    cloud.open_attempt()
+    cloud.give_token()
+    launch()
+    assert cloud.outcome(60)["kind"] == "completed"
+
+
 FAILS = """
     import sys, time
     print("from 0", flush=True)
