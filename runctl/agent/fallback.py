@@ -123,6 +123,7 @@ class Fallback:
     def _blame_program(self, outcome: Outcome) -> Outcome:
         """Return the end of the attempt when no checkpoint made a difference."""
         self._marks.clear()
+        self._progress.warn("", about="fallback")
         first = self._first
         if first is None or len(self._deaths) == 1:
             return outcome

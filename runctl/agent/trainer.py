@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent import processes
-from runctl.agent.process_table import handles_sigterm
+from runctl.agent.process_table import ProcessInfo, handles_sigterm
 from runctl.model.contract import expand
 from runctl.model.errors import RequestError
 from runctl.model.excerpt import last_lines
@@ -189,6 +189,7 @@ class Trainer:
         # What a trainer of this attempt before it has printed is in the same files.
         self._printed_before = {path: _size_of(path) for path in (errors, output)}
         self._handles_sigterm = False
+        self._is_python = ProcessInfo(pid=0, parent=0, words=tuple(command)).is_python
         words = [*scope(), *command]
         try:
             with output.open("ab") as out, errors.open("ab") as err:
@@ -242,7 +243,9 @@ class Trainer:
     def died_of_a_fault(self) -> bool:
         """Whether the process that we started, or the one behind its shell, ended by no exit."""
         code = self.exit_code or 0
-        # It is the shell that tells of its child's signal, by 128 and the signal's number.
+        if code > 0 and self._is_python:
+            return False
+        # A shell or a launcher reports its child's signal as 128 and the signal's number.
         return (-code if code < 0 else code - 128) in FATAL_SIGNALS
 
     def died_unaware(self) -> bool:

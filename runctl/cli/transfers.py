@@ -88,6 +88,7 @@ def find_checkpoint(store: CheckpointStore, run: str, wanted: str) -> str:
     by_save = wanted.startswith("save:")
     number = int(wanted.removeprefix("save:"))
     known: set[int] = set()
+    unnumbered: set[int] = set()
     for key in store.manifest_keys():
         try:
             manifest = store.get_manifest(key)
@@ -98,8 +99,13 @@ def find_checkpoint(store: CheckpointStore, run: str, wanted: str) -> str:
             return key
         if found is not None:
             known.add(found)
+        elif manifest.save:
+            unnumbered.add(manifest.save)
     what = f"save {number}" if by_save else f"checkpoint of step {number}"
     listed = ", ".join(map(str, sorted(known))) or "none"
+    if unnumbered:
+        saves = ", ".join(f"save:{one}" for one in sorted(unnumbered))
+        listed += f", and saves whose step is not known: {saves}"
     raise NotFoundError(f"{run} has no {what}; it has {listed}")
 
 

@@ -85,7 +85,8 @@ def files(cloud: Cloud) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("end", "code"), [("143", 143), ("reraise", -15), ("interrupt", -2), ("1", 1), ("0", 0)]
+    ("end", "code"),
+    [("143", 143), ("reraise", -15), ("interrupt", -2), ("1", 1), ("0", 0), ("137", 137)],
 )
 def test_last_save_counts_however_its_program_ends_after_it(
     cloud: Cloud, launch, end: str, code: int

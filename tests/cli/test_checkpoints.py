@@ -103,6 +103,7 @@ def test_folder_that_names_no_step_is_a_save(over, runctl, tmp_path):
     assert "from the checkpoint of save 4" in runctl("resume", "lm", "--detach").stdout
     done = runctl("checkpoints", "pull", "lm", "4", str(tmp_path / "got"))
     assert (done.code, "no checkpoint of step 4; it has 1, 2, 3" in done.stderr) == (4, True)
+    assert "saves whose step is not known: save:4" in " ".join(done.stderr.split())
 
 
 def test_list_marks_what_is_proven_suspect_or_given(over, runctl):
