@@ -28,6 +28,7 @@ from runctl.agent.ports import AgentLedger
 from runctl.agent.preparation import Preparation, Prepared
 from runctl.agent.progress import Progress
 from runctl.agent.settings import Settings
+from runctl.agent.signal_trace import SignalTrace
 from runctl.agent.trainer import Trainer
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.trainer_access import TrainerAccess
@@ -102,7 +103,8 @@ class Life:
             inbox=inbox,
         )
         self._step: int | None = None
-        self._observer = TrainerObserver(self._progress)
+        self._trace = SignalTrace()
+        self._observer = TrainerObserver(self._progress, self._trace)
 
     def live(self) -> bool:
         """Run the attempt; return whether the instance should shut down now."""
@@ -111,6 +113,7 @@ class Life:
             return not self._paths.notice.exists()
         self._progress.mark("booted")
         self._heartbeat.start(self._preparation.prefetch)
+        self._trace.start()
         try:
             outcome = self._train()
         except EndedEarlyError:
@@ -133,6 +136,7 @@ class Life:
 
     def finish_background_work(self) -> None:
         """Do what need not hold up the report."""
+        self._trace.stop()
         self._preparation.finish()
 
     def _train(self) -> Outcome | None:
@@ -176,7 +180,7 @@ class Life:
             inbox=self._inbox,
             credentials=credentials,
         )
-        self._observer = TrainerObserver(self._progress)
+        self._observer = TrainerObserver(self._progress, self._trace)
         self._observer.start()
         try:
             trainer = crew.start(last_check=self._patience.check)

@@ -17,22 +17,20 @@ logger = logging.getLogger(__name__)
 class TrainerObserver:
     """Observes one trainer from before its start until after its end."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, trace: SignalTrace) -> None:
         self._progress = progress
         self._events = ProcessEvents()
-        self._trace = SignalTrace()
+        self._trace = trace
         self._memory: MemoryWatch | None = None
         self._members: set[int] = set()
 
     def start(self) -> None:
         """Begin to listen; what is started from now on is seen."""
         self._events.start()
-        self._trace.start()
 
     def stop(self) -> None:
         """Stop listening."""
         self._events.stop()
-        self._trace.stop()
 
     def look(self, trainer: Trainer) -> None:
         """Take note of what is gone once the trainer has ended, and warn of what was killed."""

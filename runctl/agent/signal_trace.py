@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -64,14 +65,31 @@ class SignalTrace:
     def __init__(self, folder: Path = TRACEFS) -> None:
         self._tracefs = folder
         self._instance: Path | None = None
+        self._thread = threading.Thread(target=self._begin, name="signal-trace", daemon=True)
 
     @property
     def is_tracing(self) -> bool:
-        """Whether signals are seen."""
+        """Whether signals are seen; waits until that is known."""
+        self._await_start()
         return self._instance is not None
 
     def start(self) -> None:
-        """Begin to trace, where that is possible."""
+        """Begin to trace in the background, where that is possible: the kernel takes a while."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop tracing."""
+        self._await_start()
+        if self._instance is not None:
+            with contextlib.suppress(OSError):
+                self._instance.rmdir()
+            self._instance = None
+
+    def _await_start(self) -> None:
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _begin(self) -> None:
         instance = self._tracefs / "instances" / f"{PREFIX}{os.getpid()}"
         try:
             self._mount()
@@ -88,13 +106,6 @@ class SignalTrace:
                 instance.rmdir()
             return
         self._instance = instance
-
-    def stop(self) -> None:
-        """Stop tracing."""
-        if self._instance is not None:
-            with contextlib.suppress(OSError):
-                self._instance.rmdir()
-            self._instance = None
 
     def sent_by_others(self, is_member: Callable[[int], bool]) -> Sent | None:
         """Return the last recent SIGTERM to the trainer that nobody of its own sent."""
