@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_PYPI = "https://pypi.org/simple"
-
 
 def apply_sources(
     requirements: Sequence[str], sources: Any
@@ -29,11 +27,15 @@ def apply_sources(
 
 
 def index_options(packages: Any, indexes: Any) -> tuple[str, ...]:
-    """Return pip's options for the indexes that the packages of a uv.lock come from."""
-    flat = {
-        str(one.get("url"))
+    """Return pip's options for the indexes that the packages of a uv.lock come from.
+
+    `indexes` is `[[tool.uv.index]]`. A registry that is neither listed there nor a folder is the
+    default one, in whose place pip may be configured to ask a mirror.
+    """
+    formats = {
+        str(one.get("url")).rstrip("/"): one.get("format")
         for one in (indexes if isinstance(indexes, list) else ())
-        if isinstance(one, Mapping) and one.get("format") == "flat"
+        if isinstance(one, Mapping)
     }
     places = [
         str(source["registry"])
@@ -42,11 +44,13 @@ def index_options(packages: Any, indexes: Any) -> tuple[str, ...]:
         and isinstance(source := package.get("source"), Mapping)
         and "registry" in source
     ]
-    return tuple(
-        f"--find-links {one}" if one in flat or "://" not in one else f"--extra-index-url {one}"
-        for one in dict.fromkeys(places)
-        if one.rstrip("/") != _PYPI
-    )
+    options = []
+    for one in dict.fromkeys(places):
+        if "://" not in one or formats.get(one.rstrip("/")) == "flat":
+            options.append(f"--find-links {one}")
+        elif one.rstrip("/") in formats:
+            options.append(f"--extra-index-url {one}")
+    return tuple(options)
 
 
 def _url_of(place: Mapping[str, Any]) -> str:

@@ -208,9 +208,10 @@ def test_packages_of_a_lock_are_looked_for_in_its_indexes(tmp_path: Path) -> Non
     torch, flat = "https://download.example.com/whl/cu121", "https://example.com/files"
     entries = "".join(
         f'[[package]]\nname = "p{number}"\nversion = "1"\nsource = {{ registry = "{one}" }}\n'
-        for number, one in enumerate(("https://pypi.org/simple", torch, torch, flat))
+        for number, one in enumerate(("https://index.example.org/simple", torch, torch, flat))
     )
-    indexes = f'[[tool.uv.index]]\nname = "f"\nurl = "{flat}"\nformat = "flat"\n'
+    indexes = f'[[tool.uv.index]]\nname = "torch"\nurl = "{torch}/"\n'
+    indexes += f'[[tool.uv.index]]\nname = "f"\nurl = "{flat}"\nformat = "flat"\n'
     project = plant(tmp_path, {"uv.lock": entries, "pyproject.toml": indexes})
     declaration = find_dependencies(project, "train.py").declaration
     assert declaration.options == (f"--extra-index-url {torch}", f"--find-links {flat}")

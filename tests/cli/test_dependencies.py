@@ -193,7 +193,7 @@ def test_sources_of_uv_are_followed_or_refused(tmp_path, sources, told):
         ('editable = "pkg"', ""),
         ('virtual = "."', ""),
         ('editable = "."', ""),
-        ('registry = "https://pypi.org/simple"', ""),
+        ('registry = "https://index.example.org/simple"', ""),
         ('directory = "../shared"', "uv.lock: x at '../shared' is outside the project"),
         ('registry = "wheels"', ""),
         ('registry = "nowhere"', "nowhere does not exist in the project"),
