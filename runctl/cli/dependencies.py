@@ -141,12 +141,14 @@ def _problems_of(tree: PackedTree, declaration: Declaration) -> Iterator[Problem
         yield from _check_requirements(tree, name)
     for text in declaration.requirements:
         if not _is_requirement(text):
-            yield Problem(declaration.source, f"{text!r} is no requirement such as 'torch>=2.4'")
+            yield Problem(
+                declaration.source, f"{text!r} is not a valid requirement (e.g. torch>=2.4)"
+            )
     for rule in declaration.python:
         if not is_specifier(rule.specifier):
             yield Problem(
                 rule.source,
-                f"requires-python {rule.specifier!r} is no version specifier such as '>=3.11'",
+                f"requires-python {rule.specifier!r} is not a valid specifier (e.g. >=3.11)",
             )
         elif not allows_any(rule.specifier):
             yield Problem(
@@ -179,7 +181,8 @@ def _check_requirements(tree: PackedTree, name: str) -> Iterator[Problem]:
     for line in read_lines(text):
         if line.kind is Kind.REQUIREMENT and not _is_requirement(line.value):
             yield Problem(
-                f"{name}:{line.number}", f"{line.value!r} is no requirement such as 'torch>=2.4'"
+                f"{name}:{line.number}",
+                f"{line.value!r} is not a valid requirement (e.g. torch>=2.4)",
             )
 
 

@@ -253,7 +253,7 @@ def test_best_model_whose_name_holds_its_score_replaces_the_one_before_at_once()
     assert settle(judge(before), folder("acc_0.97.pt", "last.pt", at=2)) is not None
 
 
-BROKEN = Verdict("zip", "its end is missing: there is no directory of its content")
+BROKEN = Verdict("zip", "its central directory, at the end, is missing")
 
 
 def test_file_that_its_format_calls_cut_off_is_left_out_and_named_for_good() -> None:

@@ -153,7 +153,7 @@ def test_a_folder_of_wheels_that_the_rules_empty_is_refused(tmp_path):
 
 def test_a_nested_file_is_checked_too_with_its_own_name_and_line(tmp_path):
     files = {"requirements.txt": "-r other/requirements.txt\n", "other/more.txt": "\nnumpy=2\n"}
-    assert "other/more.txt:2: 'numpy=2' is no requirement" in problems(tmp_path, files)
+    assert "other/more.txt:2: 'numpy=2' is not a valid requirement" in problems(tmp_path, files)
 
 
 def test_the_nearest_file_counts_and_its_paths_may_start_at_either_folder(tmp_path):
@@ -237,7 +237,7 @@ def test_a_python_of_the_script_itself_is_judged_too(tmp_path):
 
 def test_a_python_that_cannot_be_read_is_refused(tmp_path):
     files = {"pyproject.toml": PYPROJECT.format("3.11 or so")}
-    assert "is no version specifier such as '>=3.11'" in problems(tmp_path, files)
+    assert "is not a valid specifier (e.g. >=3.11)" in problems(tmp_path, files)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def zip_archive(source: Source) -> Verdict:
         at = tail.rfind(END_OF_ZIP)
     end = tail[at : at + END_BYTES]
     if at < 0 or len(end) < END_BYTES:
-        return Verdict("zip", "its end is missing: there is no directory of its content")
+        return Verdict("zip", "its central directory, at the end, is missing")
     position = source.size - len(tail) + at
     entries, size, offset, comment = struct.unpack("<10xHIIH", end)
     if position + END_BYTES + comment > source.size:
