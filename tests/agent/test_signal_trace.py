@@ -45,6 +45,7 @@ def test_traces_of_agents_that_are_gone_are_removed(tmp_path: Path) -> None:
     left.mkdir(parents=True)
     other.mkdir()
     trace = SignalTrace(tmp_path)
-    trace.start()  # the folder is no tracefs, so no event is there to be enabled
+    trace.start()
+    assert not trace.is_tracing, "the folder is not a tracefs, so no event can be enabled"
     assert not left.exists()
     assert other.exists()
