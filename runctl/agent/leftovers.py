@@ -1,12 +1,11 @@
 """What a trainer that exited by itself left running: writers to wait for, or the trainer itself."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runctl.agent.process_table import ProcessInfo, family_of
+from runctl.agent.process_table import ProcessInfo, trainer_family
 from runctl.agent.stop_targets import is_bystander, role_of
 from runctl.agent.stopping import Writers
 
@@ -22,7 +21,7 @@ def await_writers(folder: Path, is_too_late: Callable[[], bool]) -> list[Process
     writers = Writers(folder)
     told: set[int] = set()
     while True:
-        family = family_of(os.getpid())
+        family = trainer_family()
         busy = writers.among(family, time.monotonic())
         if not busy or is_too_late():
             return family

@@ -58,9 +58,21 @@ def handles_sigterm(pid: int) -> bool:
     return any(info.catches(signal.SIGTERM) for info in read_processes([pid]))
 
 
-def family_of(*roots: int) -> list[ProcessInfo]:
-    """Return the living descendants of `roots`, parents before children."""
-    return read_processes(processes.descendants(*roots))
+def trainer_family() -> list[ProcessInfo]:
+    """Return the trainer's living processes, parents before children.
+
+    They descend from the agent, but are never in its session: what is there are tools of the agent
+    itself, such as the compilation of an environment that goes on while the trainer runs.
+    """
+    return [
+        info for info in read_processes(processes.descendants(os.getpid())) if not _is_ours(info)
+    ]
+
+
+def _is_ours(info: ProcessInfo) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(info.pid) == os.getsid(0)
+    return False
 
 
 def is_below(info: ProcessInfo, above: int, family: Sequence[ProcessInfo]) -> bool:

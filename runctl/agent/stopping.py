@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from runctl.agent import processes
-from runctl.agent.process_table import ProcessInfo, family_of, is_below, read_processes
+from runctl.agent.process_table import ProcessInfo, is_below, read_processes, trainer_family
 from runctl.agent.stop_targets import StopTargets, choose_targets, is_bystander
 
 # How long a launcher is given to pass on a signal that its program has, too, and not handled yet.
@@ -67,7 +67,7 @@ class Stopping:
 
         In that case `before_a_kill` is called first.
         """
-        family = family_of(os.getpid())
+        family = trainer_family()
         targets = choose_targets(family, self._leader)
         self._later = targets.later
         self._sent_at = time.monotonic()
@@ -97,7 +97,7 @@ class Stopping:
         return bool(self._writers_left(now))
 
     def _writers_left(self, now: float) -> list[ProcessInfo]:
-        family = family_of(os.getpid())
+        family = trainer_family()
         writers = self._writers.among(family, now)
         fresh = [info for info in writers if info.pid not in {one.pid for one in self._waiting_for}]
         if fresh:
@@ -120,7 +120,7 @@ class Stopping:
         self._looked_at = now
         if not any(self._told.values()):
             return
-        family = family_of(os.getpid())
+        family = trainer_family()
         targets = choose_targets(family, self._leader)
         fresh = [
             info.pid

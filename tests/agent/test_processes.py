@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from runctl.agent import processes
+from runctl.agent.process_table import trainer_family
 from tests.agent.machine import is_alive
 
 WORKER = "import time; print('up', flush=True); time.sleep(600)"
@@ -96,3 +97,18 @@ def test_leftovers_are_known_by_their_environment(start: Start, tmp_path: Path) 
     assert processes.end_leftovers(f"RUNCTL_CHECKPOINT_DIR={tmp_path}") == [marked]
     assert not is_alive(marked)
     assert is_alive(other)
+
+
+def test_tools_of_the_agent_are_not_processes_of_the_trainer() -> None:
+    command = ["sleep", "60"]
+    with (
+        subprocess.Popen(command) as tool,
+        subprocess.Popen(command, start_new_session=True) as trainer,
+    ):
+        try:
+            found = {info.pid for info in trainer_family()}
+        finally:
+            tool.kill()
+            trainer.kill()
+    assert trainer.pid in found
+    assert tool.pid not in found
