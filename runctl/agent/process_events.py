@@ -185,12 +185,6 @@ class ProcessEvents:
         self._history = History(os.getpid())
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._has_heard = False
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether the kernel reports anything here."""
-        return self._has_heard
 
     def start(self) -> None:
         """Begin to listen, where that is possible."""
@@ -242,7 +236,6 @@ class ProcessEvents:
         offset = NETLINK_HEADER.size + CONNECTOR_HEADER.size
         what, _, _ = EVENT_HEADER.unpack_from(message, offset)
         offset += EVENT_HEADER.size
-        self._has_heard = True
         if what == FORK:
             _, parent, thread, child = struct.unpack_from("=IIII", message, offset)
             if thread == child:
