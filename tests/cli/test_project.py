@@ -94,7 +94,11 @@ def test_good_dependency_files_pass(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("requirements.txt", "torch\nnumpy=1.2\n", "requirements.txt:2: 'numpy=1.2' is not a valid requirement"),
+        (
+            "requirements.txt",
+            "torch\nnumpy=1.2\n",
+            "requirements.txt:2: 'numpy=1.2' is not a valid requirement",
+        ),
         ("requirements.txt", "import torch\n", "requirements.txt:1: 'import torch'"),
         ("requirements.txt", "-r gone.txt\n", "'-r gone.txt': gone.txt does not exist"),
         ("pyproject.toml", "[project\n", "pyproject.toml: is not valid TOML"),
