@@ -6,6 +6,7 @@ from typing import Any
 
 from runctl.model.decision import is_own_failure
 from runctl.model.outcome import OutcomeKind
+from runctl.model.plain_secrets import mask_request
 from runctl.model.run import Attempt, Run, derive_status
 from runctl.model.saving import Saving
 from runctl.model.versions import Versions
@@ -38,7 +39,7 @@ def unfinished_final_saves(attempts: Sequence[Attempt]) -> list[Attempt]:
 def run_document(
     run: Run, attempts: Sequence[Attempt], versions: Versions | None = None
 ) -> dict[str, Any]:
-    """Return everything about a run but its task tokens, which are keys."""
+    """Return everything about a run but its task tokens, which are keys, and masked secrets."""
     return {
         **run_summary(run, attempts),
         "execution": run.execution,
@@ -50,7 +51,7 @@ def run_document(
         "unfinished_final_saves": len(unfinished_final_saves(attempts)),
         "versions": None if versions is None else versions.as_document(),
         "attempts": [_attempt_document(one) for one in attempts],
-        "request": run.request.as_document(),
+        "request": mask_request(run.request.as_document()),
     }
 
 

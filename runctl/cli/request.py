@@ -11,6 +11,7 @@ from typing import Any
 from runctl.cli.settings import Settings
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
+from runctl.model.plain_secrets import mask_text
 from runctl.model.request import ANY
 from runctl.model.request_fields import parse_instant, problem_with_deadline
 from runctl.model.request_parsing import parse_request
@@ -23,6 +24,7 @@ OPTIONS = {
     "instance_id": "INSTANCE",
     "deadline": "--deadline",
     "env": "--env",
+    "not_secrets": "--not-secret",
     "credentials": "--credentials",
     "resume_args": "--resume-args",
     "checkpoint.dir": "--checkpoint-dir",
@@ -51,7 +53,7 @@ def check_name(name: str) -> None:
 def read_env(assignments: Sequence[str]) -> dict[str, str]:
     """Read NAME=VALUE options; the last one of a name wins."""
     problems = [
-        Problem("--env", f"{one!r} has no '='; write NAME=VALUE")
+        Problem("--env", f"{mask_text(one)!r} has no '='; write NAME=VALUE")
         for one in assignments
         if "=" not in one
     ]
@@ -71,7 +73,7 @@ def read_resume_args(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as exc:
         raise InvalidRequestError(
-            (Problem("--resume-args", f"{text!r}: {exc}; close the quotation"),)
+            (Problem("--resume-args", f"{mask_text(text)!r}: {exc}; close the quotation"),)
         ) from exc
 
 
@@ -119,6 +121,9 @@ def build_request(
             document[outer] = {**document.get(outer, {}), inner: value}
     if "env" in options:
         document["env"] = {**settings.request.get("env", {}), **options["env"]}
+    if "not_secrets" in options:
+        declared = [*settings.request.get("not_secrets", []), *options["not_secrets"]]
+        document["not_secrets"] = list(dict.fromkeys(declared))
     try:
         parse_request(document)
     except InvalidRequestError as exc:
@@ -133,6 +138,11 @@ def build_request(
 def _origin(field: str, options: Mapping[str, Any], settings: Settings) -> str:
     if field in options:
         return OPTIONS.get(field, field)
+    if field.startswith("resume_args[") and "resume_args" in options:
+        return OPTIONS["resume_args"]
+    outer, dot, name = field.partition(".")
+    if outer == "env" and dot and name in options.get("env", {}):
+        return f"{OPTIONS['env']} {name}"
     inner = next((option for option in options if option.startswith(f"{field}.")), None)
     if inner is not None:
         return OPTIONS.get(inner, inner)

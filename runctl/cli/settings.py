@@ -22,6 +22,7 @@ REQUEST_SETTINGS = (
     "auto_resume",
     "max_attempts",
     "env",
+    "not_secrets",
     "checkpoint",
     "retry",
     "credentials",
@@ -140,9 +141,10 @@ grace_seconds = 90
 # exit_codes = [1, 137]
 # max_failures = 3
 
-# The trainer's own variables; no place for secrets.
+# The trainer's own variables; a secret is given by reference, never by value.
 # [env]
 # OMP_NUM_THREADS = "4"
+# WANDB_API_KEY = "secret:wandb"
 
 # [aws]
 # profile = "research"

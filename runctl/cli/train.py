@@ -97,7 +97,20 @@ def train(
     ] = None,
     env: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A variable of the trainer; repeat."),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A variable of the trainer; repeat. A secret by reference: NAME=secret:ID from "
+            "Secrets Manager (secret:ID#KEY: one value of a JSON secret), NAME=ssm:/PATH from "
+            "Parameter Store; the machine reads it just before the trainer starts.",
+        ),
+    ] = None,
+    not_secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A variable or an option of the program whose value looks like a secret and is "
+            "not; repeat. For an option: --not-secret=--sort-key.",
+        ),
     ] = None,
     credentials: Annotated[
         str | None,
@@ -161,6 +174,7 @@ def train(
         "max_attempts": max_attempts,
         "deadline": deadline,
         "env": read_env(env) if env else None,
+        "not_secrets": not_secret or None,
         "credentials": credentials,
         "resume_args": read_resume_args(resume_args) if resume_args else None,
         "checkpoint.dir": checkpoint_dir,
@@ -336,7 +350,9 @@ def _show(
     from rich.text import Text
 
     from runctl.cli.wording import say_size
+    from runctl.model.plain_secrets import mask_request
 
+    request = mask_request(job.document)
     members = [] if job.project is None else job.project.members
     packed = None
     if package is not None and job.project is not None:
@@ -353,7 +369,7 @@ def _show(
     document = {
         "dry_run": True,
         "run_id": job.name,
-        "request": job.document,
+        "request": request,
         "package": packed,
         "left_out": left_out,
     }
@@ -363,7 +379,7 @@ def _show(
     output.result(
         document,
         Text(f"run {job.name}", style="bold"),
-        json.dumps(job.document, indent=2),
+        json.dumps(request, indent=2),
         listing,
         Text("a dry run: nothing was uploaded or started", style="dim"),
     )

@@ -18,6 +18,7 @@ from runctl.cli.reasons import brief, last_lines_text
 from runctl.cli.wording import say_duration, say_instant, say_short, say_size
 from runctl.model.checkpoint import name_of
 from runctl.model.outcome import OutcomeKind, RunStatus
+from runctl.model.plain_secrets import mask_words
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
 from runctl.model.saving import Saving
 from runctl.model.versions import Versions
@@ -89,7 +90,7 @@ def _facts(
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
     program = [request.script, *request.args] if request.script else list(request.command)
-    facts.add_row("program", shlex.join(program))
+    facts.add_row("program", shlex.join(mask_words(program, request.not_secrets)))
     took = say_duration((run.ended_at or now) - run.started_at)
     facts.add_row("started", f"{say_instant(run.started_at)}, {_lasting(run, took)}")
     if run.reason:

@@ -11,6 +11,7 @@ from runctl.control.ports import Services
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
 from runctl.model.outcome import RunStatus
+from runctl.model.plain_secrets import find_plain_secrets
 from runctl.model.request import RunRequest
 from runctl.model.request_fields import problem_with_deadline
 from runctl.model.request_parsing import parse_request
@@ -18,6 +19,12 @@ from runctl.model.run import Run
 
 # Step Functions' own name for it: the console links the two executions by this key of the input.
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
+
+KEPT_INPUT = Problem(
+    "input",
+    "Step Functions keeps the input of this execution for 90 days; replace the secret where it was "
+    "issued",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +69,8 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> Run
     try:
         request = parse_request(document)
     except InvalidRequestError as exc:
-        raise InvalidRequestError((*problems, *exc.problems)) from exc
+        exposed = [KEPT_INPUT] if _contains_secrets(document) else []
+        raise InvalidRequestError((*problems, *exc.problems, *exposed)) from exc
     problems += _problems_with_the_world(services, request)
     if problems:
         raise InvalidRequestError(tuple(problems))
@@ -87,6 +95,10 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> Run
             )
         )
     return run
+
+
+def _contains_secrets(document: Any) -> bool:
+    return isinstance(document, Mapping) and bool(find_plain_secrets(document))
 
 
 def _problems_with_the_world(services: Services, request: RunRequest) -> list[Problem]:

@@ -86,14 +86,19 @@ class RetryOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """A checked request. `script` is a path in `code`, or an s3:// URI when there is no `code`."""
+    """A checked request. `script` is a path in `code`, or an s3:// URI when there is no `code`.
+
+    A value of `env` may be a reference to a secret. `not_secrets` names the variables and options
+    whose values look like secrets and are not.
+    """
 
     script: str = ""
-    command: tuple[str, ...] = ()
+    command: tuple[str, ...] = field(default=(), repr=False)
     code: str = ""
-    args: tuple[str, ...] = ()
-    resume_args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    args: tuple[str, ...] = field(default=(), repr=False)
+    resume_args: tuple[str, ...] = field(default=(), repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    not_secrets: tuple[str, ...] = ()
     instance_id: str = ""
     instance_types: tuple[str, ...] = DEFAULT_INSTANCE_TYPES
     market: str = "spot"
@@ -132,6 +137,8 @@ class RunRequest:
             document["command"] = list(self.command)
         if self.resume_args:
             document["resume_args"] = list(self.resume_args)
+        if self.not_secrets:
+            document["not_secrets"] = list(self.not_secrets)
         if self.code:
             document["code"] = self.code
         if self.instance_id:

@@ -18,6 +18,7 @@ from runctl.model.request import (
     is_inside_project,
 )
 from runctl.model.script_kinds import problem_with_name
+from runctl.model.secret_references import BadReferenceError, parse_reference
 
 LARGEST_ENV_BYTES = 32 * 1024
 LARGEST_ARGS_BYTES = 32 * 1024
@@ -79,8 +80,11 @@ def _check_code(value: Any) -> str | None:
 
 def _strings(largest: int) -> Check:
     def check(value: Any) -> str | None:
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            return f"{value!r} is not a list of strings; quote each item"
+        # Neither names the value: it may contain a secret.
+        if not isinstance(value, list | tuple):
+            return f"a {type(value).__name__} is not a list of strings; quote each item"
+        if others := [number for number, item in enumerate(value) if not isinstance(item, str)]:
+            return f"item {others[0]} makes it not a list of strings; quote each item"
         if any("\0" in item for item in value):
             return "an item has a NUL character, which no program can take"
         size = sum(len(item.encode()) for item in value)
@@ -101,7 +105,7 @@ def _check_command(value: Any) -> str | None:
 
 def _check_env(value: Any) -> str | None:
     if not isinstance(value, Mapping):
-        return f"{value!r} is not an object of names and strings"
+        return f"a {type(value).__name__} is not an object of names and strings"
     for name, text in value.items():
         if not isinstance(name, str) or not ENV_NAME.fullmatch(name):
             return f"{name!r} is no name of an environment variable"
@@ -111,6 +115,10 @@ def _check_env(value: Any) -> str | None:
             return f"{name} is set by runctl itself; {OVERRIDDEN[name]}"
         if not isinstance(text, str) or "\0" in text:
             return f"{name} must be a string without NUL; quote it"
+        try:
+            parse_reference(text)
+        except BadReferenceError as exc:
+            return f"{name}: {exc}"
     size = sum(len(name.encode()) + len(text.encode()) for name, text in value.items())
     if size > LARGEST_ENV_BYTES:
         return (
@@ -310,9 +318,18 @@ FIELDS: Mapping[str, Field] = {
         {
             "type": "object", "additionalProperties": {"type": "string"}, "default": {},
             "description": f"The trainer's own variables, {LARGEST_ENV_BYTES} bytes at most. "
-            "The ledger keeps them: no place for secrets.",
+            "The ledger keeps them, so a secret is given by reference: `secret:NAME`, "
+            "`secret:NAME#KEY` or `ssm:/PATH`.",
         },
         _check_env,
+    ),
+    "not_secrets": Field(
+        {
+            **_STRINGS, "default": [],
+            "description": "Variables of `env` and options of the arguments whose values look like "
+            "secrets and are not; without it such a request is refused.",
+        },
+        _strings(LARGEST_ARGS_BYTES),
     ),
     "instance_id": Field(
         {

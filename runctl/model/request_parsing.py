@@ -8,6 +8,7 @@ from typing import Any
 
 from runctl.model.contract import problem_with_references
 from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.plain_secrets import PlainSecret, find_plain_secrets
 from runctl.model.request import CheckpointOptions, RetryOptions, RunRequest
 from runctl.model.request_fields import FIELDS, NESTED_FIELDS, Field, parse_instant
 
@@ -24,11 +25,14 @@ def parse_request(document: Any) -> RunRequest:
         if isinstance(inner := document.get(name, {}), Mapping):
             problems += _problems(inner, fields, prefix=f"{name}.")
     problems += _contradictions(document)
+    problems += [
+        Problem(one.where, problem_with_secret(one)) for one in find_plain_secrets(document)
+    ]
     if problems:
         raise InvalidRequestError(tuple(problems))
     read_below = {*NESTED_FIELDS, "deadline"}
     given = {key: value for key, value in document.items() if key not in read_below}
-    for key in ("command", "args", "resume_args", "instance_types"):
+    for key in ("command", "args", "resume_args", "instance_types", "not_secrets"):
         if key in given:
             given[key] = tuple(given[key])
     deadline = document.get("deadline")
@@ -56,6 +60,26 @@ def _problems(
         elif problem := fields[name].check(value):
             found.append(Problem(f"{prefix}{name}", problem))
     return found
+
+
+def problem_with_secret(found: PlainSecret) -> str:
+    """Return why a value is refused that looks like a secret, and what to do, without the value."""
+    outer, _, name = found.where.partition(".")
+    if outer == "env":
+        remedy = (
+            f"keep it in Secrets Manager or Parameter Store and give {name}=secret:NAME or "
+            f"{name}=ssm:/PATH"
+        )
+    else:
+        remedy = (
+            "arguments are shown in the machine's process list as well: keep it in Secrets Manager "
+            "or Parameter Store, give NAME=secret:NAME or NAME=ssm:/PATH in env, and let the "
+            "program read the variable"
+        )
+    return (
+        f"the value looks like a secret ({found.reason}), and requests are stored and shown; "
+        f"{remedy}. If it is not a secret, add {found.label!r} to not_secrets (--not-secret)"
+    )
 
 
 def _problem_with_command(command: Sequence[Any]) -> str:

@@ -145,7 +145,10 @@ def test_the_template_is_a_valid_file_and_so_is_all_that_it_comments_out(tmp_pat
         is_setting = re.match(r"\[\w+\]$|\w+ = ", bare)
         lines.append(bare if is_setting else line)
     everything = settings_of(tmp_path, "\n".join(lines))
-    assert everything.request["env"] == {"OMP_NUM_THREADS": "4"}
+    assert everything.request["env"] == {
+        "OMP_NUM_THREADS": "4",
+        "WANDB_API_KEY": "secret:wandb",
+    }
     assert everything.profile == "research"
     assert everything.largest_project_bytes == 256_000_000
 

@@ -31,6 +31,14 @@ def test_everything_that_is_wrong_is_told_at_once():
     assert world.ledger.runs == {}
 
 
+def test_a_key_in_clear_is_refused_and_what_already_keeps_it_is_said():
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare_run(World(), execution(), {**REQUEST, "env": {"WANDB_API_KEY": "abc123secret"}})
+    assert [problem.field for problem in caught.value.problems] == ["env.WANDB_API_KEY", "input"]
+    assert "replace the secret where it was issued" in str(caught.value)
+    assert "abc123secret" not in str(caught.value)
+
+
 def test_a_bad_name_is_told_beside_bad_fields():
     with pytest.raises(InvalidRequestError) as caught:
         prepare_run(World(), execution("x" * 65), {"command": [], "markt": "spot"})
