@@ -3,14 +3,12 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, logger, services
-from runctl.control.handle_instance_change import handle_instance_change
+from runctl.control.handle_instance_change import handle_event
 
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
     """Answer what was done about it."""
-    instance_id, state = event["detail"]["instance-id"], event["detail"]["state"]
-    logger.append_keys(instance_id=instance_id, state=state)
-    handled = handle_instance_change(services(), instance_id, state)
+    handled = handle_event(services(), event)
     logger.info("instance change handled", **handled)
     return handled

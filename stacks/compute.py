@@ -107,7 +107,13 @@ def _agent_command() -> dict[str, Any]:
                 "description": "What the agent is asked for.",
                 # Nothing else can reach the shell through the parameter.
                 "allowedValues": ["drain", "checkpoint", "stop"],
-            }
+            },
+            "deadline": {
+                "type": "String",
+                "description": "When EC2 takes the instance that is to drain; empty if unknown.",
+                "allowedPattern": r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?$",
+                "default": "",
+            },
         },
         "mainSteps": [
             {
@@ -115,7 +121,11 @@ def _agent_command() -> dict[str, Any]:
                 "name": "ask",
                 "inputs": {
                     "timeoutSeconds": "60",
-                    "runCommand": ['"${RUNCTL_ROOT:-}/opt/runctl/bin/runctl-agent" {{ action }}'],
+                    # A variable, since an agent of an earlier version takes no second argument.
+                    "runCommand": [
+                        "export RUNCTL_DEADLINE='{{ deadline }}'",
+                        '"${RUNCTL_ROOT:-}/opt/runctl/bin/runctl-agent" {{ action }}',
+                    ],
                 },
             }
         ],

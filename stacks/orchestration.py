@@ -166,6 +166,8 @@ class OrchestrationStack(Stack):
             pattern=_pattern(
                 "aws.ec2",
                 "EC2 Spot Instance Interruption Warning",
+                "EC2 Capacity Reservation Instance Interruption Warning",
+                "EC2 Interruptible Capacity Reservation Instance Interruption Warning",
                 "EC2 Instance Rebalance Recommendation",
             ),
         )

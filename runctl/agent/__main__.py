@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         return run_monitor(command, paths)
     if command != "run":
-        requests.leave(paths.requests, Request(command))
+        deadline = os.environ.get(requests.DEADLINE, "")
+        requests.leave(paths.requests, Request(command), deadline=deadline)
         return 0
     return run(paths)
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from runctl.agent import requests
 from runctl.agent.imds import Metadata, MetadataError
 from runctl.agent.inbox import Cause, Ending, Inbox
-from runctl.agent.requests import Request
+from runctl.agent.requests import Received, Request
 from runctl.agent.settings import Paths
 
 METADATA_INTERVAL = timedelta(seconds=1)
@@ -79,14 +79,14 @@ class Watch:
 
     def look_at_requests(self) -> None:
         """Take the request files that are there."""
-        for request, made in requests.collect(self._paths.requests):
-            logger.info("asked to %s", request.value)
-            match request:
+        for received in requests.collect(self._paths.requests):
+            logger.info("asked to %s", received.request.value)
+            match received.request:
                 case Request.CHECKPOINT:
                     self._inbox.ask_for_checkpoint()
                 case Request.DRAIN:
                     self.look_at_metadata()  # which knows the deadline, if there is a notice
-                    self._tell_notice(made + ASSUMED_NOTICE, "EC2 takes the instance (warning)")
+                    self._tell_notice(_deadline_of(received), "EC2 takes the instance (warning)")
                 case Request.STOP:
                     self._inbox.end(
                         Ending(cause=Cause.STOP, reason="stopped by the user", detected=_now())
@@ -103,6 +103,13 @@ class Watch:
         )
         self._paths.notice.parent.mkdir(parents=True, exist_ok=True)
         self._paths.notice.write_text(deadline.isoformat())
+
+
+def _deadline_of(received: Received) -> datetime:
+    """Return the deadline of a warning; one that is over says nothing about the time left."""
+    if received.deadline is not None and received.deadline > received.made:
+        return received.deadline
+    return received.made + ASSUMED_NOTICE
 
 
 def _now() -> datetime:

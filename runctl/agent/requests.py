@@ -2,9 +2,14 @@
 
 import contextlib
 import os
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
+
+from runctl.model.ec2_events import read_instant
+
+DEADLINE = "RUNCTL_DEADLINE"
 
 
 class Request(str, Enum):
@@ -15,21 +20,34 @@ class Request(str, Enum):
     STOP = "stop"  # the user wants the end: save, report, shut down
 
 
-def leave(folder: Path, request: Request) -> None:
-    """Leave a request for the agent; asking twice is asking once."""
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """A request, the instant at which it was made, and when the instance goes, if that is known."""
+
+    request: Request
+    made: datetime
+    deadline: datetime | None = None
+
+
+def leave(folder: Path, request: Request, *, deadline: str = "") -> None:
+    """Leave a request for the agent; asking twice is asking once.
+
+    The file holds the `deadline`, an instant as AWS writes it, or nothing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{request.value}.{os.getpid()}"
-    temporary.write_text(datetime.now(timezone.utc).isoformat())
+    temporary.write_text(deadline)
     temporary.replace(folder / request.value)
 
 
-def collect(folder: Path) -> list[tuple[Request, datetime]]:
-    """Take the requests that are there, each with the instant at which it was made."""
+def collect(folder: Path) -> list[Received]:
+    """Take the requests that are there."""
     found = []
     for request in Request:
         path = folder / request.value
         with contextlib.suppress(FileNotFoundError):
             made = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+            deadline = read_instant(path.read_text(errors="replace").strip())
             path.unlink()
-            found.append((request, made))
+            found.append(Received(request=request, made=made, deadline=deadline))
     return found

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -65,9 +65,13 @@ class SsmCommands:
         self._document = document
         self._start_document = start_document
 
-    def send(self, instance_id: str, action: str) -> bool:
+    def send(self, instance_id: str, action: str, *, deadline: datetime | None = None) -> bool:
         """Ask for `drain`, `checkpoint` or `stop`; False when the SSM agent is not there (yet)."""
-        return bool(self._send(instance_id, self._document, {"action": [action]}))
+        parameters = {"action": [action]}
+        if deadline is not None:
+            text = deadline.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+            parameters["deadline"] = [text]
+        return bool(self._send(instance_id, self._document, parameters))
 
     def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:
         """Start the agent for an attempt on a lent machine; False when SSM does not reach it.

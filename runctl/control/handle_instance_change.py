@@ -1,10 +1,12 @@
 """An instance of ours goes away: report for an attempt that cannot any more."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from runctl.control.owners import find_owner
 from runctl.control.ports import Services
 from runctl.control.reports import report_document
+from runctl.model.ec2_events import read_instance_id
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage
 
@@ -14,9 +16,21 @@ ALREADY_ENDED = "already_ended"
 REPORTED = "reported"
 TOLD_BEFORE = "told_before"
 ENDED = "ended"
+UNREADABLE = "unreadable"
 
 # While it shuts down the agent may still save and report; moving the fence would refuse that.
 GONE = frozenset({"terminated", "stopped"})
+
+
+def handle_event(services: Services, event: Mapping[str, Any]) -> dict[str, Any]:
+    """Handle a state-change event of EventBridge; one that cannot be read changes nothing."""
+    detail = event.get("detail")
+    instance_id = read_instance_id(detail) if isinstance(detail, Mapping) else ""
+    state = detail.get("state") if isinstance(detail, Mapping) else None
+    if not instance_id or not isinstance(state, str):
+        return {"status": UNREADABLE}
+    handled = handle_instance_change(services, instance_id, state)
+    return {"instance_id": instance_id, "state": state, **handled}
 
 
 def handle_instance_change(services: Services, instance_id: str, state: str) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """EC2 is about to take an instance: launch the replacement and let the agent drain."""
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from runctl.control.launch_instances import launch_instances
 from runctl.control.owners import find_owner
 from runctl.control.ports import Services
 from runctl.model.decision import DecisionKind, decide
+from runctl.model.ec2_events import EventKind, read_event
 from runctl.model.errors import RunEndedError
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
@@ -19,13 +22,32 @@ NO_CAPACITY = "no_capacity"
 NOT_RELAUNCHED = "not_relaunched"
 ASKED = "asked"
 AGENT_NOT_THERE = "agent_not_there"
+UNREADABLE = "unreadable"
 
 
-def handle_interruption(services: Services, instance_id: str) -> dict[str, Any]:
+def handle_event(services: Services, event: Mapping[str, Any]) -> dict[str, Any]:
+    """Handle an event of EventBridge about an instance; one that cannot be read changes nothing.
+
+    Raising would deliver it again, and it would be no more readable then.
+    """
+    found = read_event(event)
+    if found is None:
+        return {"status": UNREADABLE}
+    if found.kind is EventKind.REBALANCE:
+        handled = handle_rebalance(services, found.instance_id)
+    else:
+        handled = handle_interruption(services, found.instance_id, deadline=found.deadline)
+    return {"event": found.kind.value, "instance_id": found.instance_id, **handled}
+
+
+def handle_interruption(
+    services: Services, instance_id: str, *, deadline: datetime | None = None
+) -> dict[str, Any]:
     """Answer an interruption warning; every step may be repeated by a second delivery.
 
     The state machine decides for itself once the attempt has reported. What is launched here, it
-    adopts; and if it decides otherwise, FinishRun ends it.
+    adopts; and if it decides otherwise, FinishRun ends it. `deadline` is that of a warning which
+    the instance metadata do not show: then only the command lets the agent know.
     """
     found = _find(services, instance_id)
     if found is None:
@@ -40,8 +62,9 @@ def handle_interruption(services: Services, instance_id: str) -> dict[str, Any]:
         status = _relaunch(services, run, attempt, pool)
     finally:
         # Whatever became of the launch. Not before it: the replacement's boot is the longer wait.
-        # The agent watches the instance metadata too, so a command that misses it costs nothing.
-        reached = services.commands.send(instance_id, "drain")
+        # The agent watches the instance metadata too, so after a spot notice a command that misses
+        # it costs nothing.
+        reached = services.commands.send(instance_id, "drain", deadline=deadline)
     return {**known, "status": status, "agent_reached": reached}
 
 

@@ -206,8 +206,11 @@ class Fleet(Protocol):
 class Commands(Protocol):
     """Asking the agent on an instance over SSM."""
 
-    def send(self, instance_id: str, action: str) -> bool:
-        """Ask for `drain`, `checkpoint` or `stop`; False when the SSM agent is not there (yet)."""
+    def send(self, instance_id: str, action: str, *, deadline: datetime | None = None) -> bool:
+        """Ask for `drain`, `checkpoint` or `stop`; False when the SSM agent is not there (yet).
+
+        `deadline` is when EC2 takes the instance that is to drain, if that is known.
+        """
         ...
 
     def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:

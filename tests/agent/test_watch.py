@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from runctl.agent import requests
+from runctl.agent.__main__ import main
 from runctl.agent.drain import grace_of
 from runctl.agent.heartbeat import Heartbeat
 from runctl.agent.imds import Metadata, MetadataError
@@ -145,6 +146,31 @@ def test_drain_request_takes_its_deadline_from_the_notice_where_there_is_one(
     ending = watch._inbox.ending
     assert ending is not None
     assert ending.deadline == deadline
+
+
+def test_drain_request_brings_a_deadline_that_the_metadata_do_not_show(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadline = (now() + timedelta(seconds=50)).replace(microsecond=0)
+    monkeypatch.setenv("RUNCTL_ROOT", str(watch._paths.root))
+    monkeypatch.setenv("RUNCTL_DEADLINE", f"{deadline:%Y-%m-%dT%H:%M:%SZ}")
+    assert main(["drain"]) == 0
+    watch.look_at_requests()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert (ending.cause, ending.deadline) == (Cause.NOTICE, deadline)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2020-01-01T00:00:00Z"])
+def test_deadline_that_cannot_be_read_or_is_over_leaves_time_to_save(
+    watch: Watch, text: str
+) -> None:
+    requests.leave(watch._paths.requests, Request.DRAIN, deadline=text)
+    watch.look_at_requests()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert ending.deadline is not None
+    assert ending.deadline > now() + timedelta(seconds=60)
 
 
 def test_stronger_cause_wins_and_a_weaker_one_changes_nothing() -> None:

@@ -447,15 +447,17 @@ class FakeCommands:
     def __init__(self, fleet: FakeFleet) -> None:
         self._fleet = fleet
         self.sent: list[tuple[str, str]] = []
+        self.deadlines: list[datetime | None] = []
         self.started: list[tuple[str, str, int]] = []
         self.refusal = ""
         self.unreachable: set[str] = set()
 
-    def send(self, instance_id: str, action: str) -> bool:
+    def send(self, instance_id: str, action: str, *, deadline: datetime | None = None) -> bool:
         machine = self._fleet.machines.get(instance_id)
         if machine is None or not machine.is_live or instance_id in self.unreachable:
             return False
         self.sent.append((instance_id, action))
+        self.deadlines.append(deadline)
         return True
 
     def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:

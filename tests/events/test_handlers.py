@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import datetime, timezone
 
 import pytest
 
@@ -11,18 +12,84 @@ from tests.events.conftest import HANDLERS, recorded
 
 
 def test_a_warning_about_one_of_ours_relaunches(world, invoke):
-    event = recorded("interruption-warning", instance_id=training(world))
-    known = {"run_id": RUN, "attempt": 1, "status": "relaunched", "agent_reached": True}
+    instance_id = training(world)
+    event = recorded("interruption-warning", instance_id=instance_id)
+    known = {
+        "event": "interruption",
+        "instance_id": instance_id,
+        "run_id": RUN,
+        "attempt": 1,
+        "status": "relaunched",
+        "agent_reached": True,
+    }
     assert invoke("handle_interruption", event) == known
     assert invoke("handle_interruption", event) == known
     assert len(world.fleet.machines) == 2
+
+
+@pytest.mark.parametrize("name", ["reservation-warning", "capacity-block-warning"])
+def test_a_warning_of_a_capacity_reservation_is_a_notice_with_its_deadline(world, invoke, name):
+    """The metadata do not show it: the agent hears of it by the command only."""
+    instance_id = training(world)
+    for _ in range(2):
+        handled = invoke("handle_interruption", recorded(name, instance_id=instance_id))
+        assert handled["event"] == "reservation"
+        assert (handled["status"], handled["agent_reached"]) == ("relaunched", True)
+    assert world.commands.sent == 2 * [(instance_id, "drain")]
+    assert world.commands.deadlines == 2 * [datetime(2030, 1, 1, 12, 2, tzinfo=timezone.utc)]
+    assert len(world.fleet.machines) == 2
+    assert world.ledger.find_attempt(RUN, 1).noticed_at is not None
+    assert world.fleet.terminated == []
+
+
+@pytest.mark.parametrize("action", ["stop", "hibernate", "something-new", None, 7])
+def test_a_warning_is_a_notice_whatever_ec2_will_do(world, invoke, action):
+    event = recorded("reservation-warning", instance_id=training(world), instance_action=action)
+    assert invoke("handle_interruption", event)["status"] == "relaunched"
+
+
+@pytest.mark.parametrize("deadline", ["soon", "", None, 120, "2030-13-01T00:00:00Z"])
+def test_a_deadline_that_cannot_be_read_is_left_to_the_agent(world, invoke, deadline):
+    event = recorded(
+        "reservation-warning", instance_id=training(world), instance_termination_time=deadline
+    )
+    assert invoke("handle_interruption", event)["status"] == "relaunched"
+    assert world.commands.deadlines == [None]
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [None, [], "terminated", {}, {"instance-id": None}, {"instance-id": ["i-1"]},
+     {"instance-id": "arn:aws:ec2:::instance/i-1"}, {"instance-id": "i-" + 3000 * "1"}],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("handler", "name"),
+    [
+        ("handle_interruption", "interruption-warning"),
+        ("handle_interruption", "reservation-warning"),
+        ("handle_interruption", "rebalance-recommendation"),
+        ("handle_instance_change", "state-change"),
+    ],
+)
+def test_an_event_that_cannot_be_read_changes_nothing(world, invoke, handler, name, detail):
+    training(world)
+    ledger = world.ledger.attempts(RUN)
+    assert invoke(handler, {**recorded(name), "detail": detail}) == {"status": "unreadable"}
+    assert world.ledger.attempts(RUN) == ledger
+    assert (world.commands.sent, len(world.fleet.machines)) == ([], 1)
+
+
+@pytest.mark.parametrize("state", [None, 48, ["terminated"]])
+def test_a_state_that_cannot_be_read_changes_nothing(world, invoke, state):
+    event = recorded("state-change", instance_id=training(world), state=state)
+    assert invoke("handle_instance_change", event) == {"status": "unreadable"}
 
 
 def test_a_rebalance_recommendation_asks_for_a_checkpoint(world, invoke):
     event = recorded("rebalance-recommendation", instance_id=training(world))
     for _ in range(2):
         answer = invoke("handle_interruption", event)
-        assert answer == {"run_id": RUN, "attempt": 1, "status": "asked"}
+        assert (answer["run_id"], answer["attempt"], answer["status"]) == (RUN, 1, "asked")
     assert len(world.fleet.machines) == 1
 
 
@@ -31,6 +98,7 @@ def test_a_rebalance_recommendation_asks_for_a_checkpoint(world, invoke):
     [
         ("handle_interruption", "interruption-warning"),
         ("handle_interruption", "rebalance-recommendation"),
+        ("handle_interruption", "reservation-warning"),
         ("handle_instance_change", "state-change"),
         ("clean_up", "execution-aborted"),
     ],
@@ -38,15 +106,18 @@ def test_a_rebalance_recommendation_asks_for_a_checkpoint(world, invoke):
 def test_an_event_about_somebody_elses_is_answered_and_does_nothing(world, invoke, handler, event):
     training(world)
     ledger = world.ledger.attempts(RUN)
-    assert invoke(handler, recorded(event)) == {"status": "not_ours"}
+    assert invoke(handler, recorded(event))["status"] == "not_ours"
     assert world.ledger.attempts(RUN) == ledger
     assert (world.commands.sent, world.fleet.terminated) == ([], [])
 
 
-def test_an_event_that_no_rule_of_ours_sends_is_an_error(world, invoke):
-    event = {**recorded("interruption-warning"), "detail-type": "EC2 Something Else"}
-    with pytest.raises(ValueError, match="EC2 Something Else"):
-        invoke("handle_interruption", event)
+def test_an_event_that_no_rule_of_ours_sends_changes_nothing(world, invoke, capsys):
+    instance_id = training(world)
+    event = recorded("interruption-warning", instance_id=instance_id)
+    event["detail-type"] = "EC2 Something Else"
+    assert invoke("handle_interruption", event) == {"status": "unreadable"}
+    assert (world.commands.sent, len(world.fleet.machines)) == ([], 1)
+    assert '"UnreadableEvents":[1.0]' in capsys.readouterr().out
 
 
 def test_an_instance_that_goes_is_reported_once(world, invoke):

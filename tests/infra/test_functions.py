@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from runctl.model.ec2_events import KINDS
 from tests.infra.templates import Synthesized
 
 LAMBDAS = Path(__file__).parents[2] / "lambdas"
@@ -80,10 +81,7 @@ def test_every_rule_keeps_what_it_cannot_deliver(app: Synthesized) -> None:
         (
             "handle_interruption",
             "aws.ec2",
-            [
-                "EC2 Spot Instance Interruption Warning",
-                "EC2 Instance Rebalance Recommendation",
-            ],
+            list(KINDS),
         ),
         ("handle_instance_change", "aws.ec2", ["EC2 Instance State-change Notification"]),
         ("clean_up", "aws.states", ["Step Functions Execution Status Change"]),

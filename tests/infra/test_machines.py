@@ -124,8 +124,19 @@ def test_the_command_document_takes_three_actions(app: Synthesized) -> None:
     assert content["parameters"]["action"]["allowedValues"] == ["drain", "checkpoint", "stop"]
     (step,) = content["mainSteps"]
     assert step["inputs"]["runCommand"] == [
-        '"${RUNCTL_ROOT:-}/opt/runctl/bin/runctl-agent" {{ action }}'
+        "export RUNCTL_DEADLINE='{{ deadline }}'",
+        '"${RUNCTL_ROOT:-}/opt/runctl/bin/runctl-agent" {{ action }}',
     ]
+
+
+def test_nothing_but_an_instant_reaches_the_shell_as_a_deadline(app: Synthesized) -> None:
+    document = app.one("AWS::SSM::Document", Name="runctl-agent").properties
+    deadline = document["Content"]["parameters"]["deadline"]
+    assert deadline["default"] == ""
+    for text in ("", "2030-01-01T12:02:00Z"):
+        assert re.search(deadline["allowedPattern"], text)
+    for text in ("soon", "'; reboot; '", "2030-01-01T12:02:00Z'; reboot; '"):
+        assert not re.search(deadline["allowedPattern"], text)
 
 
 def test_the_tags_of_the_app_are_checked_where_instances_are_launched_from() -> None:
