@@ -1,9 +1,12 @@
 """The CDK app: three stacks, one on top of the other."""
 
+import sys
+
 from aws_cdk import App, Environment
 
 from stacks.assets import build_agent, build_functions
 from stacks.compute import ComputeStack
+from stacks.errors import BadContextError
 from stacks.orchestration import OrchestrationStack
 from stacks.settings import read_settings
 from stacks.storage import StorageStack
@@ -41,5 +44,8 @@ if __name__ == "__main__":
         stack_traces=False,
         tree_metadata=False,
     )
-    compose(app)
+    try:
+        compose(app)
+    except BadContextError as exc:
+        sys.exit(f"error: {exc}")
     app.synth()

@@ -9,6 +9,7 @@ from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 
 from stacks.compute import ComputeStack
+from stacks.disks import customer_key
 from stacks.settings import Settings
 from stacks.storage import StorageStack
 
@@ -182,6 +183,7 @@ class Capabilities:
                     [f"arn:aws:ssm:{region}:{owner[name]}:parameter{name}" for name in parameters],
                 )
             )
+        statements += self._disk_key()
         return Capability(
             statements=statements,
             variables={
@@ -189,6 +191,40 @@ class Capabilities:
                 "RUNCTL_LAUNCH_TEMPLATES": self._launch_templates(),
             },
         )
+
+    def _disk_key(self) -> list[iam.PolicyStatement]:
+        """Let EC2 encrypt root volumes with a customer's key, on behalf of whoever launches.
+
+        Amazon EBS user guide, "Permissions for IAM principals". The key's own policy has to leave
+        the decision to IAM as well; the key that AWS manages does.
+        """
+        region = self._settings.region
+        key = customer_key(self._settings.disk.key, region=region, account=self._settings.account)
+        if key is None:
+            return []
+        conditions: dict[str, dict[str, str | list[str]]] = {
+            "StringEquals": {"kms:ViaService": f"ec2.{region}.amazonaws.com"}
+        }
+        if key.alias:
+            conditions["ForAnyValue:StringEquals"] = {"kms:ResourceAliases": key.alias}
+        return [
+            _allow(
+                [
+                    "kms:Decrypt",
+                    "kms:DescribeKey",
+                    "kms:GenerateDataKeyWithoutPlaintext",
+                    "kms:ReEncryptFrom",
+                    "kms:ReEncryptTo",
+                ],
+                [key.arn],
+                conditions,
+            ),
+            _allow(
+                ["kms:CreateGrant"],
+                [key.arn],
+                {**conditions, "Bool": {"kms:GrantIsForAWSResource": "true"}},
+            ),
+        ]
 
     def commands(self) -> Capability:
         """Send our document, and no other, to instances of a run or lent to one."""

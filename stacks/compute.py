@@ -66,10 +66,13 @@ class ComputeStack(Stack):
                 self,
                 "".join(word.title() for word in kind.split("_")),
                 image=image,
+                root_device=settings.root_devices[kind],
+                disk=settings.disk,
                 disk_gib=DISK_GIB[kind],
                 user_data=user_data,
                 profile=profile,
                 security_group=self.network.security_group,
+                public_address=self.network.is_public,
             )
             for kind, image in settings.images.items()
         }

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stacks.disks import Disk, read_disk, root_device
+from stacks.errors import BadContextError
 
 if TYPE_CHECKING:
     from constructs import Node
@@ -23,6 +26,12 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _ACCOUNT = re.compile(r"\d{12}")
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _IMAGE_ID = re.compile(r"ami-[0-9a-f]{8,17}")
+_VPC = re.compile(r"vpc-[0-9a-f]{8,17}")
+_SUBNET = re.compile(r"subnet-[0-9a-f]{8,17}")
+# Local Zones (us-west-2-lax-1a) and Wavelength zones (us-east-1-wl1-bos-wlz-1) have longer names.
+_ZONE_LETTER = re.compile(r"[a-z]")
+# S3 rounds up to the next midnight, so 0 would be 1.
+_MAX_KEPT_DAYS = 365
 
 # The parameters by which the publishers of the images name the newest one.
 IMAGES: Mapping[str, str] = {
@@ -33,16 +42,13 @@ IMAGES: Mapping[str, str] = {
 }
 
 
-class BadContextError(ValueError):
-    """A context value cannot be used; the message names it and the cure."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """One deployment: where, under which name, and what it may differ in.
 
     `zones` is empty when they are to be looked up. `images` maps each kind of machine to a public
-    SSM parameter (it starts with `/`) or to an AMI id.
+    SSM parameter (it starts with `/`) or to an AMI id, `root_devices` to the device that the image
+    has as its root. `subnet_ids` is empty when the subnets follow from the VPC.
     """
 
     name: str
@@ -50,8 +56,12 @@ class Settings:
     region: str
     zones: tuple[str, ...] = ()
     vpc_id: str = ""
+    subnet_ids: tuple[str, ...] = ()
     readable_buckets: tuple[str, ...] = ()
     images: Mapping[str, str]
+    root_devices: Mapping[str, str]
+    disk: Disk = field(default_factory=Disk)
+    kept_days: int = 1
     version: str
 
     @property
@@ -86,8 +96,12 @@ def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Set
     Raises BadContextError for a value that cannot work, before anything is synthesized.
     """
 
+    def text(key: str, default: str = "") -> str:
+        found = node.try_get_context(key)
+        return default if found is None or found == "" else str(found)
+
     def value(key: str, default: str, rule: re.Pattern[str]) -> str:
-        found = str(node.try_get_context(key) or default)
+        found = text(key, default)
         if not rule.fullmatch(found):
             raise BadContextError(f"context {key}: {found!r} does not match {rule.pattern}")
         return found
@@ -95,22 +109,65 @@ def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Set
     account = value("account", environ.get("CDK_DEFAULT_ACCOUNT") or LOCAL_ACCOUNT, _ACCOUNT)
     region = value("region", environ.get("CDK_DEFAULT_REGION") or DEFAULT_REGION, _REGION)
     images = {
-        kind: _image(f"image_{kind}", str(node.try_get_context(f"image_{kind}") or known))
+        kind: _image(f"image_{kind}", text(f"image_{kind}", known))
         for kind, known in IMAGES.items()
     }
-    zones = _names(node.try_get_context("zones"))
-    if elsewhere := [zone for zone in zones if not zone.startswith(region)]:
-        raise BadContextError(f"context zones: {', '.join(elsewhere)} is not in {region}")
+    disk_keys = ("ebs_kms_key", "disk_throughput", "disk_initialization_rate")
     return Settings(
         name=value("name", "runctl", _NAME),
         account=account,
         region=region,
-        zones=zones,
-        vpc_id=str(node.try_get_context("vpc_id") or ""),
+        zones=_zones(_names(node.try_get_context("zones")), region),
+        vpc_id=value("vpc_id", "", re.compile(rf"({_VPC.pattern})?")),
+        subnet_ids=_subnets(_names(node.try_get_context("subnet_ids")), text("vpc_id")),
         readable_buckets=_names(node.try_get_context("readable_buckets")),
         images=images,
+        root_devices={
+            kind: root_device(kind, image, text(f"root_device_{kind}"))
+            for kind, image in images.items()
+        },
+        disk=read_disk({key: text(key) for key in disk_keys}, region=region),
+        kept_days=_days("keep_deleted_days", text("keep_deleted_days", "1")),
         version=_version(),
     )
+
+
+def is_own_zone(zone: str, region: str) -> bool:
+    """Whether a zone is one of the region itself: no Local Zone, no Wavelength zone.
+
+    Those have few instance types, and other prices, and look-ups include the opted-in ones.
+    """
+    return bool(_ZONE_LETTER.fullmatch(zone.removeprefix(region)))
+
+
+def _zones(zones: tuple[str, ...], region: str) -> tuple[str, ...]:
+    if elsewhere := [zone for zone in zones if not zone.startswith(region)]:
+        raise BadContextError(f"context zones: {', '.join(elsewhere)} is not in {region}")
+    if others := [zone for zone in zones if not is_own_zone(zone, region)]:
+        raise BadContextError(
+            f"context zones: {', '.join(others)} is not an Availability Zone of {region} (e.g. "
+            f"{region}a); Local Zones and Wavelength zones cannot be used"
+        )
+    return zones
+
+
+def _subnets(subnet_ids: tuple[str, ...], vpc_id: str) -> tuple[str, ...]:
+    for subnet_id in subnet_ids:
+        if not _SUBNET.fullmatch(subnet_id):
+            raise BadContextError(
+                f"context subnet_ids: {subnet_id!r} is not a subnet id (e.g. subnet-0123abcd)"
+            )
+    if subnet_ids and not vpc_id:
+        raise BadContextError(
+            f"context subnet_ids: {', '.join(subnet_ids)} without vpc_id; name their VPC as well"
+        )
+    return subnet_ids
+
+
+def _days(key: str, found: str) -> int:
+    if not found.isdecimal() or not 1 <= int(found) <= _MAX_KEPT_DAYS:
+        raise BadContextError(f"context {key}: {found!r} is not 1 to {_MAX_KEPT_DAYS} days")
+    return int(found)
 
 
 def _image(key: str, found: str) -> str:

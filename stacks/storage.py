@@ -22,7 +22,7 @@ class StorageStack(Stack):
         self, scope: Construct, construct_id: str, *, settings: Settings, **stack: Any
     ) -> None:
         super().__init__(scope, construct_id, **stack)
-        self.bucket = _bucket(self)
+        self.bucket = _bucket(self, settings)
         self.table = _ledger(self, settings)
         self.trainer_logs = logs.LogGroup(
             self,
@@ -38,7 +38,7 @@ class StorageStack(Stack):
         )
 
 
-def _bucket(scope: Construct) -> s3.Bucket:
+def _bucket(scope: Construct, settings: Settings) -> s3.Bucket:
     bucket = s3.Bucket(
         scope,
         "Bucket",
@@ -57,6 +57,14 @@ def _bucket(scope: Construct) -> s3.Bucket:
                 id="replaced-objects",
                 noncurrent_version_expiration=Duration.days(14),
                 expired_object_delete_marker=True,
+            ),
+            # What retention deletes is billed until this rule takes it. Parts are named by their
+            # content, so that a version undoes no overwrite, only a deletion. Of two rules, the
+            # shorter holds.
+            s3.LifecycleRule(
+                id="deleted-checkpoints",
+                prefix="runs/",
+                noncurrent_version_expiration=Duration.days(settings.kept_days),
             ),
         ],
     )

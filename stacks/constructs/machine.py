@@ -7,6 +7,8 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
+from stacks.disks import BASE_THROUGHPUT, Disk
+
 
 class Machine(Construct):
     """A launch template: image, disk, metadata service, network, role, user data."""
@@ -17,10 +19,13 @@ class Machine(Construct):
         construct_id: str,
         *,
         image: str,
+        root_device: str,
+        disk: Disk,
         disk_gib: int,
         user_data: str,
         profile: iam.CfnInstanceProfile,
         security_group: ec2.ISecurityGroup,
+        public_address: bool,
     ) -> None:
         super().__init__(scope, construct_id)
         # The lowest level of the CDK: the higher one has no word for a `resolve:ssm` image that EC2
@@ -42,19 +47,13 @@ class Machine(Construct):
                 ),
                 block_device_mappings=[
                     ec2.CfnLaunchTemplate.BlockDeviceMappingProperty(
-                        device_name="/dev/sda1",
-                        ebs=ec2.CfnLaunchTemplate.EbsProperty(
-                            volume_size=disk_gib,
-                            volume_type="gp3",
-                            encrypted=True,
-                            delete_on_termination=True,
-                        ),
+                        device_name=root_device, ebs=_root_volume(disk, disk_gib)
                     )
                 ],
                 network_interfaces=[
                     ec2.CfnLaunchTemplate.NetworkInterfaceProperty(
                         device_index=0,
-                        associate_public_ip_address=True,
+                        associate_public_ip_address=public_address,
                         delete_on_termination=True,
                         groups=[security_group.security_group_id],
                     )
@@ -67,3 +66,17 @@ class Machine(Construct):
     def template_id(self) -> str:
         """The launch template's id."""
         return self.template.ref
+
+
+def _root_volume(disk: Disk, size_gib: int) -> ec2.CfnLaunchTemplate.EbsProperty:
+    is_faster = disk.throughput > BASE_THROUGHPUT
+    return ec2.CfnLaunchTemplate.EbsProperty(
+        volume_size=size_gib,
+        volume_type="gp3",
+        throughput=disk.throughput if is_faster else None,
+        iops=disk.iops if is_faster else None,
+        volume_initialization_rate=disk.initialization_rate or None,
+        encrypted=True,
+        kms_key_id=disk.key,
+        delete_on_termination=True,
+    )

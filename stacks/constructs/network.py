@@ -1,26 +1,32 @@
-"""Where instances live: one public subnet a zone, no way in, nothing that bills by the hour."""
+"""Where instances live: one subnet a zone, no way in, nothing that bills by the hour."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+from aws_cdk import Stack
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
-from stacks.settings import Settings
+from stacks.errors import BadContextError
+from stacks.settings import Settings, is_own_zone
 from stacks.suppressions import accept
 
 
 class Network(Construct):
-    """A VPC of our own, or one that the context names, and its subnet for each zone."""
+    """A VPC of our own, or one that the context names, and its subnet for each zone.
+
+    `is_public` says that the subnets route to an internet gateway, so that instances need public
+    addresses; in private ones the way out is their owner's.
+    """
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
         super().__init__(scope, construct_id)
         self.vpc = self._named(settings.vpc_id) if settings.vpc_id else self._own(settings)
+        chosen, self.is_public = _choose(self.vpc, settings)
         # A fleet cannot span two subnets of one zone: the first is taken.
         subnets: dict[str, ec2.ISubnet] = {}
-        for subnet in self.vpc.public_subnets:
+        for subnet in chosen:
             subnets.setdefault(subnet.availability_zone, subnet)
         self.subnets: Mapping[str, ec2.ISubnet] = subnets
         self.security_group = ec2.SecurityGroup(
@@ -35,13 +41,11 @@ class Network(Construct):
         return ec2.Vpc.from_lookup(self, "Vpc", vpc_id=vpc_id)
 
     def _own(self, settings: Settings) -> ec2.IVpc:
-        zones: dict[str, Any] = {"max_azs": 99}
-        if settings.zones:
-            zones = {"availability_zones": list(settings.zones)}
         vpc = ec2.Vpc(
             self,
             "Vpc",
             ip_addresses=ec2.IpAddresses.cidr("10.83.0.0/16"),
+            availability_zones=list(settings.zones or _zones_of(Stack.of(self), settings.region)),
             nat_gateways=0,
             subnet_configuration=[
                 ec2.SubnetConfiguration(
@@ -56,7 +60,6 @@ class Network(Construct):
                 ),
             },
             restrict_default_security_group=False,
-            **zones,
         )
         accept(
             vpc,
@@ -66,3 +69,77 @@ class Network(Construct):
             },
         )
         return vpc
+
+
+def _zones_of(stack: Stack, region: str) -> list[str]:
+    """Return the region's own zones; the look-up includes Local Zones that are opted in to."""
+    found = stack.availability_zones
+    # Before the look-up was made, the CDK has placeholders, and synthesizes again.
+    return [zone for zone in found if is_own_zone(zone, region)] or list(found)
+
+
+def _choose(vpc: ec2.IVpc, settings: Settings) -> tuple[list[ec2.ISubnet], bool]:
+    """Return the subnets that instances may be in, and whether they are public ones."""
+    public = list(vpc.public_subnets)
+    private = [*vpc.private_subnets, *vpc.isolated_subnets]
+    if settings.vpc_id and vpc.vpc_id != settings.vpc_id:
+        # Before the look-up was made, the CDK has a placeholder, and synthesizes again.
+        return public or private, True
+    if settings.subnet_ids:
+        return _named_subnets(public, private, settings)
+    where = f"context vpc_id: {settings.vpc_id}"
+    if usable := _own_zones(public, settings):
+        return usable, True
+    # Without a route to a NAT gateway, endpoints may be the way out; only subnet_ids says so.
+    if usable := _own_zones(vpc.private_subnets, settings):
+        return usable, False
+    raise BadContextError(
+        f"{where} has no subnet with a way to the internet in an Availability Zone of "
+        f"{settings.region}; name another VPC, or the subnets to use by subnet_ids if they reach "
+        "AWS through endpoints, or leave vpc_id out for a VPC of the deployment's own"
+    )
+
+
+def _named_subnets(
+    public: Sequence[ec2.ISubnet], private: Sequence[ec2.ISubnet], settings: Settings
+) -> tuple[list[ec2.ISubnet], bool]:
+    known = {subnet.subnet_id: subnet for subnet in (*public, *private)}
+    if missing := [one for one in settings.subnet_ids if one not in known]:
+        raise BadContextError(
+            f"context subnet_ids: {', '.join(missing)} is not a subnet of {settings.vpc_id} "
+            f"(which has {', '.join(sorted(known)) or 'none'}); name subnets of that VPC, and "
+            "delete cdk.context.json if the VPC was changed after its look-up"
+        )
+    chosen = [known[one] for one in settings.subnet_ids]
+    if others := [one.subnet_id for one in chosen if one not in _own_zones(chosen, settings)]:
+        raise BadContextError(
+            f"context subnet_ids: {', '.join(others)} is not in an Availability Zone of "
+            f"{settings.region}; Local Zones and Wavelength zones cannot be used"
+        )
+    zones: dict[str, str] = {}
+    for subnet in chosen:
+        other = zones.setdefault(subnet.availability_zone, subnet.subnet_id)
+        if other != subnet.subnet_id:
+            raise BadContextError(
+                f"context subnet_ids: {other} and {subnet.subnet_id} are both in "
+                f"{subnet.availability_zone}, and a fleet takes one subnet a zone; leave one out"
+            )
+    with_gateway = {subnet.subnet_id for subnet in public} & set(settings.subnet_ids)
+    if with_gateway and len(with_gateway) < len(chosen):
+        rest = sorted(set(settings.subnet_ids) - with_gateway)
+        raise BadContextError(
+            f"context subnet_ids: {', '.join(sorted(with_gateway))} is public and "
+            f"{', '.join(rest)} private; name subnets of one kind, since instances either need "
+            "public addresses or do not"
+        )
+    return chosen, bool(with_gateway)
+
+
+def _own_zones(subnets: Sequence[ec2.ISubnet], settings: Settings) -> list[ec2.ISubnet]:
+    wanted = settings.zones
+    return [
+        subnet
+        for subnet in subnets
+        if is_own_zone(subnet.availability_zone, settings.region)
+        and (not wanted or subnet.availability_zone in wanted)
+    ]

@@ -172,7 +172,7 @@ def _matches(text: str, patterns: list[str]) -> bool:
 
 def _holds(conditions: Mapping[str, Any], context: Mapping[str, list[str]]) -> bool:
     for operator, keys in conditions.items():
-        assert operator in {"StringEquals", "StringLike", "ForAllValues:StringLike"}
+        assert operator in {"Bool", "StringEquals", "StringLike", "ForAllValues:StringLike"}
         for key, patterns in keys.items():
             values = context.get(key, [])
             if not values and not operator.startswith("ForAllValues:"):

@@ -64,6 +64,10 @@ def test_the_disk_is_encrypted_and_goes_with_the_instance(data: dict[str, Any]) 
     (disk,) = data["BlockDeviceMappings"]
     ebs = disk["Ebs"]
     assert (ebs["Encrypted"], ebs["VolumeType"], ebs["DeleteOnTermination"]) == (True, "gp3", True)
+    # The account's default key may be one that the launching role may not use.
+    assert ebs["KmsKeyId"] == "alias/aws/ebs"
+    assert disk["DeviceName"] == "/dev/sda1"
+    assert not {"Throughput", "Iops", "VolumeInitializationRate"} & set(ebs)
 
 
 def test_it_has_a_public_address_and_our_security_group(

@@ -1,11 +1,18 @@
 """What the context may say about a deployment, and what it may not."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stacks.settings import IMAGES, BadContextError, read_settings
+from stacks.disks import Key, customer_key
+from stacks.errors import BadContextError
+from stacks.settings import IMAGES, PROJECT, read_settings
 
 
 @dataclass
@@ -44,7 +51,12 @@ def test_lists_come_from_cdk_json_or_the_command_line(given: Any) -> None:
 
 
 def test_an_image_may_be_named_or_looked_up() -> None:
-    found = settings_of(image_x86_cpu="ami-0123456789abcdef0", image_arm_cpu="/team/image")
+    found = settings_of(
+        image_x86_cpu="ami-0123456789abcdef0",
+        image_arm_cpu="/team/image",
+        root_device_x86_cpu="/dev/xvda",
+        root_device_arm_cpu="/dev/sda1",
+    )
     assert found.images == {
         "x86_gpu": IMAGES["x86_gpu"],
         "x86_cpu": "ami-0123456789abcdef0",
@@ -61,6 +73,13 @@ def test_an_image_may_be_named_or_looked_up() -> None:
         ("region", "moon"),
         ("image_x86_gpu", "ubuntu"),
         ("zones", "eu-west-1a"),
+        ("zones", "us-east-1-bos-1a"),
+        ("vpc_id", "default"),
+        ("subnet_ids", "subnet-0123456789abcdef0"),
+        ("disk_throughput", 100),
+        ("disk_throughput", "fast"),
+        ("disk_initialization_rate", 50),
+        ("keep_deleted_days", 0),
     ],
 )
 def test_a_value_that_cannot_work_is_named(key: str, value: str) -> None:
@@ -68,33 +87,206 @@ def test_a_value_that_cannot_work_is_named(key: str, value: str) -> None:
         settings_of(**{key: value})
 
 
-def test_a_vpc_of_the_users_is_not_made_again_and_lends_one_subnet_a_zone() -> None:
+VPC = "vpc-0123456789abcdef0"
+PUBLIC, PRIVATE, ISOLATED = "Public", "Private", "Isolated"
+LOCAL_ZONE, WAVELENGTH_ZONE = "us-east-1-bos-1a", "us-east-1-wl1-bos-wlz-1"
+
+
+def subnet(number: int) -> str:
+    return f"subnet-{number:017x}"
+
+
+def network_of(
+    subnets: list[tuple[str, str]], *, context: dict[str, Any] | None = None, **given: Any
+) -> Any:
+    """Return the network in a VPC with subnets, each of a type and in a zone."""
     import aws_cdk
 
     from stacks.constructs.network import Network
 
-    app = aws_cdk.App()
     env = aws_cdk.Environment(account="000000000000", region="us-east-1")
-    stack = aws_cdk.Stack(app, "test", env=env)
-    provided = {
-        "vpcId": "vpc-1",
-        "availabilityZones": [],
-        "subnetGroups": [
-            {
-                "name": "Public",
-                "type": "Public",
-                "subnets": [
-                    {"subnetId": f"subnet-{n}", "availabilityZone": zone, "routeTableId": "rtb-1"}
-                    for n, zone in enumerate(("us-east-1a", "us-east-1a", "us-east-1b"))
-                ],
-            }
-        ],
-    }
-    query = "account=000000000000:filter.vpc-id=vpc-1:region=us-east-1:returnAsymmetricSubnets=true"
-    stack.node.set_context(f"vpc-provider:{query}", provided)
-    network = Network(stack, "Network", settings=settings_of(vpc_id="vpc-1"))
-    subnets = {zone: subnet.subnet_id for zone, subnet in network.subnets.items()}
-    assert subnets == {"us-east-1a": "subnet-0", "us-east-1b": "subnet-2"}
+    stack = aws_cdk.Stack(aws_cdk.App(), "test", env=env)
+    groups = [
+        {
+            "name": kind,
+            "type": kind,
+            "subnets": [
+                {"subnetId": subnet(number), "availabilityZone": zone, "routeTableId": "rtb-1"}
+                for number, (its_kind, zone) in enumerate(subnets)
+                if its_kind == kind
+            ],
+        }
+        for kind in (PUBLIC, PRIVATE, ISOLATED)
+    ]
+    found = {"vpcId": VPC, "availabilityZones": [], "subnetGroups": groups}
+    query = f"account=000000000000:filter.vpc-id={VPC}:region=us-east-1"
+    stack.node.set_context(f"vpc-provider:{query}:returnAsymmetricSubnets=true", found)
+    for key, value in (context or {}).items():
+        stack.node.set_context(key, value)
+    return Network(stack, "Network", settings=settings_of(**given))
+
+
+def chosen(network: Any) -> dict[str, str]:
+    return {zone: one.subnet_id for zone, one in network.subnets.items()}
+
+
+def test_a_vpc_of_the_users_is_not_made_again_and_lends_one_subnet_a_zone() -> None:
+    zones = ("us-east-1a", "us-east-1a", "us-east-1b")
+    network = network_of([(PUBLIC, zone) for zone in zones], vpc_id=VPC)
+    assert chosen(network) == {"us-east-1a": subnet(0), "us-east-1b": subnet(2)}
+    assert network.is_public
     assert {type(one).__name__ for one in network.node.children} >= {"SecurityGroup"}
     with pytest.raises(RuntimeError, match="No child"):
         network.vpc.node.find_child("IGW")
+
+
+def test_a_vpc_with_private_subnets_only_is_used_without_public_addresses() -> None:
+    network = network_of([(PRIVATE, "us-east-1a"), (PRIVATE, "us-east-1b")], vpc_id=VPC)
+    assert chosen(network) == {"us-east-1a": subnet(0), "us-east-1b": subnet(1)}
+    assert not network.is_public
+
+
+def test_subnets_that_are_named_are_the_ones_that_are_used() -> None:
+    subnets = [(PUBLIC, "us-east-1a"), (PRIVATE, "us-east-1a"), (ISOLATED, "us-east-1b")]
+    named = network_of(subnets, vpc_id=VPC, subnet_ids=f"{subnet(1)},{subnet(2)}")
+    assert chosen(named) == {"us-east-1a": subnet(1), "us-east-1b": subnet(2)}
+    assert not named.is_public
+    assert network_of(subnets, vpc_id=VPC, subnet_ids=[subnet(0)]).is_public
+
+
+@pytest.mark.parametrize("kind", [PUBLIC, PRIVATE])
+def test_local_zones_and_wavelength_zones_are_left_out_of_a_vpc(kind: str) -> None:
+    zones = (LOCAL_ZONE, "us-east-1c", WAVELENGTH_ZONE)
+    assert chosen(network_of([(kind, zone) for zone in zones], vpc_id=VPC)) == {
+        "us-east-1c": subnet(1)
+    }
+
+
+def test_local_zones_that_are_opted_in_to_get_no_subnet_of_ours() -> None:
+    looked_up = "availability-zones:account=000000000000:region=us-east-1"
+    zones = [LOCAL_ZONE, "us-east-1a", "us-east-1b", WAVELENGTH_ZONE]
+    network = network_of([], context={looked_up: zones})
+    assert sorted(network.subnets) == ["us-east-1a", "us-east-1b"]
+
+
+@pytest.mark.parametrize(
+    ("subnets", "named", "told"),
+    [
+        ([(PUBLIC, "us-east-1a")], [7], rf"{subnet(7)} is not a subnet of {VPC}.*name subnets of"),
+        ([(PUBLIC, LOCAL_ZONE)], [0], "is not in an Availability Zone of us-east-1"),
+        ([(PUBLIC, "us-east-1a"), (PRIVATE, "us-east-1b")], [0, 1], "name subnets of one kind"),
+        ([(PRIVATE, "us-east-1a")] * 2, [0, 1], "both in us-east-1a.*leave one out"),
+    ],
+)
+def test_subnets_that_cannot_be_used_are_named_with_the_remedy(
+    subnets: list[tuple[str, str]], named: list[int], told: str
+) -> None:
+    with pytest.raises(BadContextError, match=f"context subnet_ids: .*{told}"):
+        network_of(subnets, vpc_id=VPC, subnet_ids=[subnet(one) for one in named])
+
+
+@pytest.mark.parametrize(
+    "subnets", [[], [(ISOLATED, "us-east-1a")], [(PUBLIC, LOCAL_ZONE)]], ids=str
+)
+def test_a_vpc_without_a_way_out_is_refused_with_the_remedy(subnets: list[tuple[str, str]]) -> None:
+    with pytest.raises(BadContextError, match=f"context vpc_id: {VPC} has no subnet.*subnet_ids"):
+        network_of(subnets, vpc_id=VPC)
+
+
+def test_before_the_look_up_of_a_vpc_nothing_is_refused() -> None:
+    import aws_cdk
+
+    from stacks.constructs.network import Network
+
+    env = aws_cdk.Environment(account="000000000000", region="us-east-1")
+    stack = aws_cdk.Stack(aws_cdk.App(), "test", env=env)
+    network = Network(stack, "Network", settings=settings_of(vpc_id=VPC, subnet_ids=[subnet(1)]))
+    assert network.subnets
+
+
+KEY = "1234abcd-12ab-34cd-56ef-1234567890ab"
+KEY_ARN = f"arn:aws:kms:us-east-1:111122223333:key/{KEY}"
+
+
+@pytest.mark.parametrize(
+    ("named", "arn", "alias"),
+    [
+        (KEY, f"arn:aws:kms:us-east-1:000000000000:key/{KEY}", ""),
+        (KEY_ARN, KEY_ARN, ""),
+        ("alias/disks", "arn:aws:kms:us-east-1:000000000000:key/*", "alias/disks"),
+        (
+            "arn:aws:kms:us-east-1:111122223333:alias/disks",
+            "arn:aws:kms:us-east-1:111122223333:key/*",
+            "alias/disks",
+        ),
+    ],
+)
+def test_a_key_of_the_users_may_be_named_in_four_ways(named: str, arn: str, alias: str) -> None:
+    disk = settings_of(ebs_kms_key=named).disk
+    assert disk.key == named
+    found = customer_key(disk.key, region="us-east-1", account="000000000000")
+    assert found == Key(arn, alias)
+
+
+def test_the_key_of_aws_needs_no_permission() -> None:
+    disk = settings_of().disk
+    assert disk.key == "alias/aws/ebs"
+    assert customer_key(disk.key, region="us-east-1", account="000000000000") is None
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (KEY_ARN.replace("us-east-1", "eu-west-1"), "is a key of eu-west-1.*name a key there"),
+        ("arn:aws:kms:eu-west-1:111122223333:alias/disks", "is a key of eu-west-1"),
+        ("alias/aws/s3", "the key of another service.*alias/aws/ebs"),
+        ("disks", "is not a KMS key id, 'alias/NAME', or the ARN"),
+        (f"arn:aws:s3:::{KEY}", "is not a KMS key id"),
+    ],
+)
+def test_a_key_that_no_volume_can_have_is_refused(named: str, told: str) -> None:
+    with pytest.raises(BadContextError, match=f"context ebs_kms_key: .*{told}"):
+        settings_of(ebs_kms_key=named)
+
+
+@pytest.mark.parametrize(
+    ("image", "device"),
+    [
+        (IMAGES["x86_gpu"], "/dev/sda1"),
+        (IMAGES["x86_cpu"], "/dev/sda1"),
+        ("/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64", "/dev/xvda"),
+        (IMAGES["x86_gpu"].replace("ubuntu-24.04", "amazon-linux-2023"), "/dev/xvda"),
+    ],
+)
+def test_the_root_device_of_a_publishers_image_is_known(image: str, device: str) -> None:
+    assert settings_of(image_x86_gpu=image).root_devices["x86_gpu"] == device
+
+
+def test_the_root_device_of_another_image_has_to_be_named() -> None:
+    told = "context root_device_x86_gpu: missing.*describe-images"
+    with pytest.raises(BadContextError, match=told):
+        settings_of(image_x86_gpu="ami-0123456789abcdef0")
+    with pytest.raises(BadContextError, match="context root_device_x86_gpu: 'sda1'"):
+        settings_of(image_x86_gpu="ami-0123456789abcdef0", root_device_x86_gpu="sda1")
+
+
+def test_throughput_comes_with_the_iops_that_it_needs() -> None:
+    assert (settings_of().disk.throughput, settings_of().disk.iops) == (125, 3000)
+    assert settings_of(disk_throughput=500).disk.iops == 3000
+    assert settings_of(disk_throughput="1000").disk.iops == 4000
+
+
+def test_a_bad_value_ends_the_synth_with_one_line_and_no_traceback(tmp_path: Path) -> None:
+    context = json.dumps({"ebs_kms_key": KEY_ARN.replace("us-east-1", "eu-west-1")})
+    done = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=PROJECT,
+        env={**os.environ, "CDK_CONTEXT_JSON": context, "CDK_OUTDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    # jsii may warn of the Node.js before it.
+    assert done.stderr.splitlines()[-1].startswith("error: context ebs_kms_key: ")
+    assert "Traceback" not in done.stderr

@@ -36,6 +36,7 @@ def test_no_lifecycle_rule_takes_a_current_object(app: Synthesized) -> None:
         "ExpiredObjectDeleteMarker",
         "Id",
         "NoncurrentVersionExpiration",
+        "Prefix",
         "Status",
     }
     assert {name for rule in rules for name in rule} == allowed
@@ -59,3 +60,15 @@ def test_every_log_has_an_end(app: Synthesized) -> None:
     groups = app.of_type("AWS::Logs::LogGroup")
     assert len(groups) == 12
     assert all(group.properties["RetentionInDays"] in {30, 90} for group in groups)
+
+
+def test_deleted_checkpoints_are_billed_for_a_day_and_other_objects_for_two_weeks(
+    app: Synthesized,
+) -> None:
+    rules = app.one("AWS::S3::Bucket").properties["LifecycleConfiguration"]["Rules"]
+    kept = {
+        rule.get("Prefix", ""): rule["NoncurrentVersionExpiration"]["NoncurrentDays"]
+        for rule in rules
+        if "NoncurrentVersionExpiration" in rule
+    }
+    assert kept == {"": 14, "runs/": 1}

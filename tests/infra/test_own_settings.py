@@ -1,0 +1,91 @@
+"""A deployment with a key, subnets and images of its owner's, in its templates."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+from tests.infra.templates import Synthesized
+
+VPC = "vpc-0123456789abcdef0"
+SUBNET = "subnet-0123456789abcdef0"
+KEY = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+FOUND = {
+    "vpcId": VPC,
+    "availabilityZones": [],
+    "subnetGroups": [
+        {
+            "name": "Private",
+            "type": "Private",
+            "subnets": [
+                {"subnetId": SUBNET, "availabilityZone": "us-east-1a", "routeTableId": "rtb-1"}
+            ],
+        }
+    ],
+}
+QUERY = f"account=000000000000:filter.vpc-id={VPC}:region=us-east-1:returnAsymmetricSubnets=true"
+LAUNCHERS = ("launch_instances", "handle_interruption")
+USES = ("Decrypt", "DescribeKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo")
+
+
+@pytest.fixture(scope="module")
+def own(check: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Synthesized:
+    outdir = tmp_path_factory.mktemp("own")
+    context = {
+        f"vpc-provider:{QUERY}": FOUND,
+        "vpc_id": VPC,
+        "subnet_ids": SUBNET,
+        "ebs_kms_key": KEY,
+        "image_x86_cpu": "ami-0123456789abcdef0",
+        "root_device_x86_cpu": "/dev/xvda",
+        "disk_throughput": 1000,
+        "disk_initialization_rate": 200,
+    }
+    return Synthesized(outdir, check.synthesize(outdir, context=context))
+
+
+def test_every_finding_is_accepted_or_about_the_key(check: ModuleType, own: Synthesized) -> None:
+    told = [one for one in check.open_findings(own.findings) if "accepted for nothing" not in one]
+    assert told == []
+
+
+def test_instances_in_private_subnets_get_no_public_address(own: Synthesized) -> None:
+    for template in own.of_type("AWS::EC2::LaunchTemplate"):
+        (interface,) = template.properties["LaunchTemplateData"]["NetworkInterfaces"]
+        assert interface["AssociatePublicIpAddress"] is False
+    assert not own.of_type("AWS::EC2::Subnet")
+    variables = own.function("launch_instances").properties["Environment"]["Variables"]
+    assert variables["RUNCTL_SUBNETS"] == f'{{"us-east-1a":"{SUBNET}"}}'
+
+
+def test_root_volumes_have_the_key_and_speed_and_the_images_root_device(own: Synthesized) -> None:
+    for template in own.of_type("AWS::EC2::LaunchTemplate"):
+        (disk,) = template.properties["LaunchTemplateData"]["BlockDeviceMappings"]
+        ebs = disk["Ebs"]
+        assert ebs["KmsKeyId"] == KEY
+        assert (ebs["Throughput"], ebs["Iops"]) == (1000, 4000)
+        assert ebs["VolumeInitializationRate"] == 200
+        is_own_image = template.logical_id.startswith("X86Cpu")
+        assert disk["DeviceName"] == ("/dev/xvda" if is_own_image else "/dev/sda1")
+
+
+@pytest.mark.parametrize("function", LAUNCHERS)
+def test_who_launches_may_use_the_key_through_ec2_only(own: Synthesized, function: str) -> None:
+    role = own.role(own.function(function).properties["Role"])
+    through = {"kms:ViaService": ["ec2.us-east-1.amazonaws.com"]}
+    for use in USES:
+        assert role.allows(f"kms:{use}", KEY, through)
+        assert not role.allows(f"kms:{use}", KEY)
+    granting = {**through, "kms:GrantIsForAWSResource": ["true"]}
+    assert role.allows("kms:CreateGrant", KEY, granting)
+    assert not role.allows("kms:CreateGrant", KEY, through)
+    other = KEY.replace("1234abcd", "9999ffff")
+    assert not role.allows("kms:Decrypt", other, through)
+
+
+def test_no_other_function_may_use_the_key(own: Synthesized) -> None:
+    for function in own.of_type("AWS::Lambda::Function"):
+        name = function.properties["FunctionName"].removeprefix("runctl-")
+        actions = own.role(function.properties["Role"]).actions
+        assert any(action.startswith("kms:") for action in actions) == (name in LAUNCHERS)
