@@ -8,6 +8,8 @@ import urllib.error
 import urllib.request
 from datetime import datetime, timedelta, timezone
 
+from runctl.model.maintenance import ScheduledEvent, read_scheduled_events
+
 DEFAULT_ENDPOINT = "http://169.254.169.254"
 TOKEN_LIFE = timedelta(hours=6)
 TIMEOUT = timedelta(seconds=2)
@@ -58,6 +60,10 @@ class Metadata:
     def rebalance_recommended_at(self) -> str | None:
         """Return when EC2 recommended to rebalance, as it says it, or None."""
         return self.get("events/recommendations/rebalance")
+
+    def scheduled_events(self) -> tuple[ScheduledEvent, ...]:
+        """Return the maintenance that EC2 has scheduled for this instance."""
+        return read_scheduled_events(self.get("events/maintenance/scheduled"))
 
     def _fetch_token(self) -> str:
         seconds = str(int(TOKEN_LIFE.total_seconds()))

@@ -10,6 +10,7 @@ from enum import Enum
 class Cause(Enum):
     """Why an attempt must end before its trainer does; the higher number wins."""
 
+    MAINTENANCE = 0  # EC2 has scheduled the instance's end: leave it before that
     NOTICE = 1  # EC2 takes the instance
     SHUTDOWN = 2  # somebody shuts the instance down
     STOP = 3  # the user stops the run, or the run has ended in the ledger
@@ -53,6 +54,16 @@ class Inbox:
         self._noticed_at: datetime | None = None
         self._checkpoint_asked = False
         self._nudged = False
+        self._announced = ""
+
+    @property
+    def announced(self) -> str:
+        """The maintenance that EC2 has scheduled for the instance, in words."""
+        return self._announced
+
+    def announce(self, maintenance: str) -> None:
+        """Note what EC2 has scheduled for the instance; an empty text takes it back."""
+        self._announced = maintenance
 
     @property
     def ending(self) -> Ending | None:

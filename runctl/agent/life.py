@@ -245,6 +245,7 @@ class Life:
             if self._inbox.take_checkpoint_request():
                 crew.ask_for_checkpoint()
             crew.keep_pace()
+            self._progress.warn(self._inbox.announced, about="maintenance")
         ending = self._inbox.ending
         if not trainer.is_running():
             return self._after_exit(trainer, crew)

@@ -1,4 +1,4 @@
-"""The watch for the instance's end: metadata every second, request files five times a second."""
+"""The watch for the instance's end: notices every second, maintenance every ten, requests."""
 
 import logging
 import threading
@@ -10,8 +10,11 @@ from runctl.agent.imds import Metadata, MetadataError
 from runctl.agent.inbox import Cause, Ending, Inbox
 from runctl.agent.requests import Received, Request
 from runctl.agent.settings import Paths
+from runctl.policy.maintenance import Response, describe, respond
 
 METADATA_INTERVAL = timedelta(seconds=1)
+# Maintenance is announced days ahead, or minutes at the least.
+MAINTENANCE_INTERVAL = timedelta(seconds=10)
 REQUEST_INTERVAL = timedelta(milliseconds=200)
 # The warning's event reaches us through EventBridge, Lambda and SSM: some of its 120 s are gone.
 ASSUMED_NOTICE = timedelta(seconds=105)
@@ -30,6 +33,8 @@ class Watch:
         self._noticed = False
         self._recommended: str | None = None
         self._unreachable = False
+        self._leaving = False
+        self._asked_for: dict[str, set[str]] = {}
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -42,7 +47,7 @@ class Watch:
         self._thread.join(timeout=5)
 
     def _watch(self) -> None:
-        asked = float("-inf")
+        asked = asked_for_maintenance = float("-inf")
         while not self._stop.is_set():
             started = time.monotonic()
             pause = REQUEST_INTERVAL
@@ -50,6 +55,9 @@ class Watch:
                 if started - asked >= METADATA_INTERVAL.total_seconds():
                     asked = started
                     self.look_at_metadata()
+                if started - asked_for_maintenance >= MAINTENANCE_INTERVAL.total_seconds():
+                    asked_for_maintenance = started
+                    self.look_at_maintenance()
             except Exception:  # whatever it is, the next look must still come
                 logger.exception("the metadata cannot be looked at")
             try:
@@ -76,6 +84,34 @@ class Watch:
             self._recommended = recommended
             logger.info("EC2 recommends to rebalance: saving a checkpoint")
             self._inbox.ask_for_checkpoint()
+
+    def look_at_maintenance(self) -> None:
+        """Ask the metadata service what EC2 has scheduled, and act on what is near."""
+        try:
+            events = self._metadata.scheduled_events()
+        except MetadataError as exc:
+            logger.debug("%s", exc)  # the look for a notice says it already
+            return
+        self._inbox.announce(describe(events))
+        for event in events:
+            asked = self._asked_for.setdefault(event.event_id, set())
+            answer = respond(event, asked, now=_now())
+            if answer.response is Response.SAVE:
+                asked.add(answer.stage)
+                logger.info("%s: saving a checkpoint", describe([event]))
+                self._inbox.ask_for_checkpoint()
+            elif answer.response is Response.LEAVE and not self._leaving:
+                self._leaving = True
+                reason = f"EC2 ends the instance by maintenance ({event.code})"
+                logger.info("%s, at %s", reason, answer.deadline)
+                self._inbox.end(
+                    Ending(
+                        cause=Cause.MAINTENANCE,
+                        reason=reason,
+                        detected=_now(),
+                        deadline=answer.deadline,
+                    )
+                )
 
     def look_at_requests(self) -> None:
         """Take the request files that are there."""

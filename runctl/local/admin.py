@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runctl.local import catalog, disks, functions, iam, store
+from runctl.local.faults import Faults
 from runctl.local.instance import Instance, ended_by_user
 from runctl.local.instances import Instances
 from runctl.local.journal import Journal
@@ -37,6 +38,7 @@ class Admin:
     ) -> None:
         self._market, self._instances, self._knobs = market, instances, knobs
         self._journal, self._calls = journal, calls
+        self._faults = Faults(instances)
         self._account, self._region = account, region
         self._initial = dataclasses.asdict(knobs)
         self._routes: Mapping[tuple[str, str], Callable[[Payload], Any]] = {
@@ -57,6 +59,10 @@ class Admin:
             ("POST", "price"): self._set_price,
             ("POST", "interrupt"): self._interrupt,
             ("POST", "rebalance"): self._rebalance,
+            ("POST", "reservation"): self._end_reservation,
+            ("POST", "impair"): self._impair,
+            ("POST", "maintenance"): self._schedule,
+            ("POST", "maintenance/cancel"): self._cancel,
             ("POST", "event"): self._event,
             ("GET", "instances"): lambda _: [_shown(one) for one in instances.all()],
             ("GET", "events"): lambda query: journal.since(int(query.get("since", 0))),
@@ -125,9 +131,7 @@ class Admin:
         return {"pool": str(pool), "price": self._market.price(pool)}
 
     def _interrupt(self, payload: Payload) -> Payload:
-        notice = payload.get("notice", True)
-        if type(notice) is not bool:
-            raise ValueError(f"notice: {notice!r} is neither true nor false")
+        notice = _flag("notice", payload.get("notice", True))
         seconds = _number("notice_seconds", payload.get("notice_seconds", 120))
         instance = self._instances.get(payload["instance_id"])
         self._instances.interrupt(instance, notice=notice, notice_seconds=seconds)
@@ -136,6 +140,36 @@ class Admin:
     def _rebalance(self, payload: Payload) -> Payload:
         instance = self._instances.get(payload["instance_id"])
         self._instances.recommend_rebalance(instance)
+        return _shown(instance)
+
+    def _end_reservation(self, payload: Payload) -> Payload:
+        seconds = _number("notice_seconds", payload.get("notice_seconds", 120))
+        instance = self._instances.get(payload["instance_id"])
+        self._faults.end_reservation(instance, notice_seconds=seconds)
+        return _shown(instance)
+
+    def _impair(self, payload: Payload) -> Payload:
+        instance = self._instances.get(payload["instance_id"])
+        self._faults.impair(
+            instance,
+            check=payload.get("check", "instance"),
+            is_ok=_flag("is_ok", payload.get("is_ok", False)),
+            since_seconds=_number("since_seconds", payload.get("since_seconds", 0)),
+            hangs=_flag("hangs", payload.get("hangs", False)),
+        )
+        return _shown(instance)
+
+    def _schedule(self, payload: Payload) -> Payload:
+        instance = self._instances.get(payload["instance_id"])
+        seconds = _number("in_seconds", payload["in_seconds"])
+        event = self._faults.schedule(
+            instance, code=payload.get("code", "instance-retirement"), in_seconds=seconds
+        )
+        return {"event_id": event.event_id, "not_before": event.not_before.isoformat()}
+
+    def _cancel(self, payload: Payload) -> Payload:
+        instance = self._instances.get(payload["instance_id"])
+        self._faults.cancel(instance, payload["event_id"])
         return _shown(instance)
 
     def _event(self, payload: Payload) -> Payload:
@@ -164,6 +198,10 @@ _FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "price": (("pool", "price"), ()),
     "interrupt": (("instance_id",), ("notice", "notice_seconds")),
     "rebalance": (("instance_id",), ()),
+    "reservation": (("instance_id",), ("notice_seconds",)),
+    "impair": (("instance_id",), ("check", "is_ok", "since_seconds", "hangs")),
+    "maintenance": (("instance_id", "in_seconds"), ("code",)),
+    "maintenance/cancel": (("instance_id", "event_id"), ()),
     "event": (("detail_type", "detail"), ("resource",)),
     "events": ((), ("since",)),
     "calls": ((), ("since",)),
@@ -194,6 +232,12 @@ def _number(name: str, value: Any, *, above_zero: bool = False) -> float:
     if not fits or (above_zero and value == 0):
         raise ValueError(f"{name}: {value!r} is not a number {'above' if above_zero else 'from'} 0")
     return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError(f"{name}: {value!r} is neither true nor false")
+    return value
 
 
 def _shown(one: Instance) -> Payload:

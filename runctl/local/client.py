@@ -78,6 +78,42 @@ class LocalCloudClient:
         """Send a rebalance recommendation."""
         return self._call("POST", "rebalance", {"instance_id": instance_id})
 
+    def end_reservation(self, instance_id: str, *, notice_seconds: float = 120) -> Json:
+        """Take an instance for its capacity reservation; only an event gives notice of it."""
+        return self._call(
+            "POST",
+            "reservation",
+            {"instance_id": instance_id, "notice_seconds": notice_seconds},
+        )
+
+    def impair(
+        self,
+        instance_id: str,
+        *,
+        check: str = "instance",
+        is_ok: bool = False,
+        since_seconds: float = 0,
+        hangs: bool = False,
+    ) -> Json:
+        """Fail a status check (system, instance, ebs), or pass it again with `is_ok`.
+
+        With `hangs` no process of the instance runs any more.
+        """
+        asked = {"check": check, "is_ok": is_ok, "since_seconds": since_seconds, "hangs": hangs}
+        return self._call("POST", "impair", {"instance_id": instance_id, **asked})
+
+    def schedule_maintenance(
+        self, instance_id: str, *, code: str = "instance-retirement", in_seconds: float
+    ) -> Json:
+        """Schedule an event for an instance; return it with its `event_id`."""
+        asked = {"instance_id": instance_id, "code": code, "in_seconds": in_seconds}
+        return self._call("POST", "maintenance", asked)
+
+    def cancel_maintenance(self, instance_id: str, event_id: str) -> Json:
+        """Cancel a scheduled event."""
+        asked = {"instance_id": instance_id, "event_id": event_id}
+        return self._call("POST", "maintenance/cancel", asked)
+
     def send_event(self, detail_type: str, detail: Json, *, resource: str = "") -> None:
         """Send an event with source aws.ec2, for example one about a foreign instance."""
         self._call(

@@ -14,6 +14,7 @@ from runctl.local.instance import STATE_CODES, Instance, ended_by_user
 from runctl.local.instances import Instances
 from runctl.local.market import Pool
 from runctl.local.queries import check_filters, filters_of, matches, page, tags_match
+from runctl.local.statuses import describe_statuses
 from runctl.local.tag_rules import check_shown_keys, check_tags
 from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
@@ -127,24 +128,10 @@ class Ec2:
 
     def _describe_status(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeInstanceStatus")
-        found = self._matching(request, Instance_filters)
-        if not request.get("IncludeAllInstances"):
-            found = [one for one in found if one.state == "running"]
-        shown, token = page(found, request)
-        return {
-            "InstanceStatuses": [
-                {
-                    "InstanceId": one.instance_id,
-                    "AvailabilityZone": one.zone,
-                    "InstanceState": _state(one.state),
-                    "InstanceStatus": {
-                        "Status": "ok" if one.state == "running" else "not-applicable"
-                    },
-                }
-                for one in shown
-            ],
-            "NextToken": token,
-        }
+        unfiltered = {key: value for key, value in request.items() if key != "Filters"}
+        found = self._matching(unfiltered, Instance_filters)
+        shown, token = page(describe_statuses(found, request), request)
+        return {"InstanceStatuses": shown, "NextToken": token}
 
     def _terminate(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         # All or none: an unknown id ends nothing.

@@ -141,6 +141,8 @@ class Metadata:
         if instance.rebalance:
             when = instance.rebalance.strftime("%Y-%m-%dT%H:%M:%SZ")
             tree["events/recommendations/rebalance"] = json.dumps({"noticeTime": when})
+        tree["events/maintenance/scheduled"] = _maintenance(instance, {"active"})
+        tree["events/maintenance/history"] = _maintenance(instance, {"completed", "canceled"})
         if instance.profile:
             role = instance.profile.role
             tree[f"iam/security-credentials/{role}"] = json.dumps(self._credentials())
@@ -167,3 +169,21 @@ class Metadata:
             "region": instance.region,
             "version": "2017-09-30",
         }
+
+
+def _maintenance(instance: Instance, states: set[str]) -> str:
+    """List the scheduled events in these states; EC2 lists none as an empty list."""
+    return json.dumps(
+        [
+            {
+                "NotBefore": event.not_before.strftime("%d %b %Y %H:%M:%S GMT"),
+                "Code": event.code,
+                "Description": event.description,
+                "EventId": event.event_id,
+                "NotAfter": event.not_after.strftime("%d %b %Y %H:%M:%S GMT"),
+                "State": event.state,
+            }
+            for event in instance.maintenance
+            if event.state in states
+        ]
+    )

@@ -9,9 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runctl.local.market import Lifecycle, Pool
 from runctl.local.store import Profile, Subnet
+
+if TYPE_CHECKING:
+    from runctl.local.faults import Maintenance
 
 STATE_CODES = {
     "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48,
@@ -87,6 +91,8 @@ class Instance:
     end: End | None = None
     notice: datetime | None = None
     rebalance: datetime | None = None
+    impaired: dict[str, datetime] = field(default_factory=dict)
+    maintenance: list[Maintenance] = field(default_factory=list)
     agent_ready: bool = False
     imds_port: int = 0
     supervisor_pid: int | None = None

@@ -137,11 +137,13 @@ class Instances:
         )
         instance.notice = datetime.now(timezone.utc) + timedelta(seconds=notice_seconds)
         self._note(instance, "notice", deadline=instance.notice.isoformat())
-        self._loop.call_soon_threadsafe(
-            self._loop.call_later,
-            notice_seconds,
-            lambda: self.terminate(instance, RECLAIMED, grace_seconds=0),
+        self.call_later(
+            notice_seconds, lambda: self.terminate(instance, RECLAIMED, grace_seconds=0)
         )
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call in the instances' thread, after some seconds."""
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, call)
 
     def recommend_rebalance(self, instance: Instance) -> None:
         """Tell that the instance is at elevated risk."""

@@ -81,6 +81,19 @@ class MetadataDouble(Double):
             {"noticeTime": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
         )
 
+    def schedule(self, code: str, *, seconds: float) -> datetime:
+        due = (datetime.now(timezone.utc) + timedelta(seconds=seconds)).replace(microsecond=0)
+        event = {
+            "NotBefore": due.strftime("%d %b %Y %H:%M:%S GMT"),
+            "Code": code,
+            "Description": f"scheduled {code}",
+            "EventId": "instance-event-0d59937288b749b32",
+            "NotAfter": (due + timedelta(hours=1)).strftime("%d %b %Y %H:%M:%S GMT"),
+            "State": "active",
+        }
+        self.values["events/maintenance/scheduled"] = json.dumps([event])
+        return due
+
     def answer(
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, bytes, dict[str, str]]:

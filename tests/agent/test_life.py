@@ -103,6 +103,24 @@ def test_notice_drains_reports_interrupted_and_leaves_the_instance_to_ec2(
     )
 
 
+def test_maintenance_is_shown_and_left_before_it_ends_the_instance(cloud: Cloud, launch) -> None:
+    cloud.create_run(AWARE)
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    wait_until(lambda: started(machine))
+    machine.metadata.schedule("instance-retirement", seconds=86400)
+    wait_until(lambda: "instance-retirement" in cloud.attempt().warning)
+    machine.metadata.schedule("instance-retirement", seconds=600)
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "interrupted"
+    assert "instance-retirement" in outcome["reason"]
+    assert outcome["step"] == cloud.run().step > 0
+    assert machine.wait() == 0
+    assert machine.shut_down
+    assert cloud.attempt().noticed_at is None
+
+
 def test_next_attempt_prepares_early_and_resumes_with_its_token(cloud: Cloud, launch) -> None:
     cloud.create_run(AWARE)
     cloud.open_attempt()

@@ -123,6 +123,69 @@ def test_rebalance_recommendation_asks_for_a_checkpoint_once(
     assert watch._inbox.ending is None
 
 
+def test_maintenance_that_is_days_away_asks_for_one_checkpoint_and_is_announced(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.schedule("instance-retirement", seconds=14 * 86400)
+    for asked in (True, False, False):
+        watch.look_at_maintenance()
+        assert watch._inbox.take_checkpoint_request() is asked
+    assert watch._inbox.ending is None
+    assert "instance-retirement not before" in watch._inbox.announced
+    metadata.values["events/maintenance/scheduled"] = "[]"
+    watch.look_at_maintenance()
+    assert watch._inbox.announced == ""
+
+
+def test_maintenance_that_ends_the_instance_soon_is_an_end_and_no_notice(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    """EC2 charges for the time until then, so the instance is not left to it."""
+    due = metadata.schedule("instance-stop", seconds=600)
+    for _ in range(2):
+        watch.look_at_maintenance()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert (ending.cause, ending.deadline) == (Cause.MAINTENANCE, due)
+    assert watch._inbox.noticed_at is None
+    assert not watch._paths.notice.exists()
+
+
+def test_notice_within_maintenance_wins_with_its_own_deadline(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.schedule("instance-stop", seconds=600)
+    watch.look_at_maintenance()
+    deadline = metadata.give_notice(100).replace(microsecond=0)
+    watch.look_at_metadata()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert ending.cause is Cause.NOTICE
+    assert ending.deadline is not None
+    assert abs(ending.deadline - deadline) < timedelta(seconds=1)
+    assert watch._inbox.noticed_at is not None
+
+
+@pytest.mark.parametrize("code", ["system-reboot", "instance-reboot", "system-maintenance"])
+def test_reboot_is_saved_for_and_ends_nothing(
+    watch: Watch, metadata: MetadataDouble, code: str
+) -> None:
+    metadata.schedule(code, seconds=60)
+    watch.look_at_maintenance()
+    assert watch._inbox.take_checkpoint_request()
+    assert watch._inbox.ending is None
+
+
+def test_maintenance_that_cannot_be_read_or_asked_for_ends_nothing(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.values["events/maintenance/scheduled"] = "[{"
+    watch.look_at_maintenance()
+    metadata.close()
+    watch.look_at_maintenance()
+    assert watch._inbox.ending is None
+
+
 @pytest.mark.parametrize(
     ("request_", "cause"), [(Request.DRAIN, Cause.NOTICE), (Request.STOP, Cause.STOP)]
 )
