@@ -5,18 +5,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-IGNORE_FILES = (".gitignore", ".runctlignore")
+from runctl.cli.project_folder import read_regular_file
+
+RUNCTL_IGNORE = ".runctlignore"
+IGNORE_FILES = (".gitignore", RUNCTL_IGNORE)
+_MOST_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of an ignore file; `source` is file:line, for messages."""
+    """One line of an ignore file; `source` is file:line, for messages.
+
+    `is_broad`: its last part is nothing but wildcards, so it names nothing in particular.
+    """
 
     pattern: re.Pattern[str]
     is_negated: bool
     only_folders: bool
     by_name: bool
     source: str
+    is_broad: bool = False
 
     def matches(self, path: str, *, is_folder: bool) -> bool:
         """Whether the rule speaks about a path that is relative to the rule's own folder."""
@@ -33,11 +41,11 @@ class RuleFile:
     folder: str
     rules: tuple[Rule, ...]
 
-    def verdict(self, path: str, *, is_folder: bool) -> Rule | None:
+    def verdict(self, path: str, *, is_folder: bool, with_broad: bool = True) -> Rule | None:
         """Return the rule that decides about a path below the folder: the last that matches."""
         relative = path[len(self.folder) + 1 :] if self.folder else path
         for rule in reversed(self.rules):
-            if rule.matches(relative, is_folder=is_folder):
+            if (with_broad or not rule.is_broad) and rule.matches(relative, is_folder=is_folder):
                 return rule
         return None
 
@@ -69,11 +77,23 @@ class Rules:
                     return None if rule.is_negated else rule
         return None
 
+    def brings_by_name(self, path: str, *, is_folder: bool) -> bool:
+        """Whether `.runctlignore` brings a path by a rule that says its name.
+
+        One such as `!src/**` is about other things: it must not bring a secret along.
+        """
+        for file in reversed(self.files[-1]):
+            rule = file.verdict(path, is_folder=is_folder, with_broad=False)
+            if rule is not None:
+                return rule.is_negated
+        return False
+
 
 def read_rules(top: Path, folder: str, name: str) -> RuleFile:
     """Read one ignore file; one that is not there has no rules."""
     try:
-        text = (top / folder / name).read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        content = read_regular_file(top / folder / name, most=_MOST_BYTES)
+        text = content.decode("utf-8-sig", errors="surrogateescape")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return RuleFile(folder, ())
     shown = str(PurePosixPath(folder) / name)
@@ -97,7 +117,10 @@ def parse_rule(line: str, *, source: str = "") -> Rule | None:
     expression = _translate(text.removeprefix("/"))
     if not text or expression is None:
         return None
-    return Rule(re.compile(expression, re.DOTALL), is_negated, only_folders, by_name, source)
+    is_broad = not text.rpartition("/")[2].strip("*?")
+    return Rule(
+        re.compile(expression, re.DOTALL), is_negated, only_folders, by_name, source, is_broad
+    )
 
 
 def _without_trailing_spaces(line: str) -> str:

@@ -60,6 +60,7 @@ class Invocation:
     region: str = ""
     verbose: bool = False
     may_be_json: bool = False
+    has_warned: bool = False
 
     @property
     def flag(self) -> str:
@@ -74,11 +75,29 @@ class Invocation:
         self.profile = profile or self.profile
         self.region = region or self.region
 
-    def settings(self, folder: Path | None = None) -> Settings:
-        """Read the settings that hold in a folder."""
+    def settings(self, folder: Path | None = None, *, is_named: bool = False) -> Settings:
+        """Read the settings that hold in a folder; `is_named`: the user named it."""
+        from runctl.cli.project_folder import SETTINGS_FILE, look_upwards
         from runctl.cli.settings import read_settings
 
-        return read_settings(folder or Path.cwd())
+        folder = folder or Path.cwd()
+        self.warn(look_upwards(folder, is_named=is_named).warning({SETTINGS_FILE}))
+        return read_settings(folder, is_named=is_named)
+
+    def find_project(self) -> Path:
+        """Return the project that the current folder belongs to."""
+        from runctl.cli.project_folder import REPOSITORY, SETTINGS_FILE, look_upwards
+
+        here = Path.cwd()
+        found = look_upwards(here)
+        self.warn(found.warning({SETTINGS_FILE, REPOSITORY}))
+        return found.project or here
+
+    def warn(self, text: str) -> None:
+        """Print a warning, one of a command: a second one would be about the same folder."""
+        if text and not self.has_warned:
+            self.has_warned = True
+            self.output.tell(f"warning: {text}", style="yellow")
 
     @cached_property
     def cloud(self) -> Cloud:

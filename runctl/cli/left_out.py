@@ -1,4 +1,4 @@
-"""What the ignore rules leave out of a package, as far as a run may miss it."""
+"""What a package leaves out, by ignore rules and by name, as far as a run may miss it."""
 
 import os
 import posixpath
@@ -9,8 +9,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runctl.cli.ignore import Rules
-from runctl.cli.project import LeftOut, Project, is_never_packed, repository_top
+from runctl.cli.ignore import RUNCTL_IGNORE, Rules
+from runctl.cli.project import LeftOut, Project, is_never_packed
+from runctl.cli.project_folder import repository_top
+from runctl.cli.secret_names import BY_NAME
 from runctl.cli.wording import say_size
 from runctl.model.left_out import Omission, write_note
 
@@ -25,8 +27,6 @@ CLUTTER = (
     "wandb", "mlruns", "lightning_logs", "tensorboard", "site", ".terraform", ".aws-sam", ".dvc",
     ".git*", "core", "nohup.out", "*.pid", "*.tmp", "tmp", "instance", ".Python", ".python-version",
 )  # fmt: skip
-# Never named with a remedy: they hold secrets, or a machine's own settings.
-PRIVATE = (".env", ".env.*", "*.pem", "*.key", ".netrc", ".aws", ".ssh", ".envrc", "credentials*")
 MOST_COUNTED = 2_000
 MOST_IN_NOTE = 100
 MOST_SHOWN = 5
@@ -54,6 +54,11 @@ class Group:
         """The ignore file, without the line."""
         return self.by.rpartition(":")[0] or self.by
 
+    @property
+    def may_hold_secrets(self) -> bool:
+        """Whether it is left out because of its name."""
+        return self.by == BY_NAME
+
     def __str__(self) -> str:
         lines = " and ".join(f"`{line}`" for line in self.remedy)
         count = f"{self.files:,} file{'s' if self.files != 1 else ''}"
@@ -71,6 +76,7 @@ class Group:
             "files": self.files,
             "size_bytes": self.size_bytes,
             "is_cut": self.is_cut,
+            "may_hold_secrets": self.may_hold_secrets,
             "remedy": list(self.remedy),
         }
 
@@ -79,15 +85,14 @@ def groups_of(project: Project) -> list[Group]:
     """Group what was left out, clutter last; folders are looked into only so far."""
     together: dict[tuple[str, str, bool], list[LeftOut]] = {}
     for one in project.left_out:
-        name = posixpath.basename(one.path.rstrip("/"))
-        if not any(fnmatch(name, pattern) for pattern in PRIVATE):
-            is_folder = one.path.endswith("/")
-            parent = posixpath.dirname(one.path.rstrip("/"))
-            together.setdefault((parent, one.by, is_folder), []).append(one)
+        is_folder = one.path.endswith("/")
+        parent = posixpath.dirname(one.path.rstrip("/"))
+        together.setdefault((parent, one.by, is_folder), []).append(one)
     budget = _Budget()
     found: list[Group] = []
     for (parent, by, is_folder), members in together.items():
-        if len(members) < _TOGETHER:
+        # A pattern for several files would bring secrets that nobody asked for.
+        if len(members) < _TOGETHER or by == BY_NAME:
             found += [_group(project, one.path, by, [one.path], budget) for one in members]
         else:
             ending = "/" if is_folder else _common_ending([one.path for one in members])
@@ -131,7 +136,8 @@ def _group(project: Project, path: str, by: str, paths: list[str], budget: _Budg
         size_bytes=size,
         is_cut=is_cut,
         remedy=_remedy(project, path, samples),
-        is_clutter=is_environment or any(fnmatch(name, pattern) for pattern in CLUTTER),
+        is_clutter=by != BY_NAME
+        and (is_environment or any(fnmatch(name, pattern) for pattern in CLUTTER)),
     )
 
 
@@ -227,17 +233,24 @@ def report_left_out(
     groups = [one for one in groups_of(project) if not one.is_clutter]
     documents = []
     quiet: list[Group] = []
+    secrets: list[Group] = []
     for one in groups:
         found = ((who, named_by(one, text)) for who, text in texts)
         who, named = next((pair for pair in found if pair[1]), ("", ""))
         documents.append({**one.as_document(), "named": named})
         if named:
-            output.tell(
-                f"warning: {who} names {named}, which {one.ignore_file} leaves out: {one}",
-                style="bold yellow",
+            by = (
+                f"is left out by {one.by}"
+                if one.may_hold_secrets
+                else f"{one.ignore_file} leaves out"
             )
-        elif not one.ignore_file.endswith(".runctlignore"):  # that file is meant for us
+            output.tell(f"warning: {who} names {named}, which {by}: {one}", style="bold yellow")
+        elif one.may_hold_secrets:
+            secrets.append(one)
+        elif not one.ignore_file.endswith(RUNCTL_IGNORE):  # that file is meant for us
             quiet.append(one)
+    if secrets:
+        output.tell(_secrets_text(secrets), style="yellow")
     for one in quiet[:MOST_SHOWN]:
         output.tell(f"left out by {one.ignore_file}: {one}", style="yellow")
     if len(quiet) > MOST_SHOWN:
@@ -246,6 +259,15 @@ def report_left_out(
             style="yellow",
         )
     return documents[:MOST_IN_NOTE]
+
+
+def _secrets_text(groups: Sequence[Group]) -> str:
+    names = [one.path for one in groups[:MOST_SHOWN]]
+    more = f" and {len(groups) - MOST_SHOWN} more" if len(groups) > MOST_SHOWN else ""
+    return (
+        f"left out because of names that hold secrets: {', '.join(names)}{more}; bring one with a "
+        f"line such as `{groups[0].remedy[0]}` in {RUNCTL_IGNORE}"
+    )
 
 
 def _texts(project: Project, script: str, args: Sequence[str]) -> list[tuple[str, str]]:

@@ -175,7 +175,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
 ) -> None:
     """Write .runctl.toml with the defaults of this folder's runs."""
-    from runctl.cli.project import SETTINGS_FILE
+    from runctl.cli.project_folder import SETTINGS_FILE
     from runctl.cli.settings import TEMPLATE
 
     path = Path.cwd() / SETTINGS_FILE

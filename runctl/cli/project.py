@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from runctl.cli.ignore import Rules, rules_above
+from runctl.cli.ignore import RUNCTL_IGNORE, Rules, rules_above
+from runctl.cli.project_folder import repository_top
+from runctl.cli.secret_names import BY_NAME, holds_secrets
 from runctl.cli.wording import say_size
 from runctl.model.errors import InvalidRequestError, Problem, ProjectError
 from runctl.model.line_endings import HEAD_BYTES, problem_with_line_endings
 from runctl.model.script_kinds import problem_with_script
 
-SETTINGS_FILE = ".runctl.toml"
 NEVER_PACKED = (
     ".git", ".hg", ".svn", ".venv", "node_modules", "cdk.out", "__pycache__", "*.pyc", ".DS_Store",
     ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".ipynb_checkpoints", ".tox",
@@ -41,13 +42,18 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A path that an ignore rule leaves out; a folder's ends with a slash, its inside is unread.
+    """A path that is left out; a folder's ends with a slash, its inside is unread.
 
-    `by` is the rule's file and line, relative to the repository's top.
+    `by` is the ignore rule's file and line, relative to the repository's top, or BY_NAME.
     """
 
     path: str
     by: str
+
+    @property
+    def may_hold_secrets(self) -> bool:
+        """Whether its name is why it is left out."""
+        return self.by == BY_NAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +68,6 @@ class Project:
     def size_bytes(self) -> int:
         """The bytes of all files together."""
         return sum(member.size_bytes for member in self.members)
-
-
-def find_project(start: Path) -> Path:
-    """Return the nearest folder upwards with `.runctl.toml` or `.git`, else `start` itself."""
-    start = start.absolute()
-    for folder in (start, *start.parents):
-        if any((folder / mark).exists() for mark in (SETTINGS_FILE, ".git")):
-            return folder
-    return start
 
 
 def scan_project(folder: Path, *, largest_bytes: int = LARGEST_PROJECT_BYTES) -> Project:
@@ -97,11 +94,6 @@ def scan_project(folder: Path, *, largest_bytes: int = LARGEST_PROJECT_BYTES) ->
         told = f"{say_size(project.size_bytes)}, more than {say_size(largest_bytes)}"
         raise _too_large(told, folder, members, by_count=False)
     return project
-
-
-def repository_top(project: Path) -> Path:
-    """Return the repository's top folder, the project itself outside of any repository."""
-    return next((one for one in (project, *project.parents) if (one / ".git").exists()), project)
 
 
 class _Scan:
@@ -142,14 +134,24 @@ class _Scan:
     def _enter(self, entry: "os.DirEntry[str]", folder: str, rules: Rules) -> Iterator[Member]:
         path = f"{folder}/{entry.name}" if folder else entry.name
         is_folder = entry.is_dir(follow_symlinks=False)
-        if rule := rules.leaving_out(path, is_folder=is_folder):
-            if len(self.left_out) < MOST_LEFT_OUT:
+        if by := self._left_out_by(path, rules, is_folder=is_folder):
+            if len(self.left_out) < MOST_LEFT_OUT or by == BY_NAME:
                 shown = self._relative(Path(entry.path)) + "/" * is_folder
-                self.left_out.append(LeftOut(path=shown, by=rule.source))
+                self.left_out.append(LeftOut(path=shown, by=by))
         elif not is_folder:
             yield from self._member(entry)
         elif not (self._top / path / "pyvenv.cfg").exists():  # an environment, whatever its name
             yield from self._walk(path, rules)
+
+    def _left_out_by(self, path: str, rules: Rules, *, is_folder: bool) -> str:
+        """Return what leaves a path out, empty when nothing does."""
+        rule = rules.leaving_out(path, is_folder=is_folder)
+        is_ours = rule is not None and RUNCTL_IGNORE in rule.source
+        if not is_ours and holds_secrets(self._top, path):
+            is_environment = is_folder and (self._top / path / "pyvenv.cfg").exists()
+            is_brought = rules.brings_by_name(path, is_folder=is_folder)
+            return "" if is_brought or is_environment else BY_NAME
+        return rule.source if rule is not None else ""
 
     def _member(self, entry: "os.DirEntry[str]") -> Iterator[Member]:
         path = _printable(self._relative(Path(entry.path)))

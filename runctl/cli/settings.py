@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runctl.cli.project import LARGEST_PROJECT_BYTES, SETTINGS_FILE
+from runctl.cli.project import LARGEST_PROJECT_BYTES
+from runctl.cli.project_folder import look_upwards, read_regular_file
 from runctl.model.errors import SettingsError
 from runctl.model.request_fields import FIELDS, NESTED_FIELDS
 
@@ -29,6 +30,8 @@ REQUEST_SETTINGS = (
 )
 AWS_SETTINGS = ("profile", "region")
 PROJECT_SETTINGS = ("max_size_mb",)
+_MOST_BYTES = 1_000_000
+_LONGEST_MESSAGE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +45,19 @@ class Settings:
     largest_project_bytes: int = LARGEST_PROJECT_BYTES
 
 
-def read_settings(folder: Path) -> Settings:
+def read_settings(folder: Path, *, is_named: bool = False) -> Settings:
     """Read the nearest `.runctl.toml` from `folder` upwards; SettingsError when it is wrong."""
-    folder = folder.absolute()
-    for one in (folder, *folder.parents):
-        if (path := one / SETTINGS_FILE).is_file():
-            return parse_settings(path)
-    return Settings()
+    found = look_upwards(folder, is_named=is_named)
+    return parse_settings(found.settings) if found.settings is not None else Settings()
 
 
 def parse_settings(path: Path) -> Settings:
     """Check one file and return its settings."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+        document = tomllib.loads(read_regular_file(path, most=_MOST_BYTES).decode())
+    except RecursionError as exc:
+        raise SettingsError(f"{path} cannot be read: its values are nested too deeply") from exc
+    except (ValueError, OSError) as exc:  # of TOML, of UTF-8, or a number of too many digits
         raise SettingsError(f"{path} cannot be read: {exc}") from exc
     problems = [
         *_check(document, (*REQUEST_SETTINGS, "aws", "project")),
@@ -68,7 +70,9 @@ def parse_settings(path: Path) -> Settings:
         ),
     ]
     if problems:
-        raise SettingsError(f"{path}: {'; '.join(problems)}")
+        told = "; ".join(problems)
+        cut = "…" if len(told) > _LONGEST_MESSAGE else ""
+        raise SettingsError(f"{path}: {told[:_LONGEST_MESSAGE]}{cut}")
     aws = document.get("aws", {})
     megabytes = document.get("project", {}).get("max_size_mb")
     return Settings(
@@ -110,7 +114,10 @@ def _problem_with(name: str, value: Any) -> str | None:
         is_whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5000
         return None if is_whole else f"{value!r} is not a whole number from 1 to 5000"
     fields = NESTED_FIELDS[section] if dot else FIELDS
-    return fields[key or section].check(value)
+    try:
+        return fields[key or section].check(value)
+    except ValueError:  # of a number that cannot even be written down
+        return "it has a number of too many digits"
 
 
 TEMPLATE = """\

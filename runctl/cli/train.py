@@ -159,7 +159,6 @@ def train(
 ) -> None:
     """Train on EC2: pack the project, start a run, and follow it until it has ended."""
     from runctl.cli.accompany import accompany
-    from runctl.cli.project import find_project
     from runctl.cli.request import (
         read_env,
         read_exit_codes,
@@ -191,14 +190,16 @@ def train(
         options["instance_id"] = machine
     given = {field: value for field, value in options.items() if value is not None}
     here = Path.cwd()
-    folder = Path(os.path.realpath(here / project)) if project else find_project(here)
-    settings = invocation.settings(folder)
+    is_named = bool(project)
+    folder = Path(os.path.realpath(here / project)) if is_named else invocation.find_project()
+    settings = invocation.settings(folder, is_named=is_named)
     job = _check(
         [script, *(args or ())],
         is_command=is_command,
         name=name,
         options=given,
         folder=folder,
+        is_named=is_named,
         settings=settings,
     )
     cloud = invocation.connect(settings)
@@ -241,10 +242,12 @@ def _check(
     name: str,
     options: dict[str, Any],
     folder: Path,
+    is_named: bool,
     settings: Any,
 ) -> _Job:
     from runctl.cli.dependencies import check_dependencies
     from runctl.cli.project import check_command, locate_script, scan_project
+    from runctl.cli.project_folder import check_project_folder
     from runctl.cli.request import build_request, check_deadline, check_name, name_run
 
     if name:
@@ -253,6 +256,8 @@ def _check(
     project = None
     warnings: tuple[Problem, ...] = ()
     if is_command or not script.startswith("s3://"):
+        if not is_named:
+            check_project_folder(folder)
         project = scan_project(folder, largest_bytes=settings.largest_project_bytes)
         if is_command:
             check_command(words, project)

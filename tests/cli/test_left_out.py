@@ -5,7 +5,7 @@ import tarfile
 import pytest
 
 from runctl.cli import left_out
-from runctl.cli.left_out import groups_of, named_by, note_of
+from runctl.cli.left_out import groups_of, named_by
 from runctl.cli.package import pack_project
 from runctl.cli.project import scan_project
 from runctl.model.left_out import PAX_KEY, Omission, explain_failure, read_note, write_note
@@ -53,13 +53,12 @@ def test_rules_of_a_repository_above_the_project_have_a_remedy_in_it(tmp_path):
     assert "data/w.bin" in paths(tmp_path / "ml")
 
 
-def test_the_usual_clutter_and_secrets_are_not_worth_a_word(tmp_path):
+def test_the_usual_clutter_is_not_worth_a_word(tmp_path):
     names = (".cache/x", "build/x", "dist/x.whl", ".idea/x", "x.log", "wandb/x", "my/pyvenv.cfg")
-    rules = "".join(f"{name.partition('/')[0]}\n" for name in names) + ".env\nkey.pem\n"
-    plant(tmp_path, {"t.py": "", ".gitignore": rules, ".env": "", "key.pem": ""})
+    rules = "".join(f"{name.partition('/')[0]}\n" for name in names)
+    plant(tmp_path, {"t.py": "", ".gitignore": rules})
     plant(tmp_path, dict.fromkeys(names, ""))
     assert shown(tmp_path) == {}
-    assert ".env" not in note_of(scan_project(tmp_path))
 
 
 def test_a_huge_folder_is_not_read_to_its_end(tmp_path, monkeypatch):
@@ -199,6 +198,7 @@ def test_it_is_said_before_the_upload_in_a_dry_run_and_as_json(runctl, deployed,
         "files": 1,
         "size_bytes": 2,
         "is_cut": False,
+        "may_hold_secrets": False,
         "remedy": ["!sets/"],
         "named": "",
     }

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from runctl.cli.dependencies import check_dependencies
-from runctl.cli.project import find_project, locate_script, scan_project
+from runctl.cli.project import locate_script, scan_project
+from runctl.cli.project_folder import find_project
 from runctl.model.errors import InvalidRequestError
 
 
