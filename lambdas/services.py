@@ -15,6 +15,7 @@ from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
 from runctl.aws.ledger import DynamoLedger
 from runctl.aws.notices import SnsNotices
 from runctl.aws.objects import S3Objects
+from runctl.aws.quotas import Ec2Quotas
 from runctl.aws.workflow import StepFunctions
 from runctl.control.ports import Services
 from runctl.model.pool import MachineKind
@@ -65,6 +66,11 @@ class LambdaServices:
             },
             security_group=os.environ.get("RUNCTL_SECURITY_GROUP", ""),
         )
+
+    @functools.cached_property
+    def quotas(self) -> Ec2Quotas:
+        """Service Quotas, and EC2 for the sizes of instance types."""
+        return Ec2Quotas(self._clients.get("service-quotas"), self._clients.get("ec2"))
 
     @functools.cached_property
     def commands(self) -> SsmCommands:

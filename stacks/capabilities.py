@@ -226,6 +226,11 @@ class Capabilities:
             ),
         ]
 
+    def quotas(self) -> Capability:
+        """Read EC2's quotas and the sizes of types; neither service has resources for that."""
+        reads = ["servicequotas:GetServiceQuota", "servicequotas:GetAWSDefaultServiceQuota"]
+        return Capability(statements=[_allow([*reads, "ec2:DescribeInstanceTypes"], ["*"])])
+
     def commands(self) -> Capability:
         """Send our document, and no other, to instances of a run or lent to one."""
         document = self._settings.command_document

@@ -68,7 +68,8 @@ ACCEPTED: Sequence[Accepted] = (
     Accepted(
         rule=r"\*",
         where=f"({_ENDERS}|HandleInstanceChange/Role)",
-        reason="ec2:DescribeInstances and ssm:GetCommandInvocation know no resources.",
+        reason="ec2:DescribeInstances, ec2:DescribeInstanceTypes, ssm:GetCommandInvocation and "
+        "the reads of Service Quotas know no resources.",
     ),
     Accepted(
         rule=r"\*",

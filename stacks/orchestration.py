@@ -78,7 +78,12 @@ class OrchestrationStack(Stack):
         CfnOutput(self, "StateMachineArn", value=workflow.state_machine.state_machine_arn)
 
     def _add_functions(self, can: Capabilities) -> None:
-        launch = [can.ledger(*READ, *_LAUNCH_WRITES), can.launch(), can.end_machines()]
+        launch = [
+            can.ledger(*READ, *_LAUNCH_WRITES),
+            can.launch(),
+            can.quotas(),
+            can.end_machines(),
+        ]
         end = [
             can.ledger(*READ, "UpdateItem"),
             can.end_machines(),

@@ -18,44 +18,8 @@ from botocore.exceptions import ConnectionError as UnreachableError
 
 from runctl.aws.refusals import explain_refusal
 from runctl.model.errors import QuotaError, RefusedError, RunctlError, TransientError
+from runctl.model.refusal import FAULTS, RACES, SETUP, THROTTLING, VCPU_QUOTAS
 
-# Refusals of one pool: they come inside CreateFleet's answer, an override at a time.
-CAPACITY = frozenset(
-    {
-        "InsufficientInstanceCapacity",
-        "UnfulfillableCapacity",
-        "InsufficientCapacity",
-        "InsufficientHostCapacity",
-        "InsufficientReservedInstanceCapacity",
-    }
-)
-PRICE = frozenset({"SpotMaxPriceTooLow"})
-UNSUPPORTED = frozenset({"Unsupported", "InvalidFleetConfiguration", "UnsupportedOperation"})
-NETWORK = frozenset({"InsufficientFreeAddressesInSubnet"})
-
-QUOTA = frozenset(
-    {
-        "MaxSpotInstanceCountExceeded",
-        "VcpuLimitExceeded",
-        "InstanceLimitExceeded",
-        "MaxFleetCountExceeded",
-        "SpotInstanceCountExceeded",
-    }
-)
-SETUP = frozenset(
-    {
-        "ServiceLinkedRoleCreationNotPermitted",
-        "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
-        "UnauthorizedOperation",
-        "AccessDenied",
-        "AccessDeniedException",
-        "AuthFailure",
-        "AuthorizationError",
-        "OptInRequired",
-        "PendingVerification",
-        "Blocked",
-    }
-)
 CREDENTIALS = frozenset(
     {
         "ExpiredToken",
@@ -68,45 +32,17 @@ CREDENTIALS = frozenset(
         "RequestExpired",
     }
 )
-THROTTLE = frozenset(
+# Of services other than EC2.
+_BUSY = frozenset(
     {
-        "RequestLimitExceeded",
-        "Throttling",
-        "ThrottlingException",
-        "ThrottledException",
-        "TooManyRequestsException",
         "ProvisionedThroughputExceededException",
-        "SlowDown",
         "LimitExceededException",
         "TransactionConflictException",
         "TransactionInProgressException",
     }
 )
-# EC2 is eventually consistent: what was made a moment ago may not be known everywhere yet.
-RACE = frozenset(
-    {
-        "InvalidLaunchTemplateId.NotFound",
-        "InvalidLaunchTemplateName.NotFoundException",
-        "InvalidLaunchTemplateId.VersionNotFound",
-        "IdempotentParameterMismatch",
-        "InvalidInstanceID.NotFound",
-    }
-)
-SERVICE = frozenset(
-    {
-        "InternalError",
-        "InternalFailure",
-        "InternalServerError",
-        "ServiceUnavailable",
-        "Unavailable",
-        "503",
-        "500",
-    }
-)
-
-# Throttling and faults of the service too: inside an answer they are as final as the others, since
-# the same request again, which is the same token, gets the same answer. Only a new try helps.
-POOL_REFUSALS = CAPACITY | PRICE | UNSUPPORTED | NETWORK | QUOTA | THROTTLE | SERVICE
+TRANSIENT = THROTTLING | FAULTS | RACES | _BUSY
+_QUOTAS = VCPU_QUOTAS | {"MaxFleetCountExceeded"}
 
 
 def code_of(exc: ClientError) -> str:
@@ -117,13 +53,13 @@ def code_of(exc: ClientError) -> str:
 def meaning_of(code: str, message: str) -> RunctlError | None:
     """Return our error for one of AWS's codes, or None when it is not one we foresee."""
     told = f"{message} ({code})"
-    if code in QUOTA:
+    if code in _QUOTAS:
         return QuotaError(f"an account quota is used up: {told}")
     if code in SETUP:
         return RefusedError(explain_refusal(code, message))
     if code in CREDENTIALS:
         return RefusedError(f"AWS does not accept the credentials; renew them: {told}")
-    if code in THROTTLE or code in RACE or code in SERVICE:
+    if code in TRANSIENT:
         return TransientError(f"AWS asks to come back later: {told}")
     return None
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.aws import instant_fleets
-from runctl.aws.errors import POOL_REFUSALS, code_of, meaning_of, translated
-from runctl.model.errors import RefusedError
+from runctl.aws.errors import code_of, translated
+from runctl.aws.launch_answers import read_answer, refused_call
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine
@@ -19,8 +19,6 @@ from runctl.model.pool import MachineKind, Pool, machine_kind
 
 LIVE_STATES = ("pending", "running", "stopping", "stopped")
 MOST_FILTER_VALUES = 200
-# What EC2 did not say about the pool of an error or a machine.
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,45 +108,16 @@ class Ec2Fleet:
 
         As long as EC2 remembers the token, that is, and it does not say for how long. A replay
         after that is a new launch: the attempt has then two machines by their tags and one on
-        record, and the sweep ends the other one.
+        record, and the sweep ends the other one. A lost answer and a fault raise TransientError,
+        since the fleet may have been made; throttling is a result, since it was not.
         """
         document = json.loads(request)
         with translated():
             try:
                 answer = self._client.create_fleet(**document)
             except ClientError as exc:
-                code, message = code_of(exc), exc.response.get("Error", {}).get("Message", "")
-                # The request as a whole; waiting would not make it another one.
-                raise meaning_of(code, message) or _refused_launch(code, message) from exc
-        market = document["TargetCapacitySpecification"]["DefaultTargetCapacityType"]
-        ids: list[str] = []
-        pool = None
-        for group in answer.get("Instances", []):
-            ids += group["InstanceIds"]
-            pool = self._pool(group, market)
-        refused = {
-            self._pool(error, market): (error.get("ErrorCode", ""), error.get("ErrorMessage", ""))
-            for error in answer.get("Errors", [])
-        }
-        if not ids:
-            _raise_unless_a_pool_refused(refused)
-        return LaunchResult(
-            instance_ids=tuple(ids),
-            pool=pool,
-            refusals={refusing: code for refusing, (code, _) in refused.items()},
-            fleet_id=answer.get("FleetId", ""),
-        )
-
-    def _pool(self, entry: Mapping[str, Any], market: str) -> Pool:
-        """Say which pool an entry of the answer is about, as far as it tells.
-
-        An error that concerns the whole request names no override, and a request on record may name
-        subnets that the deployment has since replaced.
-        """
-        overrides = entry.get("LaunchTemplateAndOverrides", {}).get("Overrides", {})
-        zone = overrides.get("AvailabilityZone") or self._zones.get(overrides.get("SubnetId", ""))
-        kind = overrides.get("InstanceType") or entry.get("InstanceType")
-        return Pool(kind or UNKNOWN, zone or UNKNOWN, market)
+                return refused_call(exc, document, zones=self._zones)
+        return read_answer(answer, document, zones=self._zones)
 
     def describe(self, instance_ids: Sequence[str]) -> list[Machine]:
         """Return the machines that EC2 knows; one that is missing may only be too new.
@@ -229,18 +198,6 @@ class Ec2Fleet:
                 except ClientError as exc:
                     if code_of(exc) != "InvalidInstanceID.NotFound":
                         raise
-
-
-def _raise_unless_a_pool_refused(refused: Mapping[Pool, tuple[str, str]]) -> None:
-    """Raise what the errors mean when none of them is about a pool's capacity."""
-    if any(code in POOL_REFUSALS for code, _ in refused.values()):
-        return
-    for code, message in refused.values():
-        raise meaning_of(code, message) or _refused_launch(code, message)
-
-
-def _refused_launch(code: str, message: str) -> RefusedError:
-    return RefusedError(f"EC2 refuses to launch: {message.rstrip('.')} ({code})")
 
 
 def _machine(instance: Mapping[str, Any]) -> Machine:

@@ -10,6 +10,10 @@ _DENIED = re.compile(
 _ENCODED = re.compile(r"\s*Encoded authorization failure message: \S+")
 
 _SETTINGS = {
+    "SsmAccessDenied": "EC2 may not read the parameter that names the image of the launch template "
+    "(resolve:ssm): whoever launches needs the permission ssm:GetParameters on that parameter, "
+    "which the deployment grants; deploy again, and see whether a permissions boundary or a "
+    "service control policy denies it",
     "ServiceLinkedRoleCreationNotPermitted": "the account has no service-linked role for EC2 Spot, "
     "and this role may not create it; create it once: "
     "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",

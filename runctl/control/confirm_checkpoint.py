@@ -10,7 +10,7 @@ from runctl.model.errors import NotFoundError
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt
-from runctl.policy.capacity import RECLAIMED, cooldown
+from runctl.policy.capacity import AFTER_A_RECLAIM
 
 
 def confirm_checkpoint(
@@ -74,5 +74,5 @@ def _explain(services: Services, attempt: Attempt, lost: Outcome) -> Outcome:
 
 def _leave_the_pool(services: Services, attempt: Attempt) -> None:
     if attempt.pool:
-        until = services.clock.now() + cooldown(RECLAIMED)
+        until = services.clock.now() + AFTER_A_RECLAIM
         services.ledger.cool_pool(Pool.parse(attempt.pool), until=until)

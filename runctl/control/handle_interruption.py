@@ -13,7 +13,7 @@ from runctl.model.errors import RunEndedError
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage, Run
-from runctl.policy.capacity import RECLAIMED, cooldown
+from runctl.policy.capacity import AFTER_A_RECLAIM
 
 NOT_OURS = "not_ours"
 ALREADY_ENDED = "already_ended"
@@ -92,7 +92,7 @@ def _relaunch(services: Services, run: Run, attempt: Attempt, pool: Pool | None)
     now = services.clock.now()
     if pool is not None:
         # First, so that the replacement is not asked of the pool that is taking this one.
-        services.ledger.cool_pool(pool, until=now + cooldown(RECLAIMED))
+        services.ledger.cool_pool(pool, until=now + AFTER_A_RECLAIM)
     attempts = [one for one in services.ledger.attempts(run.run_id) if one.number <= attempt.number]
     decision = decide(run, attempts, Outcome(kind=OutcomeKind.INTERRUPTED), now=now)
     if decision.kind is not DecisionKind.RELAUNCH:

@@ -5,15 +5,15 @@ from typing import Any
 from runctl.control.ending import end_strays
 from runctl.control.lend_instance import lend_instance
 from runctl.control.ports import Services
-from runctl.model.errors import NotFoundError, QuotaError, RefusedError, RunEndedError
+from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, TransientError
 from runctl.model.machine import LaunchResult
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
+from runctl.model.refusal import RefusalKind, kind_of
 from runctl.model.run import Attempt, AttemptStage, Run, already_ended
 from runctl.policy.capacity import candidate_pools, choose_pools, cooldown, tries_in_a_round
 from runctl.policy.heartbeat import allowed_silence
-
-MOST_REFUSALS_TOLD = 6
+from runctl.policy.launch_round import Round, refused_quotas, settle
 
 
 def launch_instances(services: Services, run_id: str, number: int) -> dict[str, Any]:
@@ -46,27 +46,30 @@ def _launch(services: Services, run: Run, number: int) -> dict[str, Any]:
     # A try on record is replayed first; that may tell of a refusal long ago, so a fresh round
     # follows it.
     last_try = tries_in_a_round(run.request.market) + (attempt.launch_try if attempt else 0)
+    is_replay = attempt is not None
     if attempt is None:
         attempt = _open(services, run, number, launch_try=1)
     refusals: dict[Pool, str] = {}
-    quota = ""
     while True:
         if attempt.stage is not AttemptStage.LAUNCHING:
             return _known(services, attempt)
         try:
             result = services.fleet.launch(attempt.fleet_request)
-        except QuotaError as exc:
-            quota = str(exc)
         except RefusedError as exc:
             # A permission or a setting: the next try would be refused the same way.
-            return _refused(attempt, _failed(f"the launch was refused: {exc}"))
-        else:
-            _cool(services, result)
-            refusals |= result.refusals
-            if result.instance_ids:
-                return _record(services, attempt, result)
+            reason = f"the launch was refused: {exc}"
+            return _refused(attempt, Outcome(kind=OutcomeKind.FAILED, reason=reason))
+        if is_replay and not result.was_answered:
+            # Whoever sent it first may have launched a machine: only a replay that is answered
+            # tells.
+            raise TransientError(f"EC2 did not answer the replay of try {attempt.launch_try}")
+        is_replay = False
+        _cool(services, result)
+        refusals |= result.refusals
+        if result.instance_ids:
+            return _record(services, attempt, result)
         if attempt.launch_try >= last_try:
-            return _refused(attempt, _tell(refusals, quota))
+            return _refused(attempt, settle(_look_up(services, run, refusals)))
         attempt = _open(services, run, number, launch_try=attempt.launch_try + 1)
 
 
@@ -132,17 +135,35 @@ def _refused(attempt: Attempt, outcome: Outcome) -> dict[str, Any]:
 def _cool(services: Services, result: LaunchResult) -> None:
     now = services.clock.now()
     for pool, code in result.refusals.items():
-        services.ledger.cool_pool(pool, until=now + cooldown(code))
+        if (time := cooldown(code)) is not None:
+            services.ledger.cool_pool(pool, until=now + time)
 
 
-def _failed(reason: str) -> Outcome:
-    return Outcome(kind=OutcomeKind.FAILED, reason=reason)
+def _look_up(services: Services, run: Run, refusals: dict[Pool, str]) -> Round:
+    """Gather what the refusals of a round leave open: the quotas in the way, and the vCPUs."""
+    candidates = tuple(
+        pool
+        for launch_try in range(1, tries_in_a_round(run.request.market) + 1)
+        for pool in candidate_pools(
+            run.request.instance_types,
+            services.fleet.zones(),
+            market=run.request.market,
+            launch_try=launch_try,
+        )
+    )
+    kinds = {kind_of(code) for code in refusals.values()}
+    has_quota = bool(kinds & {RefusalKind.QUOTA, RefusalKind.FLEETS})
+    quotas = refused_quotas(candidates, refusals)
+    return Round(
+        candidates=candidates,
+        refusals=refusals,
+        region=services.quotas.region() if has_quota else "",
+        allowed={quota: services.quotas.allowed(quota) for quota in quotas},
+        vcpus=services.quotas.vcpus(run.request.instance_types) if quotas else {},
+        had_machine=RefusalKind.UNSUPPORTED in kinds and _had_machine(services, run),
+    )
 
 
-def _tell(refusals: dict[Pool, str], quota: str) -> Outcome:
-    told = [f"{pool}: {code}" for pool, code in list(refusals.items())[:MOST_REFUSALS_TOLD]]
-    if left := len(refusals) - len(told):
-        told.append(f"{left} more pools")
-    if quota:
-        told.append(quota)
-    return Outcome(kind=OutcomeKind.NO_CAPACITY, reason="; ".join(told))
+def _had_machine(services: Services, run: Run) -> bool:
+    attempts = services.ledger.attempts(run.run_id)
+    return any(attempt.was_launched and not attempt.is_lent for attempt in attempts)

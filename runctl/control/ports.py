@@ -9,6 +9,7 @@ from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
+from runctl.model.quota import VcpuQuota
 from runctl.model.run import Attempt, Run
 
 
@@ -173,8 +174,8 @@ class Fleet(Protocol):
     def launch(self, request: str) -> LaunchResult:
         """Send a CreateFleet request verbatim; the same request again gives the same answer.
 
-        Raises QuotaError, RefusedError or TransientError; refusals of pools are a result, a used-up
-        quota that only some of the pools count against included.
+        Raises RefusedError when nothing would ever be launched, or TransientError when the answer
+        was lost. Refusals of pools are a result, those by quotas and by throttling included.
         """
         ...
 
@@ -200,6 +201,25 @@ class Fleet(Protocol):
 
     def delete_fleets(self, fleet_ids: Iterable[str]) -> dict[str, str]:
         """Delete fleets, with whatever lives in them; return why not, for each that was not."""
+        ...
+
+
+class Quotas(Protocol):
+    """The account's quotas, looked up after EC2 refused a launch because of one.
+
+    What cannot be read, for want of a permission, of the service or of the quota, is left out.
+    """
+
+    def region(self) -> str:
+        """Return the region, which each quota holds for."""
+        ...
+
+    def allowed(self, quota: VcpuQuota) -> int | None:
+        """Return a quota's value in vCPUs, None when it cannot be read."""
+        ...
+
+    def vcpus(self, instance_types: Sequence[str]) -> dict[str, int]:
+        """Return how many vCPUs an instance of each type has, of those that EC2 knows."""
         ...
 
 
@@ -278,6 +298,11 @@ class Services(Protocol):
     @property
     def fleet(self) -> Fleet:
         """EC2."""
+        ...
+
+    @property
+    def quotas(self) -> Quotas:
+        """Service Quotas."""
         ...
 
     @property

@@ -125,6 +125,11 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
         Required("ec2messages:GetMessages"),
         Required("ssmmessages:OpenControlChannel"),
     ),
+    # list_servicequotas.html: reading has no resource types
+    ("servicequotas", "GetServiceQuota"): (Required("servicequotas:GetServiceQuota"),),
+    ("servicequotas", "GetAWSDefaultServiceQuota"): (
+        Required("servicequotas:GetAWSDefaultServiceQuota"),
+    ),
     # list_amazonsns.html: on the topic; a topic with a key of one's own would need kms: too
     ("sns", "Publish"): (Required("sns:Publish", ("{topic}",)),),
     # list_awslambda.html: what a state machine's role needs for a lambda:invoke task

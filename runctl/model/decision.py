@@ -1,5 +1,6 @@
 """What follows an outcome: one pure function of run, attempts, outcome and clock."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,6 +14,9 @@ STALLED_ATTEMPTS = 3
 SHORT_LIFE = timedelta(minutes=10)
 FIRST_BACKOFF = timedelta(seconds=30)
 LONGEST_BACKOFF = timedelta(minutes=30)
+# After a launch in which EC2 throttled or failed, which says nothing about capacity.
+FIRST_RETRY = timedelta(seconds=5)
+LONGEST_RETRY = timedelta(minutes=5)
 
 
 class DecisionKind(str, Enum):
@@ -50,7 +54,10 @@ def decide(run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: date
             return _give_up("the attempt ended in a way that this version of runctl does not know")
         case OutcomeKind.NO_CAPACITY:
             return _limits(run, attempts, outcome, now=now) or _relaunch(
-                "no pool has capacity", wait=_backoff(attempts)
+                "EC2 gave no answer for some pools"
+                if outcome.retry_soon
+                else "no pool has capacity",
+                wait=_backoff(attempts, outcome),
             )
         case OutcomeKind.INTERRUPTED | OutcomeKind.LOST:
             if not run.request.auto_resume:
@@ -191,15 +198,19 @@ def is_progress(
     return given_step is not None and first_step >= given_step and step > given_step
 
 
-def _backoff(attempts: Sequence[Attempt]) -> timedelta:
-    """Double from 30 s to 30 min with each refusal in a row."""
-    refusals = 0
-    for attempt in reversed(attempts):
-        if attempt.was_launched:
-            break
-        refusals += 1
-    doubled: timedelta = FIRST_BACKOFF * 2 ** min(max(refusals - 1, 0), 16)
-    return min(doubled, LONGEST_BACKOFF)
+def _backoff(attempts: Sequence[Attempt], outcome: Outcome) -> timedelta:
+    """Double with each refusal of the same sort since the last machine.
+
+    From 30 s to 30 min where the pools had nothing to give, from 5 s to 5 min where some of them
+    gave no answer.
+    """
+    earlier = itertools.takewhile(lambda one: not one.was_launched, reversed(attempts[:-1]))
+    same = sum(one.ended is None or one.ended.retry_soon == outcome.retry_soon for one in earlier)
+    first, longest = (
+        (FIRST_RETRY, LONGEST_RETRY) if outcome.retry_soon else (FIRST_BACKOFF, LONGEST_BACKOFF)
+    )
+    doubled: timedelta = first * 2 ** min(same, 16)
+    return min(doubled, longest)
 
 
 def _finish(status: RunStatus, reason: str) -> Decision:

@@ -10,12 +10,20 @@ from runctl.model.pool import Pool
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchResult:
-    """What CreateFleet gave: instances, or the refusal of each pool (EC2 error code)."""
+    """What CreateFleet gave: instances, or the refusal of each pool (EC2 error code).
+
+    Without a `fleet_id` EC2 refused the call, and would not give the same answer to a replay.
+    """
 
     instance_ids: tuple[str, ...]
     pool: Pool | None
     refusals: Mapping[Pool, str]
     fleet_id: str = ""
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether EC2 made the fleet, with or without instances; a replay is answered the same."""
+        return bool(self.fleet_id)
 
 
 @dataclass(frozen=True, kw_only=True)

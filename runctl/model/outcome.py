@@ -29,7 +29,8 @@ class Outcome:
     `reason` is one sentence for a person, shortened to `MAX_REASON`. `exit_code` is the trainer's,
     negative for the signal that ended it. `step` and `save` are those of the newest checkpoint at
     that time. `fingerprint` identifies a failure whose `reason` says more than the trainer's last
-    words do.
+    words do. `retry_soon` is set when nothing could be launched and a pool gave no answer: EC2
+    throttled the request, failed, or said something that is not known.
     """
 
     kind: OutcomeKind
@@ -38,6 +39,7 @@ class Outcome:
     step: int | None = None
     save: int | None = None
     fingerprint: str = ""
+    retry_soon: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", shorten_reason(self.reason))
@@ -53,6 +55,8 @@ class Outcome:
             document["save"] = self.save
         if self.fingerprint:
             document["fingerprint"] = self.fingerprint
+        if self.retry_soon:
+            document["retry_soon"] = True
         return document
 
     @classmethod
@@ -80,6 +84,7 @@ class Outcome:
             step=_whole(document.get("step")),
             save=_whole(document.get("save")),
             fingerprint=str(document.get("fingerprint", "")),
+            retry_soon=document.get("retry_soon") is True,
         )
 
     @property

@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+# What EC2 did not say about the pool of an error or a machine.
+UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True, order=True)
 class Pool:

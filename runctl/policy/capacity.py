@@ -5,26 +5,24 @@ from datetime import datetime, timedelta
 
 from runctl.model.errors import RequestError
 from runctl.model.pool import Pool
-
-RECLAIMED = "reclaimed"
+from runctl.model.refusal import RefusalKind, kind_of
 
 _FOR_NOW = timedelta(minutes=10)
 # A pool that took a machine back tends to do it again soon.
-_AFTER_A_RECLAIM = timedelta(minutes=15)
-# Quotas are shared by pools: another run's end frees them, so ask again soon.
-_FOR_A_QUOTA = timedelta(minutes=2)
+AFTER_A_RECLAIM = timedelta(minutes=15)
+# What is shared by pools, as a quota or a subnet's addresses, another run's end sets free.
+_WHILE_SHARED = timedelta(minutes=2)
 # The zone does not offer the type at all; zones do gain types, but not within the hour.
 _FOR_LONG = timedelta(days=1)
 
-_CAUSES = {
-    RECLAIMED: _AFTER_A_RECLAIM,
-    "Unsupported": _FOR_LONG,
-    "UnsupportedOperation": _FOR_LONG,
-    "InvalidFleetConfiguration": _FOR_LONG,
-    "MaxSpotInstanceCountExceeded": _FOR_A_QUOTA,
-    "VcpuLimitExceeded": _FOR_A_QUOTA,
-    "InstanceLimitExceeded": _FOR_A_QUOTA,
-    "MaxFleetCountExceeded": _FOR_A_QUOTA,
+# Nothing else cools a pool: a throttled request, a fault and a code that nobody has listed say
+# nothing of it, and neither do errors of the account's set-up.
+_COOLDOWNS = {
+    RefusalKind.CAPACITY: _FOR_NOW,
+    RefusalKind.PRICE: _FOR_NOW,
+    RefusalKind.ADDRESSES: _WHILE_SHARED,
+    RefusalKind.QUOTA: _WHILE_SHARED,
+    RefusalKind.UNSUPPORTED: _FOR_LONG,
 }
 
 _MARKETS = {
@@ -34,9 +32,9 @@ _MARKETS = {
 }
 
 
-def cooldown(cause: str) -> timedelta:
-    """Return how long a pool is left alone after `cause`: RECLAIMED or an EC2 error code."""
-    return _CAUSES.get(cause, _FOR_NOW)
+def cooldown(cause: str) -> timedelta | None:
+    """Return how long a pool is left alone after an EC2 error code, or None for not at all."""
+    return _COOLDOWNS.get(kind_of(cause))
 
 
 def tries_in_a_round(market: str) -> int:

@@ -8,7 +8,7 @@ import pytest
 from botocore.stub import Stubber
 
 from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
-from runctl.model.errors import QuotaError, RefusedError, TransientError
+from runctl.model.errors import RefusedError, TransientError
 from runctl.model.identity import client_token
 from runctl.model.machine import Machine
 from runctl.model.pool import MachineKind, Pool
@@ -157,38 +157,80 @@ def test_refusals_of_pools_are_a_result(ec2):
 
 
 @pytest.mark.parametrize(
-    ("code", "meaning"),
+    "code",
     [
-        ("UnauthorizedOperation", RefusedError),
-        ("ServiceLinkedRoleCreationNotPermitted", RefusedError),
-        ("InvalidLaunchTemplateId.NotFound", TransientError),
-        ("InvalidParameterValue", RefusedError),
+        "UnauthorizedOperation",
+        "ServiceLinkedRoleCreationNotPermitted",
+        "InvalidParameterValue",
     ],
 )
-def test_errors_that_are_not_about_pools_are_raised(ec2, code, meaning):
+def test_errors_that_no_other_pool_would_mend_are_raised(ec2, code):
     stub, fleet = ec2
     stub.add_response("create_fleet", {"FleetId": "f", "Errors": [refusal(code)], "Instances": []})
-    with pytest.raises(meaning, match=rf"\({code}\)$"):
+    with pytest.raises(RefusedError, match=rf"\({code}\)$"):
         fleet.launch(build(fleet))
 
 
-@pytest.mark.parametrize("code", ["RequestLimitExceeded", "InternalError"])
-def test_a_pool_that_was_throttled_is_a_result_since_the_same_token_gets_the_same_answer(ec2, code):
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_missing_permission_outranks_what_pools_refuse(ec2, is_first):
+    stub, fleet = ec2
+    denied = {
+        **refusal("UnauthorizedOperation"),
+        "ErrorMessage": "You are not authorized to perform this operation. User: arn:aws:sts::1:"
+        "assumed-role/launch/fn is not authorized to perform: iam:PassRole on resource: "
+        "arn:aws:iam::1:role/instance because no identity-based policy allows it",
+    }
+    others = [
+        refusal("InvalidFleetConfiguration", kind="g5.xlarge"),
+        refusal("InsufficientInstanceCapacity", kind="m6i.large"),
+        refusal("RequestLimitExceeded", kind="m6i.large", subnet="subnet-b"),
+    ]
+    errors = [denied, *others] if is_first else [*others, denied]
+    stub.add_response("create_fleet", {"FleetId": "f", "Errors": errors, "Instances": []})
+    with pytest.raises(RefusedError, match=r"the permission iam:PassRole on .* was refused for"):
+        fleet.launch(build(fleet))
+
+
+def test_a_missing_permission_is_no_matter_once_there_is_an_instance(ec2):
+    stub, fleet = ec2
+    group = {
+        "LaunchTemplateAndOverrides": where(),
+        "InstanceIds": ["i-1"],
+        "InstanceType": "m5.large",
+    }
+    errors = [refusal("UnauthorizedOperation", kind="g5.xlarge")]
+    stub.add_response("create_fleet", {"FleetId": "f", "Errors": errors, "Instances": [group]})
+    assert fleet.launch(build(fleet)).instance_ids == ("i-1",)
+
+
+def test_a_parameter_that_one_type_does_not_take_leaves_the_others(ec2):
+    stub, fleet = ec2
+    errors = [refusal("InvalidParameterValue"), refusal("UnfulfillableCapacity", kind="g5.xlarge")]
+    stub.add_response("create_fleet", {"FleetId": "f", "Errors": errors, "Instances": []})
+    assert len(fleet.launch(build(fleet)).refusals) == 2
+
+
+@pytest.mark.parametrize(
+    "code", ["RequestLimitExceeded", "InternalError", "InvalidLaunchTemplateId.NotFound", "New"]
+)
+def test_what_says_nothing_of_a_pool_is_a_result_since_a_token_has_one_answer(ec2, code):
     stub, fleet = ec2
     stub.add_response("create_fleet", {"FleetId": "f", "Errors": [refusal(code)], "Instances": []})
-    assert list(fleet.launch(build(fleet)).refusals.values()) == [code]
+    result = fleet.launch(build(fleet))
+    assert (list(result.refusals.values()), result.was_answered) == ([code], True)
 
 
 @pytest.mark.parametrize(
     ("code", "meaning"),
     [
-        ("MaxFleetCountExceeded", QuotaError),
         ("UnauthorizedOperation", RefusedError),
-        ("RequestLimitExceeded", TransientError),
+        ("SsmAccessDenied", RefusedError),
+        ("ExpiredToken", RefusedError),
         ("IdempotentParameterMismatch", TransientError),
         ("Unavailable", TransientError),
+        ("InternalError", TransientError),
         ("InvalidParameterValue", RefusedError),
-        ("SomethingNew", RefusedError),
+        ("InvalidFleetConfiguration", RefusedError),
     ],
 )
 def test_a_refused_call_is_raised(ec2, code, meaning):
@@ -196,6 +238,24 @@ def test_a_refused_call_is_raised(ec2, code, meaning):
     stub.add_client_error("create_fleet", code)
     with pytest.raises(meaning):
         fleet.launch(build(fleet))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "RequestLimitExceeded",
+        "MaxSpotInstanceCountExceeded",
+        "MaxFleetCountExceeded",
+        "InsufficientInstanceCapacity",
+        "SomethingNew",
+    ],
+)
+def test_a_refused_call_that_launched_nothing_is_the_refusal_of_each_pool_it_asked(ec2, code):
+    stub, fleet = ec2
+    stub.add_client_error("create_fleet", code)
+    result = fleet.launch(build(fleet))
+    assert result.refusals == dict.fromkeys(POOLS, code)
+    assert (result.instance_ids, result.was_answered) == ((), False)
 
 
 def test_a_machine_is_told_with_its_pool_and_the_reason_of_its_end(ec2):

@@ -42,6 +42,7 @@ UNNAMED = "You are not authorized. Encoded authorization failure message: abc"
         ("UnauthorizedOperation", UNNAMED, "call: You are not authorized (UnauthorizedOperation)"),
         ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "no", "create-service-linked-role"),
         ("PendingVerification", "Your request for accessing resources", "try again then"),
+        ("SsmAccessDenied", "Access denied to SSM", "ssm:GetParameters"),
         ("OptInRequired", "You are not subscribed", "enable it in the account"),
         ("Blocked", "blocked", "AWS Support"),
     ],

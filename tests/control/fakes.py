@@ -8,7 +8,6 @@ from datetime import datetime, timedelta, timezone
 from runctl.model.errors import (
     FencedError,
     NotFoundError,
-    QuotaError,
     RefusedError,
     RequestError,
     RunEndedError,
@@ -18,6 +17,8 @@ from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
+from runctl.model.quota import VcpuQuota
+from runctl.model.refusal import fatal_code
 from runctl.model.run import Attempt, AttemptStage, Run, best_of
 from runctl.model.saving import Saving
 
@@ -339,7 +340,7 @@ class FakeFleet:
         self.machines: dict[str, Machine] = {}
         self.fleets: dict[str, InstantFleet] = {}
         self.refusals: dict[Pool, str] = {}
-        self.quota = ""
+        self.call_error = ""
         self.answers: dict[str, LaunchResult] = {}
         self.requests: list[str] = []
         self.terminated: list[str] = []
@@ -363,11 +364,13 @@ class FakeFleet:
     def launch(self, request: str) -> LaunchResult:
         self.requests.append(request)
         document = json.loads(request)
+        pools = [Pool.parse(text) for text in document["pools"]]
+        if self.call_error:
+            # As for a throttled call: no fleet is made, and the token is not remembered.
+            codes = dict.fromkeys(pools, self.call_error)
+            return LaunchResult(instance_ids=(), pool=None, refusals=codes)
         if document["token"] in self.answers:
             return self.answers[document["token"]]
-        if self.quota:
-            raise QuotaError(self.quota)
-        pools = [Pool.parse(text) for text in document["pools"]]
         refused = {pool: self.refusals[pool] for pool in pools if pool in self.refusals}
         granted = next((pool for pool in pools if pool not in refused), None)
         ids: tuple[str, ...] = ()
@@ -380,6 +383,8 @@ class FakeFleet:
                 launched_at=self._clock.now(),
                 tags={RUN_TAG: document["run_id"], ATTEMPT_TAG: str(document["attempt"])},
             )
+        if granted is None and (code := fatal_code(refused.values())):
+            raise RefusedError(code)
         fleet_id = f"fleet-{len(self.fleets) + 1:04d}"
         self.fleets[fleet_id] = InstantFleet(
             fleet_id=fleet_id,
@@ -441,6 +446,25 @@ class FakeFleet:
 
     def live(self) -> list[Machine]:
         return [one for one in self.machines.values() if one.is_live]
+
+
+class FakeQuotas:
+    """As many vCPUs as tests say; types have 4 unless they say otherwise."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, int | None] = {}
+        self.sizes: dict[str, int] = {}
+        self.asked: list[str] = []
+
+    def region(self) -> str:
+        return "us-east-1"
+
+    def allowed(self, quota: VcpuQuota) -> int | None:
+        self.asked.append(quota.code)
+        return self.values.get(quota.code)
+
+    def vcpus(self, instance_types: Sequence[str]) -> dict[str, int]:
+        return {kind: self.sizes.get(kind, 4) for kind in instance_types}
 
 
 class FakeCommands:
@@ -531,10 +555,14 @@ class World:
 
     def __post_init__(self) -> None:
         self.fleet = FakeFleet(self.clock, zones=self.zones)
+        self.quotas = FakeQuotas()
         self.commands = FakeCommands(self.fleet)
         self.workflow = FakeWorkflow()
         self.objects = FakeObjects()
         self.notices = FakeNotices()
+
+
+PORTS = ("ledger", "fleet", "quotas", "commands", "workflow", "objects", "notices")
 
 
 class CrashError(BaseException):
@@ -555,7 +583,7 @@ class Fragile:
         self.left = fuse
         self.after = after
         self.error = error
-        for name in ("ledger", "fleet", "commands", "workflow", "objects", "notices"):
+        for name in PORTS:
             setattr(self, name, _FragilePort(getattr(world, name), self))
 
     def burn(self) -> bool:
@@ -570,7 +598,7 @@ class Overtaken:
         self.clock = world.clock
         self.left = at
         self.meanwhile = meanwhile
-        for name in ("ledger", "fleet", "commands", "workflow", "objects", "notices"):
+        for name in PORTS:
             setattr(self, name, _OvertakenPort(getattr(world, name), self))
 
 

@@ -9,7 +9,7 @@ import pytest
 from runctl.control.confirm_checkpoint import confirm_checkpoint
 from runctl.control.decide_next import decide_next
 from runctl.control.launch_instances import launch_instances
-from runctl.model.errors import NotFoundError, RefusedError, RunEndedError
+from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, TransientError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage
@@ -102,12 +102,126 @@ def test_who_comes_second_to_a_refusal_asks_once_more():
     assert world.ledger.find_attempt(RUN, 1).launch_try == 2
 
 
-def test_a_used_up_quota_counts_as_no_capacity_and_is_told():
+THROTTLED = ["RequestLimitExceeded", "Throttling", "ThrottlingException", "EC2ThrottledException"]
+FAILED = ["InternalError", "Unavailable", "ServiceUnavailable"]
+
+
+@pytest.mark.parametrize("code", [*THROTTLED, *FAILED, "SomethingNew"])
+def test_a_pool_that_gave_no_answer_stays_warm_and_is_asked_again_after_seconds(code):
     world = prepared()
-    world.fleet.quota = "MaxFleetCountExceeded: delete some"
+    refuse(world, SPOT[:2])
+    refuse(world, SPOT[2:], code)
+    launch = launch_instances(world, RUN, 1)
+    assert f"{SPOT[2]}: {code}" in launch["outcome"]["reason"]
+    assert set(world.ledger.cooling_pools(SPOT, now=START)) == set(SPOT[:2])
+    confirmed = confirm_checkpoint(world, RUN, 1, launch["outcome"])
+    assert decide_next(world, RUN, 1, confirmed["outcome"])["wait_seconds"] == 5
+    launch_instances(world, RUN, 2)
+    assert pools_of(world.fleet.requests[-1]) == SPOT[2:]
+
+
+def test_a_call_that_ec2_throttled_cools_nothing_and_is_made_again_after_seconds():
+    world = prepared(market="spot-then-on-demand")
+    world.fleet.call_error = "RequestLimitExceeded"
+    launch = launch_instances(world, RUN, 1)
+    assert (launch["outcome"]["kind"], launch["outcome"]["retry_soon"]) == ("no_capacity", True)
+    assert world.ledger.pools == {}
+
+
+def test_a_throttled_replay_says_nothing_of_what_the_first_call_launched():
+    world = prepared()
+    with pytest.raises(CrashError):
+        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+    world.fleet.call_error = "RequestLimitExceeded"
+    with pytest.raises(TransientError):
+        launch_instances(world, RUN, 1)
+    world.fleet.call_error = ""
+    assert launch_instances(world, RUN, 1) == LAUNCHED
+    assert len(world.fleet.machines) == 1
+
+
+def test_too_many_fleets_count_as_no_capacity_and_are_said():
+    world = prepared()
+    world.fleet.call_error = "MaxFleetCountExceeded"
     launch = launch_instances(world, RUN, 1)
     assert launch["outcome"]["kind"] == "no_capacity"
-    assert "MaxFleetCountExceeded" in launch["outcome"]["reason"]
+    assert "too many EC2 fleets; see https://us-east-1.console" in launch["outcome"]["reason"]
+    assert world.ledger.pools == {}
+
+
+def test_a_quota_that_others_use_up_is_waited_for_and_said_with_its_numbers_and_its_page():
+    world = prepared()
+    world.quotas.values["L-34B43A08"] = 16
+    world.quotas.sizes["c5.large"] = 2
+    refuse(world, SPOT, "MaxSpotInstanceCountExceeded")
+    launch = launch_instances(world, RUN, 1)
+    assert launch["outcome"]["kind"] == "no_capacity"
+    assert launch["outcome"]["reason"].endswith(
+        "quota L-34B43A08 (All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests) is 16 "
+        "vCPUs in us-east-1, and the run needs 2 vCPUs for c5.large: other instances use it up; "
+        "end some, or ask for a higher quota at https://us-east-1.console.aws.amazon.com/"
+        "servicequotas/home/services/ec2/quotas/L-34B43A08"
+    )
+
+
+def ends(world, number=1):
+    """Return how the run ends after an attempt's launch, None while it goes on."""
+    launch = launch_instances(world, RUN, number)
+    confirmed = confirm_checkpoint(world, RUN, number, launch["outcome"])
+    decision = decide_next(world, RUN, number, confirmed["outcome"])
+    return decision["reason"] if decision.get("status") == "failed" else None
+
+
+def test_a_quota_of_zero_ends_the_run():
+    world = prepared()
+    world.quotas.values["L-34B43A08"] = 0
+    refuse(world, SPOT, "MaxSpotInstanceCountExceeded")
+    reason = ends(world)
+    assert "quota L-34B43A08" in reason
+    assert "is 0 vCPUs in us-east-1, and the run needs 4 vCPUs for c5.large" in reason
+
+
+def test_a_quota_whose_value_cannot_be_read_ends_nothing():
+    world = prepared()
+    refuse(world, SPOT, "MaxSpotInstanceCountExceeded")
+    assert ends(world) is None
+    reason = world.ledger.find_attempt(RUN, 1).ended.reason
+    assert "quota L-34B43A08" in reason
+    assert "its value could not be read" in reason
+
+
+def test_a_quota_of_zero_for_spot_leaves_on_demand():
+    world = prepared(market="spot-then-on-demand")
+    world.quotas.values["L-34B43A08"] = 0
+    refuse(world, SPOT, "MaxSpotInstanceCountExceeded")
+    assert launch_instances(world, RUN, 1) == LAUNCHED
+
+
+def test_types_that_no_zone_offers_end_the_run_once_all_of_them_were_asked():
+    world = prepared(market="spot-then-on-demand")
+    both = [*SPOT, *(Pool(one.instance_type, one.zone, "on-demand") for one in SPOT)]
+    refuse(world, both, "InvalidFleetConfiguration")
+    # An earlier run found one of them to be unsupported, so that it is left out at first.
+    world.ledger.cool_pool(both[0], until=START + timedelta(days=1))
+    assert ends(world, 1) is None
+    reason = ends(world, 2)
+    assert "does not offer c5.large and m5.large in us-east-1a and us-east-1b" in reason
+    assert "misspelled" in reason
+
+
+def test_a_zone_that_lacks_a_type_beside_one_without_capacity_is_waited_for():
+    world = prepared()
+    refuse(world, SPOT, "InvalidFleetConfiguration")
+    refuse(world, SPOT[:1])
+    assert ends(world) is None
+
+
+def test_types_that_the_run_had_before_are_waited_for():
+    world = prepared()
+    launched(world)
+    world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=START)
+    refuse(world, SPOT, "Unsupported")
+    assert ends(world, 2) is None
 
 
 def test_what_aws_refuses_outright_fails_the_attempt_and_the_run(monkeypatch):

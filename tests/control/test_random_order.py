@@ -37,6 +37,15 @@ RUN = "run-1"
 ZONES = ("us-east-1a", "us-east-1b")
 TYPES = ("m5.large", "c5.large")
 
+SCARCITY = (
+    "InsufficientInstanceCapacity",
+    "MaxSpotInstanceCountExceeded",
+    "InvalidFleetConfiguration",
+)
+REFUSALS = (*SCARCITY, "RequestLimitExceeded", "InternalError", "SomethingNew")
+# What ends the run at once is drawn less often.
+REFUSALS += ("UnauthorizedOperation", *2 * SCARCITY[:1])
+
 MOST_EXECUTIONS = 6
 # So that a run of a few attempts has to go on in the next execution.
 MOST_TURNS = 2
@@ -115,6 +124,7 @@ class Training(RuleBasedStateMachine):
         self.tokens = 0
         self.crashes_at_last: list = []
         self.ended_too_early: list[str] = []
+        self.scarce: set[Pool] = set()
         self.really_terminate = self.world.fleet.terminate
         self.world.fleet.terminate = self.terminate
         # Otherwise a machine that does not train yet never notices that it is not wanted.
@@ -187,6 +197,11 @@ class Training(RuleBasedStateMachine):
         most = MAX_FAILURES if run.request.retry.is_on else 0
         assert codes.count(1) <= most + 1 + self.renewals, codes
         assert codes.count(2) <= 1 + self.renewals, codes
+
+    @invariant()
+    def only_scarcity_and_reclaims_cool_a_pool(self):
+        had = {machine.pool for machine in self.world.fleet.machines.values()}
+        assert set(self.world.ledger.pools) <= self.scarce | had
 
     @invariant()
     def an_attempt_has_at_most_one_machine_on_record(self):
@@ -596,20 +611,30 @@ class Training(RuleBasedStateMachine):
             st.sampled_from(ZONES),
             st.sampled_from(["spot", "on-demand"]),
         ),
-        refused=st.booleans(),
+        code=st.sampled_from(["", *REFUSALS]),
         minutes=st.integers(0, 90),
     )
-    def capacity_changes_with_time(self, pool, refused, minutes):
+    def capacity_changes_with_time(self, pool, code, minutes):
         self.world.clock.advance(timedelta(minutes=minutes))
         self.world.fleet.refusals.pop(pool, None)
-        if refused:
-            self.world.fleet.refusals[pool] = "InsufficientInstanceCapacity"
+        if code:
+            self.refuse(pool, code)
 
-    @rule(market=st.sampled_from(["spot", "on-demand"]))
-    def a_market_has_nothing_left(self, market):
+    @rule(is_throttled=st.booleans(), quota=st.sampled_from([None, 0, 64]))
+    def ec2_throttles_and_quotas_change(self, is_throttled, quota):
+        self.world.fleet.call_error = "RequestLimitExceeded" if is_throttled else ""
+        for code in ("L-34B43A08", "L-1216C47A"):
+            self.world.quotas.values[code] = quota
+
+    def refuse(self, pool, code):
+        self.world.fleet.refusals[pool] = code
+        if code in SCARCITY:
+            self.scarce.add(pool)
+
+    @rule(market=st.sampled_from(["spot", "on-demand"]), code=st.sampled_from(REFUSALS))
+    def a_market_has_nothing_left(self, market, code):
         for kind, zone in itertools.product(TYPES, ZONES):
-            pool = Pool(kind, zone, market)
-            self.world.fleet.refusals[pool] = "InsufficientInstanceCapacity"
+            self.refuse(Pool(kind, zone, market), code)
 
     # Events.
 
@@ -663,6 +688,7 @@ class Training(RuleBasedStateMachine):
         if not self.executions:
             return
         self.world.fleet.refusals.clear()
+        self.world.fleet.call_error = ""
         for _ in range(200):
             if not self.settle():
                 break

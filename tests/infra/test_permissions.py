@@ -30,19 +30,21 @@ LEDGER = {
     "sweep": {"GetItem", "Query", "UpdateItem"},
 }  # fmt: skip
 LAUNCH, DESCRIBE, TERMINATE = "CreateFleet", "DescribeInstances", "TerminateInstances"
+SIZES = "DescribeInstanceTypes"
 FLEETS = {"DescribeTags", "DescribeFleets", "DeleteFleets"}
 EC2_CALLS = {
     "prepare_run": {DESCRIBE, TERMINATE},
-    "launch_instances": {LAUNCH, DESCRIBE, TERMINATE},
+    "launch_instances": {LAUNCH, DESCRIBE, SIZES, TERMINATE},
     "confirm_checkpoint": {DESCRIBE, TERMINATE},
     "finish_run": {DESCRIBE, TERMINATE},
-    "handle_interruption": {LAUNCH, DESCRIBE, TERMINATE},
+    "handle_interruption": {LAUNCH, DESCRIBE, SIZES, TERMINATE},
     "handle_instance_change": {DESCRIBE},
     "clean_up": {DESCRIBE, TERMINATE},
     "sweep": {DESCRIBE, TERMINATE, *FLEETS},
 }
 COMMANDERS = {"handle_interruption", "clean_up", "sweep"}
 STARTERS = {"launch_instances"}
+LAUNCHERS = {"launch_instances", "handle_interruption"}
 TELLERS = {"finish_run", "clean_up", "sweep"}
 REPORTERS = {"start_training", "handle_instance_change"}
 FUNCTIONS = sorted(LEDGER)
@@ -120,6 +122,12 @@ def test_a_function_may_make_its_ec2_calls(app: Synthesized, function: str) -> N
         assert refused(role, "ec2", call, app) == []
 
 
+@pytest.mark.parametrize("function", sorted(LAUNCHERS))
+@pytest.mark.parametrize("call", ["GetServiceQuota", "GetAWSDefaultServiceQuota"])
+def test_a_function_that_launches_reads_quotas(app: Synthesized, function: str, call: str) -> None:
+    assert refused(role_of(app, function), "servicequotas", call, app) == []
+
+
 @pytest.mark.parametrize("function", sorted(COMMANDERS))
 def test_a_function_may_command_the_agent(app: Synthesized, function: str) -> None:
     assert refused(role_of(app, function), "ssm", "SendCommand", app) == []
@@ -175,6 +183,8 @@ def test_a_function_may_do_nothing_but_what_its_code_does(app: Synthesized, func
         expected |= {required.action for required in REQUIRED["ec2", call]}
         if call == LAUNCH:
             expected.add("iam:CreateServiceLinkedRole")  # the account's first spot launch
+    if function in LAUNCHERS:
+        expected |= {"servicequotas:GetServiceQuota", "servicequotas:GetAWSDefaultServiceQuota"}
     if function in COMMANDERS | STARTERS:
         expected.add("ssm:SendCommand")
     if function in STARTERS:

@@ -221,6 +221,21 @@ def test_refusals_in_a_row_wait_twice_as_long_up_to_half_an_hour():
     assert waits[-1] == 1800
 
 
+def test_pools_that_gave_no_answer_are_asked_again_after_seconds_up_to_five_minutes():
+    unanswered = replace(NO_CAPACITY, retry_soon=True)
+    refused = [replace(an_attempt(one, launched=False), ended=unanswered) for one in range(1, 12)]
+    waits = [
+        decide(a_run(), refused[:count], unanswered, now=NOW).wait.total_seconds()
+        for count in range(1, 12)
+    ]
+    assert waits[:4] == [5, 10, 20, 40]
+    assert waits[-1] == 300
+    # They do not count when the pools have nothing to give, and the other way round.
+    assert decide(a_run(), refused, NO_CAPACITY, now=NOW).wait == timedelta(seconds=30)
+    scarce = [replace(one, ended=NO_CAPACITY) for one in refused]
+    assert decide(a_run(), scarce, unanswered, now=NOW).wait == timedelta(seconds=5)
+
+
 def test_a_launch_ends_the_row_of_refusals():
     tried = [an_attempt(1, launched=False), an_attempt(2), an_attempt(3, launched=False)]
     assert decide(a_run(), tried, NO_CAPACITY, now=NOW).wait == timedelta(seconds=30)

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.aws.errors import POOL_REFUSALS
+from runctl.model.refusal import FAULTS, RACES, SETUP, THROTTLING
 from runctl.model.request import MARKETS
 from runctl.policy.billing import may_terminate
 from runctl.policy.capacity import (
-    RECLAIMED,
+    AFTER_A_RECLAIM,
     candidate_pools,
     choose_pools,
     cooldown,
@@ -59,12 +59,36 @@ def test_something_is_always_asked_and_a_cooling_pool_only_with_all_others(cooli
 
 def test_causes_cool_for_as_long_as_they_last():
     quota, capacity = cooldown("VcpuLimitExceeded"), cooldown("InsufficientInstanceCapacity")
-    assert quota < capacity < cooldown(RECLAIMED) < cooldown("Unsupported")
+    assert quota < capacity < AFTER_A_RECLAIM < cooldown("Unsupported")
 
 
-@given(code=st.sampled_from(sorted(POOL_REFUSALS)) | st.text())
-def test_every_cause_cools_for_a_while(code):
-    assert timedelta(minutes=1) <= cooldown(code) <= timedelta(days=1)
+SCARCITY = {
+    "InsufficientInstanceCapacity",
+    "UnfulfillableCapacity",
+    "InsufficientCapacity",
+    "InsufficientHostCapacity",
+    "InsufficientReservedInstanceCapacity",
+    "SpotMaxPriceTooLow",
+    "InsufficientFreeAddressesInSubnet",
+    "MaxSpotInstanceCountExceeded",
+    "SpotInstanceCountExceeded",
+    "VcpuLimitExceeded",
+    "InstanceLimitExceeded",
+    "Unsupported",
+    "UnsupportedOperation",
+    "InvalidFleetConfiguration",
+}
+
+
+@given(
+    code=st.sampled_from(sorted(SCARCITY))
+    | st.sampled_from(sorted(THROTTLING | FAULTS | RACES | SETUP | {"MaxFleetCountExceeded"}))
+    | st.text()
+)
+def test_nothing_cools_a_pool_but_the_codes_that_say_that_it_has_nothing(code):
+    time = cooldown(code)
+    assert (time is not None) == (code in SCARCITY)
+    assert time is None or timedelta(minutes=1) <= time <= timedelta(days=1)
 
 
 instants = st.integers(-120, 0).map(lambda minutes: NOW + timedelta(minutes=minutes))
