@@ -5,6 +5,7 @@ and prints the seconds that the operation took; the imports and the client's set
 as a trainer's process pays them once.
 """
 
+import gc
 import itertools
 import os
 import subprocess
@@ -39,6 +40,8 @@ def runctl(operation: str, folder: Path, endpoint: str) -> Job:
     from runctl.aws.clients import Clients, Connection
     from runctl.model.checkpoint import Manifest
 
+    gc.freeze()  # as the agent does
+    gc.set_threshold(50_000, 20, 20)
     os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
     os.environ["AWS_RESPONSE_CHECKSUM_VALIDATION"] = "when_required"
     clients = Clients(
@@ -51,8 +54,10 @@ def runctl(operation: str, folder: Path, endpoint: str) -> Job:
 
     def save() -> None:
         place = folder.parent / "pins"
-        view = pin(folder, look(folder), place)
-        uploaded = uploader.upload(Take(view, tuple(view)), place, superseded=threading.Event())
+        contents: dict[tuple[int, int], bytes] = {}
+        view = pin(folder, look(folder), place, contents=contents)
+        take = Take(view, tuple(view), contents=contents)
+        uploaded = uploader.upload(take, place, superseded=threading.Event())
         manifest = Manifest(
             run_id="run", step=next(steps), attempt=1, taken_at="now", entries=uploaded.entries
         )

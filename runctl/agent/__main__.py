@@ -1,6 +1,7 @@
 """The agent's commands: `run` is the service; the others ask the service for something."""
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -56,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(paths: Paths) -> int:
     """Live the attempt's life on this instance."""
+    # A snapshot of 10,000 files makes some 100,000 objects in one go, none of them garbage: the
+    # default of 700 new objects a collection spends a third of the time on looking.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     paths.make()
     own_log = OwnLog(paths.agent_log)
     _log_to(own_log)

@@ -23,12 +23,13 @@ REPACKED_BYTES = 8 * BUNDLE_BYTES
 
 
 class PinnedFile(NamedTuple):
-    """A file of a snapshot; its bytes are read at `place`."""
+    """A file of a snapshot; its bytes are `content`, or are read at `place`."""
 
     path: str
     place: str
     seen: Seen
     is_log: bool
+    content: bytes | None = None
 
 
 def pack(files: Iterable[PinnedFile]) -> Iterator[list[PinnedFile]]:
@@ -93,7 +94,10 @@ class Bundle:
         for file in files:
             end = self.size_bytes + file.seen.size
             content = self.buffer[self.size_bytes : end]
-            _read(file, content)
+            if file.content is None:
+                _read(file, content)
+            else:
+                content[:] = file.content
             digest = hashlib.sha256(content).hexdigest()
             if digest not in known and digest not in offsets:
                 offsets[digest] = self.size_bytes
@@ -108,7 +112,7 @@ class Bundle:
 
 
 def _read(file: PinnedFile, content: memoryview) -> None:
-    path, place, seen, is_log = file
+    path, place, seen, is_log, _ = file
     try:
         descriptor = os.open(place, os.O_RDONLY)
     except FileNotFoundError as exc:

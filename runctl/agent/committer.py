@@ -103,7 +103,7 @@ class Committer:
             sorted((*uploaded.entries, *self._carried(take)), key=lambda entry: entry.path)
         )
         now = datetime.now(timezone.utc)
-        read = partial(read_pinned, take.view, place)
+        read = partial(read_pinned, take.view, take.contents, place)
         judged = self.history.judge(take, told, read)
         step = judged.step
         manifest = self._manifest_of(

@@ -393,10 +393,11 @@ class Keeper:
 
 
 def _as_pinned(take: Take, folder: Path, place: Path, held: Sequence[Path] = ()) -> Take:
-    view = pin(folder, take.view, place, hot=take.hot, held=held)
+    contents: dict[tuple[int, int], bytes] = {}
+    view = pin(folder, take.view, place, hot=take.hot, held=held, contents=contents)
     if any(path in take.view for path in take.changed) and not view.keys() & set(take.changed):
         raise ChangedError(f"{take.changed[0]} was removed while it was looked at")
-    return replace(take, view=view)
+    return replace(take, view=view, contents=contents)
 
 
 def _listed(items: Sequence[str], after: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the content of files is stored already, so that they are neither read nor sent again."""
+"""Where the content of files is stored already, so that they are not sent again."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple

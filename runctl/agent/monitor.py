@@ -155,7 +155,7 @@ class Monitor:
         try:
             databases = [self._databases.place]
             held = pin(self._watched.folder, take.view, place, hot=take.hot, held=databases)
-            read = partial(read_pinned, held, place)
+            read = partial(read_pinned, held, {}, place)
             judged = self._judge.judge(
                 held, take.changed, held=self._saved, current=self._step, read=read
             )

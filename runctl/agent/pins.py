@@ -3,14 +3,17 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
 
 from runctl.agent.predecessors import OPTIONAL
 from runctl.agent.save_groups import NO_NUMBER, save_of
-from runctl.agent.snapshot import ChangedError, Seen, View, newest_saves
+from runctl.agent.snapshot import ChangedError, Contents, Seen, View, newest_saves
 
 LARGEST_COPY_BYTES = 512 * 1024 * 1024
+# Reading a file of this size takes less time than making a hard link and removing it.
+TINY_BYTES = 4 * 1024
+MAX_CONTENT_BYTES = 16 * 1024 * 1024
 
 
 def pin(
@@ -20,26 +23,34 @@ def pin(
     *,
     hot: frozenset[str] = frozenset(),
     held: Sequence[Path] = (),
+    contents: MutableMapping[tuple[int, int], bytes] | None = None,
 ) -> View:
     """Hold on to the files of `view` by hard links below `pinned`, one an inode.
 
     So a trainer may rename and remove what it likes while we upload. What is `hot` is copied, which
     is faster than any upload: a hard link does not help against writing in place. Files that the
-    folders `held` have already, by their `pin_name`, come from there. Returns the view without the
-    saves of which a file has vanished; raises ChangedError when a file is no longer as it was seen.
+    folders `held` have already, by their `pin_name`, come from there. If `contents` is given, tiny
+    files are read into it instead. Returns the view without the saves of which a file has vanished;
+    raises ChangedError when a file is no longer as it was seen.
     """
     shutil.rmtree(pinned, ignore_errors=True)
     pinned.mkdir(parents=True)
+    reader = None if contents is None else _TinyFiles(contents)
     try:
-        return _hold(folder, view, pinned, hot, held)
+        return _hold(folder, view, pinned, hot, held, reader)
     except OSError:
         # Half a copy on a full disk would take the space that the trainer needs for its own save.
         shutil.rmtree(pinned, ignore_errors=True)
         raise
 
 
-def read_pinned(view: View, pinned: Path, path: str, offset: int, size: int) -> bytes:
+def read_pinned(
+    view: View, contents: Contents, pinned: Path, path: str, offset: int, size: int
+) -> bytes:
     """Return some bytes of a file that is held on to, none when it cannot be read."""
+    content = contents.get(view[path].inode)
+    if content is not None:
+        return content[offset : offset + size]
     try:
         with (pinned / pin_name(view[path])).open("rb") as stream:
             stream.seek(offset)
@@ -74,8 +85,45 @@ def tell_where_links_fail(folder: Path, pins: Path) -> str:
     )
 
 
+class _TinyFiles:
+    """Reads tiny files while they are pinned, as far as the memory for them lasts."""
+
+    def __init__(self, contents: MutableMapping[tuple[int, int], bytes]) -> None:
+        self._contents = contents
+        self._left = MAX_CONTENT_BYTES
+
+    def has(self, seen: Seen) -> bool:
+        """Return whether the file has been read."""
+        return seen.inode in self._contents
+
+    def read(self, source: str, seen: Seen) -> bool:
+        """Read a file that is as it was seen; return False for any other, which needs a link."""
+        if not 0 < seen.size <= min(TINY_BYTES, self._left):
+            return False
+        try:
+            descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            content = os.read(descriptor, seen.size)
+            info = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        found = ((info.st_dev, info.st_ino), info.st_size, info.st_mtime_ns)
+        if len(content) != seen.size or found != (seen.inode, seen.size, seen.mtime_ns):
+            return False
+        self._contents[seen.inode] = content
+        self._left -= seen.size
+        return True
+
+
 def _hold(
-    folder: Path, view: View, pinned: Path, hot: frozenset[str], held: Sequence[Path]
+    folder: Path,
+    view: View,
+    pinned: Path,
+    hot: frozenset[str],
+    held: Sequence[Path],
+    tiny: _TinyFiles | None,
 ) -> View:
     places = {name: f"{place}/{name}" for place in held if place.is_dir() for name in _names(place)}
     names: set[str] = set()
@@ -86,12 +134,15 @@ def _hold(
             name = pin_name(seen)
             if name not in names:
                 source = places.get(name, f"{folder}/{path}")
-                if not _link(path, source, f"{pinned}/{name}", seen):
+                is_held = tiny is not None and tiny.read(source, seen)
+                if not is_held and not _link(path, source, f"{pinned}/{name}", seen):
                     vanished.append(path)
                     continue
             names.add(name)
     for path in hot & view.keys():
         seen = view[path]
+        if tiny is not None and tiny.has(seen):
+            continue
         if seen.kind == "file" and path not in vanished:
             name = pin_name(seen)
             own_links = 1 + (name in places)

@@ -1,7 +1,7 @@
 """When the checkpoint folder holds something whole."""
 
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -11,13 +11,16 @@ from runctl.agent.save_groups import NO_NUMBER, leaves_out, place_of, save_of
 from runctl.agent.wholeness import Wholeness
 from runctl.model.errors import CheckpointError
 
-__all__ = ["ChangedError", "Seen", "Settling", "Take", "View", "look", "newest_saves"]
+__all__ = ["ChangedError", "Contents", "Seen", "Settling", "Take", "View", "look", "newest_saves"]
 
 QUIET = timedelta(seconds=1)
 LIMIT = timedelta(seconds=2)
 # How many limits a group of several files is waited for that is never quiet.
 PATIENCE = 5
 NONE: frozenset[str] = frozenset()
+
+# What tiny files held when they were pinned, by inode.
+Contents = Mapping[tuple[int, int], bytes]
 
 
 class ChangedError(CheckpointError):
@@ -31,7 +34,8 @@ class Take:
     `changed` has what differs from the checkpoint before, logs apart. `logs` are still appended to:
     their prefix counts. `left_out` are saves in progress, by the names that `save_of` gives them,
     and single paths: they stay as the checkpoint before has them. `hot` changed a moment ago and
-    may be overwritten in place any moment.
+    may be overwritten in place any moment. `contents` are the bytes of files that were read when
+    the snapshot was pinned.
     """
 
     view: View
@@ -39,6 +43,7 @@ class Take:
     logs: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     hot: frozenset[str] = frozenset()
+    contents: Contents = field(default_factory=dict)
 
     def leaves_out(self, path: str) -> bool:
         """Whether a path is to stay as the checkpoint before has it."""

@@ -86,7 +86,8 @@ class Uploader:
             if seen.kind == "file" and seen.inode not in names:
                 names[seen.inode] = path
                 place = f"{pinned}/{pin_name(seen)}"
-                files.append(PinnedFile(path, place, seen, path in take.logs))
+                content = take.contents.get(seen.inode)
+                files.append(PinnedFile(path, place, seen, path in take.logs, content))
         found, new_bytes = self._store_files(files, superseded)
         self._known.note_snapshot(
             (file.seen, found[file.path]) for file in files if not file.is_log

@@ -38,8 +38,13 @@ class Committer:
 
     def commit(self, take: Take, place: Path, **_: Any) -> None:
         files = {path: seen for path, seen in take.view.items() if seen.kind == "file"}
-        content = {path: (place / pin_name(seen)).read_bytes() for path, seen in files.items()}
-        self.committed.append(content)
+        held = take.contents
+        self.committed.append(
+            {
+                path: held.get(seen.inode) or (place / pin_name(seen)).read_bytes()
+                for path, seen in files.items()
+            }
+        )
         self.done.set()
 
     def expected_time(self, _size: int) -> timedelta:

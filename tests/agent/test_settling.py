@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runctl.agent.pins import pin, pin_name
+import runctl.agent.pins
+from runctl.agent.pins import TINY_BYTES, pin, pin_name, read_pinned
 from runctl.agent.snapshot import ChangedError, Seen, Settling, View, look
 
 
@@ -310,6 +312,55 @@ def test_a_hot_file_that_is_overwritten_in_place_is_copied_or_refused(tmp_path) 
     assert (pins / pin_name(view["state.bin"])).read_bytes() == b"one"
     with pytest.raises(ChangedError):
         pin(folder, view, pins, hot=frozenset(view))
+
+
+def test_tiny_files_are_read_instead_of_linked(tmp_path: Path) -> None:
+    folder, pins = tmp_path / "folder", tmp_path / "pins"
+    folder.mkdir()
+    (folder / "tiny.json").write_bytes(b"{}")
+    (folder / "tiny-again.json").hardlink_to(folder / "tiny.json")
+    (folder / "empty").touch()
+    (folder / "weights.bin").write_bytes(bytes(TINY_BYTES + 1))
+    view = look(folder)
+    contents: dict[tuple[int, int], bytes] = {}
+    assert pin(folder, view, pins, hot=frozenset(view), contents=contents) == view
+    (folder / "tiny.json").write_bytes(b"[1]")
+    assert contents == {view["tiny.json"].inode: b"{}"}
+    linked = {pin_name(view["empty"]), pin_name(view["weights.bin"])}
+    assert {path.name for path in pins.iterdir()} == linked
+    assert read_pinned(view, contents, pins, "tiny.json", 1, 5) == b"}"
+    assert read_pinned(view, contents, pins, "weights.bin", 0, 2) == bytes(2)
+
+
+def test_tiny_file_that_changed_since_it_was_seen_is_not_taken(tmp_path: Path) -> None:
+    folder, pins = tmp_path / "folder", tmp_path / "pins"
+    folder.mkdir()
+    (folder / "state.json").write_bytes(b"one")
+    view = look(folder)
+    (folder / "state.json").write_bytes(b"2")
+    contents: dict[tuple[int, int], bytes] = {}
+    with pytest.raises(ChangedError):
+        pin(folder, view, pins, hot=frozenset(view), contents=contents)
+    (folder / "new.json").write_bytes(b"new")
+    (folder / "new.json").replace(folder / "state.json")
+    with pytest.raises(ChangedError):
+        pin(folder, view, pins, contents=contents)
+    (folder / "state.json").unlink()
+    assert pin(folder, view, pins, contents=contents) == {}
+    assert contents == {}
+
+
+def test_memory_for_tiny_files_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runctl.agent.pins, "MAX_CONTENT_BYTES", 10)
+    folder, pins = tmp_path / "folder", tmp_path / "pins"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.json").write_bytes(b"four")
+    view = look(folder)
+    contents: dict[tuple[int, int], bytes] = {}
+    pin(folder, view, pins, contents=contents)
+    assert list(contents.values()) == [b"four"] * 2
+    assert len(list(pins.iterdir())) == 3
 
 
 def test_folder_that_was_emptied_is_no_checkpoint() -> None:
