@@ -29,7 +29,12 @@ _TAR_TIME = 315_532_800
 _MODE = 0o644
 
 # botocore comes with models of 400 services, 100 MB unpacked; the agent speaks to these.
-_AGENT_SERVICES = frozenset({"dynamodb", "logs", "s3", "sso", "sso-oidc", "stepfunctions", "sts"})
+_AGENT_SERVICES = frozenset(
+    {
+        "dynamodb", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc", "stepfunctions",
+        "sts",
+    }
+)  # fmt: skip
 _SERVICE_MODEL = re.compile(r"(?:botocore|boto3)/data/([^/]+)/.+")
 _LEFT_OUT = re.compile(
     r".*\.dist-info/RECORD|[^/]+\.data/.*|.*__pycache__/.*|.*\.pyc|boto3/examples/.*"

@@ -22,8 +22,9 @@ from runctl.agent.inbox import Cause, Ending, Inbox
 from runctl.agent.life import Life, Services
 from runctl.agent.logs import LogShipper
 from runctl.agent.notice import Watch
-from runctl.agent.own_log import OwnLog
+from runctl.agent.own_log import MaskedFormatter, OwnLog
 from runctl.agent.requests import Request
+from runctl.agent.secret_mask import SecretMask
 from runctl.agent.settings import Paths, Settings, read_paths, read_settings
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.ledger import DynamoLedger
@@ -62,8 +63,9 @@ def run(paths: Paths) -> int:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     paths.make()
+    mask = SecretMask()
     own_log = OwnLog(paths.agent_log)
-    _log_to(own_log)
+    _log_to(own_log, mask)
     processes.become_subreaper()
     settings = _settings()
     logger.info("attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id)
@@ -72,7 +74,7 @@ def run(paths: Paths) -> int:
     _end_on_sigterm(inbox)
     watch = Watch(Metadata(), paths, inbox)
     watch.start()
-    shipper = _shipper(clients, settings, own_log)
+    shipper = _shipper(clients, settings, own_log, mask)
     shipper.start()
     life = Life(
         settings,
@@ -80,10 +82,11 @@ def run(paths: Paths) -> int:
             ledger=DynamoLedger(clients.get("dynamodb"), settings.table),
             s3=clients.get("s3"),
             stepfunctions=clients.get("stepfunctions"),
-            sts=lambda: clients.get("sts"),
+            client=clients.get,
         ),
         inbox=inbox,
         vendor=vendor_folder(),
+        mask=mask,
     )
     shut_down = life.live()
     _store_own_log(clients, settings, own_log)
@@ -127,7 +130,7 @@ def _settings() -> Settings:
             time.sleep(1)
 
 
-def _shipper(clients: Clients, settings: Settings, own_log: OwnLog) -> LogShipper:
+def _shipper(clients: Clients, settings: Settings, own_log: OwnLog, mask: SecretMask) -> LogShipper:
     stream = identity.log_stream(settings.run_id, settings.attempt)
     paths = settings.paths
     return LogShipper(
@@ -138,6 +141,8 @@ def _shipper(clients: Clients, settings: Settings, own_log: OwnLog) -> LogShippe
             f"{stream}-agent": [paths.agent_log],
         },
         unwritten={f"{stream}-agent": own_log.take_unwritten},
+        mask=mask,
+        held=[stream],
     )
 
 
@@ -149,16 +154,11 @@ def _store_own_log(clients: Clients, settings: Settings, own_log: OwnLog) -> Non
         logger.warning("the agent's log could not be stored: %s", exc)
 
 
-def _log_to(own_log: OwnLog) -> None:
+def _log_to(own_log: OwnLog, mask: SecretMask) -> None:
     handlers: list[logging.Handler] = [own_log, logging.StreamHandler(sys.stderr)]
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-        handlers=handlers,
-        force=True,
-    )
+    for handler in handlers:
+        handler.setFormatter(MaskedFormatter(mask))
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
     # botocore logs requests with their headers at DEBUG; never let it.
     logging.getLogger("botocore").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.WARNING)

@@ -48,6 +48,7 @@ class Crew:
         seen: Uptime,
         progress: Progress,
         inbox: Inbox,
+        env: Mapping[str, str],
         credentials: Mapping[str, str],
     ) -> None:
         self._settings = settings
@@ -55,6 +56,7 @@ class Crew:
         self._prepared = prepared
         self._progress = progress
         self._inbox = inbox
+        self._env = env
         self._credentials = credentials
         paths = settings.paths
         self._checkpoint_request = paths.checkpoint_request
@@ -119,7 +121,7 @@ class Crew:
         )
         environ = trainer_environment(
             os.environ,
-            request=self._request,
+            env=self._env,
             contract=contract,
             environment=prepared.environment,
             project=paths.project,

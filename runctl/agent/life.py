@@ -27,10 +27,13 @@ from runctl.agent.patience import CHECK, EndedEarlyError, Patience
 from runctl.agent.ports import AgentLedger
 from runctl.agent.preparation import Preparation, Prepared
 from runctl.agent.progress import Progress
+from runctl.agent.secret_mask import SecretMask
 from runctl.agent.settings import Settings
 from runctl.agent.signal_trace import SignalTrace
 from runctl.agent.trainer import Trainer
+from runctl.agent.trainer_secrets import TrainerSecrets
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.secret_values import SecretValues
 from runctl.aws.trainer_access import TrainerAccess
 from runctl.aws.workflow import StepFunctions
 from runctl.model.errors import RefusedError, RequestError
@@ -54,19 +57,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the attempt's life needs of AWS; `sts` makes its client, which few attempts need."""
+    """What the attempt's life needs of AWS; `client` makes those clients that few attempts need."""
 
     ledger: AgentLedger
     s3: Any
     stepfunctions: Any
-    sts: Callable[[], Any]
+    client: Callable[[str], Any]
 
 
 class Life:
     """One attempt. `live` runs it and says whether the instance should shut down."""
 
     def __init__(
-        self, settings: Settings, services: Services, *, inbox: Inbox, vendor: Path
+        self,
+        settings: Settings,
+        services: Services,
+        *,
+        inbox: Inbox,
+        vendor: Path,
+        mask: SecretMask,
     ) -> None:
         self._settings = settings
         self._services = services
@@ -74,6 +83,13 @@ class Life:
         self._paths = settings.paths
         self._progress = Progress()
         self._patience = Patience(inbox)
+        self._mask = mask
+        self._secrets = TrainerSecrets(
+            SecretValues(services.client, region=settings.region),
+            mask=mask,
+            patience=self._patience,
+            progress=self._progress,
+        )
         self._store = CheckpointStore(services.s3, bucket=settings.bucket, run_id=settings.run_id)
         self._preparation = Preparation(
             services.ledger,
@@ -141,17 +157,19 @@ class Life:
 
     def _train(self) -> Outcome | None:
         request = self._preparation.read_run().request
+        self._secrets.expect(request.env)
         self._preparation.end_what_an_earlier_agent_left(request)
         prepared = self._patience.result_of(lambda: self._preparation.prepare(request))
         self._progress.enter("wait")
         self._patience.until(self._heartbeat.has_token)
         prepared = self._patience.result_of(lambda: self._preparation.restore(request, prepared))
+        env = self._patience.result_of(lambda: self._secrets.resolve(request.env))
         lent = self._lend_credentials(request)
         credentials = {} if lent is None else lent.as_environment()
         fallback = self._make_fallback(request)
         try:
             while True:
-                ended = self._train_from(request, prepared, credentials)
+                ended = self._train_from(request, prepared, env, credentials)
                 if ended is None:
                     return None
                 follows = fallback.after(ended, prepared)
@@ -163,7 +181,11 @@ class Life:
                 lent.close()
 
     def _train_from(
-        self, request: RunRequest, prepared: Prepared, credentials: Mapping[str, str]
+        self,
+        request: RunRequest,
+        prepared: Prepared,
+        env: Mapping[str, str],
+        credentials: Mapping[str, str],
     ) -> Ended | None:
         """Start a trainer on what was restored and see it through to its end."""
         restored = prepared.restored
@@ -178,6 +200,7 @@ class Life:
             seen=self._preparation.read_uptime(),
             progress=self._progress,
             inbox=self._inbox,
+            env=env,
             credentials=credentials,
         )
         self._observer = TrainerObserver(self._progress, self._trace)
@@ -223,7 +246,7 @@ class Life:
                 "credentials: the deployment has no role for trainers; deploy this version of it"
             )
         access = TrainerAccess(
-            self._services.sts(),
+            self._services.client("sts"),
             role_arn=settings.trainer_role,
             bucket=settings.bucket,
             run_id=settings.run_id,
@@ -372,9 +395,10 @@ class Life:
         )
 
     def _failed(self, reason: str, *, exit_code: int | None = None) -> Outcome:
+        # Before it is shortened: a value that is cut off would not be known.
         return Outcome(
             kind=OutcomeKind.FAILED,
-            reason=reason,
+            reason=self._mask.apply(reason),
             exit_code=exit_code,
             step=self._step,
         )

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent.display_lines import DisplayLines, events_of
 from runctl.agent.growing_file import KEPT_BYTES, GrowingFile
+from runctl.agent.secret_mask import SecretMask
 from runctl.aws.errors import code_of
 
 INTERVAL = timedelta(milliseconds=500)
@@ -35,8 +36,8 @@ class LogFile:
         self._skipped = 0
         self._cut_off: list[str] = []
 
-    def resume(self) -> None:
-        """Go on where an agent that was killed had got to."""
+    def resume(self) -> bool:
+        """Go on where an agent that was killed had got to; return whether it left any lines."""
         numbers = self._file.recall()
         self._file.position = numbers[0] if numbers else 0
         self._lines = DisplayLines(
@@ -44,6 +45,7 @@ class LogFile:
             position=self._file.position,
             line_start=numbers[1] if len(numbers) > 1 else None,
         )
+        return self._file.backlog() > 0
 
     def read(self, *, everything: bool = False) -> tuple[list[str], bool]:
         """Return the next events, and whether the file had anything new."""
@@ -95,7 +97,8 @@ def batches(events: list[Event]) -> list[list[Event]]:
 class LogShipper:
     """Follows files and ships each to its stream. What is not shipped yet stays in the file.
 
-    `unwritten` gives, by stream, lines that no file would take.
+    `unwritten` gives, by stream, lines that no file would take. `mask` hides secrets in every line;
+    what an earlier agent left in the files of the `held` streams waits until it knows them.
     """
 
     def __init__(
@@ -105,6 +108,8 @@ class LogShipper:
         group: str,
         streams: dict[str, list[Path]],
         unwritten: dict[str, Callable[[], list[str]]] | None = None,
+        mask: SecretMask | None = None,
+        held: Collection[str] = (),
     ) -> None:
         self._client = client
         self._group = group
@@ -112,6 +117,9 @@ class LogShipper:
             stream: [LogFile(path) for path in paths] for stream, paths in streams.items()
         }
         self._unwritten = unwritten or {}
+        self._mask = mask or SecretMask()
+        self._held = held
+        self._has_earlier_lines: set[str] = set()
         self._unwritten_lines = 0
         self._last: dict[str, int] = {}
         self._made: set[str] = set()
@@ -120,9 +128,10 @@ class LogShipper:
 
     def start(self) -> None:
         """Begin to ship."""
-        for files in self._streams.values():
+        for stream, files in self._streams.items():
             for file in files:
-                file.resume()
+                if file.resume() and stream in self._held:
+                    self._has_earlier_lines.add(stream)
         self._thread.start()
 
     def stop(self, *, within: timedelta) -> None:
@@ -137,6 +146,8 @@ class LogShipper:
 
     def _ship_all(self, *, everything: bool = False) -> None:
         for stream, files in self._streams.items():
+            if stream in self._has_earlier_lines and not self._mask.is_ready:
+                continue
             for file in files:
                 self._ship(stream, file, everything=everything)
         for stream, take in self._unwritten.items():
@@ -156,7 +167,8 @@ class LogShipper:
     def _put_all(self, stream: str, messages: list[str]) -> None:
         now = max(int(time.time() * 1000), self._last.get(stream, 0))
         self._last[stream] = now
-        for batch in batches([(now, message) for message in messages]):
+        masked = map(self._mask.apply, messages)
+        for batch in batches([(now, message) for message in masked]):
             self._put(stream, batch)
 
     def _bound(self) -> None:

@@ -2,12 +2,29 @@
 
 import logging
 import os
+import time
 from collections import deque
 from pathlib import Path
 
 from runctl.agent.growing_file import KEPT_BYTES, read_end
+from runctl.agent.secret_mask import SecretMask
 
 MOST_LINES = 2000
+
+
+class MaskedFormatter(logging.Formatter):
+    """Writes a record with its instant and without secrets, tracebacks included."""
+
+    def __init__(self, mask: SecretMask) -> None:
+        super().__init__(
+            "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+        )
+        self.converter = time.gmtime
+        self._mask = mask
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, or lines."""
+        return self._mask.apply(super().format(record))
 
 
 class OwnLog(logging.Handler):

@@ -119,6 +119,8 @@ class Paths:
         """Create the folders."""
         for folder in (self.state, self.runtime, self.requests, self.log):
             folder.mkdir(parents=True, exist_ok=True)
+        # A trainer may print what nobody else on the machine should read.
+        self.log.chmod(0o700)
         for name in ("project", "checkpoint", "input", "output", "environments"):
             (self.state / name).mkdir(exist_ok=True)
 

@@ -97,7 +97,7 @@ def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def trainer_environment(
     environ: Mapping[str, str],
     *,
-    request: RunRequest,
+    env: Mapping[str, str],
     contract: Contract,
     environment: Path,
     project: Path,
@@ -106,21 +106,23 @@ def trainer_environment(
 ) -> dict[str, str]:
     """Return the trainer's whole environment; `training_path` is where the helper lies.
 
-    `credentials` are the variables by which it gets its run's, if it asked for them.
+    `env` are the request's variables, with their secrets: the environment of a process is read by
+    its owner and root only, the words of its command line by everybody. `credentials` are the
+    variables by which it gets its run's, if it asked for them.
     """
     base = base_environment(environ)
     # Dependencies are installed, the project itself is not: its packages are imported from here.
     source = str(project / "src") if (project / "src").is_dir() else ""
     # What is the project's own comes first, so that the helper hides nothing of it.
-    searched = [request.env.get("PYTHONPATH", source), str(training_path)]
+    searched = [env.get("PYTHONPATH", source), str(training_path)]
     return {
         **base,
         "PYTHONUNBUFFERED": "1",
         **(_where_aws_is(environ) if credentials else {}),
-        **request.env,
+        **env,
         **(credentials or {}),
         "PYTHONPATH": ":".join(filter(None, searched)),
-        "PATH": f"{environment / 'bin'}:{request.env.get('PATH', base['PATH'])}",
+        "PATH": f"{environment / 'bin'}:{env.get('PATH', base['PATH'])}",
         "VIRTUAL_ENV": str(environment),
         **contract.as_environment(),
     }

@@ -12,7 +12,6 @@ import pytest
 
 from runctl.agent.trainer import Contract, trainer_environment
 from runctl.agent.training_path import lay_out
-from runctl.model.request import RunRequest
 from tests.agent.machine import PROJECT, Cloud, wait_until
 from tests.training.place import framework_python, undisturbed
 from tests.training.programs import LIGHTNING, TRANSFORMERS
@@ -146,7 +145,7 @@ CONTRACT = Contract(
 def environment_of(project: Path, helper: Path, **env: str) -> dict[str, str]:
     return trainer_environment(
         {},
-        request=RunRequest(script="train.py", env=env),
+        env=env,
         contract=CONTRACT,
         environment=Path(sys.prefix),
         project=project,

@@ -91,7 +91,10 @@ def test_the_agent_has_its_libraries_and_no_other_service(built: Path) -> None:
         for name in names
         if name.startswith("vendor/botocore/data/") and name.count("/") > 3
     }
-    assert services == {"dynamodb", "logs", "s3", "sso", "sso-oidc", "stepfunctions", "sts"}
+    assert services == {
+        "dynamodb", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc", "stepfunctions",
+        "sts",
+    }  # fmt: skip
     assert any(name.startswith("vendor/pip-") and name.endswith(".whl") for name in names)
     assert {(one.uid, one.gid, one.mtime, one.mode) for one in members} == {
         (0, 0, 315_532_800, 0o644)
@@ -104,7 +107,7 @@ def test_the_agents_clients_work_from_the_archive(built: Path, tmp_path: Path) -
     program = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "import boto3\n"
-        "for name in ('s3', 'dynamodb', 'stepfunctions', 'logs', 'sts'):\n"
+        "for name in ('s3', 'dynamodb', 'stepfunctions', 'logs', 'sts', 'secretsmanager', 'ssm'):\n"
         "    boto3.client(name, region_name='eu-west-1')\n"
         "print(boto3.__file__)"
     )

@@ -1,0 +1,141 @@
+"""The values behind references to secrets, read from Secrets Manager and Parameter Store."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from runctl.aws.errors import code_of, translated
+from runctl.model.errors import RefusedError, RequestError, TransientError
+from runctl.model.secret_references import SecretReference, Store
+
+NOT_FOUND = frozenset(
+    {"ResourceNotFoundException", "ParameterNotFound", "ParameterVersionNotFound"}
+)
+# ValidationException is SSM's answer to the ARN of another region or account.
+BAD_NAME = frozenset({"InvalidParameterException", "ValidationException"})
+DECRYPTION = frozenset({"DecryptionFailure", "InvalidKeyId"})
+# Of both services, beyond those that every service has.
+SERVICE = frozenset({"InternalServiceError", "InternalServiceErrorException"})
+
+
+class UnreadableSecretError(RequestError):
+    """A secret cannot be read; `may_pass` when that may be the delay of a recent change."""
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+
+
+class SecretValues:
+    """Reads values in one region; `client` makes the client of a service.
+
+    Reading changes nothing, so a lost answer is simply asked for again. No message contains a
+    value.
+    """
+
+    def __init__(self, client: Callable[[str], Any], *, region: str) -> None:
+        self._client = client
+        self._region = region
+
+    def fetch(self, reference: SecretReference) -> str:
+        """Return the value.
+
+        UnreadableSecretError says why there is none, with the remedy; TransientError when AWS is
+        throttling or away.
+        """
+        if reference.region not in {"", self._region}:
+            raise UnreadableSecretError(
+                f"it is in {reference.region}, and this deployment reads secrets of "
+                f"{self._region}; replicate it there, and name that one"
+            )
+        try:
+            with translated():
+                found = self._read(reference)
+        except RefusedError as exc:
+            raise UnreadableSecretError(_refusal(str(exc), reference), may_pass=True) from exc
+        except ClientError as exc:
+            raise self._meaning(exc, reference) from exc
+        return _selected(found, reference)
+
+    def _read(self, reference: SecretReference) -> str:
+        if reference.store is Store.PARAMETER_STORE:
+            ssm = self._client("ssm")
+            answer = ssm.get_parameter(Name=reference.name, WithDecryption=True)
+            return str(answer["Parameter"]["Value"])
+        secret = self._client("secretsmanager").get_secret_value(SecretId=reference.name)
+        if "SecretString" not in secret:
+            raise UnreadableSecretError(
+                "it is binary, and a variable takes text; store it as text, such as base64"
+            )
+        return str(secret["SecretString"])
+
+    def _meaning(self, exc: ClientError, reference: SecretReference) -> Exception:
+        code = code_of(exc)
+        told = f"{exc.response.get('Error', {}).get('Message', '')} ({code})"
+        what = "secret" if reference.store is Store.SECRETS_MANAGER else "parameter"
+        if code in SERVICE:
+            return TransientError(f"AWS asks to come back later: {told}")
+        if code in NOT_FOUND:
+            return UnreadableSecretError(
+                f"there is no such {what} in {self._region}; create it there, or correct the name: "
+                f"{told}",
+                may_pass=True,
+            )
+        if code in DECRYPTION:
+            return UnreadableSecretError(f"it cannot be decrypted; {_KEYS}: {told}")
+        if code == "InvalidRequestException":
+            return UnreadableSecretError(
+                "it is marked for deletion or has no value; restore it with `aws secretsmanager "
+                f"restore-secret`: {told}"
+            )
+        if code in BAD_NAME:
+            return UnreadableSecretError(
+                f"this is not the name of a {what} of this account and region: {told}"
+            )
+        return UnreadableSecretError(f"it cannot be read: {told}")
+
+
+_KEYS = (
+    "the key that encrypts it must exist and be enabled, and its ARN be listed in the context "
+    "`secret_keys` of the deployment"
+)
+
+
+def _refusal(told: str, reference: SecretReference) -> str:
+    if "kms" in told.lower() or "ciphertext" in told.lower():
+        return f"this machine may not decrypt it; {_KEYS}: {told}"
+    setting = "secrets" if reference.store is Store.SECRETS_MANAGER else "parameters"
+    return (
+        f"this machine may not read it; list it in the context `{setting}` of the deployment and "
+        f"deploy again: {told}"
+    )
+
+
+def _selected(found: str, reference: SecretReference) -> str:
+    """Return the value of the reference's key. Neither keys nor values that it lacks are named."""
+    if not reference.key:
+        return found
+    try:
+        document = json.loads(found)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise UnreadableSecretError(
+            f"it is not a JSON object, so it has no key {reference.key!r}; leave out "
+            f"'#{reference.key}', or store an object"
+        )
+    if reference.key not in document:
+        raise UnreadableSecretError(
+            f"it has no key {reference.key!r} (keys are case-sensitive); correct the key, or add it"
+        )
+    value = document[reference.key]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    raise UnreadableSecretError(
+        f"the value of {reference.key!r} is not a text; store it as one, or leave out "
+        f"'#{reference.key}' to get the whole object"
+    )

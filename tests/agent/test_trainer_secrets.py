@@ -1,0 +1,314 @@
+"""Secrets by reference: the trainer has the values, and nothing that leaves the machine does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runctl.agent import trainer as trainer_module
+from runctl.agent import trainer_secrets
+from runctl.agent.inbox import Cause, Ending, Inbox
+from runctl.agent.logs import LogShipper
+from runctl.agent.own_log import MaskedFormatter, OwnLog
+from runctl.agent.patience import EndedEarlyError, Patience
+from runctl.agent.progress import Progress
+from runctl.agent.secret_mask import SecretMask
+from runctl.agent.trainer import Trainer
+from runctl.agent.trainer_secrets import TrainerSecrets
+from runctl.aws.secret_values import UnreadableSecretError
+from runctl.model.errors import RequestError, TransientError
+from runctl.model.request import RetryOptions
+from tests.agent.conftest import make_client
+from tests.agent.machine import Cloud, now, wait_until
+
+WANDB, HF = "w4ndb-0123456789-value", 'hf"quoted\\value'
+PEM = "-----BEGIN KEY-----\nMIIBsecretline\n-----END KEY-----"
+HIDDEN = (WANDB, HF, "MIIBsecretline")
+
+# Prints digests, then what it should not, and dies with it.
+TELLER = """
+import hashlib, json, os, pathlib, sys
+env = {name: hashlib.sha256(os.environ[name].encode()).hexdigest() for name in ("W", "H", "P")}
+words = {
+    path.parent.name: path.read_bytes().decode(errors="replace")
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline") if path.exists()
+}
+shown = [pid for pid, line in words.items() if any(os.environ[name] in line for name in env)]
+print(json.dumps({"env": env, "plain": os.environ["PLAIN"], "shown": shown}), flush=True)
+print("to the log:", os.environ["W"], os.environ["P"], flush=True)
+print(f"login failed for {os.environ['H']}", file=sys.stderr, flush=True)
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def stored(endpoint: str, cloud: Cloud) -> Iterator[str]:
+    """A secret with two values and a parameter; returns the beginning of their names."""
+    secrets, ssm = make_client("secretsmanager", endpoint), make_client("ssm", endpoint)
+    secrets.create_secret(Name=f"{cloud.name}/wandb", SecretString=WANDB)
+    keys = json.dumps({"hf": HF})
+    secrets.create_secret(Name=f"{cloud.name}/keys", SecretString=keys)
+    ssm.put_parameter(Name=f"/{cloud.name}/pem", Value=PEM, Type="SecureString")
+    yield cloud.name
+    secrets.close()
+    ssm.close()
+
+
+def references(stored: str) -> dict[str, str]:
+    return {
+        "W": f"secret:{stored}/wandb",
+        "H": f"secret:{stored}/keys#hf",
+        "P": f"ssm:/{stored}/pem",
+        "PLAIN": "1",
+    }
+
+
+def everything_of(cloud: Cloud) -> str:
+    """Return all that the account holds of the run, as text."""
+    table = cloud.clients["dynamodb"].scan(TableName=cloud.name)["Items"]
+    events = cloud.clients["logs"].filter_log_events(logGroupName=cloud.name)["events"]
+    keys = cloud.keys("")
+    objects = [cloud.read(key) for key in keys]
+    return "\n".join([str(table), str(events), str(objects), str(cloud.tokens.reports), *keys])
+
+
+@pytest.mark.slow
+def test_trainer_has_the_values_and_nothing_that_leaves_the_machine_does(
+    cloud: Cloud, launch, stored: str
+) -> None:
+    cloud.create_run(
+        TELLER,
+        script="",
+        command=(sys.executable, "train.py"),
+        env=references(stored),
+    )
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "failed", outcome
+    assert outcome["reason"].endswith("login failed for ***")
+    assert machine.wait() == 0
+    log = cloud.log("run-1/0001")
+    (line,) = [one for one in log if one.startswith("{")]
+    digests = [hashlib.sha256(one.encode()).hexdigest() for one in (WANDB, HF, PEM)]
+    assert json.loads(line) == {
+        "env": dict(zip("WHP", digests, strict=True)),
+        "plain": "1",
+        "shown": [],
+    }
+    assert "to the log: *** ***" in log
+    assert "login failed for ***" in log
+    told = everything_of(cloud) + machine.agent_log()
+    told += (machine.state / "log/agent.log").read_text()
+    assert [one for one in HIDDEN if one in told or repr(one)[1:-1] in told] == []
+    assert f"secret:{stored}/wandb" in told
+    assert (machine.state / "log").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+def test_secret_that_is_not_there_fails_the_run_before_the_trainer_starts(
+    cloud: Cloud, launch, stored: str
+) -> None:
+    cloud.create_run(
+        "open('started', 'w')",
+        env={**references(stored), "W": "secret:missing", "H": f"secret:{stored}/keys#HF"},
+        retry=RetryOptions(any_exit_code=True),
+    )
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    outcome = cloud.outcome(90)
+    assert (outcome["kind"], outcome.get("exit_code")) == ("failed", None)
+    assert "env.W: secret:missing: there is no such secret in us-east-1" in outcome["reason"]
+    assert f"env.H: secret:{stored}/keys#HF: it has no key 'HF'" in outcome["reason"]
+    assert machine.wait() == 0
+    assert not (machine.state / "project/started").exists()
+    told = everything_of(cloud) + machine.agent_log()
+    assert [one for one in HIDDEN if one in told] == []
+
+
+class Values:
+    """Answers or raises what it is given, in this order, the last one for good."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+
+    def fetch(self, _reference: object) -> str:
+        self.calls += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+
+def resolver(values: Any, mask: SecretMask | None = None, inbox: Inbox | None = None):
+    progress = Progress()
+    resolved = TrainerSecrets(
+        values,
+        mask=mask or SecretMask(),
+        patience=Patience(inbox or Inbox()),
+        progress=progress,
+    )
+    return resolved, progress
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_secrets, "RETRY", timedelta(milliseconds=5))
+
+
+@pytest.mark.usefixtures("at_once")
+def test_throttling_is_waited_out_and_said_in_the_status_meanwhile() -> None:
+    values = Values(TransientError("AWS asks to come back later"), WANDB)
+    resolved, progress = resolver(values)
+    warnings = []
+    progress.on_change(lambda: warnings.append(progress.as_arguments()["warning"]))
+    assert resolved.resolve({"W": "secret:w", "A": "1"}) == {"W": WANDB, "A": "1"}
+    assert warnings == ["env.W: secret:w: AWS asks to come back later", ""]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_service_that_no_network_reaches_fails_the_run_in_the_end(monkeypatch) -> None:
+    monkeypatch.setattr(trainer_secrets, "LONGEST", timedelta(seconds=-1))
+    resolved, _ = resolver(Values(TransientError("AWS cannot be reached")))
+    with pytest.raises(RequestError, match=r"env\.W: secret:w: no answer .* network reach"):
+        resolved.resolve({"W": "secret:w"})
+
+
+@pytest.mark.usefixtures("at_once")
+def test_refusal_that_may_be_the_delay_of_a_change_is_asked_again_a_few_times() -> None:
+    refusal = UnreadableSecretError("this machine may not read it", may_pass=True)
+    values = Values(refusal, WANDB)
+    assert resolver(values)[0].resolve({"W": "secret:w"}) == {"W": WANDB}
+    values = Values(refusal)
+    with pytest.raises(RequestError, match=r"^env\.W: secret:w: this machine may not read it$"):
+        resolver(values)[0].resolve({"W": "secret:w"})
+    assert values.calls == trainer_secrets.TRIES
+    values = Values(UnreadableSecretError("it is binary"))
+    with pytest.raises(RequestError, match="it is binary"):
+        resolver(values)[0].resolve({"W": "secret:w"})
+    assert values.calls == 1
+
+
+@pytest.mark.usefixtures("at_once")
+def test_notice_ends_the_wait_for_a_secret() -> None:
+    inbox = Inbox()
+    resolved, _ = resolver(Values(TransientError("later")), inbox=inbox)
+    ending = Ending(cause=Cause.NOTICE, reason="reclaimed", detected=now(), deadline=None)
+    threading.Timer(0.2, lambda: inbox.end(ending)).start()
+    with pytest.raises(EndedEarlyError):
+        resolved.resolve({"W": "secret:w"})
+
+
+def test_value_that_no_variable_can_take_is_refused_without_it() -> None:
+    with pytest.raises(RequestError) as caught:
+        resolver(Values("a\0b-the-value"))[0].resolve({"W": "secret:w"})
+    assert "env.W: secret:w: its value has a NUL character" in str(caught.value)
+    assert "the-value" not in str(caught.value)
+
+
+def test_values_that_were_read_are_hidden_though_another_cannot_be() -> None:
+    mask = SecretMask()
+    resolved, _ = resolver(Values(WANDB, UnreadableSecretError("it is binary")), mask)
+    with pytest.raises(RequestError):
+        resolved.resolve({"W": "secret:w", "H": "secret:h"})
+    assert mask.apply(f"a {WANDB} b") == "a *** b"
+
+
+def test_short_values_are_not_masked_and_the_longest_counts() -> None:
+    mask = SecretMask()
+    mask.hide(["short", "password1", "password1234", PEM])
+    assert mask.apply("short password1234 password1") == "short *** ***"
+    assert mask.apply("  MIIBsecretline") == "  ***"
+    assert mask.apply(PEM) == "***"
+
+
+def test_own_log_hides_values_in_messages_and_tracebacks(tmp_path: Path) -> None:
+    mask = SecretMask()
+    mask.hide([WANDB])
+    log = OwnLog(tmp_path / "agent.log")
+    log.setFormatter(MaskedFormatter(mask))
+    logger = logging.Logger("own")
+    logger.addHandler(log)
+    try:
+        raise ValueError(f"bad {WANDB}")
+    except ValueError:
+        logger.exception("it failed with %s", WANDB)
+    text = (tmp_path / "agent.log").read_text()
+    assert "it failed with ***" in text
+    assert "ValueError: bad ***" in text
+    assert WANDB not in text
+
+
+class Client:
+    """Takes log events."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def create_log_stream(self, **_: Any) -> None:
+        """Take any name."""
+
+    def put_log_events(self, **request: Any) -> None:
+        self.messages += [one["message"] for one in request["logEvents"]]
+
+
+def test_what_an_earlier_agent_left_waits_until_the_secrets_are_known(tmp_path: Path) -> None:
+    path, other = tmp_path / "trainer.out", tmp_path / "agent.log"
+    path.write_text(f"key {WANDB}\n")
+    other.write_text("an agent\n")
+    client, mask = Client(), SecretMask()
+    shipper = LogShipper(
+        client, group="g", streams={"s": [path], "s-agent": [other]}, mask=mask, held=["s"]
+    )
+    shipper.start()
+    wait_until(lambda: "an agent" in client.messages)
+    assert client.messages == ["an agent"]
+    mask.hide([WANDB])
+    wait_until(lambda: len(client.messages) == 2)
+    shipper.stop(within=timedelta(seconds=30))
+    assert client.messages == ["an agent", "key ***"]
+
+
+def test_values_are_in_no_word_of_the_command_that_makes_the_trainers_scope(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = tmp_path / "systemd-run"
+    runner.write_text(
+        f"#!/bin/bash\nprintf '%s\\n' \"$@\" > {tmp_path}/words\n"
+        'while [ "$1" != -- ]; do shift; done; shift; exec "$@"\n'
+    )
+    runner.chmod(0o755)
+    is_dir = Path.is_dir
+    monkeypatch.setattr(
+        Path, "is_dir", lambda path: str(path) == "/run/systemd/system" or is_dir(path)
+    )
+    monkeypatch.setattr(trainer_module.shutil, "which", lambda _name: str(runner))
+    ended = threading.Event()
+    trainer = Trainer(
+        ["/bin/sh", "-c", 'printf %s "$W" > value'],
+        environ={"PATH": os.environ["PATH"], "W": WANDB},
+        cwd=tmp_path,
+        output=tmp_path / "out",
+        errors=tmp_path / "err",
+        on_exit=ended.set,
+    )
+    assert ended.wait(30)
+    assert trainer.exit_code == 0
+    assert (tmp_path / "value").read_text() == WANDB
+    words = (tmp_path / "words").read_text()
+    assert "--scope" in words
+    assert "setenv" not in words
+    assert WANDB not in words
