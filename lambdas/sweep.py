@@ -14,6 +14,7 @@ def handler(_event: Document, _context: LambdaContext) -> Document:
         ("SweptRuns", swept["cleaned"]),
         ("SweptMachines", swept["terminated"]),
         ("SweptFleets", swept["fleets_deleted"]),
+        ("ReplacedMachines", swept.get("replaced", [])),
         ("FailedSweeps", swept["failed"]),
     ):
         if found:

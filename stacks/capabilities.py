@@ -91,6 +91,10 @@ class Capabilities:
         """See any instance: Describe actions know no resources."""
         return Capability(statements=[_allow(["ec2:DescribeInstances"], ["*"])])
 
+    def machine_statuses(self) -> Capability:
+        """See the status checks of any instance."""
+        return Capability(statements=[_allow(["ec2:DescribeInstanceStatus"], ["*"])])
+
     def all_machines(self) -> Capability:
         """End this deployment's instances, which its security group tells from others'."""
         group = self._compute.network.security_group.security_group_id

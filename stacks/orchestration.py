@@ -105,6 +105,7 @@ class OrchestrationStack(Stack):
             PATIENT,
             can.ledger("GetItem", "UpdateItem"),
             can.end_machines(),
+            can.machine_statuses(),
         )
         self._add("decide_next", PATIENT, can.ledger(*READ), can.executions())
         self._add("finish_run", THOROUGH, *end)
@@ -139,6 +140,8 @@ class OrchestrationStack(Stack):
             can.executions(),
             can.list_unsettled_runs(),
             can.all_machines(),
+            can.machine_statuses(),
+            can.reports(),
             can.delete_fleets(),
             oldest_event=SWEEP_EVERY,
         )

@@ -11,10 +11,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.aws import instant_fleets
 from runctl.aws.errors import code_of, translated
+from runctl.aws.instance_status import describe_statuses
 from runctl.aws.launch_answers import read_answer, refused_call
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
 from runctl.model.leftovers import InstantFleet
-from runctl.model.machine import LaunchResult, Machine
+from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.pool import MachineKind, Pool, machine_kind
 
 LIVE_STATES = ("pending", "running", "stopping", "stopped")
@@ -129,6 +130,10 @@ class Ec2Fleet:
         while batch := list(itertools.islice(ids, MOST_FILTER_VALUES)):
             machines += self._find([{"Name": "instance-id", "Values": batch}])
         return machines
+
+    def statuses(self, instance_ids: Sequence[str]) -> list[MachineStatus]:
+        """Return the status checks of those machines that run and that EC2 knows."""
+        return describe_statuses(self._client, instance_ids)
 
     def problem_with_types(self, instance_types: Sequence[str]) -> str:
         """Say which types EC2 does not know in this region; empty when it cannot be asked."""

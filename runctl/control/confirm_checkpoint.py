@@ -1,16 +1,18 @@
 """ConfirmCheckpoint: settle how the attempt ended, and what it left."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from runctl.control.ending import end_machines, end_strays
 from runctl.control.ports import Services
-from runctl.model.errors import NotFoundError
+from runctl.model.errors import NotFoundError, RunctlError
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt
 from runctl.policy.capacity import AFTER_A_RECLAIM
+from runctl.policy.health import describe
 
 
 def confirm_checkpoint(
@@ -69,6 +71,11 @@ def _explain(services: Services, attempt: Attempt, lost: Outcome) -> Outcome:
             kind=OutcomeKind.INTERRUPTED,
             reason="the interruption was announced, and no report came",
         )
+    # Only a reason: what cannot be learned holds nothing up.
+    with contextlib.suppress(RunctlError):
+        for status in services.fleet.statuses(attempt.instance_ids):
+            if status.impaired:
+                return replace(lost, reason=f"{lost.reason}; {describe(status)}")
     return lost
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from runctl.control.owners import find_owner
 from runctl.control.ports import Services
-from runctl.control.reports import report_document
+from runctl.control.reports import end_unheard
 from runctl.model.ec2_events import read_instance_id
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage
@@ -13,9 +13,6 @@ from runctl.model.run import Attempt, AttemptStage
 NOT_OURS = "not_ours"
 STILL_RUNNING = "still_running"
 ALREADY_ENDED = "already_ended"
-REPORTED = "reported"
-TOLD_BEFORE = "told_before"
-ENDED = "ended"
 UNREADABLE = "unreadable"
 
 # While it shuts down the agent may still save and report; moving the fence would refuse that.
@@ -37,9 +34,7 @@ def handle_instance_change(services: Services, instance_id: str, state: str) -> 
     """Tell the state machine at once, so that it need not wait for the heartbeat to expire.
 
     An agent that has reported shuts its machine down, and this event may overtake
-    ConfirmCheckpoint. That is no lost attempt: its report used the token up, so ours is refused
-    and nothing is recorded here. Only an attempt without a token, which nobody can report on, is
-    ended in the ledger; LaunchInstances or StartTraining then answers for it.
+    ConfirmCheckpoint. That is no lost attempt: its report used the token up.
     """
     found = find_owner(services, instance_id)
     if found is None:
@@ -51,16 +46,7 @@ def handle_instance_change(services: Services, instance_id: str, state: str) -> 
     if attempt.stage is AttemptStage.ENDED:
         return {**known, "status": ALREADY_ENDED}
     outcome = _outcome(services, attempt, instance_id, state)
-    if not attempt.token:
-        attempt = services.ledger.end_attempt(
-            attempt.run_id, attempt.number, outcome=outcome, now=services.clock.now()
-        )
-        # StartTraining may have stored its token between our read and our write: then it has not
-        # seen the end, and only we can report it.
-        if not attempt.token:
-            return {**known, "status": ENDED}
-    told = services.workflow.report(attempt.token, report_document(outcome))
-    return {**known, "status": REPORTED if told else TOLD_BEFORE}
+    return {**known, "status": end_unheard(services, attempt, outcome)}
 
 
 def _outcome(services: Services, attempt: Attempt, instance_id: str, state: str) -> Outcome:

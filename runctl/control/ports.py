@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.leftovers import InstantFleet
-from runctl.model.machine import LaunchResult, Machine
+from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.quota import VcpuQuota
@@ -181,6 +181,10 @@ class Fleet(Protocol):
 
     def describe(self, instance_ids: Sequence[str]) -> list[Machine]:
         """Return the machines that EC2 knows; one that is missing may only be too new."""
+        ...
+
+    def statuses(self, instance_ids: Sequence[str]) -> list[MachineStatus]:
+        """Return the status checks of those machines that run and that EC2 knows."""
         ...
 
     def find_by_run(self, run_id: str) -> list[Machine]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from runctl.control.check_machines import check_machines
 from runctl.control.clean_up import clean_up
 from runctl.control.ports import Services
 from runctl.model.leftovers import InstantFleet
@@ -16,10 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 FLEETS = "fleets"
+CHECKS = "status checks"
 
 
 def sweep(services: Services) -> dict[str, Any]:
     """Clean up after executions that ended unseen, end machines that nobody wants, empty the books.
+
+    The machines of live attempts are looked at too: EC2's status checks tell of those that failed.
 
     Safe to repeat and beside everything else. One run that cannot be looked after, for whatever
     reason, is told of and does not keep the others from it; the same holds for the fleets.
@@ -31,6 +35,9 @@ def sweep(services: Services) -> dict[str, Any]:
         for run_id in unsettled
         if _tried(failed, run_id, partial(end_abandoned, services, run_id))
     ]
+    checked = _tried(
+        failed, CHECKS, lambda: check_machines(services, unsettled, partial(_tried, failed))
+    )
     machines = services.fleet.find_all()
     terminated: list[str] = []
     for run_id, its_machines in machines_by_run(services, machines).items():
@@ -42,6 +49,7 @@ def sweep(services: Services) -> dict[str, Any]:
         "runs": len(unsettled),
         "machines": len(machines),
         "cleaned": cleaned,
+        **(checked or {}),
         "terminated": terminated,
         "fleets_deleted": deleted,
         "failed": sorted(set(failed)),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG
+from runctl.model.maintenance import ScheduledEvent
 from runctl.model.pool import Pool
 
 
@@ -24,6 +25,18 @@ class LaunchResult:
     def was_answered(self) -> bool:
         """Whether EC2 made the fleet, with or without instances; a replay is answered the same."""
         return bool(self.fleet_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineStatus:
+    """What EC2's status checks say of a running instance, and what it has scheduled for it.
+
+    `impaired` has the checks that fail, each with since when, or None if EC2 does not say.
+    """
+
+    instance_id: str
+    impaired: Mapping[str, datetime | None] = field(default_factory=dict)
+    events: tuple[ScheduledEvent, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from runctl.model.errors import (
 )
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
 from runctl.model.leftovers import InstantFleet
-from runctl.model.machine import LaunchResult, Machine
+from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.quota import VcpuQuota
@@ -345,6 +345,16 @@ class FakeFleet:
         self.requests: list[str] = []
         self.terminated: list[str] = []
         self.hidden: set[str] = set()
+        self.impaired: dict[str, MachineStatus] = {}
+        self.asked_for_statuses: list[list[str]] = []
+
+    def statuses(self, instance_ids: Sequence[str]) -> list[MachineStatus]:
+        self.asked_for_statuses.append(list(instance_ids))
+        return [
+            self.impaired.get(one.instance_id, MachineStatus(instance_id=one.instance_id))
+            for one in self.describe(instance_ids)
+            if one.state == "running"
+        ]
 
     def zones(self) -> tuple[str, ...]:
         return self._zones

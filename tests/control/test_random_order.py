@@ -9,7 +9,7 @@ run. Machines and their agents are modelled by what the contract asks of them.
 
 import contextlib
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
@@ -21,13 +21,15 @@ from runctl.control.clean_up import clean_up
 from runctl.control.confirm_checkpoint import confirm_checkpoint
 from runctl.control.decide_next import decide_next
 from runctl.control.finish_run import finish_run
+from runctl.control.handle_instance_change import handle_event as handle_change_event
 from runctl.control.handle_instance_change import handle_instance_change
-from runctl.control.handle_interruption import handle_interruption
+from runctl.control.handle_interruption import handle_event, handle_interruption
 from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import STARTED_BY, ExecutionStart, prepare_run
 from runctl.control.start_training import start_training
 from runctl.control.sweep import sweep
 from runctl.model.errors import RequestError, RunctlError, TransientError
+from runctl.model.machine import MachineStatus
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage
 from tests.control.fakes import CrashError, Fragile, Overtaken, World
@@ -65,6 +67,18 @@ FAILS = {
 }
 # How an attempt ends in one go; a broken program dies after every restore on its machine.
 ENDS = ("lost", "torn save", "torn save", "two torn saves", "broken", *FAILS, *2 * [*FAILS][:2])
+# What an event of somebody else, or a broken one, may hold besides the detail of a real one.
+STRANGE = [
+    None, [], "i-1", {}, {"instance-id": 7}, {"instance-id": "i-0123456789abcdef0"},
+    {"instance-id": "i-" + 300 * "0", "state": "terminated"}, {"instance-id": "i-9", "state": None},
+    {"instance-id": "i-9", "instance-action": "hibernate", "state": "terminated"},
+]  # fmt: skip
+WARNINGS = (
+    "EC2 Spot Instance Interruption Warning",
+    "EC2 Capacity Reservation Instance Interruption Warning",
+    "EC2 Instance Rebalance Recommendation",
+    "EC2 Something Else",
+)
 # What may happen while a function is between two of its calls.
 OVERTAKERS = ("an event", "a repetition", "a stop", "a sweep", "an agent")
 # At which of its port calls the function fails or is overtaken, and how.
@@ -102,6 +116,8 @@ class Agent:
     attempt: int
     alive: bool = True
     noticed: bool = False
+    taken: bool = False  # for a capacity reservation: it learns of that by the command only
+    leaves: bool = False  # before maintenance
     trainer: Trainer | None = None
     reported: bool = False
 
@@ -574,7 +590,9 @@ class Training(RuleBasedStateMachine):
         trainer.step += 1
         if not self.saves.commit(trainer):
             return
-        if agent.noticed:
+        if agent.taken and (agent.instance_id, "drain") in self.world.commands.sent:
+            agent.noticed = True
+        if agent.noticed or agent.leaves:
             wish = "interrupted"
         if wish != "train":
             kind, details = FAILS.get(wish, ({"complete": "completed"}.get(wish, wish), {}))
@@ -588,6 +606,47 @@ class Training(RuleBasedStateMachine):
         if self.world.fleet.machines[agent.instance_id].pool.market == "spot":
             agent.noticed = True
             self.events.append({"kind": "warning", "instance_id": agent.instance_id})
+
+    @precondition(lambda self: self.live_agents())
+    @rule(
+        data=st.data(),
+        action=st.sampled_from(["terminate", "hibernate", "", None]),
+        deadline=st.sampled_from(["2030-01-01T12:02:00Z", "1970-01-01T00:00:00Z", "soon", None]),
+    )
+    def ec2_takes_a_machine_for_its_reservation(self, data, action, deadline):
+        agent = data.draw(st.sampled_from(self.live_agents()))
+        agent.taken = True
+        detail = {
+            "instance-id": agent.instance_id,
+            "instance-action": action,
+            "instance-termination-time": deadline,
+        }
+        self.events.append({"kind": "reservation", "detail": detail})
+
+    @precondition(lambda self: self.live_agents())
+    @rule(data=st.data())
+    def ec2_schedules_a_retirement(self, data):
+        data.draw(st.sampled_from(self.live_agents())).leaves = True
+
+    @precondition(lambda self: self.live_agents())
+    @rule(data=st.data(), minutes=st.sampled_from([0, 4, 6, 600]), hangs=st.booleans())
+    def a_status_check_fails(self, data, minutes, hangs):
+        agent = data.draw(st.sampled_from(self.live_agents()))
+        since = self.world.clock.now() - timedelta(minutes=minutes)
+        self.world.fleet.impaired[agent.instance_id] = MachineStatus(
+            instance_id=agent.instance_id, impaired={"instance": since}
+        )
+        if hangs and self.is_swept:
+            agent.alive = False
+
+    @rule(detail=st.sampled_from(STRANGE), kind=st.sampled_from(WARNINGS))
+    def an_event_arrives_that_is_not_for_us(self, detail, kind):
+        ledger, commands = self.world.ledger, self.world.commands
+        before = ledger.find_run(RUN), ledger.attempts(RUN), list(commands.sent)
+        event = {"detail-type": kind, "detail": detail}
+        for handle in (handle_event, handle_change_event):
+            assert handle(self.world, event)["status"] in {"not_ours", "unreadable"}
+        assert before == (ledger.find_run(RUN), ledger.attempts(RUN), commands.sent)
 
     @precondition(lambda self: self.live_agents())
     @rule(
@@ -657,9 +716,20 @@ class Training(RuleBasedStateMachine):
     def sweep(self, crash):
         if not self.is_swept:
             return []
+        self.agents_beat()
         with contextlib.suppress(CrashError, TransientError):
-            return sweep(self.services(crash))["cleaned"]
+            swept = sweep(self.services(crash))
+            for instance_id in swept.get("replaced", ()):
+                assert not self.agents[instance_id].alive, "it beats"
+            return swept["cleaned"]
         return [RUN]
+
+    def agents_beat(self):
+        ledger, now = self.world.ledger, self.world.clock.now()
+        for agent in self.live_agents():
+            attempt = ledger.find_attempt(RUN, agent.attempt)
+            if agent.alive and attempt.stage is AttemptStage.TRAINING:
+                ledger.attempt_items[RUN, agent.attempt] = replace(attempt, heartbeat_at=now)
 
     def deliver(self, event, crash):
         try:
@@ -670,6 +740,8 @@ class Training(RuleBasedStateMachine):
     def handle(self, event, services):
         if event["kind"] == "warning":
             handle_interruption(services, event["instance_id"])
+        elif event["kind"] == "reservation":
+            handle_event(services, {"detail-type": WARNINGS[1], "detail": event["detail"]})
         elif event["kind"] == "change":
             handle_instance_change(services, event["instance_id"], "terminated")
         else:
@@ -723,7 +795,7 @@ class Training(RuleBasedStateMachine):
         for agent in self.live_agents():
             before = self.world.fleet.live(), repr(agent.trainer), agent.reported
             self.act(agent, "complete")
-            if agent.noticed:
+            if agent.noticed or agent.taken:
                 self.go(agent, "Server.SpotInstanceTermination")
             moved |= before != (self.world.fleet.live(), repr(agent.trainer), agent.reported)
         if execution := self.execution:

@@ -15,7 +15,14 @@ from tests.control.fakes import START, CrashError, Fragile
 from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, stray, training
 
 MINUTE = timedelta(minutes=1)
-NOTHING = {"cleaned": [], "terminated": [], "fleets_deleted": [], "failed": []}
+NOTHING = {
+    "cleaned": [],
+    "replaced": [],
+    "asked_to_save": [],
+    "terminated": [],
+    "fleets_deleted": [],
+    "failed": [],
+}
 
 
 def over(world, status="FAILED", arn=ARN):

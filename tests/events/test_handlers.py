@@ -149,6 +149,8 @@ def test_a_sweep_ends_what_an_event_that_was_lost_left(world, invoke, capsys):
         "runs": 1,
         "machines": 0,
         "cleaned": [RUN],
+        "replaced": [],
+        "asked_to_save": [],
         "terminated": [],
         "fleets_deleted": [],
         "failed": [],

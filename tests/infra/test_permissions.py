@@ -31,22 +31,23 @@ LEDGER = {
 }  # fmt: skip
 LAUNCH, DESCRIBE, TERMINATE = "CreateFleet", "DescribeInstances", "TerminateInstances"
 SIZES = "DescribeInstanceTypes"
+CHECK = "DescribeInstanceStatus"
 FLEETS = {"DescribeTags", "DescribeFleets", "DeleteFleets"}
 EC2_CALLS = {
     "prepare_run": {DESCRIBE, TERMINATE},
     "launch_instances": {LAUNCH, DESCRIBE, SIZES, TERMINATE},
-    "confirm_checkpoint": {DESCRIBE, TERMINATE},
+    "confirm_checkpoint": {DESCRIBE, TERMINATE, CHECK},
     "finish_run": {DESCRIBE, TERMINATE},
     "handle_interruption": {LAUNCH, DESCRIBE, SIZES, TERMINATE},
     "handle_instance_change": {DESCRIBE},
     "clean_up": {DESCRIBE, TERMINATE},
-    "sweep": {DESCRIBE, TERMINATE, *FLEETS},
+    "sweep": {DESCRIBE, TERMINATE, CHECK, *FLEETS},
 }
 COMMANDERS = {"handle_interruption", "clean_up", "sweep"}
 STARTERS = {"launch_instances"}
 LAUNCHERS = {"launch_instances", "handle_interruption"}
 TELLERS = {"finish_run", "clean_up", "sweep"}
-REPORTERS = {"start_training", "handle_instance_change"}
+REPORTERS = {"start_training", "handle_instance_change", "sweep"}
 FUNCTIONS = sorted(LEDGER)
 
 EC2 = f"arn:aws:ec2:{REGION}:{ACCOUNT}"

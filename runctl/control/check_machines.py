@@ -1,0 +1,63 @@
+"""Status checks: a part of the sweep that looks at the instances of live attempts."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from runctl.control.ports import Services
+from runctl.control.reports import end_unheard
+from runctl.model.machine import MachineStatus
+from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.model.run import Attempt
+from runctl.policy.health import Treatment, describe, judge
+
+Guard = Callable[[str, Callable[[], Any]], Any]
+
+
+def check_machines(
+    services: Services, run_ids: Iterable[str], guard: Guard
+) -> dict[str, list[str]]:
+    """Replace attempts whose instances have failed; ask those at risk for a checkpoint.
+
+    Returns the instances, by what was done. EC2 is asked only when an attempt is live. `guard`
+    calls for one run, so that a run which cannot be looked after does not keep the others from it.
+    """
+    live: dict[str, Attempt] = {}
+    for run_id in run_ids:
+        for attempt in guard(run_id, partial(_live_attempts, services, run_id)) or ():
+            live |= dict.fromkeys(attempt.instance_ids, attempt)
+    statuses = services.fleet.statuses(sorted(live)) if live else []
+    done: dict[str, list[str]] = {"replaced": [], "asked_to_save": []}
+    for status in statuses:
+        attempt = live[status.instance_id]
+        treated = guard(attempt.run_id, partial(_treat, services, attempt, status))
+        if treated is Treatment.REPLACE:
+            done["replaced"].append(status.instance_id)
+        elif treated is Treatment.SAVE:
+            done["asked_to_save"].append(status.instance_id)
+    return done
+
+
+def _live_attempts(services: Services, run_id: str) -> list[Attempt]:
+    run = services.ledger.find_run(run_id)
+    if run is None or run.ended is not None:
+        return []
+    return [
+        attempt
+        for attempt in services.ledger.attempts(run_id)
+        if attempt.ended is None and attempt.was_launched and attempt.number >= run.fence
+    ]
+
+
+def _treat(services: Services, attempt: Attempt, status: MachineStatus) -> Treatment:
+    treatment = judge(status, attempt, now=services.clock.now())
+    if treatment is Treatment.REPLACE:
+        # Others were asked and looked after meanwhile: it may have beaten since.
+        attempt = services.ledger.find_attempt(attempt.run_id, attempt.number) or attempt
+        treatment = judge(status, attempt, now=services.clock.now())
+    if treatment is Treatment.REPLACE:
+        reason = f"{describe(status)}, and its agent is silent"
+        end_unheard(services, attempt, Outcome(kind=OutcomeKind.LOST, reason=reason))
+    elif treatment is Treatment.SAVE:
+        services.commands.send(status.instance_id, "checkpoint")
+    return treatment

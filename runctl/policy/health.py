@@ -1,0 +1,62 @@
+"""What follows from EC2's status checks of an attempt's instance: a pure decision."""
+
+from datetime import datetime, timedelta
+from enum import Enum
+
+from runctl.model.machine import MachineStatus
+from runctl.model.run import Attempt, AttemptStage
+from runctl.policy.maintenance import is_near
+
+# Six beats of an agent.
+SILENT_FOR = timedelta(minutes=2)
+# A check runs every minute, and one that fails for a few of them may recover.
+IMPAIRED_FOR = timedelta(minutes=5)
+
+
+class Treatment(Enum):
+    """What is done with an attempt."""
+
+    NOTHING = "nothing"
+    SAVE = "save"  # ask for a checkpoint, and let it go on
+    REPLACE = "replace"  # take it for lost and go on with another instance
+
+
+def judge(status: MachineStatus, attempt: Attempt, *, now: datetime) -> Treatment:
+    """Return the treatment of an attempt, given what EC2 says of its instance.
+
+    Two witnesses have to agree before an attempt is taken for lost: a check that has failed for
+    some minutes, and an agent that is silent. One that still beats trains on, however EC2 judges
+    its machine; it is asked to save, and so is one whose instance has maintenance before it. An
+    attempt that has a notice is left alone: it drains, and ending its instance could cost what EC2
+    gives for free.
+    """
+    if attempt.ended is not None or attempt.noticed_at is not None:
+        return Treatment.NOTHING
+    if status.impaired and _is_silent(attempt, now=now):
+        since = [at for at in status.impaired.values() if at is not None]
+        if since and now - min(since) >= IMPAIRED_FOR:
+            return Treatment.REPLACE
+        return Treatment.NOTHING
+    if status.impaired or any(is_near(event, now=now) for event in status.events):
+        return Treatment.SAVE
+    return Treatment.NOTHING
+
+
+def _is_silent(attempt: Attempt, *, now: datetime) -> bool:
+    """Whether an agent that beats would have been heard from.
+
+    Before it has its token an agent only waits, and nothing is lost with it.
+    """
+    if attempt.stage is not AttemptStage.TRAINING:
+        return False
+    heard = [at for at in (attempt.heartbeat_at, attempt.training_at) if at is not None]
+    return bool(heard) and now - max(heard) >= SILENT_FOR
+
+
+def describe(status: MachineStatus) -> str:
+    """Say which checks fail and since when."""
+    return " and ".join(
+        f"EC2's {check} status check of {status.instance_id} fails"
+        + ("" if since is None else f" since {since:%Y-%m-%d %H:%M} UTC")
+        for check, since in sorted(status.impaired.items())
+    )

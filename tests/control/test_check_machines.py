@@ -1,0 +1,136 @@
+"""Status checks in the sweep: failed machines are replaced, others saved, idle costs no call."""
+
+from datetime import timedelta
+
+import pytest
+
+from runctl.control.confirm_checkpoint import confirm_checkpoint
+from runctl.control.decide_next import decide_next
+from runctl.control.sweep import sweep
+from runctl.model.errors import RefusedError, TransientError
+from runctl.model.machine import MachineStatus
+from runctl.model.outcome import Outcome, OutcomeKind
+from tests.control.fakes import World
+from tests.control.scenes import RUN, launched, prepared, training
+
+MINUTE = timedelta(minutes=1)
+
+
+def fail(world: World, instance_id: str, since=10 * MINUTE) -> None:
+    at = world.clock.now() - since
+    status = MachineStatus(instance_id=instance_id, impaired={"system": at})
+    world.fleet.impaired[instance_id] = status
+
+
+def beat(world: World, number: int = 1) -> None:
+    world.ledger.record_progress(RUN, number, phase="train", now=world.clock.now())
+
+
+def failed_and_silent() -> tuple[World, str]:
+    world = prepared()
+    instance_id = training(world)
+    beat(world)
+    world.clock.advance(10 * MINUTE)
+    fail(world, instance_id)
+    return world, instance_id
+
+
+def test_a_failed_machine_is_reported_lost_and_the_run_goes_on():
+    world, instance_id = failed_and_silent()
+    assert sweep(world)["replaced"] == [instance_id]
+    outcome = world.workflow.reports["token-1"]["outcome"]
+    assert outcome["kind"] == "lost"
+    assert f"EC2's system status check of {instance_id} fails since" in outcome["reason"]
+    confirm_checkpoint(world, RUN, 1, outcome)
+    assert world.fleet.terminated == [instance_id]
+    assert decide_next(world, RUN, 1, outcome)["decision"] == "relaunch"
+
+
+def test_a_second_sweep_replaces_nothing_more():
+    world, _ = failed_and_silent()
+    sweep(world)
+    confirm_checkpoint(world, RUN, 1, world.workflow.reports["token-1"]["outcome"])
+    assert sweep(world)["replaced"] == []
+
+
+def test_a_machine_whose_agent_beats_trains_on_and_saves():
+    world, instance_id = failed_and_silent()
+    beat(world)
+    swept = sweep(world)
+    assert (swept["replaced"], swept["asked_to_save"]) == ([], [instance_id])
+    assert world.commands.sent == [(instance_id, "checkpoint")]
+    assert world.workflow.reports == {}
+    assert world.fleet.terminated == []
+
+
+def test_an_agent_that_beats_between_the_two_looks_is_not_replaced(monkeypatch):
+    world, _ = failed_and_silent()
+    look = world.fleet.statuses
+
+    def look_while_it_beats(ids):
+        beat(world)
+        return look(ids)
+
+    monkeypatch.setattr(world.fleet, "statuses", look_while_it_beats)
+    assert sweep(world)["replaced"] == []
+    assert world.workflow.reports == {}
+
+
+def test_a_machine_with_a_notice_is_left_to_ec2():
+    world, _ = failed_and_silent()
+    world.ledger.note_notice(RUN, 1, now=world.clock.now())
+    swept = sweep(world)
+    assert (swept["replaced"], swept["asked_to_save"], swept["terminated"]) == ([], [], [])
+    assert world.fleet.terminated == []
+
+
+def test_a_machine_that_waits_for_its_token_is_not_silent():
+    world = prepared()
+    instance_id = launched(world)
+    world.clock.advance(10 * MINUTE)
+    fail(world, instance_id)
+    assert sweep(world)["replaced"] == []
+    assert world.ledger.find_attempt(RUN, 1).ended is None
+
+
+def test_nothing_is_asked_while_no_attempt_is_live():
+    world = prepared()
+    sweep(world)
+    launched(world)
+    world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=world.clock.now())
+    sweep(world)
+    assert world.fleet.asked_for_statuses == []
+
+
+@pytest.mark.parametrize("error", [TransientError("throttled"), RefusedError("not permitted")])
+def test_checks_that_cannot_be_asked_for_keep_nothing_else_from_the_sweep(monkeypatch, error):
+    world, _ = failed_and_silent()
+
+    def refuse(_ids):
+        raise error
+
+    monkeypatch.setattr(world.fleet, "statuses", refuse)
+    swept = sweep(world)
+    assert swept["failed"] == ["status checks"]
+    assert swept["machines"] == 1
+
+
+def test_a_heartbeat_that_expired_on_a_failed_machine_says_so():
+    world = prepared()
+    instance_id = training(world)
+    fail(world, instance_id, since=MINUTE)
+    lost = {"kind": "lost", "reason": "no heartbeat for 5 minutes"}
+    reason = confirm_checkpoint(world, RUN, 1, lost)["outcome"]["reason"]
+    assert reason.startswith("no heartbeat for 5 minutes; EC2's system status check of")
+
+
+def test_an_explanation_that_cannot_be_had_holds_nothing_up(monkeypatch):
+    world = prepared()
+    training(world)
+
+    def refuse(_ids):
+        raise RefusedError("not permitted")
+
+    monkeypatch.setattr(world.fleet, "statuses", refuse)
+    lost = {"kind": "lost", "reason": "no heartbeat for 5 minutes"}
+    assert confirm_checkpoint(world, RUN, 1, lost)["outcome"]["kind"] == "lost"
