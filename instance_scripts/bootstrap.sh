@@ -54,14 +54,20 @@ with_retries() {
 
 # The agent needs Python 3.10 or newer with safe unpacking; AL2023's python3 is 3.9.
 pick_python() {
-    local name path
+    local name path fits='import platform, sys
+problem = "is too old" if sys.version_info < (3, 10) else ""
+try:
+    import tarfile, venv
+    tarfile.data_filter
+except (ImportError, AttributeError) as exc:
+    problem = problem or "lacks what it needs: %s" % exc
+print("Python %s %s" % (platform.python_version(), problem) if problem else sys.executable)
+sys.exit(bool(problem))'
+    unfit=''
     for name in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
         path=$(command -v "$name") || continue
-        if "$path" -I -c 'import sys, tarfile, venv; tarfile.data_filter
-sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-            python=$("$path" -I -c 'import sys; print(sys.executable)')
-            return 0
-        fi
+        python=$("$path" -I -c "$fits" 2>/dev/null) && return 0
+        unfit="$unfit; $path: ${python:-does not run}"
     done
     return 1
 }
@@ -70,19 +76,39 @@ metadata() {
     curl -fsS --noproxy '*' --connect-timeout 2 --max-time 5 "$@"
 }
 
-# Prints curl's configuration; credentials never stand on a command line.
+# Prints the role's credentials as JSON; they never stand on a command line.
 read_credentials() {
-    local token role document
+    local token role
     token=$(metadata -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' \
         "$imds/latest/api/token") || return 1
     role=$(metadata -H "X-aws-ec2-metadata-token: $token" \
         "$imds/latest/meta-data/iam/security-credentials/") || return 1
-    document=$(metadata -H "X-aws-ec2-metadata-token: $token" \
-        "$imds/latest/meta-data/iam/security-credentials/${role%%$'\n'*}") || return 1
-    "$python" -I -c 'import json, sys
+    metadata -H "X-aws-ec2-metadata-token: $token" \
+        "$imds/latest/meta-data/iam/security-credentials/${role%%$'\n'*}"
+}
+
+# Prints the headers of a signed GET (SigV4) as curl's configuration. curl itself leaves
+# x-amz-security-token unsigned before 7.86, and S3 refuses that.
+sign_get() {
+    "$python" -I -c 'import hashlib, hmac, json, sys, time
+from urllib.parse import urlsplit
+url, region = urlsplit(sys.argv[1]), sys.argv[2]
 held = json.load(sys.stdin)
-print("user = \"%s:%s\"" % (held["AccessKeyId"], held["SecretAccessKey"]))
-print("header = \"x-amz-security-token: %s\"" % held["Token"])' <<<"$document" 2>/dev/null
+sha256 = lambda text: hashlib.sha256(text.encode()).hexdigest()
+now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+scope = "%s/%s/s3/aws4_request" % (now[:8], region)
+headers = {"host": url.netloc, "x-amz-content-sha256": sha256(""), "x-amz-date": now,
+           "x-amz-security-token": held["Token"]}
+names = ";".join(headers)
+lines = ["%s:%s" % header for header in headers.items()]
+request = "\n".join(["GET", url.path, "", *lines, "", names, sha256("")])
+key = ("AWS4" + held["SecretAccessKey"]).encode()
+for text in [*scope.split("/"), "\n".join(["AWS4-HMAC-SHA256", now, scope, sha256(request)])]:
+    key = hmac.digest(key, text.encode(), "sha256")
+headers["authorization"] = "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s" % (
+    held["AccessKeyId"], scope, names, key.hex())
+for header in headers.items():
+    print("header = \"%s: %s\"" % header)' "$1" "$RUNCTL_REGION" 2>/dev/null
 }
 
 object_url() {
@@ -99,24 +125,22 @@ object_url() {
 }
 
 fetch_agent() {
-    local credentials
-    credentials=$(read_credentials) || {
+    local url signed
+    url=$(object_url)
+    signed=$(read_credentials | sign_get "$url") || {
         say 'the instance role has no credentials (yet)'
         return 1
     }
-    # The hash is that of an empty body; S3 wants the header and curl signs it.
-    curl -fsS --config - --connect-timeout 5 --max-time 120 \
-        --aws-sigv4 "aws:amz:$RUNCTL_REGION:s3" \
-        -H 'x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855' \
-        -o "$archive" "$(object_url)" <<<"$credentials" || return 1
+    curl -fsS --config - --connect-timeout 5 --max-time "${RUNCTL_BOOT_TIMEOUT:-120}" \
+        -o "$archive" "$url" <<<"$signed" || return 1
     if ! sha256sum --check --status <<<"$RUNCTL_AGENT_SHA256  $archive"; then
-        say 'the agent archive has another SHA-256 than the launch template says'
+        say 'the SHA-256 of the agent archive differs from the one in the launch template'
         return 1
     fi
 }
 
 install_agent() {
-    pick_python || give_up 'this image has no Python 3.10 or newer (with venv)'
+    pick_python || give_up "this image has no Python 3.10 or newer with tarfile.data_filter and venv$unfit"
     archive=$root/opt/runctl/agent.tar.gz
     # A command may come while the user data is still at it.
     exec 9>"$root/etc/runctl/bootstrap.lock"
@@ -128,6 +152,7 @@ install_agent() {
     fi
     write_settings
     write_launcher
+    keep_services
 }
 
 # Atomic: whoever is interrupted in the middle leaves no half-unpacked agent.
@@ -235,21 +260,18 @@ Description=Look for the last accepted heartbeat
 [Timer]
 OnActiveSec=60
 OnUnitInactiveSec=60
+AccuracySec=1s
 [Install]
 WantedBy=timers.target
 EOF
 }
 
 write_agent_units() {
-    write_file "$units/runctl-trainer.slice" 0644 <<EOF
-[Unit]
-Description=Whatever the trainer starts
-EOF
     write_file "$units/runctl-agent.service" 0644 <<EOF
 [Unit]
 Description=The runctl agent
-After=network-online.target
-Wants=network-online.target
+After=network-online.target runctl-fence.service
+Wants=network-online.target runctl-fence.service
 StartLimitIntervalSec=0
 [Service]
 Type=simple
@@ -265,24 +287,22 @@ WantedBy=multi-user.target
 EOF
 }
 
-# The trainer gets no credentials of the instance role: its cgroup cannot reach the metadata
-# service. Needs nft and cgroup v2; AL2023 has no nft unless it is installed.
-fence_trainer() {
-    if [ -n "$root" ]; then
-        return 0 # not a machine of its own
-    fi
-    if ! [ -f /sys/fs/cgroup/cgroup.controllers ] || ! command -v nft >/dev/null; then
-        say 'no nft or no cgroup v2 on this image: the trainer can reach the metadata service'
-        return 0
-    fi
-    # The rule names a cgroup that must exist when it is loaded.
-    if ! systemctl start runctl-trainer.slice || ! load_fence; then
-        say 'the metadata fence failed: the trainer can reach the metadata service'
-    fi
+# needrestart would restart us after a library upgrade, which ends the attempt.
+keep_services() {
+    [ -d "$root/etc/needrestart" ] || return 0
+    mkdir -p "$root/etc/needrestart/conf.d"
+    write_file "$root/etc/needrestart/conf.d/runctl.conf" 0644 <<'EOF'
+# A restart of these services ends what they work on; they use new libraries after the next boot.
+$nrconf{override_rc}->{qr(^runctl-)} = 0;
+EOF
 }
 
-load_fence() {
-    nft -f - <<'EOF'
+# The trainer gets no credentials of the instance role: its cgroup cannot reach the metadata
+# service. User data runs at the first boot only, so a unit loads the rules at each; the agent
+# starts no trainer unless the unit reports them as loaded. AL2023 has no nft by default.
+fence_trainer() {
+    local problem
+    write_file "$root/etc/runctl/fence.nft" 0644 <<'EOF'
 table inet runctl
 delete table inet runctl
 table inet runctl {
@@ -293,6 +313,45 @@ table inet runctl {
     }
 }
 EOF
+    write_file "$root/opt/runctl/bin/runctl-fence" 0755 <<EOF
+#!/bin/sh
+# Reports \`loaded\` or the problem in a file that a reboot removes.
+state="$root/run/runctl/fence"
+mkdir -p "\${state%/*}"
+for pause in 1 2 0; do
+    said=\$(nft -f "$root/etc/runctl/fence.nft" 2>&1) && said=loaded && break
+    command -v nft >/dev/null || { said='nft is not installed (package nftables)' && break; }
+    [ -e /sys/fs/cgroup/cgroup.controllers ] || said="the system has no cgroup v2: \$said"
+    sleep \$pause
+done
+printf '%s\n' "\$said" | head -n 1 >"\$state.new"
+mv "\$state.new" "\$state"
+[ "\$said" = loaded ]
+EOF
+    write_file "$units/runctl-trainer.slice" 0644 <<EOF
+[Unit]
+Description=Whatever the trainer starts
+EOF
+    # The rules name the cgroup, which must exist; the other services flush all rules at their start.
+    write_file "$units/runctl-fence.service" 0644 <<EOF
+[Unit]
+Description=Keep the trainer away from the metadata service
+Requires=runctl-trainer.slice
+After=runctl-trainer.slice nftables.service firewalld.service ufw.service
+Before=runctl-agent.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=$root/opt/runctl/bin/runctl-fence
+EOF
+    systemctl daemon-reload
+    if ! systemctl restart runctl-fence.service; then
+        problem="no trainer can start, since the metadata fence failed: \
+$(cat "$root/run/runctl/fence" 2>/dev/null || echo 'see journalctl -u runctl-fence')"
+        # On our own machine the agent reports it.
+        [ -z "$action" ] || give_up "$problem"
+        say "$problem"
+    fi
 }
 
 # Prints until when somebody wants this machine though no run does, by its tag, as seconds.
@@ -313,7 +372,6 @@ keep_alive() {
 start_agent() {
     write_agent_units
     systemctl daemon-reload
-    fence_trainer
     systemctl enable runctl-agent.service || true
     systemctl restart runctl-agent.service || give_up 'the agent did not start'
     say "the agent is running with $python"
@@ -335,12 +393,15 @@ main() {
     "$root/opt/runctl/bin/runctl-deadman" || say 'the dead-man failed'
     systemctl daemon-reload
     systemctl enable --now runctl-deadman.timer || say 'the dead-man timer did not start'
+    # No upgrade in the middle of a run; the next machine has a newer image.
+    systemctl disable --now apt-daily.timer apt-daily-upgrade.timer 2>/dev/null || true
     install_agent
     with_retries 'reading the metadata' keep_alive || give_up 'the metadata service is away'
     if [ "$kept" -gt 0 ]; then
         say "nothing to do until a run comes, at most until $(date -u -d "@$kept" +%FT%TZ)"
         return
     fi
+    fence_trainer
     start_agent
 }
 

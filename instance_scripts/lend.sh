@@ -59,11 +59,13 @@ obey() {
     case $action in
     check)
         install_agent
+        fence_trainer
         "$root/opt/runctl/bin/runctl-agent" check || give_up 'the instance cannot run an attempt'
         ;;
     start)
         touch "$root/run/runctl/lease"
         install_agent
+        fence_trainer
         take_over
         start_agent
         ;;

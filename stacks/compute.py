@@ -21,6 +21,7 @@ from stacks.instance_tags import InstanceTags
 from stacks.settings import PROJECT, Settings
 from stacks.storage import StorageStack
 from stacks.trainer_role import trainer_role
+from stacks.user_data import user_data
 
 BOOTSTRAP = PROJECT / "instance_scripts/bootstrap.sh"
 LEND = PROJECT / "instance_scripts/lend.sh"
@@ -60,7 +61,6 @@ class ComputeStack(Stack):
             "RUNCTL_REGION": settings.region,
             "RUNCTL_TRAINER_ROLE": trainer.role_arn,
         }
-        user_data = _user_data(header, bootstrap.read_text())
         self.machines: Mapping[str, Machine] = {
             kind: Machine(
                 self,
@@ -69,7 +69,7 @@ class ComputeStack(Stack):
                 root_device=settings.root_devices[kind],
                 disk=settings.disk,
                 disk_gib=DISK_GIB[kind],
-                user_data=user_data,
+                user_data=user_data(header, bootstrap.read_text()),
                 profile=profile,
                 security_group=self.network.security_group,
                 public_address=self.network.is_public,
@@ -93,11 +93,6 @@ class ComputeStack(Stack):
             update_method="NewVersion",
             content=content,
         )
-
-
-def _user_data(exports: Mapping[str, str], bootstrap: str) -> str:
-    header = "".join(f"export {name}='{value}'\n" for name, value in exports.items())
-    return f"#!/bin/bash\n{header}\n{bootstrap}"
 
 
 def _agent_command() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from runctl.agent.disk import count_up, is_full, room
 from runctl.agent.drain import RESERVE, drain, grace_of
 from runctl.agent.fallback import Ended, Fallback
 from runctl.agent.farewell import Farewell
+from runctl.agent.fence import prove_fence, require_fence
 from runctl.agent.heartbeat import Heartbeat
 from runctl.agent.inbox import Cause, Ending, Inbox
 from runctl.agent.leftovers import await_writers, daemon_among
@@ -156,10 +157,12 @@ class Life:
         self._preparation.finish()
 
     def _train(self) -> Outcome | None:
+        require_fence(self._paths)
         request = self._preparation.read_run().request
         self._secrets.expect(request.env)
         self._preparation.end_what_an_earlier_agent_left(request)
         prepared = self._patience.result_of(lambda: self._preparation.prepare(request))
+        prove_fence(self._paths)
         self._progress.enter("wait")
         self._patience.until(self._heartbeat.has_token)
         prepared = self._patience.result_of(lambda: self._preparation.restore(request, prepared))

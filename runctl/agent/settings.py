@@ -61,6 +61,11 @@ class Paths:
         return self.runtime / "notice"
 
     @property
+    def fence(self) -> Path:
+        """What loading the metadata fence came to in this boot."""
+        return self.runtime / "fence"
+
+    @property
     def log(self) -> Path:
         """The trainer's output and the agent's own log."""
         return self.state / "log"

@@ -177,6 +177,12 @@ class Machine:
         shim = bin_folder / "shutdown"
         shim.write_text(f'#!/bin/sh\necho "$@" >> "{root}/shutdown"\n')
         shim.chmod(0o755)
+        self.report_fence("loaded")
+
+    def report_fence(self, result: str) -> None:
+        """Leave what runctl-fence.service leaves for the agent."""
+        (self.root / "run/runctl").mkdir(parents=True, exist_ok=True)
+        (self.root / "run/runctl/fence").write_text(f"{result}\n")
 
     def environment(self) -> dict[str, str]:
         faults = {VARIABLE: self.fault} if self.fault else {}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,32 +20,59 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from stacks.user_data import user_data
 from tests.agent.doubles import Double, MetadataDouble
 
 SCRIPT = Path(__file__).parents[2] / "instance_scripts/bootstrap.sh"
+STALLED, TORN = "stalled", "torn"
 pytestmark = pytest.mark.slow
+
+# Until 7.85 only these two headers are signed. The store refuses that before it verifies anything.
+OLD_CURL = """#!{python} -IS
+import os, sys
+words = sys.argv[1:]
+if "--aws-sigv4" in words:
+    at = words.index("--aws-sigv4")
+    words[at : at + 2] = [
+        "-H", "x-amz-date: 20260101T000000Z", "-H",
+        "authorization: AWS4-HMAC-SHA256 SignedHeaders=host;x-amz-date, Signature=00, "
+        "Credential=AKIDEXAMPLE/20260101/us-east-1/s3/aws4_request",
+    ]
+os.execv({curl!r}, ["curl", *words])
+"""
 
 
 class StoreDouble(Double):
-    """S3 that checks signatures and can fail, once for each status in `failures`."""
+    """S3 that checks signatures and can fail, once for each status in `failures`.
+
+    STALLED sends no answer for a minute, TORN an archive without its end.
+    """
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        self.failures: list[int] = []
+        self.failures: list[int | str] = []
         self.problems: list[str] = []
         self.requests = 0
+        self._closed = threading.Event()
         super().__init__()
+
+    def close(self) -> None:
+        self._closed.set()
+        super().close()
 
     def answer(
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, bytes, dict[str, str]]:
         self.requests += 1
-        if self.failures:
-            return self.failures.pop(0), b"", {}
+        failure = self.failures.pop(0) if self.failures else ""
+        if isinstance(failure, int):
+            return failure, b"", {}
         if problem := self._problem(method, path, headers):
             self.problems.append(problem)
             return 403, b"", {}
-        return 200, self.content, {}
+        if failure == STALLED:
+            self._closed.wait(60)
+        return 200, self.content[: -8 if failure == TORN else None], {}
 
     def _problem(self, method: str, path: str, headers: dict[str, str]) -> str:
         """Sign the same request with botocore and compare."""
@@ -186,10 +215,30 @@ def test_failing_store_is_asked_again(boot: Boot) -> None:
     assert boot.has_agent()
 
 
+@pytest.mark.parametrize("failure", [STALLED, TORN])
+def test_answer_that_stalls_or_is_not_whole_is_asked_for_again(boot: Boot, failure: str) -> None:
+    boot.store.failures = [failure, 503]
+    done = boot.run(RUNCTL_BOOT_TIMEOUT="2")
+    assert done.returncode == 0, done.stderr
+    assert boot.store.requests == 3
+    assert boot.store.problems == []
+    assert boot.has_agent()
+
+
+def test_security_token_is_signed_though_curl_is_too_old_to_do_it(boot: Boot) -> None:
+    curl = boot.root / "bin/curl"
+    curl.write_text(OLD_CURL.format(python=sys.executable, curl=shutil.which("curl")))
+    curl.chmod(0o755)
+    done = boot.run()
+    assert boot.store.problems == []
+    assert done.returncode == 0, done.stderr
+    assert boot.has_agent()
+
+
 def test_archive_with_another_hash_is_never_unpacked(boot: Boot) -> None:
     done = boot.run(RUNCTL_AGENT_SHA256="0" * 64)
     assert done.returncode == 1
-    assert "another SHA-256" in done.stderr
+    assert "SHA-256" in done.stderr
     assert not boot.has_agent()
     assert boot.calls()[-1] == "shutdown -h now"
 
@@ -213,18 +262,71 @@ def test_incomplete_header_is_named(boot: Boot, name: str) -> None:
     assert boot.calls()[-1] == "shutdown -h now"
 
 
-def test_image_without_a_python_is_said(boot: Boot) -> None:
+@pytest.fixture
+def bare_path(boot: Boot) -> str:
+    """Return a PATH with the tools that every image has, and no Python."""
     (boot.root / "tools").mkdir()
-    for tool in ("bash", "mkdir", "touch", "cat", "chmod", "mv", "sleep", "flock"):
+    for tool in ("bash", "sh", "mkdir", "touch", "cat", "chmod", "mv", "sleep", "flock"):
         (boot.root / "tools" / tool).symlink_to(f"/usr/bin/{tool}")
-    done = boot.run(PATH=f"{boot.root / 'bin'}:{boot.root / 'tools'}")
+    return f"{boot.root / 'bin'}:{boot.root / 'tools'}"
+
+
+def test_image_without_a_python_is_said(boot: Boot, bare_path: str) -> None:
+    done = boot.run(PATH=bare_path)
     assert done.returncode == 1
     assert "no Python 3.10" in done.stderr
     assert boot.calls()[-1] == "shutdown -h now"
 
 
-def test_user_data_stays_far_below_its_limit() -> None:
-    assert SCRIPT.stat().st_size < 13 * 1024
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("import tarfile; del tarfile.data_filter", "data_filter"),
+        ("import sys; sys.modules['venv'] = None", "venv"),
+        ("import sys; sys.version_info = (3, 9, 25)", "is too old"),
+    ],
+)
+def test_unfit_python_is_named_with_its_version_and_what_it_lacks(
+    boot: Boot, bare_path: str, change: str, problem: str
+) -> None:
+    python = boot.root / "tools/python3.11"
+    python.write_text(f"""#!/bin/sh
+shift 2
+exec {sys.executable} -I -c "{change}
+$@"
+""")
+    python.chmod(0o755)
+    done = boot.run(PATH=bare_path)
+    assert done.returncode == 1
+    (said,) = (line for line in done.stderr.splitlines() if "no Python 3.10" in line)
+    assert f"{python}: Python {platform.python_version()}" in said
+    assert problem in said.partition(str(python))[2]
+    assert boot.calls()[-1] == "shutdown -h now"
+
+
+def test_user_data_without_its_comments_does_the_same(
+    boot: Boot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files() -> dict[str, list[str]]:
+        return {
+            str(path.relative_to(boot.root)): [
+                line for line in path.read_text().splitlines() if not line.lstrip().startswith("# ")
+            ]
+            for path in boot.root.rglob("*")
+            if path.is_file() and {"etc", "opt"} & set(path.relative_to(boot.root).parts)
+        }
+
+    assert boot.run().returncode == 0
+    calls, written = boot.calls(), files()
+    shutil.rmtree(boot.root / "etc")
+    shutil.rmtree(boot.root / "opt")
+    script = tmp_path / "user-data"
+    script.write_text(user_data({}, SCRIPT.read_text()))
+    monkeypatch.setattr("tests.agent.test_bootstrap.SCRIPT", script)
+    done = boot.run()
+    assert done.returncode == 0, done.stderr
+    assert boot.calls() == calls * 2
+    assert files() == written
 
 
 MINUTE = 60
