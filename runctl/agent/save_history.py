@@ -85,10 +85,6 @@ class SaveHistory:
         self._proven = key
         self._suspects.discard(key)
 
-    def note_suspect(self, key: str) -> None:
-        """Note that a trainer died from a checkpoint."""
-        self._suspects.add(key)
-
     def judge(self, take: Take, told: int | None, read: Read) -> Judged:
         """Judge which step a snapshot stands for; the helper's word comes first."""
         states = {

@@ -182,7 +182,7 @@ def pull(
     ] = False,
 ) -> None:
     """Fetch a checkpoint, verified, into a folder: as the trainer left it, or not at all."""
-    from runctl.cli.transfers import fetch_checkpoint, find_checkpoint
+    from runctl.cli.transfers import fetch_checkpoint, find_checkpoint, first_offered
     from runctl.cli.wording import say_size
     from runctl.model.checkpoint import name_of
 
@@ -190,10 +190,15 @@ def pull(
     cloud = invocation.cloud
     held = find_run(cloud, run)
     store = cloud.checkpoints(run)
-    key = held.newest if wanted is None else find_checkpoint(store, run, wanted)
+    key = first_offered(store, held) if wanted is None else find_checkpoint(store, run, wanted)
     if key is None:
         raise NotFoundError(f"{run} has no checkpoint yet")
     manifest = fetch_checkpoint(store, key, folder, force=force, output=invocation.output)
+    if wanted is None and key != held.newest:
+        invocation.output.tell(
+            "the newest checkpoint is suspect (a trainer that was given it failed), so the one "
+            f"before it was fetched; `runctl checkpoints {run}` lists both"
+        )
     invocation.output.result(
         {
             "run_id": run,

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runctl.agent.candidates import PREVIOUS
+from runctl.agent.candidates import PREVIOUS, Trust, candidates
 from runctl.agent.pins import pin
 from runctl.agent.restore import Restorer
 from runctl.agent.snapshot import ChangedError, Take, View, look
@@ -81,6 +81,13 @@ def fetch_checkpoint(
             folder.replace(Path(scratch) / "replaced")
         (Path(scratch) / "whole").replace(folder)
     return fetched.manifest
+
+
+def first_offered(store: CheckpointStore, run: Run) -> str | None:
+    """Return the key of the checkpoint that a trainer would be given; None without any."""
+    if run.newest is None:
+        return None
+    return next(candidates(store, run.newest, Trust.of(run)))
 
 
 def find_checkpoint(store: CheckpointStore, run: str, wanted: str) -> str:

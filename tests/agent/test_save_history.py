@@ -25,7 +25,14 @@ BEGIN = datetime(2026, 11, 28, tzinfo=timezone.utc)
 class Attempt:
     """An attempt that saves, in memory."""
 
-    def __init__(self, number: int = 1, *, keep: int = 3, before: Attempt | None = None) -> None:
+    def __init__(
+        self,
+        number: int = 1,
+        *,
+        keep: int = 3,
+        before: Attempt | None = None,
+        suspects: frozenset[str] = frozenset(),
+    ) -> None:
         self.number = number
         self.content: dict[str, bytes] = {}
         self.manifests: dict[str, Manifest] = {}
@@ -41,7 +48,7 @@ class Attempt:
             newest = before.history.kept[0]
             manifest = self.manifests[newest]
             best = max(one.step for one in self.manifests.values() if one.step is not None)
-            run = replace(run, save=manifest.save, best_step=best)
+            run = replace(run, save=manifest.save, best_step=best, suspects=suspects)
         self.history = SaveHistory(run, attempt=number, keep_last=keep)
         if before is not None:
             self.history.begin_from(Fetched(newest, manifest), self.seen)
@@ -214,12 +221,12 @@ def test_what_an_attempt_was_given_stays_until_it_is_passed() -> None:
 
 
 def test_proven_one_stays_and_a_suspect_gives_way_to_good_ones() -> None:
-    attempt = Attempt()
+    first = Attempt()
     for step in (1, 2, 3):
-        attempt.save(**{f"step_{step}__pt": b"1"})
-    proven, suspect, _ = sorted(attempt.history.kept)
+        first.save(**{f"step_{step}__pt": b"1"})
+    proven, suspect, _ = sorted(first.history.kept)
+    attempt = Attempt(2, before=first, suspects=frozenset({suspect}))
     attempt.history.note_proven(proven)
-    attempt.history.note_suspect(suspect)
     attempt.save(step_4__pt=b"1")
     assert attempt.kept == [4, 3, 1]
     attempt.save(step_5__pt=b"1")

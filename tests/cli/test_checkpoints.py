@@ -120,6 +120,17 @@ def test_list_marks_what_is_proven_suspect_or_given(over, runctl):
     assert "suspect" in page
 
 
+def test_suspect_is_not_pulled_unless_it_is_asked_for(over, runctl, tmp_path):
+    over.ledger.mark_suspect("lm", 1, store_of(over).manifest_keys()[0])
+    done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"))
+    assert "step 2" in done.stdout
+    assert "the newest checkpoint is suspect" in " ".join(done.stderr.split())
+    assert described(tmp_path / "got") == described(tmp_path / "made-2")
+    done = runctl("checkpoints", "pull", "lm", "3", str(tmp_path / "suspect"))
+    assert (done.code, "suspect (" in done.stderr) == (0, False)
+    assert described(tmp_path / "suspect") == described(tmp_path / "made-3")
+
+
 def test_prune_keeps_the_proven_one_and_prefers_good_ones_to_a_suspect(over, runctl):
     newest, second, third = store_of(over).manifest_keys()
     over.ledger.mark_suspect("lm", 1, second)
