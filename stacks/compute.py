@@ -50,7 +50,7 @@ class ComputeStack(Stack):
         archive = s3_assets.Asset(self, "Agent", path=str(agent.path))
         self.role = instance_role(self, settings=settings, storage=storage, agent=archive)
         trainer = trainer_role(self, settings=settings, storage=storage, agent_role=self.role)
-        self.policy = instance_policy(self, self.role)
+        self.policy = instance_policy(self, self.role, settings=settings)
         profile = iam.CfnInstanceProfile(self, "InstanceProfile", roles=[self.role.role_name])
         header = {
             "RUNCTL_AGENT_URI": archive.s3_object_url,

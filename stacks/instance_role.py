@@ -9,6 +9,7 @@ from constructs import Construct
 
 from stacks.settings import Settings
 from stacks.storage import StorageStack
+from stacks.suppressions import accept
 
 
 def instance_role(
@@ -78,12 +79,13 @@ def instance_role(
             ["*"],
         ),
     ]
-    for statement in statements:
+    for statement in [*statements, *_secrets(settings)]:
         role.add_to_policy(statement)
+    _accept_prefixes(role, settings)
     return role
 
 
-def instance_policy(scope: Construct, role: iam.Role) -> iam.ManagedPolicy:
+def instance_policy(scope: Construct, role: iam.Role, *, settings: Settings) -> iam.ManagedPolicy:
     """Return a policy with the same permissions, for roles of machines that are somebody's."""
     policy = iam.ManagedPolicy(
         scope,
@@ -94,7 +96,38 @@ def instance_policy(scope: Construct, role: iam.Role) -> iam.ManagedPolicy:
     assert isinstance(inline, iam.Policy)
     for statement in inline.document.to_json()["Statement"]:
         policy.add_statements(iam.PolicyStatement.from_json(statement))
+    _accept_prefixes(policy, settings)
     return policy
+
+
+def _secrets(settings: Settings) -> list[iam.PolicyStatement]:
+    """Permit to read the secrets that the context lists; nothing where it lists none."""
+    listed = settings.readable_secrets
+    # Through the two services only: by itself a machine decrypts nothing.
+    services = [
+        f"{service}.{settings.region}.amazonaws.com" for service in ("secretsmanager", "ssm")
+    ]
+    statements = {
+        "secretsmanager:GetSecretValue": (listed.secrets, None),
+        "ssm:GetParameter": (listed.parameters, None),
+        "kms:Decrypt": (listed.keys, {"StringEquals": {"kms:ViaService": services}}),
+    }
+    return [
+        _allow([action], list(arns), conditions)
+        for action, (arns, conditions) in statements.items()
+        if arns
+    ]
+
+
+def _accept_prefixes(construct: Construct, settings: Settings) -> None:
+    listed = settings.readable_secrets
+    reasons = {
+        f"AwsSolutions-IAM5[Resource::{arn}]": "The deployment's owner lists secrets by a prefix."
+        for arn in (*listed.secrets, *listed.parameters)
+        if "*" in arn
+    }
+    if reasons:
+        accept(construct, reasons)
 
 
 def _allow(

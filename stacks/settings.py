@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stacks.disks import Disk, read_disk, root_device
 from stacks.errors import BadContextError
+from stacks.readable_secrets import ReadableSecrets, read_readable_secrets
 
 if TYPE_CHECKING:
     from constructs import Node
@@ -58,6 +59,7 @@ class Settings:
     vpc_id: str = ""
     subnet_ids: tuple[str, ...] = ()
     readable_buckets: tuple[str, ...] = ()
+    readable_secrets: ReadableSecrets = field(default_factory=ReadableSecrets)
     images: Mapping[str, str]
     root_devices: Mapping[str, str]
     disk: Disk = field(default_factory=Disk)
@@ -121,6 +123,14 @@ def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Set
         vpc_id=value("vpc_id", "", re.compile(rf"({_VPC.pattern})?")),
         subnet_ids=_subnets(_names(node.try_get_context("subnet_ids")), text("vpc_id")),
         readable_buckets=_names(node.try_get_context("readable_buckets")),
+        readable_secrets=read_readable_secrets(
+            {
+                key: _names(node.try_get_context(key))
+                for key in ("secrets", "parameters", "secret_keys")
+            },
+            account=account,
+            region=region,
+        ),
         images=images,
         root_devices={
             kind: root_device(kind, image, text(f"root_device_{kind}"))

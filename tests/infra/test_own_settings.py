@@ -6,11 +6,13 @@ from types import ModuleType
 
 import pytest
 
-from tests.infra.templates import Synthesized
+from tests.infra.templates import Role, Synthesized
+from tests.infra.test_permissions import instance_role, trainer_role_arn
 
 VPC = "vpc-0123456789abcdef0"
 SUBNET = "subnet-0123456789abcdef0"
 KEY = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+SECRET_KEY = "arn:aws:kms:us-east-1:000000000000:key/5678abcd-12ab-34cd-56ef-1234567890ab"
 FOUND = {
     "vpcId": VPC,
     "availabilityZones": [],
@@ -41,6 +43,9 @@ def own(check: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Synthesi
         "root_device_x86_cpu": "/dev/xvda",
         "disk_throughput": 1000,
         "disk_initialization_rate": 200,
+        "secrets": ["wandb", "team/*"],
+        "parameters": ["/team/wandb", "/all/*"],
+        "secret_keys": [SECRET_KEY],
     }
     return Synthesized(outdir, check.synthesize(outdir, context=context))
 
@@ -82,6 +87,40 @@ def test_who_launches_may_use_the_key_through_ec2_only(own: Synthesized, functio
     assert not role.allows("kms:CreateGrant", KEY, through)
     other = KEY.replace("1234abcd", "9999ffff")
     assert not role.allows("kms:Decrypt", other, through)
+
+
+def test_instances_read_the_listed_secrets_and_no_others(own: Synthesized) -> None:
+    role, read, get = instance_role(own), "secretsmanager:GetSecretValue", "ssm:GetParameter"
+    secret = "arn:aws:secretsmanager:us-east-1:000000000000:secret"
+    parameter = "arn:aws:ssm:us-east-1:000000000000:parameter"
+    assert role.allows(read, f"{secret}:wandb-AbCdEf")
+    assert role.allows(read, f"{secret}:team/x-AbCdEf")
+    assert role.allows(get, f"{parameter}/team/wandb")
+    assert role.allows(get, f"{parameter}/all/x/y")
+    for other in ("wandb2-AbCdEf", "wandb-other-AbCdEf", "team-AbCdEf"):
+        assert not role.allows(read, f"{secret}:{other}"), other
+    for other in ("team/wandb2", "team", "alles"):
+        assert not role.allows(get, f"{parameter}/{other}"), other
+    assert not role.allows("secretsmanager:DescribeSecret", f"{secret}:wandb-AbCdEf")
+    assert not role.allows("ssm:GetParametersByPath", f"{parameter}/all/x")
+
+
+def test_instances_decrypt_through_the_two_services_only(own: Synthesized) -> None:
+    role = instance_role(own)
+    for service in ("secretsmanager", "ssm"):
+        through = {"kms:ViaService": [f"{service}.us-east-1.amazonaws.com"]}
+        assert role.allows("kms:Decrypt", SECRET_KEY, through)
+        assert not role.allows("kms:Decrypt", KEY, through)
+    assert not role.allows("kms:Decrypt", SECRET_KEY)
+    assert not role.allows("kms:Decrypt", SECRET_KEY, {"kms:ViaService": ["ec2.us-east-1.x"]})
+
+
+def test_machines_of_others_get_the_same_permission_and_trainers_none(own: Synthesized) -> None:
+    (policy,) = own.of_type("AWS::IAM::ManagedPolicy")
+    actions = Role(policy.properties["PolicyDocument"]["Statement"]).actions
+    wanted = {"secretsmanager:GetSecretValue", "ssm:GetParameter", "kms:Decrypt"}
+    assert wanted <= actions
+    assert not wanted & own.role(trainer_role_arn(own)).actions
 
 
 def test_no_other_function_may_use_the_key(own: Synthesized) -> None:

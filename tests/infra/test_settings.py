@@ -12,7 +12,11 @@ import pytest
 
 from stacks.disks import Key, customer_key
 from stacks.errors import BadContextError
+from stacks.readable_secrets import ReadableSecrets
 from stacks.settings import IMAGES, PROJECT, read_settings
+
+SECRETS = "arn:aws:secretsmanager"
+KEY_ID = "01234567-89ab-cdef-0123-456789abcdef"
 
 
 @dataclass
@@ -50,6 +54,33 @@ def test_lists_come_from_cdk_json_or_the_command_line(given: Any) -> None:
     assert settings_of(readable_buckets=given).readable_buckets == ("a", "b")
 
 
+def test_secrets_are_listed_by_name_prefix_or_arn_and_become_arns() -> None:
+    found = settings_of(
+        {"CDK_DEFAULT_ACCOUNT": "111122223333"},
+        secrets=["wandb", "team/*", "a*/b", f"{SECRETS}:us-east-1:444455556666:secret:hf-AbCdEf"],
+        parameters="/team/wandb,plain,/all/*",
+        secret_keys=[KEY_ID, f"arn:aws:kms:us-east-1:444455556666:key/{KEY_ID}"],
+    ).readable_secrets
+    own = f"{SECRETS}:us-east-1:111122223333:secret"
+    assert set(found.secrets) == {
+        f"{own}:wandb-??????",
+        f"{own}:team/*",
+        f"{own}:a*/b-??????",
+        f"{SECRETS}:us-east-1:444455556666:secret:hf-AbCdEf",
+    }
+    parameters = "arn:aws:ssm:us-east-1:111122223333:parameter"
+    assert set(found.parameters) == {
+        f"{parameters}/team/wandb",
+        f"{parameters}/plain",
+        f"{parameters}/all/*",
+    }
+    assert set(found.keys) == {
+        f"arn:aws:kms:us-east-1:111122223333:key/{KEY_ID}",
+        f"arn:aws:kms:us-east-1:444455556666:key/{KEY_ID}",
+    }
+    assert settings_of().readable_secrets == ReadableSecrets()
+
+
 def test_an_image_may_be_named_or_looked_up() -> None:
     found = settings_of(
         image_x86_cpu="ami-0123456789abcdef0",
@@ -73,6 +104,19 @@ def test_an_image_may_be_named_or_looked_up() -> None:
         ("region", "moon"),
         ("image_x86_gpu", "ubuntu"),
         ("zones", "eu-west-1a"),
+        ("secrets", "*"),
+        ("secrets", "?*"),
+        ("secrets", "two words"),
+        ("secrets", f"{SECRETS}:us-east-1:111122223333:secret:wandb"),
+        ("secrets", f"{SECRETS}:eu-west-1:111122223333:secret:wandb-AbCdEf"),
+        ("secrets", f"{SECRETS}:us-east-1:111122223333:secret:*"),
+        ("secrets", "arn:aws:ssm:us-east-1:111122223333:parameter/wandb"),
+        ("parameters", "/*"),
+        ("parameters", "a#b"),
+        ("parameters", "arn:aws:ssm:eu-west-1:111122223333:parameter/wandb"),
+        ("secret_keys", "alias/mine"),
+        ("secret_keys", "arn:aws:kms:us-east-1:111122223333:key/*"),
+        ("secret_keys", "arn:aws:kms:us-east-1:111122223333:alias/mine"),
         ("zones", "us-east-1-bos-1a"),
         ("vpc_id", "default"),
         ("subnet_ids", "subnet-0123456789abcdef0"),
