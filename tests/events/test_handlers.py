@@ -212,7 +212,7 @@ def test_a_bad_request_is_raised_by_the_name_that_the_state_machine_catches(worl
 
 
 def test_no_capacity_is_an_outcome_not_an_error(world, invoke):
-    world.fleet.quota = "MaxSpotInstanceCountExceeded"
+    world.fleet.call_error = "MaxSpotInstanceCountExceeded"
     launch = invoke("launch_instances", {"run_id": RUN, "attempt": 1})
     assert launch["outcome"]["kind"] == "no_capacity"
 
