@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from runctl.model.errors import NotFoundError
+from runctl.model.errors import NotFoundError, RefusedError
 
 if TYPE_CHECKING:
     from runctl.aws.checkpoints import CheckpointStore
@@ -96,8 +96,12 @@ class Cloud:
 def find_local_cloud() -> Endpoint:
     """Return the local cloud that runs, or raise NotFoundError with the cure."""
     from runctl.local import daemon
+    from runctl.local.private import FolderNotPrivateError
 
-    endpoint = daemon.find()
+    try:
+        endpoint = daemon.find()
+    except FolderNotPrivateError as exc:
+        raise RefusedError(str(exc)) from exc
     if endpoint is None:
         raise NotFoundError(
             f"no local cloud runs in {daemon.default_home()}; start it with `runctl local up`"
@@ -111,14 +115,12 @@ def connect(*, local: bool, profile: str = "", region: str = "") -> Cloud:
     from runctl.aws.deployment import read_deployment
 
     if local:
-        from runctl.local.daemon import ACCESS_KEY, SECRET_KEY
-
         endpoint = find_local_cloud()
         connection = Connection(
             region=endpoint.region,
             endpoint_url=endpoint.url,
-            access_key=ACCESS_KEY,
-            secret_key=SECRET_KEY,
+            access_key=endpoint.keys.access_key_id,
+            secret_key=endpoint.keys.secret_access_key,
         )
     else:
         connection = Connection(profile=profile, region=region)

@@ -28,10 +28,11 @@ def _translated() -> Iterator[None]:
     from runctl.local.client import LocalCloudError
     from runctl.local.daemon import LocalCloudStartError
     from runctl.local.deploy import DeployError
+    from runctl.local.private import FolderNotPrivateError
 
     try:
         yield
-    except (LocalCloudStartError, DeployError, LocalCloudError) as exc:
+    except (LocalCloudStartError, DeployError, LocalCloudError, FolderNotPrivateError) as exc:
         raise RefusedError(str(exc)) from exc
 
 
@@ -82,12 +83,11 @@ def up(
         outputs = deploy(endpoint, project=project, progress=say)
     took = (datetime.now(timezone.utc) - began).total_seconds()
     output.tell(f"the local cloud is up after {took:.0f} s; its folder is {endpoint.home}")
-    health = LocalCloudClient(endpoint.url).health()
+    health = LocalCloudClient(endpoint.url, key=endpoint.keys.admin).health()
     for line in _isolation(health):
         output.tell(line)
     invocation.local = True
     names = _names(invocation.cloud.deployment)
-    lines = [*_exports(endpoint), *(f"export {name}={value}" for name, value in names.items())]
     output.result(
         {
             "endpoint": endpoint.url,
@@ -97,11 +97,26 @@ def up(
             "stacks": sorted(outputs),
             "disk_bytes": health["disk_bytes"],
             "own_paths": health["own_paths"],
-            "environment": {**endpoint.environment(), **names},
+            "environment": names,
         },
-        f"{endpoint.url}\n\n" + "\n".join(lines) + "\n",
+        f"{endpoint.url}\n",
+        'for the AWS CLI and other tools: eval "$(runctl local env)"',
         "try: runctl --local aws train SCRIPT",
     )
+
+
+@command(app, "env")
+def env(invocation: Invocation) -> None:
+    """Print the variables that point AWS tools at the local cloud, with its keys."""
+    from runctl.cli.cloud import find_local_cloud
+
+    endpoint = find_local_cloud()
+    names: dict[str, str] = {}
+    if _deployed_stacks(endpoint):
+        invocation.local = True
+        names = _names(invocation.cloud.deployment)
+    lines = [*_exports(endpoint), *(f"export {name}={value}" for name, value in names.items())]
+    invocation.output.result({**endpoint.environment(), **names}, "\n".join(lines))
 
 
 def _disk_bytes(disk_gib: int | None) -> int:
@@ -133,7 +148,7 @@ def _start(disk_bytes: int) -> Endpoint:
 
     running = find()
     if running and disk_bytes:
-        client = LocalCloudClient(running.url)
+        client = LocalCloudClient(running.url, key=running.keys.admin)
         if not client.health()["own_disks"]:
             raise RefusedError(
                 "--disk-gib: the local cloud that is up was started without it; "
@@ -180,7 +195,7 @@ def status(invocation: Invocation) -> None:
     from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
 
     endpoint = find_local_cloud()
-    client = LocalCloudClient(endpoint.url)
+    client = LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
     with _translated():
         health, instances = client.health(), client.instances()
     began = datetime.fromtimestamp((endpoint.home / "endpoint.json").stat().st_mtime, timezone.utc)
@@ -269,7 +284,8 @@ def interrupt(
     instance_id = attempt.instance_ids[0]
     from runctl.cli.cloud import find_local_cloud
 
-    client = LocalCloudClient(find_local_cloud().url)
+    endpoint = find_local_cloud()
+    client = LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
     with _translated():
         client.interrupt(instance_id, notice=not no_notice, notice_seconds=seconds)
     how = "without a notice" if no_notice else f"{seconds:g} s after its notice"
@@ -303,7 +319,8 @@ def capacity(
             Pool.parse(pool)
         except ValueError as exc:
             raise InvalidRequestError((Problem("POOL", str(exc)),)) from exc
-    client = LocalCloudClient(find_local_cloud().url)
+    endpoint = find_local_cloud()
+    client = LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
     try:
         client.set_capacity(pool, count)
     except LocalCloudError as exc:

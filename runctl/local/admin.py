@@ -256,7 +256,7 @@ def _shown(one: Instance) -> Payload:
         "fleet_id": one.fleet_id,
         "root": str(one.root),
         "supervisor_pid": one.supervisor_pid,
-        "imds_port": one.imds_port,
+        "metadata_url": one.metadata_url,
         "agent_ready": one.agent_ready,
         "role": one.profile.role if one.profile else None,
         "tags": one.tags,

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from runctl.local import daemon, keys
 from runctl.model.errors import RunctlError
 
 Json = dict[str, Any]
@@ -21,10 +22,16 @@ class LocalCloudError(RunctlError):
 
 
 class LocalCloudClient:
-    """Talks to one local cloud; `endpoint` is its URL."""
+    """Talks to one local cloud; `endpoint` is its URL.
 
-    def __init__(self, endpoint: str, *, timeout: timedelta = timedelta(seconds=30)) -> None:
+    Its key is read from the local cloud's folder, which is found among those of this user that run.
+    """
+
+    def __init__(
+        self, endpoint: str, *, key: str = "", timeout: timedelta = timedelta(seconds=30)
+    ) -> None:
         self.endpoint = endpoint.rstrip("/")
+        self._key = key or _find_key(self.endpoint)
         self._timeout = timeout.total_seconds()
 
     def health(self) -> Json:
@@ -183,7 +190,7 @@ class LocalCloudClient:
             f"{self.endpoint}/_runctl/{path}",
             method=method,
             data=None if method == "GET" else json.dumps(payload or {}).encode(),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", keys.HEADER: self._key},
         )
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
@@ -191,6 +198,15 @@ class LocalCloudClient:
         except urllib.error.HTTPError as exc:
             with exc:
                 raise LocalCloudError(_message(exc.read().decode())) from exc
+
+
+def _find_key(endpoint: str) -> str:
+    found = daemon.find_by_url(endpoint)
+    if found is None:
+        raise LocalCloudError(
+            f"endpoint: no local cloud of yours serves {endpoint}; start one with `runctl local up`"
+        )
+    return found.keys.admin
 
 
 def _message(body: str) -> str:

@@ -10,19 +10,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import runctl
+from runctl.local import keys, private
+from runctl.local.keys import Keys
 from runctl.model.errors import RunctlError
 
 _START_LIMIT = timedelta(seconds=60)
 _STOP_LIMIT = timedelta(seconds=20)
 _LOG_TAIL = 2000
 _HOME_VARIABLE = "RUNCTL_LOCAL_HOME"
-ACCESS_KEY = SECRET_KEY = "test"  # noqa: S105 - the administrator of an emulator
 
 
 class LocalCloudStartError(RunctlError):
@@ -38,13 +39,14 @@ class Endpoint:
     region: str
     account: str
     home: Path
+    keys: Keys
 
     def environment(self) -> dict[str, str]:
         """Give the variables that point any AWS tool at this local cloud, as its administrator."""
         return {
             "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_ACCESS_KEY_ID": self.keys.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.keys.secret_access_key,
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -62,7 +64,9 @@ def find(home: Path | None = None) -> Endpoint | None:
     home = (home or default_home()).absolute()
     try:
         found = json.loads((home / "endpoint.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        private.check(home)  # another user's folder would lead to another user's server
+        own_keys = keys.load(home)
+    except (FileNotFoundError, PermissionError, json.JSONDecodeError):
         return None
     if not _is_running(found["pid"], home):
         return None
@@ -72,7 +76,33 @@ def find(home: Path | None = None) -> Endpoint | None:
         region=found["region"],
         account=found["account"],
         home=home,
+        keys=own_keys,
     )
+
+
+def find_by_url(url: str) -> Endpoint | None:
+    """Find the local cloud of this user that serves a URL, in whatever folder it runs."""
+    for home in (default_home(), *_homes_of_servers()):
+        with contextlib.suppress(private.FolderNotPrivateError):
+            endpoint = find(home)
+            if endpoint is not None and endpoint.url == url.rstrip("/"):
+                return endpoint
+    return None
+
+
+def _homes_of_servers() -> Iterator[Path]:
+    """List the folders of the local clouds that this user runs."""
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            if process.stat().st_uid != os.geteuid():
+                continue
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended while we looked
+        if b"runctl.local.server" in words and b"--home" in words:
+            yield Path(os.fsdecode(words[words.index(b"--home") + 1]))
 
 
 def start(
@@ -88,7 +118,8 @@ def start(
 ) -> Endpoint:
     """Start a local cloud in a folder and wait until it serves; one that runs there is kept.
 
-    LocalCloudStartError also when one runs there to which a setting could not be applied any more.
+    LocalCloudStartError also when one runs there to which a setting could not be applied any more;
+    FolderNotPrivateError when other users could read or change what is in the folder.
 
     Port 0 takes a free one. With `die_with_parent` it ends with the thread that calls this, so
     that a killed test run leaves nothing. With `own_disks` it enters a mount namespace of its own,
@@ -112,9 +143,9 @@ def start(
                 "applied any more; stop it first"
             )
         return running
-    home.mkdir(parents=True, exist_ok=True)
+    private.make_folder(home)
     (home / "endpoint.json").unlink(missing_ok=True)
-    (home / "tmp").mkdir(exist_ok=True)
+    private.make_folder(home / "tmp")
     log = home / "cloud.log"
     command = [sys.executable, "-m", "runctl.local.server", "--home", str(home)]
     command += ["--port", str(port)]
@@ -126,7 +157,7 @@ def start(
         command += ["--shared-paths"]
     for folder in shared_folders:
         command += ["--shared-folder", str(folder.absolute())]
-    with log.open("ab") as output:
+    with private.append(log) as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -158,6 +189,7 @@ def stop(home: Path | None = None) -> bool:
     if endpoint:
         _end(endpoint.pid, home)
     (home / "endpoint.json").unlink(missing_ok=True)
+    keys.remove(home)
     for leftover in ("instances", "tmp", "lambda-runtime"):
         shutil.rmtree(home / leftover, ignore_errors=True)
     return endpoint is not None

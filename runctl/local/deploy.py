@@ -15,6 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from runctl.local import private
 from runctl.local.client import LocalCloudClient
 from runctl.local.daemon import Endpoint
 from runctl.model.errors import RunctlError
@@ -60,7 +65,7 @@ def deploy(
         ["--method", "direct", "--concurrency", "4", "--asset-parallelism"],
         ["--outputs-file", str(outputs), "--progress", "events"],
     )
-    cloud = LocalCloudClient(endpoint.url)
+    cloud = LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
     if enforce_iam:
         cloud.enforce_iam()
     if warm_functions:  # after the enforcement: an environment has the credentials it started with
@@ -101,9 +106,10 @@ class _Cdk:
             text=True,
             errors="replace",
             check=False,
+            umask=private.UMASK,
         )
-        with (self._endpoint.home / "deploy.log").open("a") as log:
-            log.write(f"== {step}: {time.monotonic() - began:.1f} s\n{done.stdout}\n")
+        with private.append(self._endpoint.home / "deploy.log") as log:
+            log.write(f"== {step}: {time.monotonic() - began:.1f} s\n{done.stdout}\n".encode())
         if done.returncode:
             raise DeployError(f"{step} failed:\n{done.stdout[-_TAIL:]}")
 
@@ -140,18 +146,16 @@ def _environment(endpoint: Endpoint, project: Path) -> dict[str, str]:
 
 
 def _has_bootstrap_stack(endpoint: Endpoint) -> bool:
-    """Ask CloudFormation, in one plain request: an SDK would take longer to load."""
+    """Ask CloudFormation in one plain request: a client would take longer to make."""
     query = urllib.parse.urlencode(
         {"Action": "DescribeStacks", "StackName": "CDKToolkit", "Version": "2010-05-15"}
     )
-    scope = f"test/20200101/{endpoint.region}/cloudformation/aws4_request"
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    signed = AWSRequest("POST", endpoint.url, headers, query)
+    own = Credentials(endpoint.keys.access_key_id, endpoint.keys.secret_access_key)
+    SigV4Auth(own, "cloudformation", endpoint.region).add_auth(signed)
     request = urllib.request.Request(  # noqa: S310 - always the local cloud
-        endpoint.url,
-        data=query.encode(),
-        headers={
-            "Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=, Signature=",
-            "Content-Type": "application/x-www-form-urlencoded",
-        },
+        endpoint.url, data=query.encode(), headers=dict(signed.headers)
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310

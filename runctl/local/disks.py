@@ -31,7 +31,7 @@ def are_possible() -> bool:
 
 def mount(root: Path, size_bytes: int) -> None:
     """Put an empty disk of so many bytes at a folder, with as many inodes as ext4 gives it."""
-    options = f"size={size_bytes},nr_inodes={size_bytes // BYTES_AN_INODE},mode=755"
+    options = f"size={size_bytes},nr_inodes={size_bytes // BYTES_AN_INODE},mode=700"
     namespaces.mount_tmpfs(root, options)
 
 

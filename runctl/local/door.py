@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,16 @@ from ministack.core import iam_evaluator, responses
 
 from runctl.local import functions, iam, limits, provisioning, resources, store, wire, workflows
 from runctl.local.admin import Admin
+from runctl.local.asgi import (
+    Message,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    read_headers,
+    replaying,
+    respond,
+)
 from runctl.local.ec2 import Ec2
 from runctl.local.events import EventBus
 from runctl.local.fleets import Fleets
@@ -29,11 +39,6 @@ from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
 
 logger = logging.getLogger(__name__)
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 _CREDENTIAL = re.compile(r"Credential=([^/]*)/[^/]*/([^/]*)/([^/]*)/aws4_request")
 _ADMIN = "/_runctl/"
@@ -83,21 +88,19 @@ class FrontDoor:
         """Serve one connection's scope."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif scope["type"] != "http":
-            await ministack.app(scope, receive, send)
         elif scope["path"].startswith(_ADMIN):
             await self._serve_admin(scope, receive, send)
         else:
             await self._serve_http(scope, receive, send)
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        headers = read_headers(scope)
         match = _CREDENTIAL.search(headers.get("authorization", ""))
         service = match.group(3) if match else ""
         if match is None or service not in {"ec2", "ssm", *limits.SERVICES}:
             await ministack.app(scope, receive, send)
             return
-        body = await _read_body(receive)
+        body = await read_body(receive)
         if service in limits.SERVICES:
             await self._serve_within_limits(scope, service, body, headers, receive, send)
             return
@@ -119,9 +122,9 @@ class FrontDoor:
             limits.check(limits.SERVICES[service], action, _document(body))
         except ApiError as exc:
             refusal = _SSM_WIRE.refuse(exc.code, exc.message)
-            await _respond(send, exc.status, _SSM_WIRE.content_type, refusal)
+            await respond(send, exc.status, _SSM_WIRE.content_type, refusal)
         else:
-            await ministack.app(scope, _replaying(body, receive), send)
+            await ministack.app(scope, replaying(body, receive), send)
 
     def close(self) -> None:
         """End every instance."""
@@ -136,7 +139,7 @@ class FrontDoor:
         await ministack.app(scope, receive, tell)
 
     async def _serve_admin(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _read_body(receive)
+        body = await read_body(receive)
         path = scope["path"].removeprefix(_ADMIN)
         try:
             payload = json.loads(body) if body else dict(parse_qsl(scope["query_string"].decode()))
@@ -145,7 +148,7 @@ class FrontDoor:
             status, answer = 400, {"error": "BadRequest", "message": str(exc)}
         except ApiError as exc:
             status, answer = exc.status, {"error": exc.code, "message": exc.message}
-        await _respond(send, status, "application/json", json.dumps(answer).encode())
+        await respond(send, status, "application/json", json.dumps(answer).encode())
 
     async def _serve_call(self, call: Call, receive: Receive, send: Send) -> None:
         responses.set_request_account_id(call.access_key)
@@ -167,15 +170,15 @@ class FrontDoor:
         except ApiError as exc:
             self._record(call, outcome=exc.code, message=exc.message)
             body = wire_format.refuse(exc.code, exc.message)
-            await _respond(send, exc.status, wire_format.content_type, body)
+            await respond(send, exc.status, wire_format.content_type, body)
         except Exception as exc:
             logger.exception("%s failed", call.action)
             self._record(call, outcome="InternalError", message=repr(exc))
             body = wire_format.refuse("InternalError", f"the local cloud broke: {exc!r}")
-            await _respond(send, 500, wire_format.content_type, body)
+            await respond(send, 500, wire_format.content_type, body)
         else:
             self._record(call, outcome="ok", answer=answer)
-            await _respond(send, 200, wire_format.content_type, body)
+            await respond(send, 200, wire_format.content_type, body)
 
     def _takes(self, call: Call) -> bool:
         """Read the call, and say whether it is answered here."""
@@ -202,7 +205,7 @@ class FrontDoor:
                 self._record(call, outcome="ok" if status < 400 else f"HTTP {status}")
             await send(message)
 
-        await ministack.app(call.scope, _replaying(call.body, receive), listen)
+        await ministack.app(call.scope, replaying(call.body, receive), listen)
 
     def _record(self, call: Call, *, outcome: str, **fields: Any) -> None:
         self._calls.add(
@@ -276,33 +279,3 @@ def _document(body: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _replaying(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read already once more, and then what follows it."""
-    unread = [body]
-
-    async def replay() -> Message:
-        if unread:
-            return {"type": "http.request", "body": unread.pop(), "more_body": False}
-        return await receive()
-
-    return replay
-
-
-async def _read_body(receive: Receive) -> bytes:
-    parts, more = [], True
-    while more:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(parts)
-
-
-async def _respond(send: Send, status: int, content_type: str, body: bytes) -> None:
-    headers = [
-        (b"content-type", content_type.encode()),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

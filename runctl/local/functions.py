@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import shlex
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def install(home: Path) -> None:
     _name_errors()
     _check_invocations()
     _try_events_again()
+    _issue_credentials()
     _import_only_what_aws_has(home)
 
 
@@ -161,6 +163,24 @@ def _may_invoke(func: dict[str, Any], arn: str) -> bool:
     return bool(found.decision == "Allow")
 
 
+def _issue_credentials() -> None:
+    """Give each function a session of its role; the emulator derives the keys from public names."""
+    issued: dict[tuple[str, str], dict[str, str]] = {}
+    lock = threading.Lock()
+
+    def execution_credentials(config: dict[str, Any]) -> dict[str, str]:
+        function, role = config.get("FunctionArn", ""), config.get("Role", "")
+        with lock:
+            if (function, role) not in issued:
+                issued[function, role] = iam.open_session(
+                    role, config.get("FunctionName", "function")[:64]
+                )
+            return issued[function, role]
+
+    lambda_runtime.execution_credentials = execution_credentials
+    lambda_svc.execution_credentials = execution_credentials
+
+
 def _import_only_what_aws_has(home: Path) -> None:
     """Start functions with the plain interpreter and the SDK: an asset must bring the rest."""
     detect = lambda_runtime._detect_runtime_binary
@@ -180,7 +200,7 @@ def _import_only_what_aws_has(home: Path) -> None:
         f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(modules))} PYTHONDONTWRITEBYTECODE=1 "
         f'exec {shlex.quote(base_python())} -S "$@"\n'
     )
-    interpreter.chmod(0o755)
+    interpreter.chmod(0o700)
 
     def detect_runtime(runtime: str) -> tuple[str, str]:
         binary, script = detect(runtime)

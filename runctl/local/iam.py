@@ -47,6 +47,40 @@ def is_enforced() -> bool:
     return bool(ministack.AUTH)
 
 
+def open_session(role_arn: str, name: str) -> dict[str, str]:
+    """Assume a role for a function; return the session's keys as variables."""
+    account, role = role_arn.split(":")[4], role_arn.rpartition("/")[2]
+    session = _new_keys()
+    _register(session, account=account, role=role, name=name)
+    return {
+        "AWS_ACCESS_KEY_ID": session["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": session["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": session["Token"],
+    }
+
+
+def _new_keys() -> dict[str, str]:
+    alphabet = string.ascii_uppercase + string.digits
+    return {
+        "AccessKeyId": "ASIA" + "".join(secrets.choice(alphabet) for _ in range(16)),
+        "SecretAccessKey": secrets.token_urlsafe(30),
+        "Token": secrets.token_urlsafe(60),
+    }
+
+
+def _register(
+    session: Mapping[str, str], *, account: str, role: str, name: str, **fields: Any
+) -> None:
+    about = {
+        "Arn": f"arn:aws:sts::{account}:assumed-role/{role}/{name}",
+        "UserId": f"{role}:{name}",
+        "AccountId": account,
+        "SecretAccessKey": session["SecretAccessKey"],
+        "SessionToken": session["Token"],
+    }
+    sts.register_session(session["AccessKeyId"], about | fields)
+
+
 class RoleCredentials:
     """Hands every instance the credentials of its role, and renews them."""
 
@@ -63,28 +97,19 @@ class RoleCredentials:
         if instance.profile is None:
             raise LookupError(f"{instance.instance_id} has no instance profile")
         expiry = now + _LIFETIME
-        alphabet = string.ascii_uppercase + string.digits
         credentials = {
             "Code": "Success",
             "LastUpdated": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "Type": "AWS-HMAC",
-            "AccessKeyId": "ASIA" + "".join(secrets.choice(alphabet) for _ in range(16)),
-            "SecretAccessKey": secrets.token_urlsafe(30),
-            "Token": secrets.token_urlsafe(60),
+            **_new_keys(),
             "Expiration": expiry.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        role = instance.profile.role
-        session = f"{role}/{instance.instance_id}"
-        sts.register_session(
-            credentials["AccessKeyId"],
-            {
-                "Arn": f"arn:aws:sts::{instance.account}:assumed-role/{session}",
-                "UserId": f"{role}:{instance.instance_id}",
-                "AccountId": instance.account,
-                "SecretAccessKey": credentials["SecretAccessKey"],
-                "SessionToken": credentials["Token"],
-                "Expiration": time.time() + _LIFETIME.total_seconds(),
-            },
+        _register(
+            credentials,
+            account=instance.account,
+            role=instance.profile.role,
+            name=instance.instance_id,
+            Expiration=time.time() + _LIFETIME.total_seconds(),
         )
         self._issued[instance.instance_id] = credentials
         self._expiry[instance.instance_id] = expiry

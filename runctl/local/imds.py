@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import json
 import secrets
 import time
@@ -18,6 +19,7 @@ _REASONS = {
     200: "OK",
     400: "Bad Request",
     401: "Unauthorized",
+    403: "Forbidden",
     404: "Not Found",
     405: "Not Allowed",
 }
@@ -32,12 +34,16 @@ class Metadata:
         self._instance = instance
         self._credentials = credentials
         self._tokens: dict[str, float] = {}
+        # On EC2 only the instance reaches the service. Here every user of the machine reaches the
+        # port, but only the instance knows the first element of the path.
+        self._secret = secrets.token_urlsafe(32)
         self._server: asyncio.Server | None = None
 
-    async def start(self) -> int:
-        """Listen, and return the port."""
+    async def start(self) -> str:
+        """Listen, and return the URL that only the instance gets."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return int(self._server.sockets[0].getsockname()[1])
+        port = self._server.sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{port}/{self._secret}"
 
     def stop(self) -> None:
         """Stop listening."""
@@ -61,8 +67,11 @@ class Metadata:
             headers[name.lower()] = value.strip()
         if length := int(headers.get("content-length", "0")):
             await reader.readexactly(length)
-        path = unquote(target.partition("?")[0]).strip("/")
-        status, body, extra = self._answer(method, path, headers)
+        secret, _, path = unquote(target.partition("?")[0]).strip("/").partition("/")
+        if hmac.compare_digest(secret.encode(), self._secret.encode()):
+            status, body, extra = self._answer(method, path.strip("/"), headers)
+        else:
+            status, body, extra = 403, "", ""
         data = body.encode()
         keep = headers.get("connection", "").lower() != "close"
         head = (

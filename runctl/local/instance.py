@@ -94,7 +94,7 @@ class Instance:
     impaired: dict[str, datetime] = field(default_factory=dict)
     maintenance: list[Maintenance] = field(default_factory=list)
     agent_ready: bool = False
-    imds_port: int = 0
+    metadata_url: str = ""
     supervisor_pid: int | None = None
     has_own_disk: bool = False
 

@@ -203,7 +203,7 @@ class Instances:
     async def _live(self, instance: Instance, handle: _Handle) -> None:
         metadata = Metadata(instance, credentials=lambda: self._issue_credentials(instance))
         try:
-            instance.imds_port = await metadata.start()
+            instance.metadata_url = await metadata.start()
             await _first(handle.ended.wait(), self.knobs.boot_delay)
             if instance.is_alive:
                 await self._boot(instance, handle)
@@ -220,7 +220,7 @@ class Instances:
             disks.mount(instance.root, self.knobs.disk_bytes)
             instance.has_own_disk = True
         for folder in ("tmp", "var/log", "var/lib/cloud", "etc/systemd/system", "run"):
-            (instance.root / folder).mkdir(parents=True, exist_ok=True)
+            _make_as_on_ec2(instance.root, folder)
         with (instance.root / "var/log/supervisor.log").open("ab") as log:
             handle.process = await asyncio.create_subprocess_exec(
                 *(self.python, "-I", "-S", "-c", _START_SUPERVISOR, instance.instance_id),
@@ -259,7 +259,7 @@ class Instances:
         path += ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
         return {
             "RUNCTL_ROOT": root,
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{instance.imds_port}",
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": instance.metadata_url,
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_DEFAULT_REGION": instance.region,
             "LANG": "C.UTF-8",
@@ -394,6 +394,15 @@ class Instances:
             return instance.console_log.read_bytes()[-_CONSOLE_LIMIT:]
         except OSError:
             return b""
+
+
+def _make_as_on_ec2(root: Path, folder: str) -> None:
+    """Make a folder of an instance with the modes that it has there; the root itself is private."""
+    path = root
+    for part in Path(folder).parts:
+        path /= part
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
 
 
 async def _first(waiting: Awaitable[Any], seconds: float) -> None:

@@ -14,7 +14,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runctl.local import disks, permitted
+from runctl.local import disks, keys, permitted, private
+from runctl.local.keys import Keys
 from runctl.local.knobs import Knobs, Setup
 from runctl.local.processes import die_with_parent
 
@@ -36,6 +37,8 @@ def main() -> None:
     parser.add_argument("--shared-paths", action="store_true")
     parser.add_argument("--shared-folder", action="append", default=[])
     options = parser.parse_args()
+    os.umask(private.UMASK)
+    private.make_folder(options.home)
     refused = ""
     if options.own_disks:
         # First of all: a process with threads cannot enter. Only disks need it.
@@ -66,17 +69,22 @@ def main() -> None:
     listener = socket.create_server(("127.0.0.1", options.port), backlog=256)
     port = int(listener.getsockname()[1])
     os.environ.pop("PYTHONPATH", None)  # it found this package; functions must not see it
-    _configure_ministack(options.home, port)
+    own_keys = keys.generate()
+    keys.save(options.home, own_keys)
+    _configure_ministack(options.home, port, own_keys)
     setup = Setup(
         shares_paths=shares,
         knobs=Knobs(disk_bytes=options.disk_bytes, shared_folders=options.shared_folder),
     )
-    asyncio.run(_serve(options.home, listener, f"http://127.0.0.1:{port}", setup))
+    asyncio.run(_serve(options.home, listener, own_keys, setup))
 
 
-def _configure_ministack(home: Path, port: int) -> None:
-    """Set what ministack reads while it is imported."""
+def _configure_ministack(home: Path, port: int, own_keys: Keys) -> None:
+    """Set what ministack reads while it is imported, and later to recognize its administrator."""
+    os.environ.pop("AWS_SESSION_TOKEN", None)
     os.environ |= {
+        "AWS_ACCESS_KEY_ID": own_keys.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": own_keys.secret_access_key,
         "GATEWAY_PORT": str(port),
         "BIND_HOST": "127.0.0.1",
         "MINISTACK_HOST": "127.0.0.1",
@@ -92,13 +100,17 @@ def _configure_ministack(home: Path, port: int) -> None:
     }
 
 
-async def _serve(home: Path, listener: socket.socket, url: str, setup: Setup) -> None:
+async def _serve(home: Path, listener: socket.socket, own_keys: Keys, setup: Setup) -> None:
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
 
     from runctl.local.door import build
+    from runctl.local.guard import Guard
 
+    port = int(listener.getsockname()[1])
+    url = f"http://127.0.0.1:{port}"
     door = build(home, url=url, account=ACCOUNT, region=REGION, setup=setup)
+    guard = Guard(door, keys=own_keys, port=port, account=ACCOUNT)
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = _KEEP_ALIVE_SECONDS
@@ -110,10 +122,11 @@ async def _serve(home: Path, listener: socket.socket, url: str, setup: Setup) ->
         loop.add_signal_handler(signum, stop.set)
     announcement = asyncio.create_task(_announce(home, url, door))
     try:
-        await serve(door, config, shutdown_trigger=stop.wait)
+        await serve(guard, config, shutdown_trigger=stop.wait)
     finally:
         announcement.cancel()
         (home / "endpoint.json").unlink(missing_ok=True)
+        keys.remove(home)
         await asyncio.to_thread(door.close)
     logging.shutdown()
     os._exit(0)  # ministack's worker threads would keep the process
@@ -121,11 +134,8 @@ async def _serve(home: Path, listener: socket.socket, url: str, setup: Setup) ->
 
 async def _announce(home: Path, url: str, door: FrontDoor) -> None:
     await door.ready.wait()
-    temporary = home / "endpoint.json.new"
-    temporary.write_text(
-        json.dumps({"endpoint": url, "pid": os.getpid(), "region": REGION, "account": ACCOUNT})
-    )
-    temporary.replace(home / "endpoint.json")
+    about = {"endpoint": url, "pid": os.getpid(), "region": REGION, "account": ACCOUNT}
+    private.write(home / "endpoint.json", json.dumps(about))
 
 
 if __name__ == "__main__":

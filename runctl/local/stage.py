@@ -13,7 +13,7 @@ from runctl.aws.logs import LogReader
 from runctl.aws.objects import S3Objects
 from runctl.aws.workflow import Execution, StepFunctions
 from runctl.local.client import Json, LocalCloudClient
-from runctl.local.daemon import ACCESS_KEY, SECRET_KEY, Endpoint
+from runctl.local.daemon import Endpoint
 from runctl.model.errors import NotFoundError
 from runctl.model.identity import RUN_TAG, log_stream, output_prefix
 from runctl.model.run import Attempt, AttemptStage, Run
@@ -51,11 +51,11 @@ class Stage:
             Connection(
                 region=endpoint.region,
                 endpoint_url=endpoint.url,
-                access_key=ACCESS_KEY,
-                secret_key=SECRET_KEY,
+                access_key=endpoint.keys.access_key_id,
+                secret_key=endpoint.keys.secret_access_key,
             )
         )
-        self.cloud = LocalCloudClient(endpoint.url)
+        self.cloud = LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
         self.deployment = read_deployment(self.clients.get("ssm"))
         self.ledger = DynamoLedger(self.clients.get("dynamodb"), self.deployment.table)
         self.workflow = StepFunctions(

@@ -25,9 +25,10 @@ from runctl.local.services import ServiceManager
 from runctl.local.units import UnitError
 
 _SHIM = """#!{python} -IS
-import json, socket, sys
+import json, os, socket, sys
+folder = os.open({folder!r}, os.O_PATH)
 with socket.socket(socket.AF_UNIX) as door:
-    door.connect("\\0{address}")
+    door.connect(f"/proc/self/fd/{{folder}}/{socket}")
     door.sendall(json.dumps([{name!r}, *sys.argv[1:]]).encode() + b"\\n")
     with door.makefile() as answers:
         code, text = json.loads(answers.readline())
@@ -45,6 +46,9 @@ while [ $# -gt 0 ]; do
 done
 exec "$@"
 """
+# Where the shims reach this process: a folder that only the instance's own user can enter. A name
+# without a file (an abstract address) would be open to every user of the machine.
+_CONTROL, _SOCKET = "run/runctl-control", "supervisor"
 SHIMS = ("systemctl", "shutdown", "poweroff", "halt", "nft", "journalctl")
 
 
@@ -114,16 +118,24 @@ class Supervisor:
         self._wakeup = sender
 
     def _open_door(self, python: str) -> None:
-        # An abstract address: paths below the root may be longer than a socket's name can be.
-        address = f"runctl-instance-{os.getpid()}-{os.urandom(8).hex()}"
+        control = self.root / _CONTROL
+        control.mkdir(parents=True, exist_ok=True)
+        control.chmod(0o700)
+        (control / _SOCKET).unlink(missing_ok=True)
         door = socket.socket(socket.AF_UNIX)
-        door.bind(f"\0{address}")
+        # Through a descriptor: the path may be longer than a socket's name can be.
+        folder = os.open(control, os.O_PATH)
+        door.bind(f"/proc/self/fd/{folder}/{_SOCKET}")
+        os.close(folder)
         door.listen(64)
         door.setblocking(False)
         self._selector.register(door, selectors.EVENT_READ, lambda: self._accept(door))
         shims = self.root / "bin"
         shims.mkdir(parents=True, exist_ok=True)
-        texts = {name: _SHIM.format(python=python, address=address, name=name) for name in SHIMS}
+        texts = {
+            name: _SHIM.format(python=python, folder=str(control), socket=_SOCKET, name=name)
+            for name in SHIMS
+        }
         for name, text in {**texts, "systemd-run": _RUN_WITHOUT_SCOPE}.items():
             path = shims / name
             path.write_text(text)
@@ -251,6 +263,8 @@ def main() -> None:
         line += byte
     description = json.loads(line)
     root = Path(description["root"])
+    # As on EC2, whatever the developer's is; from outside, the root's own folder is private.
+    os.umask(0o022)
     if description["own_paths"]:
         isolation.isolate(root, [Path(one) for one in description["shared_folders"]])
     Supervisor(

@@ -1,5 +1,6 @@
 """`runctl local …` against a real local cloud, and `--local` that leaves the environment alone."""
 
+import boto3
 import pytest
 
 from runctl.local import daemon
@@ -20,6 +21,25 @@ def test_status_shows_where_it_is_and_what_is_there(endpoint, runctl):
     document = runctl("local", "status", "--json").document
     assert (document["endpoint"], document["instances"]) == (endpoint.url, [])
     assert endpoint.url in runctl("local", "status").stdout
+
+
+def test_env_points_aws_tools_at_it_and_nothing_else_prints_a_key(endpoint, runctl):
+    printed = runctl("local", "env")
+    words = [word for line in printed.stdout.splitlines() for word in line.split()[1:]]
+    variables = dict(word.split("=", 1) for word in words)
+    assert runctl("local", "env", "--json").document == endpoint.environment()
+    sts = boto3.client(
+        "sts",
+        endpoint_url=variables["AWS_ENDPOINT_URL"],
+        region_name=variables["AWS_REGION"],
+        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+    )
+    assert sts.get_caller_identity()["Account"] == endpoint.account
+    for words in (("local", "status"), ("local", "status", "--json"), ("--local", "list")):
+        shown = runctl(*words)
+        for secret in (endpoint.keys.admin, endpoint.keys.secret_access_key):
+            assert secret not in shown.stdout + shown.stderr
 
 
 def test_capacity_reaches_the_market(endpoint, runctl):

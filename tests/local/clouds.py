@@ -58,7 +58,11 @@ class Cloud:
     admin: LocalCloudClient
 
     def client(self, service: str, **credentials: str) -> Any:
-        keys = credentials or {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+        own = self.endpoint.keys
+        keys = credentials or {
+            "aws_access_key_id": own.access_key_id,
+            "aws_secret_access_key": own.secret_access_key,
+        }
         config = Config(retries={"total_max_attempts": 1})
         return boto3.client(
             service, endpoint_url=self.endpoint.url, region_name="us-east-1", config=config, **keys
