@@ -1,11 +1,12 @@
-# Every target sets itself up: a machine with Python 3.11+, Node 20+ and make is enough.
+# Every target sets itself up: a machine with Python 3.11+, Node 20+ and make is enough; `make test`
+# installs a browser where it is root.
 PYTHON ?= python3
 BIN := .venv/bin
 # Node 20 has reached its end of life; jsii says so in a banner on every call.
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 18,20,22
 export CDK_DISABLE_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-fast soak check format lock synth bench docs clean
+.PHONY: help setup system-packages demo test test-fast soak check format lock synth bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -51,6 +52,24 @@ build/bench/.installed: requirements/bench.txt build/frameworks/.installed
 	  build/frameworks/bin/python -c 'import site; print(site.getsitepackages()[0])' > "$$here/frameworks.pth"; done
 	@touch $@
 
+# What the tests need of the system: a browser for the pages that attack the local cloud. Only root can
+# install it, on Debian and what derives from it; others run the rest, except with CI=true.
+system-packages:  ## as root, install what the tests need of the system
+	@mkdir -p build; \
+	if [ "$$(id -u)" = 0 ]; then left_out=; else left_out="tests as another user"; fi; \
+	if ! { command -v chromium-headless-shell || command -v chromium || command -v google-chrome; } \
+	    > /dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo "installing chromium-headless-shell"; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    { apt-get -qq update && \
+	      apt-get -qq install --yes --no-install-recommends chromium-headless-shell; \
+	    } > build/apt-get.log 2>&1 || { cat build/apt-get.log; exit 1; }; \
+	  else left_out="$${left_out:+$$left_out, }tests in a browser (chromium-headless-shell)"; fi; \
+	fi; \
+	if [ -n "$$left_out" ]; then \
+	  echo "left out, because they need root: $$left_out"; [ "$$CI" != true ]; fi
+
 setup: .venv/.installed node_modules/.installed build/wheels/.downloaded  ## install everything into .venv, node_modules and build
 
 demo: setup  ## a run that is interrupted three times, on the local cloud
@@ -61,7 +80,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 # The end-to-end tests wait more than they compute, so there are two workers more than the smallest
 # machine has cores. Real processes under that load can miss a time limit: what failed is run once more
 # by itself, and only what fails again fails here; both are printed.
-test: setup build/frameworks/.installed  ## all tests, the end-to-end ones included
+test: setup build/frameworks/.installed system-packages  ## all tests, the end-to-end ones included
 	$(PYTEST) -n 4 || \
 	$(PYTEST) --last-failed --last-failed-no-failures none
 
