@@ -23,7 +23,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory):
         environment={"SFN_WAIT_SCALE": "0.02"},
     )
     try:
-        deploy(endpoint, project=PROJECT)
+        deploy(endpoint, project=PROJECT, context={"secrets": "e2e/*", "parameters": "/e2e/*"})
         yield Stage(endpoint)
     finally:
         daemon.stop(home)

@@ -1,0 +1,189 @@
+"""A trainer gets the secrets that its request refers to; nothing that anybody keeps has them."""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stage import Stage
+
+pytestmark = pytest.mark.e2e
+
+# Says which values it has, prints them as careless programs do, and trains until it is told to end.
+PROGRAM = """
+import hashlib, json, os, sys, time
+from runctl import training
+
+names = ("WANDB_API_KEY", "HF_TOKEN", "PEM")
+told = {name: hashlib.sha256(os.environ[name].encode()).hexdigest() for name in names}
+print(json.dumps(told), flush=True)
+print("settings:", os.environ["WANDB_API_KEY"], os.environ["HF_TOKEN"], flush=True)
+print(os.environ["PEM"], file=sys.stderr, flush=True)
+found = training.restore()
+step = found.step if found else 0
+while not training.should_stop() and (step < 1 or os.environ["RUNCTL_ATTEMPT"] == "1"):
+    if step < 1:
+        step += 1
+        training.save(lambda path: path.write_text("weights"), step, keep=2)
+    time.sleep(0.05)
+"""
+
+
+def store(stage: Stage, name: str, values: dict[str, str]) -> None:
+    """Store values as a secret with two keys and as a parameter, or replace what is there."""
+    manager, ssm = stage.clients.get("secretsmanager"), stage.clients.get("ssm")
+    text = json.dumps({"wandb": values["WANDB_API_KEY"], "hf": values["HF_TOKEN"]})
+    try:
+        manager.create_secret(Name=f"e2e/{name}", SecretString=text)
+    except manager.exceptions.ResourceExistsException:
+        manager.put_secret_value(SecretId=f"e2e/{name}", SecretString=text)
+    ssm.put_parameter(Name=f"/e2e/{name}", Value=values["PEM"], Type="SecureString", Overwrite=True)
+
+
+def new_values() -> dict[str, str]:
+    return {
+        "WANDB_API_KEY": secrets.token_hex(20),
+        "HF_TOKEN": f"hf_{secrets.token_urlsafe(24)}",
+        "PEM": f"-----BEGIN TEST-----\n{secrets.token_urlsafe(40)}\n-----END TEST-----",
+    }
+
+
+def digests(values: dict[str, str]) -> dict[str, str]:
+    return {name: hashlib.sha256(value.encode()).hexdigest() for name, value in values.items()}
+
+
+def needles(*values: dict[str, str]) -> list[str]:
+    """What to look for: of several lines the one that is secret."""
+    return [max(text.splitlines(), key=len) for one in values for text in one.values()]
+
+
+def told_by(stage: Stage, run_id: str, attempt: int) -> dict[str, str]:
+    (line,) = [one for one in stage.log(run_id, attempt) if one.startswith("{")]
+    return dict(json.loads(line))
+
+
+def command_lines() -> str:
+    """Every command line of this machine, whose instances are processes of it."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(path.read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return "\n".join(lines)
+
+
+def kept_by_the_account(stage: Stage, run_id: str) -> Iterator[tuple[str, str]]:
+    """Yield all that the account keeps, each with its place."""
+    s3, logs = stage.clients.get("s3"), stage.clients.get("logs")
+    bucket, group = stage.deployment.bucket, stage.deployment.log_group
+    pages = stage.clients.get("dynamodb").get_paginator("scan")
+    yield "ledger", str([*pages.paginate(TableName=stage.deployment.table)])
+    states = stage.clients.get("stepfunctions")
+    arn = stage.workflow.execution_arn(run_id)
+    yield "execution", str(states.describe_execution(executionArn=arn))
+    history = states.get_paginator("get_execution_history").paginate(executionArn=arn)
+    yield "history", str([*history])
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for item in page.get("Contents", ()):
+            body = s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+            yield item["Key"], f"{item['Key']} {body.decode(errors='replace')}"
+    for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group):
+        for event in page["events"]:
+            yield event["logStreamName"], event["message"]
+
+
+def readable_by_others(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield the files of a machine that every user of it may read."""
+    for path in root.rglob("*"):
+        folders = [folder for folder in path.parents if folder.is_relative_to(root)]
+        try:
+            if path.is_symlink() or not path.is_file():
+                continue
+            if path.stat().st_mode & 0o004 and all(one.stat().st_mode & 0o001 for one in folders):
+                yield str(path), path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+
+
+def test_a_run_reads_its_secrets_anew_after_an_interruption_and_nobody_keeps_them(
+    stage: Stage, new_name
+):
+    run_id, old, new = new_name(), new_values(), new_values()
+    store(stage, run_id, old)
+    stage.start(
+        {
+            "code": stage.upload_project({"train.py": PROGRAM}),
+            "script": "train.py",
+            "env": {
+                "WANDB_API_KEY": f"secret:e2e/{run_id}#wandb",
+                "HF_TOKEN": f"secret:e2e/{run_id}#hf",
+                "PEM": f"ssm:/e2e/{run_id}",
+            },
+        },
+        name=run_id,
+    )
+    stage.wait_for_training(run_id, attempt=1, step=1)
+    first = stage.create_test_spot_instance(run_id)
+    shown = command_lines()
+    state = Path(stage.cloud.instance(first)["root"]) / "var/lib/runctl"
+    on_disk = [*readable_by_others(state)]
+    store(stage, run_id, new)  # as a rotation does
+    stage.simulate_spot_interruption(run_id, attempt=1)
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", stage.story(run_id)
+    assert told_by(stage, run_id, 1) == digests(old)
+    assert told_by(stage, run_id, 2) == digests(new)
+    assert "settings: *** ***" in stage.log(run_id, 1)
+    values = needles(old, new)
+    assert [one for one in values if one in shown] == []
+    assert on_disk
+    assert [path for path, text in on_disk for one in values if one in text] == []
+    kept = [*kept_by_the_account(stage, run_id)]
+    assert {"ledger", "execution", "history"} < {place for place, _ in kept}
+    assert any(f"secret:e2e/{run_id}#wandb" in text for _, text in kept)
+    assert [place for place, text in kept for one in values if one in text] == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("secret:elsewhere/NAME", "this machine may not read it; list it in the context `secrets`"),
+        ("ssm:/elsewhere/NAME", "list it in the context `parameters`"),
+        ("secret:e2e/missing-NAME", "there is no such secret in us-east-1"),
+        ("ssm:/e2e/missing-NAME", "there is no such parameter in us-east-1"),
+    ],
+)
+def test_a_secret_that_cannot_be_read_ends_the_run_before_its_trainer_starts(
+    stage: Stage, new_name, reference: str, told: str
+):
+    run_id = new_name()
+    reference = reference.replace("NAME", run_id)
+    value = secrets.token_hex(20)
+    if "elsewhere" in reference:
+        stage.clients.get("secretsmanager").create_secret(
+            Name=f"elsewhere/{run_id}", SecretString=value
+        )
+        stage.clients.get("ssm").put_parameter(
+            Name=f"/elsewhere/{run_id}", Value=value, Type="SecureString"
+        )
+    stage.start(
+        {
+            "code": stage.upload_project({"train.py": "print('started')"}),
+            "script": "train.py",
+            "env": {"WANDB_API_KEY": reference},
+            "retry": {"exit_codes": "any"},
+        },
+        name=run_id,
+    )
+    ended = stage.wait_for_training_completion(run_id)
+    assert ended.status == "FAILED", stage.story(run_id)
+    run, attempts = stage.run(run_id), stage.attempts(run_id)
+    assert len(attempts) == 1
+    assert f"env.WANDB_API_KEY: {reference}: " in run.reason
+    assert told in run.reason
+    assert value not in run.reason
+    assert "started" not in stage.log(run_id, 1)
