@@ -345,7 +345,7 @@ RemainAfterExit=yes
 ExecStart=$root/opt/runctl/bin/runctl-fence
 EOF
     systemctl daemon-reload
-    if ! systemctl restart runctl-fence.service; then
+    if ! systemctl restart runctl-fence.service 2>/dev/null; then
         problem="no trainer can start, since the metadata fence failed: \
 $(cat "$root/run/runctl/fence" 2>/dev/null || echo 'see journalctl -u runctl-fence')"
         # On our own machine the agent reports it.

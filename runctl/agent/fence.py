@@ -6,6 +6,7 @@ starts only when that says `loaded`, and a connection from its cgroup fails.
 
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from runctl.model.errors import RequestError
 
 LOADED = "loaded"
 ADDRESSES = ("169.254.169.254:80", "[fd00:ec2::254]:80")
-PROBE_SECONDS = 30
+PROBE_TRIES, PROBE_SECONDS, PROBE_PAUSE = 3, 10, 1
 REMEDY = "the instance's image needs nft (package nftables), cgroup v2 and systemd"
 _PROBE = """import socket, sys
 for address in sys.argv[1:]:
@@ -24,7 +25,7 @@ for address in sys.argv[1:]:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
     except OSError:
         continue
-    sys.exit("the metadata service answers the trainer at " + address)
+    print("the metadata service answers the trainer at " + address)
 """
 
 
@@ -35,11 +36,11 @@ def require_fence(paths: Paths) -> None:
     except OSError as exc:
         said = f"runctl-fence.service left no result ({exc.strerror})"
     if said != LOADED:
-        raise _missing(said)
+        raise _missing(f"{said}; {REMEDY}")
 
 
 def prove_fence(paths: Paths, addresses: Sequence[str] = ADDRESSES) -> None:
-    """Raise RequestError unless a process beside the trainer is refused by the metadata service.
+    """Raise RequestError unless the metadata service refuses processes in the trainer's slice.
 
     Below another root, as on the local cloud, the machine's rules are not ours, and only the
     unit's result counts.
@@ -48,25 +49,34 @@ def prove_fence(paths: Paths, addresses: Sequence[str] = ADDRESSES) -> None:
     if paths.root != Path("/"):
         return
     if problem := probe(addresses):
-        raise _missing(problem)
+        raise _missing(f"the rules are loaded, but {problem}")
 
 
 def probe(addresses: Sequence[str]) -> str:
-    """Connect to `addresses` from the trainer's cgroup; return what is wrong, if anything is."""
+    """Connect to `addresses` from the trainer's slice; return the problem, or nothing.
+
+    A scope that systemd does not make at once is no verdict: it is tried again.
+    """
     words = [*scope(), sys.executable, "-I", "-S", "-c", _PROBE, *addresses]
-    try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        return f"it could not be tried: {exc}"
-    if done.returncode == 0:
-        return ""
-    return done.stderr.strip() or f"it could not be tried: exit code {done.returncode}"
+    problem = ""
+    for number in range(PROBE_TRIES):
+        if number:
+            time.sleep(PROBE_PAUSE)
+        try:
+            done = subprocess.run(
+                words, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            problem = f"trying them failed: {exc}"
+            continue
+        if done.returncode == 0:
+            return done.stdout.strip()
+        problem = f"trying them failed with exit code {done.returncode}: {done.stderr.strip()}"
+    return problem
 
 
 def _missing(problem: str) -> RequestError:
     return RequestError(
         "no trainer was started, since nothing keeps it from the credentials of the instance "
-        f"role: {problem}; {REMEDY}"
+        f"role: {problem}"
     )

@@ -180,7 +180,9 @@ def test_fence_that_is_loaded_and_does_not_hold_starts_no_trainer(tmp_path: Path
     Here.fence.write_text("loaded\n")
     with socket.create_server(("127.0.0.1", 0)) as service:
         address = f"127.0.0.1:{service.getsockname()[1]}"
-        with pytest.raises(RequestError, match=f"answers the trainer at {address}"):
+        with pytest.raises(
+            RequestError, match=f"are loaded, but .* answers the trainer at {address}"
+        ):
             prove_fence(Here(Path("/")), ["127.0.0.1:1", address])
     prove_fence(Here(Path("/")), ["127.0.0.1:1", "[::1]:1"])
 
@@ -188,10 +190,21 @@ def test_fence_that_is_loaded_and_does_not_hold_starts_no_trainer(tmp_path: Path
 def test_fence_that_cannot_be_tried_does_not_count_as_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("runctl.agent.fence.PROBE_PAUSE", 0)
     monkeypatch.setattr("runctl.agent.fence.scope", lambda: ["/bin/false"])
     assert "exit code 1" in probe(["127.0.0.1:1"])
     monkeypatch.setattr("runctl.agent.fence.scope", lambda: ["/nowhere/systemd-run"])
-    assert "could not be tried" in probe(["127.0.0.1:1"])
+    assert "trying them failed" in probe(["127.0.0.1:1"])
+
+
+def test_scope_that_systemd_refuses_once_fails_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = tmp_path / "systemd-run"
+    write_program(busy, f'#!/bin/sh\nmkdir "{tmp_path}/tried" && exit 1\nexec "$@"\n')
+    monkeypatch.setattr("runctl.agent.fence.PROBE_PAUSE", 0)
+    monkeypatch.setattr("runctl.agent.fence.scope", lambda: [str(busy)])
+    assert probe(["127.0.0.1:1"]) == ""
 
 
 def test_library_upgrades_restart_none_of_our_services(boot: Boot) -> None:
