@@ -25,7 +25,7 @@ def accompany(
     from runctl.cli.documents import run_document
     from runctl.cli.follow import follow_run
     from runctl.cli.view import summary
-    from runctl.model.run import derive_status
+    from runctl.model.run import derive_status, was_refused
 
     output = invocation.output
     try:
@@ -50,4 +50,5 @@ def accompany(
         run_document(run, attempts, cloud.versions(run_id)),
         summary(run, attempts, width=output.stdout.width),
     )
-    raise typer.Exit(exit_code_for(derive_status(run, attempts)))
+    status = derive_status(run, attempts)
+    raise typer.Exit(exit_code_for(status, was_refused=was_refused(run, attempts)))

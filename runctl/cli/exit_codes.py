@@ -33,6 +33,11 @@ def exit_code_of(error: BaseException) -> int:
     return REFUSED if is_aws else RUN_FAILED
 
 
-def exit_code_for(status: RunStatus) -> int:
-    """Return the exit code of a command that followed a run to its end."""
+def exit_code_for(status: RunStatus, *, was_refused: bool = False) -> int:
+    """Return the exit code of a command that followed a run to its end.
+
+    `was_refused` when AWS refused to launch a machine, which is not a failure of the program.
+    """
+    if was_refused:
+        return REFUSED
     return DONE if status is RunStatus.COMPLETED else RUN_FAILED

@@ -18,6 +18,7 @@ from runctl.model.errors import (
     NotFoundError,
     Problem,
     RequestError,
+    TransientError,
 )
 from runctl.model.errors import InvalidRequestError as InvalidError
 
@@ -146,9 +147,16 @@ def _pools(types: list[str], zones: tuple[str, ...], market: str) -> tuple[Pool,
 
 
 def _launch(fleet: Ec2Fleet, request: str) -> tuple[str, Pool | None]:
+    from runctl.model.refusal import kind_of
+
     result = fleet.launch(request)
     if not result.instance_ids:
         told = "; ".join(f"{pool}: {code}" for pool, code in result.refusals.items())
+        if not result.was_answered and not any(
+            kind_of(code).is_answer for code in result.refusals.values()
+        ):
+            # The same request may be sent again: it is kept for a repeated command.
+            raise TransientError(f"EC2 gave no answer: {told}. Try again")
         raise CapacityUnavailableError(
             f"no pool has capacity now: {told}. Name other types, try again later, or try "
             "the other market"

@@ -326,3 +326,30 @@ def capacity(
     except LocalCloudError as exc:
         raise InvalidRequestError((Problem("POOL", str(exc).removeprefix("pool: ")),)) from exc
     invocation.output.result({"pool": pool, "capacity": count}, f"{pool} holds {count}")
+
+
+@command(app, "quota")
+def quota(
+    invocation: Invocation,
+    code: Annotated[
+        str, typer.Argument(metavar="CODE", help="L-34B43A08 is Spot of the standard families.")
+    ],
+    vcpus: Annotated[int, typer.Argument(metavar="N", min=0, help="How many vCPUs it allows.")],
+) -> None:
+    """Set how many vCPUs the account may run of a quota."""
+    from runctl.cli.cloud import find_local_cloud
+    from runctl.local.client import LocalCloudClient, LocalCloudError
+    from runctl.model.quota import QUOTAS
+
+    endpoint = find_local_cloud()
+    client = LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
+    try:
+        client.set_quota(code, vcpus)
+    except LocalCloudError as exc:
+        raise InvalidRequestError(
+            (Problem("CODE", str(exc).removeprefix("vcpu_quotas: ")),)
+        ) from exc
+    invocation.output.result(
+        {"code": code, "name": QUOTAS[code].name, "vcpus": vcpus},
+        f"{QUOTAS[code]} is {vcpus} vCPUs",
+    )

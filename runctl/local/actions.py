@@ -73,7 +73,9 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
         ),
         # create-launch-template.html: "resolve:ssm" needs it of whoever launches
         Required(
-            "ssm:GetParameters", ("arn:aws:ssm:{region}::parameter{parameter}",), on_launch=True
+            "ssm:GetParameters",
+            ("arn:aws:ssm:{region}::parameter{parameter}",),
+            refused_as="SsmAccessDenied",
         ),
     ),
     # list_amazonec2.html: the Describe actions have no resource types

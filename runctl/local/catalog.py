@@ -11,6 +11,7 @@ from runctl.local.market import ON_DEMAND_PRICES
 from runctl.local.wire import ApiError, service_model
 
 _SIZES = {"nano": 2, "micro": 2, "small": 2, "medium": 2, "large": 2, "xlarge": 4}
+_METAL = 96
 _GPUS = {
     "g4dn.xlarge": 1, "g4dn.2xlarge": 1, "g4dn.12xlarge": 4, "g5.xlarge": 1, "g5.2xlarge": 1,
     "g5.12xlarge": 4, "g5.48xlarge": 8, "g6.xlarge": 1, "g6.2xlarge": 1, "p3.2xlarge": 1,
@@ -55,11 +56,15 @@ def look_up(name: str) -> InstanceType:
         raise ApiError(
             "InvalidInstanceType", f"The following supplied instance types do not exist: [{name}]"
         )
+    memory = 1 if name.endswith(".micro") else vcpus(name) * _MEMORY_SHARE[name[0]]
+    return InstanceType(name, vcpus(name), memory * 1024, architecture(name), _GPUS.get(name, 0))
+
+
+def vcpus(name: str) -> int:
+    """Return the vCPUs of a type by its size, on offer here or not."""
     size = name.partition(".")[2]
-    multiple = re.fullmatch(r"(\d+)xlarge", size)
-    vcpus = int(multiple.group(1)) * 4 if multiple else _SIZES[size]
-    memory = 1 if size == "micro" else vcpus * _MEMORY_SHARE[name[0]]
-    return InstanceType(name, vcpus, memory * 1024, architecture(name), _GPUS.get(name, 0))
+    multiple = re.fullmatch(r"(?:metal-)?(\d+)xl(?:arge)?", size)
+    return int(multiple.group(1)) * 4 if multiple else _SIZES.get(size, _METAL)
 
 
 def is_image_parameter(name: str) -> bool:

@@ -67,6 +67,13 @@ class LocalCloudClient:
         """
         return self._call("POST", "capacity", {"pool": pool, "capacity": capacity, "error": error})
 
+    def set_quota(self, code: str, vcpus: int | None) -> Json:
+        """Set how many vCPUs the account may run of a quota, such as L-34B43A08; None: plenty."""
+        quotas = {**self.knobs()["vcpu_quotas"], code: vcpus}
+        return self.set_knobs(
+            vcpu_quotas={name: value for name, value in quotas.items() if value is not None}
+        )
+
     def set_price(self, pool: str, price: float) -> Json:
         """Set what an hour in a pool costs."""
         return self._call("POST", "price", {"pool": pool, "price": price})

@@ -34,6 +34,7 @@ from runctl.local.instances import Instances
 from runctl.local.journal import Journal
 from runctl.local.knobs import Setup
 from runctl.local.market import Market
+from runctl.local.quotas import Quotas
 from runctl.local.ssm import Ssm
 from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
@@ -78,9 +79,16 @@ class FrontDoor:
     """The ASGI application of the local cloud."""
 
     def __init__(
-        self, *, ec2: Ec2, ssm: Ssm, admin: Admin, instances: Instances, calls: Journal
+        self,
+        *,
+        ec2: Ec2,
+        ssm: Ssm,
+        quotas: Quotas,
+        admin: Admin,
+        instances: Instances,
+        calls: Journal,
     ) -> None:
-        self._ec2, self._ssm, self._admin = ec2, ssm, admin
+        self._ec2, self._ssm, self._quotas, self._admin = ec2, ssm, quotas, admin
         self._instances, self._calls = instances, calls
         self.ready = asyncio.Event()
 
@@ -97,7 +105,7 @@ class FrontDoor:
         headers = read_headers(scope)
         match = _CREDENTIAL.search(headers.get("authorization", ""))
         service = match.group(3) if match else ""
-        if match is None or service not in {"ec2", "ssm", *limits.SERVICES}:
+        if match is None or service not in {"ec2", "ssm", "servicequotas", *limits.SERVICES}:
             await ministack.app(scope, receive, send)
             return
         body = await read_body(receive)
@@ -164,6 +172,8 @@ class FrontDoor:
             request = dict(call.request)
             if call.service == "ec2":
                 answer = self._ec2.answer(call.action, request, gate)
+            elif call.service == "servicequotas":
+                answer = self._quotas.answer(call.action, request, gate)
             else:
                 answer = await self._ssm.answer(call.action, request, gate)
             body = wire_format.render(call.action, answer)
@@ -195,6 +205,8 @@ class FrontDoor:
             call.request = json.loads(call.body or b"{}")
         except json.JSONDecodeError as exc:
             raise ApiError("SerializationException", str(exc)) from exc
+        if call.service == "servicequotas":
+            return True
         limits.check("ssm", call.action, call.request)
         return self._ssm.answers(call.action, call.request)
 
@@ -244,11 +256,12 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> F
         region=region,
         shares_paths=setup.shares_paths,
     )
-    volumes = Volumes()
-    ec2, ssm = Ec2(instances, Fleets(instances, volumes), volumes), Ssm(instances)
+    volumes, quotas = Volumes(), Quotas(knobs, market)
+    ec2 = Ec2(instances, Fleets(instances, volumes, quotas), volumes)
+    ssm = Ssm(instances)
     provisioning.install(ssm)
     wire.service_model("ec2")  # now, not in the first call
-    return FrontDoor(ec2=ec2, ssm=ssm, admin=admin, instances=instances, calls=calls)
+    return FrontDoor(ec2=ec2, ssm=ssm, quotas=quotas, admin=admin, instances=instances, calls=calls)
 
 
 def _pin_signature(call: Call) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from runctl.local import catalog, store
+from runctl.local.allocation import Offer
 from runctl.local.applied import check_template
-from runctl.local.market import Lifecycle, Offer, Pool
+from runctl.local.market import Lifecycle, Pool
 from runctl.local.store import LaunchTemplate, Profile, Subnet
 from runctl.local.tag_rules import check_shown_keys, check_tags
 from runctl.local.wire import ApiError

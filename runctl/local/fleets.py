@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runctl.local import catalog, store
+from runctl.local.allocation import Allocation, allocate
 from runctl.local.fleet_request import (
     Candidate,
     candidates_of,
@@ -30,8 +31,8 @@ from runctl.local.fleet_request import (
 )
 from runctl.local.instance import Instance, ended_by_user, new_instance_id
 from runctl.local.instances import Instances
-from runctl.local.market import Allocation, allocate
 from runctl.local.queries import page
+from runctl.local.quotas import Quotas
 from runctl.local.store import Subnet
 from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
@@ -66,8 +67,8 @@ class Fleet:
 class Fleets:
     """Every fleet since the local cloud began."""
 
-    def __init__(self, instances: Instances, volumes: Volumes) -> None:
-        self._instances, self._volumes = instances, volumes
+    def __init__(self, instances: Instances, volumes: Volumes, quotas: Quotas) -> None:
+        self._instances, self._volumes, self._quotas = instances, volumes, quotas
         self._all: dict[str, Fleet] = {}
         self._by_token: dict[tuple[str, str], Fleet] = {}
         self._lock = threading.Lock()
@@ -102,6 +103,8 @@ class Fleets:
             created_at=datetime.now(timezone.utc),
         )
         candidates = list(candidates_of(request))
+        images = {one.image_parameter for one in candidates if one.image_parameter}
+        authorize("CreateFleet", parameter=sorted(images))
         refused = self._refused(candidates, request, authorize)
         able = [one for one in candidates if one.offer.order not in refused]
         if is_spot(request) and able:
@@ -142,7 +145,6 @@ class Fleets:
                     subnet=[candidate.subnet.subnet_id],
                     group=security_groups(data),
                     image=[candidate.image],
-                    parameter=[candidate.image_parameter] if candidate.image_parameter else [],
                     role=[store.role_arn(candidate.profile.role)] if candidate.profile else [],
                     instance_type=[candidate.offer.pool.instance_type],
                     spot_request=["spot-instances-request"] if is_spot(request) else [],
@@ -167,6 +169,7 @@ class Fleets:
             same_type=options.get("SingleInstanceType", False),
             same_zone=options.get("SingleAvailabilityZone", False),
             minimum=options.get("MinTargetCapacity", 0),
+            quota_check=self._quotas.shortage,
         )
 
     def _launch(self, candidate: Candidate, fleet: Fleet) -> str:

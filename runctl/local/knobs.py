@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from runctl.model.quota import QUOTAS
+
 
 @dataclass
 class Knobs:
-    """Delays in seconds; events by detail type, `*` for every one."""
+    """Delays in seconds; events by detail type, `*` for every one; quotas by code, in vCPUs."""
 
     boot_delay: float = 0.5
     agent_delay: float = 0.3
@@ -24,6 +26,7 @@ class Knobs:
     heartbeat_scale: float = 1.0
     wait_scale: float = 1.0
     environment: dict[str, str] = field(default_factory=dict)
+    vcpu_quotas: dict[str, int] = field(default_factory=dict)
     drop_events: list[str] = field(default_factory=list)
     delay_events: dict[str, float] = field(default_factory=dict)
     duplicate_events: dict[str, int] = field(default_factory=dict)
@@ -68,6 +71,14 @@ def _check_shared_folders(value: list[Any]) -> None:
             raise ValueError(f"shared_folders: {one!r} is not the absolute path of a folder")
 
 
+def _check_quotas(value: dict[Any, Any]) -> None:
+    for code, allowed in value.items():
+        if code not in QUOTAS:
+            raise ValueError(f"vcpu_quotas: {unknown('quota', str(code), QUOTAS)}")
+        if type(allowed) is not int:
+            raise ValueError(f"vcpu_quotas: {code} takes a number of vCPUs, not {allowed!r}")
+
+
 def _check_event_list(value: list[Any]) -> None:
     for one in value:
         _check_event("drop_events", one)
@@ -106,6 +117,7 @@ _MAX_LISTED = 20
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "environment": _check_environment,
     "shared_folders": _check_shared_folders,
+    "vcpu_quotas": _check_quotas,
     "drop_events": _check_event_list,
     "delay_events": _check_delays,
     "duplicate_events": _check_copies,

@@ -1,8 +1,8 @@
-"""The spot market: pools with capacity, prices and errors, and which of them a request is given."""
+"""The spot market: pools with capacity, prices and errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -50,34 +50,6 @@ class Pool:
 
     def __str__(self) -> str:
         return f"{self.instance_type}/{self.zone}/{self.lifecycle}"
-
-
-@dataclass(frozen=True)
-class Offer:
-    """One pool that a request accepts, in the order of the request."""
-
-    pool: Pool
-    order: int
-    priority: float | None = None
-    max_price: float | None = None
-    weight: float = 1
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A pool that gave nothing, and the error EC2 names."""
-
-    offer: Offer
-    code: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """What a request is given: an offer for each instance, and the pools that refused."""
-
-    granted: tuple[Offer, ...]
-    refused: tuple[Refusal, ...]
 
 
 MESSAGES: Mapping[str, str] = {
@@ -158,92 +130,3 @@ class Market:
     def give_back(self, pool: Pool) -> None:
         """Count one instance less in the pool."""
         self.in_use[pool] = max(0, self.in_use.get(pool, 0) - 1)
-
-
-def rank(market: Market, offers: Iterable[Offer], *, strategy: str, wanted: int) -> list[Offer]:
-    """Order the offers as the allocation strategy tries them."""
-
-    def by_price(offer: Offer) -> tuple[float, ...]:
-        return (market.price(offer.pool), offer.order)
-
-    def by_capacity(offer: Offer) -> tuple[float, ...]:
-        return (-market.free(offer.pool), offer.order)
-
-    def by_both(offer: Offer) -> tuple[float, ...]:
-        shallow = market.free(offer.pool) < wanted
-        return (shallow, *(by_capacity(offer) if shallow else by_price(offer)))
-
-    def by_priority(offer: Offer) -> tuple[float, ...]:
-        # No priority counts as the lowest.
-        return (float("inf") if offer.priority is None else offer.priority, offer.order)
-
-    keys = {
-        "price-capacity-optimized": by_both,
-        "capacity-optimized": by_capacity,
-        "capacity-optimized-prioritized": by_priority,
-        "prioritized": by_priority,
-        "diversified": by_capacity,
-        "lowest-price": by_price,
-    }
-    return sorted(offers, key=keys[strategy])
-
-
-def allocate(
-    market: Market,
-    offers: Iterable[Offer],
-    *,
-    wanted: int,
-    strategy: str,
-    same_type: bool = False,
-    same_zone: bool = False,
-    minimum: int = 0,
-) -> Allocation:
-    """Fill a request from the pools, without taking anything from them yet."""
-    ranked = rank(market, offers, strategy=strategy, wanted=wanted)
-    groups = _groups(ranked, same_type=same_type, same_zone=same_zone)
-    tried = [_fill(market, group, wanted) for group in groups] or [Allocation((), ())]
-    best = max(tried, key=lambda one: sum(offer.weight for offer in one.granted))
-    if sum(offer.weight for offer in best.granted) >= max(minimum, 1):
-        return best
-    # Below the minimum the fleet launches nothing, and names every pool that fell short.
-    short = {str(refusal.offer.pool): refusal for one in tried for refusal in one.refused}
-    return Allocation((), tuple(short.values()))
-
-
-def _groups(ranked: list[Offer], *, same_type: bool, same_zone: bool) -> list[list[Offer]]:
-    groups: dict[tuple[str, str], list[Offer]] = {}
-    for offer in ranked:
-        key = (
-            offer.pool.instance_type if same_type else "",
-            offer.pool.zone if same_zone else "",
-        )
-        groups.setdefault(key, []).append(offer)
-    return list(groups.values())
-
-
-def _fill(market: Market, ranked: list[Offer], wanted: int) -> Allocation:
-    granted: list[Offer] = []
-    refused: list[Refusal] = []
-    missing = float(wanted)
-    for offer in ranked:
-        if missing <= 0:
-            break
-        code = _refusal_code(market, offer)
-        given = sum(1 for earlier in granted if earlier.pool == offer.pool)
-        free = 0 if code else market.free(offer.pool) - given
-        while missing > 0 and free > 0:
-            granted.append(offer)
-            missing -= offer.weight
-            free -= 1
-        if missing > 0:
-            code = code or "InsufficientInstanceCapacity"
-            refused.append(Refusal(offer, code, MESSAGES.get(code, code)))
-    return Allocation(tuple(granted), tuple(refused))
-
-
-def _refusal_code(market: Market, offer: Offer) -> str | None:
-    if code := market.error(offer.pool):
-        return code
-    if offer.max_price is not None and offer.max_price < market.price(offer.pool):
-        return "SpotMaxPriceTooLow"
-    return None

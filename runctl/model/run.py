@@ -136,6 +136,19 @@ def already_ended(run: Run) -> RunEndedError:
     )
 
 
+def was_refused(run: Run, attempts: Sequence[Attempt]) -> bool:
+    """Whether a run failed because AWS refused to launch a machine for it."""
+    last = attempts[-1] if attempts else None
+    return (
+        run.ended is RunStatus.FAILED
+        and last is not None
+        and last.ended is not None
+        and last.ended.kind is OutcomeKind.FAILED
+        and not last.was_launched
+        and not last.is_lent
+    )
+
+
 def derive_status(run: Run, attempts: Sequence[Attempt]) -> RunStatus:
     """Say in one word where a run stands; `attempts` in the order of their numbers."""
     if run.ended is not None:

@@ -139,7 +139,7 @@ def _explain_quota(asked: Round, quota: VcpuQuota) -> str:
         )
     says = f"quota {quota} is {allowed} vCPUs in {asked.region}, and the run needs {need}"
     if allowed < (sizes[0][0] if sizes else 1):
-        return f"{says}; ask for a higher quota at {link}"
+        return f"{says}; ask for a higher quota at {link}, or name types of other families"
     return f"{says}: other instances use it up; end some, or ask for a higher quota at {link}"
 
 

@@ -96,7 +96,10 @@ def test_nowhere_to_write_keeps_nobody_from_asking(tmp_path):
         assert asked == ({"request": "1"}, False)
 
 
-def test_create_asks_ec2_for_the_very_same_after_a_lost_answer(runctl, deployed, monkeypatch):
+@pytest.mark.parametrize("is_throttled", [False, True])
+def test_create_asks_ec2_for_the_very_same_after_a_lost_answer(
+    runctl, deployed, monkeypatch, is_throttled
+):
     deployed.put_parameter(
         **json.loads(
             deployed.clients.get("ssm").get_parameter(Name="/runctl/deployment")["Parameter"][
@@ -109,6 +112,9 @@ def test_create_asks_ec2_for_the_very_same_after_a_lost_answer(runctl, deployed,
 
     def launch(_self, request):
         sent.append(request)
+        if len(sent) == 1 and is_throttled:
+            pool = Pool("m5.large", "us-east-1a", "on-demand")
+            return LaunchResult(instance_ids=(), pool=None, refusals={pool: "RequestLimitExceeded"})
         if len(sent) == 1:
             raise TransientError("AWS cannot be reached: the answer timed out")
         return LaunchResult(
@@ -119,7 +125,7 @@ def test_create_asks_ec2_for_the_very_same_after_a_lost_answer(runctl, deployed,
 
     monkeypatch.setattr(Ec2Fleet, "launch", launch)
     words = ("aws", "create", "--instance-type", "m5.large", "--no-wait", "--output", "instance-id")
-    assert runctl(*words).code != 0
+    assert runctl(*words).code == 3
     again = runctl(*words)
     assert (again.code, again.stdout) == (0, "i-2\n")
     assert "had no answer" in again.stderr

@@ -53,6 +53,10 @@ def test_only_a_completed_run_is_done(status):
     assert exit_code_for(status) == (0 if status is RunStatus.COMPLETED else 1)
 
 
+def test_a_run_that_aws_refused_to_launch_exits_3():
+    assert exit_code_for(RunStatus.FAILED, was_refused=True) == 3
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

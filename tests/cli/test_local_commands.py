@@ -57,6 +57,14 @@ def test_capacity_reaches_the_market(endpoint, runctl):
         assert (bad.code, told in " ".join(bad.stderr.split())) == (2, True), bad.stderr
 
 
+def test_a_quota_is_set_by_its_code_and_a_wrong_code_is_refused(endpoint, runctl):
+    assert runctl("local", "quota", "L-3819A6DF", "0").code == 0
+    assert LocalCloudClient(endpoint.url).knobs()["vcpu_quotas"] == {"L-3819A6DF": 0}
+    bad = runctl("local", "quota", "L-3819A6D", "0")
+    told = "CODE: no quota 'L-3819A6D'; did you mean 'L-3819A6DF'?"
+    assert (bad.code, told in " ".join(bad.stderr.split())) == (2, True), bad.stderr
+
+
 def test_a_local_cloud_without_a_deployment_is_told(endpoint, runctl):
     done = runctl("--local", "list")
     assert (done.code, "nothing is deployed" in done.stderr) == (4, True)

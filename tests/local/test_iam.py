@@ -73,6 +73,10 @@ def test_each_dependent_permission_is_needed(strict_cloud: Cloud, missing: str) 
         with pytest.raises(ClientError, match=f"UnauthorizedOperation.*{told}"):
             create_fleet(strict_cloud, role)
         return
+    if missing == "ssm:GetParameters":  # so is the image resolved
+        with pytest.raises(ClientError, match=f"SsmAccessDenied.*{told}"):
+            create_fleet(strict_cloud, role)
+        return
     code = "UnauthorizedOperation"
     if missing == "iam:CreateServiceLinkedRole":
         code = "ServiceLinkedRoleCreationNotPermitted"

@@ -114,9 +114,10 @@ def test_a_quota_that_stands_in_the_way_is_said_with_code_name_value_need_and_pa
     assert outcome.reason == (
         "the launch was refused, and waiting will not help: quota L-3819A6DF (All G and VT Spot "
         "Instance Requests) is 0 vCPUs in eu-west-1, and the run needs 4 vCPUs for g5.xlarge; ask "
-        f"for a higher quota at {page}/L-3819A6DF; quota L-DB2E81BA (Running On-Demand G and VT "
-        "instances) is 2 vCPUs in eu-west-1, and the run needs 4 vCPUs for g5.xlarge; ask for a "
-        f"higher quota at {page}/L-DB2E81BA"
+        f"for a higher quota at {page}/L-3819A6DF, or name types of other families; quota "
+        "L-DB2E81BA (Running On-Demand G and VT instances) is 2 vCPUs in eu-west-1, and the run "
+        f"needs 4 vCPUs for g5.xlarge; ask for a higher quota at {page}/L-DB2E81BA, or name types "
+        "of other families"
     )
 
 
