@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.model.checkpoint import Manifest
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 from runctl.model.run import Run
 from runctl.policy.fallback import MAX_STEPS_BACK, in_order_of_trust
 
 # In the manifest's metadata: the keys of the checkpoints before it, the newest first.
 PREVIOUS = "previous"
+# So many of them are read; retention keeps fewer.
+MAX_PREVIOUS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,4 +70,11 @@ def _chain(store: CheckpointStore, newest: str) -> list[str]:
 
 def previous_of(store: CheckpointStore, key: str) -> list[str]:
     """Return the keys of the checkpoints before one, the newest first."""
-    return [str(other) for other in store.get_manifest(key).metadata.get(PREVIOUS, ())]
+    return keys_before(store.get_manifest(key))
+
+
+def keys_before(manifest: Manifest) -> list[str]:
+    """Return the keys that a manifest names of the checkpoints before it, the newest first."""
+    keys = manifest.metadata.get(PREVIOUS)
+    listed = keys[:MAX_PREVIOUS] if isinstance(keys, list) else []
+    return [key for key in listed if isinstance(key, str)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runctl.model.errors import CheckpointError
+from runctl.model.manifest_rules import MAX_DEPTH
 
 # A look at more names than this would take the agent's memory and a core for itself.
 MOST_NAMES = 200_000
@@ -30,7 +31,7 @@ def look(folder: Path, before: View | None = None, *, most: int = MOST_NAMES) ->
     """Return everything below `folder` by its relative path; what vanishes meanwhile is skipped.
 
     What is as it was in `before` shares its memory with it. Raises CheckpointError where there are
-    more names than `most`.
+    more names than `most`, or deeper folders than a manifest may have.
     """
     view: View = {}
     known = {} if before is None else before
@@ -52,6 +53,7 @@ def look(folder: Path, before: View | None = None, *, most: int = MOST_NAMES) ->
                     old = known.get(path)
                     view[path] = old if old == seen and old is not None else seen
                     if seen.kind == "dir":
+                        _check_depth(folder, path)
                         pending.append(path)
             if len(view) > most:
                 raise CheckpointError(
@@ -59,6 +61,14 @@ def look(folder: Path, before: View | None = None, *, most: int = MOST_NAMES) ->
                     "pack small files into archives, or keep them outside of the checkpoint folder"
                 )
     return view
+
+
+def _check_depth(folder: Path, path: str) -> None:
+    if path.count("/") >= MAX_DEPTH - 1:  # what lies in it could not be restored
+        raise CheckpointError(
+            f"{folder} has folders in more than {MAX_DEPTH - 1} levels, which is more than can be "
+            "restored; keep those outside of the checkpoint folder"
+        )
 
 
 def _seen(item: "os.DirEntry[str]") -> Seen | None:

@@ -6,15 +6,15 @@ import logging
 import os
 import shutil
 import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from runctl.agent.candidates import NOTHING_KNOWN, Trust, candidates
 from runctl.agent.faults import reach
+from runctl.agent.placing import NEW_FILE_FLAGS, place
 from runctl.agent.sharing import share
-from runctl.agent.unpacking import Unpacking
+from runctl.agent.unpacking import OLD_FILE_FLAGS, Unpacking
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.wire import Buffer
 from runctl.model.checkpoint import Entry, Manifest, Part
@@ -38,6 +38,7 @@ class _Missing:
     part: Part
     path: str
     offset: int
+    is_alone: bool
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Restorer:
             raise DamagedCheckpointError(f"no whole checkpoint is left; {last}") from last
 
     def _fetch_files(self, manifest: Manifest) -> None:
-        self._incoming.mkdir(parents=True, exist_ok=True)
+        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._keep_only(self._complete)  # a fetch that broke off leaves files behind
         wanted = {_content_name(entry): entry for entry in manifest.entries if entry.kind == "file"}
         share(self._missing(wanted), self._fetch_parts)
         for name, entry in wanted.items():
@@ -100,7 +102,10 @@ class Restorer:
                     continue  # no file has all of the bundle
                 for part, offset in _offsets(entry.parts):
                     self._parts[part.sha256] = (path, offset)
-        for name in set(os.listdir(self._incoming)) - wanted.keys():
+        self._keep_only(wanted.keys())
+
+    def _keep_only(self, names: Set[str]) -> None:
+        for name in set(os.listdir(self._incoming)) - names:
             self._forget(name)
 
     def _missing(self, wanted: Mapping[str, Entry]) -> Iterator["_Missing | _MissingBundle"]:
@@ -114,10 +119,13 @@ class Restorer:
                 bundles.setdefault(entry.parts[0], []).append((path, entry))
                 continue
             if len(entry.parts) != 1:
-                with open(path, "wb") as stream:
-                    stream.truncate(entry.size_bytes)
+                descriptor = os.open(path, NEW_FILE_FLAGS, 0o600)
+                try:
+                    os.ftruncate(descriptor, entry.size_bytes)
+                finally:
+                    os.close(descriptor)
             for part, offset in _offsets(entry.parts):
-                yield _Missing(part, path, offset)
+                yield _Missing(part, path, offset, is_alone=len(entry.parts) == 1)
         for part, files in bundles.items():
             yield _MissingBundle(part, sorted(files, key=lambda file: file[1].offset or 0))
 
@@ -129,7 +137,9 @@ class Restorer:
                 unpacking.check()
                 reach("restore.first_part_fetched")
                 continue
-            descriptor = os.open(one.path, os.O_WRONLY | os.O_CREAT, 0o600)
+            # The file of several parts is there already.
+            flags = NEW_FILE_FLAGS if one.is_alone else OLD_FILE_FLAGS
+            descriptor = os.open(one.path, flags, 0o600)
             try:
                 self._fetch_part(one, descriptor)
             finally:
@@ -171,39 +181,9 @@ class Restorer:
         reach("restore.fetched")
         clear(folder)
         reach("restore.folder_cleared")
-        places = [(_inside(folder, entry.path), entry) for entry in manifest.entries]
-        places.sort(key=lambda one: one[1].path)
-        self._make_folders(places)
-        names = Counter(_content_name(entry) for _, entry in places if entry.kind == "file")
-        for path, entry in places:
-            if entry.kind == "link":
-                os.symlink(entry.target, path)
-            elif entry.kind == "file":
-                name = _content_name(entry)
-                names[name] -= 1
-                if names[name]:  # another file with the same content still needs it
-                    shutil.copyfile(f"{self._incoming}/{name}", path)
-                else:
-                    os.replace(f"{self._incoming}/{name}", path)
-                reach("restore.first_file_placed")
-        for path, entry in places:
-            if entry.kind == "hard":
-                os.link(_inside(folder, entry.target), path)
-        # Children before parents: what is put into a folder changes the folder's time.
-        for path, entry in reversed(places):
-            if entry.kind != "link":
-                os.chmod(path, entry.mode)
-            os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+        place(manifest.entries, str(folder), str(self._incoming), _content_name)
         reach("restore.placed")
         self.discard()
-
-    def _make_folders(self, places: Iterable[tuple[str, Entry]]) -> None:
-        made: set[str] = set()
-        for path, entry in places:
-            needed = path if entry.kind == "dir" else os.path.dirname(path)
-            if needed not in made:
-                os.makedirs(needed, exist_ok=True)
-                made.add(needed)
 
     def discard(self) -> None:
         """Remove what was fetched."""
@@ -214,7 +194,12 @@ class Restorer:
 
 
 def clear(folder: Path) -> None:
-    """Empty a folder, creating it if need be; it may be in use as a working directory."""
+    """Empty a folder, creating it if need be; it may be in use as a working directory.
+
+    A link in its place is removed, and what it leads to is left alone.
+    """
+    if folder.is_symlink():
+        folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     for item in os.scandir(folder):
         if item.is_dir(follow_symlinks=False):
@@ -238,10 +223,3 @@ def _offsets(parts: Iterable[Part]) -> Iterator[tuple[Part, int]]:
     for part in parts:
         yield part, offset
         offset += part.size_bytes
-
-
-def _inside(folder: Path, path: str) -> str:
-    """Return a path below the folder; a manifest must not lead anywhere else."""
-    if path.startswith("/") or ".." in path.split("/"):
-        raise DamagedCheckpointError(f"the manifest names {path!r}, outside the checkpoint folder")
-    return f"{folder}/{path}"

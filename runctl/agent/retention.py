@@ -1,12 +1,15 @@
 """Which checkpoints stay: the last few; parts go with the last manifest that needs them."""
 
 import logging
+import re
 from collections.abc import Sequence
 
 from runctl.agent.faults import reach
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.model.checkpoint import Manifest
 from runctl.model.errors import DamagedCheckpointError
+
+_NAME = re.compile(r"/[^/]*-([0-9]{1,9})(?:\.r[0-9]+)?\.json\Z")
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +22,7 @@ def remove_old_checkpoints(
     `kept[0]` is the key of `newest`. Returns the digests that were removed. Manifests of a later
     attempt are left alone: it may have begun since we committed.
     """
-    old = [key for key in store.manifest_keys() if key not in kept and _attempt_of(key) <= attempt]
+    old = [key for key in store.manifest_keys() if key not in kept and _is_of(key, attempt)]
     if not old:
         return set()
     needed = newest.digests
@@ -43,6 +46,7 @@ def remove_old_checkpoints(
     return removed
 
 
-def _attempt_of(key: str) -> int:
-    name = key.rpartition("/")[2].partition(".")[0]
-    return int(name.rpartition("-")[2])
+def _is_of(key: str, attempt: int) -> bool:
+    """Whether a manifest is of this attempt or an earlier one; of a strange name nobody knows."""
+    match = _NAME.search(key)
+    return match is not None and int(match[1]) <= attempt

@@ -4,14 +4,15 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
-from runctl.agent.candidates import PREVIOUS
+from runctl.agent.candidates import PREVIOUS, keys_before
 from runctl.agent.restore import Fetched
 from runctl.agent.resumption import new_folder, not_resumed
 from runctl.agent.snapshot import Seen, Take, View
 from runctl.agent.stated_steps import Judged, Read, StepJudge
 from runctl.agent.steps import is_state, number_in
-from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint import Manifest, is_step
 from runctl.model.decision import is_progress
 from runctl.model.run import Run, best_of
 from runctl.policy.retention import StoredSave, choose_kept
@@ -221,12 +222,12 @@ class SaveHistory:
 
 
 def _previous_of(manifest: Manifest) -> list[StoredSave]:
-    keys = [str(key) for key in manifest.metadata.get(PREVIOUS, ())]
-    steps = list(manifest.metadata.get(PREVIOUS_STEPS, ()))
-    steps += [None] * (len(keys) - len(steps))
+    listed = manifest.metadata.get(PREVIOUS_STEPS)
+    steps = listed if isinstance(listed, list) else []
     return [
-        StoredSave(key, step if isinstance(step, int) else _step_of_old_key(key))
-        for key, step in zip(keys, steps, strict=False)
+        StoredSave(key, step if is_step(step) else _step_of_old_key(key))
+        for key, step in zip_longest(keys_before(manifest), steps)
+        if key is not None
     ]
 
 

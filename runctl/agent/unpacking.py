@@ -4,10 +4,13 @@ import hashlib
 import os
 from collections.abc import Sequence
 
+from runctl.agent.placing import NEW_FILE_FLAGS
 from runctl.agent.sharing import alone
 from runctl.aws.wire import Buffer
 from runctl.model.checkpoint import Entry
 from runctl.model.errors import DamagedCheckpointError
+
+OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Unpacking:
@@ -56,11 +59,18 @@ class Unpacking:
 
 
 def _write_file(path: str, content: memoryview, *, at: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT
-    descriptor = os.open(path, flags, 0o600)
+    descriptor = os.open(path, OLD_FILE_FLAGS) if at else _create(path)
     try:
         done = 0
         while done < len(content):  # a file system that fills up takes a part of it
             done += os.pwrite(descriptor, content[done:], at + done)
     finally:
         os.close(descriptor)
+
+
+def _create(path: str) -> int:
+    try:
+        return os.open(path, NEW_FILE_FLAGS, 0o600)
+    except FileExistsError:  # another try begins
+        os.unlink(path)
+        return os.open(path, NEW_FILE_FLAGS, 0o600)

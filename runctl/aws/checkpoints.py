@@ -19,6 +19,7 @@ from runctl.model.errors import (
     RefusedError,
     TransientError,
 )
+from runctl.model.manifest_rules import DIGEST, MAX_MANIFEST_BYTES
 from runctl.policy.garbage import StoredPart
 
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -95,20 +96,26 @@ class CheckpointStore:
         name says.
         """
         key = self._part_key(part)
-        digest = hashlib.sha256()
+        digest, end = hashlib.sha256(), 0
 
         def check_and_write(offset: int, piece: Buffer) -> None:
-            if offset + len(piece) > part.size_bytes:
+            nonlocal end
+            end = offset + len(piece)
+            if end > part.size_bytes:
                 raise StrangeAnswerError("the part is longer than it should be")
             digest.update(piece)
             write(offset, piece)
 
         if self._light.get(key, check_and_write) and digest.hexdigest() == part.sha256:
-            return
+            if end == part.size_bytes:
+                return
+            raise _other_size(part)
         with self._room.taken(part.size_bytes):
             for _ in range(MOST_READS):
-                content = self._get(key)
+                content = self._get(key, most=part.size_bytes)
                 if hashlib.sha256(content).hexdigest() == part.sha256:
+                    if len(content) != part.size_bytes:
+                        raise _other_size(part)
                     write(0, content)
                     return
         raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
@@ -120,17 +127,28 @@ class CheckpointStore:
         is returned.
         """
         body = manifest.as_json()
+        if len(body) > MAX_MANIFEST_BYTES:  # nobody would read it
+            raise CheckpointError(
+                f"the list of the checkpoint's files has {len(body):,} bytes, more than "
+                f"{MAX_MANIFEST_BYTES:,}; pack small files into archives"
+            )
         for revision in range(MOST_REVISIONS):
             key = identity.manifest_key(
                 self._run_id, save=manifest.save, attempt=manifest.attempt, revision=revision
             )
-            if self._put_if_absent(key, body) or self._get(key) == body:
+            if self._put_if_absent(key, body) or self._get(key, most=MAX_MANIFEST_BYTES) == body:
                 return key
         raise CheckpointError(f"save {manifest.save} has {MOST_REVISIONS} manifests already")
 
     def get_manifest(self, key: str) -> Manifest:
-        """Return a manifest; DamagedCheckpointError when it is missing or cannot be read."""
-        return Manifest.from_json(self._get(key, ChecksumMode="ENABLED"))
+        """Return a manifest; DamagedCheckpointError when it is missing or cannot be read.
+
+        Manifests name others by their keys, and only those of this run are followed.
+        """
+        folders = (identity.manifest_prefix(self._run_id), identity.partial_prefix(self._run_id))
+        if not key.startswith(folders):
+            raise DamagedCheckpointError(f"{key[:200]!a} is not a manifest of {self._run_id}")
+        return Manifest.from_json(self._get(key, most=MAX_MANIFEST_BYTES, ChecksumMode="ENABLED"))
 
     def manifest_keys(self) -> list[str]:
         """Return the keys of all manifests, the newest save first."""
@@ -176,6 +194,8 @@ class CheckpointStore:
             )
 
     def _part_key(self, part: Part) -> str:
+        if DIGEST.fullmatch(part.sha256) is None:  # wherever it came from
+            raise DamagedCheckpointError(f"{part.sha256[:100]!a} is not the name of a part")
         return identity.part_key(self._run_id, part.sha256)
 
     def _put_if_absent(self, key: str, body: bytes) -> bool:
@@ -201,7 +221,7 @@ class CheckpointStore:
             return True
         raise TransientError(f"S3 refused {key} again and again: another writer is at it")
 
-    def _get(self, key: str, **options: Any) -> bytes:
+    def _get(self, key: str, *, most: int, **options: Any) -> bytes:
         with translated(), self._light.learning("GetObject", key):
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=key, **options)
@@ -211,6 +231,11 @@ class CheckpointStore:
                 if code_of(exc) in FORBIDDEN:
                     raise _forbidden("s3:GetObject", key) from exc
                 raise
+        if int(answer["ContentLength"]) > most:
+            answer["Body"].close()
+            raise DamagedCheckpointError(
+                f"{key} has {answer['ContentLength']:,} bytes, more than the {most:,} that it may"
+            )
         try:
             # The connection may break in the middle of a body, which botocore does not retry.
             return bytes(answer["Body"].read())
@@ -237,6 +262,12 @@ class CheckpointStore:
                 self._client.delete_objects(
                     Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True}
                 )
+
+
+def _other_size(part: Part) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
+        f"the part {part.sha256} does not have the {part.size_bytes:,} bytes that a manifest says"
+    )
 
 
 def _forbidden(action: str, key: str) -> RefusedError:

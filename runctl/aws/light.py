@@ -15,7 +15,7 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from runctl.aws.signing import Signer
-from runctl.aws.wire import Buffer, Connections, Write, drop
+from runctl.aws.wire import Buffer, Connections, Write, drop, request_head
 
 SIGNED = "s3v4"
 # So many times may it be learned without one light request that went well after it.
@@ -170,8 +170,7 @@ class LightSender:
             signed["user-agent"] = lesson.user_agent
             if method == "PUT":
                 signed["content-length"] = str(size_bytes)
-            lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
-            head = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
+            head = request_head(method, path, signed)
             status = lesson.connections.exchange(head, body, write)
         if status != 200:
             self._forget(lesson)

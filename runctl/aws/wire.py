@@ -10,7 +10,7 @@ import struct
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 Buffer = bytes | bytearray | memoryview
@@ -20,7 +20,11 @@ RECEIVE_BYTES = 512 * 1024
 # An idle connection that the other side may have closed by now is looked at before it is used.
 FRESH_SECONDS = 1.0
 PORTS = {"http": 80, "https": 443}
-LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n")
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,18})\r\n")
+# RFC 9112: what a request line and a header may consist of, so that neither begins another one.
+_PATH = re.compile(r"/[!-~]*")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[ -~\t]*")
 
 
 def drop(_offset: int, _piece: Buffer) -> None:
@@ -29,6 +33,21 @@ def drop(_offset: int, _piece: Buffer) -> None:
 
 class StrangeAnswerError(OSError):
     """An answer that breaks off, or that only a full HTTP client understands."""
+
+
+class UnsafeRequestError(ValueError):
+    """A path or a header with characters that would make another request of it."""
+
+
+def request_head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
+    """Return a request's first lines; UnsafeRequestError for what may not stand in them."""
+    if _NAME.fullmatch(method) is None or _PATH.fullmatch(path) is None:
+        raise UnsafeRequestError(f"{path[:100]!a} cannot be the path of a request")
+    for name, value in headers.items():
+        if _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
+            raise UnsafeRequestError(f"the header {name[:100]!a} has a value that it cannot have")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
 
 
 class Connections:

@@ -142,7 +142,7 @@ def _described(
 def _table(found: list[dict[str, Any]], *, verified: bool) -> Table:
     from rich.table import Table
 
-    from runctl.cli.wording import say_instant, say_size
+    from runctl.cli.wording import say_size
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("save", "step", "attempt", "taken", "size", "files", ""):
@@ -159,11 +159,20 @@ def _table(found: list[dict[str, Any]], *, verified: bool) -> Table:
         if "step" not in one:
             table.add_row(*"??????", ", ".join(notes))
             continue
-        taken = say_instant(datetime.fromisoformat(one["taken_at"].replace("Z", "+00:00")))
+        taken = _say_taken(one["taken_at"])
         size = say_size(one["size_bytes"])
         cells = [one["save"], one["step"], one["attempt"], taken, size, one["files"]]
         table.add_row(*("–" if cell is None else str(cell) for cell in cells), ", ".join(notes))
     return table
+
+
+def _say_taken(text: str) -> str:
+    from runctl.cli.wording import say_instant
+
+    try:
+        return say_instant(datetime.fromisoformat(text.replace("Z", "+00:00")))
+    except (ValueError, OverflowError):  # another program's idea of an instant
+        return "?"
 
 
 @command(app, "pull")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runctl.agent.candidates import PREVIOUS, Trust, candidates
+from runctl.agent.candidates import PREVIOUS, Trust, candidates, previous_of
 from runctl.agent.pins import pin
 from runctl.agent.restore import Restorer
 from runctl.agent.snapshot import ChangedError, Take, View, look
@@ -19,6 +20,7 @@ from runctl.agent.stated_steps import StepJudge
 from runctl.agent.upload import Uploader
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.wire import Buffer, Write
+from runctl.cli.wording import say_size
 from runctl.model.checkpoint import Manifest, Part, name_of
 from runctl.model.errors import (
     DamagedCheckpointError,
@@ -66,7 +68,9 @@ def fetch_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folder, so that the last step is a rename and not a copy.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        total = sum(part.size_bytes for part in store.get_manifest(key).parts.values())
+        manifest = store.get_manifest(key)
+        _check_space(folder.parent, manifest.size_bytes)
+        total = sum(part.size_bytes for part in manifest.parts.values())
         with output.progress(f"fetching {folder.name}", total=total) as advance:
             watched = _Watched(store, advance)
             restorer = Restorer(watched, Path(scratch) / "incoming")  # type: ignore[arg-type]
@@ -88,6 +92,16 @@ def first_offered(store: CheckpointStore, run: Run) -> str | None:
     if run.newest is None:
         return None
     return next(candidates(store, run.newest, Trust.of(run)))
+
+
+def _check_space(folder: Path, size_bytes: int) -> None:
+    """Refuse to fetch what does not fit, before the disk is full of it."""
+    free = shutil.disk_usage(folder).free
+    if size_bytes > free:
+        raise RequestError(
+            f"DIR: the checkpoint has {say_size(size_bytes)}, and {folder} has {say_size(free)} "
+            "free; name a folder on another disk"
+        )
 
 
 def find_checkpoint(store: CheckpointStore, run: str, wanted: str) -> str:
@@ -190,10 +204,9 @@ def _previous(store: CheckpointStore, run: Run) -> list[str]:
     if run.newest is None:
         return []
     try:
-        older = store.get_manifest(run.newest).metadata.get(PREVIOUS, ())
+        return [run.newest, *previous_of(store, run.newest)]
     except DamagedCheckpointError:
-        older = ()
-    return [run.newest, *map(str, older)]
+        return [run.newest]
 
 
 def _read_below(folder: Path, path: str, offset: int, size: int) -> bytes:

@@ -24,11 +24,10 @@ def find_damage(
 
     A part that several checkpoints share is read once; a few parts are in memory at a time.
     """
-    parts: dict[str, Part] = {}
-    for manifest in manifests.values():
-        parts.update(manifest.parts)
-    total = sum(part.size_bytes for part in parts.values())
-    wrong: dict[str, str] = {}
+    # By name and size: a manifest that states a wrong size is wrong by itself.
+    parts = {part for manifest in manifests.values() for part in manifest.parts.values()}
+    total = sum(part.size_bytes for part in parts)
+    wrong: dict[Part, str] = {}
     with (
         output.progress("verifying", total=total) as advance,
         ThreadPoolExecutor(_READERS) as pool,
@@ -38,10 +37,10 @@ def find_damage(
             try:
                 store.get_part(part, drop)
             except DamagedCheckpointError as exc:
-                wrong[part.sha256] = str(exc)
+                wrong[part] = str(exc)
             advance(part.size_bytes)
 
-        for _ in pool.map(check, parts.values()):
+        for _ in pool.map(check, parts):
             pass
     return {
         key: told
@@ -50,9 +49,9 @@ def find_damage(
     }
 
 
-def _damage_of(manifest: Manifest, wrong: Mapping[str, str]) -> str | None:
+def _damage_of(manifest: Manifest, wrong: Mapping[Part, str]) -> str | None:
     for entry in manifest.entries:
         for part in entry.parts:
-            if part.sha256 in wrong:
-                return f"{entry.path}: {wrong[part.sha256]}"
+            if part in wrong:
+                return f"{entry.path}: {wrong[part]}"
     return None

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
 
+from runctl.model import manifest_rules as rules
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 
 MANIFEST_VERSION = 2
+# A step is a number in DynamoDB and in the names of keys.
+MAX_STEP = 10**15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +85,31 @@ class Manifest:
     def from_json(cls, text: bytes) -> "Manifest":
         """Read the stored form of this version or an older one; unknown fields are ignored.
 
-        Raises DamagedCheckpointError when it cannot be read; NewerCheckpointError, which is one of
-        them, when a newer runctl can.
+        Raises DamagedCheckpointError when it cannot be read or breaks a rule of
+        `manifest_rules`; NewerCheckpointError, which is one of them, when a newer runctl can.
         """
+        if len(text) > rules.MAX_MANIFEST_BYTES:
+            raise DamagedCheckpointError(
+                f"the manifest has {len(text):,} bytes, more than {rules.MAX_MANIFEST_BYTES:,}"
+            )
         try:
             document = json.loads(text)
-            if document["version"] > MANIFEST_VERSION:
+            version = rules.whole(document["version"], "version")
+            if version > MANIFEST_VERSION:
                 raise NewerCheckpointError(
-                    f"the manifest has version {document['version']}; this runctl reads up to "
+                    f"the manifest has version {version}; this runctl reads up to "
                     f"{MANIFEST_VERSION}, so upgrade it"
                 )
-            # Version 1 has the parts themselves in the entries.
-            parts = tuple(Part(**_known(Part, part)) for part in document.pop("parts", ()))
-            entries = tuple(_read_entry(entry, parts) for entry in document["entries"])
-            return cls(**{**_known(cls, document), "entries": entries})
+            return _read_manifest(document, version)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as exc:
             raise DamagedCheckpointError(f"the manifest cannot be read: {exc}") from exc
+        except RecursionError:
+            raise DamagedCheckpointError("the manifest is nested too deeply") from None
+
+
+def is_step(value: object) -> TypeGuard[int]:
+    """Whether something that was read can be the number of a step."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_STEP
 
 
 def name_of(step: int | None, save: int | None) -> str:
@@ -105,15 +117,67 @@ def name_of(step: int | None, save: int | None) -> str:
     return f"save {save or 0}" if step is None else f"step {step}"
 
 
-_FIELDS: Mapping[type, frozenset[str]] = {
-    one: frozenset(field.name for field in fields(one)) for one in (Part, Entry, Manifest)
-}
+def _read_manifest(document: Mapping[str, Any], version: int) -> Manifest:
+    """Read what this version knows of a manifest; a newer one may have added fields.
+
+    Raises ValueError, or what else comes of a document of another form.
+    """
+    step = document.get("step")
+    metadata = document.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise TypeError("metadata is not an object")
+    return Manifest(
+        run_id=rules.text(document["run_id"], "run_id"),
+        step=None if step is None else rules.whole(step, "step", most=MAX_STEP),
+        attempt=rules.whole(document["attempt"], "attempt"),
+        taken_at=rules.text(document["taken_at"], "taken_at"),
+        entries=_read_entries(document),
+        save=rules.whole(document.get("save", 0), "save"),
+        metadata=metadata,
+        version=version,
+    )
 
 
-def _known(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that this version knows; a newer one may have added others."""
-    known = _FIELDS[kind]
-    return {name: value for name, value in document.items() if name in known}
+def _read_entries(document: Mapping[str, Any]) -> tuple[Entry, ...]:
+    listed, stored = document["entries"], document.get("parts", [])
+    if not isinstance(listed, list) or not isinstance(stored, list):
+        raise TypeError("entries or parts are not lists")
+    if len(listed) > rules.MAX_ENTRIES:
+        raise ValueError(f"it has {len(listed):,} entries, more than {rules.MAX_ENTRIES:,}")
+    references = sum(len(entry["parts"]) for entry in listed)
+    if references > rules.MAX_PART_REFERENCES:
+        raise ValueError(
+            f"its files have {references:,} parts, more than {rules.MAX_PART_REFERENCES:,}"
+        )
+    parts = [_read_part(part) for part in stored]
+    entries = tuple(_read_entry(entry, parts) for entry in listed)
+    rules.check_entries(entries)
+    return entries
+
+
+def _read_part(document: Mapping[str, Any]) -> Part:
+    size = rules.whole(document["size_bytes"], "size_bytes", most=rules.MAX_PART_BYTES)
+    return Part(sha256=rules.digest(document["sha256"]), size_bytes=size)
+
+
+def _read_entry(document: Mapping[str, Any], parts: Sequence[Part]) -> Entry:
+    offset = document.get("offset")
+    return Entry(
+        path=document["path"],
+        kind=document["kind"],
+        # Neither setuid nor setgid nor sticky: no trainer's file needs them to be read.
+        mode=rules.whole(document["mode"], "mode") & rules.MODE_BITS,
+        mtime_ns=rules.whole(document["mtime_ns"], "mtime_ns", least=-rules.MAX_NUMBER),
+        size_bytes=rules.whole(document.get("size_bytes", 0), "size_bytes"),
+        target=document.get("target", ""),
+        # Version 1 has the parts themselves in the entries.
+        parts=tuple(
+            _read_part(place) if isinstance(place, dict) else parts[rules.whole(place, "parts")]
+            for place in document["parts"]
+        ),
+        offset=None if offset is None else rules.whole(offset, "offset"),
+        sha256="" if offset is None else rules.digest(document["sha256"]),
+    )
 
 
 def _entry_document(entry: Entry, places: dict[Part, int]) -> dict[str, Any]:
@@ -133,18 +197,3 @@ def _entry_document(entry: Entry, places: dict[Part, int]) -> dict[str, Any]:
         document["offset"] = entry.offset
         document["sha256"] = entry.sha256
     return document
-
-
-def _read_entry(document: Mapping[str, Any], parts: Sequence[Part]) -> Entry:
-    held = tuple(
-        parts[part] if isinstance(part, int) else Part(**_known(Part, part))
-        for part in document["parts"]
-    )
-    entry = Entry(**{**_known(Entry, document), "parts": held})
-    if any(isinstance(part, int) and part < 0 for part in document["parts"]):
-        raise ValueError(f"{entry.path!r} has no such part")
-    if entry.offset is not None:
-        (bundle,) = held
-        if not 0 <= entry.offset <= bundle.size_bytes - entry.size_bytes:
-            raise ValueError(f"{entry.path!r} leaves its part")
-    return entry

@@ -17,6 +17,7 @@ from urllib3 import HTTPResponse
 
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.clients import Clients, Connection
+from runctl.aws.wire import UnsafeRequestError, request_head
 from runctl.model.checkpoint import Part
 from runctl.model.errors import DamagedCheckpointError
 from tests.aws.certificates import make_certificate
@@ -366,3 +367,37 @@ def test_tls_is_verified_on_the_light_way_too(
         assert server.ways() == "oLLLoo"
     finally:
         server.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/a HTTP/1.1\r\nx-amz-copy-source: b/c\r\nx: ", {}),
+        ("/a b", {}),
+        ("/a\0", {}),
+        ("/\N{LATIN SMALL LETTER E WITH ACUTE}", {}),
+        ("a", {}),
+        ("", {}),
+        ("/a", {"host": "b\r\nx: y"}),
+        ("/a", {"host": "b\n"}),
+        ("/a", {"host": "\x7f"}),
+        ("/a", {"a b": "c"}),
+        ("/a", {"a:\r\nb": "c"}),
+        ("/a", {"": "c"}),
+    ],
+)
+def test_nothing_but_a_path_and_header_values_reaches_a_request(
+    path: str, headers: dict[str, str]
+) -> None:
+    with pytest.raises(UnsafeRequestError):
+        request_head("GET", path, headers)
+
+
+def test_key_that_would_be_another_request_is_not_sent(
+    server: Server, store: CheckpointStore
+) -> None:
+    put(store, b"1", b"2")  # the second one goes the light way
+    before = len(server.asked)
+    with pytest.raises(UnsafeRequestError):
+        store._light.get("a HTTP/1.1\r\nx-amz-copy-source: b/c\r\nx: ", lambda *_: None)
+    assert len(server.asked) == before

@@ -64,9 +64,10 @@ ATTEMPT_ITEM = {
     "warning": {"S": ""},
 }
 MANIFEST = (
-    b'{"attempt":1,"entries":[{"kind":"file","mode":420,"mtime_ns":5,"parts":[{"sha256":"ab",'
-    b'"size_bytes":3}],"path":"step-150.pt","size_bytes":3,"target":""}],"metadata":{"previous":'
-    b'["runs/lm/checkpoints/manifests/000000000140-0001.json"]},"run_id":"lm","step":150,'
+    b'{"attempt":1,"entries":[{"kind":"file","mode":420,"mtime_ns":5,"parts":[{"sha256":"'
+    + b"ab" * 32
+    + b'","size_bytes":3}],"path":"step-150.pt","size_bytes":3,"target":""}],"metadata":{'
+    b'"previous":["runs/lm/checkpoints/manifests/000000000140-0001.json"]},"run_id":"lm","step":150,'
     b'"taken_at":"2026-11-20T09:30:00+00:00","version":1}'
 )
 
@@ -101,7 +102,7 @@ def test_a_manifest_of_the_version_before_is_read_whole():
     manifest = Manifest.from_json(MANIFEST)
     assert (manifest.step, manifest.save, manifest.attempt, manifest.version) == (150, 0, 1, 1)
     (entry,) = manifest.entries
-    part = Part(sha256="ab", size_bytes=3)
+    part = Part(sha256="ab" * 32, size_bytes=3)
     assert entry == Entry(
         path="step-150.pt", kind="file", mode=420, mtime_ns=5, size_bytes=3, parts=(part,)
     )

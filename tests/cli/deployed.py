@@ -1,6 +1,7 @@
 """A deployment on a moto server: what `cdk deploy` leaves, and the hand that moves runs in it."""
 
 import contextlib
+import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -9,7 +10,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.ledger import DynamoLedger
 from runctl.aws.workflow import StepFunctions
-from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.identity import log_stream
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request_parsing import parse_request
@@ -17,6 +18,7 @@ from runctl.model.run import Run
 
 REGION, ACCOUNT = "us-east-1", "123456789012"
 BUCKET, TABLE, GROUP = "runctl-bucket", "runctl-ledger", "/runctl/trainer"
+WEIGHTS = bytes(1_500_000)
 POOL = "m5.large/us-east-1a/spot"
 REQUEST = {"script": "train.py", "code": f"s3://{BUCKET}/code/0.tar.gz", "args": ["--epochs", "3"]}
 
@@ -139,6 +141,8 @@ class Deployed:
         )  # fmt: skip
 
     def commit(self, run_id: str, number: int, step: int) -> str:
+        store = CheckpointStore(self.clients.get("s3"), bucket=BUCKET, run_id=run_id)
+        part = Part(sha256=hashlib.sha256(WEIGHTS).hexdigest(), size_bytes=len(WEIGHTS))
         manifest = Manifest(
             run_id=run_id,
             step=step,
@@ -146,11 +150,17 @@ class Deployed:
             attempt=number,
             taken_at=now().isoformat(),
             entries=(
-                Entry(path=".", kind="dir", mode=0o755, mtime_ns=0),
-                Entry(path="a.pt", kind="file", mode=0o644, mtime_ns=0, size_bytes=1_500_000),
+                Entry(
+                    path="a.pt",
+                    kind="file",
+                    mode=0o644,
+                    mtime_ns=0,
+                    size_bytes=len(WEIGHTS),
+                    parts=(part,),
+                ),
             ),
         )
-        store = CheckpointStore(self.clients.get("s3"), bucket=BUCKET, run_id=run_id)
+        store.put_part(part, [WEIGHTS])
         key = store.put_manifest(manifest)
         self.ledger.commit_checkpoint(
             run_id, number, step=step, save=step, manifest=key, progressed=True, now=now()

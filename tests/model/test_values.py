@@ -1,5 +1,6 @@
 """Names, pools, outcomes, manifests and errors."""
 
+import hashlib
 import inspect
 import string
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.model import errors, identity
-from runctl.model.checkpoint import MANIFEST_VERSION, Entry, Manifest, Part
+from runctl.model.checkpoint import MANIFEST_VERSION, MAX_STEP, Entry, Manifest, Part
 from runctl.model.errors import (
     DamagedCheckpointError,
     InvalidRequestError,
@@ -138,24 +139,60 @@ def test_what_is_no_outcome_is_refused(document):
         Outcome.from_document(document)
 
 
-parts = st.builds(Part, sha256=st.text("0123456789abcdef"), size_bytes=st.integers(0))
-entries = st.builds(
-    Entry,
-    path=st.text(min_size=1),
-    kind=st.sampled_from(["file", "dir", "link", "hard"]),
-    mode=st.integers(0, 0o777),
-    mtime_ns=st.integers(0),
-    size_bytes=st.integers(0),
-    target=st.text(),
-    parts=st.lists(parts, max_size=3).map(tuple),
+names = st.text(min_size=1, max_size=20).filter(
+    lambda name: "/" not in name and "\0" not in name and name not in {".", ".."}
+)
+
+
+@st.composite
+def trees(draw):
+    """Entries of a folder as a trainer may leave it."""
+    found = []
+    folders = [""]
+    for name in draw(st.lists(names, max_size=5, unique=True)):
+        path = draw(st.sampled_from(folders)) + name
+        parts = draw(st.lists(some_parts, max_size=3))
+        common = {"path": path, "mode": draw(st.integers(0, 0o777)), "mtime_ns": draw(sizes)}
+        files = [one.path for one in found if one.kind == "file"]
+        kind = draw(st.sampled_from(["file", "bundled", "dir", "link", "hard"]))
+        if kind == "dir":
+            folders.append(f"{path}/")
+            found.append(Entry(kind="dir", **common))
+        elif kind == "link":
+            found.append(Entry(kind="link", target=draw(names), **common))
+        elif kind == "hard" and files:
+            found.append(Entry(kind="hard", target=draw(st.sampled_from(files)), **common))
+        elif kind == "bundled" and parts:
+            offset = draw(st.integers(0, parts[0].size_bytes))
+            size = draw(st.integers(0, parts[0].size_bytes - offset))
+            found.append(
+                Entry(
+                    kind="file",
+                    parts=(parts[0],),
+                    offset=offset,
+                    size_bytes=size,
+                    sha256=hashlib.sha256(ascii(path).encode()).hexdigest(),
+                    **common,
+                )
+            )
+        else:
+            size = sum(part.size_bytes for part in parts)
+            found.append(Entry(kind="file", parts=tuple(parts), size_bytes=size, **common))
+    return tuple(found)
+
+
+sizes = st.integers(0, 2**30)
+# A digest stands for one content, so for one size.
+some_parts = st.binary(min_size=32, max_size=32).map(
+    lambda digest: Part(sha256=digest.hex(), size_bytes=int.from_bytes(digest[:4], "big") // 4)
 )
 manifests = st.builds(
     Manifest,
     run_id=run_ids,
-    step=st.integers(0),
-    attempt=st.integers(1),
+    step=st.integers(0, MAX_STEP),
+    attempt=st.integers(1, 2**63 - 1),
     taken_at=st.just("2030-01-01T00:00:00+00:00"),
-    entries=st.lists(entries, max_size=4).map(tuple),
+    entries=trees(),
     metadata=st.dictionaries(st.text(), st.integers() | st.text()),
 )
 
