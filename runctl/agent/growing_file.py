@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,11 +30,16 @@ class GrowingFile:
     def read(self) -> bytes:
         """Return what comes next, empty when there is nothing for now."""
         try:
-            with self.path.open("rb") as stream:
-                stream.seek(self.position)
-                content = stream.read(READ_BYTES)
-        except FileNotFoundError:
+            # Without O_NONBLOCK a pipe in the file's place would never open.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
             return b""
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return b""
+            content = os.pread(descriptor, READ_BYTES, self.position)
+        finally:
+            os.close(descriptor)
         self.position += len(content)
         return content
 

@@ -1,8 +1,6 @@
 """The trainer's metrics: its lines go to S3 in chunks, their last values to the ledger."""
 
-import json
 import logging
-import math
 import threading
 import time
 from datetime import timedelta
@@ -14,11 +12,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from runctl.agent.json_lines import Follower
 from runctl.agent.progress import Progress
 from runctl.model import identity
+from runctl.model.metrics import read_metrics
 
 INTERVAL = timedelta(milliseconds=200)
 CHUNK_AFTER = timedelta(seconds=30)
 CHUNK_BYTES = 1024 * 1024
-MOST_VALUES = 40
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +35,7 @@ class MetricsShipper:
         self._waiting: list[str] = []
         self._waiting_bytes = 0
         self._shipped = time.monotonic()
+        self._named = 0
         self._seen_any = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live, name="metrics", daemon=True)
@@ -60,44 +59,38 @@ class MetricsShipper:
         self._ship()
 
     def _collect(self, *, everything: bool) -> None:
-        while lines := self._follower.read(everything=everything):
+        """Take the lines that are there; those that cannot be stored yet stay in the file."""
+        while self._waiting_bytes < CHUNK_BYTES or self._ship():
+            lines = self._follower.read(everything=everything)
+            if not lines:
+                return
             for line in lines:
                 self._note(line)
 
     def _note(self, line: str) -> None:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(values, dict):
+        measured = read_metrics(line)
+        if measured is None:
             return
         if not self._seen_any:
             self._seen_any = True
             self._progress.mark("first_step")
         self._waiting.append(line)
         self._waiting_bytes += len(line)
-        step = values.get("step")
-        numbers = {
-            str(name): float(value)
-            for name, value in list(values.items())[:MOST_VALUES]
-            if isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-        }
-        self._progress.measure(
-            int(step) if isinstance(step, int | float) and math.isfinite(step) else None, numbers
-        )
+        self._progress.measure(measured.step, measured.values)
 
-    def _ship(self) -> None:
+    def _ship(self) -> bool:
+        """Store what waits; whether nothing waits any more."""
         self._shipped = time.monotonic()
         if not self._waiting:
-            return
+            return True
         # Named by time: an agent that was started again must not overwrite earlier chunks.
-        key = f"{self._prefix}{time.time_ns() // 1_000_000:013d}.jsonl"
-        body = "".join(f"{line}\n" for line in self._waiting).encode()
+        self._named = max(time.time_ns() // 1_000_000, self._named + 1)
+        key = f"{self._prefix}{self._named:013d}.jsonl"
+        body = "".join(f"{line}\n" for line in self._waiting).encode(errors="replace")
         try:
             self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
         except (ClientError, BotoCoreError) as exc:
             logger.warning("metrics could not be stored and wait: %s", exc)
-            return
+            return False
         self._waiting, self._waiting_bytes = [], 0
+        return True

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
+from runctl.model.metrics import MAX_NAMES
 from runctl.model.saving import Saving
 
 
@@ -58,7 +59,11 @@ class Progress:
         with self._lock:
             self._is_news = True
             self._step = self._step if step is None else step
-            self._metrics.update(metrics)
+            # The newest names stay: an item of the ledger has room for some only.
+            together = {**self._metrics, **metrics}
+            for name in list(together)[: max(0, len(together) - MAX_NAMES)]:
+                del together[name]
+            self._metrics = together
 
     def note_saving(self, **known: Any) -> None:
         """Note fields of `Saving`; they change with every minute, so they wait for the beat."""

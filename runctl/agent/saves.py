@@ -6,6 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent.json_lines import Follower
+from runctl.model.checkpoint import is_step
+
+# What takes longer is not how long a save took.
+LONGEST_SAVE = timedelta(days=1)
 
 
 class Saves:
@@ -26,14 +30,21 @@ class Saves:
         """Take note of what was told since the last call; whether there was anything."""
         told = False
         for line in self._lines.read():
-            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-                document = json.loads(line)
-                if document.get("signal") == "SIGTERM":
-                    self.was_asked_to_stop = True
-                    continue
-                self.step = int(document["step"])
-                told = True
-                seconds = float(document.get("seconds", 0))
-                if seconds > 0:
-                    self.cost = timedelta(seconds=seconds)
+            with contextlib.suppress(ValueError, RecursionError):
+                told |= self._note(json.loads(line))
         return told
+
+    def _note(self, document: object) -> bool:
+        """Take note of one line; whether it tells of a save."""
+        if not isinstance(document, dict):
+            return False
+        if document.get("signal") == "SIGTERM":
+            self.was_asked_to_stop = True
+            return False
+        step, seconds = document.get("step"), document.get("seconds")
+        if not is_step(step):
+            return False
+        self.step = step
+        if isinstance(seconds, int | float) and 0 < seconds <= LONGEST_SAVE.total_seconds():
+            self.cost = timedelta(seconds=seconds)
+        return True

@@ -127,7 +127,7 @@ def _tracked(view: View, step: int, read: Read) -> int:
     """Return the step that a tracker file at the top names, if a save of it is there."""
     for path in TRACKERS & view.keys():
         text = read(path, 0, 200).decode(errors="replace").strip()
-        number = int(text) if text.isdigit() and len(text) <= 12 else None
+        number = int(text) if text.isdecimal() and len(text) <= 12 else None  # not a superscript
         found = number_in(text) if number is None else Numbered(number, Unit.STEP)
         if found is not None and any(number_in(one) == found for one in view):
             return found.step

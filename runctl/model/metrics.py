@@ -1,0 +1,59 @@
+"""A line of metrics: a trainer may write anything there, and none of it may end the metrics."""
+
+import json
+import math
+from dataclasses import dataclass, field
+
+from runctl.model.checkpoint import is_step
+
+# So many values of a line are shown, and so many names in all.
+MAX_VALUES = 40
+MAX_NAMES = 100
+MAX_NAME_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a line says: the step, if it is one, and the numbers that can be shown."""
+
+    step: int | None = None
+    values: dict[str, float] = field(default_factory=dict)
+
+
+def read_metrics(line: str) -> Measured | None:
+    """Read a line; None for what is not a JSON object, however it is wrong."""
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):  # also of an integer with thousands of digits
+        return None
+    if not isinstance(document, dict):
+        return None
+    values: dict[str, float] = {}
+    for name, value in list(document.items())[:MAX_VALUES]:
+        number = _number(value)
+        if number is not None:
+            values[_printable(name)] = number
+    step = _number(document.get("step"))
+    whole = None if step is None else int(step)
+    return Measured(step=whole if is_step(whole) else None, values=values)
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number; None for anything else, an integer that no float can hold too."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _printable(name: str) -> str:
+    """Return a name without what a terminal obeys, or no encoding has; and not too long."""
+    name = name[:MAX_NAME_LENGTH]
+    if name.isprintable():
+        return name
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name
+    )
