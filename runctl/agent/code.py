@@ -3,13 +3,12 @@
 import hashlib
 import logging
 import re
-import tarfile
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.archive import unpack
+from runctl.agent.archive import CODE, read_header, unpack
 from runctl.agent.restore import clear
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import RefusedError, RequestError, TransientError
@@ -33,7 +32,8 @@ def fetch_code(client: Any, request: RunRequest, project: Path) -> str:
         archive = project.with_name("code.tar.gz")
         _download(client, request.code, archive)
         unpack(archive, project)
-        note_path(project).write_text(_note_in(archive), encoding="utf-8")
+        note = read_header(archive, PAX_KEY)
+        note_path(project).write_text(note, encoding="utf-8", errors="replace")
         archive.unlink()
     script = request.script
     if script.startswith("s3://"):
@@ -59,20 +59,14 @@ def explain_missing_file(words: str, project: Path) -> str:
     return explain_failure(words, read_note(note), project=str(project))
 
 
-def _note_in(archive: Path) -> str:
-    try:
-        with tarfile.open(archive) as content:
-            return content.pax_headers.get(PAX_KEY, "")
-    except (tarfile.TarError, OSError):
-        return ""
-
-
 def _download(client: Any, uri: str, path: Path) -> None:
     bucket, key = split_s3_uri(uri)
     digest = hashlib.sha256()
     try:
         with translated():
-            body = client.get_object(Bucket=bucket, Key=key)["Body"]
+            answer = client.get_object(Bucket=bucket, Key=key)
+            CODE.check_packed(answer["ContentLength"])
+            body = answer["Body"]
             with path.open("wb") as stream:
                 for block in body.iter_chunks(BLOCK):
                     digest.update(block)

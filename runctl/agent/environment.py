@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.archive import unpack
+from runctl.agent.archive import ENVIRONMENT, unpack
 from runctl.agent.dependencies import Declared
 from runctl.agent.installed import installed_versions
 from runctl.agent.installer import Installer, Tools
@@ -150,7 +150,7 @@ class Environments:
                 return False
             with _half_of_it_removed(target):
                 self._installer.create(target, declared.source)
-                unpack(archive, target)
+                unpack(archive, target, ENVIRONMENT)
                 (target / "ready").touch()
         except RequestError as exc:
             logger.warning("the cached environment cannot be used: %s", exc)
@@ -162,9 +162,11 @@ class Environments:
 
     def _download(self, fingerprint: str, archive: Path) -> bool:
         try:
-            body = self._client.get_object(
+            answer = self._client.get_object(
                 Bucket=self._bucket, Key=identity.environment_key(fingerprint)
-            )["Body"]
+            )
+            ENVIRONMENT.check_packed(answer["ContentLength"])
+            body = answer["Body"]
             with archive.open("wb") as stream:
                 for block in body.iter_chunks(1024 * 1024):
                     stream.write(block)

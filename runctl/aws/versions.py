@@ -33,7 +33,7 @@ class VersionStore:
                 raise
         try:
             return Versions.from_document(json.loads(body))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def record(self, versions: Versions) -> Versions:

@@ -57,7 +57,7 @@ def read_note(text: str) -> tuple[Omission, ...]:
             Omission(path=str(path), by=str(by), remedy=tuple(map(str, remedy)))
             for path, by, remedy, *_ in listed
         )
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return ()
 
 
