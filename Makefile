@@ -6,7 +6,7 @@ BIN := .venv/bin
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 18,20,22
 export CDK_DISABLE_VERSION_CHECK := 1
 
-.PHONY: help setup system-packages demo test test-fast soak check format lock synth bench docs clean
+.PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -89,6 +89,9 @@ test-fast: setup  ## the tests without real instances
 
 soak: setup  ## 50 interruptions at random moments, and everything accounted for
 	RUNCTL_SOAK_INTERRUPTIONS=$${RUNCTL_SOAK_INTERRUPTIONS:-50} $(BIN)/python -m pytest -q -s tests/e2e/test_soak.py
+
+fuzz: setup  ## an hour of data that nobody should trust: manifests, archives, settings, metrics, files
+	RUNCTL_FUZZ_SECONDS=$${RUNCTL_FUZZ_SECONDS:-3600} $(BIN)/python -m pytest -q -s --timeout 0 tests/fuzz
 
 check: setup  ## format, lint, types, import rules, shell, templates, state machine
 	$(BIN)/ruff format --check --quiet .

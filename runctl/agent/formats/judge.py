@@ -1,5 +1,7 @@
 """Which format a file has, by its first bytes, and what that format says."""
 
+import struct
+import zlib
 from collections.abc import Callable
 
 from runctl.agent.formats.containers import gzip, is_tar, tar, xz, zip_archive
@@ -24,6 +26,18 @@ MAGIC: tuple[tuple[bytes, Check], ...] = (
     (b"\x80\x04", pickle),
     (b"\x80\x05", pickle),
 )
+# What comes of reading content that only claims to have the format.
+OF_BAD_CONTENT = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 # Records of torch.distributed.checkpoint: archives and raw tensors one after another. What belongs
 # to such a save is known from its `.metadata`.
 WITHOUT_VERDICT = (".distcp",)
@@ -39,7 +53,7 @@ def judge(source: Source) -> Verdict | None:
     try:
         check = _check_of(source)
         return None if check is None else check(source)
-    except (BudgetSpentError, ValueError, ArithmeticError, LookupError, RecursionError, OSError):
+    except (BudgetSpentError, *OF_BAD_CONTENT):
         return None
 
 
