@@ -111,9 +111,9 @@ class View:
     _print: Callable[..., None] = field(default=lambda *_: None, repr=False)
 
     def __enter__(self) -> View:
-        from rich.console import Console
+        from runctl.cli.console import open_console
 
-        console = Console(stderr=True, highlight=False, emoji=False)
+        console = open_console(stderr=True)
         self._print = console.print
         if console.is_terminal and not self.quiet:
             from rich.live import Live

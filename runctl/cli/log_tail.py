@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from runctl.model.identity import log_stream
 from runctl.model.log_pieces import Joiner
+from runctl.model.printable import printable
 from runctl.model.run import Attempt
 
 if TYPE_CHECKING:
@@ -19,17 +19,11 @@ if TYPE_CHECKING:
 # While following, a line that gets no longer is shown after this, such as a prompt.
 LINE_PATIENCE = timedelta(seconds=3)
 
-# Everything that moves a cursor or rings a bell; colours stay out too, since text gets cut.
-_ESCAPES = re.compile(
-    r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)|[\x00-\x08\x0b-\x1f\x7f]"
-)
-
 
 def plain(text: str) -> str:
-    """Return a line as it would have looked, without what steers a terminal."""
+    """Return a line as it would have looked, without colours: text gets cut."""
     # A progress bar rewrites its line: what was written last is what stood there.
-    shown = text.rstrip("\r\n").rpartition("\r")[2]
-    return _ESCAPES.sub("", shown)
+    return printable(text.rstrip("\r\n").rpartition("\r")[2])
 
 
 @dataclass

@@ -82,7 +82,7 @@ class _LogPrinter:
         if attempt != self._attempt:
             self._attempt = attempt
             self._output.tell(f"── attempt {attempt}", style="dim")
-        typer.echo(plain(line.text))
+        self._output.line(plain(line.text))
 
     def finish(self) -> None:
         if self._output.as_json:

@@ -27,6 +27,7 @@ from runctl.cli.invocation import (
     command,
     invocation_of,
 )
+from runctl.cli.streams import guarded_streams
 from runctl.model.errors import RequestError, RunctlError, SettingsError
 
 _STDOUT = 1
@@ -57,6 +58,18 @@ class Program(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run a command; every error leaves by its exit code, and never as a traceback."""
+        with guarded_streams():
+            code = self._run(args, prog_name, complete_var, windows_expand_args, extra)
+        sys.exit(code)
+
+    def _run(
+        self,
+        args: Sequence[str] | None,
+        prog_name: str | None,
+        complete_var: str | None,
+        windows_expand_args: bool,
+        extra: dict[str, Any],
+    ) -> int:
         words = list(sys.argv[1:] if args is None else args)
         invocation = Invocation()
         # A mistake, --help or --version may stand before the option that asks for JSON.
@@ -81,7 +94,7 @@ class Program(TyperGroup):
             code = _leave_stdout()
         except Exception as error:  # noqa: BLE001 - the last stop before the user
             code = _fail(invocation, error)
-        sys.exit(code if isinstance(code, int) else DONE)
+        return code if isinstance(code, int) else DONE
 
 
 def _leave_stdout() -> int:
@@ -128,7 +141,7 @@ def _fail_usage(invocation: Invocation, error: typer.TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError" and invocation.output.as_json:
         message = "a command is missing"
     elif type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(message, err=True)
+        print(message, file=sys.stderr)
         return BAD_REQUEST
     invocation.output.fail(RequestError(message), hint=f"see `{where} --help`")
     return BAD_REQUEST

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from runctl.cli.streams import write_rendered
 from runctl.model.errors import InvalidRequestError
+from runctl.model.printable import escape_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-
-# Where nothing says how wide it is, a table must not be cut: somebody may search it.
-_WIDTH_OF_A_PIPE = 200
 
 
 @dataclass
@@ -30,17 +28,18 @@ class Output:
     @cached_property
     def stdout(self) -> Console:
         """Results."""
-        return _console(stderr=False)
+        return _open_console(stderr=False)
 
     @cached_property
     def stderr(self) -> Console:
         """Progress and logs."""
-        return _console(stderr=True)
+        return _open_console(stderr=True)
 
     def result(self, document: Mapping[str, Any], *human: RenderableType) -> None:
         """Print a command's result: the document with --json, else what a person reads."""
         if self.as_json:
-            text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+            # Escaped, so that the document keeps what the terminal must not get.
+            text = escape_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
         else:
             # Captured: rich would end the process by itself when a reader has left.
             with self.stdout.capture() as captured:
@@ -48,7 +47,11 @@ class Output:
                     self.stdout.print(part, soft_wrap=isinstance(part, str))
             text = captured.get()
         self.has_result = True
-        sys.stdout.write(text)
+        write_rendered(text)
+
+    def line(self, text: str) -> None:
+        """Print a line of a result that comes in lines."""
+        sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
     def tell(self, text: str, *, style: str = "") -> None:
@@ -108,10 +111,7 @@ class Output:
             self.tell(hint, style="dim")
 
 
-def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
+def _open_console(*, stderr: bool) -> Console:
+    from runctl.cli.console import open_console
 
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = int(os.environ.get("COLUMNS") or _WIDTH_OF_A_PIPE)
-    return console
+    return open_console(stderr=stderr)

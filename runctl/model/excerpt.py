@@ -2,15 +2,13 @@
 
 import re
 
+from runctl.model.printable import printable
+
 # Of a failure's reason, in characters: an attempt's, a run's and a message's.
 MAX_REASON = 1000
 # The words before the first colon, such as `exit code 1`, say what follows. They stay.
 MAX_SUMMARY = 200
 ELLIPSIS = "…"
-
-# Colours, cursor movements and titles (CSI and OSC sequences, two-character escapes).
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def last_part(text: str, limit: int) -> str:
@@ -56,5 +54,5 @@ def last_lines(output: str, *, most: int, limit: int = MAX_REASON) -> str:
 
 
 def _as_displayed(line: str) -> str:
-    states = [_CONTROLS.sub("", _ESCAPES.sub("", state)) for state in line.split("\r")]
+    states = [printable(state) for state in line.split("\r")]
     return next((state.rstrip() for state in reversed(states) if state.strip()), "")

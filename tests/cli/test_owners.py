@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,11 +51,11 @@ def give(top: Path, uid: int) -> Path:
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    """A folder that everybody can enter."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    return tmp_path / "shared"
+def shared() -> Iterator[Path]:
+    """A folder that everybody can enter; each session of pytest closes the one above its own."""
+    with tempfile.TemporaryDirectory(prefix="runctl-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name) / "shared"
 
 
 @needs_root

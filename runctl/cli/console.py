@@ -1,0 +1,35 @@
+"""The console of tables, colours and bars: whatever is given to it, it prints printable text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from runctl.model.printable import printable
+
+# Where nothing says how wide it is, a table must not be cut: somebody may search it.
+_WIDTH_OF_A_PIPE = 200
+
+
+class PrintableConsole(Console):
+    """A console whose texts cannot steer the terminal; its own colours and movements can."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render to segments of printable text."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            shown = text if control else printable(text)
+            yield segment if shown is text else Segment(shown, style)
+
+
+def open_console(*, stderr: bool) -> PrintableConsole:
+    """Return the console of a standard stream."""
+    console = PrintableConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = int(os.environ.get("COLUMNS") or _WIDTH_OF_A_PIPE)
+    return console
