@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runctl.agent.environment_file import write_environment
+from runctl.agent.reader import ROOT, Reader
 from runctl.model.errors import NotFoundError, RequestError
 
 PROC = Path("/proc")
@@ -233,13 +235,17 @@ def _pids() -> list[int]:
     return [int(one.name) for one in PROC.iterdir() if one.name.isdecimal()]
 
 
-def as_settings(process: Process, folder: Path, environ: Mapping[str, str]) -> str:
-    """Return the lines of the monitor's environment file."""
-    values = {
-        "MONITOR_URI": environ["MONITOR_URI"],
-        "MONITOR_PID": str(process.pid),
-        "MONITOR_BORN": str(process.born),
-        "MONITOR_DIR": str(folder),
-        "MONITOR_SIGTERM": environ.get("MONITOR_SIGTERM", "no"),
-    }
-    return "".join(f'{name}="{value}"\n' for name, value in values.items())
+def as_settings(
+    process: Process, folder: Path, environ: Mapping[str, str], *, reader: Reader = ROOT
+) -> str:
+    """Return the lines of the monitor's environment file; `reader` is as whom it reads."""
+    return write_environment(
+        {
+            "MONITOR_URI": environ["MONITOR_URI"],
+            "MONITOR_PID": str(process.pid),
+            "MONITOR_BORN": str(process.born),
+            "MONITOR_DIR": str(folder),
+            "MONITOR_READER": str(reader),
+            "MONITOR_SIGTERM": environ.get("MONITOR_SIGTERM", "no"),
+        }
+    )

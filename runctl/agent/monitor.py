@@ -116,7 +116,9 @@ class Monitor:
         folder, pid = self._watched.folder, self._watched.process.pid
         if time.monotonic() - self._failed_at < RETRY_AFTER.total_seconds():
             return
-        view = look(folder)
+        view = self._view()
+        if view is None:
+            return
         family = [pid, *processes.descendants(pid)]
         writing = processes.open_for_writing(family, folder)
         before = self._settling.taken
@@ -132,9 +134,21 @@ class Monitor:
         if take is not None and not self._save(take):
             self._settling.forget_take(before)
 
+    def _view(self) -> View | None:
+        """Look at the folder; None when it cannot be read, which is tried again later."""
+        try:
+            return look(self._watched.folder)
+        except OSError as exc:
+            logger.warning("the folder cannot be read: %s", exc)
+            self._failed_at = time.monotonic()
+            return None
+
     def save_last(self) -> None:
         """Save what the process left, if it can be whole: it caught SIGTERM, or had settled."""
-        view, torn = self._databases.at_rest(look(self._watched.folder), frozenset())
+        found = self._view()
+        if found is None:
+            return
+        view, torn = self._databases.at_rest(found, frozenset())
         # How a process ended that is not our child, nobody tells us.
         take = self._settling.final(
             view,

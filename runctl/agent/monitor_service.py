@@ -10,14 +10,21 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.find_trainer import Process, as_settings, find_folder, find_trainer
+from runctl.agent.find_trainer import (
+    Process,
+    as_settings,
+    find_folder,
+    find_trainer,
+    is_alive,
+)
 from runctl.agent.imds import Metadata
 from runctl.agent.monitor import Monitor, Watched
 from runctl.agent.plain_store import PlainStore
+from runctl.agent.reader import Reader, become, prepare_place, reader_of
 from runctl.agent.settings import Paths
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.errors import code_of
-from runctl.model.errors import RunctlError
+from runctl.model.errors import NotFoundError, RequestError, RunctlError
 
 
 def run(command: str, paths: Paths, environ: Mapping[str, str] = os.environ) -> int:
@@ -38,8 +45,15 @@ def _find(environ: Mapping[str, str]) -> int:
         pid=int(environ.get("MONITOR_PID") or 0), root=environ.get("RUNCTL_ROOT", "")
     )
     folder = find_folder(process, given=environ.get("MONITOR_DIR", ""))
+    reader = reader_of(process.pid, folder)
+    if not is_alive(process):  # its number may be another process's by now
+        raise NotFoundError(f"the process {process.pid} has ended")
+    settings = as_settings(process, folder, environ, reader=reader)
+    store = _store(environ)
+    become(reader)
+    _check_readable(folder, reader)
     try:
-        _store(environ).probe()
+        store.probe()
     except ClientError as exc:
         uri = environ["MONITOR_URI"]
         print(
@@ -51,23 +65,38 @@ def _find(environ: Mapping[str, str]) -> int:
     except BotoCoreError as exc:
         print(f"S3 cannot be asked: {exc}", file=sys.stderr)
         return 1
-    sys.stdout.write(as_settings(process, folder, environ))
+    sys.stdout.write(settings)
     return 0
+
+
+def _check_readable(folder: Path, reader: Reader) -> None:
+    try:
+        with os.scandir(folder):
+            return
+    except OSError as exc:
+        raise RequestError(
+            f"--checkpoint-dir: user {reader.uid}, as whom {folder} is read, may not: "
+            f"{exc.strerror}; let that user read it"
+        ) from exc
 
 
 def _monitor(paths: Paths, environ: Mapping[str, str]) -> int:
     process = Process(
         pid=int(environ["MONITOR_PID"]), born=int(environ["MONITOR_BORN"]), parent=0, command=""
     )
-    pins = paths.root / "var/lib/runctl-monitor"
-    pins.mkdir(parents=True, exist_ok=True)
+    folder = Path(environ["MONITOR_DIR"])
+    told = environ.get("MONITOR_READER", "")  # which an older version does not write
+    reader = Reader.parse(told) if told else reader_of(process.pid, folder)
+    pins = prepare_place(paths.root / "var/lib/runctl-monitor", reader)
+    store = _store(environ)
     signal.signal(signal.SIGTERM, _leave)
+    become(reader)
     watched = Watched(
         process=process,
-        folder=Path(environ["MONITOR_DIR"]),
+        folder=folder,
         ends_it=environ["MONITOR_SIGTERM"] == "yes",
     )
-    Monitor(watched, _store(environ), Metadata(), pins=pins).watch()
+    Monitor(watched, store, Metadata(), pins=pins).watch()
     return 0
 
 

@@ -14,6 +14,7 @@ from runctl.model.errors import InvalidRequestError, Problem, RequestError
 URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w!.*()/=+-]*)?")
 FOLDER = re.compile(r"/[\w. /=+-]*")
 SETTING = re.compile(r'(MONITOR_\w+)="?(.*?)"?')
+ESCAPED = re.compile(r'\\(["\\`$])')
 
 
 def spot_monitor(
@@ -90,7 +91,7 @@ def _check(uri: str, folder: str, *, stop: bool) -> None:
 
 def _tell(invocation: Invocation, instance: str, said: str) -> None:
     matches = (SETTING.fullmatch(line.strip()) for line in said.splitlines())
-    found: dict[str, str] = {one[1]: one[2] for one in matches if one}
+    found: dict[str, str] = {one[1]: ESCAPED.sub(r"\1", one[2]) for one in matches if one}
     ends_it = found.get("MONITOR_SIGTERM") == "yes"
     at_a_notice = (
         "At a notice it gets SIGTERM, and what it leaves is uploaded."

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from runctl.local.environment_files import parse_environment
+
 _SPANS = {
     "": 1, "s": 1, "sec": 1, "second": 1, "seconds": 1, "ms": 0.001, "msec": 0.001,
     "m": 60, "min": 60, "minute": 60, "minutes": 60, "h": 3600, "hr": 3600, "hour": 3600,
@@ -114,15 +116,9 @@ class Timer:
 def read_environment_file(path: Path) -> dict[str, str]:
     """Read KEY=value lines, quotes removed."""
     try:
-        lines = path.read_text().splitlines()
+        return parse_environment(path.read_text())
     except OSError as exc:
         raise UnitError(f"Failed to load environment file {path}: {exc.strerror}") from exc
-    env = {}
-    for line in lines:
-        if line.strip() and line.lstrip()[0] not in "#;" and "=" in line:
-            key, _, value = line.strip().partition("=")
-            env[key.removeprefix("export ")] = " ".join(shlex.split(value)) if value else ""
-    return env
 
 
 def load(directory: Path, name: str) -> Service | Timer | None:
