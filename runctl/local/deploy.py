@@ -92,6 +92,7 @@ class _Cdk:
     def synthesize(self, assembly: Path, context: Mapping[str, str]) -> None:
         pairs = [word for key, value in context.items() for word in ("-c", f"{key}={value}")]
         self.run("synthesizing the stacks", ["synth", "--quiet", "--output", str(assembly)], pairs)
+        private.close(assembly)  # the CDK copies assets with their modes
 
     def run(self, step: str, *words: list[str], cwd: Path | None = None) -> None:
         self._tell(step)

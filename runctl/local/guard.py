@@ -8,6 +8,7 @@ key. Nothing is read from a body or done before that.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -40,6 +41,7 @@ _ADMIN = "/_runctl/"
 # is a presigned URL.
 _ANSWERS = ("/_ministack/cfn-response/", "/_ministack/cfn-signal/")
 _FROM_BROWSERS = ("origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
+_LONG = 1024 * 1024
 _FORM = "application/x-www-form-urlencoded"
 _BAD_REQUEST = frozenset({"InvalidRequest", "XAmzContentSHA256Mismatch"})
 
@@ -113,7 +115,10 @@ class Guard:
         if not signed.needs_body:
             return receive
         body = await read_body(receive)
-        signed.check_body(body)
+        if len(body) > _LONG:  # others need not wait while it is hashed
+            await asyncio.to_thread(signed.check_body, body)
+        else:
+            signed.check_body(body)
         return replaying(body, receive)
 
 

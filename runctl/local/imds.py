@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from runctl.local import peers
+
 if TYPE_CHECKING:
     from runctl.local.instance import Instance
 
@@ -35,7 +37,8 @@ class Metadata:
         self._credentials = credentials
         self._tokens: dict[str, float] = {}
         # On EC2 only the instance reaches the service. Here every user of the machine reaches the
-        # port, but only the instance knows the first element of the path.
+        # port, so the peer has to be a process of this user and to know the path, which keeps out
+        # web pages. The path alone would not do: everybody sees the arguments of curl.
         self._secret = secrets.token_urlsafe(32)
         self._server: asyncio.Server | None = None
 
@@ -51,12 +54,16 @@ class Metadata:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client, server = (writer.get_extra_info(name) for name in ("peername", "sockname"))
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ValueError):
-            while await self._serve_one(reader, writer):
+            is_own = peers.is_own(client, server)
+            while await self._serve_one(reader, writer, is_own=is_own):
                 pass
         writer.close()
 
-    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _serve_one(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_own: bool
+    ) -> bool:
         request_line = (await reader.readline()).decode("latin-1")
         if not request_line.strip():
             return False
@@ -68,7 +75,7 @@ class Metadata:
         if length := int(headers.get("content-length", "0")):
             await reader.readexactly(length)
         secret, _, path = unquote(target.partition("?")[0]).strip("/").partition("/")
-        if hmac.compare_digest(secret.encode(), self._secret.encode()):
+        if is_own and hmac.compare_digest(secret.encode(), self._secret.encode()):
             status, body, extra = self._answer(method, path.strip("/"), headers)
         else:
             status, body, extra = 403, "", ""

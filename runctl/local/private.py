@@ -64,3 +64,10 @@ def append(path: Path) -> BinaryIO:
     """Open a file that only its owner can read for appending."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     return os.fdopen(os.open(path, flags, 0o600), "ab")
+
+
+def close(folder: Path) -> None:
+    """Take what other users may do with a folder and its files away; their owner's modes stay."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~UMASK)

@@ -14,7 +14,7 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 
 from ministack.core import iam_evaluator, sigv4
 from ministack.core.sigv4 import HeaderSignature
@@ -158,10 +158,9 @@ def _from_query(query: Mapping[str, list[str]]) -> HeaderSignature:
 def _check_time(
     parts: HeaderSignature, query: Mapping[str, list[str]], *, now: datetime, is_presigned: bool
 ) -> None:
-    try:
-        signed_at = datetime.strptime(parts.amz_date, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
-    except ValueError as exc:
-        raise Refusal("IncompleteSignature", "Date must be in ISO-8601 'basic format'.") from exc
+    signed_at = sigv4._amz_datetime(parts.amz_date)  # noqa: SLF001 - strptime takes 30 µs
+    if signed_at is None:
+        raise Refusal("IncompleteSignature", "Date must be in ISO-8601 'basic format'.")
     if parts.date_stamp != parts.amz_date[:8]:
         raise Refusal(
             "SignatureDoesNotMatch",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import time
 import uuid
 import zipfile
@@ -48,6 +49,21 @@ def eventually(look: Callable[[], Any], *, seconds: float = 20) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError("it never happened")
+
+
+def open_to_others(home: Path) -> list[Path]:
+    """List what other users may read in a local cloud's folder, the inside of instances apart."""
+    found = []
+    for folder, names, files in os.walk(home):
+        if Path(folder).parent == home / "instances":
+            names.clear()
+            files.clear()
+        found += [
+            path
+            for path in (Path(folder), *(Path(folder, name) for name in files))
+            if not path.is_symlink() and path.stat().st_mode & 0o077
+        ]
+    return found
 
 
 @dataclass

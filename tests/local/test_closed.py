@@ -20,11 +20,13 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from botocore.utils import InstanceMetadataFetcher
 
-from runctl.local import daemon, keys
+from runctl.agent.imds import Metadata
+from runctl.local import daemon, keys, peers
 from runctl.local.client import LocalCloudClient, LocalCloudError
 from runctl.local.private import FolderNotPrivateError
-from tests.local.clouds import Cloud, eventually, unique
+from tests.local.clouds import Cloud, eventually, open_to_others, unique
 from tests.local.strangers import (
     NOBODY,
     needs_another_user,
@@ -186,9 +188,40 @@ def test_another_user_gets_no_credentials_from_the_metadata(cloud: Cloud) -> Non
         request(metadata.port, "GET", "/latest/user-data"),
     )
     assert answers == [(403, "")] * 6
-    # The instance itself, as its tools do, gets a token.
-    owner = [request(metadata.port, "PUT", f"{metadata.path}/latest/api/token", headers=ttl)]
-    assert send_as_stranger(*owner)[0][0] == 200
+    # Everybody sees the arguments of a process, such as curl's. Who knows the path is refused too.
+    known = [request(metadata.port, "PUT", f"{metadata.path}/latest/api/token", headers=ttl)]
+    assert send_as_stranger(*known) == [(403, "")]
+
+
+def test_owner_reads_the_metadata_with_botocore_and_with_the_agents_client(cloud: Cloud) -> None:
+    role = cloud.role().rpartition("/")[2]
+    instance_id = cloud.launch(data={"IamInstanceProfile": {"Name": cloud.profile(role)}})
+    cloud.admin.wait_for_state(instance_id, "running")
+    url = cloud.admin.instance(instance_id)["metadata_url"]
+    assert Metadata(url).get("instance-id") == instance_id
+    fetcher = InstanceMetadataFetcher(
+        env={"AWS_EC2_METADATA_SERVICE_ENDPOINT": url},
+        config={"ec2_metadata_service_endpoint": url},
+    )
+    got = fetcher.retrieve_iam_role_credentials()
+    assert got["role_name"] == role
+    keys = {
+        "aws_access_key_id": got["access_key"],
+        "aws_secret_access_key": got["secret_key"],
+        "aws_session_token": got["token"],
+    }
+    assert cloud.client("sts", **keys).get_caller_identity()["Arn"].endswith(instance_id)
+
+
+def test_connection_whose_other_end_is_closed_counts_as_foreign() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, peer = server.accept()
+        with accepted:
+            assert peers.is_own(peer, accepted.getsockname())
+            assert not peers.is_own(peer, ("127.0.0.1", 1))
+            client.close()
+            assert not peers.is_own(peer, accepted.getsockname())
 
 
 def test_nothing_listens_but_what_asks_for_a_key(cloud: Cloud) -> None:
@@ -244,18 +277,7 @@ def test_everything_in_the_folder_is_private_whatever_the_umask(tmp_path: Path) 
         eventually((cloud.root(instance_id) / "umask").exists)
         # On the instance files have the modes that they have on EC2.
         assert (cloud.root(instance_id) / "umask").read_text().strip() == "0022"
-        roots = cloud.root(instance_id).parent
-        open_to_others = []
-        for folder, names, files in os.walk(home):
-            if Path(folder).parent == roots:  # the inside of an instance
-                names.clear()
-                files.clear()
-            open_to_others += [
-                path
-                for path in (Path(folder), *(Path(folder, name) for name in files))
-                if not path.is_symlink() and path.stat().st_mode & 0o077
-            ]
-        assert open_to_others == []
+        assert open_to_others(home) == []
     finally:
         os.umask(before)
         daemon.stop(home)

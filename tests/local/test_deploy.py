@@ -9,7 +9,7 @@ import pytest
 from runctl.local import daemon, keys
 from runctl.local.client import LocalCloudClient
 from runctl.local.deploy import DeployError, deploy
-from tests.local.clouds import Cloud, eventually
+from tests.local.clouds import Cloud, eventually, open_to_others
 
 pytestmark = pytest.mark.slow
 TINY_APP = Path(__file__).parent / "tiny_app"
@@ -34,6 +34,8 @@ def test_a_cdk_app_is_deployed_and_what_it_made_is_used(tmp_path: Path) -> None:
         root = cloud.root(got["Instances"][0]["InstanceIds"][0])
         eventually((root / "region").exists)
         eventually(lambda: (root / "region").read_text() == "us-east-1\n")
+        assert (tmp_path / "cdk.out").is_dir()
+        assert open_to_others(tmp_path) == []
         # Again, with IAM enforced by now.
         assert deploy(endpoint, project=TINY_APP)["Tiny"] == outputs
     finally:
