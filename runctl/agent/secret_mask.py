@@ -20,8 +20,8 @@ class SecretMask:
         # Whether all values are known: before that, nothing that a trainer printed may leave.
         self.is_ready = False
 
-    def hide(self, values: Iterable[str]) -> None:
-        """Hide these values from now on."""
+    def hide(self, values: Iterable[str], *, are_all: bool = True) -> None:
+        """Hide these values from now on; `are_all` says that there are no others."""
         texts = {
             text
             for value in values
@@ -31,7 +31,7 @@ class SecretMask:
         # A line of one may be the beginning of another: the longest counts.
         ordered = sorted(texts, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
-        self.is_ready = True
+        self.is_ready = are_all
 
     def apply(self, text: str) -> str:
         """Return a text without the values."""

@@ -51,7 +51,7 @@ class TrainerSecrets:
                 found[name] = self._fetch(f"env.{name}: {reference}", reference)
             except UnreadableSecretError as exc:
                 problems.append(f"env.{name}: {reference}: {exc}")
-        self._mask.hide(found.values())
+        self._mask.hide(found.values(), are_all=not problems)
         if problems:
             raise RequestError("; ".join(problems))
         for name, value in found.items():

@@ -15,6 +15,7 @@ NOT_FOUND = frozenset(
 )
 # ValidationException is SSM's answer to the ARN of another region or account.
 BAD_NAME = frozenset({"InvalidParameterException", "ValidationException"})
+DENIED = frozenset({"AccessDeniedException", "AccessDenied"})
 DECRYPTION = frozenset({"DecryptionFailure", "InvalidKeyId"})
 # Of both services, beyond those that every service has.
 SERVICE = frozenset({"InternalServiceError", "InternalServiceErrorException"})
@@ -54,12 +55,20 @@ class SecretValues:
             with translated():
                 found = self._read(reference)
         except RefusedError as exc:
-            raise UnreadableSecretError(_refusal(str(exc), reference), may_pass=True) from exc
+            raise UnreadableSecretError(f"it cannot be read: {exc}", may_pass=True) from exc
         except ClientError as exc:
             raise self._meaning(exc, reference) from exc
         return _selected(found, reference)
 
     def _read(self, reference: SecretReference) -> str:
+        try:
+            return self._ask(reference)
+        except ClientError as exc:
+            if code_of(exc) not in DENIED:
+                raise
+            raise UnreadableSecretError(_refusal(_words(exc), reference), may_pass=True) from exc
+
+    def _ask(self, reference: SecretReference) -> str:
         if reference.store is Store.PARAMETER_STORE:
             ssm = self._client("ssm")
             answer = ssm.get_parameter(Name=reference.name, WithDecryption=True)
@@ -73,7 +82,7 @@ class SecretValues:
 
     def _meaning(self, exc: ClientError, reference: SecretReference) -> Exception:
         code = code_of(exc)
-        told = f"{exc.response.get('Error', {}).get('Message', '')} ({code})"
+        told = _words(exc)
         what = "secret" if reference.store is Store.SECRETS_MANAGER else "parameter"
         if code in SERVICE:
             return TransientError(f"AWS asks to come back later: {told}")
@@ -101,6 +110,10 @@ _KEYS = (
     "the key that encrypts it must exist and be enabled, and its ARN be listed in the context "
     "`secret_keys` of the deployment"
 )
+
+
+def _words(exc: ClientError) -> str:
+    return f"{exc.response.get('Error', {}).get('Message', '')} ({code_of(exc)})"
 
 
 def _refusal(told: str, reference: SecretReference) -> str:

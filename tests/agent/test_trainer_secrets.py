@@ -225,6 +225,7 @@ def test_values_that_were_read_are_hidden_though_another_cannot_be() -> None:
     with pytest.raises(RequestError):
         resolved.resolve({"W": "secret:w", "H": "secret:h"})
     assert mask.apply(f"a {WANDB} b") == "a *** b"
+    assert not mask.is_ready
 
 
 def test_short_values_are_not_masked_and_the_longest_counts() -> None:
