@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runctl.cli import local_faults
 from runctl.cli.invocation import Invocation, command
+from runctl.cli.local_faults import find_training
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RefusedError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 GIB = 1024**3
 
 app = typer.Typer(no_args_is_help=True, help="The local cloud: start it, look at it, interrupt.")
+app.add_typer(local_faults.app)
 
 
 @contextlib.contextmanager
@@ -264,30 +267,26 @@ def interrupt(
             help="How long before the instance is taken (default: 120).",
         ),
     ] = None,
+    reservation: Annotated[
+        bool,
+        typer.Option("--reservation", help="Take it for its capacity reservation: only an event."),
+    ] = False,
 ) -> None:
     """Let EC2 reclaim the instance that trains a run."""
-    from runctl.cli.find import find_run
-    from runctl.local.client import LocalCloudClient
-    from runctl.model.run import AttemptStage
-
+    if no_notice and reservation:
+        problem = "there is always a notice with --reservation; leave one of the two out"
+        raise InvalidRequestError((Problem("--no-notice", problem),))
     if no_notice and notice_seconds is not None:
         problem = "there is no notice with --no-notice; leave one of the two out"
         raise InvalidRequestError((Problem("--notice-seconds", problem),))
     seconds = 120 if notice_seconds is None else notice_seconds
-    invocation.local = True
-    cloud = invocation.cloud
-    find_run(cloud, run)
-    training = [one for one in cloud.ledger.attempts(run) if one.stage is AttemptStage.TRAINING]
-    if not training:
-        raise NotFoundError(f"no attempt of {run} is training; see `runctl status {run} --local`")
-    attempt = training[-1]
+    client, attempt = find_training(invocation, run)
     instance_id = attempt.instance_ids[0]
-    from runctl.cli.cloud import find_local_cloud
-
-    endpoint = find_local_cloud()
-    client = LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
     with _translated():
-        client.interrupt(instance_id, notice=not no_notice, notice_seconds=seconds)
+        if reservation:
+            client.end_reservation(instance_id, notice_seconds=seconds)
+        else:
+            client.interrupt(instance_id, notice=not no_notice, notice_seconds=seconds)
     how = "without a notice" if no_notice else f"{seconds:g} s after its notice"
     invocation.output.result(
         {
@@ -295,6 +294,7 @@ def interrupt(
             "attempt": attempt.number,
             "instance_id": instance_id,
             "notice": not no_notice,
+            "reservation": reservation,
             "notice_seconds": None if no_notice else seconds,
         },
         f"{instance_id} (attempt {attempt.number} of {run}) is reclaimed {how}",

@@ -102,6 +102,17 @@ def test_a_notice_that_is_not_sent_has_no_length(endpoint, runctl):
     assert (done.code, "--notice-seconds" in done.stderr) == (2, True)
 
 
+def test_faults_that_there_are_not_are_refused(endpoint, runctl):
+    for arguments, told in [
+        (("interrupt", "lm", "--no-notice", "--reservation"), "--no-notice"),
+        (("fail-check", "lm", "--check", "disk"), "'disk' is not one of system, instance, ebs"),
+        (("maintain", "lm", "--code", "reboot"), "'reboot' is not one of instance-reboot"),
+        (("maintain", "lm", "--in-seconds", "-1"), "--in-seconds"),
+    ]:
+        done = runctl("local", *arguments)
+        assert (done.code, told in " ".join(done.stderr.split())) == (2, True), done.stderr
+
+
 def test_settings_of_the_start_are_refused_once_it_runs(endpoint, tmp_path):
     with pytest.raises(daemon.LocalCloudStartError, match="disk_bytes, shared_folders cannot"):
         daemon.start(endpoint.home, disk_bytes=2**30, shared_folders=[tmp_path])

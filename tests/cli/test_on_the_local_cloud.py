@@ -13,7 +13,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "runctl.cli.main", "--local"]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Session:
@@ -71,7 +71,14 @@ def test_start_interrupt_stop_resume_and_look(session):
     assert started["run_id"] == "mine"
     session.wait_for(lambda document: document["runs"], "list")
     session.wait_for(reached(10, attempt=1), "status", "mine")
-    taken = session("local", "interrupt", "mine", "--notice-seconds", "6")
+    failing = session("local", "fail-check", "mine", "--check", "instance")
+    planned = session("local", "maintain", "mine", "--code", "system-reboot")
+    known = session.wait_for(
+        lambda run: "system-reboot" in run["attempts"][0]["warning"], "status", "mine"
+    )
+    assert known["status"] == "training"
+    taken = session("local", "interrupt", "mine", "--notice-seconds", "6", "--reservation")
+    assert taken["instance_id"] == failing["instance_id"] == planned["instance_id"]
     assert taken["attempt"] == 1
     session.wait_for(lambda run: reached(1, 2)(run) and run["interruptions"] == 1, "status", "mine")
 
