@@ -89,7 +89,7 @@ class Stage:
 
     def seen(self, execution: str) -> Play:
         """Wait for an execution's end, and tell how it went."""
-        described = self.cloud.ended(execution, seconds=60)
+        described = self.cloud.ended(execution, seconds=240)
         history = self.cloud.client("stepfunctions").get_execution_history(
             executionArn=execution, maxResults=1000
         )["events"]

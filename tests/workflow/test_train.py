@@ -250,6 +250,13 @@ def test_what_passes_is_tried_again(stage: Stage) -> None:
     assert len(play.payloads("launch_instances")) == 3
 
 
+def test_a_launch_outlives_a_fault_of_ec2_that_lasts(stage: Stage) -> None:
+    fault = {"raises": "TransientError", "message": "AWS asks to come back later: InternalError"}
+    play = stage.play(script(launch_instances=[*[fault] * 9, launched(1)]))
+    assert play.described["status"] == "SUCCEEDED"
+    assert len(play.payloads("launch_instances")) == 10
+
+
 def test_an_execution_that_is_stopped_while_it_waits_for_capacity_ends_at_once(
     stage: Stage,
 ) -> None:
