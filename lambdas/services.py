@@ -54,11 +54,13 @@ class LambdaServices:
     def fleet(self) -> Ec2Fleet:
         """EC2, with RUNCTL_SUBNETS and RUNCTL_LAUNCH_TEMPLATES where it launches.
 
+        RUNCTL_DEPLOYMENT tells this deployment's instances from those of others in the account.
         RUNCTL_SECURITY_GROUP is for who looks for all machines; without it there are none.
         """
         templates = json.loads(os.environ.get("RUNCTL_LAUNCH_TEMPLATES", "{}"))
         return Ec2Fleet(
             self._clients.get("ec2"),
+            deployment=os.environ["RUNCTL_DEPLOYMENT"],
             subnets=json.loads(os.environ.get("RUNCTL_SUBNETS", "{}")),
             launch_templates={
                 MachineKind(kind): LaunchTemplate(template_id=one["id"], version=one["version"])

@@ -14,6 +14,8 @@ from stacks.settings import Settings
 from stacks.storage import StorageStack
 
 RUN_TAG = "runctl:run-id"
+# Which deployment launched it: tags of runs are shared by all of an account and region.
+DEPLOYMENT_TAG = "runctl:deployment"
 # On a machine that somebody asked for, and that no run has to want.
 KEEP_ALIVE_TAG = "runctl:keep-alive-until"
 # On a machine that its owner lets runctl send commands to.
@@ -89,7 +91,19 @@ class Capabilities:
 
     def machines(self) -> Capability:
         """See any instance: Describe actions know no resources."""
-        return Capability(statements=[_allow(["ec2:DescribeInstances"], ["*"])])
+        return Capability(
+            statements=[_allow(["ec2:DescribeInstances"], ["*"])], variables=self._name()
+        )
+
+    def _name(self) -> Mapping[str, str]:
+        return {"RUNCTL_DEPLOYMENT": self._settings.name}
+
+    def _own(self, tag: str) -> Conditions:
+        """Ask for a tag with any value, and for this deployment's name."""
+        return {
+            "StringLike": {f"aws:ResourceTag/{tag}": "*"},
+            "StringEquals": {f"aws:ResourceTag/{DEPLOYMENT_TAG}": self._settings.name},
+        }
 
     def machine_statuses(self) -> Capability:
         """See the status checks of any instance."""
@@ -103,40 +117,38 @@ class Capabilities:
                 _allow(
                     ["ec2:TerminateInstances"],
                     [self._ec2("instance/*")],
-                    {"StringLike": {f"aws:ResourceTag/{KEEP_ALIVE_TAG}": "*"}},
+                    self._own(KEEP_ALIVE_TAG),
                 ),
             ],
             variables={"RUNCTL_SECURITY_GROUP": group},
         )
 
     def delete_fleets(self) -> Capability:
-        """See any fleet, and delete those that are tagged with a run.
-
-        Which of them are this deployment's, its launch templates tell.
-        """
+        """See any fleet, and delete those that are tagged with a run of this deployment."""
         return Capability(
             statements=[
                 _allow(["ec2:DescribeTags", "ec2:DescribeFleets"], ["*"]),
                 _allow(
                     ["ec2:DeleteFleets"],
                     [self._ec2("fleet/*")],
-                    {"StringLike": {f"aws:ResourceTag/{RUN_TAG}": "*"}},
+                    self._own(RUN_TAG),
                 ),
             ],
             variables={"RUNCTL_LAUNCH_TEMPLATES": self._launch_templates()},
         )
 
     def end_machines(self) -> Capability:
-        """See any instance, and terminate those that are tagged with a run."""
+        """See any instance, and terminate those that are tagged with a run of this deployment."""
         return Capability(
             statements=[
                 *self.machines().statements,
                 _allow(
                     ["ec2:TerminateInstances"],
                     [self._ec2("instance/*")],
-                    {"StringLike": {f"aws:ResourceTag/{RUN_TAG}": "*"}},
+                    self._own(RUN_TAG),
                 ),
-            ]
+            ],
+            variables=self._name(),
         )
 
     def launch(self) -> Capability:
@@ -164,7 +176,12 @@ class Capabilities:
             _allow(
                 ["ec2:CreateTags"],
                 [self._ec2(f"{kind}/*") for kind in tagged],
-                {"StringEquals": {"ec2:CreateAction": ["CreateFleet", "RunInstances"]}},
+                {
+                    "StringEquals": {
+                        "ec2:CreateAction": ["CreateFleet", "RunInstances"],
+                        f"aws:RequestTag/{DEPLOYMENT_TAG}": self._settings.name,
+                    }
+                },
             ),
             _allow(
                 ["iam:PassRole"],
@@ -191,6 +208,7 @@ class Capabilities:
         return Capability(
             statements=statements,
             variables={
+                **self._name(),
                 "RUNCTL_SUBNETS": self._stack.to_json_string(subnets),
                 "RUNCTL_LAUNCH_TEMPLATES": self._launch_templates(),
             },
@@ -241,8 +259,11 @@ class Capabilities:
         return Capability(
             statements=[
                 self._send(document),
-                self._to_instances(RUN_TAG),
-                self._to_instances(LENT_TAG),
+                self._to_instances(
+                    {f"ssm:resourceTag/{RUN_TAG}": "*"},
+                    {f"ssm:resourceTag/{DEPLOYMENT_TAG}": self._settings.name},
+                ),
+                self._to_lent_instances(),
             ],
             variables={"RUNCTL_COMMAND_DOCUMENT": document},
         )
@@ -253,7 +274,7 @@ class Capabilities:
         return Capability(
             statements=[
                 self._send(document),
-                self._to_instances(LENT_TAG),
+                self._to_lent_instances(),
                 # How it went; SSM knows no resources for that.
                 _allow(["ssm:GetCommandInvocation"], ["*"]),
             ],
@@ -264,12 +285,14 @@ class Capabilities:
         region, account = self._settings.region, self._settings.account
         return _allow(["ssm:SendCommand"], [f"arn:aws:ssm:{region}:{account}:document/{document}"])
 
-    def _to_instances(self, tag: str) -> iam.PolicyStatement:
-        return _allow(
-            ["ssm:SendCommand"],
-            [self._ec2("instance/*")],
-            {"StringLike": {f"ssm:resourceTag/{tag}": "*"}},
-        )
+    def _to_lent_instances(self) -> iam.PolicyStatement:
+        return self._to_instances({f"ssm:resourceTag/{LENT_TAG}": "*"})
+
+    def _to_instances(
+        self, like: Mapping[str, str], equal: Mapping[str, str] | None = None
+    ) -> iam.PolicyStatement:
+        conditions = {"StringLike": like, **({"StringEquals": equal} if equal else {})}
+        return _allow(["ssm:SendCommand"], [self._ec2("instance/*")], conditions)
 
     def reports(self) -> Capability:
         """Complete a Train task."""

@@ -230,6 +230,7 @@ class OrchestrationStack(Stack):
         """Leave the one parameter from which the command line learns everything."""
         settings = self._settings
         document = {
+            "name": settings.name,
             "version": settings.version,
             "region": settings.region,
             "account": settings.account,

@@ -12,7 +12,7 @@ from runctl.aws.clients import Clients
 from runctl.aws.deployment import Deployment
 from runctl.aws.errors import code_of, translated
 from runctl.aws.prices import read_spot_price
-from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
+from runctl.model.identity import ATTEMPT_TAG, DEPLOYMENT_TAG, RUN_TAG
 from runctl.model.leftovers import Disk, UnfinishedUpload
 from runctl.model.pool import Pool
 
@@ -34,8 +34,11 @@ class AwsAccount:
         self._now = now
 
     def disks(self) -> list[Disk]:
-        """Return the volumes that carry a run's tag; eventually consistent."""
-        filters = [{"Name": "tag-key", "Values": [RUN_TAG]}]
+        """Return the volumes of this deployment's runs; eventually consistent."""
+        filters = [
+            {"Name": "tag-key", "Values": [RUN_TAG]},
+            {"Name": f"tag:{DEPLOYMENT_TAG}", "Values": [self._deployment.name]},
+        ]
         pages = self._clients.get("ec2").get_paginator("describe_volumes").paginate(Filters=filters)
         with translated():
             return [_disk(volume) for page in pages for volume in page["Volumes"]]

@@ -1,6 +1,7 @@
 """SSM: asking the agent on an instance for something."""
 
 import contextlib
+import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -15,11 +16,15 @@ from runctl.model.identity import LENT_TAG
 
 # How long SSM may try to reach the instance; 30 is the least that it takes.
 DELIVERY_SECONDS = 30
+# Of an instance that has not registered SSM knows no tags, and the permission asks for ours.
+NOT_PERMITTED = frozenset({"AccessDenied", "AccessDeniedException"})
 UNDER_WAY = frozenset({"Pending", "InProgress", "Delayed", "Cancelling"})
 # A start that fails does so by then: the agent is not fetched, or the role lacks something.
 STARTED_WITHIN = timedelta(seconds=30)
 LOOK_EVERY = timedelta(seconds=1)
 LAST_WORDS = 700
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +76,12 @@ class SsmCommands:
         if deadline is not None:
             text = deadline.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
             parameters["deadline"] = [text]
-        return bool(self._send(instance_id, self._document, parameters))
+        return bool(self._send(instance_id, self._document, parameters, is_tagged=True))
 
-    def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:
+    def start(self, instance_id: str, *, run_id: str, attempt: int, is_tagged: bool) -> bool:
         """Start the agent for an attempt on a lent machine; False when SSM does not reach it.
+
+        `is_tagged` says that EC2 knows the machine by the tag that permits this.
 
         A command whose answer was lost is sent again: the machine tells it from a new one by the
         run and the attempt. An agent that is not started can tell nobody, so we wait a moment for
@@ -85,6 +92,7 @@ class SsmCommands:
                 instance_id,
                 self._start_document,
                 {"action": ["start"], "run": [run_id], "attempt": [str(attempt)]},
+                is_tagged=is_tagged,
             )
         except RefusedError as exc:
             raise RefusedError(
@@ -111,8 +119,20 @@ class SsmCommands:
             time.sleep(LOOK_EVERY.total_seconds())
         return None
 
-    def _send(self, instance_id: str, document: str, parameters: dict[str, list[str]]) -> str:
-        """Return the command's id, or an empty text when SSM does not reach the instance."""
+    def _send(
+        self,
+        instance_id: str,
+        document: str,
+        parameters: dict[str, list[str]],
+        *,
+        is_tagged: bool,
+    ) -> str:
+        """Return the command's id, or an empty text when SSM does not reach the instance.
+
+        The permission is conditioned on a tag of the instance. SSM refuses it as well for an
+        instance with the tag that has not registered yet, and cannot be told apart from one that
+        lacks the tag but by the tag.
+        """
         with translated():
             try:
                 answer = self._client.send_command(
@@ -124,6 +144,10 @@ class SsmCommands:
             except ClientError as exc:
                 # Until the SSM agent has registered, and again once the instance is gone.
                 if code_of(exc) == "InvalidInstanceId":
+                    return ""
+                if is_tagged and code_of(exc) in NOT_PERMITTED:
+                    # Should the role lack the permission altogether, this is the only trace of it.
+                    logger.warning("%s is not registered with SSM, or: %s", instance_id, exc)
                     return ""
                 raise
         return str(answer["Command"]["CommandId"])

@@ -9,6 +9,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import NotFoundError
+from runctl.model.identity import DEFAULT_DEPLOYMENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,10 @@ class Deployment:
     monitor_document: str = ""
     instance_policy: str = ""
     subnets: Mapping[str, str] | None = None
+    name: str = DEFAULT_DEPLOYMENT
 
 
-def read_deployment(client: Any, *, name: str = "runctl") -> Deployment:
+def read_deployment(client: Any, *, name: str = DEFAULT_DEPLOYMENT) -> Deployment:
     """Read the parameter `/NAME/deployment` with an SSM client.
 
     Fields that a newer deployment added are ignored. Raises NotFoundError when nothing is deployed
@@ -64,4 +66,4 @@ def read_deployment(client: Any, *, name: str = "runctl") -> Deployment:
         )
     names = {field.name for field in fields(Deployment)}
     known = {name: value for name, value in document.items() if name in names}
-    return Deployment(**{**known, "zones": tuple(document["zones"])})
+    return Deployment(**{**known, "zones": tuple(document["zones"]), "name": name})

@@ -13,7 +13,13 @@ from runctl.aws import instant_fleets
 from runctl.aws.errors import code_of, translated
 from runctl.aws.instance_status import describe_statuses
 from runctl.aws.launch_answers import read_answer, refused_call
-from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
+from runctl.model.identity import (
+    ATTEMPT_TAG,
+    DEPLOYMENT_TAG,
+    KEEP_ALIVE_TAG,
+    RUN_TAG,
+    client_token,
+)
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.pool import MachineKind, Pool, machine_kind
@@ -37,11 +43,13 @@ class Ec2Fleet:
         self,
         client: Any,
         *,
+        deployment: str,
         subnets: Mapping[str, str],
         launch_templates: Mapping[MachineKind, LaunchTemplate],
         security_group: str = "",
     ) -> None:
         self._client = client
+        self._deployment = deployment
         self._security_group = security_group
         self._subnets = dict(subnets)
         self._zones = {subnet: zone for zone, subnet in subnets.items()}
@@ -64,10 +72,16 @@ class Ec2Fleet:
             {"Key": "Name", "Value": f"{run_id}/{attempt}"},
             {"Key": RUN_TAG, "Value": run_id},
             {"Key": ATTEMPT_TAG, "Value": str(attempt)},
+            {"Key": DEPLOYMENT_TAG, "Value": self._deployment},
         ]
         request: dict[str, Any] = {
             "Type": "instant",
-            "ClientToken": client_token(run_id, attempt, launch_try),
+            "ClientToken": client_token(
+                deployment=self._token_scope(),
+                run_id=run_id,
+                attempt=attempt,
+                launch_try=launch_try,
+            ),
             "LaunchTemplateConfigs": list(self._configs(pools)),
             "TargetCapacitySpecification": {
                 "TotalTargetCapacity": 1,
@@ -86,6 +100,15 @@ class Ec2Fleet:
         else:
             request["OnDemandOptions"] = {"AllocationStrategy": "lowest-price"}
         return json.dumps(request, sort_keys=True)
+
+    def _token_scope(self) -> str:
+        """Return the deployment's name and templates.
+
+        One that is destroyed and made again has the same name and other templates; with the old
+        tokens EC2 would refuse its requests as changed ones for as long as it remembers them.
+        """
+        templates = sorted(one.template_id for one in self._launch_templates.values())
+        return " ".join((self._deployment, *templates))
 
     def _configs(self, pools: Sequence[Pool]) -> Iterator[dict[str, Any]]:
         by_kind: dict[MachineKind, list[Pool]] = {}
@@ -155,6 +178,7 @@ class Ec2Fleet:
             self._find(
                 [
                     {"Name": f"tag:{RUN_TAG}", "Values": [run_id]},
+                    {"Name": f"tag:{DEPLOYMENT_TAG}", "Values": [self._deployment]},
                     {"Name": "instance-state-name", "Values": list(LIVE_STATES)},
                 ]
             )
@@ -163,7 +187,8 @@ class Ec2Fleet:
     def find_all(self) -> list[Machine]:
         """Return those of this deployment, with or without a run, and of no other one beside it.
 
-        Deployments share the tag, and may share a VPC, but never the security group.
+        Deployments may share a VPC, but never the security group, by which those are found as well
+        that an older version launched without a tag of the deployment.
         """
         return list(
             self._find(
@@ -189,7 +214,23 @@ class Ec2Fleet:
             pages = self._client.get_paginator("describe_instances").paginate(Filters=filters)
             for page in pages:
                 for reservation in page["Reservations"]:
-                    yield from map(_machine, reservation["Instances"])
+                    yield from map(self._machine, reservation["Instances"])
+
+    def _machine(self, instance: Mapping[str, Any]) -> Machine:
+        tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+        return Machine(
+            instance_id=instance["InstanceId"],
+            state=instance["State"]["Name"],
+            pool=Pool(
+                instance["InstanceType"],
+                instance["Placement"]["AvailabilityZone"],
+                cast("str", instance.get("InstanceLifecycle", "on-demand")),
+            ),
+            reason=instance.get("StateReason", {}).get("Code", ""),
+            launched_at=instance.get("LaunchTime"),
+            tags=tags,
+            is_foreign=tags.get(DEPLOYMENT_TAG, self._deployment) != self._deployment,
+        )
 
     def terminate(self, instance_ids: Sequence[str]) -> None:
         """Terminate; an instance that is gone already is fine.
@@ -203,18 +244,3 @@ class Ec2Fleet:
                 except ClientError as exc:
                     if code_of(exc) != "InvalidInstanceID.NotFound":
                         raise
-
-
-def _machine(instance: Mapping[str, Any]) -> Machine:
-    return Machine(
-        instance_id=instance["InstanceId"],
-        state=instance["State"]["Name"],
-        pool=Pool(
-            instance["InstanceType"],
-            instance["Placement"]["AvailabilityZone"],
-            cast("str", instance.get("InstanceLifecycle", "on-demand")),
-        ),
-        reason=instance.get("StateReason", {}).get("Code", ""),
-        launched_at=instance.get("LaunchTime"),
-        tags={tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])},
-    )

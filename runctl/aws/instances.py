@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from runctl.aws.commands import CommandResult, result_of
 from runctl.aws.errors import code_of, translated
 from runctl.aws.fleet import Ec2Fleet
-from runctl.model.identity import KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
+from runctl.model.identity import DEPLOYMENT_TAG, KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
 from runctl.model.pool import Pool
 
 # How long SSM may try to reach the instance; 30 is the least that it takes.
@@ -75,5 +75,8 @@ def creation_request(
     tags = {"Name": name, KEEP_ALIVE_TAG: until, LENT_TAG: "yes"}
     for specification in request["TagSpecifications"]:
         own = {"Name": name, RUN_TAG: token} if specification["ResourceType"] == "fleet" else tags
-        specification["Tags"] = [{"Key": key, "Value": value} for key, value in own.items()]
+        specification["Tags"] = [
+            *({"Key": key, "Value": value} for key, value in own.items()),
+            *(one for one in specification["Tags"] if one["Key"] == DEPLOYMENT_TAG),
+        ]
     return json.dumps(request, sort_keys=True)

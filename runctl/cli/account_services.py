@@ -44,6 +44,7 @@ class AccountServices:
         """EC2, to look and to end: it knows which launch templates and machines are ours."""
         return Ec2Fleet(
             self.clients.get("ec2"),
+            deployment=self.deployment.name,
             subnets={},
             launch_templates={
                 MachineKind(kind): LaunchTemplate(template_id=template_id, version="")

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from runctl.model.errors import NotFoundError, RefusedError
+from runctl.model.identity import DEFAULT_DEPLOYMENT
 
 if TYPE_CHECKING:
     from runctl.aws.checkpoints import CheckpointStore
@@ -84,7 +85,12 @@ class Cloud:
         """The machines, only to look: launching is for the functions."""
         from runctl.aws.fleet import Ec2Fleet
 
-        return Ec2Fleet(self.clients.get("ec2"), subnets={}, launch_templates={})
+        return Ec2Fleet(
+            self.clients.get("ec2"),
+            deployment=self.deployment.name,
+            subnets={},
+            launch_templates={},
+        )
 
     def checkpoints(self, run_id: str) -> CheckpointStore:
         """Return the checkpoint store of a run."""
@@ -109,7 +115,9 @@ def find_local_cloud() -> Endpoint:
     return endpoint
 
 
-def connect(*, local: bool, profile: str = "", region: str = "") -> Cloud:
+def connect(
+    *, local: bool, profile: str = "", region: str = "", name: str = DEFAULT_DEPLOYMENT
+) -> Cloud:
     """Find the deployment; what it needs is imported here, since boto3 takes its time."""
     from runctl.aws.clients import Clients, Connection
     from runctl.aws.deployment import read_deployment
@@ -125,5 +133,5 @@ def connect(*, local: bool, profile: str = "", region: str = "") -> Cloud:
     else:
         connection = Connection(profile=profile, region=region)
     clients = Clients(connection)
-    deployment = read_deployment(clients.get("ssm"))
+    deployment = read_deployment(clients.get("ssm"), name=name)
     return Cloud(clients=clients, deployment=deployment, is_near=local)

@@ -136,7 +136,10 @@ def _fleet(cloud: Cloud) -> Ec2Fleet:
         for kind, one in cloud.deployment.launch_templates.items()
     }
     return Ec2Fleet(
-        cloud.clients.get("ec2"), subnets=cloud.deployment.subnets, launch_templates=templates
+        cloud.clients.get("ec2"),
+        deployment=cloud.deployment.name,
+        subnets=cloud.deployment.subnets,
+        launch_templates=templates,
     )
 
 
@@ -180,7 +183,7 @@ def terminate(
     from datetime import timedelta as span
 
     from runctl.cli.machines import find_machine, run_on
-    from runctl.model.identity import KEEP_ALIVE_TAG, RUN_TAG
+    from runctl.model.identity import DEPLOYMENT_TAG, KEEP_ALIVE_TAG, RUN_TAG
 
     cloud = invocation.cloud
     machine = find_machine(cloud, instance, within=span(seconds=3))
@@ -189,6 +192,12 @@ def terminate(
             {"instance_id": instance, "state": machine.state}, f"{instance} is {machine.state}"
         )
         return
+    if machine.is_foreign and not force:
+        owner = machine.tags[DEPLOYMENT_TAG]
+        raise RequestError(
+            f"{instance} was launched by the deployment {owner}, and this command uses "
+            f"{cloud.deployment.name}; set RUNCTL_DEPLOYMENT={owner}, or give --force"
+        )
     if not force and not {RUN_TAG, KEEP_ALIVE_TAG} & set(machine.tags):
         raise RequestError(
             f"{instance} was not launched by runctl (no tag {KEEP_ALIVE_TAG} or {RUN_TAG}); "

@@ -107,12 +107,16 @@ class Invocation:
     def connect(self, settings: Settings) -> Cloud:
         """Find the deployment; options go before the environment, that before the settings."""
         from runctl.cli.cloud import connect
+        from runctl.model.identity import DEFAULT_DEPLOYMENT, check_deployment_name
 
         environment = os.environ
         profile = self.profile or ("" if environment.get("AWS_PROFILE") else settings.profile)
         named = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or ""
         region = self.region or named or settings.region
-        return connect(local=self.local, profile=profile, region=region)
+        name = environment.get("RUNCTL_DEPLOYMENT") or settings.deployment or DEFAULT_DEPLOYMENT
+        return connect(
+            local=self.local, profile=profile, region=region, name=check_deployment_name(name)
+        )
 
 
 def invocation_of(context: typer.Context) -> Invocation:

@@ -28,7 +28,7 @@ REQUEST_SETTINGS = (
     "retry",
     "credentials",
 )
-AWS_SETTINGS = ("profile", "region")
+AWS_SETTINGS = ("profile", "region", "deployment")
 PROJECT_SETTINGS = ("max_size_mb",)
 _MOST_BYTES = 1_000_000
 _LONGEST_MESSAGE = 1_000
@@ -42,6 +42,7 @@ class Settings:
     request: Mapping[str, Any] = field(default_factory=dict)
     profile: str = ""
     region: str = ""
+    deployment: str = ""
     largest_project_bytes: int = LARGEST_PROJECT_BYTES
 
 
@@ -80,6 +81,7 @@ def parse_settings(path: Path) -> Settings:
         request={name: document[name] for name in REQUEST_SETTINGS if name in document},
         profile=aws.get("profile", ""),
         region=aws.get("region", ""),
+        deployment=aws.get("deployment", ""),
         largest_project_bytes=LARGEST_PROJECT_BYTES if megabytes is None else megabytes * 1_000_000,
     )
 
@@ -156,6 +158,7 @@ grace_seconds = 90
 # [aws]
 # profile = "research"
 # region = "eu-central-1"
+# deployment = "runctl"
 
 # [project]
 # max_size_mb = 256

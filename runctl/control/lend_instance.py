@@ -2,6 +2,7 @@
 
 from runctl.control.ports import Services
 from runctl.model.errors import RefusedError, TransientError
+from runctl.model.identity import LENT_TAG
 from runctl.model.machine import Machine
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage, Run, loan_of
@@ -37,7 +38,12 @@ def lend_instance(services: Services, run: Run, number: int) -> tuple[Attempt, O
             return attempt, _failed(_tell_owner(services, instance_id))
     if attempt.ended is None and attempt.heartbeat_at is None:
         try:
-            reached = services.commands.start(instance_id, run_id=run.run_id, attempt=number)
+            reached = services.commands.start(
+                instance_id,
+                run_id=run.run_id,
+                attempt=number,
+                is_tagged=LENT_TAG in _find(services, instance_id).tags,
+            )
         except RefusedError as exc:
             return attempt, _failed(f"{instance_id} {exc}")
         if not reached:
@@ -47,6 +53,8 @@ def lend_instance(services: Services, run: Run, number: int) -> tuple[Attempt, O
 
 def problem_with(machine: Machine) -> str:
     """Say why no run can begin on a machine, with the cure; empty when one can."""
+    if machine.is_foreign:
+        return "was launched by another deployment of this account; use it from there"
     if machine.run_id:
         return (
             f"was launched for the run {machine.run_id} and ends with it; "

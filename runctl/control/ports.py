@@ -237,8 +237,10 @@ class Commands(Protocol):
         """
         ...
 
-    def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:
+    def start(self, instance_id: str, *, run_id: str, attempt: int, is_tagged: bool) -> bool:
         """Start the agent for an attempt on a lent machine; False when SSM does not reach it.
+
+        `is_tagged` says that the machine has the tag by which its owner lets us command it.
 
         May be repeated: an agent that works on that attempt already is left alone. Raises
         RefusedError when its owner has not tagged it for us, or when it failed to start, with why.

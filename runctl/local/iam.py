@@ -160,10 +160,13 @@ class Gate:
             key, _, value = pair.partition("=")
             context[f"aws:RequestTag/{key}"] = value
             context.setdefault("aws:TagKeys", []).append(key)
-        for key, value in self._tags_of(resource.rpartition("/")[2]).items():
+        resource_id = resource.rpartition("/")[2]
+        for key, value in self._tags_of(resource_id).items():
             context[f"aws:ResourceTag/{key}"] = value
             context[f"ec2:ResourceTag/{key}"] = value
-            context[f"ssm:resourceTag/{key}"] = value
+            # SSM knows the tags of instances that are registered with it.
+            if resource_id not in facts.get("unregistered", []):
+                context[f"ssm:resourceTag/{key}"] = value
         if instance_type := facts.get("instance_type"):
             context["ec2:InstanceType"] = instance_type[0]
         denied = iam_evaluator.enforce(

@@ -121,6 +121,7 @@ class Ssm:
             document=[] if is_public else [name],
             public_document=[name] if is_public else [],
             instance=targets,
+            unregistered=[one for one in targets if not self._is_known(one)],
         )
         document = self.documents.get(name)
         if document is None:
@@ -142,6 +143,13 @@ class Ssm:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return {"Command": _shown(command)}
+
+    def _is_known(self, instance_id: str) -> bool:
+        try:
+            self._reach(instance_id)
+        except ApiError:
+            return False
+        return True
 
     def _reach(self, instance_id: str) -> Instance:
         refusal = ApiError(

@@ -15,7 +15,13 @@ from runctl.aws.workflow import Execution, StepFunctions
 from runctl.local.client import Json, LocalCloudClient
 from runctl.local.daemon import Endpoint
 from runctl.model.errors import NotFoundError
-from runctl.model.identity import RUN_TAG, log_stream, output_prefix
+from runctl.model.identity import (
+    DEFAULT_DEPLOYMENT,
+    DEPLOYMENT_TAG,
+    RUN_TAG,
+    log_stream,
+    output_prefix,
+)
 from runctl.model.run import Attempt, AttemptStage, Run
 
 Found = TypeVar("Found")
@@ -45,7 +51,7 @@ class Stage:
     is deployed there.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, name: str = DEFAULT_DEPLOYMENT) -> None:
         self.endpoint = endpoint
         self.clients = Clients(
             Connection(
@@ -56,7 +62,7 @@ class Stage:
             )
         )
         self.cloud = LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
-        self.deployment = read_deployment(self.clients.get("ssm"))
+        self.deployment = read_deployment(self.clients.get("ssm"), name=name)
         self.ledger = DynamoLedger(self.clients.get("dynamodb"), self.deployment.table)
         self.workflow = StepFunctions(
             self.clients.get("stepfunctions"), state_machine_arn=self.deployment.state_machine_arn
@@ -150,7 +156,8 @@ class Stage:
 
     def instances(self, run_id: str) -> list[Json]:
         """Return every instance that the run ever had."""
-        return [one for one in self.cloud.instances() if one["tags"].get(RUN_TAG) == run_id]
+        wanted = {RUN_TAG: run_id, DEPLOYMENT_TAG: self.deployment.name}
+        return [one for one in self.cloud.instances() if wanted.items() <= one["tags"].items()]
 
     def live_instances(self, run_id: str) -> list[str]:
         """Return the run's instances that are not terminated."""

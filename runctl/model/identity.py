@@ -3,14 +3,18 @@
 import hashlib
 import re
 
-from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.errors import InvalidRequestError, Problem, SettingsError
 
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+DEPLOYMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 RUN_ID_RULE = "1 to 64 letters, digits, '_' or '-'"
 
 # Instance metadata serves a tag only when its key has no space and no '/'.
 RUN_TAG = "runctl:run-id"
 ATTEMPT_TAG = "runctl:attempt"
+# Which deployment launched it: an account and region may have several, with runs of the same name.
+DEPLOYMENT_TAG = "runctl:deployment"
+DEFAULT_DEPLOYMENT = "runctl"
 # Until when a machine that somebody asked for lives without a run; an ISO 8601 instant with a zone.
 KEEP_ALIVE_TAG = "runctl:keep-alive-until"
 # On a machine that was there before the run: its owner lets runctl send it commands.
@@ -24,6 +28,16 @@ def check_run_id(run_id: str, *, field: str = "run_id") -> str:
     return run_id
 
 
+def check_deployment_name(name: str) -> str:
+    """Return a deployment's name, or raise SettingsError."""
+    if not DEPLOYMENT_NAME.fullmatch(name):
+        raise SettingsError(
+            f"RUNCTL_DEPLOYMENT: {name!r} is not the name of a deployment: a lower-case letter, "
+            "then at most 19 lower-case letters, digits and '-' (default: runctl)"
+        )
+    return name
+
+
 def continuation_name(run_id: str, number: int) -> str:
     """Return the name of execution `number` (2 and up) of a run.
 
@@ -32,9 +46,13 @@ def continuation_name(run_id: str, number: int) -> str:
     return f"{run_id}-r{number}"
 
 
-def client_token(run_id: str, attempt: int, launch_try: int) -> str:
-    """Return the idempotency token of one CreateFleet request: 64 ASCII characters."""
-    return hashlib.sha256(f"{run_id}\0{attempt}\0{launch_try}".encode()).hexdigest()
+def client_token(*, deployment: str, run_id: str, attempt: int, launch_try: int) -> str:
+    """Return the idempotency token of one CreateFleet request: 64 ASCII characters.
+
+    EC2 knows tokens by account and region, where another deployment may have a run of this name.
+    """
+    named = f"{deployment}\0{run_id}\0{attempt}\0{launch_try}"
+    return hashlib.sha256(named.encode()).hexdigest()
 
 
 # S3 keys, below the one bucket.

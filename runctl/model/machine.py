@@ -41,7 +41,11 @@ class MachineStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """An instance as EC2 sees it. `reason` is EC2's StateReason code, empty while it lives."""
+    """An instance as EC2 sees it. `reason` is EC2's StateReason code, empty while it lives.
+
+    `is_foreign` says that another deployment of this account launched it: a run that its tags name
+    is then not the one of that name in our ledger.
+    """
 
     instance_id: str
     state: str
@@ -49,6 +53,7 @@ class Machine:
     reason: str = ""
     launched_at: datetime | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    is_foreign: bool = False
 
     @property
     def is_live(self) -> bool:

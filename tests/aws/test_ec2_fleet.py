@@ -32,6 +32,7 @@ def ec2():
 def make(client):
     return Ec2Fleet(
         client,
+        deployment="ours",
         subnets=SUBNETS,
         launch_templates={
             kind: LaunchTemplate(template_id=f"lt-{kind.value}", version="3")
@@ -63,7 +64,12 @@ def test_a_spot_request_asks_for_one_instance_of_any_pool(ec2):
     tags = request.pop("TagSpecifications")
     assert request == {
         "Type": "instant",
-        "ClientToken": client_token("run-1", 4, 2),
+        "ClientToken": client_token(
+            deployment="ours lt-arm_cpu lt-x86_cpu lt-x86_gpu",
+            run_id="run-1",
+            attempt=4,
+            launch_try=2,
+        ),
         "TargetCapacitySpecification": {
             "TotalTargetCapacity": 1,
             "DefaultTargetCapacityType": "spot",
@@ -78,6 +84,7 @@ def test_a_spot_request_asks_for_one_instance_of_any_pool(ec2):
         "Name": "run-1/4",
         "runctl:run-id": "run-1",
         "runctl:attempt": "4",
+        "runctl:deployment": "ours",
     }
     chosen = {
         config["LaunchTemplateSpecification"]["LaunchTemplateId"]: [
@@ -372,12 +379,59 @@ def test_the_machines_of_all_our_runs_are_found_and_those_of_a_deployment_beside
     second = launch(ours, ("runctl:run-id", "run-2"))
     launch(ours, ("Name", "somebody's"))
     launch(theirs, ("runctl:run-id", "run-1"))
-    fleet = Ec2Fleet(client, subnets=SUBNETS, launch_templates={}, security_group=ours)
+    fleet = Ec2Fleet(
+        client, deployment="ours", subnets=SUBNETS, launch_templates={}, security_group=ours
+    )
     assert {one.instance_id for one in fleet.find_all()} == {first, second}
     fleet.terminate([first])
     assert [one.instance_id for one in fleet.find_all()] == [second]
     # Who was not told which group is ours finds nothing that it could end.
     assert make(client).find_all() == []
+
+
+def test_a_run_of_the_same_name_in_another_deployment_is_another_run(moto_server):
+    client = boto3.client("ec2", endpoint_url=moto_server)
+    image = client.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+
+    def launch(deployment):
+        tags = {"runctl:run-id": "same", "runctl:attempt": "1", "runctl:deployment": deployment}
+        made = client.run_instances(
+            ImageId=image,
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[
+                {
+                    "ResourceType": "instance",
+                    "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+                }
+            ],
+        )
+        return made["Instances"][0]["InstanceId"]
+
+    ours, theirs = launch("ours"), launch("theirs")
+    fleet = make(client)
+    assert [one.instance_id for one in fleet.find_by_run("same")] == [ours]
+    assert {one.instance_id: one.is_foreign for one in fleet.describe([ours, theirs])} == {
+        ours: False,
+        theirs: True,
+    }
+
+
+def test_deployments_ask_for_runs_of_the_same_name_with_other_tokens():
+    def token(deployment, template):
+        fleet = Ec2Fleet(
+            None,
+            deployment=deployment,
+            subnets=SUBNETS,
+            launch_templates={
+                MachineKind.X86_CPU: LaunchTemplate(template_id=template, version="1")
+            },
+        )
+        return json.loads(build(fleet, [Pool("m5.large", "us-east-1a", "spot")]))["ClientToken"]
+
+    # The last is a deployment that was destroyed and made again.
+    assert len({token("ours", "lt-1"), token("theirs", "lt-1"), token("ours", "lt-2")}) == 3
+    assert token("ours", "lt-1") == token("ours", "lt-1")
 
 
 def test_all_pages_of_machines_are_read(ec2):

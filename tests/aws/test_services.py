@@ -186,7 +186,7 @@ def starting(monkeypatch):
                     asked = {"CommandId": COMMAND, "InstanceId": "i-1"}
                     stub.add_response("get_command_invocation", one, asked)
             told = SsmCommands(client, document="", start_document="runctl-start").start(
-                "i-1", run_id="r", attempt=1
+                "i-1", run_id="r", attempt=1, is_tagged=True
             )
             stub.assert_no_pending_responses()
         return told
@@ -211,15 +211,33 @@ def test_a_start_that_takes_long_is_taken_for_one(starting, monkeypatch):
     assert starting()
 
 
-def test_an_agent_that_is_not_there_is_an_answer_and_a_missing_permission_is_not():
+@pytest.mark.parametrize("code", ["InvalidInstanceId", "AccessDeniedException"])
+def test_an_agent_that_has_not_registered_is_an_answer(code):
+    # Of an instance that it does not know SSM knows no tags, which the permission asks for.
     client = boto3.client("ssm")
     agents = SsmCommands(client, document="runctl-agent")
     with Stubber(client) as stub:
-        stub.add_client_error("send_command", "InvalidInstanceId")
+        stub.add_client_error("send_command", code)
         assert not agents.send("i-1", "drain")
+        stub.add_client_error("send_command", code)
+        assert not agents.start("i-1", run_id="r", attempt=1, is_tagged=True)
+
+
+def test_a_machine_that_its_owner_did_not_tag_is_refused_with_the_remedy():
+    client = boto3.client("ssm")
+    agents = SsmCommands(client, document="runctl-agent", start_document="runctl-start")
+    with Stubber(client) as stub:
         stub.add_client_error("send_command", "AccessDeniedException")
-        with pytest.raises(RefusedError):
-            agents.send("i-1", "drain")
+        with pytest.raises(RefusedError, match="create-tags --resources i-1"):
+            agents.start("i-1", run_id="r", attempt=1, is_tagged=False)
+
+
+def test_any_other_refusal_of_a_command_is_an_error():
+    client = boto3.client("ssm")
+    with Stubber(client) as stub:
+        stub.add_client_error("send_command", "ExpiredTokenException")
+        with pytest.raises(RefusedError, match="credentials"):
+            SsmCommands(client, document="runctl-agent").send("i-1", "drain")
 
 
 def test_a_message_reaches_who_has_subscribed():

@@ -13,7 +13,13 @@ from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from tests.cli.deployed import BUCKET, Deployed
 
-TAGS = [{"Key": "runctl:run-id", "Value": "my-run"}, {"Key": "runctl:attempt", "Value": "1"}]
+TAGS = [
+    {"Key": "runctl:run-id", "Value": "my-run"},
+    {"Key": "runctl:attempt", "Value": "1"},
+    {"Key": "runctl:deployment", "Value": "runctl"},
+]
+# Of a deployment beside ours, which has a run of the same name.
+THEIRS = [*TAGS[:2], {"Key": "runctl:deployment", "Value": "second"}]
 
 
 class Account:
@@ -175,7 +181,7 @@ def test_tagged_volumes_are_seen_and_deleted_once(account, seen):
             Size=50,
             **({"TagSpecifications": [{"ResourceType": "volume", "Tags": tags}]} if tags else {}),
         )["VolumeId"]
-        for tags in (TAGS, [])
+        for tags in (TAGS, [], THEIRS)
     ]
     (disk,) = seen.disks()
     assert (disk.volume_id, disk.run_id, disk.attempt) == (made[0], "my-run", 1)

@@ -8,7 +8,7 @@ import pytest
 from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
 from runctl.aws.instances import ExistingInstances, creation_request
 from runctl.cli import machines
-from runctl.model.identity import KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
+from runctl.model.identity import DEPLOYMENT_TAG, KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
 from runctl.model.outcome import OutcomeKind
 from runctl.model.pool import MachineKind, Pool
 from tests.cli.deployed import now
@@ -79,6 +79,13 @@ class TestTerminate:
         assert "--force" in done.stderr
         assert state_of(theirs) == "running"
         assert runctl("aws", "terminate", "--yes", "--force", theirs).code == 0
+
+    def test_one_of_another_deployment_is_refused_with_its_name(self, runctl, machine, state_of):
+        theirs = machine(**{RUN_TAG: "mine", DEPLOYMENT_TAG: "second"})
+        done = runctl("aws", "terminate", "--yes", theirs)
+        assert done.code == 2
+        assert "RUNCTL_DEPLOYMENT=second" in done.stderr
+        assert state_of(theirs) == "running"
 
     def test_one_that_works_on_a_run_is_told_with_the_run(
         self, runctl, deployed, machine, state_of
@@ -182,6 +189,7 @@ def test_a_bad_option_is_told_by_its_name(runctl, words, told):
 def test_a_created_machine_belongs_to_no_run_and_says_until_when_it_is_wanted():
     fleet = Ec2Fleet(
         boto3.client("ec2", region_name="us-east-1"),
+        deployment="ours",
         subnets={"us-east-1a": "subnet-1"},
         launch_templates={MachineKind.X86_CPU: LaunchTemplate(template_id="lt-1", version="1")},
     )
@@ -200,3 +208,4 @@ def test_a_created_machine_belongs_to_no_run_and_says_until_when_it_is_wanted():
     assert tags["instance"][KEEP_ALIVE_TAG] == f"{until:%Y-%m-%dT%H:%M:%SZ}"
     assert LENT_TAG in tags["instance"]
     assert tags["fleet"][RUN_TAG] == "created-1"
+    assert {one[DEPLOYMENT_TAG] for one in tags.values()} == {"ours"}

@@ -364,7 +364,9 @@ class FakeFleet:
     ) -> str:
         return json.dumps(
             {
-                "token": client_token(run_id, attempt, launch_try),
+                "token": client_token(
+                    deployment="runctl", run_id=run_id, attempt=attempt, launch_try=launch_try
+                ),
                 "run_id": run_id,
                 "attempt": attempt,
                 "pools": [str(pool) for pool in pools],
@@ -484,6 +486,7 @@ class FakeCommands:
         self.deadlines: list[datetime | None] = []
         self.started: list[tuple[str, str, int]] = []
         self.refusal = ""
+        self.tagged = False
         self.unreachable: set[str] = set()
 
     def send(self, instance_id: str, action: str, *, deadline: datetime | None = None) -> bool:
@@ -494,7 +497,8 @@ class FakeCommands:
         self.deadlines.append(deadline)
         return True
 
-    def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:
+    def start(self, instance_id: str, *, run_id: str, attempt: int, is_tagged: bool) -> bool:
+        self.tagged = is_tagged
         if self.refusal:
             raise RefusedError(self.refusal)
         if instance_id in self.unreachable:

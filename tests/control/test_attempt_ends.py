@@ -1,5 +1,6 @@
 """StartTraining, ConfirmCheckpoint, DecideNext and the instance's going: each attempt ends once."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -248,3 +249,19 @@ def test_a_change_of_an_ended_attempt_or_to_running_changes_nothing():
 
 def test_a_machine_of_somebody_else_is_not_ours():
     assert handle_instance_change(World(), "i-other", "terminated") == {"status": "not_ours"}
+
+
+@pytest.mark.parametrize(("is_foreign", "status"), [(False, "ended"), (True, "not_ours")])
+def test_an_instance_of_a_run_of_the_same_name_in_another_deployment_is_not_ours(
+    is_foreign, status
+):
+    world = prepared()
+    pools = [Pool("m5.large", "us-east-1a", "spot")]
+    request = world.fleet.build_request(run_id=RUN, attempt=1, launch_try=1, pools=pools)
+    # Launched and not recorded: only its tags tell whose it is.
+    world.ledger.open_attempt(RUN, 1, launch_try=1, fleet_request=request, now=START)
+    (instance_id,) = world.fleet.launch(request).instance_ids
+    machine = world.fleet.machines[instance_id]
+    world.fleet.machines[instance_id] = replace(machine, state="terminated", is_foreign=is_foreign)
+    assert handle_instance_change(world, instance_id, "terminated")["status"] == status
+    assert (world.ledger.find_attempt(RUN, 1).ended is None) == is_foreign

@@ -1,5 +1,7 @@
 """A run may begin on a machine that was there before it, which is never ended with it."""
 
+from dataclasses import replace
+
 import pytest
 
 from runctl.control.clean_up import clean_up
@@ -8,7 +10,7 @@ from runctl.control.handle_interruption import handle_interruption
 from runctl.control.launch_instances import launch_instances
 from runctl.control.sweep import sweep
 from runctl.model.errors import InvalidRequestError, TransientError
-from runctl.model.identity import KEEP_ALIVE_TAG, RUN_TAG
+from runctl.model.identity import KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
 from runctl.model.machine import Machine
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
@@ -44,6 +46,21 @@ def test_the_first_attempt_begins_on_the_machine_and_nothing_is_launched():
     assert world.commands.started == [(MACHINE, RUN, 1)]
     assert list(world.fleet.machines) == [MACHINE]
     assert world.ledger.find_instance(MACHINE) == (RUN, 1)
+
+
+@pytest.mark.parametrize(("tags", "is_tagged"), [({}, False), ({LENT_TAG: "yes"}, True)])
+def test_whether_its_owner_tagged_the_machine_tells_a_refusal_from_an_agent_that_is_late(
+    tags, is_tagged
+):
+    assert lent(**tags).commands.tagged == is_tagged
+
+
+def test_the_machine_of_another_deployment_is_refused():
+    world = world_with_a_machine(**{RUN_TAG: RUN})
+    foreign = replace(world.fleet.machines[MACHINE], is_foreign=True)
+    world.fleet.machines[MACHINE] = foreign
+    with pytest.raises(InvalidRequestError, match="launched by another deployment"):
+        prepared(world, instance_id=MACHINE)
 
 
 def test_asking_again_starts_again_only_until_the_agent_was_heard():

@@ -4,60 +4,18 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
-import boto3
 import pytest
 
-from runctl.cli.account_services import AccountServices, SystemClock
 from runctl.control.sweep import sweep
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from tests.e2e.sleeping import start_sleeper
 from tests.e2e.stage import PROJECT, Stage, wait_for
+from tests.e2e.sweeping import LaterClock, services_of_the_sweep
 
 pytestmark = pytest.mark.e2e
-
-WAITER = "import os, time\ntime.sleep(float(os.environ['SECONDS_TO_WAIT']))\n"
-
-
-@dataclass
-class RoleClients:
-    """Clients with the credentials of the role that the sweep's function has."""
-
-    stage: Stage
-    role: str
-
-    def __post_init__(self) -> None:
-        sts = self.stage.clients.get("sts")
-        got = sts.assume_role(RoleArn=self.role, RoleSessionName="later")["Credentials"]
-        self._session = boto3.Session(
-            aws_access_key_id=got["AccessKeyId"],
-            aws_secret_access_key=got["SecretAccessKey"],
-            aws_session_token=got["SessionToken"],
-            region_name=self.stage.endpoint.region,
-        )
-
-    def get(self, service: str) -> Any:
-        return self._session.client(service, endpoint_url=self.stage.endpoint.url)
-
-
-class LaterClock(SystemClock):
-    """Two hours from now: what was launched a moment ago is old enough to be looked after."""
-
-    def now(self) -> datetime:
-        return datetime.now(timezone.utc) + timedelta(hours=2)
-
-
-def services_of_the_sweep(stage: Stage, clock: SystemClock) -> AccountServices:
-    function = stage.clients.get("lambda").get_function_configuration(FunctionName="runctl-sweep")
-    return AccountServices(RoleClients(stage, function["Role"]), stage.deployment, clock)
-
-
-def start(stage: Stage, name: str, seconds: float) -> str:
-    code = stage.upload_project({"train.py": WAITER})
-    env = {"SECONDS_TO_WAIT": str(seconds)}
-    return stage.start({"script": "train.py", "code": code, "env": env}, name=name)
 
 
 def fleets_of(stage: Stage, run_id: str) -> dict[str, str]:
@@ -99,7 +57,7 @@ def test_the_books_are_empty_when_all_runs_are_over_and_what_goes_on_is_untouche
 ):
     over, lost, going_on = new_name(), new_name(), new_name()
     for name, seconds in ((over, 0), (lost, 600), (going_on, 600)):
-        start(stage, name, seconds)
+        start_sleeper(stage, name, seconds)
     stage.wait_for_training_completion(over)
     stage.wait_for_no_instance(over)
     for name in (lost, going_on):
@@ -134,7 +92,7 @@ def test_the_books_are_empty_when_all_runs_are_over_and_what_goes_on_is_untouche
 def test_an_instance_whose_agent_was_killed_and_is_never_started_again_ends_itself(
     stage: Stage, new_name
 ):
-    run_id = start(stage, new_name(), 600)
+    run_id = start_sleeper(stage, new_name(), 600)
     stage.wait_for_training(run_id)
     instance_id = stage.wait_for_launch(run_id, attempt=1)
     unit = '"$RUNCTL_ROOT/etc/systemd/system/runctl-agent.service"'

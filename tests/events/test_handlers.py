@@ -249,6 +249,7 @@ def test_services_are_made_from_the_variables_of_the_contract(monkeypatch):
     from lambdas.services import LambdaServices
 
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("RUNCTL_DEPLOYMENT", "runctl")
     monkeypatch.setenv("RUNCTL_TABLE", "t")
     monkeypatch.setenv("RUNCTL_BUCKET", "b")
     monkeypatch.setenv("RUNCTL_COMMAND_DOCUMENT", "d")

@@ -56,8 +56,14 @@ TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:runctl-events"
 MACHINE = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:runctl-train"
 TAGGED = {
     "aws:ResourceTag/runctl:run-id": ["a-run"],
+    "aws:ResourceTag/runctl:deployment": ["runctl"],
     "ssm:resourceTag/runctl:run-id": ["a-run"],
+    "ssm:resourceTag/runctl:deployment": ["runctl"],
+    # What a launch asks to be tagged with.
+    "aws:RequestTag/runctl:deployment": ["runctl"],
 }
+# A run of the same name, of a deployment beside this one.
+FOREIGN = {key: ["second"] if "deployment" in key else value for key, value in TAGGED.items()}
 
 
 def role_of(app: Synthesized, function: str) -> Role:
@@ -215,8 +221,9 @@ def test_the_ledger_is_the_only_table(app: Synthesized, function: str) -> None:
 @pytest.mark.parametrize("function", sorted(EC2_CALLS))
 def test_foreign_instances_are_out_of_reach(app: Synthesized, function: str) -> None:
     role, instance = role_of(app, function), f"{EC2}:instance/i-1"
-    assert not role.allows("ec2:TerminateInstances", instance)
-    assert not role.allows("ssm:SendCommand", instance)
+    for context in ({}, FOREIGN):
+        assert not role.allows("ec2:TerminateInstances", instance, context)
+        assert not role.allows("ssm:SendCommand", instance, context)
 
 
 @pytest.mark.parametrize("function", ["launch_instances", "handle_interruption"])
@@ -226,6 +233,8 @@ def test_a_launch_is_bound_to_what_we_made(app: Synthesized, function: str) -> N
         assert not role.allows("ec2:RunInstances", f"{EC2}:{resource}")
     # Tags only while something is launched, and no role but the instances', to nobody but EC2.
     assert not role.allows("ec2:CreateTags", f"{EC2}:instance/i-1")
+    launching = {**FOREIGN, "ec2:CreateAction": ["CreateFleet"]}
+    assert not role.allows("ec2:CreateTags", f"{EC2}:fleet/*", launching)
     passed = facts(app)["role"][0]
     lambdas = {"iam:PassedToService": ["lambda.amazonaws.com"]}
     ec2 = {"iam:PassedToService": ["ec2.amazonaws.com"]}
@@ -264,7 +273,11 @@ def test_the_sweep_deletes_fleets_of_runs_only_and_ends_machines_that_were_kept(
     role = role_of(app, "sweep")
     assert role.allows("ec2:DeleteFleets", f"{EC2}:fleet/fleet-1", TAGGED)
     assert not role.allows("ec2:DeleteFleets", f"{EC2}:fleet/fleet-1")
-    kept = {"aws:ResourceTag/runctl:keep-alive-until": ["2030-01-01T00:00:00Z"]}
+    assert not role.allows("ec2:DeleteFleets", f"{EC2}:fleet/fleet-1", FOREIGN)
+    kept = {
+        "aws:ResourceTag/runctl:keep-alive-until": ["2030-01-01T00:00:00Z"],
+        "aws:ResourceTag/runctl:deployment": ["runctl"],
+    }
     assert role.allows("ec2:TerminateInstances", f"{EC2}:instance/i-1", kept)
     assert not role_of(app, "clean_up").allows(
         "ec2:TerminateInstances", f"{EC2}:instance/i-1", kept

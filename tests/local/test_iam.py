@@ -235,6 +235,31 @@ def test_a_command_needs_the_document_and_the_instances_tag(strict_cloud: Cloud)
         )
 
 
+def test_a_permission_that_asks_for_a_tag_holds_only_once_the_agent_has_registered(
+    strict_cloud: Cloud,
+) -> None:
+    strict_cloud.admin.set_knobs(agent_delay=600)
+    data = {"IamInstanceProfile": {"Name": strict_cloud.profile(strict_cloud.role(AGENT))}}
+    tags = [{"Key": "run", "Value": "r1"}]
+    instance_id = strict_cloud.launch(
+        data=data, TagSpecifications=[{"ResourceType": "instance", "Tags": tags}]
+    )
+    role = strict_cloud.role(
+        allow("ssm:SendCommand", resource="arn:aws:ssm:*::document/AWS-RunShellScript"),
+        allow(
+            "ssm:SendCommand",
+            resource="arn:aws:ec2:*:*:instance/*",
+            StringEquals={"ssm:resourceTag/run": "r1"},
+        ),
+    )
+    with pytest.raises(ClientError, match="AccessDenied"):
+        strict_cloud.client("ssm", **strict_cloud.assume(role)).send_command(
+            DocumentName="AWS-RunShellScript",
+            InstanceIds=[instance_id],
+            Parameters={"commands": ["true"]},
+        )
+
+
 def test_an_agent_whose_role_lacks_the_permissions_never_registers(strict_cloud: Cloud) -> None:
     data = {"IamInstanceProfile": {"Name": strict_cloud.profile(strict_cloud.role())}}
     instance_id = strict_cloud.launch(data=data)

@@ -34,12 +34,19 @@ def test_a_bad_run_id_is_told_with_its_field(run_id):
         identity.check_run_id(run_id, field="name")
 
 
-@given(
-    one=st.tuples(run_ids, st.integers(1, 9999), st.integers(1, 99)),
-    other=st.tuples(run_ids, st.integers(1, 9999), st.integers(1, 99)),
+launches = st.fixed_dictionaries(
+    {
+        "deployment": st.sampled_from(["runctl", "second"]),
+        "run_id": run_ids,
+        "attempt": st.integers(1, 9999),
+        "launch_try": st.integers(1, 99),
+    }
 )
+
+
+@given(one=launches, other=launches)
 def test_a_client_token_is_one_launchs_and_fits(one, other):
-    tokens = identity.client_token(*one), identity.client_token(*other)
+    tokens = identity.client_token(**one), identity.client_token(**other)
     assert (tokens[0] == tokens[1]) == (one == other)
     assert len(tokens[0]) == 64
 

@@ -1,0 +1,12 @@
+"""A trainer that only waits, for tests of what happens around it."""
+
+from tests.e2e.stage import Stage
+
+WAITER = "import os, time\ntime.sleep(float(os.environ['SECONDS_TO_WAIT']))\n"
+
+
+def start_sleeper(stage: Stage, name: str, seconds: float = 600) -> str:
+    """Start a run whose trainer waits so long, and return its id."""
+    code = stage.upload_project({"train.py": WAITER})
+    env = {"SECONDS_TO_WAIT": str(seconds)}
+    return stage.start({"script": "train.py", "code": code, "env": env}, name=name)

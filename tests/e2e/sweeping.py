@@ -1,0 +1,45 @@
+"""The sweep as its function runs it: with the role's own permissions, at a later time."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import boto3
+
+from runctl.cli.account_services import AccountServices, SystemClock
+from tests.e2e.stage import Stage
+
+
+@dataclass
+class RoleClients:
+    """Clients with the credentials of the role that the sweep's function has."""
+
+    stage: Stage
+    role: str
+
+    def __post_init__(self) -> None:
+        sts = self.stage.clients.get("sts")
+        got = sts.assume_role(RoleArn=self.role, RoleSessionName="later")["Credentials"]
+        self._session = boto3.Session(
+            aws_access_key_id=got["AccessKeyId"],
+            aws_secret_access_key=got["SecretAccessKey"],
+            aws_session_token=got["SessionToken"],
+            region_name=self.stage.endpoint.region,
+        )
+
+    def get(self, service: str) -> Any:
+        return self._session.client(service, endpoint_url=self.stage.endpoint.url)
+
+
+class LaterClock(SystemClock):
+    """Two hours from now: what was launched a moment ago is old enough to be looked after."""
+
+    def now(self) -> datetime:
+        return datetime.now(timezone.utc) + timedelta(hours=2)
+
+
+def services_of_the_sweep(stage: Stage, clock: SystemClock) -> AccountServices:
+    """Return the services of the sweep's function."""
+    name = f"{stage.deployment.name}-sweep"
+    function = stage.clients.get("lambda").get_function_configuration(FunctionName=name)
+    return AccountServices(RoleClients(stage, function["Role"]), stage.deployment, clock)

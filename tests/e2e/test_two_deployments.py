@@ -1,0 +1,119 @@
+"""Two deployments of one account and region, with runs of the same name, leave each other alone."""
+
+import os
+import subprocess
+import sys
+from datetime import datetime, timezone
+
+import pytest
+from botocore.exceptions import ClientError
+
+from runctl.control.sweep import sweep
+from runctl.local.deploy import deploy
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from tests.e2e.sleeping import start_sleeper
+from tests.e2e.stage import PROJECT, Stage
+from tests.e2e.sweeping import LaterClock, RoleClients, services_of_the_sweep
+
+# The fixtures deploy twice.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def second(stage: Stage) -> Stage:
+    """Deploy once more beside the deployment of all tests, under another name."""
+    deploy(stage.endpoint, project=PROJECT, context={"name": "second"}, warm_functions=False)
+    return Stage(stage.endpoint, name="second")
+
+
+@pytest.fixture
+def same(stage: Stage, second: Stage, new_name) -> str:
+    """Start runs of one name in both deployments, and wait until both train."""
+    run_id = new_name()
+    for one in (stage, second):
+        start_sleeper(one, run_id)
+    for one in (stage, second):
+        one.wait_for_training(run_id)
+    return run_id
+
+
+def end(stage: Stage, run_id: str) -> None:
+    stage.workflow.stop_run(stage.workflow.execution_arn(run_id), cause="seen enough")
+    stage.wait_for_no_instance(run_id)
+
+
+def test_runs_of_the_same_name_have_a_machine_each_and_stopping_one_leaves_the_other(
+    stage: Stage, second: Stage, same: str
+):
+    first_machine, second_machine = (
+        one.wait_for_launch(same, attempt=1) for one in (stage, second)
+    )
+    assert first_machine != second_machine
+    end(stage, same)
+    assert second.live_instances(same) == [second_machine]
+    assert second.execution(same).is_running
+    end(second, same)
+
+
+def test_the_sweep_of_one_leaves_what_the_other_has_alone(stage: Stage, second: Stage, same: str):
+    # In the first ledger the run is over, and nobody ended its machine.
+    now = datetime.now(timezone.utc)
+    stage.ledger.end_attempt(same, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
+    stage.ledger.end_run(same, status=RunStatus.FAILED, reason="lost", now=now)
+    later = services_of_the_sweep(stage, LaterClock())
+    swept = sweep(later)
+    assert swept["failed"] == []
+    stage.wait_for_no_instance(same)
+    sweep(later)
+    machine = second.wait_for_launch(same, attempt=1)
+    assert machine not in swept["terminated"]
+    assert second.live_instances(same) == [machine]
+    end(second, same)
+
+
+def test_the_permissions_of_one_end_at_the_machines_and_fleets_of_the_other(
+    stage: Stage, second: Stage, same: str
+):
+    machine = second.wait_for_launch(same, attempt=1)
+    role = stage.clients.get("lambda").get_function_configuration(FunctionName="runctl-sweep")
+    clients = RoleClients(stage, role["Role"])
+    with pytest.raises(ClientError, match="UnauthorizedOperation"):
+        clients.get("ec2").terminate_instances(InstanceIds=[machine])
+    tags = stage.clients.get("ec2").describe_tags(
+        Filters=[
+            {"Name": "resource-type", "Values": ["fleet"]},
+            {"Name": "key", "Values": ["runctl:deployment"]},
+            {"Name": "value", "Values": ["second"]},
+        ]
+    )["Tags"]
+    assert tags
+    with pytest.raises(ClientError, match="UnauthorizedOperation"):
+        clients.get("ec2").delete_fleets(FleetIds=[tags[0]["ResourceId"]], TerminateInstances=True)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        clients.get("ssm").send_command(
+            InstanceIds=[machine], DocumentName="runctl-agent", Parameters={"action": ["stop"]}
+        )
+    for one in (stage, second):
+        end(one, same)
+
+
+def test_the_command_line_reaches_the_deployment_that_is_named(
+    stage: Stage, second: Stage, new_name
+):
+    run_id = start_sleeper(second, new_name())
+    second.wait_for_training(run_id)
+    named = {
+        name: subprocess.run(
+            [sys.executable, "-m", "runctl.cli.main", "status", run_id, "--local", "--json"],
+            env={**os.environ, "RUNCTL_LOCAL_HOME": str(stage.endpoint.home), **variables},
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for name, variables in (("runctl", {}), ("second", {"RUNCTL_DEPLOYMENT": "second"}))
+    }
+    assert named["second"].returncode == 0, named["second"].stderr
+    assert named["runctl"].returncode == 4, named["runctl"].stderr
+    assert f"there is no run {run_id}" in named["runctl"].stderr
+    end(second, run_id)
