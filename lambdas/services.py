@@ -67,6 +67,9 @@ class LambdaServices:
                 for kind, one in templates.items()
             },
             security_group=os.environ.get("RUNCTL_SECURITY_GROUP", ""),
+            own_images=[
+                MachineKind(kind) for kind in json.loads(os.environ.get("RUNCTL_OWN_IMAGES", "[]"))
+            ],
         )
 
     @functools.cached_property

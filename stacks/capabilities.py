@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -87,6 +88,12 @@ class Capabilities:
         topic = self._storage.topic.topic_arn
         return Capability(
             statements=[_allow(["sns:Publish"], [topic])], variables={"RUNCTL_TOPIC_ARN": topic}
+        )
+
+    def images(self) -> Capability:
+        """Know for which kinds of machines the owner has chosen the image."""
+        return Capability(
+            variables={"RUNCTL_OWN_IMAGES": json.dumps(list(self._settings.own_images))}
         )
 
     def machines(self) -> Capability:

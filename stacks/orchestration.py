@@ -95,6 +95,7 @@ class OrchestrationStack(Stack):
             PATIENT,
             can.ledger(*READ, "PutItem", "UpdateItem"),
             can.objects(),
+            can.images(),
             can.executions(),
             can.end_machines(),
         )
@@ -249,6 +250,7 @@ class OrchestrationStack(Stack):
             },
             "zones": sorted(compute.network.subnets),
             "security_group": compute.network.security_group.security_group_id,
+            "own_images": list(settings.own_images),
             "dead_letters": self._dead_letters.queue_url,
         }
         ssm.StringParameter(

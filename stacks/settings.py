@@ -67,6 +67,11 @@ class Settings:
     version: str
 
     @property
+    def own_images(self) -> tuple[str, ...]:
+        """The kinds of machines whose image is not the one that this version comes with."""
+        return tuple(kind for kind, image in self.images.items() if image != IMAGES[kind])
+
+    @property
     def state_machine_arn(self) -> str:
         """The state machine's ARN, known before it exists, so that no stack waits for another."""
         return f"arn:aws:states:{self.region}:{self.account}:stateMachine:{self.state_machine_name}"

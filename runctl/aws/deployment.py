@@ -1,6 +1,7 @@
 """What `cdk deploy` left: the one parameter that tells where everything is."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -33,6 +34,7 @@ class Deployment:
     monitor_document: str = ""
     instance_policy: str = ""
     subnets: Mapping[str, str] | None = None
+    own_images: tuple[str, ...] = ()
     name: str = DEFAULT_DEPLOYMENT
 
 
@@ -54,7 +56,20 @@ def read_deployment(client: Any, *, name: str = DEFAULT_DEPLOYMENT) -> Deploymen
                     "or name the right --region and --profile"
                 ) from exc
             raise
-    document = json.loads(answer["Parameter"]["Value"])
+    return _read(answer["Parameter"]["Value"], name=name, where=where)
+
+
+def _read(text: str, *, name: str, where: str) -> Deployment:
+    """Read the document leniently: a newer deployment has more fields, an older one fewer."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise NotFoundError(
+            f"the parameter /{name}/deployment in {where} is not what `cdk deploy` leaves; deploy "
+            "again"
+        )
     missing = [
         field.name
         for field in fields(Deployment)
@@ -62,8 +77,36 @@ def read_deployment(client: Any, *, name: str = DEFAULT_DEPLOYMENT) -> Deploymen
     ]
     if missing:
         raise NotFoundError(
-            f"the deployment in {where} is too old (no {', '.join(missing)}); run `cdk deploy`"
+            f"the deployment in {where} is too old (no {', '.join(missing)}); run `cdk deploy "
+            "--all` of this version"
         )
     names = {field.name for field in fields(Deployment)}
-    known = {name: value for name, value in document.items() if name in names}
-    return Deployment(**{**known, "zones": tuple(document["zones"]), "name": name})
+    known = {field: value for field, value in document.items() if field in names}
+    return Deployment(
+        **{
+            **known,
+            "name": name,
+            "zones": tuple(document["zones"]),
+            "own_images": tuple(document.get("own_images", ())),
+        }
+    )
+
+
+def explain_difference(deployed: str, command: str) -> str:
+    """Say what to do about a deployment of another version than the command; empty for the same.
+
+    An older one refuses what its functions do not know, such as a new field of the request.
+    """
+    if deployed == command:
+        return ""
+    is_older = _numbers(deployed) < _numbers(command)
+    remedy = (
+        "its functions do not know what is newer: run `cdk deploy --all` of this version"
+        if is_older
+        else "install the version of the deployment"
+    )
+    return f"the deployment is of version {deployed}, this command of {command}; {remedy}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -47,9 +47,12 @@ class Ec2Fleet:
         subnets: Mapping[str, str],
         launch_templates: Mapping[MachineKind, LaunchTemplate],
         security_group: str = "",
+        own_images: Collection[MachineKind] = (),
     ) -> None:
+        """`own_images` are the kinds of machines whose image is the deployment owner's choice."""
         self._client = client
         self._deployment = deployment
+        self.own_images = frozenset(own_images)
         self._security_group = security_group
         self._subnets = dict(subnets)
         self._zones = {subnet: zone for zone, subnet in subnets.items()}

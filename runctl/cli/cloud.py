@@ -84,12 +84,14 @@ class Cloud:
     def fleet(self) -> Ec2Fleet:
         """The machines, only to look: launching is for the functions."""
         from runctl.aws.fleet import Ec2Fleet
+        from runctl.model.pool import MachineKind
 
         return Ec2Fleet(
             self.clients.get("ec2"),
             deployment=self.deployment.name,
             subnets={},
             launch_templates={},
+            own_images=[kind for kind in MachineKind if kind.value in self.deployment.own_images],
         )
 
     def checkpoints(self, run_id: str) -> CheckpointStore:

@@ -67,10 +67,13 @@ def create(
     from runctl.cli.machines import wait_for_registration
     from runctl.cli.request import split_types
     from runctl.model.request import DEFAULT_INSTANCE_TYPES
+    from runctl.policy.images import problem_with_images
 
     types = split_types(instance_type) if instance_type else list(DEFAULT_INSTANCE_TYPES)
     _check(types, keep_alive, output)
     cloud = invocation.cloud
+    if problem := problem_with_images(types, own_images=cloud.fleet.own_images):
+        raise InvalidError((Problem("--instance-type", problem),))
     fleet = _fleet(cloud)
     market = "spot" if spot else "on-demand"
 

@@ -106,6 +106,8 @@ class Invocation:
 
     def connect(self, settings: Settings) -> Cloud:
         """Find the deployment; options go before the environment, that before the settings."""
+        from runctl import __version__
+        from runctl.aws.deployment import explain_difference
         from runctl.cli.cloud import connect
         from runctl.model.identity import DEFAULT_DEPLOYMENT, check_deployment_name
 
@@ -114,9 +116,12 @@ class Invocation:
         named = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or ""
         region = self.region or named or settings.region
         name = environment.get("RUNCTL_DEPLOYMENT") or settings.deployment or DEFAULT_DEPLOYMENT
-        return connect(
+        cloud = connect(
             local=self.local, profile=profile, region=region, name=check_deployment_name(name)
         )
+        if problem := explain_difference(cloud.deployment.version, __version__):
+            self.output.tell(f"warning: {problem}", style="yellow")
+        return cloud
 
 
 def invocation_of(context: typer.Context) -> Invocation:

@@ -286,10 +286,14 @@ def _check(
 def _check_there(job: _Job, cloud: Cloud) -> None:
     """Refuse what PrepareRun would refuse, while nothing is uploaded or started."""
     from runctl.model.errors import InvalidRequestError, Problem
+    from runctl.policy.images import problem_with_images
 
     if job.project is None and (problem := cloud.objects.problem_with(job.script)):
         raise InvalidRequestError((Problem("script", problem),))
-    if problem := cloud.fleet.problem_with_types(job.document.get("instance_types", [])):
+    types = job.document.get("instance_types", [])
+    if problem := problem_with_images(types, own_images=cloud.fleet.own_images):
+        raise InvalidRequestError((Problem("instance_types", problem),))
+    if problem := cloud.fleet.problem_with_types(types):
         raise InvalidRequestError((Problem("instance_types", problem),))
     run = cloud.ledger.find_run(job.name)
     if run is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from runctl.control.ending import end_machines, end_strays
 from runctl.control.ports import Services
 from runctl.model.errors import NotFoundError, RunctlError
+from runctl.model.launch_failure import explain_launch_failure
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt
@@ -58,9 +59,11 @@ def confirm_checkpoint(
 
 def _explain(services: Services, attempt: Attempt, lost: Outcome) -> Outcome:
     """Tell a machine that EC2 took from one that fell silent."""
-    taken = next(
-        (one for one in services.fleet.describe(attempt.instance_ids) if one.was_reclaimed), None
-    )
+    machines = services.fleet.describe(attempt.instance_ids)
+    for machine in machines:
+        if failure := explain_launch_failure(machine, attempt):
+            return failure
+    taken = next((one for one in machines if one.was_reclaimed), None)
     if taken is not None:
         return Outcome(
             kind=OutcomeKind.INTERRUPTED,

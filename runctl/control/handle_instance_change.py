@@ -7,6 +7,7 @@ from runctl.control.owners import find_owner
 from runctl.control.ports import Services
 from runctl.control.reports import end_unheard
 from runctl.model.ec2_events import read_instance_id
+from runctl.model.launch_failure import explain_launch_failure
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage
 
@@ -51,6 +52,8 @@ def handle_instance_change(services: Services, instance_id: str, state: str) -> 
 
 def _outcome(services: Services, attempt: Attempt, instance_id: str, state: str) -> Outcome:
     machine = next(iter(services.fleet.describe([instance_id])), None)
+    if machine is not None and (failure := explain_launch_failure(machine, attempt)):
+        return failure
     reason = machine.reason if machine is not None else ""
     taken = machine is not None and machine.was_reclaimed
     kind = OutcomeKind.INTERRUPTED if taken or attempt.noticed_at else OutcomeKind.LOST

@@ -1,6 +1,6 @@
 """What the control functions need of the world; `runctl.aws` implements it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -8,7 +8,7 @@ from runctl.model.agent_ledger import AgentLedger
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.outcome import Outcome, RunStatus
-from runctl.model.pool import Pool
+from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
 from runctl.model.run import Attempt, Run
 
@@ -160,6 +160,11 @@ class Ledger(AgentLedger, Protocol):
 
 class Fleet(Protocol):
     """EC2, as far as we use it. Throttling is retried inside, then TransientError."""
+
+    @property
+    def own_images(self) -> Set[MachineKind]:
+        """The kinds of machines for which the deployment has an image of its owner's."""
+        ...
 
     def zones(self) -> tuple[str, ...]:
         """Return the availability zones that the deployment has a subnet in."""

@@ -16,6 +16,7 @@ from runctl.model.request import RunRequest
 from runctl.model.request_fields import problem_with_deadline
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
+from runctl.policy.images import problem_with_images
 
 # Step Functions' own name for it: the console links the two executions by this key of the input.
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
@@ -106,6 +107,8 @@ def _problems_with_the_world(services: Services, request: RunRequest) -> list[Pr
     for field, value in (("script", request.script), ("code", request.code)):
         if value.startswith("s3://") and (problem := services.objects.problem_with(value)):
             found.append(Problem(field, problem))
+    if problem := problem_with_images(request.instance_types, own_images=services.fleet.own_images):
+        found.append(Problem("instance_types", problem))
     if request.instance_id and (problem := _problem_with_machine(services, request.instance_id)):
         found.append(Problem("instance_id", problem))
     if request.deadline is not None and (

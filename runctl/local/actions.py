@@ -15,8 +15,9 @@ class Required:
 
     A template's `{placeholder}` stands for every value of that fact about the call; a template
     with a fact that has no value asks for nothing. `conditions` are the condition keys that the
-    service sets for the check. `on_launch` marks what EC2 checks while a fleet launches: a denial
-    is then an error of the override, in a response with status 200. `refused_as` is the error code
+    service sets for the check; `{region}` in their values is the call's. `on_launch` marks what EC2
+    checks while a fleet launches: a denial is then an error of the override, in a response with
+    status 200. `refused_as` is the error code
     where it is not the service's usual one.
     """
 
@@ -76,6 +77,27 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
             "ssm:GetParameters",
             ("arn:aws:ssm:{region}::parameter{parameter}",),
             refused_as="SsmAccessDenied",
+        ),
+    ),
+    # ebs-encryption-requirements.html: what whoever launches needs on a customer managed key
+    ("ec2", "UseVolumeKey"): (
+        *(
+            Required(f"kms:{use}", ("{key}",), {"kms:ViaService": "ec2.{region}.amazonaws.com"})
+            for use in (
+                "Decrypt",
+                "DescribeKey",
+                "GenerateDataKeyWithoutPlaintext",
+                "ReEncryptFrom",
+                "ReEncryptTo",
+            )
+        ),
+        Required(
+            "kms:CreateGrant",
+            ("{key}",),
+            {
+                "kms:ViaService": "ec2.{region}.amazonaws.com",
+                "kms:GrantIsForAWSResource": "true",
+            },
         ),
     ),
     # list_amazonec2.html: the Describe actions have no resource types

@@ -9,7 +9,8 @@ from typing import Any
 
 from runctl.local import catalog, store
 from runctl.local.applied import check_applied
-from runctl.local.fleets import Authorize, Fleets
+from runctl.local.disk_keys import Authorize
+from runctl.local.fleets import Fleets
 from runctl.local.instance import STATE_CODES, Instance, ended_by_user
 from runctl.local.instances import Instances
 from runctl.local.market import Pool

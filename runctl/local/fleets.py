@@ -9,10 +9,11 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from runctl.local import catalog, store
 from runctl.local.allocation import Allocation, allocate
+from runctl.local.disk_keys import Authorize, end_of_launch
 from runctl.local.fleet_request import (
     Candidate,
     candidates_of,
@@ -38,13 +39,6 @@ from runctl.local.volumes import Volumes
 from runctl.local.wire import ApiError
 
 _MOST_DELETED = 25
-
-
-class Authorize(Protocol):
-    """Checks that the caller may do what a call entails; raises UnauthorizedOperation."""
-
-    def __call__(self, action: str, *, on_launch: bool = False, **facts: list[str]) -> None:
-        """Raise a refusal unless the call with these facts is allowed."""
 
 
 @dataclass
@@ -116,7 +110,10 @@ class Fleets:
         ]
         for offer in dict.fromkeys(allocation.granted):
             candidate = candidates[offer.order]
-            ids = [self._launch(candidate, fleet) for _ in range(allocation.granted.count(offer))]
+            ids = [
+                self._launch(candidate, fleet, authorize)
+                for _ in range(allocation.granted.count(offer))
+            ]
             fleet.instances.append(
                 {**where(candidate), "InstanceIds": ids, "InstanceType": offer.pool.instance_type}
             )
@@ -172,7 +169,7 @@ class Fleets:
             quota_check=self._quotas.shortage,
         )
 
-    def _launch(self, candidate: Candidate, fleet: Fleet) -> str:
+    def _launch(self, candidate: Candidate, fleet: Fleet, authorize: Authorize) -> str:
         data = {**candidate.template.data, **candidate.override}
         tags = {**template_tags(candidate.template.data), **tags_for(fleet.request, "instance")}
         instance_id = new_instance_id()
@@ -208,6 +205,8 @@ class Fleets:
         store.set_tags(instance_id, tags)
         self._volumes.launch(instance, data, tags_for(fleet.request, "volume"))
         self._instances.launch(instance)
+        if end := end_of_launch(data, authorize):
+            self._instances.terminate(instance, end, grace_seconds=0)
         return instance_id
 
     def _address(self, subnet: Subnet) -> str:

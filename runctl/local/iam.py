@@ -155,7 +155,11 @@ class Gate:
                     self._check(required, resource, facts)
 
     def _check(self, required: Required, resource: str, facts: Mapping[str, list[str]]) -> None:
-        context: dict[str, Any] = dict(required.conditions)
+        context: dict[str, Any] = {
+            key: value.format(region=store.region()) for key, value in required.conditions.items()
+        }
+        if aliases := facts.get("key_aliases"):
+            context["kms:ResourceAliases"] = aliases
         for pair in facts.get("tags", []):
             key, _, value = pair.partition("=")
             context[f"aws:RequestTag/{key}"] = value

@@ -17,8 +17,8 @@ from botocore.validate import ParamValidator
 from runctl.local import catalog, iam, store, wire
 from runctl.local.actions import REQUIRED
 from runctl.local.applied import check_applied
+from runctl.local.disk_keys import Authorize
 from runctl.local.documents import RUN_SHELL_SCRIPT, Document, Step
-from runctl.local.fleets import Authorize
 from runctl.local.instance import Instance
 from runctl.local.instances import Instances
 from runctl.local.queries import page

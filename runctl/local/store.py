@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ministack.core import responses
-from ministack.services import ec2, iam
+from ministack.services import ec2, iam, kms
 
 from runctl.local.wire import ApiError
 
@@ -157,6 +157,28 @@ def find_profile(spec: dict[str, Any]) -> Profile:
         profile_id=record["InstanceProfileId"],
         role=role["RoleName"] if isinstance(role, dict) else str(role),
     )
+
+
+@dataclass(frozen=True)
+class Key:
+    """A KMS key, its state in KMS's words, and the names that it goes by."""
+
+    arn: str
+    state: str
+    aliases: tuple[str, ...]
+
+
+def find_key(name: str) -> Key | None:
+    """Look a KMS key up by its id, an alias, or the ARN of either."""
+    record = kms._resolve_key(name)
+    if record is None:
+        return None
+    aliases = (
+        str(alias).rpartition(":")[2]
+        for alias, key_id in kms._aliases.items()
+        if key_id == record["KeyId"]
+    )
+    return Key(arn=record["Arn"], state=record["KeyState"], aliases=tuple(aliases))
 
 
 SPOT_ROLE = "AWSServiceRoleForEC2Spot"

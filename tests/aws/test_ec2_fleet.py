@@ -338,6 +338,7 @@ def test_machines_of_a_run_are_found_by_their_tag_while_they_live():
                     "Tags": [
                         {"Key": "runctl:run-id", "Value": run_id},
                         {"Key": "runctl:attempt", "Value": "2"},
+                        {"Key": "runctl:deployment", "Value": "ours"},
                     ],
                 }
             ],
@@ -389,8 +390,8 @@ def test_the_machines_of_all_our_runs_are_found_and_those_of_a_deployment_beside
     assert make(client).find_all() == []
 
 
-def test_a_run_of_the_same_name_in_another_deployment_is_another_run(moto_server):
-    client = boto3.client("ec2", endpoint_url=moto_server)
+def test_a_run_of_the_same_name_in_another_deployment_is_another_run():
+    client = boto3.client("ec2")
     image = client.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
 
     def launch(deployment):

@@ -16,7 +16,7 @@ from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_t
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.outcome import Outcome, RunStatus
-from runctl.model.pool import Pool
+from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
 from runctl.model.refusal import fatal_code
 from runctl.model.run import Attempt, AttemptStage, Run, best_of
@@ -337,6 +337,7 @@ class FakeFleet:
     def __init__(self, clock: FakeClock, *, zones: Sequence[str] = ("us-east-1a",)) -> None:
         self._clock = clock
         self._zones = tuple(zones)
+        self.own_images: frozenset[MachineKind] = frozenset()
         self.machines: dict[str, Machine] = {}
         self.fleets: dict[str, InstantFleet] = {}
         self.refusals: dict[Pool, str] = {}

@@ -265,3 +265,39 @@ def test_an_instance_of_a_run_of_the_same_name_in_another_deployment_is_not_ours
     world.fleet.machines[instance_id] = replace(machine, state="terminated", is_foreign=is_foreign)
     assert handle_instance_change(world, instance_id, "terminated")["status"] == status
     assert (world.ledger.find_attempt(RUN, 1).ended is None) == is_foreign
+
+
+UNUSABLE_KEY = "Client.InvalidKMSKey.InvalidState"
+
+
+@pytest.mark.parametrize("reason", [UNUSABLE_KEY, "Client.InternalError"])
+def test_a_first_instance_that_cannot_start_ends_the_run_with_the_state_reason_and_the_remedy(
+    reason,
+):
+    world = prepared()
+    world.fleet.end(training(world), reason=reason)
+    handle_instance_change(world, world.ledger.find_attempt(RUN, 1).instance_ids[0], "terminated")
+    (report,) = world.workflow.reports.values()
+    outcome = confirm_checkpoint(world, RUN, 1, report["outcome"])["outcome"]
+    assert outcome["kind"] == "failed"
+    assert reason in outcome["reason"]
+    assert "ebs_kms_key" in outcome["reason"]
+    decision = decide_next(world, RUN, 1, outcome)
+    assert (decision["decision"], decision["status"]) == ("give_up", "failed")
+    assert reason in decision["reason"]
+
+
+def test_silence_of_an_instance_that_never_started_is_explained_the_same_way():
+    world = prepared()
+    world.fleet.end(training(world), reason=UNUSABLE_KEY)
+    outcome = confirm_checkpoint(world, RUN, 1, LOST)["outcome"]
+    assert outcome["kind"] == "failed"
+    assert "enable it" in outcome["reason"]
+
+
+def test_an_instance_that_has_run_did_not_fail_to_start():
+    world = prepared()
+    instance_id = training(world)
+    world.ledger.record_progress(RUN, 1, phase="boot", now=START)
+    world.fleet.end(instance_id, reason="Client.InternalError")
+    assert confirm_checkpoint(world, RUN, 1, LOST)["outcome"]["kind"] == "lost"

@@ -7,6 +7,7 @@ import pytest
 from runctl.control.prepare_run import prepare_run
 from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
+from runctl.model.pool import MachineKind
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, training
 
@@ -119,3 +120,11 @@ def test_a_continuation_says_only_which_run(document, told):
 def test_an_input_that_is_no_object_is_refused(document):
     with pytest.raises(InvalidRequestError, match="must be a JSON object"):
         prepare_run(World(), execution(), document)
+
+
+def test_types_that_the_images_cannot_drive_are_refused_unless_the_image_is_the_owners():
+    with pytest.raises(InvalidRequestError, match=r"instance_types: p3.2xlarge needs an image"):
+        prepared(instance_types=["p3.2xlarge"])
+    world = World()
+    world.fleet.own_images = frozenset({MachineKind.X86_GPU})
+    assert prepared(world, instance_types=["p3.2xlarge"]).ledger.find_run(RUN) is not None

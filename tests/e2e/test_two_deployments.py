@@ -1,5 +1,6 @@
 """Two deployments of one account and region, with runs of the same name, leave each other alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -115,5 +116,5 @@ def test_the_command_line_reaches_the_deployment_that_is_named(
     }
     assert named["second"].returncode == 0, named["second"].stderr
     assert named["runctl"].returncode == 4, named["runctl"].stderr
-    assert f"there is no run {run_id}" in named["runctl"].stderr
+    assert f"there is no run '{run_id}'" in json.loads(named["runctl"].stdout)["error"]["message"]
     end(second, run_id)

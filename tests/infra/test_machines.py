@@ -1,5 +1,6 @@
 """Instances: image, metadata service, disk, network, user data, role."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,17 @@ def test_there_is_one_public_subnet_a_zone(app: Synthesized) -> None:
     assert sorted(zones) == ["us-east-1a", "us-east-1b", "us-east-1c"]
     endpoints = [one.properties["ServiceName"] for one in app.of_type("AWS::EC2::VPCEndpoint")]
     assert sorted(name.rpartition(".")[2] for name in endpoints) == ["dynamodb", "s3"]
+
+
+def test_nothing_depends_on_a_default_vpc(app: Synthesized) -> None:
+    (vpc,) = app.of_type("AWS::EC2::VPC")
+    subnets = app.of_type("AWS::EC2::Subnet")
+    for one in (*subnets, *app.of_type("AWS::EC2::SecurityGroup")):
+        assert one.properties["VpcId"] == f"<{vpc.logical_id}>"
+    # Each override of a launch names one of these; EC2 would take the default VPC otherwise.
+    variables = app.function("launch_instances").properties["Environment"]["Variables"]
+    named = json.loads(variables["RUNCTL_SUBNETS"])
+    assert sorted(named.values()) == sorted(f"<{one.logical_id}>" for one in subnets)
 
 
 def test_the_user_data_is_the_header_and_bootstrap_without_comments(data: dict[str, Any]) -> None:
