@@ -38,7 +38,8 @@ def check(folder: Path) -> None:
         raise FolderNotPrivateError(
             f"RUNCTL_LOCAL_HOME: other users may write to {folder} (mode "
             f"{stat.S_IMODE(found.st_mode):o}); the local cloud needs a private folder: "
-            f"remove what you do not know in it, then run `chmod 700 {folder}`"
+            f"remove what you do not know in it and run `chmod 700 {folder}`, or set "
+            "RUNCTL_LOCAL_HOME to another one"
         )
     for parent in folder.resolve().parents:
         mode = parent.stat().st_mode

@@ -108,6 +108,9 @@ def verify(request: Request, keys: Keys, *, now: datetime, account: str) -> Sign
         # Whoever reads the request next would have to choose between two callers.
         raise Refusal("IncompleteSignature", "Only one auth mechanism allowed")
     parts = _from_query(query) if is_presigned else _from_header(request.headers)
+    if parts.service == "s3" and "x-amz-target" in request.headers:
+        # Only S3 takes bodies that were not signed; no other service takes S3's signatures.
+        raise Refusal("SignatureDoesNotMatch", "Credential should be scoped to correct service.")
     _check_time(parts, query, now=now, is_presigned=is_presigned)
     _check_signed_headers(parts, request)
     token = (query.get("X-Amz-Security-Token") or [""])[0] if is_presigned else ""

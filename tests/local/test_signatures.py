@@ -355,6 +355,17 @@ def test_header_that_was_not_signed_is_refused(cloud: Cloud, bucket: str) -> Non
     assert (status, "not signed: x-amz-copy-source" in answer) == (403, True)
 
 
+def test_body_that_only_s3_leaves_unsigned_reaches_no_other_service(cloud: Cloud) -> None:
+    about = {
+        "X-Amz-Content-Sha256": "UNSIGNED-PAYLOAD",
+        "X-Amz-Target": "DynamoDB_20120810.ListTables",
+        "Content-Type": "application/x-amz-json-1.0",
+    }
+    headers = sign(cloud, b"{}", service="s3", headers=about)
+    status, answer = send(cloud, "POST", "/", b"{}", headers)
+    assert (status, "scoped to correct service" in answer) == (400, True), answer
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.nip.io"])
 def test_other_names_are_refused(cloud: Cloud, host: str) -> None:
     headers = {"Host": host, "X-Runctl-Key": cloud.endpoint.keys.admin}
