@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from runctl.cli.left_out import explain_missing
+from runctl.cli.left_out_report import explain_missing
 from runctl.cli.project import Project
 from runctl.model.declaration import Declaration, find_declaration
 from runctl.model.errors import InvalidRequestError, Problem

@@ -7,17 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from runctl.cli.ignore import RUNCTL_IGNORE, Rules
+from runctl.cli.ignore import Rules
 from runctl.cli.project import LeftOut, Project, is_never_packed
 from runctl.cli.project_folder import repository_top
 from runctl.cli.secret_names import BY_NAME
 from runctl.cli.wording import say_size
 from runctl.model.left_out import Omission, write_note
-
-if TYPE_CHECKING:
-    from runctl.cli.output import Output
 
 # What programs, editors and builds leave, and what nobody wants on another machine.
 CLUTTER = (
@@ -30,10 +27,6 @@ CLUTTER = (
 MOST_COUNTED = 2_000
 MOST_IN_NOTE = 100
 MOST_SHOWN = 5
-_MOST_TEXT = 1_000_000
-_MOST_TEXTS = 20
-_TEXTS = (".py", ".sh", ".yaml", ".yml", ".json", ".toml", ".cfg", ".ini")
-_FILE = re.compile(rf"[\w./-]+(?:{'|'.join(map(re.escape, _TEXTS))})\b")
 _TOGETHER = 4  # so many by one rule in one folder are shown as a pattern
 
 
@@ -169,7 +162,7 @@ def _remedy(project: Project, path: str, samples: list[tuple[str, bool]]) -> tup
 
     The inside needs a line of its own where rules such as `data/*` speak of it too.
     """
-    lines = (f"!{_escaped(path)}",)
+    lines = (f"!{escaped(path)}",)
     if not path.endswith("/") or "*" in path:
         return lines
     top = repository_top(project.folder)
@@ -187,11 +180,12 @@ def _remedy(project: Project, path: str, samples: list[tuple[str, bool]]) -> tup
             and not is_never_packed(posixpath.basename(child))
             and (rules.leaving_out(full, is_folder=is_folder))
         ):
-            return (*lines, f"!{_escaped(path)}**")
+            return (*lines, f"!{escaped(path)}**")
     return lines
 
 
-def _escaped(path: str) -> str:
+def escaped(path: str) -> str:
+    """Return a path as a pattern that means it."""
     pattern = path if "*" in path else re.sub(r"([\\*?\[])", r"\\\1", path)
     return f"\\{pattern}" if pattern.startswith(("#", "!")) else pattern
 
@@ -202,103 +196,3 @@ def note_of(project: Project) -> str:
     return write_note(
         Omission(path=one.path, by=one.ignore_file, remedy=one.remedy) for one in groups
     )
-
-
-def named_by(group: Group, text: str) -> str:
-    """Return the path of what was left out that a text names, empty if it names none."""
-    if "*" in group.path:
-        folder = posixpath.dirname(group.path.rstrip("/"))
-        ending = group.path.rpartition("*")[2].rstrip("/")
-        inside = rf"{re.escape(folder)}/" if folder else ""
-        expression = rf"{inside}[^\s\"'/]*{re.escape(ending)}"
-        if not (inside or ending):
-            return ""
-    else:
-        own = re.escape(group.path.rstrip("/"))
-        expression = rf"{own}/[^\s\"']*|{own}" if group.path.endswith("/") else own
-    quoted = re.compile(rf"(?<=[\"'`])(?:\./)?({expression})/?(?=[\"'`])")
-    with_slash = re.compile(rf"(?<![\w./-])(?:\./)?({expression})(?![\w.-])")
-    for found in (*quoted.finditer(text), *with_slash.finditer(text)):
-        # A bare word such as `data` is no path unless it is quoted.
-        if "/" in found[1] or "." in found[1] or found.re is quoted:
-            return found[1]
-    return ""
-
-
-def report_left_out(
-    project: Project, script: str, args: Sequence[str], output: "Output"
-) -> list[dict[str, Any]]:
-    """Tell what the run may miss, louder what its program names; return it for --json."""
-    texts = _texts(project, script, args)
-    groups = [one for one in groups_of(project) if not one.is_clutter]
-    documents = []
-    quiet: list[Group] = []
-    secrets: list[Group] = []
-    for one in groups:
-        found = ((who, named_by(one, text)) for who, text in texts)
-        who, named = next((pair for pair in found if pair[1]), ("", ""))
-        documents.append({**one.as_document(), "named": named})
-        if named:
-            by = (
-                f"is left out by {one.by}"
-                if one.may_hold_secrets
-                else f"{one.ignore_file} leaves out"
-            )
-            output.tell(f"warning: {who} names {named}, which {by}: {one}", style="bold yellow")
-        elif one.may_hold_secrets:
-            secrets.append(one)
-        elif not one.ignore_file.endswith(RUNCTL_IGNORE):  # that file is meant for us
-            quiet.append(one)
-    if secrets:
-        output.tell(_secrets_text(secrets), style="yellow")
-    for one in quiet[:MOST_SHOWN]:
-        output.tell(f"left out by {one.ignore_file}: {one}", style="yellow")
-    if len(quiet) > MOST_SHOWN:
-        output.tell(
-            f"left out too: {len(quiet) - MOST_SHOWN} more; see left_out of --dry-run --json",
-            style="yellow",
-        )
-    return documents[:MOST_IN_NOTE]
-
-
-def _secrets_text(groups: Sequence[Group]) -> str:
-    names = [one.path for one in groups[:MOST_SHOWN]]
-    more = f" and {len(groups) - MOST_SHOWN} more" if len(groups) > MOST_SHOWN else ""
-    return (
-        f"left out because of names that hold secrets: {', '.join(names)}{more}; bring one with a "
-        f"line such as `{groups[0].remedy[0]}` in {RUNCTL_IGNORE}"
-    )
-
-
-def _texts(project: Project, script: str, args: Sequence[str]) -> list[tuple[str, str]]:
-    """Return what may name files: the command line, its programs and what these name in turn."""
-    # In quotes, an argument counts as a path though it is a bare word.
-    values = [word.partition("=")[2] if word.startswith("-") else word for word in args]
-    texts = [("the command line", "\n".join(f"'{value}'" for value in values))]
-    packed = {one.path for one in project.members if not (one.is_folder or one.target)}
-    waiting = [posixpath.normpath(name) for name in (script, *args) if name]
-    seen: set[str] = set()
-    while waiting and len(seen) < _MOST_TEXTS:
-        name = waiting.pop(0)
-        if name in seen or name not in packed or not name.endswith(_TEXTS):
-            continue
-        seen.add(name)
-        with (project.folder / name).open(encoding="utf-8", errors="replace") as stream:
-            text = stream.read(_MOST_TEXT)
-        texts.append((name, text))
-        waiting += [posixpath.normpath(word) for word in _FILE.findall(text)]
-    return texts
-
-
-def explain_missing(project: Project, path: str) -> str:
-    """Say why a path that is needed is not in the package."""
-    if not os.path.lexists(project.folder / path):
-        return f"{path} does not exist in the project"
-    for one in project.left_out:
-        whole = one.path.rstrip("/")
-        if path == whole or path.startswith(f"{whole}/") or whole.startswith(f"{path}/"):
-            return (
-                f"{path} is left out of the package by {one.by}; bring it with "
-                f"`!{_escaped(one.path)}` in .runctlignore"
-            )
-    return f"{path} is not in the package; see which files are, by --dry-run"

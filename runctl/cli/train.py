@@ -326,7 +326,7 @@ def _pack(job: _Job, scratch: Path, output: Output) -> Package | None:
 
 def _tell_left_out(job: _Job, output: Output) -> list[dict[str, Any]]:
     """Say what of the project stays at home though the run may need it."""
-    from runctl.cli.left_out import report_left_out
+    from runctl.cli.left_out_report import report_left_out
 
     for warning in job.warnings:
         output.tell(f"warning: {warning}", style="yellow")

@@ -5,7 +5,8 @@ import tarfile
 import pytest
 
 from runctl.cli import left_out
-from runctl.cli.left_out import groups_of, named_by
+from runctl.cli.left_out import groups_of
+from runctl.cli.left_out_report import named_by
 from runctl.cli.package import pack_project
 from runctl.cli.project import scan_project
 from runctl.model.left_out import PAX_KEY, Omission, explain_failure, read_note, write_note
