@@ -161,23 +161,27 @@ def _read_part(document: Mapping[str, Any]) -> Part:
 
 
 def _read_entry(document: Mapping[str, Any], parts: Sequence[Part]) -> Entry:
-    offset = document.get("offset")
+    # There may be many thousands of them, so a check costs nothing where a comparison is enough.
+    find, number = document.get, rules.whole
+    offset, size, time_ns = find("offset"), find("size_bytes", 0), document["mtime_ns"]
+    places = document["parts"]
     return Entry(
         path=document["path"],
         kind=document["kind"],
         # Neither setuid nor setgid nor sticky: no trainer's file needs them to be read.
-        mode=rules.whole(document["mode"], "mode") & rules.MODE_BITS,
-        mtime_ns=rules.whole(document["mtime_ns"], "mtime_ns", least=-rules.MAX_NUMBER),
-        size_bytes=rules.whole(document.get("size_bytes", 0), "size_bytes"),
-        target=document.get("target", ""),
-        # Version 1 has the parts themselves in the entries.
-        parts=tuple(
-            _read_part(place) if isinstance(place, dict) else parts[rules.whole(place, "parts")]
-            for place in document["parts"]
-        ),
-        offset=None if offset is None else rules.whole(offset, "offset"),
+        mode=number(document["mode"], "mode") & rules.MODE_BITS,
+        mtime_ns=number(time_ns, "mtime_ns", least=-rules.MAX_NUMBER),
+        size_bytes=number(size, "size_bytes") if size else 0,
+        target=find("target", ""),
+        parts=tuple([_part(place, parts) for place in places]) if places else (),
+        offset=None if offset is None else number(offset, "offset"),
         sha256="" if offset is None else rules.digest(document["sha256"]),
     )
+
+
+def _part(place: Any, parts: Sequence[Part]) -> Part:
+    """Return a part by its place in the list; version 1 has the parts themselves in the entries."""
+    return _read_part(place) if isinstance(place, dict) else parts[rules.whole(place, "parts")]
 
 
 def _entry_document(entry: Entry, places: dict[Part, int]) -> dict[str, Any]:

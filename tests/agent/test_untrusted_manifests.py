@@ -19,7 +19,7 @@ from runctl.agent.restore import clear
 from runctl.agent.retention import remove_old_checkpoints
 from runctl.model import identity
 from runctl.model.checkpoint import Entry, Manifest, Part
-from runctl.model.errors import DamagedCheckpointError
+from runctl.model.errors import CheckpointError, DamagedCheckpointError
 from tests.agent.machine import Cloud
 from tests.agent.test_checkpoints import Folder
 
@@ -341,3 +341,14 @@ def test_strange_names_among_the_manifests_stop_no_retention(folder: Folder) -> 
     remove_old_checkpoints(folder.store, [new], folder.manifest, attempt=1)
     assert folder.store.manifest_keys() == sorted([new, strange], reverse=True)
     assert old not in folder.store.manifest_keys()
+
+
+def test_folder_that_is_too_deep_to_be_restored_is_not_saved(folder: Folder) -> None:
+    deep = folder.path / ("a/" * 98 + "a")
+    deep.mkdir(parents=True)
+    (deep / "file").write_bytes(b"1")
+    restored = folder.restore(folder.save(1))
+    assert (restored / ("a/" * 99 + "file")).read_bytes() == b"1"
+    (deep / "a").mkdir()
+    with pytest.raises(CheckpointError, match=r"more than 99 levels, .* outside of the"):
+        folder.save(2)

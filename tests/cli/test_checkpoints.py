@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -314,3 +315,80 @@ def test_version_of_a_newer_runctl_is_told_as_such(over, runctl, tmp_path):
     client.put_object(Bucket=BUCKET, Key=newest, Body=json.dumps({**document, "version": 99}))
     done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"))
     assert (done.code, "version 99" in done.stderr, "upgrade" in done.stderr) == (1, True, True)
+
+
+def rewrite(deployed: Deployed, step: int, change) -> None:
+    """Change the text of the newest manifest of a step, as a writer of the bucket can."""
+    client = deployed.clients.get("s3")
+    store = store_of(deployed)
+    key = next(key for key in store.manifest_keys() if store.get_manifest(key).step == step)
+    document = json.loads(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    change(document)
+    client.put_object(Bucket=BUCKET, Key=key, Body=json.dumps(document))
+
+
+@pytest.mark.parametrize("attack", ["file through a link", "hard link through a link"])
+def test_manifest_of_somebody_else_writes_nothing_outside(over, runctl, tmp_path, attack):
+    victim = tmp_path / "home" / ".bashrc"
+    victim.parent.mkdir()
+    victim.write_text("of the victim")
+    victim.chmod(0o600)
+    before = victim.stat()
+
+    def change(document):
+        common = {"mode": 0o666, "mtime_ns": 1, "parts": []}
+        file = next(one for one in document["entries"] if one["kind"] == "file")
+        if attack == "file through a link":
+            added = [{**common, "path": file["path"], "kind": "link", "target": str(victim)}]
+        else:
+            added = [
+                {**common, "path": "home", "kind": "link", "target": str(victim.parent)},
+                {**common, "path": "key", "kind": "hard", "target": "home/.bashrc"},
+            ]
+        document["entries"] = [*added, *document["entries"]]
+
+    rewrite(over, 3, change)
+    done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"))
+    assert (done.code, "the manifest cannot be read" in done.stderr) == (1, True)
+    assert not (tmp_path / "got").exists()
+    after = victim.stat()
+    assert victim.read_text() == "of the victim"
+    assert (after.st_mode, after.st_nlink) == (before.st_mode, before.st_nlink)
+    assert runctl("checkpoints", "lm").code == 1
+    assert runctl("checkpoints", "prune", "lm", "--keep", "2").code == 1
+    assert runctl("checkpoints", "pull", "lm", "2", str(tmp_path / "got")).code == 0
+
+
+def test_wrong_size_is_found_though_another_manifest_has_the_right_one(over, runctl, tmp_path):
+    again = make_folder(tmp_path / "again", 3)
+    (again / "more").write_text("more")
+    assert runctl("checkpoints", "push", "lm", str(again), "--step", "4").code == 0
+
+    def change(document):
+        for part in document["parts"]:
+            part["size_bytes"] += 1
+        for one in document["entries"]:
+            if one["kind"] == "file" and "offset" not in one:
+                one["size_bytes"] = one.get("size_bytes", 0) + len(one["parts"])
+
+    rewrite(over, 3, change)
+    done = runctl("checkpoints", "lm", "--verify", "--json")
+    assert done.code == 1
+    assert [one["step"] for one in done.document["checkpoints"] if "damage" in one] == [3]
+
+
+def test_instant_that_is_none_hides_no_list(over, runctl):
+    rewrite(over, 3, lambda document: document.update(taken_at="tomorrow\x1b[2J"))
+    done = runctl("checkpoints", "lm")
+    assert done.code == 0
+    assert "\x1b" not in done.stdout
+
+
+def test_checkpoint_that_does_not_fit_is_not_begun(over, runctl, tmp_path, monkeypatch):
+    small = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr("runctl.cli.transfers.shutil.disk_usage", lambda _: small)
+    done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"))
+    assert done.code == 2
+    assert "DIR: the checkpoint has" in done.stderr
+    assert "another disk" in done.stderr
+    assert not (tmp_path / "got").exists()
