@@ -628,16 +628,24 @@ class Training(RuleBasedStateMachine):
     def ec2_schedules_a_retirement(self, data):
         data.draw(st.sampled_from(self.live_agents())).leaves = True
 
-    @precondition(lambda self: self.live_agents())
-    @rule(data=st.data(), minutes=st.sampled_from([0, 4, 6, 600]), hangs=st.booleans())
-    def a_status_check_fails(self, data, minutes, hangs):
-        agent = data.draw(st.sampled_from(self.live_agents()))
+    @precondition(lambda self: self.execution is not None)
+    @rule(
+        minutes=st.sampled_from([0, 6, 600]),
+        hangs=st.sampled_from([True, False, False]),
+        is_seen=st.sampled_from([True, True, False]),
+    )
+    def a_status_check_fails(self, minutes, hangs, is_seen):
+        agent = self.come_to_train()
+        if agent is None:
+            return
         since = self.world.clock.now() - timedelta(minutes=minutes)
         self.world.fleet.impaired[agent.instance_id] = MachineStatus(
             instance_id=agent.instance_id, impaired={"instance": since}
         )
         if hangs and self.is_swept:
             agent.alive = False
+        if is_seen:
+            self.sweep(None)
 
     @rule(detail=st.sampled_from(STRANGE), kind=st.sampled_from(WARNINGS))
     def an_event_arrives_that_is_not_for_us(self, detail, kind):
