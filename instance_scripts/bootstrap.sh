@@ -297,9 +297,22 @@ $nrconf{override_rc}->{qr(^runctl-)} = 0;
 EOF
 }
 
+# Minimal images and AL2023 have no nft. Where no repository can be reached, the fence reports that.
+install_nft() {
+    ! command -v nft >/dev/null || return 0
+    say 'installing nftables'
+    if command -v apt-get >/dev/null; then
+        export DEBIAN_FRONTEND=noninteractive
+        timeout 120 apt-get -qq update
+        timeout 180 apt-get -qq -o DPkg::Lock::Timeout=60 install -y --no-install-recommends nftables
+    else
+        timeout 180 dnf -q -y install nftables
+    fi >/dev/null || say 'nftables could not be installed'
+}
+
 # The trainer gets no credentials of the instance role: its cgroup cannot reach the metadata
 # service. User data runs at the first boot only, so a unit loads the rules at each; the agent
-# starts no trainer unless the unit reports them as loaded. AL2023 has no nft by default.
+# starts no trainer unless the unit reports them as loaded.
 fence_trainer() {
     local problem
     write_file "$root/etc/runctl/fence.nft" 0644 <<'EOF'
@@ -401,6 +414,7 @@ main() {
         say "nothing to do until a run comes, at most until $(date -u -d "@$kept" +%FT%TZ)"
         return
     fi
+    install_nft
     fence_trainer
     start_agent
 }

@@ -125,7 +125,7 @@ def main():
 
 
 class Boot:
-    """A root folder to boot into, with shims of systemctl and shutdown that take notes."""
+    """A root folder to boot into, with shims that take notes of what they are asked for."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -141,7 +141,7 @@ class Boot:
         }
         shims = root / "bin"
         shims.mkdir(parents=True)
-        for name in ("systemctl", "shutdown"):
+        for name in ("systemctl", "shutdown", "nft", "apt-get"):
             (shims / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{root}/calls"\n')
             (shims / name).chmod(0o755)
 
@@ -302,6 +302,22 @@ $@"
     assert f"{python}: Python {platform.python_version()}" in said
     assert problem in said.partition(str(python))[2]
     assert boot.calls()[-1] == "shutdown -h now"
+
+
+@pytest.mark.parametrize("is_reachable", [True, False])
+def test_nft_is_installed_where_the_image_lacks_it(boot: Boot, is_reachable: bool) -> None:
+    (boot.root / "bin/nft").unlink()
+    install = f'printf "#!/bin/sh\n" > "{boot.root}/bin/nft"; chmod +x "{boot.root}/bin/nft"'
+    (boot.root / "bin/apt-get").write_text(
+        f'#!/bin/sh\necho "apt-get $*" >> "{boot.root}/calls"\n'
+        + (f'case "$*" in *nftables) {install};; esac\n' if is_reachable else "exit 100\n"),
+    )
+    done = boot.run()  # with no /usr/sbin, where Debian has nft
+    assert done.returncode == 0, done.stderr
+    calls = boot.calls()
+    asked = next(at for at, call in enumerate(calls) if call.endswith("nftables"))
+    assert asked < calls.index("systemctl restart runctl-fence.service")
+    assert ("nftables could not be installed" in done.stderr) is not is_reachable
 
 
 def test_user_data_without_its_comments_does_the_same(
