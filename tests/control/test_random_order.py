@@ -349,7 +349,8 @@ class Training(RuleBasedStateMachine):
         except CrashError:
             return  # Step Functions tries the same state again
         except TransientError:
-            if crash[1] == "tried too often" and self.is_swept:
+            # Without a crash EC2 throttled a replay, which Step Functions repeats for long.
+            if crash is not None and crash[1] == "tried too often" and self.is_swept:
                 execution.state = "over" if execution.state == "clean_up" else "clean_up"
             if execution.state == "over":
                 self.finish_execution(execution, "FAILED")
