@@ -537,7 +537,7 @@ def test_helper_is_asked_to_save_at_the_interval_of_the_request(cloud: Cloud, la
         checkpoint=CheckpointOptions(interval=1),
     )
     wait_until(lambda: (cloud.run().step or 0) >= 3)
-    assert "a checkpoint every 1 s: as the request says" in machine.agent_log()
+    wait_until(lambda: "a checkpoint every 1 s: as the request says" in machine.agent_log())
     wait_until(lambda: (told := cloud.attempt().saving) is not None and told.every is not None)
     saving = cloud.attempt().saving
     assert (saving.every, saving.is_fixed) == (timedelta(seconds=1), True)

@@ -23,7 +23,7 @@ FAILED = {
 def ec2():
     client = boto3.client("ec2")
     with Stubber(client) as stub:
-        yield stub, Ec2Fleet(client, subnets={}, launch_templates={})
+        yield stub, Ec2Fleet(client, deployment="runctl", subnets={}, launch_templates={})
         stub.assert_no_pending_responses()
 
 
