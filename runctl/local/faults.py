@@ -6,10 +6,9 @@ import os
 import secrets
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from runctl.local.instance import End, Instance
+from runctl.local.instance import End, Instance, Maintenance
 from runctl.local.instances import Instances
 from runctl.local.processes import descendants
 from runctl.local.wire import ApiError
@@ -25,18 +24,6 @@ WINDOW = timedelta(hours=2)
 _RESERVATION_ENDED = End(
     "Server.InternalError", "Capacity reservation ended", "", "taken for its reservation"
 )
-
-
-@dataclass
-class Maintenance:
-    """One scheduled event of an instance; `state` is active, completed or canceled."""
-
-    event_id: str
-    code: str
-    description: str
-    not_before: datetime
-    not_after: datetime
-    state: str = "active"
 
 
 class Faults:

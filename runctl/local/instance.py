@@ -9,13 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runctl.local.market import Lifecycle, Pool
 from runctl.local.store import Profile, Subnet
-
-if TYPE_CHECKING:
-    from runctl.local.faults import Maintenance
 
 STATE_CODES = {
     "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48,
@@ -32,6 +28,18 @@ class End:
     transition: str
     journal_reason: str
     state: str = "terminated"
+
+
+@dataclass
+class Maintenance:
+    """One scheduled event of an instance; `state` is active, completed or canceled."""
+
+    event_id: str
+    code: str
+    description: str
+    not_before: datetime
+    not_after: datetime
+    state: str = "active"
 
 
 RECLAIMED = End("Server.SpotInstanceTermination", "Spot instance termination", "", "reclaimed")
