@@ -32,12 +32,12 @@ def files_of(folder: Path) -> list[Path]:
 
 def runctl(operation: str, folder: Path, endpoint: str) -> Job:
     """The agent's own uploader and restorer, with the agent's client."""
-    from runctl.agent.pins import pin
-    from runctl.agent.restore import Restorer
-    from runctl.agent.snapshot import Take, look
-    from runctl.agent.upload import Uploader
     from runctl.aws.checkpoints import CheckpointStore
     from runctl.aws.clients import Clients, Connection
+    from runctl.checkpoint.pins import pin
+    from runctl.checkpoint.restore import Restorer
+    from runctl.checkpoint.snapshot import Take, look
+    from runctl.checkpoint.upload import Uploader
     from runctl.model.checkpoint import Manifest
 
     gc.freeze()  # as the agent does

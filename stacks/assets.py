@@ -75,9 +75,10 @@ def build_agent(project: Path = PROJECT, *, build: Path | None = None) -> Asset:
     """Build the archive that bootstrap.sh fetches; from unchanged inputs it is there already."""
     folder = build or project / "build"
     requirements = project / "instance_scripts/requirements.txt"
-    sources = _sources(project, "runctl/agent", "runctl/aws", "runctl/model", "runctl/policy")
-    sources |= _sources(project, "runctl/hooks") | _package(project)
-    sources["runctl/training.py"] = (project / "runctl/training.py").read_bytes()
+    packages = ("agent", "aws", "checkpoint", "hooks", "model", "policy")
+    sources = _sources(project, *(f"runctl/{name}" for name in packages)) | _package(project)
+    for name in ("runctl/fault_points.py", "runctl/training.py"):
+        sources[name] = (project / name).read_bytes()
 
     def members() -> Members:
         wheels = _wheels(requirements, folder)

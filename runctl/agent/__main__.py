@@ -15,17 +15,18 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent import processes, requests
 from runctl.agent.check import missing_permissions
-from runctl.agent.imds import Metadata, MetadataError
-from runctl.agent.inbox import Cause, Ending, Inbox
+from runctl.agent.instance import processes
+from runctl.agent.instance.imds import Metadata, MetadataError
+from runctl.agent.instance.settings import Paths, Settings, read_paths, read_settings
 from runctl.agent.life import Life, Services
-from runctl.agent.logs import LogShipper
-from runctl.agent.notice import Watch
-from runctl.agent.own_log import MaskedFormatter, OwnLog
-from runctl.agent.requests import Request
-from runctl.agent.secret_mask import SecretMask
-from runctl.agent.settings import Paths, Settings, read_paths, read_settings
+from runctl.agent.reporting.logs import LogShipper
+from runctl.agent.reporting.own_log import MaskedFormatter, OwnLog
+from runctl.agent.reporting.secret_mask import SecretMask
+from runctl.agent.signals import requests
+from runctl.agent.signals.inbox import Cause, Ending, Inbox
+from runctl.agent.signals.notice import Watch
+from runctl.agent.signals.requests import Request
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.ledger import DynamoLedger
 from runctl.model import identity
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         return check()
     if command in others:
         # Here, since an attempt needs none of it.
-        from runctl.agent.monitor_service import run as run_monitor
+        from runctl.agent.monitor.monitor_service import run as run_monitor
 
         return run_monitor(command, paths)
     if command != "run":

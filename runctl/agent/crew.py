@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from runctl.agent.committer import Committer
-from runctl.agent.inbox import Inbox
-from runctl.agent.keeper import Keeper
-from runctl.agent.metrics import MetricsShipper
-from runctl.agent.pacing import Pace
-from runctl.agent.pins import tell_where_links_fail
-from runctl.agent.ports import AgentLedger
-from runctl.agent.preparation import Prepared
-from runctl.agent.progress import Progress
-from runctl.agent.saves import Saves
-from runctl.agent.settings import Settings
-from runctl.agent.trainer import Contract, Trainer, trainer_command, trainer_environment
-from runctl.agent.training_path import lay_out
+from runctl.agent.instance.settings import Settings
+from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.reporting.metrics import MetricsShipper
+from runctl.agent.reporting.ports import AgentLedger
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.runtime.trainer import Contract, Trainer, trainer_command, trainer_environment
+from runctl.agent.runtime.training_path import lay_out
+from runctl.agent.saving.committer import Committer
+from runctl.agent.saving.keeper import Keeper
+from runctl.agent.saving.pacing import Pace
+from runctl.agent.saving.saves import Saves
+from runctl.agent.signals.inbox import Inbox
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.checkpoint.pins import tell_where_links_fail
 from runctl.model.request import RunRequest
 from runctl.policy.interval import Uptime
 

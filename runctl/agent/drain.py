@@ -4,12 +4,12 @@ import logging
 import time
 from datetime import timedelta
 
-from runctl.agent.faults import reach
-from runctl.agent.inbox import Inbox
-from runctl.agent.keeper import Keeper
-from runctl.agent.progress import Progress
-from runctl.agent.stopping import Stopping
-from runctl.agent.trainer import Trainer
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.runtime.stopping import Stopping
+from runctl.agent.runtime.trainer import Trainer
+from runctl.agent.saving.keeper import Keeper
+from runctl.agent.signals.inbox import Inbox
+from runctl.fault_points import reach
 
 LONGEST_GRACE = timedelta(seconds=90)
 RESERVE = timedelta(seconds=5)

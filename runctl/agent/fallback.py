@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from runctl.agent.committer import Committer
-from runctl.agent.faults import reach
-from runctl.agent.inbox import Inbox
-from runctl.agent.marks import Marks
-from runctl.agent.preparation import Prepared
-from runctl.agent.progress import Progress
-from runctl.agent.restore import Fetched
+from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.saving.committer import Committer
+from runctl.agent.saving.marks import Marks
+from runctl.agent.signals.inbox import Inbox
+from runctl.checkpoint.restore import Fetched
+from runctl.fault_points import reach
 from runctl.model.checkpoint import name_of
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.policy.fallback import Death, Verdict, judge, may_fall_back

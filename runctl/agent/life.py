@@ -10,29 +10,29 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from runctl.agent import processes
-from runctl.agent.code import explain_missing_file
-from runctl.agent.credentials import CredentialsEndpoint
 from runctl.agent.crew import Crew
-from runctl.agent.disk import count_up, is_full, room
 from runctl.agent.drain import RESERVE, drain, grace_of
 from runctl.agent.fallback import Ended, Fallback
-from runctl.agent.farewell import Farewell
-from runctl.agent.fence import prove_fence, require_fence
-from runctl.agent.heartbeat import Heartbeat
-from runctl.agent.inbox import Cause, Ending, Inbox
-from runctl.agent.leftovers import await_writers, daemon_among
-from runctl.agent.marks import Marks
-from runctl.agent.observer import TrainerObserver
-from runctl.agent.patience import CHECK, EndedEarlyError, Patience
-from runctl.agent.ports import AgentLedger
-from runctl.agent.preparation import Preparation, Prepared
-from runctl.agent.progress import Progress
-from runctl.agent.secret_mask import SecretMask
-from runctl.agent.settings import Settings
-from runctl.agent.signal_trace import SignalTrace
-from runctl.agent.trainer import Trainer
-from runctl.agent.trainer_secrets import TrainerSecrets
+from runctl.agent.instance import processes
+from runctl.agent.instance.disk import count_up, is_full, room
+from runctl.agent.instance.settings import Settings
+from runctl.agent.prepare.code import explain_missing_file
+from runctl.agent.prepare.preparation import Preparation, Prepared
+from runctl.agent.reporting.farewell import Farewell
+from runctl.agent.reporting.heartbeat import Heartbeat
+from runctl.agent.reporting.ports import AgentLedger
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.reporting.secret_mask import SecretMask
+from runctl.agent.runtime.credentials import CredentialsEndpoint
+from runctl.agent.runtime.fence import prove_fence, require_fence
+from runctl.agent.runtime.leftovers import await_writers, daemon_among
+from runctl.agent.runtime.observer import TrainerObserver
+from runctl.agent.runtime.signal_trace import SignalTrace
+from runctl.agent.runtime.trainer import Trainer
+from runctl.agent.runtime.trainer_secrets import TrainerSecrets
+from runctl.agent.saving.marks import Marks
+from runctl.agent.signals.inbox import Cause, Ending, Inbox
+from runctl.agent.signals.patience import CHECK, EndedEarlyError, Patience
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.secret_values import SecretValues
 from runctl.aws.trainer_access import TrainerAccess

@@ -104,7 +104,7 @@ class Cloud:
 def find_local_cloud() -> Endpoint:
     """Return the local cloud that runs, or raise NotFoundError with the cure."""
     from runctl.local import daemon
-    from runctl.local.private import FolderNotPrivateError
+    from runctl.local.core.private import FolderNotPrivateError
 
     try:
         endpoint = daemon.find()

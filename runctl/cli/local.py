@@ -29,9 +29,9 @@ app.add_typer(local_faults.app)
 def _translated() -> Iterator[None]:
     """Turn the local cloud's errors into ours."""
     from runctl.local.client import LocalCloudError
+    from runctl.local.core.private import FolderNotPrivateError
     from runctl.local.daemon import LocalCloudStartError
     from runctl.local.deploy import DeployError
-    from runctl.local.private import FolderNotPrivateError
 
     try:
         yield
@@ -127,8 +127,9 @@ def _disk_bytes(disk_gib: int | None) -> int:
 
     It forks, so nothing may run in another thread yet.
     """
-    from runctl.local import disks, permitted
     from runctl.local.daemon import find
+    from runctl.local.ec2 import disks
+    from runctl.local.guest import permitted
 
     if disk_gib is None:
         return 0

@@ -48,7 +48,7 @@ def fail_check(
 ) -> None:
     """Let a status check of the instance that trains a run fail, since ten minutes ago."""
     from runctl.local.client import LocalCloudError
-    from runctl.local.faults import CHECKS
+    from runctl.local.ec2.faults import CHECKS
 
     if check not in CHECKS:
         problem = f"{check!r} is not one of {', '.join(CHECKS)}"
@@ -91,7 +91,7 @@ def maintain(
 ) -> None:
     """Schedule maintenance of the instance that trains a run."""
     from runctl.local.client import LocalCloudError
-    from runctl.local.faults import CODES
+    from runctl.local.ec2.faults import CODES
 
     if code not in CODES:
         problem = f"{code!r} is not one of {', '.join(sorted(CODES))}"

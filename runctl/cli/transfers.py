@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runctl.agent.candidates import PREVIOUS, Trust, candidates, previous_of
-from runctl.agent.pins import pin
-from runctl.agent.restore import Restorer
-from runctl.agent.snapshot import ChangedError, Take, View, look
-from runctl.agent.stated_steps import StepJudge
-from runctl.agent.upload import Uploader
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.wire import Buffer, Write
+from runctl.checkpoint.candidates import PREVIOUS, Trust, candidates, previous_of
+from runctl.checkpoint.pins import pin
+from runctl.checkpoint.restore import Restorer
+from runctl.checkpoint.snapshot import ChangedError, Take, View, look
+from runctl.checkpoint.stated_steps import StepJudge
+from runctl.checkpoint.upload import Uploader
 from runctl.cli.wording import say_size
 from runctl.model.checkpoint import Manifest, Part, name_of
 from runctl.model.errors import (

@@ -11,7 +11,8 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from runctl.local import daemon, keys
+from runctl.local import daemon
+from runctl.local.core import keys
 from runctl.model.errors import RunctlError
 
 Json = dict[str, Any]

@@ -19,8 +19,8 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from runctl.local import private
 from runctl.local.client import LocalCloudClient
+from runctl.local.core import private
 from runctl.local.daemon import Endpoint
 from runctl.model.errors import RunctlError
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from runctl.agent.faults import VARIABLE
 from runctl.aws.ledger import DynamoLedger
+from runctl.fault_points import VARIABLE
 from runctl.model.request import CheckpointOptions, RunRequest
 from runctl.model.run import Attempt, Run
 from tests.agent.doubles import MetadataDouble, TokensDouble

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from runctl.agent.candidates import PREVIOUS
-from runctl.agent.pins import pin
-from runctl.agent.snapshot import Take, look
-from runctl.agent.upload import Uploader
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.ledger import DynamoLedger
+from runctl.checkpoint.candidates import PREVIOUS
+from runctl.checkpoint.pins import pin
+from runctl.checkpoint.snapshot import Take, look
+from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest
 from runctl.model.run import Run
 from tests.agent.machine import now

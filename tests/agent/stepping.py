@@ -6,11 +6,11 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from runctl.agent.pins import pin
-from runctl.agent.restore import Restorer
-from runctl.agent.snapshot import Take, look
-from runctl.agent.upload import Uploader
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.checkpoint.pins import pin
+from runctl.checkpoint.restore import Restorer
+from runctl.checkpoint.snapshot import Take, look
+from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import CheckpointOptions

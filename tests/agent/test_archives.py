@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.archive import CODE, MAX_HEADER_BYTES, read_header, unpack
-from runctl.agent.code import fetch_code
+from runctl.agent.instance.archive import CODE, MAX_HEADER_BYTES, read_header, unpack
+from runctl.agent.prepare.code import fetch_code
 from runctl.model.errors import RequestError
 from runctl.model.request_parsing import parse_request
 from tests.agent.machine import Cloud
@@ -71,7 +71,7 @@ def test_archive_that_is_too_large_is_not_fetched(
     cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.clients["s3"].put_object(Bucket=cloud.name, Key="code/a.tar.gz", Body=bytes(2000))
-    monkeypatch.setattr("runctl.agent.code.CODE", replace(CODE, packed_bytes=1000))
+    monkeypatch.setattr("runctl.agent.prepare.code.CODE", replace(CODE, packed_bytes=1000))
     request = parse_request({"script": "a.py", "code": f"s3://{cloud.name}/code/a.tar.gz"})
     with pytest.raises(RequestError, match="2,000 bytes, and 1,000 are allowed"):
         fetch_code(cloud.clients["s3"], request, tmp_path / "project")
@@ -102,7 +102,7 @@ def test_file_that_is_mostly_holes_counts_with_all_its_bytes(tmp_path: Path, fol
 UNDER_A_LIMIT = """
 import resource, sys
 from pathlib import Path
-from runctl.agent.archive import read_header, unpack
+from runctl.agent.instance.archive import read_header, unpack
 from runctl.model.errors import RequestError
 before = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (before + 200_000_000,) * 2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runctl.agent.trainer import Contract
+from runctl.agent.runtime.trainer import Contract
 from runctl.model.contract import CONTRACT_VARIABLES
 from tests.agent.machine import Cloud, wait_until
 

@@ -16,8 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runctl.agent import stored_parts, upload
-from runctl.agent.bundles import (
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.clients import Clients, Connection
+from runctl.checkpoint import stored_parts, upload
+from runctl.checkpoint.bundles import (
     BUNDLE_BYTES,
     REPACKED_BYTES,
     SPARE_BUNDLES,
@@ -25,14 +27,12 @@ from runctl.agent.bundles import (
     pack,
     to_repack,
 )
-from runctl.agent.known_files import SMALL_BYTES, Stored
-from runctl.agent.restore import Restorer
-from runctl.agent.retention import remove_old_checkpoints
-from runctl.agent.snapshot import ChangedError, Seen, look
-from runctl.agent.unpacking import Unpacking
-from runctl.agent.upload import Uploader
-from runctl.aws.checkpoints import CheckpointStore
-from runctl.aws.clients import Clients, Connection
+from runctl.checkpoint.known_files import SMALL_BYTES, Stored
+from runctl.checkpoint.restore import Restorer
+from runctl.checkpoint.retention import remove_old_checkpoints
+from runctl.checkpoint.snapshot import ChangedError, Seen, look
+from runctl.checkpoint.unpacking import Unpacking
+from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, TransientError
 from runctl.policy.garbage import find_garbage

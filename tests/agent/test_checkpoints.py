@@ -15,16 +15,16 @@ import pytest
 from botocore.awsrequest import AWSResponse, HeadersDict
 from urllib3 import HTTPResponse
 
-from runctl.agent import stored_parts
-from runctl.agent.candidates import PREVIOUS
-from runctl.agent.pieces import PIECE_BYTES
-from runctl.agent.pins import pin
-from runctl.agent.restore import Restorer
-from runctl.agent.retention import remove_old_checkpoints
-from runctl.agent.snapshot import ChangedError, Take, look
-from runctl.agent.upload import Uploader
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.clients import Clients, Connection
+from runctl.checkpoint import stored_parts
+from runctl.checkpoint.candidates import PREVIOUS
+from runctl.checkpoint.pieces import PIECE_BYTES
+from runctl.checkpoint.pins import pin
+from runctl.checkpoint.restore import Restorer
+from runctl.checkpoint.retention import remove_old_checkpoints
+from runctl.checkpoint.snapshot import ChangedError, Take, look
+from runctl.checkpoint.upload import Uploader
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError, RefusedError

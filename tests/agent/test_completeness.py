@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from runctl.agent.restore import Restorer
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.checkpoint.restore import Restorer
 from tests.agent.machine import Cloud, wait_until
 
 pytestmark = pytest.mark.slow

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from runctl.agent import credentials
-from runctl.agent.credentials import CredentialsEndpoint
-from runctl.agent.progress import Progress
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.runtime import credentials
+from runctl.agent.runtime.credentials import CredentialsEndpoint
 from runctl.aws.trainer_access import SessionCredentials
 from runctl.model.errors import RefusedError, TransientError
 from tests.agent.machine import Cloud, wait_until

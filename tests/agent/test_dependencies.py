@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.dependencies import Declared, find_dependencies
-from runctl.agent.installer import network_cause
+from runctl.agent.prepare.dependencies import Declared, find_dependencies
+from runctl.agent.prepare.installer import network_cause
 from runctl.model.errors import RequestError
 from tests.agent.machine import Cloud
 from tests.agent.packages import below, make_wheel, source_package
@@ -289,7 +289,7 @@ def test_trouble_of_the_network_is_told_from_a_refusal(line: str, cause: str) ->
 def test_repository_that_cannot_be_reached_is_tried_again(
     cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runctl.agent.installer.NETWORK_WAITS", (1.0,))
+    monkeypatch.setattr("runctl.agent.prepare.installer.NETWORK_WAITS", (1.0,))
     waited: list[float] = []
     project = plant(
         tmp_path / "project", {"requirements.txt": "x @ git+http://127.0.0.1:9/x@main\n"}

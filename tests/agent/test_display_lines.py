@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.agent.display_lines import (
+from runctl.agent.reporting.display_lines import (
     LARGEST_EVENT,
     MARKS_BYTES,
     PATIENCE_SECONDS,

@@ -15,10 +15,10 @@ from typing import Any, TextIO
 
 import pytest
 
-from runctl.agent.archive import unpack
-from runctl.agent.dependencies import Declared, find_dependencies
-from runctl.agent.environment import Environments
-from runctl.agent.installer import Tools
+from runctl.agent.instance.archive import unpack
+from runctl.agent.prepare.dependencies import Declared, find_dependencies
+from runctl.agent.prepare.environment import Environments
+from runctl.agent.prepare.installer import Tools
 from runctl.model.errors import RequestError
 from tests.agent.machine import Cloud, packed, wait_until
 from tests.agent.packages import make_wheel
@@ -177,7 +177,7 @@ def test_index_that_is_away_for_a_while_does_not_fail_the_run(
 def test_index_that_never_answers_is_told_from_a_wrong_requirement(
     cloud: Cloud, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runctl.agent.installer.NETWORK_WAITS", (1.0,))
+    monkeypatch.setattr("runctl.agent.prepare.installer.NETWORK_WAITS", (1.0,))
     outage = Outage(tmp_path, waits=99)
     (project / "requirements.txt").write_text(f"--index-url {outage.url}\ngreeter\n")
     environments = make_environments(cloud, tmp_path / "one", wait=outage.wait)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runctl.agent import fingerprint
-from runctl.agent.fingerprint import Poly1305, Recognizer
-from runctl.agent.pieces import Piece, new_buffer
+from runctl.checkpoint import fingerprint
+from runctl.checkpoint.fingerprint import Poly1305, Recognizer
+from runctl.checkpoint.pieces import Piece, new_buffer
 
 SIZE = 4096
 
@@ -21,7 +21,7 @@ SIZE = 4096
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "PIECE_BYTES", SIZE)
-    monkeypatch.setattr("runctl.agent.pieces.BUFFER_BYTES", SIZE // 4)
+    monkeypatch.setattr("runctl.checkpoint.pieces.BUFFER_BYTES", SIZE // 4)
 
 
 class Pieces:

@@ -21,9 +21,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runctl.agent.folder_state import look
-from runctl.agent.formats import READ_BYTES, Source, Verdict, judge
-from runctl.agent.inspector import Inspector
+from runctl.checkpoint.folder_state import look
+from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
+from runctl.checkpoint.inspector import Inspector
 
 FRAMEWORKS = Path(__file__).parents[2] / "build/frameworks/bin/python"
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from runctl.agent import keeper as keeper_module
-from runctl.agent.inbox import Inbox
-from runctl.agent.keeper import Keeper
-from runctl.agent.pacing import Pace
-from runctl.agent.pins import pin, pin_name, tell_where_links_fail
-from runctl.agent.progress import Progress
-from runctl.agent.saves import Saves
-from runctl.agent.snapshot import Take, look
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.saving import keeper as keeper_module
+from runctl.agent.saving.keeper import Keeper
+from runctl.agent.saving.pacing import Pace
+from runctl.agent.saving.saves import Saves
+from runctl.agent.signals.inbox import Inbox
+from runctl.checkpoint.pins import pin, pin_name, tell_where_links_fail
+from runctl.checkpoint.snapshot import Take, look
 from runctl.policy.interval import Uptime
 
 PROJECT = Path(__file__).parents[2]
@@ -209,7 +209,7 @@ def on_a_full_disk(tmp_path: Path, program: str) -> list[str]:
 
 def test_failures_are_counted_though_nothing_can_be_written(tmp_path: Path) -> None:
     program = """
-from runctl.agent.disk import count_up, is_full, room
+from runctl.agent.instance.disk import count_up, is_full, room
 print(is_full(disk))
 fill()
 print(is_full(disk), room(disk))
@@ -224,7 +224,7 @@ def test_lease_is_renewed_on_a_full_disk_so_that_no_dead_man_ends_who_trains_on(
 ) -> None:
     program = """
 import os
-from runctl.agent.heartbeat import touch
+from runctl.agent.reporting.heartbeat import touch
 touch(disk / "lease")
 os.utime(disk / "lease", (0, 0))
 fill()
@@ -237,7 +237,7 @@ print((disk / "lease").stat().st_mtime > 0)
 def test_archive_that_does_not_fit_is_not_called_damaged(tmp_path: Path) -> None:
     program = """
 import errno
-from runctl.agent.archive import pack, unpack
+from runctl.agent.instance.archive import pack, unpack
 (disk / "large").write_bytes(bytes(500_000))
 pack(disk / "archive.tar.gz", disk, ["large"])
 fill()
@@ -253,7 +253,7 @@ def test_what_the_agent_says_on_a_full_disk_is_shipped_and_kept_all_the_same(
     tmp_path: Path,
 ) -> None:
     program = """
-from runctl.agent.own_log import OwnLog
+from runctl.agent.reporting.own_log import OwnLog
 log = OwnLog(disk / "agent.log")
 logging.basicConfig(handlers=[log], level=logging.INFO, format="%(message)s")
 logging.info("before")

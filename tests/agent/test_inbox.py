@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from runctl.agent.inbox import Cause, Ending, Inbox
+from runctl.agent.signals.inbox import Cause, Ending, Inbox
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
 SOON = NOW + timedelta(seconds=100)
@@ -40,7 +40,7 @@ def test_time_left_is_counted_from_when_the_notice_was_heard(
 ) -> None:
     """So no step of the wall clock within the notice moves the deadline."""
     one = ending(Cause.NOTICE, SOON)
-    monkeypatch.setattr("runctl.agent.inbox.time.monotonic", lambda: 50.0 + 30)
+    monkeypatch.setattr("runctl.agent.signals.inbox.time.monotonic", lambda: 50.0 + 30)
     assert one.time_left() == timedelta(seconds=70)
     assert ending(Cause.STOP).time_left() is None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.faults import DRAIN, RESTORE, SAVE
+from runctl.fault_points import DRAIN, RESTORE, SAVE
 from runctl.model.outcome import Outcome, OutcomeKind
 from tests.agent.machine import Cloud, Machine, now, wait_until
 from tests.agent.stepping import begin, check_whole, finish, let_end, lose, seed, words

@@ -12,9 +12,9 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.agent.candidates import PREVIOUS
-from runctl.agent.trainer import base_environment, scope
+from runctl.agent.runtime.trainer import base_environment, scope
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.checkpoint.candidates import PREVIOUS
 from runctl.model.checkpoint import MANIFEST_VERSION, Manifest
 from runctl.model.excerpt import MAX_REASON
 from runctl.model.log_pieces import Joiner

@@ -13,9 +13,9 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.agent.display_lines import LARGEST_EVENT
-from runctl.agent.json_lines import Follower
-from runctl.agent.logs import (
+from runctl.agent.reporting.display_lines import LARGEST_EVENT
+from runctl.agent.reporting.json_lines import Follower
+from runctl.agent.reporting.logs import (
     BATCH_BYTES,
     BATCH_EVENTS,
     EVENT_OVERHEAD,
@@ -108,8 +108,8 @@ def test_a_service_that_is_gone_does_not_hold_up_the_end(tmp_path: Path) -> None
 def test_what_was_shipped_gives_its_disk_space_back_and_loses_no_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runctl.agent.growing_file.FREED_BYTES", 64 * 1024)
-    monkeypatch.setattr("runctl.agent.logs.KEPT_BYTES", 4 * 1024)
+    monkeypatch.setattr("runctl.agent.reporting.growing_file.FREED_BYTES", 64 * 1024)
+    monkeypatch.setattr("runctl.agent.reporting.logs.KEPT_BYTES", 4 * 1024)
     client = Refusing(refusals=0)
     path = tmp_path / "out"
     lines = [f"{number:07d} {'x' * 100}" for number in range(20_000)]
@@ -132,8 +132,8 @@ def test_what_was_shipped_gives_its_disk_space_back_and_loses_no_line(
 def test_output_that_nobody_takes_does_not_fill_the_disk_and_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runctl.agent.growing_file.FREED_BYTES", 64 * 1024)
-    monkeypatch.setattr("runctl.agent.logs.LARGEST_BACKLOG", 1024 * 1024)
+    monkeypatch.setattr("runctl.agent.reporting.growing_file.FREED_BYTES", 64 * 1024)
+    monkeypatch.setattr("runctl.agent.reporting.logs.LARGEST_BACKLOG", 1024 * 1024)
     client = Refusing(refusals=2)
     path = tmp_path / "out"
     path.write_text("".join(f"{number:07d} {'x' * 100}\n" for number in range(50_000)))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.fence import probe, prove_fence, require_fence
-from runctl.agent.settings import Paths
+from runctl.agent.instance.settings import Paths
+from runctl.agent.runtime.fence import probe, prove_fence, require_fence
 from runctl.model.errors import RequestError
 from tests.agent.machine import Cloud
 from tests.agent.test_bootstrap import SCRIPT, Boot
@@ -190,10 +190,10 @@ def test_fence_that_is_loaded_and_does_not_hold_starts_no_trainer(tmp_path: Path
 def test_fence_that_cannot_be_tried_does_not_count_as_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("runctl.agent.fence.PROBE_PAUSE", 0)
-    monkeypatch.setattr("runctl.agent.fence.scope", lambda: ["/bin/false"])
+    monkeypatch.setattr("runctl.agent.runtime.fence.PROBE_PAUSE", 0)
+    monkeypatch.setattr("runctl.agent.runtime.fence.scope", lambda: ["/bin/false"])
     assert "exit code 1" in probe(["127.0.0.1:1"])
-    monkeypatch.setattr("runctl.agent.fence.scope", lambda: ["/nowhere/systemd-run"])
+    monkeypatch.setattr("runctl.agent.runtime.fence.scope", lambda: ["/nowhere/systemd-run"])
     assert "trying them failed" in probe(["127.0.0.1:1"])
 
 
@@ -202,8 +202,8 @@ def test_scope_that_systemd_refuses_once_fails_no_run(
 ) -> None:
     busy = tmp_path / "systemd-run"
     write_program(busy, f'#!/bin/sh\nmkdir "{tmp_path}/tried" && exit 1\nexec "$@"\n')
-    monkeypatch.setattr("runctl.agent.fence.PROBE_PAUSE", 0)
-    monkeypatch.setattr("runctl.agent.fence.scope", lambda: [str(busy)])
+    monkeypatch.setattr("runctl.agent.runtime.fence.PROBE_PAUSE", 0)
+    monkeypatch.setattr("runctl.agent.runtime.fence.scope", lambda: [str(busy)])
     assert probe(["127.0.0.1:1"]) == ""
 
 

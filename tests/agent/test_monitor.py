@@ -15,10 +15,16 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from runctl.agent.find_trainer import Process, as_settings, choose, find_folder, find_trainer
-from runctl.agent.imds import Metadata
-from runctl.agent.monitor import Monitor, Watched
-from runctl.agent.plain_store import PlainStore
+from runctl.agent.instance.imds import Metadata
+from runctl.agent.monitor.find_trainer import (
+    Process,
+    as_settings,
+    choose,
+    find_folder,
+    find_trainer,
+)
+from runctl.agent.monitor.monitor import Monitor, Watched
+from runctl.agent.monitor.plain_store import PlainStore
 from runctl.model.errors import NotFoundError, RequestError
 from tests.agent.doubles import MetadataDouble
 

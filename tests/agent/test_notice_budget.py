@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from runctl.agent.committer import Committer
-from runctl.agent.progress import Progress
-from runctl.agent.saves import Saves
-from runctl.agent.upload import ASSUMED_BYTES_PER_SECOND
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.saving.committer import Committer
+from runctl.agent.saving.saves import Saves
+from runctl.checkpoint.upload import ASSUMED_BYTES_PER_SECOND
 from runctl.model.checkpoint import Entry, Manifest
 from runctl.model.saving import Saving
 

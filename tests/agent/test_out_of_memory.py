@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.memory import MIB, MemoryWatch
+from runctl.agent.runtime.memory import MIB, MemoryWatch
 
 
 def write(folder: Path, files: dict[str, object]) -> None:

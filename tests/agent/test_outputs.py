@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from runctl.agent.outputs import PIECE_BYTES, upload_outputs
+from runctl.agent.reporting.outputs import PIECE_BYTES, upload_outputs
 from runctl.model.errors import TransientError
 from tests.agent.machine import Cloud
 

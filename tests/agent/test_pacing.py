@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta, timezone
 
-from runctl.agent.pacing import Pace
+from runctl.agent.saving.pacing import Pace
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage
 from runctl.policy.interval import UNTIL_THE_FIRST, Uptime, uptime_of

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent import pieces
-from runctl.agent.pieces import Desks, Piece, Reader
-from runctl.agent.snapshot import ChangedError
+from runctl.checkpoint import pieces
+from runctl.checkpoint.pieces import Desks, Piece, Reader
+from runctl.checkpoint.snapshot import ChangedError
 
 HELD = 4096
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from runctl.agent.candidates import Trust
-from runctl.agent.dependencies import Declared
-from runctl.agent.environment import Environments
-from runctl.agent.inbox import Inbox
-from runctl.agent.patience import Patience
-from runctl.agent.preparation import Preparation, Prepared
-from runctl.agent.progress import Progress
-from runctl.agent.restore import Restorer
-from runctl.agent.settings import Paths, Settings
+from runctl.agent.instance.settings import Paths, Settings
+from runctl.agent.prepare.dependencies import Declared
+from runctl.agent.prepare.environment import Environments
+from runctl.agent.prepare.preparation import Preparation, Prepared
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.signals.inbox import Inbox
+from runctl.agent.signals.patience import Patience
+from runctl.checkpoint.candidates import Trust
+from runctl.checkpoint.restore import Restorer
 from runctl.model.declaration import Declaration
 from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest

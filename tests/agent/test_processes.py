@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent import processes
-from runctl.agent.process_table import trainer_family
+from runctl.agent.instance import processes
+from runctl.agent.runtime.process_table import trainer_family
 from tests.agent.machine import is_alive
 
 WORKER = "import time; print('up', flush=True); time.sleep(600)"

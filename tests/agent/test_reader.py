@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.agent.environment_file import write_environment
-from runctl.agent.find_trainer import Process, as_settings
-from runctl.agent.reader import Reader, reader_of
-from runctl.local.environment_files import parse_environment
+from runctl.agent.instance.environment_file import write_environment
+from runctl.agent.instance.reader import Reader, reader_of
+from runctl.agent.monitor.find_trainer import Process, as_settings
+from runctl.local.guest.environment_files import parse_environment
 from runctl.model.errors import RequestError
 from tests.moto_server import serving
 
@@ -46,11 +46,11 @@ for line in sys.stdin:
 AGENT = """
 import sys
 import boto3.s3.inject, boto3.s3.transfer, encodings.idna, s3transfer.manager, sqlite3
-import concurrent.futures.thread, runctl.agent.monitor, stringprep, http.client
-from runctl.agent.monitor_service import run
-from runctl.agent.settings import Paths
+import concurrent.futures.thread, runctl.agent.monitor.monitor, stringprep, http.client
+from runctl.agent.monitor.monitor_service import run
+from runctl.agent.instance.settings import Paths
 from pathlib import Path
-import runctl.agent.monitor_service as service
+import runctl.agent.monitor.monitor_service as service
 prepared = service._store
 def store(environ):
     made = prepared(environ)

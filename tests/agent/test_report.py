@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runctl.agent import report as module
-from runctl.agent.report import report
+from runctl.agent.reporting import report as module
+from runctl.agent.reporting.report import report
 from runctl.model.errors import TransientError
 from runctl.model.outcome import Outcome, OutcomeKind
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.agent.restore import Fetched
-from runctl.agent.resumption import new_folder, not_resumed
-from runctl.agent.save_history import SaveHistory
-from runctl.agent.snapshot import Seen, Take, View
+from runctl.checkpoint.restore import Fetched
+from runctl.checkpoint.resumption import new_folder, not_resumed
+from runctl.checkpoint.save_history import SaveHistory
+from runctl.checkpoint.snapshot import Seen, Take, View
 from runctl.model.checkpoint import Entry, Manifest
 from runctl.model.request import RunRequest
 from runctl.model.run import Run

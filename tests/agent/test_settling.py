@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import runctl.agent.pins
-from runctl.agent.pins import TINY_BYTES, pin, pin_name, read_pinned
-from runctl.agent.snapshot import ChangedError, Seen, Settling, View, look
+import runctl.checkpoint.pins
+from runctl.checkpoint.pins import TINY_BYTES, pin, pin_name, read_pinned
+from runctl.checkpoint.snapshot import ChangedError, Seen, Settling, View, look
 
 
 def a_file(size: int = 10, *, inode: int = 1, at: int = 1) -> Seen:
@@ -351,7 +351,7 @@ def test_tiny_file_that_changed_since_it_was_seen_is_not_taken(tmp_path: Path) -
 
 
 def test_memory_for_tiny_files_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runctl.agent.pins, "MAX_CONTENT_BYTES", 10)
+    monkeypatch.setattr(runctl.checkpoint.pins, "MAX_CONTENT_BYTES", 10)
     folder, pins = tmp_path / "folder", tmp_path / "pins"
     folder.mkdir()
     for number in range(5):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runctl.agent.signal_trace import Sent, SignalTrace, parse_trace, sent_by_others
+from runctl.agent.runtime.signal_trace import Sent, SignalTrace, parse_trace, sent_by_others
 
 TRACE = """\
 # tracer: nop

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from runctl.agent.snapshot import Seen, View
-from runctl.agent.stated_steps import MAX_READ_BYTES, StepJudge, stated_step
+from runctl.checkpoint.snapshot import Seen, View
+from runctl.checkpoint.stated_steps import MAX_READ_BYTES, StepJudge, stated_step
 
 SECOND = 1_000_000_000
 HF_HEAD = '{\n  "best_metric": null,\n  "epoch": 1.5,\n  "global_step": 1500,\n  "log_history": [\n'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runctl.agent.steps import Numbered, Unit, counter_in, number_in, step_of
+from runctl.checkpoint.steps import Numbered, Unit, counter_in, number_in, step_of
 
 STEP, EPOCH = Unit.STEP, Unit.EPOCH
 WORDED = [

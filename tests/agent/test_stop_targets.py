@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent import processes
-from runctl.agent.process_table import ProcessInfo
-from runctl.agent.stop_targets import StopTargets, choose_targets, is_bystander
-from runctl.agent.stopping import send_once, targets_of
+from runctl.agent.instance import processes
+from runctl.agent.runtime.process_table import ProcessInfo
+from runctl.agent.runtime.stop_targets import StopTargets, choose_targets, is_bystander
+from runctl.agent.runtime.stopping import send_once, targets_of
 from tests.agent.machine import wait_until
 
 UNAWARE = "import time; print('up', flush=True); time.sleep(600)"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.trainer import Contract, trainer_environment
-from runctl.agent.training_path import lay_out
+from runctl.agent.runtime.trainer import Contract, trainer_environment
+from runctl.agent.runtime.training_path import lay_out
 from tests.agent.machine import PROJECT, Cloud, wait_until
 from tests.training.place import framework_python, undisturbed
 from tests.training.programs import LIGHTNING, TRANSFORMERS

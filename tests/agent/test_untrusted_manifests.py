@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from runctl.agent.candidates import keys_before
-from runctl.agent.placing import place
-from runctl.agent.restore import clear
-from runctl.agent.retention import remove_old_checkpoints
+from runctl.checkpoint.candidates import keys_before
+from runctl.checkpoint.placing import place
+from runctl.checkpoint.restore import clear
+from runctl.checkpoint.retention import remove_old_checkpoints
 from runctl.model import identity
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import CheckpointError, DamagedCheckpointError

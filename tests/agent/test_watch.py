@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from runctl.agent import requests
 from runctl.agent.__main__ import main
 from runctl.agent.drain import grace_of
-from runctl.agent.heartbeat import Heartbeat
-from runctl.agent.imds import Metadata, MetadataError
-from runctl.agent.inbox import Cause, Ending, Inbox
-from runctl.agent.notice import Watch
-from runctl.agent.progress import Progress
-from runctl.agent.requests import Request
-from runctl.agent.settings import Paths, read_settings
+from runctl.agent.instance.imds import Metadata, MetadataError
+from runctl.agent.instance.settings import Paths, read_settings
+from runctl.agent.reporting.heartbeat import Heartbeat
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.signals import requests
+from runctl.agent.signals.inbox import Cause, Ending, Inbox
+from runctl.agent.signals.notice import Watch
+from runctl.agent.signals.requests import Request
 from runctl.model.errors import SettingsError
 from runctl.model.outcome import RunStatus
 from tests.agent.doubles import MetadataDouble
@@ -371,7 +371,7 @@ def test_refused_token_that_nothing_explains_is_tried_again(beating: Heartbeat) 
 def test_heartbeat_outlives_a_failure_that_nobody_foresaw(
     beating: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runctl.agent.heartbeat.BEAT_AFTER_FAILURE", timedelta(0))
+    monkeypatch.setattr("runctl.agent.reporting.heartbeat.BEAT_AFTER_FAILURE", timedelta(0))
     record, failed = beating._record, threading.Event()
 
     def fail_once() -> None:

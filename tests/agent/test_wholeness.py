@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.agent.folder_state import Seen, View, look
-from runctl.agent.formats import Verdict
-from runctl.agent.save_groups import place_of, save_of
-from runctl.agent.snapshot import Settling, Take
-from runctl.agent.wholeness import LONGEST_PATIENCE, PATIENCE, WORTH_SAYING, Wholeness
+from runctl.checkpoint.folder_state import Seen, View, look
+from runctl.checkpoint.formats import Verdict
+from runctl.checkpoint.save_groups import place_of, save_of
+from runctl.checkpoint.snapshot import Settling, Take
+from runctl.checkpoint.wholeness import LONGEST_PATIENCE, PATIENCE, WORTH_SAYING, Wholeness
 from runctl.model.errors import CheckpointError
 
 MINUTE = PATIENCE.total_seconds()

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from runctl.agent.display_lines import DisplayLines
+from runctl.agent.reporting.display_lines import DisplayLines
 from runctl.aws.versions import VersionStore
 from runctl.cli.logs import read_since
 from runctl.model.errors import InvalidRequestError

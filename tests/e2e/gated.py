@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runctl.agent.faults import HOLD
-from runctl.local.processes import descendants
+from runctl.fault_points import HOLD
+from runctl.local.guest.processes import descendants
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Attempt
 from tests.e2e.books import check_machines

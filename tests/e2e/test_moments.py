@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.faults import HANG
+from runctl.fault_points import HANG
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt
 from tests.e2e.gated import EVERY, GatedRun

@@ -13,7 +13,7 @@ from pathlib import Path
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from runctl.agent.archive import CODE, read_header, unpack
+from runctl.agent.instance.archive import CODE, read_header, unpack
 from runctl.model.errors import RequestError
 from runctl.model.left_out import PAX_KEY, explain_failure, read_note
 from tests.fuzz.budget import fuzz, fuzzed, nothing_changes

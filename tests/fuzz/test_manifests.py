@@ -14,11 +14,11 @@ from botocore.exceptions import ClientError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runctl.agent.candidates import PREVIOUS, keys_before
-from runctl.agent.known_files import KnownFiles
-from runctl.agent.restore import Fetched, Restorer
-from runctl.agent.save_history import PREVIOUS_STEPS, SaveHistory
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.checkpoint.candidates import PREVIOUS, keys_before
+from runctl.checkpoint.known_files import KnownFiles
+from runctl.checkpoint.restore import Fetched, Restorer
+from runctl.checkpoint.save_history import PREVIOUS_STEPS, SaveHistory
 from runctl.cli.checkpoints import _table
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest

@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runctl.agent.display_lines import DisplayLines
-from runctl.agent.json_lines import Follower
-from runctl.agent.progress import Progress
-from runctl.agent.saves import Saves
+from runctl.agent.reporting.display_lines import DisplayLines
+from runctl.agent.reporting.json_lines import Follower
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.saving.saves import Saves
 from runctl.cli.settings import parse_settings
 from runctl.model.checkpoint import is_step
 from runctl.model.errors import SettingsError

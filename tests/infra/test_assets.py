@@ -126,7 +126,7 @@ def test_the_agent_lays_out_the_trainers_side_from_the_archive(built: Path, tmp_
         archive.extractall(tmp_path, filter="data")
     program = (
         "import pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from runctl.agent.training_path import lay_out\n"
+        "from runctl.agent.runtime.training_path import lay_out\n"
         "lay_out(pathlib.Path(sys.argv[1], 'training-path'))"
     )
     base = Path(sys.base_prefix, "bin/python3")

@@ -22,10 +22,11 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from botocore.utils import InstanceMetadataFetcher
 
-from runctl.agent.imds import Metadata
-from runctl.local import daemon, keys, peers
+from runctl.agent.instance.imds import Metadata
+from runctl.local import daemon
 from runctl.local.client import LocalCloudClient, LocalCloudError
-from runctl.local.private import FolderNotPrivateError
+from runctl.local.core import keys, peers
+from runctl.local.core.private import FolderNotPrivateError
 from tests.local.clouds import Cloud, eventually, open_to_others, unique
 from tests.local.strangers import (
     NOBODY,

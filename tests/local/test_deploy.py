@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runctl.local import daemon, keys
+from runctl.local import daemon
 from runctl.local.client import LocalCloudClient
+from runctl.local.core import keys
 from runctl.local.deploy import DeployError, deploy
 from tests.local.clouds import Cloud, eventually, open_to_others
 

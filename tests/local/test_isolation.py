@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runctl.local import daemon, isolation, permitted
+from runctl.local import daemon
 from runctl.local.client import LocalCloudClient, LocalCloudError
+from runctl.local.guest import isolation, permitted
 from tests.local.clouds import Cloud, eventually, unique
 
 pytestmark = [

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.local.allocation import Allocation, Offer, allocate
-from runctl.local.market import Market, Pool
+from runctl.local.core.allocation import Allocation, Offer, allocate
+from runctl.local.core.market import Market, Pool
 
 A, B, C = (Pool("m5.large", f"us-east-1{zone}") for zone in "abc")
 

@@ -6,11 +6,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from runctl.aws.quotas import Ec2Quotas
-from runctl.local.allocation import Offer, allocate
 from runctl.local.client import LocalCloudError
-from runctl.local.knobs import Knobs
-from runctl.local.market import Lifecycle, Market, Pool
-from runctl.local.quotas import Quotas
+from runctl.local.core.allocation import Offer, allocate
+from runctl.local.core.knobs import Knobs
+from runctl.local.core.market import Lifecycle, Market, Pool
+from runctl.local.ec2.quotas import Quotas
 from runctl.model.quota import QUOTAS
 from tests.local.clouds import ZONES, Cloud
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from runctl.local.redrive import why_not_redrivable
+from runctl.local.stepfunctions.redrive import why_not_redrivable
 from tests.local.clouds import Cloud, eventually, unique
 from tests.local.test_workflows import KEEPER, Tokens, waiting
 

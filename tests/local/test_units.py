@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.local.units import Service, Timer, UnitError, expand, load, parse_span
+from runctl.local.guest.units import Service, Timer, UnitError, expand, load, parse_span
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.training_path import lay_out
+from runctl.agent.runtime.training_path import lay_out
 from tests.training.place import Place, framework_python
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.training_path import lay_out
+from runctl.agent.runtime.training_path import lay_out
 
 FRAMEWORKS = Path(__file__).parents[2] / "build/frameworks/bin/python"
 

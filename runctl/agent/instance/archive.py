@@ -1,0 +1,173 @@
+"""Archives, unpacked so that nothing can land outside the folder, and no more than fits a limit."""
+
+import contextlib
+import gzip
+import posixpath
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from runctl.agent.instance.disk import says_full
+from runctl.model.errors import RequestError
+from runctl.model.manifest_rules import MAX_DEPTH, MAX_PATH_BYTES
+
+# tarfile reads a header that extends another one at once, into memory; file contents it reads in
+# small blocks. The list of what a package left out is the longest such header of ours.
+MAX_HEADER_BYTES = 8 * 1024 * 1024
+# What comes of content that only claims to be an archive.
+DAMAGE = (tarfile.TarError, ArithmeticError, EOFError, LookupError, RecursionError, ValueError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much an archive may hold; `remedy` is what to do when it holds more."""
+
+    field: str
+    members: int
+    unpacked_bytes: int
+    packed_bytes: int
+    remedy: str
+
+    def check_packed(self, size_bytes: int) -> None:
+        """Raise RequestError when an archive is too large to be fetched."""
+        if size_bytes > self.packed_bytes:
+            raise self.exceeded(f"{size_bytes:,} bytes", f"{self.packed_bytes:,}")
+
+    def exceeded(self, what: str, limit: str) -> RequestError:
+        """Return the error about too much of something."""
+        return RequestError(
+            f"{self.field}: the archive has {what}, and {limit} are allowed; {self.remedy}"
+        )
+
+
+# `runctl aws train` packs at most 20,000 files of 5 GB; others may make archives themselves.
+CODE = Limits(
+    field="code",
+    members=200_000,
+    unpacked_bytes=20_000_000_000,
+    packed_bytes=10_000_000_000,
+    remedy="keep data in a bucket, and let the program read it from there",
+)
+ENVIRONMENT = Limits(
+    field="environment",
+    members=400_000,
+    unpacked_bytes=100_000_000_000,
+    packed_bytes=50_000_000_000,
+    remedy="remove dependencies that are not needed",
+)
+
+
+def unpack(archive: Path, folder: Path, limits: Limits = CODE) -> None:
+    """Unpack a .tar.gz into an empty folder; RequestError when it is damaged or would escape.
+
+    Also when it holds more than `limits`; what was unpacked until then is left. A full disk is an
+    OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _opened(archive, limits) as content:
+            # The filter refuses absolute names, `..`, links that lead outside, and devices.
+            content.extractall(folder, members=_checked(content, limits), filter="data")
+    except tarfile.FilterError as exc:
+        raise RequestError(f"the archive would write outside its folder: {exc}") from exc
+    except (*DAMAGE, zlib.error) as exc:
+        raise RequestError(f"the archive cannot be unpacked: {exc}") from exc
+    except OSError as exc:
+        if says_full(exc):  # nothing is wrong with the archive
+            raise
+        raise RequestError(f"the archive cannot be unpacked: {exc}") from exc
+
+
+def read_header(archive: Path, name: str) -> str:
+    """Return a header of a whole archive, empty when it has none or cannot be read."""
+    try:
+        with _opened(archive, CODE) as content:
+            return content.pax_headers.get(name, "")
+    except (*DAMAGE, zlib.error, OSError, RequestError):
+        return ""
+
+
+def pack(archive: Path, folder: Path, names: list[str]) -> None:
+    """Pack some of a folder's entries, without bytecode, into a .tar.gz."""
+
+    def without_bytecode(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        return None if member.name.endswith("/__pycache__") else member
+
+    with tarfile.open(archive, "w:gz", compresslevel=1) as content:
+        for name in names:
+            content.add(folder / name, arcname=name, filter=without_bytecode)
+
+
+class _Bounded:
+    """What tarfile reads from: no header fills the memory, and no skipped content takes hours."""
+
+    def __init__(self, stream: gzip.GzipFile, limits: Limits) -> None:
+        self._stream = stream
+        self._limits = limits
+        # What the headers take besides the contents.
+        self._end = limits.unpacked_bytes + limits.members * tarfile.RECORDSIZE
+        self.tell: Callable[[], int] = stream.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise self._limits.exceeded(f"a header of {size:,} bytes", f"{MAX_HEADER_BYTES:,}")
+        return self._stream.read(size)
+
+    def seek(self, position: int) -> int:
+        if position > self._end:
+            raise self._limits.exceeded(f"{position:,} bytes", f"{self._end:,}")
+        return self._stream.seek(position)
+
+
+@contextlib.contextmanager
+def _opened(archive: Path, limits: Limits) -> Iterator[tarfile.TarFile]:
+    with (
+        archive.open("rb") as packed,
+        gzip.GzipFile(fileobj=packed) as stream,
+        tarfile.open(fileobj=cast("IO[bytes]", _Bounded(stream, limits)), mode="r:") as content,
+    ):
+        yield content
+
+
+def _checked(content: tarfile.TarFile, limits: Limits) -> Iterator[tarfile.TarInfo]:
+    """Yield the members, each once it is known to be within the limits and below no link.
+
+    What the filter refuses is refused there; it looks at the folder as it is then, and older ones
+    could be misled by links to links.
+    """
+    kinds: dict[str, str] = {}
+    unpacked = 0
+    for count, member in enumerate(content, 1):
+        unpacked += member.size if member.isreg() else 0
+        if count > limits.members:
+            raise limits.exceeded(f"more than {limits.members:,} members", f"{limits.members:,}")
+        if unpacked > limits.unpacked_bytes:
+            raise limits.exceeded(
+                f"{unpacked:,} bytes of files or more", f"{limits.unpacked_bytes:,}"
+            )
+        path = _path_of(member.name)
+        kind = "dir" if member.isdir() else "link" if member.issym() else "file"
+        if kinds.get(path, kind) != kind or (path in kinds and kind != "dir"):
+            raise ValueError(f"{path!a} is there twice")
+        if member.islnk() and kinds.get(_path_of(member.linkname)) != "file":
+            raise ValueError(f"{path!a} is a hard link to what is not a file before it")
+        kinds[path] = kind
+        folder = posixpath.dirname(path)
+        while folder:
+            if kinds.setdefault(folder, "dir") != "dir":
+                raise ValueError(f"{path!a} lies below {folder!a}, which is not a folder")
+            folder = posixpath.dirname(folder)
+        yield member
+
+
+def _path_of(name: str) -> str:
+    """Return where a member goes, relative to the folder; ValueError when that cannot be."""
+    parts = [part for part in name.split("/") if part not in {"", "."}]
+    if ".." in parts or "\0" in name:
+        raise ValueError(f"{name[:100]!a} may lead outside the folder")
+    if len(parts) > MAX_DEPTH or len(name) > MAX_PATH_BYTES:
+        raise ValueError(f"{name[:100]!a}… is longer or deeper than a path can be")
+    return "/".join(parts)

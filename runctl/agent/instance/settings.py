@@ -1,0 +1,204 @@
+"""Where the agent works and for whom: agent.env, and the instance's tags unless that tells."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runctl.agent.instance.imds import Metadata, MetadataError
+from runctl.model.errors import SettingsError
+from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every file and folder of ours, below `root` (`/` on AWS).
+
+    `state_dir` is another path of the state folder: the local cloud mounts it where EC2 has it.
+    """
+
+    root: Path
+    state_dir: Path | None = None
+
+    @property
+    def state(self) -> Path:
+        """What lives as long as the instance."""
+        return self.state_dir or self.root / "var/lib/runctl"
+
+    @property
+    def runtime(self) -> Path:
+        """What lives until the next boot: requests, the lease."""
+        return self.root / "run/runctl"
+
+    @property
+    def project(self) -> Path:
+        """The trainer's working directory."""
+        return self.state / "project"
+
+    @property
+    def checkpoint(self) -> Path:
+        """RUNCTL_CHECKPOINT_DIR, unless the request names a folder of the project."""
+        return self.state / "checkpoint"
+
+    @property
+    def partial(self) -> Path:
+        """RUNCTL_PARTIAL_DIR, when an attempt before left an unfinished checkpoint."""
+        return self.state / "partial"
+
+    @property
+    def requests(self) -> Path:
+        """Where `runctl-agent drain|checkpoint|stop` leaves its request."""
+        return self.runtime / "requests"
+
+    @property
+    def lease(self) -> Path:
+        """Touched on each accepted heartbeat; the dead-man timer reads it."""
+        return self.runtime / "lease"
+
+    @property
+    def notice(self) -> Path:
+        """There once EC2 has told that it takes the instance; the dead-man timer reads it."""
+        return self.runtime / "notice"
+
+    @property
+    def fence(self) -> Path:
+        """What loading the metadata fence came to in this boot."""
+        return self.runtime / "fence"
+
+    @property
+    def log(self) -> Path:
+        """The trainer's output and the agent's own log."""
+        return self.state / "log"
+
+    @property
+    def output(self) -> Path:
+        """RUNCTL_OUTPUT_DIR."""
+        return self.state / "output"
+
+    @property
+    def inputs(self) -> Path:
+        """RUNCTL_INPUT_DIR."""
+        return self.state / "input"
+
+    @property
+    def metrics(self) -> Path:
+        """RUNCTL_METRICS_FILE."""
+        return self.state / "metrics.jsonl"
+
+    @property
+    def checkpoint_request(self) -> Path:
+        """Where the trainer's helper finds a request to save."""
+        return self.runtime / "checkpoint-request"
+
+    @property
+    def saved(self) -> Path:
+        """Where the trainer's helper tells of saves that it has renamed into place."""
+        return self.runtime / "saved.jsonl"
+
+    @property
+    def reported(self) -> Path:
+        """There once the attempt's report was taken."""
+        return self.runtime / "reported"
+
+    @property
+    def failures(self) -> Path:
+        """A mark for each time that the agent itself failed."""
+        return self.runtime / "failures"
+
+    @property
+    def trainer_output(self) -> Path:
+        """The trainer's standard output, after that of building its environment."""
+        return self.log / "trainer.out"
+
+    @property
+    def trainer_errors(self) -> Path:
+        """The trainer's standard error."""
+        return self.log / "trainer.err"
+
+    @property
+    def agent_log(self) -> Path:
+        """What the agent says of its own work."""
+        return self.log / "agent.log"
+
+    def make(self) -> None:
+        """Create the folders."""
+        for folder in (self.state, self.runtime, self.requests, self.log):
+            folder.mkdir(parents=True, exist_ok=True)
+        # A trainer may print what nobody else on the machine should read.
+        self.log.chmod(0o700)
+        for name in ("project", "checkpoint", "input", "output", "environments"):
+            (self.state / name).mkdir(exist_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the agent was started with; `is_lent` says that its machine outlives the attempt.
+
+    `trainer_role` is the ARN of the role whose credentials a trainer may be given, empty where the
+    deployment is older than that.
+    """
+
+    paths: Paths
+    run_id: str
+    attempt: int
+    instance_id: str
+    table: str
+    bucket: str
+    log_group: str
+    region: str
+    trainer_role: str = ""
+    is_lent: bool = False
+
+
+def read_paths(environ: Mapping[str, str] = os.environ) -> Paths:
+    """Return the paths below RUNCTL_ROOT; RUNCTL_STATE_DIR names the state folder otherwise."""
+    state_dir = environ.get("RUNCTL_STATE_DIR")
+    return Paths(
+        Path(environ.get("RUNCTL_ROOT") or "/"), state_dir=Path(state_dir) if state_dir else None
+    )
+
+
+def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read agent.env's variables and this instance's tags.
+
+    Raises SettingsError for what waiting will not cure, MetadataError for what it may: tags given
+    at launch are there from the first moment, but the service itself can be late.
+    """
+    missing = [
+        name
+        for name in ("RUNCTL_TABLE", "RUNCTL_BUCKET", "RUNCTL_LOG_GROUP", "RUNCTL_REGION")
+        if not environ.get(name)
+    ]
+    if missing:
+        raise SettingsError(f"agent.env lacks {', '.join(missing)}")
+    is_lent = bool(environ.get("RUNCTL_RUN_ID"))
+    if is_lent:
+        # A machine that was there before the run has no tags of it, or none in its metadata.
+        run_id: str | None = environ["RUNCTL_RUN_ID"]
+        attempt = int(environ["RUNCTL_ATTEMPT"])
+    else:
+        run_id, attempt = metadata.get(f"tags/instance/{RUN_TAG}"), _attempt(metadata)
+    instance_id = metadata.get("instance-id")
+    if not run_id or not instance_id:
+        raise MetadataError(f"this instance has no tag {RUN_TAG} in its metadata")
+    return Settings(
+        paths=read_paths(environ),
+        run_id=run_id,
+        attempt=attempt,
+        instance_id=instance_id,
+        table=environ["RUNCTL_TABLE"],
+        bucket=environ["RUNCTL_BUCKET"],
+        log_group=environ["RUNCTL_LOG_GROUP"],
+        region=environ["RUNCTL_REGION"],
+        trainer_role=environ.get("RUNCTL_TRAINER_ROLE", ""),
+        is_lent=is_lent,
+    )
+
+
+def _attempt(metadata: Metadata) -> int:
+    text = metadata.get(f"tags/instance/{ATTEMPT_TAG}")
+    if not text:
+        raise MetadataError(f"this instance has no tag {ATTEMPT_TAG} in its metadata")
+    if not text.isdigit():
+        raise SettingsError(f"the tag {ATTEMPT_TAG} is {text!r}, which is no number")
+    return int(text)

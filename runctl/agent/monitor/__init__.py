@@ -1,0 +1,1 @@
+"""Watching a program that runctl did not start."""

@@ -1,0 +1,188 @@
+"""Watching over a training process that runctl did not start: its folder, its end, EC2's notice."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.instance import processes
+from runctl.agent.instance.imds import Metadata, MetadataError
+from runctl.agent.monitor.find_trainer import Process, is_alive
+from runctl.agent.monitor.plain_store import PlainStore
+from runctl.agent.runtime.stopping import send_once, targets_of
+from runctl.checkpoint.databases import Databases
+from runctl.checkpoint.inspector import Inspector
+from runctl.checkpoint.pins import pin, read_pinned
+from runctl.checkpoint.snapshot import ChangedError, Settling, Take, View, look
+from runctl.checkpoint.stated_steps import StepJudge
+from runctl.checkpoint.wholeness import Wholeness
+
+LOOK_EVERY = timedelta(milliseconds=500)
+LOOK_EVERY_AFTER_A_NOTICE = timedelta(milliseconds=100)
+ASK_EVERY = timedelta(seconds=1)
+# S3's client library raises errors of its own as well.
+STORE_ERRORS = (ClientError, BotoCoreError, OSError, RuntimeError)
+RETRY_AFTER = timedelta(seconds=5)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What is watched; `ends_it` says whether a notice is passed on to it as SIGTERM."""
+
+    process: Process
+    folder: Path
+    ends_it: bool
+
+
+class Monitor:
+    """Saves the folder whenever it has settled, until the process has ended."""
+
+    def __init__(
+        self,
+        watched: Watched,
+        store: PlainStore,
+        metadata: Metadata,
+        *,
+        pins: Path,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._watched = watched
+        self._store = store
+        self._metadata = metadata
+        self._pins = pins
+        self._pause = pause
+        # What is there already is new: nobody else has saved it.
+        self._judge = StepJudge()
+        inspector = Inspector(watched.folder)
+        self._settling = Settling({}, wholeness=Wholeness(inspector))
+        self._databases = Databases(watched.folder, pins / "databases", inspector)
+        self._step: int | None = None
+        self._save_number = 0
+        self._saved: View = {}
+        self._asked = self._failed_at = float("-inf")
+        self._noticed = False
+        self._recommended: str | None = None
+        self._catches = False
+
+    def watch(self) -> None:
+        """Watch until the process has ended and what it left is saved."""
+        while is_alive(self._watched.process):
+            self.look_at_metadata()
+            self.look_at_folder()
+            every = LOOK_EVERY_AFTER_A_NOTICE if self._noticed else LOOK_EVERY
+            self._pause(every.total_seconds())
+        logger.info("the process %d has ended", self._watched.process.pid)
+        self.save_last()
+
+    def look_at_metadata(self) -> None:
+        """Ask for a notice, once a second."""
+        if self._noticed or time.monotonic() - self._asked < ASK_EVERY.total_seconds():
+            return
+        self._asked = time.monotonic()
+        try:
+            deadline = self._metadata.notice()
+            recommended = self._metadata.rebalance_recommended_at()
+        except MetadataError as exc:
+            logger.warning("%s", exc)
+            return
+        if recommended is not None and recommended != self._recommended:
+            self._recommended = recommended
+            logger.info("EC2 recommends to rebalance; what settles is saved as ever")
+        if deadline is None:
+            return
+        self._noticed = True
+        logger.info("EC2 takes the instance at %s", deadline.isoformat())
+        if self._watched.ends_it:
+            self._end_process()
+
+    def _end_process(self) -> None:
+        pid = self._watched.process.pid
+        family, targets = targets_of(pid)
+        chosen = [info for info in family if info.pid in targets.now]
+        self._catches = any(info.catches(signal.SIGTERM) for info in chosen)
+        logger.info("SIGTERM to %s", ", ".join(map(str, chosen)))
+        send_once(chosen, family)
+
+    def look_at_folder(self) -> None:
+        """Save what has settled since the last look."""
+        folder, pid = self._watched.folder, self._watched.process.pid
+        if time.monotonic() - self._failed_at < RETRY_AFTER.total_seconds():
+            return
+        view = self._view()
+        if view is None:
+            return
+        family = [pid, *processes.descendants(pid)]
+        writing = processes.open_for_writing(family, folder)
+        before = self._settling.taken
+        is_pending = self._settling.is_pending
+        found = self._databases.replace(view, writing, time.monotonic(), hurry=is_pending)
+        take = self._settling.observe(
+            found.view,
+            found.writing,
+            time.monotonic(),
+            copies=found.copies,
+            held_back=found.held_back,
+        )
+        if take is not None and not self._save(take):
+            self._settling.forget_take(before)
+
+    def _view(self) -> View | None:
+        """Look at the folder; None when it cannot be read, which is tried again later."""
+        try:
+            return look(self._watched.folder)
+        except OSError as exc:
+            logger.warning("the folder cannot be read: %s", exc)
+            self._failed_at = time.monotonic()
+            return None
+
+    def save_last(self) -> None:
+        """Save what the process left, if it can be whole: it caught SIGTERM, or had settled."""
+        found = self._view()
+        if found is None:
+            return
+        view, torn = self._databases.at_rest(found, frozenset())
+        # How a process ended that is not our child, nobody tells us.
+        take = self._settling.final(
+            view,
+            time.monotonic(),
+            torn=torn,
+            abrupt=not self._catches,
+            databases=self._databases.paths,
+        )
+        if take is None:
+            logger.info("there is nothing newer that is whole than what was saved")
+            return
+        while not self._save(take):
+            self._pause(RETRY_AFTER.total_seconds())
+
+    def _save(self, take: Take) -> bool:
+        now = datetime.now(timezone.utc)
+        place = self._pins / "current"
+        try:
+            databases = [self._databases.place]
+            held = pin(self._watched.folder, take.view, place, hot=take.hot, held=databases)
+            read = partial(read_pinned, held, {}, place)
+            judged = self._judge.judge(
+                held, take.changed, held=self._saved, current=self._step, read=read
+            )
+            pinned = replace(take, view=held)
+            number = self._save_number + 1
+            uri = self._store.save(pinned, place, step=judged.step, save=number, now=now)
+        except ChangedError as exc:
+            logger.info("the folder changed while it was saved; waiting again: %s", exc)
+            return False
+        except STORE_ERRORS as exc:
+            logger.warning("the checkpoint could not be saved yet: %s", exc)
+            self._failed_at = time.monotonic()
+            return False
+        self._step, self._save_number, self._saved = judged.step, number, held
+        logger.info("saved %s", uri)
+        return True

@@ -1,0 +1,110 @@
+"""`runctl-agent find-trainer` and `monitor`: the watch over somebody's process, as a service."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.instance.imds import Metadata
+from runctl.agent.instance.reader import Reader, become, prepare_place, reader_of
+from runctl.agent.instance.settings import Paths
+from runctl.agent.monitor.find_trainer import (
+    Process,
+    as_settings,
+    find_folder,
+    find_trainer,
+    is_alive,
+)
+from runctl.agent.monitor.monitor import Monitor, Watched
+from runctl.agent.monitor.plain_store import PlainStore
+from runctl.aws.clients import Clients, Connection
+from runctl.aws.errors import code_of
+from runctl.model.errors import NotFoundError, RequestError, RunctlError
+
+
+def run(command: str, paths: Paths, environ: Mapping[str, str] = os.environ) -> int:
+    """Run one of the two commands; return the exit status."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    try:
+        return _find(environ) if command == "find-trainer" else _monitor(paths, environ)
+    except RunctlError as exc:
+        print(exc, file=sys.stderr)
+        return 1
+
+
+def _find(environ: Mapping[str, str]) -> int:
+    """Print the settings of the monitor, once all that it needs is known to be there."""
+    process = find_trainer(
+        pid=int(environ.get("MONITOR_PID") or 0), root=environ.get("RUNCTL_ROOT", "")
+    )
+    folder = find_folder(process, given=environ.get("MONITOR_DIR", ""))
+    reader = reader_of(process.pid, folder)
+    if not is_alive(process):  # its number may be another process's by now
+        raise NotFoundError(f"the process {process.pid} has ended")
+    settings = as_settings(process, folder, environ, reader=reader)
+    store = _store(environ)
+    become(reader)
+    _check_readable(folder, reader)
+    try:
+        store.probe()
+    except ClientError as exc:
+        uri = environ["MONITOR_URI"]
+        print(
+            f"the role of this instance lacks s3:PutObject on {uri}, or there is no such bucket "
+            f"({code_of(exc)})",
+            file=sys.stderr,
+        )
+        return 1
+    except BotoCoreError as exc:
+        print(f"S3 cannot be asked: {exc}", file=sys.stderr)
+        return 1
+    sys.stdout.write(settings)
+    return 0
+
+
+def _check_readable(folder: Path, reader: Reader) -> None:
+    try:
+        with os.scandir(folder):
+            return
+    except OSError as exc:
+        raise RequestError(
+            f"--checkpoint-dir: user {reader.uid}, as whom {folder} is read, may not: "
+            f"{exc.strerror}; let that user read it"
+        ) from exc
+
+
+def _monitor(paths: Paths, environ: Mapping[str, str]) -> int:
+    process = Process(
+        pid=int(environ["MONITOR_PID"]), born=int(environ["MONITOR_BORN"]), parent=0, command=""
+    )
+    folder = Path(environ["MONITOR_DIR"])
+    told = environ.get("MONITOR_READER", "")  # which an older version does not write
+    reader = Reader.parse(told) if told else reader_of(process.pid, folder)
+    pins = prepare_place(paths.root / "var/lib/runctl-monitor", reader)
+    store = _store(environ)
+    signal.signal(signal.SIGTERM, _leave)
+    become(reader)
+    watched = Watched(
+        process=process,
+        folder=folder,
+        ends_it=environ["MONITOR_SIGTERM"] == "yes",
+    )
+    Monitor(watched, store, Metadata(), pins=pins).watch()
+    return 0
+
+
+def _leave(_number: int, _frame: Any) -> None:
+    raise SystemExit(0)
+
+
+def _store(environ: Mapping[str, str]) -> PlainStore:
+    bucket, _, prefix = environ["MONITOR_URI"].removeprefix("s3://").partition("/")
+    clients = Clients(Connection(region=environ["RUNCTL_REGION"]), attempts=4)
+    return PlainStore(clients.get("s3"), bucket=bucket, prefix=prefix)

@@ -1,0 +1,128 @@
+"""Checkpoints as plain objects below any S3 URI, for `aws s3 cp` to bring back."""
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from runctl.aws.errors import code_of
+from runctl.checkpoint.pins import pin_name
+from runctl.checkpoint.snapshot import ChangedError, Seen, Take
+
+KEEP_LAST = 3
+MANIFEST_VERSION = 1
+
+logger = logging.getLogger(__name__)
+
+
+class PlainStore:
+    """Each checkpoint is a folder of objects; its manifest, beside the folder, is written last.
+
+    A file that has not changed is copied inside S3. `newest.json` names the newest whole one.
+    """
+
+    def __init__(
+        self, client: Any, *, bucket: str, prefix: str, keep_last: int = KEEP_LAST
+    ) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._keep_last = keep_last
+        self._stored: dict[str, tuple[tuple[Any, ...], str]] = {}
+        self._made: list[str] = []
+
+    def probe(self) -> None:
+        """Write and remove a small object; ClientError when that is not permitted."""
+        key = f"{self._prefix}.runctl-monitor"
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=b"")
+        try:
+            self._client.delete_object(Bucket=self._bucket, Key=key)
+        except ClientError as exc:
+            logger.warning("old checkpoints cannot be removed: %s", code_of(exc))
+
+    def save(self, take: Take, place: Path, *, step: int | None, save: int, now: datetime) -> str:
+        """Store a pinned snapshot, return its URI; ChangedError when a file changed."""
+        number = f"save-{save}" if step is None else f"step-{step}"
+        name = f"{now:%Y%m%dT%H%M%S%f}-{number}"
+        stored: dict[str, tuple[tuple[Any, ...], str]] = {}
+        entries = []
+        for path, seen in sorted(take.view.items()):
+            entries.append(
+                {
+                    "path": path,
+                    "kind": seen.kind,
+                    "mode": seen.mode,
+                    "mtime_ns": seen.mtime_ns,
+                    "size_bytes": seen.size,
+                    "target": seen.target,
+                }
+            )
+            if seen.kind == "file":
+                key = f"{self._prefix}{name}/{path}"
+                self._store(place / pin_name(seen), key, path, seen)
+                if path not in take.logs:
+                    _check_unchanged(place / pin_name(seen), path, seen)
+                stored[path] = (_identity(seen), key)
+        manifest = {
+            "version": MANIFEST_VERSION, "checkpoint": name, "step": step,
+            "taken_at": now.isoformat(), "entries": entries,
+        }  # fmt: skip
+        self._put_json(f"{name}.json", manifest)
+        self._put_json("newest.json", {"checkpoint": name, "step": step})
+        self._stored = stored
+        self._made.append(name)
+        self._remove_old()
+        return f"s3://{self._bucket}/{self._prefix}{name}/"
+
+    def _store(self, source: Path, key: str, path: str, seen: Seen) -> None:
+        identity, before = self._stored.get(path, ((), ""))
+        if before and identity == _identity(seen):
+            self._client.copy({"Bucket": self._bucket, "Key": before}, self._bucket, key)
+        else:
+            try:
+                self._client.upload_file(str(source), self._bucket, key)
+            except FileNotFoundError as exc:
+                raise ChangedError(f"{path} was removed while it was read") from exc
+
+    def _put_json(self, name: str, document: dict[str, Any]) -> None:
+        self._client.put_object(
+            Bucket=self._bucket,
+            Key=f"{self._prefix}{name}",
+            Body=json.dumps(document, indent=1).encode(),
+            ContentType="application/json",
+        )
+
+    def _remove_old(self) -> None:
+        """Remove what this monitor stored before, all but the last few; the manifest first."""
+        while len(self._made) > self._keep_last:
+            name = self._made.pop(0)
+            try:
+                for key in (f"{self._prefix}{name}.json", *self._keys(f"{self._prefix}{name}/")):
+                    self._client.delete_object(Bucket=self._bucket, Key=key)
+            except ClientError as exc:
+                logger.warning("%s could not be removed: %s", name, code_of(exc))
+
+    def _keys(self, prefix: str) -> Iterator[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=prefix
+        )
+        for page in pages:
+            for item in page.get("Contents", ()):
+                yield str(item["Key"])
+
+
+def _identity(seen: Seen) -> tuple[Any, ...]:
+    return seen.inode, seen.size, seen.mtime_ns
+
+
+def _check_unchanged(pinned: Path, path: str, seen: Seen) -> None:
+    try:
+        info = pinned.stat()
+    except FileNotFoundError as exc:
+        raise ChangedError(f"{path} was removed while it was read") from exc
+    if (info.st_size, info.st_mtime_ns) != (seen.size, seen.mtime_ns):
+        raise ChangedError(f"{path} was written to while it was read")

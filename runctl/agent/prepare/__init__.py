@@ -1,0 +1,1 @@
+"""Before the trainer starts: code, environment and the restored checkpoint."""

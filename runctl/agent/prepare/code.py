@@ -1,0 +1,82 @@
+"""The user's code: a packed project, or one script by its s3:// URI."""
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.instance.archive import CODE, read_header, unpack
+from runctl.aws.errors import code_of, translated
+from runctl.checkpoint.restore import clear
+from runctl.model.errors import RefusedError, RequestError, TransientError
+from runctl.model.left_out import PAX_KEY, explain_failure, read_note
+from runctl.model.request import RunRequest, split_s3_uri
+
+PACKED = re.compile(r"code/([0-9a-f]{64})\.tar\.gz")
+BLOCK = 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+def fetch_code(client: Any, request: RunRequest, project: Path) -> str:
+    """Put the code into an empty `project`; return the script's path in it, or an empty text.
+
+    Raises RequestError for what waiting will not cure.
+    """
+    clear(project)
+    note_path(project).unlink(missing_ok=True)
+    if request.code:
+        archive = project.with_name("code.tar.gz")
+        _download(client, request.code, archive)
+        unpack(archive, project)
+        note = read_header(archive, PAX_KEY)
+        note_path(project).write_text(note, encoding="utf-8", errors="replace")
+        archive.unlink()
+    script = request.script
+    if script.startswith("s3://"):
+        name = script.rpartition("/")[2]
+        _download(client, script, project / name)
+        return name
+    if script and not (project / script).is_file():
+        raise RequestError(f"script: {script!r} is not in the code archive {request.code}")
+    return script
+
+
+def note_path(project: Path) -> Path:
+    """Return where the list of what the package left out is kept, outside of the project."""
+    return project.with_name("left-out.json")
+
+
+def explain_missing_file(words: str, project: Path) -> str:
+    """Say which file that the package left out a trainer's last words complain about, or ''."""
+    try:
+        note = note_path(project).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return explain_failure(words, read_note(note), project=str(project))
+
+
+def _download(client: Any, uri: str, path: Path) -> None:
+    bucket, key = split_s3_uri(uri)
+    digest = hashlib.sha256()
+    try:
+        with translated():
+            answer = client.get_object(Bucket=bucket, Key=key)
+            CODE.check_packed(answer["ContentLength"])
+            body = answer["Body"]
+            with path.open("wb") as stream:
+                for block in body.iter_chunks(BLOCK):
+                    digest.update(block)
+                    stream.write(block)
+    except RefusedError as exc:
+        raise RequestError(f"{uri} does not exist or may not be read by the instance") from exc
+    except ClientError as exc:
+        raise RequestError(f"{uri} cannot be read ({code_of(exc)})") from exc
+    except BotoCoreError as exc:
+        raise TransientError(f"{uri} could not be read to its end: {exc}") from exc
+    expected = PACKED.search(key)
+    if expected and digest.hexdigest() != expected[1]:
+        raise TransientError(f"{uri} arrived with other bytes than its name says")

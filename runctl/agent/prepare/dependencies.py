@@ -1,0 +1,79 @@
+"""What the trainer's environment is built from, found in the unpacked project."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from runctl.agent.prepare.sources import fingerprint_of
+from runctl.model.declaration import Declaration, find_declaration
+from runctl.model.errors import InvalidRequestError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # for Python 3.10 the vendored pip brings a reader, inside its wheel
+    VENDOR = Path(__file__).resolve().parents[3] / "vendor"
+    sys.path += [str(wheel) for wheel in VENDOR.glob("pip-*.whl")]
+    from pip._vendor import tomli as tomllib
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """What a trainer asks for, and the project that it refers to.
+
+    `fingerprint` digests the declaration with all that it refers to; it is of the project as it was
+    unpacked, since a build may leave files in it.
+    """
+
+    project: Path
+    declaration: Declaration
+    fingerprint: bytes
+
+    @property
+    def source(self) -> str:
+        """The file that says so, as a person would name it."""
+        return self.declaration.source
+
+    @property
+    def installs(self) -> bool:
+        """Whether there is anything to install."""
+        return self.declaration.installs
+
+    @property
+    def folder(self) -> Path:
+        """Where pip runs, so that relative paths mean what they mean to the user."""
+        return self.project / self.declaration.references.folder
+
+
+class ProjectTree:
+    """The unpacked project."""
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+
+    def is_file(self, path: str) -> bool:
+        """Whether the project has this file."""
+        return (self._project / path).is_file()
+
+    def is_folder(self, path: str) -> bool:
+        """Whether the project has this folder."""
+        return (self._project / path).is_dir()
+
+    def read(self, path: str) -> str:
+        """Return a file's text."""
+        return (self._project / path).read_text(encoding="utf-8-sig")
+
+    def explain_missing(self, path: str) -> str:
+        """Say that a path is not in the package."""
+        return f"{path} is not in the package"
+
+
+def find_dependencies(project: Path, script: str) -> Declared:
+    """Return the nearest declaration; InvalidRequestError for what it names and is not there."""
+    declaration = find_declaration(ProjectTree(project), script, tomllib.loads)
+    if problems := declaration.references.problems:
+        raise InvalidRequestError(problems)
+    return Declared(
+        project=project,
+        declaration=declaration,
+        fingerprint=fingerprint_of(project, declaration),
+    )

@@ -1,0 +1,235 @@
+"""The trainer's own environment: built once for each set of dependencies, then cached."""
+
+import contextlib
+import hashlib
+import logging
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.instance.archive import ENVIRONMENT, unpack
+from runctl.agent.prepare.dependencies import Declared
+from runctl.agent.prepare.installed import installed_versions
+from runctl.agent.prepare.installer import Installer, Tools
+from runctl.agent.prepare.pinning import install, installed_as_pinned
+from runctl.agent.prepare.relocation import make_relocatable, pack_environment
+from runctl.agent.prepare.sources import files_of_editables, keep_built, put_back
+from runctl.aws.errors import code_of
+from runctl.model import identity
+from runctl.model.errors import RequestError
+from runctl.model.versions import Versions
+
+FORMAT = "2"
+ALREADY_THERE = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
+
+logger = logging.getLogger(__name__)
+
+
+class Environments:
+    """Environments on this instance, with a cache in S3 that all runs share."""
+
+    def __init__(
+        self,
+        client: Any,
+        folder: Path,
+        *,
+        bucket: str,
+        tools: Tools,
+        log: Callable[[], TextIO],
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._client = client
+        self._folder = folder
+        self._bucket = bucket
+        self._tools = tools
+        self._installer = Installer(tools, folder, log=log, wait=wait)
+        self._storing: list[threading.Thread] = []
+        self._compiling: subprocess.Popen[bytes] | None = None
+
+    def prepare(self, declared: Declared, pinned: Versions | None = None) -> Path:
+        """Return the environment's folder, from this instance, from S3, or newly built.
+
+        `pinned` are the versions that the run has installed before; an environment with others is
+        not used. Raises RequestError with the last words of pip when it cannot be built; that the
+        network failed is said, and only after several tries.
+        """
+        self._installer.check_python(declared.declaration.python)
+        target = self._found(declared, pinned) or self._built(declared, pinned)
+        if declared.installs:
+            put_back(target, declared.project)
+            self._compile(target)
+        return target
+
+    def finish(self, seconds: float) -> None:
+        """Wait until a new environment is in the cache, at most so long; nothing else goes on."""
+        until = time.monotonic() + seconds
+        for storing in self._storing:
+            storing.join(max(0.0, until - time.monotonic()))
+        self._stop_compiling()
+
+    def _stop_compiling(self) -> None:
+        if self._compiling is not None:
+            self._compiling.kill()
+            self._compiling.wait()
+            self._compiling = None
+
+    def _found(self, declared: Declared, pinned: Versions | None) -> Path | None:
+        """Return an environment that is there already and has the right versions."""
+        for fingerprint in self._fingerprints(declared, pinned):
+            target = self._folder / fingerprint
+            if not (target / "ready").exists() and not self._fetched(declared, fingerprint):
+                continue
+            if pinned is None or installed_as_pinned(target, pinned):
+                return target
+            logger.info("an environment with other versions than the run's is not used")
+            shutil.rmtree(target, ignore_errors=True)  # it may be large
+        return None
+
+    def _built(self, declared: Declared, pinned: Versions | None) -> Path:
+        fingerprint = next(self._fingerprints(declared, pinned), self._fingerprint(declared))
+        target = self._folder / fingerprint
+        with _half_of_it_removed(target):
+            self._installer.create(target, declared.source)
+            if declared.installs:
+                before = files_of_editables(declared.project, declared.declaration)
+                began = time.monotonic()
+                logger.info("building the environment for %s", declared.source)
+                install(self._installer, target, declared, pinned, scratch=self._folder)
+                logger.info("built it in %.1f s", time.monotonic() - began)
+                after = files_of_editables(declared.project, declared.declaration)
+                keep_built(target, declared.project, after - before)
+                make_relocatable(target)
+            (target / "ready").touch()
+        if declared.installs:
+            # The trainer need not wait for the cache.
+            key = self._key_of_new(declared, pinned, target)
+            storing = threading.Thread(
+                target=self._store, args=(key, target), name="environment", daemon=True
+            )
+            self._storing.append(storing)
+            storing.start()
+        return target
+
+    def _key_of_new(self, declared: Declared, pinned: Versions | None, target: Path) -> str:
+        if pinned is None and declared.declaration.references.is_moving:
+            # Only who was pinned to these commits may have it; the next run looks anew.
+            return self._fingerprint(declared, installed_versions(target, attempt=0))
+        return target.name
+
+    def _fingerprints(self, declared: Declared, pinned: Versions | None) -> Iterator[str]:
+        """Yield what an environment that is there already may be called, the best first."""
+        if pinned is not None:
+            yield self._fingerprint(declared, pinned)
+        if pinned is not None or not declared.declaration.references.is_moving:
+            yield self._fingerprint(declared)
+
+    def _fingerprint(self, declared: Declared, pinned: Versions | None = None) -> str:
+        # The interpreter's place counts: an environment's python is a link to it.
+        facts = (FORMAT, platform.machine(), platform.libc_ver(), sys.version, self._tools.python)
+        digest = hashlib.sha256(repr(facts).encode() + declared.fingerprint)
+        if pinned is not None:
+            digest.update(pinned.digest)
+        return digest.hexdigest()
+
+    def _fetched(self, declared: Declared, fingerprint: str) -> bool:
+        """Get an environment from the cache, if it is there."""
+        if not declared.installs:
+            return False
+        target = self._folder / fingerprint
+        archive = self._folder / f"{fingerprint}.tar.gz"
+        try:
+            if not self._download(fingerprint, archive):
+                return False
+            with _half_of_it_removed(target):
+                self._installer.create(target, declared.source)
+                unpack(archive, target, ENVIRONMENT)
+                (target / "ready").touch()
+        except RequestError as exc:
+            logger.warning("the cached environment cannot be used: %s", exc)
+            return False
+        finally:
+            archive.unlink(missing_ok=True)
+        logger.info("the environment came from the cache")
+        return True
+
+    def _download(self, fingerprint: str, archive: Path) -> bool:
+        try:
+            answer = self._client.get_object(
+                Bucket=self._bucket, Key=identity.environment_key(fingerprint)
+            )
+            ENVIRONMENT.check_packed(answer["ContentLength"])
+            body = answer["Body"]
+            with archive.open("wb") as stream:
+                for block in body.iter_chunks(1024 * 1024):
+                    stream.write(block)
+        except ClientError as exc:
+            # Without s3:ListBucket on the prefix, S3 answers AccessDenied for what is missing.
+            if code_of(exc) not in {"NoSuchKey", "404", "AccessDenied"}:
+                logger.warning("the cached environment cannot be read: %s", code_of(exc))
+            return False
+        except BotoCoreError as exc:
+            logger.warning("the cached environment cannot be read: %s", exc)
+            return False
+        return True
+
+    def _compile(self, target: Path) -> None:
+        """Compile to bytecode in the background: an instance that waits for its token has time."""
+        self._stop_compiling()
+        command = ["nice", "-n", "19", str(target / "bin/python"), "-I", "-m", "compileall", "-q"]
+        with contextlib.suppress(OSError):
+            self._compiling = subprocess.Popen(
+                [*command, str(target / "lib")],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=dict(self._tools.environ),
+            )
+
+    def _store(self, fingerprint: str, target: Path) -> None:
+        """Cache the environment unless somebody did; training does not depend on it."""
+        archive = self._folder / f"{fingerprint}.tar.gz"
+        try:
+            names = [
+                name for name in ("lib", "lib64", "bin", "share", "etc") if _is_own(target, name)
+            ]
+            pack_environment(archive, target, names)
+            with archive.open("rb") as stream:
+                self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=identity.environment_key(fingerprint),
+                    Body=stream,
+                    IfNoneMatch="*",
+                )
+        except ClientError as exc:
+            if code_of(exc) not in ALREADY_THERE:
+                logger.warning("the environment could not be cached: %s", code_of(exc))
+        except (BotoCoreError, OSError) as exc:
+            logger.warning("the environment could not be cached: %s", exc)
+        finally:
+            archive.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _half_of_it_removed(target: Path) -> Iterator[None]:
+    """Start from nothing, and leave nothing half-made behind.
+
+    Half of an environment is of no use, and on a full disk what tells of it needs the space.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def _is_own(target: Path, name: str) -> bool:
+    return (target / name).is_dir() and not (target / name).is_symlink()

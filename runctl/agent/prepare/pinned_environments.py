@@ -1,0 +1,43 @@
+"""The environment of a run, with the versions that its first attempt installed."""
+
+from pathlib import Path
+
+from runctl.agent.prepare.dependencies import Declared
+from runctl.agent.prepare.environment import Environments
+from runctl.agent.prepare.installed import installed_versions
+from runctl.agent.signals.patience import Patience
+from runctl.aws.versions import VersionStore
+
+
+class PinnedEnvironments:
+    """Environments whose versions are the run's, recorded before the first trainer starts."""
+
+    def __init__(
+        self,
+        environments: Environments,
+        versions: VersionStore,
+        *,
+        attempt: int,
+        patience: Patience,
+    ) -> None:
+        self._environments = environments
+        self._versions = versions
+        self._attempt = attempt
+        self._patience = patience
+
+    def prepare(self, declared: Declared) -> Path:
+        """Return the environment's folder; RequestError when it cannot be built."""
+        if not declared.installs:
+            return self._environments.prepare(declared)
+        pinned = self._patience.retry(self._versions.read)
+        environment = self._environments.prepare(declared, pinned)
+        if pinned is None:
+            found = installed_versions(environment, attempt=self._attempt)
+            standing = self._patience.retry(lambda: self._versions.record(found))
+            if standing.differing(found):  # another attempt of the run was quicker
+                return self._environments.prepare(declared, standing)
+        return environment
+
+    def finish(self, seconds: float) -> None:
+        """Wait until a new environment is in the cache, at most so long."""
+        self._environments.finish(seconds)

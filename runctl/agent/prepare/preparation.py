@@ -1,0 +1,301 @@
+"""Making ready: request, code, environment, and the newest checkpoint, as early as possible."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.instance import processes
+from runctl.agent.instance.disk import FULL, room, says_full
+from runctl.agent.instance.settings import Settings
+from runctl.agent.prepare.code import fetch_code
+from runctl.agent.prepare.dependencies import Declared, find_dependencies
+from runctl.agent.prepare.environment import Environments
+from runctl.agent.prepare.installer import find_tools
+from runctl.agent.prepare.pinned_environments import PinnedEnvironments
+from runctl.agent.reporting.ports import AgentLedger
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.runtime.trainer import base_environment
+from runctl.agent.signals.patience import RETRY, Patience
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.versions import VersionStore
+from runctl.checkpoint.candidates import PREVIOUS, Trust
+from runctl.checkpoint.restore import Fetched, Restorer, clear
+from runctl.model.checkpoint import name_of
+from runctl.model.errors import (
+    DamagedCheckpointError,
+    NewerCheckpointError,
+    RequestError,
+    RunctlError,
+)
+from runctl.model.request import RunRequest
+from runctl.model.run import Run
+from runctl.policy.interval import Uptime, uptime_of
+
+CACHE_WAIT = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything that is ready before the trainer starts.
+
+    `run`, `restored` and `partial` come last, with the token: the run as the ledger had it then,
+    the whole checkpoint that is in place, and the folder with what an unfinished one left.
+    """
+
+    script: str
+    environment: Path
+    checkpoint: Path
+    run: Run | None = None
+    restored: Fetched | None = None
+    partial: Path | None = None
+
+
+class Preparation:
+    """What comes before the trainer. All of it may be done again by an agent started again."""
+
+    def __init__(
+        self,
+        ledger: AgentLedger,
+        s3: Any,
+        store: CheckpointStore,
+        settings: Settings,
+        *,
+        vendor: Path,
+        progress: Progress,
+        patience: Patience,
+    ) -> None:
+        self._ledger = ledger
+        self._s3 = s3
+        self._settings = settings
+        self._paths = settings.paths
+        self._progress = progress
+        self._patience = patience
+        self._store = store
+        self._restorer = Restorer(store, self._paths.state / "incoming")
+        self._environments = PinnedEnvironments(
+            Environments(
+                s3,
+                self._paths.state / "environments",
+                bucket=settings.bucket,
+                tools=find_tools(vendor, base_environment(os.environ)),
+                log=lambda: self._paths.trainer_output.open("a"),
+            ),
+            VersionStore(s3, bucket=settings.bucket, run_id=settings.run_id),
+            attempt=settings.attempt,
+            patience=patience,
+        )
+        self._wanted: tuple[str, Trust] | None = None
+        self._ahead: list[Future[None]] = []
+
+    def read_run(self) -> Run:
+        """Return the run, as soon as the ledger gives it."""
+        while True:
+            try:
+                run = self._ledger.find_run(self._settings.run_id)
+            except (RunctlError, ClientError, BotoCoreError) as exc:
+                # Also permissions that have not spread yet: a new role's take a few seconds.
+                logger.warning("the ledger cannot be read for now: %s", exc)
+                run = None
+            if run is not None:
+                return run
+            self._patience.pause(RETRY)
+
+    def read_uptime(self) -> Uptime:
+        """Return how long the run has trained before, and how often a machine was taken.
+
+        Only an interval depends on it, so it is asked for once.
+        """
+        try:
+            return uptime_of(self._ledger.attempts(self._settings.run_id))
+        except (RunctlError, ClientError, BotoCoreError) as exc:
+            logger.warning("the attempts before cannot be read: %s", exc)
+            return Uptime()
+
+    def end_what_an_earlier_agent_left(self, request: RunRequest) -> None:
+        """End the trainer of an agent that was killed: it may still write to the folder."""
+        folder = self.checkpoint_folder(request)
+        if killed := processes.end_leftovers(f"RUNCTL_CHECKPOINT_DIR={folder}"):
+            logger.warning("ended %d processes that an earlier agent left", len(killed))
+        self._remove_messages()
+
+    def _remove_messages(self) -> None:
+        """Remove what an earlier trainer and the agent wrote for each other."""
+        for path in (self._paths.metrics, self._paths.saved, self._paths.checkpoint_request):
+            path.unlink(missing_ok=True)
+
+    def prepare(self, request: RunRequest) -> Prepared:
+        """Fetch the code and make its environment."""
+        self._progress.enter("environment")
+        with self._telling_of_a_full_disk("the code and its environment"):
+            script = self._patience.retry(
+                lambda: fetch_code(self._s3, request, self._paths.project)
+            )
+            declared = find_dependencies(self._paths.project, script)
+            return Prepared(
+                script=script,
+                environment=self._make_environment(declared),
+                checkpoint=self.checkpoint_folder(request),
+            )
+
+    def _make_environment(self, declared: Declared) -> Path:
+        """Make it, and once more when what is fetched ahead has taken its space."""
+        try:
+            return self._environments.prepare(declared)
+        except (RequestError, OSError) as exc:
+            if not self._ahead or not (says_full(exc) or FULL in str(exc)):
+                raise
+            logger.warning("the checkpoint that is fetched ahead gives way: %s", exc)
+        for ahead in self._ahead:
+            ahead.result()
+        self._restorer.discard()
+        return self._environments.prepare(declared)
+
+    @contextlib.contextmanager
+    def _telling_of_a_full_disk(self, what: str) -> Iterator[None]:
+        """Turn it into what a person should know; another try would find the same disk."""
+        try:
+            yield
+        except OSError as exc:
+            if not says_full(exc):
+                raise
+            # The last words, which name the cause, need some space too.
+            self._restorer.discard()
+            raise RequestError(
+                f"{what} do not fit, the instance's disk is full ({exc.strerror}); "
+                f"without them {room(self._paths.state)}"
+            ) from exc
+
+    def prefetch(self, run: Run) -> None:
+        """Fetch the checkpoint to restore ahead of the token, in the background, each only once."""
+        if run.newest is None or self._wanted == (run.newest, Trust.of(run)):
+            return
+        newest, trust = self._wanted = run.newest, Trust.of(run)
+
+        def fetch() -> None:
+            try:
+                self._restorer.fetch(newest, trust)
+            except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
+                if says_full(exc):  # the environment comes first
+                    self._restorer.discard()
+                logger.info("fetching ahead failed, the restore will see: %s", exc)
+
+        self._ahead.append(self._patience.start(fetch))
+
+    def restore(self, request: RunRequest, prepared: Prepared) -> Prepared:
+        """Put the newest whole checkpoint in place; only now it is certain which that is."""
+        self._progress.enter("restore")
+        run = self.read_run()
+        restored = self._restore_whole(run, request, prepared.checkpoint)
+        partial = self._restore_partial(restored)
+        return replace(prepared, run=run, restored=restored, partial=partial)
+
+    def restore_before(
+        self, request: RunRequest, prepared: Prepared, tried: frozenset[str]
+    ) -> Prepared | None:
+        """Put the checkpoint before those `tried` in place; None when there is none.
+
+        Before the run's first checkpoint that is the beginning; it never is for a later one.
+        """
+        self._progress.enter("restore")
+        run = self.read_run()
+        given = prepared.restored
+        try:
+            restored = self._put_in_place(run, prepared.checkpoint, tried=tried)
+        except (DamagedCheckpointError, RequestError) as exc:
+            logger.warning("no checkpoint before it can be restored: %s", exc)
+            if given is None or given.manifest.metadata.get(PREVIOUS):
+                return None
+            self._return_to_beginning(request, prepared.checkpoint)
+            restored = None
+        self._remove_messages()
+        partial = self._restore_partial(restored)
+        return replace(prepared, run=run, restored=restored, partial=partial)
+
+    def _return_to_beginning(self, request: RunRequest, folder: Path) -> None:
+        clear(folder)
+        if request.checkpoint.dir:  # the project may have files there
+            self._patience.retry(lambda: fetch_code(self._s3, request, self._paths.project))
+            folder.mkdir(parents=True, exist_ok=True)
+        self._progress.resume_from(step=None, save=0)
+
+    def _restore_whole(self, run: Run, request: RunRequest, folder: Path) -> Fetched | None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as exc:
+            raise RequestError(
+                f"checkpoint.dir: {request.checkpoint.dir} is a file of the project, and would "
+                "have to be a folder; name another one"
+            ) from exc
+        if run.newest is None:
+            if not request.checkpoint.dir:
+                clear(folder)
+            return None
+        for ahead in self._ahead:
+            ahead.result()  # it may be giving back the space of what did not fit
+        try:
+            return self._put_in_place(run, folder)
+        except NewerCheckpointError as exc:
+            raise RequestError(
+                f"the newest checkpoint is of a newer runctl than the deployment: {exc}; deploy "
+                f"that version, then `runctl resume {self._settings.run_id}`"
+            ) from exc
+        except DamagedCheckpointError as exc:
+            raise RequestError(f"no checkpoint of the run can be restored: {exc}") from exc
+
+    def _put_in_place(
+        self, run: Run, folder: Path, *, tried: frozenset[str] = frozenset()
+    ) -> Fetched:
+        newest, trust = run.newest or "", Trust.of(run, tried=tried)
+        with self._telling_of_a_full_disk(f"the files of the checkpoint {newest}"):
+            fetched = self._patience.retry(lambda: self._restorer.fetch(newest, trust))
+            self._restorer.put_in_place(fetched.manifest, folder)
+        manifest = fetched.manifest
+        self._progress.resume_from(step=manifest.step, save=manifest.save)
+        self._progress.mark("restored")
+        logger.info("restored %s from %s", name_of(manifest.step, manifest.save), fetched.key)
+        if fetched.key != newest:
+            logger.warning(
+                "it is not the newest, %s, %s",
+                newest,
+                "which a trainer died from" if newest in trust.suspects else "which is damaged",
+            )
+        return fetched
+
+    def _restore_partial(self, whole: Fetched | None) -> Path | None:
+        """Fetch what an unfinished checkpoint left, if it is newer than the whole one.
+
+        Nothing depends on it, so whatever goes wrong is only logged.
+        """
+        clear(self._paths.partial)
+        restorer = Restorer(self._store, self._paths.state / "incoming-partial")
+        try:
+            for key in self._store.partial_keys()[:1]:
+                if whole is not None and self._store.get_manifest(key).taken_at < (
+                    whole.manifest.taken_at
+                ):
+                    return None
+                restorer.put_in_place(restorer.fetch(key).manifest, self._paths.partial)
+                logger.info("what an unfinished checkpoint left is in %s", self._paths.partial)
+                return self._paths.partial
+        except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
+            logger.warning("the unfinished checkpoint cannot be had: %s", exc)
+        return None
+
+    def checkpoint_folder(self, request: RunRequest) -> Path:
+        """Return the folder that the trainer saves to."""
+        if request.checkpoint.dir:
+            return self._paths.project / request.checkpoint.dir
+        return self._paths.checkpoint
+
+    def finish(self) -> None:
+        """Give a new environment time to reach the cache: the next attempt is that much quicker."""
+        self._environments.finish(CACHE_WAIT)

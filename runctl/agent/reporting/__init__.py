@@ -1,0 +1,1 @@
+"""What the agent reports: heartbeats, progress, logs, metrics and outputs."""

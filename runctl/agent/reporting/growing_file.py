@@ -1,0 +1,90 @@
+"""A file that grows while it is read: where the reader is, and the space of what it has read."""
+
+import contextlib
+import logging
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runctl.agent.instance.disk import free_beginning
+
+READ_BYTES = 512 * 1024
+# What was shipped is freed on the disk in pieces of this size; the end stays, for last words.
+FREED_BYTES = 16 * 1024 * 1024
+KEPT_BYTES = 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class GrowingFile:
+    """Reads a growing file from its beginning, at most half a megabyte at a time."""
+
+    path: Path
+    position: int = 0
+    _freed: int = 0
+    _can_free: bool = True
+    _noted: str = field(default="0", init=False)
+
+    def read(self) -> bytes:
+        """Return what comes next, empty when there is nothing for now."""
+        try:
+            # Without O_NONBLOCK a pipe in the file's place would never open.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return b""
+            content = os.pread(descriptor, READ_BYTES, self.position)
+        finally:
+            os.close(descriptor)
+        self.position += len(content)
+        return content
+
+    def recall(self) -> list[int]:
+        """Return the numbers that were noted last, before an agent was killed."""
+        try:
+            return [int(word) for word in self._mark.read_text().split()]
+        except (OSError, ValueError):
+            return []
+
+    def note(self, *numbers: int) -> None:
+        """Note numbers for an agent that is started again."""
+        text = " ".join(str(number) for number in numbers)
+        if text == self._noted:
+            return
+        temporary = self._mark.with_suffix(".new")
+        # On a full disk the older mark stays: what is shipped twice then is better than no log.
+        with contextlib.suppress(OSError):
+            temporary.write_text(text)
+            temporary.replace(self._mark)
+            self._noted = text
+
+    def free(self, until: int) -> None:
+        """Give back the disk space up to an offset, so that no trainer's words fill the disk.
+
+        The file keeps its length, and the offset of everything in it.
+        """
+        if self._can_free and until - self._freed >= FREED_BYTES:
+            self._can_free = free_beginning(self.path, until)
+            self._freed = until
+
+    def backlog(self) -> int:
+        """Return how many bytes wait to be read."""
+        try:
+            return max(0, self.path.stat().st_size - self.position)
+        except OSError:
+            return 0
+
+    @property
+    def _mark(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.shipped")
+
+
+def read_end(path: Path, most: int) -> bytes:
+    """Return the last `most` bytes of a file, of whose beginning nothing may be left."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - most))
+        return stream.read()

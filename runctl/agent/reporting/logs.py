@@ -1,0 +1,213 @@
+"""Shipping logs: files are followed and their lines put into CloudWatch Logs, in order."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.reporting.display_lines import DisplayLines, events_of
+from runctl.agent.reporting.growing_file import KEPT_BYTES, GrowingFile
+from runctl.agent.reporting.secret_mask import SecretMask
+from runctl.aws.errors import code_of
+
+INTERVAL = timedelta(milliseconds=500)
+# The service's limits: 1,048,576 bytes a batch, 26 of them for each event; 10,000 events.
+BATCH_BYTES = 1_048_576
+EVENT_OVERHEAD = 26
+BATCH_EVENTS = 10_000
+# More than this must not wait on the disk for a service that is away: the trainer needs it.
+LARGEST_BACKLOG = 1024 * 1024 * 1024
+
+logger = logging.getLogger(__name__)
+Event = tuple[int, str]
+
+
+class LogFile:
+    """One file of a stream: its events in order, and where to go on after a restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = GrowingFile(path)
+        self._lines = DisplayLines(path.name)
+        self._skipped = 0
+        self._cut_off: list[str] = []
+
+    def resume(self) -> bool:
+        """Go on where an agent that was killed had got to; return whether it left any lines."""
+        numbers = self._file.recall()
+        self._file.position = numbers[0] if numbers else 0
+        self._lines = DisplayLines(
+            self._file.path.name,
+            position=self._file.position,
+            line_start=numbers[1] if len(numbers) > 1 else None,
+        )
+        return self._file.backlog() > 0
+
+    def read(self, *, everything: bool = False) -> tuple[list[str], bool]:
+        """Return the next events, and whether the file had anything new."""
+        content = self._file.read()
+        now = time.monotonic()
+        events = self._lines.feed(content, now)
+        if everything and not content:
+            events += self._lines.end(now)
+        if self._skipped:
+            left_out = f"[runctl left out {self._skipped} bytes that nobody would take]"
+            events = [*self._cut_off, left_out, *events]
+            self._skipped, self._cut_off = 0, []
+        return events, bool(content)
+
+    def settle(self) -> None:
+        """Note that everything that was read has arrived, and free its space on the disk."""
+        done, line_start = self._lines.done, self._lines.line_start
+        self._file.note(done, *(() if line_start is None else (line_start,)))
+        self._file.free(done - KEPT_BYTES)
+
+    def skip(self, most: int) -> None:
+        """Let go of the oldest of what waits when it is more than `most` bytes; a line says so."""
+        backlog = self._file.backlog()
+        if backlog <= most:
+            return
+        begin = self._file.position + backlog - most // 2
+        left_out = begin - self._lines.done
+        logger.warning("%d bytes of %s are left out", left_out, self._file.path.name)
+        self._skipped += left_out
+        self._file.position = begin
+        self._file.free(begin)
+        self._cut_off += self._lines.skip_to(begin)
+
+
+def batches(events: list[Event]) -> list[list[Event]]:
+    """Divide events so that each batch keeps the service's limits."""
+    found: list[list[Event]] = []
+    size = BATCH_BYTES
+    for event in events:
+        cost = len(event[1].encode()) + EVENT_OVERHEAD
+        if size + cost > BATCH_BYTES or len(found[-1]) >= BATCH_EVENTS:
+            found.append([])
+            size = 0
+        found[-1].append(event)
+        size += cost
+    return found
+
+
+class LogShipper:
+    """Follows files and ships each to its stream. What is not shipped yet stays in the file.
+
+    `unwritten` gives, by stream, lines that no file would take. `mask` hides secrets in every line;
+    what an earlier agent left in the files of the `held` streams waits until it knows them.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        group: str,
+        streams: dict[str, list[Path]],
+        unwritten: dict[str, Callable[[], list[str]]] | None = None,
+        mask: SecretMask | None = None,
+        held: Collection[str] = (),
+    ) -> None:
+        self._client = client
+        self._group = group
+        self._streams = {
+            stream: [LogFile(path) for path in paths] for stream, paths in streams.items()
+        }
+        self._unwritten = unwritten or {}
+        self._mask = mask or SecretMask()
+        self._held = held
+        self._has_earlier_lines: set[str] = set()
+        self._unwritten_lines = 0
+        self._last: dict[str, int] = {}
+        self._made: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="logs", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ship."""
+        for stream, files in self._streams.items():
+            for file in files:
+                if file.resume() and stream in self._held:
+                    self._has_earlier_lines.add(stream)
+        self._thread.start()
+
+    def stop(self, *, within: timedelta) -> None:
+        """Ship what is left, as far as the time suffices."""
+        self._stop.set()
+        self._thread.join(timeout=within.total_seconds())
+
+    def _live(self) -> None:
+        while not self._stop.wait(INTERVAL.total_seconds()):
+            self._ship_all()
+        self._ship_all(everything=True)
+
+    def _ship_all(self, *, everything: bool = False) -> None:
+        for stream, files in self._streams.items():
+            if stream in self._has_earlier_lines and not self._mask.is_ready:
+                continue
+            for file in files:
+                self._ship(stream, file, everything=everything)
+        for stream, take in self._unwritten.items():
+            for line in take():
+                self._unwritten_lines += 1
+                text = line.encode(errors="backslashreplace").decode()
+                self._put_all(stream, events_of(text, f"unwritten:{self._unwritten_lines}"))
+
+    def _ship(self, stream: str, file: LogFile, *, everything: bool) -> None:
+        goes_on = True
+        while goes_on:
+            events, goes_on = file.read(everything=everything)
+            self._put_all(stream, events)
+            file.settle()
+            self._bound()
+
+    def _put_all(self, stream: str, messages: list[str]) -> None:
+        now = max(int(time.time() * 1000), self._last.get(stream, 0))
+        self._last[stream] = now
+        masked = map(self._mask.apply, messages)
+        for batch in batches([(now, message) for message in masked]):
+            self._put(stream, batch)
+
+    def _bound(self) -> None:
+        for files in self._streams.values():
+            for file in files:
+                file.skip(LARGEST_BACKLOG)
+
+    def _put(self, stream: str, batch: list[Event]) -> None:
+        """Put one batch, however often it takes; only the agent's own end gives up on it."""
+        wait = 0.5
+        while True:
+            try:
+                self._make(stream)
+                self._client.put_log_events(
+                    logGroupName=self._group,
+                    logStreamName=stream,
+                    logEvents=[{"timestamp": at, "message": text} for at, text in batch],
+                )
+                return
+            except ClientError as exc:
+                # InvalidParameter never gets better; anything else may (throttling, a stream that
+                # somebody deleted, permissions that have not spread yet).
+                if code_of(exc) in {"InvalidParameterException", "DataAlreadyAcceptedException"}:
+                    return
+                self._made.discard(stream)
+            except BotoCoreError:
+                pass
+            if self._stop.is_set() and wait > 2:
+                return
+            self._bound()
+            time.sleep(wait)
+            wait = min(wait * 2, 10)
+
+    def _make(self, stream: str) -> None:
+        if stream in self._made:
+            return
+        try:
+            self._client.create_log_stream(logGroupName=self._group, logStreamName=stream)
+        except ClientError as exc:
+            if code_of(exc) != "ResourceAlreadyExistsException":
+                raise
+        self._made.add(stream)

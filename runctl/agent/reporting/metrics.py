@@ -1,0 +1,96 @@
+"""The trainer's metrics: its lines go to S3 in chunks, their last values to the ledger."""
+
+import logging
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.reporting.json_lines import Follower
+from runctl.agent.reporting.progress import Progress
+from runctl.model import identity
+from runctl.model.metrics import read_metrics
+
+INTERVAL = timedelta(milliseconds=200)
+CHUNK_AFTER = timedelta(seconds=30)
+CHUNK_BYTES = 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsShipper:
+    """Follows RUNCTL_METRICS_FILE."""
+
+    def __init__(
+        self, client: Any, path: Path, progress: Progress, *, bucket: str, run_id: str, attempt: int
+    ) -> None:
+        self._client = client
+        self._follower = Follower(path)
+        self._progress = progress
+        self._bucket = bucket
+        self._prefix = identity.metrics_prefix(run_id, attempt)
+        self._waiting: list[str] = []
+        self._waiting_bytes = 0
+        self._shipped = time.monotonic()
+        self._named = 0
+        self._seen_any = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow the file."""
+        self._thread.start()
+
+    def stop(self, *, within: timedelta) -> None:
+        """Ship what is left, as far as the time suffices."""
+        self._stop.set()
+        self._thread.join(timeout=within.total_seconds())
+
+    def _live(self) -> None:
+        while not self._stop.wait(INTERVAL.total_seconds()):
+            self._collect(everything=False)
+            due = time.monotonic() - self._shipped >= CHUNK_AFTER.total_seconds()
+            if due or self._waiting_bytes >= CHUNK_BYTES:
+                self._ship()
+        self._collect(everything=True)
+        self._ship()
+
+    def _collect(self, *, everything: bool) -> None:
+        """Take the lines that are there; those that cannot be stored yet stay in the file."""
+        while self._waiting_bytes < CHUNK_BYTES or self._ship():
+            lines = self._follower.read(everything=everything)
+            if not lines:
+                return
+            for line in lines:
+                self._note(line)
+
+    def _note(self, line: str) -> None:
+        measured = read_metrics(line)
+        if measured is None:
+            return
+        if not self._seen_any:
+            self._seen_any = True
+            self._progress.mark("first_step")
+        self._waiting.append(line)
+        self._waiting_bytes += len(line)
+        self._progress.measure(measured.step, measured.values)
+
+    def _ship(self) -> bool:
+        """Store what waits; whether nothing waits any more."""
+        self._shipped = time.monotonic()
+        if not self._waiting:
+            return True
+        # Named by time: an agent that was started again must not overwrite earlier chunks.
+        self._named = max(time.time_ns() // 1_000_000, self._named + 1)
+        key = f"{self._prefix}{self._named:013d}.jsonl"
+        body = "".join(f"{line}\n" for line in self._waiting).encode(errors="replace")
+        try:
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
+        except (ClientError, BotoCoreError) as exc:
+            logger.warning("metrics could not be stored and wait: %s", exc)
+            return False
+        self._waiting, self._waiting_bytes = [], 0
+        return True

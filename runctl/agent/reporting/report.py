@@ -1,0 +1,58 @@
+"""The report that completes the Train task."""
+
+import logging
+import time
+from datetime import timedelta
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.reporting.heartbeat import Heartbeat
+from runctl.aws.workflow import StepFunctions
+from runctl.model.errors import RunctlError
+from runctl.model.outcome import Outcome
+
+# Later than this the heartbeat has expired and the report is moot.
+LONGEST = timedelta(seconds=300)
+# The longest wait of the Train task's own retries, and some more.
+NEWER_TOKEN = timedelta(seconds=90)
+NEWER_TOKEN_POLL = 1.0
+FIRST_WAIT = 0.2
+LONGEST_WAIT = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def report(
+    workflow: StepFunctions, heartbeat: Heartbeat, outcome: Outcome, *, within: timedelta = LONGEST
+) -> bool:
+    """Tell Step Functions how the attempt ended; whether it took the report.
+
+    Repeated while that may help: when an answer was lost, the second try finds the token spent,
+    which the ledger then explains.
+    """
+    began = time.monotonic()
+    until = began + within.total_seconds()
+    wait = FIRST_WAIT
+    while True:
+        if not heartbeat.token:
+            logger.info("the attempt never had a task token, so there is nobody to report to")
+            return False
+        try:
+            if workflow.report(heartbeat.token, {"outcome": outcome.as_document()}):
+                at = "" if outcome.step is None else f" at step {outcome.step}"
+                logger.info("reported %s%s", outcome.kind.value, at)
+                return True
+            if not heartbeat.find_newer_token():
+                # Spent by our own report whose answer was lost, or by a retry of the task that has
+                # not written its newer token yet; then that one comes within the retry's wait.
+                late = min(until, began + NEWER_TOKEN.total_seconds())
+                if heartbeat.is_over or time.monotonic() > late:
+                    logger.info("the report was refused: its token is spent")
+                    return False
+                time.sleep(NEWER_TOKEN_POLL)
+        except (RunctlError, ClientError, BotoCoreError) as exc:
+            logger.warning("the report failed: %s", exc)
+            if time.monotonic() + wait > until:
+                return False
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)

@@ -1,0 +1,1 @@
+"""The user's program: starting, watching and stopping it."""

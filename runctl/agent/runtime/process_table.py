@@ -1,0 +1,124 @@
+"""What /proc tells of the trainer's processes: who they are, and which signals they handle."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runctl.agent.instance import processes
+
+PROC = processes.PROC
+# In the flags of /proc/PID/stat: it runs the program of its parent, as a copy.
+FORKED_WITHOUT_EXEC = 0x40
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessInfo:
+    """One process. `caught` has a bit for each signal that it handles itself, or waits for.
+
+    `is_copy` says that it was forked and has started no program of its own since. `reads` is the
+    pipe that it has as standard input, `writes` those that it has as output.
+    """
+
+    pid: int
+    parent: int
+    name: str = ""
+    words: tuple[str, ...] = ()
+    age: float = 0.0
+    caught: int = 0
+    is_copy: bool = False
+    reads: str = ""
+    writes: frozenset[str] = frozenset()
+
+    def catches(self, *numbers: signal.Signals) -> bool:
+        """Whether it has handlers of its own for all these signals."""
+        return all(self.caught >> (number - 1) & 1 for number in numbers)
+
+    @property
+    def is_python(self) -> bool:
+        """Whether it is a Python interpreter."""
+        return Path(self.words[0] if self.words else self.name).name.startswith(("python", "pypy"))
+
+    def __str__(self) -> str:
+        program = Path(self.words[0]).name if self.words else self.name
+        return f"{self.pid} ({' '.join((program, *self.words[1:]))[:100]})"
+
+
+def read_processes(pids: Iterable[int]) -> list[ProcessInfo]:
+    """Return what is known of `pids`, in their order; those that are gone are left out."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return [info for pid in pids if (info := _read(pid, now)) is not None]
+
+
+def handles_sigterm(pid: int) -> bool:
+    """Whether a process that is alive does something of its own at SIGTERM."""
+    return any(info.catches(signal.SIGTERM) for info in read_processes([pid]))
+
+
+def trainer_family() -> list[ProcessInfo]:
+    """Return the trainer's living processes, parents before children.
+
+    They descend from the agent, but are never in its session: what is there are tools of the agent
+    itself, such as the compilation of an environment that goes on while the trainer runs.
+    """
+    return [
+        info for info in read_processes(processes.descendants(os.getpid())) if not _is_ours(info)
+    ]
+
+
+def _is_ours(info: ProcessInfo) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(info.pid) == os.getsid(0)
+    return False
+
+
+def is_below(info: ProcessInfo, above: int, family: Sequence[ProcessInfo]) -> bool:
+    """Whether `above` is an ancestor of a process in its family."""
+    parents = {one.pid: one.parent for one in family}
+    pid = info.pid
+    for _ in parents:
+        pid = parents.get(pid, 0)
+        if pid in {above, 0}:
+            break
+    return pid == above
+
+
+def _read(pid: int, now: float) -> ProcessInfo | None:
+    try:
+        name, _, rest = (PROC / str(pid) / "stat").read_text().partition("(")[2].rpartition(")")
+        fields = rest.split()
+        words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[:-1]
+        return ProcessInfo(
+            pid=pid,
+            parent=int(fields[1]),
+            name=name,
+            words=tuple(word.decode(errors="replace") for word in words),
+            age=now - int(fields[19]) / os.sysconf("SC_CLK_TCK"),
+            caught=_caught(pid),
+            is_copy=bool(int(fields[6]) & FORKED_WITHOUT_EXEC),
+            reads=_pipe(pid, 0),
+            writes=frozenset(filter(None, (_pipe(pid, 1), _pipe(pid, 2)))),
+        )
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _caught(pid: int) -> int:
+    masks = {"SigBlk": 0, "SigIgn": 0, "SigCgt": 0}
+    for line in (PROC / str(pid) / "status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in masks:
+            masks[name] = int(value, 16)
+    # A program that waits for the signal, by sigwait or a descriptor, blocks it instead.
+    waited_for = masks["SigBlk"] & ~masks["SigIgn"] & 1 << (signal.SIGTERM - 1)
+    return masks["SigCgt"] | waited_for
+
+
+def _pipe(pid: int, descriptor: int) -> str:
+    with contextlib.suppress(OSError):
+        target = str((PROC / str(pid) / "fd" / str(descriptor)).readlink())
+        return target if target.startswith("pipe:") else ""
+    return ""

@@ -1,0 +1,203 @@
+"""Which of the trainer's processes SIGTERM goes to. Pure decisions over a list of processes.
+
+Everything that handles SIGTERM is sent it, wherever it sits, but for those whose own reaction
+would do harm: launchers that kill their workers or pass the signal on to them, filters at the end
+of a pipe, workers of a data loader, runtimes that catch every signal, and services that only
+accompany a trainer. Where nothing handles it, the leader is sent it, or what it launches.
+"""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runctl.agent.runtime.process_table import ProcessInfo, is_below
+
+SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "ash", "fish", "busybox"})
+# They wait for one program and end with it.
+WRAPPERS = frozenset(
+    {
+        "chrt", "conda", "dumb-init", "env", "firejail", "flock", "ionice", "mamba", "micromamba",
+        "nice", "nohup", "numactl", "parallel", "pdm", "pipenv", "poetry", "prlimit", "rye",
+        "script", "setsid", "setpriv", "stdbuf", "strace", "sudo", "su", "systemd-run", "taskset",
+        "time", "timeout", "tini", "unbuffer", "unshare", "uv", "uvx", "watch", "xargs",
+        "xvfb-run",
+    }
+)  # fmt: skip
+# They run several, and end them in their own way when they are signalled.
+LAUNCHERS = frozenset(
+    {
+        "accelerate", "bazel", "colossalai", "composer", "deepspeed", "doit", "fairrun", "gmake",
+        "honcho", "horovodrun", "just", "make", "mpiexec", "mpirun", "ninja", "prterun", "prun",
+        "orterun", "hydra_pmi_proxy", "snakemake", "srun", "supervisord", "task", "torchrun",
+        "torchx",
+    }
+)  # fmt: skip
+LAUNCHER_MODULES = frozenset(
+    {
+        "accelerate.commands.launch",
+        "deepspeed.launcher.launch",
+        "deepspeed.launcher.runner",
+        "torch.distributed.launch",
+        "torch.distributed.run",
+    }
+)
+# Programs that accompany a trainer: told to end, they would miss what it still has to say.
+SERVICES = (
+    "dcgm",
+    "gpu_stats",
+    "jupyter",
+    "mlflow",
+    "multiprocessing.forkserver",
+    "multiprocessing.resource_tracker",
+    "nvidia-smi",
+    "resource_tracker",
+    "tensorboard",
+    "wandb-core",
+    "wandb-service",
+    "wandb_internal",
+)
+# torch's workers handle just these; a trainer's own handlers are others.
+LOADER_SIGNALS = (signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGTERM)
+LOADER_NAME = "pt_data_worker"
+# Go's runtime catches nearly everything; programs that mean it catch a few.
+MOST_SIGNALS = 20
+STANDARD_SIGNALS = 31
+
+
+@dataclass(frozen=True)
+class StopTargets:
+    """Whom to signal now, and whom only if that does not end the trainer.
+
+    `later` are copies of a process that is signalled: they have its handlers without having asked
+    for them, unless they are ranks that wait for a signal of their own.
+    """
+
+    now: tuple[int, ...]
+    later: tuple[int, ...] = ()
+
+
+def choose_targets(family: Sequence[ProcessInfo], leader: int) -> StopTargets:
+    """Return whom of `family`, parents before children, SIGTERM goes to."""
+    handlers = [info for info in family if _may_be_signalled(info, family)]
+    if not handlers:
+        return StopTargets(tuple(_launched(family, leader)))
+    by_pid = {info.pid: info for info in handlers}
+    later = {
+        info.pid
+        for info in handlers
+        if info.is_copy and info.parent in by_pid and by_pid[info.parent].caught == info.caught
+    }
+    now = [info.pid for info in handlers if info.pid not in later]
+    for info in handlers:
+        # A shell runs its trap when the program ends that it waits for.
+        if role_of(info) == "shell" and not _has_handler_below(info, handlers, family):
+            now += [pid for pid in _launched(family, info.pid) if pid not in now]
+    return StopTargets(tuple(now), tuple(sorted(later)))
+
+
+def is_bystander(info: ProcessInfo, family: Sequence[ProcessInfo]) -> bool:
+    """Whether a process only accompanies the trainer, and saves nothing of its own."""
+    return _is_service(info) or _is_loader(info, family)
+
+
+def _may_be_signalled(info: ProcessInfo, family: Sequence[ProcessInfo]) -> bool:
+    return (
+        info.catches(signal.SIGTERM)
+        and role_of(info) != "launcher"
+        and not _catches_everything(info)
+        and not is_bystander(info, family)
+        and not _is_filter(info, family)
+    )
+
+
+def _has_handler_below(
+    info: ProcessInfo, handlers: Sequence[ProcessInfo], family: Sequence[ProcessInfo]
+) -> bool:
+    return any(is_below(other, info.pid, family) for other in handlers)
+
+
+def _is_filter(info: ProcessInfo, family: Sequence[ProcessInfo]) -> bool:
+    """Whether it reads what another program writes that handles SIGTERM, and ends with that one."""
+    if not info.reads:
+        return False
+    return any(
+        info.reads in other.writes
+        and other.pid != info.pid
+        and other.catches(signal.SIGTERM)
+        and not is_below(info, other.pid, family)
+        for other in family
+    )
+
+
+def _is_loader(info: ProcessInfo, family: Sequence[ProcessInfo]) -> bool:
+    """Whether it is a worker of torch's data loader.
+
+    Its handler ends it unless its parent sent the signal, and then the parent fails in the middle
+    of its save. Newer versions name it; the parent of older ones handles SIGCHLD.
+    """
+    if info.name.startswith(LOADER_NAME) or any(LOADER_NAME in word for word in info.words[:1]):
+        return True
+    parent = next((other for other in family if other.pid == info.parent), None)
+    if parent is None or not parent.catches(signal.SIGCHLD):
+        return False
+    # Python's fault handler catches SIGILL besides the others.
+    has_own_faults = info.catches(signal.SIGILL) and not parent.catches(signal.SIGILL)
+    return info.catches(*LOADER_SIGNALS) and not has_own_faults
+
+
+def _is_service(info: ProcessInfo) -> bool:
+    names = (info.name, *(word.rpartition("/")[2] for word in info.words[:3]))
+    code = info.words[2] if info.words[1:2] == ("-c",) and len(info.words) > 2 else ""
+    modules = [service for service in SERVICES if service.startswith("multiprocessing.")]
+    return any(name.startswith(SERVICES) for name in names if name) or (
+        code.startswith("from multiprocessing") and any(one in code for one in modules)
+    )
+
+
+def _catches_everything(info: ProcessInfo) -> bool:
+    return (info.caught & ((1 << STANDARD_SIGNALS) - 1)).bit_count() >= MOST_SIGNALS
+
+
+def _launched(family: Sequence[ProcessInfo], leader: int) -> list[int]:
+    """Return the leader, or those that it merely launches. Shells with a trap count themselves."""
+    children: dict[int, list[ProcessInfo]] = {}
+    for info in family:
+        children.setdefault(info.parent, []).append(info)
+    targets: list[int] = []
+    queue = [info for info in family if info.pid == leader]
+    while queue:
+        info = queue.pop(0)
+        below = [one for one in children.get(info.pid, []) if not is_bystander(one, family)]
+        if role_of(info) == "trainer" or not below:
+            targets.append(info.pid)
+            continue
+        if role_of(info) == "shell" and info.catches(signal.SIGTERM):
+            targets.append(info.pid)
+        queue += below
+    return targets
+
+
+def role_of(info: ProcessInfo) -> str:
+    """Return what a process is by its command line: a trainer, a shell or a launcher."""
+    if not info.words:
+        return "trainer"
+    name = Path(info.words[0]).name.lstrip("-")
+    if name in SHELLS:
+        return "shell"
+    if name in WRAPPERS or name in LAUNCHERS:
+        return "launcher"
+    if info.is_python:
+        return _role_of_python(info.words[1:])
+    return "trainer"
+
+
+def _role_of_python(words: Sequence[str]) -> str:
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "-m":
+            known = following in LAUNCHER_MODULES or following in WRAPPERS
+            return "launcher" if known else "trainer"
+        if not word.startswith("-"):
+            name = Path(word).name
+            return "launcher" if name in LAUNCHERS or name in WRAPPERS else "trainer"
+    return "trainer"

@@ -1,0 +1,180 @@
+"""SIGTERM to the trainer's processes, and the wait for those that may still be saving."""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from runctl.agent.instance import processes
+from runctl.agent.runtime.process_table import ProcessInfo, is_below, read_processes, trainer_family
+from runctl.agent.runtime.stop_targets import StopTargets, choose_targets, is_bystander
+
+# How long a launcher is given to pass on a signal that its program has, too, and not handled yet.
+COALESCE = 0.2
+LOOK_EVERY = 0.25
+# When processes are signalled whose parent handles the signal and does not end.
+LATER = 5.0
+# A writer that has closed a file may be about to open its next one.
+QUIET = 0.5
+# How long a program may take from its start to the first file that it opens.
+STARTUP = 10.0
+STARTUP_OF_A_COPY = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Writers:
+    """Knows which processes are writing to the checkpoint folder, or may be about to."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: dict[int, float] = {}
+
+    def among(self, family: Sequence[ProcessInfo], now: float) -> list[ProcessInfo]:
+        """Return who of `family` has a file open to write, had a moment ago, or has just begun."""
+        for pid in processes.files_held((info.pid for info in family), self._folder):
+            self._seen[pid] = now
+        return [
+            info
+            for info in family
+            if now - self._seen.get(info.pid, float("-inf")) < QUIET
+            or (_has_just_begun(info) and not is_bystander(info, family))
+        ]
+
+
+def _has_just_begun(info: ProcessInfo) -> bool:
+    return info.age < (STARTUP_OF_A_COPY if info.is_copy else STARTUP)
+
+
+class Stopping:
+    """Asks the trainer to save and end, and knows whom to wait for."""
+
+    def __init__(self, leader: int, folder: Path) -> None:
+        self._leader = leader
+        self._folder = folder
+        self._writers = Writers(folder)
+        self._told: dict[int, bool] = {}
+        self._later: tuple[int, ...] = ()
+        self._sent_at = self._looked_at = float("-inf")
+        self._waiting_for: list[ProcessInfo] = []
+        self.torn: frozenset[str] = frozenset()
+
+    def send(self, *, before_a_kill: Callable[[], None]) -> None:
+        """Send SIGTERM to everything that handles it, or else to the leader, which dies of it.
+
+        In that case `before_a_kill` is called first.
+        """
+        family = trainer_family()
+        targets = choose_targets(family, self._leader)
+        self._later = targets.later
+        self._sent_at = time.monotonic()
+        if any(info.catches(signal.SIGTERM) for info in family if info.pid in targets.now):
+            self._signal(targets.now, family)
+            return
+        # They end at once, whatever they are at: what they have open now is torn.
+        before_a_kill()
+        stopped = processes.stop_tree(os.getpid())
+        try:
+            held = processes.files_held(targets.now, self._folder)
+            self.torn = frozenset().union(*held.values())
+            self._signal(targets.now, family)
+        finally:
+            for pid in stopped:
+                _kill(pid, signal.SIGCONT)
+
+    def is_waiting(self, *, leader_runs: bool) -> bool:
+        """Whether the trainer, or somebody who may be saving for it, has yet to end."""
+        now = time.monotonic()
+        if leader_runs:
+            if now - self._looked_at >= LOOK_EVERY:
+                self._look_for_more(now)
+            return True
+        if any(processes.is_alive(pid) for pid in self._told):
+            return True
+        return bool(self._writers_left(now))
+
+    def _writers_left(self, now: float) -> list[ProcessInfo]:
+        family = trainer_family()
+        writers = self._writers.among(family, now)
+        fresh = [info for info in writers if info.pid not in {one.pid for one in self._waiting_for}]
+        if fresh:
+            logger.info("waiting for %s, which may be saving", ", ".join(map(str, fresh)))
+            self._waiting_for += fresh
+        return writers
+
+    def ended_abruptly(self, killed: processes.Killed) -> bool:
+        """Whether somebody that was signalled, or was writing, died without an exit of its own."""
+        unaware = not all(self._told.values())
+        return unaware or bool({*self._told, *killed.writers} & {*killed.pids})
+
+    @property
+    def unfinished(self) -> list[int]:
+        """Those that handle SIGTERM and have not ended yet."""
+        return [pid for pid, handles in self._told.items() if handles and processes.is_alive(pid)]
+
+    def _look_for_more(self, now: float) -> None:
+        """Signal those that have begun, or begun to handle it, since: a script's next program."""
+        self._looked_at = now
+        if not any(self._told.values()):
+            return
+        family = trainer_family()
+        targets = choose_targets(family, self._leader)
+        fresh = [
+            info.pid
+            for info in family
+            if info.pid in targets.now
+            and info.pid not in self._told
+            and info.catches(signal.SIGTERM)
+            # What a program starts that was signalled belongs to its save; orphans may, too.
+            and not any(is_below(info, pid, family) for pid in self._told)
+            and (info.pid == self._leader or is_below(info, self._leader, family))
+        ]
+        if fresh:
+            self._signal(fresh, family)
+        if self._later and now - self._sent_at >= LATER:
+            later, self._later = self._later, ()
+            alive = [info.pid for info in family if info.pid in later]
+            if alive and not self._writers.among(family, now):
+                logger.info("the trainer has not ended: SIGTERM to its copies, too")
+                self._signal(alive, family)
+
+    def _signal(self, pids: Iterable[int], family: Sequence[ProcessInfo]) -> None:
+        known = {info.pid: info for info in family}
+        chosen = [known[pid] for pid in pids if pid in known]
+        self._told |= {info.pid: info.catches(signal.SIGTERM) for info in chosen}
+        logger.info("SIGTERM to %s", ", ".join(map(str, chosen)) or "nobody")
+        send_once(chosen, family)
+
+
+def send_once(chosen: Sequence[ProcessInfo], family: Sequence[ProcessInfo]) -> None:
+    """Send SIGTERM to each, so that none of them handles it twice.
+
+    One whose ancestor is signalled, too, may be sent it by that one as well. It stands still for a
+    moment, in which the second signal is one with the first.
+    """
+    above = [one.pid for one in chosen]
+    nested = [info for info in chosen if any(is_below(info, pid, family) for pid in above)]
+    for info in nested:
+        _kill(info.pid, signal.SIGSTOP)
+    try:
+        for info in chosen:
+            _kill(info.pid, signal.SIGTERM)
+        if nested:
+            time.sleep(COALESCE)
+    finally:
+        for info in nested:
+            _kill(info.pid, signal.SIGCONT)
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def targets_of(pid: int) -> tuple[list[ProcessInfo], StopTargets]:
+    """Return a process with its descendants, and whom of them SIGTERM goes to."""
+    family = read_processes([pid, *processes.descendants(pid)])
+    return family, choose_targets(family, pid)

@@ -1,0 +1,90 @@
+"""The trainer's variables with the secrets that they refer to, read just before it starts."""
+
+import logging
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+
+from botocore.exceptions import BotoCoreError
+
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.reporting.secret_mask import MIN_LENGTH, SecretMask
+from runctl.agent.signals.patience import RETRY, Patience
+from runctl.aws.secret_values import SecretValues, UnreadableSecretError
+from runctl.model.errors import RequestError, TransientError
+from runctl.model.secret_references import SecretReference, references_in
+
+# A permission, or a secret, that is a few seconds old may not be known everywhere yet.
+TRIES = 3
+# A service that cannot be reached for longer is not away: the network has no way to it.
+LONGEST = timedelta(minutes=10)
+
+logger = logging.getLogger(__name__)
+
+
+class TrainerSecrets:
+    """Resolves the references of a request; nothing keeps the values but the trainer and a mask."""
+
+    def __init__(
+        self, values: SecretValues, *, mask: SecretMask, patience: Patience, progress: Progress
+    ) -> None:
+        self._values = values
+        self._mask = mask
+        self._patience = patience
+        self._progress = progress
+
+    def expect(self, env: Mapping[str, str]) -> None:
+        """Let what an earlier agent left of the log be shipped at once if there is no secret."""
+        if not references_in(env):
+            self._mask.hide(())
+
+    def resolve(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables with every reference replaced.
+
+        RequestError with every reference that cannot be; it names variables and references, never a
+        value. The values are hidden by the mask before this returns.
+        """
+        found: dict[str, str] = {}
+        problems = []
+        for name, reference in references_in(env).items():
+            try:
+                found[name] = self._fetch(f"env.{name}: {reference}", reference)
+            except UnreadableSecretError as exc:
+                problems.append(f"env.{name}: {reference}: {exc}")
+        self._mask.hide(found.values(), are_all=not problems)
+        if problems:
+            raise RequestError("; ".join(problems))
+        for name, value in found.items():
+            if len(value) < MIN_LENGTH:
+                logger.info("env.%s is too short to be masked in the logs", name)
+        if found:
+            logger.info("read the secrets of %s", ", ".join(sorted(found)))
+        return {**env, **found}
+
+    def _fetch(self, field: str, reference: SecretReference) -> str:
+        until = time.monotonic() + LONGEST.total_seconds()
+        refusals = 0
+        while True:
+            try:
+                value = self._values.fetch(reference)
+            except UnreadableSecretError as exc:
+                refusals += 1
+                if not exc.may_pass or refusals >= TRIES:
+                    raise
+                logger.warning("trying again: %s: %s", field, exc)
+            except (TransientError, BotoCoreError) as exc:
+                if time.monotonic() > until:
+                    raise UnreadableSecretError(
+                        f"no answer for {LONGEST.total_seconds() / 60:.0f} minutes; does the "
+                        f"machine's network reach the service? {exc}"
+                    ) from exc
+                if self._progress.warn(f"{field}: {exc}", about="secrets"):
+                    logger.warning("trying again: %s: %s", field, exc)
+            else:
+                self._progress.warn("", about="secrets")
+                if "\0" in value:
+                    raise UnreadableSecretError(
+                        "its value has a NUL character, which no variable can take"
+                    )
+                return value
+            self._patience.pause(RETRY)

@@ -1,0 +1,1 @@
+"""From the checkpoint folder to committed checkpoints."""

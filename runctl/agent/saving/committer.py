@@ -1,0 +1,237 @@
+"""From a snapshot to the run's newest checkpoint: upload, manifest, pointer, retention."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runctl.agent.reporting.ports import AgentLedger
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.saving.marks import Marks
+from runctl.agent.saving.saves import Saves
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.checkpoint.pins import read_pinned
+from runctl.checkpoint.restore import Fetched
+from runctl.checkpoint.retention import remove_old_checkpoints
+from runctl.checkpoint.save_history import SaveHistory
+from runctl.checkpoint.snapshot import Take, View
+from runctl.checkpoint.upload import ASSUMED_BYTES_PER_SECOND, Uploader
+from runctl.fault_points import reach
+from runctl.model.checkpoint import Entry, Manifest, name_of
+from runctl.model.errors import FencedError, RunctlError
+from runctl.model.run import Run
+from runctl.policy.fallback import SOON, continued_from
+from runctl.policy.interval import notice_budget
+
+logger = logging.getLogger(__name__)
+
+
+class Committer:
+    """Commits snapshots one after another; `history` knows what they add to the run.
+
+    `committed` are their keys. `has_continued` once one of them shows that the trainer went on from
+    the checkpoint that it was given.
+    """
+
+    def __init__(
+        self,
+        ledger: AgentLedger,
+        store: CheckpointStore,
+        *,
+        run_id: str,
+        attempt: int,
+        keep_last: int,
+        may_be_interrupted: bool,
+        saves: Saves,
+        progress: Progress,
+        is_fenced: Callable[[], bool],
+        run: Run | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._run_id = run_id
+        self._attempt = attempt
+        self._may_be_interrupted = may_be_interrupted
+        self._saves = saves
+        self._progress = progress
+        self._is_fenced = is_fenced
+        self._marks = Marks(ledger, run_id=run_id, attempt=attempt)
+        self._given: Fetched | None = None
+        self._begun = time.monotonic()
+        self._has_proved = False
+        self.committed: list[str] = []
+        self.has_continued = False
+        self._uploader = Uploader(store)
+        self._manifest: Manifest | None = None
+        self._has_committed = False
+        self.history = SaveHistory(run, attempt=attempt, keep_last=keep_last)
+        self._has_partials = True  # an attempt before may have left some
+
+    @property
+    def step(self) -> int | None:
+        """The step of the newest checkpoint that is committed, None when it is not known."""
+        return self.history.step
+
+    def begin_from(self, restored: Fetched, view: View) -> None:
+        """Go on from a restored checkpoint, which is what the folder holds now."""
+        self._manifest, self._given = restored.manifest, restored
+        self._begun = time.monotonic()
+        self.history.begin_from(restored, view)
+        self._uploader.remember(view, restored.manifest)
+
+    def expected_time(self, size_bytes: int) -> timedelta:
+        """Guess how long a checkpoint of so many bytes will take to upload."""
+        return self._uploader.expected_time(size_bytes)
+
+    def commit(
+        self, take: Take, place: Path, *, told: int | None, superseded: threading.Event
+    ) -> None:
+        """Upload what is pinned at `place`, and make it the run's newest checkpoint.
+
+        `told` is the step that the helper had told when it was pinned: by now it may be at a later.
+        """
+        began = time.monotonic()
+        reach("save.pinned")
+        uploaded = self._uploader.upload(take, place, superseded=superseded)
+        reach("save.parts_stored")
+        entries = tuple(
+            sorted((*uploaded.entries, *self._carried(take)), key=lambda entry: entry.path)
+        )
+        now = datetime.now(timezone.utc)
+        read = partial(read_pinned, take.view, take.contents, place)
+        judged = self.history.judge(take, told, read)
+        step = judged.step
+        manifest = self._manifest_of(
+            entries, step=step, now=now, metadata=self.history.metadata_of(judged)
+        )
+        key = self._store.put_manifest(manifest)
+        reach("save.manifest_stored")
+        if self._is_fenced():
+            raise FencedError("a later attempt owns the run")
+        self._ledger.commit_checkpoint(
+            self._run_id,
+            self._attempt,
+            step=step,
+            save=manifest.save,
+            manifest=key,
+            progressed=self.history.is_progress(judged),
+            now=now,
+        )
+        reach("save.committed")
+        self._manifest, self._has_committed = manifest, True
+        self._warn_of_a_new_start(self.history.add(key, manifest, take, judged, read))
+        self._note_use_of_given(key, manifest)
+        self._tell_budget(manifest)
+        self._progress.mark("committed", now)
+        self._progress.warn("", about="save")
+        logger.info(
+            "committed %s: %d bytes, %d of them new, in %.2f s",
+            name_of(step, manifest.save),
+            manifest.size_bytes,
+            uploaded.new_bytes,
+            time.monotonic() - began,
+        )
+
+    def _note_use_of_given(self, key: str, manifest: Manifest) -> None:
+        """Mark the restored checkpoint as proven once the trainer has saved beyond it."""
+        self.committed.append(key)
+        given = self._given
+        if given is None or self._has_proved:
+            return
+        self.has_continued = self.has_continued or continued_from(given.manifest, manifest)
+        if self.has_continued:
+            self._has_proved = self._marks.prove(given.key)
+            self.history.note_proven(given.key)
+
+    def save_partial(self, take: Take, place: Path, *, reasons: Sequence[str] = ()) -> None:
+        """Keep what an unfinished save left, for a trainer that asks for it; never the newest.
+
+        `reasons` say why it is not complete, as far as that is known.
+        """
+        uploaded = self._uploader.upload(take, place, superseded=threading.Event())
+        if self._is_fenced():
+            raise FencedError("a later attempt owns the run")
+        manifest = self._manifest_of(
+            uploaded.entries,
+            step=self.step,
+            now=datetime.now(timezone.utc),
+            metadata={"partial": True, "reasons": list(reasons)},
+        )
+        self._store.put_partial(manifest)
+        logger.info("kept %d bytes of an unfinished checkpoint beside", manifest.size_bytes)
+
+    def remove_old(self) -> None:
+        """Remove checkpoints beyond those to keep, and what is partial and older than a whole."""
+        if self._manifest is None or not self._has_committed:
+            return
+        kept = self.history.kept
+        try:
+            if self._has_partials:
+                self._store.delete_partials()
+                self._has_partials = False
+            if self._may_fall_back():
+                return
+            removed = remove_old_checkpoints(
+                self._store, kept, self._manifest, attempt=self._attempt
+            )
+            self._uploader.forget(removed)
+        except (RunctlError, ClientError, BotoCoreError) as exc:
+            logger.warning("old checkpoints could not be removed: %s", exc)
+
+    def _may_fall_back(self) -> bool:
+        """Whether the trainer may still die of what it was given: then those before are needed."""
+        is_new = time.monotonic() - self._begun < SOON.total_seconds()
+        return self._given is not None and not self.has_continued and is_new
+
+    def _manifest_of(
+        self,
+        entries: tuple[Entry, ...],
+        *,
+        step: int | None,
+        now: datetime,
+        metadata: dict[str, object],
+    ) -> Manifest:
+        return Manifest(
+            run_id=self._run_id,
+            step=step,
+            save=self.history.next_save,
+            attempt=self._attempt,
+            taken_at=now.isoformat(),
+            entries=entries,
+            metadata=metadata,
+        )
+
+    def _warn_of_a_new_start(self, warning: str) -> None:
+        """Say that the trainer did not go on from what it was given; that stays in the status."""
+        if warning and self._progress.warn(warning, about="resume"):
+            logger.warning("%s", warning)
+
+    def _carried(self, take: Take) -> tuple[Entry, ...]:
+        """Return what the checkpoint before has of the saves that are left out."""
+        if self._manifest is None or not take.left_out:
+            return ()
+        return tuple(
+            entry
+            for entry in self._manifest.entries
+            if take.leaves_out(entry.path) and entry.path not in take.view
+        )
+
+    def _tell_budget(self, manifest: Manifest) -> None:
+        """Say from the first save on what a last one takes, and when it will not fit a notice."""
+        speed = self._uploader.bytes_per_second
+        measured = None if speed == ASSUMED_BYTES_PER_SECOND else speed
+        self._progress.note_saving(size_bytes=manifest.size_bytes, bytes_per_second=measured)
+        if not self._may_be_interrupted:
+            return
+        budget = notice_budget(
+            size_bytes=manifest.size_bytes,
+            bytes_per_second=speed,
+            save_cost=self._saves.cost or timedelta(0),
+        )
+        self._progress.note_saving(last_save=budget.needed, notice=budget.available)
+        self._progress.warn(budget.warning, about="notice")

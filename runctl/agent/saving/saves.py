@@ -1,0 +1,50 @@
+"""What the trainer's helper tells about its saves."""
+
+import contextlib
+import json
+from datetime import timedelta
+from pathlib import Path
+
+from runctl.agent.reporting.json_lines import Follower
+from runctl.model.checkpoint import is_step
+
+# What takes longer is not how long a save took.
+LONGEST_SAVE = timedelta(days=1)
+
+
+class Saves:
+    """Reads RUNCTL_SAVED_FILE, to which the helper appends after each rename into place."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = Follower(path)
+        self.step: int | None = None
+        self.cost: timedelta | None = None
+        self.was_asked_to_stop = False
+
+    @property
+    def has_helper(self) -> bool:
+        """Whether the trainer has told of a save, so it uses the helper."""
+        return self.step is not None
+
+    def read(self) -> bool:
+        """Take note of what was told since the last call; whether there was anything."""
+        told = False
+        for line in self._lines.read():
+            with contextlib.suppress(ValueError, RecursionError):
+                told |= self._note(json.loads(line))
+        return told
+
+    def _note(self, document: object) -> bool:
+        """Take note of one line; whether it tells of a save."""
+        if not isinstance(document, dict):
+            return False
+        if document.get("signal") == "SIGTERM":
+            self.was_asked_to_stop = True
+            return False
+        step, seconds = document.get("step"), document.get("seconds")
+        if not is_step(step):
+            return False
+        self.step = step
+        if isinstance(seconds, int | float) and 0 < seconds <= LONGEST_SAVE.total_seconds():
+            self.cost = timedelta(seconds=seconds)
+        return True

@@ -1,0 +1,138 @@
+"""Bundles: small files that share a part, since a request costs as much as many files' bytes."""
+
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from runctl.checkpoint.known_files import Stored
+from runctl.checkpoint.pieces import BUFFER_BYTES
+from runctl.checkpoint.snapshot import ChangedError, Seen
+from runctl.model.checkpoint import Part
+
+# A bundle is read into one buffer and sent from there.
+BUNDLE_BYTES = BUFFER_BYTES
+# Bundles with less in use than this are packed anew, so they take at most twice what is in use.
+MIN_LIVE_SHARE = 0.5
+# If there are more bundles than these and twice as many as would do, short ones are packed anew:
+# each is a request when the checkpoint is restored.
+SPARE_BUNDLES = 32
+# A save packs anew at most as much as it has to send anyway, or this: the last one is in a hurry.
+REPACKED_BYTES = 8 * BUNDLE_BYTES
+
+
+class PinnedFile(NamedTuple):
+    """A file of a snapshot; its bytes are `content`, or are read at `place`."""
+
+    path: str
+    place: str
+    seen: Seen
+    is_log: bool
+    content: bytes | None = None
+
+
+def pack(files: Iterable[PinnedFile]) -> Iterator[list[PinnedFile]]:
+    """Divide files into bundles, in their order: the same files make the same bundles."""
+    bundle: list[PinnedFile] = []
+    size = 0
+    for file in files:
+        if size + file.seen.size > BUNDLE_BYTES:
+            yield bundle
+            bundle, size = [], 0
+        bundle.append(file)
+        size += file.seen.size
+    if bundle:
+        yield bundle
+
+
+def to_repack(used: Iterable[tuple[Stored, int]], *, new_bytes: int) -> set[str]:
+    """Return the digests of the bundles whose files are to be packed anew.
+
+    `used` has what the snapshot needs of bundles: each content once, with its size. `new_bytes` go
+    into new bundles in any case. The emptiest are taken first.
+    """
+    live: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for stored, size in used:
+        (part,) = stored.parts
+        live[part.sha256] = live.get(part.sha256, 0) + size
+        sizes[part.sha256] = part.size_bytes
+    enough = -(-sum(live.values()) // BUNDLE_BYTES)
+    has_too_many = len(live) > 2 * enough + SPARE_BUNDLES
+    left = max(new_bytes, REPACKED_BYTES)
+    chosen: set[str] = set()
+    for size, digest in sorted((size, digest) for digest, size in live.items()):
+        is_sparse = size < MIN_LIVE_SHARE * sizes[digest]
+        is_short = has_too_many and size < MIN_LIVE_SHARE * BUNDLE_BYTES
+        if (is_sparse or is_short) and size <= left:
+            left -= size
+            chosen.add(digest)
+    return chosen
+
+
+@dataclass
+class Bundle:
+    """Small files in one buffer, one after another; equal contents are there once."""
+
+    name: str
+    buffer: memoryview
+    size_bytes: int = 0
+    is_held: bool = True
+
+    def __iter__(self) -> Iterator[memoryview]:
+        yield self.buffer[: self.size_bytes]
+
+    def read(self, files: Sequence[PinnedFile], known: Collection[str]) -> list[tuple[str, int]]:
+        """Read files; return the digest of each, and its offset here.
+
+        What `known` has is not kept here, and its offset is meaningless. Raises ChangedError when a
+        file is not as it was seen.
+        """
+        offsets: dict[str, int] = {}
+        found = []
+        for file in files:
+            end = self.size_bytes + file.seen.size
+            content = self.buffer[self.size_bytes : end]
+            if file.content is None:
+                _read(file, content)
+            else:
+                content[:] = file.content
+            digest = hashlib.sha256(content).hexdigest()
+            if digest not in known and digest not in offsets:
+                offsets[digest] = self.size_bytes
+                self.size_bytes = end
+            found.append((digest, offsets.get(digest, 0)))
+        return found
+
+    def part(self) -> Part:
+        """Return the part that the bundle is."""
+        digest = hashlib.sha256(self.buffer[: self.size_bytes]).hexdigest()
+        return Part(sha256=digest, size_bytes=self.size_bytes)
+
+
+def _read(file: PinnedFile, content: memoryview) -> None:
+    path, place, seen, is_log, _ = file
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+    except FileNotFoundError as exc:
+        raise ChangedError(f"{path} was removed while it was read") from exc
+    try:
+        done = 0
+        while done < seen.size:
+            count = os.preadv(descriptor, [content[done:]], done)
+            if not count:
+                raise ChangedError(f"{path} became shorter while it was read")
+            done += count
+        info = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    check_unchanged(path, seen, info, is_log=is_log)
+
+
+def check_unchanged(path: str, seen: Seen, info: os.stat_result, *, is_log: bool) -> None:
+    """Raise ChangedError when a file is not as it was seen; a log may have grown."""
+    if is_log and info.st_size >= seen.size:
+        return
+    if (info.st_size, info.st_mtime_ns) != (seen.size, seen.mtime_ns):
+        raise ChangedError(f"{path} was written to while it was read")

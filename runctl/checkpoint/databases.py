@@ -1,0 +1,188 @@
+"""SQLite databases that the trainer holds open: copies of them stand in their place."""
+
+import shutil
+import time
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+from runctl.checkpoint.folder_state import Seen, View
+from runctl.checkpoint.pins import pin_name
+from runctl.checkpoint.sqlite_copy import SIDECARS, DatabaseError, copy_database
+
+# Each copy becomes a checkpoint: soon at first, then at a pace that costs little.
+FIRST_EVERY, LONGEST_EVERY = timedelta(seconds=5), timedelta(seconds=30)
+COST_SHARE = 20
+LONGEST_COPY = timedelta(seconds=5)
+# A program may open its database for each transaction: it is not finished with it in between.
+STILL_IN_USE = timedelta(seconds=10)
+MOST_DATABASES = 100
+
+
+class DatabaseFinder(Protocol):
+    """Tells databases from other files by their content."""
+
+    def is_database(self, path: str) -> bool:
+        """Whether a file is an SQLite database, whatever its name."""
+
+
+@dataclass(frozen=True)
+class _Database:
+    """A database in use: its last copy, the state that was copied, and when the next one is due."""
+
+    used_at: float
+    every: float = FIRST_EVERY.total_seconds()
+    due: float = float("-inf")
+    state: tuple[Seen | None, ...] = ()
+    copy: Seen | None = None
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A look at the folder in which copies stand for open databases.
+
+    `copies` are the paths of those; `held_back` are databases of which there is no copy.
+    """
+
+    view: View
+    writing: set[str]
+    copies: frozenset[str] = frozenset()
+    held_back: frozenset[str] = frozenset()
+
+
+class Databases:
+    """Copies open databases at a bounded pace, into a folder of ours."""
+
+    def __init__(self, folder: Path, place: Path, finder: DatabaseFinder) -> None:
+        self._folder = folder
+        self._finder = finder
+        self._used: dict[str, _Database] = {}
+        self._at_rest: set[str] = set()
+        self._has_begun = False
+        self.place = place
+        self.problems: dict[str, str] = {}
+
+    def replace(self, view: View, writing: set[str], now: float, *, hurry: bool) -> Replaced:
+        """Put copies into the place of databases that are in use, and their journals aside.
+
+        With `hurry` something else waits to be saved, with which the copy should agree.
+        """
+        self._find(view, writing, now)
+        if not self._used:
+            return Replaced(view, writing)
+        view, writing = dict(view), set(writing)
+        copies, held_back = set(), set()
+        for path in sorted(self._used):
+            aside = [f"{path}{sidecar}" for sidecar in SIDECARS]
+            state = tuple(view.get(one) for one in (path, *aside) if not one.endswith("-shm"))
+            database = self._refresh(path, state, now, hurry=hurry)
+            writing -= {path, *aside}
+            if database.copy is None:
+                held_back |= {path, *aside}
+                continue
+            for one in aside:
+                view.pop(one, None)
+            view[path] = database.copy
+            copies.add(path)
+        return Replaced(view, writing, frozenset(copies), frozenset(held_back))
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """The databases that are or were in use, with their journals."""
+        paths = self._used.keys() | self._at_rest
+        return frozenset(f"{path}{one}" for path in paths for one in ("", *SIDECARS))
+
+    def at_rest(self, view: View, torn: frozenset[str]) -> tuple[View, frozenset[str]]:
+        """Return the folder without what SQLite makes anew, once no process uses it any more.
+
+        A database that was open when its writer was killed is consistent with its journal.
+        """
+        owners = {path for path in {*torn, *self._used} if path in view}
+        found = {path for path in owners if path in self._used or self._finder.is_database(path)}
+        # A journal may be open when its database is not: rows are in it all the same.
+        for path in torn:
+            for sidecar in SIDECARS:
+                owner = path.removesuffix(sidecar)
+                if owner != path and owner in view and self._finder.is_database(owner):
+                    found.add(owner)
+        self._at_rest = found
+        kept = {path: seen for path, seen in view.items() if path.removesuffix("-shm") not in found}
+        kept |= {path: view[path] for path in found}
+        return kept, torn - {f"{path}{one}" for path in found for one in ("", *SIDECARS)}
+
+    def _find(self, view: View, writing: Set[str], now: float) -> None:
+        """Note which databases are in use."""
+        for path in writing & view.keys():
+            owner = next((path.removesuffix(one) for one in SIDECARS if path.endswith(one)), path)
+            seen = view.get(owner)
+            if seen is None or seen.kind != "file" or not seen.size:
+                continue
+            known = self._used.get(owner)
+            if known is not None or (
+                len(self._used) < MOST_DATABASES and self._finder.is_database(owner)
+            ):
+                self._used[owner] = replace(known or _Database(now), used_at=now)
+        late = now - STILL_IN_USE.total_seconds()
+        for path, database in list(self._used.items()):
+            if path not in view or (database.used_at < late and f"{path}-wal" not in view):
+                del self._used[path]
+                self.problems.pop(path, None)
+                self._remove(database)
+
+    def _refresh(
+        self, path: str, state: tuple[Seen | None, ...], now: float, *, hurry: bool
+    ) -> _Database:
+        database = self._used[path]
+        due = database.due
+        if hurry and database.copy is not None:
+            due = min(due, due - database.every + FIRST_EVERY.total_seconds())
+        if state == database.state or now < due:
+            return database
+        began = time.monotonic()
+        try:
+            copy = self._copied(path)
+        except DatabaseError as exc:
+            self.problems[path] = (
+                f"{path} is a database that is open all the time, and cannot be copied while the "
+                f"trainer runs: {exc}"
+            )
+            failed = replace(database, due=now + FIRST_EVERY.total_seconds())
+            self._used[path] = failed
+            return failed
+        self.problems.pop(path, None)
+        self._remove(database)
+        every = max(database.every, COST_SHARE * (time.monotonic() - began))
+        self._used[path] = replace(
+            database,
+            state=state,
+            copy=copy,
+            due=now + every,
+            every=min(2 * database.every, LONGEST_EVERY.total_seconds()),
+        )
+        return self._used[path]
+
+    def _copied(self, path: str) -> Seen:
+        """Copy a database; what an earlier agent left is removed before the first."""
+        if not self._has_begun:
+            shutil.rmtree(self.place, ignore_errors=True)
+            self._has_begun = True
+        try:
+            self.place.mkdir(parents=True, exist_ok=True)
+            fresh = self.place / "new"
+            fresh.unlink(missing_ok=True)
+            seconds = LONGEST_COPY.total_seconds()
+            copy_database(self._folder / path, fresh, self.place / "work", seconds=seconds)
+            info = fresh.stat()
+            inode = (info.st_dev, info.st_ino)
+            mode = info.st_mode & 0o7777
+            seen = Seen("file", mode, info.st_mtime_ns, info.st_size, inode)
+            fresh.rename(self.place / pin_name(seen))
+        except OSError as exc:
+            raise DatabaseError(str(exc)) from exc
+        return seen
+
+    def _remove(self, database: _Database) -> None:
+        if database.copy is not None:
+            (self.place / pin_name(database.copy)).unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""Looking into the files of a checkpoint folder, as little and as seldom as possible."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from runctl.checkpoint.folder_state import Seen
+from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
+
+SQLITE = b"SQLite format 3\0"
+# What is remembered of more files than this is not worth its memory.
+MOST_REMEMBERED = 20_000
+
+T = TypeVar("T")
+Identity = tuple[tuple[int, int], int, int]
+
+
+class Inspector:
+    """Reads heads and tails of files, each file once as long as it does not change.
+
+    A file that cannot be read, or has changed since it was seen, has no verdict and no text.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._verdicts: dict[Identity, Verdict | None] = {}
+        self._texts: dict[Identity, str] = {}
+
+    def verdict(self, path: str, seen: Seen) -> Verdict | None:
+        """Return what the file's format says of it."""
+        key = _identity(seen)
+        if key not in self._verdicts:
+            with suppress(OSError), self._opened(path, seen) as file:
+                source = Source(path, seen.size, lambda at, length: os.pread(file, length, at))
+                _remember(self._verdicts, key, judge(source))
+        return self._verdicts.get(key)
+
+    def text(self, path: str, seen: Seen) -> str:
+        """Return the beginning of a small text file."""
+        key = _identity(seen)
+        if key not in self._texts:
+            with suppress(OSError), self._opened(path, seen) as file:
+                content = os.pread(file, READ_BYTES, 0)
+                _remember(self._texts, key, content.decode("utf-8", errors="replace"))
+        return self._texts.get(key, "")
+
+    def is_database(self, path: str) -> bool:
+        """Whether a file is an SQLite database, whatever its name."""
+        with suppress(OSError):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = os.open(self._folder / path, flags)
+            try:
+                return os.pread(file, len(SQLITE), 0) == SQLITE
+            finally:
+                os.close(file)
+        return False
+
+    @contextmanager
+    def _opened(self, path: str, seen: Seen) -> Iterator[int]:
+        # Without O_NONBLOCK a pipe that has taken the file's place would never open.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.open(f"{self._folder}/{path}", flags)
+        try:
+            info = os.fstat(file)
+            if ((info.st_dev, info.st_ino), info.st_size, info.st_mtime_ns) != _identity(seen):
+                raise FileNotFoundError(path)
+            yield file
+        finally:
+            os.close(file)
+
+
+def _identity(seen: Seen) -> Identity:
+    return seen.inode, seen.size, seen.mtime_ns
+
+
+def _remember(known: dict[Identity, T], key: Identity, value: T) -> None:
+    if len(known) >= MOST_REMEMBERED:
+        known.clear()
+    known[key] = value

@@ -1,0 +1,145 @@
+"""What the layouts of well-known libraries say about whether a folder holds a complete save. Pure.
+
+Each layout has something that is written last, or a list of what belongs to it.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from runctl.checkpoint.folder_state import Seen
+from runctl.checkpoint.save_groups import place_of
+
+SHARD = re.compile(r"^(?P<before>.*?)-?(?P<number>\d+)-of-(?P<total>\d+)(?P<after>.*)$")
+DATA_OF_TENSORFLOW = re.compile(r"^(?P<name>.+)\.data-\d+-of-\d+$")
+NAMED_IN_INDEX = re.compile(r'"([^"/\\]{1,200}\.(?:safetensors|bin|msgpack|h5|pt))"')
+RECORDS_OF_TORCH = re.compile(r"^__\d+_\d+\.distcp$")
+METADATA_OF_A_RANK = re.compile(r"^__\d+\.metadata$")
+CHECKPOINT_OF_A_TRAINER = re.compile(r"^checkpoint-\d+$")
+ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
+# Files that name the newest save, and are written once it is complete: DeepSpeed, Megatron,
+# TensorFlow, Detectron2.
+TRACKERS = ("latest", "latest_checkpointed_iteration.txt", "checkpoint", "last_checkpoint")
+DIGITS = re.compile(r"\d{1,12}")
+FILE_TYPE = re.compile(r"\.[a-z]{1,5}\"?\s*$")
+
+Text = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """Why the save that `path` belongs to is not complete.
+
+    `about` is what the flaw is recognized by at the next look, or in the next save if it is one of
+    a series; `seen_in` is then the highest number of a save without the flaw. `is_certain` says
+    that no time makes up for it: the library cannot read such a save. With `alone`, nothing but the
+    path and what is below is affected.
+    """
+
+    path: str
+    reason: str
+    about: str
+    is_certain: bool = False
+    alone: bool = False
+    in_series: bool = False
+    seen_in: int = -1
+
+
+def flaws_of(folder: str, files: Mapping[str, Seen], text: Text) -> Iterator[Flaw]:
+    """Yield what is missing in a folder by the layouts that its files belong to.
+
+    `files` are those directly in it, by name; `text` returns the content of a small one.
+    """
+    yield from _shards(folder, files)
+    yield from _indexes(folder, files, text)
+    yield from _torch_distributed(folder, files)
+    yield from _tensorflow(folder, files)
+    is_of_a_trainer = CHECKPOINT_OF_A_TRAINER.match(folder.rpartition("/")[2])
+    if is_of_a_trainer and "training_args.bin" in files and "trainer_state.json" not in files:
+        about = f"{folder}/trainer_state.json"
+        yield Flaw(folder, f"{about} is missing, which the Hugging Face Trainer writes last", about)
+
+
+def _shards(folder: str, files: Mapping[str, Seen]) -> Iterator[Flaw]:
+    found: dict[tuple[str, str, str], set[int]] = {}
+    for name in files:
+        if match := SHARD.match(name):
+            key = (match["before"], match["total"], match["after"])
+            found.setdefault(key, set()).add(int(match["number"]))
+    for (before, total, after), numbers in found.items():
+        if len(numbers) < int(total):
+            path = _join(folder, f"{before}-*-of-{total}{after}")
+            reason = f"{path}: {len(numbers)} of {int(total)} shards are there"
+            yield Flaw(_a_path(folder, files, before, total), reason, about=path)
+
+
+def _a_path(folder: str, files: Mapping[str, Seen], before: str, total: str) -> str:
+    names = (name for name in files if name.startswith(before) and f"-of-{total}" in name)
+    return _join(folder, min(names))
+
+
+def _indexes(folder: str, files: Mapping[str, Seen], text: Text) -> Iterator[Flaw]:
+    for name in files:
+        if not name.endswith(".index.json"):
+            continue
+        path = _join(folder, name)
+        missing = sorted(set(NAMED_IN_INDEX.findall(text(path))) - files.keys())
+        if missing:
+            yield Flaw(path, f"{missing[0]} is missing, which {path} names", path, is_certain=True)
+
+
+def _torch_distributed(folder: str, files: Mapping[str, Seen]) -> Iterator[Flaw]:
+    records = [name for name in files if RECORDS_OF_TORCH.match(name)]
+    if not records:
+        return
+    about, path = _join(folder, ".metadata"), _join(folder, min(records))
+    metadata = [
+        seen
+        for name, seen in files.items()
+        if name == ".metadata" or METADATA_OF_A_RANK.match(name)
+    ]
+    if not metadata or ".metadata.tmp" in files:
+        reason = f"{about} is missing, which torch.distributed.checkpoint writes last"
+        yield Flaw(path, reason, about, is_certain=True)
+    elif max(seen.mtime_ns for seen in metadata) < max(files[one].mtime_ns for one in records):
+        yield Flaw(path, f"{about} is older than the records that it describes", about)
+
+
+def _tensorflow(folder: str, files: Mapping[str, Seen]) -> Iterator[Flaw]:
+    for name in files:
+        match = DATA_OF_TENSORFLOW.match(name)
+        if match and f"{match['name']}.index" not in files:
+            about = _join(folder, f"{match['name']}.index")
+            yield Flaw(_join(folder, name), f"{about} is missing", about, is_certain=True)
+
+
+def temporary_of_orbax(path: str) -> str:
+    """Return the folder that Orbax renames when a save is complete, or an empty text."""
+    if ORBAX_TEMPORARY not in path:
+        return ""
+    names = path.split("/")
+    level = next(level for level, name in enumerate(names) if ORBAX_TEMPORARY in name)
+    return "/".join(names[: level + 1])
+
+
+def tracked_number(content: str) -> int | None:
+    """Return the number of the save that a tracker names in its first line."""
+    line = content.lstrip().partition("\n")[0]
+    found = DIGITS.findall(FILE_TYPE.sub("", line))
+    return int(found[-1]) if found else None
+
+
+def names_save(content: str, path: str) -> bool:
+    """Whether a small text names the save that `path` belongs to, by its name or its number."""
+    place = place_of(path)
+    if place.number is None:
+        return False
+    if content.strip().isdecimal():
+        return int(content.strip()[:12]) == place.number
+    level = place.parent.count("/") + 1 if place.parent else 0
+    name = path.split("/")[level]
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", content) is not None
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

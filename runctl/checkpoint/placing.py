@@ -1,0 +1,197 @@
+"""Putting a checkpoint's files, links and folders in their places, without following any link.
+
+Everything is made relative to a descriptor of the folder that it goes into, and each folder is
+opened from the one above it. So neither a link that a manifest brings nor one that lies there
+already leads a file elsewhere, whatever the file system takes for the same name.
+"""
+
+import contextlib
+import errno
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from runctl.fault_points import reach
+from runctl.model.checkpoint import Entry
+from runctl.model.errors import DamagedCheckpointError
+
+COPIED_BYTES = 1024 * 1024
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# It does not exist yet, and is no link to what does.
+NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# What comes of a manifest that names what the file system does not take; any other OSError says
+# nothing about the manifest.
+IMPOSSIBLE = frozenset(
+    {
+        errno.EEXIST,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+    }
+)
+
+
+class _Folders:
+    """Descriptors of folders below a root; those from the root to the last one are open."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._open: list[tuple[str, int]] = []
+
+    def descriptor(self, path: str, *, make: bool = False) -> int:
+        """Return a folder's descriptor, which is valid until the next call."""
+        names = path.split("/") if path else []
+        shared = 0
+        while shared < min(len(names), len(self._open)) and names[shared] == self._open[shared][0]:
+            shared += 1
+        self._close(down_to=shared)
+        for name in names[shared:]:
+            above = self._open[-1][1] if self._open else self._root
+            if make:
+                _make_folder(name, above)
+            self._open.append((name, os.open(name, FOLDER_FLAGS, dir_fd=above)))
+        return self._open[-1][1] if self._open else self._root
+
+    def close(self) -> None:
+        self._close(down_to=0)
+
+    def _close(self, *, down_to: int) -> None:
+        while len(self._open) > down_to:
+            os.close(self._open.pop()[1])
+
+
+def _make_folder(name: str, above: int) -> None:
+    try:
+        os.mkdir(name, dir_fd=above)
+    except FileExistsError:
+        return  # if it is none, that is noticed when it is opened
+
+
+def place(
+    entries: Sequence[Entry], folder: str, incoming: str, content_name: Callable[[Entry], str]
+) -> None:
+    """Make an empty folder what the entries say, with files that are verified and in `incoming`.
+
+    `content_name` names an entry's file there. Raises DamagedCheckpointError when the file system
+    takes no such tree, OSError for anything else.
+    """
+    # Depth first: a folder comes directly before what is in it.
+    ordered = sorted(entries, key=lambda entry: entry.path.replace("/", "\0"))
+    with _opened(folder) as root, _opened(incoming) as source:
+        _Placing(root, source, content_name).place(ordered)
+
+
+@contextlib.contextmanager
+def _opened(folder: str) -> Iterator[int]:
+    descriptor = os.open(folder, FOLDER_FLAGS)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class _Placing:
+    """The steps of it, in their order."""
+
+    def __init__(self, root: int, incoming: int, content_name: Callable[[Entry], str]) -> None:
+        self._root = root
+        self._incoming = incoming
+        self._content_name = content_name
+        self._uses: Counter[str] = Counter()
+
+    def place(self, entries: Sequence[Entry]) -> None:
+        self._uses.update(self._content_name(entry) for entry in entries if entry.kind == "file")
+        self._for_each(entries, self._place_one)
+        self._link([entry for entry in entries if entry.kind == "hard"])
+        # Children before parents: what is put into a folder changes the folder's time, and its
+        # mode may keep us out.
+        self._for_each(
+            [entry for entry in reversed(entries) if entry.kind == "dir"], self._finish_folder
+        )
+
+    def _for_each(
+        self, entries: Sequence[Entry], work: Callable[[Entry, _Folders], object]
+    ) -> None:
+        folders = _Folders(self._root)
+        try:
+            for entry in entries:
+                try:
+                    work(entry, folders)
+                except (OSError, ValueError) as exc:
+                    if isinstance(exc, OSError) and exc.errno not in IMPOSSIBLE:
+                        raise
+                    raise DamagedCheckpointError(
+                        f"{entry.path!a} cannot be put into the folder: {exc}"
+                    ) from exc
+        finally:
+            folders.close()
+
+    def _place_one(self, entry: Entry, folders: _Folders) -> None:
+        above, _, name = entry.path.rpartition("/")
+        if entry.kind == "dir":
+            folders.descriptor(entry.path, make=True)
+            return
+        at = folders.descriptor(above, make=True)
+        if entry.kind == "link":
+            os.symlink(entry.target, name, dir_fd=at)
+            times = (entry.mtime_ns, entry.mtime_ns)
+            os.utime(name, ns=times, dir_fd=at, follow_symlinks=False)
+        elif entry.kind == "file":
+            self._place_file(entry, name, at)
+            reach("restore.first_file_placed")
+
+    def _place_file(self, entry: Entry, name: str, at: int) -> None:
+        content = self._content_name(entry)
+        times = (entry.mtime_ns, entry.mtime_ns)
+        self._uses[content] -= 1
+        if self._uses[content]:  # another file with the same content still needs it
+            target = os.open(name, NEW_FILE_FLAGS, 0o600, dir_fd=at)
+            try:
+                self._copy(content, target)
+                os.fchmod(target, entry.mode)
+                os.utime(target, ns=times)
+            finally:
+                os.close(target)
+            return
+        # Only then does it get its name.
+        os.chmod(content, entry.mode, dir_fd=self._incoming)
+        os.utime(content, ns=times, dir_fd=self._incoming, follow_symlinks=False)
+        os.rename(content, name, src_dir_fd=self._incoming, dst_dir_fd=at)
+
+    def _copy(self, content: str, target: int) -> None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        source = os.open(content, flags, dir_fd=self._incoming)
+        try:
+            while block := os.read(source, COPIED_BYTES):
+                while block:  # a file system that fills up takes a part of it
+                    block = block[os.write(target, block) :]
+        finally:
+            os.close(source)
+
+    def _link(self, entries: Sequence[Entry]) -> None:
+        """Give files their other names; each is a file of the manifest, which is in place."""
+        sources = _Folders(self._root)
+
+        def link(entry: Entry, folders: _Folders) -> None:
+            there, _, target = entry.target.rpartition("/")
+            above, _, name = entry.path.rpartition("/")
+            os.link(
+                target,
+                name,
+                src_dir_fd=sources.descriptor(there),
+                dst_dir_fd=folders.descriptor(above, make=True),
+                follow_symlinks=False,
+            )
+
+        try:
+            self._for_each(entries, link)
+        finally:
+            sources.close()
+
+    def _finish_folder(self, entry: Entry, folders: _Folders) -> None:
+        descriptor = folders.descriptor(entry.path)
+        os.fchmod(descriptor, entry.mode)
+        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))

@@ -1,0 +1,205 @@
+"""What the saves before it say about whether a save is complete. Pure."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from runctl.checkpoint.folder_state import Seen, View
+from runctl.checkpoint.layouts import TRACKERS, Flaw, tracked_number
+from runctl.checkpoint.save_groups import Place, place_of
+
+# What a save may have or not: a best model is not written each time.
+OPTIONAL = re.compile(
+    r"best|te?mp|partial|\.part\b|writing|incomplete|lock|\.swp$|~$|tfevents|\.log$|(?:^|/)\.(?!metadata)",
+    re.IGNORECASE,
+)
+# A file with such a name is of no use when it is empty.
+NEVER_EMPTY = re.compile(
+    r"\.(?:pt|pth|ckpt|bin|safetensors|npz|npy|h5|hdf5|keras|pkl|pickle|joblib|json|msgpack|distcp|"
+    r"model|weights|params|states?|parquet|onnx|gguf|pb|index|zip|tar|gz|ubj|cbm|data-\d+-of-\d+)$",
+    re.IGNORECASE,
+)
+# A save that lacks more than this is in progress; the rest of what it lacks need not be named.
+MOST_NAMED = 20
+
+Members = dict[str, Seen]
+
+
+@dataclass(frozen=True)
+class Save:
+    """A save with a number: its files by their names with `#` for the number."""
+
+    parent: str
+    number: int
+    roots: set[str] = field(default_factory=set)
+    members: Members = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+
+    def add(self, path: str, place: Place, seen: Seen) -> None:
+        """Note one of its files."""
+        self.roots.add(place.root)
+        self.members[place.member] = seen
+        self.paths[place.member] = path
+
+    @property
+    def shown(self) -> str:
+        """Its name in messages."""
+        path = next(iter(self.paths.values()))
+        below = self.parent.count("/") + 1 if self.parent else 0
+        return "/".join(path.split("/")[: below + 1])
+
+
+def saves_in(view: View, parents: Iterable[str]) -> dict[str, Save]:
+    """Return the saves in some folders by their names."""
+    wanted = set(parents)
+    saves: dict[str, Save] = {}
+    for path, seen in view.items():
+        if seen.kind != "dir":
+            place = place_of(path)
+            if place.number is not None and place.parent in wanted:
+                save = saves.setdefault(place.save, Save(place.parent, place.number))
+                save.add(path, place, seen)
+    return saves
+
+
+class Series:
+    """The saves of some folders, as they are now and as the last checkpoint has them.
+
+    `remembered` is what complete saves consisted of, by folder and root, where none is left.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        taken: View,
+        fresh: Iterable[str],
+        remembered: Mapping[tuple[str, str], frozenset[str]],
+    ) -> None:
+        places = [place_of(path) for path in fresh]
+        self.fresh = {place.save for place in places if place.number is not None}
+        parents = {place.parent for place in places if place.number is not None}
+        self.now = saves_in(view, parents)
+        self.before = saves_in(taken, parents)
+        self._remembered = remembered
+        self._view = view
+
+    def flaws(self, text: Callable[[str], str]) -> Iterator[Flaw]:
+        """Yield what saves that changed lack, compared with those before them.
+
+        Those are what the last checkpoint has, and what the program has gone on from since.
+        """
+        passed: dict[str, Save] = {}
+        for name, save in sorted(self.now.items(), key=lambda item: item[1].number):
+            if name in self.fresh:
+                earlier = [
+                    one
+                    for other, one in {**passed, **self.before}.items()
+                    if other != name and one.parent == save.parent and one.roots & save.roots
+                ]
+                flaws = [*self._missing(save, earlier), *self._emptied(save, earlier)]
+                yield from flaws
+                yield from self._not_tracked(save, earlier, text)
+                if flaws:
+                    continue
+            passed[name] = save
+
+    def _missing(self, save: Save, earlier: list[Save]) -> Iterator[Flaw]:
+        missing = sorted(self._expected(save, earlier) - save.members.keys())
+        for member in missing[:MOST_NAMED]:
+            having = [
+                one.number
+                for one in (*self.now.values(), *self.before.values())
+                if one.parent == save.parent and member in one.members
+            ]
+            lacking = member.rpartition("/")[2].replace("#", str(save.number))
+            yield Flaw(
+                next(iter(save.paths.values())),
+                f"{save.shown} has no {lacking}, unlike the saves before it",
+                about=f"{save.parent}\0{member}",
+                in_series=True,
+                seen_in=max(having, default=-1),
+            )
+
+    def _expected(self, save: Save, earlier: list[Save]) -> frozenset[str]:
+        if earlier:
+            return frozenset.intersection(*(expected_of(one) for one in earlier))
+        known = [self._remembered.get((save.parent, root), frozenset()) for root in save.roots]
+        return frozenset().union(*known)
+
+    def _emptied(self, save: Save, earlier: list[Save]) -> Iterator[Flaw]:
+        for member, seen in save.members.items():
+            theirs = [one.members[member] for one in earlier if member in one.members]
+            if is_empty(seen) and theirs and not any(is_empty(other) for other in theirs):
+                path = save.paths[member]
+                reason = f"{path} is empty, unlike in the saves before it"
+                yield Flaw(path, reason, about=f"{path} is empty")
+
+    def _not_tracked(
+        self, save: Save, earlier: list[Save], text: Callable[[str], str]
+    ) -> Iterator[Flaw]:
+        """Compare with a file that has named each save so far once it was complete."""
+        below = [one.number for one in earlier if one.number < save.number]
+        for tracker in TRACKERS if below else ():
+            path = f"{save.parent}/{tracker}" if save.parent else tracker
+            if path in self._view and tracked_number(text(path)) == max(below):
+                yield Flaw(
+                    next(iter(save.paths.values())),
+                    f"{path} does not name {save.shown} yet",
+                    about=path,
+                    in_series=True,
+                    seen_in=max(below),
+                )
+
+
+def expected_of(save: Save) -> frozenset[str]:
+    """Return what other saves of the series should have, too."""
+    return frozenset(
+        member
+        for member, seen in save.members.items()
+        if not is_empty(seen) and not OPTIONAL.search(member)
+    )
+
+
+def is_empty(seen: Seen) -> bool:
+    """Whether it is a file without content."""
+    return seen.kind == "file" and seen.size == 0
+
+
+def flaws_without_number(view: View, taken: View, fresh: Iterable[str]) -> Iterator[Flaw]:
+    """Yield what is missing or empty where a program overwrites its files at each save."""
+    folders = set()
+    for path in fresh:
+        seen, before = view[path], taken.get(path)
+        if place_of(path).number is None:
+            folders.add(path.rpartition("/")[0])
+        if not is_empty(seen):
+            continue
+        if before is not None and not is_empty(before):
+            yield Flaw(path, f"{path} is empty, unlike before", about=f"{path} is empty")
+        elif before is None and NEVER_EMPTY.search(path) and not OPTIONAL.search(path):
+            yield Flaw(path, f"{path} is empty", about=f"{path} is empty")
+    if folders:
+        yield from _removed(view, taken, folders)
+
+
+def _removed(view: View, taken: View, folders: set[str]) -> Iterator[Flaw]:
+    """Yield what was removed from a folder to which other files were written since."""
+    gone = [
+        path
+        for path, seen in taken.items()
+        if path not in view
+        and seen.kind == "file"
+        and seen.size
+        and path.rpartition("/")[0] in folders
+        and place_of(path).number is None
+        and not OPTIONAL.search(path)
+    ]
+    if not gone:
+        return
+    inodes = {seen.inode for seen in view.values()}
+    new = {place_of(path).member for path in view.keys() - taken.keys()}
+    for path in sorted(gone)[:MOST_NAMED]:
+        # Neither renamed nor replaced by another of its kind, such as best_0.95.pt by best_0.97.pt.
+        if taken[path].inode not in inodes and place_of(path).member not in new:
+            reason = f"{path} was removed, and is not there again"
+            yield Flaw(path, reason, about=f"{path} is missing")

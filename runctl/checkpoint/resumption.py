@@ -1,0 +1,78 @@
+"""Whether an attempt took up what it was given: warnings for those that seem not to have."""
+
+import re
+from collections.abc import Collection, Iterable
+
+from runctl.checkpoint.steps import counter_in, is_state, number_in
+
+REMEDY = "load the newest file of RUNCTL_CHECKPOINT_DIR at the start"
+_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+# What a program makes up anew at each start: dates, times, ids, and numbers behind such words.
+_UNIQUE = tuple(
+    (re.compile(pattern, re.IGNORECASE), stand_in)
+    for pattern, stand_in in (
+        (r"(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])(?!\d)", "DATE"),
+        (r"(?<!\d)\d{1,2}[-_.]\d{1,2}[-_.](?:19|20)\d\d(?!\d)", "DATE"),
+        (rf"(?<![a-z])(?:{_MONTHS})[a-z]*[-_ ]?\d{{1,2}}(?!\d)", "DATE"),
+        (r"(?<=DATE[t_\-. ])[0-2]\d[0-5]\d(?:[0-5]\d)?z?(?!\d)", "TIME"),
+        (r"(?<!\d)[0-2]\d[-_:.h][0-5]\d(?:[-_:.m][0-5]\d)?s?(?!\d)", "TIME"),
+        (r"(?<!\d)1[4-9]\d{8}(?:\d{3})?(?!\d)", "TIME"),
+        (r"(?<![0-9a-z])(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{8}(?![0-9a-z])", "ID"),
+        (r"(?<![0-9a-f])(?=[a-f-]*\d)(?=[\d-]*[a-f])[0-9a-f-]{10,}(?![0-9a-z])", "ID"),
+        (r"(?<![a-z])(version|run|exp|experiment|trial|train|attempt|job)[-_]?\d*$", r"\1N"),
+    )
+)
+
+
+def not_resumed(attempt: int, *, given: int | None, first: int | None) -> str:
+    """Say that the first save of an attempt is of a lower step than it was given, or nothing."""
+    if given is None or first is None or first >= given:
+        return ""
+    return (
+        f"attempt {attempt} was given step {given} and saved step {first}: it did not resume; "
+        f"{REMEDY}"
+    )
+
+
+def new_folder(attempt: int, *, given: Collection[str], changed: Iterable[str]) -> str:
+    """Say that an attempt saves to a new folder beside those it was given, or nothing.
+
+    `given` are the paths it was given, `changed` those that it wrote first. The folder has a name
+    that a program makes up at each start, in the pattern of a folder that was there.
+    """
+    existing = _folders_of(given)
+    patterns: dict[str, list[str]] = {}
+    for folder in sorted(existing):
+        if (pattern := _pattern(folder)) != folder:
+            patterns.setdefault(pattern, []).append(folder)
+    for folder in sorted(_folders_of(changed) - existing) if patterns else ():
+        before = patterns.get(_pattern(folder), [])
+        # Several of them: that is how the program names its saves, not its starts.
+        if len(before) == 1:
+            return (
+                f"attempt {attempt} saves to the new folder {folder}, and was given {before[0]}: "
+                "if it did not resume from there, let it save to a folder with a fixed name, or "
+                f"{REMEDY}"
+            )
+    return ""
+
+
+def _folders_of(paths: Iterable[str]) -> set[str]:
+    """Return the folders that hold states, and those above them."""
+    folders = {path.rpartition("/")[0] for path in paths if is_state(path)}
+    parts = (folder.split("/") for folder in folders if folder)
+    return {"/".join(names[: at + 1]) for names in parts for at in range(len(names))}
+
+
+def _pattern(folder: str) -> str:
+    """Return a folder's path with stand-ins for what is unique in it; a step is not."""
+    return "/".join(
+        name if number_in(name) or counter_in(name) else _pattern_of_name(name)
+        for name in folder.split("/")
+    )
+
+
+def _pattern_of_name(name: str) -> str:
+    for unique, stand_in in _UNIQUE:
+        name = unique.sub(stand_in, name)
+    return name

@@ -1,0 +1,245 @@
+"""What is known of a run's saves: which was given, what a new one adds, which of them stay."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from runctl.checkpoint.candidates import PREVIOUS, keys_before
+from runctl.checkpoint.restore import Fetched
+from runctl.checkpoint.resumption import new_folder, not_resumed
+from runctl.checkpoint.snapshot import Seen, Take, View
+from runctl.checkpoint.stated_steps import Judged, Read, StepJudge
+from runctl.checkpoint.steps import is_state, number_in
+from runctl.model.checkpoint import Manifest, is_step
+from runctl.model.decision import is_progress
+from runctl.model.run import Run, best_of
+from runctl.policy.retention import StoredSave, choose_kept
+
+PREVIOUS_STEPS = "previous_steps"
+EDGE_BYTES = 4096
+MOST_EDGES = 50
+LIKELY_LOGS = (".txt", ".jsonl", ".ndjson")
+_OLD_KEY = re.compile(r"/(\d{12})-\d{4,}(?:\.r\d+)?\.json$")
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """The first and the last bytes of a file, to tell whether it was only appended to."""
+
+    size: int
+    head: str
+    tail: str
+
+
+class SaveHistory:
+    """The saves of a run, as far as an attempt has to know them. No I/O but through `Read`."""
+
+    def __init__(self, run: Run | None, *, attempt: int, keep_last: int) -> None:
+        self._attempt = attempt
+        self._keep_last = keep_last
+        self._judge = StepJudge()
+        self._save = 0 if run is None else run.save
+        self._best = None if run is None else run.best_step
+        self._proven = None if run is None else run.proven
+        self._suspects = set() if run is None else set(run.suspects)
+        self._given: StoredSave | None = None
+        self._given_paths: frozenset[str] = frozenset()
+        self._first: int | None = None
+        self._has_looked = False
+        self._saves: list[StoredSave] = []
+        self._view: View = {}
+        self._edges: dict[str, _Edges] = {}
+
+    @property
+    def next_save(self) -> int:
+        """The number of the next save."""
+        return self._save + 1
+
+    @property
+    def step(self) -> int | None:
+        """The step of the newest save, None when it is not known."""
+        return self._saves[0].step if self._saves else None
+
+    @property
+    def kept(self) -> list[str]:
+        """The keys of the checkpoints that stay, the newest first."""
+        return [one.key for one in self._saves]
+
+    def begin_from(self, restored: Fetched, view: View) -> None:
+        """Go on from a restored checkpoint, which is what the folder holds now."""
+        manifest = restored.manifest
+        self._given = StoredSave(restored.key, manifest.step)
+        self._given_paths = frozenset(path for path, seen in view.items() if seen.kind == "file")
+        self._view = dict(view)
+        saves = [self._given, *_previous_of(manifest)]
+        named = {one.key for one in saves}
+        # The suspects are newer than what was restored instead of them.
+        suspects = [StoredSave(key, None) for key in self._suspects - named]
+        self._saves = sorted([*saves, *suspects], key=lambda one: one.key, reverse=True)
+        self._saves.remove(self._given)
+        self._saves.insert(0, self._given)
+
+    def note_proven(self, key: str) -> None:
+        """Note that a trainer has continued from a checkpoint."""
+        self._proven = key
+        self._suspects.discard(key)
+
+    def judge(self, take: Take, told: int | None, read: Read) -> Judged:
+        """Judge which step a snapshot stands for; the helper's word comes first."""
+        states = {
+            path: take.view[path]
+            for path in take.changed
+            if path in take.view and take.view[path].kind == "file" and is_state(path)
+        }
+        grown = {path for path, seen in states.items() if self._was_appended(path, seen, read)}
+        judged = self._judge.judge(
+            take.view, states.keys() - grown, held=self._view, current=self.step, read=read
+        )
+        if told is not None:
+            judged = replace(judged, step=told, is_numbered=True)
+        return replace(
+            judged,
+            # Where there are no steps, a file that grows may be all that the program makes.
+            has_news=judged.has_news or (judged.step is None and bool(states)),
+            continues=self._continues(take, judged, states, grown),
+        )
+
+    def is_progress(self, judged: Judged) -> bool:
+        """Whether a save is progress of this attempt."""
+        return is_progress(
+            step=judged.step,
+            first_step=self._first_with(judged),
+            given_step=None if self._given is None else self._given.step,
+            best_step=self._best,
+            has_news=judged.has_news,
+        )
+
+    def metadata_of(self, judged: Judged) -> dict[str, object]:
+        """Return what the manifest of a snapshot says of those before it that stay."""
+        # A later save never looks like the first one, even where only the newest stays.
+        before = self._with("", judged)[1:] or self._saves[:1]
+        before.sort(key=lambda one: one.key in self._suspects)  # good ones first
+        return {
+            PREVIOUS: [one.key for one in before],
+            PREVIOUS_STEPS: [one.step for one in before],
+        }
+
+    def add(self, key: str, manifest: Manifest, take: Take, judged: Judged, read: Read) -> str:
+        """Note a save that is committed; return a warning if the attempt did not resume, or ""."""
+        self._saves = self._with(key, judged)
+        is_first = self._first is None and judged.is_numbered
+        self._first = self._first_with(judged)
+        self._save = manifest.save
+        if judged.step is not None:
+            self._best = best_of(self._best, judged.step)
+        present = {entry.path for entry in manifest.entries}
+        self._view = {
+            **{path: seen for path, seen in self._view.items() if path in present},
+            **take.view,
+        }
+        self._note_edges(take, read)
+        return self._warning(take, judged, is_first=is_first)
+
+    def _first_with(self, judged: Judged) -> int | None:
+        if self._first is not None or not judged.is_numbered:
+            return self._first
+        return judged.step
+
+    def _with(self, key: str, judged: Judged) -> list[StoredSave]:
+        """Return the saves that stay with a newest one, which may stand in for the one before."""
+        newest = StoredSave(key, judged.step)
+        protected = self._protected(newest)
+        saves = list(self._saves)
+        if judged.continues and saves and saves[0].key not in protected | self._given_keys:
+            saves.pop(0)
+        saves.insert(0, newest)
+        kept = choose_kept(
+            saves, keep=self._keep_last, protected=protected, suspects=self._suspects
+        )
+        return [one for one in saves if one.key in kept]
+
+    @property
+    def _given_keys(self) -> set[str]:
+        return set() if self._given is None else {self._given.key}
+
+    def _protected(self, newest: StoredSave) -> set[str]:
+        protected = {self._proven} if self._proven is not None else set()
+        if self._given is not None:
+            passed = (
+                newest.step is None or self._given.step is None or newest.step > self._given.step
+            )
+            if not passed:
+                protected.add(self._given.key)
+        return protected
+
+    def _continues(
+        self, take: Take, judged: Judged, states: Mapping[str, Seen], grown: set[str]
+    ) -> bool:
+        """Whether a snapshot holds the same save as the one before, and more of it or of a log."""
+        if any(is_state(path) and path not in take.view for path in take.changed):
+            return False
+        if grown == states.keys():
+            return judged.step == self.step
+        if not judged.is_numbered or judged.step != self.step:
+            return False
+        return all(
+            (found := number_in(path)) is not None
+            and found.step == judged.step
+            and (path in grown or path not in self._view or self._view[path].size == 0)
+            for path in states
+        )
+
+    def _was_appended(self, path: str, seen: Seen, read: Read) -> bool:
+        edges, held = self._edges.get(path), self._view.get(path)
+        if edges is None:
+            # In a folder that was just restored nothing but the name tells.
+            if held is None or not path.endswith(LIKELY_LOGS):
+                return False
+            return held.inode == seen.inode and held.size < seen.size
+        return edges.size < seen.size and _edges_of(path, edges.size, read) == edges
+
+    def _note_edges(self, take: Take, read: Read) -> None:
+        self._edges = {path: one for path, one in self._edges.items() if path in take.view}
+        for path in take.changed[:MOST_EDGES]:
+            seen = take.view.get(path)
+            if seen is not None and seen.kind == "file" and seen.size and is_state(path):
+                self._edges[path] = _edges_of(path, seen.size, read)
+
+    def _warning(self, take: Take, judged: Judged, *, is_first: bool) -> str:
+        given = self._given
+        if given is None:
+            return ""
+        if is_first and (said := not_resumed(self._attempt, given=given.step, first=judged.step)):
+            return said
+        is_beyond = judged.step is not None and judged.step > (given.step or 0)
+        if not judged.has_news or self._has_looked or (judged.is_numbered and is_beyond):
+            return ""
+        self._has_looked = True
+        changed = [path for path in take.changed if path in take.view]
+        return new_folder(self._attempt, given=self._given_paths, changed=changed)
+
+
+def _previous_of(manifest: Manifest) -> list[StoredSave]:
+    listed = manifest.metadata.get(PREVIOUS_STEPS)
+    steps = listed if isinstance(listed, list) else []
+    return [
+        StoredSave(key, step if is_step(step) else _step_of_old_key(key))
+        for key, step in zip_longest(keys_before(manifest), steps)
+        if key is not None
+    ]
+
+
+def _step_of_old_key(key: str) -> int | None:
+    """Return the step in a key of manifests of version 1; newer ones have none."""
+    match = _OLD_KEY.search(key)
+    return None if match is None else int(match[1])
+
+
+def _edges_of(path: str, size: int, read: Read) -> _Edges:
+    length = min(size, EDGE_BYTES)
+    head, tail = (
+        hashlib.sha256(read(path, offset, length)).hexdigest() for offset in (0, size - length)
+    )
+    return _Edges(size, head, tail)

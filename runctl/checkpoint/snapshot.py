@@ -1,0 +1,324 @@
+"""When the checkpoint folder holds something whole."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from runctl.checkpoint.folder_state import Seen, View, look
+from runctl.checkpoint.open_files import LOG_AGE, OpenFiles, only_grew
+from runctl.checkpoint.save_groups import NO_NUMBER, leaves_out, place_of, save_of
+from runctl.checkpoint.wholeness import Wholeness
+from runctl.model.errors import CheckpointError
+
+__all__ = ["ChangedError", "Contents", "Seen", "Settling", "Take", "View", "look", "newest_saves"]
+
+QUIET = timedelta(seconds=1)
+LIMIT = timedelta(seconds=2)
+# How many limits a group of several files is waited for that is never quiet.
+PATIENCE = 5
+NONE: frozenset[str] = frozenset()
+
+# What tiny files held when they were pinned, by inode.
+Contents = Mapping[tuple[int, int], bytes]
+
+
+class ChangedError(CheckpointError):
+    """The folder changed while it was being read; the next look may find it settled."""
+
+
+@dataclass(frozen=True)
+class Take:
+    """What may be taken now.
+
+    `changed` has what differs from the checkpoint before, logs apart. `logs` are still appended to:
+    their prefix counts. `left_out` are saves in progress, by the names that `save_of` gives them,
+    and single paths: they stay as the checkpoint before has them. `hot` changed a moment ago and
+    may be overwritten in place any moment. `contents` are the bytes of files that were read when
+    the snapshot was pinned.
+    """
+
+    view: View
+    changed: tuple[str, ...]
+    logs: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+    hot: frozenset[str] = frozenset()
+    contents: Contents = field(default_factory=dict)
+
+    def leaves_out(self, path: str) -> bool:
+        """Whether a path is to stay as the checkpoint before has it."""
+        return leaves_out(self.left_out, path)
+
+
+@dataclass
+class Settling:
+    """Judges from one look after another whether the folder has settled. No I/O, no clock.
+
+    `taken` is the folder as the last checkpoint holds it.
+    """
+
+    taken: View
+    quiet: timedelta = QUIET
+    limit: timedelta = LIMIT
+    log_age: timedelta = LOG_AGE
+    wholeness: Wholeness = field(default_factory=Wholeness)
+    _last: View = field(default_factory=dict)
+    _busy: frozenset[str] = frozenset()
+    _changed_at: dict[str, float] = field(default_factory=dict)
+    _pending_since: float | None = None
+    _waited_since: float | None = None
+    _open_files: OpenFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._last = dict(self.taken)
+        self._open_files = OpenFiles(self.log_age, self.wholeness.inspector)
+
+    @property
+    def _logs(self) -> frozenset[str]:
+        return self._open_files.logs
+
+    def observe(
+        self,
+        view: View,
+        writing: set[str],
+        now: float,
+        *,
+        saved: bool = False,
+        copies: Set[str] = NONE,
+        held_back: Set[str] = NONE,
+    ) -> Take | None:
+        """Take note of a look at the folder; return what may be taken, if anything.
+
+        `writing` are the files that the trainer held open to write after the look. `saved` says
+        that the trainer's helper has just told of a save that is in place; it may have been taken
+        before that was told, and is then taken once more, with nothing changed. `copies` are not
+        the trainer's files but consistent copies of them, complete at every moment; `held_back`
+        cannot be taken now, whatever their state.
+        """
+        self.watch_only(view, writing, now, copies=copies)
+        changed = self._changes(view)
+        if not _has_files(view) or not (changed or saved):
+            # A folder that was emptied, or is gone, is no checkpoint: the one before it stands.
+            self._pending_since = None
+            return None
+        if self._pending_since is None:
+            self._pending_since = now
+        is_quiet = saved or now - self._last_change() >= self.quiet.total_seconds()
+        if not self._busy and is_quiet:
+            return self._take_complete(view, changed, frozenset(held_back), now)
+        if self.is_overdue(now):
+            left_out = self._unfinished(view, changed, now) | held_back
+            return self._take_complete(view, changed, left_out, now)
+        return None
+
+    def watch_only(
+        self, view: View, writing: set[str], now: float, *, copies: Set[str] = NONE
+    ) -> None:
+        """Take note of a look at the folder while nothing may be taken."""
+        rewritten = self._note_changes(view, now, copies)
+        self._open_files.note(view, writing, rewritten, now)
+        self._busy = frozenset(writing - self._logs)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether something has waited for so long that what is complete may be taken."""
+        waited = 0.0 if self._pending_since is None else now - self._pending_since
+        return self._pending_since is not None and waited >= self.limit.total_seconds()
+
+    def never_closed(self, now: float) -> list[str]:
+        """Return the files that are open to write for long, hold the folder up, and are no logs."""
+        return self._open_files.never_closed(now)
+
+    def final(
+        self,
+        view: View,
+        now: float,
+        *,
+        torn: frozenset[str],
+        abrupt: bool,
+        saved: bool = False,
+        is_over: bool = False,
+        databases: Set[str] = NONE,
+    ) -> Take | None:
+        """Judge the folder after the end of every process that wrote to it.
+
+        `torn` were open to write when their writer was killed: the saves that they belong to are
+        left out, and stay as the checkpoint before has them. Everything else is closed and counts,
+        however the trainer exited, as long as nothing says that its save is incomplete. `abrupt`
+        says that a writer died without running its own exit, perhaps between two files of one save:
+        then what was open at the last look, or has changed within a moment, is left out too, unless
+        a later save has followed it or its format shows that it is complete. `saved` says that a
+        save was told of since the last take, which may hold it already; `is_over` that the program
+        has ended by itself, and will not add to what it wrote. `databases` are complete however
+        they were left, with their journals.
+        """
+        self._note_changes(view, now, databases)
+        paths = sorted({*view, *self.taken})
+        changed = [path for path in paths if not _same(view.get(path), self.taken.get(path))]
+        left_out = self._cut_off(view, changed, now, torn, abrupt=abrupt)
+        if left_out:
+            # What was removed before the save that was cut off may be all that there is.
+            present = {save_of(path) for path in view}
+            left_out |= {save_of(path) for path in self.taken} - present
+        closed = [path for path in changed if not leaves_out(left_out, path)]
+        left_out |= self.wholeness.incomplete(
+            view, self.taken, closed, now, is_over=is_over and not abrupt
+        )
+        left_out = self.wholeness.with_replaced(view, self.taken, left_out)
+        complete = tuple(path for path in changed if not leaves_out(left_out, path))
+        # With a save left out, what else was only removed is no news.
+        is_new = any(path in view for path in complete) if left_out else bool(complete)
+        kept = {path: seen for path, seen in view.items() if not leaves_out(left_out, path)}
+        if not _has_files(kept) or not (is_new or saved):
+            return None
+        return replace(self._take(view, complete, left_out, now), logs=frozenset(), hot=frozenset())
+
+    @property
+    def seen(self) -> View:
+        """The folder at the last look."""
+        return self._last
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether something waits to be taken."""
+        return self._pending_since is not None
+
+    def changed_in(self, view: View) -> tuple[str, ...]:
+        """Return what differs from the checkpoint before, logs apart."""
+        return self._changes(view)
+
+    def is_idle(self, view: View) -> bool:
+        """Whether nothing is new since the last look, and nothing waits to be taken."""
+        return self._pending_since is None and view == self._last
+
+    def forget_take(self, before: View, *, at_once: bool = False) -> None:
+        """Undo a take that could not be read to its end.
+
+        The folder has to settle anew, or is waited for anew; with `at_once` the time that it has
+        been waited for still counts.
+        """
+        self.taken = before
+        if at_once:
+            self._pending_since = self._waited_since
+
+    def _note_changes(self, view: View, now: float, copies: Set[str]) -> set[str]:
+        """Note what changed and when; return the files that were written anew, or in place."""
+        rewritten = set()
+        if len(self._changed_at) > 2 * len(view) + 1000:  # names that come and go
+            kept = self.taken.keys() | view.keys()
+            self._changed_at = {path: at for path, at in self._changed_at.items() if path in kept}
+        for path in {*view, *self._last}:
+            seen, before = view.get(path), self._last.get(path)
+            if seen != before:
+                self._changed_at[path] = float("-inf") if path in copies else now
+                if seen is not None and before is not None and not only_grew(before, seen):
+                    rewritten.add(path)
+        self._last = view
+        return rewritten
+
+    def _changes(self, view: View) -> tuple[str, ...]:
+        paths = {*view, *self.taken} - self._logs
+        return tuple(
+            sorted(path for path in paths if not _same(view.get(path), self.taken.get(path)))
+        )
+
+    def _last_change(self) -> float:
+        times = [when for path, when in self._changed_at.items() if path not in self._logs]
+        return max(times, default=float("-inf"))
+
+    def _unfinished(self, view: View, changed: Iterable[str], now: float) -> frozenset[str]:
+        """Return the saves that are in progress, or may still be.
+
+        The files of one save share the number in their names; those without one are taken together
+        or not at all. A save is finished when none of it is open and it has been quiet, or when the
+        program has gone on to a higher number. One that is never quiet is taken when none of it is
+        open: at once when it is one file, else only after a longer wait, since a program between
+        two files of one save cannot be told from one between two saves.
+        """
+        sizes = Counter(
+            save_of(path)
+            for path, seen in view.items()
+            if seen.kind == "file" and path not in self._logs
+        )
+        waited = now - (now if self._pending_since is None else self._pending_since)
+        patient = waited >= PATIENCE * self.limit.total_seconds()
+        newest = newest_saves(view)
+        unfinished = {save_of(path) for path in self._busy}
+        for path in changed:
+            if path in view and self._is_recent(path, now) and not patient:
+                place = place_of(path)
+                if place.save in newest and sizes[place.save] > 1:
+                    unfinished.add(place.save)
+        return frozenset(unfinished)
+
+    def _cut_off(
+        self, view: View, changed: Iterable[str], now: float, torn: frozenset[str], *, abrupt: bool
+    ) -> frozenset[str]:
+        """Return the saves that their writer did not finish."""
+        cut_off = set(torn)
+        if abrupt:
+            newest = newest_saves(view)
+            cut_off |= self._busy
+            cut_off |= {
+                path
+                for path in changed
+                if path in view
+                and view[path].kind != "dir"
+                and self._is_recent(path, now)
+                and save_of(path) in newest
+                and not self.wholeness.is_proven(path, view[path])
+            }
+        return frozenset(save_of(path) for path in cut_off - self._logs)
+
+    def _is_recent(self, path: str, now: float) -> bool:
+        return now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
+
+    def _take_complete(
+        self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float
+    ) -> Take | None:
+        """Take what is complete, if there is something new in it."""
+        closed = [path for path in changed if not leaves_out(left_out, path)]
+        left_out |= self.wholeness.incomplete(view, self.taken, closed, now)
+        if not left_out:
+            return self._take(view, changed, left_out, now)
+        left_out = self.wholeness.with_replaced(view, self.taken, left_out)
+        complete = tuple(path for path in closed if not leaves_out(left_out, path))
+        if not any(path in view and view[path].kind != "dir" for path in complete):
+            return None
+        return self._take(view, complete, left_out, now)
+
+    def _take(
+        self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float
+    ) -> Take:
+        if left_out:
+            kept = {path: seen for path, seen in self.taken.items() if leaves_out(left_out, path)}
+            fresh = {path: seen for path, seen in view.items() if not leaves_out(left_out, path)}
+            self.taken = {**fresh, **kept}
+        else:
+            fresh = self.taken = view
+        self._waited_since, self._pending_since = self._pending_since, None
+        self.wholeness.remember(self.taken, changed)
+        hot = frozenset(path for path in changed if path in fresh and self._is_recent(path, now))
+        return Take(fresh, changed, self._logs, left_out, hot - self._logs)
+
+
+def newest_saves(view: View) -> set[str]:
+    """Return the saves after which no other has followed, with all that has no number."""
+    highest: dict[tuple[str, str], tuple[int, str]] = {}
+    for path, seen in view.items():
+        if seen.kind != "dir":
+            place = place_of(path)
+            key = (place.parent, place.root)
+            highest[key] = max(highest.get(key, (-1, "")), (place.number or 0, place.save))
+    return {save for _, save in highest.values()} | {NO_NUMBER}
+
+
+def _has_files(view: View) -> bool:
+    return any(seen.kind == "file" for seen in view.values())
+
+
+def _same(one: Seen | None, other: Seen | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    if one.kind == other.kind == "dir":
+        return one.mode == other.mode  # its time changes with what is in it
+    return one == other

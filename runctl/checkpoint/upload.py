@@ -1,0 +1,290 @@
+"""Uploading a snapshot: content-addressed parts in parallel, a few in memory at a time."""
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.checkpoint.bundles import Bundle, PinnedFile, check_unchanged, pack, to_repack
+from runctl.checkpoint.fingerprint import Recognizer
+from runctl.checkpoint.known_files import KnownFiles, Stored, is_small
+from runctl.checkpoint.pieces import PIECE_BYTES, Desks, Piece, Reader, opened
+from runctl.checkpoint.pins import pin_name
+from runctl.checkpoint.sharing import alone, share
+from runctl.checkpoint.snapshot import ChangedError, Seen, Take
+from runctl.checkpoint.stored_parts import StoredParts
+from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.errors import CheckpointError, DamagedCheckpointError
+
+UNREAD = Part(sha256="", size_bytes=0)
+ASSUMED_BYTES_PER_SECOND = 50e6
+
+
+class SupersededError(CheckpointError):
+    """A newer snapshot is to be uploaded instead; the parts that are there already help it."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What an upload made: the manifest's entries, and how much of it was new."""
+
+    entries: tuple[Entry, ...]
+    new_bytes: int
+
+
+class Uploader:
+    """Uploads snapshots of one folder; unchanged files are not even read again."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._parts = StoredParts(store)
+        self._known = KnownFiles()
+        self._recognizer = Recognizer()
+        self._desks = Desks(os.cpu_count() or 1)
+        self._bytes_per_second = ASSUMED_BYTES_PER_SECOND
+        self._last_new_bytes = 0
+
+    def remember(self, view: Mapping[str, Seen], manifest: Manifest) -> None:
+        """Learn from a checkpoint that was just restored which parts its files consist of."""
+        self._parts.note(manifest.digests)
+        self._known.note_restored(view, manifest)
+
+    def look_in(self, manifest: Manifest) -> None:
+        """Send nothing again that a checkpoint of the run has in bundles, if they are stored."""
+        self._known.note_restored({}, manifest)
+
+    def expected_time(self, folder_bytes: int) -> timedelta:
+        """Guess from measured uploads how long the next one takes."""
+        size = self._last_new_bytes or folder_bytes
+        return timedelta(seconds=size / self._bytes_per_second)
+
+    @property
+    def bytes_per_second(self) -> float:
+        """The upload's speed as last measured, a guess before the first larger one."""
+        return self._bytes_per_second
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """Parts that were just removed from the store must be uploaded again when needed."""
+        self._parts.forget(digests)
+
+    def upload(self, take: Take, pinned: Path, *, superseded: threading.Event) -> Uploaded:
+        """Store the parts of a pinned snapshot and return its entries.
+
+        Raises ChangedError when a file changed while it was read, SupersededError when told to
+        stop, and what the store raises.
+        """
+        began = time.monotonic()
+        self._parts.look()
+        self._recognizer.begin()
+        view = sorted(take.view.items())
+        names: dict[tuple[int, int], str] = {}
+        files: list[PinnedFile] = []
+        for path, seen in view:
+            if seen.kind == "file" and seen.inode not in names:
+                names[seen.inode] = path
+                place = f"{pinned}/{pin_name(seen)}"
+                content = take.contents.get(seen.inode)
+                files.append(PinnedFile(path, place, seen, path in take.logs, content))
+        found, new_bytes = self._store_files(files, superseded)
+        self._known.note_snapshot(
+            (file.seen, found[file.path]) for file in files if not file.is_log
+        )
+        if new_bytes > PIECE_BYTES // 8:  # less says more about latency than about bandwidth
+            self._bytes_per_second = max(new_bytes / (time.monotonic() - began), 1.0)
+        self._last_new_bytes = max(new_bytes, self._last_new_bytes // 2)
+        return Uploaded(tuple(_entry(path, seen, names, found) for path, seen in view), new_bytes)
+
+    def _store_files(
+        self, files: Sequence[PinnedFile], superseded: threading.Event
+    ) -> tuple[dict[str, Stored], int]:
+        """Store files a part at a time, all threads busy across file borders."""
+        new_bytes = _Total()
+        small = [file for file in files if is_small(file.seen.size)]
+        large = [file for file in files if not is_small(file.seen.size)]
+        found, contents, unpacked = self._reuse(small)
+        parts: dict[str, list[Part]] = {}
+
+        def store(wanted: Iterator[_Wanted | _WantedBundle]) -> None:
+            reader = Reader(self._desks)
+            try:
+                for one in wanted:
+                    if isinstance(one, _WantedBundle):
+                        found.update(self._store_bundle(one.files, contents, reader, new_bytes))
+                    else:
+                        one.parts[one.index] = self._store_part(one, reader, new_bytes)
+            finally:
+                reader.leave()
+
+        def wanted() -> Iterator[_Wanted | _WantedBundle]:
+            yield from (_WantedBundle(packed) for packed in pack(unpacked))
+            yield from self._wanted(large, parts)
+
+        share(_until(superseded, wanted()), store)
+        for file in large:
+            _check_as_seen(file)
+            found[file.path] = Stored(tuple(parts[file.path]))
+        return found, new_bytes.value
+
+    def _reuse(
+        self, files: Iterable[PinnedFile]
+    ) -> tuple[dict[str, Stored], Mapping[str, Stored], list[PinnedFile]]:
+        """Divide small files into those that are stored, by path, and those to be packed.
+
+        Returns between them what is stored of contents, by digest.
+        """
+        found: dict[str, Stored] = {}
+        contents = dict(self._known.contents)
+        used: dict[str, tuple[Stored, int]] = {}
+        unpacked: list[PinnedFile] = []
+        for file in files:
+            stored = self._known.find(file.seen)
+            if stored is None or not stored.sha256:
+                unpacked.append(file)
+            else:
+                found[file.path] = contents[stored.sha256] = stored
+                used[stored.sha256] = stored, file.seen.size
+        parts = {part.sha256: part for one in contents.values() for part in one.parts}
+        lost = self._parts.find_gone(parts) | to_repack(
+            used.values(), new_bytes=sum(file.seen.size for file in unpacked)
+        )
+        if lost:
+            contents = {digest: one for digest, one in contents.items() if not _is_in(one, lost)}
+            found = {path: one for path, one in found.items() if not _is_in(one, lost)}
+            unpacked = [file for file in files if file.path not in found]
+        return found, contents, unpacked
+
+    def _store_bundle(
+        self,
+        files: Sequence[PinnedFile],
+        contents: Mapping[str, Stored],
+        reader: Reader,
+        new_bytes: "_Total",
+    ) -> dict[str, Stored]:
+        bundle = Bundle(files[0].path, reader.desk())
+        with alone(len(files)):
+            read = bundle.read(files, contents)
+        part = bundle.part()
+        if bundle.size_bytes and not self._parts.has(part):
+            reader.leave(bundle)
+            self._send(part, bundle, new_bytes)
+        found: dict[str, Stored] = {}
+        for file, (digest, offset) in zip(files, read, strict=True):
+            place = None if digest == part.sha256 else offset
+            found[file.path] = stored = contents.get(digest) or Stored((part,), place, digest)
+            if not file.is_log:
+                self._known.note(file.seen, stored)
+        return found
+
+    def _wanted(
+        self, files: Iterable[PinnedFile], found: dict[str, list[Part]]
+    ) -> Iterator["_Wanted"]:
+        """Yield the parts that may have to be stored, and note the others in `found`."""
+        for file in files:
+            size = file.seen.size
+            offsets = range(0, size, PIECE_BYTES)
+            known = self._known.find(file.seen)
+            parts = found[file.path] = list(known.parts if known else [UNREAD] * len(offsets))
+            for index, offset in enumerate(offsets):
+                if not self._parts.has(parts[index]):
+                    piece = min(PIECE_BYTES, size - offset)
+                    yield _Wanted(file.path, file.place, offset, piece, parts, index)
+
+    def _store_part(self, wanted: "_Wanted", reader: Reader, new_bytes: "_Total") -> Part:
+        expected = wanted.parts[wanted.index]
+        if expected is not UNREAD:
+            reader.leave()
+            if self._parts.look_again(expected):
+                return expected
+        with opened(wanted.place, name=wanted.path) as descriptor:
+            piece = Piece(
+                wanted.path, descriptor, wanted.offset, wanted.size_bytes, buffer=reader.desk()
+            )
+            part = self._recognizer.identify(piece)
+            if not self._parts.has(part):
+                reader.leave(piece)
+                self._send(part, piece, new_bytes)
+        return part
+
+    def _send(self, part: Part, content: Piece | Bundle, new_bytes: "_Total") -> None:
+        try:
+            if self._parts.put(part, content):
+                new_bytes.add(part.size_bytes)
+        except DamagedCheckpointError as exc:
+            raise ChangedError(f"{content.name} was written to while it was read") from exc
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A part of a file that may have to be stored; it goes into `parts[index]`."""
+
+    path: str
+    place: str
+    offset: int
+    size_bytes: int
+    parts: list[Part]
+    index: int
+
+
+@dataclass(frozen=True)
+class _WantedBundle:
+    """Small files that are to be stored together."""
+
+    files: Sequence[PinnedFile]
+
+
+class _Total:
+    """A sum that several threads add to."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.value = 0
+
+    def add(self, size: int) -> None:
+        with self._lock:
+            self.value += size
+
+
+def _until(
+    superseded: threading.Event, jobs: Iterable["_Wanted | _WantedBundle"]
+) -> Iterator["_Wanted | _WantedBundle"]:
+    for job in jobs:
+        if superseded.is_set():
+            raise SupersededError("a newer snapshot is uploaded instead")
+        yield job
+
+
+def _is_in(stored: Stored, digests: Set[str]) -> bool:
+    return any(part.sha256 in digests for part in stored.parts)
+
+
+def _check_as_seen(file: PinnedFile) -> None:
+    try:
+        info = os.stat(file.place)
+    except FileNotFoundError as exc:
+        raise ChangedError(f"{file.path} was removed while it was read") from exc
+    check_unchanged(file.path, file.seen, info, is_log=file.is_log)
+
+
+def _entry(
+    path: str, seen: Seen, names: Mapping[tuple[int, int], str], found: Mapping[str, Stored]
+) -> Entry:
+    kind, mode, time_ns = seen.kind, seen.mode, seen.mtime_ns
+    if kind != "file":
+        return Entry(path=path, kind=kind, mode=mode, mtime_ns=time_ns, target=seen.target)
+    first, size = names[seen.inode], seen.size
+    if first != path:
+        return Entry(
+            path=path, kind="hard", mode=mode, mtime_ns=time_ns, size_bytes=size, target=first
+        )
+    parts, offset, digest = found[path]
+    if offset is None:
+        return Entry(
+            path=path, kind=kind, mode=mode, mtime_ns=time_ns, size_bytes=size, parts=parts
+        )
+    return Entry(
+        path=path, kind=kind, mode=mode, mtime_ns=time_ns, size_bytes=size, parts=parts,
+        offset=offset, sha256=digest,
+    )  # fmt: skip

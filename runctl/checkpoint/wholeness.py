@@ -1,0 +1,243 @@
+"""Whether the saves in a folder are complete: as their predecessors, formats and layouts say.
+
+Pure: what has to be read of a file comes through a port, and time is passed in.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from runctl.checkpoint.folder_state import Seen, View
+from runctl.checkpoint.formats import Verdict
+from runctl.checkpoint.layouts import Flaw, flaws_of, names_save, temporary_of_orbax
+from runctl.checkpoint.predecessors import Series, expected_of, flaws_without_number, saves_in
+from runctl.checkpoint.save_groups import NO_NUMBER, place_of, save_of
+
+# How long something may be missing before that counts as what the program wants.
+PATIENCE = timedelta(minutes=1)
+# A save may take this many times as long as those before it took from their first to last file.
+SPREADS = 5
+LONGEST_PATIENCE = timedelta(minutes=30)
+# How long a flaw has to last before a person should know of it.
+WORTH_SAYING = timedelta(seconds=20)
+MOST_CLOCKS = 1000
+SMALL_TEXT = 4096
+MOST_TEXTS = 50
+POINTER = re.compile(r"(?:^|/)[^./]*(?:\.(?:txt|json|ya?ml))?$")
+
+
+class Inspector(Protocol):
+    """What is read of files."""
+
+    def verdict(self, path: str, seen: Seen) -> Verdict | None:
+        """Return what the file's format says of it."""
+
+    def text(self, path: str, seen: Seen) -> str:
+        """Return the content of a small text file."""
+
+
+class Blind:
+    """An inspector that knows nothing of any file."""
+
+    def verdict(self, path: str, seen: Seen) -> Verdict | None:
+        """Return None."""
+        del path, seen
+        return None
+
+    def text(self, path: str, seen: Seen) -> str:
+        """Return an empty text."""
+        del path, seen
+        return ""
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Since when a flaw is there, and in which save it was first."""
+
+    since: float
+    number: int
+
+
+@dataclass
+class Wholeness:
+    """Finds saves that are not complete, and remembers for how long they have not been."""
+
+    inspector: Inspector = field(default_factory=Blind)
+    problems: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _clocks: dict[str, _Clock] = field(default_factory=dict)
+    _expected: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    _tolerated: dict[str, str] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
+
+    def incomplete(
+        self, view: View, taken: View, changed: Iterable[str], now: float, *, is_over: bool = False
+    ) -> frozenset[str]:
+        """Return what is to be left out: names of saves, and single paths with what is below.
+
+        `changed` are the closed files that differ from those in `taken`. With `is_over` the program
+        has ended by itself: what it did not write then, it did not want to write.
+        """
+        fresh = [path for path in changed if path in view and view[path].kind == "file"]
+        flaws = list(self._flaws(view, taken, fresh)) if fresh else []
+        self._keep_time(flaws, now)
+        self.problems = {}
+        left_out = set()
+        for flaw in flaws:
+            since = self._clocks[flaw.about].since
+            if not flaw.is_certain and (is_over or now - since >= _patience(taken, flaw)):
+                self._tolerated[flaw.about] = flaw.reason
+                continue
+            left_out.add(_what(flaw, now - since))
+            self.problems[flaw.about] = (since, flaw.reason)
+        return frozenset(left_out | self._pointers(view, fresh, left_out))
+
+    def with_replaced(self, view: View, taken: View, left_out: frozenset[str]) -> frozenset[str]:
+        """Return also what a save that is left out has replaced: it may be all that there is."""
+        numbered = {name for name in left_out if "\0" in name and name != NO_NUMBER}
+        if not numbered:
+            return left_out
+        before = saves_in(taken, {name.partition("\0")[0] for name in numbered})
+        after = saves_in(view, {name.partition("\0")[0] for name in numbered})
+        removed = set()
+        for name in numbered:
+            save = after.get(name) or before.get(name)
+            if save is None:
+                continue
+            alike = [
+                other
+                for other, one in after.items()
+                if one.parent == save.parent and one.roots & save.roots and other not in left_out
+            ]
+            if not alike:
+                removed |= {
+                    other
+                    for other, one in before.items()
+                    if one.parent == save.parent and one.roots & save.roots and other not in after
+                }
+        return left_out | removed
+
+    def remember(self, taken: View, changed: Iterable[str]) -> None:
+        """Take note of what complete saves consist of, for when none of them is left."""
+        places = [place_of(path) for path in changed]
+        saves = saves_in(taken, {place.parent for place in places if place.number is not None})
+        found: dict[tuple[str, str], frozenset[str]] = {}
+        for save in saves.values():
+            members = expected_of(save)
+            for root in save.roots:
+                key = (save.parent, root)
+                found[key] = found.get(key, members) & members
+        self._expected.update(found)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why something is left out, as of the last look."""
+        return sorted({reason for _, reason in self.problems.values()})
+
+    def lasting_problems(self, now: float) -> list[str]:
+        """Return what has been incomplete for so long that a person should know of it."""
+        late = now - WORTH_SAYING.total_seconds()
+        return sorted({reason for since, reason in self.problems.values() if since <= late})
+
+    def newly_tolerated(self) -> list[str]:
+        """Return the flaws that count as intended from now on, each of them once."""
+        told = dict(self._tolerated)
+        new = [reason for about, reason in sorted(told.items()) if about not in self._told]
+        self._told = (self._told | told.keys()) if len(self._told) < MOST_CLOCKS else set(told)
+        self._tolerated = {}
+        return new
+
+    def is_proven(self, path: str, seen: Seen) -> bool:
+        """Whether the file's format shows that it is complete."""
+        verdict = self.inspector.verdict(path, seen)
+        return verdict is not None and verdict.is_proven
+
+    def _flaws(self, view: View, taken: View, fresh: list[str]) -> Iterator[Flaw]:
+        def text(path: str) -> str:
+            return self.inspector.text(path, view[path]) if path in view else ""
+
+        yield from self._flaws_of_formats(view, fresh)
+        yield from flaws_without_number(view, taken, fresh)
+        yield from Series(view, taken, fresh, self._expected).flaws(text)
+        folders = {path.rpartition("/")[0] for path in fresh}
+        files: dict[str, dict[str, Seen]] = {folder: {} for folder in folders}
+        for path, seen in view.items():
+            folder, _, name = path.rpartition("/")
+            if folder in folders and seen.kind != "dir":
+                files[folder][name] = seen
+        for folder in sorted(folders):
+            yield from flaws_of(folder, files[folder], text)
+
+    def _flaws_of_formats(self, view: View, fresh: list[str]) -> Iterator[Flaw]:
+        unfinished = set()
+        for path in fresh:
+            seen = view[path]
+            if temporary := temporary_of_orbax(path):
+                unfinished.add(temporary)
+                continue
+            verdict = self.inspector.verdict(path, seen) if seen.size else None
+            if verdict is not None and verdict.problem:
+                reason = f"{path} is an incomplete {verdict.format} file: {verdict.problem}"
+                about = f"{path} {seen.size} {seen.mtime_ns}"
+                yield Flaw(path, reason, about, is_certain=verdict.is_certain)
+        for folder in sorted(unfinished):
+            reason = f"{folder} is a save that Orbax has not finished"
+            yield Flaw(folder, reason, folder, is_certain=True, alone=True)
+
+    def _keep_time(self, flaws: Iterable[Flaw], now: float) -> None:
+        """Start a clock for each new flaw; in a series a later save without it stops the clock."""
+        series = {about: clock for about, clock in self._clocks.items() if "\0" in about}
+        clocks = series if len(series) < MOST_CLOCKS else {}
+        for flaw in flaws:
+            clock = self._clocks.get(flaw.about)
+            if clock is None or (flaw.in_series and flaw.seen_in >= clock.number):
+                clock = _Clock(now, place_of(flaw.path).number or 0)
+            clocks[flaw.about] = clock
+        self._clocks = clocks
+
+    def _pointers(self, view: View, fresh: list[str], left_out: set[str]) -> set[str]:
+        """Return links and small files that name a save that is left out: they would dangle."""
+        names = {name for name in left_out if "\0" in name and name != NO_NUMBER}
+        if not names:
+            return set()
+        samples: dict[str, str] = {}
+        for path in view:
+            samples.setdefault(save_of(path), path)
+        paths = [samples[name] for name in names if name in samples]
+        found = {
+            path
+            for path, seen in view.items()
+            if seen.kind == "link" and any(names_save(seen.target, one) for one in paths)
+        }
+        texts = [path for path in fresh if _may_point(path, view[path])][:MOST_TEXTS]
+        for path in texts:
+            content = self.inspector.text(path, view[path])
+            if any(names_save(content, one) for one in paths):
+                found.add(path)
+        return found
+
+
+def _may_point(path: str, seen: Seen) -> bool:
+    small = 0 < seen.size <= SMALL_TEXT
+    return small and place_of(path).number is None and POINTER.search(path) is not None
+
+
+def _what(flaw: Flaw, age: float) -> str:
+    """Return what is left out for a flaw: the save, or the path alone."""
+    name = save_of(flaw.path)
+    # What has been there for long, and has no number, is no part of what is saved beside it.
+    alone = flaw.alone or (name == NO_NUMBER and age >= PATIENCE.total_seconds())
+    return flaw.path if alone else name
+
+
+def _patience(taken: View, flaw: Flaw) -> float:
+    """Return how long to wait: longer where the saves before took long, too."""
+    place = place_of(flaw.path)
+    spread = 0.0
+    if place.number is not None:
+        for save in saves_in(taken, {place.parent}).values():
+            times = [seen.mtime_ns for seen in save.members.values()]
+            spread = max(spread, (max(times) - min(times)) / 1e9)
+    waited = max(PATIENCE.total_seconds(), SPREADS * spread)
+    return min(waited, LONGEST_PATIENCE.total_seconds())

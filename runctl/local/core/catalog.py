@@ -1,0 +1,79 @@
+"""What the local cloud knows about instance types and public images."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from runctl.local.core.market import ON_DEMAND_PRICES
+from runctl.local.core.wire import ApiError, service_model
+
+_SIZES = {"nano": 2, "micro": 2, "small": 2, "medium": 2, "large": 2, "xlarge": 4}
+_METAL = 96
+_GPUS = {
+    "g4dn.xlarge": 1, "g4dn.2xlarge": 1, "g4dn.12xlarge": 4, "g5.xlarge": 1, "g5.2xlarge": 1,
+    "g5.12xlarge": 4, "g5.48xlarge": 8, "g6.xlarge": 1, "g6.2xlarge": 1, "p3.2xlarge": 1,
+    "p3.8xlarge": 4, "p3.16xlarge": 8, "p4d.24xlarge": 8, "p5.48xlarge": 8,
+}  # fmt: skip
+# GiB of memory for each vCPU, by the letter of the family.
+_MEMORY_SHARE = {"c": 2, "m": 4, "r": 8, "t": 2, "g": 4, "p": 12}
+_PUBLIC_IMAGES = ("/aws/service/ami-", "/aws/service/canonical/", "/aws/service/deeplearning/",
+                  "/aws/service/ecs/", "/aws/service/eks/")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InstanceType:
+    """The facts about one instance type that callers ask for."""
+
+    name: str
+    vcpus: int
+    memory_mib: int
+    architecture: str
+    gpus: int
+
+
+def known_types() -> list[str]:
+    """List the instance types that are on offer."""
+    return sorted(ON_DEMAND_PRICES)
+
+
+@cache
+def existing_types() -> frozenset[str]:
+    """List the instance types that EC2 has, on offer here or not."""
+    return frozenset(service_model("ec2").shape_for("InstanceType").enum)  # type: ignore[attr-defined]
+
+
+def architecture(name: str) -> str:
+    """Say which processor an instance type has."""
+    return "arm64" if re.match(r"[a-z]+\d+g[a-z]*\.", name) else "x86_64"
+
+
+def look_up(name: str) -> InstanceType:
+    """Describe an instance type, or refuse as EC2 does."""
+    if name not in ON_DEMAND_PRICES:
+        raise ApiError(
+            "InvalidInstanceType", f"The following supplied instance types do not exist: [{name}]"
+        )
+    memory = 1 if name.endswith(".micro") else vcpus(name) * _MEMORY_SHARE[name[0]]
+    return InstanceType(name, vcpus(name), memory * 1024, architecture(name), _GPUS.get(name, 0))
+
+
+def vcpus(name: str) -> int:
+    """Return the vCPUs of a type by its size, on offer here or not."""
+    size = name.partition(".")[2]
+    multiple = re.fullmatch(r"(?:metal-)?(\d+)xl(?:arge)?", size)
+    return int(multiple.group(1)) * 4 if multiple else _SIZES.get(size, _METAL)
+
+
+def is_image_parameter(name: str) -> bool:
+    """Say whether a public parameter names an image."""
+    return name.startswith(_PUBLIC_IMAGES)
+
+
+def resolve_image(parameter: str) -> str:
+    """Name the image behind a public parameter: always the same one for the same parameter."""
+    if not is_image_parameter(parameter):
+        raise ApiError("InvalidParameterValue", f"The parameter {parameter} names no image.")
+    return f"ami-{hashlib.sha256(parameter.encode()).hexdigest()[:17]}"

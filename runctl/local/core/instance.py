@@ -1,0 +1,153 @@
+"""One instance: what EC2 tells about it, and why it ended."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from runctl.local.core.market import Lifecycle, Pool
+from runctl.local.core.store import Profile, Subnet
+
+STATE_CODES = {
+    "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48,
+    "stopping": 64, "stopped": 80,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class End:
+    """Why an instance ends, in EC2's words."""
+
+    code: str
+    message: str
+    transition: str
+    journal_reason: str
+    state: str = "terminated"
+
+
+@dataclass
+class Maintenance:
+    """One scheduled event of an instance; `state` is active, completed or canceled."""
+
+    event_id: str
+    code: str
+    description: str
+    not_before: datetime
+    not_after: datetime
+    state: str = "active"
+
+
+RECLAIMED = End("Server.SpotInstanceTermination", "Spot instance termination", "", "reclaimed")
+CRASHED = End("Server.InternalError", "Internal error on launch or while running", "", "crashed")
+
+
+def ended_by_user() -> End:
+    """Describe the end that TerminateInstances brings about."""
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    return End(
+        "Client.UserInitiatedShutdown",
+        "User initiated shutdown",
+        f"User initiated ({now} GMT)",
+        "terminated by a call",
+    )
+
+
+def ended_by_itself(behavior: str) -> End:
+    """Describe the end that `shutdown` on the instance brings about."""
+    stops = behavior == "stop"
+    return End(
+        "Client.InstanceInitiatedShutdown",
+        "Instance initiated shutdown",
+        "",
+        "shut down from inside",
+        state="stopped" if stops else "terminated",
+    )
+
+
+@dataclass
+class Instance:
+    """One instance and all that EC2 tells about it."""
+
+    instance_id: str
+    instance_type: str
+    lifecycle: Lifecycle
+    subnet: Subnet
+    image_id: str
+    account: str
+    region: str
+    user_data: bytes
+    root: Path
+    private_ip: str
+    tags: dict[str, str]
+    architecture: str = "x86_64"
+    profile: Profile | None = None
+    tags_in_metadata: bool = False
+    shutdown_behavior: str = "stop"
+    security_groups: tuple[str, ...] = ()
+    fleet_id: str | None = None
+    launch_template: dict[str, str] = field(default_factory=dict)
+    client_token: str = ""
+    reservation_id: str = field(default_factory=lambda: f"r-{secrets.token_hex(9)[:17]}")
+    launched_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    visible_at: float = 0.0
+    state: str = "pending"
+    end: End | None = None
+    notice: datetime | None = None
+    rebalance: datetime | None = None
+    impaired: dict[str, datetime] = field(default_factory=dict)
+    maintenance: list[Maintenance] = field(default_factory=list)
+    agent_ready: bool = False
+    metadata_url: str = ""
+    supervisor_pid: int | None = None
+    has_own_disk: bool = False
+
+    @property
+    def zone(self) -> str:
+        """The availability zone."""
+        return self.subnet.zone
+
+    @property
+    def pool(self) -> Pool:
+        """The capacity pool it came from."""
+        return Pool(self.instance_type, self.zone, self.lifecycle)
+
+    @property
+    def private_dns(self) -> str:
+        """The name that VPC's DNS would give it."""
+        return f"ip-{self.private_ip.replace('.', '-')}.ec2.internal"
+
+    @property
+    def arn(self) -> str:
+        """Its name in full."""
+        return f"arn:aws:ec2:{self.region}:{self.account}:instance/{self.instance_id}"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is on its way up, or up."""
+        return self.state in {"pending", "running"}
+
+    @property
+    def console_log(self) -> Path:
+        """Where the output of its user data goes: a full disk does not keep it from the console."""
+        if self.has_own_disk:
+            return self.root.with_name(f"{self.root.name}.console.log")
+        return self.root / "var/log/cloud-init-output.log"
+
+
+def base_python() -> str:
+    """Find the interpreter below any virtual environment: what instances have as `python3`."""
+    candidates: Iterable[Path] = (
+        Path(sys.base_prefix) / "bin/python3",
+        Path(getattr(sys, "_base_executable", sys.executable)),
+    )
+    return next((str(one) for one in candidates if os.access(one, os.X_OK)), sys.executable)
+
+
+def new_instance_id() -> str:
+    """Make an instance id."""
+    return f"i-{secrets.token_hex(9)[:17]}"

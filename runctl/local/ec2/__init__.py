@@ -1,0 +1,1 @@
+"""EC2 of the local cloud: fleets, instances, volumes and their metadata."""

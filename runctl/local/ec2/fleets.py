@@ -1,0 +1,310 @@
+"""CreateFleet of type instant, and what else concerns fleets."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from runctl.local.core import catalog, store
+from runctl.local.core.allocation import Allocation, allocate
+from runctl.local.core.instance import Instance, ended_by_user, new_instance_id
+from runctl.local.core.store import Subnet
+from runctl.local.core.wire import ApiError
+from runctl.local.ec2.disk_keys import Authorize, end_of_launch
+from runctl.local.ec2.fleet_request import (
+    Candidate,
+    candidates_of,
+    check,
+    decode_user_data,
+    error_of,
+    is_spot,
+    kinds_tagged_by,
+    refusal,
+    security_groups,
+    shows_tags,
+    tags_for,
+    template_ids,
+    template_tags,
+    where,
+)
+from runctl.local.ec2.instances import Instances
+from runctl.local.ec2.queries import page
+from runctl.local.ec2.quotas import Quotas
+from runctl.local.ec2.volumes import Volumes
+
+_MOST_DELETED = 25
+
+
+@dataclass
+class Fleet:
+    """A fleet that was created."""
+
+    fleet_id: str
+    request: dict[str, Any]
+    tags: dict[str, str]
+    created_at: datetime
+    instances: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    deleted: bool = False
+
+    def instance_ids(self) -> list[str]:
+        """List the instances it launched."""
+        return [one for group in self.instances for one in group["InstanceIds"]]
+
+
+class Fleets:
+    """Every fleet since the local cloud began."""
+
+    def __init__(self, instances: Instances, volumes: Volumes, quotas: Quotas) -> None:
+        self._instances, self._volumes, self._quotas = instances, volumes, quotas
+        self._all: dict[str, Fleet] = {}
+        self._by_token: dict[tuple[str, str], Fleet] = {}
+        self._lock = threading.Lock()
+        self._addresses = itertools.count(10)
+
+    def create(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        """Launch an instant fleet, or answer again what the same token was answered before."""
+        check(request)
+        with self._lock:
+            return self._create(request, authorize)
+
+    def _create(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+        token = request.get("ClientToken")
+        tags = tags_for(request, "fleet")
+        authorize(
+            "CreateFleet",
+            template=template_ids(request),
+            tagged=["fleet"] if tags else [],
+            tags=[f"{key}={value}" for key, value in tags.items()],
+        )
+        if token and (known := self._by_token.get((store.account_id(), token))):
+            if known.request != request:
+                raise ApiError(
+                    "IdempotentParameterMismatch",
+                    "The client token was used before with other parameters.",
+                )
+            return _result(known)
+        fleet = Fleet(
+            fleet_id=f"fleet-{uuid.uuid4()}",
+            request=request,
+            tags=tags,
+            created_at=datetime.now(timezone.utc),
+        )
+        candidates = list(candidates_of(request))
+        images = {one.image_parameter for one in candidates if one.image_parameter}
+        authorize("CreateFleet", parameter=sorted(images))
+        refused = self._refused(candidates, request, authorize)
+        able = [one for one in candidates if one.offer.order not in refused]
+        if is_spot(request) and able:
+            store.create_spot_role()
+        allocation = self._allocate(request, able) if able else Allocation((), ())
+        fleet.errors = list(refused.values()) + [
+            error_of(candidates[one.offer.order], one.code, one.message)
+            for one in allocation.refused
+        ]
+        for offer in dict.fromkeys(allocation.granted):
+            candidate = candidates[offer.order]
+            ids = [
+                self._launch(candidate, fleet, authorize)
+                for _ in range(allocation.granted.count(offer))
+            ]
+            fleet.instances.append(
+                {**where(candidate), "InstanceIds": ids, "InstanceType": offer.pool.instance_type}
+            )
+        self._all[fleet.fleet_id] = fleet
+        store.set_tags(fleet.fleet_id, tags)
+        if token:
+            self._by_token[store.account_id(), token] = fleet
+        return _result(fleet)
+
+    def _refused(
+        self, candidates: list[Candidate], request: dict[str, Any], authorize: Authorize
+    ) -> dict[int, dict[str, Any]]:
+        """Check what the launch needs; EC2 reports a refusal per override, not as an error."""
+        tags = tags_for(request, "instance")
+        tagged = [kind for kind in kinds_tagged_by(request) if kind != "fleet"]
+        errors = {}
+        for candidate in candidates:
+            data = candidate.template.data
+            try:
+                if found := refusal(candidate, request):
+                    raise found
+                authorize(
+                    "CreateFleet",
+                    on_launch=True,
+                    template=[candidate.template.template_id],
+                    subnet=[candidate.subnet.subnet_id],
+                    group=security_groups(data),
+                    image=[candidate.image],
+                    role=[store.role_arn(candidate.profile.role)] if candidate.profile else [],
+                    instance_type=[candidate.offer.pool.instance_type],
+                    spot_request=["spot-instances-request"] if is_spot(request) else [],
+                    missing_role=(
+                        [store.SPOT_ROLE] if is_spot(request) and not store.has_spot_role() else []
+                    ),
+                    tagged=[*tagged, *kinds_tagged_by(data)],
+                    tags=[f"{key}={value}" for key, value in tags.items()],
+                )
+            except ApiError as exc:
+                errors[candidate.offer.order] = error_of(candidate, exc.code, exc.message)
+        return errors
+
+    def _allocate(self, request: dict[str, Any], candidates: list[Candidate]) -> Allocation:
+        target = request["TargetCapacitySpecification"]
+        options = request.get("SpotOptions" if is_spot(request) else "OnDemandOptions", {})
+        return allocate(
+            self._instances.market,
+            [candidate.offer for candidate in candidates],
+            wanted=target["TotalTargetCapacity"],
+            strategy=options.get("AllocationStrategy", "lowest-price"),
+            same_type=options.get("SingleInstanceType", False),
+            same_zone=options.get("SingleAvailabilityZone", False),
+            minimum=options.get("MinTargetCapacity", 0),
+            quota_check=self._quotas.shortage,
+        )
+
+    def _launch(self, candidate: Candidate, fleet: Fleet, authorize: Authorize) -> str:
+        data = {**candidate.template.data, **candidate.override}
+        tags = {**template_tags(candidate.template.data), **tags_for(fleet.request, "instance")}
+        instance_id = new_instance_id()
+        tags |= {
+            "aws:ec2:fleet-id": fleet.fleet_id,
+            "aws:ec2launchtemplate:id": candidate.template.template_id,
+            "aws:ec2launchtemplate:version": str(candidate.template.version),
+        }
+        instance = Instance(
+            instance_id=instance_id,
+            instance_type=candidate.offer.pool.instance_type,
+            lifecycle=candidate.offer.pool.lifecycle,
+            subnet=candidate.subnet,
+            image_id=candidate.image,
+            account=store.account_id(),
+            region=store.region(),
+            user_data=decode_user_data(data.get("UserData", "")),
+            root=Path(self._instances.home) / "instances" / instance_id,
+            private_ip=self._address(candidate.subnet),
+            tags=tags,
+            architecture=catalog.architecture(candidate.offer.pool.instance_type),
+            profile=candidate.profile,
+            tags_in_metadata=shows_tags(data),
+            shutdown_behavior=data.get("InstanceInitiatedShutdownBehavior", "stop"),
+            security_groups=tuple(security_groups(data)),
+            fleet_id=fleet.fleet_id,
+            launch_template={
+                "id": candidate.template.template_id,
+                "version": str(candidate.template.version),
+            },
+            client_token=fleet.request.get("ClientToken", ""),
+        )
+        store.set_tags(instance_id, tags)
+        self._volumes.launch(instance, data, tags_for(fleet.request, "volume"))
+        self._instances.launch(instance)
+        if end := end_of_launch(data, authorize):
+            self._instances.terminate(instance, end, grace_seconds=0)
+        return instance_id
+
+    def _address(self, subnet: Subnet) -> str:
+        number = next(self._addresses)
+        first, second, third, _ = subnet.cidr.partition("/")[0].split(".")
+        return f"{first}.{second}.{int(third) + number // 250 % 4}.{number % 250 + 4}"
+
+    def describe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """DescribeFleets."""
+        wanted = request.get("FleetIds")
+        missing = [one for one in wanted or [] if one not in self._all]
+        if missing:
+            raise ApiError("InvalidFleetId.NotFound", f"No fleet {', '.join(missing)}")
+        # Without ids, instant fleets are left out, as on AWS.
+        shown, token = page(list(wanted or []), request, least=1)
+        fleets = [_described(self._all[one], self._instances) for one in shown]
+        return {"Fleets": fleets, "NextToken": token}
+
+    def tags(self) -> dict[str, dict[str, str]]:
+        """Tell the tags of every fleet; those of a deleted one stay for a while, as on AWS."""
+        return {fleet_id: fleet.tags for fleet_id, fleet in self._all.items()}
+
+    def delete(self, request: dict[str, Any]) -> dict[str, Any]:
+        """DeleteFleets: an instant fleet takes its instances with it."""
+        if len(request["FleetIds"]) > _MOST_DELETED:
+            raise ApiError(
+                "InvalidParameterValue",
+                f"At most {_MOST_DELETED} fleets of type instant can be deleted in one request.",
+            )
+        gone, refused = [], []
+        for fleet_id in request["FleetIds"]:
+            fleet = self._all.get(fleet_id)
+            if fleet is None:
+                code, message = "fleetIdDoesNotExist", f"The fleet ID '{fleet_id}' does not exist"
+            elif fleet.deleted:
+                code = "fleetNotInDeletableState"
+                message = f"The fleet '{fleet_id}' is not in a deletable state"
+            elif not request["TerminateInstances"]:
+                code = "unexpectedError"
+                message = "NoTerminateInstances is not supported for instant fleets"
+            else:
+                gone.append(
+                    {
+                        "FleetId": fleet_id,
+                        "PreviousFleetState": "active",
+                        "CurrentFleetState": "deleted_terminating",
+                    }
+                )
+                fleet.deleted = True
+                for instance in self._instances.all():
+                    if instance.fleet_id == fleet_id:
+                        self._instances.terminate(instance, ended_by_user())
+                continue
+            refused.append({"FleetId": fleet_id, "Error": {"Code": code, "Message": message}})
+        return {"SuccessfulFleetDeletions": gone, "UnsuccessfulFleetDeletions": refused}
+
+
+def _result(fleet: Fleet) -> dict[str, Any]:
+    copied: dict[str, Any] = json.loads(
+        json.dumps(
+            {"FleetId": fleet.fleet_id, "Errors": fleet.errors, "Instances": fleet.instances}
+        )
+    )
+    return copied
+
+
+def _configs(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Name the templates by their ids, as EC2 does however the request named them."""
+    ids = template_ids(request)
+    return [
+        {
+            "LaunchTemplateSpecification": {
+                "LaunchTemplateId": template_id,
+                "Version": config.get("LaunchTemplateSpecification", {}).get("Version"),
+            },
+            "Overrides": config.get("Overrides", []),
+        }
+        for template_id, config in zip(ids, request["LaunchTemplateConfigs"], strict=True)
+    ]
+
+
+def _described(fleet: Fleet, instances: Instances) -> dict[str, Any]:
+    target = fleet.request["TargetCapacitySpecification"]
+    alive = [one for one in instances.all() if one.fleet_id == fleet.fleet_id and one.is_alive]
+    return {
+        "FleetId": fleet.fleet_id,
+        "FleetState": "deleted_terminating" if fleet.deleted else "active",
+        "ClientToken": fleet.request.get("ClientToken"),
+        "CreateTime": fleet.created_at,
+        "Type": "instant",
+        # Of an instant fleet, whatever it got.
+        "ActivityStatus": "fulfilled",
+        "FulfilledCapacity": float(len(alive)),
+        "LaunchTemplateConfigs": _configs(fleet.request),
+        "TargetCapacitySpecification": {
+            key: value for key, value in target.items() if key != "TargetCapacityUnitType"
+        },
+        "Tags": [{"Key": key, "Value": value} for key, value in fleet.tags.items()],
+        "Errors": fleet.errors,
+        "Instances": fleet.instances,
+    }

@@ -1,0 +1,95 @@
+"""An instance's own paths: its state where EC2 has it, and a /tmp that no other instance sees.
+
+They are bind mounts in a mount namespace of the instance, which is gone with its last process.
+Nothing is created on the machine but below the instance's root: where a folder such as
+`/var/lib/runctl` does not exist, a file system in memory that shows what its parent holds covers
+the parent, in that namespace alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from runctl.local.guest import namespaces
+
+# As the agent knows them: the same in every instance, whatever its root is called.
+STATE = Path("/var/lib/runctl")
+HOME = Path("/var/lib/runctl-home")
+_GRAFTS: Mapping[Path, str] = MappingProxyType({STATE: "var/lib/runctl", HOME: "root"})
+_PRIVATE: Mapping[Path, str] = MappingProxyType({Path("/tmp"): "tmp", Path("/var/tmp"): "var/tmp"})  # noqa: S108
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is covered, not written to
+
+
+def isolate(root: Path, shared: Iterable[Path]) -> None:
+    """Enter a namespace in which this process and its descendants have the instance's paths.
+
+    The `shared` folders of the machine stay visible where a private folder would hide them; a
+    folder that is shared as a whole is not private.
+    """
+    namespaces.enter()
+    outermost = _outermost([root, *shared])
+    for target, name in _PRIVATE.items():
+        if target.is_dir() and not _is_shared(target.resolve(), outermost):
+            folder = root / name
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o1777)
+            _keep_visible(target.resolve(), folder, outermost)
+            namespaces.bind(folder, target.resolve())
+    stage = root / "run/graft"
+    stage.mkdir(parents=True, exist_ok=True)
+    _graft(STATE.parent, {target.name: root / name for target, name in _GRAFTS.items()}, stage)
+    memory = _SHARED_MEMORY.resolve()
+    if memory.is_dir() and not _is_shared(memory, outermost):
+        namespaces.mount_tmpfs(stage, "mode=1777")
+        _keep_visible(memory, stage, outermost)
+        namespaces.move(stage, memory)
+        if stage.is_mount():  # the root lies there, and was bound with the stage on it
+            namespaces.detach(stage)
+    stage.rmdir()
+    # The root may lie below a folder that is covered now.
+    os.chdir(root)
+
+
+def _is_shared(target: Path, shared: Iterable[Path]) -> bool:
+    return any(one == target or one in target.parents for one in shared)
+
+
+def _keep_visible(hidden: Path, cover: Path, shared: Iterable[Path]) -> None:
+    """Show, in what is to cover a folder, the shared folders below it."""
+    for one in shared:
+        if hidden in one.parents:
+            inside = cover / one.relative_to(hidden)
+            inside.mkdir(parents=True, exist_ok=True)
+            namespaces.bind(one, inside)
+
+
+def _outermost(folders: Iterable[Path]) -> list[Path]:
+    known = {one.resolve() for one in folders if one.is_dir()}
+    return [one for one in sorted(known) if not known.intersection(one.parents)]
+
+
+def _graft(parent: Path, grafts: Mapping[str, Path], stage: Path) -> None:
+    """Let folders of the instance appear in a folder of the machine, with what that holds."""
+    namespaces.mount_tmpfs(stage, "mode=755")
+    for entry in os.scandir(parent):
+        if entry.name not in grafts:
+            _show(entry, stage / entry.name)
+    for name, source in grafts.items():
+        source.mkdir(parents=True, exist_ok=True)
+        (stage / name).mkdir()
+        namespaces.bind(source, stage / name)
+    namespaces.move(stage, parent)
+
+
+def _show(entry: os.DirEntry[str], target: Path) -> None:
+    if entry.is_symlink():
+        target.symlink_to(Path(entry.path).readlink())
+        return
+    if entry.is_dir():
+        target.mkdir()
+    else:
+        target.touch()
+    namespaces.bind(Path(entry.path), target)

@@ -1,0 +1,1 @@
+"""The process that answers every request to the local cloud."""

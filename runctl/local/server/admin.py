@@ -1,0 +1,265 @@
+"""The local cloud's own API, below `/_runctl/`: what tests set, do and look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runctl.local.core import catalog, iam, store
+from runctl.local.core.instance import Instance, ended_by_user
+from runctl.local.core.journal import Journal
+from runctl.local.core.knobs import Knobs, unknown
+from runctl.local.core.market import ERROR_CODES, Market, Pool
+from runctl.local.core.wire import ApiError
+from runctl.local.ec2 import disks
+from runctl.local.ec2.faults import Faults
+from runctl.local.ec2.instances import Instances
+from runctl.local.server import functions
+
+Payload = dict[str, Any]
+
+
+class Admin:
+    """Answers the requests of `LocalCloudClient`."""
+
+    def __init__(
+        self,
+        *,
+        market: Market,
+        instances: Instances,
+        knobs: Knobs,
+        journal: Journal,
+        calls: Journal,
+        account: str,
+        region: str,
+        shares_paths: str,
+    ) -> None:
+        self._market, self._instances, self._knobs = market, instances, knobs
+        self._journal, self._calls = journal, calls
+        self._faults = Faults(instances)
+        self._account, self._region = account, region
+        self._initial = dataclasses.asdict(knobs)
+        self._routes: Mapping[tuple[str, str], Callable[[Payload], Any]] = {
+            ("GET", "health"): lambda _: {
+                "ok": True,
+                "enforced": iam.is_enforced(),
+                "own_disks": disks.are_possible(),
+                "disk_bytes": knobs.disk_bytes,
+                "own_paths": not shares_paths,
+                "shares_paths_because": shares_paths,
+            },
+            ("POST", "enforce"): self._enforce,
+            ("POST", "warm"): self._warm,
+            ("GET", "knobs"): lambda _: dataclasses.asdict(knobs),
+            ("POST", "knobs"): self._set_knobs,
+            ("POST", "reset"): self._reset,
+            ("POST", "capacity"): self._set_capacity,
+            ("POST", "price"): self._set_price,
+            ("POST", "interrupt"): self._interrupt,
+            ("POST", "rebalance"): self._rebalance,
+            ("POST", "reservation"): self._end_reservation,
+            ("POST", "impair"): self._impair,
+            ("POST", "maintenance"): self._schedule,
+            ("POST", "maintenance/cancel"): self._cancel,
+            ("POST", "event"): self._event,
+            ("GET", "instances"): lambda _: [_shown(one) for one in instances.all()],
+            ("GET", "events"): lambda query: journal.since(int(query.get("since", 0))),
+            ("GET", "calls"): lambda query: calls.since(int(query.get("since", 0))),
+        }
+
+    def answer(self, method: str, path: str, payload: Payload) -> Any:
+        """Perform one request and return what is to be sent as JSON."""
+        route = self._routes.get((method, path))
+        if route is None:
+            raise ApiError("NotFound", f"there is no {method} /_runctl/{path}", status=404)
+        try:
+            _check_names(method, path, payload)
+            with store.scope(self._account, self._region):
+                return route(payload)
+        except (TypeError, ValueError) as exc:
+            raise ApiError("BadRequest", str(exc)) from exc
+
+    def _enforce(self, _: Payload) -> Payload:
+        iam.enforce()
+        return {"enforced": True}
+
+    def _warm(self, _: Payload) -> Payload:
+        functions.warm_up(self._account, self._region)
+        return {}
+
+    def _set_knobs(self, payload: Payload) -> Payload:
+        size = payload.get("disk_bytes")
+        if size and type(size) is int:
+            if not disks.are_possible():
+                raise ValueError(
+                    "disk_bytes: start the local cloud with own_disks, as root or where user "
+                    "namespaces are permitted; its log says what was refused"
+                )
+            try:
+                disks.check(size)
+            except ValueError as exc:
+                raise ValueError(f"disk_bytes: {exc}") from exc
+        self._knobs.update(payload)
+        return dataclasses.asdict(self._knobs)
+
+    def _reset(self, _: Payload) -> Payload:
+        self._market.reset()
+        self._knobs.update(self._initial)
+        for instance in self._instances.all():
+            self._instances.terminate(instance, ended_by_user(), grace_seconds=0)
+        return {}
+
+    def _set_capacity(self, payload: Payload) -> Payload:
+        pool = None if payload["pool"] == "*" else _pool(payload["pool"])
+        capacity, error = payload.get("capacity"), payload.get("error")
+        if capacity is not None and (type(capacity) is not int or capacity < 0):
+            raise ValueError(f"capacity: {capacity!r} is not a whole number from 0 up")
+        if error is not None:
+            _check_error(error)
+        self._market.set_supply(pool, capacity, error or None)
+        if pool is None:
+            market = self._market
+            return {"pool": "*", "free": market.default_capacity, "error": market.default_error}
+        free, error = self._market.free(pool), self._market.error(pool)
+        return {"pool": str(pool), "free": free, "error": error}
+
+    def _set_price(self, payload: Payload) -> Payload:
+        pool = _pool(payload["pool"])
+        self._market.prices[pool] = _number("price", payload["price"], above_zero=True)
+        return {"pool": str(pool), "price": self._market.price(pool)}
+
+    def _interrupt(self, payload: Payload) -> Payload:
+        notice = _flag("notice", payload.get("notice", True))
+        seconds = _number("notice_seconds", payload.get("notice_seconds", 120))
+        instance = self._instances.get(payload["instance_id"])
+        self._instances.interrupt(instance, notice=notice, notice_seconds=seconds)
+        return _shown(instance)
+
+    def _rebalance(self, payload: Payload) -> Payload:
+        instance = self._instances.get(payload["instance_id"])
+        self._instances.recommend_rebalance(instance)
+        return _shown(instance)
+
+    def _end_reservation(self, payload: Payload) -> Payload:
+        seconds = _number("notice_seconds", payload.get("notice_seconds", 120))
+        instance = self._instances.get(payload["instance_id"])
+        self._faults.end_reservation(instance, notice_seconds=seconds)
+        return _shown(instance)
+
+    def _impair(self, payload: Payload) -> Payload:
+        instance = self._instances.get(payload["instance_id"])
+        self._faults.impair(
+            instance,
+            check=payload.get("check", "instance"),
+            is_ok=_flag("is_ok", payload.get("is_ok", False)),
+            since_seconds=_number("since_seconds", payload.get("since_seconds", 0)),
+            hangs=_flag("hangs", payload.get("hangs", False)),
+        )
+        return _shown(instance)
+
+    def _schedule(self, payload: Payload) -> Payload:
+        instance = self._instances.get(payload["instance_id"])
+        seconds = _number("in_seconds", payload["in_seconds"])
+        event = self._faults.schedule(
+            instance, code=payload.get("code", "instance-retirement"), in_seconds=seconds
+        )
+        return {"event_id": event.event_id, "not_before": event.not_before.isoformat()}
+
+    def _cancel(self, payload: Payload) -> Payload:
+        instance = self._instances.get(payload["instance_id"])
+        self._faults.cancel(instance, payload["event_id"])
+        return _shown(instance)
+
+    def _event(self, payload: Payload) -> Payload:
+        detail_type, detail = payload["detail_type"], payload["detail"]
+        if not isinstance(detail_type, str) or not isinstance(detail, dict):
+            raise ValueError("detail_type is a text, detail an object")  # noqa: TRY004
+        self._instances.bus.publish(detail_type, detail, resource=payload.get("resource", ""))
+        return {}
+
+
+def _check_names(method: str, path: str, payload: Payload) -> None:
+    """Refuse a field that a request does not have, and one that it lacks."""
+    if path == "knobs" and method == "POST":
+        return  # each knob is a field
+    needed, optional = _FIELDS.get(path, ((), ()))
+    for name in payload:
+        if name not in (*needed, *optional):
+            raise ValueError(f"{path}: {unknown('field', name, [*needed, *optional])}")
+    if missing := [name for name in needed if name not in payload]:
+        raise ValueError(f"{path} needs {', '.join(missing)}")
+
+
+# What each request needs, and what it takes besides; the others take nothing.
+_FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "capacity": (("pool",), ("capacity", "error")),
+    "price": (("pool", "price"), ()),
+    "interrupt": (("instance_id",), ("notice", "notice_seconds")),
+    "rebalance": (("instance_id",), ()),
+    "reservation": (("instance_id",), ("notice_seconds",)),
+    "impair": (("instance_id",), ("check", "is_ok", "since_seconds", "hangs")),
+    "maintenance": (("instance_id", "in_seconds"), ("code",)),
+    "maintenance/cancel": (("instance_id", "event_id"), ()),
+    "event": (("detail_type", "detail"), ("resource",)),
+    "events": ((), ("since",)),
+    "calls": ((), ("since",)),
+}
+
+
+def _pool(text: str) -> Pool:
+    """Read the name of a pool that requests can reach; ValueError for any other."""
+    pool = Pool.parse(text)
+    types = catalog.existing_types()
+    if pool.instance_type not in types:
+        raise ValueError(f"pool: {unknown('instance type', pool.instance_type, types)}")
+    if pool.zone not in (zones := store.zones()):
+        raise ValueError(f"pool: {unknown('zone', pool.zone, zones)}")
+    return pool
+
+
+def _check_error(code: str) -> None:
+    """Refuse what is not an error code, and what looks like one that is misspelled."""
+    if not isinstance(code, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9.]*", code):
+        raise ValueError(f"error: {code!r} is not an error code such as VcpuLimitExceeded")
+    if code not in ERROR_CODES and difflib.get_close_matches(code, ERROR_CODES, cutoff=0.9):
+        raise ValueError(f"error: {unknown('error code', code, sorted(ERROR_CODES))}")
+
+
+def _number(name: str, value: Any, *, above_zero: bool = False) -> float:
+    fits = type(value) in {int, float} and math.isfinite(value) and value >= 0
+    if not fits or (above_zero and value == 0):
+        raise ValueError(f"{name}: {value!r} is not a number {'above' if above_zero else 'from'} 0")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError(f"{name}: {value!r} is neither true nor false")
+    return value
+
+
+def _shown(one: Instance) -> Payload:
+    return {
+        "instance_id": one.instance_id,
+        "state": one.state,
+        "pool": str(one.pool),
+        "instance_type": one.instance_type,
+        "zone": one.zone,
+        "lifecycle": one.lifecycle,
+        "launched_at": one.launched_at.isoformat(),
+        "notice": one.notice.isoformat() if one.notice else None,
+        "rebalance": one.rebalance.isoformat() if one.rebalance else None,
+        "reason": one.end.code if one.end else None,
+        "ended_by": one.end.journal_reason if one.end else None,
+        "fleet_id": one.fleet_id,
+        "root": str(one.root),
+        "supervisor_pid": one.supervisor_pid,
+        "metadata_url": one.metadata_url,
+        "agent_ready": one.agent_ready,
+        "role": one.profile.role if one.profile else None,
+        "tags": one.tags,
+    }

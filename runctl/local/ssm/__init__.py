@@ -1,0 +1,1 @@
+"""SSM of the local cloud: documents, commands and parameters."""

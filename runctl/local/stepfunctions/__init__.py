@@ -1,0 +1,1 @@
+"""Step Functions of the local cloud: executions, task tokens and redrives."""

@@ -1,0 +1,146 @@
+# ruff: noqa: SLF001 - it changes how ministack's interpreter of state machines behaves
+"""Step Functions where ministack differs from AWS: how executions run, stop, time out and start."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ministack.core.responses import json_response
+from ministack.services import stepfunctions as sfn
+
+from runctl.local.core.knobs import Knobs
+from runctl.local.stepfunctions import nested_executions, redrive, task_tokens
+from runctl.local.stepfunctions.executions import (
+    Execution,
+    Lives,
+    StoppedError,
+    current_execution,
+    definition_of,
+    walk,
+    working_for,
+)
+
+
+def install(knobs: Knobs) -> Callable[[str], str | None]:
+    """Change ministack's interpreter, once; the result tells which machine made a task token."""
+    lives = Lives()
+    _run_and_stop(lives)
+    _sleep_until_stopped(lives, knobs)
+    machine_of = task_tokens.install(lives, knobs)
+    _honour_output_of_succeed()
+    nested_executions.install(lives)
+    _start_idempotently()
+    redrive.install()
+    return machine_of
+
+
+def _run_and_stop(lives: Lives) -> None:
+    execute_task, add_event = sfn._execute_task, sfn._add_event
+    fail, stop = sfn._fail_execution, sfn._stop_execution
+
+    def run_execution(arn: str) -> None:
+        execution = sfn._executions.get(arn)
+        if execution is None:
+            return
+        timer = _limit(execution)
+        try:
+            with contextlib.suppress(StoppedError), working_for(execution):
+                walk(execution)
+        finally:
+            if timer:
+                timer.cancel()
+
+    def _limit(execution: Execution) -> threading.Timer | None:
+        seconds = (definition_of(execution) or {}).get("TimeoutSeconds")
+        if not seconds:
+            return None
+        context = contextvars.copy_context()
+        timer = threading.Timer(seconds, context.run, (time_out, execution))
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def time_out(execution: Execution) -> None:
+        if execution["status"] != "RUNNING":
+            return
+        execution.update(status="TIMED_OUT", stopDate=sfn.now_iso())
+        add_event(execution, "ExecutionTimedOut", {"executionTimedOutEventDetails": {}})
+        sfn._emit_execution_status_event(execution)
+        lives.stop(execution)
+
+    def run_task(state: Any, data: Any, execution: Execution, ctx: Any) -> Any:
+        with working_for(execution):  # branches of Parallel and Map have threads of their own
+            return execute_task(state, data, execution, ctx)
+
+    def fail_execution(execution: Execution, error: str, cause: str) -> None:
+        if execution["status"] == "RUNNING":  # a stopped execution stays ABORTED
+            fail(execution, error, cause)
+
+    def stop_execution(data: dict[str, Any]) -> Any:
+        answer = stop(data)
+        execution = sfn._executions.get(data.get("executionArn", ""))
+        if execution and execution["status"] == "ABORTED":
+            lives.stop(execution)
+        return answer
+
+    def note_while_running(execution: Execution, kind: str, details: Any = None) -> Any:
+        # What a function answers after the stop is no part of the history any more.
+        if execution["status"] != "RUNNING" and not kind.startswith("Execution"):
+            raise StoppedError
+        return add_event(execution, kind, details)
+
+    sfn._run_execution, sfn._execute_task = run_execution, run_task
+    sfn._fail_execution, sfn._stop_execution = fail_execution, stop_execution
+    sfn._add_event = note_while_running
+
+
+def _sleep_until_stopped(lives: Lives, knobs: Knobs) -> None:
+    knobs.wait_scale = sfn._SFN_WAIT_SCALE
+
+    def sleep(seconds: float) -> None:
+        execution = current_execution()
+        scaled = max(0.0, seconds * knobs.wait_scale)
+        if execution is None:
+            time.sleep(scaled)
+        elif lives.stopped(execution).wait(scaled):
+            raise StoppedError
+
+    sfn._scaled_sleep = sleep
+
+
+def _honour_output_of_succeed() -> None:
+    apply = sfn._apply_output_path
+
+    def output(state: dict[str, Any], data: Any, ctx: Any = None) -> Any:
+        is_jsonata = sfn._state_query_language(state, ctx) == "JSONata"
+        if state.get("Type") == "Succeed" and is_jsonata:
+            return sfn._apply_jsonata_output(state, data, ctx, default=data)
+        return apply(state, data, ctx)
+
+    sfn._apply_output_path = output
+
+
+def _start_idempotently() -> None:
+    start = sfn._start_execution
+
+    def start_execution(data: dict[str, Any]) -> Any:
+        machine = sfn._state_machines.get(data.get("stateMachineArn", ""))
+        if machine and data.get("name"):
+            prefix = machine["stateMachineArn"].replace(":stateMachine:", ":execution:")
+            running = sfn._executions.get(f"{prefix}:{data['name']}")
+            if (
+                running
+                and running["status"] == "RUNNING"
+                and running["input"] == data.get("input", "{}")
+            ):
+                return json_response(
+                    {"executionArn": running["executionArn"], "startDate": running["startDate"]}
+                )
+        return start(data)
+
+    sfn._start_execution = start_execution
