@@ -75,7 +75,7 @@ setup: .venv/.installed node_modules/.installed build/wheels/.downloaded  ## ins
 demo: setup  ## a run that is interrupted three times, on the local cloud
 	$(BIN)/runctl demo
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=25
 
 # The end-to-end tests wait more than they compute, so there are two workers more than the smallest
 # machine has cores. Real processes under that load can miss a time limit: what failed is run once more
