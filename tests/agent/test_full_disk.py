@@ -183,7 +183,7 @@ def test_warning_of_a_full_disk_stands_until_there_is_space_and_is_logged_once(
 ON_A_FULL_DISK = """
 import contextlib, logging, sys
 from pathlib import Path
-from runctl.local import disks
+from runctl.local.ec2 import disks
 disk = Path(sys.argv[1])
 disks.enter_own_namespace()
 disks.mount(disk, 1 << 20)
