@@ -31,6 +31,8 @@ REQUEST_SETTINGS = (
 AWS_SETTINGS = ("profile", "region", "deployment")
 PROJECT_SETTINGS = ("max_size_mb",)
 _MOST_BYTES = 1_000_000
+# A TOML reader takes quadratic time for a dotted key: minutes for one of 50,000 parts.
+_MOST_DOTS = 1_000
 _LONGEST_MESSAGE = 1_000
 
 
@@ -55,7 +57,11 @@ def read_settings(folder: Path, *, is_named: bool = False) -> Settings:
 def parse_settings(path: Path) -> Settings:
     """Check one file and return its settings."""
     try:
-        document = tomllib.loads(read_regular_file(path, most=_MOST_BYTES).decode())
+        text = read_regular_file(path, most=_MOST_BYTES).decode()
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.count(".") > _MOST_DOTS:
+                raise ValueError(f"line {number} has more than {_MOST_DOTS:,} dots")
+        document = tomllib.loads(text)
     except RecursionError as exc:
         raise SettingsError(f"{path} cannot be read: its values are nested too deeply") from exc
     except (ValueError, OSError) as exc:  # of TOML, of UTF-8, or a number of too many digits
