@@ -11,7 +11,6 @@ from typing import Any
 from runctl.agent.instance.settings import Settings
 from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.metrics import MetricsShipper
-from runctl.agent.reporting.ports import AgentLedger
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.trainer import Contract, Trainer, trainer_command, trainer_environment
 from runctl.agent.runtime.training_path import lay_out
@@ -22,6 +21,7 @@ from runctl.agent.saving.saves import Saves
 from runctl.agent.signals.inbox import Inbox
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.pins import tell_where_links_fail
+from runctl.model.agent_ledger import AgentLedger
 from runctl.model.request import RunRequest
 from runctl.policy.interval import Uptime
 

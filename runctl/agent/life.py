@@ -20,7 +20,6 @@ from runctl.agent.prepare.code import explain_missing_file
 from runctl.agent.prepare.preparation import Preparation, Prepared
 from runctl.agent.reporting.farewell import Farewell
 from runctl.agent.reporting.heartbeat import Heartbeat
-from runctl.agent.reporting.ports import AgentLedger
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.runtime.credentials import CredentialsEndpoint
@@ -37,6 +36,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.secret_values import SecretValues
 from runctl.aws.trainer_access import TrainerAccess
 from runctl.aws.workflow import StepFunctions
+from runctl.model.agent_ledger import AgentLedger
 from runctl.model.errors import RefusedError, RequestError
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import RunRequest

@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -14,6 +14,10 @@ import pytest
 from tests.agent.doubles import MetadataDouble, TokensDouble
 from tests.agent.machine import Cloud, Machine
 from tests.moto_server import serving
+
+if TYPE_CHECKING:
+    from tests.agent.test_bootstrap import Boot
+    from tests.agent.test_lend import Lent
 
 REGION = "us-east-1"
 
@@ -84,3 +88,26 @@ def _no_credentials_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def boot(tmp_path: Path) -> Iterator[Boot]:
+    """A root folder to boot a new machine into."""
+    from tests.agent.test_bootstrap import Boot
+
+    made = Boot(tmp_path / "root")
+    yield made
+    made.metadata.close()
+    made.store.close()
+
+
+@pytest.fixture
+def lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lent]:
+    """A root folder of a machine that was there before."""
+    from tests.agent.test_lend import Lent
+
+    made = Lent(tmp_path / "root")
+    monkeypatch.setattr("tests.agent.test_bootstrap.SCRIPT", made.script)
+    yield made
+    made.metadata.close()
+    made.store.close()

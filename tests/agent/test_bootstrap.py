@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -171,14 +170,6 @@ class Boot:
 
     def has_agent(self) -> bool:
         return (self.root / "opt/runctl/agent/runctl/agent/__main__.py").exists()
-
-
-@pytest.fixture
-def boot(tmp_path: Path) -> Iterator[Boot]:
-    made = Boot(tmp_path / "root")
-    yield made
-    made.metadata.close()
-    made.store.close()
 
 
 def test_agent_is_fetched_signed_unpacked_and_started(boot: Boot) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -33,15 +32,6 @@ class Lent(Boot):
 
     def start(self, run_id: str, attempt: int = 1) -> subprocess.CompletedProcess[str]:
         return self.command("start", RUNCTL_RUN_ID=run_id, RUNCTL_ATTEMPT=str(attempt))
-
-
-@pytest.fixture
-def lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lent]:
-    made = Lent(tmp_path / "root")
-    monkeypatch.setattr("tests.agent.test_bootstrap.SCRIPT", made.script)
-    yield made
-    made.metadata.close()
-    made.store.close()
 
 
 def restarts(lent: Lent) -> int:

@@ -6,7 +6,6 @@ import configparser
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,23 +44,6 @@ def start_fence_for_real(boot: Boot, nft: str) -> None:
 
 def fence_result(boot: Boot) -> str:
     return (boot.root / "run/runctl/fence").read_text()
-
-
-@pytest.fixture
-def boot(tmp_path: Path) -> Iterator[Boot]:
-    made = Boot(tmp_path / "root")
-    yield made
-    made.metadata.close()
-    made.store.close()
-
-
-@pytest.fixture
-def lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lent]:
-    made = Lent(tmp_path / "root")
-    monkeypatch.setattr("tests.agent.test_bootstrap.SCRIPT", made.script)
-    yield made
-    made.metadata.close()
-    made.store.close()
 
 
 def unit(boot: Boot, name: str) -> configparser.ConfigParser:

@@ -19,7 +19,6 @@ from runctl.agent.prepare.dependencies import Declared, find_dependencies
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.installer import find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
-from runctl.agent.reporting.ports import AgentLedger
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.trainer import base_environment
 from runctl.agent.signals.patience import RETRY, Patience
@@ -27,6 +26,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.versions import VersionStore
 from runctl.checkpoint.candidates import PREVIOUS, Trust
 from runctl.checkpoint.restore import Fetched, Restorer, clear
+from runctl.model.agent_ledger import AgentLedger
 from runctl.model.checkpoint import name_of
 from runctl.model.errors import (
     DamagedCheckpointError,

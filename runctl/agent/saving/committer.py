@@ -10,7 +10,6 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.reporting.ports import AgentLedger
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.marks import Marks
 from runctl.agent.saving.saves import Saves
@@ -22,6 +21,7 @@ from runctl.checkpoint.save_history import SaveHistory
 from runctl.checkpoint.snapshot import Take, View
 from runctl.checkpoint.upload import ASSUMED_BYTES_PER_SECOND, Uploader
 from runctl.fault_points import reach
+from runctl.model.agent_ledger import AgentLedger
 from runctl.model.checkpoint import Entry, Manifest, name_of
 from runctl.model.errors import FencedError, RunctlError
 from runctl.model.run import Run

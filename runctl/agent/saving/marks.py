@@ -6,7 +6,7 @@ from functools import partial
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.reporting.ports import AgentLedger
+from runctl.model.agent_ledger import AgentLedger
 from runctl.model.errors import FencedError, RunctlError
 
 MAX_TRIES = 3

@@ -11,6 +11,8 @@ from pathlib import Path
 from runctl.local.core import private
 
 HEADER = "X-Runctl-Key"
+# Below this lies the local cloud's own API.
+ADMIN_PATH = "/_runctl/"
 _FILE = "keys.json"
 _KEY_ID_ALPHABET = string.ascii_uppercase + string.digits
 

@@ -18,6 +18,7 @@ from ministack.core import iam_evaluator, responses
 from runctl.local.core import iam, limits, resources, store, wire
 from runctl.local.core.events import EventBus
 from runctl.local.core.journal import Journal
+from runctl.local.core.keys import ADMIN_PATH
 from runctl.local.core.knobs import Setup
 from runctl.local.core.market import Market
 from runctl.local.core.wire import ApiError
@@ -45,7 +46,6 @@ from runctl.local.stepfunctions import workflows
 logger = logging.getLogger(__name__)
 
 _CREDENTIAL = re.compile(r"Credential=([^/]*)/[^/]*/([^/]*)/([^/]*)/aws4_request")
-_ADMIN = "/_runctl/"
 
 
 @dataclass
@@ -99,7 +99,7 @@ class FrontDoor:
         """Serve one connection's scope."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif scope["path"].startswith(_ADMIN):
+        elif scope["path"].startswith(ADMIN_PATH):
             await self._serve_admin(scope, receive, send)
         else:
             await self._serve_http(scope, receive, send)
@@ -151,7 +151,7 @@ class FrontDoor:
 
     async def _serve_admin(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive)
-        path = scope["path"].removeprefix(_ADMIN)
+        path = scope["path"].removeprefix(ADMIN_PATH)
         try:
             payload = json.loads(body) if body else dict(parse_qsl(scope["query_string"].decode()))
             status, answer = 200, self._admin.answer(scope["method"], path, payload)

@@ -36,7 +36,6 @@ from runctl.local.server.asgi import (
 logger = logging.getLogger(__name__)
 
 _KEY_HEADER = local_keys.HEADER.lower()
-_ADMIN = "/_runctl/"
 # CloudFormation gives each custom resource an address of its own, which no one can guess; on AWS it
 # is a presigned URL.
 _ANSWERS = ("/_ministack/cfn-response/", "/_ministack/cfn-signal/")
@@ -70,7 +69,7 @@ class Guard:
             await respond(send, 403, "text/plain", f"{because}\n".encode())
             return
         path = scope["path"]
-        if path.startswith(_ADMIN):
+        if path.startswith(local_keys.ADMIN_PATH):
             given = headers.get(_KEY_HEADER, "")
             if not hmac.compare_digest(given.encode(), self._keys.admin.encode()):
                 await respond(send, 401, "application/json", _WRONG_KEY)
