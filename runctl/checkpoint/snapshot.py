@@ -138,6 +138,7 @@ class Settling:
         saved: bool = False,
         is_over: bool = False,
         databases: Set[str] = NONE,
+        alive_at: float | None = None,
     ) -> Take | None:
         """Judge the folder after the end of every process that wrote to it.
 
@@ -149,12 +150,14 @@ class Settling:
         a later save has followed it or its format shows that it is complete. `saved` says that a
         save was told of since the last take, which may hold it already; `is_over` that the program
         has ended by itself, and will not add to what it wrote. `databases` are complete however
-        they were left, with their journals.
+        they were left, with their journals. `alive_at` is when the writers were last known to
+        live, by default `now`: what happened to the folder since then says nothing about them.
         """
         self._note_changes(view, now, databases)
         paths = sorted({*view, *self.taken})
         changed = [path for path in paths if not _same(view.get(path), self.taken.get(path))]
-        left_out = self._cut_off(view, changed, now, torn, abrupt=abrupt)
+        until = now if alive_at is None else alive_at
+        left_out = self._cut_off(view, changed, until, torn, abrupt=abrupt)
         if left_out:
             # What was removed before the save that was cut off may be all that there is.
             present = {save_of(path) for path in view}

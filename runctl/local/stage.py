@@ -31,7 +31,7 @@ def wait_for(
     look: Callable[[], Found | None],
     what: str,
     *,
-    timeout: timedelta = timedelta(seconds=90),
+    timeout: timedelta = timedelta(seconds=180),
     pause: timedelta = timedelta(milliseconds=150),
 ) -> Found:
     """Return the first truthy thing that `look` finds, or raise TimeoutError."""
@@ -95,7 +95,7 @@ class Stage:
         attempt: int = 1,
         step: int | None = None,
         save: int = 0,
-        timeout: timedelta = timedelta(seconds=90),
+        timeout: timedelta = timedelta(seconds=180),
     ) -> Attempt:
         """Wait until an attempt's trainer runs and the run has committed `step` and `save` saves.
 

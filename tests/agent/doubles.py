@@ -159,7 +159,7 @@ class TokensDouble(Double):
                 self.reports.append(json.loads(document["output"]))
         return 200, b"{}", kind
 
-    def wait_for(self, what: Callable[[], Any], seconds: float = 30) -> Any:
+    def wait_for(self, what: Callable[[], Any], seconds: float = 120) -> Any:
         with self.changed:
             if not self.changed.wait_for(what, seconds):
                 raise TimeoutError("it did not happen")

@@ -156,7 +156,7 @@ class Front:
     def _pass_on(
         self, request: BaseHTTPRequestHandler, body: bytes
     ) -> tuple[int, list[tuple[str, str]], bytes]:
-        connection = http.client.HTTPConnection(self._upstream, timeout=30)
+        connection = http.client.HTTPConnection(self._upstream, timeout=240)
         try:
             connection.putrequest(request.command, request.path, skip_host=True)
             for name, value in request.headers.items():

@@ -34,7 +34,7 @@ def now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def wait_until(what: Callable[[], Any], seconds: float = 30, *, why: str = "") -> Any:
+def wait_until(what: Callable[[], Any], seconds: float = 120, *, why: str = "") -> Any:
     """Wait until `what` is true and return it; the condition lies in another process."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -220,7 +220,7 @@ class Machine:
 
     def ask(self, request: str) -> None:
         """Run `runctl-agent drain|checkpoint|stop`, as SSM would."""
-        subprocess.run([*self._agent(), request], env=self.environment(), check=True, timeout=30)
+        subprocess.run([*self._agent(), request], env=self.environment(), check=True, timeout=240)
 
     def kill_agent(self) -> None:
         """kill -9 of the agent alone; systemd would start it again."""

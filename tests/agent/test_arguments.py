@@ -62,7 +62,7 @@ def test_trainer_gets_values_and_more_arguments_once_there_is_a_checkpoint(
     cloud.open_attempt(2)
     cloud.give_token(2)
     second = launch(attempt=2)
-    cloud.tokens.wait_for(lambda: cloud.tokens.reports[1:], 60)
+    cloud.tokens.wait_for(lambda: cloud.tokens.reports[1:])
     got, folder = json.loads((second.state / "log/trainer.out").read_text().splitlines()[0])
     assert got == [
         f"--to={folder}", "$RUNCTL_X", "2", "$HOME a b", "--resume", f"{folder}/step-7.pt",

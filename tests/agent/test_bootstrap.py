@@ -160,7 +160,7 @@ class Boot:
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
 
@@ -369,7 +369,7 @@ class DeadMan:
             },
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=240,
         )
         return self.boot.calls()[before:]
 

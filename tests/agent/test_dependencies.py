@@ -192,7 +192,7 @@ def test_lock_with_local_packages_is_installed_beside_what_has_hashes(
     )
     make_wheel(project / "wheels")
     make_wheel(project / "links", "listed")
-    subprocess.run([UV, "lock", "--offline", "-q", "--project", project], check=True, timeout=60)
+    subprocess.run([UV, "lock", "--offline", "-q", "--project", project], check=True, timeout=240)
     environments = make_environments(cloud, tmp_path / "one")
     tool = tmp_path / "one/environments/uv"
     (tool / "bin").mkdir(parents=True)

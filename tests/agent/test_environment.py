@@ -62,7 +62,7 @@ def make_environments(
 
 def run(program: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [str(program), *arguments], capture_output=True, text=True, check=True, timeout=60
+        [str(program), *arguments], capture_output=True, text=True, check=True, timeout=240
     )
     return done.stdout.strip()
 

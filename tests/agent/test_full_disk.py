@@ -201,7 +201,7 @@ def on_a_full_disk(tmp_path: Path, program: str) -> list[str]:
     disk.mkdir()
     command = [sys.executable, "-c", ON_A_FULL_DISK + program, str(disk)]
     done = subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60
+        command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

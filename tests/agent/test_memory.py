@@ -48,12 +48,12 @@ def test_uploading_and_restoring_stays_below_100_mib(
     cloud.open_attempt()
     cloud.give_token()
     first = launch()
-    wait_until(lambda: cloud.run().step == 1, 120)
+    wait_until(lambda: cloud.run().step == 1)
     assert peak_kib(first.process.pid) < LIMIT_KIB
     first.kill_agent()
     cloud.open_attempt(2)
     cloud.give_token(2)
     second = launch(attempt=2)
     path = second.state / "log/trainer.out"
-    wait_until(lambda: path.exists() and str(files * size) in path.read_text(), 120)
+    wait_until(lambda: path.exists() and str(files * size) in path.read_text())
     assert peak_kib(second.process.pid) < LIMIT_KIB

@@ -140,12 +140,12 @@ class Watch:
         self._thread.start()
 
     def wait(self) -> None:
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=240)
         assert not self._thread.is_alive()
 
 
 def wait_until(look: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not look():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
@@ -175,7 +175,7 @@ def test_at_a_notice_the_process_saves_and_its_last_save_is_uploaded(start, s3, 
     wait_until(lambda: "newest.json" in keys(s3), "the first save")
     metadata.give_notice()
     # Reaped here, as its own parent would: a process that nobody waits for stays a zombie.
-    assert theirs.process.wait(timeout=30) == 0
+    assert theirs.process.wait(timeout=240) == 0
     watch.wait()
     assert files_of(newest(s3)) == {"step-3.pt", "step-99.pt"}
 

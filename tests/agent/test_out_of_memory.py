@@ -16,6 +16,12 @@ def write(folder: Path, files: dict[str, object]) -> None:
         path.write_text(f"{content}\n")
 
 
+def watch_of(pid: int, top: Path, *, exiting: tuple[int, ...] = ()) -> MemoryWatch:
+    return MemoryWatch(
+        pid, proc=top / "proc", cgroups=top / "groups", is_exiting=lambda pid: pid in exiting
+    )
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_kills_are_counted_from_the_beginning_with_the_least_limit_around(
     tmp_path: Path, version: int
@@ -32,7 +38,8 @@ def test_kills_are_counted_from_the_beginning_with_the_least_limit_around(
     write(outer, {names[1]: 500 * MIB})
     unlimited = "max" if version == 2 else 9223372036854771712
     write(inner, {names[0]: "under_oom 0\noom_kill 2", names[1]: unlimited, names[2]: 498 * MIB})
-    watch = MemoryWatch(7, proc=tmp_path / "proc", cgroups=tmp_path / "groups")
+    watch = watch_of(7, tmp_path)
+    watch.follow(7)
     assert watch.news() == ""
     write(tmp_path, {"proc/vmstat": "oom_kill 6"})
     assert watch.describe() == ""  # one of another program
@@ -53,7 +60,8 @@ def test_group_that_is_gone_with_its_last_process_is_made_up_for_by_the_machines
     write(tmp_path, {"proc/7/cgroup": "0::/scope", "groups/cgroup.controllers": "memory"})
     write(tmp_path, {"proc/vmstat": "oom_kill 0", "proc/meminfo": "MemTotal: 1048576 kB"})
     write(group, {"memory.events": "oom_kill 0", "memory.max": 64 * MIB})
-    watch = MemoryWatch(7, proc=tmp_path / "proc", cgroups=tmp_path / "groups")
+    watch = watch_of(7, tmp_path)
+    watch.follow(7)
     for path in group.iterdir():
         path.unlink()
     group.rmdir()
@@ -64,6 +72,25 @@ def test_group_that_is_gone_with_its_last_process_is_made_up_for_by_the_machines
         "the kernel killed 1 process of the trainer for lack of memory: limit 64 MiB; "
         "the machine has 1.0 GiB"
     )
+
+
+@pytest.mark.parametrize("counted_by", ["the agent's group", "the machine"])
+def test_trainer_that_is_killed_before_it_was_ever_found_is_counted(
+    tmp_path: Path, counted_by: str
+) -> None:
+    group = tmp_path / "groups/agent"
+    write(tmp_path, {"proc/1/cgroup": "0::/agent", "groups/cgroup.controllers": "memory"})
+    write(tmp_path, {"proc/vmstat": "oom_kill 3", "proc/meminfo": "MemTotal: 1048576 kB"})
+    write(group, {"memory.events": "oom_kill 1", "memory.max": 64 * MIB})
+    # The kernel has moved what is left of it to the top, where nothing was counted.
+    write(tmp_path, {"proc/7/cgroup": "0::/", "groups/memory.events": "oom_kill 0"})
+    watch = watch_of(1, tmp_path, exiting=(7,))
+    watch.follow(7)
+    assert watch.describe() == ""
+    write(tmp_path, {"proc/vmstat": "oom_kill 4"})
+    if counted_by == "the agent's group":
+        write(group, {"memory.events": "oom_kill 2"})
+    assert watch.describe().startswith("the kernel killed 1 process of the trainer")
 
 
 def test_machine_that_tells_nothing_is_no_failure(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_fetching_ahead_leaves_no_full_disk_to_the_environment(
 ) -> None:
     preparation.prefetch(RUN)
     for ahead in preparation._ahead:
-        ahead.result(timeout=20)
+        ahead.result(timeout=240)
     assert not (Paths(tmp_path).state / "incoming").exists()
 
 

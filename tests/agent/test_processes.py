@@ -12,7 +12,7 @@ import pytest
 
 from runctl.agent.instance import processes
 from runctl.agent.runtime.process_table import trainer_family
-from tests.agent.machine import is_alive
+from tests.agent.machine import is_alive, wait_until
 
 WORKER = "import time; print('up', flush=True); time.sleep(600)"
 Start = Callable[..., int]
@@ -112,3 +112,12 @@ def test_tools_of_the_agent_are_not_processes_of_the_trainer() -> None:
             trainer.kill()
     assert trainer.pid in found
     assert tool.pid not in found
+
+
+def test_process_that_waits_to_be_collected_is_exiting() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    assert not processes.is_exiting(child.pid)
+    child.kill()
+    wait_until(lambda: processes.is_exiting(child.pid))
+    child.wait()
+    assert processes.is_exiting(child.pid)

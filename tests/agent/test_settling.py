@@ -267,6 +267,15 @@ def test_after_a_kill_what_had_been_quiet_is_taken() -> None:
     assert judge.final(folder, 1.5, torn=frozenset(), abrupt=True) is not None
 
 
+def test_after_a_kill_what_was_quiet_only_because_its_writer_was_dead_is_not_taken() -> None:
+    judge = settling({})
+    folder = {"step-1.bin": a_file()}
+    judge.watch_only(folder, set(), 0)
+    last = {"torn": frozenset[str](), "abrupt": True}
+    assert judge.final(folder, 9, alive_at=0.2, **last) is None
+    assert judge.final(folder, 9, alive_at=1.2, **last) is not None
+
+
 def test_after_a_kill_what_changed_since_the_last_look_is_not_taken() -> None:
     judge = settling()
     judge.watch_only({"step-1.bin": a_file(5)}, set(), 0)

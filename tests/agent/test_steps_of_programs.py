@@ -134,8 +134,8 @@ def saved(cloud: Cloud, machine: Machine, number: int, files: dict[str, str]) ->
         paths = {machine.checkpoint / path: text for path, text in files.items()}
         return all(path.exists() and path.read_text().endswith(paths[path]) for path in paths)
 
-    wait_until(written, 60)
-    manifest: Manifest = wait_until(holds, 60)
+    wait_until(written)
+    manifest: Manifest = wait_until(holds)
     (machine.state / "output" / f"go-{machine.attempt}-{number}").touch()
     return manifest
 
@@ -157,7 +157,7 @@ def test_step_is_what_the_saves_say_or_is_not_said(cloud: Cloud, launch: Any, na
     lose(cloud, machine, 1)
     second = follow(cloud, launch, 2)
     given = "" if steps[-1] is None else str(steps[-1])
-    wait_until(lambda: f"given '{given}'" in said(second), 60)
+    wait_until(lambda: f"given '{given}'" in said(second))
     wait_until(lambda: cloud.attempt(2).resume_save == run.save)
     assert cloud.attempt(2).resume_step == steps[-1]
     name_of = f"save {run.save}" if steps[-1] is None else f"step {steps[-1]}"

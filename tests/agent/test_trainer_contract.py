@@ -45,7 +45,7 @@ def interrupted_once(cloud: Cloud, launch, *, after: str) -> tuple[int, str]:
     cloud.open_attempt(2)
     cloud.give_token(2)
     second = launch(attempt=2)
-    reports = cloud.tokens.wait_for(lambda: cloud.tokens.reports[1:], 60)
+    reports = cloud.tokens.wait_for(lambda: cloud.tokens.reports[1:])
     assert reports[0]["outcome"]["kind"] == "completed", reports[0]["outcome"]
     assert cloud.attempt(2).resume_step == outcome["step"]
     return outcome["step"], told(second)
@@ -63,7 +63,8 @@ def interrupted_once(cloud: Cloud, launch, *, after: str) -> tuple[int, str]:
 def test_framework_stops_at_the_notice_and_ends_with_the_bits_of_an_undisturbed_run(
     cloud: Cloud, launch, program: str, after: str, resumed: str
 ) -> None:
-    submit(cloud, program, "0.05")
+    # Steps slow enough that the notice arrives in the middle, however busy the machine is.
+    submit(cloud, program, "0.25")
     with ThreadPoolExecutor(1) as meanwhile:
         expected = meanwhile.submit(undisturbed, program)
         step, second = interrupted_once(cloud, launch, after=after)
@@ -84,8 +85,8 @@ def test_the_example_is_interrupted_and_ends_with_the_same_bits(
     environment = {"PYTHONPATH": str(lay_out(tmp_path / "helper"))}
     script = PROJECT / "examples/training/train_with_helper.py"
     command = [framework_python(), script, "--steps", "40", "--every", "60"]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
-    arguments = ("--steps", "40", "--every", "60", "--step-seconds", "0.04")
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=240)
+    arguments = ("--steps", "40", "--every", "60", "--step-seconds", "0.2")
     submit(cloud, EXAMPLE, *arguments)
     step, second = interrupted_once(cloud, launch, after="step 10")
     assert 10 <= step < 40

@@ -120,7 +120,7 @@ class Process:
                 self._lines.append(line.rstrip("\n"))
                 self._new.notify_all()
 
-    def wait_for(self, text: str, *, seconds: float = 30) -> str:
+    def wait_for(self, text: str, *, seconds: float = 120) -> str:
         """Wait until stderr has a line with `text`, and return the line."""
         with self._new:
             found = self._new.wait_for(
@@ -137,7 +137,7 @@ class Process:
     def interrupt(self) -> None:
         self._process.send_signal(signal.SIGINT)
 
-    def finish(self, *, seconds: float = 30) -> Done:
+    def finish(self, *, seconds: float = 120) -> Done:
         """Wait for the end."""
         code = self._process.wait(seconds)
         stdout = self._process.stdout.read()

@@ -70,7 +70,7 @@ def test_settings_that_are_no_file_are_refused_and_not_waited_for(tmp_path, kind
             {"zero": "/dev/zero", "random": "/dev/urandom", "terminal": "/dev/tty"}[kind]
         )
     words = [sys.executable, "-c", READ, str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.startswith(f"{path} ")
     assert done.stdout.count("\n") == 1
 

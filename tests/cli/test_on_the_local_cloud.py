@@ -30,12 +30,12 @@ class Session:
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=240,
         )
         assert done.returncode == code, f"{words}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)
 
-    def wait_for(self, matches, *words: str, seconds: float = 60) -> dict:
+    def wait_for(self, matches, *words: str, seconds: float = 120) -> dict:
         deadline = time.monotonic() + seconds
         while True:
             document = self(*words)

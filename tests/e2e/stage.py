@@ -55,7 +55,7 @@ class Stage(stage.Stage):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=240,
         )
 
     def create_test_spot_instance(self, run_id: str, *, attempt: int = 1) -> str:
@@ -69,7 +69,7 @@ class Stage(stage.Stage):
         return self.interrupt(run_id, attempt=attempt, notice=notice, notice_seconds=notice_seconds)
 
     def wait_for_training_completion(
-        self, run_id: str, *, execution: str = "", timeout: timedelta = timedelta(seconds=120)
+        self, run_id: str, *, execution: str = "", timeout: timedelta = timedelta(seconds=240)
     ) -> Execution:
         """Wait until the run's execution has ended and return it."""
         return self.wait_for_end(execution or run_id, run_id=run_id, timeout=timeout)

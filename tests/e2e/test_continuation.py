@@ -1,7 +1,5 @@
 """A run that outlives its execution's history, on the real state machine."""
 
-from datetime import timedelta
-
 import pytest
 
 from runctl.model.outcome import RunStatus
@@ -40,9 +38,7 @@ def test_run_goes_on_in_other_executions_and_its_first_one_tells_the_end(
     wait_for(lambda: len(stage.attempts(run_id)) >= 4, "two turns and two more")
     stage.cloud.reset()
     number = stage.attempts(run_id)[-1].number
-    wait_for(
-        lambda: stage.attempts(run_id)[-1].was_launched, "a launch", timeout=timedelta(seconds=60)
-    )
+    wait_for(lambda: stage.attempts(run_id)[-1].was_launched, "a launch")
     ended = stage.wait_for_training_completion(run_id)
     assert ended.status == "SUCCEEDED", stage.story(run_id)
     run = stage.run(run_id)

@@ -1,7 +1,6 @@
 """Machines that were there before the run: made, used, reclaimed, watched over and ended."""
 
 import json
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -61,7 +60,7 @@ def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_re
     assert f"attempt 1 of the run {run_id}" in busy
     assert f"runctl stop {run_id}" in runctl("aws", "terminate", "--yes", machine, code=2)
 
-    stage.simulate_spot_interruption(run_id, attempt=1, notice_seconds=15)
+    stage.simulate_spot_interruption(run_id, attempt=1, notice_seconds=45)
     ended = stage.wait_for_training_completion(run_id)
     assert ended.status == "SUCCEEDED", stage.story(run_id)
     one, two = stage.attempts(run_id)
@@ -94,7 +93,6 @@ def test_a_created_machine_outlives_its_runs_and_takes_the_next_one(
     wait_for(
         lambda: stage.cloud.instance(machine)["state"] == "terminated",
         f"{machine} to end",
-        timeout=timedelta(seconds=30),
     )
     assert "terminated" in runctl("aws", "terminate", "--yes", machine)
 
@@ -158,7 +156,7 @@ def test_the_folder_of_a_process_of_theirs_is_saved_when_its_machine_is_reclaime
     assert told["checkpoint_dir"].endswith("/home/checkpoints")
     wait_for(lambda: saved(stage, prefix), "a first checkpoint")
 
-    stage.cloud.interrupt(machine, notice_seconds=12)
+    stage.cloud.interrupt(machine, notice_seconds=45)
     stage.cloud.wait_for_state(machine, "terminated")
     newest = saved(stage, prefix)
     assert newest is not None

@@ -1,6 +1,5 @@
 """A run survives every interruption, and ends with the very bits of one that was left alone."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -80,7 +79,6 @@ def test_three_interruptions_leave_the_final_weights_bit_identical(stage: Stage,
     wait_for(
         lambda: len(stage.live_instances(interrupted)) == 0,
         "every instance to be gone",
-        timeout=timedelta(seconds=40),
     )
 
 
@@ -97,7 +95,7 @@ def test_the_replacement_is_launched_before_the_old_instance_is_gone(
         }
     )
     stage.wait_for_training(run_id, save=1)
-    old = stage.simulate_spot_interruption(run_id, attempt=1, notice_seconds=15)
+    old = stage.simulate_spot_interruption(run_id, attempt=1, notice_seconds=45)
     new = stage.create_test_spot_instance(run_id, attempt=2)
     assert stage.cloud.instance(old)["state"] == "running"
     assert new != old

@@ -46,7 +46,7 @@ def doctor(stage: Stage, *options: str) -> tuple[int, dict[str, Any]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)

@@ -117,7 +117,7 @@ def test_a_redrive_of_the_first_execution_leaves_a_resumed_run_alone(stage: Stag
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     wait_for(lambda: stage.run(run_id).step > saved, "the resumed run to save")

@@ -91,9 +91,11 @@ def test_a_missing_permission_outranks_a_zone_that_lacks_the_type(stage: Stage, 
 def test_throttling_keeps_every_pool_warm(stage: Stage, script, new_name):
     stage.cloud.set_capacity("*", error="RequestLimitExceeded")
     run_id = new_name()
-    stage.start({"script": script, "instance_types": ["m6i.xlarge"], "market": "spot"}, name=run_id)
+    # Not one of the types that other tests' requests have by default: they may have cooled down.
+    request = {"script": script, "instance_types": ["r6i.large"], "market": "spot"}
+    stage.start(request, name=run_id)
     wait_for(lambda: len(stage.attempts(run_id)) >= 3, "a third attempt")
-    pools = [Pool("m6i.xlarge", zone, "spot") for zone in ZONES]
+    pools = [Pool("r6i.large", zone, "spot") for zone in ZONES]
     assert stage.ledger.cooling_pools(pools, now=datetime.now(timezone.utc)) == {}
     assert "RequestLimitExceeded" in stage.attempts(run_id)[0].ended.reason
     stage.cloud.reset()

@@ -66,7 +66,7 @@ class Attacker:
                     self._answer(404, b"")
 
             def _forward(self, method: str, path: str, body: bytes) -> None:
-                connection = http.client.HTTPConnection(host.hostname or "", host.port, timeout=60)
+                connection = http.client.HTTPConnection(host.hostname or "", host.port, timeout=240)
                 connection.request(method, path, body, dict(self.headers.items()))
                 got = connection.getresponse()
                 self._answer(got.status, got.read())

@@ -41,7 +41,7 @@ def unique(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex[:8]}"
 
 
-def eventually(look: Callable[[], Any], *, seconds: float = 20) -> Any:
+def eventually(look: Callable[[], Any], *, seconds: float = 120) -> Any:
     """Poll until `look` returns something true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -201,7 +201,7 @@ class Cloud:
         arn: str = got["executionArn"]
         return arn
 
-    def ended(self, execution: str, *, seconds: float = 20) -> dict[str, Any]:
+    def ended(self, execution: str, *, seconds: float = 120) -> dict[str, Any]:
         """Wait until an execution has ended and describe it."""
         sfn = self.client("stepfunctions")
 

@@ -24,7 +24,7 @@ assert os.getuid() == os.geteuid() == {nobody}
 _SENDER = """
 answers = []
 for one in json.load(sys.stdin):
-    connection = http.client.HTTPConnection("127.0.0.1", one["port"], timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", one["port"], timeout=240)
     try:
         connection.request(one["method"], one["path"], one["body"], one["headers"])
         answer = connection.getresponse()
@@ -50,7 +50,7 @@ def run_as_stranger(code: str, *words: str, stdin: str = "") -> str:
         text=True,
         cwd="/",
         env={"PATH": "/usr/bin:/bin"},
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

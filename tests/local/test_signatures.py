@@ -137,7 +137,7 @@ def test_session_needs_its_own_token(cloud: Cloud) -> None:
 def send(
     cloud: Cloud, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(urlsplit(cloud.endpoint.url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(cloud.endpoint.url).netloc, timeout=240)
     try:
         connection.request(method, target, body, headers or {})
         answer = connection.getresponse()

@@ -80,7 +80,7 @@ class Place:
     def run(self, program: str, *arguments: str, **options: str | Path) -> str:
         """Run a program to its end, which is a good one; return what it printed."""
         process = self.start(program, *arguments, **options)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         return out
 

@@ -25,7 +25,7 @@ def test_saves_when_asked_and_stops_within_a_validation_and_resumes_bit_for_bit(
     asked = json.loads(place.saved.read_text().splitlines()[0])["step"]
     read_until(process, "validating 15 0")
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "validating 15 2" not in out
     assert place.names() == [f"step-{asked:09d}.ckpt", "step-000000015.ckpt"]

@@ -161,7 +161,7 @@ def test_a_save_that_fails_says_so_and_leaves_the_one_before(
     place.run(SAVE, "1")
     program = f"from runctl import training\ntraining.save({write}, 2)"
     process = place.start(program)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 1
     last = err.splitlines()[-1]
     assert last.startswith("runctl.training.SaveError: step 2 was not saved to ")
@@ -263,7 +263,7 @@ def test_killed_at_any_call_of_a_save_leaves_one_of_the_two_whole(place: Place) 
     for step in ("5", "6"):
         for call in range(1, 200, 2):
             process = place.start(program, str(call), step)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=240)
             if process.returncode == 0:
                 assert out.startswith("done")
                 break

@@ -21,7 +21,7 @@ def stop(place: Place, program: str) -> list[str]:
     process = place.start(program)
     assert read_line(process) == "ready"
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return out.split()
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
 PROC = Path("/proc")
+# A flag of /proc/PID/stat, from the kernel's include/linux/sched.h.
+PF_EXITING = 0x4
 # A process in an uninterruptible system call stops only when that returns.
 STOP_WITHIN = 1.0
 
@@ -141,6 +143,14 @@ def is_alive(pid: int) -> bool:
     return False
 
 
+def is_exiting(pid: int) -> bool:
+    """Whether a process has ended or is about to: the kernel may have closed its files already."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = _fields_of(pid)
+        return fields[0] in {"Z", "X"} or bool(int(fields[6]) & PF_EXITING)
+    return True
+
+
 def open_for_writing(pids: Iterable[int], folder: Path) -> set[str]:
     """Return the paths below `folder`, relative to it, that any of `pids` holds open to write."""
     return set().union(*files_held(pids, folder).values())
@@ -211,9 +221,14 @@ def _is_writable(pid: int, descriptor: str) -> bool:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    # The name is in parentheses and may have any character, a parenthesis or a space included.
-    fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    fields = _fields_of(pid)
     return fields[0], int(fields[1])
+
+
+def _fields_of(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on."""
+    # The name is in parentheses and may have any character, a parenthesis or a space included.
+    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def _pids() -> Iterator[int]:

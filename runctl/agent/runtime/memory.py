@@ -1,8 +1,11 @@
 """Processes that the kernel killed for lack of memory, with the numbers that explain it."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from runctl.agent.instance.processes import is_exiting
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -26,23 +29,44 @@ class MemoryEvents:
 
 
 class MemoryWatch:
-    """Compares what the kernel counts now with what it counted when the trainer began."""
+    """Compares what the kernel counts now with what it counted before the trainer started.
 
-    def __init__(self, pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> None:
-        self._pid = pid
+    The first reading is taken from the group of `pid`, the process that will start the trainer: a
+    trainer that is killed at once leaves no time for a reading of its own.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        *,
+        proc: Path = PROC,
+        cgroups: Path = CGROUPS,
+        is_exiting: Callable[[int], bool] = is_exiting,
+    ) -> None:
         self._proc = proc
+        self._is_exiting = is_exiting
         self._cgroups = cgroups
         self._group, self._version = _group_of(pid, proc, cgroups)
+        self._found = False
         self._first = self._last = self._read()
         self._told = 0
 
-    def look(self) -> None:
-        """Take note of the numbers, which vanish with the group's last process."""
-        group, version = _group_of(self._pid, self._proc, self._cgroups)
-        if group is not None and group != self._group:
+    def follow(self, pid: int) -> None:
+        """Read the group of the trainer `pid` from now on: the numbers go with its last process."""
+        group, version = _group_of(pid, self._proc, self._cgroups)
+        # One that exits may have left its group already.
+        if group is not None and not self._is_exiting(pid):
+            self._use(group, version)
+        self._look()
+
+    def _use(self, group: Path, version: int) -> None:
+        self._found = True
+        if group != self._group:
             # systemd has put it into a scope of its own, which has counted nothing before.
             self._group, self._version = group, version
             self._first = replace(self._first, killed=0)
+
+    def _look(self) -> None:
         now = self._read()
         self._last = replace(
             now,
@@ -57,14 +81,15 @@ class MemoryWatch:
         anywhere = self._last.killed_anywhere - self._first.killed_anywhere
         if self._last.killed is not None and self._first.killed is not None:
             inside = self._last.killed - self._first.killed
-            # A group that is gone was last read before its last kill.
-            if inside or (self._group is not None and self._group.is_dir()):
+            # A group that is gone was last read before its last kill; one that was never found may
+            # not be the one that was read.
+            if inside or (self._found and self._group is not None and self._group.is_dir()):
                 return inside
         return anywhere
 
     def describe(self) -> str:
         """Return one sentence with the numbers, or nothing when no process was killed."""
-        self.look()
+        self._look()
         if not (count := self.killed):
             return ""
         known = self._last

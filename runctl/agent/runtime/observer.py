@@ -21,7 +21,7 @@ class TrainerObserver:
         self._progress = progress
         self._events = ProcessEvents()
         self._trace = trace
-        self._memory: MemoryWatch | None = None
+        self._memory = MemoryWatch(os.getpid())
         self._members: set[int] = set()
 
     def start(self) -> None:
@@ -34,8 +34,7 @@ class TrainerObserver:
 
     def look(self, trainer: Trainer) -> None:
         """Take note of what is gone once the trainer has ended, and warn of what was killed."""
-        if self._memory is None:
-            self._memory = MemoryWatch(trainer.pid)
+        self._memory.follow(trainer.pid)
         trainer.note_handler()
         self._members |= {trainer.pid, *trainer.family()}
         if news := self._memory.news():
@@ -45,7 +44,7 @@ class TrainerObserver:
     @property
     def memory_text(self) -> str:
         """Return a sentence about processes killed for lack of memory, or nothing."""
-        return "" if self._memory is None else self._memory.describe()
+        return self._memory.describe()
 
     def went_on_as(self, daemon: ProcessInfo | None) -> ProcessInfo | None:
         """Return the process in which the trainer goes on, unless it turns out to be a helper."""

@@ -93,6 +93,7 @@ class Keeper:
         self._step_taken: int | None = None
         self._interval = LOOK_EVERY
         self._looked_at_processes = float("-inf")
+        self._alive_at: float | None = None
         self._stop = threading.Event()
         self._is_held = threading.Event()
         self._superseded = threading.Event()
@@ -151,6 +152,7 @@ class Keeper:
                     saved=told,
                     is_over=self._interval == LOOK_EVERY,
                     databases=self._databases.paths,
+                    alive_at=self._alive_at,
                 )
                 self._tell_what_is_left_out(time.monotonic())
             # What is left out stays as the snapshot has it that is being uploaded now.
@@ -220,10 +222,12 @@ class Keeper:
         """Take nothing more until `finish`: what is closed now may be torn by its writer's end."""
         self._is_held.set()
 
-    def _is_over(self) -> bool:
-        # Asked after a look, so that what the look found was found before the trainer's end.
-        leader = self._leader()
-        return self._is_held.is_set() or (leader > 0 and not processes.is_alive(leader))
+    def _has_ended(self) -> bool:
+        now, leader = time.monotonic(), self._leader()
+        if leader > 0 and processes.is_exiting(leader):
+            return True
+        self._alive_at = now
+        return False
 
     def abandon(self) -> None:
         """Stop at once and commit nothing more."""
@@ -273,11 +277,14 @@ class Keeper:
                 hold_on_to(self._folder, view, self._settling.changed_in(view), self._held[0])
         writing = processes.open_for_writing(self._family(), self._folder)
         processes.reap_orphans(self._leader())
+        # Asked after both looks: a file that is not open any more may be torn by its writer's end.
+        if self._has_ended():
+            return
         is_pending = self._settling.is_pending
         found = self._databases.replace(view, writing, time.monotonic(), hurry=is_pending)
         with self._work:
             # One at a time; what changes meanwhile comes next.
-            if self._pinned is not None or self._told_late or self._is_over():
+            if self._pinned is not None or self._told_late or self._is_held.is_set():
                 self._settling.watch_only(
                     found.view, found.writing, time.monotonic(), copies=found.copies
                 )
