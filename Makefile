@@ -6,7 +6,7 @@ BIN := .venv/bin
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 18,20,22
 export CDK_DISABLE_VERSION_CHECK := 1
 
-.PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench docs clean
+.PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench docs docs-site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -114,6 +114,9 @@ bench: setup build/bench/.installed  ## the benchmarks, each against its peer in
 
 docs: setup  ## the reference pages that are derived from code
 	$(BIN)/python docs/reference/generate.py
+
+docs-site: setup  ## the documentation as a site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # $(call lock,LIST,OPTIONS)
 lock = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-index-url \
