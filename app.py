@@ -1,6 +1,7 @@
 """The CDK app: three stacks, one on top of the other."""
 
 import sys
+from pathlib import Path
 
 from aws_cdk import App, Environment
 
@@ -15,6 +16,8 @@ from stacks.storage import StorageStack
 def compose(app: App) -> None:
     """Put the stacks into the app."""
     settings = read_settings(app.node)
+    # In the folder where the CDK was started: that of an installed application may be read-only.
+    build = Path.cwd() / "build"
     env = Environment(account=settings.account, region=settings.region)
     storage = StorageStack(app, f"{settings.name}-storage", settings=settings, env=env)
     compute = ComputeStack(
@@ -22,7 +25,7 @@ def compose(app: App) -> None:
         f"{settings.name}-compute",
         settings=settings,
         storage=storage,
-        agent=build_agent(),
+        agent=build_agent(build=build),
         env=env,
     )
     OrchestrationStack(
@@ -31,7 +34,7 @@ def compose(app: App) -> None:
         settings=settings,
         storage=storage,
         compute=compute,
-        functions=build_functions(),
+        functions=build_functions(build=build),
         env=env,
     )
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stacks.settings import PROJECT
+from stacks.settings import PROJECT, package_root
 
 # The oldest instant that both formats can hold: 1980-01-01.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -60,8 +60,8 @@ def build_functions(project: Path = PROJECT, *, build: Path | None = None) -> As
     """Build the zip that all functions share; from unchanged inputs it is there already."""
     folder = build or project / "build"
     requirements = project / "lambdas/requirements.txt"
-    sources = _sources(project, "lambdas", "runctl/aws", "runctl/control", "runctl/model")
-    sources |= _sources(project, "runctl/policy") | _package(project)
+    packages = ("aws", "control", "model", "policy")
+    sources = _sources(project, "lambdas") | _package(project, *packages)
     sources.pop("lambdas/requirements.txt", None)
 
     def members() -> Members:
@@ -76,9 +76,9 @@ def build_agent(project: Path = PROJECT, *, build: Path | None = None) -> Asset:
     folder = build or project / "build"
     requirements = project / "instance_scripts/requirements.txt"
     packages = ("agent", "aws", "checkpoint", "hooks", "model", "policy")
-    sources = _sources(project, *(f"runctl/{name}" for name in packages)) | _package(project)
+    sources = _package(project, *packages)
     for name in ("runctl/fault_points.py", "runctl/training.py"):
-        sources[name] = (project / name).read_bytes()
+        sources[name] = (package_root(project) / name).read_bytes()
 
     def members() -> Members:
         wheels = _wheels(requirements, folder)
@@ -107,8 +107,10 @@ def _sources(project: Path, *folders: str) -> Members:
     return found
 
 
-def _package(project: Path) -> Members:
-    return {"runctl/__init__.py": (project / "runctl/__init__.py").read_bytes()}
+def _package(project: Path, *names: str) -> Members:
+    root = package_root(project)
+    package = {"runctl/__init__.py": (root / "runctl/__init__.py").read_bytes()}
+    return package | _sources(root, *(f"runctl/{name}" for name in names))
 
 
 def _build(

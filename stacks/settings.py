@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+
+def package_root(project: Path = PROJECT) -> Path:
+    """Return the folder that has the package runctl: the checkout, or where a wheel is installed.
+
+    A wheel carries the project inside of the package, in `runctl/cdk_app`.
+    """
+    return project if (project / "runctl").is_dir() else project.parents[1]
+
+
 # Without credentials there is nothing to deploy to: what is synthesized then is for looking at, and
 # for the local cloud, whose account this is.
 LOCAL_ACCOUNT = "000000000000"
@@ -199,7 +208,7 @@ def _names(found: Any) -> tuple[str, ...]:
 
 def _version() -> str:
     # Read, not imported: stacks import no runtime code.
-    text = (PROJECT / "runctl/__init__.py").read_text()
+    text = (package_root() / "runctl/__init__.py").read_text()
     found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
     if found is None:
         raise BadContextError("runctl/__init__.py does not tell its version")

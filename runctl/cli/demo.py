@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runctl.application import Application, find_cdk, open_application, require_extra
 from runctl.cli.invocation import Invocation, command
-from runctl.model.errors import NotFoundError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,11 +42,13 @@ def demo(invocation: Invocation, keep: Keep = False) -> None:
     Deploys the real template to a local cloud, needs no AWS account, and takes under 90 seconds.
     """
     began = time.monotonic()
-    project = find_checkout()
+    require_extra("local")
+    require_extra("deploy")
+    application = open_application()
     view = View(began, quiet=invocation.output.as_json)
     with tempfile.TemporaryDirectory(prefix="runctl-demo-") as scratch:
         home = None if keep else Path(scratch) / "cloud"
-        result = perform(project, home, view, packed=Path(scratch) / "project.tar.gz")
+        result = perform(application, home, view, packed=Path(scratch) / "project.tar.gz")
     seconds = time.monotonic() - began
     document = result.as_document(seconds=seconds)
     invocation.output.result(document, "", table_of(result), "", *closing(result, seconds))
@@ -54,15 +56,9 @@ def demo(invocation: Invocation, keep: Keep = False) -> None:
         raise typer.Exit(1)
 
 
-def find_checkout() -> Path:
-    """Return the checkout that has the stacks and the examples; NotFoundError without one."""
-    checkout = Path(__file__).parents[2]
-    if not (checkout / "app.py").exists() or not (checkout / "examples").is_dir():
-        raise NotFoundError("the demo needs a checkout of runctl: its stacks and its examples")
-    return checkout
-
-
-def perform(project: Path, home: Path | None, view: View, *, packed: Path) -> DrillResult:
+def perform(
+    application: Application, home: Path | None, view: View, *, packed: Path
+) -> DrillResult:
     """Start a local cloud, deploy, and perform the drill; `home` None keeps the cloud."""
     from runctl.local import daemon
     from runctl.local.deploy import deploy
@@ -70,12 +66,18 @@ def perform(project: Path, home: Path | None, view: View, *, packed: Path) -> Dr
     from runctl.local.stage import Stage
 
     with view:
+        cdk = find_cdk(application)
         view.tell("starting a local cloud")
         endpoint = daemon.start(home, die_with_parent=home is not None)
         try:
-            deploy(endpoint, project=project, progress=lambda step: view.tell(f"cdk: {step}"))
+            deploy(
+                endpoint,
+                project=application.folder,
+                cdk=cdk,
+                progress=lambda step: view.tell(f"cdk: {step}"),
+            )
             stage = Stage(endpoint)
-            code = upload_examples(stage, project / "examples", packed)
+            code = upload_examples(stage, application.sources / "examples", packed)
             name = RUN_NAME if home is not None else f"{RUN_NAME}-{os.getpid()}"
             drill = Drill(stage, tell=view.tell, show=view.show)
             return drill.perform(code, script=SCRIPT, name=name)

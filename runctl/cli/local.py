@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ import typer
 from runctl.cli import local_faults
 from runctl.cli.invocation import Invocation, command
 from runctl.cli.local_faults import find_training
-from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RefusedError
+from runctl.model.errors import InvalidRequestError, Problem, RefusedError
 
 if TYPE_CHECKING:
     from runctl.aws.deployment import Deployment
@@ -69,21 +68,20 @@ def up(
     ] = None,
 ) -> None:
     """Start the local cloud and deploy runctl onto it."""
-    import runctl
+    from runctl.application import find_cdk, open_application, require_extra
     from runctl.local.client import LocalCloudClient
     from runctl.local.deploy import deploy
 
-    project = Path(runctl.__file__).parents[1]
-    if not (project / "app.py").exists():
-        raise NotFoundError(
-            f"there is no app.py in {project}; the local cloud deploys from a checkout of runctl"
-        )
+    require_extra("local")
+    require_extra("deploy")
+    application = open_application()
+    cdk = find_cdk(application)
     disk_bytes = _disk_bytes(disk_gib)
     began = datetime.now(timezone.utc)
     output = invocation.output
     with _translated(), output.spinner("starting the local cloud") as say:
         endpoint = _start(disk_bytes)
-        outputs = deploy(endpoint, project=project, progress=say)
+        outputs = deploy(endpoint, project=application.folder, cdk=cdk, progress=say)
     took = (datetime.now(timezone.utc) - began).total_seconds()
     output.tell(f"the local cloud is up after {took:.0f} s; its folder is {endpoint.home}")
     health = LocalCloudClient(endpoint.url, key=endpoint.keys.admin).health()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -19,6 +17,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from runctl.application import Application, cdk_environment, find_cdk
 from runctl.local.client import LocalCloudClient
 from runctl.local.core import private
 from runctl.local.daemon import Endpoint
@@ -37,6 +36,7 @@ def deploy(
     endpoint: Endpoint,
     *,
     project: Path,
+    cdk: str | None = None,
     progress: Progress | None = None,
     context: Mapping[str, str] | None = None,
     enforce_iam: bool = True,
@@ -44,22 +44,25 @@ def deploy(
 ) -> Outputs:
     """Deploy every stack of the CDK app in `project`, then turn IAM enforcement on.
 
-    Returns the outputs of each stack by its name. `progress` is told each step; `context` is
-    passed to the app (`-c key=value`). Deploying again updates the stacks. With `warm_functions`
+    Returns the outputs of each stack by its name. `cdk` is the path of the CDK command line, by
+    default the project's own. `progress` is told each step; `context` is passed to the app
+    (`-c key=value`). Deploying again updates the stacks. With `warm_functions`
     every function is started in the background, so that its first call is not a cold start.
     """
     tell = progress or (lambda _: None)
-    cdk = _Cdk(endpoint, project.absolute(), tell)
+    project = project.absolute()
+    command = cdk or find_cdk(Application(project, project))
+    runner = _Cdk(endpoint, project, command, tell)
     assembly = endpoint.home / "cdk.out"
     outputs = endpoint.home / "outputs.json"
     outputs.unlink(missing_ok=True)
     # Neither needs the other: synthesis is Python's work, the bootstrap mostly waits.
     with ThreadPoolExecutor(max_workers=2) as both:
-        bootstrapped = both.submit(cdk.bootstrap)
-        synthesized = both.submit(cdk.synthesize, assembly, context or {})
+        bootstrapped = both.submit(runner.bootstrap)
+        synthesized = both.submit(runner.synthesize, assembly, context or {})
         bootstrapped.result()
         synthesized.result()
-    cdk.run(
+    runner.run(
         "deploying the stacks",
         ["deploy", "--all", "--app", str(assembly), "--require-approval", "never"],
         ["--method", "direct", "--concurrency", "4", "--asset-parallelism"],
@@ -77,9 +80,9 @@ def deploy(
 class _Cdk:
     """Runs the project's CDK command line against one local cloud."""
 
-    def __init__(self, endpoint: Endpoint, project: Path, tell: Progress) -> None:
+    def __init__(self, endpoint: Endpoint, project: Path, command: str, tell: Progress) -> None:
         self._endpoint, self._project, self._tell = endpoint, project, tell
-        self._command = _find_cdk(project)
+        self._command = command
         self._environment = _environment(endpoint, project)
 
     def bootstrap(self) -> None:
@@ -115,17 +118,8 @@ class _Cdk:
             raise DeployError(f"{step} failed:\n{done.stdout[-_TAIL:]}")
 
 
-def _find_cdk(project: Path) -> str:
-    for folder in (project, *project.parents):
-        command = folder / "node_modules/.bin/cdk"
-        if command.exists():
-            return str(command)
-    raise DeployError(f"there is no node_modules/.bin/cdk in {project} or above: run `npm ci`")
-
-
 def _environment(endpoint: Endpoint, project: Path) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    python = str(Path(sys.executable).parent)
+    kept = {key: value for key, value in cdk_environment().items() if not key.startswith("AWS_")}
     return {
         **kept,
         **endpoint.environment(),
@@ -133,15 +127,8 @@ def _environment(endpoint: Endpoint, project: Path) -> dict[str, str]:
         "AWS_ENDPOINT_URL_S3": endpoint.url,
         "CDK_DEFAULT_ACCOUNT": endpoint.account,
         "CDK_DEFAULT_REGION": endpoint.region,
-        "CDK_DISABLE_CLI_TELEMETRY": "true",
-        "CDK_DISABLE_VERSION_CHECK": "true",
         "CI": "true",
         "FORCE_COLOR": "0",
-        # A list of versions, not a switch.
-        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "18,20,22",
-        "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1",
-        "NODE_NO_WARNINGS": "1",
-        "PATH": f"{python}:{kept.get('PATH', '')}",
         "PYTHONPATH": ":".join(filter(None, [str(project), kept.get("PYTHONPATH", "")])),
     }
 

@@ -4,7 +4,8 @@ RunctlError
 ├── RequestError                 the user's input; the command line exits 2
 │   ├── InvalidRequestError      a run request with one or more bad fields
 │   ├── ProjectError             the project folder cannot be packed
-│   └── SettingsError            `.runctl.toml` or an environment variable is wrong
+│   ├── SettingsError            `.runctl.toml` or an environment variable is wrong
+│   └── SetupError               this machine lacks what the command needs
 ├── NotFoundError                no such run, instance or deployment; exits 4
 ├── RefusedError                 AWS refused: credentials, permission, quota; exits 3
 │   └── QuotaError
@@ -55,6 +56,10 @@ class ProjectError(RequestError):
 
 class SettingsError(RequestError):
     """A setting has a bad value; waiting will not help."""
+
+
+class SetupError(RequestError):
+    """This machine lacks what the command needs: a program, a package, or the operating system."""
 
 
 class NotFoundError(RunctlError):

@@ -9,7 +9,8 @@ import pytest
 from runctl.local import daemon
 from runctl.local.client import LocalCloudClient
 from runctl.local.core import keys
-from runctl.local.deploy import DeployError, deploy
+from runctl.local.deploy import deploy
+from runctl.model.errors import SetupError
 from tests.local.clouds import Cloud, eventually, open_to_others
 
 pytestmark = pytest.mark.slow
@@ -45,5 +46,5 @@ def test_a_cdk_app_is_deployed_and_what_it_made_is_used(tmp_path: Path) -> None:
 
 def test_a_project_without_the_cdk_is_told_what_to_do(tmp_path: Path) -> None:
     endpoint = daemon.Endpoint("http://127.0.0.1:1", 1, "us-east-1", "0", tmp_path, keys.generate())
-    with pytest.raises(DeployError, match="npm ci"):
+    with pytest.raises(SetupError, match="npm ci"):
         deploy(endpoint, project=tmp_path)
