@@ -21,8 +21,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from runctl.cli.package import pack_project
-from runctl.cli.project import scan_project
+from runctl.cli.project.package import pack_project
+from runctl.cli.project.scan import scan_project
 from runctl.local import daemon
 from runctl.local.client import Json
 from runctl.local.deploy import deploy

@@ -10,9 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Protocol
 
 from runctl.cli.cloud import Cloud
-from runctl.cli.log_tail import LINE_PATIENCE, LogTail, plain
-from runctl.cli.reasons import brief
-from runctl.cli.wording import say_duration
+from runctl.cli.display.reasons import brief
 from runctl.model.checkpoint import name_of
 from runctl.model.errors import (
     NotFoundError,
@@ -23,6 +21,8 @@ from runctl.model.errors import (
 )
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.report.log_tail import LINE_PATIENCE, LogTail, plain
+from runctl.report.wording import say_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +79,7 @@ class LiveDisplay(PlainDisplay):
 
     def show(self, run_id: str, run: Run | None, attempts: Sequence[Attempt]) -> None:
         """Draw the view."""
-        from runctl.cli.view import following_view
+        from runctl.cli.display.view import following_view
 
         self._update(following_view(run_id, run, attempts, now=datetime.now(timezone.utc)))
 

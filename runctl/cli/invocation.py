@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runctl.cli.output import Output
+from runctl.cli.display.output import Output
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
-    from runctl.cli.settings import Settings
+    from runctl.cli.project.settings import Settings
 
 PANEL = "Global options"
 
@@ -77,8 +77,8 @@ class Invocation:
 
     def settings(self, folder: Path | None = None, *, is_named: bool = False) -> Settings:
         """Read the settings that hold in a folder; `is_named`: the user named it."""
-        from runctl.cli.project_folder import SETTINGS_FILE, look_upwards
-        from runctl.cli.settings import read_settings
+        from runctl.cli.project.folder import SETTINGS_FILE, look_upwards
+        from runctl.cli.project.settings import read_settings
 
         folder = folder or Path.cwd()
         self.warn(look_upwards(folder, is_named=is_named).warning({SETTINGS_FILE}))
@@ -86,7 +86,7 @@ class Invocation:
 
     def find_project(self) -> Path:
         """Return the project that the current folder belongs to."""
-        from runctl.cli.project_folder import REPOSITORY, SETTINGS_FILE, look_upwards
+        from runctl.cli.project.folder import REPOSITORY, SETTINGS_FILE, look_upwards
 
         here = Path.cwd()
         found = look_upwards(here)

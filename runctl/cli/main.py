@@ -15,7 +15,11 @@ import typer
 from typer.core import TyperGroup
 
 from runctl import __version__
-from runctl.cli import checkpoints, demo, doctor, instances, local, logs, runs, stop, train
+from runctl.cli.commands import demo, doctor, logs, runs, stop
+from runctl.cli.commands.aws import instances, train
+from runctl.cli.commands.checkpoints import group as checkpoints
+from runctl.cli.commands.local import group as local
+from runctl.cli.display.streams import guarded_streams
 from runctl.cli.exit_codes import BAD_REQUEST, DONE, INTERRUPTED, exit_code_of
 from runctl.cli.invocation import (
     Invocation,
@@ -27,7 +31,6 @@ from runctl.cli.invocation import (
     command,
     invocation_of,
 )
-from runctl.cli.streams import guarded_streams
 from runctl.model.errors import RequestError, RunctlError, SettingsError
 
 _STDOUT = 1
@@ -188,8 +191,8 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
 ) -> None:
     """Write .runctl.toml with the defaults of this folder's runs."""
-    from runctl.cli.project_folder import SETTINGS_FILE
-    from runctl.cli.settings import TEMPLATE
+    from runctl.cli.project.folder import SETTINGS_FILE
+    from runctl.cli.project.settings import TEMPLATE
 
     path = Path.cwd() / SETTINGS_FILE
     try:

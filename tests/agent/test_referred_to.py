@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runctl.cli.package import pack_project
-from runctl.cli.project import scan_project
+from runctl.cli.project.package import pack_project
+from runctl.cli.project.scan import scan_project
 from tests.agent.machine import Cloud, packed
 from tests.agent.packages import below, make_wheel, source_package
 from tests.agent.test_dependencies import OFFLINE, PYPROJECT, plant

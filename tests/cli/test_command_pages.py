@@ -7,7 +7,12 @@ from typer.main import get_command
 
 from runctl.cli import exit_codes
 from runctl.cli.main import app
-from runctl.cli.settings import AWS_SETTINGS, PROJECT_SETTINGS, REQUEST_SETTINGS, parse_settings
+from runctl.cli.project.settings import (
+    AWS_SETTINGS,
+    PROJECT_SETTINGS,
+    REQUEST_SETTINGS,
+    parse_settings,
+)
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 COMMANDS = (REFERENCE / "cli.md").read_text()

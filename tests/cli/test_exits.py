@@ -224,7 +224,7 @@ def test_help_loads_no_sdk_and_no_cloud():
     command = [PROGRAM[0], "-X", "importtime", *PROGRAM[1:], "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "runctl.cli.train" in loaded
+    assert "runctl.cli.commands.aws.train" in loaded
     heavy = {
         "botocore",
         "boto3",

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.instant_fleets import find_fleets
-from runctl.cli.pruning import carry_out, plan_pruning
+from runctl.cli.commands.checkpoints.pruning import carry_out, plan_pruning
 from tests.e2e.stage import Stage
 
 

@@ -14,7 +14,7 @@ from runctl.agent.reporting.display_lines import DisplayLines
 from runctl.agent.reporting.json_lines import Follower
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.saves import Saves
-from runctl.cli.settings import parse_settings
+from runctl.cli.project.settings import parse_settings
 from runctl.model.checkpoint import is_step
 from runctl.model.errors import SettingsError
 from runctl.model.metrics import MAX_NAMES, read_metrics

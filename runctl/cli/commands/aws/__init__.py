@@ -1,0 +1,1 @@
+"""`runctl aws`: runs and instances in an AWS account."""

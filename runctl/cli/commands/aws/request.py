@@ -1,0 +1,151 @@
+"""The run request of `runctl aws train`: options over settings, every mistake in one message."""
+
+import re
+import secrets
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import PurePath
+from typing import Any
+
+from runctl.cli.project.settings import Settings
+from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.identity import RUN_ID, RUN_ID_RULE
+from runctl.model.plain_secrets import mask_text
+from runctl.model.request import ANY
+from runctl.model.request_fields import parse_instant, problem_with_deadline
+from runctl.model.request_parsing import parse_request
+
+OPTIONS = {
+    "instance_types": "--instance-types",
+    "market": "--market",
+    "auto_resume": "--no-auto-resume",
+    "max_attempts": "--max-attempts",
+    "instance_id": "INSTANCE",
+    "deadline": "--deadline",
+    "env": "--env",
+    "not_secrets": "--not-secret",
+    "credentials": "--credentials",
+    "resume_args": "--resume-args",
+    "checkpoint.dir": "--checkpoint-dir",
+    "checkpoint.keep_last": "--keep-last",
+    "checkpoint.grace_seconds": "--grace-seconds",
+    "retry.exit_codes": "--retry-exit-codes",
+    "retry.max_failures": "--max-failures",
+}
+
+
+def name_run(script: str, *, now: datetime) -> str:
+    """Make a name that can be read and that nobody else has."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", PurePath(script).stem).strip("-")[:32].strip("-")
+    moment = now.astimezone(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    return f"{stem or 'run'}-{moment}-{secrets.token_hex(2)}"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no run can have."""
+    if not RUN_ID.fullmatch(name):
+        cure = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:64]
+        hint = f"; for example {cure}" if cure else ""
+        raise InvalidRequestError((Problem("--name", f"{name!r} is not {RUN_ID_RULE}{hint}"),))
+
+
+def read_env(assignments: Sequence[str]) -> dict[str, str]:
+    """Read NAME=VALUE options; the last one of a name wins."""
+    problems = [
+        Problem("--env", f"{mask_text(one)!r} has no '='; write NAME=VALUE")
+        for one in assignments
+        if "=" not in one
+    ]
+    if problems:
+        raise InvalidRequestError(tuple(problems))
+    return {name: value for name, _, value in (one.partition("=") for one in assignments)}
+
+
+def split_types(options: Sequence[str]) -> list[str]:
+    """Read instance types that were repeated, or given with commas between them."""
+    return [one.strip() for option in options for one in option.split(",") if one.strip()]
+
+
+def read_resume_args(text: str) -> list[str]:
+    """Divide the option's text into arguments, as a shell would."""
+    try:
+        return shlex.split(text)
+    except ValueError as exc:
+        raise InvalidRequestError(
+            (Problem("--resume-args", f"{mask_text(text)!r}: {exc}; close the quotation"),)
+        ) from exc
+
+
+def check_deadline(document: Mapping[str, Any], *, now: datetime) -> None:
+    """Refuse a deadline that is over before the run begins."""
+    if "deadline" not in document:
+        return
+    if problem := problem_with_deadline(parse_instant(document["deadline"]), now):
+        raise InvalidRequestError((Problem(OPTIONS["deadline"], problem),))
+
+
+def read_exit_codes(option: str) -> list[int | str] | str:
+    """Read exit codes with commas between them, or the word for all; the request checks them."""
+    words = [word.strip() for word in option.split(",") if word.strip()]
+    if words == [ANY]:
+        return ANY
+    return [int(word) if re.fullmatch(r"-?\d{1,9}", word) else word for word in words]
+
+
+def build_request(
+    script: str,
+    args: Sequence[str],
+    *,
+    options: Mapping[str, Any],
+    settings: Settings,
+    code: str,
+    is_command: bool = False,
+) -> dict[str, Any]:
+    """Return the execution input: what was asked for, and nothing that is a default anyway.
+
+    `options` has the fields given on the command line, with dots for those of an object;
+    `script` and `args` are the request's command when `is_command`. Raises
+    InvalidRequestError whose problems name the option, or the settings file, that a value is from.
+    """
+    program: dict[str, Any] = {"command": [script, *args]} if is_command else {"script": script}
+    document: dict[str, Any] = {**program, **settings.request}
+    if code:
+        document["code"] = code
+    if args and not is_command:
+        document["args"] = list(args)
+    document |= {name: value for name, value in options.items() if "." not in name}
+    for name, value in options.items():
+        outer, dot, inner = name.partition(".")
+        if dot:
+            document[outer] = {**document.get(outer, {}), inner: value}
+    if "env" in options:
+        document["env"] = {**settings.request.get("env", {}), **options["env"]}
+    if "not_secrets" in options:
+        declared = [*settings.request.get("not_secrets", []), *options["not_secrets"]]
+        document["not_secrets"] = list(dict.fromkeys(declared))
+    try:
+        parse_request(document)
+    except InvalidRequestError as exc:
+        raise InvalidRequestError(
+            tuple(
+                Problem(_origin(one.field, options, settings), one.message) for one in exc.problems
+            )
+        ) from exc
+    return document
+
+
+def _origin(field: str, options: Mapping[str, Any], settings: Settings) -> str:
+    if field in options:
+        return OPTIONS.get(field, field)
+    if field.startswith("resume_args[") and "resume_args" in options:
+        return OPTIONS["resume_args"]
+    outer, dot, name = field.partition(".")
+    if outer == "env" and dot and name in options.get("env", {}):
+        return f"{OPTIONS['env']} {name}"
+    inner = next((option for option in options if option.startswith(f"{field}.")), None)
+    if inner is not None:
+        return OPTIONS.get(inner, inner)
+    if settings.path is not None and field.partition(".")[0] in settings.request:
+        return f"{settings.path.name}: {field}"
+    return field

@@ -1,0 +1,1 @@
+"""`runctl checkpoints`: the stored checkpoints of a run."""

@@ -1,0 +1,210 @@
+"""`runctl demo`: a run that is interrupted three times, on a local cloud of its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runctl.application import Application, find_cdk, open_application, require_extra
+from runctl.cli.invocation import Invocation, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from runctl.local.drill import DrillResult
+    from runctl.local.stage import Stage
+    from runctl.model.run import Attempt, Run
+
+RUN_NAME = "demo"
+SCRIPT = "training/train_mnist.py"
+
+Keep = Annotated[
+    bool,
+    typer.Option("--keep", help="Leave the local cloud running, to look at it with `--local`."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    command(app, "demo")(demo)
+
+
+def demo(invocation: Invocation, keep: Keep = False) -> None:
+    """Train on the local cloud, be interrupted three times, and end with the very same bits.
+
+    Deploys the real template to a local cloud, needs no AWS account, and takes under 90 seconds.
+    """
+    began = time.monotonic()
+    require_extra("local")
+    require_extra("deploy")
+    application = open_application()
+    view = View(began, quiet=invocation.output.as_json)
+    with tempfile.TemporaryDirectory(prefix="runctl-demo-") as scratch:
+        home = None if keep else Path(scratch) / "cloud"
+        result = perform(application, home, view, packed=Path(scratch) / "project.tar.gz")
+    seconds = time.monotonic() - began
+    document = result.as_document(seconds=seconds)
+    invocation.output.result(document, "", table_of(result), "", *closing(result, seconds))
+    if not result.identical:
+        raise typer.Exit(1)
+
+
+def perform(
+    application: Application, home: Path | None, view: View, *, packed: Path
+) -> DrillResult:
+    """Start a local cloud, deploy, and perform the drill; `home` None keeps the cloud."""
+    from runctl.local import daemon
+    from runctl.local.deploy import deploy
+    from runctl.local.drill import Drill
+    from runctl.local.stage import Stage
+
+    with view:
+        cdk = find_cdk(application)
+        view.tell("starting a local cloud")
+        endpoint = daemon.start(home, die_with_parent=home is not None)
+        try:
+            deploy(
+                endpoint,
+                project=application.folder,
+                cdk=cdk,
+                progress=lambda step: view.tell(f"cdk: {step}"),
+            )
+            stage = Stage(endpoint)
+            code = upload_examples(stage, application.sources / "examples", packed)
+            name = RUN_NAME if home is not None else f"{RUN_NAME}-{os.getpid()}"
+            drill = Drill(stage, tell=view.tell, show=view.show)
+            return drill.perform(code, script=SCRIPT, name=name)
+        finally:
+            if home is not None:
+                view.tell("taking the local cloud down")
+                daemon.stop(home)
+
+
+def upload_examples(stage: Stage, folder: Path, packed: Path) -> str:
+    """Pack the examples as a project, the way `runctl aws train` does, and upload them."""
+    from runctl.cli.project.package import pack_project
+    from runctl.cli.project.scan import scan_project
+
+    package = pack_project(scan_project(folder), packed)
+    stage.objects.put_if_absent(package.key, package.path)
+    return stage.objects.uri(package.key)
+
+
+@dataclass
+class View:
+    """What is seen while the demo goes: the story line by line, and below it the run as it moves.
+
+    Not on a terminal, or with --json, the lines alone.
+    """
+
+    began: float
+    quiet: bool = False
+    run: Run | None = None
+    attempts: Sequence[Attempt] = ()
+    beat: str = ""
+    _live: Any = field(default=None, repr=False)
+    _print: Callable[..., None] = field(default=lambda *_: None, repr=False)
+
+    def __enter__(self) -> View:
+        from runctl.cli.display.console import open_console
+
+        console = open_console(stderr=True)
+        self._print = console.print
+        if console.is_terminal and not self.quiet:
+            from rich.live import Live
+
+            self._live = Live(
+                console=console, get_renderable=self.render, refresh_per_second=8, transient=True
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def tell(self, beat: str) -> None:
+        """Add a line to the story."""
+        from rich.text import Text
+
+        self.beat = beat
+        elapsed = time.monotonic() - self.began
+        style = "bold yellow" if beat.startswith("EC2 takes") else ""
+        self._print(Text.assemble((f"{elapsed:6.1f} s  ", "dim"), (beat, style)))
+
+    def show(self, run: Run, attempts: Sequence[Attempt]) -> None:
+        """Take in where the run stands."""
+        self.run, self.attempts = run, attempts
+
+    def render(self) -> RenderableType:
+        """Return what stands below the story now."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.spinner import Spinner
+        from rich.table import Table
+
+        from runctl.local.drill import EPOCHS
+        from runctl.model.run import derive_status
+
+        if self.run is None:
+            return Spinner("dots", text=f" {self.beat} …", style="cyan")
+        grid = Table.grid(padding=(0, 2))
+        step = self.run.step or 0
+        status = derive_status(self.run, self.attempts).value
+        grid.add_row("run", self.run.run_id, status, f"epoch {step}/{EPOCHS}")
+        for attempt in self.attempts:
+            state = attempt.ended.kind.value if attempt.ended is not None else attempt.stage.value
+            phase = attempt.phase if attempt.ended is None else ""
+            grid.add_row(f"attempt {attempt.number}", attempt.pool, state, phase)
+        return Group("", grid, ProgressBar(total=EPOCHS, completed=step, width=60))
+
+
+def table_of(result: DrillResult) -> RenderableType:
+    """Return the attempts as a table."""
+    from rich.table import Table
+
+    table = Table(title=None, header_style="bold")
+    for heading in ("#", "pool", "outcome", "interrupted"):
+        table.add_column(heading)
+    for heading in ("epochs", "lost", "change-over", "machine", "cost", "on demand"):
+        table.add_column(heading, justify="right")
+    for row in result.rows:
+        table.add_row(
+            str(row.attempt),
+            row.pool,
+            row.outcome,
+            row.interrupted,
+            f"{(row.resumed_from or 0) + 1}-{row.trained_to or ''}",
+            str(row.steps_lost) if row.interrupted else "",
+            f"{row.changeover_s:.1f} s" if row.changeover_s is not None else "",
+            f"{row.machine_s:.0f} s",
+            f"${row.cost_usd:.5f}",
+            f"${row.on_demand_usd:.5f}",
+        )
+    return table
+
+
+def closing(result: DrillResult, seconds: float) -> list[str]:
+    """Return the last lines of the story."""
+    spot = sum(row.cost_usd for row in result.rows)
+    listed = sum(row.on_demand_usd for row in result.rows)
+    verdict = "bit for bit those" if result.identical else "NOT those"
+    lines = [
+        (
+            f"The final weights are {verdict} of the run that was left alone "
+            f"(sha256 {result.weights_sha256[:16]}, accuracy {result.accuracy:.2%})."
+        ),
+        (
+            f"Trained again: {result.steps_lost} epochs. "
+            f"Machine time at the pools' spot prices ${spot:.5f}, on demand at list price "
+            f"${listed:.5f}."
+        ),
+    ]
+    return [*lines, f"{seconds:.0f} seconds, deployment included."]

@@ -1,0 +1,1 @@
+"""`runctl local`: the local cloud, and the faults it can simulate."""

@@ -1,0 +1,135 @@
+"""`runctl logs`: what the trainer, or the agent, said."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runctl.cli.commands.find import RunName, find_run
+from runctl.cli.invocation import Invocation
+from runctl.model.errors import InvalidRequestError, NotFoundError, Problem
+
+if TYPE_CHECKING:
+    from runctl.aws.logs import LogLine
+    from runctl.cli.cloud import Cloud
+    from runctl.report.log_tail import LogTail
+
+
+def logs(
+    invocation: Invocation,
+    run: RunName,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
+    ] = False,
+    attempt: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only this attempt.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="Only what is newer: 10m, 2h, or an instant.")
+    ] = "",
+    agent: Annotated[
+        bool, typer.Option("--agent", help="What the agent said, not the trainer.")
+    ] = False,
+) -> None:
+    """Print what the trainer said, one attempt after the other."""
+    from runctl.report.log_tail import LogTail
+
+    after = read_since(since, now=datetime.now(timezone.utc)) if since else None
+    cloud = invocation.cloud
+    find_run(cloud, run)
+    if attempt is not None and cloud.ledger.find_attempt(run, attempt) is None:
+        raise NotFoundError(f"{run} has no attempt {attempt}; see `runctl status {run}`")
+    printer = _LogPrinter(invocation)
+    tail = LogTail(cloud.logs, run, since=after, is_agent=agent)
+    try:
+        _print_logs(cloud, run, tail, printer, only=attempt, follow=follow)
+    except KeyboardInterrupt:
+        printer.finish()
+        invocation.output.tell(f"{run} goes on")
+        raise
+    printer.finish()
+
+
+class _LogPrinter:
+    """Prints lines as they come, or keeps them for the one document."""
+
+    def __init__(self, invocation: Invocation) -> None:
+        self._output = invocation.output
+        self._lines: list[dict[str, Any]] = []
+        self._attempt = 0
+
+    @property
+    def as_json(self) -> bool:
+        """Whether everything is kept until the end."""
+        return self._output.as_json
+
+    def take_all(self, lines: Iterable[tuple[int, LogLine]]) -> None:
+        for attempt, line in lines:
+            self.take(attempt, line)
+
+    def take(self, attempt: int, line: LogLine) -> None:
+        from runctl.report.log_tail import plain
+
+        if self._output.as_json:
+            told = {"attempt": attempt, "at": line.at.isoformat(), "text": line.text.rstrip("\r\n")}
+            self._lines.append(told)
+            return
+        if attempt != self._attempt:
+            self._attempt = attempt
+            self._output.tell(f"── attempt {attempt}", style="dim")
+        self._output.line(plain(line.text))
+
+    def finish(self) -> None:
+        if self._output.as_json:
+            self._output.result({"lines": self._lines})
+
+
+def _print_logs(
+    cloud: Cloud,
+    run_id: str,
+    tail: LogTail,
+    printer: _LogPrinter,
+    *,
+    only: int | None,
+    follow: bool,
+) -> None:
+    from runctl.report.log_tail import LINE_PATIENCE
+
+    quiet = 0
+    while True:
+        run = cloud.ledger.find_run(run_id)
+        attempts = cloud.ledger.attempts(run_id)
+        chosen = [one for one in attempts if only is None or one.number == only]
+        printed = 0
+        for number, line in tail.read(chosen):
+            printer.take(number, line)
+            printed += 1
+        if follow and not printer.as_json:
+            printer.take_all(tail.unfinished(after=LINE_PATIENCE))
+        quiet = 0 if printed else quiet + 1
+        over = run is None or run.ended is not None or any(one.ended for one in chosen if only)
+        # The last lines reach the log a moment after the end is known.
+        if not follow or (over and quiet > 1):
+            printer.take_all(tail.unfinished())
+            return
+        time.sleep(cloud.pause)
+
+
+def read_since(text: str, *, now: datetime) -> datetime:
+    """Read a duration back from now, such as 10m, or an instant with a time zone."""
+    if match := re.fullmatch(r"(\d{1,6})\s*(s|m|h|d)", text):
+        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match[2]]
+        return now - timedelta(**{unit: int(match[1])})
+    try:
+        instant = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        instant = None
+    if instant is None or instant.tzinfo is None:
+        cure = "write 10m, 2h, 1d, or an instant with a time zone such as 2030-01-31T18:00:00Z"
+        raise InvalidRequestError((Problem("--since", f"{text!r} is no time; {cure}"),))
+    return instant

@@ -1,0 +1,1 @@
+"""The terminal: streams, consoles, and how runs look on them."""

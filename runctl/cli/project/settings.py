@@ -1,0 +1,171 @@
+"""`.runctl.toml`: a project's defaults for its runs."""
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runctl.cli.project.folder import look_upwards, read_regular_file
+from runctl.cli.project.scan import LARGEST_PROJECT_BYTES
+from runctl.model.errors import SettingsError
+from runctl.model.request_fields import FIELDS, NESTED_FIELDS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REQUEST_SETTINGS = (
+    "instance_types",
+    "market",
+    "auto_resume",
+    "max_attempts",
+    "env",
+    "not_secrets",
+    "checkpoint",
+    "retry",
+    "credentials",
+)
+AWS_SETTINGS = ("profile", "region", "deployment")
+PROJECT_SETTINGS = ("max_size_mb",)
+_MOST_BYTES = 1_000_000
+# A TOML reader takes quadratic time for a dotted key: minutes for one of 50,000 parts.
+_MOST_DOTS = 1_000
+_LONGEST_MESSAGE = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the file says; `request` holds fields of the run request, `path` is None without one."""
+
+    path: Path | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    profile: str = ""
+    region: str = ""
+    deployment: str = ""
+    largest_project_bytes: int = LARGEST_PROJECT_BYTES
+
+
+def read_settings(folder: Path, *, is_named: bool = False) -> Settings:
+    """Read the nearest `.runctl.toml` from `folder` upwards; SettingsError when it is wrong."""
+    found = look_upwards(folder, is_named=is_named)
+    return parse_settings(found.settings) if found.settings is not None else Settings()
+
+
+def parse_settings(path: Path) -> Settings:
+    """Check one file and return its settings."""
+    try:
+        text = read_regular_file(path, most=_MOST_BYTES).decode()
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.count(".") > _MOST_DOTS:
+                raise ValueError(f"line {number} has more than {_MOST_DOTS:,} dots")
+        document = tomllib.loads(text)
+    except RecursionError as exc:
+        raise SettingsError(f"{path} cannot be read: its values are nested too deeply") from exc
+    except (ValueError, OSError) as exc:  # of TOML, of UTF-8, or a number of too many digits
+        raise SettingsError(f"{path} cannot be read: {exc}") from exc
+    problems = [
+        *_check(document, (*REQUEST_SETTINGS, "aws", "project")),
+        *_check(_table(document, "aws"), AWS_SETTINGS, prefix="aws."),
+        *_check(_table(document, "project"), PROJECT_SETTINGS, prefix="project."),
+        *(
+            problem
+            for name, fields in NESTED_FIELDS.items()
+            for problem in _check(_table(document, name), fields, prefix=f"{name}.")
+        ),
+    ]
+    if problems:
+        told = "; ".join(problems)
+        cut = "…" if len(told) > _LONGEST_MESSAGE else ""
+        raise SettingsError(f"{path}: {told[:_LONGEST_MESSAGE]}{cut}")
+    aws = document.get("aws", {})
+    megabytes = document.get("project", {}).get("max_size_mb")
+    return Settings(
+        path=path,
+        request={name: document[name] for name in REQUEST_SETTINGS if name in document},
+        profile=aws.get("profile", ""),
+        region=aws.get("region", ""),
+        deployment=aws.get("deployment", ""),
+        largest_project_bytes=LARGEST_PROJECT_BYTES if megabytes is None else megabytes * 1_000_000,
+    )
+
+
+def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = document.get(name, {})
+    return value if isinstance(value, Mapping) else {}
+
+
+def _check(values: Mapping[str, Any], known: Any, *, prefix: str = "") -> list[str]:
+    problems = []
+    for name, value in values.items():
+        if name not in known:
+            problems.append(f"{prefix}{name} is unknown{_nearest(name, known, prefix)}")
+        elif problem := _problem_with(f"{prefix}{name}", value):
+            problems.append(f"{prefix}{name}: {problem}")
+    return problems
+
+
+def _nearest(name: str, known: Any, prefix: str) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}"
+
+
+def _problem_with(name: str, value: Any) -> str | None:
+    section, dot, key = name.partition(".")
+    if not dot and section in {"aws", "project"}:
+        return None if isinstance(value, Mapping) else f"{value!r} is no table; write [{section}]"
+    if section == "aws":
+        return None if isinstance(value, str) and value else f"{value!r} is no name"
+    if section == "project":
+        is_whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5000
+        return None if is_whole else f"{value!r} is not a whole number from 1 to 5000"
+    fields = NESTED_FIELDS[section] if dot else FIELDS
+    try:
+        return fields[key or section].check(value)
+    except ValueError:  # of a number that cannot even be written down
+        return "it has a number of too many digits"
+
+
+TEMPLATE = """\
+# Defaults for `runctl aws train` in this folder; what stands on the command line wins.
+
+# What a run may use. Ten or more types are interrupted less often.
+# instance_types = ["g5.xlarge", "g6.xlarge", "g4dn.xlarge"]
+
+# Where capacity is bought: "spot", "on-demand" or "spot-then-on-demand".
+market = "spot"
+
+# Relaunch after an interruption, at most so many times.
+auto_resume = true
+max_attempts = 100
+
+# AWS credentials for the trainer, for nothing but its own run: "none" or "run".
+# credentials = "run"
+
+[checkpoint]
+# How many whole checkpoints stay, and how long the trainer may take to save after SIGTERM.
+keep_last = 3
+grace_seconds = 90
+# Where the trainer saves, when not in the folder that RUNCTL_CHECKPOINT_DIR names.
+# dir = "checkpoints"
+
+# Which failures of the trainer itself are retried from the newest checkpoint, and how many.
+# [retry]
+# exit_codes = [1, 137]
+# max_failures = 3
+
+# The trainer's own variables; a secret is given by reference, never by value.
+# [env]
+# OMP_NUM_THREADS = "4"
+# WANDB_API_KEY = "secret:wandb"
+
+# [aws]
+# profile = "research"
+# region = "eu-central-1"
+# deployment = "runctl"
+
+# [project]
+# max_size_mb = 256
+"""

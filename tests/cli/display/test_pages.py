@@ -1,0 +1,124 @@
+"""Pages of 60, 80 and 120 columns: nothing is cut, and no word is divided."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from rich.console import Console, RenderableType
+
+from runctl.cli.display.reasons import brief, last_lines_text
+from runctl.cli.display.view import list_page, status_page, summary
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.model.request import RunRequest
+from runctl.model.run import Attempt, AttemptStage, Run
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
+NAME = "resnet50-imagenet-large-batch-20261128-120000-ab12"
+POOL = "g5.xlarge/us-east-1a/spot"
+TRACEBACK = """exit code 1: …
+  File "/var/lib/runctl/environments/0f3b7c1d9e8a/lib/python3.12/site-packages/torch/nn/module.py", line 15, in call
+    return self._call_impl(*args, **kwargs)
+           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  File "/var/lib/runctl/project/src/models/transformer_encoder.py", line 88, in forward
+    x = self.attention(x, mask=self.mask[:, : x.size(1)], need_weights=False)
+        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 22.19 GiB."""  # noqa: E501
+
+
+def attempt(number: int, kind: OutcomeKind, reason: str) -> Attempt:
+    return Attempt(
+        run_id=NAME,
+        number=number,
+        stage=AttemptStage.ENDED,
+        instance_ids=("i-1",),
+        pool=POOL,
+        launched_at=NOW - timedelta(hours=9 - number),
+        ended_at=NOW - timedelta(hours=8 - number),
+        noticed_at=NOW,
+        ended=Outcome(kind=kind, reason=reason, step=100 * number),
+    )
+
+
+ATTEMPTS = [
+    attempt(1, OutcomeKind.INTERRUPTED, "EC2 takes the instance (notice)"),
+    attempt(2, OutcomeKind.FAILED, TRACEBACK),
+]
+RUN = Run(
+    run_id=NAME,
+    request=RunRequest(script="training/train_with_checkpoints.py", code="s3://b/c.tar.gz"),
+    started_at=NOW - timedelta(hours=9),
+    execution="e",
+    execution_arn="arn",
+    ended=RunStatus.FAILED,
+    ended_at=NOW,
+    reason=TRACEBACK,
+    newest="manifest",
+    step=200,
+    committed_at=NOW,
+)
+
+
+def printed(page: RenderableType, width: int) -> list[str]:
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(page)
+    return captured.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_status_of_a_failed_run_shows_its_traceback_once_and_whole(width: int) -> None:
+    lines = printed(status_page(RUN, ATTEMPTS, now=NOW, width=width), width)
+    assert len(lines) < 30
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert text.count("_call_impl(*args, **kwargs)") == 1
+    assert 'module.py", line 15, in call' in text
+    assert 'transformer_encoder.py", line 88, in forward' in text
+    assert "torch.OutOfMemoryError: CUDA out of memory." in text
+    assert "          ^^^^" in text  # below the line that it marks
+    assert text.count(POOL) == 2
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_list_and_summary_keep_a_long_name_whole(width: int) -> None:
+    lines = printed(list_page([(RUN, ATTEMPTS)], now=NOW, width=width), width)
+    assert any(NAME in line for line in lines)
+    assert any("failed" in line for line in lines)
+    assert "…" not in "".join(lines)
+    lines = printed(summary(RUN, ATTEMPTS, width=width), width)
+    assert max(map(len, lines)) <= width
+    assert NAME in lines[0]
+
+
+def test_a_list_that_fits_is_a_table() -> None:
+    short = Run(**{**vars(RUN), "run_id": "lm"})
+    heading, line = printed(list_page([(short, ATTEMPTS)], now=NOW, width=60), 60)
+    assert heading.split() == ["run", "status", "step", "attempt", "started"]
+    assert line.split()[:4] == ["lm", "failed", "200", "2"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (TRACEBACK, "exit code 1: … torch.OutOfMemoryError: CUDA out of memory. Tried"),
+        ("stopped by the user", "stopped by the user"),
+        ("exit code 1: one line", "exit code 1: one line"),
+        ("one\ntwo\n\n", "two"),
+        ("", ""),
+    ],
+)
+def test_reason_in_one_line_has_the_summary_and_the_end(reason: str, told: str) -> None:
+    assert brief(reason).startswith(told)
+    assert "\n" not in brief(reason)
+
+
+def test_word_that_is_wider_than_the_page_is_not_divided() -> None:
+    word = "s3://bucket/" + "x" * 80
+    lines = str(last_lines_text(f"exit code 1: Error:\n    cannot read {word} at all", width=40))
+    assert lines.splitlines() == [
+        "  Error:",
+        "      cannot read",
+        f"        {word}",
+        "        at all",
+    ]

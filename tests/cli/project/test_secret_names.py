@@ -1,0 +1,136 @@
+"""Files that hold secrets stay out of packages unless a rule names them."""
+
+import tarfile
+
+import pytest
+
+from runctl.cli.project.left_out import groups_of, note_of
+from runctl.cli.project.package import pack_project
+from runctl.cli.project.scan import scan_project
+from runctl.cli.project.secret_names import BY_NAME
+from runctl.model.left_out import explain_failure, read_note
+from tests.cli.project.test_package import paths, plant
+
+SECRETS = (
+    ".env", ".env.production", "conf/.env.local", ".envrc", ".aws/credentials", ".aws/config",
+    ".ssh/id_ed25519", "id_rsa", "id_rsa_deploy", ".netrc", "_netrc", ".pypirc", ".npmrc",
+    ".git-credentials", ".gnupg/private-keys-v1.d/k", ".docker/config.json", ".kaggle/kaggle.json",
+    "kaggle.json", ".huggingface/token", ".cache/huggingface/token", ".config/gcloud/x.db",
+    ".azure/msal_token_cache.json", ".kube/config", "server.key", "certs/server.pem", "SERVER.PEM",
+    "store.p12", "store.pfx", "store.jks", "terraform.tfstate", "terraform.tfstate.backup",
+    "prod.tfvars", "prod.auto.tfvars.json", "credentials.json", "client_secret_12.json",
+    "gcp/service-account-prod.json", "secrets.yaml", ".streamlit/secrets.toml",
+)  # fmt: skip
+HARMLESS = (
+    ".env.example", ".env.sample", ".env.template", ".docker/Dockerfile", "environment.yml",
+    "env.py", "key.py", "keys.txt", "tokens.json", "tokenizer.json", "config.json", "id_rsa.pub",
+    "token", "monkey.png", "credentials.py", ".cache/huggingface/x", "aws/x.py", "ssh/x.py",
+)  # fmt: skip
+KEY = "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n"
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+
+def packed(top, tmp_path) -> dict[str, bytes]:
+    """Return what is in the very archive that would be uploaded."""
+    package = pack_project(scan_project(top), tmp_path / "package.tar.gz")
+    with tarfile.open(package.path) as archive:
+        files = [one for one in archive.getmembers() if one.isfile()]
+        return {one.name: archive.extractfile(one).read() for one in files}
+
+
+def test_no_archive_has_what_holds_secrets_by_its_name(tmp_path):
+    top = plant(tmp_path / "top", dict.fromkeys((*SECRETS, *HARMLESS), "a-secret-or-not"))
+    # A rule of git that brings a file is not meant for us.
+    plant(top, {"train.py": "", ".gitignore": "!.env\n!*.pem\n"})
+    assert set(packed(top, tmp_path)) == {"train.py", ".gitignore", *HARMLESS}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_the_lines_that_are_named_bring_each_back(tmp_path, name):
+    plant(tmp_path, {"train.py": "", name: "x"})
+    (group,) = groups_of(scan_project(tmp_path))
+    assert (group.by, group.may_hold_secrets) == (BY_NAME, True)
+    (tmp_path / ".runctlignore").write_text("\n".join(group.remedy))
+    assert name in paths(tmp_path)
+
+
+@pytest.mark.parametrize("rules", ["*\n!*\n", "!**\n", "*\n!src/\n!src/**\n", "!src/*\n!?*\n"])
+def test_a_rule_about_everything_brings_no_secret(tmp_path, rules):
+    plant(tmp_path, {"src/train.py": "", "src/.env": "", "src/a.pem": "", ".runctlignore": rules})
+    found = paths(tmp_path)
+    assert "src/train.py" in found
+    assert not {"src/.env", "src/a.pem"} & set(found)
+
+
+def test_a_later_rule_leaves_out_what_an_earlier_one_brings(tmp_path):
+    plant(tmp_path, {"train.py": "", ".env": "", ".runctlignore": "!.env\n"})
+    assert ".env" in paths(tmp_path)
+    plant(tmp_path, {".runctlignore": "!.env\n.env\n"})
+    assert ".env" not in paths(tmp_path)
+
+
+def test_certificates_are_packed_and_private_keys_are_not(tmp_path):
+    top = plant(
+        tmp_path / "top",
+        {
+            "train.py": "",
+            "cacert.pem": f"# authorities\n{CERTIFICATE * 3}",
+            "public.pem": "-----BEGIN PUBLIC KEY-----\nAAAA\n",
+            "both.pem": CERTIFICATE + KEY,
+            "key.pem": KEY,
+            "unknown.pem": "AAAA",
+            "chain.crt": CERTIFICATE,
+        },
+    )
+    assert paths(top) == ["cacert.pem", "chain.crt", "public.pem", "train.py"]
+
+
+def test_a_virtual_environment_called_env_is_no_secret(tmp_path):
+    top = plant(tmp_path / "top", {"train.py": "", ".env/pyvenv.cfg": "", ".env/lib/x.py": ""})
+    assert scan_project(top).left_out == ()
+    assert paths(top) == ["train.py"]
+
+
+def test_a_failure_for_want_of_one_is_explained(tmp_path):
+    plant(tmp_path, {"train.py": "", "conf/.env": "", "server.key": ""})
+    note = read_note(note_of(scan_project(tmp_path)))
+    words = "FileNotFoundError: [Errno 2] No such file or directory: 'server.key'"
+    assert explain_failure(words, note, project="/p") == (
+        "server.key is left out of the package by default (it may hold secrets); bring it with "
+        "`!server.key` in .runctlignore"
+    )
+    words = "FileNotFoundError: [Errno 2] No such file or directory: '/p/conf/.env'"
+    assert "`!conf/.env`" in explain_failure(words, note, project="/p")
+
+
+def test_one_line_says_what_was_left_out_and_how_to_bring_it(runctl, deployed, project):
+    plant(project, {".env": "KEY=very-secret", "certs/server.key": "very-secret"})
+    done = runctl("aws", "train", "--dry-run", "train.py")
+    assert done.code == 0
+    (said,) = [line for line in done.stderr.splitlines() if "left out" in line]
+    assert said == (
+        "left out because of names that hold secrets: .env, certs/server.key; bring one with a "
+        "line such as `!.env` in .runctlignore"
+    )
+    assert ".env" not in done.stdout
+    document = runctl("--json", "aws", "train", "--dry-run", "train.py").document
+    listed = {one["path"]: one for one in document["left_out"]}
+    assert listed[".env"]["may_hold_secrets"] is True
+    assert listed[".env"]["remedy"] == ["!.env"]
+    assert "very-secret" not in done.stdout + done.stderr + str(document)
+
+
+def test_many_are_one_line_all_the_same(runctl, deployed, project):
+    plant(project, {f"keys/{number}.key": "" for number in range(30)})
+    done = runctl("aws", "train", "--dry-run", "train.py")
+    (said,) = [line for line in done.stderr.splitlines() if "left out" in line]
+    assert "and 25 more; bring one with a line such as `!keys/0.key`" in said
+
+
+def test_a_program_that_names_one_is_warned(runctl, deployed, project):
+    plant(project, {".env": "", "train.py": "load_dotenv('.env')\n"})
+    done = runctl("aws", "train", "--dry-run", "train.py")
+    assert (
+        "warning: train.py names .env, which is left out by default (it may hold secrets): .env "
+        in done.stderr
+    )

@@ -1,0 +1,45 @@
+"""Final saves that their grace period was too short for, as `runctl status` counts them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+from runctl.cli.display.view import final_saves_text
+from runctl.model.request import RunRequest
+from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.saving import Saving
+from runctl.report.documents import run_document
+
+MISSED = Attempt(
+    run_id="lm",
+    number=1,
+    stage=AttemptStage.ENDED,
+    saving=Saving(missed_grace=timedelta(seconds=30)),
+)
+FINE = replace(MISSED, number=2, saving=Saving(size_bytes=10))
+RUN = Run(
+    run_id="lm",
+    request=RunRequest(script="train.py", code="s3://b/c.tar.gz"),
+    started_at=datetime(2026, 11, 28, tzinfo=timezone.utc),
+    execution="e",
+    execution_arn="arn",
+)
+
+
+def test_missed_final_saves_are_counted_and_the_remedy_is_named_after_several() -> None:
+    again = [replace(MISSED, number=number) for number in (3, 4)]
+    assert final_saves_text([FINE]) == ""
+    assert final_saves_text([MISSED, FINE]) == (
+        "1 did not finish within the grace period (attempt 1)"
+    )
+    text = final_saves_text([MISSED, FINE, *again])
+    assert text.startswith("3 did not finish within the grace period (attempts 1, 3, 4): ")
+    assert "30s; raise checkpoint.grace_seconds" in text
+    assert run_document(RUN, [MISSED, FINE, *again])["unfinished_final_saves"] == 3
+    assert run_document(RUN, [FINE])["unfinished_final_saves"] == 0
+
+
+def test_missed_grace_is_stored_and_read_back() -> None:
+    assert Saving.from_document(MISSED.saving.as_document()) == MISSED.saving
+    assert Saving.from_document({"missed_grace_seconds": "soon"}) == Saving()
