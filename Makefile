@@ -6,7 +6,7 @@ BIN := .venv/bin
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 18,20,22
 export CDK_DISABLE_VERSION_CHECK := 1
 
-.PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench docs docs-site clean
+.PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench docs docs-site recording clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -100,6 +100,9 @@ check: setup  ## format, lint, types, import rules, shell, templates, state mach
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck instance_scripts/*.sh .ci/run
 	$(BIN)/python -m stacks.check
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms \
+	  $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 
 format: setup  ## format and fix what can be fixed
 	$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
@@ -117,6 +120,9 @@ docs: setup  ## the reference pages that are derived from code
 
 docs-site: setup  ## the documentation as a site, into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+recording: setup  ## the demo as an animated picture, for the README
+	$(BIN)/python docs/record.py docs/assets/demo.svg $(BIN)/runctl demo
 
 # $(call lock,LIST,OPTIONS)
 lock = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-index-url \
