@@ -1,4 +1,4 @@
-"""The guide to a first account names commands, options and tags that there are."""
+"""The guide to a first account: its commands, options and tags exist."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ COMMANDS = sorted(set(re.findall(r"(?:^\$ |`)(runctl [^`\n]+)", JOINED, re.MULTI
 
 
 def resolve(words: list[str]):
-    """Return the command that the words name, and the words after its name."""
+    """Return the command that `words` name, and the words after its name."""
     command = get_command(app)
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
@@ -26,24 +26,24 @@ def resolve(words: list[str]):
     return command, words
 
 
-def test_the_guide_has_commands():
+def test_the_guide_contains_commands():
     assert len(COMMANDS) > 8
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_of_the_guide_exists_with_its_options(line: str):
     command, words = resolve(shlex.split(line)[1:])
-    assert not hasattr(command, "commands"), f"{line} names no command"
+    assert not hasattr(command, "commands"), f"{line} names a group of commands"
     known = {option for parameter in command.params for option in parameter.opts}
     own = [word for word in words if word.startswith("-")]
     assert set(own) <= known, line
 
 
-def test_the_experiment_finds_the_instance_by_the_tags_that_runs_have():
+def test_the_experiment_selects_the_instance_by_the_tags_of_runs():
     assert f'"{RUN_TAG}": "my-first"' in GUIDE
     assert f'"{DEPLOYMENT_TAG}": "runctl"' in GUIDE
 
 
-def test_files_of_the_guide_exist():
+def test_files_named_in_the_guide_exist():
     for script in re.findall(r"examples/[\w/]+\.py", GUIDE):
         assert (Path(__file__).parents[2] / script).exists()

@@ -1,4 +1,4 @@
-"""Each promise of the reference names tests that there are."""
+"""The page of guarantees: each of them names existing tests."""
 
 import ast
 import re
@@ -12,29 +12,29 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
 def names_of(path: Path) -> set[str]:
-    """Return the names of a file's tests, those that are assigned (state machines) too."""
+    """Return the names of a file's tests, including assigned ones (state machines)."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign):
-            names |= {one.id for one in node.targets if isinstance(one, ast.Name)}
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return {name for name in names if name.lower().startswith("test")}
 
 
-def promises() -> list[str]:
+def guarantees() -> list[str]:
     """Return the rows of the page's tables."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    return [row for row in rows if not row.startswith("| promise |")]
+    return [row for row in rows if not row.startswith("| guarantee |")]
 
 
-def test_the_page_has_promises():
-    assert len(promises()) > 30
+def test_the_page_lists_guarantees():
+    assert len(guarantees()) > 30
 
 
-@pytest.mark.parametrize("promise", promises(), ids=lambda row: row[2:50])
-def test_a_promise_is_held_by_tests_that_there_are(promise: str):
-    named = NAMED.findall(promise)
+@pytest.mark.parametrize("guarantee", guarantees(), ids=lambda row: row[2:50])
+def test_a_guarantee_names_tests_that_exist(guarantee: str):
+    named = NAMED.findall(guarantee)
     assert named, "no test is named"
     missing = [
         f"{path}::{name}"

@@ -1,4 +1,4 @@
-"""The derived reference pages say what the code does."""
+"""The generated reference pages agree with the code."""
 
 import importlib.util
 import json
@@ -19,11 +19,11 @@ def load_generator():
 
 
 @pytest.mark.parametrize("name", ["run-request.md", "run-request.schema.json"])
-def test_a_derived_page_is_up_to_date(name):
+def test_a_generated_page_is_up_to_date(name):
     assert (REFERENCE / name).read_text() == load_generator().pages()[REFERENCE / name], "make docs"
 
 
-def test_the_request_on_the_page_is_one_that_passes():
+def test_the_request_on_the_page_is_valid():
     block = (REFERENCE / "run-request.md").read_text().split("```json\n")[1].split("```")[0]
     document = json.loads(block.replace("BUCKET", "my-bucket"))
     assert parse_request(document).script == "s3://my-bucket/train.py"

@@ -1,4 +1,4 @@
-"""The security policy leads to pages and headings that there are, and is found from the README."""
+"""The security policy: its links lead to existing pages and headings, and the README links to it."""
 
 import re
 from pathlib import Path
@@ -11,20 +11,22 @@ LINKS = re.findall(r"\]\(([^)]+)\)", PAGE.read_text())
 
 
 def anchors_of(page: Path) -> set[str]:
-    """Return the anchors that GitHub gives to a page's headings."""
+    """Return the anchors that GitHub generates for a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", one).strip().lower().replace(" ", "-") for one in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
 
 
 @pytest.mark.parametrize("link", sorted(set(LINKS)))
-def test_what_it_links_to_exists(link):
+def test_every_link_leads_to_an_existing_page_and_heading(link):
     name, _, anchor = link.partition("#")
     page = PROJECT / name if name else PAGE
     assert page.exists()
     assert not anchor or anchor in anchors_of(page)
 
 
-def test_it_is_linked_from_the_readme():
+def test_the_readme_links_to_it():
     assert "(SECURITY.md)" in (PROJECT / "README.md").read_text()
 
 
