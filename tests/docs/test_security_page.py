@@ -1,4 +1,4 @@
-"""The security policy: its links lead to existing pages and headings, and the README links to it."""
+"""The security policy: its links lead to existing places, and the README links to it."""
 
 import re
 from pathlib import Path
