@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from runctl.cli.display.view import final_saves_text
 from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.model.saving import Saving
+from runctl.report.descriptions import final_saves_text
 from runctl.report.documents import run_document
 
 MISSED = Attempt(

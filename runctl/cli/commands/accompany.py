@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import typer
 
+from runctl.cli.display.following import open_display
+from runctl.cli.display.view import summary
 from runctl.cli.exit_codes import exit_code_for
 from runctl.cli.invocation import Invocation
+from runctl.model.errors import RefusedError
+from runctl.model.run import Attempt, Run, derive_status, was_refused
+from runctl.report.documents import run_document
+from runctl.report.follower import Follower
+from runctl.report.wording import say_duration
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from runctl.cli.cloud import Cloud
 
 
@@ -22,14 +33,9 @@ def accompany(
     after_attempt: int = 0,
 ) -> None:
     """Follow a run to its end, print how it ended, and exit by that."""
-    from runctl.cli.display.view import summary
-    from runctl.cli.follow import follow_run
-    from runctl.model.run import derive_status, was_refused
-    from runctl.report.documents import run_document
-
     output = invocation.output
     try:
-        run, attempts = follow_run(
+        run, attempts = _follow(
             cloud,
             run_id,
             execution_arn,
@@ -52,3 +58,29 @@ def accompany(
     )
     status = derive_status(run, attempts)
     raise typer.Exit(exit_code_for(status, was_refused=was_refused(run, attempts)))
+
+
+def _follow(
+    cloud: Cloud,
+    run_id: str,
+    execution_arn: str,
+    *,
+    console: Console,
+    come_back: str,
+    after_attempt: int = 0,
+) -> tuple[Run, list[Attempt]]:
+    """Follow a run on stderr; on Ctrl-C say how to come back and pass the interrupt on."""
+    began = time.monotonic()
+    try:
+        with open_display(console) as display:
+            return Follower(cloud, run_id, execution_arn, display, after_attempt).follow()
+    except KeyboardInterrupt:
+        lasting = say_duration(timedelta(seconds=time.monotonic() - began))
+        console.print(
+            f"\nleft {run_id} going after {lasting}; come back with `{come_back}`", soft_wrap=True
+        )
+        raise
+    except RefusedError:
+        # Credentials that expire while following end nothing but the following.
+        console.print(f"{run_id} goes on; come back with `{come_back}`", soft_wrap=True)
+        raise

@@ -1,4 +1,4 @@
-"""Why an attempt ended, for a person: in one line, or the program's last lines as they were."""
+"""The last lines of a program, as the reason why its attempt ended."""
 
 from __future__ import annotations
 
@@ -7,20 +7,11 @@ import textwrap
 
 from rich.text import Text
 
-from runctl.model.excerpt import ELLIPSIS, MAX_SUMMARY
+from runctl.model.excerpt import ELLIPSIS
+from runctl.report.reasons import SUMMARY
 
 _FRAME = re.compile(r'(?P<before>\s*File ")(?P<path>[^"]+)(?P<after>", line \d+.*)')
 _MARKERS = re.compile(r"\s*[~^]+\s*")
-_SUMMARY = re.compile(rf"\A([^\n]{{1,{MAX_SUMMARY}}}?): ")
-
-
-def brief(reason: str) -> str:
-    """Return a reason in one line: of several lines the summary and the last one."""
-    lines = [line for line in reason.splitlines() if line.strip()]
-    if len(lines) < 2:
-        return reason.strip()
-    summary = _SUMMARY.match(reason)
-    return f"{summary[1]}: {ELLIPSIS} {lines[-1].strip()}" if summary else lines[-1].strip()
 
 
 def last_lines_text(reason: str, *, width: int, indent: str = "  ") -> Text:
@@ -28,7 +19,7 @@ def last_lines_text(reason: str, *, width: int, indent: str = "  ") -> Text:
 
     Paths of tracebacks lose their beginning where there is no room for it.
     """
-    summary = _SUMMARY.match(reason)
+    summary = SUMMARY.match(reason)
     said = reason[summary.end() :] if summary else reason
     lines = [
         part for line in said.splitlines() for part in _fitted(line.rstrip(), width - len(indent))

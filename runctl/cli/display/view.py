@@ -8,20 +8,27 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runctl.cli.display.reasons import brief, last_lines_text
+from runctl.cli.display.reasons import last_lines_text
 from runctl.model.checkpoint import name_of
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.plain_secrets import mask_words
-from runctl.model.run import Attempt, AttemptStage, Run, derive_status
-from runctl.model.saving import Saving
+from runctl.model.run import Attempt, Run, derive_status
 from runctl.model.versions import Versions
-from runctl.report.documents import (
-    failures,
-    interruptions,
-    unfinished_final_saves,
-    warnings_of,
+from runctl.report.descriptions import (
+    NOTHING,
+    checkpoint_text,
+    counts_text,
+    doing,
+    final_saves_text,
+    metrics_text,
+    saving_texts,
+    short_name,
+    steps_text,
+    took_text,
 )
-from runctl.report.wording import say_duration, say_instant, say_short, say_size
+from runctl.report.documents import failures, interruptions, warnings_of
+from runctl.report.reasons import brief
+from runctl.report.wording import say_duration, say_instant
 
 STATUS_STYLES = {
     RunStatus.PENDING: "dim",
@@ -49,9 +56,6 @@ _WIDE = 120
 _NARROW = 76
 # What the other columns of a list take at most.
 _BESIDE_NAMES = 46
-# From so many on it is no accident.
-_REPEATED = 2
-_NOTHING = "–"
 
 
 def status_page(
@@ -121,84 +125,6 @@ def _lasting(run: Run, took: str) -> str:
     return f"took {took}" if run.ended_at is not None else f"{took} ago"
 
 
-def checkpoint_text(run: Run, *, now: datetime) -> str:
-    """Say which checkpoint is the newest and how old it is."""
-    if run.newest is None or run.committed_at is None:
-        return "none yet" if run.ended is None else "none"
-    return f"{name_of(run.step, run.save)}, {say_duration(now - run.committed_at)} ago"
-
-
-def saving_texts(attempts: Sequence[Attempt]) -> list[tuple[str, str]]:
-    """Say how often the newest live attempt saves and why, and what a notice would be enough for.
-
-    Each with its label; nothing about what is not known.
-    """
-    known = [one.saving for one in attempts if one.ended is None and one.saving is not None]
-    if not known:
-        return []
-    saving = known[-1]
-    return [
-        (label, text)
-        for label, text in (("interval", _interval(saving)), ("last save", _last_save(saving)))
-        if text
-    ]
-
-
-def final_saves_text(attempts: Sequence[Attempt]) -> str:
-    """Say how many final saves missed their grace period, and after several what to do."""
-    missed = unfinished_final_saves(attempts)
-    if not missed:
-        return ""
-    numbers = ", ".join(str(one.number) for one in missed)
-    attempts_text = f"attempt{'' if len(missed) == 1 else 's'} {numbers}"
-    text = f"{len(missed)} did not finish within the grace period ({attempts_text})"
-    given = missed[-1].saving
-    if len(missed) < _REPEATED or given is None or given.missed_grace is None:
-        return text
-    return (
-        f"{text}: the last one had {say_short(given.missed_grace)}; raise "
-        "checkpoint.grace_seconds (at most 90), save less at the end, or save more often"
-    )
-
-
-def _interval(saving: Saving) -> str:
-    if saving.every is None:
-        return ""
-    every = f"every {say_short(saving.every)}"
-    if saving.is_fixed:
-        return f"{every}, as the request says"
-    if saving.cost is None or saving.uptime is None:
-        return f"{every}, until a first save shows what a save costs"
-    return (
-        f"{every}: a save costs {say_short(saving.cost)}, "
-        f"an interruption every {say_short(saving.uptime)} is expected"
-    )
-
-
-def _last_save(saving: Saving) -> str:
-    if saving.size_bytes is None:
-        return ""
-    what = say_size(saving.size_bytes)
-    if saving.bytes_per_second is not None:
-        what += f" at {say_size(saving.bytes_per_second)}/s"
-    if saving.last_save is None or saving.notice is None:
-        return what
-    fits = "fits" if saving.fits_notice else "does not fit"
-    return (
-        f"{what} {fits} into a notice: {say_short(saving.last_save)} of {say_short(saving.notice)}"
-    )
-
-
-def metrics_text(attempt: Attempt) -> str:
-    """Say the last values that the trainer told; its step has a place of its own."""
-    values = ((name, value) for name, value in attempt.metrics.items() if name != "step")
-    return " · ".join(f"{name} {_number(value)}" for name, value in values)
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-
-
 def _attempt_table(attempts: Sequence[Attempt], *, now: datetime, width: int) -> Table:
     wide, narrow = width >= _WIDE, width < _NARROW
     padding = (0, 1 if narrow else 2, 0, 0)
@@ -216,10 +142,10 @@ def _attempt_table(attempts: Sequence[Attempt], *, now: datetime, width: int) ->
     for one in attempts:
         cells: list[str | Text] = [
             str(one.number),
-            one.pool or _NOTHING,
+            one.pool or NOTHING,
             _outcome(one),
-            _steps(one),
-            _took(one, now=now),
+            steps_text(one),
+            took_text(one, now=now),
         ]
         if not narrow:
             cells.append(_time(one.noticed_at))
@@ -236,39 +162,8 @@ def _outcome(attempt: Attempt) -> Text:
     return Text(doing(attempt), style="cyan")
 
 
-def doing(attempt: Attempt) -> str:
-    """Say what a live attempt is at: its phase once the agent tells one."""
-    if attempt.stage is AttemptStage.LAUNCHING or not attempt.phase:
-        return "booting" if attempt.stage is AttemptStage.LAUNCHED else attempt.stage.value
-    return attempt.phase
-
-
-def _steps(attempt: Attempt) -> str:
-    if not attempt.was_launched:
-        return _NOTHING
-    started_anew = attempt.resume_step is None and not attempt.resume_save
-    start = "start" if started_anew else _short_name(attempt.resume_step, attempt.resume_save)
-    last = attempt.ended.step if attempt.ended is not None else None
-    known = [one for one in (attempt.progress_step, last) if one is not None]
-    if known:
-        return f"{start} → {max(known)}"
-    save = attempt.ended.save if attempt.ended is not None else None
-    return f"{start} → {'…' if not save else _short_name(None, save)}"
-
-
-def _short_name(step: int | None, save: int | None) -> str:
-    """Name a checkpoint in a column of steps."""
-    return f"save {save or 0}" if step is None else str(step)
-
-
 def _time(instant: datetime | None) -> str:
-    return _NOTHING if instant is None else say_instant(instant)[11:19]
-
-
-def _took(attempt: Attempt, *, now: datetime) -> str:
-    if attempt.launched_at is None:
-        return _NOTHING
-    return say_duration((attempt.ended_at or now) - attempt.launched_at)
+    return NOTHING if instant is None else say_instant(instant)[11:19]
 
 
 def list_page(
@@ -290,11 +185,11 @@ def list_page(
         cells: list[str | Text] = [
             run.run_id,
             Text(status.value, style=STATUS_STYLES[status]),
-            _NOTHING if run.newest is None else _short_name(run.step, run.save),
-            str(attempts[-1].number) if attempts else _NOTHING,
+            NOTHING if run.newest is None else short_name(run.step, run.save),
+            str(attempts[-1].number) if attempts else NOTHING,
         ]
         if wide:
-            cells.append(str(interruptions(attempts) or _NOTHING))
+            cells.append(str(interruptions(attempts) or NOTHING))
             cells.append(say_instant(run.started_at))
             cells.append(say_duration((run.ended_at or now) - run.started_at))
         else:
@@ -332,9 +227,9 @@ def following_view(
         told += [last.pool] if last.pool else []
         told += [doing(last) if last.ended is None else last.ended.kind.value]
         told += [f"step {last.progress_step}"] if last.progress_step is not None else []
-        told += [_took(last, now=now)] if last.launched_at is not None else []
+        told += [took_text(last, now=now)] if last.launched_at is not None else []
         lines.append(Text("  " + " · ".join(told)))
-    counts = [f"checkpoint {checkpoint_text(run, now=now)}", *_counts(attempts)]
+    counts = [f"checkpoint {checkpoint_text(run, now=now)}", *counts_text(attempts)]
     lines.append(Text(f"  {' · '.join(counts)}{' so far' if counts[1:] else ''}"))
     if attempts and (metrics := metrics_text(attempts[-1])):
         lines.append(Text(f"  {metrics}"))
@@ -347,7 +242,7 @@ def summary(run: Run, attempts: Sequence[Attempt], *, width: int) -> Text:
     count = len(attempts)
     told = [name_of(run.step, run.save)] if run.newest is not None else []
     told.append(f"{count} attempt{'s' if count != 1 else ''}")
-    told += _counts(attempts)
+    told += counts_text(attempts)
     if run.ended_at is not None:
         told.append(say_duration(run.ended_at - run.started_at))
     text = Text.assemble((run.run_id, "bold"), " ", (status.value, STATUS_STYLES[status]))
@@ -357,9 +252,3 @@ def summary(run: Run, attempts: Sequence[Attempt], *, width: int) -> Text:
         if "\n" in run.reason:
             text.append("\n").append_text(last_lines_text(run.reason, width=width))
     return text
-
-
-def _counts(attempts: Sequence[Attempt]) -> list[str]:
-    """Say how often machines were taken and how often the trainer failed by itself."""
-    counts = {"interruption": interruptions(attempts), "failure": failures(attempts)}
-    return [f"{many} {what}{'s' if many > 1 else ''}" for what, many in counts.items() if many]

@@ -16,7 +16,7 @@ from tests.cli.deployed import BUCKET
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr("runctl.cli.cloud.POLL_SECONDS", 0.05)
-    monkeypatch.setattr("runctl.cli.follow.LAST_LINES", timedelta(0))
+    monkeypatch.setattr("runctl.report.follower.LAST_LINES", timedelta(0))
 
 
 def request_of(deployed, name):

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from rich.console import Console, RenderableType
 
-from runctl.cli.display.reasons import brief, last_lines_text
+from runctl.cli.display.reasons import last_lines_text
 from runctl.cli.display.view import list_page, status_page, summary
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.report.reasons import brief
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
 NAME = "resnet50-imagenet-large-batch-20261128-120000-ab12"

@@ -1,33 +1,30 @@
-"""Following a run until it ends: look, tell what changed, and leave it going on Ctrl-C."""
+"""The follower of a run: it looks until the run has ended, and announces what has changed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from runctl.cli.cloud import Cloud
-from runctl.cli.display.reasons import brief
 from runctl.model.checkpoint import name_of
 from runctl.model.errors import (
     NotFoundError,
-    RefusedError,
     RequestError,
     RunctlError,
     TransientError,
 )
 from runctl.model.outcome import OutcomeKind
-from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.run import Attempt, Run
+from runctl.report.descriptions import describe_attempt
 from runctl.report.log_tail import LINE_PATIENCE, LogTail, plain
-from runctl.report.wording import say_duration
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from runctl.aws.workflow import Execution
+    from runctl.aws.ledger import DynamoLedger
+    from runctl.aws.logs import LogReader
+    from runctl.aws.workflow import Execution, StepFunctions
 
 CHECKPOINT_SECONDS = 10.0  # between two lines about checkpoints
 # An execution that ended without an end in the ledger: clean-up is under way, or was lost.
@@ -36,71 +33,65 @@ PATIENCE = timedelta(seconds=90)
 LAST_LINES = timedelta(seconds=3)
 
 
+class Tone(Enum):
+    """The kind of an announcement, by which a display may choose a colour."""
+
+    NEUTRAL = "neutral"
+    PROGRESS = "progress"
+    SUCCESS = "success"
+    WARNING = "warning"
+
+
 class Display(Protocol):
-    """Where a follower shows what it sees: a live view on a terminal, else plain lines."""
+    """Where a follower's observations go: a live view, plain lines, or a web page."""
 
     def show(self, run_id: str, run: Run | None, attempts: Sequence[Attempt]) -> None:
-        """Show how the run stands."""
+        """Show the state of the run."""
         ...
 
-    def tell(self, text: str, *, style: str = "") -> None:
-        """Tell what has happened."""
+    def announce(self, text: str, tone: Tone = Tone.NEUTRAL) -> None:
+        """Announce a change."""
         ...
 
-    def say(self, text: str) -> None:
-        """Pass on a line of the trainer."""
+    def log(self, text: str) -> None:
+        """Show a line of the trainer's output."""
         ...
 
 
-class PlainDisplay:
-    """Lines, each once."""
+class Source(Protocol):
+    """Where a follower reads: the ledger, the executions and the logs of one deployment."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    @property
+    def ledger(self) -> DynamoLedger:
+        """The runs and their attempts."""
+        ...
 
-    def show(self, run_id: str, run: Run | None, attempts: Sequence[Attempt]) -> None:
-        """Show nothing: what changes is told."""
+    @property
+    def workflow(self) -> StepFunctions:
+        """The executions."""
+        ...
 
-    def tell(self, text: str, *, style: str = "") -> None:
-        """Print a line marked as ours."""
-        self._console.print(f"── {text}", style=style or "dim", soft_wrap=True)
+    @property
+    def logs(self) -> LogReader:
+        """The output of trainers."""
+        ...
 
-    def say(self, text: str) -> None:
-        """Print a line of the trainer as it is."""
-        self._console.print(text, soft_wrap=True)
+    @property
+    def pause(self) -> float:
+        """The seconds between two reads."""
+        ...
 
-
-class LiveDisplay(PlainDisplay):
-    """The same lines, above a view that is drawn anew."""
-
-    def __init__(self, console: Console, update: Callable[..., None]) -> None:
-        super().__init__(console)
-        self._update = update
-
-    def show(self, run_id: str, run: Run | None, attempts: Sequence[Attempt]) -> None:
-        """Draw the view."""
-        from runctl.cli.display.view import following_view
-
-        self._update(following_view(run_id, run, attempts, now=datetime.now(timezone.utc)))
-
-
-@contextmanager
-def open_display(console: Console) -> Iterator[Display]:
-    """Return the display that suits where stderr goes."""
-    if not console.is_terminal:
-        yield PlainDisplay(console)
-        return
-    from rich.live import Live
-
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
-        yield LiveDisplay(console, live.update)
+    @property
+    def is_near(self) -> bool:
+        """Whether log lines arrive without delay, as they do on the local cloud."""
+        ...
 
 
 @dataclass
 class Follower:
     """Follows one execution of a run; attempts up to `after_attempt` are of earlier ones."""
 
-    cloud: Cloud
+    source: Source
     run_id: str
     execution_arn: str
     display: Display
@@ -116,7 +107,7 @@ class Follower:
 
         Raises RequestError when the request was refused before the run began.
         """
-        tail = LogTail(self.cloud.logs, self.run_id)
+        tail = LogTail(self.source.logs, self.run_id)
         failures = 0
         while True:
             try:
@@ -136,18 +127,18 @@ class Follower:
                 # The run does not depend on us: a network that is away comes back.
                 failures += 1
                 if failures == 1:
-                    self.display.tell(f"{exc}; trying again", style="yellow")
-            self._waited += self.cloud.pause
-            self.sleep(min(self.cloud.pause * 2**failures, 30))
+                    self.display.announce(f"{exc}; trying again", Tone.WARNING)
+            self._waited += self.source.pause
+            self.sleep(min(self.source.pause * 2**failures, 30))
 
     def _look(self) -> tuple[Run | None, list[Attempt]]:
-        run = self.cloud.ledger.find_run(self.run_id)
+        run = self.source.ledger.find_run(self.run_id)
         if run is not None and run.execution_arn == self.execution_arn:
             self._has_begun = True
         if not self._has_begun:
             # What the ledger holds, if anything, is how an earlier execution left the run.
             run = None
-        attempts = [] if run is None else self.cloud.ledger.attempts(self.run_id)
+        attempts = [] if run is None else self.source.ledger.attempts(self.run_id)
         if run is None or (run.ended is None and self._is_due()):
             self._check_execution(run)
         self.display.show(self.run_id, run, attempts)
@@ -155,10 +146,10 @@ class Follower:
 
     def _is_due(self) -> bool:
         """Whether to ask Step Functions too, which takes few questions a second."""
-        return self._waited % 20 < self.cloud.pause
+        return self._waited % 20 < self.source.pause
 
     def _check_execution(self, run: Run | None) -> None:
-        execution = self.cloud.workflow.find_execution(self.execution_arn)
+        execution = self.source.workflow.find_execution(self.execution_arn)
         if execution is None:
             # StartExecution has answered, but not everybody knows yet.
             if self._waited > PATIENCE.total_seconds():
@@ -166,7 +157,7 @@ class Follower:
             return
         if execution.is_running:
             return
-        now = self.cloud.ledger.find_run(self.run_id)
+        now = self.source.ledger.find_run(self.run_id)
         if run is None and (now is None or now.execution_arn != self.execution_arn):
             raise refusal(execution)
         ended_at = execution.ended_at or execution.started_at
@@ -184,51 +175,30 @@ class Follower:
                 self._told[attempt.number] = state
                 is_bad = attempt.noticed_at is not None or attempt.ended is not None
                 is_done = attempt.ended is not None and attempt.ended.kind is OutcomeKind.COMPLETED
-                style = "green" if is_done else "yellow" if is_bad else "cyan"
-                self.display.tell(f"attempt {attempt.number} {state}", style=style)
+                tone = Tone.SUCCESS if is_done else Tone.WARNING if is_bad else Tone.PROGRESS
+                self.display.announce(f"attempt {attempt.number} {state}", tone)
         name, told_at = self._checkpoint_told
         if run is None or run.newest is None or name_of(run.step, run.save) == name:
             return
         if self._waited - told_at >= CHECKPOINT_SECONDS:
             self._checkpoint_told = (name_of(run.step, run.save), self._waited)
-            self.display.tell(f"checkpoint of {name_of(run.step, run.save)}")
+            self.display.announce(f"checkpoint of {name_of(run.step, run.save)}")
 
     def _pass_on(self, tail: LogTail, attempts: Sequence[Attempt]) -> bool:
         """Pass on what the latest attempts said; say whether there was anything."""
         found = [*tail.read(attempts[-3:]), *tail.unfinished(after=LINE_PATIENCE)]
         lines = [plain(line.text) for _, line in found]
         for line in lines:
-            self.display.say(line)
+            self.display.log(line)
         return bool(lines)
 
     def _wait_for_last_lines(self, tail: LogTail, attempts: Sequence[Attempt]) -> None:
-        for _ in range(round(LAST_LINES.total_seconds() / self.cloud.pause)):
-            self.sleep(self.cloud.pause)
-            if not self._pass_on(tail, attempts) and self.cloud.is_near:
+        for _ in range(round(LAST_LINES.total_seconds() / self.source.pause)):
+            self.sleep(self.source.pause)
+            if not self._pass_on(tail, attempts) and self.source.is_near:
                 break
         for _, line in tail.unfinished():
-            self.display.say(plain(line.text))
-
-
-def describe_attempt(attempt: Attempt) -> str:
-    """Say how far an attempt has come; the same words as long as nothing has changed."""
-    where = f" on {attempt.pool}" if attempt.pool else ""
-    if attempt.ended is not None:
-        told = attempt.ended.kind.value.replace("_", " ")
-        return f"{told}: {brief(attempt.ended.reason)}" if attempt.ended.reason else told
-    if attempt.noticed_at is not None:
-        return f"has an interruption notice{where}; it drains"
-    if attempt.stage is AttemptStage.TRAINING and "started" in attempt.timeline:
-        return f"trains{where} from {_start_of(attempt)}"
-    if attempt.stage is AttemptStage.LAUNCHING:
-        return "asks for an instance"
-    return f"prepares{where}"
-
-
-def _start_of(attempt: Attempt) -> str:
-    if attempt.resume_step is None and not attempt.resume_save:
-        return "the beginning"
-    return name_of(attempt.resume_step, attempt.resume_save)
+            self.display.log(plain(line.text))
 
 
 def refusal(execution: Execution) -> RunctlError:
@@ -238,29 +208,3 @@ def refusal(execution: Execution) -> RunctlError:
     return RunctlError(
         f"the execution {execution.name} ended as {execution.status} before the run began"
     )
-
-
-def follow_run(
-    cloud: Cloud,
-    run_id: str,
-    execution_arn: str,
-    *,
-    console: Console,
-    come_back: str,
-    after_attempt: int = 0,
-) -> tuple[Run, list[Attempt]]:
-    """Follow a run on stderr; on Ctrl-C say how to come back and pass the interrupt on."""
-    began = time.monotonic()
-    try:
-        with open_display(console) as display:
-            return Follower(cloud, run_id, execution_arn, display, after_attempt).follow()
-    except KeyboardInterrupt:
-        lasting = say_duration(timedelta(seconds=time.monotonic() - began))
-        console.print(
-            f"\nleft {run_id} going after {lasting}; come back with `{come_back}`", soft_wrap=True
-        )
-        raise
-    except RefusedError:
-        # Credentials that expire while following end nothing but the following.
-        console.print(f"{run_id} goes on; come back with `{come_back}`", soft_wrap=True)
-        raise
