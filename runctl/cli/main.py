@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from runctl import __version__
-from runctl.cli.commands import demo, doctor, logs, runs, stop
+from runctl.cli.commands import demo, deploy, doctor, logs, runs, stop
 from runctl.cli.commands.aws import instances, train
 from runctl.cli.commands.checkpoints import group as checkpoints
 from runctl.cli.commands.local import group as local
@@ -214,6 +214,7 @@ command(app, "resume")(stop.resume)
 app.add_typer(checkpoints.app, name="checkpoints")
 command(app, "doctor")(doctor.doctor)
 app.add_typer(local.app, name="local")
+deploy.add_to(app)
 demo.add_to(app)
 
 
