@@ -6,7 +6,6 @@ variables of a run (as in CVE-2022-24765 of git).
 
 import errno
 import os
-import pwd
 import stat
 import tempfile
 from collections.abc import Collection
@@ -24,7 +23,13 @@ _SYSTEM_FOLDERS = (
     "/private/var", "/proc", "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr",  # noqa: S108
     "/usr/local", "/var", "/var/lib", "/var/tmp",  # noqa: S108
 )  # fmt: skip
+# What stat says of every file where user ids do not exist.
+_WINDOWS_UID = 0
 _KERNEL = ("/dev", "/proc", "/sys")
+# Windows has neither terminals that a process can acquire nor descriptors that a child inherits.
+_READ_FLAGS = os.O_RDONLY
+for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
+    _READ_FLAGS |= getattr(os, _flag, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +129,7 @@ def check_project_folder(folder: Path) -> None:
 def read_regular_file(path: Path, *, most: int) -> bytes:
     """Return the content of a file; SettingsError when it is a device, a pipe, or too large."""
     # A pipe would wait for its writer, and a device may have no end.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    descriptor = os.open(path, _READ_FLAGS)
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
@@ -142,7 +147,7 @@ def read_regular_file(path: Path, *, most: int) -> bytes:
 
 def _owners(named: Path | None) -> set[int]:
     """Return whose files count: ours, those of who called sudo, and the named folder's owner's."""
-    uid = os.geteuid()
+    uid = os.geteuid() if hasattr(os, "geteuid") else _WINDOWS_UID
     owners = {uid}
     caller = os.environ.get("SUDO_UID", "")
     if uid == 0 and caller.isascii() and caller.isdecimal():
@@ -183,6 +188,8 @@ def _system_folders() -> set[str]:
 
 def _name_of(uid: int) -> str:
     try:
+        import pwd  # not on Windows, where no file is another user's
+
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:
         return f"uid {uid}"

@@ -16,7 +16,6 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.wire import Buffer, Write
 from runctl.checkpoint.candidates import PREVIOUS, Trust, candidates, previous_of
 from runctl.checkpoint.pins import pin
-from runctl.checkpoint.restore import Restorer
 from runctl.checkpoint.snapshot import ChangedError, Take, View, look
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.upload import Uploader
@@ -29,6 +28,7 @@ from runctl.model.errors import (
     Problem,
     RequestError,
 )
+from runctl.platforms import require_posix
 from runctl.report.wording import say_size
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def fetch_checkpoint(
     Raises DamagedCheckpointError when this very checkpoint is not whole; the one before it is
     named, but not taken instead. What `folder` held stays until then.
     """
+    require_posix("checkpoints pull")
+    from runctl.checkpoint.restore import Restorer
+
     _check_target(folder, force=force)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folder, so that the last step is a rename and not a copy.
@@ -154,6 +157,7 @@ def store_checkpoint(
     meanwhile refuses it: FencedError becomes a RequestError then. Killed at any moment, this leaves
     the newest checkpoint what it was.
     """
+    require_posix("checkpoints push")
     view = _look_at(folder)
     if step is None:
         read = partial(_read_below, folder)
