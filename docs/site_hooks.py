@@ -1,4 +1,4 @@
-"""What mkdocs does not do by itself: pages from the top of the repository, and the list of ADRs."""
+"""Hooks for mkdocs: pages from the top of the repository, and the list of ADRs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Write the reference pages that are derived from code: `make docs`."""
+"""The generator of the reference pages that come from code: `make docs`."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,16 +12,16 @@ HERE = Path(__file__).parent
 INTRODUCTION = """\
 # The run request
 
-The input of an execution, whoever starts it: `runctl aws train` writes it, the Step Functions
-console and `aws stepfunctions start-execution` take it as it stands here. Only `script` (or
-`command`) is required:
+The input of an execution. `runctl aws train` writes it; the Step Functions console and
+`aws stepfunctions start-execution` accept it as shown here. Only `script` (or `command`) is
+required:
 
 ```json
 {"script": "s3://BUCKET/train.py"}
 ```
 
-A request with mistakes fails in PrepareRun, before anything is launched, with every mistake in one
-message that names the field. The JSON Schema is in
+An invalid request fails in PrepareRun, before anything is launched, with one message that lists
+every error with its field. The JSON Schema is in
 [run-request.schema.json](run-request.schema.json).
 
 | field | type | default | meaning |
@@ -29,20 +29,19 @@ message that names the field. The JSON Schema is in
 """
 
 NOTES = f"""
-- `script` is a path inside `code`, or the s3:// URI of one file when there is no `code`.
-  The deployment's own bucket can be read; others after `cdk deploy -c readable_buckets=NAME,…`.
-- `env` takes {LARGEST_ENV_BYTES // 1024} KiB, names beginning with `RUNCTL_` are runctl's own.
+- `script` is a path inside `code`, or the s3:// URI of one file when there is no `code`. The
+  deployment's own bucket is readable; others are after `cdk deploy -c readable_buckets=NAME,…`.
+- `env` is limited to {LARGEST_ENV_BYTES // 1024} KiB; names beginning with `RUNCTL_` are reserved.
 - The name of the first execution is the run's name: 1 to 64 letters, digits, `_` or `-`.
-- `retry` is off unless it is given: `{{"exit_codes": [1, 137], "max_failures": 3}}`.
-  Exit codes are those of a shell, from 1 to 255;
-  [what counts as a failure](trainer.md#when-it-fails).
-- `{{"run_id": "NAME"}}`, alone, continues an ended run from its newest checkpoint; the execution's
-  name is then another one, `NAME-r2` by custom. `runctl resume NAME` does just that.
+- `retry` is off by default: `{{"exit_codes": [1, 137], "max_failures": 3}}`.
+  Exit codes are those of a shell, from 1 to 255; see [failures](trainer.md#when-it-fails).
+- `{{"run_id": "NAME"}}`, alone, continues an ended run from its newest checkpoint; the execution
+  then needs another name, `NAME-r2` by convention. `runctl resume NAME` does the same.
 """
 
 
 def type_of(schema: Mapping[str, Any]) -> str:
-    """Say a field's type the way a person would."""
+    """Return a field's type in words."""
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if "oneOf" in schema:
@@ -66,7 +65,7 @@ def default_of(schema: Mapping[str, Any]) -> str:
 
 
 def rows() -> Iterator[str]:
-    """Yield a table row for every field, those of an object after it."""
+    """Yield a table row for every field; those of an object follow it."""
     for name, field in FIELDS.items():
         yield row(name, field.schema)
         for inner, schema in field.schema.get("properties", {}).items():
@@ -79,7 +78,7 @@ def row(name: str, schema: Mapping[str, Any]) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Return what each derived page should say."""
+    """Return the text of each generated page."""
     return {
         HERE / "run-request.md": INTRODUCTION + "".join(rows()) + NOTES,
         HERE / "run-request.schema.json": json.dumps(request_schema(), indent=2) + "\n",

@@ -2,14 +2,14 @@
 # requires-python = ">=3.10"
 # dependencies = ["numpy>=2,<3", "scikit-learn>=1.5"]
 # ///
-"""Train a small network on handwritten digits with plain NumPy, and survive being interrupted.
+"""A trainer in plain NumPy: a small network learns handwritten digits.
 
-It knows nothing of runctl but the environment variables of the trainer contract, and runs as well
-without them: `python train_mnist.py --epochs 5`. Everything that decides the result (weights,
-momentum, random state, position in the data) is in the checkpoint, so that a run that was
-interrupted ends with the very same bits as one that was not.
+It depends on runctl only through the environment variables of the trainer contract, and runs
+without them as well: `python train_mnist.py --epochs 5`. The checkpoint contains everything that
+determines the result (weights, momentum, random state, position in the data), so an interrupted run
+ends with exactly the same bits as an uninterrupted one.
 
-The digits are the 1,797 images of 8×8 that scikit-learn packages; `--data DIR` takes MNIST's own
+The digits are the 1,797 images of 8×8 that scikit-learn packages; `--data DIR` reads MNIST's own
 four files (`train-images-idx3-ubyte.gz` and so on) instead.
 """
 
@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-# One thread: sums in another order would give other bits on another machine.
+# One thread: a different order of summation would give different bits on another machine.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
@@ -36,7 +36,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Stop:
-    """Remembers that SIGTERM came: save at the next step, then exit."""
+    """Records that SIGTERM has arrived: save at the next step, then exit."""
 
     requested = False
 
@@ -46,9 +46,11 @@ class Stop:
 
 def load_packaged_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return images (1797, 64) in 0..1 and labels (1797,), read from scikit-learn's own file."""
-    package = importlib.util.find_spec("sklearn")  # found, not imported: that would take seconds
+    package = importlib.util.find_spec("sklearn")  # importing it would take seconds
     if package is None or package.origin is None:
-        sys.exit("scikit-learn is not installed; it brings the digits (or give --data DIR)")
+        sys.exit(
+            "scikit-learn, which contains the digits, is missing: install it or pass --data DIR"
+        )
     path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     with gzip.open(path, "rt") as lines:
         table = np.loadtxt(lines, delimiter=",")
@@ -56,7 +58,7 @@ def load_packaged_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read one file of MNIST's format: two zero bytes, type, number of axes, sizes, values."""
+    """Read a file in MNIST's format: two zero bytes, type, number of axes, sizes, values."""
     with gzip.open(path, "rb") as stream:
         content = stream.read()
     axes = content[3]
@@ -81,7 +83,7 @@ def load_digits(folder: Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def first_weights(rng: np.random.Generator, inputs: int, hidden: int) -> Arrays:
-    """He initialisation: normal with variance 2 / fan-in."""
+    """Return initial weights by He initialization: normal with variance 2 / fan-in."""
     return {
         "w1": rng.normal(0, np.sqrt(2 / inputs), (inputs, hidden)),
         "b1": np.zeros(hidden),
@@ -111,7 +113,7 @@ def gradients(weights: Arrays, images: np.ndarray, labels: np.ndarray) -> tuple[
 
 
 def accuracy(weights: Arrays, images: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of digits read correctly."""
+    """Return the fraction of digits that are classified correctly."""
     hidden = np.maximum(images @ weights["w1"] + weights["b1"], 0)
     scores = hidden @ weights["w2"] + weights["b2"]
     return float((scores.argmax(axis=1) == labels).mean())
@@ -126,7 +128,7 @@ def save(
     *,
     seconds: float,
 ) -> None:
-    """Write `epoch-N.npz` beside its name and rename it: it is there whole or not at all."""
+    """Write `epoch-N.npz` under a temporary name and rename it, which is atomic."""
     target = folder / f"epoch-{epoch:05d}.npz"
     temporary = target.with_suffix(".partial")
     content = io.BytesIO()
@@ -137,13 +139,13 @@ def save(
         **{f"weight_{key}": value for key, value in weights.items()},
         **{f"momentum_{key}": value for key, value in momentum.items()},
     )
-    pieces = 10
-    size = -(-content.tell() // pieces)
+    chunks = 10
+    size = -(-content.tell() // chunks)
     with temporary.open("wb") as stream:
         for start in range(0, content.tell(), size):
             stream.write(content.getbuffer()[start : start + size])
             stream.flush()
-            time.sleep(seconds / pieces)
+            time.sleep(seconds / chunks)
         os.fsync(stream.fileno())
     temporary.replace(target)
     for old in sorted(folder.glob("epoch-*.npz"))[:-2]:
@@ -151,7 +153,7 @@ def save(
 
 
 def restore(folder: Path, rng: np.random.Generator) -> tuple[int, Arrays, Arrays] | None:
-    """Return epochs done, weights and momentum of the newest checkpoint, and set `rng` to it."""
+    """Return epochs, weights and momentum of the newest checkpoint, and restore `rng`."""
     saved = sorted(folder.glob("epoch-*.npz"))
     if not saved:
         return None
@@ -164,15 +166,19 @@ def restore(folder: Path, rng: np.random.Generator) -> tuple[int, Arrays, Arrays
 
 def main() -> None:
     """Train from the newest checkpoint, or from the start, to the last epoch."""
-    parser = argparse.ArgumentParser(description="Train a digit reader with plain NumPy.")
+    parser = argparse.ArgumentParser(description="Train a digit classifier with plain NumPy.")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--rate", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--data", type=Path, help="a folder with MNIST's own four files")
-    parser.add_argument("--epoch-seconds", type=float, default=0, help="slow an epoch down to this")
-    parser.add_argument("--save-seconds", type=float, default=0, help="as on slow storage")
+    parser.add_argument("--data", type=Path, help="Folder with MNIST's own four files")
+    parser.add_argument(
+        "--epoch-seconds", type=float, default=0, help="Minimum duration of an epoch"
+    )
+    parser.add_argument(
+        "--save-seconds", type=float, default=0, help="Duration of a save, to simulate slow storage"
+    )
     arguments = parser.parse_args()
 
     checkpoints = Path(os.environ.get("RUNCTL_CHECKPOINT_DIR") or "checkpoints")

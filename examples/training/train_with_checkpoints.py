@@ -1,8 +1,8 @@
-"""Save very often, the way many real programs do: one file overwritten in place, slowly.
+"""A trainer that saves very often, as many real programs do: one file, overwritten in place.
 
-A made-up problem (fit a line by gradient descent) with a state padded to `--megabytes`, written
-chunk by chunk without a temporary file, and a log held open in the same folder for the whole run.
-A save that is cut short leaves a torn file; the program refuses to resume from one, and says so.
+It solves a toy problem (fit a line by gradient descent). Its state is padded to `--megabytes` and
+written chunk by chunk without a temporary file, and a log in the same folder stays open for the
+whole run. An interrupted save leaves a torn file, from which the program refuses to resume.
 """
 
 import argparse
@@ -20,7 +20,7 @@ CHUNK = 1 << 20
 
 
 def save(path: Path, state: dict[str, float], *, megabytes: int, pause: float) -> None:
-    """Overwrite `path` in place: a line of JSON, the padding, and at the end the digest of both."""
+    """Overwrite `path` in place: a line of JSON, the padding, and finally the digest of both."""
     head = json.dumps(state).encode() + b"\n"
     digest = hashlib.sha256(head)
     filler = random.Random(int(state["step"]))
@@ -36,7 +36,7 @@ def save(path: Path, state: dict[str, float], *, megabytes: int, pause: float) -
 
 
 def restore(path: Path) -> dict[str, float] | None:
-    """Return the state, or None when there is none; exits when the file is torn."""
+    """Return the state, or None if there is none; exit if the file is torn."""
     if not path.exists():
         return None
     content = path.read_bytes()

@@ -2,11 +2,11 @@
 # requires-python = ">=3.10"
 # dependencies = ["numpy>=2,<3"]
 # ///
-"""Fit a line with momentum in plain NumPy, and survive being interrupted with runctl's helper.
+"""A trainer that uses runctl's helper: fit a line with momentum in plain NumPy.
 
-`from runctl import training` works on the instance without being installed. Without runctl around
-it, `PYTHONPATH=. python examples/training/train_with_helper.py` trains as well: it saves to
-./checkpoints, and goes on from there when it is started again.
+On the instance `from runctl import training` works without installation. Outside runctl,
+`PYTHONPATH=. python examples/training/train_with_helper.py` saves to ./checkpoints, and resumes
+from there when it is started again.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from runctl import training
 
 
 def write(path: Path, weights: np.ndarray, speed: np.ndarray, rng: np.random.Generator) -> None:
-    """Write everything that decides the result: weights, momentum, random state."""
+    """Write everything that determines the result: weights, momentum, random state."""
     state = json.dumps(rng.bit_generator.state)
     np.savez(path, weights=weights, speed=speed, rng=np.array(state))
 
@@ -36,8 +36,8 @@ def main() -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
     parser = argparse.ArgumentParser(description="Fit y = 3x + 2 with runctl's helper.")
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--every", type=float, default=5, help="seconds between two saves")
-    parser.add_argument("--step-seconds", type=float, default=0, help="slow a step down to this")
+    parser.add_argument("--every", type=float, default=5, help="Seconds between saves")
+    parser.add_argument("--step-seconds", type=float, default=0, help="Minimum duration of a step")
     arguments = parser.parse_args()
 
     rng = np.random.default_rng(7)
