@@ -1,4 +1,4 @@
-"""One call of the command line: its global options, and the decorator that gives them to it."""
+"""The invocation: the global options of one call, and how commands get them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from typer.main import get_command
 
+from runctl.cli.display.help_page import Command
 from runctl.cli.display.output import Output
 
 if TYPE_CHECKING:
@@ -147,29 +149,24 @@ def _global_parameters() -> list[inspect.Parameter]:
     ]
 
 
-def command(
-    app: typer.Typer, name: str, **settings: Any
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function, whose first parameter is the invocation, as a command of `app`."""
+def make_command(body: Callable[..., None], name: str, **settings: Any) -> Command:
+    """Make a command of a function whose first parameter is the invocation."""
+    _, *own = inspect.signature(body, eval_str=True).parameters.values()
+    common = _global_parameters()
 
-    def register(body: Callable[..., None]) -> Callable[..., None]:
-        _, *own = inspect.signature(body, eval_str=True).parameters.values()
-        common = _global_parameters()
+    def run(context: typer.Context, **values: Any) -> None:
+        invocation = invocation_of(context)
+        invocation.take(**{parameter.name: values.pop(parameter.name) for parameter in common})
+        body(invocation, **values)
 
-        def run(context: typer.Context, **values: Any) -> None:
-            invocation = invocation_of(context)
-            invocation.take(**{one.name: values.pop(one.name) for one in common})
-            body(invocation, **values)
-
-        context = inspect.Parameter(
-            "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
-        )
-        own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
-        parameters = [context, *own, *common]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
-        run.__doc__ = body.__doc__
-        app.command(name, **settings)(run)
-        return body
-
-    return register
+    context = inspect.Parameter(
+        "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+    )
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    parameters = [context, *own, *common]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__ = body.__doc__
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name, cls=Command, **settings)(run)
+    return cast("Command", get_command(app))

@@ -8,36 +8,28 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from runctl import __version__
-from runctl.cli.commands import demo, deploy, doctor, logs, runs, stop
-from runctl.cli.commands.aws import instances, train
-from runctl.cli.commands.checkpoints import group as checkpoints
-from runctl.cli.commands.local import group as local
+from runctl.cli.command_table import COMMANDS
+from runctl.cli.display.help_page import WIDEST, Group
 from runctl.cli.display.streams import guarded_streams
 from runctl.cli.exit_codes import BAD_REQUEST, DONE, INTERRUPTED, exit_code_of
-from runctl.cli.invocation import (
-    Invocation,
-    Json,
-    Local,
-    Profile,
-    Region,
-    Verbose,
-    command,
-    invocation_of,
-)
-from runctl.model.errors import RequestError, RunctlError, SettingsError
+from runctl.cli.invocation import Invocation, Json, Local, Profile, Region, Verbose, invocation_of
+from runctl.model.errors import RequestError, RunctlError
 
 _STDOUT = 1
 
 
-class Program(TyperGroup):
+class Program(Group):
     """The root of all commands."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for command in COMMANDS:
+            self.add_command(command)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; whoever reads its output may leave when they have seen enough."""
@@ -153,9 +145,9 @@ def _fail_usage(invocation: Invocation, error: typer.TyperException) -> int:
 app = typer.Typer(
     cls=Program,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": WIDEST},
 )
 
 
@@ -184,38 +176,6 @@ def _root(
     invocation_of(context).take(
         json=json, local=local, profile=profile, region=region, verbose=verbose
     )
-
-
-def init(
-    invocation: Invocation,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
-) -> None:
-    """Write .runctl.toml with the defaults of this folder's runs."""
-    from runctl.cli.project.folder import SETTINGS_FILE
-    from runctl.cli.project.settings import TEMPLATE
-
-    path = Path.cwd() / SETTINGS_FILE
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(TEMPLATE)
-    except FileExistsError as exc:
-        raise SettingsError(f"{path} is there already; --force overwrites it") from exc
-    invocation.output.result({"written": str(path)}, f"wrote {path}; next: runctl aws train SCRIPT")
-
-
-command(app, "init")(init)
-instances.add_to(train.app)
-app.add_typer(train.app, name="aws")
-command(app, "list")(runs.list_runs)
-command(app, "status")(runs.status)
-command(app, "logs")(logs.logs)
-command(app, "stop")(stop.stop)
-command(app, "resume")(stop.resume)
-app.add_typer(checkpoints.app, name="checkpoints")
-command(app, "doctor")(doctor.doctor)
-app.add_typer(local.app, name="local")
-deploy.add_to(app)
-demo.add_to(app)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ SETTINGS = (REFERENCE / "settings.md").read_text()
 def walk(command, path=()):
     children = getattr(command, "commands", None)
     if children is None:
-        yield path, command
+        yield path, command.loaded
         return
     for name, child in children.items():
         yield from walk(child, (*path, name))

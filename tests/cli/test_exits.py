@@ -189,12 +189,6 @@ def test_a_reader_that_leaves_early_is_no_error(deployed):
     assert (process.wait(30), stderr) == (0, "")
 
 
-def test_starting_up_loads_no_sdk():
-    code = "import sys, runctl.cli.main; print({'boto3', 'botocore'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
 def test_init_writes_a_file_once(environment, runctl):
     assert runctl("init").code == 0
     assert "market" in (environment / ".runctl.toml").read_text()
@@ -217,21 +211,3 @@ def test_every_command_takes_the_global_options(runctl):
         shown = runctl(*words, "--help", env={"COLUMNS": "120"}).stdout
         assert all(option in shown for option in ("--json", "--local", "--profile", "--region"))
     assert app.info.no_args_is_help
-
-
-def test_help_loads_no_sdk_and_no_cloud():
-    """So it comes at once: each of these would double the time that it takes."""
-    command = [PROGRAM[0], "-X", "importtime", *PROGRAM[1:], "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "runctl.cli.commands.aws.train" in loaded
-    heavy = {
-        "botocore",
-        "boto3",
-        "aws_cdk",
-        "ministack",
-        "hypercorn",
-        "runctl.local",
-        "runctl.agent",
-    }
-    assert loaded & heavy == set()

@@ -19,7 +19,7 @@ from runctl.checkpoint.candidates import PREVIOUS, keys_before
 from runctl.checkpoint.known_files import KnownFiles
 from runctl.checkpoint.restore import Fetched, Restorer
 from runctl.checkpoint.save_history import PREVIOUS_STEPS, SaveHistory
-from runctl.cli.commands.checkpoints.group import _table
+from runctl.cli.commands.checkpoints.list import _table
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest
 from runctl.model.errors import RunctlError

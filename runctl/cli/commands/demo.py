@@ -11,29 +11,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
 
 from runctl.application import Application, find_cdk, open_application, require_extra
-from runctl.cli.invocation import Invocation, command
+from runctl.cli.display.console import open_console
+from runctl.cli.invocation import Invocation
+from runctl.cli.project.package import pack_project
+from runctl.cli.project.scan import scan_project
+from runctl.local import daemon
+from runctl.local.deploy import deploy
+from runctl.local.drill import EPOCHS, Drill
+from runctl.local.stage import Stage
+from runctl.model.run import derive_status
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from runctl.local.drill import DrillResult
-    from runctl.local.stage import Stage
     from runctl.model.run import Attempt, Run
 
+
 RUN_NAME = "demo"
+
+
 SCRIPT = "training/train_mnist.py"
+
 
 Keep = Annotated[
     bool,
     typer.Option("--keep", help="Leave the local cloud running, to look at it with `--local`."),
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    command(app, "demo")(demo)
 
 
 def demo(invocation: Invocation, keep: Keep = False) -> None:
@@ -60,11 +72,6 @@ def perform(
     application: Application, home: Path | None, view: View, *, packed: Path
 ) -> DrillResult:
     """Start a local cloud, deploy, and perform the drill; `home` None keeps the cloud."""
-    from runctl.local import daemon
-    from runctl.local.deploy import deploy
-    from runctl.local.drill import Drill
-    from runctl.local.stage import Stage
-
     with view:
         cdk = find_cdk(application)
         view.tell("starting a local cloud")
@@ -89,9 +96,6 @@ def perform(
 
 def upload_examples(stage: Stage, folder: Path, packed: Path) -> str:
     """Pack the examples as a project, the way `runctl aws train` does, and upload them."""
-    from runctl.cli.project.package import pack_project
-    from runctl.cli.project.scan import scan_project
-
     package = pack_project(scan_project(folder), packed)
     stage.objects.put_if_absent(package.key, package.path)
     return stage.objects.uri(package.key)
@@ -113,13 +117,9 @@ class View:
     _print: Callable[..., None] = field(default=lambda *_: None, repr=False)
 
     def __enter__(self) -> View:
-        from runctl.cli.display.console import open_console
-
         console = open_console(stderr=True)
         self._print = console.print
         if console.is_terminal and not self.quiet:
-            from rich.live import Live
-
             self._live = Live(
                 console=console, get_renderable=self.render, refresh_per_second=8, transient=True
             )
@@ -132,8 +132,6 @@ class View:
 
     def tell(self, beat: str) -> None:
         """Add a line to the story."""
-        from rich.text import Text
-
         self.beat = beat
         elapsed = time.monotonic() - self.began
         style = "bold yellow" if beat.startswith("EC2 takes") else ""
@@ -145,14 +143,6 @@ class View:
 
     def render(self) -> RenderableType:
         """Return what stands below the story now."""
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.spinner import Spinner
-        from rich.table import Table
-
-        from runctl.local.drill import EPOCHS
-        from runctl.model.run import derive_status
-
         if self.run is None:
             return Spinner("dots", text=f" {self.beat} …", style="cyan")
         grid = Table.grid(padding=(0, 2))
@@ -168,8 +158,6 @@ class View:
 
 def table_of(result: DrillResult) -> RenderableType:
     """Return the attempts as a table."""
-    from rich.table import Table
-
     table = Table(title=None, header_style="bold")
     for heading in ("#", "pool", "outcome", "interrupted"):
         table.add_column(heading)

@@ -12,17 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runctl.application import cdk_environment, find_cdk, open_application, require_extra
-from runctl.cli.invocation import Invocation, command
+from runctl.cli.invocation import Invocation
 from runctl.model.errors import RefusedError, RequestError
 
 if TYPE_CHECKING:
     from runctl.application import Application
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    settings = {"ignore_unknown_options": True}
-    command(app, "deploy", context_settings=settings, options_metavar="[OPTIONS]")(deploy)
 
 
 def deploy(

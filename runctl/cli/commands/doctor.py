@@ -6,16 +6,19 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
+from runctl import __version__
+from runctl.aws.account import AwsAccount
+from runctl.cli.account_services import AccountServices
 from runctl.cli.exit_codes import REFUSED, RUN_FAILED
 from runctl.cli.invocation import Invocation
+from runctl.control.doctor import Doctor, examine, mend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
-    from runctl.control.doctor import Doctor, Examination
+    from runctl.control.doctor import Examination
     from runctl.control.findings import Finding
 
 
@@ -26,8 +29,6 @@ def doctor(
     ] = False,
 ) -> None:
     """List what is left in the account that nobody wants: machines, fleets, volumes, data."""
-    from runctl.control.doctor import examine, mend
-
     output = invocation.output
     checks = _doctor(invocation).checks()
     with output.spinner("looking at the account") as tell:
@@ -49,11 +50,6 @@ def doctor(
 
 
 def _doctor(invocation: Invocation) -> Doctor:
-    from runctl import __version__
-    from runctl.aws.account import AwsAccount
-    from runctl.cli.account_services import AccountServices
-    from runctl.control.doctor import Doctor
-
     cloud = invocation.cloud
     services = AccountServices(cloud.clients, cloud.deployment)
     account = AwsAccount(cloud.clients, cloud.deployment, now=services.clock.now)
@@ -129,8 +125,6 @@ def _page(examined: Sequence[Examination], *, fix: bool, flag: str) -> list[Tabl
 
 
 def _table(examined: Sequence[Examination]) -> Table:
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("check", "what", "run", "why", "fix"):
         table.add_column(heading, overflow="fold")

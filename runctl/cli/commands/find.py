@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,13 +13,12 @@ if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
     from runctl.model.run import Run
 
+
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
 
 
 def find_run(cloud: Cloud, run_id: str) -> Run:
     """Return the run; NotFoundError with the nearest names when there is none."""
-    import difflib
-
     found = cloud.ledger.find_run(run_id)
     if found is not None:
         return found

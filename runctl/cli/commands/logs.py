@@ -13,11 +13,11 @@ import typer
 from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem
+from runctl.report.log_tail import LINE_PATIENCE, LogTail, plain
 
 if TYPE_CHECKING:
     from runctl.aws.logs import LogLine
     from runctl.cli.cloud import Cloud
-    from runctl.report.log_tail import LogTail
 
 
 def logs(
@@ -37,8 +37,6 @@ def logs(
     ] = False,
 ) -> None:
     """Print what the trainer said, one attempt after the other."""
-    from runctl.report.log_tail import LogTail
-
     after = read_since(since, now=datetime.now(timezone.utc)) if since else None
     cloud = invocation.cloud
     find_run(cloud, run)
@@ -73,8 +71,6 @@ class _LogPrinter:
             self.take(attempt, line)
 
     def take(self, attempt: int, line: LogLine) -> None:
-        from runctl.report.log_tail import plain
-
         if self._output.as_json:
             told = {"attempt": attempt, "at": line.at.isoformat(), "text": line.text.rstrip("\r\n")}
             self._lines.append(told)
@@ -98,8 +94,6 @@ def _print_logs(
     only: int | None,
     follow: bool,
 ) -> None:
-    from runctl.report.log_tail import LINE_PATIENCE
-
     quiet = 0
     while True:
         run = cloud.ledger.find_run(run_id)

@@ -1,4 +1,4 @@
-"""`runctl stop` and `runctl resume`."""
+"""`runctl stop`: stop a run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runctl.cli.commands.find import RunName, find_run
+from runctl.cli.commands.status import print_run
 from runctl.cli.invocation import Invocation
-from runctl.model.errors import InvalidRequestError, Problem
-from runctl.model.identity import continuation_name
-from runctl.model.outcome import RunStatus
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
-    from runctl.model.run import Run
 
-_MOST_CONTINUATIONS = 20
+
 _STOP_LIMIT = timedelta(minutes=15)
 
 
@@ -30,8 +27,6 @@ def stop(
     ] = False,
 ) -> None:
     """Stop a run: its trainer saves, its instances go. `resume` continues it."""
-    from runctl.cli.commands.runs import print_run
-
     cloud = invocation.cloud
     output = invocation.output
     held = cloud.ledger.find_run(run)
@@ -79,54 +74,3 @@ def _wait_until_gone(invocation: Invocation, cloud: Cloud, run_id: str) -> None:
                 )
             say(f"waiting for {', '.join(one.instance_id for one in left) or 'the end'}")
             time.sleep(cloud.pause)
-
-
-def resume(
-    invocation: Invocation,
-    run: RunName,
-    detach: Annotated[bool, typer.Option("--detach", help="Start it and leave it going.")] = False,
-) -> None:
-    """Continue a run that has ended, from its newest checkpoint."""
-    from runctl.cli.commands.accompany import accompany
-    from runctl.model.checkpoint import name_of
-
-    cloud = invocation.cloud
-    held = find_run(cloud, run)
-    if held.ended is None:
-        raise InvalidRequestError(
-            (
-                Problem(
-                    "RUN",
-                    f"{run} has not ended; see `runctl status {run}`, or stop it first with "
-                    f"`runctl stop {run}`",
-                ),
-            )
-        )
-    if held.ended is RunStatus.COMPLETED:
-        invocation.output.tell(f"{run} is completed; its program decides whether it has more to do")
-    last = max((one.number for one in cloud.ledger.attempts(run)), default=0)
-    name, arn = _continue(cloud, held)
-    start = "the beginning"
-    if held.newest is not None:
-        start = f"the checkpoint of {name_of(held.step, held.save)}"
-    told = f"{name} continues {run} from {start}"
-    if detach:
-        invocation.output.result(
-            {"run_id": run, "execution": name, "execution_arn": arn, "status": "pending"}, told
-        )
-        return
-    invocation.output.tell(told)
-    accompany(invocation, cloud, run, arn, after_attempt=last)
-
-
-def _continue(cloud: Cloud, run: Run) -> tuple[str, str]:
-    """Start the next execution; a name is taken when one before it was refused."""
-    first = run.executions + 1
-    for number in range(first, first + _MOST_CONTINUATIONS):
-        name = continuation_name(run.run_id, number)
-        try:
-            return name, cloud.workflow.start_run(name, {"run_id": run.run_id})
-        except InvalidRequestError:
-            if number == first + _MOST_CONTINUATIONS - 1:
-                raise
-    raise AssertionError("unreachable")

@@ -7,27 +7,33 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from runctl.aws.instances import ExistingInstances
+from runctl.control.lend_instance import problem_with
 from runctl.model.errors import NotFoundError, RefusedError, RequestError, TransientError
 from runctl.model.excerpt import last_part
 from runctl.model.identity import LENT_TAG
 
 if TYPE_CHECKING:
-    from runctl.aws.instances import ExistingInstances
     from runctl.cli.cloud import Cloud
     from runctl.cli.invocation import Invocation
     from runctl.model.machine import Machine
 
+
 # EC2 and SSM are eventually consistent; a machine takes a minute or two to boot and register.
 KNOWN_WITHIN = timedelta(seconds=20)
+
+
 REGISTERED_WITHIN = timedelta(minutes=5)
+
+
 COMMAND_WITHIN = timedelta(minutes=10)
+
+
 LAST_WORDS = 1200
 
 
 def existing(cloud: Cloud) -> ExistingInstances:
     """Return what asks EC2 and SSM about machines."""
-    from runctl.aws.instances import ExistingInstances
-
     return ExistingInstances(ec2=cloud.clients.get("ec2"), ssm=cloud.clients.get("ssm"))
 
 
@@ -81,8 +87,6 @@ def wait_for_registration(
 
 def prepare_machine(invocation: Invocation, cloud: Cloud, instance_id: str) -> Machine:
     """Make sure that an attempt can run on a machine, before anything is started for it."""
-    from runctl.control.lend_instance import problem_with
-
     machine = find_machine(cloud, instance_id)
     if problem := problem_with(machine):
         raise RequestError(f"{instance_id} {problem}")

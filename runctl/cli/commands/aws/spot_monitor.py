@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
+from runctl.cli.commands.aws.machines import find_machine, run_command, wait_for_registration
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, Problem, RequestError
 
 # What the SSM document accepts; it puts them between the quotes of a shell.
 URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w!.*()/=+-]*)?")
+
+
 FOLDER = re.compile(r"/[\w. /=+-]*")
+
+
 SETTING = re.compile(r'(MONITOR_\w+)="?(.*?)"?')
+
+
 ESCAPED = re.compile(r'\\(["\\`$])')
 
 
@@ -43,8 +50,6 @@ def spot_monitor(
     stop: Annotated[bool, typer.Option("--stop", help="Stop watching.")] = False,
 ) -> None:
     """Watch over a training process on an instance: upload what it saves, and act on a notice."""
-    from runctl.cli.commands.aws.machines import find_machine, run_command, wait_for_registration
-
     _check(upload_to_s3, checkpoint_dir, stop=stop)
     cloud = invocation.cloud
     machine = find_machine(cloud, instance)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runctl.cli.invocation import Invocation, command
+from runctl.cli.invocation import Invocation
 from runctl.model.errors import RequestError
 from runctl.model.request_fields import INSTANCE_ID
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from runctl.cli.project.package import Package
     from runctl.cli.project.scan import Project
     from runctl.model.errors import Problem
-
-app = typer.Typer(no_args_is_help=True, help="Work on EC2: train, and machines that outlive a run.")
 
 _PLACEHOLDER = "s3://deployment/code/package.tar.gz"
 
@@ -38,12 +36,6 @@ class _Job:
     warnings: tuple[Problem, ...] = ()
 
 
-@command(
-    app,
-    "train",
-    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
-    options_metavar="[OPTIONS]",
-)
 def train(
     invocation: Invocation,
     script: Annotated[

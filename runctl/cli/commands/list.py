@@ -1,20 +1,19 @@
-"""The commands that look at runs: list and status."""
+"""`runctl list`: the runs of a deployment."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from runctl.cli.commands.find import RunName, find_run
+from runctl.cli.display.view import list_page
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.outcome import RunStatus
-
-if TYPE_CHECKING:
-    from runctl.model.run import Attempt, Run
+from runctl.model.run import derive_status
+from runctl.report.documents import run_summary
 
 _SEARCHED = 1000
 
@@ -25,10 +24,6 @@ def list_runs(
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="How many.")] = 20,
 ) -> None:
     """List runs, the newest first."""
-    from runctl.cli.display.view import list_page
-    from runctl.model.run import derive_status
-    from runctl.report.documents import run_summary
-
     known = [one.value for one in RunStatus]
     if status and status not in known:
         raise InvalidRequestError(
@@ -57,22 +52,3 @@ def list_runs(
         if status
         else "no runs yet; start one with `runctl aws train SCRIPT`",
     )
-
-
-def status(invocation: Invocation, run: RunName) -> None:
-    """Show how a run stands, and each of its attempts."""
-    cloud = invocation.cloud
-    found = find_run(cloud, run)
-    print_run(invocation, found, cloud.ledger.attempts(run))
-
-
-def print_run(invocation: Invocation, run: Run, attempts: list[Attempt]) -> None:
-    """Print a run as `status` does."""
-    from runctl.cli.display.view import status_page
-    from runctl.report.documents import run_document
-
-    output = invocation.output
-    now = datetime.now(timezone.utc)
-    versions = invocation.cloud.versions(run.run_id)
-    page = status_page(run, attempts, versions, now=now, width=output.stdout.width)
-    output.result(run_document(run, attempts, versions), page)

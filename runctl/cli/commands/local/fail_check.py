@@ -1,0 +1,48 @@
+"""`runctl local fail-check`: a failing status check of a run's instance."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from runctl.cli.commands.find import RunName
+from runctl.cli.commands.local.local_cloud import find_training
+from runctl.cli.invocation import Invocation
+from runctl.local.client import LocalCloudError
+from runctl.local.ec2.faults import CHECKS
+from runctl.model.errors import InvalidRequestError, Problem, RefusedError
+
+
+def fail_check(
+    invocation: Invocation,
+    run: RunName,
+    check: Annotated[
+        str, typer.Option(metavar="CHECK", help="system, instance or ebs (default: system).")
+    ] = "system",
+    hang: Annotated[
+        bool, typer.Option("--hang", help="Halt every process of the instance as well.")
+    ] = False,
+) -> None:
+    """Let a status check of the instance that trains a run fail, since ten minutes ago."""
+    if check not in CHECKS:
+        problem = f"{check!r} is not one of {', '.join(CHECKS)}"
+        raise InvalidRequestError((Problem("--check", problem),))
+    client, attempt = find_training(invocation, run)
+    instance_id = attempt.instance_ids[0]
+    try:
+        client.impair(instance_id, check=check, since_seconds=600, hangs=hang)
+    except LocalCloudError as exc:
+        raise RefusedError(str(exc)) from exc
+    halted = ", and all its processes are halted" if hang else ""
+    invocation.output.result(
+        {
+            "run_id": run,
+            "attempt": attempt.number,
+            "instance_id": instance_id,
+            "check": check,
+            "hang": hang,
+        },
+        f"the {check} status check of {instance_id} (attempt {attempt.number} of {run}) "
+        f"fails{halted}",
+    )

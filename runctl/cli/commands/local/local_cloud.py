@@ -1,0 +1,80 @@
+"""The local cloud that commands act on: its client, its errors, and what it gives to instances."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from runctl.cli.cloud import find_local_cloud
+from runctl.cli.commands.find import find_run
+from runctl.cli.invocation import Invocation
+from runctl.local.client import LocalCloudClient, LocalCloudError
+from runctl.local.core.private import FolderNotPrivateError
+from runctl.local.daemon import LocalCloudStartError
+from runctl.local.deploy import DeployError
+from runctl.model.errors import NotFoundError, RefusedError
+from runctl.model.run import AttemptStage
+
+if TYPE_CHECKING:
+    from runctl.aws.deployment import Deployment
+    from runctl.local.daemon import Endpoint
+    from runctl.model.run import Attempt
+
+
+GIB = 1024**3
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn the local cloud's errors into ours."""
+    try:
+        yield
+    except (LocalCloudStartError, DeployError, LocalCloudError, FolderNotPrivateError) as exc:
+        raise RefusedError(str(exc)) from exc
+
+
+def open_client(endpoint: Endpoint) -> LocalCloudClient:
+    """Return the administrator's client of a running local cloud."""
+    return LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
+
+
+def names_of(deployment: Deployment) -> dict[str, str]:
+    """Return what a person needs to name in commands of the plain AWS CLI."""
+    return {"BUCKET": deployment.bucket, "STATE_MACHINE": deployment.state_machine_arn}
+
+
+def isolation_of(health: dict[str, Any]) -> Iterator[str]:
+    """Say what instances have of their own, and what they share with this machine."""
+    size = health["disk_bytes"]
+    yield (
+        f"each instance has a disk of {size / GIB:g} GiB"
+        if size
+        else ("instances share this machine's disk")
+    )
+    if not health["own_paths"]:
+        yield (
+            "instances have other checkpoint paths than on EC2 and share this machine's /tmp: "
+            f"{health['shares_paths_because']}"
+        )
+
+
+def deployed_stacks(endpoint: Endpoint) -> list[str]:
+    """Return the names of the stacks that are deployed, sorted."""
+    try:
+        outputs = json.loads((endpoint.home / "outputs.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return []
+    return sorted(outputs)
+
+
+def find_training(invocation: Invocation, run: str) -> tuple[LocalCloudClient, Attempt]:
+    """Return the local cloud and the attempt that trains a run there."""
+    invocation.local = True
+    cloud = invocation.cloud
+    find_run(cloud, run)
+    training = [one for one in cloud.ledger.attempts(run) if one.stage is AttemptStage.TRAINING]
+    if not training:
+        raise NotFoundError(f"no attempt of {run} is training; see `runctl status {run} --local`")
+    return open_client(find_local_cloud()), training[-1]

@@ -1,0 +1,66 @@
+"""`runctl local status`: the state of the local cloud."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from rich.table import Table
+
+from runctl.cli.cloud import find_local_cloud
+from runctl.cli.commands.local.local_cloud import (
+    deployed_stacks,
+    isolation_of,
+    names_of,
+    open_client,
+    translated,
+)
+from runctl.cli.invocation import Invocation
+from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
+from runctl.report.wording import say_duration
+
+
+def status(invocation: Invocation) -> None:
+    """Show the local cloud: where it is, what is deployed, which instances it has."""
+    endpoint = find_local_cloud()
+    client = open_client(endpoint)
+    with translated():
+        health, instances = client.health(), client.instances()
+    began = datetime.fromtimestamp((endpoint.home / "endpoint.json").stat().st_mtime, timezone.utc)
+    uptime = datetime.now(timezone.utc) - began
+    live = [one for one in instances if one["state"] != "terminated"]
+    stacks = deployed_stacks(endpoint)
+    invocation.local = True
+    names = names_of(invocation.cloud.deployment) if stacks else {}
+    document: dict[str, Any] = {
+        "endpoint": endpoint.url,
+        "home": str(endpoint.home),
+        "pid": endpoint.pid,
+        "uptime_seconds": round(uptime.total_seconds()),
+        "health": health,
+        "stacks": stacks,
+        "names": names,
+        "instances": live,
+        "terminated": len(instances) - len(live),
+    }
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("instance", "state", "pool", "run", "attempt"):
+        table.add_column(heading, overflow="fold")
+    for one in live:
+        tags = one.get("tags", {})
+        cells = (one["instance_id"], one["state"], one.get("pool", ""))
+        table.add_row(*cells, tags.get(RUN_TAG, ""), tags.get(ATTEMPT_TAG, ""))
+    isolation = list(isolation_of(health))
+    told = f"{endpoint.url}, up for {say_duration(uptime)} (process {endpoint.pid})"
+    deployed = f"deployed: {', '.join(stacks)}" if stacks else "nothing is deployed"
+    ended = f"{len(instances) - len(live)} instances have been terminated"
+    named = [f"{name}={value}" for name, value in names.items()]
+    invocation.output.result(
+        document,
+        told,
+        deployed,
+        *named,
+        *isolation,
+        table if live else "no instance is running",
+        ended,
+    )

@@ -1,0 +1,70 @@
+"""`runctl resume`: continue a run that has ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runctl.cli.commands.accompany import accompany
+from runctl.cli.commands.find import RunName, find_run
+from runctl.cli.invocation import Invocation
+from runctl.model.checkpoint import name_of
+from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.identity import continuation_name
+from runctl.model.outcome import RunStatus
+
+if TYPE_CHECKING:
+    from runctl.cli.cloud import Cloud
+    from runctl.model.run import Run
+
+
+_MOST_CONTINUATIONS = 20
+
+
+def resume(
+    invocation: Invocation,
+    run: RunName,
+    detach: Annotated[bool, typer.Option("--detach", help="Start it and leave it going.")] = False,
+) -> None:
+    """Continue a run that has ended, from its newest checkpoint."""
+    cloud = invocation.cloud
+    held = find_run(cloud, run)
+    if held.ended is None:
+        raise InvalidRequestError(
+            (
+                Problem(
+                    "RUN",
+                    f"{run} has not ended; see `runctl status {run}`, or stop it first with "
+                    f"`runctl stop {run}`",
+                ),
+            )
+        )
+    if held.ended is RunStatus.COMPLETED:
+        invocation.output.tell(f"{run} is completed; its program decides whether it has more to do")
+    last = max((one.number for one in cloud.ledger.attempts(run)), default=0)
+    name, arn = _continue(cloud, held)
+    start = "the beginning"
+    if held.newest is not None:
+        start = f"the checkpoint of {name_of(held.step, held.save)}"
+    told = f"{name} continues {run} from {start}"
+    if detach:
+        invocation.output.result(
+            {"run_id": run, "execution": name, "execution_arn": arn, "status": "pending"}, told
+        )
+        return
+    invocation.output.tell(told)
+    accompany(invocation, cloud, run, arn, after_attempt=last)
+
+
+def _continue(cloud: Cloud, run: Run) -> tuple[str, str]:
+    """Start the next execution; a name is taken when one before it was refused."""
+    first = run.executions + 1
+    for number in range(first, first + _MOST_CONTINUATIONS):
+        name = continuation_name(run.run_id, number)
+        try:
+            return name, cloud.workflow.start_run(name, {"run_id": run.run_id})
+        except InvalidRequestError:
+            if number == first + _MOST_CONTINUATIONS - 1:
+                raise
+    raise AssertionError("unreachable")

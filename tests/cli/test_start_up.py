@@ -1,0 +1,107 @@
+"""Start-up: help and completion import no command, no SDK and no Rich."""
+
+import inspect
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+from runctl.cli.command_table import DeferredCommand
+from runctl.cli.display.help_page import with_colours
+from runctl.cli.main import app
+
+# Each of these would double the time that a help page takes.
+HEAVY = ("boto3", "botocore", "rich", "aws_cdk", "ministack", "hypercorn")
+OURS = ("runctl.agent", "runctl.aws", "runctl.checkpoint", "runctl.control", "runctl.local")
+
+
+def run(*words, **variables):
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "runctl.cli.main", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **variables},
+        check=False,
+    )
+
+
+def imported_by(done):
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def deferred(command, path=()):
+    for name, child in getattr(command, "commands", {}).items():
+        if isinstance(child, DeferredCommand):
+            yield (*path, name), child
+        else:
+            yield from deferred(child, (*path, name))
+
+
+COMMANDS = dict(deferred(get_command(app)))
+
+
+@pytest.mark.parametrize("words", [(), ("aws",), ("checkpoints",), ("local",)])
+def test_help_imports_no_command_no_sdk_and_no_cloud(words):
+    done = run(*words, "--help")
+    assert done.returncode == 0
+    assert "Commands:" in done.stdout
+    imported = imported_by(done)
+    assert not imported & {*HEAVY, *OURS}
+    assert not [name for name in imported if name.startswith("runctl.cli.commands.")]
+
+
+def test_command_is_imported_when_it_is_chosen():
+    imported = imported_by(run("init", "--help"))
+    assert "runctl.cli.commands.init" in imported
+    assert not imported & set(HEAVY)
+
+
+def test_every_command_is_listed_with_the_first_paragraph_of_its_help():
+    assert len(COMMANDS) > 20
+    for path, command in COMMANDS.items():
+        first = inspect.cleandoc(command.loaded.help).split("\n\n")[0]
+        assert command.short_help == " ".join(first.split()), path
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["runctl", ""], {"aws", "list", "local", "checkpoints", "doctor"}),
+        (["runctl", "aws", "cr"], {"create"}),
+        (["runctl", "checkpoints", ""], {"list", "pull", "push", "prune"}),
+        (["runctl", "aws", "create", "--keep"], {"--keep-alive"}),
+    ],
+)
+def test_shell_completes_commands_and_options(words, expected):
+    done = run(
+        COMP_WORDS=" ".join(words),
+        COMP_CWORD=str(len(words) - 1),
+        _RUNCTL_COMPLETE="complete_bash",
+    )
+    assert expected <= set(done.stdout.split())
+    assert not imported_by(done) & {"boto3", "botocore"}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_help_page_fits_the_terminal(runctl, width):
+    for words in [(), ("aws", "train"), ("local",)]:
+        page = runctl(*words, "--help", env={"COLUMNS": str(width)}).stdout
+        assert max(map(len, page.splitlines())) <= width
+
+
+def test_help_page_lists_global_options_apart(runctl):
+    page = runctl("aws", "create", "--help", env={"COLUMNS": "80"}).stdout
+    own, shared = page.split("Global options:")
+    assert "--keep-alive HOURS" in own
+    assert "--json" not in own
+    assert "--json" in shared
+
+
+def test_help_page_on_a_terminal_has_coloured_headings_and_terms():
+    page = "Usage: runctl x\n\n  Text: of a page.\n\nOptions:\n  --a N  First.\n         Second.\n"
+    assert with_colours(page) == (
+        "\x1b[1mUsage\x1b[0m: runctl x\n\n  Text: of a page.\n\n\x1b[1mOptions\x1b[0m:\n"
+        "  \x1b[36m--a N\x1b[0m  First.\n         Second.\n"
+    )
