@@ -43,7 +43,7 @@ def resolve(words: list[str]):
     # `runctl checkpoints RUN` is short for `runctl checkpoints list RUN`.
     if command.name == "checkpoints" and words:
         command = command.commands["list"]
-    return command, words
+    return getattr(command, "loaded", command), words
 
 
 def test_the_pages_show_commands():
