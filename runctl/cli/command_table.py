@@ -77,7 +77,7 @@ AWS = _group(
         DeferredCommand(
             "aws.train:train",
             "train",
-            "Train on EC2: pack the project, start a run, and follow it until it has ended.",
+            "Train on EC2: pack the project, start a run, and follow it until it ends.",
             # Arguments after SCRIPT are passed to it, its options too.
             context_settings={"allow_interspersed_args": False},
         ),

@@ -150,7 +150,11 @@ def _global_parameters() -> list[inspect.Parameter]:
 
 
 def make_command(body: Callable[..., None], name: str, **settings: Any) -> Command:
-    """Make a command of a function whose first parameter is the invocation."""
+    """Make a command of a function whose first parameter is the invocation.
+
+    typer reads the command's arguments and options from the function's signature, so the function
+    may have any number of parameters.
+    """
     _, *own = inspect.signature(body, eval_str=True).parameters.values()
     common = _global_parameters()
 

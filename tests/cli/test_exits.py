@@ -112,7 +112,7 @@ def test_a_missing_command_is_an_error_document_with_json(runctl, words):
 
 def test_json_that_is_the_scripts_is_not_ours(project, deployed, runctl):
     done = runctl("aws", "train", "--detach", "--name", "x", "train.py", "--json", "--help")
-    assert (done.code, done.stdout) == (0, "x is started; see `runctl status x`\n")
+    assert (done.code, done.stdout) == (0, "x has started; see `runctl status x`\n")
 
 
 def test_no_credentials_exit_3_with_the_cure(runctl):

@@ -59,7 +59,7 @@ def test_what_follows_the_script_is_the_scripts(project, deployed, runctl):
 
 def test_the_same_project_is_uploaded_once(project, deployed, runctl):
     assert "uploaded" in runctl("aws", "train", "--detach", "train.py").stderr
-    assert "there already" in runctl("aws", "train", "--detach", "train.py").stderr
+    assert "already uploaded" in runctl("aws", "train", "--detach", "train.py").stderr
     assert len(deployed.objects()) == 1
     assert len(deployed.executions()) == 2
 

@@ -13,7 +13,7 @@ def start(start_runctl, *words):
 
 def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(project, deployed, start_runctl):
     with start(start_runctl) as process:
-        process.wait_for("x is started")
+        process.wait_for("x has started")
         deployed.begin("x")
         deployed.train("x", 1)
         deployed.say("x", 1, "a line of the trainer")
@@ -30,7 +30,7 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(project, deployed
 
 def test_ctrl_c_with_json_still_prints_one_document(project, deployed, start_runctl):
     with start(start_runctl, "--json") as process:
-        process.wait_for("x is started")
+        process.wait_for("x has started")
         deployed.begin("x")
         deployed.train("x", 1)
         process.wait_for("attempt 1")
@@ -42,7 +42,7 @@ def test_ctrl_c_with_json_still_prints_one_document(project, deployed, start_run
 
 def test_the_story_of_a_run_is_told_in_order(project, deployed, start_runctl):
     with start(start_runctl, "--json") as process:
-        process.wait_for("x is started")
+        process.wait_for("x has started")
         deployed.begin("x")
         deployed.train("x", 1)
         deployed.progress("x", 1, 10)
@@ -89,7 +89,7 @@ def test_a_request_that_is_refused_later_exits_2_with_the_cause(
 
 def test_an_execution_that_is_stopped_before_the_run_began_is_told(project, deployed, start_runctl):
     with start(start_runctl) as process:
-        process.wait_for("x is started")
+        process.wait_for("x has started")
         deployed.workflow.stop_run(deployed.workflow.execution_arn("x"), cause="somebody")
         done = process.finish()
     assert (done.code, "ended as ABORTED before the run began" in done.stderr) == (1, True)

@@ -1,0 +1,90 @@
+"""The submission of a job: its package is made, uploaded, and the run started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from runctl.cli.project.package import Package, pack_project
+from runctl.model.plain_secrets import mask_request
+from runctl.report.wording import say_size
+
+if TYPE_CHECKING:
+    from runctl.cli.cloud import Cloud
+    from runctl.cli.commands.aws.job import Job
+    from runctl.cli.display.output import Output
+
+
+def pack(job: Job, folder: Path, output: Output) -> Package | None:
+    """Pack the job's project into a file in `folder`; return None for a job without a project."""
+    if job.project is None:
+        return None
+    with output.progress("packing", total=job.project.size_bytes) as advance:
+        package = pack_project(job.project, folder / "package.tar.gz", progress=advance)
+    count = sum(not member.is_folder for member in job.project.members)
+    output.tell(
+        f"packed {count} file{'s' if count != 1 else ''} of {job.project.folder}: "
+        f"{say_size(job.project.size_bytes)}, {say_size(package.size_bytes)} compressed"
+    )
+    return package
+
+
+def submit(job: Job, package: Package | None, cloud: Cloud, output: Output) -> str:
+    """Upload the package unless it is there, start the run, and return the execution's ARN."""
+    if package is not None:
+        with output.progress("uploading", total=package.size_bytes) as advance:
+            is_new = cloud.objects.put_if_absent(package.key, package.path, progress=advance)
+        output.tell(
+            f"uploaded {say_size(package.size_bytes)}"
+            if is_new
+            else "the package is already uploaded"
+        )
+    return cloud.workflow.start_run(job.name, dict(job.request))
+
+
+def show(
+    job: Job,
+    package: Package | None,
+    cloud: Cloud,
+    output: Output,
+    *,
+    left_out: list[dict[str, Any]],
+) -> None:
+    """Show what `submit` would upload and start."""
+    request = mask_request(job.request)
+    members = [] if job.project is None else job.project.members
+    listing = "\n".join(
+        f"{say_size(member.size_bytes):>9}  {member.path}{'/' * member.is_folder}"
+        for member in members
+    )
+    output.result(
+        {
+            "dry_run": True,
+            "run_id": job.name,
+            "request": request,
+            "package": _package_document(job, package, cloud),
+            "left_out": left_out,
+        },
+        Text(f"run {job.name}", style="bold"),
+        json.dumps(request, indent=2),
+        listing,
+        Text("a dry run: nothing was uploaded or started", style="dim"),
+    )
+
+
+def _package_document(job: Job, package: Package | None, cloud: Cloud) -> dict[str, Any] | None:
+    if package is None or job.project is None:
+        return None
+    return {
+        "project": str(job.project.folder),
+        "sha256": package.sha256,
+        "size_bytes": package.size_bytes,
+        "is_uploaded": cloud.objects.exists(package.key),
+        "files": [
+            {"path": member.path + "/" * member.is_folder, "size_bytes": member.size_bytes}
+            for member in job.project.members
+        ],
+    }
