@@ -1,4 +1,4 @@
-"""The CDK app: three stacks, one on top of the other."""
+"""The CDK app: three stacks, each built on the previous one."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from stacks.storage import StorageStack
 
 
 def compose(app: App) -> None:
-    """Put the stacks into the app."""
+    """Add the stacks to the app."""
     settings = read_settings(app.node)
     # In the folder where the CDK was started: that of an installed application may be read-only.
     build = Path.cwd() / "build"
@@ -40,7 +40,7 @@ def compose(app: App) -> None:
 
 
 if __name__ == "__main__":
-    # `python -m stacks.check` validates, more strictly; here it would double the time of a synth.
+    # `python -m stacks.check` validates more strictly; here it would double the time of a synth.
     app = App(
         analytics_reporting=False,
         builtin_cloud_formation_validation=False,

@@ -1,8 +1,8 @@
-"""Builds what a deployment uploads, byte for byte the same from the same inputs, without Docker.
+"""The assets of a deployment, built without Docker; the same inputs produce the same bytes.
 
-The functions' code is a zip: `lambdas/`, `runctl/` and their pure-Python libraries at the top. The
-agent's archive is a tar.gz: `runctl/`, and `vendor/` with the libraries unpacked and pip as the
-wheel that it came in. `python -m stacks.assets` builds both and prints where they are.
+The functions' code is a zip file: `lambdas/`, `runctl/` and their pure-Python libraries at the top
+level. The agent's archive is a tar.gz file: `runctl/`, and `vendor/` with the unpacked libraries
+and pip as a wheel. `python -m stacks.assets` builds both and prints their paths.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path
 
 from stacks.settings import PROJECT, package_root
 
-# The oldest instant that both formats can hold: 1980-01-01.
+# The earliest time that both formats support: 1980-01-01.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _TAR_TIME = 315_532_800
 _MODE = 0o644
 
-# botocore comes with models of 400 services, 100 MB unpacked; the agent speaks to these.
+# botocore contains models of 400 services, 100 MB unpacked; the agent uses these.
 _AGENT_SERVICES = frozenset(
     {
         "dynamodb", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc", "stepfunctions",
@@ -45,7 +45,7 @@ Members = dict[str, bytes]
 
 
 class AssetError(Exception):
-    """An asset cannot be built; the message names the file and the cure."""
+    """An asset cannot be built; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Asset:
 
 
 def build_functions(project: Path = PROJECT, *, build: Path | None = None) -> Asset:
-    """Build the zip that all functions share; from unchanged inputs it is there already."""
+    """Build the zip file that all functions share, or reuse it if the inputs are unchanged."""
     folder = build or project / "build"
     requirements = project / "lambdas/requirements.txt"
     packages = ("aws", "control", "model", "policy")
@@ -72,7 +72,7 @@ def build_functions(project: Path = PROJECT, *, build: Path | None = None) -> As
 
 
 def build_agent(project: Path = PROJECT, *, build: Path | None = None) -> Asset:
-    """Build the archive that bootstrap.sh fetches; from unchanged inputs it is there already."""
+    """Build the archive that bootstrap.sh downloads, or reuse it if the inputs are unchanged."""
     folder = build or project / "build"
     requirements = project / "instance_scripts/requirements.txt"
     packages = ("agent", "aws", "checkpoint", "hooks", "model", "policy")
@@ -119,7 +119,7 @@ def _build(
     members: Callable[[], Members],
     pack: Callable[[Members], bytes],
 ) -> Asset:
-    """Build under a name that holds the inputs' digest, unless a file of that name is there."""
+    """Build a file whose name contains the inputs' digest, unless it exists already."""
     stem, dot, suffix = named.name.partition(".")
     digest = _digest(inputs)
     path = named.with_name(f"{stem}-{digest[:16]}{dot}{suffix}")
@@ -130,7 +130,7 @@ def _build(
 
 
 def _digest(inputs: list[Members | bytes]) -> str:
-    # This file is an input too: a change of how things are packed must not find the old result.
+    # This file is an input as well: after a change to the packing, old results must not match.
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for part in inputs:
         for name, data in sorted(part.items()) if isinstance(part, dict) else [("", part)]:
@@ -139,7 +139,7 @@ def _digest(inputs: list[Members | bytes]) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Put the file there whole: another synth may be building the same one."""
+    """Write the file atomically: another synth may be building the same one."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
         partial.write(data)
     Path(partial.name).chmod(_MODE)
@@ -147,7 +147,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _wheels(requirements: Path, build: Path) -> list[Path]:
-    """Download the wheels, hashes checked by pip, once for each state of the requirements."""
+    """Download the wheels once for each version of the requirements; pip checks the hashes."""
     if not requirements.exists():
         raise AssetError(f"{requirements} is missing")
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
@@ -160,7 +160,7 @@ def _wheels(requirements: Path, build: Path) -> list[Path]:
             partial.chmod(0o755)
             partial.rename(folder)
         except OSError:
-            # Another synth was quicker.
+            # Another synth was faster.
             if not folder.exists():
                 raise
         finally:
@@ -169,15 +169,15 @@ def _wheels(requirements: Path, build: Path) -> list[Path]:
 
 
 def _download(requirements: Path, into: Path) -> None:
-    # Wheels without machine code only: the same asset runs on arm64 in AWS, on x86 instances, and
-    # on whatever deploys it.
+    # Only wheels without machine code: the same asset runs on arm64 in AWS, on x86 instances, and
+    # on the machine that deploys it.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--platform", "any"]
     command += ["--implementation", "py", "--abi", "none", "--python-version", "3.13"]
     command += ["--dest", str(into), "--requirement", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise AssetError(f"pip cannot fetch {requirements}:\n{done.stderr.strip()}")
+        raise AssetError(f"pip cannot download {requirements}:\n{done.stderr.strip()}")
     for wheel in into.iterdir():
         if not _PURE_WHEEL.fullmatch(wheel.name):
             raise AssetError(f"{requirements}: {wheel.name} is not a pure-Python wheel")
@@ -191,7 +191,7 @@ def _unpacked(wheels: list[Path]) -> Members:
                 if name.endswith("/") or _LEFT_OUT.fullmatch(name):
                     continue
                 if name in found:
-                    raise AssetError(f"{wheel.name}: {name} is in another wheel too")
+                    raise AssetError(f"{wheel.name}: {name} is in another wheel as well")
                 found[name] = archive.read(name)
     return found
 
@@ -202,7 +202,7 @@ def _zip(members: Mapping[str, bytes]) -> bytes:
         for name, data in sorted(members.items()):
             info = zipfile.ZipInfo(name, _ZIP_TIME)
             info.compress_type = zipfile.ZIP_DEFLATED
-            info.create_system = 3  # Unix, whatever builds it: only then are the modes read
+            info.create_system = 3  # Unix: otherwise the modes are ignored
             info.external_attr = (0o100000 | _MODE) << 16
             archive.writestr(info, data)
     return packed.getvalue()

@@ -1,4 +1,4 @@
-"""What a function can be given: for each thing it uses, the permissions and the variables."""
+"""The capabilities of functions: permissions and variables for each resource."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from stacks.settings import Settings
 from stacks.storage import StorageStack
 
 RUN_TAG = "runctl:run-id"
-# Which deployment launched it: tags of runs are shared by all of an account and region.
+# Which deployment launched it: deployments in one account and region share the tags of runs.
 DEPLOYMENT_TAG = "runctl:deployment"
-# On a machine that somebody asked for, and that no run has to want.
+# On a machine that a person requested, and that needs no run.
 KEEP_ALIVE_TAG = "runctl:keep-alive-until"
-# On a machine that its owner lets runctl send commands to.
+# On a machine to which its owner lets runctl send commands.
 LENT_TAG = "runctl:lent"
 
-# An update of a template makes a version, and `$Latest` is it. The number itself would be an export
-# of the compute stack that CloudFormation refuses to change while this one imports it.
+# Each update of a template creates a version, and `$Latest` names it. The number would be an export
+# of the compute stack, which CloudFormation refuses to change while this stack imports it.
 TEMPLATE_VERSION = "$Latest"
 
 Conditions = Mapping[str, Mapping[str, str | list[str]]]
@@ -31,14 +31,14 @@ Conditions = Mapping[str, Mapping[str, str | list[str]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Capability:
-    """Permission to use one thing, and where it is."""
+    """The permissions for one resource, and the variables that locate it."""
 
     statements: Sequence[iam.PolicyStatement] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class Capabilities:
-    """What the functions of one deployment may be given."""
+    """The capabilities that functions of one deployment can have."""
 
     def __init__(
         self, stack: Stack, *, settings: Settings, storage: StorageStack, compute: ComputeStack
@@ -49,7 +49,7 @@ class Capabilities:
         self._compute = compute
 
     def ledger(self, *actions: str) -> Capability:
-        """Use the ledger's items; a transaction is permitted by the writes that it is made of."""
+        """Use the ledger's items; a transaction needs the permissions of its writes."""
         return Capability(
             statements=[
                 _allow(
@@ -60,16 +60,16 @@ class Capabilities:
         )
 
     def list_unsettled_runs(self) -> Capability:
-        """List the runs that are not over: a query on an index is a permission of its own."""
+        """List the unsettled runs; querying an index needs a separate permission."""
         index = f"{self._storage.table.table_arn}/index/unsettled"
         return Capability(statements=[_allow(["dynamodb:Query"], [index])])
 
     def bucket_name(self) -> Capability:
-        """Write addresses of objects, without looking at them."""
+        """Build addresses of objects, without access to them."""
         return Capability(variables={"RUNCTL_BUCKET": self._storage.bucket.bucket_name})
 
     def objects(self) -> Capability:
-        """See whether an object is there, in our bucket and those that the context names."""
+        """Check that an object exists, in our bucket and those that the context names."""
         buckets = [
             self._storage.bucket.bucket_arn,
             *(f"arn:aws:s3:::{name}" for name in self._settings.readable_buckets),
@@ -84,20 +84,20 @@ class Capabilities:
         )
 
     def notices(self) -> Capability:
-        """Publish to our topic, which has no key of its own that would need permission too."""
+        """Publish to our topic; it has no key that would need a permission."""
         topic = self._storage.topic.topic_arn
         return Capability(
             statements=[_allow(["sns:Publish"], [topic])], variables={"RUNCTL_TOPIC_ARN": topic}
         )
 
     def images(self) -> Capability:
-        """Know for which kinds of machines the owner has chosen the image."""
+        """Know the kinds of machines for which the owner chose the image."""
         return Capability(
             variables={"RUNCTL_OWN_IMAGES": json.dumps(list(self._settings.own_images))}
         )
 
     def machines(self) -> Capability:
-        """See any instance: Describe actions know no resources."""
+        """Describe any instance: Describe actions have no resource types."""
         return Capability(
             statements=[_allow(["ec2:DescribeInstances"], ["*"])], variables=self._name()
         )
@@ -106,18 +106,18 @@ class Capabilities:
         return {"RUNCTL_DEPLOYMENT": self._settings.name}
 
     def _own(self, tag: str) -> Conditions:
-        """Ask for a tag with any value, and for this deployment's name."""
+        """Return conditions that require a tag, with any value, and this deployment's name."""
         return {
             "StringLike": {f"aws:ResourceTag/{tag}": "*"},
             "StringEquals": {f"aws:ResourceTag/{DEPLOYMENT_TAG}": self._settings.name},
         }
 
     def machine_statuses(self) -> Capability:
-        """See the status checks of any instance."""
+        """Read the status checks of any instance."""
         return Capability(statements=[_allow(["ec2:DescribeInstanceStatus"], ["*"])])
 
     def all_machines(self) -> Capability:
-        """End this deployment's instances, which its security group tells from others'."""
+        """Terminate this deployment's instances, which its security group identifies."""
         group = self._compute.network.security_group.security_group_id
         return Capability(
             statements=[
@@ -131,7 +131,7 @@ class Capabilities:
         )
 
     def delete_fleets(self) -> Capability:
-        """See any fleet, and delete those that are tagged with a run of this deployment."""
+        """Describe any fleet, and delete those tagged with a run of this deployment."""
         return Capability(
             statements=[
                 _allow(["ec2:DescribeTags", "ec2:DescribeFleets"], ["*"]),
@@ -145,7 +145,7 @@ class Capabilities:
         )
 
     def end_machines(self) -> Capability:
-        """See any instance, and terminate those that are tagged with a run of this deployment."""
+        """Describe any instance, and terminate those tagged with a run of this deployment."""
         return Capability(
             statements=[
                 *self.machines().statements,
@@ -175,7 +175,7 @@ class Capabilities:
                     *(self._ec2(f"launch-template/{one}") for one in templates),
                     *(self._ec2(f"subnet/{one}") for one in subnets.values()),
                     self._ec2(f"security-group/{network.security_group.security_group_id}"),
-                    # The images are their publishers', and so are the images' snapshots.
+                    # Images and their snapshots belong to their publishers.
                     f"arn:aws:ec2:{region}::image/*",
                     f"arn:aws:ec2:{region}::snapshot/*",
                 ],
@@ -195,7 +195,7 @@ class Capabilities:
                 [self._compute.role.role_arn],
                 {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
             ),
-            # An account that never used spot has no such role yet: the first launch makes it.
+            # An account that has never used Spot lacks this role: the first launch creates it.
             _allow(
                 ["iam:CreateServiceLinkedRole"],
                 [f"{spot}AWSServiceRoleForEC2Spot"],
@@ -203,7 +203,7 @@ class Capabilities:
             ),
         ]
         if parameters := [one for one in self._settings.images.values() if one.startswith("/")]:
-            # EC2 resolves the templates' images as whoever launches. Those of AWS are no account's.
+            # EC2 resolves the images of templates as the caller. AWS's own belong to no account.
             owner = {name: "" if name.startswith("/aws/") else account for name in parameters}
             statements.append(
                 _allow(
@@ -222,10 +222,10 @@ class Capabilities:
         )
 
     def _disk_key(self) -> list[iam.PolicyStatement]:
-        """Let EC2 encrypt root volumes with a customer's key, on behalf of whoever launches.
+        """Let EC2 encrypt root volumes with a customer managed key, on behalf of the caller.
 
-        Amazon EBS user guide, "Permissions for IAM principals". The key's own policy has to leave
-        the decision to IAM as well; the key that AWS manages does.
+        Amazon EBS user guide, "Permissions for IAM principals". The key's own policy must also
+        leave the decision to IAM; that of the AWS managed key does.
         """
         region = self._settings.region
         key = customer_key(self._settings.disk.key, region=region, account=self._settings.account)
@@ -256,7 +256,7 @@ class Capabilities:
         ]
 
     def quotas(self) -> Capability:
-        """Read EC2's quotas and the sizes of types; neither service has resources for that."""
+        """Read EC2's quotas and the sizes of types; these actions have no resource types."""
         reads = ["servicequotas:GetServiceQuota", "servicequotas:GetAWSDefaultServiceQuota"]
         return Capability(statements=[_allow([*reads, "ec2:DescribeInstanceTypes"], ["*"])])
 
@@ -282,7 +282,7 @@ class Capabilities:
             statements=[
                 self._send(document),
                 self._to_lent_instances(),
-                # How it went; SSM knows no resources for that.
+                # For the result; SSM has no resource types for it.
                 _allow(["ssm:GetCommandInvocation"], ["*"]),
             ],
             variables={"RUNCTL_START_DOCUMENT": document},
@@ -308,7 +308,7 @@ class Capabilities:
         )
 
     def executions(self) -> Capability:
-        """See whether an execution is running."""
+        """Check whether an execution is running."""
         executions = self._settings.state_machine_arn.replace(":stateMachine:", ":execution:")
         return Capability(statements=[_allow(["states:DescribeExecution"], [f"{executions}:*"])])
 
@@ -321,7 +321,7 @@ class Capabilities:
         )
 
     def stop_executions(self) -> Capability:
-        """Stop an execution that another one handed its run on to."""
+        """Stop an execution in which a run was continued."""
         executions = self._settings.state_machine_arn.replace(":stateMachine:", ":execution:")
         return Capability(statements=[_allow(["states:StopExecution"], [f"{executions}:*"])])
 

@@ -1,4 +1,4 @@
-"""Checks the infrastructure without deploying it: `python -m stacks.check`."""
+"""The check of the infrastructure without a deployment: `python -m stacks.check`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stacks.workflows.definition import read_definition, rendered
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule found, and where."""
+    """A violation of a rule, and its place."""
 
     rule: str
     where: str
@@ -35,10 +35,10 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """Findings that are as they should be: rule and place as patterns, and why.
+    """Accepted findings: rule and place as patterns, and the reason.
 
-    Here are the wildcards in policies, of which there is one finding for each resource and role;
-    what is accepted of a single resource stands beside it.
+    They cover wildcards in policies, for which there is one finding per resource and role. Findings
+    about a single resource are accepted next to it.
     """
 
     rule: str
@@ -46,7 +46,7 @@ class Accepted:
     reason: str
 
     def covers(self, finding: Finding) -> bool:
-        """Whether it is about this finding."""
+        """Whether it applies to a finding."""
         return bool(
             re.fullmatch(rf"AwsSolutions-IAM5\[Resource::{self.rule}\]", finding.rule)
             and re.fullmatch(rf".*/{self.where}(/DefaultPolicy)?/Resource", finding.where)
@@ -62,49 +62,49 @@ ACCEPTED: Sequence[Accepted] = (
     Accepted(
         rule=r"\*",
         where="Instance(Role|Policy)",
-        reason="The SSM agent's own calls: ssmmessages and ec2messages know no resources, and an "
-        "instance cannot know its id before it has one.",
+        reason="The SSM agent's own calls: ssmmessages and ec2messages have no resource types, and "
+        "the id of an instance is not known before it exists.",
     ),
     Accepted(
         rule=r"\*",
         where=f"({_ENDERS}|HandleInstanceChange/Role)",
         reason="ec2:DescribeInstances, ec2:DescribeInstanceTypes, ssm:GetCommandInvocation and "
-        "the reads of Service Quotas know no resources.",
+        "the reads of Service Quotas have no resource types.",
     ),
     Accepted(
         rule=r"\*",
         where="Train/Role",
-        reason="Log delivery: the vended-logs actions know no resources.",
+        reason="Log delivery: the vended-logs actions have no resource types.",
     ),
     Accepted(
         rule=r"arn:aws:ec2:[^:]+:\d+:instance/\*",
         where=_ENDERS,
-        reason="An instance's id is not known before it runs; a condition asks for our tag.",
+        reason="An instance's id is not known before it exists; a condition requires our tag.",
     ),
     Accepted(
         rule=r"arn:aws:ec2:[^:]+:\d+:(fleet|network-interface|spot-instances-request|volume)/\*",
         where=_LAUNCHERS,
-        reason="A launch makes these, so their ids are not known before it.",
+        reason="A launch creates these, so their ids are not known before it.",
     ),
     Accepted(
         rule=r"arn:aws:ec2:[^:]+:\d+:fleet/\*",
         where="Sweep/Role",
-        reason="Each launch makes a fleet; a condition asks for our tag.",
+        reason="Each launch creates a fleet; a condition requires our tag.",
     ),
     Accepted(
         rule=r"arn:aws:ec2:[^:]+::(image|snapshot)/\*",
         where=_LAUNCHERS,
-        reason="EC2 looks the newest image up at each launch; which one, the templates say.",
+        reason="EC2 looks up the newest image at each launch; the templates say which one.",
     ),
     Accepted(
         rule=r".*Bucket.*Arn[^/]*/(code|environments|runs|runs/\*/checkpoints)/\*",
         where="Instance(Role|Policy)",
-        reason="Keys below our own prefixes; a run's name is not known at deploy time.",
+        reason="Keys below our own prefixes; the name of a run is not known at deploy time.",
     ),
     Accepted(
         rule=r".*Bucket.*Arn[^/]*/runs/\*(/outputs/\*)?",
         where="TrainerRole",
-        reason="Each session has a policy of its own, for one run.",
+        reason="Each session has its own policy, for one run.",
     ),
     Accepted(
         rule=r".*Bucket.*Arn[^/]*/\*",
@@ -119,20 +119,20 @@ ACCEPTED: Sequence[Accepted] = (
     Accepted(
         rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-train:\*",
         where="(PrepareRun|DecideNext|CleanUp|Sweep|Train)/Role",
-        reason="Any execution of the one state machine may be a run's.",
+        reason="Any execution of the state machine may belong to a run.",
     ),
 )
 
-# cfn-lint's warnings that the CDK or this design brings about.
+# cfn-lint's warnings that the CDK or this design causes.
 CFN_LINT_ACCEPTED = {
-    "E3601": "it wants HeartbeatSeconds as a number only; asl-validator checks the definition",
-    "W3005": "the CDK writes a DependsOn beside the reference that implies it",
-    "W3010": "a subnet in each zone by name: templates that choose see two zones only",
+    "E3601": "it accepts HeartbeatSeconds only as a number; asl-validator checks the definition",
+    "W3005": "the CDK writes a DependsOn in addition to the reference that implies it",
+    "W3010": "a subnet in each zone by name: templates that choose see only two zones",
 }
 
 
 def synthesize(outdir: Path, *, context: dict[str, Any] | None = None) -> list[Finding]:
-    """Synthesize the app into `outdir`, checked by every rule; return what the rules found."""
+    """Synthesize the app into `outdir` with every rule enabled; return the findings."""
     known = json.loads((PROJECT / "cdk.json").read_text())["context"]
     app = App(
         outdir=str(outdir),
@@ -141,14 +141,14 @@ def synthesize(outdir: Path, *, context: dict[str, Any] | None = None) -> list[F
     )
     compose(app)
     Validations.of(app).add_plugins(AwsSolutionsChecks(app))
-    # The CDK prints every finding, also those that are accepted below; the report has them too.
-    told = io.StringIO()
+    # The CDK prints every finding, including accepted ones; the report contains them as well.
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(printed):
             app.synth()
     except RuntimeError as exc:
         if "ValidationFailed" not in str(exc):
-            sys.stderr.write(told.getvalue())
+            sys.stderr.write(printed.getvalue())
             raise
     report = json.loads((outdir / "validation-report.json").read_text())
     return [
@@ -160,43 +160,43 @@ def synthesize(outdir: Path, *, context: dict[str, Any] | None = None) -> list[F
 
 
 def open_findings(findings: Sequence[Finding]) -> Iterator[str]:
-    """Tell which findings nobody accepted, and which acceptances nobody needs any more."""
+    """Yield findings that are not accepted, and acceptances that match no finding."""
     for finding in findings:
         if not any(accepted.covers(finding) for accepted in ACCEPTED):
             yield str(finding)
     for accepted in ACCEPTED:
         if not any(accepted.covers(finding) for finding in findings):
-            yield f"accepted for nothing: {accepted.rule} at {accepted.where}"
+            yield f"unused acceptance: {accepted.rule} at {accepted.where}"
 
 
 def lint_templates(outdir: Path) -> str:
-    """Return what cfn-lint says about the templates."""
+    """Return the output of cfn-lint for the templates; empty if it accepts them."""
     cfn_lint = str(Path(sys.executable).with_name("cfn-lint"))
     command = [cfn_lint, "--ignore-checks", *CFN_LINT_ACCEPTED, "--"]
     templates = sorted(str(path) for path in outdir.glob("*.template.json"))
-    return _said([*command, *templates])
+    return _output([*command, *templates])
 
 
 def validate_workflow() -> str:
-    """Return what asl-validator says about the definition with its placeholders filled in."""
+    """Return the output of asl-validator for the definition, with placeholders filled in."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "train.asl.json")
         path.write_text(rendered(read_definition(), _any_arn))
         validator = PROJECT / "node_modules/.bin/asl-validator"
-        return _said([str(validator), "--json-path", str(path)])
+        return _output([str(validator), "--json-path", str(path)])
 
 
 def _any_arn(name: str) -> str:
     return f"arn:aws:lambda:us-east-1:000000000000:function:{name}"
 
 
-def _said(command: list[str]) -> str:
+def _output(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else (done.stdout + done.stderr).strip()
 
 
 def main() -> int:
-    """Run every check; 0 when there is nothing to say."""
+    """Run every check and print the problems; return 0 if there are none."""
     with tempfile.TemporaryDirectory() as folder:
         outdir = Path(folder)
         problems = list(open_findings(synthesize(outdir)))

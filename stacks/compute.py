@@ -1,4 +1,4 @@
-"""Where and as what instances run: network, launch templates, role, agent, commands."""
+"""The stack for instances: network, launch templates, role, agent, commands."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from stacks.user_data import user_data
 BOOTSTRAP = PROJECT / "instance_scripts/bootstrap.sh"
 LEND = PROJECT / "instance_scripts/lend.sh"
 
-# The deep-learning image alone takes 60 GiB; a disk costs only while its instance lives.
+# The deep-learning image alone takes 60 GiB; a disk costs only while its instance exists.
 DISK_GIB: Mapping[str, int] = {"x86_gpu": 150, "x86_cpu": 50, "arm_cpu": 50}
 
 
 class ComputeStack(Stack):
-    """What an instance is launched from; no instance lives here."""
+    """Everything that a launch needs; it contains no instance."""
 
     def __init__(
         self,
@@ -98,17 +98,17 @@ class ComputeStack(Stack):
 def _agent_command() -> dict[str, Any]:
     return {
         "schemaVersion": "2.2",
-        "description": "Ask the runctl agent to drain, to take a checkpoint, or to stop.",
+        "description": "Ask the runctl agent to drain, to save a checkpoint, or to stop.",
         "parameters": {
             "action": {
                 "type": "String",
-                "description": "What the agent is asked for.",
-                # Nothing else can reach the shell through the parameter.
+                "description": "What the agent should do.",
+                # The parameter can pass nothing else to the shell.
                 "allowedValues": ["drain", "checkpoint", "stop"],
             },
             "deadline": {
                 "type": "String",
-                "description": "When EC2 takes the instance that is to drain; empty if unknown.",
+                "description": "When EC2 takes the instance; empty if unknown.",
                 "allowedPattern": r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?$",
                 "default": "",
             },
@@ -119,7 +119,7 @@ def _agent_command() -> dict[str, Any]:
                 "name": "ask",
                 "inputs": {
                     "timeoutSeconds": "60",
-                    # A variable, since an agent of an earlier version takes no second argument.
+                    # A variable, because older agents accept no second argument.
                     "runCommand": [
                         "export RUNCTL_DEADLINE='{{ deadline }}'",
                         '"${RUNCTL_ROOT:-}/opt/runctl/bin/runctl-agent" {{ action }}',

@@ -1,4 +1,4 @@
-"""The root volume of instances: its device, key, speed, as the CDK context says."""
+"""The root volume of instances: its device, key and speed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from stacks.errors import BadContextError
 
-# The key that AWS manages for EBS in each account: whoever may launch may use it. Without a name,
-# a volume takes the account's default key, which may be one that the launching role may not use.
+# The key that AWS manages for EBS in each account: everyone who may launch may use it. Without a
+# name, a volume uses the account's default key, which the launching role may not be allowed to use.
 AWS_MANAGED_KEY = "alias/aws/ebs"
 # Included in the price of a gp3 volume.
 BASE_THROUGHPUT = 125
 BASE_IOPS = 3000
 MAX_THROUGHPUT = 1000
-# 0.25 MiB/s for each IOPS, by the EBS user guide.
+# 0.25 MiB/s per IOPS, according to the EBS user guide.
 IOPS_PER_MIB = 4
 
-# The publishers' own names for the root: Canonical's images, Amazon's for Ubuntu, Amazon Linux.
+# The root devices that publishers use: Canonical, Amazon for Ubuntu, Amazon Linux.
 _ROOT_DEVICES = (
     (re.compile(r"/aws/service/canonical/ubuntu/.+"), "/dev/sda1"),
     (re.compile(r"/aws/service/deeplearning/ami/.+-ubuntu-.+"), "/dev/sda1"),
@@ -36,7 +36,7 @@ _ARN = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """How the root volumes of a deployment are made.
+    """The properties of a deployment's root volumes.
 
     `initialization_rate` is in MiB/s; 0 reads each block from the snapshot when it is first used.
     """
@@ -53,14 +53,14 @@ class Disk:
 
 @dataclass(frozen=True)
 class Key:
-    """A KMS key of a customer as IAM names it: ARN of the key, or any key that has the alias."""
+    """A customer managed KMS key as IAM names it: its ARN, or any key with the alias."""
 
     arn: str
     alias: str = ""
 
 
 def check_key(found: str, *, region: str) -> str:
-    """Return the key's name, or raise BadContextError: EC2 would find out after the launch only."""
+    """Return the key's name, or raise BadContextError; EC2 would fail only after the launch."""
     rule = "is not a KMS key id, 'alias/NAME', or the ARN of either"
     arn = _ARN.fullmatch(found)
     name = arn["what"].removeprefix("key/") if arn else found
@@ -68,20 +68,20 @@ def check_key(found: str, *, region: str) -> str:
         raise BadContextError(f"context ebs_kms_key: {found!r} {rule}")
     if arn and arn["region"] != region:
         raise BadContextError(
-            f"context ebs_kms_key: {found!r} is a key of {arn['region']}, and volumes of {region} "
-            f"are encrypted with keys of {region} only; name a key there, or its replica if it is "
-            "a multi-Region key"
+            f"context ebs_kms_key: {found!r} is a key in {arn['region']}, but volumes in {region} "
+            f"can only use keys in {region}; name a key there, or the replica of a multi-Region "
+            "key"
         )
     if name.startswith("alias/aws/") and name != AWS_MANAGED_KEY:
         raise BadContextError(
-            f"context ebs_kms_key: {found!r} is the key of another service; leave the setting out "
-            f"for {AWS_MANAGED_KEY}, or name a key of your own"
+            f"context ebs_kms_key: {found!r} is the key of another service; remove the setting to "
+            f"use {AWS_MANAGED_KEY}, or name your own key"
         )
     return found
 
 
 def customer_key(name: str, *, region: str, account: str) -> Key | None:
-    """Return what the launching roles need permission for; None for the key that AWS manages."""
+    """Return the key that the launching roles need permission for; None for the AWS managed key."""
     arn = _ARN.fullmatch(name)
     what = arn["what"] if arn else name
     if what == AWS_MANAGED_KEY:
@@ -109,18 +109,18 @@ def root_device(kind: str, image: str, named: str) -> str:
             return device
     raise BadContextError(
         f"context root_device_{kind}: missing, and image_{kind} is {image!r}, whose root device is "
-        "not known here; name it as the image does: aws ec2 describe-images --image-ids AMI "
+        "unknown; set it to the image's: aws ec2 describe-images --image-ids AMI "
         "--query 'Images[].RootDeviceName'"
     )
 
 
 def read_disk(values: Mapping[str, str], *, region: str) -> Disk:
-    """Read the settings that hold for all root volumes; an empty text is one that is left out."""
+    """Read the settings of all root volumes; an empty text means that a setting is missing."""
     rate = _number(values, "disk_initialization_rate", 0)
     if rate and not 100 <= rate <= 300:
         raise BadContextError(
-            f"context disk_initialization_rate: {rate} is not between 100 and 300 MiB/s; leave it "
-            "out to read blocks when they are first used"
+            f"context disk_initialization_rate: {rate} is not between 100 and 300 MiB/s; remove it "
+            "to read blocks when they are first used"
         )
     throughput = _number(values, "disk_throughput", BASE_THROUGHPUT)
     if not BASE_THROUGHPUT <= throughput <= MAX_THROUGHPUT:

@@ -1,5 +1,5 @@
-"""What is wrong with what a deployment was given."""
+"""Errors in the settings of a deployment."""
 
 
 class BadContextError(ValueError):
-    """A context value cannot be used; the message names it and the cure."""
+    """A context value is invalid; the message names it and the remedy."""

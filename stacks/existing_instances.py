@@ -1,18 +1,18 @@
-"""The commands to machines that were there before the run: the same bootstrap, by SSM."""
+"""The SSM documents for existing instances, which run the same bootstrap script."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# A role that lacks something lacks it at the second try too.
+# If a role lacks a permission, more tries do not help.
 TRIES = {"RUNCTL_BOOT_TRIES": "4"}
 
 
 def start_command(header: Mapping[str, str], script: str) -> dict[str, Any]:
-    """Return the document that starts the agent for an attempt, or checks whether it could be."""
+    """Return the document that starts the agent for an attempt, or checks the requirements."""
     return _document(
-        "Start the runctl agent on this instance for an attempt, or check whether that would work.",
+        "Start the runctl agent on this instance for an attempt, or check the requirements.",
         {
             "action": _choice("What to do.", "check", "start"),
             "run": _text("The run.", r"^[A-Za-z0-9_-]{0,64}$"),
@@ -25,17 +25,19 @@ def start_command(header: Mapping[str, str], script: str) -> dict[str, Any]:
 
 
 def monitor_command(header: Mapping[str, str], script: str) -> dict[str, Any]:
-    """Return the document that starts or stops the watch over a process of somebody's."""
+    """Return the document that starts or stops monitoring a process."""
     return _document(
         "Save the checkpoints of a training process that runctl did not start.",
         {
             "action": _choice("What to do.", "monitor", "unmonitor"),
             "uri": _text(
-                "Where to.", r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w!.*()/=+-]*)?)?$"
+                "The destination.", r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w!.*()/=+-]*)?)?$"
             ),
-            "pid": _text("The process; empty to look for it.", r"^[0-9]{0,10}$"),
-            "folder": _text("The checkpoint folder; empty for its own.", r"^(/[\w. /=+-]*)?$"),
-            "sigterm": _choice("Whether to end the process at a notice.", "no", "yes"),
+            "pid": _text("The process; empty to search for it.", r"^[0-9]{0,10}$"),
+            "folder": _text("The checkpoint folder; empty to search for it.", r"^(/[\w. /=+-]*)?$"),
+            "sigterm": _choice(
+                "Whether to send SIGTERM to the process after a notice.", "no", "yes"
+            ),
         },
         {**header, **TRIES},
         {
@@ -56,7 +58,7 @@ def _document(
     variables: Mapping[str, str],
     script: str,
 ) -> dict[str, Any]:
-    """Every parameter is checked by SSM before it comes between the quotes of the shell."""
+    """Return an SSM document; SSM validates every parameter before it reaches the shell."""
     exports = [f"export {name}='{value}'" for name, value in header.items()]
     exports += [f"export {name}='{{{{ {parameter} }}}}'" for name, parameter in variables.items()]
     return {

@@ -1,4 +1,4 @@
-"""What an instance may do: its own run's data, its own reports, the SSM agent, nothing else."""
+"""The permissions of an instance: data of runs, reports, and the SSM agent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def instance_role(
         scope,
         "InstanceRole",
         assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
-        description="The agent of runctl, on an instance of a run",
+        description="The runctl agent on an instance of a run",
     )
     bucket = storage.bucket.bucket_arn
     agent_object = f"{agent.bucket.bucket_arn}/{agent.s3_object_key}"
@@ -39,8 +39,8 @@ def instance_role(
         ),
         # Retention: parts and manifests of checkpoints, never code, outputs or logs.
         _allow(["s3:DeleteObject"], [f"{bucket}/runs/*/checkpoints/*"]),
-        # Without it S3 answers 403 instead of 404 for a part or environment not there yet;
-        # a condition on the prefix would not count for that, since a GET has none.
+        # Without it S3 answers 403 instead of 404 for a part or environment that does not exist.
+        # A condition on the prefix would not help, because a GET has no prefix.
         _allow(
             ["s3:ListBucket"],
             [bucket, *(f"arn:aws:s3:::{name}" for name in settings.readable_buckets)],
@@ -50,7 +50,7 @@ def instance_role(
             [storage.table.table_arn],
             {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["RUN#*"]}},
         ),
-        # Step Functions grants this by state machine, not by execution: the token is what ties a
+        # Step Functions grants this per state machine, not per execution: only the token ties a
         # report to its attempt.
         _allow(
             ["states:SendTaskSuccess", "states:SendTaskFailure", "states:SendTaskHeartbeat"],
@@ -60,7 +60,7 @@ def instance_role(
             ["logs:CreateLogStream", "logs:PutLogEvents"],
             [_log_streams(scope, storage.trainer_logs.log_group_name)],
         ),
-        # What the SSM agent needs to take commands. The managed policy for it would add
+        # The SSM agent needs these to receive commands. The managed policy would add
         # ssm:GetParameter on every parameter of the account.
         _allow(
             [
@@ -86,11 +86,11 @@ def instance_role(
 
 
 def instance_policy(scope: Construct, role: iam.Role, *, settings: Settings) -> iam.ManagedPolicy:
-    """Return a policy with the same permissions, for roles of machines that are somebody's."""
+    """Return a policy with the same permissions, for the roles of existing instances."""
     policy = iam.ManagedPolicy(
         scope,
         "InstancePolicy",
-        description="What the agent of runctl needs on an instance that runctl did not launch",
+        description="The permissions of the runctl agent on an instance that runctl did not launch",
     )
     inline = role.node.find_child("DefaultPolicy")
     assert isinstance(inline, iam.Policy)
@@ -101,9 +101,9 @@ def instance_policy(scope: Construct, role: iam.Role, *, settings: Settings) -> 
 
 
 def _secrets(settings: Settings) -> list[iam.PolicyStatement]:
-    """Permit to read the secrets that the context lists; nothing where it lists none."""
+    """Return permissions to read the secrets that the context lists, if any."""
     listed = settings.readable_secrets
-    # Through the two services only: by itself a machine decrypts nothing.
+    # Only through the two services: an instance cannot decrypt by itself.
     services = [
         f"{service}.{settings.region}.amazonaws.com" for service in ("secretsmanager", "ssm")
     ]
@@ -122,7 +122,7 @@ def _secrets(settings: Settings) -> list[iam.PolicyStatement]:
 def _accept_prefixes(construct: Construct, settings: Settings) -> None:
     listed = settings.readable_secrets
     reasons = {
-        f"AwsSolutions-IAM5[Resource::{arn}]": "The deployment's owner lists secrets by a prefix."
+        f"AwsSolutions-IAM5[Resource::{arn}]": "The deployment's owner lists secrets by prefix."
         for arn in (*listed.secrets, *listed.parameters)
         if "*" in arn
     }

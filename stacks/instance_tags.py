@@ -1,4 +1,4 @@
-"""Which tags the CDK may give to what instances are launched from."""
+"""Rules for the tags that instances inherit from the stack."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import jsii
 from aws_cdk import Stack, TagManager
 from constructs import IConstruct, IValidation
 
-# Instances show their tags in the metadata service, where each is a path: EC2 launches none that
-# has another key. Using_Tags.html has the other rules.
+# Instances show their tags in the metadata service, where each is a path: EC2 launches no instance
+# with any other key. Using_Tags.html documents the remaining rules.
 _KEY = re.compile(r"[0-9a-zA-Z\-_+=,.@:]{1,127}")
 _RESERVED = frozenset({".", "..", "_index"})
 _MAX_VALUE = 256
-# Launches add tags of the run, attempt and deployment.
+# Each launch adds tags for run, attempt and deployment.
 _MAX_TAGS = 40
 
 
 def problems(tags: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Say of each tag that would keep instances from being launched why, and what to do."""
+    """Yield a message, with the remedy, for each tag that prevents launches."""
     given = dict(tags)
     for key, value in sorted(given.items()):
         if not _KEY.fullmatch(key) or key in _RESERVED:
             yield (
-                f"tag {key!r}: EC2 launches no instance with this key, since its tags are shown in "
-                "the metadata service; use letters, digits and -_+=,.@: only (not '.', '..' or "
+                f"tag {key!r}: EC2 launches no instance with this key, because tags are shown in "
+                "the metadata service; use only letters, digits and -_+=,.@: (not '.', '..' or "
                 "'_index')"
             )
         elif key.lower().startswith("aws:"):
@@ -40,13 +40,13 @@ def problems(tags: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 @jsii.implements(IValidation)
 class InstanceTags:
-    """Fails the synth of a stack whose tags would keep instances from being launched."""
+    """A validation that fails the synth of a stack whose tags would prevent launches."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
 
     def validate(self) -> list[str]:
-        """Return what is wrong with the tags, once they have all been added."""
+        """Return the problems of the tags, once all of them have been added."""
         tags = dict(self._stack.tags.tag_values())
         for construct in self._stack.node.find_all():
             tags |= _tags_of(construct)

@@ -1,4 +1,4 @@
-"""What moves a run: the functions, the state machine that calls them, the events that wake them."""
+"""The stack that moves runs: the functions, their state machine, and the events for them."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from stacks.settings import Settings
 from stacks.storage import StorageStack
 from stacks.suppressions import accept
 
-# In the way of a change-over: twice the memory is twice the processor, so half the cold start.
+# Delays a replacement: twice the memory means twice the processor and half the cold start.
 URGENT = Size(memory_mb=1024, timeout=Duration.seconds(60))
-# CreateFleet answers only after it has tried pool after pool, and there may be two rounds.
+# CreateFleet responds only after it has tried all pools, and there may be two rounds.
 LAUNCHING = Size(memory_mb=1024, timeout=Duration.minutes(5))
-# Reads and conditional writes, with the patience of boto3's retries.
+# Reads and conditional writes, with time for boto3's retries.
 PATIENT = Size(memory_mb=512, timeout=Duration.seconds(60))
-# A run may have left many machines, and they are ended one by one.
+# A run may have left many machines, which are terminated one by one.
 THOROUGH = Size(memory_mb=512, timeout=Duration.minutes(3))
-# It looks after all runs, one by one.
+# It checks all runs, one by one.
 SWEEPING = Size(memory_mb=512, timeout=Duration.minutes(5))
 
 READ = ("GetItem", "Query")
-# EC2's warning comes two minutes ahead; what is older than this tells nothing new.
+# EC2's warning comes two minutes ahead; an older one contains nothing new.
 OLDEST_WARNING = Duration.minutes(5)
 OLDEST_CHANGE = Duration.hours(6)
-# A sweep that comes later than the next one is of no use.
+# A sweep that starts after the next one is useless.
 SWEEP_EVERY = Duration.minutes(15)
 MOST_DELIVERIES = 30
 
-# Of one that only shuts down, the agent may still report.
+# The agent of an instance that is shutting down may still report.
 GONE = ["terminated", "stopped"]
 OVER = ["SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"]
 
 
 class OrchestrationStack(Stack):
-    """The serverless part; while nothing trains, nothing here runs."""
+    """The serverless part; nothing in it runs while no run is active, except the sweep."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class OrchestrationStack(Stack):
         )
 
     def _add_rules(self) -> None:
-        # EventBridge cannot see an instance's tags: these come for every instance of the account.
+        # EventBridge cannot see tags: these events cover every instance of the account.
         self._add_rule(
             "Interruptions",
             "handle_interruption",
@@ -198,7 +198,7 @@ class OrchestrationStack(Stack):
                 detail={"stateMachineArn": [self._settings.state_machine_arn], "status": OVER},
             ),
         )
-        # Billed by the call, while nothing trains too: a second or so of a small function.
+        # Billed by the call, even when no run is active: about a second of a small function.
         self._add_rule(
             "Sweeps", "sweep", oldest=SWEEP_EVERY, schedule=events.Schedule.rate(SWEEP_EVERY)
         )
@@ -228,7 +228,7 @@ class OrchestrationStack(Stack):
         )
 
     def _tell(self, storage: StorageStack, compute: ComputeStack) -> None:
-        """Leave the one parameter from which the command line learns everything."""
+        """Create the parameter that describes the deployment to the command line."""
         settings = self._settings
         document = {
             "name": settings.name,
@@ -262,7 +262,7 @@ class OrchestrationStack(Stack):
         )
 
 
-# A fleet's request, the machines it gave and the pools that refused it.
+# The fleet's request, its machines, and the pools that refused it.
 _LAUNCH_WRITES = ("BatchGetItem", "ConditionCheckItem", "PutItem", "UpdateItem")
 
 
@@ -282,6 +282,6 @@ def _dead_letters(scope: Construct) -> sqs.Queue:
     )
     accept(
         queue,
-        {"AwsSolutions-SQS3": "It is the dead-letter queue itself: what arrives has no way on."},
+        {"AwsSolutions-SQS3": "This is the dead-letter queue itself."},
     )
     return queue

@@ -1,4 +1,4 @@
-"""The secrets that runs may read: those that the CDK context lists, and no others."""
+"""The secrets that runs may read: only those that the CDK context lists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ANY = re.compile(r"[*?]")
 
 @dataclass(frozen=True, kw_only=True)
 class ReadableSecrets:
-    """ARNs, which may end in a wildcard, of secrets, parameters and the keys that encrypt them."""
+    """ARNs of secrets, parameters and their keys; they may end in a wildcard."""
 
     secrets: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ def read_readable_secrets(
 ) -> ReadableSecrets:
     """Read the lists `secrets`, `parameters` and `secret_keys`.
 
-    Raises BadContextError for what would permit nothing, or everything.
+    Raises BadContextError for an entry that would permit nothing, or everything.
     """
     where = f"{region}:{account}"
     return ReadableSecrets(
@@ -74,8 +74,8 @@ def _key(found: str, where: str) -> str:
         return f"arn:aws:kms:{where}:key/{found}"
     if not found.startswith("arn:"):
         raise BadContextError(
-            f"context secret_keys: {found!r} is not the id or the ARN of a KMS key (an alias may "
-            "come to name another one)"
+            f"context secret_keys: {found!r} is not the id or the ARN of a KMS key (an alias can "
+            "be moved to another key)"
         )
     arn = _checked_arn("secret_keys", found, "kms", "key/", where)
     if not _KEY_ID.fullmatch(arn.split(":key/", 1)[1]):
@@ -92,17 +92,19 @@ def _checked_arn(key: str, found: str, service: str, kind: str, where: str) -> s
     region = where.partition(":")[0]
     if arn["region"] != region:
         raise BadContextError(
-            f"context {key}: {found!r} is in {arn['region']}, and runs read what is in {region}; "
-            "replicate it there, and list that one"
+            f"context {key}: {found!r} is in {arn['region']}, but runs read secrets in {region}; "
+            "replicate it there, and list the replica"
         )
     return found
 
 
 def _check_name(key: str, found: str, name: str, rule: re.Pattern[str]) -> None:
     if not rule.fullmatch(name):
-        raise BadContextError(f"context {key}: {found!r} has characters that no name has")
+        raise BadContextError(
+            f"context {key}: {found!r} contains characters that names cannot contain"
+        )
     if not _ANY.split(name, maxsplit=1)[0].strip("/"):
         raise BadContextError(
-            f"context {key}: {found!r} would permit everything; name each one, or begin with a "
+            f"context {key}: {found!r} would permit everything; list each name, or start with a "
             "prefix such as 'team/*'"
         )

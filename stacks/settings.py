@@ -1,4 +1,4 @@
-"""What a deployment is told by the CDK context, checked once."""
+"""The settings of a deployment, read from the CDK context and validated once."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def package_root(project: Path = PROJECT) -> Path:
-    """Return the folder that has the package runctl: the checkout, or where a wheel is installed.
+    """Return the folder that contains the package runctl: the checkout, or site-packages.
 
-    A wheel carries the project inside of the package, in `runctl/cdk_app`.
+    A wheel contains the project inside the package, in `runctl/cdk_app`.
     """
     return project if (project / "runctl").is_dir() else project.parents[1]
 
 
-# Without credentials there is nothing to deploy to: what is synthesized then is for looking at, and
-# for the local cloud, whose account this is.
+# Without credentials there is no account to deploy to: the result of the synthesis is then only for
+# inspection, or for the local cloud, which has this account.
 LOCAL_ACCOUNT = "000000000000"
 DEFAULT_REGION = "us-east-1"
 
@@ -43,7 +43,7 @@ _ZONE_LETTER = re.compile(r"[a-z]")
 # S3 rounds up to the next midnight, so 0 would be 1.
 _MAX_KEPT_DAYS = 365
 
-# The parameters by which the publishers of the images name the newest one.
+# The SSM parameters with the newest image, by its publisher.
 IMAGES: Mapping[str, str] = {
     "x86_gpu": "/aws/service/deeplearning/ami/x86_64/"
     "base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
@@ -54,11 +54,11 @@ IMAGES: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One deployment: where, under which name, and what it may differ in.
+    """The settings of one deployment.
 
-    `zones` is empty when they are to be looked up. `images` maps each kind of machine to a public
-    SSM parameter (it starts with `/`) or to an AMI id, `root_devices` to the device that the image
-    has as its root. `subnet_ids` is empty when the subnets follow from the VPC.
+    `zones` is empty if they are to be looked up. `images` maps each kind of machine to a public SSM
+    parameter (which starts with `/`) or to an AMI id, `root_devices` to the root device of that
+    image. `subnet_ids` is empty if the subnets follow from the VPC.
     """
 
     name: str
@@ -77,12 +77,12 @@ class Settings:
 
     @property
     def own_images(self) -> tuple[str, ...]:
-        """The kinds of machines whose image is not the one that this version comes with."""
+        """The kinds of machines whose image differs from the default."""
         return tuple(kind for kind, image in self.images.items() if image != IMAGES[kind])
 
     @property
     def state_machine_arn(self) -> str:
-        """The state machine's ARN, known before it exists, so that no stack waits for another."""
+        """The ARN of the state machine, known before it exists, so no stack depends on another."""
         return f"arn:aws:states:{self.region}:{self.account}:stateMachine:{self.state_machine_name}"
 
     @property
@@ -92,24 +92,24 @@ class Settings:
 
     @property
     def command_document(self) -> str:
-        """The name of the SSM document that speaks to the agent."""
+        """The name of the SSM document with commands for the agent."""
         return f"{self.name}-agent"
 
     @property
     def start_document(self) -> str:
-        """The name of the SSM document that starts the agent on a machine that is there already."""
+        """The name of the SSM document that starts the agent on an existing instance."""
         return f"{self.name}-start"
 
     @property
     def monitor_document(self) -> str:
-        """The name of the SSM document that starts a watch over a process of somebody's."""
+        """The name of the SSM document that monitors a process that runctl did not start."""
         return f"{self.name}-monitor"
 
 
 def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the context, with the account and region of the CDK's credentials as defaults.
+    """Read the context; account and region default to those of the CDK's credentials.
 
-    Raises BadContextError for a value that cannot work, before anything is synthesized.
+    Raises BadContextError for an invalid value, before anything is synthesized.
     """
 
     def text(key: str, default: str = "") -> str:
@@ -157,9 +157,9 @@ def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Set
 
 
 def is_own_zone(zone: str, region: str) -> bool:
-    """Whether a zone is one of the region itself: no Local Zone, no Wavelength zone.
+    """Whether a zone is an Availability Zone of the region, not a Local or Wavelength zone.
 
-    Those have few instance types, and other prices, and look-ups include the opted-in ones.
+    Those have few instance types and other prices, and lookups include them once they are enabled.
     """
     return bool(_ZONE_LETTER.fullmatch(zone.removeprefix(region)))
 
@@ -183,7 +183,7 @@ def _subnets(subnet_ids: tuple[str, ...], vpc_id: str) -> tuple[str, ...]:
             )
     if subnet_ids and not vpc_id:
         raise BadContextError(
-            f"context subnet_ids: {', '.join(subnet_ids)} without vpc_id; name their VPC as well"
+            f"context subnet_ids: {', '.join(subnet_ids)} without vpc_id; set vpc_id as well"
         )
     return subnet_ids
 
@@ -201,7 +201,7 @@ def _image(key: str, found: str) -> str:
 
 
 def _names(found: Any) -> tuple[str, ...]:
-    """Read a list of cdk.json, or `a,b` of `-c key=a,b`."""
+    """Read a list from cdk.json, or `a,b` from `-c key=a,b`."""
     parts = found.split(",") if isinstance(found, str) else (found or [])
     return tuple(sorted({str(part).strip() for part in parts} - {""}))
 
@@ -211,5 +211,5 @@ def _version() -> str:
     text = (package_root() / "runctl/__init__.py").read_text()
     found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
     if found is None:
-        raise BadContextError("runctl/__init__.py does not tell its version")
+        raise BadContextError("runctl/__init__.py contains no version")
     return found[1]

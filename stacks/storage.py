@@ -1,4 +1,4 @@
-"""What outlives every run: the bucket, the ledger, the trainers' logs, the topic."""
+"""The stack of what outlives runs: the bucket, the ledger, the trainers' logs, the topic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stacks.suppressions import accept
 
 
 class StorageStack(Stack):
-    """Everything that is kept; nothing here costs anything but what it holds."""
+    """Everything that is kept; only the stored data costs anything."""
 
     def __init__(
         self, scope: Construct, construct_id: str, *, settings: Settings, **stack: Any
@@ -31,8 +31,8 @@ class StorageStack(Stack):
             retention=logs.RetentionDays.THREE_MONTHS,
             removal_policy=RemovalPolicy.DESTROY,
         )
-        # Not encrypted with a key of ours: that would bill by the month, and the key that AWS
-        # manages for SNS admits no other service as a publisher. Messages tell of a run's end.
+        # Not encrypted with a customer managed key, which would be billed by the month. The AWS
+        # managed key for SNS admits no other service as a publisher.
         self.topic = sns.Topic(
             self, "Topic", topic_name=f"{settings.name}-events", enforce_ssl=True
         )
@@ -58,9 +58,8 @@ def _bucket(scope: Construct, settings: Settings) -> s3.Bucket:
                 noncurrent_version_expiration=Duration.days(14),
                 expired_object_delete_marker=True,
             ),
-            # What retention deletes is billed until this rule takes it. Parts are named by their
-            # content, so that a version undoes no overwrite, only a deletion. Of two rules, the
-            # shorter holds.
+            # Deleted objects are billed until this rule removes them. Parts are named by their
+            # content, so a version can undo only a deletion. Of two rules, the shorter applies.
             s3.LifecycleRule(
                 id="deleted-checkpoints",
                 prefix="runs/",
@@ -71,8 +70,8 @@ def _bucket(scope: Construct, settings: Settings) -> s3.Bucket:
     accept(
         bucket,
         {
-            "AwsSolutions-S1": "Access logs would be a second bucket that grows with every part of "
-            "every checkpoint; who may read the bucket is two roles of this app."
+            "AwsSolutions-S1": "Access logs would need a second bucket that grows with every part "
+            "of every checkpoint; only two roles of this app may read the bucket."
         },
     )
     return bucket
@@ -89,14 +88,14 @@ def _ledger(scope: Construct, settings: Settings) -> dynamodb.Table:
         point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
             point_in_time_recovery_enabled=True
         ),
-        # Its name is fixed, so a ledger that was kept would stand in the way of the next deploy.
-        # DynamoDB keeps a last backup of a table that had point-in-time recovery for 35 days.
+        # Its name is fixed, so a retained ledger would block the next deployment. DynamoDB keeps a
+        # last backup of a table with point-in-time recovery for 35 days.
         removal_policy=RemovalPolicy.DESTROY,
     )
     table.add_global_secondary_index(
         index_name="runs", partition_key=_key("listed"), sort_key=_key("started_at")
     )
-    # Sparse: a run leaves it when its end was told, so that a sweep reads what goes on and no more.
+    # Sparse: a run leaves it once its end was announced, so a sweep reads only active runs.
     table.add_global_secondary_index(
         index_name="unsettled",
         partition_key=_key("unsettled"),

@@ -1,4 +1,4 @@
-"""Telling the AWS Solutions rules why something is as it is."""
+"""Accepted findings of the AWS Solutions rules, with their reasons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from constructs import IConstruct
 
 
 def accept(construct: IConstruct, reasons: Mapping[str, str]) -> None:
-    """Accept findings, by rule id, below a construct; each for a written reason."""
+    """Accept findings below a construct; `reasons` maps rule ids to reasons."""
     Validations.of(construct).acknowledge(
         *(Acknowledgment(id=rule, reason=reason) for rule, reason in reasons.items())
     )

@@ -1,4 +1,4 @@
-"""What a trainer may do that asked for credentials: its agent narrows this to its own run."""
+"""The permissions of a trainer with credentials, which its agent narrows to its own run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from stacks.storage import StorageStack
 def trainer_role(
     scope: Construct, *, settings: Settings, storage: StorageStack, agent_role: iam.Role
 ) -> iam.Role:
-    """Return the role that agents assume for trainers, each with a session policy for its run.
+    """Return the role that agents assume for trainers, with a session policy for the run.
 
-    It may do nothing that the agent's role may not, so nobody gains by assuming it.
+    It has no permission that the agent's role lacks, so assuming it gains nothing.
     """
     role = iam.Role(
         scope,
         "TrainerRole",
         assumed_by=iam.ArnPrincipal(agent_role.role_arn),
-        description="The trainer of a run of runctl, if it asked for credentials",
+        description="The trainer of a runctl run that requests credentials",
     )
     bucket = storage.bucket.bucket_arn
     buckets = [f"arn:aws:s3:::{name}" for name in settings.readable_buckets]

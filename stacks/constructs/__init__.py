@@ -1,1 +1,1 @@
-"""What several resources of one stack are made of."""
+"""Constructs: the building blocks of the stacks."""

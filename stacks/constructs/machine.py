@@ -28,8 +28,8 @@ class Machine(Construct):
         public_address: bool,
     ) -> None:
         super().__init__(scope, construct_id)
-        # The lowest level of the CDK: the higher one has no word for a `resolve:ssm` image that EC2
-        # resolves at each launch; it would pin the image at each deploy.
+        # An L1 construct: the L2 construct would pin the image at each deployment, although EC2 can
+        # resolve `resolve:ssm` at each launch.
         self.template = ec2.CfnLaunchTemplate(
             self,
             "LaunchTemplate",

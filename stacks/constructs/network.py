@@ -1,4 +1,4 @@
-"""Where instances live: one subnet a zone, no way in, nothing that bills by the hour."""
+"""The network of instances: one subnet per zone, nothing inbound, nothing billed by the hour."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from stacks.suppressions import accept
 
 
 class Network(Construct):
-    """A VPC of our own, or one that the context names, and its subnet for each zone.
+    """A new VPC, or the one that the context names, and its subnet in each zone.
 
-    `is_public` says that the subnets route to an internet gateway, so that instances need public
-    addresses; in private ones the way out is their owner's.
+    `is_public` is true if the subnets route to an internet gateway, so that instances need public
+    addresses; for private subnets, the owner provides the route out.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
         super().__init__(scope, construct_id)
         self.vpc = self._named(settings.vpc_id) if settings.vpc_id else self._own(settings)
         chosen, self.is_public = _choose(self.vpc, settings)
-        # A fleet cannot span two subnets of one zone: the first is taken.
+        # A fleet cannot span two subnets of one zone: the first is used.
         subnets: dict[str, ec2.ISubnet] = {}
         for subnet in chosen:
             subnets.setdefault(subnet.availability_zone, subnet)
@@ -52,7 +52,7 @@ class Network(Construct):
                     name="public", subnet_type=ec2.SubnetType.PUBLIC, cidr_mask=20
                 )
             ],
-            # Gateway endpoints are free, and checkpoints through them cost no transfer.
+            # Gateway endpoints are free, and so is the transfer of checkpoints through them.
             gateway_endpoints={
                 "S3": ec2.GatewayVpcEndpointOptions(service=ec2.GatewayVpcEndpointAwsService.S3),
                 "DynamoDb": ec2.GatewayVpcEndpointOptions(
@@ -64,39 +64,39 @@ class Network(Construct):
         accept(
             vpc,
             {
-                "AwsSolutions-VPC7": "Flow logs bill for every connection of every trainer; the "
-                "security group admits nothing, so there is nothing to see."
+                "AwsSolutions-VPC7": "Flow logs are billed for every connection of every trainer; "
+                "the security group admits no inbound traffic that they could show."
             },
         )
         return vpc
 
 
 def _zones_of(stack: Stack, region: str) -> list[str]:
-    """Return the region's own zones; the look-up includes Local Zones that are opted in to."""
+    """Return the region's own zones; the lookup also returns Local Zones that are enabled."""
     found = stack.availability_zones
-    # Before the look-up was made, the CDK has placeholders, and synthesizes again.
+    # Before the lookup, the CDK returns placeholders, and synthesizes again afterwards.
     return [zone for zone in found if is_own_zone(zone, region)] or list(found)
 
 
 def _choose(vpc: ec2.IVpc, settings: Settings) -> tuple[list[ec2.ISubnet], bool]:
-    """Return the subnets that instances may be in, and whether they are public ones."""
+    """Return the subnets for instances, and whether they are public."""
     public = list(vpc.public_subnets)
     private = [*vpc.private_subnets, *vpc.isolated_subnets]
     if settings.vpc_id and vpc.vpc_id != settings.vpc_id:
-        # Before the look-up was made, the CDK has a placeholder, and synthesizes again.
+        # Before the lookup, the CDK returns a placeholder, and synthesizes again afterwards.
         return public or private, True
     if settings.subnet_ids:
         return _named_subnets(public, private, settings)
     where = f"context vpc_id: {settings.vpc_id}"
     if usable := _own_zones(public, settings):
         return usable, True
-    # Without a route to a NAT gateway, endpoints may be the way out; only subnet_ids says so.
+    # Without a route to a NAT gateway, endpoints may be the way out; only subnet_ids can say that.
     if usable := _own_zones(vpc.private_subnets, settings):
         return usable, False
     raise BadContextError(
-        f"{where} has no subnet with a way to the internet in an Availability Zone of "
-        f"{settings.region}; name another VPC, or the subnets to use by subnet_ids if they reach "
-        "AWS through endpoints, or leave vpc_id out for a VPC of the deployment's own"
+        f"{where} has no subnet with a route to the internet in an Availability Zone of "
+        f"{settings.region}; name another VPC, or set subnet_ids to subnets that reach AWS through "
+        "endpoints, or remove vpc_id to create a VPC for the deployment"
     )
 
 
@@ -108,7 +108,7 @@ def _named_subnets(
         raise BadContextError(
             f"context subnet_ids: {', '.join(missing)} is not a subnet of {settings.vpc_id} "
             f"(which has {', '.join(sorted(known)) or 'none'}); name subnets of that VPC, and "
-            "delete cdk.context.json if the VPC was changed after its look-up"
+            "delete cdk.context.json if the VPC was changed after its lookup"
         )
     chosen = [known[one] for one in settings.subnet_ids]
     if others := [one.subnet_id for one in chosen if one not in _own_zones(chosen, settings)]:
@@ -122,15 +122,15 @@ def _named_subnets(
         if other != subnet.subnet_id:
             raise BadContextError(
                 f"context subnet_ids: {other} and {subnet.subnet_id} are both in "
-                f"{subnet.availability_zone}, and a fleet takes one subnet a zone; leave one out"
+                f"{subnet.availability_zone}, and a fleet takes one subnet per zone; remove one"
             )
     with_gateway = {subnet.subnet_id for subnet in public} & set(settings.subnet_ids)
     if with_gateway and len(with_gateway) < len(chosen):
         rest = sorted(set(settings.subnet_ids) - with_gateway)
         raise BadContextError(
             f"context subnet_ids: {', '.join(sorted(with_gateway))} is public and "
-            f"{', '.join(rest)} private; name subnets of one kind, since instances either need "
-            "public addresses or do not"
+            f"{', '.join(rest)} private; name subnets of one kind, because either all instances "
+            "need public addresses or none"
         )
     return chosen, bool(with_gateway)
 

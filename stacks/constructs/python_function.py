@@ -1,4 +1,4 @@
-"""One function: its code, its role, its log, and what becomes of events it cannot handle."""
+"""A function: its code, role and log, and the queue for events that it cannot handle."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ RUNTIME_REASON = "Python 3.13: the newest runtime that the functions' libraries 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much of a machine a function gets; 1,769 MB is one processor, and imports need it."""
+    """Memory and time limit of a function; 1,769 MB come with one processor."""
 
     memory_mb: int
     timeout: Duration
 
 
 class PythonFunction(Construct):
-    """A handler of `lambdas/` with a role that may do what its capabilities say, and no more."""
+    """A handler of `lambdas/` whose role has exactly the permissions of its capabilities."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The state machine: its definition bound to the functions, its log, and what its role may call."""
+"""The state machine: its definition bound to the functions, its log and its role."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stacks.workflows.definition import placeholders, read_definition
 
 
 class Workflow(Construct):
-    """A Standard state machine that may invoke the functions which its definition names."""
+    """A Standard state machine that may invoke the functions that its definition names."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Workflow(Construct):
             assumed_by=iam.ServicePrincipal("states.amazonaws.com"),
             description=f"The state machine {name}",
         )
-        # A definition that is given as text grants nothing by itself.
+        # The CDK grants nothing for a definition that is passed as text.
         role.add_to_policy(
             iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=list(called.values()))
         )
@@ -55,12 +55,12 @@ class Workflow(Construct):
             role=role,
             logs=sfn.LogOptions(
                 level=sfn.LogLevel.ALL,
-                # A request's env may hold the user's keys, and Train is given its task token.
+                # A request's env may contain the user's keys, and Train receives its task token.
                 include_execution_data=False,
                 destination=logs.LogGroup(
                     self,
                     "Log",
-                    # The prefix keeps the log's resource policy from growing too long.
+                    # The prefix keeps the resource policy of the log service short.
                     log_group_name=f"/aws/vendedlogs/states/{name}",
                     retention=logs.RetentionDays.ONE_MONTH,
                     removal_policy=RemovalPolicy.DESTROY,
@@ -77,7 +77,7 @@ class Workflow(Construct):
 
 
 def _continuing(stack: Stack, arn: str) -> list[iam.PolicyStatement]:
-    """Allow a nested execution of itself, and to wait for it: Step Functions does so by a rule."""
+    """Allow to start a nested execution and to wait for it, which Step Functions does by a rule."""
     rule = "StepFunctionsGetEventsForStepFunctionsExecutionRule"
     return [
         iam.PolicyStatement(actions=["states:StartExecution"], resources=[arn]),

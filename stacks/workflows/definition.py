@@ -1,4 +1,4 @@
-"""Reading the definition, and binding the functions that it names."""
+"""The definition of the state machine, and the functions that it names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
 def read_definition(path: Path = DEFINITION) -> dict[str, Any]:
-    """Read the definition; CloudFormation and Step Functions take JSON only."""
+    """Read the definition; CloudFormation and Step Functions accept only JSON."""
     found: dict[str, Any] = yaml.safe_load(path.read_text())
     return found
 
@@ -26,5 +26,5 @@ def placeholders(definition: Mapping[str, Any]) -> set[str]:
 
 
 def rendered(definition: Mapping[str, Any], arn_of: Callable[[str], str]) -> str:
-    """Return the definition as JSON text, bound to functions as CloudFormation binds it."""
+    """Return the definition as JSON, bound to functions as CloudFormation binds it."""
     return _PLACEHOLDER.sub(lambda found: arn_of(found[1]), json.dumps(definition))

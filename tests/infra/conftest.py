@@ -1,4 +1,4 @@
-"""One synth, checked by every rule, for all tests of this folder."""
+"""The fixtures of the folder: one synth, checked by every rule."""
 
 from types import ModuleType
 
@@ -9,7 +9,7 @@ from tests.infra.templates import Synthesized
 
 @pytest.fixture(scope="session")
 def check() -> ModuleType:
-    """Import the checks, and the CDK with them: three seconds, which no other test should wait."""
+    """Import the checks and the CDK, which takes three seconds that other tests should not wait."""
     from stacks import check
 
     return check

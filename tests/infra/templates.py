@@ -1,4 +1,4 @@
-"""The synthesized templates, with what refers to what resolved to readable text."""
+"""The synthesized templates, with references resolved to readable text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PSEUDO = {"AWS::AccountId": ACCOUNT, "AWS::Region": REGION, "AWS::Partition": "a
 
 @dataclass(frozen=True)
 class Resource:
-    """One resource; its properties are resolved."""
+    """A resource with resolved properties."""
 
     stack: str
     logical_id: str
@@ -31,7 +31,7 @@ class Resource:
 
 @dataclass(frozen=True)
 class Synthesized:
-    """What a synth left in its folder."""
+    """The output of a synth."""
 
     outdir: Path
     findings: list[Finding]
@@ -59,10 +59,10 @@ class Synthesized:
         ]
 
     def of_type(self, kind: str) -> list[Resource]:
-        return [one for one in self.resources if one.type == kind]
+        return [resource for resource in self.resources if resource.type == kind]
 
     def one(self, kind: str, **properties: Any) -> Resource:
-        """The one resource of a type with these properties."""
+        """Return the only resource of a type with these properties."""
         (found,) = (
             one
             for one in self.of_type(kind)
@@ -94,12 +94,12 @@ class Synthesized:
             case dict():
                 return {name: self.resolve(one, stack) for name, one in value.items()}
             case list():
-                return [self.resolve(one, stack) for one in value]
+                return [self.resolve(element, stack) for element in value]
             case _:
                 return value
 
     def _named(self, stack: str, logical_id: str) -> str:
-        """A Ref gives the name of what has a name; the rest is only known when deployed."""
+        """Return the value of a Ref: the name, or a placeholder if only a deployment knows it."""
         resource = self.templates[stack]["Resources"].get(logical_id, {})
         properties = resource.get("Properties", {})
         if resource.get("Type") == "AWS::SNS::Topic":  # a topic's Ref is its ARN
@@ -142,7 +142,7 @@ class Synthesized:
 
 @dataclass(frozen=True)
 class Role:
-    """The statements of a role, which only ever allow."""
+    """The statements of a role, all of which allow."""
 
     statements: list[dict[str, Any]]
 

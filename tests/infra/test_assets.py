@@ -1,4 +1,4 @@
-"""The assets: the same bytes from the same inputs, nothing but pure Python, all that is needed."""
+"""Assets: the same inputs produce the same bytes, and wheels contain only pure Python."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ FOLDERS = ("runctl", "lambdas", "instance_scripts")
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build folder of its own, filled once."""
+    """Return a separate build folder, filled once."""
     build = tmp_path_factory.mktemp("build")
     build_functions(build=build)
     build_agent(build=build)
@@ -26,7 +26,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path, built: Path) -> Path:
-    """A copy of the sources at another place, with the wheels at hand."""
+    """Return a copy of the sources in another place, with the wheels."""
     for folder in FOLDERS:
         shutil.copytree(PROJECT / folder, tmp_path / folder)
     for wheels in built.glob("wheels-*"):
@@ -35,7 +35,7 @@ def project(tmp_path: Path, built: Path) -> Path:
 
 
 @pytest.mark.parametrize("build", [build_functions, build_agent])
-def test_two_builds_at_two_places_give_the_same_bytes(build, built: Path, project: Path) -> None:
+def test_builds_in_two_places_produce_the_same_bytes(build, built: Path, project: Path) -> None:
     for path in project.rglob("*.py"):
         path.touch()
     first, second = build(build=built), build(project)
@@ -50,7 +50,7 @@ def test_an_unchanged_build_is_not_repeated(project: Path) -> None:
     assert build_functions(project).path.stat().st_ino == before.st_ino
 
 
-def test_a_change_makes_another_asset(project: Path) -> None:
+def test_a_change_produces_another_asset(project: Path) -> None:
     first = build_functions(project)
     (project / "lambdas/services.py").write_text("# changed\n")
     second = build_functions(project)
@@ -58,7 +58,7 @@ def test_a_change_makes_another_asset(project: Path) -> None:
     assert first.sha256 != second.sha256
 
 
-def test_caches_and_hidden_files_are_left_out(project: Path) -> None:
+def test_caches_and_hidden_files_are_excluded(project: Path) -> None:
     first = build_agent(project)
     (project / "runctl/agent/__pycache__").mkdir(exist_ok=True)
     (project / "runctl/agent/__pycache__/x.cpython-311.pyc").write_bytes(b"x")
@@ -79,7 +79,7 @@ def test_the_functions_import_from_their_archive(built: Path, tmp_path: Path) ->
     )
 
 
-def test_the_agent_has_its_libraries_and_no_other_service(built: Path) -> None:
+def test_the_agent_contains_its_libraries_and_no_other_service(built: Path) -> None:
     with tarfile.open(build_agent(build=built).path) as archive:
         members = archive.getmembers()
     names = {member.name for member in members}
@@ -96,7 +96,7 @@ def test_the_agent_has_its_libraries_and_no_other_service(built: Path) -> None:
         "sts",
     }  # fmt: skip
     assert any(name.startswith("vendor/pip-") and name.endswith(".whl") for name in names)
-    assert {(one.uid, one.gid, one.mtime, one.mode) for one in members} == {
+    assert {(member.uid, member.gid, member.mtime, member.mode) for member in members} == {
         (0, 0, 315_532_800, 0o644)
     }
 
@@ -121,7 +121,9 @@ def test_the_agents_clients_work_from_the_archive(built: Path, tmp_path: Path) -
     assert done.stdout.startswith(str(tmp_path / "vendor"))
 
 
-def test_the_agent_lays_out_the_trainers_side_from_the_archive(built: Path, tmp_path: Path) -> None:
+def test_the_agent_installs_the_trainers_helper_from_the_archive(
+    built: Path, tmp_path: Path
+) -> None:
     with tarfile.open(build_agent(build=built).path) as archive:
         archive.extractall(tmp_path, filter="data")
     program = (
@@ -139,7 +141,7 @@ def test_the_agent_lays_out_the_trainers_side_from_the_archive(built: Path, tmp_
     assert done.stdout == "local\n"
 
 
-def test_the_agents_botocore_is_the_one_that_is_tested_with() -> None:
+def test_the_agents_botocore_is_the_version_that_the_tests_use() -> None:
     import botocore
 
     wanted = (PROJECT / "instance_scripts/requirements.txt").read_text()
@@ -147,14 +149,14 @@ def test_the_agents_botocore_is_the_one_that_is_tested_with() -> None:
 
 
 def test_a_wheel_with_machine_code_is_refused(project: Path) -> None:
-    # A wheel for one platform only, as pip would take it here if it were let.
+    # A wheel for one platform, which pip would accept here without our options.
     requirements = project / "lambdas/requirements.txt"
     requirements.write_text("psutil==7.0.0 --hash=sha256:" + "0" * 64 + "\n")
-    with pytest.raises(AssetError, match="pip cannot fetch"):
+    with pytest.raises(AssetError, match="pip cannot download"):
         build_functions(project)
 
 
-def test_a_wheel_that_is_not_what_was_pinned_is_refused(project: Path) -> None:
+def test_a_wheel_with_another_hash_is_refused(project: Path) -> None:
     requirements = project / "lambdas/requirements.txt"
     requirements.write_text("jmespath==1.1.0 --hash=sha256:" + "0" * 64 + "\n")
     with pytest.raises(AssetError, match="DO NOT MATCH"):

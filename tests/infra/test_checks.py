@@ -1,4 +1,4 @@
-"""The templates and the state machine pass the tools that know their rules."""
+"""The templates and the state machine pass their linters."""
 
 from types import ModuleType
 
@@ -7,7 +7,7 @@ import pytest
 from tests.infra.templates import Synthesized
 
 
-def test_no_rule_finds_what_nobody_accepted(check: ModuleType, app: Synthesized) -> None:
+def test_every_finding_is_accepted(check: ModuleType, app: Synthesized) -> None:
     assert list(check.open_findings(app.findings)) == []
 
 
@@ -18,11 +18,11 @@ def test_a_new_wildcard_is_a_finding(check: ModuleType, app: Synthesized) -> Non
     assert str(found) in list(check.open_findings([*app.findings, found]))
 
 
-def test_an_acceptance_that_nothing_needs_is_told(check: ModuleType, app: Synthesized) -> None:
+def test_an_unused_acceptance_is_reported(check: ModuleType, app: Synthesized) -> None:
     assert len(list(check.open_findings([]))) == len(check.ACCEPTED)
 
 
-def test_cfn_lint_has_nothing_to_say(check: ModuleType, app: Synthesized) -> None:
+def test_cfn_lint_accepts_the_templates(check: ModuleType, app: Synthesized) -> None:
     assert check.lint_templates(app.outdir) == ""
 
 
@@ -30,6 +30,8 @@ def test_the_workflow_is_valid(check: ModuleType) -> None:
     assert check.validate_workflow() == ""
 
 
-def test_an_invalid_workflow_is_told(check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_workflow_is_reported(
+    check: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(check, "read_definition", lambda: {"StartAt": "A", "States": {}})
     assert "Invalid" in check.validate_workflow() or "invalid" in check.validate_workflow()

@@ -1,4 +1,4 @@
-"""While no run is active, nothing that is deployed bills by the hour."""
+"""Costs: while no run is active, nothing is billed by the hour."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,10 +28,10 @@ NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
     "AWS::EC2::Subnet": _free,
     "AWS::EC2::SubnetRouteTableAssociation": _free,
     "AWS::EC2::VPC": _free,
-    # Interface endpoints bill by the hour and zone, gateway endpoints not at all.
+    # Interface endpoints are billed by the hour and zone; gateway endpoints are free.
     "AWS::EC2::VPCEndpoint": lambda endpoint: endpoint["VpcEndpointType"] == "Gateway",
     "AWS::EC2::VPCGatewayAttachment": _free,
-    # The sweeper's: rules are free, and its few invocations bill by the call.
+    # The sweep's rule: rules are free, and its few invocations are billed by the call.
     "AWS::Events::Rule": lambda rule: (
         rule.get("ScheduleExpression", "rate(15 minutes)") == "rate(15 minutes)"
     ),
@@ -50,13 +50,13 @@ NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
     "AWS::SQS::Queue": lambda queue: "KmsMasterKeyId" not in queue,
     "AWS::SQS::QueuePolicy": _free,
     "AWS::SSM::Document": _free,
-    # Advanced parameters bill by the month.
+    # Advanced parameters are billed by the month.
     "AWS::SSM::Parameter": lambda parameter: parameter.get("Tier", "Standard") == "Standard",
     "AWS::StepFunctions::StateMachine": lambda machine: machine["StateMachineType"] == "STANDARD",
 }
 
 
-def test_nothing_bills_by_the_hour(app: Synthesized) -> None:
+def test_nothing_is_billed_by_the_hour(app: Synthesized) -> None:
     assert app.resources
     for one in app.resources:
         assert one.type in NOT_BY_THE_HOUR, f"{one.logical_id}: how is {one.type} billed?"
@@ -73,5 +73,5 @@ def test_nothing_bills_by_the_hour(app: Synthesized) -> None:
         ("AWS::Events::Rule", {"ScheduleExpression": "rate(1 minute)"}),
     ],
 )
-def test_the_hourly_form_of_a_type_is_told(kind: str, properties: Properties) -> None:
+def test_the_hourly_form_of_a_type_is_reported(kind: str, properties: Properties) -> None:
     assert not NOT_BY_THE_HOUR[kind](properties)

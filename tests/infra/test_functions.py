@@ -1,4 +1,4 @@
-"""Each function: its code, its own role and log, and what becomes of events it fails on."""
+"""Functions: each has its code, its own role and log, and a queue for failed events."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ NAMES = sorted(path.stem for path in LAMBDAS.glob("*.py") if "def handler(" in p
 ASYNCHRONOUS = {"handle_interruption", "handle_instance_change", "clean_up", "sweep"}
 
 
-def test_there_are_handlers() -> None:
+def test_handlers_exist() -> None:
     assert len(NAMES) == 10
 
 
@@ -28,13 +28,13 @@ def test_it_runs_python_on_arm(app: Synthesized, name: str) -> None:
     assert function["Architectures"] == ["arm64"]
 
 
-def test_no_two_share_a_role(app: Synthesized) -> None:
+def test_no_two_functions_share_a_role(app: Synthesized) -> None:
     roles = [one.properties["Role"] for one in app.of_type("AWS::Lambda::Function")]
     assert len(set(roles)) == len(roles) == len(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_writes_to_its_own_log_only(app: Synthesized, name: str) -> None:
+def test_it_writes_only_to_its_own_log(app: Synthesized, name: str) -> None:
     function = app.function(name).properties
     group = f"/aws/lambda/runctl-{name}"
     assert function["LoggingConfig"]["LogGroup"] == group
@@ -57,7 +57,7 @@ def test_an_event_that_it_cannot_handle_is_kept(app: Synthesized, name: str) -> 
     assert limits["MaximumEventAgeInSeconds"] <= 6 * 3600
 
 
-def test_only_those_have_a_dead_letter_queue(app: Synthesized) -> None:
+def test_only_event_handlers_have_a_dead_letter_queue(app: Synthesized) -> None:
     functions = app.of_type("AWS::Lambda::Function")
     having = {
         one.properties["FunctionName"] for one in functions if "DeadLetterConfig" in one.properties
@@ -65,7 +65,7 @@ def test_only_those_have_a_dead_letter_queue(app: Synthesized) -> None:
     assert having == {f"runctl-{name}" for name in ASYNCHRONOUS}
 
 
-def test_every_rule_keeps_what_it_cannot_deliver(app: Synthesized) -> None:
+def test_every_rule_keeps_events_that_it_cannot_deliver(app: Synthesized) -> None:
     rules = app.of_type("AWS::Events::Rule")
     assert len(rules) == 4
     for rule in rules:
@@ -100,7 +100,7 @@ def test_events_reach_their_function(
     assert rule.properties["EventPattern"]["detail-type"] == kinds
 
 
-def test_clean_up_hears_of_our_executions_only(app: Synthesized) -> None:
+def test_clean_up_receives_events_of_our_executions_only(app: Synthesized) -> None:
     (pattern,) = (
         one.properties["EventPattern"]
         for one in app.of_type("AWS::Events::Rule")
@@ -112,7 +112,7 @@ def test_clean_up_hears_of_our_executions_only(app: Synthesized) -> None:
     }
 
 
-def test_a_sweep_comes_every_quarter_of_an_hour(app: Synthesized) -> None:
+def test_a_sweep_runs_every_quarter_of_an_hour(app: Synthesized) -> None:
     (rule,) = (
         one.properties
         for one in app.of_type("AWS::Events::Rule")
@@ -133,7 +133,7 @@ def test_every_rule_may_invoke_its_function(app: Synthesized) -> None:
         assert allowed["FunctionName"] == target["Arn"]
 
 
-def test_the_sweep_knows_our_machines_by_their_security_group(app: Synthesized) -> None:
+def test_the_sweep_identifies_our_machines_by_their_security_group(app: Synthesized) -> None:
     (group,) = app.of_type("AWS::EC2::SecurityGroup")
     variables = app.function("sweep").properties["Environment"]["Variables"]
     assert variables["RUNCTL_SECURITY_GROUP"] == f"<{group.logical_id}.GroupId>"

@@ -48,7 +48,7 @@ def test_each_kind_of_machine_has_its_image(app: Synthesized) -> None:
     }
 
 
-def test_metadata_takes_tokens_only_and_tells_tags(data: dict[str, Any]) -> None:
+def test_metadata_requires_tokens_and_shows_tags(data: dict[str, Any]) -> None:
     assert data["MetadataOptions"] == {
         "HttpEndpoint": "enabled",
         "HttpPutResponseHopLimit": 1,
@@ -61,11 +61,11 @@ def test_a_shutdown_terminates(data: dict[str, Any]) -> None:
     assert data["InstanceInitiatedShutdownBehavior"] == "terminate"
 
 
-def test_the_disk_is_encrypted_and_goes_with_the_instance(data: dict[str, Any]) -> None:
+def test_the_disk_is_encrypted_and_deleted_with_the_instance(data: dict[str, Any]) -> None:
     (disk,) = data["BlockDeviceMappings"]
     ebs = disk["Ebs"]
     assert (ebs["Encrypted"], ebs["VolumeType"], ebs["DeleteOnTermination"]) == (True, "gp3", True)
-    # The account's default key may be one that the launching role may not use.
+    # The launching role may not be allowed to use the account's default key.
     assert ebs["KmsKeyId"] == "alias/aws/ebs"
     assert disk["DeviceName"] == "/dev/sda1"
     assert not {"Throughput", "Iops", "VolumeInitializationRate"} & set(ebs)
@@ -81,13 +81,13 @@ def test_it_has_a_public_address_and_our_security_group(
     assert "SubnetId" not in interface
 
 
-def test_nothing_comes_in(app: Synthesized) -> None:
+def test_nothing_is_allowed_inbound(app: Synthesized) -> None:
     (group,) = app.of_type("AWS::EC2::SecurityGroup")
     assert "SecurityGroupIngress" not in group.properties
     assert not app.of_type("AWS::EC2::SecurityGroupIngress")
 
 
-def test_there_is_one_public_subnet_a_zone(app: Synthesized) -> None:
+def test_there_is_one_public_subnet_per_zone(app: Synthesized) -> None:
     zones = [one.properties["AvailabilityZone"] for one in app.of_type("AWS::EC2::Subnet")]
     assert sorted(zones) == ["us-east-1a", "us-east-1b", "us-east-1c"]
     endpoints = [one.properties["ServiceName"] for one in app.of_type("AWS::EC2::VPCEndpoint")]
@@ -99,7 +99,7 @@ def test_nothing_depends_on_a_default_vpc(app: Synthesized) -> None:
     subnets = app.of_type("AWS::EC2::Subnet")
     for one in (*subnets, *app.of_type("AWS::EC2::SecurityGroup")):
         assert one.properties["VpcId"] == f"<{vpc.logical_id}>"
-    # Each override of a launch names one of these; EC2 would take the default VPC otherwise.
+    # Each override of a launch names one of these; otherwise EC2 would use the default VPC.
     variables = app.function("launch_instances").properties["Environment"]["Variables"]
     named = json.loads(variables["RUNCTL_SUBNETS"])
     assert sorted(named.values()) == sorted(f"<{one.logical_id}>" for one in subnets)
@@ -110,10 +110,10 @@ def test_the_user_data_is_the_header_and_bootstrap_without_comments(data: dict[s
     lines = BOOTSTRAP.read_text().splitlines()
     assert rest.splitlines() == [
         line for line in lines if line.split()[:1] != ["#"]
-    ]  # `#!` is no comment
+    ]  # `#!` is not a comment
     assert any(line.startswith("#!/bin/sh") for line in rest.splitlines())
     assert header.startswith("#!/bin/bash\nexport ")
-    # The names of the bucket and the archive are not known before the deploy; they are short.
+    # The names of the bucket and the archive are only known after deployment; they are short.
     assert len(data["UserData"].encode()) + 500 < MOST_USER_DATA
 
 
@@ -138,7 +138,7 @@ def test_the_header_names_the_archive_that_was_built(data: dict[str, Any]) -> No
     assert f"export RUNCTL_AGENT_SHA256='{build_agent().sha256}'" in data["UserData"]
 
 
-def test_the_command_document_takes_three_actions(app: Synthesized) -> None:
+def test_the_command_document_accepts_three_actions(app: Synthesized) -> None:
     document = app.one("AWS::SSM::Document", Name="runctl-agent").properties
     content = document["Content"]
     assert content["parameters"]["action"]["allowedValues"] == ["drain", "checkpoint", "stop"]
@@ -149,7 +149,7 @@ def test_the_command_document_takes_three_actions(app: Synthesized) -> None:
     ]
 
 
-def test_nothing_but_an_instant_reaches_the_shell_as_a_deadline(app: Synthesized) -> None:
+def test_only_an_instant_reaches_the_shell_as_a_deadline(app: Synthesized) -> None:
     document = app.one("AWS::SSM::Document", Name="runctl-agent").properties
     deadline = document["Content"]["parameters"]["deadline"]
     assert deadline["default"] == ""
@@ -159,7 +159,7 @@ def test_nothing_but_an_instant_reaches_the_shell_as_a_deadline(app: Synthesized
         assert not re.search(deadline["allowedPattern"], text)
 
 
-def test_the_tags_of_the_app_are_checked_where_instances_are_launched_from() -> None:
+def test_the_tags_of_the_app_are_checked_in_the_compute_stack() -> None:
     from aws_cdk import App
 
     from app import compose

@@ -1,4 +1,4 @@
-"""Every role may do what its code does, and nothing else."""
+"""Permissions: every role has those that its code needs, and no others."""
 
 import itertools
 import string
@@ -59,7 +59,7 @@ TAGGED = {
     "aws:ResourceTag/runctl:deployment": ["runctl"],
     "ssm:resourceTag/runctl:run-id": ["a-run"],
     "ssm:resourceTag/runctl:deployment": ["runctl"],
-    # What a launch asks to be tagged with.
+    # The tags of a launch request.
     "aws:RequestTag/runctl:deployment": ["runctl"],
 }
 # A run of the same name, of a deployment beside this one.
@@ -80,7 +80,7 @@ def instance_role(app: Synthesized) -> Role:
 
 
 def facts(app: Synthesized) -> Mapping[str, list[str]]:
-    """What the placeholders of the required resources stand for in this deployment."""
+    """Return the values of the placeholders in required resources for this deployment."""
     templates = app.of_type("AWS::EC2::LaunchTemplate")
     images = [one.properties["LaunchTemplateData"]["ImageId"] for one in templates]
     (group,) = app.of_type("AWS::EC2::SecurityGroup")
@@ -141,12 +141,12 @@ def test_a_function_may_command_the_agent(app: Synthesized, function: str) -> No
 
 
 @pytest.mark.parametrize("function", sorted(STARTERS))
-def test_a_function_that_starts_agents_hears_how_it_went(app: Synthesized, function: str) -> None:
+def test_a_function_that_starts_agents_may_read_the_result(app: Synthesized, function: str) -> None:
     assert refused(role_of(app, function), "ssm", "GetCommandInvocation", app) == []
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_only_a_launch_starts_agents_and_only_on_machines_that_were_lent(
+def test_only_a_launch_starts_agents_and_only_on_existing_instances(
     app: Synthesized, function: str
 ) -> None:
     role = role_of(app, function)
@@ -158,7 +158,9 @@ def test_only_a_launch_starts_agents_and_only_on_machines_that_were_lent(
     assert not role.allows("ssm:SendCommand", machine, {})
 
 
-def test_the_policy_for_machines_of_others_permits_what_our_own_may(app: Synthesized) -> None:
+def test_the_policy_for_existing_instances_has_the_permissions_of_our_role(
+    app: Synthesized,
+) -> None:
     (policy,) = app.of_type("AWS::IAM::ManagedPolicy")
     statements = policy.properties["PolicyDocument"]["Statement"]
     granted = {
@@ -183,7 +185,9 @@ def test_the_topic_has_no_key_that_publishers_would_need(app: Synthesized) -> No
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_may_do_nothing_but_what_its_code_does(app: Synthesized, function: str) -> None:
+def test_a_function_has_only_the_permissions_that_its_code_needs(
+    app: Synthesized, function: str
+) -> None:
     expected = {"logs:CreateLogStream", "logs:PutLogEvents"}
     expected |= {f"dynamodb:{action}" for action in LEDGER[function]}
     for call in EC2_CALLS.get(function, ()):
@@ -227,11 +231,11 @@ def test_foreign_instances_are_out_of_reach(app: Synthesized, function: str) -> 
 
 
 @pytest.mark.parametrize("function", ["launch_instances", "handle_interruption"])
-def test_a_launch_is_bound_to_what_we_made(app: Synthesized, function: str) -> None:
+def test_a_launch_is_bound_to_our_resources(app: Synthesized, function: str) -> None:
     role = role_of(app, function)
     for resource in ("launch-template/lt-1", "subnet/subnet-1", "security-group/sg-1"):
         assert not role.allows("ec2:RunInstances", f"{EC2}:{resource}")
-    # Tags only while something is launched, and no role but the instances', to nobody but EC2.
+    # Tags only during a launch, and only the role of instances, only to EC2.
     assert not role.allows("ec2:CreateTags", f"{EC2}:instance/i-1")
     launching = {**FOREIGN, "ec2:CreateAction": ["CreateFleet"]}
     assert not role.allows("ec2:CreateTags", f"{EC2}:fleet/*", launching)
@@ -249,7 +253,7 @@ def test_reports_go_to_our_state_machine_only(app: Synthesized) -> None:
         assert not role.allows("states:SendTaskSuccess", f"{MACHINE}-other")
 
 
-def test_prepare_run_sees_the_bucket(app: Synthesized) -> None:
+def test_prepare_run_may_read_the_bucket(app: Synthesized) -> None:
     role = role_of(app, "prepare_run")
     assert role.allows("s3:GetObject", f"{bucket(app)}/code/x.tar.gz")
     assert role.allows("s3:ListBucket", bucket(app))
@@ -258,7 +262,7 @@ def test_prepare_run_sees_the_bucket(app: Synthesized) -> None:
     assert role.allows("states:DescribeExecution", f"{execution}:a-run")
 
 
-def test_the_sweep_lists_runs_and_sees_executions(app: Synthesized) -> None:
+def test_the_sweep_may_list_runs_and_describe_executions(app: Synthesized) -> None:
     role = role_of(app, "sweep")
     assert role.allows("dynamodb:Query", f"{TABLE}/index/unsettled")
     assert not role.allows("dynamodb:UpdateItem", f"{TABLE}/index/unsettled")
@@ -267,7 +271,7 @@ def test_the_sweep_lists_runs_and_sees_executions(app: Synthesized) -> None:
     assert not role.allows("states:DescribeExecution", f"{execution}-other:a-run")
 
 
-def test_the_sweep_deletes_fleets_of_runs_only_and_ends_machines_that_were_kept(
+def test_the_sweep_may_delete_fleets_of_runs_only_and_terminate_kept_machines(
     app: Synthesized,
 ) -> None:
     role = role_of(app, "sweep")
@@ -287,7 +291,7 @@ def test_the_sweep_deletes_fleets_of_runs_only_and_ends_machines_that_were_kept(
     assert "RUNCTL_SECURITY_GROUP" in variables
 
 
-def test_the_state_machine_may_invoke_what_it_calls(app: Synthesized) -> None:
+def test_the_state_machine_may_invoke_its_functions(app: Synthesized) -> None:
     (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
     role = app.role(machine.properties["RoleArn"])
     called = set(machine.properties["DefinitionSubstitutions"].values())
@@ -372,7 +376,7 @@ def test_a_trainer_may_read_runs_and_write_outputs_and_no_more_than_its_agent(
         assert not role.allows(action, resource, {}), (action, resource)
 
 
-def test_only_agents_of_ours_assume_the_trainers_role(app: Synthesized) -> None:
+def test_only_our_agents_may_assume_the_trainers_role(app: Synthesized) -> None:
     (statement,) = trainer_role(app).properties["AssumeRolePolicyDocument"]["Statement"]
     (profile,) = app.of_type("AWS::IAM::InstanceProfile")
     assert (statement["Effect"], statement["Action"]) == ("Allow", "sts:AssumeRole")
@@ -380,7 +384,7 @@ def test_only_agents_of_ours_assume_the_trainers_role(app: Synthesized) -> None:
     assert statement["Principal"] == {"AWS": agents}
 
 
-def test_an_instance_may_do_what_its_agent_does(app: Synthesized) -> None:
+def test_an_instance_has_the_permissions_that_its_agent_needs(app: Synthesized) -> None:
     role = instance_role(app)
     for action, resource, context in allowed_to_instances(app):
         assert role.allows(action, resource, context), (action, resource)
@@ -392,7 +396,7 @@ def test_the_ssm_agent_can_register(app: Synthesized) -> None:
     assert refused(instance_role(app), "ssm-agent", "register", app) == []
 
 
-def test_an_instance_may_do_nothing_else(app: Synthesized) -> None:
+def test_an_instance_has_no_other_permission(app: Synthesized) -> None:
     role, objects = instance_role(app), bucket(app)
     for action, resource, context in [
         ("s3:DeleteObject", f"{objects}/code/x.tar.gz", {}),

@@ -1,4 +1,4 @@
-"""What the context may say about a deployment, and what it may not."""
+"""Settings: valid and invalid values in the context."""
 
 import json
 import os
@@ -31,20 +31,20 @@ def settings_of(environ: dict[str, str] | None = None, **context: Any) -> Any:
     return read_settings(Context(context), environ=environ or {})
 
 
-def test_credentials_say_where() -> None:
+def test_account_and_region_come_from_the_credentials() -> None:
     found = settings_of({"CDK_DEFAULT_ACCOUNT": "111122223333", "CDK_DEFAULT_REGION": "eu-west-1"})
     assert (found.account, found.region) == ("111122223333", "eu-west-1")
     arn = "arn:aws:states:eu-west-1:111122223333:stateMachine:runctl-train"
     assert found.state_machine_arn == arn
 
 
-def test_the_context_says_it_louder() -> None:
+def test_the_context_takes_precedence_over_the_credentials() -> None:
     environ = {"CDK_DEFAULT_ACCOUNT": "111122223333", "CDK_DEFAULT_REGION": "eu-west-1"}
     found = settings_of(environ, account="444455556666", region="us-west-2")
     assert (found.account, found.region) == ("444455556666", "us-west-2")
 
 
-def test_without_credentials_it_is_the_local_cloud() -> None:
+def test_without_credentials_the_account_is_that_of_the_local_cloud() -> None:
     found = settings_of()
     assert (found.account, found.region) == ("000000000000", "us-east-1")
 
@@ -126,7 +126,7 @@ def test_an_image_may_be_named_or_looked_up() -> None:
         ("keep_deleted_days", 0),
     ],
 )
-def test_a_value_that_cannot_work_is_named(key: str, value: str) -> None:
+def test_an_invalid_value_is_named(key: str, value: str) -> None:
     with pytest.raises(BadContextError, match=f"context {key}"):
         settings_of(**{key: value})
 
@@ -143,7 +143,7 @@ def subnet(number: int) -> str:
 def network_of(
     subnets: list[tuple[str, str]], *, context: dict[str, Any] | None = None, **given: Any
 ) -> Any:
-    """Return the network in a VPC with subnets, each of a type and in a zone."""
+    """Return the network in a VPC with the given subnets, each with a type and a zone."""
     import aws_cdk
 
     from stacks.constructs.network import Network
@@ -174,7 +174,7 @@ def chosen(network: Any) -> dict[str, str]:
     return {zone: one.subnet_id for zone, one in network.subnets.items()}
 
 
-def test_a_vpc_of_the_users_is_not_made_again_and_lends_one_subnet_a_zone() -> None:
+def test_an_existing_vpc_is_used_with_one_subnet_per_zone() -> None:
     zones = ("us-east-1a", "us-east-1a", "us-east-1b")
     network = network_of([(PUBLIC, zone) for zone in zones], vpc_id=VPC)
     assert chosen(network) == {"us-east-1a": subnet(0), "us-east-1b": subnet(2)}
@@ -184,13 +184,13 @@ def test_a_vpc_of_the_users_is_not_made_again_and_lends_one_subnet_a_zone() -> N
         network.vpc.node.find_child("IGW")
 
 
-def test_a_vpc_with_private_subnets_only_is_used_without_public_addresses() -> None:
+def test_a_vpc_with_only_private_subnets_is_used_without_public_addresses() -> None:
     network = network_of([(PRIVATE, "us-east-1a"), (PRIVATE, "us-east-1b")], vpc_id=VPC)
     assert chosen(network) == {"us-east-1a": subnet(0), "us-east-1b": subnet(1)}
     assert not network.is_public
 
 
-def test_subnets_that_are_named_are_the_ones_that_are_used() -> None:
+def test_only_the_named_subnets_are_used() -> None:
     subnets = [(PUBLIC, "us-east-1a"), (PRIVATE, "us-east-1a"), (ISOLATED, "us-east-1b")]
     named = network_of(subnets, vpc_id=VPC, subnet_ids=f"{subnet(1)},{subnet(2)}")
     assert chosen(named) == {"us-east-1a": subnet(1), "us-east-1b": subnet(2)}
@@ -199,14 +199,14 @@ def test_subnets_that_are_named_are_the_ones_that_are_used() -> None:
 
 
 @pytest.mark.parametrize("kind", [PUBLIC, PRIVATE])
-def test_local_zones_and_wavelength_zones_are_left_out_of_a_vpc(kind: str) -> None:
+def test_local_zones_and_wavelength_zones_of_a_vpc_are_excluded(kind: str) -> None:
     zones = (LOCAL_ZONE, "us-east-1c", WAVELENGTH_ZONE)
     assert chosen(network_of([(kind, zone) for zone in zones], vpc_id=VPC)) == {
         "us-east-1c": subnet(1)
     }
 
 
-def test_local_zones_that_are_opted_in_to_get_no_subnet_of_ours() -> None:
+def test_enabled_local_zones_get_no_subnet() -> None:
     looked_up = "availability-zones:account=000000000000:region=us-east-1"
     zones = [LOCAL_ZONE, "us-east-1a", "us-east-1b", WAVELENGTH_ZONE]
     network = network_of([], context={looked_up: zones})
@@ -214,30 +214,32 @@ def test_local_zones_that_are_opted_in_to_get_no_subnet_of_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("subnets", "named", "told"),
+    ("subnets", "named", "message"),
     [
         ([(PUBLIC, "us-east-1a")], [7], rf"{subnet(7)} is not a subnet of {VPC}.*name subnets of"),
         ([(PUBLIC, LOCAL_ZONE)], [0], "is not in an Availability Zone of us-east-1"),
         ([(PUBLIC, "us-east-1a"), (PRIVATE, "us-east-1b")], [0, 1], "name subnets of one kind"),
-        ([(PRIVATE, "us-east-1a")] * 2, [0, 1], "both in us-east-1a.*leave one out"),
+        ([(PRIVATE, "us-east-1a")] * 2, [0, 1], "both in us-east-1a.*remove one"),
     ],
 )
 def test_subnets_that_cannot_be_used_are_named_with_the_remedy(
-    subnets: list[tuple[str, str]], named: list[int], told: str
+    subnets: list[tuple[str, str]], named: list[int], message: str
 ) -> None:
-    with pytest.raises(BadContextError, match=f"context subnet_ids: .*{told}"):
+    with pytest.raises(BadContextError, match=f"context subnet_ids: .*{message}"):
         network_of(subnets, vpc_id=VPC, subnet_ids=[subnet(one) for one in named])
 
 
 @pytest.mark.parametrize(
     "subnets", [[], [(ISOLATED, "us-east-1a")], [(PUBLIC, LOCAL_ZONE)]], ids=str
 )
-def test_a_vpc_without_a_way_out_is_refused_with_the_remedy(subnets: list[tuple[str, str]]) -> None:
+def test_a_vpc_without_a_route_out_is_refused_with_the_remedy(
+    subnets: list[tuple[str, str]],
+) -> None:
     with pytest.raises(BadContextError, match=f"context vpc_id: {VPC} has no subnet.*subnet_ids"):
         network_of(subnets, vpc_id=VPC)
 
 
-def test_before_the_look_up_of_a_vpc_nothing_is_refused() -> None:
+def test_nothing_is_refused_before_the_lookup_of_a_vpc() -> None:
     import aws_cdk
 
     from stacks.constructs.network import Network
@@ -265,31 +267,31 @@ KEY_ARN = f"arn:aws:kms:us-east-1:111122223333:key/{KEY}"
         ),
     ],
 )
-def test_a_key_of_the_users_may_be_named_in_four_ways(named: str, arn: str, alias: str) -> None:
+def test_a_customer_key_may_be_named_in_four_ways(named: str, arn: str, alias: str) -> None:
     disk = settings_of(ebs_kms_key=named).disk
     assert disk.key == named
     found = customer_key(disk.key, region="us-east-1", account="000000000000")
     assert found == Key(arn, alias)
 
 
-def test_the_key_of_aws_needs_no_permission() -> None:
+def test_the_aws_managed_key_needs_no_permission() -> None:
     disk = settings_of().disk
     assert disk.key == "alias/aws/ebs"
     assert customer_key(disk.key, region="us-east-1", account="000000000000") is None
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("named", "message"),
     [
-        (KEY_ARN.replace("us-east-1", "eu-west-1"), "is a key of eu-west-1.*name a key there"),
-        ("arn:aws:kms:eu-west-1:111122223333:alias/disks", "is a key of eu-west-1"),
+        (KEY_ARN.replace("us-east-1", "eu-west-1"), "is a key in eu-west-1.*name a key there"),
+        ("arn:aws:kms:eu-west-1:111122223333:alias/disks", "is a key in eu-west-1"),
         ("alias/aws/s3", "the key of another service.*alias/aws/ebs"),
         ("disks", "is not a KMS key id, 'alias/NAME', or the ARN"),
         (f"arn:aws:s3:::{KEY}", "is not a KMS key id"),
     ],
 )
-def test_a_key_that_no_volume_can_have_is_refused(named: str, told: str) -> None:
-    with pytest.raises(BadContextError, match=f"context ebs_kms_key: .*{told}"):
+def test_a_key_that_volumes_cannot_use_is_refused(named: str, message: str) -> None:
+    with pytest.raises(BadContextError, match=f"context ebs_kms_key: .*{message}"):
         settings_of(ebs_kms_key=named)
 
 
@@ -306,21 +308,21 @@ def test_the_root_device_of_a_publishers_image_is_known(image: str, device: str)
     assert settings_of(image_x86_gpu=image).root_devices["x86_gpu"] == device
 
 
-def test_the_root_device_of_another_image_has_to_be_named() -> None:
-    told = "context root_device_x86_gpu: missing.*describe-images"
-    with pytest.raises(BadContextError, match=told):
+def test_the_root_device_of_another_image_must_be_named() -> None:
+    message = "context root_device_x86_gpu: missing.*describe-images"
+    with pytest.raises(BadContextError, match=message):
         settings_of(image_x86_gpu="ami-0123456789abcdef0")
     with pytest.raises(BadContextError, match="context root_device_x86_gpu: 'sda1'"):
         settings_of(image_x86_gpu="ami-0123456789abcdef0", root_device_x86_gpu="sda1")
 
 
-def test_throughput_comes_with_the_iops_that_it_needs() -> None:
+def test_throughput_includes_the_iops_that_it_needs() -> None:
     assert (settings_of().disk.throughput, settings_of().disk.iops) == (125, 3000)
     assert settings_of(disk_throughput=500).disk.iops == 3000
     assert settings_of(disk_throughput="1000").disk.iops == 4000
 
 
-def test_a_bad_value_ends_the_synth_with_one_line_and_no_traceback(tmp_path: Path) -> None:
+def test_an_invalid_value_ends_the_synth_with_one_line_and_no_traceback(tmp_path: Path) -> None:
     context = json.dumps({"ebs_kms_key": KEY_ARN.replace("us-east-1", "eu-west-1")})
     done = subprocess.run(
         [sys.executable, "app.py"],
@@ -331,6 +333,6 @@ def test_a_bad_value_ends_the_synth_with_one_line_and_no_traceback(tmp_path: Pat
         check=False,
     )
     assert done.returncode == 1
-    # jsii may warn of the Node.js before it.
+    # jsii may print a warning about Node.js first.
     assert done.stderr.splitlines()[-1].startswith("error: context ebs_kms_key: ")
     assert "Traceback" not in done.stderr

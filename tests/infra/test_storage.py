@@ -1,4 +1,4 @@
-"""What is kept is private, encrypted, recoverable, and never removed by its age."""
+"""Storage is private, encrypted and recoverable, and nothing is removed because of its age."""
 
 from tests.infra.templates import Synthesized
 
@@ -12,7 +12,7 @@ def test_the_bucket_is_private_versioned_and_encrypted(app: Synthesized) -> None
     assert encryption["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
 
 
-def test_the_bucket_refuses_what_is_not_tls(app: Synthesized) -> None:
+def test_the_bucket_refuses_requests_without_tls(app: Synthesized) -> None:
     (policy,) = app.of_type("AWS::S3::BucketPolicy")
     denied = [
         one
@@ -29,7 +29,7 @@ def test_the_bucket_outlives_the_stack(app: Synthesized) -> None:
     assert (bucket["DeletionPolicy"], bucket["UpdateReplacePolicy"]) == ("Retain", "Retain")
 
 
-def test_no_lifecycle_rule_takes_a_current_object(app: Synthesized) -> None:
+def test_no_lifecycle_rule_removes_a_current_object(app: Synthesized) -> None:
     rules = app.one("AWS::S3::Bucket").properties["LifecycleConfiguration"]["Rules"]
     allowed = {
         "AbortIncompleteMultipartUpload",
@@ -56,7 +56,7 @@ def test_the_ledger_is_on_demand_and_recoverable(app: Synthesized) -> None:
     assert (every, sparse) == ({"ProjectionType": "ALL"}, {"ProjectionType": "KEYS_ONLY"})
 
 
-def test_every_log_has_an_end(app: Synthesized) -> None:
+def test_every_log_has_a_retention_period(app: Synthesized) -> None:
     groups = app.of_type("AWS::Logs::LogGroup")
     assert len(groups) == 12
     assert all(group.properties["RetentionInDays"] in {30, 90} for group in groups)

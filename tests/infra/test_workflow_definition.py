@@ -1,4 +1,4 @@
-"""The state machine's definition and everything that it names."""
+"""The definition of the state machine and everything that it names."""
 
 import inspect
 import json
@@ -54,7 +54,7 @@ def test_a_task_calls_the_function_of_its_name(name: str) -> None:
     assert (LAMBDAS / f"{function}.py").exists()
 
 
-def test_every_placeholder_is_bound_and_nothing_else(app: Synthesized) -> None:
+def test_exactly_the_placeholders_are_bound(app: Synthesized) -> None:
     (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
     bound = machine.properties["DefinitionSubstitutions"]
     assert set(bound) == placeholders(DEFINITION)
@@ -68,14 +68,14 @@ def test_the_deployed_definition_is_the_file(app: Synthesized) -> None:
     assert machine.properties["StateMachineName"] == "runctl-train"
 
 
-def test_its_log_has_every_step_and_no_data(app: Synthesized) -> None:
+def test_its_log_contains_every_step_and_no_data(app: Synthesized) -> None:
     (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
     logging = machine.properties["LoggingConfiguration"]
     assert (logging["Level"], logging["IncludeExecutionData"]) == ("ALL", False)
 
 
 @pytest.mark.parametrize("error", sorted(set(error_names())))
-def test_an_error_that_is_named_exists(error: str) -> None:
+def test_every_named_error_exists(error: str) -> None:
     if not error.startswith(("States.", "StepFunctions.", "Lambda.", "Sandbox.", "Runtime.")):
         raised = getattr(errors, error)
         assert inspect.isclass(raised)
@@ -83,7 +83,7 @@ def test_an_error_that_is_named_exists(error: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_retries_what_passes_and_catches_the_rest(name: str) -> None:
+def test_a_task_retries_transient_errors_and_catches_the_rest(name: str) -> None:
     retried = {error for rule in TASKS[name]["Retry"] for error in rule["ErrorEquals"]}
     assert retried >= SERVICE_ERRORS
     assert TASKS[name]["Catch"][-1]["ErrorEquals"] == ["States.ALL"]
@@ -99,7 +99,7 @@ def test_train_has_a_heartbeat_that_is_shorter_than_its_timeout() -> None:
     assert TASKS["Train"]["Catch"][0]["ErrorEquals"] == ["States.HeartbeatTimeout"]
 
 
-def test_the_run_goes_on_in_the_same_machine_and_its_input_names_the_parent() -> None:
+def test_a_run_continues_in_the_same_state_machine_and_its_input_names_the_parent() -> None:
     state = STATES["ContinueRun"]
     assert state["Resource"] == "arn:aws:states:::states:startExecution.sync:2"
     assert state["Arguments"]["StateMachineArn"] == "{% $states.context.StateMachine.Id %}"
@@ -108,7 +108,7 @@ def test_the_run_goes_on_in_the_same_machine_and_its_input_names_the_parent() ->
     assert state["Next"] == "Result"
 
 
-def test_the_machine_may_run_itself_and_wait_for_that(app: Synthesized) -> None:
+def test_the_state_machine_may_run_itself_and_wait_for_the_result(app: Synthesized) -> None:
     (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
     role = app.role(machine.properties["RoleArn"])
     where = f"arn:aws:{{}}:{REGION}:{ACCOUNT}:{{}}"
