@@ -8,7 +8,7 @@ from mkdocs.structure.files import File, Files
 
 TOP = Path(__file__).parents[1]
 # GitHub looks for these at the top of the repository.
-PAGES_AT_TOP = ("SECURITY.md",)
+PAGES_AT_TOP = ("CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

@@ -11,7 +11,8 @@ from typer.main import get_command
 from runctl.cli.main import app
 
 PROJECT = Path(__file__).parents[2]
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md"]
+PAGES += sorted((PROJECT / "docs").rglob("*.md"))
 
 
 def commands_of(page: Path) -> list[str]:
