@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The user data of every instance: fetch the agent from S3, check it, start it.
+# The user data of every instance: download the agent from S3, verify it, start it.
 #
-# A header before this text exports what it needs:
+# A header before this text exports the variables that it needs:
 #   RUNCTL_AGENT_URI RUNCTL_AGENT_SHA256 RUNCTL_TABLE RUNCTL_BUCKET RUNCTL_LOG_GROUP RUNCTL_REGION
-# As a command to a machine that was there before it exports RUNCTL_ACTION too, and lend.sh follows.
-# Every path is below ${RUNCTL_ROOT:-}, which is empty on EC2. It can run again at any time.
+# In a command to an existing instance it also exports RUNCTL_ACTION, and lend.sh follows.
+# Every path is below ${RUNCTL_ROOT:-}, which is empty on EC2. The script can be repeated at any time.
 set -euo pipefail
 umask 022
 
@@ -23,7 +23,7 @@ say() {
     { printf 'runctl bootstrap: %s\n' "$*" >"$console"; } 2>/dev/null || true
 }
 
-# An instance that cannot train must not go on costing money.
+# An instance that cannot train must not continue to cost money.
 give_up() {
     gave_up=yes
     if [ -n "$action" ]; then
@@ -35,7 +35,7 @@ give_up() {
     exit 1
 }
 
-# with_retries WHAT COMMAND...: run it until it succeeds, waiting longer each time.
+# with_retries WHAT COMMAND...: run the command until it succeeds, with growing pauses.
 with_retries() {
     local what=$1 wait=$delay number
     shift
@@ -52,7 +52,7 @@ with_retries() {
     return 1
 }
 
-# The agent needs Python 3.10 or newer with safe unpacking; AL2023's python3 is 3.9.
+# The agent needs Python 3.10 or newer with safe tar extraction; AL2023's python3 is 3.9.
 pick_python() {
     local name path fits='import platform, sys
 problem = "is too old" if sys.version_info < (3, 10) else ""
@@ -76,7 +76,7 @@ metadata() {
     curl -fsS --noproxy '*' --connect-timeout 2 --max-time 5 "$@"
 }
 
-# Prints the role's credentials as JSON; they never stand on a command line.
+# Prints the role's credentials as JSON; they never appear on a command line.
 read_credentials() {
     local token role
     token=$(metadata -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' \
@@ -87,8 +87,8 @@ read_credentials() {
         "$imds/latest/meta-data/iam/security-credentials/${role%%$'\n'*}"
 }
 
-# Prints the headers of a signed GET (SigV4) as curl's configuration. curl itself leaves
-# x-amz-security-token unsigned before 7.86, and S3 refuses that.
+# Prints the headers of a signed GET (SigV4) as curl's configuration. Before 7.86, curl itself does
+# not sign x-amz-security-token, which S3 refuses.
 sign_get() {
     "$python" -I -c 'import hashlib, hmac, json, sys, time
 from urllib.parse import urlsplit
@@ -128,7 +128,7 @@ fetch_agent() {
     local url signed
     url=$(object_url)
     signed=$(read_credentials | sign_get "$url") || {
-        say 'the instance role has no credentials (yet)'
+        say 'the instance role has no credentials yet'
         return 1
     }
     curl -fsS --config - --connect-timeout 5 --max-time "${RUNCTL_BOOT_TIMEOUT:-120}" \
@@ -142,12 +142,12 @@ fetch_agent() {
 install_agent() {
     pick_python || give_up "this image has no Python 3.10 or newer with tarfile.data_filter and venv$unfit"
     archive=$root/opt/runctl/agent.tar.gz
-    # A command may come while the user data is still at it.
+    # A command may arrive while the user data is still running.
     exec 9>"$root/etc/runctl/bootstrap.lock"
     flock -w 600 9 || give_up 'another bootstrap holds the lock'
     if [ "$(cat "$root/opt/runctl/agent/sha256" 2>/dev/null)" != "$RUNCTL_AGENT_SHA256" ]; then
-        with_retries "fetching $RUNCTL_AGENT_URI" fetch_agent ||
-            give_up "the agent could not be fetched from $RUNCTL_AGENT_URI"
+        with_retries "downloading $RUNCTL_AGENT_URI" fetch_agent ||
+            give_up "the agent could not be downloaded from $RUNCTL_AGENT_URI"
         unpack_agent
     fi
     write_settings
@@ -155,7 +155,7 @@ install_agent() {
     keep_services
 }
 
-# Atomic: whoever is interrupted in the middle leaves no half-unpacked agent.
+# Atomic: an interruption leaves no partially unpacked agent.
 unpack_agent() {
     local fresh=$root/opt/runctl/agent.new.$$
     rm -rf "$root"/opt/runctl/agent.new.*
@@ -175,7 +175,7 @@ write_file() {
     mv "$path.new" "$path"
 }
 
-# Parts of 8 MiB go back to the system at once, instead of into glibc's growing heaps.
+# Buffers of 8 MiB are returned to the system at once, instead of growing glibc's heaps.
 write_settings() {
     {
         printf '%s=%s\n' RUNCTL_ROOT "$root" RUNCTL_TABLE "$RUNCTL_TABLE" \
@@ -207,9 +207,9 @@ sys.exit(main())' "\$@"
 EOF
 }
 
-# The dead-man is a shell script, so that a broken Python or agent cannot disarm it. It counts by the
-# time since boot, which no NTP step moves: of the lease it only sees that it was touched. A file's
-# time keeps each instant, since that takes no space on a full disk.
+# The dead-man timer is a shell script, so that a broken Python or agent cannot disarm it. It counts
+# the time since boot, which no NTP step moves, and only detects that the lease was touched. It stores
+# instants as file times, which need no space on a full disk.
 write_deadman() {
     write_file "$root/opt/runctl/bin/runctl-deadman" 0755 <<EOF
 #!/bin/sh
@@ -229,13 +229,13 @@ if [ ! -e "\$run/seen" ] || [ "\$run/lease" -nt "\$run/seen" ] ||
 fi
 since() { echo \$((now - \$(stat -c %Y "\$1" 2>/dev/null || echo "\$now"))); }
 [ "\$(since "\$run/heard")" -ge "\$limit" ] || exit 0
-# Somebody asked for this machine until then; this is the one thing that has to go by the clock.
+# A person requested this machine until then; only this depends on the clock.
 keep=\$(cat "$root/etc/runctl/keep-until" 2>/dev/null || echo 0)
 [ "\$(date +%s)" -ge "\$keep" ] || exit 0
 # After a notice in the first hour EC2 takes the instance, and charges nothing if we wait.
 if [ -e "\$run/notice" ] && [ "\$(since "\$run/born")" -lt "\$first_hour" ]; then exit 0; fi
 echo "runctl: no heartbeat was accepted for \$limit s: shutting down" >&2
-# Whatever hangs here must not keep the instance alive.
+# A command that hangs must not keep the instance alive.
 timeout -k 5 30 "$root/opt/runctl/bin/runctl-agent" stop || true
 waited=0
 while [ "\$waited" -lt "\${RUNCTL_FLUSH_SECONDS:-120}" ] &&
@@ -248,7 +248,7 @@ shutdown -h now || poweroff || poweroff -f
 EOF
     write_file "$units/runctl-deadman.service" 0644 <<EOF
 [Unit]
-Description=End an instance that nobody hears from
+Description=Shut down an instance without heartbeats
 [Service]
 Type=oneshot
 EnvironmentFile=-$root/etc/runctl/deadman.env
@@ -256,7 +256,7 @@ ExecStart=$root/opt/runctl/bin/runctl-deadman
 EOF
     write_file "$units/runctl-deadman.timer" 0644 <<EOF
 [Unit]
-Description=Look for the last accepted heartbeat
+Description=Check the last accepted heartbeat
 [Timer]
 OnActiveSec=60
 OnUnitInactiveSec=60
@@ -287,17 +287,17 @@ WantedBy=multi-user.target
 EOF
 }
 
-# needrestart would restart us after a library upgrade, which ends the attempt.
+# needrestart would restart the services after a library upgrade, which ends the attempt.
 keep_services() {
     [ -d "$root/etc/needrestart" ] || return 0
     mkdir -p "$root/etc/needrestart/conf.d"
     write_file "$root/etc/needrestart/conf.d/runctl.conf" 0644 <<'EOF'
-# A restart of these services ends what they work on; they use new libraries after the next boot.
+# A restart of these services ends their work; they use new libraries after the next boot.
 $nrconf{override_rc}->{qr(^runctl-)} = 0;
 EOF
 }
 
-# Minimal images and AL2023 have no nft. Where no repository can be reached, the fence reports that.
+# Minimal images and AL2023 lack nft. Without access to a repository, the fence reports that.
 install_nft() {
     ! command -v nft >/dev/null || return 0
     say 'installing nftables'
@@ -311,7 +311,7 @@ install_nft() {
 }
 
 # The trainer gets no credentials of the instance role: its cgroup cannot reach the metadata
-# service. User data runs at the first boot only, so a unit loads the rules at each; the agent
+# service. User data runs only at the first boot, so a unit loads the rules at every boot; the agent
 # starts no trainer unless the unit reports them as loaded.
 fence_trainer() {
     local problem
@@ -343,9 +343,9 @@ mv "\$state.new" "\$state"
 EOF
     write_file "$units/runctl-trainer.slice" 0644 <<EOF
 [Unit]
-Description=Whatever the trainer starts
+Description=The processes of the trainer
 EOF
-    # The rules name the cgroup, which must exist; the other services flush all rules at their start.
+    # The rules name the cgroup, which must exist; the other services flush all rules when they start.
     write_file "$units/runctl-fence.service" 0644 <<EOF
 [Unit]
 Description=Keep the trainer away from the metadata service
@@ -361,18 +361,18 @@ EOF
     if ! systemctl restart runctl-fence.service 2>/dev/null; then
         problem="no trainer can start, since the metadata fence failed: \
 $(cat "$root/run/runctl/fence" 2>/dev/null || echo 'see journalctl -u runctl-fence')"
-        # On our own machine the agent reports it.
+        # On a machine of a run the agent reports it.
         [ -z "$action" ] || give_up "$problem"
         say "$problem"
     fi
 }
 
-# Prints until when somebody wants this machine though no run does, by its tag, as seconds.
+# Prints until when a person wants this machine without a run, from its tag, in seconds.
 kept_until() {
     local token
     token=$(metadata -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' \
         "$imds/latest/api/token") || return 1
-    # A machine of a run has no such tag, and the answer is 404.
+    # A machine of a run has no such tag, and the response is 404.
     date -d "$(metadata -H "X-aws-ec2-metadata-token: $token" \
         "$imds/latest/meta-data/tags/instance/runctl:keep-alive-until" 2>/dev/null ||
         echo '@0')" +%s
@@ -403,15 +403,15 @@ prepare() {
 main() {
     touch "$root/run/runctl/lease"
     write_deadman
-    "$root/opt/runctl/bin/runctl-deadman" || say 'the dead-man failed'
+    "$root/opt/runctl/bin/runctl-deadman" || say 'the dead-man timer failed'
     systemctl daemon-reload
     systemctl enable --now runctl-deadman.timer || say 'the dead-man timer did not start'
     # No upgrade in the middle of a run; the next machine has a newer image.
     systemctl disable --now apt-daily.timer apt-daily-upgrade.timer 2>/dev/null || true
     install_agent
-    with_retries 'reading the metadata' keep_alive || give_up 'the metadata service is away'
+    with_retries 'reading the metadata' keep_alive || give_up 'the metadata service does not respond'
     if [ "$kept" -gt 0 ]; then
-        say "nothing to do until a run comes, at most until $(date -u -d "@$kept" +%FT%TZ)"
+        say "waiting for a run, at most until $(date -u -d "@$kept" +%FT%TZ)"
         return
     fi
     install_nft
@@ -420,6 +420,6 @@ main() {
 }
 
 gave_up='' status=0 kept=0
-trap 'status=$?; [ "$status" -eq 0 ] || [ -n "$gave_up" ] || give_up "it failed ($status)"' EXIT
+trap 'status=$?; [ "$status" -eq 0 ] || [ -n "$gave_up" ] || give_up "the script failed ($status)"' EXIT
 prepare
 [ -n "$action" ] || main

@@ -1,28 +1,28 @@
-# Follows bootstrap.sh in the command to a machine that was there before: nothing here ends it, and
-# it gets no timer that does.
+# Follows bootstrap.sh in the command to an existing instance, which it never shuts down: the
+# instance gets no dead-man timer.
 #
-#   RUNCTL_ACTION=check: fetch the agent, and say what the instance's role lacks
+#   RUNCTL_ACTION=check: download the agent, and list the permissions that the instance's role lacks
 #   RUNCTL_ACTION=start RUNCTL_RUN_ID RUNCTL_ATTEMPT: start it for that attempt, if the role permits
-#   RUNCTL_ACTION=monitor MONITOR_URI MONITOR_PID MONITOR_DIR MONITOR_SIGTERM: watch over a process
-#     that runctl did not start
-#   RUNCTL_ACTION=unmonitor: stop that watch
+#   RUNCTL_ACTION=monitor MONITOR_URI MONITOR_PID MONITOR_DIR MONITOR_SIGTERM: monitor a process that
+#     runctl did not start
+#   RUNCTL_ACTION=unmonitor: stop the monitor
 #
 # shellcheck shell=bash disable=SC2154
 
-# An agent without permissions could tell nobody. A policy that is new takes some seconds to count.
+# An agent without permissions could report nothing. A new policy takes some seconds to take effect.
 check_role() {
-    with_retries 'asking what the role permits' "$root/opt/runctl/bin/runctl-agent" check ||
+    with_retries 'checking the permissions of the role' "$root/opt/runctl/bin/runctl-agent" check ||
         give_up 'the instance cannot run an attempt'
 }
 
-# What is left of an attempt before on this machine must not reach the next one.
+# Leftovers of an earlier attempt on this machine must not reach the next one.
 take_over() {
     local assignment=$root/etc/runctl/assignment
-    case $RUNCTL_RUN_ID in '' | *[!A-Za-z0-9_-]*) give_up "RUNCTL_RUN_ID names no run" ;; esac
+    case $RUNCTL_RUN_ID in '' | *[!A-Za-z0-9_-]*) give_up "RUNCTL_RUN_ID: '$RUNCTL_RUN_ID' is not a valid run id" ;; esac
     if [ "$(cat "$assignment" 2>/dev/null)" = "$RUNCTL_RUN_ID $RUNCTL_ATTEMPT" ]; then
         if [ -e "$root/run/runctl/reported" ] ||
             systemctl is-active --quiet runctl-agent.service; then
-            say "the agent works on attempt $RUNCTL_ATTEMPT of $RUNCTL_RUN_ID already"
+            say "the agent already works on attempt $RUNCTL_ATTEMPT of $RUNCTL_RUN_ID"
             exit 0
         fi
     else
@@ -72,7 +72,7 @@ obey() {
     monitor)
         install_agent
         "$root/opt/runctl/bin/runctl-agent" find-trainer | write_file "$wanted" 0600 ||
-            give_up 'there is nothing to watch over'
+            give_up 'no process to monitor was found'
         write_monitor_unit
         systemctl daemon-reload
         systemctl restart runctl-monitor.service || give_up 'the monitor did not start'
@@ -81,7 +81,7 @@ obey() {
     unmonitor)
         systemctl stop runctl-monitor.service || say 'no monitor was running'
         ;;
-    *) give_up "RUNCTL_ACTION is $action, which is nothing that can be done" ;;
+    *) give_up "RUNCTL_ACTION: '$action' is not a valid action" ;;
     esac
 }
 

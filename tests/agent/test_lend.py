@@ -53,7 +53,7 @@ def test_starting_twice_leaves_the_agent_that_works_alone(lent: Lent) -> None:
     (lent.root / "active").touch()
     again = lent.start("run-1")
     assert again.returncode == 0
-    assert "works on attempt 1 of run-1 already" in again.stderr
+    assert "already works on attempt 1 of run-1" in again.stderr
     assert restarts(lent) == 1
     assert lent.store.requests == 1
 
@@ -116,7 +116,7 @@ def test_a_machine_that_is_kept_waits_for_runs_and_ends_only_after_its_time(lent
     lent.script.write_text(SCRIPT.read_text())
     done = lent.run()
     assert done.returncode == 0
-    assert "nothing to do until a run comes" in done.stderr
+    assert "waiting for a run" in done.stderr
     assert restarts(lent) == 0
     keep = lent.root / "etc/runctl/keep-until"
     assert int(keep.read_text()) == int(until.timestamp())
