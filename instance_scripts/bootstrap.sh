@@ -52,14 +52,13 @@ with_retries() {
     return 1
 }
 
-# The agent needs Python 3.10 or newer with safe tar extraction; AL2023's python3 is 3.9.
+# The agent needs Python 3.10 or newer; AL2023's python3 is 3.9.
 pick_python() {
     local name path fits='import platform, sys
 problem = "is too old" if sys.version_info < (3, 10) else ""
 try:
-    import tarfile, venv
-    tarfile.data_filter
-except (ImportError, AttributeError) as exc:
+    import venv
+except ImportError as exc:
     problem = problem or "lacks what it needs: %s" % exc
 print("Python %s %s" % (platform.python_version(), problem) if problem else sys.executable)
 sys.exit(bool(problem))'
@@ -140,7 +139,7 @@ fetch_agent() {
 }
 
 install_agent() {
-    pick_python || give_up "this image has no Python 3.10 or newer with tarfile.data_filter and venv$unfit"
+    pick_python || give_up "this image has no Python 3.10 or newer with venv$unfit"
     archive=$root/opt/runctl/agent.tar.gz
     # A command may arrive while the user data is still running.
     exec 9>"$root/etc/runctl/bootstrap.lock"

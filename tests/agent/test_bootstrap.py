@@ -272,7 +272,6 @@ def test_image_without_a_python_is_said(boot: Boot, bare_path: str) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("import tarfile; del tarfile.data_filter", "data_filter"),
         ("import sys; sys.modules['venv'] = None", "venv"),
         ("import sys; sys.version_info = (3, 9, 25)", "is too old"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runctl.agent.instance.archive import unpack
 from stacks.assets import AssetError, build_agent, build_functions
 from stacks.settings import PROJECT
 
@@ -102,8 +103,7 @@ def test_the_agent_contains_its_libraries_and_no_other_service(built: Path) -> N
 
 
 def test_the_agents_clients_work_from_the_archive(built: Path, tmp_path: Path) -> None:
-    with tarfile.open(build_agent(build=built).path) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(build_agent(build=built).path, tmp_path)
     program = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "import boto3\n"
@@ -124,8 +124,7 @@ def test_the_agents_clients_work_from_the_archive(built: Path, tmp_path: Path) -
 def test_the_agent_installs_the_trainers_helper_from_the_archive(
     built: Path, tmp_path: Path
 ) -> None:
-    with tarfile.open(build_agent(build=built).path) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(build_agent(build=built).path, tmp_path)
     program = (
         "import pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
         "from runctl.agent.runtime.training_path import lay_out\n"
@@ -139,6 +138,39 @@ def test_the_agent_installs_the_trainers_helper_from_the_archive(
         [str(base), "-c", use], env=environment, cwd="/", check=True, capture_output=True, text=True
     )
     assert done.stdout == "local\n"
+
+
+def test_the_agent_unpacks_where_python_lacks_the_filter(built: Path, tmp_path: Path) -> None:
+    """As with Debian 12, whose Python is 3.11.2."""
+    unpack(build_agent(build=built).path, tmp_path)
+    for name, link in (("good", "file"), ("bad", "../file")):
+        with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz") as archive:
+            archive.addfile(tarfile.TarInfo("file"))
+            info = tarfile.TarInfo("link")
+            info.type, info.linkname = tarfile.SYMTYPE, link
+            archive.addfile(info)
+    program = (
+        "import pathlib, sys, tarfile; sys.path[:0] = sys.argv[1:]\n"
+        "vars(tarfile).pop('data_filter', None)\n"
+        "from runctl.agent.instance.archive import unpack\n"
+        "from runctl.model.errors import RequestError\n"
+        "top = pathlib.Path(sys.argv[1])\n"
+        "unpack(top / 'good.tar.gz', top / 'good')\n"
+        "try:\n"
+        "    unpack(top / 'bad.tar.gz', top / 'bad')\n"
+        "except RequestError as exc:\n"
+        "    print(exc, sys.modules['backports.tarfile'].__file__)"
+    )
+    done = subprocess.run(
+        [Path(sys.base_prefix, "bin/python3"), "-I", "-c", program, tmp_path, tmp_path / "vendor"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "the archive would write outside its folder" in done.stdout
+    assert f"{tmp_path}/vendor/backports" in done.stdout
+    assert (tmp_path / "good/link").samefile(tmp_path / "good/file")
+    assert not (tmp_path / "bad/link").is_symlink()
 
 
 def test_the_agents_botocore_is_the_version_that_the_tests_use() -> None:

@@ -8,11 +8,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from runctl.agent.instance.disk import says_full
 from runctl.model.errors import RequestError
 from runctl.model.manifest_rules import MAX_DEPTH, MAX_PATH_BYTES
+
+# Python 3.10 before 3.10.12 and 3.11 before 3.11.4; the backport has the same names, without types.
+if not TYPE_CHECKING and not hasattr(tarfile, "data_filter"):
+    from backports import tarfile
 
 # tarfile reads a header that extends another one at once, into memory; file contents it reads in
 # small blocks. The list of what a package left out is the longest such header of ours.

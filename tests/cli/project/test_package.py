@@ -2,11 +2,11 @@
 
 import os
 import socket
-import tarfile
 from pathlib import Path
 
 import pytest
 
+from runctl.agent.instance.archive import unpack
 from runctl.cli.project import scan as project_module
 from runctl.cli.project.package import pack_project
 from runctl.cli.project.scan import scan_project
@@ -59,8 +59,7 @@ def test_what_was_packed_unpacks_as_it_was(tmp_path):
     (top / "z/link").symlink_to("../train.py")
     (top / "pkg/absolute").symlink_to(top / "z")
     package = pack_project(scan_project(top), tmp_path / "a.tar.gz")
-    with tarfile.open(package.path) as archive:
-        archive.extractall(tmp_path / "out", filter="data")
+    unpack(package.path, tmp_path / "out")
     out = tmp_path / "out"
     assert (out / "pkg/mödel.py").read_text() == "x = 1"
     assert (out / "z/link").readlink() == Path("../train.py")
@@ -96,8 +95,7 @@ def test_empty_folders_are_packed_and_those_that_the_rules_empty(tmp_path):
         (top / name).mkdir(parents=True)
     (top / "pkg/__pycache__/a.pyc").touch()
     package = pack_project(scan_project(top), tmp_path / "a.tar.gz")
-    with tarfile.open(package.path) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+    unpack(package.path, tmp_path / "unpacked")
     unpacked = tmp_path / "unpacked"
     folders = {str(one.relative_to(unpacked)) for one in unpacked.rglob("*") if one.is_dir()}
     assert folders == {"logs", "deep", "deep/er", "out"}
