@@ -28,7 +28,7 @@ from xml.sax.saxutils import escape
 
 import pyte
 
-FRAME_SECONDS = 0.2
+FRAME_SECONDS = 0.4
 HOLD_SECONDS = 8.0
 CHARACTER_WIDTH, LINE_HEIGHT, FONT_SIZE = 8.4, 19, 14
 MARGIN, TITLE_HEIGHT = 16, 34
