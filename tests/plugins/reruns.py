@@ -2,7 +2,7 @@
 
 Real processes under load can miss a time limit, so what failed is run once more by itself. A race
 must not hide in that: each rerun is printed at the end, and more than MAX_RERUNS fail the run.
-Loaded with `-p tests.plugins.reruns`, beside `--last-failed`.
+Loaded with `-p tests.plugins.reruns` together with `--last-failed`.
 """
 
 from __future__ import annotations
