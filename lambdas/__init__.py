@@ -1,1 +1,1 @@
-"""The functions: each parses its event, makes one call, and returns what came of it."""
+"""The Lambda functions: each parses its event, makes one call, and returns the result."""

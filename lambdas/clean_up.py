@@ -1,4 +1,4 @@
-"""CleanUp: an execution ended without FinishRun; leave nothing running."""
+"""CleanUp: ends what an execution left that ended without FinishRun."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -10,7 +10,7 @@ LONGEST_CAUSE = 1000
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
-    """Answer what was left; the event is the state machine's own, or an EventBridge envelope."""
+    """Return what was ended; the event comes from the state machine or from EventBridge."""
     ended = _status_change(event["detail"]) if "detail" in event else event
     logger.append_keys(execution=ended["name"], execution_status=ended["status"])
     cleaned = clean_up(

@@ -1,4 +1,4 @@
-"""ConfirmCheckpoint: settle how the attempt ended, and what it left."""
+"""ConfirmCheckpoint: stores how the attempt ended, and its newest checkpoint."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -8,7 +8,7 @@ from runctl.control.confirm_checkpoint import confirm_checkpoint
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
-    """Answer the outcome that holds, and the newest whole checkpoint."""
+    """Return the stored outcome and the newest whole checkpoint."""
     logger.append_keys(run_id=event["run_id"], attempt=event["attempt"])
     confirmed = confirm_checkpoint(services(), event["run_id"], event["attempt"], event["outcome"])
     count("AttemptsEnded", outcome=confirmed["outcome"]["kind"])

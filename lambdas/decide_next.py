@@ -1,4 +1,4 @@
-"""DecideNext: what follows the attempt that ended."""
+"""DecideNext: the decision after an attempt has ended."""
 
 import os
 
@@ -10,7 +10,7 @@ from runctl.control.decide_next import MOST_TURNS, decide_next
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
-    """Answer the decision, with the next attempt's number and how long to wait before it."""
+    """Return the decision, the number of the next attempt, and the wait before it."""
     logger.append_keys(run_id=event["run_id"], attempt=event["attempt"])
     decided = decide_next(
         services(),

@@ -1,4 +1,4 @@
-"""FinishRun: set the run's end, leave nothing running, and return the result."""
+"""FinishRun: records the end of the run, leaves nothing running, and returns the result."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -8,14 +8,14 @@ from runctl.control.finish_run import finish_run
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
-    """Answer the RunResult."""
+    """Return the RunResult."""
     logger.append_keys(run_id=event["run_id"])
     result = finish_run(
         services(),
         event["run_id"],
         status=event["status"],
         reason=event["reason"],
-        # An execution keeps the definition that it was started with, which may not have told it.
+        # An execution keeps the definition that it was started with; older ones do not pass this.
         execution_arn=event.get("execution_arn"),
     )
     count("RunsEnded", status=result["status"])

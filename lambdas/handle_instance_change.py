@@ -1,4 +1,4 @@
-"""An instance goes away: report for an attempt that cannot any more."""
+"""HandleInstanceChange: reports for an attempt whose instance is gone."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -8,7 +8,7 @@ from runctl.control.handle_instance_change import handle_event
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
-    """Answer what was done about it."""
+    """Return what was done."""
     handled = handle_event(services(), event)
     logger.info("instance change handled", **handled)
     return handled

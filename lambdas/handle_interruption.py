@@ -1,4 +1,4 @@
-"""EC2 is about to take an instance, or says that it may: three kinds of events of EventBridge."""
+"""HandleInterruption: reacts to the events by which EC2 announces that it takes an instance."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -14,7 +14,7 @@ METRICS = {
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
-    """Answer what was done about it."""
+    """Return what was done."""
     handled = handle_event(services(), event)
     count(METRICS.get(handled.get("event", ""), "UnreadableEvents"), status=handled["status"])
     logger.info("event handled", detail_type=event.get("detail-type"), **handled)

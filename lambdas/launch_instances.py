@@ -1,4 +1,4 @@
-"""LaunchInstances: give an attempt its machine."""
+"""LaunchInstances: launches the machine of an attempt."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -8,7 +8,7 @@ from runctl.control.launch_instances import launch_instances
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
-    """Answer whether the attempt has a machine, and the outcome when it has none."""
+    """Return whether the attempt has a machine, and the outcome if it has none."""
     logger.append_keys(run_id=event["run_id"], attempt=event["attempt"])
     launch = launch_instances(services(), event["run_id"], event["attempt"])
     count("Launches" if launch["launched"] else "Refusals")

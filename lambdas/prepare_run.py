@@ -1,4 +1,4 @@
-"""PrepareRun: check the request, and put the run into the ledger or continue it."""
+"""PrepareRun: validates the request, and records the run in the ledger or continues it."""
 
 from datetime import datetime, timezone
 
@@ -10,7 +10,7 @@ from runctl.control.prepare_run import ExecutionStart, prepare_run
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
-    """Answer {"run_id", "attempt"}: the run, and the number of its next attempt."""
+    """Return {"run_id", "attempt"}: the run, and the number of its next attempt."""
     execution = ExecutionStart(
         arn=event["execution"]["arn"],
         name=event["execution"]["name"],

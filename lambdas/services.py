@@ -1,4 +1,4 @@
-"""What the functions share: their logger, their metrics, and the services of this deployment."""
+"""The logger, the metrics and the services that the functions share."""
 
 import functools
 import json
@@ -28,15 +28,15 @@ logger = Logger()
 
 
 class SystemClock:
-    """The time of this machine."""
+    """The clock of this machine."""
 
     def now(self) -> datetime:
-        """Return the aware current instant, in UTC."""
+        """Return the current time, in UTC."""
         return datetime.now(timezone.utc)
 
 
 class LambdaServices:
-    """Each service made when first used, from the variables that its function was given.
+    """The services, each created at its first use from the function's environment variables.
 
     A function that does not use a service has neither its variables nor its permissions.
     """
@@ -54,8 +54,8 @@ class LambdaServices:
     def fleet(self) -> Ec2Fleet:
         """EC2, with RUNCTL_SUBNETS and RUNCTL_LAUNCH_TEMPLATES where it launches.
 
-        RUNCTL_DEPLOYMENT tells this deployment's instances from those of others in the account.
-        RUNCTL_SECURITY_GROUP is for who looks for all machines; without it there are none.
+        RUNCTL_DEPLOYMENT separates this deployment's instances from others in the account.
+        RUNCTL_SECURITY_GROUP is needed to find all machines; without it none are found.
         """
         templates = json.loads(os.environ.get("RUNCTL_LAUNCH_TEMPLATES", "{}"))
         return Ec2Fleet(
@@ -63,8 +63,10 @@ class LambdaServices:
             deployment=os.environ["RUNCTL_DEPLOYMENT"],
             subnets=json.loads(os.environ.get("RUNCTL_SUBNETS", "{}")),
             launch_templates={
-                MachineKind(kind): LaunchTemplate(template_id=one["id"], version=one["version"])
-                for kind, one in templates.items()
+                MachineKind(kind): LaunchTemplate(
+                    template_id=template["id"], version=template["version"]
+                )
+                for kind, template in templates.items()
             },
             security_group=os.environ.get("RUNCTL_SECURITY_GROUP", ""),
             own_images=[
@@ -79,7 +81,7 @@ class LambdaServices:
 
     @functools.cached_property
     def commands(self) -> SsmCommands:
-        """The documents of RUNCTL_COMMAND_DOCUMENT and RUNCTL_START_DOCUMENT, where it has them."""
+        """SSM, with the documents of RUNCTL_COMMAND_DOCUMENT and RUNCTL_START_DOCUMENT, if set."""
         return SsmCommands(
             self._clients.get("ssm"),
             document=os.environ.get("RUNCTL_COMMAND_DOCUMENT", ""),
@@ -88,7 +90,7 @@ class LambdaServices:
 
     @functools.cached_property
     def workflow(self) -> StepFunctions:
-        """Step Functions; tokens and executions name their state machine themselves."""
+        """Step Functions; tokens and executions identify their state machine."""
         return StepFunctions(self._clients.get("stepfunctions"))
 
     @functools.cached_property
@@ -109,7 +111,7 @@ def services() -> Services:
 
 
 def count(name: str, value: int = 1, **dimensions: str) -> None:
-    """Publish a count as a log line in the embedded metric format; it costs no call."""
+    """Publish a count as a log line in the embedded metric format, which needs no API call."""
     with single_metric(
         name=name, unit=MetricUnit.Count, value=value, namespace=NAMESPACE
     ) as metric:

@@ -1,4 +1,4 @@
-"""Train: hand the task token to the attempt, whose agent waits for it."""
+"""Train: gives the task token to the attempt, whose agent waits for it."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -8,7 +8,7 @@ from runctl.control.start_training import start_training
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
-    """Answer what became of the token; the task itself goes on until someone reports on it."""
+    """Return whether the token was stored; the task continues until its outcome is reported."""
     logger.append_keys(run_id=event["run_id"], attempt=event["attempt"])
     started = start_training(
         services(),
@@ -17,5 +17,5 @@ def handler(event: Document, _context: LambdaContext) -> Document:
         token=event["token"],
         execution_arn=event["execution_arn"],
     )
-    logger.info("token handed over", status=started["status"])
+    logger.info("token stored", status=started["status"])
     return started

@@ -1,4 +1,4 @@
-"""Sweep: on a schedule, make up for events that were lost."""
+"""Sweep: makes up for lost events, on a schedule."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -8,7 +8,7 @@ from runctl.control.sweep import sweep
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(_event: Document, _context: LambdaContext) -> Document:
-    """Answer what was looked at, cleaned up, terminated, and where that failed."""
+    """Return what was checked, cleaned up and terminated, and the failures."""
     swept = sweep(services())
     for name, found in (
         ("SweptRuns", swept["cleaned"]),

@@ -172,8 +172,8 @@ class Capabilities:
                 ["ec2:CreateFleet", "ec2:RunInstances"],
                 [
                     *(self._ec2(f"{kind}/*") for kind in made),
-                    *(self._ec2(f"launch-template/{one}") for one in templates),
-                    *(self._ec2(f"subnet/{one}") for one in subnets.values()),
+                    *(self._ec2(f"launch-template/{template_id}") for template_id in templates),
+                    *(self._ec2(f"subnet/{subnet_id}") for subnet_id in subnets.values()),
                     self._ec2(f"security-group/{network.security_group.security_group_id}"),
                     # Images and their snapshots belong to their publishers.
                     f"arn:aws:ec2:{region}::image/*",
@@ -202,7 +202,9 @@ class Capabilities:
                 {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
             ),
         ]
-        if parameters := [one for one in self._settings.images.values() if one.startswith("/")]:
+        if parameters := [
+            image for image in self._settings.images.values() if image.startswith("/")
+        ]:
             # EC2 resolves the images of templates as the caller. AWS's own belong to no account.
             owner = {name: "" if name.startswith("/aws/") else account for name in parameters}
             statements.append(

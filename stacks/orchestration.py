@@ -71,7 +71,7 @@ class OrchestrationStack(Stack):
             "Train",
             name=settings.state_machine_name,
             arn=settings.state_machine_arn,
-            steps={name: one.function for name, one in self.functions.items()},
+            steps={name: step.function for name, step in self.functions.items()},
         )
         self._add_rules()
         self._tell(storage, compute)
@@ -244,7 +244,7 @@ class OrchestrationStack(Stack):
             "start_document": settings.start_document,
             "monitor_document": settings.monitor_document,
             "instance_policy": compute.policy.managed_policy_arn,
-            "subnets": {zone: one.subnet_id for zone, one in compute.network.subnets.items()},
+            "subnets": {zone: subnet.subnet_id for zone, subnet in compute.network.subnets.items()},
             "launch_templates": {
                 kind: machine.template_id for kind, machine in compute.machines.items()
             },

@@ -38,9 +38,9 @@ def read_readable_secrets(
     """
     where = f"{region}:{account}"
     return ReadableSecrets(
-        secrets=tuple(_secret(one, where) for one in context["secrets"]),
-        parameters=tuple(_parameter(one, where) for one in context["parameters"]),
-        keys=tuple(_key(one, where) for one in context["secret_keys"]),
+        secrets=tuple(_secret(entry, where) for entry in context["secrets"]),
+        parameters=tuple(_parameter(entry, where) for entry in context["parameters"]),
+        keys=tuple(_key(entry, where) for entry in context["secret_keys"]),
     )
 
 

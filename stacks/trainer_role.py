@@ -25,7 +25,7 @@ def trainer_role(
     bucket = storage.bucket.bucket_arn
     buckets = [f"arn:aws:s3:::{name}" for name in settings.readable_buckets]
     for statement in (
-        _allow(["s3:GetObject"], [f"{bucket}/runs/*", *(f"{one}/*" for one in buckets)]),
+        _allow(["s3:GetObject"], [f"{bucket}/runs/*", *(f"{arn}/*" for arn in buckets)]),
         _allow(["s3:PutObject", "s3:AbortMultipartUpload"], [f"{bucket}/runs/*/outputs/*"]),
         _allow(["s3:ListBucket"], [bucket, *buckets]),
     ):

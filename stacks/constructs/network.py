@@ -104,14 +104,16 @@ def _named_subnets(
     public: Sequence[ec2.ISubnet], private: Sequence[ec2.ISubnet], settings: Settings
 ) -> tuple[list[ec2.ISubnet], bool]:
     known = {subnet.subnet_id: subnet for subnet in (*public, *private)}
-    if missing := [one for one in settings.subnet_ids if one not in known]:
+    if missing := [subnet_id for subnet_id in settings.subnet_ids if subnet_id not in known]:
         raise BadContextError(
             f"context subnet_ids: {', '.join(missing)} is not a subnet of {settings.vpc_id} "
             f"(which has {', '.join(sorted(known)) or 'none'}); name subnets of that VPC, and "
             "delete cdk.context.json if the VPC was changed after its lookup"
         )
-    chosen = [known[one] for one in settings.subnet_ids]
-    if others := [one.subnet_id for one in chosen if one not in _own_zones(chosen, settings)]:
+    chosen = [known[subnet_id] for subnet_id in settings.subnet_ids]
+    if others := [
+        subnet.subnet_id for subnet in chosen if subnet not in _own_zones(chosen, settings)
+    ]:
         raise BadContextError(
             f"context subnet_ids: {', '.join(others)} is not in an Availability Zone of "
             f"{settings.region}; Local Zones and Wavelength zones cannot be used"

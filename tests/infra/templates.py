@@ -50,12 +50,12 @@ class Synthesized:
             Resource(
                 stack,
                 logical_id,
-                one["Type"],
-                self.resolve(one.get("Properties", {}), stack),
-                one,
+                resource["Type"],
+                self.resolve(resource.get("Properties", {}), stack),
+                resource,
             )
             for stack, template in self.templates.items()
-            for logical_id, one in template["Resources"].items()
+            for logical_id, resource in template["Resources"].items()
         ]
 
     def of_type(self, kind: str) -> list[Resource]:
@@ -64,9 +64,9 @@ class Synthesized:
     def one(self, kind: str, **properties: Any) -> Resource:
         """Return the only resource of a type with these properties."""
         (found,) = (
-            one
-            for one in self.of_type(kind)
-            if all(one.properties.get(name) == value for name, value in properties.items())
+            resource
+            for resource in self.of_type(kind)
+            if all(resource.properties.get(name) == value for name, value in properties.items())
         )
         return found
 
@@ -92,7 +92,7 @@ class Synthesized:
                     text = text.replace(f"${{{name}}}", known)
                 return text
             case dict():
-                return {name: self.resolve(one, stack) for name, one in value.items()}
+                return {name: self.resolve(element, stack) for name, element in value.items()}
             case list():
                 return [self.resolve(element, stack) for element in value]
             case _:
@@ -148,17 +148,17 @@ class Role:
 
     @property
     def actions(self) -> set[str]:
-        return {action for one in self.statements for action in _listed(one["Action"])}
+        return {action for statement in self.statements for action in _listed(statement["Action"])}
 
     def allows(
         self, action: str, resource: str, context: Mapping[str, list[str]] | None = None
     ) -> bool:
         return any(
-            one["Effect"] == "Allow"
-            and _matches(action, _listed(one["Action"]))
-            and _matches(resource, _listed(one["Resource"]))
-            and _holds(one.get("Condition", {}), context or {})
-            for one in self.statements
+            statement["Effect"] == "Allow"
+            and _matches(action, _listed(statement["Action"]))
+            and _matches(resource, _listed(statement["Resource"]))
+            and _holds(statement.get("Condition", {}), context or {})
+            for statement in self.statements
         )
 
 

@@ -58,9 +58,11 @@ NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
 
 def test_nothing_is_billed_by_the_hour(app: Synthesized) -> None:
     assert app.resources
-    for one in app.resources:
-        assert one.type in NOT_BY_THE_HOUR, f"{one.logical_id}: how is {one.type} billed?"
-        assert NOT_BY_THE_HOUR[one.type](one.properties), one.logical_id
+    for resource in app.resources:
+        assert resource.type in NOT_BY_THE_HOUR, (
+            f"{resource.logical_id}: how is {resource.type} billed?"
+        )
+        assert NOT_BY_THE_HOUR[resource.type](resource.properties), resource.logical_id
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_handlers_exist() -> None:
 
 
 def test_each_handler_is_a_function_and_each_function_a_handler(app: Synthesized) -> None:
-    handlers = {one.properties["Handler"] for one in app.of_type("AWS::Lambda::Function")}
+    handlers = {function.properties["Handler"] for function in app.of_type("AWS::Lambda::Function")}
     assert handlers == {f"lambdas.{name}.handler" for name in NAMES}
 
 
@@ -29,7 +29,7 @@ def test_it_runs_python_on_arm(app: Synthesized, name: str) -> None:
 
 
 def test_no_two_functions_share_a_role(app: Synthesized) -> None:
-    roles = [one.properties["Role"] for one in app.of_type("AWS::Lambda::Function")]
+    roles = [function.properties["Role"] for function in app.of_type("AWS::Lambda::Function")]
     assert len(set(roles)) == len(roles) == len(NAMES)
 
 
@@ -60,7 +60,9 @@ def test_an_event_that_it_cannot_handle_is_kept(app: Synthesized, name: str) -> 
 def test_only_event_handlers_have_a_dead_letter_queue(app: Synthesized) -> None:
     functions = app.of_type("AWS::Lambda::Function")
     having = {
-        one.properties["FunctionName"] for one in functions if "DeadLetterConfig" in one.properties
+        function.properties["FunctionName"]
+        for function in functions
+        if "DeadLetterConfig" in function.properties
     }
     assert having == {f"runctl-{name}" for name in ASYNCHRONOUS}
 
@@ -92,9 +94,9 @@ def test_events_reach_their_function(
 ) -> None:
     arn = f"arn:aws:lambda:us-east-1:000000000000:function:runctl-{function}"
     (rule,) = (
-        one
-        for one in app.of_type("AWS::Events::Rule")
-        if one.properties["Targets"][0]["Arn"] == arn
+        rule
+        for rule in app.of_type("AWS::Events::Rule")
+        if rule.properties["Targets"][0]["Arn"] == arn
     )
     assert rule.properties["EventPattern"]["source"] == [source]
     assert rule.properties["EventPattern"]["detail-type"] == kinds
@@ -102,9 +104,9 @@ def test_events_reach_their_function(
 
 def test_clean_up_receives_events_of_our_executions_only(app: Synthesized) -> None:
     (pattern,) = (
-        one.properties["EventPattern"]
-        for one in app.of_type("AWS::Events::Rule")
-        if one.properties.get("EventPattern", {}).get("source") == ["aws.states"]
+        rule.properties["EventPattern"]
+        for rule in app.of_type("AWS::Events::Rule")
+        if rule.properties.get("EventPattern", {}).get("source") == ["aws.states"]
     )
     assert pattern["detail"] == {
         "stateMachineArn": ["arn:aws:states:us-east-1:000000000000:stateMachine:runctl-train"],
@@ -114,9 +116,9 @@ def test_clean_up_receives_events_of_our_executions_only(app: Synthesized) -> No
 
 def test_a_sweep_runs_every_quarter_of_an_hour(app: Synthesized) -> None:
     (rule,) = (
-        one.properties
-        for one in app.of_type("AWS::Events::Rule")
-        if "ScheduleExpression" in one.properties
+        rule.properties
+        for rule in app.of_type("AWS::Events::Rule")
+        if "ScheduleExpression" in rule.properties
     )
     assert (rule["ScheduleExpression"], rule["State"]) == ("rate(15 minutes)", "ENABLED")
     (target,) = rule["Targets"]

@@ -19,9 +19,9 @@ KINDS = ("X86Gpu", "X86Cpu", "ArmCpu")
 @pytest.fixture(params=KINDS)
 def template(request: pytest.FixtureRequest, app: Synthesized) -> Resource:
     (found,) = (
-        one
-        for one in app.of_type("AWS::EC2::LaunchTemplate")
-        if one.logical_id.startswith(request.param)
+        template
+        for template in app.of_type("AWS::EC2::LaunchTemplate")
+        if template.logical_id.startswith(request.param)
     )
     return found
 
@@ -34,10 +34,10 @@ def data(template: Resource) -> dict[str, Any]:
 
 def test_each_kind_of_machine_has_its_image(app: Synthesized) -> None:
     images = {
-        one.logical_id.partition("LaunchTemplate")[0]: one.properties["LaunchTemplateData"][
-            "ImageId"
-        ]
-        for one in app.of_type("AWS::EC2::LaunchTemplate")
+        template.logical_id.partition("LaunchTemplate")[0]: template.properties[
+            "LaunchTemplateData"
+        ]["ImageId"]
+        for template in app.of_type("AWS::EC2::LaunchTemplate")
     }
     canonical = "resolve:ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current"
     assert images == {
@@ -88,21 +88,23 @@ def test_nothing_is_allowed_inbound(app: Synthesized) -> None:
 
 
 def test_there_is_one_public_subnet_per_zone(app: Synthesized) -> None:
-    zones = [one.properties["AvailabilityZone"] for one in app.of_type("AWS::EC2::Subnet")]
+    zones = [subnet.properties["AvailabilityZone"] for subnet in app.of_type("AWS::EC2::Subnet")]
     assert sorted(zones) == ["us-east-1a", "us-east-1b", "us-east-1c"]
-    endpoints = [one.properties["ServiceName"] for one in app.of_type("AWS::EC2::VPCEndpoint")]
+    endpoints = [
+        endpoint.properties["ServiceName"] for endpoint in app.of_type("AWS::EC2::VPCEndpoint")
+    ]
     assert sorted(name.rpartition(".")[2] for name in endpoints) == ["dynamodb", "s3"]
 
 
 def test_nothing_depends_on_a_default_vpc(app: Synthesized) -> None:
     (vpc,) = app.of_type("AWS::EC2::VPC")
     subnets = app.of_type("AWS::EC2::Subnet")
-    for one in (*subnets, *app.of_type("AWS::EC2::SecurityGroup")):
-        assert one.properties["VpcId"] == f"<{vpc.logical_id}>"
+    for resource in (*subnets, *app.of_type("AWS::EC2::SecurityGroup")):
+        assert resource.properties["VpcId"] == f"<{vpc.logical_id}>"
     # Each override of a launch names one of these; otherwise EC2 would use the default VPC.
     variables = app.function("launch_instances").properties["Environment"]["Variables"]
     named = json.loads(variables["RUNCTL_SUBNETS"])
-    assert sorted(named.values()) == sorted(f"<{one.logical_id}>" for one in subnets)
+    assert sorted(named.values()) == sorted(f"<{subnet.logical_id}>" for subnet in subnets)
 
 
 def test_the_user_data_is_the_header_and_bootstrap_without_comments(data: dict[str, Any]) -> None:

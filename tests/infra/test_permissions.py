@@ -82,15 +82,15 @@ def instance_role(app: Synthesized) -> Role:
 def facts(app: Synthesized) -> Mapping[str, list[str]]:
     """Return the values of the placeholders in required resources for this deployment."""
     templates = app.of_type("AWS::EC2::LaunchTemplate")
-    images = [one.properties["LaunchTemplateData"]["ImageId"] for one in templates]
+    images = [template.properties["LaunchTemplateData"]["ImageId"] for template in templates]
     (group,) = app.of_type("AWS::EC2::SecurityGroup")
     (profile,) = app.of_type("AWS::IAM::InstanceProfile")
     return {
         "region": [REGION],
         "account": [ACCOUNT],
-        "template": [f"<{one.logical_id}>" for one in templates],
+        "template": [f"<{template.logical_id}>" for template in templates],
         "tagged": ["fleet", "instance", "volume"],
-        "subnet": [f"<{one.logical_id}>" for one in app.of_type("AWS::EC2::Subnet")],
+        "subnet": [f"<{subnet.logical_id}>" for subnet in app.of_type("AWS::EC2::Subnet")],
         "group": [f"<{group.logical_id}.GroupId>"],
         "image": ["ami-0123456789abcdef0"],
         "role": [f"arn:aws:iam::{ACCOUNT}:role/{profile.properties['Roles'][0]}"],
@@ -165,8 +165,10 @@ def test_the_policy_for_existing_instances_has_the_permissions_of_our_role(
     statements = policy.properties["PolicyDocument"]["Statement"]
     granted = {
         action
-        for one in statements
-        for action in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])
+        for statement in statements
+        for action in (
+            [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        )
     }
     assert granted == instance_role(app).actions
 
@@ -295,11 +297,15 @@ def test_the_state_machine_may_invoke_its_functions(app: Synthesized) -> None:
     (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
     role = app.role(machine.properties["RoleArn"])
     called = set(machine.properties["DefinitionSubstitutions"].values())
-    invoked = [one for one in role.statements if one["Action"] == "lambda:InvokeFunction"]
-    assert [set(one["Resource"]) for one in invoked] == [called]
+    invoked = [
+        statement for statement in role.statements if statement["Action"] == "lambda:InvokeFunction"
+    ]
+    assert [set(statement["Resource"]) for statement in invoked] == [called]
     (required,) = REQUIRED["states", "lambda:invoke"]
     assert all(role.allows(required.action, arn) for arn in called)
-    nested = {one.action for one in REQUIRED["states", "states:startExecution.sync:2"]}
+    nested = {
+        permission.action for permission in REQUIRED["states", "states:startExecution.sync:2"]
+    }
     delivery = role.actions - {"lambda:InvokeFunction"} - nested
     assert all(action.startswith("logs:") for action in delivery)
 
@@ -346,7 +352,7 @@ def allowed_to_instances(app: Synthesized) -> list[tuple[str, str, dict[str, Any
 
 
 def trainer_role(app: Synthesized) -> Resource:
-    (found,) = [one for one in app.of_type("AWS::IAM::Role") if "TrainerRole" in one.logical_id]
+    (found,) = [role for role in app.of_type("AWS::IAM::Role") if "TrainerRole" in role.logical_id]
     return found
 
 
@@ -388,7 +394,11 @@ def test_an_instance_has_the_permissions_that_its_agent_needs(app: Synthesized) 
     role = instance_role(app)
     for action, resource, context in allowed_to_instances(app):
         assert role.allows(action, resource, context), (action, resource)
-    agent = [one["Resource"] for one in role.statements if one["Action"] == "s3:GetObject"]
+    agent = [
+        statement["Resource"]
+        for statement in role.statements
+        if statement["Action"] == "s3:GetObject"
+    ]
     assert any("cdk-hnb659fds-assets" in resource for resource in agent[0])
 
 
@@ -414,5 +424,7 @@ def test_an_instance_has_no_other_permission(app: Synthesized) -> None:
     ]:
         assert not role.allows(action, resource, context), (action, resource)
     expected = {action for action, _, _ in allowed_to_instances(app)}
-    agent = {one for one in role.actions if one.startswith(("ssmmessages:", "ec2messages:"))}
+    agent = {
+        action for action in role.actions if action.startswith(("ssmmessages:", "ec2messages:"))
+    }
     assert role.actions == expected | agent | {"ssm:UpdateInstanceInformation"}

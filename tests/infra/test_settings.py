@@ -171,7 +171,7 @@ def network_of(
 
 
 def chosen(network: Any) -> dict[str, str]:
-    return {zone: one.subnet_id for zone, one in network.subnets.items()}
+    return {zone: subnet.subnet_id for zone, subnet in network.subnets.items()}
 
 
 def test_an_existing_vpc_is_used_with_one_subnet_per_zone() -> None:
@@ -179,7 +179,7 @@ def test_an_existing_vpc_is_used_with_one_subnet_per_zone() -> None:
     network = network_of([(PUBLIC, zone) for zone in zones], vpc_id=VPC)
     assert chosen(network) == {"us-east-1a": subnet(0), "us-east-1b": subnet(2)}
     assert network.is_public
-    assert {type(one).__name__ for one in network.node.children} >= {"SecurityGroup"}
+    assert {type(child).__name__ for child in network.node.children} >= {"SecurityGroup"}
     with pytest.raises(RuntimeError, match="No child"):
         network.vpc.node.find_child("IGW")
 
@@ -226,7 +226,7 @@ def test_subnets_that_cannot_be_used_are_named_with_the_remedy(
     subnets: list[tuple[str, str]], named: list[int], message: str
 ) -> None:
     with pytest.raises(BadContextError, match=f"context subnet_ids: .*{message}"):
-        network_of(subnets, vpc_id=VPC, subnet_ids=[subnet(one) for one in named])
+        network_of(subnets, vpc_id=VPC, subnet_ids=[subnet(index) for index in named])
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ def test_the_bucket_is_private_versioned_and_encrypted(app: Synthesized) -> None
 def test_the_bucket_refuses_requests_without_tls(app: Synthesized) -> None:
     (policy,) = app.of_type("AWS::S3::BucketPolicy")
     denied = [
-        one
-        for one in policy.properties["PolicyDocument"]["Statement"]
-        if one["Effect"] == "Deny"
-        and one["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+        statement
+        for statement in policy.properties["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Deny"
+        and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     ]
     assert denied[0]["Action"] == "s3:*"
     assert denied[0]["Principal"] == {"AWS": "*"}
