@@ -6,7 +6,7 @@ BIN := .venv/bin
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 18,20,22
 export CDK_DISABLE_VERSION_CHECK := 1
 
-.PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench docs docs-site recording clean
+.PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench wheel image docs docs-site recording clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -52,21 +52,63 @@ build/bench/.installed: requirements/bench.txt build/frameworks/.installed
 	  build/frameworks/bin/python -c 'import site; print(site.getsitepackages()[0])' > "$$here/frameworks.pth"; done
 	@touch $@
 
-# What the tests need of the system: a browser for the pages that attack the local cloud. Only root can
-# install it, on Debian and what derives from it; others run the rest, except with CI=true.
+# What the tests build the container image from, since they have no network: a base image of Debian's
+# packages, and what the Dockerfile downloads.
+build/image/base.tar: Dockerfile
+	@mkdir -p build/image; rm -rf build/image/base
+	@packages=$$(sed -n 's/^ *\(ca-certificates .*[^ ]\) *\\$$/\1/p' Dockerfile | tr ' ' ,); \
+	suite=$$(sed -n 's/^ARG BASE=debian:\(.*\)-slim$$/\1/p' Dockerfile); \
+	debootstrap --variant=minbase --include="$$packages" "$$suite" build/image/base \
+	  > build/image/debootstrap.log 2>&1 || { tail -n 20 build/image/debootstrap.log; exit 1; }
+	tar -C build/image/base --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' \
+	  --exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*' -cf $@.partial .
+	rm -rf build/image/base
+	mv $@.partial $@
+
+# For the Python of the base image, which need not be this one; wheels name glibc in two ways.
+build/image/wheels/.downloaded: requirements/image.txt build/image/base.tar .venv/.installed
+	rm -rf build/image/wheels
+	machine=$$(uname -m); \
+	version=$$(tar -tf build/image/base.tar | sed -n 's#^./usr/bin/python\(3\.[0-9]*\)$$#\1#p'); \
+	$(BIN)/python -m pip download --quiet --require-hashes --only-binary :all: \
+	  --python-version "$$version" --platform "manylinux_2_28_$$machine" \
+	  --platform "manylinux_2_17_$$machine" --platform "manylinux2014_$$machine" \
+	  --dest build/image/wheels --requirement requirements/image.txt
+	@touch $@
+
+build/image/npm/.downloaded: package-lock.json node_modules/.installed
+	rm -rf build/image/npm
+	npm cache add --silent --cache build/image/npm \
+	  "aws-cdk@$$(node -p "require('./package.json').dependencies['aws-cdk']")"
+	@touch $@
+
+IMAGE_PARTS := build/image/base.tar build/image/wheels/.downloaded build/image/npm/.downloaded
+
+# What the tests need of the system: a browser for the pages that attack the local cloud, and a Docker
+# engine for the container image. Only root can install and use them, on Debian and what derives from
+# it; others run the rest, except with CI=true.
 system-packages:  ## as root, install what the tests need of the system
 	@mkdir -p build; \
-	if [ "$$(id -u)" = 0 ]; then left_out=; else left_out="tests as another user"; fi; \
-	if ! { command -v chromium-headless-shell || command -v chromium || command -v google-chrome; } \
-	    > /dev/null; then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	    echo "installing chromium-headless-shell"; \
+	missing=; left_out=; \
+	{ command -v chromium-headless-shell || command -v chromium || command -v google-chrome; } \
+	  > /dev/null || missing="chromium-headless-shell"; \
+	command -v dockerd > /dev/null || missing="$$missing docker.io"; \
+	command -v debootstrap > /dev/null || missing="$$missing debootstrap"; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  if [ -n "$$missing" ]; then \
+	    echo "installing $$missing"; \
 	    export DEBIAN_FRONTEND=noninteractive; \
 	    { apt-get -qq update && \
-	      apt-get -qq install --yes --no-install-recommends chromium-headless-shell; \
+	      apt-get -qq install --yes --no-install-recommends $$missing; \
 	    } > build/apt-get.log 2>&1 || { cat build/apt-get.log; exit 1; }; \
-	  else left_out="$${left_out:+$$left_out, }tests in a browser (chromium-headless-shell)"; fi; \
+	  fi; \
+	  $(MAKE) --no-print-directory $(IMAGE_PARTS) || exit 1; \
+	else \
+	  left_out="tests of the container image (docker.io, debootstrap)"; \
+	  case "$$missing" in chromium*) \
+	    left_out="$$left_out, tests in a browser (chromium-headless-shell)";; esac; \
 	fi; \
+	[ "$$(id -u)" = 0 ] || left_out="tests as another user, $$left_out"; \
 	if [ -n "$$left_out" ]; then \
 	  echo "left out, because they need root: $$left_out"; [ "$$CI" != true ]; fi
 
@@ -116,6 +158,13 @@ bench: setup build/bench/.installed  ## the benchmarks, each against its peer in
 	$(BIN)/python bench/recovery.py
 	$(BIN)/python -m bench.checkpoint
 
+wheel: setup  ## the wheel, into dist
+	rm -rf dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+image:  ## the container image, with the local cloud for machines that are not Linux
+	docker build --tag runctl .
+
 docs: setup  ## the reference pages that are derived from code
 	$(BIN)/python docs/reference/generate.py
 
@@ -136,6 +185,7 @@ lock: setup  ## rewrite the lock files from requirements/*.in
 	$(call lock,examples,)
 	$(call lock,frameworks,--unsafe-package torch)
 	$(call lock,bench,--unsafe-package torch)
+	$(call lock,image,--allow-unsafe)
 
 clean:  ## what the targets made
 	rm -rf .venv node_modules build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis
