@@ -89,7 +89,9 @@ class PlainSecret:
 def find_plain_secrets(document: Mapping[str, Any]) -> list[PlainSecret]:
     """Return what looks like a secret in a request, apart from what it declares not to be one."""
     declared = document.get("not_secrets")
-    names = set(declared) if isinstance(declared, list | tuple) else set()
+    names: set[str] = set()
+    if isinstance(declared, list | tuple):
+        names = {name for name in declared if isinstance(name, str)}
     found = [*_in_env(document.get("env"))]
     for name in WORD_FIELDS:
         found += _in_words(name, document.get(name))

@@ -74,6 +74,7 @@ BAD = [
     ("code", "s3://bucket/code.zip", ".tar.gz archive"),
     ("code", 3, ".tar.gz archive"),
     ("not_secrets", "SORT_KEY", "is not a list of strings"),
+    ("not_secrets", [[]], "quote each item"),
     ("args", "--epochs 3", "not a list of strings"),
     ("args", [3], "quote each item"),
     ("args", ["a\0b"], "NUL"),
