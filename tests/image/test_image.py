@@ -1,6 +1,7 @@
 """The container image, built and run by a real engine: there the local cloud runs everywhere."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -33,7 +34,17 @@ runctl --json --local aws train train.py
 runctl local down >&2
 """
 
-pytestmark = [needs_engine, pytest.mark.slow, pytest.mark.e2e]
+# All of aws-cdk-lib is compiled in the first build, which takes minutes on a busy machine.
+pytestmark = [
+    needs_engine,
+    pytest.mark.skipif(
+        not (PARTS / "base.tar").exists() and not os.environ.get("CI"),
+        reason="no base image: `make test` as root makes it",
+    ),
+    pytest.mark.slow,
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+]
 
 
 @pytest.fixture(scope="module")
