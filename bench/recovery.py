@@ -26,7 +26,7 @@ from runctl.cli.project.scan import scan_project
 from runctl.local import daemon
 from runctl.local.client import Json
 from runctl.local.deploy import deploy
-from runctl.local.stage import Stage, wait_for
+from runctl.local.testbed import Stage, wait_for
 from runctl.model.run import Attempt
 
 PROJECT = Path(__file__).parents[1]

@@ -34,9 +34,9 @@ def runctl(operation: str, folder: Path, endpoint: str) -> Job:
     """The agent's own uploader and restorer, with the agent's client."""
     from runctl.aws.checkpoints import CheckpointStore
     from runctl.aws.clients import Clients, Connection
-    from runctl.checkpoint.pins import pin
+    from runctl.checkpoint.pinning import pin
     from runctl.checkpoint.restore import Restorer
-    from runctl.checkpoint.snapshot import Take, look
+    from runctl.checkpoint.settling import Take, look
     from runctl.checkpoint.upload import Uploader
     from runctl.model.checkpoint import Manifest
 

@@ -15,18 +15,18 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.check import missing_permissions
+from runctl.agent.attempt import Life, Services
 from runctl.agent.instance import processes
 from runctl.agent.instance.imds import Metadata, MetadataError
+from runctl.agent.instance.permissions import missing_permissions
 from runctl.agent.instance.settings import Paths, Settings, read_paths, read_settings
-from runctl.agent.life import Life, Services
+from runctl.agent.reporting.agent_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.logs import LogShipper
-from runctl.agent.reporting.own_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.secret_mask import SecretMask
-from runctl.agent.signals import requests
-from runctl.agent.signals.inbox import Cause, Ending, Inbox
-from runctl.agent.signals.notice import Watch
-from runctl.agent.signals.requests import Request
+from runctl.agent.signals import request_files
+from runctl.agent.signals.mailbox import Cause, Ending, Inbox
+from runctl.agent.signals.request_files import Request
+from runctl.agent.signals.watcher import Watch
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.ledger import DynamoLedger
 from runctl.model import identity
@@ -47,12 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
         return check()
     if command in others:
         # Here, since an attempt needs none of it.
-        from runctl.agent.monitor.monitor_service import run as run_monitor
+        from runctl.agent.monitor.service import run as run_monitor
 
         return run_monitor(command, paths)
     if command != "run":
-        deadline = os.environ.get(requests.DEADLINE, "")
-        requests.leave(paths.requests, Request(command), deadline=deadline)
+        deadline = os.environ.get(request_files.DEADLINE, "")
+        request_files.leave(paths.requests, Request(command), deadline=deadline)
         return 0
     return run(paths)
 

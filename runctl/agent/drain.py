@@ -8,7 +8,7 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.stopping import Stopping
 from runctl.agent.runtime.trainer import Trainer
 from runctl.agent.saving.keeper import Keeper
-from runctl.agent.signals.inbox import Inbox
+from runctl.agent.signals.mailbox import Inbox
 from runctl.fault_points import reach
 
 LONGEST_GRACE = timedelta(seconds=90)

@@ -9,7 +9,7 @@ from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.marks import Marks
-from runctl.agent.signals.inbox import Inbox
+from runctl.agent.signals.mailbox import Inbox
 from runctl.checkpoint.restore import Fetched
 from runctl.fault_points import reach
 from runctl.model.checkpoint import name_of

@@ -8,9 +8,9 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.aws.errors import code_of, translated
-from runctl.aws.light import LightSender
-from runctl.aws.room import Room
-from runctl.aws.wire import Buffer, StrangeAnswerError, Write
+from runctl.aws.fast_s3.byte_budget import Room
+from runctl.aws.fast_s3.http1 import Buffer, StrangeAnswerError, Write
+from runctl.aws.fast_s3.sender import LightSender
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
 from runctl.model.errors import (

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from runctl.checkpoint.chunks import BUFFER_BYTES
 from runctl.checkpoint.known_files import Stored
-from runctl.checkpoint.pieces import BUFFER_BYTES
-from runctl.checkpoint.snapshot import ChangedError, Seen
+from runctl.checkpoint.settling import ChangedError, Seen
 from runctl.model.checkpoint import Part
 
 # A bundle is read into one buffer and sent from there.

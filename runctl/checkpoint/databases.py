@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runctl.checkpoint.folder_state import Seen, View
-from runctl.checkpoint.pins import pin_name
+from runctl.checkpoint.pinning import pin_name
 from runctl.checkpoint.sqlite_copy import SIDECARS, DatabaseError, copy_database
 
 # Each copy becomes a checkpoint: soon at first, then at a pace that costs little.

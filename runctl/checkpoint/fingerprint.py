@@ -8,7 +8,7 @@ import threading
 import weakref
 from typing import Any
 
-from runctl.checkpoint.pieces import PIECE_BYTES, Piece
+from runctl.checkpoint.chunks import PIECE_BYTES, Piece
 from runctl.model.checkpoint import Part
 
 KEY_BYTES = 32

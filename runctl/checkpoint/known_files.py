@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from runctl.checkpoint.snapshot import Seen
+from runctl.checkpoint.settling import Seen
 from runctl.model.checkpoint import Entry, Manifest, Part
 
 # Files up to this size go into bundles.

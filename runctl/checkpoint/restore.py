@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.aws.wire import Buffer
+from runctl.aws.fast_s3.http1 import Buffer
 from runctl.checkpoint.candidates import NOTHING_KNOWN, Trust, candidates
 from runctl.checkpoint.placing import NEW_FILE_FLAGS, place
-from runctl.checkpoint.sharing import share
 from runctl.checkpoint.unpacking import OLD_FILE_FLAGS, Unpacking
+from runctl.checkpoint.worker_pool import share
 from runctl.fault_points import reach
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError

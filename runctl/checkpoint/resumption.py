@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterable
 
-from runctl.checkpoint.steps import counter_in, is_state, number_in
+from runctl.checkpoint.step_names import counter_in, is_state, number_in
 
 REMEDY = "load the newest file of RUNCTL_CHECKPOINT_DIR at the start"
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"

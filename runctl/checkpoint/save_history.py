@@ -9,9 +9,9 @@ from itertools import zip_longest
 from runctl.checkpoint.candidates import PREVIOUS, keys_before
 from runctl.checkpoint.restore import Fetched
 from runctl.checkpoint.resumption import new_folder, not_resumed
-from runctl.checkpoint.snapshot import Seen, Take, View
+from runctl.checkpoint.settling import Seen, Take, View
 from runctl.checkpoint.stated_steps import Judged, Read, StepJudge
-from runctl.checkpoint.steps import is_state, number_in
+from runctl.checkpoint.step_names import is_state, number_in
 from runctl.model.checkpoint import Manifest, is_step
 from runctl.model.decision import is_progress
 from runctl.model.run import Run, best_of

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from runctl.checkpoint.snapshot import Seen, View
-from runctl.checkpoint.steps import Numbered, Unit, counter_in, is_state, number_in, step_of
+from runctl.checkpoint.settling import Seen, View
+from runctl.checkpoint.step_names import Numbered, Unit, counter_in, is_state, number_in, step_of
 
 MAX_READ_BYTES = 64 * 1024
 # How far apart the files of one save may have been written, to say the same step.

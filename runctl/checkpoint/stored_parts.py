@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.aws.wire import Buffer
-from runctl.checkpoint.sharing import share
+from runctl.aws.fast_s3.http1 import Buffer
+from runctl.checkpoint.worker_pool import share
 from runctl.fault_points import reach
 from runctl.model.checkpoint import Part
 from runctl.model.errors import RefusedError

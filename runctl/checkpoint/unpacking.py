@@ -4,9 +4,9 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-from runctl.aws.wire import Buffer
+from runctl.aws.fast_s3.http1 import Buffer
 from runctl.checkpoint.placing import NEW_FILE_FLAGS
-from runctl.checkpoint.sharing import alone
+from runctl.checkpoint.worker_pool import alone
 from runctl.model.checkpoint import Entry
 from runctl.model.errors import DamagedCheckpointError
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.bundles import Bundle, PinnedFile, check_unchanged, pack, to_repack
+from runctl.checkpoint.chunks import PIECE_BYTES, Desks, Piece, Reader, opened
 from runctl.checkpoint.fingerprint import Recognizer
 from runctl.checkpoint.known_files import KnownFiles, Stored, is_small
-from runctl.checkpoint.pieces import PIECE_BYTES, Desks, Piece, Reader, opened
-from runctl.checkpoint.pins import pin_name
-from runctl.checkpoint.sharing import alone, share
-from runctl.checkpoint.snapshot import ChangedError, Seen, Take
+from runctl.checkpoint.pinning import pin_name
+from runctl.checkpoint.settling import ChangedError, Seen, Take
 from runctl.checkpoint.stored_parts import StoredParts
+from runctl.checkpoint.worker_pool import alone, share
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import CheckpointError, DamagedCheckpointError
 

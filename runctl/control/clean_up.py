@@ -10,8 +10,8 @@ from runctl.control.ending import (
     live_machines,
     may_end,
 )
+from runctl.control.notifications import tell_end
 from runctl.control.ports import Services
-from runctl.control.telling import tell_end
 from runctl.model import errors
 from runctl.model.excerpt import shorten_reason
 from runctl.model.outcome import OutcomeKind, RunStatus

@@ -3,8 +3,8 @@
 from typing import Any
 
 from runctl.control.ending import end_leftovers, end_open_attempts
+from runctl.control.notifications import tell_end
 from runctl.control.ports import Services
-from runctl.control.telling import tell_end
 from runctl.model.errors import RunEndedError
 from runctl.model.identity import output_prefix
 from runctl.model.outcome import RunStatus

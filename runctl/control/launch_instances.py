@@ -3,8 +3,8 @@
 from typing import Any
 
 from runctl.control.ending import end_strays
-from runctl.control.lend_instance import lend_instance
 from runctl.control.ports import Services
+from runctl.control.use_existing_instance import lend_instance
 from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, TransientError
 from runctl.model.machine import LaunchResult
 from runctl.model.outcome import Outcome, OutcomeKind

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from runctl.control.ending import end_leftovers, end_open_attempts
-from runctl.control.lend_instance import problem_with
 from runctl.control.ports import Services
+from runctl.control.use_existing_instance import problem_with
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
 from runctl.model.outcome import RunStatus

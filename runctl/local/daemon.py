@@ -101,7 +101,7 @@ def _homes_of_servers() -> Iterator[Path]:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue  # it ended while we looked
-        if b"runctl.local.server.server" in words and b"--home" in words:
+        if b"runctl.local.server" in words and b"--home" in words:
             yield Path(os.fsdecode(words[words.index(b"--home") + 1]))
 
 
@@ -147,7 +147,7 @@ def start(
     (home / "endpoint.json").unlink(missing_ok=True)
     private.make_folder(home / "tmp")
     log = home / "cloud.log"
-    command = [sys.executable, "-m", "runctl.local.server.server", "--home", str(home)]
+    command = [sys.executable, "-m", "runctl.local.server", "--home", str(home)]
     command += ["--port", str(port)]
     if die_with_parent:
         command += ["--parent", str(os.getpid())]
@@ -215,7 +215,7 @@ def _is_running(pid: int, home: Path) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return state != "Z" and b"runctl.local.server.server" in words and str(home).encode() in words
+    return state != "Z" and b"runctl.local.server" in words and str(home).encode() in words
 
 
 def _clean_environment(home: Path) -> dict[str, str]:

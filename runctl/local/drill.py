@@ -12,7 +12,7 @@ from typing import Any
 from runctl.aws.prices import read_spot_price
 from runctl.local.client import Json
 from runctl.local.core.market import ON_DEMAND_PRICES
-from runctl.local.stage import Stage, wait_for
+from runctl.local.testbed import Stage, wait_for
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, Run
 

@@ -17,7 +17,7 @@ from tests.moto_server import serving
 
 if TYPE_CHECKING:
     from tests.agent.test_bootstrap import Boot
-    from tests.agent.test_lend import Lent
+    from tests.agent.test_existing_instance import Lent
 
 REGION = "us-east-1"
 
@@ -104,7 +104,7 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
 @pytest.fixture
 def lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lent]:
     """A root folder of a machine that was there before."""
-    from tests.agent.test_lend import Lent
+    from tests.agent.test_existing_instance import Lent
 
     made = Lent(tmp_path / "root")
     monkeypatch.setattr("tests.agent.test_bootstrap.SCRIPT", made.script)

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.ledger import DynamoLedger
 from runctl.checkpoint.candidates import PREVIOUS
-from runctl.checkpoint.pins import pin
-from runctl.checkpoint.snapshot import Take, look
+from runctl.checkpoint.pinning import pin
+from runctl.checkpoint.settling import Take, look
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest
 from runctl.model.run import Run

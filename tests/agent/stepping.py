@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.checkpoint.pins import pin
+from runctl.checkpoint.pinning import pin
 from runctl.checkpoint.restore import Restorer
-from runctl.checkpoint.snapshot import Take, look
+from runctl.checkpoint.settling import Take, look
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest
 from runctl.model.outcome import Outcome, OutcomeKind

@@ -19,11 +19,11 @@ import pytest
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving import keeper as keeper_module
 from runctl.agent.saving.keeper import Keeper
-from runctl.agent.saving.pacing import Pace
-from runctl.agent.saving.saves import Saves
-from runctl.agent.signals.inbox import Inbox
-from runctl.checkpoint.pins import pin, pin_name, tell_where_links_fail
-from runctl.checkpoint.snapshot import Take, look
+from runctl.agent.saving.save_events import Saves
+from runctl.agent.saving.schedule import Pace
+from runctl.agent.signals.mailbox import Inbox
+from runctl.checkpoint.pinning import pin, pin_name, tell_where_links_fail
+from runctl.checkpoint.settling import Take, look
 from runctl.policy.interval import Uptime
 
 PROJECT = Path(__file__).parents[2]
@@ -253,7 +253,7 @@ def test_what_the_agent_says_on_a_full_disk_is_shipped_and_kept_all_the_same(
     tmp_path: Path,
 ) -> None:
     program = """
-from runctl.agent.reporting.own_log import OwnLog
+from runctl.agent.reporting.agent_log import OwnLog
 log = OwnLog(disk / "agent.log")
 logging.basicConfig(handlers=[log], level=logging.INFO, format="%(message)s")
 logging.info("before")

@@ -15,7 +15,7 @@ from runctl.agent.runtime.fence import probe, prove_fence, require_fence
 from runctl.model.errors import RequestError
 from tests.agent.machine import Cloud
 from tests.agent.test_bootstrap import SCRIPT, Boot
-from tests.agent.test_lend import Lent
+from tests.agent.test_existing_instance import Lent
 
 pytestmark = pytest.mark.slow
 

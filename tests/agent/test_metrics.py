@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from runctl.agent.reporting.metrics import CHUNK_BYTES, MetricsShipper
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.saving.saves import Saves
+from runctl.agent.saving.save_events import Saves
 from runctl.model.checkpoint import MAX_STEP
 from runctl.model.metrics import MAX_NAMES
 from tests.agent.machine import Cloud

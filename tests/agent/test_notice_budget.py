@@ -10,7 +10,7 @@ import pytest
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
-from runctl.agent.saving.saves import Saves
+from runctl.agent.saving.save_events import Saves
 from runctl.checkpoint.upload import ASSUMED_BYTES_PER_SECOND
 from runctl.model.checkpoint import Entry, Manifest
 from runctl.model.saving import Saving

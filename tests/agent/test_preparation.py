@@ -15,8 +15,8 @@ from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.preparation import Preparation, Prepared
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.signals.inbox import Inbox
-from runctl.agent.signals.patience import Patience
+from runctl.agent.signals.mailbox import Inbox
+from runctl.agent.signals.waiting import Patience
 from runctl.checkpoint.candidates import Trust
 from runctl.checkpoint.restore import Restorer
 from runctl.model.declaration import Declaration

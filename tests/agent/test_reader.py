@@ -47,10 +47,10 @@ AGENT = """
 import sys
 import boto3.s3.inject, boto3.s3.transfer, encodings.idna, s3transfer.manager, sqlite3
 import concurrent.futures.thread, runctl.agent.monitor.monitor, stringprep, http.client
-from runctl.agent.monitor.monitor_service import run
+from runctl.agent.monitor.service import run
 from runctl.agent.instance.settings import Paths
 from pathlib import Path
-import runctl.agent.monitor.monitor_service as service
+import runctl.agent.monitor.service as service
 prepared = service._store
 def store(environ):
     made = prepared(environ)

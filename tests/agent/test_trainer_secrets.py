@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
+from runctl.agent.reporting.agent_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.logs import LogShipper
-from runctl.agent.reporting.own_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.runtime import trainer as trainer_module
 from runctl.agent.runtime import trainer_secrets
 from runctl.agent.runtime.trainer import Trainer
 from runctl.agent.runtime.trainer_secrets import TrainerSecrets
-from runctl.agent.signals.inbox import Cause, Ending, Inbox
-from runctl.agent.signals.patience import EndedEarlyError, Patience
+from runctl.agent.signals.mailbox import Cause, Ending, Inbox
+from runctl.agent.signals.waiting import EndedEarlyError, Patience
 from runctl.aws.secret_values import UnreadableSecretError
 from runctl.model.errors import RequestError, TransientError
 from runctl.model.request import RetryOptions

@@ -11,8 +11,8 @@ import pytest
 from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.installed import installed_versions
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
-from runctl.agent.signals.inbox import Inbox
-from runctl.agent.signals.patience import Patience
+from runctl.agent.signals.mailbox import Inbox
+from runctl.agent.signals.waiting import Patience
 from runctl.aws.versions import VersionStore
 from runctl.model.errors import RequestError
 from runctl.model.versions import PackageVersion, Versions, pin_repositories

@@ -2,7 +2,7 @@
 
 from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import ExecutionStart, prepare_run
-from runctl.control.start_training import start_training
+from runctl.control.train import start_training
 from runctl.model.pool import Pool
 from tests.control.fakes import START, World
 

@@ -8,7 +8,7 @@ import pytest
 from runctl.control.confirm_checkpoint import confirm_checkpoint
 from runctl.control.decide_next import decide_next
 from runctl.control.handle_instance_change import handle_instance_change
-from runctl.control.start_training import start_training
+from runctl.control.train import start_training
 from runctl.model.errors import FencedError, NotFoundError, RequestError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool

@@ -26,8 +26,8 @@ from runctl.control.handle_instance_change import handle_instance_change
 from runctl.control.handle_interruption import handle_event, handle_interruption
 from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import STARTED_BY, ExecutionStart, prepare_run
-from runctl.control.start_training import start_training
 from runctl.control.sweep import sweep
+from runctl.control.train import start_training
 from runctl.model.errors import RequestError, RunctlError, TransientError
 from runctl.model.machine import MachineStatus
 from runctl.model.pool import Pool

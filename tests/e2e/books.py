@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.instant_fleets import find_fleets
 from runctl.cli.commands.checkpoints.pruning import carry_out, plan_pruning
-from tests.e2e.stage import Stage
+from tests.e2e.testbed import Stage
 
 
 def check_machines(stage: Stage, run_id: str) -> None:

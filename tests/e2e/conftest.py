@@ -7,7 +7,7 @@ import pytest
 
 from runctl.local import daemon
 from runctl.local.deploy import deploy
-from tests.e2e.stage import PROJECT, Stage
+from tests.e2e.testbed import PROJECT, Stage
 
 
 @pytest.fixture(scope="session")

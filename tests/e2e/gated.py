@@ -14,7 +14,7 @@ from runctl.local.guest.processes import descendants
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Attempt
 from tests.e2e.books import check_machines
-from tests.e2e.stage import Stage, wait_for
+from tests.e2e.testbed import Stage, wait_for
 
 LAST, EVERY = 40, 5
 # Instances share this machine, so a lock tells of a second trainer of the same run.

@@ -1,6 +1,6 @@
 """A trainer that only waits, for tests of what happens around it."""
 
-from tests.e2e.stage import Stage
+from tests.e2e.testbed import Stage
 
 WAITER = "import os, time\ntime.sleep(float(os.environ['SECONDS_TO_WAIT']))\n"
 

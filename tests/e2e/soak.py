@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from runctl.local.client import LocalCloudError
 from runctl.model.run import Attempt, AttemptStage
-from tests.e2e.stage import Stage, wait_for
+from tests.e2e.testbed import Stage, wait_for
 
 PATIENCE = timedelta(seconds=60)
 

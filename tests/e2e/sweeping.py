@@ -7,7 +7,7 @@ from typing import Any
 import boto3
 
 from runctl.cli.account_services import AccountServices, SystemClock
-from tests.e2e.stage import Stage
+from tests.e2e.testbed import Stage
 
 
 @dataclass

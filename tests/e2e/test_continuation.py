@@ -3,7 +3,7 @@
 import pytest
 
 from runctl.model.outcome import RunStatus
-from tests.e2e.stage import PROJECT, Stage, wait_for
+from tests.e2e.testbed import PROJECT, Stage, wait_for
 
 pytestmark = pytest.mark.e2e
 

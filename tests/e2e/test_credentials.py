@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.e2e.stage import Stage
+from tests.e2e.testbed import Stage
 
 pytestmark = pytest.mark.e2e
 

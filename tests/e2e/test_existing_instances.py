@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from runctl.cli.main import app
 from runctl.model.identity import KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.outcome import OutcomeKind
-from tests.e2e.stage import PROJECT, Stage, wait_for
+from tests.e2e.testbed import PROJECT, Stage, wait_for
 
 pytestmark = pytest.mark.e2e
 TRAINING = PROJECT / "examples" / "training"

@@ -7,7 +7,7 @@ import pytest
 
 from runctl.model.outcome import OutcomeKind
 from tests.agent.planting import plant
-from tests.e2e.stage import Stage, wait_for
+from tests.e2e.testbed import Stage, wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -11,7 +11,7 @@ import pytest
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Attempt
 from tests.e2e.books import check_machines
-from tests.e2e.stage import Stage, wait_for
+from tests.e2e.testbed import Stage, wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runctl.model.outcome import OutcomeKind, RunStatus
-from tests.e2e.stage import PROJECT, Stage, wait_for
+from tests.e2e.testbed import PROJECT, Stage, wait_for
 
 pytestmark = pytest.mark.e2e
 TRAINING = PROJECT / "examples" / "training"

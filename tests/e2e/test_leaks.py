@@ -12,8 +12,8 @@ import pytest
 from runctl.control.sweep import sweep
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.e2e.sleeping import start_sleeper
-from tests.e2e.stage import PROJECT, Stage, wait_for
 from tests.e2e.sweeping import LaterClock, services_of_the_sweep
+from tests.e2e.testbed import PROJECT, Stage, wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -8,7 +8,7 @@ from runctl.fault_points import HANG
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt
 from tests.e2e.gated import EVERY, GatedRun
-from tests.e2e.stage import Stage, wait_for
+from tests.e2e.testbed import Stage, wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -11,7 +11,7 @@ import pytest
 from runctl.aws.workflow import Execution
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Run
-from tests.e2e.stage import Stage, wait_for
+from tests.e2e.testbed import Stage, wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 import pytest
 
 from runctl.model.pool import Pool
-from tests.e2e.stage import Stage, wait_for
+from tests.e2e.testbed import Stage, wait_for
 
 pytestmark = pytest.mark.e2e
 

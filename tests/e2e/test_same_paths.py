@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.e2e.stage import Stage, wait_for
+from tests.e2e.testbed import Stage, wait_for
 
 # It keeps one file open for as long as it lives, which must be seen through the mounts.
 PROGRAM = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stage import Stage
+from tests.e2e.testbed import Stage
 
 pytestmark = pytest.mark.e2e
 

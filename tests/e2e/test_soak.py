@@ -17,7 +17,7 @@ import pytest
 from runctl.model.outcome import OutcomeKind, RunStatus
 from tests.e2e.books import check_machines, check_parts
 from tests.e2e.soak import Soak
-from tests.e2e.stage import PROJECT, Stage
+from tests.e2e.testbed import PROJECT, Stage
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 

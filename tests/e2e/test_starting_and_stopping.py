@@ -5,7 +5,7 @@ import json
 import pytest
 
 from runctl.model.outcome import RunStatus
-from tests.e2e.stage import Stage, wait_for
+from tests.e2e.testbed import Stage, wait_for
 
 pytestmark = pytest.mark.e2e
 

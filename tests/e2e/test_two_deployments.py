@@ -13,8 +13,8 @@ from runctl.control.sweep import sweep
 from runctl.local.deploy import deploy
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.e2e.sleeping import start_sleeper
-from tests.e2e.stage import PROJECT, Stage
 from tests.e2e.sweeping import LaterClock, RoleClients, services_of_the_sweep
+from tests.e2e.testbed import PROJECT, Stage
 
 # The fixtures deploy twice.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

@@ -17,7 +17,7 @@ from runctl.checkpoint.folder_state import Seen
 from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
 from runctl.checkpoint.layouts import flaws_of, names_save, tracked_number
 from runctl.checkpoint.stated_steps import StepJudge, stated_step
-from runctl.checkpoint.steps import is_state, number_in, step_of
+from runctl.checkpoint.step_names import is_state, number_in, step_of
 from runctl.checkpoint.wholeness import Wholeness
 from tests.fuzz.budget import TARGETS, fuzz, fuzzed
 from tests.fuzz.hostile import NAMES, NUMBERS, VALUES

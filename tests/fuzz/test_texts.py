@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runctl.agent.reporting.display_lines import DisplayLines
 from runctl.agent.reporting.json_lines import Follower
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.saving.saves import Saves
+from runctl.agent.saving.save_events import Saves
 from runctl.cli.project.settings import parse_settings
 from runctl.model.checkpoint import is_step
 from runctl.model.errors import SettingsError

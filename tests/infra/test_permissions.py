@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runctl.local.core.actions import REQUIRED, Required
+from runctl.local.core.permissions import REQUIRED, Required
 from tests.infra.templates import ACCOUNT, REGION, Resource, Role, Synthesized
 
 # What each function's code calls, by the ports that its control function uses. DynamoDB permits a

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runctl.control.prepare_run import STARTED_BY
-from runctl.local.core.actions import REQUIRED
+from runctl.local.core.permissions import REQUIRED
 from runctl.model import errors
 from runctl.policy.heartbeat import LONGEST_SILENCE
 from stacks.workflows.definition import placeholders, read_definition

@@ -18,8 +18,8 @@ from runctl.agent.monitor.plain_store import PlainStore
 from runctl.agent.runtime.stopping import send_once, targets_of
 from runctl.checkpoint.databases import Databases
 from runctl.checkpoint.inspector import Inspector
-from runctl.checkpoint.pins import pin, read_pinned
-from runctl.checkpoint.snapshot import ChangedError, Settling, Take, View, look
+from runctl.checkpoint.pinning import pin, read_pinned
+from runctl.checkpoint.settling import ChangedError, Settling, Take, View, look
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.wholeness import Wholeness
 

@@ -10,8 +10,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of
-from runctl.checkpoint.pins import pin_name
-from runctl.checkpoint.snapshot import ChangedError, Seen, Take
+from runctl.checkpoint.pinning import pin_name
+from runctl.checkpoint.settling import ChangedError, Seen, Take
 
 KEEP_LAST = 3
 MANIFEST_VERSION = 1

@@ -5,7 +5,7 @@ from pathlib import Path
 from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.installed import installed_versions
-from runctl.agent.signals.patience import Patience
+from runctl.agent.signals.waiting import Patience
 from runctl.aws.versions import VersionStore
 
 

@@ -21,7 +21,7 @@ from runctl.agent.prepare.installer import find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.trainer import base_environment
-from runctl.agent.signals.patience import RETRY, Patience
+from runctl.agent.signals.waiting import RETRY, Patience
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.versions import VersionStore
 from runctl.checkpoint.candidates import PREVIOUS, Trust

@@ -11,7 +11,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.signals.inbox import Cause, Ending, Inbox
+from runctl.agent.signals.mailbox import Cause, Ending, Inbox
 from runctl.aws.errors import code_of, translated
 from runctl.aws.workflow import SPENT_TOKEN
 from runctl.model.agent_ledger import AgentLedger

@@ -9,7 +9,7 @@ from botocore.exceptions import BotoCoreError
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import MIN_LENGTH, SecretMask
-from runctl.agent.signals.patience import RETRY, Patience
+from runctl.agent.signals.waiting import RETRY, Patience
 from runctl.aws.secret_values import SecretValues, UnreadableSecretError
 from runctl.model.errors import RequestError, TransientError
 from runctl.model.secret_references import SecretReference, references_in

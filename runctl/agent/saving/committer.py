@@ -12,13 +12,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.marks import Marks
-from runctl.agent.saving.saves import Saves
+from runctl.agent.saving.save_events import Saves
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.checkpoint.pins import read_pinned
+from runctl.checkpoint.pinning import read_pinned
 from runctl.checkpoint.restore import Fetched
 from runctl.checkpoint.retention import remove_old_checkpoints
 from runctl.checkpoint.save_history import SaveHistory
-from runctl.checkpoint.snapshot import Take, View
+from runctl.checkpoint.settling import Take, View
 from runctl.checkpoint.upload import ASSUMED_BYTES_PER_SECOND, Uploader
 from runctl.fault_points import reach
 from runctl.model.agent_ledger import AgentLedger

@@ -14,14 +14,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from runctl.agent.instance import processes
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
-from runctl.agent.saving.pacing import Pace
-from runctl.agent.saving.saves import Saves
-from runctl.agent.signals.inbox import Cause, Ending, Inbox
+from runctl.agent.saving.save_events import Saves
+from runctl.agent.saving.schedule import Pace
+from runctl.agent.signals.mailbox import Cause, Ending, Inbox
 from runctl.checkpoint.databases import Databases, Replaced
 from runctl.checkpoint.inspector import Inspector
-from runctl.checkpoint.pins import hold_on_to, pin
+from runctl.checkpoint.pinning import hold_on_to, pin
 from runctl.checkpoint.restore import Fetched
-from runctl.checkpoint.snapshot import ChangedError, Settling, Take, View, look
+from runctl.checkpoint.settling import ChangedError, Settling, Take, View, look
 from runctl.checkpoint.upload import SupersededError
 from runctl.checkpoint.wholeness import Wholeness
 from runctl.model.errors import CheckpointError, FencedError, RunctlError

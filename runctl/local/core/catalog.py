@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from runctl.local.core.market import ON_DEMAND_PRICES
-from runctl.local.core.wire import ApiError, service_model
+from runctl.local.core.protocol import ApiError, service_model
 
 _SIZES = {"nano": 2, "micro": 2, "small": 2, "medium": 2, "large": 2, "xlarge": 4}
 _METAL = 96

@@ -11,7 +11,7 @@ from typing import Any
 
 from ministack.services import eventbridge
 
-from runctl.local.core import store
+from runctl.local.core import records
 from runctl.local.core.knobs import Knobs
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class EventBus:
                 self._sender.submit(self._send, entry)
 
     def _send(self, entry: dict[str, Any]) -> None:
-        with store.scope(self._account, self._region):
+        with records.scope(self._account, self._region):
             try:
                 eventbridge._put_events({"Entries": [dict(entry)]}, allow_aws_source=True)
             except Exception:

@@ -15,10 +15,10 @@ from ministack import app as ministack
 from ministack.core import iam_evaluator, router
 from ministack.services import sts
 
-from runctl.local.core import store
-from runctl.local.core.actions import REQUIRED, Required
+from runctl.local.core import records
 from runctl.local.core.instance import Instance
-from runctl.local.core.wire import ApiError
+from runctl.local.core.permissions import REQUIRED, Required
+from runctl.local.core.protocol import ApiError
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Gate:
 
     def _check(self, required: Required, resource: str, facts: Mapping[str, list[str]]) -> None:
         context: dict[str, Any] = {
-            key: value.format(region=store.region()) for key, value in required.conditions.items()
+            key: value.format(region=records.region()) for key, value in required.conditions.items()
         }
         if aliases := facts.get("key_aliases"):
             context["kms:ResourceAliases"] = aliases
@@ -177,7 +177,7 @@ class Gate:
             self._access_key,
             required.action,
             required.action.partition(":")[0],
-            store.region(),
+            records.region(),
             resource_arn=resource,
             service_context=context,
         )
@@ -208,7 +208,7 @@ class Gate:
 
 def resources_of(required: Required, facts: Mapping[str, list[str]]) -> Iterator[str]:
     """Fill in the templates with every combination of the facts that they name."""
-    known = {"region": [store.region()], "account": [store.account_id()], **facts}
+    known = {"region": [records.region()], "account": [records.account_id()], **facts}
     for template in required.resources:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
         for values in itertools.product(*(known.get(name, []) for name in names)):
@@ -218,7 +218,7 @@ def resources_of(required: Required, facts: Mapping[str, list[str]]) -> Iterator
 def caller_arn(access_key: str) -> str:
     """Name the principal behind an access key."""
     found = iam_evaluator.resolve_caller_identity(access_key)
-    return str(found["userArn"]) if found else f"arn:aws:iam::{store.account_id()}:root"
+    return str(found["userArn"]) if found else f"arn:aws:iam::{records.account_id()}:root"
 
 
 def denied_to_role(role: str, action: str, resource: str) -> str | None:
@@ -234,7 +234,7 @@ def denied_to_role(role: str, action: str, resource: str) -> str | None:
         principal_account=account,
         action=action,
         resource_arn=resource,
-        region=store.region(),
+        region=records.region(),
     )
     if iam_evaluator.evaluate(context, policies).decision == "Allow":
         return None

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from runctl.local.core.market import Lifecycle, Pool
-from runctl.local.core.store import Profile, Subnet
+from runctl.local.core.records import Profile, Subnet
 
 STATE_CODES = {
     "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48,

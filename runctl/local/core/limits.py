@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
-from runctl.local.core.wire import ApiError, operation
+from runctl.local.core.protocol import ApiError, operation
 
 # By the name in a request's signature.
 SERVICES: Mapping[str, str] = {"states": "stepfunctions", "logs": "logs", "events": "events"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
 
 _OPTIONS = ("AllocationStrategy", "SingleInstanceType", "SingleAvailabilityZone",
             "MinTargetCapacity")  # fmt: skip

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from runctl.local.core import store
+from runctl.local.core import records
 from runctl.local.core.instance import End
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
 
 # It may be used by all that may launch.
 _AWS_MANAGED = "alias/aws/ebs"
@@ -37,7 +37,7 @@ def end_of_launch(data: Mapping[str, Any], authorize: Authorize) -> End | None:
         name = (mapping.get("Ebs") or {}).get("KmsKeyId", "")
         if not name or name.endswith(_AWS_MANAGED):
             continue
-        key = store.find_key(name)
+        key = records.find_key(name)
         if key is None:
             return _NOT_USABLE
         if key.state != "Enabled":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 from runctl.local.core.instance import End, Instance, Maintenance
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
 from runctl.local.ec2.instances import Instances
 from runctl.local.guest.processes import descendants
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from runctl.local.core import catalog, store
+from runctl.local.core import catalog, records
 from runctl.local.core.allocation import Offer
 from runctl.local.core.market import Lifecycle, Pool
-from runctl.local.core.store import LaunchTemplate, Profile, Subnet
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
+from runctl.local.core.records import LaunchTemplate, Profile, Subnet
 from runctl.local.ec2.applied import check_template
 from runctl.local.ec2.tag_rules import check_shown_keys, check_tags
 
@@ -40,7 +40,7 @@ def candidates_of(request: dict[str, Any]) -> Iterator[Candidate]:
     lifecycle = cast("Lifecycle", target["DefaultTargetCapacityType"])
     order = itertools.count()
     for config in request["LaunchTemplateConfigs"]:
-        template = store.find_launch_template(config.get("LaunchTemplateSpecification", {}))
+        template = records.find_launch_template(config.get("LaunchTemplateSpecification", {}))
         for override in config.get("Overrides") or [{}]:
             merged = {**template.data, **override}
             check_template(template.template_id, template.data)
@@ -64,7 +64,7 @@ def candidates_of(request: dict[str, Any]) -> Iterator[Candidate]:
                 subnet=subnet,
                 image=image,
                 image_parameter=parameter,
-                profile=store.find_profile(profile) if profile else None,
+                profile=records.find_profile(profile) if profile else None,
             )
 
 
@@ -134,7 +134,7 @@ def _check_one_subnet_a_zone(request: dict[str, Any]) -> None:
     for config in request["LaunchTemplateConfigs"]:
         for override in config.get("Overrides", []):
             if subnet_id := override.get("SubnetId"):
-                zone = store.find_subnet(subnet_id).zone
+                zone = records.find_subnet(subnet_id).zone
                 if seen.setdefault(zone, subnet_id) != subnet_id:
                     raise ApiError("InvalidFleetConfiguration", f"Two subnets of one zone, {zone}.")
 
@@ -144,12 +144,12 @@ def _placed(merged: dict[str, Any]) -> Subnet:
     interfaces = merged.get("NetworkInterfaces") or [{}]
     subnet_id = merged.get("SubnetId") or interfaces[0].get("SubnetId")
     if subnet_id:
-        subnet = store.find_subnet(subnet_id)
+        subnet = records.find_subnet(subnet_id)
         if zone and zone != subnet.zone:
             raise ApiError("InvalidParameterCombination", f"{subnet_id} is not in {zone}.")
         return subnet
     zone = zone or (merged.get("Placement") or {}).get("AvailabilityZone")
-    return store.find_default_subnet(zone or store.zones()[0])
+    return records.find_default_subnet(zone or records.zones()[0])
 
 
 def _max_price(
@@ -226,7 +226,7 @@ def kinds_tagged_by(data: dict[str, Any]) -> list[str]:
 def template_ids(request: dict[str, Any]) -> list[str]:
     """List the launch templates of a request."""
     specs = (one.get("LaunchTemplateSpecification", {}) for one in request["LaunchTemplateConfigs"])
-    return [store.find_launch_template(spec).template_id for spec in specs]
+    return [records.find_launch_template(spec).template_id for spec in specs]
 
 
 def decode_user_data(text: Any) -> bytes:

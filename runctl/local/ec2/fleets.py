@@ -11,12 +11,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from runctl.local.core import catalog, store
+from runctl.local.core import catalog, records
 from runctl.local.core.allocation import Allocation, allocate
 from runctl.local.core.instance import Instance, ended_by_user, new_instance_id
-from runctl.local.core.store import Subnet
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
+from runctl.local.core.records import Subnet
 from runctl.local.ec2.disk_keys import Authorize, end_of_launch
+from runctl.local.ec2.filters import page
 from runctl.local.ec2.fleet_request import (
     Candidate,
     candidates_of,
@@ -34,7 +35,6 @@ from runctl.local.ec2.fleet_request import (
     where,
 )
 from runctl.local.ec2.instances import Instances
-from runctl.local.ec2.queries import page
 from runctl.local.ec2.quotas import Quotas
 from runctl.local.ec2.volumes import Volumes
 
@@ -83,7 +83,7 @@ class Fleets:
             tagged=["fleet"] if tags else [],
             tags=[f"{key}={value}" for key, value in tags.items()],
         )
-        if token and (known := self._by_token.get((store.account_id(), token))):
+        if token and (known := self._by_token.get((records.account_id(), token))):
             if known.request != request:
                 raise ApiError(
                     "IdempotentParameterMismatch",
@@ -102,7 +102,7 @@ class Fleets:
         refused = self._refused(candidates, request, authorize)
         able = [one for one in candidates if one.offer.order not in refused]
         if is_spot(request) and able:
-            store.create_spot_role()
+            records.create_spot_role()
         allocation = self._allocate(request, able) if able else Allocation((), ())
         fleet.errors = list(refused.values()) + [
             error_of(candidates[one.offer.order], one.code, one.message)
@@ -118,9 +118,9 @@ class Fleets:
                 {**where(candidate), "InstanceIds": ids, "InstanceType": offer.pool.instance_type}
             )
         self._all[fleet.fleet_id] = fleet
-        store.set_tags(fleet.fleet_id, tags)
+        records.set_tags(fleet.fleet_id, tags)
         if token:
-            self._by_token[store.account_id(), token] = fleet
+            self._by_token[records.account_id(), token] = fleet
         return _result(fleet)
 
     def _refused(
@@ -142,11 +142,13 @@ class Fleets:
                     subnet=[candidate.subnet.subnet_id],
                     group=security_groups(data),
                     image=[candidate.image],
-                    role=[store.role_arn(candidate.profile.role)] if candidate.profile else [],
+                    role=[records.role_arn(candidate.profile.role)] if candidate.profile else [],
                     instance_type=[candidate.offer.pool.instance_type],
                     spot_request=["spot-instances-request"] if is_spot(request) else [],
                     missing_role=(
-                        [store.SPOT_ROLE] if is_spot(request) and not store.has_spot_role() else []
+                        [records.SPOT_ROLE]
+                        if is_spot(request) and not records.has_spot_role()
+                        else []
                     ),
                     tagged=[*tagged, *kinds_tagged_by(data)],
                     tags=[f"{key}={value}" for key, value in tags.items()],
@@ -184,8 +186,8 @@ class Fleets:
             lifecycle=candidate.offer.pool.lifecycle,
             subnet=candidate.subnet,
             image_id=candidate.image,
-            account=store.account_id(),
-            region=store.region(),
+            account=records.account_id(),
+            region=records.region(),
             user_data=decode_user_data(data.get("UserData", "")),
             root=Path(self._instances.home) / "instances" / instance_id,
             private_ip=self._address(candidate.subnet),
@@ -202,7 +204,7 @@ class Fleets:
             },
             client_token=fleet.request.get("ClientToken", ""),
         )
-        store.set_tags(instance_id, tags)
+        records.set_tags(instance_id, tags)
         self._volumes.launch(instance, data, tags_for(fleet.request, "volume"))
         self._instances.launch(instance)
         if end := end_of_launch(data, authorize):

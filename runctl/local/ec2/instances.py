@@ -29,7 +29,7 @@ from runctl.local.core.instance import (
 from runctl.local.core.journal import Journal
 from runctl.local.core.knobs import Knobs
 from runctl.local.core.market import Market
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
 from runctl.local.ec2 import disks
 from runctl.local.ec2.imds import Metadata
 from runctl.local.guest import isolation
@@ -41,7 +41,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _PACKAGE_ROOT = Path(runctl.__file__).parents[1]
 _START_SUPERVISOR = (
     f"import sys; sys.path.insert(0, {str(_PACKAGE_ROOT)!r}); "
-    "from runctl.local.guest.supervisor import main; main()"
+    "from runctl.local.guest.init import main; main()"
 )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from runctl.local.core import catalog, limits, store
+from runctl.local.core import catalog, limits, records
 from runctl.local.core.allocation import Shortage
 from runctl.local.core.knobs import Knobs
 from runctl.local.core.market import Market, Pool
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
 from runctl.model.quota import QUOTAS, VcpuQuota, quota_of
 
 # The quotas of an account that has never asked for another one: here enough for everything, where
@@ -45,7 +45,7 @@ class Quotas:
         if request.get("ServiceCode") != _SERVICE or quota is None:
             raise _no_such_quota()
         value = self._actions[action](quota)
-        arn = f"arn:aws:servicequotas:{store.region()}:{store.account_id()}:{_SERVICE}/{quota.code}"
+        arn = f"arn:aws:servicequotas:{records.region()}:{records.account_id()}:{_SERVICE}/{quota.code}"
         return {
             "Quota": {
                 "ServiceCode": _SERVICE,

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from runctl.local.core.instance import STATE_CODES, Instance
-from runctl.local.core.wire import ApiError
-from runctl.local.ec2.queries import check_filters, filters_of, matches
+from runctl.local.core.protocol import ApiError
+from runctl.local.ec2.filters import check_filters, filters_of, matches
 
 if TYPE_CHECKING:
     from runctl.local.core.instance import Maintenance

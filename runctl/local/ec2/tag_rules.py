@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
 
 # botocore documents 127 characters for a key, the guide 128.
 MAX_KEY, MAX_VALUE, MAX_TAGS = 127, 256, 50

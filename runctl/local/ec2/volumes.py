@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from runctl.local.core import store
+from runctl.local.core import records
 from runctl.local.core.instance import Instance
-from runctl.local.core.wire import ApiError
-from runctl.local.ec2.queries import check_filters, filters_of, matches, tags_match
+from runctl.local.core.protocol import ApiError
+from runctl.local.ec2.filters import check_filters, filters_of, matches, tags_match
 
 _ROOT_GIB = 8
 
@@ -73,7 +73,7 @@ class Volumes:
                 tags=dict(tags),
             )
             self._all[volume.volume_id] = volume
-            store.set_tags(volume.volume_id, dict(tags))
+            records.set_tags(volume.volume_id, dict(tags))
 
     def all(self) -> list[Volume]:
         """List those that are there."""

@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runctl.local.core import catalog, iam, store
+from runctl.local.core import catalog, iam, records
 from runctl.local.core.instance import Instance, ended_by_user
 from runctl.local.core.journal import Journal
 from runctl.local.core.knobs import Knobs, unknown
 from runctl.local.core.market import ERROR_CODES, Market, Pool
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
 from runctl.local.ec2 import disks
 from runctl.local.ec2.faults import Faults
 from runctl.local.ec2.instances import Instances
@@ -78,7 +78,7 @@ class Admin:
             raise ApiError("NotFound", f"there is no {method} /_runctl/{path}", status=404)
         try:
             _check_names(method, path, payload)
-            with store.scope(self._account, self._region):
+            with records.scope(self._account, self._region):
                 return route(payload)
         except (TypeError, ValueError) as exc:
             raise ApiError("BadRequest", str(exc)) from exc
@@ -216,7 +216,7 @@ def _pool(text: str) -> Pool:
     types = catalog.existing_types()
     if pool.instance_type not in types:
         raise ValueError(f"pool: {unknown('instance type', pool.instance_type, types)}")
-    if pool.zone not in (zones := store.zones()):
+    if pool.zone not in (zones := records.zones()):
         raise ValueError(f"pool: {unknown('zone', pool.zone, zones)}")
     return pool
 

@@ -18,9 +18,9 @@ from ministack.core import iam_evaluator, lambda_runtime
 from ministack.services import eventbridge, lambda_svc
 from ministack.services import stepfunctions as sfn
 
-from runctl.local.core import iam, store
-from runctl.local.core.actions import REQUIRED
+from runctl.local.core import iam, records
 from runctl.local.core.instance import base_python
+from runctl.local.core.permissions import REQUIRED
 from runctl.local.stepfunctions.executions import current_execution, role_of
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def warm_up(account: str, region: str) -> None:
     """Start an environment for every function, in the background."""
 
     def start(record: dict[str, Any]) -> None:
-        with store.scope(account, region):
+        with records.scope(account, region):
             config = record["config"]
             worker, _ = lambda_runtime.acquire_worker(
                 config["FunctionName"], config, record["code_zip"], qualifier="$LATEST"
@@ -61,14 +61,14 @@ def warm_up(account: str, region: str) -> None:
             finally:
                 lambda_runtime.release_worker(worker)
 
-    with store.scope(account, region):
-        records = [
+    with records.scope(account, region):
+        functions = [
             one
             for one in lambda_svc._functions.values()
             if one["config"].get("Runtime", "").startswith("python") and one.get("code_zip")
         ]
     pool = ThreadPoolExecutor(max_workers=_WARMED_AT_ONCE, thread_name_prefix="warm-up")
-    for record in records:
+    for record in functions:
         pool.submit(start, record)
     pool.shutdown(wait=False)
 
@@ -148,13 +148,13 @@ def _may_invoke(func: dict[str, Any], arn: str) -> bool:
     context = iam_evaluator.EvalContext(
         principal_arn="",
         principal_type="Service",
-        principal_account=store.account_id(),
+        principal_account=records.account_id(),
         action="lambda:InvokeFunction",
         resource_arn=arn,
-        region=store.region(),
+        region=records.region(),
         service_context={
             "aws:sourcearn": _rule.get(),
-            "aws:sourceaccount": store.account_id(),
+            "aws:sourceaccount": records.account_id(),
         },
     )
     found = iam_evaluator.evaluate_resource_policy(

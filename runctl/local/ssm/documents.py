@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([\w-]+)\s*\}\}")
 _SHELL = "aws:runShellScript"

@@ -10,9 +10,9 @@ from ministack.services import ssm as ministack_ssm
 from ministack.services.cloudformation import provisioners
 
 from runctl.local.core import catalog
-from runctl.local.core.wire import ApiError
+from runctl.local.core.protocol import ApiError
+from runctl.local.ssm.api import Ssm
 from runctl.local.ssm.documents import Document
-from runctl.local.ssm.ssm import Ssm
 
 
 def install(ssm: Ssm) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from ministack.services import stepfunctions as sfn
 
 from runctl.local.core import iam
-from runctl.local.core.actions import REQUIRED
+from runctl.local.core.permissions import REQUIRED
 from runctl.local.stepfunctions.executions import (
     Execution,
     Lives,

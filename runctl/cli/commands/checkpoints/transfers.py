@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.aws.wire import Buffer, Write
+from runctl.aws.fast_s3.http1 import Buffer, Write
 from runctl.checkpoint.candidates import PREVIOUS, Trust, candidates, previous_of
-from runctl.checkpoint.pins import pin
-from runctl.checkpoint.snapshot import ChangedError, Take, View, look
+from runctl.checkpoint.pinning import pin
+from runctl.checkpoint.settling import ChangedError, Take, View, look
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest, Part, name_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from runctl.aws.wire import drop
+from runctl.aws.fast_s3.http1 import drop
 from runctl.model.errors import DamagedCheckpointError
 
 if TYPE_CHECKING:

@@ -1,0 +1,100 @@
+"""The last things an attempt does: store its instants, report its outcome, upload its outputs."""
+
+import contextlib
+import logging
+import time
+from datetime import timedelta
+from typing import Any
+
+from runctl.agent.instance.settings import Settings
+from runctl.agent.reporting.heartbeat import Heartbeat
+from runctl.agent.reporting.outputs import upload_outputs
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.reporting.report import report
+from runctl.agent.signals.mailbox import Cause, Inbox
+from runctl.aws.workflow import StepFunctions
+from runctl.fault_points import reach
+from runctl.model.errors import TransientError
+from runctl.model.outcome import Outcome, OutcomeKind
+
+REPORT_WITHIN = timedelta(minutes=5)
+RETRY_SECONDS = 2.0
+TOKEN_POLL_SECONDS = 0.2
+
+logger = logging.getLogger(__name__)
+
+
+class Farewell:
+    """Tells how the attempt ended, once."""
+
+    def __init__(
+        self,
+        workflow: StepFunctions,
+        s3: Any,
+        settings: Settings,
+        *,
+        heartbeat: Heartbeat,
+        progress: Progress,
+        inbox: Inbox,
+    ) -> None:
+        self._workflow = workflow
+        self._s3 = s3
+        self._settings = settings
+        self._heartbeat = heartbeat
+        self._progress = progress
+        self._inbox = inbox
+
+    def was_told(self) -> bool:
+        """Whether an earlier agent on this instance has reported already."""
+        return self._settings.paths.reported.exists()
+
+    def tell(self, outcome: Outcome) -> None:
+        """Store the last instants, then report: after the report the fence may move any moment."""
+        self._progress.enter("done")
+        self._await_token(outcome)
+        if self._heartbeat.has_token():
+            self._heartbeat.tell_now()
+        within = REPORT_WITHIN
+        ending = self._inbox.ending
+        left = None if ending is None else ending.time_left()
+        if left is not None:
+            within = min(within, max(left, timedelta(0)))
+        if report(self._workflow, self._heartbeat, outcome, within=within):
+            reach("drain.reported")
+            with contextlib.suppress(OSError):
+                self._settings.paths.reported.touch()
+        if outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}:
+            # What matters is safe; the outputs so far are taken as long as we live.
+            self.upload_outputs(time.monotonic() + within.total_seconds())
+
+    def upload_outputs(self, until: float) -> str:
+        """Upload the outputs; return what went wrong, or an empty text."""
+        while True:
+            try:
+                upload_outputs(
+                    self._s3,
+                    self._settings.paths.output,
+                    bucket=self._settings.bucket,
+                    run_id=self._settings.run_id,
+                    attempt=self._settings.attempt,
+                    until=until,
+                )
+            except TransientError as exc:
+                logger.warning("%s", exc)
+                if time.monotonic() + RETRY_SECONDS > until or self._inbox.ending:
+                    return str(exc)
+                time.sleep(RETRY_SECONDS)
+            else:
+                return ""
+
+    def _await_token(self, outcome: Outcome) -> None:
+        """An end before the token is worth telling too, as long as the instance lives."""
+        while not self._heartbeat.has_token() and outcome.kind is not OutcomeKind.STOPPED:
+            ending = self._inbox.ending
+            if ending is not None:
+                left = ending.time_left()
+                over = left is None or left <= timedelta(0)
+                # After a stop or without the fence no token comes any more.
+                if over or ending.cause in {Cause.STOP, Cause.FENCED}:
+                    return
+            time.sleep(TOKEN_POLL_SECONDS)

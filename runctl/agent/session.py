@@ -1,0 +1,205 @@
+"""What works while the attempt trains: the trainer, its keeper and its pace."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from runctl.agent.instance.settings import Settings
+from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.reporting.metrics import MetricsShipper
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.runtime.trainer import Contract, Trainer, trainer_command, trainer_environment
+from runctl.agent.runtime.training_path import lay_out
+from runctl.agent.saving.committer import Committer
+from runctl.agent.saving.keeper import Keeper
+from runctl.agent.saving.save_events import Saves
+from runctl.agent.saving.schedule import Pace
+from runctl.agent.signals.mailbox import Inbox
+from runctl.aws.checkpoints import CheckpointStore
+from runctl.checkpoint.pinning import tell_where_links_fail
+from runctl.model.agent_ledger import AgentLedger
+from runctl.model.request import RunRequest
+from runctl.policy.interval import Uptime
+
+NO_HELPER = (
+    "a checkpoint was asked for; a trainer without runctl's helper saves when it does, "
+    "and what is on disk is uploaded"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Crew:
+    """Everything that is busy between the trainer's start and its end."""
+
+    def __init__(
+        self,
+        ledger: AgentLedger,
+        s3: Any,
+        store: CheckpointStore,
+        settings: Settings,
+        *,
+        request: RunRequest,
+        prepared: Prepared,
+        seen: Uptime,
+        progress: Progress,
+        inbox: Inbox,
+        env: Mapping[str, str],
+        credentials: Mapping[str, str],
+    ) -> None:
+        self._settings = settings
+        self._request = request
+        self._prepared = prepared
+        self._progress = progress
+        self._inbox = inbox
+        self._env = env
+        self._credentials = credentials
+        paths = settings.paths
+        self._checkpoint_request = paths.checkpoint_request
+        self._reason = ""
+        self._has_unasked = False
+        self._saves = Saves(paths.saved)
+        self._pace = Pace(
+            fixed=request.checkpoint.fixed_interval, seen=seen, began=time.monotonic()
+        )
+        self.committer = Committer(
+            ledger,
+            store,
+            run_id=settings.run_id,
+            attempt=settings.attempt,
+            keep_last=request.checkpoint.keep_last,
+            may_be_interrupted=request.market != "on-demand",
+            run=prepared.run,
+            saves=self._saves,
+            progress=progress,
+            is_fenced=lambda: inbox.is_fenced,
+        )
+        running: list[Trainer] = []
+        self._running = running
+        self.keeper = Keeper(
+            self.committer,
+            folder=prepared.checkpoint,
+            pins=paths.state / "pins",
+            spare=paths.runtime / "pins",
+            saves=self._saves,
+            pace=self._pace,
+            family=lambda: running[0].family() if running else [],
+            leader=lambda: running[0].pid if running else 0,
+            progress=progress,
+            inbox=inbox,
+        )
+        if prepared.restored is not None:
+            self.keeper.begin_from(prepared.restored)
+        self.metrics = MetricsShipper(
+            s3,
+            paths.metrics,
+            progress,
+            bucket=settings.bucket,
+            run_id=settings.run_id,
+            attempt=settings.attempt,
+        )
+
+    def start(self, *, last_check: Callable[[], None]) -> Trainer:
+        """Start the trainer and what watches it; `last_check` may still raise."""
+        paths, prepared = self._settings.paths, self._prepared
+        restored = prepared.restored
+        contract = Contract(
+            run_id=self._settings.run_id,
+            attempt=self._settings.attempt,
+            resume_step=None if restored is None else restored.manifest.step,
+            checkpoint=prepared.checkpoint,
+            partial=prepared.partial,
+            inputs=paths.inputs,
+            outputs=paths.output,
+            metrics=paths.metrics,
+            checkpoint_request=self._checkpoint_request,
+            saved=paths.saved,
+        )
+        environ = trainer_environment(
+            os.environ,
+            env=self._env,
+            contract=contract,
+            environment=prepared.environment,
+            project=paths.project,
+            training_path=lay_out(paths.state / "training-path"),
+            credentials=self._credentials,
+        )
+        command = trainer_command(
+            self._request,
+            prepared.script,
+            project=paths.project,
+            environment=prepared.environment,
+            variables=contract.as_environment(),
+            resumes=restored is not None,
+        )
+        if told := tell_where_links_fail(prepared.checkpoint, paths.state / "pins"):
+            logger.info("%s", told)
+        last_check()
+        trainer = Trainer(
+            command,
+            environ=environ,
+            cwd=paths.project,
+            output=paths.trainer_output,
+            errors=paths.trainer_errors,
+            on_exit=self._inbox.nudge,
+        )
+        self._running.append(trainer)
+        self.keeper.start()
+        self.metrics.start()
+        self._progress.mark("started")
+        self._progress.enter("train")
+        logger.info("the trainer is running")
+        return trainer
+
+    @property
+    def was_asked_to_stop(self) -> bool:
+        """Whether the trainer's helper has told of a SIGTERM."""
+        return self._saves.was_asked_to_stop
+
+    def ask_for_checkpoint(self) -> None:
+        """Ask the trainer's helper to save; one without the helper goes on undisturbed."""
+        if not self._saves.has_helper:
+            self._progress.warn(NO_HELPER, about="request")
+        self._write_request()
+
+    def keep_pace(self) -> None:
+        """Ask for a save when one is due, and say so when none arrives any more."""
+        now = time.monotonic()
+        interval = self._pace.interval(now)
+        if self._saves.has_helper:
+            self._progress.note_saving(
+                every=interval.every,
+                is_fixed=self._pace.is_fixed,
+                cost=interval.cost,
+                uptime=interval.uptime,
+            )
+        if self._saves.has_helper and interval.reason != self._reason:
+            first, self._reason = not self._reason, interval.reason
+            # The reason changes with every minute of training; the log has it when it matters.
+            if first or self._pace.is_due(now):
+                logger.info(
+                    "a checkpoint every %.0f s: %s", interval.every.total_seconds(), interval.reason
+                )
+        if self._pace.is_due(now):
+            self._pace.note_asked(now)
+            self._write_request()
+        elif self._has_unasked:
+            self._write_request()
+        overdue = self._pace.overdue(now)
+        if self._progress.warn(overdue, about="overdue") and overdue:
+            logger.warning("%s", overdue)
+
+    def _write_request(self) -> None:
+        asked = json.dumps({"at": datetime.now(timezone.utc).isoformat()})
+        problem = ""
+        try:
+            self._checkpoint_request.write_text(asked)
+        except OSError as exc:  # a full disk: training goes on, and it is asked later
+            problem = f"the trainer cannot be asked to save: {exc}"
+        self._has_unasked = bool(problem)
+        if self._progress.warn(problem, about="asking") and problem:
+            logger.warning("%s", problem)

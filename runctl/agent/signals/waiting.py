@@ -1,0 +1,76 @@
+"""Waiting for something, always with an eye on whether the attempt must end first."""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import TypeVar
+
+from botocore.exceptions import BotoCoreError
+
+from runctl.agent.signals.mailbox import Inbox
+from runctl.model.errors import TransientError
+
+RETRY = timedelta(seconds=2)
+CHECK = timedelta(seconds=1)
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+
+class EndedEarlyError(Exception):
+    """An end was asked for before the trainer was started."""
+
+
+class Patience:
+    """Waits until what it waits for is there, or raises EndedEarlyError."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+
+    def start(self, job: Callable[[], Result]) -> "Future[Result]":
+        """Run a job in the background; it may be left behind when an end comes first."""
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(job())
+            except BaseException as exc:  # noqa: BLE001 - it is raised again by result()
+                future.set_exception(exc)
+            self._inbox.nudge()
+
+        threading.Thread(target=run, name="job", daemon=True).start()
+        return future
+
+    def result_of(self, job: Callable[[], Result]) -> Result:
+        """Run a job in the background and wait for its result."""
+        future = self.start(job)
+        self.until(future.done)
+        return future.result()
+
+    def until(self, is_there: Callable[[], bool]) -> None:
+        """Wait until it is there; who changes that nudges the inbox."""
+        while not is_there():
+            self.pause(CHECK)
+
+    def pause(self, duration: timedelta) -> None:
+        """Wait for news, at most so long."""
+        self.check()
+        self._inbox.wait(duration.total_seconds())
+        self.check()
+
+    def check(self) -> None:
+        """Raise EndedEarlyError when an end was asked for."""
+        if self._inbox.ending is not None:
+            raise EndedEarlyError
+
+    def retry(self, call: Callable[[], Result]) -> Result:
+        """Call until the services play along."""
+        while True:
+            try:
+                return call()
+            except (TransientError, BotoCoreError) as exc:
+                logger.warning("trying again: %s", exc)
+                self.pause(RETRY)

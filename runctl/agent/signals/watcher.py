@@ -1,0 +1,152 @@
+"""The watch for the instance's end: notices every second, maintenance every ten, requests."""
+
+import logging
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+
+from runctl.agent.instance.imds import Metadata, MetadataError
+from runctl.agent.instance.settings import Paths
+from runctl.agent.signals import request_files
+from runctl.agent.signals.mailbox import Cause, Ending, Inbox
+from runctl.agent.signals.request_files import Received, Request
+from runctl.policy.maintenance import Response, describe, respond
+
+METADATA_INTERVAL = timedelta(seconds=1)
+# Maintenance is announced days ahead, or minutes at the least.
+MAINTENANCE_INTERVAL = timedelta(seconds=10)
+REQUEST_INTERVAL = timedelta(milliseconds=200)
+# The warning's event reaches us through EventBridge, Lambda and SSM: some of its 120 s are gone.
+ASSUMED_NOTICE = timedelta(seconds=105)
+
+logger = logging.getLogger(__name__)
+
+
+class Watch:
+    """Tells the inbox of notices, rebalance recommendations and requests."""
+
+    def __init__(self, metadata: Metadata, paths: Paths, inbox: Inbox) -> None:
+        self._metadata = metadata
+        self._paths = paths
+        self._inbox = inbox
+        self._stop = threading.Event()
+        self._noticed = False
+        self._recommended: str | None = None
+        self._unreachable = False
+        self._leaving = False
+        self._asked_for: dict[str, set[str]] = {}
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _watch(self) -> None:
+        asked = asked_for_maintenance = float("-inf")
+        while not self._stop.is_set():
+            started = time.monotonic()
+            pause = REQUEST_INTERVAL
+            try:
+                if started - asked >= METADATA_INTERVAL.total_seconds():
+                    asked = started
+                    self.look_at_metadata()
+                if started - asked_for_maintenance >= MAINTENANCE_INTERVAL.total_seconds():
+                    asked_for_maintenance = started
+                    self.look_at_maintenance()
+            except Exception:  # whatever it is, the next look must still come
+                logger.exception("the metadata cannot be looked at")
+            try:
+                self.look_at_requests()
+            except Exception:
+                logger.exception("the requests cannot be looked at")
+                pause = METADATA_INTERVAL
+            self._stop.wait(pause.total_seconds())
+
+    def look_at_metadata(self) -> None:
+        """Ask the metadata service once."""
+        try:
+            deadline = None if self._noticed else self._metadata.notice()
+            recommended = self._metadata.rebalance_recommended_at()
+        except MetadataError as exc:
+            if not self._unreachable:
+                logger.warning("%s; the other detectors still stand", exc)
+            self._unreachable = True
+            return
+        self._unreachable = False
+        if deadline is not None:
+            self._tell_notice(deadline, "EC2 takes the instance (notice)")
+        if recommended is not None and recommended != self._recommended:
+            self._recommended = recommended
+            logger.info("EC2 recommends to rebalance: saving a checkpoint")
+            self._inbox.ask_for_checkpoint()
+
+    def look_at_maintenance(self) -> None:
+        """Ask the metadata service what EC2 has scheduled, and act on what is near."""
+        try:
+            events = self._metadata.scheduled_events()
+        except MetadataError as exc:
+            logger.debug("%s", exc)  # the look for a notice says it already
+            return
+        self._inbox.announce(describe(events))
+        for event in events:
+            asked = self._asked_for.setdefault(event.event_id, set())
+            answer = respond(event, asked, now=_now())
+            if answer.response is Response.SAVE:
+                asked.add(answer.stage)
+                logger.info("%s: saving a checkpoint", describe([event]))
+                self._inbox.ask_for_checkpoint()
+            elif answer.response is Response.LEAVE and not self._leaving:
+                self._leaving = True
+                reason = f"EC2 ends the instance by maintenance ({event.code})"
+                logger.info("%s, at %s", reason, answer.deadline)
+                self._inbox.end(
+                    Ending(
+                        cause=Cause.MAINTENANCE,
+                        reason=reason,
+                        detected=_now(),
+                        deadline=answer.deadline,
+                    )
+                )
+
+    def look_at_requests(self) -> None:
+        """Take the request files that are there."""
+        for received in request_files.collect(self._paths.requests):
+            logger.info("asked to %s", received.request.value)
+            match received.request:
+                case Request.CHECKPOINT:
+                    self._inbox.ask_for_checkpoint()
+                case Request.DRAIN:
+                    self.look_at_metadata()  # which knows the deadline, if there is a notice
+                    self._tell_notice(_deadline_of(received), "EC2 takes the instance (warning)")
+                case Request.STOP:
+                    self._inbox.end(
+                        Ending(cause=Cause.STOP, reason="stopped by the user", detected=_now())
+                    )
+
+    def _tell_notice(self, deadline: datetime, reason: str) -> None:
+        if self._noticed:
+            return
+        self._noticed = True
+        detected = _now()
+        logger.info("%s, at %s", reason, deadline.isoformat())
+        self._inbox.end(
+            Ending(cause=Cause.NOTICE, reason=reason, detected=detected, deadline=deadline)
+        )
+        self._paths.notice.parent.mkdir(parents=True, exist_ok=True)
+        self._paths.notice.write_text(deadline.isoformat())
+
+
+def _deadline_of(received: Received) -> datetime:
+    """Return the deadline of a warning; one that is over says nothing about the time left."""
+    if received.deadline is not None and received.deadline > received.made:
+        return received.deadline
+    return received.made + ASSUMED_NOTICE
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,192 @@
+"""Moving parts with less work a request than a client does, whose threads wait for the GIL."""
+
+import contextlib
+import os
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore.exceptions import BotoCoreError
+from botocore.httpsession import get_cert_path
+from botocore.utils import get_environ_proxies
+
+from runctl.aws.fast_s3.http1 import Buffer, Connections, Write, drop, request_head
+from runctl.aws.fast_s3.sigv4 import Signer
+
+SIGNED = "s3v4"
+# So many times may it be learned without one light request that went well after it.
+MOST_LESSONS = 3
+
+
+def _utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """Where an ordinary request for a part went to, and what signed it."""
+
+    host: str
+    prefix: str
+    user_agent: str
+    request_signer: Any
+    signing_name: str
+    region: str
+    signer: Signer
+    connections: Connections
+
+
+class LightSender:
+    """Sends what a client has sent once, over connections of its own.
+
+    It learns address, credentials, region and user agent from an ordinary request that went well,
+    for the bucket or an object of it, so endpoint rules, redirects and refreshed credentials stay
+    botocore's. It tries once: whatever is not a plain success is the ordinary way's to repeat and
+    to explain, and the next ordinary success is learned from anew. It is never used past a proxy,
+    nor around what answers in this process in the place of AWS.
+    """
+
+    def __init__(
+        self, client: Any, *, bucket: str, clock: Callable[[], datetime] = _utc_now
+    ) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._clock = clock
+        self._lesson: _Lesson | None = None
+        self._learning = threading.Lock()
+        self._lessons_in_vain = 0
+
+    @contextlib.contextmanager
+    def learning(self, operation: str, key: str = "") -> Iterator[None]:
+        """Look at the ordinary request for `key`, or for the bucket, that is made meanwhile."""
+        if (
+            self._lesson is not None
+            or self._lessons_in_vain >= MOST_LESSONS
+            or not self._learning.acquire(blocking=False)
+        ):
+            yield
+            return
+        told: dict[str, Any] = {}
+        sent: list[Any] = []
+        signing, sending = f"before-sign.s3.{operation}", f"before-send.s3.{operation}"
+
+        def look_at_signing(signature_version: str, **others: Any) -> None:
+            if signature_version == SIGNED:
+                told.update(others)
+
+        def look_at_sending(request: Any, **_: Any) -> None:
+            # Another thread's request may come by, for another bucket or key.
+            if self._prefix_of(request.url, key) is not None:
+                sent.append(request)
+
+        events = self._client.meta.events
+        try:
+            events.register(signing, look_at_signing)
+            events.register(sending, look_at_sending)
+            yield
+            if told and sent:
+                # What stands in for AWS answers this event too, instead of the network.
+                answers = events.emit(sending, request=sent[-1])
+                is_stood_in_for = any(answer is not None for _, answer in answers)
+                self._learn(told, sent[-1], key, is_stood_in_for=is_stood_in_for)
+        finally:
+            events.unregister(signing, look_at_signing)
+            events.unregister(sending, look_at_sending)
+            self._learning.release()
+
+    def _prefix_of(self, url: str, key: str) -> str | None:
+        """Return what stands before keys in the path; None when the request is another's."""
+        place = urlsplit(url)
+        before = place.path.removesuffix(key).rstrip("/") + "/"
+        if key and not place.path.endswith(f"/{key}"):
+            return None
+        if before == f"/{self._bucket}/" or (
+            before == "/" and place.netloc.startswith(f"{self._bucket}.")
+        ):
+            return before
+        return None
+
+    def _learn(self, told: dict[str, Any], sent: Any, key: str, *, is_stood_in_for: bool) -> None:
+        if is_stood_in_for or get_environ_proxies(sent.url):
+            self._lessons_in_vain = MOST_LESSONS
+            return
+        self._lessons_in_vain += 1
+        place = urlsplit(sent.url)
+        region, service = told["region_name"], told["signing_name"]
+        self._lesson = _Lesson(
+            host=place.netloc,
+            prefix=self._prefix_of(sent.url, key) or "",
+            user_agent=_text(sent.headers["User-Agent"]),
+            request_signer=told["request_signer"],
+            signing_name=service,
+            region=region,
+            signer=Signer(region=region, service=service),
+            connections=Connections(
+                sent.url,
+                timeout=self._client.meta.config.read_timeout,
+                tls=_verifying() if place.scheme == "https" else None,
+            ),
+        )
+
+    def put(self, key: str, content: Iterable[Buffer], *, size_bytes: int, sha256: str) -> bool:
+        """Store an object with its checksum (base64); whether S3 said that it has it."""
+        headers = {"x-amz-checksum-sha256": sha256}
+        return self._send("PUT", key, headers, content, size_bytes, write=drop)
+
+    def get(self, key: str, write: Write) -> bool:
+        """Hand an object's bytes to `write` as they come; whether they all came."""
+        return self._send("GET", key, {}, (), 0, write=write)
+
+    def _send(
+        self,
+        method: str,
+        key: str,
+        headers: dict[str, str],
+        body: Iterable[Buffer],
+        size_bytes: int,
+        *,
+        write: Write,
+    ) -> bool:
+        lesson = self._lesson
+        if lesson is None:
+            return False
+        status: int | None = None
+        with contextlib.suppress(BotoCoreError, OSError):
+            signing = lesson.request_signer.get_auth_instance(
+                lesson.signing_name, lesson.region, SIGNED
+            )
+            path = lesson.prefix + key
+            signed = lesson.signer.sign(
+                method,
+                path,
+                {"host": lesson.host, **headers},
+                signing.credentials,
+                at=self._clock(),
+            )
+            signed["user-agent"] = lesson.user_agent
+            if method == "PUT":
+                signed["content-length"] = str(size_bytes)
+            head = request_head(method, path, signed)
+            status = lesson.connections.exchange(head, body, write)
+        if status != 200:
+            self._forget(lesson)
+            return False
+        self._lessons_in_vain = 0
+        return True
+
+    def _forget(self, lesson: _Lesson) -> None:
+        if self._lesson is lesson:
+            self._lesson = None
+        lesson.connections.close()
+
+
+def _verifying() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,216 @@
+# ruff: noqa: SLF001 - the one place that reads ministack's own records
+"""The records that CloudFormation and the pass-through calls keep in ministack."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ministack.core import responses
+from ministack.services import ec2, iam, kms
+
+from runctl.local.core.protocol import ApiError
+
+
+@dataclass(frozen=True)
+class LaunchTemplate:
+    """One version of a launch template."""
+
+    template_id: str
+    name: str
+    version: int
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """Where an instance is placed."""
+
+    subnet_id: str
+    zone: str
+    zone_id: str
+    vpc_id: str
+    cidr: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """An instance profile and the role it hands out."""
+
+    arn: str
+    profile_id: str
+    role: str
+
+
+def account_id() -> str:
+    """Name the account that the request is in."""
+    return str(responses.get_account_id())
+
+
+def region() -> str:
+    """Name the region that the request is in."""
+    return str(responses.get_region())
+
+
+@contextlib.contextmanager
+def scope(account: str, region_name: str) -> Iterator[None]:
+    """Act in an account and region outside a request."""
+    with responses.request_scope(account, region_name):
+        yield
+
+
+def find_launch_template(spec: dict[str, Any]) -> LaunchTemplate:
+    """Look a launch template version up, or refuse as EC2 does."""
+    wanted_id, wanted_name = spec.get("LaunchTemplateId"), spec.get("LaunchTemplateName")
+    if bool(wanted_id) == bool(wanted_name):
+        raise ApiError("InvalidRequest", "A launch template is named by either its id or its name.")
+    for record in ec2._launch_templates.values():
+        if wanted_id in (record["LaunchTemplateId"], None) and wanted_name in (
+            record["LaunchTemplateName"],
+            None,
+        ):
+            return _version(record, spec.get("Version", "$Default"))
+    if wanted_id:
+        raise ApiError(
+            "InvalidLaunchTemplateId.NotFound",
+            f"The specified launch template, with template ID {wanted_id}, does not exist.",
+        )
+    raise ApiError(
+        "InvalidLaunchTemplateName.NotFoundException",
+        f"The specified launch template, with template name {wanted_name}, does not exist.",
+    )
+
+
+def _version(record: dict[str, Any], wanted: str) -> LaunchTemplate:
+    number = {
+        "$Default": record.get("DefaultVersionNumber", 1),
+        "$Latest": record.get("LatestVersionNumber", 1),
+    }.get(wanted, wanted)
+    for version in record["Versions"]:
+        if str(version["VersionNumber"]) == str(number):
+            return LaunchTemplate(
+                template_id=record["LaunchTemplateId"],
+                name=record["LaunchTemplateName"],
+                version=int(version["VersionNumber"]),
+                data=version["LaunchTemplateData"],
+            )
+    raise ApiError(
+        "InvalidLaunchTemplateId.VersionNotFound",
+        f"Could not find launch template version {wanted}.",
+    )
+
+
+def find_subnet(subnet_id: str) -> Subnet:
+    """Look a subnet up, or refuse as EC2 does."""
+    ec2._ensure_defaults_initialized()
+    record = ec2._subnets.get(subnet_id)
+    if record is None:
+        raise ApiError("InvalidSubnetID.NotFound", f"The subnet ID '{subnet_id}' does not exist")
+    return _subnet(record)
+
+
+def find_default_subnet(zone: str) -> Subnet:
+    """Look a zone's default subnet up, or refuse as EC2 does."""
+    ec2._ensure_defaults_initialized()
+    for record in ec2._subnets.values():
+        if record["AvailabilityZone"] == zone and record.get("DefaultForAz"):
+            return _subnet(record)
+    raise ApiError("InvalidInput", f"There is no default subnet in zone '{zone}'.")
+
+
+def _subnet(record: dict[str, Any]) -> Subnet:
+    zone = record["AvailabilityZone"]
+    return Subnet(
+        subnet_id=record["SubnetId"],
+        zone=zone,
+        zone_id=record.get("AvailabilityZoneId") or ec2._az_id_for_zone_name(zone),
+        vpc_id=record["VpcId"],
+        cidr=record["CidrBlock"],
+    )
+
+
+def zones() -> list[str]:
+    """List the zones that have subnets."""
+    ec2._ensure_defaults_initialized()
+    return sorted({record["AvailabilityZone"] for record in ec2._subnets.values()})
+
+
+def find_profile(spec: dict[str, Any]) -> Profile:
+    """Look an instance profile up, or refuse as EC2 does."""
+    record = iam._lookup_instance_profile(name=spec.get("Name", ""), arn=spec.get("Arn", ""))
+    if record is None:
+        kind = "name" if spec.get("Name") else "arn"
+        raise ApiError(
+            "InvalidParameterValue",
+            f"Value ({spec.get('Name') or spec.get('Arn')}) for parameter iamInstanceProfile.{kind}"
+            " is invalid. Invalid IAM Instance Profile",
+        )
+    if not record["Roles"]:
+        raise ApiError(
+            "InvalidParameterValue", f"The instance profile {record['Arn']} has no role."
+        )
+    role = record["Roles"][0]
+    return Profile(
+        arn=record["Arn"],
+        profile_id=record["InstanceProfileId"],
+        role=role["RoleName"] if isinstance(role, dict) else str(role),
+    )
+
+
+@dataclass(frozen=True)
+class Key:
+    """A KMS key, its state in KMS's words, and the names that it goes by."""
+
+    arn: str
+    state: str
+    aliases: tuple[str, ...]
+
+
+def find_key(name: str) -> Key | None:
+    """Look a KMS key up by its id, an alias, or the ARN of either."""
+    record = kms._resolve_key(name)
+    if record is None:
+        return None
+    aliases = (
+        str(alias).rpartition(":")[2]
+        for alias, key_id in kms._aliases.items()
+        if key_id == record["KeyId"]
+    )
+    return Key(arn=record["Arn"], state=record["KeyState"], aliases=tuple(aliases))
+
+
+SPOT_ROLE = "AWSServiceRoleForEC2Spot"
+
+
+def has_spot_role() -> bool:
+    """Say whether the account has the service-linked role that spot launches need."""
+    return SPOT_ROLE in iam._roles
+
+
+def create_spot_role() -> None:
+    """Do what the account's first spot launch does."""
+    if not has_spot_role():
+        service = "spot.amazonaws.com"
+        path = f"/aws-service-role/{service}/"
+        iam._create_service_linked_role({"AWSServiceName": [service]})
+        made = iam._roles.pop("AWSServiceRoleForSpot")  # ministack's guess at the name
+        arn = f"arn:aws:iam::{account_id()}:role{path}{SPOT_ROLE}"
+        iam._roles[SPOT_ROLE] = {**made, "RoleName": SPOT_ROLE, "Arn": arn}
+
+
+def role_arn(name: str) -> str:
+    """Name a role in full."""
+    record = iam._roles.get(name)
+    return str(record["Arn"]) if record else f"arn:aws:iam::{account_id()}:role/{name}"
+
+
+def tags_of(resource_id: str) -> dict[str, str]:
+    """Read the tags of a resource that ministack keeps."""
+    return {tag["Key"]: tag["Value"] for tag in ec2._tags.get(resource_id, [])}
+
+
+def set_tags(resource_id: str, tags: dict[str, str]) -> None:
+    """Keep an instance's tags where ministack's own tag calls find them."""
+    ec2._tags[resource_id] = [{"Key": key, "Value": value} for key, value in tags.items()]

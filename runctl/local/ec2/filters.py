@@ -1,0 +1,54 @@
+"""Filters and pages, as EC2's Describe calls take them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from runctl.local.core.protocol import ApiError
+
+LEAST_PAGE, MOST_PAGE = 5, 1000
+
+
+def filters_of(request: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Read a request's filters; several of one name are one."""
+    return {one["Name"]: one.get("Values", []) for one in request.get("Filters", [])}
+
+
+def check_filters(filters: Iterable[str], *, known: Iterable[str], tags: bool = False) -> None:
+    """Refuse a filter that the call does not have; `tags` says that it has those of tags."""
+    for name in filters:
+        if name in known or (tags and (name == "tag-key" or name.startswith("tag:"))):
+            continue
+        raise ApiError("InvalidParameterValue", f"The filter '{name}' is invalid")
+
+
+def matches(value: str, patterns: list[str] | None) -> bool:
+    """Say whether a value meets any of a filter's patterns; no filter is met by all."""
+    return patterns is None or any(fnmatch.fnmatchcase(value, one) for one in patterns)
+
+
+def tags_match(tags: Mapping[str, str], name: str, values: list[str]) -> bool:
+    """Say whether tags meet a filter `tag-key` or `tag:KEY`."""
+    if name == "tag-key":
+        return any(matches(key, values) for key in tags)
+    value = tags.get(name.removeprefix("tag:"))
+    return value is not None and matches(value, values)
+
+
+def page(
+    rows: list[Any], request: Mapping[str, Any], *, least: int = LEAST_PAGE
+) -> tuple[list[Any], str | None]:
+    """Return the page that a request asks for, and the token of the next one."""
+    size = request.get("MaxResults") or MOST_PAGE
+    if not least <= size <= MOST_PAGE:
+        raise ApiError(
+            "InvalidParameterValue", f"MaxResults is not between {least} and {MOST_PAGE}"
+        )
+    text = request.get("NextToken") or "0"
+    if not text.isdigit():
+        raise ApiError("InvalidNextToken", "The token is not one of ours")
+    start = int(text)
+    following = start + size
+    return rows[start:following], str(following) if following < len(rows) else None

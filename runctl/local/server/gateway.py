@@ -1,0 +1,289 @@
+"""The front door: which request is answered here, which by ministack, and the record of both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ministack import app as ministack
+from ministack.core import iam_evaluator, responses
+
+from runctl.local.core import iam, limits, protocol, records, resources
+from runctl.local.core.events import EventBus
+from runctl.local.core.journal import Journal
+from runctl.local.core.keys import ADMIN_PATH
+from runctl.local.core.knobs import Setup
+from runctl.local.core.market import Market
+from runctl.local.core.protocol import ApiError
+from runctl.local.ec2.api import Ec2
+from runctl.local.ec2.fleets import Fleets
+from runctl.local.ec2.instances import Instances
+from runctl.local.ec2.quotas import Quotas
+from runctl.local.ec2.volumes import Volumes
+from runctl.local.server import functions
+from runctl.local.server.admin import Admin
+from runctl.local.server.asgi import (
+    Message,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    read_headers,
+    replaying,
+    respond,
+)
+from runctl.local.ssm import provisioning
+from runctl.local.ssm.api import Ssm
+from runctl.local.stepfunctions import workflows
+
+logger = logging.getLogger(__name__)
+
+_CREDENTIAL = re.compile(r"Credential=([^/]*)/[^/]*/([^/]*)/([^/]*)/aws4_request")
+
+
+@dataclass
+class Call:
+    """One signed request to a service that the front door looks at."""
+
+    scope: Scope
+    service: str
+    access_key: str
+    body: bytes
+    headers: Mapping[str, str]
+    action: str = "?"
+    request: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WireFormat:
+    """How a service writes its answers."""
+
+    content_type: str
+    render: Callable[[str, Mapping[str, Any]], bytes]
+    refuse: Callable[[str, str], bytes]
+
+
+_EC2_WIRE = WireFormat("text/xml;charset=UTF-8", protocol.render_response, protocol.render_error)
+_SSM_WIRE = WireFormat(
+    "application/x-amz-json-1.1",
+    lambda _action, answer: json.dumps(answer).encode(),
+    lambda code, message: json.dumps({"__type": code, "message": message}).encode(),
+)
+
+
+class FrontDoor:
+    """The ASGI application of the local cloud."""
+
+    def __init__(
+        self,
+        *,
+        ec2: Ec2,
+        ssm: Ssm,
+        quotas: Quotas,
+        admin: Admin,
+        instances: Instances,
+        calls: Journal,
+    ) -> None:
+        self._ec2, self._ssm, self._quotas, self._admin = ec2, ssm, quotas, admin
+        self._instances, self._calls = instances, calls
+        self.ready = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's scope."""
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        elif scope["path"].startswith(ADMIN_PATH):
+            await self._serve_admin(scope, receive, send)
+        else:
+            await self._serve_http(scope, receive, send)
+
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = read_headers(scope)
+        match = _CREDENTIAL.search(headers.get("authorization", ""))
+        service = match.group(3) if match else ""
+        if match is None or service not in {"ec2", "ssm", "servicequotas", *limits.SERVICES}:
+            await ministack.app(scope, receive, send)
+            return
+        body = await read_body(receive)
+        if service in limits.SERVICES:
+            await self._serve_within_limits(scope, service, body, headers, receive, send)
+            return
+        call = Call(scope, service, match.group(1), body, headers)
+        await self._serve_call(call, receive, send)
+
+    async def _serve_within_limits(
+        self,
+        scope: Scope,
+        service: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Let ministack answer, unless AWS would refuse the size or the name of something."""
+        action = headers.get("x-amz-target", "?").rpartition(".")[2]
+        try:
+            limits.check(limits.SERVICES[service], action, _document(body))
+        except ApiError as exc:
+            refusal = _SSM_WIRE.refuse(exc.code, exc.message)
+            await respond(send, exc.status, _SSM_WIRE.content_type, refusal)
+        else:
+            await ministack.app(scope, replaying(body, receive), send)
+
+    def close(self) -> None:
+        """End every instance."""
+        self._instances.end_all()
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell(message: Message) -> None:
+            await send(message)
+            if message["type"] == "lifespan.startup.complete":
+                self.ready.set()
+
+        await ministack.app(scope, receive, tell)
+
+    async def _serve_admin(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(receive)
+        path = scope["path"].removeprefix(ADMIN_PATH)
+        try:
+            payload = json.loads(body) if body else dict(parse_qsl(scope["query_string"].decode()))
+            status, answer = 200, self._admin.answer(scope["method"], path, payload)
+        except json.JSONDecodeError as exc:
+            status, answer = 400, {"error": "BadRequest", "message": str(exc)}
+        except ApiError as exc:
+            status, answer = exc.status, {"error": exc.code, "message": exc.message}
+        await respond(send, status, "application/json", json.dumps(answer).encode())
+
+    async def _serve_call(self, call: Call, receive: Receive, send: Send) -> None:
+        responses.set_request_account_id(call.access_key)
+        responses.set_request_region(_region(call))
+        wire_format = _EC2_WIRE if call.service == "ec2" else _SSM_WIRE
+        answer: dict[str, Any] = {}
+        try:
+            if not self._takes(call):
+                await self._pass_on(call, receive, send)
+                return
+            iam_evaluator.pin_request_origin((call.scope.get("client") or ("127.0.0.1",))[0], True)
+            iam.pin_caller(call.access_key)
+            gate = iam.Gate(
+                service=call.service, access_key=call.access_key, tags_of=records.tags_of
+            )
+            request = dict(call.request)
+            if call.service == "ec2":
+                answer = self._ec2.answer(call.action, request, gate)
+            elif call.service == "servicequotas":
+                answer = self._quotas.answer(call.action, request, gate)
+            else:
+                answer = await self._ssm.answer(call.action, request, gate)
+            body = wire_format.render(call.action, answer)
+        except ApiError as exc:
+            self._record(call, outcome=exc.code, message=exc.message)
+            body = wire_format.refuse(exc.code, exc.message)
+            await respond(send, exc.status, wire_format.content_type, body)
+        except Exception as exc:
+            logger.exception("%s failed", call.action)
+            self._record(call, outcome="InternalError", message=repr(exc))
+            body = wire_format.refuse("InternalError", f"the local cloud broke: {exc!r}")
+            await respond(send, 500, wire_format.content_type, body)
+        else:
+            self._record(call, outcome="ok", answer=answer)
+            await respond(send, 200, wire_format.content_type, body)
+
+    def _takes(self, call: Call) -> bool:
+        """Read the call, and say whether it is answered here."""
+        if call.service == "ec2":
+            flat = protocol.form(call.body)
+            call.action = flat.get("Action", "?")
+            if not self._ec2.knows(call.action):
+                call.request = {k: v for k, v in flat.items() if k not in {"Action", "Version"}}
+                return False
+            call.request = protocol.read_request(call.action, flat)
+            return self._ec2.answers(call.action, call.request)
+        call.action = call.headers.get("x-amz-target", "?").rpartition(".")[2]
+        try:
+            call.request = json.loads(call.body or b"{}")
+        except json.JSONDecodeError as exc:
+            raise ApiError("SerializationException", str(exc)) from exc
+        if call.service == "servicequotas":
+            return True
+        limits.check("ssm", call.action, call.request)
+        return self._ssm.answers(call.action, call.request)
+
+    async def _pass_on(self, call: Call, receive: Receive, send: Send) -> None:
+        async def listen(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._record(call, outcome="ok" if status < 400 else f"HTTP {status}")
+            await send(message)
+
+        await ministack.app(call.scope, replaying(call.body, receive), listen)
+
+    def _record(self, call: Call, *, outcome: str, **fields: Any) -> None:
+        self._calls.add(
+            service=call.service,
+            action=call.action,
+            caller=iam.caller_arn(call.access_key),
+            params=_plain(call.request),
+            outcome=outcome,
+            **_plain(fields),
+        )
+
+
+def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> FrontDoor:
+    """Put a local cloud together."""
+    market, knobs, journal, calls = Market(), setup.knobs, Journal(), Journal()
+    iam.count_loopback_as_tls()
+    iam.trust_the_guard()
+    resources.install(machine_of=workflows.install(knobs))
+    functions.install(home)
+    instances = Instances(
+        home,
+        endpoint=url,
+        market=market,
+        knobs=knobs,
+        journal=journal,
+        bus=EventBus(knobs, account=account, region=region),
+        issue_credentials=iam.RoleCredentials().issue,
+        own_paths=not setup.shares_paths,
+    )
+    admin = Admin(
+        market=market,
+        instances=instances,
+        knobs=knobs,
+        journal=journal,
+        calls=calls,
+        account=account,
+        region=region,
+        shares_paths=setup.shares_paths,
+    )
+    volumes, quotas = Volumes(), Quotas(knobs, market)
+    ec2 = Ec2(instances, Fleets(instances, volumes, quotas), volumes)
+    ssm = Ssm(instances)
+    provisioning.install(ssm)
+    protocol.service_model("ec2")  # now, not in the first call
+    return FrontDoor(ec2=ec2, ssm=ssm, quotas=quotas, admin=admin, instances=instances, calls=calls)
+
+
+def _region(call: Call) -> str | None:
+    match = _CREDENTIAL.search(call.headers.get("authorization", ""))
+    return match.group(2) if match else None
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    """Read a JSON body; what is none is ministack's to refuse."""
+    try:
+        found = json.loads(body or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,388 @@
+"""Notices, requests and refused tokens, each as the agent sees it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from runctl.agent.__main__ import main
+from runctl.agent.drain import grace_of
+from runctl.agent.instance.imds import Metadata, MetadataError
+from runctl.agent.instance.settings import Paths, read_settings
+from runctl.agent.reporting.heartbeat import Heartbeat
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.signals import request_files
+from runctl.agent.signals.mailbox import Cause, Ending, Inbox
+from runctl.agent.signals.request_files import Request
+from runctl.agent.signals.watcher import Watch
+from runctl.model.errors import SettingsError
+from runctl.model.outcome import RunStatus
+from tests.agent.doubles import MetadataDouble
+from tests.agent.machine import Cloud, now, wait_until
+
+
+@pytest.fixture
+def metadata() -> Iterator[MetadataDouble]:
+    double = MetadataDouble()
+    yield double
+    double.close()
+
+
+@pytest.fixture
+def watch(metadata: MetadataDouble, tmp_path: Path) -> Watch:
+    paths = Paths(tmp_path)
+    paths.make()
+    return Watch(Metadata(metadata.url), paths, Inbox())
+
+
+def test_no_notice_is_no_end(watch: Watch) -> None:
+    watch.look_at_metadata()
+    assert watch._inbox.ending is None
+
+
+def test_notice_ends_with_its_deadline(watch: Watch, metadata: MetadataDouble) -> None:
+    deadline = metadata.give_notice(120).replace(microsecond=0)
+    watch.look_at_metadata()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert (ending.cause, ending.deadline) == (Cause.NOTICE, deadline)
+    assert watch._paths.notice.exists()
+
+
+def test_notice_that_cannot_be_read_is_a_notice_all_the_same(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.values["spot/instance-action"] = "soon"
+    watch.look_at_metadata()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert ending.cause is Cause.NOTICE
+
+
+def test_expired_metadata_token_is_renewed(metadata: MetadataDouble) -> None:
+    client = Metadata(metadata.url)
+    client.get("instance-id")
+    metadata.TOKEN = "another"  # type: ignore[misc]
+    assert client.get("instance-id") == "i-1"
+
+
+def test_unreachable_metadata_is_an_error_and_no_notice(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.close()
+    with pytest.raises(MetadataError):
+        watch._metadata.notice()
+    watch.look_at_metadata()
+    assert watch._inbox.ending is None
+
+
+def test_metadata_answer_that_breaks_off_is_an_error_and_no_end_of_the_watch(
+    metadata: MetadataDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "answer", lambda *_: (200, b"half", {"Content-Length": "999"}))
+    with pytest.raises(MetadataError):
+        Metadata(metadata.url).notice()
+
+
+def test_watch_outlives_a_failure_that_nobody_foresaw(
+    watch: Watch, metadata: MetadataDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+    look = watch._metadata.notice
+
+    def notice() -> datetime | None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("nobody foresaw this")
+        return look()
+
+    monkeypatch.setattr(watch._metadata, "notice", notice)
+    watch.start()
+    try:
+        assert failed.wait(10)
+        metadata.give_notice(120)
+        wait_until(lambda: watch._inbox.ending is not None)
+    finally:
+        watch.stop()
+
+
+def test_rebalance_recommendation_asks_for_a_checkpoint_once(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.recommend_rebalance()
+    watch.look_at_metadata()
+    watch.look_at_metadata()
+    assert watch._inbox.take_checkpoint_request()
+    assert not watch._inbox.take_checkpoint_request()
+    assert watch._inbox.ending is None
+
+
+def test_maintenance_that_is_days_away_asks_for_one_checkpoint_and_is_announced(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.schedule("instance-retirement", seconds=14 * 86400)
+    for asked in (True, False, False):
+        watch.look_at_maintenance()
+        assert watch._inbox.take_checkpoint_request() is asked
+    assert watch._inbox.ending is None
+    assert "instance-retirement not before" in watch._inbox.announced
+    metadata.values["events/maintenance/scheduled"] = "[]"
+    watch.look_at_maintenance()
+    assert watch._inbox.announced == ""
+
+
+def test_maintenance_that_ends_the_instance_soon_is_an_end_and_no_notice(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    """EC2 charges for the time until then, so the instance is not left to it."""
+    due = metadata.schedule("instance-stop", seconds=600)
+    for _ in range(2):
+        watch.look_at_maintenance()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert (ending.cause, ending.deadline) == (Cause.MAINTENANCE, due)
+    assert watch._inbox.noticed_at is None
+    assert not watch._paths.notice.exists()
+
+
+def test_notice_within_maintenance_wins_with_its_own_deadline(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.schedule("instance-stop", seconds=600)
+    watch.look_at_maintenance()
+    deadline = metadata.give_notice(100).replace(microsecond=0)
+    watch.look_at_metadata()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert ending.cause is Cause.NOTICE
+    assert ending.deadline is not None
+    assert abs(ending.deadline - deadline) < timedelta(seconds=1)
+    assert watch._inbox.noticed_at is not None
+
+
+@pytest.mark.parametrize("code", ["system-reboot", "instance-reboot", "system-maintenance"])
+def test_reboot_is_saved_for_and_ends_nothing(
+    watch: Watch, metadata: MetadataDouble, code: str
+) -> None:
+    metadata.schedule(code, seconds=60)
+    watch.look_at_maintenance()
+    assert watch._inbox.take_checkpoint_request()
+    assert watch._inbox.ending is None
+
+
+def test_maintenance_that_cannot_be_read_or_asked_for_ends_nothing(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    metadata.values["events/maintenance/scheduled"] = "[{"
+    watch.look_at_maintenance()
+    metadata.close()
+    watch.look_at_maintenance()
+    assert watch._inbox.ending is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "cause"), [(Request.DRAIN, Cause.NOTICE), (Request.STOP, Cause.STOP)]
+)
+def test_request_file_ends_the_attempt_and_is_taken_once(
+    watch: Watch, request_: Request, cause: Cause
+) -> None:
+    request_files.leave(watch._paths.requests, request_)
+    watch.look_at_requests()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert ending.cause is cause
+    assert list(watch._paths.requests.iterdir()) == []
+
+
+def test_drain_request_takes_its_deadline_from_the_notice_where_there_is_one(
+    watch: Watch, metadata: MetadataDouble
+) -> None:
+    deadline = metadata.give_notice(20).replace(microsecond=0)
+    request_files.leave(watch._paths.requests, Request.DRAIN)
+    watch.look_at_requests()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert ending.deadline == deadline
+
+
+def test_drain_request_brings_a_deadline_that_the_metadata_do_not_show(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadline = (now() + timedelta(seconds=50)).replace(microsecond=0)
+    monkeypatch.setenv("RUNCTL_ROOT", str(watch._paths.root))
+    monkeypatch.setenv("RUNCTL_DEADLINE", f"{deadline:%Y-%m-%dT%H:%M:%SZ}")
+    assert main(["drain"]) == 0
+    watch.look_at_requests()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert (ending.cause, ending.deadline) == (Cause.NOTICE, deadline)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2020-01-01T00:00:00Z"])
+def test_deadline_that_cannot_be_read_or_is_over_leaves_time_to_save(
+    watch: Watch, text: str
+) -> None:
+    request_files.leave(watch._paths.requests, Request.DRAIN, deadline=text)
+    watch.look_at_requests()
+    ending = watch._inbox.ending
+    assert ending is not None
+    assert ending.deadline is not None
+    assert ending.deadline > now() + timedelta(seconds=60)
+
+
+def test_stronger_cause_wins_and_a_weaker_one_changes_nothing() -> None:
+    inbox = Inbox()
+    assert inbox.end(Ending(cause=Cause.NOTICE, reason="", detected=now()))
+    assert inbox.end(Ending(cause=Cause.FENCED, reason="", detected=now()))
+    assert not inbox.end(Ending(cause=Cause.STOP, reason="", detected=now()))
+    assert inbox.is_fenced
+
+
+def test_missing_setting_is_named(metadata: MetadataDouble) -> None:
+    with pytest.raises(SettingsError, match="RUNCTL_TABLE"):
+        read_settings(Metadata(metadata.url), {"RUNCTL_BUCKET": "b"})
+
+
+def test_tags_that_are_not_there_yet_are_worth_waiting_for(metadata: MetadataDouble) -> None:
+    del metadata.values["tags/instance/runctl:run-id"]
+    names = ("RUNCTL_TABLE", "RUNCTL_BUCKET", "RUNCTL_LOG_GROUP", "RUNCTL_REGION")
+    with pytest.raises(MetadataError, match="runctl:run-id"):
+        read_settings(Metadata(metadata.url), dict.fromkeys(names, "x"))
+
+
+@pytest.mark.parametrize(
+    ("left", "asked", "upload", "grace"),
+    [
+        (None, 90, 10, 90),
+        (None, 600, 10, 90),
+        (120, 90, 10, 90),
+        (60, 90, 10, 45),
+        (120, 30, 10, 30),
+        (10, 90, 10, 0),
+    ],
+)
+def test_grace_is_the_least_of_all_limits(
+    left: int | None, asked: int, upload: int, grace: int
+) -> None:
+    found = grace_of(
+        asked=timedelta(seconds=asked),
+        upload_time=timedelta(seconds=upload),
+        left=None if left is None else timedelta(seconds=left),
+    )
+    assert found == timedelta(seconds=grace)
+
+
+class Tokens:
+    """Step Functions: takes the tokens that are valid."""
+
+    def __init__(self, *valid: str) -> None:
+        self.valid = set(valid)
+        self.beats: list[str] = []
+
+    def send_task_heartbeat(self, *, taskToken: str) -> None:  # noqa: N803
+        if taskToken not in self.valid:
+            raise ClientError({"Error": {"Code": "TaskDoesNotExist"}}, "SendTaskHeartbeat")
+        self.beats.append(taskToken)
+
+
+@pytest.fixture
+def beating(cloud: Cloud, tmp_path: Path) -> Any:
+    """A heartbeat with the token of attempt 1, which nobody else drives."""
+    cloud.create_run("")
+    cloud.open_attempt()
+    cloud.give_token(token="old")
+    inbox = Inbox()
+    heartbeat = Heartbeat(
+        cloud.ledger,
+        Tokens("old"),
+        run_id="run-1",
+        attempt=1,
+        instance_id="i-1",
+        lease=tmp_path / "lease",
+        progress=Progress(),
+        inbox=inbox,
+    )
+    heartbeat._await_token()
+    return heartbeat
+
+
+def test_accepted_heartbeat_renews_the_lease(beating: Heartbeat) -> None:
+    assert beating._beat()
+    assert beating._lease.exists()
+
+
+def test_refused_token_is_replaced_by_the_ledgers_newer_one(
+    cloud: Cloud, beating: Heartbeat
+) -> None:
+    beating._workflow.valid = {"new"}
+    cloud.give_token(token="new")
+    assert beating._beat()
+    assert beating._workflow.beats == ["new"]
+    assert beating._inbox.ending is None
+
+
+def test_refused_token_with_a_higher_fence_means_leave_without_a_trace(
+    cloud: Cloud, beating: Heartbeat
+) -> None:
+    beating._workflow.valid = set()
+    cloud.open_attempt(2)
+    cloud.give_token(2)
+    assert not beating._beat()
+    assert beating._inbox.is_fenced
+
+
+def test_refused_token_of_an_ended_run_means_drain_and_leave(
+    cloud: Cloud, beating: Heartbeat
+) -> None:
+    beating._workflow.valid = set()
+    cloud.ledger.end_run("run-1", status=RunStatus.STOPPED, reason="", now=now())
+    assert not beating._beat()
+    assert beating._inbox.ending is not None
+    assert beating._inbox.ending.cause is Cause.STOP
+
+
+def test_refused_token_of_an_ended_run_is_replaced_too_since_a_redrive_waits_for_the_report(
+    cloud: Cloud, beating: Heartbeat
+) -> None:
+    beating._workflow.valid = {"new"}
+    cloud.give_token(token="new")
+    cloud.ledger.end_run("run-1", status=RunStatus.STOPPED, reason="", now=now())
+    assert beating.find_newer_token()
+    assert beating.token == "new"
+    assert beating._inbox.ending is not None
+    assert beating._inbox.ending.cause is Cause.STOP
+    assert not beating.find_newer_token()
+
+
+def test_refused_token_that_nothing_explains_is_tried_again(beating: Heartbeat) -> None:
+    beating._workflow.valid = set()
+    assert not beating._beat()
+    assert not beating._beat()
+    assert beating._inbox.ending is None
+    assert not beating._lease.exists()
+
+
+def test_heartbeat_outlives_a_failure_that_nobody_foresaw(
+    beating: Heartbeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runctl.agent.reporting.heartbeat.BEAT_AFTER_FAILURE", timedelta(0))
+    record, failed = beating._record, threading.Event()
+
+    def fail_once() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("nobody foresaw this")
+        record()
+
+    monkeypatch.setattr(beating, "_record", fail_once)
+    beating.start(lambda _key: None)
+    try:
+        wait_until(lambda: len(beating._workflow.beats) >= 2)
+    finally:
+        beating.stop()

@@ -1,0 +1,93 @@
+"""Where pieces are read: few threads at a time, and what one holds stays as it is."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runctl.checkpoint import chunks
+from runctl.checkpoint.chunks import Desks, Piece, Reader
+from runctl.checkpoint.settling import ChangedError
+
+HELD = 4096
+
+
+@pytest.fixture(autouse=True)
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "BUFFER_BYTES", HELD)
+    monkeypatch.setattr(chunks, "SENT_BYTES", HELD // 4)
+
+
+@pytest.fixture
+def descriptor(tmp_path: Path) -> Iterator[int]:
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * HELD + b"b" * HELD + b"c" * HELD)
+    opened = os.open(path, os.O_RDONLY)
+    yield opened
+    os.close(opened)
+
+
+def content(piece: Piece) -> bytes:
+    return b"".join(bytes(chunk) for chunk in piece)
+
+
+def test_a_piece_that_is_held_is_not_overwritten_by_the_next_one_at_the_desk(
+    descriptor: int,
+) -> None:
+    desks = Desks(1)
+    one, other = Reader(desks), Reader(desks)
+    first = Piece("file", descriptor, 0, HELD, buffer=one.desk())
+    content(first)
+    one.leave(first)
+    content(Piece("file", descriptor, HELD, HELD, buffer=other.desk()))
+    assert first.is_held
+    assert content(first) == b"a" * HELD
+    other.leave()
+    # Its own buffer is the one with the first piece now; the next one is read beside it.
+    content(Piece("file", descriptor, 2 * HELD, HELD, buffer=one.desk()))
+    assert content(first) == b"a" * HELD
+
+
+def test_a_large_piece_is_read_again_elsewhere_and_leaves_the_desk_as_it_is(
+    descriptor: int,
+) -> None:
+    desks = Desks(1)
+    reader = Reader(desks)
+    desk = reader.desk()
+    large = Piece("file", descriptor, 0, 3 * HELD, buffer=desk)
+    content(large)
+    reader.leave(large)
+    assert Reader(desks).desk() is desk
+    desk[:] = b"x" * HELD
+    assert content(large) == b"a" * HELD + b"b" * HELD + b"c" * HELD
+    assert bytes(desk) == b"x" * HELD
+
+
+def test_there_are_no_more_at_once_than_desks() -> None:
+    desks = Desks(1)
+    first, second = Reader(desks), Reader(desks)
+    assert first.desk() is first.desk()
+    has_one = threading.Event()
+
+    def wait() -> None:
+        second.desk()
+        has_one.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert not has_one.wait(0.05)
+    first.leave()
+    first.leave()
+    assert has_one.wait(10)
+    thread.join()
+    assert desks._free.empty()
+
+
+def test_a_file_that_became_shorter_is_told(descriptor: int) -> None:
+    piece = Piece("weights.bin", descriptor, HELD, 3 * HELD, buffer=Reader(Desks(1)).desk())
+    with pytest.raises(ChangedError, match=r"weights\.bin became shorter"):
+        content(piece)
