@@ -26,7 +26,7 @@ from runctl.cli.project.scan import scan_project
 from runctl.local import daemon
 from runctl.local.client import Json
 from runctl.local.deploy import deploy
-from runctl.local.testbed import Stage, wait_for
+from runctl.local.testbed import Testbed, wait_for
 from runctl.model.run import Attempt
 
 PROJECT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ RUN = "recovery"
 PATIENCE = timedelta(seconds=60)
 
 
-def perform(stage: Stage, *, interruptions: int, megabytes: int, notice_seconds: float) -> None:
+def perform(stage: Testbed, *, interruptions: int, megabytes: int, notice_seconds: float) -> None:
     """Interrupt one run so many times, each once its attempt has trained for a moment."""
     with tempfile.TemporaryDirectory() as scratch:
         package = pack_project(
@@ -65,7 +65,7 @@ def perform(stage: Stage, *, interruptions: int, megabytes: int, notice_seconds:
     print(file=sys.stderr)
 
 
-def wait_until_trained(stage: Stage, number: int) -> None:
+def wait_until_trained(stage: Testbed, number: int) -> None:
     """Wait until an attempt's trainer has made its first step."""
 
     def look() -> bool:
@@ -78,7 +78,7 @@ def wait_until_trained(stage: Stage, number: int) -> None:
         raise TimeoutError(f"{exc}: {stage.story(RUN)}") from exc
 
 
-def figures(stage: Stage) -> dict[str, list[float]]:
+def figures(stage: Testbed) -> dict[str, list[float]]:
     """Return every figure of every interruption."""
     attempts = stage.attempts(RUN)
     noticed = {
@@ -133,7 +133,7 @@ def tags_of(params: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def history(stage: Stage) -> Iterator[Json]:
+def history(stage: Testbed) -> Iterator[Json]:
     """Yield the events of the run's execution."""
     client = stage.clients.get("stepfunctions")
     pages = client.get_paginator("get_execution_history").paginate(
@@ -196,7 +196,7 @@ def main() -> None:
         endpoint = daemon.start(Path(scratch), die_with_parent=True)
         try:
             deploy(endpoint, project=PROJECT)
-            stage = Stage(endpoint)
+            stage = Testbed(endpoint)
             stage.cloud.set_knobs(boot_delay=arguments.boot_seconds)
             perform(
                 stage,

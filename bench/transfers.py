@@ -36,7 +36,7 @@ def runctl(operation: str, folder: Path, endpoint: str) -> Job:
     from runctl.aws.clients import Clients, Connection
     from runctl.checkpoint.pinning import pin
     from runctl.checkpoint.restore import Restorer
-    from runctl.checkpoint.settling import Take, look
+    from runctl.checkpoint.settling import Snapshot, look
     from runctl.checkpoint.upload import Uploader
     from runctl.model.checkpoint import Manifest
 
@@ -56,7 +56,7 @@ def runctl(operation: str, folder: Path, endpoint: str) -> Job:
         place = folder.parent / "pins"
         contents: dict[tuple[int, int], bytes] = {}
         view = pin(folder, look(folder), place, contents=contents)
-        take = Take(view, tuple(view), contents=contents)
+        take = Snapshot(view, tuple(view), contents=contents)
         uploaded = uploader.upload(take, place, superseded=threading.Event())
         manifest = Manifest(
             run_id="run", step=next(steps), attempt=1, taken_at="now", entries=uploaded.entries

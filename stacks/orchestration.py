@@ -39,6 +39,8 @@ OLDEST_WARNING = Duration.minutes(5)
 OLDEST_CHANGE = Duration.hours(6)
 # A sweep that starts after the next one is useless.
 SWEEP_EVERY = Duration.minutes(15)
+# The state machine's construct has the id Train and keeps it: CloudFormation would replace it.
+CONSTRUCT_IDS = {"train": "TrainFunction"}
 MOST_DELIVERIES = 30
 
 # The agent of an instance that is shutting down may still report.
@@ -100,7 +102,7 @@ class OrchestrationStack(Stack):
             can.end_machines(),
         )
         self._add("launch_instances", LAUNCHING, *launch, can.start_agents())
-        self._add("start_training", URGENT, can.ledger("GetItem", "UpdateItem"), can.reports())
+        self._add("train", URGENT, can.ledger("GetItem", "UpdateItem"), can.reports())
         self._add(
             "confirm_checkpoint",
             PATIENT,
@@ -156,7 +158,7 @@ class OrchestrationStack(Stack):
     ) -> None:
         self.functions[name] = PythonFunction(
             self,
-            "".join(word.title() for word in name.split("_")),
+            CONSTRUCT_IDS.get(name, "".join(word.title() for word in name.split("_"))),
             name=name,
             prefix=self._settings.name,
             code=self._code,

@@ -15,7 +15,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.attempt import Life, Services
+from runctl.agent.attempt import AttemptRunner, Services
 from runctl.agent.instance import processes
 from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.agent.instance.permissions import missing_permissions
@@ -24,9 +24,9 @@ from runctl.agent.reporting.agent_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.logs import LogShipper
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.signals import request_files
-from runctl.agent.signals.mailbox import Cause, Ending, Inbox
+from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.request_files import Request
-from runctl.agent.signals.watcher import Watch
+from runctl.agent.signals.watcher import InterruptionWatcher
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.ledger import DynamoLedger
 from runctl.model import identity
@@ -71,13 +71,13 @@ def run(paths: Paths) -> int:
     settings = _settings()
     logger.info("attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id)
     clients = Clients(Connection(region=settings.region), attempts=4)
-    inbox = Inbox()
-    _end_on_sigterm(inbox)
-    watch = Watch(Metadata(), paths, inbox)
+    mailbox = Mailbox()
+    _end_on_sigterm(mailbox)
+    watch = InterruptionWatcher(Metadata(), paths, mailbox)
     watch.start()
     shipper = _shipper(clients, settings, own_log, mask)
     shipper.start()
-    life = Life(
+    life = AttemptRunner(
         settings,
         Services(
             ledger=DynamoLedger(clients.get("dynamodb"), settings.table),
@@ -85,7 +85,7 @@ def run(paths: Paths) -> int:
             stepfunctions=clients.get("stepfunctions"),
             client=clients.get,
         ),
-        inbox=inbox,
+        mailbox=mailbox,
         vendor=vendor_folder(),
         mask=mask,
     )
@@ -165,13 +165,13 @@ def _log_to(own_log: OwnLog, mask: SecretMask) -> None:
     logging.getLogger("urllib3").setLevel(logging.WARNING)
 
 
-def _end_on_sigterm(inbox: Inbox) -> None:
+def _end_on_sigterm(mailbox: Mailbox) -> None:
     """Whoever stops the service, most likely the system's own shutdown, wants a drain."""
 
     def end() -> None:
-        inbox.end(
-            Ending(
-                cause=Cause.SHUTDOWN,
+        mailbox.end(
+            StopRequest(
+                cause=StopCause.SHUTDOWN,
                 reason="the instance is shutting down",
                 detected=datetime.now(timezone.utc),
                 deadline=datetime.now(timezone.utc) + timedelta(seconds=80),

@@ -17,7 +17,7 @@ from runctl.agent.instance.disk import count_up, is_full, room
 from runctl.agent.instance.settings import Settings
 from runctl.agent.prepare.code import explain_missing_file
 from runctl.agent.prepare.preparation import Preparation, Prepared
-from runctl.agent.reporting.final_report import Farewell
+from runctl.agent.reporting.final_report import FinalReport
 from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import SecretMask
@@ -29,9 +29,9 @@ from runctl.agent.runtime.signal_trace import SignalTrace
 from runctl.agent.runtime.trainer import Trainer
 from runctl.agent.runtime.trainer_secrets import TrainerSecrets
 from runctl.agent.saving.marks import Marks
-from runctl.agent.session import Crew
-from runctl.agent.signals.mailbox import Cause, Ending, Inbox
-from runctl.agent.signals.waiting import CHECK, EndedEarlyError, Patience
+from runctl.agent.session import TrainingSession
+from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
+from runctl.agent.signals.waiting import CHECK, CancellableWait, EndedEarlyError
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.secret_values import SecretValues
 from runctl.aws.trainer_access import TrainerAccess
@@ -66,7 +66,7 @@ class Services:
     client: Callable[[str], Any]
 
 
-class Life:
+class AttemptRunner:
     """One attempt. `live` runs it and says whether the instance should shut down."""
 
     def __init__(
@@ -74,21 +74,21 @@ class Life:
         settings: Settings,
         services: Services,
         *,
-        inbox: Inbox,
+        mailbox: Mailbox,
         vendor: Path,
         mask: SecretMask,
     ) -> None:
         self._settings = settings
         self._services = services
-        self._inbox = inbox
+        self._mailbox = mailbox
         self._paths = settings.paths
         self._progress = Progress()
-        self._patience = Patience(inbox)
+        self._wait = CancellableWait(mailbox)
         self._mask = mask
         self._secrets = TrainerSecrets(
             SecretValues(services.client, region=settings.region),
             mask=mask,
-            patience=self._patience,
+            wait=self._wait,
             progress=self._progress,
         )
         self._store = CheckpointStore(services.s3, bucket=settings.bucket, run_id=settings.run_id)
@@ -99,7 +99,7 @@ class Life:
             settings,
             vendor=vendor,
             progress=self._progress,
-            patience=self._patience,
+            wait=self._wait,
         )
         self._heartbeat = Heartbeat(
             services.ledger,
@@ -109,15 +109,15 @@ class Life:
             instance_id=settings.instance_id,
             lease=self._paths.lease,
             progress=self._progress,
-            inbox=inbox,
+            mailbox=mailbox,
         )
-        self._farewell = Farewell(
+        self._final_report = FinalReport(
             StepFunctions(services.stepfunctions),
             services.s3,
             settings,
             heartbeat=self._heartbeat,
             progress=self._progress,
-            inbox=inbox,
+            mailbox=mailbox,
         )
         self._step: int | None = None
         self._trace = SignalTrace()
@@ -125,7 +125,7 @@ class Life:
 
     def live(self) -> bool:
         """Run the attempt; return whether the instance should shut down now."""
-        if self._farewell.was_told():
+        if self._final_report.was_sent():
             logger.info("the attempt was reported already")
             return not self._paths.notice.exists()
         self._progress.mark("booted")
@@ -146,10 +146,10 @@ class Life:
             outcome = self._failed(f"the agent failed {MOST_FAILURES} times, last with {exc!r}")
         processes.end_tree(os.getpid())
         if outcome is not None:
-            self._farewell.tell(outcome)
+            self._final_report.tell(outcome)
         self._heartbeat.stop()
         # After a notice EC2 takes the instance, and charges nothing in its first hour if we wait.
-        return self._inbox.noticed_at is None and not self._paths.notice.exists()
+        return self._mailbox.noticed_at is None and not self._paths.notice.exists()
 
     def finish_background_work(self) -> None:
         """Do what need not hold up the report."""
@@ -161,12 +161,14 @@ class Life:
         request = self._preparation.read_run().request
         self._secrets.expect(request.env)
         self._preparation.end_what_an_earlier_agent_left(request)
-        prepared = self._patience.result_of(lambda: self._preparation.prepare(request))
+        prepared = self._wait.run_in_background(lambda: self._preparation.prepare(request))
         prove_fence(self._paths)
         self._progress.enter("wait")
-        self._patience.until(self._heartbeat.has_token)
-        prepared = self._patience.result_of(lambda: self._preparation.restore(request, prepared))
-        env = self._patience.result_of(lambda: self._secrets.resolve(request.env))
+        self._wait.until(self._heartbeat.has_token)
+        prepared = self._wait.run_in_background(
+            lambda: self._preparation.restore(request, prepared)
+        )
+        env = self._wait.run_in_background(lambda: self._secrets.resolve(request.env))
         lent = self._lend_credentials(request)
         credentials = {} if lent is None else lent.as_environment()
         fallback = self._make_fallback(request)
@@ -193,7 +195,7 @@ class Life:
         """Start a trainer on what was restored and see it through to its end."""
         restored = prepared.restored
         self._step = None if restored is None else restored.manifest.step
-        crew = Crew(
+        session = TrainingSession(
             self._services.ledger,
             self._services.s3,
             self._store,
@@ -202,18 +204,18 @@ class Life:
             prepared=prepared,
             seen=self._preparation.read_uptime(),
             progress=self._progress,
-            inbox=self._inbox,
+            mailbox=self._mailbox,
             env=env,
             credentials=credentials,
         )
         self._observer = TrainerObserver(self._progress, self._trace)
         self._observer.start()
         try:
-            trainer = crew.start(last_check=self._patience.check)
+            trainer = session.start(last_check=self._wait.check)
             try:
-                outcome = self._accompany(request, trainer, crew)
+                outcome = self._accompany(request, trainer, session)
             finally:
-                crew.metrics.stop(within=FLUSH)
+                session.metrics.stop(within=FLUSH)
         finally:
             self._observer.stop()
         if outcome is None:
@@ -221,8 +223,8 @@ class Life:
         return Ended(
             outcome=outcome,
             lived=trainer.lived,
-            committer=crew.committer,
-            close=lambda: self._patience.result_of(crew.keeper.close),
+            committer=session.committer,
+            close=lambda: self._wait.run_in_background(session.keeper.close),
             has_other_cause=is_full(self._paths.state) or bool(self._observer.memory_text),
         )
 
@@ -231,9 +233,9 @@ class Life:
         return Fallback(
             Marks(self._services.ledger, run_id=settings.run_id, attempt=settings.attempt),
             attempt=settings.attempt,
-            inbox=self._inbox,
+            mailbox=self._mailbox,
             progress=self._progress,
-            restore_before=lambda prepared, tried: self._patience.result_of(
+            restore_before=lambda prepared, tried: self._wait.run_in_background(
                 lambda: self._preparation.restore_before(request, prepared, tried)
             ),
             outcome_of_ending=lambda code: self._outcome_of_ending(exit_code=code),
@@ -257,63 +259,65 @@ class Life:
         )
         endpoint = CredentialsEndpoint(access.fetch, progress=self._progress)
         try:
-            self._patience.retry(endpoint.start)
+            self._wait.retry(endpoint.start)
         except RefusedError as exc:
             raise RequestError(f"credentials: the trainer cannot be given any: {exc}") from exc
         return endpoint
 
-    def _accompany(self, request: RunRequest, trainer: Trainer, crew: Crew) -> Outcome | None:
+    def _accompany(
+        self, request: RunRequest, trainer: Trainer, session: TrainingSession
+    ) -> Outcome | None:
         """Wait for the trainer's exit or for an end that was asked for, whichever is first."""
         self._observer.look(trainer)
-        while trainer.is_running() and self._inbox.ending is None:
-            self._inbox.wait(CHECK.total_seconds())
+        while trainer.is_running() and self._mailbox.ending is None:
+            self._mailbox.wait(CHECK.total_seconds())
             self._observer.look(trainer)
-            if self._inbox.take_checkpoint_request():
-                crew.ask_for_checkpoint()
-            crew.keep_pace()
-            self._progress.warn(self._inbox.announced, about="maintenance")
-        ending = self._inbox.ending
+            if self._mailbox.take_checkpoint_request():
+                session.ask_for_checkpoint()
+            session.check_schedule()
+            self._progress.warn(self._mailbox.announced, about="maintenance")
+        ending = self._mailbox.ending
         if not trainer.is_running():
-            return self._after_exit(trainer, crew)
+            return self._after_exit(trainer, session)
         if ending is None:
             raise AssertionError("woken up for nothing")
-        return self._after_ending(request, ending, trainer, crew)
+        return self._after_ending(request, ending, trainer, session)
 
-    def _after_exit(self, trainer: Trainer, crew: Crew) -> Outcome | None:
+    def _after_exit(self, trainer: Trainer, session: TrainingSession) -> Outcome | None:
         self._progress.mark("exited")
         logger.info("the trainer exited by itself with %s", trainer.exit_code)
         exited_at = time.monotonic()
         until = exited_at + FINAL_UPLOAD.total_seconds()
-        left = await_writers(crew.keeper.folder, lambda: self._must_end(crew, until))
+        left = await_writers(session.keeper.folder, lambda: self._must_end(session, until))
         daemon = self._observer.went_on_as(
             daemon_among(left, since_exit=time.monotonic() - exited_at)
         )
-        killed = trainer.end_family(crew.keeper.folder)
+        killed = trainer.end_family(session.keeper.folder)
         self._progress.enter("upload")
         code = trainer.exit_code or 0
         if code in ENDED_BY_OTHERS:
             # A shutdown's SIGTERM may reach the trainer a moment before we hear of it.
-            self._inbox.wait(CHECK.total_seconds())
-        ending = self._inbox.ending
+            self._mailbox.wait(CHECK.total_seconds())
+        ending = self._mailbox.ending
         deadline = None if ending is None else ending.deadline_at
         until = time.monotonic() + FINAL_UPLOAD.total_seconds()
         if deadline is not None:
             until = min(until, deadline)
-        saved = crew.keeper.finish(
+        saved = session.keeper.finish(
             until=until,
             torn=killed.torn,
             abrupt=trainer.died_of_a_fault() or trainer.died_unaware() or bool(killed.writers),
         )
-        self._step = crew.committer.step
-        if self._inbox.is_fenced:
+        self._step = session.committer.step
+        if self._mailbox.is_fenced:
             return None
-        problem = self._farewell.upload_outputs(until)
-        ending = self._inbox.ending
+        problem = self._final_report.upload_outputs(until)
+        ending = self._mailbox.ending
         # In a shutdown systemd sends SIGTERM to the trainer's scope too, and who knows it may save
         # and exit 0 mid-way, before we hear of it: the next attempt finds out.
-        if ending is not None and (code in ENDED_BY_OTHERS or ending.cause is Cause.SHUTDOWN):
+        if ending is not None and (code in ENDED_BY_OTHERS or ending.cause is StopCause.SHUTDOWN):
             return self._outcome_of_ending(exit_code=code)
-        sender = self._observer.stop_request(trainer, helper_was_asked=crew.was_asked_to_stop)
+        sender = self._observer.stop_request(trainer, helper_was_asked=session.was_asked_to_stop)
         if sender:
             return Outcome(
                 kind=OutcomeKind.INTERRUPTED, reason=sender, exit_code=code, step=self._step
@@ -353,43 +357,43 @@ class Life:
             return self._failed(f"the trainer is done, but {problem}", exit_code=code)
         return Outcome(kind=OutcomeKind.COMPLETED, exit_code=code, step=self._step)
 
-    def _must_end(self, crew: Crew, until: float) -> bool:
+    def _must_end(self, session: TrainingSession, until: float) -> bool:
         """Whether what the trainer left running can be waited for no longer."""
-        if self._inbox.is_fenced or time.monotonic() >= until:
+        if self._mailbox.is_fenced or time.monotonic() >= until:
             return True
-        ending = self._inbox.ending
+        ending = self._mailbox.ending
         left = None if ending is None else ending.time_left()
-        return left is not None and left <= RESERVE + crew.keeper.expected_upload_time()
+        return left is not None and left <= RESERVE + session.keeper.expected_upload_time()
 
     def _after_ending(
-        self, request: RunRequest, ending: Ending, trainer: Trainer, crew: Crew
+        self, request: RunRequest, ending: StopRequest, trainer: Trainer, session: TrainingSession
     ) -> Outcome | None:
         self._progress.mark("detected", ending.detected)
-        if ending.cause is Cause.FENCED:
+        if ending.cause is StopCause.FENCED:
             logger.info("leaving without a trace: %s", ending.reason)
-            crew.keeper.abandon()
+            session.keeper.abandon()
             trainer.end_family()
             return None
         grace = grace_of(
             asked=timedelta(seconds=request.checkpoint.grace_seconds),
-            upload_time=crew.keeper.expected_upload_time(),
+            upload_time=session.keeper.expected_upload_time(),
             left=ending.time_left(),
         )
         drain(
             trainer,
-            crew.keeper,
-            self._inbox,
+            session.keeper,
+            self._mailbox,
             grace=grace,
             progress=self._progress,
         )
-        self._step = crew.committer.step
+        self._step = session.committer.step
         return self._outcome_of_ending(exit_code=trainer.exit_code)
 
     def _outcome_of_ending(self, *, exit_code: int | None) -> Outcome | None:
-        ending = self._inbox.ending
-        if ending is None or ending.cause is Cause.FENCED:
+        ending = self._mailbox.ending
+        if ending is None or ending.cause is StopCause.FENCED:
             return None
-        stopped = ending.cause is Cause.STOP
+        stopped = ending.cause is StopCause.STOP
         return Outcome(
             kind=OutcomeKind.STOPPED if stopped else OutcomeKind.INTERRUPTED,
             reason=ending.reason,

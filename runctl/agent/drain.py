@@ -8,7 +8,7 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.stopping import Stopping
 from runctl.agent.runtime.trainer import Trainer
 from runctl.agent.saving.keeper import Keeper
-from runctl.agent.signals.mailbox import Inbox
+from runctl.agent.signals.mailbox import Mailbox
 from runctl.fault_points import reach
 
 LONGEST_GRACE = timedelta(seconds=90)
@@ -35,7 +35,7 @@ def grace_of(*, asked: timedelta, upload_time: timedelta, left: timedelta | None
 def drain(
     trainer: Trainer,
     keeper: Keeper,
-    inbox: Inbox,
+    mailbox: Mailbox,
     *,
     grace: timedelta,
     progress: Progress,
@@ -50,14 +50,14 @@ def drain(
     reach("drain.sigterm_sent")
     until = time.monotonic() + grace.total_seconds()
     upload_time, measured_at = timedelta(0), float("-inf")
-    while time.monotonic() < until and not inbox.is_fenced:
+    while time.monotonic() < until and not mailbox.is_fenced:
         if not stopping.is_waiting(leader_runs=trainer.is_running()):
             break
         # Measuring walks through the whole folder, which the trainer is busy writing to.
         if time.monotonic() - measured_at >= MEASURE_EVERY:
             upload_time, measured_at = keeper.expected_upload_time(), time.monotonic()
         # A deadline may become known only now: the user stopped a machine that EC2 then takes.
-        if time.monotonic() >= _too_late(inbox) - (upload_time + RESERVE).total_seconds():
+        if time.monotonic() >= _too_late(mailbox) - (upload_time + RESERVE).total_seconds():
             break
         time.sleep(EXIT_POLL)
     exited = not trainer.is_running()
@@ -68,7 +68,7 @@ def drain(
     logger.info(
         "the trainer %s", f"exited with {trainer.exit_code}" if exited else "was killed: no grace"
     )
-    if inbox.is_fenced:
+    if mailbox.is_fenced:
         keeper.abandon()
         return
     if unfinished or killed.torn:
@@ -76,15 +76,15 @@ def drain(
         logger.warning("the final save did not finish within %.0f s", grace.total_seconds())
     progress.enter("upload")
     keeper.finish(
-        until=_too_late(inbox),
+        until=_too_late(mailbox),
         torn=stopping.torn | killed.torn,
         abrupt=stopping.ended_abruptly(killed) or trainer.died_of_a_fault(),
     )
     reach("drain.saved")
 
 
-def _too_late(inbox: Inbox) -> float:
-    ending = inbox.ending
+def _too_late(mailbox: Mailbox) -> float:
+    ending = mailbox.ending
     at = None if ending is None else ending.deadline_at
     if at is None:
         return time.monotonic() + UNHURRIED.total_seconds()

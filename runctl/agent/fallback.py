@@ -9,7 +9,7 @@ from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.marks import Marks
-from runctl.agent.signals.mailbox import Inbox
+from runctl.agent.signals.mailbox import Mailbox
 from runctl.checkpoint.restore import Fetched
 from runctl.fault_points import reach
 from runctl.model.checkpoint import name_of
@@ -44,14 +44,14 @@ class Fallback:
         marks: Marks,
         *,
         attempt: int,
-        inbox: Inbox,
+        mailbox: Mailbox,
         progress: Progress,
         restore_before: Callable[[Prepared, frozenset[str]], Prepared | None],
         outcome_of_ending: Callable[[int | None], Outcome | None],
     ) -> None:
         self._marks = marks
         self._attempt = attempt
-        self._inbox = inbox
+        self._mailbox = mailbox
         self._progress = progress
         self._restore_before = restore_before
         self._outcome_of_ending = outcome_of_ending
@@ -77,7 +77,7 @@ class Fallback:
         if verdict is Verdict.PROGRAM or given is None:
             return self._blame_program(outcome)
         self._suspect([given.key, *ended.committer.committed], prepared)
-        if self._inbox.ending is not None:
+        if self._mailbox.ending is not None:
             # There is no time for another try here; the next attempt starts from the one before.
             return self._outcome_of_ending(outcome.exit_code)
         before = None

@@ -16,9 +16,9 @@ from runctl.agent.runtime.trainer import Contract, Trainer, trainer_command, tra
 from runctl.agent.runtime.training_path import lay_out
 from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.keeper import Keeper
-from runctl.agent.saving.save_events import Saves
-from runctl.agent.saving.schedule import Pace
-from runctl.agent.signals.mailbox import Inbox
+from runctl.agent.saving.save_events import SaveEvents
+from runctl.agent.saving.schedule import CheckpointSchedule
+from runctl.agent.signals.mailbox import Mailbox
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.pinning import tell_where_links_fail
 from runctl.model.agent_ledger import AgentLedger
@@ -33,7 +33,7 @@ NO_HELPER = (
 logger = logging.getLogger(__name__)
 
 
-class Crew:
+class TrainingSession:
     """Everything that is busy between the trainer's start and its end."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Crew:
         prepared: Prepared,
         seen: Uptime,
         progress: Progress,
-        inbox: Inbox,
+        mailbox: Mailbox,
         env: Mapping[str, str],
         credentials: Mapping[str, str],
     ) -> None:
@@ -55,15 +55,15 @@ class Crew:
         self._request = request
         self._prepared = prepared
         self._progress = progress
-        self._inbox = inbox
+        self._mailbox = mailbox
         self._env = env
         self._credentials = credentials
         paths = settings.paths
         self._checkpoint_request = paths.checkpoint_request
         self._reason = ""
         self._has_unasked = False
-        self._saves = Saves(paths.saved)
-        self._pace = Pace(
+        self._save_events = SaveEvents(paths.saved)
+        self._schedule = CheckpointSchedule(
             fixed=request.checkpoint.fixed_interval, seen=seen, began=time.monotonic()
         )
         self.committer = Committer(
@@ -74,9 +74,9 @@ class Crew:
             keep_last=request.checkpoint.keep_last,
             may_be_interrupted=request.market != "on-demand",
             run=prepared.run,
-            saves=self._saves,
+            saves=self._save_events,
             progress=progress,
-            is_fenced=lambda: inbox.is_fenced,
+            is_fenced=lambda: mailbox.is_fenced,
         )
         running: list[Trainer] = []
         self._running = running
@@ -85,12 +85,12 @@ class Crew:
             folder=prepared.checkpoint,
             pins=paths.state / "pins",
             spare=paths.runtime / "pins",
-            saves=self._saves,
-            pace=self._pace,
+            saves=self._save_events,
+            pace=self._schedule,
             family=lambda: running[0].family() if running else [],
             leader=lambda: running[0].pid if running else 0,
             progress=progress,
-            inbox=inbox,
+            mailbox=mailbox,
         )
         if prepared.restored is not None:
             self.keeper.begin_from(prepared.restored)
@@ -145,7 +145,7 @@ class Crew:
             cwd=paths.project,
             output=paths.trainer_output,
             errors=paths.trainer_errors,
-            on_exit=self._inbox.nudge,
+            on_exit=self._mailbox.wake,
         )
         self._running.append(trainer)
         self.keeper.start()
@@ -158,38 +158,38 @@ class Crew:
     @property
     def was_asked_to_stop(self) -> bool:
         """Whether the trainer's helper has told of a SIGTERM."""
-        return self._saves.was_asked_to_stop
+        return self._save_events.was_asked_to_stop
 
     def ask_for_checkpoint(self) -> None:
         """Ask the trainer's helper to save; one without the helper goes on undisturbed."""
-        if not self._saves.has_helper:
+        if not self._save_events.has_helper:
             self._progress.warn(NO_HELPER, about="request")
         self._write_request()
 
-    def keep_pace(self) -> None:
+    def check_schedule(self) -> None:
         """Ask for a save when one is due, and say so when none arrives any more."""
         now = time.monotonic()
-        interval = self._pace.interval(now)
-        if self._saves.has_helper:
+        interval = self._schedule.interval(now)
+        if self._save_events.has_helper:
             self._progress.note_saving(
                 every=interval.every,
-                is_fixed=self._pace.is_fixed,
+                is_fixed=self._schedule.is_fixed,
                 cost=interval.cost,
                 uptime=interval.uptime,
             )
-        if self._saves.has_helper and interval.reason != self._reason:
+        if self._save_events.has_helper and interval.reason != self._reason:
             first, self._reason = not self._reason, interval.reason
             # The reason changes with every minute of training; the log has it when it matters.
-            if first or self._pace.is_due(now):
+            if first or self._schedule.is_due(now):
                 logger.info(
                     "a checkpoint every %.0f s: %s", interval.every.total_seconds(), interval.reason
                 )
-        if self._pace.is_due(now):
-            self._pace.note_asked(now)
+        if self._schedule.is_due(now):
+            self._schedule.note_asked(now)
             self._write_request()
         elif self._has_unasked:
             self._write_request()
-        overdue = self._pace.overdue(now)
+        overdue = self._schedule.overdue(now)
         if self._progress.warn(overdue, about="overdue") and overdue:
             logger.warning("%s", overdue)
 

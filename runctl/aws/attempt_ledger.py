@@ -121,7 +121,7 @@ class AttemptLedger(RunLedger):
         )
         return self._attempt_of_live_run(run_id, number)
 
-    def start_training(
+    def record_token(
         self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
     ) -> Attempt:
         """Give the attempt its task token and move the run's fence to it, both or neither."""

@@ -8,9 +8,9 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.aws.errors import code_of, translated
-from runctl.aws.fast_s3.byte_budget import Room
+from runctl.aws.fast_s3.byte_budget import ByteBudget
 from runctl.aws.fast_s3.http1 import Buffer, StrangeAnswerError, Write
-from runctl.aws.fast_s3.sender import LightSender
+from runctl.aws.fast_s3.sender import FastS3Sender
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
 from runctl.model.errors import (
@@ -42,8 +42,8 @@ class CheckpointStore:
         self._client = client
         self._bucket = bucket
         self._run_id = run_id
-        self._light = LightSender(client, bucket=bucket)
-        self._room = Room()
+        self._light = FastS3Sender(client, bucket=bucket)
+        self._room = ByteBudget()
 
     def has_part(self, part: Part) -> bool:
         """Whether the part is stored."""

@@ -60,7 +60,7 @@ def run_item(run: Run) -> Item:
         "ended": None if run.ended is None else run.ended.value,
         "ended_at": None if run.ended_at is None else text_of(run.ended_at),
         "reason": run.reason or None,
-        "told_end": None if run.told_end is None else text_of(run.told_end),
+        "told_end": None if run.notified_end is None else text_of(run.notified_end),
     }
     return {name: value for name, value in item.items() if value is not None}
 
@@ -92,7 +92,7 @@ def read_run(item: Mapping[str, Any]) -> Run:
         ended=_status(item["ended"]) if "ended" in item else None,
         ended_at=_instant(item, "ended_at"),
         reason=item.get("reason", ""),
-        told_end=_instant(item, "told_end"),
+        notified_end=_instant(item, "told_end"),
     )
 
 

@@ -75,7 +75,7 @@ class RunLedger:
         item = self._table.get(identity.execution_key(name))
         return None if item is None else str(item["run_id"])
 
-    def continue_run(
+    def resume_run(
         self, run_id: str, *, execution: str, execution_arn: str, first_attempt: int
     ) -> Run:
         """Move an ended run to a new execution and clear its end; idempotent per execution."""
@@ -89,7 +89,7 @@ class RunLedger:
             values={"nobody": [], "run": "run"},
         )
 
-    def hand_over(
+    def continue_as_new(
         self,
         run_id: str,
         *,
@@ -171,7 +171,7 @@ class RunLedger:
         )
         return self._run(run_id) if item is None else read_run(item)
 
-    def note_told(self, run_id: str, *, end: datetime) -> None:
+    def record_notified(self, run_id: str, *, end: datetime) -> None:
         """Record that the end of that instant was published, if it is still the run's end."""
         self._table.update(
             identity.run_key(run_id),

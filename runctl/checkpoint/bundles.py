@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from runctl.checkpoint.chunks import BUFFER_BYTES
 from runctl.checkpoint.known_files import Stored
-from runctl.checkpoint.settling import ChangedError, Seen
+from runctl.checkpoint.settling import ChangedError, FileState
 from runctl.model.checkpoint import Part
 
 # A bundle is read into one buffer and sent from there.
@@ -27,7 +27,7 @@ class PinnedFile(NamedTuple):
 
     path: str
     place: str
-    seen: Seen
+    seen: FileState
     is_log: bool
     content: bytes | None = None
 
@@ -130,7 +130,7 @@ def _read(file: PinnedFile, content: memoryview) -> None:
     check_unchanged(path, seen, info, is_log=is_log)
 
 
-def check_unchanged(path: str, seen: Seen, info: os.stat_result, *, is_log: bool) -> None:
+def check_unchanged(path: str, seen: FileState, info: os.stat_result, *, is_log: bool) -> None:
     """Raise ChangedError when a file is not as it was seen; a log may have grown."""
     if is_log and info.st_size >= seen.size:
         return

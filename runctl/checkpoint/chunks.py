@@ -9,7 +9,7 @@ from typing import Protocol
 
 from runctl.checkpoint.settling import ChangedError
 
-PIECE_BYTES = 8 * 1024 * 1024
+CHUNK_BYTES = 8 * 1024 * 1024
 # What is read at once. Much less costs more calls, and much more falls out of the processor's cache
 # before it is used. A piece that is no larger is read once and kept until it is sent.
 BUFFER_BYTES = 1024 * 1024
@@ -25,7 +25,7 @@ def new_buffer() -> memoryview:
     return memoryview(mmap.mmap(-1, BUFFER_BYTES))
 
 
-class Piece:
+class Chunk:
     """Some bytes of an open file; each iteration reads them from their beginning.
 
     Raises ChangedError when the file became shorter.
@@ -63,7 +63,7 @@ class InABuffer(Protocol):
     is_held: bool
 
 
-class Desks:
+class BufferPool:
     """Places for as many threads as there are processors, to read and hash at.
 
     More at once would only push each other's bytes out of the processors' caches. For the same
@@ -75,7 +75,7 @@ class Desks:
         for _ in range(count):
             self._free.put(new_buffer())
 
-    def take(self) -> memoryview:
+    def snapshot(self) -> memoryview:
         """Wait for a desk; return its buffer."""
         return self._free.get()
 
@@ -87,7 +87,7 @@ class Desks:
 class Reader:
     """One thread's place to read pieces in: a desk while it hashes, a buffer of its own else."""
 
-    def __init__(self, desks: Desks) -> None:
+    def __init__(self, desks: BufferPool) -> None:
         self._desks = desks
         self._own = new_buffer()
         self._at: memoryview | None = None
@@ -95,21 +95,21 @@ class Reader:
     def desk(self) -> memoryview:
         """Take a desk, or stay at the one that is taken; return its buffer."""
         if self._at is None:
-            self._at = self._desks.take()
+            self._at = self._desks.snapshot()
         return self._at
 
-    def leave(self, piece: "InABuffer | None" = None) -> None:
-        """Let others have the desk, if there is one; `piece`, read there, is read on elsewhere.
+    def leave(self, chunk: "InABuffer | None" = None) -> None:
+        """Let others have the desk, if there is one; `chunk`, read there, is read on elsewhere.
 
         What the piece holds in the desk's buffer is taken along with it.
         """
         if self._at is None:
             return
         buffer, self._at = self._at, None
-        if piece is not None and piece.is_held:
+        if chunk is not None and chunk.is_held:
             buffer, self._own = self._own, buffer
-        elif piece is not None:
-            piece.buffer = self._own[:SENT_BYTES]
+        elif chunk is not None:
+            chunk.buffer = self._own[:SENT_BYTES]
         self._desks.leave(buffer)
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-from runctl.checkpoint.folder_state import Seen, View
+from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.checkpoint.pinning import pin_name
 from runctl.checkpoint.sqlite_copy import SIDECARS, DatabaseError, copy_database
 
@@ -35,8 +35,8 @@ class _Database:
     used_at: float
     every: float = FIRST_EVERY.total_seconds()
     due: float = float("-inf")
-    state: tuple[Seen | None, ...] = ()
-    copy: Seen | None = None
+    state: tuple[FileState | None, ...] = ()
+    copy: FileState | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Replaced:
     `copies` are the paths of those; `held_back` are databases of which there is no copy.
     """
 
-    view: View
+    view: FolderState
     writing: set[str]
     copies: frozenset[str] = frozenset()
     held_back: frozenset[str] = frozenset()
@@ -64,7 +64,7 @@ class Databases:
         self.place = place
         self.problems: dict[str, str] = {}
 
-    def replace(self, view: View, writing: set[str], now: float, *, hurry: bool) -> Replaced:
+    def replace(self, view: FolderState, writing: set[str], now: float, *, hurry: bool) -> Replaced:
         """Put copies into the place of databases that are in use, and their journals aside.
 
         With `hurry` something else waits to be saved, with which the copy should agree.
@@ -94,7 +94,9 @@ class Databases:
         paths = self._used.keys() | self._at_rest
         return frozenset(f"{path}{one}" for path in paths for one in ("", *SIDECARS))
 
-    def at_rest(self, view: View, torn: frozenset[str]) -> tuple[View, frozenset[str]]:
+    def at_rest(
+        self, view: FolderState, torn: frozenset[str]
+    ) -> tuple[FolderState, frozenset[str]]:
         """Return the folder without what SQLite makes anew, once no process uses it any more.
 
         A database that was open when its writer was killed is consistent with its journal.
@@ -112,7 +114,7 @@ class Databases:
         kept |= {path: view[path] for path in found}
         return kept, torn - {f"{path}{one}" for path in found for one in ("", *SIDECARS)}
 
-    def _find(self, view: View, writing: Set[str], now: float) -> None:
+    def _find(self, view: FolderState, writing: Set[str], now: float) -> None:
         """Note which databases are in use."""
         for path in writing & view.keys():
             owner = next((path.removesuffix(one) for one in SIDECARS if path.endswith(one)), path)
@@ -132,7 +134,7 @@ class Databases:
                 self._remove(database)
 
     def _refresh(
-        self, path: str, state: tuple[Seen | None, ...], now: float, *, hurry: bool
+        self, path: str, state: tuple[FileState | None, ...], now: float, *, hurry: bool
     ) -> _Database:
         database = self._used[path]
         due = database.due
@@ -163,7 +165,7 @@ class Databases:
         )
         return self._used[path]
 
-    def _copied(self, path: str) -> Seen:
+    def _copied(self, path: str) -> FileState:
         """Copy a database; what an earlier agent left is removed before the first."""
         if not self._has_begun:
             shutil.rmtree(self.place, ignore_errors=True)
@@ -177,7 +179,7 @@ class Databases:
             info = fresh.stat()
             inode = (info.st_dev, info.st_ino)
             mode = info.st_mode & 0o7777
-            seen = Seen("file", mode, info.st_mtime_ns, info.st_size, inode)
+            seen = FileState("file", mode, info.st_mtime_ns, info.st_size, inode)
             fresh.rename(self.place / pin_name(seen))
         except OSError as exc:
             raise DatabaseError(str(exc)) from exc

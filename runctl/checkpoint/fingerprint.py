@@ -8,7 +8,7 @@ import threading
 import weakref
 from typing import Any
 
-from runctl.checkpoint.chunks import PIECE_BYTES, Piece
+from runctl.checkpoint.chunks import CHUNK_BYTES, Chunk
 from runctl.model.checkpoint import Part
 
 KEY_BYTES = 32
@@ -26,7 +26,7 @@ SIGNATURES: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
 )
 
 
-class Recognizer:
+class ChunkIndex:
     """Tells which part a piece of a file is; safe to share between threads.
 
     A file is often written anew, or in place, with most of its bytes as they were. Large pieces
@@ -49,29 +49,29 @@ class Recognizer:
         self._before, self._now = self._now, {}
         self._looks_up = bool(self._before)
 
-    def identify(self, piece: Piece) -> Part:
-        """Return the part that a piece is; raises what reading it raises."""
-        if self._poly1305 is None or piece.size_bytes < PIECE_BYTES:
-            return self._hash(piece, None)
+    def identify(self, chunk: Chunk) -> Part:
+        """Return the part that a chunk is; raises what reading it raises."""
+        if self._poly1305 is None or chunk.size_bytes < CHUNK_BYTES:
+            return self._hash(chunk, None)
         if self._looks_up:
             fingerprint = self._poly1305.new()
-            for chunk in piece:
-                fingerprint.update(chunk)
+            for block in chunk:
+                fingerprint.update(block)
             tag = fingerprint.digest()
             known = self._before.get(tag)
             if known is not None:
                 self._note(tag, known)
                 return known
-        return self._hash(piece, self._poly1305.new())
+        return self._hash(chunk, self._poly1305.new())
 
-    def _hash(self, piece: Piece, fingerprint: "_Tag | None") -> Part:
+    def _hash(self, chunk: Chunk, fingerprint: "_Tag | None") -> Part:
         digest = hashlib.sha256()
-        for chunk in piece:
-            digest.update(chunk)
+        for block in chunk:
+            digest.update(block)
             if fingerprint is not None:
                 # Of the very bytes that are hashed: the file may change between two readings.
-                fingerprint.update(chunk)
-        part = Part(sha256=digest.hexdigest(), size_bytes=piece.size_bytes)
+                fingerprint.update(block)
+        part = Part(sha256=digest.hexdigest(), size_bytes=chunk.size_bytes)
         if fingerprint is not None:
             self._note(fingerprint.digest(), part)
         return part

@@ -13,7 +13,7 @@ MOST_NAMES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FileState:
     """One file, folder or symbolic link, as a look at the folder found it."""
 
     kind: str
@@ -24,16 +24,16 @@ class Seen:
     target: str = ""
 
 
-View = dict[str, Seen]
+FolderState = dict[str, FileState]
 
 
-def look(folder: Path, before: View | None = None, *, most: int = MOST_NAMES) -> View:
+def look(folder: Path, before: FolderState | None = None, *, most: int = MOST_NAMES) -> FolderState:
     """Return everything below `folder` by its relative path; what vanishes meanwhile is skipped.
 
     What is as it was in `before` shares its memory with it. Raises CheckpointError where there are
     more names than `most`, or deeper folders than a manifest may have.
     """
-    view: View = {}
+    view: FolderState = {}
     known = {} if before is None else before
     pending = [""]
     while pending:
@@ -71,15 +71,15 @@ def _check_depth(folder: Path, path: str) -> None:
         )
 
 
-def _seen(item: "os.DirEntry[str]") -> Seen | None:
+def _seen(item: "os.DirEntry[str]") -> FileState | None:
     # Not item.stat(): it may be answered from what the directory held a moment ago.
     info = os.lstat(item.path)
     mode = stat.S_IMODE(info.st_mode)
     if stat.S_ISLNK(info.st_mode):
-        return Seen("link", mode, info.st_mtime_ns, target=str(Path(item.path).readlink()))
+        return FileState("link", mode, info.st_mtime_ns, target=str(Path(item.path).readlink()))
     if stat.S_ISDIR(info.st_mode):
-        return Seen("dir", mode, info.st_mtime_ns)
+        return FileState("dir", mode, info.st_mtime_ns)
     if stat.S_ISREG(info.st_mode):
         inode = (info.st_dev, info.st_ino)
-        return Seen("file", mode, info.st_mtime_ns, info.st_size, inode)
+        return FileState("file", mode, info.st_mtime_ns, info.st_size, inode)
     return None  # a socket or a pipe is no part of a checkpoint

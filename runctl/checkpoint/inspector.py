@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from runctl.checkpoint.folder_state import Seen
+from runctl.checkpoint.folder_state import FileState
 from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
 
 SQLITE = b"SQLite format 3\0"
@@ -28,7 +28,7 @@ class Inspector:
         self._verdicts: dict[Identity, Verdict | None] = {}
         self._texts: dict[Identity, str] = {}
 
-    def verdict(self, path: str, seen: Seen) -> Verdict | None:
+    def verdict(self, path: str, seen: FileState) -> Verdict | None:
         """Return what the file's format says of it."""
         key = _identity(seen)
         if key not in self._verdicts:
@@ -37,7 +37,7 @@ class Inspector:
                 _remember(self._verdicts, key, judge(source))
         return self._verdicts.get(key)
 
-    def text(self, path: str, seen: Seen) -> str:
+    def text(self, path: str, seen: FileState) -> str:
         """Return the beginning of a small text file."""
         key = _identity(seen)
         if key not in self._texts:
@@ -58,7 +58,7 @@ class Inspector:
         return False
 
     @contextmanager
-    def _opened(self, path: str, seen: Seen) -> Iterator[int]:
+    def _opened(self, path: str, seen: FileState) -> Iterator[int]:
         # Without O_NONBLOCK a pipe that has taken the file's place would never open.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.open(f"{self._folder}/{path}", flags)
@@ -71,7 +71,7 @@ class Inspector:
             os.close(file)
 
 
-def _identity(seen: Seen) -> Identity:
+def _identity(seen: FileState) -> Identity:
     return seen.inode, seen.size, seen.mtime_ns
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from runctl.checkpoint.settling import Seen
+from runctl.checkpoint.settling import FileState
 from runctl.model.checkpoint import Entry, Manifest, Part
 
 # Files up to this size go into bundles.
@@ -48,16 +48,16 @@ class KnownFiles:
         """The small files of the last snapshot, by digest."""
         return self._contents
 
-    def find(self, seen: Seen) -> Stored | None:
+    def find(self, seen: FileState) -> Stored | None:
         """Return where a file is stored that has not changed since; None when it is not known."""
         identity = _identity(seen)
         return self._files.get(identity) or self._before.get(identity)
 
-    def note(self, seen: Seen, stored: Stored) -> None:
+    def note(self, seen: FileState, stored: Stored) -> None:
         """Keep it for another try of the same snapshot."""
         self._files[_identity(seen)] = stored
 
-    def note_snapshot(self, files: Iterable[tuple[Seen, Stored]]) -> None:
+    def note_snapshot(self, files: Iterable[tuple[FileState, Stored]]) -> None:
         """Keep a whole snapshot; what only older ones had is forgotten."""
         self._before, self._files, self._contents = self._files, {}, {}
         for seen, stored in files:
@@ -65,7 +65,7 @@ class KnownFiles:
             if stored.sha256:
                 self._contents[stored.sha256] = stored
 
-    def note_restored(self, view: Mapping[str, Seen], manifest: Manifest) -> None:
+    def note_restored(self, view: Mapping[str, FileState], manifest: Manifest) -> None:
         """Keep a checkpoint's contents, and those files that are in the folder in `view` by now."""
         files = [entry for entry in manifest.entries if entry.kind == "file"]
         self.note_snapshot(
@@ -83,5 +83,5 @@ def is_small(size_bytes: int) -> bool:
     return 0 < size_bytes <= SMALL_BYTES
 
 
-def _identity(seen: Seen) -> _Identity:
+def _identity(seen: FileState) -> _Identity:
     return seen.inode, seen.size, seen.mtime_ns

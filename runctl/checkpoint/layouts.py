@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from runctl.checkpoint.folder_state import Seen
+from runctl.checkpoint.folder_state import FileState
 from runctl.checkpoint.save_groups import place_of
 
 SHARD = re.compile(r"^(?P<before>.*?)-?(?P<number>\d+)-of-(?P<total>\d+)(?P<after>.*)$")
@@ -45,7 +45,7 @@ class Flaw:
     seen_in: int = -1
 
 
-def flaws_of(folder: str, files: Mapping[str, Seen], text: Text) -> Iterator[Flaw]:
+def flaws_of(folder: str, files: Mapping[str, FileState], text: Text) -> Iterator[Flaw]:
     """Yield what is missing in a folder by the layouts that its files belong to.
 
     `files` are those directly in it, by name; `text` returns the content of a small one.
@@ -60,7 +60,7 @@ def flaws_of(folder: str, files: Mapping[str, Seen], text: Text) -> Iterator[Fla
         yield Flaw(folder, f"{about} is missing, which the Hugging Face Trainer writes last", about)
 
 
-def _shards(folder: str, files: Mapping[str, Seen]) -> Iterator[Flaw]:
+def _shards(folder: str, files: Mapping[str, FileState]) -> Iterator[Flaw]:
     found: dict[tuple[str, str, str], set[int]] = {}
     for name in files:
         if match := SHARD.match(name):
@@ -73,12 +73,12 @@ def _shards(folder: str, files: Mapping[str, Seen]) -> Iterator[Flaw]:
             yield Flaw(_a_path(folder, files, before, total), reason, about=path)
 
 
-def _a_path(folder: str, files: Mapping[str, Seen], before: str, total: str) -> str:
+def _a_path(folder: str, files: Mapping[str, FileState], before: str, total: str) -> str:
     names = (name for name in files if name.startswith(before) and f"-of-{total}" in name)
     return _join(folder, min(names))
 
 
-def _indexes(folder: str, files: Mapping[str, Seen], text: Text) -> Iterator[Flaw]:
+def _indexes(folder: str, files: Mapping[str, FileState], text: Text) -> Iterator[Flaw]:
     for name in files:
         if not name.endswith(".index.json"):
             continue
@@ -88,7 +88,7 @@ def _indexes(folder: str, files: Mapping[str, Seen], text: Text) -> Iterator[Fla
             yield Flaw(path, f"{missing[0]} is missing, which {path} names", path, is_certain=True)
 
 
-def _torch_distributed(folder: str, files: Mapping[str, Seen]) -> Iterator[Flaw]:
+def _torch_distributed(folder: str, files: Mapping[str, FileState]) -> Iterator[Flaw]:
     records = [name for name in files if RECORDS_OF_TORCH.match(name)]
     if not records:
         return
@@ -105,7 +105,7 @@ def _torch_distributed(folder: str, files: Mapping[str, Seen]) -> Iterator[Flaw]
         yield Flaw(path, f"{about} is older than the records that it describes", about)
 
 
-def _tensorflow(folder: str, files: Mapping[str, Seen]) -> Iterator[Flaw]:
+def _tensorflow(folder: str, files: Mapping[str, FileState]) -> Iterator[Flaw]:
     for name in files:
         match = DATA_OF_TENSORFLOW.match(name)
         if match and f"{match['name']}.index" not in files:

@@ -4,7 +4,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from runctl.checkpoint.folder_state import Seen, View
+from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.checkpoint.save_groups import save_of
 from runctl.checkpoint.wholeness import Inspector
 
@@ -30,10 +30,10 @@ class _Held:
     often other files of its save were written anew meanwhile.
     """
 
-    first: Seen
-    last: Seen
+    first: FileState
+    last: FileState
     since: float
-    opened: Seen
+    opened: FileState
     opened_at: float
     growths: int = 0
     rewrites: int = 0
@@ -48,7 +48,7 @@ class OpenFiles:
         self._held: dict[str, _Held] = {}
         self.logs: frozenset[str] = frozenset()
 
-    def note(self, view: View, writing: Set[str], rewritten: Set[str], now: float) -> None:
+    def note(self, view: FolderState, writing: Set[str], rewritten: Set[str], now: float) -> None:
         """Tell logs, which are open and appended to for long, from saves in progress.
 
         `rewritten` are the files that were written anew, or in place, since the last look.
@@ -100,7 +100,7 @@ class OpenFiles:
         return verdict is None or verdict.format not in NO_LOGS
 
 
-def only_grew(earlier: Seen, later: Seen) -> bool:
+def only_grew(earlier: FileState, later: FileState) -> bool:
     """Whether a file was appended to, or left alone, but not written anew or in place."""
     if earlier.inode != later.inode:
         return False

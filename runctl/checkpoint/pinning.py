@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runctl.checkpoint.predecessors import OPTIONAL
 from runctl.checkpoint.save_groups import NO_NUMBER, save_of
-from runctl.checkpoint.settling import ChangedError, Contents, Seen, View, newest_saves
+from runctl.checkpoint.settling import ChangedError, Contents, FileState, FolderState, newest_saves
 
 LARGEST_COPY_BYTES = 512 * 1024 * 1024
 # Reading a file of this size takes less time than making a hard link and removing it.
@@ -18,26 +18,26 @@ MAX_CONTENT_BYTES = 16 * 1024 * 1024
 
 def pin(
     folder: Path,
-    view: View,
+    view: FolderState,
     pinned: Path,
     *,
-    hot: frozenset[str] = frozenset(),
+    recently_modified: frozenset[str] = frozenset(),
     held: Sequence[Path] = (),
     contents: MutableMapping[tuple[int, int], bytes] | None = None,
-) -> View:
+) -> FolderState:
     """Hold on to the files of `view` by hard links below `pinned`, one an inode.
 
-    So a trainer may rename and remove what it likes while we upload. What is `hot` is copied, which
-    is faster than any upload: a hard link does not help against writing in place. Files that the
-    folders `held` have already, by their `pin_name`, come from there. If `contents` is given, tiny
-    files are read into it instead. Returns the view without the saves of which a file has vanished;
-    raises ChangedError when a file is no longer as it was seen.
+    So a trainer may rename and remove what it likes while we upload. What is `recently_modified` is
+    copied, which is faster than any upload: a hard link does not help against writing in
+    place. Files that the folders `held` have already, by their `pin_name`, come from there.
+    If `contents` is given, tiny files are read into it instead. Returns the view without the
+    saves of which a file has vanished; raises ChangedError when a file is no longer as it was seen.
     """
     shutil.rmtree(pinned, ignore_errors=True)
     pinned.mkdir(parents=True)
     reader = None if contents is None else _TinyFiles(contents)
     try:
-        return _hold(folder, view, pinned, hot, held, reader)
+        return _hold(folder, view, pinned, recently_modified, held, reader)
     except OSError:
         # Half a copy on a full disk would take the space that the trainer needs for its own save.
         shutil.rmtree(pinned, ignore_errors=True)
@@ -45,7 +45,7 @@ def pin(
 
 
 def read_pinned(
-    view: View, contents: Contents, pinned: Path, path: str, offset: int, size: int
+    view: FolderState, contents: Contents, pinned: Path, path: str, offset: int, size: int
 ) -> bytes:
     """Return some bytes of a file that is held on to, none when it cannot be read."""
     content = contents.get(view[path].inode)
@@ -59,7 +59,7 @@ def read_pinned(
         return b""
 
 
-def hold_on_to(folder: Path, view: View, paths: Iterable[str], place: Path) -> None:
+def hold_on_to(folder: Path, view: FolderState, paths: Iterable[str], place: Path) -> None:
     """Link files at the moment they are seen, so that they can be judged in peace.
 
     A program that saves many times a second has removed them by the time that it is known which of
@@ -92,11 +92,11 @@ class _TinyFiles:
         self._contents = contents
         self._left = MAX_CONTENT_BYTES
 
-    def has(self, seen: Seen) -> bool:
+    def has(self, seen: FileState) -> bool:
         """Return whether the file has been read."""
         return seen.inode in self._contents
 
-    def read(self, source: str, seen: Seen) -> bool:
+    def read(self, source: str, seen: FileState) -> bool:
         """Read a file that is as it was seen; return False for any other, which needs a link."""
         if not 0 < seen.size <= min(TINY_BYTES, self._left):
             return False
@@ -119,12 +119,12 @@ class _TinyFiles:
 
 def _hold(
     folder: Path,
-    view: View,
+    view: FolderState,
     pinned: Path,
-    hot: frozenset[str],
+    recently_modified: frozenset[str],
     held: Sequence[Path],
     tiny: _TinyFiles | None,
-) -> View:
+) -> FolderState:
     places = {name: f"{place}/{name}" for place in held if place.is_dir() for name in _names(place)}
     names: set[str] = set()
     vanished = []
@@ -139,7 +139,7 @@ def _hold(
                     vanished.append(path)
                     continue
             names.add(name)
-    for path in hot & view.keys():
+    for path in recently_modified & view.keys():
         seen = view[path]
         if tiny is not None and tiny.has(seen):
             continue
@@ -155,7 +155,7 @@ def _names(place: Path) -> list[str]:
     return [item.name for item in os.scandir(place)]
 
 
-def _without_vanished(view: View, vanished: Iterable[str]) -> View:
+def _without_vanished(view: FolderState, vanished: Iterable[str]) -> FolderState:
     """Return the view without old saves that were being removed.
 
     The newest save, and what is overwritten at each save, must be there with all their files; a
@@ -178,7 +178,7 @@ def _without_vanished(view: View, vanished: Iterable[str]) -> View:
     return left
 
 
-def _link(path: str, source: str, target: str, seen: Seen) -> bool:
+def _link(path: str, source: str, target: str, seen: FileState) -> bool:
     """Hold on to a file; whether it is still there."""
     try:
         os.link(source, target, follow_symlinks=False)
@@ -199,7 +199,7 @@ def _link(path: str, source: str, target: str, seen: Seen) -> bool:
     return True
 
 
-def _hold_still(path: str, pinned: str, seen: Seen, own_links: int) -> bool:
+def _hold_still(path: str, pinned: str, seen: FileState, own_links: int) -> bool:
     """Put a copy in the place of a link; whether the file is still there, if it was written to.
 
     A file that has no name any more but ours cannot be overwritten, and needs no copy.
@@ -223,6 +223,6 @@ def _hold_still(path: str, pinned: str, seen: Seen, own_links: int) -> bool:
     return False
 
 
-def pin_name(seen: Seen) -> str:
+def pin_name(seen: FileState) -> str:
     """Return the name by which a pinned file is held."""
     return f"{seen.inode[0]:x}-{seen.inode[1]:x}"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from runctl.checkpoint.folder_state import Seen, View
+from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.checkpoint.layouts import TRACKERS, Flaw, tracked_number
 from runctl.checkpoint.save_groups import Place, place_of
 
@@ -22,7 +22,7 @@ NEVER_EMPTY = re.compile(
 # A save that lacks more than this is in progress; the rest of what it lacks need not be named.
 MOST_NAMED = 20
 
-Members = dict[str, Seen]
+Members = dict[str, FileState]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Save:
     members: Members = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
 
-    def add(self, path: str, place: Place, seen: Seen) -> None:
+    def add(self, path: str, place: Place, seen: FileState) -> None:
         """Note one of its files."""
         self.roots.add(place.root)
         self.members[place.member] = seen
@@ -49,7 +49,7 @@ class Save:
         return "/".join(path.split("/")[: below + 1])
 
 
-def saves_in(view: View, parents: Iterable[str]) -> dict[str, Save]:
+def saves_in(view: FolderState, parents: Iterable[str]) -> dict[str, Save]:
     """Return the saves in some folders by their names."""
     wanted = set(parents)
     saves: dict[str, Save] = {}
@@ -70,8 +70,8 @@ class Series:
 
     def __init__(
         self,
-        view: View,
-        taken: View,
+        view: FolderState,
+        taken: FolderState,
         fresh: Iterable[str],
         remembered: Mapping[tuple[str, str], frozenset[str]],
     ) -> None:
@@ -160,12 +160,14 @@ def expected_of(save: Save) -> frozenset[str]:
     )
 
 
-def is_empty(seen: Seen) -> bool:
+def is_empty(seen: FileState) -> bool:
     """Whether it is a file without content."""
     return seen.kind == "file" and seen.size == 0
 
 
-def flaws_without_number(view: View, taken: View, fresh: Iterable[str]) -> Iterator[Flaw]:
+def flaws_without_number(
+    view: FolderState, taken: FolderState, fresh: Iterable[str]
+) -> Iterator[Flaw]:
     """Yield what is missing or empty where a program overwrites its files at each save."""
     folders = set()
     for path in fresh:
@@ -182,7 +184,7 @@ def flaws_without_number(view: View, taken: View, fresh: Iterable[str]) -> Itera
         yield from _removed(view, taken, folders)
 
 
-def _removed(view: View, taken: View, folders: set[str]) -> Iterator[Flaw]:
+def _removed(view: FolderState, taken: FolderState, folders: set[str]) -> Iterator[Flaw]:
     """Yield what was removed from a folder to which other files were written since."""
     gone = [
         path

@@ -15,7 +15,7 @@ from runctl.aws.fast_s3.http1 import Buffer
 from runctl.checkpoint.candidates import NOTHING_KNOWN, Trust, candidates
 from runctl.checkpoint.placing import NEW_FILE_FLAGS, place
 from runctl.checkpoint.unpacking import OLD_FILE_FLAGS, Unpacking
-from runctl.checkpoint.worker_pool import share
+from runctl.checkpoint.worker_pool import run_workers
 from runctl.fault_points import reach
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
@@ -93,7 +93,7 @@ class Restorer:
         self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._keep_only(self._complete)  # a fetch that broke off leaves files behind
         wanted = {_content_name(entry): entry for entry in manifest.entries if entry.kind == "file"}
-        share(self._missing(wanted), self._fetch_parts)
+        run_workers(self._missing(wanted), self._fetch_parts)
         for name, entry in wanted.items():
             if name not in self._complete:
                 self._complete.add(name)
@@ -146,10 +146,10 @@ class Restorer:
                 os.close(descriptor)
 
     def _fetch_part(self, one: "_Missing", descriptor: int) -> None:
-        def write(offset: int, piece: Buffer) -> None:
+        def write(offset: int, chunk: Buffer) -> None:
             done = 0
-            while done < len(piece):  # a file system that fills up takes a part of it
-                done += os.pwrite(descriptor, piece[done:], one.offset + offset + done)
+            while done < len(chunk):  # a file system that fills up takes a part of it
+                done += os.pwrite(descriptor, chunk[done:], one.offset + offset + done)
 
         content = self._local_part(one.part)
         if content is not None:

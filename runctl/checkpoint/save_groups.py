@@ -71,13 +71,13 @@ def save_of(path: str) -> str:
     return place_of(path).save
 
 
-def leaves_out(left_out: Set[str], path: str) -> bool:
+def is_incomplete(incomplete: Set[str], path: str) -> bool:
     """Whether a path belongs to what is left out: names of saves, and paths with what is below."""
-    if not left_out:
+    if not incomplete:
         return False
-    if save_of(path) in left_out or path in left_out:
+    if save_of(path) in incomplete or path in incomplete:
         return True
-    return any(path.startswith(f"{one}/") for one in left_out if "\0" not in one)
+    return any(path.startswith(f"{one}/") for one in incomplete if "\0" not in one)
 
 
 def _numbered(names: list[str]) -> tuple[int, int | None]:

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from runctl.checkpoint.candidates import PREVIOUS, keys_before
 from runctl.checkpoint.restore import Fetched
 from runctl.checkpoint.resumption import new_folder, not_resumed
-from runctl.checkpoint.settling import Seen, Take, View
+from runctl.checkpoint.settling import FileState, FolderState, Snapshot
 from runctl.checkpoint.stated_steps import Judged, Read, StepJudge
 from runctl.checkpoint.step_names import is_state, number_in
 from runctl.model.checkpoint import Manifest, is_step
@@ -49,7 +49,7 @@ class SaveHistory:
         self._first: int | None = None
         self._has_looked = False
         self._saves: list[StoredSave] = []
-        self._view: View = {}
+        self._view: FolderState = {}
         self._edges: dict[str, _Edges] = {}
 
     @property
@@ -67,7 +67,7 @@ class SaveHistory:
         """The keys of the checkpoints that stay, the newest first."""
         return [one.key for one in self._saves]
 
-    def begin_from(self, restored: Fetched, view: View) -> None:
+    def begin_from(self, restored: Fetched, view: FolderState) -> None:
         """Go on from a restored checkpoint, which is what the folder holds now."""
         manifest = restored.manifest
         self._given = StoredSave(restored.key, manifest.step)
@@ -86,16 +86,16 @@ class SaveHistory:
         self._proven = key
         self._suspects.discard(key)
 
-    def judge(self, take: Take, told: int | None, read: Read) -> Judged:
+    def judge(self, snapshot: Snapshot, told: int | None, read: Read) -> Judged:
         """Judge which step a snapshot stands for; the helper's word comes first."""
         states = {
-            path: take.view[path]
-            for path in take.changed
-            if path in take.view and take.view[path].kind == "file" and is_state(path)
+            path: snapshot.view[path]
+            for path in snapshot.changed
+            if path in snapshot.view and snapshot.view[path].kind == "file" and is_state(path)
         }
         grown = {path for path, seen in states.items() if self._was_appended(path, seen, read)}
         judged = self._judge.judge(
-            take.view, states.keys() - grown, held=self._view, current=self.step, read=read
+            snapshot.view, states.keys() - grown, held=self._view, current=self.step, read=read
         )
         if told is not None:
             judged = replace(judged, step=told, is_numbered=True)
@@ -103,7 +103,7 @@ class SaveHistory:
             judged,
             # Where there are no steps, a file that grows may be all that the program makes.
             has_news=judged.has_news or (judged.step is None and bool(states)),
-            continues=self._continues(take, judged, states, grown),
+            continues=self._continues(snapshot, judged, states, grown),
         )
 
     def is_progress(self, judged: Judged) -> bool:
@@ -126,7 +126,9 @@ class SaveHistory:
             PREVIOUS_STEPS: [one.step for one in before],
         }
 
-    def add(self, key: str, manifest: Manifest, take: Take, judged: Judged, read: Read) -> str:
+    def add(
+        self, key: str, manifest: Manifest, snapshot: Snapshot, judged: Judged, read: Read
+    ) -> str:
         """Note a save that is committed; return a warning if the attempt did not resume, or ""."""
         self._saves = self._with(key, judged)
         is_first = self._first is None and judged.is_numbered
@@ -137,10 +139,10 @@ class SaveHistory:
         present = {entry.path for entry in manifest.entries}
         self._view = {
             **{path: seen for path, seen in self._view.items() if path in present},
-            **take.view,
+            **snapshot.view,
         }
-        self._note_edges(take, read)
-        return self._warning(take, judged, is_first=is_first)
+        self._note_edges(snapshot, read)
+        return self._warning(snapshot, judged, is_first=is_first)
 
     def _first_with(self, judged: Judged) -> int | None:
         if self._first is not None or not judged.is_numbered:
@@ -175,10 +177,10 @@ class SaveHistory:
         return protected
 
     def _continues(
-        self, take: Take, judged: Judged, states: Mapping[str, Seen], grown: set[str]
+        self, snapshot: Snapshot, judged: Judged, states: Mapping[str, FileState], grown: set[str]
     ) -> bool:
         """Whether a snapshot holds the same save as the one before, and more of it or of a log."""
-        if any(is_state(path) and path not in take.view for path in take.changed):
+        if any(is_state(path) and path not in snapshot.view for path in snapshot.changed):
             return False
         if grown == states.keys():
             return judged.step == self.step
@@ -191,7 +193,7 @@ class SaveHistory:
             for path in states
         )
 
-    def _was_appended(self, path: str, seen: Seen, read: Read) -> bool:
+    def _was_appended(self, path: str, seen: FileState, read: Read) -> bool:
         edges, held = self._edges.get(path), self._view.get(path)
         if edges is None:
             # In a folder that was just restored nothing but the name tells.
@@ -200,14 +202,14 @@ class SaveHistory:
             return held.inode == seen.inode and held.size < seen.size
         return edges.size < seen.size and _edges_of(path, edges.size, read) == edges
 
-    def _note_edges(self, take: Take, read: Read) -> None:
-        self._edges = {path: one for path, one in self._edges.items() if path in take.view}
-        for path in take.changed[:MOST_EDGES]:
-            seen = take.view.get(path)
+    def _note_edges(self, snapshot: Snapshot, read: Read) -> None:
+        self._edges = {path: one for path, one in self._edges.items() if path in snapshot.view}
+        for path in snapshot.changed[:MOST_EDGES]:
+            seen = snapshot.view.get(path)
             if seen is not None and seen.kind == "file" and seen.size and is_state(path):
                 self._edges[path] = _edges_of(path, seen.size, read)
 
-    def _warning(self, take: Take, judged: Judged, *, is_first: bool) -> str:
+    def _warning(self, snapshot: Snapshot, judged: Judged, *, is_first: bool) -> str:
         given = self._given
         if given is None:
             return ""
@@ -217,7 +219,7 @@ class SaveHistory:
         if not judged.has_news or self._has_looked or (judged.is_numbered and is_beyond):
             return ""
         self._has_looked = True
-        changed = [path for path in take.changed if path in take.view]
+        changed = [path for path in snapshot.changed if path in snapshot.view]
         return new_folder(self._attempt, given=self._given_paths, changed=changed)
 
 

@@ -5,13 +5,22 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from runctl.checkpoint.folder_state import Seen, View, look
+from runctl.checkpoint.folder_state import FileState, FolderState, look
 from runctl.checkpoint.open_files import LOG_AGE, OpenFiles, only_grew
-from runctl.checkpoint.save_groups import NO_NUMBER, leaves_out, place_of, save_of
+from runctl.checkpoint.save_groups import NO_NUMBER, is_incomplete, place_of, save_of
 from runctl.checkpoint.wholeness import Wholeness
 from runctl.model.errors import CheckpointError
 
-__all__ = ["ChangedError", "Contents", "Seen", "Settling", "Take", "View", "look", "newest_saves"]
+__all__ = [
+    "ChangedError",
+    "Contents",
+    "FileState",
+    "FolderState",
+    "Settling",
+    "Snapshot",
+    "look",
+    "newest_saves",
+]
 
 QUIET = timedelta(seconds=1)
 LIMIT = timedelta(seconds=2)
@@ -28,26 +37,26 @@ class ChangedError(CheckpointError):
 
 
 @dataclass(frozen=True)
-class Take:
+class Snapshot:
     """What may be taken now.
 
     `changed` has what differs from the checkpoint before, logs apart. `logs` are still appended to:
-    their prefix counts. `left_out` are saves in progress, by the names that `save_of` gives them,
-    and single paths: they stay as the checkpoint before has them. `hot` changed a moment ago and
-    may be overwritten in place any moment. `contents` are the bytes of files that were read when
-    the snapshot was pinned.
+    their prefix counts. `incomplete` are saves in progress, by the names that `save_of` gives them,
+    and single paths: they stay as the checkpoint before has them. `recently_modified` changed a
+    moment ago and may be overwritten in place any moment. `contents` are the bytes of
+    files that were read when the snapshot was pinned.
     """
 
-    view: View
+    view: FolderState
     changed: tuple[str, ...]
     logs: frozenset[str] = frozenset()
-    left_out: frozenset[str] = frozenset()
-    hot: frozenset[str] = frozenset()
+    incomplete: frozenset[str] = frozenset()
+    recently_modified: frozenset[str] = frozenset()
     contents: Contents = field(default_factory=dict)
 
-    def leaves_out(self, path: str) -> bool:
+    def is_incomplete(self, path: str) -> bool:
         """Whether a path is to stay as the checkpoint before has it."""
-        return leaves_out(self.left_out, path)
+        return is_incomplete(self.incomplete, path)
 
 
 @dataclass
@@ -57,12 +66,12 @@ class Settling:
     `taken` is the folder as the last checkpoint holds it.
     """
 
-    taken: View
+    taken: FolderState
     quiet: timedelta = QUIET
     limit: timedelta = LIMIT
     log_age: timedelta = LOG_AGE
     wholeness: Wholeness = field(default_factory=Wholeness)
-    _last: View = field(default_factory=dict)
+    _last: FolderState = field(default_factory=dict)
     _busy: frozenset[str] = frozenset()
     _changed_at: dict[str, float] = field(default_factory=dict)
     _pending_since: float | None = None
@@ -79,14 +88,14 @@ class Settling:
 
     def observe(
         self,
-        view: View,
+        view: FolderState,
         writing: set[str],
         now: float,
         *,
         saved: bool = False,
         copies: Set[str] = NONE,
         held_back: Set[str] = NONE,
-    ) -> Take | None:
+    ) -> Snapshot | None:
         """Take note of a look at the folder; return what may be taken, if anything.
 
         `writing` are the files that the trainer held open to write after the look. `saved` says
@@ -107,12 +116,12 @@ class Settling:
         if not self._busy and is_quiet:
             return self._take_complete(view, changed, frozenset(held_back), now)
         if self.is_overdue(now):
-            left_out = self._unfinished(view, changed, now) | held_back
-            return self._take_complete(view, changed, left_out, now)
+            incomplete = self._unfinished(view, changed, now) | held_back
+            return self._take_complete(view, changed, incomplete, now)
         return None
 
     def watch_only(
-        self, view: View, writing: set[str], now: float, *, copies: Set[str] = NONE
+        self, view: FolderState, writing: set[str], now: float, *, copies: Set[str] = NONE
     ) -> None:
         """Take note of a look at the folder while nothing may be taken."""
         rewritten = self._note_changes(view, now, copies)
@@ -130,7 +139,7 @@ class Settling:
 
     def final(
         self,
-        view: View,
+        view: FolderState,
         now: float,
         *,
         torn: frozenset[str],
@@ -139,7 +148,7 @@ class Settling:
         is_over: bool = False,
         databases: Set[str] = NONE,
         alive_at: float | None = None,
-    ) -> Take | None:
+    ) -> Snapshot | None:
         """Judge the folder after the end of every process that wrote to it.
 
         `torn` were open to write when their writer was killed: the saves that they belong to are
@@ -157,26 +166,30 @@ class Settling:
         paths = sorted({*view, *self.taken})
         changed = [path for path in paths if not _same(view.get(path), self.taken.get(path))]
         until = now if alive_at is None else alive_at
-        left_out = self._cut_off(view, changed, until, torn, abrupt=abrupt)
-        if left_out:
+        incomplete = self._cut_off(view, changed, until, torn, abrupt=abrupt)
+        if incomplete:
             # What was removed before the save that was cut off may be all that there is.
             present = {save_of(path) for path in view}
-            left_out |= {save_of(path) for path in self.taken} - present
-        closed = [path for path in changed if not leaves_out(left_out, path)]
-        left_out |= self.wholeness.incomplete(
+            incomplete |= {save_of(path) for path in self.taken} - present
+        closed = [path for path in changed if not is_incomplete(incomplete, path)]
+        incomplete |= self.wholeness.incomplete(
             view, self.taken, closed, now, is_over=is_over and not abrupt
         )
-        left_out = self.wholeness.with_replaced(view, self.taken, left_out)
-        complete = tuple(path for path in changed if not leaves_out(left_out, path))
+        incomplete = self.wholeness.with_replaced(view, self.taken, incomplete)
+        complete = tuple(path for path in changed if not is_incomplete(incomplete, path))
         # With a save left out, what else was only removed is no news.
-        is_new = any(path in view for path in complete) if left_out else bool(complete)
-        kept = {path: seen for path, seen in view.items() if not leaves_out(left_out, path)}
+        is_new = any(path in view for path in complete) if incomplete else bool(complete)
+        kept = {path: seen for path, seen in view.items() if not is_incomplete(incomplete, path)}
         if not _has_files(kept) or not (is_new or saved):
             return None
-        return replace(self._take(view, complete, left_out, now), logs=frozenset(), hot=frozenset())
+        return replace(
+            self._take(view, complete, incomplete, now),
+            logs=frozenset(),
+            recently_modified=frozenset(),
+        )
 
     @property
-    def seen(self) -> View:
+    def seen(self) -> FolderState:
         """The folder at the last look."""
         return self._last
 
@@ -185,15 +198,15 @@ class Settling:
         """Whether something waits to be taken."""
         return self._pending_since is not None
 
-    def changed_in(self, view: View) -> tuple[str, ...]:
+    def changed_in(self, view: FolderState) -> tuple[str, ...]:
         """Return what differs from the checkpoint before, logs apart."""
         return self._changes(view)
 
-    def is_idle(self, view: View) -> bool:
+    def is_idle(self, view: FolderState) -> bool:
         """Whether nothing is new since the last look, and nothing waits to be taken."""
         return self._pending_since is None and view == self._last
 
-    def forget_take(self, before: View, *, at_once: bool = False) -> None:
+    def forget_take(self, before: FolderState, *, at_once: bool = False) -> None:
         """Undo a take that could not be read to its end.
 
         The folder has to settle anew, or is waited for anew; with `at_once` the time that it has
@@ -203,7 +216,7 @@ class Settling:
         if at_once:
             self._pending_since = self._waited_since
 
-    def _note_changes(self, view: View, now: float, copies: Set[str]) -> set[str]:
+    def _note_changes(self, view: FolderState, now: float, copies: Set[str]) -> set[str]:
         """Note what changed and when; return the files that were written anew, or in place."""
         rewritten = set()
         if len(self._changed_at) > 2 * len(view) + 1000:  # names that come and go
@@ -218,7 +231,7 @@ class Settling:
         self._last = view
         return rewritten
 
-    def _changes(self, view: View) -> tuple[str, ...]:
+    def _changes(self, view: FolderState) -> tuple[str, ...]:
         paths = {*view, *self.taken} - self._logs
         return tuple(
             sorted(path for path in paths if not _same(view.get(path), self.taken.get(path)))
@@ -228,7 +241,7 @@ class Settling:
         times = [when for path, when in self._changed_at.items() if path not in self._logs]
         return max(times, default=float("-inf"))
 
-    def _unfinished(self, view: View, changed: Iterable[str], now: float) -> frozenset[str]:
+    def _unfinished(self, view: FolderState, changed: Iterable[str], now: float) -> frozenset[str]:
         """Return the saves that are in progress, or may still be.
 
         The files of one save share the number in their names; those without one are taken together
@@ -254,7 +267,13 @@ class Settling:
         return frozenset(unfinished)
 
     def _cut_off(
-        self, view: View, changed: Iterable[str], now: float, torn: frozenset[str], *, abrupt: bool
+        self,
+        view: FolderState,
+        changed: Iterable[str],
+        now: float,
+        torn: frozenset[str],
+        *,
+        abrupt: bool,
     ) -> frozenset[str]:
         """Return the saves that their writer did not finish."""
         cut_off = set(torn)
@@ -276,35 +295,41 @@ class Settling:
         return now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
 
     def _take_complete(
-        self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float
-    ) -> Take | None:
+        self, view: FolderState, changed: tuple[str, ...], incomplete: frozenset[str], now: float
+    ) -> Snapshot | None:
         """Take what is complete, if there is something new in it."""
-        closed = [path for path in changed if not leaves_out(left_out, path)]
-        left_out |= self.wholeness.incomplete(view, self.taken, closed, now)
-        if not left_out:
-            return self._take(view, changed, left_out, now)
-        left_out = self.wholeness.with_replaced(view, self.taken, left_out)
-        complete = tuple(path for path in closed if not leaves_out(left_out, path))
+        closed = [path for path in changed if not is_incomplete(incomplete, path)]
+        incomplete |= self.wholeness.incomplete(view, self.taken, closed, now)
+        if not incomplete:
+            return self._take(view, changed, incomplete, now)
+        incomplete = self.wholeness.with_replaced(view, self.taken, incomplete)
+        complete = tuple(path for path in closed if not is_incomplete(incomplete, path))
         if not any(path in view and view[path].kind != "dir" for path in complete):
             return None
-        return self._take(view, complete, left_out, now)
+        return self._take(view, complete, incomplete, now)
 
     def _take(
-        self, view: View, changed: tuple[str, ...], left_out: frozenset[str], now: float
-    ) -> Take:
-        if left_out:
-            kept = {path: seen for path, seen in self.taken.items() if leaves_out(left_out, path)}
-            fresh = {path: seen for path, seen in view.items() if not leaves_out(left_out, path)}
+        self, view: FolderState, changed: tuple[str, ...], incomplete: frozenset[str], now: float
+    ) -> Snapshot:
+        if incomplete:
+            kept = {
+                path: seen for path, seen in self.taken.items() if is_incomplete(incomplete, path)
+            }
+            fresh = {
+                path: seen for path, seen in view.items() if not is_incomplete(incomplete, path)
+            }
             self.taken = {**fresh, **kept}
         else:
             fresh = self.taken = view
         self._waited_since, self._pending_since = self._pending_since, None
         self.wholeness.remember(self.taken, changed)
-        hot = frozenset(path for path in changed if path in fresh and self._is_recent(path, now))
-        return Take(fresh, changed, self._logs, left_out, hot - self._logs)
+        recently_modified = frozenset(
+            path for path in changed if path in fresh and self._is_recent(path, now)
+        )
+        return Snapshot(fresh, changed, self._logs, incomplete, recently_modified - self._logs)
 
 
-def newest_saves(view: View) -> set[str]:
+def newest_saves(view: FolderState) -> set[str]:
     """Return the saves after which no other has followed, with all that has no number."""
     highest: dict[tuple[str, str], tuple[int, str]] = {}
     for path, seen in view.items():
@@ -315,11 +340,11 @@ def newest_saves(view: View) -> set[str]:
     return {save for _, save in highest.values()} | {NO_NUMBER}
 
 
-def _has_files(view: View) -> bool:
+def _has_files(view: FolderState) -> bool:
     return any(seen.kind == "file" for seen in view.values())
 
 
-def _same(one: Seen | None, other: Seen | None) -> bool:
+def _same(one: FileState | None, other: FileState | None) -> bool:
     if one is None or other is None:
         return one is other
     if one.kind == other.kind == "dir":

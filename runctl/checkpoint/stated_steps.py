@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from runctl.checkpoint.settling import Seen, View
+from runctl.checkpoint.settling import FileState, FolderState
 from runctl.checkpoint.step_names import Numbered, Unit, counter_in, is_state, number_in, step_of
 
 MAX_READ_BYTES = 64 * 1024
@@ -55,7 +55,13 @@ class StepJudge:
     loose: set[str] = field(default_factory=set)
 
     def judge(
-        self, view: View, changed: Iterable[str], *, held: View, current: int | None, read: Read
+        self,
+        view: FolderState,
+        changed: Iterable[str],
+        *,
+        held: FolderState,
+        current: int | None,
+        read: Read,
     ) -> Judged:
         """Judge a save that changed files.
 
@@ -73,9 +79,9 @@ class StepJudge:
 
     def _step_named(
         self,
-        view: View,
-        states: Mapping[str, Seen],
-        held: View,
+        view: FolderState,
+        states: Mapping[str, FileState],
+        held: FolderState,
         current: int | None,
         read: Read,
     ) -> int | None:
@@ -90,7 +96,11 @@ class StepJudge:
         return stated if stated is not None or named is None else named.step
 
     def _find_loose(
-        self, view: View, states: Mapping[str, Seen], held: View, current: int | None
+        self,
+        view: FolderState,
+        states: Mapping[str, FileState],
+        held: FolderState,
+        current: int | None,
     ) -> None:
         """Find JSON files that changed without the rest of a save, and not right after it.
 
@@ -108,7 +118,9 @@ class StepJudge:
             if has_names or not is_first or abs(seen.mtime_ns - written) > RIGHT_AFTER_NS:
                 self.loose.add(path)
 
-    def _stated(self, states: Mapping[str, Seen], named: Numbered | None, read: Read) -> int | None:
+    def _stated(
+        self, states: Mapping[str, FileState], named: Numbered | None, read: Read
+    ) -> int | None:
         """Return the step that a JSON file of the save holds."""
         sheets = [path for path in states if _is_sheet(path)]
         others = [path for path in states if path not in sheets]
@@ -123,7 +135,7 @@ class StepJudge:
         return max(found)[2] if found else None
 
 
-def _tracked(view: View, step: int, read: Read) -> int:
+def _tracked(view: FolderState, step: int, read: Read) -> int:
     """Return the step that a tracker file at the top names, if a save of it is there."""
     for path in TRACKERS & view.keys():
         text = read(path, 0, 200).decode(errors="replace").strip()
@@ -134,7 +146,7 @@ def _tracked(view: View, step: int, read: Read) -> int:
     return step
 
 
-def _is_counted_better(view: View, named: Numbered, current: int | None) -> bool:
+def _is_counted_better(view: FolderState, named: Numbered, current: int | None) -> bool:
     """Whether the current step is still there by a better name, such as a step, not an epoch."""
     return named.unit is not Unit.STEP and any(
         found is not None and found.unit < named.unit and found.step == current
@@ -142,7 +154,7 @@ def _is_counted_better(view: View, named: Numbered, current: int | None) -> bool
     )
 
 
-def _is_other(path: str, view: View, states: Mapping[str, Seen]) -> bool:
+def _is_other(path: str, view: FolderState, states: Mapping[str, FileState]) -> bool:
     is_file = view[path].kind == "file" and path not in states
     return is_file and is_state(path) and not _is_settings(path)
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.fast_s3.http1 import Buffer
-from runctl.checkpoint.worker_pool import share
+from runctl.checkpoint.worker_pool import run_workers
 from runctl.fault_points import reach
 from runctl.model.checkpoint import Part
 from runctl.model.errors import RefusedError
@@ -79,7 +79,7 @@ class StoredParts:
 
         stale = [part for part in parts.values() if not self.has(part)]
         if stale:
-            share(stale, look)
+            run_workers(stale, look)
         return gone
 
     def put(self, part: Part, content: Iterable[Buffer]) -> bool:

@@ -32,15 +32,15 @@ class Unpacking:
             path = self._wrong or self._files[self._next][1].path
             raise DamagedCheckpointError(f"{path} is not where the manifest says in its bundle")
 
-    def write(self, offset: int, piece: Buffer) -> None:
+    def write(self, offset: int, chunk: Buffer) -> None:
         """Write what is of the files in the piece that begins at `offset`."""
         with alone(len(self._files)):
-            self._write(offset, piece)
+            self._write(offset, chunk)
 
-    def _write(self, offset: int, piece: Buffer) -> None:
+    def _write(self, offset: int, chunk: Buffer) -> None:
         if offset == 0:  # another try begins
             self._next, self._digest, self._wrong = 0, hashlib.sha256(), ""
-        content, end = memoryview(piece), offset + len(piece)
+        content, end = memoryview(chunk), offset + len(chunk)
         while self._next < len(self._files):
             path, entry = self._files[self._next]
             begins = entry.offset or 0

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.bundles import Bundle, PinnedFile, check_unchanged, pack, to_repack
-from runctl.checkpoint.chunks import PIECE_BYTES, Desks, Piece, Reader, opened
-from runctl.checkpoint.fingerprint import Recognizer
+from runctl.checkpoint.chunks import CHUNK_BYTES, BufferPool, Chunk, Reader, opened
+from runctl.checkpoint.fingerprint import ChunkIndex
 from runctl.checkpoint.known_files import KnownFiles, Stored, is_small
 from runctl.checkpoint.pinning import pin_name
-from runctl.checkpoint.settling import ChangedError, Seen, Take
+from runctl.checkpoint.settling import ChangedError, FileState, Snapshot
 from runctl.checkpoint.stored_parts import StoredParts
-from runctl.checkpoint.worker_pool import alone, share
+from runctl.checkpoint.worker_pool import alone, run_workers
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import CheckpointError, DamagedCheckpointError
 
@@ -42,12 +42,12 @@ class Uploader:
     def __init__(self, store: CheckpointStore) -> None:
         self._parts = StoredParts(store)
         self._known = KnownFiles()
-        self._recognizer = Recognizer()
-        self._desks = Desks(os.cpu_count() or 1)
+        self._recognizer = ChunkIndex()
+        self._desks = BufferPool(os.cpu_count() or 1)
         self._bytes_per_second = ASSUMED_BYTES_PER_SECOND
         self._last_new_bytes = 0
 
-    def remember(self, view: Mapping[str, Seen], manifest: Manifest) -> None:
+    def remember(self, view: Mapping[str, FileState], manifest: Manifest) -> None:
         """Learn from a checkpoint that was just restored which parts its files consist of."""
         self._parts.note(manifest.digests)
         self._known.note_restored(view, manifest)
@@ -70,7 +70,7 @@ class Uploader:
         """Parts that were just removed from the store must be uploaded again when needed."""
         self._parts.forget(digests)
 
-    def upload(self, take: Take, pinned: Path, *, superseded: threading.Event) -> Uploaded:
+    def upload(self, snapshot: Snapshot, pinned: Path, *, superseded: threading.Event) -> Uploaded:
         """Store the parts of a pinned snapshot and return its entries.
 
         Raises ChangedError when a file changed while it was read, SupersededError when told to
@@ -79,20 +79,20 @@ class Uploader:
         began = time.monotonic()
         self._parts.look()
         self._recognizer.begin()
-        view = sorted(take.view.items())
+        view = sorted(snapshot.view.items())
         names: dict[tuple[int, int], str] = {}
         files: list[PinnedFile] = []
         for path, seen in view:
             if seen.kind == "file" and seen.inode not in names:
                 names[seen.inode] = path
                 place = f"{pinned}/{pin_name(seen)}"
-                content = take.contents.get(seen.inode)
-                files.append(PinnedFile(path, place, seen, path in take.logs, content))
+                content = snapshot.contents.get(seen.inode)
+                files.append(PinnedFile(path, place, seen, path in snapshot.logs, content))
         found, new_bytes = self._store_files(files, superseded)
         self._known.note_snapshot(
             (file.seen, found[file.path]) for file in files if not file.is_log
         )
-        if new_bytes > PIECE_BYTES // 8:  # less says more about latency than about bandwidth
+        if new_bytes > CHUNK_BYTES // 8:  # less says more about latency than about bandwidth
             self._bytes_per_second = max(new_bytes / (time.monotonic() - began), 1.0)
         self._last_new_bytes = max(new_bytes, self._last_new_bytes // 2)
         return Uploaded(tuple(_entry(path, seen, names, found) for path, seen in view), new_bytes)
@@ -122,7 +122,7 @@ class Uploader:
             yield from (_WantedBundle(packed) for packed in pack(unpacked))
             yield from self._wanted(large, parts)
 
-        share(_until(superseded, wanted()), store)
+        run_workers(_until(superseded, wanted()), store)
         for file in large:
             _check_as_seen(file)
             found[file.path] = Stored(tuple(parts[file.path]))
@@ -184,13 +184,13 @@ class Uploader:
         """Yield the parts that may have to be stored, and note the others in `found`."""
         for file in files:
             size = file.seen.size
-            offsets = range(0, size, PIECE_BYTES)
+            offsets = range(0, size, CHUNK_BYTES)
             known = self._known.find(file.seen)
             parts = found[file.path] = list(known.parts if known else [UNREAD] * len(offsets))
             for index, offset in enumerate(offsets):
                 if not self._parts.has(parts[index]):
-                    piece = min(PIECE_BYTES, size - offset)
-                    yield _Wanted(file.path, file.place, offset, piece, parts, index)
+                    chunk = min(CHUNK_BYTES, size - offset)
+                    yield _Wanted(file.path, file.place, offset, chunk, parts, index)
 
     def _store_part(self, wanted: "_Wanted", reader: Reader, new_bytes: "_Total") -> Part:
         expected = wanted.parts[wanted.index]
@@ -199,16 +199,16 @@ class Uploader:
             if self._parts.look_again(expected):
                 return expected
         with opened(wanted.place, name=wanted.path) as descriptor:
-            piece = Piece(
+            chunk = Chunk(
                 wanted.path, descriptor, wanted.offset, wanted.size_bytes, buffer=reader.desk()
             )
-            part = self._recognizer.identify(piece)
+            part = self._recognizer.identify(chunk)
             if not self._parts.has(part):
-                reader.leave(piece)
-                self._send(part, piece, new_bytes)
+                reader.leave(chunk)
+                self._send(part, chunk, new_bytes)
         return part
 
-    def _send(self, part: Part, content: Piece | Bundle, new_bytes: "_Total") -> None:
+    def _send(self, part: Part, content: Chunk | Bundle, new_bytes: "_Total") -> None:
         try:
             if self._parts.put(part, content):
                 new_bytes.add(part.size_bytes)
@@ -269,7 +269,7 @@ def _check_as_seen(file: PinnedFile) -> None:
 
 
 def _entry(
-    path: str, seen: Seen, names: Mapping[tuple[int, int], str], found: Mapping[str, Stored]
+    path: str, seen: FileState, names: Mapping[tuple[int, int], str], found: Mapping[str, Stored]
 ) -> Entry:
     kind, mode, time_ns = seen.kind, seen.mode, seen.mtime_ns
     if kind != "file":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
-from runctl.checkpoint.folder_state import Seen, View
+from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.checkpoint.formats import Verdict
 from runctl.checkpoint.layouts import Flaw, flaws_of, names_save, temporary_of_orbax
 from runctl.checkpoint.predecessors import Series, expected_of, flaws_without_number, saves_in
@@ -31,22 +31,22 @@ POINTER = re.compile(r"(?:^|/)[^./]*(?:\.(?:txt|json|ya?ml))?$")
 class Inspector(Protocol):
     """What is read of files."""
 
-    def verdict(self, path: str, seen: Seen) -> Verdict | None:
+    def verdict(self, path: str, seen: FileState) -> Verdict | None:
         """Return what the file's format says of it."""
 
-    def text(self, path: str, seen: Seen) -> str:
+    def text(self, path: str, seen: FileState) -> str:
         """Return the content of a small text file."""
 
 
 class Blind:
     """An inspector that knows nothing of any file."""
 
-    def verdict(self, path: str, seen: Seen) -> Verdict | None:
+    def verdict(self, path: str, seen: FileState) -> Verdict | None:
         """Return None."""
         del path, seen
         return None
 
-    def text(self, path: str, seen: Seen) -> str:
+    def text(self, path: str, seen: FileState) -> str:
         """Return an empty text."""
         del path, seen
         return ""
@@ -72,7 +72,13 @@ class Wholeness:
     _told: set[str] = field(default_factory=set)
 
     def incomplete(
-        self, view: View, taken: View, changed: Iterable[str], now: float, *, is_over: bool = False
+        self,
+        view: FolderState,
+        taken: FolderState,
+        changed: Iterable[str],
+        now: float,
+        *,
+        is_over: bool = False,
     ) -> frozenset[str]:
         """Return what is to be left out: names of saves, and single paths with what is below.
 
@@ -83,21 +89,23 @@ class Wholeness:
         flaws = list(self._flaws(view, taken, fresh)) if fresh else []
         self._keep_time(flaws, now)
         self.problems = {}
-        left_out = set()
+        incomplete = set()
         for flaw in flaws:
             since = self._clocks[flaw.about].since
             if not flaw.is_certain and (is_over or now - since >= _patience(taken, flaw)):
                 self._tolerated[flaw.about] = flaw.reason
                 continue
-            left_out.add(_what(flaw, now - since))
+            incomplete.add(_what(flaw, now - since))
             self.problems[flaw.about] = (since, flaw.reason)
-        return frozenset(left_out | self._pointers(view, fresh, left_out))
+        return frozenset(incomplete | self._pointers(view, fresh, incomplete))
 
-    def with_replaced(self, view: View, taken: View, left_out: frozenset[str]) -> frozenset[str]:
+    def with_replaced(
+        self, view: FolderState, taken: FolderState, incomplete: frozenset[str]
+    ) -> frozenset[str]:
         """Return also what a save that is left out has replaced: it may be all that there is."""
-        numbered = {name for name in left_out if "\0" in name and name != NO_NUMBER}
+        numbered = {name for name in incomplete if "\0" in name and name != NO_NUMBER}
         if not numbered:
-            return left_out
+            return incomplete
         before = saves_in(taken, {name.partition("\0")[0] for name in numbered})
         after = saves_in(view, {name.partition("\0")[0] for name in numbered})
         removed = set()
@@ -108,7 +116,7 @@ class Wholeness:
             alike = [
                 other
                 for other, one in after.items()
-                if one.parent == save.parent and one.roots & save.roots and other not in left_out
+                if one.parent == save.parent and one.roots & save.roots and other not in incomplete
             ]
             if not alike:
                 removed |= {
@@ -116,9 +124,9 @@ class Wholeness:
                     for other, one in before.items()
                     if one.parent == save.parent and one.roots & save.roots and other not in after
                 }
-        return left_out | removed
+        return incomplete | removed
 
-    def remember(self, taken: View, changed: Iterable[str]) -> None:
+    def remember(self, taken: FolderState, changed: Iterable[str]) -> None:
         """Take note of what complete saves consist of, for when none of them is left."""
         places = [place_of(path) for path in changed]
         saves = saves_in(taken, {place.parent for place in places if place.number is not None})
@@ -148,12 +156,12 @@ class Wholeness:
         self._tolerated = {}
         return new
 
-    def is_proven(self, path: str, seen: Seen) -> bool:
+    def is_proven(self, path: str, seen: FileState) -> bool:
         """Whether the file's format shows that it is complete."""
         verdict = self.inspector.verdict(path, seen)
         return verdict is not None and verdict.is_proven
 
-    def _flaws(self, view: View, taken: View, fresh: list[str]) -> Iterator[Flaw]:
+    def _flaws(self, view: FolderState, taken: FolderState, fresh: list[str]) -> Iterator[Flaw]:
         def text(path: str) -> str:
             return self.inspector.text(path, view[path]) if path in view else ""
 
@@ -161,7 +169,7 @@ class Wholeness:
         yield from flaws_without_number(view, taken, fresh)
         yield from Series(view, taken, fresh, self._expected).flaws(text)
         folders = {path.rpartition("/")[0] for path in fresh}
-        files: dict[str, dict[str, Seen]] = {folder: {} for folder in folders}
+        files: dict[str, dict[str, FileState]] = {folder: {} for folder in folders}
         for path, seen in view.items():
             folder, _, name = path.rpartition("/")
             if folder in folders and seen.kind != "dir":
@@ -169,7 +177,7 @@ class Wholeness:
         for folder in sorted(folders):
             yield from flaws_of(folder, files[folder], text)
 
-    def _flaws_of_formats(self, view: View, fresh: list[str]) -> Iterator[Flaw]:
+    def _flaws_of_formats(self, view: FolderState, fresh: list[str]) -> Iterator[Flaw]:
         unfinished = set()
         for path in fresh:
             seen = view[path]
@@ -196,9 +204,9 @@ class Wholeness:
             clocks[flaw.about] = clock
         self._clocks = clocks
 
-    def _pointers(self, view: View, fresh: list[str], left_out: set[str]) -> set[str]:
+    def _pointers(self, view: FolderState, fresh: list[str], incomplete: set[str]) -> set[str]:
         """Return links and small files that name a save that is left out: they would dangle."""
-        names = {name for name in left_out if "\0" in name and name != NO_NUMBER}
+        names = {name for name in incomplete if "\0" in name and name != NO_NUMBER}
         if not names:
             return set()
         samples: dict[str, str] = {}
@@ -218,7 +226,7 @@ class Wholeness:
         return found
 
 
-def _may_point(path: str, seen: Seen) -> bool:
+def _may_point(path: str, seen: FileState) -> bool:
     small = 0 < seen.size <= SMALL_TEXT
     return small and place_of(path).number is None and POINTER.search(path) is not None
 
@@ -231,7 +239,7 @@ def _what(flaw: Flaw, age: float) -> str:
     return flaw.path if alone else name
 
 
-def _patience(taken: View, flaw: Flaw) -> float:
+def _patience(taken: FolderState, flaw: Flaw) -> float:
     """Return how long to wait: longer where the saves before took long, too."""
     place = place_of(flaw.path)
     spread = 0.0

@@ -24,7 +24,7 @@ def alone(files: int) -> contextlib.AbstractContextManager[object]:
     return _CALLS if files > MANY_FILES else contextlib.nullcontext()
 
 
-def share(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None]) -> None:
+def run_workers(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None]) -> None:
     """Let threads take jobs, each the next one, until there is none left.
 
     `work` is called once a thread with an iterator over the jobs that fall to it. What one of them

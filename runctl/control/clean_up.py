@@ -83,7 +83,7 @@ def _plain(cause: str) -> str:
 def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list[str], list[str]]:
     """Let agents that train commit and leave; end the machines where nobody would be told."""
     asked: list[str] = []
-    doomed: list[str] = []
+    to_terminate: list[str] = []
     for attempt, machine in live_machines(services, attempts):
         if not may_end(services, attempt, machine):
             continue
@@ -99,7 +99,7 @@ def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list
             or attempt.ended.kind not in LEAVE_BY_THEMSELVES
             or is_stray(attempt, machine)
         ):
-            doomed.append(machine.instance_id)
-    if doomed:
-        services.fleet.terminate(doomed)
-    return asked, doomed
+            to_terminate.append(machine.instance_id)
+    if to_terminate:
+        services.fleet.terminate(to_terminate)
+    return asked, to_terminate

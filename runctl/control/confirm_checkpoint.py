@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from runctl.control.ending import end_machines, end_strays
+from runctl.control.ending import end_machines, terminate_orphans
 from runctl.control.ports import Services
 from runctl.model.errors import NotFoundError, RunctlError
 from runctl.model.launch_failure import explain_launch_failure
@@ -46,7 +46,7 @@ def confirm_checkpoint(
         # Silence is no proof that the trainer is gone: it may train on, cut off from us, and cost.
         end_machines(services, [attempt])
     else:
-        end_strays(services, attempt)
+        terminate_orphans(services, attempt)
     return {
         "run_id": run_id,
         "attempt": number,

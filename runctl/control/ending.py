@@ -51,7 +51,7 @@ def end_leftovers(services: Services, run_id: str) -> list[str]:
     return end_machines(services, services.ledger.attempts(run_id), where=_is_left_over)
 
 
-def end_strays(services: Services, attempt: Attempt) -> list[str]:
+def terminate_orphans(services: Services, attempt: Attempt) -> list[str]:
     """Terminate what was launched for an attempt but is not on its record; return which.
 
     Whoever launched it may have stopped between the launch and the record.
@@ -69,14 +69,14 @@ def end_machines(
 
     One that was lent is its owner's: the agent on it leaves by itself.
     """
-    doomed = [
+    to_terminate = [
         machine.instance_id
         for attempt, machine in live_machines(services, attempts)
         if where(attempt, machine) and may_end(services, attempt, machine) and not attempt.is_lent
     ]
-    if doomed:
-        services.fleet.terminate(doomed)
-    return doomed
+    if to_terminate:
+        services.fleet.terminate(to_terminate)
+    return to_terminate
 
 
 def may_end(services: Services, attempt: Attempt, machine: Machine) -> bool:

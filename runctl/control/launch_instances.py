@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from runctl.control.ending import end_strays
+from runctl.control.ending import terminate_orphans
 from runctl.control.ports import Services
-from runctl.control.use_existing_instance import lend_instance
+from runctl.control.use_existing_instance import use_existing_instance
 from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, TransientError
 from runctl.model.machine import LaunchResult
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -34,13 +34,13 @@ def launch_instances(services: Services, run_id: str, number: int) -> dict[str, 
         return _launch(services, run, number)
     except RunEndedError:
         if attempt := services.ledger.find_attempt(run_id, number):
-            end_strays(services, attempt)
+            terminate_orphans(services, attempt)
         raise
 
 
 def _launch(services: Services, run: Run, number: int) -> dict[str, Any]:
     if number == 1 and run.request.instance_id:
-        lent, refusal = lend_instance(services, run, number)
+        lent, refusal = use_existing_instance(services, run, number)
         return _known(services, lent) if refusal is None else _refused(lent, refusal)
     attempt = services.ledger.find_attempt(run.run_id, number)
     # A try on record is replayed first; that may tell of a refusal long ago, so a fresh round
@@ -119,7 +119,7 @@ def _known(services: Services, attempt: Attempt) -> dict[str, Any]:
             "heartbeat_seconds": int(silence.total_seconds()),
         }
     # Whoever launched it may have stopped between the launch and the record.
-    end_strays(services, attempt)
+    terminate_orphans(services, attempt)
     return _refused(attempt, attempt.ended)
 
 

@@ -20,7 +20,7 @@ def tell_end(services: Services, run: Run, *, attempts: int) -> bool:
         return False
     try:
         services.notices.publish(subject=_subject(run), body=_body(services, run, attempts))
-        services.ledger.note_told(run.run_id, end=run.ended_at)
+        services.ledger.record_notified(run.run_id, end=run.ended_at)
     except Exception:
         logger.exception("the end of the run %s could not be told", run.run_id)
         return False

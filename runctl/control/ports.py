@@ -47,7 +47,7 @@ class Ledger(AgentLedger, Protocol):
         """Return the run_id of an execution, or None when it is not ours."""
         ...
 
-    def continue_run(
+    def resume_run(
         self, run_id: str, *, execution: str, execution_arn: str, first_attempt: int
     ) -> Run:
         """Move an ended run to a new execution and clear its end; idempotent per execution.
@@ -56,7 +56,7 @@ class Ledger(AgentLedger, Protocol):
         """
         ...
 
-    def hand_over(
+    def continue_as_new(
         self,
         run_id: str,
         *,
@@ -87,7 +87,7 @@ class Ledger(AgentLedger, Protocol):
         """
         ...
 
-    def note_told(self, run_id: str, *, end: datetime) -> None:
+    def record_notified(self, run_id: str, *, end: datetime) -> None:
         """Record that the end of that instant was published, if it is still the run's end."""
         ...
 
@@ -130,7 +130,7 @@ class Ledger(AgentLedger, Protocol):
         """
         ...
 
-    def start_training(
+    def record_token(
         self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
     ) -> Attempt:
         """Give the attempt its task token and move the run's fence to it.

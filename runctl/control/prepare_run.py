@@ -143,7 +143,7 @@ def _continue(services: Services, execution: ExecutionStart, document: Mapping[s
     first_attempt = _next_attempt(services, run_id)
     if run.execution_arn == execution.parent_arn and run.ended is None:
         # Nothing has ended: that execution goes on in us, and waits for our end.
-        return services.ledger.hand_over(
+        return services.ledger.continue_as_new(
             run_id,
             parent_arn=execution.parent_arn,
             execution=execution.name,
@@ -152,7 +152,7 @@ def _continue(services: Services, execution: ExecutionStart, document: Mapping[s
         )
     if run.execution_arn != execution.arn:
         _close(services, run)
-    return services.ledger.continue_run(
+    return services.ledger.resume_run(
         run_id,
         execution=execution.name,
         execution_arn=execution.arn,

@@ -121,10 +121,10 @@ def end_abandoned(services: Services, run_id: str) -> bool:
 
 
 def _end_left_over(services: Services, run_id: str, machines: list[Machine]) -> list[str]:
-    doomed = [one.instance_id for one in left_over_machines(services, run_id, machines)]
-    if doomed:
-        services.fleet.terminate(doomed)
-    return doomed
+    to_terminate = [one.instance_id for one in left_over_machines(services, run_id, machines)]
+    if to_terminate:
+        services.fleet.terminate(to_terminate)
+    return to_terminate
 
 
 def _delete_spent(services: Services, failed: list[str]) -> list[str]:

@@ -9,11 +9,11 @@ STARTED = "started"
 ALREADY_ENDED = "already_ended"
 
 
-def start_training(
+def train(
     services: Services, run_id: str, number: int, *, token: str, execution_arn: str
 ) -> dict[str, Any]:
     """Store the token and move the fence; an attempt that has ended is reported at once."""
-    attempt = services.ledger.start_training(
+    attempt = services.ledger.record_token(
         run_id, number, token=token, execution_arn=execution_arn, now=services.clock.now()
     )
     if attempt.ended is None:

@@ -14,7 +14,9 @@ NOT_REGISTERED = (
 )
 
 
-def lend_instance(services: Services, run: Run, number: int) -> tuple[Attempt, Outcome | None]:
+def use_existing_instance(
+    services: Services, run: Run, number: int
+) -> tuple[Attempt, Outcome | None]:
     """Give attempt `number` the machine that the request names; with why not, if that failed.
 
     May be repeated at any point: the loan is on record before the agent is started, and starting

@@ -12,7 +12,7 @@ from typing import Any
 from runctl.aws.prices import read_spot_price
 from runctl.local.client import Json
 from runctl.local.core.market import ON_DEMAND_PRICES
-from runctl.local.testbed import Stage, wait_for
+from runctl.local.testbed import Testbed, wait_for
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, Run
 
@@ -96,7 +96,7 @@ Show = Callable[[Run, Sequence[Attempt]], None]
 class Drill:
     """Acts on a stage; `tell` hears each beat of the story, `show` sees the run as it moves."""
 
-    stage: Stage
+    stage: Testbed
     tell: Tell = lambda _: None
     show: Show = lambda _run, _attempts: None
 

@@ -44,7 +44,7 @@ def wait_for(
         time.sleep(pause.total_seconds())
 
 
-class Stage:
+class Testbed:
     """A deployment on a local cloud, seen with an administrator's eyes.
 
     The demo, the benchmarks and the end-to-end tests act on it; raises NotFoundError when nothing

@@ -27,8 +27,8 @@ class Run:
     trainer died. `execution` is the name of the run's current
     execution, the `executions`-th of the run, whose attempts begin with `first_attempt`;
     `ancestors` are the ARNs of executions that handed the run on to it and wait for its end.
-    `ended` holds the final status; None while the run may still move. `told_end` is the `ended_at`
-    that people were told of.
+    `ended` holds the final status; None while the run may still move. `notified_end` is the
+    `ended_at` that people were notified of.
     """
 
     run_id: str
@@ -51,12 +51,12 @@ class Run:
     ended: RunStatus | None = None
     ended_at: datetime | None = None
     reason: str = ""
-    told_end: datetime | None = None
+    notified_end: datetime | None = None
 
     @property
     def is_settled(self) -> bool:
         """Whether it ended and people were told, which is the last thing that is done for a run."""
-        return self.ended_at is not None and self.told_end == self.ended_at
+        return self.ended_at is not None and self.notified_end == self.ended_at
 
 
 class AttemptStage(str, Enum):

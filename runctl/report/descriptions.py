@@ -8,7 +8,7 @@ from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.model.saving import Saving
 from runctl.report.documents import failures, interruptions, unfinished_final_saves
 from runctl.report.reasons import brief
-from runctl.report.wording import say_duration, say_short, say_size
+from runctl.report.wording import format_size, say_duration, say_short
 
 NOTHING = "–"
 # From this number on, missed final saves are no accident.
@@ -93,9 +93,9 @@ def _interval(saving: Saving) -> str:
 def _last_save(saving: Saving) -> str:
     if saving.size_bytes is None:
         return ""
-    what = say_size(saving.size_bytes)
+    what = format_size(saving.size_bytes)
     if saving.bytes_per_second is not None:
-        what += f" at {say_size(saving.bytes_per_second)}/s"
+        what += f" at {format_size(saving.bytes_per_second)}/s"
     if saving.last_save is None or saving.notice is None:
         return what
     fits = "fits" if saving.fits_notice else "does not fit"

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def say_size(size_bytes: float) -> str:
+def format_size(size_bytes: float) -> str:
     """Say a number of bytes in decimal units, such as 12.3 MB."""
     unit = 0
     while abs(size_bytes) >= 999.5 and unit < len(_UNITS) - 1:

@@ -99,7 +99,7 @@ class Cloud:
     def give_token(self, number: int = 1, token: str = "") -> str:
         token = token or f"token-{number}"
         self.tokens.valid.add(token)
-        self.ledger.start_training(self.run_id, number, token=token, execution_arn=ARN, now=now())
+        self.ledger.record_token(self.run_id, number, token=token, execution_arn=ARN, now=now())
         return token
 
     def run(self) -> Run:

@@ -12,7 +12,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.ledger import DynamoLedger
 from runctl.checkpoint.candidates import PREVIOUS
 from runctl.checkpoint.pinning import pin
-from runctl.checkpoint.settling import Take, look
+from runctl.checkpoint.settling import Snapshot, look
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest
 from runctl.model.run import Run
@@ -54,7 +54,7 @@ def plant(
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         view = pin(folder, look(folder), pins)
-        take = Take(view, tuple(view))
+        take = Snapshot(view, tuple(view))
         uploaded = Uploader(store).upload(take, pins, superseded=threading.Event())
     manifest = Manifest(
         run_id=cloud.run_id,

@@ -9,7 +9,7 @@ from pathlib import Path
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.pinning import pin
 from runctl.checkpoint.restore import Restorer
-from runctl.checkpoint.settling import Take, look
+from runctl.checkpoint.settling import Snapshot, look
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -172,7 +172,7 @@ def seed(cloud: Cloud, tmp_path: Path, *, step: int) -> None:
     view = pin(folder, look(folder), tmp_path / "seed-pins")
     uploader = Uploader(store_of(cloud))
     uploaded = uploader.upload(
-        Take(view, tuple(view)), tmp_path / "seed-pins", superseded=threading.Event()
+        Snapshot(view, tuple(view)), tmp_path / "seed-pins", superseded=threading.Event()
     )
     manifest = Manifest(
         run_id=cloud.run_id,

@@ -19,11 +19,11 @@ import pytest
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving import keeper as keeper_module
 from runctl.agent.saving.keeper import Keeper
-from runctl.agent.saving.save_events import Saves
-from runctl.agent.saving.schedule import Pace
-from runctl.agent.signals.mailbox import Inbox
+from runctl.agent.saving.save_events import SaveEvents
+from runctl.agent.saving.schedule import CheckpointSchedule
+from runctl.agent.signals.mailbox import Mailbox
 from runctl.checkpoint.pinning import pin, pin_name, tell_where_links_fail
-from runctl.checkpoint.settling import Take, look
+from runctl.checkpoint.settling import Snapshot, look
 from runctl.policy.interval import Uptime
 
 PROJECT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ class Committer:
         self.committed: list[dict[str, bytes]] = []
         self.done = threading.Event()
 
-    def commit(self, take: Take, place: Path, **_: Any) -> None:
+    def commit(self, take: Snapshot, place: Path, **_: Any) -> None:
         files = {path: seen for path, seen in take.view.items() if seen.kind == "file"}
         held = take.contents
         self.committed.append(
@@ -57,18 +57,18 @@ class Committer:
 def keeper(tmp_path: Path, committer: Committer, pins: Path, progress: Progress) -> Keeper:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    saves = Saves(tmp_path / "saved.jsonl")
+    saves = SaveEvents(tmp_path / "saved.jsonl")
     return Keeper(
         committer,  # type: ignore[arg-type]
         folder=folder,
         pins=pins,
         spare=tmp_path / "spare",
         saves=saves,
-        pace=Pace(fixed=timedelta(minutes=1), seen=Uptime(), began=time.monotonic()),
+        pace=CheckpointSchedule(fixed=timedelta(minutes=1), seen=Uptime(), began=time.monotonic()),
         family=list,
         leader=lambda: 0,
         progress=progress,
-        inbox=Inbox(),
+        mailbox=Mailbox(),
     )
 
 
@@ -124,7 +124,7 @@ def test_half_a_copy_does_not_take_the_space_that_the_trainer_needs(
 
     monkeypatch.setattr(shutil, "copyfile", half)
     with pytest.raises(OSError, match="No space left"):
-        pin(folder, view, pins, hot=frozenset(view))
+        pin(folder, view, pins, recently_modified=frozenset(view))
     assert not pins.exists()
 
 

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from runctl.agent.reporting.metrics import CHUNK_BYTES, MetricsShipper
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.saving.save_events import Saves
+from runctl.agent.saving.save_events import SaveEvents
 from runctl.model.checkpoint import MAX_STEP
 from runctl.model.metrics import MAX_NAMES
 from tests.agent.machine import Cloud
@@ -156,7 +156,7 @@ def test_metrics_that_cannot_be_stored_wait_in_the_file_and_not_in_memory(
 def test_no_line_of_the_helper_hides_the_saves_after_it(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "saved.jsonl"
     path.write_bytes(line + b'\n{"step": 3, "seconds": 1e400}\n')
-    saves = Saves(path)
+    saves = SaveEvents(path)
     for _ in range(10):
         saves.read()
     assert saves.step == 3
@@ -167,6 +167,6 @@ def test_no_line_of_the_helper_hides_the_saves_after_it(tmp_path: Path, line: by
 def test_step_that_the_ledger_cannot_hold_is_no_save(tmp_path: Path, step: object) -> None:
     path = tmp_path / "saved.jsonl"
     path.write_text(f'{{"step": {str(step).lower().replace("none", "null")}}}\n')
-    saves = Saves(path)
+    saves = SaveEvents(path)
     assert not saves.read()
     assert saves.step is None

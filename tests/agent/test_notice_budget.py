@@ -10,7 +10,7 @@ import pytest
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
-from runctl.agent.saving.save_events import Saves
+from runctl.agent.saving.save_events import SaveEvents
 from runctl.checkpoint.upload import ASSUMED_BYTES_PER_SECOND
 from runctl.model.checkpoint import Entry, Manifest
 from runctl.model.saving import Saving
@@ -31,7 +31,7 @@ def committer(tmp_path: Path, progress: Progress, *, may_be_interrupted: bool = 
         attempt=1,
         keep_last=3,
         may_be_interrupted=may_be_interrupted,
-        saves=Saves(tmp_path / "saved.jsonl"),
+        saves=SaveEvents(tmp_path / "saved.jsonl"),
         progress=progress,
         is_fenced=lambda: False,
     )

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from runctl.agent.reporting.outputs import PIECE_BYTES, upload_outputs
+from runctl.agent.reporting.outputs import CHUNK_BYTES, upload_outputs
 from runctl.model.errors import TransientError
 from tests.agent.machine import Cloud
 
-SMALL, LARGE = 100, PIECE_BYTES + 100
+SMALL, LARGE = 100, CHUNK_BYTES + 100
 
 
 class Meanwhile:

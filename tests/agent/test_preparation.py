@@ -15,8 +15,8 @@ from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.preparation import Preparation, Prepared
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.signals.mailbox import Inbox
-from runctl.agent.signals.waiting import Patience
+from runctl.agent.signals.mailbox import Mailbox
+from runctl.agent.signals.waiting import CancellableWait
 from runctl.checkpoint.candidates import Trust
 from runctl.checkpoint.restore import Restorer
 from runctl.model.declaration import Declaration
@@ -68,7 +68,7 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
         settings,
         vendor=tmp_path,
         progress=Progress(),
-        patience=Patience(Inbox()),
+        patience=CancellableWait(Mailbox()),
     )
 
 

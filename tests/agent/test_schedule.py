@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta, timezone
 
-from runctl.agent.saving.schedule import Pace
+from runctl.agent.saving.schedule import CheckpointSchedule
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage
 from runctl.policy.interval import UNTIL_THE_FIRST, Uptime, uptime_of
@@ -10,8 +10,10 @@ from runctl.policy.interval import UNTIL_THE_FIRST, Uptime, uptime_of
 MINUTE = 60.0
 
 
-def pace(*, fixed: float | None = None, interruptions: int = 0, hours: float = 0) -> Pace:
-    return Pace(
+def pace(
+    *, fixed: float | None = None, interruptions: int = 0, hours: float = 0
+) -> CheckpointSchedule:
+    return CheckpointSchedule(
         fixed=None if fixed is None else timedelta(seconds=fixed),
         seen=Uptime(trained=timedelta(hours=hours), interruptions=interruptions),
         began=0,

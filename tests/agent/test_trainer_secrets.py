@@ -23,8 +23,8 @@ from runctl.agent.runtime import trainer as trainer_module
 from runctl.agent.runtime import trainer_secrets
 from runctl.agent.runtime.trainer import Trainer
 from runctl.agent.runtime.trainer_secrets import TrainerSecrets
-from runctl.agent.signals.mailbox import Cause, Ending, Inbox
-from runctl.agent.signals.waiting import EndedEarlyError, Patience
+from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
+from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
 from runctl.aws.secret_values import UnreadableSecretError
 from runctl.model.errors import RequestError, TransientError
 from runctl.model.request import RetryOptions
@@ -153,12 +153,12 @@ class Values:
         return str(answer)
 
 
-def resolver(values: Any, mask: SecretMask | None = None, inbox: Inbox | None = None):
+def resolver(values: Any, mask: SecretMask | None = None, mailbox: Mailbox | None = None):
     progress = Progress()
     resolved = TrainerSecrets(
         values,
         mask=mask or SecretMask(),
-        patience=Patience(inbox or Inbox()),
+        patience=CancellableWait(mailbox or Mailbox()),
         progress=progress,
     )
     return resolved, progress
@@ -204,10 +204,10 @@ def test_refusal_that_may_be_the_delay_of_a_change_is_asked_again_a_few_times() 
 
 @pytest.mark.usefixtures("at_once")
 def test_notice_ends_the_wait_for_a_secret() -> None:
-    inbox = Inbox()
-    resolved, _ = resolver(Values(TransientError("later")), inbox=inbox)
-    ending = Ending(cause=Cause.NOTICE, reason="reclaimed", detected=now(), deadline=None)
-    threading.Timer(0.2, lambda: inbox.end(ending)).start()
+    mailbox = Mailbox()
+    resolved, _ = resolver(Values(TransientError("later")), mailbox=mailbox)
+    ending = StopRequest(cause=StopCause.NOTICE, reason="reclaimed", detected=now(), deadline=None)
+    threading.Timer(0.2, lambda: mailbox.end(ending)).start()
     with pytest.raises(EndedEarlyError):
         resolved.resolve({"W": "secret:w"})
 

@@ -11,8 +11,8 @@ import pytest
 from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.installed import installed_versions
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
-from runctl.agent.signals.mailbox import Inbox
-from runctl.agent.signals.waiting import Patience
+from runctl.agent.signals.mailbox import Mailbox
+from runctl.agent.signals.waiting import CancellableWait
 from runctl.aws.versions import VersionStore
 from runctl.model.errors import RequestError
 from runctl.model.versions import PackageVersion, Versions, pin_repositories
@@ -353,7 +353,10 @@ def test_attempt_that_was_quicker_decides(cloud: Cloud, tmp_path: Path) -> None:
     forget_environments(cloud)
     make_wheel(index, "mypkg", "2.0")
     environments = PinnedEnvironments(
-        make_environments(cloud, tmp_path / "two"), store, attempt=2, patience=Patience(Inbox())
+        make_environments(cloud, tmp_path / "two"),
+        store,
+        attempt=2,
+        patience=CancellableWait(Mailbox()),
     )
     environment = environments.prepare(find_dependencies(project, "train.py"))
     environments.finish(30)

@@ -18,9 +18,9 @@ from runctl.agent.instance.settings import Paths, read_settings
 from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.signals import request_files
-from runctl.agent.signals.mailbox import Cause, Ending, Inbox
+from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.request_files import Request
-from runctl.agent.signals.watcher import Watch
+from runctl.agent.signals.watcher import InterruptionWatcher
 from runctl.model.errors import SettingsError
 from runctl.model.outcome import RunStatus
 from tests.agent.doubles import MetadataDouble
@@ -35,34 +35,36 @@ def metadata() -> Iterator[MetadataDouble]:
 
 
 @pytest.fixture
-def watch(metadata: MetadataDouble, tmp_path: Path) -> Watch:
+def watch(metadata: MetadataDouble, tmp_path: Path) -> InterruptionWatcher:
     paths = Paths(tmp_path)
     paths.make()
-    return Watch(Metadata(metadata.url), paths, Inbox())
+    return InterruptionWatcher(Metadata(metadata.url), paths, Mailbox())
 
 
-def test_no_notice_is_no_end(watch: Watch) -> None:
+def test_no_notice_is_no_end(watch: InterruptionWatcher) -> None:
     watch.look_at_metadata()
-    assert watch._inbox.ending is None
+    assert watch._mailbox.ending is None
 
 
-def test_notice_ends_with_its_deadline(watch: Watch, metadata: MetadataDouble) -> None:
+def test_notice_ends_with_its_deadline(
+    watch: InterruptionWatcher, metadata: MetadataDouble
+) -> None:
     deadline = metadata.give_notice(120).replace(microsecond=0)
     watch.look_at_metadata()
-    ending = watch._inbox.ending
+    ending = watch._mailbox.ending
     assert ending is not None
-    assert (ending.cause, ending.deadline) == (Cause.NOTICE, deadline)
+    assert (ending.cause, ending.deadline) == (StopCause.NOTICE, deadline)
     assert watch._paths.notice.exists()
 
 
 def test_notice_that_cannot_be_read_is_a_notice_all_the_same(
-    watch: Watch, metadata: MetadataDouble
+    watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.values["spot/instance-action"] = "soon"
     watch.look_at_metadata()
-    ending = watch._inbox.ending
+    ending = watch._mailbox.ending
     assert ending is not None
-    assert ending.cause is Cause.NOTICE
+    assert ending.cause is StopCause.NOTICE
 
 
 def test_expired_metadata_token_is_renewed(metadata: MetadataDouble) -> None:
@@ -73,13 +75,13 @@ def test_expired_metadata_token_is_renewed(metadata: MetadataDouble) -> None:
 
 
 def test_unreachable_metadata_is_an_error_and_no_notice(
-    watch: Watch, metadata: MetadataDouble
+    watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.close()
     with pytest.raises(MetadataError):
         watch._metadata.notice()
     watch.look_at_metadata()
-    assert watch._inbox.ending is None
+    assert watch._mailbox.ending is None
 
 
 def test_metadata_answer_that_breaks_off_is_an_error_and_no_end_of_the_watch(
@@ -91,7 +93,7 @@ def test_metadata_answer_that_breaks_off_is_an_error_and_no_end_of_the_watch(
 
 
 def test_watch_outlives_a_failure_that_nobody_foresaw(
-    watch: Watch, metadata: MetadataDouble, monkeypatch: pytest.MonkeyPatch
+    watch: InterruptionWatcher, metadata: MetadataDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = threading.Event()
     look = watch._metadata.notice
@@ -107,141 +109,141 @@ def test_watch_outlives_a_failure_that_nobody_foresaw(
     try:
         assert failed.wait(10)
         metadata.give_notice(120)
-        wait_until(lambda: watch._inbox.ending is not None)
+        wait_until(lambda: watch._mailbox.ending is not None)
     finally:
         watch.stop()
 
 
 def test_rebalance_recommendation_asks_for_a_checkpoint_once(
-    watch: Watch, metadata: MetadataDouble
+    watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.recommend_rebalance()
     watch.look_at_metadata()
     watch.look_at_metadata()
-    assert watch._inbox.take_checkpoint_request()
-    assert not watch._inbox.take_checkpoint_request()
-    assert watch._inbox.ending is None
+    assert watch._mailbox.take_checkpoint_request()
+    assert not watch._mailbox.take_checkpoint_request()
+    assert watch._mailbox.ending is None
 
 
 def test_maintenance_that_is_days_away_asks_for_one_checkpoint_and_is_announced(
-    watch: Watch, metadata: MetadataDouble
+    watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.schedule("instance-retirement", seconds=14 * 86400)
     for asked in (True, False, False):
         watch.look_at_maintenance()
-        assert watch._inbox.take_checkpoint_request() is asked
-    assert watch._inbox.ending is None
-    assert "instance-retirement not before" in watch._inbox.announced
+        assert watch._mailbox.take_checkpoint_request() is asked
+    assert watch._mailbox.ending is None
+    assert "instance-retirement not before" in watch._mailbox.announced
     metadata.values["events/maintenance/scheduled"] = "[]"
     watch.look_at_maintenance()
-    assert watch._inbox.announced == ""
+    assert watch._mailbox.announced == ""
 
 
 def test_maintenance_that_ends_the_instance_soon_is_an_end_and_no_notice(
-    watch: Watch, metadata: MetadataDouble
+    watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     """EC2 charges for the time until then, so the instance is not left to it."""
     due = metadata.schedule("instance-stop", seconds=600)
     for _ in range(2):
         watch.look_at_maintenance()
-    ending = watch._inbox.ending
+    ending = watch._mailbox.ending
     assert ending is not None
-    assert (ending.cause, ending.deadline) == (Cause.MAINTENANCE, due)
-    assert watch._inbox.noticed_at is None
+    assert (ending.cause, ending.deadline) == (StopCause.MAINTENANCE, due)
+    assert watch._mailbox.noticed_at is None
     assert not watch._paths.notice.exists()
 
 
 def test_notice_within_maintenance_wins_with_its_own_deadline(
-    watch: Watch, metadata: MetadataDouble
+    watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.schedule("instance-stop", seconds=600)
     watch.look_at_maintenance()
     deadline = metadata.give_notice(100).replace(microsecond=0)
     watch.look_at_metadata()
-    ending = watch._inbox.ending
+    ending = watch._mailbox.ending
     assert ending is not None
-    assert ending.cause is Cause.NOTICE
+    assert ending.cause is StopCause.NOTICE
     assert ending.deadline is not None
     assert abs(ending.deadline - deadline) < timedelta(seconds=1)
-    assert watch._inbox.noticed_at is not None
+    assert watch._mailbox.noticed_at is not None
 
 
 @pytest.mark.parametrize("code", ["system-reboot", "instance-reboot", "system-maintenance"])
 def test_reboot_is_saved_for_and_ends_nothing(
-    watch: Watch, metadata: MetadataDouble, code: str
+    watch: InterruptionWatcher, metadata: MetadataDouble, code: str
 ) -> None:
     metadata.schedule(code, seconds=60)
     watch.look_at_maintenance()
-    assert watch._inbox.take_checkpoint_request()
-    assert watch._inbox.ending is None
+    assert watch._mailbox.take_checkpoint_request()
+    assert watch._mailbox.ending is None
 
 
 def test_maintenance_that_cannot_be_read_or_asked_for_ends_nothing(
-    watch: Watch, metadata: MetadataDouble
+    watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.values["events/maintenance/scheduled"] = "[{"
     watch.look_at_maintenance()
     metadata.close()
     watch.look_at_maintenance()
-    assert watch._inbox.ending is None
+    assert watch._mailbox.ending is None
 
 
 @pytest.mark.parametrize(
-    ("request_", "cause"), [(Request.DRAIN, Cause.NOTICE), (Request.STOP, Cause.STOP)]
+    ("request_", "cause"), [(Request.DRAIN, StopCause.NOTICE), (Request.STOP, StopCause.STOP)]
 )
 def test_request_file_ends_the_attempt_and_is_taken_once(
-    watch: Watch, request_: Request, cause: Cause
+    watch: InterruptionWatcher, request_: Request, cause: StopCause
 ) -> None:
     request_files.leave(watch._paths.requests, request_)
     watch.look_at_requests()
-    ending = watch._inbox.ending
+    ending = watch._mailbox.ending
     assert ending is not None
     assert ending.cause is cause
     assert list(watch._paths.requests.iterdir()) == []
 
 
 def test_drain_request_takes_its_deadline_from_the_notice_where_there_is_one(
-    watch: Watch, metadata: MetadataDouble
+    watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     deadline = metadata.give_notice(20).replace(microsecond=0)
     request_files.leave(watch._paths.requests, Request.DRAIN)
     watch.look_at_requests()
-    ending = watch._inbox.ending
+    ending = watch._mailbox.ending
     assert ending is not None
     assert ending.deadline == deadline
 
 
 def test_drain_request_brings_a_deadline_that_the_metadata_do_not_show(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch
+    watch: InterruptionWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deadline = (now() + timedelta(seconds=50)).replace(microsecond=0)
     monkeypatch.setenv("RUNCTL_ROOT", str(watch._paths.root))
     monkeypatch.setenv("RUNCTL_DEADLINE", f"{deadline:%Y-%m-%dT%H:%M:%SZ}")
     assert main(["drain"]) == 0
     watch.look_at_requests()
-    ending = watch._inbox.ending
+    ending = watch._mailbox.ending
     assert ending is not None
-    assert (ending.cause, ending.deadline) == (Cause.NOTICE, deadline)
+    assert (ending.cause, ending.deadline) == (StopCause.NOTICE, deadline)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2020-01-01T00:00:00Z"])
 def test_deadline_that_cannot_be_read_or_is_over_leaves_time_to_save(
-    watch: Watch, text: str
+    watch: InterruptionWatcher, text: str
 ) -> None:
     request_files.leave(watch._paths.requests, Request.DRAIN, deadline=text)
     watch.look_at_requests()
-    ending = watch._inbox.ending
+    ending = watch._mailbox.ending
     assert ending is not None
     assert ending.deadline is not None
     assert ending.deadline > now() + timedelta(seconds=60)
 
 
 def test_stronger_cause_wins_and_a_weaker_one_changes_nothing() -> None:
-    inbox = Inbox()
-    assert inbox.end(Ending(cause=Cause.NOTICE, reason="", detected=now()))
-    assert inbox.end(Ending(cause=Cause.FENCED, reason="", detected=now()))
-    assert not inbox.end(Ending(cause=Cause.STOP, reason="", detected=now()))
-    assert inbox.is_fenced
+    mailbox = Mailbox()
+    assert mailbox.end(StopRequest(cause=StopCause.NOTICE, reason="", detected=now()))
+    assert mailbox.end(StopRequest(cause=StopCause.FENCED, reason="", detected=now()))
+    assert not mailbox.end(StopRequest(cause=StopCause.STOP, reason="", detected=now()))
+    assert mailbox.is_fenced
 
 
 def test_missing_setting_is_named(metadata: MetadataDouble) -> None:
@@ -297,7 +299,7 @@ def beating(cloud: Cloud, tmp_path: Path) -> Any:
     cloud.create_run("")
     cloud.open_attempt()
     cloud.give_token(token="old")
-    inbox = Inbox()
+    mailbox = Mailbox()
     heartbeat = Heartbeat(
         cloud.ledger,
         Tokens("old"),
@@ -306,7 +308,7 @@ def beating(cloud: Cloud, tmp_path: Path) -> Any:
         instance_id="i-1",
         lease=tmp_path / "lease",
         progress=Progress(),
-        inbox=inbox,
+        mailbox=mailbox,
     )
     heartbeat._await_token()
     return heartbeat
@@ -324,7 +326,7 @@ def test_refused_token_is_replaced_by_the_ledgers_newer_one(
     cloud.give_token(token="new")
     assert beating._beat()
     assert beating._workflow.beats == ["new"]
-    assert beating._inbox.ending is None
+    assert beating._mailbox.ending is None
 
 
 def test_refused_token_with_a_higher_fence_means_leave_without_a_trace(
@@ -334,7 +336,7 @@ def test_refused_token_with_a_higher_fence_means_leave_without_a_trace(
     cloud.open_attempt(2)
     cloud.give_token(2)
     assert not beating._beat()
-    assert beating._inbox.is_fenced
+    assert beating._mailbox.is_fenced
 
 
 def test_refused_token_of_an_ended_run_means_drain_and_leave(
@@ -343,8 +345,8 @@ def test_refused_token_of_an_ended_run_means_drain_and_leave(
     beating._workflow.valid = set()
     cloud.ledger.end_run("run-1", status=RunStatus.STOPPED, reason="", now=now())
     assert not beating._beat()
-    assert beating._inbox.ending is not None
-    assert beating._inbox.ending.cause is Cause.STOP
+    assert beating._mailbox.ending is not None
+    assert beating._mailbox.ending.cause is StopCause.STOP
 
 
 def test_refused_token_of_an_ended_run_is_replaced_too_since_a_redrive_waits_for_the_report(
@@ -355,8 +357,8 @@ def test_refused_token_of_an_ended_run_is_replaced_too_since_a_redrive_waits_for
     cloud.ledger.end_run("run-1", status=RunStatus.STOPPED, reason="", now=now())
     assert beating.find_newer_token()
     assert beating.token == "new"
-    assert beating._inbox.ending is not None
-    assert beating._inbox.ending.cause is Cause.STOP
+    assert beating._mailbox.ending is not None
+    assert beating._mailbox.ending.cause is StopCause.STOP
     assert not beating.find_newer_token()
 
 
@@ -364,7 +366,7 @@ def test_refused_token_that_nothing_explains_is_tried_again(beating: Heartbeat) 
     beating._workflow.valid = set()
     assert not beating._beat()
     assert not beating._beat()
-    assert beating._inbox.ending is None
+    assert beating._mailbox.ending is None
     assert not beating._lease.exists()
 
 

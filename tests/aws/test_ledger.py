@@ -62,7 +62,7 @@ def training(ledger, number=1, token="token"):
 
 
 def start(ledger, number, token="token", arn="arn:run-1"):
-    return ledger.start_training("run-1", number, token=token, execution_arn=arn, now=NOW)
+    return ledger.record_token("run-1", number, token=token, execution_arn=arn, now=NOW)
 
 
 def end(ledger, status=RunStatus.FAILED, **where):
@@ -92,7 +92,7 @@ def test_creating_a_run_twice_keeps_the_first(ledger):
 def test_a_name_that_continued_one_run_cannot_begin_another(ledger):
     ledger.create_run(a_run())
     end(ledger)
-    ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
+    ledger.resume_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
     with pytest.raises(RequestError, match="belongs to the run run-1"):
         ledger.create_run(a_run("run-1-r2"))
     assert ledger.find_run("run-1-r2") is None
@@ -109,9 +109,9 @@ def test_the_runs_are_listed_that_have_not_ended_or_whose_end_was_not_told(ledge
         ledger.create_run(a_run(f"run-{number}"))
     end(ledger)
     assert sorted(ledger.list_unsettled_runs()) == ["run-0", "run-1", "run-2"]
-    ledger.note_told("run-1", end=LATER)
+    ledger.record_notified("run-1", end=LATER)
     assert sorted(ledger.list_unsettled_runs()) == ["run-0", "run-2"]
-    ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
+    ledger.resume_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
     assert sorted(ledger.list_unsettled_runs()) == ["run-0", "run-1", "run-2"]
     ledger.end_run("run-1", status=RunStatus.FAILED, reason="", now=LATER + timedelta(minutes=5))
     assert sorted(ledger.list_unsettled_runs()) == ["run-0", "run-1", "run-2"]
@@ -132,7 +132,7 @@ def test_a_run_that_does_not_exist_cannot_end(ledger):
 def test_an_earlier_execution_cannot_end_what_a_later_one_continued(ledger):
     ledger.create_run(a_run())
     end(ledger, execution_arn="arn:run-1")
-    ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
+    ledger.resume_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
     assert end(ledger, execution_arn="arn:run-1").ended is None
     assert end(ledger, execution_arn="arn:2").ended is RunStatus.FAILED
 
@@ -141,7 +141,7 @@ def test_continuing_clears_the_end_and_counts_the_execution_once(ledger):
     ledger.create_run(a_run())
     end(ledger)
     for _ in range(2):
-        run = ledger.continue_run(
+        run = ledger.resume_run(
             "run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2
         )
         assert run == a_run(
@@ -152,18 +152,18 @@ def test_continuing_clears_the_end_and_counts_the_execution_once(ledger):
 
 def test_an_end_that_was_told_is_remembered_while_it_is_the_end(ledger):
     ledger.create_run(a_run())
-    ledger.note_told("run-1", end=LATER)
+    ledger.record_notified("run-1", end=LATER)
     assert ledger.find_run("run-1") == a_run()
     end(ledger)
-    ledger.note_told("run-1", end=NOW)
-    assert ledger.find_run("run-1").told_end is None
+    ledger.record_notified("run-1", end=NOW)
+    assert ledger.find_run("run-1").notified_end is None
     for _ in range(2):
-        ledger.note_told("run-1", end=LATER)
-        assert ledger.find_run("run-1").told_end == LATER
+        ledger.record_notified("run-1", end=LATER)
+        assert ledger.find_run("run-1").notified_end == LATER
 
 
-def hand_over(ledger, name="run-1-r2", *, parent_arn="arn:run-1", first_attempt=3):
-    return ledger.hand_over(
+def continue_as_new(ledger, name="run-1-r2", *, parent_arn="arn:run-1", first_attempt=3):
+    return ledger.continue_as_new(
         "run-1",
         parent_arn=parent_arn,
         execution=name,
@@ -175,14 +175,14 @@ def hand_over(ledger, name="run-1-r2", *, parent_arn="arn:run-1", first_attempt=
 def test_a_live_run_is_handed_over_once_to_the_execution_that_its_own_one_started(ledger):
     ledger.create_run(a_run())
     for _ in range(2):
-        assert hand_over(ledger) == a_run(
+        assert continue_as_new(ledger) == a_run(
             execution="run-1-r2",
             execution_arn="arn:run-1-r2",
             executions=2,
             first_attempt=3,
             ancestors=("arn:run-1",),
         )
-    held = hand_over(ledger, "run-1-r3", parent_arn="arn:run-1-r2", first_attempt=9)
+    held = continue_as_new(ledger, "run-1-r3", parent_arn="arn:run-1-r2", first_attempt=9)
     assert held.ancestors == ("arn:run-1", "arn:run-1-r2")
     assert ledger.find_run_of_execution("run-1-r3") == "run-1"
 
@@ -190,7 +190,7 @@ def test_a_live_run_is_handed_over_once_to_the_execution_that_its_own_one_starte
 def test_a_run_is_handed_over_by_nobody_but_the_execution_that_has_it(ledger):
     ledger.create_run(a_run())
     with pytest.raises(RequestError, match="belongs to the execution run-1"):
-        hand_over(ledger, parent_arn="arn:somebody")
+        continue_as_new(ledger, parent_arn="arn:somebody")
     assert ledger.find_run("run-1") == a_run()
 
 
@@ -198,13 +198,13 @@ def test_a_run_that_was_stopped_meanwhile_is_not_handed_over(ledger):
     ledger.create_run(a_run())
     end(ledger, RunStatus.STOPPED)
     with pytest.raises((RequestError, RunEndedError)):
-        hand_over(ledger)
+        continue_as_new(ledger)
     assert ledger.find_run("run-1").execution == "run-1"
 
 
 def test_an_execution_that_handed_its_run_on_cannot_end_it(ledger):
     ledger.create_run(a_run())
-    hand_over(ledger)
+    continue_as_new(ledger)
     assert end(ledger, execution_arn="arn:run-1").ended is None
     ledger.open_attempt("run-1", 3, launch_try=1, fleet_request="{}", now=NOW)
     with pytest.raises(RunEndedError):
@@ -214,13 +214,13 @@ def test_an_execution_that_handed_its_run_on_cannot_end_it(ledger):
 def test_a_run_that_goes_on_cannot_be_continued(ledger):
     ledger.create_run(a_run())
     with pytest.raises(RequestError, match="belongs to the execution run-1"):
-        ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
+        ledger.resume_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
     assert ledger.find_run_of_execution("run-1-r2") is None
 
 
 def test_a_run_that_does_not_exist_cannot_be_continued(ledger):
     with pytest.raises(NotFoundError):
-        ledger.continue_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
+        ledger.resume_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
 
 
 def test_second_opening_finds_the_first_ones_request(ledger):
@@ -527,7 +527,7 @@ def test_every_move_of_a_life_can_be_made_again(ledger):
         ),
         lambda: ledger.end_attempt("run-1", 1, outcome=COMPLETED, now=NOW),
         lambda: end(ledger, RunStatus.COMPLETED),
-        lambda: ledger.continue_run(
+        lambda: ledger.resume_run(
             "run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2
         ),
     )

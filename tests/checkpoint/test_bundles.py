@@ -30,7 +30,7 @@ from runctl.checkpoint.bundles import (
 from runctl.checkpoint.known_files import SMALL_BYTES, Stored
 from runctl.checkpoint.restore import Restorer
 from runctl.checkpoint.retention import remove_old_checkpoints
-from runctl.checkpoint.settling import ChangedError, Seen, look
+from runctl.checkpoint.settling import ChangedError, FileState, look
 from runctl.checkpoint.unpacking import Unpacking
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Entry, Manifest, Part
@@ -127,7 +127,7 @@ class Memory:
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
         self.puts: list[str] = []
-        self.pieces = 512 * 1024
+        self.chunks = 512 * 1024
 
     def parts(self) -> list[Part]:
         return [Part(sha256=key, size_bytes=len(one)) for key, one in self.contents.items()]
@@ -136,7 +136,7 @@ class Memory:
         return part.sha256 in self.contents
 
     def put_part(self, part: Part, content: Any) -> None:
-        body = b"".join(bytes(piece) for piece in content)
+        body = b"".join(bytes(chunk) for chunk in content)
         assert hashlib.sha256(body).hexdigest() == part.sha256
         assert len(body) == part.size_bytes
         self.puts.append(part.sha256)
@@ -144,8 +144,8 @@ class Memory:
 
     def get_part(self, part: Part, write: Any) -> None:
         body = self.contents[part.sha256]
-        for start in range(0, len(body), self.pieces):
-            write(start, memoryview(body)[start : start + self.pieces])
+        for start in range(0, len(body), self.chunks):
+            write(start, memoryview(body)[start : start + self.chunks])
 
     def get_manifest(self, _key: str) -> Manifest:
         return self.manifest
@@ -181,16 +181,16 @@ changes = st.dictionaries(st.integers(0, 15), contents | st.none(), max_size=10)
 @given(
     rounds=st.lists(changes, min_size=1, max_size=5),
     starts_anew=st.integers(0, 5),
-    pieces=st.sampled_from([1000, 4096, 512 * 1024, 4 * 1024 * 1024]),
+    chunks=st.sampled_from([1000, 4096, 512 * 1024, 4 * 1024 * 1024]),
 )
 def test_every_folder_comes_back_as_it_was(
     tmp_path_factory: pytest.TempPathFactory,
     rounds: list[dict[int, bytes | None]],
     starts_anew: int,
-    pieces: int,
+    chunks: int,
 ) -> None:
     folder = InMemory(tmp_path_factory.mktemp("any"))
-    folder.memory.pieces = pieces
+    folder.memory.chunks = chunks
     for number, change in enumerate(rounds):
         for name, content in change.items():
             if content is None:
@@ -254,7 +254,7 @@ def test_a_save_packs_anew_no_more_than_it_sends_or_a_little() -> None:
 @given(sizes=st.lists(st.integers(1, SMALL_BYTES), max_size=60))
 def test_bundles_have_every_file_once_and_in_order(sizes: list[int]) -> None:
     files = [
-        PinnedFile(str(number), "", Seen("file", 0, 0, size), is_log=False)
+        PinnedFile(str(number), "", FileState("file", 0, 0, size), is_log=False)
         for number, size in enumerate(sizes)
     ]
     bundles = list(pack(files))
@@ -360,7 +360,7 @@ def test_a_small_file_that_became_shorter_is_not_taken(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder.path, many(20))
-    real = upload.share
+    real = upload.run_workers
 
     def shorten(*arguments: Any) -> None:
         os.truncate(folder.path / "0/0007", 10)

@@ -19,11 +19,11 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.clients import Clients, Connection
 from runctl.checkpoint import stored_parts
 from runctl.checkpoint.candidates import PREVIOUS
-from runctl.checkpoint.chunks import PIECE_BYTES
+from runctl.checkpoint.chunks import CHUNK_BYTES
 from runctl.checkpoint.pinning import pin
 from runctl.checkpoint.restore import Restorer
 from runctl.checkpoint.retention import remove_old_checkpoints
-from runctl.checkpoint.settling import ChangedError, Take, look
+from runctl.checkpoint.settling import ChangedError, Snapshot, look
 from runctl.checkpoint.upload import Uploader
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
@@ -47,7 +47,7 @@ class Folder:
     def save(self, step: int) -> str:
         view = pin(self.path, look(self.path), self.place / "pins")
         uploaded = self.uploader.upload(
-            Take(view, tuple(view)), self.place / "pins", superseded=threading.Event()
+            Snapshot(view, tuple(view)), self.place / "pins", superseded=threading.Event()
         )
         self.new_bytes = uploaded.new_bytes
         self.manifest = Manifest(
@@ -89,7 +89,7 @@ def test_folder_comes_back_as_it_was(folder: Folder) -> None:
     path = folder.path
     (path / "deep/er").mkdir(parents=True)
     (path / "empty").mkdir(mode=0o700)
-    (path / "deep/er/model.bin").write_bytes(os.urandom(PIECE_BYTES + 5))
+    (path / "deep/er/model.bin").write_bytes(os.urandom(CHUNK_BYTES + 5))
     (path / "deep/er/model.bin").chmod(0o600)
     (path / "nothing").touch()
     (path / "twin").write_bytes(b"same")
@@ -107,8 +107,8 @@ def test_folder_comes_back_as_it_was(folder: Folder) -> None:
 
 def test_sparse_file_comes_back_and_its_holes_are_stored_as_one_part(folder: Folder) -> None:
     with (folder.path / "sparse.bin").open("wb") as stream:
-        stream.truncate(4 * PIECE_BYTES)
-        stream.seek(PIECE_BYTES + 5)
+        stream.truncate(4 * CHUNK_BYTES)
+        stream.seek(CHUNK_BYTES + 5)
         stream.write(b"weights")
     before = described(folder.path)
     restored = folder.restore(folder.save(1))
@@ -152,10 +152,10 @@ def read_from_now_on(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def test_unchanged_parts_are_stored_once_and_unchanged_files_not_read_again(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder.path / "large.bin").write_bytes(os.urandom(2 * PIECE_BYTES))
+    (folder.path / "large.bin").write_bytes(os.urandom(2 * CHUNK_BYTES))
     (folder.path / "small.bin").write_bytes(b"first")
     folder.save(1)
-    assert folder.new_bytes == 2 * PIECE_BYTES + 5
+    assert folder.new_bytes == 2 * CHUNK_BYTES + 5
     (folder.path / "small.bin").write_bytes(b"second")
     read = read_from_now_on(monkeypatch)
     folder.save(2)
@@ -165,17 +165,17 @@ def test_unchanged_parts_are_stored_once_and_unchanged_files_not_read_again(
 
 def test_one_changed_part_of_a_large_file_is_all_that_travels(folder: Folder) -> None:
     path = folder.path / "large.bin"
-    path.write_bytes(os.urandom(3 * PIECE_BYTES))
+    path.write_bytes(os.urandom(3 * CHUNK_BYTES))
     folder.save(1)
     with path.open("r+b") as stream:
-        stream.seek(PIECE_BYTES + 1)
+        stream.seek(CHUNK_BYTES + 1)
         stream.write(b"changed")
     folder.save(2)
-    assert folder.new_bytes == PIECE_BYTES
+    assert folder.new_bytes == CHUNK_BYTES
 
 
 def test_another_uploader_finds_what_an_unfinished_save_left(folder: Folder) -> None:
-    (folder.path / "large.bin").write_bytes(os.urandom(2 * PIECE_BYTES))
+    (folder.path / "large.bin").write_bytes(os.urandom(2 * CHUNK_BYTES))
     folder.save(1)
     folder.uploader = Uploader(folder.store)
     folder.save(2)
@@ -216,7 +216,7 @@ def test_file_that_changes_while_it_is_read_is_not_taken(
 def test_file_that_changes_between_its_hash_and_its_upload_is_not_taken(
     folder: Folder, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = PIECE_BYTES // 2
+    size = CHUNK_BYTES // 2
     path = folder.path / "model.bin"
     path.write_bytes(b"a" * size)
     times = path.stat()
@@ -254,7 +254,7 @@ def test_pinned_file_survives_its_removal(folder: Folder) -> None:
     view = pin(folder.path, look(folder.path), folder.place / "pins")
     (folder.path / "epoch-1.bin").unlink()
     uploaded = folder.uploader.upload(
-        Take(view, tuple(view)), folder.place / "pins", superseded=threading.Event()
+        Snapshot(view, tuple(view)), folder.place / "pins", superseded=threading.Event()
     )
     assert [entry.path for entry in uploaded.entries] == ["epoch-1.bin"]
 
@@ -389,7 +389,7 @@ def test_nothing_whole_left_is_said_and_not_hidden(folder: Folder) -> None:
 
 
 def test_only_what_an_earlier_fetch_lacks_is_fetched(folder: Folder) -> None:
-    (folder.path / "kept.bin").write_bytes(os.urandom(PIECE_BYTES))
+    (folder.path / "kept.bin").write_bytes(os.urandom(CHUNK_BYTES))
     (folder.path / "step.bin").write_bytes(b"1")
     first = folder.save(1)
     (folder.path / "step.bin").write_bytes(b"2")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runctl.checkpoint import chunks
-from runctl.checkpoint.chunks import Desks, Piece, Reader
+from runctl.checkpoint.chunks import BufferPool, Chunk, Reader
 from runctl.checkpoint.settling import ChangedError
 
 HELD = 4096
@@ -31,34 +31,34 @@ def descriptor(tmp_path: Path) -> Iterator[int]:
     os.close(opened)
 
 
-def content(piece: Piece) -> bytes:
-    return b"".join(bytes(chunk) for chunk in piece)
+def content(chunk: Chunk) -> bytes:
+    return b"".join(bytes(chunk) for chunk in chunk)
 
 
 def test_a_piece_that_is_held_is_not_overwritten_by_the_next_one_at_the_desk(
     descriptor: int,
 ) -> None:
-    desks = Desks(1)
+    desks = BufferPool(1)
     one, other = Reader(desks), Reader(desks)
-    first = Piece("file", descriptor, 0, HELD, buffer=one.desk())
+    first = Chunk("file", descriptor, 0, HELD, buffer=one.desk())
     content(first)
     one.leave(first)
-    content(Piece("file", descriptor, HELD, HELD, buffer=other.desk()))
+    content(Chunk("file", descriptor, HELD, HELD, buffer=other.desk()))
     assert first.is_held
     assert content(first) == b"a" * HELD
     other.leave()
     # Its own buffer is the one with the first piece now; the next one is read beside it.
-    content(Piece("file", descriptor, 2 * HELD, HELD, buffer=one.desk()))
+    content(Chunk("file", descriptor, 2 * HELD, HELD, buffer=one.desk()))
     assert content(first) == b"a" * HELD
 
 
 def test_a_large_piece_is_read_again_elsewhere_and_leaves_the_desk_as_it_is(
     descriptor: int,
 ) -> None:
-    desks = Desks(1)
+    desks = BufferPool(1)
     reader = Reader(desks)
     desk = reader.desk()
-    large = Piece("file", descriptor, 0, 3 * HELD, buffer=desk)
+    large = Chunk("file", descriptor, 0, 3 * HELD, buffer=desk)
     content(large)
     reader.leave(large)
     assert Reader(desks).desk() is desk
@@ -68,7 +68,7 @@ def test_a_large_piece_is_read_again_elsewhere_and_leaves_the_desk_as_it_is(
 
 
 def test_there_are_no_more_at_once_than_desks() -> None:
-    desks = Desks(1)
+    desks = BufferPool(1)
     first, second = Reader(desks), Reader(desks)
     assert first.desk() is first.desk()
     has_one = threading.Event()
@@ -88,6 +88,6 @@ def test_there_are_no_more_at_once_than_desks() -> None:
 
 
 def test_a_file_that_became_shorter_is_told(descriptor: int) -> None:
-    piece = Piece("weights.bin", descriptor, HELD, 3 * HELD, buffer=Reader(Desks(1)).desk())
+    chunk = Chunk("weights.bin", descriptor, HELD, 3 * HELD, buffer=Reader(BufferPool(1)).desk())
     with pytest.raises(ChangedError, match=r"weights\.bin became shorter"):
-        content(piece)
+        content(chunk)

@@ -12,84 +12,84 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runctl.checkpoint import fingerprint
-from runctl.checkpoint.chunks import Piece, new_buffer
-from runctl.checkpoint.fingerprint import Poly1305, Recognizer
+from runctl.checkpoint.chunks import Chunk, new_buffer
+from runctl.checkpoint.fingerprint import ChunkIndex, Poly1305
 
 SIZE = 4096
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "PIECE_BYTES", SIZE)
+    monkeypatch.setattr(fingerprint, "CHUNK_BYTES", SIZE)
     monkeypatch.setattr("runctl.checkpoint.chunks.BUFFER_BYTES", SIZE // 4)
 
 
 class Pieces:
     """A file of pieces, with how many of them were hashed."""
 
-    def __init__(self, path: Path, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, path: Path, recognizer: ChunkIndex, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = path
         self.recognizer = recognizer
         self.hashed = 0
-        real = Recognizer._hash
+        real = ChunkIndex._hash
 
         def hash_and_count(*arguments: object) -> object:
             self.hashed += 1
             return real(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(Recognizer, "_hash", hash_and_count)
+        monkeypatch.setattr(ChunkIndex, "_hash", hash_and_count)
 
     def save(self, *contents: bytes) -> int:
         """Identify the pieces as a save does; return how many of them were hashed."""
         self.path.write_bytes(b"".join(contents))
         self.recognizer.begin()
         before = self.hashed
-        for content, piece in zip(contents, self.pieces(len(contents)), strict=True):
-            part = self.recognizer.identify(piece)
+        for content, chunk in zip(contents, self.chunks(len(contents)), strict=True):
+            part = self.recognizer.identify(chunk)
             assert part.sha256 == hashlib.sha256(content).hexdigest()
             assert part.size_bytes == len(content)
         return self.hashed - before
 
-    def pieces(self, count: int) -> Iterator[Piece]:
+    def chunks(self, count: int) -> Iterator[Chunk]:
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             for number in range(count):
-                yield Piece("a", descriptor, number * SIZE, SIZE, buffer=new_buffer())
+                yield Chunk("a", descriptor, number * SIZE, SIZE, buffer=new_buffer())
         finally:
             os.close(descriptor)
 
 
 @pytest.fixture
-def pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pieces:
-    return Pieces(tmp_path / "file", Recognizer(), monkeypatch)
+def chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pieces:
+    return Pieces(tmp_path / "file", ChunkIndex(), monkeypatch)
 
 
 A, B, C, D = (bytes([number]) * SIZE for number in range(4))
 
 
-def test_only_what_the_last_save_did_not_hold_is_hashed(pieces: Pieces) -> None:
-    assert pieces.save(A, B, C) == 3
-    assert pieces.save(A, C, D) == 1
-    assert pieces.save(C, A, A) == 0  # wherever it lies
-    assert pieces.save(C, A, D) == 1  # D was in the save before the last
+def test_only_what_the_last_save_did_not_hold_is_hashed(chunks: Pieces) -> None:
+    assert chunks.save(A, B, C) == 3
+    assert chunks.save(A, C, D) == 1
+    assert chunks.save(C, A, A) == 0  # wherever it lies
+    assert chunks.save(C, A, D) == 1  # D was in the save before the last
 
 
 def test_after_a_change_pieces_are_hashed_at_once_until_one_was_there_before(
-    pieces: Pieces, monkeypatch: pytest.MonkeyPatch
+    chunks: Pieces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pieces.save(A, B, C, A)
+    chunks.save(A, B, C, A)
     readings = []
     real = os.preadv
     monkeypatch.setattr(os, "preadv", lambda *args: readings.append(args[2]) or real(*args))
 
     def pieces_read(*contents: bytes) -> list[int]:
         readings.clear()
-        pieces.save(*contents)
+        chunks.save(*contents)
         return [offset // SIZE for offset in readings if offset % SIZE == 0]
 
     # The first was looked up and then hashed; of the others only the last could be looked up.
     assert pieces_read(D, D, B, A) == [0, 0, 1, 2, 3]
-    assert pieces.save(D, D, B, A) == 0
+    assert chunks.save(D, D, B, A) == 0
     # Looked up once in each save that has nothing in common with the one before.
     assert pieces_read(C, C, C, C) == [0, 0, 1, 2, 3]
     assert pieces_read(D, B, B, B) == [0, 0, 1, 2, 3]
@@ -101,19 +101,19 @@ def test_after_a_change_pieces_are_hashed_at_once_until_one_was_there_before(
 )
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_part_is_always_the_one_of_the_very_bytes(
-    pieces: Pieces, saves: list[list[int]], flipped: int
+    chunks: Pieces, saves: list[list[int]], flipped: int
 ) -> None:
     other = bytearray(A)
     other[flipped] ^= 1
     contents = (A, B, C, bytes(other))
     for save in saves:
-        pieces.save(*(contents[number] for number in save))
+        chunks.save(*(contents[number] for number in save))
 
 
 def test_file_that_changes_between_look_up_and_hash_spoils_no_later_look_up(
-    pieces: Pieces, monkeypatch: pytest.MonkeyPatch
+    chunks: Pieces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pieces.save(A)
+    chunks.save(A)
     real = os.preadv
     read = 0
 
@@ -122,16 +122,16 @@ def test_file_that_changes_between_look_up_and_hash_spoils_no_later_look_up(
         count = real(*arguments)  # type: ignore[arg-type]
         read += count
         if read == SIZE:
-            pieces.path.write_bytes(C)
+            chunks.path.write_bytes(C)
         return count
 
-    pieces.path.write_bytes(B)
-    pieces.recognizer.begin()
+    chunks.path.write_bytes(B)
+    chunks.recognizer.begin()
     with monkeypatch.context() as patched:
         patched.setattr(os, "preadv", change_after_the_first_reading)
-        for piece in pieces.pieces(1):
-            assert pieces.recognizer.identify(piece).sha256 == hashlib.sha256(C).hexdigest()
-    pieces.save(B)
+        for chunk in chunks.chunks(1):
+            assert chunks.recognizer.identify(chunk).sha256 == hashlib.sha256(C).hexdigest()
+    chunks.save(B)
 
 
 @pytest.mark.parametrize("lacking", ["libcrypto.so.3", "EVP_MAC_fetch"])
@@ -144,8 +144,8 @@ def test_everything_is_hashed_where_openssl_cannot_be_called(
         raise OSError(f"{lacking}: cannot open shared object file")
 
     monkeypatch.setattr(fingerprint.ctypes, "CDLL", load)
-    pieces = Pieces(tmp_path / "file", Recognizer(), monkeypatch)
-    assert [pieces.save(A, B), pieces.save(A, B)] == [2, 2]
+    chunks = Pieces(tmp_path / "file", ChunkIndex(), monkeypatch)
+    assert [chunks.save(A, B), chunks.save(A, B)] == [2, 2]
 
 
 def test_algorithm_that_openssl_leaves_out_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

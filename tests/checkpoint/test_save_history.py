@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runctl.checkpoint.restore import Fetched
 from runctl.checkpoint.resumption import new_folder, not_resumed
 from runctl.checkpoint.save_history import SaveHistory
-from runctl.checkpoint.settling import Seen, Take, View
+from runctl.checkpoint.settling import FileState, FolderState, Snapshot
 from runctl.model.checkpoint import Entry, Manifest
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
@@ -38,7 +38,7 @@ class Attempt:
         self.manifests: dict[str, Manifest] = {}
         self.warnings: list[str] = []
         self.inodes = itertools.count(1)
-        self.seen: View = {}
+        self.seen: FolderState = {}
         run = Run(
             run_id="r", request=RunRequest(), started_at=BEGIN, execution="r", execution_arn="a"
         )
@@ -63,9 +63,9 @@ class Attempt:
         for path, content in names.items():
             self.content[path] = content
             inode = next(self.inodes)
-            self.seen[path] = Seen("file", 0o644, inode, len(content), (1, inode))
-        take = Take(dict(self.seen), (*names, *gone))
-        judged = self.history.judge(take, told, self.read)
+            self.seen[path] = FileState("file", 0o644, inode, len(content), (1, inode))
+        snapshot = Snapshot(dict(self.seen), (*names, *gone))
+        judged = self.history.judge(snapshot, told, self.read)
         self.progressed = self.history.is_progress(judged)
         save = self.history.next_save
         manifest = Manifest(
@@ -79,7 +79,7 @@ class Attempt:
         )
         key = f"s{save:09d}-{self.number:04d}.json"
         self.manifests[key] = manifest
-        if said := self.history.add(key, manifest, take, judged, self.read):
+        if said := self.history.add(key, manifest, snapshot, judged, self.read):
             self.warnings.append(said)
         return judged.step
 

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 import runctl.checkpoint.pinning
 from runctl.checkpoint.pinning import TINY_BYTES, pin, pin_name, read_pinned
-from runctl.checkpoint.settling import ChangedError, Seen, Settling, View, look
+from runctl.checkpoint.settling import ChangedError, FileState, FolderState, Settling, look
 
 
-def a_file(size: int = 10, *, inode: int = 1, at: int = 1) -> Seen:
-    return Seen("file", 0o644, at, size, (1, inode))
+def a_file(size: int = 10, *, inode: int = 1, at: int = 1) -> FileState:
+    return FileState("file", 0o644, at, size, (1, inode))
 
 
-def a_folder() -> Seen:
-    return Seen("dir", 0o755, 1)
+def a_folder() -> FileState:
+    return FileState("dir", 0o755, 1)
 
 
-def settling(taken: View | None = None) -> Settling:
+def settling(taken: FolderState | None = None) -> Settling:
     return Settling(
         taken or {},
         quiet=timedelta(seconds=1),
@@ -43,9 +43,9 @@ def test_a_save_is_taken_once_it_is_closed_and_quiet() -> None:
     judge = settling()
     assert judge.observe({"step-1.bin": a_file(5)}, {"step-1.bin"}, 0) is None
     assert judge.observe({"step-1.bin": a_file(9, at=2)}, set(), 0.5) is None
-    take = judge.observe({"step-1.bin": a_file(9, at=2)}, set(), 1.6)
-    assert take is not None
-    assert take.changed == ("step-1.bin",)
+    snapshot = judge.observe({"step-1.bin": a_file(9, at=2)}, set(), 1.6)
+    assert snapshot is not None
+    assert snapshot.changed == ("step-1.bin",)
     assert judge.observe({"step-1.bin": a_file(9, at=2)}, set(), 9) is None
 
 
@@ -70,9 +70,9 @@ def test_a_save_that_is_told_of_after_it_was_taken_is_taken_once_more() -> None:
     assert judge.observe(folder, set(), 2) is not None
     assert judge.observe(folder, set(), 3) is None
     assert judge.observe(folder, {"model.pt"}, 4, saved=True) is None  # it is written to again
-    take = judge.observe(folder, set(), 5, saved=True)
-    assert take is not None
-    assert (take.view, take.changed) == (folder, ())
+    snapshot = judge.observe(folder, set(), 5, saved=True)
+    assert snapshot is not None
+    assert (snapshot.view, snapshot.changed) == (folder, ())
     assert judge.observe({}, set(), 6, saved=True) is None
     for abrupt in (False, True):
         assert judge.final(folder, 9, torn=frozenset(), abrupt=abrupt) is None
@@ -95,26 +95,26 @@ def test_a_save_that_the_helper_renamed_settles_at_once() -> None:
 def test_a_program_that_saves_without_pause_gets_its_finished_saves_taken() -> None:
     judge = settling()
     taken = []
-    folder: View = {}
+    folder: FolderState = {}
     for tick in range(100):
         epoch = tick // 5
         folder[f"epoch-{epoch}.bin"] = a_file(1 + tick % 5, inode=epoch, at=tick)
         open_file = {f"epoch-{epoch}.bin"} if tick % 5 < 4 else set()
-        if take := judge.observe(dict(folder), open_file, tick * 0.2):
-            taken.append(take)
-            assert open_file.isdisjoint(take.view)
+        if snapshot := judge.observe(dict(folder), open_file, tick * 0.2):
+            taken.append(snapshot)
+            assert open_file.isdisjoint(snapshot.view)
     assert len(taken) >= 3
 
 
 def test_a_folder_written_file_by_file_is_left_out_until_it_is_finished() -> None:
     judge = settling()
-    folder: View = {"checkpoint-1": a_folder(), "checkpoint-1/model.bin": a_file(inode=1)}
+    folder: FolderState = {"checkpoint-1": a_folder(), "checkpoint-1/model.bin": a_file(inode=1)}
     for tick in range(40):  # the second file is open all the time, beyond the limit
         folder["checkpoint-1/optimizer.bin"] = a_file(tick, inode=2, at=tick)
         assert judge.observe(dict(folder), {"checkpoint-1/optimizer.bin"}, tick * 0.25) is None
-    take = judge.observe(dict(folder), set(), 30)
-    assert take is not None
-    assert set(take.view) == set(folder)
+    snapshot = judge.observe(dict(folder), set(), 30)
+    assert snapshot is not None
+    assert set(snapshot.view) == set(folder)
 
 
 def test_files_of_one_save_beside_each_other_are_taken_together_or_not_at_all() -> None:
@@ -138,20 +138,20 @@ def test_what_a_save_in_progress_overwrites_is_left_out_and_marked_so() -> None:
     before = {"last.pt": a_file(inode=1), "epoch-1.pt": a_file(inode=2)}
     judge = settling(before)
     folder = {**before, "epoch-2.pt": a_file(inode=3)}
-    take = None
+    snapshot = None
     for tick in range(40):
         folder["last.pt"] = a_file(tick, inode=1, at=10 + tick)
-        take = take or judge.observe(dict(folder), {"last.pt"}, tick * 0.25)
-    assert take is not None
-    assert take.leaves_out("last.pt")
-    assert not take.leaves_out("epoch-2.pt")
-    assert "epoch-2.pt" in take.view
+        snapshot = snapshot or judge.observe(dict(folder), {"last.pt"}, tick * 0.25)
+    assert snapshot is not None
+    assert snapshot.is_incomplete("last.pt")
+    assert not snapshot.is_incomplete("epoch-2.pt")
+    assert "epoch-2.pt" in snapshot.view
     assert judge.taken["last.pt"] == before["last.pt"]
 
 
 def test_a_log_that_is_open_for_the_whole_run_holds_nothing_up_in_the_end() -> None:
     judge = settling()
-    folder: View = {}
+    folder: FolderState = {}
     waits: list[float] = []
     saved_at = 0.0
     for tick in range(1000):
@@ -187,16 +187,16 @@ def test_a_slow_large_save_is_not_mistaken_for_a_log() -> None:
             "metrics.json": a_file(inode=1, at=tick // 50),
             "model.pt": a_file(tick * megabyte, inode=2, at=tick),
         }
-        take = judge.observe(folder, {"model.pt"}, now)
-        assert take is None or "model.pt" not in take.view
+        snapshot = judge.observe(folder, {"model.pt"}, now)
+        assert snapshot is None or "model.pt" not in snapshot.view
 
 
 def test_a_writer_that_ran_its_own_exit_settles_the_folder_at_once() -> None:
     judge = settling()
     judge.observe({"step-1.bin": a_file(1)}, {"step-1.bin"}, 0)
-    take = judge.final({"step-1.bin": a_file(9, at=5)}, 0.1, torn=frozenset(), abrupt=False)
-    assert take is not None
-    assert take.changed == ("step-1.bin",)
+    snapshot = judge.final({"step-1.bin": a_file(9, at=5)}, 0.1, torn=frozenset(), abrupt=False)
+    assert snapshot is not None
+    assert snapshot.changed == ("step-1.bin",)
 
 
 def test_file_that_was_open_in_a_kill_is_left_out_and_the_rest_of_the_folder_is_taken() -> None:
@@ -209,12 +209,12 @@ def test_file_that_was_open_in_a_kill_is_left_out_and_the_rest_of_the_folder_is_
         "step-3/a.bin": a_file(9, inode=3),
         "step-3/b.bin": a_file(4, inode=4),
     }
-    take = judge.final(folder, 0.1, torn=frozenset({"step-3/b.bin"}), abrupt=False)
-    assert take is not None
-    assert set(take.view) == {"step-1.bin", "step-2.bin"}
-    assert take.changed == ("step-2.bin",)
-    assert take.leaves_out("step-3/a.bin")
-    assert not take.leaves_out("step-2.bin")
+    snapshot = judge.final(folder, 0.1, torn=frozenset({"step-3/b.bin"}), abrupt=False)
+    assert snapshot is not None
+    assert set(snapshot.view) == {"step-1.bin", "step-2.bin"}
+    assert snapshot.changed == ("step-2.bin",)
+    assert snapshot.is_incomplete("step-3/a.bin")
+    assert not snapshot.is_incomplete("step-2.bin")
 
 
 @pytest.mark.parametrize("abrupt", [False, True])
@@ -223,9 +223,11 @@ def test_torn_file_after_its_predecessor_was_removed_leaves_the_checkpoint_befor
 ) -> None:
     judge = settling({"step-1.bin": a_file(9, inode=1), "log.txt": a_file(5, inode=7)})
     torn = {"step-2.bin": a_file(4, inode=2), "log.txt": a_file(6, inode=7, at=2)}
-    take = judge.final(torn, 5, torn=frozenset({"step-2.bin"}), abrupt=abrupt)
+    snapshot = judge.final(torn, 5, torn=frozenset({"step-2.bin"}), abrupt=abrupt)
     # The log may count, and what it would be alone with stays as it was.
-    assert take is None or (take.leaves_out("step-1.bin") and take.leaves_out("step-2.bin"))
+    assert snapshot is None or (
+        snapshot.is_incomplete("step-1.bin") and snapshot.is_incomplete("step-2.bin")
+    )
     assert (
         judge.final(
             {"step-2.bin": torn["step-2.bin"]}, 9, torn=frozenset({"step-2.bin"}), abrupt=abrupt
@@ -239,9 +241,9 @@ def test_after_a_kill_saves_that_were_long_finished_count_though_another_is_not(
     folder = {"step-1.bin": a_file(inode=1)}
     judge.watch_only(folder, set(), 0)
     folder = {**folder, "step-2.bin": a_file(5, inode=2)}
-    take = judge.final(folder, 5, torn=frozenset(), abrupt=True)
-    assert take is not None
-    assert set(take.view) == {"step-1.bin"}
+    snapshot = judge.final(folder, 5, torn=frozenset(), abrupt=True)
+    assert snapshot is not None
+    assert set(snapshot.view) == {"step-1.bin"}
 
 
 @pytest.mark.parametrize("last_look", [0.0, 5.0])
@@ -291,12 +293,12 @@ def test_one_file_overwritten_without_pause_beside_an_open_log_is_taken_when_it_
             "train.log": a_file(tick + 1, inode=2, at=tick),
         }
         writing = {"train.log"} | ({"state.bin"} if tick % 3 else set())
-        if take := judge.observe(folder, writing, tick * 0.2):
+        if snapshot := judge.observe(folder, writing, tick * 0.2):
             taken.append(tick)
             assert tick % 3 == 0
-            assert set(take.view) == {"state.bin", "train.log"}
-            assert take.logs == {"train.log"}
-            assert take.hot == {"state.bin"}
+            assert set(snapshot.view) == {"state.bin", "train.log"}
+            assert snapshot.logs == {"train.log"}
+            assert snapshot.recently_modified == {"state.bin"}
     assert len(taken) >= 2
 
 
@@ -316,11 +318,11 @@ def test_a_hot_file_that_is_overwritten_in_place_is_copied_or_refused(tmp_path) 
     folder.mkdir()
     (folder / "state.bin").write_bytes(b"one")
     view = look(folder)
-    pin(folder, view, pins, hot=frozenset(view))
+    pin(folder, view, pins, recently_modified=frozenset(view))
     (folder / "state.bin").write_bytes(b"two!")
     assert (pins / pin_name(view["state.bin"])).read_bytes() == b"one"
     with pytest.raises(ChangedError):
-        pin(folder, view, pins, hot=frozenset(view))
+        pin(folder, view, pins, recently_modified=frozenset(view))
 
 
 def test_tiny_files_are_read_instead_of_linked(tmp_path: Path) -> None:
@@ -332,7 +334,7 @@ def test_tiny_files_are_read_instead_of_linked(tmp_path: Path) -> None:
     (folder / "weights.bin").write_bytes(bytes(TINY_BYTES + 1))
     view = look(folder)
     contents: dict[tuple[int, int], bytes] = {}
-    assert pin(folder, view, pins, hot=frozenset(view), contents=contents) == view
+    assert pin(folder, view, pins, recently_modified=frozenset(view), contents=contents) == view
     (folder / "tiny.json").write_bytes(b"[1]")
     assert contents == {view["tiny.json"].inode: b"{}"}
     linked = {pin_name(view["empty"]), pin_name(view["weights.bin"])}
@@ -349,7 +351,7 @@ def test_tiny_file_that_changed_since_it_was_seen_is_not_taken(tmp_path: Path) -
     (folder / "state.json").write_bytes(b"2")
     contents: dict[tuple[int, int], bytes] = {}
     with pytest.raises(ChangedError):
-        pin(folder, view, pins, hot=frozenset(view), contents=contents)
+        pin(folder, view, pins, recently_modified=frozenset(view), contents=contents)
     (folder / "new.json").write_bytes(b"new")
     (folder / "new.json").replace(folder / "state.json")
     with pytest.raises(ChangedError):
@@ -397,7 +399,7 @@ MOVES = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(MOVES)
 def test_whatever_a_program_does_nothing_that_is_open_is_taken_but_logs(moves: Any) -> None:
-    judge, view, writing, now = settling(), View(), set(), 0.0
+    judge, view, writing, now = settling(), FolderState(), set(), 0.0
     for number, (move, name, pause, told) in enumerate(moves, start=1):
         if move == "open":
             writing.add(name)
@@ -413,12 +415,16 @@ def test_whatever_a_program_does_nothing_that_is_open_is_taken_but_logs(moves: A
         elif move == "close":
             writing.discard(name)
         now += pause
-        take = judge.observe(dict(view), set(writing), now, saved=told)
-        if take is None:
+        snapshot = judge.observe(dict(view), set(writing), now, saved=told)
+        if snapshot is None:
             continue
-        assert not (writing - take.logs) & take.view.keys()
-        assert all(view[path] == seen for path, seen in take.view.items())
-        told_again = told and not take.changed
-        assert told_again or any(path in take.view or path not in view for path in take.changed)
+        assert not (writing - snapshot.logs) & snapshot.view.keys()
+        assert all(view[path] == seen for path, seen in snapshot.view.items())
+        told_again = told and not snapshot.changed
+        assert told_again or any(
+            path in snapshot.view or path not in view for path in snapshot.changed
+        )
         # What is left out stays as the checkpoint before has it.
-        assert all(take.leaves_out(path) for path in judge.taken if path not in take.view)
+        assert all(
+            snapshot.is_incomplete(path) for path in judge.taken if path not in snapshot.view
+        )

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from runctl.checkpoint.settling import Seen, View
+from runctl.checkpoint.settling import FileState, FolderState
 from runctl.checkpoint.stated_steps import MAX_READ_BYTES, StepJudge, stated_step
 
 SECOND = 1_000_000_000
@@ -20,7 +20,7 @@ class Folder:
     def __init__(self) -> None:
         self.judge = StepJudge()
         self.content: dict[str, bytes] = {}
-        self.view: View = {}
+        self.view: FolderState = {}
         self.step: int | None = None
         self.reads: list[tuple[str, int]] = []
 
@@ -37,7 +37,7 @@ class Folder:
         for number, (path, content) in enumerate(names.items()):
             self.content[path] = content
             when = int(at * SECOND) + number
-            self.view[path] = Seen("file", 0o644, when, len(content), (1, len(self.reads)))
+            self.view[path] = FileState("file", 0o644, when, len(content), (1, len(self.reads)))
         judged = self.judge.judge(
             self.view, (*names, *gone), held=held, current=self.step, read=self.read
         )
@@ -86,7 +86,7 @@ def test_json_beside_numbered_saves_never_says_more_than_they_do(folder: Folder)
 def test_json_of_another_time_does_not_say_the_step(folder: Folder) -> None:
     held = says(step=7)
     assert folder.save(1, state__json=held) == 7
-    folder.view["state.json"] = Seen("file", 0o644, 30 * SECOND, len(held))
+    folder.view["state.json"] = FileState("file", 0o644, 30 * SECOND, len(held))
     assert folder.save(60, model__pt=b"2") is None
 
 

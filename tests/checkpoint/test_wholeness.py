@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.checkpoint.folder_state import Seen, View, look
+from runctl.checkpoint.folder_state import FileState, FolderState, look
 from runctl.checkpoint.formats import Verdict
 from runctl.checkpoint.save_groups import place_of, save_of
-from runctl.checkpoint.settling import Settling, Take
+from runctl.checkpoint.settling import Settling, Snapshot
 from runctl.checkpoint.wholeness import LONGEST_PATIENCE, PATIENCE, WORTH_SAYING, Wholeness
 from runctl.model.errors import CheckpointError
 
@@ -24,29 +24,29 @@ class Knowing:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
 
-    def verdict(self, path: str, seen: Seen) -> Verdict | None:
+    def verdict(self, path: str, seen: FileState) -> Verdict | None:
         del seen
         return self.verdicts.get(path)
 
-    def text(self, path: str, seen: Seen) -> str:
+    def text(self, path: str, seen: FileState) -> str:
         del seen
         return self.texts.get(path, "")
 
 
-def folder(*paths: str, at: int = 1, empty: tuple[str, ...] = ()) -> View:
+def folder(*paths: str, at: int = 1, empty: tuple[str, ...] = ()) -> FolderState:
     """Return a folder with these files and the folders that they are in."""
-    view: View = {}
+    view: FolderState = {}
     for path in (*paths, *empty):
         parent = path.rpartition("/")[0]
         while parent:
-            view[parent] = Seen("dir", 0o755, 1)
+            view[parent] = FileState("dir", 0o755, 1)
             parent = parent.rpartition("/")[0]
         size = 0 if path in empty else 10
-        view[path] = Seen("file", 0o644, at, size, (1, hash(path) % (1 << 40)))
+        view[path] = FileState("file", 0o644, at, size, (1, hash(path) % (1 << 40)))
     return view
 
 
-def judge(taken: View | None = None, inspector: Knowing | None = None) -> Settling:
+def judge(taken: FolderState | None = None, inspector: Knowing | None = None) -> Settling:
     return Settling(
         taken or {},
         quiet=timedelta(seconds=1),
@@ -55,7 +55,7 @@ def judge(taken: View | None = None, inspector: Knowing | None = None) -> Settli
     )
 
 
-def settle(settling: Settling, view: View, at: float = 0.0) -> Take | None:
+def settle(settling: Settling, view: FolderState, at: float = 0.0) -> Snapshot | None:
     """Look at a folder that does not change until it is quiet."""
     first = settling.observe(view, set(), at)
     return settling.observe(view, set(), at + 1.5) or first
@@ -89,9 +89,9 @@ def test_save_needs_the_files_that_the_one_before_it_has(
     assert settle(settling, view) is None
     assert settle(settling, view, 10) is None
     assert settling.wholeness.reasons
-    take = settle(settling, view | folder(*half, last), 20)
-    assert take is not None
-    assert {*half, last} <= take.view.keys()
+    snapshot = settle(settling, view | folder(*half, last), 20)
+    assert snapshot is not None
+    assert {*half, last} <= snapshot.view.keys()
     assert not settling.wholeness.reasons
 
 
@@ -100,36 +100,36 @@ def test_first_take_of_several_saves_holds_none_that_lacks_what_the_first_has(
     before: list[str], half: list[str], last: str
 ) -> None:
     del last
-    take = settle(judge(), folder(*before, *half))
-    assert take is not None
-    assert set(before) <= take.view.keys()
-    assert not set(half) & take.view.keys()
+    snapshot = settle(judge(), folder(*before, *half))
+    assert snapshot is not None
+    assert set(before) <= snapshot.view.keys()
+    assert not set(half) & snapshot.view.keys()
 
 
 def test_empty_file_is_no_file_where_the_save_before_had_content() -> None:
     before = folder("ckpt-1/w.bin", "ckpt-1/step")
     settling = judge(before)
     assert settle(settling, before | folder("ckpt-2/step", empty=("ckpt-2/w.bin",))) is None
-    take = settle(settling, before | folder("ckpt-2/step", "ckpt-2/w.bin"), 10)
-    assert take is not None
-    assert take.view["ckpt-2/w.bin"].size == 10
+    snapshot = settle(settling, before | folder("ckpt-2/step", "ckpt-2/w.bin"), 10)
+    assert snapshot is not None
+    assert snapshot.view["ckpt-2/w.bin"].size == 10
 
 
 @pytest.mark.parametrize("name", ["ckpt-1/w.bin", "model.pt", "last/state.json"])
 def test_first_save_with_an_empty_file_waits_and_is_then_believed(name: str) -> None:
     settling = judge()
     view = folder("ckpt-1/a.txt", empty=(name,))
-    take = settle(settling, view)
-    assert take is None or name not in take.view
+    snapshot = settle(settling, view)
+    assert snapshot is None or name not in snapshot.view
     assert settle(settling, view, MINUTE + 1) is not None
 
 
 @pytest.mark.parametrize("name", ["ckpt-2/DONE", "ckpt-2/.lock", "events.log", "__init__.py"])
 def test_marker_may_be_empty(name: str) -> None:
     before = folder("ckpt-1/w.bin", empty=(name.replace("2", "1"),))
-    take = settle(judge(before), before | folder("ckpt-2/w.bin", empty=(name,)))
-    assert take is not None
-    assert {"ckpt-2/w.bin", name} <= take.view.keys()
+    snapshot = settle(judge(before), before | folder("ckpt-2/w.bin", empty=(name,)))
+    assert snapshot is not None
+    assert {"ckpt-2/w.bin", name} <= snapshot.view.keys()
 
 
 def test_what_only_some_saves_have_is_not_asked_for() -> None:
@@ -177,11 +177,11 @@ def test_frequent_saves_whose_last_file_always_comes_late_are_never_taken_withou
         now = 20.0 * number
         half, whole = f"ckpt-{number}/w.bin", f"ckpt-{number}/b.json"
         for second in range(15):
-            take = settling.observe(folder(half, at=number), set(), now + second)
-            assert take is None
-        take = settle(settling, folder(half, whole, at=number), now + 16)
-        assert take is not None
-        assert whole in take.view
+            snapshot = settling.observe(folder(half, at=number), set(), now + second)
+            assert snapshot is None
+        snapshot = settle(settling, folder(half, whole, at=number), now + 16)
+        assert snapshot is not None
+        assert whole in snapshot.view
 
 
 def test_slow_saves_are_waited_for_longer() -> None:
@@ -202,30 +202,32 @@ def test_only_an_end_that_nobody_asked_for_settles_what_the_program_wanted_to_sa
     view = before | folder("ckpt-2/w.bin")
     nothing: frozenset[str] = frozenset()
     for abrupt, is_over, taken in ((False, True, True), (False, False, False), (True, True, False)):
-        take = judge(before).final(view, 9, torn=nothing, abrupt=abrupt, is_over=is_over)
-        assert (take is not None) == taken
+        snapshot = judge(before).final(view, 9, torn=nothing, abrupt=abrupt, is_over=is_over)
+        assert (snapshot is not None) == taken
 
 
 def test_complete_save_is_taken_while_another_is_left_out() -> None:
     before = folder("ckpt-1/w.bin", "ckpt-1/b.json", "log.txt")
     settling = judge(before)
     view = before | folder("ckpt-2/w.bin", "ckpt-2/b.json", "ckpt-3/w.bin", "log.txt", at=2)
-    take = settle(settling, view)
-    assert take is not None
-    assert {"ckpt-2/w.bin", "ckpt-2/b.json", "log.txt"} <= take.view.keys()
-    assert not {"ckpt-3", "ckpt-3/w.bin"} & take.view.keys()
-    assert take.leaves_out("ckpt-3/w.bin")
+    snapshot = settle(settling, view)
+    assert snapshot is not None
+    assert {"ckpt-2/w.bin", "ckpt-2/b.json", "log.txt"} <= snapshot.view.keys()
+    assert not {"ckpt-3", "ckpt-3/w.bin"} & snapshot.view.keys()
+    assert snapshot.is_incomplete("ckpt-3/w.bin")
 
 
 def test_save_that_was_removed_for_an_incomplete_one_stays_in_the_checkpoint() -> None:
     settling = judge(folder("ckpt-1/w.bin", "ckpt-1/b.json", "log.txt"))
-    take = settle(settling, folder("ckpt-2/w.bin") | folder("log.txt", at=2))
-    assert take is not None
-    assert take.leaves_out("ckpt-1/w.bin")
+    snapshot = settle(settling, folder("ckpt-2/w.bin") | folder("log.txt", at=2))
+    assert snapshot is not None
+    assert snapshot.is_incomplete("ckpt-1/w.bin")
     assert {"ckpt-1/w.bin", "ckpt-1/b.json"} <= settling.taken.keys()
     # Once the new one is complete, the old one goes.
-    take = settle(settling, folder("ckpt-2/w.bin", "ckpt-2/b.json") | folder("log.txt", at=2), 9)
-    assert take is not None
+    snapshot = settle(
+        settling, folder("ckpt-2/w.bin", "ckpt-2/b.json") | folder("log.txt", at=2), 9
+    )
+    assert snapshot is not None
     assert not any(path.startswith("ckpt-1") for path in settling.taken)
 
 
@@ -233,8 +235,8 @@ def test_what_saves_consist_of_is_known_when_none_is_left() -> None:
     settling = judge()
     assert settle(settling, folder("ckpt-1/w.bin", "ckpt-1/b.json", "log.txt")) is not None
     assert settle(settling, folder("log.txt", at=2), 5) is not None  # removed before the next one
-    take = settle(settling, folder("ckpt-2/w.bin") | folder("log.txt", at=2), 10)
-    assert take is None
+    snapshot = settle(settling, folder("ckpt-2/w.bin") | folder("log.txt", at=2), 10)
+    assert snapshot is None
     assert settling.wholeness.reasons == ["ckpt-2 has no b.json, unlike the saves before it"]
 
 
@@ -243,9 +245,9 @@ def test_files_without_a_number_that_are_removed_first_are_waited_for() -> None:
     settling = judge(before)
     half = folder("last/a.bin", at=2) | folder("other.txt")
     assert settle(settling, half) is None
-    take = settle(settling, folder("last/a.bin", "last/b.json", "other.txt", at=2), 10)
-    assert take is not None
-    assert "last/b.json" in take.view
+    snapshot = settle(settling, folder("last/a.bin", "last/b.json", "other.txt", at=2), 10)
+    assert snapshot is not None
+    assert "last/b.json" in snapshot.view
 
 
 def test_best_model_whose_name_holds_its_score_replaces_the_one_before_at_once() -> None:
@@ -267,10 +269,10 @@ def test_file_that_its_format_calls_cut_off_is_left_out_and_named_for_good() -> 
     assert settling.wholeness.lasting_problems(late) == [
         f"step-2.pt is an incomplete zip file: {BROKEN.problem}"
     ]
-    take = settle(settling, view | folder("step-3.pt"), late + 5)
-    assert take is not None
-    assert "step-3.pt" in take.view
-    assert "step-2.pt" not in take.view
+    snapshot = settle(settling, view | folder("step-3.pt"), late + 5)
+    assert snapshot is not None
+    assert "step-3.pt" in snapshot.view
+    assert "step-2.pt" not in snapshot.view
 
 
 def test_torn_file_without_a_number_holds_its_siblings_up_for_a_while_only() -> None:
@@ -278,10 +280,10 @@ def test_torn_file_without_a_number_holds_its_siblings_up_for_a_while_only() -> 
     settling = judge(before, Knowing(verdicts={"model.pt": BROKEN}))
     view = folder("model.pt", "optimizer.pt", at=2)
     assert settle(settling, view) is None
-    take = settling.observe(view, set(), MINUTE + 5)
-    assert take is not None
-    assert "optimizer.pt" in take.view
-    assert take.leaves_out("model.pt")
+    snapshot = settling.observe(view, set(), MINUTE + 5)
+    assert snapshot is not None
+    assert "optimizer.pt" in snapshot.view
+    assert snapshot.is_incomplete("model.pt")
     assert settling.taken["model.pt"] == before["model.pt"]
 
 
@@ -303,9 +305,9 @@ def test_after_a_kill_what_a_format_proves_counts_though_it_has_just_changed() -
 
 def test_after_a_kill_saves_that_were_followed_by_another_count() -> None:
     view = folder("model.7", "model.8", "model.9")
-    take = judge().final(view, 9, torn=frozenset(), abrupt=True)
-    assert take is not None
-    assert take.view.keys() == {"model.7", "model.8"}
+    snapshot = judge().final(view, 9, torn=frozenset(), abrupt=True)
+    assert snapshot is not None
+    assert snapshot.view.keys() == {"model.7", "model.8"}
 
 
 LAYOUTS = {
@@ -363,8 +365,8 @@ def test_layout_of_a_library_says_that_its_save_is_incomplete(layout: str) -> No
     if rest is None:
         rest = folder("5/state/d")
         half = {}
-    take = settle(settling, half | rest, 10)
-    assert take is not None
+    snapshot = settle(settling, half | rest, 10)
+    assert snapshot is not None
     assert not settling.wholeness.reasons
 
 
@@ -392,21 +394,21 @@ def test_tracker_that_names_an_incomplete_save_stays_as_it_was() -> None:
     before = folder("global_step5/a.pt", "global_step5/b.pt", "latest", "log.csv")
     settling = judge(before, knowing)
     view = before | folder("global_step10/a.pt") | folder("latest", "log.csv", at=2)
-    take = settle(settling, view)
-    assert take is not None
-    assert "log.csv" in take.view
-    assert take.leaves_out("latest")
+    snapshot = settle(settling, view)
+    assert snapshot is not None
+    assert "log.csv" in snapshot.view
+    assert snapshot.is_incomplete("latest")
     assert settling.taken["latest"] == before["latest"]
 
 
 def test_link_to_an_incomplete_save_stays_as_it_was() -> None:
     before = folder("step-1/a.pt", "step-1/b.pt", "log.csv")
-    before["last"] = Seen("link", 0o777, 1, target="step-1")
+    before["last"] = FileState("link", 0o777, 1, target="step-1")
     settling = judge(before)
     view = before | folder("step-2/a.pt") | folder("log.csv", at=2)
-    view["last"] = Seen("link", 0o777, 2, target="step-2")
-    take = settle(settling, view)
-    assert take is not None
+    view["last"] = FileState("link", 0o777, 2, target="step-2")
+    snapshot = settle(settling, view)
+    assert snapshot is not None
     assert settling.taken["last"].target == "step-1"
 
 

@@ -128,7 +128,7 @@ class Deployed:
         self.ledger.record_launch(
             run_id, number, instance_ids=[f"i-{number:017x}"], pool=pool, now=at
         )
-        self.ledger.start_training(
+        self.ledger.record_token(
             run_id, number, token="secret-token", execution_arn=run.execution_arn, now=at
         )
 

@@ -69,7 +69,7 @@ class MemoryLedger:
     def find_run_of_execution(self, name: str) -> str | None:
         return self.executions.get(name)
 
-    def hand_over(
+    def continue_as_new(
         self,
         run_id: str,
         *,
@@ -98,7 +98,7 @@ class MemoryLedger:
             raise RunEndedError(f"the run {run_id} has ended: {run.ended.value}")
         return self.runs[run_id]
 
-    def continue_run(
+    def resume_run(
         self, run_id: str, *, execution: str, execution_arn: str, first_attempt: int
     ) -> Run:
         run = self._run(run_id)
@@ -134,10 +134,10 @@ class MemoryLedger:
             self.runs[run_id] = replace(run, ended=status, ended_at=now, reason=reason)
         return self.runs[run_id]
 
-    def note_told(self, run_id: str, *, end: datetime) -> None:
+    def record_notified(self, run_id: str, *, end: datetime) -> None:
         run = self.runs.get(run_id)
         if run is not None and run.ended_at == end:
-            self.runs[run_id] = replace(run, told_end=end)
+            self.runs[run_id] = replace(run, notified_end=end)
 
     def attempts(self, run_id: str) -> list[Attempt]:
         mine = [one for one in self.attempt_items.values() if one.run_id == run_id]
@@ -193,7 +193,7 @@ class MemoryLedger:
             )
         return self._attempt(run_id, number)
 
-    def start_training(
+    def record_token(
         self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
     ) -> Attempt:
         self._check_goes_on(run_id)

@@ -2,7 +2,7 @@
 
 from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import ExecutionStart, prepare_run
-from runctl.control.train import start_training
+from runctl.control.train import train
 from runctl.model.pool import Pool
 from tests.control.fakes import START, World
 
@@ -31,7 +31,7 @@ def training(world: World, number: int = 1) -> str:
     instance_id = launched(world, number)
     token = f"token-{number}"
     world.workflow.valid.add(token)
-    start_training(world, RUN, number, token=token, execution_arn=ARN)
+    train(world, RUN, number, token=token, execution_arn=ARN)
     return instance_id
 
 

@@ -8,7 +8,7 @@ import pytest
 from runctl.control.confirm_checkpoint import confirm_checkpoint
 from runctl.control.decide_next import decide_next
 from runctl.control.handle_instance_change import handle_instance_change
-from runctl.control.train import start_training
+from runctl.control.train import train
 from runctl.model.errors import FencedError, NotFoundError, RequestError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
@@ -24,7 +24,7 @@ def test_the_token_reaches_the_attempt_and_its_task_goes_on():
     world = prepared()
     launched(world)
     world.workflow.valid.add("token")
-    started = start_training(world, RUN, 1, token="token", execution_arn=ARN)
+    started = train(world, RUN, 1, token="token", execution_arn=ARN)
     assert started["status"] == "started"
     assert world.ledger.find_attempt(RUN, 1).token == "token"
     assert world.workflow.reports == {}
@@ -37,7 +37,7 @@ def test_an_attempt_whose_machine_went_before_its_token_came_is_reported_at_once
     assert handle_instance_change(world, instance_id, "terminated")["status"] == "ended"
     world.workflow.valid.add("token")
     for _ in range(2):
-        started = start_training(world, RUN, 1, token="token", execution_arn=ARN)
+        started = train(world, RUN, 1, token="token", execution_arn=ARN)
         assert started["status"] == "already_ended"
     assert world.workflow.reports["token"]["outcome"]["kind"] == "interrupted"
 
@@ -47,7 +47,7 @@ def test_a_superseded_attempt_gets_no_token():
     training(world, 1)
     training(world, 2)
     with pytest.raises(FencedError):
-        start_training(world, RUN, 1, token="late", execution_arn=ARN)
+        train(world, RUN, 1, token="late", execution_arn=ARN)
 
 
 def test_the_confirmed_outcome_comes_with_the_newest_checkpoint():
@@ -229,7 +229,7 @@ def test_a_token_that_comes_while_the_end_is_written_is_reported_on(monkeypatch)
 
     def after_the_token(*args, **kwargs):
         world.workflow.valid.add("token")
-        start_training(world, RUN, 1, token="token", execution_arn=ARN)
+        train(world, RUN, 1, token="token", execution_arn=ARN)
         return end_attempt(*args, **kwargs)
 
     monkeypatch.setattr(world.ledger, "end_attempt", after_the_token)

@@ -336,7 +336,7 @@ def test_parts_of_a_run_that_was_resumed_after_the_look_stay(clinic):
     store = stored(clinic)
     (check,) = (one for one in clinic.checks() if one.name == "parts")
     examined = examine(check)
-    clinic.world.ledger.continue_run(
+    clinic.world.ledger.resume_run(
         RUN, execution=f"{RUN}-r2", execution_arn="arn:2", first_attempt=2
     )
     mend(check, examined)
@@ -435,7 +435,7 @@ def test_parts_of_a_run_that_is_resumed_while_its_manifests_are_read_stay(clinic
     read = store.get_manifest
 
     def read_while_somebody_resumes(key):
-        clinic.world.ledger.continue_run(
+        clinic.world.ledger.resume_run(
             RUN, execution=f"{RUN}-r2", execution_arn="arn:2", first_attempt=2
         )
         return read(key)
@@ -460,7 +460,7 @@ def test_an_attempt_that_is_open_or_was_heard_of_keeps_its_parts_though_the_run_
         # Its end was never written: whoever ended the run stopped there.
         finish = clinic.world.ledger.end_run
         finish(RUN, status=RunStatus.FAILED, reason="", now=clinic.world.clock.now())
-        clinic.world.ledger.note_told(RUN, end=clinic.world.clock.now())
+        clinic.world.ledger.record_notified(RUN, end=clinic.world.clock.now())
     else:
         clinic.end()
     clinic.world.fleet.end("i-0001", reason="Server.SpotInstanceTermination")

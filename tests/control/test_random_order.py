@@ -27,7 +27,7 @@ from runctl.control.handle_interruption import handle_event, handle_interruption
 from runctl.control.launch_instances import launch_instances
 from runctl.control.prepare_run import STARTED_BY, ExecutionStart, prepare_run
 from runctl.control.sweep import sweep
-from runctl.control.train import start_training
+from runctl.control.train import train
 from runctl.model.errors import RequestError, RunctlError, TransientError
 from runctl.model.machine import MachineStatus
 from runctl.model.pool import Pool
@@ -386,9 +386,7 @@ class Training(RuleBasedStateMachine):
         self.tokens += 1
         execution.token = f"token-{self.tokens}"
         self.world.workflow.valid.add(execution.token)
-        start_training(
-            services, RUN, execution.attempt, token=execution.token, execution_arn=execution.arn
-        )
+        train(services, RUN, execution.attempt, token=execution.token, execution_arn=execution.arn)
         execution.handed_over = True
 
     def take_report(self, execution):

@@ -69,7 +69,7 @@ def play(case: Case):
         del world.ledger.attempt_items[RUN, 1]
     if case.run == "ended":
         world.ledger.end_run(RUN, status=RunStatus.COMPLETED, reason="", now=world.clock.now())
-        world.ledger.note_told(RUN, end=world.clock.now())
+        world.ledger.record_notified(RUN, end=world.clock.now())
     if case.machine == "gone":
         world.fleet.end(instance_id, reason="Server.SpotInstanceTermination")
     if case.execution != "running":

@@ -5,28 +5,30 @@ from datetime import datetime, timedelta, timezone
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.instant_fleets import find_fleets
 from runctl.cli.commands.checkpoints.pruning import carry_out, plan_pruning
-from tests.e2e.testbed import Stage
+from tests.e2e.testbed import Testbed
 
 
-def check_machines(stage: Stage, run_id: str) -> None:
-    stage.wait_for_no_instance(run_id)
-    known = {one for attempt in stage.attempts(run_id) for one in attempt.instance_ids}
-    assert {one["instance_id"] for one in stage.instances(run_id)} == known
+def check_machines(testbed: Testbed, run_id: str) -> None:
+    testbed.wait_for_no_instance(run_id)
+    known = {one for attempt in testbed.attempts(run_id) for one in attempt.instance_ids}
+    assert {one["instance_id"] for one in testbed.instances(run_id)} == known
     fleets = find_fleets(
-        stage.clients.get("ec2"), templates=set(stage.deployment.launch_templates.values())
+        testbed.clients.get("ec2"), templates=set(testbed.deployment.launch_templates.values())
     )
     launched = [one for fleet in fleets if fleet.run_id == run_id for one in fleet.instance_ids]
     assert sorted(launched) == sorted(known)
     assert len(launched) == len(set(launched))
 
 
-def check_parts(stage: Stage, run_id: str) -> None:
+def check_parts(testbed: Testbed, run_id: str) -> None:
     """Every part is one that a manifest needs, or garbage that a prune finds and removes."""
-    store = CheckpointStore(stage.clients.get("s3"), bucket=stage.deployment.bucket, run_id=run_id)
-    stage.verify_checkpoint_exists(run_id)
+    store = CheckpointStore(
+        testbed.clients.get("s3"), bucket=testbed.deployment.bucket, run_id=run_id
+    )
+    testbed.verify_checkpoint_exists(run_id)
     later = datetime.now(timezone.utc) + timedelta(hours=25)
-    carry_out(store, plan_pruning(store, stage.run(run_id), keep=1, now=later))
+    carry_out(store, plan_pruning(store, testbed.run(run_id), keep=1, now=later))
     (key,) = store.manifest_keys()
     needed = {part.sha256 for entry in store.get_manifest(key).entries for part in entry.parts}
     assert {part.sha256 for part in store.parts()} == needed
-    stage.verify_checkpoint_exists(run_id)
+    testbed.verify_checkpoint_exists(run_id)

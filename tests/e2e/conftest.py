@@ -7,11 +7,11 @@ import pytest
 
 from runctl.local import daemon
 from runctl.local.deploy import deploy
-from tests.e2e.testbed import PROJECT, Stage
+from tests.e2e.testbed import PROJECT, Testbed
 
 
 @pytest.fixture(scope="session")
-def stage(tmp_path_factory: pytest.TempPathFactory):
+def testbed(tmp_path_factory: pytest.TempPathFactory):
     """Deploy the real template to a fresh local cloud, and take it down at the end."""
     home: Path = tmp_path_factory.mktemp("cloud")
     endpoint = daemon.start(
@@ -24,16 +24,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory):
     )
     try:
         deploy(endpoint, project=PROJECT, context={"secrets": "e2e/*", "parameters": "/e2e/*"})
-        yield Stage(endpoint)
+        yield Testbed(endpoint)
     finally:
         daemon.stop(home)
 
 
 @pytest.fixture(autouse=True)
-def _open_market(stage: Stage):
+def _open_market(testbed: Testbed):
     """Every test finds the market open, whatever the one before did."""
     yield
-    stage.cloud.reset()
+    testbed.cloud.reset()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from runctl.local.guest.processes import descendants
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Attempt
 from tests.e2e.books import check_machines
-from tests.e2e.testbed import Stage, wait_for
+from tests.e2e.testbed import Testbed, wait_for
 
 LAST, EVERY = 40, 5
 # Instances share this machine, so a lock tells of a second trainer of the same run.
@@ -65,31 +65,31 @@ def undisturbed() -> bytes:
 class GatedRun:
     """Such a run, by its id."""
 
-    stage: Stage
+    testbed: Testbed
     run_id: str
     gate: Path
 
     def start(self, **request: Any) -> None:
         """Start it with its gate shut."""
-        code = self.stage.upload_project({"train.py": PROGRAM})
+        code = self.testbed.upload_project({"train.py": PROGRAM})
         env = {"GATE": str(self.gate), "LAST": str(LAST), "EVERY": str(EVERY)}
-        self.stage.start(
+        self.testbed.start(
             {"code": code, "script": "train.py", "env": env, **request}, name=self.run_id
         )
 
     def hold_next(self, point: str, how: str = HOLD) -> None:
         """Let the agents of instances that boot from now on stop, or hang, at a fault point."""
-        self.stage.cloud.set_knobs(environment={how: point} if point else {})
+        self.testbed.cloud.set_knobs(environment={how: point} if point else {})
 
     def wait_until_held(self, attempt: int) -> tuple[str, int]:
         """Wait until an attempt's agent has stopped; return instance and process."""
-        instance_id = self.stage.wait_for_launch(self.run_id, attempt=attempt)
+        instance_id = self.testbed.wait_for_launch(self.run_id, attempt=attempt)
         pid = wait_for(lambda: self._stopped(instance_id), f"attempt {attempt} to be held")
         self.hold_next("")
         return instance_id, pid
 
     def _stopped(self, instance_id: str) -> int | None:
-        supervisor = self.stage.cloud.instance(instance_id)["supervisor_pid"]
+        supervisor = self.testbed.cloud.instance(instance_id)["supervisor_pid"]
         family = descendants(supervisor) if supervisor else []
         return next((pid for pid in family if _state(pid) == "T"), None)
 
@@ -100,18 +100,18 @@ class GatedRun:
     def finish(self) -> list[Attempt]:
         """Open the gate, wait for the end, check what has to hold of any run; return attempts."""
         self.gate.touch()
-        stage, run_id = self.stage, self.run_id
-        ended = stage.wait_for_training_completion(run_id)
-        assert ended.status == "SUCCEEDED", stage.story(run_id)
-        assert stage.output(run_id, "weights.bin") == undisturbed(), stage.story(run_id)
-        run, attempts = stage.run(run_id), stage.attempts(run_id)
+        testbed, run_id = self.testbed, self.run_id
+        ended = testbed.wait_for_training_completion(run_id)
+        assert ended.status == "SUCCEEDED", testbed.story(run_id)
+        assert testbed.output(run_id, "weights.bin") == undisturbed(), testbed.story(run_id)
+        run, attempts = testbed.run(run_id), testbed.attempts(run_id)
         assert run.ended is RunStatus.COMPLETED
         assert run.fence == attempts[-1].number == len(attempts)
-        assert all(one.ended is not None for one in attempts), stage.story(run_id)
+        assert all(one.ended is not None for one in attempts), testbed.story(run_id)
         resumed = [one.resume_step or 0 for one in attempts if "started" in one.timeline]
         assert resumed == sorted(resumed)
-        stage.verify_checkpoint_exists(run_id)
-        check_machines(stage, run_id)
+        testbed.verify_checkpoint_exists(run_id)
+        check_machines(testbed, run_id)
         return attempts
 
 

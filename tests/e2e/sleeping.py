@@ -1,12 +1,12 @@
 """A trainer that only waits, for tests of what happens around it."""
 
-from tests.e2e.testbed import Stage
+from tests.e2e.testbed import Testbed
 
 WAITER = "import os, time\ntime.sleep(float(os.environ['SECONDS_TO_WAIT']))\n"
 
 
-def start_sleeper(stage: Stage, name: str, seconds: float = 600) -> str:
+def start_sleeper(testbed: Testbed, name: str, seconds: float = 600) -> str:
     """Start a run whose trainer waits so long, and return its id."""
-    code = stage.upload_project({"train.py": WAITER})
+    code = testbed.upload_project({"train.py": WAITER})
     env = {"SECONDS_TO_WAIT": str(seconds)}
-    return stage.start({"script": "train.py", "code": code, "env": env}, name=name)
+    return testbed.start({"script": "train.py", "code": code, "env": env}, name=name)

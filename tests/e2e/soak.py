@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from runctl.local.client import LocalCloudError
 from runctl.model.run import Attempt, AttemptStage
-from tests.e2e.testbed import Stage, wait_for
+from tests.e2e.testbed import Testbed, wait_for
 
 PATIENCE = timedelta(seconds=60)
 
@@ -21,7 +21,7 @@ PATIENCE = timedelta(seconds=60)
 class Soak:
     """Interrupts a run; a seed repeats the choice of kinds and pauses, not the machine's pace."""
 
-    stage: Stage
+    testbed: Testbed
     run_id: str
     dice: random.Random
     last: int = 0
@@ -60,7 +60,7 @@ class Soak:
     def _take(self, instance_id: str, **how: object) -> None:
         # The blow before may have hit it already, and the ledger not have heard of that yet.
         with contextlib.suppress(LocalCloudError):
-            self.stage.cloud.interrupt(instance_id, **how)
+            self.testbed.cloud.interrupt(instance_id, **how)
 
     def _in_the_boot(self, attempt: Attempt) -> None:
         """Take the next machine while it boots, prepares or restores."""
@@ -82,15 +82,15 @@ class Soak:
         self._no_notice(attempt)
 
     def _take_next(self, attempt: Attempt, *, pause: float) -> None:
-        instance_id = self.stage.wait_for_launch(self.run_id, attempt=attempt.number + 1)
+        instance_id = self.testbed.wait_for_launch(self.run_id, attempt=attempt.number + 1)
         self._pause(pause)
         self._take(instance_id, notice=False)
 
     def _newest_that_saved(self) -> Attempt | None:
         """Return the attempt that trains, once it has committed something of its own."""
-        attempts = self.stage.attempts(self.run_id)
-        training = [one for one in attempts if one.stage is AttemptStage.TRAINING]
-        run = self.stage.run(self.run_id)
+        attempts = self.testbed.attempts(self.run_id)
+        training = [one for one in attempts if one.testbed is AttemptStage.TRAINING]
+        run = self.testbed.run(self.run_id)
         if not training or training[-1].number <= self.last or run.committed_at is None:
             return None
         newest = training[-1]
@@ -99,14 +99,14 @@ class Soak:
 
     def _wait(self, look: Callable, what: str):
         def look_at_a_live_run():
-            ended = self.stage.run(self.run_id).ended
-            assert ended is None, f"the run ended as {ended}: {self.stage.story(self.run_id)}"
+            ended = self.testbed.run(self.run_id).ended
+            assert ended is None, f"the run ended as {ended}: {self.testbed.story(self.run_id)}"
             return look()
 
         try:
             return wait_for(look_at_a_live_run, what, timeout=PATIENCE)
         except TimeoutError as exc:
-            raise TimeoutError(f"{exc}: {self.stage.story(self.run_id)}") from exc
+            raise TimeoutError(f"{exc}: {self.testbed.story(self.run_id)}") from exc
 
     def _pause(self, longest: float) -> None:
         # A random moment is what this is about.

@@ -7,28 +7,28 @@ from typing import Any
 import boto3
 
 from runctl.cli.account_services import AccountServices, SystemClock
-from tests.e2e.testbed import Stage
+from tests.e2e.testbed import Testbed
 
 
 @dataclass
 class RoleClients:
     """Clients with the credentials of the role that the sweep's function has."""
 
-    stage: Stage
+    testbed: Testbed
     role: str
 
     def __post_init__(self) -> None:
-        sts = self.stage.clients.get("sts")
+        sts = self.testbed.clients.get("sts")
         got = sts.assume_role(RoleArn=self.role, RoleSessionName="later")["Credentials"]
         self._session = boto3.Session(
             aws_access_key_id=got["AccessKeyId"],
             aws_secret_access_key=got["SecretAccessKey"],
             aws_session_token=got["SessionToken"],
-            region_name=self.stage.endpoint.region,
+            region_name=self.testbed.endpoint.region,
         )
 
     def get(self, service: str) -> Any:
-        return self._session.client(service, endpoint_url=self.stage.endpoint.url)
+        return self._session.client(service, endpoint_url=self.testbed.endpoint.url)
 
 
 class LaterClock(SystemClock):
@@ -38,8 +38,8 @@ class LaterClock(SystemClock):
         return datetime.now(timezone.utc) + timedelta(hours=2)
 
 
-def services_of_the_sweep(stage: Stage, clock: SystemClock) -> AccountServices:
+def services_of_the_sweep(testbed: Testbed, clock: SystemClock) -> AccountServices:
     """Return the services of the sweep's function."""
-    name = f"{stage.deployment.name}-sweep"
-    function = stage.clients.get("lambda").get_function_configuration(FunctionName=name)
-    return AccountServices(RoleClients(stage, function["Role"]), stage.deployment, clock)
+    name = f"{testbed.deployment.name}-sweep"
+    function = testbed.clients.get("lambda").get_function_configuration(FunctionName=name)
+    return AccountServices(RoleClients(testbed, function["Role"]), testbed.deployment, clock)

@@ -3,7 +3,7 @@
 import pytest
 
 from runctl.model.outcome import RunStatus
-from tests.e2e.testbed import PROJECT, Stage, wait_for
+from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -11,9 +11,9 @@ FUNCTION = "runctl-decide_next"
 
 
 @pytest.fixture
-def two_turns(stage: Stage):
+def two_turns(testbed: Testbed):
     """Let an execution have two turns instead of some four hundred."""
-    client = stage.clients.get("lambda")
+    client = testbed.clients.get("lambda")
     held = client.get_function_configuration(FunctionName=FUNCTION)["Environment"]["Variables"]
     client.update_function_configuration(
         FunctionName=FUNCTION, Environment={"Variables": {**held, "RUNCTL_MOST_TURNS": "2"}}
@@ -22,51 +22,51 @@ def two_turns(stage: Stage):
     client.update_function_configuration(FunctionName=FUNCTION, Environment={"Variables": held})
 
 
-def start(stage: Stage, run_id: str, *, steps: int) -> None:
+def start(testbed: Testbed, run_id: str, *, steps: int) -> None:
     program = PROJECT / "examples/training/train_with_checkpoints.py"
-    code = stage.upload_project({"train.py": program})
+    code = testbed.upload_project({"train.py": program})
     arguments = ["--steps", str(steps), "--every", "2", "--step-seconds", "0.05"]
-    stage.start({"code": code, "script": "train.py", "args": arguments}, name=run_id)
+    testbed.start({"code": code, "script": "train.py", "args": arguments}, name=run_id)
 
 
 def test_run_goes_on_in_other_executions_and_its_first_one_tells_the_end(
-    stage: Stage, new_name, two_turns
+    testbed: Testbed, new_name, two_turns
 ):
     run_id = new_name()
-    stage.cloud.set_capacity("*", 0)
-    start(stage, run_id, steps=40)
-    wait_for(lambda: len(stage.attempts(run_id)) >= 4, "two turns and two more")
-    stage.cloud.reset()
-    number = stage.attempts(run_id)[-1].number
-    wait_for(lambda: stage.attempts(run_id)[-1].was_launched, "a launch")
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    run = stage.run(run_id)
+    testbed.cloud.set_capacity("*", 0)
+    start(testbed, run_id, steps=40)
+    wait_for(lambda: len(testbed.attempts(run_id)) >= 4, "two turns and two more")
+    testbed.cloud.reset()
+    number = testbed.attempts(run_id)[-1].number
+    wait_for(lambda: testbed.attempts(run_id)[-1].was_launched, "a launch")
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    run = testbed.run(run_id)
     assert run.ended is RunStatus.COMPLETED
     assert run.executions >= 2 + (number - 4) // 2
     assert run.ancestors[0] == ended.arn
     assert ended.output is not None
     assert ended.output["run_id"] == run_id
     assert ended.output["status"] == "completed"
-    last = stage.execution(run.execution)
+    last = testbed.execution(run.execution)
     assert last.output == ended.output
-    stage.wait_for_no_instance(run_id)
+    testbed.wait_for_no_instance(run_id)
 
 
 def test_stop_of_the_first_execution_ends_the_run_in_the_one_it_waits_for(
-    stage: Stage, new_name, two_turns
+    testbed: Testbed, new_name, two_turns
 ):
     run_id = new_name()
-    stage.cloud.set_capacity("*", 0)
-    start(stage, run_id, steps=100_000)
-    wait_for(lambda: len(stage.attempts(run_id)) >= 3, "a second execution")
-    stage.cloud.reset()
-    wait_for(lambda: stage.run(run_id).newest, "a first checkpoint")
-    first = stage.workflow.execution_arn(run_id)
-    stage.workflow.stop_run(first, cause="enough")
-    run = wait_for(lambda: (found := stage.run(run_id)).ended and found, "the run to end")
+    testbed.cloud.set_capacity("*", 0)
+    start(testbed, run_id, steps=100_000)
+    wait_for(lambda: len(testbed.attempts(run_id)) >= 3, "a second execution")
+    testbed.cloud.reset()
+    wait_for(lambda: testbed.run(run_id).newest, "a first checkpoint")
+    first = testbed.workflow.execution_arn(run_id)
+    testbed.workflow.stop_run(first, cause="enough")
+    run = wait_for(lambda: (found := testbed.run(run_id)).ended and found, "the run to end")
     assert run.ended is RunStatus.STOPPED
     assert run.execution_arn != first
-    assert not stage.execution(run.execution).is_running
-    stage.wait_for_no_instance(run_id)
-    stage.verify_checkpoint_exists(run_id)
+    assert not testbed.execution(run.execution).is_running
+    testbed.wait_for_no_instance(run_id)
+    testbed.verify_checkpoint_exists(run_id)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.e2e.testbed import Stage
+from tests.e2e.testbed import Testbed
 
 pytestmark = pytest.mark.e2e
 
@@ -45,14 +45,14 @@ print(json.dumps(found), flush=True)
 """
 
 
-def test_a_trainer_reaches_its_own_run_and_nothing_of_another(stage: Stage, new_name):
+def test_a_trainer_reaches_its_own_run_and_nothing_of_another(testbed: Testbed, new_name):
     run_id, other = new_name(), f"runs/{new_name()}/"
-    bucket, table = stage.deployment.bucket, stage.deployment.table
+    bucket, table = testbed.deployment.bucket, testbed.deployment.table
     secret = {"Bucket": bucket, "Key": f"{other}outputs/secret.txt"}
-    stage.clients.get("s3").put_object(**secret, Body=b"not yours")
-    stage.start(
+    testbed.clients.get("s3").put_object(**secret, Body=b"not yours")
+    testbed.start(
         {
-            "code": stage.upload_project({"probe.py": PROBER}),
+            "code": testbed.upload_project({"probe.py": PROBER}),
             # The instance is of this machine, whose Python has the SDK.
             "command": [sys.executable, "probe.py"],
             "env": {"BUCKET": bucket, "TABLE": table, "OTHER": other},
@@ -60,9 +60,9 @@ def test_a_trainer_reaches_its_own_run_and_nothing_of_another(stage: Stage, new_
         },
         name=run_id,
     )
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    (line,) = [one for one in stage.log(run_id, 1) if one.startswith("{")]
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    (line,) = [one for one in testbed.log(run_id, 1) if one.startswith("{")]
     found = json.loads(line)
     role, _, session = found.pop("me").rpartition("/")
     assert "TrainerRole" in role
@@ -71,5 +71,5 @@ def test_a_trainer_reaches_its_own_run_and_nothing_of_another(stage: Stage, new_
     assert {name for name, answer in found.items() if answer == "ok"} == allowed, found
     refusals = {answer for answer in found.values() if answer != "ok"}
     assert refusals <= {"AccessDenied", "AccessDeniedException"}
-    content = stage.clients.get("s3").get_object(**secret)["Body"].read()
+    content = testbed.clients.get("s3").get_object(**secret)["Body"].read()
     assert content == b"not yours"

@@ -11,7 +11,7 @@ from runctl.model.identity import attempt_key
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt
 from tests.e2e.gated import EVERY, GatedRun
-from tests.e2e.testbed import Stage, wait_for
+from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -19,80 +19,80 @@ INTERRUPTED, LOST, COMPLETED = OutcomeKind.INTERRUPTED, OutcomeKind.LOST, Outcom
 
 
 @pytest.fixture
-def run(stage: Stage, new_name, tmp_path: Path) -> GatedRun:
-    stage.cloud.set_knobs(boot_delay=0.05, shutdown_grace=1)
-    return GatedRun(stage, new_name(), tmp_path / "gate")
+def run(testbed: Testbed, new_name, tmp_path: Path) -> GatedRun:
+    testbed.cloud.set_knobs(boot_delay=0.05, shutdown_grace=1)
+    return GatedRun(testbed, new_name(), tmp_path / "gate")
 
 
-def first_of(stage: Stage, run: GatedRun, **request) -> str:
+def first_of(testbed: Testbed, run: GatedRun, **request) -> str:
     run.start(**request)
-    stage.wait_for_training(run.run_id, attempt=1, step=EVERY)
-    return stage.wait_for_launch(run.run_id, attempt=1)
+    testbed.wait_for_training(run.run_id, attempt=1, step=EVERY)
+    return testbed.wait_for_launch(run.run_id, attempt=1)
 
 
 def kinds(attempts: list[Attempt]) -> list[OutcomeKind]:
     return [one.ended.kind for one in attempts if one.ended is not None]
 
 
-def sweep(stage: Stage) -> dict:
-    answer = stage.clients.get("lambda").invoke(FunctionName="runctl-sweep", Payload=b"{}")
+def sweep(testbed: Testbed) -> dict:
+    answer = testbed.clients.get("lambda").invoke(FunctionName="runctl-sweep", Payload=b"{}")
     return json.loads(answer["Payload"].read())
 
 
-def test_a_reservation_takes_its_machine(stage: Stage, run: GatedRun):
+def test_a_reservation_takes_its_machine(testbed: Testbed, run: GatedRun):
     """There is nothing in the metadata: the event alone brings save and replacement."""
-    first = first_of(stage, run, market="on-demand")
-    stage.cloud.end_reservation(first, notice_seconds=45)
-    stage.wait_for_launch(run.run_id, attempt=2)
-    assert stage.cloud.instance(first)["state"] == "running"
-    stage.wait_for_training(run.run_id, attempt=2)
+    first = first_of(testbed, run, market="on-demand")
+    testbed.cloud.end_reservation(first, notice_seconds=45)
+    testbed.wait_for_launch(run.run_id, attempt=2)
+    assert testbed.cloud.instance(first)["state"] == "running"
+    testbed.wait_for_training(run.run_id, attempt=2)
     attempts = run.finish()
-    assert kinds(attempts) == [INTERRUPTED, COMPLETED], stage.story(run.run_id)
+    assert kinds(attempts) == [INTERRUPTED, COMPLETED], testbed.story(run.run_id)
     assert attempts[0].noticed_at is not None
     assert attempts[1].resume_step == attempts[0].ended.step
-    assert stage.cloud.instance(first)["ended_by"] == "taken for its reservation"
+    assert testbed.cloud.instance(first)["ended_by"] == "taken for its reservation"
 
 
-def test_a_machine_fails_its_checks_and_falls_silent(stage: Stage, run: GatedRun):
-    first = first_of(stage, run)
-    stage.cloud.impair(first, check="system", since_seconds=600)
-    assert sweep(stage)["asked_to_save"] == [first]
-    stage.cloud.impair(first, check="system", since_seconds=600, hangs=True)
-    assert sweep(stage)["replaced"] == []
-    make_silent(stage, run.run_id)
-    assert sweep(stage)["replaced"] == [first]
-    stage.wait_for_training(run.run_id, attempt=2)
+def test_a_machine_fails_its_checks_and_falls_silent(testbed: Testbed, run: GatedRun):
+    first = first_of(testbed, run)
+    testbed.cloud.impair(first, check="system", since_seconds=600)
+    assert sweep(testbed)["asked_to_save"] == [first]
+    testbed.cloud.impair(first, check="system", since_seconds=600, hangs=True)
+    assert sweep(testbed)["replaced"] == []
+    make_silent(testbed, run.run_id)
+    assert sweep(testbed)["replaced"] == [first]
+    testbed.wait_for_training(run.run_id, attempt=2)
     attempts = run.finish()
-    assert kinds(attempts) == [LOST, COMPLETED], stage.story(run.run_id)
+    assert kinds(attempts) == [LOST, COMPLETED], testbed.story(run.run_id)
     assert "system status check" in attempts[0].ended.reason
-    assert stage.cloud.instance(first)["reason"] == "Client.UserInitiatedShutdown"
+    assert testbed.cloud.instance(first)["reason"] == "Client.UserInitiatedShutdown"
 
 
-def make_silent(stage: Stage, run_id: str) -> None:
+def make_silent(testbed: Testbed, run_id: str) -> None:
     """Let the time since the last heartbeat be longer than it is."""
     before = text_of(datetime.now(timezone.utc) - timedelta(minutes=3))
-    stage.clients.get("dynamodb").update_item(
-        TableName=stage.deployment.table,
+    testbed.clients.get("dynamodb").update_item(
+        TableName=testbed.deployment.table,
         Key={name: {"S": value} for name, value in attempt_key(run_id, 1).items()},
         UpdateExpression="SET heartbeat_at = :at, training_at = :at",
         ExpressionAttributeValues={":at": {"S": before}},
     )
 
 
-def test_a_machine_is_left_before_its_retirement(stage: Stage, run: GatedRun):
-    first = first_of(stage, run)
-    far = stage.cloud.schedule_maintenance(first, code="instance-retirement", in_seconds=86400)
+def test_a_machine_is_left_before_its_retirement(testbed: Testbed, run: GatedRun):
+    first = first_of(testbed, run)
+    far = testbed.cloud.schedule_maintenance(first, code="instance-retirement", in_seconds=86400)
     wait_for(
-        lambda: "instance-retirement" in stage.attempts(run.run_id)[0].warning,
+        lambda: "instance-retirement" in testbed.attempts(run.run_id)[0].warning,
         "the status to show the maintenance",
     )
-    assert stage.attempts(run.run_id)[0].ended is None
-    stage.cloud.cancel_maintenance(first, far["event_id"])
-    stage.cloud.schedule_maintenance(first, code="instance-retirement", in_seconds=600)
-    stage.wait_for_training(run.run_id, attempt=2)
+    assert testbed.attempts(run.run_id)[0].ended is None
+    testbed.cloud.cancel_maintenance(first, far["event_id"])
+    testbed.cloud.schedule_maintenance(first, code="instance-retirement", in_seconds=600)
+    testbed.wait_for_training(run.run_id, attempt=2)
     attempts = run.finish()
-    assert kinds(attempts) == [INTERRUPTED, COMPLETED], stage.story(run.run_id)
+    assert kinds(attempts) == [INTERRUPTED, COMPLETED], testbed.story(run.run_id)
     assert "instance-retirement" in attempts[0].ended.reason
     assert attempts[0].noticed_at is None
     assert attempts[1].resume_step == attempts[0].ended.step
-    assert stage.cloud.instance(first)["reason"] == "Client.InstanceInitiatedShutdown"
+    assert testbed.cloud.instance(first)["reason"] == "Client.InstanceInitiatedShutdown"

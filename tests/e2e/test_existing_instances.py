@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from runctl.cli.main import app
 from runctl.model.identity import KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.outcome import OutcomeKind
-from tests.e2e.testbed import PROJECT, Stage, wait_for
+from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 TRAINING = PROJECT / "examples" / "training"
@@ -19,8 +19,8 @@ TRAINER = "train_with_checkpoints.py"
 class Program:
     """`runctl` as a person types it, in a project folder, on the stage's cloud."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._environ = stage.endpoint.environment()
+    def __init__(self, testbed: Testbed) -> None:
+        self._environ = testbed.endpoint.environment()
 
     def __call__(self, *words: str, code: int = 0) -> str:
         done = CliRunner().invoke(app, list(words), env=self._environ, prog_name="runctl")
@@ -29,23 +29,23 @@ class Program:
 
 
 @pytest.fixture
-def runctl(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+def runctl(testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
     (tmp_path / TRAINER).write_bytes((TRAINING / TRAINER).read_bytes())
     (tmp_path / ".runctl.toml").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("runctl.cli.cloud.POLL_SECONDS", 0.2)
-    return Program(stage)
+    return Program(testbed)
 
 
 def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_reclaimed(
-    stage: Stage, runctl: Program, new_name
+    testbed: Testbed, runctl: Program, new_name
 ):
-    stage.cloud.set_knobs(agent_delay=1.0)
+    testbed.cloud.set_knobs(agent_delay=1.0)
     machine = runctl(
         "aws", "create", "--spot", "--instance-type", "m5.large", "--keep-alive", "2",
         "--output", "instance-id",
     ).strip()  # fmt: skip
-    held = stage.cloud.instance(machine)
+    held = testbed.cloud.instance(machine)
     assert KEEP_ALIVE_TAG in held["tags"]
     assert RUN_TAG not in held["tags"]
 
@@ -54,25 +54,25 @@ def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_re
         "aws", "train", "--detach", "--name", run_id, machine,
         TRAINER, "--steps", "150", "--step-seconds", "0.1",
     )  # fmt: skip
-    first = stage.wait_for_training(run_id, attempt=1, save=1)
+    first = testbed.wait_for_training(run_id, attempt=1, save=1)
     assert first.instance_ids == (machine,)
     busy = runctl("aws", "train", "--detach", machine, TRAINER, code=2)
     assert f"attempt 1 of the run {run_id}" in busy
     assert f"runctl stop {run_id}" in runctl("aws", "terminate", "--yes", machine, code=2)
 
-    stage.simulate_spot_interruption(run_id, attempt=1, notice_seconds=45)
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    one, two = stage.attempts(run_id)
+    testbed.simulate_spot_interruption(run_id, attempt=1, notice_seconds=45)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    one, two = testbed.attempts(run_id)
     assert one.ended.kind is OutcomeKind.INTERRUPTED
     assert two.ended.kind is OutcomeKind.COMPLETED
     assert two.instance_ids != (machine,)
     assert two.resume_save is not None
-    assert stage.result(run_id)["step"] == 150
+    assert testbed.result(run_id)["step"] == 150
 
 
 def test_a_created_machine_outlives_its_runs_and_takes_the_next_one(
-    stage: Stage, runctl: Program, new_name
+    testbed: Testbed, runctl: Program, new_name
 ):
     machine = json.loads(
         runctl("--json", "aws", "create", "--instance-type", "m5.large", "--keep-alive", "1")
@@ -83,23 +83,23 @@ def test_a_created_machine_outlives_its_runs_and_takes_the_next_one(
             "aws", "train", "--detach", "--name", run_id, machine,
             TRAINER, "--steps", "5", "--step-seconds", "0.05",
         )  # fmt: skip
-        ended = stage.wait_for_training_completion(run_id)
-        assert ended.output["status"] == "completed", stage.story(run_id)
-        (attempt,) = stage.attempts(run_id)
+        ended = testbed.wait_for_training_completion(run_id)
+        assert ended.output["status"] == "completed", testbed.story(run_id)
+        (attempt,) = testbed.attempts(run_id)
         assert attempt.instance_ids == (machine,)
         assert attempt.resume_step is None
-        assert stage.cloud.instance(machine)["state"] == "running"
+        assert testbed.cloud.instance(machine)["state"] == "running"
     runctl("aws", "terminate", "--yes", machine)
     wait_for(
-        lambda: stage.cloud.instance(machine)["state"] == "terminated",
+        lambda: testbed.cloud.instance(machine)["state"] == "terminated",
         f"{machine} to end",
     )
     assert "terminated" in runctl("aws", "terminate", "--yes", machine)
 
 
-def run_command(stage: Stage, machine: str, *lines: str) -> str:
+def run_command(testbed: Testbed, machine: str, *lines: str) -> str:
     """Run a script on a machine as its owner would, and return what it printed."""
-    ssm = stage.clients.get("ssm")
+    ssm = testbed.clients.get("ssm")
     sent = ssm.send_command(
         InstanceIds=[machine],
         DocumentName="AWS-RunShellScript",
@@ -116,11 +116,11 @@ def run_command(stage: Stage, machine: str, *lines: str) -> str:
     return ended["StandardOutputContent"]
 
 
-def start_theirs(stage: Stage, machine: str) -> int:
+def start_theirs(testbed: Testbed, machine: str) -> int:
     """Start a trainer as its owner would, with nothing of runctl, and return its process."""
     source = (TRAINING / TRAINER).read_text()
     command = run_command(
-        stage,
+        testbed,
         machine,
         'mkdir -p "$RUNCTL_ROOT/home/checkpoints" && cd "$RUNCTL_ROOT/home"',
         f"cat >{TRAINER} <<'END'\n{source}\nEND",
@@ -132,13 +132,13 @@ def start_theirs(stage: Stage, machine: str) -> int:
 
 
 def test_the_folder_of_a_process_of_theirs_is_saved_when_its_machine_is_reclaimed(
-    stage: Stage, runctl: Program, new_name
+    testbed: Testbed, runctl: Program, new_name
 ):
     machine = runctl(
         "aws", "create", "--spot", "--instance-type", "m5.large", "--output", "instance-id"
     ).strip()
-    pid = start_theirs(stage, machine)
-    bucket, prefix = stage.deployment.bucket, f"runs/{new_name()}/theirs"
+    pid = start_theirs(testbed, machine)
+    bucket, prefix = testbed.deployment.bucket, f"runs/{new_name()}/theirs"
 
     refused = runctl(
         "aws", "spot-monitor", machine, "--pid", str(pid), "--upload-to-s3",
@@ -154,32 +154,32 @@ def test_the_folder_of_a_process_of_theirs_is_saved_when_its_machine_is_reclaime
     )  # fmt: skip
     assert told["pid"] == pid
     assert told["checkpoint_dir"].endswith("/home/checkpoints")
-    wait_for(lambda: saved(stage, prefix), "a first checkpoint")
+    wait_for(lambda: saved(testbed, prefix), "a first checkpoint")
 
-    stage.cloud.interrupt(machine, notice_seconds=45)
-    stage.cloud.wait_for_state(machine, "terminated")
-    newest = saved(stage, prefix)
+    testbed.cloud.interrupt(machine, notice_seconds=45)
+    testbed.cloud.wait_for_state(machine, "terminated")
+    newest = saved(testbed, prefix)
     assert newest is not None
-    root = Path(stage.cloud.instance(machine)["root"])
+    root = Path(testbed.cloud.instance(machine)["root"])
     assert "asked to stop: saved step" in (root / "home/out").read_text()
     key = f"{prefix}/{newest['checkpoint']}/state.bin"
-    stored = stage.clients.get("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+    stored = testbed.clients.get("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
     assert stored == (root / "home/checkpoints/state.bin").read_bytes()
 
 
-def saved(stage: Stage, prefix: str) -> dict | None:
-    s3 = stage.clients.get("s3")
+def saved(testbed: Testbed, prefix: str) -> dict | None:
+    s3 = testbed.clients.get("s3")
     try:
-        answer = s3.get_object(Bucket=stage.deployment.bucket, Key=f"{prefix}/newest.json")
+        answer = s3.get_object(Bucket=testbed.deployment.bucket, Key=f"{prefix}/newest.json")
     except s3.exceptions.NoSuchKey:
         return None
     return json.loads(answer["Body"].read())
 
 
 @pytest.fixture
-def foreign_machine(stage: Stage, new_name):
+def foreign_machine(testbed: Testbed, new_name):
     """A machine of somebody's: without our user data, tags and policy, but with an SSM agent."""
-    get = stage.clients.get
+    get = testbed.clients.get
     name = new_name()
     trust = {
         "Version": "2012-10-17",
@@ -207,7 +207,7 @@ def foreign_machine(stage: Stage, new_name):
     iam.create_instance_profile(InstanceProfileName=name)
     iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
     ec2 = get("ec2")
-    subnet = next(iter(stage.deployment.subnets.values()))
+    subnet = next(iter(testbed.deployment.subnets.values()))
     template = ec2.create_launch_template(
         LaunchTemplateName=name,
         LaunchTemplateData={
@@ -235,7 +235,7 @@ def foreign_machine(stage: Stage, new_name):
 
 
 def test_a_machine_of_theirs_is_told_what_its_role_lacks_and_outlives_the_run_that_it_gets(
-    stage: Stage, runctl: Program, new_name, foreign_machine
+    testbed: Testbed, runctl: Program, new_name, foreign_machine
 ):
     machine, role = foreign_machine
     run_id = new_name()
@@ -244,24 +244,24 @@ def test_a_machine_of_theirs_is_told_what_its_role_lacks_and_outlives_the_run_th
         TRAINER, "--steps", "5", "--step-seconds", "0.05",
     ]  # fmt: skip
     refused = runctl(*words, code=3)
-    assert f"--policy-arn {stage.deployment.instance_policy}" in refused
+    assert f"--policy-arn {testbed.deployment.instance_policy}" in refused
     assert "not launched by runctl" in runctl("aws", "terminate", "--yes", machine, code=2)
 
     # By now it is tagged; who does not start runs by `runctl` is told at once as well.
-    code = stage.upload_project({"train.py": "print('never')"})
+    code = testbed.upload_project({"train.py": "print('never')"})
     other = new_name()
-    stage.start({"code": code, "script": "train.py", "instance_id": machine}, name=other)
-    ended = stage.wait_for_training_completion(other)
-    assert ended.status == "FAILED", stage.story(other)
+    testbed.start({"code": code, "script": "train.py", "instance_id": machine}, name=other)
+    ended = testbed.wait_for_training_completion(other)
+    assert ended.status == "FAILED", testbed.story(other)
     assert f"{machine} cannot run an attempt" in ended.cause
     assert "needs the policy that the deployment exports" in ended.cause
 
-    stage.clients.get("iam").attach_role_policy(
-        RoleName=role, PolicyArn=stage.deployment.instance_policy
+    testbed.clients.get("iam").attach_role_policy(
+        RoleName=role, PolicyArn=testbed.deployment.instance_policy
     )
     runctl(*words)
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.output["status"] == "completed", stage.story(run_id)
-    (attempt,) = stage.attempts(run_id)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.output["status"] == "completed", testbed.story(run_id)
+    (attempt,) = testbed.attempts(run_id)
     assert attempt.instance_ids == (machine,)
-    assert stage.cloud.instance(machine)["state"] == "running"
+    assert testbed.cloud.instance(machine)["state"] == "running"

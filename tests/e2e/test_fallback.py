@@ -7,7 +7,7 @@ import pytest
 
 from runctl.model.outcome import OutcomeKind
 from tests.agent.planting import plant
-from tests.e2e.testbed import Stage, wait_for
+from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -43,18 +43,18 @@ if os.environ["RUNCTL_ATTEMPT"] == "1":
 """
 
 
-def committed(stage: Stage, run_id: str, step: int) -> bool:
-    found = stage.ledger.find_run(run_id)
+def committed(testbed: Testbed, run_id: str, step: int) -> bool:
+    found = testbed.ledger.find_run(run_id)
     return found is not None and found.step == step
 
 
-def test_a_save_that_was_not_complete_costs_one_step_back_and_not_the_run(stage: Stage):
-    code = stage.upload_project({"train.py": GATHERS})
-    run_id = stage.start({"code": code, "script": "train.py"})
-    stage.create_test_spot_instance(run_id)
-    wait_for(lambda: committed(stage, run_id, 1), "the first save")
+def test_a_save_that_was_not_complete_costs_one_step_back_and_not_the_run(testbed: Testbed):
+    code = testbed.upload_project({"train.py": GATHERS})
+    run_id = testbed.start({"code": code, "script": "train.py"})
+    testbed.create_test_spot_instance(run_id)
+    wait_for(lambda: committed(testbed, run_id, 1), "the first save")
     incomplete = plant(
-        stage.stored(run_id),
+        testbed.stored(run_id),
         {
             "ckpt-1/a.bin": os.urandom(1 << 20),
             "ckpt-1/b.json": json.dumps(1).encode(),
@@ -62,43 +62,43 @@ def test_a_save_that_was_not_complete_costs_one_step_back_and_not_the_run(stage:
         },
         step=2,
     )
-    stage.simulate_spot_interruption(run_id, attempt=1, notice=False)
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    attempts = stage.attempts(run_id)
+    testbed.simulate_spot_interruption(run_id, attempt=1, notice=False)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    attempts = testbed.attempts(run_id)
     assert len(attempts) == 2, "it was started again on the same machine"
     assert attempts[1].resume_step == 1
-    run = stage.run(run_id)
+    run = testbed.run(run_id)
     assert run.step == 4
     assert incomplete in run.suspects
     assert run.proven not in {None, incomplete}
-    assert "from 1" in stage.log(run_id, 2)
-    assert any("restarting it from step 1" in line for line in stage.agent_log(run_id, 2))
+    assert "from 1" in testbed.log(run_id, 2)
+    assert any("restarting it from step 1" in line for line in testbed.agent_log(run_id, 2))
 
 
-def test_a_failure_that_is_to_be_retried_goes_on_from_the_checkpoint(stage: Stage):
-    code = stage.upload_project({"train.py": FAILS_ONCE})
+def test_a_failure_that_is_to_be_retried_goes_on_from_the_checkpoint(testbed: Testbed):
+    code = testbed.upload_project({"train.py": FAILS_ONCE})
     retry = {"exit_codes": [1], "max_failures": 2}
-    run_id = stage.start({"code": code, "script": "train.py", "retry": retry})
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    attempts = stage.attempts(run_id)
+    run_id = testbed.start({"code": code, "script": "train.py", "retry": retry})
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    attempts = testbed.attempts(run_id)
     assert [one.ended.kind for one in attempts if one.ended] == [
         OutcomeKind.FAILED,
         OutcomeKind.COMPLETED,
     ]
     assert attempts[0].ended.reason == "exit code 1: the network is down"
     assert attempts[1].resume_step == 1
-    stage.wait_for_no_instance(run_id)
+    testbed.wait_for_no_instance(run_id)
 
 
-def test_a_failure_that_comes_again_without_progress_ends_the_run(stage: Stage):
-    code = stage.upload_project({"train.py": "import sys; sys.exit('no such data set')"})
+def test_a_failure_that_comes_again_without_progress_ends_the_run(testbed: Testbed):
+    code = testbed.upload_project({"train.py": "import sys; sys.exit('no such data set')"})
     retry = {"exit_codes": "any", "max_failures": 9}
-    run_id = stage.start({"code": code, "script": "train.py", "retry": retry})
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "FAILED", stage.story(run_id)
-    assert len(stage.attempts(run_id)) == 2
-    assert stage.run(run_id).reason == (
+    run_id = testbed.start({"code": code, "script": "train.py", "retry": retry})
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "FAILED", testbed.story(run_id)
+    assert len(testbed.attempts(run_id)) == 2
+    assert testbed.run(run_id).reason == (
         "the same failure twice without progress in between: exit code 1: no such data set"
     )

@@ -11,7 +11,7 @@ import pytest
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Attempt
 from tests.e2e.books import check_machines
-from tests.e2e.testbed import Stage, wait_for
+from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -93,97 +93,99 @@ if step == 2:
 """
 
 
-def told(stage: Stage, run_id: str, words: str) -> Attempt | None:
-    attempt = stage.attempts(run_id)[0]
+def told(testbed: Testbed, run_id: str, words: str) -> Attempt | None:
+    attempt = testbed.attempts(run_id)[0]
     return attempt if words in attempt.warning else None
 
 
 def test_a_disk_that_fills_in_training_costs_no_checkpoint_and_is_told_once(
-    stage: Stage, new_name, tmp_path: Path
+    testbed: Testbed, new_name, tmp_path: Path
 ):
     run_id = new_name()
-    stage.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 16 * MIB)
-    code = stage.upload_project({"train.py": FILLS_ITS_DISK})
-    stage.start({"code": code, "script": "train.py", "env": {"SIGNS": str(tmp_path)}}, name=run_id)
-    stage.wait_for_training(run_id, attempt=1, step=1)
-    newest = stage.run(run_id).newest
+    testbed.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 16 * MIB)
+    code = testbed.upload_project({"train.py": FILLS_ITS_DISK})
+    testbed.start(
+        {"code": code, "script": "train.py", "env": {"SIGNS": str(tmp_path)}}, name=run_id
+    )
+    testbed.wait_for_training(run_id, attempt=1, step=1)
+    newest = testbed.run(run_id).newest
 
     (tmp_path / "fill").touch()
     wait_for((tmp_path / "refused").exists, "the trainer's save to fail")
     assert "No space left on device" in (tmp_path / "refused").read_text()
-    wait_for(lambda: told(stage, run_id, "No space left on device"), "the status to tell")
+    wait_for(lambda: told(testbed, run_id, "No space left on device"), "the status to tell")
 
     def lines() -> list[str]:
-        return [one for one in stage.agent_log(run_id, 1) if "cannot be held on to" in one]
+        return [one for one in testbed.agent_log(run_id, 1) if "cannot be held on to" in one]
 
     wait_for(lines, "the log to tell")
     # The agent lives, and hears what it is asked for.
     asked = datetime.now(timezone.utc)
-    stage.cloud.rebalance(stage.wait_for_launch(run_id, attempt=1))
-    alive = wait_for(lambda: told(stage, run_id, "cannot be asked to save"), "another warning")
+    testbed.cloud.rebalance(testbed.wait_for_launch(run_id, attempt=1))
+    alive = wait_for(lambda: told(testbed, run_id, "cannot be asked to save"), "another warning")
     assert alive.heartbeat_at is not None
     assert alive.heartbeat_at > asked
-    assert stage.run(run_id).newest == newest
-    stage.verify_checkpoint_exists(run_id)
+    assert testbed.run(run_id).newest == newest
+    testbed.verify_checkpoint_exists(run_id)
     assert len(lines()) == 1
 
     (tmp_path / "go").touch()
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    (attempt,) = stage.attempts(run_id)
-    assert stage.run(run_id).step == 2
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    (attempt,) = testbed.attempts(run_id)
+    assert testbed.run(run_id).step == 2
     assert attempt.warning == ""
-    assert stage.output(run_id, "weights.bin") == b"2" * 100_000
-    assert len(lines()) == 1, stage.story(run_id)
-    check_machines(stage, run_id)
+    assert testbed.output(run_id, "weights.bin") == b"2" * 100_000
+    assert len(lines()) == 1, testbed.story(run_id)
+    check_machines(testbed, run_id)
 
 
-def test_a_trainer_that_a_full_disk_ends_is_told_with_its_cause(stage: Stage, new_name):
+def test_a_trainer_that_a_full_disk_ends_is_told_with_its_cause(testbed: Testbed, new_name):
     run_id = new_name()
-    code = stage.upload_project({"train.py": DIES_OF_IT})
-    stage.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 4 * MIB)
-    stage.start({"code": code, "script": "train.py"}, name=run_id)
-    ended = stage.wait_for_training_completion(run_id)
+    code = testbed.upload_project({"train.py": DIES_OF_IT})
+    testbed.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 4 * MIB)
+    testbed.start({"code": code, "script": "train.py"}, name=run_id)
+    ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "FAILED"
     # Its own words would have gone to the same disk.
     assert "exit code 1 (the instance's disk is full, 0 of 18 MiB are free)" in ended.cause
-    check_machines(stage, run_id)
+    check_machines(testbed, run_id)
 
 
 def test_a_checkpoint_that_does_not_fit_the_disk_ends_the_run_and_a_larger_one_goes_on(
-    stage: Stage, new_name, tmp_path: Path
+    testbed: Testbed, new_name, tmp_path: Path
 ):
     run_id = new_name()
-    stage.cloud.set_knobs(boot_delay=0.05)
-    code = stage.upload_project({"train.py": LARGE})
+    testbed.cloud.set_knobs(boot_delay=0.05)
+    code = testbed.upload_project({"train.py": LARGE})
     env = {"GATE": str(tmp_path / "gate")}
-    stage.start({"code": code, "script": "train.py", "env": env}, name=run_id)
-    stage.wait_for_training(run_id, attempt=1, step=1)
-    stage.cloud.set_knobs(disk_bytes=AGENT + 4 * MIB)
-    stage.simulate_spot_interruption(run_id, attempt=1, notice=False)
-    ended = stage.wait_for_training_completion(run_id)
+    testbed.start({"code": code, "script": "train.py", "env": env}, name=run_id)
+    testbed.wait_for_training(run_id, attempt=1, step=1)
+    testbed.cloud.set_knobs(disk_bytes=AGENT + 4 * MIB)
+    testbed.simulate_spot_interruption(run_id, attempt=1, notice=False)
+    ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "FAILED"
-    assert "the instance's disk is full" in ended.cause, stage.story(run_id)
+    assert "the instance's disk is full" in ended.cause, testbed.story(run_id)
     assert "the files of the checkpoint" in ended.cause
-    small = stage.attempts(run_id)[-1]
+    small = testbed.attempts(run_id)[-1]
     assert small.number == 2
     assert small.ended is not None
     assert small.ended.kind is OutcomeKind.FAILED
-    assert any("the instance's disk is full" in one for one in stage.agent_log(run_id, 2))
-    check_machines(stage, run_id)
-    stage.verify_checkpoint_exists(run_id)
+    assert any("the instance's disk is full" in one for one in testbed.agent_log(run_id, 2))
+    check_machines(testbed, run_id)
+    testbed.verify_checkpoint_exists(run_id)
 
-    stage.cloud.set_knobs(disk_bytes=0)
+    testbed.cloud.set_knobs(disk_bytes=0)
     (tmp_path / "gate").touch()
-    stage.workflow.start_run(f"{run_id}-r2", {"run_id": run_id})
-    ended = stage.wait_for_training_completion(run_id, execution=f"{run_id}-r2")
-    assert ended.output["status"] == "completed", stage.story(run_id)
+    testbed.workflow.start_run(f"{run_id}-r2", {"run_id": run_id})
+    ended = testbed.wait_for_training_completion(run_id, execution=f"{run_id}-r2")
+    assert ended.output["status"] == "completed", testbed.story(run_id)
     weights = bytes(8 << 20)
     for _ in range(2):
         weights = hashlib.sha512(weights).digest() * (8 << 14)
-    assert stage.output(run_id, "digest").decode() == hashlib.sha512(weights).hexdigest()
-    assert stage.attempts(run_id)[-1].resume_step == 1
-    check_machines(stage, run_id)
+    assert testbed.output(run_id, "digest").decode() == hashlib.sha512(weights).hexdigest()
+    assert testbed.attempts(run_id)[-1].resume_step == 1
+    check_machines(testbed, run_id)
 
 
 def large_wheel(size_bytes: int) -> bytes:
@@ -199,37 +201,37 @@ def large_wheel(size_bytes: int) -> bytes:
 
 
 def test_dependencies_that_do_not_fit_the_disk_end_the_run_and_say_so(
-    stage: Stage, new_name, tmp_path: Path
+    testbed: Testbed, new_name, tmp_path: Path
 ):
     run_id = new_name()
     (tmp_path / "large-1.0-py3-none-any.whl").write_bytes(large_wheel(16 * MIB))
     wanted = f"--no-index\n--find-links {tmp_path}\nlarge\n"
-    code = stage.upload_project({"train.py": "print('never')", "requirements.txt": wanted})
-    stage.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 8 * MIB)
-    stage.start({"code": code, "script": "train.py"}, name=run_id)
-    ended = stage.wait_for_training_completion(run_id)
+    code = testbed.upload_project({"train.py": "print('never')", "requirements.txt": wanted})
+    testbed.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 8 * MIB)
+    testbed.start({"code": code, "script": "train.py"}, name=run_id)
+    ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "FAILED"
     assert "requirements.txt" in ended.cause
     assert "No space left on device" in ended.cause
-    (attempt,) = stage.attempts(run_id)
+    (attempt,) = testbed.attempts(run_id)
     assert attempt.ended is not None
     assert attempt.ended.kind is OutcomeKind.FAILED
-    check_machines(stage, run_id)
+    check_machines(testbed, run_id)
 
 
 def test_an_agent_that_does_not_fit_the_disk_is_given_up_after_three_machines(
-    stage: Stage, new_name
+    testbed: Testbed, new_name
 ):
     run_id = new_name()
-    code = stage.upload_project({"train.py": "print('never')"})
-    stage.cloud.set_knobs(boot_delay=0.05, disk_bytes=8 * MIB)
-    stage.start({"code": code, "script": "train.py"}, name=run_id)
-    ended = stage.wait_for_training_completion(run_id)
+    code = testbed.upload_project({"train.py": "print('never')"})
+    testbed.cloud.set_knobs(boot_delay=0.05, disk_bytes=8 * MIB)
+    testbed.start({"code": code, "script": "train.py"}, name=run_id)
+    ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "FAILED"
-    assert stage.run(run_id).ended is RunStatus.FAILED
-    attempts = stage.attempts(run_id)
+    assert testbed.run(run_id).ended is RunStatus.FAILED
+    attempts = testbed.attempts(run_id)
     assert [one.ended.kind for one in attempts if one.ended] == [OutcomeKind.LOST] * 3
     assert all("shutdown" in one.ended.reason.lower() for one in attempts if one.ended)
-    console = stage.clients.get("ec2").get_console_output(InstanceId=attempts[0].instance_ids[0])
+    console = testbed.clients.get("ec2").get_console_output(InstanceId=attempts[0].instance_ids[0])
     assert "No space left on device" in console["Output"]
-    check_machines(stage, run_id)
+    check_machines(testbed, run_id)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runctl.model.outcome import OutcomeKind, RunStatus
-from tests.e2e.testbed import PROJECT, Stage, wait_for
+from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 TRAINING = PROJECT / "examples" / "training"
@@ -13,21 +13,21 @@ EPOCHS = 40
 
 
 @pytest.fixture(scope="module")
-def often_saving(stage: Stage) -> str:
+def often_saving(testbed: Testbed) -> str:
     """The project of a trainer that needs nothing but Python and overwrites its file in place."""
-    return stage.upload_project(
+    return testbed.upload_project(
         {"train_with_checkpoints.py": TRAINING / "train_with_checkpoints.py"}
     )
 
 
 @pytest.fixture(scope="module")
-def digits(stage: Stage) -> str:
+def digits(testbed: Testbed) -> str:
     """The project of the digit trainer; its dependencies come from what `make setup` fetched."""
     wheels = PROJECT / "build" / "wheels"
     assert any(wheels.glob("scikit_learn-*.whl")), "run `make setup` first"
     head, _, program = (TRAINING / "train_mnist.py").read_text().partition("# ///\n")
     assert "scikit-learn" in head
-    return stage.upload_project(
+    return testbed.upload_project(
         {
             "train_mnist.py": program,
             "requirements.txt": f"--no-index\n--find-links {wheels}\nnumpy\nscikit-learn\n",
@@ -40,52 +40,52 @@ def digit_request(code: str, *, slow: bool) -> dict:
     return {"code": code, "script": "train_mnist.py", "args": ["--epochs", str(EPOCHS), *pace]}
 
 
-def is_saving(stage: Stage, instance_id: str) -> bool:
+def is_saving(testbed: Testbed, instance_id: str) -> bool:
     """Whether a half-written checkpoint lies in the instance's checkpoint folder."""
-    root = Path(stage.cloud.instance(instance_id)["root"])
+    root = Path(testbed.cloud.instance(instance_id)["root"])
     return any((root / "var/lib/runctl/checkpoint").glob("*.partial"))
 
 
-def test_three_interruptions_leave_the_final_weights_bit_identical(stage: Stage, digits: str):
-    interrupted = stage.start(digit_request(digits, slow=True))
-    stage.wait_for_training(interrupted, attempt=1, step=3)
-    alone = stage.start(digit_request(digits, slow=False))
+def test_three_interruptions_leave_the_final_weights_bit_identical(testbed: Testbed, digits: str):
+    interrupted = testbed.start(digit_request(digits, slow=True))
+    testbed.wait_for_training(interrupted, attempt=1, step=3)
+    alone = testbed.start(digit_request(digits, slow=False))
 
-    stage.simulate_spot_interruption(interrupted, attempt=1)
+    testbed.simulate_spot_interruption(interrupted, attempt=1)
 
-    stage.wait_for_training(interrupted, attempt=2, step=8)
-    second = stage.create_test_spot_instance(interrupted, attempt=2)
-    wait_for(lambda: is_saving(stage, second), "a save to be under way")
-    stage.simulate_spot_interruption(interrupted, attempt=2)
+    testbed.wait_for_training(interrupted, attempt=2, step=8)
+    second = testbed.create_test_spot_instance(interrupted, attempt=2)
+    wait_for(lambda: is_saving(testbed, second), "a save to be under way")
+    testbed.simulate_spot_interruption(interrupted, attempt=2)
 
-    third = stage.wait_for_training(interrupted, attempt=3, step=15)
-    stage.simulate_spot_interruption(interrupted, attempt=3, notice=False)
+    third = testbed.wait_for_training(interrupted, attempt=3, step=15)
+    testbed.simulate_spot_interruption(interrupted, attempt=3, notice=False)
 
-    ended = stage.wait_for_training_completion(interrupted)
-    stage.wait_for_training_completion(alone)
-    assert ended.status == "SUCCEEDED", stage.story(interrupted)
-    attempts = stage.attempts(interrupted)
+    ended = testbed.wait_for_training_completion(interrupted)
+    testbed.wait_for_training_completion(alone)
+    assert ended.status == "SUCCEEDED", testbed.story(interrupted)
+    attempts = testbed.attempts(interrupted)
     kinds = [attempt.ended.kind for attempt in attempts if attempt.ended]
-    assert kinds[0] is kinds[1] is OutcomeKind.INTERRUPTED, stage.story(interrupted)
+    assert kinds[0] is kinds[1] is OutcomeKind.INTERRUPTED, testbed.story(interrupted)
     assert kinds[2] in {OutcomeKind.INTERRUPTED, OutcomeKind.LOST}
     assert kinds[3] is OutcomeKind.COMPLETED
     resumed = [attempt.resume_step for attempt in attempts]
     assert resumed[0] is None
     assert resumed[1:] == sorted(resumed[1:])
     assert resumed[3] >= third.resume_step
-    assert stage.output(interrupted, "weights.npz") == stage.output(alone, "weights.npz")
-    assert stage.result(interrupted)["epochs"] == EPOCHS
-    stage.verify_checkpoint_exists(interrupted)
+    assert testbed.output(interrupted, "weights.npz") == testbed.output(alone, "weights.npz")
+    assert testbed.result(interrupted)["epochs"] == EPOCHS
+    testbed.verify_checkpoint_exists(interrupted)
     wait_for(
-        lambda: len(stage.live_instances(interrupted)) == 0,
+        lambda: len(testbed.live_instances(interrupted)) == 0,
         "every instance to be gone",
     )
 
 
 def test_the_replacement_is_launched_before_the_old_instance_is_gone(
-    stage: Stage, often_saving: str
+    testbed: Testbed, often_saving: str
 ):
-    run_id = stage.start(
+    run_id = testbed.start(
         {
             "code": often_saving,
             "script": "train_with_checkpoints.py",
@@ -94,20 +94,20 @@ def test_the_replacement_is_launched_before_the_old_instance_is_gone(
             "instance_types": ["r7i.xlarge", "r7a.xlarge", "r6a.xlarge"],
         }
     )
-    stage.wait_for_training(run_id, save=1)
-    old = stage.simulate_spot_interruption(run_id, attempt=1, notice_seconds=45)
-    new = stage.create_test_spot_instance(run_id, attempt=2)
-    assert stage.cloud.instance(old)["state"] == "running"
+    testbed.wait_for_training(run_id, save=1)
+    old = testbed.simulate_spot_interruption(run_id, attempt=1, notice_seconds=45)
+    new = testbed.create_test_spot_instance(run_id, attempt=2)
+    assert testbed.cloud.instance(old)["state"] == "running"
     assert new != old
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    assert stage.cloud.instance(old)["pool"] != stage.cloud.instance(new)["pool"]
-    assert stage.result(run_id)["step"] == 100
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    assert testbed.cloud.instance(old)["pool"] != testbed.cloud.instance(new)["pool"]
+    assert testbed.result(run_id)["step"] == 100
 
 
-def test_a_torn_save_is_never_resumed_from(stage: Stage, often_saving: str):
+def test_a_torn_save_is_never_resumed_from(testbed: Testbed, often_saving: str):
     """It writes in place without pause, and dies without a notice in the middle of a save."""
-    run_id = stage.start(
+    run_id = testbed.start(
         {
             "code": often_saving,
             "script": "train_with_checkpoints.py",
@@ -125,18 +125,18 @@ def test_a_torn_save_is_never_resumed_from(stage: Stage, often_saving: str):
             ],
         }
     )
-    stage.wait_for_training(run_id, save=1)
-    stage.simulate_spot_interruption(run_id, attempt=1, notice=False)
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    assert not any("torn" in line for line in stage.log(run_id, 2))
-    assert stage.attempts(run_id)[1].resume_save is not None
+    testbed.wait_for_training(run_id, save=1)
+    testbed.simulate_spot_interruption(run_id, attempt=1, notice=False)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    assert not any("torn" in line for line in testbed.log(run_id, 2))
+    assert testbed.attempts(run_id)[1].resume_save is not None
 
 
 def test_without_auto_resume_the_run_ends_interrupted_and_can_be_resumed(
-    stage: Stage, often_saving: str
+    testbed: Testbed, often_saving: str
 ):
-    run_id = stage.start(
+    run_id = testbed.start(
         {
             "code": often_saving,
             "script": "train_with_checkpoints.py",
@@ -144,25 +144,25 @@ def test_without_auto_resume_the_run_ends_interrupted_and_can_be_resumed(
             "auto_resume": False,
         }
     )
-    stage.wait_for_training(run_id, save=1)
-    stage.simulate_spot_interruption(run_id, attempt=1)
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
+    testbed.wait_for_training(run_id, save=1)
+    testbed.simulate_spot_interruption(run_id, attempt=1)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
     assert ended.output["status"] == "interrupted"
-    assert len(stage.attempts(run_id)) == 1
-    saved = stage.run(run_id).save
+    assert len(testbed.attempts(run_id)) == 1
+    saved = testbed.run(run_id).save
 
-    stage.workflow.start_run(f"{run_id}-r2", {"run_id": run_id})
-    ended = stage.wait_for_training_completion(run_id, execution=f"{run_id}-r2")
-    assert ended.output["status"] == "completed", stage.story(run_id)
-    assert stage.attempts(run_id)[1].resume_save == saved
-    assert stage.result(run_id)["step"] == 100
+    testbed.workflow.start_run(f"{run_id}-r2", {"run_id": run_id})
+    ended = testbed.wait_for_training_completion(run_id, execution=f"{run_id}-r2")
+    assert ended.output["status"] == "completed", testbed.story(run_id)
+    assert testbed.attempts(run_id)[1].resume_save == saved
+    assert testbed.result(run_id)["step"] == 100
 
 
 def test_a_trainer_that_ignores_sigterm_loses_only_what_it_had_not_saved(
-    stage: Stage, often_saving: str
+    testbed: Testbed, often_saving: str
 ):
-    run_id = stage.start(
+    run_id = testbed.start(
         {
             "code": often_saving,
             "script": "train_with_checkpoints.py",
@@ -170,19 +170,19 @@ def test_a_trainer_that_ignores_sigterm_loses_only_what_it_had_not_saved(
             "checkpoint": {"grace_seconds": 1},
         }
     )
-    stage.wait_for_training(run_id, save=1)
-    stage.simulate_spot_interruption(run_id, attempt=1)
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    assert stage.attempts(run_id)[1].resume_save is not None
-    assert "at step 0" not in stage.log(run_id, 2)
+    testbed.wait_for_training(run_id, save=1)
+    testbed.simulate_spot_interruption(run_id, attempt=1)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    assert testbed.attempts(run_id)[1].resume_save is not None
+    assert "at step 0" not in testbed.log(run_id, 2)
 
 
-def test_the_status_of_a_finished_run_is_completed(stage: Stage, often_saving: str):
-    run_id = stage.start(
+def test_the_status_of_a_finished_run_is_completed(testbed: Testbed, often_saving: str):
+    run_id = testbed.start(
         {"code": often_saving, "script": "train_with_checkpoints.py", "args": ["--steps", "3"]}
     )
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.output["status"] == "completed", stage.story(run_id)
-    assert stage.run(run_id).ended is RunStatus.COMPLETED
-    stage.wait_for_no_instance(run_id)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.output["status"] == "completed", testbed.story(run_id)
+    assert testbed.run(run_id).ended is RunStatus.COMPLETED
+    testbed.wait_for_no_instance(run_id)

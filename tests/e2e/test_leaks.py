@@ -13,14 +13,14 @@ from runctl.control.sweep import sweep
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.e2e.sleeping import start_sleeper
 from tests.e2e.sweeping import LaterClock, services_of_the_sweep
-from tests.e2e.testbed import PROJECT, Stage, wait_for
+from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
 
-def fleets_of(stage: Stage, run_id: str) -> dict[str, str]:
+def fleets_of(testbed: Testbed, run_id: str) -> dict[str, str]:
     """Return the state of each fleet of a run."""
-    ec2 = stage.clients.get("ec2")
+    ec2 = testbed.clients.get("ec2")
     filters = [
         {"Name": "resource-type", "Values": ["fleet"]},
         {"Name": "key", "Values": ["runctl:run-id"]},
@@ -31,17 +31,17 @@ def fleets_of(stage: Stage, run_id: str) -> dict[str, str]:
     return {one["FleetId"]: one["FleetState"] for one in found}
 
 
-def volumes_of(stage: Stage, run_id: str) -> int:
+def volumes_of(testbed: Testbed, run_id: str) -> int:
     """Count a run's volumes, by the tag that its launches gave them."""
     filters = [{"Name": "tag:runctl:run-id", "Values": [run_id]}]
-    return len(stage.clients.get("ec2").describe_volumes(Filters=filters)["Volumes"])
+    return len(testbed.clients.get("ec2").describe_volumes(Filters=filters)["Volumes"])
 
 
-def doctor(stage: Stage, *options: str) -> tuple[int, dict[str, Any]]:
+def doctor(testbed: Testbed, *options: str) -> tuple[int, dict[str, Any]]:
     """Run `runctl --local doctor` as a process."""
     done = subprocess.run(
         [sys.executable, "-m", "runctl.cli.main", "doctor", "--json", *options],
-        env={**os.environ, **stage.endpoint.environment()},
+        env={**os.environ, **testbed.endpoint.environment()},
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -53,48 +53,48 @@ def doctor(stage: Stage, *options: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_the_books_are_empty_when_all_runs_are_over_and_what_goes_on_is_untouched(
-    stage: Stage, new_name
+    testbed: Testbed, new_name
 ):
     over, lost, going_on = new_name(), new_name(), new_name()
     for name, seconds in ((over, 0), (lost, 600), (going_on, 600)):
-        start_sleeper(stage, name, seconds)
-    stage.wait_for_training_completion(over)
-    stage.wait_for_no_instance(over)
+        start_sleeper(testbed, name, seconds)
+    testbed.wait_for_training_completion(over)
+    testbed.wait_for_no_instance(over)
     for name in (lost, going_on):
-        stage.wait_for_training(name)
+        testbed.wait_for_training(name)
     # The ledger says that it is over, and whoever should have ended the machine never came.
     now = datetime.now(timezone.utc)
-    stage.ledger.end_attempt(lost, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
-    stage.ledger.end_run(lost, status=RunStatus.FAILED, reason="lost", now=now)
-    later = services_of_the_sweep(stage, LaterClock())
+    testbed.ledger.end_attempt(lost, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
+    testbed.ledger.end_run(lost, status=RunStatus.FAILED, reason="lost", now=now)
+    later = services_of_the_sweep(testbed, LaterClock())
     swept = sweep(later)
     assert swept["failed"] == []
-    assert set(fleets_of(stage, over)) <= set(swept["fleets_deleted"])
-    assert set(fleets_of(stage, over).values()) == {"deleted_terminating"}
-    stage.wait_for_no_instance(lost)
+    assert set(fleets_of(testbed, over)) <= set(swept["fleets_deleted"])
+    assert set(fleets_of(testbed, over).values()) == {"deleted_terminating"}
+    testbed.wait_for_no_instance(lost)
     # A sweep ends the machine; the one after that has seen it gone, and deletes its fleet.
     assert sweep(later)["failed"] == []
-    assert set(fleets_of(stage, lost).values()) == {"deleted_terminating"}
-    assert set(fleets_of(stage, going_on).values()) == {"active"}
-    assert len(stage.live_instances(going_on)) == 1
-    assert [volumes_of(stage, one) for one in (over, lost, going_on)] == [0, 0, 1]
-    code, found = doctor(stage)
+    assert set(fleets_of(testbed, lost).values()) == {"deleted_terminating"}
+    assert set(fleets_of(testbed, going_on).values()) == {"active"}
+    assert len(testbed.live_instances(going_on)) == 1
+    assert [volumes_of(testbed, one) for one in (over, lost, going_on)] == [0, 0, 1]
+    code, found = doctor(testbed)
     told = [one for check in found["checks"] for one in check["findings"]]
     assert going_on not in {one["run_id"] for one in told}
     assert all(not check["problem"] for check in found["checks"])
     assert (code == 0) == (not told)
-    stage.workflow.stop_run(stage.workflow.execution_arn(going_on), cause="seen enough")
-    stage.wait_for_no_instance(going_on)
+    testbed.workflow.stop_run(testbed.workflow.execution_arn(going_on), cause="seen enough")
+    testbed.wait_for_no_instance(going_on)
     # Its machine's end told the state machine, and the run had ended: nothing follows.
-    assert stage.wait_for_end(lost).status == "FAILED"
+    assert testbed.wait_for_end(lost).status == "FAILED"
 
 
 def test_an_instance_whose_agent_was_killed_and_is_never_started_again_ends_itself(
-    stage: Stage, new_name
+    testbed: Testbed, new_name
 ):
-    run_id = start_sleeper(stage, new_name(), 600)
-    stage.wait_for_training(run_id)
-    instance_id = stage.wait_for_launch(run_id, attempt=1)
+    run_id = start_sleeper(testbed, new_name(), 600)
+    testbed.wait_for_training(run_id)
+    instance_id = testbed.wait_for_launch(run_id, attempt=1)
     unit = '"$RUNCTL_ROOT/etc/systemd/system/runctl-agent.service"'
     killed = [
         f"rm {unit}",  # nothing can start it again
@@ -102,15 +102,15 @@ def test_an_instance_whose_agent_was_killed_and_is_never_started_again_ends_itse
         "echo RUNCTL_DEADMAN_SECONDS=0 > $RUNCTL_ROOT/etc/runctl/deadman.env",
         "systemctl start runctl-deadman.service",
     ]
-    stage.clients.get("ssm").send_command(
+    testbed.clients.get("ssm").send_command(
         InstanceIds=[instance_id],
         DocumentName="AWS-RunShellScript",
         Parameters={"commands": killed},
     )
     wait_for(
-        lambda: stage.cloud.instance(instance_id)["state"] == "terminated",
+        lambda: testbed.cloud.instance(instance_id)["state"] == "terminated",
         f"{instance_id} to end itself",
     )
-    assert stage.cloud.instance(instance_id)["reason"] == "Client.InstanceInitiatedShutdown"
-    stage.workflow.stop_run(stage.workflow.execution_arn(run_id), cause="seen enough")
-    stage.wait_for_no_instance(run_id)
+    assert testbed.cloud.instance(instance_id)["reason"] == "Client.InstanceInitiatedShutdown"
+    testbed.workflow.stop_run(testbed.workflow.execution_arn(run_id), cause="seen enough")
+    testbed.wait_for_no_instance(run_id)

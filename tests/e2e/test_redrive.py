@@ -11,7 +11,7 @@ import pytest
 from runctl.aws.workflow import Execution
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Run
-from tests.e2e.testbed import Stage, wait_for
+from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -31,46 +31,46 @@ while not stop:
 """
 
 
-def train(stage: Stage, run_id: str) -> None:
+def train(testbed: Testbed, run_id: str) -> None:
     """Start a run and let it save something."""
-    code = stage.upload_project({"count.py": COUNTER})
-    stage.start({"script": "count.py", "code": code}, name=run_id)
-    stage.wait_for_training(run_id, step=3)
+    code = testbed.upload_project({"count.py": COUNTER})
+    testbed.start({"script": "count.py", "code": code}, name=run_id)
+    testbed.wait_for_training(run_id, step=3)
 
 
-def start_and_stop(stage: Stage, run_id: str) -> Run:
+def start_and_stop(testbed: Testbed, run_id: str) -> Run:
     """Let a run train and stop its execution; return the run once all is over."""
-    train(stage, run_id)
-    return stop(stage, run_id, execution=run_id)
+    train(testbed, run_id)
+    return stop(testbed, run_id, execution=run_id)
 
 
-def stop(stage: Stage, run_id: str, *, execution: str) -> Run:
-    stage.workflow.stop_run(stage.workflow.execution_arn(execution), cause="enough for today")
-    return over(stage, run_id)
+def stop(testbed: Testbed, run_id: str, *, execution: str) -> Run:
+    testbed.workflow.stop_run(testbed.workflow.execution_arn(execution), cause="enough for today")
+    return over(testbed, run_id)
 
 
-def over(stage: Stage, run_id: str) -> Run:
+def over(testbed: Testbed, run_id: str) -> Run:
     """Return the run once people were told of its end and its agent has saved and gone."""
-    wait_for(lambda: stage.run(run_id).is_settled, "the run's end")
-    stage.wait_for_no_instance(run_id)
-    return stage.run(run_id)
+    wait_for(lambda: testbed.run(run_id).is_settled, "the run's end")
+    testbed.wait_for_no_instance(run_id)
+    return testbed.run(run_id)
 
 
-def redrive(stage: Stage, execution: str) -> Execution:
+def redrive(testbed: Testbed, execution: str) -> Execution:
     """Do what the console's button does, and wait for the execution's end."""
-    press_redrive(stage, execution)
-    return stage.wait_for_end(execution)
+    press_redrive(testbed, execution)
+    return testbed.wait_for_end(execution)
 
 
-def press_redrive(stage: Stage, execution: str) -> None:
-    arn = stage.workflow.execution_arn(execution)
-    stage.clients.get("stepfunctions").redrive_execution(executionArn=arn)
+def press_redrive(testbed: Testbed, execution: str) -> None:
+    arn = testbed.workflow.execution_arn(execution)
+    testbed.clients.get("stepfunctions").redrive_execution(executionArn=arn)
 
 
-def states_since_the_redrive(stage: Stage, execution: str) -> list[str]:
+def states_since_the_redrive(testbed: Testbed, execution: str) -> list[str]:
     """Return the states that the execution entered, in their order."""
-    arn = stage.workflow.execution_arn(execution)
-    pages = stage.clients.get("stepfunctions").get_paginator("get_execution_history")
+    arn = testbed.workflow.execution_arn(execution)
+    pages = testbed.clients.get("stepfunctions").get_paginator("get_execution_history")
     events = [one for page in pages.paginate(executionArn=arn) for one in page["events"]]
     began = max(n for n, one in enumerate(events) if one["type"] == "ExecutionRedriven")
     entered = (one.get("stateEnteredEventDetails") for one in events[began:])
@@ -78,70 +78,70 @@ def states_since_the_redrive(stage: Stage, execution: str) -> list[str]:
 
 
 def test_a_stopped_run_is_not_revived_by_a_redrive_which_says_what_to_do_instead(
-    stage: Stage, new_name
+    testbed: Testbed, new_name
 ):
     run_id = new_name()
-    run = start_and_stop(stage, run_id)
+    run = start_and_stop(testbed, run_id)
     assert run.ended is RunStatus.STOPPED
-    attempts = stage.attempts(run_id)
-    ended = redrive(stage, run_id)
-    assert (ended.status, ended.error) == ("FAILED", "RunEndedError"), stage.story(run_id)
+    attempts = testbed.attempts(run_id)
+    ended = redrive(testbed, run_id)
+    assert (ended.status, ended.error) == ("FAILED", "RunEndedError"), testbed.story(run_id)
     assert f"`runctl resume {run_id}`" in ended.cause
-    assert states_since_the_redrive(stage, run_id) == ["Train", "CleanUp", "Unexpected"]
-    assert (stage.run(run_id), stage.attempts(run_id)) == (run, attempts)
-    assert len(stage.instances(run_id)) == 1
-    assert stage.live_instances(run_id) == []
-    assert sum(line.startswith("began at") for line in stage.log(run_id, 1)) == 1
+    assert states_since_the_redrive(testbed, run_id) == ["Train", "CleanUp", "Unexpected"]
+    assert (testbed.run(run_id), testbed.attempts(run_id)) == (run, attempts)
+    assert len(testbed.instances(run_id)) == 1
+    assert testbed.live_instances(run_id) == []
+    assert sum(line.startswith("began at") for line in testbed.log(run_id, 1)) == 1
 
 
-def test_a_failed_run_fails_again_at_once_when_it_is_redriven(stage: Stage, new_name):
-    code = stage.upload_project({"broken.py": "raise SystemExit('the data is gone')"})
+def test_a_failed_run_fails_again_at_once_when_it_is_redriven(testbed: Testbed, new_name):
+    code = testbed.upload_project({"broken.py": "raise SystemExit('the data is gone')"})
     run_id = new_name()
-    stage.start({"code": code, "script": "broken.py"}, name=run_id)
-    failed = stage.wait_for_training_completion(run_id)
-    run = over(stage, run_id)
-    ended = redrive(stage, run_id)
+    testbed.start({"code": code, "script": "broken.py"}, name=run_id)
+    failed = testbed.wait_for_training_completion(run_id)
+    run = over(testbed, run_id)
+    ended = redrive(testbed, run_id)
     assert (ended.status, ended.error, ended.cause) == ("FAILED", "RunFailed", failed.cause)
     assert "the data is gone" in ended.cause
-    assert states_since_the_redrive(stage, run_id) == ["RunFailed"]
-    assert stage.run(run_id) == run
-    assert len(stage.instances(run_id)) == len(stage.attempts(run_id)) == 1
+    assert states_since_the_redrive(testbed, run_id) == ["RunFailed"]
+    assert testbed.run(run_id) == run
+    assert len(testbed.instances(run_id)) == len(testbed.attempts(run_id)) == 1
 
 
-def test_a_redrive_of_the_first_execution_leaves_a_resumed_run_alone(stage: Stage, new_name):
+def test_a_redrive_of_the_first_execution_leaves_a_resumed_run_alone(testbed: Testbed, new_name):
     run_id = new_name()
-    saved = start_and_stop(stage, run_id).step
+    saved = start_and_stop(testbed, run_id).step
     done = subprocess.run(
         [str(Path(sys.executable).parent / "runctl"), "--local", "resume", run_id, "--detach"],
-        env={**os.environ, "RUNCTL_LOCAL_HOME": str(stage.endpoint.home)},
+        env={**os.environ, "RUNCTL_LOCAL_HOME": str(testbed.endpoint.home)},
         capture_output=True,
         text=True,
         check=False,
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    wait_for(lambda: stage.run(run_id).step > saved, "the resumed run to save")
-    before = stage.attempts(run_id)
+    wait_for(lambda: testbed.run(run_id).step > saved, "the resumed run to save")
+    before = testbed.attempts(run_id)
 
-    ended = redrive(stage, run_id)
-    assert (ended.status, ended.error) == ("FAILED", "RunEndedError"), stage.story(run_id)
-    run, attempts = stage.run(run_id), stage.attempts(run_id)
+    ended = redrive(testbed, run_id)
+    assert (ended.status, ended.error) == ("FAILED", "RunEndedError"), testbed.story(run_id)
+    run, attempts = testbed.run(run_id), testbed.attempts(run_id)
     assert run.ended is None
     assert run.execution in ended.cause
     assert [one.token for one in attempts] == [one.token for one in before]
-    assert len(attempts) == len(stage.instances(run_id)) == 2
-    wait_for(lambda: stage.run(run_id).step > run.step, "the resumed run to go on")
-    stopped = stop(stage, run_id, execution=run.execution)
+    assert len(attempts) == len(testbed.instances(run_id)) == 2
+    wait_for(lambda: testbed.run(run_id).step > run.step, "the resumed run to go on")
+    stopped = stop(testbed, run_id, execution=run.execution)
     assert stopped.ended is RunStatus.STOPPED
-    assert stage.attempts(run_id)[1].resume_step == saved
-    assert stage.log(run_id, 2)[0] == f"began at {saved}"
-    stage.verify_checkpoint_exists(run_id)
+    assert testbed.attempts(run_id)[1].resume_step == saved
+    assert testbed.log(run_id, 2)[0] == f"began at {saved}"
+    testbed.verify_checkpoint_exists(run_id)
 
 
 @pytest.fixture
-def unheard(stage: Stage):
+def unheard(testbed: Testbed):
     """Let nobody hear how executions end: Step Functions' events are best effort."""
-    events = stage.clients.get("events")
+    events = testbed.clients.get("events")
     rules = events.list_rules()["Rules"]
     (rule,) = (one["Name"] for one in rules if "aws.states" in one.get("EventPattern", ""))
     events.disable_rule(Name=rule)
@@ -150,28 +150,28 @@ def unheard(stage: Stage):
 
 
 def test_a_redrive_that_overtakes_the_event_of_the_stop_goes_on_with_the_same_training(
-    stage: Stage, new_name, unheard
+    testbed: Testbed, new_name, unheard
 ):
     run_id = new_name()
-    train(stage, run_id)
-    arn = stage.workflow.execution_arn(run_id)
-    token = stage.attempts(run_id)[0].token
-    stage.workflow.stop_run(arn, cause="by mistake")
-    press_redrive(stage, run_id)
-    wait_for(lambda: stage.attempts(run_id)[0].token != token, "a new token")
-    step = stage.run(run_id).step
-    wait_for(lambda: stage.run(run_id).step > step, "the training to go on")
-    assert stage.execution(run_id).is_running
+    train(testbed, run_id)
+    arn = testbed.workflow.execution_arn(run_id)
+    token = testbed.attempts(run_id)[0].token
+    testbed.workflow.stop_run(arn, cause="by mistake")
+    press_redrive(testbed, run_id)
+    wait_for(lambda: testbed.attempts(run_id)[0].token != token, "a new token")
+    step = testbed.run(run_id).step
+    wait_for(lambda: testbed.run(run_id).step > step, "the training to go on")
+    assert testbed.execution(run_id).is_running
 
     # At last the event comes.
     detail = {"executionArn": arn, "name": run_id, "status": "ABORTED", "cause": "by mistake"}
-    stage.clients.get("lambda").invoke(
+    testbed.clients.get("lambda").invoke(
         FunctionName="runctl-clean_up", Payload=json.dumps({"detail": detail})
     )
-    ended = stage.wait_for_end(run_id)
-    assert ended.output is not None, stage.story(run_id)
+    ended = testbed.wait_for_end(run_id)
+    assert ended.output is not None, testbed.story(run_id)
     assert ended.output["status"] == "stopped"
-    run = over(stage, run_id)
+    run = over(testbed, run_id)
     assert (run.ended, run.step) == (RunStatus.STOPPED, ended.output["step"])
-    assert len(stage.attempts(run_id)) == len(stage.instances(run_id)) == 1
-    assert stage.log(run_id, 1) == ["began at 0"]
+    assert len(testbed.attempts(run_id)) == len(testbed.instances(run_id)) == 1
+    assert testbed.log(run_id, 1) == ["began at 0"]

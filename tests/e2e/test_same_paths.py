@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.e2e.testbed import Stage, wait_for
+from tests.e2e.testbed import Testbed, wait_for
 
 # It keeps one file open for as long as it lives, which must be seen through the mounts.
 PROGRAM = """
@@ -35,21 +35,21 @@ else:
 
 
 def test_both_attempts_see_the_same_paths_and_a_tmp_of_their_own(
-    stage: Stage, new_name, tmp_path: Path
+    testbed: Testbed, new_name, tmp_path: Path
 ) -> None:
     run_id = new_name()
-    code = stage.upload_project({"train.py": PROGRAM})
+    code = testbed.upload_project({"train.py": PROGRAM})
     env = {"GATE": str(tmp_path / "gate")}
-    stage.start({"code": code, "script": "train.py", "env": env}, name=run_id)
-    first = stage.wait_for_launch(run_id, attempt=1)
-    root = Path(stage.cloud.instance(first)["root"])
+    testbed.start({"code": code, "script": "train.py", "env": env}, name=run_id)
+    first = testbed.wait_for_launch(run_id, attempt=1)
+    root = Path(testbed.cloud.instance(first)["root"])
     saved = root / "var/lib/runctl/checkpoint/step-1.json"
     wait_for(saved.exists, "the first save")
-    wait_for(lambda: stage.run(run_id).newest, "its commit")
-    stage.interrupt(run_id, attempt=1, notice_seconds=5)
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    assert "the same as before" in stage.log(run_id, 2), stage.story(run_id)
+    wait_for(lambda: testbed.run(run_id).newest, "its commit")
+    testbed.interrupt(run_id, attempt=1, notice_seconds=5)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    assert "the same as before" in testbed.log(run_id, 2), testbed.story(run_id)
     assert '"folder": "/var/lib/runctl/checkpoint"' in saved.read_text()
     # From outside, each instance's /tmp lies below its root, and nowhere else.
     assert (root / "tmp/scratch").is_dir()

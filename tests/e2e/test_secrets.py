@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.testbed import Stage
+from tests.e2e.testbed import Testbed
 
 pytestmark = pytest.mark.e2e
 
@@ -32,9 +32,9 @@ while not training.should_stop() and (step < 1 or os.environ["RUNCTL_ATTEMPT"] =
 """
 
 
-def store(stage: Stage, name: str, values: dict[str, str]) -> None:
+def store(testbed: Testbed, name: str, values: dict[str, str]) -> None:
     """Store values as a secret with two keys and as a parameter, or replace what is there."""
-    manager, ssm = stage.clients.get("secretsmanager"), stage.clients.get("ssm")
+    manager, ssm = testbed.clients.get("secretsmanager"), testbed.clients.get("ssm")
     text = json.dumps({"wandb": values["WANDB_API_KEY"], "hf": values["HF_TOKEN"]})
     try:
         manager.create_secret(Name=f"e2e/{name}", SecretString=text)
@@ -60,8 +60,8 @@ def needles(*values: dict[str, str]) -> list[str]:
     return [max(text.splitlines(), key=len) for one in values for text in one.values()]
 
 
-def told_by(stage: Stage, run_id: str, attempt: int) -> dict[str, str]:
-    (line,) = [one for one in stage.log(run_id, attempt) if one.startswith("{")]
+def told_by(testbed: Testbed, run_id: str, attempt: int) -> dict[str, str]:
+    (line,) = [one for one in testbed.log(run_id, attempt) if one.startswith("{")]
     return dict(json.loads(line))
 
 
@@ -76,14 +76,14 @@ def command_lines() -> str:
     return "\n".join(lines)
 
 
-def kept_by_the_account(stage: Stage, run_id: str) -> Iterator[tuple[str, str]]:
+def kept_by_the_account(testbed: Testbed, run_id: str) -> Iterator[tuple[str, str]]:
     """Yield all that the account keeps, each with its place."""
-    s3, logs = stage.clients.get("s3"), stage.clients.get("logs")
-    bucket, group = stage.deployment.bucket, stage.deployment.log_group
-    pages = stage.clients.get("dynamodb").get_paginator("scan")
-    yield "ledger", str([*pages.paginate(TableName=stage.deployment.table)])
-    states = stage.clients.get("stepfunctions")
-    arn = stage.workflow.execution_arn(run_id)
+    s3, logs = testbed.clients.get("s3"), testbed.clients.get("logs")
+    bucket, group = testbed.deployment.bucket, testbed.deployment.log_group
+    pages = testbed.clients.get("dynamodb").get_paginator("scan")
+    yield "ledger", str([*pages.paginate(TableName=testbed.deployment.table)])
+    states = testbed.clients.get("stepfunctions")
+    arn = testbed.workflow.execution_arn(run_id)
     yield "execution", str(states.describe_execution(executionArn=arn))
     history = states.get_paginator("get_execution_history").paginate(executionArn=arn)
     yield "history", str([*history])
@@ -110,13 +110,13 @@ def readable_by_others(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def test_a_run_reads_its_secrets_anew_after_an_interruption_and_nobody_keeps_them(
-    stage: Stage, new_name
+    testbed: Testbed, new_name
 ):
     run_id, old, new = new_name(), new_values(), new_values()
-    store(stage, run_id, old)
-    stage.start(
+    store(testbed, run_id, old)
+    testbed.start(
         {
-            "code": stage.upload_project({"train.py": PROGRAM}),
+            "code": testbed.upload_project({"train.py": PROGRAM}),
             "script": "train.py",
             "env": {
                 "WANDB_API_KEY": f"secret:e2e/{run_id}#wandb",
@@ -126,23 +126,23 @@ def test_a_run_reads_its_secrets_anew_after_an_interruption_and_nobody_keeps_the
         },
         name=run_id,
     )
-    stage.wait_for_training(run_id, attempt=1, step=1)
-    first = stage.create_test_spot_instance(run_id)
+    testbed.wait_for_training(run_id, attempt=1, step=1)
+    first = testbed.create_test_spot_instance(run_id)
     shown = command_lines()
-    state = Path(stage.cloud.instance(first)["root"]) / "var/lib/runctl"
+    state = Path(testbed.cloud.instance(first)["root"]) / "var/lib/runctl"
     on_disk = [*readable_by_others(state)]
-    store(stage, run_id, new)  # as a rotation does
-    stage.simulate_spot_interruption(run_id, attempt=1)
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    assert told_by(stage, run_id, 1) == digests(old)
-    assert told_by(stage, run_id, 2) == digests(new)
-    assert "settings: *** ***" in stage.log(run_id, 1)
+    store(testbed, run_id, new)  # as a rotation does
+    testbed.simulate_spot_interruption(run_id, attempt=1)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    assert told_by(testbed, run_id, 1) == digests(old)
+    assert told_by(testbed, run_id, 2) == digests(new)
+    assert "settings: *** ***" in testbed.log(run_id, 1)
     values = needles(old, new)
     assert [one for one in values if one in shown] == []
     assert on_disk
     assert [path for path, text in on_disk for one in values if one in text] == []
-    kept = [*kept_by_the_account(stage, run_id)]
+    kept = [*kept_by_the_account(testbed, run_id)]
     assert {"ledger", "execution", "history"} < {place for place, _ in kept}
     assert any(f"secret:e2e/{run_id}#wandb" in text for _, text in kept)
     assert [place for place, text in kept for one in values if one in text] == []
@@ -158,32 +158,32 @@ def test_a_run_reads_its_secrets_anew_after_an_interruption_and_nobody_keeps_the
     ],
 )
 def test_a_secret_that_cannot_be_read_ends_the_run_before_its_trainer_starts(
-    stage: Stage, new_name, reference: str, told: str
+    testbed: Testbed, new_name, reference: str, told: str
 ):
     run_id = new_name()
     reference = reference.replace("NAME", run_id)
     value = secrets.token_hex(20)
     if "elsewhere" in reference:
-        stage.clients.get("secretsmanager").create_secret(
+        testbed.clients.get("secretsmanager").create_secret(
             Name=f"elsewhere/{run_id}", SecretString=value
         )
-        stage.clients.get("ssm").put_parameter(
+        testbed.clients.get("ssm").put_parameter(
             Name=f"/elsewhere/{run_id}", Value=value, Type="SecureString"
         )
-    stage.start(
+    testbed.start(
         {
-            "code": stage.upload_project({"train.py": "print('started')"}),
+            "code": testbed.upload_project({"train.py": "print('started')"}),
             "script": "train.py",
             "env": {"WANDB_API_KEY": reference},
             "retry": {"exit_codes": "any"},
         },
         name=run_id,
     )
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "FAILED", stage.story(run_id)
-    run, attempts = stage.run(run_id), stage.attempts(run_id)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "FAILED", testbed.story(run_id)
+    run, attempts = testbed.run(run_id), testbed.attempts(run_id)
     assert len(attempts) == 1
     assert f"env.WANDB_API_KEY: {reference}: " in run.reason
     assert told in run.reason
     assert value not in run.reason
-    assert "started" not in stage.log(run_id, 1)
+    assert "started" not in testbed.log(run_id, 1)

@@ -7,7 +7,7 @@ import pytest
 from runctl.model.outcome import OutcomeKind
 from runctl.policy.heartbeat import USUAL_SILENCE
 from tests.e2e.gated import GatedRun
-from tests.e2e.testbed import Stage, wait_for
+from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -15,35 +15,35 @@ pytestmark = pytest.mark.e2e
 SILENCE, BOOT = 8.0, 9.5
 
 
-def happened(stage: Stage, instance_id: str, what: str) -> bool:
-    events = stage.cloud.events()
+def happened(testbed: Testbed, instance_id: str, what: str) -> bool:
+    events = testbed.cloud.events()
     return any(one["instance_id"] == instance_id and one["what"] == what for one in events)
 
 
 def test_a_boot_longer_than_the_heartbeat_costs_one_attempt_and_the_late_machine_leaves(
-    stage: Stage, new_name, tmp_path: Path
+    testbed: Testbed, new_name, tmp_path: Path
 ):
-    run = GatedRun(stage, new_name(), tmp_path / "gate")
+    run = GatedRun(testbed, new_name(), tmp_path / "gate")
     # EC2 does not know the first machine when it is given up: it lives on, and boots too late.
-    stage.cloud.set_knobs(
+    testbed.cloud.set_knobs(
         boot_delay=BOOT,
         not_found_for=60,
         heartbeat_scale=SILENCE / USUAL_SILENCE.total_seconds(),
     )
     run.start()
-    first = stage.wait_for_launch(run.run_id, attempt=1)
-    stage.cloud.set_knobs(not_found_for=0)
-    second = stage.wait_for_launch(run.run_id, attempt=2)
-    wait_for(lambda: happened(stage, second, "booted"), "the second machine to boot")
+    first = testbed.wait_for_launch(run.run_id, attempt=1)
+    testbed.cloud.set_knobs(not_found_for=0)
+    second = testbed.wait_for_launch(run.run_id, attempt=2)
+    wait_for(lambda: happened(testbed, second, "booted"), "the second machine to boot")
     # It was silent for longer than the first might be. From here on it beats as it always does.
-    stage.cloud.set_knobs(heartbeat_scale=1)
-    stage.wait_for_training(run.run_id, attempt=2)
-    late = stage.cloud.wait_for_state(first, "terminated")
-    assert happened(stage, first, "booted")
+    testbed.cloud.set_knobs(heartbeat_scale=1)
+    testbed.wait_for_training(run.run_id, attempt=2)
+    late = testbed.cloud.wait_for_state(first, "terminated")
+    assert happened(testbed, first, "booted")
     assert late["ended_by"] == "shut down from inside"
     attempts = run.finish()
     lost, completed = [one.ended for one in attempts if one.ended]
-    assert lost.kind is OutcomeKind.LOST, stage.story(run.run_id)
+    assert lost.kind is OutcomeKind.LOST, testbed.story(run.run_id)
     assert "no heartbeat for 5 minutes" in lost.reason
     assert completed.kind is OutcomeKind.COMPLETED
-    assert stage.log(run.run_id, 1) == []
+    assert testbed.log(run.run_id, 1) == []

@@ -17,7 +17,7 @@ import pytest
 from runctl.model.outcome import OutcomeKind, RunStatus
 from tests.e2e.books import check_machines, check_parts
 from tests.e2e.soak import Soak
-from tests.e2e.testbed import PROJECT, Stage
+from tests.e2e.testbed import PROJECT, Testbed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
@@ -48,16 +48,16 @@ def alone(folder: Path, arguments: list[str]) -> bytes:
 
 
 def test_interruptions_at_random_moments_cost_no_bit_and_leave_nothing(
-    stage: Stage, new_name, tmp_path: Path
+    testbed: Testbed, new_name, tmp_path: Path
 ):
     seed = int(os.environ.get("RUNCTL_SOAK_SEED") or time.time())
     print(f"RUNCTL_SOAK_SEED={seed}")
     run_id = new_name()
     steps = STEPS_EACH * (INTERRUPTIONS or MOST)
     training = ["--steps", str(steps), "--every", "3", "--megabytes", "1"]
-    code = stage.upload_project({"train.py": PACED, "program.py": PROGRAM})
+    code = testbed.upload_project({"train.py": PACED, "program.py": PROGRAM})
     hurry = tmp_path / "hurry"
-    stage.start(
+    testbed.start(
         {
             "code": code,
             "script": "train.py",
@@ -67,8 +67,8 @@ def test_interruptions_at_random_moments_cost_no_bit_and_leave_nothing(
         },
         name=run_id,
     )
-    stage.wait_for_training(run_id)
-    soak = Soak(stage, run_id, random.Random(seed))
+    testbed.wait_for_training(run_id)
+    soak = Soak(testbed, run_id, random.Random(seed))
     began = time.monotonic()
     made = 0
     while made < INTERRUPTIONS or (
@@ -78,23 +78,25 @@ def test_interruptions_at_random_moments_cost_no_bit_and_leave_nothing(
         soak.interrupt_once()
         made += 1
         passed = time.monotonic() - began
-        save = stage.run(run_id).save
+        save = testbed.run(run_id).save
         print(f"{passed:.0f} s: {made} interruptions, save {save}", file=sys.stderr)
     hurry.touch()
-    ended = stage.wait_for_training_completion(run_id, timeout=timedelta(minutes=30))
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    assert json.loads(stage.output(run_id, "result.json")) == json.loads(alone(tmp_path, training))
-    check_ledger(stage, run_id, made=made)
-    check_machines(stage, run_id)
-    check_parts(stage, run_id)
-    print(f"\n{made} interruptions {dict(soak.done)}, {len(stage.attempts(run_id))} attempts")
+    ended = testbed.wait_for_training_completion(run_id, timeout=timedelta(minutes=30))
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    assert json.loads(testbed.output(run_id, "result.json")) == json.loads(
+        alone(tmp_path, training)
+    )
+    check_ledger(testbed, run_id, made=made)
+    check_machines(testbed, run_id)
+    check_parts(testbed, run_id)
+    print(f"\n{made} interruptions {dict(soak.done)}, {len(testbed.attempts(run_id))} attempts")
 
 
-def check_ledger(stage: Stage, run_id: str, *, made: int) -> None:
-    run, attempts = stage.run(run_id), stage.attempts(run_id)
+def check_ledger(testbed: Testbed, run_id: str, *, made: int) -> None:
+    run, attempts = testbed.run(run_id), testbed.attempts(run_id)
     assert run.ended is RunStatus.COMPLETED
     assert [one.number for one in attempts] == list(range(1, len(attempts) + 1))
-    assert all(one.ended is not None for one in attempts), stage.story(run_id)
+    assert all(one.ended is not None for one in attempts), testbed.story(run_id)
     assert [one.ended.kind for one in attempts].count(OutcomeKind.COMPLETED) == 1
     trained = [one for one in attempts if one.training_at is not None]
     assert run.fence == trained[-1].number

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from runctl.model.outcome import RunStatus
-from tests.e2e.testbed import Stage, wait_for
+from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -25,20 +25,20 @@ print("left at", step, flush=True)
 
 
 @pytest.fixture(scope="module")
-def script(stage: Stage) -> str:
+def script(testbed: Testbed) -> str:
     """One script in the bucket, as a person would copy it there."""
-    uri = f"s3://{stage.deployment.bucket}/code/sleeper.py"
-    bucket, key = stage.deployment.bucket, "code/sleeper.py"
-    stage.clients.get("s3").put_object(Bucket=bucket, Key=key, Body=SLEEPER.encode())
+    uri = f"s3://{testbed.deployment.bucket}/code/sleeper.py"
+    bucket, key = testbed.deployment.bucket, "code/sleeper.py"
+    testbed.clients.get("s3").put_object(Bucket=bucket, Key=key, Body=SLEEPER.encode())
     return uri
 
 
-def start_with_the_aws_cli(stage: Stage, name: str, request: object) -> str:
-    done = stage.aws(
+def start_with_the_aws_cli(testbed: Testbed, name: str, request: object) -> str:
+    done = testbed.aws(
         "stepfunctions",
         "start-execution",
         "--state-machine-arn",
-        stage.deployment.state_machine_arn,
+        testbed.deployment.state_machine_arn,
         "--name",
         name,
         "--input",
@@ -49,55 +49,55 @@ def start_with_the_aws_cli(stage: Stage, name: str, request: object) -> str:
     return arn
 
 
-def test_an_execution_with_nothing_but_a_script_is_a_run(stage: Stage, script: str, new_name):
+def test_an_execution_with_nothing_but_a_script_is_a_run(testbed: Testbed, script: str, new_name):
     run_id = new_name()
-    start_with_the_aws_cli(stage, run_id, {"script": script, "env": {"STEPS": "5"}})
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    assert "left at 5" in stage.log(run_id, 1)
-    stage.wait_for_no_instance(run_id)
+    start_with_the_aws_cli(testbed, run_id, {"script": script, "env": {"STEPS": "5"}})
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    assert "left at 5" in testbed.log(run_id, 1)
+    testbed.wait_for_no_instance(run_id)
 
 
 def test_after_stop_execution_the_work_is_saved_and_no_instance_is_left(
-    stage: Stage, script: str, new_name
+    testbed: Testbed, script: str, new_name
 ):
     run_id = new_name()
-    arn = start_with_the_aws_cli(stage, run_id, {"script": script})
-    stage.wait_for_training(run_id, step=3)
-    done = stage.aws("stepfunctions", "stop-execution", "--execution-arn", arn)
+    arn = start_with_the_aws_cli(testbed, run_id, {"script": script})
+    testbed.wait_for_training(run_id, step=3)
+    done = testbed.aws("stepfunctions", "stop-execution", "--execution-arn", arn)
     assert done.returncode == 0, done.stderr
-    stage.wait_for_no_instance(run_id)
-    run = wait_for(lambda: (found := stage.run(run_id)).ended and found, "the run to end")
+    testbed.wait_for_no_instance(run_id)
+    run = wait_for(lambda: (found := testbed.run(run_id)).ended and found, "the run to end")
     assert run.ended is RunStatus.STOPPED
-    stage.verify_checkpoint_exists(run_id)
-    left = [line for line in stage.log(run_id, 1) if line.startswith("left at")]
-    assert left == [f"left at {run.step}"], stage.story(run_id)
+    testbed.verify_checkpoint_exists(run_id)
+    left = [line for line in testbed.log(run_id, 1) if line.startswith("left at")]
+    assert left == [f"left at {run.step}"], testbed.story(run_id)
 
 
 def test_a_run_that_is_stopped_while_it_waits_for_capacity_launches_nothing(
-    stage: Stage, script: str, new_name
+    testbed: Testbed, script: str, new_name
 ):
-    stage.cloud.set_capacity("*", 0)
+    testbed.cloud.set_capacity("*", 0)
     run_id = new_name()
-    arn = start_with_the_aws_cli(stage, run_id, {"script": script})
-    wait_for(lambda: stage.attempts(run_id), "a first attempt")
-    stage.aws("stepfunctions", "stop-execution", "--execution-arn", arn)
-    wait_for(lambda: stage.run(run_id).ended, "the run to end")
-    stage.cloud.reset()
-    assert stage.instances(run_id) == []
+    arn = start_with_the_aws_cli(testbed, run_id, {"script": script})
+    wait_for(lambda: testbed.attempts(run_id), "a first attempt")
+    testbed.aws("stepfunctions", "stop-execution", "--execution-arn", arn)
+    wait_for(lambda: testbed.run(run_id).ended, "the run to end")
+    testbed.cloud.reset()
+    assert testbed.instances(run_id) == []
 
 
 def test_a_run_waits_for_capacity_and_goes_on_when_there_is_some(
-    stage: Stage, script: str, new_name
+    testbed: Testbed, script: str, new_name
 ):
-    stage.cloud.set_capacity("*", 0)
+    testbed.cloud.set_capacity("*", 0)
     run_id = new_name()
-    stage.start({"script": script, "env": {"STEPS": "3"}}, name=run_id)
-    wait_for(lambda: len(stage.attempts(run_id)) >= 2, "a second try")
-    stage.cloud.reset()
-    ended = stage.wait_for_training_completion(run_id)
-    assert ended.status == "SUCCEEDED", stage.story(run_id)
-    assert stage.attempts(run_id)[0].ended.kind.value == "no_capacity"
+    testbed.start({"script": script, "env": {"STEPS": "3"}}, name=run_id)
+    wait_for(lambda: len(testbed.attempts(run_id)) >= 2, "a second try")
+    testbed.cloud.reset()
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    assert testbed.attempts(run_id)[0].ended.kind.value == "no_capacity"
 
 
 @pytest.mark.parametrize(
@@ -112,52 +112,54 @@ def test_a_run_waits_for_capacity_and_goes_on_when_there_is_some(
     ids=["unknown field", "wrong types", "missing script", "leaves the project", "large env"],
 )
 def test_a_bad_request_fails_at_once_and_launches_nothing(
-    stage: Stage, script: str, new_name, request_: dict, named: list
+    testbed: Testbed, script: str, new_name, request_: dict, named: list
 ):
     run_id = new_name()
-    text = json.dumps(request_).replace("{bucket}", stage.deployment.bucket)
-    stage.start(json.loads(text), name=run_id)
-    ended = stage.wait_for_training_completion(run_id)
+    text = json.dumps(request_).replace("{bucket}", testbed.deployment.bucket)
+    testbed.start(json.loads(text), name=run_id)
+    ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "FAILED"
     assert ended.error == "InvalidRequestError"
     assert all(word in ended.cause for word in named), ended.cause
     assert "Traceback" not in ended.cause
-    assert stage.ledger.find_run(run_id) is None
-    assert stage.instances(run_id) == []
+    assert testbed.ledger.find_run(run_id) is None
+    assert testbed.instances(run_id) == []
 
 
-def test_a_trainer_that_fails_fails_the_run_and_says_why(stage: Stage, new_name):
-    code = stage.upload_project({"broken.py": "raise SystemExit('the data is gone')"})
+def test_a_trainer_that_fails_fails_the_run_and_says_why(testbed: Testbed, new_name):
+    code = testbed.upload_project({"broken.py": "raise SystemExit('the data is gone')"})
     run_id = new_name()
-    stage.start({"code": code, "script": "broken.py"}, name=run_id)
-    ended = stage.wait_for_training_completion(run_id)
+    testbed.start({"code": code, "script": "broken.py"}, name=run_id)
+    ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "FAILED"
     assert ended.error == "RunFailed"
     assert "the data is gone" in ended.cause
-    stage.wait_for_no_instance(run_id)
+    testbed.wait_for_no_instance(run_id)
 
 
-def test_dependencies_that_do_not_install_fail_the_run_and_name_the_file(stage: Stage, new_name):
-    code = stage.upload_project(
+def test_dependencies_that_do_not_install_fail_the_run_and_name_the_file(
+    testbed: Testbed, new_name
+):
+    code = testbed.upload_project(
         {"train.py": "print('never')", "requirements.txt": "./no-such-folder\n"}
     )
     run_id = new_name()
-    stage.start({"code": code, "script": "train.py"}, name=run_id)
-    ended = stage.wait_for_training_completion(run_id)
+    testbed.start({"code": code, "script": "train.py"}, name=run_id)
+    ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "FAILED"
     assert "requirements.txt" in ended.cause
-    stage.wait_for_no_instance(run_id)
+    testbed.wait_for_no_instance(run_id)
 
 
-def test_no_function_was_refused_by_its_own_role(stage: Stage, script: str, new_name):
+def test_no_function_was_refused_by_its_own_role(testbed: Testbed, script: str, new_name):
     """IAM is enforced: a call that a role lacks would be in the journal of calls."""
     run_id = new_name()
-    stage.start({"script": script, "env": {"STEPS": "2"}}, name=run_id)
-    stage.wait_for_training_completion(run_id)
-    assert stage.cloud.health()["enforced"] is True
+    testbed.start({"script": script, "env": {"STEPS": "2"}}, name=run_id)
+    testbed.wait_for_training_completion(run_id)
+    assert testbed.cloud.health()["enforced"] is True
     refused = [
         call
-        for call in stage.cloud.calls()
+        for call in testbed.cloud.calls()
         if "UnauthorizedOperation" in str(call["outcome"]) or "AccessDenied" in str(call["outcome"])
     ]
     # Of an instance that has not registered SSM knows no tags, which the permission asks for.

@@ -14,57 +14,59 @@ from runctl.local.deploy import deploy
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.e2e.sleeping import start_sleeper
 from tests.e2e.sweeping import LaterClock, RoleClients, services_of_the_sweep
-from tests.e2e.testbed import PROJECT, Stage
+from tests.e2e.testbed import PROJECT, Testbed
 
 # The fixtures deploy twice.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def second(stage: Stage) -> Stage:
+def second(testbed: Testbed) -> Testbed:
     """Deploy once more beside the deployment of all tests, under another name."""
-    deploy(stage.endpoint, project=PROJECT, context={"name": "second"}, warm_functions=False)
-    return Stage(stage.endpoint, name="second")
+    deploy(testbed.endpoint, project=PROJECT, context={"name": "second"}, warm_functions=False)
+    return Testbed(testbed.endpoint, name="second")
 
 
 @pytest.fixture
-def same(stage: Stage, second: Stage, new_name) -> str:
+def same(testbed: Testbed, second: Testbed, new_name) -> str:
     """Start runs of one name in both deployments, and wait until both train."""
     run_id = new_name()
-    for one in (stage, second):
+    for one in (testbed, second):
         start_sleeper(one, run_id)
-    for one in (stage, second):
+    for one in (testbed, second):
         one.wait_for_training(run_id)
     return run_id
 
 
-def end(stage: Stage, run_id: str) -> None:
-    stage.workflow.stop_run(stage.workflow.execution_arn(run_id), cause="seen enough")
-    stage.wait_for_no_instance(run_id)
+def end(testbed: Testbed, run_id: str) -> None:
+    testbed.workflow.stop_run(testbed.workflow.execution_arn(run_id), cause="seen enough")
+    testbed.wait_for_no_instance(run_id)
 
 
 def test_runs_of_the_same_name_have_a_machine_each_and_stopping_one_leaves_the_other(
-    stage: Stage, second: Stage, same: str
+    testbed: Testbed, second: Testbed, same: str
 ):
     first_machine, second_machine = (
-        one.wait_for_launch(same, attempt=1) for one in (stage, second)
+        one.wait_for_launch(same, attempt=1) for one in (testbed, second)
     )
     assert first_machine != second_machine
-    end(stage, same)
+    end(testbed, same)
     assert second.live_instances(same) == [second_machine]
     assert second.execution(same).is_running
     end(second, same)
 
 
-def test_the_sweep_of_one_leaves_what_the_other_has_alone(stage: Stage, second: Stage, same: str):
+def test_the_sweep_of_one_leaves_what_the_other_has_alone(
+    testbed: Testbed, second: Testbed, same: str
+):
     # In the first ledger the run is over, and nobody ended its machine.
     now = datetime.now(timezone.utc)
-    stage.ledger.end_attempt(same, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
-    stage.ledger.end_run(same, status=RunStatus.FAILED, reason="lost", now=now)
-    later = services_of_the_sweep(stage, LaterClock())
+    testbed.ledger.end_attempt(same, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
+    testbed.ledger.end_run(same, status=RunStatus.FAILED, reason="lost", now=now)
+    later = services_of_the_sweep(testbed, LaterClock())
     swept = sweep(later)
     assert swept["failed"] == []
-    stage.wait_for_no_instance(same)
+    testbed.wait_for_no_instance(same)
     sweep(later)
     machine = second.wait_for_launch(same, attempt=1)
     assert machine not in swept["terminated"]
@@ -73,14 +75,14 @@ def test_the_sweep_of_one_leaves_what_the_other_has_alone(stage: Stage, second: 
 
 
 def test_the_permissions_of_one_end_at_the_machines_and_fleets_of_the_other(
-    stage: Stage, second: Stage, same: str
+    testbed: Testbed, second: Testbed, same: str
 ):
     machine = second.wait_for_launch(same, attempt=1)
-    role = stage.clients.get("lambda").get_function_configuration(FunctionName="runctl-sweep")
-    clients = RoleClients(stage, role["Role"])
+    role = testbed.clients.get("lambda").get_function_configuration(FunctionName="runctl-sweep")
+    clients = RoleClients(testbed, role["Role"])
     with pytest.raises(ClientError, match="UnauthorizedOperation"):
         clients.get("ec2").terminate_instances(InstanceIds=[machine])
-    tags = stage.clients.get("ec2").describe_tags(
+    tags = testbed.clients.get("ec2").describe_tags(
         Filters=[
             {"Name": "resource-type", "Values": ["fleet"]},
             {"Name": "key", "Values": ["runctl:deployment"]},
@@ -94,19 +96,19 @@ def test_the_permissions_of_one_end_at_the_machines_and_fleets_of_the_other(
         clients.get("ssm").send_command(
             InstanceIds=[machine], DocumentName="runctl-agent", Parameters={"action": ["stop"]}
         )
-    for one in (stage, second):
+    for one in (testbed, second):
         end(one, same)
 
 
 def test_the_command_line_reaches_the_deployment_that_is_named(
-    stage: Stage, second: Stage, new_name
+    testbed: Testbed, second: Testbed, new_name
 ):
     run_id = start_sleeper(second, new_name())
     second.wait_for_training(run_id)
     named = {
         name: subprocess.run(
             [sys.executable, "-m", "runctl.cli.main", "status", run_id, "--local", "--json"],
-            env={**os.environ, "RUNCTL_LOCAL_HOME": str(stage.endpoint.home), **variables},
+            env={**os.environ, "RUNCTL_LOCAL_HOME": str(testbed.endpoint.home), **variables},
             cwd=PROJECT,
             capture_output=True,
             text=True,

@@ -23,7 +23,7 @@ PROJECT = Path(__file__).parents[2]
 wait_for = testbed.wait_for
 
 
-class Stage(testbed.Stage):
+class Testbed(testbed.Testbed):
     """A deployed system, and the tests' ways of acting on it."""
 
     def upload_project(self, files: dict[str, bytes | str | Path]) -> str:

@@ -18,7 +18,7 @@ HANDLERS = (
     "handle_interruption",
     "launch_instances",
     "prepare_run",
-    "start_training",
+    "train",
     "sweep",
 )
 

@@ -188,7 +188,7 @@ def test_a_run_goes_from_request_to_result_through_the_handlers(world, invoke):
         "heartbeat_seconds": 300,
     }
     world.workflow.valid.add("token")
-    invoke("start_training", {**prepared, "token": "token", "execution_arn": ARN})
+    invoke("train", {**prepared, "token": "token", "execution_arn": ARN})
     assert world.ledger.find_attempt(RUN, 1).token == "token"
     taken = {**prepared, "outcome": {"kind": "interrupted", "reason": "notice"}}
     confirmed = invoke("confirm_checkpoint", taken)
@@ -196,7 +196,7 @@ def test_a_run_goes_from_request_to_result_through_the_handlers(world, invoke):
     assert (decided["decision"], decided["attempt"]) == ("relaunch", 2)
     second = {"run_id": RUN, "attempt": decided["attempt"]}
     assert invoke("launch_instances", second)["launched"]
-    invoke("start_training", {**second, "token": "token-2", "execution_arn": ARN})
+    invoke("train", {**second, "token": "token-2", "execution_arn": ARN})
     done = {**second, "outcome": {"kind": "completed", "reason": "", "exit_code": 0}}
     confirmed = invoke("confirm_checkpoint", done)
     decided = invoke("decide_next", {key: confirmed[key] for key in done})

@@ -13,7 +13,7 @@ from pathlib import Path
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runctl.checkpoint.folder_state import Seen
+from runctl.checkpoint.folder_state import FileState
 from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
 from runctl.checkpoint.layouts import flaws_of, names_save, tracked_number
 from runctl.checkpoint.stated_steps import StepJudge, stated_step
@@ -151,7 +151,7 @@ def check_folder(folder: dict[str, tuple[str, int, str]]) -> None:
         return contents.get(path, b"")[offset : offset + size]
 
     view = {
-        path: Seen(
+        path: FileState(
             kind,
             0o644,
             at * 10**9,

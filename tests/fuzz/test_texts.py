@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runctl.agent.reporting.display_lines import DisplayLines
 from runctl.agent.reporting.json_lines import Follower
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.saving.save_events import Saves
+from runctl.agent.saving.save_events import SaveEvents
 from runctl.cli.project.settings import parse_settings
 from runctl.model.checkpoint import is_step
 from runctl.model.errors import SettingsError
@@ -100,7 +100,7 @@ def check_json_lines(lines: list[bytes]) -> None:
     metrics = told["metrics"] or {}
     assert len(metrics) <= MAX_NAMES
     json.dumps(metrics, allow_nan=False, ensure_ascii=False).encode()
-    saves = Saves(path)
+    saves = SaveEvents(path)
     for _ in range(len(lines) + 2):
         saves.read()
     assert saves.step == 7

@@ -18,7 +18,7 @@ LEDGER = {
     "launch_instances": {
         "GetItem", "Query", "BatchGetItem", "PutItem", "UpdateItem", "ConditionCheckItem",
     },
-    "start_training": {"GetItem", "UpdateItem"},
+    "train": {"GetItem", "UpdateItem"},
     "confirm_checkpoint": {"GetItem", "UpdateItem"},
     "decide_next": {"GetItem", "Query"},
     "finish_run": {"GetItem", "Query", "UpdateItem"},
@@ -47,7 +47,7 @@ COMMANDERS = {"handle_interruption", "clean_up", "sweep"}
 STARTERS = {"launch_instances"}
 LAUNCHERS = {"launch_instances", "handle_interruption"}
 TELLERS = {"finish_run", "clean_up", "sweep"}
-REPORTERS = {"start_training", "handle_instance_change", "sweep"}
+REPORTERS = {"train", "handle_instance_change", "sweep"}
 FUNCTIONS = sorted(LEDGER)
 
 EC2 = f"arn:aws:ec2:{REGION}:{ACCOUNT}"

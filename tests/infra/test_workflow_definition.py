@@ -24,8 +24,6 @@ TASKS = {
     for name, state in STATES.items()
     if state["Type"] == "Task" and ":lambda:" in state["Resource"]
 }
-# Train is the state that a person waits for; its function only hands the token over.
-FUNCTION_OF = {"Train": "start_training"}
 SERVICE_ERRORS = {
     "Lambda.ServiceException",
     "Lambda.AWSLambdaException",
@@ -49,7 +47,7 @@ def error_names() -> Iterator[str]:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_calls_the_function_of_its_name(name: str) -> None:
-    function = FUNCTION_OF.get(name, snake(name))
+    function = snake(name)
     assert TASKS[name]["Arguments"]["FunctionName"] == f"${{{function}}}"
     assert (LAMBDAS / f"{function}.py").exists()
 

@@ -53,7 +53,7 @@ def script(**parts: list[Line]) -> Script:
     whole: Script = {
         "prepare_run": [{"answers": {"run_id": "RUN", "attempt": 1}}],
         "launch_instances": [launched(1)],
-        "start_training": [reported("completed", exit_code=0, step=90)],
+        "train": [reported("completed", exit_code=0, step=90)],
         "confirm_checkpoint": [confirmed(1, "completed")],
         "decide_next": [over("finish", "completed")],
         "finish_run": [{"answers": RESULT}],
@@ -73,7 +73,7 @@ def test_a_run_that_completes_returns_its_result(stage: Stage) -> None:
     assert prepared["execution"]["arn"] == play.described["executionArn"]
     assert prepared["execution"]["name"] == run_id
     assert prepared["execution"]["start_time"]
-    (started,) = play.payloads("start_training")
+    (started,) = play.payloads("train")
     assert started.pop("token")
     execution_arn = play.described["executionArn"]
     assert started == {"run_id": run_id, "attempt": 1, "execution_arn": execution_arn}
@@ -95,7 +95,7 @@ def test_an_interrupted_run_is_relaunched_and_completes(stage: Stage) -> None:
     play = stage.play(
         script(
             launch_instances=[launched(1), launched(2)],
-            start_training=[reported("interrupted", step=30), reported("completed", step=90)],
+            train=[reported("interrupted", step=30), reported("completed", step=90)],
             confirm_checkpoint=[confirmed(1, "interrupted"), confirmed(2, "completed")],
             decide_next=[relaunch(2), over("finish", "completed")],
         )
@@ -103,7 +103,7 @@ def test_an_interrupted_run_is_relaunched_and_completes(stage: Stage) -> None:
     assert play.described["status"] == "SUCCEEDED"
     assert play.states == ["PrepareRun", *ONCE, *ONCE, "FinishRun", "Result", "RunFinished"]
     assert [one["attempt"] for one in play.payloads("launch_instances")] == [1, 2]
-    tokens = [one["token"] for one in play.payloads("start_training")]
+    tokens = [one["token"] for one in play.payloads("train")]
     assert len(set(tokens)) == 2
 
 
@@ -111,12 +111,12 @@ def test_an_attempt_that_falls_silent_is_lost_not_the_run(stage: Stage) -> None:
     execution = stage.begin(
         script(
             launch_instances=[launched(1), launched(2)],
-            start_training=[{"answers": None}, reported("completed", step=90)],
+            train=[{"answers": None}, reported("completed", step=90)],
             confirm_checkpoint=[confirmed(1, "lost"), confirmed(2, "completed")],
             decide_next=[relaunch(2), over("finish", "completed")],
         )
     )
-    eventually(lambda: _calls(stage, execution, "start_training"))
+    eventually(lambda: _calls(stage, execution, "train"))
     stage.cloud.admin.set_knobs(heartbeat_scale=0.001)
     play = stage.seen(execution)
     assert play.described["status"] == "SUCCEEDED"
@@ -150,7 +150,7 @@ def test_giving_up_fails_the_execution_with_the_reason(stage: Stage) -> None:
     reason = "all 3 attempts are spent (max_attempts)"
     play = stage.play(
         script(
-            start_training=[reported("failed", exit_code=1)],
+            train=[reported("failed", exit_code=1)],
             confirm_checkpoint=[confirmed(1, "failed")],
             decide_next=[over("give_up", "failed", reason)],
             finish_run=[{"answers": {**RESULT, "status": "failed", "reason": reason}}],
@@ -172,7 +172,7 @@ def test_giving_up_without_a_status_means_failed(stage: Stage) -> None:
 def test_a_run_that_was_stopped_or_not_resumed_is_no_failure(stage: Stage, status: str) -> None:
     play = stage.play(
         script(
-            start_training=[reported(status)],
+            train=[reported(status)],
             confirm_checkpoint=[confirmed(1, status)],
             decide_next=[over("finish", status)],
             finish_run=[{"answers": {**RESULT, "status": status}}],
@@ -199,7 +199,7 @@ def test_a_bad_request_is_rejected_with_the_message_alone(stage: Stage, error: s
     [
         ("prepare_run", "PrepareRun"),
         ("launch_instances", "LaunchInstances"),
-        ("start_training", "Train"),
+        ("train", "Train"),
         ("confirm_checkpoint", "ConfirmCheckpoint"),
         ("decide_next", "DecideNext"),
         ("finish_run", "FinishRun"),
@@ -277,7 +277,7 @@ def test_an_execution_that_is_stopped_while_it_waits_for_capacity_ends_at_once(
 def test_an_execution_whose_run_has_ended_stops_there_and_says_how_to_go_on(stage: Stage) -> None:
     told = "the run RUN has ended: stopped; to go on with it, use `runctl resume RUN`"
     line = {"raises": "RunEndedError", "message": told}
-    for function, state in (("launch_instances", "LaunchInstances"), ("start_training", "Train")):
+    for function, state in (("launch_instances", "LaunchInstances"), ("train", "Train")):
         play = stage.play(script(**{function: [line]}))  # as one that was redriven
         assert play.states[-3:] == [state, "CleanUp", "Unexpected"]
         assert (play.described["status"], play.described["error"]) == ("FAILED", "RunEndedError")
@@ -285,8 +285,8 @@ def test_an_execution_whose_run_has_ended_stops_there_and_says_how_to_go_on(stag
 
 
 def test_a_stopped_execution_waits_for_nothing(stage: Stage) -> None:
-    execution = stage.begin(script(start_training=[{"answers": None}]))
-    eventually(lambda: _calls(stage, execution, "start_training"))
+    execution = stage.begin(script(train=[{"answers": None}]))
+    eventually(lambda: _calls(stage, execution, "train"))
     stage.cloud.client("stepfunctions").stop_execution(executionArn=execution)
     play = stage.seen(execution)
     assert play.described["status"] == "ABORTED"

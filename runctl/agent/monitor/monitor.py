@@ -19,7 +19,7 @@ from runctl.agent.runtime.stopping import send_once, targets_of
 from runctl.checkpoint.databases import Databases
 from runctl.checkpoint.inspector import Inspector
 from runctl.checkpoint.pinning import pin, read_pinned
-from runctl.checkpoint.settling import ChangedError, Settling, Take, View, look
+from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snapshot, look
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.wholeness import Wholeness
 
@@ -66,7 +66,7 @@ class Monitor:
         self._databases = Databases(watched.folder, pins / "databases", inspector)
         self._step: int | None = None
         self._save_number = 0
-        self._saved: View = {}
+        self._saved: FolderState = {}
         self._asked = self._failed_at = float("-inf")
         self._noticed = False
         self._recommended: str | None = None
@@ -124,17 +124,17 @@ class Monitor:
         before = self._settling.taken
         is_pending = self._settling.is_pending
         found = self._databases.replace(view, writing, time.monotonic(), hurry=is_pending)
-        take = self._settling.observe(
+        snapshot = self._settling.observe(
             found.view,
             found.writing,
             time.monotonic(),
             copies=found.copies,
             held_back=found.held_back,
         )
-        if take is not None and not self._save(take):
+        if snapshot is not None and not self._save(snapshot):
             self._settling.forget_take(before)
 
-    def _view(self) -> View | None:
+    def _view(self) -> FolderState | None:
         """Look at the folder; None when it cannot be read, which is tried again later."""
         try:
             return look(self._watched.folder)
@@ -150,30 +150,36 @@ class Monitor:
             return
         view, torn = self._databases.at_rest(found, frozenset())
         # How a process ended that is not our child, nobody tells us.
-        take = self._settling.final(
+        snapshot = self._settling.final(
             view,
             time.monotonic(),
             torn=torn,
             abrupt=not self._catches,
             databases=self._databases.paths,
         )
-        if take is None:
+        if snapshot is None:
             logger.info("there is nothing newer that is whole than what was saved")
             return
-        while not self._save(take):
+        while not self._save(snapshot):
             self._pause(RETRY_AFTER.total_seconds())
 
-    def _save(self, take: Take) -> bool:
+    def _save(self, snapshot: Snapshot) -> bool:
         now = datetime.now(timezone.utc)
         place = self._pins / "current"
         try:
             databases = [self._databases.place]
-            held = pin(self._watched.folder, take.view, place, hot=take.hot, held=databases)
+            held = pin(
+                self._watched.folder,
+                snapshot.view,
+                place,
+                recently_modified=snapshot.recently_modified,
+                held=databases,
+            )
             read = partial(read_pinned, held, {}, place)
             judged = self._judge.judge(
-                held, take.changed, held=self._saved, current=self._step, read=read
+                held, snapshot.changed, held=self._saved, current=self._step, read=read
             )
-            pinned = replace(take, view=held)
+            pinned = replace(snapshot, view=held)
             number = self._save_number + 1
             uri = self._store.save(pinned, place, step=judged.step, save=number, now=now)
         except ChangedError as exc:

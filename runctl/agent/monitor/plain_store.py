@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of
 from runctl.checkpoint.pinning import pin_name
-from runctl.checkpoint.settling import ChangedError, Seen, Take
+from runctl.checkpoint.settling import ChangedError, FileState, Snapshot
 
 KEEP_LAST = 3
 MANIFEST_VERSION = 1
@@ -44,13 +44,15 @@ class PlainStore:
         except ClientError as exc:
             logger.warning("old checkpoints cannot be removed: %s", code_of(exc))
 
-    def save(self, take: Take, place: Path, *, step: int | None, save: int, now: datetime) -> str:
+    def save(
+        self, snapshot: Snapshot, place: Path, *, step: int | None, save: int, now: datetime
+    ) -> str:
         """Store a pinned snapshot, return its URI; ChangedError when a file changed."""
         number = f"save-{save}" if step is None else f"step-{step}"
         name = f"{now:%Y%m%dT%H%M%S%f}-{number}"
         stored: dict[str, tuple[tuple[Any, ...], str]] = {}
         entries = []
-        for path, seen in sorted(take.view.items()):
+        for path, seen in sorted(snapshot.view.items()):
             entries.append(
                 {
                     "path": path,
@@ -64,7 +66,7 @@ class PlainStore:
             if seen.kind == "file":
                 key = f"{self._prefix}{name}/{path}"
                 self._store(place / pin_name(seen), key, path, seen)
-                if path not in take.logs:
+                if path not in snapshot.logs:
                     _check_unchanged(place / pin_name(seen), path, seen)
                 stored[path] = (_identity(seen), key)
         manifest = {
@@ -78,7 +80,7 @@ class PlainStore:
         self._remove_old()
         return f"s3://{self._bucket}/{self._prefix}{name}/"
 
-    def _store(self, source: Path, key: str, path: str, seen: Seen) -> None:
+    def _store(self, source: Path, key: str, path: str, seen: FileState) -> None:
         identity, before = self._stored.get(path, ((), ""))
         if before and identity == _identity(seen):
             self._client.copy({"Bucket": self._bucket, "Key": before}, self._bucket, key)
@@ -115,11 +117,11 @@ class PlainStore:
                 yield str(item["Key"])
 
 
-def _identity(seen: Seen) -> tuple[Any, ...]:
+def _identity(seen: FileState) -> tuple[Any, ...]:
     return seen.inode, seen.size, seen.mtime_ns
 
 
-def _check_unchanged(pinned: Path, path: str, seen: Seen) -> None:
+def _check_unchanged(pinned: Path, path: str, seen: FileState) -> None:
     try:
         info = pinned.stat()
     except FileNotFoundError as exc:

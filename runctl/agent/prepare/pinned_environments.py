@@ -5,7 +5,7 @@ from pathlib import Path
 from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.installed import installed_versions
-from runctl.agent.signals.waiting import Patience
+from runctl.agent.signals.waiting import CancellableWait
 from runctl.aws.versions import VersionStore
 
 
@@ -18,22 +18,22 @@ class PinnedEnvironments:
         versions: VersionStore,
         *,
         attempt: int,
-        patience: Patience,
+        wait: CancellableWait,
     ) -> None:
         self._environments = environments
         self._versions = versions
         self._attempt = attempt
-        self._patience = patience
+        self._wait = wait
 
     def prepare(self, declared: Declared) -> Path:
         """Return the environment's folder; RequestError when it cannot be built."""
         if not declared.installs:
             return self._environments.prepare(declared)
-        pinned = self._patience.retry(self._versions.read)
+        pinned = self._wait.retry(self._versions.read)
         environment = self._environments.prepare(declared, pinned)
         if pinned is None:
             found = installed_versions(environment, attempt=self._attempt)
-            standing = self._patience.retry(lambda: self._versions.record(found))
+            standing = self._wait.retry(lambda: self._versions.record(found))
             if standing.differing(found):  # another attempt of the run was quicker
                 return self._environments.prepare(declared, standing)
         return environment

@@ -21,7 +21,7 @@ from runctl.agent.prepare.installer import find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.trainer import base_environment
-from runctl.agent.signals.waiting import RETRY, Patience
+from runctl.agent.signals.waiting import RETRY, CancellableWait
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.versions import VersionStore
 from runctl.checkpoint.candidates import PREVIOUS, Trust
@@ -71,14 +71,14 @@ class Preparation:
         *,
         vendor: Path,
         progress: Progress,
-        patience: Patience,
+        wait: CancellableWait,
     ) -> None:
         self._ledger = ledger
         self._s3 = s3
         self._settings = settings
         self._paths = settings.paths
         self._progress = progress
-        self._patience = patience
+        self._wait = wait
         self._store = store
         self._restorer = Restorer(store, self._paths.state / "incoming")
         self._environments = PinnedEnvironments(
@@ -91,7 +91,7 @@ class Preparation:
             ),
             VersionStore(s3, bucket=settings.bucket, run_id=settings.run_id),
             attempt=settings.attempt,
-            patience=patience,
+            wait=wait,
         )
         self._wanted: tuple[str, Trust] | None = None
         self._ahead: list[Future[None]] = []
@@ -107,7 +107,7 @@ class Preparation:
                 run = None
             if run is not None:
                 return run
-            self._patience.pause(RETRY)
+            self._wait.pause(RETRY)
 
     def read_uptime(self) -> Uptime:
         """Return how long the run has trained before, and how often a machine was taken.
@@ -136,9 +136,7 @@ class Preparation:
         """Fetch the code and make its environment."""
         self._progress.enter("environment")
         with self._telling_of_a_full_disk("the code and its environment"):
-            script = self._patience.retry(
-                lambda: fetch_code(self._s3, request, self._paths.project)
-            )
+            script = self._wait.retry(lambda: fetch_code(self._s3, request, self._paths.project))
             declared = find_dependencies(self._paths.project, script)
             return Prepared(
                 script=script,
@@ -188,7 +186,7 @@ class Preparation:
                     self._restorer.discard()
                 logger.info("fetching ahead failed, the restore will see: %s", exc)
 
-        self._ahead.append(self._patience.start(fetch))
+        self._ahead.append(self._wait.start(fetch))
 
     def restore(self, request: RunRequest, prepared: Prepared) -> Prepared:
         """Put the newest whole checkpoint in place; only now it is certain which that is."""
@@ -223,7 +221,7 @@ class Preparation:
     def _return_to_beginning(self, request: RunRequest, folder: Path) -> None:
         clear(folder)
         if request.checkpoint.dir:  # the project may have files there
-            self._patience.retry(lambda: fetch_code(self._s3, request, self._paths.project))
+            self._wait.retry(lambda: fetch_code(self._s3, request, self._paths.project))
             folder.mkdir(parents=True, exist_ok=True)
         self._progress.resume_from(step=None, save=0)
 
@@ -256,7 +254,7 @@ class Preparation:
     ) -> Fetched:
         newest, trust = run.newest or "", Trust.of(run, tried=tried)
         with self._telling_of_a_full_disk(f"the files of the checkpoint {newest}"):
-            fetched = self._patience.retry(lambda: self._restorer.fetch(newest, trust))
+            fetched = self._wait.retry(lambda: self._restorer.fetch(newest, trust))
             self._restorer.put_in_place(fetched.manifest, folder)
         manifest = fetched.manifest
         self._progress.resume_from(step=manifest.step, save=manifest.save)

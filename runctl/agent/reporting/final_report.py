@@ -11,7 +11,7 @@ from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.outputs import upload_outputs
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.report import report
-from runctl.agent.signals.mailbox import Cause, Inbox
+from runctl.agent.signals.mailbox import Mailbox, StopCause
 from runctl.aws.workflow import StepFunctions
 from runctl.fault_points import reach
 from runctl.model.errors import TransientError
@@ -24,7 +24,7 @@ TOKEN_POLL_SECONDS = 0.2
 logger = logging.getLogger(__name__)
 
 
-class Farewell:
+class FinalReport:
     """Tells how the attempt ended, once."""
 
     def __init__(
@@ -35,16 +35,16 @@ class Farewell:
         *,
         heartbeat: Heartbeat,
         progress: Progress,
-        inbox: Inbox,
+        mailbox: Mailbox,
     ) -> None:
         self._workflow = workflow
         self._s3 = s3
         self._settings = settings
         self._heartbeat = heartbeat
         self._progress = progress
-        self._inbox = inbox
+        self._mailbox = mailbox
 
-    def was_told(self) -> bool:
+    def was_sent(self) -> bool:
         """Whether an earlier agent on this instance has reported already."""
         return self._settings.paths.reported.exists()
 
@@ -55,7 +55,7 @@ class Farewell:
         if self._heartbeat.has_token():
             self._heartbeat.tell_now()
         within = REPORT_WITHIN
-        ending = self._inbox.ending
+        ending = self._mailbox.ending
         left = None if ending is None else ending.time_left()
         if left is not None:
             within = min(within, max(left, timedelta(0)))
@@ -81,7 +81,7 @@ class Farewell:
                 )
             except TransientError as exc:
                 logger.warning("%s", exc)
-                if time.monotonic() + RETRY_SECONDS > until or self._inbox.ending:
+                if time.monotonic() + RETRY_SECONDS > until or self._mailbox.ending:
                     return str(exc)
                 time.sleep(RETRY_SECONDS)
             else:
@@ -90,11 +90,11 @@ class Farewell:
     def _await_token(self, outcome: Outcome) -> None:
         """An end before the token is worth telling too, as long as the instance lives."""
         while not self._heartbeat.has_token() and outcome.kind is not OutcomeKind.STOPPED:
-            ending = self._inbox.ending
+            ending = self._mailbox.ending
             if ending is not None:
                 left = ending.time_left()
                 over = left is None or left <= timedelta(0)
                 # After a stop or without the fence no token comes any more.
-                if over or ending.cause in {Cause.STOP, Cause.FENCED}:
+                if over or ending.cause in {StopCause.STOP, StopCause.FENCED}:
                     return
             time.sleep(TOKEN_POLL_SECONDS)

@@ -11,7 +11,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.signals.mailbox import Cause, Ending, Inbox
+from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.aws.errors import code_of, translated
 from runctl.aws.workflow import SPENT_TOKEN
 from runctl.model.agent_ledger import AgentLedger
@@ -42,7 +42,7 @@ class Heartbeat:
         instance_id: str,
         lease: Path,
         progress: Progress,
-        inbox: Inbox,
+        mailbox: Mailbox,
     ) -> None:
         self._ledger = ledger
         self._workflow = workflow
@@ -51,7 +51,7 @@ class Heartbeat:
         self._instance_id = instance_id
         self._lease = lease
         self._progress = progress
-        self._inbox = inbox
+        self._mailbox = mailbox
         self._token = ""
         self._refused = ""
         self._told_notice = False
@@ -135,14 +135,14 @@ class Heartbeat:
                 self._stop.wait(RUN_POLL.total_seconds())
                 continue
             if attempt is not None and attempt.ended is not None:
-                self._end(Cause.STOP, "the attempt has ended in the ledger")
+                self._end(StopCause.STOP, "the attempt has ended in the ledger")
             elif attempt is not None and attempt.instance_ids and not self._is_ours(attempt):
                 # EC2 launched twice for one attempt, whose tags both machines have.
-                self._end(Cause.FENCED, "the attempt is on another instance")
+                self._end(StopCause.FENCED, "the attempt is on another instance")
             elif attempt is not None and attempt.token:
                 self._token = attempt.token
                 self._has_token.set()
-                self._inbox.nudge()
+                self._mailbox.wake()
                 return
             self._stop.wait(TOKEN_POLL.total_seconds())
 
@@ -198,7 +198,7 @@ class Heartbeat:
 
     def _tell_notice(self) -> None:
         """Let the ledger know of a notice whose event may be lost: nobody terminates us then."""
-        noticed_at = self._inbox.noticed_at
+        noticed_at = self._mailbox.noticed_at
         if noticed_at is None or self._told_notice:
             return
         self._ledger.note_notice(self._run_id, self._attempt, now=noticed_at)
@@ -225,17 +225,19 @@ class Heartbeat:
 
     def _judge(self, run: Run, attempt: Attempt | None) -> None:
         if run.fence > self._attempt:
-            self._end(Cause.FENCED, f"attempt {run.fence} has taken over")
+            self._end(StopCause.FENCED, f"attempt {run.fence} has taken over")
             return
         if attempt is not None and attempt.token and attempt.token != self._token:
             # Of an ended run too: a redrive that overtook the stop's event waits for our report.
             logger.info("the attempt has a newer task token")
             self._token = attempt.token
         if run.ended is not None:
-            self._end(Cause.STOP, f"the run has ended: {run.ended.value}")
+            self._end(StopCause.STOP, f"the run has ended: {run.ended.value}")
 
-    def _end(self, cause: Cause, reason: str) -> None:
-        if self._inbox.end(Ending(cause=cause, reason=reason, detected=datetime.now(timezone.utc))):
+    def _end(self, cause: StopCause, reason: str) -> None:
+        if self._mailbox.end(
+            StopRequest(cause=cause, reason=reason, detected=datetime.now(timezone.utc))
+        ):
             logger.info("%s", reason)
 
 

@@ -16,7 +16,7 @@ from runctl.model import identity
 from runctl.model.errors import TransientError
 
 # Bounded memory: two pieces of 8 MiB at a time. S3 takes 10,000 of them, the last of any size.
-PIECE_BYTES = 8 * 1024 * 1024
+CHUNK_BYTES = 8 * 1024 * 1024
 MOST_PIECES = 10_000
 THREADS = 2
 ATTEMPT = "runctl-attempt"
@@ -103,10 +103,10 @@ def _put(
     """Store the file as it is now, at once or in pieces, with its attempt as metadata."""
     size = path.stat().st_size
     metadata = {ATTEMPT: str(attempt)}
-    if size <= PIECE_BYTES:
+    if size <= CHUNK_BYTES:
         client.put_object(**place, **condition, Metadata=metadata, Body=_read(path, 0, size))
         return
-    step = max(PIECE_BYTES, -(-size // MOST_PIECES))
+    step = max(CHUNK_BYTES, -(-size // MOST_PIECES))
     upload = client.create_multipart_upload(**place, Metadata=metadata)["UploadId"]
 
     def store(offset: int) -> dict[str, Any]:

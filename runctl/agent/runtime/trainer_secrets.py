@@ -9,7 +9,7 @@ from botocore.exceptions import BotoCoreError
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import MIN_LENGTH, SecretMask
-from runctl.agent.signals.waiting import RETRY, Patience
+from runctl.agent.signals.waiting import RETRY, CancellableWait
 from runctl.aws.secret_values import SecretValues, UnreadableSecretError
 from runctl.model.errors import RequestError, TransientError
 from runctl.model.secret_references import SecretReference, references_in
@@ -26,11 +26,16 @@ class TrainerSecrets:
     """Resolves the references of a request; nothing keeps the values but the trainer and a mask."""
 
     def __init__(
-        self, values: SecretValues, *, mask: SecretMask, patience: Patience, progress: Progress
+        self,
+        values: SecretValues,
+        *,
+        mask: SecretMask,
+        wait: CancellableWait,
+        progress: Progress,
     ) -> None:
         self._values = values
         self._mask = mask
-        self._patience = patience
+        self._wait = wait
         self._progress = progress
 
     def expect(self, env: Mapping[str, str]) -> None:
@@ -87,4 +92,4 @@ class TrainerSecrets:
                         "its value has a NUL character, which no variable can take"
                     )
                 return value
-            self._patience.pause(RETRY)
+            self._wait.pause(RETRY)

@@ -12,13 +12,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.marks import Marks
-from runctl.agent.saving.save_events import Saves
+from runctl.agent.saving.save_events import SaveEvents
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.pinning import read_pinned
 from runctl.checkpoint.restore import Fetched
 from runctl.checkpoint.retention import remove_old_checkpoints
 from runctl.checkpoint.save_history import SaveHistory
-from runctl.checkpoint.settling import Take, View
+from runctl.checkpoint.settling import FolderState, Snapshot
 from runctl.checkpoint.upload import ASSUMED_BYTES_PER_SECOND, Uploader
 from runctl.fault_points import reach
 from runctl.model.agent_ledger import AgentLedger
@@ -47,7 +47,7 @@ class Committer:
         attempt: int,
         keep_last: int,
         may_be_interrupted: bool,
-        saves: Saves,
+        saves: SaveEvents,
         progress: Progress,
         is_fenced: Callable[[], bool],
         run: Run | None = None,
@@ -77,7 +77,7 @@ class Committer:
         """The step of the newest checkpoint that is committed, None when it is not known."""
         return self.history.step
 
-    def begin_from(self, restored: Fetched, view: View) -> None:
+    def begin_from(self, restored: Fetched, view: FolderState) -> None:
         """Go on from a restored checkpoint, which is what the folder holds now."""
         self._manifest, self._given = restored.manifest, restored
         self._begun = time.monotonic()
@@ -89,7 +89,7 @@ class Committer:
         return self._uploader.expected_time(size_bytes)
 
     def commit(
-        self, take: Take, place: Path, *, told: int | None, superseded: threading.Event
+        self, snapshot: Snapshot, place: Path, *, told: int | None, superseded: threading.Event
     ) -> None:
         """Upload what is pinned at `place`, and make it the run's newest checkpoint.
 
@@ -97,14 +97,14 @@ class Committer:
         """
         began = time.monotonic()
         reach("save.pinned")
-        uploaded = self._uploader.upload(take, place, superseded=superseded)
+        uploaded = self._uploader.upload(snapshot, place, superseded=superseded)
         reach("save.parts_stored")
         entries = tuple(
-            sorted((*uploaded.entries, *self._carried(take)), key=lambda entry: entry.path)
+            sorted((*uploaded.entries, *self._carried(snapshot)), key=lambda entry: entry.path)
         )
         now = datetime.now(timezone.utc)
-        read = partial(read_pinned, take.view, take.contents, place)
-        judged = self.history.judge(take, told, read)
+        read = partial(read_pinned, snapshot.view, snapshot.contents, place)
+        judged = self.history.judge(snapshot, told, read)
         step = judged.step
         manifest = self._manifest_of(
             entries, step=step, now=now, metadata=self.history.metadata_of(judged)
@@ -124,7 +124,7 @@ class Committer:
         )
         reach("save.committed")
         self._manifest, self._has_committed = manifest, True
-        self._warn_of_a_new_start(self.history.add(key, manifest, take, judged, read))
+        self._warn_of_a_new_start(self.history.add(key, manifest, snapshot, judged, read))
         self._note_use_of_given(key, manifest)
         self._tell_budget(manifest)
         self._progress.mark("committed", now)
@@ -148,12 +148,12 @@ class Committer:
             self._has_proved = self._marks.prove(given.key)
             self.history.note_proven(given.key)
 
-    def save_partial(self, take: Take, place: Path, *, reasons: Sequence[str] = ()) -> None:
+    def save_partial(self, snapshot: Snapshot, place: Path, *, reasons: Sequence[str] = ()) -> None:
         """Keep what an unfinished save left, for a trainer that asks for it; never the newest.
 
         `reasons` say why it is not complete, as far as that is known.
         """
-        uploaded = self._uploader.upload(take, place, superseded=threading.Event())
+        uploaded = self._uploader.upload(snapshot, place, superseded=threading.Event())
         if self._is_fenced():
             raise FencedError("a later attempt owns the run")
         manifest = self._manifest_of(
@@ -211,14 +211,14 @@ class Committer:
         if warning and self._progress.warn(warning, about="resume"):
             logger.warning("%s", warning)
 
-    def _carried(self, take: Take) -> tuple[Entry, ...]:
+    def _carried(self, snapshot: Snapshot) -> tuple[Entry, ...]:
         """Return what the checkpoint before has of the saves that are left out."""
-        if self._manifest is None or not take.left_out:
+        if self._manifest is None or not snapshot.incomplete:
             return ()
         return tuple(
             entry
             for entry in self._manifest.entries
-            if take.leaves_out(entry.path) and entry.path not in take.view
+            if snapshot.is_incomplete(entry.path) and entry.path not in snapshot.view
         )
 
     def _tell_budget(self, manifest: Manifest) -> None:

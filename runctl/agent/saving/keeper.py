@@ -14,14 +14,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from runctl.agent.instance import processes
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
-from runctl.agent.saving.save_events import Saves
-from runctl.agent.saving.schedule import Pace
-from runctl.agent.signals.mailbox import Cause, Ending, Inbox
+from runctl.agent.saving.save_events import SaveEvents
+from runctl.agent.saving.schedule import CheckpointSchedule
+from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.checkpoint.databases import Databases, Replaced
 from runctl.checkpoint.inspector import Inspector
 from runctl.checkpoint.pinning import hold_on_to, pin
 from runctl.checkpoint.restore import Fetched
-from runctl.checkpoint.settling import ChangedError, Settling, Take, View, look
+from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snapshot, look
 from runctl.checkpoint.upload import SupersededError
 from runctl.checkpoint.wholeness import Wholeness
 from runctl.model.errors import CheckpointError, FencedError, RunctlError
@@ -52,9 +52,9 @@ class _Pinned:
     `told` is the step that the helper had told of by then.
     """
 
-    take: Take
+    snapshot: Snapshot
     place: Path
-    before: View
+    before: FolderState
     told: int | None
 
 
@@ -68,23 +68,23 @@ class Keeper:
         folder: Path,
         pins: Path,
         spare: Path,
-        saves: Saves,
-        pace: Pace,
+        saves: SaveEvents,
+        pace: CheckpointSchedule,
         family: Callable[[], list[int]],
         leader: Callable[[], int],
         progress: Progress,
-        inbox: Inbox,
+        mailbox: Mailbox,
     ) -> None:
         self._committer = committer
         self._folder = folder
         self._pins = pins
         self._spare = spare
-        self._saves = saves
-        self._pace = pace
+        self._save_events = saves
+        self._schedule = pace
         self._family = family
         self._leader = leader
         self._progress = progress
-        self._inbox = inbox
+        self._mailbox = mailbox
         inspector = Inspector(folder)
         self._settling = Settling(look(folder), wholeness=Wholeness(inspector))
         self._databases = Databases(folder, pins / "databases", inspector)
@@ -137,14 +137,14 @@ class Keeper:
         """
         self._stop.set()
         self._threads[0].join()
-        self._saves.read()
+        self._save_events.read()
         view = self._last_view()
         with self._work:
-            told = self._saves.step != self._step_taken
-            take = None
+            told = self._save_events.step != self._step_taken
+            snapshot = None
             if view is not None:
                 view, torn = self._databases.at_rest(view, torn)
-                take = self._settling.final(
+                snapshot = self._settling.final(
                     view,
                     time.monotonic(),
                     torn=torn,
@@ -154,27 +154,27 @@ class Keeper:
                     databases=self._databases.paths,
                     alive_at=self._alive_at,
                 )
-                self._tell_what_is_left_out(time.monotonic())
+                self._report_incomplete(time.monotonic())
             # What is left out stays as the snapshot has it that is being uploaded now.
-            if take is not None and not take.left_out:
+            if snapshot is not None and not snapshot.incomplete:
                 self._superseded.set()
             self._work.notify_all()
         self._threads[1].join(timeout=max(0.0, until - time.monotonic()))
         if view is None or (self._threads[1].is_alive() and not self._superseded.is_set()):
             return False
-        saved = take is None or self._save_last(take, until=until)
+        saved = snapshot is None or self._save_last(snapshot, until=until)
         if saved and time.monotonic() + REMOVAL < until:
             self._committer.remove_old()
         if saved:
             self._keep_partial(view, until=until)
         return saved
 
-    def _save_last(self, take: Take, *, until: float) -> bool:
+    def _save_last(self, snapshot: Snapshot, *, until: float) -> bool:
         # The trainer and its family have ended: nobody changes the folder any more.
         self._superseded.clear()
         try:
-            place, held = self._pin_last(take)
-            pinned = _Pinned(held, place, self._settling.taken, self._saves.step)
+            place, held = self._pin_last(snapshot)
+            pinned = _Pinned(held, place, self._settling.taken, self._save_events.step)
             saved = self._save(pinned, until=until, remove_old=False)
             if saved:
                 self._tell("pin", "")
@@ -183,7 +183,7 @@ class Keeper:
             self._tell("save", f"the last checkpoint cannot be taken: {exc}")
             return False
 
-    def _last_view(self) -> View | None:
+    def _last_view(self) -> FolderState | None:
         """Look at the folder; when that is not possible, tell it and return None."""
         try:
             return look(self._folder)
@@ -191,15 +191,15 @@ class Keeper:
             self._tell_no_look(exc)
             return None
 
-    def _pin_last(self, take: Take) -> tuple[Path, Take]:
+    def _pin_last(self, snapshot: Snapshot) -> tuple[Path, Snapshot]:
         """Pin the last snapshot; on a full disk what is in memory points to where the files lie."""
         try:
-            return self._pins / "final", _as_pinned(take, self._folder, self._pins / "final")
+            return self._pins / "final", _as_pinned(snapshot, self._folder, self._pins / "final")
         except OSError as exc:
             logger.warning("the last checkpoint is read where it lies: %s", exc)
-            return self._spare, _as_pinned(take, self._folder, self._spare)
+            return self._spare, _as_pinned(snapshot, self._folder, self._spare)
 
-    def _keep_partial(self, view: View, *, until: float) -> None:
+    def _keep_partial(self, view: FolderState, *, until: float) -> None:
         """Keep what an unfinished save left beside the whole checkpoint, as far as time allows."""
         torn = {
             path: seen
@@ -208,13 +208,13 @@ class Keeper:
         }
         size = sum(seen.size for seen in torn.values())
         needed = self._committer.expected_time(size).total_seconds()
-        if not size or time.monotonic() + needed > until or self._inbox.is_fenced:
+        if not size or time.monotonic() + needed > until or self._mailbox.is_fenced:
             return
         try:
             place = self._pins / "partial"
             held = pin(self._folder, torn, place)
             reasons = self._settling.wholeness.reasons
-            self._committer.save_partial(Take(held, tuple(held)), place, reasons=reasons)
+            self._committer.save_partial(Snapshot(held, tuple(held)), place, reasons=reasons)
         except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
             logger.warning("the unfinished checkpoint could not be kept: %s", exc)
 
@@ -257,13 +257,13 @@ class Keeper:
     def _look(self) -> None:
         # Before the look: what the helper told is in the folder then. What it tells meanwhile may
         # be there or not, and the step would not be that of the files.
-        self._told = self._saves.read() or self._told_late or self._told
+        self._told = self._save_events.read() or self._told_late or self._told
         if not self._folder.is_dir():
             raise CheckpointError(
                 f"{self._folder} is no folder any more; the last checkpoint stands"
             )
         view = look(self._folder, self._settling.seen)
-        self._told_late = self._saves.read()
+        self._told_late = self._save_events.read()
         now = time.monotonic()
         idle = self._interval == LOOK_EVERY and not self._told and self._settling.is_idle(view)
         if idle and now - self._looked_at_processes < IDLE.total_seconds():
@@ -290,12 +290,12 @@ class Keeper:
                 )
             else:
                 self._take(found)
-        self._tell_what_is_left_out(time.monotonic())
+        self._report_incomplete(time.monotonic())
 
     def _take(self, found: Replaced) -> None:
         """Pin what has settled, if anything has; the saver waits for it."""
         before = self._settling.taken
-        take = self._settling.observe(
+        snapshot = self._settling.observe(
             found.view,
             found.writing,
             time.monotonic(),
@@ -303,16 +303,16 @@ class Keeper:
             copies=found.copies,
             held_back=found.held_back,
         )
-        if take is None:
+        if snapshot is None:
             return
-        if not take.changed and self._saves.step == self._step_taken:
+        if not snapshot.changed and self._save_events.step == self._step_taken:
             self._told = False  # the same step was told of once more
             return
         place = self._pins / "current"
         try:
-            held = _as_pinned(take, self._folder, place, self._held)
-            self._pinned = _Pinned(held, place, before, self._saves.step)
-            self._step_taken, self._told = self._saves.step, False
+            held = _as_pinned(snapshot, self._folder, place, self._held)
+            self._pinned = _Pinned(held, place, before, self._save_events.step)
+            self._step_taken, self._told = self._save_events.step, False
             self._tell("pin", "")
         except ChangedError:
             # A program that saves many times a second overtakes most tries.
@@ -325,7 +325,7 @@ class Keeper:
         shutil.rmtree(self._held[0], ignore_errors=True)
         self._work.notify_all()
 
-    def _tell_what_is_left_out(self, now: float) -> None:
+    def _report_incomplete(self, now: float) -> None:
         """Name the files that cannot be saved, with the reason and a remedy."""
         wholeness = self._settling.wholeness
         for reason in wholeness.newly_tolerated():
@@ -367,17 +367,19 @@ class Keeper:
             try:
                 with self._saving:
                     self._committer.commit(
-                        pinned.take, pinned.place, told=pinned.told, superseded=self._superseded
+                        pinned.snapshot, pinned.place, told=pinned.told, superseded=self._superseded
                     )
-                    self._pace.note_commit(time.monotonic(), cost=self._saves.cost)
+                    self._schedule.note_commit(time.monotonic(), cost=self._save_events.cost)
                     if remove_old and not self._stop.is_set():
                         self._committer.remove_old()
             except (ChangedError, SupersededError):
                 raise
             except FencedError as exc:
                 logger.warning("the checkpoint was refused: %s", exc)
-                self._inbox.end(
-                    Ending(cause=Cause.FENCED, reason=str(exc), detected=datetime.now(timezone.utc))
+                self._mailbox.end(
+                    StopRequest(
+                        cause=StopCause.FENCED, reason=str(exc), detected=datetime.now(timezone.utc)
+                    )
                 )
                 return False
             except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
@@ -399,12 +401,23 @@ class Keeper:
             logger.warning("%s", problem)
 
 
-def _as_pinned(take: Take, folder: Path, place: Path, held: Sequence[Path] = ()) -> Take:
+def _as_pinned(
+    snapshot: Snapshot, folder: Path, place: Path, held: Sequence[Path] = ()
+) -> Snapshot:
     contents: dict[tuple[int, int], bytes] = {}
-    view = pin(folder, take.view, place, hot=take.hot, held=held, contents=contents)
-    if any(path in take.view for path in take.changed) and not view.keys() & set(take.changed):
-        raise ChangedError(f"{take.changed[0]} was removed while it was looked at")
-    return replace(take, view=view, contents=contents)
+    view = pin(
+        folder,
+        snapshot.view,
+        place,
+        recently_modified=snapshot.recently_modified,
+        held=held,
+        contents=contents,
+    )
+    if any(path in snapshot.view for path in snapshot.changed) and not view.keys() & set(
+        snapshot.changed
+    ):
+        raise ChangedError(f"{snapshot.changed[0]} was removed while it was looked at")
+    return replace(snapshot, view=view, contents=contents)
 
 
 def _listed(items: Sequence[str], after: str) -> str:

@@ -12,7 +12,7 @@ from runctl.model.checkpoint import is_step
 LONGEST_SAVE = timedelta(days=1)
 
 
-class Saves:
+class SaveEvents:
     """Reads RUNCTL_SAVED_FILE, to which the helper appends after each rename into place."""
 
     def __init__(self, path: Path) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from runctl.policy.interval import Interval, Uptime, choose_interval, is_overdue
 
 
-class Pace:
+class CheckpointSchedule:
     """Decides from what was seen so far. No I/O, no clock: instants are monotonic seconds.
 
     `fixed` is the interval that the request names, None to choose one. `seen` is the run's uptime

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 
-class Cause(Enum):
+class StopCause(Enum):
     """Why an attempt must end before its trainer does; the higher number wins."""
 
     MAINTENANCE = 0  # EC2 has scheduled the instance's end: leave it before that
@@ -18,7 +18,7 @@ class Cause(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
+class StopRequest:
     """An end that was asked for; `deadline` is when the instance is gone, if that is known.
 
     `detected` by the wall clock and `heard`, in monotonic seconds, are the same instant. EC2 tells
@@ -26,7 +26,7 @@ class Ending:
     within the notice moves nothing.
     """
 
-    cause: Cause
+    cause: StopCause
     reason: str
     detected: datetime
     deadline: datetime | None = None
@@ -45,12 +45,12 @@ class Ending:
         return self.heard + (self.deadline - self.detected).total_seconds()
 
 
-class Inbox:
+class Mailbox:
     """Holds the ending that wins, and wakes up who waits for one."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._ending: Ending | None = None
+        self._ending: StopRequest | None = None
         self._noticed_at: datetime | None = None
         self._checkpoint_asked = False
         self._nudged = False
@@ -66,7 +66,7 @@ class Inbox:
         self._announced = maintenance
 
     @property
-    def ending(self) -> Ending | None:
+    def ending(self) -> StopRequest | None:
         """The ending that was asked for, or None."""
         with self._changed:
             return self._ending
@@ -75,7 +75,7 @@ class Inbox:
     def is_fenced(self) -> bool:
         """Whether a later attempt owns the run."""
         ending = self.ending
-        return ending is not None and ending.cause is Cause.FENCED
+        return ending is not None and ending.cause is StopCause.FENCED
 
     @property
     def noticed_at(self) -> datetime | None:
@@ -83,14 +83,14 @@ class Inbox:
         with self._changed:
             return self._noticed_at
 
-    def end(self, ending: Ending) -> bool:
+    def end(self, ending: StopRequest) -> bool:
         """Ask for an end; False when one that weighs as much was asked for already.
 
         The earliest deadline holds, whoever told of it: a machine that was stopped by its user may
         still be taken.
         """
         with self._changed:
-            if ending.cause is Cause.NOTICE and self._noticed_at is None:
+            if ending.cause is StopCause.NOTICE and self._noticed_at is None:
                 self._noticed_at = ending.detected
             held = self._ending
             known = [one.deadline_at for one in (held, ending) if one is not None]
@@ -116,7 +116,7 @@ class Inbox:
             asked, self._checkpoint_asked = self._checkpoint_asked, False
             return asked
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Wake up who waits: something else has changed, such as the trainer's exit."""
         with self._changed:
             self._nudged = True

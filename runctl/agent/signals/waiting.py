@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from botocore.exceptions import BotoCoreError
 
-from runctl.agent.signals.mailbox import Inbox
+from runctl.agent.signals.mailbox import Mailbox
 from runctl.model.errors import TransientError
 
 RETRY = timedelta(seconds=2)
@@ -24,11 +24,11 @@ class EndedEarlyError(Exception):
     """An end was asked for before the trainer was started."""
 
 
-class Patience:
+class CancellableWait:
     """Waits until what it waits for is there, or raises EndedEarlyError."""
 
-    def __init__(self, inbox: Inbox) -> None:
-        self._inbox = inbox
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
 
     def start(self, job: Callable[[], Result]) -> "Future[Result]":
         """Run a job in the background; it may be left behind when an end comes first."""
@@ -39,12 +39,12 @@ class Patience:
                 future.set_result(job())
             except BaseException as exc:  # noqa: BLE001 - it is raised again by result()
                 future.set_exception(exc)
-            self._inbox.nudge()
+            self._mailbox.wake()
 
         threading.Thread(target=run, name="job", daemon=True).start()
         return future
 
-    def result_of(self, job: Callable[[], Result]) -> Result:
+    def run_in_background(self, job: Callable[[], Result]) -> Result:
         """Run a job in the background and wait for its result."""
         future = self.start(job)
         self.until(future.done)
@@ -58,12 +58,12 @@ class Patience:
     def pause(self, duration: timedelta) -> None:
         """Wait for news, at most so long."""
         self.check()
-        self._inbox.wait(duration.total_seconds())
+        self._mailbox.wait(duration.total_seconds())
         self.check()
 
     def check(self) -> None:
         """Raise EndedEarlyError when an end was asked for."""
-        if self._inbox.ending is not None:
+        if self._mailbox.ending is not None:
             raise EndedEarlyError
 
     def retry(self, call: Callable[[], Result]) -> Result:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.agent.instance.settings import Paths
 from runctl.agent.signals import request_files
-from runctl.agent.signals.mailbox import Cause, Ending, Inbox
+from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.request_files import Received, Request
 from runctl.policy.maintenance import Response, describe, respond
 
@@ -22,13 +22,13 @@ ASSUMED_NOTICE = timedelta(seconds=105)
 logger = logging.getLogger(__name__)
 
 
-class Watch:
+class InterruptionWatcher:
     """Tells the inbox of notices, rebalance recommendations and requests."""
 
-    def __init__(self, metadata: Metadata, paths: Paths, inbox: Inbox) -> None:
+    def __init__(self, metadata: Metadata, paths: Paths, mailbox: Mailbox) -> None:
         self._metadata = metadata
         self._paths = paths
-        self._inbox = inbox
+        self._mailbox = mailbox
         self._stop = threading.Event()
         self._noticed = False
         self._recommended: str | None = None
@@ -83,7 +83,7 @@ class Watch:
         if recommended is not None and recommended != self._recommended:
             self._recommended = recommended
             logger.info("EC2 recommends to rebalance: saving a checkpoint")
-            self._inbox.ask_for_checkpoint()
+            self._mailbox.ask_for_checkpoint()
 
     def look_at_maintenance(self) -> None:
         """Ask the metadata service what EC2 has scheduled, and act on what is near."""
@@ -92,21 +92,21 @@ class Watch:
         except MetadataError as exc:
             logger.debug("%s", exc)  # the look for a notice says it already
             return
-        self._inbox.announce(describe(events))
+        self._mailbox.announce(describe(events))
         for event in events:
             asked = self._asked_for.setdefault(event.event_id, set())
             answer = respond(event, asked, now=_now())
             if answer.response is Response.SAVE:
                 asked.add(answer.stage)
                 logger.info("%s: saving a checkpoint", describe([event]))
-                self._inbox.ask_for_checkpoint()
+                self._mailbox.ask_for_checkpoint()
             elif answer.response is Response.LEAVE and not self._leaving:
                 self._leaving = True
                 reason = f"EC2 ends the instance by maintenance ({event.code})"
                 logger.info("%s, at %s", reason, answer.deadline)
-                self._inbox.end(
-                    Ending(
-                        cause=Cause.MAINTENANCE,
+                self._mailbox.end(
+                    StopRequest(
+                        cause=StopCause.MAINTENANCE,
                         reason=reason,
                         detected=_now(),
                         deadline=answer.deadline,
@@ -119,13 +119,15 @@ class Watch:
             logger.info("asked to %s", received.request.value)
             match received.request:
                 case Request.CHECKPOINT:
-                    self._inbox.ask_for_checkpoint()
+                    self._mailbox.ask_for_checkpoint()
                 case Request.DRAIN:
                     self.look_at_metadata()  # which knows the deadline, if there is a notice
                     self._tell_notice(_deadline_of(received), "EC2 takes the instance (warning)")
                 case Request.STOP:
-                    self._inbox.end(
-                        Ending(cause=Cause.STOP, reason="stopped by the user", detected=_now())
+                    self._mailbox.end(
+                        StopRequest(
+                            cause=StopCause.STOP, reason="stopped by the user", detected=_now()
+                        )
                     )
 
     def _tell_notice(self, deadline: datetime, reason: str) -> None:
@@ -134,8 +136,8 @@ class Watch:
         self._noticed = True
         detected = _now()
         logger.info("%s, at %s", reason, deadline.isoformat())
-        self._inbox.end(
-            Ending(cause=Cause.NOTICE, reason=reason, detected=detected, deadline=deadline)
+        self._mailbox.end(
+            StopRequest(cause=StopCause.NOTICE, reason=reason, detected=detected, deadline=deadline)
         )
         self._paths.notice.parent.mkdir(parents=True, exist_ok=True)
         self._paths.notice.write_text(deadline.isoformat())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 ROOM_BYTES = 32 * 1024 * 1024
 
 
-class Room:
+class ByteBudget:
     """Room for so many bytes, for which threads wait; one that needs all of it gets it alone."""
 
     def __init__(self, size_bytes: int = ROOM_BYTES) -> None:

@@ -40,7 +40,7 @@ class _Lesson:
     connections: Connections
 
 
-class LightSender:
+class FastS3Sender:
     """Sends what a client has sent once, over connections of its own.
 
     It learns address, credentials, region and user agent from an ordinary request that went well,

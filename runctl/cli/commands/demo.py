@@ -26,7 +26,7 @@ from runctl.cli.project.scan import scan_project
 from runctl.local import daemon
 from runctl.local.deploy import deploy
 from runctl.local.drill import EPOCHS, Drill
-from runctl.local.stage import Stage
+from runctl.local.testbed import Testbed
 from runctl.model.run import derive_status
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def demo(invocation: Invocation, keep: Keep = False) -> None:
     require_extra("local")
     require_extra("deploy")
     application = open_application()
-    view = View(began, quiet=invocation.output.as_json)
+    view = FolderState(began, quiet=invocation.output.as_json)
     with tempfile.TemporaryDirectory(prefix="runctl-demo-") as scratch:
         home = None if keep else Path(scratch) / "cloud"
         result = perform(application, home, view, packed=Path(scratch) / "project.tar.gz")
@@ -69,7 +69,7 @@ def demo(invocation: Invocation, keep: Keep = False) -> None:
 
 
 def perform(
-    application: Application, home: Path | None, view: View, *, packed: Path
+    application: Application, home: Path | None, view: FolderState, *, packed: Path
 ) -> DrillResult:
     """Start a local cloud, deploy, and perform the drill; `home` None keeps the cloud."""
     with view:
@@ -83,7 +83,7 @@ def perform(
                 cdk=cdk,
                 progress=lambda step: view.tell(f"cdk: {step}"),
             )
-            stage = Stage(endpoint)
+            stage = Testbed(endpoint)
             code = upload_examples(stage, application.sources / "examples", packed)
             name = RUN_NAME if home is not None else f"{RUN_NAME}-{os.getpid()}"
             drill = Drill(stage, tell=view.tell, show=view.show)
@@ -94,7 +94,7 @@ def perform(
                 daemon.stop(home)
 
 
-def upload_examples(stage: Stage, folder: Path, packed: Path) -> str:
+def upload_examples(stage: Testbed, folder: Path, packed: Path) -> str:
     """Pack the examples as a project, the way `runctl aws train` does, and upload them."""
     package = pack_project(scan_project(folder), packed)
     stage.objects.put_if_absent(package.key, package.path)
@@ -102,7 +102,7 @@ def upload_examples(stage: Stage, folder: Path, packed: Path) -> str:
 
 
 @dataclass
-class View:
+class FolderState:
     """What is seen while the demo goes: the story line by line, and below it the run as it moves.
 
     Not on a terminal, or with --json, the lines alone.
@@ -116,7 +116,7 @@ class View:
     _live: Any = field(default=None, repr=False)
     _print: Callable[..., None] = field(default=lambda *_: None, repr=False)
 
-    def __enter__(self) -> View:
+    def __enter__(self) -> FolderState:
         console = open_console(stderr=True)
         self._print = console.print
         if console.is_terminal and not self.quiet:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runctl.cli.commands.accompany import accompany
+from runctl.cli.commands.attach import attach
 from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
 from runctl.model.checkpoint import name_of
@@ -54,7 +54,7 @@ def resume(
         )
         return
     invocation.output.tell(told)
-    accompany(invocation, cloud, run, arn, after_attempt=last)
+    attach(invocation, cloud, run, arn, after_attempt=last)
 
 
 def _continue(cloud: Cloud, run: Run) -> tuple[str, str]:

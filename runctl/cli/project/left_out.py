@@ -14,7 +14,7 @@ from runctl.cli.project.ignore import Rules
 from runctl.cli.project.scan import LeftOut, Project, is_never_packed
 from runctl.cli.project.secret_names import BY_NAME
 from runctl.model.left_out import Omission, write_note
-from runctl.report.wording import say_size
+from runctl.report.wording import format_size
 
 # What programs, editors and builds leave, and what nobody wants on another machine.
 CLUTTER = (
@@ -57,8 +57,8 @@ class Group:
         count = f"{self.files:,} file{'s' if self.files != 1 else ''}"
         more = "more than " if self.is_cut else ""
         return (
-            f"{self.path} ({more}{count}, {say_size(self.size_bytes)}); bring it with {lines} in "
-            ".runctlignore"
+            f"{self.path} ({more}{count}, {format_size(self.size_bytes)}); bring it with {lines} "
+            "in .runctlignore"
         )
 
     def as_document(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from runctl.cli.project.secret_names import BY_NAME, holds_secrets
 from runctl.model.errors import InvalidRequestError, Problem, ProjectError
 from runctl.model.line_endings import HEAD_BYTES, problem_with_line_endings
 from runctl.model.script_kinds import problem_with_script
-from runctl.report.wording import say_size
+from runctl.report.wording import format_size
 
 NEVER_PACKED = (
     ".git", ".hg", ".svn", ".venv", "node_modules", "cdk.out", "__pycache__", "*.pyc", ".DS_Store",
@@ -91,7 +91,7 @@ def scan_project(folder: Path, *, largest_bytes: int = LARGEST_PROJECT_BYTES) ->
         left_out=tuple(scan.left_out),
     )
     if project.size_bytes > largest_bytes:
-        told = f"{say_size(project.size_bytes)}, more than {say_size(largest_bytes)}"
+        told = f"{format_size(project.size_bytes)}, more than {format_size(largest_bytes)}"
         raise _too_large(told, folder, members, by_count=False)
     return project
 
@@ -207,12 +207,12 @@ def _too_large(told: str, folder: Path, members: list[Member], *, by_count: bool
         weights[head + slash] += 1 if by_count else member.size_bytes
         counts[head + slash] += 1
     offenders = [
-        f"{name} ({f'{weight:,} files' if by_count else say_size(weight)})"
+        f"{name} ({f'{weight:,} files' if by_count else format_size(weight)})"
         for name, weight in weights.most_common(_OFFENDERS)
     ]
     largest = max(members, key=lambda member: member.size_bytes)
     if not by_count and "/" in largest.path:
-        offenders.append(f"the largest file is {largest.path}, {say_size(largest.size_bytes)}")
+        offenders.append(f"the largest file is {largest.path}, {format_size(largest.size_bytes)}")
     return ProjectError(
         f"--project: {folder} has {told}; the largest: {', '.join(offenders)}. Leave out what the "
         "run does not need in .runctlignore; data belongs into S3"

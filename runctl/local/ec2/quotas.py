@@ -45,7 +45,8 @@ class Quotas:
         if request.get("ServiceCode") != _SERVICE or quota is None:
             raise _no_such_quota()
         value = self._actions[action](quota)
-        arn = f"arn:aws:servicequotas:{records.region()}:{records.account_id()}:{_SERVICE}/{quota.code}"
+        owner = f"{records.region()}:{records.account_id()}"
+        arn = f"arn:aws:servicequotas:{owner}:{_SERVICE}/{quota.code}"
         return {
             "Quota": {
                 "ServiceCode": _SERVICE,

@@ -239,7 +239,7 @@ def test_a_run_that_is_followed_exits_by_how_it_ended(
         arn = deployed.workflow.execution_arn("x-r2")
         while deployed.workflow.find_execution(arn) is None:
             time.sleep(0.05)
-        deployed.ledger.continue_run("x", execution="x-r2", execution_arn=arn, first_attempt=1)
+        deployed.ledger.resume_run("x", execution="x-r2", execution_arn=arn, first_attempt=1)
         deployed.train("x", 2)
         deployed.say("x", 2, "another line", "10%\r50%\r100%", "\x1b[31mred\x1b[0m")
         deployed.end_attempt("x", 2, kind, "because")

@@ -246,7 +246,7 @@ def test_push_into_a_run_that_was_resumed_meanwhile_changes_nothing(
     def put_and_resume(self, manifest):
         key = real(self, manifest)
         arn = over.workflow.start_run("lm-r2", {"run_id": "lm"})
-        over.ledger.continue_run("lm", execution="lm-r2", execution_arn=arn, first_attempt=2)
+        over.ledger.resume_run("lm", execution="lm-r2", execution_arn=arn, first_attempt=2)
         over.train("lm", 2)
         return key
 

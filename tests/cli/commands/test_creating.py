@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from runctl.aws.fleet import Ec2Fleet
-from runctl.cli.commands.aws.creating import REPEATED_WITHIN, default_folder, on_record
+from runctl.cli.commands.aws.creating import REPEATED_WITHIN, default_folder, replayable
 from runctl.model.errors import CapacityUnavailableError, TransientError
 from runctl.model.machine import LaunchResult
 from runctl.model.pool import Pool
@@ -22,7 +22,7 @@ def ask(tmp_path):
     numbers = iter(range(1, 100))
 
     def once(wish="a", *, error=None):
-        with on_record(
+        with replayable(
             wish, lambda: {"request": str(next(numbers))}, folder=tmp_path / "creating"
         ) as (asked, is_repeat):
             if error is not None:
@@ -92,7 +92,7 @@ with on_record("a", lambda: {{"request": "theirs"}}, folder=folder):
 
 def test_nowhere_to_write_keeps_nobody_from_asking(tmp_path):
     (tmp_path / "file").write_text("")
-    with on_record("a", lambda: {"request": "1"}, folder=tmp_path / "file") as asked:
+    with replayable("a", lambda: {"request": "1"}, folder=tmp_path / "file") as asked:
         assert asked == ({"request": "1"}, False)
 
 

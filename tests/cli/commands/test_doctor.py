@@ -57,7 +57,7 @@ class Account:
         self.deployed.end_attempt("my-run", 1, OutcomeKind.LOST)
         self.deployed.end("my-run", RunStatus.FAILED, "lost")
         run = self.deployed.ledger.find_run("my-run")
-        self.deployed.ledger.note_told("my-run", end=run.ended_at)
+        self.deployed.ledger.record_notified("my-run", end=run.ended_at)
         self.age("ended_at", timedelta(hours=2))
 
     def age(self, field: str, by: timedelta) -> None:

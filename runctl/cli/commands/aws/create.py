@@ -12,7 +12,7 @@ import typer
 
 from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
 from runctl.aws.instances import creation_request
-from runctl.cli.commands.aws.creating import on_record
+from runctl.cli.commands.aws.creating import replayable
 from runctl.cli.commands.aws.machines import wait_for_registration
 from runctl.cli.commands.aws.request import split_types
 from runctl.cli.invocation import Invocation
@@ -76,7 +76,7 @@ def create(
         }
 
     wish = json.dumps([asdict(cloud.deployment), types, market, keep_alive, name], sort_keys=True)
-    with on_record(wish, ask) as (asked, is_repeat):
+    with replayable(wish, ask) as (asked, is_repeat):
         if is_repeat:
             invocation.output.tell("an earlier command had no answer: asking for its machine again")
         instance_id, pool = _launch(fleet, asked["request"])

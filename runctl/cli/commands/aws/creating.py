@@ -27,7 +27,7 @@ def default_folder() -> Path:
 
 
 @contextlib.contextmanager
-def on_record(
+def replayable(
     wish: str, make: Callable[[], Document], *, folder: Path | None = None
 ) -> Iterator[tuple[Document, bool]]:
     """Give the request for a wish, and whether it is one that was sent before.

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from runctl.aws.instances import ExistingInstances
-from runctl.control.lend_instance import problem_with
+from runctl.control.use_existing_instance import problem_with
 from runctl.model.errors import NotFoundError, RefusedError, RequestError, TransientError
 from runctl.model.excerpt import last_part
 from runctl.model.identity import LENT_TAG

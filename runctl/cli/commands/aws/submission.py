@@ -10,7 +10,7 @@ from rich.text import Text
 
 from runctl.cli.project.package import Package, pack_project
 from runctl.model.plain_secrets import mask_request
-from runctl.report.wording import say_size
+from runctl.report.wording import format_size
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
@@ -27,7 +27,7 @@ def pack(job: Job, folder: Path, output: Output) -> Package | None:
     count = sum(not member.is_folder for member in job.project.members)
     output.tell(
         f"packed {count} file{'s' if count != 1 else ''} of {job.project.folder}: "
-        f"{say_size(job.project.size_bytes)}, {say_size(package.size_bytes)} compressed"
+        f"{format_size(job.project.size_bytes)}, {format_size(package.size_bytes)} compressed"
     )
     return package
 
@@ -38,7 +38,7 @@ def submit(job: Job, package: Package | None, cloud: Cloud, output: Output) -> s
         with output.progress("uploading", total=package.size_bytes) as advance:
             is_new = cloud.objects.put_if_absent(package.key, package.path, progress=advance)
         output.tell(
-            f"uploaded {say_size(package.size_bytes)}"
+            f"uploaded {format_size(package.size_bytes)}"
             if is_new
             else "the package is already uploaded"
         )
@@ -57,7 +57,7 @@ def show(
     request = mask_request(job.request)
     members = [] if job.project is None else job.project.members
     listing = "\n".join(
-        f"{say_size(member.size_bytes):>9}  {member.path}{'/' * member.is_folder}"
+        f"{format_size(member.size_bytes):>9}  {member.path}{'/' * member.is_folder}"
         for member in members
     )
     output.result(

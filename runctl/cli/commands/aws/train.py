@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runctl.cli.commands.accompany import accompany
+from runctl.cli.commands.attach import attach
 from runctl.cli.commands.aws import train_options as options
 from runctl.cli.commands.aws.job import (
     Job,
@@ -128,7 +128,7 @@ def _run(invocation: Invocation, cloud: Cloud, job: Job, *, detach: bool, dry_ru
         output.result(document, f"{job.name} has started; see {see}")
         return
     output.tell(f"{job.name} has started; Ctrl-C leaves it running")
-    accompany(invocation, cloud, job.name, execution_arn)
+    attach(invocation, cloud, job.name, execution_arn)
 
 
 def _report_left_out(job: Job, output: Output) -> list[dict[str, Any]]:

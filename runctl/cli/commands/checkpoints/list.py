@@ -14,7 +14,7 @@ from runctl.cli.commands.checkpoints.verification import find_damage
 from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import DamagedCheckpointError
-from runctl.report.wording import say_instant, say_size
+from runctl.report.wording import format_size, say_instant
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -118,7 +118,7 @@ def _table(found: list[dict[str, Any]], *, verified: bool) -> Table:
             table.add_row(*"??????", ", ".join(notes))
             continue
         taken = _say_taken(one["taken_at"])
-        size = say_size(one["size_bytes"])
+        size = format_size(one["size_bytes"])
         cells = [one["save"], one["step"], one["attempt"], taken, size, one["files"]]
         table.add_row(*("–" if cell is None else str(cell) for cell in cells), ", ".join(notes))
     return table

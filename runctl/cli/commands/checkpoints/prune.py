@@ -12,7 +12,7 @@ from runctl.cli.commands.checkpoints.ended import refuse_while_it_lives
 from runctl.cli.commands.checkpoints.pruning import carry_out, plan_pruning
 from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
-from runctl.report.wording import say_size
+from runctl.report.wording import format_size
 
 
 def prune(
@@ -42,7 +42,7 @@ def prune(
             "freed_bytes": plan.freed_bytes,
         },
         f"{verb} {_count(plan.removed, 'checkpoint')} and {_count(plan.parts, 'part')} "
-        f"({say_size(plan.freed_bytes)}); {_count(plan.kept, 'checkpoint')} kept",
+        f"({format_size(plan.freed_bytes)}); {_count(plan.kept, 'checkpoint')} kept",
     )
 
 

@@ -17,7 +17,7 @@ from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
 from runctl.model.checkpoint import name_of
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem
-from runctl.report.wording import say_size
+from runctl.report.wording import format_size
 
 
 def pull(
@@ -57,7 +57,8 @@ def pull(
             "size_bytes": manifest.size_bytes,
             "folder": str(folder),
         },
-        f"{name_of(manifest.step, manifest.save)} ({say_size(manifest.size_bytes)}) is in {folder}",
+        f"{name_of(manifest.step, manifest.save)} ({format_size(manifest.size_bytes)}) is in "
+        f"{folder}",
     )
 
 

@@ -12,7 +12,7 @@ from runctl.cli.commands.checkpoints.transfers import store_checkpoint
 from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
 from runctl.model.checkpoint import name_of
-from runctl.report.wording import say_size
+from runctl.report.wording import format_size
 
 
 def push(
@@ -31,7 +31,7 @@ def push(
     key, manifest = store_checkpoint(
         cloud.checkpoints(run), cloud.ledger, held, folder, step=step, output=invocation.output
     )
-    size = say_size(manifest.size_bytes)
+    size = format_size(manifest.size_bytes)
     invocation.output.result(
         {
             "run_id": run,

@@ -16,7 +16,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.fast_s3.http1 import Buffer, Write
 from runctl.checkpoint.candidates import PREVIOUS, Trust, candidates, previous_of
 from runctl.checkpoint.pinning import pin
-from runctl.checkpoint.settling import ChangedError, Take, View, look
+from runctl.checkpoint.settling import ChangedError, FolderState, Snapshot, look
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest, Part, name_of
@@ -29,7 +29,7 @@ from runctl.model.errors import (
     RequestError,
 )
 from runctl.platforms import require_posix
-from runctl.report.wording import say_size
+from runctl.report.wording import format_size
 
 if TYPE_CHECKING:
     from runctl.aws.ledger import DynamoLedger
@@ -102,8 +102,8 @@ def _check_space(folder: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if size_bytes > free:
         raise RequestError(
-            f"DIR: the checkpoint has {say_size(size_bytes)}, and {folder} has {say_size(free)} "
-            "free; name a folder on another disk"
+            f"DIR: the checkpoint has {format_size(size_bytes)}, and {folder} has "
+            f"{format_size(free)} free; name a folder on another disk"
         )
 
 
@@ -173,7 +173,7 @@ def store_checkpoint(
                 place = Path(scratch) / "pins"
                 held = pin(folder, view, place)
                 uploaded = uploader.upload(
-                    Take(held, tuple(held)), place, superseded=threading.Event()
+                    Snapshot(held, tuple(held)), place, superseded=threading.Event()
                 )
         except ChangedError as exc:
             raise RequestError(f"{folder} changes while it is read: {exc}; wait for it") from exc
@@ -222,7 +222,7 @@ def _read_below(folder: Path, path: str, offset: int, size: int) -> bytes:
         return b""
 
 
-def _look_at(folder: Path) -> View:
+def _look_at(folder: Path) -> FolderState:
     if not folder.is_dir():
         raise InvalidRequestError((Problem("DIR", f"{folder} is not a folder"),))
     view = look(folder)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
 
 
-def accompany(
+def attach(
     invocation: Invocation,
     cloud: Cloud,
     run_id: str,
