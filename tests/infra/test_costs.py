@@ -14,8 +14,8 @@ def _free(_: Properties) -> bool:
     return True
 
 
-# Types that bill for what they hold or for each use, and under which condition. A type that is not
-# here has to be looked up before it can be deployed.
+# Resource types that are billed by usage only, and the condition for that. The price of any other
+# type must be looked up before it can be deployed.
 NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
     "AWS::DynamoDB::Table": lambda table: (
         table["BillingMode"] == "PAY_PER_REQUEST" and "ProvisionedThroughput" not in table

@@ -10,9 +10,9 @@ import pytest
 from runctl.local.core.permissions import REQUIRED, Required
 from tests.infra.templates import ACCOUNT, REGION, Resource, Role, Synthesized
 
-# What each function's code calls, by the ports that its control function uses. DynamoDB permits a
-# transaction by the writes that it is made of; S3 permits HeadObject by GetObject and answers 404
-# only to those who may list.
+# The calls of each function's code, by the ports that its control function uses. A DynamoDB
+# transaction needs the permissions of its writes; in S3, HeadObject needs GetObject, and only
+# callers who may list get a 404.
 LEDGER = {
     "prepare_run": {"GetItem", "Query", "PutItem", "UpdateItem"},
     "launch_instances": {
@@ -46,7 +46,7 @@ EC2_CALLS = {
 COMMANDERS = {"handle_interruption", "clean_up", "sweep"}
 STARTERS = {"launch_instances"}
 LAUNCHERS = {"launch_instances", "handle_interruption"}
-TELLERS = {"finish_run", "clean_up", "sweep"}
+NOTIFIERS = {"finish_run", "clean_up", "sweep"}
 REPORTERS = {"train", "handle_instance_change", "sweep"}
 FUNCTIONS = sorted(LEDGER)
 
@@ -62,7 +62,7 @@ TAGGED = {
     # The tags of a launch request.
     "aws:RequestTag/runctl:deployment": ["runctl"],
 }
-# A run of the same name, of a deployment beside this one.
+# A run of the same name in another deployment.
 FOREIGN = {key: ["second"] if "deployment" in key else value for key, value in TAGGED.items()}
 
 
@@ -173,7 +173,7 @@ def test_the_policy_for_existing_instances_has_the_permissions_of_our_role(
     assert granted == instance_role(app).actions
 
 
-@pytest.mark.parametrize("function", sorted(TELLERS))
+@pytest.mark.parametrize("function", sorted(NOTIFIERS))
 def test_a_function_may_publish_to_our_topic_only(app: Synthesized, function: str) -> None:
     role = role_of(app, function)
     assert refused(role, "sns", "Publish", app) == []
@@ -202,7 +202,7 @@ def test_a_function_has_only_the_permissions_that_its_code_needs(
         expected.add("ssm:SendCommand")
     if function in STARTERS:
         expected |= {required.action for required in REQUIRED["ssm", "GetCommandInvocation"]}
-    if function in TELLERS:
+    if function in NOTIFIERS:
         expected.add("sns:Publish")
     if function in REPORTERS:
         expected.add("states:SendTaskSuccess")
