@@ -57,7 +57,7 @@ def demo(invocation: Invocation, keep: Keep = False) -> None:
     require_extra("local")
     require_extra("deploy")
     application = open_application()
-    view = FolderState(began, quiet=invocation.output.as_json)
+    view = DemoDisplay(began, quiet=invocation.output.as_json)
     with tempfile.TemporaryDirectory(prefix="runctl-demo-") as scratch:
         home = None if keep else Path(scratch) / "cloud"
         result = perform(application, home, view, packed=Path(scratch) / "project.tar.gz")
@@ -69,7 +69,7 @@ def demo(invocation: Invocation, keep: Keep = False) -> None:
 
 
 def perform(
-    application: Application, home: Path | None, view: FolderState, *, packed: Path
+    application: Application, home: Path | None, view: DemoDisplay, *, packed: Path
 ) -> DrillResult:
     """Start a local cloud, deploy, and perform the drill; `home` None keeps the cloud."""
     with view:
@@ -102,7 +102,7 @@ def upload_examples(stage: Testbed, folder: Path, packed: Path) -> str:
 
 
 @dataclass
-class FolderState:
+class DemoDisplay:
     """What is seen while the demo goes: the story line by line, and below it the run as it moves.
 
     Not on a terminal, or with --json, the lines alone.
@@ -116,7 +116,7 @@ class FolderState:
     _live: Any = field(default=None, repr=False)
     _print: Callable[..., None] = field(default=lambda *_: None, repr=False)
 
-    def __enter__(self) -> FolderState:
+    def __enter__(self) -> DemoDisplay:
         console = open_console(stderr=True)
         self._print = console.print
         if console.is_terminal and not self.quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import IO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -16,6 +17,18 @@ _WIDTH_OF_A_PIPE = 200
 
 class PrintableConsole(Console):
     """A console whose texts cannot steer the terminal; its own colours and movements can."""
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream itself. Both a live display and the guard wrap the standard streams."""
+        stream = super().file
+        while hasattr(stream, "rich_proxied_file"):
+            stream = stream.rich_proxied_file
+        return stream
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
