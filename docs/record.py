@@ -267,8 +267,8 @@ def main() -> None:
     """Record the command that is given, and exit with its exit code."""
     parser = argparse.ArgumentParser(description="Record a command as an animated SVG.")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--columns", type=int, default=104)
-    parser.add_argument("--rows", type=int, default=44)
+    parser.add_argument("--columns", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--speed", type=float, default=4.0, help="how many times as fast to play")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
