@@ -20,12 +20,12 @@ LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _serializer, _deserializer = TypeSerializer(), TypeDeserializer()
 
 
-def pack(values: Mapping[str, Any]) -> Item:
+def serialize(values: Mapping[str, Any]) -> Item:
     """Return values in DynamoDB's typed form."""
     return {name: _serializer.serialize(value) for name, value in values.items()}
 
 
-def unpack(item: Mapping[str, Any]) -> Item:
+def deserialize(item: Mapping[str, Any]) -> Item:
     """Return plain values from DynamoDB's typed form."""
     return {name: _deserializer.deserialize(value) for name, value in item.items()}
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
-from runctl.aws.items import Item, pack, unpack
+from runctl.aws.items import Item, deserialize, serialize
 from runctl.model.errors import TransientError
 
 LARGEST_BATCH = 100
@@ -33,13 +33,13 @@ class Table:
         """Read one item, consistently."""
         with translated():
             answer = self._client.get_item(
-                TableName=self._table, Key=pack(key), ConsistentRead=True
+                TableName=self._table, Key=serialize(key), ConsistentRead=True
             )
-        return unpack(answer["Item"]) if "Item" in answer else None
+        return deserialize(answer["Item"]) if "Item" in answer else None
 
     def get_many(self, keys: Sequence[Mapping[str, str]]) -> Iterator[Item]:
         """Read many items, consistently, in no order."""
-        waiting = [pack(key) for key in keys]
+        waiting = [serialize(key) for key in keys]
         for _ in range(MOST_CONFLICTS + len(waiting) // LARGEST_BATCH):
             if not waiting:
                 return
@@ -48,7 +48,7 @@ class Table:
                 answer = self._client.batch_get_item(
                     RequestItems={self._table: {"Keys": batch, "ConsistentRead": True}}
                 )
-            yield from (unpack(item) for item in answer["Responses"].get(self._table, []))
+            yield from (deserialize(item) for item in answer["Responses"].get(self._table, []))
             if left := answer.get("UnprocessedKeys", {}).get(self._table):
                 waiting += left["Keys"]
                 self._sleep(random.uniform(0.05, 0.2))  # noqa: S311
@@ -60,7 +60,7 @@ class Table:
         while True:
             with translated():
                 answer = self._client.query(TableName=self._table, **query)
-            yield [unpack(item) for item in answer["Items"]]
+            yield [deserialize(item) for item in answer["Items"]]
             if "LastEvaluatedKey" not in answer:
                 return
             query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
@@ -74,7 +74,7 @@ class Table:
             try:
                 answer = self._client.update_item(
                     TableName=self._table,
-                    Key=pack(key),
+                    Key=serialize(key),
                     ReturnValues="ALL_NEW",
                     **expressions(update=update, condition=condition, values=values),
                 )
@@ -82,7 +82,7 @@ class Table:
                 if code_of(exc) == "ConditionalCheckFailedException":
                     return None
                 raise
-            return unpack(answer["Attributes"])
+            return deserialize(answer["Attributes"])
 
         return self._without_conflict(write)
 
@@ -132,17 +132,17 @@ def update_of(
 ) -> dict[str, Any]:
     """Return an Update for a transaction."""
     written = expressions(update=update, condition=condition, values=values)
-    return {"Update": {"Key": pack(key), **written}}
+    return {"Update": {"Key": serialize(key), **written}}
 
 
 def put_of(item: Item, *, condition: str = "", values: Mapping[str, Any] | None = None) -> Item:
     """Return a Put for a transaction."""
-    return {"Put": {"Item": pack(item), **expressions(condition=condition, values=values)}}
+    return {"Put": {"Item": serialize(item), **expressions(condition=condition, values=values)}}
 
 
 def check_of(key: Mapping[str, str], *, condition: str) -> dict[str, Any]:
     """Return a ConditionCheck for a transaction."""
-    return {"ConditionCheck": {"Key": pack(key), **expressions(condition=condition)}}
+    return {"ConditionCheck": {"Key": serialize(key), **expressions(condition=condition)}}
 
 
 def expressions(
@@ -161,6 +161,8 @@ def expressions(
         "ConditionExpression": condition,
         "FilterExpression": filtered,
         "ExpressionAttributeNames": {f"#{name}": name for name in names},
-        "ExpressionAttributeValues": pack({f":{name}": v for name, v in (values or {}).items()}),
+        "ExpressionAttributeValues": serialize(
+            {f":{name}": v for name, v in (values or {}).items()}
+        ),
     }
     return {name: value for name, value in arguments.items() if value}

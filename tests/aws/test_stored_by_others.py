@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from runctl.aws.items import read_attempt, read_run, run_item, unpack
+from runctl.aws.items import deserialize, read_attempt, read_run, run_item
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.outcome import OutcomeKind, RunStatus
@@ -73,7 +73,7 @@ MANIFEST = (
 
 
 def test_a_run_of_the_version_before_is_read_whole():
-    run = read_run(unpack(RUN_ITEM))
+    run = read_run(deserialize(RUN_ITEM))
     assert (run.run_id, run.fence, run.step, run.save, run.best_step) == ("lm", 1, 150, 0, 150)
     assert (run.proven, run.suspects, run.progressed_attempt) == (None, frozenset(), None)
     assert run.newest == RUN_ITEM["newest"]["S"]
@@ -89,7 +89,7 @@ def test_a_run_of_the_version_before_is_read_whole():
 
 
 def test_an_attempt_of_the_version_before_is_read_whole():
-    attempt = read_attempt(unpack(ATTEMPT_ITEM))
+    attempt = read_attempt(deserialize(ATTEMPT_ITEM))
     assert (attempt.number, attempt.stage) == (1, AttemptStage.TRAINING)
     assert (attempt.resume_step, attempt.resume_save, attempt.progress_step) == (12, None, 150)
     assert attempt.metrics == {"loss": 0.5}
@@ -119,7 +119,7 @@ def test_fields_of_a_manifest_that_only_a_newer_version_knows_are_ignored():
 
 
 def stored(**changes):
-    return {**unpack(RUN_ITEM), **changes}
+    return {**deserialize(RUN_ITEM), **changes}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_request_that_a_newer_version_stored_is_read_as_far_as_it_is_known(req
     ],
 )
 def test_the_stage_of_a_newer_version_follows_from_what_else_is_known(changes, stage):
-    item = {**unpack(ATTEMPT_ITEM), "stage": "running", **changes}
+    item = {**deserialize(ATTEMPT_ITEM), "stage": "running", **changes}
     attempt = read_attempt({name: value for name, value in item.items() if value is not None})
     assert attempt.stage is stage
 
@@ -177,7 +177,7 @@ def test_the_stage_of_a_newer_version_follows_from_what_else_is_known(changes, s
 def test_an_attempt_that_a_newer_version_wrote_is_read_as_far_as_it_is_known():
     attempt = read_attempt(
         {
-            **unpack(ATTEMPT_ITEM),
+            **deserialize(ATTEMPT_ITEM),
             "ended": '{"kind": "evicted", "reason": "the rack burned", "step": "x"}',
             "metrics": '{"loss": "low", "accuracy": 1}',
             "timeline": {"started": "later", "exited": AT.isoformat()},
