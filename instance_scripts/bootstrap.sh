@@ -3,7 +3,7 @@
 #
 # A header before this text exports the variables that it needs:
 #   RUNCTL_AGENT_URI RUNCTL_AGENT_SHA256 RUNCTL_TABLE RUNCTL_BUCKET RUNCTL_LOG_GROUP RUNCTL_REGION
-# In a command to an existing instance it also exports RUNCTL_ACTION, and lend.sh follows.
+# In a command to an existing instance it also exports RUNCTL_ACTION, and existing_instance.sh follows.
 # Every path is below ${RUNCTL_ROOT:-}, which is empty on EC2. The script can be repeated at any time.
 set -euo pipefail
 umask 022

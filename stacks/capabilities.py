@@ -263,7 +263,7 @@ class Capabilities:
         return Capability(statements=[_allow([*reads, "ec2:DescribeInstanceTypes"], ["*"])])
 
     def commands(self) -> Capability:
-        """Send our document, and no other, to instances of a run or lent to one."""
+        """Send our document, and no other, to instances of a run and existing instances."""
         document = self._settings.command_document
         return Capability(
             statements=[
@@ -272,18 +272,18 @@ class Capabilities:
                     {f"ssm:resourceTag/{RUN_TAG}": "*"},
                     {f"ssm:resourceTag/{DEPLOYMENT_TAG}": self._settings.name},
                 ),
-                self._to_lent_instances(),
+                self._to_existing_instances(),
             ],
             variables={"RUNCTL_COMMAND_DOCUMENT": document},
         )
 
     def start_agents(self) -> Capability:
-        """Start the agent on instances whose owners let us, and hear whether it did."""
+        """Start the agent on existing instances, and read the result."""
         document = self._settings.start_document
         return Capability(
             statements=[
                 self._send(document),
-                self._to_lent_instances(),
+                self._to_existing_instances(),
                 # For the result; SSM has no resource types for it.
                 _allow(["ssm:GetCommandInvocation"], ["*"]),
             ],
@@ -294,7 +294,7 @@ class Capabilities:
         region, account = self._settings.region, self._settings.account
         return _allow(["ssm:SendCommand"], [f"arn:aws:ssm:{region}:{account}:document/{document}"])
 
-    def _to_lent_instances(self) -> iam.PolicyStatement:
+    def _to_existing_instances(self) -> iam.PolicyStatement:
         return self._to_instances({f"ssm:resourceTag/{LENT_TAG}": "*"})
 
     def _to_instances(

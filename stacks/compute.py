@@ -24,7 +24,7 @@ from stacks.trainer_role import trainer_role
 from stacks.user_data import user_data
 
 BOOTSTRAP = PROJECT / "instance_scripts/bootstrap.sh"
-LEND = PROJECT / "instance_scripts/lend.sh"
+EXISTING_INSTANCE = PROJECT / "instance_scripts/existing_instance.sh"
 
 # The deep-learning image alone takes 60 GiB; a disk costs only while its instance exists.
 DISK_GIB: Mapping[str, int] = {"x86_gpu": 150, "x86_cpu": 50, "arm_cpu": 50}
@@ -76,7 +76,7 @@ class ComputeStack(Stack):
             )
             for kind, image in settings.images.items()
         }
-        script = "\n".join((bootstrap.read_text(), LEND.read_text()))
+        script = "\n".join((bootstrap.read_text(), EXISTING_INSTANCE.read_text()))
         self._add_document("AgentCommand", settings.command_document, _agent_command())
         self._add_document("StartCommand", settings.start_document, start_command(header, script))
         self._add_document(

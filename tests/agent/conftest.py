@@ -17,7 +17,7 @@ from tests.moto_server import serving
 
 if TYPE_CHECKING:
     from tests.agent.test_bootstrap import Boot
-    from tests.agent.test_existing_instance import Lent
+    from tests.agent.test_existing_instance import ExistingInstance
 
 REGION = "us-east-1"
 
@@ -102,11 +102,11 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
 
 
 @pytest.fixture
-def lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lent]:
-    """A root folder of a machine that was there before."""
-    from tests.agent.test_existing_instance import Lent
+def existing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ExistingInstance]:
+    """A root folder of an existing instance."""
+    from tests.agent.test_existing_instance import ExistingInstance
 
-    made = Lent(tmp_path / "root")
+    made = ExistingInstance(tmp_path / "root")
     monkeypatch.setattr("tests.agent.test_bootstrap.SCRIPT", made.script)
     yield made
     made.metadata.close()

@@ -15,7 +15,7 @@ from runctl.agent.runtime.fence import probe, prove_fence, require_fence
 from runctl.model.errors import RequestError
 from tests.agent.machine import Cloud
 from tests.agent.test_bootstrap import SCRIPT, Boot
-from tests.agent.test_existing_instance import Lent
+from tests.agent.test_existing_instance import ExistingInstance
 
 pytestmark = pytest.mark.slow
 
@@ -104,20 +104,20 @@ def test_image_without_nft_is_reported_as_such(boot: Boot) -> None:
 
 
 def test_existing_machine_without_a_fence_is_told_so_and_nothing_on_it_is_touched(
-    lent: Lent,
+    existing: ExistingInstance,
 ) -> None:
-    kept = lent.root / "var/lib/runctl/checkpoint/a.pt"
+    kept = existing.root / "var/lib/runctl/checkpoint/a.pt"
     kept.parent.mkdir(parents=True)
     kept.touch()
-    start_fence_for_real(lent, FAILING_NFT)
-    for done in (lent.command("check"), lent.start("run-1")):
+    start_fence_for_real(existing, FAILING_NFT)
+    for done in (existing.command("check"), existing.start("run-1")):
         assert done.returncode == 1
         assert "cgroupv2 path fails" in done.stderr
     assert kept.exists()
-    assert "systemctl restart runctl-agent.service" not in lent.calls()
-    write_program(lent.root / "bin/nft", "#!/bin/sh\n")
-    assert lent.command("check").returncode == 0
-    assert lent.start("run-1").returncode == 0
+    assert "systemctl restart runctl-agent.service" not in existing.calls()
+    write_program(existing.root / "bin/nft", "#!/bin/sh\n")
+    assert existing.command("check").returncode == 0
+    assert existing.start("run-1").returncode == 0
 
 
 def test_agent_starts_no_trainer_without_the_fence(tmp_path: Path) -> None:
@@ -217,11 +217,13 @@ def test_library_upgrades_restart_none_of_our_services(boot: Boot) -> None:
     ]
 
 
-def test_existing_machine_keeps_its_upgrades_and_restarts_none_of_our_services(lent: Lent) -> None:
-    (lent.root / "etc/needrestart").mkdir(parents=True)
-    assert lent.start("run-1").returncode == 0
-    assert (lent.root / "etc/needrestart/conf.d/runctl.conf").exists()
-    assert not [call for call in lent.calls() if "apt-daily" in call]
+def test_existing_machine_keeps_its_upgrades_and_restarts_none_of_our_services(
+    existing: ExistingInstance,
+) -> None:
+    (existing.root / "etc/needrestart").mkdir(parents=True)
+    assert existing.start("run-1").returncode == 0
+    assert (existing.root / "etc/needrestart/conf.d/runctl.conf").exists()
+    assert not [call for call in existing.calls() if "apt-daily" in call]
 
 
 def test_machine_of_a_run_makes_no_upgrades_of_its_own(boot: Boot) -> None:
