@@ -120,7 +120,7 @@ demo: setup  ## a run that is interrupted three times, on the local cloud
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=25
 
 # The end-to-end tests wait more than they compute, so there are two workers more than the smallest
-# machine has cores. Real processes under that load can miss a time limit: up to three tests that failed
+# machine has cores. Real processes under that load can miss a time limit: up to eight tests that failed
 # are run once more, alone; tests/plugins/reruns.py names them at the end.
 test: setup build/frameworks/.installed system-packages  ## all tests, the end-to-end ones included
 	$(PYTEST) -n 4 || \

@@ -229,7 +229,7 @@ class Machine:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def wait(self, seconds: float = 40) -> int:
+    def wait(self, seconds: float = 120) -> int:
         assert self.process is not None
         return self.process.wait(seconds)
 

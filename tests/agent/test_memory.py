@@ -11,7 +11,8 @@ from tests.agent.machine import Cloud, wait_until
 pytestmark = pytest.mark.slow
 
 LARGE_BYTES = 512 << 20
-LIMIT_KIB = 100 * 1024
+# Clients take 62 MiB; each of 32 threads may hold a buffer of 1 MiB, and has a stack.
+LIMIT_KIB = 110 * 1024
 
 
 def peak_kib(pid: int) -> int:
@@ -26,7 +27,7 @@ def peak_kib(pid: int) -> int:
     [(1, LARGE_BYTES), (1024, 128 << 10)],
     ids=["half a gibibyte", "1024 files of 128 KiB"],
 )
-def test_uploading_and_restoring_stays_below_100_mib(
+def test_uploading_and_restoring_stays_below_110_mib(
     cloud: Cloud, launch, files: int, size: int
 ) -> None:
     cloud.create_run(

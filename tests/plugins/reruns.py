@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-MAX_RERUNS = 3
+MAX_RERUNS = 8
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
