@@ -51,7 +51,7 @@ def test_a_recording_has_what_the_screen_showed_and_the_exit_code(recording: rec
 
 def test_a_line_that_is_overwritten_is_animated_through_its_states(recording: record.Recording):
     drawn = record.draw(recording, columns=60, title="count", speed=1)
-    # A busy machine may record fewer states than were on the screen, but none twice or out of order.
+    # A busy machine may record fewer states than there were, but none twice or out of order.
     counts = [text for text in texts(drawn) if text.startswith("count ")]
     assert counts[-1] == "count 2"
     assert len(counts) > 1
