@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--columns", type=int, default=128)
     parser.add_argument("--rows", type=int, default=40)
-    parser.add_argument("--speed", type=float, default=4.0, help="how many times as fast to play")
+    parser.add_argument("--seconds", type=float, default=24.0, help="how long to play at most")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     shown = " ".join([Path(arguments.command[0]).name, *arguments.command[1:]])
@@ -277,8 +277,9 @@ def main() -> None:
         arguments.command, columns=arguments.columns, rows=arguments.rows, prompt=shown
     )
     if recording.exit_code == 0:
-        title = f"{shown} ({arguments.speed:g}× speed)"
-        drawn = draw(recording, columns=arguments.columns, title=title, speed=arguments.speed)
+        speed = max(1.0, recording.seconds / arguments.seconds)
+        title = f"{shown} ({speed:.0f}× speed)"
+        drawn = draw(recording, columns=arguments.columns, title=title, speed=speed)
         arguments.output.write_text(drawn)
     sys.exit(recording.exit_code)
 

@@ -77,3 +77,11 @@ def test_the_diagram_names_the_states_of_the_workflow():
     shown = re.findall(r'class="state".*?<text[^>]*>(\w+)</text>', drawn)
     assert shown[0] == workflow["StartAt"]
     assert set(shown) <= set(workflow["States"])
+
+
+def test_the_recording_is_of_a_demo_that_was_interrupted_three_times():
+    shown = texts((ASSETS / "demo.svg").read_text())
+    assert "$ runctl demo" in shown
+    interruptions = {text for text in shown if text.startswith("EC2 takes i-")}
+    assert len(interruptions) == 3
+    assert any(text.startswith("The final weights are bit for bit those") for text in shown)
