@@ -5,7 +5,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from lambdas.services import Document, count, logger, services
 from runctl.control.clean_up import CLEANED, clean_up
 
-LONGEST_CAUSE = 1000
+MAX_CAUSE = 1000
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -18,7 +18,7 @@ def handler(event: Document, _context: LambdaContext) -> Document:
         execution_arn=ended["execution_arn"],
         name=ended["name"],
         status=ended["status"],
-        cause=(ended.get("cause") or "")[:LONGEST_CAUSE],
+        cause=(ended.get("cause") or "")[:MAX_CAUSE],
     )
     if cleaned["status"] == CLEANED and cleaned["attempts_ended"]:
         count("CleanUps", execution_status=ended["status"])

@@ -41,7 +41,7 @@ OLDEST_CHANGE = Duration.hours(6)
 SWEEP_EVERY = Duration.minutes(15)
 # The state machine's construct has the id Train and keeps it: CloudFormation would replace it.
 CONSTRUCT_IDS = {"train": "TrainFunction"}
-MOST_DELIVERIES = 30
+MAX_DELIVERIES = 30
 
 # The agent of an instance that is shutting down may still report.
 GONE = ["terminated", "stopped"]
@@ -224,7 +224,7 @@ class OrchestrationStack(Stack):
                     self.functions[function].function,
                     dead_letter_queue=self._dead_letters,
                     max_event_age=oldest,
-                    retry_attempts=MOST_DELIVERIES,
+                    retry_attempts=MAX_DELIVERIES,
                 )
             ],
         )

@@ -12,7 +12,7 @@ from stacks.assets import build_agent
 from tests.infra.templates import Resource, Synthesized
 
 BOOTSTRAP = Path(__file__).parents[2] / "instance_scripts/bootstrap.sh"
-MOST_USER_DATA = 16 * 1024
+MAX_USER_DATA = 16 * 1024
 KINDS = ("X86Gpu", "X86Cpu", "ArmCpu")
 
 
@@ -116,7 +116,7 @@ def test_the_user_data_is_the_header_and_bootstrap_without_comments(data: dict[s
     assert any(line.startswith("#!/bin/sh") for line in rest.splitlines())
     assert header.startswith("#!/bin/bash\nexport ")
     # The names of the bucket and the archive are only known after deployment; they are short.
-    assert len(data["UserData"].encode()) + 500 < MOST_USER_DATA
+    assert len(data["UserData"].encode()) + 500 < MAX_USER_DATA
 
 
 def test_the_header_exports_what_bootstrap_needs(data: dict[str, Any]) -> None:
