@@ -37,7 +37,7 @@ FIGURES = {
     "changeover_s": "≤ 3",
 }
 RUN = "recovery"
-PATIENCE = timedelta(seconds=60)
+WAIT_TIMEOUT = timedelta(seconds=60)
 
 
 def perform(stage: Testbed, *, interruptions: int, megabytes: int, notice_seconds: float) -> None:
@@ -73,7 +73,7 @@ def wait_until_trained(stage: Testbed, number: int) -> None:
         return attempt is not None and "first_step" in attempt.timeline
 
     try:
-        wait_for(look, f"attempt {number} to train", timeout=PATIENCE)
+        wait_for(look, f"attempt {number} to train", timeout=WAIT_TIMEOUT)
     except TimeoutError as exc:
         raise TimeoutError(f"{exc}: {stage.story(RUN)}") from exc
 

@@ -5,7 +5,7 @@ import os
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, count, logger, services
-from runctl.control.decide_next import MOST_TURNS, decide_next
+from runctl.control.decide_next import MAX_TURNS, decide_next
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -17,7 +17,7 @@ def handler(event: Document, _context: LambdaContext) -> Document:
         event["run_id"],
         event["attempt"],
         event["outcome"],
-        most_turns=int(os.environ.get("RUNCTL_MOST_TURNS", MOST_TURNS)),
+        max_turns=int(os.environ.get("RUNCTL_MAX_TURNS", MAX_TURNS)),
     )
     if decided["decision"] == "relaunch":
         count("Relaunches")

@@ -35,8 +35,8 @@ SWEEPING = Size(memory_mb=512, timeout=Duration.minutes(5))
 
 READ = ("GetItem", "Query")
 # EC2's warning comes two minutes ahead; an older one contains nothing new.
-OLDEST_WARNING = Duration.minutes(5)
-OLDEST_CHANGE = Duration.hours(6)
+MAX_WARNING_AGE = Duration.minutes(5)
+MAX_CHANGE_AGE = Duration.hours(6)
 # A sweep that starts after the next one is useless.
 SWEEP_EVERY = Duration.minutes(15)
 # The state machine's construct has the id Train and keeps it: CloudFormation would replace it.
@@ -117,7 +117,7 @@ class OrchestrationStack(Stack):
             LAUNCHING,
             *launch,
             can.commands(),
-            oldest_event=OLDEST_WARNING,
+            oldest_event=MAX_WARNING_AGE,
         )
         self._add(
             "handle_instance_change",
@@ -125,7 +125,7 @@ class OrchestrationStack(Stack):
             can.ledger("GetItem", "UpdateItem"),
             can.machines(),
             can.reports(),
-            oldest_event=OLDEST_CHANGE,
+            oldest_event=MAX_CHANGE_AGE,
         )
         self._add(
             "clean_up",
@@ -133,7 +133,7 @@ class OrchestrationStack(Stack):
             *end,
             can.commands(),
             can.stop_executions(),
-            oldest_event=OLDEST_CHANGE,
+            oldest_event=MAX_CHANGE_AGE,
         )
         self._add(
             "sweep",
@@ -173,7 +173,7 @@ class OrchestrationStack(Stack):
         self._add_rule(
             "Interruptions",
             "handle_interruption",
-            oldest=OLDEST_WARNING,
+            oldest=MAX_WARNING_AGE,
             pattern=_pattern(
                 "aws.ec2",
                 "EC2 Spot Instance Interruption Warning",
@@ -185,7 +185,7 @@ class OrchestrationStack(Stack):
         self._add_rule(
             "InstanceChanges",
             "handle_instance_change",
-            oldest=OLDEST_CHANGE,
+            oldest=MAX_CHANGE_AGE,
             pattern=_pattern(
                 "aws.ec2", "EC2 Instance State-change Notification", detail={"state": GONE}
             ),
@@ -193,7 +193,7 @@ class OrchestrationStack(Stack):
         self._add_rule(
             "ExecutionsOver",
             "clean_up",
-            oldest=OLDEST_CHANGE,
+            oldest=MAX_CHANGE_AGE,
             pattern=_pattern(
                 "aws.states",
                 "Step Functions Execution Status Change",

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runctl.model.request_fields import FIELDS, LARGEST_ENV_BYTES, request_schema
+from runctl.model.request_fields import FIELDS, MAX_ENV_BYTES, request_schema
 
 HERE = Path(__file__).parent
 
@@ -31,7 +31,7 @@ every error with its field. The JSON Schema is in
 NOTES = f"""
 - `script` is a path inside `code`, or the s3:// URI of one file when there is no `code`. The
   deployment's own bucket is readable; others are after `cdk deploy -c readable_buckets=NAME,…`.
-- `env` is limited to {LARGEST_ENV_BYTES // 1024} KiB; names beginning with `RUNCTL_` are reserved.
+- `env` is limited to {MAX_ENV_BYTES // 1024} KiB; names beginning with `RUNCTL_` are reserved.
 - The name of the first execution is the run's name: 1 to 64 letters, digits, `_` or `-`.
 - `retry` is off by default: `{{"exit_codes": [1, 137], "max_failures": 3}}`.
   Exit codes are those of a shell, from 1 to 255; see [failures](trainer.md#when-it-fails).

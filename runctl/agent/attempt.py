@@ -43,8 +43,8 @@ from runctl.model.request import RunRequest
 
 FINAL_UPLOAD = timedelta(minutes=10)
 FLUSH = timedelta(seconds=10)
-MOST_FAILURES = 3
-MOST_NAMES = 3
+MAX_FAILURES = 3
+MAX_NAMES_SHOWN = 3
 IN_BACKGROUND = (
     "the trainer exited with 0, but left process {daemon} running in the background, which was "
     "ended with it; run it in the foreground: without `&`, nohup, setsid or a daemon option"
@@ -141,9 +141,9 @@ class AttemptRunner:
         except Exception as exc:
             # A defect, or an AWS error nobody foresaw: the service starts us again, for a while.
             logger.exception("the agent failed")
-            if self._count_failure() < MOST_FAILURES:
+            if self._count_failure() < MAX_FAILURES:
                 raise
-            outcome = self._failed(f"the agent failed {MOST_FAILURES} times, last with {exc!r}")
+            outcome = self._failed(f"the agent failed {MAX_FAILURES} times, last with {exc!r}")
         processes.end_tree(os.getpid())
         if outcome is not None:
             self._final_report.tell(outcome)
@@ -345,7 +345,7 @@ class AttemptRunner:
         if killed.torn and ending is not None:
             return self._outcome_of_ending(exit_code=code)
         if killed.torn:
-            names = ", ".join(sorted(killed.torn)[:MOST_NAMES])
+            names = ", ".join(sorted(killed.torn)[:MAX_NAMES_SHOWN])
             return self._failed(
                 f"the trainer is done, but {names} was still being written "
                 f"{FINAL_UPLOAD.total_seconds() / 60:.0f} minutes later",
@@ -414,4 +414,4 @@ class AttemptRunner:
         try:
             return count_up(self._paths.failures)
         except OSError:
-            return MOST_FAILURES  # nobody would know how often, so it would never end
+            return MAX_FAILURES  # nobody would know how often, so it would never end

@@ -11,7 +11,7 @@ from runctl.agent.saving.keeper import Keeper
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.fault_points import reach
 
-LONGEST_GRACE = timedelta(seconds=90)
+MAX_GRACE = timedelta(seconds=90)
 RESERVE = timedelta(seconds=5)
 EXIT_POLL = 0.02
 MEASURE_EVERY = 1.0
@@ -26,7 +26,7 @@ def grace_of(*, asked: timedelta, upload_time: timedelta, left: timedelta | None
 
     The least of what was asked, 90 s, and the time left less the measured upload time less 5 s.
     """
-    grace = min(asked, LONGEST_GRACE)
+    grace = min(asked, MAX_GRACE)
     if left is not None:
         grace = min(grace, left - upload_time - RESERVE)
     return max(grace, timedelta(0))

@@ -28,11 +28,11 @@ FORBIDDEN = frozenset({"403", "AccessDenied"})
 ALREADY_THERE = frozenset({"412", "PreconditionFailed"})
 # Two writers of one key at the same instant: S3 refuses one of them and asks it to try again.
 CONFLICT = frozenset({"409", "ConditionalRequestConflict", "OperationAborted"})
-MOST_REVISIONS = 10_000
-MOST_CONFLICTS = 10
-LARGEST_DELETE = 1000
+MAX_REVISIONS = 10_000
+MAX_CONFLICTS = 10
+MAX_KEYS_PER_DELETE = 1000
 # Bytes may change on the way, which another read tells from a part that is damaged.
-MOST_READS = 3
+MAX_READS = 3
 
 
 class CheckpointStore:
@@ -111,7 +111,7 @@ class CheckpointStore:
                 return
             raise _other_size(part)
         with self._room.taken(part.size_bytes):
-            for _ in range(MOST_READS):
+            for _ in range(MAX_READS):
                 content = self._get(key, most=part.size_bytes)
                 if hashlib.sha256(content).hexdigest() == part.sha256:
                     if len(content) != part.size_bytes:
@@ -132,13 +132,13 @@ class CheckpointStore:
                 f"the list of the checkpoint's files has {len(body):,} bytes, more than "
                 f"{MAX_MANIFEST_BYTES:,}; pack small files into archives"
             )
-        for revision in range(MOST_REVISIONS):
+        for revision in range(MAX_REVISIONS):
             key = identity.manifest_key(
                 self._run_id, save=manifest.save, attempt=manifest.attempt, revision=revision
             )
             if self._put_if_absent(key, body) or self._get(key, most=MAX_MANIFEST_BYTES) == body:
                 return key
-        raise CheckpointError(f"save {manifest.save} has {MOST_REVISIONS} manifests already")
+        raise CheckpointError(f"save {manifest.save} has {MAX_REVISIONS} manifests already")
 
     def get_manifest(self, key: str) -> Manifest:
         """Return a manifest; DamagedCheckpointError when it is missing or cannot be read.
@@ -199,7 +199,7 @@ class CheckpointStore:
         return identity.part_key(self._run_id, part.sha256)
 
     def _put_if_absent(self, key: str, body: bytes) -> bool:
-        for _ in range(MOST_CONFLICTS):
+        for _ in range(MAX_CONFLICTS):
             with translated():
                 try:
                     self._client.put_object(
@@ -256,8 +256,8 @@ class CheckpointStore:
             yield from page.get("Contents", ())
 
     def _delete(self, keys: list[str]) -> None:
-        for start in range(0, len(keys), LARGEST_DELETE):
-            batch = [{"Key": key} for key in keys[start : start + LARGEST_DELETE]]
+        for start in range(0, len(keys), MAX_KEYS_PER_DELETE):
+            batch = [{"Key": key} for key in keys[start : start + MAX_KEYS_PER_DELETE]]
             with translated():
                 self._client.delete_objects(
                     Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True}

@@ -25,7 +25,7 @@ from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.pool import MachineKind, Pool, machine_kind
 
 LIVE_STATES = ("pending", "running", "stopping", "stopped")
-MOST_FILTER_VALUES = 200
+MAX_FILTER_VALUES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class Ec2Fleet:
         """
         ids = iter(instance_ids)
         machines: list[Machine] = []
-        while batch := list(itertools.islice(ids, MOST_FILTER_VALUES)):
+        while batch := list(itertools.islice(ids, MAX_FILTER_VALUES)):
             machines += self._find([{"Name": "instance-id", "Values": batch}])
         return machines
 

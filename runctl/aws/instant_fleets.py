@@ -11,8 +11,8 @@ from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
 from runctl.model.leftovers import InstantFleet
 
 # DeleteFleets takes 25 instant ones; with one too many it deletes none.
-MOST_DELETED = 25
-MOST_DESCRIBED = 100
+MAX_FLEETS_PER_DELETE = 25
+MAX_FLEETS_PER_DESCRIBE = 100
 GONE_ALREADY = frozenset({"fleetIdDoesNotExist", "fleetNotInDeletableState"})
 
 
@@ -27,7 +27,7 @@ def find_fleets(client: Any, *, templates: Collection[str]) -> list[InstantFleet
         return []
     ids = iter(sorted(_tagged(client)))
     found: list[InstantFleet] = []
-    while batch := list(itertools.islice(ids, MOST_DESCRIBED)):
+    while batch := list(itertools.islice(ids, MAX_FLEETS_PER_DESCRIBE)):
         found += [
             _fleet(fleet)
             for fleet in _described(client, batch)
@@ -97,7 +97,7 @@ def delete_fleets(client: Any, fleet_ids: Iterable[str]) -> dict[str, str]:
     """
     ids = iter(fleet_ids)
     refused: dict[str, str] = {}
-    while batch := list(itertools.islice(ids, MOST_DELETED)):
+    while batch := list(itertools.islice(ids, MAX_FLEETS_PER_DELETE)):
         with translated():
             answer = client.delete_fleets(FleetIds=batch, TerminateInstances=True)
         for one in answer.get("UnsuccessfulFleetDeletions", []):

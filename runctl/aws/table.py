@@ -12,8 +12,8 @@ from runctl.aws.errors import code_of, translated
 from runctl.aws.items import Item, deserialize, serialize
 from runctl.model.errors import TransientError
 
-LARGEST_BATCH = 100
-MOST_CONFLICTS = 8
+MAX_BATCH_ITEMS = 100
+MAX_CONFLICTS = 8
 FAILED_CONDITION = "ConditionalCheckFailed"
 PASSING = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
@@ -40,10 +40,10 @@ class Table:
     def get_many(self, keys: Sequence[Mapping[str, str]]) -> Iterator[Item]:
         """Read many items, consistently, in no order."""
         waiting = [serialize(key) for key in keys]
-        for _ in range(MOST_CONFLICTS + len(waiting) // LARGEST_BATCH):
+        for _ in range(MAX_CONFLICTS + len(waiting) // MAX_BATCH_ITEMS):
             if not waiting:
                 return
-            batch, waiting = waiting[:LARGEST_BATCH], waiting[LARGEST_BATCH:]
+            batch, waiting = waiting[:MAX_BATCH_ITEMS], waiting[MAX_BATCH_ITEMS:]
             with translated():
                 answer = self._client.batch_get_item(
                     RequestItems={self._table: {"Keys": batch, "ConsistentRead": True}}
@@ -108,7 +108,7 @@ class Table:
 
     def _without_conflict(self, write: Callable[[], Result]) -> Result:
         """Repeat a write that met another one on the same item; botocore does not."""
-        for turn in range(MOST_CONFLICTS):
+        for turn in range(MAX_CONFLICTS):
             with translated():
                 try:
                     return write()

@@ -11,7 +11,7 @@ from runctl.model import identity
 
 # Whoever assumes a role with the credentials of a role gets one hour at most.
 LIFETIME = timedelta(hours=1)
-LONGEST_SESSION_NAME = 64
+MAX_SESSION_NAME_LENGTH = 64
 ROLE = re.compile(r"arn:(?P<partition>aws[a-z-]*):iam::\d{12}:role/\S+")
 
 
@@ -41,7 +41,7 @@ class TrainerAccess:
         self._sts = sts
         self._role_arn = role_arn
         self._policy = session_policy(role_arn, bucket=bucket, run_id=run_id)
-        self._session = f"{attempt:04d}-{run_id}"[:LONGEST_SESSION_NAME]
+        self._session = f"{attempt:04d}-{run_id}"[:MAX_SESSION_NAME_LENGTH]
 
     def fetch(self) -> SessionCredentials:
         """Return fresh credentials.

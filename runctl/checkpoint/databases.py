@@ -13,12 +13,12 @@ from runctl.checkpoint.pinning import pin_name
 from runctl.checkpoint.sqlite_copy import SIDECARS, DatabaseError, copy_database
 
 # Each copy becomes a checkpoint: soon at first, then at a pace that costs little.
-FIRST_EVERY, LONGEST_EVERY = timedelta(seconds=5), timedelta(seconds=30)
+FIRST_EVERY, MAX_EVERY = timedelta(seconds=5), timedelta(seconds=30)
 COST_SHARE = 20
-LONGEST_COPY = timedelta(seconds=5)
+MAX_COPY_TIME = timedelta(seconds=5)
 # A program may open its database for each transaction: it is not finished with it in between.
 STILL_IN_USE = timedelta(seconds=10)
-MOST_DATABASES = 100
+MAX_DATABASES = 100
 
 
 class DatabaseFinder(Protocol):
@@ -123,7 +123,7 @@ class Databases:
                 continue
             known = self._used.get(owner)
             if known is not None or (
-                len(self._used) < MOST_DATABASES and self._finder.is_database(owner)
+                len(self._used) < MAX_DATABASES and self._finder.is_database(owner)
             ):
                 self._used[owner] = replace(known or _Database(now), used_at=now)
         late = now - STILL_IN_USE.total_seconds()
@@ -161,7 +161,7 @@ class Databases:
             state=state,
             copy=copy,
             due=now + every,
-            every=min(2 * database.every, LONGEST_EVERY.total_seconds()),
+            every=min(2 * database.every, MAX_EVERY.total_seconds()),
         )
         return self._used[path]
 
@@ -174,7 +174,7 @@ class Databases:
             self.place.mkdir(parents=True, exist_ok=True)
             fresh = self.place / "new"
             fresh.unlink(missing_ok=True)
-            seconds = LONGEST_COPY.total_seconds()
+            seconds = MAX_COPY_TIME.total_seconds()
             copy_database(self._folder / path, fresh, self.place / "work", seconds=seconds)
             info = fresh.stat()
             inode = (info.st_dev, info.st_ino)

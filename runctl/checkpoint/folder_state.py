@@ -9,7 +9,7 @@ from runctl.model.errors import CheckpointError
 from runctl.model.manifest_rules import MAX_DEPTH
 
 # A look at more names than this would take the agent's memory and a core for itself.
-MOST_NAMES = 200_000
+MAX_NAMES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class FileState:
 FolderState = dict[str, FileState]
 
 
-def look(folder: Path, before: FolderState | None = None, *, most: int = MOST_NAMES) -> FolderState:
+def look(folder: Path, before: FolderState | None = None, *, most: int = MAX_NAMES) -> FolderState:
     """Return everything below `folder` by its relative path; what vanishes meanwhile is skipped.
 
     What is as it was in `before` shares its memory with it. Raises CheckpointError where there are

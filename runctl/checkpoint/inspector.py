@@ -11,7 +11,7 @@ from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
 
 SQLITE = b"SQLite format 3\0"
 # What is remembered of more files than this is not worth its memory.
-MOST_REMEMBERED = 20_000
+MAX_REMEMBERED = 20_000
 
 T = TypeVar("T")
 Identity = tuple[tuple[int, int], int, int]
@@ -76,6 +76,6 @@ def _identity(seen: FileState) -> Identity:
 
 
 def _remember(known: dict[Identity, T], key: Identity, value: T) -> None:
-    if len(known) >= MOST_REMEMBERED:
+    if len(known) >= MAX_REMEMBERED:
         known.clear()
     known[key] = value

@@ -10,7 +10,7 @@ from runctl.checkpoint.predecessors import OPTIONAL
 from runctl.checkpoint.save_groups import NO_NUMBER, save_of
 from runctl.checkpoint.settling import ChangedError, Contents, FileState, FolderState, newest_saves
 
-LARGEST_COPY_BYTES = 512 * 1024 * 1024
+MAX_COPY_BYTES = 512 * 1024 * 1024
 # Reading a file of this size takes less time than making a hard link and removing it.
 TINY_BYTES = 4 * 1024
 MAX_CONTENT_BYTES = 16 * 1024 * 1024
@@ -206,9 +206,7 @@ def _hold_still(path: str, pinned: str, seen: FileState, own_links: int) -> bool
     """
     try:
         info = os.stat(pinned)
-        if seen.size <= LARGEST_COPY_BYTES and (
-            info.st_nlink > own_links or os.path.islink(pinned)
-        ):
+        if seen.size <= MAX_COPY_BYTES and (info.st_nlink > own_links or os.path.islink(pinned)):
             copy = Path(f"{pinned}.copy")
             shutil.copyfile(pinned, copy)
             info = os.stat(pinned)

@@ -20,7 +20,7 @@ NEVER_EMPTY = re.compile(
     re.IGNORECASE,
 )
 # A save that lacks more than this is in progress; the rest of what it lacks need not be named.
-MOST_NAMED = 20
+MAX_MISSING_NAMED = 20
 
 Members = dict[str, FileState]
 
@@ -105,7 +105,7 @@ class Series:
 
     def _missing(self, save: Save, earlier: list[Save]) -> Iterator[Flaw]:
         missing = sorted(self._expected(save, earlier) - save.members.keys())
-        for member in missing[:MOST_NAMED]:
+        for member in missing[:MAX_MISSING_NAMED]:
             having = [
                 one.number
                 for one in (*self.now.values(), *self.before.values())
@@ -200,7 +200,7 @@ def _removed(view: FolderState, taken: FolderState, folders: set[str]) -> Iterat
         return
     inodes = {seen.inode for seen in view.values()}
     new = {place_of(path).member for path in view.keys() - taken.keys()}
-    for path in sorted(gone)[:MOST_NAMED]:
+    for path in sorted(gone)[:MAX_MISSING_NAMED]:
         # Neither renamed nor replaced by another of its kind, such as best_0.95.pt by best_0.97.pt.
         if taken[path].inode not in inodes and place_of(path).member not in new:
             reason = f"{path} was removed, and is not there again"

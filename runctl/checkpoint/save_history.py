@@ -19,7 +19,7 @@ from runctl.policy.retention import StoredSave, choose_kept
 
 PREVIOUS_STEPS = "previous_steps"
 EDGE_BYTES = 4096
-MOST_EDGES = 50
+MAX_EDGES = 50
 LIKELY_LOGS = (".txt", ".jsonl", ".ndjson")
 _OLD_KEY = re.compile(r"/(\d{12})-\d{4,}(?:\.r\d+)?\.json$")
 
@@ -204,7 +204,7 @@ class SaveHistory:
 
     def _note_edges(self, snapshot: Snapshot, read: Read) -> None:
         self._edges = {path: one for path, one in self._edges.items() if path in snapshot.view}
-        for path in snapshot.changed[:MOST_EDGES]:
+        for path in snapshot.changed[:MAX_EDGES]:
             seen = snapshot.view.get(path)
             if seen is not None and seen.kind == "file" and seen.size and is_state(path):
                 self._edges[path] = _edges_of(path, seen.size, read)

@@ -24,8 +24,8 @@ __all__ = [
 
 QUIET = timedelta(seconds=1)
 LIMIT = timedelta(seconds=2)
-# How many limits a group of several files is waited for that is never quiet.
-PATIENCE = 5
+# A group of several files that is never quiet counts as settled after this many limits.
+MAX_UNSETTLED_LIMITS = 5
 NONE: frozenset[str] = frozenset()
 
 # What tiny files held when they were pinned, by inode.
@@ -256,7 +256,7 @@ class Settling:
             if seen.kind == "file" and path not in self._logs
         )
         waited = now - (now if self._pending_since is None else self._pending_since)
-        patient = waited >= PATIENCE * self.limit.total_seconds()
+        patient = waited >= MAX_UNSETTLED_LIMITS * self.limit.total_seconds()
         newest = newest_saves(view)
         unfinished = {save_of(path) for path in self._busy}
         for path in changed:

@@ -12,7 +12,7 @@ MAX_READ_BYTES = 64 * 1024
 # How far apart the files of one save may have been written, to say the same step.
 CLOSE_NS = 5_000_000_000
 RIGHT_AFTER_NS = 2_000_000_000
-MOST_FILES = 20
+MAX_FILES_READ = 20
 
 # Its keys are sorted, so that the step comes before the log, however long that is.
 HUGGING_FACE = "trainer_state.json"
@@ -126,7 +126,7 @@ class StepJudge:
         others = [path for path in states if path not in sheets]
         written = max((states[path].mtime_ns for path in others), default=None)
         found = []
-        for path in sheets[:MOST_FILES]:
+        for path in sheets[:MAX_FILES_READ]:
             close = written is None or abs(states[path].mtime_ns - written) <= CLOSE_NS
             if path in self.loose or not close or (named and number_in(path) != named):
                 continue

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 
-LONGEST_NUMBER = 12
+MAX_DIGITS = 12
 # Where more names have changed at once, the numbers in them count files, not saves.
-MOST_NAMES = 1000
+MAX_CHANGED_NAMES = 1000
 
 
 class Unit(IntEnum):
@@ -204,7 +204,7 @@ def _named_in(name: str, *, is_folder: bool) -> Numbered | None:
 
 
 def _value(digits: str, suffix: str) -> int | None:
-    if len(digits) > LONGEST_NUMBER:
+    if len(digits) > MAX_DIGITS:
         return None
     if suffix == "k" and not digits.startswith("0") and len(digits) <= 6:
         return int(digits) * 1000
@@ -228,7 +228,7 @@ def _count_of(changed: Mapping[str, int], held: Collection[str]) -> Numbered | N
     A name that is written anew has no counter, and several new ones at once are the files of ranks
     or parts unless those before them had lower numbers.
     """
-    if len(changed) > MOST_NAMES:
+    if len(changed) > MAX_CHANGED_NAMES:
         return None
     fresh: dict[str, dict[int, int]] = {}
     for path, mtime in changed.items():

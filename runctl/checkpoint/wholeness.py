@@ -16,15 +16,15 @@ from runctl.checkpoint.predecessors import Series, expected_of, flaws_without_nu
 from runctl.checkpoint.save_groups import NO_NUMBER, place_of, save_of
 
 # How long something may be missing before that counts as what the program wants.
-PATIENCE = timedelta(minutes=1)
+MIN_MISSING_TIME = timedelta(minutes=1)
 # A save may take this many times as long as those before it took from their first to last file.
 SPREADS = 5
-LONGEST_PATIENCE = timedelta(minutes=30)
+MAX_MISSING_TIME = timedelta(minutes=30)
 # How long a flaw has to last before a person should know of it.
 WORTH_SAYING = timedelta(seconds=20)
-MOST_CLOCKS = 1000
+MAX_CLOCKS = 1000
 SMALL_TEXT = 4096
-MOST_TEXTS = 50
+MAX_POINTER_FILES = 50
 POINTER = re.compile(r"(?:^|/)[^./]*(?:\.(?:txt|json|ya?ml))?$")
 
 
@@ -152,7 +152,7 @@ class Wholeness:
         """Return the flaws that count as intended from now on, each of them once."""
         told = dict(self._tolerated)
         new = [reason for about, reason in sorted(told.items()) if about not in self._told]
-        self._told = (self._told | told.keys()) if len(self._told) < MOST_CLOCKS else set(told)
+        self._told = (self._told | told.keys()) if len(self._told) < MAX_CLOCKS else set(told)
         self._tolerated = {}
         return new
 
@@ -196,7 +196,7 @@ class Wholeness:
     def _keep_time(self, flaws: Iterable[Flaw], now: float) -> None:
         """Start a clock for each new flaw; in a series a later save without it stops the clock."""
         series = {about: clock for about, clock in self._clocks.items() if "\0" in about}
-        clocks = series if len(series) < MOST_CLOCKS else {}
+        clocks = series if len(series) < MAX_CLOCKS else {}
         for flaw in flaws:
             clock = self._clocks.get(flaw.about)
             if clock is None or (flaw.in_series and flaw.seen_in >= clock.number):
@@ -218,7 +218,7 @@ class Wholeness:
             for path, seen in view.items()
             if seen.kind == "link" and any(names_save(seen.target, one) for one in paths)
         }
-        texts = [path for path in fresh if _may_point(path, view[path])][:MOST_TEXTS]
+        texts = [path for path in fresh if _may_point(path, view[path])][:MAX_POINTER_FILES]
         for path in texts:
             content = self.inspector.text(path, view[path])
             if any(names_save(content, one) for one in paths):
@@ -235,7 +235,7 @@ def _what(flaw: Flaw, age: float) -> str:
     """Return what is left out for a flaw: the save, or the path alone."""
     name = save_of(flaw.path)
     # What has been there for long, and has no number, is no part of what is saved beside it.
-    alone = flaw.alone or (name == NO_NUMBER and age >= PATIENCE.total_seconds())
+    alone = flaw.alone or (name == NO_NUMBER and age >= MIN_MISSING_TIME.total_seconds())
     return flaw.path if alone else name
 
 
@@ -247,5 +247,5 @@ def _patience(taken: FolderState, flaw: Flaw) -> float:
         for save in saves_in(taken, {place.parent}).values():
             times = [seen.mtime_ns for seen in save.members.values()]
             spread = max(spread, (max(times) - min(times)) / 1e9)
-    waited = max(PATIENCE.total_seconds(), SPREADS * spread)
-    return min(waited, LONGEST_PATIENCE.total_seconds())
+    waited = max(MIN_MISSING_TIME.total_seconds(), SPREADS * spread)
+    return min(waited, MAX_MISSING_TIME.total_seconds())

@@ -12,9 +12,9 @@ from runctl.model.run import Run
 
 # An execution fails at 25,000 events of history. One turn of the loop is one attempt and leaves 28,
 # a retried function a few more; 60 for each leaves room for every one of them to be repeated.
-MOST_EVENTS, EVENTS_A_TURN = 25_000, 60
-MOST_TURNS = MOST_EVENTS // EVENTS_A_TURN - 10
-_MOST_NAMES = 50
+MAX_EVENTS, EVENTS_A_TURN = 25_000, 60
+MAX_TURNS = MAX_EVENTS // EVENTS_A_TURN - 10
+_MAX_EXECUTION_NAMES = 50
 
 
 def decide_next(
@@ -23,12 +23,12 @@ def decide_next(
     number: int,
     outcome: Mapping[str, Any],
     *,
-    most_turns: int = MOST_TURNS,
+    max_turns: int = MAX_TURNS,
 ) -> dict[str, Any]:
     """Return the decision; it changes nothing, so it may be asked for again.
 
     `continue_as` is there when the run goes on in an execution of that name, since this one's
-    history has had its `most_turns`.
+    history has had its `max_turns`.
     """
     run = services.ledger.find_run(run_id)
     if run is None:
@@ -50,7 +50,7 @@ def decide_next(
     if decision.status is not None:
         document["status"] = decision.status.value
     turns = number - run.first_attempt + 1
-    if decision.kind is DecisionKind.RELAUNCH and turns >= most_turns:
+    if decision.kind is DecisionKind.RELAUNCH and turns >= max_turns:
         document["continue_as"] = _free_name(services, run)
     return document
 
@@ -59,7 +59,7 @@ def _free_name(services: Services, run: Run) -> str:
     """Return the next execution's name; one that was refused keeps its own for 90 days."""
     before, _, _ = run.execution_arn.rpartition(":")
     first = run.executions + 1
-    for number in range(first, first + _MOST_NAMES):
+    for number in range(first, first + _MAX_EXECUTION_NAMES):
         name = continuation_name(run.run_id, number)
         if not services.workflow.status_of(f"{before}:{name}"):
             return name

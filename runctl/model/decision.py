@@ -13,10 +13,10 @@ STALLED_ATTEMPTS = 3
 # Taken by EC2 sooner than this, an attempt proves nothing about its trainer.
 SHORT_LIFE = timedelta(minutes=10)
 FIRST_BACKOFF = timedelta(seconds=30)
-LONGEST_BACKOFF = timedelta(minutes=30)
+MAX_BACKOFF = timedelta(minutes=30)
 # After a launch in which EC2 throttled or failed, which says nothing about capacity.
 FIRST_RETRY = timedelta(seconds=5)
-LONGEST_RETRY = timedelta(minutes=5)
+MAX_RETRY_DELAY = timedelta(minutes=5)
 
 
 class DecisionKind(str, Enum):
@@ -207,7 +207,7 @@ def _backoff(attempts: Sequence[Attempt], outcome: Outcome) -> timedelta:
     earlier = itertools.takewhile(lambda one: not one.was_launched, reversed(attempts[:-1]))
     same = sum(one.ended is None or one.ended.retry_soon == outcome.retry_soon for one in earlier)
     first, longest = (
-        (FIRST_RETRY, LONGEST_RETRY) if outcome.retry_soon else (FIRST_BACKOFF, LONGEST_BACKOFF)
+        (FIRST_RETRY, MAX_RETRY_DELAY) if outcome.retry_soon else (FIRST_BACKOFF, MAX_BACKOFF)
     )
     doubled: timedelta = first * 2 ** min(same, 16)
     return min(doubled, longest)

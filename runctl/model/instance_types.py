@@ -5,7 +5,7 @@ from typing import Any
 
 from runctl.model.pool import machine_kind
 
-MOST_TYPES = 40
+MAX_TYPES = 40
 # A family has a generation; sizes are words, multiples of xlarge, or metal.
 _FAMILY = r"(?=[a-z-]*[0-9])[a-z][a-z0-9-]*"
 _SIZE = (
@@ -29,7 +29,7 @@ def check_instance_types(value: Any) -> str | None:
             return str(exc)
     if len(set(value)) != len(value):
         return "names a type twice"
-    return f"{len(value)} types are more than {MOST_TYPES}" if len(value) > MOST_TYPES else None
+    return f"{len(value)} types are more than {MAX_TYPES}" if len(value) > MAX_TYPES else None
 
 
 def _example_for(item: Any) -> str:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 # The archive's own header holds the list: nothing of it is unpacked into the project.
 PAX_KEY = "RUNCTL.left_out"
-_LONGEST_HINT = 160
+_MAX_HINT_LENGTH = 160
 
 _SAYS_MISSING = re.compile(
     r"no such file|filenotfound|not found|does ?n[o']t exist|doesn't exist|no module named"
@@ -80,7 +80,7 @@ def _hint(one: Omission) -> str:
     told = f"{one.path} is left out of the package by {one.by}"
     lines = " and ".join(f"`{line}`" for line in one.remedy)
     full = f"{told}; bring it with {lines} in .runctlignore"
-    return full if len(full) <= _LONGEST_HINT else told[:_LONGEST_HINT]
+    return full if len(full) <= _MAX_HINT_LENGTH else told[:_MAX_HINT_LENGTH]
 
 
 def _missing_paths(words: str, project: str) -> Iterator[str]:

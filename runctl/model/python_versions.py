@@ -4,9 +4,9 @@ import re
 
 _CLAUSE = re.compile(r"\s*(~=|===|==|!=|<=|>=|<|>)\s*v?(\d+(?:\.\d+)*)(\.\*)?([a-z0-9.+-]*)\s*")
 # What instances can have: the agent needs 3.10, and a later Python than today's is no mistake.
-OLDEST = (3, 10)
-_NEWEST_MINOR = 30
-_MOST_PATCHES = 30
+MIN_PYTHON = (3, 10)
+_MAX_MINOR = 30
+_MAX_PATCHES = 30
 
 
 def is_specifier(text: str) -> bool:
@@ -19,8 +19,8 @@ def allows_any(text: str) -> bool:
     """Whether some Python that an instance may have satisfies the specifier."""
     return any(
         allows(text, (3, minor, patch))
-        for minor in range(OLDEST[1], _NEWEST_MINOR)
-        for patch in range(_MOST_PATCHES)
+        for minor in range(MIN_PYTHON[1], _MAX_MINOR)
+        for patch in range(_MAX_PATCHES)
     )
 
 

@@ -20,8 +20,8 @@ from runctl.model.request import (
 from runctl.model.script_kinds import problem_with_name
 from runctl.model.secret_references import BadReferenceError, parse_reference
 
-LARGEST_ENV_BYTES = 32 * 1024
-LARGEST_ARGS_BYTES = 32 * 1024
+MAX_ENV_BYTES = 32 * 1024
+MAX_ARGS_BYTES = 32 * 1024
 INSTANCE_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
 # What the agent sets for every trainer, so that another value would be lost.
 OVERRIDDEN = {
@@ -69,7 +69,7 @@ def _check_script_name(value: Any) -> str | None:
 
 
 def _check_args(value: Any) -> str | None:
-    return _strings(LARGEST_ARGS_BYTES)(value) or problem_with_references(value) or None
+    return _strings(MAX_ARGS_BYTES)(value) or problem_with_references(value) or None
 
 
 def _check_code(value: Any) -> str | None:
@@ -98,7 +98,7 @@ def _strings(largest: int) -> Check:
 
 
 def _check_command(value: Any) -> str | None:
-    if problem := _strings(LARGEST_ARGS_BYTES)(value):
+    if problem := _strings(MAX_ARGS_BYTES)(value):
         return problem
     return None if value else "is empty; give the program and its arguments as a list"
 
@@ -120,10 +120,9 @@ def _check_env(value: Any) -> str | None:
         except BadReferenceError as exc:
             return f"{name}: {exc}"
     size = sum(len(name.encode()) + len(text.encode()) for name, text in value.items())
-    if size > LARGEST_ENV_BYTES:
+    if size > MAX_ENV_BYTES:
         return (
-            f"{size} bytes are more than {LARGEST_ENV_BYTES}; "
-            "put large values in a file of the project"
+            f"{size} bytes are more than {MAX_ENV_BYTES}; put large values in a file of the project"
         )
     return None
 
@@ -317,7 +316,7 @@ FIELDS: Mapping[str, Field] = {
     "env": Field(
         {
             "type": "object", "additionalProperties": {"type": "string"}, "default": {},
-            "description": f"The trainer's own variables, {LARGEST_ENV_BYTES} bytes at most. "
+            "description": f"The trainer's own variables, {MAX_ENV_BYTES} bytes at most. "
             "The ledger keeps them, so a secret is given by reference: `secret:NAME`, "
             "`secret:NAME#KEY` or `ssm:/PATH`.",
         },
@@ -329,7 +328,7 @@ FIELDS: Mapping[str, Field] = {
             "description": "Variables of `env` and options of the arguments whose values look like "
             "secrets and are not; without it such a request is refused.",
         },
-        _strings(LARGEST_ARGS_BYTES),
+        _strings(MAX_ARGS_BYTES),
     ),
     "instance_id": Field(
         {

@@ -10,7 +10,7 @@ from runctl.model.run import Attempt
 USUAL_SILENCE = timedelta(minutes=5)
 # A bare-metal machine tests its memory and devices before it boots: 10 to 20 minutes.
 METAL_SILENCE = timedelta(minutes=30)
-LONGEST_SILENCE = timedelta(minutes=30)
+MAX_SILENCE = timedelta(minutes=30)
 
 
 def allowed_silence(attempts: Sequence[Attempt]) -> timedelta:
@@ -27,7 +27,7 @@ def allowed_silence(attempts: Sequence[Attempt]) -> timedelta:
     if last.pool and ".metal" in Pool.parse(last.pool).instance_type:
         return METAL_SILENCE
     doubled: timedelta = USUAL_SILENCE * 2 ** min(_never_heard_of(before), 8)
-    return min(doubled, LONGEST_SILENCE)
+    return min(doubled, MAX_SILENCE)
 
 
 def _never_heard_of(attempts: Sequence[Attempt]) -> int:

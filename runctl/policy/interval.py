@@ -11,8 +11,8 @@ from runctl.model.run import Attempt
 # Before anything was observed: one interruption in half a day, which counts as one observation.
 # So the first interruptions of a run move the estimate quickly, and none at all moves it slowly.
 PRIOR_UPTIME = timedelta(hours=12)
-SHORTEST = timedelta(minutes=1)
-LONGEST = timedelta(hours=1)
+MIN_INTERVAL = timedelta(minutes=1)
+MAX_INTERVAL = timedelta(hours=1)
 # Nothing is known of the cost of a save before the first one.
 UNTIL_THE_FIRST = timedelta(minutes=10)
 
@@ -77,7 +77,7 @@ def choose_interval(
         return Interval(every=UNTIL_THE_FIRST, reason="until a first save shows what a save costs")
     mean = mean_uptime(trained=trained, interruptions=interruptions)
     best = timedelta(seconds=math.sqrt(2 * save_cost.total_seconds() * mean.total_seconds()))
-    every = max(SHORTEST, min(best, mean, LONGEST))
+    every = max(MIN_INTERVAL, min(best, mean, MAX_INTERVAL))
     seen = "no interruption" if interruptions == 0 else f"{interruptions} interruption(s)"
     reason = (
         f"√(2 × {_words(save_cost)} a save × {_words(mean)} between interruptions) = "

@@ -11,7 +11,7 @@ from runctl.policy.billing import may_terminate
 # A drain takes 90 s, and then there is an upload, a report and a shutdown.
 GRACE = timedelta(minutes=5)
 # Who still tells of its drain is uploading much; the instance's own timer is as patient.
-LONGEST_DRAIN = timedelta(minutes=30)
+MAX_DRAIN = timedelta(minutes=30)
 FRESH = timedelta(minutes=2)
 # What is younger may be on its way into the ledger, or not yet known to every part of AWS.
 YOUNG = timedelta(minutes=15)
@@ -112,4 +112,4 @@ def _unwanted_since(
 def _patience(attempt: Attempt | None, *, now: datetime) -> timedelta:
     if attempt is None or attempt.heartbeat_at is None or attempt.phase != "drain":
         return GRACE
-    return LONGEST_DRAIN if now - attempt.heartbeat_at < FRESH else GRACE
+    return MAX_DRAIN if now - attempt.heartbeat_at < FRESH else GRACE

@@ -19,7 +19,7 @@ from runctl.model.errors import (
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt, Run
 from runctl.report.descriptions import describe_attempt
-from runctl.report.log_tail import LINE_PATIENCE, LogTail, plain
+from runctl.report.log_tail import UNFINISHED_LINE_TIME, LogTail, plain
 
 if TYPE_CHECKING:
     from runctl.aws.ledger import DynamoLedger
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 10.0  # between two lines about checkpoints
 # An execution that ended without an end in the ledger: clean-up is under way, or was lost.
-PATIENCE = timedelta(seconds=90)
+CLEAN_UP_TIMEOUT = timedelta(seconds=90)
 # The last lines of a trainer reach the log a moment after its end is known.
 LAST_LINES = timedelta(seconds=3)
 
@@ -152,7 +152,7 @@ class Follower:
         execution = self.source.workflow.find_execution(self.execution_arn)
         if execution is None:
             # StartExecution has answered, but not everybody knows yet.
-            if self._waited > PATIENCE.total_seconds():
+            if self._waited > CLEAN_UP_TIMEOUT.total_seconds():
                 raise NotFoundError(f"there is no execution {self.execution_arn}")
             return
         if execution.is_running:
@@ -161,7 +161,9 @@ class Follower:
         if run is None and (now is None or now.execution_arn != self.execution_arn):
             raise refusal(execution)
         ended_at = execution.ended_at or execution.started_at
-        if datetime.now(timezone.utc) - ended_at > PATIENCE and (now is None or now.ended is None):
+        if datetime.now(timezone.utc) - ended_at > CLEAN_UP_TIMEOUT and (
+            now is None or now.ended is None
+        ):
             raise RunctlError(
                 f"the execution {execution.name} has ended ({execution.status}), but the ledger "
                 f"still has no end of the run: {execution.cause or 'clean-up did not run'}; "
@@ -186,7 +188,7 @@ class Follower:
 
     def _pass_on(self, tail: LogTail, attempts: Sequence[Attempt]) -> bool:
         """Pass on what the latest attempts said; say whether there was anything."""
-        found = [*tail.read(attempts[-3:]), *tail.unfinished(after=LINE_PATIENCE)]
+        found = [*tail.read(attempts[-3:]), *tail.unfinished(after=UNFINISHED_LINE_TIME)]
         lines = [plain(line.text) for _, line in found]
         for line in lines:
             self.display.log(line)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runctl.aws.logs import LogLine, LogReader
 
 # While following, a line that gets no longer is shown after this, such as a prompt.
-LINE_PATIENCE = timedelta(seconds=3)
+UNFINISHED_LINE_TIME = timedelta(seconds=3)
 
 
 def plain(text: str) -> str:

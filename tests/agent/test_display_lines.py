@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.agent.reporting.display_lines import (
-    LARGEST_EVENT,
     MARKS_BYTES,
-    PATIENCE_SECONDS,
+    MAX_EVENT_BYTES,
     REDRAW_SECONDS,
+    UNFINISHED_LINE_SECONDS,
     DisplayLines,
 )
 from runctl.model.log_pieces import Joiner
@@ -51,11 +51,11 @@ def test_line_too_long_for_an_event_is_cut_between_characters_and_joined() -> No
     line = "a" + "é" * 600_000
     events = shown(f"before\n{line}\nafter\n".encode())
     assert joined(events) == ["before", line, "after"]
-    assert max(len(event.encode()) for event in events) <= LARGEST_EVENT
+    assert max(len(event.encode()) for event in events) <= MAX_EVENT_BYTES
     assert not any("�" in event for event in events)
     pieces = [event for event in events if "[runctl: line out:7 continue" in event]
     assert len(pieces) == len(events) - 2
-    assert min(len(piece.encode()) for piece in pieces[:-1]) > LARGEST_EVENT - 2 * MARKS_BYTES
+    assert min(len(piece.encode()) for piece in pieces[:-1]) > MAX_EVENT_BYTES - 2 * MARKS_BYTES
 
 
 def test_line_as_long_as_the_read_blocks_needs_no_more_memory_than_they() -> None:
@@ -64,21 +64,21 @@ def test_line_as_long_as_the_read_blocks_needs_no_more_memory_than_they() -> Non
         pieces += len(lines.feed(b"x" * 524_288, 0))
         held = max(held, len(lines._rest))
     assert pieces > 200
-    assert held < LARGEST_EVENT
+    assert held < MAX_EVENT_BYTES
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_binary_output_breaks_nothing(seed: int) -> None:
     content = random.Random(seed).randbytes(1_200_000)
     events = shown(content + b"\nthe end\n", block=333_333)
-    assert max(len(event.encode()) for event in events) <= LARGEST_EVENT
+    assert max(len(event.encode()) for event in events) <= MAX_EVENT_BYTES
     assert events[-1] == "the end"
 
 
 def test_latin_1_breaks_nothing_and_is_not_held_back() -> None:
     lines = DisplayLines("out")
     assert lines.feed("été\nà".encode("latin-1"), 0) == ["�t�"]
-    assert lines.feed(b"", PATIENCE_SECONDS + 1) == []
+    assert lines.feed(b"", UNFINISHED_LINE_SECONDS + 1) == []
     assert lines.feed("\nfini".encode("latin-1"), 9) == ["�"]
     assert lines.end(9) == ["fini"]
     line = "é" * 400_000
@@ -88,11 +88,11 @@ def test_latin_1_breaks_nothing_and_is_not_held_back() -> None:
 def test_prompt_is_passed_on_after_a_while_and_joined_with_its_answer() -> None:
     lines = DisplayLines("out")
     assert lines.feed(b"Epoch 1 ...", 0) == []
-    events = lines.feed(b"", PATIENCE_SECONDS)
+    events = lines.feed(b"", UNFINISHED_LINE_SECONDS)
     assert events == ["Epoch 1 ...[runctl: line out:0 continues]"]
-    events += lines.feed(" done é".encode()[:-1], PATIENCE_SECONDS + 1)
-    events += lines.feed(b"", 3 * PATIENCE_SECONDS)
-    events += lines.feed("é".encode()[1:] + b"\nEpoch 2\n", 3 * PATIENCE_SECONDS)
+    events += lines.feed(" done é".encode()[:-1], UNFINISHED_LINE_SECONDS + 1)
+    events += lines.feed(b"", 3 * UNFINISHED_LINE_SECONDS)
+    events += lines.feed("é".encode()[1:] + b"\nEpoch 2\n", 3 * UNFINISHED_LINE_SECONDS)
     assert joined(events) == ["Epoch 1 ... done é", "Epoch 2"]
 
 

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.agent.reporting.display_lines import LARGEST_EVENT
+from runctl.agent.reporting.display_lines import MAX_EVENT_BYTES
 from runctl.agent.reporting.json_lines import Follower
 from runctl.agent.reporting.logs import (
     BATCH_BYTES,
@@ -26,7 +26,7 @@ from runctl.model.log_pieces import Joiner
 from tests.agent.machine import Cloud, wait_until
 
 
-@given(st.lists(st.integers(1, LARGEST_EVENT), max_size=60))
+@given(st.lists(st.integers(1, MAX_EVENT_BYTES), max_size=60))
 def test_batches_keep_the_limits_the_order_and_every_event(sizes: list[int]) -> None:
     events = [(number, "x" * size) for number, size in enumerate(sizes)]
     found = batches(events)
@@ -133,7 +133,7 @@ def test_output_that_nobody_takes_does_not_fill_the_disk_and_says_what_is_missin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runctl.agent.reporting.growing_file.FREED_BYTES", 64 * 1024)
-    monkeypatch.setattr("runctl.agent.reporting.logs.LARGEST_BACKLOG", 1024 * 1024)
+    monkeypatch.setattr("runctl.agent.reporting.logs.MAX_BACKLOG_BYTES", 1024 * 1024)
     client = Refusing(refusals=2)
     path = tmp_path / "out"
     path.write_text("".join(f"{number:07d} {'x' * 100}\n" for number in range(50_000)))

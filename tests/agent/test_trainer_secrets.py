@@ -181,7 +181,7 @@ def test_throttling_is_waited_out_and_said_in_the_status_meanwhile() -> None:
 
 @pytest.mark.usefixtures("at_once")
 def test_service_that_no_network_reaches_fails_the_run_in_the_end(monkeypatch) -> None:
-    monkeypatch.setattr(trainer_secrets, "LONGEST", timedelta(seconds=-1))
+    monkeypatch.setattr(trainer_secrets, "SERVICE_TIMEOUT", timedelta(seconds=-1))
     resolved, _ = resolver(Values(TransientError("AWS cannot be reached")))
     with pytest.raises(RequestError, match=r"env\.W: secret:w: no answer .* network reach"):
         resolved.resolve({"W": "secret:w"})

@@ -4,7 +4,7 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from runctl.aws.table import MOST_CONFLICTS, Table, update_of
+from runctl.aws.table import MAX_CONFLICTS, Table, update_of
 from runctl.model.errors import TransientError
 
 KEY = {"pk": "RUN#a", "sk": "RUN"}
@@ -50,11 +50,11 @@ def test_a_refused_condition_is_an_answer_even_beside_a_conflict(stubbed):
 
 def test_conflicts_without_end_ask_to_come_back_later(stubbed):
     stub, table, waits = stubbed
-    for _ in range(MOST_CONFLICTS):
+    for _ in range(MAX_CONFLICTS):
         stub.add_client_error("update_item", "TransactionConflictException")
     with pytest.raises(TransientError, match="again and again"):
         table.update(KEY, **MOVE)
-    assert len(waits) == MOST_CONFLICTS
+    assert len(waits) == MAX_CONFLICTS
 
 
 def test_throttling_asks_to_come_back_later(stubbed):

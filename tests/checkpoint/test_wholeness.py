@@ -11,10 +11,10 @@ from runctl.checkpoint.folder_state import FileState, FolderState, look
 from runctl.checkpoint.formats import Verdict
 from runctl.checkpoint.save_groups import place_of, save_of
 from runctl.checkpoint.settling import Settling, Snapshot
-from runctl.checkpoint.wholeness import LONGEST_PATIENCE, PATIENCE, WORTH_SAYING, Wholeness
+from runctl.checkpoint.wholeness import MAX_MISSING_TIME, MIN_MISSING_TIME, WORTH_SAYING, Wholeness
 from runctl.model.errors import CheckpointError
 
-MINUTE = PATIENCE.total_seconds()
+MINUTE = MIN_MISSING_TIME.total_seconds()
 
 
 @dataclass
@@ -194,7 +194,7 @@ def test_slow_saves_are_waited_for_longer() -> None:
     assert settle(settling, view) is None
     assert settling.observe(view, set(), 999) is None
     assert settling.observe(view, set(), 1002) is not None
-    assert timedelta(seconds=1000) < LONGEST_PATIENCE
+    assert timedelta(seconds=1000) < MAX_MISSING_TIME
 
 
 def test_only_an_end_that_nobody_asked_for_settles_what_the_program_wanted_to_save() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from runctl.control.clean_up import clean_up
 from runctl.control.confirm_checkpoint import confirm_checkpoint
-from runctl.control.decide_next import EVENTS_A_TURN, MOST_EVENTS, MOST_TURNS, decide_next
+from runctl.control.decide_next import EVENTS_A_TURN, MAX_EVENTS, MAX_TURNS, decide_next
 from runctl.control.prepare_run import STARTED_BY, prepare_run
 from runctl.model.errors import InvalidRequestError, RequestError, RunEndedError
 from runctl.model.outcome import RunStatus
@@ -19,7 +19,7 @@ def refused(world: World, number: int) -> dict:
     """One turn of the loop for which no pool has capacity."""
     world.ledger.open_attempt(RUN, number, launch_try=1, fleet_request="{}", now=START)
     confirm_checkpoint(world, RUN, number, NO_CAPACITY)
-    return decide_next(world, RUN, number, NO_CAPACITY, most_turns=3)
+    return decide_next(world, RUN, number, NO_CAPACITY, max_turns=3)
 
 
 def child_of(world: World, name: str = f"{RUN}-r2") -> dict:
@@ -33,11 +33,11 @@ def test_run_goes_on_in_another_execution_after_so_many_turns():
     assert "continue_as" not in refused(world, 2)
     decided = refused(world, 3)
     assert (decided["decision"], decided["continue_as"]) == ("relaunch", f"{RUN}-r2")
-    assert decide_next(world, RUN, 3, NO_CAPACITY, most_turns=3) == decided
+    assert decide_next(world, RUN, 3, NO_CAPACITY, max_turns=3) == decided
 
 
 def test_turns_of_an_execution_fit_into_its_history():
-    assert MOST_TURNS * EVENTS_A_TURN < MOST_EVENTS
+    assert MAX_TURNS * EVENTS_A_TURN < MAX_EVENTS
 
 
 def test_child_has_turns_of_its_own_and_the_next_attempt():
@@ -58,7 +58,7 @@ def test_run_that_ends_in_that_turn_is_not_continued():
     refused(world, 1)
     refused(world, 2)
     world.ledger.end_run(RUN, status=RunStatus.STOPPED, reason="enough", now=START)
-    decided = decide_next(world, RUN, 3, NO_CAPACITY, most_turns=3)
+    decided = decide_next(world, RUN, 3, NO_CAPACITY, max_turns=3)
     assert (decided["decision"], "continue_as" in decided) == ("finish", False)
 
 

@@ -48,9 +48,9 @@ REFUSALS = (*SCARCITY, "RequestLimitExceeded", "InternalError", "SomethingNew")
 # What ends the run at once is drawn less often.
 REFUSALS += ("UnauthorizedOperation", *2 * SCARCITY[:1])
 
-MOST_EXECUTIONS = 6
+MAX_EXECUTIONS = 6
 # So that a run of a few attempts has to go on in the next execution.
-MOST_TURNS = 2
+MAX_TURNS = 2
 # Whether the call that fails was made, and whether the function hears of it or ends there.
 FAILURES = {
     "ends before it": (False, ""),
@@ -402,7 +402,7 @@ class Training(RuleBasedStateMachine):
 
     def do_decide(self, execution, services):
         decided = decide_next(
-            services, RUN, execution.attempt, execution.outcome, most_turns=MOST_TURNS
+            services, RUN, execution.attempt, execution.outcome, max_turns=MAX_TURNS
         )
         if "continue_as" in decided:
             execution.child = decided["continue_as"]
@@ -484,7 +484,7 @@ class Training(RuleBasedStateMachine):
         self.world.workflow.ended.pop(execution.arn)
         self.world.workflow.running.add(execution.arn)
 
-    @precondition(lambda self: len(self.executions) < MOST_EXECUTIONS)
+    @precondition(lambda self: len(self.executions) < MAX_EXECUTIONS)
     @rule(patient=st.sampled_from([True, True, True, False]), linked=st.booleans())
     def the_user_resumes(self, patient, linked):
         if patient and self.execution is not None:

@@ -14,7 +14,7 @@ from runctl.local.client import LocalCloudError
 from runctl.model.run import Attempt, AttemptStage
 from tests.e2e.testbed import Testbed, wait_for
 
-PATIENCE = timedelta(seconds=60)
+WAIT_TIMEOUT = timedelta(seconds=60)
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Soak:
             return look()
 
         try:
-            return wait_for(look_at_a_live_run, what, timeout=PATIENCE)
+            return wait_for(look_at_a_live_run, what, timeout=WAIT_TIMEOUT)
         except TimeoutError as exc:
             raise TimeoutError(f"{exc}: {self.testbed.story(self.run_id)}") from exc
 

@@ -16,7 +16,7 @@ def two_turns(testbed: Testbed):
     client = testbed.clients.get("lambda")
     held = client.get_function_configuration(FunctionName=FUNCTION)["Environment"]["Variables"]
     client.update_function_configuration(
-        FunctionName=FUNCTION, Environment={"Variables": {**held, "RUNCTL_MOST_TURNS": "2"}}
+        FunctionName=FUNCTION, Environment={"Variables": {**held, "RUNCTL_MAX_TURNS": "2"}}
     )
     yield
     client.update_function_configuration(FunctionName=FUNCTION, Environment={"Variables": held})

@@ -25,7 +25,7 @@ PROGRAM = PROJECT / "examples/training/train_with_checkpoints.py"
 INTERRUPTIONS = int(os.environ.get("RUNCTL_SOAK_INTERRUPTIONS", "0"))
 # Without a number: as many as fit into this, but each of the 7 kinds once.
 TIME_BOX = timedelta(seconds=45)
-LEAST, MOST = 8, 9
+MIN_INTERRUPTIONS, MAX_INTERRUPTIONS = 8, 9
 # More steps than are made between two interruptions, so that the run outlasts them all.
 STEPS_EACH, STEP_SECONDS = 30, 0.2
 # The same trainer, which makes up for it when all blows have fallen.
@@ -53,7 +53,7 @@ def test_interruptions_at_random_moments_cost_no_bit_and_leave_nothing(
     seed = int(os.environ.get("RUNCTL_SOAK_SEED") or time.time())
     print(f"RUNCTL_SOAK_SEED={seed}")
     run_id = new_name()
-    steps = STEPS_EACH * (INTERRUPTIONS or MOST)
+    steps = STEPS_EACH * (INTERRUPTIONS or MAX_INTERRUPTIONS)
     training = ["--steps", str(steps), "--every", "3", "--megabytes", "1"]
     code = testbed.upload_project({"train.py": PACED, "program.py": PROGRAM})
     hurry = tmp_path / "hurry"
@@ -73,7 +73,10 @@ def test_interruptions_at_random_moments_cost_no_bit_and_leave_nothing(
     made = 0
     while made < INTERRUPTIONS or (
         not INTERRUPTIONS
-        and (made < LEAST or (made < MOST and time.monotonic() - began < TIME_BOX.total_seconds()))
+        and (
+            made < MIN_INTERRUPTIONS
+            or (made < MAX_INTERRUPTIONS and time.monotonic() - began < TIME_BOX.total_seconds())
+        )
     ):
         soak.interrupt_once()
         made += 1

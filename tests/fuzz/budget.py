@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 SECONDS = float(os.environ.get("RUNCTL_FUZZ_SECONDS") or (60 if os.environ.get("CI") else 6))
 TARGETS = 8
 # Inputs have some kilobytes. Whatever they claim to be, this is far more than they need.
-MOST_GROWTH_BYTES = 512 * 1024 * 1024
+MAX_GROWTH_BYTES = 512 * 1024 * 1024
 
 # Random and without a limit for each example: nothing here depends on how fast the machine is.
 fuzzed = settings(
@@ -34,7 +34,7 @@ def fuzz(check: Callable[[], object]) -> None:
         check()
         if time.monotonic() >= until:
             break
-    assert _peak_bytes() - before < MOST_GROWTH_BYTES
+    assert _peak_bytes() - before < MAX_GROWTH_BYTES
 
 
 def _peak_bytes() -> int:

@@ -12,7 +12,7 @@ import pytest
 from runctl.control.prepare_run import STARTED_BY
 from runctl.local.core.permissions import REQUIRED
 from runctl.model import errors
-from runctl.policy.heartbeat import LONGEST_SILENCE
+from runctl.policy.heartbeat import MAX_SILENCE
 from stacks.workflows.definition import placeholders, read_definition
 from tests.infra.templates import ACCOUNT, REGION, Synthesized
 
@@ -92,7 +92,7 @@ def test_train_has_a_heartbeat_that_is_shorter_than_its_timeout() -> None:
     train = TASKS["Train"]
     assert train["Resource"].endswith(".waitForTaskToken")
     assert train["HeartbeatSeconds"] == "{% $states.input.heartbeat_seconds %}"
-    assert LONGEST_SILENCE.total_seconds() < train["TimeoutSeconds"]
+    assert MAX_SILENCE.total_seconds() < train["TimeoutSeconds"]
     assert train["TimeoutSeconds"] == 14 * 24 * 3600
     assert TASKS["Train"]["Catch"][0]["ErrorEquals"] == ["States.HeartbeatTimeout"]
 

@@ -21,7 +21,7 @@ import pytest
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
 )
-PATIENCE = 180
+REPORT_TIMEOUT_SECONDS = 180
 # It reads what debugs it from descriptor 3, where nothing ever comes.
 _KEEP_OPEN = 'exec "$0" "$@" 3<&0 4>/dev/null'
 
@@ -134,7 +134,7 @@ def chromium(url: str, *options: str) -> Iterator[None]:
 
 
 def wait_for_report(attacker: Attacker) -> dict[str, Any]:
-    if not attacker.done.wait(PATIENCE):
+    if not attacker.done.wait(REPORT_TIMEOUT_SECONDS):
         raise TimeoutError("the page did not report")
     assert attacker.reported is not None
     return attacker.reported

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.model.decision import (
-    LONGEST_BACKOFF,
+    MAX_BACKOFF,
     STALLED_ATTEMPTS,
     DecisionKind,
     decide,
@@ -80,7 +80,7 @@ runs = st.builds(
 def test_something_always_follows(run, tried, outcome):
     decision = decide(run, tried, outcome, now=NOW)
     assert decision.reason
-    assert timedelta(0) <= decision.wait <= LONGEST_BACKOFF
+    assert timedelta(0) <= decision.wait <= MAX_BACKOFF
     if decision.kind is DecisionKind.RELAUNCH:
         assert decision.status is None
     else:

@@ -19,15 +19,15 @@ from runctl.model.request import (
 from runctl.model.request_fields import (
     CHECKPOINT_FIELDS,
     FIELDS,
-    LARGEST_ARGS_BYTES,
-    LARGEST_ENV_BYTES,
+    MAX_ARGS_BYTES,
+    MAX_ENV_BYTES,
     RETRY_FIELDS,
     request_schema,
 )
 from runctl.model.request_parsing import parse_request
 
 CODE = "s3://bucket/code/abc.tar.gz"
-LEAST = {"script": "train.py", "code": CODE}
+MINIMAL = {"script": "train.py", "code": CODE}
 VALIDATOR = jsonschema.Draft202012Validator(request_schema())
 
 
@@ -38,7 +38,7 @@ def problems(document):
 
 
 def test_only_what_is_to_run_is_needed():
-    request = parse_request(LEAST)
+    request = parse_request(MINIMAL)
     assert (request.script, request.code) == ("train.py", CODE)
     assert (request.market, request.auto_resume, request.max_attempts) == ("spot", True, 100)
     assert request.instance_types == DEFAULT_INSTANCE_TYPES
@@ -47,7 +47,7 @@ def test_only_what_is_to_run_is_needed():
 
 @pytest.mark.parametrize(
     "document",
-    [LEAST, {"script": "s3://bucket/train.py"}, {"command": ["bash", "-c", "true"]}],
+    [MINIMAL, {"script": "s3://bucket/train.py"}, {"command": ["bash", "-c", "true"]}],
 )
 def test_each_way_to_name_the_program_is_enough(document):
     assert parse_request(document)
@@ -82,7 +82,7 @@ BAD = [
     ("args", ["${RUNCTL_RESUME_STEP:+--resume}"], "resume_args"),
     ("resume_args", "--resume", "not a list of strings"),
     ("resume_args", ["$RUNCTL_X"], "not a variable of the trainer contract"),
-    ("args", ["x" * (LARGEST_ARGS_BYTES + 1)], "put large values in a file"),
+    ("args", ["x" * (MAX_ARGS_BYTES + 1)], "put large values in a file"),
     ("env", ["A=1"], "not an object"),
     ("env", {"1A": "x"}, "no name of an environment variable"),
     ("env", {"A-B": "x"}, "no name of an environment variable"),
@@ -91,7 +91,7 @@ BAD = [
     ("env", {"RUNCTL_ATTEMPT": "1"}, "set by runctl itself"),
     ("env", {"PATH": "/opt/bin"}, "PATH is set by runctl itself; give a program by its whole path"),
     ("env", {"VIRTUAL_ENV": "/opt/env"}, "made from the project's requirements"),
-    ("env", {"A": "x" * LARGEST_ENV_BYTES}, "put large values in a file"),
+    ("env", {"A": "x" * MAX_ENV_BYTES}, "put large values in a file"),
     ("instance_types", [], "not a list of instance types"),
     ("instance_types", "g5.xlarge", "not a list of instance types"),
     ("instance_types", ["g5"], "'g5' is not a valid instance type (e.g. g5.xlarge)"),
@@ -156,7 +156,7 @@ BAD_RETRY = [
 
 @pytest.mark.parametrize(("field", "value", "told"), BAD)
 def test_a_bad_value_is_told_with_its_field(field, value, told):
-    document = {"command": ["train"]} if field == "command" else dict(LEAST)
+    document = {"command": ["train"]} if field == "command" else dict(MINIMAL)
     found = [one for one in problems({**document, field: value}) if one.field == field]
     assert found
     assert told in found[0].message
@@ -164,7 +164,7 @@ def test_a_bad_value_is_told_with_its_field(field, value, told):
 
 @pytest.mark.parametrize(("field", "value", "told"), BAD_CHECKPOINT)
 def test_a_bad_checkpoint_option_is_told_with_its_field(field, value, told):
-    (problem,) = problems({**LEAST, "checkpoint": {field: value}})
+    (problem,) = problems({**MINIMAL, "checkpoint": {field: value}})
     assert problem.field == f"checkpoint.{field}"
     assert told in problem.message
 
@@ -179,11 +179,11 @@ def test_a_bad_checkpoint_option_is_told_with_its_field(field, value, told):
     ],
 )  # fmt: skip
 def test_types_of_every_naming_scheme_pass(name):
-    assert parse_request({**LEAST, "instance_types": [name]}).instance_types == (name,)
+    assert parse_request({**MINIMAL, "instance_types": [name]}).instance_types == (name,)
 
 
 def test_credentials_of_a_run_are_not_set_twice():
-    document = {**LEAST, "env": {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://x"}}
+    document = {**MINIMAL, "env": {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://x"}}
     assert parse_request(document)
     (problem,) = problems({**document, "credentials": "run"})
     assert (problem.field, "leave it out" in problem.message) == ("env", True)
@@ -193,7 +193,7 @@ def test_credentials_of_a_run_are_not_set_twice():
     "word", ["$RUNCTL_CHECKPOINT_DIR/a", "--x=${RUNCTL_ATTEMPT}", "$$RUNCTL_X", "$HOME", "RUNCTL_X"]
 )
 def test_references_to_the_contract_and_other_texts_pass(word):
-    request = parse_request({**LEAST, "args": [word], "resume_args": [word]})
+    request = parse_request({**MINIMAL, "args": [word], "resume_args": [word]})
     assert request.args == request.resume_args == (word,)
     assert parse_request(request.as_document()) == request
 
@@ -205,13 +205,13 @@ def test_what_a_shell_is_for_passes():
 
 @pytest.mark.parametrize(("field", "value", "told"), BAD_RETRY)
 def test_a_bad_retry_option_is_refused_with_its_field(field, value, told):
-    (problem,) = problems({**LEAST, "retry": {"exit_codes": [1], field: value}})
+    (problem,) = problems({**MINIMAL, "retry": {"exit_codes": [1], field: value}})
     assert problem.field == f"retry.{field}"
     assert told in problem.message
 
 
 def test_retry_without_exit_codes_is_refused():
-    (problem,) = problems({**LEAST, "retry": {"max_failures": 3}})
+    (problem,) = problems({**MINIMAL, "retry": {"max_failures": 3}})
     assert (problem.field, "needs exit_codes" in problem.message) == ("retry", True)
 
 
@@ -223,18 +223,18 @@ def test_retry_without_exit_codes_is_refused():
     ],
 )
 def test_retry_covers_exit_codes_as_a_shell_has_them(codes, covered, others):
-    retry = parse_request({**LEAST, "retry": {"exit_codes": codes}}).retry
+    retry = parse_request({**MINIMAL, "retry": {"exit_codes": codes}}).retry
     assert [code for code in [*covered, *others] if retry.covers(code)] == covered
 
 
 @pytest.mark.parametrize("stored", [None, [], "any", {"exit_codes": "some", "max_failures": "x"}])
 def test_a_stored_retry_that_cannot_be_read_retries_nothing(stored):
-    request = RunRequest.from_stored({**LEAST, "retry": stored})
+    request = RunRequest.from_stored({**MINIMAL, "retry": stored})
     assert request.retry == RetryOptions()
 
 
 def test_nothing_is_retried_unless_asked_for():
-    request = parse_request(LEAST)
+    request = parse_request(MINIMAL)
     assert not request.retry.is_on
     assert not request.retry.covers(1)
     assert "retry" not in request.as_document()
@@ -271,9 +271,9 @@ def test_all_that_is_wrong_is_told_at_once():
 
 
 def test_an_unknown_field_names_the_nearest():
-    (problem,) = problems({**LEAST, "instance_type": ["g5.xlarge"]})
+    (problem,) = problems({**MINIMAL, "instance_type": ["g5.xlarge"]})
     assert "did you mean instance_types?" in problem.message
-    (problem,) = problems({**LEAST, "zzz": 1})
+    (problem,) = problems({**MINIMAL, "zzz": 1})
     assert "known: script" in problem.message
 
 
@@ -282,7 +282,7 @@ def test_an_unknown_field_names_the_nearest():
     [
         ({}, "script"),
         ({"code": CODE}, "script"),
-        ({**LEAST, "command": ["train"]}, "command"),
+        ({**MINIMAL, "command": ["train"]}, "command"),
         ({"command": ["train"], "args": ["--epochs"]}, "args"),
         ({"script": "train.py"}, "script"),
         ({"script": "s3://bucket/train.py", "code": CODE}, "script"),
@@ -293,7 +293,7 @@ def test_fields_that_contradict_each_other_are_told(document, field):
 
 
 def test_a_deadline_is_kept_in_utc():
-    request = parse_request({**LEAST, "deadline": "2030-01-01T01:00:00+01:00"})
+    request = parse_request({**MINIMAL, "deadline": "2030-01-01T01:00:00+01:00"})
     assert request.deadline == datetime(2030, 1, 1, tzinfo=timezone.utc)
     assert request.deadline.utcoffset().total_seconds() == 0
 
@@ -367,7 +367,7 @@ anything = st.recursive(
     value=anything,
 )
 def test_what_the_schema_refuses_the_parser_refuses(field, value):
-    document = {**LEAST, field: value}
+    document = {**MINIMAL, field: value}
     if not VALIDATOR.is_valid(document):
         assert problems(document)
 

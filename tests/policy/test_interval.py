@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.policy.interval import (
-    LONGEST,
+    MAX_INTERVAL,
+    MIN_INTERVAL,
     PRIOR_UPTIME,
-    SHORTEST,
     UNTIL_THE_FIRST,
     choose_interval,
     is_overdue,
@@ -46,7 +46,7 @@ def test_bound_that_decides_is_said() -> None:
     chosen = choose_interval(
         save_cost=timedelta(milliseconds=10), trained=timedelta(0), interruptions=20
     )
-    assert chosen.every == SHORTEST
+    assert chosen.every == MIN_INTERVAL
     assert "kept to 60 s" in chosen.reason
 
 
@@ -55,7 +55,7 @@ def test_interval_stays_between_its_bounds(
     cost: timedelta, trained: timedelta, interruptions: int
 ) -> None:
     chosen = choose_interval(save_cost=cost, trained=trained, interruptions=interruptions)
-    assert SHORTEST <= chosen.every <= LONGEST
+    assert MIN_INTERVAL <= chosen.every <= MAX_INTERVAL
 
 
 @given(costs, spans, st.integers(0, 500))

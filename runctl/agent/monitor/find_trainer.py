@@ -24,7 +24,7 @@ SAVES = frozenset(
 )
 # A folder of one save among others, such as checkpoint-500; the one above it holds them all.
 ONE_SAVE = re.compile(r"(?:checkpoint|ckpt|step|epoch|iter)[-_=]?\d+.*", re.IGNORECASE)
-MOST_FILES = 20_000
+MAX_FILES_LISTED = 20_000
 DEEPEST = 4
 
 
@@ -129,7 +129,7 @@ def _saves_below(home: Path, *, since: float) -> Iterable[tuple[float, Path]]:
         folders[:] = [one for one in folders if not one.startswith(".") and depth < DEEPEST]
         for name in files:
             seen += 1
-            if seen > MOST_FILES:
+            if seen > MAX_FILES_LISTED:
                 return
             path = Path(place, name)
             if path.suffix in SAVES:

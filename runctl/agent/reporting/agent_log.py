@@ -9,7 +9,7 @@ from pathlib import Path
 from runctl.agent.reporting.growing_file import KEPT_BYTES, read_end
 from runctl.agent.reporting.secret_mask import SecretMask
 
-MOST_LINES = 2000
+MAX_LINES = 2000
 
 
 class MaskedFormatter(logging.Formatter):
@@ -37,8 +37,8 @@ class OwnLog(logging.Handler):
         super().__init__()
         self._path = path
         self._is_torn = False
-        self._waiting: deque[str] = deque(maxlen=MOST_LINES)
-        self._unwritten: deque[str] = deque(maxlen=MOST_LINES)
+        self._waiting: deque[str] = deque(maxlen=MAX_LINES)
+        self._unwritten: deque[str] = deque(maxlen=MAX_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""

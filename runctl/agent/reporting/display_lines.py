@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from runctl.model.log_pieces import MARKS_BYTES, Piece, divide, marked, whole_characters
 
 # CloudWatch Logs takes events of 256 KiB.
-LARGEST_EVENT = 250_000
+MAX_EVENT_BYTES = 250_000
 # A line without an end, such as a prompt, is passed on as a piece after this.
-PATIENCE_SECONDS = 5.0
+UNFINISHED_LINE_SECONDS = 5.0
 REDRAW_SECONDS = 1.0
 # How far up a cursor can go, and so how many bars there can be.
-MOST_ROWS = 64
+MAX_ROWS = 64
 
 _MOVE = re.compile(rb"\r?\n|\r|\x1b\[[01]?G|\x1b\[(\d{0,3})([ABEF])")
 _INVISIBLE = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x20\x7f]")
@@ -81,8 +81,8 @@ class DisplayLines:
         self.done, self._rest = base + start, data[start:]
         if start:
             self._rest_since = now
-        while len(self._rest) >= LARGEST_EVENT:
-            events += self._pass_on_piece(LARGEST_EVENT - MARKS_BYTES)
+        while len(self._rest) >= MAX_EVENT_BYTES:
+            events += self._pass_on_piece(MAX_EVENT_BYTES - MARKS_BYTES)
         return [*events, *self._due(now)]
 
     def _is_plain(self, data: bytes) -> bool:
@@ -94,7 +94,7 @@ class DisplayLines:
             and b"\n" in data
             and b"\r" not in data
             and b"\x1b" not in data
-            and max(map(len, data.split(b"\n"))) < LARGEST_EVENT // 4
+            and max(map(len, data.split(b"\n"))) < MAX_EVENT_BYTES // 4
         )
 
     def end(self, now: float) -> list[str]:
@@ -123,7 +123,7 @@ class DisplayLines:
             if not was_open:
                 yield from self._end_line(segment)
             self._row = self._top = self._top + 1
-            self._bars.pop(self._top - MOST_ROWS, None)
+            self._bars.pop(self._top - MAX_ROWS, None)
             return
         if direction in "\rG" or segment:
             self._bars.setdefault(self._row, _Bar()).draw(segment, now)
@@ -131,7 +131,7 @@ class DisplayLines:
         if direction in "\nBE":
             self._row = min(self._row + count, self._top)
         elif direction in "AF":
-            self._row = max(self._row - count, self._top - MOST_ROWS + 1, 0)
+            self._row = max(self._row - count, self._top - MAX_ROWS + 1, 0)
         if self._row < self._top:
             self._bars.setdefault(self._row, _Bar())
 
@@ -150,7 +150,7 @@ class DisplayLines:
 
     def _due(self, now: float) -> Iterator[str]:
         waits = bool(self._rest) and not self._draw_rest(now)
-        if waits and now - self._rest_since >= PATIENCE_SECONDS:
+        if waits and now - self._rest_since >= UNFINISHED_LINE_SECONDS:
             yield from self._pass_on_piece(len(self._rest))
             self._rest_since = now
         yield from self._drawn(now)
@@ -201,7 +201,7 @@ class DisplayLines:
 
 def events_of(text: str, key: str, *, is_first: bool = True, is_last: bool = True) -> list[str]:
     """Return the events of a line, or of a part of it: several when it is too long for one."""
-    parts = divide(text, LARGEST_EVENT - MARKS_BYTES)
+    parts = divide(text, MAX_EVENT_BYTES - MARKS_BYTES)
     return [
         marked(
             Piece(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from runctl.agent.reporting.growing_file import GrowingFile
 
-LARGEST_LINE = 250_000
+MAX_LINE_BYTES = 250_000
 # A line without an end is taken after this.
-PATIENCE = timedelta(seconds=5)
+UNFINISHED_LINE_TIME = timedelta(seconds=5)
 LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -33,8 +33,8 @@ class Follower:
         if content:
             self._rest_since = now
         *lines, self._rest = LINE_END.split(self._rest + content)
-        waited = now - self._rest_since >= PATIENCE.total_seconds()
-        too_long = len(self._rest) >= LARGEST_LINE
+        waited = now - self._rest_since >= UNFINISHED_LINE_TIME.total_seconds()
+        too_long = len(self._rest) >= MAX_LINE_BYTES
         if self._rest and (too_long or (not content and (everything or waited))):
             lines.append(self._rest)
             self._rest = b""

@@ -21,7 +21,7 @@ BATCH_BYTES = 1_048_576
 EVENT_OVERHEAD = 26
 BATCH_EVENTS = 10_000
 # More than this must not wait on the disk for a service that is away: the trainer needs it.
-LARGEST_BACKLOG = 1024 * 1024 * 1024
+MAX_BACKLOG_BYTES = 1024 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
 Event = tuple[int, str]
@@ -174,7 +174,7 @@ class LogShipper:
     def _bound(self) -> None:
         for files in self._streams.values():
             for file in files:
-                file.skip(LARGEST_BACKLOG)
+                file.skip(MAX_BACKLOG_BYTES)
 
     def _put(self, stream: str, batch: list[Event]) -> None:
         """Put one batch, however often it takes; only the agent's own end gives up on it."""

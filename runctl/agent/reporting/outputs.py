@@ -17,13 +17,13 @@ from runctl.model.errors import TransientError
 
 # Bounded memory: two pieces of 8 MiB at a time. S3 takes 10,000 of them, the last of any size.
 CHUNK_BYTES = 8 * 1024 * 1024
-MOST_PIECES = 10_000
+MAX_CHUNKS = 10_000
 THREADS = 2
 ATTEMPT = "runctl-attempt"
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 # Somebody else wrote or removed the object since we looked, or does so at this moment.
 CHANGED = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict", *MISSING})
-MOST_CONFLICTS = 10
+MAX_CONFLICTS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _key_of(path: Path) -> str:
 
 def _upload(client: Any, path: Path, bucket: str, key: str, attempt: int) -> bool:
     """Upload one file unless a later attempt did; the condition holds against one that does now."""
-    for _ in range(MOST_CONFLICTS):
+    for _ in range(MAX_CONFLICTS):
         try:
             there = client.head_object(Bucket=bucket, Key=key)
         except ClientError as exc:
@@ -106,7 +106,7 @@ def _put(
     if size <= CHUNK_BYTES:
         client.put_object(**place, **condition, Metadata=metadata, Body=_read(path, 0, size))
         return
-    step = max(CHUNK_BYTES, -(-size // MOST_PIECES))
+    step = max(CHUNK_BYTES, -(-size // MAX_CHUNKS))
     upload = client.create_multipart_upload(**place, Metadata=metadata)["UploadId"]
 
     def store(offset: int) -> dict[str, Any]:

@@ -12,18 +12,22 @@ from runctl.model.errors import RunctlError
 from runctl.model.outcome import Outcome
 
 # Later than this the heartbeat has expired and the report is moot.
-LONGEST = timedelta(seconds=300)
+REPORT_TIMEOUT = timedelta(seconds=300)
 # The longest wait of the Train task's own retries, and some more.
 NEWER_TOKEN = timedelta(seconds=90)
 NEWER_TOKEN_POLL = 1.0
 FIRST_WAIT = 0.2
-LONGEST_WAIT = 10.0
+MAX_WAIT = 10.0
 
 logger = logging.getLogger(__name__)
 
 
 def report(
-    workflow: StepFunctions, heartbeat: Heartbeat, outcome: Outcome, *, within: timedelta = LONGEST
+    workflow: StepFunctions,
+    heartbeat: Heartbeat,
+    outcome: Outcome,
+    *,
+    within: timedelta = REPORT_TIMEOUT,
 ) -> bool:
     """Tell Step Functions how the attempt ended; whether it took the report.
 
@@ -55,4 +59,4 @@ def report(
             if time.monotonic() + wait > until:
                 return False
             time.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT)
+            wait = min(2 * wait, MAX_WAIT)

@@ -31,8 +31,8 @@ CONNECTOR_HEADER = struct.Struct("=IIIIHH")
 EVENT_HEADER = struct.Struct("=IIQ")
 FORK, EXEC, EXIT = 0x1, 0x2, 0x80000000
 # Enough for the last pipe of a script; a data loader's workers must not fill the memory.
-MOST_RECORDS = 4096
-MOST_MEMBERS = 1 << 17
+MAX_RECORDS = 4096
+MAX_MEMBERS = 1 << 17
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class History:
 
     def forked(self, parent: int, child: int) -> None:
         """Take note of a new process."""
-        if (parent == self.root or parent in self.members) and len(self.members) < MOST_MEMBERS:
+        if (parent == self.root or parent in self.members) and len(self.members) < MAX_MEMBERS:
             self.members.add(child)
             self.records[child] = Record(info=ProcessInfo(pid=child, parent=parent))
             self._forget()
@@ -170,11 +170,11 @@ class History:
         return failed
 
     def _forget(self) -> None:
-        if len(self.records) > MOST_RECORDS:
+        if len(self.records) > MAX_RECORDS:
             ended = sorted(
                 (one for one in self.records.values() if one.ended), key=lambda one: one.ended
             )
-            for one in ended[: MOST_RECORDS // 2]:
+            for one in ended[: MAX_RECORDS // 2]:
                 del self.records[one.info.pid]
 
 

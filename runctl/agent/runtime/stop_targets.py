@@ -61,7 +61,7 @@ SERVICES = (
 LOADER_SIGNALS = (signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGTERM)
 LOADER_NAME = "pt_data_worker"
 # Go's runtime catches nearly everything; programs that mean it catch a few.
-MOST_SIGNALS = 20
+MAX_SIGNALS = 20
 STANDARD_SIGNALS = 31
 
 
@@ -156,7 +156,7 @@ def _is_service(info: ProcessInfo) -> bool:
 
 
 def _catches_everything(info: ProcessInfo) -> bool:
-    return (info.caught & ((1 << STANDARD_SIGNALS) - 1)).bit_count() >= MOST_SIGNALS
+    return (info.caught & ((1 << STANDARD_SIGNALS) - 1)).bit_count() >= MAX_SIGNALS
 
 
 def _launched(family: Sequence[ProcessInfo], leader: int) -> list[int]:

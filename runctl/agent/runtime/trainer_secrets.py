@@ -17,7 +17,7 @@ from runctl.model.secret_references import SecretReference, references_in
 # A permission, or a secret, that is a few seconds old may not be known everywhere yet.
 TRIES = 3
 # A service that cannot be reached for longer is not away: the network has no way to it.
-LONGEST = timedelta(minutes=10)
+SERVICE_TIMEOUT = timedelta(minutes=10)
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class TrainerSecrets:
         return {**env, **found}
 
     def _fetch(self, field: str, reference: SecretReference) -> str:
-        until = time.monotonic() + LONGEST.total_seconds()
+        until = time.monotonic() + SERVICE_TIMEOUT.total_seconds()
         refusals = 0
         while True:
             try:
@@ -80,8 +80,8 @@ class TrainerSecrets:
             except (TransientError, BotoCoreError) as exc:
                 if time.monotonic() > until:
                     raise UnreadableSecretError(
-                        f"no answer for {LONGEST.total_seconds() / 60:.0f} minutes; does the "
-                        f"machine's network reach the service? {exc}"
+                        f"no answer for {SERVICE_TIMEOUT.total_seconds() / 60:.0f} minutes; does "
+                        f"the machine's network reach the service? {exc}"
                     ) from exc
                 if self._progress.warn(f"{field}: {exc}", about="secrets"):
                     logger.warning("trying again: %s: %s", field, exc)

@@ -32,11 +32,11 @@ IDLE = timedelta(seconds=1)
 LOOK_EVERY_WHILE_DRAINING = timedelta(milliseconds=100)
 # A large folder must not keep a core busy with being looked at.
 LOOK_SHARE = 10
-FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
-LONGEST_WARNING = 300
+FIRST_WAIT, MAX_WAIT = 0.5, 15.0
+MAX_WARNING_LENGTH = 300
 # After the last save there has to be this much time left to remove what it replaces.
 REMOVAL = 60.0
-MOST_NAMED = 3
+MAX_ITEMS_SHOWN = 3
 NEVER_CLOSED = (
     ": open for writing all the time, and cannot be saved while the trainer runs. Close a file "
     "after each save, or write to another name and rename it"
@@ -388,7 +388,7 @@ class Keeper:
                     return False
                 if self._superseded.wait(wait):
                     raise SupersededError("a newer snapshot is uploaded instead") from exc
-                wait = min(2 * wait, LONGEST_WAIT)
+                wait = min(2 * wait, MAX_WAIT)
             else:
                 return True
 
@@ -397,7 +397,10 @@ class Keeper:
 
     def _tell(self, about: str, problem: str) -> None:
         """Say a problem in status, and log it when it is a new one; an empty one clears it."""
-        if self._progress.warn(shorten_reason(problem, LONGEST_WARNING), about=about) and problem:
+        if (
+            self._progress.warn(shorten_reason(problem, MAX_WARNING_LENGTH), about=about)
+            and problem
+        ):
             logger.warning("%s", problem)
 
 
@@ -422,6 +425,6 @@ def _as_pinned(
 
 def _listed(items: Sequence[str], after: str) -> str:
     """Return the first few items and the number of the others."""
-    text = ", ".join(f"{item}{after}" for item in items[:MOST_NAMED])
-    more = len(items) - MOST_NAMED
+    text = ", ".join(f"{item}{after}" for item in items[:MAX_ITEMS_SHOWN])
+    more = len(items) - MAX_ITEMS_SHOWN
     return f"{text} and {more} more" if more > 0 else text

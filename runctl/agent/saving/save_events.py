@@ -9,7 +9,7 @@ from runctl.agent.reporting.json_lines import Follower
 from runctl.model.checkpoint import is_step
 
 # What takes longer is not how long a save took.
-LONGEST_SAVE = timedelta(days=1)
+MAX_SAVE_TIME = timedelta(days=1)
 
 
 class SaveEvents:
@@ -45,6 +45,6 @@ class SaveEvents:
         if not is_step(step):
             return False
         self.step = step
-        if isinstance(seconds, int | float) and 0 < seconds <= LONGEST_SAVE.total_seconds():
+        if isinstance(seconds, int | float) and 0 < seconds <= MAX_SAVE_TIME.total_seconds():
             self.cost = timedelta(seconds=seconds)
         return True

@@ -19,7 +19,7 @@ from runctl.aws.fast_s3.sigv4 import Signer
 
 SIGNED = "s3v4"
 # So many times may it be learned without one light request that went well after it.
-MOST_LESSONS = 3
+MAX_FAILED_LESSONS = 3
 
 
 def _utc_now() -> datetime:
@@ -65,7 +65,7 @@ class FastS3Sender:
         """Look at the ordinary request for `key`, or for the bucket, that is made meanwhile."""
         if (
             self._lesson is not None
-            or self._lessons_in_vain >= MOST_LESSONS
+            or self._lessons_in_vain >= MAX_FAILED_LESSONS
             or not self._learning.acquire(blocking=False)
         ):
             yield
@@ -112,7 +112,7 @@ class FastS3Sender:
 
     def _learn(self, told: dict[str, Any], sent: Any, key: str, *, is_stood_in_for: bool) -> None:
         if is_stood_in_for or get_environ_proxies(sent.url):
-            self._lessons_in_vain = MOST_LESSONS
+            self._lessons_in_vain = MAX_FAILED_LESSONS
             return
         self._lessons_in_vain += 1
         place = urlsplit(sent.url)

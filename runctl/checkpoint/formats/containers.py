@@ -11,7 +11,7 @@ USUAL_TAIL = 1024
 BLOCK = 512
 # Deflate makes nothing smaller than this; what is larger when unpacked did not come from it.
 BEST_RATIO = 1032
-MOST_UNPACKED = 16 * 1024 * 1024
+MAX_UNPACKED_BYTES = 16 * 1024 * 1024
 
 
 def zip_archive(source: Source) -> Verdict:
@@ -82,9 +82,9 @@ def gzip(source: Source) -> Verdict | None:
         reader = zlib.decompressobj(16 + zlib.MAX_WBITS)
         try:
             while not reader.eof and packed:
-                unpacked += len(reader.decompress(packed, MOST_UNPACKED))
+                unpacked += len(reader.decompress(packed, MAX_UNPACKED_BYTES))
                 packed = reader.unconsumed_tail
-                if unpacked > MOST_UNPACKED:
+                if unpacked > MAX_UNPACKED_BYTES:
                     return None
         except zlib.error:
             return None  # not gzip after all

@@ -4,7 +4,7 @@ import json
 
 from runctl.checkpoint.formats.source import READ_BYTES, Source, Verdict
 
-LARGEST_PAGE = 65536
+MAX_PAGE_BYTES = 65536
 
 
 def parquet(source: Source) -> Verdict:
@@ -29,7 +29,7 @@ def sqlite(source: Source) -> Verdict:
     if len(source.head) < 100:
         return Verdict("SQLite", "its header is cut off")
     page = int.from_bytes(source.head[16:18], "big")
-    page = LARGEST_PAGE if page == 1 else page
+    page = MAX_PAGE_BYTES if page == 1 else page
     pages = int.from_bytes(source.head[28:32], "big")
     # Versions before 3.7 do not maintain the number of pages, and leave these two different.
     is_valid = source.head[24:28] == source.head[92:96]

@@ -7,7 +7,7 @@ import struct
 
 from runctl.checkpoint.formats.source import READ_BYTES, Source, Verdict
 
-LONGEST_HEADER = 100_000_000
+MAX_HEADER_BYTES = 100_000_000
 OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*(\d{1,19})\s*,\s*(\d{1,19})\s*\]')
 NPY_TYPE = re.compile(r"'descr':\s*'[<>|=]?([a-zA-Z])(\d{1,9})(?:\[\w*\])?'")
 NPY_SHAPE = re.compile(r"'shape':\s*\(([\d,\s]{0,400})\)")
@@ -21,7 +21,7 @@ FRAME, STOP = 0x95, b"."
 def safetensors(source: Source) -> Verdict | None:
     """The header says where each tensor ends; the last one ends with the file."""
     length = int.from_bytes(source.head[:8], "little")
-    if not 2 <= length <= LONGEST_HEADER:
+    if not 2 <= length <= MAX_HEADER_BYTES:
         return None
     begin = source.read(8, min(length, READ_BYTES // 2))
     if not source.name.endswith(".safetensors") and b'"data_offsets"' not in begin:

@@ -13,7 +13,7 @@ import typer
 from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem
-from runctl.report.log_tail import LINE_PATIENCE, LogTail, plain
+from runctl.report.log_tail import UNFINISHED_LINE_TIME, LogTail, plain
 
 if TYPE_CHECKING:
     from runctl.aws.logs import LogLine
@@ -104,7 +104,7 @@ def _print_logs(
             printer.take(number, line)
             printed += 1
         if follow and not printer.as_json:
-            printer.take_all(tail.unfinished(after=LINE_PATIENCE))
+            printer.take_all(tail.unfinished(after=UNFINISHED_LINE_TIME))
         quiet = 0 if printed else quiet + 1
         over = run is None or run.ended is not None or any(one.ended for one in chosen if only)
         # The last lines reach the log a moment after the end is known.

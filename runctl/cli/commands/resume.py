@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runctl.model.run import Run
 
 
-_MOST_CONTINUATIONS = 20
+_MAX_CONTINUATIONS = 20
 
 
 def resume(
@@ -60,11 +60,11 @@ def resume(
 def _continue(cloud: Cloud, run: Run) -> tuple[str, str]:
     """Start the next execution; a name is taken when one before it was refused."""
     first = run.executions + 1
-    for number in range(first, first + _MOST_CONTINUATIONS):
+    for number in range(first, first + _MAX_CONTINUATIONS):
         name = continuation_name(run.run_id, number)
         try:
             return name, cloud.workflow.start_run(name, {"run_id": run.run_id})
         except InvalidRequestError:
-            if number == first + _MOST_CONTINUATIONS - 1:
+            if number == first + _MAX_CONTINUATIONS - 1:
                 raise
     raise AssertionError("unreachable")

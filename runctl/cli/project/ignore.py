@@ -9,7 +9,7 @@ from runctl.cli.project.folder import read_regular_file
 
 RUNCTL_IGNORE = ".runctlignore"
 IGNORE_FILES = (".gitignore", RUNCTL_IGNORE)
-_MOST_BYTES = 10_000_000
+_MAX_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Rules:
 def read_rules(top: Path, folder: str, name: str) -> RuleFile:
     """Read one ignore file; one that is not there has no rules."""
     try:
-        content = read_regular_file(top / folder / name, most=_MOST_BYTES)
+        content = read_regular_file(top / folder / name, most=_MAX_BYTES)
         text = content.decode("utf-8-sig", errors="surrogateescape")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return RuleFile(folder, ())

@@ -24,9 +24,9 @@ CLUTTER = (
     "wandb", "mlruns", "lightning_logs", "tensorboard", "site", ".terraform", ".aws-sam", ".dvc",
     ".git*", "core", "nohup.out", "*.pid", "*.tmp", "tmp", "instance", ".Python", ".python-version",
 )  # fmt: skip
-MOST_COUNTED = 2_000
-MOST_IN_NOTE = 100
-MOST_SHOWN = 5
+MAX_COUNTED = 2_000
+MAX_IN_NOTE = 100
+MAX_SHOWN = 5
 _TOGETHER = 4  # so many by one rule in one folder are shown as a pattern
 
 
@@ -103,7 +103,7 @@ class _Budget:
     """How many entries may still be looked at, in all folders together."""
 
     def __init__(self) -> None:
-        self.left = 5 * MOST_COUNTED
+        self.left = 5 * MAX_COUNTED
 
 
 def _group(project: Project, path: str, by: str, paths: list[str], budget: _Budget) -> Group:
@@ -113,10 +113,10 @@ def _group(project: Project, path: str, by: str, paths: list[str], budget: _Budg
     for one in paths:
         for child, entry_size, is_folder in _inside(project.folder, one):
             budget.left -= 1
-            if files >= MOST_COUNTED or budget.left <= 0:
+            if files >= MAX_COUNTED or budget.left <= 0:
                 is_cut = True
                 break
-            if len(samples) < MOST_SHOWN and child != one:
+            if len(samples) < MAX_SHOWN and child != one:
                 samples.append((child, is_folder))
             files += not is_folder
             size += entry_size
@@ -192,7 +192,7 @@ def escaped(path: str) -> str:
 
 def note_of(project: Project) -> str:
     """Return the list that travels with the package, to explain a failure by it."""
-    groups = groups_of(project)[:MOST_IN_NOTE]
+    groups = groups_of(project)[:MAX_IN_NOTE]
     return write_note(
         Omission(path=one.path, by=one.ignore_file, remedy=one.remedy) for one in groups
     )

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from runctl.cli.project.ignore import RUNCTL_IGNORE
-from runctl.cli.project.left_out import MOST_IN_NOTE, MOST_SHOWN, Group, escaped, groups_of
+from runctl.cli.project.left_out import MAX_IN_NOTE, MAX_SHOWN, Group, escaped, groups_of
 from runctl.cli.project.scan import Project
 
 if TYPE_CHECKING:
     from runctl.cli.display.output import Output
 
-_MOST_TEXT = 1_000_000
-_MOST_TEXTS = 20
+_MAX_TEXT_BYTES = 1_000_000
+_MAX_TEXTS = 20
 _TEXTS = (".py", ".sh", ".yaml", ".yml", ".json", ".toml", ".cfg", ".ini")
 _FILE = re.compile(rf"[\w./-]+(?:{'|'.join(map(re.escape, _TEXTS))})\b")
 
@@ -66,19 +66,19 @@ def report_left_out(
             quiet.append(one)
     if secrets:
         output.tell(_secrets_text(secrets), style="yellow")
-    for one in quiet[:MOST_SHOWN]:
+    for one in quiet[:MAX_SHOWN]:
         output.tell(f"left out by {one.ignore_file}: {one}", style="yellow")
-    if len(quiet) > MOST_SHOWN:
+    if len(quiet) > MAX_SHOWN:
         output.tell(
-            f"left out too: {len(quiet) - MOST_SHOWN} more; see left_out of --dry-run --json",
+            f"left out too: {len(quiet) - MAX_SHOWN} more; see left_out of --dry-run --json",
             style="yellow",
         )
-    return documents[:MOST_IN_NOTE]
+    return documents[:MAX_IN_NOTE]
 
 
 def _secrets_text(groups: Sequence[Group]) -> str:
-    names = [one.path for one in groups[:MOST_SHOWN]]
-    more = f" and {len(groups) - MOST_SHOWN} more" if len(groups) > MOST_SHOWN else ""
+    names = [one.path for one in groups[:MAX_SHOWN]]
+    more = f" and {len(groups) - MAX_SHOWN} more" if len(groups) > MAX_SHOWN else ""
     return (
         f"left out because of names that hold secrets: {', '.join(names)}{more}; bring one with a "
         f"line such as `{groups[0].remedy[0]}` in {RUNCTL_IGNORE}"
@@ -93,13 +93,13 @@ def _texts(project: Project, script: str, args: Sequence[str]) -> list[tuple[str
     packed = {one.path for one in project.members if not (one.is_folder or one.target)}
     waiting = [posixpath.normpath(name) for name in (script, *args) if name]
     seen: set[str] = set()
-    while waiting and len(seen) < _MOST_TEXTS:
+    while waiting and len(seen) < _MAX_TEXTS:
         name = waiting.pop(0)
         if name in seen or name not in packed or not name.endswith(_TEXTS):
             continue
         seen.add(name)
         with (project.folder / name).open(encoding="utf-8", errors="replace") as stream:
-            text = stream.read(_MOST_TEXT)
+            text = stream.read(_MAX_TEXT_BYTES)
         texts.append((name, text))
         waiting += [posixpath.normpath(word) for word in _FILE.findall(text)]
     return texts

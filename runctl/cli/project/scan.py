@@ -23,9 +23,9 @@ NEVER_PACKED = (
     ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".ipynb_checkpoints", ".tox",
     ".nox", "*.egg-info",
 )  # fmt: skip
-MOST_FILES = 20_000
-LARGEST_PROJECT_BYTES = 256 * 1000 * 1000
-MOST_LEFT_OUT = 5_000
+MAX_PROJECT_FILES = 20_000
+MAX_PROJECT_BYTES = 256 * 1000 * 1000
+MAX_LEFT_OUT = 5_000
 _OFFENDERS = 5
 
 
@@ -70,7 +70,7 @@ class Project:
         return sum(member.size_bytes for member in self.members)
 
 
-def scan_project(folder: Path, *, largest_bytes: int = LARGEST_PROJECT_BYTES) -> Project:
+def scan_project(folder: Path, *, largest_bytes: int = MAX_PROJECT_BYTES) -> Project:
     """List what a run needs of a folder; raises ProjectError when that cannot be packed."""
     if not folder.is_dir():
         raise ProjectError(f"--project: {str(folder)!r} is no folder")
@@ -78,8 +78,10 @@ def scan_project(folder: Path, *, largest_bytes: int = LARGEST_PROJECT_BYTES) ->
     scan = _Scan(folder.absolute())
     for member in scan.members():
         members.append(member)
-        if len(members) > MOST_FILES:
-            raise _too_large(f"more than {MOST_FILES:,} files", folder, members, by_count=True)
+        if len(members) > MAX_PROJECT_FILES:
+            raise _too_large(
+                f"more than {MAX_PROJECT_FILES:,} files", folder, members, by_count=True
+            )
     if all(member.is_folder for member in members):
         raise ProjectError(
             f"--project: there is nothing to pack in {folder}: it is empty, or .gitignore leaves "
@@ -135,7 +137,7 @@ class _Scan:
         path = f"{folder}/{entry.name}" if folder else entry.name
         is_folder = entry.is_dir(follow_symlinks=False)
         if by := self._left_out_by(path, rules, is_folder=is_folder):
-            if len(self.left_out) < MOST_LEFT_OUT or by == BY_NAME:
+            if len(self.left_out) < MAX_LEFT_OUT or by == BY_NAME:
                 shown = self._relative(Path(entry.path)) + "/" * is_folder
                 self.left_out.append(LeftOut(path=shown, by=by))
         elif not is_folder:

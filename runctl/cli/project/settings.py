@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runctl.cli.project.folder import look_upwards, read_regular_file
-from runctl.cli.project.scan import LARGEST_PROJECT_BYTES
+from runctl.cli.project.scan import MAX_PROJECT_BYTES
 from runctl.model.errors import SettingsError
 from runctl.model.request_fields import FIELDS, NESTED_FIELDS
 
@@ -30,10 +30,10 @@ REQUEST_SETTINGS = (
 )
 AWS_SETTINGS = ("profile", "region", "deployment")
 PROJECT_SETTINGS = ("max_size_mb",)
-_MOST_BYTES = 1_000_000
+_MAX_BYTES = 1_000_000
 # A TOML reader takes quadratic time for a dotted key: minutes for one of 50,000 parts.
-_MOST_DOTS = 1_000
-_LONGEST_MESSAGE = 1_000
+_MAX_DOTS = 1_000
+_MAX_MESSAGE_LENGTH = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Settings:
     profile: str = ""
     region: str = ""
     deployment: str = ""
-    largest_project_bytes: int = LARGEST_PROJECT_BYTES
+    largest_project_bytes: int = MAX_PROJECT_BYTES
 
 
 def read_settings(folder: Path, *, is_named: bool = False) -> Settings:
@@ -57,10 +57,10 @@ def read_settings(folder: Path, *, is_named: bool = False) -> Settings:
 def parse_settings(path: Path) -> Settings:
     """Check one file and return its settings."""
     try:
-        text = read_regular_file(path, most=_MOST_BYTES).decode()
+        text = read_regular_file(path, most=_MAX_BYTES).decode()
         for number, line in enumerate(text.splitlines(), 1):
-            if line.count(".") > _MOST_DOTS:
-                raise ValueError(f"line {number} has more than {_MOST_DOTS:,} dots")
+            if line.count(".") > _MAX_DOTS:
+                raise ValueError(f"line {number} has more than {_MAX_DOTS:,} dots")
         document = tomllib.loads(text)
     except RecursionError as exc:
         raise SettingsError(f"{path} cannot be read: its values are nested too deeply") from exc
@@ -78,8 +78,8 @@ def parse_settings(path: Path) -> Settings:
     ]
     if problems:
         told = "; ".join(problems)
-        cut = "…" if len(told) > _LONGEST_MESSAGE else ""
-        raise SettingsError(f"{path}: {told[:_LONGEST_MESSAGE]}{cut}")
+        cut = "…" if len(told) > _MAX_MESSAGE_LENGTH else ""
+        raise SettingsError(f"{path}: {told[:_MAX_MESSAGE_LENGTH]}{cut}")
     aws = document.get("aws", {})
     megabytes = document.get("project", {}).get("max_size_mb")
     return Settings(
@@ -88,7 +88,7 @@ def parse_settings(path: Path) -> Settings:
         profile=aws.get("profile", ""),
         region=aws.get("region", ""),
         deployment=aws.get("deployment", ""),
-        largest_project_bytes=LARGEST_PROJECT_BYTES if megabytes is None else megabytes * 1_000_000,
+        largest_project_bytes=MAX_PROJECT_BYTES if megabytes is None else megabytes * 1_000_000,
     )
 
 

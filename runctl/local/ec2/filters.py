@@ -8,7 +8,7 @@ from typing import Any
 
 from runctl.local.core.protocol import ApiError
 
-LEAST_PAGE, MOST_PAGE = 5, 1000
+MIN_PAGE, MAX_PAGE = 5, 1000
 
 
 def filters_of(request: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -38,14 +38,12 @@ def tags_match(tags: Mapping[str, str], name: str, values: list[str]) -> bool:
 
 
 def page(
-    rows: list[Any], request: Mapping[str, Any], *, least: int = LEAST_PAGE
+    rows: list[Any], request: Mapping[str, Any], *, least: int = MIN_PAGE
 ) -> tuple[list[Any], str | None]:
     """Return the page that a request asks for, and the token of the next one."""
-    size = request.get("MaxResults") or MOST_PAGE
-    if not least <= size <= MOST_PAGE:
-        raise ApiError(
-            "InvalidParameterValue", f"MaxResults is not between {least} and {MOST_PAGE}"
-        )
+    size = request.get("MaxResults") or MAX_PAGE
+    if not least <= size <= MAX_PAGE:
+        raise ApiError("InvalidParameterValue", f"MaxResults is not between {least} and {MAX_PAGE}")
     text = request.get("NextToken") or "0"
     if not text.isdigit():
         raise ApiError("InvalidNextToken", "The token is not one of ours")

@@ -18,7 +18,7 @@ from runctl.local.ec2.applied import check_template
 from runctl.local.ec2.tag_rules import check_shown_keys, check_tags
 
 _INSTANT_ONLY = "The local cloud launches fleets of type instant only."
-_MOST_USER_DATA = 16 * 1024
+_MAX_USER_DATA_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def decode_user_data(text: Any) -> bytes:
         data = base64.b64decode(text, validate=True)
     except binascii.Error as exc:
         raise ApiError("InvalidUserData.Malformed", "Invalid BASE64 encoding of user data") from exc
-    if len(data) > _MOST_USER_DATA:
+    if len(data) > _MAX_USER_DATA_BYTES:
         raise ApiError("InvalidParameterValue", "User data is limited to 16384 bytes")
     return data
 

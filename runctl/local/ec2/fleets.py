@@ -38,7 +38,7 @@ from runctl.local.ec2.instances import Instances
 from runctl.local.ec2.quotas import Quotas
 from runctl.local.ec2.volumes import Volumes
 
-_MOST_DELETED = 25
+_MAX_FLEETS_PER_DELETE = 25
 
 
 @dataclass
@@ -233,10 +233,11 @@ class Fleets:
 
     def delete(self, request: dict[str, Any]) -> dict[str, Any]:
         """DeleteFleets: an instant fleet takes its instances with it."""
-        if len(request["FleetIds"]) > _MOST_DELETED:
+        if len(request["FleetIds"]) > _MAX_FLEETS_PER_DELETE:
             raise ApiError(
                 "InvalidParameterValue",
-                f"At most {_MOST_DELETED} fleets of type instant can be deleted in one request.",
+                f"At most {_MAX_FLEETS_PER_DELETE} fleets of type instant can be deleted "
+                "in one request.",
             )
         gone, refused = [], []
         for fleet_id in request["FleetIds"]:

@@ -25,7 +25,7 @@ _REASONS = {
     404: "Not Found",
     405: "Not Allowed",
 }
-_LONGEST_TTL = 21600
+_MAX_TTL_SECONDS = 21600
 _MARKER = "X-aws-ec2-metadata-token"
 
 
@@ -106,7 +106,11 @@ class Metadata:
             return 405, "", ""
         ttl = headers.get(f"{_MARKER.lower()}-ttl-seconds", "")
         # A request that came through a proxy is refused, as on EC2.
-        if not ttl.isdigit() or not 1 <= int(ttl) <= _LONGEST_TTL or "x-forwarded-for" in headers:
+        if (
+            not ttl.isdigit()
+            or not 1 <= int(ttl) <= _MAX_TTL_SECONDS
+            or "x-forwarded-for" in headers
+        ):
             return 400, "", ""
         token = secrets.token_urlsafe(40)
         self._tokens[token] = time.monotonic() + int(ttl)

@@ -23,15 +23,17 @@ _FILTERS: Mapping[str, Callable[[Instance], list[str]]] = {
     "attached-ebs-status.status": lambda one: [_status(one, "ebs")],
     "event.code": lambda one: [event.code for event in one.maintenance],
 }
-_MOST_NAMED = 100
+_MAX_INSTANCE_IDS = 100
 
 
 def describe_statuses(found: list[Instance], request: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the statuses of those that a request asks for."""
     filters = filters_of(request)
     check_filters(filters, known=_FILTERS)
-    if len(request.get("InstanceIds", [])) > _MOST_NAMED:
-        raise ApiError("InvalidParameterValue", f"There are more than {_MOST_NAMED} instance IDs")
+    if len(request.get("InstanceIds", [])) > _MAX_INSTANCE_IDS:
+        raise ApiError(
+            "InvalidParameterValue", f"There are more than {_MAX_INSTANCE_IDS} instance IDs"
+        )
     if "InstanceIds" in request and "MaxResults" in request:
         raise ApiError(
             "InvalidParameterCombination",

@@ -29,7 +29,7 @@ _AUTHORIZATION = re.compile(
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 _UNSIGNED_CHUNKS = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 _SIGNED_CHUNKS = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
-_LONGEST_PRESIGNED = 604800
+_MAX_PRESIGNED_SECONDS = 604800
 _SKEW = timedelta(minutes=15)
 # In any case: the emulator reads both spellings.
 _QUERY_CREDENTIALS = frozenset(
@@ -172,7 +172,7 @@ def _check_time(
         )
     if is_presigned and parts.service == "s3":
         seconds = (query.get("X-Amz-Expires") or [""])[0]
-        if not seconds.isascii() or not seconds.isdigit() or int(seconds) > _LONGEST_PRESIGNED:
+        if not seconds.isascii() or not seconds.isdigit() or int(seconds) > _MAX_PRESIGNED_SECONDS:
             raise Refusal(
                 "IncompleteSignature", "X-Amz-Expires must be a number of seconds up to 604800"
             )

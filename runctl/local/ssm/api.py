@@ -26,7 +26,7 @@ from runctl.local.ssm.documents import RUN_SHELL_SCRIPT, Document, Step
 
 _PUBLIC = "/aws/service/"
 _STDOUT_LIMIT, _STDERR_LIMIT = 24_000, 8_000
-_MOST_TARGETS = 50
+_MAX_TARGETS = 50
 _FINAL = {"Success", "Failed", "TimedOut", "Cancelled"}
 _ANSWERED = {
     "SendCommand", "GetCommandInvocation", "ListCommandInvocations", "ListCommands",
@@ -112,7 +112,7 @@ class Ssm:
                     "UnsupportedOperation", "The local cloud has InstanceIds targets only"
                 )
             targets += target.get("Values", [])
-        if not targets or len(targets) > _MOST_TARGETS:
+        if not targets or len(targets) > _MAX_TARGETS:
             raise ApiError("ValidationException", "InstanceIds names between 1 and 50 instances")
         name = request["DocumentName"].rpartition("/")[2]
         is_public = name.startswith("AWS-")

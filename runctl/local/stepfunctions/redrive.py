@@ -21,7 +21,7 @@ from runctl.local.stepfunctions.executions import Execution
 
 _UNSUCCESSFUL = frozenset({"FAILED", "TIMED_OUT", "ABORTED"})
 _REDRIVABLE_FOR = timedelta(days=14)
-_LONGEST_EXECUTION = timedelta(days=365)
+_MAX_EXECUTION_TIME = timedelta(days=365)
 # The history holds 25,000 events, and a redrive leaves two at least.
 _TOO_MANY_EVENTS = 24_999
 _ARN = re.compile(r"arn:[a-z-]+:states:[a-z0-9-]+:\d{12}:(execution|express):.+")
@@ -93,7 +93,7 @@ def why_not_redrivable(
         return f"Execution is {execution['status']} and cannot be redriven"
     if len(execution["events"]) >= _TOO_MANY_EVENTS:
         return "Execution history event limit exceeded"
-    if now - _time_of(execution["startDate"]) > _LONGEST_EXECUTION:
+    if now - _time_of(execution["startDate"]) > _MAX_EXECUTION_TIME:
         return "Execution has exceeded the max execution time"
     if now - _time_of(execution["stopDate"]) > _REDRIVABLE_FOR:
         return "Execution redrivable period exceeded"

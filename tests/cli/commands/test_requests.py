@@ -14,7 +14,7 @@ from runctl.cli.commands.aws.request import (
     read_exit_codes,
     split_types,
 )
-from runctl.cli.project.scan import LARGEST_PROJECT_BYTES
+from runctl.cli.project.scan import MAX_PROJECT_BYTES
 from runctl.cli.project.settings import TEMPLATE, Settings, parse_settings, read_settings
 from runctl.model.errors import InvalidRequestError, SettingsError
 from runctl.model.identity import RUN_ID
@@ -157,7 +157,7 @@ def test_settings_are_found_upwards(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/.runctl.toml").write_text("max_attempts = 3\n")
     assert read_settings(tmp_path / "a/b").request == {"max_attempts": 3}
-    assert read_settings(tmp_path).largest_project_bytes == LARGEST_PROJECT_BYTES
+    assert read_settings(tmp_path).largest_project_bytes == MAX_PROJECT_BYTES
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_the_usual_clutter_is_not_worth_a_word(tmp_path):
 
 
 def test_a_huge_folder_is_not_read_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(left_out, "MOST_COUNTED", 10)
+    monkeypatch.setattr(left_out, "MAX_COUNTED", 10)
     plant(tmp_path, {"t.py": "", ".gitignore": "data/\n"})
     plant(tmp_path, {f"data/{number}": "x" for number in range(50)})
     looked: list[str] = []

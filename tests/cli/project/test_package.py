@@ -190,7 +190,7 @@ def test_a_project_that_is_too_large_names_what_is_large(tmp_path):
 
 
 def test_too_many_files_are_refused_without_looking_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(project_module, "MOST_FILES", 10)
+    monkeypatch.setattr(project_module, "MAX_PROJECT_FILES", 10)
     plant(tmp_path, {f"frames/{number:02}.txt": "" for number in range(30)})
     with pytest.raises(ProjectError, match=r"more than 10 files; the largest: frames/ \(11 files"):
         scan_project(tmp_path)

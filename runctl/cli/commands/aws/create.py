@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 KEEP_ALIVE_HOURS = 8.0
 
 
-MOST_HOURS = 24 * 14
+MAX_KEEP_ALIVE_HOURS = 24 * 14
 
 
 def create(
@@ -103,9 +103,11 @@ def _check(types: list[str], keep_alive: float, output: str) -> None:
     problems = []
     if problem := FIELDS["instance_types"].check(types):
         problems.append(Problem("--instance-type", problem))
-    if not 0 < keep_alive <= MOST_HOURS:
+    if not 0 < keep_alive <= MAX_KEEP_ALIVE_HOURS:
         problems.append(
-            Problem("--keep-alive", f"{keep_alive} is not between 0 and {MOST_HOURS} hours")
+            Problem(
+                "--keep-alive", f"{keep_alive} is not between 0 and {MAX_KEEP_ALIVE_HOURS} hours"
+            )
         )
     if output not in {"", "instance-id"}:
         problems.append(Problem("--output", f"{output!r} is not instance-id"))
