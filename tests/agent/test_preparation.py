@@ -68,7 +68,7 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
         settings,
         vendor=tmp_path,
         progress=Progress(),
-        patience=CancellableWait(Mailbox()),
+        wait=CancellableWait(Mailbox()),
     )
 
 

@@ -158,7 +158,7 @@ def resolver(values: Any, mask: SecretMask | None = None, mailbox: Mailbox | Non
     resolved = TrainerSecrets(
         values,
         mask=mask or SecretMask(),
-        patience=CancellableWait(mailbox or Mailbox()),
+        wait=CancellableWait(mailbox or Mailbox()),
         progress=progress,
     )
     return resolved, progress

@@ -356,7 +356,7 @@ def test_attempt_that_was_quicker_decides(cloud: Cloud, tmp_path: Path) -> None:
         make_environments(cloud, tmp_path / "two"),
         store,
         attempt=2,
-        patience=CancellableWait(Mailbox()),
+        wait=CancellableWait(Mailbox()),
     )
     environment = environments.prepare(find_dependencies(project, "train.py"))
     environments.finish(30)
