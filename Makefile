@@ -102,7 +102,7 @@ system-packages:  ## as root, install what the tests need of the system
 	      apt-get -qq install --yes --no-install-recommends $$missing; \
 	    } > build/apt-get.log 2>&1 || { cat build/apt-get.log; exit 1; }; \
 	  fi; \
-	  $(MAKE) --no-print-directory $(IMAGE_PARTS) || exit 1; \
+	  $(MAKE) --silent --no-print-directory $(IMAGE_PARTS) || exit 1; \
 	else \
 	  left_out="tests of the container image (docker.io, debootstrap)"; \
 	  case "$$missing" in chromium*) \
