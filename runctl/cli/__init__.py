@@ -1,1 +1,1 @@
-"""The command line: talks to the local cloud and to AWS through `runctl.aws`, never to boto3."""
+"""The command line, which reaches AWS and the local cloud through `runctl.aws` only."""

@@ -1,4 +1,4 @@
-"""All services of a deployment, used with the credentials of whoever runs the command."""
+"""All services of a deployment, used with the caller's credentials."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SystemClock:
 
 @dataclass(frozen=True)
 class AccountServices:
-    """Implements `runctl.control.ports.Services`; each service is made when first used."""
+    """Implements `runctl.control.ports.Services`; each service is created on first use."""
 
     clients: Clients
     deployment: Deployment
@@ -36,12 +36,12 @@ class AccountServices:
 
     @cached_property
     def ledger(self) -> DynamoLedger:
-        """The memory of runs."""
+        """The ledger of runs."""
         return DynamoLedger(self.clients.get("dynamodb"), self.deployment.table)
 
     @cached_property
     def fleet(self) -> Ec2Fleet:
-        """EC2, to look and to end: it knows which launch templates and machines are ours."""
+        """EC2, with the launch templates by which it recognizes the deployment's instances."""
         return Ec2Fleet(
             self.clients.get("ec2"),
             deployment=self.deployment.name,
@@ -60,7 +60,7 @@ class AccountServices:
 
     @cached_property
     def commands(self) -> SsmCommands:
-        """The agents."""
+        """Commands to the agents."""
         return SsmCommands(self.clients.get("ssm"), document=self.deployment.command_document)
 
     @cached_property

@@ -72,7 +72,7 @@ def _group(cls: type[Group], name: str, summary: str, commands: list[DeferredCom
 AWS = _group(
     Group,
     "aws",
-    "Work on EC2: train, and machines that outlive a run.",
+    "Train on EC2, and manage instances that outlive a run.",
     [
         DeferredCommand(
             "aws.train:train",
@@ -84,18 +84,17 @@ AWS = _group(
         DeferredCommand(
             "aws.create:create",
             "create",
-            "Launch a machine that waits for runs, and ends itself when nobody needs it any more.",
+            "Launch an instance that waits for runs, and terminates itself when its time is up.",
         ),
         DeferredCommand(
             "aws.terminate:terminate",
             "terminate",
-            "End a machine that runctl launched; one that is gone already is fine.",
+            "Terminate an instance that runctl launched.",
         ),
         DeferredCommand(
             "aws.spot_monitor:spot_monitor",
             "spot-monitor",
-            "Watch over a training process on an instance: upload what it saves, and act on a "
-            "notice.",
+            "Monitor a training process on an instance: upload its saves, and react to a notice.",
         ),
     ],
 )
@@ -103,28 +102,27 @@ AWS = _group(
 CHECKPOINTS = _group(
     RunFirst,
     "checkpoints",
-    "A run's checkpoints. `runctl checkpoints RUN` lists them.",
+    "Manage a run's checkpoints; `runctl checkpoints RUN` lists them.",
     [
         DeferredCommand(
             "checkpoints.list:list_checkpoints",
             "list",
-            "List a run's whole checkpoints, the newest first; the word `list` may be left out.",
+            "List a run's complete checkpoints, newest first; the word `list` is optional.",
         ),
         DeferredCommand(
             "checkpoints.pull:pull",
             "pull",
-            "Fetch a checkpoint, verified, into a folder: as the trainer left it, or not at all.",
+            "Fetch a checkpoint into a folder, verified: completely or not at all.",
         ),
         DeferredCommand(
             "checkpoints.push:push",
             "push",
-            "Make a folder the newest checkpoint of a run that has ended; then `runctl resume` it.",
+            "Store a folder as the newest checkpoint of a run that has ended.",
         ),
         DeferredCommand(
             "checkpoints.prune:prune",
             "prune",
-            "Remove all but the newest checkpoints of a run that has ended, and parts nobody "
-            "needs.",
+            "Remove older checkpoints of a run that has ended, and parts that no checkpoint needs.",
         ),
     ],
 )
@@ -132,66 +130,69 @@ CHECKPOINTS = _group(
 LOCAL = _group(
     Group,
     "local",
-    "The local cloud: start it, look at it, interrupt.",
+    "Start, inspect and stop the local cloud, and simulate faults in it.",
     [
         DeferredCommand("local.up:up", "up", "Start the local cloud and deploy runctl onto it."),
         DeferredCommand(
             "local.env:env",
             "env",
-            "Print the variables that point AWS tools at the local cloud, with its keys.",
+            "Print the environment variables by which AWS tools use the local cloud.",
         ),
         DeferredCommand(
             "local.down:down",
             "down",
-            "End the local cloud with all its instances; its runs are gone with it.",
+            "Stop the local cloud and all of its instances; its runs are lost.",
         ),
         DeferredCommand(
             "local.status:status",
             "status",
-            "Show the local cloud: where it is, what is deployed, which instances it has.",
+            "Show the local cloud's endpoint, deployed stacks and instances.",
         ),
         DeferredCommand(
             "local.interrupt:interrupt",
             "interrupt",
-            "Let EC2 reclaim the instance that trains a run.",
+            "Reclaim the instance on which a run is training, as EC2 does.",
         ),
         DeferredCommand(
             "local.capacity:capacity",
             "capacity",
-            "Set how many instances a capacity pool holds.",
+            "Set the number of instances that a capacity pool offers.",
         ),
         DeferredCommand(
             "local.quota:quota",
             "quota",
-            "Set how many vCPUs the account may run of a quota.",
+            "Set the number of vCPUs that a quota of the account allows.",
         ),
         DeferredCommand(
             "local.fail_check:fail_check",
             "fail-check",
-            "Let a status check of the instance that trains a run fail, since ten minutes ago.",
+            "Fail a status check of the instance on which a run is training, as of ten minutes "
+            "ago.",
         ),
         DeferredCommand(
             "local.maintain:maintain",
             "maintain",
-            "Schedule maintenance of the instance that trains a run.",
+            "Schedule maintenance of the instance on which a run is training.",
         ),
     ],
 )
 
 COMMANDS = [
     DeferredCommand(
-        "init:init", "init", "Write .runctl.toml with the defaults of this folder's runs."
+        "init:init", "init", "Write .runctl.toml with default settings for runs in this folder."
     ),
     AWS,
     DeferredCommand("list:list_runs", "list", "List runs, the newest first."),
-    DeferredCommand("status:status", "status", "Show how a run stands, and each of its attempts."),
     DeferredCommand(
-        "logs:logs", "logs", "Print what the trainer said, one attempt after the other."
+        "status:status", "status", "Show the state of a run and of each of its attempts."
+    ),
+    DeferredCommand(
+        "logs:logs", "logs", "Print the trainer's output, one attempt after the other."
     ),
     DeferredCommand(
         "stop:stop",
         "stop",
-        "Stop a run: its trainer saves, its instances go. `resume` continues it.",
+        "Stop a run: its trainer saves, then its instances are terminated.",
     ),
     DeferredCommand(
         "resume:resume", "resume", "Continue a run that has ended, from its newest checkpoint."
@@ -200,7 +201,7 @@ COMMANDS = [
     DeferredCommand(
         "doctor:doctor",
         "doctor",
-        "List what is left in the account that nobody wants: machines, fleets, volumes, data.",
+        "List leftovers in the account: instances, fleets, volumes and data that nothing needs.",
     ),
     LOCAL,
     DeferredCommand(
@@ -212,6 +213,6 @@ COMMANDS = [
     DeferredCommand(
         "demo:demo",
         "demo",
-        "Train on the local cloud, be interrupted three times, and end with the very same bits.",
+        "Train on the local cloud through three interruptions, to bit-for-bit the same result.",
     ),
 ]

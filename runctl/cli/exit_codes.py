@@ -1,4 +1,4 @@
-"""What the command line exits with: the one place where errors become numbers."""
+"""The exit codes of the command line, and the errors that they stand for."""
 
 from runctl.model.errors import (
     NotFoundError,
@@ -28,7 +28,7 @@ def exit_code_of(error: BaseException) -> int:
             return REFUSED
         case KeyboardInterrupt():
             return INTERRUPTED
-    # An answer of AWS that nothing foresees is still AWS's; botocore may not even be imported.
+    # Compared by name: botocore may not even be imported.
     is_aws = type(error).__module__.partition(".")[0] == "botocore"
     return REFUSED if is_aws else RUN_FAILED
 
@@ -36,7 +36,7 @@ def exit_code_of(error: BaseException) -> int:
 def exit_code_for(status: RunStatus, *, was_refused: bool = False) -> int:
     """Return the exit code of a command that followed a run to its end.
 
-    `was_refused` when AWS refused to launch a machine, which is not a failure of the program.
+    `was_refused`: AWS refused to launch an instance, which is not a failure of the program.
     """
     if was_refused:
         return REFUSED

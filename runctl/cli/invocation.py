@@ -31,29 +31,29 @@ Local = Annotated[
     typer.Option(
         "--local",
         envvar="RUNCTL_LOCAL",
-        help="Use the local cloud (`runctl local up`).",
+        help="Use the local cloud (start it with `runctl local up`).",
         rich_help_panel=PANEL,
     ),
 ]
 Profile = Annotated[
     str,
-    typer.Option("--profile", metavar="NAME", help="The AWS profile.", rich_help_panel=PANEL),
+    typer.Option("--profile", metavar="NAME", help="AWS profile to use.", rich_help_panel=PANEL),
 ]
 Region = Annotated[
     str,
-    typer.Option("--region", metavar="NAME", help="The AWS region.", rich_help_panel=PANEL),
+    typer.Option("--region", metavar="NAME", help="AWS region to use.", rich_help_panel=PANEL),
 ]
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", "-v", help="Show the traceback of an error.", rich_help_panel=PANEL),
+    typer.Option("--verbose", "-v", help="Print the traceback of an error.", rich_help_panel=PANEL),
 ]
 
 
 @dataclass
 class Invocation:
-    """What the global options say; those that stand before the command count as well.
+    """The global options, whether they precede or follow the command.
 
-    `may_be_json` says that --json is among the words, be it an option of ours or the script's.
+    `may_be_json`: --json is among the words, as runctl's option or as an argument of the script.
     """
 
     output: Output = field(default_factory=Output)
@@ -66,11 +66,11 @@ class Invocation:
 
     @property
     def flag(self) -> str:
-        """What a command that is told to the user needs, to reach the same cloud."""
+        """The option that a suggested command needs to reach the same cloud."""
         return " --local" if self.local else ""
 
     def take(self, *, json: bool, local: bool, profile: str, region: str, verbose: bool) -> None:
-        """Add the options of one place where they may stand."""
+        """Add options that precede or follow the command."""
         self.output.as_json |= json
         self.local |= local
         self.verbose |= verbose
@@ -78,7 +78,7 @@ class Invocation:
         self.region = region or self.region
 
     def settings(self, folder: Path | None = None, *, is_named: bool = False) -> Settings:
-        """Read the settings that hold in a folder; `is_named`: the user named it."""
+        """Return the settings for a folder; `is_named`: the user named it explicitly."""
         from runctl.cli.project.folder import SETTINGS_FILE, look_upwards
         from runctl.cli.project.settings import read_settings
 
@@ -96,18 +96,18 @@ class Invocation:
         return found.project or here
 
     def warn(self, text: str) -> None:
-        """Print a warning, one of a command: a second one would be about the same folder."""
+        """Print a warning, once per command: a second one would be about the same folder."""
         if text and not self.has_warned:
             self.has_warned = True
-            self.output.tell(f"warning: {text}", style="yellow")
+            self.output.note(f"warning: {text}", style="yellow")
 
     @cached_property
     def cloud(self) -> Cloud:
-        """The deployment, found when it is first needed."""
+        """The deployment, looked up on first use."""
         return self.connect(self.settings())
 
     def connect(self, settings: Settings) -> Cloud:
-        """Find the deployment; options go before the environment, that before the settings."""
+        """Return the deployment; options override the environment, which overrides settings."""
         from runctl import __version__
         from runctl.aws.deployment import explain_difference
         from runctl.cli.cloud import connect
@@ -122,12 +122,12 @@ class Invocation:
             local=self.local, profile=profile, region=region, name=check_deployment_name(name)
         )
         if problem := explain_difference(cloud.deployment.version, __version__):
-            self.output.tell(f"warning: {problem}", style="yellow")
+            self.output.note(f"warning: {problem}", style="yellow")
         return cloud
 
 
 def invocation_of(context: typer.Context) -> Invocation:
-    """Return what all commands of one call share."""
+    """Return the invocation, which a command shares with the groups that contain it."""
     root = context.find_root()
     if not isinstance(root.obj, Invocation):
         root.obj = Invocation()

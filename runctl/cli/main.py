@@ -1,4 +1,4 @@
-"""`runctl`: one program, its commands, and the one place where errors become exit codes."""
+"""The program `runctl`: its commands, and the one place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Program(Group):
             self.add_command(command)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; whoever reads its output may leave when they have seen enough."""
+        """Run the command; a reader of its output may close the pipe at any time."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -52,7 +52,7 @@ class Program(Group):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run a command; every error leaves by its exit code, and never as a traceback."""
+        """Run a command; every error becomes an exit code, never a traceback."""
         with guarded_streams():
             code = self._run(args, prog_name, complete_var, windows_expand_args, extra)
         sys.exit(code)
@@ -67,7 +67,7 @@ class Program(Group):
     ) -> int:
         words = list(sys.argv[1:] if args is None else args)
         invocation = Invocation()
-        # A mistake, --help or --version may stand before the option that asks for JSON.
+        # An invalid option, --help or --version may precede --json.
         invocation.may_be_json = "--json" in words
         try:
             with _help_as_document(invocation):
@@ -87,22 +87,22 @@ class Program(Group):
             code = INTERRUPTED
         except BrokenPipeError:
             code = _leave_stdout()
-        except Exception as error:  # noqa: BLE001 - the last stop before the user
+        except Exception as error:  # noqa: BLE001 - the outermost handler
             code = _fail(invocation, error)
         return code if isinstance(code, int) else DONE
 
 
 def _leave_stdout() -> int:
-    """Let what is still in the buffer go nowhere when the process ends."""
+    """Discard what is still buffered when the process ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
     return DONE
 
 
 @contextlib.contextmanager
 def _help_as_document(invocation: Invocation) -> Iterator[None]:
-    """With --json print a help page, which is no result of a command, as a document.
+    """Print a help page as a document when --json is given.
 
-    The page that comes with a usage error is dropped: the error is the document.
+    The page of a usage error is dropped: the error is the document.
     """
     if not invocation.may_be_json:
         yield
@@ -124,7 +124,7 @@ def _fail(invocation: Invocation, error: Exception) -> int:
         traceback.print_exception(error)
     hint = ""
     if not isinstance(error, RunctlError) and not invocation.verbose:
-        hint = "this was not foreseen; -v before the command shows the traceback"
+        hint = "unexpected error; -v before the command shows the traceback"
     invocation.output.fail(error, hint=hint)
     return exit_code_of(error)
 
@@ -134,7 +134,7 @@ def _fail_usage(invocation: Invocation, error: typer.TyperException) -> int:
     where = context.command_path if context is not None else "runctl"
     message = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError" and invocation.output.as_json:
-        message = "a command is missing"
+        message = "missing command"
     elif type(error).__name__ == "NoArgsIsHelpError":
         print(message, file=sys.stderr)
         return BAD_REQUEST
@@ -169,10 +169,12 @@ def _root(
     verbose: Verbose = False,
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
-    """Train on EC2 Spot with no server to operate."""
+    """Train on EC2 Spot instances with no server to operate."""
     invocation_of(context).take(
         json=json, local=local, profile=profile, region=region, verbose=verbose
     )

@@ -1,1 +1,1 @@
-"""What people want to know of a run, without any display."""
+"""Reports on runs: documents, descriptions and a follower, independent of any display."""

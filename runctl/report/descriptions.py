@@ -1,4 +1,4 @@
-"""The facts about a run and its attempts in words, for any display."""
+"""Descriptions of a run and its attempts in words, for any display."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,17 +16,17 @@ _REPEATED = 2
 
 
 def describe_attempt(attempt: Attempt) -> str:
-    """Say how far an attempt has come; the same words as long as nothing has changed."""
+    """Describe the state of an attempt; the text changes only when the state does."""
     where = f" on {attempt.pool}" if attempt.pool else ""
     if attempt.ended is not None:
-        told = attempt.ended.kind.value.replace("_", " ")
-        return f"{told}: {brief(attempt.ended.reason)}" if attempt.ended.reason else told
+        kind = attempt.ended.kind.value.replace("_", " ")
+        return f"{kind}: {brief(attempt.ended.reason)}" if attempt.ended.reason else kind
     if attempt.noticed_at is not None:
-        return f"has an interruption notice{where}; it drains"
+        return f"has an interruption notice{where} and drains"
     if attempt.stage is AttemptStage.TRAINING and "started" in attempt.timeline:
         return f"trains{where} from {_start_of(attempt)}"
     if attempt.stage is AttemptStage.LAUNCHING:
-        return "asks for an instance"
+        return "requests an instance"
     return f"prepares{where}"
 
 
@@ -37,18 +37,22 @@ def _start_of(attempt: Attempt) -> str:
 
 
 def checkpoint_text(run: Run, *, now: datetime) -> str:
-    """Say which checkpoint is the newest and how old it is."""
+    """Describe the newest checkpoint and its age."""
     if run.newest is None or run.committed_at is None:
         return "none yet" if run.ended is None else "none"
     return f"{name_of(run.step, run.save)}, {say_duration(now - run.committed_at)} ago"
 
 
 def saving_texts(attempts: Sequence[Attempt]) -> list[tuple[str, str]]:
-    """Say how often the newest live attempt saves and why, and what a notice would be enough for.
+    """Describe, each with a label, the newest live attempt's save interval and last save.
 
-    Each with its label; nothing about what is not known.
+    What is not known is left out.
     """
-    known = [one.saving for one in attempts if one.ended is None and one.saving is not None]
+    known = [
+        attempt.saving
+        for attempt in attempts
+        if attempt.ended is None and attempt.saving is not None
+    ]
     if not known:
         return []
     saving = known[-1]
@@ -60,11 +64,11 @@ def saving_texts(attempts: Sequence[Attempt]) -> list[tuple[str, str]]:
 
 
 def final_saves_text(attempts: Sequence[Attempt]) -> str:
-    """Say how many final saves missed their grace period, and after several what to do."""
+    """Describe the final saves that missed their grace period, with a remedy after several."""
     missed = unfinished_final_saves(attempts)
     if not missed:
         return ""
-    numbers = ", ".join(str(one.number) for one in missed)
+    numbers = ", ".join(str(attempt.number) for attempt in missed)
     attempts_text = f"attempt{'' if len(missed) == 1 else 's'} {numbers}"
     text = f"{len(missed)} did not finish within the grace period ({attempts_text})"
     given = missed[-1].saving
@@ -81,9 +85,9 @@ def _interval(saving: Saving) -> str:
         return ""
     every = f"every {say_short(saving.every)}"
     if saving.is_fixed:
-        return f"{every}, as the request says"
+        return f"{every}, as requested"
     if saving.cost is None or saving.uptime is None:
-        return f"{every}, until a first save shows what a save costs"
+        return f"{every}, until the first save shows the cost of a save"
     return (
         f"{every}: a save costs {say_short(saving.cost)}, "
         f"an interruption every {say_short(saving.uptime)} is expected"
@@ -105,7 +109,7 @@ def _last_save(saving: Saving) -> str:
 
 
 def metrics_text(attempt: Attempt) -> str:
-    """Say the last values that the trainer told; its step has a place of its own."""
+    """Describe the last values that the trainer reported, without its step."""
     values = ((name, value) for name, value in attempt.metrics.items() if name != "step")
     return " · ".join(f"{name} {_number(value)}" for name, value in values)
 
@@ -115,7 +119,7 @@ def _number(value: float) -> str:
 
 
 def doing(attempt: Attempt) -> str:
-    """Say what a live attempt is at: its phase once the agent tells one."""
+    """Return what a live attempt is doing: its phase, once the agent has reported one."""
     if attempt.stage is AttemptStage.LAUNCHING or not attempt.phase:
         return "booting" if attempt.stage is AttemptStage.LAUNCHED else attempt.stage.value
     return attempt.phase
@@ -125,10 +129,10 @@ def steps_text(attempt: Attempt) -> str:
     """Return the steps at which an attempt began and which it has reached, such as 150 → 400."""
     if not attempt.was_launched:
         return NOTHING
-    started_anew = attempt.resume_step is None and not attempt.resume_save
-    start = "start" if started_anew else short_name(attempt.resume_step, attempt.resume_save)
+    is_fresh = attempt.resume_step is None and not attempt.resume_save
+    start = "start" if is_fresh else short_name(attempt.resume_step, attempt.resume_save)
     last = attempt.ended.step if attempt.ended is not None else None
-    known = [one for one in (attempt.progress_step, last) if one is not None]
+    known = [step for step in (attempt.progress_step, last) if step is not None]
     if known:
         return f"{start} → {max(known)}"
     save = attempt.ended.save if attempt.ended is not None else None
@@ -148,6 +152,6 @@ def took_text(attempt: Attempt, *, now: datetime) -> str:
 
 
 def counts_text(attempts: Sequence[Attempt]) -> list[str]:
-    """Say how often machines were taken and how often the trainer failed by itself."""
+    """Describe how often instances were interrupted and how often the trainer itself failed."""
     counts = {"interruption": interruptions(attempts), "failure": failures(attempts)}
-    return [f"{many} {what}{'s' if many > 1 else ''}" for what, many in counts.items() if many]
+    return [f"{count} {noun}{'s' if count > 1 else ''}" for noun, count in counts.items() if count]

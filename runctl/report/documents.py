@@ -1,4 +1,4 @@
-"""A run and its attempts as the documents that --json prints."""
+"""The documents about a run and its attempts, as --json prints them."""
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -16,30 +16,32 @@ TAKEN = frozenset({OutcomeKind.INTERRUPTED, OutcomeKind.LOST})
 
 def interruptions(attempts: Sequence[Attempt]) -> int:
     """Count the attempts that lost their instance."""
-    return sum(one.ended is not None and one.ended.kind in TAKEN for one in attempts)
+    return sum(attempt.ended is not None and attempt.ended.kind in TAKEN for attempt in attempts)
 
 
 def failures(attempts: Sequence[Attempt]) -> int:
     """Count the attempts that ended because their trainer failed."""
-    return sum(is_own_failure(one.ended) for one in attempts)
+    return sum(is_own_failure(attempt.ended) for attempt in attempts)
 
 
 def warnings_of(attempts: Sequence[Attempt]) -> list[str]:
-    """Return what the agent warned of, each once, in order."""
-    return list(dict.fromkeys(one.warning for one in attempts if one.warning))
+    """Return the agent's warnings in order, each once."""
+    return list(dict.fromkeys(attempt.warning for attempt in attempts if attempt.warning))
 
 
 def unfinished_final_saves(attempts: Sequence[Attempt]) -> list[Attempt]:
     """Return the attempts whose final save did not finish within its grace period."""
     return [
-        one for one in attempts if one.saving is not None and one.saving.missed_grace is not None
+        attempt
+        for attempt in attempts
+        if attempt.saving is not None and attempt.saving.missed_grace is not None
     ]
 
 
 def run_document(
     run: Run, attempts: Sequence[Attempt], versions: Versions | None = None
 ) -> dict[str, Any]:
-    """Return everything about a run but its task tokens, which are keys, and masked secrets."""
+    """Return everything about a run except its task tokens; secrets are masked."""
     return {
         **run_summary(run, attempts),
         "execution": run.execution,
@@ -50,13 +52,13 @@ def run_document(
         "warnings": warnings_of(attempts),
         "unfinished_final_saves": len(unfinished_final_saves(attempts)),
         "versions": None if versions is None else versions.as_document(),
-        "attempts": [_attempt_document(one) for one in attempts],
+        "attempts": [_attempt_document(attempt) for attempt in attempts],
         "request": mask_request(run.request.as_document()),
     }
 
 
 def run_summary(run: Run, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """Return what a list says about a run."""
+    """Return the entry of a run in a list."""
     return {
         "run_id": run.run_id,
         "status": derive_status(run, attempts).value,

@@ -1,4 +1,4 @@
-"""The follower of a run: it looks until the run has ended, and announces what has changed."""
+"""The follower of a run, which announces changes until the run ends."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from runctl.aws.logs import LogReader
     from runctl.aws.workflow import Execution, StepFunctions
 
-CHECKPOINT_SECONDS = 10.0  # between two lines about checkpoints
-# An execution that ended without an end in the ledger: clean-up is under way, or was lost.
+CHECKPOINT_SECONDS = 10.0  # between two announcements of checkpoints
+# Clean-up records the end of a run this long after its execution, or not at all.
 CLEAN_UP_TIMEOUT = timedelta(seconds=90)
-# The last lines of a trainer reach the log a moment after its end is known.
+# The last lines of a trainer reach the log shortly after its end is known.
 LAST_LINES = timedelta(seconds=3)
 
 
@@ -97,46 +97,47 @@ class Follower:
     display: Display
     after_attempt: int = 0
     sleep: Callable[[float], None] = time.sleep
-    _told: dict[int, str] = field(default_factory=dict)
+    _announced: dict[int, str] = field(default_factory=dict)
     _has_begun: bool = False
-    _checkpoint_told: tuple[str, float] = ("", -CHECKPOINT_SECONDS)
+    _last_checkpoint: tuple[str, float] = ("", -CHECKPOINT_SECONDS)
     _waited: float = 0.0
 
     def follow(self) -> tuple[Run, list[Attempt]]:
-        """Return the run when it has ended.
+        """Return the run and its attempts when it has ended.
 
-        Raises RequestError when the request was refused before the run began.
+        Raises RequestError if the request was refused before the run began.
         """
         tail = LogTail(self.source.logs, self.run_id)
         failures = 0
         while True:
             try:
-                run, attempts = self._look()
-                ours = [one for one in attempts if one.number > self.after_attempt]
-                self._tell_changes(run, [one for one in ours if one.ended is None])
+                run, attempts = self._read()
+                ours = [attempt for attempt in attempts if attempt.number > self.after_attempt]
+                live = [attempt for attempt in ours if attempt.ended is None]
+                self._announce_changes(run, live)
                 self._pass_on(tail, ours)
                 has_ended = run is not None and run.ended is not None
                 if has_ended:
                     self._wait_for_last_lines(tail, ours)
-                # An end is told after what the trainer said before it.
-                self._tell_changes(run, ours)
+                # The end of an attempt follows the trainer's last lines.
+                self._announce_changes(run, ours)
                 if run is not None and has_ended:
                     return run, attempts
                 failures = 0
             except TransientError as exc:
-                # The run does not depend on us: a network that is away comes back.
+                # The run does not depend on this process, so a lost network ends nothing.
                 failures += 1
                 if failures == 1:
                     self.display.announce(f"{exc}; trying again", Tone.WARNING)
             self._waited += self.source.pause
             self.sleep(min(self.source.pause * 2**failures, 30))
 
-    def _look(self) -> tuple[Run | None, list[Attempt]]:
+    def _read(self) -> tuple[Run | None, list[Attempt]]:
         run = self.source.ledger.find_run(self.run_id)
         if run is not None and run.execution_arn == self.execution_arn:
             self._has_begun = True
         if not self._has_begun:
-            # What the ledger holds, if anything, is how an earlier execution left the run.
+            # The ledger holds, if anything, the state in which an earlier execution left the run.
             run = None
         attempts = [] if run is None else self.source.ledger.attempts(self.run_id)
         if run is None or (run.ended is None and self._is_due()):
@@ -145,15 +146,15 @@ class Follower:
         return run, attempts
 
     def _is_due(self) -> bool:
-        """Whether to ask Step Functions too, which takes few questions a second."""
+        """Whether to ask Step Functions as well, which throttles frequent calls."""
         return self._waited % 20 < self.source.pause
 
     def _check_execution(self, run: Run | None) -> None:
         execution = self.source.workflow.find_execution(self.execution_arn)
         if execution is None:
-            # StartExecution has answered, but not everybody knows yet.
+            # StartExecution is eventually consistent.
             if self._waited > CLEAN_UP_TIMEOUT.total_seconds():
-                raise NotFoundError(f"there is no execution {self.execution_arn}")
+                raise NotFoundError(f"the execution {self.execution_arn} does not exist")
             return
         if execution.is_running:
             return
@@ -161,33 +162,32 @@ class Follower:
         if run is None and (now is None or now.execution_arn != self.execution_arn):
             raise refusal(execution)
         ended_at = execution.ended_at or execution.started_at
-        if datetime.now(timezone.utc) - ended_at > CLEAN_UP_TIMEOUT and (
-            now is None or now.ended is None
-        ):
+        is_overdue = datetime.now(timezone.utc) - ended_at > CLEAN_UP_TIMEOUT
+        if is_overdue and (now is None or now.ended is None):
             raise RunctlError(
                 f"the execution {execution.name} has ended ({execution.status}), but the ledger "
-                f"still has no end of the run: {execution.cause or 'clean-up did not run'}; "
+                f"does not record the end of the run: {execution.cause or 'clean-up did not run'}; "
                 "see the log of the function clean_up"
             )
 
-    def _tell_changes(self, run: Run | None, attempts: Sequence[Attempt]) -> None:
+    def _announce_changes(self, run: Run | None, attempts: Sequence[Attempt]) -> None:
         for attempt in attempts:
             state = describe_attempt(attempt)
-            if self._told.get(attempt.number) != state:
-                self._told[attempt.number] = state
+            if self._announced.get(attempt.number) != state:
+                self._announced[attempt.number] = state
                 is_bad = attempt.noticed_at is not None or attempt.ended is not None
                 is_done = attempt.ended is not None and attempt.ended.kind is OutcomeKind.COMPLETED
                 tone = Tone.SUCCESS if is_done else Tone.WARNING if is_bad else Tone.PROGRESS
                 self.display.announce(f"attempt {attempt.number} {state}", tone)
-        name, told_at = self._checkpoint_told
+        name, announced_at = self._last_checkpoint
         if run is None or run.newest is None or name_of(run.step, run.save) == name:
             return
-        if self._waited - told_at >= CHECKPOINT_SECONDS:
-            self._checkpoint_told = (name_of(run.step, run.save), self._waited)
+        if self._waited - announced_at >= CHECKPOINT_SECONDS:
+            self._last_checkpoint = (name_of(run.step, run.save), self._waited)
             self.display.announce(f"checkpoint of {name_of(run.step, run.save)}")
 
     def _pass_on(self, tail: LogTail, attempts: Sequence[Attempt]) -> bool:
-        """Pass on what the latest attempts said; say whether there was anything."""
+        """Pass on new lines of the latest attempts; return whether there were any."""
         found = [*tail.read(attempts[-3:]), *tail.unfinished(after=UNFINISHED_LINE_TIME)]
         lines = [plain(line.text) for _, line in found]
         for line in lines:

@@ -1,4 +1,4 @@
-"""What the trainer said, across the attempts of a run."""
+"""The log of a run across its attempts, read as it grows."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from runctl.model.run import Attempt
 if TYPE_CHECKING:
     from runctl.aws.logs import LogLine, LogReader
 
-# While following, a line that gets no longer is shown after this, such as a prompt.
+# While following, an unfinished line that stops growing, such as a prompt, is shown after this.
 UNFINISHED_LINE_TIME = timedelta(seconds=3)
 
 
 def plain(text: str) -> str:
-    """Return a line as it would have looked, without colours: text gets cut."""
-    # A progress bar rewrites its line: what was written last is what stood there.
+    """Return a line as a terminal would have shown it in the end, without colours."""
+    # A progress bar rewrites its line, so that only the last text remains.
     return printable(text.rstrip("\r\n").rpartition("\r")[2])
 
 
 @dataclass
 class LogTail:
-    """Reads the streams of a run's attempts one after the other, remembering where it was.
+    """Reads the log streams of a run's attempts in turn, and remembers its position in each.
 
-    The pieces of a line that was too long for one event are joined.
+    Lines that were too long for one event are joined again.
     """
 
     reader: LogReader
@@ -42,7 +42,7 @@ class LogTail:
     _heard: float = 0.0
 
     def read(self, attempts: Sequence[Attempt]) -> Iterator[tuple[int, LogLine]]:
-        """Yield what is new, each line with the number of its attempt."""
+        """Yield new lines, each with the number of its attempt."""
         for attempt in attempts:
             stream = log_stream(self.run_id, attempt.number)
             if self.is_agent:
@@ -55,7 +55,7 @@ class LogTail:
                     yield attempt.number, replace(began, text=text)
 
     def unfinished(self, *, after: timedelta = timedelta(0)) -> Iterator[tuple[int, LogLine]]:
-        """Yield lines whose rest has not come, if nothing came for some time."""
+        """Yield unfinished lines if no line has arrived for the duration `after`."""
         if time.monotonic() - self._heard >= after.total_seconds():
             for number, joiner in self._joiners.items():
                 for began, text in joiner.take_unfinished():
@@ -68,6 +68,6 @@ class LogTail:
             if after:
                 self._positions[number] = after
             yield from lines
-            # An empty page in the middle has another position; only the end has the same.
+            # An empty page in the middle has a new position; only the end repeats the position.
             if after == before or (not lines and not before):
                 return

@@ -1,4 +1,4 @@
-"""Sizes, durations and instants in a person's words."""
+"""Sizes, durations and instants, formatted for people."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -6,7 +6,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def format_size(size_bytes: float) -> str:
-    """Say a number of bytes in decimal units, such as 12.3 MB."""
+    """Format a number of bytes in decimal units, such as 12.3 MB."""
     unit = 0
     while abs(size_bytes) >= 999.5 and unit < len(_UNITS) - 1:
         size_bytes /= 1000
@@ -16,7 +16,7 @@ def format_size(size_bytes: float) -> str:
 
 
 def say_duration(duration: timedelta) -> str:
-    """Say a duration with its two largest units, such as 3m 12s."""
+    """Format a duration with its two largest units, such as 3m 12s."""
     seconds = max(0, round(duration.total_seconds()))
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
@@ -29,11 +29,11 @@ def say_duration(duration: timedelta) -> str:
 
 
 def say_short(duration: timedelta) -> str:
-    """Say a duration that may be less than a few seconds, such as 2.1s."""
+    """Format a duration that may be short, such as 2.1s."""
     seconds = duration.total_seconds()
     return f"{seconds:.1f}s" if seconds < 10 else say_duration(duration)
 
 
 def say_instant(instant: datetime) -> str:
-    """Say an instant in UTC, to the second."""
+    """Format an instant in UTC, to the second."""
     return instant.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")

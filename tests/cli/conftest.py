@@ -22,9 +22,8 @@ from tests.moto_server import serving
 
 CLEAN = ("AWS_", "RUNCTL_", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
 
-# The program as it is, only that it looks more often.
-# Ctrl-C works though the tests themselves run in the background of a shell, which ignores it there.
-# With SIGUSR1 it says where each of its threads is.
+# The program itself, only with a shorter polling interval. Ctrl-C works even if the tests run in a
+# shell's background, where it is ignored. SIGUSR1 prints the stacks of all threads.
 IMPATIENT = (
     "import faulthandler, signal; faulthandler.register(signal.SIGUSR1); "
     "signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -34,7 +33,7 @@ IMPATIENT = (
 
 @dataclass(frozen=True)
 class Done:
-    """What a command left."""
+    """The exit code and the output of a command."""
 
     code: int
     stdout: str
@@ -61,7 +60,7 @@ def deployed(moto_server: str) -> Deployed:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder and an environment of our own; returns the folder, which is the current one."""
+    """A clean folder, which becomes the current one, and a clean environment."""
     for name in list(os.environ):
         if name.startswith(CLEAN):
             monkeypatch.delenv(name)
@@ -86,7 +85,7 @@ def project(environment: Path) -> Path:
 
 @pytest.fixture
 def runctl(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
-    """Run a command in this process, against the deployment if the test has one."""
+    """Run a command in this process, against the test's deployment if there is one."""
     if "deployed" in request.fixturenames:
         for name, value in request.getfixturevalue("deployed").environment().items():
             monkeypatch.setenv(name, value)
@@ -99,7 +98,7 @@ def runctl(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
 
 
 class Process:
-    """A command as a real process, whose lines can be awaited."""
+    """A command as a real process, whose output lines can be awaited."""
 
     def __init__(self, words: tuple[str, ...], env: dict[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -130,8 +129,8 @@ class Process:
             ended = self._process.poll()
             self._process.send_signal(signal.SIGUSR1)
             time.sleep(1)
-            told = self._lines if ended is None else [*self._lines, self._process.stdout.read()]
-            pytest.fail(f"no {text!r}, exit code {ended}, in {told}")
+            seen = self._lines if ended is None else [*self._lines, self._process.stdout.read()]
+            pytest.fail(f"no {text!r}, exit code {ended}, in {seen}")
         return found
 
     def interrupt(self) -> None:

@@ -1,4 +1,4 @@
-"""A deployment on a moto server: what `cdk deploy` leaves, and the hand that moves runs in it."""
+"""A deployment on a moto server: its resources, and the moves of the runs in it."""
 
 import contextlib
 import hashlib
@@ -37,7 +37,7 @@ class Deployed:
         self.ledger = DynamoLedger(self.clients.get("dynamodb"), TABLE)
 
     def environment(self) -> dict[str, str]:
-        """Return what points a command at this deployment."""
+        """Return the environment variables that select this deployment."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": "t",
@@ -103,10 +103,10 @@ class Deployed:
         found = self.clients.get("s3").list_objects_v2(Bucket=BUCKET)
         return [one["Key"] for one in found.get("Contents", ())]
 
-    # What the functions do.
+    # The moves of the functions.
 
     def begin(self, run_id: str, *, at: datetime | None = None, **request: object) -> Run:
-        """Do what PrepareRun does; starts the execution too, unless a command did."""
+        """Prepare a run as PrepareRun does; starts its execution unless a command did."""
         arn = self.workflow.execution_arn(run_id)
         if self.workflow.find_execution(arn) is None:
             self.workflow.start_run(run_id, {**REQUEST, **request})
@@ -133,11 +133,11 @@ class Deployed:
         )
 
     def progress(
-        self, run_id: str, number: int, step: int, *, start: int | None = None, **told: object
+        self, run_id: str, number: int, step: int, *, start: int | None = None, **progress: object
     ) -> None:
         self.ledger.record_progress(
             run_id, number, phase="train", now=now(), step=step, resume_step=start,
-            metrics={"loss": 1 / (step + 1), "step": step}, timeline={"started": now()}, **told,
+            metrics={"loss": 1 / (step + 1), "step": step}, timeline={"started": now()}, **progress,
         )  # fmt: skip
 
     def commit(self, run_id: str, number: int, step: int) -> str:

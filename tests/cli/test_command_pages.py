@@ -1,4 +1,4 @@
-"""The pages about commands and settings name all there is, and only that."""
+"""The pages about commands and settings are complete and name nothing else."""
 
 import re
 from pathlib import Path
@@ -51,8 +51,8 @@ def test_every_option_on_the_page_exists():
 
 def test_every_exit_code_is_on_the_page():
     codes = [value for value in vars(exit_codes).values() if isinstance(value, int)]
-    told = [int(code) for code in re.findall(r"(?m)^\| (\d+) \|", COMMANDS)]
-    assert sorted(told) == sorted(codes)
+    expected = [int(code) for code in re.findall(r"(?m)^\| (\d+) \|", COMMANDS)]
+    assert sorted(expected) == sorted(codes)
 
 
 def test_the_settings_on_the_page_are_valid_and_complete(tmp_path):

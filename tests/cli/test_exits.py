@@ -1,4 +1,4 @@
-"""Every error leaves by its exit code, on the right stream, as one document with --json."""
+"""Every error has its exit code and stream, and is one document with --json."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_every_error_of_the_tree_has_its_exit_code(error):
     assert exit_code_of(made) == expected
 
 
-def test_an_answer_of_aws_that_nothing_foresees_is_still_a_refusal():
+def test_an_unexpected_aws_error_is_a_refusal():
     error = ClientError({"Error": {"Code": "Odd", "Message": "odd"}}, "Call")
     assert exit_code_of(error) == 3
     assert exit_code_of(UnknownServiceError(service_name="x", known_service_names="y")) == 3
@@ -57,7 +57,7 @@ def test_a_run_that_aws_refused_to_launch_exits_3():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["list", "--bogus"], "No such option: --bogus"),
         (["--bogus", "list"], "No such option: --bogus"),
@@ -68,18 +68,18 @@ def test_a_run_that_aws_refused_to_launch_exits_3():
         (["aws", "train", "--max-attempts", "x", "train.py"], "--max-attempts"),
     ],
 )
-def test_bad_usage_exits_2_and_says_where_to_look(runctl, words, told):
+def test_invalid_usage_exits_2_and_names_the_help(runctl, words, expected):
     done = runctl(*words)
     assert done.code == 2
-    assert told in done.stderr
+    assert expected in done.stderr
     assert "--help`" in done.stderr
     assert done.stdout == ""
     document = runctl("--json", *words)
     assert document.code == 2
-    assert told in document.document["error"]["message"]
+    assert expected in document.document["error"]["message"]
 
 
-def test_help_is_for_asking_and_its_absence_is_bad_usage(runctl):
+def test_help_exits_0_and_a_missing_command_exits_2(runctl):
     assert runctl("--help").code == 0
     assert runctl("-h").code == 0
     assert "aws" in runctl("--help").stdout
@@ -110,18 +110,18 @@ def test_a_missing_command_is_an_error_document_with_json(runctl, words):
     assert (done.code, done.document["error"]["type"]) == (2, "RequestError")
 
 
-def test_json_that_is_the_scripts_is_not_ours(project, deployed, runctl):
+def test_json_after_the_script_belongs_to_it(project, deployed, runctl):
     done = runctl("aws", "train", "--detach", "--name", "x", "train.py", "--json", "--help")
     assert (done.code, done.stdout) == (0, "x has started; see `runctl status x`\n")
 
 
-def test_no_credentials_exit_3_with_the_cure(runctl):
+def test_no_credentials_exit_3_with_the_remedy(runctl):
     done = runctl("list", env={"AWS_REGION": "us-east-1"})
     assert done.code == 3
     assert "aws configure" in done.stderr
 
 
-def test_no_region_and_no_such_profile_exit_3_with_the_cure(runctl):
+def test_no_region_and_an_unknown_profile_exit_3_with_the_remedy(runctl):
     assert "--region" in runctl("list").stderr
     done = runctl("--profile", "nobody", "list")
     assert (done.code, "nobody" in done.stderr) == (3, True)
@@ -137,24 +137,24 @@ def test_a_cloud_that_cannot_be_reached_exits_3(runctl, monkeypatch):
     assert (done.code, "cannot be reached" in done.stderr) == (3, True)
 
 
-def test_nothing_deployed_exits_4_with_the_cure(deployed, runctl):
+def test_no_deployment_exits_4_with_the_remedy(deployed, runctl):
     deployed.clients.get("ssm").delete_parameter(Name="/runctl/deployment")
     done = runctl("list")
     assert (done.code, "cdk deploy" in done.stderr) == (4, True)
 
 
 @pytest.mark.parametrize("words", [["--local", "list"], ["list", "--local"], ["local", "status"]])
-def test_no_local_cloud_exits_4_with_the_cure(runctl, words):
+def test_no_local_cloud_exits_4_with_the_remedy(runctl, words):
     done = runctl(*words)
     assert (done.code, "runctl local up" in done.stderr) == (4, True)
 
 
-def test_the_local_cloud_can_be_asked_for_by_the_environment(runctl):
+def test_the_environment_can_select_the_local_cloud(runctl):
     assert runctl("list", env={"RUNCTL_LOCAL": "1"}).code == 4
     assert runctl("list", env={"RUNCTL_LOCAL": "0", "AWS_REGION": "us-east-1"}).code == 3
 
 
-def test_what_was_not_foreseen_is_short_and_says_how_to_see_more(runctl, monkeypatch):
+def test_an_unexpected_error_is_short_and_says_how_to_see_more(runctl, monkeypatch):
     def explode(*_: object) -> None:
         raise ZeroDivisionError("what a surprise")
 
@@ -174,7 +174,7 @@ def test_json_errors_name_every_problem(project, runctl):
     assert [one["field"] for one in error["problems"]] == ["--instance-types", "--market"]
 
 
-def test_a_reader_that_leaves_early_is_no_error(deployed):
+def test_a_closed_pipe_is_not_an_error(deployed):
     for number in range(40):
         deployed.begin(f"run-{number}")
     process = subprocess.Popen(
@@ -189,7 +189,7 @@ def test_a_reader_that_leaves_early_is_no_error(deployed):
     assert (process.wait(30), stderr) == (0, "")
 
 
-def test_init_writes_a_file_once(environment, runctl):
+def test_init_writes_a_file_once_unless_forced(environment, runctl):
     assert runctl("init").code == 0
     assert "market" in (environment / ".runctl.toml").read_text()
     (environment / ".runctl.toml").write_text("mine = 1")

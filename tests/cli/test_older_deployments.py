@@ -1,4 +1,4 @@
-"""A deployment made by another version: every command says what to do, none has a traceback."""
+"""A deployment of another version: commands name the remedy and never print a traceback."""
 
 import json
 
@@ -18,7 +18,9 @@ def held(deployed) -> dict:
     return json.loads(found["Parameter"]["Value"])
 
 
-def test_one_of_an_older_version_is_used_with_a_warning_that_names_the_remedy(runctl, deployed):
+def test_a_deployment_of_an_older_version_is_used_with_a_warning_that_names_the_remedy(
+    runctl, deployed
+):
     deployed.put_parameter(**{**held(deployed), "version": "0.0.9"})
     done = runctl("list")
     assert done.code == 0
@@ -26,7 +28,7 @@ def test_one_of_an_older_version_is_used_with_a_warning_that_names_the_remedy(ru
     assert "cdk deploy --all" in " ".join(done.stderr.split())
 
 
-def test_one_of_this_version_is_used_without_a_word(runctl, deployed):
+def test_a_deployment_of_this_version_is_used_without_a_warning(runctl, deployed):
     deployed.put_parameter(**{**held(deployed), "version": __version__})
     assert "version" not in runctl("list").stderr
 
@@ -40,35 +42,35 @@ def test_one_of_this_version_is_used_without_a_word(runctl, deployed):
         ("", "1.0.0", "cdk deploy --all"),
     ],
 )
-def test_the_older_of_the_two_is_the_one_to_renew(deployed, command, remedy):
+def test_the_older_of_command_and_deployment_is_to_be_upgraded(deployed, command, remedy):
     assert remedy in explain_difference(deployed, command)
 
 
 @pytest.mark.parametrize("command", [["list"], ["doctor"], ["status", "a-run"], ["aws", "create"]])
-def test_what_newer_versions_added_may_be_missing(runctl, deployed, command):
+def test_fields_added_by_newer_versions_may_be_missing(runctl, deployed, command):
     values = {key: value for key, value in held(deployed).items() if key not in OPTIONAL}
     deployed.put_parameter(**values)
     done = runctl(*command)
     assert done.code in {0, 1, 4}
     assert "Traceback" not in done.stderr
     if command[-1] == "create":
-        assert "too old for this; run `cdk deploy`" in " ".join(done.stderr.split())
+        assert "too old for this command; run `cdk deploy`" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("field", ["bucket", "table", "zones", "command_document"])
-def test_one_that_is_too_old_is_refused_with_the_remedy(runctl, deployed, field):
+def test_a_deployment_that_is_too_old_is_refused_with_the_remedy(runctl, deployed, field):
     values = held(deployed)
     del values[field]
     deployed.put_parameter(**values)
     done = runctl("list")
     assert done.code == 4
-    told = " ".join(done.stderr.split())
-    assert f"too old (no {field})" in told
-    assert "cdk deploy --all" in told
+    expected = " ".join(done.stderr.split())
+    assert f"too old (no {field})" in expected
+    assert "cdk deploy --all" in expected
 
 
 @pytest.mark.parametrize("text", ["", "not JSON", "[]", "null"])
-def test_a_parameter_that_no_deployment_left_is_refused_with_the_remedy(runctl, deployed, text):
+def test_an_invalid_deployment_parameter_is_refused_with_the_remedy(runctl, deployed, text):
     deployed.clients.get("ssm").put_parameter(
         Name="/runctl/deployment", Type="String", Value=text or " ", Overwrite=True
     )
@@ -78,7 +80,7 @@ def test_a_parameter_that_no_deployment_left_is_refused_with_the_remedy(runctl, 
     assert "Traceback" not in done.stderr
 
 
-def test_a_deployment_of_another_name_is_looked_for_by_that_name(runctl, deployed, monkeypatch):
+def test_a_deployment_of_another_name_is_found_by_that_name(runctl, deployed, monkeypatch):
     monkeypatch.setenv("RUNCTL_DEPLOYMENT", "second")
     done = runctl("list")
     assert done.code == 4

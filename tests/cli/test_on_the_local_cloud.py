@@ -1,4 +1,4 @@
-"""A person's session, word for word, on a real local cloud with the real stacks."""
+"""A user's sequence of commands on a real local cloud with the real stacks."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Session:
-    """Runs commands in a project as a person would."""
+    """Runs commands in a project as a user would."""
 
     def __init__(self, project: Path) -> None:
         self._project = project
@@ -62,7 +62,7 @@ def reached(step: int, attempt: int):
     return look
 
 
-def test_start_interrupt_stop_resume_and_look(session):
+def test_start_interrupt_stop_resume_and_inspect(session):
     started = session(
         "aws", "train", "--detach", "--name", "mine", "--instance-types", "m5.large",
         "train_with_checkpoints.py", "--steps", "100000", "--every", "5", "--megabytes", "1",

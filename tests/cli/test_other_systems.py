@@ -1,4 +1,4 @@
-"""The command line where there is no Linux: everything is imported, and the local cloud refuses."""
+"""The command line on other systems than Linux, where only the local cloud refuses."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from runctl.cli.main import app
 
 PROJECT = Path(__file__).parents[2]
 
-# What Windows lacks is taken away, from runctl's own modules: the standard library brought its
-# modules for this system along. `sys.platform` is read at run time, so it can be another one's.
+# Removes what Windows lacks for runctl's own modules; the standard library has already imported
+# its modules for this system. `sys.platform` is read at run time, so it can be changed.
 ELSEWHERE = """
 import builtins, importlib, os, pkgutil, signal, sys
 import asyncio, concurrent.futures, http.client, logging.handlers, multiprocessing, sqlite3
@@ -75,7 +75,9 @@ def test_modules_import_without_what_windows_lacks_except_those_of_the_local_clo
     refused = done.stdout.split()
     assert "runctl.cli.commands.local.up" in refused
     for name in refused:
-        assert name.startswith(("runctl.cli.commands.local.", "runctl.cli.commands.demo"))
+        assert name.startswith(
+            ("runctl.cli.commands.local.", "runctl.cli.commands.demo", "runctl.cli.endpoint")
+        )
 
 
 def test_checkpoints_are_neither_fetched_nor_stored_on_windows() -> None:

@@ -118,5 +118,6 @@ def test_the_command_line_reaches_the_deployment_that_is_named(
     }
     assert named["second"].returncode == 0, named["second"].stderr
     assert named["runctl"].returncode == 4, named["runctl"].stderr
-    assert f"there is no run '{run_id}'" in json.loads(named["runctl"].stdout)["error"]["message"]
+    error = json.loads(named["runctl"].stdout)["error"]
+    assert f"run '{run_id}' does not exist" in error["message"]
     end(second, run_id)

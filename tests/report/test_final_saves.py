@@ -1,4 +1,4 @@
-"""Final saves that their grace period was too short for, as `runctl status` counts them."""
+"""Final saves that did not finish within their grace period, as `runctl status` counts them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The commands of the program, a file or a folder each."""
+"""The commands of the program, one file or folder for each."""

@@ -1,4 +1,4 @@
-"""Staying with a run that was just started, and exiting by how it ended."""
+"""Attaching to a run that was just started, and exiting with the code of its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def attach(
     *,
     after_attempt: int = 0,
 ) -> None:
-    """Follow a run to its end, print how it ended, and exit by that."""
+    """Follow a run to its end, print how it ended, and exit with the code of that."""
     output = invocation.output
     try:
         run, attempts = _follow(
@@ -69,7 +69,7 @@ def _follow(
     come_back: str,
     after_attempt: int = 0,
 ) -> tuple[Run, list[Attempt]]:
-    """Follow a run on stderr; on Ctrl-C say how to come back and pass the interrupt on."""
+    """Follow a run on stderr; on Ctrl-C print how to attach again and raise the interrupt again."""
     began = time.monotonic()
     try:
         with open_display(console) as display:
@@ -77,10 +77,11 @@ def _follow(
     except KeyboardInterrupt:
         lasting = say_duration(timedelta(seconds=time.monotonic() - began))
         console.print(
-            f"\nleft {run_id} going after {lasting}; come back with `{come_back}`", soft_wrap=True
+            f"\nleft {run_id} running after {lasting}; attach again with `{come_back}`",
+            soft_wrap=True,
         )
         raise
     except RefusedError:
-        # Credentials that expire while following end nothing but the following.
-        console.print(f"{run_id} goes on; come back with `{come_back}`", soft_wrap=True)
+        # Credentials that expire end this command, not the run.
+        console.print(f"{run_id} continues; attach again with `{come_back}`", soft_wrap=True)
         raise

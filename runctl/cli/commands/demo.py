@@ -37,19 +37,17 @@ if TYPE_CHECKING:
 
 
 RUN_NAME = "demo"
-
-
 SCRIPT = "training/train_mnist.py"
 
 
 Keep = Annotated[
     bool,
-    typer.Option("--keep", help="Leave the local cloud running, to look at it with `--local`."),
+    typer.Option("--keep", help="Keep the local cloud running, to inspect it with `--local`."),
 ]
 
 
 def demo(invocation: Invocation, keep: Keep = False) -> None:
-    """Train on the local cloud, be interrupted three times, and end with the very same bits.
+    """Train on the local cloud through three interruptions, to bit-for-bit the same result.
 
     Deploys the real template to a local cloud, needs no AWS account, and takes under 90 seconds.
     """
@@ -71,26 +69,26 @@ def demo(invocation: Invocation, keep: Keep = False) -> None:
 def perform(
     application: Application, home: Path | None, view: DemoDisplay, *, packed: Path
 ) -> DrillResult:
-    """Start a local cloud, deploy, and perform the drill; `home` None keeps the cloud."""
+    """Start a local cloud, deploy to it, and run the drill; `home` None keeps the cloud running."""
     with view:
         cdk = find_cdk(application)
-        view.tell("starting a local cloud")
+        view.announce("starting a local cloud")
         endpoint = daemon.start(home, die_with_parent=home is not None)
         try:
             deploy(
                 endpoint,
                 project=application.folder,
                 cdk=cdk,
-                progress=lambda step: view.tell(f"cdk: {step}"),
+                progress=lambda step: view.announce(f"cdk: {step}"),
             )
             stage = Testbed(endpoint)
             code = upload_examples(stage, application.sources / "examples", packed)
             name = RUN_NAME if home is not None else f"{RUN_NAME}-{os.getpid()}"
-            drill = Drill(stage, tell=view.tell, show=view.show)
+            drill = Drill(stage, tell=view.announce, show=view.show)
             return drill.perform(code, script=SCRIPT, name=name)
         finally:
             if home is not None:
-                view.tell("taking the local cloud down")
+                view.announce("stopping the local cloud")
                 daemon.stop(home)
 
 
@@ -103,9 +101,9 @@ def upload_examples(stage: Testbed, folder: Path, packed: Path) -> str:
 
 @dataclass
 class DemoDisplay:
-    """What is seen while the demo goes: the story line by line, and below it the run as it moves.
+    """The live view of the demo: its story line by line, and below it the state of the run.
 
-    Not on a terminal, or with --json, the lines alone.
+    Without a terminal, or with --json, only the lines are printed.
     """
 
     began: float
@@ -130,7 +128,7 @@ class DemoDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def tell(self, beat: str) -> None:
+    def announce(self, beat: str) -> None:
         """Add a line to the story."""
         self.beat = beat
         elapsed = time.monotonic() - self.began
@@ -138,11 +136,11 @@ class DemoDisplay:
         self._print(Text.assemble((f"{elapsed:6.1f} s  ", "dim"), (beat, style)))
 
     def show(self, run: Run, attempts: Sequence[Attempt]) -> None:
-        """Take in where the run stands."""
+        """Update the state of the run."""
         self.run, self.attempts = run, attempts
 
     def render(self) -> RenderableType:
-        """Return what stands below the story now."""
+        """Return the view below the story."""
         if self.run is None:
             return Spinner("dots", text=f" {self.beat} …", style="cyan")
         grid = Table.grid(padding=(0, 2))
@@ -186,12 +184,12 @@ def closing(result: DrillResult, seconds: float) -> list[str]:
     verdict = "bit for bit those" if result.identical else "NOT those"
     lines = [
         (
-            f"The final weights are {verdict} of the run that was left alone "
+            f"The final weights are {verdict} of an uninterrupted run "
             f"(sha256 {result.weights_sha256[:16]}, accuracy {result.accuracy:.2%})."
         ),
         (
-            f"Trained again: {result.steps_lost} epochs. "
-            f"Machine time at the pools' spot prices ${spot:.5f}, on demand at list price "
+            f"Repeated: {result.steps_lost} epochs. "
+            f"Instance time at the pools' spot prices: ${spot:.5f}; at on-demand list prices: "
             f"${listed:.5f}."
         ),
     ]

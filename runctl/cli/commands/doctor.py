@@ -1,4 +1,4 @@
-"""`runctl doctor`: what is orphaned in the account, and with --fix no longer."""
+"""`runctl doctor`: find and remove leftovers, which nothing needs any more."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ if TYPE_CHECKING:
 def doctor(
     invocation: Invocation,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Take away what is safe to; else nothing is changed.")
+        bool, typer.Option("--fix", help="Remove what is safe to remove (default: change nothing).")
     ] = False,
 ) -> None:
-    """List what is left in the account that nobody wants: machines, fleets, volumes, data."""
+    """List leftovers in the account: instances, fleets, volumes and data that nothing needs."""
     output = invocation.output
     checks = _doctor(invocation).checks()
-    with output.spinner("looking at the account") as tell:
+    with output.spinner("examining the account") as update:
         examined: list[Examination] = []
         for check in checks:
-            tell(f"looking at {check.name}")
+            update(f"examining {check.name}")
             examined.append(examine(check))
     if fix:
-        for one in examined:
-            for finding in one.findings:
+        for examination in examined:
+            for finding in examination.findings:
                 if finding.cure:
-                    output.tell(f"{one.check}: {finding.name}: {finding.cure} ({finding.why})")
-        examined = [mend(check, one) for check, one in zip(checks, examined, strict=True)]
+                    planned = f"{finding.name}: {finding.cure} ({finding.why})"
+                    output.note(f"{examination.check}: {planned}")
+        examined = [mend(check, before) for check, before in zip(checks, examined, strict=True)]
     output.result(_document(examined, fix=fix), *_page(examined, fix=fix, flag=invocation.flag))
-    if any(not finding.is_mended for one in examined for finding in one.findings):
+    if any(not finding.is_mended for examination in examined for finding in examination.findings):
         raise typer.Exit(RUN_FAILED)
-    if any(one.problem for one in examined):
+    if any(examination.problem for examination in examined):
         raise typer.Exit(REFUSED)
 
 
@@ -64,7 +65,7 @@ def _doctor(invocation: Invocation) -> Doctor:
 
 
 def _document(examined: Sequence[Examination], *, fix: bool) -> dict[str, Any]:
-    findings = [finding for one in examined for finding in one.findings]
+    findings = [finding for examination in examined for finding in examination.findings]
     price = _price(findings)
     return {
         "fix": fix,
@@ -73,11 +74,11 @@ def _document(examined: Sequence[Examination], *, fix: bool) -> dict[str, Any]:
         "usd_per_hour": None if price is None else float(price),
         "checks": [
             {
-                "check": one.check,
-                "problem": one.problem,
-                "findings": [_described(finding) for finding in one.findings],
+                "check": examination.check,
+                "problem": examination.problem,
+                "findings": [_described(finding) for finding in examination.findings],
             }
-            for one in examined
+            for examination in examined
         ],
     }
 
@@ -97,7 +98,7 @@ def _described(finding: Finding) -> dict[str, Any]:
 
 
 def _price(findings: Sequence[Finding]) -> Decimal | None:
-    """Add up what is known of what goes on costing by the hour."""
+    """Return the known cost per hour of what is left; None if nothing is known."""
     known = [
         finding.usd_per_hour
         for finding in findings
@@ -107,20 +108,24 @@ def _price(findings: Sequence[Finding]) -> Decimal | None:
 
 
 def _page(examined: Sequence[Examination], *, fix: bool, flag: str) -> list[Table | str]:
-    findings = [finding for one in examined for finding in one.findings]
+    findings = [finding for examination in examined for finding in examination.findings]
     page: list[Table | str] = [_table(examined)] if findings else []
     page += [
-        f"{one.check} could not be looked at: {one.problem}" for one in examined if one.problem
+        f"{examination.check} could not be examined: {examination.problem}"
+        for examination in examined
+        if examination.problem
     ]
     left = [finding for finding in findings if not finding.is_mended]
     price = _price(findings)
     if not findings and not page:
-        page.append(f"nothing is left over ({len(examined)} checks)")
+        page.append(f"no leftovers ({len(examined)} checks)")
     elif findings:
-        told = f"{len(findings)} found, {len(findings) - len(left)} mended"
-        page.append(told if price is None else f"{told}; what is left costs ${price:.4f} an hour")
+        counts = f"{len(findings)} found, {len(findings) - len(left)} fixed"
+        page.append(
+            counts if price is None else f"{counts}; what is left costs ${price:.4f} an hour"
+        )
     if not fix and any(finding.cure for finding in findings):
-        page.append(f"next: runctl{flag} doctor --fix does what stands under `fix`")
+        page.append(f"next: runctl{flag} doctor --fix does what the column `fix` says")
     return page
 
 
@@ -128,10 +133,10 @@ def _table(examined: Sequence[Examination]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("check", "what", "run", "why", "fix"):
         table.add_column(heading, overflow="fold")
-    for one in examined:
-        for finding in one.findings:
-            done = "mended" if finding.is_mended else finding.cure or f"by you: {finding.advice}"
+    for examination in examined:
+        for finding in examination.findings:
+            done = "fixed" if finding.is_mended else finding.cure or f"by you: {finding.advice}"
             if finding.error:
                 done = f"failed: {finding.error}"
-            table.add_row(one.check, finding.name, finding.run_id, finding.why, done)
+            table.add_row(examination.check, finding.name, finding.run_id, finding.why, done)
     return table

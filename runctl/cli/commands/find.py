@@ -1,4 +1,4 @@
-"""Finding a run by its name."""
+"""The lookup of a run by its name."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
 
 
 def find_run(cloud: Cloud, run_id: str) -> Run:
-    """Return the run; NotFoundError with the nearest names when there is none."""
+    """Return the run; raises NotFoundError with similar names if there is none."""
     found = cloud.ledger.find_run(run_id)
     if found is not None:
         return found
     execution = cloud.workflow.find_execution(cloud.workflow.execution_arn(run_id))
     if execution is not None and execution.is_running:
-        raise NotFoundError(f"{run_id} was started a moment ago; ask again in a few seconds")
+        raise NotFoundError(f"{run_id} has only just started; try again in a few seconds")
     if execution is not None and execution.cause:
         raise NotFoundError(f"{run_id} never began: {execution.cause}")
     known = [run.run_id for run in cloud.ledger.list_runs(limit=100)]
     close = difflib.get_close_matches(run_id, known, n=2, cutoff=0.5)
     close = close or [name for name in known if name.startswith(run_id)][:2]
     hint = f"did you mean {' or '.join(close)}?" if close else "see `runctl list`"
-    raise NotFoundError(f"there is no run {run_id!r}; {hint}")
+    raise NotFoundError(f"run {run_id!r} does not exist; {hint}")

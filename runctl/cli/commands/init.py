@@ -15,13 +15,13 @@ from runctl.model.errors import SettingsError
 
 def init(
     invocation: Invocation,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write .runctl.toml with the defaults of this folder's runs."""
+    """Write .runctl.toml with default settings for runs in this folder."""
     path = Path.cwd() / SETTINGS_FILE
     try:
         with path.open("w" if force else "x", encoding="utf-8") as stream:
             stream.write(TEMPLATE)
     except FileExistsError as exc:
-        raise SettingsError(f"{path} is there already; --force overwrites it") from exc
+        raise SettingsError(f"{path} already exists; --force overwrites it") from exc
     invocation.output.result({"written": str(path)}, f"wrote {path}; next: runctl aws train SCRIPT")

@@ -20,14 +20,18 @@ _SEARCHED = 1000
 
 def list_runs(
     invocation: Invocation,
-    status: Annotated[str, typer.Option(metavar="STATUS", help="Only runs with this status.")] = "",
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="How many.")] = 20,
+    status: Annotated[
+        str, typer.Option(metavar="STATUS", help="List only runs with this status.")
+    ] = "",
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1000, help="Maximum number of runs.")
+    ] = 20,
 ) -> None:
     """List runs, the newest first."""
-    known = [one.value for one in RunStatus]
+    known = [member.value for member in RunStatus]
     if status and status not in known:
         raise InvalidRequestError(
-            (Problem("--status", f"{status!r} is none of {', '.join(known)}"),)
+            (Problem("--status", f"{status!r} is not one of {', '.join(known)}"),)
         )
     ledger = invocation.cloud.ledger
     runs = ledger.list_runs(limit=_SEARCHED if status else limit)
@@ -48,7 +52,7 @@ def list_runs(
         {"runs": [run_summary(run, tries) for run, tries in found]},
         list_page(found, now=datetime.now(timezone.utc), width=invocation.output.stdout.width)
         if found
-        else "no such runs"
+        else f"no runs are {status}"
         if status
         else "no runs yet; start one with `runctl aws train SCRIPT`",
     )

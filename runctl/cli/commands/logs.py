@@ -1,4 +1,4 @@
-"""`runctl logs`: what the trainer, or the agent, said."""
+"""`runctl logs`: the output of a run's trainer, or of its agent."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def logs(
     invocation: Invocation,
     run: RunName,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
+        bool, typer.Option("--follow", "-f", help="Continue until the run ends.")
     ] = False,
     attempt: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Only this attempt.")
+        int | None, typer.Option(metavar="N", min=1, help="Print only this attempt.")
     ] = None,
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="Only what is newer: 10m, 2h, or an instant.")
+        str, typer.Option(metavar="TIME", help="Print only newer lines: 10m, 2h, or an instant.")
     ] = "",
     agent: Annotated[
-        bool, typer.Option("--agent", help="What the agent said, not the trainer.")
+        bool, typer.Option("--agent", help="Print the agent's log instead of the trainer's.")
     ] = False,
 ) -> None:
-    """Print what the trainer said, one attempt after the other."""
+    """Print the trainer's output, one attempt after the other."""
     after = read_since(since, now=datetime.now(timezone.utc)) if since else None
     cloud = invocation.cloud
     find_run(cloud, run)
@@ -48,13 +48,13 @@ def logs(
         _print_logs(cloud, run, tail, printer, only=attempt, follow=follow)
     except KeyboardInterrupt:
         printer.finish()
-        invocation.output.tell(f"{run} goes on")
+        invocation.output.note(f"{run} continues")
         raise
     printer.finish()
 
 
 class _LogPrinter:
-    """Prints lines as they come, or keeps them for the one document."""
+    """Prints lines as they arrive, or collects them for the document."""
 
     def __init__(self, invocation: Invocation) -> None:
         self._output = invocation.output
@@ -63,7 +63,7 @@ class _LogPrinter:
 
     @property
     def as_json(self) -> bool:
-        """Whether everything is kept until the end."""
+        """Whether lines are collected until the end."""
         return self._output.as_json
 
     def take_all(self, lines: Iterable[tuple[int, LogLine]]) -> None:
@@ -72,12 +72,12 @@ class _LogPrinter:
 
     def take(self, attempt: int, line: LogLine) -> None:
         if self._output.as_json:
-            told = {"attempt": attempt, "at": line.at.isoformat(), "text": line.text.rstrip("\r\n")}
-            self._lines.append(told)
+            text = line.text.rstrip("\r\n")
+            self._lines.append({"attempt": attempt, "at": line.at.isoformat(), "text": text})
             return
         if attempt != self._attempt:
             self._attempt = attempt
-            self._output.tell(f"── attempt {attempt}", style="dim")
+            self._output.note(f"── attempt {attempt}", style="dim")
         self._output.line(plain(line.text))
 
     def finish(self) -> None:
@@ -107,7 +107,7 @@ def _print_logs(
             printer.take_all(tail.unfinished(after=UNFINISHED_LINE_TIME))
         quiet = 0 if printed else quiet + 1
         over = run is None or run.ended is not None or any(one.ended for one in chosen if only)
-        # The last lines reach the log a moment after the end is known.
+        # The last lines reach the log shortly after the end is known.
         if not follow or (over and quiet > 1):
             printer.take_all(tail.unfinished())
             return
@@ -115,7 +115,7 @@ def _print_logs(
 
 
 def read_since(text: str, *, now: datetime) -> datetime:
-    """Read a duration back from now, such as 10m, or an instant with a time zone."""
+    """Parse a duration before now, such as 10m, or an instant with a time zone."""
     if match := re.fullmatch(r"(\d{1,6})\s*(s|m|h|d)", text):
         unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match[2]]
         return now - timedelta(**{unit: int(match[1])})
@@ -124,6 +124,6 @@ def read_since(text: str, *, now: datetime) -> datetime:
     except ValueError:
         instant = None
     if instant is None or instant.tzinfo is None:
-        cure = "write 10m, 2h, 1d, or an instant with a time zone such as 2030-01-31T18:00:00Z"
-        raise InvalidRequestError((Problem("--since", f"{text!r} is no time; {cure}"),))
+        remedy = "write 10m, 2h, 1d, or an instant with a time zone such as 2030-01-31T18:00:00Z"
+        raise InvalidRequestError((Problem("--since", f"{text!r} is not a time; {remedy}"),))
     return instant

@@ -25,7 +25,7 @@ _MAX_CONTINUATIONS = 20
 def resume(
     invocation: Invocation,
     run: RunName,
-    detach: Annotated[bool, typer.Option("--detach", help="Start it and leave it going.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Resume the run and return.")] = False,
 ) -> None:
     """Continue a run that has ended, from its newest checkpoint."""
     cloud = invocation.cloud
@@ -35,30 +35,30 @@ def resume(
             (
                 Problem(
                     "RUN",
-                    f"{run} has not ended; see `runctl status {run}`, or stop it first with "
+                    f"{run} has not ended; see `runctl status {run}`, or stop it with "
                     f"`runctl stop {run}`",
                 ),
             )
         )
     if held.ended is RunStatus.COMPLETED:
-        invocation.output.tell(f"{run} is completed; its program decides whether it has more to do")
-    last = max((one.number for one in cloud.ledger.attempts(run)), default=0)
+        invocation.output.note(f"{run} is completed; its program may find nothing left to do")
+    last = max((attempt.number for attempt in cloud.ledger.attempts(run)), default=0)
     name, arn = _continue(cloud, held)
     start = "the beginning"
     if held.newest is not None:
         start = f"the checkpoint of {name_of(held.step, held.save)}"
-    told = f"{name} continues {run} from {start}"
+    message = f"{name} continues {run} from {start}"
     if detach:
         invocation.output.result(
-            {"run_id": run, "execution": name, "execution_arn": arn, "status": "pending"}, told
+            {"run_id": run, "execution": name, "execution_arn": arn, "status": "pending"}, message
         )
         return
-    invocation.output.tell(told)
+    invocation.output.note(message)
     attach(invocation, cloud, run, arn, after_attempt=last)
 
 
 def _continue(cloud: Cloud, run: Run) -> tuple[str, str]:
-    """Start the next execution; a name is taken when one before it was refused."""
+    """Start the next execution; a name is taken if an earlier execution of it was refused."""
     first = run.executions + 1
     for number in range(first, first + _MAX_CONTINUATIONS):
         name = continuation_name(run.run_id, number)

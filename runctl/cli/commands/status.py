@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def status(invocation: Invocation, run: RunName) -> None:
-    """Show how a run stands, and each of its attempts."""
+    """Show the state of a run and of each of its attempts."""
     cloud = invocation.cloud
     found = find_run(cloud, run)
     print_run(invocation, found, cloud.ledger.attempts(run))
 
 
 def print_run(invocation: Invocation, run: Run, attempts: list[Attempt]) -> None:
-    """Print a run as `status` does."""
+    """Print the page or document of a run."""
     output = invocation.output
     now = datetime.now(timezone.utc)
     versions = invocation.cloud.versions(run.run_id)

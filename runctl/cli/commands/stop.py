@@ -23,15 +23,15 @@ def stop(
     invocation: Invocation,
     run: RunName,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Ask, and do not wait for the instances to be gone.")
+        bool, typer.Option("--no-wait", help="Do not wait until the instances are terminated.")
     ] = False,
 ) -> None:
-    """Stop a run: its trainer saves, its instances go. `resume` continues it."""
+    """Stop a run: its trainer saves, then its instances are terminated."""
     cloud = invocation.cloud
     output = invocation.output
     held = cloud.ledger.find_run(run)
     if held is None:
-        # Started a moment ago: its execution is there before the ledger knows of it.
+        # The execution of a run that has just started exists before its entry in the ledger.
         arn = cloud.workflow.execution_arn(run)
         execution = cloud.workflow.find_execution(arn)
         if execution is None or not execution.is_running:
@@ -39,15 +39,15 @@ def stop(
     else:
         arn = held.execution_arn
     if held is not None and held.ended is not None:
-        output.tell(f"{run} has ended already ({held.ended.value})")
+        output.note(f"{run} has already ended ({held.ended.value})")
     else:
         cloud.workflow.stop_run(arn, cause="stopped by `runctl stop`")
-        output.tell(f"{run} is asked to stop")
+        output.note(f"stopping {run}")
     if not no_wait:
         try:
             _wait_until_gone(invocation, cloud, run)
         except KeyboardInterrupt:
-            output.tell(f"\n{run} goes on stopping; see `runctl status {run}`")
+            output.note(f"\n{run} continues to stop; see `runctl status {run}`")
             raise
     held = cloud.ledger.find_run(run)
     if held is None:
@@ -57,20 +57,21 @@ def stop(
 
 
 def _wait_until_gone(invocation: Invocation, cloud: Cloud, run_id: str) -> None:
-    """Wait until the run has ended and no instance of it is left."""
+    """Wait until the run has ended and none of its instances is left."""
     deadline = time.monotonic() + _STOP_LIMIT.total_seconds()
-    with invocation.output.spinner("waiting for the trainer to save") as say:
+    with invocation.output.spinner("waiting for the trainer to save") as update:
         while True:
             run = cloud.ledger.find_run(run_id)
-            # The end first: after it nothing is launched any more.
+            # Read the end first: nothing is launched after it.
             has_ended = run is None or run.ended is not None
             left = cloud.fleet.find_by_run(run_id)
             if has_ended and not left:
                 return
             if time.monotonic() > deadline:
-                names = ", ".join(one.instance_id for one in left) or "none"
+                names = ", ".join(machine.instance_id for machine in left) or "none"
                 raise TimeoutError(
-                    f"{run_id} still goes on after {_STOP_LIMIT}; instances left: {names}"
+                    f"{run_id} has not stopped within {_STOP_LIMIT}; instances left: {names}"
                 )
-            say(f"waiting for {', '.join(one.instance_id for one in left) or 'the end'}")
+            names = ", ".join(machine.instance_id for machine in left)
+            update(f"waiting for {names or 'the end of the run'}")
             time.sleep(cloud.pause)

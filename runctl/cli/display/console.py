@@ -1,4 +1,4 @@
-"""The console of tables, colours and bars: whatever is given to it, it prints printable text."""
+"""The console for tables, colours and progress bars, which prints only printable text."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rich.segment import Segment
 
 from runctl.model.printable import printable
 
-# Where nothing says how wide it is, a table must not be cut: somebody may search it.
+# A table in a pipe or a file must not be truncated, because it may be searched.
 _WIDTH_OF_A_PIPE = 200
 
 
 class PrintableConsole(Console):
-    """A console whose texts cannot steer the terminal; its own colours and movements can."""
+    """A console on which only its own colours and movements can steer the terminal."""
 
     @property
     def file(self) -> IO[str]:
-        """The stream itself. Both a live display and the guard wrap the standard streams."""
+        """The underlying stream: both a live display and the guard wrap the standard streams."""
         stream = super().file
         while hasattr(stream, "rich_proxied_file"):
             stream = stream.rich_proxied_file

@@ -1,4 +1,4 @@
-"""What goes where: results to stdout, progress and logs to stderr, and with --json one document."""
+"""The output of a command: results on stdout, progress on stderr, with --json one document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Output:
-    """The two streams of one command."""
+    """The two output streams of a command."""
 
     as_json: bool = False
     has_result: bool = False
@@ -36,12 +36,12 @@ class Output:
         return _open_console(stderr=True)
 
     def result(self, document: Mapping[str, Any], *human: RenderableType) -> None:
-        """Print a command's result: the document with --json, else what a person reads."""
+        """Print a command's result: the document with --json, otherwise `human`."""
         if self.as_json:
-            # Escaped, so that the document keeps what the terminal must not get.
+            # Escaped, so that the document keeps characters that would steer a terminal.
             text = escape_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
         else:
-            # Captured: rich would end the process by itself when a reader has left.
+            # Captured, because rich ends the process when the reader closes the pipe.
             with self.stdout.capture() as captured:
                 for part in human:
                     self.stdout.print(part, soft_wrap=isinstance(part, str))
@@ -50,17 +50,17 @@ class Output:
         write_rendered(text)
 
     def line(self, text: str) -> None:
-        """Print a line of a result that comes in lines."""
+        """Print one line of a result that is printed line by line."""
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
-    def tell(self, text: str, *, style: str = "") -> None:
-        """Tell what is going on, on stderr."""
+    def note(self, text: str, *, style: str = "") -> None:
+        """Print a message on stderr."""
         self.stderr.print(text, style=style or None, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, what: str, *, total: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar on a terminal; what is yielded takes the bytes done since it was called."""
+        """Show a progress bar on a terminal; yields a function that advances it by some bytes."""
         if not self.stderr.is_terminal:
             yield lambda _: None
             return
@@ -78,29 +78,32 @@ class Output:
 
     @contextlib.contextmanager
     def spinner(self, what: str) -> Iterator[Callable[[str], None]]:
-        """Show what is being waited for; what is yielded changes it. Plain lines off a terminal."""
+        """Show what a command waits for; yields a function that changes the text.
+
+        Where stderr is not a terminal, each text is printed once.
+        """
         if self.stderr.is_terminal:
             with self.stderr.status(what) as status:
                 yield status.update
             return
-        told = {what}
-        self.tell(what)
+        printed = {what}
+        self.note(what)
 
-        def tell(text: str) -> None:
-            if text not in told:
-                told.add(text)
-                self.tell(text)
+        def update(text: str) -> None:
+            if text not in printed:
+                printed.add(text)
+                self.note(text)
 
-        yield tell
+        yield update
 
     def fail(self, error: BaseException, *, hint: str = "") -> None:
-        """Print an error: a document on stdout with --json, else a sentence on stderr."""
+        """Print an error: a document on stdout with --json, otherwise a sentence on stderr."""
         message = str(error) or type(error).__name__
         problems = error.problems if isinstance(error, InvalidRequestError) else ()
         if self.as_json and not self.has_result:
-            told = [{"field": one.field, "message": one.message} for one in problems]
+            listed = [{"field": problem.field, "message": problem.message} for problem in problems]
             name = type(error).__name__
-            self.result({"error": {"type": name, "message": message, "problems": told}})
+            self.result({"error": {"type": name, "message": message, "problems": listed}})
             return
         from rich.text import Text
 
@@ -108,7 +111,7 @@ class Output:
         for line in lines:
             self.stderr.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
         if hint:
-            self.tell(hint, style="dim")
+            self.note(hint, style="dim")
 
 
 def _open_console(*, stderr: bool) -> Console:

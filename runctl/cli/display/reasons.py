@@ -1,4 +1,4 @@
-"""The last lines of a program, as the reason why its attempt ended."""
+"""The last lines of a program's output, shown as the reason why its attempt ended."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ _MARKERS = re.compile(r"\s*[~^]+\s*")
 
 
 def last_lines_text(reason: str, *, width: int, indent: str = "  ") -> Text:
-    """Return the lines of a reason, indented; no word of them is divided.
+    """Return the lines of a reason, indented, without dividing a word.
 
-    Paths of tracebacks lose their beginning where there is no room for it.
+    Paths in tracebacks lose their beginning where they do not fit.
     """
     summary = SUMMARY.match(reason)
-    said = reason[summary.end() :] if summary else reason
-    lines = [
-        part for line in said.splitlines() for part in _fitted(line.rstrip(), width - len(indent))
-    ]
+    output = reason[summary.end() :] if summary else reason
+    room = width - len(indent)
+    lines = [part for line in output.splitlines() for part in _fitted(line.rstrip(), room)]
     return Text("\n".join(f"{indent}{line}" for line in lines), no_wrap=True, overflow="ignore")
 
 
@@ -31,7 +30,7 @@ def _fitted(line: str, width: int) -> list[str]:
     if len(line) <= width:
         return [line]
     if _MARKERS.fullmatch(line):
-        return []  # they mark columns of a line that is divided
+        return []  # the columns that they mark are gone once the line above is wrapped
     if frame := _FRAME.fullmatch(line):
         line = f"{frame['before']}{_shortened(frame, width)}{frame['after']}"
     margin = line[: len(line) - len(line.lstrip())]

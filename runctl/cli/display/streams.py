@@ -1,9 +1,8 @@
-"""The standard streams of a command: what is printed on them cannot steer the terminal.
+"""The standard streams of a command, guarded so that printed text cannot steer the terminal.
 
-Nothing that prints has to think of it: `print`, `typer.echo`, warnings and tracebacks go through
-`sys.stdout` and `sys.stderr`, which are guarded while a command runs. Tables, colours and bars go
-past the guard: `runctl.cli.display.console` makes each text printable before it adds its own
-sequences.
+`print`, `typer.echo`, warnings and tracebacks all go through `sys.stdout` and `sys.stderr`, which
+are guarded while a command runs. Tables, colours and progress bars bypass the guard:
+`runctl.cli.display.console` makes their text printable before it adds its own sequences.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from runctl.model.printable import printable
 
 
 class GuardedStream:
-    """A text stream that passes on printable text, and all else as the stream itself does it."""
+    """A text stream that writes only printable text; everything else is the wrapped stream's."""
 
     def __init__(self, stream: TextIO) -> None:
-        # Under this name rich's consoles find the stream that they may write colours to.
+        # Rich's consoles look for the underlying stream under this name.
         self.rich_proxied_file = stream
 
     def write(self, text: str) -> int:
-        """Write what of a text can be shown."""
+        """Write the printable form of a text."""
         self.rich_proxied_file.write(printable(text))
         return len(text)
 
@@ -49,7 +48,7 @@ def guarded_streams() -> Iterator[None]:
 
 
 def write_rendered(text: str) -> None:
-    """Write what a console has rendered to stdout."""
+    """Write rendered text, with its terminal sequences, to stdout."""
     stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
     stream.write(text)
     stream.flush()

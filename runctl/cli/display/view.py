@@ -1,4 +1,4 @@
-"""How a run looks to a person: the pages of `status` and `list`, and the view while following."""
+"""Views of runs: the pages of `status` and `list`, and the view while following."""
 
 import shlex
 from collections.abc import Sequence
@@ -50,12 +50,12 @@ OUTCOME_STYLES = {
     OutcomeKind.STOPPED: "magenta",
     OutcomeKind.UNKNOWN: "dim",
 }
-# From here on a table has room for a reason beside the rest.
+# From this width on, a table has room for a reason next to the rest.
 _WIDE = 120
-# Below this there is no room for every column of the attempts.
+# Below this width there is no room for every column of the attempts.
 _NARROW = 76
-# What the other columns of a list take at most.
-_BESIDE_NAMES = 46
+# The maximum width of a list's columns other than the name.
+_OTHER_COLUMNS = 46
 
 
 def status_page(
@@ -66,7 +66,7 @@ def status_page(
     now: datetime,
     width: int,
 ) -> RenderableType:
-    """Show one run: what it is, how it stands, and each attempt."""
+    """Return the page of one run: its program, its state and its attempts."""
     status = derive_status(run, attempts)
     parts: list[RenderableType] = [
         Text.assemble((run.run_id, "bold"), "  ", (status.value, STATUS_STYLES[status])),
@@ -76,12 +76,16 @@ def status_page(
         parts += ["", _attempt_table(attempts, now=now, width=width)]
         if width < _WIDE:
             parts += [
-                Text(f"attempt {one.number}: {brief(one.ended.reason)}", style="dim")
-                for one in attempts
-                if one.ended is not None and one.ended.reason not in {"", run.reason}
+                Text(f"attempt {attempt.number}: {brief(attempt.ended.reason)}", style="dim")
+                for attempt in attempts
+                if attempt.ended is not None and attempt.ended.reason not in {"", run.reason}
             ]
     if "\n" in run.reason:
-        parts += ["", Text("it ended with", style="dim"), last_lines_text(run.reason, width=width)]
+        parts += [
+            "",
+            Text("its last lines:", style="dim"),
+            last_lines_text(run.reason, width=width),
+        ]
     parts += [Text(f"warning: {text}", style="yellow") for text in warnings_of(attempts)]
     return Group(*parts)
 
@@ -100,8 +104,8 @@ def _facts(
     if run.reason:
         facts.add_row("reason", brief(run.reason))
     facts.add_row("checkpoint", checkpoint_text(run, now=now))
-    for label, told in saving_texts(attempts):
-        facts.add_row(label, told)
+    for label, text in saving_texts(attempts):
+        facts.add_row(label, text)
     if attempts and (metrics := metrics_text(attempts[-1])):
         facts.add_row("metrics", metrics)
     if taken := interruptions(attempts):
@@ -117,7 +121,7 @@ def _facts(
 
 def _failures(run: Run, failed: int) -> str:
     retry = run.request.retry
-    limit = f", up to {retry.max_failures} are retried" if retry.is_on else ""
+    limit = f"; up to {retry.max_failures} are retried" if retry.is_on else ""
     return f"{failed} of the trainer{limit}"
 
 
@@ -139,19 +143,19 @@ def _attempt_table(attempts: Sequence[Attempt], *, now: datetime, width: int) ->
     if wide:
         table.add_column("launched", no_wrap=True)
         table.add_column("reason", overflow="fold")
-    for one in attempts:
+    for attempt in attempts:
         cells: list[str | Text] = [
-            str(one.number),
-            one.pool or NOTHING,
-            _outcome(one),
-            steps_text(one),
-            took_text(one, now=now),
+            str(attempt.number),
+            attempt.pool or NOTHING,
+            _outcome(attempt),
+            steps_text(attempt),
+            took_text(attempt, now=now),
         ]
         if not narrow:
-            cells.append(_time(one.noticed_at))
+            cells.append(_time(attempt.noticed_at))
         if wide:
-            reason = brief(one.ended.reason) if one.ended is not None else ""
-            cells += [_time(one.launched_at), reason]
+            reason = brief(attempt.ended.reason) if attempt.ended is not None else ""
+            cells += [_time(attempt.launched_at), reason]
         table.add_row(*cells)
     return table
 
@@ -169,8 +173,8 @@ def _time(instant: datetime | None) -> str:
 def list_page(
     runs: Sequence[tuple[Run, Sequence[Attempt]]], *, now: datetime, width: int
 ) -> RenderableType:
-    """Show many runs, one a line; names that are too long for that have a line of their own."""
-    if max((len(run.run_id) for run, _ in runs), default=0) + _BESIDE_NAMES > width:
+    """Return a list of runs, one per line; names too long for the width get their own lines."""
+    if max((len(run.run_id) for run, _ in runs), default=0) + _OTHER_COLUMNS > width:
         return Group(*(_list_entry(run, attempts, now=now) for run, attempts in runs))
     wide = width >= _WIDE
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
@@ -200,14 +204,14 @@ def list_page(
 
 def _list_entry(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Text:
     status = derive_status(run, attempts)
-    told = [name_of(run.step, run.save)] if run.newest is not None else []
-    told += [f"attempt {attempts[-1].number}"] if attempts else []
-    told.append(f"{say_duration(now - run.started_at)} ago")
+    parts = [name_of(run.step, run.save)] if run.newest is not None else []
+    parts += [f"attempt {attempts[-1].number}"] if attempts else []
+    parts.append(f"{say_duration(now - run.started_at)} ago")
     return Text.assemble(
         (run.run_id, ""),
         "\n  ",
         (status.value, STATUS_STYLES[status]),
-        f" · {' · '.join(told)}",
+        f" · {' · '.join(parts)}",
         overflow="ignore",
         no_wrap=True,
     )
@@ -216,37 +220,37 @@ def _list_entry(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Text
 def following_view(
     run_id: str, run: Run | None, attempts: Sequence[Attempt], *, now: datetime
 ) -> RenderableType:
-    """Show how a run that is being followed stands, in a few lines."""
+    """Return the state of a run that is being followed, in a few lines."""
     if run is None:
         return Text.assemble((run_id, "bold"), "  ", ("pending", "dim"))
     status = derive_status(run, attempts)
     lines = [Text.assemble((run_id, "bold"), "  ", (status.value, STATUS_STYLES[status]))]
     if attempts:
         last = attempts[-1]
-        told = [f"attempt {last.number}"]
-        told += [last.pool] if last.pool else []
-        told += [doing(last) if last.ended is None else last.ended.kind.value]
-        told += [f"step {last.progress_step}"] if last.progress_step is not None else []
-        told += [took_text(last, now=now)] if last.launched_at is not None else []
-        lines.append(Text("  " + " · ".join(told)))
+        parts = [f"attempt {last.number}"]
+        parts += [last.pool] if last.pool else []
+        parts += [doing(last) if last.ended is None else last.ended.kind.value]
+        parts += [f"step {last.progress_step}"] if last.progress_step is not None else []
+        parts += [took_text(last, now=now)] if last.launched_at is not None else []
+        lines.append(Text("  " + " · ".join(parts)))
     counts = [f"checkpoint {checkpoint_text(run, now=now)}", *counts_text(attempts)]
     lines.append(Text(f"  {' · '.join(counts)}{' so far' if counts[1:] else ''}"))
     if attempts and (metrics := metrics_text(attempts[-1])):
         lines.append(Text(f"  {metrics}"))
-    return Group(*lines, Text("  Ctrl-C leaves it going", style="dim"))
+    return Group(*lines, Text("  Ctrl-C leaves it running", style="dim"))
 
 
 def summary(run: Run, attempts: Sequence[Attempt], *, width: int) -> Text:
-    """Say in one line how a run ended, and what it said last if that is why."""
+    """Return in one line how a run ended, followed by its last lines if they are the reason."""
     status = derive_status(run, attempts)
     count = len(attempts)
-    told = [name_of(run.step, run.save)] if run.newest is not None else []
-    told.append(f"{count} attempt{'s' if count != 1 else ''}")
-    told += counts_text(attempts)
+    parts = [name_of(run.step, run.save)] if run.newest is not None else []
+    parts.append(f"{count} attempt{'s' if count != 1 else ''}")
+    parts += counts_text(attempts)
     if run.ended_at is not None:
-        told.append(say_duration(run.ended_at - run.started_at))
+        parts.append(say_duration(run.ended_at - run.started_at))
     text = Text.assemble((run.run_id, "bold"), " ", (status.value, STATUS_STYLES[status]))
-    text.append(f": {', '.join(told)}")
+    text.append(f": {', '.join(parts)}")
     if run.reason and status is not RunStatus.COMPLETED:
         text.append(f"\n{brief(run.reason)}")
         if "\n" in run.reason:

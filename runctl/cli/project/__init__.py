@@ -1,1 +1,1 @@
-"""The user's project: its folder, its settings, and the package that is made of it."""
+"""The user's project: its folder, its settings, and the package made from it."""

@@ -1,4 +1,4 @@
-"""What the trainer's environment is built from: a mistake there would only show after a launch."""
+"""The check of a project's dependencies, whose mistakes would otherwise show after a launch."""
 
 import re
 import sys
@@ -21,9 +21,9 @@ else:
 
 
 def check_dependencies(project: Project, script: str) -> tuple[Problem, ...]:
-    """Read what the environment will be built from; return what deserves a warning.
+    """Check what the trainer's environment will be built from; return warnings.
 
-    Raises InvalidRequestError when it cannot work.
+    Raises InvalidRequestError if it cannot be built.
     """
     tree = PackedTree(project)
     problems = [
@@ -37,7 +37,7 @@ def check_dependencies(project: Project, script: str) -> tuple[Problem, ...]:
     try:
         declaration = find_declaration(tree, script, tomllib.loads)
     except InvalidRequestError as exc:
-        problems += [one for one in exc.problems if one.field not in known]
+        problems += [problem for problem in exc.problems if problem.field not in known]
         if tree.is_file("requirements.txt"):
             problems += _check_requirements(tree, "requirements.txt")
     else:
@@ -53,16 +53,18 @@ class PackedTree:
 
     def __init__(self, project: Project) -> None:
         self._project = project
-        self._files = {one.path: one.target for one in project.members if not one.is_folder}
-        # A folder of which nothing is packed is of no use to pip, though it will be there.
-        self._folders = {parent.as_posix() for one in self._files for parent in Path(one).parents}
+        self._files = {
+            member.path: member.target for member in project.members if not member.is_folder
+        }
+        # An empty folder is packed, but pip cannot use it.
+        self._folders = {parent.as_posix() for path in self._files for parent in Path(path).parents}
 
     def is_file(self, path: str) -> bool:
-        """Whether the file is packed; a link counts by what it points to."""
+        """Whether the file is packed; a link counts as its target."""
         return path in self._files and (self._project.folder / path).is_file()
 
     def is_folder(self, path: str) -> bool:
-        """Whether something of the folder is packed."""
+        """Whether any file of the folder is packed."""
         is_link = bool(self._files.get(path))
         return (
             not path
@@ -75,11 +77,11 @@ class PackedTree:
         return (self._project.folder / path).read_text(encoding="utf-8-sig")
 
     def explain_missing(self, path: str) -> str:
-        """Say why a path is not in the package, with the remedy."""
+        """Return why a path is not in the package, with the remedy."""
         return explain_missing(self._project, path)
 
 
-# What declares dependencies in a way that is not read, and what to do about it.
+# Files that declare dependencies but are not read, and what to add instead.
 _UNREAD = {
     "Pipfile": "`pipenv requirements > requirements.txt`",
     "poetry.lock": "`poetry export -o requirements.txt`, or list them in [project]",
@@ -94,10 +96,10 @@ _UNREAD = {
 
 
 def _unread(project: Project, declaration: Declaration, script: str) -> Iterator[Problem]:
-    """Warn when the trainer gets plain Python though something declares dependencies."""
+    """Warn if the trainer gets plain Python although a file declares dependencies."""
     if declaration.installs or (script and not script.endswith((".py", ".sh"))):
         return
-    names = [one.path for one in project.members]
+    names = [member.path for member in project.members]
     found = (
         (name, remedy.format(name))
         for pattern, remedy in _UNREAD.items()
@@ -106,14 +108,15 @@ def _unread(project: Project, declaration: Declaration, script: str) -> Iterator
     )
     for name, remedy in found:
         yield Problem(
-            name, f"is not read, the program gets plain Python; if it needs packages, add {remedy}"
+            name,
+            f"not read, so the program gets plain Python; if it needs packages, add {remedy}",
         )
         return
     if "pyproject.toml" in names and _computes_dependencies(project.folder / "pyproject.toml"):
         yield Problem(
             "pyproject.toml",
-            "has its dependencies where only its build backend reads them, the program gets plain "
-            "Python; add a requirements.txt with the line `-e .`",
+            "declares its dependencies where only its build backend reads them, so the program "
+            "gets plain Python; add a requirements.txt with the line `-e .`",
         )
 
 
@@ -126,7 +129,7 @@ def _computes_dependencies(path: Path) -> bool:
 
 
 def _table(document: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    """Return a table of a TOML document; an empty one where there is none."""
+    """Return a table of a TOML document, empty if there is none."""
     for name in names:
         inner = document.get(name)
         document = inner if isinstance(inner, Mapping) else {}
@@ -153,16 +156,16 @@ def _problems_of(tree: PackedTree, declaration: Declaration) -> Iterator[Problem
         elif not allows_any(rule.specifier):
             yield Problem(
                 rule.source,
-                f"requires-python {rule.specifier!r} excludes every Python that an instance can "
-                "have, which is 3.10 or newer",
+                f"requires-python {rule.specifier!r} excludes every Python version that instances "
+                "offer: 3.10 or newer",
             )
 
 
 _REQUIREMENT = re.compile(
     r"""[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\s*       # the name
         (\[[A-Za-z0-9._,\s-]*\])?\s*                      # extras
-        (@\s*\S+(\s+;.*)?                                 # where it is
-        | \(?\s*((===|==|~=|!=|<=|>=|<|>)\s*[^\s,;()]+\s*,?\s*)*\)?\s*(;.*)?)""",  # or which
+        (@\s*\S+(\s+;.*)?                                 # a URL, or version specifiers
+        | \(?\s*((===|==|~=|!=|<=|>=|<|>)\s*[^\s,;()]+\s*,?\s*)*\)?\s*(;.*)?)""",
     re.VERBOSE,
 )
 
@@ -176,7 +179,7 @@ def _check_requirements(tree: PackedTree, name: str) -> Iterator[Problem]:
     try:
         text = tree.read(name)
     except UnicodeDecodeError:
-        yield Problem(name, "is not UTF-8 text; save it as UTF-8")
+        yield Problem(name, "not UTF-8 text; save it as UTF-8")
         return
     for line in read_lines(text):
         if line.kind is Kind.REQUIREMENT and not _is_requirement(line.value):
@@ -190,4 +193,4 @@ def _check_toml(path: Path, name: str) -> Iterator[Problem]:
     try:
         tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        yield Problem(name, f"is not valid TOML: {exc}")
+        yield Problem(name, f"not valid TOML: {exc}")

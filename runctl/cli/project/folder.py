@@ -1,7 +1,7 @@
-"""Where a project and its settings are: upwards, in folders of the same owner only.
+"""The project's folder and settings file, searched upwards in folders of the same owner only.
 
-What another user put into a folder above must not choose what is packed, nor the account and the
-variables of a run (as in CVE-2022-24765 of git).
+Files that another user put into a parent folder must not decide what is packed, nor a run's account
+or variables (compare CVE-2022-24765 of git).
 """
 
 import errno
@@ -16,7 +16,7 @@ from runctl.model.errors import ProjectError, SettingsError
 
 SETTINGS_FILE = ".runctl.toml"
 REPOSITORY = ".git"
-# Nobody's project; what is below them may be one.
+# Not projects themselves, although folders below them may be.
 _SYSTEM_FOLDERS = (
     "/", "/Applications", "/Library", "/System", "/Users", "/Volumes", "/bin", "/boot", "/dev",
     "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/private", "/private/tmp",
@@ -34,9 +34,9 @@ for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The nearest marks from a folder upwards; `ignored` are nearer ones that do not count.
+    """The nearest marks from a folder upwards; `ignored` are nearer ones of another owner.
 
-    `owner` is the user id because of which they do not.
+    `owner` is that owner's user id.
     """
 
     settings: Path | None = None
@@ -45,7 +45,7 @@ class Found:
     owner: int = -1
 
     def warning(self, names: Collection[str]) -> str:
-        """Say in one line which marks of these names do not count, and why; empty if none."""
+        """Return in one line which marks of these names were ignored, and why; empty if none."""
         marks = [mark for mark in self.ignored if mark.name in names]
         if not marks:
             return ""
@@ -53,20 +53,20 @@ class Found:
         them = "it" if len(marks) == 1 else "them"
         return (
             f"ignored {' and '.join(mark.name for mark in marks)} in {marks[0].parent}: "
-            f"{_name_of(self.owner)} owns {them}, or a folder on the way; to use {them}, name the "
+            f"{_name_of(self.owner)} owns {them}, or a folder in between; to use {them}, name the "
             "folder with --project"
         )
 
 
 def look_upwards(start: Path, *, is_named: bool = False) -> Found:
-    """Search for settings and the project; a folder that the user named counts as the user's."""
+    """Search for settings and the project; a folder that the user named is trusted."""
     start = start.absolute()
     settings = project = None
     ignored: list[Path] = []
     owner = -1
     trusted = _owners(start if is_named else None)
     homes = _homes()
-    barrier: int | None = None  # the owner of a folder on the way
+    barrier: int | None = None  # the foreign owner of a folder on the way
     for folder in (start, *start.parents):
         barrier = _foreign_owner(folder, trusted) if barrier is None else barrier
         for mark in (folder / SETTINGS_FILE, folder / REPOSITORY):
@@ -80,21 +80,21 @@ def look_upwards(start: Path, *, is_named: bool = False) -> Found:
                 continue
             if mark.name == SETTINGS_FILE:
                 settings = mark
-            if folder not in homes:  # where both settings and dotfiles are kept
+            if folder not in homes:  # a home folder with settings or dotfiles is not a project
                 project = project or folder
-        trusted = _owners(None)  # that the user named a folder says nothing of those above
+        trusted = _owners(None)  # naming a folder does not make its parents trusted
         if settings is not None or folder in homes or (ignored and barrier is not None):
             break
     return Found(settings=settings, project=project, ignored=tuple(ignored), owner=owner)
 
 
 def find_project(start: Path) -> Path:
-    """Return the nearest folder upwards with `.runctl.toml` or `.git`, else `start` itself."""
+    """Return the nearest folder upwards with `.runctl.toml` or `.git`, otherwise `start`."""
     return look_upwards(start).project or start.absolute()
 
 
 def repository_top(project: Path) -> Path:
-    """Return the repository's top folder, the project itself outside of any repository."""
+    """Return the top folder of the project's repository, or the project if it has none."""
     trusted = _owners(project)
     for folder in (project, *project.parents):
         if folder in _homes() or _foreign_owner(folder, trusted) is not None:
@@ -107,7 +107,7 @@ def repository_top(project: Path) -> Path:
 
 
 def check_project_folder(folder: Path) -> None:
-    """Refuse to pack a folder that nobody named and that is more than a project."""
+    """Refuse to pack a home or system folder that the user did not name."""
     real = Path(os.path.realpath(folder))
     homes = _homes()
     is_marked = look_upwards(folder).project == folder and str(real) != "/"
@@ -118,17 +118,17 @@ def check_project_folder(folder: Path) -> None:
     elif any(real.is_relative_to(one) for one in _KERNEL) or (
         not is_marked and (real in above_homes or str(real) in _system_folders())
     ):
-        what = "a folder of the system"
+        what = "a system folder"
     if what:
         raise ProjectError(
-            f"--project: {real} is {what}, which is packed only when it is named; change into "
+            f"--project: {real} is {what}, which is packed only if it is named; change into "
             "the project's folder, or name the folder with --project"
         )
 
 
 def read_regular_file(path: Path, *, most: int) -> bytes:
-    """Return the content of a file; SettingsError when it is a device, a pipe, or too large."""
-    # A pipe would wait for its writer, and a device may have no end.
+    """Return the content of a file; raises SettingsError for a device, a pipe, or a large file."""
+    # A pipe would block until its writer closes it, and a device may be endless.
     descriptor = os.open(path, _READ_FLAGS)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -141,12 +141,12 @@ def read_regular_file(path: Path, *, most: int) -> bytes:
     finally:
         os.close(descriptor)
     if len(content) > most:
-        raise SettingsError(f"{path} has more than {most:,} bytes; make it smaller")
+        raise SettingsError(f"{path} has more than {most:,} bytes; reduce its size")
     return content
 
 
 def _owners(named: Path | None) -> set[int]:
-    """Return whose files count: ours, those of who called sudo, and the named folder's owner's."""
+    """Return the trusted owners: this user, the caller of sudo, and the named folder's owner."""
     uid = os.geteuid() if hasattr(os, "geteuid") else _WINDOWS_UID
     owners = {uid}
     caller = os.environ.get("SUDO_UID", "")
@@ -158,23 +158,23 @@ def _owners(named: Path | None) -> set[int]:
 
 
 def _foreign_owner(path: Path, owners: set[int]) -> int | None:
-    """Return who else owns a path or, if it is a link, what it leads to; None if nobody does."""
+    """Return the untrusted owner of a path or of a link's target; None if there is none."""
     return next((uid for uid in _uids_of(path) if uid not in owners), None)
 
 
 def _uids_of(path: Path) -> list[int]:
-    """Return the owners of a path and of what it leads to, if it is a link."""
+    """Return the owners of a path and, if it is a link, of its target."""
     found = []
     for follow in (False, True):
         try:
             found.append(path.stat(follow_symlinks=follow).st_uid)
         except OSError:
-            continue  # a link to nothing has an owner of its own
+            continue  # a dangling link has an owner, but its target has none
     return found
 
 
 def _homes() -> set[Path]:
-    """Return the home folder as it is named and as it is."""
+    """Return the home folder, as named and with links resolved."""
     try:
         home = Path.home()
     except RuntimeError:

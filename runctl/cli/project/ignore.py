@@ -1,4 +1,4 @@
-"""What `.gitignore` and `.runctlignore` files leave out, by git's own rules."""
+"""The rules of `.gitignore` and `.runctlignore` files, with git's semantics."""
 
 import re
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ _MAX_BYTES = 10_000_000
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of an ignore file; `source` is file:line, for messages.
+    """A line of an ignore file; `source` is file:line, for messages.
 
-    `is_broad`: its last part is nothing but wildcards, so it names nothing in particular.
+    `is_broad`: its last part consists of wildcards, so it names nothing in particular.
     """
 
     pattern: re.Pattern[str]
@@ -27,7 +27,7 @@ class Rule:
     is_broad: bool = False
 
     def matches(self, path: str, *, is_folder: bool) -> bool:
-        """Whether the rule speaks about a path that is relative to the rule's own folder."""
+        """Whether the rule applies to a path, given relative to the rule's own folder."""
         if self.only_folders and not is_folder:
             return False
         subject = path.rpartition("/")[2] if self.by_name else path
@@ -42,7 +42,7 @@ class RuleFile:
     rules: tuple[Rule, ...]
 
     def verdict(self, path: str, *, is_folder: bool, with_broad: bool = True) -> Rule | None:
-        """Return the rule that decides about a path below the folder: the last that matches."""
+        """Return the rule that decides about a path below the folder: the last match."""
         relative = path[len(self.folder) + 1 :] if self.folder else path
         for rule in reversed(self.rules):
             if (with_broad or not rule.is_broad) and rule.matches(relative, is_folder=is_folder):
@@ -52,15 +52,15 @@ class RuleFile:
 
 @dataclass(frozen=True)
 class Rules:
-    """The ignore files that apply in one folder, the outermost first, for each of the two names.
+    """The ignore files that apply in a folder, the outermost first, for each of the two names.
 
-    A parent that is left out is never entered, so a verdict concerns one name alone.
+    An excluded parent is never entered, so a verdict concerns one path component only.
     """
 
     files: tuple[tuple[RuleFile, ...], ...] = ((), ())
 
     def entering(self, top: Path, folder: str) -> "Rules":
-        """Return the rules inside `folder`, which may have ignore files of its own."""
+        """Return the rules inside `folder`, including those of its own ignore files."""
         read = (read_rules(top, folder, name) for name in IGNORE_FILES)
         return Rules(
             tuple(
@@ -70,17 +70,17 @@ class Rules:
         )
 
     def leaving_out(self, path: str, *, is_folder: bool) -> Rule | None:
-        """Return the rule that leaves a path out, or None; `.runctlignore` has the last word."""
+        """Return the rule that excludes a path, or None; `.runctlignore` takes precedence."""
         for chain in reversed(self.files):
             for file in reversed(chain):
                 if rule := file.verdict(path, is_folder=is_folder):
                     return None if rule.is_negated else rule
         return None
 
-    def brings_by_name(self, path: str, *, is_folder: bool) -> bool:
-        """Whether `.runctlignore` brings a path by a rule that says its name.
+    def includes_by_name(self, path: str, *, is_folder: bool) -> bool:
+        """Whether `.runctlignore` includes a path by a rule that contains its name.
 
-        One such as `!src/**` is about other things: it must not bring a secret along.
+        A broad rule such as `!src/**` must not include a secret by accident.
         """
         for file in reversed(self.files[-1]):
             rule = file.verdict(path, is_folder=is_folder, with_broad=False)
@@ -90,7 +90,7 @@ class Rules:
 
 
 def read_rules(top: Path, folder: str, name: str) -> RuleFile:
-    """Read one ignore file; one that is not there has no rules."""
+    """Read one ignore file; a missing file has no rules."""
     try:
         content = read_regular_file(top / folder / name, most=_MAX_BYTES)
         text = content.decode("utf-8-sig", errors="surrogateescape")
@@ -105,7 +105,7 @@ def read_rules(top: Path, folder: str, name: str) -> RuleFile:
 
 
 def parse_rule(line: str, *, source: str = "") -> Rule | None:
-    """Read one line; None for a comment, an empty line and a pattern that can match nothing."""
+    """Parse one line; return None for a comment, an empty line, or a pattern without matches."""
     if line.startswith("#"):
         return None
     text = _without_trailing_spaces(line)
@@ -126,12 +126,12 @@ def parse_rule(line: str, *, source: str = "") -> Rule | None:
 def _without_trailing_spaces(line: str) -> str:
     kept = line.rstrip(" ")
     backslashes = len(kept) - len(kept.rstrip("\\"))
-    # An odd backslash keeps the space that follows it.
+    # An unescaped backslash keeps the space that follows it.
     return kept + " " if backslashes % 2 and len(kept) < len(line) else kept
 
 
 def _translate(pattern: str) -> str | None:
-    """Return the regular expression of a wildmatch pattern, or None when it is malformed."""
+    """Return the regular expression for a wildmatch pattern, or None if it is malformed."""
     out: list[str] = []
     at = 0
     while at < len(pattern):
@@ -140,7 +140,7 @@ def _translate(pattern: str) -> str | None:
             stars = len(pattern[at:]) - len(pattern[at:].lstrip("*"))
             before, after = pattern[:at], pattern[at + stars :]
             at += stars
-            # git compares what stands before the first wildcard by itself, then starts anew.
+            # git compares the part before the first wildcard literally, then matches the rest.
             after_slash = not set("*?[\\") & set(before) or before.endswith("/")
             if stars > 1 and after_slash and after.startswith("/"):
                 out.append("(?:.*/)?")
@@ -175,7 +175,7 @@ _CLASSES = {
 
 
 def _bracket(pattern: str, start: int) -> tuple[str, int] | None:
-    """Translate the bracket that opens at `start`; return it and where it ends."""
+    """Translate the bracket expression at `start`; return it and the index of its end."""
     at = start + 1
     negated = pattern[at : at + 1] in {"!", "^"}
     at += negated
@@ -202,7 +202,7 @@ def _bracket(pattern: str, start: int) -> tuple[str, int] | None:
             high, at = _character(pattern, at + 1)
         if high is None:
             return None
-        # To git a range that runs backwards still holds its first character.
+        # In git, a reversed range still contains its first character.
         items.append(f"{re.escape(low)}-{re.escape(max(low, high))}")
     return f"(?!/)[{'^' if negated else ''}{''.join(items)}]", at + 1
 

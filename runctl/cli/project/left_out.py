@@ -1,4 +1,4 @@
-"""What a package leaves out, by ignore rules and by name, as far as a run may miss it."""
+"""The files that a package leaves out by ignore rules or by name, grouped for messages."""
 
 import os
 import posixpath
@@ -16,7 +16,7 @@ from runctl.cli.project.secret_names import BY_NAME
 from runctl.model.left_out import Omission, write_note
 from runctl.report.wording import format_size
 
-# What programs, editors and builds leave, and what nobody wants on another machine.
+# Files that programs, editors and builds leave behind, which no run needs.
 CLUTTER = (
     ".*cache*", "*.py[cod]", "*.so", "*.o", "*.obj", "*.class", "*.egg", ".eggs", "build", "dist",
     "sdist", "target", ".tox", ".nox", ".idea", ".vscode", ".spyder*", ".project", ".settings",
@@ -27,12 +27,12 @@ CLUTTER = (
 MAX_COUNTED = 2_000
 MAX_IN_NOTE = 100
 MAX_SHOWN = 5
-_TOGETHER = 4  # so many by one rule in one folder are shown as a pattern
+_TOGETHER = 4  # this many by one rule in one folder are shown as a pattern
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What one rule leaves out of one folder. `is_cut`: there is more than was counted."""
+    """The files that one rule leaves out of one folder. `is_cut`: not all were counted."""
 
     path: str
     by: str
@@ -44,12 +44,12 @@ class Group:
 
     @property
     def ignore_file(self) -> str:
-        """The ignore file, without the line."""
+        """The ignore file, without the line number."""
         return self.by.rpartition(":")[0] or self.by
 
     @property
     def may_hold_secrets(self) -> bool:
-        """Whether it is left out because of its name."""
+        """Whether it is left out because its name suggests secrets."""
         return self.by == BY_NAME
 
     def __str__(self) -> str:
@@ -57,12 +57,12 @@ class Group:
         count = f"{self.files:,} file{'s' if self.files != 1 else ''}"
         more = "more than " if self.is_cut else ""
         return (
-            f"{self.path} ({more}{count}, {format_size(self.size_bytes)}); bring it with {lines} "
+            f"{self.path} ({more}{count}, {format_size(self.size_bytes)}); include it with {lines} "
             "in .runctlignore"
         )
 
     def as_document(self) -> dict[str, Any]:
-        """Return the form that --json prints."""
+        """Return the document that --json prints."""
         return {
             "path": self.path,
             "by": self.by,
@@ -75,22 +75,23 @@ class Group:
 
 
 def groups_of(project: Project) -> list[Group]:
-    """Group what was left out, clutter last; folders are looked into only so far."""
+    """Group what was left out, clutter last; only a limited number of entries is counted."""
     together: dict[tuple[str, str, bool], list[LeftOut]] = {}
-    for one in project.left_out:
-        is_folder = one.path.endswith("/")
-        parent = posixpath.dirname(one.path.rstrip("/"))
-        together.setdefault((parent, one.by, is_folder), []).append(one)
+    for entry in project.left_out:
+        is_folder = entry.path.endswith("/")
+        parent = posixpath.dirname(entry.path.rstrip("/"))
+        together.setdefault((parent, entry.by, is_folder), []).append(entry)
     budget = _Budget()
     found: list[Group] = []
     for (parent, by, is_folder), members in together.items():
-        # A pattern for several files would bring secrets that nobody asked for.
+        paths = [member.path for member in members]
+        # A pattern for several files could include secrets by accident.
         if len(members) < _TOGETHER or by == BY_NAME:
-            found += [_group(project, one.path, by, [one.path], budget) for one in members]
+            found += [_group(project, path, by, [path], budget) for path in paths]
         else:
-            ending = "/" if is_folder else _common_ending([one.path for one in members])
+            ending = "/" if is_folder else _common_ending(paths)
             pattern = posixpath.join(parent, f"*{ending}")
-            found.append(_group(project, pattern, by, [one.path for one in members], budget))
+            found.append(_group(project, pattern, by, paths, budget))
     return sorted(found, key=lambda group: (group.is_clutter, group.path))
 
 
@@ -100,7 +101,7 @@ def _common_ending(paths: Sequence[str]) -> str:
 
 
 class _Budget:
-    """How many entries may still be looked at, in all folders together."""
+    """The number of entries that may still be counted, in all folders together."""
 
     def __init__(self) -> None:
         self.left = 5 * MAX_COUNTED
@@ -110,13 +111,13 @@ def _group(project: Project, path: str, by: str, paths: list[str], budget: _Budg
     files = size = 0
     is_cut = False
     samples: list[tuple[str, bool]] = []
-    for one in paths:
-        for child, entry_size, is_folder in _inside(project.folder, one):
+    for top in paths:
+        for child, entry_size, is_folder in _inside(project.folder, top):
             budget.left -= 1
             if files >= MAX_COUNTED or budget.left <= 0:
                 is_cut = True
                 break
-            if len(samples) < MAX_SHOWN and child != one:
+            if len(samples) < MAX_SHOWN and child != top:
                 samples.append((child, is_folder))
             files += not is_folder
             size += entry_size
@@ -135,7 +136,7 @@ def _group(project: Project, path: str, by: str, paths: list[str], budget: _Budg
 
 
 def _inside(top: Path, path: str) -> Iterator[tuple[str, int, bool]]:
-    """Yield (path, bytes, is a folder) of a file, or of everything below a folder."""
+    """Yield (path, bytes, is_folder) for a file, or for everything below a folder."""
     if not path.endswith("/"):
         try:
             yield path, (top / path).lstat().st_size, False
@@ -154,13 +155,13 @@ def _inside(top: Path, path: str) -> Iterator[tuple[str, int, bool]]:
                     if is_folder:
                         waiting.append(f"{folder}/{entry.name}")
         except OSError:
-            continue  # it may not be read, or is gone: then nobody packs it either
+            continue  # unreadable or gone, so it cannot be packed either
 
 
 def _remedy(project: Project, path: str, samples: list[tuple[str, bool]]) -> tuple[str, ...]:
-    """Return the lines for .runctlignore that bring a path, with its inside.
+    """Return the lines for .runctlignore that include a path and its contents.
 
-    The inside needs a line of its own where rules such as `data/*` speak of it too.
+    The contents need a line of their own where a rule such as `data/*` applies to them as well.
     """
     lines = (f"!{escaped(path)}",)
     if not path.endswith("/") or "*" in path:
@@ -185,14 +186,14 @@ def _remedy(project: Project, path: str, samples: list[tuple[str, bool]]) -> tup
 
 
 def escaped(path: str) -> str:
-    """Return a path as a pattern that means it."""
+    """Return a path as a pattern that matches only this path."""
     pattern = path if "*" in path else re.sub(r"([\\*?\[])", r"\\\1", path)
     return f"\\{pattern}" if pattern.startswith(("#", "!")) else pattern
 
 
 def note_of(project: Project) -> str:
-    """Return the list that travels with the package, to explain a failure by it."""
+    """Return the list that the package contains, by which the agent explains missing files."""
     groups = groups_of(project)[:MAX_IN_NOTE]
     return write_note(
-        Omission(path=one.path, by=one.ignore_file, remedy=one.remedy) for one in groups
+        Omission(path=group.path, by=group.ignore_file, remedy=group.remedy) for group in groups
     )

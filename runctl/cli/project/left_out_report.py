@@ -1,4 +1,4 @@
-"""What is said of what a package leaves out: in a few lines, louder where a program names it."""
+"""The report on left-out files: a few lines, and a warning where the program names a file."""
 
 import os
 import posixpath
@@ -20,7 +20,7 @@ _FILE = re.compile(rf"[\w./-]+(?:{'|'.join(map(re.escape, _TEXTS))})\b")
 
 
 def named_by(group: Group, text: str) -> str:
-    """Return the path of what was left out that a text names, empty if it names none."""
+    """Return the left-out path that a text names, empty if it names none."""
     if "*" in group.path:
         folder = posixpath.dirname(group.path.rstrip("/"))
         ending = group.path.rpartition("*")[2].rstrip("/")
@@ -34,7 +34,7 @@ def named_by(group: Group, text: str) -> str:
     quoted = re.compile(rf"(?<=[\"'`])(?:\./)?({expression})/?(?=[\"'`])")
     with_slash = re.compile(rf"(?<![\w./-])(?:\./)?({expression})(?![\w.-])")
     for found in (*quoted.finditer(text), *with_slash.finditer(text)):
-        # A bare word such as `data` is no path unless it is quoted.
+        # A bare word such as `data` is not a path unless it is quoted.
         if "/" in found[1] or "." in found[1] or found.re is quoted:
             return found[1]
     return ""
@@ -43,54 +43,54 @@ def named_by(group: Group, text: str) -> str:
 def report_left_out(
     project: Project, script: str, args: Sequence[str], output: "Output"
 ) -> list[dict[str, Any]]:
-    """Tell what the run may miss, louder what its program names; return it for --json."""
+    """Report files that the run may miss; warn where the program names one.
+
+    Returns the document for --json.
+    """
     texts = _texts(project, script, args)
-    groups = [one for one in groups_of(project) if not one.is_clutter]
+    groups = [group for group in groups_of(project) if not group.is_clutter]
     documents = []
     quiet: list[Group] = []
     secrets: list[Group] = []
-    for one in groups:
-        found = ((who, named_by(one, text)) for who, text in texts)
-        who, named = next((pair for pair in found if pair[1]), ("", ""))
-        documents.append({**one.as_document(), "named": named})
+    for group in groups:
+        found = ((source, named_by(group, text)) for source, text in texts)
+        source, named = next((pair for pair in found if pair[1]), ("", ""))
+        documents.append({**group.as_document(), "named": named})
         if named:
-            by = (
-                f"is left out by {one.by}"
-                if one.may_hold_secrets
-                else f"{one.ignore_file} leaves out"
-            )
-            output.tell(f"warning: {who} names {named}, which {by}: {one}", style="bold yellow")
-        elif one.may_hold_secrets:
-            secrets.append(one)
-        elif not one.ignore_file.endswith(RUNCTL_IGNORE):  # that file is meant for us
-            quiet.append(one)
+            by = group.by if group.may_hold_secrets else group.ignore_file
+            text = f"warning: {source} names {named}, which is left out by {by}: {group}"
+            output.note(text, style="bold yellow")
+        elif group.may_hold_secrets:
+            secrets.append(group)
+        elif not group.ignore_file.endswith(RUNCTL_IGNORE):  # whose exclusions are deliberate
+            quiet.append(group)
     if secrets:
-        output.tell(_secrets_text(secrets), style="yellow")
-    for one in quiet[:MAX_SHOWN]:
-        output.tell(f"left out by {one.ignore_file}: {one}", style="yellow")
+        output.note(_secrets_text(secrets), style="yellow")
+    for group in quiet[:MAX_SHOWN]:
+        output.note(f"left out by {group.ignore_file}: {group}", style="yellow")
     if len(quiet) > MAX_SHOWN:
-        output.tell(
-            f"left out too: {len(quiet) - MAX_SHOWN} more; see left_out of --dry-run --json",
+        output.note(
+            f"{len(quiet) - MAX_SHOWN} more are left out; see left_out of --dry-run --json",
             style="yellow",
         )
     return documents[:MAX_IN_NOTE]
 
 
 def _secrets_text(groups: Sequence[Group]) -> str:
-    names = [one.path for one in groups[:MAX_SHOWN]]
+    names = [group.path for group in groups[:MAX_SHOWN]]
     more = f" and {len(groups) - MAX_SHOWN} more" if len(groups) > MAX_SHOWN else ""
     return (
-        f"left out because of names that hold secrets: {', '.join(names)}{more}; bring one with a "
-        f"line such as `{groups[0].remedy[0]}` in {RUNCTL_IGNORE}"
+        f"left out because their names suggest secrets: {', '.join(names)}{more}; include a file "
+        f"with a line such as `{groups[0].remedy[0]}` in {RUNCTL_IGNORE}"
     )
 
 
 def _texts(project: Project, script: str, args: Sequence[str]) -> list[tuple[str, str]]:
-    """Return what may name files: the command line, its programs and what these name in turn."""
-    # In quotes, an argument counts as a path though it is a bare word.
+    """Return the texts that may name files: the command line, and the programs that it names."""
+    # In quotes, an argument counts as a path even if it is a bare word.
     values = [word.partition("=")[2] if word.startswith("-") else word for word in args]
     texts = [("the command line", "\n".join(f"'{value}'" for value in values))]
-    packed = {one.path for one in project.members if not (one.is_folder or one.target)}
+    packed = {member.path for member in project.members if not (member.is_folder or member.target)}
     waiting = [posixpath.normpath(name) for name in (script, *args) if name]
     seen: set[str] = set()
     while waiting and len(seen) < _MAX_TEXTS:
@@ -106,14 +106,15 @@ def _texts(project: Project, script: str, args: Sequence[str]) -> list[tuple[str
 
 
 def explain_missing(project: Project, path: str) -> str:
-    """Say why a path that is needed is not in the package."""
+    """Return why a path that is needed is not in the package, with the remedy."""
     if not os.path.lexists(project.folder / path):
         return f"{path} does not exist in the project"
-    for one in project.left_out:
-        whole = one.path.rstrip("/")
-        if path == whole or path.startswith(f"{whole}/") or whole.startswith(f"{path}/"):
+    for entry in project.left_out:
+        excluded = entry.path.rstrip("/")
+        is_inside = path == excluded or path.startswith(f"{excluded}/")
+        if is_inside or excluded.startswith(f"{path}/"):
             return (
-                f"{path} is left out of the package by {one.by}; bring it with "
-                f"`!{escaped(one.path)}` in .runctlignore"
+                f"{path} is left out of the package by {entry.by}; include it with "
+                f"`!{escaped(entry.path)}` in .runctlignore"
             )
-    return f"{path} is not in the package; see which files are, by --dry-run"
+    return f"{path} is not in the package; --dry-run lists the files that are"

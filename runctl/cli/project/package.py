@@ -1,4 +1,4 @@
-"""A packed project: the same tree gives the same bytes, wherever and whenever it is packed."""
+"""The package of a project: the same files give the same bytes, anywhere and at any time."""
 
 import gzip
 import hashlib
@@ -15,13 +15,13 @@ from runctl.model.errors import ProjectError
 from runctl.model.identity import code_key
 from runctl.model.left_out import PAX_KEY
 
-# Not 0: some formats that trainers write in turn know no time before 1980.
+# Not 0: some formats that trainers write, such as zip, have no time before 1980.
 MTIME = 315_532_800
 
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """An archive on disk, named by its content."""
+    """An archive on disk, addressed by its content."""
 
     path: Path
     sha256: str
@@ -29,12 +29,12 @@ class Package:
 
     @property
     def key(self) -> str:
-        """Where it lives in the deployment's bucket."""
+        """Its key in the deployment's bucket."""
         return code_key(self.sha256)
 
 
 class _HashingWriter:
-    """Passes bytes on and remembers their digest."""
+    """Writes bytes through to a stream and computes their digest."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -55,13 +55,13 @@ def pack_project(
 ) -> Package:
     """Write the project's archive to the file `into`.
 
-    `progress` is told how many bytes went in since it was told before.
+    `progress` is called with the number of bytes packed since its last call.
     """
     note = note_of(project)
     with into.open("wb") as raw:
         writer = _HashingWriter(raw)
         with (
-            # No name and no time in the header: both would change the bytes.
+            # Neither a name nor a time in the header, because either would change the bytes.
             gzip.GzipFile(
                 filename="",
                 mode="wb",
@@ -73,7 +73,7 @@ def pack_project(
                 mode="w|",
                 fileobj=squeezed,
                 format=tarfile.PAX_FORMAT,
-                # For the agent alone: nothing of it is unpacked.
+                # Read by the agent only; tar unpacks nothing from it.
                 pax_headers={PAX_KEY: note} if note else {},
             ) as archive,
         ):
@@ -105,18 +105,18 @@ def _add(archive: tarfile.TarFile, folder: Path, member: Member) -> None:
             archive.addfile(header, stream)
     except PermissionError as exc:
         raise ProjectError(
-            f"{member.path}: you may not read it; change its mode or name it in .runctlignore"
+            f"{member.path}: permission denied; change its mode or exclude it in .runctlignore"
         ) from exc
     except FileNotFoundError as exc:
         raise _changed(member) from exc
     except OSError as exc:
-        if exc.errno is None:  # tarfile's own: the file ended before its size
+        if exc.errno is None:  # raised by tarfile: the file is shorter than its size
             raise _changed(member) from exc
         raise
 
 
 def _changed(member: Member) -> ProjectError:
     return ProjectError(
-        f"{member.path}: it changed while it was packed; run the command again, or name it in "
+        f"{member.path}: changed while it was packed; run the command again, or exclude it in "
         ".runctlignore"
     )

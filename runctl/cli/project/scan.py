@@ -1,4 +1,4 @@
-"""The project folder: where it is, which of its files a run needs, and whether they make sense."""
+"""The scan of a project's folder: the files that a run needs, and the script among them."""
 
 import difflib
 import os
@@ -31,7 +31,7 @@ _OFFENDERS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A file, symbolic link or empty folder; `target` is the link's, empty for the others."""
+    """A file, symbolic link or empty folder; `target` is a link's target, otherwise empty."""
 
     path: str
     size_bytes: int = 0
@@ -42,7 +42,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A path that is left out; a folder's ends with a slash, its inside is unread.
+    """A path that is left out; a folder's path ends with a slash, and its contents are unread.
 
     `by` is the ignore rule's file and line, relative to the repository's top, or BY_NAME.
     """
@@ -52,13 +52,13 @@ class LeftOut:
 
     @property
     def may_hold_secrets(self) -> bool:
-        """Whether its name is why it is left out."""
+        """Whether it is left out because its name suggests secrets."""
         return self.by == BY_NAME
 
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """What will be packed of a folder, in the order of the paths, and what will not."""
+    """The members of a folder that will be packed, sorted by path, and those that will not."""
 
     folder: Path
     members: tuple[Member, ...]
@@ -66,14 +66,14 @@ class Project:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of all files together."""
+        """The total size of all files."""
         return sum(member.size_bytes for member in self.members)
 
 
 def scan_project(folder: Path, *, largest_bytes: int = MAX_PROJECT_BYTES) -> Project:
-    """List what a run needs of a folder; raises ProjectError when that cannot be packed."""
+    """List the files of a folder that a run needs; raises ProjectError if it cannot be packed."""
     if not folder.is_dir():
-        raise ProjectError(f"--project: {str(folder)!r} is no folder")
+        raise ProjectError(f"--project: {str(folder)!r} is not a folder")
     members: list[Member] = []
     scan = _Scan(folder.absolute())
     for member in scan.members():
@@ -84,22 +84,22 @@ def scan_project(folder: Path, *, largest_bytes: int = MAX_PROJECT_BYTES) -> Pro
             )
     if all(member.is_folder for member in members):
         raise ProjectError(
-            f"--project: there is nothing to pack in {folder}: it is empty, or .gitignore leaves "
-            "everything out"
+            f"--project: nothing to pack in {folder}: it is empty, or .gitignore excludes "
+            "everything"
         )
     project = Project(
         folder=folder.absolute(),
-        members=tuple(sorted(members, key=lambda one: one.path)),
+        members=tuple(sorted(members, key=lambda member: member.path)),
         left_out=tuple(scan.left_out),
     )
     if project.size_bytes > largest_bytes:
-        told = f"{format_size(project.size_bytes)}, more than {format_size(largest_bytes)}"
-        raise _too_large(told, folder, members, by_count=False)
+        excess = f"{format_size(project.size_bytes)}, more than {format_size(largest_bytes)}"
+        raise _too_large(excess, folder, members, by_count=False)
     return project
 
 
 class _Scan:
-    """Walks a project; ignore files count from the repository's top on, as in git."""
+    """Walks a project; ignore files apply from the repository's top downwards, as in git."""
 
     def __init__(self, project: Path) -> None:
         self._project = project
@@ -107,7 +107,7 @@ class _Scan:
         self.left_out: list[LeftOut] = []
 
     def members(self) -> Iterator[Member]:
-        """Yield what no rule leaves out."""
+        """Yield the members that no rule leaves out."""
         *outer, inner = rules_above(self._top, self._project)
         rules = Rules()
         for folder in outer:
@@ -121,10 +121,10 @@ class _Scan:
             rules = rules.entering(self._top, folder)
         except PermissionError as exc:
             raise ProjectError(
-                f"{exc.filename}: you may not read it; change its mode or name it in .runctlignore"
+                f"{exc.filename}: permission denied; change its mode or exclude it in .runctlignore"
             ) from exc
         kept = [entry for entry in found if not is_never_packed(entry.name)]
-        is_empty = bool(kept) or not found  # a folder of nothing but caches is one of them
+        is_empty = bool(kept) or not found  # a folder of caches only counts as a cache
         for entry in kept:
             for member in self._enter(entry, folder, rules):
                 is_empty = False
@@ -142,17 +142,17 @@ class _Scan:
                 self.left_out.append(LeftOut(path=shown, by=by))
         elif not is_folder:
             yield from self._member(entry)
-        elif not (self._top / path / "pyvenv.cfg").exists():  # an environment, whatever its name
+        elif not (self._top / path / "pyvenv.cfg").exists():  # a virtual environment of any name
             yield from self._walk(path, rules)
 
     def _left_out_by(self, path: str, rules: Rules, *, is_folder: bool) -> str:
-        """Return what leaves a path out, empty when nothing does."""
+        """Return the rule that leaves a path out, empty if there is none."""
         rule = rules.leaving_out(path, is_folder=is_folder)
         is_ours = rule is not None and RUNCTL_IGNORE in rule.source
         if not is_ours and holds_secrets(self._top, path):
             is_environment = is_folder and (self._top / path / "pyvenv.cfg").exists()
-            is_brought = rules.brings_by_name(path, is_folder=is_folder)
-            return "" if is_brought or is_environment else BY_NAME
+            is_included = rules.includes_by_name(path, is_folder=is_folder)
+            return "" if is_included or is_environment else BY_NAME
         return rule.source if rule is not None else ""
 
     def _member(self, entry: "os.DirEntry[str]") -> Iterator[Member]:
@@ -172,36 +172,36 @@ class _Scan:
 
 
 def is_never_packed(name: str) -> bool:
-    """Whether a file or folder of this name is left out of every package."""
+    """Whether every package leaves out files and folders of this name."""
     return any(fnmatch(name, pattern) for pattern in NEVER_PACKED)
 
 
 def _printable(path: str) -> str:
     if not path.isprintable():
         raise ProjectError(
-            f"{path!r}: a name that is not printable UTF-8 text; rename it, or leave it out in "
+            f"{path!r}: its name is not printable UTF-8 text; rename it, or exclude it in "
             ".runctlignore"
         )
     return path
 
 
 def _inner_target(top: Path, path: str) -> str:
-    """Return a symbolic link's target, relative; ProjectError when it leaves the project."""
+    """Return a symbolic link's relative target; raises ProjectError if it leaves the project."""
     link = top / path
     target = link.readlink()
-    # Only the link's own folder is resolved: the target may be a link again, checked by itself.
+    # Only the link's own folder is resolved: a target that is a link is checked by itself.
     parent = Path(os.path.realpath(link.parent))
     aim = Path(os.path.normpath(parent / target))
     real_top = Path(os.path.realpath(top))
     if not aim.is_relative_to(real_top):
         raise ProjectError(
-            f"{path}: the symbolic link leaves the project (to {target}); copy what it points to, "
-            "or leave it out in .runctlignore"
+            f"{path}: the symbolic link leaves the project (to {target}); copy its target, or "
+            "exclude it in .runctlignore"
         )
     return Path(os.path.relpath(aim, parent)).as_posix()
 
 
-def _too_large(told: str, folder: Path, members: list[Member], *, by_count: bool) -> ProjectError:
+def _too_large(excess: str, folder: Path, members: list[Member], *, by_count: bool) -> ProjectError:
     weights: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for member in members:
@@ -216,19 +216,19 @@ def _too_large(told: str, folder: Path, members: list[Member], *, by_count: bool
     if not by_count and "/" in largest.path:
         offenders.append(f"the largest file is {largest.path}, {format_size(largest.size_bytes)}")
     return ProjectError(
-        f"--project: {folder} has {told}; the largest: {', '.join(offenders)}. Leave out what the "
-        "run does not need in .runctlignore; data belongs into S3"
+        f"--project: {folder} has {excess}; the largest: {', '.join(offenders)}. Exclude what the "
+        "run does not need in .runctlignore; data belongs in S3"
     )
 
 
-# Programs whose first script is one of the project.
+# Programs whose first script belongs to the project.
 LAUNCHERS = frozenset(
     {"python", "bash", "sh", "torchrun", "accelerate", "deepspeed", "colossalai", "composer"}
 )
 
 
 def locate_script(script: str, project: Project, *, here: Path) -> str:
-    """Return the script's path inside the project, given from `here` or from the project."""
+    """Return the script's path in the project; `script` is relative to `here` or the project."""
     top = Path(os.path.realpath(project.folder))
     for base in (here, project.folder):
         # The parent is resolved, not the script: a link to a script is packed as a link.
@@ -240,12 +240,12 @@ def locate_script(script: str, project: Project, *, here: Path) -> str:
             raise _bad_script(script, "is a folder; name the program in it")
         if not found.is_relative_to(top):
             raise _bad_script(
-                script, f"is outside the project {project.folder}; name its folder by --project"
+                script, f"is outside the project {project.folder}; name its folder with --project"
             )
         path = found.relative_to(top).as_posix()
         if not any(member.path == path for member in project.members):
             raise _bad_script(
-                script, f"is left out of the package; put the line !/{path} into .runctlignore"
+                script, f"is left out of the package; add the line !/{path} to .runctlignore"
             )
         with found.open("rb") as stream:
             head = stream.read(HEAD_BYTES)
@@ -253,14 +253,14 @@ def locate_script(script: str, project: Project, *, here: Path) -> str:
             if problem:
                 raise _bad_script(script, problem)
         return path
-    told = f"does not exist in {project.folder}{_nearest(script, project)}"
+    problem = f"does not exist in {project.folder}{_nearest(script, project)}"
     if not Path(script).suffix and "/" not in script:
-        told += f". A program that is not of the project: runctl aws train --command {script} …"
-    raise _bad_script(script, told)
+        problem += f". To run a program from elsewhere: runctl aws train --command {script} …"
+    raise _bad_script(script, problem)
 
 
 def check_command(command: Sequence[str], project: Project) -> None:
-    """Refuse a command that names a script which the project lacks, as far as one can tell."""
+    """Refuse a command that recognizably names a script which the project lacks."""
     if not command or Path(command[0]).name.rstrip(".0123456789") not in LAUNCHERS:
         return
     words = command[1:]
@@ -273,8 +273,8 @@ def check_command(command: Sequence[str], project: Project) -> None:
             (
                 Problem(
                     "command",
-                    f"{script!r} does not exist in {project.folder}, from where the command is "
-                    f"started{_nearest(script, project)}",
+                    f"{script!r} does not exist in {project.folder}, where the command starts"
+                    f"{_nearest(script, project)}",
                 ),
             )
         )
@@ -294,4 +294,4 @@ def _nearest(script: str, project: Project) -> str:
     if close:
         return f"; did you mean {' or '.join(dict.fromkeys(close[:3]))}?"
     programs = [path for path in paths if path.endswith((".py", ".sh"))][:_OFFENDERS]
-    return f"; there is {', '.join(programs)}" if programs else "; there is no program in it"
+    return f"; it has {', '.join(programs)}" if programs else "; it has no program"

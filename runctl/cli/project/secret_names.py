@@ -1,13 +1,13 @@
-"""Names of files and folders that hold secrets: no package has them unless a rule names them."""
+"""The names of files that suggest secrets, which are packed only if a rule names them."""
 
 import re
 from fnmatch import translate
 from pathlib import Path
 
-# `by` of a path that is left out because of its name. It continues "left out of the package by".
+# The `by` of such a path. It completes the sentence "left out of the package by …".
 BY_NAME = "default (it may hold secrets)"
 
-# In lower case. These are compared with the last part of a path, _PATHS with its end.
+# In lower case. _NAMES are compared with the last part of a path, _PATHS with its end.
 _NAMES = (
     # Environment files and credentials of frameworks.
     ".env", ".env.*", ".envrc", ".secrets", ".secrets.*",
@@ -21,17 +21,17 @@ _NAMES = (
     ".ssh", ".gnupg", ".netrc", "_netrc", ".git-credentials", ".pypirc", ".npmrc", ".kaggle",
     "kaggle.json", ".huggingface", ".kube", ".dockercfg", ".pgpass", ".my.cnf", ".vault-token",
     ".htpasswd", ".terraformrc", "credentials.tfrc.json", ".modal.toml", ".comet.config",
-    # Private keys and stores of them.
+    # Private keys and key stores.
     "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.ppk", "*.kdbx", "id_rsa*",
     "id_dsa*", "id_ecdsa*", "id_ed25519*",
-    # Terraform writes secrets into its state in clear text.
+    # Terraform writes secrets into its state in plain text.
     "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json",
 )  # fmt: skip
 _PATHS = (
     ".docker/config.json", ".cache/huggingface/token", ".cache/huggingface/stored_tokens",
     ".config/gcloud", ".config/gh", ".config/rclone", ".streamlit/secrets.toml",
 )  # fmt: skip
-# Names that match, of files that hold no secrets.
+# Names that match but belong to files without secrets.
 _HARMLESS = (
     ".env.example", ".env.sample", ".env.template", ".env.dist", ".env.defaults", "*.pub",
     "id_rsa*.py", "id_dsa*.py", "id_ecdsa*.py", "id_ed25519*.py", "*.tfvars.example",
@@ -49,11 +49,11 @@ _IS_PATH = re.compile(rf"(?:.*/)?(?:{'|'.join(map(re.escape, _PATHS))})")
 
 
 def holds_secrets(top: Path, path: str) -> bool:
-    """Whether a file or folder, named from `top`, is one that holds secrets by convention."""
+    """Whether the name of a file or folder, relative to `top`, suggests secrets."""
     known = path.casefold()
     parts = known.split("/")
     if any(_is_named(known, end=end) for end in range(1, len(parts))):
-        return False  # below a folder that was left out by its name, or brought by a rule
+        return False  # below a folder that was left out by its name, or included by a rule
     return _is_named(known, end=len(parts)) and not (
         known.endswith(".pem") and _is_public(top / path)
     )
@@ -67,7 +67,7 @@ def _is_named(path: str, *, end: int) -> bool:
 
 
 def _is_public(path: Path) -> bool:
-    """Whether a PEM file has certificates or public keys only, as programs bring along."""
+    """Whether a PEM file contains only certificates or public keys, as programs ship them."""
     try:
         if not path.is_file() or path.stat().st_size > _CERTIFICATE_BYTES:
             return False

@@ -1,4 +1,4 @@
-"""`.runctl.toml`: a project's defaults for its runs."""
+"""The settings file `.runctl.toml`: a project's defaults for its runs."""
 
 import difflib
 import sys
@@ -31,14 +31,17 @@ REQUEST_SETTINGS = (
 AWS_SETTINGS = ("profile", "region", "deployment")
 PROJECT_SETTINGS = ("max_size_mb",)
 _MAX_BYTES = 1_000_000
-# A TOML reader takes quadratic time for a dotted key: minutes for one of 50,000 parts.
+# A TOML parser takes quadratic time for a dotted key: minutes for one of 50,000 parts.
 _MAX_DOTS = 1_000
 _MAX_MESSAGE_LENGTH = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the file says; `request` holds fields of the run request, `path` is None without one."""
+    """The contents of the file; `request` holds fields of the run request.
+
+    `path` is None if there is no file.
+    """
 
     path: Path | None = None
     request: Mapping[str, Any] = field(default_factory=dict)
@@ -49,13 +52,13 @@ class Settings:
 
 
 def read_settings(folder: Path, *, is_named: bool = False) -> Settings:
-    """Read the nearest `.runctl.toml` from `folder` upwards; SettingsError when it is wrong."""
+    """Read the nearest `.runctl.toml` from `folder` upwards; raises SettingsError if invalid."""
     found = look_upwards(folder, is_named=is_named)
     return parse_settings(found.settings) if found.settings is not None else Settings()
 
 
 def parse_settings(path: Path) -> Settings:
-    """Check one file and return its settings."""
+    """Return the settings of one file; raises SettingsError with all of its problems."""
     try:
         text = read_regular_file(path, most=_MAX_BYTES).decode()
         for number, line in enumerate(text.splitlines(), 1):
@@ -64,7 +67,7 @@ def parse_settings(path: Path) -> Settings:
         document = tomllib.loads(text)
     except RecursionError as exc:
         raise SettingsError(f"{path} cannot be read: its values are nested too deeply") from exc
-    except (ValueError, OSError) as exc:  # of TOML, of UTF-8, or a number of too many digits
+    except (ValueError, OSError) as exc:  # invalid TOML or UTF-8, or a number with too many digits
         raise SettingsError(f"{path} cannot be read: {exc}") from exc
     problems = [
         *_check(document, (*REQUEST_SETTINGS, "aws", "project")),
@@ -77,9 +80,9 @@ def parse_settings(path: Path) -> Settings:
         ),
     ]
     if problems:
-        told = "; ".join(problems)
-        cut = "…" if len(told) > _MAX_MESSAGE_LENGTH else ""
-        raise SettingsError(f"{path}: {told[:_MAX_MESSAGE_LENGTH]}{cut}")
+        message = "; ".join(problems)
+        cut = "…" if len(message) > _MAX_MESSAGE_LENGTH else ""
+        raise SettingsError(f"{path}: {message[:_MAX_MESSAGE_LENGTH]}{cut}")
     aws = document.get("aws", {})
     megabytes = document.get("project", {}).get("max_size_mb")
     return Settings(
@@ -115,48 +118,49 @@ def _nearest(name: str, known: Any, prefix: str) -> str:
 def _problem_with(name: str, value: Any) -> str | None:
     section, dot, key = name.partition(".")
     if not dot and section in {"aws", "project"}:
-        return None if isinstance(value, Mapping) else f"{value!r} is no table; write [{section}]"
+        is_table = isinstance(value, Mapping)
+        return None if is_table else f"{value!r} is not a table; write [{section}]"
     if section == "aws":
-        return None if isinstance(value, str) and value else f"{value!r} is no name"
+        return None if isinstance(value, str) and value else f"{value!r} is not a name"
     if section == "project":
         is_whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5000
         return None if is_whole else f"{value!r} is not a whole number from 1 to 5000"
     fields = NESTED_FIELDS[section] if dot else FIELDS
     try:
         return fields[key or section].check(value)
-    except ValueError:  # of a number that cannot even be written down
-        return "it has a number of too many digits"
+    except ValueError:  # a number that Python refuses to print
+        return "contains a number with too many digits"
 
 
 TEMPLATE = """\
-# Defaults for `runctl aws train` in this folder; what stands on the command line wins.
+# Defaults for `runctl aws train` in this folder; command-line options override them.
 
-# What a run may use. Ten or more types are interrupted less often.
+# Instance types that a run may use. With ten or more, runs are interrupted less often.
 # instance_types = ["g5.xlarge", "g6.xlarge", "g4dn.xlarge"]
 
 # Where capacity is bought: "spot", "on-demand" or "spot-then-on-demand".
 market = "spot"
 
-# Relaunch after an interruption, at most so many times.
+# Relaunch after an interruption, and the maximum number of attempts.
 auto_resume = true
 max_attempts = 100
 
-# AWS credentials for the trainer, for nothing but its own run: "none" or "run".
+# AWS credentials for the trainer: "none", or "run" for credentials limited to its own run.
 # credentials = "run"
 
 [checkpoint]
-# How many whole checkpoints stay, and how long the trainer may take to save after SIGTERM.
+# How many complete checkpoints to keep, and how long the trainer may save after SIGTERM.
 keep_last = 3
 grace_seconds = 90
-# Where the trainer saves, when not in the folder that RUNCTL_CHECKPOINT_DIR names.
+# Where the trainer saves, unless it uses the folder that RUNCTL_CHECKPOINT_DIR names.
 # dir = "checkpoints"
 
-# Which failures of the trainer itself are retried from the newest checkpoint, and how many.
+# The failures of the trainer itself to retry from the newest checkpoint, and their maximum.
 # [retry]
 # exit_codes = [1, 137]
 # max_failures = 3
 
-# The trainer's own variables; a secret is given by reference, never by value.
+# The trainer's environment variables; secrets are given by reference, never by value.
 # [env]
 # OMP_NUM_THREADS = "4"
 # WANDB_API_KEY = "secret:wandb"

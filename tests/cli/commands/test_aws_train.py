@@ -1,4 +1,4 @@
-"""`runctl aws train`: check, pack, upload, start, follow; and nothing at all when it is wrong."""
+"""`runctl aws train`: check, pack, upload, start and follow; an invalid request starts nothing."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def test_a_run_is_packed_uploaded_and_started(project, deployed, runctl, tmp_pat
         assert "train.py" in archive.getnames()
 
 
-def test_what_follows_the_script_is_the_scripts(project, deployed, runctl):
+def test_arguments_after_the_script_are_passed_to_it(project, deployed, runctl):
     done = runctl(
         "aws", "train", "--detach", "--name", "x", "train.py", "--name", "y", "--help", "-v"
     )
@@ -89,7 +89,7 @@ def test_settings_are_defaults(project, deployed, runctl):
     assert (request["market"], request["max_attempts"]) == ("on-demand", 9)
 
 
-def test_the_project_is_packed_from_its_top_wherever_one_stands(
+def test_the_project_is_packed_from_its_top_in_any_folder_of_it(
     project, deployed, runctl, monkeypatch
 ):
     (project / "src").mkdir()
@@ -149,13 +149,13 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("words", "told"), BAD.values(), ids=BAD.keys())
-def test_a_bad_request_is_told_and_nothing_is_uploaded_or_started(
-    project, deployed, runctl, words, told
+@pytest.mark.parametrize(("words", "expected"), BAD.values(), ids=BAD.keys())
+def test_an_invalid_request_is_refused_and_nothing_is_uploaded_or_started(
+    project, deployed, runctl, words, expected
 ):
     done = runctl("aws", "train", "--detach", *words)
     assert done.code == 2
-    assert told in done.stderr
+    assert expected in done.stderr
     assert (deployed.executions(), deployed.objects()) == ([], [])
 
 
@@ -174,18 +174,20 @@ BAD_PROJECTS = {
 
 
 @pytest.mark.parametrize("bad", BAD_PROJECTS.values(), ids=BAD_PROJECTS.keys())
-def test_a_bad_project_is_told_and_nothing_is_uploaded_or_started(project, deployed, runctl, bad):
-    files, told, script = (*bad, "train.py")[:3]
+def test_an_invalid_project_is_refused_and_nothing_is_uploaded_or_started(
+    project, deployed, runctl, bad
+):
+    files, expected, script = (*bad, "train.py")[:3]
     for name, text in files.items():
         (project / name).write_text(text)
     done = runctl("aws", "train", "--detach", script)
     assert done.code == 2
-    assert told in done.stderr
+    assert expected in done.stderr
     assert (deployed.executions(), deployed.objects()) == ([], [])
 
 
 @pytest.mark.parametrize("separator", [[], ["--"]], ids=["bare", "after --"])
-def test_a_command_is_any_program_of_the_projects_folder(project, deployed, runctl, separator):
+def test_a_command_starts_any_program_in_the_projects_folder(project, deployed, runctl, separator):
     words = ["torchrun", "--nproc-per-node", "2", "train.py", "--name", "$RUNCTL_RUN_ID"]
     done = runctl(
         "aws", "train", "--detach", "--name", "x", "--command",
@@ -205,7 +207,7 @@ def test_a_run_of_a_command_is_named_by_its_program(project, deployed, runctl):
     assert done.document["run_id"].startswith("make-")
 
 
-def test_a_name_that_is_taken_is_told_before_anything_is_uploaded(project, deployed, runctl):
+def test_a_taken_name_is_refused_before_anything_is_uploaded(project, deployed, runctl):
     deployed.begin("mine")
     done = runctl("aws", "train", "--detach", "--name", "mine", "train.py")
     assert (done.code, "runctl resume mine" in done.stderr) == (2, True)
@@ -225,14 +227,14 @@ def test_no_credentials_start_nothing(project, runctl):
         (OutcomeKind.INTERRUPTED, RunStatus.INTERRUPTED, 1),
     ],
 )
-def test_a_run_that_is_followed_exits_by_how_it_ended(
+def test_a_followed_run_exits_with_the_code_of_its_end(
     project, deployed, runctl, kind, status, code
 ):
     deployed.begin("x")
     deployed.train("x", 1)
     deployed.say("x", 1, "a line of the trainer", "10%\r50%\r100%", "\x1b[31mred\x1b[0m")
     deployed.end_attempt("x", 1, kind, "because")
-    # The run exists already, so it is the resumption that is followed.
+    # The run already exists, so its resumption is followed.
     deployed.end("x", status, "because")
 
     def continue_at_once() -> None:
@@ -257,7 +259,7 @@ def test_a_run_that_is_followed_exits_by_how_it_ended(
         "100%",
         "red",
     ]
-    # What was before the resumption is not told again.
+    # Earlier events are not announced again.
     assert "a line of the trainer" not in done.stderr
-    told = next(line for line in lines if line.startswith(f"── attempt 2 {kind.value}"))
-    assert lines.index(told) > lines.index("red")
+    expected = next(line for line in lines if line.startswith(f"── attempt 2 {kind.value}"))
+    assert lines.index(expected) > lines.index("red")

@@ -55,7 +55,7 @@ def store_of(deployed: Deployed) -> CheckpointStore:
 
 
 def spoil(deployed: Deployed, step: int, body: bytes = b"other") -> str:
-    """Damage the part that only the checkpoint of `step` has."""
+    """Damage the part that is unique to the checkpoint of `step`."""
     store = store_of(deployed)
     key = next(key for key in store.manifest_keys() if store.get_manifest(key).step == step)
     entry = next(one for one in store.get_manifest(key).entries if one.path == "sub/own.bin")
@@ -64,17 +64,19 @@ def spoil(deployed: Deployed, step: int, body: bytes = b"other") -> str:
     return key
 
 
-def test_what_was_pushed_is_listed_newest_first_and_verified(over, runctl):
+def test_pushed_checkpoints_are_listed_newest_first_and_verified(over, runctl):
     done = runctl("checkpoints", "lm", "--verify", "--json")
     assert done.code == 0
-    told = [(one["step"], one["files"], one["is_newest"]) for one in done.document["checkpoints"]]
-    assert told == [(3, 2, True), (2, 2, False), (1, 2, False)]
+    expected = [
+        (one["step"], one["files"], one["is_newest"]) for one in done.document["checkpoints"]
+    ]
+    assert expected == [(3, 2, True), (2, 2, False), (1, 2, False)]
     assert done.document["verified"]
     assert runctl("checkpoints", "lm", "--verify").stdout.count("whole") == 3
     assert runctl("checkpoints", "lm").stdout.count("whole") == 0
 
 
-def test_global_options_may_stand_before_the_run(over, runctl):
+def test_global_options_may_precede_the_run(over, runctl):
     assert runctl("checkpoints", "--json", "lm").document["run_id"] == "lm"
     assert runctl("checkpoints", "list", "lm", "--json").document["run_id"] == "lm"
 
@@ -104,10 +106,10 @@ def test_folder_that_names_no_step_is_a_save(over, runctl, tmp_path):
     assert "from the checkpoint of save 4" in runctl("resume", "lm", "--detach").stdout
     done = runctl("checkpoints", "pull", "lm", "4", str(tmp_path / "got"))
     assert (done.code, "no checkpoint of step 4; it has 1, 2, 3" in done.stderr) == (4, True)
-    assert "saves whose step is not known: save:4" in " ".join(done.stderr.split())
+    assert "saves without a known step: save:4" in " ".join(done.stderr.split())
 
 
-def test_list_marks_what_is_proven_suspect_or_given(over, runctl):
+def test_list_marks_proven_and_suspect_checkpoints_and_the_attempts_given_them(over, runctl):
     keys = store_of(over).manifest_keys()
     over.ledger.mark_proven("lm", 1, keys[2])
     over.ledger.mark_suspect("lm", 1, keys[1])
@@ -121,7 +123,7 @@ def test_list_marks_what_is_proven_suspect_or_given(over, runctl):
     assert "suspect" in page
 
 
-def test_suspect_is_not_pulled_unless_it_is_asked_for(over, runctl, tmp_path):
+def test_suspect_is_not_pulled_unless_requested(over, runctl, tmp_path):
     over.ledger.mark_suspect("lm", 1, store_of(over).manifest_keys()[0])
     done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"))
     assert "step 2" in done.stdout
@@ -132,14 +134,14 @@ def test_suspect_is_not_pulled_unless_it_is_asked_for(over, runctl, tmp_path):
     assert described(tmp_path / "suspect") == described(tmp_path / "made-3")
 
 
-def test_prune_keeps_the_proven_one_and_prefers_good_ones_to_a_suspect(over, runctl):
+def test_prune_keeps_the_proven_checkpoint_and_prefers_good_ones_to_suspects(over, runctl):
     newest, second, third = store_of(over).manifest_keys()
     over.ledger.mark_suspect("lm", 1, second)
     runctl("checkpoints", "prune", "lm", "--keep", "2")
     assert store_of(over).manifest_keys() == [newest, third]
 
 
-def test_checkpoints_of_the_version_before_are_listed_behind_and_pulled(over, runctl, tmp_path):
+def test_checkpoints_of_an_older_version_are_listed_last_and_pulled(over, runctl, tmp_path):
     store, client = store_of(over), over.clients.get("s3")
     oldest = store.manifest_keys()[-1]
     document = json.loads(client.get_object(Bucket=BUCKET, Key=oldest)["Body"].read())
@@ -175,7 +177,7 @@ def test_pulled_folder_is_the_pushed_one(over, runctl, tmp_path):
     assert left == set()
 
 
-def test_folder_that_holds_something_is_replaced_only_by_force(over, runctl, tmp_path):
+def test_nonempty_folder_is_replaced_only_with_force(over, runctl, tmp_path):
     (tmp_path / "got").mkdir()
     (tmp_path / "got" / "mine").write_text("mine")
     done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"))
@@ -185,7 +187,7 @@ def test_folder_that_holds_something_is_replaced_only_by_force(over, runctl, tmp
     assert described(tmp_path / "got") == described(tmp_path / "made-3")
 
 
-def test_damaged_checkpoint_is_not_pulled_and_the_whole_one_before_it_is_named(
+def test_damaged_checkpoint_is_not_pulled_and_the_complete_one_before_it_is_named(
     over, runctl, tmp_path
 ):
     spoil(over, 3)
@@ -197,12 +199,12 @@ def test_damaged_checkpoint_is_not_pulled_and_the_whole_one_before_it_is_named(
 
 
 MISTAKES = [
-    (("pull", "nobody", "x"), 4, "no run 'nobody'"),
+    (("pull", "nobody", "x"), 4, "run 'nobody' does not exist"),
     (("pull", "lm", "9", "x"), 4, "no checkpoint of step 9; it has 1, 2, 3"),
     (("pull", "lm", "save:9", "x"), 4, "no save 9; it has 1, 2, 3"),
     (("pull", "lm", "nine", "x"), 2, "STEP: 'nine'"),
-    (("pull", "lm", "save:", "x"), 2, "a save such as save:3"),
-    (("pull", "lm", "1", "2", "x"), 2, "DIR: too many words"),
+    (("pull", "lm", "save:", "x"), 2, "a save, such as save:3"),
+    (("pull", "lm", "1", "2", "x"), 2, "DIR: too many arguments"),
     (("push", "lm", "no-such-folder"), 2, "DIR: no-such-folder is not a folder"),
     (("push", "lm", "."), 2, "DIR: . holds no file"),
     (("prune", "lm", "--keep", "0"), 2, "--keep"),
@@ -210,23 +212,23 @@ MISTAKES = [
 ]
 
 
-def test_bad_words_are_told_with_their_cure(over, runctl):
-    for words, code, told in MISTAKES:
+def test_invalid_arguments_are_refused_with_a_remedy(over, runctl):
+    for words, code, expected in MISTAKES:
         done = runctl("checkpoints", *words)
-        assert (done.code, told in done.stderr) == (code, True), (words, done.stderr)
+        assert (done.code, expected in done.stderr) == (code, True), (words, done.stderr)
 
 
-def test_run_that_is_not_over_takes_no_push_and_no_prune(deployed, runctl, tmp_path):
+def test_push_and_prune_are_refused_until_the_run_has_ended(deployed, runctl, tmp_path):
     deployed.begin("lm")
     deployed.train("lm", 1)
     folder = make_folder(tmp_path / "made", 1)
     for words in (("push", "lm", str(folder)), ("prune", "lm", "--keep", "1")):
         done = runctl("checkpoints", *words)
-        assert (done.code, "is not over" in done.stderr) == (2, True)
+        assert (done.code, "has not ended" in done.stderr) == (2, True)
     assert store_of(deployed).manifest_keys() == []
 
 
-def test_agent_that_is_still_saving_keeps_push_waiting(deployed, runctl, tmp_path):
+def test_push_is_refused_while_an_agent_is_still_saving(deployed, runctl, tmp_path):
     deployed.begin("lm")
     deployed.train("lm", 1)
     deployed.ledger.record_progress("lm", 1, phase="drain", now=now())
@@ -237,9 +239,7 @@ def test_agent_that_is_still_saving_keeps_push_waiting(deployed, runctl, tmp_pat
     assert (done.code, "still saving" in done.stderr) == (2, True)
 
 
-def test_push_into_a_run_that_was_resumed_meanwhile_changes_nothing(
-    over, runctl, tmp_path, monkeypatch
-):
+def test_push_into_a_run_that_has_been_resumed_changes_nothing(over, runctl, tmp_path, monkeypatch):
     before = over.ledger.find_run("lm")
     real = CheckpointStore.put_manifest
 
@@ -252,7 +252,7 @@ def test_push_into_a_run_that_was_resumed_meanwhile_changes_nothing(
 
     monkeypatch.setattr(CheckpointStore, "put_manifest", put_and_resume)
     done = runctl("checkpoints", "push", "lm", str(make_folder(tmp_path / "late", 9)))
-    assert (done.code, "resumed meanwhile" in done.stderr) == (2, True)
+    assert (done.code, "has been resumed" in done.stderr) == (2, True)
     assert over.ledger.find_run("lm").newest == before.newest
 
 
@@ -263,7 +263,7 @@ def test_step_of_a_pushed_folder_is_read_from_its_names(over, runctl, tmp_path):
     assert runctl("checkpoints", "push", "lm", str(folder), "--json").document["step"] == 41
 
 
-def test_prune_says_first_and_then_does_what_it_said(over, runctl):
+def test_prune_removes_exactly_what_its_dry_run_shows(over, runctl):
     plan = runctl("checkpoints", "prune", "lm", "--keep", "1", "--dry-run", "--json").document
     assert (len(plan["kept"]), len(plan["removed"]), plan["parts"]) == (
         1,
@@ -279,7 +279,7 @@ def test_prune_says_first_and_then_does_what_it_said(over, runctl):
     assert (again["removed"], again["parts"]) == ([], 0)
 
 
-def test_newest_stays_though_a_higher_step_is_there(over, runctl, tmp_path):
+def test_newest_checkpoint_is_kept_although_another_has_a_higher_step(over, runctl, tmp_path):
     folder = make_folder(tmp_path / "back", 0)
     runctl("checkpoints", "push", "lm", str(folder), "--step", "0")
     runctl("checkpoints", "prune", "lm", "--keep", "1")
@@ -295,7 +295,7 @@ def test_nothing_is_pruned_when_a_kept_checkpoint_cannot_be_read(over, runctl):
     assert len(store_of(over).manifest_keys()) == 3
 
 
-def test_part_without_a_manifest_goes_when_it_is_a_day_old(over):
+def test_part_without_a_manifest_is_removed_after_a_day(over):
     store = store_of(over)
     orphan = identity.part_key("lm", "0" * 64)
     over.clients.get("s3").put_object(Bucket=BUCKET, Key=orphan, Body=b"left by a killed save")
@@ -308,7 +308,7 @@ def test_part_without_a_manifest_goes_when_it_is_a_day_old(over):
     assert "0" * 64 not in {part.sha256 for part in store.parts()}
 
 
-def test_version_of_a_newer_runctl_is_told_as_such(over, runctl, tmp_path):
+def test_manifest_of_a_newer_version_is_refused_as_such(over, runctl, tmp_path):
     newest = over.ledger.find_run("lm").newest
     client = over.clients.get("s3")
     document = json.loads(client.get_object(Bucket=BUCKET, Key=newest)["Body"].read())
@@ -318,7 +318,7 @@ def test_version_of_a_newer_runctl_is_told_as_such(over, runctl, tmp_path):
 
 
 def rewrite(deployed: Deployed, step: int, change) -> None:
-    """Change the text of the newest manifest of a step, as a writer of the bucket can."""
+    """Change the text of a step's newest manifest, as anybody with access to the bucket can."""
     client = deployed.clients.get("s3")
     store = store_of(deployed)
     key = next(key for key in store.manifest_keys() if store.get_manifest(key).step == step)
@@ -328,7 +328,7 @@ def rewrite(deployed: Deployed, step: int, change) -> None:
 
 
 @pytest.mark.parametrize("attack", ["file through a link", "hard link through a link"])
-def test_manifest_of_somebody_else_writes_nothing_outside(over, runctl, tmp_path, attack):
+def test_hostile_manifest_writes_nothing_outside_the_folder(over, runctl, tmp_path, attack):
     victim = tmp_path / "home" / ".bashrc"
     victim.parent.mkdir()
     victim.write_text("of the victim")
@@ -359,7 +359,7 @@ def test_manifest_of_somebody_else_writes_nothing_outside(over, runctl, tmp_path
     assert runctl("checkpoints", "pull", "lm", "2", str(tmp_path / "got")).code == 0
 
 
-def test_wrong_size_is_found_though_another_manifest_has_the_right_one(over, runctl, tmp_path):
+def test_wrong_size_is_found_although_another_manifest_has_the_right_one(over, runctl, tmp_path):
     again = make_folder(tmp_path / "again", 3)
     (again / "more").write_text("more")
     assert runctl("checkpoints", "push", "lm", str(again), "--step", "4").code == 0
@@ -377,20 +377,20 @@ def test_wrong_size_is_found_though_another_manifest_has_the_right_one(over, run
     assert [one["step"] for one in done.document["checkpoints"] if "damage" in one] == [3]
 
 
-def test_instant_that_is_none_hides_no_list(over, runctl):
+def test_invalid_instant_does_not_break_the_list(over, runctl):
     rewrite(over, 3, lambda document: document.update(taken_at="tomorrow\x1b[2J"))
     done = runctl("checkpoints", "lm")
     assert done.code == 0
     assert "\x1b" not in done.stdout
 
 
-def test_checkpoint_that_does_not_fit_is_not_begun(over, runctl, tmp_path, monkeypatch):
+def test_checkpoint_that_does_not_fit_on_the_disk_is_refused(over, runctl, tmp_path, monkeypatch):
     small = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(
         "runctl.cli.commands.checkpoints.transfers.shutil.disk_usage", lambda _: small
     )
     done = runctl("checkpoints", "pull", "lm", str(tmp_path / "got"))
     assert done.code == 2
-    assert "DIR: the checkpoint has" in done.stderr
+    assert "DIR: the checkpoint needs" in done.stderr
     assert "another disk" in done.stderr
     assert not (tmp_path / "got").exists()

@@ -1,4 +1,4 @@
-"""A machine that was asked for once is launched once, though the answer was lost."""
+"""A launch request takes effect once, even if its answer was lost."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from runctl.model.pool import Pool
 
 @pytest.fixture
 def ask(tmp_path):
-    """Ask for a machine; each new request has another number."""
+    """Request an instance; each new request has a new number."""
     numbers = iter(range(1, 100))
 
     def once(wish="a", *, error=None):
@@ -57,7 +57,7 @@ def test_a_refusal_is_an_answer(ask, error):
     assert ask() == ("2", False)
 
 
-def test_another_wish_is_another_machine(ask):
+def test_a_different_wish_launches_a_different_instance(ask):
     lose(ask, TransientError("timeout"))
     assert ask("b") == ("2", False)
     assert ask() == ("1", True)
@@ -72,12 +72,12 @@ def test_a_request_that_is_too_old_is_not_repeated(ask, tmp_path):
     assert not list((tmp_path / "creating").iterdir())
 
 
-def test_two_that_are_under_way_at_once_are_two_machines_until_one_is_killed(ask, tmp_path):
+def test_two_concurrent_requests_launch_two_instances_unless_one_is_killed(ask, tmp_path):
     program = f"""
 import pathlib, sys
-from runctl.cli.commands.aws.creating import on_record
+from runctl.cli.commands.aws.creating import replayable
 folder = pathlib.Path({str(tmp_path)!r}) / "creating"
-with on_record("a", lambda: {{"request": "theirs"}}, folder=folder):
+with replayable("a", lambda: {{"request": "theirs"}}, folder=folder):
     print("asked", flush=True)
     sys.stdin.read()
 """
@@ -90,14 +90,14 @@ with on_record("a", lambda: {{"request": "theirs"}}, folder=folder):
     assert ask() == ("theirs", True)
 
 
-def test_nowhere_to_write_keeps_nobody_from_asking(tmp_path):
+def test_launching_works_without_a_writable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with replayable("a", lambda: {"request": "1"}, folder=tmp_path / "file") as asked:
         assert asked == ({"request": "1"}, False)
 
 
 @pytest.mark.parametrize("is_throttled", [False, True])
-def test_create_asks_ec2_for_the_very_same_after_a_lost_answer(
+def test_create_repeats_the_same_request_after_a_lost_answer(
     runctl, deployed, monkeypatch, is_throttled
 ):
     deployed.put_parameter(
@@ -128,7 +128,7 @@ def test_create_asks_ec2_for_the_very_same_after_a_lost_answer(
     assert runctl(*words).code == 3
     again = runctl(*words)
     assert (again.code, again.stdout) == (0, "i-2\n")
-    assert "had no answer" in again.stderr
+    assert "not answered" in again.stderr
     assert sent[0] == sent[1]
     assert runctl(*words).stdout == "i-3\n"
     assert json.loads(sent[2])["ClientToken"] != json.loads(sent[0])["ClientToken"]

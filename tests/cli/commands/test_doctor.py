@@ -1,4 +1,4 @@
-"""`runctl doctor` on a deployment: what it prints, what it changes, how it exits."""
+"""`runctl doctor` on a deployment: its output, its changes and its exit codes."""
 
 import json
 from datetime import datetime, timedelta, timezone
@@ -18,12 +18,12 @@ TAGS = [
     {"Key": "runctl:attempt", "Value": "1"},
     {"Key": "runctl:deployment", "Value": "runctl"},
 ]
-# Of a deployment beside ours, which has a run of the same name.
+# A second deployment in the account, which has a run of the same name.
 THEIRS = [*TAGS[:2], {"Key": "runctl:deployment", "Value": "second"}]
 
 
 class Account:
-    """The deployment's account, with things that somebody left in it."""
+    """The deployment's account, with leftovers in it."""
 
     def __init__(self, deployed: Deployed) -> None:
         self.deployed = deployed
@@ -51,7 +51,7 @@ class Account:
         return got["Instances"][0]["InstanceId"]
 
     def lose(self) -> None:
-        """Let the run's attempt and the run end an hour ago, with nobody to end the machine."""
+        """End the run and its attempt an hour ago, without terminating the instance."""
         self.deployed.begin("my-run")
         self.deployed.train("my-run", 1)
         self.deployed.end_attempt("my-run", 1, OutcomeKind.LOST)
@@ -61,7 +61,7 @@ class Account:
         self.age("ended_at", timedelta(hours=2))
 
     def age(self, field: str, by: timedelta) -> None:
-        """Move the run's end, and its attempts', into the past: the ledger itself never does."""
+        """Move the ends of the run and its attempts into the past, which the ledger never does."""
         at = (datetime.now(timezone.utc) - by).isoformat()
         table = self.deployed.clients.get("dynamodb")
         for sk in ("RUN", "ATTEMPT#0001"):
@@ -92,33 +92,33 @@ def state_of(account: Account, instance_id: str) -> str:
     return found["Reservations"][0]["Instances"][0]["State"]["Name"]
 
 
-def test_an_account_in_order_is_said_to_be(runctl, account):
+def test_an_account_without_leftovers_is_reported_as_such(runctl, account):
     done = runctl("doctor")
-    assert (done.code, done.stdout) == (0, "nothing is left over (9 checks)\n")
+    assert (done.code, done.stdout) == (0, "no leftovers (9 checks)\n")
 
 
-def test_what_is_left_over_is_told_and_nothing_is_changed_until_asked(runctl, account):
+def test_leftovers_are_listed_and_nothing_is_changed_without_fix(runctl, account):
     account.lose()
     instance_id = account.launch()
-    # moto's machines are launched now; that the run ended long ago is what counts.
+    # moto's instances are launched now; it matters that the run ended long ago.
     looked = runctl("doctor", "--json")
     assert looked.code == 1
     assert findings(looked.document) == {"machines": [instance_id]}
     assert state_of(account, instance_id) == "running"
-    told = runctl("doctor")
-    assert told.code == 1
-    assert "not wanted by the run my-run" in told.stdout
-    assert "1 found, 0 mended" in told.stdout
-    assert "runctl doctor --fix" in told.stdout
+    expected = runctl("doctor")
+    assert expected.code == 1
+    assert "not wanted by the run my-run" in expected.stdout
+    assert "1 found, 0 fixed" in expected.stdout
+    assert "runctl doctor --fix" in expected.stdout
     fixed = runctl("doctor", "--fix")
     assert fixed.code == 0
     assert f"machines: {instance_id}: terminate it" in fixed.stderr
-    assert "1 found, 1 mended" in fixed.stdout
+    assert "1 found, 1 fixed" in fixed.stdout
     assert state_of(account, instance_id) == "terminated"
     assert runctl("doctor").code == 0
 
 
-def test_the_document_says_what_was_found_done_and_left(runctl, account):
+def test_the_document_has_what_was_found_fixed_and_left(runctl, account):
     account.lose()
     instance_id = account.launch()
     account.sqs.send_message(QueueUrl=account.queue, MessageBody="{}")
@@ -134,7 +134,7 @@ def test_the_document_says_what_was_found_done_and_left(runctl, account):
     assert letters["findings"][0]["why"].startswith("1 events")
 
 
-def test_another_version_and_an_old_deployment_are_told(runctl, account):
+def test_another_version_and_an_old_deployment_are_reported(runctl, account):
     account.tell_parameter(version="0.0.1", security_group="", dead_letters="")
     done = runctl("doctor", "--json")
     assert done.code == 1
@@ -142,27 +142,27 @@ def test_another_version_and_an_old_deployment_are_told(runctl, account):
     assert "0.0.1" in done.stdout
 
 
-def test_no_deployment_exits_as_everywhere(runctl, account):
+def test_a_missing_deployment_has_the_usual_exit_code(runctl, account):
     account.deployed.clients.get("ssm").delete_parameter(Name="/runctl/deployment")
     done = runctl("doctor")
     assert done.code == 4
     assert "/runctl/deployment is missing" in done.stderr
 
 
-def test_a_check_that_is_refused_is_told_and_is_no_all_clear(runctl, account, monkeypatch):
+def test_a_refused_check_is_reported_and_is_not_success(runctl, account, monkeypatch):
     def disks(_self):
         raise RefusedError("ec2:DescribeVolumes is missing")
 
     monkeypatch.setattr(AwsAccount, "disks", disks)
     done = runctl("doctor")
     assert done.code == 3
-    assert done.stdout == "volumes could not be looked at: ec2:DescribeVolumes is missing\n"
+    assert done.stdout == "volumes could not be examined: ec2:DescribeVolumes is missing\n"
     assert runctl("doctor", "--json").document["checks"][5]["problem"] == (
         "ec2:DescribeVolumes is missing"
     )
 
 
-# What the checks see, over the wire.
+# The resources that the checks find.
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def seen(account: Account) -> AwsAccount:
     return AwsAccount(clients, deployment, now=lambda: datetime.now(timezone.utc))
 
 
-def test_tagged_volumes_are_seen_and_deleted_once(account, seen):
+def test_tagged_volumes_are_found_and_deleted_once(account, seen):
     made = [
         account.ec2.create_volume(
             AvailabilityZone="us-east-1a",
@@ -191,7 +191,7 @@ def test_tagged_volumes_are_seen_and_deleted_once(account, seen):
     assert seen.disks() == []
 
 
-def test_unfinished_uploads_are_seen_and_dropped_once(account, seen):
+def test_unfinished_uploads_are_found_and_aborted_once(account, seen):
     key = "runs/my-run/outputs/model.pt"
     begun = account.s3.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
     (upload,) = seen.uploads()
@@ -201,7 +201,7 @@ def test_unfinished_uploads_are_seen_and_dropped_once(account, seen):
     assert seen.uploads() == []
 
 
-def test_the_runs_that_anything_is_stored_of_are_seen(account, seen):
+def test_runs_with_stored_objects_are_found(account, seen):
     for run_id in ("my-run", "other"):
         key = part_key(run_id, "a" * 64)
         account.s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
@@ -217,6 +217,6 @@ def test_dead_letters_are_counted(account, seen):
     assert seen.dead_letters() == 1
 
 
-def test_only_spot_has_a_price_that_is_cheap_to_ask_for(seen):
+def test_only_spot_prices_are_looked_up(seen):
     assert seen.price(Pool("m5.large", "us-east-1a", "on-demand")) is None
     assert seen.price(Pool("m5.large", "us-east-1a", "spot")) is not None

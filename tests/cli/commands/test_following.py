@@ -1,4 +1,4 @@
-"""Following a run as a real process: what is told, how it ends, and Ctrl-C."""
+"""Following a run, as a real process: announcements, exit codes and Ctrl-C."""
 
 import pytest
 
@@ -11,7 +11,9 @@ def start(start_runctl, *words):
     return start_runctl("aws", "train", "--name", "x", *words, "train.py")
 
 
-def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(project, deployed, start_runctl):
+def test_ctrl_c_leaves_the_run_running_and_prints_how_to_attach_again(
+    project, deployed, start_runctl
+):
     with start(start_runctl) as process:
         process.wait_for("x has started")
         deployed.begin("x")
@@ -21,7 +23,7 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(project, deployed
         process.interrupt()
         done = process.finish()
     assert done.code == 130
-    assert "left x going" in done.stderr
+    assert "left x running" in done.stderr
     assert "`runctl logs x -f`" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -40,7 +42,7 @@ def test_ctrl_c_with_json_still_prints_one_document(project, deployed, start_run
     assert (done.document["run_id"], done.document["status"]) == ("x", "training")
 
 
-def test_the_story_of_a_run_is_told_in_order(project, deployed, start_runctl):
+def test_the_events_of_a_run_are_announced_in_order(project, deployed, start_runctl):
     with start(start_runctl, "--json") as process:
         process.wait_for("x has started")
         deployed.begin("x")
@@ -67,11 +69,11 @@ def test_the_story_of_a_run_is_told_in_order(project, deployed, start_runctl):
         1,
     )
     assert lines.index("the last words") < lines.index("── attempt 2 completed")
-    # What does not change is told once.
+    # An unchanged state is announced once.
     assert len(lines) == len(set(lines))
 
 
-def test_a_request_that_is_refused_later_exits_2_with_the_cause(
+def test_a_request_refused_by_prepare_run_exits_2_with_the_cause(
     project, deployed, runctl, monkeypatch
 ):
     from runctl.aws.workflow import Execution, StepFunctions
@@ -87,7 +89,7 @@ def test_a_request_that_is_refused_later_exits_2_with_the_cause(
     assert (done.code, "market: 'x' is none of spot" in done.stderr) == (2, True)
 
 
-def test_an_execution_that_is_stopped_before_the_run_began_is_told(project, deployed, start_runctl):
+def test_an_execution_stopped_before_the_run_began_is_reported(project, deployed, start_runctl):
     with start(start_runctl) as process:
         process.wait_for("x has started")
         deployed.workflow.stop_run(deployed.workflow.execution_arn("x"), cause="somebody")
@@ -95,7 +97,7 @@ def test_an_execution_that_is_stopped_before_the_run_began_is_told(project, depl
     assert (done.code, "ended as ABORTED before the run began" in done.stderr) == (1, True)
 
 
-def test_a_network_that_goes_away_for_a_while_ends_nothing(project, deployed, runctl, monkeypatch):
+def test_a_temporary_network_failure_does_not_end_following(project, deployed, runctl, monkeypatch):
     from runctl.aws.ledger import DynamoLedger
     from runctl.model.errors import TransientError
 
@@ -124,7 +126,7 @@ def test_a_network_that_goes_away_for_a_while_ends_nothing(project, deployed, ru
 
 
 @pytest.mark.parametrize("status", ["TIMED_OUT", "ABORTED"])
-def test_an_execution_whose_clean_up_was_lost_is_not_followed_for_ever(
+def test_an_execution_without_clean_up_is_not_followed_forever(
     project, deployed, runctl, monkeypatch, status
 ):
     from datetime import timedelta
@@ -164,5 +166,5 @@ def test_the_live_view_fits_a_narrow_terminal_and_shows_what_matters(deployed):
     console.print(following_view(run.run_id, run, [attempt], now=now()))
     shown = console.file.getvalue()
     assert all(len(line) <= 60 for line in shown.splitlines())
-    for told in ("training", "attempt 3", "step 4200", "loss 0.1235", "none yet", "Ctrl-C"):
-        assert told in " ".join(shown.split())
+    for expected in ("training", "attempt 3", "step 4200", "loss 0.1235", "none yet", "Ctrl-C"):
+        assert expected in " ".join(shown.split())

@@ -1,4 +1,4 @@
-"""`runctl aws create`, `terminate`, `spot-monitor`, and `train` on a machine that is there."""
+"""`runctl aws create`, `terminate`, `spot-monitor`, and `train` on an existing instance."""
 
 import json
 
@@ -18,7 +18,7 @@ NOBODY = "i-0123456789abcdef0"
 
 @pytest.fixture
 def machine(deployed):
-    """Launch an instance of somebody's, with tags."""
+    """Launch an instance with tags."""
     ec2 = deployed.clients.get("ec2")
 
     def launch(**tags: str) -> str:
@@ -64,13 +64,15 @@ def busy(deployed, instance_id: str) -> str:
 
 
 class TestTerminate:
-    def test_a_machine_of_ours_is_ended_and_twice_is_fine(self, runctl, machine, state_of):
+    def test_an_instance_of_runctl_is_terminated_and_again_is_not_an_error(
+        self, runctl, machine, state_of
+    ):
         ours = machine(**{KEEP_ALIVE_TAG: "2030-01-01T00:00:00Z"})
         assert runctl("aws", "terminate", "--yes", ours).code == 0
         assert state_of(ours) in {"shutting-down", "terminated"}
         assert runctl("aws", "terminate", "--yes", ours).code == 0
 
-    def test_one_that_runctl_did_not_launch_is_refused_without_force(
+    def test_an_instance_that_runctl_did_not_launch_is_refused_without_force(
         self, runctl, machine, state_of
     ):
         theirs = machine()
@@ -80,16 +82,16 @@ class TestTerminate:
         assert state_of(theirs) == "running"
         assert runctl("aws", "terminate", "--yes", "--force", theirs).code == 0
 
-    def test_one_of_another_deployment_is_refused_with_its_name(self, runctl, machine, state_of):
+    def test_an_instance_of_another_deployment_is_refused_with_its_name(
+        self, runctl, machine, state_of
+    ):
         theirs = machine(**{RUN_TAG: "mine", DEPLOYMENT_TAG: "second"})
         done = runctl("aws", "terminate", "--yes", theirs)
         assert done.code == 2
         assert "RUNCTL_DEPLOYMENT=second" in done.stderr
         assert state_of(theirs) == "running"
 
-    def test_one_that_works_on_a_run_is_told_with_the_run(
-        self, runctl, deployed, machine, state_of
-    ):
+    def test_an_instance_in_use_is_refused_with_its_run(self, runctl, deployed, machine, state_of):
         ours = machine(**{KEEP_ALIVE_TAG: "2030-01-01T00:00:00Z"})
         busy(deployed, ours)
         done = runctl("aws", "terminate", "--yes", ours)
@@ -99,15 +101,15 @@ class TestTerminate:
         deployed.end_attempt("mine", 1, OutcomeKind.COMPLETED)
         assert runctl("aws", "terminate", "--yes", ours).code == 0
 
-    def test_a_free_hour_that_would_be_lost_is_told(self, runctl, deployed, machine):
+    def test_losing_a_free_hour_is_warned_of(self, runctl, deployed, machine):
         ours = machine(**{RUN_TAG: "mine"})
         busy(deployed, ours)
         deployed.notice("mine", 1)
         done = runctl("aws", "terminate", "--yes", "--force", ours)
         assert done.code == 0
-        assert "would charge nothing" in done.stderr
+        assert "is free of charge" in done.stderr
 
-    def test_nobody_is_asked_where_nobody_is(self, runctl, machine, state_of):
+    def test_confirmation_needs_a_terminal(self, runctl, machine, state_of):
         ours = machine(**{KEEP_ALIVE_TAG: "2030-01-01T00:00:00Z"})
         done = runctl("aws", "terminate", ours)
         assert done.code == 2
@@ -116,24 +118,24 @@ class TestTerminate:
 
 
 class TestTrainOnAMachine:
-    def test_one_that_does_not_exist_is_told(self, runctl, deployed, project, monkeypatch):
+    def test_an_unknown_instance_is_refused(self, runctl, deployed, project, monkeypatch):
         monkeypatch.setattr(machines, "KNOWN_WITHIN", machines.timedelta(0))
         done = runctl("aws", "train", "--detach", NOBODY, "train.py")
         assert done.code == 4
-        assert f"knows no {NOBODY}" in done.stderr
+        assert f"{NOBODY} does not exist" in done.stderr
         assert deployed.executions() == []
 
-    def test_one_that_is_at_work_is_refused_before_anything_is_uploaded(
+    def test_an_instance_in_use_is_refused_before_anything_is_uploaded(
         self, runctl, deployed, project, machine
     ):
         theirs = machine()
         busy(deployed, theirs)
         done = runctl("aws", "train", "--detach", theirs, "train.py")
         assert done.code == 2
-        assert "attempt 1 of the run mine" in done.stderr
+        assert "attempt 1 of mine" in done.stderr
         assert deployed.objects() == []
 
-    def test_one_that_never_registers_is_explained(
+    def test_an_instance_that_never_registers_is_explained(
         self, runctl, deployed, project, machine, monkeypatch
     ):
         theirs = machine()
@@ -145,19 +147,19 @@ class TestTrainOnAMachine:
         assert "instance profile" in done.stderr
         assert deployed.executions() == []
 
-    def test_a_machine_without_a_script_is_a_mistake(self, runctl, deployed):
+    def test_an_instance_without_a_script_is_refused(self, runctl, deployed):
         done = runctl("aws", "train", NOBODY)
         assert done.code == 2
-        assert "SCRIPT is missing" in done.stderr
+        assert "SCRIPT: missing after" in done.stderr
 
-    def test_the_request_of_a_dry_run_names_the_machine(self, runctl, deployed, project):
+    def test_the_request_of_a_dry_run_names_the_instance(self, runctl, deployed, project):
         done = runctl("--json", "aws", "train", "--dry-run", NOBODY, "train.py", "--epochs", "3")
         assert done.document["request"]["instance_id"] == NOBODY
         assert done.document["request"]["args"] == ["--epochs", "3"]
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (("aws", "create", "--keep-alive", "0"), "--keep-alive"),
         (("aws", "create", "--keep-alive", "9999"), "--keep-alive"),
@@ -180,13 +182,13 @@ class TestTrainOnAMachine:
         ),
     ],
 )
-def test_a_bad_option_is_told_by_its_name(runctl, words, told):
+def test_an_invalid_option_is_refused_by_its_name(runctl, words, expected):
     done = runctl(*words)
     assert done.code == 2
-    assert told in done.stderr
+    assert expected in done.stderr
 
 
-def test_a_created_machine_belongs_to_no_run_and_says_until_when_it_is_wanted():
+def test_a_created_instance_has_no_run_and_a_tag_with_its_end():
     fleet = Ec2Fleet(
         boto3.client("ec2", region_name="us-east-1"),
         deployment="ours",

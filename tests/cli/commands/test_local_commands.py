@@ -1,4 +1,4 @@
-"""`runctl local …` against a real local cloud, and `--local` that leaves the environment alone."""
+"""`runctl local …` against a real local cloud, and `--local`, which ignores AWS variables."""
 
 import boto3
 import pytest
@@ -17,13 +17,13 @@ def endpoint(tmp_path):
 pytestmark = pytest.mark.slow
 
 
-def test_status_shows_where_it_is_and_what_is_there(endpoint, runctl):
+def test_status_shows_the_endpoint_and_the_instances(endpoint, runctl):
     document = runctl("local", "status", "--json").document
     assert (document["endpoint"], document["instances"]) == (endpoint.url, [])
     assert endpoint.url in runctl("local", "status").stdout
 
 
-def test_env_points_aws_tools_at_it_and_nothing_else_prints_a_key(endpoint, runctl):
+def test_env_prints_the_variables_and_no_other_command_prints_a_key(endpoint, runctl):
     printed = runctl("local", "env")
     words = [word for line in printed.stdout.splitlines() for word in line.split()[1:]]
     variables = dict(word.split("=", 1) for word in words)
@@ -48,24 +48,24 @@ def test_capacity_reaches_the_market(endpoint, runctl):
     assert calls.health()
     bad = runctl("local", "capacity", "m5.large", "0")
     assert (bad.code, "POOL: 'm5.large' is no pool" in bad.stderr) == (2, True)
-    for wrong, told in {
+    for wrong, expected in {
         "m5.lagre/us-east-1a/spot": "POOL: no instance type 'm5.lagre'; did you mean 'm5.large'?",
         "m5.large/us-east-1a/sport": "POOL: 'm5.large/us-east-1a/sport': a pool ends in /spot",
         "m5.large/us-west-1a/spot": "POOL: no zone 'us-west-1a'; did you mean 'us-east-1a'?",
     }.items():
         bad = runctl("local", "capacity", wrong, "0")
-        assert (bad.code, told in " ".join(bad.stderr.split())) == (2, True), bad.stderr
+        assert (bad.code, expected in " ".join(bad.stderr.split())) == (2, True), bad.stderr
 
 
 def test_a_quota_is_set_by_its_code_and_a_wrong_code_is_refused(endpoint, runctl):
     assert runctl("local", "quota", "L-3819A6DF", "0").code == 0
     assert LocalCloudClient(endpoint.url).knobs()["vcpu_quotas"] == {"L-3819A6DF": 0}
     bad = runctl("local", "quota", "L-3819A6D", "0")
-    told = "CODE: no quota 'L-3819A6D'; did you mean 'L-3819A6DF'?"
-    assert (bad.code, told in " ".join(bad.stderr.split())) == (2, True), bad.stderr
+    expected = "CODE: no quota 'L-3819A6D'; did you mean 'L-3819A6DF'?"
+    assert (bad.code, expected in " ".join(bad.stderr.split())) == (2, True), bad.stderr
 
 
-def test_a_local_cloud_without_a_deployment_is_told(endpoint, runctl):
+def test_a_local_cloud_without_a_deployment_is_reported(endpoint, runctl):
     done = runctl("--local", "list")
     assert (done.code, "nothing is deployed" in done.stderr) == (4, True)
 
@@ -79,11 +79,11 @@ def test_the_users_own_credentials_do_not_matter(endpoint, runctl):
     assert (done.code, "nothing is deployed in us-east-1" in done.stderr) == (4, True)
 
 
-def test_down_ends_it_and_a_second_time_is_fine(endpoint, runctl):
+def test_down_stops_it_and_again_is_not_an_error(endpoint, runctl):
     assert runctl("local", "down", "--json").document == {"was_up": True}
     assert daemon.find(endpoint.home) is None
     again = runctl("local", "down")
-    assert (again.code, "no local cloud ran" in again.stdout) == (0, True)
+    assert (again.code, "no local cloud was running" in again.stdout) == (0, True)
 
 
 def test_a_disk_size_that_cannot_be_enforced_is_refused(endpoint, runctl):
@@ -92,9 +92,9 @@ def test_a_disk_size_that_cannot_be_enforced_is_refused(endpoint, runctl):
         assert (done.code, "--disk-gib" in done.stderr) == (2, True)
     large = runctl("local", "up", "--disk-gib", "16384")
     assert (large.code, "more than this machine's memory" in large.stderr) == (2, True)
-    # The one that is up cannot mount disks any more.
+    # A running local cloud can no longer mount disks.
     late = runctl("local", "up", "--disk-gib", "1")
-    assert (late.code, "end it first: runctl local down" in late.stderr) == (3, True)
+    assert (late.code, "stop it first with `runctl local down`" in late.stderr) == (3, True)
 
 
 def test_a_notice_that_is_not_sent_has_no_length(endpoint, runctl):
@@ -102,15 +102,15 @@ def test_a_notice_that_is_not_sent_has_no_length(endpoint, runctl):
     assert (done.code, "--notice-seconds" in done.stderr) == (2, True)
 
 
-def test_faults_that_there_are_not_are_refused(endpoint, runctl):
-    for arguments, told in [
+def test_unknown_faults_are_refused(endpoint, runctl):
+    for arguments, expected in [
         (("interrupt", "lm", "--no-notice", "--reservation"), "--no-notice"),
         (("fail-check", "lm", "--check", "disk"), "'disk' is not one of system, instance, ebs"),
         (("maintain", "lm", "--code", "reboot"), "'reboot' is not one of instance-reboot"),
         (("maintain", "lm", "--in-seconds", "-1"), "--in-seconds"),
     ]:
         done = runctl("local", *arguments)
-        assert (done.code, told in " ".join(done.stderr.split())) == (2, True), done.stderr
+        assert (done.code, expected in " ".join(done.stderr.split())) == (2, True), done.stderr
 
 
 def test_settings_of_the_start_are_refused_once_it_runs(endpoint, tmp_path):
@@ -119,7 +119,7 @@ def test_settings_of_the_start_are_refused_once_it_runs(endpoint, tmp_path):
     assert daemon.start(endpoint.home) == endpoint
 
 
-def test_status_says_what_instances_have_of_their_own(runctl, tmp_path):
+def test_status_shows_the_isolation_of_instances(runctl, tmp_path):
     home = tmp_path / "local-cloud"
     daemon.start(home, die_with_parent=True, disk_bytes=2**30, own_paths=False)
     try:
@@ -132,6 +132,6 @@ def test_status_says_what_instances_have_of_their_own(runctl, tmp_path):
     assert (health["disk_bytes"], health["own_paths"]) == (2**30, False)
 
 
-def test_terminate_says_in_its_help_that_it_needs_yes_without_a_terminal(runctl):
-    told = " ".join(runctl("aws", "terminate", "--help").stdout.replace("│", " ").split())
-    assert "required where there is no terminal" in told
+def test_help_of_terminate_says_that_yes_is_required_without_a_terminal(runctl):
+    expected = " ".join(runctl("aws", "terminate", "--help").stdout.replace("│", " ").split())
+    assert "required without a terminal" in expected

@@ -1,4 +1,4 @@
-"""A key that is given in clear is refused with what to do instead, and is shown nowhere."""
+"""A key in plain text is refused with the remedy, and is shown nowhere."""
 
 import json
 
@@ -14,7 +14,7 @@ TRAIN = ("aws", "train", "--name", "s")
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (
             ["--env", f"WANDB_API_KEY={KEY}", "train.py"],
@@ -33,17 +33,19 @@ TRAIN = ("aws", "train", "--name", "s")
         (["--env", "WANDB_API_KEY=secret:", "train.py"], ["--env: WANDB_API_KEY", "secret:NAME"]),
     ],
 )
-def test_key_in_clear_is_refused_before_anything_starts(project, deployed, runctl, words, told):
+def test_plain_text_key_is_refused_before_anything_starts(
+    project, deployed, runctl, words, expected
+):
     for flags in ([], ["--dry-run"], ["--json"]):
         done = runctl(*TRAIN, *flags, *words)
         shown = " ".join((done.stdout + done.stderr).split())
         assert done.code == 2
-        assert [one for one in told if one not in shown] == []
+        assert [one for one in expected if one not in shown] == []
         assert KEY not in shown
     assert (deployed.executions(), deployed.objects()) == ([], [])
 
 
-def test_key_in_the_settings_is_told_with_the_file(project, deployed, runctl):
+def test_key_in_the_settings_is_refused_with_the_file(project, deployed, runctl):
     (project / ".runctl.toml").write_text(f'[env]\nWANDB_API_KEY = "{KEY}"\n')
     done = runctl(*TRAIN, "train.py")
     assert done.code == 2
@@ -51,7 +53,7 @@ def test_key_in_the_settings_is_told_with_the_file(project, deployed, runctl):
     assert KEY not in done.stderr
 
 
-def test_references_and_what_the_user_insists_on_are_started_as_they_are(project, deployed, runctl):
+def test_references_and_declared_exceptions_are_passed_unchanged(project, deployed, runctl):
     done = runctl(
         *TRAIN, "--detach", "--env", "WANDB_API_KEY=secret:team/keys#wandb",
         "--env", "HF_TOKEN=ssm:/team/hf", "--env", "SERVICE_TOKEN=0123456789abcdef0123",
@@ -66,7 +68,7 @@ def test_references_and_what_the_user_insists_on_are_started_as_they_are(project
     assert request["args"] == ["--api-key", "public-demo-key"]
 
 
-def test_dry_run_shows_references_and_no_declared_exception_is_hidden(project, deployed, runctl):
+def test_dry_run_shows_references_and_declared_exceptions(project, deployed, runctl):
     done = runctl(*TRAIN, "--dry-run", "--json", "--env", "A_TOKEN=secret:x", "train.py")
     assert done.document["request"]["env"] == {"A_TOKEN": "secret:x"}
 

@@ -1,4 +1,4 @@
-"""Options and settings become one run request, every mistake told where it was made."""
+"""Options and settings become one run request, and every problem names its origin."""
 
 import re
 from datetime import datetime, timezone
@@ -36,7 +36,7 @@ def build(options=None, settings=None, args=()):
     )
 
 
-def test_what_nobody_asked_for_is_not_in_the_request():
+def test_defaults_are_not_in_the_request():
     assert build() == {"script": "train.py", "code": CODE}
 
 
@@ -77,14 +77,14 @@ def test_retry_options_win_over_settings(tmp_path):
         ({"retry.max_failures": 3}, "--max-failures", "needs exit_codes"),
     ],
 )
-def test_a_mistake_in_what_to_retry_names_the_option(options, field, message):
+def test_an_invalid_retry_option_is_refused_by_its_name(options, field, message):
     with pytest.raises(InvalidRequestError) as caught:
         build(options)
     (problem,) = caught.value.problems
     assert (problem.field, message in problem.message) == (field, True)
 
 
-def test_a_mistake_is_told_at_the_option_it_was_made_in():
+def test_a_problem_names_the_option_or_setting_of_the_value():
     options = {"market": "cheap", "checkpoint.grace_seconds": 900, "instance_types": ["g5"]}
     with pytest.raises(InvalidRequestError) as caught:
         build(options)
@@ -115,21 +115,21 @@ def test_types_are_repeated_or_separated_by_commas():
 
 
 @pytest.mark.parametrize("script", ["train_mnist.py", "a/b/ünïcode!.py", "…", "x" * 200 + ".py"])
-def test_a_made_up_name_is_readable_valid_and_unique(script):
+def test_a_generated_name_is_readable_valid_and_unique(script):
     first, second = name_run(script, now=NOW), name_run(script, now=NOW)
     assert RUN_ID.fullmatch(first)
     assert first != second
     assert "20261124-064512" in first
 
 
-def test_a_made_up_name_begins_with_the_script():
+def test_a_generated_name_begins_with_the_script():
     assert name_run("training/train_mnist.py", now=NOW).startswith("train-mnist-20261124-064512-")
 
 
 @pytest.mark.parametrize(
     ("name", "cure"), [("my run", "my-run"), ("../x", "x"), ("a/b", "a-b"), ("x" * 65, "x" * 64)]
 )
-def test_a_bad_name_is_told_with_a_good_one(name, cure):
+def test_an_invalid_name_is_refused_with_a_valid_one(name, cure):
     with pytest.raises(InvalidRequestError, match=f"--name: .*; for example {cure}$"):
         check_name(name)
 
@@ -161,7 +161,7 @@ def test_settings_are_found_upwards(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("markt = 'spot'", "markt is unknown; did you mean market?"),
         (
@@ -174,17 +174,17 @@ def test_settings_are_found_upwards(tmp_path):
         ("auto_resume = 'yes'", "auto_resume: 'yes' is neither true nor false"),
         ("max_attempts = 0", "max_attempts: 0 is not a whole number from 1"),
         ("checkpoint = 3", "checkpoint: 3 is not an object"),
-        ("aws = 3", "aws: 3 is no table; write \\[aws\\]"),
+        ("aws = 3", "aws: 3 is not a table; write \\[aws\\]"),
         ("[project]\nmax_size_mb = true", "project.max_size_mb: True is not a whole number"),
         ("market = ", "cannot be read"),
     ],
 )
-def test_a_wrong_setting_is_told_with_its_file_and_the_nearest_name(tmp_path, text, told):
-    with pytest.raises(SettingsError, match=told) as caught:
+def test_an_invalid_setting_is_refused_with_its_file_and_the_nearest_name(tmp_path, text, expected):
+    with pytest.raises(SettingsError, match=expected) as caught:
         settings_of(tmp_path, text)
     assert str(tmp_path / ".runctl.toml") in str(caught.value)
 
 
-def test_all_wrong_settings_are_told_at_once(tmp_path):
+def test_all_invalid_settings_are_in_one_message(tmp_path):
     with pytest.raises(SettingsError, match=r"markt is unknown.*max_attempts: 0 is not"):
         settings_of(tmp_path, "markt = 'spot'\nmax_attempts = 0")

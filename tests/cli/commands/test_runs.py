@@ -26,7 +26,7 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def story(deployed):
-    """A run that was interrupted once and trains again."""
+    """A run that was interrupted once and is training again."""
     deployed.begin("lm", at=now() - timedelta(hours=2))
     deployed.train("lm", 1, since=7000)
     deployed.progress("lm", 1, 40)
@@ -63,12 +63,12 @@ def test_a_list_has_the_newest_first_with_derived_statuses(deployed, runctl):
     assert "no runs yet" not in runctl("list").stdout
 
 
-def test_an_empty_list_says_how_to_begin(deployed, runctl):
+def test_an_empty_list_suggests_the_first_command(deployed, runctl):
     assert "runctl aws train" in runctl("list").stdout
     assert runctl("list", "--json").document == {"runs": []}
 
 
-def test_a_status_that_is_none_is_told_with_all_there_are(runctl):
+def test_an_unknown_status_is_refused_with_the_known_ones(runctl):
     done = runctl("list", "--status", "dead")
     assert (done.code, "recovering, completed" in done.stderr) == (2, True)
 
@@ -88,10 +88,10 @@ def test_failures_are_counted_apart_from_interruptions(deployed, runctl):
     document = runctl("status", "lm", "--json").document
     assert (document["interruptions"], document["failures"]) == (1, 2)
     page = runctl("status", "lm").stdout
-    assert "2 of the trainer, up to 2 are retried" in page
+    assert "2 of the trainer; up to 2 are retried" in page
 
 
-def test_status_tells_everything_but_the_token(story, runctl):
+def test_status_has_everything_but_the_token(story, runctl):
     done = runctl("status", "lm", "--json")
     document = done.document
     assert (document["status"], document["step"], document["interruptions"]) == ("training", 38, 1)
@@ -107,8 +107,14 @@ def test_status_is_a_page_that_fits(story, runctl, width):
     done = runctl("status", "lm", env={"COLUMNS": width})
     assert done.code == 0
     assert all(len(line) <= int(width) for line in done.stdout.splitlines())
-    for told in ("lm  training", "start → 40", "38 → 50", "m5.xlarge/us-east-1b/spot", "step 38"):
-        assert told in done.stdout
+    for expected in (
+        "lm  training",
+        "start → 40",
+        "38 → 50",
+        "m5.xlarge/us-east-1b/spot",
+        "step 38",
+    ):
+        assert expected in done.stdout
     assert "reclaimed by EC2" in done.stdout
     assert "\x1b" not in done.stdout
 
@@ -125,7 +131,7 @@ SAVING = Saving(
 
 
 @pytest.mark.parametrize(
-    ("told", "lines"),
+    ("expected", "lines"),
     [
         (
             {},
@@ -136,18 +142,18 @@ SAVING = Saving(
         ),
         (
             {"cost": None, "uptime": None, "bytes_per_second": None, "last_save": None},
-            ["every 4m 10s, until a first save shows what a save costs", "1.2 GB"],
+            ["every 4m 10s, until the first save shows the cost of a save", "1.2 GB"],
         ),
         (
             {"is_fixed": True, "last_save": timedelta(seconds=200)},
-            ["every 4m 10s, as the request says", "does not fit into a notice: 3m 20s of 1m 50s"],
+            ["every 4m 10s, as requested", "does not fit into a notice: 3m 20s of 1m 50s"],
         ),
     ],
 )
-def test_status_tells_why_the_interval_is_what_it_is_and_what_a_notice_is_enough_for(
-    story, runctl, told, lines
+def test_status_explains_the_save_interval_and_what_fits_into_a_notice(
+    story, runctl, expected, lines
 ):
-    story.progress("lm", 2, 51, saving=replace(SAVING, **told))
+    story.progress("lm", 2, 51, saving=replace(SAVING, **expected))
     page = runctl("status", "lm", env={"COLUMNS": "100"}).stdout
     for label, line in zip(("interval", "last save"), lines, strict=True):
         assert any(one.startswith(label) and line in one for one in page.splitlines()), page
@@ -164,22 +170,22 @@ def test_status_document_has_the_figures_of_the_interval(story, runctl):
     }  # fmt: skip
 
 
-def test_an_attempt_that_has_ended_saves_no_more(story, runctl):
+def test_an_ended_attempt_has_no_save_interval(story, runctl):
     story.progress("lm", 2, 51, saving=SAVING)
     story.end_attempt("lm", 2, OutcomeKind.INTERRUPTED)
     assert "interval" not in runctl("status", "lm").stdout
 
 
-def test_a_run_that_is_not_there_is_told_with_the_nearest_name(story, runctl):
+def test_an_unknown_run_is_refused_with_similar_names(story, runctl):
     done = runctl("status", "lmm")
     assert (done.code, "did you mean lm?" in done.stderr) == (4, True)
     assert runctl("status", "zzzzz", "--json").document["error"]["type"] == "NotFoundError"
 
 
-def test_a_run_that_was_started_a_moment_ago_is_told_as_such(deployed, runctl):
+def test_a_run_that_has_only_just_started_is_reported_as_such(deployed, runctl):
     deployed.workflow.start_run("fresh", {"script": "x"})
     done = runctl("status", "fresh")
-    assert (done.code, "a moment ago" in done.stderr) == (4, True)
+    assert (done.code, "has only just started" in done.stderr) == (4, True)
 
 
 def test_logs_are_the_trainers_lines_and_nothing_else_on_stdout(story, runctl):
@@ -215,7 +221,7 @@ def test_following_logs_joins_a_line_with_others_between(story, start_runctl, as
     rest = lines.feed(b" done\n", 61)
     with start_runctl("logs", "lm", "-f", *(["--json"] if as_json else [])) as process:
         if as_json:
-            # It shows nothing before the end, so the rest may come as late as it likes.
+            # It prints nothing before the end, so the rest may come at any time.
             story.say("lm", 2, *first)
             story.say("lm", 2, *rest)
         else:
@@ -232,7 +238,7 @@ def marked_as_unfinished(text):
     return [marked(Piece(text=text, key="stderr:7", is_last=False))]
 
 
-def test_logs_of_an_attempt_that_is_not_there_exit_4(story, runctl):
+def test_logs_of_an_unknown_attempt_exit_4(story, runctl):
     assert runctl("logs", "lm", "--attempt", "9").code == 4
 
 
@@ -246,28 +252,28 @@ def test_following_logs_ends_with_the_run(story, start_runctl):
     assert (done.code, done.stdout) == (0, "one\ntwo\nthree\nfour\n")
 
 
-def test_a_time_is_a_duration_back_or_an_instant():
+def test_a_time_is_a_duration_before_now_or_an_instant():
     assert read_since("10m", now=NOW) == NOW - timedelta(minutes=10)
     assert read_since("2026-11-24T11:00:00Z", now=NOW) == NOW - timedelta(hours=1)
 
 
 @pytest.mark.parametrize("text", ["yesterday", "10", "2026-11-24T11:00:00", "-5m", "5 weeks"])
-def test_what_is_no_time_is_told_with_examples(text):
-    with pytest.raises(InvalidRequestError, match=r"--since: .* is no time; write 10m"):
+def test_an_invalid_time_is_refused_with_examples(text):
+    with pytest.raises(InvalidRequestError, match=r"--since: .* is not a time; write 10m"):
         read_since(text, now=NOW)
 
 
 def test_checkpoints_mark_the_newest(story, runctl):
     story.commit("lm", 2, 45)
     document = runctl("checkpoints", "lm", "--json").document
-    told = [(one["step"], one["attempt"], one["is_newest"]) for one in document["checkpoints"]]
-    assert told == [(45, 2, True), (38, 1, False)]
+    expected = [(one["step"], one["attempt"], one["is_newest"]) for one in document["checkpoints"]]
+    assert expected == [(45, 2, True), (38, 1, False)]
     assert document["checkpoints"][0]["size_bytes"] == 1_500_000
     page = runctl("checkpoints", "lm").stdout
     assert next(line for line in page.splitlines() if "newest" in line).split()[0] == "45"
 
 
-def test_a_damaged_manifest_is_told_and_hides_no_other(story, runctl):
+def test_a_damaged_manifest_is_reported_and_hides_no_other(story, runctl):
     key = story.commit("lm", 2, 45)
     story.clients.get("s3").put_object(Bucket="runctl-bucket", Key=key, Body=b"{")
     document = runctl("checkpoints", "lm", "--json").document
@@ -276,7 +282,7 @@ def test_a_damaged_manifest_is_told_and_hides_no_other(story, runctl):
     assert "cannot be read" in runctl("checkpoints", "lm").stdout
 
 
-def test_a_run_without_checkpoints_says_so(deployed, runctl):
+def test_a_run_without_checkpoints_is_reported_as_such(deployed, runctl):
     deployed.begin("new")
     assert "no checkpoint yet" in runctl("checkpoints", "new").stdout
 
@@ -286,7 +292,7 @@ def test_a_run_without_checkpoints_says_so(deployed, runctl):
 
 def test_stop_stops_the_execution_and_waits_for_the_end(story, start_runctl):
     with start_runctl("stop", "lm", "--json") as process:
-        process.wait_for("asked to stop")
+        process.wait_for("stopping lm")
         arn = story.workflow.execution_arn("lm")
         assert story.workflow.find_execution(arn).status == "ABORTED"
         story.end_attempt("lm", 2, OutcomeKind.STOPPED)
@@ -297,12 +303,12 @@ def test_stop_stops_the_execution_and_waits_for_the_end(story, start_runctl):
 
 def test_ctrl_c_while_waiting_leaves_it_stopping(story, start_runctl):
     with start_runctl("stop", "lm", "--json") as process:
-        process.wait_for("asked to stop")
-        process.wait_for("waiting for the end")
+        process.wait_for("stopping lm")
+        process.wait_for("waiting for the end of the run")
         process.interrupt()
         done = process.finish()
     assert (done.code, done.document["error"]["type"]) == (130, "KeyboardInterrupt")
-    assert "goes on stopping" in done.stderr
+    assert "continues to stop" in done.stderr
 
 
 def test_stop_without_waiting_returns_at_once(story, runctl):
@@ -311,7 +317,7 @@ def test_stop_without_waiting_returns_at_once(story, runctl):
     assert not story.workflow.is_running(story.workflow.execution_arn("lm"))
 
 
-def test_stopping_an_ended_run_is_fine_and_says_so(story, runctl):
+def test_stopping_an_ended_run_is_not_an_error(story, runctl):
     story.end("lm", RunStatus.COMPLETED)
     done = runctl("stop", "lm")
     assert (done.code, "has ended already (completed)" in done.stderr) == (0, True)
@@ -323,11 +329,11 @@ def test_a_run_that_has_not_begun_can_be_stopped(deployed, runctl):
     assert (done.code, done.document) == (0, {"run_id": "fresh", "status": "stopped"})
 
 
-def test_stopping_what_is_not_there_exits_4(deployed, runctl):
+def test_stopping_an_unknown_run_exits_4(deployed, runctl):
     assert runctl("stop", "nothing").code == 4
 
 
-def test_resume_starts_the_next_execution_with_the_run_alone(story, runctl):
+def test_resume_starts_the_next_execution_with_the_run_id_only(story, runctl):
     story.end("lm", RunStatus.STOPPED)
     done = runctl("resume", "lm", "--detach", "--json")
     assert (done.code, done.document["execution"]) == (0, "lm-r2")
@@ -336,20 +342,20 @@ def test_resume_starts_the_next_execution_with_the_run_alone(story, runctl):
     assert described["input"] == '{"run_id": "lm"}'
 
 
-def test_resume_refuses_while_the_run_goes_on(story, runctl):
+def test_resume_is_refused_until_the_run_has_ended(story, runctl):
     done = runctl("resume", "lm")
     assert (done.code, "has not ended" in done.stderr) == (2, True)
     assert story.executions() == ["lm"]
 
 
-def test_resume_takes_the_next_name_when_one_was_refused(story, runctl):
+def test_resume_takes_the_next_name_after_a_refused_execution(story, runctl):
     story.end("lm", RunStatus.STOPPED)
     story.workflow.start_run("lm-r2", {"run_id": "lm"})
     story.workflow.stop_run(story.workflow.execution_arn("lm-r2"), cause="x")
     assert runctl("resume", "lm", "--detach", "--json").document["execution"] == "lm-r3"
 
 
-def test_a_second_resume_joins_the_first(story, runctl):
+def test_a_second_resume_follows_the_first(story, runctl):
     story.end("lm", RunStatus.STOPPED)
     first = runctl("resume", "lm", "--detach", "--json").document
     assert runctl("resume", "lm", "--detach", "--json").document == first
@@ -361,7 +367,7 @@ def test_a_run_without_attempts_has_a_page(deployed, runctl):
     assert (done.code, run.run_id in done.stdout, "none yet" in done.stdout) == (0, True, True)
 
 
-def test_status_lists_the_versions_that_the_run_is_held_to(deployed, runctl):
+def test_status_lists_the_pinned_versions_of_the_run(deployed, runctl):
     deployed.begin("new")
     assert runctl("--json", "status", "new").document["versions"] is None
     packages = tuple(
@@ -374,8 +380,8 @@ def test_status_lists_the_versions_that_the_run_is_held_to(deployed, runctl):
     document = runctl("--json", "status", "new").document["versions"]
     assert Versions.from_document(document) == versions
     assert document["packages"][0] == {"name": "p0", "version": "1.0"}
-    told = "p0 1.0, p1 c0ffeec0ffee (since attempt 1, Python 3.12.3)"
-    assert told in runctl("status", "new").stdout
+    expected = "p0 1.0, p1 c0ffeec0ffee (since attempt 1, Python 3.12.3)"
+    assert expected in runctl("status", "new").stdout
 
 
 def test_status_counts_many_versions(deployed, runctl):

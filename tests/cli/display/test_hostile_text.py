@@ -1,4 +1,4 @@
-"""Text that others wrote, in any field of any command, steers no terminal."""
+"""Hostile text, in any field of any command, cannot steer the terminal."""
 
 import io
 import json
@@ -30,13 +30,13 @@ EVIL = (
     "evil\x1b]52;c;cm0gLXJmIC8=\x07\x1b[2J\x1b[3A\x1b]8;;http://e\x1b\\\x1bc\x9b2J\x9d0;t\x9c"
     "\u202egnp.exe\u202c\u2066\u2069\u200e\u200f\u061c\u200b\ufeff\x08\x08\x0c\x7fend"
 )
-# What our own display may write: colours, cursor up, erase, hide and show, column.
+# The sequences that the display itself writes: colours, cursor up, erase, hide, show, column.
 OURS = re.compile(r"\x1b\[(?:[0-9;]*m|[0-9]*[AKG]|\?25[lh])")
 BAD = re.compile(
     "[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 )
 
-# Runs several commands in one process, as starting one takes longer than all of them.
+# Runs several commands in one process, because starting one takes longer than all of them.
 SEVERAL = """
 import json, sys
 from runctl.cli import cloud, main
@@ -52,7 +52,7 @@ for words in json.loads(sys.argv[1]):
 
 
 def on_a_terminal(environment: dict[str, str], *commands: list[str]) -> str:
-    """Run commands under a pseudo-terminal and return the very characters that reach it."""
+    """Run commands under a pseudo-terminal and return the characters that reach it."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", SEVERAL, json.dumps(commands)],
@@ -85,7 +85,7 @@ def assert_harmless(shown: str) -> None:
 
 @pytest.fixture
 def poisoned(deployed: Deployed) -> Deployed:
-    """A run whose every text, as far as others write it, is hostile."""
+    """A run in which every text that others can write is hostile."""
     deployed.begin("my-run", args=[EVIL], env={"NOTE": EVIL})
     deployed.train("my-run", 1, pool=EVIL)
     deployed.ledger.record_progress(
@@ -146,13 +146,13 @@ LOOKING = (
 )
 
 
-def test_no_command_passes_on_what_steers_a_terminal(poisoned):
+def test_no_command_prints_sequences_that_steer_a_terminal(poisoned):
     shown = on_a_terminal(poisoned.environment(), *LOOKING)
     assert shown.count("evil") > 2 * len(LOOKING)  # the fields were shown
     assert_harmless(shown)
 
 
-def test_documents_keep_the_text_and_no_byte_of_it_steers_a_terminal(runctl, poisoned):
+def test_documents_keep_hostile_text_escaped(runctl, poisoned):
     for words in (["status", "my-run"], ["list"], ["logs", "my-run"]):
         done = runctl("--json", *words)
         assert_harmless(done.stdout)
@@ -173,7 +173,7 @@ def texts_of(value):
 
 
 def test_every_stored_text_may_be_hostile(runctl, poisoned, monkeypatch):
-    """Each attribute of each item, one after the other: an error about it is harmless too."""
+    """Each attribute of each item in turn; an error about it must be harmless too."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     table = poisoned.clients.get("dynamodb")
     items = table.scan(TableName=TABLE)["Items"]
@@ -191,7 +191,7 @@ def test_every_stored_text_may_be_hostile(runctl, poisoned, monkeypatch):
     assert tried > 10
 
 
-def test_what_is_drawn_anew_is_printable_too():
+def test_live_views_are_printable():
     stream = io.StringIO()
     console = consoles.PrintableConsole(file=stream, force_terminal=True, width=80)
     with Live(console=console, auto_refresh=False) as live:
@@ -203,21 +203,21 @@ def test_what_is_drawn_anew_is_printable_too():
     assert_harmless(stream.getvalue())
 
 
-def test_bars_and_hints_are_printable(capsys, monkeypatch):
+def test_progress_bars_and_hints_are_printable(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     output = Output()
     with output.progress(EVIL, total=10) as advance:
         advance(10)
     with output.spinner(EVIL) as say:
         say(EVIL)
-    output.tell(EVIL, style="yellow")
+    output.note(EVIL, style="yellow")
     output.fail(OSError(EVIL), hint=EVIL)
     shown = capsys.readouterr()
     assert shown.err.count("evil") > 4
     assert_harmless(shown.out + shown.err)
 
 
-def test_whatever_else_is_printed_goes_through_the_guard(capsys):
+def test_all_other_output_goes_through_the_guard(capsys):
     with guarded_streams():
         print(EVIL)
         print(EVIL, file=sys.stderr)
@@ -229,11 +229,11 @@ def test_whatever_else_is_printed_goes_through_the_guard(capsys):
     assert_harmless(shown.out + shown.err)
 
 
-def test_names_that_are_no_text_can_be_printed(capsys):
+def test_names_that_are_not_text_can_be_printed(capsys):
     name = os.fsdecode(b"model\xff\xfe.pt")
     with guarded_streams():
         print(name)
-    Output().tell(name)
+    Output().note(name)
     Output(as_json=True).result({"name": name})
     shown = capsys.readouterr()
     assert shown.err == "model\ufffd\ufffd.pt\n"
@@ -241,7 +241,7 @@ def test_names_that_are_no_text_can_be_printed(capsys):
 
 
 @given(st.text(alphabet=st.sampled_from("a\x1b[]m2J;\x07\x9b\x9d\x9c\\\u202e\u200d\r\n\t \x00é👨")))
-def test_no_text_leaves_anything_that_steers(text):
+def test_no_printable_text_has_control_sequences(text):
     shown = printable(text)
     assert BAD.search(shown) is None
     assert "\r" not in shown
@@ -268,9 +268,9 @@ def test_escaped_documents_mean_the_same(text):
         "❤\ufe0f",
     ],
 )
-def test_text_of_any_language_stays(text):
+def test_text_of_any_language_is_kept(text):
     assert printable(text) == text
 
 
-def test_a_sequence_that_is_cut_off_hides_nothing():
+def test_an_incomplete_sequence_hides_no_text():
     assert printable("a\x1b]52;c;text that goes on\nnext") == "a]52;c;text that goes on\nnext"

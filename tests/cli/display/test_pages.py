@@ -1,4 +1,4 @@
-"""Pages of 60, 80 and 120 columns: nothing is cut, and no word is divided."""
+"""Pages of 60, 80 and 120 columns: nothing is truncated, and no word is divided."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_list_that_fits_is_a_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
+    ("reason", "expected"),
     [
         (TRACEBACK, "exit code 1: … torch.OutOfMemoryError: CUDA out of memory. Tried"),
         ("stopped by the user", "stopped by the user"),
@@ -109,8 +109,8 @@ def test_a_list_that_fits_is_a_table() -> None:
         ("", ""),
     ],
 )
-def test_reason_in_one_line_has_the_summary_and_the_end(reason: str, told: str) -> None:
-    assert brief(reason).startswith(told)
+def test_reason_in_one_line_has_the_summary_and_the_end(reason: str, expected: str) -> None:
+    assert brief(reason).startswith(expected)
     assert "\n" not in brief(reason)
 
 

@@ -1,4 +1,4 @@
-"""A `.runctl.toml` that is anything at all costs one message."""
+"""Any content of `.runctl.toml` causes at most one message."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def test_bad_settings_are_one_short_message(tmp_path, content):
     assert len(str(caught.value)) < 1_500
 
 
-# In a process of its own: a hang, or memory without end, must not take the tests along.
+# In a separate process, so that neither a hang nor excessive memory affects the tests.
 READ = """
 import resource, sys
 from pathlib import Path

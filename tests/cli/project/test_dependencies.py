@@ -1,4 +1,4 @@
-"""What a dependency file refers to: in the package, or refused before anything is uploaded."""
+"""The references of dependency files are in the package, or refused before an upload."""
 
 import pytest
 
@@ -70,12 +70,12 @@ def problems(top, files, script="train.py"):
         "git+ssh://git@example.com/pkg.git#egg=pkg",
     ],
 )
-def test_what_is_in_the_package_passes(tmp_path, line):
+def test_references_to_packed_files_are_accepted(tmp_path, line):
     assert problems(tmp_path, {"requirements.txt": f"{line}\n"}) == ""
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ("./gone", "requirements.txt:2: './gone': gone does not exist in the project"),
         ("-e ../other", "'-e ../other' is outside the project; copy it into the project, or name"),
@@ -91,24 +91,24 @@ def test_what_is_in_the_package_passes(tmp_path, line):
         ("-c gone.txt", "gone.txt does not exist in the project"),
         (
             "./ignored",
-            "ignored is left out of the package by .gitignore:1; bring it with `!ignored/`",
+            "ignored is left out of the package by .gitignore:1; include it with `!ignored/`",
         ),
-        ("./dist/z.whl", "is left out of the package by .gitignore:2; bring it with `!dist/`"),
+        ("./dist/z.whl", "is left out of the package by .gitignore:2; include it with `!dist/`"),
         ("./${WHERE}/pkg", "uses ${WHERE}, which is not set where the dependencies are installed"),
         ("-r requirements.txt", "includes itself"),
     ],
 )
-def test_what_is_not_is_refused_with_its_line_and_remedy(tmp_path, line, told):
+def test_references_to_missing_files_are_refused_with_line_and_remedy(tmp_path, line, expected):
     files = {
         "requirements.txt": f"# first\n{line}\n",
         ".gitignore": "ignored/\ndist\n",
         "ignored/setup.py": "",
         "dist/z.whl": "",
     }
-    assert told in problems(tmp_path, files)
+    assert expected in problems(tmp_path, files)
 
 
-def test_a_folder_of_the_machines_image_is_only_warned_of(runctl, deployed, project):
+def test_a_folder_of_the_instances_image_is_only_warned_of(runctl, deployed, project):
     plant(project, {"requirements.txt": "numpy\n--find-links /opt/wheels\n"})
     done = runctl("aws", "train", "--dry-run", "train.py")
     assert done.code == 0
@@ -119,9 +119,9 @@ def test_a_folder_of_the_machines_image_is_only_warned_of(runctl, deployed, proj
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "expected"),
     [
-        ({"Pipfile": ""}, "Pipfile: is not read, the program gets plain Python; if it needs"),
+        ({"Pipfile": ""}, "Pipfile: not read, so the program gets plain Python; if it needs"),
         ({"requirements-dev.txt": ""}, "the line `-r requirements-dev.txt`"),
         ({"requirements/base.txt": ""}, "the line `-r requirements/base.txt`"),
         ({"environment.yml": ""}, "a requirements.txt with its pip packages"),
@@ -138,17 +138,17 @@ def test_a_folder_of_the_machines_image_is_only_warned_of(runctl, deployed, proj
         ({"docs/requirements.txt": ""}, ""),
     ],
 )
-def test_dependencies_that_nobody_reads_are_warned_of(tmp_path, files, told):
+def test_unread_dependency_files_are_warned_of(tmp_path, files, expected):
     project = scan_project(plant(tmp_path, {"train.py": "", **files}))
     warnings = "".join(map(str, check_dependencies(project, "train.py")))
-    assert told in warnings
-    assert bool(told) == bool(warnings)
+    assert expected in warnings
+    assert bool(expected) == bool(warnings)
 
 
-def test_a_folder_of_wheels_that_the_rules_empty_is_refused(tmp_path):
+def test_a_folder_of_excluded_wheels_is_refused(tmp_path):
     files = {"requirements.txt": "-f links\nx\n", ".gitignore": "*.whl\n", "links/x.whl": ""}
-    told = "links is left out of the package by .gitignore:1; bring it with `!links/x.whl`"
-    assert told in problems(tmp_path, files)
+    expected = "links is left out of the package by .gitignore:1; include it with `!links/x.whl`"
+    assert expected in problems(tmp_path, files)
 
 
 def test_a_nested_file_is_checked_too_with_its_own_name_and_line(tmp_path):
@@ -164,7 +164,7 @@ def test_the_nearest_file_counts_and_its_paths_may_start_at_either_folder(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("sources", "told"),
+    ("sources", "expected"),
     [
         ('x = { path = "wheels/x-1.0-py3-none-any.whl" }', ""),
         ('x = { path = "pkg", editable = true }', ""),
@@ -175,20 +175,20 @@ def test_the_nearest_file_counts_and_its_paths_may_start_at_either_folder(tmp_pa
         ('x = { index = "mine" }', "gives x a place that only uv can follow"),
     ],
 )
-def test_sources_of_uv_are_followed_or_refused(tmp_path, sources, told):
+def test_sources_of_uv_are_followed_or_refused(tmp_path, sources, expected):
     text = f'[project]\nname = "p"\ndependencies = ["x"]\n[tool.uv.sources]\n{sources}\n'
     found = problems(tmp_path / "one", {"pyproject.toml": text})
-    assert told in found
-    assert bool(told) == bool(found)
+    assert expected in found
+    assert bool(expected) == bool(found)
     block = "".join(
         f"# {line}\n" for line in ["dependencies = ['x']", "[tool.uv.sources]", sources]
     )
     script = f"# /// script\n{block}# ///\n"
-    assert told in problems(tmp_path / "two", {"train.py": script})
+    assert expected in problems(tmp_path / "two", {"train.py": script})
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "expected"),
     [
         ('editable = "pkg"', ""),
         ('virtual = "."', ""),
@@ -200,11 +200,11 @@ def test_sources_of_uv_are_followed_or_refused(tmp_path, sources, told):
         ('path = "gone.whl"', "uv.lock: x at 'gone.whl': gone.whl does not exist"),
     ],
 )
-def test_local_packages_of_a_lock_must_be_there(tmp_path, source, told):
+def test_local_packages_of_a_lock_must_be_there(tmp_path, source, expected):
     lock = f'version = 1\n[[package]]\nname = "x"\nversion = "1"\nsource = {{ {source} }}\n'
     found = problems(tmp_path, {"uv.lock": lock})
-    assert told in found
-    assert bool(told) == bool(found)
+    assert expected in found
+    assert bool(expected) == bool(found)
 
 
 PYPROJECT = '[project]\nname = "pro"\nrequires-python = "{}"\n'
@@ -221,21 +221,21 @@ PYPROJECT = '[project]\nname = "pro"\nrequires-python = "{}"\n'
     ],
     ids=["alone", "requirements.txt", "script metadata", "uv.lock", "a folder above"],
 )
-def test_a_python_that_no_instance_has_is_refused_in_every_case(tmp_path, files):
+def test_a_python_version_that_no_instance_has_is_refused(tmp_path, files):
     files = {"pyproject.toml": PYPROJECT.format(">=3.99"), **files}
     script = "sub/train.py" if "sub/train.py" in files else "train.py"
-    told = "pyproject.toml: requires-python '>=3.99' excludes every Python that an instance can"
-    assert told in problems(tmp_path, files, script)
+    expected = "pyproject.toml: requires-python '>=3.99' excludes every Python version that"
+    assert expected in problems(tmp_path, files, script)
 
 
-def test_a_python_of_the_script_itself_is_judged_too(tmp_path):
+def test_the_python_version_of_a_script_is_checked_too(tmp_path):
     script = "# /// script\n# requires-python = '<3.10'\n# ///\n"
     assert "the script metadata of train.py: requires-python" in problems(
         tmp_path, {"train.py": script}
     )
 
 
-def test_a_python_that_cannot_be_read_is_refused(tmp_path):
+def test_an_invalid_python_version_is_refused(tmp_path):
     files = {"pyproject.toml": PYPROJECT.format("3.11 or so")}
     assert "is not a valid specifier (e.g. >=3.11)" in problems(tmp_path, files)
 
@@ -298,5 +298,5 @@ def test_lines_are_read_as_pip_reads_them():
         ("./x", False),
     ],
 )
-def test_what_may_change_behind_its_name_is_known(requirement, moves):
+def test_references_that_may_change_are_recognized(requirement, moves):
     assert target_of(requirement).is_moving is moves

@@ -1,4 +1,4 @@
-"""Ignore files leave out exactly what git leaves out."""
+"""Ignore files exclude exactly what git excludes."""
 
 import os
 import shutil
@@ -60,7 +60,7 @@ def kept_by_git(top: Path) -> set[str]:
 
 @needs_git
 @pytest.mark.parametrize("rules", CASES.values(), ids=CASES.keys())
-def test_a_rule_means_what_it_means_to_git(tmp_path, rules):
+def test_a_rule_matches_as_in_git(tmp_path, rules):
     plant(tmp_path)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     (tmp_path / ".gitignore").write_bytes(rules.encode())
@@ -68,7 +68,7 @@ def test_a_rule_means_what_it_means_to_git(tmp_path, rules):
 
 
 @needs_git
-def test_a_nested_file_has_the_last_word_in_its_folder(tmp_path):
+def test_a_nested_file_takes_precedence_in_its_folder(tmp_path):
     plant(tmp_path)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     (tmp_path / ".gitignore").write_text("*.txt\n")
@@ -95,7 +95,7 @@ lines = st.builds(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(outer=st.lists(lines, max_size=4), inner=st.lists(lines, max_size=3))
-def test_any_rules_mean_what_they_mean_to_git(tmp_path, outer, inner):
+def test_any_rules_match_as_in_git(tmp_path, outer, inner):
     if not (tmp_path / ".git").exists():
         plant(tmp_path)
         subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
@@ -104,7 +104,7 @@ def test_any_rules_mean_what_they_mean_to_git(tmp_path, outer, inner):
     assert kept(tmp_path) == kept_by_git(tmp_path)
 
 
-def test_runctlignore_has_the_last_word_over_gitignore(tmp_path):
+def test_runctlignore_takes_precedence_over_gitignore(tmp_path):
     plant(tmp_path)
     (tmp_path / "src/.gitignore").write_text("x.txt\n")
     (tmp_path / ".gitignore").write_text("*.log\n")
@@ -115,5 +115,5 @@ def test_runctlignore_has_the_last_word_over_gitignore(tmp_path):
     assert not any(path.startswith("data/") for path in found)
 
 
-def test_a_rule_knows_where_it_stands():
+def test_a_rule_has_its_file_and_line():
     assert parse_rule("*.log", source=".gitignore:3").source == ".gitignore:3"

@@ -1,4 +1,4 @@
-"""What ignore rules leave out is said before the upload, with lines that bring it."""
+"""Files that ignore rules leave out are reported before the upload, with their remedy."""
 
 import tarfile
 
@@ -17,10 +17,10 @@ def shown(top):
     return {one.path: one for one in groups_of(scan_project(top)) if not one.is_clutter}
 
 
-def test_a_folder_of_data_is_counted_and_its_remedy_brings_it(tmp_path):
+def test_a_data_folder_is_counted_and_its_remedy_includes_it(tmp_path):
     plant(tmp_path, {"t.py": "", ".gitignore": "data/\n", "data/a.csv": "x" * 12_000})
     group = shown(tmp_path)["data/"]
-    assert str(group) == "data/ (1 file, 12.0 kB); bring it with `!data/` in .runctlignore"
+    assert str(group) == "data/ (1 file, 12.0 kB); include it with `!data/` in .runctlignore"
     (tmp_path / ".runctlignore").write_text("\n".join(group.remedy))
     assert "data/a.csv" in paths(tmp_path)
 
@@ -39,7 +39,7 @@ def test_a_folder_of_data_is_counted_and_its_remedy_brings_it(tmp_path):
         ("models\n", ["pkg/models/__init__.py"], "pkg/models/"),
     ],
 )
-def test_the_remedy_brings_what_it_says(tmp_path, rules, files, left):
+def test_the_remedy_includes_what_it_names(tmp_path, rules, files, left):
     plant(tmp_path, {"t.py": "", ".gitignore": rules, **dict.fromkeys(files, "1")})
     group = shown(tmp_path)[left]
     (tmp_path / ".runctlignore").write_text("\n".join(group.remedy))
@@ -54,7 +54,7 @@ def test_rules_of_a_repository_above_the_project_have_a_remedy_in_it(tmp_path):
     assert "data/w.bin" in paths(tmp_path / "ml")
 
 
-def test_the_usual_clutter_is_not_worth_a_word(tmp_path):
+def test_common_clutter_is_not_reported(tmp_path):
     names = (".cache/x", "build/x", "dist/x.whl", ".idea/x", "x.log", "wandb/x", "my/pyvenv.cfg")
     rules = "".join(f"{name.partition('/')[0]}\n" for name in names)
     plant(tmp_path, {"t.py": "", ".gitignore": rules})
@@ -62,7 +62,7 @@ def test_the_usual_clutter_is_not_worth_a_word(tmp_path):
     assert shown(tmp_path) == {}
 
 
-def test_a_huge_folder_is_not_read_to_its_end(tmp_path, monkeypatch):
+def test_a_huge_folder_is_read_only_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr(left_out, "MAX_COUNTED", 10)
     plant(tmp_path, {"t.py": "", ".gitignore": "data/\n"})
     plant(tmp_path, {f"data/{number}": "x" for number in range(50)})
@@ -91,7 +91,7 @@ def test_a_huge_folder_is_not_read_to_its_end(tmp_path, monkeypatch):
         ('open("other/data/x")', ""),
     ],
 )
-def test_a_program_that_names_what_is_left_out_is_noticed(tmp_path, text, named):
+def test_a_program_that_names_a_left_out_file_is_recognized(tmp_path, text, named):
     plant(tmp_path, {"t.py": text, ".gitignore": "data/\n", "data/train.csv": ""})
     assert named_by(shown(tmp_path)["data/"], text) == named
 
@@ -106,7 +106,7 @@ def test_a_program_that_names_what_is_left_out_is_noticed(tmp_path, text, named)
         ({"train.py": "run('./go.sh')", "go.sh": "python x.py", "x.py": "'data/a'"}, [], "x.py"),
     ],
 )
-def test_arguments_and_what_the_program_reads_are_looked_at_too(
+def test_arguments_and_files_that_the_program_names_are_searched_too(
     runctl, deployed, project, files, args, who
 ):
     plant(project, {".gitignore": "data/\n", "data/a": "1", **files})
@@ -114,7 +114,7 @@ def test_arguments_and_what_the_program_reads_are_looked_at_too(
     assert f"warning: {who} names " in done.stderr
 
 
-def test_the_list_travels_in_the_archives_header_and_nothing_of_it_is_unpacked(tmp_path):
+def test_the_list_is_in_the_archives_header_and_is_not_unpacked(tmp_path):
     top = plant(tmp_path / "top", {"t.py": "", ".gitignore": "data/\n", "data/ünï.csv": ""})
     package = pack_project(scan_project(top), tmp_path / "a.tar.gz")
     with tarfile.open(package.path) as archive:
@@ -164,12 +164,12 @@ NOTE = read_note(
         ("ModuleNotFoundError: No module named 'settings'", "settings.py"),
     ],
 )
-def test_a_failure_by_what_was_left_out_is_explained(words, path):
-    told = explain_failure(f"Traceback\n{words}\n", NOTE, project=PROJECT)
-    assert told == (
+def test_a_failure_because_of_a_left_out_file_is_explained(words, path):
+    expected = explain_failure(f"Traceback\n{words}\n", NOTE, project=PROJECT)
+    assert expected == (
         f"{path} is left out of the package by .gitignore; bring it with `!{path}` in .runctlignore"
     )
-    assert ": " not in told
+    assert ": " not in expected
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,13 @@ def test_a_failure_by_what_was_left_out_is_explained(words, path):
         "ModuleNotFoundError: No module named 'torch'",
     ],
 )
-def test_other_failures_are_left_alone(words):
+def test_other_failures_are_not_explained(words):
     assert explain_failure(words, NOTE, project=PROJECT) == ""
 
 
-def test_it_is_said_before_the_upload_in_a_dry_run_and_as_json(runctl, deployed, project):
+def test_left_out_files_are_reported_before_the_upload_in_a_dry_run_and_as_json(
+    runctl, deployed, project
+):
     plant(project, {".gitignore": "data/\nsets\n", "data/a.csv": "1", "sets/b.csv": "22"})
     (project / "train.py").write_text('open("data/a.csv")\n')
     done = runctl("--json", "aws", "train", "--dry-run", "train.py")
@@ -204,18 +206,18 @@ def test_it_is_said_before_the_upload_in_a_dry_run_and_as_json(runctl, deployed,
         "named": "",
     }
     done = runctl("aws", "train", "--dry-run", "train.py")
-    assert "warning: train.py names data/a.csv, which .gitignore leaves out" in done.stderr
+    assert "warning: train.py names data/a.csv, which is left out by .gitignore" in done.stderr
     assert (
-        "left out by .gitignore: sets/ (1 file, 2 B); bring it with `!sets/` in .runctlignore"
+        "left out by .gitignore: sets/ (1 file, 2 B); include it with `!sets/` in .runctlignore"
         in done.stderr
     )
     done = runctl("--json", "aws", "train", "--detach", "train.py")
     assert {one["path"] for one in done.document["left_out"]} == {"data/", "sets/"}
 
 
-def test_what_runctlignore_leaves_out_is_no_news(runctl, deployed, project):
+def test_files_excluded_by_runctlignore_are_not_reported(runctl, deployed, project):
     plant(project, {".runctlignore": "data/\n", "data/a.csv": "1"})
     assert "left out" not in runctl("aws", "train", "--dry-run", "train.py").stderr
     (project / "train.py").write_text('open("data/a.csv")\n')
     done = runctl("aws", "train", "--dry-run", "train.py")
-    assert "which .runctlignore leaves out" in done.stderr
+    assert "which is left out by .runctlignore" in done.stderr

@@ -1,4 +1,4 @@
-"""Settings and projects of another user choose nothing, and nobody packs a home folder unasked."""
+"""Another user's settings and repositories are ignored, and home folders are not packed."""
 
 import json
 import os
@@ -20,7 +20,7 @@ ALICE, BOB = 51001, 51002
 PROJECT = Path(__file__).parents[3]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
-# Looks with the eyes of another user, who may not even read this interpreter: imports come first.
+# Runs as another user, who may not even read this interpreter, so imports come first.
 LOOK = """
 import json, os, sys
 from pathlib import Path
@@ -52,7 +52,7 @@ def give(top: Path, uid: int) -> Path:
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A folder that everybody can enter; each session of pytest closes the one above its own."""
+    """A folder that everybody can enter, which pytest's own folders are not."""
     with tempfile.TemporaryDirectory(prefix="runctl-test-") as name:
         Path(name).chmod(0o755)
         yield Path(name) / "shared"
@@ -86,7 +86,7 @@ def test_a_users_folder_stops_at_what_belongs_to_root(shared):
 
 
 @needs_root
-def test_settings_are_judged_by_the_link_and_by_its_target(shared):
+def test_owners_of_a_settings_link_and_of_its_target_both_count(shared):
     plant(shared, {"theirs.toml": "max_attempts = 3\n", "ours.toml": "max_attempts = 4\n"})
     give(shared / "theirs.toml", ALICE)
     here = shared / "project"
@@ -102,7 +102,7 @@ def test_settings_are_judged_by_the_link_and_by_its_target(shared):
 
 
 @needs_root
-def test_root_under_sudo_may_use_the_callers_files_and_nobody_elses(shared, monkeypatch):
+def test_root_under_sudo_may_use_only_the_callers_files(shared, monkeypatch):
     here = give(plant(shared, {".runctl.toml": "max_attempts = 3\n"}), ALICE)
     assert read_settings(here).request == {}
     monkeypatch.setenv("SUDO_UID", str(BOB))
@@ -114,7 +114,7 @@ def test_root_under_sudo_may_use_the_callers_files_and_nobody_elses(shared, monk
 
 
 @needs_root
-def test_a_folder_that_the_user_names_counts_and_those_above_it_do_not(shared):
+def test_a_named_folder_is_trusted_and_its_parents_are_not(shared):
     give(plant(shared, {".runctl.toml": "", "named/.runctl.toml": "max_attempts = 3\n"}), ALICE)
     assert read_settings(shared / "named", is_named=True).request == {"max_attempts": 3}
     give(plant(shared, {"bare/train.py": ""}), ALICE)
@@ -122,14 +122,14 @@ def test_a_folder_that_the_user_names_counts_and_those_above_it_do_not(shared):
 
 
 @needs_root
-def test_ignore_rules_of_another_users_repository_bring_no_secret(shared):
+def test_ignore_rules_of_another_users_repository_include_no_secret(shared):
     give(plant(shared, {".git/HEAD": "", ".runctlignore": "!.env\n"}), ALICE)
     here = give(plant(shared / "mine", {"train.py": "", ".env": ""}), 0)
     assert [one.path for one in scan_project(here).members] == ["train.py"]
 
 
 @needs_root
-def test_a_command_says_in_one_line_what_it_ignores(runctl, deployed, project):
+def test_a_command_reports_ignored_settings_in_one_line(runctl, deployed, project):
     (project / ".runctl.toml").write_text('[aws]\nprofile = "theirs"\n')
     (project / ".git").mkdir()
     give(project / ".runctl.toml", ALICE)
@@ -140,20 +140,20 @@ def test_a_command_says_in_one_line_what_it_ignores(runctl, deployed, project):
     assert f"ignored .runctl.toml and .git in {project}: uid {ALICE} owns them" in done.stderr
     done = runctl("list")
     assert f"warning: ignored .runctl.toml in {project}: uid {ALICE} owns it" in done.stderr
-    # Once the user has named its folder it counts: there is no such profile.
+    # Once the user has named the folder, its settings apply: the profile does not exist.
     give(project, ALICE)
     done = runctl("aws", "train", "--dry-run", "--project", ".", "train.py")
     assert "theirs" in done.stderr
 
 
-def test_nothing_above_the_home_folder_is_looked_at(tmp_path, monkeypatch):
+def test_nothing_above_the_home_folder_is_read(tmp_path, monkeypatch):
     plant(tmp_path, {".runctl.toml": "max_attempts = 3\n", ".git/HEAD": "", "home/ml/t.py": ""})
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert read_settings(tmp_path / "home/ml").request == {}
     assert find_project(tmp_path / "home/ml") == tmp_path / "home/ml"
 
 
-def test_the_home_folder_has_settings_and_is_nobodys_project(tmp_path, monkeypatch):
+def test_the_home_folder_may_have_settings_but_is_not_a_project(tmp_path, monkeypatch):
     home = plant(tmp_path / "home", {".runctl.toml": "max_attempts = 3\n", ".git/HEAD": ""})
     here = plant(home / "ml", {"t.py": ""})
     monkeypatch.setenv("HOME", str(home))
@@ -172,14 +172,14 @@ def test_the_home_folder_is_packed_only_when_it_is_named(
     monkeypatch.chdir(home)
     done = runctl("aws", "train", "--detach", "train.py")
     assert done.code == 2
-    assert "your home folder, which is packed only when it is named" in done.stderr
+    assert "your home folder, which is packed only if it is named" in done.stderr
     assert deployed.objects() == []
     assert runctl("aws", "train", "--dry-run", "--project", ".", "train.py").code == 0
 
 
 @pytest.mark.parametrize("folder", ["/", "/root", "/home", "/etc", "/usr", "/tmp", "/proc/self"])
-def test_folders_of_the_system_are_no_projects(folder):
-    with pytest.raises(ProjectError, match="a folder of the system"):
+def test_system_folders_are_not_projects(folder):
+    with pytest.raises(ProjectError, match="a system folder"):
         check_project_folder(Path(folder))
 
 

@@ -1,4 +1,4 @@
-"""A project is packed: the same tree, the same bytes; nothing that should stay at home."""
+"""The package of a project is reproducible and contains only what it should."""
 
 import os
 import socket
@@ -40,7 +40,7 @@ def test_the_same_tree_gives_the_same_bytes_anywhere(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["content", "name", "mode"])
-def test_another_tree_has_another_name(tmp_path, change):
+def test_different_files_give_a_different_name(tmp_path, change):
     top = plant(tmp_path / "top", TREE)
     before = pack_project(scan_project(top), tmp_path / "a.tar.gz").sha256
     if change == "content":
@@ -52,7 +52,7 @@ def test_another_tree_has_another_name(tmp_path, change):
     assert pack_project(scan_project(top), tmp_path / "b.tar.gz").sha256 != before
 
 
-def test_what_was_packed_unpacks_as_it_was(tmp_path):
+def test_a_package_unpacks_to_the_same_files(tmp_path):
     top = plant(tmp_path / "top", TREE)
     (top / "run.sh").write_text("#!/bin/sh\n")
     (top / "run.sh").chmod(0o755)
@@ -86,7 +86,7 @@ def test_caches_and_environments_are_never_packed(tmp_path):
     assert paths(tmp_path) == ["pkg/a.py", "project", "train.py"]
 
 
-def test_empty_folders_are_packed_and_those_that_the_rules_empty(tmp_path):
+def test_empty_folders_are_packed_even_if_rules_emptied_them(tmp_path):
     top = plant(
         tmp_path / "top",
         {".gitignore": "*.bin\n/gone/\n", "train.py": "", "out/x.bin": "", "gone/y": ""},
@@ -107,7 +107,7 @@ def test_a_project_of_empty_folders_alone_is_refused(tmp_path):
         scan_project(tmp_path)
 
 
-def test_rules_of_the_repository_count_in_a_project_inside_it(tmp_path):
+def test_rules_of_the_repository_apply_to_a_project_inside_it(tmp_path):
     plant(tmp_path, {".git/HEAD": "", ".gitignore": "*.bin\n/ml/big/\n"})
     plant(tmp_path / "ml", {"train.py": "", "w.bin": "", "big/x.txt": "", "small/x.txt": ""})
     assert paths(tmp_path / "ml") == ["small/x.txt", "train.py"]
@@ -130,7 +130,7 @@ def test_a_link_cannot_leave_through_a_link_to_a_folder(tmp_path):
         scan_project(top)
 
 
-def test_a_link_that_is_left_out_may_lead_anywhere(tmp_path):
+def test_an_excluded_link_may_have_any_target(tmp_path):
     top = plant(tmp_path / "top", {**TREE, ".runctlignore": "leak\n"})
     (top / "leak").symlink_to("/etc/passwd")
     assert "leak" not in paths(top)
@@ -144,7 +144,7 @@ def test_links_in_a_circle_are_packed_as_links(tmp_path):
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.txt", b"two\nlines", b"bell\x07"])
-def test_a_name_that_cannot_be_shown_is_refused(tmp_path, name):
+def test_an_unprintable_name_is_refused(tmp_path, name):
     top = plant(tmp_path / "top", TREE)
     (Path(os.fsdecode(os.fsencode(top) + b"/" + name))).write_text("")
     with pytest.raises(ProjectError, match=r"not printable UTF-8 text; rename it"):
@@ -154,22 +154,22 @@ def test_a_name_that_cannot_be_shown_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "call"), [("z", "os.scandir"), ("z/data.txt", "pathlib.Path.open")]
 )
-def test_what_may_not_be_read_is_named(tmp_path, monkeypatch, name, call):
+def test_an_unreadable_file_is_named(tmp_path, monkeypatch, name, call):
     top = plant(tmp_path / "top", TREE)
     real = os.scandir if call == "os.scandir" else Path.open
 
     def refuse(path, *arguments, **options):
-        # Root may read everything, so the refusal is ours.
+        # Root may read everything, so the test refuses.
         if Path(path) == top / name:
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *arguments, **options)
 
     monkeypatch.setattr(call, refuse)
-    with pytest.raises(ProjectError, match=f"{name}: you may not read"):
+    with pytest.raises(ProjectError, match=f"{name}: permission denied"):
         pack_project(scan_project(top), tmp_path / "a.tar.gz")
 
 
-def test_sockets_and_pipes_stay_at_home(tmp_path, monkeypatch):
+def test_sockets_and_pipes_are_not_packed(tmp_path, monkeypatch):
     top = plant(tmp_path / "top", TREE)
     os.mkfifo(top / "pipe")
     monkeypatch.chdir(top)  # a socket's path must be short
@@ -178,7 +178,7 @@ def test_sockets_and_pipes_stay_at_home(tmp_path, monkeypatch):
         assert not {"pipe", "socket"} & set(paths(top))
 
 
-def test_a_project_that_is_too_large_names_what_is_large(tmp_path):
+def test_a_project_that_is_too_large_is_refused_with_its_largest_folders(tmp_path):
     top = plant(tmp_path / "top", {**TREE, "data/raw/huge.bin": "x" * 9000, "other.bin": "x" * 500})
     with pytest.raises(ProjectError) as caught:
         scan_project(top, largest_bytes=1000)
@@ -189,7 +189,7 @@ def test_a_project_that_is_too_large_names_what_is_large(tmp_path):
     assert ".runctlignore" in message
 
 
-def test_too_many_files_are_refused_without_looking_at_all(tmp_path, monkeypatch):
+def test_too_many_files_are_refused_before_all_are_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(project_module, "MAX_PROJECT_FILES", 10)
     plant(tmp_path, {f"frames/{number:02}.txt": "" for number in range(30)})
     with pytest.raises(ProjectError, match=r"more than 10 files; the largest: frames/ \(11 files"):
@@ -210,12 +210,12 @@ def test_a_file_that_changes_while_it_is_packed_is_named(tmp_path, then):
         (top / "z/data.txt").unlink()
     else:
         (top / "z/data.txt").write_text(then)
-    with pytest.raises(ProjectError, match=r"z/data.txt: it changed while it was packed"):
+    with pytest.raises(ProjectError, match=r"z/data.txt: changed while it was packed"):
         pack_project(scanned, tmp_path / "a.tar.gz")
 
 
 def test_progress_adds_up_to_the_project(tmp_path):
     scanned = scan_project(plant(tmp_path / "top", TREE))
-    told: list[int] = []
-    pack_project(scanned, tmp_path / "a.tar.gz", progress=told.append)
-    assert sum(told) == scanned.size_bytes > 0
+    reported: list[int] = []
+    pack_project(scanned, tmp_path / "a.tar.gz", progress=reported.append)
+    assert sum(reported) == scanned.size_bytes > 0

@@ -1,4 +1,4 @@
-"""The project folder is found, its script located, its dependency files read."""
+"""The project's folder is found, its script located and its dependency files checked."""
 
 from pathlib import Path
 
@@ -31,28 +31,28 @@ def test_settings_in_a_folder_of_a_repository_make_it_a_project(tmp_path):
 @pytest.mark.parametrize(
     ("script", "here"), [("src/train.py", "."), ("train.py", "src"), ("src/train.py", "docs")]
 )
-def test_a_script_is_named_from_here_or_from_the_project(tmp_path, script, here):
+def test_a_script_is_relative_to_the_current_folder_or_the_project(tmp_path, script, here):
     project = scan_project(plant(tmp_path, {"src/train.py": "", "docs/x.md": ""}))
     assert locate_script(script, project, here=tmp_path / here) == "src/train.py"
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "expected"),
     [
         ("tran.py", "'tran.py' does not exist in .*; did you mean src/train.py"),
         ("src/trian.py", "did you mean src/train.py"),
-        ("zzz", "there is src/train.py"),
+        ("zzz", "it has src/train.py"),
         ("src", "'src' is a folder"),
         ("../outside.py", "is outside the project"),
-        ("ignored.py", r"left out of the package; put the line !/ignored.py into .runctlignore"),
+        ("ignored.py", r"left out of the package; add the line !/ignored.py to .runctlignore"),
     ],
 )
-def test_a_script_that_cannot_run_is_told_with_its_cure(tmp_path, script, told):
+def test_a_script_that_cannot_run_is_refused_with_a_remedy(tmp_path, script, expected):
     plant(tmp_path, {"outside.py": ""})
     top = plant(
         tmp_path / "top", {"src/train.py": "", "ignored.py": "", ".gitignore": "ignored.py\n"}
     )
-    with pytest.raises(InvalidRequestError, match=told) as caught:
+    with pytest.raises(InvalidRequestError, match=expected) as caught:
         locate_script(script, scan_project(top), here=top)
     assert caught.value.problems[0].field == "script"
 
@@ -75,7 +75,7 @@ hashed==1.0 \\
 """
 
 
-def test_good_dependency_files_pass(tmp_path):
+def test_valid_dependency_files_are_accepted(tmp_path):
     project = plant(
         tmp_path,
         {
@@ -93,7 +93,7 @@ def test_good_dependency_files_pass(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "expected"),
     [
         (
             "requirements.txt",
@@ -102,8 +102,8 @@ def test_good_dependency_files_pass(tmp_path):
         ),
         ("requirements.txt", "import torch\n", "requirements.txt:1: 'import torch'"),
         ("requirements.txt", "-r gone.txt\n", "'-r gone.txt': gone.txt does not exist"),
-        ("pyproject.toml", "[project\n", "pyproject.toml: is not valid TOML"),
-        ("uv.lock", "version =\n", "uv.lock: is not valid TOML"),
+        ("pyproject.toml", "[project\n", "pyproject.toml: not valid TOML"),
+        ("uv.lock", "version =\n", "uv.lock: not valid TOML"),
         (
             "train.py",
             "# /// script\n# dependencies = [\n# ///\n",
@@ -116,21 +116,21 @@ def test_good_dependency_files_pass(tmp_path):
         ),
     ],
 )
-def test_a_bad_dependency_file_is_named_with_its_line(tmp_path, name, text, told):
+def test_an_invalid_dependency_file_is_refused_with_its_line(tmp_path, name, text, expected):
     plant(tmp_path, {"train.py": "", name: text})
     with pytest.raises(InvalidRequestError) as caught:
         check_dependencies(scan_project(tmp_path), "train.py")
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_a_requirements_file_of_another_encoding_is_told(tmp_path):
+def test_a_requirements_file_of_another_encoding_is_refused(tmp_path):
     plant(tmp_path, {"train.py": ""})
     (tmp_path / "requirements.txt").write_bytes("torch\r\n".encode("utf-16"))
-    with pytest.raises(InvalidRequestError, match=r"requirements\.txt: is not UTF-8 text"):
+    with pytest.raises(InvalidRequestError, match=r"requirements\.txt: not UTF-8 text"):
         check_dependencies(scan_project(tmp_path), "train.py")
 
 
-def test_every_bad_file_is_told_at_once(tmp_path):
+def test_all_invalid_files_are_in_one_message(tmp_path):
     plant(tmp_path, {"train.py": "", "requirements.txt": "a b\nc d\n", "pyproject.toml": "["})
     with pytest.raises(InvalidRequestError) as caught:
         check_dependencies(scan_project(tmp_path), "train.py")

@@ -1,4 +1,4 @@
-"""Files that hold secrets stay out of packages unless a rule names them."""
+"""Files whose names suggest secrets are packed only if a rule names them."""
 
 import tarfile
 
@@ -31,22 +31,22 @@ CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
 def packed(top, tmp_path) -> dict[str, bytes]:
-    """Return what is in the very archive that would be uploaded."""
+    """Return the contents of the archive that would be uploaded."""
     package = pack_project(scan_project(top), tmp_path / "package.tar.gz")
     with tarfile.open(package.path) as archive:
         files = [one for one in archive.getmembers() if one.isfile()]
         return {one.name: archive.extractfile(one).read() for one in files}
 
 
-def test_no_archive_has_what_holds_secrets_by_its_name(tmp_path):
+def test_no_archive_contains_files_whose_names_suggest_secrets(tmp_path):
     top = plant(tmp_path / "top", dict.fromkeys((*SECRETS, *HARMLESS), "a-secret-or-not"))
-    # A rule of git that brings a file is not meant for us.
+    # A rule of .gitignore that includes a file does not include a secret.
     plant(top, {"train.py": "", ".gitignore": "!.env\n!*.pem\n"})
     assert set(packed(top, tmp_path)) == {"train.py", ".gitignore", *HARMLESS}
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_the_lines_that_are_named_bring_each_back(tmp_path, name):
+def test_the_suggested_line_includes_each_file_again(tmp_path, name):
     plant(tmp_path, {"train.py": "", name: "x"})
     (group,) = groups_of(scan_project(tmp_path))
     assert (group.by, group.may_hold_secrets) == (BY_NAME, True)
@@ -55,14 +55,14 @@ def test_the_lines_that_are_named_bring_each_back(tmp_path, name):
 
 
 @pytest.mark.parametrize("rules", ["*\n!*\n", "!**\n", "*\n!src/\n!src/**\n", "!src/*\n!?*\n"])
-def test_a_rule_about_everything_brings_no_secret(tmp_path, rules):
+def test_a_broad_rule_includes_no_secret(tmp_path, rules):
     plant(tmp_path, {"src/train.py": "", "src/.env": "", "src/a.pem": "", ".runctlignore": rules})
     found = paths(tmp_path)
     assert "src/train.py" in found
     assert not {"src/.env", "src/a.pem"} & set(found)
 
 
-def test_a_later_rule_leaves_out_what_an_earlier_one_brings(tmp_path):
+def test_a_later_rule_excludes_what_an_earlier_one_includes(tmp_path):
     plant(tmp_path, {"train.py": "", ".env": "", ".runctlignore": "!.env\n"})
     assert ".env" in paths(tmp_path)
     plant(tmp_path, {".runctlignore": "!.env\n.env\n"})
@@ -85,13 +85,13 @@ def test_certificates_are_packed_and_private_keys_are_not(tmp_path):
     assert paths(top) == ["cacert.pem", "chain.crt", "public.pem", "train.py"]
 
 
-def test_a_virtual_environment_called_env_is_no_secret(tmp_path):
+def test_a_virtual_environment_called_env_is_not_a_secret(tmp_path):
     top = plant(tmp_path / "top", {"train.py": "", ".env/pyvenv.cfg": "", ".env/lib/x.py": ""})
     assert scan_project(top).left_out == ()
     assert paths(top) == ["train.py"]
 
 
-def test_a_failure_for_want_of_one_is_explained(tmp_path):
+def test_a_failure_because_of_a_missing_secret_file_is_explained(tmp_path):
     plant(tmp_path, {"train.py": "", "conf/.env": "", "server.key": ""})
     note = read_note(note_of(scan_project(tmp_path)))
     words = "FileNotFoundError: [Errno 2] No such file or directory: 'server.key'"
@@ -103,14 +103,14 @@ def test_a_failure_for_want_of_one_is_explained(tmp_path):
     assert "`!conf/.env`" in explain_failure(words, note, project="/p")
 
 
-def test_one_line_says_what_was_left_out_and_how_to_bring_it(runctl, deployed, project):
+def test_one_line_names_left_out_secrets_and_how_to_include_them(runctl, deployed, project):
     plant(project, {".env": "KEY=very-secret", "certs/server.key": "very-secret"})
     done = runctl("aws", "train", "--dry-run", "train.py")
     assert done.code == 0
-    (said,) = [line for line in done.stderr.splitlines() if "left out" in line]
-    assert said == (
-        "left out because of names that hold secrets: .env, certs/server.key; bring one with a "
-        "line such as `!.env` in .runctlignore"
+    (line,) = [text for text in done.stderr.splitlines() if "left out" in text]
+    assert line == (
+        "left out because their names suggest secrets: .env, certs/server.key; include a file "
+        "with a line such as `!.env` in .runctlignore"
     )
     assert ".env" not in done.stdout
     document = runctl("--json", "aws", "train", "--dry-run", "train.py").document
@@ -120,14 +120,14 @@ def test_one_line_says_what_was_left_out_and_how_to_bring_it(runctl, deployed, p
     assert "very-secret" not in done.stdout + done.stderr + str(document)
 
 
-def test_many_are_one_line_all_the_same(runctl, deployed, project):
+def test_many_left_out_secrets_are_still_one_line(runctl, deployed, project):
     plant(project, {f"keys/{number}.key": "" for number in range(30)})
     done = runctl("aws", "train", "--dry-run", "train.py")
-    (said,) = [line for line in done.stderr.splitlines() if "left out" in line]
-    assert "and 25 more; bring one with a line such as `!keys/0.key`" in said
+    (line,) = [text for text in done.stderr.splitlines() if "left out" in text]
+    assert "and 25 more; include a file with a line such as `!keys/0.key`" in line
 
 
-def test_a_program_that_names_one_is_warned(runctl, deployed, project):
+def test_a_program_that_names_a_left_out_secret_is_warned_of(runctl, deployed, project):
     plant(project, {".env": "", "train.py": "load_dotenv('.env')\n"})
     done = runctl("aws", "train", "--dry-run", "train.py")
     assert (

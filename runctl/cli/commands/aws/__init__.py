@@ -1,1 +1,1 @@
-"""`runctl aws`: runs and instances in an AWS account."""
+"""`runctl aws`: training runs and instances in an AWS account."""

@@ -31,33 +31,33 @@ if TYPE_CHECKING:
 
 
 KEEP_ALIVE_HOURS = 8.0
-
-
 MAX_KEEP_ALIVE_HOURS = 24 * 14
 
 
 def create(
     invocation: Invocation,
     spot: Annotated[
-        bool, typer.Option("--spot", help="Buy spot capacity (default: on-demand).")
+        bool, typer.Option("--spot", help="Launch a Spot Instance (default: On-Demand).")
     ] = False,
     instance_type: Annotated[
         list[str] | None,
-        typer.Option(metavar="TYPES", help="What may be launched; repeat, or put commas between."),
+        typer.Option(
+            metavar="TYPES", help="Instance types to choose from, separated by commas; repeatable."
+        ),
     ] = None,
     keep_alive: Annotated[
         float,
-        typer.Option(metavar="HOURS", help="When to end it, counted from now."),
+        typer.Option(metavar="HOURS", help="Hours from now until the instance terminates itself."),
     ] = KEEP_ALIVE_HOURS,
-    name: Annotated[str, typer.Option(metavar="NAME", help="Its Name tag.")] = "runctl",
+    name: Annotated[str, typer.Option(metavar="NAME", help="The instance's Name tag.")] = "runctl",
     output: Annotated[
-        str, typer.Option(metavar="WHAT", help="instance-id: print the id and nothing else.")
+        str, typer.Option(metavar="WHAT", help="instance-id: print only the id.")
     ] = "",
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Do not wait until commands reach it.")
+        bool, typer.Option("--no-wait", help="Do not wait until the instance accepts commands.")
     ] = False,
 ) -> None:
-    """Launch a machine that waits for runs, and ends itself when nobody needs it any more."""
+    """Launch an instance that waits for runs, and terminates itself when its time is up."""
     types = split_types(instance_type) if instance_type else list(DEFAULT_INSTANCE_TYPES)
     _check(types, keep_alive, output)
     cloud = invocation.cloud
@@ -66,7 +66,7 @@ def create(
     fleet = _fleet(cloud)
     market = "spot" if spot else "on-demand"
 
-    def ask() -> dict[str, str]:
+    def build() -> dict[str, str]:
         until = datetime.now(timezone.utc) + timedelta(hours=keep_alive)
         pools = _pools(types, fleet.zones(), market)
         token = f"created-{secrets.token_hex(12)}"
@@ -76,19 +76,15 @@ def create(
         }
 
     wish = json.dumps([asdict(cloud.deployment), types, market, keep_alive, name], sort_keys=True)
-    with replayable(wish, ask) as (asked, is_repeat):
+    with replayable(wish, build) as (asked, is_repeat):
         if is_repeat:
-            invocation.output.tell("an earlier command had no answer: asking for its machine again")
+            invocation.output.note("repeating an earlier launch request that was not answered")
         instance_id, pool = _launch(fleet, asked["request"])
     keep_until = datetime.fromisoformat(asked["keep_until"])
-    told = f"{instance_id} ({pool}) is launched; it lives until {keep_until:%Y-%m-%d %H:%M} UTC"
-    invocation.output.tell(told)
+    until = f"{keep_until:%Y-%m-%d %H:%M} UTC"
+    invocation.output.note(f"launched {instance_id} ({pool}); it terminates itself at {until}")
     if not no_wait:
-        try:
-            wait_for_registration(invocation, cloud, instance_id)
-        except KeyboardInterrupt:
-            invocation.output.tell(f"{instance_id} goes on; end it with `runctl aws terminate`")
-            raise
+        _wait(invocation, cloud, instance_id)
     document = {
         "instance_id": instance_id,
         "pool": str(pool),
@@ -99,15 +95,22 @@ def create(
     invocation.output.result(document, instance_id if output else f"{instance_id}\n{following}")
 
 
+def _wait(invocation: Invocation, cloud: Cloud, instance_id: str) -> None:
+    try:
+        wait_for_registration(invocation, cloud, instance_id)
+    except KeyboardInterrupt:
+        end = f"terminate it with `runctl aws terminate {instance_id}`"
+        invocation.output.note(f"{instance_id} continues to run; {end}")
+        raise
+
+
 def _check(types: list[str], keep_alive: float, output: str) -> None:
     problems = []
     if problem := FIELDS["instance_types"].check(types):
         problems.append(Problem("--instance-type", problem))
     if not 0 < keep_alive <= MAX_KEEP_ALIVE_HOURS:
         problems.append(
-            Problem(
-                "--keep-alive", f"{keep_alive} is not between 0 and {MAX_KEEP_ALIVE_HOURS} hours"
-            )
+            Problem("--keep-alive", f"{keep_alive} is not from 0 to {MAX_KEEP_ALIVE_HOURS} hours")
         )
     if output not in {"", "instance-id"}:
         problems.append(Problem("--output", f"{output!r} is not instance-id"))
@@ -118,7 +121,8 @@ def _check(types: list[str], keep_alive: float, output: str) -> None:
 def _fleet(cloud: Cloud) -> Ec2Fleet:
     if not cloud.deployment.subnets:
         raise NotFoundError(
-            f"the deployment in {cloud.deployment.region} is too old for this; run `cdk deploy`"
+            f"the deployment in {cloud.deployment.region} is too old for this command; run "
+            "`cdk deploy`"
         )
     templates = {
         MachineKind(kind): LaunchTemplate(template_id=one, version="$Latest")
@@ -139,14 +143,14 @@ def _pools(types: list[str], zones: tuple[str, ...], market: str) -> tuple[Pool,
 def _launch(fleet: Ec2Fleet, request: str) -> tuple[str, Pool | None]:
     result = fleet.launch(request)
     if not result.instance_ids:
-        told = "; ".join(f"{pool}: {code}" for pool, code in result.refusals.items())
+        refusals = "; ".join(f"{pool}: {code}" for pool, code in result.refusals.items())
         if not result.was_answered and not any(
             kind_of(code).is_answer for code in result.refusals.values()
         ):
-            # The same request may be sent again: it is kept for a repeated command.
-            raise TransientError(f"EC2 gave no answer: {told}. Try again")
+            # The request is kept, so that the next command repeats it.
+            raise TransientError(f"EC2 did not answer: {refusals}. Try again")
         raise CapacityUnavailableError(
-            f"no pool has capacity now: {told}. Name other types, try again later, or try "
-            "the other market"
+            f"no pool has capacity: {refusals}. Name other instance types, try again later, or "
+            "try the other market"
         )
     return result.instance_ids[0], result.pool

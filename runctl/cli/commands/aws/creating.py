@@ -1,4 +1,4 @@
-"""What was asked of EC2 and not answered: kept on this machine, and asked again word for word."""
+"""Unanswered launch requests, kept on this machine and repeated verbatim."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import IO
 
 from runctl.model.errors import RunctlError, TransientError
 
-# EC2 does not say for how long it remembers a token; whoever repeats a command does so by then.
+# EC2 does not document how long it remembers a token; a command is repeated within this time.
 REPEATED_WITHIN = timedelta(minutes=10)
 
 Document = Mapping[str, str]
 
 
 def default_folder() -> Path:
-    """Return where requests are kept until they are answered."""
+    """Return the folder in which requests are kept until they are answered."""
     return Path.home() / ".local/state/runctl/creating"
 
 
@@ -30,18 +30,18 @@ def default_folder() -> Path:
 def replayable(
     wish: str, make: Callable[[], Document], *, folder: Path | None = None
 ) -> Iterator[tuple[Document, bool]]:
-    """Give the request for a wish, and whether it is one that was sent before.
+    """Yield the request for a wish, and whether it was sent before.
 
-    That is one of the same wish whose answer was lost, by a timeout or because its command was
-    killed: with its token EC2 answers with what it launched then. One that another command waits
-    for at this moment is not ours, since two machines may be wanted. The body sends the request:
-    when it is done, or refused, that was the answer, and the record goes.
+    A request whose answer was lost, by a timeout or because its command was killed, is sent again:
+    its token makes EC2 return the instance that it launched for it. A request that another command
+    is waiting for is not used, since two instances may be wanted. The body sends the request; an
+    answer, be it a refusal, removes the record.
     """
     digest = hashlib.sha256(wish.encode()).hexdigest()[:32]
     with contextlib.ExitStack() as held:
         try:
             path, document, is_repeat = _take(folder or default_folder(), digest, make, held)
-        except OSError:  # nowhere to write to: as good as it gets
+        except OSError:  # without a writable folder, a lost answer cannot be replayed
             yield make(), False
             return
         try:
@@ -75,14 +75,14 @@ def _take(
 
 
 def _is_answer(error: Exception) -> bool:
-    """Whether EC2 has refused; what is neither ours nor AWS's may have come after a launch."""
-    # An answer that nothing foresees is one too; botocore may not even be imported.
+    """Whether EC2 has refused; any other error may have followed a launch."""
+    # Compared by name: an unexpected AWS error is an answer, too.
     is_aws = type(error).__module__.partition(".")[0] == "botocore"
     return is_aws or (isinstance(error, RunctlError) and not isinstance(error, TransientError))
 
 
 def _lock(stream: IO[str]) -> None:
-    """Hold a record for as long as the process lives; OSError when another one does."""
+    """Lock a record until the process ends; raises OSError if another process holds it."""
     if os.name == "posix":
         import fcntl
 

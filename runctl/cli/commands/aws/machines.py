@@ -1,4 +1,4 @@
-"""Waiting for a machine to be known, reachable and permitted to do what a command needs of it."""
+"""The wait for an instance to be known, reachable, and permitted to do what a command needs."""
 
 from __future__ import annotations
 
@@ -19,36 +19,31 @@ if TYPE_CHECKING:
     from runctl.model.machine import Machine
 
 
-# EC2 and SSM are eventually consistent; a machine takes a minute or two to boot and register.
+# EC2 and SSM are eventually consistent; an instance takes a minute or two to boot and register.
 KNOWN_WITHIN = timedelta(seconds=20)
-
-
 REGISTERED_WITHIN = timedelta(minutes=5)
-
-
 COMMAND_WITHIN = timedelta(minutes=10)
-
-
-LAST_WORDS = 1200
+# Of a command's output, this many characters are shown.
+EXCERPT_CHARACTERS = 1200
 
 
 def existing(cloud: Cloud) -> ExistingInstances:
-    """Return what asks EC2 and SSM about machines."""
+    """Return the adapter of EC2 and SSM for existing instances."""
     return ExistingInstances(ec2=cloud.clients.get("ec2"), ssm=cloud.clients.get("ssm"))
 
 
 def find_machine(cloud: Cloud, instance_id: str, *, within: timedelta | None = None) -> Machine:
-    """Return the machine; NotFoundError when EC2 does not come to know it."""
+    """Return the instance; raises NotFoundError if EC2 does not know it in time."""
     found: list[Machine] = []
 
-    def look() -> bool:
+    def is_known() -> bool:
         found[:] = cloud.fleet.describe([instance_id])
         return bool(found)
 
-    if not wait(cloud, look, within=KNOWN_WITHIN if within is None else within):
+    if not wait(cloud, is_known, within=KNOWN_WITHIN if within is None else within):
         raise NotFoundError(
-            f"EC2 knows no {instance_id} in {cloud.deployment.region}; look at the id, the "
-            "--region and the --profile"
+            f"instance {instance_id} does not exist in {cloud.deployment.region}; check the id, "
+            "--region and --profile"
         )
     return found[0]
 
@@ -58,35 +53,35 @@ def wait_for_registration(
     cloud: Cloud,
     instance_id: str,
 ) -> None:
-    """Wait until commands reach the machine; explain why not when that takes too long."""
+    """Wait until the instance accepts commands; raises NotFoundError with what to check."""
     machines = existing(cloud)
-    with invocation.output.spinner(f"waiting for the SSM agent of {instance_id}") as say:
+    with invocation.output.spinner(f"waiting for the SSM agent of {instance_id}") as update:
 
-        def look() -> bool:
+        def is_registered() -> bool:
             if machines.is_registered(instance_id):
                 return True
-            states = {one.state for one in cloud.fleet.describe([instance_id])}
+            states = {machine.state for machine in cloud.fleet.describe([instance_id])}
             if states & {"shutting-down", "terminated", "stopping", "stopped"}:
-                raise NotFoundError(f"{instance_id} is {states.pop()}; it cannot be commanded")
+                raise NotFoundError(f"{instance_id} is {states.pop()}; it accepts no commands")
             if "running" in states:
-                say(f"{instance_id} runs; waiting for its SSM agent to register")
+                update(f"{instance_id} is running; waiting for its SSM agent to register")
             return False
 
-        if wait(cloud, look, within=REGISTERED_WITHIN):
+        if wait(cloud, is_registered, within=REGISTERED_WITHIN):
             return
     raise NotFoundError(
-        f"commands do not reach {instance_id} (SSM: InvalidInstanceId): its SSM agent has not "
+        f"{instance_id} accepts no commands (SSM: InvalidInstanceId): its SSM agent has not "
         f"registered within {REGISTERED_WITHIN.total_seconds():.0f} s. "
-        "Look whether 1. the SSM agent is installed and runs (`systemctl status "
-        "amazon-ssm-agent`); 2. the machine has an instance "
-        f"profile, whose role has the policy {cloud.deployment.instance_policy or 'of runctl'}; "
-        "3. the machine reaches SSM's endpoints over the network; 4. it is in this account and in "
+        "Check that 1. the SSM agent is installed and running (`systemctl status "
+        "amazon-ssm-agent`); 2. the instance has an instance profile "
+        f"whose role has the policy {cloud.deployment.instance_policy or 'of runctl'}; "
+        "3. it can reach SSM's endpoints over the network; 4. it is in this account and in "
         f"{cloud.deployment.region}"
     )
 
 
 def prepare_machine(invocation: Invocation, cloud: Cloud, instance_id: str) -> Machine:
-    """Make sure that an attempt can run on a machine, before anything is started for it."""
+    """Make sure that an attempt can run on the instance, before a run is started."""
     machine = find_machine(cloud, instance_id)
     if problem := problem_with(machine):
         raise RequestError(f"{instance_id} {problem}")
@@ -94,8 +89,8 @@ def prepare_machine(invocation: Invocation, cloud: Cloud, instance_id: str) -> M
     wait_for_registration(invocation, cloud, instance_id)
     if LENT_TAG not in machine.tags:
         existing(cloud).lend(instance_id)
-        invocation.output.tell(f"tagged {instance_id} with {LENT_TAG}: runctl may command it")
-    with invocation.output.spinner(f"checking what the role of {instance_id} permits"):
+        invocation.output.note(f"tagged {instance_id} with {LENT_TAG}: runctl may command it")
+    with invocation.output.spinner(f"checking the permissions of {instance_id}"):
         run_command(cloud, instance_id, document=cloud.deployment.start_document, action="check")
     return machine
 
@@ -108,27 +103,28 @@ def run_command(
     action: str,
     parameters: Mapping[str, str] | None = None,
 ) -> str:
-    """Run one of our documents to its end and return what it printed.
+    """Run one of runctl's SSM documents to its end and return its output.
 
-    Raises RefusedError with its last words, and the policy that is the usual cure.
+    Raises RefusedError with the end of the output and, where it helps, the policy to attach.
     """
     if not document:
         raise NotFoundError(
-            f"the deployment in {cloud.deployment.region} is too old for this; run `cdk deploy`"
+            f"the deployment in {cloud.deployment.region} is too old for this command; run "
+            "`cdk deploy`"
         )
     machines = existing(cloud)
     command_id = machines.command(instance_id, document, {"action": action, **(parameters or {})})
     if command_id is None:
-        raise NotFoundError(f"{instance_id} cannot be commanded any more (SSM: InvalidInstanceId)")
+        raise NotFoundError(f"{instance_id} no longer accepts commands (SSM: InvalidInstanceId)")
     ended = []
 
-    def look() -> bool:
+    def has_ended() -> bool:
         result = machines.result(command_id, instance_id)
         if result is not None:
             ended.append(result)
         return result is not None
 
-    if not wait(cloud, look, within=COMMAND_WITHIN):
+    if not wait(cloud, has_ended, within=COMMAND_WITHIN):
         raise TransientError(
             f"the command {command_id} on {instance_id} has not ended; see `aws ssm "
             f"get-command-invocation --command-id {command_id} --instance-id {instance_id}`"
@@ -136,20 +132,20 @@ def run_command(
     (result,) = ended
     if result.succeeded:
         return str(result.output)
-    said = last_part((result.errors or result.output).strip(), LAST_WORDS)
-    cure = ""
-    if "403" in said or "lacks" in said or "no credentials" in said:
-        cure = (
+    output = last_part((result.errors or result.output).strip(), EXCERPT_CHARACTERS)
+    remedy = ""
+    if "403" in output or "lacks" in output or "no credentials" in output:
+        remedy = (
             "; attach the policy to the role of its instance profile: aws iam attach-role-policy "
             f"--role-name ROLE --policy-arn {cloud.deployment.instance_policy}"
         )
-    raise RefusedError(f"{instance_id}: {said or result.status}{cure}")
+    raise RefusedError(f"{instance_id}: {output or result.status}{remedy}")
 
 
-def wait(cloud: Cloud, look: Callable[[], bool], *, within: timedelta) -> bool:
-    """Look again and again until `look` is content; whether it was in time."""
+def wait(cloud: Cloud, is_done: Callable[[], bool], *, within: timedelta) -> bool:
+    """Poll until `is_done` returns True; return False if that takes too long."""
     deadline = time.monotonic() + within.total_seconds()
-    while not look():
+    while not is_done():
         if time.monotonic() > deadline:
             return False
         time.sleep(cloud.pause)
@@ -160,13 +156,13 @@ def _refuse_if_busy(cloud: Cloud, instance_id: str) -> None:
     if busy := run_on(cloud, instance_id):
         run_id, number = busy
         raise RequestError(
-            f"{instance_id} works on attempt {number} of the run {run_id}; wait for its end, stop "
-            f"it with `runctl stop {run_id}`, or name another machine"
+            f"{instance_id} runs attempt {number} of {run_id}; wait for its end, stop the run with "
+            f"`runctl stop {run_id}`, or name another instance"
         )
 
 
 def run_on(cloud: Cloud, instance_id: str) -> tuple[str, int] | None:
-    """Return the run and the attempt that have the machine now, or None."""
+    """Return the run and the attempt that use the instance now, or None."""
     owner = cloud.ledger.find_instance(instance_id)
     if owner is None:
         return None

@@ -1,4 +1,4 @@
-"""The run request of `runctl aws train`: options over settings, every mistake in one message."""
+"""The run request of `runctl aws train`, built from options and settings."""
 
 import re
 import secrets
@@ -36,49 +36,50 @@ OPTIONS = {
 
 
 def name_run(script: str, *, now: datetime) -> str:
-    """Make a name that can be read and that nobody else has."""
+    """Return a readable and unique name for a run."""
     stem = re.sub(r"[^A-Za-z0-9]+", "-", PurePath(script).stem).strip("-")[:32].strip("-")
     moment = now.astimezone(timezone.utc).strftime("%Y%m%d-%H%M%S")
     return f"{stem or 'run'}-{moment}-{secrets.token_hex(2)}"
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that no run can have."""
+    """Refuse an invalid run name."""
     if not RUN_ID.fullmatch(name):
-        cure = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:64]
-        hint = f"; for example {cure}" if cure else ""
+        similar = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:64]
+        hint = f"; for example {similar}" if similar else ""
         raise InvalidRequestError((Problem("--name", f"{name!r} is not {RUN_ID_RULE}{hint}"),))
 
 
 def read_env(assignments: Sequence[str]) -> dict[str, str]:
-    """Read NAME=VALUE options; the last one of a name wins."""
+    """Parse NAME=VALUE options; the last value of a name wins."""
     problems = [
-        Problem("--env", f"{mask_text(one)!r} has no '='; write NAME=VALUE")
-        for one in assignments
-        if "=" not in one
+        Problem("--env", f"{mask_text(assignment)!r} has no '='; write NAME=VALUE")
+        for assignment in assignments
+        if "=" not in assignment
     ]
     if problems:
         raise InvalidRequestError(tuple(problems))
-    return {name: value for name, _, value in (one.partition("=") for one in assignments)}
+    parts = (assignment.partition("=") for assignment in assignments)
+    return {name: value for name, _, value in parts}
 
 
 def split_types(options: Sequence[str]) -> list[str]:
-    """Read instance types that were repeated, or given with commas between them."""
-    return [one.strip() for option in options for one in option.split(",") if one.strip()]
+    """Parse instance types, separated by commas or given by repeated options."""
+    return [name.strip() for option in options for name in option.split(",") if name.strip()]
 
 
 def read_resume_args(text: str) -> list[str]:
-    """Divide the option's text into arguments, as a shell would."""
+    """Split the option's text into arguments, as a shell would."""
     try:
         return shlex.split(text)
     except ValueError as exc:
         raise InvalidRequestError(
-            (Problem("--resume-args", f"{mask_text(text)!r}: {exc}; close the quotation"),)
+            (Problem("--resume-args", f"{mask_text(text)!r}: {exc}; close the quotation mark"),)
         ) from exc
 
 
 def check_deadline(document: Mapping[str, Any], *, now: datetime) -> None:
-    """Refuse a deadline that is over before the run begins."""
+    """Refuse a deadline that has passed."""
     if "deadline" not in document:
         return
     if problem := problem_with_deadline(parse_instant(document["deadline"]), now):
@@ -86,7 +87,7 @@ def check_deadline(document: Mapping[str, Any], *, now: datetime) -> None:
 
 
 def read_exit_codes(option: str) -> list[int | str] | str:
-    """Read exit codes with commas between them, or the word for all; the request checks them."""
+    """Parse exit codes separated by commas, or the word for all; the request validates them."""
     words = [word.strip() for word in option.split(",") if word.strip()]
     if words == [ANY]:
         return ANY
@@ -102,11 +103,11 @@ def build_request(
     code: str,
     is_command: bool = False,
 ) -> dict[str, Any]:
-    """Return the execution input: what was asked for, and nothing that is a default anyway.
+    """Return the execution input, without fields that have their default value.
 
-    `options` has the fields given on the command line, with dots for those of an object;
-    `script` and `args` are the request's command when `is_command`. Raises
-    InvalidRequestError whose problems name the option, or the settings file, that a value is from.
+    `options` holds the fields given on the command line, with a dot for fields of an object;
+    `script` and `args` are the request's command if `is_command`. Raises InvalidRequestError whose
+    problems name the option or the settings file from which a value comes.
     """
     program: dict[str, Any] = {"command": [script, *args]} if is_command else {"script": script}
     document: dict[str, Any] = {**program, **settings.request}
@@ -129,7 +130,8 @@ def build_request(
     except InvalidRequestError as exc:
         raise InvalidRequestError(
             tuple(
-                Problem(_origin(one.field, options, settings), one.message) for one in exc.problems
+                Problem(_origin(problem.field, options, settings), problem.message)
+                for problem in exc.problems
             )
         ) from exc
     return document

@@ -1,4 +1,4 @@
-"""`runctl aws spot-monitor`: checkpoints of a training process that runctl did not start."""
+"""`runctl aws spot-monitor`: upload checkpoints of a process that runctl did not start."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ from runctl.cli.commands.aws.machines import find_machine, run_command, wait_for
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, Problem, RequestError
 
-# What the SSM document accepts; it puts them between the quotes of a shell.
+# The patterns of the SSM document, which inserts the values between a shell's quotation marks.
 URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w!.*()/=+-]*)?")
-
-
 FOLDER = re.compile(r"/[\w. /=+-]*")
-
-
 SETTING = re.compile(r'(MONITOR_\w+)="?(.*?)"?')
-
-
 ESCAPED = re.compile(r'\\(["\\`$])')
 
 
@@ -28,28 +22,28 @@ def spot_monitor(
     invocation: Invocation,
     instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="The instance's id: i-….")],
     upload_to_s3: Annotated[
-        str, typer.Option(metavar="URI", help="Where to: s3://bucket or s3://bucket/prefix.")
+        str, typer.Option(metavar="URI", help="Destination: s3://bucket or s3://bucket/prefix.")
     ] = "",
     auto_save_checkpoint: Annotated[
         bool,
         typer.Option(
             "--auto-save-checkpoint",
-            help="At a notice send the process SIGTERM, so that it saves. One that does not handle "
-            "SIGTERM dies of it; what it saved before is uploaded either way.",
+            help="Send the process SIGTERM at an interruption notice, so that it saves. A process "
+            "that does not handle SIGTERM is killed by it; earlier saves are uploaded either way.",
         ),
     ] = False,
     pid: Annotated[
-        int, typer.Option(metavar="PID", min=0, help="The process (default: look for it).")
+        int, typer.Option(metavar="PID", min=0, help="The process to monitor (default: find it).")
     ] = 0,
     checkpoint_dir: Annotated[
         str,
         typer.Option(
-            metavar="DIR", help="Where it saves, on the instance (default: look for that too)."
+            metavar="DIR", help="Where it saves, on the instance (default: find the folder)."
         ),
     ] = "",
-    stop: Annotated[bool, typer.Option("--stop", help="Stop watching.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop monitoring.")] = False,
 ) -> None:
-    """Watch over a training process on an instance: upload what it saves, and act on a notice."""
+    """Monitor a training process on an instance: upload its saves, and react to a notice."""
     _check(upload_to_s3, checkpoint_dir, stop=stop)
     cloud = invocation.cloud
     machine = find_machine(cloud, instance)
@@ -60,11 +54,11 @@ def spot_monitor(
     if stop:
         run_command(cloud, instance, document=document, action="unmonitor")
         invocation.output.result(
-            {"instance_id": instance, "watching": False}, f"{instance} is not watched any more"
+            {"instance_id": instance, "watching": False}, f"stopped monitoring {instance}"
         )
         return
     with invocation.output.spinner(f"looking for the training process on {instance}"):
-        said = run_command(
+        output = run_command(
             cloud,
             instance,
             document=document,
@@ -76,32 +70,33 @@ def spot_monitor(
                 "sigterm": "yes" if auto_save_checkpoint else "no",
             },
         )
-    _tell(invocation, instance, said)
+    _report(invocation, instance, output)
 
 
 def _check(uri: str, folder: str, *, stop: bool) -> None:
     problems = []
     if not stop and not URI.fullmatch(uri):
-        problems.append(Problem("--upload-to-s3", f"{uri!r} is no s3://bucket/prefix"))
+        problems.append(Problem("--upload-to-s3", f"{uri!r} is not of the form s3://bucket/prefix"))
     if folder and not FOLDER.fullmatch(folder):
         problems.append(
             Problem(
                 "--checkpoint-dir",
-                f"{folder!r} is no absolute path on the instance, of letters, digits and ._ /=+-",
+                f"{folder!r} is not an absolute path of letters, digits, spaces and ._/=+-",
             )
         )
     if problems:
         raise InvalidRequestError(tuple(problems))
 
 
-def _tell(invocation: Invocation, instance: str, said: str) -> None:
-    matches = (SETTING.fullmatch(line.strip()) for line in said.splitlines())
-    found: dict[str, str] = {one[1]: ESCAPED.sub(r"\1", one[2]) for one in matches if one}
+def _report(invocation: Invocation, instance: str, output: str) -> None:
+    """Report the settings that the monitor printed when it started."""
+    matches = (SETTING.fullmatch(line.strip()) for line in output.splitlines())
+    found: dict[str, str] = {match[1]: ESCAPED.sub(r"\1", match[2]) for match in matches if match}
     ends_it = found.get("MONITOR_SIGTERM") == "yes"
     at_a_notice = (
-        "At a notice it gets SIGTERM, and what it leaves is uploaded."
+        "At a notice it receives SIGTERM, and its last save is uploaded."
         if ends_it
-        else "At a notice it is left alone; with --auto-save-checkpoint it would get SIGTERM."
+        else "At a notice it receives no signal; with --auto-save-checkpoint it receives SIGTERM."
     )
     uri, folder = found.get("MONITOR_URI", ""), found.get("MONITOR_DIR", "")
     log = f"aws ssm start-session --target {instance}, then journalctl -u runctl-monitor"
@@ -114,7 +109,7 @@ def _tell(invocation: Invocation, instance: str, said: str) -> None:
             "upload_to_s3": uri,
             "sigterm_at_notice": ends_it,
         },
-        f"watching process {found.get('MONITOR_PID')} on {instance}: whatever settles in {folder} "
-        f"goes to {uri}\n{at_a_notice}\nits log: {log}\n"
-        f"stop it: runctl aws spot-monitor {instance} --stop{invocation.flag}",
+        f"monitoring process {found.get('MONITOR_PID')} on {instance}: files in {folder} are "
+        f"uploaded to {uri} once they are complete\n{at_a_notice}\nlog: {log}\n"
+        f"to stop: runctl aws spot-monitor {instance} --stop{invocation.flag}",
     )

@@ -25,7 +25,7 @@ def pack(job: Job, folder: Path, output: Output) -> Package | None:
     with output.progress("packing", total=job.project.size_bytes) as advance:
         package = pack_project(job.project, folder / "package.tar.gz", progress=advance)
     count = sum(not member.is_folder for member in job.project.members)
-    output.tell(
+    output.note(
         f"packed {count} file{'s' if count != 1 else ''} of {job.project.folder}: "
         f"{format_size(job.project.size_bytes)}, {format_size(package.size_bytes)} compressed"
     )
@@ -37,7 +37,7 @@ def submit(job: Job, package: Package | None, cloud: Cloud, output: Output) -> s
     if package is not None:
         with output.progress("uploading", total=package.size_bytes) as advance:
             is_new = cloud.objects.put_if_absent(package.key, package.path, progress=advance)
-        output.tell(
+        output.note(
             f"uploaded {format_size(package.size_bytes)}"
             if is_new
             else "the package is already uploaded"

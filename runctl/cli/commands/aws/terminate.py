@@ -27,14 +27,18 @@ def terminate(
     instance: Instance,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Though it is not runctl's, or a run works on it."),
+        typer.Option(
+            "--force", help="Terminate it even if runctl did not launch it, or a run uses it."
+        ),
     ] = False,
     yes: Annotated[
         bool,
-        typer.Option("--yes", "-y", help="Do not ask; required where there is no terminal to ask."),
+        typer.Option(
+            "--yes", "-y", help="Do not ask for confirmation; required without a terminal."
+        ),
     ] = False,
 ) -> None:
-    """End a machine that runctl launched; one that is gone already is fine."""
+    """Terminate an instance that runctl launched."""
     cloud = invocation.cloud
     machine = find_machine(cloud, instance, within=span(seconds=3))
     if not machine.is_live:
@@ -45,25 +49,25 @@ def terminate(
     if machine.is_foreign and not force:
         owner = machine.tags[DEPLOYMENT_TAG]
         raise RequestError(
-            f"{instance} was launched by the deployment {owner}, and this command uses "
-            f"{cloud.deployment.name}; set RUNCTL_DEPLOYMENT={owner}, or give --force"
+            f"{instance} was launched by the deployment {owner}, but this command uses "
+            f"{cloud.deployment.name}; set RUNCTL_DEPLOYMENT={owner}, or add --force"
         )
     if not force and not {RUN_TAG, KEEP_ALIVE_TAG} & set(machine.tags):
         raise RequestError(
             f"{instance} was not launched by runctl (no tag {KEEP_ALIVE_TAG} or {RUN_TAG}); "
-            "--force ends it all the same"
+            "to terminate it anyway, add --force"
         )
     if (busy := run_on(cloud, instance)) and not force:
         raise RequestError(
-            f"{instance} works on attempt {busy[1]} of the run {busy[0]}; stop that first with "
-            f"`runctl stop {busy[0]}`, or give --force: the run then goes on elsewhere"
+            f"{instance} runs attempt {busy[1]} of {busy[0]}; stop the run with "
+            f"`runctl stop {busy[0]}`, or add --force, after which it continues elsewhere"
         )
     _warn_of_the_first_hour(invocation, cloud, instance)
     if not yes:
         _ask(instance)
     cloud.fleet.terminate([instance])
     invocation.output.result(
-        {"instance_id": instance, "state": "shutting-down"}, f"{instance} is ending"
+        {"instance_id": instance, "state": "shutting-down"}, f"terminating {instance}"
     )
 
 
@@ -76,14 +80,14 @@ def _warn_of_the_first_hour(invocation: Invocation, cloud: Cloud, instance: str)
         noticed_at=attempt.noticed_at,
         now=datetime.now(timezone.utc),
     ):
-        invocation.output.tell(
-            f"EC2 is taking {instance} in its first hour and would charge nothing for it; "
-            "ending it yourself costs its time"
+        invocation.output.note(
+            f"EC2 is interrupting {instance} in its first hour, which is free of charge; if you "
+            "terminate it yourself, its time is charged"
         )
 
 
 def _ask(instance: str) -> None:
     if not sys.stdin.isatty():
-        raise RequestError(f"--yes is missing: nobody is there to ask whether {instance} may end")
-    if not typer.confirm(f"End {instance}?", err=True):
+        raise RequestError(f"--yes: required without a terminal to confirm that {instance} may end")
+    if not typer.confirm(f"Terminate {instance}?", err=True):
         raise typer.Abort

@@ -127,14 +127,14 @@ def _run(invocation: Invocation, cloud: Cloud, job: Job, *, detach: bool, dry_ru
         see = f"`runctl status {job.name}{invocation.flag}`"
         output.result(document, f"{job.name} has started; see {see}")
         return
-    output.tell(f"{job.name} has started; Ctrl-C leaves it running")
+    output.note(f"{job.name} has started; Ctrl-C leaves it running")
     attach(invocation, cloud, job.name, execution_arn)
 
 
 def _report_left_out(job: Job, output: Output) -> list[dict[str, Any]]:
     """Report what the package leaves out although the run may need it."""
     for warning in job.warnings:
-        output.tell(f"warning: {warning}", style="yellow")
+        output.note(f"warning: {warning}", style="yellow")
     if job.project is None:
         return []
     words = job.request.get("command") or job.request.get("args", [])

@@ -1,4 +1,4 @@
-"""The condition for changing checkpoints: no attempt of the run is alive."""
+"""The precondition for changing checkpoints: no attempt of the run is alive."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from runctl.cli.commands.find import find_run
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import RequestError
 
-# An agent that was told to stop may still be saving for this long after its last heartbeat.
+# A stopping agent may still be saving for this long after its last heartbeat.
 _QUIET_SECONDS = 120
 
 
 def refuse_while_it_lives(invocation: Invocation, run: str, what: str) -> None:
-    """Only the attempt that has the fence may move checkpoints; so there must be none."""
+    """Refuse while an attempt may be alive: only the attempt with the fence may commit."""
     ledger = invocation.cloud.ledger
     held = find_run(invocation.cloud, run)
     if held.ended is None:
         raise RequestError(
-            f"{run} is not over; to {what} its checkpoints, `runctl{invocation.flag} stop {run}` "
-            "or wait for its end"
+            f"{run} has not ended; to {what} its checkpoints, stop it with "
+            f"`runctl{invocation.flag} stop {run}`, or wait for its end"
         )
     now = datetime.now(timezone.utc)
     for attempt in ledger.attempts(run):

@@ -30,10 +30,10 @@ def list_checkpoints(
     invocation: Invocation,
     run: RunName,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read every part and compare it with its name.")
+        bool, typer.Option("--verify", help="Read every part and verify its checksum.")
     ] = False,
 ) -> None:
-    """List a run's whole checkpoints, the newest first; the word `list` may be left out."""
+    """List a run's complete checkpoints, newest first; the word `list` is optional."""
     cloud = invocation.cloud
     held = find_run(cloud, run)
     store = cloud.checkpoints(run)
@@ -48,14 +48,20 @@ def list_checkpoints(
         manifests = list(pool.map(read, store.manifest_keys()))
     damage: dict[str, str] = {}
     if verify:
-        whole = {key: one for key, one in manifests if not isinstance(one, DamagedCheckpointError)}
-        damage = find_damage(store, whole, output=invocation.output)
+        readable = {
+            key: manifest
+            for key, manifest in manifests
+            if not isinstance(manifest, DamagedCheckpointError)
+        }
+        damage = find_damage(store, readable, output=invocation.output)
     attempts = cloud.ledger.attempts(run)
-    found = [_described(key, one, held, attempts, damage=damage) for key, one in manifests]
+    found = [
+        _described(key, manifest, held, attempts, damage=damage) for key, manifest in manifests
+    ]
+    damaged = [document for document in found if "damage" in document]
     details = [
-        f"{one['key'].rpartition('/')[2]} is damaged: {one['damage']}"
-        for one in found
-        if "damage" in one
+        f"{document['key'].rpartition('/')[2]} is damaged: {document['damage']}"
+        for document in damaged
     ]
     page: list[RenderableType] = (
         [_table(found, verified=verify), *details] if found else [f"{run} has no checkpoint yet"]
@@ -64,7 +70,7 @@ def list_checkpoints(
         {"run_id": run, "verified": verify, "checkpoints": found},
         *page,
     )
-    if any("damage" in one for one in found):
+    if damaged:
         raise typer.Exit(1)
 
 
@@ -92,7 +98,9 @@ def _described(
         "size_bytes": manifest.size_bytes,
         "files": sum(entry.kind in {"file", "hard"} for entry in manifest.entries),
         "given_to_attempts": [
-            one.number for one in attempts if manifest.save and one.resume_save == manifest.save
+            attempt.number
+            for attempt in attempts
+            if manifest.save and attempt.resume_save == manifest.save
         ],
         **marks,
     }
@@ -127,5 +135,5 @@ def _table(found: list[dict[str, Any]], *, verified: bool) -> Table:
 def _say_taken(text: str) -> str:
     try:
         return say_instant(datetime.fromisoformat(text.replace("Z", "+00:00")))
-    except (ValueError, OverflowError):  # another program's idea of an instant
+    except (ValueError, OverflowError):  # written by another program
         return "?"

@@ -18,12 +18,14 @@ from runctl.report.wording import format_size
 def prune(
     invocation: Invocation,
     run: RunName,
-    keep: Annotated[int, typer.Option("--keep", min=1, metavar="N", help="How many stay.")],
+    keep: Annotated[
+        int, typer.Option("--keep", min=1, metavar="N", help="Number of checkpoints to keep.")
+    ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+        bool, typer.Option("--dry-run", help="Show what would be removed; remove nothing.")
     ] = False,
 ) -> None:
-    """Remove all but the newest checkpoints of a run that has ended, and parts nobody needs."""
+    """Remove older checkpoints of a run that has ended, and parts that no checkpoint needs."""
     cloud = invocation.cloud
     held = find_run(cloud, run)
     refuse_while_it_lives(invocation, run, "prune")

@@ -1,4 +1,4 @@
-"""What removing a run's older checkpoints takes away, and doing it."""
+"""The removal of a run's older checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The manifests that stay and go, and the parts that go with them."""
+    """The manifests to keep and to remove, and the parts to remove with them."""
 
     kept: tuple[str, ...]
     removed: tuple[str, ...]
@@ -27,17 +27,17 @@ class Plan:
 
     @property
     def freed_bytes(self) -> int:
-        """How much less is stored afterwards."""
+        """The bytes that are stored no longer."""
         return sum(part.size_bytes for part in self.parts)
 
 
 def plan_pruning(store: CheckpointStore, run: Run, *, keep: int, now: datetime) -> Plan:
-    """Keep the newest checkpoint, the proven one and the newest others, `keep` in all.
+    """Plan to keep the newest checkpoint, the proven one and the newest others, `keep` in total.
 
-    No attempt may live. A suspect stays only where there are not enough others. Raises
-    CheckpointError when one that stays cannot be read: nobody knows then what it needs.
+    No attempt may be alive. A suspect is kept only if there are not enough others. Raises
+    CheckpointError if a checkpoint to keep cannot be read, since its parts are then unknown.
     """
-    # Parts first: whatever a manifest names that comes later is not mistaken for garbage.
+    # Parts first, so that the parts of a later manifest are not mistaken for garbage.
     stored = list(store.parts())
     keys = store.manifest_keys()
     order = sorted(keys, key=lambda key: key != run.newest)
@@ -49,7 +49,7 @@ def plan_pruning(store: CheckpointStore, run: Run, *, keep: int, now: datetime) 
         needed = _digests(store.get_manifest(key) for key in kept)
     except DamagedCheckpointError as exc:
         raise CheckpointError(
-            f"a checkpoint that stays is damaged, so nothing is removed: {exc}"
+            f"a checkpoint to keep is damaged, so nothing is removed: {exc}"
         ) from exc
     freed = _digests(_readable(store, removed)) - needed
     going = {part.sha256: part for part in stored if part.sha256 in freed}
@@ -59,7 +59,7 @@ def plan_pruning(store: CheckpointStore, run: Run, *, keep: int, now: datetime) 
 
 
 def carry_out(store: CheckpointStore, plan: Plan) -> None:
-    """Remove manifests before parts: killed in between, parts without a manifest are left."""
+    """Remove manifests before parts: an interruption leaves only parts without a manifest."""
     for key in plan.removed:
         store.delete_manifest(key)
     store.delete_parts(part.sha256 for part in plan.parts)
@@ -70,7 +70,7 @@ def _readable(store: CheckpointStore, keys: Iterable[str]) -> Iterable[Manifest]
         try:
             yield store.get_manifest(key)
         except DamagedCheckpointError:
-            continue  # what only it names is garbage once it is old enough
+            continue  # parts that only it names become garbage with time
 
 
 def _digests(manifests: Iterable[Manifest]) -> set[str]:

@@ -27,14 +27,12 @@ def pull(
         list[str],
         typer.Argument(
             metavar="[STEP|save:N] DIR",
-            help="The step, or the number of the save, if not the newest; where.",
+            help="A step or the number of a save (default: the newest), and the target folder.",
         ),
     ],
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace what the folder holds already.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder's contents.")] = False,
 ) -> None:
-    """Fetch a checkpoint, verified, into a folder: as the trainer left it, or not at all."""
+    """Fetch a checkpoint into a folder, verified: completely or not at all."""
     wanted, folder = _wanted_and_folder(where)
     cloud = invocation.cloud
     held = find_run(cloud, run)
@@ -44,9 +42,9 @@ def pull(
         raise NotFoundError(f"{run} has no checkpoint yet")
     manifest = fetch_checkpoint(store, key, folder, force=force, output=invocation.output)
     if wanted is None and key != held.newest:
-        invocation.output.tell(
-            "the newest checkpoint is suspect (a trainer that was given it failed), so the one "
-            f"before it was fetched; `runctl checkpoints {run}` lists both"
+        invocation.output.note(
+            "the newest checkpoint is suspect (a trainer that resumed from it failed), so an "
+            f"earlier one was fetched; `runctl checkpoints {run}` lists all"
         )
     invocation.output.result(
         {
@@ -64,11 +62,11 @@ def pull(
 
 def _wanted_and_folder(where: list[str]) -> tuple[str | None, Path]:
     if len(where) > 2:
-        raise InvalidRequestError((Problem("DIR", f"too many words: {' '.join(where)}"),))
+        raise InvalidRequestError((Problem("DIR", f"too many arguments: {' '.join(where)}"),))
     folder = Path(where[-1]).expanduser()
     if len(where) == 1:
         return None, folder
     if not re.fullmatch(r"(save:)?[0-9]{1,12}", where[0]):
-        problem = f"{where[0]!r} is not a step such as 150, or a save such as save:3"
+        problem = f"{where[0]!r} is neither a step, such as 150, nor a save, such as save:3"
         raise InvalidRequestError((Problem("STEP", problem),))
     return where[0], folder

@@ -18,13 +18,17 @@ from runctl.report.wording import format_size
 def push(
     invocation: Invocation,
     run: RunName,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What the trainer will find.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder that the trainer will find.")
+    ],
     step: Annotated[
         int | None,
-        typer.Option("--step", min=0, metavar="N", help="Its step; else from the files' names."),
+        typer.Option(
+            "--step", min=0, metavar="N", help="The checkpoint's step (default: from file names)."
+        ),
     ] = None,
 ) -> None:
-    """Make a folder the newest checkpoint of a run that has ended; then `runctl resume` it."""
+    """Store a folder as the newest checkpoint of a run that has ended."""
     cloud = invocation.cloud
     held = find_run(cloud, run)
     refuse_while_it_lives(invocation, run, "push")

@@ -1,4 +1,4 @@
-"""Fetching a checkpoint to this machine, and storing one from it."""
+"""Transfers of checkpoints from and to this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runctl.checkpoint.pinning import pin
 from runctl.checkpoint.settling import ChangedError, FolderState, Snapshot, look
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.upload import Uploader
-from runctl.model.checkpoint import Manifest, Part, name_of
+from runctl.model.checkpoint import Entry, Manifest, Part, name_of
 from runctl.model.errors import (
     DamagedCheckpointError,
     FencedError,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class _Watched:
-    """A store that tells how many bytes of parts have moved."""
+    """A store that reports how many bytes of parts have been transferred."""
 
     def __init__(self, store: CheckpointStore, advance: Callable[[int], None]) -> None:
         self._store = store
@@ -59,17 +59,17 @@ class _Watched:
 def fetch_checkpoint(
     store: CheckpointStore, key: str, folder: Path, *, force: bool, output: Output
 ) -> Manifest:
-    """Make `folder` what the checkpoint says, in one rename at the end.
+    """Make `folder` equal to the checkpoint, by one rename at the end.
 
-    Raises DamagedCheckpointError when this very checkpoint is not whole; the one before it is
-    named, but not taken instead. What `folder` held stays until then.
+    Raises DamagedCheckpointError if this checkpoint is damaged: an earlier one is named, but not
+    fetched instead. The previous contents of `folder` remain until the rename.
     """
     require_posix("checkpoints pull")
     from runctl.checkpoint.restore import Restorer
 
     _check_target(folder, force=force)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, so that the last step is a rename and not a copy.
+    # On the folder's file system, so that the last step is a rename and not a copy.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         manifest = store.get_manifest(key)
         _check_space(folder.parent, manifest.size_bytes)
@@ -80,8 +80,8 @@ def fetch_checkpoint(
             fetched = restorer.fetch(key)
         if fetched.key != key:
             raise DamagedCheckpointError(
-                f"{key} is damaged; the newest whole checkpoint before it is of "
-                f"{name_of(fetched.manifest.step, fetched.manifest.save)}: name that to fetch it"
+                f"{key} is damaged; the newest complete checkpoint before it is that of "
+                f"{name_of(fetched.manifest.step, fetched.manifest.save)}; name it to fetch it"
             )
         restorer.put_in_place(fetched.manifest, Path(scratch) / "whole")
         if folder.exists():
@@ -91,24 +91,24 @@ def fetch_checkpoint(
 
 
 def first_offered(store: CheckpointStore, run: Run) -> str | None:
-    """Return the key of the checkpoint that a trainer would be given; None without any."""
+    """Return the key of the checkpoint from which a trainer would resume, or None."""
     if run.newest is None:
         return None
     return next(candidates(store, run.newest, Trust.of(run)))
 
 
 def _check_space(folder: Path, size_bytes: int) -> None:
-    """Refuse to fetch what does not fit, before the disk is full of it."""
+    """Refuse a checkpoint that does not fit on the disk."""
     free = shutil.disk_usage(folder).free
     if size_bytes > free:
         raise RequestError(
-            f"DIR: the checkpoint has {format_size(size_bytes)}, and {folder} has "
+            f"DIR: the checkpoint needs {format_size(size_bytes)}, but {folder} has "
             f"{format_size(free)} free; name a folder on another disk"
         )
 
 
 def find_checkpoint(store: CheckpointStore, run: str, wanted: str) -> str:
-    """Return the key of the newest save of a step, such as `150`, or of a save: `save:3`."""
+    """Return the key of the newest save of a step, such as `150`, or of a save, `save:3`."""
     by_save = wanted.startswith("save:")
     number = int(wanted.removeprefix("save:"))
     known: set[int] = set()
@@ -128,8 +128,8 @@ def find_checkpoint(store: CheckpointStore, run: str, wanted: str) -> str:
     what = f"save {number}" if by_save else f"checkpoint of step {number}"
     listed = ", ".join(map(str, sorted(known))) or "none"
     if unnumbered:
-        saves = ", ".join(f"save:{one}" for one in sorted(unnumbered))
-        listed += f", and saves whose step is not known: {saves}"
+        saves = ", ".join(f"save:{save}" for save in sorted(unnumbered))
+        listed += f", and saves without a known step: {saves}"
     raise NotFoundError(f"{run} has no {what}; it has {listed}")
 
 
@@ -151,32 +151,23 @@ def store_checkpoint(
     step: int | None,
     output: Output,
 ) -> tuple[str, Manifest]:
-    """Store a folder as a whole checkpoint and make it the run's newest; return key and manifest.
+    """Store a folder as the run's newest checkpoint; return its key and manifest.
 
-    The pointer moves under the fence of the run's last attempt, so an attempt that begins to train
-    meanwhile refuses it: FencedError becomes a RequestError then. Killed at any moment, this leaves
-    the newest checkpoint what it was.
+    The commit uses the fence of the run's last attempt: if another attempt starts meanwhile, the
+    commit is refused with a RequestError. Interrupted at any moment, the run keeps its newest
+    checkpoint.
     """
     require_posix("checkpoints push")
     view = _look_at(folder)
     if step is None:
         read = partial(_read_below, folder)
         step = StepJudge().judge(view, view, held={}, current=None, read=read).step
-    size = sum(seen.size for seen in view.values())
-    with tempfile.TemporaryDirectory(prefix="runctl-push-") as scratch:
-        try:
-            with output.progress(f"storing {folder.name}", total=size) as advance:
-                uploader = Uploader(_Watched(store, advance))  # type: ignore[arg-type]
-                if run.newest:
-                    with contextlib.suppress(DamagedCheckpointError):
-                        uploader.look_in(store.get_manifest(run.newest))
-                place = Path(scratch) / "pins"
-                held = pin(folder, view, place)
-                uploaded = uploader.upload(
-                    Snapshot(held, tuple(held)), place, superseded=threading.Event()
-                )
-        except ChangedError as exc:
-            raise RequestError(f"{folder} changes while it is read: {exc}; wait for it") from exc
+    try:
+        entries = _upload(store, run, folder, view, output)
+    except ChangedError as exc:
+        raise RequestError(
+            f"DIR: {folder} changes while it is read: {exc}; wait until it no longer does"
+        ) from exc
     now = datetime.now(timezone.utc)
     manifest = Manifest(
         run_id=run.run_id,
@@ -184,7 +175,7 @@ def store_checkpoint(
         save=run.save + 1,
         attempt=run.fence,
         taken_at=now.isoformat(),
-        entries=uploaded.entries,
+        entries=entries,
         metadata={PREVIOUS: _previous(store, run)},
     )
     key = store.put_manifest(manifest)
@@ -199,12 +190,31 @@ def store_checkpoint(
             now=now,
         )
     except FencedError as exc:
-        raise RequestError(f"{run.run_id} was resumed meanwhile; nothing was changed") from exc
+        raise RequestError(f"{run.run_id} has been resumed; its checkpoint is unchanged") from exc
     return key, manifest
 
 
+def _upload(
+    store: CheckpointStore, run: Run, folder: Path, view: FolderState, output: Output
+) -> tuple[Entry, ...]:
+    """Upload the parts of a folder that the store lacks, and return its entries."""
+    size = sum(seen.size for seen in view.values())
+    with (
+        tempfile.TemporaryDirectory(prefix="runctl-push-") as scratch,
+        output.progress(f"storing {folder.name}", total=size) as advance,
+    ):
+        uploader = Uploader(_Watched(store, advance))  # type: ignore[arg-type]
+        if run.newest:
+            with contextlib.suppress(DamagedCheckpointError):
+                uploader.look_in(store.get_manifest(run.newest))
+        place = Path(scratch) / "pins"
+        held = pin(folder, view, place)
+        snapshot = Snapshot(held, tuple(held))
+        return uploader.upload(snapshot, place, superseded=threading.Event()).entries
+
+
 def _previous(store: CheckpointStore, run: Run) -> list[str]:
-    """Return the keys of the run's newest checkpoint and of those that it names before it."""
+    """Return the keys of the run's newest checkpoint and of its predecessors."""
     if run.newest is None:
         return []
     try:

@@ -1,4 +1,4 @@
-"""Reading every part of every checkpoint, to see that it is what its name says."""
+"""The verification of checkpoints: every part is read and its checksum compared."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _READERS = 4
 def find_damage(
     store: CheckpointStore, manifests: Mapping[str, Manifest], *, output: Output
 ) -> dict[str, str]:
-    """Return what is wrong with each checkpoint that is not whole, by its key.
+    """Return the damage of each damaged checkpoint, by its key.
 
-    A part that several checkpoints share is read once; a few parts are in memory at a time.
+    A part that several checkpoints share is read once; few parts are in memory at a time.
     """
-    # By name and size: a manifest that states a wrong size is wrong by itself.
+    # By name and size, because a manifest may state a wrong size.
     parts = {part for manifest in manifests.values() for part in manifest.parts.values()}
     total = sum(part.size_bytes for part in parts)
     wrong: dict[Part, str] = {}
@@ -43,9 +43,9 @@ def find_damage(
         for _ in pool.map(check, parts):
             pass
     return {
-        key: told
+        key: damage
         for key, manifest in manifests.items()
-        if (told := _damage_of(manifest, wrong)) is not None
+        if (damage := _damage_of(manifest, wrong)) is not None
     }
 
 

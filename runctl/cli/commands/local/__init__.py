@@ -1,1 +1,1 @@
-"""`runctl local`: the local cloud, and the faults it can simulate."""
+"""`runctl local`: the local cloud, an AWS on this machine, and the faults that it simulates."""

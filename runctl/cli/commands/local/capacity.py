@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from runctl.cli.cloud import find_local_cloud
 from runctl.cli.commands.local.local_cloud import open_client
+from runctl.cli.endpoint import find_local_cloud
 from runctl.cli.invocation import Invocation
 from runctl.local.client import LocalCloudError
 from runctl.model.errors import InvalidRequestError, Problem
@@ -17,11 +17,11 @@ from runctl.model.pool import Pool
 def capacity(
     invocation: Invocation,
     pool: Annotated[
-        str, typer.Argument(metavar="POOL", help="m5.large/us-east-1a/spot; * is every other pool.")
+        str, typer.Argument(metavar="POOL", help="m5.large/us-east-1a/spot; * for all other pools.")
     ],
-    count: Annotated[int, typer.Argument(metavar="N", min=0, help="How many instances it holds.")],
+    count: Annotated[int, typer.Argument(metavar="N", min=0, help="Number of instances.")],
 ) -> None:
-    """Set how many instances a capacity pool holds."""
+    """Set the number of instances that a capacity pool offers."""
     if pool != "*":
         try:
             Pool.parse(pool)

@@ -8,8 +8,9 @@ from runctl.local.daemon import default_home, stop
 
 
 def down(invocation: Invocation) -> None:
-    """End the local cloud with all its instances; its runs are gone with it."""
-    with translated(), invocation.output.spinner("ending the local cloud"):
+    """Stop the local cloud and all of its instances; its runs are lost."""
+    with translated(), invocation.output.spinner("stopping the local cloud"):
         was_up = stop()
-    told = "the local cloud is down" if was_up else f"no local cloud ran in {default_home()}"
-    invocation.output.result({"was_up": was_up}, told)
+    stopped = "stopped the local cloud"
+    none = f"no local cloud was running in {default_home()}"
+    invocation.output.result({"was_up": was_up}, stopped if was_up else none)

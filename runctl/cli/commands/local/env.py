@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runctl.cli.cloud import find_local_cloud
 from runctl.cli.commands.local.local_cloud import deployed_stacks, names_of
+from runctl.cli.endpoint import find_local_cloud
 from runctl.cli.invocation import Invocation
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def env(invocation: Invocation) -> None:
-    """Print the variables that point AWS tools at the local cloud, with its keys."""
+    """Print the environment variables by which AWS tools use the local cloud."""
     endpoint = find_local_cloud()
     names: dict[str, str] = {}
     if deployed_stacks(endpoint):
@@ -24,7 +24,7 @@ def env(invocation: Invocation) -> None:
 
 
 def _exports(endpoint: Endpoint) -> list[str]:
-    """Return the lines that point the plain AWS CLI at the local cloud."""
+    """Return the shell commands that set the variables."""
     variables = endpoint.environment()
     groups = (
         ("AWS_ENDPOINT_URL",),

@@ -21,10 +21,10 @@ def fail_check(
         str, typer.Option(metavar="CHECK", help="system, instance or ebs (default: system).")
     ] = "system",
     hang: Annotated[
-        bool, typer.Option("--hang", help="Halt every process of the instance as well.")
+        bool, typer.Option("--hang", help="Freeze all processes of the instance as well.")
     ] = False,
 ) -> None:
-    """Let a status check of the instance that trains a run fail, since ten minutes ago."""
+    """Fail a status check of the instance on which a run is training, as of ten minutes ago."""
     if check not in CHECKS:
         problem = f"{check!r} is not one of {', '.join(CHECKS)}"
         raise InvalidRequestError((Problem("--check", problem),))
@@ -34,7 +34,7 @@ def fail_check(
         client.impair(instance_id, check=check, since_seconds=600, hangs=hang)
     except LocalCloudError as exc:
         raise RefusedError(str(exc)) from exc
-    halted = ", and all its processes are halted" if hang else ""
+    frozen = ", and all of its processes are frozen" if hang else ""
     invocation.output.result(
         {
             "run_id": run,
@@ -44,5 +44,5 @@ def fail_check(
             "hang": hang,
         },
         f"the {check} status check of {instance_id} (attempt {attempt.number} of {run}) "
-        f"fails{halted}",
+        f"fails{frozen}",
     )

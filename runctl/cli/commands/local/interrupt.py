@@ -16,7 +16,7 @@ def interrupt(
     invocation: Invocation,
     run: RunName,
     no_notice: Annotated[
-        bool, typer.Option("--no-notice", help="Take the instance without a word.")
+        bool, typer.Option("--no-notice", help="Reclaim the instance without a notice.")
     ] = False,
     notice_seconds: Annotated[
         float | None,
@@ -24,20 +24,22 @@ def interrupt(
             metavar="N",
             min=0,
             max=3600,
-            help="How long before the instance is taken (default: 120).",
+            help="Seconds from the notice to the end of the instance (default: 120).",
         ),
     ] = None,
     reservation: Annotated[
         bool,
-        typer.Option("--reservation", help="Take it for its capacity reservation: only an event."),
+        typer.Option(
+            "--reservation", help="End its capacity reservation: an event, but no notice."
+        ),
     ] = False,
 ) -> None:
-    """Let EC2 reclaim the instance that trains a run."""
+    """Reclaim the instance on which a run is training, as EC2 does."""
     if no_notice and reservation:
-        problem = "there is always a notice with --reservation; leave one of the two out"
+        problem = "mutually exclusive with --reservation, which always gives a notice"
         raise InvalidRequestError((Problem("--no-notice", problem),))
     if no_notice and notice_seconds is not None:
-        problem = "there is no notice with --no-notice; leave one of the two out"
+        problem = "mutually exclusive with --no-notice"
         raise InvalidRequestError((Problem("--notice-seconds", problem),))
     seconds = 120 if notice_seconds is None else notice_seconds
     client, attempt = find_training(invocation, run)

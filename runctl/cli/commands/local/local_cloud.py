@@ -1,4 +1,4 @@
-"""The local cloud that commands act on: its client, its errors, and what it gives to instances."""
+"""The local cloud as its commands use it: client, errors, deployment and isolation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from runctl.cli.cloud import find_local_cloud
 from runctl.cli.commands.find import find_run
+from runctl.cli.endpoint import find_local_cloud
 from runctl.cli.invocation import Invocation
 from runctl.local.client import LocalCloudClient, LocalCloudError
 from runctl.local.core.private import FolderNotPrivateError
@@ -28,7 +28,7 @@ GIB = 1024**3
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Turn the local cloud's errors into ours."""
+    """Raise the local cloud's errors as RefusedError."""
     try:
         yield
     except (LocalCloudStartError, DeployError, LocalCloudError, FolderNotPrivateError) as exc:
@@ -41,17 +41,17 @@ def open_client(endpoint: Endpoint) -> LocalCloudClient:
 
 
 def names_of(deployment: Deployment) -> dict[str, str]:
-    """Return what a person needs to name in commands of the plain AWS CLI."""
+    """Return the names that commands of the plain AWS CLI need."""
     return {"BUCKET": deployment.bucket, "STATE_MACHINE": deployment.state_machine_arn}
 
 
 def isolation_of(health: dict[str, Any]) -> Iterator[str]:
-    """Say what instances have of their own, and what they share with this machine."""
+    """Yield sentences about what instances have of their own, and what they share."""
     size = health["disk_bytes"]
     yield (
         f"each instance has a disk of {size / GIB:g} GiB"
         if size
-        else ("instances share this machine's disk")
+        else "instances share this machine's disk"
     )
     if not health["own_paths"]:
         yield (
@@ -70,11 +70,12 @@ def deployed_stacks(endpoint: Endpoint) -> list[str]:
 
 
 def find_training(invocation: Invocation, run: str) -> tuple[LocalCloudClient, Attempt]:
-    """Return the local cloud and the attempt that trains a run there."""
+    """Return the local cloud's client, and the attempt of the run that is training there."""
     invocation.local = True
     cloud = invocation.cloud
     find_run(cloud, run)
-    training = [one for one in cloud.ledger.attempts(run) if one.stage is AttemptStage.TRAINING]
+    attempts = cloud.ledger.attempts(run)
+    training = [attempt for attempt in attempts if attempt.stage is AttemptStage.TRAINING]
     if not training:
         raise NotFoundError(f"no attempt of {run} is training; see `runctl status {run} --local`")
     return open_client(find_local_cloud()), training[-1]

@@ -26,10 +26,10 @@ def maintain(
         ),
     ] = "instance-retirement",
     in_seconds: Annotated[
-        float, typer.Option(metavar="N", min=0, help="When it is due (default: in 1200 s).")
+        float, typer.Option(metavar="N", min=0, help="Seconds until it is due (default: 1200).")
     ] = 1200,
 ) -> None:
-    """Schedule maintenance of the instance that trains a run."""
+    """Schedule maintenance of the instance on which a run is training."""
     if code not in CODES:
         problem = f"{code!r} is not one of {', '.join(sorted(CODES))}"
         raise InvalidRequestError((Problem("--code", problem),))

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from runctl.cli.cloud import find_local_cloud
 from runctl.cli.commands.local.local_cloud import open_client
+from runctl.cli.endpoint import find_local_cloud
 from runctl.cli.invocation import Invocation
 from runctl.local.client import LocalCloudError
 from runctl.model.errors import InvalidRequestError, Problem
@@ -17,11 +17,14 @@ from runctl.model.quota import QUOTAS
 def quota(
     invocation: Invocation,
     code: Annotated[
-        str, typer.Argument(metavar="CODE", help="L-34B43A08 is Spot of the standard families.")
+        str,
+        typer.Argument(
+            metavar="CODE", help="L-34B43A08 for Spot Instances of the standard families."
+        ),
     ],
-    vcpus: Annotated[int, typer.Argument(metavar="N", min=0, help="How many vCPUs it allows.")],
+    vcpus: Annotated[int, typer.Argument(metavar="N", min=0, help="Number of vCPUs.")],
 ) -> None:
-    """Set how many vCPUs the account may run of a quota."""
+    """Set the number of vCPUs that a quota of the account allows."""
     client = open_client(find_local_cloud())
     try:
         client.set_quota(code, vcpus)

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.table import Table
 
-from runctl.cli.cloud import find_local_cloud
 from runctl.cli.commands.local.local_cloud import (
     deployed_stacks,
     isolation_of,
@@ -15,13 +14,14 @@ from runctl.cli.commands.local.local_cloud import (
     open_client,
     translated,
 )
+from runctl.cli.endpoint import find_local_cloud
 from runctl.cli.invocation import Invocation
 from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
 from runctl.report.wording import say_duration
 
 
 def status(invocation: Invocation) -> None:
-    """Show the local cloud: where it is, what is deployed, which instances it has."""
+    """Show the local cloud's endpoint, deployed stacks and instances."""
     endpoint = find_local_cloud()
     client = open_client(endpoint)
     with translated():
@@ -51,13 +51,13 @@ def status(invocation: Invocation) -> None:
         cells = (one["instance_id"], one["state"], one.get("pool", ""))
         table.add_row(*cells, tags.get(RUN_TAG, ""), tags.get(ATTEMPT_TAG, ""))
     isolation = list(isolation_of(health))
-    told = f"{endpoint.url}, up for {say_duration(uptime)} (process {endpoint.pid})"
+    running = f"{endpoint.url}, running for {say_duration(uptime)} (process {endpoint.pid})"
     deployed = f"deployed: {', '.join(stacks)}" if stacks else "nothing is deployed"
     ended = f"{len(instances) - len(live)} instances have been terminated"
     named = [f"{name}={value}" for name, value in names.items()]
     invocation.output.result(
         document,
-        told,
+        running,
         deployed,
         *named,
         *isolation,

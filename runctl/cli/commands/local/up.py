@@ -34,7 +34,8 @@ def up(
             metavar="N",
             min=1,
             max=16384,
-            help="Disk size of each instance, in memory; else they share this machine's disk.",
+            help="Size in GiB of each instance's disk, held in memory (default: instances share "
+            "this machine's disk).",
         ),
     ] = None,
 ) -> None:
@@ -50,10 +51,10 @@ def up(
         endpoint = _start(disk_bytes)
         outputs = deploy(endpoint, project=application.folder, cdk=cdk, progress=say)
     took = (datetime.now(timezone.utc) - began).total_seconds()
-    output.tell(f"the local cloud is up after {took:.0f} s; its folder is {endpoint.home}")
+    output.note(f"the local cloud is running after {took:.0f} s in {endpoint.home}")
     health = open_client(endpoint).health()
     for line in isolation_of(health):
-        output.tell(line)
+        output.note(line)
     invocation.local = True
     names = names_of(invocation.cloud.deployment)
     output.result(
@@ -74,9 +75,9 @@ def up(
 
 
 def _disk_bytes(disk_gib: int | None) -> int:
-    """Return the size of instances' disks, 0 for none of their own; refuse what cannot be enforced.
+    """Return the size of instances' disks, 0 to share this machine's.
 
-    It forks, so nothing may run in another thread yet.
+    Raises RefusedError if a size cannot be enforced. This forks, so no other thread may be running.
     """
     if disk_gib is None:
         return 0
@@ -86,21 +87,21 @@ def _disk_bytes(disk_gib: int | None) -> int:
         raise InvalidRequestError((Problem("--disk-gib", str(exc)),)) from exc
     if not find() and (reason := permitted.why_no_disks()):
         raise RefusedError(
-            f"--disk-gib: this machine permits no mount namespaces ({reason}), so that no size "
-            "can be enforced; run it as root, or permit user namespaces"
+            f"--disk-gib: this machine does not permit mount namespaces ({reason}), which enforce "
+            "the size; run as root, or permit user namespaces"
         )
     return disk_gib * GIB
 
 
 def _start(disk_bytes: int) -> Endpoint:
-    """Start the local cloud, or find it running; instances that boot from now on get the disk."""
+    """Start the local cloud unless it is running; new instances get a disk of the given size."""
     running = find()
     if running and disk_bytes:
         client = open_client(running)
         if not client.health()["own_disks"]:
             raise RefusedError(
-                "--disk-gib: the local cloud that is up was started without it; "
-                "end it first: runctl local down"
+                "--disk-gib: the running local cloud was started without it; stop it first with "
+                "`runctl local down`"
             )
         client.set_knobs(disk_bytes=disk_bytes)
     return running or start(own_disks=bool(disk_bytes), disk_bytes=disk_bytes)
