@@ -98,7 +98,7 @@ class Reader:
             self._at = self._desks.snapshot()
         return self._at
 
-    def leave(self, chunk: "InABuffer | None" = None) -> None:
+    def leave(self, chunk: InABuffer | None = None) -> None:
         """Let others have the desk, if there is one; `chunk`, read there, is read on elsewhere.
 
         What the piece holds in the desk's buffer is taken along with it.

@@ -3,7 +3,7 @@
 import hashlib
 import re
 
-from runctl.model.errors import InvalidRequestError, Problem, SettingsError
+from runctl.model.errors import SettingsError
 
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DEPLOYMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
@@ -19,13 +19,6 @@ DEFAULT_DEPLOYMENT = "runctl"
 KEEP_ALIVE_TAG = "runctl:keep-alive-until"
 # On a machine that was there before the run: its owner lets runctl send it commands.
 LENT_TAG = "runctl:lent"
-
-
-def check_run_id(run_id: str, *, field: str = "run_id") -> str:
-    """Return `run_id` or raise InvalidRequestError that names `field`."""
-    if not RUN_ID.fullmatch(run_id):
-        raise InvalidRequestError((Problem(field, f"{run_id!r} is not {RUN_ID_RULE}"),))
-    return run_id
 
 
 def check_deployment_name(name: str) -> str:

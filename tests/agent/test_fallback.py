@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from runctl.fault_points import FALLBACK
 from runctl.model.request import CheckpointOptions
 from tests.agent.machine import Cloud, Machine, wait_until
 from tests.agent.planting import plant
@@ -274,7 +275,7 @@ def test_a_machine_lost_in_a_fallback_leaves_the_mark(cloud: Cloud, launch) -> N
     bad = plant(cloud, torn(2, good=(1,)), step=2)
     cloud.open_attempt(2)
     cloud.give_token(2)
-    first = launch(attempt=2, fault="fallback.marked")
+    first = launch(attempt=2, fault=FALLBACK[0])
     assert first.wait() != 0
     assert bad in cloud.run().suspects
     second = resume(cloud, launch, 3)

@@ -12,7 +12,6 @@ from runctl.model import errors, identity
 from runctl.model.checkpoint import MANIFEST_VERSION, MAX_STEP, Entry, Manifest, Part
 from runctl.model.errors import (
     DamagedCheckpointError,
-    InvalidRequestError,
     NewerCheckpointError,
     RequestError,
 )
@@ -21,17 +20,6 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import MachineKind, Pool, machine_kind
 
 run_ids = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=64)
-
-
-@given(run_id=run_ids)
-def test_a_good_run_id_passes(run_id):
-    assert identity.check_run_id(run_id) == run_id
-
-
-@pytest.mark.parametrize("run_id", ["", "a b", "a/b", "../a", "ä", "a" * 65, "a\n"])
-def test_a_bad_run_id_is_told_with_its_field(run_id):
-    with pytest.raises(InvalidRequestError, match=r"^name: "):
-        identity.check_run_id(run_id, field="name")
 
 
 launches = st.fixed_dictionaries(

@@ -90,7 +90,6 @@ class Instance:
     shutdown_behavior: str = "stop"
     security_groups: tuple[str, ...] = ()
     fleet_id: str | None = None
-    launch_template: dict[str, str] = field(default_factory=dict)
     client_token: str = ""
     reservation_id: str = field(default_factory=lambda: f"r-{secrets.token_hex(9)[:17]}")
     launched_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))

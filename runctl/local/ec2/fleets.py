@@ -198,10 +198,6 @@ class Fleets:
             shutdown_behavior=data.get("InstanceInitiatedShutdownBehavior", "stop"),
             security_groups=tuple(security_groups(data)),
             fleet_id=fleet.fleet_id,
-            launch_template={
-                "id": candidate.template.template_id,
-                "version": str(candidate.template.version),
-            },
             client_token=fleet.request.get("ClientToken", ""),
         )
         records.set_tags(instance_id, tags)
