@@ -149,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
                 out += size
                 at += size + 2
 
-    def _answer(
+    def _answer(  # noqa: C901 - one branch an operation
         self,
         method: str,
         path: str,

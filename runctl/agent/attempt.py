@@ -324,38 +324,43 @@ class AttemptRunner:
             )
         hidden = self._observer.failure_in_pipe(trainer) if code == 0 else None
         if hidden is not None:
-            code = hidden[0]
+            return self._failed(self._failure_text(trainer, *hidden), exit_code=hidden[0])
         if code != 0:
-            told = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
-            if hidden is not None:
-                told = hidden[1]
-            if memory := self._observer.memory_text:
-                told += f" ({memory})"
-            elif code == -signal.SIGKILL:
-                told += " (out of memory?)"
-            if is_full(self._paths.state):
-                told += f" (the instance's disk is full, {room(self._paths.state)})"
-            words = trainer.last_words()
-            if missing := explain_missing_file(words, self._paths.project):
-                told += f" ({missing})"
-            reason = f"{told}: {words}" if words else told
-            return self._failed(reason, exit_code=code)
+            status = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
+            return self._failed(self._failure_text(trainer, code, status), exit_code=code)
         if daemon is not None:
             return self._failed(IN_BACKGROUND.format(daemon=daemon), exit_code=code)
         if killed.torn and ending is not None:
             return self._outcome_of_ending(exit_code=code)
-        if killed.torn:
-            names = ", ".join(sorted(killed.torn)[:MAX_NAMES_SHOWN])
+        return self._after_success(torn=killed.torn, saved=saved, outputs_problem=problem)
+
+    def _failure_text(self, trainer: Trainer, code: int, status: str) -> str:
+        """Return how the trainer failed: status, likely causes, its last words."""
+        if memory := self._observer.memory_text:
+            status += f" ({memory})"
+        elif code == -signal.SIGKILL:
+            status += " (out of memory?)"
+        if is_full(self._paths.state):
+            status += f" (the instance's disk is full, {room(self._paths.state)})"
+        words = trainer.last_words()
+        if missing := explain_missing_file(words, self._paths.project):
+            status += f" ({missing})"
+        return f"{status}: {words}" if words else status
+
+    def _after_success(self, *, torn: frozenset[str], saved: bool, outputs_problem: str) -> Outcome:
+        """Return the outcome of a trainer that exited with 0: its results must be stored, too."""
+        if torn:
+            names = ", ".join(sorted(torn)[:MAX_NAMES_SHOWN])
             return self._failed(
                 f"the trainer is done, but {names} was still being written "
                 f"{FINAL_UPLOAD.total_seconds() / 60:.0f} minutes later",
-                exit_code=code,
+                exit_code=0,
             )
         if not saved:
             return self._failed("the trainer is done, but its last checkpoint could not be saved")
-        if problem:
-            return self._failed(f"the trainer is done, but {problem}", exit_code=code)
-        return Outcome(kind=OutcomeKind.COMPLETED, exit_code=code, step=self._step)
+        if outputs_problem:
+            return self._failed(f"the trainer is done, but {outputs_problem}", exit_code=0)
+        return Outcome(kind=OutcomeKind.COMPLETED, exit_code=0, step=self._step)
 
     def _must_end(self, session: TrainingSession, until: float) -> bool:
         """Whether what the trainer left running can be waited for no longer."""

@@ -167,7 +167,7 @@ class RunRequest:
         return cls(**values)
 
 
-def _stored_values(kind: type, document: Any) -> dict[str, Any]:
+def _stored_values(kind: type, document: Any) -> dict[str, Any]:  # noqa: C901 - a branch a type
     """Return the values of the fields of `kind` that have the type of their defaults."""
     values: dict[str, Any] = {}
     if not isinstance(document, Mapping):

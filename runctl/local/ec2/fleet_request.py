@@ -102,6 +102,16 @@ def check(request: dict[str, Any]) -> None:
         raise ApiError("InvalidParameterValue", "DefaultTargetCapacityType is spot or on-demand.")
     if target["TotalTargetCapacity"] < 1:
         raise ApiError("InvalidParameterValue", "TotalTargetCapacity is below 1.")
+    _check_strategies(request)
+    for spec in request.get("TagSpecifications", []):
+        if spec.get("ResourceType") not in _TAGGED_AT_LAUNCH:
+            raise ApiError("InvalidParameterValue", "Tags are for the fleet or what it launches.")
+        check_tags(spec.get("Tags", []))
+    _check_one_subnet_a_zone(request)
+
+
+def _check_strategies(request: dict[str, Any]) -> None:
+    target = request["TargetCapacitySpecification"]
     for name, strategies in _STRATEGIES.items():
         options = request.get(name, {})
         if options.get("AllocationStrategy", strategies[0]) not in strategies:
@@ -122,11 +132,6 @@ def check(request: dict[str, Any]) -> None:
                 "InvalidParameterCombination",
                 "MaintenanceStrategies is for fleets of type maintain.",
             )
-    for spec in request.get("TagSpecifications", []):
-        if spec.get("ResourceType") not in _TAGGED_AT_LAUNCH:
-            raise ApiError("InvalidParameterValue", "Tags are for the fleet or what it launches.")
-        check_tags(spec.get("Tags", []))
-    _check_one_subnet_a_zone(request)
 
 
 def _check_one_subnet_a_zone(request: dict[str, Any]) -> None:
