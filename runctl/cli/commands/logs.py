@@ -98,7 +98,7 @@ def _print_logs(
     while True:
         run = cloud.ledger.find_run(run_id)
         attempts = cloud.ledger.attempts(run_id)
-        chosen = [one for one in attempts if only is None or one.number == only]
+        chosen = [known for known in attempts if only is None or known.number == only]
         printed = 0
         for number, line in tail.read(chosen):
             printer.take(number, line)
@@ -106,7 +106,7 @@ def _print_logs(
         if follow and not printer.as_json:
             printer.take_all(tail.unfinished(after=UNFINISHED_LINE_TIME))
         quiet = 0 if printed else quiet + 1
-        over = run is None or run.ended is not None or any(one.ended for one in chosen if only)
+        over = run is None or run.ended is not None or any(known.ended for known in chosen if only)
         # The last lines reach the log shortly after the end is known.
         if not follow or (over and quiet > 1):
             printer.take_all(tail.unfinished())

@@ -115,7 +115,7 @@ def check_project_folder(folder: Path) -> None:
     what = ""
     if real in homes:
         what = "your home folder"
-    elif any(real.is_relative_to(one) for one in _KERNEL) or (
+    elif any(real.is_relative_to(top) for top in _KERNEL) or (
         not is_marked and (real in above_homes or str(real) in _system_folders())
     ):
         what = "a system folder"

@@ -125,8 +125,8 @@ def _fleet(cloud: Cloud) -> Ec2Fleet:
             "`cdk deploy`"
         )
     templates = {
-        MachineKind(kind): LaunchTemplate(template_id=one, version="$Latest")
-        for kind, one in cloud.deployment.launch_templates.items()
+        MachineKind(kind): LaunchTemplate(template_id=template, version="$Latest")
+        for kind, template in cloud.deployment.launch_templates.items()
     }
     return Ec2Fleet(
         cloud.clients.get("ec2"),

@@ -113,21 +113,28 @@ def _table(found: list[dict[str, Any]], *, verified: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("save", "step", "attempt", "taken", "size", "files", ""):
         table.add_column(heading, justify="left" if heading in {"taken", ""} else "right")
-    for one in found:
-        notes = [mark for mark in ("newest", "proven", "suspect") if one[f"is_{mark}"]]
-        if given := one.get("given_to_attempts"):
+    for checkpoint in found:
+        notes = [mark for mark in ("newest", "proven", "suspect") if checkpoint[f"is_{mark}"]]
+        if given := checkpoint.get("given_to_attempts"):
             plural = "s" if len(given) > 1 else ""
             notes.append(f"given to attempt{plural} {', '.join(map(str, given))}")
-        if "damage" in one:
+        if "damage" in checkpoint:
             notes.append("damaged")
         elif verified:
             notes.append("whole")
-        if "step" not in one:
+        if "step" not in checkpoint:
             table.add_row(*"??????", ", ".join(notes))
             continue
-        taken = _say_taken(one["taken_at"])
-        size = format_size(one["size_bytes"])
-        cells = [one["save"], one["step"], one["attempt"], taken, size, one["files"]]
+        taken = _say_taken(checkpoint["taken_at"])
+        size = format_size(checkpoint["size_bytes"])
+        cells = [
+            checkpoint["save"],
+            checkpoint["step"],
+            checkpoint["attempt"],
+            taken,
+            size,
+            checkpoint["files"],
+        ]
         table.add_row(*("–" if cell is None else str(cell) for cell in cells), ", ".join(notes))
     return table
 

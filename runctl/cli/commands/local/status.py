@@ -28,7 +28,7 @@ def status(invocation: Invocation) -> None:
         health, instances = client.health(), client.instances()
     began = datetime.fromtimestamp((endpoint.home / "endpoint.json").stat().st_mtime, timezone.utc)
     uptime = datetime.now(timezone.utc) - began
-    live = [one for one in instances if one["state"] != "terminated"]
+    live = [instance for instance in instances if instance["state"] != "terminated"]
     stacks = deployed_stacks(endpoint)
     invocation.local = True
     names = names_of(invocation.cloud.deployment) if stacks else {}
@@ -46,9 +46,9 @@ def status(invocation: Invocation) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("instance", "state", "pool", "run", "attempt"):
         table.add_column(heading, overflow="fold")
-    for one in live:
-        tags = one.get("tags", {})
-        cells = (one["instance_id"], one["state"], one.get("pool", ""))
+    for instance in live:
+        tags = instance.get("tags", {})
+        cells = (instance["instance_id"], instance["state"], instance.get("pool", ""))
         table.add_row(*cells, tags.get(RUN_TAG, ""), tags.get(ATTEMPT_TAG, ""))
     isolation = list(isolation_of(health))
     running = f"{endpoint.url}, running for {say_duration(uptime)} (process {endpoint.pid})"
