@@ -94,7 +94,7 @@ def run(paths: Paths) -> int:
     shipper.stop(within=FLUSH)
     life.finish_background_work()
     watch.stop()
-    if shut_down and not settings.is_lent:
+    if shut_down and not settings.is_existing_instance:
         logger.info("shutting down")
         subprocess.run(["shutdown", "-h", "now"], check=False)
     return 0

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from runctl.aws.items import read_attempt, text_of
+from runctl.aws.items import read_attempt, source_values, text_of
 from runctl.aws.run_ledger import RunLedger
 from runctl.aws.table import expressions, put_of, update_of
 from runctl.model import identity
 from runctl.model.errors import FencedError, NotFoundError, RunEndedError
 from runctl.model.outcome import Outcome
-from runctl.model.run import Attempt, AttemptStage, already_ended, best_of
+from runctl.model.run import Attempt, AttemptStage, Existing, Launched, already_ended, best_of
 from runctl.model.saving import Saving
 
 
@@ -35,15 +35,23 @@ class AttemptLedger(RunLedger):
         return None if item is None else read_attempt(item)
 
     def open_attempt(
-        self, run_id: str, number: int, *, launch_try: int, fleet_request: str, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        launch_try: int,
+        source: Launched | Existing,
+        now: datetime,
     ) -> Attempt:
-        """Record the exact CreateFleet request of a try unless that try is on record."""
+        """Record where the machine of a try comes from unless that try is on record."""
+        values = source_values(source)
+        moves = ", ".join(f"#{name} = :{name}" for name in values)
         self._table.transact(
             self._check_run_goes_on(run_id),
             update_of(
                 identity.attempt_key(run_id, number),
                 update="SET #run_id = :run_id, #number = :number, #stage = :launching, "
-                "#launch_try = :try, #fleet_request = :request, #timeline = :empty, "
+                f"#launch_try = :try, {moves}, #timeline = :empty, "
                 "#opened_at = if_not_exists(#opened_at, :now)",
                 condition="attribute_not_exists(#pk) "
                 "OR (#stage = :launching AND #launch_try < :try)",
@@ -52,7 +60,7 @@ class AttemptLedger(RunLedger):
                     "number": number,
                     "launching": AttemptStage.LAUNCHING.value,
                     "try": launch_try,
-                    "request": fleet_request,
+                    **values,
                     "empty": {},
                     "now": text_of(now),
                 },
@@ -86,7 +94,7 @@ class AttemptLedger(RunLedger):
         )
         return self._attempt_of_live_run(run_id, number)
 
-    def record_loan(
+    def record_existing_instance(
         self,
         run_id: str,
         number: int,
@@ -135,12 +143,12 @@ class AttemptLedger(RunLedger):
             ),
             update_of(
                 identity.attempt_key(run_id, number),
-                update="SET #token = :token, #stage = :training, "
-                "#training_at = if_not_exists(#training_at, :now)",
+                update="SET #token = :token, #stage = :running, "
+                "#running_at = if_not_exists(#running_at, :now)",
                 condition="attribute_exists(#pk) AND attribute_not_exists(#ended)",
                 values={
                     "token": token,
-                    "training": AttemptStage.TRAINING.value,
+                    "running": AttemptStage.RUNNING.value,
                     "now": text_of(now),
                 },
             ),

@@ -79,7 +79,7 @@ class SsmCommands:
         return bool(self._send(instance_id, self._document, parameters, is_tagged=True))
 
     def start(self, instance_id: str, *, run_id: str, attempt: int, is_tagged: bool) -> bool:
-        """Start the agent for an attempt on a lent machine; False when SSM does not reach it.
+        """Start the agent for an attempt on an existing instance; False when SSM does not reach it.
 
         `is_tagged` says that EC2 knows the machine by the tag that permits this.
 

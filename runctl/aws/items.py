@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -10,12 +10,18 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.request import RunRequest
-from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.run import Attempt, AttemptStage, Existing, Launched, Run
 from runctl.model.saving import Saving
 
 Item = dict[str, Any]
 # Sorts behind every run, in a listing.
 LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+# What earlier versions store in another form. While a deployment is upgraded, two versions write to
+# one item: a value may be there in both forms, and the reader joins them.
+OLD_NOTIFIED_END, OLD_RUNNING_AT = "told_end", "training_at"
+OLD_EXISTING = "lent:"
+OLD_STAGES = {"training": AttemptStage.RUNNING}
 
 _serializer, _deserializer = TypeSerializer(), TypeDeserializer()
 
@@ -60,7 +66,7 @@ def run_item(run: Run) -> Item:
         "ended": None if run.ended is None else run.ended.value,
         "ended_at": None if run.ended_at is None else text_of(run.ended_at),
         "reason": run.reason or None,
-        "told_end": None if run.notified_end is None else text_of(run.notified_end),
+        "notified_end": None if run.notified_end is None else text_of(run.notified_end),
     }
     return {name: value for name, value in item.items() if value is not None}
 
@@ -92,8 +98,22 @@ def read_run(item: Mapping[str, Any]) -> Run:
         ended=_status(item["ended"]) if "ended" in item else None,
         ended_at=_instant(item, "ended_at"),
         reason=item.get("reason", ""),
-        notified_end=_instant(item, "told_end"),
+        notified_end=_either(item, "notified_end", OLD_NOTIFIED_END, max),
     )
+
+
+def source_values(source: Launched | Existing) -> Item:
+    """Return the attributes that say where an attempt's machine comes from.
+
+    Earlier versions recognize an existing instance by its `fleet_request` alone; without it, a
+    function that is not upgraded yet would terminate a machine that belongs to its owner.
+    """
+    if isinstance(source, Launched):
+        return {"fleet_request": source.fleet_request}
+    return {
+        "existing_instance": source.instance_id,
+        "fleet_request": f"{OLD_EXISTING}{source.instance_id}",
+    }
 
 
 def read_attempt(item: Mapping[str, Any]) -> Attempt:
@@ -105,12 +125,12 @@ def read_attempt(item: Mapping[str, Any]) -> Attempt:
         number=int(item["number"]),
         stage=_stage(item),
         launch_try=_whole(item, "launch_try") or 1,
-        fleet_request=item.get("fleet_request", ""),
+        source=_source(item),
         instance_ids=tuple(item.get("instance_ids", ())),
         pool=item.get("pool", ""),
         token=item.get("token", ""),
         launched_at=_instant(item, "launched_at"),
-        training_at=_instant(item, "training_at"),
+        running_at=_either(item, "running_at", OLD_RUNNING_AT, min),
         heartbeat_at=_instant(item, "heartbeat_at"),
         noticed_at=_instant(item, "noticed_at"),
         ended_at=_instant(item, "ended_at"),
@@ -133,15 +153,25 @@ def _status(text: str) -> RunStatus:
         return RunStatus.UNKNOWN
 
 
+def _source(item: Mapping[str, Any]) -> Launched | Existing:
+    if "existing_instance" in item:
+        return Existing(str(item["existing_instance"]))
+    request = str(item.get("fleet_request", ""))
+    if request.startswith(OLD_EXISTING):
+        return Existing(request.removeprefix(OLD_EXISTING))
+    return Launched(request)
+
+
 def _stage(item: Mapping[str, Any]) -> AttemptStage:
     """Return the stage; of one that this version does not know, what the other facts say."""
+    stored = str(item.get("stage"))
     try:
-        return AttemptStage(item.get("stage"))
+        return OLD_STAGES.get(stored) or AttemptStage(stored)
     except ValueError:
         if "ended" in item:
             return AttemptStage.ENDED
         if "token" in item:
-            return AttemptStage.TRAINING
+            return AttemptStage.RUNNING
         return AttemptStage.LAUNCHED if item.get("instance_ids") else AttemptStage.LAUNCHING
 
 
@@ -156,6 +186,17 @@ def _instant(item: Mapping[str, Any], name: str) -> datetime | None:
     with contextlib.suppress(KeyError, TypeError, ValueError):
         return datetime.fromisoformat(item[name])
     return None
+
+
+def _either(
+    item: Mapping[str, Any],
+    name: str,
+    old_name: str,
+    choose: Callable[[list[datetime]], datetime],
+) -> datetime | None:
+    """Return the instant of an attribute that was renamed, chosen where both versions wrote it."""
+    instants = [at for at in (_instant(item, name), _instant(item, old_name)) if at is not None]
+    return choose(instants) if instants else None
 
 
 def _whole(item: Mapping[str, Any], name: str) -> int | None:

@@ -58,7 +58,7 @@ class RunLedger:
         return runs[:limit]
 
     def list_unsettled_runs(self) -> list[str]:
-        """Return the ids of all runs without an end, or with one that was not told.
+        """Return the ids of all runs without an end, or with an end of which nobody was notified.
 
         Only they are in this index, so a sweep costs nothing for all that is over. Ids only, so
         that one item that cannot be read does not hide the others. An index is eventually
@@ -175,7 +175,7 @@ class RunLedger:
         """Record that the end of that instant was published, if it is still the run's end."""
         self._table.update(
             identity.run_key(run_id),
-            update="SET #told_end = :end REMOVE #unsettled",
+            update="SET #notified_end = :end REMOVE #unsettled",
             condition="#ended_at = :end",
             values={"end": text_of(end)},
         )

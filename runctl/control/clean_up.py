@@ -87,12 +87,12 @@ def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list
     for attempt, machine in live_machines(services, attempts):
         if not may_end(services, attempt, machine):
             continue
-        # On a lent machine asking is all that we may do; the agent looks for its run's end too.
-        if (attempt.token or attempt.is_lent) and services.commands.send(
+        # An existing instance may only be asked; its agent looks for the end of the run, too.
+        if (attempt.token or attempt.is_on_existing_instance) and services.commands.send(
             machine.instance_id, "stop"
         ):
             asked.append(machine.instance_id)
-        elif attempt.is_lent:
+        elif attempt.is_on_existing_instance:
             continue
         elif (
             attempt.ended is None

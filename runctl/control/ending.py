@@ -67,12 +67,14 @@ def end_machines(
 ) -> list[str]:
     """Terminate the live machines of `attempts` that may be; return which.
 
-    One that was lent is its owner's: the agent on it leaves by itself.
+    An existing instance belongs to its owner: the agent on it leaves by itself.
     """
     to_terminate = [
         machine.instance_id
         for attempt, machine in live_machines(services, attempts)
-        if where(attempt, machine) and may_end(services, attempt, machine) and not attempt.is_lent
+        if where(attempt, machine)
+        and may_end(services, attempt, machine)
+        and not attempt.is_on_existing_instance
     ]
     if to_terminate:
         services.fleet.terminate(to_terminate)

@@ -10,7 +10,7 @@ from runctl.model.machine import LaunchResult
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.refusal import RefusalKind, kind_of
-from runctl.model.run import Attempt, AttemptStage, Run, already_ended
+from runctl.model.run import Attempt, AttemptStage, Launched, Run, already_ended
 from runctl.policy.capacity import candidate_pools, choose_pools, cooldown, tries_in_a_round
 from runctl.policy.heartbeat import allowed_silence
 from runctl.policy.launch_round import Round, refused_quotas, settle
@@ -40,8 +40,8 @@ def launch_instances(services: Services, run_id: str, number: int) -> dict[str, 
 
 def _launch(services: Services, run: Run, number: int) -> dict[str, Any]:
     if number == 1 and run.request.instance_id:
-        lent, refusal = use_existing_instance(services, run, number)
-        return _known(services, lent) if refusal is None else _refused(lent, refusal)
+        existing, refusal = use_existing_instance(services, run, number)
+        return _known(services, existing) if refusal is None else _refused(existing, refusal)
     attempt = services.ledger.find_attempt(run.run_id, number)
     # A try on record is replayed first; that may tell of a refusal long ago, so a fresh round
     # follows it.
@@ -86,7 +86,7 @@ def _open(services: Services, run: Run, number: int, *, launch_try: int) -> Atte
         run_id=run.run_id, attempt=number, launch_try=launch_try, pools=pools
     )
     return services.ledger.open_attempt(
-        run.run_id, number, launch_try=launch_try, fleet_request=request, now=now
+        run.run_id, number, launch_try=launch_try, source=Launched(request), now=now
     )
 
 
@@ -166,4 +166,4 @@ def _look_up(services: Services, run: Run, refusals: dict[Pool, str]) -> Round:
 
 def _had_machine(services: Services, run: Run) -> bool:
     attempts = services.ledger.attempts(run.run_id)
-    return any(attempt.was_launched and not attempt.is_lent for attempt in attempts)
+    return any(attempt.was_launched and not attempt.is_on_existing_instance for attempt in attempts)

@@ -10,7 +10,7 @@ from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
-from runctl.model.run import Attempt, Run
+from runctl.model.run import Attempt, Existing, Launched, Run
 
 
 class Clock(Protocol):
@@ -92,9 +92,15 @@ class Ledger(AgentLedger, Protocol):
         ...
 
     def open_attempt(
-        self, run_id: str, number: int, *, launch_try: int, fleet_request: str, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        launch_try: int,
+        source: Launched | Existing,
+        now: datetime,
     ) -> Attempt:
-        """Record the exact CreateFleet request of a try unless that try is on record.
+        """Record where the machine of a try comes from unless that try is on record.
 
         Returns what the ledger holds, so that whoever comes second replays the first one's request.
         Raises RunEndedError when the run has ended.
@@ -111,7 +117,7 @@ class Ledger(AgentLedger, Protocol):
         """
         ...
 
-    def record_loan(
+    def record_existing_instance(
         self,
         run_id: str,
         number: int,
@@ -243,7 +249,7 @@ class Commands(Protocol):
         ...
 
     def start(self, instance_id: str, *, run_id: str, attempt: int, is_tagged: bool) -> bool:
-        """Start the agent for an attempt on a lent machine; False when SSM does not reach it.
+        """Start the agent for an attempt on an existing instance; False when SSM does not reach it.
 
         `is_tagged` says that the machine has the tag by which its owner lets us command it.
 

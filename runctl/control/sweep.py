@@ -80,12 +80,12 @@ def spent_fleets(services: Services) -> list[InstantFleet]:
 
 
 def machines_by_run(services: Services, machines: Sequence[Machine]) -> dict[str, list[Machine]]:
-    """Sort machines by the run that they are for, by their tag or, for a lent one, the ledger."""
+    """Sort machines by their run, which a tag names or, for an existing one, the ledger."""
     by_run: dict[str, list[Machine]] = {}
     for machine in machines:
         run_id = machine.run_id
-        if not run_id and (lent := services.ledger.find_instance(machine.instance_id)):
-            run_id = lent[0]
+        if not run_id and (owner := services.ledger.find_instance(machine.instance_id)):
+            run_id = owner[0]
         by_run.setdefault(run_id, []).append(machine)
     return by_run
 

@@ -5,7 +5,7 @@ from runctl.model.errors import RefusedError, TransientError
 from runctl.model.identity import LENT_TAG
 from runctl.model.machine import Machine
 from runctl.model.outcome import Outcome, OutcomeKind
-from runctl.model.run import Attempt, AttemptStage, Run, loan_of
+from runctl.model.run import Attempt, AttemptStage, Existing, Run
 
 # What an owner looks at when a machine cannot be commanded; the guide says how.
 NOT_REGISTERED = (
@@ -19,7 +19,7 @@ def use_existing_instance(
 ) -> tuple[Attempt, Outcome | None]:
     """Give attempt `number` the machine that the request names; with why not, if that failed.
 
-    May be repeated at any point: the loan is on record before the agent is started, and starting
+    May be repeated at any point: the attempt is on record before the agent is started, and starting
     it twice does nothing. Raises TransientError while EC2 or SSM does not know the machine, which
     may only be too new.
     """
@@ -28,14 +28,14 @@ def use_existing_instance(
         run.run_id,
         number,
         launch_try=1,
-        fleet_request=loan_of(instance_id),
+        source=Existing(instance_id),
         now=services.clock.now(),
     )
     if attempt.stage is AttemptStage.LAUNCHING:
         machine = _find(services, instance_id)
         if problem := problem_with(machine):
             return attempt, _failed(f"{instance_id} {problem}")
-        attempt = _borrow(services, attempt, machine)
+        attempt = _assign(services, attempt, machine)
         if attempt.stage is AttemptStage.LAUNCHING:
             return attempt, _failed(_tell_owner(services, instance_id))
     if attempt.ended is None and attempt.heartbeat_at is None:
@@ -80,11 +80,11 @@ def _find(services: Services, instance_id: str) -> Machine:
     return found[0]
 
 
-def _borrow(services: Services, attempt: Attempt, machine: Machine) -> Attempt:
+def _assign(services: Services, attempt: Attempt, machine: Machine) -> Attempt:
     instead_of = services.ledger.find_instance(machine.instance_id)
     if instead_of is not None and not _has_ended(services, *instead_of):
         instead_of = None
-    return services.ledger.record_loan(
+    return services.ledger.record_existing_instance(
         attempt.run_id,
         attempt.number,
         instance_id=machine.instance_id,
@@ -103,7 +103,7 @@ def _has_ended(services: Services, run_id: str, number: int) -> bool:
 def _tell_owner(services: Services, instance_id: str) -> str:
     owner = services.ledger.find_instance(instance_id)
     if owner is None:
-        return f"{instance_id} could not be borrowed; try again"
+        return f"{instance_id} could not be assigned to the run; try again"
     run_id, number = owner
     return (
         f"{instance_id} works on attempt {number} of the run {run_id}; wait for its end, stop it "

@@ -106,7 +106,7 @@ class Testbed:
             if not self.execution(run_id).is_running:
                 raise TimeoutError(f"{run_id} ended early: {self.story(run_id)}")
             found = self.ledger.find_attempt(run_id, attempt)
-            if found is None or found.stage is not AttemptStage.TRAINING:
+            if found is None or found.stage is not AttemptStage.RUNNING:
                 return None
             if "started" not in found.timeline:
                 return None

@@ -167,12 +167,12 @@ def _progressed(run: Run, tail: Sequence[Attempt]) -> bool:
     """
     if run.save:
         return (run.progressed_attempt or 0) >= tail[0].number
-    trained = [attempt for attempt in tail if attempt.training_at is not None]
+    trained = [attempt for attempt in tail if attempt.running_at is not None]
     if not trained or run.step is None or run.committed_at is None:
         return False
     first = trained[0]
-    assert first.training_at is not None
-    return run.committed_at >= first.training_at and (
+    assert first.running_at is not None
+    return run.committed_at >= first.running_at and (
         first.resume_step is None or run.step > first.resume_step
     )
 

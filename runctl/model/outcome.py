@@ -105,7 +105,7 @@ class RunStatus(str, Enum):
 
     PENDING = "pending"
     LAUNCHING = "launching"
-    TRAINING = "training"
+    RUNNING = "running"
     RECOVERING = "recovering"
     COMPLETED = "completed"
     FAILED = "failed"

@@ -10,8 +10,6 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
 from runctl.model.saving import Saving
 
-LOAN = "lent:"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -55,7 +53,7 @@ class Run:
 
     @property
     def is_settled(self) -> bool:
-        """Whether it ended and people were told, which is the last thing that is done for a run."""
+        """Whether it ended and the end was announced, which is the last step of a run."""
         return self.ended_at is not None and self.notified_end == self.ended_at
 
 
@@ -64,17 +62,30 @@ class AttemptStage(str, Enum):
 
     LAUNCHING = "launching"  # the exact request is on record, EC2 may or may not have it
     LAUNCHED = "launched"  # its instances are known
-    TRAINING = "training"  # it has the task token
+    RUNNING = "running"  # it has the task token
     ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Launched:
+    """An attempt whose machine is launched with a CreateFleet request, kept for verbatim replay."""
+
+    fleet_request: str = ""
+
+
+@dataclass(frozen=True)
+class Existing:
+    """An attempt on a machine that was there before the run and is not ours to terminate."""
+
+    instance_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """One try at a run, on one instance.
 
-    `token` is the Step Functions task token, whose only home is the ledger. `fleet_request` is the
-    CreateFleet request as sent, for verbatim replay; an attempt on a lent machine has its loan
-    there instead. `ended` is set once and never changed.
+    `token` is the Step Functions task token, whose only home is the ledger. `source` says where its
+    machine comes from. `ended` is set once and never changed.
     `resume_save` is the number of the save it started from, None for the very beginning, and
     `resume_step` its step, None when that is not known either; `progress_step` is the last step
     that the trainer reported, committed or not.
@@ -87,12 +98,12 @@ class Attempt:
     number: int
     stage: AttemptStage
     launch_try: int = 1
-    fleet_request: str = ""
+    source: Launched | Existing = Launched()
     instance_ids: tuple[str, ...] = ()
     pool: str = ""
     token: str = ""
     launched_at: datetime | None = None
-    training_at: datetime | None = None
+    running_at: datetime | None = None
     heartbeat_at: datetime | None = None
     noticed_at: datetime | None = None
     ended_at: datetime | None = None
@@ -112,14 +123,14 @@ class Attempt:
         return bool(self.instance_ids)
 
     @property
-    def is_lent(self) -> bool:
-        """Whether its machine was there before the run, and is not ours to end."""
-        return self.fleet_request.startswith(LOAN)
+    def fleet_request(self) -> str:
+        """The CreateFleet request as sent; empty on an existing instance."""
+        return self.source.fleet_request if isinstance(self.source, Launched) else ""
 
-
-def loan_of(instance_id: str) -> str:
-    """Return what an attempt on a lent machine has in the place of a CreateFleet request."""
-    return f"{LOAN}{instance_id}"
+    @property
+    def is_on_existing_instance(self) -> bool:
+        """Whether its machine was there before the run, and is not ours to terminate."""
+        return isinstance(self.source, Existing)
 
 
 def best_of(best: int | None, step: int) -> int:
@@ -145,7 +156,7 @@ def was_refused(run: Run, attempts: Sequence[Attempt]) -> bool:
         and last.ended is not None
         and last.ended.kind is OutcomeKind.FAILED
         and not last.was_launched
-        and not last.is_lent
+        and not last.is_on_existing_instance
     )
 
 
@@ -155,8 +166,8 @@ def derive_status(run: Run, attempts: Sequence[Attempt]) -> RunStatus:
         return run.ended
     if not attempts:
         return RunStatus.PENDING
-    if any(attempt.stage is AttemptStage.TRAINING for attempt in attempts):
-        return RunStatus.TRAINING
+    if any(attempt.stage is AttemptStage.RUNNING for attempt in attempts):
+        return RunStatus.RUNNING
     ends = (attempt.ended for attempt in attempts)
     recovering = any(end is not None and end.kind is not OutcomeKind.NO_CAPACITY for end in ends)
     return RunStatus.RECOVERING if recovering else RunStatus.LAUNCHING

@@ -47,9 +47,9 @@ def _is_silent(attempt: Attempt, *, now: datetime) -> bool:
 
     Before it has its token an agent only waits, and nothing is lost with it.
     """
-    if attempt.stage is not AttemptStage.TRAINING:
+    if attempt.stage is not AttemptStage.RUNNING:
         return False
-    heard = [at for at in (attempt.heartbeat_at, attempt.training_at) if at is not None]
+    heard = [at for at in (attempt.heartbeat_at, attempt.running_at) if at is not None]
     return bool(heard) and now - max(heard) >= SILENT_FOR
 
 

@@ -35,9 +35,9 @@ def uptime_of(attempts: Iterable[Attempt]) -> Uptime:
     """Add up the attempts that have trained and ended; those that went silent count as taken."""
     trained, interruptions = timedelta(0), 0
     for attempt in attempts:
-        if attempt.training_at is None or attempt.ended_at is None or attempt.ended is None:
+        if attempt.running_at is None or attempt.ended_at is None or attempt.ended is None:
             continue
-        trained += max(attempt.ended_at - attempt.training_at, timedelta(0))
+        trained += max(attempt.ended_at - attempt.running_at, timedelta(0))
         interruptions += attempt.ended.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.LOST}
     return Uptime(trained=trained, interruptions=interruptions)
 

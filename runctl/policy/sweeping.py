@@ -105,7 +105,7 @@ def _unwanted_since(
     if attempt is not None:
         ends.append(attempt.ended_at)
         if attempt.number < run.fence:
-            ends += [one.training_at for one in attempts if one.number == run.fence]
+            ends += [one.running_at for one in attempts if one.number == run.fence]
     return min((end for end in ends if end is not None), default=None)
 
 

@@ -23,7 +23,7 @@ def describe_attempt(attempt: Attempt) -> str:
         return f"{kind}: {brief(attempt.ended.reason)}" if attempt.ended.reason else kind
     if attempt.noticed_at is not None:
         return f"has an interruption notice{where} and drains"
-    if attempt.stage is AttemptStage.TRAINING and "started" in attempt.timeline:
+    if attempt.stage is AttemptStage.RUNNING and "started" in attempt.timeline:
         return f"trains{where} from {_start_of(attempt)}"
     if attempt.stage is AttemptStage.LAUNCHING:
         return "requests an instance"

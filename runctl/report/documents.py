@@ -81,7 +81,7 @@ def _attempt_document(attempt: Attempt) -> dict[str, Any]:
         "pool": attempt.pool,
         "instance_ids": list(attempt.instance_ids),
         "launched_at": _text(attempt.launched_at),
-        "training_at": _text(attempt.training_at),
+        "running_at": _text(attempt.running_at),
         "heartbeat_at": _text(attempt.heartbeat_at),
         "noticed_at": _text(attempt.noticed_at),
         "ended_at": _text(attempt.ended_at),

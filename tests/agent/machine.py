@@ -21,7 +21,7 @@ import psutil
 from runctl.aws.ledger import DynamoLedger
 from runctl.fault_points import VARIABLE
 from runctl.model.request import CheckpointOptions, RunRequest
-from runctl.model.run import Attempt, Run
+from runctl.model.run import Attempt, Launched, Run
 from tests.agent.doubles import MetadataDouble, TokensDouble
 
 PROJECT = Path(__file__).parents[2]
@@ -91,7 +91,9 @@ class Cloud:
         )
 
     def open_attempt(self, number: int = 1) -> None:
-        self.ledger.open_attempt(self.run_id, number, launch_try=1, fleet_request="{}", now=now())
+        self.ledger.open_attempt(
+            self.run_id, number, launch_try=1, source=Launched("{}"), now=now()
+        )
         self.ledger.record_launch(
             self.run_id, number, instance_ids=[f"i-{number}"], pool="a/b/spot", now=now()
         )

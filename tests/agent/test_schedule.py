@@ -72,7 +72,7 @@ def test_uptime_counts_attempts_that_trained_and_those_that_were_taken() -> None
             run_id="r",
             number=number,
             stage=AttemptStage.ENDED,
-            training_at=at if trained else None,
+            running_at=at if trained else None,
             ended_at=None if kind is None else at + timedelta(hours=number),
             ended=None if kind is None else Outcome(kind=kind),
         )

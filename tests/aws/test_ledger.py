@@ -11,7 +11,7 @@ from runctl.model.errors import FencedError, NotFoundError, RequestError, RunEnd
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.request_parsing import parse_request
-from runctl.model.run import AttemptStage, Run, loan_of
+from runctl.model.run import AttemptStage, Existing, Launched, Run
 from runctl.model.saving import Saving
 from tests.aws.conftest import make_table
 from tests.control.fakes import START, MemoryLedger
@@ -50,7 +50,7 @@ def a_run(run_id="run-1", **changes):
 
 
 def launched(ledger, number=1, run_id="run-1"):
-    ledger.open_attempt(run_id, number, launch_try=1, fleet_request="{}", now=NOW)
+    ledger.open_attempt(run_id, number, launch_try=1, source=Launched("{}"), now=NOW)
     return ledger.record_launch(
         run_id, number, instance_ids=[f"i-{number}"], pool="m5.large/z/spot", now=NOW
     )
@@ -206,7 +206,7 @@ def test_an_execution_that_handed_its_run_on_cannot_end_it(ledger):
     ledger.create_run(a_run())
     continue_as_new(ledger)
     assert end(ledger, execution_arn="arn:run-1").ended is None
-    ledger.open_attempt("run-1", 3, launch_try=1, fleet_request="{}", now=NOW)
+    ledger.open_attempt("run-1", 3, launch_try=1, source=Launched("{}"), now=NOW)
     with pytest.raises(RunEndedError):
         start(ledger, 3)
 
@@ -225,35 +225,35 @@ def test_a_run_that_does_not_exist_cannot_be_continued(ledger):
 
 def test_second_opening_finds_the_first_ones_request(ledger):
     ledger.create_run(a_run())
-    first = ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="first", now=NOW)
-    second = ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="second", now=LATER)
+    first = ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("first"), now=NOW)
+    second = ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("second"), now=LATER)
     assert first == second
     assert (second.stage, second.fleet_request) == (AttemptStage.LAUNCHING, "first")
 
 
 def test_a_later_try_replaces_the_request_until_something_was_launched(ledger):
     ledger.create_run(a_run())
-    ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="first", now=NOW)
-    held = ledger.open_attempt("run-1", 1, launch_try=2, fleet_request="second", now=NOW)
+    ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("first"), now=NOW)
+    held = ledger.open_attempt("run-1", 1, launch_try=2, source=Launched("second"), now=NOW)
     assert (held.launch_try, held.fleet_request) == (2, "second")
     ledger.record_launch("run-1", 1, instance_ids=["i-1"], pool="a/b/spot", now=NOW)
-    held = ledger.open_attempt("run-1", 1, launch_try=3, fleet_request="third", now=NOW)
+    held = ledger.open_attempt("run-1", 1, launch_try=3, source=Launched("third"), now=NOW)
     assert (held.launch_try, held.instance_ids) == (2, ("i-1",))
 
 
 def test_an_earlier_try_does_not_come_back(ledger):
     ledger.create_run(a_run())
-    ledger.open_attempt("run-1", 1, launch_try=2, fleet_request="second", now=NOW)
-    held = ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="first", now=NOW)
+    ledger.open_attempt("run-1", 1, launch_try=2, source=Launched("second"), now=NOW)
+    held = ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("first"), now=NOW)
     assert held.fleet_request == "second"
 
 
 def test_nothing_is_opened_or_launched_for_a_run_that_has_ended(ledger):
     ledger.create_run(a_run())
-    ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="{}", now=NOW)
+    ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("{}"), now=NOW)
     end(ledger)
     with pytest.raises(RunEndedError, match="failed"):
-        ledger.open_attempt("run-1", 2, launch_try=1, fleet_request="{}", now=NOW)
+        ledger.open_attempt("run-1", 2, launch_try=1, source=Launched("{}"), now=NOW)
     with pytest.raises(RunEndedError, match="failed"):
         ledger.record_launch("run-1", 1, instance_ids=["i-1"], pool="a/b/spot", now=NOW)
     assert ledger.find_attempt("run-1", 2) is None
@@ -279,7 +279,7 @@ def test_the_first_launch_stands_and_the_second_is_nobodys(ledger):
 
 def test_a_launch_for_an_attempt_that_has_ended_is_nobodys(ledger):
     ledger.create_run(a_run())
-    ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="{}", now=NOW)
+    ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("{}"), now=NOW)
     ledger.end_attempt("run-1", 1, outcome=LOST, now=NOW)
     held = ledger.record_launch("run-1", 1, instance_ids=["i-1"], pool="a/b/spot", now=NOW)
     assert (held.stage, held.instance_ids) == (AttemptStage.ENDED, ())
@@ -288,8 +288,8 @@ def test_a_launch_for_an_attempt_that_has_ended_is_nobodys(ledger):
 def test_the_fence_moves_with_the_token(ledger):
     ledger.create_run(a_run())
     attempt = training(ledger)
-    assert (attempt.stage, attempt.token, attempt.training_at) == (
-        AttemptStage.TRAINING,
+    assert (attempt.stage, attempt.token, attempt.running_at) == (
+        AttemptStage.RUNNING,
         "token",
         NOW,
     )
@@ -518,7 +518,7 @@ def test_more_pools_than_one_batch_holds_are_all_read(ledger):
 def test_every_move_of_a_life_can_be_made_again(ledger):
     moves = (
         lambda: ledger.create_run(a_run()),
-        lambda: ledger.open_attempt("run-1", 1, launch_try=1, fleet_request="{}", now=NOW),
+        lambda: ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("{}"), now=NOW),
         lambda: launched(ledger),
         lambda: start(ledger, 1),
         lambda: ledger.record_progress("run-1", 1, phase="train", now=NOW, step=5),
@@ -538,32 +538,32 @@ def test_every_move_of_a_life_can_be_made_again(ledger):
         assert (ledger.find_run("run-1"), ledger.attempts("run-1")) == before
 
 
-def borrow(ledger, run_id, *, number=1, instead_of=None):
-    ledger.open_attempt(run_id, number, launch_try=1, fleet_request=loan_of("i-1"), now=NOW)
-    return ledger.record_loan(
+def use_existing(ledger, run_id, *, number=1, instead_of=None):
+    ledger.open_attempt(run_id, number, launch_try=1, source=Existing("i-1"), now=NOW)
+    return ledger.record_existing_instance(
         run_id, number, instance_id="i-1", pool="m5.large/z/spot", instead_of=instead_of, now=NOW
     )
 
 
-def test_a_machine_is_lent_to_one_attempt_at_a_time(ledger):
+def test_an_existing_instance_works_for_one_attempt_at_a_time(ledger):
     ledger.create_run(a_run("run-1"))
     ledger.create_run(a_run("run-2"))
     for _ in range(2):  # the answer to the first was lost
-        assert borrow(ledger, "run-1").instance_ids == ("i-1",)
-    assert borrow(ledger, "run-1").is_lent
-    assert borrow(ledger, "run-2").stage is AttemptStage.LAUNCHING
+        assert use_existing(ledger, "run-1").instance_ids == ("i-1",)
+    assert use_existing(ledger, "run-1").is_on_existing_instance
+    assert use_existing(ledger, "run-2").stage is AttemptStage.LAUNCHING
     assert ledger.find_instance("i-1") == ("run-1", 1)
-    assert borrow(ledger, "run-2", instead_of=("run-9", 1)).stage is AttemptStage.LAUNCHING
-    assert borrow(ledger, "run-2", instead_of=("run-1", 1)).stage is AttemptStage.LAUNCHED
+    assert use_existing(ledger, "run-2", instead_of=("run-9", 1)).stage is AttemptStage.LAUNCHING
+    assert use_existing(ledger, "run-2", instead_of=("run-1", 1)).stage is AttemptStage.LAUNCHED
     assert ledger.find_instance("i-1") == ("run-2", 1)
 
 
-def test_nothing_is_lent_to_a_run_that_has_ended(ledger):
+def test_a_run_that_has_ended_gets_no_existing_instance(ledger):
     ledger.create_run(a_run())
-    ledger.open_attempt("run-1", 1, launch_try=1, fleet_request=loan_of("i-1"), now=NOW)
+    ledger.open_attempt("run-1", 1, launch_try=1, source=Existing("i-1"), now=NOW)
     ledger.end_run("run-1", status=RunStatus.STOPPED, reason="", now=NOW)
     with pytest.raises(RunEndedError):
-        ledger.record_loan(
+        ledger.record_existing_instance(
             "run-1", 1, instance_id="i-1", pool="m5.large/z/spot", instead_of=None, now=NOW
         )
     assert ledger.find_instance("i-1") is None

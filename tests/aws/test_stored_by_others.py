@@ -90,7 +90,7 @@ def test_a_run_of_the_version_before_is_read_whole():
 
 def test_an_attempt_of_the_version_before_is_read_whole():
     attempt = read_attempt(deserialize(ATTEMPT_ITEM))
-    assert (attempt.number, attempt.stage) == (1, AttemptStage.TRAINING)
+    assert (attempt.number, attempt.stage) == (1, AttemptStage.RUNNING)
     assert (attempt.resume_step, attempt.resume_save, attempt.progress_step) == (12, None, 150)
     assert attempt.metrics == {"loss": 0.5}
     assert attempt.timeline == {"started": AT}
@@ -162,14 +162,14 @@ def test_a_request_that_a_newer_version_stored_is_read_as_far_as_it_is_known(req
 @pytest.mark.parametrize(
     ("changes", "stage"),
     [
-        ({}, AttemptStage.TRAINING),
+        ({}, AttemptStage.RUNNING),
         ({"ended": '{"kind": "evicted"}'}, AttemptStage.ENDED),
         ({"token": None}, AttemptStage.LAUNCHED),
         ({"token": None, "instance_ids": None}, AttemptStage.LAUNCHING),
     ],
 )
 def test_the_stage_of_a_newer_version_follows_from_what_else_is_known(changes, stage):
-    item = {**deserialize(ATTEMPT_ITEM), "stage": "running", **changes}
+    item = {**deserialize(ATTEMPT_ITEM), "stage": "suspended", **changes}
     attempt = read_attempt({name: value for name, value in item.items() if value is not None})
     assert attempt.stage is stage
 
@@ -202,7 +202,7 @@ def test_one_run_of_a_newer_version_does_not_hide_the_others(aws):
         "request": {"S": '{"kind": "serve", "market": "capacity-block"}'},
         "ended": {"S": "evaporated"},
     }
-    attempt = {**ATTEMPT_ITEM, "pk": {"S": "RUN#new"}, "stage": {"S": "running"}}
+    attempt = {**ATTEMPT_ITEM, "pk": {"S": "RUN#new"}, "stage": {"S": "suspended"}}
     attempt["run_id"] = {"S": "new"}
     for item in (RUN_ITEM, ATTEMPT_ITEM, newer, attempt):
         client.put_item(TableName=table, Item=item)
@@ -210,7 +210,7 @@ def test_one_run_of_a_newer_version_does_not_hide_the_others(aws):
     told = {
         run.run_id: derive_status(run, ledger.attempts(run.run_id)) for run in ledger.list_runs()
     }
-    assert told == {"lm": RunStatus.TRAINING, "new": RunStatus.UNKNOWN}
+    assert told == {"lm": RunStatus.RUNNING, "new": RunStatus.UNKNOWN}
 
 
 def test_an_upgraded_deployment_commits_to_a_run_of_the_version_before(aws):

@@ -14,7 +14,7 @@ from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.identity import log_stream
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request_parsing import parse_request
-from runctl.model.run import Run
+from runctl.model.run import Launched, Run
 
 REGION, ACCOUNT = "us-east-1", "123456789012"
 BUCKET, TABLE, GROUP = "runctl-bucket", "runctl-ledger", "/runctl/trainer"
@@ -124,7 +124,7 @@ class Deployed:
         """Launch an attempt and give it its token, `since` seconds ago."""
         at = now() - timedelta(seconds=since)
         run = self.ledger.find_run(run_id)
-        self.ledger.open_attempt(run_id, number, launch_try=1, fleet_request="{}", now=at)
+        self.ledger.open_attempt(run_id, number, launch_try=1, source=Launched("{}"), now=at)
         self.ledger.record_launch(
             run_id, number, instance_ids=[f"i-{number:017x}"], pool=pool, now=at
         )

@@ -76,7 +76,7 @@ def test_start_interrupt_stop_resume_and_inspect(session):
     known = session.wait_for(
         lambda run: "system-reboot" in run["attempts"][0]["warning"], "status", "mine"
     )
-    assert known["status"] == "training"
+    assert known["status"] == "running"
     taken = session("local", "interrupt", "mine", "--notice-seconds", "6", "--reservation")
     assert taken["instance_id"] == failing["instance_id"] == planned["instance_id"]
     assert taken["attempt"] == 1

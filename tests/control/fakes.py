@@ -19,7 +19,7 @@ from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
 from runctl.model.refusal import fatal_code
-from runctl.model.run import Attempt, AttemptStage, Run, best_of
+from runctl.model.run import Attempt, AttemptStage, Existing, Launched, Run, best_of
 from runctl.model.saving import Saving
 
 START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
@@ -147,7 +147,13 @@ class MemoryLedger:
         return self.attempt_items.get((run_id, number))
 
     def open_attempt(
-        self, run_id: str, number: int, *, launch_try: int, fleet_request: str, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        launch_try: int,
+        source: Launched | Existing,
+        now: datetime,
     ) -> Attempt:
         self._check_goes_on(run_id)
         held = self.attempt_items.get((run_id, number))
@@ -155,7 +161,7 @@ class MemoryLedger:
             self.attempt_items[run_id, number] = replace(
                 held or Attempt(run_id=run_id, number=number, stage=AttemptStage.LAUNCHING),
                 launch_try=launch_try,
-                fleet_request=fleet_request,
+                source=source,
             )
         return self.attempt_items[run_id, number]
 
@@ -175,7 +181,7 @@ class MemoryLedger:
             self.instances |= dict.fromkeys(instance_ids, (run_id, number))
         return self.attempt_items[run_id, number]
 
-    def record_loan(
+    def record_existing_instance(
         self,
         run_id: str,
         number: int,
@@ -206,9 +212,9 @@ class MemoryLedger:
             self.runs[run_id] = replace(run, fence=number)
             self.attempt_items[run_id, number] = replace(
                 held,
-                stage=AttemptStage.TRAINING,
+                stage=AttemptStage.RUNNING,
                 token=token,
-                training_at=held.training_at or now,
+                running_at=held.running_at or now,
             )
         return self.attempt_items[run_id, number]
 

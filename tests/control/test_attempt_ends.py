@@ -12,6 +12,7 @@ from runctl.control.train import train
 from runctl.model.errors import FencedError, NotFoundError, RequestError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
+from runctl.model.run import Launched
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
 
@@ -162,7 +163,7 @@ def test_refusals_in_a_row_wait_longer_and_longer():
     world = prepared()
     waits = []
     for number in (1, 2, 3):
-        world.ledger.open_attempt(RUN, number, launch_try=1, fleet_request="{}", now=START)
+        world.ledger.open_attempt(RUN, number, launch_try=1, source=Launched("{}"), now=START)
         refused = {"kind": "no_capacity", "reason": ""}
         waits.append(decide_next(world, RUN, number, refused)["wait_seconds"])
     assert waits == [30, 60, 120]
@@ -259,7 +260,7 @@ def test_an_instance_of_a_run_of_the_same_name_in_another_deployment_is_not_ours
     pools = [Pool("m5.large", "us-east-1a", "spot")]
     request = world.fleet.build_request(run_id=RUN, attempt=1, launch_try=1, pools=pools)
     # Launched and not recorded: only its tags tell whose it is.
-    world.ledger.open_attempt(RUN, 1, launch_try=1, fleet_request=request, now=START)
+    world.ledger.open_attempt(RUN, 1, launch_try=1, source=Launched(request), now=START)
     (instance_id,) = world.fleet.launch(request).instance_ids
     machine = world.fleet.machines[instance_id]
     world.fleet.machines[instance_id] = replace(machine, state="terminated", is_foreign=is_foreign)

@@ -8,6 +8,7 @@ from runctl.control.decide_next import EVENTS_A_TURN, MAX_EVENTS, MAX_TURNS, dec
 from runctl.control.prepare_run import STARTED_BY, prepare_run
 from runctl.model.errors import InvalidRequestError, RequestError, RunEndedError
 from runctl.model.outcome import RunStatus
+from runctl.model.run import Launched
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, RUN, execution, launched, prepared
 
@@ -17,7 +18,7 @@ CHILD = {"run_id": RUN, STARTED_BY: ARN}
 
 def refused(world: World, number: int) -> dict:
     """One turn of the loop for which no pool has capacity."""
-    world.ledger.open_attempt(RUN, number, launch_try=1, fleet_request="{}", now=START)
+    world.ledger.open_attempt(RUN, number, launch_try=1, source=Launched("{}"), now=START)
     confirm_checkpoint(world, RUN, number, NO_CAPACITY)
     return decide_next(world, RUN, number, NO_CAPACITY, max_turns=3)
 

@@ -12,7 +12,7 @@ from runctl.control.launch_instances import launch_instances
 from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, TransientError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
-from runctl.model.run import AttemptStage
+from runctl.model.run import AttemptStage, Launched
 from tests.control.fakes import START, CrashError, Fragile, World
 from tests.control.scenes import RUN, launched, prepared
 
@@ -255,7 +255,7 @@ def test_what_was_launched_but_never_recorded_ends_with_its_attempt():
         RUN,
         1,
         launch_try=1,
-        fleet_request=world.fleet.build_request(run_id=RUN, attempt=1, launch_try=1, pools=SPOT),
+        source=Launched(world.fleet.build_request(run_id=RUN, attempt=1, launch_try=1, pools=SPOT)),
         now=START,
     )
     stray = world.fleet.launch(attempt.fleet_request).instance_ids

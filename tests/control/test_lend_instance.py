@@ -42,7 +42,7 @@ def test_the_first_attempt_begins_on_the_machine_and_nothing_is_launched():
     world = lent()
     attempt = world.ledger.find_attempt(RUN, 1)
     assert attempt.instance_ids == (MACHINE,)
-    assert attempt.is_lent
+    assert attempt.is_on_existing_instance
     assert world.commands.started == [(MACHINE, RUN, 1)]
     assert list(world.fleet.machines) == [MACHINE]
     assert world.ledger.find_instance(MACHINE) == (RUN, 1)
@@ -77,7 +77,7 @@ def test_a_reclaim_moves_the_run_to_a_machine_of_its_own():
     assert handle_interruption(world, MACHINE)["status"] == "relaunched"
     second = world.ledger.find_attempt(RUN, 2)
     assert second.instance_ids != (MACHINE,)
-    assert not second.is_lent
+    assert not second.is_on_existing_instance
 
 
 @pytest.mark.parametrize("how", ["finished", "cleaned up", "swept"])

@@ -11,6 +11,7 @@ from runctl.control.finish_run import finish_run
 from runctl.control.sweep import sweep
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
+from runctl.model.run import Launched
 from tests.control.fakes import World
 from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
 
@@ -26,7 +27,7 @@ def launched_unrecorded(world: World) -> None:
     pools = [Pool("m5.large", "us-east-1a", "spot")]
     request = world.fleet.build_request(run_id=RUN, attempt=1, launch_try=1, pools=pools)
     now = world.clock.now()
-    world.ledger.open_attempt(RUN, 1, launch_try=1, fleet_request=request, now=now)
+    world.ledger.open_attempt(RUN, 1, launch_try=1, source=Launched(request), now=now)
     world.fleet.launch(request)
 
 

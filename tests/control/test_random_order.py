@@ -190,7 +190,7 @@ class Training(RuleBasedStateMachine):
         training = [
             one.number
             for one in self.world.ledger.attempts(RUN)
-            if one.stage is AttemptStage.TRAINING
+            if one.stage is AttemptStage.RUNNING
         ]
         assert len(training) <= 1, training
 
@@ -735,7 +735,7 @@ class Training(RuleBasedStateMachine):
         ledger, now = self.world.ledger, self.world.clock.now()
         for agent in self.live_agents():
             attempt = ledger.find_attempt(RUN, agent.attempt)
-            if agent.alive and attempt.stage is AttemptStage.TRAINING:
+            if agent.alive and attempt.stage is AttemptStage.RUNNING:
                 ledger.attempt_items[RUN, agent.attempt] = replace(attempt, heartbeat_at=now)
 
     def deliver(self, event, crash):

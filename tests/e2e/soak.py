@@ -89,13 +89,13 @@ class Soak:
     def _newest_that_saved(self) -> Attempt | None:
         """Return the attempt that trains, once it has committed something of its own."""
         attempts = self.testbed.attempts(self.run_id)
-        training = [one for one in attempts if one.testbed is AttemptStage.TRAINING]
+        training = [one for one in attempts if one.stage is AttemptStage.RUNNING]
         run = self.testbed.run(self.run_id)
         if not training or training[-1].number <= self.last or run.committed_at is None:
             return None
         newest = training[-1]
-        assert newest.training_at is not None
-        return newest if run.committed_at > newest.training_at else None
+        assert newest.running_at is not None
+        return newest if run.committed_at > newest.running_at else None
 
     def _wait(self, look: Callable, what: str):
         def look_at_a_live_run():

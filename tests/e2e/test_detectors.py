@@ -74,7 +74,7 @@ def make_silent(testbed: Testbed, run_id: str) -> None:
     testbed.clients.get("dynamodb").update_item(
         TableName=testbed.deployment.table,
         Key={name: {"S": value} for name, value in attempt_key(run_id, 1).items()},
-        UpdateExpression="SET heartbeat_at = :at, training_at = :at",
+        UpdateExpression="SET heartbeat_at = :at, running_at = :at",
         ExpressionAttributeValues={":at": {"S": before}},
     )
 

@@ -97,7 +97,7 @@ def test_the_replacement_is_taken_while_the_first_still_drains(
     testbed.cloud.interrupt(first, notice=False)
     attempts = run.finish()
     assert kinds(attempts) == [INTERRUPTED, INTERRUPTED, COMPLETED], testbed.story(run.run_id)
-    assert attempts[1].training_at is None or "started" not in attempts[1].timeline
+    assert attempts[1].running_at is None or "started" not in attempts[1].timeline
     assert attempts[0].ended is not None
     assert attempts[2].resume_step == attempts[0].ended.step
 

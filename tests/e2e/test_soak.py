@@ -101,7 +101,7 @@ def check_ledger(testbed: Testbed, run_id: str, *, made: int) -> None:
     assert [one.number for one in attempts] == list(range(1, len(attempts) + 1))
     assert all(one.ended is not None for one in attempts), testbed.story(run_id)
     assert [one.ended.kind for one in attempts].count(OutcomeKind.COMPLETED) == 1
-    trained = [one for one in attempts if one.training_at is not None]
+    trained = [one for one in attempts if one.running_at is not None]
     assert run.fence == trained[-1].number
     assert len(attempts) > made
     # No attempt began below the one before it.

@@ -44,7 +44,7 @@ def an_attempt(number, *, launched=True, minute=None, resume_step=None):
         number=number,
         stage=AttemptStage.ENDED,
         instance_ids=(f"i-{number}",) if launched else (),
-        training_at=trained,
+        running_at=trained,
         resume_step=resume_step,
     )
 
@@ -365,8 +365,8 @@ def staged(number, stage, ended=None):
         ([], RunStatus.PENDING),
         ([staged(1, AttemptStage.LAUNCHING)], RunStatus.LAUNCHING),
         ([staged(1, AttemptStage.LAUNCHED)], RunStatus.LAUNCHING),
-        ([staged(1, AttemptStage.TRAINING)], RunStatus.TRAINING),
-        ([staged(1, AttemptStage.TRAINING), staged(2, AttemptStage.LAUNCHED)], RunStatus.TRAINING),
+        ([staged(1, AttemptStage.RUNNING)], RunStatus.RUNNING),
+        ([staged(1, AttemptStage.RUNNING), staged(2, AttemptStage.LAUNCHED)], RunStatus.RUNNING),
         ([staged(1, AttemptStage.ENDED, INTERRUPTED)], RunStatus.RECOVERING),
         ([staged(1, AttemptStage.ENDED, NO_CAPACITY)], RunStatus.LAUNCHING),
     ],

@@ -18,10 +18,10 @@ MINUTE = timedelta(minutes=1)
 
 def attempt(silent=None, **fields) -> Attempt:
     known = {
-        "stage": AttemptStage.TRAINING,
+        "stage": AttemptStage.RUNNING,
         "token": "token",
         "launched_at": START - timedelta(hours=5),
-        "training_at": START - timedelta(hours=5),
+        "running_at": START - timedelta(hours=5),
         "heartbeat_at": None if silent is None else START - silent,
     }
     return Attempt(run_id="run-1", number=1, instance_ids=("i-1",), **{**known, **fields})
@@ -53,7 +53,7 @@ def test_silence_alone_is_for_the_heartbeat_to_judge():
 
 
 def test_attempt_that_just_got_its_token_has_not_been_silent():
-    fresh = attempt(timedelta(hours=1), training_at=START - MINUTE)
+    fresh = attempt(timedelta(hours=1), running_at=START - MINUTE)
     assert judge(impaired(timedelta(hours=1)), fresh, now=START) is not Treatment.REPLACE
 
 
@@ -87,7 +87,7 @@ def test_never_replaced_while_it_beats_or_has_a_notice(since, silent, noticed, s
     known = attempt(
         silent,
         stage=stage,
-        training_at=START - trains_for,
+        running_at=START - trains_for,
         noticed_at=START if noticed else None,
     )
     if judge(impaired(since), known, now=START) is Treatment.REPLACE:

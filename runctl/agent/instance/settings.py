@@ -132,7 +132,7 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the agent was started with; `is_lent` says that its machine outlives the attempt.
+    """What the agent was started with; an existing instance outlives the attempt.
 
     `trainer_role` is the ARN of the role whose credentials a trainer may be given, empty where the
     deployment is older than that.
@@ -147,7 +147,7 @@ class Settings:
     log_group: str
     region: str
     trainer_role: str = ""
-    is_lent: bool = False
+    is_existing_instance: bool = False
 
 
 def read_paths(environ: Mapping[str, str] = os.environ) -> Paths:
@@ -171,8 +171,8 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
     ]
     if missing:
         raise SettingsError(f"agent.env lacks {', '.join(missing)}")
-    is_lent = bool(environ.get("RUNCTL_RUN_ID"))
-    if is_lent:
+    is_existing_instance = bool(environ.get("RUNCTL_RUN_ID"))
+    if is_existing_instance:
         # A machine that was there before the run has no tags of it, or none in its metadata.
         run_id: str | None = environ["RUNCTL_RUN_ID"]
         attempt = int(environ["RUNCTL_ATTEMPT"])
@@ -191,7 +191,7 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
         log_group=environ["RUNCTL_LOG_GROUP"],
         region=environ["RUNCTL_REGION"],
         trainer_role=environ.get("RUNCTL_TRAINER_ROLE", ""),
-        is_lent=is_lent,
+        is_existing_instance=is_existing_instance,
     )
 
 

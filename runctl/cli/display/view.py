@@ -33,7 +33,7 @@ from runctl.report.wording import say_duration, say_instant
 STATUS_STYLES = {
     RunStatus.PENDING: "dim",
     RunStatus.LAUNCHING: "cyan",
-    RunStatus.TRAINING: "bold cyan",
+    RunStatus.RUNNING: "bold cyan",
     RunStatus.RECOVERING: "bold yellow",
     RunStatus.COMPLETED: "bold green",
     RunStatus.FAILED: "bold red",

@@ -68,7 +68,7 @@ class Account:
             table.update_item(
                 TableName="runctl-ledger",
                 Key={"pk": {"S": "RUN#my-run"}, "sk": {"S": sk}},
-                UpdateExpression="SET #f = :at, told_end = :at",
+                UpdateExpression="SET #f = :at, notified_end = :at",
                 ExpressionAttributeNames={"#f": field},
                 ExpressionAttributeValues={":at": {"S": at}},
             )

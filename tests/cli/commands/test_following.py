@@ -39,7 +39,7 @@ def test_ctrl_c_with_json_still_prints_one_document(project, deployed, start_run
         process.interrupt()
         done = process.finish()
     assert done.code == 130
-    assert (done.document["run_id"], done.document["status"]) == ("x", "training")
+    assert (done.document["run_id"], done.document["status"]) == ("x", "running")
 
 
 def test_the_events_of_a_run_are_announced_in_order(project, deployed, start_runctl):
@@ -158,7 +158,7 @@ def test_the_live_view_fits_a_narrow_terminal_and_shows_what_matters(deployed):
 
     run = deployed.begin("a-run-with-a-rather-long-name-20261124-064512-ab12")
     attempt = Attempt(
-        run_id=run.run_id, number=3, stage=AttemptStage.TRAINING, instance_ids=("i-1",),
+        run_id=run.run_id, number=3, stage=AttemptStage.RUNNING, instance_ids=("i-1",),
         pool="g5.2xlarge/eu-central-1b/spot", launched_at=now(), phase="train", progress_step=4200,
         metrics={"loss": 0.123456, "step": 4200, "accuracy": 0.987654},
     )  # fmt: skip
@@ -166,5 +166,5 @@ def test_the_live_view_fits_a_narrow_terminal_and_shows_what_matters(deployed):
     console.print(following_view(run.run_id, run, [attempt], now=now()))
     shown = console.file.getvalue()
     assert all(len(line) <= 60 for line in shown.splitlines())
-    for expected in ("training", "attempt 3", "step 4200", "loss 0.1235", "none yet", "Ctrl-C"):
+    for expected in ("running", "attempt 3", "step 4200", "loss 0.1235", "none yet", "Ctrl-C"):
         assert expected in " ".join(shown.split())

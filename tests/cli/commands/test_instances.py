@@ -11,6 +11,7 @@ from runctl.cli.commands.aws import machines
 from runctl.model.identity import DEPLOYMENT_TAG, KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
 from runctl.model.outcome import OutcomeKind
 from runctl.model.pool import MachineKind, Pool
+from runctl.model.run import Existing
 from tests.cli.deployed import now
 
 NOBODY = "i-0123456789abcdef0"
@@ -53,10 +54,8 @@ def state_of(deployed):
 
 def busy(deployed, instance_id: str) -> str:
     run = deployed.begin("mine")
-    deployed.ledger.open_attempt(
-        "mine", 1, launch_try=1, fleet_request=f"lent:{instance_id}", now=now()
-    )
-    deployed.ledger.record_loan(
+    deployed.ledger.open_attempt("mine", 1, launch_try=1, source=Existing(instance_id), now=now())
+    deployed.ledger.record_existing_instance(
         "mine", 1, instance_id=instance_id, pool="m5.large/us-east-1a/spot", instead_of=None,
         now=now(),
     )  # fmt: skip

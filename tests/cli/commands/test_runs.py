@@ -49,7 +49,7 @@ def test_a_list_has_the_newest_first_with_derived_statuses(deployed, runctl):
     deployed.train("run-2", 1)
     found = runctl("list", "--json").document["runs"]
     assert [(one["run_id"], one["status"]) for one in found] == [
-        ("run-2", "training"),
+        ("run-2", "running"),
         ("run-1", "failed"),
         ("run-0", "completed"),
     ]
@@ -57,7 +57,7 @@ def test_a_list_has_the_newest_first_with_derived_statuses(deployed, runctl):
         "run-2",
         "run-1",
     ]
-    for status, names in {"failed": ["run-1"], "training": ["run-2"], "pending": []}.items():
+    for status, names in {"failed": ["run-1"], "running": ["run-2"], "pending": []}.items():
         listed = runctl("list", "--json", "--status", status).document["runs"]
         assert [one["run_id"] for one in listed] == names
     assert "no runs yet" not in runctl("list").stdout
@@ -94,10 +94,10 @@ def test_failures_are_counted_apart_from_interruptions(deployed, runctl):
 def test_status_has_everything_but_the_token(story, runctl):
     done = runctl("status", "lm", "--json")
     document = done.document
-    assert (document["status"], document["step"], document["interruptions"]) == ("training", 38, 1)
+    assert (document["status"], document["step"], document["interruptions"]) == ("running", 38, 1)
     first, second = document["attempts"]
     assert first["outcome"] == {"kind": "interrupted", "reason": "reclaimed by EC2", "step": 38}
-    assert (second["resume_step"], second["step"], second["stage"]) == (38, 50, "training")
+    assert (second["resume_step"], second["step"], second["stage"]) == (38, 50, "running")
     assert document["request"]["script"] == "train.py"
     assert "secret-token" not in done.stdout
 
@@ -108,7 +108,7 @@ def test_status_is_a_page_that_fits(story, runctl, width):
     assert done.code == 0
     assert all(len(line) <= int(width) for line in done.stdout.splitlines())
     for expected in (
-        "lm  training",
+        "lm  running",
         "start → 40",
         "38 → 50",
         "m5.xlarge/us-east-1b/spot",
@@ -313,7 +313,7 @@ def test_ctrl_c_while_waiting_leaves_it_stopping(story, start_runctl):
 
 def test_stop_without_waiting_returns_at_once(story, runctl):
     done = runctl("stop", "lm", "--no-wait", "--json")
-    assert (done.code, done.document["status"]) == (0, "training")
+    assert (done.code, done.document["status"]) == (0, "running")
     assert not story.workflow.is_running(story.workflow.execution_arn("lm"))
 
 

@@ -75,7 +75,7 @@ def find_training(invocation: Invocation, run: str) -> tuple[LocalCloudClient, A
     cloud = invocation.cloud
     find_run(cloud, run)
     attempts = cloud.ledger.attempts(run)
-    training = [attempt for attempt in attempts if attempt.stage is AttemptStage.TRAINING]
+    training = [attempt for attempt in attempts if attempt.stage is AttemptStage.RUNNING]
     if not training:
         raise NotFoundError(f"no attempt of {run} is training; see `runctl status {run} --local`")
     return open_client(find_local_cloud()), training[-1]
