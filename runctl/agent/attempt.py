@@ -224,7 +224,7 @@ class AttemptRunner:
             outcome=outcome,
             lived=trainer.lived,
             committer=session.committer,
-            close=lambda: self._wait.run_in_background(session.keeper.close),
+            close=lambda: self._wait.run_in_background(session.saver.close),
             has_other_cause=is_full(self._paths.state) or bool(self._observer.memory_text),
         )
 
@@ -288,11 +288,11 @@ class AttemptRunner:
         logger.info("the trainer exited by itself with %s", trainer.exit_code)
         exited_at = time.monotonic()
         until = exited_at + FINAL_UPLOAD.total_seconds()
-        left = await_writers(session.keeper.folder, lambda: self._must_end(session, until))
+        left = await_writers(session.watcher.folder, lambda: self._must_end(session, until))
         daemon = self._observer.went_on_as(
             daemon_among(left, since_exit=time.monotonic() - exited_at)
         )
-        killed = trainer.end_family(session.keeper.folder)
+        killed = trainer.end_family(session.watcher.folder)
         self._progress.enter("upload")
         code = trainer.exit_code or 0
         if code in ENDED_BY_OTHERS:
@@ -303,7 +303,7 @@ class AttemptRunner:
         until = time.monotonic() + FINAL_UPLOAD.total_seconds()
         if deadline is not None:
             until = min(until, deadline)
-        saved = session.keeper.finish(
+        saved = session.saver.finish(
             until=until,
             torn=killed.torn,
             abrupt=trainer.died_of_a_fault() or trainer.died_unaware() or bool(killed.writers),
@@ -368,7 +368,7 @@ class AttemptRunner:
             return True
         ending = self._mailbox.ending
         left = None if ending is None else ending.time_left()
-        return left is not None and left <= RESERVE + session.keeper.expected_upload_time()
+        return left is not None and left <= RESERVE + session.saver.expected_upload_time()
 
     def _after_ending(
         self, request: RunRequest, ending: StopRequest, trainer: Trainer, session: TrainingSession
@@ -376,17 +376,18 @@ class AttemptRunner:
         self._progress.mark("detected", ending.detected)
         if ending.cause is StopCause.FENCED:
             logger.info("leaving without a trace: %s", ending.reason)
-            session.keeper.abandon()
+            session.saver.abandon()
             trainer.end_family()
             return None
         grace = grace_of(
             asked=timedelta(seconds=request.checkpoint.grace_seconds),
-            upload_time=session.keeper.expected_upload_time(),
+            upload_time=session.saver.expected_upload_time(),
             left=ending.time_left(),
         )
         drain(
             trainer,
-            session.keeper,
+            session.watcher,
+            session.saver,
             self._mailbox,
             grace=grace,
             progress=self._progress,

@@ -7,7 +7,8 @@ from datetime import timedelta
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.stopping import Stopping
 from runctl.agent.runtime.trainer import Trainer
-from runctl.agent.saving.keeper import Keeper
+from runctl.agent.saving.folder_watcher import FolderWatcher
+from runctl.agent.saving.saver import CheckpointSaver
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.fault_points import reach
 
@@ -34,7 +35,8 @@ def grace_of(*, asked: timedelta, upload_time: timedelta, left: timedelta | None
 
 def drain(
     trainer: Trainer,
-    keeper: Keeper,
+    watcher: FolderWatcher,
+    saver: CheckpointSaver,
     mailbox: Mailbox,
     *,
     grace: timedelta,
@@ -43,10 +45,10 @@ def drain(
     """End the trainer and commit what it left, if that is whole."""
     reach("drain.begun")
     progress.enter("drain")
-    keeper.hurry()
+    watcher.hurry()
     progress.mark("sigterm")
-    stopping = Stopping(trainer.pid, keeper.folder)
-    stopping.send(before_a_kill=keeper.hold)
+    stopping = Stopping(trainer.pid, watcher.folder)
+    stopping.send(before_a_kill=watcher.hold)
     reach("drain.sigterm_sent")
     until = time.monotonic() + grace.total_seconds()
     upload_time, measured_at = timedelta(0), float("-inf")
@@ -55,27 +57,27 @@ def drain(
             break
         # Measuring walks through the whole folder, which the trainer is busy writing to.
         if time.monotonic() - measured_at >= MEASURE_EVERY:
-            upload_time, measured_at = keeper.expected_upload_time(), time.monotonic()
+            upload_time, measured_at = saver.expected_upload_time(), time.monotonic()
         # A deadline may become known only now: the user stopped a machine that EC2 then takes.
         if time.monotonic() >= _too_late(mailbox) - (upload_time + RESERVE).total_seconds():
             break
         time.sleep(EXIT_POLL)
     exited = not trainer.is_running()
     unfinished = stopping.unfinished
-    killed = trainer.end_family(keeper.folder)
+    killed = trainer.end_family(watcher.folder)
     reach("drain.trainer_ended")
     progress.mark("exited")
     logger.info(
         "the trainer %s", f"exited with {trainer.exit_code}" if exited else "was killed: no grace"
     )
     if mailbox.is_fenced:
-        keeper.abandon()
+        saver.abandon()
         return
     if unfinished or killed.torn:
         progress.note_saving(missed_grace=grace)
         logger.warning("the final save did not finish within %.0f s", grace.total_seconds())
     progress.enter("upload")
-    keeper.finish(
+    saver.finish(
         until=_too_late(mailbox),
         torn=stopping.torn | killed.torn,
         abrupt=stopping.ended_abruptly(killed) or trainer.died_of_a_fault(),

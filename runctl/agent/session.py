@@ -1,4 +1,4 @@
-"""What works while the attempt trains: the trainer, its keeper and its pace."""
+"""The training session: the trainer, the saving of its checkpoints, and their schedule."""
 
 import json
 import logging
@@ -15,8 +15,9 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.trainer import Contract, Trainer, trainer_command, trainer_environment
 from runctl.agent.runtime.training_path import lay_out
 from runctl.agent.saving.committer import Committer
-from runctl.agent.saving.keeper import Keeper
+from runctl.agent.saving.folder_watcher import FolderWatcher
 from runctl.agent.saving.save_events import SaveEvents
+from runctl.agent.saving.saver import CheckpointSaver
 from runctl.agent.saving.schedule import CheckpointSchedule
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.aws.checkpoints import CheckpointStore
@@ -80,20 +81,25 @@ class TrainingSession:
         )
         running: list[Trainer] = []
         self._running = running
-        self.keeper = Keeper(
-            self.committer,
+        self.watcher = FolderWatcher(
             folder=prepared.checkpoint,
             pins=paths.state / "pins",
             spare=paths.runtime / "pins",
-            saves=self._save_events,
-            pace=self._schedule,
+            save_events=self._save_events,
             family=lambda: running[0].family() if running else [],
             leader=lambda: running[0].pid if running else 0,
+            progress=progress,
+        )
+        self.saver = CheckpointSaver(
+            self.committer,
+            self.watcher,
+            save_events=self._save_events,
+            schedule=self._schedule,
             progress=progress,
             mailbox=mailbox,
         )
         if prepared.restored is not None:
-            self.keeper.begin_from(prepared.restored)
+            self.committer.begin_from(prepared.restored, self.watcher.taken)
         self.metrics = MetricsShipper(
             s3,
             paths.metrics,
@@ -148,7 +154,8 @@ class TrainingSession:
             on_exit=self._mailbox.wake,
         )
         self._running.append(trainer)
-        self.keeper.start()
+        self.watcher.start()
+        self.saver.start()
         self.metrics.start()
         self._progress.mark("started")
         self._progress.enter("train")

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.saving import keeper as keeper_module
-from runctl.agent.saving.keeper import Keeper
+from runctl.agent.saving import folder_watcher
+from runctl.agent.saving.folder_watcher import FolderWatcher
 from runctl.agent.saving.save_events import SaveEvents
+from runctl.agent.saving.saver import CheckpointSaver
 from runctl.agent.saving.schedule import CheckpointSchedule
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.checkpoint.pinning import pin, pin_name, tell_where_links_fail
@@ -54,22 +55,40 @@ class Committer:
         """Nothing is old here."""
 
 
-def keeper(tmp_path: Path, committer: Committer, pins: Path, progress: Progress) -> Keeper:
+def start_saver(
+    tmp_path: Path,
+    committer: Committer,
+    pins: Path,
+    progress: Progress,
+    *,
+    leader: Callable[[], int] = lambda: 0,
+) -> CheckpointSaver:
+    """Watch a new folder and save what settles in it."""
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    saves = SaveEvents(tmp_path / "saved.jsonl")
-    return Keeper(
-        committer,  # type: ignore[arg-type]
+    save_events = SaveEvents(tmp_path / "saved.jsonl")
+    watcher = FolderWatcher(
         folder=folder,
         pins=pins,
         spare=tmp_path / "spare",
-        saves=saves,
-        pace=CheckpointSchedule(fixed=timedelta(minutes=1), seen=Uptime(), began=time.monotonic()),
+        save_events=save_events,
         family=list,
-        leader=lambda: 0,
+        leader=leader,
+        progress=progress,
+    )
+    saver = CheckpointSaver(
+        committer,  # type: ignore[arg-type]
+        watcher,
+        save_events=save_events,
+        schedule=CheckpointSchedule(
+            fixed=timedelta(minutes=1), seen=Uptime(), began=time.monotonic()
+        ),
         progress=progress,
         mailbox=Mailbox(),
     )
+    watcher.start()
+    saver.start()
+    return saver
 
 
 @pytest.fixture
@@ -83,10 +102,9 @@ def test_last_checkpoint_is_saved_though_the_disk_takes_not_even_a_link(
     tmp_path: Path, full: Path
 ) -> None:
     committer = Committer()
-    one = keeper(tmp_path, committer, full, Progress())
-    one.start()
+    saver = start_saver(tmp_path, committer, full, Progress())
     (tmp_path / "checkpoint/step-1.bin").write_bytes(b"weights")
-    assert one.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
+    assert saver.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
     assert committer.committed == [{"step-1.bin": b"weights"}]
 
 
@@ -95,16 +113,15 @@ def test_full_disk_is_told_once_and_the_save_is_made_up_for_when_there_is_space(
 ) -> None:
     committer, progress = Committer(), Progress()
     told = threading.Event()
-    one = keeper(tmp_path, committer, full, progress)
+    saver = start_saver(tmp_path, committer, full, progress)
     progress.on_change(lambda: told.set() if progress.as_arguments()["warning"] else None)
-    one.start()
     (tmp_path / "checkpoint/step-1.bin").write_bytes(b"weights")
     assert told.wait(20)
     assert "cannot be held on to" in progress.as_arguments()["warning"]
     full.parent.unlink()
     assert committer.done.wait(20)
     assert committer.committed == [{"step-1.bin": b"weights"}]
-    assert one.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
+    assert saver.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
     assert progress.as_arguments()["warning"] == ""
     messages = [record.message for record in caplog.records]
     assert sum("cannot be held on to" in message for message in messages) == 1
@@ -164,15 +181,14 @@ def test_warning_of_a_full_disk_stands_until_there_is_space_and_is_logged_once(
             enough.set()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(keeper_module, "pin", refuse)
+    monkeypatch.setattr(folder_watcher, "pin", refuse)
     committer, progress = Committer(), Progress()
-    one = keeper(tmp_path, committer, tmp_path / "pins", progress)
-    one.start()
+    saver = start_saver(tmp_path, committer, tmp_path / "pins", progress)
     (tmp_path / "checkpoint/step-1.bin").write_bytes(b"weights")
     assert enough.wait(30)
     monkeypatch.undo()
     assert committer.done.wait(20)
-    assert one.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
+    assert saver.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
     assert "" not in tries[1:]
     assert progress.as_arguments()["warning"] == ""
     messages = [record.message for record in caplog.records]

@@ -89,11 +89,17 @@ class Committer:
         return self._uploader.expected_time(size_bytes)
 
     def commit(
-        self, snapshot: Snapshot, place: Path, *, told: int | None, superseded: threading.Event
+        self,
+        snapshot: Snapshot,
+        place: Path,
+        *,
+        reported_step: int | None,
+        superseded: threading.Event,
     ) -> None:
         """Upload what is pinned at `place`, and make it the run's newest checkpoint.
 
-        `told` is the step that the helper had told when it was pinned: by now it may be at a later.
+        `reported_step` is the step that the helper had reported when it was pinned, which may have
+        reported a later one by now.
         """
         began = time.monotonic()
         reach("save.pinned")
@@ -104,7 +110,7 @@ class Committer:
         )
         now = datetime.now(timezone.utc)
         read = partial(read_pinned, snapshot.view, snapshot.contents, place)
-        judged = self.history.judge(snapshot, told, read)
+        judged = self.history.judge(snapshot, reported_step, read)
         step = judged.step
         manifest = self._manifest_of(
             entries, step=step, now=now, metadata=self.history.metadata_of(judged)

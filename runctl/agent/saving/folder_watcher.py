@@ -1,0 +1,366 @@
+"""The folder watcher: scans the checkpoint folder, and pins what has settled in it."""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+from runctl.agent.instance import processes
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.saving.problems import show_problem
+from runctl.agent.saving.save_events import SaveEvents
+from runctl.checkpoint.databases import Databases, Replaced
+from runctl.checkpoint.inspector import Inspector
+from runctl.checkpoint.pinning import hold_on_to, pin
+from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snapshot, look
+from runctl.checkpoint.wholeness import Wholeness
+from runctl.model.errors import CheckpointError
+
+SCAN_EVERY = timedelta(milliseconds=200)
+SCAN_EVERY_WHILE_DRAINING = timedelta(milliseconds=100)
+IDLE = timedelta(seconds=1)
+# Scanning a large folder must not keep a core busy: it may take this part of the time.
+SCAN_SHARE = 10
+MAX_ITEMS_SHOWN = 3
+NEVER_CLOSED = (
+    ": open for writing all the time, and cannot be saved while the trainer runs. Close a file "
+    "after each save, or write to another name and rename it"
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A snapshot whose files stay readable at `place`, whatever the trainer does to the folder.
+
+    `reported_step` is the step that the trainer's helper had last reported when it was pinned.
+    """
+
+    snapshot: Snapshot
+    place: Path
+    reported_step: int | None
+
+
+class FolderWatcher:
+    """Pins a snapshot whenever the folder has settled with something new in it.
+
+    One snapshot is pinned at a time. The saver waits for it with `next_pinned`, and returns it with
+    `release`; until then, changes to the folder are noted but not pinned.
+
+    `_lock` guards `_settling`, `_pinned`, `_taken_before` and `_is_over`. Three threads use these:
+    the watcher's own, the saver's (`next_pinned`, `release`) and the one that ends the attempt
+    (`judge_final`). All other state belongs to the watcher's thread, and after `judge_final` has
+    joined it, to the thread that ends the attempt.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        pins: Path,
+        spare: Path,
+        save_events: SaveEvents,
+        family: Callable[[], list[int]],
+        leader: Callable[[], int],
+        progress: Progress,
+    ) -> None:
+        self._folder = folder
+        self._pins = pins
+        self._spare = spare
+        self._save_events = save_events
+        self._family = family
+        self._leader = leader
+        self._progress = progress
+        inspector = Inspector(folder)
+        self._settling = Settling(look(folder), wholeness=Wholeness(inspector))
+        self._databases = Databases(folder, pins / "databases", inspector)
+        self._held = (pins / "seen", self._databases.place)
+        self._has_new_save = self._has_save_during_scan = False
+        self._step_taken: int | None = None
+        self._interval = SCAN_EVERY
+        self._scanned_processes_at = float("-inf")
+        self._alive_at: float | None = None
+        self._stop = threading.Event()
+        self._is_held = threading.Event()
+        self._lock = threading.Condition()
+        self._pinned: Pinned | None = None
+        self._taken_before: FolderState = {}
+        self._is_over = False
+        self._thread = threading.Thread(target=self._watch, name="folder-watcher", daemon=True)
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint folder."""
+        return self._folder
+
+    @property
+    def taken(self) -> FolderState:
+        """The folder as the last snapshot holds it, at first as the watcher found it."""
+        return self._settling.taken
+
+    @property
+    def incomplete_reasons(self) -> list[str]:
+        """Why saves were found to be incomplete, as far as that is known."""
+        return list(self._settling.wholeness.reasons)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def hurry(self) -> None:
+        """Scan more often: the trainer is about to end, and its last moment counts."""
+        self._interval = SCAN_EVERY_WHILE_DRAINING
+
+    def hold(self) -> None:
+        """Pin nothing more until the end: what is closed now may be torn by its writer's end."""
+        self._is_held.set()
+
+    def stop(self) -> None:
+        """Stop at once; a snapshot that is pinned from now on is not saved."""
+        self._stop.set()
+        with self._lock:
+            self._is_over = True
+            self._lock.notify_all()
+
+    def join(self) -> None:
+        """Wait for the end of the watcher's thread, if it was started."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def next_pinned(self) -> Pinned | None:
+        """Wait for a pinned snapshot; return None once there will be no more."""
+        with self._lock:
+            while self._pinned is None and not self._is_over:
+                self._lock.wait()
+            return self._pinned
+
+    def release(self, pinned: Pinned, *, has_changed: bool) -> None:
+        """Remove the pins of a snapshot, so that the next one may be pinned.
+
+        `has_changed` says that its files changed while they were read: they have to settle again.
+        """
+        if has_changed:
+            with self._lock:
+                self._settling.forget_take(self._taken_before)
+        shutil.rmtree(pinned.place, ignore_errors=True)
+        with self._lock:
+            self._pinned = None
+
+    def judge_final(
+        self, *, torn: frozenset[str], abrupt: bool
+    ) -> tuple[FolderState | None, Snapshot | None]:
+        """Stop watching, and judge the folder after the end of every process that wrote to it.
+
+        `torn` are the files that were open for writing when their writer was killed, `abrupt` says
+        that a writer died without running its own exit. Returns the state of the folder, None if it
+        cannot be read, and what is whole and new in it, if anything.
+        """
+        self._stop.set()
+        self._thread.join()
+        self._save_events.read()
+        folder_state = self.scan()
+        snapshot = None
+        with self._lock:
+            if folder_state is not None:
+                folder_state, torn = self._databases.at_rest(folder_state, torn)
+                snapshot = self._settling.final(
+                    folder_state,
+                    time.monotonic(),
+                    torn=torn,
+                    abrupt=abrupt,
+                    saved=self._save_events.step != self._step_taken,
+                    is_over=self._interval == SCAN_EVERY,
+                    databases=self._databases.paths,
+                    alive_at=self._alive_at,
+                )
+                self._report_incomplete(time.monotonic())
+            # Only now: what the last scan has pinned is still to be saved.
+            self._is_over = True
+            self._lock.notify_all()
+        return folder_state, snapshot
+
+    def pin_final(self, snapshot: Snapshot) -> Pinned:
+        """Pin the snapshot that `judge_final` returned.
+
+        On a full disk the pins, in memory then, point to where the files lie. Raises ChangedError
+        or OSError if even that fails.
+        """
+        place = self._pins / "final"
+        try:
+            held = _pin_snapshot(snapshot, self._folder, place)
+        except OSError as exc:
+            logger.warning("the last checkpoint is read where it lies: %s", exc)
+            place = self._spare
+            held = _pin_snapshot(snapshot, self._folder, place)
+        return Pinned(held, place, self._save_events.step)
+
+    def unfinished_files(self, folder_state: FolderState) -> FolderState:
+        """Return the files that differ from the last snapshot: what an unfinished save left."""
+        taken = self._settling.taken
+        return {
+            path: file_state
+            for path, file_state in folder_state.items()
+            if file_state.kind == "file" and taken.get(path) != file_state
+        }
+
+    def pin_unfinished(self, files: FolderState) -> Pinned:
+        """Pin unfinished files. Raises ChangedError or OSError if that fails."""
+        place = self._pins / "partial"
+        held = pin(self._folder, files, place)
+        return Pinned(Snapshot(held, tuple(held)), place, self._save_events.step)
+
+    def scan(self) -> FolderState | None:
+        """Scan the folder; if that fails, show the problem in the status and return None."""
+        try:
+            return look(self._folder)
+        except OSError as exc:
+            self._show_scan_problem(exc)
+            return None
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self._scan_and_pin()
+                self._show("", about="look")
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the next scan must still come
+                self._show_scan_problem(exc)
+            took = time.monotonic() - began
+            self._stop.wait(max(self._interval.total_seconds(), SCAN_SHARE * took))
+
+    def _scan_and_pin(self) -> None:
+        # Before the scan: a save that the helper has reported by now is in the folder. One that it
+        # reports during the scan may have been scanned or not, and the step would not be that of
+        # the files.
+        self._has_new_save = (
+            self._save_events.read() or self._has_save_during_scan or self._has_new_save
+        )
+        if not self._folder.is_dir():
+            raise CheckpointError(
+                f"{self._folder} is no folder any more; the last checkpoint stands"
+            )
+        folder_state = look(self._folder, self._settling.seen)
+        self._has_save_during_scan = self._save_events.read()
+        now = time.monotonic()
+        is_idle = (
+            self._interval == SCAN_EVERY
+            and not self._has_new_save
+            and self._settling.is_idle(folder_state)
+        )
+        if is_idle and now - self._scanned_processes_at < IDLE.total_seconds():
+            return  # scanning all processes costs more than scanning the folder
+        self._scanned_processes_at = now
+        with self._lock:
+            may_take = self._pinned is None and not self._has_save_during_scan
+            if may_take and self._settling.is_overdue(now):
+                # A program that saves many times a second removes files while the open files of its
+                # processes are listed.
+                changed = self._settling.changed_in(folder_state)
+                hold_on_to(self._folder, folder_state, changed, self._held[0])
+        writing = processes.open_for_writing(self._family(), self._folder)
+        processes.reap_orphans(self._leader())
+        # Asked after both scans: a file that is not open any more may be torn by its writer's end.
+        if self._has_ended():
+            return
+        is_pending = self._settling.is_pending
+        found = self._databases.replace(folder_state, writing, time.monotonic(), hurry=is_pending)
+        with self._lock:
+            # One at a time; what changes meanwhile comes next.
+            if self._pinned is not None or self._has_save_during_scan or self._is_held.is_set():
+                self._settling.watch_only(
+                    found.view, found.writing, time.monotonic(), copies=found.copies
+                )
+            else:
+                self._take(found)
+        self._report_incomplete(time.monotonic())
+
+    def _has_ended(self) -> bool:
+        now, leader = time.monotonic(), self._leader()
+        if leader > 0 and processes.is_exiting(leader):
+            return True
+        self._alive_at = now
+        return False
+
+    def _take(self, found: Replaced) -> None:
+        """Pin what has settled, if anything has; the saver waits for it."""
+        before = self._settling.taken
+        snapshot = self._settling.observe(
+            found.view,
+            found.writing,
+            time.monotonic(),
+            saved=self._has_new_save,
+            copies=found.copies,
+            held_back=found.held_back,
+        )
+        if snapshot is None:
+            return
+        if not snapshot.changed and self._save_events.step == self._step_taken:
+            self._has_new_save = False  # the same step was reported once more
+            return
+        place = self._pins / "current"
+        try:
+            held = _pin_snapshot(snapshot, self._folder, place, self._held)
+            self._pinned = Pinned(held, place, self._save_events.step)
+            self._taken_before = before
+            self._step_taken, self._has_new_save = self._save_events.step, False
+            self._show("", about="pin")
+        except ChangedError:
+            # A program that saves many times a second overtakes most tries.
+            self._settling.forget_take(before, at_once=True)
+        except OSError as exc:
+            # A full disk: the next scan tries again. Until a try succeeds, the scans in between,
+            # which find that nothing has settled again yet, do not clear the problem.
+            self._settling.forget_take(before)
+            self._show(f"the newest checkpoint cannot be held on to: {exc}", about="pin")
+        shutil.rmtree(self._held[0], ignore_errors=True)
+        self._lock.notify_all()
+
+    def _report_incomplete(self, now: float) -> None:
+        """Name the files that cannot be saved, with the reason and a remedy."""
+        wholeness = self._settling.wholeness
+        for reason in wholeness.newly_tolerated():
+            logger.info("taken as it is: %s", reason)
+        self._show(
+            _listed(wholeness.lasting_problems(now), suffix="; not saved"), about="incomplete"
+        )
+        databases = [text for _, text in sorted(self._databases.problems.items())]
+        self._show(_listed(databases), about="database")
+        never_closed = _listed(self._settling.never_closed(now))
+        self._show(f"{never_closed}{NEVER_CLOSED}" if never_closed else "", about="open")
+
+    def _show_scan_problem(self, problem: Exception) -> None:
+        self._show(f"the checkpoint folder cannot be looked at: {problem}", about="look")
+
+    def _show(self, problem: str, *, about: str) -> None:
+        show_problem(self._progress, problem, about=about)
+
+
+def _pin_snapshot(
+    snapshot: Snapshot, folder: Path, place: Path, held: Sequence[Path] = ()
+) -> Snapshot:
+    """Pin a snapshot's files at `place`; return it with their contents and final states."""
+    contents: dict[tuple[int, int], bytes] = {}
+    pinned = pin(
+        folder,
+        snapshot.view,
+        place,
+        recently_modified=snapshot.recently_modified,
+        held=held,
+        contents=contents,
+    )
+    expects_changed = any(path in snapshot.view for path in snapshot.changed)
+    if expects_changed and not pinned.keys() & set(snapshot.changed):
+        raise ChangedError(f"{snapshot.changed[0]} was removed while it was looked at")
+    return replace(snapshot, view=pinned, contents=contents)
+
+
+def _listed(items: Sequence[str], *, suffix: str = "") -> str:
+    """Return the first few items, each with `suffix`, and the number of the others."""
+    text = ", ".join(f"{item}{suffix}" for item in items[:MAX_ITEMS_SHOWN])
+    more = len(items) - MAX_ITEMS_SHOWN
+    return f"{text} and {more} more" if more > 0 else text
