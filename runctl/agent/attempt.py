@@ -21,6 +21,7 @@ from runctl.agent.reporting.final_report import FinalReport
 from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import SecretMask
+from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.runtime.credentials import CredentialsEndpoint
 from runctl.agent.runtime.fence import prove_fence, require_fence
 from runctl.agent.runtime.leftovers import await_writers, daemon_among
@@ -101,12 +102,19 @@ class AttemptRunner:
             progress=self._progress,
             wait=self._wait,
         )
-        self._heartbeat = Heartbeat(
+        self._token = TaskToken(
             services.ledger,
-            services.stepfunctions,
             run_id=settings.run_id,
             attempt=settings.attempt,
             instance_id=settings.instance_id,
+            mailbox=mailbox,
+        )
+        self._heartbeat = Heartbeat(
+            services.ledger,
+            services.stepfunctions,
+            self._token,
+            run_id=settings.run_id,
+            attempt=settings.attempt,
             lease=self._paths.lease,
             progress=self._progress,
             mailbox=mailbox,
@@ -115,6 +123,7 @@ class AttemptRunner:
             StepFunctions(services.stepfunctions),
             services.s3,
             settings,
+            token=self._token,
             heartbeat=self._heartbeat,
             progress=self._progress,
             mailbox=mailbox,
@@ -146,7 +155,7 @@ class AttemptRunner:
             outcome = self._failed(f"the agent failed {MAX_FAILURES} times, last with {exc!r}")
         processes.end_tree(os.getpid())
         if outcome is not None:
-            self._final_report.tell(outcome)
+            self._final_report.send(outcome)
         self._heartbeat.stop()
         # After a notice EC2 takes the instance, and charges nothing in its first hour if we wait.
         return self._mailbox.noticed_at is None and not self._paths.notice.exists()
@@ -164,7 +173,7 @@ class AttemptRunner:
         prepared = self._wait.run_in_background(lambda: self._preparation.prepare(request))
         prove_fence(self._paths)
         self._progress.enter("wait")
-        self._wait.until(self._heartbeat.has_token)
+        self._wait.until(self._token.has_arrived)
         prepared = self._wait.run_in_background(
             lambda: self._preparation.restore(request, prepared)
         )

@@ -9,8 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,77 +17,11 @@ import pytest
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving import folder_watcher
-from runctl.agent.saving.folder_watcher import FolderWatcher
-from runctl.agent.saving.save_events import SaveEvents
-from runctl.agent.saving.saver import CheckpointSaver
-from runctl.agent.saving.schedule import CheckpointSchedule
-from runctl.agent.signals.mailbox import Mailbox
 from runctl.checkpoint.pinning import pin, pin_name, tell_where_links_fail
-from runctl.checkpoint.settling import Snapshot, look
-from runctl.policy.interval import Uptime
+from runctl.checkpoint.settling import look
+from tests.agent.savers import Committer, start_saver
 
 PROJECT = Path(__file__).parents[2]
-
-
-class Committer:
-    """Reads what is pinned, as an upload would."""
-
-    def __init__(self) -> None:
-        self.committed: list[dict[str, bytes]] = []
-        self.done = threading.Event()
-
-    def commit(self, take: Snapshot, place: Path, **_: Any) -> None:
-        files = {path: seen for path, seen in take.view.items() if seen.kind == "file"}
-        held = take.contents
-        self.committed.append(
-            {
-                path: held.get(seen.inode) or (place / pin_name(seen)).read_bytes()
-                for path, seen in files.items()
-            }
-        )
-        self.done.set()
-
-    def expected_time(self, _size: int) -> timedelta:
-        return timedelta(0)
-
-    def remove_old(self) -> None:
-        """Nothing is old here."""
-
-
-def start_saver(
-    tmp_path: Path,
-    committer: Committer,
-    pins: Path,
-    progress: Progress,
-    *,
-    leader: Callable[[], int] = lambda: 0,
-) -> CheckpointSaver:
-    """Watch a new folder and save what settles in it."""
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    save_events = SaveEvents(tmp_path / "saved.jsonl")
-    watcher = FolderWatcher(
-        folder=folder,
-        pins=pins,
-        spare=tmp_path / "spare",
-        save_events=save_events,
-        family=list,
-        leader=leader,
-        progress=progress,
-    )
-    saver = CheckpointSaver(
-        committer,  # type: ignore[arg-type]
-        watcher,
-        save_events=save_events,
-        schedule=CheckpointSchedule(
-            fixed=timedelta(minutes=1), seen=Uptime(), began=time.monotonic()
-        ),
-        progress=progress,
-        mailbox=Mailbox(),
-    )
-    watcher.start()
-    saver.start()
-    return saver
 
 
 @pytest.fixture

@@ -31,21 +31,21 @@ class Workflow:
         return token in self.valid
 
 
-class Heartbeat:
+class TaskToken:
     """Finds in the ledger, look by look, what `finds` has: a newer token, nothing, or the end."""
 
     def __init__(self, *finds: str) -> None:
-        self.token = "old"
+        self.value = "old"
         self.is_over = False
         self.looks = 0
         self._finds = list(finds)
 
-    def find_newer_token(self) -> bool:
+    def find_newer(self) -> bool:
         self.looks += 1
         found = self._finds.pop(0) if self._finds else ""
         self.is_over = found == "over"
         if found and not self.is_over:
-            self.token = found
+            self.value = found
             return True
         return False
 
@@ -57,34 +57,34 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_newer_token_is_waited_for() -> None:
-    workflow, heartbeat = Workflow("new"), Heartbeat("", "", "new")
-    assert report(workflow, heartbeat, DONE)  # type: ignore[arg-type]
+    workflow, token = Workflow("new"), TaskToken("", "", "new")
+    assert report(workflow, token, DONE)  # type: ignore[arg-type]
     assert workflow.tried == ["old", "old", "old", "new"]
 
 
 def test_spent_token_of_an_attempt_that_is_over_is_final() -> None:
-    workflow, heartbeat = Workflow(), Heartbeat("", "over")
-    assert not report(workflow, heartbeat, DONE)  # type: ignore[arg-type]
-    assert heartbeat.looks == 2
+    workflow, token = Workflow(), TaskToken("", "over")
+    assert not report(workflow, token, DONE)  # type: ignore[arg-type]
+    assert token.looks == 2
 
 
 def test_newer_token_that_never_comes_is_not_waited_for_longer_than_a_retry_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "NEWER_TOKEN", timedelta(0))
-    workflow, heartbeat = Workflow("never"), Heartbeat()
-    assert not report(workflow, heartbeat, DONE)  # type: ignore[arg-type]
-    assert heartbeat.looks == 1
+    workflow, token = Workflow("never"), TaskToken()
+    assert not report(workflow, token, DONE)  # type: ignore[arg-type]
+    assert token.looks == 1
 
 
 def test_lost_answer_is_asked_for_again_and_the_ledger_explains_the_spent_token() -> None:
-    workflow, heartbeat = Workflow(), Heartbeat("over")
+    workflow, token = Workflow(), TaskToken("over")
     workflow.errors = [TransientError("the connection broke")]
-    assert not report(workflow, heartbeat, DONE)  # type: ignore[arg-type]
+    assert not report(workflow, token, DONE)  # type: ignore[arg-type]
     assert workflow.tried == ["old", "old"]
 
 
 def test_without_a_token_there_is_nobody_to_report_to() -> None:
-    heartbeat = Heartbeat()
-    heartbeat.token = ""
-    assert not report(Workflow(), heartbeat, DONE)  # type: ignore[arg-type]
+    token = TaskToken()
+    token.value = ""
+    assert not report(Workflow(), token, DONE)  # type: ignore[arg-type]

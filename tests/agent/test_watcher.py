@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.agent.instance.settings import Paths, read_settings
 from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.progress import Progress
+from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.signals import request_files
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.request_files import Request
@@ -286,9 +287,11 @@ class Tokens:
     def __init__(self, *valid: str) -> None:
         self.valid = set(valid)
         self.beats: list[str] = []
+        self.on_refusal: Callable[[], object] = lambda: None
 
     def send_task_heartbeat(self, *, taskToken: str) -> None:  # noqa: N803
         if taskToken not in self.valid:
+            self.on_refusal()
             raise ClientError({"Error": {"Code": "TaskDoesNotExist"}}, "SendTaskHeartbeat")
         self.beats.append(taskToken)
 
@@ -300,18 +303,18 @@ def beating(cloud: Cloud, tmp_path: Path) -> Any:
     cloud.open_attempt()
     cloud.give_token(token="old")
     mailbox = Mailbox()
-    heartbeat = Heartbeat(
+    token = TaskToken(cloud.ledger, run_id="run-1", attempt=1, instance_id="i-1", mailbox=mailbox)
+    token.wait(stop=threading.Event(), on_newest=lambda _run: None)
+    return Heartbeat(
         cloud.ledger,
         Tokens("old"),
+        token,
         run_id="run-1",
         attempt=1,
-        instance_id="i-1",
         lease=tmp_path / "lease",
         progress=Progress(),
         mailbox=mailbox,
     )
-    heartbeat._await_token()
-    return heartbeat
 
 
 def test_accepted_heartbeat_renews_the_lease(beating: Heartbeat) -> None:
@@ -327,6 +330,17 @@ def test_refused_token_is_replaced_by_the_ledgers_newer_one(
     assert beating._beat()
     assert beating._workflow.beats == ["new"]
     assert beating._mailbox.ending is None
+
+
+def test_refusal_of_a_token_that_was_replaced_in_flight_does_not_count_for_the_newer_one(
+    cloud: Cloud, beating: Heartbeat
+) -> None:
+    workflow = beating._workflow
+    workflow.valid = {"new"}
+    cloud.give_token(token="new")
+    workflow.on_refusal = beating._token.find_newer  # as the report's thread does at any moment
+    assert beating._beat()
+    assert workflow.beats == ["new"]
 
 
 def test_refused_token_with_a_higher_fence_means_leave_without_a_trace(
@@ -355,11 +369,11 @@ def test_refused_token_of_an_ended_run_is_replaced_too_since_a_redrive_waits_for
     beating._workflow.valid = {"new"}
     cloud.give_token(token="new")
     cloud.ledger.end_run("run-1", status=RunStatus.STOPPED, reason="", now=now())
-    assert beating.find_newer_token()
-    assert beating.token == "new"
+    assert beating._token.find_newer()
+    assert beating._token.value == "new"
     assert beating._mailbox.ending is not None
     assert beating._mailbox.ending.cause is StopCause.STOP
-    assert not beating.find_newer_token()
+    assert not beating._token.find_newer()
 
 
 def test_refused_token_that_nothing_explains_is_tried_again(beating: Heartbeat) -> None:
@@ -374,15 +388,15 @@ def test_heartbeat_outlives_a_failure_that_nobody_foresaw(
     beating: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runctl.agent.reporting.heartbeat.BEAT_AFTER_FAILURE", timedelta(0))
-    record, failed = beating._record, threading.Event()
+    store, failed = beating.store_progress, threading.Event()
 
     def fail_once() -> None:
         if not failed.is_set():
             failed.set()
             raise RuntimeError("nobody foresaw this")
-        record()
+        store()
 
-    monkeypatch.setattr(beating, "_record", fail_once)
+    monkeypatch.setattr(beating, "store_progress", fail_once)
     beating.start(lambda _key: None)
     try:
         wait_until(lambda: len(beating._workflow.beats) >= 2)

@@ -11,6 +11,7 @@ from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.outputs import upload_outputs
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.report import report
+from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.signals.mailbox import Mailbox, StopCause
 from runctl.aws.workflow import StepFunctions
 from runctl.fault_points import reach
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class FinalReport:
-    """Tells how the attempt ended, once."""
+    """Reports how the attempt ended, once."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class FinalReport:
         s3: Any,
         settings: Settings,
         *,
+        token: TaskToken,
         heartbeat: Heartbeat,
         progress: Progress,
         mailbox: Mailbox,
@@ -40,6 +42,7 @@ class FinalReport:
         self._workflow = workflow
         self._s3 = s3
         self._settings = settings
+        self._token = token
         self._heartbeat = heartbeat
         self._progress = progress
         self._mailbox = mailbox
@@ -48,18 +51,18 @@ class FinalReport:
         """Whether an earlier agent on this instance has reported already."""
         return self._settings.paths.reported.exists()
 
-    def tell(self, outcome: Outcome) -> None:
+    def send(self, outcome: Outcome) -> None:
         """Store the last instants, then report: after the report the fence may move any moment."""
         self._progress.enter("done")
         self._await_token(outcome)
-        if self._heartbeat.has_token():
-            self._heartbeat.tell_now()
+        if self._token.has_arrived():
+            self._heartbeat.store_progress()
         within = REPORT_WITHIN
         ending = self._mailbox.ending
         left = None if ending is None else ending.time_left()
         if left is not None:
             within = min(within, max(left, timedelta(0)))
-        if report(self._workflow, self._heartbeat, outcome, within=within):
+        if report(self._workflow, self._token, outcome, within=within):
             reach("drain.reported")
             with contextlib.suppress(OSError):
                 self._settings.paths.reported.touch()
@@ -89,7 +92,7 @@ class FinalReport:
 
     def _await_token(self, outcome: Outcome) -> None:
         """An end before the token is worth telling too, as long as the instance lives."""
-        while not self._heartbeat.has_token() and outcome.kind is not OutcomeKind.STOPPED:
+        while not self._token.has_arrived() and outcome.kind is not OutcomeKind.STOPPED:
             ending = self._mailbox.ending
             if ending is not None:
                 left = ending.time_left()

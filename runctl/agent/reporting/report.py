@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runctl.agent.reporting.heartbeat import Heartbeat
+from runctl.agent.reporting.task_token import TaskToken
 from runctl.aws.workflow import StepFunctions
 from runctl.model.errors import RunctlError
 from runctl.model.outcome import Outcome
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def report(
     workflow: StepFunctions,
-    heartbeat: Heartbeat,
+    token: TaskToken,
     outcome: Outcome,
     *,
     within: timedelta = REPORT_TIMEOUT,
@@ -38,19 +38,19 @@ def report(
     until = began + within.total_seconds()
     wait = FIRST_WAIT
     while True:
-        if not heartbeat.token:
+        if not token.value:
             logger.info("the attempt never had a task token, so there is nobody to report to")
             return False
         try:
-            if workflow.report(heartbeat.token, {"outcome": outcome.as_document()}):
+            if workflow.report(token.value, {"outcome": outcome.as_document()}):
                 at = "" if outcome.step is None else f" at step {outcome.step}"
                 logger.info("reported %s%s", outcome.kind.value, at)
                 return True
-            if not heartbeat.find_newer_token():
+            if not token.find_newer():
                 # Spent by our own report whose answer was lost, or by a retry of the task that has
                 # not written its newer token yet; then that one comes within the retry's wait.
                 late = min(until, began + NEWER_TOKEN.total_seconds())
-                if heartbeat.is_over or time.monotonic() > late:
+                if token.is_over or time.monotonic() > late:
                     logger.info("the report was refused: its token is spent")
                     return False
                 time.sleep(NEWER_TOKEN_POLL)

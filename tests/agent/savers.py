@@ -1,0 +1,84 @@
+"""A folder watcher with a checkpoint saver, without a machine around them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.saving.folder_watcher import FolderWatcher
+from runctl.agent.saving.save_events import SaveEvents
+from runctl.agent.saving.saver import CheckpointSaver
+from runctl.agent.saving.schedule import CheckpointSchedule
+from runctl.agent.signals.mailbox import Mailbox
+from runctl.checkpoint.pinning import pin_name
+from runctl.checkpoint.settling import Snapshot
+from runctl.policy.interval import Uptime
+
+
+class Committer:
+    """Reads what is pinned, as an upload would; a commit ends only while `gate` is set."""
+
+    def __init__(self) -> None:
+        self.committed: list[dict[str, bytes]] = []
+        self.begun, self.done = threading.Event(), threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def commit(self, snapshot: Snapshot, place: Path, **_: Any) -> None:
+        self.begun.set()
+        assert self.gate.wait(60)
+        files = {path: state for path, state in snapshot.view.items() if state.kind == "file"}
+        self.committed.append(
+            {
+                path: snapshot.contents.get(state.inode) or (place / pin_name(state)).read_bytes()
+                for path, state in files.items()
+            }
+        )
+        self.done.set()
+
+    def expected_time(self, _size: int) -> timedelta:
+        return timedelta(0)
+
+    def remove_old(self) -> None:
+        """Nothing is old here."""
+
+
+def start_saver(
+    tmp_path: Path,
+    committer: Committer,
+    pins: Path,
+    progress: Progress,
+    *,
+    leader: Callable[[], int] = lambda: 0,
+) -> CheckpointSaver:
+    """Watch a new folder and save what settles in it."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    save_events = SaveEvents(tmp_path / "saved.jsonl")
+    watcher = FolderWatcher(
+        folder=folder,
+        pins=pins,
+        spare=tmp_path / "spare",
+        save_events=save_events,
+        family=list,
+        leader=leader,
+        progress=progress,
+    )
+    saver = CheckpointSaver(
+        committer,  # type: ignore[arg-type]
+        watcher,
+        save_events=save_events,
+        schedule=CheckpointSchedule(
+            fixed=timedelta(minutes=1), seen=Uptime(), began=time.monotonic()
+        ),
+        progress=progress,
+        mailbox=Mailbox(),
+    )
+    watcher.start()
+    saver.start()
+    return saver

@@ -1,0 +1,54 @@
+"""The folder watcher and the checkpoint saver, each in its own thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from runctl.agent.reporting.progress import Progress
+from tests.agent.machine import wait_until
+from tests.agent.savers import Committer, start_saver
+
+
+def test_snapshot_that_the_last_scan_pins_is_saved_though_the_saver_had_nothing_left_to_do(
+    tmp_path: Path,
+) -> None:
+    committer = Committer()
+    committer.gate.clear()
+    may_scan, is_scanning = threading.Event(), threading.Event()
+    may_scan.set()
+
+    def leader() -> int:
+        """Hold the scan until the test lets it go on."""
+        is_scanning.set()
+        assert may_scan.wait(60)
+        return 0
+
+    saver = start_saver(tmp_path, committer, tmp_path / "pins", Progress(), leader=leader)
+    (tmp_path / "checkpoint/step-1.bin").write_bytes(b"one")
+    assert committer.begun.wait(60)
+    (tmp_path / "checkpoint/step-2.bin").write_bytes(b"two")
+    time.sleep(1.5)  # until it has settled
+    may_scan.clear()
+    is_scanning.clear()
+    assert is_scanning.wait(60)
+
+    finished: list[bool] = []
+    end = threading.Thread(
+        target=lambda: finished.append(
+            saver.finish(until=time.monotonic() + 60, torn=frozenset(), abrupt=False)
+        )
+    )
+    end.start()
+    wait_until(saver._watcher._stop.is_set)
+    committer.gate.set()
+    wait_until(lambda: saver._watcher._pinned is None)
+    saver._thread.join(timeout=0.5)  # it must not end: the scan goes on
+    may_scan.set()
+    end.join(60)
+    assert finished == [True]
+    assert committer.committed == [
+        {"step-1.bin": b"one"},
+        {"step-1.bin": b"one", "step-2.bin": b"two"},
+    ]
