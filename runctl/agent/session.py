@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingSession:
-    """Everything that is busy between the trainer's start and its end."""
+    """Everything that works between the trainer's start and its end."""
 
     def __init__(
         self,
@@ -142,8 +142,8 @@ class TrainingSession:
             variables=contract.as_environment(),
             resumes=restored is not None,
         )
-        if told := tell_where_links_fail(prepared.checkpoint, paths.state / "pins"):
-            logger.info("%s", told)
+        if note := tell_where_links_fail(prepared.checkpoint, paths.state / "pins"):
+            logger.info("%s", note)
         last_check()
         trainer = Trainer(
             command,
@@ -164,17 +164,17 @@ class TrainingSession:
 
     @property
     def was_asked_to_stop(self) -> bool:
-        """Whether the trainer's helper has told of a SIGTERM."""
+        """Whether the trainer's helper has reported a SIGTERM."""
         return self._save_events.was_asked_to_stop
 
     def ask_for_checkpoint(self) -> None:
-        """Ask the trainer's helper to save; one without the helper goes on undisturbed."""
+        """Ask the trainer's helper to save; a trainer without it goes on undisturbed."""
         if not self._save_events.has_helper:
             self._progress.warn(NO_HELPER, about="request")
         self._write_request()
 
     def check_schedule(self) -> None:
-        """Ask for a save when one is due, and say so when none arrives any more."""
+        """Ask for a save when it is due, and warn when checkpoints have stopped arriving."""
         now = time.monotonic()
         interval = self._schedule.interval(now)
         if self._save_events.has_helper:
@@ -201,11 +201,11 @@ class TrainingSession:
             logger.warning("%s", overdue)
 
     def _write_request(self) -> None:
-        asked = json.dumps({"at": datetime.now(timezone.utc).isoformat()})
+        document = json.dumps({"at": datetime.now(timezone.utc).isoformat()})
         problem = ""
         try:
-            self._checkpoint_request.write_text(asked)
-        except OSError as exc:  # a full disk: training goes on, and it is asked later
+            self._checkpoint_request.write_text(document)
+        except OSError as exc:  # a full disk: training goes on, and the next check asks again
             problem = f"the trainer cannot be asked to save: {exc}"
         self._has_unasked = bool(problem)
         if self._progress.warn(problem, about="asking") and problem:

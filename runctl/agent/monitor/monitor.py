@@ -1,4 +1,4 @@
-"""Watching over a training process that runctl did not start: its folder, its end, EC2's notice."""
+"""The monitor of a training process that runctl did not start: saves what settles in its folder."""
 
 import logging
 import signal
@@ -23,8 +23,8 @@ from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snap
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.wholeness import Wholeness
 
-LOOK_EVERY = timedelta(milliseconds=500)
-LOOK_EVERY_AFTER_A_NOTICE = timedelta(milliseconds=100)
+SCAN_EVERY = timedelta(milliseconds=500)
+SCAN_EVERY_AFTER_A_NOTICE = timedelta(milliseconds=100)
 ASK_EVERY = timedelta(seconds=1)
 # S3's client library raises errors of its own as well.
 STORE_ERRORS = (ClientError, BotoCoreError, OSError, RuntimeError)
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """What is watched; `ends_it` says whether a notice is passed on to it as SIGTERM."""
+    """What is monitored; `ends_it` says whether a notice is passed on to it as SIGTERM."""
 
     process: Process
     folder: Path
@@ -59,7 +59,7 @@ class Monitor:
         self._metadata = metadata
         self._pins = pins
         self._pause = pause
-        # What is there already is new: nobody else has saved it.
+        # What the folder holds already is new: nothing else has saved it.
         self._judge = StepJudge()
         inspector = Inspector(watched.folder)
         self._settling = Settling({}, wholeness=Wholeness(inspector))
@@ -75,15 +75,15 @@ class Monitor:
     def watch(self) -> None:
         """Watch until the process has ended and what it left is saved."""
         while is_alive(self._watched.process):
-            self.look_at_metadata()
-            self.look_at_folder()
-            every = LOOK_EVERY_AFTER_A_NOTICE if self._noticed else LOOK_EVERY
+            self.check_metadata()
+            self.save_settled()
+            every = SCAN_EVERY_AFTER_A_NOTICE if self._noticed else SCAN_EVERY
             self._pause(every.total_seconds())
         logger.info("the process %d has ended", self._watched.process.pid)
         self.save_last()
 
-    def look_at_metadata(self) -> None:
-        """Ask for a notice, once a second."""
+    def check_metadata(self) -> None:
+        """Read the notice from the instance's metadata, once a second."""
         if self._noticed or time.monotonic() - self._asked < ASK_EVERY.total_seconds():
             return
         self._asked = time.monotonic()
@@ -111,19 +111,19 @@ class Monitor:
         logger.info("SIGTERM to %s", ", ".join(map(str, chosen)))
         send_once(chosen, family)
 
-    def look_at_folder(self) -> None:
-        """Save what has settled since the last look."""
+    def save_settled(self) -> None:
+        """Save what has settled since the last scan."""
         folder, pid = self._watched.folder, self._watched.process.pid
         if time.monotonic() - self._failed_at < RETRY_AFTER.total_seconds():
             return
-        view = self._view()
-        if view is None:
+        folder_state = self._scan()
+        if folder_state is None:
             return
         family = [pid, *processes.descendants(pid)]
         writing = processes.open_for_writing(family, folder)
         before = self._settling.taken
         is_pending = self._settling.is_pending
-        found = self._databases.replace(view, writing, time.monotonic(), hurry=is_pending)
+        found = self._databases.replace(folder_state, writing, time.monotonic(), hurry=is_pending)
         snapshot = self._settling.observe(
             found.view,
             found.writing,
@@ -134,8 +134,8 @@ class Monitor:
         if snapshot is not None and not self._save(snapshot):
             self._settling.forget_take(before)
 
-    def _view(self) -> FolderState | None:
-        """Look at the folder; None when it cannot be read, which is tried again later."""
+    def _scan(self) -> FolderState | None:
+        """Scan the folder; return None if it cannot be read, which is tried again later."""
         try:
             return look(self._watched.folder)
         except OSError as exc:
@@ -145,13 +145,13 @@ class Monitor:
 
     def save_last(self) -> None:
         """Save what the process left, if it can be whole: it caught SIGTERM, or had settled."""
-        found = self._view()
-        if found is None:
+        scanned = self._scan()
+        if scanned is None:
             return
-        view, torn = self._databases.at_rest(found, frozenset())
-        # How a process ended that is not our child, nobody tells us.
+        folder_state, torn = self._databases.at_rest(scanned, frozenset())
+        # The exit status of a process that is not our child is unknown.
         snapshot = self._settling.final(
-            view,
+            folder_state,
             time.monotonic(),
             torn=torn,
             abrupt=not self._catches,

@@ -1,4 +1,4 @@
-"""From a snapshot to the run's newest checkpoint: upload, manifest, pointer, retention."""
+"""The committer: turns a snapshot into the run's newest checkpoint, and applies retention."""
 
 import logging
 import threading
@@ -32,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 class Committer:
-    """Commits snapshots one after another; `history` knows what they add to the run.
+    """Commits snapshots one after another; not thread-safe.
 
-    `committed` are their keys. `has_continued` once one of them shows that the trainer went on from
-    the checkpoint that it was given.
+    `history` knows what they add to the run, and `committed` are their keys. `has_continued` is
+    true once a snapshot shows that the trainer went on from the checkpoint that it was given.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class Committer:
         """The step of the newest checkpoint that is committed, None when it is not known."""
         return self.history.step
 
-    def begin_from(self, restored: Fetched, view: FolderState) -> None:
+    def begin_from(self, restored: Fetched, folder_state: FolderState) -> None:
         """Go on from a restored checkpoint, which is what the folder holds now."""
         self._manifest, self._given = restored.manifest, restored
         self._begun = time.monotonic()
-        self.history.begin_from(restored, view)
-        self._uploader.remember(view, restored.manifest)
+        self.history.begin_from(restored, folder_state)
+        self._uploader.remember(folder_state, restored.manifest)
 
     def expected_time(self, size_bytes: int) -> timedelta:
-        """Guess how long a checkpoint of so many bytes will take to upload."""
+        """Estimate how long a checkpoint of `size_bytes` will take to upload."""
         return self._uploader.expected_time(size_bytes)
 
     def commit(
@@ -132,7 +132,7 @@ class Committer:
         self._manifest, self._has_committed = manifest, True
         self._warn_of_a_new_start(self.history.add(key, manifest, snapshot, judged, read))
         self._note_use_of_given(key, manifest)
-        self._tell_budget(manifest)
+        self._note_budget(manifest)
         self._progress.mark("committed", now)
         self._progress.warn("", about="save")
         logger.info(
@@ -155,7 +155,7 @@ class Committer:
             self.history.note_proven(given.key)
 
     def save_partial(self, snapshot: Snapshot, place: Path, *, reasons: Sequence[str] = ()) -> None:
-        """Keep what an unfinished save left, for a trainer that asks for it; never the newest.
+        """Store what an unfinished save left, for a trainer that asks for it; never as the newest.
 
         `reasons` say why it is not complete, as far as that is known.
         """
@@ -169,10 +169,10 @@ class Committer:
             metadata={"partial": True, "reasons": list(reasons)},
         )
         self._store.put_partial(manifest)
-        logger.info("kept %d bytes of an unfinished checkpoint beside", manifest.size_bytes)
+        logger.info("kept %d bytes of an unfinished checkpoint", manifest.size_bytes)
 
     def remove_old(self) -> None:
-        """Remove checkpoints beyond those to keep, and what is partial and older than a whole."""
+        """Remove checkpoints beyond those to keep, and partial ones older than a whole one."""
         if self._manifest is None or not self._has_committed:
             return
         kept = self.history.kept
@@ -213,12 +213,12 @@ class Committer:
         )
 
     def _warn_of_a_new_start(self, warning: str) -> None:
-        """Say that the trainer did not go on from what it was given; that stays in the status."""
+        """Warn that the trainer did not go on from what it was given; that stays in the status."""
         if warning and self._progress.warn(warning, about="resume"):
             logger.warning("%s", warning)
 
     def _carried(self, snapshot: Snapshot) -> tuple[Entry, ...]:
-        """Return what the checkpoint before has of the saves that are left out."""
+        """Return the entries of the previous checkpoint for the saves that are left out."""
         if self._manifest is None or not snapshot.incomplete:
             return ()
         return tuple(
@@ -227,8 +227,8 @@ class Committer:
             if snapshot.is_incomplete(entry.path) and entry.path not in snapshot.view
         )
 
-    def _tell_budget(self, manifest: Manifest) -> None:
-        """Say from the first save on what a last one takes, and when it will not fit a notice."""
+    def _note_budget(self, manifest: Manifest) -> None:
+        """Note how long a last save takes, and warn if that does not fit into a notice."""
         speed = self._uploader.bytes_per_second
         measured = None if speed == ASSUMED_BYTES_PER_SECOND else speed
         self._progress.note_saving(size_bytes=manifest.size_bytes, bytes_per_second=measured)

@@ -1,4 +1,4 @@
-"""What the trainer's helper tells about its saves."""
+"""Save events: what the trainer's helper reports about its saves."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from runctl.agent.reporting.json_lines import Follower
 from runctl.model.checkpoint import is_step
 
-# What takes longer is not how long a save took.
+# A longer duration cannot be that of a save, and is ignored.
 MAX_SAVE_TIME = timedelta(days=1)
 
 
@@ -23,19 +23,19 @@ class SaveEvents:
 
     @property
     def has_helper(self) -> bool:
-        """Whether the trainer has told of a save, so it uses the helper."""
+        """Whether the trainer uses the helper: it has reported a save."""
         return self.step is not None
 
     def read(self) -> bool:
-        """Take note of what was told since the last call; whether there was anything."""
-        told = False
+        """Read what was reported since the last call; return whether a save was."""
+        has_save = False
         for line in self._lines.read():
             with contextlib.suppress(ValueError, RecursionError):
-                told |= self._note(json.loads(line))
-        return told
+                has_save |= self._note(json.loads(line))
+        return has_save
 
     def _note(self, document: object) -> bool:
-        """Take note of one line; whether it tells of a save."""
+        """Note what one line says; return whether it reports a save."""
         if not isinstance(document, dict):
             return False
         if document.get("signal") == "SIGTERM":

@@ -1,4 +1,4 @@
-"""When the trainer should save next, and whether checkpoints arrive as they should."""
+"""The checkpoint schedule: when the trainer should save next, and whether saves are overdue."""
 
 from datetime import timedelta
 
@@ -6,10 +6,11 @@ from runctl.policy.interval import Interval, Uptime, choose_interval, is_overdue
 
 
 class CheckpointSchedule:
-    """Decides from what was seen so far. No I/O, no clock: instants are monotonic seconds.
+    """Decides when to save from the saves and the uptime so far. Instants are monotonic seconds.
 
-    `fixed` is the interval that the request names, None to choose one. `seen` is the run's uptime
-    in the attempts before this one. Used by two threads, whose views may differ by one save.
+    It has no I/O and no clock. `fixed` is the interval that the request sets, None to choose one.
+    `seen` is the run's uptime in the attempts before this one. Two threads use it without a lock
+    between them: one notes commits, the other asks for saves, and may miss the latest commit once.
     """
 
     def __init__(self, *, fixed: timedelta | None, seen: Uptime, began: float) -> None:
@@ -22,11 +23,11 @@ class CheckpointSchedule:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether the request names the interval."""
+        """Whether the request sets the interval."""
         return self._fixed is not None
 
     def interval(self, now: float) -> Interval:
-        """Return how long it should be from one save to the next."""
+        """Return the time that should pass between two saves, and why."""
         if self._fixed is not None:
             return Interval(every=self._fixed, reason="as the request says")
         return choose_interval(
@@ -36,7 +37,7 @@ class CheckpointSchedule:
         )
 
     def note_commit(self, now: float, *, cost: timedelta | None) -> None:
-        """Note that a checkpoint was committed, and what the helper says that the save cost."""
+        """Note that a checkpoint was committed, and how long the helper says the save took."""
         self._longest_gap = max(self._longest_gap, timedelta(seconds=now - self._committed))
         self._committed = now
         self._cost = cost or self._cost
@@ -51,7 +52,7 @@ class CheckpointSchedule:
         return since >= self.interval(now).every
 
     def overdue(self, now: float) -> str:
-        """Say that checkpoints have stopped arriving, or return an empty text.
+        """Return a warning if checkpoints have stopped arriving, or an empty text.
 
         A trainer that saves at its own, longer intervals is measured by those.
         """
