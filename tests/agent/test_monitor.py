@@ -249,7 +249,7 @@ def test_workers_are_not_mistaken_for_trainers():
         a_process(10, 1, has_gpu=True),
         a_process(11, 10, has_gpu=True),
         a_process(12, 11, has_gpu=True),
-        a_process(20, 1, has_framework=True, run_workers=3.0),
+        a_process(20, 1, has_framework=True, share=3.0),
     ]
     assert [one.pid for one in choose(family)] == [10]
 
@@ -257,8 +257,8 @@ def test_workers_are_not_mistaken_for_trainers():
 def test_a_notebook_that_loaded_a_framework_is_second_to_what_uses_the_gpu():
     known = [a_process(10, 1, has_framework=True), a_process(20, 1, has_gpu=True)]
     assert [one.pid for one in choose(known)] == [20]
-    assert [one.pid for one in choose([known[0], a_process(30, 1, run_workers=1.0)])] == [10]
-    assert choose([a_process(40, 1, run_workers=0.1)]) == []
+    assert [one.pid for one in choose([known[0], a_process(30, 1, share=1.0)])] == [10]
+    assert choose([a_process(40, 1, share=0.1)]) == []
 
 
 def test_the_folder_that_it_saves_in_is_found(start):

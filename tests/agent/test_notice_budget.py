@@ -48,7 +48,7 @@ def test_save_that_does_not_fit_is_said_with_its_numbers(
     tmp_path: Path, mebibytes: int, fits: bool
 ) -> None:
     progress = Progress()
-    committer(tmp_path, progress)._tell_budget(manifest(mebibytes))
+    committer(tmp_path, progress)._note_budget(manifest(mebibytes))
     assert (warning(progress) == "") is fits
     assert fits or "1,101 MiB at 10 MiB/s need 110 s" in warning(progress)
 
@@ -58,7 +58,7 @@ def test_figures_of_a_last_save_are_told_and_a_speed_that_was_only_guessed_is_no
 ) -> None:
     progress = Progress()
     one = committer(tmp_path, progress)
-    one._tell_budget(manifest(300))
+    one._note_budget(manifest(300))
     assert progress.as_arguments()["saving"] == Saving(
         size_bytes=300 * MIB,
         bytes_per_second=10.0 * MIB,
@@ -66,7 +66,7 @@ def test_figures_of_a_last_save_are_told_and_a_speed_that_was_only_guessed_is_no
         notice=timedelta(seconds=110),
     )
     one._uploader._bytes_per_second = ASSUMED_BYTES_PER_SECOND
-    one._tell_budget(manifest(300))
+    one._note_budget(manifest(300))
     assert progress.as_arguments()["saving"].bytes_per_second is None
 
 
@@ -75,7 +75,7 @@ def test_what_the_save_itself_takes_counts_too(tmp_path: Path) -> None:
     one = committer(tmp_path, progress)
     (tmp_path / "saved.jsonl").write_text('{"step": 1, "seconds": 30}\n')
     one._saves.read()
-    one._tell_budget(manifest(900))
+    one._note_budget(manifest(900))
     assert "does not fit into the notice" in warning(progress)
 
 
@@ -84,14 +84,14 @@ def test_budget_keeps_its_words_beside_another_warning_and_takes_back_only_its_o
 ) -> None:
     progress = Progress()
     one = committer(tmp_path, progress)
-    one._tell_budget(manifest(2000))
+    one._note_budget(manifest(2000))
     progress.warn("the disk is full", about="look")
     assert "does not fit" in warning(progress)
-    one._tell_budget(manifest(10))
+    one._note_budget(manifest(10))
     assert warning(progress) == "the disk is full"
 
 
 def test_machine_that_nobody_takes_has_no_notice_to_fit_into(tmp_path: Path) -> None:
     progress = Progress()
-    committer(tmp_path, progress, may_be_interrupted=False)._tell_budget(manifest(5000))
+    committer(tmp_path, progress, may_be_interrupted=False)._note_budget(manifest(5000))
     assert warning(progress) == ""
