@@ -222,7 +222,7 @@ class AttemptRunner:
         try:
             trainer = session.start(last_check=self._wait.check)
             try:
-                outcome = self._accompany(request, trainer, session)
+                outcome = self._supervise(request, trainer, session)
             finally:
                 session.metrics.stop(within=FLUSH)
         finally:
@@ -273,7 +273,7 @@ class AttemptRunner:
             raise RequestError(f"credentials: the trainer cannot be given any: {exc}") from exc
         return endpoint
 
-    def _accompany(
+    def _supervise(
         self, request: RunRequest, trainer: Trainer, session: TrainingSession
     ) -> Outcome | None:
         """Wait for the trainer's exit or for an end that was asked for, whichever is first."""

@@ -43,7 +43,7 @@ class CheckpointStore:
         self._bucket = bucket
         self._run_id = run_id
         self._light = FastS3Sender(client, bucket=bucket)
-        self._room = ByteBudget()
+        self._budget = ByteBudget()
 
     def has_part(self, part: Part) -> bool:
         """Whether the part is stored."""
@@ -67,7 +67,7 @@ class CheckpointStore:
         checksum = base64.b64encode(bytes.fromhex(part.sha256)).decode()
         if self._light.put(key, content, size_bytes=part.size_bytes, sha256=checksum):
             return
-        with self._room.taken(part.size_bytes):
+        with self._budget.reserve(part.size_bytes):
             self._put_ordinarily(part, key, content, checksum)
 
     def _put_ordinarily(
@@ -110,7 +110,7 @@ class CheckpointStore:
             if end == part.size_bytes:
                 return
             raise _other_size(part)
-        with self._room.taken(part.size_bytes):
+        with self._budget.reserve(part.size_bytes):
             for _ in range(MAX_READS):
                 content = self._get(key, most=part.size_bytes)
                 if hashlib.sha256(content).hexdigest() == part.sha256:

@@ -64,10 +64,10 @@ class InABuffer(Protocol):
 
 
 class BufferPool:
-    """Places for as many threads as there are processors, to read and hash at.
+    """Buffers for as many threads as there are processors, to read and hash in.
 
     More at once would only push each other's bytes out of the processors' caches. For the same
-    reason a desk comes with the buffer that was used last.
+    reason the buffer that was used last is the next one acquired.
     """
 
     def __init__(self, count: int) -> None:
@@ -75,33 +75,33 @@ class BufferPool:
         for _ in range(count):
             self._free.put(new_buffer())
 
-    def snapshot(self) -> memoryview:
-        """Wait for a desk; return its buffer."""
+    def acquire(self) -> memoryview:
+        """Wait for a free buffer and return it."""
         return self._free.get()
 
-    def leave(self, buffer: memoryview) -> None:
-        """Leave a desk with this buffer on it, whichever was there."""
+    def release(self, buffer: memoryview) -> None:
+        """Return a buffer to the pool; it need not be the one that was acquired."""
         self._free.put(buffer)
 
 
 class Reader:
-    """One thread's place to read pieces in: a desk while it hashes, a buffer of its own else."""
+    """One thread's buffers: one of the pool's while it hashes, otherwise one of its own."""
 
-    def __init__(self, desks: BufferPool) -> None:
-        self._desks = desks
+    def __init__(self, pool: BufferPool) -> None:
+        self._pool = pool
         self._own = new_buffer()
         self._at: memoryview | None = None
 
-    def desk(self) -> memoryview:
-        """Take a desk, or stay at the one that is taken; return its buffer."""
+    def acquire(self) -> memoryview:
+        """Acquire a buffer of the pool, unless one is held, and return it."""
         if self._at is None:
-            self._at = self._desks.snapshot()
+            self._at = self._pool.acquire()
         return self._at
 
-    def leave(self, chunk: InABuffer | None = None) -> None:
-        """Let others have the desk, if there is one; `chunk`, read there, is read on elsewhere.
+    def release(self, chunk: InABuffer | None = None) -> None:
+        """Release the pool's buffer, if one is held; `chunk`, read there, is read on elsewhere.
 
-        What the piece holds in the desk's buffer is taken along with it.
+        A chunk that is held keeps its buffer, and the pool gets the reader's own instead.
         """
         if self._at is None:
             return
@@ -110,7 +110,7 @@ class Reader:
             buffer, self._own = self._own, buffer
         elif chunk is not None:
             chunk.buffer = self._own[:SENT_BYTES]
-        self._desks.leave(buffer)
+        self._pool.release(buffer)
 
 
 @contextlib.contextmanager

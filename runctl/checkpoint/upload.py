@@ -42,8 +42,8 @@ class Uploader:
     def __init__(self, store: CheckpointStore) -> None:
         self._parts = StoredParts(store)
         self._known = KnownFiles()
-        self._recognizer = ChunkIndex()
-        self._desks = BufferPool(os.cpu_count() or 1)
+        self._index = ChunkIndex()
+        self._pool = BufferPool(os.cpu_count() or 1)
         self._bytes_per_second = ASSUMED_BYTES_PER_SECOND
         self._last_new_bytes = 0
 
@@ -78,7 +78,7 @@ class Uploader:
         """
         began = time.monotonic()
         self._parts.look()
-        self._recognizer.begin()
+        self._index.begin()
         view = sorted(snapshot.view.items())
         names: dict[tuple[int, int], str] = {}
         files: list[PinnedFile] = []
@@ -108,7 +108,7 @@ class Uploader:
         parts: dict[str, list[Part]] = {}
 
         def store(wanted: Iterator[_Wanted | _WantedBundle]) -> None:
-            reader = Reader(self._desks)
+            reader = Reader(self._pool)
             try:
                 for one in wanted:
                     if isinstance(one, _WantedBundle):
@@ -116,7 +116,7 @@ class Uploader:
                     else:
                         one.parts[one.index] = self._store_part(one, reader, new_bytes)
             finally:
-                reader.leave()
+                reader.release()
 
         def wanted() -> Iterator[_Wanted | _WantedBundle]:
             yield from (_WantedBundle(packed) for packed in pack(unpacked))
@@ -163,12 +163,12 @@ class Uploader:
         reader: Reader,
         new_bytes: "_Total",
     ) -> dict[str, Stored]:
-        bundle = Bundle(files[0].path, reader.desk())
+        bundle = Bundle(files[0].path, reader.acquire())
         with alone(len(files)):
             read = bundle.read(files, contents)
         part = bundle.part()
         if bundle.size_bytes and not self._parts.has(part):
-            reader.leave(bundle)
+            reader.release(bundle)
             self._send(part, bundle, new_bytes)
         found: dict[str, Stored] = {}
         for file, (digest, offset) in zip(files, read, strict=True):
@@ -195,16 +195,16 @@ class Uploader:
     def _store_part(self, wanted: "_Wanted", reader: Reader, new_bytes: "_Total") -> Part:
         expected = wanted.parts[wanted.index]
         if expected is not UNREAD:
-            reader.leave()
+            reader.release()
             if self._parts.look_again(expected):
                 return expected
         with opened(wanted.place, name=wanted.path) as descriptor:
             chunk = Chunk(
-                wanted.path, descriptor, wanted.offset, wanted.size_bytes, buffer=reader.desk()
+                wanted.path, descriptor, wanted.offset, wanted.size_bytes, buffer=reader.acquire()
             )
-            part = self._recognizer.identify(chunk)
+            part = self._index.identify(chunk)
             if not self._parts.has(part):
-                reader.leave(chunk)
+                reader.release(chunk)
                 self._send(part, chunk, new_bytes)
         return part
 

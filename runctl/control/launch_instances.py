@@ -103,8 +103,8 @@ def _record(services: Services, attempt: Attempt, result: LaunchResult) -> dict[
         services.fleet.terminate(result.instance_ids)
         raise
     # The attempt ended meanwhile, or another try of it was quicker: ours is nobody's.
-    if strays := [one for one in result.instance_ids if one not in held.instance_ids]:
-        services.fleet.terminate(strays)
+    if orphans := [one for one in result.instance_ids if one not in held.instance_ids]:
+        services.fleet.terminate(orphans)
     return _known(services, held)
 
 

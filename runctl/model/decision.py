@@ -119,14 +119,14 @@ def _limits(
     launched = [attempt for attempt in attempts if attempt.was_launched]
     if len(launched) >= run.request.max_attempts:
         return _give_up(f"all {run.request.max_attempts} attempts are spent (max_attempts)")
-    telling = [
+    conclusive = [
         one
         for one in launched
         if not _was_cut_short(one, attempts[-1], outcome, now=now)
         # Failures that are retried have a limit of their own.
         and not is_own_failure(outcome if one is attempts[-1] else one.ended)
     ]
-    if len(telling) >= STALLED_ATTEMPTS and not _progressed(run, telling[-STALLED_ATTEMPTS:]):
+    if len(conclusive) >= STALLED_ATTEMPTS and not _progressed(run, conclusive[-STALLED_ATTEMPTS:]):
         return _give_up(_stalled(run))
     return None
 

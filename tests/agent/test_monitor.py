@@ -122,7 +122,7 @@ def files_of(manifest: dict) -> set[str]:
     return {one["path"] for one in manifest["entries"] if one["kind"] == "file"}
 
 
-class Watch:
+class MonitorThread:
     """The monitor in a thread, which ends with the process that it watches."""
 
     def __init__(self, theirs: Theirs, s3, metadata, tmp_path: Path, *, ends_it: bool) -> None:
@@ -154,7 +154,7 @@ def wait_until(look: Callable[[], bool], what: str) -> None:
 def test_whatever_settles_is_saved_as_plain_objects(start, s3, metadata, tmp_path):
     theirs = start("aware")
     theirs.save(3)
-    watch = Watch(theirs, s3, metadata, tmp_path, ends_it=False)
+    watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=False)
     wait_until(lambda: "newest.json" in keys(s3), "the first save")
     manifest = newest(s3)
     assert manifest["step"] == 3
@@ -171,7 +171,7 @@ def test_whatever_settles_is_saved_as_plain_objects(start, s3, metadata, tmp_pat
 def test_at_a_notice_the_process_saves_and_its_last_save_is_uploaded(start, s3, metadata, tmp_path):
     theirs = start("aware")
     theirs.save(3)
-    watch = Watch(theirs, s3, metadata, tmp_path, ends_it=True)
+    watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=True)
     wait_until(lambda: "newest.json" in keys(s3), "the first save")
     metadata.give_notice()
     # Reaped here, as its own parent would: a process that nobody waits for stays a zombie.
@@ -183,7 +183,7 @@ def test_at_a_notice_the_process_saves_and_its_last_save_is_uploaded(start, s3, 
 def test_without_the_option_a_notice_ends_nothing(start, s3, metadata, tmp_path):
     theirs = start()
     theirs.save(3)
-    watch = Watch(theirs, s3, metadata, tmp_path, ends_it=False)
+    watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=False)
     metadata.give_notice()
     wait_until(lambda: "newest.json" in keys(s3), "the first save")
     theirs.save(4)
@@ -195,7 +195,7 @@ def test_without_the_option_a_notice_ends_nothing(start, s3, metadata, tmp_path)
 
 def test_only_the_last_few_checkpoints_stay(start, s3, metadata, tmp_path):
     theirs = start()
-    watch = Watch(theirs, s3, metadata, tmp_path, ends_it=False)
+    watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=False)
     for step in range(1, 6):
         theirs.save(step)
         wait_until(

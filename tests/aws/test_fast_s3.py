@@ -268,7 +268,7 @@ def test_light_way_that_never_goes_well_is_given_up(server: Server, store: Check
     assert server.ways() == "o" + "Lo" * 3 + "oo"
 
 
-def test_connection_that_the_server_closed_meanwhile_costs_no_lesson(
+def test_connection_that_the_server_closed_meanwhile_keeps_the_endpoint_state(
     server: Server, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def close_afterwards(request: BaseHTTPRequestHandler, _content: bytes) -> bool:

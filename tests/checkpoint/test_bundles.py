@@ -366,7 +366,7 @@ def test_a_small_file_that_became_shorter_is_not_taken(
         os.truncate(folder.path / "0/0007", 10)
         real(*arguments)
 
-    monkeypatch.setattr(upload, "share", shorten)
+    monkeypatch.setattr(upload, "run_workers", shorten)
     with pytest.raises(ChangedError, match="0/0007 became shorter"):
         folder.save(1)
 

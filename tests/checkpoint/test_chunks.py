@@ -38,56 +38,56 @@ def content(chunk: Chunk) -> bytes:
 def test_a_piece_that_is_held_is_not_overwritten_by_the_next_one_at_the_desk(
     descriptor: int,
 ) -> None:
-    desks = BufferPool(1)
-    one, other = Reader(desks), Reader(desks)
-    first = Chunk("file", descriptor, 0, HELD, buffer=one.desk())
+    pool = BufferPool(1)
+    one, other = Reader(pool), Reader(pool)
+    first = Chunk("file", descriptor, 0, HELD, buffer=one.acquire())
     content(first)
-    one.leave(first)
-    content(Chunk("file", descriptor, HELD, HELD, buffer=other.desk()))
+    one.release(first)
+    content(Chunk("file", descriptor, HELD, HELD, buffer=other.acquire()))
     assert first.is_held
     assert content(first) == b"a" * HELD
-    other.leave()
+    other.release()
     # Its own buffer is the one with the first piece now; the next one is read beside it.
-    content(Chunk("file", descriptor, 2 * HELD, HELD, buffer=one.desk()))
+    content(Chunk("file", descriptor, 2 * HELD, HELD, buffer=one.acquire()))
     assert content(first) == b"a" * HELD
 
 
 def test_a_large_piece_is_read_again_elsewhere_and_leaves_the_desk_as_it_is(
     descriptor: int,
 ) -> None:
-    desks = BufferPool(1)
-    reader = Reader(desks)
-    desk = reader.desk()
-    large = Chunk("file", descriptor, 0, 3 * HELD, buffer=desk)
+    pool = BufferPool(1)
+    reader = Reader(pool)
+    buffer = reader.acquire()
+    large = Chunk("file", descriptor, 0, 3 * HELD, buffer=buffer)
     content(large)
-    reader.leave(large)
-    assert Reader(desks).desk() is desk
-    desk[:] = b"x" * HELD
+    reader.release(large)
+    assert Reader(pool).acquire() is buffer
+    buffer[:] = b"x" * HELD
     assert content(large) == b"a" * HELD + b"b" * HELD + b"c" * HELD
-    assert bytes(desk) == b"x" * HELD
+    assert bytes(buffer) == b"x" * HELD
 
 
-def test_there_are_no_more_at_once_than_desks() -> None:
-    desks = BufferPool(1)
-    first, second = Reader(desks), Reader(desks)
-    assert first.desk() is first.desk()
+def test_there_are_no_more_at_once_than_buffers() -> None:
+    pool = BufferPool(1)
+    first, second = Reader(pool), Reader(pool)
+    assert first.acquire() is first.acquire()
     has_one = threading.Event()
 
     def wait() -> None:
-        second.desk()
+        second.acquire()
         has_one.set()
 
     thread = threading.Thread(target=wait)
     thread.start()
     assert not has_one.wait(0.05)
-    first.leave()
-    first.leave()
+    first.release()
+    first.release()
     assert has_one.wait(10)
     thread.join()
-    assert desks._free.empty()
+    assert pool._free.empty()
 
 
 def test_a_file_that_became_shorter_is_told(descriptor: int) -> None:
-    chunk = Chunk("weights.bin", descriptor, HELD, 3 * HELD, buffer=Reader(BufferPool(1)).desk())
+    chunk = Chunk("weights.bin", descriptor, HELD, 3 * HELD, buffer=Reader(BufferPool(1)).acquire())
     with pytest.raises(ChangedError, match=r"weights\.bin became shorter"):
         content(chunk)

@@ -27,9 +27,9 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 class Pieces:
     """A file of pieces, with how many of them were hashed."""
 
-    def __init__(self, path: Path, recognizer: ChunkIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, path: Path, index: ChunkIndex, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = path
-        self.recognizer = recognizer
+        self.index = index
         self.hashed = 0
         real = ChunkIndex._hash
 
@@ -42,10 +42,10 @@ class Pieces:
     def save(self, *contents: bytes) -> int:
         """Identify the pieces as a save does; return how many of them were hashed."""
         self.path.write_bytes(b"".join(contents))
-        self.recognizer.begin()
+        self.index.begin()
         before = self.hashed
         for content, chunk in zip(contents, self.chunks(len(contents)), strict=True):
-            part = self.recognizer.identify(chunk)
+            part = self.index.identify(chunk)
             assert part.sha256 == hashlib.sha256(content).hexdigest()
             assert part.size_bytes == len(content)
         return self.hashed - before
@@ -126,11 +126,11 @@ def test_file_that_changes_between_look_up_and_hash_spoils_no_later_look_up(
         return count
 
     chunks.path.write_bytes(B)
-    chunks.recognizer.begin()
+    chunks.index.begin()
     with monkeypatch.context() as patched:
         patched.setattr(os, "preadv", change_after_the_first_reading)
         for chunk in chunks.chunks(1):
-            assert chunks.recognizer.identify(chunk).sha256 == hashlib.sha256(C).hexdigest()
+            assert chunks.index.identify(chunk).sha256 == hashlib.sha256(C).hexdigest()
     chunks.save(B)
 
 

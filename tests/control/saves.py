@@ -40,7 +40,7 @@ class Trainer:
     chain: tuple[str, ...] = ()
 
 
-class Saves:
+class StoredSaves:
     """What is stored, and what agents do with it by what the ledger says."""
 
     def __init__(self, world: World, run_id: str) -> None:

@@ -33,7 +33,7 @@ from runctl.model.machine import MachineStatus
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage
 from tests.control.fakes import CrashError, Fragile, Overtaken, World
-from tests.control.saves import Saves, Trainer, told
+from tests.control.saves import StoredSaves, Trainer, told
 
 RUN = "run-1"
 ZONES = ("us-east-1a", "us-east-1b")
@@ -135,7 +135,7 @@ class Training(RuleBasedStateMachine):
         self.executions: list[Execution] = []
         self.agents: dict[str, Agent] = {}
         self.events: list[dict] = []
-        self.saves = Saves(self.world, RUN)
+        self.saves = StoredSaves(self.world, RUN)
         self.renewals = 0
         self.tokens = 0
         self.crashes_at_last: list = []

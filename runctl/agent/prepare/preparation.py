@@ -135,7 +135,7 @@ class Preparation:
     def prepare(self, request: RunRequest) -> Prepared:
         """Fetch the code and make its environment."""
         self._progress.enter("environment")
-        with self._telling_of_a_full_disk("the code and its environment"):
+        with self._reporting_full_disk("the code and its environment"):
             script = self._wait.retry(lambda: fetch_code(self._s3, request, self._paths.project))
             declared = find_dependencies(self._paths.project, script)
             return Prepared(
@@ -158,7 +158,7 @@ class Preparation:
         return self._environments.prepare(declared)
 
     @contextlib.contextmanager
-    def _telling_of_a_full_disk(self, what: str) -> Iterator[None]:
+    def _reporting_full_disk(self, what: str) -> Iterator[None]:
         """Turn it into what a person should know; another try would find the same disk."""
         try:
             yield
@@ -253,7 +253,7 @@ class Preparation:
         self, run: Run, folder: Path, *, tried: frozenset[str] = frozenset()
     ) -> Fetched:
         newest, trust = run.newest or "", Trust.of(run, tried=tried)
-        with self._telling_of_a_full_disk(f"the files of the checkpoint {newest}"):
+        with self._reporting_full_disk(f"the files of the checkpoint {newest}"):
             fetched = self._wait.retry(lambda: self._restorer.fetch(newest, trust))
             self._restorer.put_in_place(fetched.manifest, folder)
         manifest = fetched.manifest

@@ -53,7 +53,7 @@ class Mailbox:
         self._ending: StopRequest | None = None
         self._noticed_at: datetime | None = None
         self._checkpoint_asked = False
-        self._nudged = False
+        self._woken = False
         self._announced = ""
 
     @property
@@ -107,7 +107,7 @@ class Mailbox:
     def ask_for_checkpoint(self) -> None:
         """Ask for a checkpoint now, without an end."""
         with self._changed:
-            self._checkpoint_asked = self._nudged = True
+            self._checkpoint_asked = self._woken = True
             self._changed.notify_all()
 
     def take_checkpoint_request(self) -> bool:
@@ -119,12 +119,12 @@ class Mailbox:
     def wake(self) -> None:
         """Wake up who waits: something else has changed, such as the trainer's exit."""
         with self._changed:
-            self._nudged = True
+            self._woken = True
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
         """Wait for news since the last wait, at most so long; an end is always news."""
         with self._changed:
-            if self._ending is None and not self._nudged:
+            if self._ending is None and not self._woken:
                 self._changed.wait(seconds)
-            self._nudged = False
+            self._woken = False

@@ -16,7 +16,7 @@ class ByteBudget:
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def taken(self, size_bytes: int) -> Iterator[None]:
+    def reserve(self, size_bytes: int) -> Iterator[None]:
         """Take room meanwhile."""
         needed = min(size_bytes, self._size)
         with self._changed:

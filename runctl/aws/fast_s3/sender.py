@@ -19,7 +19,7 @@ from runctl.aws.fast_s3.sigv4 import Signer
 
 SIGNED = "s3v4"
 # So many times may it be learned without one light request that went well after it.
-MAX_FAILED_LESSONS = 3
+MAX_FAILED_OBSERVATIONS = 3
 
 
 def _utc_now() -> datetime:
@@ -27,7 +27,7 @@ def _utc_now() -> datetime:
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _EndpointState:
     """Where an ordinary request for a part went to, and what signed it."""
 
     host: str
@@ -56,16 +56,16 @@ class FastS3Sender:
         self._client = client
         self._bucket = bucket
         self._clock = clock
-        self._lesson: _Lesson | None = None
+        self._state: _EndpointState | None = None
         self._learning = threading.Lock()
-        self._lessons_in_vain = 0
+        self._failed_observations = 0
 
     @contextlib.contextmanager
     def learning(self, operation: str, key: str = "") -> Iterator[None]:
         """Look at the ordinary request for `key`, or for the bucket, that is made meanwhile."""
         if (
-            self._lesson is not None
-            or self._lessons_in_vain >= MAX_FAILED_LESSONS
+            self._state is not None
+            or self._failed_observations >= MAX_FAILED_OBSERVATIONS
             or not self._learning.acquire(blocking=False)
         ):
             yield
@@ -112,12 +112,12 @@ class FastS3Sender:
 
     def _learn(self, told: dict[str, Any], sent: Any, key: str, *, is_stood_in_for: bool) -> None:
         if is_stood_in_for or get_environ_proxies(sent.url):
-            self._lessons_in_vain = MAX_FAILED_LESSONS
+            self._failed_observations = MAX_FAILED_OBSERVATIONS
             return
-        self._lessons_in_vain += 1
+        self._failed_observations += 1
         place = urlsplit(sent.url)
         region, service = told["region_name"], told["signing_name"]
-        self._lesson = _Lesson(
+        self._state = _EndpointState(
             host=place.netloc,
             prefix=self._prefix_of(sent.url, key) or "",
             user_agent=_text(sent.headers["User-Agent"]),
@@ -151,37 +151,37 @@ class FastS3Sender:
         *,
         write: Write,
     ) -> bool:
-        lesson = self._lesson
-        if lesson is None:
+        state = self._state
+        if state is None:
             return False
         status: int | None = None
         with contextlib.suppress(BotoCoreError, OSError):
-            signing = lesson.request_signer.get_auth_instance(
-                lesson.signing_name, lesson.region, SIGNED
+            signing = state.request_signer.get_auth_instance(
+                state.signing_name, state.region, SIGNED
             )
-            path = lesson.prefix + key
-            signed = lesson.signer.sign(
+            path = state.prefix + key
+            signed = state.signer.sign(
                 method,
                 path,
-                {"host": lesson.host, **headers},
+                {"host": state.host, **headers},
                 signing.credentials,
                 at=self._clock(),
             )
-            signed["user-agent"] = lesson.user_agent
+            signed["user-agent"] = state.user_agent
             if method == "PUT":
                 signed["content-length"] = str(size_bytes)
             head = request_head(method, path, signed)
-            status = lesson.connections.exchange(head, body, write)
+            status = state.connections.exchange(head, body, write)
         if status != 200:
-            self._forget(lesson)
+            self._forget(state)
             return False
-        self._lessons_in_vain = 0
+        self._failed_observations = 0
         return True
 
-    def _forget(self, lesson: _Lesson) -> None:
-        if self._lesson is lesson:
-            self._lesson = None
-        lesson.connections.close()
+    def _forget(self, state: _EndpointState) -> None:
+        if self._state is state:
+            self._state = None
+        state.connections.close()
 
 
 def _verifying() -> ssl.SSLContext:

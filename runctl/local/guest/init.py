@@ -74,7 +74,7 @@ class Supervisor:
         self._pending_shutdown = 0
         adopt_orphans()
         self._listen_for_signals()
-        self._open_door(python)
+        self._open_gateway(python)
         os.set_blocking(0, False)
         self._orders = b""
         self._selector.register(0, selectors.EVENT_READ, self._read_orders)
@@ -124,7 +124,7 @@ class Supervisor:
         self._selector.register(receiver, selectors.EVENT_READ, drain)
         self._wakeup = sender
 
-    def _open_door(self, python: str) -> None:
+    def _open_gateway(self, python: str) -> None:
         control = self.root / _CONTROL
         control.mkdir(parents=True, exist_ok=True)
         control.chmod(0o700)

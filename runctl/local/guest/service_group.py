@@ -46,12 +46,12 @@ def _keep(service: Service, *, env: Mapping[str, str], cwd: Path, output: Path) 
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         for signum in _WATCHED:
             signal.signal(signum, signal.SIG_DFL)
-        status = _Keeper(service, env, cwd, output).run()
+        status = _ServiceParent(service, env, cwd, output).run()
     finally:
         os._exit(status)
 
 
-class _Keeper:
+class _ServiceParent:
     """Runs a service's commands one after the other until one fails or a stop is asked for."""
 
     def __init__(self, service: Service, env: Mapping[str, str], cwd: Path, output: Path) -> None:
