@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runctl.model.request import unknown_fields
 from runctl.model.secret_references import is_reference
 
 MASK = "***"
@@ -99,8 +100,11 @@ def find_plain_secrets(document: Mapping[str, Any]) -> list[PlainSecret]:
 
 
 def mask_request(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request as it may be shown: names stay, what looks like a secret is masked."""
-    masked = dict(document)
+    """Return a request as it may be shown: names stay, what looks like a secret is masked.
+
+    So are all fields of a newer version: only that version knows what in them is a secret.
+    """
+    masked = {**document, **dict.fromkeys(unknown_fields(document), MASK)}
     for one in find_plain_secrets(document):
         outer, _, name = one.where.partition(".")
         if outer == "env":

@@ -89,7 +89,7 @@ class RunRequest:
     """A checked request. `script` is a path in `code`, or an s3:// URI when there is no `code`.
 
     A value of `env` may be a reference to a secret. `not_secrets` names the variables and options
-    whose values look like secrets and are not.
+    whose values look like secrets and are not. `extra` has the fields that a newer version stored.
     """
 
     script: str = ""
@@ -108,6 +108,7 @@ class RunRequest:
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     credentials: str = "none"
     retry: RetryOptions = field(default_factory=RetryOptions)
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def wants_credentials(self) -> bool:
@@ -117,6 +118,7 @@ class RunRequest:
     def as_document(self) -> dict[str, Any]:
         """Return the JSON form, which `parse_request` reads back unchanged."""
         document: dict[str, Any] = {
+            **self.extra,
             "args": list(self.args),
             "auto_resume": self.auto_resume,
             "checkpoint": {
@@ -153,7 +155,7 @@ class RunRequest:
     def from_stored(cls, document: Any) -> "RunRequest":
         """Read a request that was checked when it was stored, by this version or another.
 
-        Never raises: unknown fields are ignored, a value that this version cannot read is the
+        Never raises: `extra` keeps unknown fields, a value that cannot be read becomes the
         default, an unknown market is `unknown`, and unknown credentials are none.
         """
         values = _stored_values(cls, document)
@@ -164,7 +166,16 @@ class RunRequest:
         deadline = document.get("deadline") if isinstance(document, Mapping) else None
         with contextlib.suppress(TypeError, ValueError):
             values["deadline"] = datetime.fromisoformat(deadline)  # type: ignore[arg-type]
+        values["extra"] = unknown_fields(document)
         return cls(**values)
+
+
+def unknown_fields(document: Any) -> dict[str, Any]:
+    """Return the fields of a stored request that this version does not know."""
+    if not isinstance(document, Mapping):
+        return {}
+    known = {one.name for one in fields(RunRequest)} - {"extra"}
+    return {name: value for name, value in document.items() if name not in known}
 
 
 def _stored_values(kind: type, document: Any) -> dict[str, Any]:  # noqa: C901 - a branch a type
