@@ -59,6 +59,12 @@ def test_help_imports_no_command_no_sdk_and_no_cloud(words):
     assert not [name for name in imported if name.startswith("runctl.cli.commands.")]
 
 
+def test_version_imports_no_rich():
+    done = run("--version")
+    assert done.stdout.startswith("runctl ")
+    assert not imported_by(done) & {*HEAVY, *OURS}
+
+
 def test_command_is_imported_when_it_is_chosen():
     imported = imported_by(run("init", "--help"))
     assert "runctl.cli.commands.init" in imported

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runctl.cli.display.streams import write_rendered
 from runctl.model.errors import InvalidRequestError
-from runctl.model.printable import escape_json
+from runctl.model.printable import escape_json, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -40,6 +40,9 @@ class Output:
         if self.as_json:
             # Escaped, so that the document keeps characters that would steer a terminal.
             text = escape_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
+        elif all(isinstance(part, str) for part in human):
+            # Without Rich, whose import would double the time of `runctl --version`.
+            text = "".join(f"{printable(str(part))}\n" for part in human)
         else:
             # Captured, because rich ends the process when the reader closes the pipe.
             with self.stdout.capture() as captured:
