@@ -135,13 +135,14 @@ soak: setup  ## 50 interruptions at random moments, and everything accounted for
 fuzz: setup  ## an hour of data that nobody should trust: manifests, archives, settings, metrics, files
 	RUNCTL_FUZZ_SECONDS=$${RUNCTL_FUZZ_SECONDS:-3600} $(BIN)/python -m pytest -q -s --timeout 0 tests/fuzz
 
-check: setup  ## format, lint, types, import rules, spelling, dead code, shell, templates, state machine
+check: setup  ## format, lint, types, imports, spelling, vocabulary, dead code, templates
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	git ls-files -z | xargs -0 $(BIN)/codespell
 	$(BIN)/vulture
+	$(BIN)/python -m pytest -q tests/docs/test_vocabulary.py
 	$(BIN)/shellcheck instance_scripts/*.sh .ci/run
 	$(BIN)/python -m stacks.check
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -179,7 +179,7 @@ def _end_on_sigterm(mailbox: Mailbox) -> None:
         )
 
     def handle(_number: int, _frame: Any) -> None:
-        # Not here: the handler may have interrupted whoever holds the inbox.
+        # Not here: the handler may have interrupted what holds the mailbox.
         threading.Thread(target=end, daemon=True).start()
 
     signal.signal(signal.SIGTERM, handle)

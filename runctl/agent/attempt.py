@@ -173,7 +173,7 @@ class AttemptRunner:
         prepared = self._wait.run_in_background(lambda: self._preparation.prepare(request))
         prove_fence(self._paths)
         self._progress.enter("wait")
-        self._wait.until(self._token.has_arrived)
+        self._wait.wait_until(self._token.has_arrived)
         prepared = self._wait.run_in_background(
             lambda: self._preparation.restore(request, prepared)
         )

@@ -47,11 +47,11 @@ class CancellableWait:
     def run_in_background(self, job: Callable[[], Result]) -> Result:
         """Run a job in the background and wait for its result."""
         future = self.start(job)
-        self.until(future.done)
+        self.wait_until(future.done)
         return future.result()
 
-    def until(self, is_there: Callable[[], bool]) -> None:
-        """Wait until it is there; who changes that nudges the inbox."""
+    def wait_until(self, is_there: Callable[[], bool]) -> None:
+        """Wait until `is_there` holds; a change to what it reads wakes the mailbox."""
         while not is_there():
             self.pause(CHECK)
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class InterruptionWatcher:
-    """Tells the inbox of notices, rebalance recommendations and requests."""
+    """Reports notices, rebalance recommendations and requests to the mailbox."""
 
     def __init__(self, metadata: Metadata, paths: Paths, mailbox: Mailbox) -> None:
         self._metadata = metadata

@@ -1,4 +1,4 @@
-"""Whether the caller may: policies evaluated for the calls that the front door answers."""
+"""Whether the caller may: policies evaluated for the calls that the gateway answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened, in order: to instances, and to the calls that the front door answered."""
+"""What happened, in order: to instances, and to the calls that the gateway answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instance-level calls of EC2 that the front door answers itself."""
+"""The instance-level calls of EC2 that the gateway answers itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon: ministack behind a front door that answers the instance-level calls itself."""
+"""The daemon: ministack behind a gateway that answers the instance-level calls itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The front door: which request is answered here, which by ministack, and the record of both."""
+"""The gateway: which request is answered here, which by ministack, and the record of both."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _CREDENTIAL = re.compile(r"Credential=([^/]*)/[^/]*/([^/]*)/([^/]*)/aws4_request
 
 @dataclass
 class Call:
-    """One signed request to a service that the front door looks at."""
+    """One signed request to a service that the gateway looks at."""
 
     scope: Scope
     service: str

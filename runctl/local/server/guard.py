@@ -1,4 +1,4 @@
-"""The guard before the front door: only the owner of the local cloud gets past it.
+"""The guard before the gateway: only the owner of the local cloud gets past it.
 
 Other users of the machine reach the loopback too, and so does every web page that the owner opens.
 What a browser sends is refused by what browsers always add; a name that a page made to point here
