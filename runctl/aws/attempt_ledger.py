@@ -88,8 +88,8 @@ class AttemptLedger(RunLedger):
                 },
             ),
             *(
-                put_of({**identity.instance_key(one), "run_id": run_id, "number": number})
-                for one in instance_ids
+                put_of({**identity.instance_key(instance_id), "run_id": run_id, "number": number})
+                for instance_id in instance_ids
             ),
         )
         return self._attempt_of_live_run(run_id, number)
@@ -104,7 +104,7 @@ class AttemptLedger(RunLedger):
         instead_of: tuple[str, int] | None,
         now: datetime,
     ) -> Attempt:
-        """Give the attempt a machine that was there before it, unless somebody else has it."""
+        """Give the attempt an existing instance unless another attempt has it."""
         owner, owners_number = instead_of or (run_id, number)
         self._table.transact(
             self._check_run_goes_on(run_id),
@@ -163,7 +163,7 @@ class AttemptLedger(RunLedger):
         return self._attempt(run_id, number)
 
     def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
-        """Record that the interruption is known; True for whoever was first."""
+        """Record that the interruption is known; return True if this is the first record."""
         item = self._table.update(
             identity.attempt_key(run_id, number),
             update="SET #noticed_at = :now",
@@ -269,7 +269,7 @@ class AttemptLedger(RunLedger):
         """Store the agent's heartbeat on its own attempt's item.
 
         A read and a write, not a transaction: only attempt `number` is written, so a write that
-        slips through while the fence moves harms nobody, and the next one is refused. An empty
+        slips through while the fence moves does no harm, and the next one is refused. An empty
         `warning` clears the one before.
         """
         run = self._run(run_id)
@@ -285,9 +285,9 @@ class AttemptLedger(RunLedger):
             "saving": None if saving is None else json.dumps(saving.as_document()),
             "warning": warning,
         }
-        told = {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in values.items() if value is not None}
         instants = {name: text_of(instant) for name, instant in (timeline or {}).items()}
-        moves = [f"#{name} = :{name}" for name in told]
+        moves = [f"#{name} = :{name}" for name in given]
         moves += [f"#timeline.#{name} = :{name}" for name in instants]
         # Where it starts from may change within the attempt, to a checkpoint without a step too.
         resumes_without_step = resume_save is not None and resume_step is None
@@ -295,7 +295,7 @@ class AttemptLedger(RunLedger):
             identity.attempt_key(run_id, number),
             update=f"SET {', '.join(moves)}{' REMOVE #resume_step' * resumes_without_step}",
             condition="attribute_exists(#pk)",
-            values={**told, **instants},
+            values={**given, **instants},
         )
         if item is None:
             raise NotFoundError(f"the run {run_id} has no attempt {number}")

@@ -12,8 +12,8 @@ from runctl.model.pool import Pool
 class DynamoLedger(AttemptLedger):
     """Implements `runctl.control.ports.Ledger`; on the instance the agent uses the same class.
 
-    Every move can be repeated: a refused condition is followed by a consistent read, which tells a
-    move that was already made from one that must not be made.
+    Every move can be repeated: a refused condition is followed by a consistent read, which
+    distinguishes a move that was already made from a move that must not be made.
     """
 
     def cool_pool(self, pool: Pool, *, until: datetime) -> None:

@@ -58,7 +58,7 @@ class RunLedger:
         return runs[:limit]
 
     def list_unsettled_runs(self) -> list[str]:
-        """Return the ids of all runs without an end, or with an end of which nobody was notified.
+        """Return the ids of all runs without an end, or whose end was not announced.
 
         Only they are in this index, so a sweep costs nothing for all that is over. Ids only, so
         that one item that cannot be read does not hide the others. An index is eventually
@@ -84,9 +84,9 @@ class RunLedger:
             execution=execution,
             execution_arn=execution_arn,
             first_attempt=first_attempt,
-            update="#ancestors = :nobody, #unsettled = :run REMOVE #ended, #ended_at, #reason",
+            update="#ancestors = :empty, #unsettled = :run REMOVE #ended, #ended_at, #reason",
             condition="attribute_exists(#ended) AND #execution_arn <> :arn",
-            values={"nobody": [], "run": "run"},
+            values={"empty": [], "run": "run"},
         )
 
     def continue_as_new(
@@ -104,9 +104,9 @@ class RunLedger:
             execution=execution,
             execution_arn=execution_arn,
             first_attempt=first_attempt,
-            update="#ancestors = list_append(if_not_exists(#ancestors, :nobody), :parents)",
+            update="#ancestors = list_append(if_not_exists(#ancestors, :empty), :parents)",
             condition="attribute_not_exists(#ended) AND #execution_arn = :parent",
-            values={"nobody": [], "parents": [parent_arn], "parent": parent_arn},
+            values={"empty": [], "parents": [parent_arn], "parent": parent_arn},
         )
         if run.ended is not None:
             raise already_ended(run)

@@ -53,7 +53,7 @@ class Table:
                 waiting += left["Keys"]
                 self._sleep(random.uniform(0.05, 0.2))  # noqa: S311
         if waiting:
-            raise TransientError("DynamoDB left keys of a batch unread again and again")
+            raise TransientError("DynamoDB kept leaving keys of a batch unread")
 
     def pages(self, **query: Any) -> Iterator[list[Item]]:
         """Query, page by page."""
@@ -90,8 +90,8 @@ class Table:
         """Make several writes at once; False when one of their conditions refused them all."""
         items = [
             {kind: {"TableName": self._table, **action}}
-            for one in actions
-            for kind, action in one.items()
+            for entry in actions
+            for kind, action in entry.items()
         ]
 
         def write() -> bool:
@@ -116,7 +116,7 @@ class Table:
                     if not _is_conflict(exc):
                         raise
             self._sleep(random.uniform(0, 0.05 * 2**turn))  # noqa: S311
-        raise TransientError("writes to the ledger met others again and again")
+        raise TransientError("writes to the ledger kept conflicting with others")
 
 
 def _is_conflict(exc: ClientError) -> bool:

@@ -41,8 +41,9 @@ def is_left_over(
 ) -> bool:
     """Whether nobody wants the machine, nobody else will end it, and we may.
 
-    `run` and `attempts` are what the ledger holds of the run that its tag names, or that it was
-    lent to. One that somebody keeps for himself is wanted until then, and by its run after that.
+    `run` and `attempts` are what the ledger holds of the run that its tag names, or that uses it as
+    an existing instance. A machine that its owner keeps is wanted until then, and by its run after
+    that.
     """
     if machine.state not in {"pending", "running"} or machine.launched_at is None:
         return False

@@ -52,7 +52,7 @@ def test_conflicts_without_end_ask_to_come_back_later(stubbed):
     stub, table, waits = stubbed
     for _ in range(MAX_CONFLICTS):
         stub.add_client_error("update_item", "TransactionConflictException")
-    with pytest.raises(TransientError, match="again and again"):
+    with pytest.raises(TransientError, match="kept conflicting"):
         table.update(KEY, **MOVE)
     assert len(waits) == MAX_CONFLICTS
 

@@ -32,14 +32,14 @@ def world_with_a_machine(state="running", **tags) -> World:
     return world
 
 
-def lent(**tags) -> World:
+def existing(**tags) -> World:
     world = prepared(world_with_a_machine(**tags), instance_id=MACHINE)
     assert launch_instances(world, RUN, 1)["launched"]
     return world
 
 
 def test_the_first_attempt_begins_on_the_machine_and_nothing_is_launched():
-    world = lent()
+    world = existing()
     attempt = world.ledger.find_attempt(RUN, 1)
     assert attempt.instance_ids == (MACHINE,)
     assert attempt.is_on_existing_instance
@@ -52,7 +52,7 @@ def test_the_first_attempt_begins_on_the_machine_and_nothing_is_launched():
 def test_whether_its_owner_tagged_the_machine_tells_a_refusal_from_an_agent_that_is_late(
     tags, is_tagged
 ):
-    assert lent(**tags).commands.tagged == is_tagged
+    assert existing(**tags).commands.tagged == is_tagged
 
 
 def test_the_machine_of_another_deployment_is_refused():
@@ -64,7 +64,7 @@ def test_the_machine_of_another_deployment_is_refused():
 
 
 def test_asking_again_starts_again_only_until_the_agent_was_heard():
-    world = lent()
+    world = existing()
     launch_instances(world, RUN, 1)
     assert world.commands.started == 2 * [(MACHINE, RUN, 1)]
     world.ledger.record_progress(RUN, 1, phase="boot", now=world.clock.now())
@@ -73,7 +73,7 @@ def test_asking_again_starts_again_only_until_the_agent_was_heard():
 
 
 def test_a_reclaim_moves_the_run_to_a_machine_of_its_own():
-    world = lent()
+    world = existing()
     assert handle_interruption(world, MACHINE)["status"] == "relaunched"
     second = world.ledger.find_attempt(RUN, 2)
     assert second.instance_ids != (MACHINE,)
@@ -82,7 +82,7 @@ def test_a_reclaim_moves_the_run_to_a_machine_of_its_own():
 
 @pytest.mark.parametrize("how", ["finished", "cleaned up", "swept"])
 def test_the_machine_outlives_the_run(how):
-    world = lent(**{KEEP_ALIVE_TAG: "2999-01-01T00:00:00Z"})
+    world = existing(**{KEEP_ALIVE_TAG: "2999-01-01T00:00:00Z"})
     if how == "finished":
         finish_run(world, RUN, status="completed", reason="")
     else:
@@ -94,7 +94,7 @@ def test_the_machine_outlives_the_run(how):
 
 
 def test_a_second_run_is_refused_while_the_first_works_on_the_machine():
-    world = lent()
+    world = existing()
     other = prepared_second(world)
     answer = launch_instances(world, other, 1)
     assert not answer["launched"]
@@ -104,7 +104,7 @@ def test_a_second_run_is_refused_while_the_first_works_on_the_machine():
 
 
 def test_the_next_run_may_have_the_machine_once_the_first_attempt_has_ended():
-    world = lent()
+    world = existing()
     world.ledger.end_attempt(
         RUN, 1, outcome=Outcome(kind=OutcomeKind.COMPLETED), now=world.clock.now()
     )
