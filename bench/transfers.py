@@ -36,7 +36,7 @@ def runctl(operation: str, folder: Path, endpoint: str) -> Job:
     from runctl.aws.clients import Clients, Connection
     from runctl.checkpoint.pinning import pin
     from runctl.checkpoint.restore import Restorer
-    from runctl.checkpoint.settling import Snapshot, look
+    from runctl.checkpoint.settling import Snapshot, scan_folder
     from runctl.checkpoint.upload import Uploader
     from runctl.model.checkpoint import Manifest
 
@@ -55,7 +55,7 @@ def runctl(operation: str, folder: Path, endpoint: str) -> Job:
     def save() -> None:
         place = folder.parent / "pins"
         contents: dict[tuple[int, int], bytes] = {}
-        view = pin(folder, look(folder), place, contents=contents)
+        view = pin(folder, scan_folder(folder), place, contents=contents)
         take = Snapshot(view, tuple(view), contents=contents)
         uploaded = uploader.upload(take, place, superseded=threading.Event())
         manifest = Manifest(

@@ -1,4 +1,4 @@
-"""What a look at a checkpoint folder finds."""
+"""The state of a checkpoint folder: what a scan finds in it."""
 
 import os
 import stat
@@ -8,13 +8,13 @@ from pathlib import Path
 from runctl.model.errors import CheckpointError
 from runctl.model.manifest_rules import MAX_DEPTH
 
-# A look at more names than this would take the agent's memory and a core for itself.
+# A scan of more names than this would take the agent's memory and a core for itself.
 MAX_NAMES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """One file, folder or symbolic link, as a look at the folder found it."""
+    """One file, folder or symbolic link, as a scan of the folder found it."""
 
     kind: str
     mode: int
@@ -27,13 +27,15 @@ class FileState:
 FolderState = dict[str, FileState]
 
 
-def look(folder: Path, before: FolderState | None = None, *, most: int = MAX_NAMES) -> FolderState:
-    """Return everything below `folder` by its relative path; what vanishes meanwhile is skipped.
+def scan_folder(
+    folder: Path, before: FolderState | None = None, *, most: int = MAX_NAMES
+) -> FolderState:
+    """Return the state of everything below `folder` by relative path, less what vanishes meanwhile.
 
-    What is as it was in `before` shares its memory with it. Raises CheckpointError where there are
+    A state that equals that in `before` shares its memory. Raises CheckpointError where there are
     more names than `most`, or deeper folders than a manifest may have.
     """
-    view: FolderState = {}
+    folder_state: FolderState = {}
     known = {} if before is None else before
     pending = [""]
     while pending:
@@ -46,21 +48,23 @@ def look(folder: Path, before: FolderState | None = None, *, most: int = MAX_NAM
             for item in found:
                 path = f"{below}/{item.name}" if below else item.name
                 try:
-                    seen = _seen(item)
+                    file_state = _state_of(item)
                 except FileNotFoundError:
                     continue
-                if seen is not None:
+                if file_state is not None:
                     old = known.get(path)
-                    view[path] = old if old == seen and old is not None else seen
-                    if seen.kind == "dir":
+                    folder_state[path] = (
+                        old if old == file_state and old is not None else file_state
+                    )
+                    if file_state.kind == "dir":
                         _check_depth(folder, path)
                         pending.append(path)
-            if len(view) > most:
+            if len(folder_state) > most:
                 raise CheckpointError(
                     f"{folder} holds more than {most:,} files, which is more than can be watched; "
                     "pack small files into archives, or keep them outside of the checkpoint folder"
                 )
-    return view
+    return folder_state
 
 
 def _check_depth(folder: Path, path: str) -> None:
@@ -71,7 +75,7 @@ def _check_depth(folder: Path, path: str) -> None:
         )
 
 
-def _seen(item: "os.DirEntry[str]") -> FileState | None:
+def _state_of(item: "os.DirEntry[str]") -> FileState | None:
     # Not item.stat(): it may be answered from what the directory held a moment ago.
     info = os.lstat(item.path)
     mode = stat.S_IMODE(info.st_mode)

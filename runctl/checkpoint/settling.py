@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from runctl.checkpoint.folder_state import FileState, FolderState, look
+from runctl.checkpoint.folder_state import FileState, FolderState, scan_folder
 from runctl.checkpoint.open_files import LOG_AGE, OpenFiles, only_grew
 from runctl.checkpoint.save_groups import NO_NUMBER, is_incomplete, place_of, save_of
 from runctl.checkpoint.wholeness import Wholeness
@@ -18,8 +18,8 @@ __all__ = [
     "FolderState",
     "Settling",
     "Snapshot",
-    "look",
     "newest_saves",
+    "scan_folder",
 ]
 
 QUIET = timedelta(seconds=1)

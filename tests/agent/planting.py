@@ -12,7 +12,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.ledger import DynamoLedger
 from runctl.checkpoint.candidates import PREVIOUS
 from runctl.checkpoint.pinning import pin
-from runctl.checkpoint.settling import Snapshot, look
+from runctl.checkpoint.settling import Snapshot, scan_folder
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest
 from runctl.model.run import Run
@@ -53,7 +53,7 @@ def plant(
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        view = pin(folder, look(folder), pins)
+        view = pin(folder, scan_folder(folder), pins)
         take = Snapshot(view, tuple(view))
         uploaded = Uploader(store).upload(take, pins, superseded=threading.Event())
     manifest = Manifest(

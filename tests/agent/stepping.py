@@ -9,7 +9,7 @@ from pathlib import Path
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.pinning import pin
 from runctl.checkpoint.restore import Restorer
-from runctl.checkpoint.settling import Snapshot, look
+from runctl.checkpoint.settling import Snapshot, scan_folder
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -169,7 +169,7 @@ def seed(cloud: Cloud, tmp_path: Path, *, step: int) -> None:
     folder.mkdir()
     for name, content in content_of(step).items():
         (folder / name).write_bytes(content)
-    view = pin(folder, look(folder), tmp_path / "seed-pins")
+    view = pin(folder, scan_folder(folder), tmp_path / "seed-pins")
     uploader = Uploader(store_of(cloud))
     uploaded = uploader.upload(
         Snapshot(view, tuple(view)), tmp_path / "seed-pins", superseded=threading.Event()

@@ -18,7 +18,7 @@ import pytest
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving import folder_watcher
 from runctl.checkpoint.pinning import pin, pin_name, tell_where_links_fail
-from runctl.checkpoint.settling import look
+from runctl.checkpoint.settling import scan_folder
 from tests.agent.savers import Committer, start_saver
 
 PROJECT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_half_a_copy_does_not_take_the_space_that_the_trainer_needs(
     folder, pins = tmp_path / "folder", tmp_path / "pins"
     folder.mkdir()
     (folder / "state.bin").write_bytes(b"weights")
-    view = look(folder)
+    view = scan_folder(folder)
 
     def half(_source: Path, target: Path) -> None:
         target.write_bytes(b"wei")
@@ -93,7 +93,7 @@ def test_folder_on_another_file_system_is_read_where_it_lies_which_is_said(
 ) -> None:
     (elsewhere / "step-1.bin").write_bytes(b"weights")
     (elsewhere / "gone.bin").write_bytes(b"")
-    view = look(elsewhere)
+    view = scan_folder(elsewhere)
     (elsewhere / "gone.bin").unlink()
     held = pin(elsewhere, view, tmp_path / "pins")
     assert list(held) == ["step-1.bin"]

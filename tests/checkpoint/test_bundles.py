@@ -30,7 +30,7 @@ from runctl.checkpoint.bundles import (
 from runctl.checkpoint.known_files import SMALL_BYTES, Stored
 from runctl.checkpoint.restore import Restorer
 from runctl.checkpoint.retention import remove_old_checkpoints
-from runctl.checkpoint.settling import ChangedError, FileState, look
+from runctl.checkpoint.settling import ChangedError, FileState, scan_folder
 from runctl.checkpoint.unpacking import Unpacking
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Entry, Manifest, Part
@@ -201,7 +201,7 @@ def test_every_folder_comes_back_as_it_was(
             restored = folder.restore("newest", name=f"attempt-{number}") if number else folder.path
             folder.uploader = Uploader(folder.store)
             if number:
-                folder.uploader.remember(look(restored), folder.memory.manifest)
+                folder.uploader.remember(scan_folder(restored), folder.memory.manifest)
         folder.save(number)
         restored = folder.restore("newest", name=f"restored-{number}")
         assert described(restored) == described(folder.path)
@@ -465,7 +465,7 @@ def test_a_manifest_of_version_1_is_read_and_its_small_parts_become_bundles(
     manifest = folder.store.get_manifest(key)
     assert len(manifest.digests) == count
     folder.uploader = Uploader(folder.store)
-    folder.uploader.remember(look(restored), manifest)
+    folder.uploader.remember(scan_folder(restored), manifest)
     newer = folder.save(2)
     assert folder.new_bytes == 0  # the very bundle of the first save
     assert len(folder.manifest.digests) == 1

@@ -23,7 +23,7 @@ from runctl.checkpoint.chunks import CHUNK_BYTES
 from runctl.checkpoint.pinning import pin
 from runctl.checkpoint.restore import Restorer
 from runctl.checkpoint.retention import remove_old_checkpoints
-from runctl.checkpoint.settling import ChangedError, Snapshot, look
+from runctl.checkpoint.settling import ChangedError, Snapshot, scan_folder
 from runctl.checkpoint.upload import Uploader
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest, Part
@@ -45,7 +45,7 @@ class Folder:
         self.chain: list[str] = []
 
     def save(self, step: int) -> str:
-        view = pin(self.path, look(self.path), self.place / "pins")
+        view = pin(self.path, scan_folder(self.path), self.place / "pins")
         uploaded = self.uploader.upload(
             Snapshot(view, tuple(view)), self.place / "pins", superseded=threading.Event()
         )
@@ -79,7 +79,7 @@ def folder(cloud: Cloud, tmp_path: Path) -> Any:
 
 def described(path: Path) -> dict[str, tuple[Any, ...]]:
     found = {}
-    for name, seen in look(path).items():
+    for name, seen in scan_folder(path).items():
         content = (path / name).read_bytes() if seen.kind == "file" else seen.target
         found[name] = (seen.kind, seen.mode, seen.mtime_ns, content)
     return found
@@ -251,7 +251,7 @@ def test_file_that_changes_between_its_hash_and_its_upload_is_not_taken(
 
 def test_pinned_file_survives_its_removal(folder: Folder) -> None:
     (folder.path / "epoch-1.bin").write_bytes(b"weights")
-    view = pin(folder.path, look(folder.path), folder.place / "pins")
+    view = pin(folder.path, scan_folder(folder.path), folder.place / "pins")
     (folder.path / "epoch-1.bin").unlink()
     uploaded = folder.uploader.upload(
         Snapshot(view, tuple(view)), folder.place / "pins", superseded=threading.Event()

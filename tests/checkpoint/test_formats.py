@@ -21,7 +21,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runctl.checkpoint.folder_state import look
+from runctl.checkpoint.folder_state import scan_folder
 from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
 from runctl.checkpoint.inspector import Inspector
 
@@ -282,7 +282,7 @@ def test_file_is_read_once_as_long_as_it_does_not_change(
     monkeypatch.setattr(os, "open", lambda *args: opened.append(args[0]) or open_file(*args))
     inspector = Inspector(tmp_path)
     for _ in range(3):
-        view = look(tmp_path)
+        view = scan_folder(tmp_path)
         verdict = inspector.verdict("model.pt", view["model.pt"])
         assert verdict is not None
         assert verdict.problem
@@ -290,7 +290,7 @@ def test_file_is_read_once_as_long_as_it_does_not_change(
     (tmp_path / "model.pt").write_bytes(a_zip())
     changed = inspector.verdict("model.pt", view["model.pt"])
     assert changed == verdict  # as it was seen
-    view = look(tmp_path)
+    view = scan_folder(tmp_path)
     verdict = inspector.verdict("model.pt", view["model.pt"])
     assert verdict is not None
     assert not verdict.problem
@@ -298,7 +298,7 @@ def test_file_is_read_once_as_long_as_it_does_not_change(
 
 def test_what_cannot_be_read_has_no_verdict_and_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(a_zip())
-    seen = look(tmp_path)["model.pt"]
+    seen = scan_folder(tmp_path)["model.pt"]
     inspector = Inspector(tmp_path)
     (tmp_path / "model.pt").unlink()
     assert inspector.verdict("model.pt", seen) is None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import runctl.checkpoint.pinning
 from runctl.checkpoint.pinning import TINY_BYTES, pin, pin_name, read_pinned
-from runctl.checkpoint.settling import ChangedError, FileState, FolderState, Settling, look
+from runctl.checkpoint.settling import ChangedError, FileState, FolderState, Settling, scan_folder
 
 
 def a_file(size: int = 10, *, inode: int = 1, at: int = 1) -> FileState:
@@ -317,7 +317,7 @@ def test_a_hot_file_that_is_overwritten_in_place_is_copied_or_refused(tmp_path) 
     folder, pins = tmp_path / "folder", tmp_path / "pins"
     folder.mkdir()
     (folder / "state.bin").write_bytes(b"one")
-    view = look(folder)
+    view = scan_folder(folder)
     pin(folder, view, pins, recently_modified=frozenset(view))
     (folder / "state.bin").write_bytes(b"two!")
     assert (pins / pin_name(view["state.bin"])).read_bytes() == b"one"
@@ -332,7 +332,7 @@ def test_tiny_files_are_read_instead_of_linked(tmp_path: Path) -> None:
     (folder / "tiny-again.json").hardlink_to(folder / "tiny.json")
     (folder / "empty").touch()
     (folder / "weights.bin").write_bytes(bytes(TINY_BYTES + 1))
-    view = look(folder)
+    view = scan_folder(folder)
     contents: dict[tuple[int, int], bytes] = {}
     assert pin(folder, view, pins, recently_modified=frozenset(view), contents=contents) == view
     (folder / "tiny.json").write_bytes(b"[1]")
@@ -347,7 +347,7 @@ def test_tiny_file_that_changed_since_it_was_seen_is_not_taken(tmp_path: Path) -
     folder, pins = tmp_path / "folder", tmp_path / "pins"
     folder.mkdir()
     (folder / "state.json").write_bytes(b"one")
-    view = look(folder)
+    view = scan_folder(folder)
     (folder / "state.json").write_bytes(b"2")
     contents: dict[tuple[int, int], bytes] = {}
     with pytest.raises(ChangedError):
@@ -367,7 +367,7 @@ def test_memory_for_tiny_files_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     folder.mkdir()
     for number in range(5):
         (folder / f"{number}.json").write_bytes(b"four")
-    view = look(folder)
+    view = scan_folder(folder)
     contents: dict[tuple[int, int], bytes] = {}
     pin(folder, view, pins, contents=contents)
     assert list(contents.values()) == [b"four"] * 2

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.checkpoint.folder_state import FileState, FolderState, look
+from runctl.checkpoint.folder_state import FileState, FolderState, scan_folder
 from runctl.checkpoint.formats import Verdict
 from runctl.checkpoint.save_groups import place_of, save_of
 from runctl.checkpoint.settling import Settling, Snapshot
@@ -453,6 +453,6 @@ def test_other_numbers_are_no_number_of_a_save(path: str) -> None:
 def test_folder_with_more_names_than_can_be_watched_is_refused_with_a_remedy(tmp_path) -> None:
     for number in range(30):
         (tmp_path / f"{number}").touch()
-    assert len(look(tmp_path, most=30)) == 30
+    assert len(scan_folder(tmp_path, most=30)) == 30
     with pytest.raises(CheckpointError, match=r"more than 20 files.*pack small files"):
-        look(tmp_path, most=20)
+        scan_folder(tmp_path, most=20)

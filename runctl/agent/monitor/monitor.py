@@ -19,7 +19,7 @@ from runctl.agent.runtime.stopping import send_once, targets_of
 from runctl.checkpoint.databases import Databases
 from runctl.checkpoint.inspector import Inspector
 from runctl.checkpoint.pinning import pin, read_pinned
-from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snapshot, look
+from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snapshot, scan_folder
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.wholeness import Wholeness
 
@@ -137,7 +137,7 @@ class Monitor:
     def _scan(self) -> FolderState | None:
         """Scan the folder; return None if it cannot be read, which is tried again later."""
         try:
-            return look(self._watched.folder)
+            return scan_folder(self._watched.folder)
         except OSError as exc:
             logger.warning("the folder cannot be read: %s", exc)
             self._failed_at = time.monotonic()

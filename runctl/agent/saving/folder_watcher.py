@@ -16,7 +16,7 @@ from runctl.agent.saving.save_events import SaveEvents
 from runctl.checkpoint.databases import Databases, Replaced
 from runctl.checkpoint.inspector import Inspector
 from runctl.checkpoint.pinning import hold_on_to, pin
-from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snapshot, look
+from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snapshot, scan_folder
 from runctl.checkpoint.wholeness import Wholeness
 from runctl.model.errors import CheckpointError
 
@@ -77,7 +77,7 @@ class FolderWatcher:
         self._leader = leader
         self._progress = progress
         inspector = Inspector(folder)
-        self._settling = Settling(look(folder), wholeness=Wholeness(inspector))
+        self._settling = Settling(scan_folder(folder), wholeness=Wholeness(inspector))
         self._databases = Databases(folder, pins / "databases", inspector)
         self._held = (pins / "seen", self._databases.place)
         self._has_new_save = self._has_save_during_scan = False
@@ -217,7 +217,7 @@ class FolderWatcher:
     def scan(self) -> FolderState | None:
         """Scan the folder; if that fails, show the problem in the status and return None."""
         try:
-            return look(self._folder)
+            return scan_folder(self._folder)
         except OSError as exc:
             self._show_scan_problem(exc)
             return None
@@ -244,7 +244,7 @@ class FolderWatcher:
             raise CheckpointError(
                 f"{self._folder} is no folder any more; the last checkpoint stands"
             )
-        folder_state = look(self._folder, self._settling.seen)
+        folder_state = scan_folder(self._folder, self._settling.seen)
         self._has_save_during_scan = self._save_events.read()
         now = time.monotonic()
         is_idle = (

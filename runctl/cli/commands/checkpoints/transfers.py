@@ -16,7 +16,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.fast_s3.http1 import Buffer, Write
 from runctl.checkpoint.candidates import PREVIOUS, Trust, candidates, previous_of
 from runctl.checkpoint.pinning import pin
-from runctl.checkpoint.settling import ChangedError, FolderState, Snapshot, look
+from runctl.checkpoint.settling import ChangedError, FolderState, Snapshot, scan_folder
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Entry, Manifest, Part, name_of
@@ -235,7 +235,7 @@ def _read_below(folder: Path, path: str, offset: int, size: int) -> bytes:
 def _look_at(folder: Path) -> FolderState:
     if not folder.is_dir():
         raise InvalidRequestError((Problem("DIR", f"{folder} is not a folder"),))
-    view = look(folder)
+    view = scan_folder(folder)
     if not any(seen.kind == "file" for seen in view.values()):
         raise InvalidRequestError((Problem("DIR", f"{folder} holds no file"),))
     return view
