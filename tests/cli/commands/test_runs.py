@@ -320,7 +320,7 @@ def test_stop_without_waiting_returns_at_once(story, runctl):
 def test_stopping_an_ended_run_is_not_an_error(story, runctl):
     story.end("lm", RunStatus.COMPLETED)
     done = runctl("stop", "lm")
-    assert (done.code, "has ended already (completed)" in done.stderr) == (0, True)
+    assert (done.code, "has already ended (completed)" in done.stderr) == (0, True)
 
 
 def test_a_run_that_has_not_begun_can_be_stopped(deployed, runctl):
