@@ -29,7 +29,7 @@ class LocalCloudClient:
     """
 
     def __init__(
-        self, endpoint: str, *, key: str = "", timeout: timedelta = timedelta(seconds=30)
+        self, endpoint: str, *, key: str = "", timeout: timedelta = timedelta(seconds=120)
     ) -> None:
         self.endpoint = endpoint.rstrip("/")
         self._key = key or _find_key(self.endpoint)
@@ -159,7 +159,7 @@ class LocalCloudClient:
         matches: Callable[[Json], bool],
         *,
         since: int = 0,
-        timeout: timedelta = timedelta(seconds=30),
+        timeout: timedelta = timedelta(seconds=120),
     ) -> Json:
         """Wait until the journal of instances holds an entry that matches."""
         deadline = time.monotonic() + timeout.total_seconds()
@@ -173,7 +173,7 @@ class LocalCloudClient:
             time.sleep(0.05)
 
     def wait_for_state(
-        self, instance_id: str, state: str, *, timeout: timedelta = timedelta(seconds=30)
+        self, instance_id: str, state: str, *, timeout: timedelta = timedelta(seconds=120)
     ) -> Json:
         """Wait until an instance is in a state."""
         deadline = time.monotonic() + timeout.total_seconds()

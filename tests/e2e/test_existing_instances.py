@@ -57,7 +57,7 @@ def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_re
     first = testbed.wait_for_training(run_id, attempt=1, save=1)
     assert first.instance_ids == (machine,)
     busy = runctl("aws", "train", "--detach", machine, TRAINER, code=2)
-    assert f"attempt 1 of the run {run_id}" in busy
+    assert f"{machine} runs attempt 1 of {run_id}" in busy
     assert f"runctl stop {run_id}" in runctl("aws", "terminate", "--yes", machine, code=2)
 
     testbed.simulate_spot_interruption(run_id, attempt=1, notice_seconds=45)
