@@ -1,4 +1,4 @@
-"""What the command line costs before it does anything, beside `import typer` and the AWS CLI.
+"""The start-up time of the command line, compared with `import typer` and the AWS CLI.
 
 Each figure is the median over fresh processes, taken in turn with the others', so that all of them
 see the same machine. The aim of `runctl --help` is at most twice `import typer`.
