@@ -55,11 +55,8 @@ class MemoryWatch:
         """Read the group of the trainer `pid` from now on: the numbers go with its last process."""
         group, version = _group_of(pid, self._proc, self._cgroups)
         # One that exits may have left its group already.
-        if group is not None and not self._is_exiting(pid):
-            self._use(group, version)
-        self._look()
-
-    def _use(self, group: Path, version: int) -> None:
+        if group is None or self._is_exiting(pid):
+            return
         self._found = True
         if group != self._group:
             # systemd has put it into a scope of its own, which has counted nothing before.
