@@ -156,8 +156,8 @@ synth: setup  ## the CloudFormation templates, into cdk.out
 	PATH="$(CURDIR)/$(BIN):$$PATH" node_modules/.bin/cdk synth --quiet
 
 bench: setup build/bench/.installed  ## the benchmarks, each against its peer in the same run
-	$(BIN)/python bench/startup.py
-	$(BIN)/python bench/cold_start.py
+	$(BIN)/python -m bench.startup
+	$(BIN)/python -m bench.cold_start
 	$(BIN)/python bench/recovery.py
 	$(BIN)/python -m bench.checkpoint
 

@@ -4,13 +4,13 @@ A function's cold start is its imports. Each figure is the median over fresh int
 turn with the baseline's, so that both see the same machine.
 """
 
-import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+
+from bench import medians
 
 PROJECT = Path(__file__).parents[1]
 BASELINE = "boto3, aws_lambda_powertools.Logger"
@@ -33,40 +33,17 @@ def import_milliseconds(code: str) -> float:
     return float(done.stdout)
 
 
-def measure(runs: int) -> list[dict[str, float | str]]:
-    """Return a row for the baseline and for each handler: median milliseconds and ratio."""
+def measure(runs: int) -> list[tuple[str, float, float]]:
+    """Return a row for the baseline and for each handler: name, median milliseconds and ratio."""
     handlers = sorted(
         path.stem
         for path in (PROJECT / "lambdas").glob("*.py")
         if "def handler" in path.read_text()
     )
     codes = {BASELINE: BASELINE_CODE} | {name: f"import lambdas.{name}" for name in handlers}
-    for code in codes.values():
-        import_milliseconds(code)  # the byte code is on disk from here on
-    times: dict[str, list[float]] = {name: [] for name in codes}
-    for _ in range(runs):
-        for name, code in codes.items():
-            times[name].append(import_milliseconds(code))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    return [
-        {"import": name, "ms": round(value, 1), "ratio": round(value / medians[BASELINE], 2)}
-        for name, value in medians.items()
-    ]
-
-
-def main() -> None:
-    """Print the table, or with --json the document."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    rows = measure(arguments.runs)
-    if arguments.json:
-        print(json.dumps({"rows": rows}))
-        return
-    for row in rows:
-        print(f"{row['import']:<40} {row['ms']:>8} ms   {row['ratio']:>5} ×")
+    timers = {name: partial(import_milliseconds, code) for name, code in codes.items()}
+    return medians.compare(timers, baseline=BASELINE, runs=runs)
 
 
 if __name__ == "__main__":
-    main()
+    medians.run(measure, description=__doc__, runs=7, column="import", width=40)
