@@ -7,6 +7,7 @@ from runctl.control.ports import Services
 from runctl.model.decision import Decision, DecisionKind, decide
 from runctl.model.errors import NotFoundError, RequestError
 from runctl.model.identity import continuation_name
+from runctl.model.kinds import policy_of
 from runctl.model.outcome import Outcome
 from runctl.model.run import Run
 
@@ -39,7 +40,9 @@ def decide_next(
         decision = Decision(kind=DecisionKind.FINISH, status=run.ended, reason=run.reason)
     else:
         ended = Outcome.from_document(dict(outcome))
-        decision = decide(run, attempts, ended, now=services.clock.now())
+        decision = decide(
+            run, attempts, ended, policy=policy_of(run.request.kind), now=services.clock.now()
+        )
     document: dict[str, Any] = {
         "run_id": run_id,
         "decision": decision.kind.value,

@@ -10,6 +10,7 @@ from runctl.control.ports import Services
 from runctl.model.decision import DecisionKind, decide
 from runctl.model.ec2_events import EventKind, read_event
 from runctl.model.errors import RunEndedError
+from runctl.model.kinds import policy_of
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage, Run
@@ -94,8 +95,10 @@ def _relaunch(services: Services, run: Run, attempt: Attempt, pool: Pool | None)
         # First, so that the replacement is not asked of the pool that is taking this one.
         services.ledger.cool_pool(pool, until=now + AFTER_A_RECLAIM)
     attempts = [one for one in services.ledger.attempts(run.run_id) if one.number <= attempt.number]
-    decision = decide(run, attempts, Outcome(kind=OutcomeKind.INTERRUPTED), now=now)
-    if decision.kind is not DecisionKind.RELAUNCH:
+    policy = policy_of(run.request.kind)
+    interrupted = Outcome(kind=OutcomeKind.INTERRUPTED)
+    decision = decide(run, attempts, interrupted, policy=policy, now=now)
+    if not policy.may_overlap or decision.kind is not DecisionKind.RELAUNCH:
         return NOT_RELAUNCHED
     try:
         launch = launch_instances(services, run.run_id, attempt.number + 1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
+from runctl.model.kinds import KindPolicy
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.run import Attempt, Run
 
@@ -37,23 +38,36 @@ class Decision:
     wait: timedelta = timedelta(0)
 
 
-def decide(run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: datetime) -> Decision:
-    """Decide what follows `outcome` of the last of `attempts`.
+def decide(
+    run: Run,
+    attempts: Sequence[Attempt],
+    outcome: Outcome,
+    *,
+    policy: KindPolicy,
+    now: datetime,
+) -> Decision:
+    """Decide what follows `outcome` of the last of `attempts`, by the policy of the run's kind.
 
     `attempts` are all of the run's attempts in the order of their numbers up to and including the
     one that ended; its own `ended` may still be unset. Total over every outcome.
     """
+    limits = _Limits(run, attempts, outcome, policy, now)
     match outcome.kind:
+        case OutcomeKind.COMPLETED if policy.restarts_indefinitely:
+            return limits.check() or _restart("the program ended", attempts)
         case OutcomeKind.COMPLETED:
             return _finish(RunStatus.COMPLETED, "the trainer is done")
         case OutcomeKind.STOPPED:
             return _finish(RunStatus.STOPPED, outcome.reason or "stopped by the user")
+        case OutcomeKind.FAILED if policy.restarts_indefinitely and is_own_failure(outcome):
+            reason = f"the program failed with exit code {outcome.exit_code}"
+            return limits.check() or _restart(reason, attempts)
         case OutcomeKind.FAILED:
-            return _after_failure(run, attempts, outcome, now=now)
+            return _after_failure(run, attempts, outcome, limits=limits)
         case OutcomeKind.UNKNOWN:
             return _give_up("the attempt ended in a way that this version of runctl does not know")
         case OutcomeKind.NO_CAPACITY:
-            return _limits(run, attempts, outcome, now=now) or _relaunch(
+            return limits.check() or _relaunch(
                 "EC2 gave no answer for some pools"
                 if outcome.retry_soon
                 else "no pool has capacity",
@@ -62,7 +76,7 @@ def decide(run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: date
         case OutcomeKind.INTERRUPTED | OutcomeKind.LOST:
             if not run.request.auto_resume:
                 return _finish(RunStatus.INTERRUPTED, "interrupted, and auto_resume is off")
-            return _limits(run, attempts, outcome, now=now) or _relaunch(
+            return limits.check() or _relaunch(
                 "the instance was reclaimed"
                 if outcome.kind is OutcomeKind.INTERRUPTED
                 else "the attempt went silent"
@@ -70,7 +84,7 @@ def decide(run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: date
 
 
 def _after_failure(
-    run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: datetime
+    run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, limits: "_Limits"
 ) -> Decision:
     """Retry what the request says, until it happens too often or makes no difference.
 
@@ -79,7 +93,7 @@ def _after_failure(
     """
     retry = run.request.retry
     reason = outcome.reason or "the trainer failed"
-    if not retry.covers(outcome.exit_code):
+    if not (limits.policy.retries_failures and retry.covers(outcome.exit_code)):
         return _give_up(reason)
     earlier = [attempt for attempt in attempts[:-1] if is_own_failure(attempt.ended)]
     same = [one for one in earlier if one.ended and one.ended.failure_id == outcome.failure_id]
@@ -91,10 +105,21 @@ def _after_failure(
             f"failure {failures} of the trainer, and retry.max_failures is "
             f"{retry.max_failures}: {reason}"
         )
-    return _limits(run, attempts, outcome, now=now) or _relaunch(
+    return limits.check() or _relaunch(
         f"the trainer failed with exit code {outcome.exit_code}, which is retried "
         f"({failures} of {retry.max_failures})"
     )
+
+
+def _restart(reason: str, attempts: Sequence[Attempt]) -> Decision:
+    """Start a program again that ended by itself, later with each time in a row that it did."""
+    earlier = itertools.takewhile(_ended_by_itself, reversed(attempts[:-1]))
+    return _relaunch(reason, wait=_doubled(FIRST_RETRY, sum(1 for _ in earlier), MAX_RETRY_DELAY))
+
+
+def _ended_by_itself(attempt: Attempt) -> bool:
+    ended = attempt.ended
+    return is_own_failure(ended) or (ended is not None and ended.kind is OutcomeKind.COMPLETED)
 
 
 def is_own_failure(ended: Outcome | None) -> bool:
@@ -110,25 +135,41 @@ def _progressed_since(run: Run, failed: Attempt, outcome: Outcome) -> bool:
     return (run.progressed_attempt or 0) > failed.number
 
 
-def _limits(
-    run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, now: datetime
-) -> Decision | None:
-    deadline = run.request.deadline
-    if deadline is not None and now >= deadline:
-        return _give_up(f"the deadline {deadline.isoformat()} has passed")
-    launched = [attempt for attempt in attempts if attempt.was_launched]
-    if len(launched) >= run.request.max_attempts:
-        return _give_up(f"all {run.request.max_attempts} attempts are spent (max_attempts)")
-    conclusive = [
-        one
-        for one in launched
-        if not _was_cut_short(one, attempts[-1], outcome, now=now)
+@dataclass(frozen=True)
+class _Limits:
+    """The limits that hold for every launch of a run."""
+
+    run: Run
+    attempts: Sequence[Attempt]
+    outcome: Outcome
+    policy: KindPolicy
+    now: datetime
+
+    def check(self) -> Decision | None:
+        """Return the decision to give up if a limit is reached, else None."""
+        deadline = self.run.request.deadline
+        if deadline is not None and self.now >= deadline:
+            return _give_up(f"the deadline {deadline.isoformat()} has passed")
+        if self.policy.restarts_indefinitely:
+            return None
+        most = self.run.request.max_attempts
+        launched = [attempt for attempt in self.attempts if attempt.was_launched]
+        if len(launched) >= most:
+            return _give_up(f"max_attempts ({most}) reached")
+        conclusive = [attempt for attempt in launched if self._is_conclusive(attempt)]
+        if len(conclusive) >= STALLED_ATTEMPTS and not _progressed(
+            self.run, conclusive[-STALLED_ATTEMPTS:]
+        ):
+            return _give_up(_stalled(self.run))
+        return None
+
+    def _is_conclusive(self, attempt: Attempt) -> bool:
+        """Whether an attempt without progress counts against the run."""
+        last = self.attempts[-1]
+        if _was_cut_short(attempt, last, self.outcome, now=self.now):
+            return False
         # Failures that are retried have a limit of their own.
-        and not is_own_failure(outcome if one is attempts[-1] else one.ended)
-    ]
-    if len(conclusive) >= STALLED_ATTEMPTS and not _progressed(run, conclusive[-STALLED_ATTEMPTS:]):
-        return _give_up(_stalled(run))
-    return None
+        return not is_own_failure(self.outcome if attempt is last else attempt.ended)
 
 
 def _stalled(run: Run) -> str:
@@ -209,7 +250,11 @@ def _backoff(attempts: Sequence[Attempt], outcome: Outcome) -> timedelta:
     first, longest = (
         (FIRST_RETRY, MAX_RETRY_DELAY) if outcome.retry_soon else (FIRST_BACKOFF, MAX_BACKOFF)
     )
-    doubled: timedelta = first * 2 ** min(same, 16)
+    return _doubled(first, same, longest)
+
+
+def _doubled(first: timedelta, times: int, longest: timedelta) -> timedelta:
+    doubled: timedelta = first * 2 ** min(times, 16)
     return min(doubled, longest)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
+from runctl.model.kinds import KINDS, TRAIN
+
 UNKNOWN = "unknown"
 MARKETS = ("spot", "on-demand", "spot-then-on-demand")
 DEFAULT_INSTANCE_TYPES = (
@@ -92,6 +94,7 @@ class RunRequest:
     whose values look like secrets and are not. `extra` has the fields that a newer version stored.
     """
 
+    kind: str = TRAIN
     script: str = ""
     command: tuple[str, ...] = field(default=(), repr=False)
     code: str = ""
@@ -129,6 +132,7 @@ class RunRequest:
             },
             "env": dict(self.env),
             "instance_types": list(self.instance_types),
+            "kind": self.kind,
             "market": self.market,
             "credentials": self.credentials,
             "max_attempts": self.max_attempts,
@@ -156,9 +160,11 @@ class RunRequest:
         """Read a request that was checked when it was stored, by this version or another.
 
         Never raises: `extra` keeps unknown fields, a value that cannot be read becomes the
-        default, an unknown market is `unknown`, and unknown credentials are none.
+        default, an unknown kind or market is `unknown`, and unknown credentials are none.
         """
         values = _stored_values(cls, document)
+        if "kind" in values and values["kind"] not in KINDS:
+            values["kind"] = UNKNOWN
         if "market" in values and values["market"] not in MARKETS:
             values["market"] = UNKNOWN
         if values.get("credentials") not in CREDENTIALS:

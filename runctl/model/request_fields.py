@@ -9,6 +9,7 @@ from typing import Any
 from runctl.model.contract import problem_with_references
 from runctl.model.identity import RUN_ID
 from runctl.model.instance_types import check_instance_types
+from runctl.model.kinds import KINDS, TRAIN
 from runctl.model.request import (
     ANY,
     CREDENTIALS,
@@ -274,7 +275,20 @@ def _check_retry(value: Any) -> str | None:
     return f"needs exit_codes; name those to retry, such as [1, 137], or '{ANY}'"
 
 
+def _check_kind(value: Any) -> str | None:
+    if isinstance(value, str) and value in KINDS:
+        return None
+    return f"{value!r} is not a valid kind; known values: {', '.join(KINDS)}"
+
+
 FIELDS: Mapping[str, Field] = {
+    "kind": Field(
+        {
+            "enum": list(KINDS), "default": TRAIN,
+            "description": "What the run is, which decides what follows the end of an attempt.",
+        },
+        _check_kind,
+    ),
     "script": Field(
         {
             "type": "string",

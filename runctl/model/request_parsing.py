@@ -8,6 +8,7 @@ from typing import Any
 
 from runctl.model.contract import problem_with_references
 from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.kinds import TRAIN
 from runctl.model.plain_secrets import PlainSecret, find_plain_secrets
 from runctl.model.request import CheckpointOptions, RetryOptions, RunRequest
 from runctl.model.request_fields import FIELDS, NESTED_FIELDS, Field, parse_instant
@@ -20,6 +21,9 @@ def parse_request(document: Any) -> RunRequest:
     """
     if not isinstance(document, Mapping):
         raise InvalidRequestError((Problem("input", "must be a JSON object"),))
+    if problem := FIELDS["kind"].check(document.get("kind", TRAIN)):
+        # The fields of another kind are not known either, so more problems would only confuse.
+        raise InvalidRequestError((Problem("kind", problem),))
     problems = [*_problems(document, FIELDS, prefix="")]
     for name, fields in NESTED_FIELDS.items():
         if isinstance(inner := document.get(name, {}), Mapping):

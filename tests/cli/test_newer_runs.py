@@ -48,7 +48,7 @@ def test_status_names_the_unknown_fields_and_hides_their_values(newer, runctl):
     done = runctl("status", "newer", "--json")
     assert done.code == 0
     request = done.document["request"]
-    assert (request["kind"], request["nodes"], request["market"]) == ("***", "***", "unknown")
+    assert (request["kind"], request["nodes"], request["market"]) == ("unknown", "***", "unknown")
     assert request["script"] == "serve.py"
     assert "hunter2" not in done.stdout
     assert runctl("status", "newer").code == 0

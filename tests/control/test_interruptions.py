@@ -2,10 +2,12 @@
 
 import pytest
 
+from runctl.control.decide_next import decide_next
 from runctl.control.handle_instance_change import handle_instance_change
 from runctl.control.handle_interruption import handle_interruption, handle_rebalance
 from runctl.control.launch_instances import launch_instances
 from runctl.model.errors import TransientError
+from runctl.model.kinds import KINDS, KindPolicy
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from tests.control.fakes import START, CrashError, Fragile, World
@@ -73,6 +75,25 @@ def test_what_the_state_machine_would_not_relaunch_is_not_relaunched(request_):
     assert handle_interruption(world, instance_id)["status"] == "not_relaunched"
     assert len(world.fleet.machines) == 1
     assert world.commands.sent == [(instance_id, "drain")]
+
+
+def test_a_kind_whose_attempts_may_not_overlap_is_relaunched_after_the_drain(monkeypatch):
+    policy = KindPolicy(retries_failures=False, restarts_indefinitely=False, may_overlap=False)
+    monkeypatch.setitem(KINDS, "process", policy)
+    world = prepared(kind="process")
+    instance_id = training(world)
+    assert handle_interruption(world, instance_id)["status"] == "not_relaunched"
+    assert world.commands.sent == [(instance_id, "drain")]
+    assert decide_next(world, RUN, 1, {"kind": "interrupted"})["decision"] == "relaunch"
+
+
+def test_a_kind_that_restarts_indefinitely_continues_after_its_program_ended(monkeypatch):
+    policy = KindPolicy(retries_failures=False, restarts_indefinitely=True, may_overlap=True)
+    monkeypatch.setitem(KINDS, "serve", policy)
+    world = prepared(kind="serve")
+    training(world)
+    assert world.ledger.find_run(RUN).request.kind == "serve"
+    assert decide_next(world, RUN, 1, {"kind": "completed"})["decision"] == "relaunch"
 
 
 def test_the_agent_drains_even_if_nothing_can_be_launched():

@@ -14,11 +14,14 @@ from runctl.model.decision import (
     decide,
     is_progress,
 )
+from runctl.model.kinds import KINDS, TRAIN, KindPolicy, policy_of
 from runctl.model.outcome import FINAL, Outcome, OutcomeKind, RunStatus
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
+TRAINING = KINDS[TRAIN]
+SERVICE = KindPolicy(retries_failures=False, restarts_indefinitely=True, may_overlap=True)
 INTERRUPTED = Outcome(kind=OutcomeKind.INTERRUPTED)
 NO_CAPACITY = Outcome(kind=OutcomeKind.NO_CAPACITY)
 
@@ -78,7 +81,7 @@ runs = st.builds(
 
 @given(run=runs, tried=attempts, outcome=outcomes)
 def test_something_always_follows(run, tried, outcome):
-    decision = decide(run, tried, outcome, now=NOW)
+    decision = decide(run, tried, outcome, policy=TRAINING, now=NOW)
     assert decision.reason
     assert timedelta(0) <= decision.wait <= MAX_BACKOFF
     if decision.kind is DecisionKind.RELAUNCH:
@@ -92,20 +95,25 @@ def test_more_attempts_never_give_up_sooner(run, tried, outcome, more):
     richer = replace(
         run, request=replace(run.request, max_attempts=run.request.max_attempts + more)
     )
-    if decide(run, tried, outcome, now=NOW).kind is DecisionKind.RELAUNCH:
-        assert decide(richer, tried, outcome, now=NOW).kind is DecisionKind.RELAUNCH
+    if decide(run, tried, outcome, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH:
+        assert (
+            decide(richer, tried, outcome, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH
+        )
 
 
 @given(run=runs, tried=attempts, outcome=outcomes, hours=st.integers(1, 99999))
 def test_time_never_turns_giving_up_into_a_relaunch(run, tried, outcome, hours):
     later = NOW + timedelta(hours=hours)
-    if decide(run, tried, outcome, now=NOW).kind is not DecisionKind.RELAUNCH:
-        assert decide(run, tried, outcome, now=later).kind is not DecisionKind.RELAUNCH
+    if decide(run, tried, outcome, policy=TRAINING, now=NOW).kind is not DecisionKind.RELAUNCH:
+        assert (
+            decide(run, tried, outcome, policy=TRAINING, now=later).kind
+            is not DecisionKind.RELAUNCH
+        )
 
 
 @given(run=runs, tried=attempts, outcome=outcomes)
 def test_without_retry_only_what_ec2_did_is_followed_by_a_relaunch(run, tried, outcome):
-    if decide(run, tried, outcome, now=NOW).kind is DecisionKind.RELAUNCH:
+    if decide(run, tried, outcome, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH:
         assert outcome.kind in {
             OutcomeKind.INTERRUPTED,
             OutcomeKind.LOST,
@@ -122,25 +130,31 @@ def test_without_retry_only_what_ec2_did_is_followed_by_a_relaunch(run, tried, o
     ],
 )
 def test_an_end_of_the_trainers_own_ends_the_run(kind, status):
-    assert decide(a_run(), [an_attempt(1)], Outcome(kind=kind), now=NOW).status is status
+    assert (
+        decide(a_run(), [an_attempt(1)], Outcome(kind=kind), policy=TRAINING, now=NOW).status
+        is status
+    )
 
 
 @pytest.mark.parametrize("kind", [OutcomeKind.INTERRUPTED, OutcomeKind.LOST])
 def test_without_auto_resume_an_interruption_ends_the_run(kind):
     run = a_run(auto_resume=False)
-    decision = decide(run, [an_attempt(1)], Outcome(kind=kind), now=NOW)
+    decision = decide(run, [an_attempt(1)], Outcome(kind=kind), policy=TRAINING, now=NOW)
     assert (decision.kind, decision.status) == (DecisionKind.FINISH, RunStatus.INTERRUPTED)
 
 
 def test_attempts_that_were_never_launched_are_not_spent():
     run = a_run(max_attempts=1)
     refused = [an_attempt(number, launched=False) for number in range(1, 30)]
-    assert decide(run, refused, NO_CAPACITY, now=NOW).kind is DecisionKind.RELAUNCH
+    assert decide(run, refused, NO_CAPACITY, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH
 
 
 def test_the_last_attempt_is_the_last():
     run = a_run(max_attempts=1)
-    assert decide(run, [an_attempt(1)], INTERRUPTED, now=NOW).kind is DecisionKind.GIVE_UP
+    assert (
+        decide(run, [an_attempt(1)], INTERRUPTED, policy=TRAINING, now=NOW).kind
+        is DecisionKind.GIVE_UP
+    )
 
 
 def stalled(**first):
@@ -152,7 +166,7 @@ def stalled(**first):
 
 def test_machines_that_never_come_to_train_are_given_up_however_far_the_run_was():
     run = a_run(step=50, committed_at=NOW)
-    decision = decide(run, stalled(), Outcome(kind=OutcomeKind.LOST), now=NOW)
+    decision = decide(run, stalled(), Outcome(kind=OutcomeKind.LOST), policy=TRAINING, now=NOW)
     assert decision.kind is DecisionKind.GIVE_UP
     assert "without a new checkpoint" in decision.reason
 
@@ -160,14 +174,14 @@ def test_machines_that_never_come_to_train_are_given_up_however_far_the_run_was(
 def test_saving_again_what_was_restored_is_no_progress():
     run = a_run(step=5, committed_at=NOW + timedelta(minutes=9))
     tried = stalled(minute=1, resume_step=5)
-    assert decide(run, tried, INTERRUPTED, now=NOW).kind is DecisionKind.GIVE_UP
+    assert decide(run, tried, INTERRUPTED, policy=TRAINING, now=NOW).kind is DecisionKind.GIVE_UP
 
 
 @pytest.mark.parametrize("resume_step", [None, 4])
 def test_a_new_checkpoint_keeps_the_run_going(resume_step):
     run = a_run(step=5, committed_at=NOW + timedelta(minutes=9))
     tried = stalled(minute=1, resume_step=resume_step)
-    assert decide(run, tried, INTERRUPTED, now=NOW).kind is DecisionKind.RELAUNCH
+    assert decide(run, tried, INTERRUPTED, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH
 
 
 def taken(minutes):
@@ -185,36 +199,45 @@ def taken(minutes):
 
 def test_machines_that_ec2_takes_at_once_are_no_reason_to_give_up():
     run = a_run(step=50, committed_at=NOW)
-    assert decide(run, taken(1), INTERRUPTED, now=NOW).kind is DecisionKind.RELAUNCH
+    assert (
+        decide(run, taken(1), INTERRUPTED, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH
+    )
     # The last one's end may not be on its record yet.
     *before, last = taken(1)
     unset = replace(last, ended=None, ended_at=None)
     soon = NOW + timedelta(minutes=2)
-    assert decide(run, [*before, unset], INTERRUPTED, now=soon).kind is DecisionKind.RELAUNCH
+    assert (
+        decide(run, [*before, unset], INTERRUPTED, policy=TRAINING, now=soon).kind
+        is DecisionKind.RELAUNCH
+    )
 
 
 def test_machines_that_lived_and_saved_nothing_are():
     run = a_run(step=50, committed_at=NOW)
     late = NOW + timedelta(minutes=20)
-    assert decide(run, taken(20), INTERRUPTED, now=late).kind is DecisionKind.GIVE_UP
+    assert (
+        decide(run, taken(20), INTERRUPTED, policy=TRAINING, now=late).kind is DecisionKind.GIVE_UP
+    )
 
 
 def test_machines_that_went_silent_are_a_pattern_however_short_they_lived():
     run = a_run(step=50, committed_at=NOW)
     silent = Outcome(kind=OutcomeKind.LOST)
     tried = [replace(one, ended=silent) for one in taken(1)]
-    assert decide(run, tried, silent, now=NOW).kind is DecisionKind.GIVE_UP
+    assert decide(run, tried, silent, policy=TRAINING, now=NOW).kind is DecisionKind.GIVE_UP
 
 
 def test_fewer_attempts_than_that_are_not_a_pattern():
     tried = [an_attempt(number) for number in range(1, STALLED_ATTEMPTS)]
-    assert decide(a_run(), tried, INTERRUPTED, now=NOW).kind is DecisionKind.RELAUNCH
+    assert (
+        decide(a_run(), tried, INTERRUPTED, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH
+    )
 
 
 def test_refusals_in_a_row_wait_twice_as_long_up_to_half_an_hour():
     refused = [an_attempt(number, launched=False) for number in range(1, 12)]
     waits = [
-        decide(a_run(), refused[:count], NO_CAPACITY, now=NOW).wait.total_seconds()
+        decide(a_run(), refused[:count], NO_CAPACITY, policy=TRAINING, now=NOW).wait.total_seconds()
         for count in range(1, 12)
     ]
     assert waits[:4] == [30, 60, 120, 240]
@@ -225,20 +248,26 @@ def test_pools_that_gave_no_answer_are_asked_again_after_seconds_up_to_five_minu
     unanswered = replace(NO_CAPACITY, retry_soon=True)
     refused = [replace(an_attempt(one, launched=False), ended=unanswered) for one in range(1, 12)]
     waits = [
-        decide(a_run(), refused[:count], unanswered, now=NOW).wait.total_seconds()
+        decide(a_run(), refused[:count], unanswered, policy=TRAINING, now=NOW).wait.total_seconds()
         for count in range(1, 12)
     ]
     assert waits[:4] == [5, 10, 20, 40]
     assert waits[-1] == 300
     # They do not count when the pools have nothing to give, and the other way round.
-    assert decide(a_run(), refused, NO_CAPACITY, now=NOW).wait == timedelta(seconds=30)
+    assert decide(a_run(), refused, NO_CAPACITY, policy=TRAINING, now=NOW).wait == timedelta(
+        seconds=30
+    )
     scarce = [replace(one, ended=NO_CAPACITY) for one in refused]
-    assert decide(a_run(), scarce, unanswered, now=NOW).wait == timedelta(seconds=5)
+    assert decide(a_run(), scarce, unanswered, policy=TRAINING, now=NOW).wait == timedelta(
+        seconds=5
+    )
 
 
 def test_a_launch_ends_the_row_of_refusals():
     tried = [an_attempt(1, launched=False), an_attempt(2), an_attempt(3, launched=False)]
-    assert decide(a_run(), tried, NO_CAPACITY, now=NOW).wait == timedelta(seconds=30)
+    assert decide(a_run(), tried, NO_CAPACITY, policy=TRAINING, now=NOW).wait == timedelta(
+        seconds=30
+    )
 
 
 # Failures of the trainer itself, with `retry`.
@@ -260,7 +289,7 @@ def retrying(codes=(1, 137), max_failures=3, **facts):
 
 
 def after(run, *outcomes):
-    return decide(run, ended(*outcomes), outcomes[-1], now=NOW)
+    return decide(run, ended(*outcomes), outcomes[-1], policy=TRAINING, now=NOW)
 
 
 def test_a_failure_that_is_to_be_retried_is_relaunched_at_once():
@@ -422,13 +451,69 @@ def test_attempts_that_only_save_what_was_there_before_do_not_count_as_progress(
         progressed_attempt=progressed,
     )
     lost = Outcome(kind=OutcomeKind.LOST)
-    decision = decide(run, made, lost, now=NOW)
+    decision = decide(run, made, lost, policy=TRAINING, now=NOW)
     assert (decision.kind is DecisionKind.RELAUNCH) is goes_on
     assert ("saved no step beyond 150" in decision.reason) is not goes_on
 
 
 def test_an_outcome_of_a_newer_version_ends_the_run():
     made = [an_attempt(1, launched=True, minute=1)]
-    assert decide(a_run(), made, Outcome(kind=OutcomeKind.UNKNOWN), now=NOW).kind is (
+    assert decide(
+        a_run(), made, Outcome(kind=OutcomeKind.UNKNOWN), policy=TRAINING, now=NOW
+    ).kind is (DecisionKind.GIVE_UP)
+
+
+# Another kind of run.
+
+OUTCOMES_THAT_A_SERVICE_SURVIVES = [
+    Outcome(kind=OutcomeKind.COMPLETED),
+    Outcome(kind=OutcomeKind.FAILED, exit_code=1),
+    INTERRUPTED,
+    Outcome(kind=OutcomeKind.LOST),
+    NO_CAPACITY,
+]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES_THAT_A_SERVICE_SURVIVES)
+def test_a_service_is_restarted_beyond_every_limit_but_the_deadline(outcome):
+    run = a_run(max_attempts=3, deadline="2031-01-01T00:00:00Z")
+    tried = [an_attempt(number) for number in range(1, 9)]
+    decision = decide(run, tried, outcome, policy=SERVICE, now=NOW)
+    assert decision.kind is DecisionKind.RELAUNCH
+    late = datetime(2031, 1, 1, tzinfo=timezone.utc)
+    assert decide(run, tried, outcome, policy=SERVICE, now=late).kind is DecisionKind.GIVE_UP
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (Outcome(kind=OutcomeKind.STOPPED), RunStatus.STOPPED),
+        # The launch was refused for good: there is no exit code.
+        (Outcome(kind=OutcomeKind.FAILED, reason="the launch was refused"), RunStatus.FAILED),
+    ],
+)
+def test_a_service_ends_when_it_is_stopped_or_cannot_be_launched(outcome, status):
+    assert decide(a_run(), [an_attempt(1)], outcome, policy=SERVICE, now=NOW).status is status
+
+
+def test_a_service_that_keeps_failing_is_restarted_ever_later():
+    waits = [
+        decide(
+            a_run(), ended(*[failed()] * count), failed(), policy=SERVICE, now=NOW
+        ).wait.total_seconds()
+        for count in (1, 2, 3, 20)
+    ]
+    assert waits == [5, 10, 20, 300]
+
+
+def test_a_kind_may_leave_failures_to_others_whatever_the_request_says():
+    policy = replace(TRAINING, retries_failures=False)
+    run = retrying()
+    assert decide(run, ended(failed()), failed(), policy=policy, now=NOW).kind is (
         DecisionKind.GIVE_UP
     )
+    assert after(run, failed()).kind is DecisionKind.RELAUNCH
+
+
+def test_a_kind_that_only_a_newer_version_knows_is_treated_like_training():
+    assert policy_of("unknown") is policy_of(TRAIN)

@@ -56,6 +56,9 @@ def test_each_way_to_name_the_program_is_enough(document):
 
 # A bad value of each field, with a piece of what is told about it.
 BAD = [
+    ("kind", "serve", "'serve' is not a valid kind; known values: train"),
+    ("kind", None, "None is not a valid kind"),
+    ("kind", ["train"], "is not a valid kind"),
     ("script", "", "is not the path"),
     ("script", 3, "is not the path"),
     ("script", "/etc/passwd", "leaves the project"),
@@ -246,6 +249,11 @@ def test_every_field_has_a_bad_value_among_these():
     assert {field for field, _, _ in BAD_CHECKPOINT} == set(CHECKPOINT_FIELDS)
 
 
+def test_unknown_kind_is_the_only_problem_since_its_fields_are_not_known():
+    (problem,) = problems({"kind": "serve", "port": 8080})
+    assert str(problem) == "kind: 'serve' is not a valid kind; known values: train"
+
+
 def test_all_that_is_wrong_is_told_at_once():
     document = {
         "script": "../train.py",
@@ -274,7 +282,7 @@ def test_an_unknown_field_names_the_nearest():
     (problem,) = problems({**MINIMAL, "instance_type": ["g5.xlarge"]})
     assert "did you mean instance_types?" in problem.message
     (problem,) = problems({**MINIMAL, "zzz": 1})
-    assert "known: script" in problem.message
+    assert "known: kind, script" in problem.message
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_no_capacity_backs_off_and_tries_again(stage: Stage) -> None:
 
 
 def test_giving_up_fails_the_execution_with_the_reason(stage: Stage) -> None:
-    reason = "all 3 attempts are spent (max_attempts)"
+    reason = "max_attempts (3) reached"
     play = stage.play(
         script(
             train=[reported("failed", exit_code=1)],

@@ -1,0 +1,36 @@
+"""Kinds of run, and the policy by which the attempts of each follow one another.
+
+Adding a kind is an entry of `KINDS`: the request accepts its name from then on.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindPolicy:
+    """The rules that differ between kinds of run.
+
+    `retries_failures`: failures of the program are retried as the request's `retry` says.
+    `restarts_indefinitely`: the program is started again whenever it ends, whatever its exit code,
+    until the run is stopped or its deadline passes; neither `max_attempts` nor a lack of progress
+    ends the run. `may_overlap`: the next attempt's machine may be launched while the attempt before
+    it drains, which costs a few minutes of a second machine and saves those of its boot.
+    """
+
+    retries_failures: bool
+    restarts_indefinitely: bool
+    may_overlap: bool
+
+
+TRAIN = "train"
+KINDS: dict[str, KindPolicy] = {
+    TRAIN: KindPolicy(retries_failures=True, restarts_indefinitely=False, may_overlap=True),
+}
+
+
+def policy_of(kind: str) -> KindPolicy:
+    """Return the policy of a kind.
+
+    A kind that only a newer version knows gets that of training: it keeps checkpoints and ends.
+    """
+    return KINDS.get(kind, KINDS[TRAIN])
