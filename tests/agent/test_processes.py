@@ -1,4 +1,4 @@
-"""Who writes what, and that nobody gets away."""
+"""The trainer's processes: all of them end, with what they had open, and no others."""
 
 from __future__ import annotations
 
@@ -50,21 +50,6 @@ def test_tree_ends_whole_however_deep_it_is(start: Start) -> None:
     assert not any(is_alive(one) for one in family)
 
 
-def test_only_files_open_to_write_below_the_folder_count(start: Start, tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "read").touch()
-    program = f"""
-import time
-held = [open({str(folder / "written")!r}, "w"), open({str(folder / "read")!r})]
-held += [open({str(folder / "appended")!r}, "a"), open({str(tmp_path / "elsewhere")!r}, "w")]
-print("up", flush=True)
-time.sleep(600)
-"""
-    pid = start(sys.executable, "-c", program)
-    assert processes.open_for_writing([pid], folder) == {"written", "appended"}
-
-
 def test_what_is_open_when_a_tree_is_killed_is_known_with_its_writers(
     start: Start, tmp_path: Path
 ) -> None:
@@ -83,10 +68,6 @@ time.sleep(600)
     killed = processes.end_tree(pid, folder=folder)
     assert killed == processes.Killed((child,), frozenset({"torn"}), frozenset({child}))
     assert not is_alive(child)
-
-
-def test_process_that_is_gone_writes_nothing(tmp_path: Path) -> None:
-    assert processes.open_for_writing([2**22 - 1], tmp_path) == set()
 
 
 def test_leftovers_are_known_by_their_environment(start: Start, tmp_path: Path) -> None:

@@ -4,14 +4,14 @@ import contextlib
 import ctypes
 import os
 import signal
-import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runctl.agent.instance.open_files import PROC, OpenFileFinder
+
 PR_SET_CHILD_SUBREAPER = 36
-PROC = Path("/proc")
 # A flag of /proc/PID/stat, from the kernel's include/linux/sched.h.
 PF_EXITING = 0x4
 # A process in an uninterruptible system call stops only when that returns.
@@ -65,7 +65,7 @@ def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -
     stopped = stop_tree(*roots)
     if not stopped:
         return Killed()  # the usual end, and every look through /proc delays the last save
-    held = {} if folder is None else files_held(stopped, folder)
+    held = {} if folder is None else OpenFileFinder(folder).by_process(stopped)
     killed: list[int] = []
     # Repeated, since one that could not be stopped in time may fork between look and signal.
     for _ in range(500):
@@ -149,75 +149,6 @@ def is_exiting(pid: int) -> bool:
         fields = _fields_of(pid)
         return fields[0] in {"Z", "X"} or bool(int(fields[6]) & PF_EXITING)
     return True
-
-
-def open_for_writing(pids: Iterable[int], folder: Path) -> set[str]:
-    """Return the paths below `folder`, relative to it, that any of `pids` holds open to write."""
-    return set().union(*files_held(pids, folder).values())
-
-
-def files_held(pids: Iterable[int], folder: Path) -> dict[int, set[str]]:
-    """Return which of `pids` hold files below `folder` open to write, by their relative paths."""
-    prefix = f"{os.path.realpath(folder)}/"
-    names = _Names(folder)
-    found: dict[int, set[str]] = {}
-    for pid in pids:
-        sees_our_paths = _mounts(pid) == names.mounts
-        with contextlib.suppress(OSError):
-            for descriptor in os.scandir(PROC / str(pid) / "fd"):
-                with contextlib.suppress(OSError, ValueError):
-                    path = str(Path(descriptor.path).readlink())
-                    if sees_our_paths:
-                        path = path[len(prefix) :] if path.startswith(prefix) else ""
-                        path = "" if _is_unlinked(path, descriptor.path) else path
-                    else:
-                        path = names.of(descriptor.path) if path.startswith("/") else ""
-                    if path and _is_writable(pid, descriptor.name):
-                        found.setdefault(pid, set()).add(path)
-    return found
-
-
-class _Names:
-    """The files of a folder by device and inode, for processes that see it at another path."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._known: dict[tuple[int, int], str] | None = None
-        self.mounts = _mounts(os.getpid())
-
-    def of(self, descriptor: str) -> str:
-        """Return the relative path of an open file, or nothing when it is not in the folder."""
-        info = Path(descriptor).stat()
-        if not stat.S_ISREG(info.st_mode):
-            return ""
-        if self._known is None:
-            self._known = {}
-            for parent, _, files in os.walk(self._folder):
-                for name in files:
-                    with contextlib.suppress(OSError):
-                        path = f"{parent}/{name}"
-                        there = os.lstat(path)
-                        relative = os.path.relpath(path, self._folder)
-                        self._known[there.st_dev, there.st_ino] = relative
-        return self._known.get((info.st_dev, info.st_ino), "")
-
-
-def _mounts(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return str((PROC / str(pid) / "ns/mnt").readlink())
-    return ""
-
-
-def _is_unlinked(path: str, descriptor: str) -> bool:
-    return path.endswith(" (deleted)") and Path(descriptor).stat().st_nlink == 0
-
-
-def _is_writable(pid: int, descriptor: str) -> bool:
-    for line in (PROC / str(pid) / "fdinfo" / descriptor).read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "flags":
-            return int(value, 8) & os.O_ACCMODE != os.O_RDONLY
-    return False
 
 
 def _stat(pid: int) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.agent.instance import processes
 from runctl.agent.instance.imds import Metadata, MetadataError
+from runctl.agent.instance.open_files import OpenFileFinder
 from runctl.agent.monitor.find_trainer import Process, is_alive
 from runctl.agent.monitor.plain_store import PlainStore
 from runctl.agent.runtime.stopping import send_once, targets_of
@@ -63,6 +64,7 @@ class Monitor:
         self._judge = StepJudge()
         inspector = Inspector(watched.folder)
         self._settling = Settling({}, wholeness=Wholeness(inspector))
+        self._open_files = OpenFileFinder(watched.folder)
         self._databases = Databases(watched.folder, pins / "databases", inspector)
         self._step: int | None = None
         self._save_number = 0
@@ -113,14 +115,14 @@ class Monitor:
 
     def save_settled(self) -> None:
         """Save what has settled since the last scan."""
-        folder, pid = self._watched.folder, self._watched.process.pid
+        pid = self._watched.process.pid
         if time.monotonic() - self._failed_at < RETRY_AFTER.total_seconds():
             return
         folder_state = self._scan()
         if folder_state is None:
             return
         family = [pid, *processes.descendants(pid)]
-        writing = processes.open_for_writing(family, folder)
+        writing = self._open_files.files(family)
         before = self._settling.taken
         is_pending = self._settling.is_pending
         found = self._databases.replace(folder_state, writing, time.monotonic(), hurry=is_pending)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runctl.agent.instance import processes
+from runctl.agent.instance.open_files import PROC
 
-PROC = processes.PROC
 # In the flags of /proc/PID/stat: it runs the program of its parent, as a copy.
 FORKED_WITHOUT_EXEC = 0x40
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from runctl.agent.instance import processes
+from runctl.agent.instance.open_files import OpenFileFinder
 from runctl.agent.runtime.process_table import ProcessInfo, is_below, read_processes, trainer_family
 from runctl.agent.runtime.stop_targets import StopTargets, choose_targets, is_bystander
 
@@ -30,12 +31,12 @@ class Writers:
     """Knows which processes are writing to the checkpoint folder, or may be about to."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._open_files = OpenFileFinder(folder)
         self._seen: dict[int, float] = {}
 
     def among(self, family: Sequence[ProcessInfo], now: float) -> list[ProcessInfo]:
         """Return who of `family` has a file open to write, had a moment ago, or has just begun."""
-        for pid in processes.files_held((info.pid for info in family), self._folder):
+        for pid in self._open_files.by_process(info.pid for info in family):
             self._seen[pid] = now
         return [
             info
@@ -78,7 +79,7 @@ class Stopping:
         before_a_kill()
         stopped = processes.stop_tree(os.getpid())
         try:
-            held = processes.files_held(targets.now, self._folder)
+            held = OpenFileFinder(self._folder).by_process(targets.now)
             self.torn = frozenset().union(*held.values())
             self._signal(targets.now, family)
         finally:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent.instance import processes
+from runctl.agent.instance.open_files import OpenFileFinder
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.problems import show_problem
 from runctl.agent.saving.save_events import SaveEvents
@@ -78,6 +79,7 @@ class FolderWatcher:
         self._progress = progress
         inspector = Inspector(folder)
         self._settling = Settling(scan_folder(folder), wholeness=Wholeness(inspector))
+        self._open_files = OpenFileFinder(folder)
         self._databases = Databases(folder, pins / "databases", inspector)
         self._held = (pins / "seen", self._databases.place)
         self._has_new_save = self._has_save_during_scan = False
@@ -262,7 +264,7 @@ class FolderWatcher:
                 # processes are listed.
                 changed = self._settling.changed_in(folder_state)
                 hold_on_to(self._folder, folder_state, changed, self._held[0])
-        writing = processes.open_for_writing(self._family(), self._folder)
+        writing = self._open_files.files(self._family())
         processes.reap_orphans(self._leader())
         # Asked after both scans: a file that is not open any more may be torn by its writer's end.
         if self._has_ended():
