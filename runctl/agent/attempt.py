@@ -109,9 +109,10 @@ class AttemptRunner:
             instance_id=settings.instance_id,
             mailbox=mailbox,
         )
+        workflow = StepFunctions(services.stepfunctions)
         self._heartbeat = Heartbeat(
             services.ledger,
-            services.stepfunctions,
+            workflow,
             self._token,
             run_id=settings.run_id,
             attempt=settings.attempt,
@@ -120,7 +121,7 @@ class AttemptRunner:
             mailbox=mailbox,
         )
         self._final_report = FinalReport(
-            StepFunctions(services.stepfunctions),
+            workflow,
             services.s3,
             settings,
             token=self._token,

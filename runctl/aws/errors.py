@@ -1,12 +1,22 @@
-"""What AWS's error codes mean in our words."""
+"""AWS's errors as runctl's own: outside of `runctl.aws` nobody sees an error of botocore.
+
+An adapter gives a meaning to the codes that its caller distinguishes, such as a missing object; the
+rest is translated here, and what nobody foresees becomes UnexpectedAwsError.
+"""
 
 import contextlib
 from collections.abc import Iterator
 
+from boto3.exceptions import Boto3Error
 from botocore.exceptions import (
+    BotoCoreError,
+    ChecksumError,
     ClientError,
     CredentialRetrievalError,
+    FlexibleChecksumError,
     HTTPClientError,
+    IncompleteReadError,
+    LoginError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
@@ -15,9 +25,16 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as UnreachableError
+from botocore.parsers import ResponseParserError
 
 from runctl.aws.refusals import explain_refusal
-from runctl.model.errors import QuotaError, RefusedError, RunctlError, TransientError
+from runctl.model.errors import (
+    QuotaError,
+    RefusedError,
+    RunctlError,
+    TransientError,
+    UnexpectedAwsError,
+)
 from runctl.model.refusal import FAULTS, RACES, SETUP, THROTTLING, VCPU_QUOTAS
 
 CREDENTIALS = frozenset(
@@ -45,42 +62,81 @@ TRANSIENT = THROTTLING | FAULTS | RACES | _BUSY
 _QUOTAS = VCPU_QUOTAS | {"MaxFleetCountExceeded"}
 
 
+# Whatever code comes with these: HEAD has none but the number, and proxies have codes of their own.
+_TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
+_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
+_EXPIRED_SESSION = (TokenRetrievalError, SSOError)
+# An answer that was cut off or changed on the way: what was asked may have been done.
+_BROKEN_ANSWER = (IncompleteReadError, ChecksumError, FlexibleChecksumError, ResponseParserError)
+
+
 def code_of(exc: ClientError) -> str:
     """Return AWS's error code."""
     return str(exc.response.get("Error", {}).get("Code", ""))
 
 
+def message_of(exc: ClientError) -> str:
+    """Return AWS's message without the code."""
+    return str(exc.response.get("Error", {}).get("Message", ""))
+
+
 def meaning_of(code: str, message: str) -> RunctlError | None:
-    """Return our error for one of AWS's codes, or None when it is not one we foresee."""
-    told = f"{message} ({code})"
+    """Return our error for one of AWS's codes, or None for a code that is not listed."""
+    answer = f"{message} ({code})"
     if code in _QUOTAS:
-        return QuotaError(f"an account quota is used up: {told}")
+        return QuotaError(f"an account quota is used up: {answer}")
     if code in SETUP:
         return RefusedError(explain_refusal(code, message))
     if code in CREDENTIALS:
-        return RefusedError(f"AWS does not accept the credentials; renew them: {told}")
+        return RefusedError(f"AWS does not accept the credentials; renew them: {answer}")
     if code in TRANSIENT:
-        return TransientError(f"AWS asks to come back later: {told}")
+        return TransientError(f"AWS asks to come back later: {answer}")
     return None
 
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Turn AWS errors that we foresee into ours; everything else passes unchanged."""
+    """Turn every error of AWS and its SDK into one of ours; all others pass unchanged."""
     try:
         yield
     except ClientError as exc:
-        meaning = meaning_of(code_of(exc), exc.response.get("Error", {}).get("Message", ""))
-        if meaning is None:
-            raise
-        raise meaning from exc
-    except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as exc:
-        raise RefusedError(
-            f"there are no AWS credentials ({exc}); run `aws sso login` or `aws configure`"
-        ) from exc
-    except (TokenRetrievalError, SSOError) as exc:
-        raise RefusedError(f"the AWS session has expired ({exc}); run `aws sso login`") from exc
-    except (NoRegionError, ProfileNotFound) as exc:
-        raise RefusedError(f"{exc}; give --region or --profile") from exc
-    except (UnreachableError, HTTPClientError) as exc:
-        raise TransientError(f"AWS cannot be reached: {exc}") from exc
+        raise _error_of(exc) from exc
+    except Boto3Error as exc:
+        # The transfer manager puts AWS's answer into a text.
+        answer = exc.__context__
+        raise (_error_of(answer) if isinstance(answer, ClientError) else _unexpected(exc)) from exc
+    except (BotoCoreError, ResponseParserError) as exc:
+        raise _meaning_of_sdk_error(exc) from exc
+
+
+def _error_of(exc: ClientError) -> RunctlError:
+    code, message = code_of(exc), message_of(exc)
+    if meaning := meaning_of(code, message):
+        return meaning
+    if exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _TRANSIENT_STATUSES:
+        return TransientError(f"AWS asks to come back later: {message} ({code})")
+    answer = f"{message or 'no message'} ({code or 'no code'})"
+    return UnexpectedAwsError(f"AWS refused {exc.operation_name}: {answer}", code=code)
+
+
+def _meaning_of_sdk_error(exc: Exception) -> RunctlError:
+    match exc:
+        case UnreachableError() | HTTPClientError():
+            return TransientError(f"AWS cannot be reached: {exc}")
+        case _ if isinstance(exc, _BROKEN_ANSWER):
+            return TransientError(f"AWS's answer did not arrive as it was sent: {exc}")
+        case _ if isinstance(exc, _NO_CREDENTIALS):
+            return RefusedError(
+                f"there are no AWS credentials ({exc}); run `aws sso login` or `aws configure`"
+            )
+        case _ if isinstance(exc, _EXPIRED_SESSION):
+            return RefusedError(f"the AWS session has expired ({exc}); run `aws sso login`")
+        case LoginError():
+            return RefusedError(f"the AWS session has expired ({exc}); run `aws login`")
+        case NoRegionError() | ProfileNotFound():
+            return RefusedError(f"{exc}; give --region or --profile")
+    return _unexpected(exc)
+
+
+def _unexpected(exc: Exception) -> UnexpectedAwsError:
+    return UnexpectedAwsError(f"the AWS SDK failed: {exc} ({type(exc).__name__})")

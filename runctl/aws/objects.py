@@ -7,7 +7,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
-from runctl.model.errors import NotFoundError
+from runctl.model.errors import NotFoundError, UnexpectedAwsError
 from runctl.model.request import split_s3_uri
 
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -90,13 +90,11 @@ class S3Objects:
         """
         if self.exists(key):
             return False
-        with translated():
-            try:
+        try:
+            with translated():
                 self._client.upload_file(str(path), self._bucket, key, Callback=progress)
-            except ClientError as exc:
-                if code_of(exc) == "NoSuchBucket":
-                    raise NotFoundError(
-                        f"there is no bucket {self._bucket}; run `cdk deploy`"
-                    ) from exc
-                raise
+        except UnexpectedAwsError as exc:
+            if exc.code == "NoSuchBucket":
+                raise NotFoundError(f"there is no bucket {self._bucket}; run `cdk deploy`") from exc
+            raise
         return True

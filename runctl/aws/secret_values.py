@@ -6,8 +6,14 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from runctl.aws.errors import code_of, translated
-from runctl.model.errors import RefusedError, RequestError, TransientError
+from runctl.aws.errors import code_of, message_of, translated
+from runctl.model.errors import (
+    RefusedError,
+    RequestError,
+    RunctlError,
+    TransientError,
+    UnexpectedAwsError,
+)
 from runctl.model.secret_references import SecretReference, Store
 
 NOT_FOUND = frozenset(
@@ -56,17 +62,17 @@ class SecretValues:
                 found = self._read(reference)
         except RefusedError as exc:
             raise UnreadableSecretError(f"it cannot be read: {exc}", may_pass=True) from exc
-        except ClientError as exc:
-            raise self._meaning(exc, reference) from exc
+        except UnexpectedAwsError as exc:
+            raise UnreadableSecretError(f"it cannot be read: {exc}") from exc
         return _selected(found, reference)
 
     def _read(self, reference: SecretReference) -> str:
         try:
             return self._ask(reference)
         except ClientError as exc:
-            if code_of(exc) not in DENIED:
-                raise
-            raise UnreadableSecretError(_refusal(_words(exc), reference), may_pass=True) from exc
+            if meaning := self._meaning(exc, reference):
+                raise meaning from exc
+            raise
 
     def _ask(self, reference: SecretReference) -> str:
         if reference.store is Store.PARAMETER_STORE:
@@ -80,30 +86,32 @@ class SecretValues:
             )
         return str(secret["SecretString"])
 
-    def _meaning(self, exc: ClientError, reference: SecretReference) -> Exception:
+    def _meaning(self, exc: ClientError, reference: SecretReference) -> RunctlError | None:
         code = code_of(exc)
-        told = _words(exc)
+        answer = f"{message_of(exc)} ({code})"
         what = "secret" if reference.store is Store.SECRETS_MANAGER else "parameter"
+        if code in DENIED:
+            return UnreadableSecretError(_refusal(answer, reference), may_pass=True)
         if code in SERVICE:
-            return TransientError(f"AWS asks to come back later: {told}")
+            return TransientError(f"AWS asks to come back later: {answer}")
         if code in NOT_FOUND:
             return UnreadableSecretError(
                 f"there is no such {what} in {self._region}; create it there, or correct the name: "
-                f"{told}",
+                f"{answer}",
                 may_pass=True,
             )
         if code in DECRYPTION:
-            return UnreadableSecretError(f"it cannot be decrypted; {_KEYS}: {told}")
+            return UnreadableSecretError(f"it cannot be decrypted; {_KEYS}: {answer}")
         if code == "InvalidRequestException":
             return UnreadableSecretError(
                 "it is marked for deletion or has no value; restore it with `aws secretsmanager "
-                f"restore-secret`: {told}"
+                f"restore-secret`: {answer}"
             )
         if code in BAD_NAME:
             return UnreadableSecretError(
-                f"this is not the name of a {what} of this account and region: {told}"
+                f"this is not the name of a {what} of this account and region: {answer}"
             )
-        return UnreadableSecretError(f"it cannot be read: {told}")
+        return None
 
 
 _KEYS = (
@@ -112,17 +120,13 @@ _KEYS = (
 )
 
 
-def _words(exc: ClientError) -> str:
-    return f"{exc.response.get('Error', {}).get('Message', '')} ({code_of(exc)})"
-
-
-def _refusal(told: str, reference: SecretReference) -> str:
-    if "kms" in told.lower() or "ciphertext" in told.lower():
-        return f"this machine may not decrypt it; {_KEYS}: {told}"
+def _refusal(answer: str, reference: SecretReference) -> str:
+    if "kms" in answer.lower() or "ciphertext" in answer.lower():
+        return f"this machine may not decrypt it; {_KEYS}: {answer}"
     setting = "secrets" if reference.store is Store.SECRETS_MANAGER else "parameters"
     return (
         f"this machine may not read it; list it in the context `{setting}` of the deployment and "
-        f"deploy again: {told}"
+        f"deploy again: {answer}"
     )
 
 

@@ -52,6 +52,17 @@ class StepFunctions:
                 raise
         return True
 
+    def beat(self, token: str) -> bool:
+        """Send a heartbeat of the Train task; False when the token is no longer valid."""
+        with translated():
+            try:
+                self._client.send_task_heartbeat(taskToken=token)
+            except ClientError as exc:
+                if code_of(exc) in SPENT_TOKEN:
+                    return False
+                raise
+        return True
+
     def is_running(self, execution_arn: str) -> bool:
         """Whether the execution is still running."""
         execution = self.find_execution(execution_arn)

@@ -6,6 +6,7 @@ from runctl.model.errors import (
     RequestError,
     RunEndedError,
     TransientError,
+    UnexpectedAwsError,
 )
 from runctl.model.outcome import RunStatus
 
@@ -24,13 +25,11 @@ def exit_code_of(error: BaseException) -> int:
             return BAD_REQUEST
         case NotFoundError():
             return NOT_FOUND
-        case RefusedError() | TransientError():
+        case RefusedError() | TransientError() | UnexpectedAwsError():
             return REFUSED
         case KeyboardInterrupt():
             return INTERRUPTED
-    # Compared by name: botocore may not even be imported.
-    is_aws = type(error).__module__.partition(".")[0] == "botocore"
-    return REFUSED if is_aws else RUN_FAILED
+    return RUN_FAILED
 
 
 def exit_code_for(status: RunStatus, *, was_refused: bool = False) -> int:

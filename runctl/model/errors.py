@@ -15,7 +15,8 @@ RunctlError
 ├── CheckpointError              a checkpoint cannot be taken, read or trusted
 │   └── DamagedCheckpointError
 │       └── NewerCheckpointError
-└── TransientError               a service asked us to come back later; waiting helps
+├── TransientError               a service asked us to come back later; waiting helps
+└── UnexpectedAwsError           AWS or its SDK failed in a way that no adapter foresees; exits 3
 
 Step Functions sees the class name as the error name: renaming one changes the state machine.
 """
@@ -100,3 +101,11 @@ class NewerCheckpointError(DamagedCheckpointError):
 
 class TransientError(RunctlError):
     """A service is throttling or failing for now; waiting helps."""
+
+
+class UnexpectedAwsError(RunctlError):
+    """AWS or its SDK failed in a way that no adapter foresees; `code` is AWS's own, if any."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from runctl.agent.__main__ import main
 from runctl.agent.drain import grace_of
@@ -289,11 +288,12 @@ class Tokens:
         self.beats: list[str] = []
         self.on_refusal: Callable[[], object] = lambda: None
 
-    def send_task_heartbeat(self, *, taskToken: str) -> None:  # noqa: N803
-        if taskToken not in self.valid:
+    def beat(self, token: str) -> bool:
+        if token not in self.valid:
             self.on_refusal()
-            raise ClientError({"Error": {"Code": "TaskDoesNotExist"}}, "SendTaskHeartbeat")
-        self.beats.append(taskToken)
+            return False
+        self.beats.append(token)
+        return True
 
 
 @pytest.fixture

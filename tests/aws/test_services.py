@@ -91,6 +91,17 @@ def test_an_archive_goes_up_once_and_its_progress_adds_up(bucket, tmp_path):
     assert bucket.get_object(Bucket="here", Key="code/a.tar.gz")["Body"].read() == b"x" * 100_000
 
 
+def test_an_upload_to_a_bucket_that_was_removed_names_the_remedy(tmp_path):
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(b"x")
+    client = boto3.client("s3")
+    with Stubber(client) as stub:
+        stub.add_client_error("head_object", "404", http_status_code=404)
+        stub.add_client_error("put_object", "NoSuchBucket", http_status_code=404)
+        with pytest.raises(NotFoundError, match="cdk deploy"):
+            S3Objects(client, bucket="here").put_if_absent("code/a.tar.gz", archive)
+
+
 @pytest.fixture
 def workflow():
     client = boto3.client("stepfunctions")
@@ -144,6 +155,19 @@ def test_a_spent_token_is_an_answer(code):
     with Stubber(client) as stub:
         stub.add_client_error("send_task_success", code)
         assert not StepFunctions(client).report("token", {"outcome": {}})
+
+
+@pytest.mark.parametrize("code", ["TaskTimedOut", "TaskDoesNotExist", "InvalidToken"])
+def test_a_heartbeat_with_a_spent_token_is_not_accepted(code):
+    client = boto3.client("stepfunctions")
+    with Stubber(client) as stub:
+        stub.add_response("send_task_heartbeat", {}, {"taskToken": "token"})
+        stub.add_client_error("send_task_heartbeat", code)
+        stub.add_client_error("send_task_heartbeat", "ThrottlingException")
+        assert StepFunctions(client).beat("token")
+        assert not StepFunctions(client).beat("token")
+        with pytest.raises(TransientError):
+            StepFunctions(client).beat("token")
 
 
 def test_a_report_goes_out_as_json():

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from botocore.exceptions import ClientError, UnknownServiceError
 
 from runctl import __version__
 from runctl.cli.exit_codes import exit_code_for, exit_code_of
@@ -30,6 +29,7 @@ EXPECTED = {
     errors.NotFoundError: 4,
     errors.RefusedError: 3,
     errors.TransientError: 3,
+    errors.UnexpectedAwsError: 3,
 }
 
 
@@ -40,10 +40,7 @@ def test_every_error_of_the_tree_has_its_exit_code(error):
     assert exit_code_of(made) == expected
 
 
-def test_an_unexpected_aws_error_is_a_refusal():
-    error = ClientError({"Error": {"Code": "Odd", "Message": "odd"}}, "Call")
-    assert exit_code_of(error) == 3
-    assert exit_code_of(UnknownServiceError(service_name="x", known_service_names="y")) == 3
+def test_a_defect_exits_1():
     assert exit_code_of(KeyError("x")) == 1
 
 

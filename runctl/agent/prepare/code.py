@@ -6,12 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from runctl.agent.instance.archive import CODE, read_header, unpack
-from runctl.aws.errors import code_of, translated
+from runctl.aws.errors import translated
 from runctl.checkpoint.restore import clear
-from runctl.model.errors import RefusedError, RequestError, TransientError
+from runctl.model.errors import RefusedError, RequestError, TransientError, UnexpectedAwsError
 from runctl.model.left_out import PAX_KEY, explain_failure, read_note
 from runctl.model.request import RunRequest, split_s3_uri
 
@@ -73,10 +71,8 @@ def _download(client: Any, uri: str, path: Path) -> None:
                     stream.write(block)
     except RefusedError as exc:
         raise RequestError(f"{uri} does not exist or may not be read by the instance") from exc
-    except ClientError as exc:
-        raise RequestError(f"{uri} cannot be read ({code_of(exc)})") from exc
-    except BotoCoreError as exc:
-        raise TransientError(f"{uri} could not be read to its end: {exc}") from exc
+    except UnexpectedAwsError as exc:
+        raise RequestError(f"{uri} cannot be read: {exc}") from exc
     expected = PACKED.search(key)
     if expected and digest.hexdigest() != expected[1]:
         raise TransientError(f"{uri} arrived with other bytes than its name says")

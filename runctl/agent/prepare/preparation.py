@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from runctl.agent.instance import processes
 from runctl.agent.instance.disk import FULL, room, says_full
 from runctl.agent.instance.settings import Settings
@@ -101,7 +99,7 @@ class Preparation:
         while True:
             try:
                 run = self._ledger.find_run(self._settings.run_id)
-            except (RunctlError, ClientError, BotoCoreError) as exc:
+            except RunctlError as exc:
                 # Also permissions that have not spread yet: a new role's take a few seconds.
                 logger.warning("the ledger cannot be read for now: %s", exc)
                 run = None
@@ -116,7 +114,7 @@ class Preparation:
         """
         try:
             return uptime_of(self._ledger.attempts(self._settings.run_id))
-        except (RunctlError, ClientError, BotoCoreError) as exc:
+        except RunctlError as exc:
             logger.warning("the attempts before cannot be read: %s", exc)
             return Uptime()
 
@@ -181,7 +179,7 @@ class Preparation:
         def fetch() -> None:
             try:
                 self._restorer.fetch(newest, trust)
-            except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
+            except (RunctlError, OSError) as exc:
                 if says_full(exc):  # the environment comes first
                     self._restorer.discard()
                 logger.info("fetching ahead failed, the restore will see: %s", exc)
@@ -284,7 +282,7 @@ class Preparation:
                 restorer.put_in_place(restorer.fetch(key).manifest, self._paths.partial)
                 logger.info("what an unfinished checkpoint left is in %s", self._paths.partial)
                 return self._paths.partial
-        except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
+        except (RunctlError, OSError) as exc:
             logger.warning("the unfinished checkpoint cannot be had: %s", exc)
         return None
 

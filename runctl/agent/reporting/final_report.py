@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 from runctl.agent.instance.settings import Settings
+from runctl.agent.ports import Workflow
 from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.outputs import upload_outputs
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.report import report
 from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.signals.mailbox import Mailbox, StopCause
-from runctl.aws.workflow import StepFunctions
 from runctl.fault_points import reach
 from runctl.model.errors import TransientError
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -30,7 +30,7 @@ class FinalReport:
 
     def __init__(
         self,
-        workflow: StepFunctions,
+        workflow: Workflow,
         s3: Any,
         settings: Settings,
         *,

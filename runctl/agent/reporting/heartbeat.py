@@ -6,15 +6,11 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
+from runctl.agent.ports import Workflow
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.signals.mailbox import Mailbox
-from runctl.aws.errors import code_of, translated
-from runctl.aws.workflow import SPENT_TOKEN
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.errors import FencedError, RunctlError
 from runctl.model.run import Run
@@ -38,7 +34,7 @@ class Heartbeat:
     def __init__(
         self,
         ledger: AgentLedger,
-        workflow: Any,
+        workflow: Workflow,
         token: TaskToken,
         *,
         run_id: str,
@@ -85,7 +81,7 @@ class Heartbeat:
             )
         except FencedError:
             self._token.reread()
-        except (RunctlError, ClientError, BotoCoreError) as exc:
+        except RunctlError as exc:
             logger.warning("the progress could not be stored: %s", exc)
 
     def _run(self) -> None:
@@ -126,19 +122,15 @@ class Heartbeat:
                 return False
         sent = self._token.value
         try:
-            with translated():
-                self._workflow.send_task_heartbeat(taskToken=sent)
-        except ClientError as exc:
-            if code_of(exc) not in SPENT_TOKEN:
-                logger.warning("the heartbeat failed: %s", code_of(exc))
-                return False
-            # Stopped, retried, redriven or expired: the ledger has the reason.
-            logger.warning("the task token is refused (%s)", code_of(exc))
-            self._token.refuse(sent)
-            return not self._token.is_refused and self._beat()
-        except (RunctlError, BotoCoreError) as exc:
+            is_accepted = self._workflow.beat(sent)
+        except RunctlError as exc:
             logger.warning("the heartbeat failed: %s", exc)
             return False
+        if not is_accepted:
+            # Stopped, retried, redriven or expired: the ledger has the reason.
+            logger.warning("the task token is refused")
+            self._token.refuse(sent)
+            return not self._token.is_refused and self._beat()
         self._token.accept()
         touch(self._lease)
         return True

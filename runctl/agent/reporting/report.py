@@ -4,10 +4,8 @@ import logging
 import time
 from datetime import timedelta
 
-from botocore.exceptions import BotoCoreError, ClientError
-
+from runctl.agent.ports import Workflow
 from runctl.agent.reporting.task_token import TaskToken
-from runctl.aws.workflow import StepFunctions
 from runctl.model.errors import RunctlError
 from runctl.model.outcome import Outcome
 
@@ -23,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def report(
-    workflow: StepFunctions,
+    workflow: Workflow,
     token: TaskToken,
     outcome: Outcome,
     *,
@@ -54,7 +52,7 @@ def report(
                     logger.info("the report was refused: its token is spent")
                     return False
                 time.sleep(NEWER_TOKEN_POLL)
-        except (RunctlError, ClientError, BotoCoreError) as exc:
+        except RunctlError as exc:
             logger.warning("the report failed: %s", exc)
             if time.monotonic() + wait > until:
                 return False

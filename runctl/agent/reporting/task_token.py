@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.errors import RunctlError
@@ -80,7 +78,7 @@ class TaskToken:
                     run_read_at = time.monotonic()
                     self._read_run(on_newest)
                 attempt = self._ledger.find_attempt(self._run_id, self._attempt)
-            except (RunctlError, ClientError, BotoCoreError) as exc:
+            except RunctlError as exc:
                 logger.warning("the ledger cannot be read for now: %s", exc)
                 stop.wait(RUN_POLL.total_seconds())
                 continue
@@ -110,7 +108,7 @@ class TaskToken:
         try:
             run = self._ledger.find_run(self._run_id)
             attempt = self._ledger.find_attempt(self._run_id, self._attempt)
-        except (RunctlError, ClientError, BotoCoreError) as exc:
+        except RunctlError as exc:
             logger.warning("the ledger cannot be read for now: %s", exc)
             return
         if run is not None:

@@ -10,8 +10,6 @@ from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from runctl.agent.reporting.progress import Progress
 from runctl.aws.trainer_access import SessionCredentials
 from runctl.model.errors import RunctlError
@@ -99,7 +97,7 @@ class CredentialsEndpoint:
         while not self._stop.wait(due):
             try:
                 self._get()
-            except (RunctlError, ClientError, BotoCoreError):
+            except RunctlError:
                 due = RETRY.total_seconds()
             else:
                 due = self._until_renewal()
@@ -107,7 +105,7 @@ class CredentialsEndpoint:
     def _get(self) -> None:
         try:
             self._held = self._fetch()
-        except (RunctlError, ClientError, BotoCoreError) as exc:
+        except RunctlError as exc:
             problem = f"the trainer's credentials cannot be had: {exc}"
             if self._progress.warn(problem, about="credentials"):
                 logger.warning("%s", problem)

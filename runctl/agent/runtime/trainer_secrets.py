@@ -5,8 +5,6 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 
-from botocore.exceptions import BotoCoreError
-
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import MIN_LENGTH, SecretMask
 from runctl.agent.signals.waiting import RETRY, CancellableWait
@@ -77,7 +75,7 @@ class TrainerSecrets:
                 if not exc.may_pass or refusals >= TRIES:
                     raise
                 logger.warning("trying again: %s: %s", field, exc)
-            except (TransientError, BotoCoreError) as exc:
+            except TransientError as exc:
                 if time.monotonic() > until:
                     raise UnreadableSecretError(
                         f"no answer for {SERVICE_TIMEOUT.total_seconds() / 60:.0f} minutes; does "

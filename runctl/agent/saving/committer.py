@@ -8,8 +8,6 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.marks import Marks
 from runctl.agent.saving.save_events import SaveEvents
@@ -186,7 +184,7 @@ class Committer:
                 self._store, kept, self._manifest, attempt=self._attempt
             )
             self._uploader.forget(removed)
-        except (RunctlError, ClientError, BotoCoreError) as exc:
+        except RunctlError as exc:
             logger.warning("old checkpoints could not be removed: %s", exc)
 
     def _may_fall_back(self) -> bool:

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.errors import FencedError, RunctlError
 
@@ -59,7 +57,7 @@ class Marks:
             except FencedError as exc:
                 logger.warning("%s: %s", problem, exc)
                 return False
-            except (RunctlError, ClientError, BotoCoreError) as exc:
+            except RunctlError as exc:
                 logger.warning("%s (try %d): %s", problem, turn, exc)
             else:
                 return True

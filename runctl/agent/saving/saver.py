@@ -5,8 +5,6 @@ import threading
 import time
 from datetime import datetime, timedelta, timezone
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.folder_watcher import FolderWatcher, Pinned
@@ -121,7 +119,7 @@ class CheckpointSaver:
             self._committer.save_partial(
                 pinned.snapshot, pinned.place, reasons=self._watcher.incomplete_reasons
             )
-        except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
+        except (RunctlError, OSError) as exc:
             logger.warning("the unfinished checkpoint could not be kept: %s", exc)
 
     def _save_pinned(self) -> None:
@@ -157,7 +155,7 @@ class CheckpointSaver:
                     )
                 )
                 return False
-            except (RunctlError, ClientError, BotoCoreError, OSError) as exc:
+            except (RunctlError, OSError) as exc:
                 self._show(f"the newest checkpoint could not be saved yet: {exc}", about="save")
                 if time.monotonic() + wait > until:
                     return False

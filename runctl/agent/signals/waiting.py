@@ -7,8 +7,6 @@ from concurrent.futures import Future
 from datetime import timedelta
 from typing import TypeVar
 
-from botocore.exceptions import BotoCoreError
-
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.model.errors import TransientError
 
@@ -71,6 +69,6 @@ class CancellableWait:
         while True:
             try:
                 return call()
-            except (TransientError, BotoCoreError) as exc:
+            except TransientError as exc:
                 logger.warning("trying again: %s", exc)
                 self.pause(RETRY)

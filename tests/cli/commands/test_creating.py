@@ -7,11 +7,10 @@ import sys
 import time
 
 import pytest
-from botocore.exceptions import ClientError
 
 from runctl.aws.fleet import Ec2Fleet
 from runctl.cli.commands.aws.creating import REPEATED_WITHIN, default_folder, replayable
-from runctl.model.errors import CapacityUnavailableError, TransientError
+from runctl.model.errors import CapacityUnavailableError, TransientError, UnexpectedAwsError
 from runctl.model.machine import LaunchResult
 from runctl.model.pool import Pool
 
@@ -49,7 +48,7 @@ def test_a_request_without_an_answer_is_repeated_until_it_has_one(ask, error):
     "error",
     [
         CapacityUnavailableError("none"),
-        ClientError({"Error": {"Code": "InvalidParameter", "Message": "no"}}, "CreateFleet"),
+        UnexpectedAwsError("no", code="InvalidParameter"),
     ],
 )
 def test_a_refusal_is_an_answer(ask, error):

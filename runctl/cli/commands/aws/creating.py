@@ -76,9 +76,7 @@ def _take(
 
 def _is_answer(error: Exception) -> bool:
     """Whether EC2 has refused; any other error may have followed a launch."""
-    # Compared by name: an unexpected AWS error is an answer, too.
-    is_aws = type(error).__module__.partition(".")[0] == "botocore"
-    return is_aws or (isinstance(error, RunctlError) and not isinstance(error, TransientError))
+    return isinstance(error, RunctlError) and not isinstance(error, TransientError)
 
 
 def _lock(stream: IO[str]) -> None:
