@@ -185,15 +185,15 @@ class Connection(asyncio.BufferedProtocol):
             parts = store.keys(f"{query['uploadId']}/")
             joined = [piece for part in parts for piece in part["pieces"]]
             begun = store.get(f"upload/{query['uploadId']}") or {}
-            size = sum(one[1] for one in joined)
+            size = sum(chunk[1] for chunk in joined)
             store.put(key, {"size": size, "pieces": joined, "meta": begun.get("meta", {})})
             self._send_xml(
                 "CompleteMultipartUploadResult",
                 f"<Bucket>{bucket}</Bucket><Key>{escape(key)}</Key><ETag>{escape(ETAG)}</ETag>",
             )
         elif method == "POST" and "delete" in query:
-            for one in re.findall(rb"<Key>(.*?)</Key>", content or b""):
-                store.delete(one.decode())
+            for key in re.findall(rb"<Key>(.*?)</Key>", content or b""):
+                store.delete(key.decode())
             self._send_xml("DeleteResult", "")
         elif method == "DELETE":
             store.delete(key)
@@ -207,10 +207,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _list(self, bucket: str, query: dict[str, str]) -> None:
         rows = "".join(
-            f"<Contents><Key>{escape(one['key'])}</Key><Size>{one['size']}</Size>"
+            f"<Contents><Key>{escape(listed['key'])}</Key><Size>{listed['size']}</Size>"
             f"<LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>{escape(ETAG)}</ETag>"
             "<StorageClass>STANDARD</StorageClass></Contents>"
-            for one in self._store.keys(query.get("prefix", ""))
+            for listed in self._store.keys(query.get("prefix", ""))
         )
         self._send_xml(
             "ListBucketResult",

@@ -88,11 +88,11 @@ def figures(stage: Testbed) -> dict[str, list[float]]:
     }
     requested = launches(stage.cloud.calls())
     found: dict[str, list[float]] = {name: [] for name in [*FIGURES, "boot_s"]}
-    for one, after in itertools.pairwise(attempts):
-        began = noticed[one.instance_ids[0]]
-        for name, instant in instants(one, after, requested).items():
+    for attempt, after in itertools.pairwise(attempts):
+        began = noticed[attempt.instance_ids[0]]
+        for name, instant in instants(attempt, after, requested).items():
             found[name].append((instant - began).total_seconds())
-        change = after.timeline["first_step"] - one.timeline["sigterm"]
+        change = after.timeline["first_step"] - attempt.timeline["sigterm"]
         found["changeover_s"].append(change.total_seconds())
         if after.launched_at is not None:
             boot = after.timeline["booted"] - after.launched_at
@@ -127,9 +127,9 @@ def tags_of(params: Mapping[str, Any]) -> dict[str, str]:
     """Return the instance tags of a CreateFleet call."""
     return {
         tag["Key"]: tag["Value"]
-        for one in params["TagSpecifications"]
-        if one["ResourceType"] == "instance"
-        for tag in one["Tags"]
+        for tag_specification in params["TagSpecifications"]
+        if tag_specification["ResourceType"] == "instance"
+        for tag in tag_specification["Tags"]
     }
 
 

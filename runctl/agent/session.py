@@ -21,7 +21,7 @@ from runctl.agent.saving.saver import CheckpointSaver
 from runctl.agent.saving.schedule import CheckpointSchedule
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.checkpoint.pinning import tell_where_links_fail
+from runctl.checkpoint.pinning import describe_missing_links
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.request import RunRequest
 from runctl.policy.interval import Uptime
@@ -142,7 +142,7 @@ class TrainingSession:
             variables=contract.as_environment(),
             resumes=restored is not None,
         )
-        if note := tell_where_links_fail(prepared.checkpoint, paths.state / "pins"):
+        if note := describe_missing_links(prepared.checkpoint, paths.state / "pins"):
             logger.info("%s", note)
         last_check()
         trainer = Trainer(

@@ -1,1 +1,1 @@
-"""The checkpoint engine: when a folder is whole, what is stored of it, and how it comes back."""
+"""The checkpoint engine: when a folder is whole, what is stored, and how it is restored."""

@@ -1,4 +1,4 @@
-"""Bundles: small files that share a part, since a request costs as much as many files' bytes."""
+"""Bundles: small files that share a part, since one request costs as much as many files' bytes."""
 
 import hashlib
 import os
@@ -13,17 +13,17 @@ from runctl.model.checkpoint import Part
 
 # A bundle is read into one buffer and sent from there.
 BUNDLE_BYTES = BUFFER_BYTES
-# Bundles with less in use than this are packed anew, so they take at most twice what is in use.
+# Bundles with less than this in use are repacked, so they take at most twice the space in use.
 MIN_LIVE_SHARE = 0.5
-# If there are more bundles than these and twice as many as would do, short ones are packed anew:
-# each is a request when the checkpoint is restored.
+# If there are more bundles than this, and twice as many as necessary, short ones are repacked: each
+# costs a request when the checkpoint is restored.
 SPARE_BUNDLES = 32
-# A save packs anew at most as much as it has to send anyway, or this: the last one is in a hurry.
+# A save repacks at most as many bytes as it sends anyway, or this many: the last save is urgent.
 REPACKED_BYTES = 8 * BUNDLE_BYTES
 
 
 class PinnedFile(NamedTuple):
-    """A file of a snapshot; its bytes are `content`, or are read at `place`."""
+    """A file of a snapshot; its bytes are `content`, or are read from `place`."""
 
     path: str
     place: str
@@ -33,7 +33,7 @@ class PinnedFile(NamedTuple):
 
 
 def pack(files: Iterable[PinnedFile]) -> Iterator[list[PinnedFile]]:
-    """Divide files into bundles, in their order: the same files make the same bundles."""
+    """Divide files into bundles, in order: the same files make the same bundles."""
     bundle: list[PinnedFile] = []
     size = 0
     for file in files:
@@ -47,10 +47,10 @@ def pack(files: Iterable[PinnedFile]) -> Iterator[list[PinnedFile]]:
 
 
 def to_repack(used: Iterable[tuple[Stored, int]], *, new_bytes: int) -> set[str]:
-    """Return the digests of the bundles whose files are to be packed anew.
+    """Return the digests of the bundles whose files are to be repacked.
 
-    `used` has what the snapshot needs of bundles: each content once, with its size. `new_bytes` go
-    into new bundles in any case. The emptiest are taken first.
+    `used` is what the snapshot needs from bundles: each content once, with its size. `new_bytes` go
+    into new bundles in any case. The emptiest bundles come first.
     """
     live: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -73,7 +73,7 @@ def to_repack(used: Iterable[tuple[Stored, int]], *, new_bytes: int) -> set[str]
 
 @dataclass
 class Bundle:
-    """Small files in one buffer, one after another; equal contents are there once."""
+    """Small files in one buffer, one after another; equal contents are stored once."""
 
     name: str
     buffer: memoryview
@@ -84,10 +84,10 @@ class Bundle:
         yield self.buffer[: self.size_bytes]
 
     def read(self, files: Sequence[PinnedFile], known: Collection[str]) -> list[tuple[str, int]]:
-        """Read files; return the digest of each, and its offset here.
+        """Read files; return the digest of each and its offset in the bundle.
 
-        What `known` has is not kept here, and its offset is meaningless. Raises ChangedError when a
-        file is not as it was seen.
+        Contents that are in `known` are not kept here, and their offset is meaningless. Raises
+        ChangedError if a file differs from its recorded state.
         """
         offsets: dict[str, int] = {}
         found = []
@@ -106,7 +106,7 @@ class Bundle:
         return found
 
     def part(self) -> Part:
-        """Return the part that the bundle is."""
+        """Return the bundle as a part."""
         digest = hashlib.sha256(self.buffer[: self.size_bytes]).hexdigest()
         return Part(sha256=digest, size_bytes=self.size_bytes)
 
@@ -116,13 +116,13 @@ def _read(file: PinnedFile, content: memoryview) -> None:
     try:
         descriptor = os.open(place, os.O_RDONLY)
     except FileNotFoundError as exc:
-        raise ChangedError(f"{path} was removed while it was read") from exc
+        raise ChangedError(f"{path} was removed while it was being read") from exc
     try:
         done = 0
         while done < seen.size:
             count = os.preadv(descriptor, [content[done:]], done)
             if not count:
-                raise ChangedError(f"{path} became shorter while it was read")
+                raise ChangedError(f"{path} became shorter while it was being read")
             done += count
         info = os.fstat(descriptor)
     finally:
@@ -131,8 +131,8 @@ def _read(file: PinnedFile, content: memoryview) -> None:
 
 
 def check_unchanged(path: str, seen: FileState, info: os.stat_result, *, is_log: bool) -> None:
-    """Raise ChangedError when a file is not as it was seen; a log may have grown."""
+    """Raise ChangedError if a file differs from its recorded state; a log may have grown."""
     if is_log and info.st_size >= seen.size:
         return
     if (info.st_size, info.st_mtime_ns) != (seen.size, seen.mtime_ns):
-        raise ChangedError(f"{path} was written to while it was read")
+        raise ChangedError(f"{path} was written to while it was being read")

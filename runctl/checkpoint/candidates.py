@@ -1,4 +1,4 @@
-"""Candidates for a restore: the checkpoints of a run in the order in which they are offered."""
+"""Candidates for a restore: the checkpoints of a run, in the order in which they are tried."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 from runctl.model.run import Run
 from runctl.policy.fallback import MAX_STEPS_BACK, in_order_of_trust
 
-# In the manifest's metadata: the keys of the checkpoints before it, the newest first.
+# In the manifest's metadata: the keys of the previous checkpoints, newest first.
 PREVIOUS = "previous"
-# So many of them are read; retention keeps fewer.
+# At most this many are read; retention keeps fewer.
 MAX_PREVIOUS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """What is known of a run's checkpoints besides which is the newest.
+    """What is known about a run's checkpoints, apart from which is the newest.
 
-    `proven` is the last one that a trainer continued from, `suspects` are those that one died from,
-    `tried` those that died on this machine.
+    `proven` is the last one that a trainer continued from; `suspects` are those from which a
+    trainer died, and `tried` those from which one died on this machine.
     """
 
     proven: str | None = None
@@ -38,9 +38,9 @@ NOTHING_KNOWN = Trust()
 
 
 def candidates(store: CheckpointStore, newest: str, trust: Trust) -> Iterator[str]:
-    """Yield the newest checkpoint and those before it, suspects after all others.
+    """Yield the newest checkpoint and its predecessors, suspects after all others.
 
-    The chain is read only when the newest one is not wanted.
+    The chain is read only if the newest one is rejected.
     """
     offered = trust.tried
     if newest not in trust.tried | trust.suspects:
@@ -53,13 +53,13 @@ def candidates(store: CheckpointStore, newest: str, trust: Trust) -> Iterator[st
 
 
 def _chain(store: CheckpointStore, newest: str) -> list[str]:
-    """Return the checkpoint and those before it, as manifests name one another."""
+    """Return the checkpoint and its predecessors, following the names in the manifests."""
     try:
         chain = [newest, *previous_of(store, newest)]
     except NewerCheckpointError:
         raise
     except DamagedCheckpointError:
-        # Without its manifest nothing names the others; each of them is whole by itself.
+        # Without its manifest nothing names the others; each of them is whole in itself.
         return [newest, *(other for other in store.manifest_keys() if other < newest)]
     # Each names only as many as retention keeps, and all of those may have been tried.
     for _ in range(MAX_STEPS_BACK):
@@ -69,12 +69,12 @@ def _chain(store: CheckpointStore, newest: str) -> list[str]:
 
 
 def previous_of(store: CheckpointStore, key: str) -> list[str]:
-    """Return the keys of the checkpoints before one, the newest first."""
+    """Return the keys of a checkpoint's predecessors, newest first."""
     return keys_before(store.get_manifest(key))
 
 
 def keys_before(manifest: Manifest) -> list[str]:
-    """Return the keys that a manifest names of the checkpoints before it, the newest first."""
+    """Return the keys of the predecessors that a manifest names, newest first."""
     keys = manifest.metadata.get(PREVIOUS)
     listed = keys[:MAX_PREVIOUS] if isinstance(keys, list) else []
     return [key for key in listed if isinstance(key, str)]

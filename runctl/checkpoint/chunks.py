@@ -1,4 +1,4 @@
-"""A piece of a file, read a little at a time so that memory stays small and caches warm."""
+"""Chunks of files, read in small steps so that memory stays small and caches warm."""
 
 import contextlib
 import mmap
@@ -10,25 +10,26 @@ from typing import Protocol
 from runctl.checkpoint.settling import ChangedError
 
 CHUNK_BYTES = 8 * 1024 * 1024
-# What is read at once. Much less costs more calls, and much more falls out of the processor's cache
-# before it is used. A piece that is no larger is read once and kept until it is sent.
+# Bytes per read. With much less, more calls are needed; with much more, the data leaves the
+# processor's cache before it is used. A chunk that is no larger is read once and kept until it is
+# sent.
 BUFFER_BYTES = 1024 * 1024
-# The same where a piece is sent: there are many such places, and a socket takes less at once.
+# The same for sending: many threads send at once, and a socket accepts less at a time.
 SENT_BYTES = 512 * 1024
 
 
 def new_buffer() -> memoryview:
-    """Return room to read into.
+    """Return an empty buffer to read into.
 
-    It begins with a page, which the kernel copies to a quarter faster than to a bytearray.
+    It begins on a page boundary: the kernel copies to one a quarter faster than to a bytearray.
     """
     return memoryview(mmap.mmap(-1, BUFFER_BYTES))
 
 
 class Chunk:
-    """Some bytes of an open file; each iteration reads them from their beginning.
+    """A range of an open file; each iteration reads it from its beginning.
 
-    Raises ChangedError when the file became shorter.
+    Raises ChangedError if the file became shorter.
     """
 
     def __init__(
@@ -50,24 +51,24 @@ class Chunk:
             room = self.buffer[: self.size_bytes - done]
             count = os.preadv(self._descriptor, [room], self._offset + done)
             if not count:
-                raise ChangedError(f"{self.name} became shorter while it was read")
+                raise ChangedError(f"{self.name} became shorter while it was being read")
             self.is_held = count == self.size_bytes
             yield room[:count]
             done += count
 
 
 class InABuffer(Protocol):
-    """What is read into a buffer; all of it is there when it is held."""
+    """A chunk that was read into a buffer; all of it is there if `is_held`."""
 
     buffer: memoryview
     is_held: bool
 
 
 class BufferPool:
-    """Buffers for as many threads as there are processors, to read and hash in.
+    """Buffers to read and hash in, for as many threads as there are processors.
 
-    More at once would only push each other's bytes out of the processors' caches. For the same
-    reason the buffer that was used last is the next one acquired.
+    More at once would only evict each other's data from the processors' caches. For the same reason
+    the buffer that was used last is acquired next.
     """
 
     def __init__(self, count: int) -> None:
@@ -85,7 +86,7 @@ class BufferPool:
 
 
 class Reader:
-    """One thread's buffers: one of the pool's while it hashes, otherwise one of its own."""
+    """One thread's buffers: one from the pool while it hashes, otherwise its own."""
 
     def __init__(self, pool: BufferPool) -> None:
         self._pool = pool
@@ -93,13 +94,13 @@ class Reader:
         self._at: memoryview | None = None
 
     def acquire(self) -> memoryview:
-        """Acquire a buffer of the pool, unless one is held, and return it."""
+        """Acquire a buffer from the pool, unless one is held, and return it."""
         if self._at is None:
             self._at = self._pool.acquire()
         return self._at
 
     def release(self, chunk: InABuffer | None = None) -> None:
-        """Release the pool's buffer, if one is held; `chunk`, read there, is read on elsewhere.
+        """Release the pool's buffer, if one is held; `chunk`, which is in it, is still read.
 
         A chunk that is held keeps its buffer, and the pool gets the reader's own instead.
         """
@@ -115,11 +116,11 @@ class Reader:
 
 @contextlib.contextmanager
 def opened(path: str, *, name: str) -> Iterator[int]:
-    """Open a file to read its pieces; ChangedError, about `name`, when it is gone."""
+    """Open a file to read its chunks; raise ChangedError, about `name`, if it is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError as exc:
-        raise ChangedError(f"{name} was removed while it was read") from exc
+        raise ChangedError(f"{name} was removed while it was being read") from exc
     try:
         yield descriptor
     finally:

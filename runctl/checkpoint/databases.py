@@ -1,4 +1,4 @@
-"""SQLite databases that the trainer holds open: copies of them stand in their place."""
+"""SQLite databases that the trainer holds open, each replaced by a consistent copy."""
 
 import shutil
 import time
@@ -12,25 +12,25 @@ from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.checkpoint.pinning import pin_name
 from runctl.checkpoint.sqlite_copy import SIDECARS, DatabaseError, copy_database
 
-# Each copy becomes a checkpoint: soon at first, then at a pace that costs little.
+# Each copy becomes a checkpoint: soon at first, then at a rate that costs little.
 FIRST_EVERY, MAX_EVERY = timedelta(seconds=5), timedelta(seconds=30)
 COST_SHARE = 20
 MAX_COPY_TIME = timedelta(seconds=5)
-# A program may open its database for each transaction: it is not finished with it in between.
+# A program may reopen its database for each transaction: a closed one may still be in use.
 STILL_IN_USE = timedelta(seconds=10)
 MAX_DATABASES = 100
 
 
 class DatabaseFinder(Protocol):
-    """Tells databases from other files by their content."""
+    """Recognizes databases by their content."""
 
     def is_database(self, path: str) -> bool:
-        """Whether a file is an SQLite database, whatever its name."""
+        """Return whether a file is an SQLite database, whatever its name."""
 
 
 @dataclass(frozen=True)
 class _Database:
-    """A database in use: its last copy, the state that was copied, and when the next one is due."""
+    """A database in use: its last copy, the copied state, and when the next copy is due."""
 
     used_at: float
     every: float = FIRST_EVERY.total_seconds()
@@ -41,9 +41,9 @@ class _Database:
 
 @dataclass(frozen=True)
 class Replaced:
-    """A look at the folder in which copies stand for open databases.
+    """A folder's state in which copies replace open databases.
 
-    `copies` are the paths of those; `held_back` are databases of which there is no copy.
+    `copies` are their paths; `held_back` are databases without a copy.
     """
 
     view: FolderState
@@ -53,7 +53,7 @@ class Replaced:
 
 
 class Databases:
-    """Copies open databases at a bounded pace, into a folder of ours."""
+    """Copies open databases at a bounded rate into a folder of our own."""
 
     def __init__(self, folder: Path, place: Path, finder: DatabaseFinder) -> None:
         self._folder = folder
@@ -65,9 +65,9 @@ class Databases:
         self.problems: dict[str, str] = {}
 
     def replace(self, view: FolderState, writing: set[str], now: float, *, hurry: bool) -> Replaced:
-        """Put copies into the place of databases that are in use, and their journals aside.
+        """Replace databases in use by their copies, and drop their journals.
 
-        With `hurry` something else waits to be saved, with which the copy should agree.
+        With `hurry`, something else waits to be saved, and the copy should agree with it.
         """
         self._find(view, writing, now)
         if not self._used:
@@ -76,14 +76,14 @@ class Databases:
         copies, held_back = set(), set()
         for path in sorted(self._used):
             aside = [f"{path}{sidecar}" for sidecar in SIDECARS]
-            state = tuple(view.get(one) for one in (path, *aside) if not one.endswith("-shm"))
+            state = tuple(view.get(file) for file in (path, *aside) if not file.endswith("-shm"))
             database = self._refresh(path, state, now, hurry=hurry)
             writing -= {path, *aside}
             if database.copy is None:
                 held_back |= {path, *aside}
                 continue
-            for one in aside:
-                view.pop(one, None)
+            for journal in aside:
+                view.pop(journal, None)
             view[path] = database.copy
             copies.add(path)
         return Replaced(view, writing, frozenset(copies), frozenset(held_back))
@@ -92,18 +92,18 @@ class Databases:
     def paths(self) -> frozenset[str]:
         """The databases that are or were in use, with their journals."""
         paths = self._used.keys() | self._at_rest
-        return frozenset(f"{path}{one}" for path in paths for one in ("", *SIDECARS))
+        return frozenset(f"{path}{suffix}" for path in paths for suffix in ("", *SIDECARS))
 
     def at_rest(
         self, view: FolderState, torn: frozenset[str]
     ) -> tuple[FolderState, frozenset[str]]:
-        """Return the folder without what SQLite makes anew, once no process uses it any more.
+        """Return the folder's state without what SQLite recreates, once no process uses it.
 
         A database that was open when its writer was killed is consistent with its journal.
         """
         owners = {path for path in {*torn, *self._used} if path in view}
         found = {path for path in owners if path in self._used or self._finder.is_database(path)}
-        # A journal may be open when its database is not: rows are in it all the same.
+        # A journal may be open when its database is not: it holds rows all the same.
         for path in torn:
             for sidecar in SIDECARS:
                 owner = path.removesuffix(sidecar)
@@ -112,12 +112,14 @@ class Databases:
         self._at_rest = found
         kept = {path: seen for path, seen in view.items() if path.removesuffix("-shm") not in found}
         kept |= {path: view[path] for path in found}
-        return kept, torn - {f"{path}{one}" for path in found for one in ("", *SIDECARS)}
+        return kept, torn - {f"{path}{suffix}" for path in found for suffix in ("", *SIDECARS)}
 
     def _find(self, view: FolderState, writing: Set[str], now: float) -> None:
-        """Note which databases are in use."""
+        """Record which databases are in use."""
         for path in writing & view.keys():
-            owner = next((path.removesuffix(one) for one in SIDECARS if path.endswith(one)), path)
+            owner = next(
+                (path.removesuffix(suffix) for suffix in SIDECARS if path.endswith(suffix)), path
+            )
             seen = view.get(owner)
             if seen is None or seen.kind != "file" or not seen.size:
                 continue
@@ -147,7 +149,7 @@ class Databases:
             copy = self._copied(path)
         except DatabaseError as exc:
             self.problems[path] = (
-                f"{path} is a database that is open all the time, and cannot be copied while the "
+                f"{path} is a database that is never closed, and cannot be copied while the "
                 f"trainer runs: {exc}"
             )
             failed = replace(database, due=now + FIRST_EVERY.total_seconds())
@@ -166,7 +168,7 @@ class Databases:
         return self._used[path]
 
     def _copied(self, path: str) -> FileState:
-        """Copy a database; what an earlier agent left is removed before the first."""
+        """Copy a database; before the first copy, remove what an earlier agent left behind."""
         if not self._has_begun:
             shutil.rmtree(self.place, ignore_errors=True)
             self._has_begun = True

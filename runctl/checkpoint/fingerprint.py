@@ -1,4 +1,4 @@
-"""Knowing pieces again that the last save held, at a fraction of what SHA-256 costs."""
+"""Recognition of chunks that the last save held, at a fraction of the cost of SHA-256."""
 
 import contextlib
 import ctypes
@@ -15,7 +15,7 @@ KEY_BYTES = 32
 TAG_BYTES = 16
 ALGORITHM = b"POLY1305"
 POINTER, TEXT, SIZE = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
-# openssl/evp.h: name, what it returns, what it takes.
+# openssl/evp.h: name, return type, argument types.
 SIGNATURES: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
     ("EVP_MAC_fetch", POINTER, (POINTER, TEXT, TEXT)),
     ("EVP_MAC_CTX_new", POINTER, (POINTER,)),
@@ -27,17 +27,17 @@ SIGNATURES: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
 
 
 class ChunkIndex:
-    """Tells which part a piece of a file is; safe to share between threads.
+    """Identifies the part that a chunk of a file is; safe to share between threads.
 
-    A file is often written anew, or in place, with most of its bytes as they were. Large pieces
-    are therefore looked up by a fingerprint first, and hashed only when the last save did not hold
-    them. What changed lies together more often than not: after a piece that was not known the next
-    ones are hashed at once, until one of them turns out to have been there before.
+    A file is often rewritten, or changed in place, with most of its bytes unchanged. Large chunks
+    are therefore looked up by a fingerprint first, and hashed only if the last save did not hold
+    them. Changes tend to cluster: after an unknown chunk, the next ones are hashed right away,
+    until one of them turns out to be known.
     """
 
     def __init__(self) -> None:
         self._poly1305: Poly1305 | None = None
-        with contextlib.suppress(OSError):  # without it everything is hashed
+        with contextlib.suppress(OSError):  # without it, everything is hashed
             self._poly1305 = Poly1305()
         self._lock = threading.Lock()
         self._before: dict[bytes, Part] = {}
@@ -45,12 +45,12 @@ class ChunkIndex:
         self._looks_up = False
 
     def begin(self) -> None:
-        """Begin with a save; what the one before held is what is looked up."""
+        """Begin a save; chunks are looked up in the previous one."""
         self._before, self._now = self._now, {}
         self._looks_up = bool(self._before)
 
     def identify(self, chunk: Chunk) -> Part:
-        """Return the part that a chunk is; raises what reading it raises."""
+        """Return the part that a chunk is; raises whatever reading it raises."""
         if self._poly1305 is None or chunk.size_bytes < CHUNK_BYTES:
             return self._hash(chunk, None)
         if self._looks_up:
@@ -69,7 +69,7 @@ class ChunkIndex:
         for block in chunk:
             digest.update(block)
             if fingerprint is not None:
-                # Of the very bytes that are hashed: the file may change between two readings.
+                # From the very bytes that are hashed: the file may change between two reads.
                 fingerprint.update(block)
         part = Part(sha256=digest.hexdigest(), size_bytes=chunk.size_bytes)
         if fingerprint is not None:
@@ -83,12 +83,12 @@ class ChunkIndex:
 
 
 class Poly1305:
-    """Makes hashes, with `update` and `digest`, that are OpenSSL's Poly1305 (RFC 8439).
+    """Creates OpenSSL's Poly1305 (RFC 8439) objects with `update` and `digest`, like hashlib's.
 
-    Its key is drawn here and never shown. Two different pieces of 8 MiB have the same tag with a
-    probability below 2^-83, whatever they hold (8 L / 2^106 for L blocks of 16 bytes: Bernstein,
-    "The Poly1305-AES message-authentication code", 2005): good for comparing what one process has
-    seen, and for nothing beyond it. Raises OSError where OpenSSL 3 cannot be called.
+    Its key is random and never leaves this object. Two different chunks of 8 MiB have the same tag
+    with a probability below 2^-83, whatever they hold (8 L / 2^106 for L blocks of 16 bytes:
+    Bernstein, "The Poly1305-AES message-authentication code", 2005): good for comparing what one
+    process has seen, and for nothing else. Raises OSError where OpenSSL 3 cannot be called.
     """
 
     def __init__(self) -> None:
@@ -101,12 +101,12 @@ class Poly1305:
             raise OSError(f"OpenSSL has no {exc}") from exc
         self.library = library
         self.key = secrets.token_bytes(KEY_BYTES)
-        # Kept for as long as this process lives.
+        # Kept for the lifetime of this process.
         self.method = library.EVP_MAC_fetch(None, ALGORITHM, None)
         self.new().digest()
 
     def new(self) -> "_Tag":
-        """Begin with another piece."""
+        """Begin another chunk."""
         return _Tag(self)
 
 
@@ -121,14 +121,14 @@ class _Tag:
             raise OSError("OpenSSL has no Poly1305")
 
     def update(self, chunk: memoryview) -> None:
-        """Take more bytes, of a buffer that can be written to."""
+        """Add bytes from a writable buffer."""
         first = ctypes.byref(ctypes.c_char.from_buffer(chunk))
         if not self._library.EVP_MAC_update(self._context, first, len(chunk)):
-            raise OSError("OpenSSL cannot go on with Poly1305")
+            raise OSError("OpenSSL failed to update a Poly1305 tag")
 
     def digest(self) -> bytes:
-        """Return the tag; nothing can be taken after that."""
+        """Return the tag; no more bytes can be added."""
         tag, length = ctypes.create_string_buffer(TAG_BYTES), ctypes.c_size_t()
         if not self._library.EVP_MAC_final(self._context, tag, ctypes.byref(length), TAG_BYTES):
-            raise OSError("OpenSSL cannot end Poly1305")
+            raise OSError("OpenSSL failed to finish a Poly1305 tag")
         return tag.raw

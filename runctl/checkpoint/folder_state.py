@@ -1,4 +1,4 @@
-"""The state of a checkpoint folder: what a scan finds in it."""
+"""The state of a checkpoint folder, as a scan finds it."""
 
 import os
 import stat
@@ -8,13 +8,13 @@ from pathlib import Path
 from runctl.model.errors import CheckpointError
 from runctl.model.manifest_rules import MAX_DEPTH
 
-# A scan of more names than this would take the agent's memory and a core for itself.
+# A scan of more names than this would occupy a core and too much of the agent's memory.
 MAX_NAMES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """One file, folder or symbolic link, as a scan of the folder found it."""
+    """A file, folder or symbolic link, as a scan of the folder found it."""
 
     kind: str
     mode: int
@@ -30,10 +30,11 @@ FolderState = dict[str, FileState]
 def scan_folder(
     folder: Path, before: FolderState | None = None, *, most: int = MAX_NAMES
 ) -> FolderState:
-    """Return the state of everything below `folder` by relative path, less what vanishes meanwhile.
+    """Return the state of everything below `folder`, by relative path.
 
-    A state that equals that in `before` shares its memory. Raises CheckpointError where there are
-    more names than `most`, or deeper folders than a manifest may have.
+    What vanishes meanwhile is omitted. An entry that equals the one in `before` shares its memory.
+    Raises CheckpointError if there are more names than `most`, or folders nested deeper than a
+    manifest allows.
     """
     folder_state: FolderState = {}
     known = {} if before is None else before
@@ -61,22 +62,22 @@ def scan_folder(
                         pending.append(path)
             if len(folder_state) > most:
                 raise CheckpointError(
-                    f"{folder} holds more than {most:,} files, which is more than can be watched; "
-                    "pack small files into archives, or keep them outside of the checkpoint folder"
+                    f"{folder} holds more than {most:,} files, the most that can be watched; "
+                    "pack small files into archives, or keep them outside the checkpoint folder"
                 )
     return folder_state
 
 
 def _check_depth(folder: Path, path: str) -> None:
-    if path.count("/") >= MAX_DEPTH - 1:  # what lies in it could not be restored
+    if path.count("/") >= MAX_DEPTH - 1:  # its content could not be restored
         raise CheckpointError(
-            f"{folder} has folders in more than {MAX_DEPTH - 1} levels, which is more than can be "
-            "restored; keep those outside of the checkpoint folder"
+            f"{folder} has folders nested in more than {MAX_DEPTH - 1} levels, the most that can "
+            "be restored; keep those outside the checkpoint folder"
         )
 
 
 def _state_of(item: "os.DirEntry[str]") -> FileState | None:
-    # Not item.stat(): it may be answered from what the directory held a moment ago.
+    # Not item.stat(): it may answer from a cached directory entry.
     info = os.lstat(item.path)
     mode = stat.S_IMODE(info.st_mode)
     if stat.S_ISLNK(info.st_mode):
@@ -86,4 +87,4 @@ def _state_of(item: "os.DirEntry[str]") -> FileState | None:
     if stat.S_ISREG(info.st_mode):
         inode = (info.st_dev, info.st_ino)
         return FileState("file", mode, info.st_mtime_ns, info.st_size, inode)
-    return None  # a socket or a pipe is no part of a checkpoint
+    return None  # sockets and pipes do not belong in a checkpoint

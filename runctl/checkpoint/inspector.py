@@ -1,4 +1,4 @@
-"""Looking into the files of a checkpoint folder, as little and as seldom as possible."""
+"""An inspector that reads the files of a checkpoint folder as little and as seldom as possible."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from runctl.checkpoint.folder_state import FileState
 from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
 
 SQLITE = b"SQLite format 3\0"
-# What is remembered of more files than this is not worth its memory.
+# Remembering more files than this would cost more memory than it saves.
 MAX_REMEMBERED = 20_000
 
 T = TypeVar("T")
@@ -18,9 +18,9 @@ Identity = tuple[tuple[int, int], int, int]
 
 
 class Inspector:
-    """Reads heads and tails of files, each file once as long as it does not change.
+    """Reads the beginnings and ends of files, once per file until the file changes.
 
-    A file that cannot be read, or has changed since it was seen, has no verdict and no text.
+    A file that cannot be read, or that changed since the scan, has no verdict and no text.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,7 +29,7 @@ class Inspector:
         self._texts: dict[Identity, str] = {}
 
     def verdict(self, path: str, seen: FileState) -> Verdict | None:
-        """Return what the file's format says of it."""
+        """Return the verdict of the file's format."""
         key = _identity(seen)
         if key not in self._verdicts:
             with suppress(OSError), self._opened(path, seen) as file:
@@ -47,7 +47,7 @@ class Inspector:
         return self._texts.get(key, "")
 
     def is_database(self, path: str) -> bool:
-        """Whether a file is an SQLite database, whatever its name."""
+        """Return whether a file is an SQLite database, whatever its name."""
         with suppress(OSError):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             file = os.open(self._folder / path, flags)
@@ -59,7 +59,7 @@ class Inspector:
 
     @contextmanager
     def _opened(self, path: str, seen: FileState) -> Iterator[int]:
-        # Without O_NONBLOCK a pipe that has taken the file's place would never open.
+        # Without O_NONBLOCK, opening would block if a pipe had replaced the file.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.open(f"{self._folder}/{path}", flags)
         try:

@@ -1,4 +1,4 @@
-"""Where the content of files is stored already, so that they are not sent again."""
+"""Files whose content is stored already, so that it is not sent again."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ _Identity = tuple[tuple[int, int], int, int]
 class Stored(NamedTuple):
     """Where the content of a file is stored: in parts of its own, or in a bundle at an offset.
 
-    `sha256` is that of a small file's content.
+    `sha256` is the digest of a small file's content.
     """
 
     parts: tuple[Part, ...]
@@ -24,7 +24,7 @@ class Stored(NamedTuple):
 
     @classmethod
     def of(cls, entry: Entry) -> "Stored":
-        """Return where a checkpoint has a file."""
+        """Return where a checkpoint stores a file."""
         if entry.offset is not None:
             return cls(entry.parts, entry.offset, entry.sha256)
         if is_small(entry.size_bytes) and len(entry.parts) == 1:  # alone in its part
@@ -33,9 +33,9 @@ class Stored(NamedTuple):
 
 
 class KnownFiles:
-    """The files of the last snapshot, by what identifies them and by their contents.
+    """The files of the last snapshot, by their identity and by their contents.
 
-    Those of the snapshot before it count as well: a file may have been left out once.
+    Those of the snapshot before it count, too: a file may have been left out once.
     """
 
     def __init__(self) -> None:
@@ -49,16 +49,16 @@ class KnownFiles:
         return self._contents
 
     def find(self, seen: FileState) -> Stored | None:
-        """Return where a file is stored that has not changed since; None when it is not known."""
+        """Return where an unchanged file is stored, or None if it is unknown."""
         identity = _identity(seen)
         return self._files.get(identity) or self._before.get(identity)
 
     def note(self, seen: FileState, stored: Stored) -> None:
-        """Keep it for another try of the same snapshot."""
+        """Remember a file for another try of the same snapshot."""
         self._files[_identity(seen)] = stored
 
     def note_snapshot(self, files: Iterable[tuple[FileState, Stored]]) -> None:
-        """Keep a whole snapshot; what only older ones had is forgotten."""
+        """Remember a whole snapshot, and forget what only older ones had."""
         self._before, self._files, self._contents = self._files, {}, {}
         for seen, stored in files:
             self._files[_identity(seen)] = stored
@@ -66,7 +66,7 @@ class KnownFiles:
                 self._contents[stored.sha256] = stored
 
     def note_restored(self, view: Mapping[str, FileState], manifest: Manifest) -> None:
-        """Keep a checkpoint's contents, and those files that are in the folder in `view` by now."""
+        """Remember a checkpoint's contents, and which of its files are in the folder already."""
         files = [entry for entry in manifest.entries if entry.kind == "file"]
         self.note_snapshot(
             (seen, Stored.of(entry))
@@ -79,7 +79,7 @@ class KnownFiles:
 
 
 def is_small(size_bytes: int) -> bool:
-    """Whether a file of this size goes into a bundle; an empty one needs no part."""
+    """Return whether a file of this size goes into a bundle; an empty one needs no part."""
     return 0 < size_bytes <= SMALL_BYTES
 
 

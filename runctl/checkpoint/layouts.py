@@ -1,6 +1,6 @@
-"""What the layouts of well-known libraries say about whether a folder holds a complete save. Pure.
+"""Layouts of well-known libraries, which show whether a folder holds a complete save. Pure.
 
-Each layout has something that is written last, or a list of what belongs to it.
+In each layout something is written last, or a list names what belongs to a save.
 """
 
 import re
@@ -17,8 +17,8 @@ RECORDS_OF_TORCH = re.compile(r"^__\d+_\d+\.distcp$")
 METADATA_OF_A_RANK = re.compile(r"^__\d+\.metadata$")
 CHECKPOINT_OF_A_TRAINER = re.compile(r"^checkpoint-\d+$")
 ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
-# Files that name the newest save, and are written once it is complete: DeepSpeed, Megatron,
-# TensorFlow, Detectron2.
+# Files that name the newest save, written once it is complete: DeepSpeed, Megatron, TensorFlow,
+# Detectron2.
 TRACKERS = ("latest", "latest_checkpointed_iteration.txt", "checkpoint", "last_checkpoint")
 DIGITS = re.compile(r"\d{1,12}")
 FILE_TYPE = re.compile(r"\.[a-z]{1,5}\"?\s*$")
@@ -28,12 +28,12 @@ Text = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Flaw:
-    """Why the save that `path` belongs to is not complete.
+    """Why the save that `path` belongs to is incomplete.
 
-    `about` is what the flaw is recognized by at the next look, or in the next save if it is one of
-    a series; `seen_in` is then the highest number of a save without the flaw. `is_certain` says
-    that no time makes up for it: the library cannot read such a save. With `alone`, nothing but the
-    path and what is below is affected.
+    `about` identifies the flaw in the next scan, or in the next save of a series; `seen_in` is then
+    the highest number of a save without the flaw. `is_certain` means that waiting does not help:
+    the library cannot read such a save. With `alone`, only the path and what is below it are
+    affected.
     """
 
     path: str
@@ -46,9 +46,9 @@ class Flaw:
 
 
 def flaws_of(folder: str, files: Mapping[str, FileState], text: Text) -> Iterator[Flaw]:
-    """Yield what is missing in a folder by the layouts that its files belong to.
+    """Yield what is missing in a folder according to the layouts of its files.
 
-    `files` are those directly in it, by name; `text` returns the content of a small one.
+    `files` are those directly in it, by name; `text` returns the content of a small file.
     """
     yield from _shards(folder, files)
     yield from _indexes(folder, files, text)
@@ -57,7 +57,9 @@ def flaws_of(folder: str, files: Mapping[str, FileState], text: Text) -> Iterato
     is_of_a_trainer = CHECKPOINT_OF_A_TRAINER.match(folder.rpartition("/")[2])
     if is_of_a_trainer and "training_args.bin" in files and "trainer_state.json" not in files:
         about = f"{folder}/trainer_state.json"
-        yield Flaw(folder, f"{about} is missing, which the Hugging Face Trainer writes last", about)
+        yield Flaw(
+            folder, f"{about}, which the Hugging Face Trainer writes last, is missing", about
+        )
 
 
 def _shards(folder: str, files: Mapping[str, FileState]) -> Iterator[Flaw]:
@@ -69,7 +71,7 @@ def _shards(folder: str, files: Mapping[str, FileState]) -> Iterator[Flaw]:
     for (before, total, after), numbers in found.items():
         if len(numbers) < int(total):
             path = _join(folder, f"{before}-*-of-{total}{after}")
-            reason = f"{path}: {len(numbers)} of {int(total)} shards are there"
+            reason = f"{path}: only {len(numbers)} of {int(total)} shards exist"
             yield Flaw(_a_path(folder, files, before, total), reason, about=path)
 
 
@@ -85,7 +87,7 @@ def _indexes(folder: str, files: Mapping[str, FileState], text: Text) -> Iterato
         path = _join(folder, name)
         missing = sorted(set(NAMED_IN_INDEX.findall(text(path))) - files.keys())
         if missing:
-            yield Flaw(path, f"{missing[0]} is missing, which {path} names", path, is_certain=True)
+            yield Flaw(path, f"{missing[0]}, which {path} names, is missing", path, is_certain=True)
 
 
 def _torch_distributed(folder: str, files: Mapping[str, FileState]) -> Iterator[Flaw]:
@@ -99,9 +101,11 @@ def _torch_distributed(folder: str, files: Mapping[str, FileState]) -> Iterator[
         if name == ".metadata" or METADATA_OF_A_RANK.match(name)
     ]
     if not metadata or ".metadata.tmp" in files:
-        reason = f"{about} is missing, which torch.distributed.checkpoint writes last"
+        reason = f"{about}, which torch.distributed.checkpoint writes last, is missing"
         yield Flaw(path, reason, about, is_certain=True)
-    elif max(seen.mtime_ns for seen in metadata) < max(files[one].mtime_ns for one in records):
+    elif max(seen.mtime_ns for seen in metadata) < max(
+        files[record].mtime_ns for record in records
+    ):
         yield Flaw(path, f"{about} is older than the records that it describes", about)
 
 
@@ -114,7 +118,7 @@ def _tensorflow(folder: str, files: Mapping[str, FileState]) -> Iterator[Flaw]:
 
 
 def temporary_of_orbax(path: str) -> str:
-    """Return the folder that Orbax renames when a save is complete, or an empty text."""
+    """Return the folder that Orbax renames when a save is complete, or an empty string."""
     if ORBAX_TEMPORARY not in path:
         return ""
     names = path.split("/")
@@ -130,7 +134,7 @@ def tracked_number(content: str) -> int | None:
 
 
 def names_save(content: str, path: str) -> bool:
-    """Whether a small text names the save that `path` belongs to, by its name or its number."""
+    """Return whether a small text names the save that `path` belongs to, by name or number."""
     place = place_of(path)
     if place.number is None:
         return False

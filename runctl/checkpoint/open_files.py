@@ -1,4 +1,4 @@
-"""Files that are held open to write: logs, saves in progress, and what is never closed. Pure."""
+"""Files that are open for writing: logs, saves in progress, and those never closed. Pure."""
 
 from collections.abc import Set
 from dataclasses import dataclass, replace
@@ -8,26 +8,27 @@ from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.checkpoint.save_groups import save_of
 from runctl.checkpoint.wholeness import Inspector
 
-# A file that has been open for this long, and grows this slowly but again and again, is a log and
-# not a save. One that hardly ever grows must be open for longer: a save may have got stuck.
+# A file that has been open for this long and keeps growing this slowly is a log, not a save. One
+# that hardly ever grows must be open for longer: a save may be stuck.
 LOG_AGE = timedelta(seconds=30)
 LOG_GROWTHS = 5
 IDLE_LOG_AGES = 10
 LOG_BYTES_PER_SECOND = 64 * 1024
-# Whole saves that a log has seen while it was open, and has grown in between.
+# Complete saves that came and went while a log was open and growing.
 LOG_REWRITES = 2
-# A file that is open for longer, and is not written to in large pieces, is not just being saved.
+# A file that has been open for longer, and is not written in large blocks, is not a save in
+# progress.
 LONG_OPEN = timedelta(seconds=10)
-# Formats of which a reader can make nothing without the end, or their middle changes.
+# Formats that are unreadable without their end, or whose middle changes.
 NO_LOGS = frozenset({"zip", "HDF5", "SQLite", ".npy", "Parquet", "Arrow", "safetensors"})
 
 
 @dataclass(frozen=True)
 class _Held:
-    """A file that is held open to write: how it was at first, how it is, since when.
+    """A file that is open for writing: its state at first and now, and since when it has been open.
 
-    `opened` is how it was when it was opened, whatever was done to it since. `rewrites` counts how
-    often other files of its save were written anew meanwhile.
+    `opened` is its state when it was opened, whatever happened to it since. `rewrites` counts how
+    often other files of its save were rewritten meanwhile.
     """
 
     first: FileState
@@ -40,7 +41,7 @@ class _Held:
 
 
 class OpenFiles:
-    """Remembers from one look to another what is held open to write, and how it changes."""
+    """Remembers between scans which files are open for writing, and how they change."""
 
     def __init__(self, log_age: timedelta, inspector: Inspector) -> None:
         self._log_age = log_age.total_seconds()
@@ -49,9 +50,9 @@ class OpenFiles:
         self.logs: frozenset[str] = frozenset()
 
     def note(self, view: FolderState, writing: Set[str], rewritten: Set[str], now: float) -> None:
-        """Tell logs, which are open and appended to for long, from saves in progress.
+        """Distinguish logs, which are open and appended to for long, from saves in progress.
 
-        `rewritten` are the files that were written anew, or in place, since the last look.
+        `rewritten` are the files that were rewritten, or changed in place, since the last scan.
         """
         held = {}
         for path in writing & view.keys():
@@ -70,10 +71,10 @@ class OpenFiles:
                 rewrites=earlier.rewrites + others,
             )
         self._held = held
-        self.logs = frozenset(path for path, one in held.items() if self._is_log(path, one, now))
+        self.logs = frozenset(path for path, file in held.items() if self._is_log(path, file, now))
 
     def never_closed(self, now: float) -> list[str]:
-        """Return what is open for long, is no log, and is not written to as a large save is."""
+        """Return files open for long that are not logs and are not written like a large save."""
         return sorted(
             path
             for path, held in self._held.items()
@@ -85,14 +86,14 @@ class OpenFiles:
         )
 
     def _may_be_log(self, held: _Held, now: float) -> bool:
-        """Whether it has grown so far as a log would, and is not open for long enough."""
+        """Return whether it has grown like a log so far, but has not been open for long enough."""
         return held.growths > 0 and now - held.since < self._log_age
 
     def _is_log(self, path: str, held: _Held, now: float) -> bool:
         age, needed = now - held.since, self._log_age
         slow = held.last.size - held.first.size <= LOG_BYTES_PER_SECOND * age
         steady = held.growths >= LOG_GROWTHS or age >= IDLE_LOG_AGES * needed
-        # Whole saves have come and gone while it stayed open: it is no part of them.
+        # Complete saves came and went while it stayed open, so it does not belong to them.
         outlived = held.rewrites >= LOG_REWRITES and held.growths >= LOG_REWRITES
         if not (slow and (outlived or (age >= needed and steady))):
             return False
@@ -101,7 +102,7 @@ class OpenFiles:
 
 
 def only_grew(earlier: FileState, later: FileState) -> bool:
-    """Whether a file was appended to, or left alone, but not written anew or in place."""
+    """Return whether a file was appended to or left alone, not rewritten or changed in place."""
     if earlier.inode != later.inode:
         return False
     return later.size > earlier.size or (

@@ -1,4 +1,4 @@
-"""Holding on to the files of a snapshot while they are uploaded."""
+"""Pinning: the files of a snapshot are kept unchanged while they are uploaded."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from runctl.checkpoint.save_groups import NO_NUMBER, save_of
 from runctl.checkpoint.settling import ChangedError, Contents, FileState, FolderState, newest_saves
 
 MAX_COPY_BYTES = 512 * 1024 * 1024
-# Reading a file of this size takes less time than making a hard link and removing it.
+# Reading a file of this size is faster than creating and removing a hard link.
 TINY_BYTES = 4 * 1024
 MAX_CONTENT_BYTES = 16 * 1024 * 1024
 
@@ -25,13 +25,13 @@ def pin(
     held: Sequence[Path] = (),
     contents: MutableMapping[tuple[int, int], bytes] | None = None,
 ) -> FolderState:
-    """Hold on to the files of `view` by hard links below `pinned`, one an inode.
+    """Pin the files of `view` by hard links below `pinned`, one per inode.
 
-    So a trainer may rename and remove what it likes while we upload. What is `recently_modified` is
-    copied, which is faster than any upload: a hard link does not help against writing in
-    place. Files that the folders `held` have already, by their `pin_name`, come from there.
-    If `contents` is given, tiny files are read into it instead. Returns the view without the
-    saves of which a file has vanished; raises ChangedError when a file is no longer as it was seen.
+    A trainer may then rename and remove files while we upload. What was `recently_modified` is
+    copied, which is faster than any upload: a hard link does not help against writing in place.
+    Files that the folders `held` hold already, under their `pin_name`, come from there. If
+    `contents` is given, tiny files are read into it instead. Returns the view without saves of
+    which a file has vanished; raises ChangedError if a file differs from its recorded state.
     """
     shutil.rmtree(pinned, ignore_errors=True)
     pinned.mkdir(parents=True)
@@ -39,7 +39,7 @@ def pin(
     try:
         return _hold(folder, view, pinned, recently_modified, held, reader)
     except OSError:
-        # Half a copy on a full disk would take the space that the trainer needs for its own save.
+        # Half a copy on a full disk would take space that the trainer needs for its own save.
         shutil.rmtree(pinned, ignore_errors=True)
         raise
 
@@ -47,7 +47,7 @@ def pin(
 def read_pinned(
     view: FolderState, contents: Contents, pinned: Path, path: str, offset: int, size: int
 ) -> bytes:
-    """Return some bytes of a file that is held on to, none when it cannot be read."""
+    """Return some bytes of a pinned file, or none if it cannot be read."""
     content = contents.get(view[path].inode)
     if content is not None:
         return content[offset : offset + size]
@@ -59,11 +59,11 @@ def read_pinned(
         return b""
 
 
-def hold_on_to(folder: Path, view: FolderState, paths: Iterable[str], place: Path) -> None:
-    """Link files at the moment they are seen, so that they can be judged in peace.
+def link_early(folder: Path, view: FolderState, paths: Iterable[str], place: Path) -> None:
+    """Link files as soon as they are seen, so that they can be judged later.
 
-    A program that saves many times a second has removed them by the time that it is known which of
-    them are open.
+    A program that saves many times a second may remove them before it is known which of them are
+    open.
     """
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -74,19 +74,19 @@ def hold_on_to(folder: Path, view: FolderState, paths: Iterable[str], place: Pat
                 os.link(f"{folder}/{path}", f"{place}/{pin_name(seen)}", follow_symlinks=False)
 
 
-def tell_where_links_fail(folder: Path, pins: Path) -> str:
-    """Say what it means that the checkpoint folder is on another file system, or nothing."""
+def describe_missing_links(folder: Path, pins: Path) -> str:
+    """Return a warning if the checkpoint folder is on another file system, or ""."""
     pins.mkdir(parents=True, exist_ok=True)
     if folder.stat().st_dev == pins.stat().st_dev:
         return ""
     return (
         f"{folder} is on another file system than {pins}, so hard links are not possible: files "
-        "are read where they lie, and one that changes meanwhile is taken with the next snapshot"
+        "are read in place, and a file that changes meanwhile is saved with the next snapshot"
     )
 
 
 class _TinyFiles:
-    """Reads tiny files while they are pinned, as far as the memory for them lasts."""
+    """Reads tiny files as they are pinned, as long as the memory for them lasts."""
 
     def __init__(self, contents: MutableMapping[tuple[int, int], bytes]) -> None:
         self._contents = contents
@@ -97,7 +97,7 @@ class _TinyFiles:
         return seen.inode in self._contents
 
     def read(self, source: str, seen: FileState) -> bool:
-        """Read a file that is as it was seen; return False for any other, which needs a link."""
+        """Read a file that matches its recorded state; return False for any other."""
         if not 0 < seen.size <= min(TINY_BYTES, self._left):
             return False
         try:
@@ -128,7 +128,7 @@ def _hold(
     places = {name: f"{place}/{name}" for place in held if place.is_dir() for name in _names(place)}
     names: set[str] = set()
     vanished = []
-    # First a link to each, which takes no time: what is copied meanwhile may be gone at the end.
+    # Links first, since they take no time: files may vanish while others are copied.
     for path, seen in view.items():
         if seen.kind == "file":
             name = pin_name(seen)
@@ -146,7 +146,7 @@ def _hold(
         if seen.kind == "file" and path not in vanished:
             name = pin_name(seen)
             own_links = 1 + (name in places)
-            if not _hold_still(f"{folder}/{path}", f"{pinned}/{name}", seen, own_links):
+            if not _copy_if_written(f"{folder}/{path}", f"{pinned}/{name}", seen, own_links):
                 vanished.append(path)
     return _without_vanished(view, vanished)
 
@@ -158,8 +158,8 @@ def _names(place: Path) -> list[str]:
 def _without_vanished(view: FolderState, vanished: Iterable[str]) -> FolderState:
     """Return the view without old saves that were being removed.
 
-    The newest save, and what is overwritten at each save, must be there with all their files; a
-    temporary file that was renamed takes nothing along.
+    The newest save, and whatever is overwritten at each save, must be complete; a temporary file
+    that was renamed affects no other.
     """
     gone = set(vanished)
     if not gone:
@@ -172,21 +172,21 @@ def _without_vanished(view: FolderState, vanished: Iterable[str]) -> FolderState
     }
     needed = newest_saves(view)
     if not any(seen.kind == "file" and save_of(path) == NO_NUMBER for path, seen in left.items()):
-        needed -= {NO_NUMBER}  # nothing is left that would not fit
+        needed -= {NO_NUMBER}  # what remains is consistent
     if saves & needed:
-        raise ChangedError(f"{min(gone)} was removed while it was looked at")
+        raise ChangedError(f"{min(gone)} was removed while it was being pinned")
     return left
 
 
 def _link(path: str, source: str, target: str, seen: FileState) -> bool:
-    """Hold on to a file; whether it is still there."""
+    """Pin a file; return whether it still exists."""
     try:
         os.link(source, target, follow_symlinks=False)
         info = os.stat(target)
     except FileNotFoundError:
         return False
     except OSError:
-        # Another file system, or one without hard links: we can only hope it stays.
+        # Another file system, or one without hard links: we can only hope that it stays.
         os.symlink(os.path.abspath(source), target)
         try:
             info = os.stat(source)
@@ -195,14 +195,14 @@ def _link(path: str, source: str, target: str, seen: FileState) -> bool:
             return False
     if (info.st_dev, info.st_ino) != seen.inode:
         os.unlink(target)
-        raise ChangedError(f"{path} was replaced while it was looked at")
+        raise ChangedError(f"{path} was replaced while it was being pinned")
     return True
 
 
-def _hold_still(path: str, pinned: str, seen: FileState, own_links: int) -> bool:
-    """Put a copy in the place of a link; whether the file is still there, if it was written to.
+def _copy_if_written(path: str, pinned: str, seen: FileState, own_links: int) -> bool:
+    """Replace the link to a file that may be written to by a copy; return whether the file exists.
 
-    A file that has no name any more but ours cannot be overwritten, and needs no copy.
+    A file that has no other name than ours cannot be overwritten, and needs no copy.
     """
     try:
         info = os.stat(pinned)
@@ -217,10 +217,10 @@ def _hold_still(path: str, pinned: str, seen: FileState, own_links: int) -> bool
     if (info.st_size, info.st_mtime_ns) == (seen.size, seen.mtime_ns):
         return True
     if os.path.lexists(path):
-        raise ChangedError(f"{path} was written to while it was copied")
+        raise ChangedError(f"{path} was written to while it was being copied")
     return False
 
 
 def pin_name(seen: FileState) -> str:
-    """Return the name by which a pinned file is held."""
+    """Return the name under which a pinned file is held."""
     return f"{seen.inode[0]:x}-{seen.inode[1]:x}"

@@ -1,8 +1,8 @@
-"""Putting a checkpoint's files, links and folders in their places, without following any link.
+"""Placement of a checkpoint's files, links and folders, without following any link.
 
-Everything is made relative to a descriptor of the folder that it goes into, and each folder is
-opened from the one above it. So neither a link that a manifest brings nor one that lies there
-already leads a file elsewhere, whatever the file system takes for the same name.
+Everything is created relative to a descriptor of its folder, and each folder is opened from the one
+above it. So no link, whether from a manifest or already there, leads a file elsewhere, whatever
+names the file system considers equal.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from runctl.model.errors import DamagedCheckpointError
 
 COPIED_BYTES = 1024 * 1024
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# It does not exist yet, and is no link to what does.
+# It must not exist yet, nor be a link to something that does.
 NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# What comes of a manifest that names what the file system does not take; any other OSError says
-# nothing about the manifest.
+# Errors caused by names in a manifest that the file system rejects; any other OSError says nothing
+# about the manifest.
 IMPOSSIBLE = frozenset(
     {
         errno.EEXIST,
@@ -67,18 +67,18 @@ def _make_folder(name: str, above: int) -> None:
     try:
         os.mkdir(name, dir_fd=above)
     except FileExistsError:
-        return  # if it is none, that is noticed when it is opened
+        return  # if it is not a folder, opening it fails
 
 
 def place(
     entries: Sequence[Entry], folder: str, incoming: str, content_name: Callable[[Entry], str]
 ) -> None:
-    """Make an empty folder what the entries say, with files that are verified and in `incoming`.
+    """Fill an empty folder according to the entries, with verified files from `incoming`.
 
-    `content_name` names an entry's file there. Raises DamagedCheckpointError when the file system
-    takes no such tree, OSError for anything else.
+    `content_name` names an entry's file there. Raises DamagedCheckpointError if the file system
+    rejects such a tree, OSError for anything else.
     """
-    # Depth first: a folder comes directly before what is in it.
+    # Depth first: a folder comes directly before its content.
     ordered = sorted(entries, key=lambda entry: entry.path.replace("/", "\0"))
     with _opened(folder) as root, _opened(incoming) as source:
         _Placing(root, source, content_name).place(ordered)
@@ -94,7 +94,7 @@ def _opened(folder: str) -> Iterator[int]:
 
 
 class _Placing:
-    """The steps of it, in their order."""
+    """The steps of a placement, in order."""
 
     def __init__(self, root: int, incoming: int, content_name: Callable[[Entry], str]) -> None:
         self._root = root
@@ -106,8 +106,8 @@ class _Placing:
         self._uses.update(self._content_name(entry) for entry in entries if entry.kind == "file")
         self._for_each(entries, self._place_one)
         self._link([entry for entry in entries if entry.kind == "hard"])
-        # Children before parents: what is put into a folder changes the folder's time, and its
-        # mode may keep us out.
+        # Children before parents: adding to a folder changes its time, and its mode may lock us
+        # out.
         self._for_each(
             [entry for entry in reversed(entries) if entry.kind == "dir"], self._finish_folder
         )
@@ -124,7 +124,7 @@ class _Placing:
                     if isinstance(exc, OSError) and exc.errno not in IMPOSSIBLE:
                         raise
                     raise DamagedCheckpointError(
-                        f"{entry.path!a} cannot be put into the folder: {exc}"
+                        f"{entry.path!a} cannot be placed in the folder: {exc}"
                     ) from exc
         finally:
             folders.close()
@@ -156,7 +156,7 @@ class _Placing:
             finally:
                 os.close(target)
             return
-        # Only then does it get its name.
+        # It gets its name only when it is complete.
         os.chmod(content, entry.mode, dir_fd=self._incoming)
         os.utime(content, ns=times, dir_fd=self._incoming, follow_symlinks=False)
         os.rename(content, name, src_dir_fd=self._incoming, dst_dir_fd=at)
@@ -166,13 +166,13 @@ class _Placing:
         source = os.open(content, flags, dir_fd=self._incoming)
         try:
             while block := os.read(source, COPIED_BYTES):
-                while block:  # a file system that fills up takes a part of it
+                while block:  # a file system that fills up accepts only a part of it
                     block = block[os.write(target, block) :]
         finally:
             os.close(source)
 
     def _link(self, entries: Sequence[Entry]) -> None:
-        """Give files their other names; each is a file of the manifest, which is in place."""
+        """Give files their other names; each is a file of the manifest that is in place."""
         sources = _Folders(self._root)
 
         def link(entry: Entry, folders: _Folders) -> None:

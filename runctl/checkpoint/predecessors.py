@@ -1,4 +1,4 @@
-"""What the saves before it say about whether a save is complete. Pure."""
+"""Comparison of a save with its predecessors, to tell whether it is complete. Pure."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,18 +8,18 @@ from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.checkpoint.layouts import TRACKERS, Flaw, tracked_number
 from runctl.checkpoint.save_groups import Place, place_of
 
-# What a save may have or not: a best model is not written each time.
+# What a save may lack: a best model is not written each time.
 OPTIONAL = re.compile(
     r"best|te?mp|partial|\.part\b|writing|incomplete|lock|\.swp$|~$|tfevents|\.log$|(?:^|/)\.(?!metadata)",
     re.IGNORECASE,
 )
-# A file with such a name is of no use when it is empty.
+# A file with such a name is useless if it is empty.
 NEVER_EMPTY = re.compile(
     r"\.(?:pt|pth|ckpt|bin|safetensors|npz|npy|h5|hdf5|keras|pkl|pickle|joblib|json|msgpack|distcp|"
     r"model|weights|params|states?|parquet|onnx|gguf|pb|index|zip|tar|gz|ubj|cbm|data-\d+-of-\d+)$",
     re.IGNORECASE,
 )
-# A save that lacks more than this is in progress; the rest of what it lacks need not be named.
+# A save that lacks more than this is in progress; there is no need to name the rest.
 MAX_MISSING_NAMED = 20
 
 Members = dict[str, FileState]
@@ -27,7 +27,7 @@ Members = dict[str, FileState]
 
 @dataclass(frozen=True)
 class Save:
-    """A save with a number: its files by their names with `#` for the number."""
+    """A numbered save: its files by their names, with `#` for the number."""
 
     parent: str
     number: int
@@ -36,7 +36,7 @@ class Save:
     paths: dict[str, str] = field(default_factory=dict)
 
     def add(self, path: str, place: Place, seen: FileState) -> None:
-        """Note one of its files."""
+        """Record one of its files."""
         self.roots.add(place.root)
         self.members[place.member] = seen
         self.paths[place.member] = path
@@ -63,9 +63,9 @@ def saves_in(view: FolderState, parents: Iterable[str]) -> dict[str, Save]:
 
 
 class Series:
-    """The saves of some folders, as they are now and as the last checkpoint has them.
+    """The saves of some folders, as they are now and in the last checkpoint.
 
-    `remembered` is what complete saves consisted of, by folder and root, where none is left.
+    `remembered` is what complete saves consisted of, by folder and root, for when none is left.
     """
 
     def __init__(
@@ -84,17 +84,20 @@ class Series:
         self._view = view
 
     def flaws(self, text: Callable[[str], str]) -> Iterator[Flaw]:
-        """Yield what saves that changed lack, compared with those before them.
+        """Yield what changed saves lack, compared with their predecessors.
 
-        Those are what the last checkpoint has, and what the program has gone on from since.
+        Those are the saves in the last checkpoint, and those that were followed by another since
+        then.
         """
         passed: dict[str, Save] = {}
         for name, save in sorted(self.now.items(), key=lambda item: item[1].number):
             if name in self.fresh:
                 earlier = [
-                    one
-                    for other, one in {**passed, **self.before}.items()
-                    if other != name and one.parent == save.parent and one.roots & save.roots
+                    candidate
+                    for other, candidate in {**passed, **self.before}.items()
+                    if other != name
+                    and candidate.parent == save.parent
+                    and candidate.roots & save.roots
                 ]
                 flaws = [*self._missing(save, earlier), *self._emptied(save, earlier)]
                 yield from flaws
@@ -107,14 +110,14 @@ class Series:
         missing = sorted(self._expected(save, earlier) - save.members.keys())
         for member in missing[:MAX_MISSING_NAMED]:
             having = [
-                one.number
-                for one in (*self.now.values(), *self.before.values())
-                if one.parent == save.parent and member in one.members
+                known.number
+                for known in (*self.now.values(), *self.before.values())
+                if known.parent == save.parent and member in known.members
             ]
             lacking = member.rpartition("/")[2].replace("#", str(save.number))
             yield Flaw(
                 next(iter(save.paths.values())),
-                f"{save.shown} has no {lacking}, unlike the saves before it",
+                f"{save.shown} has no {lacking}, unlike the previous saves",
                 about=f"{save.parent}\0{member}",
                 in_series=True,
                 seen_in=max(having, default=-1),
@@ -122,23 +125,27 @@ class Series:
 
     def _expected(self, save: Save, earlier: list[Save]) -> frozenset[str]:
         if earlier:
-            return frozenset.intersection(*(expected_of(one) for one in earlier))
+            return frozenset.intersection(*(expected_of(predecessor) for predecessor in earlier))
         known = [self._remembered.get((save.parent, root), frozenset()) for root in save.roots]
         return frozenset().union(*known)
 
     def _emptied(self, save: Save, earlier: list[Save]) -> Iterator[Flaw]:
         for member, seen in save.members.items():
-            theirs = [one.members[member] for one in earlier if member in one.members]
+            theirs = [
+                predecessor.members[member]
+                for predecessor in earlier
+                if member in predecessor.members
+            ]
             if is_empty(seen) and theirs and not any(is_empty(other) for other in theirs):
                 path = save.paths[member]
-                reason = f"{path} is empty, unlike in the saves before it"
+                reason = f"{path} is empty, unlike in the previous saves"
                 yield Flaw(path, reason, about=f"{path} is empty")
 
     def _not_tracked(
         self, save: Save, earlier: list[Save], text: Callable[[str], str]
     ) -> Iterator[Flaw]:
         """Compare with a file that has named each save so far once it was complete."""
-        below = [one.number for one in earlier if one.number < save.number]
+        below = [predecessor.number for predecessor in earlier if predecessor.number < save.number]
         for tracker in TRACKERS if below else ():
             path = f"{save.parent}/{tracker}" if save.parent else tracker
             if path in self._view and tracked_number(text(path)) == max(below):
@@ -152,7 +159,7 @@ class Series:
 
 
 def expected_of(save: Save) -> frozenset[str]:
-    """Return what other saves of the series should have, too."""
+    """Return what other saves of the series have and this one should have, too."""
     return frozenset(
         member
         for member, seen in save.members.items()
@@ -161,7 +168,7 @@ def expected_of(save: Save) -> frozenset[str]:
 
 
 def is_empty(seen: FileState) -> bool:
-    """Whether it is a file without content."""
+    """Return whether it is a file without content."""
     return seen.kind == "file" and seen.size == 0
 
 
@@ -203,5 +210,5 @@ def _removed(view: FolderState, taken: FolderState, folders: set[str]) -> Iterat
     for path in sorted(gone)[:MAX_MISSING_NAMED]:
         # Neither renamed nor replaced by another of its kind, such as best_0.95.pt by best_0.97.pt.
         if taken[path].inode not in inodes and place_of(path).member not in new:
-            reason = f"{path} was removed, and is not there again"
+            reason = f"{path} was removed and has not been written again"
             yield Flaw(path, reason, about=f"{path} is missing")

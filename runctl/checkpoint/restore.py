@@ -1,4 +1,4 @@
-"""Putting the checkpoint folder back as it was, from parts that are fetched ahead of time."""
+"""Restoring a checkpoint folder from parts that are fetched in advance."""
 
 import contextlib
 import hashlib
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fetched:
-    """A checkpoint whose every file is here and verified."""
+    """A checkpoint of which every file has been fetched and verified."""
 
     key: str
     manifest: Manifest
@@ -43,7 +43,7 @@ class _Missing:
 
 @dataclass(frozen=True)
 class _MissingBundle:
-    """A bundle that is to be fetched for the files in it: where each goes, in their order."""
+    """A bundle to be fetched, with the destinations of its files, in order."""
 
     part: Part
     files: Sequence[tuple[str, Entry]]
@@ -61,10 +61,10 @@ class Restorer:
         self.fetched: Fetched | None = None
 
     def fetch(self, newest: str, trust: Trust = NOTHING_KNOWN) -> Fetched:
-        """Fetch the first whole one of a run's checkpoints, in the order in which they are offered.
+        """Fetch the first whole checkpoint of a run, in the order in which they are offered.
 
         `newest` is the one that the ledger names. What an earlier fetch brought is not fetched
-        again. Raises DamagedCheckpointError when none is whole.
+        again. Raises DamagedCheckpointError if none is whole.
         """
         with self._lock:
             first = True
@@ -75,10 +75,10 @@ class Restorer:
                 try:
                     manifest = self._store.get_manifest(candidate)
                     reach("restore.manifest_read")
-                    self.fetched = None  # its files may be among those that go now
+                    self.fetched = None  # its files may be among those that are removed now
                     self._fetch_files(manifest)
                 except NewerCheckpointError:
-                    raise  # it is whole: nobody may go on from an older one without being asked
+                    raise  # it is whole: nobody may resume from an older one unless asked to
                 except DamagedCheckpointError as exc:
                     logger.warning("the checkpoint %s is damaged: %s", candidate, exc)
                     first, last = False, exc
@@ -87,11 +87,11 @@ class Restorer:
                 if first:  # a damaged one may be readable the next time
                     self.fetched = fetched
                 return fetched
-            raise DamagedCheckpointError(f"no whole checkpoint is left; {last}") from last
+            raise DamagedCheckpointError(f"no whole checkpoint is left: {last}") from last
 
     def _fetch_files(self, manifest: Manifest) -> None:
         self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._keep_only(self._complete)  # a fetch that broke off leaves files behind
+        self._keep_only(self._complete)  # an interrupted fetch leaves files behind
         wanted = {_content_name(entry): entry for entry in manifest.entries if entry.kind == "file"}
         run_workers(self._missing(wanted), self._fetch_parts)
         for name, entry in wanted.items():
@@ -99,7 +99,7 @@ class Restorer:
                 self._complete.add(name)
                 path = f"{self._incoming}/{name}"
                 if entry.offset is not None:
-                    continue  # no file has all of the bundle
+                    continue  # no file needs the whole bundle
                 for part, offset in _offsets(entry.parts):
                     self._parts[part.sha256] = (path, offset)
         self._keep_only(wanted.keys())
@@ -109,7 +109,7 @@ class Restorer:
             self._forget(name)
 
     def _missing(self, wanted: Mapping[str, Entry]) -> Iterator["_Missing | _MissingBundle"]:
-        """Yield the parts that are not here yet; a file of several has its length already."""
+        """Yield the parts that are missing; a file of several parts already has its full length."""
         bundles: dict[Part, list[tuple[str, Entry]]] = {}
         for name, entry in wanted.items():
             if name in self._complete:
@@ -130,25 +130,25 @@ class Restorer:
             yield _MissingBundle(part, sorted(files, key=lambda file: file[1].offset or 0))
 
     def _fetch_parts(self, parts: Iterator["_Missing | _MissingBundle"]) -> None:
-        for one in parts:
-            if isinstance(one, _MissingBundle):
-                unpacking = Unpacking(one.files)
-                self._store.get_part(one.part, unpacking.write)
+        for part in parts:
+            if isinstance(part, _MissingBundle):
+                unpacking = Unpacking(part.files)
+                self._store.get_part(part.part, unpacking.write)
                 unpacking.check()
                 reach("restore.first_part_fetched")
                 continue
-            # The file of several parts is there already.
-            flags = NEW_FILE_FLAGS if one.is_alone else OLD_FILE_FLAGS
-            descriptor = os.open(one.path, flags, 0o600)
+            # The file of several parts exists already.
+            flags = NEW_FILE_FLAGS if part.is_alone else OLD_FILE_FLAGS
+            descriptor = os.open(part.path, flags, 0o600)
             try:
-                self._fetch_part(one, descriptor)
+                self._fetch_part(part, descriptor)
             finally:
                 os.close(descriptor)
 
     def _fetch_part(self, one: "_Missing", descriptor: int) -> None:
         def write(offset: int, chunk: Buffer) -> None:
             done = 0
-            while done < len(chunk):  # a file system that fills up takes a part of it
+            while done < len(chunk):  # a file system that fills up accepts only a part of it
                 done += os.pwrite(descriptor, chunk[done:], one.offset + offset + done)
 
         content = self._local_part(one.part)
@@ -177,7 +177,7 @@ class Restorer:
         os.unlink(path)
 
     def put_in_place(self, manifest: Manifest, folder: Path) -> None:
-        """Make `folder` what the manifest says: nothing more, nothing less, times and modes too."""
+        """Make `folder` match the manifest exactly, including times and modes."""
         reach("restore.fetched")
         clear(folder)
         reach("restore.folder_cleared")
@@ -194,9 +194,9 @@ class Restorer:
 
 
 def clear(folder: Path) -> None:
-    """Empty a folder, creating it if need be; it may be in use as a working directory.
+    """Empty a folder, creating it if necessary; it may be in use as a working directory.
 
-    A link in its place is removed, and what it leads to is left alone.
+    A link in its place is removed; the target of the link is left alone.
     """
     if folder.is_symlink():
         folder.unlink()

@@ -1,4 +1,4 @@
-"""Whether an attempt took up what it was given: warnings for those that seem not to have."""
+"""Warnings about attempts that seem to have ignored the checkpoint that they were given."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -7,7 +7,7 @@ from runctl.checkpoint.step_names import counter_in, is_state, number_in
 
 REMEDY = "load the newest file of RUNCTL_CHECKPOINT_DIR at the start"
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
-# What a program makes up anew at each start: dates, times, ids, and numbers behind such words.
+# What a program generates at each start: dates, times, ids, and numbers after such words.
 _UNIQUE = tuple(
     (re.compile(pattern, re.IGNORECASE), stand_in)
     for pattern, stand_in in (
@@ -25,20 +25,20 @@ _UNIQUE = tuple(
 
 
 def not_resumed(attempt: int, *, given: int | None, first: int | None) -> str:
-    """Say that the first save of an attempt is of a lower step than it was given, or nothing."""
+    """Return a warning if the first save's step is lower than the step that was given, or ""."""
     if given is None or first is None or first >= given:
         return ""
     return (
-        f"attempt {attempt} was given step {given} and saved step {first}: it did not resume; "
+        f"attempt {attempt} was given step {given} but saved step {first}: it did not resume; "
         f"{REMEDY}"
     )
 
 
 def new_folder(attempt: int, *, given: Collection[str], changed: Iterable[str]) -> str:
-    """Say that an attempt saves to a new folder beside those it was given, or nothing.
+    """Return a warning if an attempt saves to a new folder next to those it was given, or "".
 
-    `given` are the paths it was given, `changed` those that it wrote first. The folder has a name
-    that a program makes up at each start, in the pattern of a folder that was there.
+    `given` are the paths it was given, `changed` those that it wrote first. The folder's name is of
+    a kind that a program generates at each start, like that of an existing folder.
     """
     existing = _folders_of(given)
     patterns: dict[str, list[str]] = {}
@@ -47,10 +47,10 @@ def new_folder(attempt: int, *, given: Collection[str], changed: Iterable[str]) 
             patterns.setdefault(pattern, []).append(folder)
     for folder in sorted(_folders_of(changed) - existing) if patterns else ():
         before = patterns.get(_pattern(folder), [])
-        # Several of them: that is how the program names its saves, not its starts.
+        # Several new folders: the program names its saves this way, not its starts.
         if len(before) == 1:
             return (
-                f"attempt {attempt} saves to the new folder {folder}, and was given {before[0]}: "
+                f"attempt {attempt} was given {before[0]} but saves to the new folder {folder}: "
                 "if it did not resume from there, let it save to a folder with a fixed name, or "
                 f"{REMEDY}"
             )
@@ -58,14 +58,14 @@ def new_folder(attempt: int, *, given: Collection[str], changed: Iterable[str]) 
 
 
 def _folders_of(paths: Iterable[str]) -> set[str]:
-    """Return the folders that hold states, and those above them."""
+    """Return the folders that hold states, and their parents."""
     folders = {path.rpartition("/")[0] for path in paths if is_state(path)}
     parts = (folder.split("/") for folder in folders if folder)
     return {"/".join(names[: at + 1]) for names in parts for at in range(len(names))}
 
 
 def _pattern(folder: str) -> str:
-    """Return a folder's path with stand-ins for what is unique in it; a step is not."""
+    """Return a folder's path with placeholders for what is unique in it; a step is not."""
     return "/".join(
         name if number_in(name) or counter_in(name) else _pattern_of_name(name)
         for name in folder.split("/")

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the last few; parts go with the last manifest that needs them."""
+"""Retention of the last few checkpoints; a part goes with the last manifest that needs it."""
 
 import logging
 import re
@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 def remove_old_checkpoints(
     store: CheckpointStore, kept: Sequence[str], newest: Manifest, *, attempt: int
 ) -> set[str]:
-    """Remove the manifests that are not `kept` and the parts that only they need.
+    """Remove the manifests that are not `kept`, and the parts that only they need.
 
     `kept[0]` is the key of `newest`. Returns the digests that were removed. Manifests of a later
-    attempt are left alone: it may have begun since we committed.
+    attempt are left alone: it may have begun since our commit.
     """
     old = [key for key in store.manifest_keys() if key not in kept and _is_of(key, attempt)]
     if not old:
@@ -37,7 +37,8 @@ def remove_old_checkpoints(
             needless = store.get_manifest(key).digests - needed - removed
         except DamagedCheckpointError:
             needless = set()
-        # The manifest first: killed in between, we leave parts without one, never the reverse.
+        # The manifest first: if we are killed in between, parts remain without a manifest, never
+        # the reverse.
         store.delete_manifest(key)
         reach("save.old_manifest_removed")
         store.delete_parts(sorted(needless))
@@ -47,6 +48,6 @@ def remove_old_checkpoints(
 
 
 def _is_of(key: str, attempt: int) -> bool:
-    """Whether a manifest is of this attempt or an earlier one; of a strange name nobody knows."""
+    """Return whether a manifest is of this attempt or an earlier one; False for an unknown name."""
     match = _NAME.search(key)
     return match is not None and int(match[1]) <= attempt

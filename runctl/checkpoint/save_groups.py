@@ -1,11 +1,11 @@
-"""Which files belong to one save, and which saves follow one pattern, by their names. Pure."""
+"""Grouping of files into saves, and of saves into series, by their names. Pure."""
 
 import re
 from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 
-# Numbers that count something else than saves: shards, ranks, runs, versions of anything.
+# Numbers that count something other than saves: shards, ranks, runs, versions.
 OTHER_NUMBER = re.compile(
     r"-\d+-of-\d+|^__\d+_\d+|(?<![a-z])(?:rank|shard|part|worker|seed|fold|version|rng_state|node|gpu|cuda|"
     r"exp|experiment|run|trial|job|task|try|attempt|layer|v|lr|bs|tp|pp|dp|mp_rank)[-_=.]?\d+|tfevents\..*",
@@ -27,10 +27,10 @@ ALONE = re.compile(r"\d{1,12}")
 NUMBER = re.compile(r"(?<!\d)\d{1,12}(?!\d)")
 APART = re.compile(r"[-_=.](\d{1,12})(?!\d)")
 DIGITS = re.compile(r"\d+")
-# Times, process ids and hashes, which are different in every save.
+# Times, process ids and hashes, which differ in every save.
 UNIQUE = re.compile(r"\d{8,}|(?<![A-Za-z0-9])[0-9a-f]{8,}(?![A-Za-z0-9])")
 REMEMBERED = 65_536
-# The name of what has no number, all of it together.
+# The name for everything without a number, taken together.
 NO_NUMBER = "\0"
 
 
@@ -39,7 +39,7 @@ class Place:
     """Where a path belongs: to save `number` in the folder `parent`, as its file `member`.
 
     `root` is the name that carries the number, with `#` for it; `member` is the path below the
-    parent likewise. A path without a number belongs to what the program overwrites at each save.
+    parent, likewise. A path without a number belongs to what the program overwrites at each save.
     """
 
     parent: str
@@ -49,7 +49,7 @@ class Place:
 
     @property
     def save(self) -> str:
-        """A name of the save that no path has."""
+        """A name for the save that no path has."""
         return NO_NUMBER if self.number is None else f"{self.parent}\0{self.number}"
 
 
@@ -67,17 +67,20 @@ def place_of(path: str) -> Place:
 
 
 def save_of(path: str) -> str:
-    """Return a name of the save that a path belongs to; all paths without a number have one."""
+    """Return a name for the save that a path belongs to; all paths without a number share one."""
     return place_of(path).save
 
 
 def is_incomplete(incomplete: Set[str], path: str) -> bool:
-    """Whether a path belongs to what is left out: names of saves, and paths with what is below."""
+    """Return whether a path is left out.
+
+    `incomplete` has names of saves, and paths with what is below them.
+    """
     if not incomplete:
         return False
     if save_of(path) in incomplete or path in incomplete:
         return True
-    return any(path.startswith(f"{one}/") for one in incomplete if "\0" not in one)
+    return any(path.startswith(f"{name}/") for name in incomplete if "\0" not in name)
 
 
 def _numbered(names: list[str]) -> tuple[int, int | None]:
@@ -103,7 +106,7 @@ def _cleaned(name: str, *, is_file: bool) -> str:
 
 
 def _root_pattern(name: str) -> str:
-    """Replace all numbers of a name but those that count something else."""
+    """Replace all numbers of a name except those that count something else."""
     kept: list[str] = []
 
     def keep(match: re.Match[str]) -> str:
@@ -111,8 +114,8 @@ def _root_pattern(name: str) -> str:
         return "\0"
 
     pattern = DIGITS.sub("#", DECIMAL.sub("#", UNIQUE.sub("*", OTHER_NUMBER.sub(keep, name))))
-    for one in kept:
-        pattern = pattern.replace("\0", one, 1)
+    for text in kept:
+        pattern = pattern.replace("\0", text, 1)
     return pattern
 
 

@@ -1,4 +1,4 @@
-"""What is known of a run's saves: which was given, what a new one adds, which of them stay."""
+"""The history of a run's saves: which was given, what a new one adds, and which are kept."""
 
 import hashlib
 import re
@@ -26,7 +26,7 @@ _OLD_KEY = re.compile(r"/(\d{12})-\d{4,}(?:\.r\d+)?\.json$")
 
 @dataclass(frozen=True)
 class _Edges:
-    """The first and the last bytes of a file, to tell whether it was only appended to."""
+    """The first and last bytes of a file, which show whether it was only appended to."""
 
     size: int
     head: str
@@ -34,7 +34,7 @@ class _Edges:
 
 
 class SaveHistory:
-    """The saves of a run, as far as an attempt has to know them. No I/O but through `Read`."""
+    """A run's saves, as far as an attempt has to know them. No I/O except through `Read`."""
 
     def __init__(self, run: Run | None, *, attempt: int, keep_last: int) -> None:
         self._attempt = attempt
@@ -59,35 +59,35 @@ class SaveHistory:
 
     @property
     def step(self) -> int | None:
-        """The step of the newest save, None when it is not known."""
+        """The step of the newest save, or None if it is unknown."""
         return self._saves[0].step if self._saves else None
 
     @property
     def kept(self) -> list[str]:
-        """The keys of the checkpoints that stay, the newest first."""
-        return [one.key for one in self._saves]
+        """The keys of the checkpoints that are kept, newest first."""
+        return [save.key for save in self._saves]
 
     def begin_from(self, restored: Fetched, view: FolderState) -> None:
-        """Go on from a restored checkpoint, which is what the folder holds now."""
+        """Continue from a restored checkpoint, which is what the folder holds now."""
         manifest = restored.manifest
         self._given = StoredSave(restored.key, manifest.step)
         self._given_paths = frozenset(path for path, seen in view.items() if seen.kind == "file")
         self._view = dict(view)
         saves = [self._given, *_previous_of(manifest)]
-        named = {one.key for one in saves}
-        # The suspects are newer than what was restored instead of them.
+        named = {save.key for save in saves}
+        # The suspects are newer than the checkpoint that was restored instead.
         suspects = [StoredSave(key, None) for key in self._suspects - named]
         self._saves = sorted([*saves, *suspects], key=lambda one: one.key, reverse=True)
         self._saves.remove(self._given)
         self._saves.insert(0, self._given)
 
     def note_proven(self, key: str) -> None:
-        """Note that a trainer has continued from a checkpoint."""
+        """Record that a trainer has continued from a checkpoint."""
         self._proven = key
         self._suspects.discard(key)
 
     def judge(self, snapshot: Snapshot, told: int | None, read: Read) -> Judged:
-        """Judge which step a snapshot stands for; the helper's word comes first."""
+        """Judge which step a snapshot is of; a step stated by the helper takes precedence."""
         states = {
             path: snapshot.view[path]
             for path in snapshot.changed
@@ -101,13 +101,13 @@ class SaveHistory:
             judged = replace(judged, step=told, is_numbered=True)
         return replace(
             judged,
-            # Where there are no steps, a file that grows may be all that the program makes.
+            # Without steps, a growing file may be all that the program produces.
             has_news=judged.has_news or (judged.step is None and bool(states)),
             continues=self._continues(snapshot, judged, states, grown),
         )
 
     def is_progress(self, judged: Judged) -> bool:
-        """Whether a save is progress of this attempt."""
+        """Return whether a save is progress of this attempt."""
         return is_progress(
             step=judged.step,
             first_step=self._first_with(judged),
@@ -117,19 +117,19 @@ class SaveHistory:
         )
 
     def metadata_of(self, judged: Judged) -> dict[str, object]:
-        """Return what the manifest of a snapshot says of those before it that stay."""
-        # A later save never looks like the first one, even where only the newest stays.
+        """Return what a snapshot's manifest says about the earlier checkpoints that are kept."""
+        # A later save never looks like the first one, even if only the newest is kept.
         before = self._with("", judged)[1:] or self._saves[:1]
-        before.sort(key=lambda one: one.key in self._suspects)  # good ones first
+        before.sort(key=lambda one: one.key in self._suspects)  # proven ones first
         return {
-            PREVIOUS: [one.key for one in before],
-            PREVIOUS_STEPS: [one.step for one in before],
+            PREVIOUS: [predecessor.key for predecessor in before],
+            PREVIOUS_STEPS: [predecessor.step for predecessor in before],
         }
 
     def add(
         self, key: str, manifest: Manifest, snapshot: Snapshot, judged: Judged, read: Read
     ) -> str:
-        """Note a save that is committed; return a warning if the attempt did not resume, or ""."""
+        """Record a committed save; return a warning if the attempt did not resume, or ""."""
         self._saves = self._with(key, judged)
         is_first = self._first is None and judged.is_numbered
         self._first = self._first_with(judged)
@@ -150,7 +150,7 @@ class SaveHistory:
         return judged.step
 
     def _with(self, key: str, judged: Judged) -> list[StoredSave]:
-        """Return the saves that stay with a newest one, which may stand in for the one before."""
+        """Return the saves that are kept with a newest one, which may replace the one before."""
         newest = StoredSave(key, judged.step)
         protected = self._protected(newest)
         saves = list(self._saves)
@@ -160,7 +160,7 @@ class SaveHistory:
         kept = choose_kept(
             saves, keep=self._keep_last, protected=protected, suspects=self._suspects
         )
-        return [one for one in saves if one.key in kept]
+        return [save for save in saves if save.key in kept]
 
     @property
     def _given_keys(self) -> set[str]:
@@ -179,7 +179,7 @@ class SaveHistory:
     def _continues(
         self, snapshot: Snapshot, judged: Judged, states: Mapping[str, FileState], grown: set[str]
     ) -> bool:
-        """Whether a snapshot holds the same save as the one before, and more of it or of a log."""
+        """Return whether a snapshot holds the previous save again, plus more of it or of a log."""
         if any(is_state(path) and path not in snapshot.view for path in snapshot.changed):
             return False
         if grown == states.keys():
@@ -196,14 +196,14 @@ class SaveHistory:
     def _was_appended(self, path: str, seen: FileState, read: Read) -> bool:
         edges, held = self._edges.get(path), self._view.get(path)
         if edges is None:
-            # In a folder that was just restored nothing but the name tells.
+            # In a folder that was just restored, there is only the name to go by.
             if held is None or not path.endswith(LIKELY_LOGS):
                 return False
             return held.inode == seen.inode and held.size < seen.size
         return edges.size < seen.size and _edges_of(path, edges.size, read) == edges
 
     def _note_edges(self, snapshot: Snapshot, read: Read) -> None:
-        self._edges = {path: one for path, one in self._edges.items() if path in snapshot.view}
+        self._edges = {path: edges for path, edges in self._edges.items() if path in snapshot.view}
         for path in snapshot.changed[:MAX_EDGES]:
             seen = snapshot.view.get(path)
             if seen is not None and seen.kind == "file" and seen.size and is_state(path):
@@ -234,7 +234,7 @@ def _previous_of(manifest: Manifest) -> list[StoredSave]:
 
 
 def _step_of_old_key(key: str) -> int | None:
-    """Return the step in a key of manifests of version 1; newer ones have none."""
+    """Return the step in a key of a version 1 manifest; newer keys have none."""
     match = _OLD_KEY.search(key)
     return None if match is None else int(match[1])
 

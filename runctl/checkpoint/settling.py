@@ -1,4 +1,4 @@
-"""When the checkpoint folder holds something whole."""
+"""The decision when the checkpoint folder holds something whole."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
@@ -24,7 +24,7 @@ __all__ = [
 
 QUIET = timedelta(seconds=1)
 LIMIT = timedelta(seconds=2)
-# A group of several files that is never quiet counts as settled after this many limits.
+# A group of several files that never rests counts as settled after this many limits.
 MAX_UNSETTLED_LIMITS = 5
 NONE: frozenset[str] = frozenset()
 
@@ -33,17 +33,17 @@ Contents = Mapping[tuple[int, int], bytes]
 
 
 class ChangedError(CheckpointError):
-    """The folder changed while it was being read; the next look may find it settled."""
+    """The folder changed while it was being read; a later scan may find it settled."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What may be taken now.
+    """What may be saved now.
 
-    `changed` has what differs from the checkpoint before, logs apart. `logs` are still appended to:
-    their prefix counts. `incomplete` are saves in progress, by the names that `save_of` gives them,
-    and single paths: they stay as the checkpoint before has them. `recently_modified` changed a
-    moment ago and may be overwritten in place any moment. `contents` are the bytes of
+    `changed` is what differs from the previous checkpoint, apart from logs. `logs` are still being
+    appended to: their prefix counts. `incomplete` has saves in progress, by the names that
+    `save_of` gives them, and single paths: these stay as they are in the previous checkpoint. What
+    was `recently_modified` may be overwritten in place at any moment. `contents` are the bytes of
     files that were read when the snapshot was pinned.
     """
 
@@ -55,13 +55,13 @@ class Snapshot:
     contents: Contents = field(default_factory=dict)
 
     def is_incomplete(self, path: str) -> bool:
-        """Whether a path is to stay as the checkpoint before has it."""
+        """Return whether a path stays as it is in the previous checkpoint."""
         return is_incomplete(self.incomplete, path)
 
 
 @dataclass
 class Settling:
-    """Judges from one look after another whether the folder has settled. No I/O, no clock.
+    """Judges from one scan to the next whether the folder has settled. No I/O, no clock.
 
     `taken` is the folder as the last checkpoint holds it.
     """
@@ -96,45 +96,46 @@ class Settling:
         copies: Set[str] = NONE,
         held_back: Set[str] = NONE,
     ) -> Snapshot | None:
-        """Take note of a look at the folder; return what may be taken, if anything.
+        """Record a scan of the folder; return a snapshot if something may be saved.
 
-        `writing` are the files that the trainer held open to write after the look. `saved` says
-        that the trainer's helper has just told of a save that is in place; it may have been taken
-        before that was told, and is then taken once more, with nothing changed. `copies` are not
-        the trainer's files but consistent copies of them, complete at every moment; `held_back`
-        cannot be taken now, whatever their state.
+        `writing` are the files that the trainer held open for writing after the scan. `saved` means
+        that the trainer's helper has just reported a finished save; if a checkpoint already holds
+        it, it is saved once more, with nothing changed. `copies` are not the trainer's files but
+        consistent copies of them, complete at every moment; `held_back` cannot be saved now,
+        whatever their state.
         """
         self.watch_only(view, writing, now, copies=copies)
         changed = self._changes(view)
         if not _has_files(view) or not (changed or saved):
-            # A folder that was emptied, or is gone, is no checkpoint: the one before it stands.
+            # A folder that was emptied or removed is not a checkpoint: the previous one stays
+            # valid.
             self._pending_since = None
             return None
         if self._pending_since is None:
             self._pending_since = now
         is_quiet = saved or now - self._last_change() >= self.quiet.total_seconds()
         if not self._busy and is_quiet:
-            return self._take_complete(view, changed, frozenset(held_back), now)
+            return self._snapshot_of_complete(view, changed, frozenset(held_back), now)
         if self.is_overdue(now):
             incomplete = self._unfinished(view, changed, now) | held_back
-            return self._take_complete(view, changed, incomplete, now)
+            return self._snapshot_of_complete(view, changed, incomplete, now)
         return None
 
     def watch_only(
         self, view: FolderState, writing: set[str], now: float, *, copies: Set[str] = NONE
     ) -> None:
-        """Take note of a look at the folder while nothing may be taken."""
+        """Record a scan of the folder while nothing may be saved."""
         rewritten = self._note_changes(view, now, copies)
         self._open_files.note(view, writing, rewritten, now)
         self._busy = frozenset(writing - self._logs)
 
     def is_overdue(self, now: float) -> bool:
-        """Whether something has waited for so long that what is complete may be taken."""
+        """Return whether something has waited for so long that what is complete may be saved."""
         waited = 0.0 if self._pending_since is None else now - self._pending_since
         return self._pending_since is not None and waited >= self.limit.total_seconds()
 
     def never_closed(self, now: float) -> list[str]:
-        """Return the files that are open to write for long, hold the folder up, and are no logs."""
+        """Return files that are open for writing for long, are not logs, and delay the save."""
         return self._open_files.never_closed(now)
 
     def final(
@@ -151,16 +152,17 @@ class Settling:
     ) -> Snapshot | None:
         """Judge the folder after the end of every process that wrote to it.
 
-        `torn` were open to write when their writer was killed: the saves that they belong to are
-        left out, and stay as the checkpoint before has them. Everything else is closed and counts,
-        however the trainer exited, as long as nothing says that its save is incomplete. `abrupt`
-        says that a writer died without running its own exit, perhaps between two files of one save:
-        then what was open at the last look, or has changed within a moment, is left out too, unless
-        a later save has followed it or its format shows that it is complete. `saved` says that a
-        save was told of since the last take, which may hold it already; `is_over` that the program
-        has ended by itself, and will not add to what it wrote. `databases` are complete however
-        they were left, with their journals. `alive_at` is when the writers were last known to
-        live, by default `now`: what happened to the folder since then says nothing about them.
+        `torn` were open for writing when their writer was killed: the saves that they belong to are
+        left out, and stay as they are in the previous checkpoint. Everything else is closed and
+        counts, however the trainer exited, unless something indicates that its save is incomplete.
+        `abrupt` means that a writer died without an orderly exit, perhaps between two files of one
+        save: then what was open at the last scan, or has changed within a moment, is left out too,
+        unless a later save has followed it or its format shows that it is complete. `saved` means
+        that the helper reported a save since the last snapshot, which may hold it already;
+        `is_over` means that the program ended by itself and will not add to what it wrote.
+        `databases` are complete however they were left, with their journals. `alive_at` is when the
+        writers were last known to be alive, by default `now`: what happened to the folder later
+        says nothing about them.
         """
         self._note_changes(view, now, databases)
         paths = sorted({*view, *self.taken})
@@ -168,7 +170,7 @@ class Settling:
         until = now if alive_at is None else alive_at
         incomplete = self._cut_off(view, changed, until, torn, abrupt=abrupt)
         if incomplete:
-            # What was removed before the save that was cut off may be all that there is.
+            # What was removed before the save that was cut off may be the only complete save.
             present = {save_of(path) for path in view}
             incomplete |= {save_of(path) for path in self.taken} - present
         closed = [path for path in changed if not is_incomplete(incomplete, path)]
@@ -177,49 +179,49 @@ class Settling:
         )
         incomplete = self.wholeness.with_replaced(view, self.taken, incomplete)
         complete = tuple(path for path in changed if not is_incomplete(incomplete, path))
-        # With a save left out, what else was only removed is no news.
+        # If a save is left out, other removals alone are not worth a checkpoint.
         is_new = any(path in view for path in complete) if incomplete else bool(complete)
         kept = {path: seen for path, seen in view.items() if not is_incomplete(incomplete, path)}
         if not _has_files(kept) or not (is_new or saved):
             return None
         return replace(
-            self._take(view, complete, incomplete, now),
+            self._snapshot(view, complete, incomplete, now),
             logs=frozenset(),
             recently_modified=frozenset(),
         )
 
     @property
     def seen(self) -> FolderState:
-        """The folder at the last look."""
+        """The folder at the last scan."""
         return self._last
 
     @property
     def is_pending(self) -> bool:
-        """Whether something waits to be taken."""
+        """Whether something waits to be saved."""
         return self._pending_since is not None
 
     def changed_in(self, view: FolderState) -> tuple[str, ...]:
-        """Return what differs from the checkpoint before, logs apart."""
+        """Return what differs from the last checkpoint, apart from logs."""
         return self._changes(view)
 
     def is_idle(self, view: FolderState) -> bool:
-        """Whether nothing is new since the last look, and nothing waits to be taken."""
+        """Return whether nothing is new since the last scan, and nothing waits to be saved."""
         return self._pending_since is None and view == self._last
 
-    def forget_take(self, before: FolderState, *, at_once: bool = False) -> None:
-        """Undo a take that could not be read to its end.
+    def forget_snapshot(self, before: FolderState, *, at_once: bool = False) -> None:
+        """Undo a snapshot that could not be read completely.
 
-        The folder has to settle anew, or is waited for anew; with `at_once` the time that it has
-        been waited for still counts.
+        The folder has to settle again; with `at_once`, the time that it has been waited for still
+        counts.
         """
         self.taken = before
         if at_once:
             self._pending_since = self._waited_since
 
     def _note_changes(self, view: FolderState, now: float, copies: Set[str]) -> set[str]:
-        """Note what changed and when; return the files that were written anew, or in place."""
+        """Record what changed and when; return files that were rewritten or changed in place."""
         rewritten = set()
-        if len(self._changed_at) > 2 * len(view) + 1000:  # names that come and go
+        if len(self._changed_at) > 2 * len(view) + 1000:  # names that appear and disappear
             kept = self.taken.keys() | view.keys()
             self._changed_at = {path: at for path, at in self._changed_at.items() if path in kept}
         for path in {*view, *self._last}:
@@ -242,13 +244,13 @@ class Settling:
         return max(times, default=float("-inf"))
 
     def _unfinished(self, view: FolderState, changed: Iterable[str], now: float) -> frozenset[str]:
-        """Return the saves that are in progress, or may still be.
+        """Return the saves that are in progress, or may be.
 
-        The files of one save share the number in their names; those without one are taken together
-        or not at all. A save is finished when none of it is open and it has been quiet, or when the
-        program has gone on to a higher number. One that is never quiet is taken when none of it is
-        open: at once when it is one file, else only after a longer wait, since a program between
-        two files of one save cannot be told from one between two saves.
+        The files of one save share the number in their names; those without a number are saved
+        together or not at all. A save is finished if none of it is open and it has been quiet, or
+        if the program has moved on to a higher number. One that is never quiet is saved when none
+        of it is open: at once if it is one file, otherwise only after a longer wait, since a
+        program between two files of one save cannot be told from one between two saves.
         """
         sizes = Counter(
             save_of(path)
@@ -294,21 +296,21 @@ class Settling:
     def _is_recent(self, path: str, now: float) -> bool:
         return now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
 
-    def _take_complete(
+    def _snapshot_of_complete(
         self, view: FolderState, changed: tuple[str, ...], incomplete: frozenset[str], now: float
     ) -> Snapshot | None:
-        """Take what is complete, if there is something new in it."""
+        """Return a snapshot of what is complete, if it has something new."""
         closed = [path for path in changed if not is_incomplete(incomplete, path)]
         incomplete |= self.wholeness.incomplete(view, self.taken, closed, now)
         if not incomplete:
-            return self._take(view, changed, incomplete, now)
+            return self._snapshot(view, changed, incomplete, now)
         incomplete = self.wholeness.with_replaced(view, self.taken, incomplete)
         complete = tuple(path for path in closed if not is_incomplete(incomplete, path))
         if not any(path in view and view[path].kind != "dir" for path in complete):
             return None
-        return self._take(view, complete, incomplete, now)
+        return self._snapshot(view, complete, incomplete, now)
 
-    def _take(
+    def _snapshot(
         self, view: FolderState, changed: tuple[str, ...], incomplete: frozenset[str], now: float
     ) -> Snapshot:
         if incomplete:
@@ -330,7 +332,7 @@ class Settling:
 
 
 def newest_saves(view: FolderState) -> set[str]:
-    """Return the saves after which no other has followed, with all that has no number."""
+    """Return the saves that no other has followed, along with everything without a number."""
     highest: dict[tuple[str, str], tuple[int, str]] = {}
     for path, seen in view.items():
         if seen.kind != "dir":
@@ -348,5 +350,5 @@ def _same(one: FileState | None, other: FileState | None) -> bool:
     if one is None or other is None:
         return one is other
     if one.kind == other.kind == "dir":
-        return one.mode == other.mode  # its time changes with what is in it
+        return one.mode == other.mode  # its time changes with its content
     return one == other

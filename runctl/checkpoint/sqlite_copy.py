@@ -12,7 +12,8 @@ from urllib.parse import quote
 SIDECARS = ("-wal", "-shm", "-journal")
 HEADER_BYTES = 100
 WAL_VERSION = 2
-# Where SQLite keeps its locks in a database: one byte each for pending and reserved, then shared.
+# Where SQLite keeps its locks in a database file: a byte each for pending and reserved, then
+# shared.
 LOCKS_AT, LOCKS_BYTES = 0x40000000, 512
 LOCK = "hhqqi4x"
 PAUSE = 0.02
@@ -21,17 +22,17 @@ PAGES_AT_ONCE = 2000
 
 
 class DatabaseError(Exception):
-    """A database cannot be copied now, with the reason."""
+    """A database cannot be copied now; the message says why."""
 
 
 def copy_database(source: Path, target: Path, work: Path, *, seconds: float) -> None:
-    """Copy a database that is in use to a single file, within a bounded time.
+    """Copy a database that is in use to a single file, within a time limit.
 
     Nothing in the database's folder is changed or added. Readers do not disturb a writer in WAL
-    mode, so there SQLite's backup copies it in one transaction. In the other modes even a reader's
-    lock makes a commit fail in a program that does not wait for locks: the file is copied without
-    one, and the copy counts if nobody wrote meanwhile; only if somebody always does, SQLite's
-    backup copies it in small steps. Raises DatabaseError.
+    mode, so there SQLite's backup copies it in one transaction. In the other modes, even a reader's
+    lock makes a commit fail in a program that does not wait for locks. So the file is copied
+    without a lock, and the copy counts if nobody wrote meanwhile; only if there is always a writer
+    does SQLite's backup copy it in small steps. Raises DatabaseError.
     """
     until = time.monotonic() + seconds
     try:
@@ -49,7 +50,7 @@ def copy_database(source: Path, target: Path, work: Path, *, seconds: float) -> 
 
 
 def _copy_unlocked(source: Path, target: Path, *, until: float) -> bool:
-    """Copy a database at a moment at which nobody writes to it; whether there was one."""
+    """Copy a database while nobody writes to it; return whether there was such a moment."""
     while time.monotonic() < until:
         with source.open("rb") as stream:
             before = _state(stream.fileno())
@@ -63,20 +64,20 @@ def _copy_unlocked(source: Path, target: Path, *, until: float) -> bool:
 
 
 def _state(file: int) -> tuple[bytes, int, int]:
-    """Return what every transaction changes: the counter in the header, size and time."""
+    """Return what every transaction changes: the counter in the header, the size and the time."""
     info = os.fstat(file)
     return os.pread(file, HEADER_BYTES, 0), info.st_size, info.st_mtime_ns
 
 
 def _is_written(file: int) -> bool:
-    """Whether a process holds one of SQLite's locks to write; asking takes none."""
+    """Return whether a process holds one of SQLite's write locks; asking takes none."""
     asked = struct.pack(LOCK, fcntl.F_RDLCK, os.SEEK_SET, LOCKS_AT, LOCKS_BYTES, 0)
     answer = struct.unpack(LOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
     return bool(answer[0] != fcntl.F_UNLCK)
 
 
 def _has_journal(source: Path) -> bool:
-    """Whether there is a journal with something in it; some modes leave an emptied one."""
+    """Return whether there is a journal with content; some modes leave an empty one."""
     with contextlib.suppress(OSError), Path(f"{source}-journal").open("rb") as stream:
         return any(stream.read(8))
     return False
@@ -85,8 +86,8 @@ def _has_journal(source: Path) -> bool:
 def _back_up(source: Path, target: Path, work: Path, *, until: float, in_one: bool) -> None:
     """Copy a database through SQLite's backup.
 
-    It is opened by other names, in a folder of ours: so SQLite creates nothing beside the original,
-    and locks are shared all the same, since they belong to the files and not to their names.
+    It is opened by other names, in a folder of our own. So SQLite creates nothing next to the
+    original, but locks are shared all the same, since they belong to files and not to names.
     """
     try:
         import sqlite3
@@ -95,7 +96,7 @@ def _back_up(source: Path, target: Path, work: Path, *, until: float, in_one: bo
 
     def keep_to_time(_status: int, remaining: int, total: int) -> None:
         if time.monotonic() > until:
-            raise DatabaseError(f"{remaining} of {total} pages were left when its time was over")
+            raise DatabaseError(f"{remaining} of {total} pages were left at the time limit")
 
     linked = _link_all(source, work)
     try:
@@ -111,7 +112,7 @@ def _back_up(source: Path, target: Path, work: Path, *, until: float, in_one: bo
                 original.execute("begin")
             original.execute("select count(*) from sqlite_master").fetchone()
             if not _are_same(source, linked):
-                raise DatabaseError("it was replaced while it was opened")
+                raise DatabaseError("it was replaced while it was being opened")
             original.backup(copy, pages=PAGES_AT_ONCE, progress=keep_to_time, sleep=PAUSE)
     except sqlite3.Error as exc:
         raise DatabaseError(str(exc)) from exc
@@ -126,7 +127,7 @@ def _link_all(source: Path, work: Path) -> Path:
     work.mkdir(parents=True)
     linked = work / "database"
     os.link(source, linked)
-    # A journal is not linked: it belongs to a transaction that is still going on.
+    # A journal is not linked: it belongs to a transaction in progress.
     for sidecar in ("-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             os.link(f"{source}{sidecar}", f"{linked}{sidecar}")
@@ -134,7 +135,7 @@ def _link_all(source: Path, work: Path) -> Path:
 
 
 def _are_same(source: Path, linked: Path) -> bool:
-    """Whether the names that SQLite has opened are still those that the program uses."""
+    """Return whether the names that SQLite has opened are still the ones that the program uses."""
     for sidecar in ("", "-wal", "-shm"):
         ours, theirs = Path(f"{linked}{sidecar}"), Path(f"{source}{sidecar}")
         if ours.exists() != theirs.exists() or (ours.exists() and not ours.samefile(theirs)):

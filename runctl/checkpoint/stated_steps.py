@@ -1,4 +1,4 @@
-"""Which step a save stands for by what small files of it say: trainer states, JSON, trackers."""
+"""The step of a save according to small files in it: trainer states, JSON, trackers."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from runctl.checkpoint.settling import FileState, FolderState
 from runctl.checkpoint.step_names import Numbered, Unit, counter_in, is_state, number_in, step_of
 
 MAX_READ_BYTES = 64 * 1024
-# How far apart the files of one save may have been written, to say the same step.
+# The files of one save that state the same step may have been written this far apart.
 CLOSE_NS = 5_000_000_000
 RIGHT_AFTER_NS = 2_000_000_000
 MAX_FILES_READ = 20
 
-# Its keys are sorted, so that the step comes before the log, however long that is.
+# Its keys are sorted, so the step comes before the log, however long that is.
 HUGGING_FACE = "trainer_state.json"
 _GLOBAL_STEP = re.compile(
     rb'^\s*\{.{0,65536}?\n\s{0,4}"global_step":\s*(\d{1,12})\s*[,}]', re.DOTALL
@@ -25,16 +25,16 @@ _SETTINGS = re.compile(
     r"config|args|param|setting|vocab|token|schema|generation|index", re.IGNORECASE
 )
 
-# Returns so many bytes of a file from an offset on, none when it is gone.
+# Returns this many bytes of a file from an offset, or none if it is gone.
 Read = Callable[[str, int, int], bytes]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a snapshot is: its step, None if that is not known, and what of it is new.
+    """A judged snapshot: its step, or None if it is unknown, and what is new in it.
 
-    `is_numbered` says that what it changed names the step, `has_news` that it has another state
-    than the one before, and not just a longer log. One that `continues` the save before it holds
+    `is_numbered` means that what it changed names the step; `has_news` that its state differs from
+    the previous one, and not just by a longer log. If it `continues` the previous save, it holds
     the same state, or more files of it.
     """
 
@@ -46,10 +46,10 @@ class Judged:
 
 @dataclass
 class StepJudge:
-    """Judges one save after another of an attempt.
+    """Judges the saves of an attempt, one after another.
 
-    `loose` are JSON files that have moved on without the rest of a save, such as those that tell
-    how far a training is: they never say its step.
+    `loose` are JSON files that have changed without the rest of a save, such as those that report a
+    training's progress: they never state a save's step.
     """
 
     loose: set[str] = field(default_factory=set)
@@ -65,8 +65,8 @@ class StepJudge:
     ) -> Judged:
         """Judge a save that changed files.
 
-        `view` is the folder as it is saved, `held` as it was saved before, at the step `current`.
-        A save that names no step has the current one as long as a file of that step is there.
+        `view` is the folder as it is saved, `held` as it was saved before, at the step `current`. A
+        save that names no step has the current one as long as a file of that step exists.
         """
         files = {path: view[path] for path in changed if path in view and view[path].kind == "file"}
         states = {path: seen for path, seen in files.items() if is_state(path)}
@@ -104,7 +104,7 @@ class StepJudge:
     ) -> None:
         """Find JSON files that changed without the rest of a save, and not right after it.
 
-        They say how far the training is, not the save.
+        They describe the training, not the save.
         """
         if any(not _is_sheet(path) for path in states):
             return
@@ -121,7 +121,7 @@ class StepJudge:
     def _stated(
         self, states: Mapping[str, FileState], named: Numbered | None, read: Read
     ) -> int | None:
-        """Return the step that a JSON file of the save holds."""
+        """Return the step that a JSON file of the save states."""
         sheets = [path for path in states if _is_sheet(path)]
         others = [path for path in states if path not in sheets]
         written = max((states[path].mtime_ns for path in others), default=None)
@@ -136,18 +136,19 @@ class StepJudge:
 
 
 def _tracked(view: FolderState, step: int, read: Read) -> int:
-    """Return the step that a tracker file at the top names, if a save of it is there."""
+    """Return the step that a top-level tracker file names, if a save of it exists."""
     for path in TRACKERS & view.keys():
         text = read(path, 0, 200).decode(errors="replace").strip()
-        number = int(text) if text.isdecimal() and len(text) <= 12 else None  # not a superscript
+        # excludes superscripts
+        number = int(text) if text.isdecimal() and len(text) <= 12 else None
         found = number_in(text) if number is None else Numbered(number, Unit.STEP)
-        if found is not None and any(number_in(one) == found for one in view):
+        if found is not None and any(number_in(path) == found for path in view):
             return found.step
     return step
 
 
 def _is_counted_better(view: FolderState, named: Numbered, current: int | None) -> bool:
-    """Whether the current step is still there by a better name, such as a step, not an epoch."""
+    """Return whether the current step still has a better name: a step rather than an epoch."""
     return named.unit is not Unit.STEP and any(
         found is not None and found.unit < named.unit and found.step == current
         for found in map(number_in, view)
@@ -160,7 +161,7 @@ def _is_other(path: str, view: FolderState, states: Mapping[str, FileState]) -> 
 
 
 def _names(path: str, step: int) -> bool:
-    """Whether a path names the step, by a word or at the place of a counter."""
+    """Return whether a path names the step, by a word or at the position of a counter."""
     if (named := number_in(path)) is not None:
         return named.step == step
     return (counted := counter_in(path)) is not None and counted[1] == step

@@ -1,7 +1,7 @@
-"""Which step a save stands for, read from the names of the files that it changed.
+"""The step of a save according to the names of the files that it changed.
 
-A number counts only where a name says what it counts. A wrong step is worse than none: a trainer
-may skip what `RUNCTL_RESUME_STEP` promises.
+A number counts only if a word says what it counts. A wrong step is worse than none: a trainer may
+skip what `RUNCTL_RESUME_STEP` promises.
 """
 
 import re
@@ -11,7 +11,7 @@ from enum import IntEnum
 from functools import lru_cache
 
 MAX_DIGITS = 12
-# Where more names have changed at once, the numbers in them count files, not saves.
+# If more names have changed at once, the numbers in them count files, not saves.
 MAX_CHANGED_NAMES = 1000
 
 
@@ -20,7 +20,7 @@ class Unit(IntEnum):
 
     STEP = 0
     EPOCH = 1
-    COUNT = 2  # no word says it, but the number is at the place of a counter
+    COUNT = 2  # no word says what, but the number is at the position of a counter
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Numbered:
     unit: Unit
 
 
-# What is no state of a training: pictures, tables, logs, settings, programs.
+# Files that are not the state of a training: pictures, tables, logs, settings, programs.
 _NO_STATE = re.compile(
     r"tfevents|\.(?:log|out|err|csv|tsv|png|jpe?g|gif|svg|pdf|webp|bmp|mp4|avi|wav|mp3|flac|html?|md"
     r"|ya?ml|toml|ini|cfg|py|sh|ipynb|lock|pid|tmp|part|partial)(?:\.gz)?$",
@@ -64,7 +64,7 @@ _NO_COUNTER = re.compile(
         (
             rf"{_DATE}(?:[t_\-. ]+{_TIME_OF_DAY})?(?!\d)",
             rf"(?<![\d.]){_HOUR}([-_:]){_SIXTIETH}\3{_SIXTIETH}(?![\d.])",
-            # Seconds since 1970, and thousandths, millionths and so on of them.
+            # Seconds since 1970, as well as milliseconds, microseconds and nanoseconds.
             r"(?<!\d)1[4-9]\d{8}(?:[.,]\d+|\d{3}|\d{6}|\d{9})?(?!\d)",
             r"\d+[.,]\d+(?:[.,]\d+)*(?:e[-+]?\d+)?",  # a decimal fraction, or a version
             r"\d+e[-+]?\d+",
@@ -86,7 +86,7 @@ _STEP = rf"{_BEFORE}?[-_]?(?:steps?|iter(?:ation)?s?|itr|updates?)"
 _EPOCH = r"(?:epochs?|ep)"
 _SAVE = r"(?:checkpoint|ckpt|chkpt|checkpt)s?"
 _BETWEEN = r"[-_=.:# @(\[]{0,3}"
-# A save that is made anew gets a letter from the helper; `10k` is a round number of steps.
+# The helper adds a letter to a save that is repeated; `10k` is a round number of steps.
 _NUMBER = r"(?<!\d)(?P<number>\d+)(?P<suffix>[a-z]{0,2})(?![a-z0-9])"
 
 
@@ -130,7 +130,7 @@ _COUNTER = re.compile(r"(?:^|[-_.=])(\d{1,12})$|^[a-z]+(\d{2,12})$", re.IGNORECA
 
 
 def is_state(path: str) -> bool:
-    """Whether a file can hold the state of a training: no log, picture, table or setting."""
+    """Return whether a file can hold the state of a training: not a log, picture or table."""
     folder, _, name = path.rpartition("/")
     return _NO_STATE.search(name) is None and not _is_of_a_tool(folder) and name not in _TOOLS
 
@@ -151,14 +151,14 @@ def _is_of_a_tool(folder: str) -> bool:
 @lru_cache(maxsize=20_000)
 def _named_in_folder(folder: str) -> Numbered | None:
     found = (_named_in(name, is_folder=True) for name in folder.split("/"))
-    return next((one for one in found if one is not None), None)
+    return next((step for step in found if step is not None), None)
 
 
 def counter_in(path: str) -> tuple[str, int] | None:
-    """Return the number at the place of a counter, with the pattern of its name, or None.
+    """Return the number at the position of a counter, with its name's pattern, or None.
 
-    Only in a name of nothing else, or behind a word for a state of a training, at the top or in a
-    folder that is there for saves.
+    The name may contain nothing else except a word for the state of a training, and must be at the
+    top or in a folder for saves.
     """
     if not is_state(path):
         return None
@@ -173,10 +173,10 @@ def counter_in(path: str) -> tuple[str, int] | None:
 
 
 def step_of(changed: Mapping[str, int], *, held: Collection[str]) -> Numbered | None:
-    """Return the step of a save that changed files, given with their times; None if none says.
+    """Return the step of a save that changed files, given with their times, or None.
 
-    `held` are the paths of the checkpoint before. Where names give several numbers, those count
-    that the folder counts steps by rather than epochs, and of these the one that was written last.
+    `held` are the paths of the previous checkpoint. If names give several numbers, a step precedes
+    an epoch, and among equals the one that was written last counts.
     """
     numbered: dict[Numbered, int] = {}
     for path, mtime in changed.items():
@@ -191,7 +191,7 @@ def step_of(changed: Mapping[str, int], *, held: Collection[str]) -> Numbered | 
 
 def _named_in(name: str, *, is_folder: bool) -> Numbered | None:
     if _ANY_WORD.search(name) is None:
-        return None  # most names of a large folder end here
+        return None  # most names in a large folder end here
     plain = _NO_COUNTER.sub("~", _CAMEL_CASE.sub("-", name))
     for pattern, unit in _PATTERNS:
         for match in pattern.finditer(plain):
@@ -223,10 +223,10 @@ def _counter_of(stem: str) -> int | None:
 
 
 def _count_of(changed: Mapping[str, int], held: Collection[str]) -> Numbered | None:
-    """Return the count in names without a word, if it goes on from one save to the next.
+    """Return the count in names without a word, if it increases from one save to the next.
 
-    A name that is written anew has no counter, and several new ones at once are the files of ranks
-    or parts unless those before them had lower numbers.
+    A rewritten name has no counter, and several new ones at once are the files of ranks or parts
+    unless those before them had lower numbers.
     """
     if len(changed) > MAX_CHANGED_NAMES:
         return None

@@ -1,4 +1,4 @@
-"""Which parts the store has, asked as seldom as possible."""
+"""A record of which parts the store has, which asks it as seldom as possible."""
 
 import logging
 import threading
@@ -13,14 +13,14 @@ from runctl.fault_points import reach
 from runctl.model.checkpoint import Part
 from runctl.model.errors import RefusedError
 
-# How long a part counts as stored after we saw it; nothing collects parts younger than a day.
+# How long a part counts as stored after we saw it; no part younger than a day is collected.
 RECHECK_AFTER = timedelta(minutes=10)
 
 logger = logging.getLogger(__name__)
 
 
 class StoredParts:
-    """The parts of one run, with what was seen of them; safe to share between threads."""
+    """The parts of one run, as seen in the store; safe to share between threads."""
 
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store
@@ -28,42 +28,41 @@ class StoredParts:
         self._seen: dict[str, float] = {}
         self._has_listed = False
 
-    def look(self) -> None:
-        """List once what an earlier attempt or a save that was never finished left.
+    def list_existing(self) -> None:
+        """List once what an earlier attempt, or a save that was never finished, left behind.
 
-        One call for a thousand parts, where asking for each would double the requests of a first
-        save. A part that is missing in the list, which S3 never leaves out, would only be stored
-        again.
+        One call covers a thousand parts; asking for each would double the requests of a first save.
+        A part missing from the list, which S3 does not allow, would only be stored again.
         """
         if self._has_listed:
             return
         try:
             stored = [part.sha256 for part in self._store.parts()]
         except RefusedError as exc:
-            logger.warning("what is stored already cannot be listed, so it is sent again: %s", exc)
+            logger.warning("stored parts cannot be listed, so they are sent again: %s", exc)
             stored = []
         self.note(stored)
         self._has_listed = True
 
     def note(self, digests: Iterable[str]) -> None:
-        """Parts were seen in the store just now."""
+        """Record parts that were just seen in the store."""
         now = time.monotonic()
         with self._lock:
             self._seen.update(dict.fromkeys(digests, now))
 
     def forget(self, digests: Iterable[str]) -> None:
-        """Parts that were just removed from the store must be uploaded again when needed."""
+        """Forget parts that were just removed from the store, so that they are sent when needed."""
         with self._lock:
             for digest in digests:
                 self._seen.pop(digest, None)
 
     def has(self, part: Part) -> bool:
-        """Whether a part was in the store a short while ago."""
+        """Return whether a part was in the store a short while ago."""
         with self._lock:
             seen = self._seen.get(part.sha256)
         return seen is not None and time.monotonic() - seen < RECHECK_AFTER.total_seconds()
 
-    def look_again(self, part: Part) -> bool:
+    def ask_store(self, part: Part) -> bool:
         """Ask the store whether it has a part."""
         if not self._store.has_part(part):
             return False
@@ -71,11 +70,11 @@ class StoredParts:
         return True
 
     def find_gone(self, parts: Mapping[str, Part]) -> set[str]:
-        """Return the digests of parts, given by theirs, that the store has no more."""
+        """Return the digests of parts that the store no longer has."""
         gone: set[str] = set()
 
         def look(stale: Iterator[Part]) -> None:
-            gone.update(part.sha256 for part in stale if not self.look_again(part))
+            gone.update(part.sha256 for part in stale if not self.ask_store(part))
 
         stale = [part for part in parts.values() if not self.has(part)]
         if stale:
@@ -83,13 +82,13 @@ class StoredParts:
         return gone
 
     def put(self, part: Part, content: Iterable[Buffer]) -> bool:
-        """Store a part unless it is there; whether it was not.
+        """Store a part unless it exists; return whether it was missing.
 
-        Raises DamagedCheckpointError when its bytes are not what its name says.
+        Raises DamagedCheckpointError if its bytes do not match its name.
         """
         with self._lock:
-            was_seen = part.sha256 in self._seen  # too long ago to count on
-        if was_seen and self.look_again(part):
+            was_seen = part.sha256 in self._seen  # too long ago to rely on
+        if was_seen and self.ask_store(part):
             return False
         self._store.put_part(part, content)
         reach("save.first_part_stored")

@@ -1,4 +1,4 @@
-"""Writing the files of a bundle as its bytes come, without holding all of them."""
+"""Extraction of a bundle's files as its bytes arrive, without holding all of them."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Unpacking:
-    """Takes a bundle's bytes from the beginning to the end, as often as they come."""
+    """Extracts the files from a bundle's bytes, which may arrive more than once."""
 
     def __init__(self, files: Sequence[tuple[str, Entry]]) -> None:
         """Begin with the paths to write to and their entries, in the order of their offsets."""
@@ -24,16 +24,18 @@ class Unpacking:
         self._wrong = ""
 
     def check(self) -> None:
-        """Raise DamagedCheckpointError when a file has other bytes than its entry says.
+        """Raise DamagedCheckpointError if a file's bytes do not match its entry.
 
-        When those of the bundle are right, the file lies elsewhere in it than the manifest says.
+        If the bundle's own bytes match, the file lies elsewhere in it than the manifest says.
         """
         if self._wrong or self._next < len(self._files):
             path = self._wrong or self._files[self._next][1].path
-            raise DamagedCheckpointError(f"{path} is not where the manifest says in its bundle")
+            raise DamagedCheckpointError(
+                f"{path} is not where the manifest says it is in its bundle"
+            )
 
     def write(self, offset: int, chunk: Buffer) -> None:
-        """Write what is of the files in the piece that begins at `offset`."""
+        """Write the parts of files that are in the chunk at `offset`."""
         with alone(len(self._files)):
             self._write(offset, chunk)
 
@@ -62,7 +64,7 @@ def _write_file(path: str, content: memoryview, *, at: int) -> None:
     descriptor = os.open(path, OLD_FILE_FLAGS) if at else _create(path)
     try:
         done = 0
-        while done < len(content):  # a file system that fills up takes a part of it
+        while done < len(content):  # a file system that fills up accepts only a part of it
             done += os.pwrite(descriptor, content[done:], at + done)
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Uploading a snapshot: content-addressed parts in parallel, a few in memory at a time."""
+"""Upload of a snapshot: content-addressed parts in parallel, a few in memory at a time."""
 
 import os
 import threading
@@ -25,19 +25,19 @@ ASSUMED_BYTES_PER_SECOND = 50e6
 
 
 class SupersededError(CheckpointError):
-    """A newer snapshot is to be uploaded instead; the parts that are there already help it."""
+    """A newer snapshot is to be uploaded instead; parts that are stored already will help it."""
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """What an upload made: the manifest's entries, and how much of it was new."""
+    """The result of an upload: the manifest's entries, and how much of it was new."""
 
     entries: tuple[Entry, ...]
     new_bytes: int
 
 
 class Uploader:
-    """Uploads snapshots of one folder; unchanged files are not even read again."""
+    """Uploads snapshots of one folder; unchanged files are not read again."""
 
     def __init__(self, store: CheckpointStore) -> None:
         self._parts = StoredParts(store)
@@ -48,36 +48,36 @@ class Uploader:
         self._last_new_bytes = 0
 
     def remember(self, view: Mapping[str, FileState], manifest: Manifest) -> None:
-        """Learn from a checkpoint that was just restored which parts its files consist of."""
+        """Learn from a restored checkpoint which parts its files consist of."""
         self._parts.note(manifest.digests)
         self._known.note_restored(view, manifest)
 
-    def look_in(self, manifest: Manifest) -> None:
-        """Send nothing again that a checkpoint of the run has in bundles, if they are stored."""
+    def reuse_bundles_of(self, manifest: Manifest) -> None:
+        """Reuse what a checkpoint of the run has in bundles, if they are still stored."""
         self._known.note_restored({}, manifest)
 
     def expected_time(self, folder_bytes: int) -> timedelta:
-        """Guess from measured uploads how long the next one takes."""
+        """Estimate from measured uploads how long the next one takes."""
         size = self._last_new_bytes or folder_bytes
         return timedelta(seconds=size / self._bytes_per_second)
 
     @property
     def bytes_per_second(self) -> float:
-        """The upload's speed as last measured, a guess before the first larger one."""
+        """The upload speed as last measured; an estimate before the first larger upload."""
         return self._bytes_per_second
 
     def forget(self, digests: Iterable[str]) -> None:
-        """Parts that were just removed from the store must be uploaded again when needed."""
+        """Forget parts that were just removed from the store, so that they are sent when needed."""
         self._parts.forget(digests)
 
     def upload(self, snapshot: Snapshot, pinned: Path, *, superseded: threading.Event) -> Uploaded:
         """Store the parts of a pinned snapshot and return its entries.
 
-        Raises ChangedError when a file changed while it was read, SupersededError when told to
-        stop, and what the store raises.
+        Raises ChangedError if a file changed while it was being read, SupersededError if a newer
+        snapshot is waiting, and whatever the store raises.
         """
         began = time.monotonic()
-        self._parts.look()
+        self._parts.list_existing()
         self._index.begin()
         view = sorted(snapshot.view.items())
         names: dict[tuple[int, int], str] = {}
@@ -92,7 +92,7 @@ class Uploader:
         self._known.note_snapshot(
             (file.seen, found[file.path]) for file in files if not file.is_log
         )
-        if new_bytes > CHUNK_BYTES // 8:  # less says more about latency than about bandwidth
+        if new_bytes > CHUNK_BYTES // 8:  # fewer bytes measure latency rather than bandwidth
             self._bytes_per_second = max(new_bytes / (time.monotonic() - began), 1.0)
         self._last_new_bytes = max(new_bytes, self._last_new_bytes // 2)
         return Uploaded(tuple(_entry(path, seen, names, found) for path, seen in view), new_bytes)
@@ -100,7 +100,7 @@ class Uploader:
     def _store_files(
         self, files: Sequence[PinnedFile], superseded: threading.Event
     ) -> tuple[dict[str, Stored], int]:
-        """Store files a part at a time, all threads busy across file borders."""
+        """Store files part by part, with all threads busy across file boundaries."""
         new_bytes = _Total()
         small = [file for file in files if is_small(file.seen.size)]
         large = [file for file in files if not is_small(file.seen.size)]
@@ -110,11 +110,11 @@ class Uploader:
         def store(wanted: Iterator[_Wanted | _WantedBundle]) -> None:
             reader = Reader(self._pool)
             try:
-                for one in wanted:
-                    if isinstance(one, _WantedBundle):
-                        found.update(self._store_bundle(one.files, contents, reader, new_bytes))
+                for job in wanted:
+                    if isinstance(job, _WantedBundle):
+                        found.update(self._store_bundle(job.files, contents, reader, new_bytes))
                     else:
-                        one.parts[one.index] = self._store_part(one, reader, new_bytes)
+                        job.parts[job.index] = self._store_part(job, reader, new_bytes)
             finally:
                 reader.release()
 
@@ -133,7 +133,7 @@ class Uploader:
     ) -> tuple[dict[str, Stored], Mapping[str, Stored], list[PinnedFile]]:
         """Divide small files into those that are stored, by path, and those to be packed.
 
-        Returns between them what is stored of contents, by digest.
+        Returns between them the stored contents that are reused, by digest.
         """
         found: dict[str, Stored] = {}
         contents = dict(self._known.contents)
@@ -146,13 +146,15 @@ class Uploader:
             else:
                 found[file.path] = contents[stored.sha256] = stored
                 used[stored.sha256] = stored, file.seen.size
-        parts = {part.sha256: part for one in contents.values() for part in one.parts}
+        parts = {part.sha256: part for known in contents.values() for part in known.parts}
         lost = self._parts.find_gone(parts) | to_repack(
             used.values(), new_bytes=sum(file.seen.size for file in unpacked)
         )
         if lost:
-            contents = {digest: one for digest, one in contents.items() if not _is_in(one, lost)}
-            found = {path: one for path, one in found.items() if not _is_in(one, lost)}
+            contents = {
+                digest: known for digest, known in contents.items() if not _is_in(known, lost)
+            }
+            found = {path: known for path, known in found.items() if not _is_in(known, lost)}
             unpacked = [file for file in files if file.path not in found]
         return found, contents, unpacked
 
@@ -181,7 +183,7 @@ class Uploader:
     def _wanted(
         self, files: Iterable[PinnedFile], found: dict[str, list[Part]]
     ) -> Iterator["_Wanted"]:
-        """Yield the parts that may have to be stored, and note the others in `found`."""
+        """Yield the parts that may have to be stored, and add the others to `found`."""
         for file in files:
             size = file.seen.size
             offsets = range(0, size, CHUNK_BYTES)
@@ -196,7 +198,7 @@ class Uploader:
         expected = wanted.parts[wanted.index]
         if expected is not UNREAD:
             reader.release()
-            if self._parts.look_again(expected):
+            if self._parts.ask_store(expected):
                 return expected
         with opened(wanted.place, name=wanted.path) as descriptor:
             chunk = Chunk(
@@ -213,12 +215,12 @@ class Uploader:
             if self._parts.put(part, content):
                 new_bytes.add(part.size_bytes)
         except DamagedCheckpointError as exc:
-            raise ChangedError(f"{content.name} was written to while it was read") from exc
+            raise ChangedError(f"{content.name} was written to while it was being read") from exc
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A part of a file that may have to be stored; it goes into `parts[index]`."""
+    """A part of a file that may have to be stored; it becomes `parts[index]`."""
 
     path: str
     place: str
@@ -230,13 +232,13 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class _WantedBundle:
-    """Small files that are to be stored together."""
+    """Small files that are stored together."""
 
     files: Sequence[PinnedFile]
 
 
 class _Total:
-    """A sum that several threads add to."""
+    """A sum to which several threads add."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -264,7 +266,7 @@ def _check_as_seen(file: PinnedFile) -> None:
     try:
         info = os.stat(file.place)
     except FileNotFoundError as exc:
-        raise ChangedError(f"{file.path} was removed while it was read") from exc
+        raise ChangedError(f"{file.path} was removed while it was being read") from exc
     check_unchanged(file.path, file.seen, info, is_log=file.is_log)
 
 

@@ -1,6 +1,6 @@
-"""Whether the saves in a folder are complete: as their predecessors, formats and layouts say.
+"""Whether the saves in a folder are complete, judged by predecessors, formats and layouts.
 
-Pure: what has to be read of a file comes through a port, and time is passed in.
+Pure: files are read through a port, and time is passed in.
 """
 
 import re
@@ -15,12 +15,12 @@ from runctl.checkpoint.layouts import Flaw, flaws_of, names_save, temporary_of_o
 from runctl.checkpoint.predecessors import Series, expected_of, flaws_without_number, saves_in
 from runctl.checkpoint.save_groups import NO_NUMBER, place_of, save_of
 
-# How long something may be missing before that counts as what the program wants.
+# After this long, something missing counts as intended by the program.
 MIN_MISSING_TIME = timedelta(minutes=1)
-# A save may take this many times as long as those before it took from their first to last file.
+# A save may take this many times as long as its predecessors took from first to last file.
 SPREADS = 5
 MAX_MISSING_TIME = timedelta(minutes=30)
-# How long a flaw has to last before a person should know of it.
+# A flaw that lasts this long is reported to people.
 WORTH_SAYING = timedelta(seconds=20)
 MAX_CLOCKS = 1000
 SMALL_TEXT = 4096
@@ -29,17 +29,17 @@ POINTER = re.compile(r"(?:^|/)[^./]*(?:\.(?:txt|json|ya?ml))?$")
 
 
 class Inspector(Protocol):
-    """What is read of files."""
+    """What can be read from files."""
 
     def verdict(self, path: str, seen: FileState) -> Verdict | None:
-        """Return what the file's format says of it."""
+        """Return the verdict of the file's format."""
 
     def text(self, path: str, seen: FileState) -> str:
         """Return the content of a small text file."""
 
 
 class Blind:
-    """An inspector that knows nothing of any file."""
+    """An inspector that reads no files."""
 
     def verdict(self, path: str, seen: FileState) -> Verdict | None:
         """Return None."""
@@ -54,7 +54,7 @@ class Blind:
 
 @dataclass(frozen=True)
 class _Clock:
-    """Since when a flaw is there, and in which save it was first."""
+    """Since when a flaw has existed, and in which save it first appeared."""
 
     since: float
     number: int
@@ -62,7 +62,7 @@ class _Clock:
 
 @dataclass
 class Wholeness:
-    """Finds saves that are not complete, and remembers for how long they have not been."""
+    """Finds incomplete saves, and remembers for how long they have been incomplete."""
 
     inspector: Inspector = field(default_factory=Blind)
     problems: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -80,10 +80,10 @@ class Wholeness:
         *,
         is_over: bool = False,
     ) -> frozenset[str]:
-        """Return what is to be left out: names of saves, and single paths with what is below.
+        """Return what is to be left out: names of saves, and single paths with what is below them.
 
-        `changed` are the closed files that differ from those in `taken`. With `is_over` the program
-        has ended by itself: what it did not write then, it did not want to write.
+        `changed` are the closed files that differ from those in `taken`. With `is_over`, the
+        program has ended by itself: what it has not written by then is not missing.
         """
         fresh = [path for path in changed if path in view and view[path].kind == "file"]
         flaws = list(self._flaws(view, taken, fresh)) if fresh else []
@@ -92,7 +92,7 @@ class Wholeness:
         incomplete = set()
         for flaw in flaws:
             since = self._clocks[flaw.about].since
-            if not flaw.is_certain and (is_over or now - since >= _patience(taken, flaw)):
+            if not flaw.is_certain and (is_over or now - since >= _allowed_time(taken, flaw)):
                 self._tolerated[flaw.about] = flaw.reason
                 continue
             incomplete.add(_what(flaw, now - since))
@@ -102,7 +102,7 @@ class Wholeness:
     def with_replaced(
         self, view: FolderState, taken: FolderState, incomplete: frozenset[str]
     ) -> frozenset[str]:
-        """Return also what a save that is left out has replaced: it may be all that there is."""
+        """Return also what an incomplete save has replaced: there may be no other complete save."""
         numbered = {name for name in incomplete if "\0" in name and name != NO_NUMBER}
         if not numbered:
             return incomplete
@@ -115,19 +115,23 @@ class Wholeness:
                 continue
             alike = [
                 other
-                for other, one in after.items()
-                if one.parent == save.parent and one.roots & save.roots and other not in incomplete
+                for other, other_save in after.items()
+                if other_save.parent == save.parent
+                and other_save.roots & save.roots
+                and other not in incomplete
             ]
             if not alike:
                 removed |= {
                     other
-                    for other, one in before.items()
-                    if one.parent == save.parent and one.roots & save.roots and other not in after
+                    for other, other_save in before.items()
+                    if other_save.parent == save.parent
+                    and other_save.roots & save.roots
+                    and other not in after
                 }
         return incomplete | removed
 
     def remember(self, taken: FolderState, changed: Iterable[str]) -> None:
-        """Take note of what complete saves consist of, for when none of them is left."""
+        """Remember what complete saves consist of, for when none of them is left."""
         places = [place_of(path) for path in changed]
         saves = saves_in(taken, {place.parent for place in places if place.number is not None})
         found: dict[tuple[str, str], frozenset[str]] = {}
@@ -140,11 +144,11 @@ class Wholeness:
 
     @property
     def reasons(self) -> list[str]:
-        """Why something is left out, as of the last look."""
+        """Why something is left out, as of the last scan."""
         return sorted({reason for _, reason in self.problems.values()})
 
     def lasting_problems(self, now: float) -> list[str]:
-        """Return what has been incomplete for so long that a person should know of it."""
+        """Return what has been incomplete for so long that it is reported to people."""
         late = now - WORTH_SAYING.total_seconds()
         return sorted({reason for since, reason in self.problems.values() if since <= late})
 
@@ -157,7 +161,7 @@ class Wholeness:
         return new
 
     def is_proven(self, path: str, seen: FileState) -> bool:
-        """Whether the file's format shows that it is complete."""
+        """Return whether the file's format shows that it is complete."""
         verdict = self.inspector.verdict(path, seen)
         return verdict is not None and verdict.is_proven
 
@@ -190,11 +194,11 @@ class Wholeness:
                 about = f"{path} {seen.size} {seen.mtime_ns}"
                 yield Flaw(path, reason, about, is_certain=verdict.is_certain)
         for folder in sorted(unfinished):
-            reason = f"{folder} is a save that Orbax has not finished"
+            reason = f"{folder} is an unfinished Orbax save"
             yield Flaw(folder, reason, folder, is_certain=True, alone=True)
 
     def _keep_time(self, flaws: Iterable[Flaw], now: float) -> None:
-        """Start a clock for each new flaw; in a series a later save without it stops the clock."""
+        """Start a clock for each new flaw; a later save without it stops the clock of a series."""
         series = {about: clock for about, clock in self._clocks.items() if "\0" in about}
         clocks = series if len(series) < MAX_CLOCKS else {}
         for flaw in flaws:
@@ -216,12 +220,12 @@ class Wholeness:
         found = {
             path
             for path, seen in view.items()
-            if seen.kind == "link" and any(names_save(seen.target, one) for one in paths)
+            if seen.kind == "link" and any(names_save(seen.target, sample) for sample in paths)
         }
         texts = [path for path in fresh if _may_point(path, view[path])][:MAX_POINTER_FILES]
         for path in texts:
             content = self.inspector.text(path, view[path])
-            if any(names_save(content, one) for one in paths):
+            if any(names_save(content, sample) for sample in paths):
                 found.add(path)
         return found
 
@@ -232,15 +236,15 @@ def _may_point(path: str, seen: FileState) -> bool:
 
 
 def _what(flaw: Flaw, age: float) -> str:
-    """Return what is left out for a flaw: the save, or the path alone."""
+    """Return what is left out for a flaw: the save, or only the path."""
     name = save_of(flaw.path)
-    # What has been there for long, and has no number, is no part of what is saved beside it.
+    # What has existed for long and has no number does not belong to what is saved next to it.
     alone = flaw.alone or (name == NO_NUMBER and age >= MIN_MISSING_TIME.total_seconds())
     return flaw.path if alone else name
 
 
-def _patience(taken: FolderState, flaw: Flaw) -> float:
-    """Return how long to wait: longer where the saves before took long, too."""
+def _allowed_time(taken: FolderState, flaw: Flaw) -> float:
+    """Return how long to wait: longer if earlier saves took long, too."""
     place = place_of(flaw.path)
     spread = 0.0
     if place.number is not None:

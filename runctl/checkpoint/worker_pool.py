@@ -7,28 +7,28 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
-# S3 answers after some tens of milliseconds: so many small parts wait for that at once. It is why
-# the buffers of a thread are small (`pieces.py`, `wire.py`).
+# S3 answers after some tens of milliseconds, so this many small parts wait at once. This is why a
+# thread's buffers are small (`chunks.py`, `fast_s3/http1.py`).
 THREADS = 32
-# More files than these, in a MiB or less, cost mostly system calls.
+# More files than this, in a MiB or less, cost mostly system calls.
 MANY_FILES = 64
 _CALLS = threading.Lock()
 
 
 def alone(files: int) -> contextlib.AbstractContextManager[object]:
-    """Hold a lock while many small files are opened, if they are many.
+    """Hold a lock while many small files are opened.
 
-    Each system call lets go of the GIL. Threads that make one after another take turns at each of
-    them, which takes several times as long as when one thread makes all, then the next.
+    Each system call releases the GIL. If threads make many calls each, they alternate at every
+    call, which takes several times as long as when one thread makes all its calls before the next.
     """
     return _CALLS if files > MANY_FILES else contextlib.nullcontext()
 
 
 def run_workers(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None]) -> None:
-    """Let threads take jobs, each the next one, until there is none left.
+    """Run threads that each take the next job until none is left.
 
-    `work` is called once a thread with an iterator over the jobs that fall to it. What one of them
-    raises ends the others after the job that they are at, and is raised here.
+    `work` is called once per thread with an iterator over the jobs that it takes. If one of them
+    raises, the others end after their current job, and the exception is raised here.
     """
     shared = _Shared(jobs)
 
@@ -41,15 +41,15 @@ def run_workers(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None]) -> N
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix=work.__name__.strip("_")) as pool:
         begun = [pool.submit(work_on)]
-        while len(begun) < THREADS and not shared.has_ended:  # a few jobs need no more threads
+        while len(begun) < THREADS and not shared.has_ended:  # a few jobs need fewer threads
             begun.append(pool.submit(work_on))
         wait(begun)
-    for one in begun:
-        one.result()
+    for future in begun:
+        future.result()
 
 
 class _Shared(Generic[Job]):
-    """An iterator that several threads may ask."""
+    """An iterator shared by several threads."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._jobs = iter(jobs)

@@ -28,7 +28,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     torch.set_rng_state(state["torch"].cpu())
-    torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    torch.cuda.set_rng_state_all([generator_state.cpu() for generator_state in state["cuda"]])
     if "numpy" in state and (numpy := sys.modules.get("numpy")):
         numpy.random.set_state(tuple(state["numpy"]))
 

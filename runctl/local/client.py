@@ -141,9 +141,9 @@ class LocalCloudClient:
 
     def instance(self, instance_id: str) -> Json:
         """Find one instance."""
-        for one in self.instances():
-            if one["instance_id"] == instance_id:
-                return one
+        for instance in self.instances():
+            if instance["instance_id"] == instance_id:
+                return instance
         raise LookupError(instance_id)
 
     def events(self, *, since: int = 0) -> list[Json]:

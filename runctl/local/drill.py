@@ -120,7 +120,7 @@ class Drill:
             if ended != "SUCCEEDED":
                 raise RuntimeError(f"{execution} ended as {ended}: {self.stage.story(execution)}")
         self.tell("done; comparing the weights with those of the run that was left alone")
-        weights = [self.stage.output(one, "weights.npz") for one in (name, alone)]
+        weights = [self.stage.output(run_id, "weights.npz") for run_id in (name, alone)]
         result = self.stage.result(name)
         return DrillResult(
             run_id=name,
@@ -148,9 +148,9 @@ class Drill:
 
     def _wait_for_trainer(self, run_id: str, *, attempt: int) -> Attempt:
         def look() -> Attempt | None:
-            for one in self._look(run_id):
-                if one.number == attempt and "first_step" in one.timeline:
-                    return one
+            for known in self._look(run_id):
+                if known.number == attempt and "first_step" in known.timeline:
+                    return known
             execution = self.stage.workflow.find_execution(
                 self.stage.workflow.execution_arn(run_id)
             )
@@ -184,24 +184,26 @@ class Drill:
         return Path(self.stage.cloud.instance(instance_id)["root"])
 
     def _rows(self, run_id: str) -> Iterator[AttemptRow]:
-        attempts = [one for one in self.stage.attempts(run_id) if one.was_launched]
-        for one, after in zip(attempts, [*attempts[1:], None], strict=True):
-            machine = self.stage.cloud.instance(one.instance_ids[0])
+        attempts = [attempt for attempt in self.stage.attempts(run_id) if attempt.was_launched]
+        for attempt, after in zip(attempts, [*attempts[1:], None], strict=True):
+            machine = self.stage.cloud.instance(attempt.instance_ids[0])
             trained_to = last_step(Path(machine["root"]) / "var/lib/runctl/metrics.jsonl")
             lost = 0
             if after is not None and trained_to is not None:
                 lost = max(0, trained_to - (after.resume_step or 0))
-            pool = Pool.parse(one.pool)
+            pool = Pool.parse(attempt.pool)
             seconds = self._machine_seconds(machine)
             yield AttemptRow(
-                attempt=one.number,
-                pool=one.pool,
-                outcome=one.ended.kind.value if one.ended is not None else one.stage.value,
-                interrupted=ACTS[one.number - 1].how if after is not None else "",
-                resumed_from=one.resume_step,
+                attempt=attempt.number,
+                pool=attempt.pool,
+                outcome=attempt.ended.kind.value
+                if attempt.ended is not None
+                else attempt.stage.value,
+                interrupted=ACTS[attempt.number - 1].how if after is not None else "",
+                resumed_from=attempt.resume_step,
                 trained_to=trained_to,
                 steps_lost=lost,
-                changeover_s=self._changeover(one, after, machine),
+                changeover_s=self._changeover(attempt, after, machine),
                 machine_s=round(seconds, 1),
                 cost_usd=round(float(self._spot_price(pool)) * seconds / 3600, 6),
                 on_demand_usd=round(ON_DEMAND_PRICES[pool.instance_type] * seconds / 3600, 6),

@@ -157,12 +157,18 @@ class Testbed:
     def instances(self, run_id: str) -> list[Json]:
         """Return every instance that the run ever had."""
         wanted = {RUN_TAG: run_id, DEPLOYMENT_TAG: self.deployment.name}
-        return [one for one in self.cloud.instances() if wanted.items() <= one["tags"].items()]
+        return [
+            instance
+            for instance in self.cloud.instances()
+            if wanted.items() <= instance["tags"].items()
+        ]
 
     def live_instances(self, run_id: str) -> list[str]:
         """Return the run's instances that are not terminated."""
         return [
-            one["instance_id"] for one in self.instances(run_id) if one["state"] != "terminated"
+            instance["instance_id"]
+            for instance in self.instances(run_id)
+            if instance["state"] != "terminated"
         ]
 
     def log(self, run_id: str, attempt: int) -> list[str]:

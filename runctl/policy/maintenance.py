@@ -66,10 +66,10 @@ def describe(events: Iterable[ScheduledEvent]) -> str:
     if not known:
         return ""
     told = ", ".join(
-        one.code
-        + ("" if one.not_before is None else f" not before {one.not_before:%Y-%m-%d %H:%M} UTC")
-        for one in known
+        event.code
+        + ("" if event.not_before is None else f" not before {event.not_before:%Y-%m-%d %H:%M} UTC")
+        for event in known
     )
-    leaves = any(one.ends_the_instance for one in known)
+    leaves = any(event.ends_the_instance for event in known)
     follows = "the run moves to another one before that" if leaves else "the run saves before that"
     return f"EC2 has scheduled maintenance of the instance: {told}; {follows}"

@@ -27,13 +27,13 @@ def choose_kept(
     """
     if not saves:
         return []
-    good = [one for one in saves if one.key not in suspects]
-    stay = {saves[0].key, *(one.key for one in good if one.key in protected)}
-    best = max((one.step for one in good if one.step is not None), default=None)
+    good = [save for save in saves if save.key not in suspects]
+    stay = {saves[0].key, *(save.key for save in good if save.key in protected)}
+    best = max((save.step for save in good if save.step is not None), default=None)
     if best is not None and (saves[0].step is None or saves[0].step < best):
-        stay.add(next(one.key for one in good if one.step == best))
-    for one in [*good, *(one for one in saves if one.key in suspects)]:
+        stay.add(next(save.key for save in good if save.step == best))
+    for save in [*good, *(save for save in saves if save.key in suspects)]:
         if len(stay) >= keep:
             break
-        stay.add(one.key)
-    return [one.key for one in saves if one.key in stay]
+        stay.add(save.key)
+    return [save.key for save in saves if save.key in stay]

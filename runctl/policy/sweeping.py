@@ -76,17 +76,26 @@ def is_spent(
     """
     if fleet.is_deleted or fleet.created_at is None or now - fleet.created_at < SETTLED:
         return False
-    if any(states.get(one, "terminated") != "terminated" for one in fleet.instance_ids):
+    if any(
+        states.get(instance_id, "terminated") != "terminated" for instance_id in fleet.instance_ids
+    ):
         return False
-    at_work = {one for attempt in attempts if attempt.ended is None for one in attempt.instance_ids}
+    at_work = {
+        instance_id
+        for attempt in attempts
+        if attempt.ended is None
+        for instance_id in attempt.instance_ids
+    }
     return not at_work & (set(fleet.instance_ids) - set(states))
 
 
 def _attempt_of(machine: Machine, attempts: Sequence[Attempt]) -> Attempt | None:
     if machine.attempt is not None:
-        return next((one for one in attempts if one.number == machine.attempt), None)
+        return next((attempt for attempt in attempts if attempt.number == machine.attempt), None)
     # A machine that was there before the run has no tag of it, only the ledger's record.
-    return next((one for one in attempts if machine.instance_id in one.instance_ids), None)
+    return next(
+        (attempt for attempt in attempts if machine.instance_id in attempt.instance_ids), None
+    )
 
 
 def _is_stray(machine: Machine, attempt: Attempt | None) -> bool:
@@ -106,7 +115,7 @@ def _unwanted_since(
     if attempt is not None:
         ends.append(attempt.ended_at)
         if attempt.number < run.fence:
-            ends += [one.running_at for one in attempts if one.number == run.fence]
+            ends += [known.running_at for known in attempts if known.number == run.fence]
     return min((end for end in ends if end is not None), default=None)
 
 

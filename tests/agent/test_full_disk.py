@@ -17,7 +17,7 @@ import pytest
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving import folder_watcher
-from runctl.checkpoint.pinning import pin, pin_name, tell_where_links_fail
+from runctl.checkpoint.pinning import describe_missing_links, pin, pin_name
 from runctl.checkpoint.settling import scan_folder
 from tests.agent.savers import Committer, start_saver
 
@@ -98,8 +98,8 @@ def test_folder_on_another_file_system_is_read_where_it_lies_which_is_said(
     held = pin(elsewhere, view, tmp_path / "pins")
     assert list(held) == ["step-1.bin"]
     assert (tmp_path / "pins" / pin_name(view["step-1.bin"])).read_bytes() == b"weights"
-    assert "hard links are not possible" in tell_where_links_fail(elsewhere, tmp_path / "pins")
-    assert tell_where_links_fail(tmp_path, tmp_path / "pins") == ""
+    assert "hard links are not possible" in describe_missing_links(elsewhere, tmp_path / "pins")
+    assert describe_missing_links(tmp_path, tmp_path / "pins") == ""
 
 
 def test_warning_of_a_full_disk_stands_until_there_is_space_and_is_logged_once(

@@ -1,4 +1,4 @@
-"""A bucket, a table and a log group by moto on 127.0.0.1, as the agent's tests have them."""
+"""A bucket, a table and a log group by moto on 127.0.0.1, like those of the agent's tests."""
 
 from tests.agent.conftest import cloud, endpoint
 

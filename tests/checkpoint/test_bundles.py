@@ -1,4 +1,4 @@
-"""Small files share parts: packed alike each time, never sent twice, and checked one by one."""
+"""Bundles: the same files make the same ones, none is sent twice, and each file is verified."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def part_of(folder: Folder, path: str) -> str:
     return entry.parts[0].sha256
 
 
-def test_one_changed_file_among_many_is_all_that_is_read_and_sent(
+def test_only_the_changed_file_among_many_is_read_and_sent(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder.path, many(500))
@@ -78,7 +78,7 @@ def test_one_changed_file_among_many_is_all_that_is_read_and_sent(
     assert described(folder.restore(key)) == described(folder.path)
 
 
-def test_files_that_are_written_anew_with_the_same_bytes_are_not_sent(folder: Folder) -> None:
+def test_files_rewritten_with_the_same_bytes_are_not_sent(folder: Folder) -> None:
     files = many(100)
     write(folder.path, files)
     folder.save(1)
@@ -88,7 +88,7 @@ def test_files_that_are_written_anew_with_the_same_bytes_are_not_sent(folder: Fo
     assert described(folder.restore(key)) == described(folder.path)
 
 
-def test_files_with_the_same_bytes_are_in_a_bundle_once(folder: Folder) -> None:
+def test_a_bundle_holds_equal_content_once(folder: Folder) -> None:
     same = os.urandom(1000)
     write(folder.path, {**{f"copy-{number}": same for number in range(50)}, "other": b"other"})
     key = folder.save(1)
@@ -122,7 +122,7 @@ def test_large_and_empty_files_and_hard_links_are_in_no_bundle(folder: Folder) -
 
 
 class Memory:
-    """A store in memory, which answers at once."""
+    """A store in memory, which answers immediately."""
 
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
@@ -130,7 +130,7 @@ class Memory:
         self.chunks = 512 * 1024
 
     def parts(self) -> list[Part]:
-        return [Part(sha256=key, size_bytes=len(one)) for key, one in self.contents.items()]
+        return [Part(sha256=key, size_bytes=len(content)) for key, content in self.contents.items()]
 
     def has_part(self, part: Part) -> bool:
         return part.sha256 in self.contents
@@ -156,7 +156,7 @@ class Memory:
 
 
 class InMemory(Folder):
-    """A checkpoint folder whose store is in memory."""
+    """A checkpoint folder with a store in memory."""
 
     def __init__(self, place: Path) -> None:
         self.path = place / "checkpoint"
@@ -183,7 +183,7 @@ changes = st.dictionaries(st.integers(0, 15), contents | st.none(), max_size=10)
     starts_anew=st.integers(0, 5),
     chunks=st.sampled_from([1000, 4096, 512 * 1024, 4 * 1024 * 1024]),
 )
-def test_every_folder_comes_back_as_it_was(
+def test_every_folder_is_restored_exactly(
     tmp_path_factory: pytest.TempPathFactory,
     rounds: list[dict[int, bytes | None]],
     starts_anew: int,
@@ -197,7 +197,7 @@ def test_every_folder_comes_back_as_it_was(
                 (folder.path / str(name)).unlink(missing_ok=True)
             else:
                 (folder.path / str(name)).write_bytes(content)
-        if number == starts_anew:  # as another attempt does, in the folder that it restored
+        if number == starts_anew:  # like another attempt, in the folder that it restored
             restored = folder.restore("newest", name=f"attempt-{number}") if number else folder.path
             folder.uploader = Uploader(folder.store)
             if number:
@@ -209,7 +209,7 @@ def test_every_folder_comes_back_as_it_was(
         assert len(folder.memory.puts) == len(set(folder.memory.puts))
 
 
-def test_what_many_saves_leave_is_bounded(tmp_path: Path) -> None:
+def test_many_saves_leave_a_bounded_number_of_bundles(tmp_path: Path) -> None:
     folder = InMemory(tmp_path)
     files = many(500)
     live = sum(map(len, files.values()))
@@ -232,7 +232,7 @@ def stored(digest: str, *, size: int, at: int = 0) -> Stored:
     return Stored((Part(sha256=digest, size_bytes=size),), at, f"{digest}-{at}")
 
 
-def test_a_sparse_bundle_is_packed_anew_and_a_full_one_is_not() -> None:
+def test_a_sparse_bundle_is_repacked_and_a_full_one_is_not() -> None:
     used = [(stored("sparse", size=1000), 499), (stored("full", size=1000), 500)]
     assert to_repack(used, new_bytes=0) == {"sparse"}
 
@@ -244,7 +244,7 @@ def test_short_bundles_are_joined_when_there_are_many() -> None:
     assert len(to_repack(used, new_bytes=0)) == SPARE_BUNDLES + 3
 
 
-def test_a_save_packs_anew_no_more_than_it_sends_or_a_little() -> None:
+def test_a_save_repacks_at_most_what_it_sends_or_a_small_amount() -> None:
     size = BUNDLE_BYTES // 4
     used = [(stored(f"{number:03d}", size=BUNDLE_BYTES), size) for number in range(100)]
     assert len(to_repack(used, new_bytes=0)) == REPACKED_BYTES // size
@@ -252,18 +252,20 @@ def test_a_save_packs_anew_no_more_than_it_sends_or_a_little() -> None:
 
 
 @given(sizes=st.lists(st.integers(1, SMALL_BYTES), max_size=60))
-def test_bundles_have_every_file_once_and_in_order(sizes: list[int]) -> None:
+def test_bundles_hold_every_file_once_and_in_order(sizes: list[int]) -> None:
     files = [
         PinnedFile(str(number), "", FileState("file", 0, 0, size), is_log=False)
         for number, size in enumerate(sizes)
     ]
     bundles = list(pack(files))
     assert [file for bundle in bundles for file in bundle] == files
-    assert all(0 < sum(file.seen.size for file in one) <= BUNDLE_BYTES for one in bundles)
+    assert all(
+        0 < sum(file.seen.size for file in files_of_one) <= BUNDLE_BYTES for files_of_one in bundles
+    )
     assert len(bundles) <= 1 + 2 * sum(sizes) // BUNDLE_BYTES
 
 
-def test_a_lost_bundle_is_made_again_from_what_is_in_the_folder(
+def test_a_lost_bundle_is_rebuilt_from_the_folder(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder.path, many(20))
@@ -312,7 +314,7 @@ def test_an_offset_outside_the_bundle_is_a_damaged_manifest(folder: Folder, offs
         Manifest.from_json(text)
 
 
-def test_a_bundle_that_comes_damaged_once_is_read_again(tmp_path: Path) -> None:
+def test_a_bundle_that_arrives_damaged_once_is_read_again(tmp_path: Path) -> None:
     content = os.urandom(300)
     files = []
     for number in range(3):
@@ -336,7 +338,7 @@ def test_a_bundle_that_comes_damaged_once_is_read_again(tmp_path: Path) -> None:
     assert b"".join((tmp_path / str(number)).read_bytes() for number in range(3)) == content
 
 
-def test_a_small_file_that_changes_while_it_is_read_is_not_taken(
+def test_a_small_file_that_changes_while_being_read_is_not_saved(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder.path, many(20))
@@ -351,12 +353,12 @@ def test_a_small_file_that_changes_while_it_is_read_is_not_taken(
         return real(*arguments)
 
     monkeypatch.setattr(os, "preadv", read_and_change)
-    with pytest.raises(ChangedError, match="was written to while it was read"):
+    with pytest.raises(ChangedError, match="was written to while it was being read"):
         folder.save(1)
     assert folder.store.manifest_keys() == []
 
 
-def test_a_small_file_that_became_shorter_is_not_taken(
+def test_a_small_file_that_became_shorter_is_not_saved(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder.path, many(20))
@@ -371,7 +373,7 @@ def test_a_small_file_that_became_shorter_is_not_taken(
         folder.save(1)
 
 
-def test_another_try_of_a_save_reads_and_sends_only_what_is_missing(
+def test_a_repeated_save_reads_and_sends_only_what_is_missing(
     folder: Folder, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder.path, many(20, size=SMALL_BYTES))
@@ -407,7 +409,7 @@ def test_another_try_of_a_save_reads_and_sends_only_what_is_missing(
     assert described(folder.restore(key)) == described(folder.path)
 
 
-def test_a_bundle_stays_while_a_kept_checkpoint_needs_one_file_of_it(folder: Folder) -> None:
+def test_a_bundle_is_kept_while_a_kept_checkpoint_needs_one_of_its_files(folder: Folder) -> None:
     write(folder.path, many(20))
     folder.save(1)
     bundle = part_of(folder, "0/0007")
@@ -423,7 +425,7 @@ def test_a_bundle_stays_while_a_kept_checkpoint_needs_one_file_of_it(folder: Fol
     assert described(folder.restore(key)) == described(folder.path)
 
 
-def test_only_bundles_with_files_that_an_earlier_fetch_lacks_are_fetched(folder: Folder) -> None:
+def test_only_bundles_with_files_missing_from_an_earlier_fetch_are_fetched(folder: Folder) -> None:
     write(folder.path, many(20))
     first = folder.save(1)
     bundle = part_of(folder, "0/0007")
@@ -467,6 +469,6 @@ def test_a_manifest_of_version_1_is_read_and_its_small_parts_become_bundles(
     folder.uploader = Uploader(folder.store)
     folder.uploader.remember(scan_folder(restored), manifest)
     newer = folder.save(2)
-    assert folder.new_bytes == 0  # the very bundle of the first save
+    assert folder.new_bytes == 0  # exactly the bundle of the first save
     assert len(folder.manifest.digests) == 1
     assert described(folder.restore(newer, name="newer")) == described(restored)

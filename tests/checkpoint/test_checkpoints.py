@@ -33,7 +33,7 @@ from tests.agent.machine import Cloud
 
 
 class Folder:
-    """A checkpoint folder and what it takes to save and restore it."""
+    """A checkpoint folder with everything needed to save and restore it."""
 
     def __init__(self, cloud: Cloud, place: Path) -> None:
         self.cloud = cloud
@@ -85,7 +85,7 @@ def described(path: Path) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def test_folder_comes_back_as_it_was(folder: Folder) -> None:
+def test_folder_is_restored_exactly(folder: Folder) -> None:
     path = folder.path
     (path / "deep/er").mkdir(parents=True)
     (path / "empty").mkdir(mode=0o700)
@@ -105,7 +105,7 @@ def test_folder_comes_back_as_it_was(folder: Folder) -> None:
     assert (restored / "best.bin").stat().st_ino == (restored / "deep/er/model.bin").stat().st_ino
 
 
-def test_sparse_file_comes_back_and_its_holes_are_stored_as_one_part(folder: Folder) -> None:
+def test_sparse_file_is_restored_and_its_holes_are_stored_as_one_part(folder: Folder) -> None:
     with (folder.path / "sparse.bin").open("wb") as stream:
         stream.truncate(4 * CHUNK_BYTES)
         stream.seek(CHUNK_BYTES + 5)
@@ -116,7 +116,7 @@ def test_sparse_file_comes_back_and_its_holes_are_stored_as_one_part(folder: Fol
     assert described(restored) == before
 
 
-def test_many_small_files_come_back(folder: Folder) -> None:
+def test_many_small_files_are_restored(folder: Folder) -> None:
     for number in range(300):
         (folder.path / f"{number % 7}").mkdir(exist_ok=True)
         (folder.path / f"{number % 7}/{number}").write_bytes(b"%d" % number)
@@ -136,7 +136,7 @@ def test_restore_empties_the_folder_first(folder: Folder) -> None:
 
 
 def read_from_now_on(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Return a list of what is read of the files of a snapshot."""
+    """Return a list of what is read from the files of a snapshot."""
     read: list[bytes] = []
     real = os.preadv
 
@@ -149,7 +149,7 @@ def read_from_now_on(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return read
 
 
-def test_unchanged_parts_are_stored_once_and_unchanged_files_not_read_again(
+def test_unchanged_parts_are_stored_once_and_unchanged_files_are_not_read_again(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder.path / "large.bin").write_bytes(os.urandom(2 * CHUNK_BYTES))
@@ -163,7 +163,7 @@ def test_unchanged_parts_are_stored_once_and_unchanged_files_not_read_again(
     assert read == [b"second"]
 
 
-def test_one_changed_part_of_a_large_file_is_all_that_travels(folder: Folder) -> None:
+def test_only_the_changed_part_of_a_large_file_is_sent(folder: Folder) -> None:
     path = folder.path / "large.bin"
     path.write_bytes(os.urandom(3 * CHUNK_BYTES))
     folder.save(1)
@@ -174,7 +174,7 @@ def test_one_changed_part_of_a_large_file_is_all_that_travels(folder: Folder) ->
     assert folder.new_bytes == CHUNK_BYTES
 
 
-def test_another_uploader_finds_what_an_unfinished_save_left(folder: Folder) -> None:
+def test_another_uploader_finds_parts_of_an_unfinished_save(folder: Folder) -> None:
     (folder.path / "large.bin").write_bytes(os.urandom(2 * CHUNK_BYTES))
     folder.save(1)
     folder.uploader = Uploader(folder.store)
@@ -182,7 +182,7 @@ def test_another_uploader_finds_what_an_unfinished_save_left(folder: Folder) -> 
     assert folder.new_bytes == 0
 
 
-def test_save_looks_again_for_the_parts_that_it_reuses_and_stores_those_that_are_gone(
+def test_save_checks_the_parts_that_it_reuses_and_stores_missing_ones_again(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder.path / "a").write_bytes(b"1")
@@ -194,7 +194,7 @@ def test_save_looks_again_for_the_parts_that_it_reuses_and_stores_those_that_are
     assert (folder.restore(key) / "a").read_bytes() == b"1"
 
 
-def test_file_that_changes_while_it_is_read_is_not_taken(
+def test_file_that_changes_while_being_read_is_not_saved(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = folder.path / "model.bin"
@@ -213,7 +213,7 @@ def test_file_that_changes_while_it_is_read_is_not_taken(
     assert folder.store.manifest_keys() == []
 
 
-def test_file_that_changes_between_its_hash_and_its_upload_is_not_taken(
+def test_file_that_changes_between_hash_and_upload_is_not_saved(
     folder: Folder, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = CHUNK_BYTES // 2
@@ -304,7 +304,7 @@ def test_restore_never_walks_back_over_a_checkpoint_of_a_newer_runctl(
 
 
 def answer_403(folder: Folder, operation: str) -> Any:
-    """Let S3 refuse one of the store's operations as it does without a permission."""
+    """Let S3 refuse one of the store's operations, as it does without a permission."""
     client = folder.cloud.clients["s3"]
     body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
@@ -327,7 +327,7 @@ def answer_403(folder: Folder, operation: str) -> Any:
         ("PutObject", "s3:PutObject"),
     ],
 )
-def test_missing_permission_is_told_with_key_and_action_and_is_no_damage(
+def test_missing_permission_is_reported_with_key_and_action_and_is_not_damage(
     folder: Folder, operation: str, action: str
 ) -> None:
     for step in (1, 2):
@@ -380,7 +380,7 @@ def test_restore_walks_back_from_a_manifest_that_cannot_be_read(folder: Folder) 
     assert (folder.restore(key) / "a").read_bytes() == b"1"
 
 
-def test_nothing_whole_left_is_said_and_not_hidden(folder: Folder) -> None:
+def test_absence_of_any_whole_checkpoint_is_reported(folder: Folder) -> None:
     (folder.path / "a").write_bytes(b"1")
     key = folder.save(1)
     damage(folder, hashlib.sha256(b"1").hexdigest(), None)
@@ -388,7 +388,7 @@ def test_nothing_whole_left_is_said_and_not_hidden(folder: Folder) -> None:
         folder.restore(key)
 
 
-def test_only_what_an_earlier_fetch_lacks_is_fetched(folder: Folder) -> None:
+def test_only_what_is_missing_from_an_earlier_fetch_is_fetched(folder: Folder) -> None:
     (folder.path / "kept.bin").write_bytes(os.urandom(CHUNK_BYTES))
     (folder.path / "step.bin").write_bytes(b"1")
     first = folder.save(1)
@@ -396,7 +396,7 @@ def test_only_what_an_earlier_fetch_lacks_is_fetched(folder: Folder) -> None:
     second = folder.save(2)
     restorer = Restorer(folder.store, folder.place / "incoming")
     restorer.fetch(first)
-    for key in folder.parts():  # what is here already must not be asked for again
+    for key in folder.parts():  # what has been fetched must not be requested again
         if not key.endswith(hashlib.sha256(b"2").hexdigest()):
             folder.cloud.clients["s3"].delete_object(Bucket=folder.cloud.name, Key=key)
     fetched = restorer.fetch(second)
@@ -404,7 +404,7 @@ def test_only_what_an_earlier_fetch_lacks_is_fetched(folder: Folder) -> None:
     assert described(folder.place / "restored") == described(folder.path)
 
 
-def test_manifest_that_leads_outside_is_refused(folder: Folder) -> None:
+def test_manifest_with_a_path_outside_the_folder_is_refused(folder: Folder) -> None:
     (folder.path / "a").write_bytes(b"1")
     folder.save(1)
     entry = folder.manifest.entries[0]
@@ -418,11 +418,11 @@ def test_manifest_that_leads_outside_is_refused(folder: Folder) -> None:
     key = folder.store.put_manifest(evil)
     with pytest.raises(DamagedCheckpointError, match="outside"):
         folder.store.get_manifest(key)
-    restored = folder.restore(key)  # of the checkpoint before it
+    restored = folder.restore(key)  # of the previous checkpoint
     assert set(described(restored)) == {"a"}
 
 
-def test_name_that_is_not_utf8_comes_back_as_it_was(folder: Folder) -> None:
+def test_name_that_is_not_utf8_is_restored_exactly(folder: Folder) -> None:
     name = os.fsdecode(b"w\xe9ights.bin")  # a lone surrogate, which JSON keeps escaped
     (folder.path / name).write_bytes(b"1")
     (folder.path / "link").symlink_to(name)
@@ -446,17 +446,17 @@ def test_name_that_is_not_utf8_comes_back_as_it_was(folder: Folder) -> None:
         b'{"version": 1, "entries": [], "run_id": "r"}',
     ],
 )
-def test_manifest_that_is_none_is_damaged_and_nothing_else(text: bytes) -> None:
+def test_invalid_manifest_counts_as_damaged(text: bytes) -> None:
     with pytest.raises(DamagedCheckpointError, match="the manifest cannot be read"):
         Manifest.from_json(text)
 
 
-def test_retention_keeps_the_last_and_every_part_they_need(folder: Folder) -> None:
+def test_retention_keeps_the_last_checkpoints_and_every_part_they_need(folder: Folder) -> None:
     (folder.path / "shared").write_bytes(b"shared")
     for step in range(1, 5):
         (folder.path / "own").write_bytes(b"%d" % step)
         folder.save(step)
-    # The bundle of the first save has what is shared, so it stays with its own file of step 1.
+    # The bundle of the first save holds the shared file, so it stays, with the file of step 1.
     removed = remove_old_checkpoints(folder.store, folder.chain[:2], folder.manifest, attempt=1)
     assert sorted(folder.store.manifest_keys()) == sorted(folder.chain[:2])
     assert removed == {hashlib.sha256(text).hexdigest() for text in (b"2",)}

@@ -1,4 +1,4 @@
-"""Where pieces are read: few threads at a time, and what one holds stays as it is."""
+"""Buffers for chunks: few threads read at a time, and a chunk that is held does not change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def content(chunk: Chunk) -> bytes:
     return b"".join(bytes(chunk) for chunk in chunk)
 
 
-def test_a_piece_that_is_held_is_not_overwritten_by_the_next_one_at_the_desk(
+def test_a_held_chunk_is_not_overwritten_by_the_next_one(
     descriptor: int,
 ) -> None:
     pool = BufferPool(1)
@@ -47,12 +47,12 @@ def test_a_piece_that_is_held_is_not_overwritten_by_the_next_one_at_the_desk(
     assert first.is_held
     assert content(first) == b"a" * HELD
     other.release()
-    # Its own buffer is the one with the first piece now; the next one is read beside it.
+    # The reader's own buffer holds the first chunk now; the next one is read into another.
     content(Chunk("file", descriptor, 2 * HELD, HELD, buffer=one.acquire()))
     assert content(first) == b"a" * HELD
 
 
-def test_a_large_piece_is_read_again_elsewhere_and_leaves_the_desk_as_it_is(
+def test_a_large_chunk_is_read_again_into_another_buffer(
     descriptor: int,
 ) -> None:
     pool = BufferPool(1)
@@ -67,7 +67,7 @@ def test_a_large_piece_is_read_again_elsewhere_and_leaves_the_desk_as_it_is(
     assert bytes(buffer) == b"x" * HELD
 
 
-def test_there_are_no_more_at_once_than_buffers() -> None:
+def test_no_more_threads_read_at_once_than_there_are_buffers() -> None:
     pool = BufferPool(1)
     first, second = Reader(pool), Reader(pool)
     assert first.acquire() is first.acquire()
@@ -87,7 +87,7 @@ def test_there_are_no_more_at_once_than_buffers() -> None:
     assert pool._free.empty()
 
 
-def test_a_file_that_became_shorter_is_told(descriptor: int) -> None:
+def test_a_file_that_became_shorter_is_reported(descriptor: int) -> None:
     chunk = Chunk("weights.bin", descriptor, HELD, 3 * HELD, buffer=Reader(BufferPool(1)).acquire())
     with pytest.raises(ChangedError, match=r"weights\.bin became shorter"):
         content(chunk)

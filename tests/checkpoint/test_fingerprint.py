@@ -1,4 +1,4 @@
-"""A piece is known again only when it is the same to the last byte."""
+"""A chunk is recognized only if it is the same to the last byte."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SIZE = 4096
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "CHUNK_BYTES", SIZE)
     monkeypatch.setattr("runctl.checkpoint.chunks.BUFFER_BYTES", SIZE // 4)
 
 
-class Pieces:
-    """A file of pieces, with how many of them were hashed."""
+class CountedChunks:
+    """A file of chunks, and a count of those that were hashed."""
 
     def __init__(self, path: Path, index: ChunkIndex, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class Pieces:
         monkeypatch.setattr(ChunkIndex, "_hash", hash_and_count)
 
     def save(self, *contents: bytes) -> int:
-        """Identify the pieces as a save does; return how many of them were hashed."""
+        """Identify the chunks as a save does; return how many of them were hashed."""
         self.path.write_bytes(b"".join(contents))
         self.index.begin()
         before = self.hashed
@@ -60,39 +60,39 @@ class Pieces:
 
 
 @pytest.fixture
-def chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pieces:
-    return Pieces(tmp_path / "file", ChunkIndex(), monkeypatch)
+def chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CountedChunks:
+    return CountedChunks(tmp_path / "file", ChunkIndex(), monkeypatch)
 
 
 A, B, C, D = (bytes([number]) * SIZE for number in range(4))
 
 
-def test_only_what_the_last_save_did_not_hold_is_hashed(chunks: Pieces) -> None:
+def test_only_what_the_last_save_did_not_hold_is_hashed(chunks: CountedChunks) -> None:
     assert chunks.save(A, B, C) == 3
     assert chunks.save(A, C, D) == 1
     assert chunks.save(C, A, A) == 0  # wherever it lies
     assert chunks.save(C, A, D) == 1  # D was in the save before the last
 
 
-def test_after_a_change_pieces_are_hashed_at_once_until_one_was_there_before(
-    chunks: Pieces, monkeypatch: pytest.MonkeyPatch
+def test_after_a_change_chunks_are_hashed_directly_until_one_is_known(
+    chunks: CountedChunks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks.save(A, B, C, A)
     readings = []
     real = os.preadv
     monkeypatch.setattr(os, "preadv", lambda *args: readings.append(args[2]) or real(*args))
 
-    def pieces_read(*contents: bytes) -> list[int]:
+    def chunks_read(*contents: bytes) -> list[int]:
         readings.clear()
         chunks.save(*contents)
         return [offset // SIZE for offset in readings if offset % SIZE == 0]
 
-    # The first was looked up and then hashed; of the others only the last could be looked up.
-    assert pieces_read(D, D, B, A) == [0, 0, 1, 2, 3]
+    # The first was looked up and then hashed; of the others, only the last could be looked up.
+    assert chunks_read(D, D, B, A) == [0, 0, 1, 2, 3]
     assert chunks.save(D, D, B, A) == 0
-    # Looked up once in each save that has nothing in common with the one before.
-    assert pieces_read(C, C, C, C) == [0, 0, 1, 2, 3]
-    assert pieces_read(D, B, B, B) == [0, 0, 1, 2, 3]
+    # Looked up once in each save that has nothing in common with the previous one.
+    assert chunks_read(C, C, C, C) == [0, 0, 1, 2, 3]
+    assert chunks_read(D, B, B, B) == [0, 0, 1, 2, 3]
 
 
 @given(
@@ -100,8 +100,8 @@ def test_after_a_change_pieces_are_hashed_at_once_until_one_was_there_before(
     flipped=st.integers(0, SIZE - 1),
 )
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_part_is_always_the_one_of_the_very_bytes(
-    chunks: Pieces, saves: list[list[int]], flipped: int
+def test_part_always_matches_the_bytes_exactly(
+    chunks: CountedChunks, saves: list[list[int]], flipped: int
 ) -> None:
     other = bytearray(A)
     other[flipped] ^= 1
@@ -110,8 +110,8 @@ def test_part_is_always_the_one_of_the_very_bytes(
         chunks.save(*(contents[number] for number in save))
 
 
-def test_file_that_changes_between_look_up_and_hash_spoils_no_later_look_up(
-    chunks: Pieces, monkeypatch: pytest.MonkeyPatch
+def test_file_that_changes_between_lookup_and_hash_spoils_no_later_lookup(
+    chunks: CountedChunks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks.save(A)
     real = os.preadv
@@ -144,17 +144,17 @@ def test_everything_is_hashed_where_openssl_cannot_be_called(
         raise OSError(f"{lacking}: cannot open shared object file")
 
     monkeypatch.setattr(fingerprint.ctypes, "CDLL", load)
-    chunks = Pieces(tmp_path / "file", ChunkIndex(), monkeypatch)
+    chunks = CountedChunks(tmp_path / "file", ChunkIndex(), monkeypatch)
     assert [chunks.save(A, B), chunks.save(A, B)] == [2, 2]
 
 
-def test_algorithm_that_openssl_leaves_out_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_algorithm_missing_from_openssl_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "ALGORITHM", b"NO-SUCH-MAC")
     with pytest.raises(OSError, match="no Poly1305"):
         Poly1305()
 
 
-def test_tag_is_that_of_the_bytes_however_they_come_and_of_one_key_alone() -> None:
+def test_tag_depends_on_the_bytes_and_the_key_but_not_on_how_the_bytes_are_divided() -> None:
     first, second = Poly1305(), Poly1305()
 
     def tag(origin: Poly1305, *chunks: bytes) -> bytes:

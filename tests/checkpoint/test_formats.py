@@ -1,4 +1,4 @@
-"""What a file's format says about its completeness: real files, cut off anywhere, and liars."""
+"""What formats say about completeness: real files, files cut off anywhere, and false claims."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FRAMEWORKS = Path(__file__).parents[2] / "build/frameworks/bin/python"
 
 
 def verdict_of(name: str, content: bytes) -> Verdict | None:
-    """Judge a file, and check that no more is read than may be."""
+    """Judge a file, and check that no more is read than allowed."""
     read = 0
 
     def read_at(offset: int, length: int) -> bytes:
@@ -74,7 +74,7 @@ def safetensors(tensors: int = 2, *, slack: int = 0) -> bytes:
 
 
 def hdf5(version: int, *, end: int = 4096, size: int = 4096, flags: int = 0) -> bytes:
-    """Construct a superblock as the specification of the file format says."""
+    """Construct a superblock according to the specification of the file format."""
     signature = b"\x89HDF\r\n\x1a\n"
     addresses = struct.pack("<QQQ", 0, (1 << 64) - 1, end)
     if version < 2:
@@ -129,12 +129,12 @@ WHOLE = {
     "config.json": json.dumps({"a": [1, {"b": "}"}], "c": "x" * 100}).encode(),
     "large.json": json.dumps([{"step": step} for step in range(20_000)]).encode(),
 }
-# The end of these cannot be told from their middle everywhere.
+# Some cuts of these cannot be distinguished from a complete file.
 UNSURE = {"large.json", "p2.pkl", "two.gz", "two.keras"}
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_complete_file_has_nothing_against_it(name: str) -> None:
+def test_complete_file_has_no_problem(name: str) -> None:
     verdict = verdict_of(name, WHOLE[name])
     assert verdict is not None
     assert not verdict.problem
@@ -143,7 +143,7 @@ def test_complete_file_has_nothing_against_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(WHOLE.keys() - UNSURE))
 @given(data=st.data())
-def test_file_that_is_cut_off_anywhere_is_found_out(name: str, data: st.DataObject) -> None:
+def test_file_that_is_cut_off_anywhere_is_detected(name: str, data: st.DataObject) -> None:
     content = WHOLE[name]
     cut = data.draw(st.integers(min_value=16, max_value=len(content) - 1))
     verdict = verdict_of(name, content[:cut])
@@ -269,11 +269,11 @@ HEADS = st.sampled_from(
 
 @example(b"PK\5\6", b"", "a.json")
 @given(HEADS, st.binary(max_size=700), st.sampled_from(["a.json", "a.safetensors", "a.tar", "a"]))
-def test_no_content_whatever_raises(head: bytes, rest: bytes, name: str) -> None:
+def test_no_content_raises_an_exception(head: bytes, rest: bytes, name: str) -> None:
     verdict_of(name, head + rest)
 
 
-def test_file_is_read_once_as_long_as_it_does_not_change(
+def test_file_is_read_once_until_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model.pt").write_bytes(a_zip()[:-1])
@@ -289,14 +289,14 @@ def test_file_is_read_once_as_long_as_it_does_not_change(
     assert len(opened) == 1
     (tmp_path / "model.pt").write_bytes(a_zip())
     changed = inspector.verdict("model.pt", view["model.pt"])
-    assert changed == verdict  # as it was seen
+    assert changed == verdict  # as it was scanned
     view = scan_folder(tmp_path)
     verdict = inspector.verdict("model.pt", view["model.pt"])
     assert verdict is not None
     assert not verdict.problem
 
 
-def test_what_cannot_be_read_has_no_verdict_and_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
+def test_unreadable_file_has_no_verdict_and_a_pipe_does_not_block(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(a_zip())
     seen = scan_folder(tmp_path)["model.pt"]
     inspector = Inspector(tmp_path)
@@ -332,7 +332,7 @@ with open(folder / "arrays.pkl", "wb") as stream:
 @pytest.mark.skipif(
     not FRAMEWORKS.exists(), reason="needs build/frameworks, which make test builds"
 )
-def test_files_that_torch_safetensors_and_numpy_write_are_judged_right(tmp_path: Path) -> None:
+def test_files_written_by_torch_safetensors_and_numpy_are_judged_correctly(tmp_path: Path) -> None:
     subprocess.run([FRAMEWORKS, "-c", REAL, tmp_path], check=True, timeout=300)
     for path in tmp_path.iterdir():
         content = path.read_bytes()

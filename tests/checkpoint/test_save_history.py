@@ -1,4 +1,4 @@
-"""Which saves stay, what a snapshot adds to the one before, and what a new start is warned of."""
+"""Which saves are kept, what a snapshot adds, and warnings about attempts that start over."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Attempt:
             self.seen = dict(before.seen)
             newest = before.history.kept[0]
             manifest = self.manifests[newest]
-            best = max(one.step for one in self.manifests.values() if one.step is not None)
+            best = max(saved.step for saved in self.manifests.values() if saved.step is not None)
             run = replace(run, save=manifest.save, best_step=best, suspects=suspects)
         self.history = SaveHistory(run, attempt=number, keep_last=keep)
         if before is not None:
@@ -84,7 +84,7 @@ class Attempt:
         return judged.step
 
     def append(self, **files: bytes) -> int | None:
-        """Append to files, which keeps their inodes."""
+        """Append to files, which keep their inodes."""
         names = {name.replace("__", "."): files[name] for name in files}
         self.inodes = itertools.chain(
             [self.seen[path].inode[1] for path in names], itertools.count(10_000)
@@ -98,7 +98,7 @@ class Attempt:
 
     @property
     def kept(self) -> list[int | None]:
-        """The steps of what stays; every one of them can be walked back to from the newest."""
+        """The steps of the saves that are kept, each reachable from the newest."""
         keys = self.history.kept
         previous = self.manifests[keys[0]].metadata["previous"]
         assert previous == keys[1:] or (len(keys) == 1 and len(previous) == 1)
@@ -109,7 +109,7 @@ class Attempt:
         return [self.manifests[key].save for key in self.history.kept]
 
 
-def test_the_last_saves_stay() -> None:
+def test_the_last_saves_are_kept() -> None:
     attempt = Attempt()
     for step in range(10, 60, 10):
         attempt.save(**{f"step_{step}__pt": b"1"})
@@ -138,7 +138,7 @@ def test_file_that_is_only_appended_to_is_a_log_whatever_its_name() -> None:
     assert len(attempt.saves) == 1
 
 
-def test_file_that_only_grows_is_progress_where_it_is_all_there_is() -> None:
+def test_file_that_only_grows_is_progress_if_there_is_nothing_else() -> None:
     attempt = Attempt()
     for length in (1, 2, 3):
         attempt.save(results__jsonl=b"{}\n" * length)
@@ -154,7 +154,7 @@ def test_log_beside_a_save_with_a_stated_step_does_not_hide_the_step() -> None:
     assert attempt.save(model__pt=b"2") is None
 
 
-def test_log_that_grows_first_is_no_progress_of_a_program_that_starts_anew() -> None:
+def test_log_that_grows_first_is_not_progress_of_a_program_that_starts_over() -> None:
     first = Attempt()
     first.save(step_150__ckpt=b"1", log__txt=b"one\n")
     second = Attempt(2, before=first)
@@ -164,14 +164,14 @@ def test_log_that_grows_first_is_no_progress_of_a_program_that_starts_anew() -> 
     assert not second.progressed
 
 
-def test_file_that_is_written_anew_and_longer_is_a_save() -> None:
+def test_file_that_is_rewritten_and_longer_is_a_save() -> None:
     attempt = Attempt()
     for turn in range(1, 6):
         attempt.save(state__pkl=b"[" + b"1," * turn + b"]")
     assert attempt.saves == [5, 4, 3]
 
 
-def test_snapshots_of_one_half_written_folder_replace_each_other() -> None:
+def test_snapshots_of_the_same_half_written_folder_replace_each_other() -> None:
     attempt = Attempt()
     attempt.save(ckpt_1_S_a=b"1", ckpt_1_S_b=b"1")
     for name in ("a", "b", "c", "d"):
@@ -179,7 +179,7 @@ def test_snapshots_of_one_half_written_folder_replace_each_other() -> None:
     assert attempt.kept == [2, 1]
 
 
-def test_saves_of_one_step_that_is_written_anew_are_several() -> None:
+def test_rewritten_saves_of_one_step_count_separately() -> None:
     attempt = Attempt()
     for turn in range(6):
         attempt.save(state=b"%d" % turn, tower_2=b"%d" % turn)
@@ -187,7 +187,7 @@ def test_saves_of_one_step_that_is_written_anew_are_several() -> None:
     assert attempt.saves == [6, 5, 4]
 
 
-def test_program_that_starts_anew_does_not_lose_the_step_it_was_given() -> None:
+def test_program_that_starts_over_does_not_lose_the_step_it_was_given() -> None:
     first = Attempt()
     for step in (130, 140, 150):
         first.save(**{f"step_{step}__ckpt": b"1"})
@@ -197,7 +197,7 @@ def test_program_that_starts_anew_does_not_lose_the_step_it_was_given() -> None:
         assert not second.progressed
     assert second.kept == [40, 30, 150]
     (warning,) = second.warnings
-    assert "attempt 2 was given step 150 and saved step 10: it did not resume" in warning
+    assert "attempt 2 was given step 150 but saved step 10: it did not resume" in warning
     assert "RUNCTL_CHECKPOINT_DIR" in warning
     third = Attempt(3, before=second)
     for step in (10, 20, 30):
@@ -209,7 +209,7 @@ def test_program_that_starts_anew_does_not_lose_the_step_it_was_given() -> None:
     assert third.kept == [180, 170, 160]
 
 
-def test_what_an_attempt_was_given_stays_until_it_is_passed() -> None:
+def test_checkpoint_that_an_attempt_was_given_is_kept_until_it_is_passed() -> None:
     first = Attempt()
     first.save(step_150__ckpt=b"1")
     second = Attempt(2, before=first, keep=1)
@@ -220,7 +220,7 @@ def test_what_an_attempt_was_given_stays_until_it_is_passed() -> None:
     assert second.warnings == []
 
 
-def test_proven_one_stays_and_a_suspect_gives_way_to_good_ones() -> None:
+def test_proven_checkpoint_is_kept_and_a_suspect_gives_way_to_good_ones() -> None:
     first = Attempt()
     for step in (1, 2, 3):
         first.save(**{f"step_{step}__pt": b"1"})
@@ -234,7 +234,7 @@ def test_proven_one_stays_and_a_suspect_gives_way_to_good_ones() -> None:
     assert attempt.kept == [6, 5, 1]
 
 
-def test_step_of_the_helper_counts_whatever_the_files_say() -> None:
+def test_step_from_the_helper_counts_whatever_the_files_say() -> None:
     attempt = Attempt()
     assert attempt.save(step_7__pt=b"1", told=12) == 12
     assert attempt.save(run__log=b"1", told=12) == 12
@@ -247,7 +247,7 @@ def test_step_of_the_helper_counts_whatever_the_files_say() -> None:
 )
 def test_retention_keeps_the_newest_and_prefers_good_ones(steps, keep, data) -> None:
     saves = [StoredSave(str(at), step) for at, step in enumerate(steps)]
-    keys = [one.key for one in saves]
+    keys = [save.key for save in saves]
     suspects = data.draw(st.sets(st.sampled_from(keys[1:] or ["none"])))
     protected = data.draw(st.sets(st.sampled_from(keys), max_size=2))
     kept = choose_kept(saves, keep=keep, protected=protected, suspects=suspects)
@@ -259,9 +259,9 @@ def test_retention_keeps_the_newest_and_prefers_good_ones(steps, keep, data) -> 
     assert len(kept) <= max(keep, len(protected & good) + 2)
     if suspects & set(kept):
         assert good <= set(kept)
-    known = [one.step for one in saves if one.step is not None and one.key in good]
+    known = [save.step for save in saves if save.step is not None and save.key in good]
     if known:
-        assert max(known) in {one.step for one in saves if one.key in kept}
+        assert max(known) in {save.step for save in saves if save.key in kept}
 
 
 @pytest.mark.parametrize(
@@ -280,9 +280,9 @@ def test_retention_keeps_the_newest_and_prefers_good_ones(steps, keep, data) -> 
         ("Nov28_18-20-45_host/m.pt", "Nov28_19-20-45_host/m.pt"),
     ],
 )
-def test_new_folder_beside_the_one_it_was_given_is_said(given: str, changed: str) -> None:
+def test_new_folder_next_to_the_given_one_causes_a_warning(given: str, changed: str) -> None:
     warning = new_folder(2, given=[given], changed=[given, changed])
-    assert "attempt 2 saves to the new folder " in warning
+    assert "saves to the new folder " in warning
     assert "RUNCTL_CHECKPOINT_DIR" in warning
 
 
@@ -299,17 +299,17 @@ def test_new_folder_beside_the_one_it_was_given_is_said(given: str, changed: str
         ([], "2026-11-29/last.pt"),
     ],
 )
-def test_folders_that_are_no_sign_of_a_new_start_are_not(given: list[str], changed: str) -> None:
+def test_other_new_folders_cause_no_warning(given: list[str], changed: str) -> None:
     assert new_folder(2, given=given, changed=[changed]) == ""
 
 
-def test_attempt_that_resumed_is_not_warned_of() -> None:
+def test_attempt_that_resumed_causes_no_warning() -> None:
     assert not_resumed(2, given=150, first=150) == ""
     assert not_resumed(2, given=None, first=1) == ""
     assert not_resumed(2, given=3, first=None) == ""
 
 
-def test_new_folder_that_goes_on_with_the_steps_is_fine() -> None:
+def test_new_folder_that_continues_the_steps_is_fine() -> None:
     first = Attempt()
     first.save(version_0_S_step_150__ckpt=b"1")
     second = Attempt(2, before=first)

@@ -33,13 +33,13 @@ def settling(taken: FolderState | None = None) -> Settling:
     )
 
 
-def test_nothing_new_is_never_taken() -> None:
+def test_unchanged_folder_is_never_saved() -> None:
     folder = {"a": a_file()}
     judge = settling(folder)
     assert not any(judge.observe(folder, set(), now) for now in range(100))
 
 
-def test_a_save_is_taken_once_it_is_closed_and_quiet() -> None:
+def test_a_save_settles_once_it_is_closed_and_quiet() -> None:
     judge = settling()
     assert judge.observe({"step-1.bin": a_file(5)}, {"step-1.bin"}, 0) is None
     assert judge.observe({"step-1.bin": a_file(9, at=2)}, set(), 0.5) is None
@@ -49,22 +49,22 @@ def test_a_save_is_taken_once_it_is_closed_and_quiet() -> None:
     assert judge.observe({"step-1.bin": a_file(9, at=2)}, set(), 9) is None
 
 
-def test_a_take_that_was_overtaken_by_the_next_save_is_tried_again_at_the_next_look() -> None:
-    """As with a program that replaces its file ten times a second."""
+def test_a_snapshot_overtaken_by_the_next_save_is_retried_at_the_next_scan() -> None:
+    """Like a program that replaces its file ten times a second."""
     judge = settling()
     looks = [({"model.pt": a_file(inode=number, at=number)}, number / 5) for number in range(40)]
     takes = [judge.observe(view, set(), now) for view, now in looks[:26]]
     assert takes[:25] == [None] * 25
     assert takes[25] is not None
-    judge.forget_take({}, at_once=True)
+    judge.forget_snapshot({}, at_once=True)
     view, now = looks[26]
     assert judge.observe(view, set(), now) is not None
-    # One that could not be read for another reason waits as long again.
-    judge.forget_take({})
+    # After any other failure to read it, the wait begins again.
+    judge.forget_snapshot({})
     assert all(judge.observe(view, set(), now) is None for view, now in looks[27:])
 
 
-def test_a_save_that_is_told_of_after_it_was_taken_is_taken_once_more() -> None:
+def test_a_save_reported_after_its_snapshot_is_saved_once_more() -> None:
     judge, folder = settling(), {"model.pt": a_file()}
     judge.observe(folder, set(), 0)
     assert judge.observe(folder, set(), 2) is not None
@@ -81,7 +81,7 @@ def test_a_save_that_is_told_of_after_it_was_taken_is_taken_once_more() -> None:
         assert last.changed == ()
 
 
-def test_an_open_file_holds_a_save_up_however_quiet_it_is() -> None:
+def test_an_open_file_delays_a_save_however_quiet_it_is() -> None:
     judge = settling()
     folder = {"model.pt": a_file()}
     assert all(judge.observe(folder, {"model.pt"}, now) is None for now in range(60))
@@ -92,7 +92,7 @@ def test_a_save_that_the_helper_renamed_settles_at_once() -> None:
     assert judge.observe({"step-1.bin": a_file()}, set(), 0, saved=True) is not None
 
 
-def test_a_program_that_saves_without_pause_gets_its_finished_saves_taken() -> None:
+def test_finished_saves_of_a_program_that_never_pauses_are_stored() -> None:
     judge = settling()
     taken = []
     folder: FolderState = {}
@@ -109,7 +109,7 @@ def test_a_program_that_saves_without_pause_gets_its_finished_saves_taken() -> N
 def test_a_folder_written_file_by_file_is_left_out_until_it_is_finished() -> None:
     judge = settling()
     folder: FolderState = {"checkpoint-1": a_folder(), "checkpoint-1/model.bin": a_file(inode=1)}
-    for tick in range(40):  # the second file is open all the time, beyond the limit
+    for tick in range(40):  # the second file stays open, beyond the limit
         folder["checkpoint-1/optimizer.bin"] = a_file(tick, inode=2, at=tick)
         assert judge.observe(dict(folder), {"checkpoint-1/optimizer.bin"}, tick * 0.25) is None
     snapshot = judge.observe(dict(folder), set(), 30)
@@ -117,7 +117,7 @@ def test_a_folder_written_file_by_file_is_left_out_until_it_is_finished() -> Non
     assert set(snapshot.view) == set(folder)
 
 
-def test_files_of_one_save_beside_each_other_are_taken_together_or_not_at_all() -> None:
+def test_adjacent_files_of_one_save_are_stored_together_or_not_at_all() -> None:
     before = {"model.pt": a_file(inode=1), "optimizer.pt": a_file(inode=2)}
     judge = settling(before)
     half = {"model.pt": a_file(inode=3, at=9), "optimizer.pt": a_file(3, inode=2, at=9)}
@@ -134,7 +134,7 @@ def test_numbered_files_of_one_save_belong_together() -> None:
         assert judge.observe(dict(folder), {"optimizer-5.pt"}, tick * 0.25) is None
 
 
-def test_what_a_save_in_progress_overwrites_is_left_out_and_marked_so() -> None:
+def test_what_a_save_in_progress_overwrites_is_left_out_and_marked() -> None:
     before = {"last.pt": a_file(inode=1), "epoch-1.pt": a_file(inode=2)}
     judge = settling(before)
     folder = {**before, "epoch-2.pt": a_file(inode=3)}
@@ -149,7 +149,7 @@ def test_what_a_save_in_progress_overwrites_is_left_out_and_marked_so() -> None:
     assert judge.taken["last.pt"] == before["last.pt"]
 
 
-def test_a_log_that_is_open_for_the_whole_run_holds_nothing_up_in_the_end() -> None:
+def test_a_log_that_is_open_for_the_whole_run_eventually_delays_nothing() -> None:
     judge = settling()
     folder: FolderState = {}
     waits: list[float] = []
@@ -163,7 +163,7 @@ def test_a_log_that_is_open_for_the_whole_run_holds_nothing_up_in_the_end() -> N
         if judge.observe(dict(folder), {"events.log"}, now):
             waits.append(now - saved_at)
     assert len(waits) >= 9
-    # Once it is known for a log, a save waits for its quiet moment only.
+    # Once it is known to be a log, a save waits only for its own quiet moment.
     assert all(wait <= 1.5 for wait in waits[1:])
     assert judge.taken["events.log"].size > 0
 
@@ -191,7 +191,7 @@ def test_a_slow_large_save_is_not_mistaken_for_a_log() -> None:
         assert snapshot is None or "model.pt" not in snapshot.view
 
 
-def test_a_writer_that_ran_its_own_exit_settles_the_folder_at_once() -> None:
+def test_a_writer_that_exits_in_order_settles_the_folder_at_once() -> None:
     judge = settling()
     judge.observe({"step-1.bin": a_file(1)}, {"step-1.bin"}, 0)
     snapshot = judge.final({"step-1.bin": a_file(9, at=5)}, 0.1, torn=frozenset(), abrupt=False)
@@ -199,7 +199,7 @@ def test_a_writer_that_ran_its_own_exit_settles_the_folder_at_once() -> None:
     assert snapshot.changed == ("step-1.bin",)
 
 
-def test_file_that_was_open_in_a_kill_is_left_out_and_the_rest_of_the_folder_is_taken() -> None:
+def test_file_that_was_open_when_killed_is_left_out_and_the_rest_is_stored() -> None:
     before = {"step-1.bin": a_file(9, inode=1)}
     judge = settling(before)
     folder = {
@@ -218,13 +218,13 @@ def test_file_that_was_open_in_a_kill_is_left_out_and_the_rest_of_the_folder_is_
 
 
 @pytest.mark.parametrize("abrupt", [False, True])
-def test_torn_file_after_its_predecessor_was_removed_leaves_the_checkpoint_before(
+def test_torn_file_whose_predecessor_was_removed_leaves_the_previous_checkpoint(
     abrupt: bool,
 ) -> None:
     judge = settling({"step-1.bin": a_file(9, inode=1), "log.txt": a_file(5, inode=7)})
     torn = {"step-2.bin": a_file(4, inode=2), "log.txt": a_file(6, inode=7, at=2)}
     snapshot = judge.final(torn, 5, torn=frozenset({"step-2.bin"}), abrupt=abrupt)
-    # The log may count, and what it would be alone with stays as it was.
+    # The log may count; what would then be alone with it stays as it was.
     assert snapshot is None or (
         snapshot.is_incomplete("step-1.bin") and snapshot.is_incomplete("step-2.bin")
     )
@@ -236,7 +236,7 @@ def test_torn_file_after_its_predecessor_was_removed_leaves_the_checkpoint_befor
     )
 
 
-def test_after_a_kill_saves_that_were_long_finished_count_though_another_is_not() -> None:
+def test_after_a_kill_finished_saves_count_although_another_is_unfinished() -> None:
     judge = settling()
     folder = {"step-1.bin": a_file(inode=1)}
     judge.watch_only(folder, set(), 0)
@@ -247,7 +247,7 @@ def test_after_a_kill_saves_that_were_long_finished_count_though_another_is_not(
 
 
 @pytest.mark.parametrize("last_look", [0.0, 5.0])
-def test_after_a_kill_a_file_that_was_open_is_not_taken(last_look: float) -> None:
+def test_after_a_kill_a_file_that_was_open_is_not_stored(last_look: float) -> None:
     judge = settling()
     folder = {"step-1.bin": a_file(1)}
     judge.observe(folder, {"step-1.bin"}, 0)
@@ -255,21 +255,21 @@ def test_after_a_kill_a_file_that_was_open_is_not_taken(last_look: float) -> Non
     assert judge.final(folder, last_look + 0.1, torn=frozenset(), abrupt=True) is None
 
 
-def test_after_a_kill_what_changed_a_moment_ago_is_not_taken() -> None:
+def test_after_a_kill_recent_changes_are_not_stored() -> None:
     judge = settling()
     folder = {"checkpoint-1": a_folder(), "checkpoint-1/model.bin": a_file()}
     judge.observe(folder, set(), 0)
     assert judge.final(folder, 0.5, torn=frozenset(), abrupt=True) is None
 
 
-def test_after_a_kill_what_had_been_quiet_is_taken() -> None:
+def test_after_a_kill_a_quiet_save_is_stored() -> None:
     judge = settling({})
     folder = {"step-1.bin": a_file()}
     judge.watch_only(folder, set(), 0)
     assert judge.final(folder, 1.5, torn=frozenset(), abrupt=True) is not None
 
 
-def test_after_a_kill_what_was_quiet_only_because_its_writer_was_dead_is_not_taken() -> None:
+def test_after_a_kill_quiet_due_to_a_dead_writer_does_not_count() -> None:
     judge = settling({})
     folder = {"step-1.bin": a_file()}
     judge.watch_only(folder, set(), 0)
@@ -278,13 +278,13 @@ def test_after_a_kill_what_was_quiet_only_because_its_writer_was_dead_is_not_tak
     assert judge.final(folder, 9, alive_at=1.2, **last) is not None
 
 
-def test_after_a_kill_what_changed_since_the_last_look_is_not_taken() -> None:
+def test_after_a_kill_changes_since_the_last_scan_are_not_stored() -> None:
     judge = settling()
     judge.watch_only({"step-1.bin": a_file(5)}, set(), 0)
     assert judge.final({"step-1.bin": a_file(6, at=2)}, 5, torn=frozenset(), abrupt=True) is None
 
 
-def test_one_file_overwritten_without_pause_beside_an_open_log_is_taken_when_it_is_closed() -> None:
+def test_a_file_overwritten_without_pause_next_to_an_open_log_is_stored_when_closed() -> None:
     judge = settling()
     taken = []
     for tick in range(60):
@@ -302,7 +302,7 @@ def test_one_file_overwritten_without_pause_beside_an_open_log_is_taken_when_it_
     assert len(taken) >= 2
 
 
-def test_two_files_overwritten_without_pause_are_taken_only_after_a_longer_wait() -> None:
+def test_two_files_overwritten_without_pause_are_stored_only_after_a_longer_wait() -> None:
     judge = settling()
     first = None
     for tick in range(300):
@@ -313,7 +313,9 @@ def test_two_files_overwritten_without_pause_are_taken_only_after_a_longer_wait(
     assert first >= 5 * 5
 
 
-def test_a_hot_file_that_is_overwritten_in_place_is_copied_or_refused(tmp_path) -> None:
+def test_a_recent_file_that_is_overwritten_in_place_is_copied_or_refused(
+    tmp_path,
+) -> None:
     folder, pins = tmp_path / "folder", tmp_path / "pins"
     folder.mkdir()
     (folder / "state.bin").write_bytes(b"one")
@@ -343,7 +345,7 @@ def test_tiny_files_are_read_instead_of_linked(tmp_path: Path) -> None:
     assert read_pinned(view, contents, pins, "weights.bin", 0, 2) == bytes(2)
 
 
-def test_tiny_file_that_changed_since_it_was_seen_is_not_taken(tmp_path: Path) -> None:
+def test_tiny_file_that_changed_since_the_scan_is_not_stored(tmp_path: Path) -> None:
     folder, pins = tmp_path / "folder", tmp_path / "pins"
     folder.mkdir()
     (folder / "state.json").write_bytes(b"one")
@@ -374,7 +376,7 @@ def test_memory_for_tiny_files_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(list(pins.iterdir())) == 3
 
 
-def test_folder_that_was_emptied_is_no_checkpoint() -> None:
+def test_folder_that_was_emptied_is_not_a_checkpoint() -> None:
     judge = settling({"model.pt": a_file()})
     assert not any(judge.observe({}, set(), now) for now in range(60))
     assert not any(judge.observe({"empty": a_folder()}, set(), 60 + now) for now in range(60))
@@ -398,7 +400,7 @@ MOVES = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(MOVES)
-def test_whatever_a_program_does_nothing_that_is_open_is_taken_but_logs(moves: Any) -> None:
+def test_whatever_a_program_does_no_open_file_is_stored_except_logs(moves: Any) -> None:
     judge, view, writing, now = settling(), FolderState(), set(), 0.0
     for number, (move, name, pause, told) in enumerate(moves, start=1):
         if move == "open":
@@ -424,7 +426,7 @@ def test_whatever_a_program_does_nothing_that_is_open_is_taken_but_logs(moves: A
         assert told_again or any(
             path in snapshot.view or path not in view for path in snapshot.changed
         )
-        # What is left out stays as the checkpoint before has it.
+        # What is left out stays as it is in the previous checkpoint.
         assert all(
             snapshot.is_incomplete(path) for path in judge.taken if path not in snapshot.view
         )

@@ -1,4 +1,4 @@
-"""Which step a save stands for by what its small files say, as far as they agree with the rest."""
+"""The step of a save according to its small files, as far as they agree with the rest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Folder:
         return self.content[path][offset : offset + size]
 
     def save(self, at: float, *gone: str, **files: bytes) -> int | None:
-        """Write files, whose names have `__` for a dot and `_S_` for a slash, and judge that."""
+        """Write files, whose names have `__` for a dot and `_S_` for a slash, and judge them."""
         held = dict(self.view)
         names = {name.replace("_S_", "/").replace("__", "."): files[name] for name in files}
         for path in gone:
@@ -54,36 +54,36 @@ def says(**document: object) -> bytes:
     return json.dumps(document).encode()
 
 
-def test_json_beside_a_file_without_a_number_says_its_step(folder: Folder) -> None:
+def test_json_next_to_a_file_without_a_number_states_its_step(folder: Folder) -> None:
     assert folder.save(1, model__pt=b"1", state__json=says(step=7, epoch=1)) == 7
     assert folder.save(9, model__pt=b"2", state__json=says(step=14)) == 14
 
 
-def test_json_that_is_the_whole_save_says_its_step(folder: Folder) -> None:
+def test_json_that_is_the_whole_save_states_its_step(folder: Folder) -> None:
     assert folder.save(1, config__json=says(step=1000)) is None
     assert folder.save(1, state__json=says(step=7)) == 7
     assert folder.save(2, state__json=says(step=8)) == 8
 
 
-def test_json_that_moves_on_without_the_save_never_says_its_step(folder: Folder) -> None:
+def test_json_that_changes_without_the_save_never_states_its_step(folder: Folder) -> None:
     assert folder.save(1, model__pt=b"1", progress__json=says(step=7)) == 7
     assert folder.save(2, progress__json=says(step=8)) is None
     assert folder.save(9, model__pt=b"2", progress__json=says(step=15)) is None
 
 
-def test_json_that_is_seen_a_moment_after_its_save_says_its_step(folder: Folder) -> None:
+def test_json_seen_a_moment_after_its_save_states_its_step(folder: Folder) -> None:
     assert folder.save(1, model__pt=b"1", state__json=says(step=7)) == 7
     assert folder.save(9, model__pt=b"2") is None
     assert folder.save(10, state__json=says(step=14)) == 14
     assert folder.save(11, state__json=says(step=15)) is None
 
 
-def test_json_beside_numbered_saves_never_says_more_than_they_do(folder: Folder) -> None:
+def test_json_next_to_numbered_saves_never_overrides_them(folder: Folder) -> None:
     assert folder.save(1, step_100__pt=b"1") == 100
     assert folder.save(2, progress__json=says(step=101)) == 100
 
 
-def test_json_of_another_time_does_not_say_the_step(folder: Folder) -> None:
+def test_json_of_another_time_does_not_state_the_step(folder: Folder) -> None:
     held = says(step=7)
     assert folder.save(1, state__json=held) == 7
     folder.view["state.json"] = FileState("file", 0o644, 30 * SECOND, len(held))
@@ -94,13 +94,13 @@ def test_name_wins_over_a_json_that_disagrees(folder: Folder) -> None:
     assert folder.save(1, step_12__pt=b"1", state__json=says(step=14)) == 12
 
 
-def test_hugging_faces_state_makes_a_step_of_an_epoch_and_is_read_in_part(folder: Folder) -> None:
+def test_hugging_face_state_turns_an_epoch_into_a_step_and_is_read_in_part(folder: Folder) -> None:
     state = (HF_HEAD + "x" * 2 * MAX_READ_BYTES).encode()
     assert folder.save(1, epoch_3_S_a__bin=b"1", epoch_3_S_trainer_state__json=state) == 1500
     assert sum(size for _, size in folder.reads) <= MAX_READ_BYTES
 
 
-def test_state_without_a_numbered_folder_says_its_step(folder: Folder) -> None:
+def test_state_without_a_numbered_folder_states_its_step(folder: Folder) -> None:
     assert folder.save(1, out_S_a__bin=b"1", out_S_trainer_state__json=HF_HEAD.encode()) == 1500
 
 
@@ -110,7 +110,7 @@ def test_state_without_a_numbered_folder_says_its_step(folder: Folder) -> None:
         ("latest_checkpointed_iteration__txt", b"12\n", 12),
         ("latest_checkpointed_iteration__txt", b"14", 14),
         ("latest_checkpointed_iteration__txt", b"release", 14),
-        ("latest_checkpointed_iteration__txt", b"9999", 14),  # of a save that is not there
+        ("latest_checkpointed_iteration__txt", b"9999", 14),  # of a save that does not exist
     ],
 )
 def test_tracker_holds_the_step_back_as_long_as_it_names_an_older_save(
@@ -142,7 +142,7 @@ def test_latest_of_deepspeed_is_a_tracker(folder: Folder) -> None:
         says(other=7),
     ],
 )
-def test_json_that_states_nothing_is_no_error(content: bytes) -> None:
+def test_json_that_states_nothing_is_not_an_error(content: bytes) -> None:
     assert stated_step("a.json", len(content), lambda *_: content) is None
 
 
@@ -153,19 +153,19 @@ def test_large_json_is_not_read() -> None:
     assert stated_step("a.json", MAX_READ_BYTES + 1, read) is None
 
 
-def test_save_without_a_number_keeps_the_step_whose_file_is_still_there(folder: Folder) -> None:
+def test_save_without_a_number_keeps_the_step_whose_file_still_exists(folder: Folder) -> None:
     assert folder.save(1, checkpoint_1000__pt=b"1") == 1000
     assert folder.save(5, best__pt=b"1") == 1000
     assert folder.save(9, run__log=b"1") == 1000
     assert folder.save(9, "checkpoint_1000.pt", best__pt=b"2") is None
 
 
-def test_epochs_are_left_aside_where_the_folder_counts_steps(folder: Folder) -> None:
+def test_epochs_are_ignored_if_the_folder_counts_steps(folder: Folder) -> None:
     assert folder.save(1, step_500__pt=b"1") == 500
     assert folder.save(2, epoch_1__pt=b"1") == 500
     assert folder.save(3, step_1000__pt=b"1") == 1000
 
 
-def test_lower_step_is_said_as_it_is(folder: Folder) -> None:
+def test_lower_step_is_returned_unchanged(folder: Folder) -> None:
     assert folder.save(1, step_150__ckpt=b"1") == 150
     assert folder.save(2, step_10__ckpt=b"1") == 10

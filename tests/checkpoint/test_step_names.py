@@ -1,4 +1,4 @@
-"""Which step the names of files stand for, in the patterns that frameworks and people use."""
+"""Steps in file names, in the patterns that frameworks and people use."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ NOT_COUNTED = [
 
 
 @pytest.mark.parametrize(("path", "step", "unit"), WORDED)
-def test_number_behind_a_word_counts(path: str, step: int, unit: Unit) -> None:
+def test_number_after_a_word_counts(path: str, step: int, unit: Unit) -> None:
     assert number_in(path) == Numbered(step, unit)
 
 
@@ -201,7 +201,7 @@ def test_other_numbers_do_not(path: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "number"), COUNTED)
-def test_number_at_the_place_of_a_counter_counts_where_nothing_else_is_there(
+def test_number_at_the_position_of_a_counter_counts_if_nothing_else_does(
     path: str, number: int
 ) -> None:
     found = counter_in(path)
@@ -212,26 +212,26 @@ def test_number_at_the_place_of_a_counter_counts_where_nothing_else_is_there(
 
 
 @pytest.mark.parametrize("path", NOT_COUNTED)
-def test_other_numbers_are_no_counters(path: str) -> None:
+def test_other_numbers_are_not_counters(path: str) -> None:
     assert counter_in(path) is None
     assert step_of({path: 1}, held=()) is None
 
 
-def test_of_several_steps_the_one_written_last_counts() -> None:
+def test_of_several_steps_the_last_written_counts() -> None:
     assert step_of({"step-150.pt": 5, "step-10.pt": 9}, held=()) == Numbered(10, STEP)
     assert step_of({"step-11.pt": 9, "step-10.pt": 9}, held=()) == Numbered(11, STEP)
 
 
-def test_steps_count_before_epochs_though_epochs_are_written_later() -> None:
+def test_steps_take_precedence_over_epochs_that_are_written_later() -> None:
     assert step_of({"epoch-3.pt": 9, "step-1200.pt": 5}, held=()) == Numbered(1200, STEP)
 
 
-def test_files_without_a_number_say_nothing() -> None:
+def test_files_without_a_number_state_no_step() -> None:
     assert step_of({"best.pt": 3, "train.log": 9}, held=["step-4.pt"]) is None
     assert step_of({}, held=["step-4.pt"]) is None
 
 
-def test_counter_has_to_go_on() -> None:
+def test_counter_has_to_increase() -> None:
     ranks = {f"{number}.pt": number for number in range(4)}
     assert step_of(ranks, held=()) is None, "the files of four ranks"
     assert step_of({"2.pt": 9}, held=ranks) is None, "written anew"

@@ -1,4 +1,4 @@
-"""Manifests that somebody else wrote: nothing outside of the folder is touched, or sent."""
+"""Manifests written by somebody else: nothing outside the folder is touched or sent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(cloud: Cloud, tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """Return a file that nobody but its owner may read or change."""
+    """Return a file that only its owner may read or change."""
     path = tmp_path / "home/.bashrc"
     path.parent.mkdir()
     path.write_bytes(b"of the victim")
@@ -52,7 +52,7 @@ def entry(path: str, kind: str = "file", **fields: Any) -> Document:
 
 
 def plant(folder: Folder, *entries: Document, **fields: Any) -> str:
-    """Store a manifest, and the part that its files consist of, as a writer of the bucket can."""
+    """Store a manifest and its part, as anybody with write access to the bucket could."""
     document = {
         "version": 2, "run_id": "run-1", "step": 1, "save": 1, "attempt": 1, "taken_at": "now",
         "metadata": {}, "entries": list(entries),
@@ -66,7 +66,7 @@ def plant(folder: Folder, *entries: Document, **fields: Any) -> str:
 
 
 def state(victim: Path) -> tuple[object, ...]:
-    """Return what an attack would change of the victim's file and folder."""
+    """Return what an attack would change in the victim's file and folder."""
     info = victim.stat()
     return (
         victim.read_bytes(),
@@ -117,7 +117,7 @@ def the_same_name_in_other_characters(home: Path) -> tuple[Document, ...]:
         (the_same_name_in_other_characters, "other characters"),
     ],
 )
-def test_no_entry_reaches_what_a_link_of_the_manifest_points_to(
+def test_no_entry_reaches_the_target_of_a_link_in_the_manifest(
     folder: Folder, victim: Path, attack: Callable[[Path], tuple[Document, ...]], match: str
 ) -> None:
     before = state(victim)
@@ -138,7 +138,7 @@ def test_no_entry_reaches_what_a_link_of_the_manifest_points_to(
         None,
     ],
 )
-def test_what_is_not_a_digest_names_no_file_and_reaches_no_request(
+def test_invalid_digest_names_no_file_and_reaches_no_request(
     folder: Folder, victim: Path, digest: object
 ) -> None:
     before = state(victim)
@@ -156,7 +156,7 @@ def test_what_is_not_a_digest_names_no_file_and_reaches_no_request(
 
 
 @pytest.mark.parametrize("digest", ["../x", "a\r\nb: c", DIGEST.upper(), DIGEST + "\n"])
-def test_store_asks_for_no_part_whose_name_is_not_a_digest(folder: Folder, digest: str) -> None:
+def test_store_requests_no_part_whose_name_is_not_a_digest(folder: Folder, digest: str) -> None:
     part = Part(sha256=digest, size_bytes=1)
     with pytest.raises(DamagedCheckpointError, match="not the name of a part"):
         folder.store.get_part(part, lambda _offset, _piece: None)
@@ -207,18 +207,18 @@ def test_setuid_setgid_and_sticky_bits_are_not_restored(folder: Folder, kind: st
         {"path": "é" * 128},
     ],
 )
-def test_entry_that_cannot_be_is_refused(folder: Folder, fields: Document) -> None:
+def test_impossible_entry_is_refused(folder: Folder, fields: Document) -> None:
     refuse(folder, plant(folder, {**entry("a"), **fields}), "manifest cannot be read")
 
 
 @pytest.mark.parametrize("size", [len(CONTENT) - 1, len(CONTENT) + 1, 8 * TIB])
-def test_part_of_another_size_than_stated_is_refused(folder: Folder, size: int) -> None:
+def test_part_whose_size_differs_from_the_stated_one_is_refused(folder: Folder, size: int) -> None:
     file = entry("a", parts=[0], size_bytes=size)
     key = plant(folder, file, parts=[{"sha256": DIGEST, "size_bytes": size}])
     refuse(folder, key, "damaged|size|bytes|whole number")
 
 
-def test_json_that_is_nested_deeply_is_a_damaged_manifest_and_nothing_else(folder: Folder) -> None:
+def test_deeply_nested_json_counts_as_a_damaged_manifest(folder: Folder) -> None:
     for text in (b"[" * 100_000, b'{"version":2,"metadata":' + b'{"a":' * 100_000):
         key = plant(folder)
         folder.cloud.clients["s3"].put_object(Bucket=folder.cloud.name, Key=key, Body=text)
@@ -245,7 +245,7 @@ def test_manifest_that_is_too_large_is_not_read_into_memory(
         folder.store.put_manifest(manifest)
 
 
-def test_links_come_back_as_links_also_those_that_point_outside(
+def test_links_are_restored_as_links_even_if_they_point_outside(
     folder: Folder, victim: Path
 ) -> None:
     (folder.path / "run").mkdir()
@@ -259,7 +259,7 @@ def test_links_come_back_as_links_also_those_that_point_outside(
     assert state(victim) == before
 
 
-def test_link_in_the_place_of_the_folder_is_replaced_and_not_followed(
+def test_link_in_place_of_the_folder_is_replaced_and_not_followed(
     folder: Folder, victim: Path
 ) -> None:
     (folder.path / "a").write_bytes(b"1")
@@ -277,10 +277,10 @@ def test_link_in_the_place_of_the_folder_is_replaced_and_not_followed(
     [("planted", "file"), ("planted/a", "file"), ("planted/a", "hard"), ("planted", "dir")],
 )
 @pytest.mark.parametrize("is_copied", [False, True])
-def test_link_that_lies_in_the_folder_already_is_not_followed(
+def test_existing_link_in_the_folder_is_not_followed(
     tmp_path: Path, victim: Path, path: str, kind: str, *, is_copied: bool
 ) -> None:
-    """As when a file system takes two names for the same, or somebody adds a link meanwhile."""
+    """As if a file system took two names for the same, or somebody added a link meanwhile."""
     before = state(victim)
     target, incoming = tmp_path / "target", tmp_path / "incoming"
     clear(target)
@@ -290,17 +290,15 @@ def test_link_that_lies_in_the_folder_already_is_not_followed(
     is_file = path == "planted" and kind == "file"
     (target / "planted").symlink_to(victim if is_file else victim.parent)
     made = Entry(path=path, kind=kind, mode=0o666, mtime_ns=1, target="a")
-    # With a twin behind it, the file is copied, else moved.
+    # With a twin after it, the file is copied; otherwise it is moved.
     first, last = (Entry(path=name, kind="file", mode=0o644, mtime_ns=1) for name in ("a", "z"))
     contents = {"a": "content", path: "twin", "z": "twin" if is_copied else "content"}
-    with contextlib.suppress(DamagedCheckpointError):  # or it takes the place of the link
+    with contextlib.suppress(DamagedCheckpointError):  # or it replaces the link
         place((first, made, last), str(target), str(incoming), lambda one: contents[one.path])
     assert state(victim) == before
 
 
-def test_link_that_lies_where_parts_are_fetched_to_is_not_followed(
-    folder: Folder, victim: Path
-) -> None:
+def test_existing_link_in_the_download_folder_is_not_followed(folder: Folder, victim: Path) -> None:
     (folder.path / "a").write_bytes(b"1")
     (folder.path / "large").write_bytes(os.urandom(300_000))
     key = folder.save(1)
@@ -315,12 +313,10 @@ def test_link_that_lies_where_parts_are_fetched_to_is_not_followed(
 
 
 @pytest.mark.parametrize("previous", [3, "abc", {"a": 1}, [[1], 3, None], [3, "x"] * 5000])
-def test_names_of_other_checkpoints_are_read_as_far_as_they_are_any(
-    folder: Folder, previous: object
-) -> None:
+def test_only_valid_names_of_other_checkpoints_are_read(folder: Folder, previous: object) -> None:
     key = plant(folder, entry("a"), metadata={"previous": previous, "previous_steps": previous})
     manifest = folder.store.get_manifest(key)
-    assert all(isinstance(one, str) for one in keys_before(manifest))
+    assert all(isinstance(key, str) for key in keys_before(manifest))
     assert len(keys_before(manifest)) <= 2000
 
 
@@ -333,7 +329,7 @@ def test_manifest_of_another_run_is_never_read(folder: Folder, key: str) -> None
         folder.store.get_manifest(key)
 
 
-def test_strange_names_among_the_manifests_stop_no_retention(folder: Folder) -> None:
+def test_unknown_names_among_the_manifests_do_not_stop_retention(folder: Folder) -> None:
     (folder.path / "a").write_bytes(b"1")
     old, new = folder.save(1), folder.save(2)
     strange = identity.manifest_prefix("run-1") + "evil.json"
@@ -343,12 +339,12 @@ def test_strange_names_among_the_manifests_stop_no_retention(folder: Folder) -> 
     assert old not in folder.store.manifest_keys()
 
 
-def test_folder_that_is_too_deep_to_be_restored_is_not_saved(folder: Folder) -> None:
+def test_folder_too_deep_to_be_restored_is_not_saved(folder: Folder) -> None:
     deep = folder.path / ("a/" * 98 + "a")
     deep.mkdir(parents=True)
     (deep / "file").write_bytes(b"1")
     restored = folder.restore(folder.save(1))
     assert (restored / ("a/" * 99 + "file")).read_bytes() == b"1"
     (deep / "a").mkdir()
-    with pytest.raises(CheckpointError, match=r"more than 99 levels, .* outside of the"):
+    with pytest.raises(CheckpointError, match=r"more than 99 levels, .* outside the"):
         folder.save(2)

@@ -1,4 +1,4 @@
-"""Whether a save is complete: by the saves before it, its formats, and libraries' layouts."""
+"""Whether a save is complete, judged by earlier saves, formats and libraries' layouts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MINUTE = MIN_MISSING_TIME.total_seconds()
 
 @dataclass
 class Knowing:
-    """An inspector that knows what the test says."""
+    """An inspector that returns what the test states."""
 
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Knowing:
 
 
 def folder(*paths: str, at: int = 1, empty: tuple[str, ...] = ()) -> FolderState:
-    """Return a folder with these files and the folders that they are in."""
+    """Return a folder with these files and their parent folders."""
     view: FolderState = {}
     for path in (*paths, *empty):
         parent = path.rpartition("/")[0]
@@ -56,7 +56,7 @@ def judge(taken: FolderState | None = None, inspector: Knowing | None = None) ->
 
 
 def settle(settling: Settling, view: FolderState, at: float = 0.0) -> Snapshot | None:
-    """Look at a folder that does not change until it is quiet."""
+    """Scan an unchanging folder until it is quiet."""
     first = settling.observe(view, set(), at)
     return settling.observe(view, set(), at + 1.5) or first
 
@@ -81,7 +81,7 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize(("before", "half", "last"), PATTERNS)
-def test_save_needs_the_files_that_the_one_before_it_has(
+def test_save_needs_the_files_of_the_previous_one(
     before: list[str], half: list[str], last: str
 ) -> None:
     settling = judge(folder(*before))
@@ -96,7 +96,7 @@ def test_save_needs_the_files_that_the_one_before_it_has(
 
 
 @pytest.mark.parametrize(("before", "half", "last"), PATTERNS)
-def test_first_take_of_several_saves_holds_none_that_lacks_what_the_first_has(
+def test_first_snapshot_of_several_saves_omits_those_that_lack_files_of_the_first(
     before: list[str], half: list[str], last: str
 ) -> None:
     del last
@@ -106,7 +106,7 @@ def test_first_take_of_several_saves_holds_none_that_lacks_what_the_first_has(
     assert not set(half) & snapshot.view.keys()
 
 
-def test_empty_file_is_no_file_where_the_save_before_had_content() -> None:
+def test_empty_file_does_not_count_if_the_previous_save_had_content() -> None:
     before = folder("ckpt-1/w.bin", "ckpt-1/step")
     settling = judge(before)
     assert settle(settling, before | folder("ckpt-2/step", empty=("ckpt-2/w.bin",))) is None
@@ -116,7 +116,7 @@ def test_empty_file_is_no_file_where_the_save_before_had_content() -> None:
 
 
 @pytest.mark.parametrize("name", ["ckpt-1/w.bin", "model.pt", "last/state.json"])
-def test_first_save_with_an_empty_file_waits_and_is_then_believed(name: str) -> None:
+def test_first_save_with_an_empty_file_is_delayed_and_then_accepted(name: str) -> None:
     settling = judge()
     view = folder("ckpt-1/a.txt", empty=(name,))
     snapshot = settle(settling, view)
@@ -132,20 +132,20 @@ def test_marker_may_be_empty(name: str) -> None:
     assert {"ckpt-2/w.bin", name} <= snapshot.view.keys()
 
 
-def test_what_only_some_saves_have_is_not_asked_for() -> None:
+def test_what_only_some_saves_have_is_not_required() -> None:
     before = folder("ckpt-1/w.bin", "ckpt-1/extra", "ckpt-2/w.bin")
     assert settle(judge(before), before | folder("ckpt-3/w.bin")) is not None
     best = folder("epoch-1.pt", "model_best_1.pt", "epoch-2.pt")
     assert settle(judge(folder("epoch-1.pt", "model_best_1.pt")), best) is not None
 
 
-def test_names_that_are_unique_to_a_save_are_not_asked_for() -> None:
+def test_names_that_are_unique_to_a_save_are_not_required() -> None:
     before = folder("ckpt-1/w.bin", "ckpt-1/events.out.tfevents.1700000001.host.12.0")
     after = folder("ckpt-2/w.bin", "ckpt-2/events.out.tfevents.1700000999.host.13.0")
     assert settle(judge(before), before | after) is not None
 
 
-def test_deliberate_change_of_what_is_saved_gets_through_after_a_while() -> None:
+def test_deliberate_change_of_what_is_saved_is_accepted_after_a_while() -> None:
     before = folder("ckpt-1/w.bin", "ckpt-1/optimizer.pt")
     settling = judge(before)
     view = before | folder("ckpt-2/w.bin")
@@ -153,14 +153,14 @@ def test_deliberate_change_of_what_is_saved_gets_through_after_a_while() -> None
     assert settling.observe(view, set(), MINUTE - 1) is None
     assert settling.observe(view, set(), MINUTE + 2) is not None
     assert settling.wholeness.newly_tolerated() == [
-        "ckpt-2 has no optimizer.pt, unlike the saves before it"
+        "ckpt-2 has no optimizer.pt, unlike the previous saves"
     ]
     assert settling.wholeness.newly_tolerated() == []
-    # From then on it is how this program saves.
+    # From then on, this is how the program saves.
     assert settle(settling, view | folder("ckpt-3/w.bin"), 2 * MINUTE) is not None
 
 
-def test_deliberate_change_of_a_program_that_saves_often_and_keeps_one_gets_through() -> None:
+def test_deliberate_change_by_a_program_that_saves_often_and_keeps_one_is_accepted() -> None:
     settling = judge(folder("ckpt-1/w.bin", "ckpt-1/optimizer.pt"))
     taken_at = None
     for number in range(2, 60):
@@ -171,7 +171,7 @@ def test_deliberate_change_of_a_program_that_saves_often_and_keeps_one_gets_thro
     assert taken_at <= MINUTE + 20
 
 
-def test_frequent_saves_whose_last_file_always_comes_late_are_never_taken_without_it() -> None:
+def test_frequent_saves_whose_last_file_is_always_late_are_never_stored_without_it() -> None:
     settling = judge(folder("ckpt-1/w.bin", "ckpt-1/b.json"))
     for number in range(2, 60):
         now = 20.0 * number
@@ -197,7 +197,7 @@ def test_slow_saves_are_waited_for_longer() -> None:
     assert timedelta(seconds=1000) < MAX_MISSING_TIME
 
 
-def test_only_an_end_that_nobody_asked_for_settles_what_the_program_wanted_to_save() -> None:
+def test_only_an_unrequested_end_settles_what_the_program_wanted_to_save() -> None:
     before = folder("ckpt-1/w.bin", "ckpt-1/optimizer.pt")
     view = before | folder("ckpt-2/w.bin")
     nothing: frozenset[str] = frozenset()
@@ -206,7 +206,7 @@ def test_only_an_end_that_nobody_asked_for_settles_what_the_program_wanted_to_sa
         assert (snapshot is not None) == taken
 
 
-def test_complete_save_is_taken_while_another_is_left_out() -> None:
+def test_complete_save_is_stored_while_another_is_left_out() -> None:
     before = folder("ckpt-1/w.bin", "ckpt-1/b.json", "log.txt")
     settling = judge(before)
     view = before | folder("ckpt-2/w.bin", "ckpt-2/b.json", "ckpt-3/w.bin", "log.txt", at=2)
@@ -217,7 +217,7 @@ def test_complete_save_is_taken_while_another_is_left_out() -> None:
     assert snapshot.is_incomplete("ckpt-3/w.bin")
 
 
-def test_save_that_was_removed_for_an_incomplete_one_stays_in_the_checkpoint() -> None:
+def test_save_removed_in_favor_of_an_incomplete_one_stays_in_the_checkpoint() -> None:
     settling = judge(folder("ckpt-1/w.bin", "ckpt-1/b.json", "log.txt"))
     snapshot = settle(settling, folder("ckpt-2/w.bin") | folder("log.txt", at=2))
     assert snapshot is not None
@@ -231,16 +231,16 @@ def test_save_that_was_removed_for_an_incomplete_one_stays_in_the_checkpoint() -
     assert not any(path.startswith("ckpt-1") for path in settling.taken)
 
 
-def test_what_saves_consist_of_is_known_when_none_is_left() -> None:
+def test_content_of_saves_is_remembered_when_none_is_left() -> None:
     settling = judge()
     assert settle(settling, folder("ckpt-1/w.bin", "ckpt-1/b.json", "log.txt")) is not None
     assert settle(settling, folder("log.txt", at=2), 5) is not None  # removed before the next one
     snapshot = settle(settling, folder("ckpt-2/w.bin") | folder("log.txt", at=2), 10)
     assert snapshot is None
-    assert settling.wholeness.reasons == ["ckpt-2 has no b.json, unlike the saves before it"]
+    assert settling.wholeness.reasons == ["ckpt-2 has no b.json, unlike the previous saves"]
 
 
-def test_files_without_a_number_that_are_removed_first_are_waited_for() -> None:
+def test_files_without_a_number_that_are_removed_before_a_save_are_expected_again() -> None:
     before = folder("last/a.bin", "last/b.json", "other.txt")
     settling = judge(before)
     half = folder("last/a.bin", at=2) | folder("other.txt")
@@ -250,7 +250,7 @@ def test_files_without_a_number_that_are_removed_first_are_waited_for() -> None:
     assert "last/b.json" in snapshot.view
 
 
-def test_best_model_whose_name_holds_its_score_replaces_the_one_before_at_once() -> None:
+def test_best_model_with_its_score_in_its_name_replaces_the_previous_one_at_once() -> None:
     before = folder("acc_0.95.pt", "last.pt")
     assert settle(judge(before), folder("acc_0.97.pt", "last.pt", at=2)) is not None
 
@@ -258,7 +258,7 @@ def test_best_model_whose_name_holds_its_score_replaces_the_one_before_at_once()
 BROKEN = Verdict("zip", "its central directory, at the end, is missing")
 
 
-def test_file_that_its_format_calls_cut_off_is_left_out_and_named_for_good() -> None:
+def test_file_that_is_cut_off_by_its_format_is_left_out_and_named_permanently() -> None:
     before = folder("step-1.pt")
     knowing = Knowing(verdicts={"step-2.pt": BROKEN})
     settling = judge(before, knowing)
@@ -275,7 +275,7 @@ def test_file_that_its_format_calls_cut_off_is_left_out_and_named_for_good() -> 
     assert "step-2.pt" not in snapshot.view
 
 
-def test_torn_file_without_a_number_holds_its_siblings_up_for_a_while_only() -> None:
+def test_torn_file_without_a_number_delays_its_siblings_only_for_a_while() -> None:
     before = folder("model.pt", "optimizer.pt")
     settling = judge(before, Knowing(verdicts={"model.pt": BROKEN}))
     view = folder("model.pt", "optimizer.pt", at=2)
@@ -287,7 +287,7 @@ def test_torn_file_without_a_number_holds_its_siblings_up_for_a_while_only() -> 
     assert settling.taken["model.pt"] == before["model.pt"]
 
 
-def test_flaw_that_is_not_certain_is_believed_in_the_end() -> None:
+def test_uncertain_flaw_is_accepted_in_the_end() -> None:
     loose = replace(BROKEN, format="tar", is_certain=False)
     settling = judge({}, Knowing(verdicts={"step-1.tar": loose}))
     view = folder("step-1.tar")
@@ -295,7 +295,7 @@ def test_flaw_that_is_not_certain_is_believed_in_the_end() -> None:
     assert settling.observe(view, set(), MINUTE + 2) is not None
 
 
-def test_after_a_kill_what_a_format_proves_counts_though_it_has_just_changed() -> None:
+def test_after_a_kill_a_file_proven_by_its_format_counts_although_it_just_changed() -> None:
     proven = Verdict("zip", is_proven=True)
     settling = judge({}, Knowing(verdicts={"step-1.pt": proven}))
     view = folder("step-1.pt")
@@ -315,7 +315,7 @@ LAYOUTS = {
         folder("checkpoint-5/model.safetensors.index.json", "checkpoint-5/a.safetensors"),
         {"checkpoint-5/model.safetensors.index.json": '{"x":"a.safetensors","y":"b.safetensors"}'},
         folder("checkpoint-5/b.safetensors"),
-        "b.safetensors is missing",
+        "b.safetensors, which checkpoint-5/",
     ),
     "numbered shards": (
         folder("checkpoint-5/model-00001-of-00002.bin"),
@@ -327,13 +327,13 @@ LAYOUTS = {
         folder("checkpoint-5/training_args.bin", "checkpoint-5/model.safetensors"),
         {},
         folder("checkpoint-5/trainer_state.json"),
-        "trainer_state.json is missing",
+        "trainer_state.json, which",
     ),
     "torch.distributed.checkpoint": (
         folder("step-5/__0_0.distcp", "step-5/__1_0.distcp"),
         {},
         folder("step-5/.metadata", at=2),
-        ".metadata is missing",
+        ".metadata, which",
     ),
     "torch.distributed.checkpoint, overwritten": (
         {**folder("last/.metadata", at=1), **folder("last/__0_0.distcp", at=2)},
@@ -351,13 +351,13 @@ LAYOUTS = {
         folder("5.orbax-checkpoint-tmp-12/state/d"),
         {},
         None,
-        "Orbax has not finished",
+        "is an unfinished Orbax save",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layout_of_a_library_says_that_its_save_is_incomplete(layout: str) -> None:
+def test_layout_of_a_library_shows_that_a_save_is_incomplete(layout: str) -> None:
     half, texts, rest, reason = LAYOUTS[layout]
     settling = judge({}, Knowing(texts=texts))
     assert settle(settling, half) is None
@@ -412,14 +412,14 @@ def test_link_to_an_incomplete_save_stays_as_it_was() -> None:
     assert settling.taken["last"].target == "step-1"
 
 
-def test_only_what_lasts_is_worth_saying() -> None:
+def test_only_lasting_problems_are_reported() -> None:
     settling = judge(folder("ckpt-1/a", "ckpt-1/b"))
     view = folder("ckpt-1/a", "ckpt-1/b", "ckpt-2/a")
     settle(settling, view)
     wholeness = settling.wholeness
     assert wholeness.lasting_problems(5) == []
     assert wholeness.lasting_problems(5 + WORTH_SAYING.total_seconds()) == [
-        "ckpt-2 has no b, unlike the saves before it"
+        "ckpt-2 has no b, unlike the previous saves"
     ]
 
 
@@ -437,7 +437,7 @@ def test_only_what_lasts_is_worth_saying() -> None:
         ("rank0_step_5/x.bin", "rank1_step_5/y.bin"),
     ],
 )  # fmt: skip
-def test_files_of_one_save_are_found_by_their_number(path: str, save: str) -> None:
+def test_files_of_one_save_are_grouped_by_their_number(path: str, save: str) -> None:
     assert save_of(path) == save_of(save)
 
 
@@ -446,7 +446,7 @@ def test_files_of_one_save_are_found_by_their_number(path: str, save: str) -> No
     ["model.safetensors", "model-00001-of-00004.safetensors", "best_0.953.pt", "run-3/model.pt",
      "20240101-120000/model.pt", "version_2/hparams.yaml", "events.out.tfevents.1700000000.h.1.0"],
 )  # fmt: skip
-def test_other_numbers_are_no_number_of_a_save(path: str) -> None:
+def test_other_numbers_do_not_identify_a_save(path: str) -> None:
     assert place_of(path).number is None
 
 

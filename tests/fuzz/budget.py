@@ -1,4 +1,4 @@
-"""For how long each target is fuzzed, and what may come of it."""
+"""How long each target is fuzzed, and what counts as a failure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, settings
 # For all targets together; `make fuzz` takes an hour.
 SECONDS = float(os.environ.get("RUNCTL_FUZZ_SECONDS") or (60 if os.environ.get("CI") else 6))
 TARGETS = 8
-# Inputs have some kilobytes. Whatever they claim to be, this is far more than they need.
+# Inputs are some kilobytes. Whatever they claim to be, this is far more than they need.
 MAX_GROWTH_BYTES = 512 * 1024 * 1024
 
-# Random and without a limit for each example: nothing here depends on how fast the machine is.
+# Random, without a limit for each example: nothing here depends on the machine's speed.
 fuzzed = settings(
     max_examples=100,
     deadline=None,
@@ -27,7 +27,7 @@ fuzzed = settings(
 
 
 def fuzz(check: Callable[[], object]) -> None:
-    """Try more and more inputs until this target's share of the time is over."""
+    """Try more inputs until this target's share of the time is over."""
     until = time.monotonic() + SECONDS / TARGETS
     before = _peak_bytes()
     while True:
@@ -43,7 +43,7 @@ def _peak_bytes() -> int:
 
 @contextmanager
 def nothing_changes(outside: Path) -> Iterator[None]:
-    """Fail when anything outside of the target folder is written, made or removed."""
+    """Fail if anything outside the target folder is written, created or removed."""
     before = _state(outside)
     yield
     assert _state(outside) == before

@@ -1,4 +1,4 @@
-"""Values, names and texts that programs have stumbled over."""
+"""Values, names and texts that often break programs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = st.one_of(
 
 
 def paths(outside: str) -> st.SearchStrategy[str]:
-    """Return paths, most of them short, so that they meet; some lead outside."""
+    """Return paths, mostly short ones, so that they collide; some lead outside."""
     plain = st.lists(st.sampled_from(["a", "b", "link"]), min_size=1, max_size=3).map("/".join)
     strange = st.lists(NAMES, max_size=4).map("/".join)
     deep = st.sampled_from(["a/" * 99 + "a", "a/" * 100 + "a", "a/" * 1500 + "a"])

@@ -1,4 +1,4 @@
-"""Archives of anybody: unpacked below the folder, or refused with an error of ours."""
+"""Archives from anybody: unpacked below the folder, or refused with one of our errors."""
 
 from __future__ import annotations
 
@@ -112,11 +112,11 @@ def check_note(text: str) -> None:
     explain_failure("No such file or directory: 'a/b'", read_note(text), project="/project")
 
 
-def test_archives_of_anybody_write_nothing_outside_and_raise_nothing_else() -> None:
+def test_hostile_archives_write_nothing_outside_and_raise_no_other_error() -> None:
     OUTSIDE.mkdir(exist_ok=True)
     (OUTSIDE / "victim").write_bytes(b"of the victim")
     fuzz(check_unpacking)
 
 
-def test_notes_of_packages_of_anybody_only_cost_an_explanation() -> None:
+def test_hostile_notes_in_packages_only_prevent_an_explanation() -> None:
     fuzz(check_note)

@@ -1,4 +1,4 @@
-"""Manifests of anybody: restored below the folder, or refused with an error of ours."""
+"""Manifests from anybody: restored below the folder, or refused with one of our errors."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ PLACE = Path(tempfile.mkdtemp(prefix="runctl-fuzz-"))
 OUTSIDE = PLACE / "outside"
 KEY = identity.manifest_key("run-1", save=1, attempt=1)
 CONTENTS = [b"", b"one", b"a second one", bytes(70_000)]
-PARTS = [{"sha256": hashlib.sha256(one).hexdigest(), "size_bytes": len(one)} for one in CONTENTS]
+PARTS = [{"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)} for data in CONTENTS]
 PATHS = paths(str(OUTSIDE))
 
 
 class Client:
-    """As much of an S3 client as reading takes, at the speed of memory."""
+    """The part of an S3 client that reading needs, at the speed of memory."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
         self._objects = objects
@@ -67,7 +67,7 @@ def entry(path: str, kind: str = "file", **fields: Any) -> dict[str, Any]:
 
 @st.composite
 def entries(draw: st.DrawFn) -> dict[str, Any]:
-    """Return an entry, most of them valid but for their paths, so that they get far."""
+    """Return an entry, often valid except for its path, so that it is processed further."""
     kind = draw(st.sampled_from(["file", "file", "bundled", "dir", "link", "hard"]))
     made = entry(draw(PATHS), "file" if kind == "bundled" else kind)
     made["mode"] = draw(st.integers(0, 0o7777))
@@ -149,7 +149,7 @@ def check_restore(text: bytes) -> None:
 
 
 def _use(fetched: Fetched) -> None:
-    """Do with a manifest that was read what else is done with one."""
+    """Do everything else that is done with a manifest once it was read."""
     manifest = fetched.manifest
     assert Manifest.from_json(manifest.as_json()) == manifest
     assert all(isinstance(key, str) for key in keys_before(manifest))
@@ -169,7 +169,7 @@ def _use(fetched: Fetched) -> None:
     )  # fmt: skip
 
 
-def test_manifests_of_anybody_write_nothing_outside_and_raise_nothing_else() -> None:
+def test_hostile_manifests_write_nothing_outside_and_raise_no_other_error() -> None:
     OUTSIDE.mkdir(exist_ok=True)
     (OUTSIDE / "victim").write_bytes(b"of the victim")
     (OUTSIDE / "victim").chmod(0o600)

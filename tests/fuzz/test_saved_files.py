@@ -1,4 +1,4 @@
-"""Files that a trainer saved, whatever they are called and claim to be."""
+"""Files that a trainer saved, whatever their names and claims."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.fuzz.hostile import NAMES, NUMBERS, VALUES
 
 
 def samples() -> list[bytes]:
-    """Return small whole files of the formats that are known."""
+    """Return small complete files of the known formats."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("a", b"content")
@@ -174,20 +174,22 @@ def check_folder(folder: dict[str, tuple[str, int, str]]) -> None:
         number_in(path)
         names_save(text, path)
         tracked_number(text)
-    for one in {path.rpartition("/")[0] for path in view}:
+    for parent in {path.rpartition("/")[0] for path in view}:
         inside = {
             path.rpartition("/")[2]: seen
             for path, seen in view.items()
-            if path.rpartition("/")[0] == one
+            if path.rpartition("/")[0] == parent
         }
-        list(flaws_of(one, inside, lambda path: contents.get(path, b"").decode(errors="replace")))
+        list(
+            flaws_of(parent, inside, lambda path: contents.get(path, b"").decode(errors="replace"))
+        )
 
 
-def test_files_of_any_content_are_judged_or_not() -> None:
+def test_files_of_any_content_can_be_judged() -> None:
     fuzz(check_format)
 
 
-def test_folders_of_any_names_are_judged() -> None:
+def test_folders_with_any_names_can_be_judged() -> None:
     fuzz(check_folder)
 
 

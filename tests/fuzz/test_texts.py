@@ -1,4 +1,4 @@
-"""Settings, metrics and output of anybody."""
+"""Settings, metrics and output from anybody."""
 
 from __future__ import annotations
 
@@ -129,11 +129,11 @@ def check_output(pieces: list[bytes]) -> None:
     assert lines.done == size
 
 
-def test_settings_of_anybody_are_read_or_refused_by_their_path() -> None:
+def test_hostile_settings_are_read_or_refused_with_their_path() -> None:
     fuzz(check_settings)
 
 
-def test_lines_of_any_trainer_end_neither_metrics_nor_saves() -> None:
+def test_hostile_lines_of_a_trainer_end_neither_metrics_nor_saves() -> None:
     fuzz(check_json_lines)
 
 

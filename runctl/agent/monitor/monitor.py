@@ -134,7 +134,7 @@ class Monitor:
             held_back=found.held_back,
         )
         if snapshot is not None and not self._save(snapshot):
-            self._settling.forget_take(before)
+            self._settling.forget_snapshot(before)
 
     def _scan(self) -> FolderState | None:
         """Scan the folder; return None if it cannot be read, which is tried again later."""

@@ -16,7 +16,7 @@ from runctl.agent.saving.problems import show_problem
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.checkpoint.databases import Databases, Replaced
 from runctl.checkpoint.inspector import Inspector
-from runctl.checkpoint.pinning import hold_on_to, pin
+from runctl.checkpoint.pinning import link_early, pin
 from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snapshot, scan_folder
 from runctl.checkpoint.wholeness import Wholeness
 from runctl.model.errors import CheckpointError
@@ -148,7 +148,7 @@ class FolderWatcher:
         """
         if has_changed:
             with self._lock:
-                self._settling.forget_take(self._taken_before)
+                self._settling.forget_snapshot(self._taken_before)
         shutil.rmtree(pinned.place, ignore_errors=True)
         with self._lock:
             self._pinned = None
@@ -263,7 +263,7 @@ class FolderWatcher:
                 # A program that saves many times a second removes files while the open files of its
                 # processes are listed.
                 changed = self._settling.changed_in(folder_state)
-                hold_on_to(self._folder, folder_state, changed, self._held[0])
+                link_early(self._folder, folder_state, changed, self._held[0])
         writing = self._open_files.files(self._family())
         processes.reap_orphans(self._leader())
         # Asked after both scans: a file that is not open any more may be torn by its writer's end.
@@ -313,11 +313,11 @@ class FolderWatcher:
             self._show("", about="pin")
         except ChangedError:
             # A program that saves many times a second overtakes most tries.
-            self._settling.forget_take(before, at_once=True)
+            self._settling.forget_snapshot(before, at_once=True)
         except OSError as exc:
             # A full disk: the next scan tries again. Until a try succeeds, the scans in between,
             # which find that nothing has settled again yet, do not clear the problem.
-            self._settling.forget_take(before)
+            self._settling.forget_snapshot(before)
             self._show(f"the newest checkpoint cannot be held on to: {exc}", about="pin")
         shutil.rmtree(self._held[0], ignore_errors=True)
         self._lock.notify_all()

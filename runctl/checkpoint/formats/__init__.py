@@ -1,4 +1,4 @@
-"""What a file's own format says about whether it is complete."""
+"""What a file's format says about whether the file is complete."""
 
 from runctl.checkpoint.formats.judge import judge
 from runctl.checkpoint.formats.source import READ_BYTES, Source, Verdict

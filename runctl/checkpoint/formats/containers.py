@@ -9,13 +9,13 @@ END_OF_ZIP, END_OF_ZIP64, LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 END_BYTES, END64_BYTES, LOCATOR_BYTES = 22, 56, 20
 USUAL_TAIL = 1024
 BLOCK = 512
-# Deflate makes nothing smaller than this; what is larger when unpacked did not come from it.
+# Deflate compresses no better than this; a larger claim of unpacked bytes is impossible.
 BEST_RATIO = 1032
 MAX_UNPACKED_BYTES = 16 * 1024 * 1024
 
 
 def zip_archive(source: Source) -> Verdict:
-    """A zip file ends with a record that says where its directory lies."""
+    """Check the record at the end of a zip file, which says where the directory lies."""
     tail = source.tail(USUAL_TAIL)
     at = tail.rfind(END_OF_ZIP)
     if at < 0 and source.size > USUAL_TAIL:
@@ -34,9 +34,9 @@ def zip_archive(source: Source) -> Verdict:
             return Verdict("zip", "the record of its large directory is missing")
         position, entries, size, offset = found
     if offset + size > position:
-        return Verdict("zip", f"its directory of {size} bytes at {offset} does not fit into it")
-    # What precedes the archive, as in several archives one after another, shifts all offsets; and
-    # torch writes the records of a large archive even for a small one.
+        return Verdict("zip", f"its directory of {size} bytes at {offset} extends beyond the file")
+    # Data before the archive, such as other archives, shifts all offsets; and torch writes the
+    # records of a large archive even for a small one.
     starts = (offset, position - size, position - LOCATOR_BYTES - END64_BYTES - size)
     if entries and all(source.read(at, 4) != b"PK\x01\x02" for at in starts):
         return Verdict("zip", "its directory is not where its end says")
@@ -44,11 +44,11 @@ def zip_archive(source: Source) -> Verdict:
 
 
 def _zip64(source: Source, position: int) -> tuple[int, int, int, int] | None:
-    """Return where the directory of a large archive ends, its entries, size and offset."""
+    """Return the end of a large archive's directory, its number of entries, size and offset."""
     locator = source.read(position - LOCATOR_BYTES, LOCATOR_BYTES)
     if not locator.startswith(LOCATOR):
         return None
-    # The record usually comes directly before the locator, also when something precedes it all.
+    # The record usually comes directly before the locator, even if data precedes the archive.
     for start in (position - LOCATOR_BYTES - END64_BYTES, struct.unpack("<8xQ4x", locator)[0]):
         record = source.read(start, END64_BYTES)
         if len(record) == END64_BYTES and record.startswith(END_OF_ZIP64):
@@ -58,19 +58,19 @@ def _zip64(source: Source, position: int) -> tuple[int, int, int, int] | None:
 
 
 def is_tar(source: Source) -> bool:
-    """Whether the first block is a tar header."""
+    """Return whether the first block is a tar header."""
     return source.head[257:262] == b"ustar"
 
 
 def tar(source: Source) -> Verdict:
-    """A tar file ends with two blocks of zeros; some writers leave them out."""
+    """Check the two blocks of zeros at the end of a tar file; some writers omit them."""
     if source.tail(2 * BLOCK).strip(b"\0") or source.size < 3 * BLOCK:
         return Verdict("tar", "the two empty blocks at its end are missing", is_certain=False)
     return Verdict("tar")
 
 
 def gzip(source: Source) -> Verdict | None:
-    """A small gzip file is unpacked; a large one's end only says if it is impossible."""
+    """Unpack a small gzip file; of a large one, check only whether its length is possible."""
     if source.size > READ_BYTES - len(source.head):
         unpacked = int.from_bytes(source.tail(4), "little")
         if unpacked > BEST_RATIO * source.size:
@@ -95,7 +95,7 @@ def gzip(source: Source) -> Verdict | None:
 
 
 def xz(source: Source) -> Verdict:
-    """An xz stream ends with a footer, perhaps padded."""
+    """Check the footer of an xz stream, which may be padded."""
     if source.size < 32 or not source.tail(64).rstrip(b"\0").endswith(b"YZ"):
         return Verdict("xz", "its footer is missing")
     return Verdict("xz", is_proven=True)

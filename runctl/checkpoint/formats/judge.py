@@ -1,4 +1,4 @@
-"""Which format a file has, by its first bytes, and what that format says."""
+"""Recognition of a file's format by its first bytes, and that format's verdict."""
 
 import struct
 import zlib
@@ -26,7 +26,7 @@ MAGIC: tuple[tuple[bytes, Check], ...] = (
     (b"\x80\x04", pickle),
     (b"\x80\x05", pickle),
 )
-# What comes of reading content that only claims to have the format.
+# Exceptions from parsing content that only claims to have the format.
 OF_BAD_CONTENT = (
     ArithmeticError,
     AttributeError,
@@ -38,17 +38,17 @@ OF_BAD_CONTENT = (
     struct.error,
     zlib.error,
 )
-# Records of torch.distributed.checkpoint: archives and raw tensors one after another. What belongs
-# to such a save is known from its `.metadata`.
+# Records of torch.distributed.checkpoint: archives and raw tensors one after another. Its
+# `.metadata` tells which files belong to such a save.
 WITHOUT_VERDICT = (".distcp",)
 
 
 def judge(source: Source) -> Verdict | None:
-    """Return what the file's format says, or None where nothing is known about it.
+    """Return what the file's format says, or None if nothing is known about it.
 
-    A file is judged by its content. Its name only helps where a format has no magic number, so a
-    file that does not have the format that it is named after has no verdict. Whatever the file
-    claims, nothing is raised, and no more is read than Source allows.
+    A file is judged by its content. Its name only helps if a format has no magic number, so a file
+    whose content does not match its name has no verdict. Whatever the file claims, nothing is
+    raised, and no more is read than Source allows.
     """
     try:
         check = _check_of(source)

@@ -1,9 +1,9 @@
-"""The few bytes of a file that its format is judged by."""
+"""The few bytes of a file by which its format is judged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# The most that is read of one file, however large it is and whatever it claims.
+# The most that is read from one file, however large it is and whatever it claims.
 READ_BYTES = 64 * 1024
 HEAD_BYTES = 512
 
@@ -12,9 +12,10 @@ HEAD_BYTES = 512
 class Verdict:
     """What a format says about a file.
 
-    `problem` is why the file cannot be complete, empty if nothing speaks against it. `is_certain`
-    says that no reader of the format would take such a file; otherwise a program may write files
-    like it on purpose. `is_proven` says that the format shows that nothing is missing at the end.
+    `problem` is why the file cannot be complete; it is empty if nothing indicates that.
+    `is_certain` means that no reader of the format would accept such a file; otherwise a program
+    may write such files on purpose. `is_proven` means that the format shows that nothing is missing
+    at the end.
     """
 
     format: str
@@ -38,7 +39,7 @@ class Source:
         self.head = self.read(0, HEAD_BYTES)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes at `offset`; outside the file there are none."""
+        """Return up to `length` bytes at `offset`, and none outside the file."""
         if offset < 0 or offset >= self.size or length <= 0:
             return b""
         length = min(length, self.size - offset)

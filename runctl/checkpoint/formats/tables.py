@@ -8,24 +8,24 @@ MAX_PAGE_BYTES = 65536
 
 
 def parquet(source: Source) -> Verdict:
-    """A Parquet file ends with its footer, the footer's length and the magic number."""
+    """Check a Parquet file's end: the footer, its length and the magic number."""
     tail = source.tail(8)
     if source.size < 12 or tail[4:] not in {b"PAR1", b"PARE"}:
         return Verdict("Parquet", "its footer is missing")
     if int.from_bytes(tail[:4], "little") + 12 > source.size:
-        return Verdict("Parquet", "its footer does not fit into it")
+        return Verdict("Parquet", "its footer is longer than the file")
     return Verdict("Parquet", is_proven=True)
 
 
 def arrow(source: Source) -> Verdict:
-    """An Arrow file (Feather) ends with the magic number that it begins with."""
+    """Check the end of an Arrow file (Feather), which repeats the magic number of its beginning."""
     if source.size < 16 or source.tail(6) != b"ARROW1":
         return Verdict("Arrow", "its footer is missing")
     return Verdict("Arrow", is_proven=True)
 
 
 def sqlite(source: Source) -> Verdict:
-    """The header says how many pages of which size there are; a journal beside it is fine."""
+    """Compare the size with the header's page count and page size; a journal may exist as well."""
     if len(source.head) < 100:
         return Verdict("SQLite", "its header is cut off")
     page = int.from_bytes(source.head[16:18], "big")
@@ -34,12 +34,12 @@ def sqlite(source: Source) -> Verdict:
     # Versions before 3.7 do not maintain the number of pages, and leave these two different.
     is_valid = source.head[24:28] == source.head[92:96]
     if is_valid and source.size < page * pages:
-        return Verdict("SQLite", f"{pages} pages of {page} bytes do not fit into it")
+        return Verdict("SQLite", f"{pages} pages of {page} bytes are more than the file holds")
     return Verdict("SQLite", is_proven=is_valid and pages > 0)
 
 
 def json_text(source: Source) -> Verdict | None:
-    """A small document is parsed; a large one must end with a bracket."""
+    """Parse a small document; a large one must end with a bracket."""
     if source.size > READ_BYTES - len(source.head):
         if source.tail(256).rstrip()[-1:] not in {b"}", b"]"}:
             return Verdict("JSON", "it does not end with a bracket", is_certain=False)
@@ -48,7 +48,7 @@ def json_text(source: Source) -> Verdict | None:
     try:
         json.loads(text)
     except json.JSONDecodeError as exc:
-        # Anything else than an early end may be a dialect, or a document per line.
+        # Any error except an early end may come from a dialect, or from one document per line.
         is_cut_off = exc.pos >= len(text) or exc.msg.startswith("Unterminated string")
         return Verdict("JSON", "it ends too early", is_certain=False) if is_cut_off else None
     return Verdict("JSON", is_proven=True)

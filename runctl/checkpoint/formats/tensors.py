@@ -19,7 +19,7 @@ FRAME, STOP = 0x95, b"."
 
 
 def safetensors(source: Source) -> Verdict | None:
-    """The header says where each tensor ends; the last one ends with the file."""
+    """Compare the size with the tensors' ends in the header; the last one ends the file."""
     length = int.from_bytes(source.head[:8], "little")
     if not 2 <= length <= MAX_HEADER_BYTES:
         return None
@@ -30,7 +30,7 @@ def safetensors(source: Source) -> Verdict | None:
         return Verdict("safetensors", "its header is cut off")
     if len(begin) == length:
         return _tensors_end(source, 8 + length, json.loads(begin))
-    # The tensors are listed in the order in which they are stored: the last one ends the file.
+    # Tensors are listed in the order in which they are stored: the last one ends the file.
     rest = min(length - len(begin), source.left - 64)
     found = OFFSETS.findall(begin + source.read(8 + length - rest, rest))
     end = max((int(end) for _, end in found), default=0)
@@ -43,17 +43,17 @@ def _tensors_end(source: Source, data: int, header: object) -> Verdict | None:
     if not isinstance(header, dict):
         return None
     tensors = [value for name, value in header.items() if name != "__metadata__"]
-    ends = [one["data_offsets"][1] for one in tensors if isinstance(one, dict)]
+    ends = [tensor["data_offsets"][1] for tensor in tensors if isinstance(tensor, dict)]
     if not all(isinstance(end, int) for end in ends):
         return None
     if data + max(ends, default=0) != source.size:
         needed = data + max(ends, default=0)
-        return Verdict("safetensors", f"its tensors need {needed} bytes, it has {source.size}")
+        return Verdict("safetensors", f"its tensors need {needed} bytes, but it has {source.size}")
     return Verdict("safetensors", is_proven=True)
 
 
 def hdf5(source: Source) -> Verdict | None:
-    """The superblock says where the file ends, and in version 3 whether it is open to write."""
+    """Compare the size with the end that the superblock gives, and check that it was closed."""
     version = source.head[8]
     if version > 3:
         return None
@@ -71,12 +71,12 @@ def hdf5(source: Source) -> Verdict | None:
     if version == 3 and source.head[11] & 0b101:
         return Verdict("HDF5", "it was not closed by its writer", is_certain=False)
     if end > source.size:
-        return Verdict("HDF5", f"it ends at {end} by its superblock, and has {source.size} bytes")
+        return Verdict("HDF5", f"its superblock gives {end} bytes, but it has {source.size}")
     return Verdict("HDF5", is_proven=end == source.size)
 
 
 def npy(source: Source) -> Verdict | None:
-    """The header says the type and the shape, hence the size; more arrays may follow."""
+    """Compare the size with type and shape in the header; more arrays may follow."""
     wide = source.head[6] > 1
     start = 12 if wide else 10
     if len(source.head) < start:
@@ -91,12 +91,12 @@ def npy(source: Source) -> Verdict | None:
     width = int(kind[2]) * (BYTES_OF_A_CHARACTER if kind[1] == "U" else 1)
     needed = start + length + width * math.prod(map(int, re.findall(r"\d+", shape[1])))
     if needed > source.size:
-        return Verdict(".npy", f"its array needs {needed} bytes, it has {source.size}")
+        return Verdict(".npy", f"its array needs {needed} bytes, but it has {source.size}")
     return Verdict(".npy", is_proven=needed == source.size)
 
 
 def pickle(source: Source) -> Verdict | None:
-    """A pickle ends with a stop; what a program appends to it, or torch did, is its own affair."""
+    """Check that a pickle ends with STOP; appended data, such as old torch's, is ignored."""
     if source.head.startswith(LEGACY_TORCH):
         return None
     frame, is_proven = source.head[2:11], False
@@ -106,5 +106,5 @@ def pickle(source: Source) -> Verdict | None:
             return Verdict("pickle", "it ends in its first frame")
         is_proven = end == source.size
     if source.tail(1) != STOP:
-        return Verdict("pickle", "it does not end with the end of a pickle", is_certain=False)
+        return Verdict("pickle", "it does not end with a pickle's STOP", is_certain=False)
     return Verdict("pickle", is_proven=is_proven)

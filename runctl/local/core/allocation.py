@@ -99,7 +99,9 @@ def allocate(
     if sum(offer.weight for offer in best.granted) >= max(minimum, 1):
         return best
     # Below the minimum the fleet launches nothing, and names every pool that fell short.
-    short = {str(refusal.offer.pool): refusal for one in tried for refusal in one.refused}
+    short = {
+        str(refusal.offer.pool): refusal for attempted in tried for refusal in attempted.refused
+    }
     return Allocation((), tuple(short.values()))
 
 
@@ -121,7 +123,7 @@ def _fill(market: Market, ranked: list[Offer], wanted: int, quota_check: QuotaCh
     for offer in ranked:
         shortage = None
         while missing > 0 and shortage is None:
-            shortage = _shortage(market, offer, [one.pool for one in granted], quota_check)
+            shortage = _shortage(market, offer, [offer.pool for offer in granted], quota_check)
             if shortage is None:
                 granted.append(offer)
                 missing -= offer.weight

@@ -144,7 +144,10 @@ def base_python() -> str:
         Path(sys.base_prefix) / "bin/python3",
         Path(getattr(sys, "_base_executable", sys.executable)),
     )
-    return next((str(one) for one in candidates if os.access(one, os.X_OK)), sys.executable)
+    return next(
+        (str(candidate) for candidate in candidates if os.access(candidate, os.X_OK)),
+        sys.executable,
+    )
 
 
 def new_instance_id() -> str:

@@ -38,7 +38,7 @@ class Knobs:
             setattr(self, name, value)
 
     def _checked(self, name: str, value: Any) -> Any:
-        known = sorted(one.name for one in fields(self))
+        known = sorted(field.name for field in fields(self))
         if name not in known:
             raise ValueError(unknown("knob", name, known))
         kind = type(getattr(self, name))
@@ -47,16 +47,16 @@ class Knobs:
         # A bool is an int to isinstance.
         if type(value) is not kind:
             raise ValueError(f"{name} takes a {kind.__name__}, not {value!r}")
-        for one in _numbers(value):
-            if not math.isfinite(one) or one < 0:
-                raise ValueError(f"{name}: {one} is not a number from 0 up")
+        for number in _numbers(value):
+            if not math.isfinite(number) or number < 0:
+                raise ValueError(f"{name}: {number} is not a number from 0 up")
         _CHECKS.get(name, lambda _: None)(value)
         return value
 
 
 def _numbers(value: Any) -> list[float]:
     found = value.values() if isinstance(value, dict) else [value]
-    return [one for one in found if isinstance(one, int | float)]
+    return [number for number in found if isinstance(number, int | float)]
 
 
 def _check_environment(value: dict[Any, Any]) -> None:
@@ -66,9 +66,13 @@ def _check_environment(value: dict[Any, Any]) -> None:
 
 
 def _check_shared_folders(value: list[Any]) -> None:
-    for one in value:
-        if not isinstance(one, str) or not Path(one).is_absolute() or not Path(one).is_dir():
-            raise ValueError(f"shared_folders: {one!r} is not the absolute path of a folder")
+    for folder in value:
+        if (
+            not isinstance(folder, str)
+            or not Path(folder).is_absolute()
+            or not Path(folder).is_dir()
+        ):
+            raise ValueError(f"shared_folders: {folder!r} is not the absolute path of a folder")
 
 
 def _check_quotas(value: dict[Any, Any]) -> None:
@@ -80,22 +84,22 @@ def _check_quotas(value: dict[Any, Any]) -> None:
 
 
 def _check_event_list(value: list[Any]) -> None:
-    for one in value:
-        _check_event("drop_events", one)
+    for event in value:
+        _check_event("drop_events", event)
 
 
 def _check_delays(value: dict[Any, Any]) -> None:
-    for one, seconds in value.items():
-        _check_event("delay_events", one)
+    for event, seconds in value.items():
+        _check_event("delay_events", event)
         if type(seconds) not in {int, float}:
-            raise ValueError(f"delay_events: {one} takes seconds, not {seconds!r}")
+            raise ValueError(f"delay_events: {event} takes seconds, not {seconds!r}")
 
 
 def _check_copies(value: dict[Any, Any]) -> None:
-    for one, copies in value.items():
-        _check_event("duplicate_events", one)
+    for event, copies in value.items():
+        _check_event("duplicate_events", event)
         if type(copies) is not int:
-            raise ValueError(f"duplicate_events: {one} takes a number of copies, not {copies!r}")
+            raise ValueError(f"duplicate_events: {event} takes a number of copies, not {copies!r}")
 
 
 def _check_event(knob: str, detail_type: Any) -> None:

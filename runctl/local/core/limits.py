@@ -50,8 +50,8 @@ def broken_bounds(shape: Shape, value: Any, where: str = "") -> Iterator[str]:
         return
     if isinstance(shape, ListShape) and isinstance(value, list):
         yield from _outside(shape, len(value), where, "length")
-        for number, one in enumerate(value, 1):
-            yield from broken_bounds(shape.member, one, f"{where}.{number}.member")
+        for number, element in enumerate(value, 1):
+            yield from broken_bounds(shape.member, element, f"{where}.{number}.member")
         return
     if isinstance(shape, MapShape) and isinstance(value, Mapping):
         yield from _outside(shape, len(value), where, "length")
@@ -118,13 +118,13 @@ def _check_bytes(field: str, text: str) -> None:
 
 def _check_log_batch(request: Mapping[str, Any]) -> None:
     events = request.get("logEvents", [])
-    size = sum(len(one["message"].encode()) + _LOG_EVENT_OVERHEAD for one in events)
+    size = sum(len(event["message"].encode()) + _LOG_EVENT_OVERHEAD for event in events)
     if size > _MAX_LOG_BATCH_BYTES:
         raise ApiError(
             "InvalidParameterException",
             f"Upload too large: {size} bytes exceeds limit of {_MAX_LOG_BATCH_BYTES}",
         )
-    times = [one["timestamp"] for one in events]
+    times = [event["timestamp"] for event in events]
     if times != sorted(times):
         raise ApiError(
             "InvalidParameterException",
@@ -139,7 +139,7 @@ def _check_log_batch(request: Mapping[str, Any]) -> None:
 
 
 def _check_events(request: Mapping[str, Any]) -> None:
-    size = sum(_event_bytes(one) for one in request.get("Entries", []))
+    size = sum(_event_bytes(entry) for entry in request.get("Entries", []))
     if size >= _MAX_EVENTS_BYTES:
         raise ApiError(
             "ValidationException",
@@ -151,7 +151,7 @@ def _event_bytes(entry: Mapping[str, Any]) -> int:
     texts = [entry.get(name) or "" for name in ("Source", "DetailType", "Detail")]
     texts += entry.get("Resources") or []
     time = _EVENT_TIME_BYTES if "Time" in entry else 0
-    return time + sum(len(one.encode()) for one in texts)
+    return time + sum(len(text.encode()) for text in texts)
 
 
 _SPECIAL: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], None]] = {

@@ -176,7 +176,8 @@ def _element(name: str, shape: Shape, value: Any) -> str:
         return f"<{name}>{''.join(_members(shape, value))}</{name}>"
     if isinstance(shape, ListShape):
         item = shape.member.serialization.get("name", "item")
-        return f"<{name}>{''.join(_element(item, shape.member, one) for one in value)}</{name}>"
+        content = "".join(_element(item, shape.member, element) for element in value)
+        return f"<{name}>{content}</{name}>"
     if isinstance(value, bool):
         return f"<{name}>{str(value).lower()}</{name}>"
     if isinstance(value, datetime):

@@ -273,7 +273,9 @@ def main() -> None:
     # As on EC2, whatever the developer's is; from outside, the root's own folder is private.
     os.umask(0o022)
     if description["own_paths"]:
-        isolation.isolate(root, [Path(one) for one in description["shared_folders"]])
+        isolation.isolate(
+            root, [Path(shared_folder) for shared_folder in description["shared_folders"]]
+        )
     Supervisor(
         root=root,
         env=description["env"],

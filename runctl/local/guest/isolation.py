@@ -54,21 +54,21 @@ def isolate(root: Path, shared: Iterable[Path]) -> None:
 
 
 def _is_shared(target: Path, shared: Iterable[Path]) -> bool:
-    return any(one == target or one in target.parents for one in shared)
+    return any(folder == target or folder in target.parents for folder in shared)
 
 
 def _keep_visible(hidden: Path, cover: Path, shared: Iterable[Path]) -> None:
     """Show, in what is to cover a folder, the shared folders below it."""
-    for one in shared:
-        if hidden in one.parents:
-            inside = cover / one.relative_to(hidden)
+    for folder in shared:
+        if hidden in folder.parents:
+            inside = cover / folder.relative_to(hidden)
             inside.mkdir(parents=True, exist_ok=True)
-            namespaces.bind(one, inside)
+            namespaces.bind(folder, inside)
 
 
 def _outermost(folders: Iterable[Path]) -> list[Path]:
-    known = {one.resolve() for one in folders if one.is_dir()}
-    return [one for one in sorted(known) if not known.intersection(one.parents)]
+    known = {folder.resolve() for folder in folders if folder.is_dir()}
+    return [folder for folder in sorted(known) if not known.intersection(folder.parents)]
 
 
 def _graft(parent: Path, grafts: Mapping[str, Path], stage: Path) -> None:

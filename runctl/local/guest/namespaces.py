@@ -77,7 +77,10 @@ def detach(target: Path) -> None:
 
 
 def _call(name: str, *arguments: int | bytes | None) -> None:
-    given = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments]
+    given = [
+        ctypes.c_ulong(argument) if isinstance(argument, int) else argument
+        for argument in arguments
+    ]
     if getattr(_LIBC, name)(*given) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")

@@ -87,7 +87,7 @@ def descendants(pid: int) -> list[int]:
         for child in children.get(pending.pop(), []):
             found.append(child)
             pending.append(child)
-    return [one for one in found if one not in dead]
+    return [pid for pid in found if pid not in dead]
 
 
 def send(pids: Iterable[int], signum: signal.Signals) -> None:

@@ -98,7 +98,7 @@ class ServiceManager:
     def close(self) -> set[int]:
         """Stop every service, start none again, and return the processes that this concerns."""
         self.closed = True
-        keepers = [one.keeper for one in self._units.values() if one.keeper]
+        keepers = [unit.keeper for unit in self._units.values() if unit.keeper]
         send(keepers, SIGTERM)
         return {pid for keeper in keepers for pid in (keeper, *descendants(keeper))}
 

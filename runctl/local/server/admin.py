@@ -66,7 +66,7 @@ class Admin:
             ("POST", "maintenance"): self._schedule,
             ("POST", "maintenance/cancel"): self._cancel,
             ("POST", "event"): self._event,
-            ("GET", "instances"): lambda _: [_shown(one) for one in instances.all()],
+            ("GET", "instances"): lambda _: [_shown(instance) for instance in instances.all()],
             ("GET", "events"): lambda query: journal.since(int(query.get("since", 0))),
             ("GET", "calls"): lambda query: calls.since(int(query.get("since", 0))),
         }

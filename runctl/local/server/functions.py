@@ -63,9 +63,10 @@ def warm_up(account: str, region: str) -> None:
 
     with records.scope(account, region):
         functions = [
-            one
-            for one in lambda_svc._functions.values()
-            if one["config"].get("Runtime", "").startswith("python") and one.get("code_zip")
+            function
+            for function in lambda_svc._functions.values()
+            if function["config"].get("Runtime", "").startswith("python")
+            and function.get("code_zip")
         ]
     pool = ThreadPoolExecutor(max_workers=_WARMED_AT_ONCE, thread_name_prefix="warm-up")
     for record in functions:

@@ -65,7 +65,7 @@ def _told(child: Execution, *, parse: bool) -> dict[str, Any]:
         "Error": child.get("error"),
         "Cause": child.get("cause"),
     }
-    return {key: one for key, one in told.items() if one is not None}
+    return {key: value for key, value in told.items() if value is not None}
 
 
 def _check_nesting(parent: Execution, machine: str) -> None:

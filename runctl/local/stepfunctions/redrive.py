@@ -69,9 +69,9 @@ class Redrives:
             )
         now = datetime.now(timezone.utc)
         used = self._used.setdefault(arn, deque(maxlen=_TOKENS_KEPT))
-        for one in used:
-            if one.token == token and now - one.at < _TOKEN_VALID_FOR:
-                return json_response({"redriveDate": one.redrive_date})
+        for earlier in used:
+            if earlier.token == token and now - earlier.at < _TOKEN_VALID_FOR:
+                return json_response({"redriveDate": earlier.redrive_date})
         machine = sfn._state_machines.get(execution["stateMachineArn"])
         if reason := why_not_redrivable(execution, machine, now=now):
             return error_response_json("ExecutionNotRedrivable", reason, 400)

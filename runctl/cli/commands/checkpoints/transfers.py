@@ -206,7 +206,7 @@ def _upload(
         uploader = Uploader(_Watched(store, advance))  # type: ignore[arg-type]
         if run.newest:
             with contextlib.suppress(DamagedCheckpointError):
-                uploader.look_in(store.get_manifest(run.newest))
+                uploader.reuse_bundles_of(store.get_manifest(run.newest))
         place = Path(scratch) / "pins"
         held = pin(folder, view, place)
         snapshot = Snapshot(held, tuple(held))
