@@ -264,7 +264,8 @@ class OrchestrationStack(Stack):
         )
 
 
-# The fleet's request, its machines, and the pools that refused it.
+# The fleet's request, its machines, and the pools that refused it. Only the version before this one
+# uses ConditionCheckItem: its code runs for a moment with this policy while it is upgraded.
 _LAUNCH_WRITES = ("BatchGetItem", "ConditionCheckItem", "PutItem", "UpdateItem")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from runctl.aws.items import read_attempt, source_values, text_of
 from runctl.aws.run_ledger import RunLedger
+from runctl.aws.summaries import count_end
 from runctl.aws.table import expressions, put_of, update_of
 from runctl.model import identity
 from runctl.model.errors import FencedError, NotFoundError, RunEndedError
@@ -47,7 +48,7 @@ class AttemptLedger(RunLedger):
         values = source_values(source)
         moves = ", ".join(f"#{name} = :{name}" for name in values)
         self._table.transact(
-            self._check_run_goes_on(run_id),
+            self._update_live_run(run_id, "SET #last_attempt = :number", {"number": number}),
             update_of(
                 identity.attempt_key(run_id, number),
                 update="SET #run_id = :run_id, #number = :number, #stage = :launching, "
@@ -73,7 +74,7 @@ class AttemptLedger(RunLedger):
     ) -> Attempt:
         """Store the attempt's instances and, for each, whose it is, unless it has some or ended."""
         self._table.transact(
-            self._check_run_goes_on(run_id),
+            self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": pool}),
             update_of(
                 identity.attempt_key(run_id, number),
                 update="SET #instance_ids = :ids, #pool = :pool, #launched_at = :now, "
@@ -107,7 +108,7 @@ class AttemptLedger(RunLedger):
         """Give the attempt an existing instance unless another attempt has it."""
         owner, owners_number = instead_of or (run_id, number)
         self._table.transact(
-            self._check_run_goes_on(run_id),
+            self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": pool}),
             update_of(
                 identity.attempt_key(run_id, number),
                 update="SET #instance_ids = :ids, #pool = :pool, #launched_at = :now, "
@@ -136,10 +137,10 @@ class AttemptLedger(RunLedger):
         self._table.transact(
             update_of(
                 identity.run_key(run_id),
-                update="SET #fence = :number",
+                update="SET #fence = :number ADD #running_attempts :numbers",
                 condition="attribute_not_exists(#ended) AND #fence <= :number "
                 "AND #execution_arn = :arn",
-                values={"number": number, "arn": execution_arn},
+                values={"number": number, "numbers": {number}, "arn": execution_arn},
             ),
             update_of(
                 identity.attempt_key(run_id, number),
@@ -174,17 +175,20 @@ class AttemptLedger(RunLedger):
 
     def end_attempt(self, run_id: str, number: int, *, outcome: Outcome, now: datetime) -> Attempt:
         """Set the attempt's outcome unless it has one; return what the ledger holds."""
-        item = self._table.update(
-            identity.attempt_key(run_id, number),
-            update="SET #ended = :outcome, #ended_at = :now, #stage = :stage",
-            condition="attribute_exists(#pk) AND attribute_not_exists(#ended)",
-            values={
-                "outcome": json.dumps(outcome.as_document()),
-                "now": text_of(now),
-                "stage": AttemptStage.ENDED.value,
-            },
+        self._table.transact(
+            count_end(run_id, number, outcome),
+            update_of(
+                identity.attempt_key(run_id, number),
+                update="SET #ended = :outcome, #ended_at = :now, #stage = :stage",
+                condition="attribute_exists(#pk) AND attribute_not_exists(#ended)",
+                values={
+                    "outcome": json.dumps(outcome.as_document()),
+                    "now": text_of(now),
+                    "stage": AttemptStage.ENDED.value,
+                },
+            ),
         )
-        return self._attempt(run_id, number) if item is None else read_attempt(item)
+        return self._attempt(run_id, number)
 
     def find_instance(self, instance_id: str) -> tuple[str, int] | None:
         """Return (run_id, attempt number) of an instance, or None when it is not ours."""

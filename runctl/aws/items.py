@@ -10,7 +10,14 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.request import RunRequest
-from runctl.model.run import Attempt, AttemptStage, Existing, Launched, Run
+from runctl.model.run import (
+    Attempt,
+    AttemptsSummary,
+    AttemptStage,
+    Existing,
+    Launched,
+    Run,
+)
 from runctl.model.saving import Saving
 
 Item = dict[str, Any]
@@ -22,6 +29,14 @@ LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
 OLD_NOTIFIED_END, OLD_RUNNING_AT = "told_end", "training_at"
 OLD_EXISTING = "lent:"
 OLD_STAGES = {"training": AttemptStage.RUNNING}
+
+# An item with this `summary_version` has the summary of the run's attempts; otherwise an earlier
+# version created the run, or a newer one changed the summary's form, and the attempts have to be
+# read. Changes of an attempt update the attributes whichever version the item has.
+SUMMARY_VERSION = 1
+SUMMARY_ATTRIBUTES = (
+    "last_attempt", "last_pool", "running_attempts", "is_recovering", "interruptions", "failures",
+)  # fmt: skip
 
 _serializer, _deserializer = TypeSerializer(), TypeDeserializer()
 
@@ -67,6 +82,7 @@ def run_item(run: Run) -> Item:
         "ended_at": None if run.ended_at is None else text_of(run.ended_at),
         "reason": run.reason or None,
         "notified_end": None if run.notified_end is None else text_of(run.notified_end),
+        **({} if run.summary is None else summary_values(run.summary)),
     }
     return {name: value for name, value in item.items() if value is not None}
 
@@ -99,6 +115,33 @@ def read_run(item: Mapping[str, Any]) -> Run:
         ended_at=_instant(item, "ended_at"),
         reason=item.get("reason", ""),
         notified_end=_either(item, "notified_end", OLD_NOTIFIED_END, max),
+        summary=_summary(item),
+    )
+
+
+def summary_values(summary: AttemptsSummary) -> Item:
+    """Return the attributes of a run's item that summarize its attempts; None for no value."""
+    return {
+        "summary_version": SUMMARY_VERSION,
+        "last_attempt": summary.last or None,
+        "last_pool": summary.pool or None,
+        "running_attempts": set(summary.running) or None,
+        "is_recovering": summary.is_recovering or None,
+        "interruptions": summary.interruptions or None,
+        "failures": summary.failures or None,
+    }
+
+
+def _summary(item: Mapping[str, Any]) -> AttemptsSummary | None:
+    if _whole(item, "summary_version") != SUMMARY_VERSION:
+        return None
+    return AttemptsSummary(
+        last=_whole(item, "last_attempt") or 0,
+        pool=item.get("last_pool", ""),
+        running=frozenset(int(number) for number in item.get("running_attempts", ())),
+        is_recovering=bool(item.get("is_recovering")),
+        interruptions=_whole(item, "interruptions") or 0,
+        failures=_whole(item, "failures") or 0,
     )
 
 

@@ -4,9 +4,17 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from runctl.aws.attempt_ledger import AttemptLedger
-from runctl.aws.items import text_of
+from runctl.aws.items import (
+    SUMMARY_ATTRIBUTES,
+    SUMMARY_VERSION,
+    read_run,
+    summary_values,
+    text_of,
+)
 from runctl.model import identity
+from runctl.model.errors import NotFoundError
 from runctl.model.pool import Pool
+from runctl.model.run import summarize
 
 
 class DynamoLedger(AttemptLedger):
@@ -15,6 +23,37 @@ class DynamoLedger(AttemptLedger):
     Every move can be repeated: a refused condition is followed by a consistent read, which
     distinguishes a move that was already made from a move that must not be made.
     """
+
+    def refresh_summary(self, run_id: str) -> bool:
+        """Write the summary of the attempts anew where it differs; return whether it did.
+
+        It differs if an earlier version created the run or changed an attempt. The attempts are
+        read after the summary, which must be unchanged at the write. If it is not, another function
+        has just updated it, and the next sweep compares again.
+        """
+        item = self._table.get(identity.run_key(run_id))
+        if item is None:
+            raise NotFoundError(f"there is no run {run_id}")
+        if item.get("summary_version", 0) > SUMMARY_VERSION:
+            return False  # a newer version keeps it, in a form of its own
+        found = summarize(self.attempts(run_id))
+        if read_run(item).summary == found:
+            return False
+        values = {name: value for name, value in summary_values(found).items() if value is not None}
+        absent = [f"#{name}" for name in SUMMARY_ATTRIBUTES if name not in values]
+        conditions = {
+            name: f"#{name} = :old_{name}" if name in item else f"attribute_not_exists(#{name})"
+            for name in SUMMARY_ATTRIBUTES
+        }
+        before = {f"old_{name}": item[name] for name in SUMMARY_ATTRIBUTES if name in item}
+        moves = ", ".join(f"#{name} = :{name}" for name in values)
+        written = self._table.update(
+            identity.run_key(run_id),
+            update=f"SET {moves}" + (f" REMOVE {', '.join(absent)}" if absent else ""),
+            condition=" AND ".join(("attribute_exists(#pk)", *conditions.values())),
+            values={**values, **before},
+        )
+        return written is not None
 
     def cool_pool(self, pool: Pool, *, until: datetime) -> None:
         """Remember that a pool refused or reclaimed us; the later `until` wins."""

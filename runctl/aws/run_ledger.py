@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from runctl.aws.items import Item, read_run, run_item, text_of
-from runctl.aws.table import Table, check_of, expressions, put_of, update_of
+from runctl.aws.table import Table, expressions, put_of, update_of
 from runctl.model import identity
 from runctl.model.errors import NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
@@ -195,8 +195,10 @@ class RunLedger:
             values={"run_id": run_id},
         )
 
-    def _check_run_goes_on(self, run_id: str) -> Item:
-        return check_of(
+    def _update_live_run(self, run_id: str, update: str, values: Mapping[str, Any]) -> Item:
+        return update_of(
             identity.run_key(run_id),
+            update=update,
             condition="attribute_exists(#pk) AND attribute_not_exists(#ended)",
+            values=values,
         )

@@ -140,11 +140,6 @@ def put_of(item: Item, *, condition: str = "", values: Mapping[str, Any] | None 
     return {"Put": {"Item": serialize(item), **expressions(condition=condition, values=values)}}
 
 
-def check_of(key: Mapping[str, str], *, condition: str) -> dict[str, Any]:
-    """Return a ConditionCheck for a transaction."""
-    return {"ConditionCheck": {"Key": serialize(key), **expressions(condition=condition)}}
-
-
 def expressions(
     *,
     key: str = "",

@@ -151,6 +151,13 @@ class Ledger(AgentLedger, Protocol):
         """Set the attempt's outcome unless it has one; return what the ledger holds."""
         ...
 
+    def refresh_summary(self, run_id: str) -> bool:
+        """Write the summary of the attempts anew where it differs; return whether it did.
+
+        Every change of an attempt changes the summary with it, unless an earlier version made it.
+        """
+        ...
+
     def find_instance(self, instance_id: str) -> tuple[str, int] | None:
         """Return (run_id, attempt number) of an instance, or None when it is not ours."""
         ...

@@ -35,6 +35,8 @@ def sweep(services: Services) -> dict[str, Any]:
         for run_id in unsettled
         if _tried(failed, run_id, partial(end_abandoned, services, run_id))
     ]
+    for run_id in unsettled:
+        _tried(failed, run_id, partial(services.ledger.refresh_summary, run_id))
     checked = _tried(
         failed, CHECKS, lambda: check_machines(services, unsettled, partial(_tried, failed))
     )

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from runctl.model.kinds import KindPolicy
-from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.run import Attempt, Run
 
 STALLED_ATTEMPTS = 3
@@ -120,11 +120,6 @@ def _restart(reason: str, attempts: Sequence[Attempt]) -> Decision:
 def _ended_by_itself(attempt: Attempt) -> bool:
     ended = attempt.ended
     return is_own_failure(ended) or (ended is not None and ended.kind is OutcomeKind.COMPLETED)
-
-
-def is_own_failure(ended: Outcome | None) -> bool:
-    """Whether an attempt ended because its trainer did, with an exit code that is not 0."""
-    return ended is not None and ended.kind is OutcomeKind.FAILED and bool(ended.exit_code)
 
 
 def _progressed_since(run: Run, failed: Attempt, outcome: Outcome) -> bool:

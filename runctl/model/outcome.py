@@ -128,3 +128,8 @@ FINAL = frozenset(
         RunStatus.UNKNOWN,
     }
 )
+
+
+def is_own_failure(ended: Outcome | None) -> bool:
+    """Whether an attempt ended because its trainer did, with an exit code that is not 0."""
+    return ended is not None and ended.kind is OutcomeKind.FAILED and bool(ended.exit_code)

@@ -6,9 +6,29 @@ from datetime import datetime
 from enum import Enum
 
 from runctl.model.errors import RunEndedError
-from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.request import RunRequest
 from runctl.model.saving import Saving
+
+# An attempt that ended like this lost its instance.
+INTERRUPTIONS = frozenset({OutcomeKind.INTERRUPTED, OutcomeKind.LOST})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptsSummary:
+    """A summary of a run's attempts, stored on the run's item so that a list needs no query a run.
+
+    `last` is the number of the last attempt, 0 before the first, and `pool` the pool of the last
+    that was launched. `running` are the numbers of those that have the task token and have not
+    ended; `is_recovering` says that an attempt ended for another reason than missing capacity.
+    """
+
+    last: int = 0
+    pool: str = ""
+    running: frozenset[int] = frozenset()
+    is_recovering: bool = False
+    interruptions: int = 0
+    failures: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +46,8 @@ class Run:
     execution, the `executions`-th of the run, whose attempts begin with `first_attempt`;
     `ancestors` are the ARNs of executions that handed the run on to it and wait for its end.
     `ended` holds the final status; None while the run may still move. `notified_end` is the
-    `ended_at` that people were notified of.
+    `ended_at` that people were notified of. `summary` is None for a run that an earlier version
+    stored.
     """
 
     run_id: str
@@ -50,6 +71,7 @@ class Run:
     ended_at: datetime | None = None
     reason: str = ""
     notified_end: datetime | None = None
+    summary: AttemptsSummary | None = AttemptsSummary()
 
     @property
     def is_settled(self) -> bool:
@@ -160,14 +182,32 @@ def was_refused(run: Run, attempts: Sequence[Attempt]) -> bool:
     )
 
 
-def derive_status(run: Run, attempts: Sequence[Attempt]) -> RunStatus:
-    """Say in one word where a run stands; `attempts` in the order of their numbers."""
+def summarize(attempts: Sequence[Attempt]) -> AttemptsSummary:
+    """Summarize a run's attempts, given in the order of their numbers."""
+    ends = [attempt.ended for attempt in attempts if attempt.ended is not None]
+    return AttemptsSummary(
+        last=attempts[-1].number if attempts else 0,
+        pool=next((attempt.pool for attempt in reversed(attempts) if attempt.pool), ""),
+        running=frozenset(
+            attempt.number for attempt in attempts if attempt.stage is AttemptStage.RUNNING
+        ),
+        is_recovering=any(end.kind is not OutcomeKind.NO_CAPACITY for end in ends),
+        interruptions=sum(end.kind in INTERRUPTIONS for end in ends),
+        failures=sum(is_own_failure(end) for end in ends),
+    )
+
+
+def status_of(run: Run, summary: AttemptsSummary) -> RunStatus:
+    """Return the status of a run from a summary of its attempts."""
     if run.ended is not None:
         return run.ended
-    if not attempts:
+    if not summary.last:
         return RunStatus.PENDING
-    if any(attempt.stage is AttemptStage.RUNNING for attempt in attempts):
+    if summary.running:
         return RunStatus.RUNNING
-    ends = (attempt.ended for attempt in attempts)
-    recovering = any(end is not None and end.kind is not OutcomeKind.NO_CAPACITY for end in ends)
-    return RunStatus.RECOVERING if recovering else RunStatus.LAUNCHING
+    return RunStatus.RECOVERING if summary.is_recovering else RunStatus.LAUNCHING
+
+
+def derive_status(run: Run, attempts: Sequence[Attempt]) -> RunStatus:
+    """Return the status of a run from its attempts, given in the order of their numbers."""
+    return status_of(run, summarize(attempts))

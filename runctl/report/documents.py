@@ -1,22 +1,21 @@
 """The documents about a run and its attempts, as --json prints them."""
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import Any
 
-from runctl.model.decision import is_own_failure
-from runctl.model.outcome import OutcomeKind
+from runctl.model.outcome import is_own_failure
 from runctl.model.plain_secrets import mask_request
-from runctl.model.run import Attempt, Run, derive_status
+from runctl.model.run import INTERRUPTIONS, Attempt, Run, summarize
 from runctl.model.saving import Saving
 from runctl.model.versions import Versions
-
-TAKEN = frozenset({OutcomeKind.INTERRUPTED, OutcomeKind.LOST})
+from runctl.report.run_list import entry_of
+from runctl.report.wording import instant_text
 
 
 def interruptions(attempts: Sequence[Attempt]) -> int:
     """Count the attempts that lost their instance."""
-    return sum(attempt.ended is not None and attempt.ended.kind in TAKEN for attempt in attempts)
+    ends = [attempt.ended for attempt in attempts if attempt.ended is not None]
+    return sum(end.kind in INTERRUPTIONS for end in ends)
 
 
 def failures(attempts: Sequence[Attempt]) -> int:
@@ -43,33 +42,17 @@ def run_document(
 ) -> dict[str, Any]:
     """Return everything about a run except its task tokens; secrets are masked."""
     return {
-        **run_summary(run, attempts),
+        **entry_of(run, summarize(attempts)).as_document(),
         "execution": run.execution,
         "execution_arn": run.execution_arn,
         "executions": run.executions,
         "newest_checkpoint": run.newest,
-        "committed_at": _text(run.committed_at),
+        "committed_at": instant_text(run.committed_at),
         "warnings": warnings_of(attempts),
         "unfinished_final_saves": len(unfinished_final_saves(attempts)),
         "versions": None if versions is None else versions.as_document(),
         "attempts": [_attempt_document(attempt) for attempt in attempts],
         "request": mask_request(run.request.as_document()),
-    }
-
-
-def run_summary(run: Run, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """Return the entry of a run in a list."""
-    return {
-        "run_id": run.run_id,
-        "status": derive_status(run, attempts).value,
-        "reason": run.reason,
-        "step": run.step,
-        "save": run.save or None,
-        "started_at": _text(run.started_at),
-        "ended_at": _text(run.ended_at),
-        "attempt": attempts[-1].number if attempts else 0,
-        "interruptions": interruptions(attempts),
-        "failures": failures(attempts),
     }
 
 
@@ -80,17 +63,17 @@ def _attempt_document(attempt: Attempt) -> dict[str, Any]:
         "outcome": None if attempt.ended is None else attempt.ended.as_document(),
         "pool": attempt.pool,
         "instance_ids": list(attempt.instance_ids),
-        "launched_at": _text(attempt.launched_at),
-        "running_at": _text(attempt.running_at),
-        "heartbeat_at": _text(attempt.heartbeat_at),
-        "noticed_at": _text(attempt.noticed_at),
-        "ended_at": _text(attempt.ended_at),
+        "launched_at": instant_text(attempt.launched_at),
+        "running_at": instant_text(attempt.running_at),
+        "heartbeat_at": instant_text(attempt.heartbeat_at),
+        "noticed_at": instant_text(attempt.noticed_at),
+        "ended_at": instant_text(attempt.ended_at),
         "phase": attempt.phase,
         "resume_step": attempt.resume_step,
         "resume_save": attempt.resume_save,
         "step": attempt.progress_step,
         "metrics": dict(attempt.metrics),
-        "timeline": {name: _text(instant) for name, instant in attempt.timeline.items()},
+        "timeline": {name: instant_text(instant) for name, instant in attempt.timeline.items()},
         "saving": None if attempt.saving is None else _saving_document(attempt.saving),
         "warning": attempt.warning,
     }
@@ -98,7 +81,3 @@ def _attempt_document(attempt: Attempt) -> dict[str, Any]:
 
 def _saving_document(saving: Saving) -> dict[str, Any]:
     return {**saving.as_document(), "fits_notice": saving.fits_notice}
-
-
-def _text(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.astimezone(timezone.utc).isoformat()

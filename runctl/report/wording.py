@@ -37,3 +37,8 @@ def say_short(duration: timedelta) -> str:
 def say_instant(instant: datetime) -> str:
     """Format an instant in UTC, to the second."""
     return instant.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def instant_text(instant: datetime | None) -> str | None:
+    """Return an instant as documents contain it, in UTC."""
+    return None if instant is None else instant.astimezone(timezone.utc).isoformat()

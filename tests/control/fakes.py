@@ -15,11 +15,20 @@ from runctl.model.errors import (
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
-from runctl.model.outcome import Outcome, RunStatus
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
 from runctl.model.refusal import fatal_code
-from runctl.model.run import Attempt, AttemptStage, Existing, Launched, Run, best_of
+from runctl.model.run import (
+    INTERRUPTIONS,
+    Attempt,
+    AttemptStage,
+    Existing,
+    Launched,
+    Run,
+    best_of,
+    summarize,
+)
 from runctl.model.saving import Saving
 
 START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
@@ -163,6 +172,7 @@ class MemoryLedger:
                 launch_try=launch_try,
                 source=source,
             )
+            self._summarize(run_id, last=number)
         return self.attempt_items[run_id, number]
 
     def record_launch(
@@ -179,6 +189,7 @@ class MemoryLedger:
                 launched_at=now,
             )
             self.instances |= dict.fromkeys(instance_ids, (run_id, number))
+            self._summarize(run_id, pool=pool)
         return self.attempt_items[run_id, number]
 
     def record_existing_instance(
@@ -216,6 +227,8 @@ class MemoryLedger:
                 token=token,
                 running_at=held.running_at or now,
             )
+            if run.summary is not None:
+                self._summarize(run_id, running=run.summary.running | {number})
         return self.attempt_items[run_id, number]
 
     def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
@@ -231,7 +244,26 @@ class MemoryLedger:
             self.attempt_items[run_id, number] = replace(
                 held, stage=AttemptStage.ENDED, ended=outcome, ended_at=now
             )
+            if (summary := self._run(run_id).summary) is not None:
+                self._summarize(
+                    run_id,
+                    running=summary.running - {number},
+                    is_recovering=summary.is_recovering
+                    or outcome.kind is not OutcomeKind.NO_CAPACITY,
+                    interruptions=summary.interruptions + (outcome.kind in INTERRUPTIONS),
+                    failures=summary.failures + is_own_failure(outcome),
+                )
         return self.attempt_items[run_id, number]
+
+    def refresh_summary(self, run_id: str) -> bool:
+        run, found = self._run(run_id), summarize(self.attempts(run_id))
+        self.runs[run_id] = replace(run, summary=found)
+        return run.summary != found
+
+    def _summarize(self, run_id: str, **changes: object) -> None:
+        run = self._run(run_id)
+        if run.summary is not None:
+            self.runs[run_id] = replace(run, summary=replace(run.summary, **changes))
 
     def find_instance(self, instance_id: str) -> tuple[str, int] | None:
         return self.instances.get(instance_id)

@@ -31,7 +31,7 @@ from runctl.control.train import train
 from runctl.model.errors import RequestError, RunctlError, TransientError
 from runctl.model.machine import MachineStatus
 from runctl.model.pool import Pool
-from runctl.model.run import AttemptStage
+from runctl.model.run import AttemptStage, derive_status, status_of, summarize
 from tests.control.fakes import CrashError, Fragile, Overtaken, World
 from tests.control.saves import StoredSaves, Trainer, told
 
@@ -193,6 +193,14 @@ class Training(RuleBasedStateMachine):
             if one.stage is AttemptStage.RUNNING
         ]
         assert len(training) <= 1, training
+
+    @invariant()
+    def the_summary_agrees_with_the_attempts(self):
+        run = self.world.ledger.find_run(RUN)
+        if run is not None and run.summary is not None:
+            attempts = self.world.ledger.attempts(RUN)
+            assert run.summary == summarize(attempts)
+            assert status_of(run, run.summary) is derive_status(run, attempts)
 
     @invariant()
     def proven_checkpoints_stay_and_progress_never_goes_back(self):

@@ -28,6 +28,7 @@ from runctl.report.descriptions import (
 )
 from runctl.report.documents import failures, interruptions, warnings_of
 from runctl.report.reasons import brief
+from runctl.report.run_list import RunEntry
 from runctl.report.wording import say_duration, say_instant
 
 STATUS_STYLES = {
@@ -54,8 +55,11 @@ OUTCOME_STYLES = {
 _WIDE = 120
 # Below this width there is no room for every column of the attempts.
 _NARROW = 76
-# The maximum width of a list's columns other than the name.
+# The maximum widths in a list: of the columns that are always there except the name, of those that
+# a wide list adds, and of the pool.
 _OTHER_COLUMNS = 46
+_MORE_COLUMNS = 34
+_POOL_COLUMN = 36
 
 
 def status_page(
@@ -170,47 +174,45 @@ def _time(instant: datetime | None) -> str:
     return NOTHING if instant is None else say_instant(instant)[11:19]
 
 
-def list_page(
-    runs: Sequence[tuple[Run, Sequence[Attempt]]], *, now: datetime, width: int
-) -> RenderableType:
+def list_page(entries: Sequence[RunEntry], *, now: datetime, width: int) -> RenderableType:
     """Return a list of runs, one per line; names too long for the width get their own lines."""
-    if max((len(run.run_id) for run, _ in runs), default=0) + _OTHER_COLUMNS > width:
-        return Group(*(_list_entry(run, attempts, now=now) for run, attempts in runs))
-    wide = width >= _WIDE
+    room = width - max((len(entry.run_id) for entry in entries), default=0) - _OTHER_COLUMNS
+    if room < 0:
+        return Group(*(_list_entry(entry, now=now) for entry in entries))
+    wide, widest = room >= _MORE_COLUMNS, room >= _MORE_COLUMNS + _POOL_COLUMN
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("run", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for heading in ("step", "attempt", *(("interruptions",) if wide else ())):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("started", "took") if wide else ("started",):
+    for heading in (*(("pool",) if widest else ()), "started", *(("took",) if wide else ())):
         table.add_column(heading, no_wrap=True)
-    for run, attempts in runs:
-        status = derive_status(run, attempts)
+    for entry in entries:
         cells: list[str | Text] = [
-            run.run_id,
-            Text(status.value, style=STATUS_STYLES[status]),
-            NOTHING if run.newest is None else short_name(run.step, run.save),
-            str(attempts[-1].number) if attempts else NOTHING,
+            entry.run_id,
+            Text(entry.status.value, style=STATUS_STYLES[entry.status]),
+            short_name(entry.step, entry.save) if entry.has_checkpoint else NOTHING,
+            str(entry.attempt or NOTHING),
         ]
         if wide:
-            cells.append(str(interruptions(attempts) or NOTHING))
-            cells.append(say_instant(run.started_at))
-            cells.append(say_duration((run.ended_at or now) - run.started_at))
+            cells.append(str(entry.interruptions or NOTHING))
+            cells += [entry.pool or NOTHING] if widest else []
+            cells.append(say_instant(entry.started_at))
+            cells.append(say_duration((entry.ended_at or now) - entry.started_at))
         else:
-            cells.append(f"{say_duration(now - run.started_at)} ago")
+            cells.append(f"{say_duration(now - entry.started_at)} ago")
         table.add_row(*cells)
     return table
 
 
-def _list_entry(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> Text:
-    status = derive_status(run, attempts)
-    parts = [name_of(run.step, run.save)] if run.newest is not None else []
-    parts += [f"attempt {attempts[-1].number}"] if attempts else []
-    parts.append(f"{say_duration(now - run.started_at)} ago")
+def _list_entry(entry: RunEntry, *, now: datetime) -> Text:
+    parts = [name_of(entry.step, entry.save)] if entry.has_checkpoint else []
+    parts += [f"attempt {entry.attempt}"] if entry.attempt else []
+    parts.append(f"{say_duration(now - entry.started_at)} ago")
     return Text.assemble(
-        (run.run_id, ""),
+        (entry.run_id, ""),
         "\n  ",
-        (status.value, STATUS_STYLES[status]),
+        (entry.status.value, STATUS_STYLES[entry.status]),
         f" · {' · '.join(parts)}",
         overflow="ignore",
         no_wrap=True,

@@ -11,8 +11,9 @@ from runctl.cli.display.reasons import last_lines_text
 from runctl.cli.display.view import list_page, status_page, summary
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
-from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.run import Attempt, AttemptStage, Run, summarize
 from runctl.report.reasons import brief
+from runctl.report.run_list import entry_of
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
 NAME = "resnet50-imagenet-large-batch-20261128-120000-ab12"
@@ -83,7 +84,7 @@ def test_status_of_a_failed_run_shows_its_traceback_once_and_whole(width: int) -
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_list_and_summary_keep_a_long_name_whole(width: int) -> None:
-    lines = printed(list_page([(RUN, ATTEMPTS)], now=NOW, width=width), width)
+    lines = printed(list_page([entry_of(RUN, summarize(ATTEMPTS))], now=NOW, width=width), width)
     assert any(NAME in line for line in lines)
     assert any("failed" in line for line in lines)
     assert "…" not in "".join(lines)
@@ -94,7 +95,8 @@ def test_list_and_summary_keep_a_long_name_whole(width: int) -> None:
 
 def test_a_list_that_fits_is_a_table() -> None:
     short = Run(**{**vars(RUN), "run_id": "lm"})
-    heading, line = printed(list_page([(short, ATTEMPTS)], now=NOW, width=60), 60)
+    page = list_page([entry_of(short, summarize(ATTEMPTS))], now=NOW, width=60)
+    heading, line = printed(page, 60)
     assert heading.split() == ["run", "status", "step", "attempt", "started"]
     assert line.split()[:4] == ["lm", "failed", "200", "2"]
 

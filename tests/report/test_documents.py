@@ -1,0 +1,64 @@
+"""The documents of --json contain what the version that recorded them printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runctl.model.outcome import RunStatus
+from runctl.model.run import Run, summarize
+from runctl.report.documents import run_document
+from runctl.report.run_list import entry_of
+from tests.report.sample import ATTEMPTS, NOW, RUN, TRACEBACK, VERSIONS
+
+RECORDED = json.loads((Path(__file__).parent / "recorded" / "documents.json").read_text())
+NEW = replace(RUN, newest=None, step=None, save=0, committed_at=None)
+ENDED = replace(NEW, ended=RunStatus.FAILED, ended_at=NOW, reason=TRACEBACK)
+
+
+def changes(recorded: Any, printed: Any, path: str = "") -> Iterator[str]:
+    """Yield where a document differs from a recorded one; it may have more keys."""
+    if isinstance(recorded, dict) and isinstance(printed, dict):
+        for key in recorded:
+            if key in printed:
+                yield from changes(recorded[key], printed[key], f"{path}.{key}")
+            else:
+                yield f"{path}.{key} is missing"
+    elif isinstance(recorded, list) and isinstance(printed, list):
+        if len(recorded) != len(printed):
+            yield f"{path} has {len(printed)} entries"
+        for index, (one, other) in enumerate(zip(recorded, printed, strict=False)):
+            yield from changes(one, other, f"{path}[{index}]")
+    elif recorded != printed:
+        yield f"{path} is {printed!r}, not {recorded!r}"
+
+
+def test_documents_of_runs_keep_their_keys_and_values() -> None:
+    printed = {
+        "live": run_document(RUN, ATTEMPTS, VERSIONS),
+        "ended": run_document(ENDED, ATTEMPTS[:3]),
+        "new": run_document(NEW, ()),
+    }
+    for name, document in printed.items():
+        assert list(changes(RECORDED[name], json.loads(json.dumps(document)))) == []
+
+
+def test_documents_of_a_list_keep_their_keys_and_values() -> None:
+    def entry(run: Run, attempts: Any) -> dict[str, Any]:
+        return entry_of(run, summarize(attempts)).as_document()
+
+    printed = [entry(RUN, ATTEMPTS), entry(ENDED, ATTEMPTS[:3]), entry(RUN, ())]
+    assert list(changes(RECORDED["list"], printed)) == []
+
+
+def test_a_lost_or_changed_key_is_found() -> None:
+    document = run_document(RUN, ATTEMPTS, VERSIONS)
+    del document["attempts"][0]["pool"]
+    document["step"] = 3
+    assert list(changes(RECORDED["live"], document)) == [
+        ".step is 3, not 450",
+        ".attempts[0].pool is missing",
+    ]
