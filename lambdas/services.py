@@ -15,6 +15,7 @@ from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
 from runctl.aws.ledger import DynamoLedger
 from runctl.aws.notices import SnsNotices
 from runctl.aws.objects import S3Objects
+from runctl.aws.prices import Ec2Prices
 from runctl.aws.quotas import Ec2Quotas
 from runctl.aws.workflow import StepFunctions
 from runctl.control.ports import Services
@@ -78,6 +79,11 @@ class LambdaServices:
     def quotas(self) -> Ec2Quotas:
         """Service Quotas, and EC2 for the sizes of instance types."""
         return Ec2Quotas(self._clients.get("service-quotas"), self._clients.get("ec2"))
+
+    @functools.cached_property
+    def prices(self) -> Ec2Prices:
+        """EC2, for the prices of Spot instances."""
+        return Ec2Prices(self._clients.get("ec2"))
 
     @functools.cached_property
     def commands(self) -> SsmCommands:

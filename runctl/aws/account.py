@@ -1,8 +1,5 @@
 """What an account holds of a deployment besides machines: volumes, uploads, dead letters."""
 
-from collections.abc import Callable
-from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -11,10 +8,8 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.clients import Clients
 from runctl.aws.deployment import Deployment
 from runctl.aws.errors import code_of, translated
-from runctl.aws.prices import read_spot_price
 from runctl.model.identity import ATTEMPT_TAG, DEPLOYMENT_TAG, RUN_TAG
 from runctl.model.leftovers import Disk, UnfinishedUpload
-from runctl.model.pool import Pool
 
 RUNS = "runs/"
 
@@ -26,12 +21,9 @@ class AwsAccount:
     What a permission is missing for raises RefusedError, which names the action.
     """
 
-    def __init__(
-        self, clients: Clients, deployment: Deployment, *, now: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, clients: Clients, deployment: Deployment) -> None:
         self._clients = clients
         self._deployment = deployment
-        self._now = now
 
     def disks(self) -> list[Disk]:
         """Return the volumes of this deployment's runs; eventually consistent."""
@@ -109,12 +101,6 @@ class AwsAccount:
                 QueueUrl=self._deployment.dead_letters, AttributeNames=[name]
             )
         return int(answer["Attributes"][name])
-
-    def price(self, pool: Pool) -> Decimal | None:
-        """Return a spot pool's current price in USD an hour; None for the other market."""
-        if pool.market != "spot":
-            return None
-        return read_spot_price(self._clients.get("ec2"), pool, now=self._now())
 
 
 def _disk(volume: dict[str, Any]) -> Disk:

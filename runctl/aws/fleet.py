@@ -1,4 +1,4 @@
-"""EC2: instant fleets of one instance, replayed verbatim, and the machines they gave."""
+"""EC2: instant fleets of one instance, replayed verbatim, and their machines."""
 
 import contextlib
 import itertools
@@ -30,7 +30,7 @@ MAX_FILTER_VALUES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchTemplate:
-    """A launch template, at the version that the deployment made."""
+    """A launch template, at the version that the deployment created."""
 
     template_id: str
     version: str
@@ -49,7 +49,7 @@ class Ec2Fleet:
         security_group: str = "",
         own_images: Collection[MachineKind] = (),
     ) -> None:
-        """`own_images` are the kinds of machines whose image is the deployment owner's choice."""
+        """`own_images` are the kinds of machines whose image the deployment's owner chose."""
         self._client = client
         self._deployment = deployment
         self.own_images = frozenset(own_images)
@@ -59,7 +59,7 @@ class Ec2Fleet:
         self._launch_templates = dict(launch_templates)
 
     def zones(self) -> tuple[str, ...]:
-        """Return the availability zones that the deployment has a subnet in."""
+        """Return the availability zones in which the deployment has a subnet."""
         return tuple(sorted(self._subnets))
 
     def build_request(
@@ -67,8 +67,8 @@ class Ec2Fleet:
     ) -> str:
         """Return the exact CreateFleet request (JSON) for one instance of any of `pools`.
 
-        All pools are of one market: a fleet that may fill up with the other one would not say
-        which pools of the first refused.
+        All pools are of one market: a fleet that may use both markets would not report which pools
+        of the first one refused.
         """
         (market,) = {pool.market for pool in pools}
         tags = [
@@ -107,10 +107,10 @@ class Ec2Fleet:
     def _token_scope(self) -> str:
         """Return the deployment's name and templates.
 
-        One that is destroyed and made again has the same name and other templates; with the old
-        tokens EC2 would refuse its requests as changed ones for as long as it remembers them.
+        A deployment that is destroyed and created again has the same name and other templates. With
+        the old tokens, EC2 would refuse its requests as changed for as long as it remembers them.
         """
-        templates = sorted(one.template_id for one in self._launch_templates.values())
+        templates = sorted(template.template_id for template in self._launch_templates.values())
         return " ".join((self._deployment, *templates))
 
     def _configs(self, pools: Sequence[Pool]) -> Iterator[dict[str, Any]]:
@@ -131,12 +131,12 @@ class Ec2Fleet:
             }
 
     def launch(self, request: str) -> LaunchResult:
-        """Send a CreateFleet request verbatim; the same request again gives the same answer.
+        """Send a CreateFleet request verbatim; repeating the request repeats the answer.
 
-        As long as EC2 remembers the token, that is, and it does not say for how long. A replay
-        after that is a new launch: the attempt has then two machines by their tags and one on
-        record, and the sweep ends the other one. A lost answer and a fault raise TransientError,
-        since the fleet may have been made; throttling is a result, since it was not.
+        This holds while EC2 remembers the token, and it does not document for how long. A replay
+        after that is a new launch: the attempt then has two machines by their tags and one in the
+        ledger, and the sweep terminates the other one. A lost answer and a fault raise
+        TransientError, because the fleet may exist. Throttling is a result, because it does not.
         """
         document = json.loads(request)
         with translated():
@@ -147,9 +147,9 @@ class Ec2Fleet:
         return read_answer(answer, document, zones=self._zones)
 
     def describe(self, instance_ids: Sequence[str]) -> list[Machine]:
-        """Return the machines that EC2 knows; one that is missing may only be too new.
+        """Return the machines that EC2 knows; a missing one may only be too new.
 
-        By filter, since one unknown id would fail the whole call.
+        They are found by a filter, because an unknown id would fail the whole call.
         """
         ids = iter(instance_ids)
         machines: list[Machine] = []
@@ -158,15 +158,15 @@ class Ec2Fleet:
         return machines
 
     def statuses(self, instance_ids: Sequence[str]) -> list[MachineStatus]:
-        """Return the status checks of those machines that run and that EC2 knows."""
+        """Return the status checks of those machines that EC2 knows and that are running."""
         return describe_statuses(self._client, instance_ids)
 
     def problem_with_types(self, instance_types: Sequence[str]) -> str:
-        """Say which types EC2 does not know in this region; empty when it cannot be asked."""
+        """Return which types do not exist in this region; empty if EC2 cannot be asked."""
         if not instance_types:
             return ""
         try:
-            # Whether one may ask, and whether EC2 can be reached, is for the launch to find out.
+            # Missing permissions and an unreachable EC2 are reported by the launch.
             with contextlib.suppress(BotoCoreError):
                 self._client.describe_instance_types(InstanceTypes=list(instance_types))
         except ClientError as exc:
@@ -176,7 +176,7 @@ class Ec2Fleet:
         return ""
 
     def find_by_run(self, run_id: str) -> list[Machine]:
-        """Return the machines tagged with the run that are neither terminated nor on their way."""
+        """Return the machines tagged with the run that are neither terminated nor terminating."""
         return list(
             self._find(
                 [
@@ -188,10 +188,10 @@ class Ec2Fleet:
         )
 
     def find_all(self) -> list[Machine]:
-        """Return those of this deployment, with or without a run, and of no other one beside it.
+        """Return the machines of this deployment, with or without a run.
 
-        Deployments may share a VPC, but never the security group, by which those are found as well
-        that an older version launched without a tag of the deployment.
+        Deployments may share a VPC, but never the security group. By that, machines are found as
+        well that an older version launched without a tag of the deployment.
         """
         return list(
             self._find(
@@ -204,12 +204,12 @@ class Ec2Fleet:
         )
 
     def find_fleets(self) -> list[InstantFleet]:
-        """Return this deployment's fleets, the deleted ones that EC2 still shows too."""
-        templates = {one.template_id for one in self._launch_templates.values()}
+        """Return this deployment's fleets, including deleted ones that EC2 still lists."""
+        templates = {template.template_id for template in self._launch_templates.values()}
         return instant_fleets.find_fleets(self._client, templates=templates)
 
     def delete_fleets(self, fleet_ids: Iterable[str]) -> dict[str, str]:
-        """Delete fleets in which nothing lives; return why not, for each that was not."""
+        """Delete fleets without instances; return the reason for each that was not deleted."""
         return instant_fleets.delete_fleets(self._client, fleet_ids)
 
     def _find(self, filters: list[dict[str, Any]]) -> Iterator[Machine]:
@@ -236,9 +236,9 @@ class Ec2Fleet:
         )
 
     def terminate(self, instance_ids: Sequence[str]) -> None:
-        """Terminate; an instance that is gone already is fine.
+        """Terminate instances, which may already be gone.
 
-        One by one, since an unknown id fails the whole call.
+        They are terminated one by one, because an unknown id fails the whole call.
         """
         for instance_id in instance_ids:
             with translated():

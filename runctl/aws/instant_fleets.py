@@ -1,4 +1,4 @@
-"""EC2: finding our instant fleets, which it lists to nobody, and deleting them."""
+"""Instant fleets in EC2, which does not list them: how they are found and deleted."""
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -10,18 +10,18 @@ from runctl.aws.errors import code_of, translated
 from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
 from runctl.model.leftovers import InstantFleet
 
-# DeleteFleets takes 25 instant ones; with one too many it deletes none.
+# DeleteFleets accepts 25 instant fleets; with more it deletes none.
 MAX_FLEETS_PER_DELETE = 25
 MAX_FLEETS_PER_DESCRIBE = 100
 GONE_ALREADY = frozenset({"fleetIdDoesNotExist", "fleetNotInDeletableState"})
 
 
 def find_fleets(client: Any, *, templates: Collection[str]) -> list[InstantFleet]:
-    """Return the fleets that carry a run's tag and launch from one of `templates`.
+    """Return the fleets that have a run's tag and launch from one of `templates`.
 
-    DescribeFleets shows an instant fleet only to who names it, and has no filter by tag;
-    DescribeTags knows the names. Deployments share the tag, but never the launch templates. Both
-    calls are eventually consistent: a fleet that is missing is found by a later sweep.
+    DescribeFleets returns an instant fleet only by its id, and has no filter by tag; DescribeTags
+    returns the ids. Deployments share the tag, but never the launch templates. Both calls are
+    eventually consistent: a later sweep finds a fleet that is missing.
     """
     if not templates:
         return []
@@ -89,19 +89,19 @@ def _fleet(fleet: Mapping[str, Any]) -> InstantFleet:
 
 
 def delete_fleets(client: Any, fleet_ids: Iterable[str]) -> dict[str, str]:
-    """Delete instant fleets; return why not, for each that was not. One that is gone is fine.
+    """Delete instant fleets; return the reason for each that was not deleted.
 
-    This terminates whatever lives in them, and there is no way not to: the caller has made sure
-    that nothing does. Throttling is retried inside, then TransientError; a lost answer does no
-    harm, since the next call finds the fleet deleted.
+    A fleet that is already gone is not an error. Deleting an instant fleet always terminates its
+    instances, so the caller makes sure that it has none. Throttling is retried inside, then raises
+    TransientError. A lost answer does no harm, because the next call finds the fleet deleted.
     """
     ids = iter(fleet_ids)
     refused: dict[str, str] = {}
     while batch := list(itertools.islice(ids, MAX_FLEETS_PER_DELETE)):
         with translated():
             answer = client.delete_fleets(FleetIds=batch, TerminateInstances=True)
-        for one in answer.get("UnsuccessfulFleetDeletions", []):
-            error = one.get("Error", {})
+        for failed in answer.get("UnsuccessfulFleetDeletions", []):
+            error = failed.get("Error", {})
             if error.get("Code") not in GONE_ALREADY:
-                refused[one["FleetId"]] = f"{error.get('Message', '')} ({error.get('Code', '')})"
+                refused[failed["FleetId"]] = f"{error.get('Message', '')} ({error.get('Code', '')})"
     return refused

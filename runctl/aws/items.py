@@ -152,7 +152,7 @@ def source_values(source: Launched | Existing) -> Item:
     function that is not upgraded yet would terminate a machine that belongs to its owner.
     """
     if isinstance(source, Launched):
-        return {"fleet_request": source.fleet_request}
+        return {"fleet_request": source.fleet_request, "plan": source.plan}
     return {
         "existing_instance": source.instance_id,
         "fleet_request": f"{OLD_EXISTING}{source.instance_id}",
@@ -202,7 +202,7 @@ def _source(item: Mapping[str, Any]) -> Launched | Existing:
     request = str(item.get("fleet_request", ""))
     if request.startswith(OLD_EXISTING):
         return Existing(request.removeprefix(OLD_EXISTING))
-    return Launched(request)
+    return Launched(request, plan=str(item.get("plan", "")))
 
 
 def _stage(item: Mapping[str, Any]) -> AttemptStage:

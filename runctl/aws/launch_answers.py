@@ -1,4 +1,4 @@
-"""Answers of EC2 to CreateFleet: what was launched, what each pool refused, and what is fatal."""
+"""EC2's answers to CreateFleet: what was launched, which pools refused, and fatal errors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from runctl.model.machine import LaunchResult
 from runctl.model.pool import UNKNOWN, Pool
 from runctl.model.refusal import THROTTLING, RefusalKind, fatal_code, kind_of
 
-# Errors of a whole call that are refusals of every pool it asked: those that waiting may help, and
-# codes that nobody has listed. The others concern the request.
+# Errors of a whole call that count as refusals of every requested pool: those that may pass, and
+# unlisted codes. All others concern the request.
 _REFUSE_ALL_POOLS = frozenset(
     {
         RefusalKind.CAPACITY,
@@ -28,9 +28,9 @@ _REFUSE_ALL_POOLS = frozenset(
 def read_answer(
     answer: Mapping[str, Any], document: Mapping[str, Any], *, zones: Mapping[str, str]
 ) -> LaunchResult:
-    """Read the answer to the request `document`; `zones` are those of the deployment's subnets.
+    """Read the answer to the request `document`; `zones` has the zone of each subnet.
 
-    Raises what the errors mean when nothing was launched and no later request would be.
+    Raises what the errors mean if nothing was launched and no later request would succeed.
     """
     market = _market(document)
     ids: list[str] = []
@@ -44,7 +44,8 @@ def read_answer(
     return LaunchResult(
         instance_ids=tuple(ids),
         pool=pool,
-        refusals={_pool(one, market, zones): one.get("ErrorCode", "") for one in errors},
+        refusals={_pool(error, market, zones): error.get("ErrorCode", "") for error in errors},
+        market=market,
         fleet_id=answer.get("FleetId", ""),
     )
 
@@ -52,10 +53,10 @@ def read_answer(
 def refused_call(
     exc: ClientError, document: Mapping[str, Any], *, zones: Mapping[str, str]
 ) -> LaunchResult:
-    """Read the error of a whole call as the refusal of every pool; raise what concerns no pool.
+    """Read the error of a whole call as a refusal of every pool; raise what concerns no pool.
 
-    After throttling EC2 has launched nothing, but after a fault it may have: only the same request
-    again tells, so a fault is raised as TransientError.
+    After throttling EC2 has launched nothing, but after a fault it may have: only repeating the
+    request reveals that, so a fault is raised as TransientError.
     """
     code, message = code_of(exc), exc.response.get("Error", {}).get("Message", "")
     meaning = meaning_of(code, message)
@@ -64,8 +65,8 @@ def refused_call(
     )
     if code in THROTTLING or is_about_pools:
         refusals = dict.fromkeys(_asked_pools(document, zones), code)
-        return LaunchResult(instance_ids=(), pool=None, refusals=refusals)
-    # The request as a whole; waiting would not make it another one.
+        return LaunchResult(instance_ids=(), pool=None, refusals=refusals, market=_market(document))
+    # It concerns the request as a whole, which waiting does not change.
     raise meaning or _refused_launch(code, message) from exc
 
 
@@ -81,9 +82,9 @@ def _market(document: Mapping[str, Any]) -> str:
 
 
 def _pool(entry: Mapping[str, Any], market: str, zones: Mapping[str, str]) -> Pool:
-    """Return the pool that an entry of the answer is about, as far as it says.
+    """Return the pool that an entry of the answer is about, as far as it is known.
 
-    An error that concerns the whole request names no override, and a request on record may name
+    An error that concerns the whole request names no override, and a stored request may name
     subnets that the deployment has since replaced.
     """
     overrides = entry.get("LaunchTemplateAndOverrides", {}).get("Overrides", {})
@@ -93,7 +94,7 @@ def _pool(entry: Mapping[str, Any], market: str, zones: Mapping[str, str]) -> Po
 
 
 def _raise_fatal(errors: Sequence[Mapping[str, Any]]) -> None:
-    messages = {one.get("ErrorCode", ""): one.get("ErrorMessage", "") for one in errors}
+    messages = {error.get("ErrorCode", ""): error.get("ErrorMessage", "") for error in errors}
     code = fatal_code(messages)
     if code is not None:
         raise meaning_of(code, messages[code]) or _refused_launch(code, messages[code])

@@ -1,4 +1,4 @@
-"""AWS's refusals in plain words: which permission or setting is missing, and what to do."""
+"""Explanations of AWS's refusals: which permission or setting is missing, and the remedy."""
 
 import re
 
@@ -11,9 +11,9 @@ _ENCODED = re.compile(r"\s*Encoded authorization failure message: \S+")
 
 _SETTINGS = {
     "SsmAccessDenied": "EC2 may not read the parameter that names the image of the launch template "
-    "(resolve:ssm): whoever launches needs the permission ssm:GetParameters on that parameter, "
-    "which the deployment grants; deploy again, and see whether a permissions boundary or a "
-    "service control policy denies it",
+    "(resolve:ssm): the role that launches needs the permission ssm:GetParameters on that "
+    "parameter, which the deployment grants; deploy again, and check whether a permissions "
+    "boundary or a service control policy denies it",
     "ServiceLinkedRoleCreationNotPermitted": "the account has no service-linked role for EC2 Spot, "
     "and this role may not create it; create it once: "
     "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
@@ -26,7 +26,7 @@ _SETTINGS = {
 
 
 def explain_refusal(code: str, message: str) -> str:
-    """Return one sentence about a refusal: what is missing, for whom, and the remedy."""
+    """Return one sentence about a refusal: what is missing, for which role, and the remedy."""
     setting = _SETTINGS.get(code.removeprefix("AuthFailure."))
     if setting is not None:
         return f"{setting} ({code})"
@@ -38,5 +38,5 @@ def explain_refusal(code: str, message: str) -> str:
             f"the permission {found['action']}{what} was refused{who}, since {denied}; change the "
             f"policies of that role ({code})"
         )
-    told = _ENCODED.sub("", message).strip().rstrip(".")
-    return f"AWS refused the call: {told} ({code})"
+    explanation = _ENCODED.sub("", message).strip().rstrip(".")
+    return f"AWS refused the call: {explanation} ({code})"

@@ -13,6 +13,7 @@ from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
 from runctl.aws.ledger import DynamoLedger
 from runctl.aws.notices import SnsNotices
 from runctl.aws.objects import S3Objects
+from runctl.aws.prices import Ec2Prices
 from runctl.aws.quotas import Ec2Quotas
 from runctl.aws.workflow import StepFunctions
 from runctl.model.pool import MachineKind
@@ -57,6 +58,11 @@ class AccountServices:
     def quotas(self) -> Ec2Quotas:
         """Service Quotas, and EC2 for the sizes of instance types."""
         return Ec2Quotas(self.clients.get("service-quotas"), self.clients.get("ec2"))
+
+    @cached_property
+    def prices(self) -> Ec2Prices:
+        """EC2, for the prices of Spot instances."""
+        return Ec2Prices(self.clients.get("ec2"))
 
     @cached_property
     def commands(self) -> SsmCommands:

@@ -83,7 +83,8 @@ class ComputeChecks:
 
     def _price(self, pool: Pool) -> Decimal | None:
         try:
-            return self._account.price(pool)
+            prices = self._services.prices.current([pool], now=self._services.clock.now())
+            return prices.get(pool)
         except RunctlError as exc:
             logger.debug("no price of %s: %s", pool, exc)
             return None

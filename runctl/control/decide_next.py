@@ -1,6 +1,8 @@
-"""DecideNext: what follows the attempt that ended."""
+"""DecideNext: decides what follows an attempt that ended."""
 
+import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from runctl.control.ports import Services
@@ -10,9 +12,10 @@ from runctl.model.identity import continuation_name
 from runctl.model.kinds import policy_of
 from runctl.model.outcome import Outcome
 from runctl.model.run import Run
+from runctl.policy.launch_plan import remaining_wait
 
-# An execution fails at 25,000 events of history. One turn of the loop is one attempt and leaves 28,
-# a retried function a few more; 60 for each leaves room for every one of them to be repeated.
+# An execution fails at 25,000 events of history. One turn of the loop is one attempt and adds 28
+# events, and a retried function a few more. 60 events a turn allow every function to be retried.
 MAX_EVENTS, EVENTS_A_TURN = 25_000, 60
 MAX_TURNS = MAX_EVENTS // EVENTS_A_TURN - 10
 _MAX_EXECUTION_NAMES = 50
@@ -26,28 +29,30 @@ def decide_next(
     *,
     max_turns: int = MAX_TURNS,
 ) -> dict[str, Any]:
-    """Return the decision; it changes nothing, so it may be asked for again.
+    """Return the decision; this changes nothing, so it may be repeated.
 
-    `continue_as` is there when the run goes on in an execution of that name, since this one's
-    history has had its `max_turns`.
+    `continue_as` is set if the run continues in an execution of that name, because this one's
+    history has had `max_turns`.
     """
     run = services.ledger.find_run(run_id)
     if run is None:
         raise NotFoundError(f"there is no run {run_id}")
-    # A replacement launched inside the notice is on record already; it is not what ended.
-    attempts = [one for one in services.ledger.attempts(run_id) if one.number <= number]
+    # A replacement launched inside the notice is already recorded; it is not what ended.
+    attempts = [attempt for attempt in services.ledger.attempts(run_id) if attempt.number <= number]
+    now, wait = services.clock.now(), timedelta(0)
     if run.ended is not None:
         decision = Decision(kind=DecisionKind.FINISH, status=run.ended, reason=run.reason)
     else:
         ended = Outcome.from_document(dict(outcome))
-        decision = decide(
-            run, attempts, ended, policy=policy_of(run.request.kind), now=services.clock.now()
-        )
+        policy = policy_of(run.request.kind)
+        decision = decide(run, attempts, ended, policy=policy, now=now)
+        if decision.kind is DecisionKind.RELAUNCH:
+            wait = remaining_wait(ended, attempts[:-1], policy=policy, now=now)
     document: dict[str, Any] = {
         "run_id": run_id,
         "decision": decision.kind.value,
         "attempt": number + 1 if decision.kind is DecisionKind.RELAUNCH else number,
-        "wait_seconds": int(decision.wait.total_seconds()),
+        "wait_seconds": math.ceil(wait.total_seconds()),
         "reason": decision.reason,
     }
     if decision.status is not None:
@@ -59,11 +64,11 @@ def decide_next(
 
 
 def _free_name(services: Services, run: Run) -> str:
-    """Return the next execution's name; one that was refused keeps its own for 90 days."""
+    """Return the next execution's name; a refused execution keeps its name for 90 days."""
     before, _, _ = run.execution_arn.rpartition(":")
     first = run.executions + 1
     for number in range(first, first + _MAX_EXECUTION_NAMES):
         name = continuation_name(run.run_id, number)
         if not services.workflow.status_of(f"{before}:{name}"):
             return name
-    raise RequestError(f"all names up to {name} are taken by executions that were refused")
+    raise RequestError(f"all names up to {name} belong to executions that were refused")

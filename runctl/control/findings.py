@@ -8,7 +8,6 @@ from typing import Protocol
 from runctl.model.checkpoint import Manifest
 from runctl.model.errors import RunctlError
 from runctl.model.leftovers import Disk, UnfinishedUpload
-from runctl.model.pool import Pool
 from runctl.policy.garbage import StoredPart
 
 
@@ -61,10 +60,6 @@ class Account(Protocol):
 
     def dead_letters(self) -> int | None:
         """Count the events that no function could handle; None when it is not known where."""
-        ...
-
-    def price(self, pool: Pool) -> Decimal | None:
-        """Return what a machine of the pool costs in USD an hour, None when unknown."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Protocol
 
 from runctl.model.agent_ledger import AgentLedger
@@ -245,6 +246,14 @@ class Quotas(Protocol):
         ...
 
 
+class Prices(Protocol):
+    """What instances cost."""
+
+    def current(self, pools: Sequence[Pool], *, now: datetime) -> dict[Pool, Decimal]:
+        """Return the current price in USD an hour of those of `pools` whose price is known."""
+        ...
+
+
 class Commands(Protocol):
     """Asking the agent on an instance over SSM."""
 
@@ -327,6 +336,11 @@ class Services(Protocol):
     @property
     def quotas(self) -> Quotas:
         """Service Quotas."""
+        ...
+
+    @property
+    def prices(self) -> Prices:
+        """Prices of capacity pools."""
         ...
 
     @property

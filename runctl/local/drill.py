@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from runctl.aws.prices import read_spot_price
+from runctl.aws.prices import Ec2Prices
 from runctl.local.client import Json
 from runctl.local.core.market import ON_DEMAND_PRICES
 from runctl.local.testbed import Testbed, wait_for
@@ -229,9 +229,8 @@ class Drill:
         return None
 
     def _spot_price(self, pool: Pool) -> Decimal:
-        client = self.stage.clients.get("ec2")
-        price = read_spot_price(client, pool, now=datetime.now().astimezone())
-        return price if price is not None else Decimal(0)
+        prices = Ec2Prices(self.stage.clients.get("ec2"))
+        return prices.current([pool], now=datetime.now().astimezone()).get(pool, Decimal(0))
 
 
 def last_step(metrics: Path) -> int | None:

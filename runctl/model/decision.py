@@ -1,6 +1,5 @@
-"""What follows an outcome: one pure function of run, attempts, outcome and clock."""
+"""The decision after an attempt: a pure function of run, attempts, outcome and clock."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,13 +10,8 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.run import Attempt, Run
 
 STALLED_ATTEMPTS = 3
-# Taken by EC2 sooner than this, an attempt proves nothing about its trainer.
+# An attempt that EC2 takes sooner than this proves nothing about its trainer.
 SHORT_LIFE = timedelta(minutes=10)
-FIRST_BACKOFF = timedelta(seconds=30)
-MAX_BACKOFF = timedelta(minutes=30)
-# After a launch in which EC2 throttled or failed, which says nothing about capacity.
-FIRST_RETRY = timedelta(seconds=5)
-MAX_RETRY_DELAY = timedelta(minutes=5)
 
 
 class DecisionKind(str, Enum):
@@ -30,12 +24,14 @@ class DecisionKind(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What to do next. `status` is how the run ends, None for a relaunch after `wait`."""
+    """Whether the run continues; `status` is how it ends, None for a relaunch.
+
+    Where and when it is relaunched is for the launch plan (`runctl.policy.launch_plan`).
+    """
 
     kind: DecisionKind
     reason: str
     status: RunStatus | None = None
-    wait: timedelta = timedelta(0)
 
 
 def decide(
@@ -54,14 +50,14 @@ def decide(
     limits = _Limits(run, attempts, outcome, policy, now)
     match outcome.kind:
         case OutcomeKind.COMPLETED if policy.restarts_indefinitely:
-            return limits.check() or _restart("the program ended", attempts)
+            return limits.check() or _relaunch("the program ended")
         case OutcomeKind.COMPLETED:
             return _finish(RunStatus.COMPLETED, "the trainer is done")
         case OutcomeKind.STOPPED:
             return _finish(RunStatus.STOPPED, outcome.reason or "stopped by the user")
         case OutcomeKind.FAILED if policy.restarts_indefinitely and is_own_failure(outcome):
             reason = f"the program failed with exit code {outcome.exit_code}"
-            return limits.check() or _restart(reason, attempts)
+            return limits.check() or _relaunch(reason)
         case OutcomeKind.FAILED:
             return _after_failure(run, attempts, outcome, limits=limits)
         case OutcomeKind.UNKNOWN:
@@ -70,8 +66,7 @@ def decide(
             return limits.check() or _relaunch(
                 "EC2 gave no answer for some pools"
                 if outcome.retry_soon
-                else "no pool has capacity",
-                wait=_backoff(attempts, outcome),
+                else "no pool has capacity"
             )
         case OutcomeKind.INTERRUPTED | OutcomeKind.LOST:
             if not run.request.auto_resume:
@@ -86,17 +81,21 @@ def decide(
 def _after_failure(
     run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, limits: "_Limits"
 ) -> Decision:
-    """Retry what the request says, until it happens too often or makes no difference.
+    """Retry the exit codes that the request lists, up to its limit and while the run progresses.
 
-    These failures have a limit of their own, so interruptions leave it alone; but each retry is an
-    attempt, and `max_attempts` and the deadline hold for every launch.
+    Interruptions do not count towards that limit. But each retry is an attempt, and `max_attempts`
+    and the deadline apply to every launch.
     """
     retry = run.request.retry
     reason = outcome.reason or "the trainer failed"
     if not (limits.policy.retries_failures and retry.covers(outcome.exit_code)):
         return _give_up(reason)
     earlier = [attempt for attempt in attempts[:-1] if is_own_failure(attempt.ended)]
-    same = [one for one in earlier if one.ended and one.ended.failure_id == outcome.failure_id]
+    same = [
+        attempt
+        for attempt in earlier
+        if attempt.ended and attempt.ended.failure_id == outcome.failure_id
+    ]
     if same and not _progressed_since(run, same[-1], outcome):
         return _give_up(f"the same failure twice without progress in between: {reason}")
     failures = len(earlier) + 1
@@ -111,19 +110,8 @@ def _after_failure(
     )
 
 
-def _restart(reason: str, attempts: Sequence[Attempt]) -> Decision:
-    """Start a program again that ended by itself, later with each time in a row that it did."""
-    earlier = itertools.takewhile(_ended_by_itself, reversed(attempts[:-1]))
-    return _relaunch(reason, wait=_doubled(FIRST_RETRY, sum(1 for _ in earlier), MAX_RETRY_DELAY))
-
-
-def _ended_by_itself(attempt: Attempt) -> bool:
-    ended = attempt.ended
-    return is_own_failure(ended) or (ended is not None and ended.kind is OutcomeKind.COMPLETED)
-
-
 def _progressed_since(run: Run, failed: Attempt, outcome: Outcome) -> bool:
-    """Whether the run has come further than it was when the attempt `failed`."""
+    """Return whether the run has progressed since the attempt `failed`."""
     before = None if failed.ended is None else failed.ended.step
     if before is not None and outcome.step is not None:
         return outcome.step > before
@@ -159,7 +147,7 @@ class _Limits:
         return None
 
     def _is_conclusive(self, attempt: Attempt) -> bool:
-        """Whether an attempt without progress counts against the run."""
+        """Return whether an attempt without progress counts against the run."""
         last = self.attempts[-1]
         if _was_cut_short(attempt, last, self.outcome, now=self.now):
             return False
@@ -168,7 +156,7 @@ class _Limits:
 
 
 def _stalled(run: Run) -> str:
-    """Say that the last attempts came to nothing; those of a program that starts anew, why."""
+    """Explain that the last attempts made no progress, and why if the program does not resume."""
     if run.best_step is not None and run.step is not None and run.step < run.best_step:
         return (
             f"{STALLED_ATTEMPTS} attempts in a row saved no step beyond {run.best_step}, which the "
@@ -182,10 +170,10 @@ def _stalled(run: Run) -> str:
 
 
 def _was_cut_short(attempt: Attempt, last: Attempt, outcome: Outcome, *, now: datetime) -> bool:
-    """Whether EC2 took the machine so soon that no checkpoint could be expected of it.
+    """Return whether EC2 took the instance too soon to expect a checkpoint.
 
-    However often in a row: that is no reason to give a run up. `last` ended with `outcome`, which
-    may not be on its record yet.
+    That is never a reason to give up, however often it happens in a row. `last` ended with
+    `outcome`, which may not be recorded yet.
     """
     ended = attempt.ended or (outcome if attempt.number == last.number else None)
     if ended is None or ended.kind is not OutcomeKind.INTERRUPTED or attempt.launched_at is None:
@@ -194,12 +182,12 @@ def _was_cut_short(attempt: Attempt, last: Attempt, outcome: Outcome, *, now: da
 
 
 def _progressed(run: Run, tail: Sequence[Attempt]) -> bool:
-    """Whether an attempt of `tail` made progress.
+    """Return whether an attempt of `tail` made progress.
 
-    The agents record that with each commit. Of a run that only older agents have saved: whether
-    one committed a checkpoint beyond the one it started from. Only the holder of the fence commits,
-    so what was committed after the first of them began to train is theirs. Attempts that never
-    came that far, such as those whose boot fails, made no progress.
+    Agents record progress with each commit. For a run that only older agents have saved, it is a
+    checkpoint beyond the one that the attempt started from: only the holder of the fence commits,
+    so a commit after the first of these attempts began to train is theirs. Attempts that never
+    began to train, for example because booting failed, made no progress.
     """
     if run.save:
         return (run.progressed_attempt or 0) >= tail[0].number
@@ -221,36 +209,17 @@ def is_progress(
     best_step: int | None,
     has_news: bool,
 ) -> bool:
-    """Whether an attempt makes progress with a commit of `step`.
+    """Return whether an attempt makes progress with a commit of `step`.
 
-    It does if it resumed, so that its first numbered save was not below the step it was given, and
-    is beyond that one now; or if it is beyond the best step of the run. As long as none of its
-    saves has a number, anything new counts.
+    It does if it resumed, that is, its first numbered save was not below the step it was given, and
+    is beyond that step now; or if it is beyond the run's best step. While none of its saves has a
+    number, anything new counts.
     """
     if step is None or first_step is None:
         return has_news
     if best_step is None or step > best_step:
         return True
     return given_step is not None and first_step >= given_step and step > given_step
-
-
-def _backoff(attempts: Sequence[Attempt], outcome: Outcome) -> timedelta:
-    """Double with each refusal of the same sort since the last machine.
-
-    From 30 s to 30 min where the pools had nothing to give, from 5 s to 5 min where some of them
-    gave no answer.
-    """
-    earlier = itertools.takewhile(lambda one: not one.was_launched, reversed(attempts[:-1]))
-    same = sum(one.ended is None or one.ended.retry_soon == outcome.retry_soon for one in earlier)
-    first, longest = (
-        (FIRST_RETRY, MAX_RETRY_DELAY) if outcome.retry_soon else (FIRST_BACKOFF, MAX_BACKOFF)
-    )
-    return _doubled(first, same, longest)
-
-
-def _doubled(first: timedelta, times: int, longest: timedelta) -> timedelta:
-    doubled: timedelta = first * 2 ** min(times, 16)
-    return min(doubled, longest)
 
 
 def _finish(status: RunStatus, reason: str) -> Decision:
@@ -261,5 +230,5 @@ def _give_up(reason: str) -> Decision:
     return Decision(kind=DecisionKind.GIVE_UP, status=RunStatus.FAILED, reason=reason)
 
 
-def _relaunch(reason: str, *, wait: timedelta = timedelta(0)) -> Decision:
-    return Decision(kind=DecisionKind.RELAUNCH, reason=reason, wait=wait)
+def _relaunch(reason: str) -> Decision:
+    return Decision(kind=DecisionKind.RELAUNCH, reason=reason)

@@ -13,12 +13,14 @@ from runctl.model.pool import Pool
 class LaunchResult:
     """What CreateFleet gave: instances, or the refusal of each pool (EC2 error code).
 
-    Without a `fleet_id` EC2 refused the call, and would not give the same answer to a replay.
+    `market` is the one that was requested. Without a `fleet_id` EC2 refused the call, and would not
+    give the same answer to a replay.
     """
 
     instance_ids: tuple[str, ...]
     pool: Pool | None
     refusals: Mapping[Pool, str]
+    market: str
     fleet_id: str = ""
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
@@ -30,7 +31,8 @@ class Outcome:
     negative for the signal that ended it. `step` and `save` are those of the newest checkpoint at
     that time. `fingerprint` identifies a failure whose `reason` says more than the trainer's last
     words do. `retry_soon` is set when nothing could be launched and a pool gave no answer: EC2
-    throttled the request, failed, or said something that is not known.
+    throttled the request, failed, or said something that is not known. `retry_at` is when the next
+    launch is planned after one that launched nothing.
     """
 
     kind: OutcomeKind
@@ -40,6 +42,7 @@ class Outcome:
     save: int | None = None
     fingerprint: str = ""
     retry_soon: bool = False
+    retry_at: datetime | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", shorten_reason(self.reason))
@@ -57,6 +60,8 @@ class Outcome:
             document["fingerprint"] = self.fingerprint
         if self.retry_soon:
             document["retry_soon"] = True
+        if self.retry_at is not None:
+            document["retry_at"] = self.retry_at.isoformat()
         return document
 
     @classmethod
@@ -85,6 +90,7 @@ class Outcome:
             save=_whole(document.get("save")),
             fingerprint=str(document.get("fingerprint", "")),
             retry_soon=document.get("retry_soon") is True,
+            retry_at=_instant(document.get("retry_at")),
         )
 
     @property
@@ -98,6 +104,14 @@ def _whole(value: Any) -> int | None:
         return None if value is None else int(value)
     except (TypeError, ValueError):
         return None
+
+
+def _instant(value: Any) -> datetime | None:
+    try:
+        instant = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return instant if instant.tzinfo else None
 
 
 class RunStatus(str, Enum):

@@ -90,9 +90,13 @@ class AttemptStage(str, Enum):
 
 @dataclass(frozen=True)
 class Launched:
-    """An attempt whose machine is launched with a CreateFleet request, kept for verbatim replay."""
+    """An attempt whose machine is launched with a CreateFleet request, kept for verbatim replay.
+
+    `plan` is the reason of the launch plan: why it requests these pools, or nothing yet.
+    """
 
     fleet_request: str = ""
+    plan: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,11 @@ class Attempt:
     def fleet_request(self) -> str:
         """The CreateFleet request as sent; empty on an existing instance."""
         return self.source.fleet_request if isinstance(self.source, Launched) else ""
+
+    @property
+    def plan(self) -> str:
+        """Why its launch requests the pools that it does; empty on an existing instance."""
+        return self.source.plan if isinstance(self.source, Launched) else ""
 
     @property
     def is_on_existing_instance(self) -> bool:

@@ -1,9 +1,8 @@
-"""A round of launch requests that gave no machine: whether to wait, for how long, and why."""
+"""Rounds of launch requests that launched nothing: whether waiting can help, and why not."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import UNKNOWN, Pool
 from runctl.model.quota import VcpuQuota, console, quota_of
 from runctl.model.refusal import RefusalKind, kind_of
@@ -12,25 +11,43 @@ MAX_POOLS_SHOWN = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round:
-    """What was asked in a round, over all markets of the run, and what is known about the answers.
+class QuotaFacts:
+    """What was looked up about the quotas that refused.
 
-    `candidates` are all pools that the run accepts, `refusals` the code of each that refused.
-    `allowed` has the value in vCPUs of each quota that was looked up, None where it could not be
-    read; `vcpus` has how many an instance of a type takes, as far as EC2 said. `had_machine` is set
-    when EC2 has given the run a machine before.
+    `allowed` has the value of each quota in vCPUs, None if it could not be read. `vcpus` has the
+    vCPUs of an instance of each type, as far as they are known.
+    """
+
+    region: str = ""
+    allowed: Mapping[VcpuQuota, int | None] = field(default_factory=dict)
+    vcpus: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One request to each market of a run, none of which launched an instance.
+
+    `candidates` are all pools that the run accepts, `refusals` the error codes of those that
+    refused. `had_machine` says that EC2 has launched an instance for the run before.
     """
 
     candidates: tuple[Pool, ...]
     refusals: Mapping[Pool, str]
-    region: str = ""
-    allowed: Mapping[VcpuQuota, int | None] = field(default_factory=dict)
-    vcpus: Mapping[str, int] = field(default_factory=dict)
+    quotas: QuotaFacts = field(default_factory=QuotaFacts)
     had_machine: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The conclusion from a round: whether it is final, and whether to try again soon."""
+
+    is_final: bool
+    reason: str
+    retry_soon: bool = False
+
+
 def refused_quotas(candidates: Sequence[Pool], refusals: Mapping[Pool, str]) -> list[VcpuQuota]:
-    """Return the quotas that stood in the way of a launch, as far as they are known."""
+    """Return the quotas that prevented a launch, as far as they are known."""
     pools = [
         pool
         for pool in candidates
@@ -40,45 +57,45 @@ def refused_quotas(candidates: Sequence[Pool], refusals: Mapping[Pool, str]) -> 
         )
     ]
     found = [quota_of(pool.instance_type, pool.market) for pool in pools]
-    return [one for one in dict.fromkeys(found) if one is not None]
+    return [quota for quota in dict.fromkeys(found) if quota is not None]
 
 
-def settle(asked: Round) -> Outcome:
-    """Return the outcome of an attempt that got no machine.
+def judge(asked: Round) -> Verdict:
+    """Return whether waiting can help after a round that launched nothing.
 
-    It has failed, and with it the run, when waiting cannot help: when each pool that the run
-    accepts is one whose zone lacks the type, or one of a quota that is smaller than the type, and
-    EC2 said nothing else. A quota whose value is not known ends nothing.
+    It cannot if for every pool that the run accepts either the zone does not offer the type, or
+    the quota is smaller than the type, and EC2 gave no other reason. A quota whose value is not
+    known is never final.
     """
     kinds = {kind_of(code) for code in asked.refusals.values()}
     unsupported = {pool for pool in asked.candidates if _is_unsupported(asked, pool)}
     beyond_quota = {pool for pool in asked.candidates if _is_beyond_quota(asked, pool)}
-    # EC2 also calls a type unsupported for other reasons, for a while. One that it gave before
+    # EC2 also calls a type unsupported for temporary reasons. A type that it launched before
     # exists.
-    is_over = (
+    is_final = (
         bool(kinds)
         and kinds <= {RefusalKind.UNSUPPORTED, RefusalKind.QUOTA}
         and unsupported | beyond_quota == set(asked.candidates)
         and not (unsupported and asked.had_machine)
     )
-    if is_over:
+    if is_final:
         reasons = [*_explain_unsupported(unsupported - beyond_quota), *_explain_quotas(asked)]
-        return Outcome(
-            kind=OutcomeKind.FAILED,
+        return Verdict(
+            is_final=True,
             reason=f"the launch was refused, and waiting will not help: {'; '.join(reasons)}",
         )
     shown = [f"{pool}: {code}" for pool, code in list(asked.refusals.items())[:MAX_POOLS_SHOWN]]
     if left := len(asked.refusals) - len(shown):
         shown.append(f"{left} more pools")
-    return Outcome(
-        kind=OutcomeKind.NO_CAPACITY,
+    return Verdict(
+        is_final=False,
         reason="; ".join([*shown, *_explain_quotas(asked)]),
         retry_soon=any(not kind.is_answer for kind in kinds),
     )
 
 
 def _is_about(refusing: Pool, pool: Pool) -> bool:
-    """Whether a refusal concerns a pool; EC2 may leave out the type or the zone."""
+    """Return whether a refusal concerns a pool; EC2 may leave out the type or the zone."""
     return (
         refusing.market == pool.market
         and refusing.instance_type in {UNKNOWN, pool.instance_type}
@@ -95,8 +112,8 @@ def _is_unsupported(asked: Round, pool: Pool) -> bool:
 
 def _is_beyond_quota(asked: Round, pool: Pool) -> bool:
     quota = quota_of(pool.instance_type, pool.market)
-    allowed = None if quota is None else asked.allowed.get(quota)
-    return allowed is not None and allowed < asked.vcpus.get(pool.instance_type, 1)
+    allowed = None if quota is None else asked.quotas.allowed.get(quota)
+    return allowed is not None and allowed < asked.quotas.vcpus.get(pool.instance_type, 1)
 
 
 def _explain_unsupported(pools: set[Pool]) -> Iterator[str]:
@@ -106,7 +123,7 @@ def _explain_unsupported(pools: set[Pool]) -> Iterator[str]:
     zones = _listed({pool.zone for pool in pools})
     markets = _listed({pool.market for pool in pools})
     yield (
-        f"EC2 does not offer {types} in {zones} ({markets}); it says the same of a misspelled "
+        f"EC2 does not offer {types} in {zones} ({markets}); it says the same about a misspelled "
         "type: check the name with `aws ec2 describe-instance-type-offerings --location-type "
         "availability-zone`, name other types, or deploy into zones that have it"
     )
@@ -118,9 +135,9 @@ def _explain_quotas(asked: Round) -> Iterator[str]:
         yield _explain_quota(asked, quota)
     codes = {kind_of(code): code for code in asked.refusals.values()}
     if RefusalKind.FLEETS in codes:
-        yield f"the account has too many EC2 fleets; see {console(asked.region)}"
+        yield f"the account has too many EC2 fleets; see {console(asked.quotas.region)}"
     elif RefusalKind.QUOTA in codes and not known:
-        yield f"a quota of the account is used up; see {console(asked.region)}"
+        yield f"a quota of the account is used up; see {console(asked.quotas.region)}"
 
 
 def _explain_quota(asked: Round, quota: VcpuQuota) -> str:
@@ -129,18 +146,19 @@ def _explain_quota(asked: Round, quota: VcpuQuota) -> str:
         for pool in asked.candidates
         if quota_of(pool.instance_type, pool.market) == quota
     }
-    sizes = sorted((asked.vcpus[kind], kind) for kind in types if kind in asked.vcpus)
+    facts = asked.quotas
+    sizes = sorted((facts.vcpus[name], name) for name in types if name in facts.vcpus)
     need = f"{sizes[0][0]} vCPUs for {sizes[0][1]}" if sizes else f"some for {_listed(types)}"
-    allowed, link = asked.allowed.get(quota), quota.console(asked.region)
+    allowed, link = facts.allowed.get(quota), quota.console(facts.region)
     if allowed is None:
         return (
-            f"quota {quota} in {asked.region} does not suffice; its value could not be read, and "
+            f"quota {quota} in {facts.region} does not suffice; its value could not be read, and "
             f"the run needs {need}; see {link}"
         )
-    says = f"quota {quota} is {allowed} vCPUs in {asked.region}, and the run needs {need}"
+    says = f"quota {quota} is {allowed} vCPUs in {facts.region}, and the run needs {need}"
     if allowed < (sizes[0][0] if sizes else 1):
-        return f"{says}; ask for a higher quota at {link}, or name types of other families"
-    return f"{says}: other instances use it up; end some, or ask for a higher quota at {link}"
+        return f"{says}; request a higher quota at {link}, or name types of other families"
+    return f"{says}: other instances use it up; end some, or request a higher quota at {link}"
 
 
 def _listed(names: set[str]) -> str:

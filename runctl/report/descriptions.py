@@ -8,7 +8,7 @@ from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.model.saving import Saving
 from runctl.report.documents import failures, interruptions, unfinished_final_saves
 from runctl.report.reasons import brief
-from runctl.report.wording import format_size, say_duration, say_short
+from runctl.report.wording import format_size, say_duration, say_instant, say_short
 
 NOTHING = "–"
 # From this number on, missed final saves are no accident.
@@ -26,7 +26,7 @@ def describe_attempt(attempt: Attempt) -> str:
     if attempt.stage is AttemptStage.RUNNING and "started" in attempt.timeline:
         return f"trains{where} from {_start_of(attempt)}"
     if attempt.stage is AttemptStage.LAUNCHING:
-        return "requests an instance"
+        return f"requests an instance: {attempt.plan}" if attempt.plan else "requests an instance"
     return f"prepares{where}"
 
 
@@ -34,6 +34,14 @@ def _start_of(attempt: Attempt) -> str:
     if attempt.resume_step is None and not attempt.resume_save:
         return "the beginning"
     return name_of(attempt.resume_step, attempt.resume_save)
+
+
+def next_launch_text(attempts: Sequence[Attempt], *, now: datetime) -> str:
+    """Return when the next launch is planned; empty if the run does not wait for one."""
+    ended = attempts[-1].ended if attempts else None
+    if ended is None or ended.retry_at is None or ended.retry_at <= now:
+        return ""
+    return f"{say_instant(ended.retry_at)}, in {say_duration(ended.retry_at - now)}"
 
 
 def checkpoint_text(run: Run, *, now: datetime) -> str:

@@ -61,6 +61,7 @@ def _attempt_document(attempt: Attempt) -> dict[str, Any]:
         "number": attempt.number,
         "stage": attempt.stage.value,
         "outcome": None if attempt.ended is None else attempt.ended.as_document(),
+        "plan": attempt.plan,
         "pool": attempt.pool,
         "instance_ids": list(attempt.instance_ids),
         "launched_at": instant_text(attempt.launched_at),

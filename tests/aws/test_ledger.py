@@ -234,8 +234,9 @@ def test_second_opening_finds_the_first_ones_request(ledger):
 def test_a_later_try_replaces_the_request_until_something_was_launched(ledger):
     ledger.create_run(a_run())
     ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("first"), now=NOW)
-    held = ledger.open_attempt("run-1", 1, launch_try=2, source=Launched("second"), now=NOW)
-    assert (held.launch_try, held.fleet_request) == (2, "second")
+    planned = Launched("second", plan="on-demand, after spot launched nothing")
+    held = ledger.open_attempt("run-1", 1, launch_try=2, source=planned, now=NOW)
+    assert (held.launch_try, held.source) == (2, planned)
     ledger.record_launch("run-1", 1, instance_ids=["i-1"], pool="a/b/spot", now=NOW)
     held = ledger.open_attempt("run-1", 1, launch_try=3, source=Launched("third"), now=NOW)
     assert (held.launch_try, held.instance_ids) == (2, ("i-1",))

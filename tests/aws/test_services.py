@@ -15,7 +15,7 @@ from runctl.aws.deployment import read_deployment
 from runctl.aws.logs import LogReader
 from runctl.aws.notices import SnsNotices
 from runctl.aws.objects import S3Objects
-from runctl.aws.prices import read_spot_price
+from runctl.aws.prices import Ec2Prices
 from runctl.aws.workflow import StepFunctions
 from runctl.model.errors import InvalidRequestError, NotFoundError, RefusedError, TransientError
 from runctl.model.pool import Pool
@@ -352,20 +352,32 @@ def test_log_lines_are_read_once_and_in_order():
     assert reader.read("run-1/0001", since=now + timedelta(seconds=1))[0] == []
 
 
-def test_the_price_is_the_newest_that_is_told():
+def test_the_price_of_a_spot_pool_is_the_newest_and_others_have_none():
     client = boto3.client("ec2")
     now = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    spot, elsewhere = (Pool("m5.large", f"us-east-1{zone}", "spot") for zone in "ab")
 
     def row(price, hours):
-        return {"SpotPrice": price, "Timestamp": now - timedelta(hours=hours)}
+        return {
+            "SpotPrice": price,
+            "Timestamp": now - timedelta(hours=hours),
+            "InstanceType": "m5.large",
+            "AvailabilityZone": "us-east-1a",
+        }
 
     with Stubber(client) as stub:
-        history = {"SpotPriceHistory": [row("0.05", 1), row("0.04", 9)]}
-        stub.add_response("describe_spot_price_history", history)
-        stub.add_response("describe_spot_price_history", {"SpotPriceHistory": []})
-        pool = Pool("m5.large", "us-east-1a", "spot")
-        assert read_spot_price(client, pool, now=now) == Decimal("0.05")
-        assert read_spot_price(client, pool, now=now) is None
+        stub.add_response(
+            "describe_spot_price_history",
+            {"SpotPriceHistory": [row("0.05", 1), row("0.04", 9)]},
+            {
+                "InstanceTypes": ["m5.large"],
+                "ProductDescriptions": ["Linux/UNIX"],
+                "StartTime": now,
+            },
+        )
+        prices = Ec2Prices(client)
+        assert prices.current([spot, elsewhere], now=now) == {spot: Decimal("0.05")}
+        assert prices.current([Pool("m5.large", "us-east-1a", "on-demand")], now=now) == {}
 
 
 def test_clients_are_made_once_with_limits_and_the_given_connection():

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 
 from runctl.model.errors import (
     FencedError,
@@ -416,10 +417,11 @@ class FakeFleet:
         self.requests.append(request)
         document = json.loads(request)
         pools = [Pool.parse(text) for text in document["pools"]]
+        (market,) = {pool.market for pool in pools}
         if self.call_error:
             # As for a throttled call: no fleet is made, and the token is not remembered.
             codes = dict.fromkeys(pools, self.call_error)
-            return LaunchResult(instance_ids=(), pool=None, refusals=codes)
+            return LaunchResult(instance_ids=(), pool=None, refusals=codes, market=market)
         if document["token"] in self.answers:
             return self.answers[document["token"]]
         refused = {pool: self.refusals[pool] for pool in pools if pool in self.refusals}
@@ -445,7 +447,9 @@ class FakeFleet:
             created_at=self._clock.now(),
             instance_ids=ids,
         )
-        answer = LaunchResult(instance_ids=ids, pool=granted, refusals=refused, fleet_id=fleet_id)
+        answer = LaunchResult(
+            instance_ids=ids, pool=granted, refusals=refused, market=market, fleet_id=fleet_id
+        )
         self.answers[document["token"]] = answer
         return answer
 
@@ -497,6 +501,16 @@ class FakeFleet:
 
     def live(self) -> list[Machine]:
         return [one for one in self.machines.values() if one.is_live]
+
+
+class FakePrices:
+    """The prices that a test sets, in USD an hour."""
+
+    def __init__(self) -> None:
+        self.known: dict[Pool, Decimal] = {}
+
+    def current(self, pools: Sequence[Pool], *, now: datetime) -> dict[Pool, Decimal]:
+        return {pool: self.known[pool] for pool in pools if pool in self.known}
 
 
 class FakeQuotas:
@@ -609,13 +623,14 @@ class World:
     def __post_init__(self) -> None:
         self.fleet = FakeFleet(self.clock, zones=self.zones)
         self.quotas = FakeQuotas()
+        self.prices = FakePrices()
         self.commands = FakeCommands(self.fleet)
         self.workflow = FakeWorkflow()
         self.objects = FakeObjects()
         self.notices = FakeNotices()
 
 
-PORTS = ("ledger", "fleet", "quotas", "commands", "workflow", "objects", "notices")
+PORTS = ("ledger", "fleet", "quotas", "prices", "commands", "workflow", "objects", "notices")
 
 
 class CrashError(BaseException):

@@ -52,7 +52,6 @@ class FakeAccount:
     begun: list[UnfinishedUpload] = field(default_factory=list)
     stores: dict[str, FakeStore] = field(default_factory=dict)
     letters: int | None = 0
-    prices: dict = field(default_factory=dict)
 
     def disks(self):
         return list(self.volumes.values())
@@ -74,9 +73,6 @@ class FakeAccount:
 
     def dead_letters(self):
         return self.letters
-
-    def price(self, pool):
-        return self.prices.get(pool)
 
 
 class Clinic:
@@ -189,7 +185,7 @@ def left_over_machine(clinic):
 def test_a_machine_that_nobody_wants_is_found_with_its_price_and_terminated(clinic):
     instance_id = left_over_machine(clinic)
     pool = clinic.world.fleet.machines[instance_id].pool
-    clinic.account.prices[pool] = Decimal("0.25")
+    clinic.world.prices.known[pool] = Decimal("0.25")
     assert clinic.look() == {"machines": [instance_id]}
     assert clinic.find(instance_id).usd_per_hour == Decimal("0.25")
     assert clinic.fix() == ([instance_id], {})
@@ -199,10 +195,10 @@ def test_a_machine_that_nobody_wants_is_found_with_its_price_and_terminated(clin
 def test_a_price_that_may_not_be_asked_for_does_not_hide_the_machine(clinic):
     instance_id = left_over_machine(clinic)
 
-    def price(_pool):
-        raise RefusedError("no permission")
+    def current(_pools, *, now):
+        raise RefusedError(f"no permission at {now}")
 
-    clinic.account.price = price
+    clinic.world.prices.current = current
     assert clinic.look() == {"machines": [instance_id]}
     assert clinic.find(instance_id).usd_per_hour is None
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -13,6 +14,7 @@ from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, Tran
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage, Launched
+from runctl.policy.launch_plan import Launch, LaunchPolicy, Refuse, Wait, plan_launch
 from tests.control.fakes import START, CrashError, Fragile, World
 from tests.control.scenes import RUN, launched, prepared
 
@@ -59,6 +61,84 @@ def test_a_request_on_record_is_replayed_verbatim_though_the_pools_have_changed(
     launch_instances(world, RUN, 1)
     first, second = world.fleet.requests
     assert first == second
+
+
+def test_a_stored_request_is_replayed_without_a_new_plan():
+    world = prepared()
+    with pytest.raises(CrashError):
+        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+    planned = world.ledger.find_attempt(RUN, 1).plan
+
+    def plan(_seen):
+        raise AssertionError("the stored request decides")
+
+    assert launch_instances(world, RUN, 1, policy=LaunchPolicy(plan=plan)) == LAUNCHED
+    assert len(world.fleet.machines) == 1
+    assert world.ledger.find_attempt(RUN, 1).plan == planned
+
+
+def test_the_reason_of_the_plan_is_stored_with_the_attempt():
+    world = prepared(market="spot-then-on-demand")
+    refuse(world, SPOT)
+    launch_instances(world, RUN, 1)
+    plan = world.ledger.find_attempt(RUN, 1).plan
+    assert plan.startswith("m5.large/us-east-1a/on-demand")
+    assert plan.endswith("after spot launched nothing")
+
+
+def test_a_plan_to_wait_requests_nothing_until_then_and_launches_after():
+    world = prepared()
+    until = START + timedelta(hours=2)
+
+    def plan(seen):
+        if seen.now < until:
+            return Wait(until=until, reason="spot is cheaper at night")
+        return plan_launch(seen)
+
+    policy = LaunchPolicy(plan=plan)
+    launch = launch_instances(world, RUN, 1, policy=policy)
+    assert (launch["launched"], launch["outcome"]["kind"]) == (False, "no_capacity")
+    assert launch["outcome"]["retry_at"] == until.isoformat()
+    assert world.fleet.requests == []
+    world.clock.advance(timedelta(minutes=30))
+    # A call that is repeated meanwhile is answered the same way.
+    assert launch_instances(world, RUN, 1, policy=policy) == launch
+    confirmed = confirm_checkpoint(world, RUN, 1, launch["outcome"])
+    decided = decide_next(world, RUN, 1, confirmed["outcome"])
+    assert (decided["decision"], decided["attempt"]) == ("relaunch", 2)
+    assert decided["wait_seconds"] == 5400
+    waiting = world.ledger.find_attempt(RUN, 1)
+    assert (waiting.ended.reason, waiting.ended.retry_at) == ("spot is cheaper at night", until)
+    world.clock.advance(timedelta(seconds=decided["wait_seconds"]))
+    assert launch_instances(world, RUN, 2, policy=policy) == {**LAUNCHED, "attempt": 2}
+
+
+def test_a_plan_that_refuses_ends_the_run_with_its_reason():
+    world = prepared()
+
+    def plan(_seen):
+        return Refuse(reason="no region is allowed; name one in cdk.json")
+
+    launch = launch_instances(world, RUN, 1, policy=LaunchPolicy(plan=plan))
+    assert world.fleet.requests == []
+    confirmed = confirm_checkpoint(world, RUN, 1, launch["outcome"])
+    decided = decide_next(world, RUN, 1, confirmed["outcome"])
+    assert (decided["decision"], decided["status"]) == ("give_up", "failed")
+    assert decided["reason"] == "no region is allowed; name one in cdk.json"
+
+
+def test_a_plan_that_needs_prices_observes_them_and_may_choose_by_them():
+    world = prepared()
+    world.prices.known = {SPOT[0]: Decimal("0.09"), SPOT[3]: Decimal("0.03")}
+
+    def plan(seen):
+        cheapest = min(seen.prices, key=seen.prices.__getitem__)
+        return Launch(pools=(cheapest,), market=cheapest.market, reason="the cheapest pool")
+
+    policy = LaunchPolicy(plan=plan, needs_prices=True)
+    assert launch_instances(world, RUN, 1, policy=policy) == LAUNCHED
+    attempt = world.ledger.find_attempt(RUN, 1)
+    assert (Pool.parse(attempt.pool), attempt.plan) == (SPOT[3], "the cheapest pool")
 
 
 def test_refusing_pools_cool_and_the_reason_names_them():
@@ -159,7 +239,7 @@ def test_a_quota_that_others_use_up_is_waited_for_and_said_with_its_numbers_and_
     assert launch["outcome"]["reason"].endswith(
         "quota L-34B43A08 (All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests) is 16 "
         "vCPUs in us-east-1, and the run needs 2 vCPUs for c5.large: other instances use it up; "
-        "end some, or ask for a higher quota at https://us-east-1.console.aws.amazon.com/"
+        "end some, or request a higher quota at https://us-east-1.console.aws.amazon.com/"
         "servicequotas/home/services/ec2/quotas/L-34B43A08"
     )
 

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.model.decision import (
-    MAX_BACKOFF,
     STALLED_ATTEMPTS,
     DecisionKind,
     decide,
@@ -83,7 +82,6 @@ runs = st.builds(
 def test_something_always_follows(run, tried, outcome):
     decision = decide(run, tried, outcome, policy=TRAINING, now=NOW)
     assert decision.reason
-    assert timedelta(0) <= decision.wait <= MAX_BACKOFF
     if decision.kind is DecisionKind.RELAUNCH:
         assert decision.status is None
     else:
@@ -234,42 +232,6 @@ def test_fewer_attempts_than_that_are_not_a_pattern():
     )
 
 
-def test_refusals_in_a_row_wait_twice_as_long_up_to_half_an_hour():
-    refused = [an_attempt(number, launched=False) for number in range(1, 12)]
-    waits = [
-        decide(a_run(), refused[:count], NO_CAPACITY, policy=TRAINING, now=NOW).wait.total_seconds()
-        for count in range(1, 12)
-    ]
-    assert waits[:4] == [30, 60, 120, 240]
-    assert waits[-1] == 1800
-
-
-def test_pools_that_gave_no_answer_are_asked_again_after_seconds_up_to_five_minutes():
-    unanswered = replace(NO_CAPACITY, retry_soon=True)
-    refused = [replace(an_attempt(one, launched=False), ended=unanswered) for one in range(1, 12)]
-    waits = [
-        decide(a_run(), refused[:count], unanswered, policy=TRAINING, now=NOW).wait.total_seconds()
-        for count in range(1, 12)
-    ]
-    assert waits[:4] == [5, 10, 20, 40]
-    assert waits[-1] == 300
-    # They do not count when the pools have nothing to give, and the other way round.
-    assert decide(a_run(), refused, NO_CAPACITY, policy=TRAINING, now=NOW).wait == timedelta(
-        seconds=30
-    )
-    scarce = [replace(one, ended=NO_CAPACITY) for one in refused]
-    assert decide(a_run(), scarce, unanswered, policy=TRAINING, now=NOW).wait == timedelta(
-        seconds=5
-    )
-
-
-def test_a_launch_ends_the_row_of_refusals():
-    tried = [an_attempt(1, launched=False), an_attempt(2), an_attempt(3, launched=False)]
-    assert decide(a_run(), tried, NO_CAPACITY, policy=TRAINING, now=NOW).wait == timedelta(
-        seconds=30
-    )
-
-
 # Failures of the trainer itself, with `retry`.
 
 
@@ -292,9 +254,9 @@ def after(run, *outcomes):
     return decide(run, ended(*outcomes), outcomes[-1], policy=TRAINING, now=NOW)
 
 
-def test_a_failure_that_is_to_be_retried_is_relaunched_at_once():
+def test_a_failure_that_is_to_be_retried_is_relaunched():
     decision = after(retrying(), failed(step=4))
-    assert (decision.kind, decision.wait) == (DecisionKind.RELAUNCH, timedelta(0))
+    assert decision.kind is DecisionKind.RELAUNCH
     assert "exit code 1" in decision.reason
     assert "1 of 3" in decision.reason
 
@@ -494,16 +456,6 @@ def test_a_service_is_restarted_beyond_every_limit_but_the_deadline(outcome):
 )
 def test_a_service_ends_when_it_is_stopped_or_cannot_be_launched(outcome, status):
     assert decide(a_run(), [an_attempt(1)], outcome, policy=SERVICE, now=NOW).status is status
-
-
-def test_a_service_that_keeps_failing_is_restarted_ever_later():
-    waits = [
-        decide(
-            a_run(), ended(*[failed()] * count), failed(), policy=SERVICE, now=NOW
-        ).wait.total_seconds()
-        for count in (1, 2, 3, 20)
-    ]
-    assert waits == [5, 10, 20, 300]
 
 
 def test_a_kind_may_leave_failures_to_others_whatever_the_request_says():

@@ -1,4 +1,4 @@
-"""Which pools are asked, try by try, and what may be ended ourselves."""
+"""Capacity pools: which ones are asked, how long they cool down; which machines may be ended."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -14,25 +14,21 @@ from runctl.policy.capacity import (
     candidate_pools,
     choose_pools,
     cooldown,
-    market_of_try,
-    tries_in_a_round,
+    markets_of,
 )
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
 TYPES, ZONES = ("g5.xlarge", "m5.large"), ("a", "b", "c")
-POOLS = candidate_pools(TYPES, ZONES, market="spot", launch_try=1)
+POOLS = candidate_pools(TYPES, ZONES, ["spot"])
 
 
 @pytest.mark.parametrize("market", MARKETS)
-def test_a_round_asks_every_market_once(market):
-    asked = [market_of_try(market, number + 1) for number in range(tries_in_a_round(market))]
-    assert asked == market.split("-then-")
+def test_a_request_names_its_markets_in_their_order(market):
+    assert "-then-".join(markets_of(market)) == market
 
 
-@given(number=st.integers(1, 50))
-def test_markets_take_turns_and_spot_comes_first(number):
-    asked = market_of_try("spot-then-on-demand", number)
-    assert asked == ("spot" if number % 2 else "on-demand")
+def test_a_market_of_a_newer_version_has_no_pools():
+    assert candidate_pools(TYPES, ZONES, markets_of("reserved")) == ()
 
 
 def test_every_type_is_asked_in_every_zone_in_the_given_order():

@@ -3,12 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.model.excerpt import MAX_REASON
-from runctl.model.outcome import OutcomeKind
 from runctl.model.pool import UNKNOWN, Pool
 from runctl.model.quota import QUOTAS
 from runctl.model.refusal import RefusalKind, kind_of
-from runctl.policy.launch_round import Round, settle
+from runctl.policy.launch_round import QuotaFacts, Round, judge
 
 ZONES = ("us-east-1a", "us-east-1b")
 TYPES = ("g5.xlarge", "g5.2xlarge", "m5.large", "p5.48xlarge")
@@ -33,21 +31,21 @@ def rounds(draw):
     return Round(
         candidates=asked,
         refusals=refusals,
-        region="us-east-1",
-        allowed=draw(allowed),
-        vcpus=draw(st.sampled_from([SIZES, {}])),
+        quotas=QuotaFacts(
+            region="us-east-1",
+            allowed=draw(allowed),
+            vcpus=draw(st.sampled_from([SIZES, {}])),
+        ),
         had_machine=draw(st.booleans()),
     )
 
 
 @given(asked=rounds())
-def test_an_outcome_is_a_refusal_or_a_wait_and_fits(asked):
-    outcome = settle(asked)
-    assert outcome.kind in {OutcomeKind.FAILED, OutcomeKind.NO_CAPACITY}
-    assert len(outcome.reason) <= MAX_REASON
+def test_it_is_worth_another_try_soon_exactly_if_ec2_did_not_answer(asked):
+    verdict = judge(asked)
     unanswered = {RefusalKind.UNANSWERED, RefusalKind.UNKNOWN}
     kinds = {kind_of(code) for code in asked.refusals.values()}
-    assert outcome.retry_soon == bool(kinds & unanswered)
+    assert verdict.retry_soon == bool(kinds & unanswered)
 
 
 @given(asked=rounds(), pool=st.data())
@@ -57,33 +55,36 @@ def test_one_answer_of_another_sort_is_enough_to_wait(asked, pool):
     hopeful = Round(
         candidates=asked.candidates,
         refusals={**asked.refusals, chosen: code},
-        allowed=asked.allowed,
-        vcpus=asked.vcpus,
+        quotas=asked.quotas,
     )
-    assert settle(hopeful).kind is OutcomeKind.NO_CAPACITY
+    assert not judge(hopeful).is_final
 
 
 @given(asked=candidates, code=st.sampled_from(["Unsupported", "InvalidFleetConfiguration"]))
 def test_a_whole_round_of_unsupported_ends_the_run_and_names_types_and_zones(asked, code):
-    outcome = settle(Round(candidates=asked, refusals=dict.fromkeys(asked, code)))
-    assert outcome.kind is OutcomeKind.FAILED
+    verdict = judge(Round(candidates=asked, refusals=dict.fromkeys(asked, code)))
+    assert verdict.is_final
     for pool in asked:
-        assert pool.instance_type in outcome.reason
-        assert pool.zone in outcome.reason
+        assert pool.instance_type in verdict.reason
+        assert pool.zone in verdict.reason
 
 
 @given(asked=candidates, left=st.data())
 def test_a_pool_that_was_not_asked_is_enough_to_wait(asked, left):
     missing = left.draw(st.sampled_from(asked))
     refusals = {pool: "Unsupported" for pool in asked if pool != missing}
-    assert settle(Round(candidates=asked, refusals=refusals)).kind is OutcomeKind.NO_CAPACITY
+    assert not judge(Round(candidates=asked, refusals=refusals)).is_final
 
 
 @given(asked=candidates, quotas=allowed)
 def test_quotas_end_a_run_only_when_each_is_known_to_be_smaller_than_every_type(asked, quotas):
     refusals = dict.fromkeys(asked, "VcpuLimitExceeded")
-    outcome = settle(
-        Round(candidates=asked, refusals=refusals, region="r", allowed=quotas, vcpus=SIZES)
+    verdict = judge(
+        Round(
+            candidates=asked,
+            refusals=refusals,
+            quotas=QuotaFacts(region="r", allowed=quotas, vcpus=SIZES),
+        )
     )
     codes = {
         ("g5", "spot"): "L-3819A6DF", ("g5", "on-demand"): "L-DB2E81BA",
@@ -96,27 +97,29 @@ def test_quotas_end_a_run_only_when_each_is_known_to_be_smaller_than_every_type(
         for pool in asked
     ]
     hopeless = all(value is not None and value < size for value, size in values)
-    assert (outcome.kind is OutcomeKind.FAILED) == hopeless
+    assert verdict.is_final == hopeless
 
 
 def test_a_quota_that_stands_in_the_way_is_said_with_code_name_value_need_and_page():
     asked = tuple(pool for pool in POOLS if pool.instance_type[:2] == "g5")
-    outcome = settle(
+    verdict = judge(
         Round(
             candidates=asked,
             refusals=dict.fromkeys(asked, "MaxSpotInstanceCountExceeded"),
-            region="eu-west-1",
-            allowed={QUOTAS["L-3819A6DF"]: 0, QUOTAS["L-DB2E81BA"]: 2},
-            vcpus=SIZES,
+            quotas=QuotaFacts(
+                region="eu-west-1",
+                allowed={QUOTAS["L-3819A6DF"]: 0, QUOTAS["L-DB2E81BA"]: 2},
+                vcpus=SIZES,
+            ),
         )
     )
     page = "https://eu-west-1.console.aws.amazon.com/servicequotas/home/services/ec2/quotas"
-    assert outcome.reason == (
+    assert verdict.reason == (
         "the launch was refused, and waiting will not help: quota L-3819A6DF (All G and VT Spot "
-        "Instance Requests) is 0 vCPUs in eu-west-1, and the run needs 4 vCPUs for g5.xlarge; ask "
-        f"for a higher quota at {page}/L-3819A6DF, or name types of other families; quota "
+        "Instance Requests) is 0 vCPUs in eu-west-1, and the run needs 4 vCPUs for g5.xlarge; "
+        f"request a higher quota at {page}/L-3819A6DF, or name types of other families; quota "
         "L-DB2E81BA (Running On-Demand G and VT instances) is 2 vCPUs in eu-west-1, and the run "
-        f"needs 4 vCPUs for g5.xlarge; ask for a higher quota at {page}/L-DB2E81BA, or name types "
+        f"needs 4 vCPUs for g5.xlarge; request a higher quota at {page}/L-DB2E81BA, or name types "
         "of other families"
     )
 
@@ -124,13 +127,14 @@ def test_a_quota_that_stands_in_the_way_is_said_with_code_name_value_need_and_pa
 def test_an_error_that_leaves_out_the_zone_concerns_all_zones_of_its_type():
     asked = tuple(Pool("m5.lrage", zone, "spot") for zone in ZONES)
     whole = Pool("m5.lrage", UNKNOWN, "spot")
-    outcome = settle(Round(candidates=asked, refusals={whole: "InvalidFleetConfiguration"}))
-    assert outcome.kind is OutcomeKind.FAILED
+    verdict = judge(Round(candidates=asked, refusals={whole: "InvalidFleetConfiguration"}))
+    assert verdict.is_final
 
 
 def test_a_quota_of_a_family_that_is_not_known_is_waited_for_with_the_page_of_all():
     asked = (Pool("p9.48xlarge", ZONES[0], "spot"),)
     refusals = dict.fromkeys(asked, "MaxSpotInstanceCountExceeded")
-    outcome = settle(Round(candidates=asked, refusals=refusals, region="eu-west-1"))
-    assert outcome.kind is OutcomeKind.NO_CAPACITY
-    assert outcome.reason.endswith("servicequotas/home/services/ec2/quotas")
+    quotas = QuotaFacts(region="eu-west-1")
+    verdict = judge(Round(candidates=asked, refusals=refusals, quotas=quotas))
+    assert not verdict.is_final
+    assert verdict.reason.endswith("servicequotas/home/services/ec2/quotas")

@@ -53,7 +53,7 @@ def doctor(
 def _doctor(invocation: Invocation) -> Doctor:
     cloud = invocation.cloud
     services = AccountServices(cloud.clients, cloud.deployment)
-    account = AwsAccount(cloud.clients, cloud.deployment, now=services.clock.now)
+    account = AwsAccount(cloud.clients, cloud.deployment)
     deployment = cloud.deployment
     return Doctor(
         services,

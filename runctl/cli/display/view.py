@@ -12,7 +12,7 @@ from runctl.cli.display.reasons import last_lines_text
 from runctl.model.checkpoint import name_of
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.plain_secrets import mask_words
-from runctl.model.run import Attempt, Run, derive_status
+from runctl.model.run import Attempt, AttemptStage, Run, derive_status
 from runctl.model.versions import Versions
 from runctl.report.descriptions import (
     NOTHING,
@@ -21,6 +21,7 @@ from runctl.report.descriptions import (
     doing,
     final_saves_text,
     metrics_text,
+    next_launch_text,
     saving_texts,
     short_name,
     steps_text,
@@ -107,6 +108,8 @@ def _facts(
     facts.add_row("started", f"{say_instant(run.started_at)}, {_lasting(run, took)}")
     if run.reason:
         facts.add_row("reason", brief(run.reason))
+    if run.ended is None and (planned := next_launch_text(attempts, now=now)):
+        facts.add_row("next launch", planned)
     facts.add_row("checkpoint", checkpoint_text(run, now=now))
     for label, text in saving_texts(attempts):
         facts.add_row(label, text)
@@ -158,10 +161,15 @@ def _attempt_table(attempts: Sequence[Attempt], *, now: datetime, width: int) ->
         if not narrow:
             cells.append(_time(attempt.noticed_at))
         if wide:
-            reason = brief(attempt.ended.reason) if attempt.ended is not None else ""
-            cells += [_time(attempt.launched_at), reason]
+            cells += [_time(attempt.launched_at), _reason(attempt)]
         table.add_row(*cells)
     return table
+
+
+def _reason(attempt: Attempt) -> str:
+    if attempt.ended is not None:
+        return brief(attempt.ended.reason)
+    return attempt.plan if attempt.stage is AttemptStage.LAUNCHING else ""
 
 
 def _outcome(attempt: Attempt) -> Text:

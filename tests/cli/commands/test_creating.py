@@ -113,13 +113,19 @@ def test_create_repeats_the_same_request_after_a_lost_answer(
         sent.append(request)
         if len(sent) == 1 and is_throttled:
             pool = Pool("m5.large", "us-east-1a", "on-demand")
-            return LaunchResult(instance_ids=(), pool=None, refusals={pool: "RequestLimitExceeded"})
+            return LaunchResult(
+                instance_ids=(),
+                pool=None,
+                refusals={pool: "RequestLimitExceeded"},
+                market="on-demand",
+            )
         if len(sent) == 1:
             raise TransientError("AWS cannot be reached: the answer timed out")
         return LaunchResult(
             instance_ids=(f"i-{len(sent)}",),
             pool=Pool("m5.large", "us-east-1a", "on-demand"),
             refusals={},
+            market="on-demand",
         )
 
     monkeypatch.setattr(Ec2Fleet, "launch", launch)

@@ -7,6 +7,7 @@ import pytest
 
 from runctl import __version__
 from runctl.aws.account import AwsAccount
+from runctl.aws.prices import Ec2Prices
 from runctl.model.errors import RefusedError
 from runctl.model.identity import part_key
 from runctl.model.outcome import OutcomeKind, RunStatus
@@ -171,7 +172,7 @@ def seen(account: Account) -> AwsAccount:
 
     clients = account.deployed.clients
     deployment = read_deployment(clients.get("ssm"))
-    return AwsAccount(clients, deployment, now=lambda: datetime.now(timezone.utc))
+    return AwsAccount(clients, deployment)
 
 
 def test_tagged_volumes_are_found_and_deleted_once(account, seen):
@@ -217,6 +218,7 @@ def test_dead_letters_are_counted(account, seen):
     assert seen.dead_letters() == 1
 
 
-def test_only_spot_prices_are_looked_up(seen):
-    assert seen.price(Pool("m5.large", "us-east-1a", "on-demand")) is None
-    assert seen.price(Pool("m5.large", "us-east-1a", "spot")) is not None
+def test_only_spot_prices_are_looked_up(account):
+    prices = Ec2Prices(account.deployed.clients.get("ec2"))
+    spot, on_demand = (Pool("m5.large", "us-east-1a", market) for market in ("spot", "on-demand"))
+    assert set(prices.current([on_demand, spot], now=datetime.now(timezone.utc))) == {spot}

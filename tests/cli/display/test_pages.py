@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -11,7 +12,7 @@ from runctl.cli.display.reasons import last_lines_text
 from runctl.cli.display.view import list_page, status_page, summary
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
-from runctl.model.run import Attempt, AttemptStage, Run, summarize
+from runctl.model.run import Attempt, AttemptStage, Launched, Run, summarize
 from runctl.report.reasons import brief
 from runctl.report.run_list import entry_of
 
@@ -80,6 +81,30 @@ def test_status_of_a_failed_run_shows_its_traceback_once_and_whole(width: int) -
     assert "torch.OutOfMemoryError: CUDA out of memory." in text
     assert "          ^^^^" in text  # below the line that it marks
     assert text.count(POOL) == 2
+
+
+def test_status_shows_the_plan_of_a_launch_and_when_the_next_one_is_planned() -> None:
+    live = replace(RUN, ended=None, ended_at=None, reason="")
+    refused = Outcome(
+        kind=OutcomeKind.NO_CAPACITY, reason="none", retry_at=NOW + timedelta(minutes=5)
+    )
+    waiting = Attempt(run_id=NAME, number=1, stage=AttemptStage.ENDED, ended=refused)
+    text = "\n".join(printed(status_page(live, [waiting], now=NOW, width=120), 120))
+    assert "next launch" in text
+    assert "2026-11-28 12:05:00" in text
+    late = NOW + timedelta(minutes=6)
+    assert "next launch" not in "\n".join(
+        printed(status_page(live, [waiting], now=late, width=120), 120)
+    )
+    launching = Attempt(
+        run_id=NAME,
+        number=2,
+        stage=AttemptStage.LAUNCHING,
+        source=Launched("{}", plan="2 pools; after spot launched nothing"),
+    )
+    page = status_page(live, [waiting, launching], now=NOW, width=120)
+    words = " ".join("\n".join(printed(page, 120)).split())
+    assert "2 pools; after spot launched nothing" in words
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

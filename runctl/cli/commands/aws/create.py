@@ -137,7 +137,7 @@ def _fleet(cloud: Cloud) -> Ec2Fleet:
 
 
 def _pools(types: list[str], zones: tuple[str, ...], market: str) -> tuple[Pool, ...]:
-    return candidate_pools(types, zones, market=market, launch_try=1)
+    return candidate_pools(types, zones, [market])
 
 
 def _launch(fleet: Ec2Fleet, request: str) -> tuple[str, Pool | None]:
