@@ -1,11 +1,15 @@
 """The generator of the reference pages that come from code: `make docs`."""
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runctl.model.request_fields import FIELDS, MAX_ENV_BYTES, request_schema
+from runctl.model.request import RunRequest, groups_of
+from runctl.model.request_checks import MAX_ENV_BYTES
+from runctl.model.request_fields import Field, entries
+from runctl.model.request_schema import request_schema
 
 HERE = Path(__file__).parent
 
@@ -21,22 +25,29 @@ required:
 ```
 
 An invalid request fails in PrepareRun, before anything is launched, with one message that lists
-every error with its field. The JSON Schema is in
+every error with its field. The fields stand side by side in JSON; here they are in groups, with the
+option of [`runctl aws train`](cli.md) that sets each. The JSON Schema is in
 [run-request.schema.json](run-request.schema.json).
 
-| field | type | default | meaning |
-|---|---|---|---|
+"""
+
+TABLE = """\
+| field | type | default | option | meaning |
+|---|---|---|---|---|
 """
 
 NOTES = f"""
-- `script` is a path inside `code`, or the s3:// URI of one file when there is no `code`. The
+## Notes
+
+- `script` is a path inside `code`, or the S3 URI of one file if there is no `code`. The
   deployment's own bucket is readable; others are after `cdk deploy -c readable_buckets=NAME,…`.
 - `env` is limited to {MAX_ENV_BYTES // 1024} KiB; names beginning with `RUNCTL_` are reserved.
 - The name of the first execution is the run's name: 1 to 64 letters, digits, `_` or `-`.
 - `retry` is off by default: `{{"exit_codes": [1, 137], "max_failures": 3}}`.
   Exit codes are those of a shell, from 1 to 255; see [failures](trainer.md#when-it-fails).
-- `{{"run_id": "NAME"}}`, alone, continues an ended run from its newest checkpoint; the execution
-  then needs another name, `NAME-r2` by convention. `runctl resume NAME` does the same.
+- `{{"run_id": "NAME"}}`, without other fields, continues a run that has ended from its newest
+  checkpoint; the execution then needs another name, `NAME-r2` by convention.
+  `runctl resume NAME` does the same.
 """
 
 
@@ -64,23 +75,34 @@ def default_of(schema: Mapping[str, Any]) -> str:
     return f"`{json.dumps(schema['default'])}`"
 
 
-def rows() -> Iterator[str]:
+def request_page(request: type[RunRequest] = RunRequest) -> str:
+    """Return the page of the run request, with a section for each group of fields."""
+    sections = [INTRODUCTION, TABLE, *rows(entries(request))]
+    for group, holder in groups_of(request).items():
+        about = inspect.cleandoc(holder.__doc__ or "").partition("\n")[0]
+        sections += [f"\n## {group.capitalize()}\n\n{about}\n\n", TABLE, *rows(entries(holder))]
+    return "".join([*sections, NOTES])
+
+
+def rows(fields: Mapping[str, Field], prefix: str = "") -> Iterator[str]:
     """Yield a table row for every field; those of an object follow it."""
-    for name, field in FIELDS.items():
-        yield row(name, field.schema)
-        for inner, schema in field.schema.get("properties", {}).items():
-            yield row(f"{name}.{inner}", schema)
-
-
-def row(name: str, schema: Mapping[str, Any]) -> str:
-    """Return one row of the table."""
-    return f"| `{name}` | {type_of(schema)} | {default_of(schema)} | {schema['description']} |\n"
+    for name, field in fields.items():
+        option = f"`{field.option.name}`" if field.option else ""
+        cells = [
+            f"`{prefix}{name}`",
+            type_of(field.schema),
+            default_of(field.schema),
+            option,
+            field.schema["description"],
+        ]
+        yield f"| {' | '.join(cells)} |\n"
+        yield from rows(field.fields, f"{prefix}{name}.")
 
 
 def pages() -> dict[Path, str]:
     """Return the text of each generated page."""
     return {
-        HERE / "run-request.md": INTRODUCTION + "".join(rows()) + NOTES,
+        HERE / "run-request.md": request_page(),
         HERE / "run-request.schema.json": json.dumps(request_schema(), indent=2) + "\n",
     }
 

@@ -169,7 +169,7 @@ class AttemptRunner:
     def _train(self) -> Outcome | None:
         require_fence(self._paths)
         request = self._preparation.read_run().request
-        self._secrets.expect(request.env)
+        self._secrets.expect(request.program.env)
         self._preparation.end_what_an_earlier_agent_left(request)
         prepared = self._wait.run_in_background(lambda: self._preparation.prepare(request))
         prove_fence(self._paths)
@@ -178,7 +178,7 @@ class AttemptRunner:
         prepared = self._wait.run_in_background(
             lambda: self._preparation.restore(request, prepared)
         )
-        env = self._wait.run_in_background(lambda: self._secrets.resolve(request.env))
+        env = self._wait.run_in_background(lambda: self._secrets.resolve(request.program.env))
         lent = self._lend_credentials(request)
         credentials = {} if lent is None else lent.as_environment()
         fallback = self._make_fallback(request)
@@ -390,7 +390,7 @@ class AttemptRunner:
             trainer.end_family()
             return None
         grace = grace_of(
-            asked=timedelta(seconds=request.checkpoint.grace_seconds),
+            asked=timedelta(seconds=request.saving.checkpoint.grace_seconds),
             upload_time=session.saver.expected_upload_time(),
             left=ending.time_left(),
         )

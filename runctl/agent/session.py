@@ -65,15 +65,15 @@ class TrainingSession:
         self._has_unasked = False
         self._save_events = SaveEvents(paths.saved)
         self._schedule = CheckpointSchedule(
-            fixed=request.checkpoint.fixed_interval, seen=seen, began=time.monotonic()
+            fixed=request.saving.checkpoint.fixed_interval, seen=seen, began=time.monotonic()
         )
         self.committer = Committer(
             ledger,
             store,
             run_id=settings.run_id,
             attempt=settings.attempt,
-            keep_last=request.checkpoint.keep_last,
-            may_be_interrupted=request.market != "on-demand",
+            keep_last=request.saving.checkpoint.keep_last,
+            may_be_interrupted=request.resources.market != "on-demand",
             run=prepared.run,
             saves=self._save_events,
             progress=progress,

@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import NotFoundError, UnexpectedAwsError
-from runctl.model.request import split_s3_uri
+from runctl.model.s3_uri import split_s3_uri
 
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 FORBIDDEN = frozenset({"403", "AccessDenied", "Forbidden"})

@@ -52,7 +52,7 @@ def launch_instances(
 
 
 def _launch(services: Services, run: Run, number: int, policy: LaunchPolicy) -> dict[str, Any]:
-    if number == 1 and run.request.instance_id:
+    if number == 1 and run.request.resources.instance_id:
         existing, refusal = use_existing_instance(services, run, number)
         return _known(services, existing) if refusal is None else _refused(existing, refusal)
     attempts = services.ledger.attempts(run.run_id)
@@ -139,7 +139,7 @@ def _look_up_quotas(services: Services, seen: Observation) -> QuotaFacts:
     return QuotaFacts(
         region=services.quotas.region() if has_quota else "",
         allowed={quota: services.quotas.allowed(quota) for quota in quotas},
-        vcpus=services.quotas.vcpus(seen.run.request.instance_types) if quotas else {},
+        vcpus=services.quotas.vcpus(seen.run.request.resources.instance_types) if quotas else {},
     )
 
 

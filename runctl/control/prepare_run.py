@@ -13,7 +13,7 @@ from runctl.model.identity import RUN_ID, RUN_ID_RULE
 from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import find_plain_secrets
 from runctl.model.request import RunRequest
-from runctl.model.request_fields import problem_with_deadline
+from runctl.model.request_checks import problem_with_deadline
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
 from runctl.policy.images import problem_with_images
@@ -104,15 +104,19 @@ def _contains_secrets(document: Any) -> bool:
 
 def _problems_with_the_world(services: Services, request: RunRequest) -> list[Problem]:
     found = []
-    for field, value in (("script", request.script), ("code", request.code)):
+    for field, value in (("script", request.program.script), ("code", request.program.code)):
         if value.startswith("s3://") and (problem := services.objects.problem_with(value)):
             found.append(Problem(field, problem))
-    if problem := problem_with_images(request.instance_types, own_images=services.fleet.own_images):
+    if problem := problem_with_images(
+        request.resources.instance_types, own_images=services.fleet.own_images
+    ):
         found.append(Problem("instance_types", problem))
-    if request.instance_id and (problem := _problem_with_machine(services, request.instance_id)):
+    if request.resources.instance_id and (
+        problem := _problem_with_machine(services, request.resources.instance_id)
+    ):
         found.append(Problem("instance_id", problem))
-    if request.deadline is not None and (
-        problem := problem_with_deadline(request.deadline, services.clock.now())
+    if request.limits.deadline is not None and (
+        problem := problem_with_deadline(request.limits.deadline, services.clock.now())
     ):
         found.append(Problem("deadline", problem))
     return found
@@ -133,7 +137,7 @@ def _continue(services: Services, execution: ExecutionStart, document: Mapping[s
         problems.append(Problem("run_id", f"{run_id!r} is not {RUN_ID_RULE}"))
     if others := sorted(str(name) for name in document if name != "run_id"):
         problems.append(
-            Problem("run_id", f"stands beside {', '.join(others)}; a run keeps its request")
+            Problem("run_id", f"not allowed with {', '.join(others)}; a run keeps its request")
         )
     if problems:
         raise InvalidRequestError(tuple(problems))

@@ -23,7 +23,7 @@ def use_existing_instance(
     it twice does nothing. Raises TransientError while EC2 or SSM does not know the machine, which
     may only be too new.
     """
-    instance_id = run.request.instance_id
+    instance_id = run.request.resources.instance_id
     attempt = services.ledger.open_attempt(
         run.run_id,
         number,

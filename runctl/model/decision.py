@@ -69,7 +69,7 @@ def decide(
                 else "no pool has capacity"
             )
         case OutcomeKind.INTERRUPTED | OutcomeKind.LOST:
-            if not run.request.auto_resume:
+            if not run.request.limits.auto_resume:
                 return _finish(RunStatus.INTERRUPTED, "interrupted, and auto_resume is off")
             return limits.check() or _relaunch(
                 "the instance was reclaimed"
@@ -86,7 +86,7 @@ def _after_failure(
     Interruptions do not count towards that limit. But each retry is an attempt, and `max_attempts`
     and the deadline apply to every launch.
     """
-    retry = run.request.retry
+    retry = run.request.limits.retry
     reason = outcome.reason or "the trainer failed"
     if not (limits.policy.retries_failures and retry.covers(outcome.exit_code)):
         return _give_up(reason)
@@ -130,12 +130,12 @@ class _Limits:
 
     def check(self) -> Decision | None:
         """Return the decision to give up if a limit is reached, else None."""
-        deadline = self.run.request.deadline
+        deadline = self.run.request.limits.deadline
         if deadline is not None and self.now >= deadline:
             return _give_up(f"the deadline {deadline.isoformat()} has passed")
         if self.policy.restarts_indefinitely:
             return None
-        most = self.run.request.max_attempts
+        most = self.run.request.limits.max_attempts
         launched = [attempt for attempt in self.attempts if attempt.was_launched]
         if len(launched) >= most:
             return _give_up(f"max_attempts ({most}) reached")

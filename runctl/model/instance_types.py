@@ -1,4 +1,4 @@
-"""Names of instance types, as far as their shape tells whether they can exist."""
+"""Names of instance types, checked by their form."""
 
 import re
 from typing import Any
@@ -17,9 +17,9 @@ _LIKE_A_TYPE = re.compile(rf"(?P<family>[a-z][a-z-]*[0-9]+[a-z0-9-]*?)[. _]?(?P<
 
 
 def check_instance_types(value: Any) -> str | None:
-    """Say what is wrong with a request's instance types, with the remedy."""
+    """Return the problem with a request's instance types and its remedy, or None."""
     if not isinstance(value, list | tuple) or not value:
-        return f"{value!r} is not a list of instance types such as ['g5.xlarge', 'g4dn.xlarge']"
+        return f"{value!r} is not a list of instance types (e.g. ['g5.xlarge', 'g4dn.xlarge'])"
     for item in value:
         if not isinstance(item, str) or not _TYPE.fullmatch(item):
             return f"{item!r} is not a valid instance type (e.g. {_example_for(item)})"
@@ -27,13 +27,16 @@ def check_instance_types(value: Any) -> str | None:
             machine_kind(item)
         except ValueError as exc:
             return str(exc)
-    if len(set(value)) != len(value):
-        return "names a type twice"
-    return f"{len(value)} types are more than {MAX_TYPES}" if len(value) > MAX_TYPES else None
+    for number, item in enumerate(value):
+        if item in value[:number]:
+            return f"{item} is listed twice; remove one"
+    if len(value) > MAX_TYPES:
+        return f"{len(value)} types exceed the limit of {MAX_TYPES}; remove some"
+    return None
 
 
 def _example_for(item: Any) -> str:
-    """Return a type that may have been meant: the same family, or the letters with the dot."""
+    """Return the type that was probably meant: the same letters with a dot, or the same family."""
     if found := _LIKE_A_TYPE.search(str(item).lower()):
         return f"{found['family'].rstrip('-')}.{found['size']}"
     family = str(item).lower().partition(".")[0]

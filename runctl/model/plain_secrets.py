@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runctl.model.request import unknown_fields
+from runctl.model.request import mask_unknown
 from runctl.model.secret_references import is_reference
 
 MASK = "***"
@@ -104,7 +104,7 @@ def mask_request(document: Mapping[str, Any]) -> dict[str, Any]:
 
     So are all fields of a newer version: only that version knows what in them is a secret.
     """
-    masked = {**document, **dict.fromkeys(unknown_fields(document), MASK)}
+    masked = mask_unknown(document, MASK)
     for one in find_plain_secrets(document):
         outer, _, name = one.where.partition(".")
         if outer == "env":

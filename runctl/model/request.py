@@ -1,13 +1,37 @@
-"""The run request: what a user asks for, once it is checked."""
+"""The run request, and the table of its fields.
 
-import contextlib
-import re
+Each attribute of the dataclasses here is one entry of the table: a field's name, group, type and
+default, its check, its stored form, its description in the schema and the reference, and its
+command-line option. All of these are derived from the entry (CONTRIBUTING.md says how to add one).
+"""
+
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from runctl.model import request_checks as checks
+from runctl.model.instance_types import MAX_TYPES, check_instance_types
 from runctl.model.kinds import KINDS, TRAIN
+from runctl.model.request_checks import ANY, INSTANCE_ID, MAX_ENV_BYTES, check_exit_codes
+from runctl.model.request_fields import (
+    Field,
+    Option,
+    Syntax,
+    an_object,
+    boolean,
+    choice,
+    entries,
+    entry,
+    instant,
+    read_values,
+    strings,
+    text,
+    variables,
+    whole_number,
+    write_values,
+)
 
 UNKNOWN = "unknown"
 MARKETS = ("spot", "on-demand", "spot-then-on-demand")
@@ -16,144 +40,333 @@ DEFAULT_INSTANCE_TYPES = (
     "m5a.xlarge", "c7i.xlarge", "c6i.xlarge", "c6a.xlarge", "r6i.xlarge",
 )  # fmt: skip
 CREDENTIALS = ("none", "run")
-S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)", re.DOTALL)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """How checkpoints are taken.
-
-    `dir` is where the trainer saves: a path relative to the project, or empty for the folder that
-    RUNCTL_CHECKPOINT_DIR names. `keep_last` whole checkpoints stay. `grace_seconds` is how long a
-    trainer may take to save after SIGTERM. `interval` is how many seconds pass from one save that
-    the trainer's helper is asked for to the next, 0 to choose by the cost of a save.
-    """
-
-    dir: str = ""
-    keep_last: int = 3
-    grace_seconds: int = 90
-    interval: int = 0
-
-    @property
-    def fixed_interval(self) -> timedelta | None:
-        """The interval that the user fixed, None to choose one by what saves cost."""
-        return timedelta(seconds=self.interval) if self.interval else None
-
-
-ANY = "any"
 SIGNAL_EXIT = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetryOptions:
-    """Which failures of the trainer itself are retried from the newest checkpoint, and how many.
+class ProgramOptions:
+    """What runs. `script` is a path in `code`, or an S3 URI if there is no `code`."""
 
-    `exit_codes` are those of a shell: 137 is also a trainer that a signal 9 ended. `any_exit_code`
-    stands for all of them. Neither, which is the default, retries nothing.
+    script: str = text(
+        "The program: a path inside `code`, or the S3 URI of one file.",
+        check=checks.check_script,
+    )
+    command: tuple[str, ...] = strings(
+        "Any program and its arguments, instead of a script; references to the trainer's variables "
+        "are replaced as in `args`.",
+        check=checks.check_command,
+        limits={"minItems": 1},
+    )
+    code: str = text(
+        "The packed project; `runctl aws train` makes and uploads it.",
+        check=checks.check_code,
+        pattern=r"^s3://.+\.tar\.gz$",
+    )
+    args: tuple[str, ...] = strings(
+        "Arguments of the script. No shell reads them: only `$RUNCTL_NAME` and `${RUNCTL_NAME}` of "
+        "the trainer contract are replaced.",
+        check=checks.check_arguments,
+    )
+    resume_args: tuple[str, ...] = strings(
+        "Additional arguments, after the others, if there is a checkpoint to resume from; "
+        "references are replaced as in `args`.",
+        check=checks.check_arguments,
+        option=Option(
+            "--resume-args",
+            "Additional arguments when there is a checkpoint to resume from: "
+            "'--resume $RUNCTL_CHECKPOINT_DIR', in single quotes.",
+            "TEXT",
+            Syntax.WORDS,
+        ),
+    )
+    env: Mapping[str, str] = variables(
+        f"Environment variables for the trainer, at most {MAX_ENV_BYTES} bytes. They are stored "
+        "and shown, so give secrets by reference: `secret:NAME`, `secret:NAME#KEY`, `ssm:/PATH`.",
+        check=checks.check_env,
+        option=Option(
+            "--env",
+            "Environment variable for the trainer; repeatable. A secret by reference: "
+            "NAME=secret:ID from Secrets Manager (secret:ID#KEY for one value of a JSON secret) or "
+            "NAME=ssm:/PATH from Parameter Store, which the instance reads just before the trainer "
+            "starts.",
+            "NAME=VALUE",
+            Syntax.ASSIGNMENTS,
+        ),
+        is_setting=True,
+    )
+    not_secrets: tuple[str, ...] = strings(
+        "Variables of `env` and options in the arguments whose values look like secrets but are "
+        "not; a request with such a value is refused otherwise.",
+        check=checks.check_strings,
+        option=Option(
+            "--not-secret",
+            "A variable or program option whose value looks like a secret but is not; repeatable. "
+            "For an option: --not-secret=--sort-key.",
+            "NAME",
+            Syntax.REPEATED,
+        ),
+        is_setting=True,
+        in_repr=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceOptions:
+    """Where the program runs."""
+
+    instance_id: str = text(
+        "An existing instance for the first attempt only; instances for later attempts are "
+        "launched. It is not terminated with the run.",
+        check=checks.check_instance_id,
+        pattern=f"^{INSTANCE_ID.pattern}$",
+    )
+    instance_types: tuple[str, ...] = strings(
+        "Instance types that the run may use; with ten or more, it is interrupted less often.",
+        check=check_instance_types,
+        default=DEFAULT_INSTANCE_TYPES,
+        limits={"minItems": 1, "maxItems": MAX_TYPES},
+        option=Option(
+            "--instance-types",
+            "Instance types that the run may use, separated by commas; repeatable.",
+            "TYPES",
+            Syntax.COMMAS,
+        ),
+        is_setting=True,
+        in_repr=True,
+    )
+    market: str = choice(
+        "How capacity is bought.",
+        choices=MARKETS,
+        noun="market",
+        default="spot",
+        unknown=UNKNOWN,
+        option=Option("--market", "spot, on-demand or spot-then-on-demand.", "MARKET"),
+        is_setting=True,
+    )
+
+
+def _read_exit_codes(value: Any) -> tuple[int, ...] | str:
+    if isinstance(value, list | tuple):
+        return tuple(code for code in value if type(code) is int)
+    if value != ANY:
+        raise TypeError(checks.json_type(value))
+    return ANY
+
+
+def _write_exit_codes(value: tuple[int, ...] | str) -> list[int] | str | None:
+    return ANY if isinstance(value, str) else [*value] or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryOptions:
+    """Which failures of the trainer are retried from the newest checkpoint, and how many.
+
+    `exit_codes` are those of a shell: 137 also stands for a trainer that signal 9 killed. Without
+    any, which is the default, no failure is retried.
     """
 
-    exit_codes: tuple[int, ...] = ()
-    any_exit_code: bool = False
-    max_failures: int = 3
+    exit_codes: tuple[int, ...] | str = entry(
+        (),
+        Field(
+            schema={
+                "oneOf": [
+                    {
+                        "type": "array",
+                        "minItems": 1,
+                        "uniqueItems": True,
+                        "items": {"type": "integer", "minimum": 1, "maximum": 255},
+                    },
+                    {"const": ANY},
+                ],
+                "description": f"Exit codes of the trainer to retry, or `{ANY}`; 137 means that "
+                "the trainer was killed, for example because memory ran out.",
+            },
+            check=check_exit_codes,
+            read=_read_exit_codes,
+            write=_write_exit_codes,
+            option=Option(
+                "--retry-exit-codes",
+                "Exit codes of the trainer after which to retry from the newest checkpoint, "
+                f"separated by commas, or {ANY}.",
+                "CODES",
+                Syntax.EXIT_CODES,
+            ),
+        ),
+    )
+    max_failures: int = whole_number(
+        "Maximum number of failures to retry; the next one ends the run.",
+        least=1,
+        most=100,
+        default=3,
+        option=Option(
+            "--max-failures",
+            "Maximum number of trainer failures to retry (default: 3).",
+            "N",
+            Syntax.NUMBER,
+        ),
+    )
 
     @property
     def is_on(self) -> bool:
         """Whether any failure is retried."""
-        return self.any_exit_code or bool(self.exit_codes)
+        return bool(self.exit_codes)
 
     def covers(self, exit_code: int | None) -> bool:
         """Whether a trainer's exit code, negative for a signal, is to be retried."""
         if exit_code is None or exit_code == 0:
             return False
         as_in_a_shell = exit_code if exit_code > 0 else SIGNAL_EXIT - exit_code
-        return self.any_exit_code or as_in_a_shell in self.exit_codes
+        return isinstance(self.exit_codes, str) or as_in_a_shell in self.exit_codes
 
-    def as_document(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        codes = ANY if self.any_exit_code else list(self.exit_codes)
-        return {"exit_codes": codes, "max_failures": self.max_failures}
 
-    @classmethod
-    def from_document(cls, document: Any) -> "RetryOptions":
-        """Read the JSON form; what this version cannot read is the default."""
-        values = document if isinstance(document, Mapping) else {}
-        codes, most = values.get("exit_codes"), values.get("max_failures")
-        listed = codes if isinstance(codes, list | tuple) else ()
-        return cls(
-            exit_codes=tuple(code for code in listed if type(code) is int),
-            any_exit_code=codes == ANY,
-            max_failures=most if type(most) is int else cls.max_failures,
-        )
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """How long, and after which ends of an attempt, the run continues."""
+
+    auto_resume: bool = boolean(
+        "Relaunch after an interruption; otherwise the run ends as interrupted.",
+        default=True,
+        option=Option(
+            "--no-auto-resume", "End the run at its first interruption.", syntax=Syntax.SWITCH
+        ),
+        is_setting=True,
+    )
+    max_attempts: int = whole_number(
+        "Maximum number of attempts to launch.",
+        least=1,
+        most=1000,
+        default=100,
+        option=Option(
+            "--max-attempts", "Maximum number of attempts to launch.", "N", Syntax.NUMBER
+        ),
+        is_setting=True,
+    )
+    deadline: datetime | None = instant(
+        "No attempt is launched after this instant.",
+        option=Option(
+            "--deadline", "Launch nothing after this instant: 2030-01-31T18:00:00Z.", "INSTANT"
+        ),
+    )
+    retry: RetryOptions = an_object(
+        "Which failures of the trainer are retried from the newest checkpoint, in a new attempt. "
+        "Default: none.",
+        holder=RetryOptions,
+        required=("exit_codes",),
+        is_setting=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """How checkpoints are taken."""
+
+    dir: str = text(
+        "Where the trainer saves, relative to the project. Default: the folder that "
+        "RUNCTL_CHECKPOINT_DIR names.",
+        check=checks.check_checkpoint_dir,
+        option=Option(
+            "--checkpoint-dir",
+            "Where the trainer saves (default: $RUNCTL_CHECKPOINT_DIR).",
+            "DIR",
+        ),
+    )
+    keep_last: int = whole_number(
+        "Number of complete checkpoints to keep.",
+        least=1,
+        most=1000,
+        default=3,
+        option=Option("--keep-last", "Number of complete checkpoints to keep.", "N", Syntax.NUMBER),
+    )
+    grace_seconds: int = whole_number(
+        "How long the trainer may take to save after SIGTERM, in seconds.",
+        least=0,
+        most=90,
+        default=90,
+        option=Option(
+            "--grace-seconds",
+            "How long the trainer may take to save after SIGTERM.",
+            "N",
+            Syntax.NUMBER,
+        ),
+    )
+    interval: int = whole_number(
+        "Seconds between the saves that runctl requests of the trainer's helper; 0 chooses by what "
+        "a save costs and how often instances are reclaimed.",
+        least=0,
+        most=86400,
+        default=0,
+    )
+
+    @property
+    def fixed_interval(self) -> timedelta | None:
+        """The interval that the user set; None to choose it by what saves cost."""
+        return timedelta(seconds=self.interval) if self.interval else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavingOptions:
+    """What is saved, and when."""
+
+    checkpoint: CheckpointOptions = an_object(
+        "How checkpoints are taken.", holder=CheckpointOptions, is_setting=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """What the program may reach."""
+
+    credentials: str = choice(
+        "AWS credentials for the trainer: with `run` it can read what belongs to its run and the "
+        "deployment's `readable_buckets`, and write its outputs.",
+        choices=CREDENTIALS,
+        noun="value",
+        default="none",
+        option=Option(
+            "--credentials",
+            "AWS credentials for the trainer: none, or run for credentials limited to this run.",
+            "WHOSE",
+        ),
+        is_setting=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """A checked request. `script` is a path in `code`, or an s3:// URI when there is no `code`.
+    """A checked request, its fields in groups; in JSON they stand side by side.
 
-    A value of `env` may be a reference to a secret. `not_secrets` names the variables and options
-    whose values look like secrets and are not. `extra` has the fields that a newer version stored.
+    `extra` has the fields that only a newer version knows, those inside objects included.
     """
 
-    kind: str = TRAIN
-    script: str = ""
-    command: tuple[str, ...] = field(default=(), repr=False)
-    code: str = ""
-    args: tuple[str, ...] = field(default=(), repr=False)
-    resume_args: tuple[str, ...] = field(default=(), repr=False)
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    not_secrets: tuple[str, ...] = ()
-    instance_id: str = ""
-    instance_types: tuple[str, ...] = DEFAULT_INSTANCE_TYPES
-    market: str = "spot"
-    auto_resume: bool = True
-    max_attempts: int = 100
-    deadline: datetime | None = None
-    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
-    credentials: str = "none"
-    retry: RetryOptions = field(default_factory=RetryOptions)
-    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    kind: str = choice(
+        "What the run is, which decides what follows the end of an attempt.",
+        choices=KINDS,
+        noun="kind",
+        default=TRAIN,
+        unknown=UNKNOWN,
+    )
+    program: ProgramOptions = dataclasses.field(default_factory=ProgramOptions)
+    resources: ResourceOptions = dataclasses.field(default_factory=ResourceOptions)
+    limits: LimitOptions = dataclasses.field(default_factory=LimitOptions)
+    saving: SavingOptions = dataclasses.field(default_factory=SavingOptions)
+    access: AccessOptions = dataclasses.field(default_factory=AccessOptions)
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def wants_credentials(self) -> bool:
-        """Whether the trainer is to be given AWS credentials, which are those of its run."""
-        return self.credentials == "run"
+        """Whether the trainer is given AWS credentials, which are those of its run."""
+        return self.access.credentials == "run"
 
-    def as_document(self) -> dict[str, Any]:
-        """Return the JSON form, which `parse_request` reads back unchanged."""
-        document: dict[str, Any] = {
-            **self.extra,
-            "args": list(self.args),
-            "auto_resume": self.auto_resume,
-            "checkpoint": {
-                "dir": self.checkpoint.dir,
-                "keep_last": self.checkpoint.keep_last,
-                "grace_seconds": self.checkpoint.grace_seconds,
-                "interval": self.checkpoint.interval,
-            },
-            "env": dict(self.env),
-            "instance_types": list(self.instance_types),
-            "kind": self.kind,
-            "market": self.market,
-            "credentials": self.credentials,
-            "max_attempts": self.max_attempts,
+    @classmethod
+    def of(cls, *, extra: Mapping[str, Any] | None = None, **values: Any) -> "RunRequest":
+        """Return a request with these values, each by the name of its field."""
+        if unknown := values.keys() - fields_of(cls).keys():
+            raise TypeError(f"not a field of the request: {', '.join(sorted(unknown))}")
+        parts = {
+            name: holder(**_selected(values, entries(holder)))
+            for name, holder in groups_of(cls).items()
         }
-        if self.script:
-            document["script"] = self.script
-        if self.command:
-            document["command"] = list(self.command)
-        if self.resume_args:
-            document["resume_args"] = list(self.resume_args)
-        if self.not_secrets:
-            document["not_secrets"] = list(self.not_secrets)
-        if self.code:
-            document["code"] = self.code
-        if self.instance_id:
-            document["instance_id"] = self.instance_id
-        if self.retry.is_on:
-            document["retry"] = self.retry.as_document()
-        if self.deadline is not None:
-            document["deadline"] = self.deadline.isoformat()
-        return document
+        return cls(**_selected(values, entries(cls)), **parts, extra=extra or {})
 
     @classmethod
     def from_stored(cls, document: Any) -> "RunRequest":
@@ -162,62 +375,69 @@ class RunRequest:
         Never raises: `extra` keeps unknown fields, a value that cannot be read becomes the
         default, an unknown kind or market is `unknown`, and unknown credentials are none.
         """
-        values = _stored_values(cls, document)
-        if "kind" in values and values["kind"] not in KINDS:
-            values["kind"] = UNKNOWN
-        if "market" in values and values["market"] not in MARKETS:
-            values["market"] = UNKNOWN
-        if values.get("credentials") not in CREDENTIALS:
-            values.pop("credentials", None)
-        deadline = document.get("deadline") if isinstance(document, Mapping) else None
-        with contextlib.suppress(TypeError, ValueError):
-            values["deadline"] = datetime.fromisoformat(deadline)  # type: ignore[arg-type]
-        values["extra"] = unknown_fields(document)
-        return cls(**values)
+        fields = fields_of(cls)
+        return cls.of(**read_values(fields, document), extra=unknown_fields(document, fields))
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the JSON form, which `parse_request` reads back unchanged."""
+        document = write_values(entries(type(self)), self)
+        for name, holder in groups_of(type(self)).items():
+            document |= write_values(entries(holder), getattr(self, name))
+        fields = fields_of(type(self))
+        for name, value in self.extra.items():
+            is_inside = name in fields and isinstance(value, Mapping)
+            document[name] = {**document.get(name, {}), **value} if is_inside else value
+        return document
 
 
-def unknown_fields(document: Any) -> dict[str, Any]:
-    """Return the fields of a stored request that this version does not know."""
-    if not isinstance(document, Mapping):
-        return {}
-    known = {one.name for one in fields(RunRequest)} - {"extra"}
-    return {name: value for name, value in document.items() if name not in known}
+def _selected(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in fields}
 
 
-def _stored_values(kind: type, document: Any) -> dict[str, Any]:  # noqa: C901 - a branch a type
-    """Return the values of the fields of `kind` that have the type of their defaults."""
-    values: dict[str, Any] = {}
-    if not isinstance(document, Mapping):
-        return values
-    defaults = kind()
-    for one in fields(kind):
-        if one.name not in document:
-            continue
-        value, default = document[one.name], getattr(defaults, one.name)
-        if isinstance(default, CheckpointOptions):
-            values[one.name] = CheckpointOptions(**_stored_values(CheckpointOptions, value))
-        elif isinstance(default, RetryOptions):
-            values[one.name] = RetryOptions.from_document(value)
-        elif isinstance(default, tuple):
-            if isinstance(value, list | tuple):
-                values[one.name] = tuple(map(str, value))
-        elif isinstance(default, Mapping):
-            if isinstance(value, Mapping):
-                values[one.name] = {str(name): str(text) for name, text in value.items()}
-        elif type(value) is type(default):
-            values[one.name] = value
-    return values
+def groups_of(request: type[RunRequest]) -> dict[str, type]:
+    """Return the dataclass of each group of fields, by the group's name."""
+    factories: dict[str, Any] = {
+        each.name: each.default_factory for each in dataclasses.fields(request)
+    }
+    return {
+        name: factory
+        for name, factory in factories.items()
+        if isinstance(factory, type) and dataclasses.is_dataclass(factory)
+    }
 
 
-def split_s3_uri(uri: str) -> tuple[str, str]:
-    """Return bucket and key of an `s3://bucket/key` URI; ValueError when it is none."""
-    match = S3_URI.fullmatch(uri)
-    if match is None:
-        raise ValueError(f"{uri!r} is no s3://bucket/key")
-    return match["bucket"], match["key"]
+def fields_of(request: type[RunRequest]) -> dict[str, Field]:
+    """Return the whole table: each field of the request by its name in JSON."""
+    fields = dict(entries(request))
+    for holder in groups_of(request).values():
+        fields |= entries(holder)
+    return fields
 
 
-def is_inside_project(path: str) -> bool:
-    """Whether a relative path stays below the project folder."""
-    parts = path.replace("\\", "/").split("/")
-    return bool(path) and not path.startswith(("/", "~")) and ".." not in parts
+FIELDS = fields_of(RunRequest)
+
+
+def unknown_fields(document: Any, fields: Mapping[str, Field] = FIELDS) -> dict[str, Any]:
+    """Return what only a newer version knows of a stored request, also inside of objects."""
+    unknown: dict[str, Any] = {}
+    for name, value in document.items() if isinstance(document, Mapping) else ():
+        if name not in fields:
+            unknown[name] = value
+        elif inner := unknown_fields(value, fields[name].fields) if fields[name].fields else {}:
+            unknown[name] = inner
+    return unknown
+
+
+def mask_unknown(
+    document: Mapping[str, Any], mask: str, fields: Mapping[str, Field] = FIELDS
+) -> dict[str, Any]:
+    """Return a request with `mask` in place of each value that only a newer version knows."""
+    masked: dict[str, Any] = {}
+    for name, value in document.items():
+        if name not in fields:
+            masked[name] = mask
+        elif fields[name].fields and isinstance(value, Mapping):
+            masked[name] = mask_unknown(value, mask, fields[name].fields)
+        else:
+            masked[name] = value
+    return masked

@@ -1,443 +1,299 @@
-"""The fields of the run request: what each may hold, for the check and for the published schema."""
+"""Entries of the table of request fields: everything that is known of one field.
 
-import re
-from collections.abc import Callable, Mapping
+An entry is the default of a dataclass's attribute, as with `dataclasses.field`: the attribute gives
+the field its name, its type and its group. `entries` reads them back.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
+from enum import Enum
 from typing import Any
 
-from runctl.model.contract import problem_with_references
-from runctl.model.identity import RUN_ID
-from runctl.model.instance_types import check_instance_types
-from runctl.model.kinds import KINDS, TRAIN
-from runctl.model.request import (
-    ANY,
-    CREDENTIALS,
-    DEFAULT_INSTANCE_TYPES,
-    MARKETS,
-    S3_URI,
-    is_inside_project,
-)
-from runctl.model.script_kinds import problem_with_name
-from runctl.model.secret_references import BadReferenceError, parse_reference
+from runctl.model import request_checks
+from runctl.model.request_checks import Check, json_type, parse_instant
 
-MAX_ENV_BYTES = 32 * 1024
-MAX_ARGS_BYTES = 32 * 1024
-INSTANCE_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
-# What the agent sets for every trainer, so that another value would be lost.
-OVERRIDDEN = {
-    "PATH": "give a program by its whole path, or set it in a shell: "
-    "--command sh -c 'PATH=/opt/bin:$PATH exec python train.py'",
-    "VIRTUAL_ENV": "the environment is made from the project's requirements",
-}
-ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ENTRY = "request field"
 
-Check = Callable[[Any], str | None]
+
+class Syntax(Enum):
+    """How the text of a command-line option becomes the value of a field."""
+
+    TEXT = "the text itself"
+    NUMBER = "a whole number"
+    SWITCH = "no text: the option stands for the opposite of the default"
+    COMMAS = "strings separated by commas; the option is repeatable"
+    REPEATED = "one string for each option"
+    ASSIGNMENTS = "NAME=VALUE for each option"
+    WORDS = "words, split as a shell splits them"
+    EXIT_CODES = "whole numbers separated by commas, or `any`"
 
 
 @dataclass(frozen=True)
-class Field:
-    """One field of the request: its JSON Schema and the check that goes beyond it.
+class Option:
+    """The command-line option that sets a field."""
 
-    `check` returns what is wrong and its cure, or None.
+    name: str
+    help: str
+    metavar: str = ""
+    syntax: Syntax = Syntax.TEXT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One field of the request, as the table describes it.
+
+    `check` returns the problem with a value and its remedy, or None. `read` turns JSON into the
+    attribute's value and raises TypeError or ValueError for what it cannot read; `write` is its
+    inverse, None for an empty value that `check` refuses. `is_setting`: the settings file may
+    contain it. `fields` are those of an object.
     """
 
     schema: Mapping[str, Any]
     check: Check
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Any]
+    option: Option | None = None
+    is_setting: bool = False
+    fields: Mapping[str, "Field"] = dataclasses.field(default_factory=dict)
 
 
-def _text(value: Any, what: str) -> str | None:
-    if not isinstance(value, str) or not value.strip():
-        return f"{value!r} is not {what}"
-    return None
+def entries(holder: type) -> Mapping[str, Field]:
+    """Return the fields that the attributes of a dataclass declare, by their names."""
+    attributes = dataclasses.fields(holder)
+    return {each.name: each.metadata[_ENTRY] for each in attributes if _ENTRY in each.metadata}
 
 
-def _check_script(value: Any) -> str | None:
-    if problem := _text(value, "the path of a script"):
-        return problem
-    if value.startswith("s3://"):
-        return None if S3_URI.fullmatch(value) else f"{value!r} is no s3://bucket/key"
-    if not is_inside_project(value):
-        return f"{value!r} leaves the project; give a path relative to the project folder"
-    return None
+def read_values(fields: Mapping[str, Field], document: Any) -> dict[str, Any]:
+    """Return the values that can be read; the others get their defaults."""
+    values: dict[str, Any] = {}
+    if isinstance(document, Mapping):
+        for name, value in document.items():
+            if name in fields:
+                try:
+                    values[name] = fields[name].read(value)
+                except (TypeError, ValueError):
+                    continue
+    return values
 
 
-def _check_script_name(value: Any) -> str | None:
-    if problem := _check_script(value):
-        return problem
-    problem = problem_with_name(value)
-    return f"{value!r} {problem}" if problem else None
+def write_values(fields: Mapping[str, Field], holder: Any) -> dict[str, Any]:
+    """Return the JSON form of a dataclass's fields, without those that have nothing to store."""
+    written = {name: field.write(getattr(holder, name)) for name, field in fields.items()}
+    return {name: value for name, value in written.items() if value is not None}
 
 
-def _check_args(value: Any) -> str | None:
-    return _strings(MAX_ARGS_BYTES)(value) or problem_with_references(value) or None
+def entry(default: Any, field: Field, *, in_repr: bool = True) -> Any:
+    """Return the declaration of a field with this default."""
+    metadata = {_ENTRY: field}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, repr=in_repr, metadata=metadata)
+    return dataclasses.field(default=default, repr=in_repr, metadata=metadata)
 
 
-def _check_code(value: Any) -> str | None:
-    if isinstance(value, str) and S3_URI.fullmatch(value) and value.endswith(".tar.gz"):
-        return None
-    return f"{value!r} is no s3://bucket/key of a .tar.gz archive"
-
-
-def _strings(largest: int) -> Check:
-    def check(value: Any) -> str | None:
-        # Neither names the value: it may contain a secret.
-        if not isinstance(value, list | tuple):
-            return f"a {type(value).__name__} is not a list of strings; quote each item"
-        if others := [number for number, item in enumerate(value) if not isinstance(item, str)]:
-            return f"item {others[0]} makes it not a list of strings; quote each item"
-        if any("\0" in item for item in value):
-            return "an item has a NUL character, which no program can take"
-        size = sum(len(item.encode()) for item in value)
-        if size > largest:
-            return (
-                f"{size} bytes are more than {largest}; put large values in a file of the project"
-            )
-        return None
-
-    return check
-
-
-def _check_command(value: Any) -> str | None:
-    if problem := _strings(MAX_ARGS_BYTES)(value):
-        return problem
-    return None if value else "is empty; give the program and its arguments as a list"
-
-
-def _check_env(value: Any) -> str | None:
-    if not isinstance(value, Mapping):
-        return f"a {type(value).__name__} is not an object of names and strings"
-    for name, text in value.items():
-        if not isinstance(name, str) or not ENV_NAME.fullmatch(name):
-            return f"{name!r} is no name of an environment variable"
-        if name.startswith("RUNCTL_"):
-            return f"{name} is set by runctl itself; choose a name without RUNCTL_"
-        if name in OVERRIDDEN:
-            return f"{name} is set by runctl itself; {OVERRIDDEN[name]}"
-        if not isinstance(text, str) or "\0" in text:
-            return f"{name} must be a string without NUL; quote it"
-        try:
-            parse_reference(text)
-        except BadReferenceError as exc:
-            return f"{name}: {exc}"
-    size = sum(len(name.encode()) + len(text.encode()) for name, text in value.items())
-    if size > MAX_ENV_BYTES:
-        return (
-            f"{size} bytes are more than {MAX_ENV_BYTES}; put large values in a file of the project"
-        )
-    return None
-
-
-def _check_instance_id(value: Any) -> str | None:
-    if isinstance(value, str) and INSTANCE_ID.fullmatch(value):
-        return None
-    return f"{value!r} is no instance id such as 'i-0123456789abcdef0'"
-
-
-def _one_of(known: tuple[str, ...]) -> Check:
-    return lambda value: None if value in known else f"{value!r} is none of {', '.join(known)}"
-
-
-def _check_boolean(value: Any) -> str | None:
-    return None if isinstance(value, bool) else f"{value!r} is neither true nor false"
-
-
-def _whole(least: int, most: int) -> Check:
-    def check(value: Any) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            return f"{value!r} is not a whole number from {least} to {most}"
-        return None
-
-    return check
-
-
-def _check_deadline(value: Any) -> str | None:
-    try:
-        instant = parse_instant(value) if isinstance(value, str) else None
-    except ValueError:
-        instant = None
-    if instant is None or instant.tzinfo is None:
-        return f"{value!r} is no instant with a time zone, such as '2030-01-31T18:00:00Z'"
-    return None
-
-
-def problem_with_deadline(deadline: datetime, now: datetime) -> str:
-    """Say that a deadline is over before the run begins; empty if it is not."""
-    if deadline > now:
-        return ""
-    return (
-        f"{deadline.isoformat()} has passed (it is {now:%Y-%m-%dT%H:%M:%SZ}); give an instant in "
-        "the future"
+def text(about: str, *, check: Check, pattern: str = "", option: Option | None = None) -> Any:
+    """Declare a string, empty by default."""
+    schema = {"type": "string", "description": about}
+    if pattern:
+        schema["pattern"] = pattern
+    if check("") is None:
+        schema["default"] = ""
+    return entry(
+        "",
+        Field(
+            schema=schema,
+            check=check,
+            read=_exactly(str),
+            write=str if check("") is None else lambda value: value or None,
+            option=option,
+        ),
     )
 
 
-def parse_instant(value: str) -> datetime:
-    """Read an instant in ISO 8601; ValueError when it is none. Python 3.10 knows no Z."""
-    return datetime.fromisoformat(value.replace("Z", "+00:00"))
+def strings(
+    about: str,
+    *,
+    check: Check,
+    default: Sequence[str] = (),
+    limits: Mapping[str, int] | None = None,
+    option: Option | None = None,
+    is_setting: bool = False,
+    in_repr: bool = False,
+) -> Any:
+    """Declare a list of strings; `limits` are minItems and maxItems of its schema."""
+    schema: dict[str, Any] = {"type": "array", "items": {"type": "string"}, **(limits or {})}
+    if default or not limits:
+        schema["default"] = list(default)
+    field = Field(
+        schema={**schema, "description": about},
+        check=check,
+        read=_read_strings,
+        write=list if check([]) is None else lambda value: list(value) or None,
+        option=option,
+        is_setting=is_setting,
+    )
+    return entry(tuple(default), field, in_repr=in_repr)
 
 
-def _check_checkpoint_dir(value: Any) -> str | None:
-    if value == "":
-        return None
-    if problem := _text(value, "a folder"):
-        return problem
-    if not is_inside_project(value) or value.strip("./") == "":
-        return f"{value!r} is not a folder inside the project; give a relative path"
-    return None
-
-
-_STRINGS = {"type": "array", "items": {"type": "string"}}
-
-CHECKPOINT_FIELDS: Mapping[str, Field] = {
-    "dir": Field(
-        {
-            "type": "string",
-            "description": "Where the trainer saves, relative to the project. "
-            "Default: the folder that RUNCTL_CHECKPOINT_DIR names.",
+def variables(about: str, *, check: Check, option: Option, is_setting: bool = False) -> Any:
+    """Declare an object of names and strings."""
+    field = Field(
+        schema={
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "default": {},
+            "description": about,
         },
-        _check_checkpoint_dir,
-    ),
-    "keep_last": Field(
-        {
-            "type": "integer", "minimum": 1, "maximum": 1000, "default": 3,
-            "description": "How many whole checkpoints stay.",
-        },
-        _whole(1, 1000),
-    ),
-    "grace_seconds": Field(
-        {
-            "type": "integer", "minimum": 0, "maximum": 90, "default": 90,
-            "description": "How long the trainer may take to save after SIGTERM.",
-        },
-        _whole(0, 90),
-    ),
-    "interval": Field(
-        {
-            "type": "integer", "minimum": 0, "maximum": 86400, "default": 0,
-            "description": "Seconds from one save that the trainer's helper is asked for to the "
-            "next; 0 chooses by what a save costs and how often machines are taken.",
-        },
-        _whole(0, 86400),
-    ),
-}  # fmt: skip
+        check=check,
+        read=_read_variables,
+        write=dict,
+        option=option,
+        is_setting=is_setting,
+    )
+    return entry({}, field, in_repr=False)
 
 
-def _check_exit_codes(value: Any) -> str | None:
-    if value == ANY:
-        return None
+def choice(
+    about: str,
+    *,
+    choices: Collection[str],
+    noun: str,
+    default: str,
+    unknown: str | None = None,
+    option: Option | None = None,
+    is_setting: bool = False,
+) -> Any:
+    """Declare one of several words; a stored word that is not among them is read as `unknown`."""
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or (value not in choices and unknown is None):
+            raise TypeError(json_type(value))
+        return value if value in choices else str(unknown)
+
+    field = Field(
+        schema={"enum": list(choices), "default": default, "description": about},
+        check=request_checks.one_of(choices, noun),
+        read=read,
+        write=str,
+        option=option,
+        is_setting=is_setting,
+    )
+    return entry(default, field)
+
+
+def boolean(
+    about: str, *, default: bool, option: Option | None = None, is_setting: bool = False
+) -> Any:
+    """Declare a boolean."""
+    field = Field(
+        schema={"type": "boolean", "default": default, "description": about},
+        check=request_checks.check_boolean,
+        read=_exactly(bool),
+        write=bool,
+        option=option,
+        is_setting=is_setting,
+    )
+    return entry(default, field)
+
+
+def whole_number(
+    about: str,
+    *,
+    least: int,
+    most: int,
+    default: int,
+    option: Option | None = None,
+    is_setting: bool = False,
+) -> Any:
+    """Declare a whole number within limits."""
+    field = Field(
+        schema={
+            "type": "integer",
+            "minimum": least,
+            "maximum": most,
+            "default": default,
+            "description": about,
+        },
+        check=request_checks.whole_number(least, most),
+        read=_exactly(int),
+        write=int,
+        option=option,
+        is_setting=is_setting,
+    )
+    return entry(default, field)
+
+
+def instant(about: str, *, option: Option | None = None) -> Any:
+    """Declare a date and time, kept in UTC; None by default."""
+    field = Field(
+        schema={"type": "string", "format": "date-time", "description": about},
+        check=request_checks.check_instant,
+        read=_read_instant,
+        write=lambda value: None if value is None else value.isoformat(),
+        option=option,
+    )
+    return entry(None, field)
+
+
+def an_object(
+    about: str, *, holder: type, required: tuple[str, ...] = (), is_setting: bool = False
+) -> Any:
+    """Declare an object whose fields are the entries of the dataclass `holder`."""
+    fields = entries(holder)
+    schema: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    if required:
+        schema["required"] = list(required)
+    schema["properties"] = {name: dict(field.schema) for name, field in fields.items()}
+
+    def check(value: Any) -> str | None:
+        if not isinstance(value, Mapping):
+            return f"must be an object, not {json_type(value)}"
+        missing = [name for name in required if name not in value]
+        return (
+            f"{missing[0]} is missing; {fields[missing[0]].schema['description']}"
+            if missing
+            else None
+        )
+
+    def write(value: Any) -> dict[str, Any] | None:
+        document = write_values(fields, value)
+        return document if document.keys() >= set(required) else None
+
+    field = Field(
+        schema={**schema, "description": about},
+        check=check,
+        read=lambda value: holder(**read_values(fields, value)),
+        write=write,
+        is_setting=is_setting,
+        fields=fields,
+    )
+    return dataclasses.field(default_factory=holder, metadata={_ENTRY: field})
+
+
+def _exactly(kind: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(json_type(value))
+        return value
+
+    return read
+
+
+def _read_strings(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        return f"{value!r} is not a list of exit codes such as [1, 137], or '{ANY}'"
-    for code in value:
-        if code == 0 and not isinstance(code, bool):
-            return "0 is the exit code of success, which is never retried; remove it"
-        if _whole(1, 255)(code):
-            return f"{code!r} is not an exit code, which is a whole number from 1 to 255"
-    if len(set(value)) != len(value):
-        twice = next(code for code in value if list(value).count(code) > 1)
-        return f"names {twice} twice"
-    return None if value else f"is empty; name the exit codes to retry, or '{ANY}'"
+        raise TypeError(json_type(value))
+    return tuple(map(str, value))
 
 
-RETRY_FIELDS: Mapping[str, Field] = {
-    "exit_codes": Field(
-        {
-            "oneOf": [
-                {
-                    "type": "array", "minItems": 1, "uniqueItems": True,
-                    "items": {"type": "integer", "minimum": 1, "maximum": 255},
-                },
-                {"const": ANY},
-            ],
-            "description": f"Exit codes of the trainer to retry, or `{ANY}`; 137 is a trainer that "
-            "was killed, for lack of memory for example.",
-        },
-        _check_exit_codes,
-    ),
-    "max_failures": Field(
-        {
-            "type": "integer", "minimum": 1, "maximum": 100, "default": 3,
-            "description": "How many failures of the run are retried; the next one ends it.",
-        },
-        _whole(1, 100),
-    ),
-}  # fmt: skip
+def _read_variables(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise TypeError(json_type(value))
+    return {str(name): str(text) for name, text in value.items()}
 
 
-def _check_object(value: Any) -> str | None:
-    return None if isinstance(value, Mapping) else f"{value!r} is not an object"
-
-
-def _check_retry(value: Any) -> str | None:
-    if problem := _check_object(value):
-        return problem
-    if "exit_codes" in value:
-        return None
-    return f"needs exit_codes; name those to retry, such as [1, 137], or '{ANY}'"
-
-
-def _check_kind(value: Any) -> str | None:
-    if isinstance(value, str) and value in KINDS:
-        return None
-    return f"{value!r} is not a valid kind; known values: {', '.join(KINDS)}"
-
-
-FIELDS: Mapping[str, Field] = {
-    "kind": Field(
-        {
-            "enum": list(KINDS), "default": TRAIN,
-            "description": "What the run is, which decides what follows the end of an attempt.",
-        },
-        _check_kind,
-    ),
-    "script": Field(
-        {
-            "type": "string",
-            "description": "The program: a path inside `code`, or an s3:// URI of one file.",
-        },
-        _check_script_name,
-    ),
-    "command": Field(
-        {
-            **_STRINGS, "minItems": 1,
-            "description": "Any program and its arguments, in place of a script; references to "
-            "the trainer's variables are replaced as in `args`.",
-        },
-        _check_command,
-    ),
-    "code": Field(
-        {
-            "type": "string", "pattern": r"^s3://.+\.tar\.gz$",
-            "description": "The packed project; `runctl aws train` makes and uploads it.",
-        },
-        _check_code,
-    ),
-    "args": Field(
-        {
-            **_STRINGS, "default": [],
-            "description": "What follows the script. No shell sees it: only `$RUNCTL_NAME` and "
-            "`${RUNCTL_NAME}` of the trainer contract are replaced.",
-        },
-        _check_args,
-    ),
-    "resume_args": Field(
-        {
-            **_STRINGS, "default": [],
-            "description": "More arguments, at the end, whenever there is a checkpoint to resume "
-            "from; references are replaced as in `args`.",
-        },
-        _check_args,
-    ),
-    "env": Field(
-        {
-            "type": "object", "additionalProperties": {"type": "string"}, "default": {},
-            "description": f"The trainer's own variables, {MAX_ENV_BYTES} bytes at most. "
-            "The ledger keeps them, so a secret is given by reference: `secret:NAME`, "
-            "`secret:NAME#KEY` or `ssm:/PATH`.",
-        },
-        _check_env,
-    ),
-    "not_secrets": Field(
-        {
-            **_STRINGS, "default": [],
-            "description": "Variables of `env` and options of the arguments whose values look like "
-            "secrets and are not; without it such a request is refused.",
-        },
-        _strings(MAX_ARGS_BYTES),
-    ),
-    "instance_id": Field(
-        {
-            "type": "string", "pattern": f"^{INSTANCE_ID.pattern}$",
-            "description": "A machine that is there already, for the first attempt only; those "
-            "after it are launched. It is not ended with the run.",
-        },
-        _check_instance_id,
-    ),
-    "instance_types": Field(
-        {
-            **_STRINGS, "minItems": 1, "maxItems": 40, "default": list(DEFAULT_INSTANCE_TYPES),
-            "description": "What the run may use; ten or more types are interrupted less often.",
-        },
-        check_instance_types,
-    ),
-    "market": Field(
-        {"enum": list(MARKETS), "default": "spot", "description": "Where capacity is bought."},
-        _one_of(MARKETS),
-    ),
-    "credentials": Field(
-        {
-            "enum": list(CREDENTIALS), "default": "none",
-            "description": "AWS credentials for the trainer: with `run` it may read what belongs "
-            "to its run and the deployment's `readable_buckets`, and write its outputs.",
-        },
-        _one_of(CREDENTIALS),
-    ),
-    "auto_resume": Field(
-        {
-            "type": "boolean", "default": True,
-            "description": "Relaunch after an interruption; otherwise end as interrupted.",
-        },
-        _check_boolean,
-    ),
-    "max_attempts": Field(
-        {
-            "type": "integer", "minimum": 1, "maximum": 1000, "default": 100,
-            "description": "How many attempts may be launched.",
-        },
-        _whole(1, 1000),
-    ),
-    "deadline": Field(
-        {
-            "type": "string", "format": "date-time",
-            "description": "No attempt is launched after this instant.",
-        },
-        _check_deadline,
-    ),
-    "checkpoint": Field(
-        {
-            "type": "object", "additionalProperties": False,
-            "properties": {name: dict(f.schema) for name, f in CHECKPOINT_FIELDS.items()},
-            "description": "How checkpoints are taken.",
-        },
-        _check_object,
-    ),
-    "retry": Field(
-        {
-            "type": "object", "additionalProperties": False, "required": ["exit_codes"],
-            "properties": {name: dict(f.schema) for name, f in RETRY_FIELDS.items()},
-            "description": "Which failures of the trainer itself are retried from the newest "
-            "checkpoint, as a new attempt. Default: none.",
-        },
-        _check_retry,
-    ),
-}  # fmt: skip
-
-
-# The fields that are objects, with the fields of each.
-NESTED_FIELDS: Mapping[str, Mapping[str, Field]] = {
-    "checkpoint": CHECKPOINT_FIELDS,
-    "retry": RETRY_FIELDS,
-}
-
-
-def request_schema() -> dict[str, Any]:
-    """Return the published JSON Schema of the execution input."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "RunRequest",
-        "description": "The input of an execution. `run_id` alone continues an ended run.",
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            **{name: dict(f.schema) for name, f in FIELDS.items()},
-            "run_id": {
-                "type": "string",
-                "pattern": f"^{RUN_ID.pattern}$",
-                "description": "The run that this execution continues; it stands alone.",
-            },
-        },
-        "oneOf": [
-            {"required": ["script"]},
-            {"required": ["command"]},
-            {"required": ["run_id"]},
-        ],
-    }
+def _read_instant(value: Any) -> datetime:
+    read = parse_instant(_exactly(str)(value))
+    if read.tzinfo is None:
+        raise ValueError("no time zone")
+    return read.astimezone(timezone.utc)

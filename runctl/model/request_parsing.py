@@ -1,73 +1,57 @@
-"""Checking a run request: every problem of every field in one message."""
+"""The check of a run request, which reports every problem of every field in one message."""
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
-from datetime import timezone
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runctl.model.contract import problem_with_references
 from runctl.model.errors import InvalidRequestError, Problem
-from runctl.model.kinds import TRAIN
 from runctl.model.plain_secrets import PlainSecret, find_plain_secrets
-from runctl.model.request import CheckpointOptions, RetryOptions, RunRequest
-from runctl.model.request_fields import FIELDS, NESTED_FIELDS, Field, parse_instant
+from runctl.model.request import RunRequest, fields_of
+from runctl.model.request_fields import Field
 
 
-def parse_request(document: Any) -> RunRequest:
-    """Check an execution input and return the request.
+def parse_request(document: Any, request: type[RunRequest] = RunRequest) -> RunRequest:
+    """Check an execution's input and return the request.
 
-    Raises InvalidRequestError with every problem of every field at once.
+    Raises InvalidRequestError with every problem of every field. An unknown kind is the only
+    problem reported: the fields of such a run are not known either.
     """
     if not isinstance(document, Mapping):
         raise InvalidRequestError((Problem("input", "must be a JSON object"),))
-    if problem := FIELDS["kind"].check(document.get("kind", TRAIN)):
-        # The fields of another kind are not known either, so more problems would only confuse.
+    fields = fields_of(request)
+    if "kind" in document and (problem := fields["kind"].check(document["kind"])):
         raise InvalidRequestError((Problem("kind", problem),))
-    problems = [*_problems(document, FIELDS, prefix="")]
-    for name, fields in NESTED_FIELDS.items():
-        if isinstance(inner := document.get(name, {}), Mapping):
-            problems += _problems(inner, fields, prefix=f"{name}.")
-    problems += _contradictions(document)
-    problems += [
-        Problem(one.where, problem_with_secret(one)) for one in find_plain_secrets(document)
+    problems = [
+        *_problems(document, fields),
+        *_contradictions(document),
+        *(
+            Problem(found.where, problem_with_secret(found))
+            for found in find_plain_secrets(document)
+        ),
     ]
     if problems:
         raise InvalidRequestError(tuple(problems))
-    read_below = {*NESTED_FIELDS, "deadline"}
-    given = {key: value for key, value in document.items() if key not in read_below}
-    for key in ("command", "args", "resume_args", "instance_types", "not_secrets"):
-        if key in given:
-            given[key] = tuple(given[key])
-    deadline = document.get("deadline")
-    return RunRequest(
-        **given,
-        checkpoint=CheckpointOptions(**document.get("checkpoint", {})),
-        retry=RetryOptions.from_document(document["retry"])
-        if "retry" in document
-        else RetryOptions(),
-        deadline=parse_instant(deadline).astimezone(timezone.utc) if deadline is not None else None,
-    )
+    return request.from_stored(document)
 
 
 def _problems(
-    document: Mapping[str, Any], fields: Mapping[str, Field], *, prefix: str
-) -> list[Problem]:
-    found = []
+    document: Mapping[str, Any], fields: Mapping[str, Field], *, prefix: str = ""
+) -> Iterator[Problem]:
     for name, value in document.items():
         if name not in fields:
             close = difflib.get_close_matches(str(name), fields, n=1)
-            hint = (
-                f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(fields)}"
-            )
-            found.append(Problem(f"{prefix}{name}", f"unknown field{hint}"))
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(fields)}"
+            yield Problem(f"{prefix}{name}", f"unknown field; {hint}")
         elif problem := fields[name].check(value):
-            found.append(Problem(f"{prefix}{name}", problem))
-    return found
+            yield Problem(f"{prefix}{name}", problem)
+        if name in fields and isinstance(value, Mapping) and (inner := fields[name].fields):
+            yield from _problems(value, inner, prefix=f"{name}.")
 
 
 def problem_with_secret(found: PlainSecret) -> str:
-    """Return why a value is refused that looks like a secret, and what to do, without the value."""
+    """Return why a value that looks like a secret is refused, and the remedy, without the value."""
     outer, _, name = found.where.partition(".")
     if outer == "env":
         remedy = (
@@ -76,9 +60,9 @@ def problem_with_secret(found: PlainSecret) -> str:
         )
     else:
         remedy = (
-            "arguments are shown in the machine's process list as well: keep it in Secrets Manager "
-            "or Parameter Store, give NAME=secret:NAME or NAME=ssm:/PATH in env, and let the "
-            "program read the variable"
+            "arguments also appear in the machine's process list: keep it in Secrets Manager or "
+            "Parameter Store, give NAME=secret:NAME or NAME=ssm:/PATH in env, and let the program "
+            "read the variable"
         )
     return (
         f"the value looks like a secret ({found.reason}), and requests are stored and shown; "
@@ -86,38 +70,38 @@ def problem_with_secret(found: PlainSecret) -> str:
     )
 
 
-def _problem_with_command(command: Sequence[Any]) -> str:
-    """Check the words that no shell sees; a text of several words is likely a shell's program."""
-    words = [word for word in command if isinstance(word, str)]
-    return problem_with_references([word for word in words if not re.search(r"\s", word)])
-
-
-def _contradictions(document: Mapping[str, Any]) -> list[Problem]:
+def _contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
     script, command = document.get("script"), document.get("command")
     if script is None and command is None:
-        return [Problem("script", "is missing; give the path of a script, or a command")]
-    found = []
+        yield Problem("script", "missing; give the path of a script, or a command")
+        return
     if script is not None and command is not None:
-        found.append(Problem("command", "stands beside script; give one of the two"))
+        yield Problem("command", "mutually exclusive with script; give one of them")
     if command is not None and document.get("args"):
-        found.append(Problem("args", "belong to a script; put them into command"))
+        yield Problem("args", "not allowed with command; append them to command")
     if isinstance(command, list | tuple) and (problem := _problem_with_command(command)):
-        found.append(Problem("command", problem))
+        yield Problem("command", problem)
     env = document.get("env")
     if document.get("credentials") == "run" and isinstance(env, Mapping):
-        found += [
-            Problem("env", f"{name} is set by runctl itself with credentials: run; leave it out")
-            for name in env
-            if str(name).startswith("AWS_CONTAINER_")
-        ]
-    if isinstance(script, str) and not script.startswith("s3://") and not document.get("code"):
-        found.append(
-            Problem(
-                "script",
-                f"{script!r} is a path inside a project, but there is no code; "
-                "give an s3:// URI, or code",
-            )
+        for name in env:
+            if str(name).startswith("AWS_CONTAINER_"):
+                yield Problem("env", f"{name} is set by runctl with credentials: run; remove it")
+    if isinstance(script, str):
+        yield from _problems_with_place(script, has_code=bool(document.get("code")))
+
+
+def _problems_with_place(script: str, *, has_code: bool) -> Iterator[Problem]:
+    is_uri = script.startswith("s3://")
+    if not is_uri and not has_code:
+        message = "is a path in a project, but code is missing; give an S3 URI, or code"
+        yield Problem("script", f"{script!r} {message}")
+    if is_uri and has_code:
+        yield Problem(
+            "script", f"{script!r} is an S3 URI, but code is given; give a path inside the code"
         )
-    if isinstance(script, str) and script.startswith("s3://") and document.get("code"):
-        found.append(Problem("script", "is an s3:// URI beside code; give a path inside the code"))
-    return found
+
+
+def _problem_with_command(command: Sequence[Any]) -> str:
+    """Check the words that no shell reads; a text of several words is likely a shell's program."""
+    words = [word for word in command if isinstance(word, str)]
+    return problem_with_references([word for word in words if not re.search(r"\s", word)])

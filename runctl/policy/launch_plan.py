@@ -52,7 +52,9 @@ class Observation:
     def candidates(self) -> tuple[Pool, ...]:
         """All pools that the run accepts, the markets in their order."""
         request = self.run.request
-        return candidate_pools(request.instance_types, self.zones, markets_of(request.market))
+        return candidate_pools(
+            request.resources.instance_types, self.zones, markets_of(request.resources.market)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ class LaunchPolicy:
 
 def plan_launch(seen: Observation) -> Plan:
     """Ask one market of the run after the other, then wait, or refuse if waiting cannot help."""
-    market = seen.run.request.market
+    market = seen.run.request.resources.market
     if seen.denial:
         return Refuse(reason=f"the launch was refused: {seen.denial}")
     if not markets_of(market):
@@ -104,7 +106,7 @@ def plan_launch(seen: Observation) -> Plan:
     following = next_market(seen)
     if following is None:
         return _after_round(seen)
-    candidates = candidate_pools(seen.run.request.instance_types, seen.zones, [following])
+    candidates = candidate_pools(seen.run.request.resources.instance_types, seen.zones, [following])
     pools = choose_pools(candidates, cooling=seen.cooling)
     return Launch(pools=pools, market=following, reason=_explain(seen, pools, candidates))
 
@@ -114,7 +116,7 @@ def next_market(seen: Observation) -> str | None:
 
     The markets take turns, so that the one after a replayed request is another one.
     """
-    markets = markets_of(seen.run.request.market)
+    markets = markets_of(seen.run.request.resources.market)
     if len(seen.asked) >= len(markets):
         return None
     last = seen.asked[-1] if seen.asked else seen.replayed

@@ -83,7 +83,7 @@ class Cloud:
         return self.ledger.create_run(
             Run(
                 run_id=self.run_id,
-                request=RunRequest(checkpoint=checkpoint or CheckpointOptions(), **given),
+                request=RunRequest.of(checkpoint=checkpoint or CheckpointOptions(), **given),
                 started_at=now(),
                 execution=self.run_id,
                 execution_arn=ARN,

@@ -27,7 +27,7 @@ from runctl.model.run import Run
 NEWEST = "runs/r/checkpoints/manifests/s000000000007-0001.json"
 RUN = Run(
     run_id="r",
-    request=RunRequest(script="train.py"),
+    request=RunRequest.of(script="train.py"),
     started_at=datetime(2030, 1, 1, tzinfo=timezone.utc),
     execution="r",
     execution_arn="arn:r",
@@ -84,7 +84,7 @@ def test_fetching_ahead_leaves_no_full_disk_to_the_environment(
 def test_checkpoint_that_does_not_fit_is_told_at_once_and_gives_its_space_back(
     preparation: Preparation, tmp_path: Path
 ) -> None:
-    request = RunRequest(script="train.py")
+    request = RunRequest.of(script="train.py")
     prepared = Prepared(
         script="train.py", environment=tmp_path, checkpoint=Paths(tmp_path).checkpoint
     )
@@ -154,4 +154,4 @@ def test_other_trouble_with_the_disk_is_left_to_another_try(
         script="train.py", environment=tmp_path, checkpoint=Paths(tmp_path).checkpoint
     )
     with pytest.raises(OSError, match="Input/output"):
-        preparation.restore(RunRequest(script="train.py"), prepared)
+        preparation.restore(RunRequest.of(script="train.py"), prepared)

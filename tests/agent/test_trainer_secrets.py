@@ -28,6 +28,7 @@ from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
 from runctl.aws.secret_values import UnreadableSecretError
 from runctl.model.errors import RequestError, TransientError
 from runctl.model.request import RetryOptions
+from runctl.model.request_checks import ANY
 from tests.agent.conftest import make_client
 from tests.agent.machine import Cloud, now, wait_until
 
@@ -123,7 +124,7 @@ def test_secret_that_is_not_there_fails_the_run_before_the_trainer_starts(
     cloud.create_run(
         "open('started', 'w')",
         env={**references(stored), "W": "secret:missing", "H": f"secret:{stored}/keys#HF"},
-        retry=RetryOptions(any_exit_code=True),
+        retry=RetryOptions(exit_codes=ANY),
     )
     cloud.open_attempt()
     cloud.give_token()

@@ -97,11 +97,14 @@ def test_recorded_run_is_read_whole(recorded, run_id, status, stages, running_at
     assert [attempt.stage for attempt in attempts] == stages
     assert attempts[-1].running_at == running_at
     assert run.is_settled is is_settled
-    assert (run.started_at, run.request.script) == (START, "train.py")
-    assert (run.request.args, run.request.env) == (("--epochs", "3"), {"MODE": "fast"})
+    assert (run.started_at, run.request.program.script) == (START, "train.py")
+    assert (run.request.program.args, run.request.program.env) == (
+        ("--epochs", "3"),
+        {"MODE": "fast"},
+    )
     source = attempts[0].source
-    if run.request.instance_id:
-        assert source == Existing(run.request.instance_id)
+    if run.request.resources.instance_id:
+        assert source == Existing(run.request.resources.instance_id)
         assert attempts[0].is_on_existing_instance
     else:
         assert source == Launched(json.dumps({"ClientToken": f"{run_id}-1-1"}))
@@ -145,7 +148,7 @@ def test_existing_instance_is_assigned_to_a_recorded_attempt(recorded):
     held = recorded.ledger.record_existing_instance(
         "existing-launching",
         1,
-        instance_id=recorded.run("existing-launching").request.instance_id,
+        instance_id=recorded.run("existing-launching").request.resources.instance_id,
         pool="m5.large/us-east-1a/on-demand",
         instead_of=None,
         now=LATER,

@@ -10,7 +10,7 @@ from runctl.aws.items import deserialize, read_attempt, read_run, run_item
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.outcome import OutcomeKind, RunStatus
-from runctl.model.request import DEFAULT_INSTANCE_TYPES, CheckpointOptions, RunRequest
+from runctl.model.request import DEFAULT_INSTANCE_TYPES, CheckpointOptions, RetryOptions, RunRequest
 from runctl.model.run import AttemptStage, Run, derive_status
 from tests.aws.conftest import make_table
 
@@ -78,7 +78,7 @@ def test_a_run_of_the_version_before_is_read_whole():
     assert (run.proven, run.suspects, run.progressed_attempt) == (None, frozenset(), None)
     assert run.newest == RUN_ITEM["newest"]["S"]
     assert (run.started_at, run.ended) == (AT, None)
-    assert run.request == RunRequest(
+    assert run.request == RunRequest.of(
         script="train.py",
         code="s3://b/code/a.tar.gz",
         args=("--epochs", "3"),
@@ -151,15 +151,39 @@ def test_a_run_that_a_newer_version_wrote_is_read_as_far_as_it_is_known(changes,
         ('{"instance_types": null, "env": [], "max_attempts": "9"}', {}),
         (
             '{"checkpoint": {"keep_last": 5, "dir": 3, "later": 1}, "auto_resume": false}',
-            {"checkpoint": CheckpointOptions(keep_last=5), "auto_resume": False},
+            {
+                "checkpoint": CheckpointOptions(keep_last=5),
+                "auto_resume": False,
+                "extra": {"checkpoint": {"later": 1}},
+            },
+        ),
+        (
+            '{"retry": {"exit_codes": [1], "delay": {"seconds": 5}}, "deadline": "2030-01-01"}',
+            {
+                "retry": RetryOptions(exit_codes=(1,)),
+                "extra": {"retry": {"delay": {"seconds": 5}}},
+            },
         ),
         ('{"deadline": "in a week"}', {}),
     ],
 )
 def test_a_request_that_a_newer_version_stored_is_read_as_far_as_it_is_known(request_text, changes):
     request = read_run(stored(request=request_text)).request
-    assert request == replace(RunRequest(), **changes)
-    assert request.instance_types == DEFAULT_INSTANCE_TYPES
+    assert request == RunRequest.of(**changes)
+    assert request.resources.instance_types == DEFAULT_INSTANCE_TYPES
+
+
+def test_fields_of_a_newer_version_are_written_back_also_inside_of_objects():
+    newer = {
+        "script": "train.py",
+        "nodes": {"count": 4},
+        "checkpoint": {"keep_last": 5, "compress": True},
+        "retry": {"delay": 5},
+    }
+    written = RunRequest.from_stored(newer).as_document()
+    assert written["nodes"] == {"count": 4}
+    assert written["retry"] == {"delay": 5}
+    assert (written["checkpoint"]["compress"], written["checkpoint"]["keep_last"]) == (True, 5)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +258,7 @@ def test_an_upgraded_deployment_commits_to_a_run_of_the_version_before(aws):
 def test_what_this_version_knows_more_is_written_and_read_back():
     run = Run(
         run_id="lm",
-        request=RunRequest(script="s3://b/a.py"),
+        request=RunRequest.of(script="s3://b/a.py"),
         started_at=AT,
         execution="lm",
         execution_arn="arn",

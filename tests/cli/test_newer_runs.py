@@ -11,7 +11,13 @@ from runctl.model.outcome import RunStatus
 from tests.cli.deployed import Deployed
 from tests.control.fakes import World
 
-NEWER = {"script": "serve.py", "kind": "serve", "nodes": {"token": "hunter2"}, "market": "reserved"}
+NEWER = {
+    "script": "serve.py",
+    "kind": "serve",
+    "nodes": {"token": "hunter2"},
+    "checkpoint": {"keep_last": 2, "key": "hunter2"},
+    "market": "reserved",
+}
 
 
 @pytest.fixture
@@ -50,6 +56,7 @@ def test_status_names_the_unknown_fields_and_hides_their_values(newer, runctl):
     request = done.document["request"]
     assert (request["kind"], request["nodes"], request["market"]) == ("unknown", "***", "unknown")
     assert request["script"] == "serve.py"
+    assert (request["checkpoint"]["keep_last"], request["checkpoint"]["key"]) == (2, "***")
     assert "hunter2" not in done.stdout
     assert runctl("status", "newer").code == 0
 

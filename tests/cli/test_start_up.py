@@ -13,7 +13,7 @@ from runctl.cli.display.help_page import with_colours
 from runctl.cli.main import app
 
 # Each of these would double the time that a help page takes.
-HEAVY = ("boto3", "botocore", "rich", "aws_cdk", "ministack", "hypercorn")
+HEAVY = ("boto3", "botocore", "pydantic", "rich", "aws_cdk", "ministack", "hypercorn")
 OURS = ("runctl.agent", "runctl.aws", "runctl.checkpoint", "runctl.control", "runctl.local")
 
 
@@ -63,6 +63,32 @@ def test_version_imports_no_rich():
     done = run("--version")
     assert done.stdout.startswith("runctl ")
     assert not imported_by(done) & {*HEAVY, *OURS}
+
+
+def test_help_of_train_imports_no_sdk_and_no_display():
+    done = run("aws", "train", "--help")
+    assert "--max-attempts N" in done.stdout
+    assert not imported_by(done) & {*HEAVY, *OURS}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["aws", "train", "--max-attempts", "x", "a.py"], "'--max-attempts': 'x' is not a whole"),
+        (["aws", "create", "--keep-alive", "x"], "'--keep-alive': 'x' is not a number"),
+    ],
+)
+def test_value_of_the_wrong_type_is_refused(words, message):
+    done = run(*words)
+    assert done.returncode == 2
+    assert f"error: Invalid value for {message}" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["maybe", "2"])
+def test_invalid_boolean_in_the_environment_is_refused(word):
+    done = run("list", RUNCTL_LOCAL=word)
+    assert done.returncode == 2
+    assert f"{word!r} is not a boolean" in done.stderr
 
 
 def test_command_is_imported_when_it_is_chosen():

@@ -18,7 +18,7 @@ def test_a_new_run_begins_with_attempt_one_however_often_it_is_prepared():
     world = World()
     for _ in range(2):
         assert prepare_run(world, execution(), REQUEST) == {"run_id": RUN, "attempt": 1}
-    assert world.ledger.find_run(RUN).request.command == ("train",)
+    assert world.ledger.find_run(RUN).request.program.command == ("train",)
 
 
 def test_everything_that_is_wrong_is_told_at_once():
@@ -70,7 +70,7 @@ def test_an_ended_run_continues_with_its_own_request_and_the_next_attempt():
         answer = prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
         assert answer == {"run_id": RUN, "attempt": 2}
     run = world.ledger.find_run(RUN)
-    assert (run.ended, run.executions, run.request.command) == (None, 2, ("train",))
+    assert (run.ended, run.executions, run.request.program.command) == (None, 2, ("train",))
 
 
 def test_a_run_that_goes_on_cannot_be_continued():
@@ -106,7 +106,7 @@ def test_an_unknown_run_cannot_be_continued():
 @pytest.mark.parametrize(
     ("document", "told"),
     [
-        ({"run_id": RUN, "market": "spot"}, "stands beside market"),
+        ({"run_id": RUN, "market": "spot"}, "not allowed with market"),
         ({"run_id": "a b"}, "'a b' is not"),
         ({"run_id": 3}, "3 is not"),
     ],

@@ -218,7 +218,7 @@ class Training(RuleBasedStateMachine):
             for one in self.world.ledger.attempts(RUN)
             if one.ended and one.ended.exit_code
         ]
-        most = MAX_FAILURES if run.request.retry.is_on else 0
+        most = MAX_FAILURES if run.request.limits.retry.is_on else 0
         assert codes.count(1) <= most + 1 + self.renewals, codes
         assert codes.count(2) <= 1 + self.renewals, codes
 

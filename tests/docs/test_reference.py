@@ -26,4 +26,4 @@ def test_a_generated_page_is_up_to_date(name):
 def test_the_request_on_the_page_is_valid():
     block = (REFERENCE / "run-request.md").read_text().split("```json\n")[1].split("```")[0]
     document = json.loads(block.replace("BUCKET", "my-bucket"))
-    assert parse_request(document).script == "s3://my-bucket/train.py"
+    assert parse_request(document).program.script == "s3://my-bucket/train.py"

@@ -109,7 +109,13 @@ def test_a_run_waits_for_capacity_and_goes_on_when_there_is_some(
         ({"script": "../escape.py", "code": "s3://{bucket}/code/x.tar.gz"}, ["script", "project"]),
         ({"script": "s3://{bucket}/code/sleeper.py", "env": {"BIG": "x" * 200_000}}, ["env"]),
     ],
-    ids=["unknown field", "wrong types", "missing script", "leaves the project", "large env"],
+    ids=[
+        "unknown field",
+        "wrong types",
+        "missing script",
+        "script outside",
+        "large env",
+    ],
 )
 def test_a_bad_request_fails_at_once_and_launches_nothing(
     testbed: Testbed, script: str, new_name, request_: dict, named: list

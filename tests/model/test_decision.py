@@ -91,7 +91,11 @@ def test_something_always_follows(run, tried, outcome):
 @given(run=runs, tried=attempts, outcome=outcomes, more=st.integers(1, 50))
 def test_more_attempts_never_give_up_sooner(run, tried, outcome, more):
     richer = replace(
-        run, request=replace(run.request, max_attempts=run.request.max_attempts + more)
+        run,
+        request=replace(
+            run.request,
+            limits=replace(run.request.limits, max_attempts=run.request.limits.max_attempts + more),
+        ),
     )
     if decide(run, tried, outcome, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH:
         assert (

@@ -102,7 +102,7 @@ def test_name_and_value_that_fit_each_other_are_enough(name, value):
 )
 def test_what_only_resembles_one_is_let_through(name, value):
     assert find_plain_secrets({"env": {name: value}}) == []
-    assert parse_request({"command": ["train"], "env": {name: value}}).env == {name: value}
+    assert parse_request({"command": ["train"], "env": {name: value}}).program.env == {name: value}
 
 
 def test_secret_key_is_known_beside_its_access_key():
@@ -133,7 +133,7 @@ def test_request_may_insist():
     assert labels == ["SERVICE_TOKEN", "--api-key", "command[3]"]
     insisting = {**document, "not_secrets": labels}
     request = parse_request(insisting)
-    assert request.not_secrets == tuple(labels)
+    assert request.program.not_secrets == tuple(labels)
     assert parse_request(request.as_document()) == request
     assert mask_request(request.as_document())["env"] == document["env"]
 

@@ -1,4 +1,4 @@
-"""The run request: what is wrong is told, all at once, and the published schema agrees."""
+"""The run request: every problem is reported at once, and the published schema agrees."""
 
 import json
 from datetime import datetime, timezone
@@ -12,19 +12,14 @@ from runctl.model.errors import InvalidRequestError
 from runctl.model.request import (
     CREDENTIALS,
     DEFAULT_INSTANCE_TYPES,
+    FIELDS,
     MARKETS,
     RetryOptions,
     RunRequest,
 )
-from runctl.model.request_fields import (
-    CHECKPOINT_FIELDS,
-    FIELDS,
-    MAX_ARGS_BYTES,
-    MAX_ENV_BYTES,
-    RETRY_FIELDS,
-    request_schema,
-)
+from runctl.model.request_checks import MAX_ARGS_BYTES, MAX_ENV_BYTES
 from runctl.model.request_parsing import parse_request
+from runctl.model.request_schema import request_schema
 
 CODE = "s3://bucket/code/abc.tar.gz"
 MINIMAL = {"script": "train.py", "code": CODE}
@@ -37,12 +32,16 @@ def problems(document):
     return caught.value.problems
 
 
-def test_only_what_is_to_run_is_needed():
+def test_only_the_program_is_required():
     request = parse_request(MINIMAL)
-    assert (request.script, request.code) == ("train.py", CODE)
-    assert (request.market, request.auto_resume, request.max_attempts) == ("spot", True, 100)
-    assert request.instance_types == DEFAULT_INSTANCE_TYPES
-    assert request.checkpoint.keep_last == 3
+    assert (request.program.script, request.program.code) == ("train.py", CODE)
+    assert (request.resources.market, request.limits.auto_resume, request.limits.max_attempts) == (
+        "spot",
+        True,
+        100,
+    )
+    assert request.resources.instance_types == DEFAULT_INSTANCE_TYPES
+    assert request.saving.checkpoint.keep_last == 3
 
 
 @pytest.mark.parametrize(
@@ -54,47 +53,51 @@ def test_each_way_to_name_the_program_is_enough(document):
     VALIDATOR.validate(document)
 
 
-# A bad value of each field, with a piece of what is told about it.
+# An invalid value of each field, with a part of the message about it.
 BAD = [
     ("kind", "serve", "'serve' is not a valid kind; known values: train"),
     ("kind", None, "None is not a valid kind"),
     ("kind", ["train"], "is not a valid kind"),
     ("script", "", "is not the path"),
     ("script", 3, "is not the path"),
-    ("script", "/etc/passwd", "leaves the project"),
-    ("script", "../train.py", "leaves the project"),
-    ("script", "~/train.py", "leaves the project"),
-    ("script", "a/../../b.py", "leaves the project"),
-    ("script", "s3://bucket", "no s3://bucket/key"),
+    ("script", "/etc/passwd", "is outside the project; give a path relative"),
+    ("script", "../train.py", "is outside the project; give a path relative"),
+    ("script", "~/train.py", "is outside the project; give a path relative"),
+    ("script", "a/../../b.py", "is outside the project; give a path relative"),
+    ("script", "s3://bucket", "is not a valid S3 URI (s3://bucket/key)"),
     ("script", "nb/train.ipynb", "jupyter nbconvert --to script train.ipynb"),
     ("script", "s3://bucket/train.ipynb", "is a notebook"),
     ("script", "notes.txt", "is not a program (.txt)"),
-    ("command", [], "is empty"),
-    ("command", "train", "not a list of strings"),
-    ("command", ["a", 1], "not a list of strings"),
+    ("command", [], "must not be empty"),
+    ("command", "train", "must be a list of strings, not a string"),
+    ("command", ["a", 1], "item 1 must be a string, not a number; quote it"),
     ("command", ["train", "--to", "$RUNCTL_CHECKPOINT_DR"], "did you mean $RUNCTL_CHECKPOINT_DIR?"),
     ("code", "code.tar.gz", ".tar.gz archive"),
     ("code", "s3://bucket/code.zip", ".tar.gz archive"),
     ("code", 3, ".tar.gz archive"),
-    ("not_secrets", "SORT_KEY", "is not a list of strings"),
-    ("not_secrets", [[]], "quote each item"),
-    ("args", "--epochs 3", "not a list of strings"),
-    ("args", [3], "quote each item"),
-    ("args", ["a\0b"], "NUL"),
+    ("not_secrets", "SORT_KEY", "must be a list of strings"),
+    ("not_secrets", [[]], "item 0 must be a string, not a list; quote it"),
+    ("args", "--epochs 3", "must be a list of strings"),
+    ("args", [3], "item 0 must be a string, not a number"),
+    ("args", ["a\0b"], "item 0 contains a NUL character"),
     ("args", ["--to=${RUNCTL_CHECKPOINTS}"], "did you mean $RUNCTL_CHECKPOINT_DIR?"),
     ("args", ["${RUNCTL_RESUME_STEP:+--resume}"], "resume_args"),
-    ("resume_args", "--resume", "not a list of strings"),
+    ("resume_args", "--resume", "must be a list of strings"),
     ("resume_args", ["$RUNCTL_X"], "not a variable of the trainer contract"),
-    ("args", ["x" * (MAX_ARGS_BYTES + 1)], "put large values in a file"),
-    ("env", ["A=1"], "not an object"),
-    ("env", {"1A": "x"}, "no name of an environment variable"),
-    ("env", {"A-B": "x"}, "no name of an environment variable"),
-    ("env", {"A": 1}, "must be a string"),
-    ("env", {"A": "x\0"}, "without NUL"),
+    ("args", ["x" * (MAX_ARGS_BYTES + 1)], "put large values into a file"),
+    ("env", ["A=1"], "must be an object of names and strings, not a list"),
+    ("env", {"1A": "x"}, "is not a valid variable name"),
+    ("env", {"A-B": "x"}, "is not a valid variable name"),
+    ("env", {"A": 1}, "A must be a string, not a number; quote it"),
+    ("env", {"A": "x\0"}, "A contains a NUL character"),
     ("env", {"RUNCTL_ATTEMPT": "1"}, "set by runctl itself"),
-    ("env", {"PATH": "/opt/bin"}, "PATH is set by runctl itself; give a program by its whole path"),
+    (
+        "env",
+        {"PATH": "/opt/bin"},
+        "PATH is set by runctl itself; give a program by its absolute path",
+    ),
     ("env", {"VIRTUAL_ENV": "/opt/env"}, "made from the project's requirements"),
-    ("env", {"A": "x" * MAX_ENV_BYTES}, "put large values in a file"),
+    ("env", {"A": "x" * MAX_ENV_BYTES}, "put large values into a file"),
     ("instance_types", [], "not a list of instance types"),
     ("instance_types", "g5.xlarge", "not a list of instance types"),
     ("instance_types", ["g5"], "'g5' is not a valid instance type (e.g. g5.xlarge)"),
@@ -105,33 +108,33 @@ BAD = [
     ("instance_types", ["m5.1xlarge"], "(e.g. m5.xlarge)"),
     ("instance_types", ["large"], "(e.g. g5.xlarge)"),
     ("instance_types", ["M5.large"], "(e.g. m5.large)"),
-    ("instance_types", ["g5.xlarge", "g5.xlarge"], "names a type twice"),
-    ("instance_types", [f"m{n}.large" for n in range(41)], "more than 40"),
+    ("instance_types", ["g5.xlarge", "g5.xlarge"], "g5.xlarge is listed twice"),
+    ("instance_types", [f"m{n}.large" for n in range(41)], "exceed the limit of 40"),
     ("instance_types", ["g5g.xlarge"], "arm64 GPU"),
-    ("market", "cheap", "none of spot"),
-    ("market", None, "none of spot"),
-    ("credentials", "all", "none of none, run"),
-    ("credentials", True, "none of none, run"),
-    ("auto_resume", "yes", "neither true nor false"),
-    ("auto_resume", 1, "neither true nor false"),
+    ("market", "cheap", "is not a valid market; known values: spot, on-demand"),
+    ("market", None, "is not a valid market; known values: spot, on-demand"),
+    ("credentials", "all", "is not a valid value; known values: none, run"),
+    ("credentials", True, "is not a valid value; known values: none, run"),
+    ("auto_resume", "yes", "is not a boolean; use true or false"),
+    ("auto_resume", 1, "is not a boolean; use true or false"),
     ("max_attempts", 0, "whole number from 1 to 1000"),
     ("max_attempts", 1001, "whole number"),
     ("max_attempts", True, "whole number"),
     ("max_attempts", 1.5, "whole number"),
-    ("deadline", "tomorrow", "no instant with a time zone"),
-    ("deadline", "2030-01-01T00:00:00", "no instant with a time zone"),
-    ("deadline", 1893456000, "no instant with a time zone"),
-    ("retry", [1, 137], "is not an object"),
-    ("checkpoint", "saved", "not an object"),
-    ("instance_id", "i-12", "no instance id"),
-    ("instance_id", "m5.large", "no instance id"),
-    ("instance_id", 3, "no instance id"),
+    ("deadline", "tomorrow", "is not a date and time with a time zone"),
+    ("deadline", "2030-01-01T00:00:00", "is not a date and time with a time zone"),
+    ("deadline", 1893456000, "is not a date and time with a time zone"),
+    ("retry", [1, 137], "must be an object, not a list"),
+    ("checkpoint", "saved", "must be an object, not a string"),
+    ("instance_id", "i-12", "is not a valid instance id"),
+    ("instance_id", "m5.large", "is not a valid instance id"),
+    ("instance_id", 3, "is not a valid instance id"),
 ]
 BAD_CHECKPOINT = [
     ("dir", "/saved", "not a folder inside"),
     ("dir", "..", "not a folder inside"),
     ("dir", ".", "not a folder inside"),
-    ("dir", 3, "is not a folder"),
+    ("dir", 3, "3 is not a folder inside"),
     ("keep_last", 0, "whole number from 1"),
     ("keep_last", "3", "whole number"),
     ("grace_seconds", -1, "whole number from 0 to 90"),
@@ -142,13 +145,13 @@ BAD_CHECKPOINT = [
 
 BAD_RETRY = [
     ("exit_codes", [0], "0 is the exit code of success"),
-    ("exit_codes", [1, 300], "300 is not an exit code, which is a whole number from 1 to 255"),
-    ("exit_codes", [-9], "-9 is not an exit code"),
-    ("exit_codes", [1.5], "1.5 is not an exit code"),
-    ("exit_codes", ["1"], "'1' is not an exit code"),
-    ("exit_codes", [True], "True is not an exit code"),
-    ("exit_codes", [137, 1, 137], "names 137 twice"),
-    ("exit_codes", [], "is empty"),
+    ("exit_codes", [1, 300], "300 is not a valid exit code; use whole numbers from 1 to 255"),
+    ("exit_codes", [-9], "-9 is not a valid exit code"),
+    ("exit_codes", [1.5], "1.5 is not a valid exit code"),
+    ("exit_codes", ["1"], "'1' is not a valid exit code"),
+    ("exit_codes", [True], "True is not a valid exit code"),
+    ("exit_codes", [137, 1, 137], "137 is listed twice"),
+    ("exit_codes", [], "must not be empty"),
     ("exit_codes", 1, "1 is not a list"),
     ("exit_codes", "all", "or 'any'"),
     ("max_failures", 0, "whole number from 1 to 100"),
@@ -157,19 +160,19 @@ BAD_RETRY = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "told"), BAD)
-def test_a_bad_value_is_told_with_its_field(field, value, told):
+@pytest.mark.parametrize(("field", "value", "message"), BAD)
+def test_invalid_value_is_reported_with_its_field(field, value, message):
     document = {"command": ["train"]} if field == "command" else dict(MINIMAL)
-    found = [one for one in problems({**document, field: value}) if one.field == field]
+    found = [each for each in problems({**document, field: value}) if each.field == field]
     assert found
-    assert told in found[0].message
+    assert message in found[0].message
 
 
-@pytest.mark.parametrize(("field", "value", "told"), BAD_CHECKPOINT)
-def test_a_bad_checkpoint_option_is_told_with_its_field(field, value, told):
+@pytest.mark.parametrize(("field", "value", "message"), BAD_CHECKPOINT)
+def test_invalid_checkpoint_option_is_reported_with_its_field(field, value, message):
     (problem,) = problems({**MINIMAL, "checkpoint": {field: value}})
     assert problem.field == f"checkpoint.{field}"
-    assert told in problem.message
+    assert message in problem.message
 
 
 @pytest.mark.parametrize(
@@ -182,14 +185,14 @@ def test_a_bad_checkpoint_option_is_told_with_its_field(field, value, told):
     ],
 )  # fmt: skip
 def test_types_of_every_naming_scheme_pass(name):
-    assert parse_request({**MINIMAL, "instance_types": [name]}).instance_types == (name,)
+    assert parse_request({**MINIMAL, "instance_types": [name]}).resources.instance_types == (name,)
 
 
 def test_credentials_of_a_run_are_not_set_twice():
     document = {**MINIMAL, "env": {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://x"}}
     assert parse_request(document)
     (problem,) = problems({**document, "credentials": "run"})
-    assert (problem.field, "leave it out" in problem.message) == ("env", True)
+    assert (problem.field, "remove it" in problem.message) == ("env", True)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +200,7 @@ def test_credentials_of_a_run_are_not_set_twice():
 )
 def test_references_to_the_contract_and_other_texts_pass(word):
     request = parse_request({**MINIMAL, "args": [word], "resume_args": [word]})
-    assert request.args == request.resume_args == (word,)
+    assert request.program.args == request.program.resume_args == (word,)
     assert parse_request(request.as_document()) == request
 
 
@@ -206,16 +209,16 @@ def test_what_a_shell_is_for_passes():
     assert parse_request({"command": ["sh", "-c", program]})
 
 
-@pytest.mark.parametrize(("field", "value", "told"), BAD_RETRY)
-def test_a_bad_retry_option_is_refused_with_its_field(field, value, told):
+@pytest.mark.parametrize(("field", "value", "message"), BAD_RETRY)
+def test_invalid_retry_option_is_reported_with_its_field(field, value, message):
     (problem,) = problems({**MINIMAL, "retry": {"exit_codes": [1], field: value}})
     assert problem.field == f"retry.{field}"
-    assert told in problem.message
+    assert message in problem.message
 
 
 def test_retry_without_exit_codes_is_refused():
     (problem,) = problems({**MINIMAL, "retry": {"max_failures": 3}})
-    assert (problem.field, "needs exit_codes" in problem.message) == ("retry", True)
+    assert (problem.field, "exit_codes is missing" in problem.message) == ("retry", True)
 
 
 @pytest.mark.parametrize(
@@ -226,27 +229,27 @@ def test_retry_without_exit_codes_is_refused():
     ],
 )
 def test_retry_covers_exit_codes_as_a_shell_has_them(codes, covered, others):
-    retry = parse_request({**MINIMAL, "retry": {"exit_codes": codes}}).retry
+    retry = parse_request({**MINIMAL, "retry": {"exit_codes": codes}}).limits.retry
     assert [code for code in [*covered, *others] if retry.covers(code)] == covered
 
 
 @pytest.mark.parametrize("stored", [None, [], "any", {"exit_codes": "some", "max_failures": "x"}])
 def test_a_stored_retry_that_cannot_be_read_retries_nothing(stored):
     request = RunRequest.from_stored({**MINIMAL, "retry": stored})
-    assert request.retry == RetryOptions()
+    assert request.limits.retry == RetryOptions()
 
 
 def test_nothing_is_retried_unless_asked_for():
     request = parse_request(MINIMAL)
-    assert not request.retry.is_on
-    assert not request.retry.covers(1)
+    assert not request.limits.retry.is_on
+    assert not request.limits.retry.covers(1)
     assert "retry" not in request.as_document()
 
 
 def test_every_field_has_a_bad_value_among_these():
-    assert {field for field, _, _ in BAD_RETRY} == set(RETRY_FIELDS)
+    assert {field for field, _, _ in BAD_RETRY} == set(FIELDS["retry"].fields)
     assert {field for field, _, _ in BAD} == set(FIELDS)
-    assert {field for field, _, _ in BAD_CHECKPOINT} == set(CHECKPOINT_FIELDS)
+    assert {field for field, _, _ in BAD_CHECKPOINT} == set(FIELDS["checkpoint"].fields)
 
 
 def test_unknown_kind_is_the_only_problem_since_its_fields_are_not_known():
@@ -254,7 +257,7 @@ def test_unknown_kind_is_the_only_problem_since_its_fields_are_not_known():
     assert str(problem) == "kind: 'serve' is not a valid kind; known values: train"
 
 
-def test_all_that_is_wrong_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     document = {
         "script": "../train.py",
         "code": "here",
@@ -265,8 +268,8 @@ def test_all_that_is_wrong_is_told_at_once():
     }
     with pytest.raises(InvalidRequestError) as caught:
         parse_request(document)
-    told = {problem.field for problem in caught.value.problems}
-    assert told == {
+    named = {problem.field for problem in caught.value.problems}
+    assert named == {
         "script",
         "code",
         "markt",
@@ -275,7 +278,7 @@ def test_all_that_is_wrong_is_told_at_once():
         "checkpoint.keep",
         "checkpoint.grace_seconds",
     }
-    assert all(field in str(caught.value) for field in told)
+    assert all(field in str(caught.value) for field in named)
 
 
 def test_an_unknown_field_names_the_nearest():
@@ -296,14 +299,14 @@ def test_an_unknown_field_names_the_nearest():
         ({"script": "s3://bucket/train.py", "code": CODE}, "script"),
     ],
 )
-def test_fields_that_contradict_each_other_are_told(document, field):
+def test_fields_that_contradict_each_other_are_reported(document, field):
     assert [problem.field for problem in problems(document)] == [field]
 
 
 def test_a_deadline_is_kept_in_utc():
     request = parse_request({**MINIMAL, "deadline": "2030-01-01T01:00:00+01:00"})
-    assert request.deadline == datetime(2030, 1, 1, tzinfo=timezone.utc)
-    assert request.deadline.utcoffset().total_seconds() == 0
+    assert request.limits.deadline == datetime(2030, 1, 1, tzinfo=timezone.utc)
+    assert request.limits.deadline.utcoffset().total_seconds() == 0
 
 
 requests = st.fixed_dictionaries(

@@ -127,7 +127,8 @@ def test_a_rejected_request_is_refused_with_what_ec2_said():
 
 def test_a_market_of_a_newer_version_is_refused_with_the_remedy():
     known = seen()
-    newer = replace(known.run.request, market="reserved")
+    request = known.run.request
+    newer = replace(request, resources=replace(request.resources, market="reserved"))
     plan = plan_launch(replace(known, run=replace(known.run, request=newer)))
     assert isinstance(plan, Refuse)
     assert "market: reserved" in plan.reason

@@ -20,7 +20,7 @@ MISSED = Attempt(
 FINE = replace(MISSED, number=2, saving=Saving(size_bytes=10))
 RUN = Run(
     run_id="lm",
-    request=RunRequest(script="train.py", code="s3://b/c.tar.gz"),
+    request=RunRequest.of(script="train.py", code="s3://b/c.tar.gz"),
     started_at=datetime(2026, 11, 28, tzinfo=timezone.utc),
     execution="e",
     execution_arn="arn",

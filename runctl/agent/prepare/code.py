@@ -11,7 +11,8 @@ from runctl.aws.errors import translated
 from runctl.checkpoint.restore import clear
 from runctl.model.errors import RefusedError, RequestError, TransientError, UnexpectedAwsError
 from runctl.model.left_out import PAX_KEY, explain_failure, read_note
-from runctl.model.request import RunRequest, split_s3_uri
+from runctl.model.request import RunRequest
+from runctl.model.s3_uri import split_s3_uri
 
 PACKED = re.compile(r"code/([0-9a-f]{64})\.tar\.gz")
 BLOCK = 1024 * 1024
@@ -26,20 +27,20 @@ def fetch_code(client: Any, request: RunRequest, project: Path) -> str:
     """
     clear(project)
     note_path(project).unlink(missing_ok=True)
-    if request.code:
+    if request.program.code:
         archive = project.with_name("code.tar.gz")
-        _download(client, request.code, archive)
+        _download(client, request.program.code, archive)
         unpack(archive, project)
         note = read_header(archive, PAX_KEY)
         note_path(project).write_text(note, encoding="utf-8", errors="replace")
         archive.unlink()
-    script = request.script
+    script = request.program.script
     if script.startswith("s3://"):
         name = script.rpartition("/")[2]
         _download(client, script, project / name)
         return name
     if script and not (project / script).is_file():
-        raise RequestError(f"script: {script!r} is not in the code archive {request.code}")
+        raise RequestError(f"script: {script!r} is not in the code archive {request.program.code}")
     return script
 
 

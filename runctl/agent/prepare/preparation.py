@@ -218,7 +218,7 @@ class Preparation:
 
     def _return_to_beginning(self, request: RunRequest, folder: Path) -> None:
         clear(folder)
-        if request.checkpoint.dir:  # the project may have files there
+        if request.saving.checkpoint.dir:  # the project may have files there
             self._wait.retry(lambda: fetch_code(self._s3, request, self._paths.project))
             folder.mkdir(parents=True, exist_ok=True)
         self._progress.resume_from(step=None, save=0)
@@ -228,11 +228,11 @@ class Preparation:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as exc:
             raise RequestError(
-                f"checkpoint.dir: {request.checkpoint.dir} is a file of the project, and would "
-                "have to be a folder; name another one"
+                f"checkpoint.dir: {request.saving.checkpoint.dir} is a file of the project, but "
+                "must be a folder; choose another path"
             ) from exc
         if run.newest is None:
-            if not request.checkpoint.dir:
+            if not request.saving.checkpoint.dir:
                 clear(folder)
             return None
         for ahead in self._ahead:
@@ -288,8 +288,8 @@ class Preparation:
 
     def checkpoint_folder(self, request: RunRequest) -> Path:
         """Return the folder that the trainer saves to."""
-        if request.checkpoint.dir:
-            return self._paths.project / request.checkpoint.dir
+        if request.saving.checkpoint.dir:
+            return self._paths.project / request.saving.checkpoint.dir
         return self._paths.checkpoint
 
     def finish(self) -> None:

@@ -149,11 +149,11 @@ def trainer_command(
     resumes: bool,
 ) -> list[str]:
     """Return the words of the trainer's command line, with references to `variables` replaced."""
-    words = list(request.command) or [
+    words = list(request.program.command) or [
         *_start_of(script, project=project, environment=environment),
-        *request.args,
+        *request.program.args,
     ]
-    return expand([*words, *(request.resume_args if resumes else ())], variables)
+    return expand([*words, *(request.program.resume_args if resumes else ())], variables)
 
 
 def _start_of(script: str, *, project: Path, environment: Path) -> list[str]:

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from runctl.cli.display.streams import write_rendered
+from runctl.cli.option_types import with_plain_types
 
 # On wider terminals, lines that are longer than this are hard to read.
 WIDEST = 120
@@ -94,6 +95,10 @@ def with_colours(page: str) -> str:
 class Command(TyperCommand):
     """A command whose help page is plain text."""
 
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, those that typer adds included."""
+        return with_plain_types(super().get_params(ctx))
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words of the usage line after the command's name."""
         return _usage_pieces(self, ctx)
@@ -109,6 +114,10 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """A group of commands whose help page is plain text."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, those that typer adds included."""
+        return with_plain_types(super().get_params(ctx))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write options and commands."""

@@ -102,8 +102,12 @@ def _facts(
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
-    program = [request.script, *request.args] if request.script else list(request.command)
-    facts.add_row("program", shlex.join(mask_words(program, request.not_secrets)))
+    program = (
+        [request.program.script, *request.program.args]
+        if request.program.script
+        else list(request.program.command)
+    )
+    facts.add_row("program", shlex.join(mask_words(program, request.program.not_secrets)))
     took = say_duration((run.ended_at or now) - run.started_at)
     facts.add_row("started", f"{say_instant(run.started_at)}, {_lasting(run, took)}")
     if run.reason:
@@ -127,7 +131,7 @@ def _facts(
 
 
 def _failures(run: Run, failed: int) -> str:
-    retry = run.request.retry
+    retry = run.request.limits.retry
     limit = f"; up to {retry.max_failures} are retried" if retry.is_on else ""
     return f"{failed} of the trainer{limit}"
 

@@ -10,24 +10,14 @@ from typing import Any
 from runctl.cli.project.folder import look_upwards, read_regular_file
 from runctl.cli.project.scan import MAX_PROJECT_BYTES
 from runctl.model.errors import SettingsError
-from runctl.model.request_fields import FIELDS, NESTED_FIELDS
+from runctl.model.request import FIELDS
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-REQUEST_SETTINGS = (
-    "instance_types",
-    "market",
-    "auto_resume",
-    "max_attempts",
-    "env",
-    "not_secrets",
-    "checkpoint",
-    "retry",
-    "credentials",
-)
+REQUEST_SETTINGS = tuple(name for name, field in FIELDS.items() if field.is_setting)
 AWS_SETTINGS = ("profile", "region", "deployment")
 PROJECT_SETTINGS = ("max_size_mb",)
 _MAX_BYTES = 1_000_000
@@ -75,8 +65,9 @@ def parse_settings(path: Path) -> Settings:
         *_check(_table(document, "project"), PROJECT_SETTINGS, prefix="project."),
         *(
             problem
-            for name, fields in NESTED_FIELDS.items()
-            for problem in _check(_table(document, name), fields, prefix=f"{name}.")
+            for name, field in FIELDS.items()
+            for problem in _check(_table(document, name), field.fields, prefix=f"{name}.")
+            if field.fields
         ),
     ]
     if problems:
@@ -125,7 +116,7 @@ def _problem_with(name: str, value: Any) -> str | None:
     if section == "project":
         is_whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5000
         return None if is_whole else f"{value!r} is not a whole number from 1 to 5000"
-    fields = NESTED_FIELDS[section] if dot else FIELDS
+    fields = FIELDS[section].fields if dot else FIELDS
     try:
         return fields[key or section].check(value)
     except ValueError:  # a number that Python refuses to print

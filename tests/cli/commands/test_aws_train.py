@@ -120,7 +120,7 @@ BAD = {
     "no such script": (["tain.py"], "did you mean train.py"),
     "a name with a space": (["--name", "my run", "train.py"], "--name: 'my run'"),
     "a name that climbs": (["--name", "../x", "train.py"], "--name: '../x'"),
-    "a market": (["--market", "cheap", "train.py"], "--market: 'cheap' is none of spot"),
+    "a market": (["--market", "cheap", "train.py"], "--market: 'cheap' is not a valid market"),
     "an environment": (["--env", "X=" + "x" * 300_000, "train.py"], "--env: 300001 bytes"),
     "a reserved variable": (["--env", "RUNCTL_RUN_ID=x", "train.py"], "set by runctl itself"),
     "an assignment": (["--env", "X", "train.py"], "--env: 'X' has no '='"),

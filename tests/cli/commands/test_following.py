@@ -81,12 +81,12 @@ def test_a_request_refused_by_prepare_run_exits_2_with_the_cause(
     def refused(self: StepFunctions, arn: str) -> Execution:
         return Execution(
             arn=arn, name="x", status="FAILED", started_at=now(), ended_at=now(),
-            error="InvalidRequestError", cause="market: 'x' is none of spot",
+            error="InvalidRequestError", cause="market: 'x' is not a valid market",
         )  # fmt: skip
 
     monkeypatch.setattr(StepFunctions, "find_execution", refused)
     done = runctl("aws", "train", "--name", "x", "train.py")
-    assert (done.code, "market: 'x' is none of spot" in done.stderr) == (2, True)
+    assert (done.code, "market: 'x' is not a valid market" in done.stderr) == (2, True)
 
 
 def test_an_execution_stopped_before_the_run_began_is_reported(project, deployed, start_runctl):

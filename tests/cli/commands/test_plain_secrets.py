@@ -75,7 +75,7 @@ def test_dry_run_shows_references_and_declared_exceptions(project, deployed, run
 
 @pytest.mark.parametrize("command", ["status", "list"])
 def test_keys_of_a_run_of_an_older_version_are_masked(deployed, runctl, command):
-    request = RunRequest(
+    request = RunRequest.of(
         script="train.py",
         args=("--api-key", "sk-123", "--epochs", "3"),
         env={"WANDB_API_KEY": KEY, "HF_TOKEN": "ssm:/hf", "A": "1"},

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from runctl.cli.commands.aws.option_values import read_option
 from runctl.cli.commands.aws.request import (
     build_request,
     check_name,
     name_run,
-    read_env,
-    read_exit_codes,
-    split_types,
 )
 from runctl.cli.project.scan import MAX_PROJECT_BYTES
 from runctl.cli.project.settings import TEMPLATE, Settings, parse_settings, read_settings
 from runctl.model.errors import InvalidRequestError, SettingsError
 from runctl.model.identity import RUN_ID
+from runctl.model.request import FIELDS
 from runctl.model.request_parsing import parse_request
 
 CODE = "s3://bucket/code/0.tar.gz"
@@ -34,6 +33,10 @@ def build(options=None, settings=None, args=()):
     return build_request(
         "train.py", args, options=options or {}, settings=settings or Settings(), code=CODE
     )
+
+
+def read_codes(text):
+    return read_option(FIELDS["retry"].fields["exit_codes"], text)
 
 
 def test_defaults_are_not_in_the_request():
@@ -57,24 +60,24 @@ def test_options_win_over_settings_and_environments_are_merged(tmp_path):
         "env": {"A": "1", "B": "3"},
         "checkpoint": {"keep_last": 9, "grace_seconds": 10},
     }
-    assert parse_request(document).checkpoint.keep_last == 9
+    assert parse_request(document).saving.checkpoint.keep_last == 9
 
 
 def test_retry_options_win_over_settings(tmp_path):
     settings = settings_of(tmp_path, "[retry]\nexit_codes = [3]\nmax_failures = 9\n")
-    document = build({"retry.exit_codes": read_exit_codes("1, 137")}, settings)
+    document = build({"retry.exit_codes": read_codes("1, 137")}, settings)
     assert document["retry"] == {"exit_codes": [1, 137], "max_failures": 9}
-    assert build({"retry.exit_codes": read_exit_codes("any")})["retry"] == {"exit_codes": "any"}
+    assert build({"retry.exit_codes": read_codes("any")})["retry"] == {"exit_codes": "any"}
 
 
 @pytest.mark.parametrize(
     ("options", "field", "message"),
     [
-        ({"retry.exit_codes": read_exit_codes("0")}, "--retry-exit-codes", "never retried"),
-        ({"retry.exit_codes": read_exit_codes("1,300")}, "--retry-exit-codes", "from 1 to 255"),
-        ({"retry.exit_codes": read_exit_codes("1,oops")}, "--retry-exit-codes", "'oops'"),
-        ({"retry.exit_codes": read_exit_codes(",")}, "--retry-exit-codes", "is empty"),
-        ({"retry.max_failures": 3}, "--max-failures", "needs exit_codes"),
+        ({"retry.exit_codes": read_codes("0")}, "--retry-exit-codes", "never retried"),
+        ({"retry.exit_codes": read_codes("1,300")}, "--retry-exit-codes", "from 1 to 255"),
+        ({"retry.exit_codes": read_codes("1,oops")}, "--retry-exit-codes", "'oops'"),
+        ({"retry.exit_codes": read_codes(",")}, "--retry-exit-codes", "must not be empty"),
+        ({"retry.max_failures": 3}, "--max-failures", "exit_codes is missing"),
     ],
 )
 def test_an_invalid_retry_option_is_refused_by_its_name(options, field, message):
@@ -96,18 +99,21 @@ def test_a_problem_names_the_option_or_setting_of_the_value():
 
 
 def test_an_environment_that_is_too_large_says_how_large_it_is():
-    with pytest.raises(InvalidRequestError, match=r"--env: 300001 bytes are more than 32768; put"):
+    with pytest.raises(
+        InvalidRequestError, match=r"--env: 300001 bytes exceed the limit of 32768; put"
+    ):
         build({"env": {"X": "x" * 300_000}})
 
 
 def test_assignments_are_read_with_the_last_one_winning():
-    assert read_env(["A=1", "B=x=y", "A=2", "C="]) == {"A": "2", "B": "x=y", "C": ""}
+    env = FIELDS["env"]
+    assert read_option(env, ["A=1", "B=x=y", "A=2", "C="]) == {"A": "2", "B": "x=y", "C": ""}
     with pytest.raises(InvalidRequestError, match="--env: 'PATH' has no '='; write NAME=VALUE"):
-        read_env(["PATH"])
+        read_option(env, ["PATH"])
 
 
 def test_types_are_repeated_or_separated_by_commas():
-    assert split_types(["g5.xlarge, g6.xlarge", "m5.large"]) == [
+    assert read_option(FIELDS["instance_types"], ["g5.xlarge, g6.xlarge", "m5.large"]) == [
         "g5.xlarge",
         "g6.xlarge",
         "m5.large",
@@ -170,10 +176,10 @@ def test_settings_are_found_upwards(tmp_path):
         ),
         ("[aws]\nregoin = 'x'", "aws.regoin is unknown; did you mean aws.region?"),
         ("script = 'x.py'", "script is unknown"),
-        ("market = 'cheap'", "market: 'cheap' is none of"),
-        ("auto_resume = 'yes'", "auto_resume: 'yes' is neither true nor false"),
+        ("market = 'cheap'", "market: 'cheap' is not a valid market; known values: spot"),
+        ("auto_resume = 'yes'", "auto_resume: 'yes' is not a boolean"),
         ("max_attempts = 0", "max_attempts: 0 is not a whole number from 1"),
-        ("checkpoint = 3", "checkpoint: 3 is not an object"),
+        ("checkpoint = 3", "checkpoint: must be an object, not a number"),
         ("aws = 3", "aws: 3 is not a table; write \\[aws\\]"),
         ("[project]\nmax_size_mb = true", "project.max_size_mb: True is not a whole number"),
         ("market = ", "cannot be read"),

@@ -49,7 +49,7 @@ ATTEMPTS = [
 ]
 RUN = Run(
     run_id=NAME,
-    request=RunRequest(script="training/train_with_checkpoints.py", code="s3://b/c.tar.gz"),
+    request=RunRequest.of(script="training/train_with_checkpoints.py", code="s3://b/c.tar.gz"),
     started_at=NOW - timedelta(hours=9),
     execution="e",
     execution_arn="arn",

@@ -14,14 +14,14 @@ from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
 from runctl.aws.instances import creation_request
 from runctl.cli.commands.aws.creating import replayable
 from runctl.cli.commands.aws.machines import wait_for_registration
-from runctl.cli.commands.aws.request import split_types
+from runctl.cli.commands.aws.option_values import split_commas
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import CapacityUnavailableError, NotFoundError, Problem, TransientError
 from runctl.model.errors import InvalidRequestError as InvalidError
+from runctl.model.instance_types import check_instance_types
 from runctl.model.pool import MachineKind
 from runctl.model.refusal import kind_of
 from runctl.model.request import DEFAULT_INSTANCE_TYPES
-from runctl.model.request_fields import FIELDS
 from runctl.policy.capacity import candidate_pools
 from runctl.policy.images import problem_with_images
 
@@ -58,7 +58,7 @@ def create(
     ] = False,
 ) -> None:
     """Launch an instance that waits for runs, and terminates itself when its time is up."""
-    types = split_types(instance_type) if instance_type else list(DEFAULT_INSTANCE_TYPES)
+    types = split_commas(instance_type) if instance_type else list(DEFAULT_INSTANCE_TYPES)
     _check(types, keep_alive, output)
     cloud = invocation.cloud
     if problem := problem_with_images(types, own_images=cloud.fleet.own_images):
@@ -106,7 +106,7 @@ def _wait(invocation: Invocation, cloud: Cloud, instance_id: str) -> None:
 
 def _check(types: list[str], keep_alive: float, output: str) -> None:
     problems = []
-    if problem := FIELDS["instance_types"].check(types):
+    if problem := check_instance_types(types):
         problems.append(Problem("--instance-type", problem))
     if not 0 < keep_alive <= MAX_KEEP_ALIVE_HOURS:
         problems.append(

@@ -2,36 +2,22 @@
 
 import re
 import secrets
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import PurePath
 from typing import Any
 
+from runctl.cli.commands.aws.field_options import fields_with_options
 from runctl.cli.project.settings import Settings
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
-from runctl.model.plain_secrets import mask_text
-from runctl.model.request import ANY
-from runctl.model.request_fields import parse_instant, problem_with_deadline
+from runctl.model.request_checks import parse_instant, problem_with_deadline
 from runctl.model.request_parsing import parse_request
 
-OPTIONS = {
-    "instance_types": "--instance-types",
-    "market": "--market",
-    "auto_resume": "--no-auto-resume",
-    "max_attempts": "--max-attempts",
+# How the command line sets a field, by the field's path.
+ORIGINS = {
     "instance_id": "INSTANCE",
-    "deadline": "--deadline",
-    "env": "--env",
-    "not_secrets": "--not-secret",
-    "credentials": "--credentials",
-    "resume_args": "--resume-args",
-    "checkpoint.dir": "--checkpoint-dir",
-    "checkpoint.keep_last": "--keep-last",
-    "checkpoint.grace_seconds": "--grace-seconds",
-    "retry.exit_codes": "--retry-exit-codes",
-    "retry.max_failures": "--max-failures",
+    **{path: option.name for _, path, _, option in fields_with_options()},
 }
 
 
@@ -50,48 +36,12 @@ def check_name(name: str) -> None:
         raise InvalidRequestError((Problem("--name", f"{name!r} is not {RUN_ID_RULE}{hint}"),))
 
 
-def read_env(assignments: Sequence[str]) -> dict[str, str]:
-    """Parse NAME=VALUE options; the last value of a name wins."""
-    problems = [
-        Problem("--env", f"{mask_text(assignment)!r} has no '='; write NAME=VALUE")
-        for assignment in assignments
-        if "=" not in assignment
-    ]
-    if problems:
-        raise InvalidRequestError(tuple(problems))
-    parts = (assignment.partition("=") for assignment in assignments)
-    return {name: value for name, _, value in parts}
-
-
-def split_types(options: Sequence[str]) -> list[str]:
-    """Parse instance types, separated by commas or given by repeated options."""
-    return [name.strip() for option in options for name in option.split(",") if name.strip()]
-
-
-def read_resume_args(text: str) -> list[str]:
-    """Split the option's text into arguments, as a shell would."""
-    try:
-        return shlex.split(text)
-    except ValueError as exc:
-        raise InvalidRequestError(
-            (Problem("--resume-args", f"{mask_text(text)!r}: {exc}; close the quotation mark"),)
-        ) from exc
-
-
 def check_deadline(document: Mapping[str, Any], *, now: datetime) -> None:
     """Refuse a deadline that has passed."""
     if "deadline" not in document:
         return
     if problem := problem_with_deadline(parse_instant(document["deadline"]), now):
-        raise InvalidRequestError((Problem(OPTIONS["deadline"], problem),))
-
-
-def read_exit_codes(option: str) -> list[int | str] | str:
-    """Parse exit codes separated by commas, or the word for all; the request validates them."""
-    words = [word.strip() for word in option.split(",") if word.strip()]
-    if words == [ANY]:
-        return ANY
-    return [int(word) if re.fullmatch(r"-?\d{1,9}", word) else word for word in words]
+        raise InvalidRequestError((Problem(ORIGINS["deadline"], problem),))
 
 
 def build_request(
@@ -139,15 +89,15 @@ def build_request(
 
 def _origin(field: str, options: Mapping[str, Any], settings: Settings) -> str:
     if field in options:
-        return OPTIONS.get(field, field)
+        return ORIGINS.get(field, field)
     if field.startswith("resume_args[") and "resume_args" in options:
-        return OPTIONS["resume_args"]
+        return ORIGINS["resume_args"]
     outer, dot, name = field.partition(".")
     if outer == "env" and dot and name in options.get("env", {}):
-        return f"{OPTIONS['env']} {name}"
+        return f"{ORIGINS['env']} {name}"
     inner = next((option for option in options if option.startswith(f"{field}.")), None)
     if inner is not None:
-        return OPTIONS.get(inner, inner)
+        return ORIGINS.get(inner, inner)
     if settings.path is not None and field.partition(".")[0] in settings.request:
         return f"{settings.path.name}: {field}"
     return field

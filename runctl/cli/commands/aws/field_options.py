@@ -1,0 +1,64 @@
+"""The command-line options of the request's fields, made from the table of fields."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from runctl.model.request import RunRequest, groups_of
+from runctl.model.request_fields import Field, Option, Syntax, entries
+
+_TYPES: Mapping[Syntax, Any] = {
+    Syntax.TEXT: str | None,
+    Syntax.WORDS: str | None,
+    Syntax.EXIT_CODES: str | None,
+    Syntax.NUMBER: int | None,
+    Syntax.SWITCH: bool,
+    Syntax.COMMAS: list[str] | None,
+    Syntax.REPEATED: list[str] | None,
+    Syntax.ASSIGNMENTS: list[str] | None,
+}
+
+
+def fields_with_options(
+    request: type[RunRequest] = RunRequest,
+) -> Iterator[tuple[str, str, Field, Option]]:
+    """Yield group, path, field and option of each field that an option sets.
+
+    The path of a field inside an object is `object.field`.
+    """
+    for group, holder in groups_of(request).items():
+        for name, field in entries(holder).items():
+            inner = {f"{name}.{key}": each for key, each in field.fields.items()}
+            for path, each in {name: field, **inner}.items():
+                if each.option is not None:
+                    yield group, path, each, each.option
+
+
+def parameter_name(option: Option) -> str:
+    """Return the name of the function parameter that receives an option."""
+    return option.name.strip("-").replace("-", "_")
+
+
+def field_parameters(request: type[RunRequest] = RunRequest) -> list[inspect.Parameter]:
+    """Return a function parameter for each option, on the help page under its group."""
+    parameters = []
+    for group, _, _, option in fields_with_options(request):
+        setting = typer.Option(
+            option.name,
+            metavar=option.metavar or None,
+            help=option.help,
+            rich_help_panel=group.capitalize(),
+        )
+        parameters.append(
+            inspect.Parameter(
+                parameter_name(option),
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=Annotated[_TYPES[option.syntax], setting],
+                default=False if option.syntax is Syntax.SWITCH else None,
+            )
+        )
+    return parameters

@@ -1,0 +1,124 @@
+"""The start of a run: its job is built, checked, packed and submitted, and the run followed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runctl.cli.commands.attach import attach
+from runctl.cli.commands.aws.field_options import fields_with_options, parameter_name
+from runctl.cli.commands.aws.job import (
+    Job,
+    Location,
+    Program,
+    build_job,
+    check_against_deployment,
+)
+from runctl.cli.commands.aws.machines import prepare_machine
+from runctl.cli.commands.aws.option_values import read_option
+from runctl.cli.commands.aws.submission import pack, show, submit
+from runctl.cli.invocation import Invocation
+from runctl.cli.project.left_out_report import report_left_out
+from runctl.model.errors import RequestError
+from runctl.model.request_checks import INSTANCE_ID
+
+if TYPE_CHECKING:
+    from runctl.cli.cloud import Cloud
+    from runctl.cli.display.output import Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What the command line says about a run apart from the fields of its request.
+
+    `words` are the program and its arguments, after an instance id if there is one.
+    """
+
+    words: tuple[str, ...]
+    is_command: bool
+    name: str
+    project: str
+    detach: bool
+    dry_run: bool
+
+
+def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) -> None:
+    """Start a run and follow it; `options` are those of the request's fields."""
+    instance_id, words = _split_instance(start.words)
+    fields = _fields(options)
+    if instance_id:
+        fields["instance_id"] = instance_id
+    location = _locate(invocation, start.project)
+    program = Program(words=words, is_command=start.is_command)
+    job = build_job(program, start.name, fields, location)
+    cloud = invocation.connect(location.settings)
+    check_against_deployment(job, cloud)
+    if instance_id and not start.dry_run:
+        prepare_machine(invocation, cloud, instance_id)
+    _run(invocation, cloud, job, detach=start.detach, dry_run=start.dry_run)
+
+
+def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that were given, by their paths."""
+    read = {
+        path: read_option(field, options.get(parameter_name(option)))
+        for _, path, field, option in fields_with_options()
+    }
+    return {path: value for path, value in read.items() if value is not None}
+
+
+def _split_instance(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return the instance id that precedes the program, empty without one, and the program."""
+    first, *program = words
+    if not INSTANCE_ID.fullmatch(first):
+        return "", words
+    if not program:
+        raise RequestError(f"SCRIPT: missing after {first}, which is an instance id")
+    return first, tuple(program)
+
+
+def _locate(invocation: Invocation, named: str) -> Location:
+    """Return the project: the folder that `--project` names, else the nearest one upwards."""
+    folder = Path(os.path.realpath(Path.cwd() / named)) if named else invocation.find_project()
+    settings = invocation.settings(folder, is_named=bool(named))
+    return Location(folder=folder, settings=settings, is_named=bool(named))
+
+
+def _run(invocation: Invocation, cloud: Cloud, job: Job, *, detach: bool, dry_run: bool) -> None:
+    """Pack and submit the job, and follow its run; or only show what would be submitted."""
+    output = invocation.output
+    left_out = _report_left_out(job, output)
+    with tempfile.TemporaryDirectory(prefix="runctl-") as scratch:
+        package = pack(job, Path(scratch), output)
+        if package is not None:
+            job = job.with_code(cloud.objects.uri(package.key))
+        if dry_run:
+            show(job, package, cloud, output, left_out=left_out)
+            return
+        execution_arn = submit(job, package, cloud, output)
+    if detach:
+        document = {
+            "run_id": job.name,
+            "status": "pending",
+            "execution_arn": execution_arn,
+            "left_out": left_out,
+        }
+        see = f"`runctl status {job.name}{invocation.flag}`"
+        output.result(document, f"{job.name} has started; see {see}")
+        return
+    output.note(f"{job.name} has started; Ctrl-C leaves it running")
+    attach(invocation, cloud, job.name, execution_arn)
+
+
+def _report_left_out(job: Job, output: Output) -> list[dict[str, Any]]:
+    """Report what the package leaves out although the run may need it."""
+    for warning in job.warnings:
+        output.note(f"warning: {warning}", style="yellow")
+    if job.project is None:
+        return []
+    words = job.request.get("command") or job.request.get("args", [])
+    return report_left_out(job.project, job.script, words, output)
