@@ -1,89 +1,93 @@
-"""Descriptions of a run and its attempts in words, for any display."""
+"""Descriptions of the facts of a run in words, for any display."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 from runctl.model.checkpoint import name_of
-from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.run import AttemptStage
 from runctl.model.saving import Saving
-from runctl.report.documents import failures, interruptions, unfinished_final_saves
+from runctl.report.cost import Cost
 from runctl.report.reasons import brief
+from runctl.report.run_document import RunDocument
+from runctl.report.run_list import RunEntry
+from runctl.report.timeline import AttemptEntry
 from runctl.report.wording import format_size, say_duration, say_instant, say_short
 
 NOTHING = "–"
-# From this number on, missed final saves are no accident.
+# From this number on, unfinished final saves are not an accident.
 _REPEATED = 2
 
 
-def describe_attempt(attempt: Attempt) -> str:
+def attempt_text(attempt: AttemptEntry) -> str:
     """Describe the state of an attempt; the text changes only when the state does."""
     where = f" on {attempt.pool}" if attempt.pool else ""
-    if attempt.ended is not None:
-        kind = attempt.ended.kind.value.replace("_", " ")
-        return f"{kind}: {brief(attempt.ended.reason)}" if attempt.ended.reason else kind
+    if attempt.kind is not None:
+        kind = attempt.kind.value.replace("_", " ")
+        return f"{kind}: {brief(attempt.reason)}" if attempt.reason else kind
     if attempt.noticed_at is not None:
         return f"has an interruption notice{where} and drains"
-    if attempt.stage is AttemptStage.RUNNING and "started" in attempt.timeline:
-        return f"trains{where} from {_start_of(attempt)}"
+    if attempt.is_training:
+        start = name_of(attempt.resume_step, attempt.resume_save)
+        return f"trains{where} from {'the beginning' if attempt.is_from_beginning else start}"
     if attempt.stage is AttemptStage.LAUNCHING:
         return f"requests an instance: {attempt.plan}" if attempt.plan else "requests an instance"
     return f"prepares{where}"
 
 
-def _start_of(attempt: Attempt) -> str:
-    if attempt.resume_step is None and not attempt.resume_save:
-        return "the beginning"
-    return name_of(attempt.resume_step, attempt.resume_save)
+def attempt_reason(attempt: AttemptEntry) -> str:
+    """Return why an attempt ended, or while it is launching the plan of its launch."""
+    if attempt.is_live:
+        return attempt.plan if attempt.stage is AttemptStage.LAUNCHING else ""
+    return brief(attempt.reason)
 
 
-def next_launch_text(attempts: Sequence[Attempt], *, now: datetime) -> str:
+def next_launch_text(run: RunDocument) -> str:
     """Return when the next launch is planned; empty if the run does not wait for one."""
-    ended = attempts[-1].ended if attempts else None
-    if ended is None or ended.retry_at is None or ended.retry_at <= now:
+    retry_at = run.next_launch_at
+    if retry_at is None:
         return ""
-    return f"{say_instant(ended.retry_at)}, in {say_duration(ended.retry_at - now)}"
+    return f"{say_instant(retry_at)}, in {say_duration(retry_at - run.read_at)}"
 
 
-def checkpoint_text(run: Run, *, now: datetime) -> str:
+def checkpoint_name(entry: RunEntry) -> str:
+    """Name the newest checkpoint of a run, such as step 450; empty without one."""
+    return name_of(entry.step, entry.save) if entry.has_checkpoint else ""
+
+
+def checkpoint_text(run: RunDocument) -> str:
     """Describe the newest checkpoint and its age."""
-    if run.newest is None or run.committed_at is None:
-        return "none yet" if run.ended is None else "none"
-    return f"{name_of(run.step, run.save)}, {say_duration(now - run.committed_at)} ago"
+    if not run.entry.has_checkpoint or run.committed_at is None:
+        return "none" if run.entry.has_ended else "none yet"
+    return f"{checkpoint_name(run.entry)}, {say_duration(run.read_at - run.committed_at)} ago"
 
 
-def saving_texts(attempts: Sequence[Attempt]) -> list[tuple[str, str]]:
-    """Describe, each with a label, the newest live attempt's save interval and last save.
-
-    What is not known is left out.
-    """
-    known = [
-        attempt.saving
-        for attempt in attempts
-        if attempt.ended is None and attempt.saving is not None
-    ]
-    if not known:
+def saving_texts(cost: Cost) -> list[tuple[str, str]]:
+    """Describe the save interval and the last save, each with a label, as far as they are known."""
+    if cost.saving is None:
         return []
-    saving = known[-1]
     return [
         (label, text)
-        for label, text in (("interval", _interval(saving)), ("last save", _last_save(saving)))
+        for label, text in (
+            ("interval", _interval(cost.saving)),
+            ("last save", _last_save(cost.saving)),
+        )
         if text
     ]
 
 
-def final_saves_text(attempts: Sequence[Attempt]) -> str:
-    """Describe the final saves that missed their grace period, with a remedy after several."""
-    missed = unfinished_final_saves(attempts)
-    if not missed:
+def final_saves_text(cost: Cost) -> str:
+    """Describe the final saves that did not finish, with a remedy after several."""
+    unfinished = cost.unfinished_final_saves
+    if not unfinished:
         return ""
-    numbers = ", ".join(str(attempt.number) for attempt in missed)
-    attempts_text = f"attempt{'' if len(missed) == 1 else 's'} {numbers}"
-    text = f"{len(missed)} did not finish within the grace period ({attempts_text})"
-    given = missed[-1].saving
-    if len(missed) < _REPEATED or given is None or given.missed_grace is None:
+    numbers = ", ".join(map(str, unfinished))
+    attempts = f"attempt{'' if len(unfinished) == 1 else 's'} {numbers}"
+    text = f"{len(unfinished)} did not finish within the grace period ({attempts})"
+    if len(unfinished) < _REPEATED or cost.last_grace is None:
         return text
     return (
-        f"{text}: the last one had {say_short(given.missed_grace)}; raise "
+        f"{text}: the last one had {say_short(cost.last_grace)}; raise "
         "checkpoint.grace_seconds (at most 90), save less at the end, or save more often"
     )
 
@@ -116,9 +120,20 @@ def _last_save(saving: Saving) -> str:
     )
 
 
-def metrics_text(attempt: Attempt) -> str:
+def machine_time_text(cost: Cost) -> str:
+    """Describe the machine time by market, such as 5h 19m spot, 49m 00s on-demand."""
+    return ", ".join(f"{say_duration(time)} {market}" for market, time in cost.machine_time.items())
+
+
+def failures_text(cost: Cost) -> str:
+    """Describe the failures of the trainer; empty if there were none."""
+    limit = f"; up to {cost.max_failures} are retried" if cost.max_failures else ""
+    return f"{cost.failures} of the trainer{limit}" if cost.failures else ""
+
+
+def metrics_text(metrics: Mapping[str, float]) -> str:
     """Describe the last values that the trainer reported, without its step."""
-    values = ((name, value) for name, value in attempt.metrics.items() if name != "step")
+    values = ((name, value) for name, value in metrics.items() if name != "step")
     return " · ".join(f"{name} {_number(value)}" for name, value in values)
 
 
@@ -126,25 +141,15 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
-def doing(attempt: Attempt) -> str:
-    """Return what a live attempt is doing: its phase, once the agent has reported one."""
-    if attempt.stage is AttemptStage.LAUNCHING or not attempt.phase:
-        return "booting" if attempt.stage is AttemptStage.LAUNCHED else attempt.stage.value
-    return attempt.phase
-
-
-def steps_text(attempt: Attempt) -> str:
+def steps_text(attempt: AttemptEntry) -> str:
     """Return the steps at which an attempt began and which it has reached, such as 150 → 400."""
-    if not attempt.was_launched:
+    if not attempt.instance_ids:
         return NOTHING
-    is_fresh = attempt.resume_step is None and not attempt.resume_save
-    start = "start" if is_fresh else short_name(attempt.resume_step, attempt.resume_save)
-    last = attempt.ended.step if attempt.ended is not None else None
-    known = [step for step in (attempt.progress_step, last) if step is not None]
-    if known:
-        return f"{start} → {max(known)}"
-    save = attempt.ended.save if attempt.ended is not None else None
-    return f"{start} → {'…' if not save else short_name(None, save)}"
+    fresh = attempt.is_from_beginning
+    start = "start" if fresh else short_name(attempt.resume_step, attempt.resume_save)
+    if attempt.reached_step is not None:
+        return f"{start} → {attempt.reached_step}"
+    return f"{start} → {short_name(None, attempt.last_save) if attempt.last_save else '…'}"
 
 
 def short_name(step: int | None, save: int | None) -> str:
@@ -152,14 +157,12 @@ def short_name(step: int | None, save: int | None) -> str:
     return f"save {save or 0}" if step is None else str(step)
 
 
-def took_text(attempt: Attempt, *, now: datetime) -> str:
+def took_text(attempt: AttemptEntry) -> str:
     """Return how long an attempt has taken since its launch."""
-    if attempt.launched_at is None:
-        return NOTHING
-    return say_duration((attempt.ended_at or now) - attempt.launched_at)
+    return NOTHING if attempt.took is None else say_duration(attempt.took)
 
 
-def counts_text(attempts: Sequence[Attempt]) -> list[str]:
+def counts_text(cost: Cost) -> list[str]:
     """Describe how often instances were interrupted and how often the trainer itself failed."""
-    counts = {"interruption": interruptions(attempts), "failure": failures(attempts)}
+    counts = {"interruption": cost.interruptions, "failure": cost.failures}
     return [f"{count} {noun}{'s' if count > 1 else ''}" for noun, count in counts.items() if count]

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from runctl.model.checkpoint import name_of
 from runctl.model.errors import (
     NotFoundError,
     RequestError,
@@ -17,9 +16,11 @@ from runctl.model.errors import (
     TransientError,
 )
 from runctl.model.outcome import OutcomeKind
-from runctl.model.run import Attempt, Run
-from runctl.report.descriptions import describe_attempt
-from runctl.report.log_tail import UNFINISHED_LINE_TIME, LogTail, plain
+from runctl.model.run import Run
+from runctl.report.descriptions import attempt_text, checkpoint_name
+from runctl.report.log_tail import UNFINISHED_LINE_TIME, LogTail
+from runctl.report.run_document import RunDocument, document_of
+from runctl.report.timeline import AttemptEntry
 
 if TYPE_CHECKING:
     from runctl.aws.ledger import DynamoLedger
@@ -43,10 +44,10 @@ class Tone(Enum):
 
 
 class Display(Protocol):
-    """Where a follower's observations go: a live view, plain lines, or a web page."""
+    """The receiver of a follower's observations: a live view, plain lines, or a web page."""
 
-    def show(self, run_id: str, run: Run | None, attempts: Sequence[Attempt]) -> None:
-        """Show the state of the run."""
+    def show(self, run_id: str, run: RunDocument | None) -> None:
+        """Show the state of the run, None before it began."""
         ...
 
     def announce(self, text: str, tone: Tone = Tone.NEUTRAL) -> None:
@@ -59,7 +60,7 @@ class Display(Protocol):
 
 
 class Source(Protocol):
-    """Where a follower reads: the ledger, the executions and the logs of one deployment."""
+    """The source of a follower: the ledger, the executions and the logs of one deployment."""
 
     @property
     def ledger(self) -> DynamoLedger:
@@ -102,8 +103,8 @@ class Follower:
     _last_checkpoint: tuple[str, float] = ("", -CHECKPOINT_SECONDS)
     _waited: float = 0.0
 
-    def follow(self) -> tuple[Run, list[Attempt]]:
-        """Return the run and its attempts when it has ended.
+    def follow(self) -> RunDocument:
+        """Return the run when it has ended.
 
         Raises RequestError if the request was refused before the run began.
         """
@@ -111,18 +112,17 @@ class Follower:
         failures = 0
         while True:
             try:
-                run, attempts = self._read()
-                ours = [attempt for attempt in attempts if attempt.number > self.after_attempt]
-                live = [attempt for attempt in ours if attempt.ended is None]
-                self._announce_changes(run, live)
+                run = self._read()
+                ours = [] if run is None else self._ours(run)
+                self._announce_changes(run, [attempt for attempt in ours if attempt.is_live])
                 self._pass_on(tail, ours)
-                has_ended = run is not None and run.ended is not None
+                has_ended = run is not None and run.entry.has_ended
                 if has_ended:
                     self._wait_for_last_lines(tail, ours)
                 # The end of an attempt follows the trainer's last lines.
                 self._announce_changes(run, ours)
                 if run is not None and has_ended:
-                    return run, attempts
+                    return run
                 failures = 0
             except TransientError as exc:
                 # The run does not depend on this process, so a lost network ends nothing.
@@ -132,7 +132,10 @@ class Follower:
             self._waited += self.source.pause
             self.sleep(min(self.source.pause * 2**failures, 30))
 
-    def _read(self) -> tuple[Run | None, list[Attempt]]:
+    def _ours(self, run: RunDocument) -> list[AttemptEntry]:
+        return [attempt for attempt in run.timeline if attempt.number > self.after_attempt]
+
+    def _read(self) -> RunDocument | None:
         run = self.source.ledger.find_run(self.run_id)
         if run is not None and run.execution_arn == self.execution_arn:
             self._has_begun = True
@@ -142,8 +145,10 @@ class Follower:
         attempts = [] if run is None else self.source.ledger.attempts(self.run_id)
         if run is None or (run.ended is None and self._is_due()):
             self._check_execution(run)
-        self.display.show(self.run_id, run, attempts)
-        return run, attempts
+        now = datetime.now(timezone.utc)
+        document = None if run is None else document_of(run, attempts, now=now)
+        self.display.show(self.run_id, document)
+        return document
 
     def _is_due(self) -> bool:
         """Whether to ask Step Functions as well, which throttles frequent calls."""
@@ -170,37 +175,42 @@ class Follower:
                 "see the log of the function clean_up"
             )
 
-    def _announce_changes(self, run: Run | None, attempts: Sequence[Attempt]) -> None:
+    def _announce_changes(self, run: RunDocument | None, attempts: Sequence[AttemptEntry]) -> None:
         for attempt in attempts:
-            state = describe_attempt(attempt)
+            state = attempt_text(attempt)
             if self._announced.get(attempt.number) != state:
                 self._announced[attempt.number] = state
-                is_bad = attempt.noticed_at is not None or attempt.ended is not None
-                is_done = attempt.ended is not None and attempt.ended.kind is OutcomeKind.COMPLETED
-                tone = Tone.SUCCESS if is_done else Tone.WARNING if is_bad else Tone.PROGRESS
-                self.display.announce(f"attempt {attempt.number} {state}", tone)
+                self.display.announce(f"attempt {attempt.number} {state}", _tone(attempt))
         name, announced_at = self._last_checkpoint
-        if run is None or run.newest is None or name_of(run.step, run.save) == name:
+        newest = "" if run is None else checkpoint_name(run.entry)
+        if newest in {"", name}:
             return
         if self._waited - announced_at >= CHECKPOINT_SECONDS:
-            self._last_checkpoint = (name_of(run.step, run.save), self._waited)
-            self.display.announce(f"checkpoint of {name_of(run.step, run.save)}")
+            self._last_checkpoint = (newest, self._waited)
+            self.display.announce(f"checkpoint of {newest}")
 
-    def _pass_on(self, tail: LogTail, attempts: Sequence[Attempt]) -> bool:
+    def _pass_on(self, tail: LogTail, attempts: Sequence[AttemptEntry]) -> bool:
         """Pass on new lines of the latest attempts; return whether there were any."""
-        found = [*tail.read(attempts[-3:]), *tail.unfinished(after=UNFINISHED_LINE_TIME)]
-        lines = [plain(line.text) for _, line in found]
+        latest = [attempt.number for attempt in attempts[-3:]]
+        lines = [*tail.read(latest), *tail.unfinished(after=UNFINISHED_LINE_TIME)]
         for line in lines:
-            self.display.log(line)
+            self.display.log(line.plain)
         return bool(lines)
 
-    def _wait_for_last_lines(self, tail: LogTail, attempts: Sequence[Attempt]) -> None:
+    def _wait_for_last_lines(self, tail: LogTail, attempts: Sequence[AttemptEntry]) -> None:
         for _ in range(round(LAST_LINES.total_seconds() / self.source.pause)):
             self.sleep(self.source.pause)
             if not self._pass_on(tail, attempts) and self.source.is_near:
                 break
-        for _, line in tail.unfinished():
-            self.display.log(plain(line.text))
+        for line in tail.unfinished():
+            self.display.log(line.plain)
+
+
+def _tone(attempt: AttemptEntry) -> Tone:
+    if attempt.kind is OutcomeKind.COMPLETED:
+        return Tone.SUCCESS
+    is_bad = attempt.noticed_at is not None or not attempt.is_live
+    return Tone.WARNING if is_bad else Tone.PROGRESS
 
 
 def refusal(execution: Execution) -> RunctlError:

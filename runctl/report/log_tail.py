@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runctl.model.identity import log_stream
 from runctl.model.log_pieces import Joiner
 from runctl.model.printable import printable
-from runctl.model.run import Attempt
 
 if TYPE_CHECKING:
     from runctl.aws.logs import LogLine, LogReader
@@ -20,10 +19,24 @@ if TYPE_CHECKING:
 UNFINISHED_LINE_TIME = timedelta(seconds=3)
 
 
-def plain(text: str) -> str:
-    """Return a line as a terminal would have shown it in the end, without colours."""
-    # A progress bar rewrites its line, so that only the last text remains.
-    return printable(text.rstrip("\r\n").rpartition("\r")[2])
+@dataclass(frozen=True)
+class LogEntry:
+    """A line of the log of an attempt."""
+
+    attempt: int
+    at: datetime
+    text: str
+
+    @property
+    def plain(self) -> str:
+        """The line as a terminal would have shown it in the end, without colours."""
+        # A progress bar rewrites its line, so that only the last text remains.
+        return printable(self.text.rstrip("\r\n").rpartition("\r")[2])
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the line as `runctl logs --json` prints it."""
+        text = self.text.rstrip("\r\n")
+        return {"attempt": self.attempt, "at": self.at.isoformat(), "text": text}
 
 
 @dataclass
@@ -39,27 +52,27 @@ class LogTail:
     is_agent: bool = False
     _positions: dict[int, str] = field(default_factory=dict)
     _joiners: dict[int, Joiner[LogLine]] = field(default_factory=dict)
-    _heard: float = 0.0
+    _last_line_at: float = 0.0
 
-    def read(self, attempts: Sequence[Attempt]) -> Iterator[tuple[int, LogLine]]:
-        """Yield new lines, each with the number of its attempt."""
-        for attempt in attempts:
-            stream = log_stream(self.run_id, attempt.number)
+    def read(self, attempts: Sequence[int]) -> Iterator[LogEntry]:
+        """Yield the new lines of the attempts with these numbers."""
+        for number in attempts:
+            stream = log_stream(self.run_id, number)
             if self.is_agent:
                 stream += "-agent"
-            for line in self._read(attempt.number, stream):
-                self._heard = time.monotonic()
-                joiner = self._joiners.setdefault(attempt.number, Joiner())
+            for line in self._read(number, stream):
+                self._last_line_at = time.monotonic()
+                joiner = self._joiners.setdefault(number, Joiner())
                 if found := joiner.join(line, line.text):
-                    began, text = found
-                    yield attempt.number, replace(began, text=text)
+                    first, text = found
+                    yield LogEntry(number, first.at, text)
 
-    def unfinished(self, *, after: timedelta = timedelta(0)) -> Iterator[tuple[int, LogLine]]:
+    def unfinished(self, *, after: timedelta = timedelta(0)) -> Iterator[LogEntry]:
         """Yield unfinished lines if no line has arrived for the duration `after`."""
-        if time.monotonic() - self._heard >= after.total_seconds():
+        if time.monotonic() - self._last_line_at >= after.total_seconds():
             for number, joiner in self._joiners.items():
-                for began, text in joiner.take_unfinished():
-                    yield number, replace(began, text=text)
+                for first, text in joiner.take_unfinished():
+                    yield LogEntry(number, first.at, text)
 
     def _read(self, number: int, stream: str) -> Iterator[LogLine]:
         while True:

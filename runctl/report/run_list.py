@@ -23,10 +23,15 @@ _QUERIES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RunEntry:
-    """A run in a list. `attempt` is the number of the last attempt, 0 before the first."""
+    """A run in a list.
+
+    `attempt` is the number of the last attempt, 0 before the first, and `pool` the pool of the last
+    that was launched. `step` and `save` are those of the newest checkpoint, if there is one.
+    """
 
     run_id: str
     status: RunStatus
+    has_ended: bool
     reason: str
     step: int | None
     save: int
@@ -59,6 +64,7 @@ def entry_of(run: Run, summary: AttemptsSummary) -> RunEntry:
     return RunEntry(
         run_id=run.run_id,
         status=status_of(run, summary),
+        has_ended=run.ended is not None,
         reason=run.reason,
         step=run.step,
         save=run.save,
@@ -88,6 +94,12 @@ def read_run_list(
         runs = [run for run in runs if run.ended is None]
     entries = [entry_of(run, summary) for run, summary in _with_summaries(ledger, runs)]
     return [entry for entry in entries if status in {None, entry.status}][:limit]
+
+
+def read_entry(ledger: DynamoLedger, run: Run) -> RunEntry:
+    """Return the entry of a run, whichever version stored it."""
+    ((_, summary),) = _with_summaries(ledger, [run])
+    return entry_of(run, summary)
 
 
 def _with_summaries(ledger: DynamoLedger, runs: Sequence[Run]) -> list[tuple[Run, AttemptsSummary]]:

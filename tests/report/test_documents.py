@@ -10,7 +10,7 @@ from typing import Any
 
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Run, summarize
-from runctl.report.documents import run_document
+from runctl.report.run_document import UnrecordedRun, document_of
 from runctl.report.run_list import entry_of
 from tests.report.sample import ATTEMPTS, NOW, RUN, TRACEBACK, VERSIONS
 
@@ -38,9 +38,9 @@ def changes(recorded: Any, printed: Any, path: str = "") -> Iterator[str]:
 
 def test_documents_of_runs_keep_their_keys_and_values() -> None:
     printed = {
-        "live": run_document(RUN, ATTEMPTS, VERSIONS),
-        "ended": run_document(ENDED, ATTEMPTS[:3]),
-        "new": run_document(NEW, ()),
+        "live": document_of(RUN, ATTEMPTS, VERSIONS, now=NOW).as_document(),
+        "ended": document_of(ENDED, ATTEMPTS[:3], now=NOW).as_document(),
+        "new": document_of(NEW, (), now=NOW).as_document(),
     }
     for name, document in printed.items():
         assert list(changes(RECORDED[name], json.loads(json.dumps(document)))) == []
@@ -55,10 +55,24 @@ def test_documents_of_a_list_keep_their_keys_and_values() -> None:
 
 
 def test_a_lost_or_changed_key_is_found() -> None:
-    document = run_document(RUN, ATTEMPTS, VERSIONS)
+    document = document_of(RUN, ATTEMPTS, VERSIONS, now=NOW).as_document()
     del document["attempts"][0]["pool"]
     document["step"] = 3
     assert list(changes(RECORDED["live"], document)) == [
         ".step is 3, not 450",
         ".attempts[0].pool is missing",
     ]
+
+
+def test_document_of_a_run_that_is_not_recorded_has_what_is_known() -> None:
+    started = UnrecordedRun(
+        run_id="lm", status=RunStatus.PENDING, execution="lm-r2", execution_arn="arn"
+    )
+    assert started.as_document() == {
+        "run_id": "lm",
+        "execution": "lm-r2",
+        "execution_arn": "arn",
+        "status": "pending",
+    }
+    stopped = UnrecordedRun(run_id="lm", status=RunStatus.STOPPED)
+    assert stopped.as_document() == {"run_id": "lm", "status": "stopped"}

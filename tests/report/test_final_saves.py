@@ -9,7 +9,7 @@ from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.model.saving import Saving
 from runctl.report.descriptions import final_saves_text
-from runctl.report.documents import run_document
+from runctl.report.run_document import RunDocument, document_of
 
 MISSED = Attempt(
     run_id="lm",
@@ -27,17 +27,21 @@ RUN = Run(
 )
 
 
+def document(*attempts: Attempt) -> RunDocument:
+    return document_of(RUN, attempts, now=RUN.started_at)
+
+
 def test_missed_final_saves_are_counted_and_the_remedy_is_named_after_several() -> None:
     again = [replace(MISSED, number=number) for number in (3, 4)]
-    assert final_saves_text([FINE]) == ""
-    assert final_saves_text([MISSED, FINE]) == (
+    assert final_saves_text(document(FINE).cost) == ""
+    assert final_saves_text(document(MISSED, FINE).cost) == (
         "1 did not finish within the grace period (attempt 1)"
     )
-    text = final_saves_text([MISSED, FINE, *again])
+    text = final_saves_text(document(MISSED, FINE, *again).cost)
     assert text.startswith("3 did not finish within the grace period (attempts 1, 3, 4): ")
     assert "30s; raise checkpoint.grace_seconds" in text
-    assert run_document(RUN, [MISSED, FINE, *again])["unfinished_final_saves"] == 3
-    assert run_document(RUN, [FINE])["unfinished_final_saves"] == 0
+    assert document(MISSED, FINE, *again).as_document()["unfinished_final_saves"] == 3
+    assert document(FINE).as_document()["unfinished_final_saves"] == 0
 
 
 def test_missed_grace_is_stored_and_read_back() -> None:

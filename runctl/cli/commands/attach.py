@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import typer
 
-from runctl.cli.display.following import open_display
-from runctl.cli.display.view import summary
+from runctl.cli.commands.status import read_document
+from runctl.cli.display.following import open_display, summary
 from runctl.cli.exit_codes import exit_code_for
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import RefusedError
-from runctl.model.run import Attempt, Run, derive_status, was_refused
-from runctl.report.documents import run_document
+from runctl.model.outcome import RunStatus
 from runctl.report.follower import Follower
+from runctl.report.run_document import RunDocument, UnrecordedRun
 from runctl.report.wording import say_duration
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def attach(
     """Follow a run to its end, print how it ended, and exit with the code of that."""
     output = invocation.output
     try:
-        run, attempts = _follow(
+        run = _follow(
             cloud,
             run_id,
             execution_arn,
@@ -46,18 +47,15 @@ def attach(
     except KeyboardInterrupt:
         if output.as_json:
             held = cloud.ledger.find_run(run_id)
-            output.result(
-                {"run_id": run_id, "status": "pending", "execution_arn": execution_arn}
-                if held is None
-                else run_document(held, cloud.ledger.attempts(run_id), cloud.versions(run_id))
+            pending = UnrecordedRun(
+                run_id=run_id, status=RunStatus.PENDING, execution_arn=execution_arn
             )
+            document = pending if held is None else read_document(cloud, held)
+            output.result(document.as_document())
         raise
-    output.result(
-        run_document(run, attempts, cloud.versions(run_id)),
-        summary(run, attempts, width=output.stdout.width),
-    )
-    status = derive_status(run, attempts)
-    raise typer.Exit(exit_code_for(status, was_refused=was_refused(run, attempts)))
+    run = replace(run, versions=cloud.versions(run_id))
+    output.result(run.as_document(), summary(run, width=output.stdout.width))
+    raise typer.Exit(exit_code_for(run.status, was_refused=run.was_refused))
 
 
 def _follow(
@@ -68,7 +66,7 @@ def _follow(
     console: Console,
     come_back: str,
     after_attempt: int = 0,
-) -> tuple[Run, list[Attempt]]:
+) -> RunDocument:
     """Follow a run on stderr; on Ctrl-C print how to attach again and raise the interrupt again."""
     began = time.monotonic()
     try:

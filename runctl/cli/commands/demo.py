@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,7 @@ from runctl.local import daemon
 from runctl.local.deploy import deploy
 from runctl.local.drill import EPOCHS, Drill
 from runctl.local.testbed import Testbed
-from runctl.model.run import derive_status
+from runctl.report.run_document import RunDocument, document_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -108,8 +109,7 @@ class DemoDisplay:
 
     began: float
     quiet: bool = False
-    run: Run | None = None
-    attempts: Sequence[Attempt] = ()
+    run: RunDocument | None = None
     beat: str = ""
     _live: Any = field(default=None, repr=False)
     _print: Callable[..., None] = field(default=lambda *_: None, repr=False)
@@ -137,19 +137,18 @@ class DemoDisplay:
 
     def show(self, run: Run, attempts: Sequence[Attempt]) -> None:
         """Update the state of the run."""
-        self.run, self.attempts = run, attempts
+        self.run = document_of(run, attempts, now=datetime.now(timezone.utc))
 
     def render(self) -> RenderableType:
         """Return the view below the story."""
         if self.run is None:
             return Spinner("dots", text=f" {self.beat} …", style="cyan")
         grid = Table.grid(padding=(0, 2))
-        step = self.run.step or 0
-        status = derive_status(self.run, self.attempts).value
-        grid.add_row("run", self.run.run_id, status, f"epoch {step}/{EPOCHS}")
-        for attempt in self.attempts:
-            state = attempt.ended.kind.value if attempt.ended is not None else attempt.stage.value
-            phase = attempt.phase if attempt.ended is None else ""
+        step = self.run.entry.step or 0
+        grid.add_row("run", self.run.run_id, self.run.status.value, f"epoch {step}/{EPOCHS}")
+        for attempt in self.run.timeline:
+            state = attempt.stage.value if attempt.kind is None else attempt.kind.value
+            phase = attempt.phase if attempt.is_live else ""
             grid.add_row(f"attempt {attempt.number}", attempt.pool, state, phase)
         return Group("", grid, ProgressBar(total=EPOCHS, completed=step, width=60))
 

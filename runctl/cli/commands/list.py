@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from runctl.cli.display.view import list_page
+from runctl.cli.display.list_page import list_page
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.outcome import RunStatus

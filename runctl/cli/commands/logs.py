@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from runctl.cli.commands.find import RunName, find_run
+from runctl.cli.display.output import Output
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem
-from runctl.report.log_tail import UNFINISHED_LINE_TIME, LogTail, plain
-
-if TYPE_CHECKING:
-    from runctl.aws.logs import LogLine
-    from runctl.cli.cloud import Cloud
+from runctl.report.log_tail import LogEntry, LogTail
+from runctl.report.run_log import RunLog
 
 
 def logs(
@@ -42,13 +38,20 @@ def logs(
     find_run(cloud, run)
     if attempt is not None and cloud.ledger.find_attempt(run, attempt) is None:
         raise NotFoundError(f"{run} has no attempt {attempt}; see `runctl status {run}`")
-    printer = _LogPrinter(invocation)
-    tail = LogTail(cloud.logs, run, since=after, is_agent=agent)
+    output = invocation.output
+    log = RunLog(
+        cloud,
+        LogTail(cloud.logs, run, since=after, is_agent=agent),
+        attempt=attempt,
+        shows_prompts=not output.as_json,
+    )
+    printer = _LogPrinter(output)
     try:
-        _print_logs(cloud, run, tail, printer, only=attempt, follow=follow)
+        for entry in log.follow() if follow else log.read():
+            printer.take(entry)
     except KeyboardInterrupt:
         printer.finish()
-        invocation.output.note(f"{run} continues")
+        output.note(f"{run} continues")
         raise
     printer.finish()
 
@@ -56,62 +59,23 @@ def logs(
 class _LogPrinter:
     """Prints lines as they arrive, or collects them for the document."""
 
-    def __init__(self, invocation: Invocation) -> None:
-        self._output = invocation.output
-        self._lines: list[dict[str, Any]] = []
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._entries: list[LogEntry] = []
         self._attempt = 0
 
-    @property
-    def as_json(self) -> bool:
-        """Whether lines are collected until the end."""
-        return self._output.as_json
-
-    def take_all(self, lines: Iterable[tuple[int, LogLine]]) -> None:
-        for attempt, line in lines:
-            self.take(attempt, line)
-
-    def take(self, attempt: int, line: LogLine) -> None:
+    def take(self, entry: LogEntry) -> None:
         if self._output.as_json:
-            text = line.text.rstrip("\r\n")
-            self._lines.append({"attempt": attempt, "at": line.at.isoformat(), "text": text})
+            self._entries.append(entry)
             return
-        if attempt != self._attempt:
-            self._attempt = attempt
-            self._output.note(f"── attempt {attempt}", style="dim")
-        self._output.line(plain(line.text))
+        if entry.attempt != self._attempt:
+            self._attempt = entry.attempt
+            self._output.note(f"── attempt {entry.attempt}", style="dim")
+        self._output.line(entry.plain)
 
     def finish(self) -> None:
         if self._output.as_json:
-            self._output.result({"lines": self._lines})
-
-
-def _print_logs(
-    cloud: Cloud,
-    run_id: str,
-    tail: LogTail,
-    printer: _LogPrinter,
-    *,
-    only: int | None,
-    follow: bool,
-) -> None:
-    quiet = 0
-    while True:
-        run = cloud.ledger.find_run(run_id)
-        attempts = cloud.ledger.attempts(run_id)
-        chosen = [known for known in attempts if only is None or known.number == only]
-        printed = 0
-        for number, line in tail.read(chosen):
-            printer.take(number, line)
-            printed += 1
-        if follow and not printer.as_json:
-            printer.take_all(tail.unfinished(after=UNFINISHED_LINE_TIME))
-        quiet = 0 if printed else quiet + 1
-        over = run is None or run.ended is not None or any(known.ended for known in chosen if only)
-        # The last lines reach the log shortly after the end is known.
-        if not follow or (over and quiet > 1):
-            printer.take_all(tail.unfinished())
-            return
-        time.sleep(cloud.pause)
+            self._output.result({"lines": [entry.as_document() for entry in self._entries]})
 
 
 def read_since(text: str, *, now: datetime) -> datetime:

@@ -9,10 +9,12 @@ import typer
 from runctl.cli.commands.attach import attach
 from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
-from runctl.model.checkpoint import name_of
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.identity import continuation_name
 from runctl.model.outcome import RunStatus
+from runctl.report.descriptions import checkpoint_name
+from runctl.report.run_document import UnrecordedRun
+from runctl.report.run_list import read_entry
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
@@ -42,19 +44,19 @@ def resume(
         )
     if held.ended is RunStatus.COMPLETED:
         invocation.output.note(f"{run} is completed; its program may find nothing left to do")
-    last = max((attempt.number for attempt in cloud.ledger.attempts(run)), default=0)
+    entry = read_entry(cloud.ledger, held)
     name, arn = _continue(cloud, held)
-    start = "the beginning"
-    if held.newest is not None:
-        start = f"the checkpoint of {name_of(held.step, held.save)}"
+    checkpoint = checkpoint_name(entry)
+    start = f"the checkpoint of {checkpoint}" if checkpoint else "the beginning"
     message = f"{name} continues {run} from {start}"
     if detach:
-        invocation.output.result(
-            {"run_id": run, "execution": name, "execution_arn": arn, "status": "pending"}, message
+        resumed = UnrecordedRun(
+            run_id=run, status=RunStatus.PENDING, execution=name, execution_arn=arn
         )
+        invocation.output.result(resumed.as_document(), message)
         return
     invocation.output.note(message)
-    attach(invocation, cloud, run, arn, after_attempt=last)
+    attach(invocation, cloud, run, arn, after_attempt=entry.attempt)
 
 
 def _continue(cloud: Cloud, run: Run) -> tuple[str, str]:

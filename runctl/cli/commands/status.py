@@ -6,25 +6,29 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from runctl.cli.commands.find import RunName, find_run
-from runctl.cli.display.view import status_page
+from runctl.cli.display.status_page import status_page
 from runctl.cli.invocation import Invocation
-from runctl.report.documents import run_document
+from runctl.report.run_document import document_of
 
 if TYPE_CHECKING:
-    from runctl.model.run import Attempt, Run
+    from runctl.cli.cloud import Cloud
+    from runctl.model.run import Run
+    from runctl.report.run_document import RunDocument
 
 
 def status(invocation: Invocation, run: RunName) -> None:
     """Show the state of a run and of each of its attempts."""
-    cloud = invocation.cloud
-    found = find_run(cloud, run)
-    print_run(invocation, found, cloud.ledger.attempts(run))
+    print_run(invocation, find_run(invocation.cloud, run))
 
 
-def print_run(invocation: Invocation, run: Run, attempts: list[Attempt]) -> None:
+def print_run(invocation: Invocation, run: Run) -> None:
     """Print the page or document of a run."""
     output = invocation.output
-    now = datetime.now(timezone.utc)
-    versions = invocation.cloud.versions(run.run_id)
-    page = status_page(run, attempts, versions, now=now, width=output.stdout.width)
-    output.result(run_document(run, attempts, versions), page)
+    document = read_document(invocation.cloud, run)
+    output.result(document.as_document(), status_page(document, width=output.stdout.width))
+
+
+def read_document(cloud: Cloud, run: Run) -> RunDocument:
+    """Read what is known of a run besides its item."""
+    attempts, versions = cloud.ledger.attempts(run.run_id), cloud.versions(run.run_id)
+    return document_of(run, attempts, versions, now=datetime.now(timezone.utc))

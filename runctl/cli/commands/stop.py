@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,12 +9,13 @@ import typer
 from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.commands.status import print_run
 from runctl.cli.invocation import Invocation
+from runctl.model.outcome import RunStatus
+from runctl.report.run_document import UnrecordedRun
+from runctl.report.stopping import watch_stop
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
-
-
-_STOP_LIMIT = timedelta(minutes=15)
+    from runctl.cli.display.output import Output
 
 
 def stop(
@@ -45,33 +44,21 @@ def stop(
         output.note(f"stopping {run}")
     if not no_wait:
         try:
-            _wait_until_gone(invocation, cloud, run)
+            _wait_until_gone(output, cloud, run)
         except KeyboardInterrupt:
             output.note(f"\n{run} continues to stop; see `runctl status {run}`")
             raise
     held = cloud.ledger.find_run(run)
     if held is None:
-        output.result({"run_id": run, "status": "stopped"}, f"{run} was stopped before it began")
+        unrecorded = UnrecordedRun(run_id=run, status=RunStatus.STOPPED)
+        output.result(unrecorded.as_document(), f"{run} was stopped before it began")
         return
-    print_run(invocation, held, cloud.ledger.attempts(run))
+    print_run(invocation, held)
 
 
-def _wait_until_gone(invocation: Invocation, cloud: Cloud, run_id: str) -> None:
-    """Wait until the run has ended and none of its instances is left."""
-    deadline = time.monotonic() + _STOP_LIMIT.total_seconds()
-    with invocation.output.spinner("waiting for the trainer to save") as update:
-        while True:
-            run = cloud.ledger.find_run(run_id)
-            # Read the end first: nothing is launched after it.
-            has_ended = run is None or run.ended is not None
-            left = cloud.fleet.find_by_run(run_id)
-            if has_ended and not left:
-                return
-            if time.monotonic() > deadline:
-                names = ", ".join(machine.instance_id for machine in left) or "none"
-                raise TimeoutError(
-                    f"{run_id} has not stopped within {_STOP_LIMIT}; instances left: {names}"
-                )
-            names = ", ".join(machine.instance_id for machine in left)
-            update(f"waiting for {names or 'the end of the run'}")
-            time.sleep(cloud.pause)
+def _wait_until_gone(output: Output, cloud: Cloud, run_id: str) -> None:
+    with output.spinner("waiting for the trainer to save") as update:
+        for progress in watch_stop(cloud, run_id):
+            names = ", ".join(progress.instance_ids)
+            if not progress.is_done:
+                update(f"waiting for {names or 'the end of the run'}")

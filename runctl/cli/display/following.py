@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
-from runctl.cli.display.view import following_view
-from runctl.model.run import Attempt, Run
+from runctl.cli.display.reasons import last_lines_text
+from runctl.cli.display.styles import STATUS_STYLES
+from runctl.model.outcome import RunStatus
+from runctl.report.descriptions import (
+    checkpoint_name,
+    checkpoint_text,
+    counts_text,
+    metrics_text,
+    took_text,
+)
 from runctl.report.follower import Display, Tone
+from runctl.report.reasons import brief
+from runctl.report.wording import say_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from runctl.report.run_document import RunDocument
 
 _STYLES = {
     Tone.NEUTRAL: "dim",
@@ -30,7 +43,7 @@ class PlainDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def show(self, run_id: str, run: Run | None, attempts: Sequence[Attempt]) -> None:
+    def show(self, run_id: str, run: RunDocument | None) -> None:
         """Show nothing: changes are announced."""
 
     def announce(self, text: str, tone: Tone = Tone.NEUTRAL) -> None:
@@ -49,9 +62,9 @@ class LiveDisplay(PlainDisplay):
         super().__init__(console)
         self._update = update
 
-    def show(self, run_id: str, run: Run | None, attempts: Sequence[Attempt]) -> None:
+    def show(self, run_id: str, run: RunDocument | None) -> None:
         """Redraw the view."""
-        self._update(following_view(run_id, run, attempts, now=datetime.now(timezone.utc)))
+        self._update(following_view(run_id, run))
 
 
 @contextmanager
@@ -62,3 +75,45 @@ def open_display(console: Console) -> Iterator[Display]:
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         yield LiveDisplay(console, live.update)
+
+
+def following_view(run_id: str, run: RunDocument | None) -> RenderableType:
+    """Return the state of a run that is being followed, in a few lines."""
+    if run is None:
+        return Text.assemble((run_id, "bold"), "  ", ("pending", "dim"))
+    lines = [_heading(run, "  ")]
+    last = run.last_attempt
+    if last is not None:
+        parts = [f"attempt {last.number}"]
+        parts += [last.pool] if last.pool else []
+        parts.append(last.state)
+        parts += [f"step {last.step}"] if last.step is not None else []
+        parts += [took_text(last)] if last.took is not None else []
+        lines.append(Text("  " + " · ".join(parts)))
+    counts = [f"checkpoint {checkpoint_text(run)}", *counts_text(run.cost)]
+    lines.append(Text(f"  {' · '.join(counts)}{' so far' if counts[1:] else ''}"))
+    if last is not None and (metrics := metrics_text(last.metrics)):
+        lines.append(Text(f"  {metrics}"))
+    return Group(*lines, Text("  Ctrl-C leaves it running", style="dim"))
+
+
+def summary(run: RunDocument, *, width: int) -> Text:
+    """Return in one line how a run ended, followed by its last lines if they are the reason."""
+    count = len(run.timeline)
+    parts = [name] if (name := checkpoint_name(run.entry)) else []
+    parts.append(f"{count} attempt{'s' if count != 1 else ''}")
+    parts += counts_text(run.cost)
+    if run.entry.ended_at is not None:
+        parts.append(say_duration(run.took))
+    text = _heading(run, " ")
+    text.append(f": {', '.join(parts)}")
+    reason = run.entry.reason
+    if reason and run.status is not RunStatus.COMPLETED:
+        text.append(f"\n{brief(reason)}")
+        if "\n" in reason:
+            text.append("\n").append_text(last_lines_text(reason, width=width))
+    return text
+
+
+def _heading(run: RunDocument, space: str) -> Text:
+    return Text.assemble((run.run_id, "bold"), space, (run.status.value, STATUS_STYLES[run.status]))

@@ -8,7 +8,7 @@ import textwrap
 from rich.text import Text
 
 from runctl.model.excerpt import ELLIPSIS
-from runctl.report.reasons import SUMMARY
+from runctl.report.reasons import last_lines
 
 _FRAME = re.compile(r'(?P<before>\s*File ")(?P<path>[^"]+)(?P<after>", line \d+.*)')
 _MARKERS = re.compile(r"\s*[~^]+\s*")
@@ -19,10 +19,8 @@ def last_lines_text(reason: str, *, width: int, indent: str = "  ") -> Text:
 
     Paths in tracebacks lose their beginning where they do not fit.
     """
-    summary = SUMMARY.match(reason)
-    output = reason[summary.end() :] if summary else reason
     room = width - len(indent)
-    lines = [part for line in output.splitlines() for part in _fitted(line.rstrip(), room)]
+    lines = [part for line in last_lines(reason) for part in _fitted(line.rstrip(), room)]
     return Text("\n".join(f"{indent}{line}" for line in lines), no_wrap=True, overflow="ignore")
 
 

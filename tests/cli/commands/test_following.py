@@ -154,7 +154,8 @@ def test_the_live_view_fits_a_narrow_terminal_and_shows_what_matters(deployed):
 
     from rich.console import Console
 
-    from runctl.cli.display.view import following_view
+    from runctl.cli.display.following import following_view
+    from runctl.report.run_document import document_of
 
     run = deployed.begin("a-run-with-a-rather-long-name-20261124-064512-ab12")
     attempt = Attempt(
@@ -163,7 +164,8 @@ def test_the_live_view_fits_a_narrow_terminal_and_shows_what_matters(deployed):
         metrics={"loss": 0.123456, "step": 4200, "accuracy": 0.987654},
     )  # fmt: skip
     console = Console(file=StringIO(), width=60, force_terminal=False)
-    console.print(following_view(run.run_id, run, [attempt], now=now()))
+    document = document_of(run, [attempt], now=now())
+    console.print(following_view(run.run_id, document))
     shown = console.file.getvalue()
     assert all(len(line) <= 60 for line in shown.splitlines())
     for expected in ("running", "attempt 3", "step 4200", "loss 0.1235", "none yet", "Ctrl-C"):

@@ -8,12 +8,15 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from rich.console import Console, RenderableType
 
+from runctl.cli.display.following import summary
+from runctl.cli.display.list_page import list_page
 from runctl.cli.display.reasons import last_lines_text
-from runctl.cli.display.view import list_page, status_page, summary
+from runctl.cli.display.status_page import status_page
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, AttemptStage, Launched, Run, summarize
 from runctl.report.reasons import brief
+from runctl.report.run_document import document_of
 from runctl.report.run_list import entry_of
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
@@ -60,6 +63,7 @@ RUN = Run(
     step=200,
     committed_at=NOW,
 )
+DOCUMENT = document_of(RUN, ATTEMPTS, now=NOW)
 
 
 def printed(page: RenderableType, width: int) -> list[str]:
@@ -71,7 +75,7 @@ def printed(page: RenderableType, width: int) -> list[str]:
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_status_of_a_failed_run_shows_its_traceback_once_and_whole(width: int) -> None:
-    lines = printed(status_page(RUN, ATTEMPTS, now=NOW, width=width), width)
+    lines = printed(status_page(DOCUMENT, width=width), width)
     assert len(lines) < 30
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
@@ -89,12 +93,12 @@ def test_status_shows_the_plan_of_a_launch_and_when_the_next_one_is_planned() ->
         kind=OutcomeKind.NO_CAPACITY, reason="none", retry_at=NOW + timedelta(minutes=5)
     )
     waiting = Attempt(run_id=NAME, number=1, stage=AttemptStage.ENDED, ended=refused)
-    text = "\n".join(printed(status_page(live, [waiting], now=NOW, width=120), 120))
+    text = "\n".join(printed(status_page(document_of(live, [waiting], now=NOW), width=120), 120))
     assert "next launch" in text
     assert "2026-11-28 12:05:00" in text
     late = NOW + timedelta(minutes=6)
     assert "next launch" not in "\n".join(
-        printed(status_page(live, [waiting], now=late, width=120), 120)
+        printed(status_page(document_of(live, [waiting], now=late), width=120), 120)
     )
     launching = Attempt(
         run_id=NAME,
@@ -102,7 +106,7 @@ def test_status_shows_the_plan_of_a_launch_and_when_the_next_one_is_planned() ->
         stage=AttemptStage.LAUNCHING,
         source=Launched("{}", plan="2 pools; after spot launched nothing"),
     )
-    page = status_page(live, [waiting, launching], now=NOW, width=120)
+    page = status_page(document_of(live, [waiting, launching], now=NOW), width=120)
     words = " ".join("\n".join(printed(page, 120)).split())
     assert "2 pools; after spot launched nothing" in words
 
@@ -113,7 +117,7 @@ def test_list_and_summary_keep_a_long_name_whole(width: int) -> None:
     assert any(NAME in line for line in lines)
     assert any("failed" in line for line in lines)
     assert "…" not in "".join(lines)
-    lines = printed(summary(RUN, ATTEMPTS, width=width), width)
+    lines = printed(summary(DOCUMENT, width=width), width)
     assert max(map(len, lines)) <= width
     assert NAME in lines[0]
 
