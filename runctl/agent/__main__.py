@@ -23,6 +23,7 @@ from runctl.agent.instance.settings import Paths, Settings, read_paths, read_set
 from runctl.agent.reporting.agent_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.logs import LogShipper
 from runctl.agent.reporting.secret_mask import SecretMask
+from runctl.agent.runtime.host_runtime import HostRuntime
 from runctl.agent.signals import request_files
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.request_files import Request
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(paths: Paths) -> int:
-    """Live the attempt's life on this instance."""
+    """Run the attempt on this instance."""
     # A snapshot of 10,000 files makes some 100,000 objects in one go, none of them garbage: the
     # default of 700 new objects a collection spends a third of the time on looking.
     gc.freeze()
@@ -77,7 +78,7 @@ def run(paths: Paths) -> int:
     watch.start()
     shipper = _shipper(clients, settings, own_log, mask)
     shipper.start()
-    life = AttemptRunner(
+    runner = AttemptRunner(
         settings,
         Services(
             ledger=DynamoLedger(clients.get("dynamodb"), settings.table),
@@ -85,14 +86,15 @@ def run(paths: Paths) -> int:
             stepfunctions=clients.get("stepfunctions"),
             client=clients.get,
         ),
+        HostRuntime(on_exit=mailbox.wake),
         mailbox=mailbox,
         vendor=vendor_folder(),
         mask=mask,
     )
-    shut_down = life.live()
+    shut_down = runner.run()
     _store_own_log(clients, settings, own_log)
     shipper.stop(within=FLUSH)
-    life.finish_background_work()
+    runner.finish_background_work()
     watch.stop()
     if shut_down and not settings.is_existing_instance:
         logger.info("shutting down")

@@ -1,22 +1,17 @@
-"""The life of an attempt on its instance, from the first instruction to the last."""
+"""The attempt runner: runs an attempt on its instance, from the first heartbeat to the report."""
 
 import logging
-import os
-import signal
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from runctl.agent.drain import RESERVE, drain, grace_of
+from runctl.agent.contract import build_contract
 from runctl.agent.fallback import Ended, Fallback
-from runctl.agent.instance import processes
-from runctl.agent.instance.disk import count_up, is_full, room
+from runctl.agent.instance.disk import count_up
 from runctl.agent.instance.settings import Settings
-from runctl.agent.prepare.code import explain_missing_file
 from runctl.agent.prepare.preparation import Preparation, Prepared
+from runctl.agent.program_outcome import failed_outcome, outcome_of_stop
 from runctl.agent.reporting.final_report import FinalReport
 from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.progress import Progress
@@ -24,42 +19,30 @@ from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.runtime.credentials import CredentialsEndpoint
 from runctl.agent.runtime.fence import prove_fence, require_fence
-from runctl.agent.runtime.leftovers import await_writers, daemon_among
-from runctl.agent.runtime.observer import TrainerObserver
-from runctl.agent.runtime.signal_trace import SignalTrace
-from runctl.agent.runtime.trainer import Trainer
+from runctl.agent.runtime.ports import Runtime
 from runctl.agent.runtime.trainer_secrets import TrainerSecrets
 from runctl.agent.saving.marks import Marks
-from runctl.agent.session import TrainingSession
-from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
-from runctl.agent.signals.waiting import CHECK, CancellableWait, EndedEarlyError
+from runctl.agent.session import SessionContext, TrainingSession
+from runctl.agent.signals.mailbox import Mailbox
+from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
+from runctl.agent.supervision import Supervision
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.secret_values import SecretValues
 from runctl.aws.trainer_access import TrainerAccess
 from runctl.aws.workflow import StepFunctions
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.errors import RefusedError, RequestError
-from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.model.outcome import Outcome
 from runctl.model.request import RunRequest
 
-FINAL_UPLOAD = timedelta(minutes=10)
-FLUSH = timedelta(seconds=10)
 MAX_FAILURES = 3
-MAX_NAMES_SHOWN = 3
-IN_BACKGROUND = (
-    "the trainer exited with 0, but left process {daemon} running in the background, which was "
-    "ended with it; run it in the foreground: without `&`, nohup, setsid or a daemon option"
-)
-ENDED_BY_OTHERS = frozenset(
-    {-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL}
-)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the attempt's life needs of AWS; `client` makes those clients that few attempts need."""
+    """What an attempt needs of AWS; `client` makes those clients that few attempts need."""
 
     ledger: AgentLedger
     s3: Any
@@ -68,12 +51,13 @@ class Services:
 
 
 class AttemptRunner:
-    """One attempt. `live` runs it and says whether the instance should shut down."""
+    """Runs one attempt: prepares, trains, falls back after a bad restore, and reports."""
 
     def __init__(
         self,
         settings: Settings,
         services: Services,
+        runtime: Runtime,
         *,
         mailbox: Mailbox,
         vendor: Path,
@@ -81,6 +65,7 @@ class AttemptRunner:
     ) -> None:
         self._settings = settings
         self._services = services
+        self._runtime = runtime
         self._mailbox = mailbox
         self._paths = settings.paths
         self._progress = Progress()
@@ -102,6 +87,7 @@ class AttemptRunner:
             progress=self._progress,
             wait=self._wait,
         )
+        workflow = StepFunctions(services.stepfunctions)
         self._token = TaskToken(
             services.ledger,
             run_id=settings.run_id,
@@ -109,7 +95,6 @@ class AttemptRunner:
             instance_id=settings.instance_id,
             mailbox=mailbox,
         )
-        workflow = StepFunctions(services.stepfunctions)
         self._heartbeat = Heartbeat(
             services.ledger,
             workflow,
@@ -130,31 +115,17 @@ class AttemptRunner:
             mailbox=mailbox,
         )
         self._step: int | None = None
-        self._trace = SignalTrace()
-        self._observer = TrainerObserver(self._progress, self._trace)
 
-    def live(self) -> bool:
+    def run(self) -> bool:
         """Run the attempt; return whether the instance should shut down now."""
         if self._final_report.was_sent():
             logger.info("the attempt was reported already")
             return not self._paths.notice.exists()
         self._progress.mark("booted")
         self._heartbeat.start(self._preparation.prefetch)
-        self._trace.start()
-        try:
-            outcome = self._train()
-        except EndedEarlyError:
-            outcome = self._outcome_of_ending(exit_code=None)
-        except RequestError as exc:
-            logger.warning("the attempt cannot go on: %s", exc)
-            outcome = self._failed(str(exc))
-        except Exception as exc:
-            # A defect, or an AWS error nobody foresaw: the service starts us again, for a while.
-            logger.exception("the agent failed")
-            if self._count_failure() < MAX_FAILURES:
-                raise
-            outcome = self._failed(f"the agent failed {MAX_FAILURES} times, last with {exc!r}")
-        processes.end_tree(os.getpid())
+        self._runtime.open()
+        outcome = self._outcome()
+        self._runtime.kill_all()
         if outcome is not None:
             self._final_report.send(outcome)
         self._heartbeat.stop()
@@ -162,11 +133,28 @@ class AttemptRunner:
         return self._mailbox.noticed_at is None and not self._paths.notice.exists()
 
     def finish_background_work(self) -> None:
-        """Do what need not hold up the report."""
-        self._trace.stop()
+        """Do what need not delay the report."""
+        self._runtime.close()
         self._preparation.finish()
 
+    def _outcome(self) -> Outcome | None:
+        """Train; return the outcome to report, or None if a later attempt owns the run."""
+        try:
+            return self._train()
+        except EndedEarlyError:
+            return self._outcome_of_stop(exit_code=None)
+        except RequestError as exc:
+            logger.warning("the attempt cannot continue: %s", exc)
+            return self._failed(str(exc))
+        except Exception as exc:
+            # A defect, or an unexpected AWS error: the service restarts the agent a few times.
+            logger.exception("the agent failed")
+            if self._count_failure() < MAX_FAILURES:
+                raise
+            return self._failed(f"the agent failed {MAX_FAILURES} times, last with {exc!r}")
+
     def _train(self) -> Outcome | None:
+        """Prepare, then start programs until one ends the attempt."""
         require_fence(self._paths)
         request = self._preparation.read_run().request
         self._secrets.expect(request.program.env)
@@ -179,8 +167,8 @@ class AttemptRunner:
             lambda: self._preparation.restore(request, prepared)
         )
         env = self._wait.run_in_background(lambda: self._secrets.resolve(request.program.env))
-        lent = self._lend_credentials(request)
-        credentials = {} if lent is None else lent.as_environment()
+        endpoint = self._serve_credentials(request)
+        credentials = {} if endpoint is None else endpoint.as_environment()
         fallback = self._make_fallback(request)
         try:
             while True:
@@ -192,8 +180,8 @@ class AttemptRunner:
                     return follows
                 prepared = follows
         finally:
-            if lent is not None:
-                lent.close()
+            if endpoint is not None:
+                endpoint.close()
 
     def _train_from(
         self,
@@ -202,40 +190,49 @@ class AttemptRunner:
         env: Mapping[str, str],
         credentials: Mapping[str, str],
     ) -> Ended | None:
-        """Start a trainer on what was restored and see it through to its end."""
+        """Start a program on what was prepared, and supervise it until it has ended."""
         restored = prepared.restored
         self._step = None if restored is None else restored.manifest.step
         session = TrainingSession(
-            self._services.ledger,
-            self._services.s3,
-            self._store,
-            self._settings,
-            request=request,
+            self._session_context(request),
+            self._runtime,
+            build_contract(self._settings, request, prepared, env=env, credentials=credentials),
             prepared=prepared,
-            seen=self._preparation.read_uptime(),
-            progress=self._progress,
-            mailbox=self._mailbox,
-            env=env,
-            credentials=credentials,
+            uptime=self._preparation.read_uptime(),
+            last_check=self._wait.check,
         )
-        self._observer = TrainerObserver(self._progress, self._trace)
-        self._observer.start()
+        supervision = Supervision(
+            session,
+            paths=self._paths,
+            mailbox=self._mailbox,
+            progress=self._progress,
+            upload_outputs=self._final_report.upload_outputs,
+            mask=self._mask.apply,
+        )
         try:
-            trainer = session.start(last_check=self._wait.check)
-            try:
-                outcome = self._supervise(request, trainer, session)
-            finally:
-                session.metrics.stop(within=FLUSH)
+            outcome = supervision.run()
         finally:
-            self._observer.stop()
+            session.close()
+        self._step = session.committer.step
         if outcome is None:
             return None
         return Ended(
             outcome=outcome,
-            lived=trainer.lived,
+            lived=session.program.lived,
             committer=session.committer,
             close=lambda: self._wait.run_in_background(session.saver.close),
-            has_other_cause=is_full(self._paths.state) or bool(self._observer.memory_text),
+            has_other_cause=supervision.has_other_cause,
+        )
+
+    def _session_context(self, request: RunRequest) -> SessionContext:
+        return SessionContext(
+            settings=self._settings,
+            request=request,
+            ledger=self._services.ledger,
+            store=self._store,
+            s3=self._services.s3,
+            progress=self._progress,
+            mailbox=self._mailbox,
         )
 
     def _make_fallback(self, request: RunRequest) -> Fallback:
@@ -248,17 +245,18 @@ class AttemptRunner:
             restore_before=lambda prepared, tried: self._wait.run_in_background(
                 lambda: self._preparation.restore_before(request, prepared, tried)
             ),
-            outcome_of_ending=lambda code: self._outcome_of_ending(exit_code=code),
+            outcome_of_stop=lambda code: self._outcome_of_stop(exit_code=code),
         )
 
-    def _lend_credentials(self, request: RunRequest) -> CredentialsEndpoint | None:
-        """Open the endpoint where the trainer gets its run's credentials, if it asked for them."""
+    def _serve_credentials(self, request: RunRequest) -> CredentialsEndpoint | None:
+        """Start the endpoint where a trainer gets the credentials that it has asked for."""
         if not request.wants_credentials:
             return None
         settings = self._settings
         if not settings.trainer_role:
             raise RequestError(
-                "credentials: the deployment has no role for trainers; deploy this version of it"
+                "credentials: the deployment has no role for trainers; update it with "
+                "`runctl deploy`"
             )
         access = TrainerAccess(
             self._services.client("sts"),
@@ -271,163 +269,17 @@ class AttemptRunner:
         try:
             self._wait.retry(endpoint.start)
         except RefusedError as exc:
-            raise RequestError(f"credentials: the trainer cannot be given any: {exc}") from exc
+            raise RequestError(f"credentials: the trainer's role cannot be assumed: {exc}") from exc
         return endpoint
 
-    def _supervise(
-        self, request: RunRequest, trainer: Trainer, session: TrainingSession
-    ) -> Outcome | None:
-        """Wait for the trainer's exit or for an end that was asked for, whichever is first."""
-        self._observer.look(trainer)
-        while trainer.is_running() and self._mailbox.ending is None:
-            self._mailbox.wait(CHECK.total_seconds())
-            self._observer.look(trainer)
-            if self._mailbox.take_checkpoint_request():
-                session.ask_for_checkpoint()
-            session.check_schedule()
-            self._progress.warn(self._mailbox.announced, about="maintenance")
-        ending = self._mailbox.ending
-        if not trainer.is_running():
-            return self._after_exit(trainer, session)
-        if ending is None:
-            raise AssertionError("woken up for nothing")
-        return self._after_ending(request, ending, trainer, session)
+    def _outcome_of_stop(self, *, exit_code: int | None) -> Outcome | None:
+        return outcome_of_stop(self._mailbox.ending, exit_code=exit_code, step=self._step)
 
-    def _after_exit(self, trainer: Trainer, session: TrainingSession) -> Outcome | None:
-        self._progress.mark("exited")
-        logger.info("the trainer exited by itself with %s", trainer.exit_code)
-        exited_at = time.monotonic()
-        until = exited_at + FINAL_UPLOAD.total_seconds()
-        left = await_writers(session.watcher.folder, lambda: self._must_end(session, until))
-        daemon = self._observer.went_on_as(
-            daemon_among(left, since_exit=time.monotonic() - exited_at)
-        )
-        killed = trainer.end_family(session.watcher.folder)
-        self._progress.enter("upload")
-        code = trainer.exit_code or 0
-        if code in ENDED_BY_OTHERS:
-            # A shutdown's SIGTERM may reach the trainer a moment before we hear of it.
-            self._mailbox.wait(CHECK.total_seconds())
-        ending = self._mailbox.ending
-        deadline = None if ending is None else ending.deadline_at
-        until = time.monotonic() + FINAL_UPLOAD.total_seconds()
-        if deadline is not None:
-            until = min(until, deadline)
-        saved = session.saver.finish(
-            until=until,
-            torn=killed.torn,
-            abrupt=trainer.died_of_a_fault() or trainer.died_unaware() or bool(killed.writers),
-        )
-        self._step = session.committer.step
-        if self._mailbox.is_fenced:
-            return None
-        problem = self._final_report.upload_outputs(until)
-        ending = self._mailbox.ending
-        # In a shutdown systemd sends SIGTERM to the trainer's scope too, and who knows it may save
-        # and exit 0 mid-way, before we hear of it: the next attempt finds out.
-        if ending is not None and (code in ENDED_BY_OTHERS or ending.cause is StopCause.SHUTDOWN):
-            return self._outcome_of_ending(exit_code=code)
-        sender = self._observer.stop_request(trainer, helper_was_asked=session.was_asked_to_stop)
-        if sender:
-            return Outcome(
-                kind=OutcomeKind.INTERRUPTED, reason=sender, exit_code=code, step=self._step
-            )
-        hidden = self._observer.failure_in_pipe(trainer) if code == 0 else None
-        if hidden is not None:
-            return self._failed(self._failure_text(trainer, *hidden), exit_code=hidden[0])
-        if code != 0:
-            status = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
-            return self._failed(self._failure_text(trainer, code, status), exit_code=code)
-        if daemon is not None:
-            return self._failed(IN_BACKGROUND.format(daemon=daemon), exit_code=code)
-        if killed.torn and ending is not None:
-            return self._outcome_of_ending(exit_code=code)
-        return self._after_success(torn=killed.torn, saved=saved, outputs_problem=problem)
-
-    def _failure_text(self, trainer: Trainer, code: int, status: str) -> str:
-        """Return how the trainer failed: status, likely causes, its last words."""
-        if memory := self._observer.memory_text:
-            status += f" ({memory})"
-        elif code == -signal.SIGKILL:
-            status += " (out of memory?)"
-        if is_full(self._paths.state):
-            status += f" (the instance's disk is full, {room(self._paths.state)})"
-        words = trainer.last_words()
-        if missing := explain_missing_file(words, self._paths.project):
-            status += f" ({missing})"
-        return f"{status}: {words}" if words else status
-
-    def _after_success(self, *, torn: frozenset[str], saved: bool, outputs_problem: str) -> Outcome:
-        """Return the outcome of a trainer that exited with 0: its results must be stored, too."""
-        if torn:
-            names = ", ".join(sorted(torn)[:MAX_NAMES_SHOWN])
-            return self._failed(
-                f"the trainer is done, but {names} was still being written "
-                f"{FINAL_UPLOAD.total_seconds() / 60:.0f} minutes later",
-                exit_code=0,
-            )
-        if not saved:
-            return self._failed("the trainer is done, but its last checkpoint could not be saved")
-        if outputs_problem:
-            return self._failed(f"the trainer is done, but {outputs_problem}", exit_code=0)
-        return Outcome(kind=OutcomeKind.COMPLETED, exit_code=0, step=self._step)
-
-    def _must_end(self, session: TrainingSession, until: float) -> bool:
-        """Whether what the trainer left running can be waited for no longer."""
-        if self._mailbox.is_fenced or time.monotonic() >= until:
-            return True
-        ending = self._mailbox.ending
-        left = None if ending is None else ending.time_left()
-        return left is not None and left <= RESERVE + session.saver.expected_upload_time()
-
-    def _after_ending(
-        self, request: RunRequest, ending: StopRequest, trainer: Trainer, session: TrainingSession
-    ) -> Outcome | None:
-        self._progress.mark("detected", ending.detected)
-        if ending.cause is StopCause.FENCED:
-            logger.info("leaving without a trace: %s", ending.reason)
-            session.saver.abandon()
-            trainer.end_family()
-            return None
-        grace = grace_of(
-            asked=timedelta(seconds=request.saving.checkpoint.grace_seconds),
-            upload_time=session.saver.expected_upload_time(),
-            left=ending.time_left(),
-        )
-        drain(
-            trainer,
-            session.watcher,
-            session.saver,
-            self._mailbox,
-            grace=grace,
-            progress=self._progress,
-        )
-        self._step = session.committer.step
-        return self._outcome_of_ending(exit_code=trainer.exit_code)
-
-    def _outcome_of_ending(self, *, exit_code: int | None) -> Outcome | None:
-        ending = self._mailbox.ending
-        if ending is None or ending.cause is StopCause.FENCED:
-            return None
-        stopped = ending.cause is StopCause.STOP
-        return Outcome(
-            kind=OutcomeKind.STOPPED if stopped else OutcomeKind.INTERRUPTED,
-            reason=ending.reason,
-            exit_code=exit_code,
-            step=self._step,
-        )
-
-    def _failed(self, reason: str, *, exit_code: int | None = None) -> Outcome:
-        # Before it is shortened: a value that is cut off would not be known.
-        return Outcome(
-            kind=OutcomeKind.FAILED,
-            reason=self._mask.apply(reason),
-            exit_code=exit_code,
-            step=self._step,
-        )
+    def _failed(self, reason: str) -> Outcome:
+        return failed_outcome(reason, mask=self._mask.apply, step=self._step)
 
     def _count_failure(self) -> int:
         try:
             return count_up(self._paths.failures)
         except OSError:
-            return MAX_FAILURES  # nobody would know how often, so it would never end
+            return MAX_FAILURES  # without a count the restarts would never end

@@ -47,14 +47,14 @@ class Fallback:
         mailbox: Mailbox,
         progress: Progress,
         restore_before: Callable[[Prepared, frozenset[str]], Prepared | None],
-        outcome_of_ending: Callable[[int | None], Outcome | None],
+        outcome_of_stop: Callable[[int | None], Outcome | None],
     ) -> None:
         self._marks = marks
         self._attempt = attempt
         self._mailbox = mailbox
         self._progress = progress
         self._restore_before = restore_before
-        self._outcome_of_ending = outcome_of_ending
+        self._outcome_of_stop = outcome_of_stop
         self._deaths: list[Death] = []
         self._first: Outcome | None = None
         self._names: list[str] = []
@@ -79,7 +79,7 @@ class Fallback:
         self._suspect([given.key, *ended.committer.committed], prepared)
         if self._mailbox.ending is not None:
             # There is no time for another try here; the next attempt starts from the one before.
-            return self._outcome_of_ending(outcome.exit_code)
+            return self._outcome_of_stop(outcome.exit_code)
         before = None
         if may_fall_back(self._deaths):
             ended.close()

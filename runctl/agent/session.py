@@ -1,19 +1,17 @@
-"""The training session: the trainer, the saving of its checkpoints, and their schedule."""
+"""The training session: a running program, the saving of its checkpoints, and their schedule."""
 
-import json
 import logging
-import os
 import time
-from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from runctl.agent.instance.settings import Settings
 from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.metrics import MetricsShipper
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.runtime.trainer import Contract, Trainer, trainer_command, trainer_environment
-from runctl.agent.runtime.training_path import lay_out
+from runctl.agent.runtime.ports import Contract, Runtime
 from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.folder_watcher import FolderWatcher
 from runctl.agent.saving.save_events import SaveEvents
@@ -27,140 +25,95 @@ from runctl.model.request import RunRequest
 from runctl.policy.interval import Uptime
 
 NO_HELPER = (
-    "a checkpoint was asked for; a trainer without runctl's helper saves when it does, "
-    "and what is on disk is uploaded"
+    "a checkpoint was requested, but the trainer does not use runctl's helper: it saves when it "
+    "does, and what is on disk is uploaded"
 )
+FLUSH = timedelta(seconds=10)
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SessionContext:
+    """What all sessions of an attempt share."""
+
+    settings: Settings
+    request: RunRequest
+    ledger: AgentLedger
+    store: CheckpointStore
+    s3: Any
+    progress: Progress
+    mailbox: Mailbox
+
+
 class TrainingSession:
-    """Everything that works between the trainer's start and its end."""
+    """A program from its start to its end, with everything that saves and reports for it."""
 
     def __init__(
         self,
-        ledger: AgentLedger,
-        s3: Any,
-        store: CheckpointStore,
-        settings: Settings,
+        context: SessionContext,
+        runtime: Runtime,
+        contract: Contract,
         *,
-        request: RunRequest,
         prepared: Prepared,
-        seen: Uptime,
-        progress: Progress,
-        mailbox: Mailbox,
-        env: Mapping[str, str],
-        credentials: Mapping[str, str],
+        uptime: Uptime,
+        last_check: Callable[[], None],
     ) -> None:
-        self._settings = settings
-        self._request = request
-        self._prepared = prepared
-        self._progress = progress
-        self._mailbox = mailbox
-        self._env = env
-        self._credentials = credentials
-        paths = settings.paths
-        self._checkpoint_request = paths.checkpoint_request
+        """Start the program. `last_check` is called just before, and may raise.
+
+        Raises RequestError if the program cannot be started.
+        """
+        paths, request = context.settings.paths, context.request
+        self._progress = context.progress
         self._reason = ""
-        self._has_unasked = False
+        self._has_failed_request = False
         self._save_events = SaveEvents(paths.saved)
         self._schedule = CheckpointSchedule(
-            fixed=request.saving.checkpoint.fixed_interval, seen=seen, began=time.monotonic()
+            fixed=request.saving.checkpoint.fixed_interval, seen=uptime, began=time.monotonic()
         )
-        self.committer = Committer(
-            ledger,
-            store,
-            run_id=settings.run_id,
-            attempt=settings.attempt,
-            keep_last=request.saving.checkpoint.keep_last,
-            may_be_interrupted=request.resources.market != "on-demand",
-            run=prepared.run,
-            saves=self._save_events,
-            progress=progress,
-            is_fenced=lambda: mailbox.is_fenced,
-        )
-        running: list[Trainer] = []
-        self._running = running
+        self.committer = _make_committer(context, prepared, self._save_events)
+        # Before the program is started: what the folder holds until then is not new.
         self.watcher = FolderWatcher(
-            folder=prepared.checkpoint,
+            folder=contract.checkpoint,
             pins=paths.state / "pins",
             spare=paths.runtime / "pins",
             save_events=self._save_events,
-            family=lambda: running[0].family() if running else [],
-            leader=lambda: running[0].pid if running else 0,
-            progress=progress,
+            progress=context.progress,
         )
         self.saver = CheckpointSaver(
             self.committer,
             self.watcher,
             save_events=self._save_events,
             schedule=self._schedule,
-            progress=progress,
-            mailbox=mailbox,
+            progress=context.progress,
+            mailbox=context.mailbox,
         )
         if prepared.restored is not None:
             self.committer.begin_from(prepared.restored, self.watcher.taken)
-        self.metrics = MetricsShipper(
-            s3,
+        self._metrics = MetricsShipper(
+            context.s3,
             paths.metrics,
-            progress,
-            bucket=settings.bucket,
-            run_id=settings.run_id,
-            attempt=settings.attempt,
+            context.progress,
+            bucket=context.settings.bucket,
+            run_id=context.settings.run_id,
+            attempt=context.settings.attempt,
         )
-
-    def start(self, *, last_check: Callable[[], None]) -> Trainer:
-        """Start the trainer and what watches it; `last_check` may still raise."""
-        paths, prepared = self._settings.paths, self._prepared
-        restored = prepared.restored
-        contract = Contract(
-            run_id=self._settings.run_id,
-            attempt=self._settings.attempt,
-            resume_step=None if restored is None else restored.manifest.step,
-            checkpoint=prepared.checkpoint,
-            partial=prepared.partial,
-            inputs=paths.inputs,
-            outputs=paths.output,
-            metrics=paths.metrics,
-            checkpoint_request=self._checkpoint_request,
-            saved=paths.saved,
-        )
-        environ = trainer_environment(
-            os.environ,
-            env=self._env,
-            contract=contract,
-            environment=prepared.environment,
-            project=paths.project,
-            training_path=lay_out(paths.state / "training-path"),
-            credentials=self._credentials,
-        )
-        command = trainer_command(
-            self._request,
-            prepared.script,
-            project=paths.project,
-            environment=prepared.environment,
-            variables=contract.as_environment(),
-            resumes=restored is not None,
-        )
-        if note := describe_missing_links(prepared.checkpoint, paths.state / "pins"):
+        if note := describe_missing_links(contract.checkpoint, paths.state / "pins"):
             logger.info("%s", note)
         last_check()
-        trainer = Trainer(
-            command,
-            environ=environ,
-            cwd=paths.project,
-            output=paths.trainer_output,
-            errors=paths.trainer_errors,
-            on_exit=self._mailbox.wake,
-        )
-        self._running.append(trainer)
-        self.watcher.start()
+        self.grace = contract.grace
+        self.program = runtime.start(contract)
+        self.watcher.start(self.program)
         self.saver.start()
-        self.metrics.start()
+        self._metrics.start()
         self._progress.mark("started")
         self._progress.enter("train")
         logger.info("the trainer is running")
-        return trainer
+
+    def close(self) -> None:
+        """Send the last metrics, and stop observing the program. Saving may still be at work."""
+        self._metrics.stop(within=FLUSH)
+        self.program.close()
 
     @property
     def was_asked_to_stop(self) -> bool:
@@ -168,45 +121,65 @@ class TrainingSession:
         return self._save_events.was_asked_to_stop
 
     def ask_for_checkpoint(self) -> None:
-        """Ask the trainer's helper to save; a trainer without it goes on undisturbed."""
+        """Ask the trainer's helper to save. A trainer without a helper is not disturbed."""
         if not self._save_events.has_helper:
             self._progress.warn(NO_HELPER, about="request")
-        self._write_request()
+        self._request_save()
 
     def check_schedule(self) -> None:
         """Ask for a save when it is due, and warn when checkpoints have stopped arriving."""
         now = time.monotonic()
-        interval = self._schedule.interval(now)
         if self._save_events.has_helper:
-            self._progress.note_saving(
-                every=interval.every,
-                is_fixed=self._schedule.is_fixed,
-                cost=interval.cost,
-                uptime=interval.uptime,
-            )
-        if self._save_events.has_helper and interval.reason != self._reason:
-            first, self._reason = not self._reason, interval.reason
-            # The reason changes with every minute of training; the log has it when it matters.
-            if first or self._schedule.is_due(now):
-                logger.info(
-                    "a checkpoint every %.0f s: %s", interval.every.total_seconds(), interval.reason
-                )
+            self._show_interval(now)
         if self._schedule.is_due(now):
             self._schedule.note_asked(now)
-            self._write_request()
-        elif self._has_unasked:
-            self._write_request()
+            self._request_save()
+        elif self._has_failed_request:
+            self._request_save()
         overdue = self._schedule.overdue(now)
         if self._progress.warn(overdue, about="overdue") and overdue:
             logger.warning("%s", overdue)
 
-    def _write_request(self) -> None:
-        document = json.dumps({"at": datetime.now(timezone.utc).isoformat()})
+    def _show_interval(self, now: float) -> None:
+        interval = self._schedule.interval(now)
+        self._progress.note_saving(
+            every=interval.every,
+            is_fixed=self._schedule.is_fixed,
+            cost=interval.cost,
+            uptime=interval.uptime,
+        )
+        if interval.reason == self._reason:
+            return
+        is_first, self._reason = not self._reason, interval.reason
+        # The reason changes with every minute of training; it is logged when a save is due.
+        if is_first or self._schedule.is_due(now):
+            logger.info(
+                "a checkpoint every %.0f s: %s", interval.every.total_seconds(), interval.reason
+            )
+
+    def _request_save(self) -> None:
         problem = ""
         try:
-            self._checkpoint_request.write_text(document)
-        except OSError as exc:  # a full disk: training goes on, and the next check asks again
+            self.program.request_save()
+        except OSError as exc:  # a full disk: training continues, and the next check asks again
             problem = f"the trainer cannot be asked to save: {exc}"
-        self._has_unasked = bool(problem)
+        self._has_failed_request = bool(problem)
         if self._progress.warn(problem, about="asking") and problem:
             logger.warning("%s", problem)
+
+
+def _make_committer(
+    context: SessionContext, prepared: Prepared, save_events: SaveEvents
+) -> Committer:
+    return Committer(
+        context.ledger,
+        context.store,
+        run_id=context.settings.run_id,
+        attempt=context.settings.attempt,
+        keep_last=context.request.saving.checkpoint.keep_last,
+        may_be_interrupted=context.request.resources.market != "on-demand",
+        run=prepared.run,
+        saves=save_events,
+        progress=context.progress,
+        is_fenced=lambda: context.mailbox.is_fenced,
+    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from runctl.agent.reporting.progress import Progress
+from runctl.agent.runtime.ports import Contract, Program
 from runctl.agent.saving.folder_watcher import FolderWatcher
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.agent.saving.saver import CheckpointSaver
@@ -18,6 +18,7 @@ from runctl.agent.signals.mailbox import Mailbox
 from runctl.checkpoint.pinning import pin_name
 from runctl.checkpoint.settling import Snapshot
 from runctl.policy.interval import Uptime
+from tests.agent.recording_runtime import RecordingProgram, RecordingRuntime
 
 
 class Committer:
@@ -48,13 +49,29 @@ class Committer:
         """Nothing is old here."""
 
 
+def idle_program(tmp_path: Path) -> RecordingProgram:
+    """A program that runs and writes nothing: the test writes to the folder itself."""
+    return RecordingRuntime().start(
+        Contract(
+            command=("true",),
+            environment={},
+            working_folder=tmp_path,
+            checkpoint=tmp_path / "checkpoint",
+            output=tmp_path / "out",
+            errors=tmp_path / "err",
+            save_request=tmp_path / "request",
+            grace=timedelta(0),
+        )
+    )
+
+
 def start_saver(
     tmp_path: Path,
     committer: Committer,
     pins: Path,
     progress: Progress,
     *,
-    leader: Callable[[], int] = lambda: 0,
+    program: Program | None = None,
 ) -> CheckpointSaver:
     """Watch a new folder and save what settles in it."""
     folder = tmp_path / "checkpoint"
@@ -65,8 +82,6 @@ def start_saver(
         pins=pins,
         spare=tmp_path / "spare",
         save_events=save_events,
-        family=list,
-        leader=leader,
         progress=progress,
     )
     saver = CheckpointSaver(
@@ -79,6 +94,6 @@ def start_saver(
         progress=progress,
         mailbox=Mailbox(),
     )
-    watcher.start()
+    watcher.start(program or idle_program(tmp_path))
     saver.start()
     return saver

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runctl.agent.runtime.trainer import Contract
+from runctl.agent.runtime.environment import TrainerVariables
 from runctl.model.contract import CONTRACT_VARIABLES
 from tests.agent.machine import Cloud, wait_until
 
@@ -35,8 +35,8 @@ def test_every_variable_of_the_contract_can_be_referred_to(tmp_path: Path) -> No
         ("checkpoint", "inputs", "outputs", "metrics", "checkpoint_request", "saved", "partial"),
         tmp_path,
     )
-    contract = Contract(run_id="r", attempt=1, resume_step=None, **folders)
-    assert set(contract.as_environment()) == set(CONTRACT_VARIABLES)
+    variables = TrainerVariables(run_id="r", attempt=1, resume_step=None, **folders)
+    assert set(variables.as_environment()) == set(CONTRACT_VARIABLES)
 
 
 @pytest.mark.parametrize("as_command", [False, True])

@@ -12,7 +12,8 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.agent.runtime.trainer import base_environment, scope
+from runctl.agent.runtime.environment import base_environment
+from runctl.agent.runtime.systemd_scope import scope
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.candidates import PREVIOUS
 from runctl.model.checkpoint import MANIFEST_VERSION, Manifest

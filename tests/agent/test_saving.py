@@ -8,7 +8,8 @@ from pathlib import Path
 
 from runctl.agent.reporting.progress import Progress
 from tests.agent.machine import wait_until
-from tests.agent.savers import Committer, start_saver
+from tests.agent.recording_runtime import RecordingProgram
+from tests.agent.savers import Committer, idle_program, start_saver
 
 
 def test_snapshot_that_the_last_scan_pins_is_saved_though_the_saver_had_nothing_left_to_do(
@@ -19,13 +20,15 @@ def test_snapshot_that_the_last_scan_pins_is_saved_though_the_saver_had_nothing_
     may_scan, is_scanning = threading.Event(), threading.Event()
     may_scan.set()
 
-    def leader() -> int:
-        """Hold the scan until the test lets it go on."""
-        is_scanning.set()
-        assert may_scan.wait(60)
-        return 0
+    class HoldingProgram(RecordingProgram):
+        def writers(self) -> set[str]:
+            """Hold the scan until the test lets it go on."""
+            is_scanning.set()
+            assert may_scan.wait(60)
+            return set()
 
-    saver = start_saver(tmp_path, committer, tmp_path / "pins", Progress(), leader=leader)
+    program = HoldingProgram(idle_program(tmp_path).contract)
+    saver = start_saver(tmp_path, committer, tmp_path / "pins", Progress(), program=program)
     (tmp_path / "checkpoint/step-1.bin").write_bytes(b"one")
     assert committer.begun.wait(60)
     (tmp_path / "checkpoint/step-2.bin").write_bytes(b"two")

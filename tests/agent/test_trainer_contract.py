@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.runtime.trainer import Contract, trainer_environment
+from runctl.agent.runtime.environment import TrainerVariables, trainer_environment
 from runctl.agent.runtime.training_path import lay_out
 from tests.agent.machine import PROJECT, Cloud, wait_until
 from tests.training.place import framework_python, undisturbed
@@ -130,7 +130,7 @@ def test_a_checkpoint_that_is_asked_for_is_saved_by_the_helper_and_taken_at_once
     )
 
 
-CONTRACT = Contract(
+VARIABLES = TrainerVariables(
     run_id="run-1",
     attempt=1,
     resume_step=None,
@@ -147,7 +147,7 @@ def environment_of(project: Path, helper: Path, **env: str) -> dict[str, str]:
     return trainer_environment(
         {},
         env=env,
-        contract=CONTRACT,
+        variables=VARIABLES,
         environment=Path(sys.prefix),
         project=project,
         training_path=helper,

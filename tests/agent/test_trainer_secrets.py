@@ -19,9 +19,9 @@ from runctl.agent.reporting.agent_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.logs import LogShipper
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import SecretMask
-from runctl.agent.runtime import trainer as trainer_module
-from runctl.agent.runtime import trainer_secrets
-from runctl.agent.runtime.trainer import Trainer
+from runctl.agent.runtime import systemd_scope, trainer_secrets
+from runctl.agent.runtime.host_process import HostProcess
+from runctl.agent.runtime.ports import Contract
 from runctl.agent.runtime.trainer_secrets import TrainerSecrets
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
@@ -297,18 +297,22 @@ def test_values_are_in_no_word_of_the_command_that_makes_the_trainers_scope(
     monkeypatch.setattr(
         Path, "is_dir", lambda path: str(path) == "/run/systemd/system" or is_dir(path)
     )
-    monkeypatch.setattr(trainer_module.shutil, "which", lambda _name: str(runner))
+    monkeypatch.setattr(systemd_scope.shutil, "which", lambda _name: str(runner))
     ended = threading.Event()
-    trainer = Trainer(
-        ["/bin/sh", "-c", 'printf %s "$W" > value'],
-        environ={"PATH": os.environ["PATH"], "W": WANDB},
-        cwd=tmp_path,
+    contract = Contract(
+        command=("/bin/sh", "-c", 'printf %s "$W" > value'),
+        environment={"PATH": os.environ["PATH"], "W": WANDB},
+        working_folder=tmp_path,
+        checkpoint=tmp_path,
         output=tmp_path / "out",
         errors=tmp_path / "err",
-        on_exit=ended.set,
+        save_request=tmp_path / "request",
+        grace=timedelta(0),
     )
+    assert WANDB not in repr(contract)
+    process = HostProcess(contract, on_exit=ended.set)
     assert ended.wait(30)
-    assert trainer.exit_code == 0
+    assert process.exit_code == 0
     assert (tmp_path / "value").read_text() == WANDB
     words = (tmp_path / "words").read_text()
     assert "--scope" in words

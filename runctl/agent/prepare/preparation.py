@@ -18,7 +18,7 @@ from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.installer import find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.runtime.trainer import base_environment
+from runctl.agent.runtime.environment import base_environment
 from runctl.agent.signals.waiting import RETRY, CancellableWait
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.versions import VersionStore

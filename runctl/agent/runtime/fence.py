@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runctl.agent.instance.settings import Paths
-from runctl.agent.runtime.trainer import scope
+from runctl.agent.runtime.systemd_scope import scope
 from runctl.model.errors import RequestError
 
 LOADED = "loaded"

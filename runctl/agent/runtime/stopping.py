@@ -1,4 +1,4 @@
-"""SIGTERM to the trainer's processes, and the wait for those that may still be saving."""
+"""Stopping: SIGTERM to a program's processes, and the wait for those that may still be saving."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ from runctl.agent.runtime.stop_targets import StopTargets, choose_targets, is_by
 
 # How long a launcher is given to pass on a signal that its program has, too, and not handled yet.
 COALESCE = 0.2
-LOOK_EVERY = 0.25
+SEARCH_EVERY = 0.25
 # When processes are signalled whose parent handles the signal and does not end.
 LATER = 5.0
 # A writer that has closed a file may be about to open its next one.
@@ -27,23 +27,35 @@ STARTUP_OF_A_COPY = 1.0
 logger = logging.getLogger(__name__)
 
 
-class Writers:
+class WritingProcesses:
     """Knows which processes are writing to the checkpoint folder, or may be about to."""
 
     def __init__(self, folder: Path) -> None:
         self._open_files = OpenFileFinder(folder)
-        self._seen: dict[int, float] = {}
+        self._wrote_at: dict[int, float] = {}
+        self._logged: set[int] = set()
 
     def among(self, family: Sequence[ProcessInfo], now: float) -> list[ProcessInfo]:
-        """Return who of `family` has a file open to write, had a moment ago, or has just begun."""
+        """Return those that have a file open to write, had one a moment ago, or have just begun."""
         for pid in self._open_files.by_process(info.pid for info in family):
-            self._seen[pid] = now
+            self._wrote_at[pid] = now
         return [
             info
             for info in family
-            if now - self._seen.get(info.pid, float("-inf")) < QUIET
+            if now - self._wrote_at.get(info.pid, float("-inf")) < QUIET
             or (_has_just_begun(info) and not is_bystander(info, family))
         ]
+
+    def left(self, family: Sequence[ProcessInfo], now: float) -> list[ProcessInfo]:
+        """Return the same after the program's exit, and log which processes are waited for."""
+        writing = self.among(family, now)
+        if new := [info for info in writing if info.pid not in self._logged]:
+            logger.info(
+                "the trainer has exited; waiting for %s, which may be saving",
+                ", ".join(map(str, new)),
+            )
+            self._logged |= {info.pid for info in new}
+        return writing
 
 
 def _has_just_begun(info: ProcessInfo) -> bool:
@@ -51,16 +63,16 @@ def _has_just_begun(info: ProcessInfo) -> bool:
 
 
 class Stopping:
-    """Asks the trainer to save and end, and knows whom to wait for."""
+    """Asks a program to save and end, and knows which of its processes to wait for."""
 
-    def __init__(self, leader: int, folder: Path) -> None:
+    def __init__(self, leader: int, folder: Path, writing: WritingProcesses) -> None:
         self._leader = leader
         self._folder = folder
-        self._writers = Writers(folder)
-        self._told: dict[int, bool] = {}
+        self._writing = writing
+        # Whether each process that was signalled handles SIGTERM.
+        self._signalled: dict[int, bool] = {}
         self._later: tuple[int, ...] = ()
-        self._sent_at = self._looked_at = float("-inf")
-        self._waiting_for: list[ProcessInfo] = []
+        self._sent_at = self._searched_at = float("-inf")
         self.torn: frozenset[str] = frozenset()
 
     def send(self, *, before_a_kill: Callable[[], None]) -> None:
@@ -90,36 +102,29 @@ class Stopping:
         """Whether the trainer, or somebody who may be saving for it, has yet to end."""
         now = time.monotonic()
         if leader_runs:
-            if now - self._looked_at >= LOOK_EVERY:
-                self._look_for_more(now)
+            if now - self._searched_at >= SEARCH_EVERY:
+                self._signal_new(now)
             return True
-        if any(processes.is_alive(pid) for pid in self._told):
+        if any(processes.is_alive(pid) for pid in self._signalled):
             return True
-        return bool(self._writers_left(now))
-
-    def _writers_left(self, now: float) -> list[ProcessInfo]:
-        family = trainer_family()
-        writers = self._writers.among(family, now)
-        fresh = [info for info in writers if info.pid not in {one.pid for one in self._waiting_for}]
-        if fresh:
-            logger.info("waiting for %s, which may be saving", ", ".join(map(str, fresh)))
-            self._waiting_for += fresh
-        return writers
+        return bool(self._writing.left(trainer_family(), now))
 
     def ended_abruptly(self, killed: processes.Killed) -> bool:
         """Whether somebody that was signalled, or was writing, died without an exit of its own."""
-        unaware = not all(self._told.values())
-        return unaware or bool({*self._told, *killed.writers} & {*killed.pids})
+        unaware = not all(self._signalled.values())
+        return unaware or bool({*self._signalled, *killed.writers} & {*killed.pids})
 
     @property
     def unfinished(self) -> list[int]:
         """Those that handle SIGTERM and have not ended yet."""
-        return [pid for pid, handles in self._told.items() if handles and processes.is_alive(pid)]
+        return [
+            pid for pid, handles in self._signalled.items() if handles and processes.is_alive(pid)
+        ]
 
-    def _look_for_more(self, now: float) -> None:
+    def _signal_new(self, now: float) -> None:
         """Signal those that have begun, or begun to handle it, since: a script's next program."""
-        self._looked_at = now
-        if not any(self._told.values()):
+        self._searched_at = now
+        if not any(self._signalled.values()):
             return
         family = trainer_family()
         targets = choose_targets(family, self._leader)
@@ -127,10 +132,10 @@ class Stopping:
             info.pid
             for info in family
             if info.pid in targets.now
-            and info.pid not in self._told
+            and info.pid not in self._signalled
             and info.catches(signal.SIGTERM)
             # What a program starts that was signalled belongs to its save; orphans may, too.
-            and not any(is_below(info, pid, family) for pid in self._told)
+            and not any(is_below(info, pid, family) for pid in self._signalled)
             and (info.pid == self._leader or is_below(info, self._leader, family))
         ]
         if fresh:
@@ -138,14 +143,14 @@ class Stopping:
         if self._later and now - self._sent_at >= LATER:
             later, self._later = self._later, ()
             alive = [info.pid for info in family if info.pid in later]
-            if alive and not self._writers.among(family, now):
+            if alive and not self._writing.among(family, now):
                 logger.info("the trainer has not ended: SIGTERM to its copies, too")
                 self._signal(alive, family)
 
     def _signal(self, pids: Iterable[int], family: Sequence[ProcessInfo]) -> None:
         known = {info.pid: info for info in family}
         chosen = [known[pid] for pid in pids if pid in known]
-        self._told |= {info.pid: info.catches(signal.SIGTERM) for info in chosen}
+        self._signalled |= {info.pid: info.catches(signal.SIGTERM) for info in chosen}
         logger.info("SIGTERM to %s", ", ".join(map(str, chosen)) or "nobody")
         send_once(chosen, family)
 

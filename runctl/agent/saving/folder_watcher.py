@@ -4,14 +4,13 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from runctl.agent.instance import processes
-from runctl.agent.instance.open_files import OpenFileFinder
 from runctl.agent.reporting.progress import Progress
+from runctl.agent.runtime.ports import Program
 from runctl.agent.saving.problems import show_problem
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.checkpoint.databases import Databases, Replaced
@@ -66,20 +65,15 @@ class FolderWatcher:
         pins: Path,
         spare: Path,
         save_events: SaveEvents,
-        family: Callable[[], list[int]],
-        leader: Callable[[], int],
         progress: Progress,
     ) -> None:
         self._folder = folder
         self._pins = pins
         self._spare = spare
         self._save_events = save_events
-        self._family = family
-        self._leader = leader
         self._progress = progress
         inspector = Inspector(folder)
         self._settling = Settling(scan_folder(folder), wholeness=Wholeness(inspector))
-        self._open_files = OpenFileFinder(folder)
         self._databases = Databases(folder, pins / "databases", inspector)
         self._held = (pins / "seen", self._databases.place)
         self._has_new_save = self._has_save_during_scan = False
@@ -93,7 +87,7 @@ class FolderWatcher:
         self._pinned: Pinned | None = None
         self._taken_before: FolderState = {}
         self._is_over = False
-        self._thread = threading.Thread(target=self._watch, name="folder-watcher", daemon=True)
+        self._thread: threading.Thread | None = None
 
     @property
     def folder(self) -> Path:
@@ -110,8 +104,11 @@ class FolderWatcher:
         """Why saves were found to be incomplete, as far as that is known."""
         return list(self._settling.wholeness.reasons)
 
-    def start(self) -> None:
-        """Begin to watch."""
+    def start(self, program: Program) -> None:
+        """Begin to watch what a program writes; it must have been started after this watcher."""
+        self._thread = threading.Thread(
+            target=self._watch, args=(program,), name="folder-watcher", daemon=True
+        )
         self._thread.start()
 
     def hurry(self) -> None:
@@ -131,7 +128,7 @@ class FolderWatcher:
 
     def join(self) -> None:
         """Wait for the end of the watcher's thread, if it was started."""
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
 
     def next_pinned(self) -> Pinned | None:
@@ -163,7 +160,7 @@ class FolderWatcher:
         cannot be read, and what is whole and new in it, if anything.
         """
         self._stop.set()
-        self._thread.join()
+        self.join()
         self._save_events.read()
         folder_state = self.scan()
         snapshot = None
@@ -224,18 +221,18 @@ class FolderWatcher:
             self._show_scan_problem(exc)
             return None
 
-    def _watch(self) -> None:
+    def _watch(self, program: Program) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                self._scan_and_pin()
+                self._scan_and_pin(program)
                 self._show("", about="look")
             except Exception as exc:  # noqa: BLE001 - whatever it is, the next scan must still come
                 self._show_scan_problem(exc)
             took = time.monotonic() - began
             self._stop.wait(max(self._interval.total_seconds(), SCAN_SHARE * took))
 
-    def _scan_and_pin(self) -> None:
+    def _scan_and_pin(self, program: Program) -> None:
         # Before the scan: a save that the helper has reported by now is in the folder. One that it
         # reports during the scan may have been scanned or not, and the step would not be that of
         # the files.
@@ -264,11 +261,12 @@ class FolderWatcher:
                 # processes are listed.
                 changed = self._settling.changed_in(folder_state)
                 link_early(self._folder, folder_state, changed, self._held[0])
-        writing = self._open_files.files(self._family())
-        processes.reap_orphans(self._leader())
-        # Asked after both scans: a file that is not open any more may be torn by its writer's end.
-        if self._has_ended():
+        writing = program.writers()
+        # Checked after both scans: a file that is closed may be torn by its writer's end.
+        checked_at = time.monotonic()
+        if program.is_exiting():
             return
+        self._alive_at = checked_at
         is_pending = self._settling.is_pending
         found = self._databases.replace(folder_state, writing, time.monotonic(), hurry=is_pending)
         with self._lock:
@@ -280,13 +278,6 @@ class FolderWatcher:
             else:
                 self._take(found)
         self._report_incomplete(time.monotonic())
-
-    def _has_ended(self) -> bool:
-        now, leader = time.monotonic(), self._leader()
-        if leader > 0 and processes.is_exiting(leader):
-            return True
-        self._alive_at = now
-        return False
 
     def _take(self, found: Replaced) -> None:
         """Pin what has settled, if anything has; the saver waits for it."""

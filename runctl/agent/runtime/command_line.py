@@ -1,0 +1,43 @@
+"""The command line of a trainer, from the request's command or script."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from runctl.model.contract import expand
+from runctl.model.errors import RequestError
+from runctl.model.line_endings import HEAD_BYTES, problem_with_line_endings
+from runctl.model.request import RunRequest
+from runctl.model.script_kinds import ScriptKind, kind_of_script, problem_with_script
+
+
+def trainer_command(
+    request: RunRequest,
+    script: str,
+    *,
+    project: Path,
+    environment: Path,
+    variables: Mapping[str, str],
+    resumes: bool,
+) -> list[str]:
+    """Return a trainer's command line, with references to `variables` replaced."""
+    words = list(request.program.command) or [
+        *_words_of(script, project=project, environment=environment),
+        *request.program.args,
+    ]
+    return expand([*words, *(request.program.resume_args if resumes else ())], variables)
+
+
+def _words_of(script: str, *, project: Path, environment: Path) -> list[str]:
+    path = project / script
+    with path.open("rb") as stream:
+        head = stream.read(HEAD_BYTES)
+    for problem in (problem_with_line_endings(script, head), problem_with_script(script, head)):
+        if problem:
+            raise RequestError(f"{script} {problem}")
+    kind = kind_of_script(script, head)
+    if kind is ScriptKind.BASH:
+        return ["bash", script]
+    if kind is ScriptKind.ITSELF:
+        path.chmod(path.stat().st_mode | 0o111)
+        return [str(path)]
+    return [str(environment / "bin/python"), script]

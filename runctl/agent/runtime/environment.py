@@ -1,0 +1,102 @@
+"""The environment of a trainer: its variables, and what it may see of the agent's own."""
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# The agent's own variables that a trainer may see: none of AWS, Python or runctl.
+PASSED_ON = (
+    "HOME", "LANG", "LC_ALL", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ", "USER",
+    "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+)  # fmt: skip
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerVariables:
+    """The values of the variables that a trainer may rely on: its run and its folders."""
+
+    run_id: str
+    attempt: int
+    resume_step: int | None
+    checkpoint: Path
+    inputs: Path
+    outputs: Path
+    metrics: Path
+    checkpoint_request: Path
+    saved: Path
+    partial: Path | None = None
+
+    def as_environment(self) -> dict[str, str]:
+        """Return the variables by name."""
+        partial = {} if self.partial is None else {"RUNCTL_PARTIAL_DIR": str(self.partial)}
+        return {
+            **partial,
+            "RUNCTL_RUN_ID": self.run_id,
+            "RUNCTL_ATTEMPT": str(self.attempt),
+            "RUNCTL_RESUME_STEP": "" if self.resume_step is None else str(self.resume_step),
+            "RUNCTL_CHECKPOINT_DIR": str(self.checkpoint),
+            "RUNCTL_INPUT_DIR": str(self.inputs),
+            "RUNCTL_OUTPUT_DIR": str(self.outputs),
+            "RUNCTL_METRICS_FILE": str(self.metrics),
+            # The helper watches the first for requests, and appends {"step": N} to the second
+            # after it has renamed a save into place.
+            "RUNCTL_CHECKPOINT_REQUEST": str(self.checkpoint_request),
+            "RUNCTL_SAVED_FILE": str(self.saved),
+        }
+
+
+def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the agent's variables that a program of the user may see."""
+    kept = {name: environ[name] for name in PASSED_ON if name in environ}
+    # systemd sets no HOME for a system service without User=; git, bash and caches want one.
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    return {"PATH": environ.get("PATH", DEFAULT_PATH), "HOME": home, **kept}
+
+
+def trainer_environment(
+    environ: Mapping[str, str],
+    *,
+    env: Mapping[str, str],
+    variables: TrainerVariables,
+    environment: Path,
+    project: Path,
+    training_path: Path,
+    has_credentials: bool = False,
+) -> dict[str, str]:
+    """Return a trainer's environment, except for its credentials.
+
+    `env` are the request's variables, with their secrets: only its owner and root can read the
+    environment of a process, but everybody its command line. `training_path` is the folder with
+    the helper, `environment` that with Python, and `has_credentials` says that the trainer is
+    given credentials, for which it needs a region.
+    """
+    base = base_environment(environ)
+    # Dependencies are installed, the project itself is not: its packages are imported from here.
+    source = str(project / "src") if (project / "src").is_dir() else ""
+    # The project's own modules come first, so that the helper hides none of them.
+    searched = [env.get("PYTHONPATH", source), str(training_path)]
+    return {
+        **base,
+        "PYTHONUNBUFFERED": "1",
+        **(_aws_variables(environ) if has_credentials else {}),
+        **env,
+        "PYTHONPATH": ":".join(filter(None, searched)),
+        "PATH": f"{environment / 'bin'}:{env.get('PATH', base['PATH'])}",
+        "VIRTUAL_ENV": str(environment),
+        **variables.as_environment(),
+    }
+
+
+def _aws_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    region = environ.get("AWS_DEFAULT_REGION", "")
+    variables = {
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+        # Set on the local cloud, or for an endpoint in the user's own network.
+        "AWS_ENDPOINT_URL": environ.get("AWS_ENDPOINT_URL", ""),
+    }
+    return {name: value for name, value in variables.items() if value}
