@@ -40,53 +40,53 @@ RUN = "recovery"
 WAIT_TIMEOUT = timedelta(seconds=60)
 
 
-def perform(stage: Testbed, *, interruptions: int, megabytes: int, notice_seconds: float) -> None:
+def perform(testbed: Testbed, *, interruptions: int, megabytes: int, notice_seconds: float) -> None:
     """Interrupt one run so many times, each once its attempt has trained for a moment."""
     with tempfile.TemporaryDirectory() as scratch:
         package = pack_project(
             scan_project(PROJECT / "examples" / "training"), Path(scratch) / "project.tar.gz"
         )
-        stage.objects.put_if_absent(package.key, package.path)
+        testbed.objects.put_if_absent(package.key, package.path)
     # More steps than it will ever make, and no save but the one that it is asked for.
     arguments = ["--steps", "1000000", "--every", "1000000", "--step-seconds", "0.05"]
-    stage.workflow.start_run(
+    testbed.workflow.start_run(
         RUN,
         {
-            "code": stage.objects.uri(package.key),
+            "code": testbed.objects.uri(package.key),
             "script": "train_with_checkpoints.py",
             "args": [*arguments, "--megabytes", str(megabytes)],
         },
     )
     for number in range(1, interruptions + 1):
-        wait_until_trained(stage, number)
-        stage.interrupt(RUN, attempt=number, notice_seconds=notice_seconds)
+        wait_until_trained(testbed, number)
+        testbed.interrupt(RUN, attempt=number, notice_seconds=notice_seconds)
         print(f"\rinterruption {number} of {interruptions}", end="", file=sys.stderr, flush=True)
-    wait_until_trained(stage, interruptions + 1)
+    wait_until_trained(testbed, interruptions + 1)
     print(file=sys.stderr)
 
 
-def wait_until_trained(stage: Testbed, number: int) -> None:
+def wait_until_trained(testbed: Testbed, number: int) -> None:
     """Wait until an attempt's trainer has made its first step."""
 
-    def look() -> bool:
-        attempt = stage.ledger.find_attempt(RUN, number)
+    def check() -> bool:
+        attempt = testbed.ledger.find_attempt(RUN, number)
         return attempt is not None and "first_step" in attempt.timeline
 
     try:
-        wait_for(look, f"attempt {number} to train", timeout=WAIT_TIMEOUT)
+        wait_for(check, f"attempt {number} to train", timeout=WAIT_TIMEOUT)
     except TimeoutError as exc:
-        raise TimeoutError(f"{exc}: {stage.story(RUN)}") from exc
+        raise TimeoutError(f"{exc}: {testbed.story(RUN)}") from exc
 
 
-def figures(stage: Testbed) -> dict[str, list[float]]:
+def figures(testbed: Testbed) -> dict[str, list[float]]:
     """Return every figure of every interruption."""
-    attempts = stage.attempts(RUN)
+    attempts = testbed.attempts(RUN)
     noticed = {
         entry["instance_id"]: datetime.fromisoformat(entry["at"])
-        for entry in stage.cloud.events()
+        for entry in testbed.cloud.events()
         if entry["what"] == "notice"
     }
-    requested = launches(stage.cloud.calls())
+    requested = launches(testbed.cloud.calls())
     found: dict[str, list[float]] = {name: [] for name in [*FIGURES, "boot_s"]}
     for attempt, after in itertools.pairwise(attempts):
         began = noticed[attempt.instance_ids[0]]
@@ -133,11 +133,11 @@ def tags_of(params: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def history(stage: Testbed) -> Iterator[Json]:
+def history(testbed: Testbed) -> Iterator[Json]:
     """Yield the events of the run's execution."""
-    client = stage.clients.get("stepfunctions")
+    client = testbed.clients.get("stepfunctions")
     pages = client.get_paginator("get_execution_history").paginate(
-        executionArn=stage.workflow.execution_arn(RUN)
+        executionArn=testbed.workflow.execution_arn(RUN)
     )
     for page in pages:
         yield from page["events"]
@@ -196,19 +196,19 @@ def main() -> None:
         endpoint = daemon.start(Path(scratch), die_with_parent=True)
         try:
             deploy(endpoint, project=PROJECT)
-            stage = Testbed(endpoint)
-            stage.cloud.set_knobs(boot_delay=arguments.boot_seconds)
+            testbed = Testbed(endpoint)
+            testbed.cloud.set_knobs(boot_delay=arguments.boot_seconds)
             perform(
-                stage,
+                testbed,
                 interruptions=arguments.interruptions,
                 megabytes=arguments.megabytes,
                 notice_seconds=arguments.notice_seconds,
             )
             rss = agent_mebibytes(Path(scratch))
-            measured = figures(stage)
-            events = list(history(stage))
+            measured = figures(testbed)
+            events = list(history(testbed))
             attempts = arguments.interruptions + 1
-            stage.workflow.stop_run(stage.workflow.execution_arn(RUN), cause="measured")
+            testbed.workflow.stop_run(testbed.workflow.execution_arn(RUN), cause="measured")
         finally:
             daemon.stop(Path(scratch))
     document: dict[str, Any] = {

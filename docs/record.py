@@ -105,16 +105,16 @@ def record(command: Sequence[str], *, columns: int, rows: int, prompt: str) -> R
     )
     os.close(theirs)
     began = time.monotonic()
-    frames = [Frame(0.0, look(screen))]
+    frames = [Frame(0.0, lines_of(screen))]
     for chunk in read(terminal):
         stream.feed(chunk)
         passed = time.monotonic() - began
         if passed - frames[-1].at >= FRAME_SECONDS:
-            frames.append(Frame(passed, look(screen)))
+            frames.append(Frame(passed, lines_of(screen)))
     os.close(terminal)
     exit_code = program.wait()
     seconds = time.monotonic() - began
-    frames.append(Frame(seconds, look(screen)))
+    frames.append(Frame(seconds, lines_of(screen)))
     return Recording(tuple(frames), seconds, exit_code)
 
 
@@ -135,7 +135,7 @@ def read(terminal: int) -> Iterator[bytes]:
         yield chunk
 
 
-def look(screen: pyte.Screen) -> tuple[Line, ...]:
+def lines_of(screen: pyte.Screen) -> tuple[Line, ...]:
     """Return the lines of the screen."""
     return tuple(spans_of(screen, row) for row in range(screen.lines))
 

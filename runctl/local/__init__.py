@@ -1,6 +1,6 @@
-"""The local cloud: an AWS in one process, whose instances are real process groups.
+"""The local cloud: AWS in one process, with real process groups as instances.
 
-Importing it raises SetupError on any system but Linux, which is what instances are made of.
+Importing it raises SetupError on any system except Linux, which instances depend on.
 """
 
 from runctl.platforms import require_linux

@@ -1,4 +1,4 @@
-"""A client for what the local cloud offers beside AWS: interruptions, pools, knobs and journals."""
+"""A client of the local cloud's own API: interruptions, pools, knobs and journals."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class LocalCloudError(RunctlError):
 
 
 class LocalCloudClient:
-    """Talks to one local cloud; `endpoint` is its URL.
+    """A client of one local cloud; `endpoint` is its URL.
 
-    Its key is read from the local cloud's folder, which is found among those of this user that run.
+    Its key is read from the local cloud's folder, which is found among the running ones of this
+    user.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class LocalCloudClient:
         self._timeout = timeout.total_seconds()
 
     def health(self) -> Json:
-        """Say that it is up, and whether it enforces IAM."""
+        """Return whether IAM is enforced; it fails if the local cloud is down."""
         return self._call("GET", "health")
 
     def enforce_iam(self) -> None:
@@ -44,7 +45,7 @@ class LocalCloudClient:
         self._call("POST", "enforce")
 
     def warm_functions(self) -> None:
-        """Start every Lambda function's environment in the background, to spare cold starts."""
+        """Start every Lambda function's environment in the background, to avoid cold starts."""
         self._call("POST", "warm")
 
     def knobs(self) -> Json:
@@ -56,33 +57,33 @@ class LocalCloudClient:
         return self._call("POST", "knobs", values)
 
     def reset(self) -> None:
-        """Put market and knobs back to their defaults, and kill every instance."""
+        """Reset market and knobs to their defaults, and kill every instance."""
         self._call("POST", "reset")
 
     def set_capacity(
         self, pool: str, capacity: int | None = None, *, error: str | None = None
     ) -> Json:
-        """Set how many instances a pool holds, and the error it answers; `*` is every other pool.
+        """Set how many instances a pool holds, and its error; `*` is every other pool.
 
-        A pool is written `m5.large/us-east-1a/spot`; without `error` an earlier error is lifted.
+        A pool is written `m5.large/us-east-1a/spot`; without `error`, an earlier error is removed.
         """
         return self._call("POST", "capacity", {"pool": pool, "capacity": capacity, "error": error})
 
     def set_quota(self, code: str, vcpus: int | None) -> Json:
-        """Set how many vCPUs the account may run of a quota, such as L-34B43A08; None: plenty."""
+        """Set how many vCPUs of a quota, such as L-34B43A08, may run; None: unlimited."""
         quotas = {**self.knobs()["vcpu_quotas"], code: vcpus}
         return self.set_knobs(
             vcpu_quotas={name: value for name, value in quotas.items() if value is not None}
         )
 
     def set_price(self, pool: str, price: float) -> Json:
-        """Set what an hour in a pool costs."""
+        """Set the price of an hour in a pool."""
         return self._call("POST", "price", {"pool": pool, "price": price})
 
     def interrupt(
         self, instance_id: str, *, notice: bool = True, notice_seconds: float = 120
     ) -> Json:
-        """Reclaim a spot instance: after a notice of so many seconds, or at once."""
+        """Reclaim a spot instance: at once, or after a notice of `notice_seconds`."""
         return self._call(
             "POST",
             "interrupt",
@@ -94,7 +95,7 @@ class LocalCloudClient:
         return self._call("POST", "rebalance", {"instance_id": instance_id})
 
     def end_reservation(self, instance_id: str, *, notice_seconds: float = 120) -> Json:
-        """Take an instance for its capacity reservation; only an event gives notice of it."""
+        """Reclaim an instance for its capacity reservation; only an event announces it."""
         return self._call(
             "POST",
             "reservation",
@@ -112,7 +113,7 @@ class LocalCloudClient:
     ) -> Json:
         """Fail a status check (system, instance, ebs), or pass it again with `is_ok`.
 
-        With `hangs` no process of the instance runs any more.
+        With `hangs`, all processes of the instance stop running.
         """
         asked = {"check": check, "is_ok": is_ok, "since_seconds": since_seconds, "hangs": hangs}
         return self._call("POST", "impair", {"instance_id": instance_id, **asked})
@@ -130,13 +131,13 @@ class LocalCloudClient:
         return self._call("POST", "maintenance/cancel", asked)
 
     def send_event(self, detail_type: str, detail: Json, *, resource: str = "") -> None:
-        """Send an event with source aws.ec2, for example one about a foreign instance."""
+        """Send an event with source aws.ec2, for example about a foreign instance."""
         self._call(
             "POST", "event", {"detail_type": detail_type, "detail": detail, "resource": resource}
         )
 
     def instances(self) -> list[Json]:
-        """List every instance since the local cloud began, with its tags, root and reason."""
+        """List every instance since the local cloud started, with its tags, root and reason."""
         return self._list("instances")
 
     def instance(self, instance_id: str) -> Json:
@@ -147,11 +148,11 @@ class LocalCloudClient:
         raise LookupError(instance_id)
 
     def events(self, *, since: int = 0) -> list[Json]:
-        """List what happened to instances, after a sequence number."""
+        """List what happened to instances after a sequence number."""
         return self._list(f"events?{urlencode({'since': since})}")
 
     def calls(self, *, since: int = 0) -> list[Json]:
-        """List the EC2 and SSM calls: caller, params, outcome; after a sequence number."""
+        """List the EC2 and SSM calls after a sequence number: caller, params, outcome."""
         return self._list(f"calls?{urlencode({'since': since})}")
 
     def wait_for_event(
@@ -161,7 +162,7 @@ class LocalCloudClient:
         since: int = 0,
         timeout: timedelta = timedelta(seconds=120),
     ) -> Json:
-        """Wait until the journal of instances holds an entry that matches."""
+        """Wait until the journal of instances holds a matching entry."""
         deadline = time.monotonic() + timeout.total_seconds()
         while True:
             for entry in self.events(since=since):
@@ -212,7 +213,8 @@ def _find_key(endpoint: str) -> str:
     found = daemon.find_by_url(endpoint)
     if found is None:
         raise LocalCloudError(
-            f"endpoint: no local cloud of yours serves {endpoint}; start one with `runctl local up`"
+            f"endpoint: no local cloud of this user serves {endpoint}; start one with "
+            "`runctl local up`"
         )
     return found.keys.admin
 

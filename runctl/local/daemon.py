@@ -1,4 +1,4 @@
-"""Starting, finding and stopping local clouds: each is one process and one folder."""
+"""Starting, finding and stopping local clouds, each of which is a process and a folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HOME_VARIABLE = "RUNCTL_LOCAL_HOME"
 
 
 class LocalCloudStartError(RunctlError):
-    """The local cloud did not start; the message ends with the tail of its log."""
+    """The local cloud did not start; the message ends with the last lines of its log."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Endpoint:
     keys: Keys
 
     def environment(self) -> dict[str, str]:
-        """Give the variables that point any AWS tool at this local cloud, as its administrator."""
+        """Return the variables that point any AWS tool at this local cloud, as an administrator."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": self.keys.access_key_id,
@@ -54,7 +54,7 @@ class Endpoint:
 
 
 def default_home() -> Path:
-    """Name the folder of the local cloud that the command line uses."""
+    """Return the folder of the local cloud that the command line uses."""
     named = os.environ.get(_HOME_VARIABLE)
     return Path(named) if named else Path.home() / ".local/state/runctl/local"
 
@@ -81,7 +81,7 @@ def find(home: Path | None = None) -> Endpoint | None:
 
 
 def find_by_url(url: str) -> Endpoint | None:
-    """Find the local cloud of this user that serves a URL, in whatever folder it runs."""
+    """Find the local cloud of this user that serves a URL, whatever its folder."""
     for home in (default_home(), *_homes_of_servers()):
         with contextlib.suppress(private.FolderNotPrivateError):
             endpoint = find(home)
@@ -100,7 +100,7 @@ def _homes_of_servers() -> Iterator[Path]:
                 continue
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
-            continue  # it ended while we looked
+            continue  # it ended meanwhile
         if b"runctl.local.server" in words and b"--home" in words:
             yield Path(os.fsdecode(words[words.index(b"--home") + 1]))
 
@@ -116,17 +116,17 @@ def start(
     shared_folders: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Endpoint:
-    """Start a local cloud in a folder and wait until it serves; one that runs there is kept.
+    """Start a local cloud in a folder and wait until it serves; keep one that is running there.
 
-    LocalCloudStartError also when one runs there to which a setting could not be applied any more;
-    FolderNotPrivateError when other users could read or change what is in the folder.
+    Raises LocalCloudStartError also if one is running to which a setting can no longer be applied,
+    and FolderNotPrivateError if other users could read or change the folder's content.
 
-    Port 0 takes a free one. With `die_with_parent` it ends with the thread that calls this, so
-    that a killed test run leaves nothing. With `own_disks` it enters a mount namespace of its own,
-    so that instances can have disks of a size: `disk_bytes`, or the knob of that name. Instances
-    have their own state folder and /tmp where the machine permits it, unless `own_paths` is off;
-    of what lies below /tmp they see the `shared_folders` only. `environment` adds variables for
-    ministack, such as SFN_WAIT_SCALE.
+    Port 0 selects a free one. With `die_with_parent`, it ends with the thread that calls this, so
+    that a killed test run leaves nothing behind. With `own_disks`, it enters its own mount
+    namespace, so that instances can have disks of a given size: `disk_bytes`, or the knob of that
+    name. Instances have their own state folder and /tmp if the machine permits it, unless
+    `own_paths` is off; below /tmp, they see only the `shared_folders`. `environment` adds variables
+    for ministack, such as SFN_WAIT_SCALE.
     """
     home = (home or default_home()).absolute()
     if running := find(home):
@@ -139,8 +139,8 @@ def start(
         }
         if given := [name for name, value in settings.items() if value]:
             raise LocalCloudStartError(
-                f"a local cloud runs in {home} already, to which {', '.join(given)} cannot be "
-                "applied any more; stop it first"
+                f"the local cloud in {home} is already running, so {', '.join(given)} cannot be "
+                "applied; stop it first"
             )
         return running
     private.make_folder(home)
@@ -183,7 +183,7 @@ def start(
 
 
 def stop(home: Path | None = None) -> bool:
-    """End a local cloud with all its instances and remove what they left; say whether it ran."""
+    """Stop a local cloud and remove its instances' files; return whether it was running."""
     home = (home or default_home()).absolute()
     endpoint = find(home)
     if endpoint:
@@ -200,7 +200,7 @@ def _end(pid: int, home: Path) -> None:
     deadline = time.monotonic() + _STOP_LIMIT.total_seconds()
     while _is_running(pid, home):
         if time.monotonic() > deadline:
-            # Its instances notice that it is gone and end too.
+            # Its instances notice that it is gone and end, too.
             os.kill(pid, signal.SIGKILL)
             deadline = float("inf")
         with contextlib.suppress(ChildProcessError):
@@ -209,7 +209,7 @@ def _end(pid: int, home: Path) -> None:
 
 
 def _is_running(pid: int, home: Path) -> bool:
-    """Say whether the process is this local cloud; its id may belong to another by now."""
+    """Return whether the process is this local cloud; its id may belong to another by now."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -1,4 +1,4 @@
-"""The real `cdk bootstrap` and `cdk deploy`, onto a local cloud."""
+"""The real `cdk bootstrap` and `cdk deploy`, on a local cloud."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TAIL = 4000
 
 
 class DeployError(RunctlError):
-    """A CDK command failed; the message ends with what it printed."""
+    """A CDK command failed; the message ends with its output."""
 
 
 def deploy(
@@ -42,21 +42,21 @@ def deploy(
     enforce_iam: bool = True,
     warm_functions: bool = True,
 ) -> Outputs:
-    """Deploy every stack of the CDK app in `project`, then turn IAM enforcement on.
+    """Deploy every stack of the CDK app in `project`, then enforce IAM.
 
     Returns the outputs of each stack by its name. `cdk` is the path of the CDK command line, by
-    default the project's own. `progress` is told each step; `context` is passed to the app
-    (`-c key=value`). Deploying again updates the stacks. With `warm_functions`
-    every function is started in the background, so that its first call is not a cold start.
+    default the project's own. `progress` is called with each step; `context` is passed to the app
+    (`-c key=value`). Deploying again updates the stacks. With `warm_functions`, every function is
+    started in the background, so that its first call is not a cold start.
     """
-    tell = progress or (lambda _: None)
+    progress = progress or (lambda _: None)
     project = project.absolute()
     command = cdk or find_cdk(Application(project, project))
-    runner = _Cdk(endpoint, project, command, tell)
+    runner = _Cdk(endpoint, project, command, progress)
     assembly = endpoint.home / "cdk.out"
     outputs = endpoint.home / "outputs.json"
     outputs.unlink(missing_ok=True)
-    # Neither needs the other: synthesis is Python's work, the bootstrap mostly waits.
+    # They are independent: synthesis is Python's work, the bootstrap mostly waits.
     with ThreadPoolExecutor(max_workers=2) as both:
         bootstrapped = both.submit(runner.bootstrap)
         synthesized = both.submit(runner.synthesize, assembly, context or {})
@@ -71,17 +71,18 @@ def deploy(
     cloud = LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
     if enforce_iam:
         cloud.enforce_iam()
-    if warm_functions:  # after the enforcement: an environment has the credentials it started with
+    # after IAM is enforced: an environment keeps the credentials it started with
+    if warm_functions:
         cloud.warm_functions()
     found: Outputs = json.loads(outputs.read_text()) if outputs.exists() else {}
     return found
 
 
 class _Cdk:
-    """Runs the project's CDK command line against one local cloud."""
+    """Runs the project's CDK command line for one local cloud."""
 
-    def __init__(self, endpoint: Endpoint, project: Path, command: str, tell: Progress) -> None:
-        self._endpoint, self._project, self._tell = endpoint, project, tell
+    def __init__(self, endpoint: Endpoint, project: Path, command: str, progress: Progress) -> None:
+        self._endpoint, self._project, self._progress = endpoint, project, progress
         self._command = command
         self._environment = _environment(endpoint, project)
 
@@ -89,7 +90,7 @@ class _Cdk:
         if _has_bootstrap_stack(self._endpoint):
             return
         target = f"aws://{self._endpoint.account}/{self._endpoint.region}"
-        # Outside the project, or it would run the app to find the environments.
+        # Outside the project; otherwise it would run the app to find the environments.
         self.run("bootstrapping", ["bootstrap", target], cwd=self._endpoint.home)
 
     def synthesize(self, assembly: Path, context: Mapping[str, str]) -> None:
@@ -98,7 +99,7 @@ class _Cdk:
         private.close(assembly)  # the CDK copies assets with their modes
 
     def run(self, step: str, *words: list[str], cwd: Path | None = None) -> None:
-        self._tell(step)
+        self._progress(step)
         began = time.monotonic()
         done = subprocess.run(
             [self._command, "--no-notices", "--no-version-reporting", *chain.from_iterable(words)],
@@ -134,7 +135,7 @@ def _environment(endpoint: Endpoint, project: Path) -> dict[str, str]:
 
 
 def _has_bootstrap_stack(endpoint: Endpoint) -> bool:
-    """Ask CloudFormation in one plain request: a client would take longer to make."""
+    """Ask CloudFormation in a plain request: creating a client would take longer."""
     query = urllib.parse.urlencode(
         {"Action": "DescribeStacks", "StackName": "CDKToolkit", "Version": "2010-05-15"}
     )

@@ -1,4 +1,4 @@
-"""The drill: one run interrupted three times, beside one that is left alone, on the local cloud."""
+"""The drill: a run on the local cloud is interrupted three times, and compared with another."""
 
 import json
 import statistics
@@ -23,7 +23,7 @@ PACE = ("--epoch-seconds", "0.35", "--save-seconds", "0.25")
 
 @dataclass(frozen=True)
 class Act:
-    """One interruption: once the run has committed `after_step`, in this way."""
+    """An interruption: when it happens (once the run has committed `after_step`), and how."""
 
     after_step: int
     how: str
@@ -40,7 +40,7 @@ ACTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptRow:
-    """One attempt, for the table. Seconds, US dollars; steps are epochs of the trainer."""
+    """An attempt, for the table; times in seconds, prices in US dollars, steps in epochs."""
 
     attempt: int
     pool: str
@@ -57,7 +57,7 @@ class AttemptRow:
 
 @dataclass(frozen=True, kw_only=True)
 class DrillResult:
-    """What the drill found."""
+    """The result of the drill."""
 
     run_id: str
     identical: bool
@@ -67,7 +67,7 @@ class DrillResult:
 
     @property
     def steps_lost(self) -> int:
-        """The steps that had to be trained again, all interruptions together."""
+        """The steps that had to be repeated, over all interruptions."""
         return sum(row.steps_lost for row in self.rows)
 
     def as_document(self, *, seconds: float) -> dict[str, Any]:
@@ -88,40 +88,40 @@ class DrillResult:
         }
 
 
-Tell = Callable[[str], None]
+Announce = Callable[[str], None]
 Show = Callable[[Run, Sequence[Attempt]], None]
 
 
 @dataclass
 class Drill:
-    """Acts on a stage; `tell` hears each beat of the story, `show` sees the run as it moves."""
+    """Acts on a testbed; calls `announce` at each event, and `show` when the run changes."""
 
-    stage: Testbed
-    tell: Tell = lambda _: None
+    testbed: Testbed
+    announce: Announce = lambda _: None
     show: Show = lambda _run, _attempts: None
 
     def perform(self, code: str, *, script: str, name: str) -> DrillResult:
-        """Run the trainer of `code` (an s3:// archive) to the end, interrupting it thrice."""
+        """Run the trainer of `code` (an s3:// archive) to the end, interrupting it three times."""
         arguments = ["--epochs", str(EPOCHS)]
         request = {"code": code, "script": script}
-        self.stage.workflow.start_run(name, {**request, "args": [*arguments, *PACE]})
-        self.tell(f"run {name} started: {EPOCHS} epochs, on spot")
+        self.testbed.workflow.start_run(name, {**request, "args": [*arguments, *PACE]})
+        self.announce(f"run {name} started: {EPOCHS} epochs, on spot")
         self._wait_for_step(name, attempt=1, step=1)
-        self.tell("the trainer saved its first checkpoint")
+        self.announce("the trainer saved its first checkpoint")
         alone = f"{name}-alone"
-        self.stage.workflow.start_run(alone, {**request, "args": arguments})
+        self.testbed.workflow.start_run(alone, {**request, "args": arguments})
         for attempt, act in enumerate(ACTS, 1):
             self._wait_for_step(name, attempt=attempt, step=act.after_step)
             self._interrupt(name, attempt, act)
             resumed = self._wait_for_trainer(name, attempt=attempt + 1)
-            self.tell(f"attempt {attempt + 1} resumed after epoch {resumed.resume_step}")
+            self.announce(f"attempt {attempt + 1} resumed after epoch {resumed.resume_step}")
         for execution in (name, alone):
             ended = self._wait_for_end(name, execution)
             if ended != "SUCCEEDED":
-                raise RuntimeError(f"{execution} ended as {ended}: {self.stage.story(execution)}")
-        self.tell("done; comparing the weights with those of the run that was left alone")
-        weights = [self.stage.output(run_id, "weights.npz") for run_id in (name, alone)]
-        result = self.stage.result(name)
+                raise RuntimeError(f"{execution} ended as {ended}: {self.testbed.story(execution)}")
+        self.announce("done; comparing the weights with those of the undisturbed run")
+        weights = [self.testbed.output(run_id, "weights.npz") for run_id in (name, alone)]
+        result = self.testbed.result(name)
         return DrillResult(
             run_id=name,
             identical=weights[0] == weights[1],
@@ -130,46 +130,46 @@ class Drill:
             rows=tuple(self._rows(name)),
         )
 
-    def _look(self, run_id: str) -> list[Attempt]:
-        run = self.stage.ledger.find_run(run_id)
-        attempts = self.stage.attempts(run_id) if run is not None else []
+    def _refresh(self, run_id: str) -> list[Attempt]:
+        run = self.testbed.ledger.find_run(run_id)
+        attempts = self.testbed.attempts(run_id) if run is not None else []
         if run is not None:
             self.show(run, attempts)
         return attempts
 
     def _wait_for_step(self, run_id: str, *, attempt: int, step: int) -> None:
-        def look() -> bool:
-            self._look(run_id)
-            saved = self.stage.ledger.find_run(run_id)
+        def check() -> bool:
+            self._refresh(run_id)
+            saved = self.testbed.ledger.find_run(run_id)
             return saved is not None and saved.step is not None and saved.step >= step
 
         self._wait_for_trainer(run_id, attempt=attempt)
-        wait_for(look, f"{run_id} to commit step {step}")
+        wait_for(check, f"{run_id} to commit step {step}")
 
     def _wait_for_trainer(self, run_id: str, *, attempt: int) -> Attempt:
-        def look() -> Attempt | None:
-            for known in self._look(run_id):
+        def check() -> Attempt | None:
+            for known in self._refresh(run_id):
                 if known.number == attempt and "first_step" in known.timeline:
                     return known
-            execution = self.stage.workflow.find_execution(
-                self.stage.workflow.execution_arn(run_id)
+            execution = self.testbed.workflow.find_execution(
+                self.testbed.workflow.execution_arn(run_id)
             )
             if execution is not None and not execution.is_running:
-                raise RuntimeError(f"{run_id} ended early: {self.stage.story(run_id)}")
+                raise RuntimeError(f"{run_id} ended early: {self.testbed.story(run_id)}")
             return None
 
-        return wait_for(look, f"attempt {attempt} of {run_id} to train")
+        return wait_for(check, f"attempt {attempt} of {run_id} to train")
 
     def _wait_for_end(self, run_id: str, execution: str) -> str:
-        def look() -> str | None:
-            self._look(run_id)
-            found = self.stage.execution(execution)
+        def check() -> str | None:
+            self._refresh(run_id)
+            found = self.testbed.execution(execution)
             return None if found.is_running else found.status
 
-        return wait_for(look, f"{execution} to end")
+        return wait_for(check, f"{execution} to end")
 
     def _interrupt(self, run_id: str, attempt: int, act: Act) -> None:
-        instance_id = self.stage.wait_for_launch(run_id, attempt=attempt)
+        instance_id = self.testbed.wait_for_launch(run_id, attempt=attempt)
         if act.mid_save:
             folder = self._root(instance_id) / "var/lib/runctl/checkpoint"
             wait_for(
@@ -177,16 +177,16 @@ class Drill:
                 "a save to be under way",
                 pause=timedelta(milliseconds=5),
             )
-        self.stage.cloud.interrupt(instance_id, notice=act.notice, notice_seconds=NOTICE_SECONDS)
-        self.tell(f"EC2 takes {instance_id} {act.how}")
+        self.testbed.cloud.interrupt(instance_id, notice=act.notice, notice_seconds=NOTICE_SECONDS)
+        self.announce(f"EC2 takes {instance_id} {act.how}")
 
     def _root(self, instance_id: str) -> Path:
-        return Path(self.stage.cloud.instance(instance_id)["root"])
+        return Path(self.testbed.cloud.instance(instance_id)["root"])
 
     def _rows(self, run_id: str) -> Iterator[AttemptRow]:
-        attempts = [attempt for attempt in self.stage.attempts(run_id) if attempt.was_launched]
+        attempts = [attempt for attempt in self.testbed.attempts(run_id) if attempt.was_launched]
         for attempt, after in zip(attempts, [*attempts[1:], None], strict=True):
-            machine = self.stage.cloud.instance(attempt.instance_ids[0])
+            machine = self.testbed.cloud.instance(attempt.instance_ids[0])
             trained_to = last_step(Path(machine["root"]) / "var/lib/runctl/metrics.jsonl")
             lost = 0
             if after is not None and trained_to is not None:
@@ -210,7 +210,7 @@ class Drill:
             )
 
     def _changeover(self, one: Attempt, after: Attempt | None, machine: Json) -> float | None:
-        """From SIGTERM, or from the machine's death, to the first step of the next trainer."""
+        """Return the time from SIGTERM, or the machine's death, to the next first step."""
         if after is None or "first_step" not in after.timeline:
             return None
         began = one.timeline.get("sigterm") or self._instant(machine, "terminated")
@@ -223,18 +223,18 @@ class Drill:
         return (ended - datetime.fromisoformat(machine["launched_at"])).total_seconds()
 
     def _instant(self, machine: Json, event: str) -> datetime | None:
-        for entry in self.stage.cloud.events():
+        for entry in self.testbed.cloud.events():
             if entry["instance_id"] == machine["instance_id"] and entry["what"] == event:
                 return datetime.fromisoformat(entry["at"])
         return None
 
     def _spot_price(self, pool: Pool) -> Decimal:
-        prices = Ec2Prices(self.stage.clients.get("ec2"))
+        prices = Ec2Prices(self.testbed.clients.get("ec2"))
         return prices.current([pool], now=datetime.now().astimezone()).get(pool, Decimal(0))
 
 
 def last_step(metrics: Path) -> int | None:
-    """Return the last step that a trainer wrote to its metrics file, None when there is none."""
+    """Return the last step that a trainer wrote to its metrics file, or None."""
     steps = []
     if metrics.exists():
         for line in metrics.read_text().splitlines():

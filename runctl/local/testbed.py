@@ -1,4 +1,4 @@
-"""A deployed system on a local cloud: start runs, interrupt them, wait and look."""
+"""A deployed system on a local cloud: start runs, interrupt them, wait and observe."""
 
 import json
 import time
@@ -28,16 +28,16 @@ Found = TypeVar("Found")
 
 
 def wait_for(
-    look: Callable[[], Found | None],
+    check: Callable[[], Found | None],
     what: str,
     *,
     timeout: timedelta = timedelta(seconds=180),
     pause: timedelta = timedelta(milliseconds=150),
 ) -> Found:
-    """Return the first truthy thing that `look` finds, or raise TimeoutError."""
+    """Return the first truthy result of `check`, or raise TimeoutError."""
     deadline = time.monotonic() + timeout.total_seconds()
     while True:
-        if found := look():
+        if found := check():
             return found
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout.total_seconds():.0f} s for {what}")
@@ -45,10 +45,10 @@ def wait_for(
 
 
 class Testbed:
-    """A deployment on a local cloud, seen with an administrator's eyes.
+    """A deployment on a local cloud, with an administrator's view of it.
 
-    The demo, the benchmarks and the end-to-end tests act on it; raises NotFoundError when nothing
-    is deployed there.
+    The demo, the benchmarks and the end-to-end tests act on it; raises NotFoundError if nothing is
+    deployed there.
     """
 
     def __init__(self, endpoint: Endpoint, *, name: str = DEFAULT_DEPLOYMENT) -> None:
@@ -71,7 +71,7 @@ class Testbed:
         self.objects = S3Objects(self.clients.get("s3"), bucket=self.deployment.bucket)
 
     def run(self, run_id: str) -> Run:
-        """Return the run; NotFoundError when the ledger has none."""
+        """Return the run; raise NotFoundError if it is not in the ledger."""
         found = self.ledger.find_run(run_id)
         if found is None:
             raise NotFoundError(f"the ledger has no run {run_id}")
@@ -99,10 +99,10 @@ class Testbed:
     ) -> Attempt:
         """Wait until an attempt's trainer runs and the run has committed `step` and `save` saves.
 
-        Raises TimeoutError with the run's story when that takes too long or can no longer happen.
+        Raises TimeoutError with the run's story if that takes too long or can no longer happen.
         """
 
-        def look() -> Attempt | None:
+        def check() -> Attempt | None:
             if not self.execution(run_id).is_running:
                 raise TimeoutError(f"{run_id} ended early: {self.story(run_id)}")
             found = self.ledger.find_attempt(run_id, attempt)
@@ -115,35 +115,35 @@ class Testbed:
             return found if has_step and run.save >= save else None
 
         awaited = f"attempt {attempt} to train, step {step}, save {save}"
-        return self._wait(run_id, look, awaited, timeout)
+        return self._wait(run_id, check, awaited, timeout)
 
     def wait_for_end(
         self, execution: str, *, run_id: str = "", timeout: timedelta = timedelta(seconds=120)
     ) -> Execution:
         """Wait until an execution has ended and return it."""
 
-        def look() -> Execution | None:
+        def check() -> Execution | None:
             found = self.execution(execution)
             return None if found.is_running else found
 
-        return self._wait(run_id or execution, look, "the end", timeout)
+        return self._wait(run_id or execution, check, "the end", timeout)
 
     def _wait(
-        self, run_id: str, look: Callable[[], Found | None], what: str, timeout: timedelta
+        self, run_id: str, check: Callable[[], Found | None], what: str, timeout: timedelta
     ) -> Found:
         try:
-            return wait_for(look, f"{run_id}: {what}", timeout=timeout)
+            return wait_for(check, f"{run_id}: {what}", timeout=timeout)
         except TimeoutError as exc:
             raise TimeoutError(f"{exc}: {self.story(run_id)}") from exc
 
     def wait_for_launch(self, run_id: str, *, attempt: int) -> str:
         """Wait until an attempt has its instance and return the instance's id."""
 
-        def look() -> Attempt | None:
+        def check() -> Attempt | None:
             found = self.ledger.find_attempt(run_id, attempt)
             return found if found is not None and found.was_launched else None
 
-        launched = self._wait(run_id, look, f"attempt {attempt}", timedelta(seconds=60))
+        launched = self._wait(run_id, check, f"attempt {attempt}", timedelta(seconds=60))
         return launched.instance_ids[0]
 
     def interrupt(
@@ -172,11 +172,11 @@ class Testbed:
         ]
 
     def log(self, run_id: str, attempt: int) -> list[str]:
-        """Return what the trainer said in an attempt."""
+        """Return the trainer's output in an attempt."""
         return list(self._lines(log_stream(run_id, attempt)))
 
     def agent_log(self, run_id: str, attempt: int) -> list[str]:
-        """Return what the agent said in an attempt."""
+        """Return the agent's log of an attempt."""
         return list(self._lines(f"{log_stream(run_id, attempt)}-agent"))
 
     def _lines(self, stream: str) -> Iterator[str]:
@@ -196,12 +196,12 @@ class Testbed:
         return content
 
     def result(self, run_id: str) -> Json:
-        """Return the result.json that the example trainers leave."""
+        """Return the result.json that the example trainers write."""
         found: Json = json.loads(self.output(run_id, "result.json"))
         return found
 
     def story(self, run_id: str) -> str:
-        """Tell all that is known of a run, for the message of something that failed."""
+        """Describe everything known about a run, for the message of a failure."""
         execution = self.workflow.find_execution(self.workflow.execution_arn(run_id))
         lines = [f"run {self.ledger.find_run(run_id)}", f"execution {execution}"]
         for attempt in self.ledger.attempts(run_id):

@@ -82,10 +82,10 @@ def perform(
                 cdk=cdk,
                 progress=lambda step: view.announce(f"cdk: {step}"),
             )
-            stage = Testbed(endpoint)
-            code = upload_examples(stage, application.sources / "examples", packed)
+            testbed = Testbed(endpoint)
+            code = upload_examples(testbed, application.sources / "examples", packed)
             name = RUN_NAME if home is not None else f"{RUN_NAME}-{os.getpid()}"
-            drill = Drill(stage, tell=view.announce, show=view.show)
+            drill = Drill(testbed, announce=view.announce, show=view.show)
             return drill.perform(code, script=SCRIPT, name=name)
         finally:
             if home is not None:
@@ -93,11 +93,11 @@ def perform(
                 daemon.stop(home)
 
 
-def upload_examples(stage: Testbed, folder: Path, packed: Path) -> str:
+def upload_examples(testbed: Testbed, folder: Path, packed: Path) -> str:
     """Pack the examples as a project, the way `runctl aws train` does, and upload them."""
     package = pack_project(scan_project(folder), packed)
-    stage.objects.put_if_absent(package.key, package.path)
-    return stage.objects.uri(package.key)
+    testbed.objects.put_if_absent(package.key, package.path)
+    return testbed.objects.uri(package.key)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Which pools of the market a fleet request is given, and why the others gave nothing."""
+"""Allocation of a fleet request to pools of the market, and the reasons of those that refuse."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runctl.local.core.market import MESSAGES, Market, Pool
 
 @dataclass(frozen=True)
 class Offer:
-    """One pool that a request accepts, in the order of the request."""
+    """A pool that a request accepts, in the order of the request."""
 
     pool: Pool
     order: int
@@ -21,7 +21,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A pool that gave nothing, and the error EC2 names."""
+    """A pool that refused, and the error that EC2 names."""
 
     offer: Offer
     code: str
@@ -30,13 +30,13 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Shortage:
-    """Why a pool gives no instance more: an error of EC2."""
+    """The error of EC2 when a pool has no further instance."""
 
     code: str
     message: str
 
 
-# Says why an instance of a pool is beyond the account's quotas, after those that were granted.
+# Returns why an instance of a pool would exceed the account's quotas, given those granted so far.
 QuotaCheck = Callable[[Pool, Sequence[Pool]], Shortage | None]
 
 
@@ -46,7 +46,7 @@ def _no_quota(_pool: Pool, _granted: Sequence[Pool]) -> Shortage | None:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a request is given: an offer for each instance, and the pools that refused."""
+    """The result of a request: an offer for each instance, and the pools that refused."""
 
     granted: tuple[Offer, ...]
     refused: tuple[Refusal, ...]
@@ -98,7 +98,7 @@ def allocate(
     best = max(tried, key=lambda one: sum(offer.weight for offer in one.granted))
     if sum(offer.weight for offer in best.granted) >= max(minimum, 1):
         return best
-    # Below the minimum the fleet launches nothing, and names every pool that fell short.
+    # Below the minimum, the fleet launches nothing and names every pool that fell short.
     short = {
         str(refusal.offer.pool): refusal for attempted in tried for refusal in attempted.refused
     }
@@ -135,7 +135,7 @@ def _fill(market: Market, ranked: list[Offer], wanted: int, quota_check: QuotaCh
 def _shortage(
     market: Market, offer: Offer, granted: list[Pool], quota_check: QuotaCheck
 ) -> Shortage | None:
-    """Say why an offer gives no instance more; quotas come before capacity."""
+    """Return why an offer gives no further instance; quotas come before capacity."""
     code = _refusal_code(market, offer)
     if code is None and (beyond := quota_check(offer.pool, granted)):
         return beyond

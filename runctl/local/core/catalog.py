@@ -1,4 +1,4 @@
-"""What the local cloud knows about instance types and public images."""
+"""The instance types and public images that the local cloud knows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GPUS = {
     "g5.12xlarge": 4, "g5.48xlarge": 8, "g6.xlarge": 1, "g6.2xlarge": 1, "p3.2xlarge": 1,
     "p3.8xlarge": 4, "p3.16xlarge": 8, "p4d.24xlarge": 8, "p5.48xlarge": 8,
 }  # fmt: skip
-# GiB of memory for each vCPU, by the letter of the family.
+# GiB of memory per vCPU, by the letter of the family.
 _MEMORY_SHARE = {"c": 2, "m": 4, "r": 8, "t": 2, "g": 4, "p": 12}
 _PUBLIC_IMAGES = ("/aws/service/ami-", "/aws/service/canonical/", "/aws/service/deeplearning/",
                   "/aws/service/ecs/", "/aws/service/eks/")  # fmt: skip
@@ -25,7 +25,7 @@ _PUBLIC_IMAGES = ("/aws/service/ami-", "/aws/service/canonical/", "/aws/service/
 
 @dataclass(frozen=True)
 class InstanceType:
-    """The facts about one instance type that callers ask for."""
+    """The facts about an instance type that callers ask for."""
 
     name: str
     vcpus: int
@@ -35,7 +35,7 @@ class InstanceType:
 
 
 def known_types() -> list[str]:
-    """List the instance types that are on offer."""
+    """List the instance types on offer."""
     return sorted(ON_DEMAND_PRICES)
 
 
@@ -46,7 +46,7 @@ def existing_types() -> frozenset[str]:
 
 
 def architecture(name: str) -> str:
-    """Say which processor an instance type has."""
+    """Return the processor architecture of an instance type."""
     return "arm64" if re.match(r"[a-z]+\d+g[a-z]*\.", name) else "x86_64"
 
 
@@ -61,19 +61,19 @@ def look_up(name: str) -> InstanceType:
 
 
 def vcpus(name: str) -> int:
-    """Return the vCPUs of a type by its size, on offer here or not."""
+    """Return the vCPUs of a type, by its size, on offer here or not."""
     size = name.partition(".")[2]
     multiple = re.fullmatch(r"(?:metal-)?(\d+)xl(?:arge)?", size)
     return int(multiple.group(1)) * 4 if multiple else _SIZES.get(size, _METAL)
 
 
 def is_image_parameter(name: str) -> bool:
-    """Say whether a public parameter names an image."""
+    """Return whether a public parameter names an image."""
     return name.startswith(_PUBLIC_IMAGES)
 
 
 def resolve_image(parameter: str) -> str:
-    """Name the image behind a public parameter: always the same one for the same parameter."""
+    """Return the image behind a public parameter, always the same for the same parameter."""
     if not is_image_parameter(parameter):
         raise ApiError("InvalidParameterValue", f"The parameter {parameter} names no image.")
     return f"ami-{hashlib.sha256(parameter.encode()).hexdigest()[:17]}"

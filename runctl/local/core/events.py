@@ -26,7 +26,7 @@ class EventBus:
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="event-bus")
 
     def publish(self, detail_type: str, detail: dict[str, Any], *, resource: str) -> None:
-        """Send one EC2 event, as often and as late as the knobs say."""
+        """Send an EC2 event, as often and as late as the knobs state."""
         if {detail_type, "*"} & set(self._knobs.drop_events):
             return
         copies = 1 + _for_type(self._knobs.duplicate_events, detail_type, 0)

@@ -1,4 +1,4 @@
-"""Whether the caller may: policies evaluated for the calls that the gateway answers."""
+"""IAM: the caller's policies, evaluated for the calls that the gateway answers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ TagsOf = Callable[[str], Mapping[str, str]]
 
 
 def enforce() -> None:
-    """Evaluate every caller's policies from now on; not undone while the local cloud runs."""
+    """Evaluate every caller's policies from now on, which cannot be undone."""
     ministack.AUTH = True
 
 
 def count_loopback_as_tls() -> None:
-    """Let `aws:SecureTransport` be true: buckets that refuse plain HTTP are plain good practice."""
+    """Make `aws:SecureTransport` true: it is good practice that buckets refuse plain HTTP."""
     pin = iam_evaluator.pin_request_origin
 
     def pin_secure(address: str, _is_secure: bool) -> None:  # noqa: FBT001 - ministack's signature
@@ -44,7 +44,7 @@ def count_loopback_as_tls() -> None:
 
 
 def trust_the_guard() -> None:
-    """Let the emulator not verify once more what the guard has verified."""
+    """Stop the emulator from verifying again what the guard has verified."""
 
     def pin_signed_request(
         _method: str, _raw_path: str, query: dict[str, Any], raw_headers: Headers, **_: Any
@@ -59,14 +59,14 @@ def trust_the_guard() -> None:
 
 
 def pin_caller(access_key: str) -> None:
-    """Let the policy checks of this request know that its signature is this key's."""
+    """Record for the policy checks of this request that it was signed with this key."""
     iam_evaluator._signed_request.set(None)  # noqa: SLF001
     iam_evaluator._verified_key.set(access_key)  # noqa: SLF001
     iam_evaluator._anonymous.set(False)  # noqa: SLF001
 
 
 def is_enforced() -> bool:
-    """Say whether policies are evaluated."""
+    """Return whether policies are evaluated."""
     return bool(ministack.AUTH)
 
 
@@ -105,14 +105,14 @@ def _register(
 
 
 class RoleCredentials:
-    """Hands every instance the credentials of its role, and renews them."""
+    """Issues and renews the credentials of each instance's role."""
 
     def __init__(self) -> None:
         self._issued: dict[str, dict[str, str]] = {}
         self._expiry: dict[str, datetime] = {}
 
     def issue(self, instance: Instance) -> dict[str, str]:
-        """Give the instance's current credentials, as its metadata shows them."""
+        """Return the instance's current credentials, as its metadata shows them."""
         now = datetime.now(timezone.utc)
         known = self._issued.get(instance.instance_id)
         if known and self._expiry[instance.instance_id] - now > _RENEWED_BEFORE:
@@ -140,13 +140,13 @@ class RoleCredentials:
 
 
 class Gate:
-    """Checks what one request needs against its caller's policies."""
+    """Checks a request against its caller's policies."""
 
     def __init__(self, *, service: str, access_key: str, tags_of: TagsOf) -> None:
         self._service, self._access_key, self._tags_of = service, access_key, tags_of
 
     def __call__(self, action: str, *, on_launch: bool = False, **facts: list[str]) -> None:
-        """Raise the service's refusal unless every requirement of the action is met."""
+        """Raise the service's error unless every requirement of the action is met."""
         if not is_enforced():
             return
         for required in REQUIRED[self._service, action]:
@@ -216,13 +216,13 @@ def resources_of(required: Required, facts: Mapping[str, list[str]]) -> Iterator
 
 
 def caller_arn(access_key: str) -> str:
-    """Name the principal behind an access key."""
+    """Return the principal behind an access key."""
     found = iam_evaluator.resolve_caller_identity(access_key)
     return str(found["userArn"]) if found else f"arn:aws:iam::{records.account_id()}:root"
 
 
 def denied_to_role(role: str, action: str, resource: str) -> str | None:
-    """Say why a service that acts as a role may not do something; None when it may."""
+    """Return why a service that acts as a role may not do something; None if it may."""
     if not is_enforced():
         return None
     account = role.split(":")[4]

@@ -1,4 +1,4 @@
-"""One instance: what EC2 tells about it, and why it ended."""
+"""An instance: what EC2 reports about it, and why it ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class End:
 
 @dataclass
 class Maintenance:
-    """One scheduled event of an instance; `state` is active, completed or canceled."""
+    """A scheduled event of an instance; `state` is active, completed or canceled."""
 
     event_id: str
     code: str
@@ -47,7 +47,7 @@ CRASHED = End("Server.InternalError", "Internal error on launch or while running
 
 
 def ended_by_user() -> End:
-    """Describe the end that TerminateInstances brings about."""
+    """Describe the end caused by TerminateInstances."""
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
     return End(
         "Client.UserInitiatedShutdown",
@@ -58,7 +58,7 @@ def ended_by_user() -> End:
 
 
 def ended_by_itself(behavior: str) -> End:
-    """Describe the end that `shutdown` on the instance brings about."""
+    """Describe the end caused by `shutdown` on the instance."""
     stops = behavior == "stop"
     return End(
         "Client.InstanceInitiatedShutdown",
@@ -71,7 +71,7 @@ def ended_by_itself(behavior: str) -> End:
 
 @dataclass
 class Instance:
-    """One instance and all that EC2 tells about it."""
+    """An instance, with everything that EC2 reports about it."""
 
     instance_id: str
     instance_type: str
@@ -112,34 +112,34 @@ class Instance:
 
     @property
     def pool(self) -> Pool:
-        """The capacity pool it came from."""
+        """The capacity pool that it came from."""
         return Pool(self.instance_type, self.zone, self.lifecycle)
 
     @property
     def private_dns(self) -> str:
-        """The name that VPC's DNS would give it."""
+        """The name that the VPC's DNS would give it."""
         return f"ip-{self.private_ip.replace('.', '-')}.ec2.internal"
 
     @property
     def arn(self) -> str:
-        """Its name in full."""
+        """Its ARN."""
         return f"arn:aws:ec2:{self.region}:{self.account}:instance/{self.instance_id}"
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is on its way up, or up."""
+        """Whether it is starting or running."""
         return self.state in {"pending", "running"}
 
     @property
     def console_log(self) -> Path:
-        """Where the output of its user data goes: a full disk does not keep it from the console."""
+        """The file for its user data's output; a full disk of the instance does not affect it."""
         if self.has_own_disk:
             return self.root.with_name(f"{self.root.name}.console.log")
         return self.root / "var/log/cloud-init-output.log"
 
 
 def base_python() -> str:
-    """Find the interpreter below any virtual environment: what instances have as `python3`."""
+    """Find the interpreter outside any virtual environment, which instances have as `python3`."""
     candidates: Iterable[Path] = (
         Path(sys.base_prefix) / "bin/python3",
         Path(getattr(sys, "_base_executable", sys.executable)),

@@ -1,4 +1,4 @@
-"""What happened, in order: to instances, and to the calls that the gateway answered."""
+"""A journal of what happened to instances, and of the calls that the gateway answered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Journal:
         self._lock = threading.Lock()
 
     def add(self, **fields: Any) -> dict[str, Any]:
-        """Append one entry."""
+        """Append an entry."""
         with self._lock:
             entry = {
                 "seq": next(self._numbers),

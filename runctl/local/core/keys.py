@@ -1,4 +1,4 @@
-"""The keys of one local cloud: random, and in a file that only its owner can read."""
+"""The random keys of one local cloud, in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from runctl.local.core import private
 
 HEADER = "X-Runctl-Key"
-# Below this lies the local cloud's own API.
+# The path below which the local cloud's own API lies.
 ADMIN_PATH = "/_runctl/"
 _FILE = "keys.json"
 _KEY_ID_ALPHABET = string.ascii_uppercase + string.digits
@@ -19,9 +19,9 @@ _KEY_ID_ALPHABET = string.ascii_uppercase + string.digits
 
 @dataclass(frozen=True)
 class Keys:
-    """What proves that a request comes from the owner of the local cloud.
+    """The proof that a request comes from the owner of the local cloud.
 
-    `admin` is the value of the header that the local cloud's own API requires, the others are the
+    `admin` is the value of the header that the local cloud's own API requires; the others are the
     AWS credentials of the administrator.
     """
 
@@ -31,7 +31,7 @@ class Keys:
 
 
 def generate() -> Keys:
-    """Make new keys."""
+    """Generate new keys."""
     return Keys(
         admin=secrets.token_urlsafe(32),
         access_key_id="AKIA" + "".join(secrets.choice(_KEY_ID_ALPHABET) for _ in range(16)),
@@ -40,12 +40,12 @@ def generate() -> Keys:
 
 
 def save(home: Path, keys: Keys) -> None:
-    """Write the keys into the local cloud's folder."""
+    """Write the keys to the local cloud's folder."""
     private.write(home / _FILE, json.dumps(asdict(keys)))
 
 
 def load(home: Path) -> Keys:
-    """Read the keys from the local cloud's folder; FileNotFoundError when it has none."""
+    """Read the keys from the local cloud's folder; raise FileNotFoundError if it has none."""
     found = json.loads((home / _FILE).read_text())
     return Keys(
         admin=found["admin"],

@@ -1,4 +1,4 @@
-"""What tests and demonstrations may set on a running local cloud."""
+"""Knobs: what tests and demonstrations may set on a running local cloud."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runctl.model.quota import QUOTAS
 
 @dataclass
 class Knobs:
-    """Delays in seconds; events by detail type, `*` for every one; quotas by code, in vCPUs."""
+    """Delays in seconds; events by detail type, with `*` for all; quotas by code, in vCPUs."""
 
     boot_delay: float = 0.5
     agent_delay: float = 0.3
@@ -32,7 +32,7 @@ class Knobs:
     duplicate_events: dict[str, int] = field(default_factory=dict)
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Set knobs by name, all or none: ValueError names what is wrong with one of them."""
+        """Set knobs by name, all or none; the ValueError names the invalid one."""
         checked = {name: self._checked(name, value) for name, value in values.items()}
         for name, value in checked.items():
             setattr(self, name, value)
@@ -46,10 +46,10 @@ class Knobs:
             value = float(value)
         # A bool is an int to isinstance.
         if type(value) is not kind:
-            raise ValueError(f"{name} takes a {kind.__name__}, not {value!r}")
+            raise ValueError(f"{name}: {value!r} is not a {kind.__name__}")
         for number in _numbers(value):
             if not math.isfinite(number) or number < 0:
-                raise ValueError(f"{name}: {number} is not a number from 0 up")
+                raise ValueError(f"{name}: {number} is not a number of at least 0")
         _CHECKS.get(name, lambda _: None)(value)
         return value
 
@@ -62,7 +62,7 @@ def _numbers(value: Any) -> list[float]:
 def _check_environment(value: dict[Any, Any]) -> None:
     for name, text in value.items():
         if not isinstance(text, str) or not name or "=" in name or "\0" in name + text:
-            raise ValueError(f"environment: {name}={text!r} is not a variable with a text")
+            raise ValueError(f"environment: {name}={text!r} is not a variable with a string value")
 
 
 def _check_shared_folders(value: list[Any]) -> None:
@@ -80,7 +80,7 @@ def _check_quotas(value: dict[Any, Any]) -> None:
         if code not in QUOTAS:
             raise ValueError(f"vcpu_quotas: {unknown('quota', str(code), QUOTAS)}")
         if type(allowed) is not int:
-            raise ValueError(f"vcpu_quotas: {code} takes a number of vCPUs, not {allowed!r}")
+            raise ValueError(f"vcpu_quotas: {allowed!r} for {code} is not a number of vCPUs")
 
 
 def _check_event_list(value: list[Any]) -> None:
@@ -92,14 +92,14 @@ def _check_delays(value: dict[Any, Any]) -> None:
     for event, seconds in value.items():
         _check_event("delay_events", event)
         if type(seconds) not in {int, float}:
-            raise ValueError(f"delay_events: {event} takes seconds, not {seconds!r}")
+            raise ValueError(f"delay_events: {seconds!r} for {event} is not a number of seconds")
 
 
 def _check_copies(value: dict[Any, Any]) -> None:
     for event, copies in value.items():
         _check_event("duplicate_events", event)
         if type(copies) is not int:
-            raise ValueError(f"duplicate_events: {event} takes a number of copies, not {copies!r}")
+            raise ValueError(f"duplicate_events: {copies!r} for {event} is not a number of copies")
 
 
 def _check_event(knob: str, detail_type: Any) -> None:
@@ -129,18 +129,18 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:
-    """Say that a name is unknown, and which one may have been meant."""
+    """Return a message that a name is unknown, with the most similar or all known names."""
     near = difflib.get_close_matches(name, known, n=1)
     if near:
-        return f"no {kind} {name!r}; did you mean {near[0]!r}?"
+        return f"{name!r} is not a known {kind}; did you mean {near[0]!r}?"
     listed = sorted(known)
     shown = ", ".join(listed) if len(listed) <= _MAX_LISTED else f"{len(listed)} others"
-    return f"no {kind} {name!r}; there are {shown or 'none'}"
+    return f"{name!r} is not a known {kind} (known: {shown or 'none'})"
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a local cloud was started with; `shares_paths` is the reason for it, or empty."""
+    """The settings with which a local cloud was started; `shares_paths` is the reason, or empty."""
 
     knobs: Knobs
     shares_paths: str = ""

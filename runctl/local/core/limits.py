@@ -1,6 +1,6 @@
-"""Sizes and names that AWS refuses and ministack accepts, for calls of services that it answers.
+"""Sizes and names that AWS refuses but ministack accepts, for calls that ministack answers.
 
-The bounds of single fields are those of botocore's models; the others are from its documentation.
+The bounds of single fields come from botocore's models, the others from AWS's documentation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REFUSED_AS = {"logs": "InvalidParameterException"}
 
 
 def check(service: str, action: str, request: Mapping[str, Any]) -> None:
-    """Refuse a request as the service does; `service` is botocore's name of it."""
+    """Refuse a request as the service does; `service` is botocore's name for it."""
     shape = operation(service, action).input_shape
     if shape is not None:
         for problem in broken_bounds(shape, request):
@@ -42,7 +42,7 @@ def check(service: str, action: str, request: Mapping[str, Any]) -> None:
 
 
 def broken_bounds(shape: Shape, value: Any, where: str = "") -> Iterator[str]:
-    """Say which values lie outside the lengths, ranges, patterns and enums of the model."""
+    """Yield which values violate the lengths, ranges, patterns and enums of the model."""
     if isinstance(shape, StructureShape) and isinstance(value, Mapping):
         for name, member in shape.members.items():
             if value.get(name) is not None:
@@ -68,7 +68,7 @@ def _wrong_text(shape: Shape, value: str, where: str) -> Iterator[str]:
     if allowed and value not in allowed:
         yield f"Value '{value}' at '{where}' must satisfy enum value set: {list(allowed)}"
     pattern = shape.metadata.get("pattern")
-    # Classes such as \p{L} are not Python's.
+    # Python lacks classes such as \p{L}.
     if pattern and r"\p" not in pattern and not re.fullmatch(pattern, value):
         yield f"Value '{value}' at '{where}' must satisfy regular expression pattern: {pattern}"
 
@@ -107,7 +107,7 @@ def _check_parameter(request: Mapping[str, Any]) -> None:
 
 
 def _check_bytes(field: str, text: str) -> None:
-    """Refuse a document that is longer in UTF-8 than the model's bound, which counts characters."""
+    """Refuse a document longer, in UTF-8, than the model's bound, which counts characters."""
     if len(text.encode()) > MAX_STATE_BYTES:
         raise ApiError(
             "ValidationException",

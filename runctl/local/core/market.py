@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 Lifecycle = Literal["spot", "on-demand"]
 
-# USD an hour, us-east-1, Linux; only the proportions matter here.
+# USD per hour, us-east-1, Linux; only the proportions matter here.
 ON_DEMAND_PRICES: Mapping[str, float] = {
     "t3.micro": 0.0104, "t3.medium": 0.0416, "t3.large": 0.0832, "t4g.medium": 0.0336,
     "m5.large": 0.096, "m5.xlarge": 0.192, "m5.2xlarge": 0.384, "m5a.large": 0.086,
@@ -31,7 +31,7 @@ _PLENTY = 100
 
 @dataclass(frozen=True, order=True)
 class Pool:
-    """One capacity pool: an instance type in a zone, bought one way."""
+    """A capacity pool: an instance type in a zone, in one market."""
 
     instance_type: str
     zone: str
@@ -39,13 +39,13 @@ class Pool:
 
     @classmethod
     def parse(cls, text: str) -> Pool:
-        """Read `m5.large/us-east-1a/spot`."""
+        """Parse `m5.large/us-east-1a/spot`."""
         parts = text.split("/")
         if len(parts) != 3 or not all(parts):
             raise ValueError(f"{text!r} is not a pool such as m5.large/us-east-1a/spot")
         instance_type, zone, lifecycle = parts
         if lifecycle not in {"spot", "on-demand"}:
-            raise ValueError(f"{text!r}: a pool ends in /spot or /on-demand")
+            raise ValueError(f"{text!r}: a pool must end in /spot or /on-demand")
         return cls(instance_type, zone, cast("Lifecycle", lifecycle))
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ MESSAGES: Mapping[str, str] = {
 }
 
 
-# Others can be set as well: these are there to find misspelled ones.
+# Others can be set as well: these serve to find misspelled ones.
 ERROR_CODES = frozenset(MESSAGES) | {
     "InsufficientCapacity", "InsufficientHostCapacity", "InsufficientReservedInstanceCapacity",
     "InstanceLimitExceeded", "MaxFleetCountExceeded", "InvalidFleetConfiguration",
@@ -76,7 +76,7 @@ ERROR_CODES = frozenset(MESSAGES) | {
 class Market:
     """What every pool holds now; tests and demonstrations set it.
 
-    The defaults hold for pools without a setting of their own, whichever was set first.
+    The defaults apply to pools without settings of their own, whichever were set first.
     """
 
     default_capacity: int = _PLENTY
@@ -87,13 +87,13 @@ class Market:
     in_use: dict[Pool, int] = field(default_factory=dict)
 
     def reset(self) -> None:
-        """Forget what tests set; what is in use stays in use."""
+        """Reset what tests set; what is in use stays in use."""
         self.default_capacity, self.default_error = _PLENTY, None
         for settings in (self.capacities, self.errors, self.prices):
             settings.clear()
 
     def set_supply(self, pool: Pool | None, capacity: int | None, error: str | None) -> None:
-        """Set what a pool holds (None keeps it) and answers; without a pool, all the others."""
+        """Set a pool's capacity (None keeps it) and error; without a pool, those of all others."""
         if pool is None:
             self.default_error = error
             if capacity is not None:
@@ -110,21 +110,21 @@ class Market:
         return self.default_error
 
     def free(self, pool: Pool) -> int:
-        """Say how many instances the pool would still give."""
+        """Return how many more instances the pool has."""
         return max(0, self.capacities.get(pool, self.default_capacity) - self.in_use.get(pool, 0))
 
     def price(self, pool: Pool) -> float:
-        """Say what an hour in the pool costs now."""
+        """Return the price of an hour in the pool now."""
         if pool in self.prices:
             return self.prices[pool]
         on_demand = ON_DEMAND_PRICES.get(pool.instance_type, _UNKNOWN_PRICE)
         if pool.lifecycle == "on-demand":
             return on_demand
-        # Zones differ a little, so that "the cheapest" has one answer.
+        # Zones differ a little, so that "the cheapest" is unambiguous.
         return round(on_demand * (_SPOT_SHARE + 0.01 * (ord(pool.zone[-1]) - ord("a"))), 4)
 
     def take(self, pool: Pool) -> None:
-        """Count one instance more in the pool."""
+        """Count one more instance in the pool."""
         self.in_use[pool] = self.in_use.get(pool, 0) + 1
 
     def give_back(self, pool: Pool) -> None:

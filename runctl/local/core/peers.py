@@ -1,4 +1,4 @@
-"""Which user is at the other end of a connection over the loopback."""
+"""The user at the other end of a loopback connection."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Address = tuple[str, int]
 
 
 def is_own(client: Address, server: Address, *, table: Path = Path("/proc/net/tcp")) -> bool:
-    """Say whether a connection's other end belongs to a process of this user.
+    """Return whether a connection's other end belongs to a process of this user.
 
-    A connection that its other end has closed counts as foreign: the kernel shows it as root's.
+    A connection that its other end has closed counts as foreign: the kernel attributes it to root.
     """
     ends = [_written(client), _written(server)]
     for line in table.read_text().splitlines()[1:]:
@@ -26,6 +26,6 @@ def is_own(client: Address, server: Address, *, table: Path = Path("/proc/net/tc
 
 
 def _written(address: Address) -> str:
-    """Write an address as the kernel does: its bytes as a number of this machine, and the port."""
+    """Format an address like the kernel: its bytes as a number in native order, and the port."""
     number = struct.unpack("=I", socket.inet_aton(address[0]))[0]
     return f"{number:08X}:{address[1]:04X}"

@@ -1,4 +1,4 @@
-"""Which permissions each API call needs, as data: the local cloud and the synth tests read it.
+"""The permissions that each API call needs, as data for the local cloud and the synth tests.
 
 Sources: pages of the Service Authorization Reference, `list_<service>.html`, and user guides.
 """
@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Required:
-    """One action that a call needs, on each resource that its templates name.
+    """An action that a call needs, on each resource that its templates name.
 
-    A template's `{placeholder}` stands for every value of that fact about the call; a template
-    with a fact that has no value asks for nothing. `conditions` are the condition keys that the
-    service sets for the check; `{region}` in their values is the call's. `on_launch` marks what EC2
+    A template's `{placeholder}` stands for every value of that fact about the call; a template with
+    a fact without values requires nothing. `conditions` are the condition keys that the service
+    sets for the check; `{region}` in their values is the call's region. `on_launch` marks what EC2
     checks while a fleet launches: a denial is then an error of the override, in a response with
-    status 200. `refused_as` is the error code
-    where it is not the service's usual one.
+    status 200. `refused_as` is the error code if it is not the service's usual one.
     """
 
     action: str
@@ -72,14 +71,14 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
             {"iam:PassedToService": "ec2.amazonaws.com"},
             on_launch=True,
         ),
-        # create-launch-template.html: "resolve:ssm" needs it of whoever launches
+        # create-launch-template.html: the caller that launches needs it for "resolve:ssm"
         Required(
             "ssm:GetParameters",
             ("arn:aws:ssm:{region}::parameter{parameter}",),
             refused_as="SsmAccessDenied",
         ),
     ),
-    # ebs-encryption-requirements.html: what whoever launches needs on a customer managed key
+    # ebs-encryption-requirements.html: what the launching caller needs on a customer managed key
     ("ec2", "UseVolumeKey"): (
         *(
             Required(f"kms:{use}", ("{key}",), {"kms:ViaService": "ec2.{region}.amazonaws.com"})
@@ -143,7 +142,7 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
     ("ssm", "GetParameters"): (
         Required("ssm:GetParameters", ("arn:aws:ssm:{region}::parameter{parameter}",)),
     ),
-    # setup-instance-permissions.html: what the agent on an instance needs of the instance's role
+    # setup-instance-permissions.html: what the agent needs from the instance's role
     ("ssm-agent", "register"): (
         Required("ssm:UpdateInstanceInformation"),
         Required("ec2messages:GetMessages"),
@@ -154,11 +153,11 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
     ("servicequotas", "GetAWSDefaultServiceQuota"): (
         Required("servicequotas:GetAWSDefaultServiceQuota"),
     ),
-    # list_amazonsns.html: on the topic; a topic with a key of one's own would need kms: too
+    # list_amazonsns.html: on the topic; a topic with a customer managed key would also need kms:
     ("sns", "Publish"): (Required("sns:Publish", ("{topic}",)),),
     # list_awslambda.html: what a state machine's role needs for a lambda:invoke task
     ("states", "lambda:invoke"): (Required("lambda:InvokeFunction", ("{function}",)),),
-    # list_awsstepfunctions.html and stepfunctions-iam.html: a nested execution that is waited for
+    # list_awsstepfunctions.html and stepfunctions-iam.html: waiting for a nested execution
     ("states", "states:startExecution.sync:2"): (
         Required("states:StartExecution", ("{machine}",)),
         Required("states:DescribeExecution", ("{execution}",)),

@@ -1,4 +1,4 @@
-"""The EC2 query protocol, read and written by botocore's own description of the service."""
+"""The EC2 query protocol, read and written according to botocore's description of the service."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from botocore.validate import ParamValidator
 
 NAMESPACE = "http://ec2.amazonaws.com/doc/2016-11-15/"
 
-# Documented limits that botocore's model does not carry.
+# Documented limits that botocore's model lacks.
 _CLIENT_TOKEN_LIMIT = 64
 
 
 class ApiError(Exception):
-    """The service refuses a call, with the code that AWS answers."""
+    """A call that the service refuses, with the code that AWS answers."""
 
     def __init__(self, code: str, message: str, *, status: int = 400) -> None:
         super().__init__(f"{code}: {message}")
@@ -53,12 +53,12 @@ def operation(service: str, action: str) -> OperationModel:
 
 
 def form(body: bytes) -> dict[str, str]:
-    """Decode a form body; a parameter given twice counts once, the last time."""
+    """Decode a form body; of a repeated parameter, the last value counts."""
     return dict(parse_qsl(body.decode(), keep_blank_values=True))
 
 
 def read_request(action: str, flat: Mapping[str, str]) -> dict[str, Any]:
-    """Turn flattened parameters into the operation's input; refuse what it does not know."""
+    """Convert flattened parameters to the operation's input; refuse unknown ones."""
     shape = operation("ec2", action).input_shape
     tree: dict[str, Any] = {}
     for name, value in flat.items():
@@ -83,7 +83,7 @@ def read_request(action: str, flat: Mapping[str, str]) -> dict[str, Any]:
             raise ApiError(code, report.generate_report())
     token = str(parsed.get("ClientToken", ""))
     if len(token) > _CLIENT_TOKEN_LIMIT or not token.isascii():
-        raise ApiError("InvalidParameterValue", "ClientToken has at most 64 ASCII characters")
+        raise ApiError("InvalidParameterValue", "ClientToken must have at most 64 ASCII characters")
     return parsed
 
 
@@ -134,7 +134,7 @@ def _read_scalar(shape: Shape, text: str, where: str) -> Any:
         if text not in {"true", "false"}:
             raise ApiError("InvalidParameterValue", f"{where} is neither true nor false")
         return text == "true"
-    # EC2 names a type that it does not know where it would launch it, not as a bad parameter.
+    # EC2 reports an unknown type where it would launch it, not as an invalid parameter.
     allowed = shape.metadata.get("enum") if shape.name != "InstanceType" else None
     if allowed and text not in allowed:
         raise ApiError("InvalidParameterValue", f"Value ({text}) for parameter {where} is invalid.")
@@ -142,7 +142,7 @@ def _read_scalar(shape: Shape, text: str, where: str) -> Any:
 
 
 def render_response(action: str, result: Mapping[str, Any]) -> bytes:
-    """Write an operation's result as EC2's XML."""
+    """Format an operation's result as EC2's XML."""
     shape = operation("ec2", action).output_shape
     inner = "".join(_members(shape, result)) if shape and shape.members else "<return>true</return>"
     return (
@@ -152,7 +152,7 @@ def render_response(action: str, result: Mapping[str, Any]) -> bytes:
 
 
 def render_error(code: str, message: str) -> bytes:
-    """Write a refusal as EC2's XML."""
+    """Format an error as EC2's XML."""
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n<Response><Errors><Error>'
         f"<Code>{escape(code)}</Code><Message>{escape(message)}</Message>"
@@ -190,5 +190,5 @@ def _valid_xml(text: str) -> str:
 
 
 def stamp(moment: datetime) -> str:
-    """Write an instant as EC2 does, to the second."""
+    """Format an instant like EC2, to the second."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

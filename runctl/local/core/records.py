@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - the one place that reads ministack's own records
-"""The records that CloudFormation and the pass-through calls keep in ministack."""
+"""The records that CloudFormation and the forwarded calls keep in ministack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runctl.local.core.protocol import ApiError
 
 @dataclass(frozen=True)
 class LaunchTemplate:
-    """One version of a launch template."""
+    """A version of a launch template."""
 
     template_id: str
     name: str
@@ -26,7 +26,7 @@ class LaunchTemplate:
 
 @dataclass(frozen=True)
 class Subnet:
-    """Where an instance is placed."""
+    """The placement of an instance."""
 
     subnet_id: str
     zone: str
@@ -37,7 +37,7 @@ class Subnet:
 
 @dataclass(frozen=True)
 class Profile:
-    """An instance profile and the role it hands out."""
+    """An instance profile and its role."""
 
     arn: str
     profile_id: str
@@ -45,12 +45,12 @@ class Profile:
 
 
 def account_id() -> str:
-    """Name the account that the request is in."""
+    """Return the account of the request."""
     return str(responses.get_account_id())
 
 
 def region() -> str:
-    """Name the region that the request is in."""
+    """Return the region of the request."""
     return str(responses.get_region())
 
 
@@ -62,7 +62,7 @@ def scope(account: str, region_name: str) -> Iterator[None]:
 
 
 def find_launch_template(spec: dict[str, Any]) -> LaunchTemplate:
-    """Look a launch template version up, or refuse as EC2 does."""
+    """Look up a launch template version, or refuse as EC2 does."""
     wanted_id, wanted_name = spec.get("LaunchTemplateId"), spec.get("LaunchTemplateName")
     if bool(wanted_id) == bool(wanted_name):
         raise ApiError("InvalidRequest", "A launch template is named by either its id or its name.")
@@ -103,7 +103,7 @@ def _version(record: dict[str, Any], wanted: str) -> LaunchTemplate:
 
 
 def find_subnet(subnet_id: str) -> Subnet:
-    """Look a subnet up, or refuse as EC2 does."""
+    """Look up a subnet, or refuse as EC2 does."""
     ec2._ensure_defaults_initialized()
     record = ec2._subnets.get(subnet_id)
     if record is None:
@@ -112,7 +112,7 @@ def find_subnet(subnet_id: str) -> Subnet:
 
 
 def find_default_subnet(zone: str) -> Subnet:
-    """Look a zone's default subnet up, or refuse as EC2 does."""
+    """Look up a zone's default subnet, or refuse as EC2 does."""
     ec2._ensure_defaults_initialized()
     for record in ec2._subnets.values():
         if record["AvailabilityZone"] == zone and record.get("DefaultForAz"):
@@ -138,7 +138,7 @@ def zones() -> list[str]:
 
 
 def find_profile(spec: dict[str, Any]) -> Profile:
-    """Look an instance profile up, or refuse as EC2 does."""
+    """Look up an instance profile, or refuse as EC2 does."""
     record = iam._lookup_instance_profile(name=spec.get("Name", ""), arn=spec.get("Arn", ""))
     if record is None:
         kind = "name" if spec.get("Name") else "arn"
@@ -161,7 +161,7 @@ def find_profile(spec: dict[str, Any]) -> Profile:
 
 @dataclass(frozen=True)
 class Key:
-    """A KMS key, its state in KMS's words, and the names that it goes by."""
+    """A KMS key, its state in KMS's words, and its names."""
 
     arn: str
     state: str
@@ -169,7 +169,7 @@ class Key:
 
 
 def find_key(name: str) -> Key | None:
-    """Look a KMS key up by its id, an alias, or the ARN of either."""
+    """Look up a KMS key by its id, an alias, or the ARN of either."""
     record = kms._resolve_key(name)
     if record is None:
         return None
@@ -185,12 +185,12 @@ SPOT_ROLE = "AWSServiceRoleForEC2Spot"
 
 
 def has_spot_role() -> bool:
-    """Say whether the account has the service-linked role that spot launches need."""
+    """Return whether the account has the service-linked role that spot launches need."""
     return SPOT_ROLE in iam._roles
 
 
 def create_spot_role() -> None:
-    """Do what the account's first spot launch does."""
+    """Create what the account's first spot launch creates."""
     if not has_spot_role():
         service = "spot.amazonaws.com"
         path = f"/aws-service-role/{service}/"
@@ -201,16 +201,16 @@ def create_spot_role() -> None:
 
 
 def role_arn(name: str) -> str:
-    """Name a role in full."""
+    """Return the ARN of a role."""
     record = iam._roles.get(name)
     return str(record["Arn"]) if record else f"arn:aws:iam::{account_id()}:role/{name}"
 
 
 def tags_of(resource_id: str) -> dict[str, str]:
-    """Read the tags of a resource that ministack keeps."""
+    """Return the tags of a resource that ministack keeps."""
     return {tag["Key"]: tag["Value"] for tag in ec2._tags.get(resource_id, [])}
 
 
 def set_tags(resource_id: str, tags: dict[str, str]) -> None:
-    """Keep an instance's tags where ministack's own tag calls find them."""
+    """Store an instance's tags where ministack's own tag calls find them."""
     ec2._tags[resource_id] = [{"Key": key, "Value": value} for key, value in tags.items()]

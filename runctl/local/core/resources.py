@@ -1,4 +1,4 @@
-"""Which resource a call is checked on, where ministack would name another one than AWS does."""
+"""The resources against which calls are checked, where ministack's choice differs from AWS's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BY_TOKEN = {"SendTaskSuccess", "SendTaskFailure", "SendTaskHeartbeat"}
 
 
 def install(machine_of: Callable[[str], str | None]) -> None:
-    """Change ministack's choice, once; `machine_of` tells which state machine made a task token."""
+    """Change ministack's choice, once; `machine_of` returns the state machine of a task token."""
     choose = iam_actions.extract_resource_arn
 
     def resource_arn(

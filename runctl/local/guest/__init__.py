@@ -1,1 +1,1 @@
-"""What runs in an instance of the local cloud in the place of an operating system."""
+"""What runs in an instance of the local cloud in place of an operating system."""

@@ -1,17 +1,17 @@
-"""Environment files, read as systemd reads them (env-file.c): quotes, escapes, comments."""
+"""Environment files, parsed like systemd (env-file.c): quotes, escapes, comments."""
 
 import re
 from collections.abc import Iterator
 
 _NEWLINES, _SPACES = "\n\r", " \t\n\r"
-# What a backslash between double quotes makes plain; before anything else it stays.
+# What a backslash escapes between double quotes; before anything else, it stays.
 _ESCAPED = '"\\`$'
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 def parse_environment(text: str) -> dict[str, str]:
-    """Return the valid assignments of an environment file; systemd ignores the others too."""
+    """Return the valid assignments of an environment file; systemd ignores the others, too."""
     return {
         name: value
         for name, value in _assignments(text)
@@ -49,10 +49,10 @@ def _end_of_comment(text: str, at: int) -> int:
 
 
 def _value(text: str, at: int) -> tuple[str, int]:
-    """Return the value that begins at a place, and where it ends."""
+    """Return the value that begins at a position, and where it ends."""
     out: list[str] = []
-    kept = 0  # up to here nothing is trailing white space
-    is_plain = False  # quotes count before the first plain character only
+    kept = 0  # up to here, nothing is trailing white space
+    is_plain = False  # quotes count only before the first plain character
     while at < len(text) and text[at] not in _NEWLINES:
         char = text[at]
         if not is_plain and char in "'\"":
@@ -73,7 +73,7 @@ def _value(text: str, at: int) -> tuple[str, int]:
 
 
 def _quoted(text: str, at: int, quote: str, out: list[str]) -> int:
-    """Add what stands between quotes; return where the text goes on behind them."""
+    """Add the text between quotes; return where the text continues after them."""
     while at < len(text) and text[at] != quote:
         if quote == '"' and text[at] == "\\" and at + 1 < len(text):
             at += 1

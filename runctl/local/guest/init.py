@@ -1,7 +1,7 @@
-"""The first process of an instance: runs its user data and units, and ends everything with it.
+"""The first process of an instance: it runs user data and units, and ends everything with itself.
 
-It reads orders as lines of JSON on standard input and tells what happened on standard output.
-The end of standard input means that the local cloud is gone: then the instance ends too.
+It reads orders as lines of JSON on standard input and reports events on standard output. The end of
+standard input means that the local cloud is gone: then the instance ends, too.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from runctl.local.guest.units import UnitError
 _SHIM = """#!{python} -IS
 import json, os, socket, sys
 folder = os.open({folder!r}, os.O_PATH)
-with socket.socket(socket.AF_UNIX) as door:
-    door.connect(f"/proc/self/fd/{{folder}}/{socket}")
-    door.sendall(json.dumps([{name!r}, *sys.argv[1:]]).encode() + b"\\n")
-    with door.makefile() as answers:
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect(f"/proc/self/fd/{{folder}}/{socket}")
+    connection.sendall(json.dumps([{name!r}, *sys.argv[1:]]).encode() + b"\\n")
+    with connection.makefile() as answers:
         code, text = json.loads(answers.readline())
 (sys.stderr if code else sys.stdout).write(text)
 sys.exit(code)
@@ -60,7 +60,7 @@ SHIMS = ("systemctl", "shutdown", "poweroff", "halt", "nft", "journalctl")
 
 
 class Supervisor:
-    """Everything that runs on one instance descends from this process."""
+    """The ancestor of everything that runs on an instance."""
 
     def __init__(
         self, *, root: Path, env: dict[str, str], python: str, grace_seconds: float
@@ -103,7 +103,7 @@ class Supervisor:
             return False
         return time.monotonic() >= self._going_down or not descendants(os.getpid())
 
-    def _tell(self, **event: Any) -> None:
+    def _report(self, **event: Any) -> None:
         with contextlib.suppress(BrokenPipeError):
             os.write(1, json.dumps(event).encode() + b"\n")
 
@@ -129,14 +129,14 @@ class Supervisor:
         control.mkdir(parents=True, exist_ok=True)
         control.chmod(0o700)
         (control / _SOCKET).unlink(missing_ok=True)
-        door = socket.socket(socket.AF_UNIX)
+        listener = socket.socket(socket.AF_UNIX)
         # Through a descriptor: the path may be longer than a socket's name can be.
         folder = os.open(control, os.O_PATH)
-        door.bind(f"/proc/self/fd/{folder}/{_SOCKET}")
+        listener.bind(f"/proc/self/fd/{folder}/{_SOCKET}")
         os.close(folder)
-        door.listen(64)
-        door.setblocking(False)
-        self._selector.register(door, selectors.EVENT_READ, lambda: self._accept(door))
+        listener.listen(64)
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, lambda: self._accept(listener))
         shims = self.root / "bin"
         shims.mkdir(parents=True, exist_ok=True)
         texts = {
@@ -148,8 +148,8 @@ class Supervisor:
             path.write_text(text)
             path.chmod(0o755)
 
-    def _accept(self, door: socket.socket) -> None:
-        connection, _ = door.accept()
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
         connection.setblocking(True)
         connection.settimeout(5)
         with connection.makefile("rb") as lines:
@@ -187,20 +187,22 @@ class Supervisor:
         mine = self._pending_shutdown
         if {"-c", "-r", "--reboot"} & set(argv):
             cancels = "-c" in argv
-            return answer(0 if cancels else 1, "" if cancels else "There is no reboot here.\n")
+            return answer(
+                0 if cancels else 1, "" if cancels else "Rebooting is not supported here.\n"
+            )
         when = next((word for word in argv if not word.startswith("-")), "+1")
         minutes = 0 if when == "now" else int(when.removeprefix("+"))
 
         def go() -> None:
             if self._pending_shutdown == mine:
-                self._tell(event="shutdown")
+                self._report(event="shutdown")
                 self._power_off(None)
 
         answer(0, "")
         return self.schedule(minutes * 60, go)
 
     def _power_off(self, grace_seconds: float | None) -> None:
-        """Stop everything within the grace, then be gone."""
+        """Stop everything within the grace period, then exit."""
         if grace_seconds is None:
             grace_seconds = self.grace_seconds
         deadline = time.monotonic() + grace_seconds
@@ -244,7 +246,7 @@ class Supervisor:
 
     def _time_out(self, pid: int, job: str) -> None:
         if self._jobs.get(pid) == job:
-            self._tell(event="timed_out", job=job)
+            self._report(event="timed_out", job=job)
             send([pid, *descendants(pid)], signal.SIGKILL)
 
     def _cancel(self, order: dict[str, Any]) -> None:
@@ -255,13 +257,13 @@ class Supervisor:
     def _collect(self, ended: list[tuple[int, int]]) -> None:
         for pid, status in ended:
             if pid in self._jobs:
-                self._tell(event="ended", job=self._jobs.pop(pid), status=status)
+                self._report(event="ended", job=self._jobs.pop(pid), status=status)
             else:
                 self.services.ended(pid, status)
 
 
 def main() -> None:
-    """Run one instance: the first line of standard input describes it."""
+    """Run an instance: the first line of standard input describes it."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)
@@ -270,7 +272,7 @@ def main() -> None:
         line += byte
     description = json.loads(line)
     root = Path(description["root"])
-    # As on EC2, whatever the developer's is; from outside, the root's own folder is private.
+    # As on EC2, whatever the developer's is; the root's own folder keeps others out.
     os.umask(0o022)
     if description["own_paths"]:
         isolation.isolate(

@@ -1,9 +1,9 @@
 """An instance's own paths: its state where EC2 has it, and a /tmp that no other instance sees.
 
-They are bind mounts in a mount namespace of the instance, which is gone with its last process.
-Nothing is created on the machine but below the instance's root: where a folder such as
-`/var/lib/runctl` does not exist, a file system in memory that shows what its parent holds covers
-the parent, in that namespace alone.
+They are bind mounts in a mount namespace of the instance, which disappears with its last process.
+Nothing is created on the machine except below the instance's root: if a folder such as
+`/var/lib/runctl` does not exist, its parent is covered, in that namespace only, by a file system in
+memory that shows the parent's content.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from runctl.local.guest import namespaces
 
-# As the agent knows them: the same in every instance, whatever its root is called.
+# As the agent knows them: the same in every instance, whatever its root.
 STATE = Path("/var/lib/runctl")
 HOME = Path("/var/lib/runctl-home")
 _GRAFTS: Mapping[Path, str] = MappingProxyType({STATE: "var/lib/runctl", HOME: "root"})
@@ -26,8 +26,8 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is covered, not written to
 def isolate(root: Path, shared: Iterable[Path]) -> None:
     """Enter a namespace in which this process and its descendants have the instance's paths.
 
-    The `shared` folders of the machine stay visible where a private folder would hide them; a
-    folder that is shared as a whole is not private.
+    The `shared` folders of the machine stay visible if a private folder would hide them; a folder
+    that is shared as a whole is not private.
     """
     namespaces.enter()
     outermost = _outermost([root, *shared])
@@ -46,7 +46,7 @@ def isolate(root: Path, shared: Iterable[Path]) -> None:
         namespaces.mount_tmpfs(stage, "mode=1777")
         _keep_visible(memory, stage, outermost)
         namespaces.move(stage, memory)
-        if stage.is_mount():  # the root lies there, and was bound with the stage on it
+        if stage.is_mount():  # the root lies there, and was bound along with the mounts below it
             namespaces.detach(stage)
     stage.rmdir()
     # The root may lie below a folder that is covered now.
@@ -58,7 +58,7 @@ def _is_shared(target: Path, shared: Iterable[Path]) -> bool:
 
 
 def _keep_visible(hidden: Path, cover: Path, shared: Iterable[Path]) -> None:
-    """Show, in what is to cover a folder, the shared folders below it."""
+    """Show the shared folders below a folder in the one that will cover it."""
     for folder in shared:
         if hidden in folder.parents:
             inside = cover / folder.relative_to(hidden)
@@ -72,7 +72,7 @@ def _outermost(folders: Iterable[Path]) -> list[Path]:
 
 
 def _graft(parent: Path, grafts: Mapping[str, Path], stage: Path) -> None:
-    """Let folders of the instance appear in a folder of the machine, with what that holds."""
+    """Make folders of the instance appear in a folder of the machine, next to its own content."""
     namespaces.mount_tmpfs(stage, "mode=755")
     for entry in os.scandir(parent):
         if entry.name not in grafts:

@@ -1,4 +1,4 @@
-"""Mount namespaces: what a process may mount without the machine ever seeing it."""
+"""Mount namespaces: a process's mounts that the machine never sees."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def enter(*, share: bool = False) -> None:
-    """Give this process and what it starts mounts of their own; OSError when that is refused.
+    """Give this process and its descendants their own mounts; raise OSError if that is refused.
 
-    A process that is not root becomes so for mounts only, in a user namespace, which a process with
-    threads cannot enter. What the machine mounts and unmounts later is seen here too. With `share`,
-    namespaces that descend from this one see its mounts come and go as well.
+    A process that is not root becomes root for mounts only, in a user namespace, which a process
+    with threads cannot enter. What the machine mounts and unmounts later is visible here, too. With
+    `share`, namespaces that descend from this one see its mounts come and go as well.
     """
     user, group = os.getuid(), os.getgid()
     try:
@@ -37,8 +37,8 @@ def enter(*, share: bool = False) -> None:
 
 
 def try_in_child(act: Callable[[], None]) -> str:
-    """Perform something in a child process, and return the OSError that it raises as a text."""
-    told, tell = os.pipe()
+    """Call a function in a child process, and return the OSError that it raises as text."""
+    readable, writable = os.pipe()
     if not (pid := os.fork()):
         reason = "it ended early"
         try:
@@ -47,22 +47,22 @@ def try_in_child(act: Callable[[], None]) -> str:
         except OSError as exc:
             reason = str(exc)
         finally:
-            os.write(tell, reason.encode())
+            os.write(writable, reason.encode())
             os._exit(0)
-    os.close(tell)
-    with os.fdopen(told) as stream:
+    os.close(writable)
+    with os.fdopen(readable) as stream:
         reason = stream.read()
     os.waitpid(pid, 0)
     return reason
 
 
 def mount_tmpfs(target: Path, options: str) -> None:
-    """Put an empty file system in memory at a folder."""
+    """Mount an empty file system in memory at a folder."""
     _call("mount", b"tmpfs", os.fsencode(target), b"tmpfs", 0, options.encode())
 
 
 def bind(source: Path, target: Path) -> None:
-    """Show a file, or a folder with all that is mounted below it, at another path too."""
+    """Show a file, or a folder with everything mounted below it, at another path, too."""
     _call("mount", os.fsencode(source), os.fsencode(target), None, _BIND | _RECURSIVE, None)
 
 
@@ -72,7 +72,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def detach(target: Path) -> None:
-    """Take a mount away, even while its files are open."""
+    """Unmount a folder, even while its files are open."""
     _call("umount2", os.fsencode(target), _DETACH)
 
 

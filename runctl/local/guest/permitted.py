@@ -1,4 +1,4 @@
-"""What this machine permits the local cloud; each is tried in a child process."""
+"""What this machine permits the local cloud, each tried in a child process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from runctl.local.guest import isolation, namespaces
 
 
 def why_no_disks() -> str:
-    """Return why instances cannot have disks of a size, empty where they can."""
+    """Return why instances cannot have disks of a given size; empty if they can."""
     return namespaces.try_in_child(lambda: namespaces.enter(share=True))
 
 
 def why_shared_paths(scratch: Path) -> str:
-    """Return why instances cannot have paths of their own, empty where they can."""
+    """Return why instances cannot have their own paths; empty if they can."""
     root = Path(tempfile.mkdtemp(dir=scratch)).resolve()
     try:
         return namespaces.try_in_child(lambda: isolation.isolate(root, [root]))

@@ -1,4 +1,4 @@
-"""Starting a process on an instance, and ending it with everything that came of it."""
+"""Starting a process on an instance, and ending it with all its descendants."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_EXEC_FAILED = 203  # what systemd reports when it cannot execute a unit's program
+_EXEC_FAILED = 203  # what systemd reports if it cannot execute a unit's program
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, whatever session it is in."""
+    """Become the parent of every descendant whose own parent ends, whatever its session."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -29,7 +29,7 @@ def die_with_parent(signum: signal.Signals = signal.SIGKILL) -> None:
 def spawn(
     argv: list[str], *, env: Mapping[str, str], cwd: Path, output: Path, errors: Path | None = None
 ) -> int:
-    """Start a program in a session of its own and return its process id."""
+    """Start a program in its own session and return its process id."""
     pid = os.fork()
     if not pid:
         _become(argv, env=env, cwd=cwd, output=output, errors=errors)
@@ -78,7 +78,7 @@ def descendants(pid: int) -> list[int]:
         try:
             state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
         except (OSError, ValueError):
-            continue  # it ended while we looked
+            continue  # it ended meanwhile
         children.setdefault(int(parent), []).append(int(entry.name))
         if state in "ZX":
             dead.add(int(entry.name))
@@ -91,17 +91,17 @@ def descendants(pid: int) -> list[int]:
 
 
 def send(pids: Iterable[int], signum: signal.Signals) -> None:
-    """Signal processes, of which any may have ended meanwhile."""
+    """Signal processes, some of which may have ended meanwhile."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signum)
 
 
 def kill_descendants() -> list[tuple[int, int]]:
-    """SIGKILL everything below this process until nothing is left; return what was reaped."""
+    """Kill everything below this process until nothing is left; return what was reaped."""
     ended = []
     while left := descendants(os.getpid()):
-        # A process may fork between the look and the kill: hence the loop.
+        # A process may fork between the scan and the kill: hence the loop.
         send(left, signal.SIGKILL)
         ended += reap()
         time.sleep(0.002)

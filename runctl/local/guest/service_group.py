@@ -1,4 +1,4 @@
-"""One process per running service: it holds the service's processes together, as a cgroup would."""
+"""A parent process per running service, which holds its processes together like a cgroup."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from runctl.local.guest.processes import (
 from runctl.local.guest.units import Service, expand
 
 _WATCHED = {signal.SIGCHLD, signal.SIGTERM}
-_LOOK_AGAIN = 0.05
+_POLL_SECONDS = 0.05
 
 
-def fork_keeper(service: Service, *, env: Mapping[str, str], cwd: Path, output: Path) -> int:
-    """Start a service below a keeper of its own; the keeper ends with the service's status."""
+def fork_service(service: Service, *, env: Mapping[str, str], cwd: Path, output: Path) -> int:
+    """Start a service below a process of its own, which exits with the service's status."""
     pid = os.fork()
     if not pid:
-        _keep(service, env=env, cwd=cwd, output=output)
+        _run_parent(service, env=env, cwd=cwd, output=output)
     return pid
 
 
-def _keep(service: Service, *, env: Mapping[str, str], cwd: Path, output: Path) -> NoReturn:
+def _run_parent(service: Service, *, env: Mapping[str, str], cwd: Path, output: Path) -> NoReturn:
     status = 1
     try:
         die_with_parent()
@@ -52,7 +52,7 @@ def _keep(service: Service, *, env: Mapping[str, str], cwd: Path, output: Path) 
 
 
 class _ServiceParent:
-    """Runs a service's commands one after the other until one fails or a stop is asked for."""
+    """Runs a service's commands in order until one fails or it is asked to stop."""
 
     def __init__(self, service: Service, env: Mapping[str, str], cwd: Path, output: Path) -> None:
         self.service, self.env, self.cwd, self.output = service, env, cwd, output
@@ -61,7 +61,7 @@ class _ServiceParent:
     def run(self) -> int:
         status = 0
         for command, may_fail in (*self.service.before, *self.service.commands):
-            status = self._run_one(command)
+            status = self._run_command(command)
             if status and not may_fail:
                 break
             status = 0
@@ -69,29 +69,29 @@ class _ServiceParent:
                 break
         self._end_the_rest()
         for command, _ in self.service.after:
-            self._run_one(command)
-        # A service that was told to stop and died of that signal has stopped cleanly.
+            self._run_command(command)
+        # A service that was asked to stop and died of that signal has stopped cleanly.
         clean = 128 + signal.Signals[self.service.kill_signal]
         return 0 if self.stopping and status == clean else status
 
-    def _run_one(self, command: str) -> int:
+    def _run_command(self, command: str) -> int:
         argv = expand(command, self.env)
         main = spawn(argv, env=self.env, cwd=self.cwd, output=self.output)
-        told = False
+        asked = False
         deadline = float("inf")
         while True:
             for pid, status in reap():
                 if pid == main:
                     return status
-            if self.stopping and not told:
-                told = True
+            if self.stopping and not asked:
+                asked = True
                 deadline = time.monotonic() + self.service.stop_timeout.total_seconds()
-                send(self._told_to_stop(main), signal.Signals[self.service.kill_signal])
+                send(self._processes_to_signal(main), signal.Signals[self.service.kill_signal])
             if time.monotonic() > deadline:
                 send([main], signal.SIGKILL)
             self._wait(min(1.0, max(0.0, deadline - time.monotonic())))
 
-    def _told_to_stop(self, main: int) -> list[int]:
+    def _processes_to_signal(self, main: int) -> list[int]:
         if self.service.kill_mode == "control-group":
             return descendants(os.getpid())
         return [] if self.service.kill_mode == "none" else [main]
@@ -108,6 +108,6 @@ class _ServiceParent:
             send(descendants(os.getpid()), signal.Signals[self.service.kill_signal])
             deadline = time.monotonic() + self.service.stop_timeout.total_seconds()
             while descendants(os.getpid()) and time.monotonic() < deadline:
-                self._wait(_LOOK_AGAIN)
+                self._wait(_POLL_SECONDS)
                 reap()
         kill_descendants()

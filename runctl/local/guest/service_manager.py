@@ -1,4 +1,4 @@
-"""The service manager of one instance: what `systemctl` does, for the units it finds."""
+"""The service manager of an instance: `systemctl` for the units that it finds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from signal import SIGTERM, Signals
 
 from runctl.local.guest import units
 from runctl.local.guest.processes import descendants, send
-from runctl.local.guest.service_group import fork_keeper
+from runctl.local.guest.service_group import fork_service
 from runctl.local.guest.units import Service, Timer, UnitError
 
 Answer = Callable[[int, str], None]
@@ -22,10 +22,10 @@ _NOTHING_TO_DO = {
 
 @dataclass
 class _Running:
-    """What the manager knows about one unit since it was first started."""
+    """What the manager knows about a unit since it was first started."""
 
     unit: Service | Timer | None
-    keeper: int | None = None
+    parent_pid: int | None = None
     state: str = "inactive"
     status: int = 0
     active_at: float | None = None
@@ -55,7 +55,7 @@ class ServiceManager:
         self.closed = False
 
     def systemctl(self, argv: list[str], answer: Answer) -> None:  # noqa: C901 - one branch a verb
-        """Perform one systemctl command line and answer with its exit code and output."""
+        """Perform a systemctl command line and answer with its exit code and output."""
         options = [word for word in argv if word.startswith("-")]
         words = [word for word in argv if not word.startswith("-")]
         if not words:
@@ -85,22 +85,22 @@ class ServiceManager:
                 return self._each(names, self._stop, answer)
         except UnitError as exc:
             return answer(5, f"Failed to {verb} unit: {exc}\n")
-        return answer(1, f"Unknown command verb {verb!r}, or none that the local cloud has.\n")
+        return answer(1, f"Unknown command verb {verb!r}; the local cloud may lack it.\n")
 
     def ended(self, pid: int, status: int) -> bool:
-        """Take note that a keeper ended; say whether it was one of ours."""
+        """Record that a service's parent process ended; return whether it was one of ours."""
         for name, running in self._units.items():
-            if running.keeper == pid:
+            if running.parent_pid == pid:
                 self._service_ended(name, running, status)
                 return True
         return False
 
     def close(self) -> set[int]:
-        """Stop every service, start none again, and return the processes that this concerns."""
+        """Stop every service, start none again, and return the processes concerned."""
         self.closed = True
-        keepers = [unit.keeper for unit in self._units.values() if unit.keeper]
-        send(keepers, SIGTERM)
-        return {pid for keeper in keepers for pid in (keeper, *descendants(keeper))}
+        parents = [unit.parent_pid for unit in self._units.values() if unit.parent_pid]
+        send(parents, SIGTERM)
+        return {pid for parent in parents for pid in (parent, *descendants(parent))}
 
     def _query(self, verb: str, names: list[str]) -> tuple[int, str]:
         states = [self._units[name].state if name in self._units else "inactive" for name in names]
@@ -123,15 +123,15 @@ class ServiceManager:
                 text = option.partition("=")[2].removeprefix("SIG")
                 signum = Signals(int(text)) if text.isdigit() else Signals[f"SIG{text}"]
         for name in names:
-            if (running := self._units.get(name)) and running.keeper:
-                send(descendants(running.keeper), signum)
+            if (running := self._units.get(name)) and running.parent_pid:
+                send(descendants(running.parent_pid), signum)
         return ""
 
     def _each(self, names: list[str], act: Callable[[str, Answer], None], answer: Answer) -> None:
         left = len(names)
         worst, texts = 0, []
 
-        def one_done(code: int, text: str) -> None:
+        def note_done(code: int, text: str) -> None:
             nonlocal left, worst
             left, worst = left - 1, max(worst, code)
             texts.append(text)
@@ -141,7 +141,7 @@ class ServiceManager:
         if not names:
             answer(1, "Too few arguments.\n")
         for name in names:
-            act(name, one_done)
+            act(name, note_done)
 
     def _start(self, name: str, answer: Answer) -> None:
         if self.closed:
@@ -168,7 +168,7 @@ class ServiceManager:
         output = self._logs / f"{name}.log"
         if service.output and ":/" in service.output:
             output = Path(service.output.partition(":")[2])
-        running.keeper = fork_keeper(service, env=env, cwd=directory, output=output)
+        running.parent_pid = fork_service(service, env=env, cwd=directory, output=output)
         running.state, running.active_at = "active", time.monotonic()
         if service.kind == "oneshot":
             running.state = "activating"
@@ -183,11 +183,11 @@ class ServiceManager:
             return answer(0, "")
         running.stop_asked = True
         running.generation += 1
-        if running.keeper is None:
+        if running.parent_pid is None:
             running.state = "inactive"
             return answer(0, "")
         running.waiting.append(answer)
-        send([running.keeper], SIGTERM)
+        send([running.parent_pid], SIGTERM)
         return None
 
     def _restart(self, name: str, answer: Answer) -> None:
@@ -201,9 +201,9 @@ class ServiceManager:
 
     def _service_ended(self, name: str, running: _Running, status: int) -> None:
         service = running.unit
-        if not isinstance(service, Service):  # a keeper belongs to a service
+        if not isinstance(service, Service):  # only services have a parent process
             raise TypeError(name)
-        running.keeper, running.status, running.inactive_at = None, status, time.monotonic()
+        running.parent_pid, running.status, running.inactive_at = None, status, time.monotonic()
         again = service.restarts_after(status) and not running.stop_asked and not self.closed
         kept = service.kind == "oneshot" and service.remain_after_exit and status == 0
         running.state = (

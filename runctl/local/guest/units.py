@@ -1,4 +1,4 @@
-"""The subset of systemd's unit files that instances on the local cloud understand."""
+"""The subset of systemd's unit files that instances of the local cloud understand."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _DEFAULT_RESTART = timedelta(milliseconds=100)
 
 
 class UnitError(Exception):
-    """A unit file is missing, or asks for what the local cloud does not have."""
+    """A unit file is missing, or requires what the local cloud does not have."""
 
 
 def parse_span(text: str) -> timedelta:
-    """Read a time span as systemd writes it: `5min`, `1h 30min`, `20`."""
+    """Parse a time span as systemd writes it: `5min`, `1h 30min`, `20`."""
     if text.strip() == "infinity":
         return timedelta.max
     parts = re.findall(r"([\d.]+)\s*([a-z]*)", text)
@@ -38,7 +38,7 @@ Sections = Mapping[str, Mapping[str, list[str]]]
 
 
 def parse_unit_file(text: str) -> Sections:
-    """Read a unit file into sections of keys with every value they were given, in order."""
+    """Parse a unit file into sections of keys with all their values, in order."""
     sections: dict[str, dict[str, list[str]]] = {}
     current: dict[str, list[str]] = {}
     for raw in text.replace("\\\n", " ").splitlines():
@@ -58,7 +58,7 @@ def parse_unit_file(text: str) -> Sections:
 
 @dataclass(frozen=True)
 class Service:
-    """A [Service] section, read."""
+    """A parsed [Service] section."""
 
     name: str
     kind: str
@@ -77,7 +77,7 @@ class Service:
     output: str | None
 
     def restarts_after(self, status: int) -> bool:
-        """Say whether systemd would start it again after this exit status."""
+        """Return whether systemd would restart it after this exit status."""
         failed = status != 0
         return {
             "always": True,
@@ -87,7 +87,7 @@ class Service:
         }.get(self.restart, False)
 
     def environ(self, base: Mapping[str, str]) -> dict[str, str]:
-        """Work out the environment the unit's programs get."""
+        """Return the environment of the unit's programs."""
         env = dict(base)
         for line in self.environment:
             for pair in shlex.split(line):
@@ -103,7 +103,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Timer:
-    """A [Timer] section, read."""
+    """A parsed [Timer] section."""
 
     name: str
     unit: str
@@ -114,7 +114,7 @@ class Timer:
 
 
 def read_environment_file(path: Path) -> dict[str, str]:
-    """Read KEY=value lines, quotes removed."""
+    """Read KEY=value lines, without quotes."""
     try:
         return parse_environment(path.read_text())
     except OSError as exc:
@@ -122,7 +122,7 @@ def read_environment_file(path: Path) -> dict[str, str]:
 
 
 def load(directory: Path, name: str) -> Service | Timer | None:
-    """Read a unit; None stands for a slice, a target or another unit that runs nothing."""
+    """Read a unit; return None for a slice, a target or another unit that runs nothing."""
     path = directory / name
     instance = ""
     if not path.exists() and "@" in name:
@@ -143,14 +143,14 @@ def load(directory: Path, name: str) -> Service | Timer | None:
 
 
 def _command(line: str) -> tuple[str, bool]:
-    """Split off the prefixes; the flag says whether a failure is ignored."""
+    """Split off the prefixes; the flag states whether a failure is ignored."""
     match = re.match(r"[-+!@:]*", line)
     prefix = match.group() if match else ""
     return line[len(prefix) :], "-" in prefix
 
 
 def expand(command: str, env: Mapping[str, str]) -> list[str]:
-    """Split a command line and fill in its variables, `$NAME` as words and `${NAME}` in place."""
+    """Split a command line and expand its variables, `$NAME` as words and `${NAME}` in place."""
     words: list[str] = []
     for word in shlex.split(command.replace("$$", "\0")):
         if (match := re.fullmatch(r"\$(\w+)", word)) is not None:
@@ -173,7 +173,7 @@ def _service(name: str, section: Mapping[str, list[str]]) -> Service:
 
     kind = last("Type", "simple")
     if kind not in {"simple", "exec", "oneshot", "idle"}:
-        raise UnitError(f"{name}: the local cloud has no services of Type={kind}")
+        raise UnitError(f"{name}: the local cloud does not support Type={kind}")
     return Service(
         name=name,
         kind=kind,
@@ -195,7 +195,7 @@ def _service(name: str, section: Mapping[str, list[str]]) -> Service:
 
 def _timer(name: str, section: Mapping[str, list[str]]) -> Timer:
     if "OnCalendar" in section:
-        raise UnitError(f"{name}: the local cloud has no OnCalendar= timers")
+        raise UnitError(f"{name}: the local cloud does not support OnCalendar=")
 
     def spans(*keys: str) -> tuple[timedelta, ...]:
         return tuple(parse_span(value) for key in keys for value in section.get(key, []))

@@ -1,4 +1,4 @@
-"""The daemon: ministack behind a gateway that answers the instance-level calls itself."""
+"""The daemon: ministack, behind a gateway that answers instance-level calls itself."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from runctl.local.guest import permitted
 from runctl.local.guest.processes import die_with_parent
 
 if TYPE_CHECKING:
-    from runctl.local.server.gateway import FrontDoor
+    from runctl.local.server.gateway import Gateway
 
 REGION, ACCOUNT = "us-east-1", "000000000000"
 _KEEP_ALIVE_SECONDS = 75
 
 
 def main() -> None:
-    """Serve one local cloud until it is told to end."""
+    """Serve a local cloud until it is asked to stop."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
@@ -43,14 +43,16 @@ def main() -> None:
     private.make_folder(options.home)
     refused = ""
     if options.own_disks:
-        # First of all: a process with threads cannot enter. Only disks need it.
+        # First, since a process with threads cannot enter a namespace. Only disks need it.
         try:
             disks.enter_own_namespace()
         except OSError as exc:
             refused = str(exc)
-    # Also before there are threads: it forks.
+    # Also before there are threads, since it forks.
     shares = (
-        "it was started so" if options.shared_paths else permitted.why_shared_paths(options.home)
+        "it was started with this setting"
+        if options.shared_paths
+        else permitted.why_shared_paths(options.home)
     )
     if options.parent:
         die_with_parent(signal.SIGTERM)
@@ -60,7 +62,7 @@ def main() -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return  # another one was started here at the same moment; it is the one
+        return  # another one was started here at the same moment, and wins
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if refused and options.disk_bytes:
         raise SystemExit(f"instances cannot have disks of their own: {refused}")
@@ -70,7 +72,7 @@ def main() -> None:
         logging.warning("instances share the machine's paths and /tmp: %s", shares)
     listener = socket.create_server(("127.0.0.1", options.port), backlog=256)
     port = int(listener.getsockname()[1])
-    os.environ.pop("PYTHONPATH", None)  # it found this package; functions must not see it
+    os.environ.pop("PYTHONPATH", None)  # it has found this package; functions must not see it
     own_keys = keys.generate()
     keys.save(options.home, own_keys)
     _configure_ministack(options.home, port, own_keys)
@@ -82,7 +84,7 @@ def main() -> None:
 
 
 def _configure_ministack(home: Path, port: int, own_keys: Keys) -> None:
-    """Set what ministack reads while it is imported, and later to recognize its administrator."""
+    """Set what ministack reads on import, and later to recognize its administrator."""
     os.environ.pop("AWS_SESSION_TOKEN", None)
     os.environ |= {
         "AWS_ACCESS_KEY_ID": own_keys.access_key_id,
@@ -111,8 +113,8 @@ async def _serve(home: Path, listener: socket.socket, own_keys: Keys, setup: Set
 
     port = int(listener.getsockname()[1])
     url = f"http://127.0.0.1:{port}"
-    door = build(home, url=url, account=ACCOUNT, region=REGION, setup=setup)
-    guard = Guard(door, keys=own_keys, port=port, account=ACCOUNT)
+    gateway = build(home, url=url, account=ACCOUNT, region=REGION, setup=setup)
+    guard = Guard(gateway, keys=own_keys, port=port, account=ACCOUNT)
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = _KEEP_ALIVE_SECONDS
@@ -122,20 +124,20 @@ async def _serve(home: Path, listener: socket.socket, own_keys: Keys, setup: Set
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    announcement = asyncio.create_task(_announce(home, url, door))
+    announcement = asyncio.create_task(_announce(home, url, gateway))
     try:
         await serve(guard, config, shutdown_trigger=stop.wait)
     finally:
         announcement.cancel()
         (home / "endpoint.json").unlink(missing_ok=True)
         keys.remove(home)
-        await asyncio.to_thread(door.close)
+        await asyncio.to_thread(gateway.close)
     logging.shutdown()
-    os._exit(0)  # ministack's worker threads would keep the process
+    os._exit(0)  # otherwise ministack's worker threads would keep the process alive
 
 
-async def _announce(home: Path, url: str, door: FrontDoor) -> None:
-    await door.ready.wait()
+async def _announce(home: Path, url: str, gateway: Gateway) -> None:
+    await gateway.ready.wait()
     about = {"endpoint": url, "pid": os.getpid(), "region": REGION, "account": ACCOUNT}
     private.write(home / "endpoint.json", json.dumps(about))
 

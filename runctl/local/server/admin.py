@@ -1,4 +1,4 @@
-"""The local cloud's own API, below `/_runctl/`: what tests set, do and look at."""
+"""The local cloud's own API, below `/_runctl/`: what tests set, do and observe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Payload = dict[str, Any]
 
 
 class Admin:
-    """Answers the requests of `LocalCloudClient`."""
+    """The handler of `LocalCloudClient`'s requests."""
 
     def __init__(
         self,
@@ -72,10 +72,10 @@ class Admin:
         }
 
     def answer(self, method: str, path: str, payload: Payload) -> Any:
-        """Perform one request and return what is to be sent as JSON."""
+        """Perform a request and return what is to be sent as JSON."""
         route = self._routes.get((method, path))
         if route is None:
-            raise ApiError("NotFound", f"there is no {method} /_runctl/{path}", status=404)
+            raise ApiError("NotFound", f"{method} /_runctl/{path} does not exist", status=404)
         try:
             _check_names(method, path, payload)
             with records.scope(self._account, self._region):
@@ -117,7 +117,7 @@ class Admin:
         pool = None if payload["pool"] == "*" else _pool(payload["pool"])
         capacity, error = payload.get("capacity"), payload.get("error")
         if capacity is not None and (type(capacity) is not int or capacity < 0):
-            raise ValueError(f"capacity: {capacity!r} is not a whole number from 0 up")
+            raise ValueError(f"capacity: {capacity!r} is not a whole number of at least 0")
         if error is not None:
             _check_error(error)
         self._market.set_supply(pool, capacity, error or None)
@@ -177,13 +177,13 @@ class Admin:
     def _event(self, payload: Payload) -> Payload:
         detail_type, detail = payload["detail_type"], payload["detail"]
         if not isinstance(detail_type, str) or not isinstance(detail, dict):
-            raise ValueError("detail_type is a text, detail an object")  # noqa: TRY004
+            raise ValueError("detail_type must be a string, and detail an object")  # noqa: TRY004
         self._instances.bus.publish(detail_type, detail, resource=payload.get("resource", ""))
         return {}
 
 
 def _check_names(method: str, path: str, payload: Payload) -> None:
-    """Refuse a field that a request does not have, and one that it lacks."""
+    """Refuse unknown and missing fields of a request."""
     if path == "knobs" and method == "POST":
         return  # each knob is a field
     needed, optional = _FIELDS.get(path, ((), ()))
@@ -194,7 +194,7 @@ def _check_names(method: str, path: str, payload: Payload) -> None:
         raise ValueError(f"{path} needs {', '.join(missing)}")
 
 
-# What each request needs, and what it takes besides; the others take nothing.
+# What each request needs, and what else it accepts; the others accept nothing.
 _FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "capacity": (("pool",), ("capacity", "error")),
     "price": (("pool", "price"), ()),
@@ -211,7 +211,7 @@ _FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def _pool(text: str) -> Pool:
-    """Read the name of a pool that requests can reach; ValueError for any other."""
+    """Parse the name of a pool that requests can reach; ValueError for any other."""
     pool = Pool.parse(text)
     types = catalog.existing_types()
     if pool.instance_type not in types:
@@ -222,7 +222,7 @@ def _pool(text: str) -> Pool:
 
 
 def _check_error(code: str) -> None:
-    """Refuse what is not an error code, and what looks like one that is misspelled."""
+    """Refuse what is not an error code, and what looks like a misspelled one."""
     if not isinstance(code, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9.]*", code):
         raise ValueError(f"error: {code!r} is not an error code such as VcpuLimitExceeded")
     if code not in ERROR_CODES and difflib.get_close_matches(code, ERROR_CODES, cutoff=0.9):
@@ -232,34 +232,36 @@ def _check_error(code: str) -> None:
 def _number(name: str, value: Any, *, above_zero: bool = False) -> float:
     fits = type(value) in {int, float} and math.isfinite(value) and value >= 0
     if not fits or (above_zero and value == 0):
-        raise ValueError(f"{name}: {value!r} is not a number {'above' if above_zero else 'from'} 0")
+        raise ValueError(
+            f"{name}: {value!r} is not a number {'above' if above_zero else 'of at least'} 0"
+        )
     return float(value)
 
 
 def _flag(name: str, value: Any) -> bool:
     if type(value) is not bool:
-        raise ValueError(f"{name}: {value!r} is neither true nor false")
+        raise ValueError(f"{name}: {value!r} is not true or false")
     return value
 
 
-def _shown(one: Instance) -> Payload:
+def _shown(instance: Instance) -> Payload:
     return {
-        "instance_id": one.instance_id,
-        "state": one.state,
-        "pool": str(one.pool),
-        "instance_type": one.instance_type,
-        "zone": one.zone,
-        "lifecycle": one.lifecycle,
-        "launched_at": one.launched_at.isoformat(),
-        "notice": one.notice.isoformat() if one.notice else None,
-        "rebalance": one.rebalance.isoformat() if one.rebalance else None,
-        "reason": one.end.code if one.end else None,
-        "ended_by": one.end.journal_reason if one.end else None,
-        "fleet_id": one.fleet_id,
-        "root": str(one.root),
-        "supervisor_pid": one.supervisor_pid,
-        "metadata_url": one.metadata_url,
-        "agent_ready": one.agent_ready,
-        "role": one.profile.role if one.profile else None,
-        "tags": one.tags,
+        "instance_id": instance.instance_id,
+        "state": instance.state,
+        "pool": str(instance.pool),
+        "instance_type": instance.instance_type,
+        "zone": instance.zone,
+        "lifecycle": instance.lifecycle,
+        "launched_at": instance.launched_at.isoformat(),
+        "notice": instance.notice.isoformat() if instance.notice else None,
+        "rebalance": instance.rebalance.isoformat() if instance.rebalance else None,
+        "reason": instance.end.code if instance.end else None,
+        "ended_by": instance.end.journal_reason if instance.end else None,
+        "fleet_id": instance.fleet_id,
+        "root": str(instance.root),
+        "supervisor_pid": instance.supervisor_pid,
+        "metadata_url": instance.metadata_url,
+        "agent_ready": instance.agent_ready,
+        "role": instance.profile.role if instance.profile else None,
+        "tags": instance.tags,
     }

@@ -1,4 +1,4 @@
-"""What every part of the local cloud's server does with a connection: read, answer, replay."""
+"""Reading, answering and replaying HTTP requests, for every part of the local cloud's server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_headers(scope: Scope) -> dict[str, str]:
 
 
 def replaying(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read already once more, and then what follows it."""
+    """Replay a body that was read already, and then what follows it."""
     unread = [body]
 
     async def replay() -> Message:
@@ -37,7 +37,7 @@ def replaying(body: bytes, receive: Receive) -> Receive:
 
 
 async def read_body(receive: Receive) -> bytes:
-    """Read all of a request's body."""
+    """Read the whole body of a request."""
     parts, more = [], True
     while more:
         message = await receive()
@@ -54,7 +54,7 @@ async def respond(
     *,
     headers: list[tuple[bytes, bytes]] | None = None,
 ) -> None:
-    """Send a whole answer."""
+    """Send a complete answer."""
     about = [
         (b"content-type", content_type.encode()),
         (b"content-length", str(len(body)).encode()),

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - it changes how ministack invokes functions
-"""Lambda where ministack differs from AWS: errors, permissions, retries, what can be imported."""
+"""Lambda where ministack differs from AWS: errors, permissions, retries and imports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from runctl.local.stepfunctions.executions import current_execution, role_of
 
 logger = logging.getLogger(__name__)
 
-# What AWS's Python runtimes have beside the standard library.
+# What AWS's Python runtimes offer besides the standard library.
 _RUNTIME_MODULES = (
     "boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3",
 )  # fmt: skip
@@ -90,7 +90,7 @@ def _name_errors() -> None:
 
 
 def error_name(log: str) -> str | None:
-    """Find the class of the exception that ended a handler in what it logged last."""
+    """Find the class of the exception that ended a handler in its last log line."""
     *_, last = log.rpartition(_TRACEBACK)
     if _TRACEBACK not in log:
         return None
@@ -119,7 +119,7 @@ def _check_invocations() -> None:
 
 
 def _try_events_again() -> None:
-    """EventBridge invokes asynchronously: a failed handler is tried twice more."""
+    """Retry failed handlers twice, as EventBridge does, which invokes asynchronously."""
     invoke = eventbridge._invoke_target
 
     def invoke_target(target: Any, event: Any, rule: dict[str, Any], view: Any = None) -> None:
@@ -134,8 +134,10 @@ def _try_events_again() -> None:
         if not func or not config:
             return
         if not _may_invoke(func, arn):
-            # As on AWS nobody is told: only a metric counts it.
-            logger.warning("%s may not invoke %s: the function's policy lacks it", _rule.get(), arn)
+            # As on AWS, nobody is informed: only a metric counts it.
+            logger.warning(
+                "%s may not invoke %s: the function's policy does not allow it", _rule.get(), arn
+            )
             return
         record = lambda_svc._execution_record_for_config(func, config)
         lambda_svc.invoke_async_with_retry(record, json.loads(payload))

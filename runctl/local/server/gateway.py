@@ -1,4 +1,4 @@
-"""The gateway: which request is answered here, which by ministack, and the record of both."""
+"""The gateway: it answers a request or forwards it to ministack, and records it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _CREDENTIAL = re.compile(r"Credential=([^/]*)/[^/]*/([^/]*)/([^/]*)/aws4_request
 
 @dataclass
 class Call:
-    """One signed request to a service that the gateway looks at."""
+    """A signed request to a service that the gateway inspects."""
 
     scope: Scope
     service: str
@@ -63,7 +63,7 @@ class Call:
 
 @dataclass(frozen=True)
 class WireFormat:
-    """How a service writes its answers."""
+    """How a service formats its answers."""
 
     content_type: str
     render: Callable[[str, Mapping[str, Any]], bytes]
@@ -78,7 +78,7 @@ _SSM_WIRE = WireFormat(
 )
 
 
-class FrontDoor:
+class Gateway:
     """The ASGI application of the local cloud."""
 
     def __init__(
@@ -96,7 +96,7 @@ class FrontDoor:
         self.ready = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection's scope."""
+        """Serve a connection's scope."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["path"].startswith(ADMIN_PATH):
@@ -127,7 +127,7 @@ class FrontDoor:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Let ministack answer, unless AWS would refuse the size or the name of something."""
+        """Let ministack answer, unless AWS would refuse a size or a name."""
         action = headers.get("x-amz-target", "?").rpartition(".")[2]
         try:
             limits.check(limits.SERVICES[service], action, _document(body))
@@ -142,12 +142,12 @@ class FrontDoor:
         self._instances.end_all()
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def tell(message: Message) -> None:
+        async def send_while_starting(message: Message) -> None:
             await send(message)
             if message["type"] == "lifespan.startup.complete":
                 self.ready.set()
 
-        await ministack.app(scope, receive, tell)
+        await ministack.app(scope, receive, send_while_starting)
 
     async def _serve_admin(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive)
@@ -190,14 +190,16 @@ class FrontDoor:
         except Exception as exc:
             logger.exception("%s failed", call.action)
             self._record(call, outcome="InternalError", message=repr(exc))
-            body = wire_format.refuse("InternalError", f"the local cloud broke: {exc!r}")
+            body = wire_format.refuse(
+                "InternalError", f"internal error of the local cloud: {exc!r}"
+            )
             await respond(send, 500, wire_format.content_type, body)
         else:
             self._record(call, outcome="ok", answer=answer)
             await respond(send, 200, wire_format.content_type, body)
 
     def _takes(self, call: Call) -> bool:
-        """Read the call, and say whether it is answered here."""
+        """Parse the call, and return whether it is answered here."""
         if call.service == "ec2":
             flat = protocol.form(call.body)
             call.action = flat.get("Action", "?")
@@ -236,8 +238,8 @@ class FrontDoor:
         )
 
 
-def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> FrontDoor:
-    """Put a local cloud together."""
+def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> Gateway:
+    """Assemble a local cloud."""
     market, knobs, journal, calls = Market(), setup.knobs, Journal(), Journal()
     iam.count_loopback_as_tls()
     iam.trust_the_guard()
@@ -268,7 +270,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> F
     ssm = Ssm(instances)
     provisioning.install(ssm)
     protocol.service_model("ec2")  # now, not in the first call
-    return FrontDoor(ec2=ec2, ssm=ssm, quotas=quotas, admin=admin, instances=instances, calls=calls)
+    return Gateway(ec2=ec2, ssm=ssm, quotas=quotas, admin=admin, instances=instances, calls=calls)
 
 
 def _region(call: Call) -> str | None:
@@ -281,7 +283,7 @@ def _plain(value: Any) -> Any:
 
 
 def _document(body: bytes) -> dict[str, Any]:
-    """Read a JSON body; what is none is ministack's to refuse."""
+    """Parse a JSON body; ministack refuses an invalid one."""
     try:
         found = json.loads(body or b"{}")
     except ValueError:

@@ -1,9 +1,9 @@
-"""The guard before the gateway: only the owner of the local cloud gets past it.
+"""The guard in front of the gateway, which admits only the owner of the local cloud.
 
-Other users of the machine reach the loopback too, and so does every web page that the owner opens.
-What a browser sends is refused by what browsers always add; a name that a page made to point here
-(DNS rebinding) is not a name of the local cloud; and every request proves that its sender knows a
-key. Nothing is read from a body or done before that.
+Other users of the machine can reach the loopback interface, and so can every web page that the
+owner opens. A browser's request is recognized by what browsers always add, and refused; a name that
+a page made to point here (DNS rebinding) is not a name of the local cloud; and every request proves
+that its sender knows a key. Nothing is read from a body or done before that.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from runctl.local.server.asgi import (
 logger = logging.getLogger(__name__)
 
 _KEY_HEADER = local_keys.HEADER.lower()
-# CloudFormation gives each custom resource an address of its own, which no one can guess; on AWS it
-# is a presigned URL.
+# CloudFormation gives each custom resource its own address, which cannot be guessed; on AWS it is a
+# presigned URL.
 _ANSWERS = ("/_ministack/cfn-response/", "/_ministack/cfn-signal/")
 _FROM_BROWSERS = ("origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
 _LONG = 1024 * 1024
@@ -46,14 +46,14 @@ _BAD_REQUEST = frozenset({"InvalidRequest", "XAmzContentSHA256Mismatch"})
 
 
 class Guard:
-    """An ASGI application that lets the owner's requests through to another one."""
+    """An ASGI application that forwards the owner's requests to another one."""
 
     def __init__(self, application: Application, *, keys: Keys, port: int, account: str) -> None:
         self._application, self._keys, self._account = application, keys, account
         self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection's scope."""
+        """Serve a connection's scope."""
         if scope["type"] == "lifespan":
             await self._application(scope, receive, send)
         elif scope["type"] != "http":
@@ -88,7 +88,7 @@ class Guard:
         await self._application(scope, receive, send)
 
     def _stranger(self, method: str, headers: dict[str, str]) -> str:
-        """Say why a request cannot come from an AWS tool of the owner; empty when it can."""
+        """Return why a request cannot come from an AWS tool of the owner; empty if it can."""
         host = headers.get("host", "")
         if host.lower() not in self._hosts:
             return f"Host: {host[:100]!r} is not a name of the local cloud; use 127.0.0.1"
@@ -131,7 +131,7 @@ _WRONG_KEY = json.dumps(
 
 
 def _without_cors(send: Send) -> Send:
-    """Leave out the headers with which the emulator lets any web page read an answer."""
+    """Remove the headers with which the emulator lets any web page read an answer."""
 
     async def filtered(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -149,11 +149,12 @@ def _without_cors(send: Send) -> Send:
 async def _refuse(
     scope: Scope, headers: dict[str, str], send: Send, refusal: signatures.Refusal
 ) -> None:
-    """Answer as the service does whose signature was wrong."""
+    """Answer like the service whose signature was wrong."""
     query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     service = router.detect_service(scope["method"], scope["path"], headers, query)
     if "authorization" not in headers and headers.get("content-type", "").startswith(_FORM):
-        service = "sts"  # on AWS the host names the service; all of this protocol answer alike
+        # on AWS, the host names the service; all services of this protocol answer alike
+        service = "sts"
     logger.warning("refused: %s to %s", refusal.code, service)
     status, answer, body = iam_actions.access_denied_response(
         service,

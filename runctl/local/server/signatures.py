@@ -1,10 +1,10 @@
-"""Who signed a request: signature version 4 in all its forms, verified before anything is done.
+"""Signature version 4 in all its forms: who signed a request, verified before anything is done.
 
-The emulator behind takes several keys, such as `test` or any account id, for its administrator
-without looking at their secrets. No request with one of them gets past here.
+The emulator behind accepts several keys, such as `test` or any account id, for its administrator
+without checking their secrets. No request with one of them passes here.
 
 Sources: "AWS Signature Version 4 for API requests" in the IAM User Guide; "Authenticating Requests"
-in the Amazon S3 API Reference, for presigned URLs and bodies that are signed in chunks.
+in the Amazon S3 API Reference, for presigned URLs and bodies signed in chunks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ROOT_KEYS = re.compile(r"|test|\d{12}")
 
 
 class Refusal(Exception):  # noqa: N818 - it is what the caller gets
-    """The signature does not prove who sent the request; `code` is what AWS answers."""
+    """A signature that does not prove who sent the request; `code` is what AWS answers."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -48,7 +48,7 @@ class Refusal(Exception):  # noqa: N818 - it is what the caller gets
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it was sent; the names of headers are in lower case."""
+    """A request as it was sent, with the names of headers in lower case."""
 
     method: str
     raw_path: str
@@ -58,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Signed:
-    """A request whose signature is right, if its body is what `payload_hash` says."""
+    """A request whose signature is valid, if its body matches `payload_hash`."""
 
     request: Request
     parts: HeaderSignature
@@ -68,7 +68,7 @@ class Signed:
 
     @property
     def needs_body(self) -> bool:
-        """Say whether the body is part of what was signed."""
+        """Whether the body is part of what was signed."""
         return self.payload_hash not in {_UNSIGNED, _UNSIGNED_CHUNKS}
 
     def check_body(self, body: bytes) -> None:
@@ -94,9 +94,9 @@ class Signed:
 
 
 def verify(request: Request, keys: Keys, *, now: datetime, account: str) -> Signed:
-    """Find out who signed a request; raise Refusal unless it is someone that this cloud knows.
+    """Determine who signed a request; raise Refusal unless this cloud knows the signer.
 
-    A body that was signed is still to be checked, with `check_body`.
+    A signed body still has to be checked, with `check_body`.
     """
     query = request.query
     authorization = request.headers.get("authorization", "")
@@ -105,11 +105,11 @@ def verify(request: Request, keys: Keys, *, now: datetime, account: str) -> Sign
     if not authorization and not is_presigned:
         raise Refusal("MissingAuthenticationToken", "Request is missing Authentication Token")
     if authorization and is_presigned:
-        # Whoever reads the request next would have to choose between two callers.
+        # Otherwise, the next reader would have to choose between two callers.
         raise Refusal("IncompleteSignature", "Only one auth mechanism allowed")
     parts = _from_query(query) if is_presigned else _from_header(request.headers)
     if parts.service == "s3" and "x-amz-target" in request.headers:
-        # Only S3 takes bodies that were not signed; no other service takes S3's signatures.
+        # Only S3 accepts unsigned bodies, and no other service accepts S3's signatures.
         raise Refusal("SignatureDoesNotMatch", "Credential should be scoped to correct service.")
     _check_time(parts, query, now=now, is_presigned=is_presigned)
     _check_signed_headers(parts, request)
@@ -201,7 +201,7 @@ def _check_signed_headers(parts: HeaderSignature, request: Request) -> None:
 
 
 def _secret_of(access_key_id: str, token: str, keys: Keys, account: str) -> str:
-    """Return the secret of an access key; raise Refusal unless it and its token are known."""
+    """Return the secret of an access key; raise Refusal if it or its token is unknown."""
     if hmac.compare_digest(access_key_id, keys.access_key_id) and not token:
         return keys.secret_access_key
     unknown = Refusal(
@@ -224,7 +224,7 @@ def _secret_of(access_key_id: str, token: str, keys: Keys, account: str) -> str:
 
 
 def _payload_hash(request: Request, parts: HeaderSignature, *, is_presigned: bool) -> str:
-    """Return what was signed in place of the body, empty when it is the body's own hash."""
+    """Return what was signed in place of the body; empty if it is the body's own hash."""
     stated = request.headers.get("x-amz-content-sha256", "")
     if parts.service != "s3":
         if stated and not re.fullmatch(r"[0-9a-f]{64}", stated):

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - it walks with ministack's interpreter of state machines
-"""Executions of state machines: which one a thread works for, where it stands, and its stop."""
+"""Executions of state machines: which one a thread works for, its position, and its stop."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from runctl.local.core.limits import MAX_STATE_BYTES
 
 logger = logging.getLogger(__name__)
 
-# What is known of an execution. Each redrive makes a new one under the same ARN, so that whatever
-# is still at work for the life before finds its own execution ended, and changes nothing.
+# The record of an execution. Each redrive makes a new record under the same ARN, so that threads
+# that still work for the previous one find it ended, and change nothing.
 Execution = dict[str, Any]
 _Key = tuple[str, int]
 
@@ -39,15 +39,15 @@ class StoppedError(BaseException):
     """The execution was stopped or timed out: nothing may catch or retry that."""
 
 
-class Lives:
-    """The stop flags and open task tokens of every life of an execution."""
+class StopFlags:
+    """The stop flags and open task tokens of executions, one set per record."""
 
     def __init__(self) -> None:
         self._stopped: defaultdict[_Key, threading.Event] = defaultdict(threading.Event)
         self._tokens: defaultdict[_Key, set[str]] = defaultdict(set)
 
     def stopped(self, execution: Execution) -> threading.Event:
-        """Return what is set once the execution is over before its time."""
+        """Return the event that is set once the execution has ended early."""
         return self._stopped[_key(execution)]
 
     def tokens(self, execution: Execution) -> set[str]:
@@ -67,13 +67,13 @@ def _key(execution: Execution) -> _Key:
 
 
 def current_execution() -> Execution | None:
-    """Tell which execution the calling thread works for."""
+    """Return the execution that the calling thread works for."""
     return _current.get()
 
 
 @contextlib.contextmanager
 def working_for(execution: Execution | None) -> Iterator[None]:
-    """Let the calling thread work for an execution."""
+    """Make the calling thread work for an execution."""
     token = _current.set(execution)
     try:
         yield
@@ -82,14 +82,14 @@ def working_for(execution: Execution | None) -> Iterator[None]:
 
 
 def role_of(execution: Execution) -> str:
-    """Name the role of the execution's state machine."""
+    """Return the role of the execution's state machine."""
     return str(sfn._state_machines[execution["stateMachineArn"]]["roleArn"])
 
 
 def definition_of(execution: Execution) -> dict[str, Any] | None:
-    """Return the definition that the execution began with, which a redrive goes on with.
+    """Return the definition that the execution began with, which a redrive continues with.
 
-    None when the state machine was deleted.
+    None if the state machine was deleted.
     """
     machine = sfn._state_machines.get(execution["stateMachineArn"])
     if machine is None:
@@ -101,7 +101,7 @@ def definition_of(execution: Execution) -> dict[str, Any] | None:
 
 
 def walk(execution: Execution) -> None:
-    """Go from state to state until the execution has ended, from where it stands."""
+    """Go from state to state until the execution has ended, from its current position."""
     try:
         definition = definition_of(execution)
         if definition is None:
@@ -119,7 +119,7 @@ def _walk(execution: Execution, definition: dict[str, Any], position: dict[str, 
     context = _context(execution, definition, copy.deepcopy(position["variables"]))
     name, data = position["state"], json.loads(position["input"])
     while name:
-        # What a redrive starts with, whatever becomes of the state.
+        # What a redrive starts with, whatever happens in the state.
         execution["position"] = {
             "state": name,
             "input": json.dumps(data),
@@ -182,7 +182,7 @@ def _note(execution: Execution, state: dict[str, Any], what: str, **details: str
 def _pass_through(
     execution: Execution, state: dict[str, Any], data: Any, context: dict[str, Any]
 ) -> tuple[Any, str | None]:
-    """Do what a state does; return its output and the name of the next one."""
+    """Execute a state; return its output and the name of the next one."""
     kind = state.get("Type", "")
     if kind == "Succeed":
         data = sfn._apply_input_path(state, data, context)

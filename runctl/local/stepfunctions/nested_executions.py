@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - it changes how ministack's interpreter of state machines behaves
-"""Nested executions that are waited for: executions of their own, with history, events, an end."""
+"""Nested executions that are waited for: executions of their own, with history and events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runctl.local.core import iam
 from runctl.local.core.permissions import REQUIRED
 from runctl.local.stepfunctions.executions import (
     Execution,
-    Lives,
+    StopFlags,
     StoppedError,
     current_execution,
     role_of,
@@ -22,7 +22,7 @@ from runctl.local.stepfunctions.executions import (
 _MANAGED_RULE = "StepFunctionsGetEventsForStepFunctionsExecutionRule"
 
 
-def install(lives: Lives) -> None:
+def install(stop_flags: StopFlags) -> None:
     """Change how ministack runs `.sync` children, once."""
 
     def invoke(resource: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -37,23 +37,25 @@ def install(lives: Lives) -> None:
             raise sfn._ExecutionError(name, answer.get("message", ""))
         child = sfn._executions[answer["executionArn"]]
         while child["status"] == "RUNNING":
-            if parent and lives.stopped(parent).wait(0.05):
+            if parent and stop_flags.stopped(parent).wait(0.05):
                 sfn._stop_execution({"executionArn": child["executionArn"]})
                 raise StoppedError
             if not parent:
                 time.sleep(0.05)
         if child["status"] != "SUCCEEDED":
-            raise sfn._ExecutionError("States.TaskFailed", json.dumps(_told(child, parse=False)))
-        return _told(child, parse=resource.endswith(":2"))
+            raise sfn._ExecutionError(
+                "States.TaskFailed", json.dumps(_described(child, parse=False))
+            )
+        return _described(child, parse=resource.endswith(":2"))
 
     sfn._invoke_nested_start_execution_sync = invoke
 
 
-def _told(child: Execution, *, parse: bool) -> dict[str, Any]:
+def _described(child: Execution, *, parse: bool) -> dict[str, Any]:
     def value(text: str | None) -> Any:
         return json.loads(text) if parse and text else text
 
-    told = {
+    described = {
         "ExecutionArn": child["executionArn"],
         "StateMachineArn": child["stateMachineArn"],
         "Name": child["name"],
@@ -65,7 +67,7 @@ def _told(child: Execution, *, parse: bool) -> dict[str, Any]:
         "Error": child.get("error"),
         "Cause": child.get("cause"),
     }
-    return {key: value for key, value in told.items() if value is not None}
+    return {key: value for key, value in described.items() if value is not None}
 
 
 def _check_nesting(parent: Execution, machine: str) -> None:

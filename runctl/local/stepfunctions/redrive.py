@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - it adds to ministack's Step Functions
-"""RedriveExecution: start an execution again in the state in which it ended."""
+"""RedriveExecution: restart an execution in the state in which it ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runctl.local.stepfunctions.executions import Execution
 _UNSUCCESSFUL = frozenset({"FAILED", "TIMED_OUT", "ABORTED"})
 _REDRIVABLE_FOR = timedelta(days=14)
 _MAX_EXECUTION_TIME = timedelta(days=365)
-# The history holds 25,000 events, and a redrive leaves two at least.
+# The history holds 25,000 events, and a redrive adds at least two.
 _TOO_MANY_EVENTS = 24_999
 _ARN = re.compile(r"arn:[a-z-]+:states:[a-z0-9-]+:\d{12}:(execution|express):.+")
 _CLIENT_TOKEN = re.compile(r"[!-~]{1,64}")
@@ -32,7 +32,7 @@ _TOKEN_VALID_FOR = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class _Used:
-    """A client token that an execution was redriven with."""
+    """A client token with which an execution was redriven."""
 
     token: str
     at: datetime
@@ -40,7 +40,7 @@ class _Used:
 
 
 def install() -> None:
-    """Let ministack answer RedriveExecution, and tell of redrives where it tells of executions."""
+    """Make ministack answer RedriveExecution, and report redrives with executions."""
     _answer_redrives(Redrives())
     _describe_redrives()
     _list_redrives()
@@ -48,13 +48,13 @@ def install() -> None:
 
 
 class Redrives:
-    """Answers RedriveExecution."""
+    """The handler of RedriveExecution."""
 
     def __init__(self) -> None:
         self._used: dict[str, deque[_Used]] = {}
 
     def redrive(self, request: Mapping[str, Any]) -> Any:
-        """Answer one request."""
+        """Answer a request."""
         arn, token = request.get("executionArn"), request.get("clientToken")
         if not isinstance(arn, str):
             return error_response_json("ValidationException", "executionArn is required", 400)
@@ -84,7 +84,7 @@ class Redrives:
 def why_not_redrivable(
     execution: Execution, machine: Mapping[str, Any] | None, *, now: datetime
 ) -> str:
-    """Say why an execution cannot be redriven; empty when it can."""
+    """Return why an execution cannot be redriven; empty if it can."""
     if machine is None:
         return "State machine is in DELETING status"
     if execution.get("sync") or machine.get("type") == "EXPRESS":
@@ -105,7 +105,7 @@ def _time_of(text: str) -> datetime:
 
 
 def _start_again(ended: Execution) -> str:
-    """Start the next life of an execution; return the date of it."""
+    """Begin a new record of an execution; return its date."""
     date = sfn.now_iso()
     count = ended.get("redriveCount", 0) + 1
     execution = {
@@ -129,7 +129,7 @@ def _start_again(ended: Execution) -> str:
 
 
 def _facts(execution: Execution) -> dict[str, Any]:
-    """What is told of an execution's redrives."""
+    """Return what is reported about an execution's redrives."""
     machine = sfn._state_machines.get(execution["stateMachineArn"])
     reason = why_not_redrivable(execution, machine, now=datetime.now(timezone.utc))
     facts = {
@@ -197,13 +197,13 @@ def _announce_redrives() -> None:
     def put_events(data: dict[str, Any], **options: Any) -> Any:
         for entry in data.get("Entries", []):
             if entry.get("Source") == "aws.states" and options.get("allow_aws_source"):
-                _tell(entry)
+                _add_redrives(entry)
         return put(data, **options)
 
     eventbridge._put_events = put_events
 
 
-def _tell(entry: dict[str, Any]) -> None:
+def _add_redrives(entry: dict[str, Any]) -> None:
     detail = json.loads(entry["Detail"])
     execution = sfn._executions.get(detail.get("executionArn"))
     if execution is not None:

@@ -15,9 +15,9 @@ from ministack.core.responses import error_response_json, json_response
 from ministack.services import stepfunctions as sfn
 
 from runctl.local.core.knobs import Knobs
-from runctl.local.stepfunctions.executions import Lives, StoppedError, current_execution
+from runctl.local.stepfunctions.executions import StopFlags, StoppedError, current_execution
 
-# The TimeoutSeconds and HeartbeatSeconds of the callback task that the thread is about to wait for.
+# TimeoutSeconds and HeartbeatSeconds of the callback task for which the thread will wait.
 _bounds: contextvars.ContextVar[dict[str, float | None]] = contextvars.ContextVar("bounds")
 _BOUNDS = ("TimeoutSeconds", "HeartbeatSeconds")
 
@@ -25,12 +25,12 @@ _DEFAULT_TIMEOUT_SECONDS = 99_999_999
 _WAITS_FOR_TOKEN = ".waitForTaskToken"  # noqa: S105
 
 
-def install(lives: Lives, knobs: Knobs) -> Callable[[str], str | None]:
-    """Change ministack's interpreter, once; the result tells which machine made a task token."""
+def install(stop_flags: StopFlags, knobs: Knobs) -> Callable[[str], str | None]:
+    """Change ministack's interpreter, once; the result maps a task token to its state machine."""
     closed: set[str] = set()
     machines: dict[str, str] = {}
     _new_token_each_try()
-    _wait_for_tokens(lives, knobs, closed=closed, machines=machines)
+    _wait_for_tokens(stop_flags, knobs, closed=closed, machines=machines)
     _answer_stale_tokens(closed)
     _count_heartbeats_as_timeouts()
     return machines.get
@@ -67,7 +67,7 @@ def _seconds(state: dict[str, Any], name: str, data: Any, ctx: Any) -> float | N
 
 
 def _wait_for_tokens(
-    lives: Lives, knobs: Knobs, *, closed: set[str], machines: dict[str, str]
+    stop_flags: StopFlags, knobs: Knobs, *, closed: set[str], machines: dict[str, str]
 ) -> None:
     def invoke(resource: str, data: Any, token: str, _state: dict[str, Any]) -> Any:
         execution = current_execution() or {"executionArn": ""}
@@ -78,15 +78,15 @@ def _wait_for_tokens(
             "heartbeat": None,
         }
         sfn._task_tokens[token] = task
-        lives.tokens(execution).add(token)
+        stop_flags.tokens(execution).add(token)
         machines[token] = execution.get("stateMachineArn", "")
         try:
-            # An error of the integration itself fails the task, it does not wait for a callback.
+            # An error of the integration itself fails the task, instead of waiting for a callback.
             sfn._invoke_resource(resource.replace(_WAITS_FOR_TOKEN, ""), data)
-            _wait(task, _bounds.get({}), lives.stopped(execution), knobs)
+            _wait(task, _bounds.get({}), stop_flags.stopped(execution), knobs)
         finally:
             sfn._task_tokens.pop(token, None)
-            lives.tokens(execution).discard(token)
+            stop_flags.tokens(execution).discard(token)
             closed.add(token)
         if error := task["error"]:
             raise sfn._ExecutionError(error.get("Error", "TaskFailed"), error.get("Cause", ""))
@@ -98,7 +98,7 @@ def _wait_for_tokens(
 def _wait(
     task: dict[str, Any], bounds: dict[str, float | None], stopped: threading.Event, knobs: Knobs
 ) -> None:
-    """Wait for the callback, the end of patience with silence, or the stop of the execution."""
+    """Wait for the callback, a timeout, or the stop of the execution."""
     started = last_beat = time.monotonic()
     timeout: float = bounds.get("TimeoutSeconds") or _DEFAULT_TIMEOUT_SECONDS
     beat_within = bounds.get("HeartbeatSeconds")
@@ -113,7 +113,7 @@ def _wait(
         if now - last_beat >= silence:
             raise sfn._ExecutionError("States.HeartbeatTimeout", "No heartbeat in time.")
         left = min(started + timeout, last_beat + silence) - now
-        # The scale may be changed meanwhile: look again every half second.
+        # The scale may change meanwhile: check every half second.
         task["event"].wait(min(left, 0.5))
     if stopped.is_set():
         raise StoppedError

@@ -17,7 +17,7 @@ from runctl.local.core.knobs import Knobs
 from runctl.local.stepfunctions import nested_executions, redrive, task_tokens
 from runctl.local.stepfunctions.executions import (
     Execution,
-    Lives,
+    StopFlags,
     StoppedError,
     current_execution,
     definition_of,
@@ -27,19 +27,19 @@ from runctl.local.stepfunctions.executions import (
 
 
 def install(knobs: Knobs) -> Callable[[str], str | None]:
-    """Change ministack's interpreter, once; the result tells which machine made a task token."""
-    lives = Lives()
-    _run_and_stop(lives)
-    _sleep_until_stopped(lives, knobs)
-    machine_of = task_tokens.install(lives, knobs)
-    _honour_output_of_succeed()
-    nested_executions.install(lives)
+    """Change ministack's interpreter, once; the result maps a task token to its state machine."""
+    stop_flags = StopFlags()
+    _run_and_stop(stop_flags)
+    _sleep_until_stopped(stop_flags, knobs)
+    machine_of = task_tokens.install(stop_flags, knobs)
+    _honor_output_of_succeed()
+    nested_executions.install(stop_flags)
     _start_idempotently()
     redrive.install()
     return machine_of
 
 
-def _run_and_stop(lives: Lives) -> None:  # noqa: C901 - seven short functions that share state
+def _run_and_stop(stop_flags: StopFlags) -> None:  # noqa: C901 - seven short functions that share state
     execute_task, add_event = sfn._execute_task, sfn._add_event
     fail, stop = sfn._fail_execution, sfn._stop_execution
 
@@ -71,10 +71,10 @@ def _run_and_stop(lives: Lives) -> None:  # noqa: C901 - seven short functions t
         execution.update(status="TIMED_OUT", stopDate=sfn.now_iso())
         add_event(execution, "ExecutionTimedOut", {"executionTimedOutEventDetails": {}})
         sfn._emit_execution_status_event(execution)
-        lives.stop(execution)
+        stop_flags.stop(execution)
 
     def run_task(state: Any, data: Any, execution: Execution, ctx: Any) -> Any:
-        with working_for(execution):  # branches of Parallel and Map have threads of their own
+        with working_for(execution):  # branches of Parallel and Map have their own threads
             return execute_task(state, data, execution, ctx)
 
     def fail_execution(execution: Execution, error: str, cause: str) -> None:
@@ -85,11 +85,11 @@ def _run_and_stop(lives: Lives) -> None:  # noqa: C901 - seven short functions t
         answer = stop(data)
         execution = sfn._executions.get(data.get("executionArn", ""))
         if execution and execution["status"] == "ABORTED":
-            lives.stop(execution)
+            stop_flags.stop(execution)
         return answer
 
     def note_while_running(execution: Execution, kind: str, details: Any = None) -> Any:
-        # What a function answers after the stop is no part of the history any more.
+        # A function's answer after the stop does not enter the history.
         if execution["status"] != "RUNNING" and not kind.startswith("Execution"):
             raise StoppedError
         return add_event(execution, kind, details)
@@ -99,7 +99,7 @@ def _run_and_stop(lives: Lives) -> None:  # noqa: C901 - seven short functions t
     sfn._add_event = note_while_running
 
 
-def _sleep_until_stopped(lives: Lives, knobs: Knobs) -> None:
+def _sleep_until_stopped(stop_flags: StopFlags, knobs: Knobs) -> None:
     knobs.wait_scale = sfn._SFN_WAIT_SCALE
 
     def sleep(seconds: float) -> None:
@@ -107,13 +107,13 @@ def _sleep_until_stopped(lives: Lives, knobs: Knobs) -> None:
         scaled = max(0.0, seconds * knobs.wait_scale)
         if execution is None:
             time.sleep(scaled)
-        elif lives.stopped(execution).wait(scaled):
+        elif stop_flags.stopped(execution).wait(scaled):
             raise StoppedError
 
     sfn._scaled_sleep = sleep
 
 
-def _honour_output_of_succeed() -> None:
+def _honor_output_of_succeed() -> None:
     apply = sfn._apply_output_path
 
     def output(state: dict[str, Any], data: Any, ctx: Any = None) -> Any:
