@@ -1,4 +1,4 @@
-"""Whether everything that a run had is accounted for: machines, fleets, parts."""
+"""Accounting for everything that a run had: machines, fleets, parts."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -10,18 +10,25 @@ from tests.e2e.testbed import Testbed
 
 def check_machines(testbed: Testbed, run_id: str) -> None:
     testbed.wait_for_no_instance(run_id)
-    known = {one for attempt in testbed.attempts(run_id) for one in attempt.instance_ids}
-    assert {one["instance_id"] for one in testbed.instances(run_id)} == known
+    known = {
+        instance_id for attempt in testbed.attempts(run_id) for instance_id in attempt.instance_ids
+    }
+    assert {instance["instance_id"] for instance in testbed.instances(run_id)} == known
     fleets = find_fleets(
         testbed.clients.get("ec2"), templates=set(testbed.deployment.launch_templates.values())
     )
-    launched = [one for fleet in fleets if fleet.run_id == run_id for one in fleet.instance_ids]
+    launched = [
+        instance_id
+        for fleet in fleets
+        if fleet.run_id == run_id
+        for instance_id in fleet.instance_ids
+    ]
     assert sorted(launched) == sorted(known)
     assert len(launched) == len(set(launched))
 
 
 def check_parts(testbed: Testbed, run_id: str) -> None:
-    """Every part is one that a manifest needs, or garbage that a prune finds and removes."""
+    """Check that every part is needed by a manifest, or is garbage that a prune removes."""
     store = CheckpointStore(
         testbed.clients.get("s3"), bucket=testbed.deployment.bucket, run_id=run_id
     )

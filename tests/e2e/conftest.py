@@ -1,4 +1,4 @@
-"""One local cloud with the real deployment for all end-to-end tests, IAM enforced."""
+"""A local cloud with the real deployment for all end-to-end tests, with IAM enforced."""
 
 import uuid
 from pathlib import Path
@@ -31,12 +31,12 @@ def testbed(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(autouse=True)
 def _open_market(testbed: Testbed):
-    """Every test finds the market open, whatever the one before did."""
+    """Open the market for every test, whatever the previous one did."""
     yield
     testbed.cloud.reset()
 
 
 @pytest.fixture
 def new_name():
-    """Names that no other run has."""
+    """A source of names that no other run has."""
     return lambda: f"test-{uuid.uuid4().hex[:12]}"

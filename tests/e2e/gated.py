@@ -1,4 +1,4 @@
-"""A run whose trainer goes on for as long as its gate is shut, and then to the same end."""
+"""A run whose trainer continues until its gate is opened, and then always ends the same way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.e2e.books import check_machines
 from tests.e2e.testbed import Testbed, wait_for
 
 LAST, EVERY = 40, 5
-# Instances share this machine, so a lock tells of a second trainer of the same run.
+# Instances share this machine, so a lock reveals a second trainer of the same run.
 PROGRAM = """
 import fcntl, hashlib, os, pathlib, sys, time
 from runctl import training
@@ -54,7 +54,7 @@ else:
 
 
 def undisturbed() -> bytes:
-    """Return the weights that the trainer ends with when nothing happens to it."""
+    """Return the weights that the trainer ends with if it is not interrupted."""
     weights = b""
     for step in range(1, LAST + 1):
         weights = hashlib.sha512(weights + bytes([step])).digest() * 512
@@ -63,14 +63,14 @@ def undisturbed() -> bytes:
 
 @dataclass
 class GatedRun:
-    """Such a run, by its id."""
+    """A gated run, by its id."""
 
     testbed: Testbed
     run_id: str
     gate: Path
 
     def start(self, **request: Any) -> None:
-        """Start it with its gate shut."""
+        """Start it with its gate closed."""
         code = self.testbed.upload_project({"train.py": PROGRAM})
         env = {"GATE": str(self.gate), "LAST": str(LAST), "EVERY": str(EVERY)}
         self.testbed.start(
@@ -78,7 +78,7 @@ class GatedRun:
         )
 
     def hold_next(self, point: str, how: str = HOLD) -> None:
-        """Let the agents of instances that boot from now on stop, or hang, at a fault point."""
+        """Make the agents of instances that boot from now on stop, or hang, at a fault point."""
         self.testbed.cloud.set_knobs(environment={how: point} if point else {})
 
     def wait_until_held(self, attempt: int) -> tuple[str, int]:
@@ -94,11 +94,11 @@ class GatedRun:
         return next((pid for pid in family if _state(pid) == "T"), None)
 
     def go_on(self, pid: int) -> None:
-        """Let a held agent go on."""
+        """Let a held agent continue."""
         os.kill(pid, signal.SIGCONT)
 
     def finish(self) -> list[Attempt]:
-        """Open the gate, wait for the end, check what has to hold of any run; return attempts."""
+        """Open the gate, wait for the end, check what holds for any run; return its attempts."""
         self.gate.touch()
         testbed, run_id = self.testbed, self.run_id
         ended = testbed.wait_for_training_completion(run_id)
@@ -107,8 +107,10 @@ class GatedRun:
         run, attempts = testbed.run(run_id), testbed.attempts(run_id)
         assert run.ended is RunStatus.COMPLETED
         assert run.fence == attempts[-1].number == len(attempts)
-        assert all(one.ended is not None for one in attempts), testbed.story(run_id)
-        resumed = [one.resume_step or 0 for one in attempts if "started" in one.timeline]
+        assert all(attempt.ended is not None for attempt in attempts), testbed.story(run_id)
+        resumed = [
+            attempt.resume_step or 0 for attempt in attempts if "started" in attempt.timeline
+        ]
         assert resumed == sorted(resumed)
         testbed.verify_checkpoint_exists(run_id)
         check_machines(testbed, run_id)

@@ -1,4 +1,4 @@
-"""Interruptions at random moments, of every kind, one after another."""
+"""Interruptions of every kind at random moments, one after another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WAIT_TIMEOUT = timedelta(seconds=60)
 
 @dataclass
 class Soak:
-    """Interrupts a run; a seed repeats the choice of kinds and pauses, not the machine's pace."""
+    """Interrupts a run; a seed fixes the choice of kinds and pauses, not the machine's speed."""
 
     testbed: Testbed
     run_id: str
@@ -38,9 +38,9 @@ class Soak:
             "the replacement": self._the_replacement,
             "both at once": self._both_at_once,
         }
-        # Each kind once before any a second time.
+        # Each kind once before any of them a second time.
         least = min(self.done[kind] for kind in kinds)
-        kind = self.dice.choice([one for one in kinds if self.done[one] == least])
+        kind = self.dice.choice([name for name in kinds if self.done[name] == least])
         attempt = self._wait(self._newest_that_saved, "a checkpoint of the newest attempt")
         self._pause(0.6)
         kinds[kind](attempt)
@@ -58,7 +58,7 @@ class Soak:
         self._take(attempt.instance_ids[0], notice=False)
 
     def _take(self, instance_id: str, **how: object) -> None:
-        # The blow before may have hit it already, and the ledger not have heard of that yet.
+        # The last interruption may have hit it already, without the ledger knowing yet.
         with contextlib.suppress(LocalCloudError):
             self.testbed.cloud.interrupt(instance_id, **how)
 
@@ -87,9 +87,9 @@ class Soak:
         self._take(instance_id, notice=False)
 
     def _newest_that_saved(self) -> Attempt | None:
-        """Return the attempt that trains, once it has committed something of its own."""
+        """Return the running attempt, once it has committed something of its own."""
         attempts = self.testbed.attempts(self.run_id)
-        training = [one for one in attempts if one.stage is AttemptStage.RUNNING]
+        training = [attempt for attempt in attempts if attempt.stage is AttemptStage.RUNNING]
         run = self.testbed.run(self.run_id)
         if not training or training[-1].number <= self.last or run.committed_at is None:
             return None
@@ -97,11 +97,11 @@ class Soak:
         assert newest.running_at is not None
         return newest if run.committed_at > newest.running_at else None
 
-    def _wait(self, look: Callable, what: str):
+    def _wait(self, check: Callable, what: str):
         def look_at_a_live_run():
             ended = self.testbed.run(self.run_id).ended
             assert ended is None, f"the run ended as {ended}: {self.testbed.story(self.run_id)}"
-            return look()
+            return check()
 
         try:
             return wait_for(look_at_a_live_run, what, timeout=WAIT_TIMEOUT)
@@ -109,5 +109,5 @@ class Soak:
             raise TimeoutError(f"{exc}: {self.testbed.story(self.run_id)}") from exc
 
     def _pause(self, longest: float) -> None:
-        # A random moment is what this is about.
+        # Random moments are the point of this test.
         time.sleep(self.dice.uniform(0, longest))

@@ -12,7 +12,7 @@ from tests.e2e.testbed import Testbed
 
 @dataclass
 class RoleClients:
-    """Clients with the credentials of the role that the sweep's function has."""
+    """Clients with the credentials of the role of the sweep's function."""
 
     testbed: Testbed
     role: str
@@ -32,7 +32,7 @@ class RoleClients:
 
 
 class LaterClock(SystemClock):
-    """Two hours from now: what was launched a moment ago is old enough to be looked after."""
+    """A clock two hours ahead, so that recent launches are old enough for the sweep."""
 
     def now(self) -> datetime:
         return datetime.now(timezone.utc) + timedelta(hours=2)

@@ -1,4 +1,4 @@
-"""A run that outlives its execution's history, on the real state machine."""
+"""A run that outlasts its execution's history, on the real state machine."""
 
 import pytest
 
@@ -12,7 +12,7 @@ FUNCTION = "runctl-decide_next"
 
 @pytest.fixture
 def two_turns(testbed: Testbed):
-    """Let an execution have two turns instead of some four hundred."""
+    """Limit an execution to two turns instead of some four hundred."""
     client = testbed.clients.get("lambda")
     held = client.get_function_configuration(FunctionName=FUNCTION)["Environment"]["Variables"]
     client.update_function_configuration(
@@ -29,7 +29,7 @@ def start(testbed: Testbed, run_id: str, *, steps: int) -> None:
     testbed.start({"code": code, "script": "train.py", "args": arguments}, name=run_id)
 
 
-def test_run_goes_on_in_other_executions_and_its_first_one_tells_the_end(
+def test_run_continues_in_other_executions_and_the_first_one_returns_the_result(
     testbed: Testbed, new_name, two_turns
 ):
     run_id = new_name()
@@ -53,7 +53,7 @@ def test_run_goes_on_in_other_executions_and_its_first_one_tells_the_end(
     testbed.wait_for_no_instance(run_id)
 
 
-def test_stop_of_the_first_execution_ends_the_run_in_the_one_it_waits_for(
+def test_stopping_the_first_execution_ends_the_run_in_the_nested_one(
     testbed: Testbed, new_name, two_turns
 ):
     run_id = new_name()

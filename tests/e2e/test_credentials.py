@@ -1,4 +1,4 @@
-"""A trainer that asked for credentials reaches what is its run's, and nothing of another one."""
+"""A trainer that asked for credentials reaches its own run's data, and nothing of another run."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from tests.e2e.testbed import Testbed
 
 pytestmark = pytest.mark.e2e
 
-# What it tries, each told as "ok" or the code of the refusal.
+# What it tries; each result is "ok" or the code of the refusal.
 PROBER = """
 import boto3, json, os
 from botocore.exceptions import ClientError
@@ -53,7 +53,7 @@ def test_a_trainer_reaches_its_own_run_and_nothing_of_another(testbed: Testbed, 
     testbed.start(
         {
             "code": testbed.upload_project({"probe.py": PROBER}),
-            # The instance is of this machine, whose Python has the SDK.
+            # The instance runs on this machine, whose Python has the SDK.
             "command": [sys.executable, "probe.py"],
             "env": {"BUCKET": bucket, "TABLE": table, "OTHER": other},
             "credentials": "run",
@@ -62,7 +62,7 @@ def test_a_trainer_reaches_its_own_run_and_nothing_of_another(testbed: Testbed, 
     )
     ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "SUCCEEDED", testbed.story(run_id)
-    (line,) = [one for one in testbed.log(run_id, 1) if one.startswith("{")]
+    (line,) = [line for line in testbed.log(run_id, 1) if line.startswith("{")]
     found = json.loads(line)
     role, _, session = found.pop("me").rpartition("/")
     assert "TrainerRole" in role

@@ -1,4 +1,4 @@
-"""A machine goes for another reason than a spot reclaim, with the roles of the deployment."""
+"""Machines lost for reasons other than a spot reclaim, with the roles of the deployment."""
 
 import json
 from datetime import datetime, timedelta, timezone
@@ -31,7 +31,7 @@ def first_of(testbed: Testbed, run: GatedRun, **request) -> str:
 
 
 def kinds(attempts: list[Attempt]) -> list[OutcomeKind]:
-    return [one.ended.kind for one in attempts if one.ended is not None]
+    return [attempt.ended.kind for attempt in attempts if attempt.ended is not None]
 
 
 def sweep(testbed: Testbed) -> dict:
@@ -39,8 +39,8 @@ def sweep(testbed: Testbed) -> dict:
     return json.loads(answer["Payload"].read())
 
 
-def test_a_reservation_takes_its_machine(testbed: Testbed, run: GatedRun):
-    """There is nothing in the metadata: the event alone brings save and replacement."""
+def test_a_machine_is_reclaimed_for_its_reservation(testbed: Testbed, run: GatedRun):
+    """The metadata shows nothing: the event alone causes a save and a replacement."""
     first = first_of(testbed, run, market="on-demand")
     testbed.cloud.end_reservation(first, notice_seconds=45)
     testbed.wait_for_launch(run.run_id, attempt=2)
@@ -53,7 +53,7 @@ def test_a_reservation_takes_its_machine(testbed: Testbed, run: GatedRun):
     assert testbed.cloud.instance(first)["ended_by"] == "taken for its reservation"
 
 
-def test_a_machine_fails_its_checks_and_falls_silent(testbed: Testbed, run: GatedRun):
+def test_a_machine_fails_its_checks_and_goes_silent(testbed: Testbed, run: GatedRun):
     first = first_of(testbed, run)
     testbed.cloud.impair(first, check="system", since_seconds=600)
     assert sweep(testbed)["asked_to_save"] == [first]
@@ -69,7 +69,7 @@ def test_a_machine_fails_its_checks_and_falls_silent(testbed: Testbed, run: Gate
 
 
 def make_silent(testbed: Testbed, run_id: str) -> None:
-    """Let the time since the last heartbeat be longer than it is."""
+    """Backdate the last heartbeat."""
     before = text_of(datetime.now(timezone.utc) - timedelta(minutes=3))
     testbed.clients.get("dynamodb").update_item(
         TableName=testbed.deployment.table,
@@ -79,7 +79,7 @@ def make_silent(testbed: Testbed, run_id: str) -> None:
     )
 
 
-def test_a_machine_is_left_before_its_retirement(testbed: Testbed, run: GatedRun):
+def test_a_run_leaves_a_machine_before_its_retirement(testbed: Testbed, run: GatedRun):
     first = first_of(testbed, run)
     far = testbed.cloud.schedule_maintenance(first, code="instance-retirement", in_seconds=86400)
     wait_for(

@@ -1,4 +1,4 @@
-"""Machines that were there before the run: made, used, reclaimed, watched over and ended."""
+"""Existing instances: created, used, reclaimed, monitored and terminated."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ TRAINER = "train_with_checkpoints.py"
 
 
 class Program:
-    """`runctl` as a person types it, in a project folder, on the stage's cloud."""
+    """The `runctl` command as a person types it, in a project folder, on the testbed's cloud."""
 
     def __init__(self, testbed: Testbed) -> None:
         self._environ = testbed.endpoint.environment()
@@ -37,7 +37,7 @@ def runctl(testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Program(testbed)
 
 
-def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_reclaimed(
+def test_a_run_starts_on_a_created_machine_and_continues_elsewhere_after_its_reclaim(
     testbed: Testbed, runctl: Program, new_name
 ):
     testbed.cloud.set_knobs(agent_delay=1.0)
@@ -71,7 +71,7 @@ def test_a_run_begins_on_a_created_machine_and_goes_on_elsewhere_when_that_is_re
     assert testbed.result(run_id)["step"] == 150
 
 
-def test_a_created_machine_outlives_its_runs_and_takes_the_next_one(
+def test_a_created_machine_outlives_its_runs_and_accepts_the_next_one(
     testbed: Testbed, runctl: Program, new_name
 ):
     machine = json.loads(
@@ -98,7 +98,7 @@ def test_a_created_machine_outlives_its_runs_and_takes_the_next_one(
 
 
 def run_command(testbed: Testbed, machine: str, *lines: str) -> str:
-    """Run a script on a machine as its owner would, and return what it printed."""
+    """Run a script on a machine as its owner would, and return its output."""
     ssm = testbed.clients.get("ssm")
     sent = ssm.send_command(
         InstanceIds=[machine],
@@ -107,17 +107,17 @@ def run_command(testbed: Testbed, machine: str, *lines: str) -> str:
     )
     command_id = sent["Command"]["CommandId"]
 
-    def look() -> dict | None:
+    def check() -> dict | None:
         found = ssm.get_command_invocation(CommandId=command_id, InstanceId=machine)
         return None if found["Status"] in {"Pending", "InProgress"} else found
 
-    ended = wait_for(look, f"a command on {machine}")
+    ended = wait_for(check, f"a command on {machine}")
     assert ended["Status"] == "Success", ended
     return ended["StandardOutputContent"]
 
 
 def start_theirs(testbed: Testbed, machine: str) -> int:
-    """Start a trainer as its owner would, with nothing of runctl, and return its process."""
+    """Start a trainer as its owner would, without runctl, and return its process."""
     source = (TRAINING / TRAINER).read_text()
     command = run_command(
         testbed,
@@ -131,7 +131,7 @@ def start_theirs(testbed: Testbed, machine: str) -> int:
     return int(command.split()[-1])
 
 
-def test_the_folder_of_a_process_of_theirs_is_saved_when_its_machine_is_reclaimed(
+def test_the_folder_of_a_foreign_process_is_saved_when_its_machine_is_reclaimed(
     testbed: Testbed, runctl: Program, new_name
 ):
     machine = runctl(
@@ -178,7 +178,7 @@ def saved(testbed: Testbed, prefix: str) -> dict | None:
 
 @pytest.fixture
 def foreign_machine(testbed: Testbed, new_name):
-    """A machine of somebody's: without our user data, tags and policy, but with an SSM agent."""
+    """A foreign machine: without our user data, tags and policy, but with an SSM agent."""
     get = testbed.clients.get
     name = new_name()
     trust = {
@@ -234,7 +234,7 @@ def foreign_machine(testbed: Testbed, new_name):
     ec2.terminate_instances(InstanceIds=[machine])
 
 
-def test_a_machine_of_theirs_is_told_what_its_role_lacks_and_outlives_the_run_that_it_gets(
+def test_a_foreign_machine_is_refused_until_its_role_suffices_and_outlives_its_run(
     testbed: Testbed, runctl: Program, new_name, foreign_machine
 ):
     machine, role = foreign_machine
@@ -247,7 +247,7 @@ def test_a_machine_of_theirs_is_told_what_its_role_lacks_and_outlives_the_run_th
     assert f"--policy-arn {testbed.deployment.instance_policy}" in refused
     assert "not launched by runctl" in runctl("aws", "terminate", "--yes", machine, code=2)
 
-    # By now it is tagged; who does not start runs by `runctl` is told at once as well.
+    # By now it is tagged; a caller who starts runs without `runctl` is told at once as well.
     code = testbed.upload_project({"train.py": "print('never')"})
     other = new_name()
     testbed.start({"code": code, "script": "train.py", "instance_id": machine}, name=other)

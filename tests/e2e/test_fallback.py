@@ -1,4 +1,4 @@
-"""A save that was incomplete, and a trainer that fails by itself: the run goes on."""
+"""An incomplete save, and a trainer that fails by itself: the run continues."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
-# A folder whose files come one after the other, so that a save may be taken in between.
+# A folder whose files are written one after another, so that a snapshot may fall in between.
 GATHERS = """
 import json, os, time
 from pathlib import Path
@@ -48,7 +48,7 @@ def committed(testbed: Testbed, run_id: str, step: int) -> bool:
     return found is not None and found.step == step
 
 
-def test_a_save_that_was_not_complete_costs_one_step_back_and_not_the_run(testbed: Testbed):
+def test_an_incomplete_save_costs_one_step_and_not_the_run(testbed: Testbed):
     code = testbed.upload_project({"train.py": GATHERS})
     run_id = testbed.start({"code": code, "script": "train.py"})
     testbed.create_test_spot_instance(run_id)
@@ -76,14 +76,14 @@ def test_a_save_that_was_not_complete_costs_one_step_back_and_not_the_run(testbe
     assert any("restarting it from step 1" in line for line in testbed.agent_log(run_id, 2))
 
 
-def test_a_failure_that_is_to_be_retried_goes_on_from_the_checkpoint(testbed: Testbed):
+def test_a_failure_that_may_be_retried_resumes_from_the_checkpoint(testbed: Testbed):
     code = testbed.upload_project({"train.py": FAILS_ONCE})
     retry = {"exit_codes": [1], "max_failures": 2}
     run_id = testbed.start({"code": code, "script": "train.py", "retry": retry})
     ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "SUCCEEDED", testbed.story(run_id)
     attempts = testbed.attempts(run_id)
-    assert [one.ended.kind for one in attempts if one.ended] == [
+    assert [attempt.ended.kind for attempt in attempts if attempt.ended] == [
         OutcomeKind.FAILED,
         OutcomeKind.COMPLETED,
     ]
@@ -92,7 +92,7 @@ def test_a_failure_that_is_to_be_retried_goes_on_from_the_checkpoint(testbed: Te
     testbed.wait_for_no_instance(run_id)
 
 
-def test_a_failure_that_comes_again_without_progress_ends_the_run(testbed: Testbed):
+def test_a_failure_that_repeats_without_progress_ends_the_run(testbed: Testbed):
     code = testbed.upload_project({"train.py": "import sys; sys.exit('no such data set')"})
     retry = {"exit_codes": "any", "max_failures": 9}
     run_id = testbed.start({"code": code, "script": "train.py", "retry": retry})

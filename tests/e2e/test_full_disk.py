@@ -1,4 +1,4 @@
-"""The disk of a whole instance is full: while it prepares, and while it trains."""
+"""The disk of a whole instance fills up, during preparation or during training."""
 
 import hashlib
 import io
@@ -19,8 +19,8 @@ MIB = 1024 * 1024
 # What an instance needs before it does anything for its run: the agent with its libraries.
 AGENT = 15 * MIB
 
-# It saves step 1, fills the disk to the last byte and inode, goes on as well as it can, makes room
-# and saves step 2.
+# It saves step 1, fills the disk to the last byte and inode, continues as well as it can, frees
+# space and saves step 2.
 FILLS_ITS_DISK = """
 import contextlib, os, pathlib, time
 from runctl import training
@@ -98,7 +98,7 @@ def told(testbed: Testbed, run_id: str, words: str) -> Attempt | None:
     return attempt if words in attempt.warning else None
 
 
-def test_a_disk_that_fills_in_training_costs_no_checkpoint_and_is_told_once(
+def test_a_disk_that_fills_during_training_costs_no_checkpoint_and_is_reported_once(
     testbed: Testbed, new_name, tmp_path: Path
 ):
     run_id = new_name()
@@ -116,10 +116,10 @@ def test_a_disk_that_fills_in_training_costs_no_checkpoint_and_is_told_once(
     wait_for(lambda: told(testbed, run_id, "No space left on device"), "the status to tell")
 
     def lines() -> list[str]:
-        return [one for one in testbed.agent_log(run_id, 1) if "cannot be held on to" in one]
+        return [line for line in testbed.agent_log(run_id, 1) if "cannot be held on to" in line]
 
     wait_for(lines, "the log to tell")
-    # The agent lives, and hears what it is asked for.
+    # The agent lives, and still receives requests.
     asked = datetime.now(timezone.utc)
     testbed.cloud.rebalance(testbed.wait_for_launch(run_id, attempt=1))
     alive = wait_for(lambda: told(testbed, run_id, "cannot be asked to save"), "another warning")
@@ -140,19 +140,19 @@ def test_a_disk_that_fills_in_training_costs_no_checkpoint_and_is_told_once(
     check_machines(testbed, run_id)
 
 
-def test_a_trainer_that_a_full_disk_ends_is_told_with_its_cause(testbed: Testbed, new_name):
+def test_a_trainer_ended_by_a_full_disk_is_reported_with_the_cause(testbed: Testbed, new_name):
     run_id = new_name()
     code = testbed.upload_project({"train.py": DIES_OF_IT})
     testbed.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 4 * MIB)
     testbed.start({"code": code, "script": "train.py"}, name=run_id)
     ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "FAILED"
-    # Its own words would have gone to the same disk.
+    # Its last output would have gone to the same disk.
     assert "exit code 1 (the instance's disk is full, 0 of 19 MiB are free)" in ended.cause
     check_machines(testbed, run_id)
 
 
-def test_a_checkpoint_that_does_not_fit_the_disk_ends_the_run_and_a_larger_one_goes_on(
+def test_a_checkpoint_too_large_for_the_disk_ends_the_run_and_a_larger_disk_continues_it(
     testbed: Testbed, new_name, tmp_path: Path
 ):
     run_id = new_name()
@@ -171,7 +171,7 @@ def test_a_checkpoint_that_does_not_fit_the_disk_ends_the_run_and_a_larger_one_g
     assert small.number == 2
     assert small.ended is not None
     assert small.ended.kind is OutcomeKind.FAILED
-    assert any("the instance's disk is full" in one for one in testbed.agent_log(run_id, 2))
+    assert any("the instance's disk is full" in line for line in testbed.agent_log(run_id, 2))
     check_machines(testbed, run_id)
     testbed.verify_checkpoint_exists(run_id)
 
@@ -200,7 +200,7 @@ def large_wheel(size_bytes: int) -> bytes:
     return packed.getvalue()
 
 
-def test_dependencies_that_do_not_fit_the_disk_end_the_run_and_say_so(
+def test_dependencies_too_large_for_the_disk_end_the_run_with_a_message(
     testbed: Testbed, new_name, tmp_path: Path
 ):
     run_id = new_name()
@@ -219,7 +219,7 @@ def test_dependencies_that_do_not_fit_the_disk_end_the_run_and_say_so(
     check_machines(testbed, run_id)
 
 
-def test_an_agent_that_does_not_fit_the_disk_is_given_up_after_three_machines(
+def test_an_agent_too_large_for_the_disk_is_given_up_after_three_machines(
     testbed: Testbed, new_name
 ):
     run_id = new_name()
@@ -230,8 +230,8 @@ def test_an_agent_that_does_not_fit_the_disk_is_given_up_after_three_machines(
     assert ended.status == "FAILED"
     assert testbed.run(run_id).ended is RunStatus.FAILED
     attempts = testbed.attempts(run_id)
-    assert [one.ended.kind for one in attempts if one.ended] == [OutcomeKind.LOST] * 3
-    assert all("shutdown" in one.ended.reason.lower() for one in attempts if one.ended)
+    assert [attempt.ended.kind for attempt in attempts if attempt.ended] == [OutcomeKind.LOST] * 3
+    assert all("shutdown" in attempt.ended.reason.lower() for attempt in attempts if attempt.ended)
     console = testbed.clients.get("ec2").get_console_output(InstanceId=attempts[0].instance_ids[0])
     assert "No space left on device" in console["Output"]
     check_machines(testbed, run_id)

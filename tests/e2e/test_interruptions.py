@@ -1,4 +1,4 @@
-"""A run survives every interruption, and ends with the very bits of one that was left alone."""
+"""A run survives every interruption, and ends with exactly the bits of an undisturbed one."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ EPOCHS = 40
 
 @pytest.fixture(scope="module")
 def often_saving(testbed: Testbed) -> str:
-    """The project of a trainer that needs nothing but Python and overwrites its file in place."""
+    """The project of a trainer that needs only Python and overwrites its file in place."""
     return testbed.upload_project(
         {"train_with_checkpoints.py": TRAINING / "train_with_checkpoints.py"}
     )
@@ -22,7 +22,7 @@ def often_saving(testbed: Testbed) -> str:
 
 @pytest.fixture(scope="module")
 def digits(testbed: Testbed) -> str:
-    """The project of the digit trainer; its dependencies come from what `make setup` fetched."""
+    """The project of the digit trainer, whose dependencies `make setup` has downloaded."""
     wheels = PROJECT / "build" / "wheels"
     assert any(wheels.glob("scikit_learn-*.whl")), "run `make setup` first"
     head, _, program = (TRAINING / "train_mnist.py").read_text().partition("# ///\n")
@@ -41,7 +41,7 @@ def digit_request(code: str, *, slow: bool) -> dict:
 
 
 def is_saving(testbed: Testbed, instance_id: str) -> bool:
-    """Whether a half-written checkpoint lies in the instance's checkpoint folder."""
+    """Return whether a half-written checkpoint lies in the instance's checkpoint folder."""
     root = Path(testbed.cloud.instance(instance_id)["root"])
     return any((root / "var/lib/runctl/checkpoint").glob("*.partial"))
 
@@ -90,7 +90,7 @@ def test_the_replacement_is_launched_before_the_old_instance_is_gone(
             "code": often_saving,
             "script": "train_with_checkpoints.py",
             "args": ["--steps", "100", "--step-seconds", "0.1"],
-            # Pools that no other test has made cool down: only among those is a choice.
+            # Pools that no other test has made cool down: the launch chooses only among those.
             "instance_types": ["r7i.xlarge", "r7a.xlarge", "r6a.xlarge"],
         }
     )
@@ -105,8 +105,8 @@ def test_the_replacement_is_launched_before_the_old_instance_is_gone(
     assert testbed.result(run_id)["step"] == 100
 
 
-def test_a_torn_save_is_never_resumed_from(testbed: Testbed, often_saving: str):
-    """It writes in place without pause, and dies without a notice in the middle of a save."""
+def test_no_attempt_resumes_from_a_torn_save(testbed: Testbed, often_saving: str):
+    """Use a trainer that writes in place without pause and is killed in the middle of a save."""
     run_id = testbed.start(
         {
             "code": often_saving,

@@ -1,4 +1,4 @@
-"""Nothing leaks: the sweep with its own role, the doctor, and an instance that ends itself."""
+"""Nothing leaks: the sweep with its own role, the doctor, and an instance's own shutdown."""
 
 import json
 import os
@@ -28,11 +28,11 @@ def fleets_of(testbed: Testbed, run_id: str) -> dict[str, str]:
     ]
     ids = [tag["ResourceId"] for tag in ec2.describe_tags(Filters=filters)["Tags"]]
     found = ec2.describe_fleets(FleetIds=ids)["Fleets"] if ids else []
-    return {one["FleetId"]: one["FleetState"] for one in found}
+    return {fleet["FleetId"]: fleet["FleetState"] for fleet in found}
 
 
 def volumes_of(testbed: Testbed, run_id: str) -> int:
-    """Count a run's volumes, by the tag that its launches gave them."""
+    """Count a run's volumes, by the tag set at launch."""
     filters = [{"Name": "tag:runctl:run-id", "Values": [run_id]}]
     return len(testbed.clients.get("ec2").describe_volumes(Filters=filters)["Volumes"])
 
@@ -52,9 +52,7 @@ def doctor(testbed: Testbed, *options: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
-def test_the_books_are_empty_when_all_runs_are_over_and_what_goes_on_is_untouched(
-    testbed: Testbed, new_name
-):
+def test_nothing_is_left_of_ended_runs_and_live_ones_are_untouched(testbed: Testbed, new_name):
     over, lost, going_on = new_name(), new_name(), new_name()
     for name, seconds in ((over, 0), (lost, 600), (going_on, 600)):
         start_sleeper(testbed, name, seconds)
@@ -62,7 +60,7 @@ def test_the_books_are_empty_when_all_runs_are_over_and_what_goes_on_is_untouche
     testbed.wait_for_no_instance(over)
     for name in (lost, going_on):
         testbed.wait_for_training(name)
-    # The ledger says that it is over, and whoever should have ended the machine never came.
+    # According to the ledger it is over, but nothing terminated its machine.
     now = datetime.now(timezone.utc)
     testbed.ledger.end_attempt(lost, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
     testbed.ledger.end_run(lost, status=RunStatus.FAILED, reason="lost", now=now)
@@ -72,24 +70,25 @@ def test_the_books_are_empty_when_all_runs_are_over_and_what_goes_on_is_untouche
     assert set(fleets_of(testbed, over)) <= set(swept["fleets_deleted"])
     assert set(fleets_of(testbed, over).values()) == {"deleted_terminating"}
     testbed.wait_for_no_instance(lost)
-    # A sweep ends the machine; the one after that has seen it gone, and deletes its fleet.
+    # One sweep terminates the machine; the next has seen that, and deletes its fleet.
     assert sweep(later)["failed"] == []
     assert set(fleets_of(testbed, lost).values()) == {"deleted_terminating"}
     assert set(fleets_of(testbed, going_on).values()) == {"active"}
     assert len(testbed.live_instances(going_on)) == 1
-    assert [volumes_of(testbed, one) for one in (over, lost, going_on)] == [0, 0, 1]
+    assert [volumes_of(testbed, run_id) for run_id in (over, lost, going_on)] == [0, 0, 1]
     code, found = doctor(testbed)
-    told = [one for check in found["checks"] for one in check["findings"]]
-    assert going_on not in {one["run_id"] for one in told}
+    told = [finding for check in found["checks"] for finding in check["findings"]]
+    assert going_on not in {finding["run_id"] for finding in told}
     assert all(not check["problem"] for check in found["checks"])
     assert (code == 0) == (not told)
     testbed.workflow.stop_run(testbed.workflow.execution_arn(going_on), cause="seen enough")
     testbed.wait_for_no_instance(going_on)
-    # Its machine's end told the state machine, and the run had ended: nothing follows.
+    # The end of its machine was reported to the state machine after the run had ended: nothing
+    # follows.
     assert testbed.wait_for_end(lost).status == "FAILED"
 
 
-def test_an_instance_whose_agent_was_killed_and_is_never_started_again_ends_itself(
+def test_an_instance_whose_agent_is_killed_and_not_restarted_shuts_itself_down(
     testbed: Testbed, new_name
 ):
     run_id = start_sleeper(testbed, new_name(), 600)

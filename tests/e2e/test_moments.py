@@ -1,4 +1,4 @@
-"""A machine is taken at a chosen moment of its life, and what that costs."""
+"""The cost of losing a machine at a chosen moment of its life."""
 
 from pathlib import Path
 
@@ -23,16 +23,18 @@ def run(testbed: Testbed, new_name, tmp_path: Path) -> GatedRun:
 
 
 def kinds(attempts: list[Attempt]) -> list[OutcomeKind]:
-    return [one.ended.kind for one in attempts if one.ended is not None]
+    return [attempt.ended.kind for attempt in attempts if attempt.ended is not None]
 
 
 def booted(testbed: Testbed, instance_id: str) -> bool:
     events = testbed.cloud.events()
-    return any(one["instance_id"] == instance_id and one["what"] == "booted" for one in events)
+    return any(
+        event["instance_id"] == instance_id and event["what"] == "booted" for event in events
+    )
 
 
 @with_and_without_notice
-def test_taken_while_it_boots(testbed: Testbed, run: GatedRun, notice: bool):
+def test_machine_reclaimed_during_its_boot(testbed: Testbed, run: GatedRun, notice: bool):
     testbed.cloud.set_knobs(boot_delay=60)
     run.start()
     first = testbed.wait_for_launch(run.run_id, attempt=1)
@@ -46,7 +48,7 @@ def test_taken_while_it_boots(testbed: Testbed, run: GatedRun, notice: bool):
 
 
 @with_and_without_notice
-def test_taken_in_the_middle_of_its_restore(testbed: Testbed, run: GatedRun, notice: bool):
+def test_machine_reclaimed_during_its_restore(testbed: Testbed, run: GatedRun, notice: bool):
     run.start()
     testbed.wait_for_training(run.run_id, attempt=1, step=EVERY)
     run.hold_next("restore.folder_cleared", HANG)
@@ -65,7 +67,7 @@ def test_taken_in_the_middle_of_its_restore(testbed: Testbed, run: GatedRun, not
     assert attempts[2].resume_step == saved
 
 
-def test_taken_before_its_drain_is_done(testbed: Testbed, run: GatedRun):
+def test_machine_reclaimed_during_its_drain(testbed: Testbed, run: GatedRun):
     run.hold_next("drain.trainer_ended")
     run.start()
     testbed.wait_for_training(run.run_id, attempt=1, step=EVERY)
@@ -76,11 +78,11 @@ def test_taken_before_its_drain_is_done(testbed: Testbed, run: GatedRun):
     testbed.cloud.interrupt(first, notice=False)
     attempts = run.finish()
     assert kinds(attempts) == [INTERRUPTED, COMPLETED], testbed.story(run.run_id)
-    assert attempts[1].resume_step >= saved  # what was on its way may have arrived
+    assert attempts[1].resume_step >= saved  # what was being sent may have arrived
 
 
 @with_and_without_notice
-def test_the_replacement_is_taken_while_the_first_still_drains(
+def test_replacement_reclaimed_while_the_first_machine_drains(
     testbed: Testbed, run: GatedRun, notice: bool
 ):
     run.hold_next("drain.begun")
@@ -102,7 +104,7 @@ def test_the_replacement_is_taken_while_the_first_still_drains(
     assert attempts[2].resume_step == attempts[0].ended.step
 
 
-def test_first_and_replacement_are_taken_at_once(testbed: Testbed, run: GatedRun):
+def test_first_machine_and_replacement_reclaimed_at_once(testbed: Testbed, run: GatedRun):
     run.hold_next("drain.begun")
     run.start()
     testbed.wait_for_training(run.run_id, attempt=1, step=EVERY)

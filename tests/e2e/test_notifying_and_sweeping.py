@@ -17,7 +17,7 @@ WAITER = "import os, time\ntime.sleep(float(os.environ['SECONDS_TO_WAIT']))\n"
 
 @pytest.fixture(scope="module")
 def messages(testbed: Testbed):
-    """Subscribe a queue to the topic; return what arrived for a run."""
+    """Subscribe a queue to the topic; return what has arrived for a run."""
     sqs = testbed.clients.get("sqs")
     queue = sqs.create_queue(QueueName="told")["QueueUrl"]
     asked = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
@@ -39,11 +39,13 @@ def messages(testbed: Testbed):
     seen: list[tuple[str, str]] = []
 
     def about(run_id):
-        for one in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", []):
-            told = json.loads(one["Body"])
+        for message in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get(
+            "Messages", []
+        ):
+            told = json.loads(message["Body"])
             seen.append((told["Subject"], told["Message"]))
-            sqs.delete_message(QueueUrl=queue, ReceiptHandle=one["ReceiptHandle"])
-        return [one for one in seen if f" {run_id} " in one[0]]
+            sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+        return [message for message in seen if f" {run_id} " in message[0]]
 
     return about
 
@@ -59,7 +61,7 @@ def sweep(testbed: Testbed):
     return json.loads(answer["Payload"].read())
 
 
-def test_the_end_of_a_run_reaches_who_has_subscribed(testbed: Testbed, messages, new_name):
+def test_the_end_of_a_run_reaches_the_subscribers(testbed: Testbed, messages, new_name):
     run_id = start(testbed, new_name(), 0)
     testbed.wait_for_training_completion(run_id)
     wait_for(lambda: messages(run_id), f"the message about {run_id}")
@@ -69,7 +71,7 @@ def test_the_end_of_a_run_reaches_who_has_subscribed(testbed: Testbed, messages,
     assert f"outputs: s3://{testbed.deployment.bucket}/runs/{run_id}/outputs/\n" in body
 
 
-def test_a_sweep_ends_what_nobody_hears_of_and_nothing_else(testbed: Testbed, messages, new_name):
+def test_a_sweep_ends_silent_machines_and_nothing_else(testbed: Testbed, messages, new_name):
     going_on, lost = start(testbed, new_name(), 600), new_name()
     testbed.wait_for_launch(going_on, attempt=1)
     testbed.ledger.create_run(

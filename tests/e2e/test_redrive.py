@@ -1,4 +1,4 @@
-"""A person presses Redrive in the console, on runs that were stopped, that failed, that went on."""
+"""Redrives in the console, of runs that were stopped, that failed, or that were resumed."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
-# Counts steps until it is told to stop; never ends by itself.
+# Counts steps until it is asked to stop; never ends by itself.
 COUNTER = """
 import os, pathlib, signal, time
 folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
@@ -39,7 +39,7 @@ def train(testbed: Testbed, run_id: str) -> None:
 
 
 def start_and_stop(testbed: Testbed, run_id: str) -> Run:
-    """Let a run train and stop its execution; return the run once all is over."""
+    """Let a run train, stop its execution, and return the run once everything has ended."""
     train(testbed, run_id)
     return stop(testbed, run_id, execution=run_id)
 
@@ -50,7 +50,7 @@ def stop(testbed: Testbed, run_id: str, *, execution: str) -> Run:
 
 
 def over(testbed: Testbed, run_id: str) -> Run:
-    """Return the run once people were told of its end and its agent has saved and gone."""
+    """Return the run once its end was announced and its agent has saved and left."""
     wait_for(lambda: testbed.run(run_id).is_settled, "the run's end")
     testbed.wait_for_no_instance(run_id)
     return testbed.run(run_id)
@@ -68,16 +68,16 @@ def press_redrive(testbed: Testbed, execution: str) -> None:
 
 
 def states_since_the_redrive(testbed: Testbed, execution: str) -> list[str]:
-    """Return the states that the execution entered, in their order."""
+    """Return the states that the execution entered, in order."""
     arn = testbed.workflow.execution_arn(execution)
     pages = testbed.clients.get("stepfunctions").get_paginator("get_execution_history")
-    events = [one for page in pages.paginate(executionArn=arn) for one in page["events"]]
-    began = max(n for n, one in enumerate(events) if one["type"] == "ExecutionRedriven")
-    entered = (one.get("stateEnteredEventDetails") for one in events[began:])
-    return [one["name"] for one in entered if one]
+    events = [event for page in pages.paginate(executionArn=arn) for event in page["events"]]
+    began = max(n for n, event in enumerate(events) if event["type"] == "ExecutionRedriven")
+    entered = (event.get("stateEnteredEventDetails") for event in events[began:])
+    return [details["name"] for details in entered if details]
 
 
-def test_a_stopped_run_is_not_revived_by_a_redrive_which_says_what_to_do_instead(
+def test_a_redrive_does_not_revive_a_stopped_run_and_names_the_alternative(
     testbed: Testbed, new_name
 ):
     run_id = new_name()
@@ -94,7 +94,7 @@ def test_a_stopped_run_is_not_revived_by_a_redrive_which_says_what_to_do_instead
     assert sum(line.startswith("began at") for line in testbed.log(run_id, 1)) == 1
 
 
-def test_a_failed_run_fails_again_at_once_when_it_is_redriven(testbed: Testbed, new_name):
+def test_a_redriven_failed_run_fails_again_at_once(testbed: Testbed, new_name):
     code = testbed.upload_project({"broken.py": "raise SystemExit('the data is gone')"})
     run_id = new_name()
     testbed.start({"code": code, "script": "broken.py"}, name=run_id)
@@ -128,7 +128,7 @@ def test_a_redrive_of_the_first_execution_leaves_a_resumed_run_alone(testbed: Te
     run, attempts = testbed.run(run_id), testbed.attempts(run_id)
     assert run.ended is None
     assert run.execution in ended.cause
-    assert [one.token for one in attempts] == [one.token for one in before]
+    assert [attempt.token for attempt in attempts] == [attempt.token for attempt in before]
     assert len(attempts) == len(testbed.instances(run_id)) == 2
     wait_for(lambda: testbed.run(run_id).step > run.step, "the resumed run to go on")
     stopped = stop(testbed, run_id, execution=run.execution)
@@ -140,16 +140,16 @@ def test_a_redrive_of_the_first_execution_leaves_a_resumed_run_alone(testbed: Te
 
 @pytest.fixture
 def unheard(testbed: Testbed):
-    """Let nobody hear how executions end: Step Functions' events are best effort."""
+    """Suppress the events of executions that end, which Step Functions does not guarantee."""
     events = testbed.clients.get("events")
     rules = events.list_rules()["Rules"]
-    (rule,) = (one["Name"] for one in rules if "aws.states" in one.get("EventPattern", ""))
+    (rule,) = (found["Name"] for found in rules if "aws.states" in found.get("EventPattern", ""))
     events.disable_rule(Name=rule)
     yield
     events.enable_rule(Name=rule)
 
 
-def test_a_redrive_that_overtakes_the_event_of_the_stop_goes_on_with_the_same_training(
+def test_a_redrive_that_overtakes_the_stop_event_continues_the_same_training(
     testbed: Testbed, new_name, unheard
 ):
     run_id = new_name()
@@ -163,7 +163,7 @@ def test_a_redrive_that_overtakes_the_event_of_the_stop_goes_on_with_the_same_tr
     wait_for(lambda: testbed.run(run_id).step > step, "the training to go on")
     assert testbed.execution(run_id).is_running
 
-    # At last the event comes.
+    # At last, the event arrives.
     detail = {"executionArn": arn, "name": run_id, "status": "ABORTED", "cause": "by mistake"}
     testbed.clients.get("lambda").invoke(
         FunctionName="runctl-clean_up", Payload=json.dumps({"detail": detail})

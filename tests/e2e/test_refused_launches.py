@@ -1,4 +1,4 @@
-"""Launches that EC2 refuses: what is waited for, what ends the run, and what is said."""
+"""Launches that EC2 refuses: when the run waits, when it ends, and the messages."""
 
 from datetime import datetime, timezone
 
@@ -32,7 +32,9 @@ def ends_at_once(testbed: Testbed, run_id: str, request: dict) -> str:
     return run.reason
 
 
-def test_a_quota_of_zero_ends_the_run_and_says_how_to_raise_it(testbed: Testbed, script, new_name):
+def test_a_quota_of_zero_ends_the_run_and_the_message_explains_how_to_raise_it(
+    testbed: Testbed, script, new_name
+):
     for code in ("L-3819A6DF", "L-DB2E81BA"):
         testbed.cloud.set_quota(code, 0)
     reason = ends_at_once(
@@ -53,7 +55,7 @@ def test_a_quota_of_zero_ends_the_run_and_says_how_to_raise_it(testbed: Testbed,
         assert f"{page}{quota[:10]}" in reason
 
 
-def test_a_quota_that_another_run_uses_up_is_waited_for(testbed: Testbed, script, new_name):
+def test_a_run_waits_for_a_quota_that_another_run_uses_up(testbed: Testbed, script, new_name):
     testbed.cloud.set_quota("L-34B43A08", 2)
     holder, run_id = new_name(), new_name()
     request = {"instance_types": ["m5.large"], "market": "spot"}
@@ -85,7 +87,7 @@ def test_a_missing_permission_outranks_a_zone_that_lacks_the_type(
     testbed: Testbed, script, new_name
 ):
     testbed.cloud.set_capacity("*", error="InvalidFleetConfiguration")
-    # No other test uses this type: a pool that has cooled down would not be asked.
+    # No other test uses this type: a pool that is cooling down would not be asked.
     testbed.cloud.set_capacity(f"m5n.large/{ZONES[0]}/spot", error="UnauthorizedOperation")
     reason = ends_at_once(
         testbed, new_name(), {"script": script, "instance_types": ["m5n.large"], "market": "spot"}
@@ -96,7 +98,7 @@ def test_a_missing_permission_outranks_a_zone_that_lacks_the_type(
 def test_throttling_keeps_every_pool_warm(testbed: Testbed, script, new_name):
     testbed.cloud.set_capacity("*", error="RequestLimitExceeded")
     run_id = new_name()
-    # Not one of the types that other tests' requests have by default: they may have cooled down.
+    # Not one of the types that other tests use by default, which may be cooling down.
     request = {"script": script, "instance_types": ["r6i.large"], "market": "spot"}
     testbed.start(request, name=run_id)
     wait_for(lambda: len(testbed.attempts(run_id)) >= 3, "a third attempt")

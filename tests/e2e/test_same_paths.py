@@ -1,4 +1,4 @@
-"""A program that stores absolute paths finds them right on the next instance, as on EC2."""
+"""A program that stores absolute paths finds them valid on the next instance, as on EC2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.e2e.testbed import Testbed, wait_for
 
-# It keeps one file open for as long as it lives, which must be seen through the mounts.
+# It keeps a file open as long as it lives, which must be visible through the mounts.
 PROGRAM = """
 import json, os, pathlib, time
 
@@ -34,7 +34,7 @@ else:
 """
 
 
-def test_both_attempts_see_the_same_paths_and_a_tmp_of_their_own(
+def test_both_attempts_see_the_same_paths_and_their_own_tmp(
     testbed: Testbed, new_name, tmp_path: Path
 ) -> None:
     run_id = new_name()

@@ -1,4 +1,4 @@
-"""A trainer gets the secrets that its request refers to; nothing that anybody keeps has them."""
+"""A trainer gets the secrets that its request refers to, and nothing else stores them."""
 
 import hashlib
 import json
@@ -12,7 +12,8 @@ from tests.e2e.testbed import Testbed
 
 pytestmark = pytest.mark.e2e
 
-# Says which values it has, prints them as careless programs do, and trains until it is told to end.
+# Reports which values it has, prints them as careless programs do, and trains until it is asked to
+# stop.
 PROGRAM = """
 import hashlib, json, os, sys, time
 from runctl import training
@@ -33,7 +34,7 @@ while not training.should_stop() and (step < 1 or os.environ["RUNCTL_ATTEMPT"] =
 
 
 def store(testbed: Testbed, name: str, values: dict[str, str]) -> None:
-    """Store values as a secret with two keys and as a parameter, or replace what is there."""
+    """Store values as a secret with two keys and as a parameter, or replace existing ones."""
     manager, ssm = testbed.clients.get("secretsmanager"), testbed.clients.get("ssm")
     text = json.dumps({"wandb": values["WANDB_API_KEY"], "hf": values["HF_TOKEN"]})
     try:
@@ -56,17 +57,17 @@ def digests(values: dict[str, str]) -> dict[str, str]:
 
 
 def needles(*values: dict[str, str]) -> list[str]:
-    """What to look for: of several lines the one that is secret."""
-    return [max(text.splitlines(), key=len) for one in values for text in one.values()]
+    """Return what to search for; of several lines, only the secret one."""
+    return [max(text.splitlines(), key=len) for value in values for text in value.values()]
 
 
 def told_by(testbed: Testbed, run_id: str, attempt: int) -> dict[str, str]:
-    (line,) = [one for one in testbed.log(run_id, attempt) if one.startswith("{")]
+    (line,) = [line for line in testbed.log(run_id, attempt) if line.startswith("{")]
     return dict(json.loads(line))
 
 
 def command_lines() -> str:
-    """Every command line of this machine, whose instances are processes of it."""
+    """Return every command line on this machine, whose processes include the instances'."""
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -77,7 +78,7 @@ def command_lines() -> str:
 
 
 def kept_by_the_account(testbed: Testbed, run_id: str) -> Iterator[tuple[str, str]]:
-    """Yield all that the account keeps, each with its place."""
+    """Yield everything that the account stores, with its place."""
     s3, logs = testbed.clients.get("s3"), testbed.clients.get("logs")
     bucket, group = testbed.deployment.bucket, testbed.deployment.log_group
     pages = testbed.clients.get("dynamodb").get_paginator("scan")
@@ -97,19 +98,21 @@ def kept_by_the_account(testbed: Testbed, run_id: str) -> Iterator[tuple[str, st
 
 
 def readable_by_others(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield the files of a machine that every user of it may read."""
+    """Yield the files of a machine that all its users may read."""
     for path in root.rglob("*"):
         folders = [folder for folder in path.parents if folder.is_relative_to(root)]
         try:
             if path.is_symlink() or not path.is_file():
                 continue
-            if path.stat().st_mode & 0o004 and all(one.stat().st_mode & 0o001 for one in folders):
+            if path.stat().st_mode & 0o004 and all(
+                parent.stat().st_mode & 0o001 for parent in folders
+            ):
                 yield str(path), path.read_bytes().decode(errors="replace")
         except OSError:
             continue
 
 
-def test_a_run_reads_its_secrets_anew_after_an_interruption_and_nobody_keeps_them(
+def test_a_run_rereads_its_secrets_after_an_interruption_and_nothing_stores_them(
     testbed: Testbed, new_name
 ):
     run_id, old, new = new_name(), new_values(), new_values()
@@ -131,7 +134,7 @@ def test_a_run_reads_its_secrets_anew_after_an_interruption_and_nobody_keeps_the
     shown = command_lines()
     state = Path(testbed.cloud.instance(first)["root"]) / "var/lib/runctl"
     on_disk = [*readable_by_others(state)]
-    store(testbed, run_id, new)  # as a rotation does
+    store(testbed, run_id, new)  # like a rotation
     testbed.simulate_spot_interruption(run_id, attempt=1)
     ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "SUCCEEDED", testbed.story(run_id)
@@ -139,13 +142,13 @@ def test_a_run_reads_its_secrets_anew_after_an_interruption_and_nobody_keeps_the
     assert told_by(testbed, run_id, 2) == digests(new)
     assert "settings: *** ***" in testbed.log(run_id, 1)
     values = needles(old, new)
-    assert [one for one in values if one in shown] == []
+    assert [value for value in values if value in shown] == []
     assert on_disk
-    assert [path for path, text in on_disk for one in values if one in text] == []
+    assert [path for path, text in on_disk for value in values if value in text] == []
     kept = [*kept_by_the_account(testbed, run_id)]
     assert {"ledger", "execution", "history"} < {place for place, _ in kept}
     assert any(f"secret:e2e/{run_id}#wandb" in text for _, text in kept)
-    assert [place for place, text in kept for one in values if one in text] == []
+    assert [place for place, text in kept for value in values if value in text] == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A boot that takes longer than the heartbeat allows."""
+"""A boot that takes longer than the heartbeat limit."""
 
 from pathlib import Path
 
@@ -17,14 +17,15 @@ SILENCE, BOOT = 8.0, 9.5
 
 def happened(testbed: Testbed, instance_id: str, what: str) -> bool:
     events = testbed.cloud.events()
-    return any(one["instance_id"] == instance_id and one["what"] == what for one in events)
+    return any(event["instance_id"] == instance_id and event["what"] == what for event in events)
 
 
 def test_a_boot_longer_than_the_heartbeat_costs_one_attempt_and_the_late_machine_leaves(
     testbed: Testbed, new_name, tmp_path: Path
 ):
     run = GatedRun(testbed, new_name(), tmp_path / "gate")
-    # EC2 does not know the first machine when it is given up: it lives on, and boots too late.
+    # EC2 does not know the first machine when the attempt is given up: it lives on, and boots too
+    # late.
     testbed.cloud.set_knobs(
         boot_delay=BOOT,
         not_found_for=60,
@@ -35,14 +36,15 @@ def test_a_boot_longer_than_the_heartbeat_costs_one_attempt_and_the_late_machine
     testbed.cloud.set_knobs(not_found_for=0)
     second = testbed.wait_for_launch(run.run_id, attempt=2)
     wait_for(lambda: happened(testbed, second, "booted"), "the second machine to boot")
-    # It was silent for longer than the first might be. From here on it beats as it always does.
+    # It was silent for longer than the first one may be. From here on, it sends heartbeats as
+    # usual.
     testbed.cloud.set_knobs(heartbeat_scale=1)
     testbed.wait_for_training(run.run_id, attempt=2)
     late = testbed.cloud.wait_for_state(first, "terminated")
     assert happened(testbed, first, "booted")
     assert late["ended_by"] == "shut down from inside"
     attempts = run.finish()
-    lost, completed = [one.ended for one in attempts if one.ended]
+    lost, completed = [attempt.ended for attempt in attempts if attempt.ended]
     assert lost.kind is OutcomeKind.LOST, testbed.story(run.run_id)
     assert "no heartbeat for 5 minutes" in lost.reason
     assert completed.kind is OutcomeKind.COMPLETED

@@ -1,4 +1,4 @@
-"""A run that is interrupted again and again, at random; then everything is accounted for.
+"""A run that is interrupted at random many times; afterwards everything is accounted for.
 
 `make soak` does it with 50 interruptions; RUNCTL_SOAK_SEED repeats a run's choices.
 """
@@ -23,12 +23,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 PROGRAM = PROJECT / "examples/training/train_with_checkpoints.py"
 INTERRUPTIONS = int(os.environ.get("RUNCTL_SOAK_INTERRUPTIONS", "0"))
-# Without a number: as many as fit into this, but each of the 7 kinds once.
+# Without a number: as many as fit into this time, but each of the 7 kinds at least once.
 TIME_BOX = timedelta(seconds=45)
 MIN_INTERRUPTIONS, MAX_INTERRUPTIONS = 8, 9
-# More steps than are made between two interruptions, so that the run outlasts them all.
+# More steps than happen between two interruptions, so that the run outlasts them all.
 STEPS_EACH, STEP_SECONDS = 30, 0.2
-# The same trainer, which makes up for it when all blows have fallen.
+# The same trainer, which speeds up after the last interruption.
 PACED = """
 import os, pathlib, runpy, time
 sleep, hurry = time.sleep, pathlib.Path(os.environ["HURRY"])
@@ -38,7 +38,7 @@ runpy.run_path(str(pathlib.Path(__file__).with_name("program.py")), run_name="__
 
 
 def alone(folder: Path, arguments: list[str]) -> bytes:
-    """Run the trainer undisturbed on this machine and return what it left."""
+    """Run the trainer undisturbed on this machine and return its result."""
     environ = {f"RUNCTL_{name}_DIR": str(folder / name) for name in ("CHECKPOINT", "OUTPUT")}
     environ["RUNCTL_METRICS_FILE"] = str(folder / "metrics")
     subprocess.run(
@@ -98,13 +98,13 @@ def test_interruptions_at_random_moments_cost_no_bit_and_leave_nothing(
 def check_ledger(testbed: Testbed, run_id: str, *, made: int) -> None:
     run, attempts = testbed.run(run_id), testbed.attempts(run_id)
     assert run.ended is RunStatus.COMPLETED
-    assert [one.number for one in attempts] == list(range(1, len(attempts) + 1))
-    assert all(one.ended is not None for one in attempts), testbed.story(run_id)
-    assert [one.ended.kind for one in attempts].count(OutcomeKind.COMPLETED) == 1
-    trained = [one for one in attempts if one.running_at is not None]
+    assert [attempt.number for attempt in attempts] == list(range(1, len(attempts) + 1))
+    assert all(attempt.ended is not None for attempt in attempts), testbed.story(run_id)
+    assert [attempt.ended.kind for attempt in attempts].count(OutcomeKind.COMPLETED) == 1
+    trained = [attempt for attempt in attempts if attempt.running_at is not None]
     assert run.fence == trained[-1].number
     assert len(attempts) > made
-    # No attempt began below the one before it.
-    resumed = [one.resume_save for one in trained if one.resume_save is not None]
+    # No attempt began before the previous one.
+    resumed = [attempt.resume_save for attempt in trained if attempt.resume_save is not None]
     assert resumed
     assert resumed == sorted(resumed)

@@ -1,4 +1,4 @@
-"""Starting, stopping and refusing runs the way a person with the plain AWS CLI does."""
+"""Starting, stopping and refusing runs, as a person with the plain AWS CLI does."""
 
 import json
 
@@ -26,7 +26,7 @@ print("left at", step, flush=True)
 
 @pytest.fixture(scope="module")
 def script(testbed: Testbed) -> str:
-    """One script in the bucket, as a person would copy it there."""
+    """A script in the bucket, copied as a person would."""
     uri = f"s3://{testbed.deployment.bucket}/code/sleeper.py"
     bucket, key = testbed.deployment.bucket, "code/sleeper.py"
     testbed.clients.get("s3").put_object(Bucket=bucket, Key=key, Body=SLEEPER.encode())
@@ -49,7 +49,7 @@ def start_with_the_aws_cli(testbed: Testbed, name: str, request: object) -> str:
     return arn
 
 
-def test_an_execution_with_nothing_but_a_script_is_a_run(testbed: Testbed, script: str, new_name):
+def test_an_execution_with_only_a_script_is_a_run(testbed: Testbed, script: str, new_name):
     run_id = new_name()
     start_with_the_aws_cli(testbed, run_id, {"script": script, "env": {"STEPS": "5"}})
     ended = testbed.wait_for_training_completion(run_id)
@@ -87,7 +87,7 @@ def test_a_run_that_is_stopped_while_it_waits_for_capacity_launches_nothing(
     assert testbed.instances(run_id) == []
 
 
-def test_a_run_waits_for_capacity_and_goes_on_when_there_is_some(
+def test_a_run_waits_for_capacity_and_continues_when_it_is_available(
     testbed: Testbed, script: str, new_name
 ):
     testbed.cloud.set_capacity("*", 0)
@@ -132,7 +132,7 @@ def test_a_bad_request_fails_at_once_and_launches_nothing(
     assert testbed.instances(run_id) == []
 
 
-def test_a_trainer_that_fails_fails_the_run_and_says_why(testbed: Testbed, new_name):
+def test_a_failing_trainer_fails_the_run_with_its_reason(testbed: Testbed, new_name):
     code = testbed.upload_project({"broken.py": "raise SystemExit('the data is gone')"})
     run_id = new_name()
     testbed.start({"code": code, "script": "broken.py"}, name=run_id)
@@ -158,7 +158,7 @@ def test_dependencies_that_do_not_install_fail_the_run_and_name_the_file(
 
 
 def test_no_function_was_refused_by_its_own_role(testbed: Testbed, script: str, new_name):
-    """IAM is enforced: a call that a role lacks would be in the journal of calls."""
+    """Check the journal of calls: IAM is enforced, so a missing permission would appear there."""
     run_id = new_name()
     testbed.start({"script": script, "env": {"STEPS": "2"}}, name=run_id)
     testbed.wait_for_training_completion(run_id)
@@ -168,5 +168,5 @@ def test_no_function_was_refused_by_its_own_role(testbed: Testbed, script: str, 
         for call in testbed.cloud.calls()
         if "UnauthorizedOperation" in str(call["outcome"]) or "AccessDenied" in str(call["outcome"])
     ]
-    # Of an instance that has not registered SSM knows no tags, which the permission asks for.
+    # SSM knows no tags of an instance that has not registered, and the permission requires them.
     assert [call for call in refused if call["action"] != "SendCommand"] == []

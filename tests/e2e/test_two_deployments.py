@@ -1,4 +1,4 @@
-"""Two deployments of one account and region, with runs of the same name, leave each other alone."""
+"""Two deployments in one account and region, with runs of the same name, do not interfere."""
 
 import json
 import os
@@ -22,19 +22,19 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def second(testbed: Testbed) -> Testbed:
-    """Deploy once more beside the deployment of all tests, under another name."""
+    """Deploy again, under another name, next to the deployment of all tests."""
     deploy(testbed.endpoint, project=PROJECT, context={"name": "second"}, warm_functions=False)
     return Testbed(testbed.endpoint, name="second")
 
 
 @pytest.fixture
 def same(testbed: Testbed, second: Testbed, new_name) -> str:
-    """Start runs of one name in both deployments, and wait until both train."""
+    """Start runs of the same name in both deployments, and wait until both train."""
     run_id = new_name()
-    for one in (testbed, second):
-        start_sleeper(one, run_id)
-    for one in (testbed, second):
-        one.wait_for_training(run_id)
+    for deployed in (testbed, second):
+        start_sleeper(deployed, run_id)
+    for deployed in (testbed, second):
+        deployed.wait_for_training(run_id)
     return run_id
 
 
@@ -43,11 +43,11 @@ def end(testbed: Testbed, run_id: str) -> None:
     testbed.wait_for_no_instance(run_id)
 
 
-def test_runs_of_the_same_name_have_a_machine_each_and_stopping_one_leaves_the_other(
+def test_runs_of_the_same_name_have_separate_machines_and_stopping_one_spares_the_other(
     testbed: Testbed, second: Testbed, same: str
 ):
     first_machine, second_machine = (
-        one.wait_for_launch(same, attempt=1) for one in (testbed, second)
+        deployed.wait_for_launch(same, attempt=1) for deployed in (testbed, second)
     )
     assert first_machine != second_machine
     end(testbed, same)
@@ -56,10 +56,8 @@ def test_runs_of_the_same_name_have_a_machine_each_and_stopping_one_leaves_the_o
     end(second, same)
 
 
-def test_the_sweep_of_one_leaves_what_the_other_has_alone(
-    testbed: Testbed, second: Testbed, same: str
-):
-    # In the first ledger the run is over, and nobody ended its machine.
+def test_the_sweep_of_one_deployment_spares_the_other(testbed: Testbed, second: Testbed, same: str):
+    # According to the first ledger the run is over, but nothing terminated its machine.
     now = datetime.now(timezone.utc)
     testbed.ledger.end_attempt(same, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
     testbed.ledger.end_run(same, status=RunStatus.FAILED, reason="lost", now=now)
@@ -74,7 +72,7 @@ def test_the_sweep_of_one_leaves_what_the_other_has_alone(
     end(second, same)
 
 
-def test_the_permissions_of_one_end_at_the_machines_and_fleets_of_the_other(
+def test_the_permissions_of_one_deployment_exclude_the_machines_and_fleets_of_the_other(
     testbed: Testbed, second: Testbed, same: str
 ):
     machine = second.wait_for_launch(same, attempt=1)
@@ -96,13 +94,11 @@ def test_the_permissions_of_one_end_at_the_machines_and_fleets_of_the_other(
         clients.get("ssm").send_command(
             InstanceIds=[machine], DocumentName="runctl-agent", Parameters={"action": ["stop"]}
         )
-    for one in (testbed, second):
-        end(one, same)
+    for deployed in (testbed, second):
+        end(deployed, same)
 
 
-def test_the_command_line_reaches_the_deployment_that_is_named(
-    testbed: Testbed, second: Testbed, new_name
-):
+def test_the_command_line_reaches_the_named_deployment(testbed: Testbed, second: Testbed, new_name):
     run_id = start_sleeper(second, new_name())
     second.wait_for_training(run_id)
     named = {

@@ -1,4 +1,4 @@
-"""What the end-to-end tests do on a deployed system, by the names that people know it by."""
+"""What the end-to-end tests do with a deployed system, under the names that people know."""
 
 import hashlib
 import io
@@ -79,7 +79,7 @@ class Testbed(testbed.Testbed):
         wait_for(lambda: not self.live_instances(run_id), f"the instances of {run_id} to end")
 
     def verify_checkpoint_exists(self, run_id: str) -> Manifest:
-        """Return the newest checkpoint's manifest after checking that every part is there."""
+        """Return the newest checkpoint's manifest after checking that every part exists."""
         run = self.run(run_id)
         assert run.newest is not None, f"{run_id} has no checkpoint"
         manifest = Manifest.from_json(self._read(run.newest))

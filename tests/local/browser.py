@@ -22,7 +22,7 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
 )
 REPORT_TIMEOUT_SECONDS = 180
-# It reads what debugs it from descriptor 3, where nothing ever comes.
+# It reads debugging commands from descriptor 3, where nothing ever arrives.
 _KEEP_OPEN = 'exec "$0" "$@" 3<&0 4>/dev/null'
 
 needs_chromium = pytest.mark.skipif(
@@ -32,9 +32,9 @@ needs_chromium = pytest.mark.skipif(
 
 
 class Attacker:
-    """A web server with one page; what the page finds out, it reports back here.
+    """A web server with one page, which reports its findings back.
 
-    It also is a proxy for one name. The page and the local cloud then have the same origin, as when
+    It is also a proxy for one name. The page and the local cloud then have the same origin, as when
     the name of the page's server is changed to point to this machine (DNS rebinding).
     """
 
@@ -95,7 +95,7 @@ class Attacker:
 
 @contextlib.contextmanager
 def chromium(url: str, *options: str) -> Iterator[None]:
-    """Open a page in a browser with a profile of its own, until the block ends."""
+    """Open a page in a browser with its own profile, until the block ends."""
     assert CHROMIUM is not None, "CI is set, and there is no Chromium: `make system-packages`"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         output = Path(profile, "output")

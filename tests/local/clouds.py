@@ -41,18 +41,18 @@ def unique(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex[:8]}"
 
 
-def eventually(look: Callable[[], Any], *, seconds: float = 120) -> Any:
-    """Poll until `look` returns something true."""
+def eventually(check: Callable[[], Any], *, seconds: float = 120) -> Any:
+    """Poll until `check` returns something truthy."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := look():
+        if found := check():
             return found
         time.sleep(0.05)
     raise AssertionError("it never happened")
 
 
 def open_to_others(home: Path) -> list[Path]:
-    """List what other users may read in a local cloud's folder, the inside of instances apart."""
+    """List what other users may read in a local cloud's folder, except inside instances."""
     found = []
     for folder, names, files in os.walk(home):
         if Path(folder).parent == home / "instances":
@@ -85,7 +85,7 @@ class Cloud:
         )
 
     def role(self, *statements: dict[str, Any]) -> str:
-        """Make a role with these statements and return its ARN."""
+        """Create a role with these statements and return its ARN."""
         iam, name = self.client("iam"), unique("role")
         arn: str = iam.create_role(RoleName=name, AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
         if statements:
@@ -94,7 +94,7 @@ class Cloud:
         return arn
 
     def assume(self, role_arn: str) -> dict[str, str]:
-        """Get credentials of a role."""
+        """Return credentials of a role."""
         got = self.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="tester")[
             "Credentials"
         ]
@@ -147,7 +147,7 @@ class Cloud:
         return request | changes
 
     def launch(self, user_data: str = "#!/bin/sh\n", **changes: Any) -> str:
-        """Launch one instance and return its id."""
+        """Launch an instance and return its id."""
         template = changes.pop("template", None) or self.template(
             user_data, **changes.pop("data", {})
         )
@@ -165,7 +165,7 @@ class Cloud:
         return found
 
     def function(self, code: str, *, role: str | None = None) -> str:
-        """Make a Lambda function out of one module with a `handler`, and return its ARN."""
+        """Create a Lambda function from a module with a `handler`, and return its ARN."""
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as archive:
             archive.writestr("main.py", code)
@@ -181,7 +181,7 @@ class Cloud:
         return arn
 
     def machine(self, states: dict[str, Any], *, role: str | None = None, **top: Any) -> str:
-        """Make a JSONata state machine that starts at its first state."""
+        """Create a JSONata state machine that starts at its first state."""
         definition = {
             "QueryLanguage": "JSONata",
             "StartAt": next(iter(states)),
@@ -205,15 +205,15 @@ class Cloud:
         """Wait until an execution has ended and describe it."""
         sfn = self.client("stepfunctions")
 
-        def look() -> dict[str, Any] | None:
+        def check() -> dict[str, Any] | None:
             found: dict[str, Any] = sfn.describe_execution(executionArn=execution)
             return found if found["status"] != "RUNNING" else None
 
-        described: dict[str, Any] = eventually(look, seconds=seconds)
+        described: dict[str, Any] = eventually(check, seconds=seconds)
         return described
 
     def queue_for(self, pattern: dict[str, Any]) -> Callable[[], list[dict[str, Any]]]:
-        """Collect the events that match a pattern; the result reads what has come so far."""
+        """Collect the events that match a pattern; the result reads what has arrived so far."""
         sqs, events, name = self.client("sqs"), self.client("events"), unique("rule")
         url = sqs.create_queue(QueueName=name)["QueueUrl"]
         arn = f"arn:aws:sqs:us-east-1:000000000000:{name}"

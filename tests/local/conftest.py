@@ -27,7 +27,7 @@ def shared_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 @pytest.fixture
 def cloud(shared_cloud: Cloud) -> Iterator[Cloud]:
-    """One local cloud for all tests, with a fresh market and default knobs for each."""
+    """A local cloud for all tests, with a fresh market and default knobs for each."""
     shared_cloud.admin.set_knobs(boot_delay=0.05, agent_delay=0.05, shutdown_grace=3)
     yield shared_cloud
     shared_cloud.admin.reset()

@@ -12,7 +12,7 @@ import pytest
 
 NOBODY = 65534
 
-# Becomes another user, once all is imported: Python may lie where that user cannot read.
+# Becomes another user after all imports: that user may not be allowed to read Python's files.
 _BECOME = """
 import encodings.idna, http.client, json, os, sys
 os.setgroups([])
@@ -75,6 +75,6 @@ def request(
 
 
 def send_as_stranger(*requests: dict[str, Any]) -> list[tuple[int, str]]:
-    """Send requests as the user nobody, and return status and body of each answer."""
+    """Send requests as the user nobody, and return the status and body of each answer."""
     printed = run_as_stranger(_SENDER, stdin=json.dumps(requests))
     return [(status, body) for status, body in json.loads(printed)]

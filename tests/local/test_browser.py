@@ -1,4 +1,4 @@
-"""What a web page that the owner of a local cloud opens tries, in a real browser."""
+"""Attacks by a web page that the owner of a local cloud opens, in a real browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, needs_chromium]
 NAME = "rebind.example"
 PLANTED = {"environment": {"BASH_ENV": "/tmp/planted"}}
 
-# Each attempt is one function, which returns what the page learns of the answer.
+# Each attempt is a function, which returns what the page learns from the answer.
 PAGE = """<!doctype html><html><body><script>
 const cloud = CLOUD, key = KEY, planted = JSON.stringify(PLANTED);
 const load = (tag, where) => new Promise(done => {
@@ -137,7 +137,7 @@ def attack(attacked: Cloud) -> Iterator[Callable[..., dict[str, Any]]]:
         attacker.close()
 
 
-def test_page_of_another_site_is_refused_whatever_it_tries(
+def test_page_of_another_site_is_always_refused(
     attacked: Cloud, attack: Callable[..., dict[str, Any]]
 ) -> None:
     report = attack(page(attacked.endpoint.url, attacked.endpoint.keys.admin))
@@ -164,7 +164,7 @@ def test_page_of_another_site_is_refused_whatever_it_tries(
     assert kinds == {"Origin", "Sec-Fetch-Site", "a websocket connection"}
 
 
-def test_page_whose_name_is_made_to_point_here_is_refused(
+def test_page_whose_name_is_redirected_here_is_refused(
     attacked: Cloud, attack: Callable[..., dict[str, Any]]
 ) -> None:
     port = urlsplit(attacked.endpoint.url).port

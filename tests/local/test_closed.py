@@ -1,4 +1,4 @@
-"""What another user of this machine tries, and that nothing of it works."""
+"""Attempts by another user of this machine, all of which fail."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_another_user_cannot_create_or_invoke_a_function(cloud: Cloud) -> None:
     assert "MissingAuthenticationToken" in answers[0][1]
     assert all("UnrecognizedClientException" in body for _, body in answers[2:5]), answers
     functions = cloud.client("lambda").list_functions()["Functions"]
-    assert "planted" not in [one["FunctionName"] for one in functions]
+    assert "planted" not in [function["FunctionName"] for function in functions]
 
 
 @needs_another_user
@@ -117,7 +117,7 @@ def test_another_user_cannot_set_a_knob(cloud: Cloud) -> None:
             {keys.HEADER: cloud.endpoint.keys.admin[:-1]},
         )
     ]
-    attempts += [request(port, "GET", f"/_runctl/{one}") for one in ("health", "instances")]
+    attempts += [request(port, "GET", f"/_runctl/{path}") for path in ("health", "instances")]
     answers = send_as_stranger(*attempts)
     assert {status for status, _ in answers} == {401}, answers
     assert cloud.admin.knobs() == before
@@ -154,7 +154,7 @@ for name in ("", "endpoint.json", "keys.json", "cloud.log", "tmp", "instances"):
     else:
         print("read", path)
 """
-    # The folder above is the test's own; what protects the local cloud is its folder.
+    # The parent folder belongs to the test; the local cloud is protected by its own folder.
     for parent in cloud.endpoint.home.parents:
         if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & stat.S_IXOTH:
             parent.chmod(parent.stat().st_mode | stat.S_IXOTH)
@@ -163,13 +163,13 @@ for name in ("", "endpoint.json", "keys.json", "cloud.log", "tmp", "instances"):
 
 
 @needs_another_user
-def test_another_user_gets_no_credentials_from_the_metadata(cloud: Cloud) -> None:
+def test_another_user_gets_no_credentials_from_the_metadata_service(cloud: Cloud) -> None:
     role = cloud.role().rpartition("/")[2]
     instance_id = cloud.launch(
         "#!/bin/sh\nsleep 300\n", data={"IamInstanceProfile": {"Name": cloud.profile(role)}}
     )
     cloud.admin.wait_for_state(instance_id, "running")
-    # Every user sees which ports are listened on.
+    # Every user can see which ports are listened on.
     ports = [
         int(line.split()[1].rpartition(":")[2], 16)
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
@@ -189,12 +189,13 @@ def test_another_user_gets_no_credentials_from_the_metadata(cloud: Cloud) -> Non
         request(metadata.port, "GET", "/latest/user-data"),
     )
     assert answers == [(403, "")] * 6
-    # Everybody sees the arguments of a process, such as curl's. Who knows the path is refused too.
+    # Everybody sees the arguments of a process, such as curl's. A user who knows the path is
+    # refused, too.
     known = [request(metadata.port, "PUT", f"{metadata.path}/latest/api/token", headers=ttl)]
     assert send_as_stranger(*known) == [(403, "")]
 
 
-def test_owner_reads_the_metadata_with_botocore_and_with_the_agents_client(cloud: Cloud) -> None:
+def test_owner_reads_the_metadata_with_botocore_and_the_agents_client(cloud: Cloud) -> None:
     role = cloud.role().rpartition("/")[2]
     instance_id = cloud.launch(data={"IamInstanceProfile": {"Name": cloud.profile(role)}})
     cloud.admin.wait_for_state(instance_id, "running")
@@ -225,12 +226,12 @@ def test_connection_whose_other_end_is_closed_counts_as_foreign() -> None:
             assert not peers.is_own(peer, accepted.getsockname())
 
 
-def test_nothing_listens_but_what_asks_for_a_key(cloud: Cloud) -> None:
+def test_every_listener_requires_a_key(cloud: Cloud) -> None:
     script = "systemctl daemon-reload && touch $RUNCTL_ROOT/told"
     instance_id = cloud.launch(f"#!/bin/sh\n{script}\nsleep 300\n")
     eventually((cloud.root(instance_id) / "told").exists)
     processes = psutil.Process(cloud.endpoint.pid)
-    pids = {processes.pid, *(one.pid for one in processes.children(recursive=True))}
+    pids = {processes.pid, *(child.pid for child in processes.children(recursive=True))}
     inodes = set()
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -241,9 +242,9 @@ def test_nothing_listens_but_what_asks_for_a_key(cloud: Cloud) -> None:
             if target.startswith("socket:"):
                 inodes.add(target.removeprefix("socket:[").removesuffix("]"))
     metadata = {
-        urlsplit(one["metadata_url"]).port
-        for one in cloud.admin.instances()
-        if one["state"] == "running"
+        urlsplit(instance["metadata_url"]).port
+        for instance in cloud.admin.instances()
+        if instance["state"] == "running"
     }
     listening = set()
     for table in ("tcp", "tcp6"):
@@ -263,7 +264,7 @@ def test_nothing_listens_but_what_asks_for_a_key(cloud: Cloud) -> None:
         if (words := line.split())[6] in inodes and int(words[3], 16) & 0x10000
     ]
     assert accepting
-    for words in accepting:  # a file, in folders that only the owner enters
+    for words in accepting:  # a file, in folders that only the owner can enter
         assert not words[7].startswith("@"), words
 
 
@@ -276,7 +277,7 @@ def test_everything_in_the_folder_is_private_whatever_the_umask(tmp_path: Path) 
         instance_id = cloud.launch(f"#!/bin/sh\n{script}\nsleep 300\n")
         cloud.client("lambda").invoke(FunctionName=cloud.function(CODE))
         eventually((cloud.root(instance_id) / "umask").exists)
-        # On the instance files have the modes that they have on EC2.
+        # On the instance, files have the modes that they have on EC2.
         assert (cloud.root(instance_id) / "umask").read_text().strip() == "0022"
         assert open_to_others(home) == []
     finally:
@@ -329,12 +330,12 @@ def test_two_local_clouds_have_different_keys(shared_cloud: Cloud, tmp_path: Pat
         assert ours.secret_access_key != theirs.secret_access_key
         with pytest.raises(LocalCloudError, match="X-Runctl-Key: missing or wrong"):
             LocalCloudClient(other.url, key=ours.admin).health()
-        # The owner names the URL alone: the key is found.
+        # The owner gives only the URL: the key is found.
         assert LocalCloudClient(other.url).health()["ok"]
         assert LocalCloudClient(shared_cloud.endpoint.url).health()["ok"]
     finally:
         daemon.stop(other.home)
-    with pytest.raises(LocalCloudError, match="no local cloud of yours serves"):
+    with pytest.raises(LocalCloudError, match="no local cloud of this user serves"):
         LocalCloudClient(other.url)
 
 
@@ -342,7 +343,7 @@ def test_keys_of_a_function_cannot_be_computed(cloud: Cloud) -> None:
     role = cloud.role()
     function = cloud.function(CODE, role=role)
     cloud.client("lambda").invoke(FunctionName=function)
-    # As the emulator would make them out of the names.
+    # As the emulator would derive them from the names.
     digest = hashlib.sha256(f"{function}:{role}".encode()).hexdigest()
     guessed = cloud.client(
         "sts",

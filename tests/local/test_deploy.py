@@ -1,4 +1,4 @@
-"""The real CDK deploys onto a local cloud."""
+"""The real CDK deploys to a local cloud."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 TINY_APP = Path(__file__).parent / "tiny_app"
 
 
-def test_a_cdk_app_is_deployed_and_what_it_made_is_used(tmp_path: Path) -> None:
+def test_a_cdk_app_is_deployed_and_its_resources_are_used(tmp_path: Path) -> None:
     endpoint = daemon.start(tmp_path, die_with_parent=True)
     try:
         cloud = Cloud(endpoint, LocalCloudClient(endpoint.url))
@@ -38,7 +38,7 @@ def test_a_cdk_app_is_deployed_and_what_it_made_is_used(tmp_path: Path) -> None:
         eventually(lambda: (root / "region").read_text() == "us-east-1\n")
         assert (tmp_path / "cdk.out").is_dir()
         assert open_to_others(tmp_path) == []
-        # Again, with IAM enforced by now.
+        # Again, now that IAM is enforced.
         assert deploy(endpoint, project=TINY_APP)["Tiny"] == outputs
     finally:
         daemon.stop(tmp_path)

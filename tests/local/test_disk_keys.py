@@ -1,4 +1,4 @@
-"""A key that a volume cannot have ends the instance after its launch, as on EC2."""
+"""An unusable key of a volume ends the instance after its launch, as on EC2."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_key_that_is_not_enabled_ends_it(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("lacks", ["", "kms:CreateGrant", "kms:Decrypt"])
-def test_who_launches_needs_permission_for_the_key(strict_cloud: Cloud, lacks: str) -> None:
+def test_the_launching_caller_needs_permission_for_the_key(strict_cloud: Cloud, lacks: str) -> None:
     key_id, arn = new_key(strict_cloud)
     grant = allow(
         "kms:CreateGrant",
@@ -69,9 +69,9 @@ def test_who_launches_needs_permission_for_the_key(strict_cloud: Cloud, lacks: s
         StringEquals=THROUGH,
         Bool={"kms:GrantIsForAWSResource": "true"},
     )
-    uses = [allow(one, resource=arn, StringEquals=THROUGH) for one in USES if one != lacks]
+    uses = [allow(action, resource=arn, StringEquals=THROUGH) for action in USES if action != lacks]
     role = strict_cloud.role(
-        *(allow(one) for one in ("ec2:*", "iam:*", "ssm:*")),
+        *(allow(action) for action in ("ec2:*", "iam:*", "ssm:*")),
         *uses,
         *([] if lacks == "kms:CreateGrant" else [grant]),
     )

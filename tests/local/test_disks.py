@@ -1,4 +1,4 @@
-"""An instance may have a disk of a size, which is full when it is full."""
+"""An instance may have a disk of a given size, which really fills up."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def console(cloud: Cloud, instance_id: str) -> str:
     return str(cloud.client("ec2").get_console_output(InstanceId=instance_id).get("Output", ""))
 
 
-def test_an_instance_with_a_disk_of_its_own_meets_its_end_and_others_do_not(
+def test_only_the_instance_with_the_small_disk_fills_it(
     cloud_with_disks: Cloud,
 ) -> None:
     cloud = cloud_with_disks
@@ -57,7 +57,9 @@ def test_an_instance_with_a_disk_of_its_own_meets_its_end_and_others_do_not(
     assert str(cloud.root(small)) not in Path(f"/proc/{cloud.endpoint.pid}/mountinfo").read_text()
 
 
-def test_the_disk_size_of_the_start_holds_for_all_and_outlasts_a_reset(tmp_path: Path) -> None:
+def test_the_disk_size_at_start_applies_to_all_instances_and_survives_a_reset(
+    tmp_path: Path,
+) -> None:
     endpoint = daemon.start(
         tmp_path, die_with_parent=True, own_disks=True, disk_bytes=64 * MIB, own_paths=True
     )
@@ -65,7 +67,7 @@ def test_the_disk_size_of_the_start_holds_for_all_and_outlasts_a_reset(tmp_path:
         cloud = Cloud(endpoint, LocalCloudClient(endpoint.url))
         cloud.admin.reset()
         cloud.admin.set_knobs(boot_delay=0.05)
-        # The state folder and /tmp lie on the instance's disk, not beside it.
+        # The state folder and /tmp lie on the instance's disk, not next to it.
         script = "#!/bin/sh\ndf --output=size,itotal /var/lib/runctl /tmp | tail -n 2; echo end\n"
         instance_id = cloud.launch(script)
         eventually(lambda: "end" in console(cloud, instance_id))
@@ -78,13 +80,13 @@ def test_the_disk_size_of_the_start_holds_for_all_and_outlasts_a_reset(tmp_path:
         daemon.stop(tmp_path)
 
 
-def test_a_disk_that_was_taken_away_is_kept_by_no_other_instance(cloud_with_disks: Cloud) -> None:
+def test_a_removed_disk_is_not_kept_by_any_other_instance(cloud_with_disks: Cloud) -> None:
     cloud = cloud_with_disks
     cloud.admin.set_knobs(disk_bytes=2 * MIB)
     first = cloud.launch("#!/bin/sh\necho up; sleep 1000\n")
     second = cloud.launch("#!/bin/sh\necho up; sleep 1000\n")
-    for one in (first, second):
-        eventually(lambda one=one: "up" in console(cloud, one))  # type: ignore[misc]
+    for instance_id in (first, second):
+        eventually(lambda instance_id=instance_id: "up" in console(cloud, instance_id))  # type: ignore[misc]
     cloud.client("ec2").terminate_instances(InstanceIds=[first])
     cloud.admin.wait_for_state(first, "terminated")
     supervisor = cloud.admin.instance(second)["supervisor_pid"]

@@ -1,4 +1,4 @@
-"""The end of a reservation, failing status checks and maintenance, in the shapes of AWS."""
+"""Reservations that end, failing status checks and maintenance, in the shapes of AWS."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def test_end_of_a_reservation_is_an_event_and_nothing_in_the_metadata(cloud: Clo
     cloud.admin.wait_for_state(instance_id, "running")
     before = datetime.now(timezone.utc)
     cloud.admin.end_reservation(instance_id, notice_seconds=8)
-    (warning,) = eventually(lambda: [one for one in read() if "Reservation" in one["detail-type"]])
+    (warning,) = eventually(
+        lambda: [event for event in read() if "Reservation" in event["detail-type"]]
+    )
     assert warning["detail-type"] == "EC2 Capacity Reservation Instance Interruption Warning"
     assert warning["resources"] == [f"arn:aws:ec2:us-east-1:000000000000:instance/{instance_id}"]
     detail = warning["detail"]
@@ -64,7 +66,7 @@ def test_a_failing_check_is_described_with_when_it_began(cloud: Cloud) -> None:
     found = cloud.client("ec2").describe_instance_status(
         Filters=[{"Name": "system-status.status", "Values": ["impaired"]}]
     )["InstanceStatuses"]
-    assert [one["InstanceId"] for one in found] == [instance_id]
+    assert [status["InstanceId"] for status in found] == [instance_id]
     cloud.admin.impair(instance_id, check="system", is_ok=True)
     assert status_of(cloud, instance_id)["SystemStatus"] == passed
 
@@ -81,7 +83,7 @@ def test_a_machine_that_hangs_runs_nothing_and_can_be_terminated(cloud: Cloud) -
 
 
 @pytest.mark.parametrize("market", ["spot", "on-demand"])
-def test_a_retirement_is_announced_twice_over_and_ends_the_instance(
+def test_a_retirement_is_announced_in_two_places_and_ends_the_instance(
     cloud: Cloud, market: str
 ) -> None:
     script = METADATA + (
@@ -129,15 +131,15 @@ def test_a_canceled_event_does_not_happen(cloud: Cloud) -> None:
         (lambda admin, one: admin.cancel_maintenance(one, "instance-event-0"), "not a scheduled"),
     ],
 )
-def test_a_fault_that_there_is_not_is_refused(cloud: Cloud, asked, said: str) -> None:  # type: ignore[no-untyped-def]
+def test_an_unknown_fault_is_refused(cloud: Cloud, asked, said: str) -> None:  # type: ignore[no-untyped-def]
     instance_id = cloud.launch()
     cloud.admin.wait_for_state(instance_id, "running")
     with pytest.raises(LocalCloudError, match=said):
         asked(cloud.admin, instance_id)
 
 
-def test_statuses_are_asked_for_as_on_ec2(cloud: Cloud) -> None:
-    """There is no filter by instance, and one unknown id fails the whole call."""
+def test_statuses_are_requested_as_on_ec2(cloud: Cloud) -> None:
+    """Check that there is no filter by instance, and that an unknown id fails the whole call."""
     instance_id = cloud.launch()
     ec2 = cloud.client("ec2")
     with pytest.raises(ClientError, match="The filter 'instance-id' is invalid"):

@@ -1,4 +1,4 @@
-"""CreateFleet and its neighbours answer as EC2 does."""
+"""CreateFleet and related calls answer as EC2 does."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ def test_an_empty_pool_is_an_error_of_its_override_in_a_good_response(cloud: Clo
     cloud.admin.set_capacity(POOL, 0)
     got = cloud.client("ec2").create_fleet(**cloud.fleet_request(cloud.template()))
     assert got["Instances"] == []
-    assert [one["ErrorCode"] for one in got["Errors"]] == ["InsufficientInstanceCapacity"]
+    assert [error["ErrorCode"] for error in got["Errors"]] == ["InsufficientInstanceCapacity"]
     assert got["Errors"][0]["LaunchTemplateAndOverrides"]["Overrides"]["InstanceType"] == "m5.large"
 
 
 @pytest.mark.parametrize(
     "code", ["MaxSpotInstanceCountExceeded", "UnfulfillableCapacity", "SpotMaxPriceTooLow"]
 )
-def test_the_error_that_was_set_is_answered(cloud: Cloud, code: str) -> None:
+def test_the_configured_error_is_returned(cloud: Cloud, code: str) -> None:
     cloud.admin.set_capacity(POOL, error=code)
     got = cloud.client("ec2").create_fleet(**cloud.fleet_request(cloud.template()))
-    assert [one["ErrorCode"] for one in got["Errors"]] == [code]
+    assert [error["ErrorCode"] for error in got["Errors"]] == [code]
 
 
 def pool_of(instance_type: str) -> tuple[str, dict[str, Any]]:
-    """Return a pool in which no other test's instance may still be shutting down, and how to ask.
+    """Return a pool without other tests' instances that shut down, and a query for it.
 
-    Its instances count in their pool until they have ended.
+    Instances count in their pool until they have ended.
     """
     override = {"InstanceType": instance_type, "AvailabilityZone": ZONES[0]}
     return f"{instance_type}/{ZONES[0]}/spot", {"overrides": [override]}
 
 
-def test_an_ended_instance_gives_its_place_back(cloud: Cloud) -> None:
+def test_an_ended_instance_frees_its_capacity(cloud: Cloud) -> None:
     pool, asked = pool_of("m5.xlarge")
     cloud.admin.set_capacity(pool, 1)
     instance_id = cloud.launch(**asked)
@@ -71,7 +71,7 @@ def test_an_ended_instance_gives_its_place_back(cloud: Cloud) -> None:
     assert cloud.launch(template=template, **asked)
 
 
-def test_the_same_token_with_the_same_request_is_answered_the_same(cloud: Cloud) -> None:
+def test_a_repeated_request_with_the_same_token_has_the_same_answer(cloud: Cloud) -> None:
     request = cloud.fleet_request(cloud.template(), ClientToken=unique("token"))
     ec2 = cloud.client("ec2")
     first, second = ec2.create_fleet(**request), ec2.create_fleet(**request)
@@ -100,7 +100,7 @@ def test_a_minimum_needs_one_type_or_one_zone(cloud: Cloud) -> None:
     assert code_of(caught) == "InvalidParameterCombination"
 
 
-def test_a_gang_is_launched_whole_or_not_at_all(cloud: Cloud) -> None:
+def test_a_gang_is_launched_completely_or_not_at_all(cloud: Cloud) -> None:
     pool, asked = pool_of("m5.2xlarge")
     cloud.admin.set_capacity(pool, 2)
     options = {
@@ -142,12 +142,12 @@ def test_deleting_a_fleet_ends_its_instances(cloud: Cloud) -> None:
     )
 
 
-def test_an_instant_fleet_is_shown_to_who_names_it_and_its_tag_names_it(cloud: Cloud) -> None:
+def test_an_instant_fleet_is_found_by_its_id_which_its_tag_holds(cloud: Cloud) -> None:
     ec2, run = cloud.client("ec2"), unique("run")
     tags = [{"ResourceType": "fleet", "Tags": [{"Key": "run", "Value": run}]}]
     template = cloud.template("#!/bin/sh\n")
     got = ec2.create_fleet(**cloud.fleet_request(template, TagSpecifications=tags))
-    assert got["FleetId"] not in {one["FleetId"] for one in ec2.describe_fleets()["Fleets"]}
+    assert got["FleetId"] not in {listed["FleetId"] for listed in ec2.describe_fleets()["Fleets"]}
     filters = [{"Name": "resource-type", "Values": ["fleet"]}, {"Name": "value", "Values": [run]}]
     (tag,) = ec2.describe_tags(Filters=filters)["Tags"]
     assert (tag["ResourceId"], tag["Key"], tag["ResourceType"]) == (got["FleetId"], "run", "fleet")
@@ -173,7 +173,7 @@ def test_a_fleet_is_deleted_once_and_no_more_than_25_at_a_time(cloud: Cloud) -> 
         "deleted_terminating",
     )
     again = ec2.delete_fleets(FleetIds=[fleet, "fleet-unknown"], TerminateInstances=True)
-    codes = [one["Error"]["Code"] for one in again["UnsuccessfulFleetDeletions"]]
+    codes = [failure["Error"]["Code"] for failure in again["UnsuccessfulFleetDeletions"]]
     assert codes == ["fleetNotInDeletableState", "fleetIdDoesNotExist"]
 
 
@@ -191,7 +191,7 @@ def test_our_fleets_are_found_and_deleted_over_the_wire(cloud: Cloud) -> None:
 
     mine = launch(template, TagSpecifications=tags)
     launch(template)  # nobody's run
-    launch(other, TagSpecifications=tags)  # of a deployment beside ours
+    launch(other, TagSpecifications=tags)  # of another deployment
     (described,) = ec2.describe_launch_templates(LaunchTemplateNames=[template])["LaunchTemplates"]
     templates = {described["LaunchTemplateId"]}
     (found,) = find_fleets(ec2, templates=templates)
@@ -221,7 +221,11 @@ def test_instances_are_found_by_tag_and_state_page_by_page(cloud: Cloud) -> None
     )
     sizes, found = [], set()
     for page in pages:
-        ids = {one["InstanceId"] for group in page["Reservations"] for one in group["Instances"]}
+        ids = {
+            instance["InstanceId"]
+            for group in page["Reservations"]
+            for instance in group["Instances"]
+        }
         sizes.append(len(ids))
         found |= ids
     assert sizes == [5, 2]
@@ -255,7 +259,7 @@ def test_a_new_instance_may_be_invisible_for_a_moment(cloud: Cloud) -> None:
 def volumes_of(cloud: Cloud, run: str) -> list[dict[str, Any]]:
     pages = cloud.client("ec2").get_paginator("describe_volumes")
     filters = [{"Name": "tag-key", "Values": ["run"]}, {"Name": "tag:run", "Values": [run]}]
-    return [one for page in pages.paginate(Filters=filters) for one in page["Volumes"]]
+    return [volume for page in pages.paginate(Filters=filters) for volume in page["Volumes"]]
 
 
 def launch_with_disk(cloud: Cloud, run: str, **ebs: Any) -> str:
@@ -291,12 +295,12 @@ def test_a_volume_that_its_template_keeps_is_left_behind_until_it_is_deleted(clo
     assert code_of(caught) == "InvalidVolume.NotFound"
 
 
-def test_prices_are_told_as_they_were_set(cloud: Cloud) -> None:
+def test_prices_are_returned_as_they_were_set(cloud: Cloud) -> None:
     cloud.admin.set_price(POOL, 0.0123)
     got = cloud.client("ec2").describe_spot_price_history(
         InstanceTypes=["m5.large"], AvailabilityZone=ZONES[0], ProductDescriptions=["Linux/UNIX"]
     )
-    assert [float(one["SpotPrice"]) for one in got["SpotPriceHistory"]] == [0.0123]
+    assert [float(price["SpotPrice"]) for price in got["SpotPriceHistory"]] == [0.0123]
 
 
 def test_tags_can_be_added_and_removed(cloud: Cloud) -> None:
@@ -304,14 +308,14 @@ def test_tags_can_be_added_and_removed(cloud: Cloud) -> None:
     ec2.create_tags(Resources=[instance_id], Tags=[{"Key": "a", "Value": "1"}])
     assert {"Key": "a", "Value": "1"} in cloud.describe(instance_id)["Tags"]
     shown = ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [instance_id]}])["Tags"]
-    assert "a" in {one["Key"] for one in shown}
+    assert "a" in {tag["Key"] for tag in shown}
     ec2.delete_tags(Resources=[instance_id], Tags=[{"Key": "a"}])
-    assert "a" not in {one["Key"] for one in cloud.describe(instance_id)["Tags"]}
+    assert "a" not in {tag["Key"] for tag in cloud.describe(instance_id)["Tags"]}
 
 
 def test_every_call_is_recorded_with_its_outcome(cloud: Cloud) -> None:
     token = unique("token")
     cloud.launch(ClientToken=token)
-    recorded = [one for one in cloud.admin.calls() if one["params"].get("ClientToken") == token]
-    assert [(one["action"], one["outcome"]) for one in recorded] == [("CreateFleet", "ok")]
+    recorded = [call for call in cloud.admin.calls() if call["params"].get("ClientToken") == token]
+    assert [(call["action"], call["outcome"]) for call in recorded] == [("CreateFleet", "ok")]
     assert recorded[0]["answer"]["Instances"]

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 AGENT = {
     "Effect": "Allow",
-    "Action": [one.action for one in REQUIRED["ssm-agent", "register"]],
+    "Action": [required.action for required in REQUIRED["ssm-agent", "register"]],
     "Resource": "*",
 }
 
@@ -67,14 +67,16 @@ def test_a_role_with_every_permission_launches(strict_cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("missing", sorted(set(LAUNCH) - {"ec2:CreateFleet"}))
 def test_each_dependent_permission_is_needed(strict_cloud: Cloud, missing: str) -> None:
-    role = strict_cloud.role(*(one for action, one in LAUNCH.items() if action != missing))
-    told = f"not authorized to perform: {missing} on resource"
+    role = strict_cloud.role(
+        *(statement for action, statement in LAUNCH.items() if action != missing)
+    )
+    message = f"not authorized to perform: {missing} on resource"
     if missing == "ec2:CreateTags":  # the fleet itself is tagged before anything is launched
-        with pytest.raises(ClientError, match=f"UnauthorizedOperation.*{told}"):
+        with pytest.raises(ClientError, match=f"UnauthorizedOperation.*{message}"):
             create_fleet(strict_cloud, role)
         return
-    if missing == "ssm:GetParameters":  # so is the image resolved
-        with pytest.raises(ClientError, match=f"SsmAccessDenied.*{told}"):
+    if missing == "ssm:GetParameters":  # and so is the image resolved
+        with pytest.raises(ClientError, match=f"SsmAccessDenied.*{message}"):
             create_fleet(strict_cloud, role)
         return
     code = "UnauthorizedOperation"
@@ -84,8 +86,8 @@ def test_each_dependent_permission_is_needed(strict_cloud: Cloud, missing: str) 
             strict_cloud.client("iam").delete_role(RoleName="AWSServiceRoleForEC2Spot")
     got = create_fleet(strict_cloud, role)
     assert got["Instances"] == []
-    assert {one["ErrorCode"] for one in got["Errors"]} == {code}
-    assert told in got["Errors"][0]["ErrorMessage"]
+    assert {error["ErrorCode"] for error in got["Errors"]} == {code}
+    assert message in got["Errors"][0]["ErrorMessage"]
 
 
 def test_a_fleet_cannot_be_created_without_the_permission(strict_cloud: Cloud) -> None:
@@ -94,7 +96,9 @@ def test_a_fleet_cannot_be_created_without_the_permission(strict_cloud: Cloud) -
 
 
 def test_no_tags_need_no_permission_to_tag(strict_cloud: Cloud) -> None:
-    role = strict_cloud.role(*(one for key, one in LAUNCH.items() if key != "ec2:CreateTags"))
+    role = strict_cloud.role(
+        *(statement for key, statement in LAUNCH.items() if key != "ec2:CreateTags")
+    )
     assert create_fleet(strict_cloud, role, TagSpecifications=[])["Instances"]
 
 
@@ -131,7 +135,7 @@ def test_only_fleets_with_the_tag_may_be_deleted(strict_cloud: Cloud) -> None:
     with pytest.raises(ClientError, match="UnauthorizedOperation"):
         ec2.delete_fleets(FleetIds=[foreign], TerminateInstances=True)
     gone = ec2.delete_fleets(FleetIds=[mine], TerminateInstances=True)
-    assert [one["FleetId"] for one in gone["SuccessfulFleetDeletions"]] == [mine]
+    assert [deletion["FleetId"] for deletion in gone["SuccessfulFleetDeletions"]] == [mine]
     for call, action in (
         (ec2.describe_fleets, "ec2:DescribeFleets"),
         (ec2.describe_tags, "ec2:DescribeTags"),
@@ -297,7 +301,7 @@ def test_a_state_machine_invokes_only_what_its_role_allows(strict_cloud: Cloud) 
 
 def test_a_nested_execution_needs_every_permission_of_its_pattern(strict_cloud: Cloud) -> None:
     child = strict_cloud.machine({"Done": {"Type": "Succeed"}})
-    needed = [one.action for one in REQUIRED["states", "states:startExecution.sync:2"]]
+    needed = [required.action for required in REQUIRED["states", "states:startExecution.sync:2"]]
     states = {
         "Continue": {
             "Type": "Task",
@@ -308,7 +312,7 @@ def test_a_nested_execution_needs_every_permission_of_its_pattern(strict_cloud: 
     }
     outcomes = {}
     for missing in ("", *needed):
-        role = strict_cloud.role(*(allow(one) for one in needed if one != missing))
+        role = strict_cloud.role(*(allow(action) for action in needed if action != missing))
         execution = strict_cloud.start(strict_cloud.machine(states, role=role))
         outcomes[missing] = strict_cloud.ended(execution)["status"]
     assert outcomes == {"": "SUCCEEDED"} | dict.fromkeys(needed, "FAILED")
@@ -358,7 +362,9 @@ def test_a_rule_reaches_a_function_only_by_the_functions_policy(strict_cloud: Cl
     send("after")
     s3 = strict_cloud.client("s3")
     eventually(lambda: s3.list_objects_v2(Bucket=bucket)["KeyCount"])
-    assert [one["Key"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["after"]
+    assert [content["Key"] for content in s3.list_objects_v2(Bucket=bucket)["Contents"]] == [
+        "after"
+    ]
 
 
 def test_a_report_needs_the_permission_on_the_machine_that_made_the_token(

@@ -1,4 +1,4 @@
-"""Instances are real: they boot, run their user data, and are gone when they are gone."""
+"""Instances are real: they boot, run their user data, and leave nothing running at their end."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def is_alive(pid: int) -> bool:
 
 
 def pids(cloud: Cloud, instance_id: str, name: str, count: int) -> list[int]:
-    """Wait for so many process ids in a file below the instance's root."""
+    """Wait for `count` process ids in a file below the instance's root."""
     path = cloud.root(instance_id) / name
 
-    def look() -> list[int] | None:
+    def check() -> list[int] | None:
         words = path.read_text().split() if path.exists() else []
-        return [int(one) for one in words] if len(words) >= count else None
+        return [int(word) for word in words] if len(words) >= count else None
 
-    found: list[int] = eventually(look)
+    found: list[int] = eventually(check)
     return found
 
 
@@ -97,7 +97,7 @@ def test_the_interpreter_is_not_the_developers_environment(cloud: Cloud) -> None
     assert text_of(cloud, instance_id, "plain") == "True\n"
 
 
-def test_what_user_data_prints_is_the_console_output(cloud: Cloud) -> None:
+def test_output_of_user_data_is_the_console_output(cloud: Cloud) -> None:
     instance_id = cloud.launch("#!/bin/sh\necho hello; echo problem >&2\n")
     ec2 = cloud.client("ec2")
     eventually(
@@ -114,26 +114,28 @@ def test_a_notice_is_seen_in_metadata_and_the_deadline_kills_everything(cloud: C
     )
     instance_id = cloud.launch(script)
     running = pids(cloud, instance_id, "pids", 2)
-    told = time.monotonic()
+    noticed_at = time.monotonic()
     cloud.admin.interrupt(instance_id, notice_seconds=1.5)
     assert json.loads(text_of(cloud, instance_id, "notice"))["action"] == "terminate"
     assert all(is_alive(pid) for pid in running)
     ended = cloud.admin.wait_for_state(instance_id, "terminated")
-    assert 1.4 < time.monotonic() - told < 5
+    assert 1.4 < time.monotonic() - noticed_at < 5
     assert ended["reason"] == "Server.SpotInstanceTermination"
     assert not any(is_alive(pid) for pid in running)
     assert cloud.describe(instance_id)["StateReason"]["Code"] == "Server.SpotInstanceTermination"
 
 
-def test_without_a_notice_an_instance_is_gone_at_once(cloud: Cloud) -> None:
+def test_without_a_notice_an_instance_disappears_at_once(cloud: Cloud) -> None:
     script = f"#!/bin/sh\nsetsid {LOOP} & echo $! > $RUNCTL_ROOT/pids; trap '' TERM; {LOOP}\n"
     instance_id = cloud.launch(script)
     running = pids(cloud, instance_id, "pids", 1)
     cloud.admin.interrupt(instance_id, notice=False)
     cloud.admin.wait_for_state(instance_id, "terminated")
     assert not any(is_alive(pid) for pid in running)
-    told = [one["what"] for one in cloud.admin.events() if one["instance_id"] == instance_id]
-    assert "notice" not in told
+    events = [
+        event["what"] for event in cloud.admin.events() if event["instance_id"] == instance_id
+    ]
+    assert "notice" not in events
 
 
 def test_on_demand_instances_cannot_be_interrupted(cloud: Cloud) -> None:
@@ -149,12 +151,12 @@ def test_a_warning_reaches_the_rules_and_so_does_every_state(cloud: Cloud) -> No
     cloud.admin.interrupt(instance_id, notice_seconds=0.3)
 
     def mine() -> list[dict]:  # type: ignore[type-arg]
-        return [one for one in read() if one["detail"].get("instance-id") == instance_id]
+        return [event for event in read() if event["detail"].get("instance-id") == instance_id]
 
-    eventually(lambda: any(one["detail"].get("state") == "terminated" for one in mine()))
-    states = [one["detail"]["state"] for one in mine() if "state" in one["detail"]]
+    eventually(lambda: any(event["detail"].get("state") == "terminated" for event in mine()))
+    states = [event["detail"]["state"] for event in mine() if "state" in event["detail"]]
     assert states == ["pending", "running", "shutting-down", "terminated"]
-    (warning,) = (one for one in mine() if "Interruption" in one["detail-type"])
+    (warning,) = (event for event in mine() if "Interruption" in event["detail-type"])
     assert warning["detail"] == {"instance-id": instance_id, "instance-action": "terminate"}
     assert {"version", "id", "account", "time", "region", "resources"} <= set(warning)
 
@@ -169,7 +171,7 @@ def test_events_can_be_dropped_and_duplicated(cloud: Cloud) -> None:
     cloud.admin.wait_for_state(instance_id, "running")
     cloud.admin.rebalance(instance_id)
     eventually(lambda: len(read()) >= 2)
-    assert {one["detail-type"] for one in read()} == {"EC2 Instance Rebalance Recommendation"}
+    assert {event["detail-type"] for event in read()} == {"EC2 Instance Rebalance Recommendation"}
 
 
 def test_shutdown_from_inside_terminates_the_instance(cloud: Cloud) -> None:
@@ -187,7 +189,7 @@ def test_an_on_demand_instance_that_shuts_down_is_only_stopped_by_default(cloud:
     cloud.admin.wait_for_state(instance_id, "stopped")
 
 
-def test_terminating_lets_services_end_in_their_own_way(cloud: Cloud) -> None:
+def test_terminating_lets_services_shut_down_in_order(cloud: Cloud) -> None:
     script = (
         "#!/bin/bash\n"
         "cat > $RUNCTL_ROOT/etc/systemd/system/a.service <<UNIT\n"
@@ -242,7 +244,7 @@ def test_a_scope_is_only_the_program_itself(cloud: Cloud) -> None:
     assert text_of(cloud, instance_id, "scope") == "in scope\n"
 
 
-def test_a_timer_runs_its_service_again_and_again(cloud: Cloud) -> None:
+def test_a_timer_runs_its_service_repeatedly(cloud: Cloud) -> None:
     script = (
         "#!/bin/bash\ncd $RUNCTL_ROOT/etc/systemd/system\n"
         "printf '[Service]\\nType=oneshot\\nExecStart=/bin/sh -c \"echo tick >> "
@@ -280,7 +282,7 @@ def test_an_instance_terminated_before_it_booted_never_runs_its_user_data(cloud:
     assert not (cloud.root(instance_id) / "ran").exists()
 
 
-def test_two_local_clouds_do_not_know_each_other(cloud: Cloud, tmp_path: Path) -> None:
+def test_two_local_clouds_are_independent(cloud: Cloud, tmp_path: Path) -> None:
     instance_id = cloud.launch()
     other = daemon.start(tmp_path, die_with_parent=True)
     try:
@@ -293,10 +295,10 @@ def test_two_local_clouds_do_not_know_each_other(cloud: Cloud, tmp_path: Path) -
     assert daemon.find(tmp_path) is None
 
 
-def test_started_twice_at_once_there_is_one_local_cloud(tmp_path: Path) -> None:
+def test_two_simultaneous_starts_yield_a_single_local_cloud(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         starts = [pool.submit(daemon.start, tmp_path) for _ in range(2)]
-        first, second = (one.result() for one in starts)
+        first, second = (start.result() for start in starts)
     try:
         assert first == second
     finally:
@@ -310,7 +312,7 @@ def test_a_local_cloud_that_cannot_start_says_why(tmp_path: Path) -> None:
             daemon.start(tmp_path, port=port)
 
 
-def test_a_killed_local_cloud_takes_its_instances_along(tmp_path: Path) -> None:
+def test_a_killed_local_cloud_ends_its_instances(tmp_path: Path) -> None:
     from runctl.local.client import LocalCloudClient
 
     endpoint = daemon.start(tmp_path, die_with_parent=True)

@@ -1,4 +1,4 @@
-"""Instances have the paths that they have on EC2, each its own, and the machine keeps its own."""
+"""Instances have the paths that they have on EC2, each its own, apart from the machine's."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def console(cloud: Cloud, instance_id: str) -> str:
     return str(cloud.client("ec2").get_console_output(InstanceId=instance_id).get("Output", ""))
 
 
-def look(cloud: Cloud, name: str) -> tuple[str, str]:
-    """Launch an instance that looks for a name, and leaves it, in all folders of its own."""
+def check(cloud: Cloud, name: str) -> tuple[str, str]:
+    """Launch an instance that looks for a name, and leaves it, in all its own folders."""
     instance_id = cloud.launch(LOOK.replace("NAME", name))
     eventually(lambda: "looked" in console(cloud, instance_id))
     return instance_id, console(cloud, instance_id)
@@ -52,16 +52,16 @@ def look(cloud: Cloud, name: str) -> tuple[str, str]:
 def left_on_the_machine(name: str) -> list[Path]:
     folders = ("/tmp", "/var/tmp", "/dev/shm", "/var/lib", "/root", str(Path.home()))
     found = [Path(folder, name) for folder in folders] + [isolation.STATE / name]
-    return [one for one in found if one.exists()]
+    return [path for path in found if path.exists()]
 
 
-def test_instances_have_the_same_paths_and_nothing_in_common(cloud: Cloud) -> None:
+def test_instances_have_the_same_paths_but_separate_content(cloud: Cloud) -> None:
     name, known = unique("mark"), isolation.STATE.exists()
-    first, said = look(cloud, name)
-    second, also_said = look(cloud, name)
+    first, said = check(cloud, name)
+    second, also_said = check(cloud, name)
     assert said == also_said == f"python {{}}\n{name}.seen\nlooked\n"
     for instance_id in (first, second):
-        # From outside all of it lies below the root.
+        # From outside, all of it lies below the root.
         root = cloud.root(instance_id)
         for folder in ("tmp", "var/tmp", "root"):
             assert (root / folder / name).read_text() == "mine\n"
@@ -114,7 +114,7 @@ def test_a_killed_local_cloud_leaves_nothing_on_the_machine(tmp_path: Path) -> N
     cloud, name = Cloud(endpoint, LocalCloudClient(endpoint.url)), unique("mark")
     cloud.admin.set_knobs(boot_delay=0.05)
     before = Path("/proc/self/mountinfo").read_text()
-    instance_id, _ = look(cloud, name)
+    instance_id, _ = check(cloud, name)
     root = cloud.root(instance_id)
     os.kill(endpoint.pid, signal.SIGKILL)
     eventually(lambda: daemon.find(tmp_path) is None)
@@ -125,7 +125,7 @@ def test_a_killed_local_cloud_leaves_nothing_on_the_machine(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("folder", ["/dev/shm", "/var/tmp"])
-def test_the_local_cloud_itself_may_lie_in_a_folder_that_instances_have_of_their_own(
+def test_the_local_cloud_may_lie_in_a_folder_that_instances_have_privately(
     folder: str,
 ) -> None:
     home = Path(tempfile.mkdtemp(dir=folder))
@@ -133,7 +133,7 @@ def test_the_local_cloud_itself_may_lie_in_a_folder_that_instances_have_of_their
         endpoint = daemon.start(home, die_with_parent=True)
         cloud, name = Cloud(endpoint, LocalCloudClient(endpoint.url)), unique("mark")
         cloud.admin.set_knobs(boot_delay=0.05)
-        _, said = look(cloud, name)
+        _, said = check(cloud, name)
         assert said == f"python {{}}\n{name}.seen\nlooked\n"
         assert left_on_the_machine(name) == []
     finally:
@@ -152,11 +152,14 @@ def cloud_that_shares(tmp_path: Path) -> Iterator[Cloud]:
         daemon.stop(tmp_path)
 
 
-def test_without_namespaces_instances_keep_to_their_root_and_the_cloud_says_so(
+def test_without_namespaces_instances_use_their_root_and_the_cloud_logs_it(
     cloud_that_shares: Cloud, cloud: Cloud
 ) -> None:
     health = cloud_that_shares.admin.health()
-    assert (health["own_paths"], health["shares_paths_because"]) == (False, "it was started so")
+    assert (health["own_paths"], health["shares_paths_because"]) == (
+        False,
+        "it was started with this setting",
+    )
     assert cloud.admin.health()["own_paths"]
     shown = "#!/bin/sh\necho $HOME $TMPDIR ${RUNCTL_STATE_DIR:-none}; echo end\n"
     instance_id = cloud_that_shares.launch(shown)

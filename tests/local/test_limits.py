@@ -30,7 +30,7 @@ def refused(caught: pytest.ExceptionInfo[ClientError]) -> str:
         ({"name": "a\x7fb"}, "InvalidName"),
         ({"name": "n" * 81}, "ValidationException"),
         ({"input": json.dumps("x" * 256 * KIB)}, "ValidationException"),
-        # As bytes: half as many characters are too many.
+        # In bytes: half as many characters are too many.
         ({"input": json.dumps("é" * 129 * KIB, ensure_ascii=False)}, "ValidationException"),
         ({"input": "{"}, "InvalidExecutionInput"),
     ],
@@ -131,7 +131,7 @@ def test_names_of_log_streams_are_those_of_cloudwatch(cloud: Cloud) -> None:
         assert refused(caught) == "InvalidParameterException"
 
 
-def test_events_of_a_megabyte_are_refused(cloud: Cloud) -> None:
+def test_events_larger_than_the_limit_are_refused(cloud: Cloud) -> None:
     events = cloud.client("events")
     entry = {"Source": "mine", "DetailType": "t", "Detail": json.dumps({"x": "y" * 600 * KIB})}
     assert events.put_events(Entries=[entry])["FailedEntryCount"] == 0

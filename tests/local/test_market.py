@@ -26,11 +26,11 @@ def test_the_cheapest_pool_that_is_deep_enough_wins() -> None:
     assert given_pools(got) == [C, C]
 
 
-def test_what_one_pool_lacks_comes_from_the_next_and_the_error_is_told() -> None:
+def test_what_one_pool_lacks_comes_from_the_next_and_the_error_is_reported() -> None:
     market = Market(capacities={A: 1, B: 5}, prices={A: 0.01, B: 0.02})
     got = allocate(market, offers(A, B), wanted=3, strategy="lowest-price")
     assert given_pools(got) == [A, B, B]
-    assert [(one.offer.pool, one.code) for one in got.refused] == [
+    assert [(refusal.offer.pool, refusal.code) for refusal in got.refused] == [
         (A, "InsufficientInstanceCapacity")
     ]
 
@@ -41,17 +41,17 @@ def test_priorities_decide_when_the_strategy_says_so() -> None:
     assert given_pools(got) == [C]
 
 
-def test_a_pool_dearer_than_the_maximum_price_gives_nothing() -> None:
+def test_a_pool_above_the_maximum_price_is_refused() -> None:
     market = Market(prices={A: 0.5})
     got = allocate(market, offers(A, max_price=0.4), wanted=1, strategy="lowest-price")
     assert got.granted == ()
-    assert [one.code for one in got.refused] == ["SpotMaxPriceTooLow"]
+    assert [refusal.code for refusal in got.refused] == ["SpotMaxPriceTooLow"]
 
 
 @pytest.mark.parametrize("code", ["MaxSpotInstanceCountExceeded", "Unsupported"])
-def test_a_pool_with_an_error_answers_it(code: str) -> None:
+def test_a_pool_with_an_error_returns_it(code: str) -> None:
     got = allocate(Market(errors={A: code}), offers(A), wanted=1, strategy="lowest-price")
-    assert [one.code for one in got.refused] == [code]
+    assert [refusal.code for refusal in got.refused] == [code]
 
 
 def test_below_the_minimum_nothing_is_launched() -> None:
@@ -60,7 +60,7 @@ def test_below_the_minimum_nothing_is_launched() -> None:
         market, offers(A, B), wanted=4, minimum=4, same_zone=True, strategy="lowest-price"
     )
     assert got.granted == ()
-    assert {one.offer.pool for one in got.refused} == {A, B}
+    assert {refusal.offer.pool for refusal in got.refused} == {A, B}
 
 
 def test_one_zone_that_holds_the_minimum_is_found() -> None:
@@ -77,7 +77,7 @@ def test_one_zone_that_holds_the_minimum_is_found() -> None:
     wanted=st.integers(1, 12),
     strategy=st.sampled_from(["price-capacity-optimized", "capacity-optimized", "lowest-price"]),
 )
-def test_no_pool_gives_more_than_it_holds_and_nobody_gets_more_than_wanted(
+def test_allocation_exceeds_neither_supply_nor_demand(
     capacities: tuple[int, ...], prices: tuple[float, ...], wanted: int, strategy: str
 ) -> None:
     pools = dict(zip((A, B, C), capacities, strict=True))
@@ -87,7 +87,7 @@ def test_no_pool_gives_more_than_it_holds_and_nobody_gets_more_than_wanted(
     assert all(got.count(pool) <= held for pool, held in pools.items())
 
 
-def test_a_pool_is_written_and_read_the_same() -> None:
+def test_a_pool_survives_formatting_and_parsing() -> None:
     assert str(Pool.parse("m5.large/us-east-1a/spot")) == "m5.large/us-east-1a/spot"
     with pytest.raises(ValueError, match="/spot or /on-demand"):
         Pool.parse("m5.large/us-east-1a/reserved")

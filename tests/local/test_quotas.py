@@ -1,4 +1,4 @@
-"""vCPU quotas are answered by Service Quotas and enforced by CreateFleet, as on AWS."""
+"""vCPU quotas are reported by Service Quotas and enforced by CreateFleet, as on AWS."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_quota_counts_the_vcpus_of_all_types_of_its_families() -> None:
 
 
 @pytest.mark.parametrize("lifecycle", ["spot", "on-demand"])
-def test_beyond_a_quota_the_error_is_the_markets(lifecycle: Lifecycle) -> None:
+def test_beyond_a_quota_the_error_depends_on_the_market(lifecycle: Lifecycle) -> None:
     market = Market(in_use={Pool("m5.xlarge", ZONES[1], lifecycle): 1})
     check = Quotas(Knobs(vcpu_quotas={SPOT: 7, ON_DEMAND: 7}), market).shortage
     asked = offers(lifecycle, "m5.xlarge")
@@ -54,15 +54,15 @@ def test_beyond_a_quota_the_error_is_the_markets(lifecycle: Lifecycle) -> None:
     assert sentence in refusal.message
 
 
-def test_create_fleet_refuses_what_is_beyond_a_quota(cloud: Cloud) -> None:
+def test_create_fleet_refuses_requests_beyond_a_quota(cloud: Cloud) -> None:
     cloud.admin.set_quota(SPOT, 1)
     got = cloud.client("ec2").create_fleet(**cloud.fleet_request(cloud.template()))
-    assert [one["ErrorCode"] for one in got["Errors"]] == ["MaxSpotInstanceCountExceeded"]
+    assert [error["ErrorCode"] for error in got["Errors"]] == ["MaxSpotInstanceCountExceeded"]
     cloud.admin.set_quota(SPOT, None)
     assert cloud.launch()
 
 
-def test_service_quotas_tells_the_value_that_holds(cloud: Cloud) -> None:
+def test_service_quotas_returns_the_value_in_force(cloud: Cloud) -> None:
     client = cloud.client("service-quotas")
     ours = Ec2Quotas(client, cloud.client("ec2"))
     with pytest.raises(ClientError, match="NoSuchResourceException"):
@@ -86,14 +86,12 @@ def test_reading_quotas_needs_a_permission(strict_cloud: Cloud) -> None:
 @pytest.mark.parametrize(
     ("quotas", "problem"),
     [
-        ({"L-34B43A0": 1}, "no quota 'L-34B43A0'; did you mean 'L-34B43A08'"),
-        ({SPOT: -1}, "not a number from 0 up"),
-        ({SPOT: 1.5}, "takes a number of vCPUs, not 1.5"),
-        ({SPOT: "8"}, "takes a number of vCPUs, not '8'"),
+        ({"L-34B43A0": 1}, "'L-34B43A0' is not a known quota; did you mean 'L-34B43A08'"),
+        ({SPOT: -1}, "not a number of at least 0"),
+        ({SPOT: 1.5}, "1.5 for L-34B43A08 is not a number of vCPUs"),
+        ({SPOT: "8"}, "'8' for L-34B43A08 is not a number of vCPUs"),
     ],
 )
-def test_a_quota_that_is_none_is_refused(
-    cloud: Cloud, quotas: dict[str, object], problem: str
-) -> None:
+def test_an_invalid_quota_is_refused(cloud: Cloud, quotas: dict[str, object], problem: str) -> None:
     with pytest.raises(LocalCloudError, match=problem):
         cloud.admin.set_knobs(vcpu_quotas=quotas)

@@ -15,7 +15,7 @@ from tests.local.test_workflows import KEEPER, Tokens, waiting
 
 pytestmark = pytest.mark.slow
 
-# Says that it runs, and answers with its own name once it is told to.
+# Reports that it runs, and answers with its own name when it is allowed to.
 SLOW = """
 import boto3, time, uuid
 def handler(event, context):
@@ -38,7 +38,7 @@ def history(cloud: Cloud, execution: str) -> list[dict[str, Any]]:
     return events
 
 
-def test_a_redrive_goes_on_in_the_failed_state_with_its_input_and_new_tries(cloud: Cloud) -> None:
+def test_a_redrive_continues_in_the_failed_state_with_its_input_and_new_tries(cloud: Cloud) -> None:
     tokens, sfn = Tokens(cloud), cloud.client("stepfunctions")
     cloud.admin.set_knobs(wait_scale=0.01)
     first = {
@@ -75,8 +75,8 @@ def test_a_redrive_goes_on_in_the_failed_state_with_its_input_and_new_tries(clou
     assert ended["startDate"] == failed["startDate"]
 
     events = history(cloud, execution)
-    kinds = [one["type"] for one in events]
-    assert [one["id"] for one in events] == list(range(1, len(events) + 1))
+    kinds = [event["type"] for event in events]
+    assert [event["id"] for event in events] == list(range(1, len(events) + 1))
     assert kinds.count("PassStateEntered") == 1
     assert kinds[kinds.index("ExecutionFailed") + 1] == "ExecutionRedriven"
     redriven = events[kinds.index("ExecutionRedriven")]
@@ -85,12 +85,15 @@ def test_a_redrive_goes_on_in_the_failed_state_with_its_input_and_new_tries(clou
     (listed,) = sfn.list_executions(stateMachineArn=machine)["executions"]
     assert (listed["redriveCount"], listed["redriveDate"]) == (1, date)
 
-    def told() -> list[tuple[str, int, str]]:
-        details = [one["detail"] for one in read()]
-        return [(one["status"], one["redriveCount"], one["redriveStatus"]) for one in details]
+    def announced() -> list[tuple[str, int, str]]:
+        details = [event["detail"] for event in read()]
+        return [
+            (detail["status"], detail["redriveCount"], detail["redriveStatus"])
+            for detail in details
+        ]
 
-    eventually(lambda: len(told()) == 4)
-    assert told() == [
+    eventually(lambda: len(announced()) == 4)
+    assert announced() == [
         ("RUNNING", 0, "NOT_REDRIVABLE"),
         ("FAILED", 0, "REDRIVABLE"),
         ("RUNNING", 1, "NOT_REDRIVABLE"),
@@ -98,13 +101,13 @@ def test_a_redrive_goes_on_in_the_failed_state_with_its_input_and_new_tries(clou
     ]
 
 
-def test_what_the_stopped_life_still_does_is_nothing_to_the_redriven_one(cloud: Cloud) -> None:
+def test_late_actions_of_the_stopped_execution_do_not_affect_the_redriven_one(cloud: Cloud) -> None:
     s3, sfn, bucket = cloud.client("s3"), cloud.client("stepfunctions"), unique("slow")
     s3.create_bucket(Bucket=bucket)
 
     def names(prefix: str) -> set[str]:
         found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-        return {one["Key"].rpartition("/")[2] for one in found}
+        return {entry["Key"].rpartition("/")[2] for entry in found}
 
     task = {
         "Type": "Task",
@@ -123,8 +126,8 @@ def test_what_the_stopped_life_still_does_is_nothing_to_the_redriven_one(cloud: 
     s3.put_object(Bucket=bucket, Key=f"go/{new}")
     ended = cloud.ended(execution)
     assert (ended["status"], json.loads(ended["output"])) == ("SUCCEEDED", new)
-    kinds = [one["type"] for one in history(cloud, execution)]
-    assert [kinds.count(one) for one in ("TaskScheduled", "TaskSucceeded")] == [2, 1]
+    kinds = [event["type"] for event in history(cloud, execution)]
+    assert [kinds.count(kind) for kind in ("TaskScheduled", "TaskSucceeded")] == [2, 1]
 
 
 def test_an_old_token_is_refused_and_a_stop_wakes_the_redriven_one(cloud: Cloud) -> None:
@@ -151,7 +154,7 @@ def test_an_old_token_is_refused_and_a_stop_wakes_the_redriven_one(cloud: Cloud)
     eventually(refused)
 
 
-def test_a_time_limit_begins_anew_and_a_fail_state_fails_again(cloud: Cloud) -> None:
+def test_a_time_limit_restarts_and_a_fail_state_fails_again(cloud: Cloud) -> None:
     sfn = cloud.client("stepfunctions")
     late = cloud.start(cloud.machine(FOREVER, TimeoutSeconds=1))
     over = cloud.start(cloud.machine(FAIL), {"why": "no data"})
@@ -159,8 +162,12 @@ def test_a_time_limit_begins_anew_and_a_fail_state_fails_again(cloud: Cloud) -> 
     cloud.ended(over)
     for execution in (late, over):
         sfn.redrive_execution(executionArn=execution)
-    told = cloud.ended(over)
-    assert (told["error"], told["cause"], told["redriveCount"]) == ("GiveUp", "no data", 1)
+    described = cloud.ended(over)
+    assert (described["error"], described["cause"], described["redriveCount"]) == (
+        "GiveUp",
+        "no data",
+        1,
+    )
     assert cloud.ended(late)["status"] == "TIMED_OUT"
 
 
@@ -193,20 +200,20 @@ def refusal(cloud: Cloud, execution: str, **fields: Any) -> tuple[str, str]:
     return error["Code"], error["Message"]
 
 
-def test_what_is_not_unsuccessful_is_refused(cloud: Cloud) -> None:
+def test_a_running_or_successful_execution_is_not_redriven(cloud: Cloud) -> None:
     sfn, done = cloud.client("stepfunctions"), {"Done": {"Type": "Succeed"}}
     running, succeeded = cloud.start(cloud.machine(FOREVER)), cloud.start(cloud.machine(done))
     cloud.ended(succeeded)
     for execution, status in ((running, "RUNNING"), (succeeded, "SUCCEEDED")):
-        told = f"Execution is {status} and cannot be redriven"
-        assert refusal(cloud, execution) == ("ExecutionNotRedrivable", told)
+        message = f"Execution is {status} and cannot be redriven"
+        assert refusal(cloud, execution) == ("ExecutionNotRedrivable", message)
         described = sfn.describe_execution(executionArn=execution)
         assert (described["status"], described["redriveCount"]) == (status, 0)
-        assert described["redriveStatusReason"] == told
+        assert described["redriveStatusReason"] == message
     sfn.stop_execution(executionArn=running)
 
 
-def test_unknown_malformed_and_express_ones_are_refused(cloud: Cloud) -> None:
+def test_unknown_malformed_and_express_executions_are_refused(cloud: Cloud) -> None:
     sfn = cloud.client("stepfunctions")
     machine = cloud.machine(FAIL)
     execution = cloud.start(machine, {"why": "no data"})
@@ -270,7 +277,7 @@ NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
         (timedelta(days=2), timedelta(days=1), 24_999, "Execution history event limit exceeded"),
     ],
 )
-def test_a_redrive_has_its_time_and_needs_room_in_the_history(
+def test_a_redrive_needs_time_and_space_in_the_history(
     began: timedelta, ended: timedelta, events: int, reason: str
 ) -> None:
     execution = {

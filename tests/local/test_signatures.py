@@ -27,7 +27,7 @@ STREAMING = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 CALL = "Action=GetCallerIdentity&Version=2011-06-15"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
-# The call and the codes that AWS answers to a missing signature, an unknown key and a wrong secret.
+# The call, and AWS's codes for a missing signature, an unknown key and a wrong secret.
 SERVICES: list[tuple[str, Callable[[Any], Any], str, str, str]] = [
     (
         "sts",
@@ -74,7 +74,7 @@ SERVICES: list[tuple[str, Callable[[Any], Any], str, str, str]] = [
     (
         "ec2",
         lambda ec2: ec2.describe_instances(),
-        # Without a signature nothing names the service, which AWS's host names do.
+        # Without a signature, nothing names the service; on AWS, the host does.
         "MissingAuthenticationToken",
         "AuthFailure",
         "AuthFailure",
@@ -88,9 +88,9 @@ def administrator(cloud: Cloud) -> Credentials:
 
 
 @pytest.mark.parametrize(
-    ("service", "call", "unsigned", "unknown", "wrong"), SERVICES, ids=[one[0] for one in SERVICES]
+    ("service", "call", "unsigned", "unknown", "wrong"), SERVICES, ids=[row[0] for row in SERVICES]
 )
-def test_first_request_is_refused_as_the_service_refuses_it(
+def test_unauthenticated_request_is_refused_like_by_the_service(
     cloud: Cloud,
     service: str,
     call: Callable[[Any], Any],
@@ -189,7 +189,7 @@ def test_changed_request_is_refused(cloud: Cloud) -> None:
             CALL.encode(),
             headers | {"Authorization": authorization.replace("host;", "")},
         ),
-        # Two callers: the one who signed, and one that the emulator takes for its administrator.
+        # Two callers: the signer, and one that the emulator takes for its administrator.
         ("POST", "/?X-Amz-Credential=test/a/b/c/aws4_request", CALL.encode(), headers),
         ("POST", "/?x-amz-credential=test/a/b/c/aws4_request", CALL.encode(), headers),
         ("POST", "/?AWSAccessKeyId=test", CALL.encode(), headers),
@@ -221,7 +221,7 @@ def test_changed_request_is_refused(cloud: Cloud) -> None:
         ("ssm", 4, True),
     ],
 )
-def test_clock_that_is_too_far_off_is_refused(
+def test_request_with_a_wrong_clock_is_refused(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch, service: str, minutes: int, accepted: bool
 ) -> None:
     then = datetime.now(timezone.utc) + timedelta(minutes=minutes)
@@ -286,7 +286,7 @@ def test_presigned_url_works_until_it_expires_or_is_changed(
         assert send(cloud, "GET", changed)[0] in {400, 403}, changed
 
 
-def test_body_is_the_one_whose_hash_was_signed(cloud: Cloud, bucket: str) -> None:
+def test_body_must_match_the_signed_hash(cloud: Cloud, bucket: str) -> None:
     path = f"/{bucket}/key"
     headers = sign(cloud, b"signed", service="s3", method="PUT", path=path, headers={"X": "y"})
     status, answer = send(cloud, "PUT", path, b"sIgned", headers)
@@ -297,7 +297,7 @@ def test_body_is_the_one_whose_hash_was_signed(cloud: Cloud, bucket: str) -> Non
 
 
 def in_chunks(cloud: Cloud, headers: dict[str, str], *chunks: bytes) -> bytes:
-    """Encode a body in chunks, each signed with the signature of the one before it."""
+    """Encode a body in chunks, each signed with the signature of the previous one."""
     own, date = cloud.endpoint.keys, headers["X-Amz-Date"]
     key = f"AWS4{own.secret_access_key}".encode()
     for word in (date[:8], "us-east-1", "s3", "aws4_request"):
@@ -347,7 +347,7 @@ def declare_streaming(signer: S3SigV4Auth, request: AWSRequest) -> None:
     request.headers["X-Amz-Content-SHA256"] = STREAMING
 
 
-def test_header_that_was_not_signed_is_refused(cloud: Cloud, bucket: str) -> None:
+def test_unsigned_header_is_refused(cloud: Cloud, bucket: str) -> None:
     path = f"/{bucket}/key"
     headers = sign(cloud, b"x", service="s3", method="PUT", path=path, headers={"X": "y"})
     added = headers | {"X-Amz-Copy-Source": f"{bucket}/other"}
@@ -355,7 +355,7 @@ def test_header_that_was_not_signed_is_refused(cloud: Cloud, bucket: str) -> Non
     assert (status, "not signed: x-amz-copy-source" in answer) == (403, True)
 
 
-def test_body_that_only_s3_leaves_unsigned_reaches_no_other_service(cloud: Cloud) -> None:
+def test_unsigned_body_reaches_no_service_except_s3(cloud: Cloud) -> None:
     about = {
         "X-Amz-Content-Sha256": "UNSIGNED-PAYLOAD",
         "X-Amz-Target": "DynamoDB_20120810.ListTables",
@@ -380,7 +380,7 @@ def test_names_of_the_loopback_are_served(cloud: Cloud) -> None:
         assert send(cloud, "GET", "/_runctl/health", headers=headers)[0] == 200
 
 
-def test_answers_let_no_web_page_read_them(cloud: Cloud, bucket: str) -> None:
+def test_no_web_page_may_read_the_answers(cloud: Cloud, bucket: str) -> None:
     seen: list[str] = []
     s3 = cloud.client("s3")
     s3.meta.events.register(

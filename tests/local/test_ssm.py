@@ -70,13 +70,13 @@ def launch(cloud: Cloud) -> str:
 def finished(cloud: Cloud, command: dict[str, Any], instance_id: str) -> dict[str, Any]:
     ssm = cloud.client("ssm")
 
-    def look() -> dict[str, Any] | None:
+    def check() -> dict[str, Any] | None:
         got: dict[str, Any] = ssm.get_command_invocation(
             CommandId=command["Command"]["CommandId"], InstanceId=instance_id
         )
         return got if got["Status"] not in {"Pending", "InProgress"} else None
 
-    got: dict[str, Any] = eventually(look)
+    got: dict[str, Any] = eventually(check)
     return got
 
 
@@ -127,7 +127,8 @@ def test_an_instance_without_a_registered_agent_is_invalid(cloud: Cloud) -> None
             Parameters={"commands": ["true"]},
         )
     assert instance_id not in {
-        one["InstanceId"] for one in ssm.describe_instance_information()["InstanceInformationList"]
+        known["InstanceId"]
+        for known in ssm.describe_instance_information()["InstanceInformationList"]
     }
 
 
@@ -142,7 +143,9 @@ def test_a_shell_script_runs_and_is_ended_after_its_time(cloud: Cloud) -> None:
     assert got["Status"] == "TimedOut"
     assert got["StandardOutputContent"] == "begun\n"
     listed = ssm.list_command_invocations(CommandId=command["Command"]["CommandId"])
-    assert [one["Status"] for one in listed["CommandInvocations"]] == ["TimedOut"]
+    assert [
+        command_invocation["Status"] for command_invocation in listed["CommandInvocations"]
+    ] == ["TimedOut"]
 
 
 def test_public_image_parameters_are_answered(cloud: Cloud) -> None:
@@ -151,5 +154,5 @@ def test_public_image_parameters_are_answered(cloud: Cloud) -> None:
     first = ssm.get_parameter(Name=name)["Parameter"]["Value"]
     again = ssm.get_parameters(Names=[name, "/aws/service/none"])
     assert first.startswith("ami-")
-    assert [one["Value"] for one in again["Parameters"]] == [first]
+    assert [parameter["Value"] for parameter in again["Parameters"]] == [first]
     assert again["InvalidParameters"] == ["/aws/service/none"]

@@ -1,4 +1,4 @@
-"""What AWS refuses is refused here, and a setting that is accepted is applied."""
+"""What AWS refuses is refused here, too, and every accepted setting is applied."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def create(cloud: Cloud, template: str, **changes: Any) -> dict[str, Any]:
 
 
 def codes(got: dict[str, Any]) -> list[str]:
-    return [one["ErrorCode"] for one in got["Errors"]]
+    return [error["ErrorCode"] for error in got["Errors"]]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_tag_that_the_metadata_cannot_show_is_an_error_of_each_override(
 @pytest.mark.parametrize(
     "key", ["Cost-Center", "team:owner@example.com", "a=b,c.d+e_f", "_indexes"]
 )
-def test_a_tag_that_the_metadata_can_show_is_taken(cloud: Cloud, key: str) -> None:
+def test_a_tag_that_the_metadata_can_show_is_accepted(cloud: Cloud, key: str) -> None:
     instance_id = cloud.launch(**tagged(key))
     assert {"Key": key, "Value": "x"} in cloud.describe(instance_id)["Tags"]
 
@@ -60,7 +60,7 @@ def test_a_template_that_hides_tags_may_have_any(cloud: Cloud) -> None:
     instance_id = cloud.launch(data=hidden, **tagged("Cost Center"))
     ec2 = cloud.client("ec2")
     ec2.create_tags(Resources=[instance_id], Tags=[{"Key": "team/owner", "Value": "x"}])
-    keys = {one["Key"] for one in cloud.describe(instance_id)["Tags"]}
+    keys = {tag["Key"] for tag in cloud.describe(instance_id)["Tags"]}
     assert {"Cost Center", "team/owner"} <= keys
 
 
@@ -69,7 +69,7 @@ def test_the_tags_of_a_template_are_checked_too(cloud: Cloud) -> None:
     assert codes(create(cloud, template)) == ["InvalidParameterValue"]
 
 
-def test_a_running_instance_takes_no_tag_that_its_metadata_cannot_show(cloud: Cloud) -> None:
+def test_a_running_instance_rejects_a_tag_that_its_metadata_cannot_show(cloud: Cloud) -> None:
     instance_id, ec2 = cloud.launch(), cloud.client("ec2")
     for wrong in ("Cost Center", "_index", "aws:mine", "k" * 128):
         with pytest.raises(ClientError, match="InvalidParameterValue"):
@@ -92,7 +92,7 @@ def test_a_running_instance_takes_no_tag_that_its_metadata_cannot_show(cloud: Cl
         ([(f"k{number}", "x") for number in range(51)], "TagLimitExceeded"),
     ],
 )
-def test_tags_that_no_resource_takes_fail_the_whole_call(
+def test_tags_that_no_resource_accepts_fail_the_whole_call(
     cloud: Cloud, tags: list[tuple[str, str]], code: str
 ) -> None:
     given = [{"Key": key, "Value": value} for key, value in tags]
@@ -111,7 +111,7 @@ def test_tags_are_deleted_by_key_and_value(cloud: Cloud) -> None:
 
     def keys() -> set[str]:
         tags = cloud.describe(instance_id)["Tags"]
-        return {one["Key"] for one in tags if not one["Key"].startswith("aws:")}
+        return {tag["Key"] for tag in tags if not tag["Key"].startswith("aws:")}
 
     ec2.delete_tags(Resources=[instance_id], Tags=[{"Key": "a", "Value": "y"}, {"Key": "b"}])
     assert keys() == {"a", "c"}
@@ -127,10 +127,12 @@ def test_a_type_that_does_not_exist_is_an_error_of_its_override_and_others_launc
     got = create(cloud, cloud.template(), overrides=[wrong, OVERRIDES[0]])
     assert codes(got) == ["InvalidFleetConfiguration"]
     assert "m5.huge" in got["Errors"][0]["ErrorMessage"]
-    assert [one["InstanceType"] for one in got["Instances"]] == [OVERRIDES[0]["InstanceType"]]
+    assert [instance["InstanceType"] for instance in got["Instances"]] == [
+        OVERRIDES[0]["InstanceType"]
+    ]
 
 
-def test_the_error_of_every_other_pool_is_answered_in_any_order(cloud: Cloud) -> None:
+def test_the_default_error_applies_in_any_order_of_settings(cloud: Cloud) -> None:
     own = "c6a.large/us-east-1a/spot"
     settings = [
         lambda: cloud.admin.set_capacity("*", 5, error="RequestLimitExceeded"),
@@ -141,18 +143,18 @@ def test_the_error_of_every_other_pool_is_answered_in_any_order(cloud: Cloud) ->
             setting()
         got = create(cloud, cloud.template(), overrides=OVERRIDES)
         assert got["Instances"] == []
-        told = {
+        errors = {
             (
-                one["LaunchTemplateAndOverrides"]["Overrides"]["InstanceType"],
-                one["LaunchTemplateAndOverrides"]["Overrides"]["AvailabilityZone"],
-            ): one["ErrorCode"]
-            for one in got["Errors"]
+                error["LaunchTemplateAndOverrides"]["Overrides"]["InstanceType"],
+                error["LaunchTemplateAndOverrides"]["Overrides"]["AvailabilityZone"],
+            ): error["ErrorCode"]
+            for error in got["Errors"]
         }
-        assert told.pop(("c6a.large", "us-east-1a")) == "VcpuLimitExceeded"
-        assert list(told.values()) == ["RequestLimitExceeded"] * 3
+        assert errors.pop(("c6a.large", "us-east-1a")) == "VcpuLimitExceeded"
+        assert list(errors.values()) == ["RequestLimitExceeded"] * 3
         cloud.admin.reset()
     cloud.admin.set_capacity("*", error="RequestLimitExceeded")
-    # Without an error the earlier one is lifted, for one pool and for all.
+    # Without an error, the earlier one is removed, for one pool and for all.
     assert cloud.admin.set_capacity(own, 1)["error"] is None
     assert codes(create(cloud, cloud.template(), overrides=OVERRIDES[:1])) == []
     cloud.admin.set_capacity("*", 5)
@@ -169,36 +171,42 @@ def test_the_error_of_every_other_pool_is_answered_in_any_order(cloud: Cloud) ->
         (lambda admin: admin.set_capacity("*", -1), "capacity: -1"),
         (lambda admin: admin.set_capacity("*", 1.5), "capacity: 1.5"),
         (lambda admin: admin.set_capacity("*", 1, error="VcpuLimitExceded"), "VcpuLimitExceeded"),
-        (lambda admin: admin.set_capacity("*", 1, error="no capacity"), "not an error code"),
+        (
+            lambda admin: admin.set_capacity("*", 1, error="no capacity"),
+            "not an error code",
+        ),
         (lambda admin: admin.set_price("m5.large/us-east-1a/spot", 0), "price: 0"),
         (lambda admin: admin.set_price("*", 1), "is not a pool"),
         (lambda admin: admin.set_knobs(boot_dealy=1), "did you mean 'boot_delay'"),
         (lambda admin: admin.set_knobs(boot_delay=-1), "boot_delay: -1"),
-        (lambda admin: admin.set_knobs(boot_delay=True), "boot_delay takes a float"),
-        (lambda admin: admin.set_knobs(keep_roots=1), "keep_roots takes a bool"),
+        (lambda admin: admin.set_knobs(boot_delay=True), "is not a float"),
+        (lambda admin: admin.set_knobs(keep_roots=1), "is not a bool"),
         (lambda admin: admin.set_knobs(environment={"A": 1}), "environment: A=1"),
         (
             lambda admin: admin.set_knobs(drop_events=["EC2 Spot Instance Interuption Warning"]),
             "EC2 Spot Instance Interruption Warning",
         ),
-        (lambda admin: admin.set_knobs(delay_events={"*": "1"}), "takes seconds"),
-        (lambda admin: admin.set_knobs(duplicate_events={"*": 0.5}), "a number of copies"),
+        (lambda admin: admin.set_knobs(delay_events={"*": "1"}), "is not a number of seconds"),
+        (lambda admin: admin.set_knobs(duplicate_events={"*": 0.5}), "is not a number of copies"),
         (lambda admin: admin._call("POST", "interrupt", {"instance": "i-1"}), "'instance_id'"),
         (lambda admin: admin._call("POST", "interrupt", {}), "needs instance_id"),
-        (lambda admin: admin._call("POST", "reset", {"market": True}), "no field 'market'"),
+        (
+            lambda admin: admin._call("POST", "reset", {"market": True}),
+            "'market' is not a known field",
+        ),
     ],
 )
-def test_a_setting_that_could_not_be_applied_is_refused(cloud: Cloud, call: Any, told: str) -> None:
+def test_an_invalid_setting_is_refused(cloud: Cloud, call: Any, message: str) -> None:
     before = cloud.admin.knobs()
     with pytest.raises(LocalCloudError) as caught:
         call(cloud.admin)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert cloud.admin.knobs() == before
 
 
 def test_knobs_are_set_all_or_none(cloud: Cloud) -> None:
     before = cloud.admin.knobs()
-    with pytest.raises(LocalCloudError, match="no knob"):
+    with pytest.raises(LocalCloudError, match="is not a known knob"):
         cloud.admin.set_knobs(boot_delay=7, no_such_knob=1)
     assert cloud.admin.knobs() == before
 
@@ -223,7 +231,7 @@ def test_a_parameter_that_would_be_ignored_is_refused(
         create(cloud, cloud.template(), **changes)
 
 
-def test_a_parameter_that_changes_nothing_may_be_given(cloud: Cloud) -> None:
+def test_a_parameter_without_effect_is_accepted(cloud: Cloud) -> None:
     harmless = {
         "SpotOptions": {"InstanceInterruptionBehavior": "terminate"},
         "ReplaceUnhealthyInstances": False,
@@ -231,7 +239,7 @@ def test_a_parameter_that_changes_nothing_may_be_given(cloud: Cloud) -> None:
     assert codes(create(cloud, cloud.template(), **harmless)) == []
 
 
-def test_a_template_that_says_what_is_not_applied_launches_nothing(cloud: Cloud) -> None:
+def test_a_template_with_an_unsupported_field_launches_nothing(cloud: Cloud) -> None:
     template = cloud.template(KeyName="mine")
     with pytest.raises(ClientError, match=r"does not apply .* KeyName"):
         create(cloud, template)
@@ -249,7 +257,7 @@ def test_parameters_of_ssm_that_would_be_ignored_are_refused(cloud: Cloud) -> No
         ssm.describe_instance_information(Filters=[{"Key": "PingStatus", "Values": ["Online"]}])
 
 
-def test_prices_are_told_for_the_time_and_product_that_were_asked_for(cloud: Cloud) -> None:
+def test_prices_are_returned_for_the_requested_time_and_product(cloud: Cloud) -> None:
     ec2 = cloud.client("ec2")
     asked = {"InstanceTypes": ["m5.large"], "AvailabilityZone": ZONES[0]}
     assert ec2.describe_spot_price_history(**asked)["SpotPriceHistory"]

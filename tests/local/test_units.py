@@ -1,4 +1,4 @@
-"""How unit files are read."""
+"""Parsing of unit files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_time_spans(text: str, seconds: float) -> None:
     assert parse_span(text) == timedelta(seconds=seconds)
 
 
-def test_a_span_that_is_none_is_refused() -> None:
+def test_an_invalid_time_span_is_refused() -> None:
     with pytest.raises(UnitError, match="soon"):
         parse_span("soon")
 
@@ -47,7 +47,7 @@ def test_a_timer_names_its_service(tmp_path: Path) -> None:
     assert unit.on_unit_inactive == (timedelta(seconds=30),)
 
 
-def test_what_the_local_cloud_lacks_is_refused(tmp_path: Path) -> None:
+def test_unsupported_unit_settings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.service").write_text("[Service]\nType=notify\nExecStart=/bin/true\n")
     with pytest.raises(UnitError, match="Type=notify"):
         load(tmp_path, "a.service")

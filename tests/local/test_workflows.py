@@ -1,4 +1,4 @@
-"""State machines behave as they do on AWS where the emulator alone would not."""
+"""State machines behave as on AWS where the emulator alone would not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.local.clouds import Cloud, eventually, unique
 
 pytestmark = pytest.mark.slow
 
-# Keeps every task token that it is given in a queue, and fails when told to.
+# Stores every task token that it is given in a queue, and fails when asked to.
 KEEPER = """
 import boto3
 class CapacityError(Exception):
@@ -44,24 +44,26 @@ def waiting(function: str, **fields: Any) -> dict[str, Any]:
 
 
 class Tokens:
-    """Reads the task tokens that the function keeps."""
+    """Reads the task tokens that the function stores."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._sqs = cloud.client("sqs")
         self.queue: str = self._sqs.create_queue(QueueName=unique("tokens"))["QueueUrl"]
 
     def next(self) -> str:
-        def look() -> str | None:
-            for one in self._sqs.receive_message(QueueUrl=self.queue).get("Messages", []):
-                self._sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=one["ReceiptHandle"])
-                return str(one["Body"])
+        def check() -> str | None:
+            for message in self._sqs.receive_message(QueueUrl=self.queue).get("Messages", []):
+                self._sqs.delete_message(
+                    QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"]
+                )
+                return str(message["Body"])
             return None
 
-        token: str = eventually(look)
+        token: str = eventually(check)
         return token
 
 
-def test_silence_fails_the_task_and_a_heartbeat_does_not(cloud: Cloud) -> None:
+def test_silence_fails_the_task_and_a_heartbeat_prevents_it(cloud: Cloud) -> None:
     tokens, sfn = Tokens(cloud), cloud.client("stepfunctions")
     machine = cloud.machine({"Train": waiting(cloud.function(KEEPER), HeartbeatSeconds=1)})
     execution = cloud.start(machine, {"queue": tokens.queue})
@@ -72,7 +74,7 @@ def test_silence_fails_the_task_and_a_heartbeat_does_not(cloud: Cloud) -> None:
         nonlocal beats
         sfn.send_task_heartbeat(taskToken=token)
         beats += 1
-        return beats == 30  # 30 looks are 1.5 s: longer than the silence that is allowed
+        return beats == 30  # 30 polls are 1.5 s: longer than the allowed silence
 
     eventually(beat_four_times)
     assert sfn.describe_execution(executionArn=execution)["status"] == "RUNNING"
@@ -102,7 +104,7 @@ def test_the_allowed_silence_may_be_an_expression(cloud: Cloud) -> None:
     assert ends == {150: "States.HeartbeatTimeout", "none": unusable, 0: unusable}
 
 
-def test_a_catch_of_timeouts_takes_lost_heartbeats_too(cloud: Cloud) -> None:
+def test_a_catch_of_timeouts_also_catches_lost_heartbeats(cloud: Cloud) -> None:
     tokens = Tokens(cloud)
     task = waiting(
         cloud.function(KEEPER),
@@ -114,7 +116,7 @@ def test_a_catch_of_timeouts_takes_lost_heartbeats_too(cloud: Cloud) -> None:
     assert json.loads(cloud.ended(execution)["output"]) == {"lost": True}
 
 
-def test_each_try_has_a_token_of_its_own_and_the_old_one_is_refused(cloud: Cloud) -> None:
+def test_each_try_has_its_own_token_and_the_old_one_is_refused(cloud: Cloud) -> None:
     tokens, sfn = Tokens(cloud), cloud.client("stepfunctions")
     retry = [{"ErrorEquals": ["Again"], "IntervalSeconds": 1, "MaxAttempts": 1}]
     cloud.admin.set_knobs(wait_scale=0.01)
@@ -211,7 +213,7 @@ def test_stopping_ends_the_wait_for_a_token_and_is_announced(cloud: Cloud) -> No
     execution = cloud.start(machine, {"queue": tokens.queue})
     token = tokens.next()
     sfn.stop_execution(executionArn=execution, error="Stopped", cause="by hand")
-    eventually(lambda: [one["detail"]["status"] for one in read()] == ["RUNNING", "ABORTED"])
+    eventually(lambda: [event["detail"]["status"] for event in read()] == ["RUNNING", "ABORTED"])
 
     def refused() -> bool:
         try:
@@ -231,7 +233,7 @@ def test_an_execution_that_takes_too_long_times_out(cloud: Cloud) -> None:
     assert cloud.ended(cloud.start(machine))["status"] == "TIMED_OUT"
 
 
-def test_starting_twice_by_the_same_name_and_input_is_starting_once(cloud: Cloud) -> None:
+def test_starting_twice_with_the_same_name_and_input_starts_once(cloud: Cloud) -> None:
     machine = cloud.machine({"Wait": {"Type": "Wait", "Seconds": 60, "End": True}})
     name = unique("run")
     first = cloud.start(machine, {"a": 1}, name=name)
@@ -243,7 +245,7 @@ def test_starting_twice_by_the_same_name_and_input_is_starting_once(cloud: Cloud
         cloud.start(machine, {"a": 1}, name=name)
 
 
-def test_a_nested_execution_is_one_of_its_own_and_its_output_comes_back(cloud: Cloud) -> None:
+def test_a_nested_execution_is_separate_and_returns_its_output(cloud: Cloud) -> None:
     child = cloud.machine({"Done": {"Type": "Succeed", "Output": {"answer": 42}}})
     name = unique("child")
     tail = {
@@ -256,7 +258,7 @@ def test_a_nested_execution_is_one_of_its_own_and_its_output_comes_back(cloud: C
     ended = cloud.ended(cloud.start(cloud.machine({"Continue": tail})))
     assert json.loads(ended["output"]) == 42
     listed = cloud.client("stepfunctions").list_executions(stateMachineArn=child)["executions"]
-    assert [one["name"] for one in listed] == [name]
+    assert [execution["name"] for execution in listed] == [name]
 
 
 def test_stopping_a_parent_stops_its_child(cloud: Cloud) -> None:
@@ -275,7 +277,7 @@ def test_stopping_a_parent_stops_its_child(cloud: Cloud) -> None:
     assert cloud.ended(started)["status"] == "ABORTED"
 
 
-def test_a_failing_event_handler_is_tried_again(cloud: Cloud) -> None:
+def test_a_failing_event_handler_is_retried(cloud: Cloud) -> None:
     s3, bucket, name = cloud.client("s3"), unique("tries"), unique("retried")
     s3.create_bucket(Bucket=bucket)
     code = (

@@ -1,4 +1,4 @@
-"""A local cloud with the real definition, its functions replaced by actors that follow a script."""
+"""A local cloud with the real definition, whose functions follow a script."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pytest
 from runctl.local import daemon
 from runctl.local.client import LocalCloudClient
 from tests.local.clouds import Cloud
-from tests.workflow.stage import Stage
+from tests.workflow.scripted import ScriptedWorkflow
 
 
 @pytest.fixture(scope="session")
-def shared_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def shared_workflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedWorkflow]:
     home = tmp_path_factory.mktemp("workflow")
     endpoint = daemon.start(home, die_with_parent=True)
     try:
-        yield Stage(Cloud(endpoint, LocalCloudClient(endpoint.url)))
+        yield ScriptedWorkflow(Cloud(endpoint, LocalCloudClient(endpoint.url)))
     finally:
         daemon.stop(home)
 
 
 @pytest.fixture
-def stage(shared_stage: Stage) -> Iterator[Stage]:
-    """Waits pass a hundred times faster, heartbeats run out as they do on AWS."""
-    shared_stage.cloud.admin.set_knobs(wait_scale=0.01)
-    yield shared_stage
-    shared_stage.cloud.admin.reset()
+def workflow(shared_workflow: ScriptedWorkflow) -> Iterator[ScriptedWorkflow]:
+    """Shorten waits a hundredfold; heartbeats expire as they do on AWS."""
+    shared_workflow.cloud.admin.set_knobs(wait_scale=0.01)
+    yield shared_workflow
+    shared_workflow.cloud.admin.reset()

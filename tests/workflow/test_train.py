@@ -1,4 +1,4 @@
-"""The way of a run through the real definition, for every kind of outcome."""
+"""A run through the real definition, for every kind of outcome."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.local.clouds import eventually
-from tests.workflow.stage import BUCKET, Stage
+from tests.workflow.scripted import BUCKET, ScriptedWorkflow
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def over(decision: str, status: str, reason: str = "the trainer is done") -> Lin
 
 
 def script(**parts: list[Line]) -> Script:
-    """A run that completes in one attempt, except where `parts` say otherwise."""
+    """A run that completes in one attempt, except where `parts` replace something."""
     whole: Script = {
         "prepare_run": [{"answers": {"run_id": "RUN", "attempt": 1}}],
         "launch_instances": [launched(1)],
@@ -62,26 +62,26 @@ def script(**parts: list[Line]) -> Script:
     return {**whole, **parts}
 
 
-def test_a_run_that_completes_returns_its_result(stage: Stage) -> None:
-    play = stage.play(script(), {"script": "train.py", "args": ["--epochs", "3"]})
-    run_id = play.described["name"]
-    assert play.described["status"] == "SUCCEEDED"
-    assert play.output == {**RESULT, "run_id": run_id}
-    assert play.states == ["PrepareRun", *ONCE, "FinishRun", "Result", "RunFinished"]
-    (prepared,) = play.payloads("prepare_run")
+def test_a_run_that_completes_returns_its_result(workflow: ScriptedWorkflow) -> None:
+    walk = workflow.run(script(), {"script": "train.py", "args": ["--epochs", "3"]})
+    run_id = walk.described["name"]
+    assert walk.described["status"] == "SUCCEEDED"
+    assert walk.output == {**RESULT, "run_id": run_id}
+    assert walk.states == ["PrepareRun", *ONCE, "FinishRun", "Result", "RunFinished"]
+    (prepared,) = walk.payloads("prepare_run")
     assert prepared["input"] == {"script": "train.py", "args": ["--epochs", "3"]}
-    assert prepared["execution"]["arn"] == play.described["executionArn"]
+    assert prepared["execution"]["arn"] == walk.described["executionArn"]
     assert prepared["execution"]["name"] == run_id
     assert prepared["execution"]["start_time"]
-    (started,) = play.payloads("train")
+    (started,) = walk.payloads("train")
     assert started.pop("token")
-    execution_arn = play.described["executionArn"]
+    execution_arn = walk.described["executionArn"]
     assert started == {"run_id": run_id, "attempt": 1, "execution_arn": execution_arn}
     reports = {"kind": "completed", "reason": "it is completed", "exit_code": 0, "step": 90}
-    assert play.payloads("confirm_checkpoint") == [
+    assert walk.payloads("confirm_checkpoint") == [
         {"run_id": run_id, "attempt": 1, "outcome": reports}
     ]
-    assert play.payloads("finish_run") == [
+    assert walk.payloads("finish_run") == [
         {
             "run_id": run_id,
             "status": "completed",
@@ -91,8 +91,8 @@ def test_a_run_that_completes_returns_its_result(stage: Stage) -> None:
     ]
 
 
-def test_an_interrupted_run_is_relaunched_and_completes(stage: Stage) -> None:
-    play = stage.play(
+def test_an_interrupted_run_is_relaunched_and_completes(workflow: ScriptedWorkflow) -> None:
+    walk = workflow.run(
         script(
             launch_instances=[launched(1), launched(2)],
             train=[reported("interrupted", step=30), reported("completed", step=90)],
@@ -100,15 +100,15 @@ def test_an_interrupted_run_is_relaunched_and_completes(stage: Stage) -> None:
             decide_next=[relaunch(2), over("finish", "completed")],
         )
     )
-    assert play.described["status"] == "SUCCEEDED"
-    assert play.states == ["PrepareRun", *ONCE, *ONCE, "FinishRun", "Result", "RunFinished"]
-    assert [one["attempt"] for one in play.payloads("launch_instances")] == [1, 2]
-    tokens = [one["token"] for one in play.payloads("train")]
+    assert walk.described["status"] == "SUCCEEDED"
+    assert walk.states == ["PrepareRun", *ONCE, *ONCE, "FinishRun", "Result", "RunFinished"]
+    assert [payload["attempt"] for payload in walk.payloads("launch_instances")] == [1, 2]
+    tokens = [payload["token"] for payload in walk.payloads("train")]
     assert len(set(tokens)) == 2
 
 
-def test_an_attempt_that_falls_silent_is_lost_not_the_run(stage: Stage) -> None:
-    execution = stage.begin(
+def test_an_attempt_that_goes_silent_is_lost_but_not_the_run(workflow: ScriptedWorkflow) -> None:
+    execution = workflow.begin(
         script(
             launch_instances=[launched(1), launched(2)],
             train=[{"answers": None}, reported("completed", step=90)],
@@ -116,39 +116,39 @@ def test_an_attempt_that_falls_silent_is_lost_not_the_run(stage: Stage) -> None:
             decide_next=[relaunch(2), over("finish", "completed")],
         )
     )
-    eventually(lambda: _calls(stage, execution, "train"))
-    stage.cloud.admin.set_knobs(heartbeat_scale=0.001)
-    play = stage.seen(execution)
-    assert play.described["status"] == "SUCCEEDED"
-    outcome = play.payloads("confirm_checkpoint")[0]["outcome"]
+    eventually(lambda: _calls(workflow, execution, "train"))
+    workflow.cloud.admin.set_knobs(heartbeat_scale=0.001)
+    walk = workflow.walk_of(execution)
+    assert walk.described["status"] == "SUCCEEDED"
+    outcome = walk.payloads("confirm_checkpoint")[0]["outcome"]
     assert outcome == {"kind": "lost", "reason": "no heartbeat for 10 minutes"}
 
 
-def _calls(stage: Stage, execution: str, function: str) -> bool:
+def _calls(workflow: ScriptedWorkflow, execution: str, function: str) -> bool:
     prefix = f"calls/{execution.rpartition(':')[2]}/"
-    found = stage.cloud.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=prefix)
-    return any(one["Key"].endswith(function) for one in found.get("Contents", []))
+    found = workflow.cloud.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=prefix)
+    return any(entry["Key"].endswith(function) for entry in found.get("Contents", []))
 
 
-def test_no_capacity_backs_off_and_tries_again(stage: Stage) -> None:
-    play = stage.play(
+def test_no_capacity_backs_off_and_tries_again(workflow: ScriptedWorkflow) -> None:
+    walk = workflow.run(
         script(
             launch_instances=[refused(1), launched(2)],
             confirm_checkpoint=[confirmed(1, "no_capacity"), confirmed(2, "completed")],
             decide_next=[relaunch(2, wait=30), over("finish", "completed")],
         )
     )
-    assert play.described["status"] == "SUCCEEDED"
+    assert walk.described["status"] == "SUCCEEDED"
     before = ["LaunchInstances", "Launched?", "ConfirmCheckpoint", "DecideNext", "Decision"]
     end = ["FinishRun", "Result", "RunFinished"]
-    assert play.states == ["PrepareRun", *before, "Backoff", *ONCE, *end]
-    told = play.payloads("confirm_checkpoint")[0]["outcome"]
-    assert told == {"kind": "no_capacity", "reason": "m5.large/us-east-1a/spot: none"}
+    assert walk.states == ["PrepareRun", *before, "Backoff", *ONCE, *end]
+    message = walk.payloads("confirm_checkpoint")[0]["outcome"]
+    assert message == {"kind": "no_capacity", "reason": "m5.large/us-east-1a/spot: none"}
 
 
-def test_giving_up_fails_the_execution_with_the_reason(stage: Stage) -> None:
+def test_giving_up_fails_the_execution_with_the_reason(workflow: ScriptedWorkflow) -> None:
     reason = "max_attempts (3) reached"
-    play = stage.play(
+    walk = workflow.run(
         script(
             train=[reported("failed", exit_code=1)],
             confirm_checkpoint=[confirmed(1, "failed")],
@@ -156,21 +156,23 @@ def test_giving_up_fails_the_execution_with_the_reason(stage: Stage) -> None:
             finish_run=[{"answers": {**RESULT, "status": "failed", "reason": reason}}],
         )
     )
-    assert play.states[-3:] == ["FinishRun", "Result", "RunFailed"]
-    ended = play.described
+    assert walk.states[-3:] == ["FinishRun", "Result", "RunFailed"]
+    ended = walk.described
     assert (ended["status"], ended["error"], ended["cause"]) == ("FAILED", "RunFailed", reason)
 
 
-def test_giving_up_without_a_status_means_failed(stage: Stage) -> None:
+def test_giving_up_without_a_status_means_failed(workflow: ScriptedWorkflow) -> None:
     line = over("give_up", "failed", "no way on")
     del line["answers"]["status"]
-    play = stage.play(script(decide_next=[line]))
-    assert play.payloads("finish_run")[0]["status"] == "failed"
+    walk = workflow.run(script(decide_next=[line]))
+    assert walk.payloads("finish_run")[0]["status"] == "failed"
 
 
 @pytest.mark.parametrize("status", ["stopped", "interrupted"])
-def test_a_run_that_was_stopped_or_not_resumed_is_no_failure(stage: Stage, status: str) -> None:
-    play = stage.play(
+def test_a_run_that_was_stopped_or_not_resumed_does_not_fail(
+    workflow: ScriptedWorkflow, status: str
+) -> None:
+    walk = workflow.run(
         script(
             train=[reported(status)],
             confirm_checkpoint=[confirmed(1, status)],
@@ -178,20 +180,22 @@ def test_a_run_that_was_stopped_or_not_resumed_is_no_failure(stage: Stage, statu
             finish_run=[{"answers": {**RESULT, "status": status}}],
         )
     )
-    assert play.described["status"] == "SUCCEEDED"
-    assert play.output["status"] == status
+    assert walk.described["status"] == "SUCCEEDED"
+    assert walk.output["status"] == status
 
 
 @pytest.mark.parametrize(
     "error", ["InvalidRequestError", "RequestError", "NotFoundError", "RunEndedError"]
 )
-def test_a_bad_request_is_rejected_with_the_message_alone(stage: Stage, error: str) -> None:
-    told = "scrip: unknown field; did you mean script?"
-    play = stage.play(script(prepare_run=[{"raises": error, "message": told}]))
-    assert play.states == ["PrepareRun", "RejectRequest"]
-    ended = play.described
-    assert (ended["status"], ended["error"], ended["cause"]) == ("FAILED", error, told)
-    assert play.payloads("clean_up") == []
+def test_a_bad_request_is_rejected_with_only_the_message(
+    workflow: ScriptedWorkflow, error: str
+) -> None:
+    message = "scrip: unknown field; did you mean script?"
+    walk = workflow.run(script(prepare_run=[{"raises": error, "message": message}]))
+    assert walk.states == ["PrepareRun", "RejectRequest"]
+    ended = walk.described
+    assert (ended["status"], ended["error"], ended["cause"]) == ("FAILED", error, message)
+    assert walk.payloads("clean_up") == []
 
 
 @pytest.mark.parametrize(
@@ -205,13 +209,15 @@ def test_a_bad_request_is_rejected_with_the_message_alone(stage: Stage, error: s
         ("finish_run", "FinishRun"),
     ],
 )
-def test_the_unexpected_is_cleaned_up_and_told(stage: Stage, function: str, state: str) -> None:
-    play = stage.play(script(**{function: [{"raises": "KeyError", "message": "'zone'"}]}))
-    assert play.states[-3:] == [state, "CleanUp", "Unexpected"]
-    ended = play.described
+def test_an_unexpected_error_is_cleaned_up_and_reported(
+    workflow: ScriptedWorkflow, function: str, state: str
+) -> None:
+    walk = workflow.run(script(**{function: [{"raises": "KeyError", "message": "'zone'"}]}))
+    assert walk.states[-3:] == [state, "CleanUp", "Unexpected"]
+    ended = walk.described
     assert (ended["status"], ended["error"]) == ("FAILED", "KeyError")
     assert "zone" in ended["cause"]
-    (cleaned,) = play.payloads("clean_up")
+    (cleaned,) = walk.payloads("clean_up")
     assert cleaned["execution_arn"] == ended["executionArn"]
     assert (cleaned["name"], cleaned["status"]) == (ended["name"], "FAILED")
     assert cleaned["cause"].startswith("KeyError: ")
@@ -221,73 +227,75 @@ def test_the_unexpected_is_cleaned_up_and_told(stage: Stage, function: str, stat
     ("error", "states"),
     [("RequestError", ["PrepareRun", "RejectRequest"]), ("KeyError", ["CleanUp", "Unexpected"])],
 )
-def test_cause_longer_than_the_service_takes_keeps_its_end(
-    stage: Stage, error: str, states: list[str]
+def test_cause_longer_than_the_limit_keeps_its_end(
+    workflow: ScriptedWorkflow, error: str, states: list[str]
 ) -> None:
-    told = "é" * 40_000 + " the end"
-    play = stage.play(script(prepare_run=[{"raises": error, "message": told}]))
-    assert play.states[-2:] == states
-    assert len(play.described["cause"]) == 32_000
-    assert play.described["cause"].startswith("…")
-    assert play.described["cause"].endswith(" the end")
+    message = "é" * 40_000 + " the end"
+    walk = workflow.run(script(prepare_run=[{"raises": error, "message": message}]))
+    assert walk.states[-2:] == states
+    assert len(walk.described["cause"]) == 32_000
+    assert walk.described["cause"].startswith("…")
+    assert walk.described["cause"].endswith(" the end")
 
 
-def test_a_clean_up_that_fails_does_not_hide_the_cause(stage: Stage) -> None:
-    play = stage.play(
+def test_a_clean_up_that_fails_does_not_hide_the_cause(workflow: ScriptedWorkflow) -> None:
+    walk = workflow.run(
         script(
             decide_next=[{"raises": "KeyError", "message": "'zone'"}],
             clean_up=[{"raises": "RefusedError", "message": "no permission"}],
         )
     )
-    assert play.states[-2:] == ["CleanUp", "Unexpected"]
-    assert play.described["error"] == "KeyError"
+    assert walk.states[-2:] == ["CleanUp", "Unexpected"]
+    assert walk.described["error"] == "KeyError"
 
 
-def test_what_passes_is_tried_again(stage: Stage) -> None:
+def test_a_transient_error_is_retried(workflow: ScriptedWorkflow) -> None:
     busy = {"raises": "TransientError", "message": "EC2 is throttling"}
-    play = stage.play(script(launch_instances=[busy, busy, launched(1)]))
-    assert play.described["status"] == "SUCCEEDED"
-    assert len(play.payloads("launch_instances")) == 3
+    walk = workflow.run(script(launch_instances=[busy, busy, launched(1)]))
+    assert walk.described["status"] == "SUCCEEDED"
+    assert len(walk.payloads("launch_instances")) == 3
 
 
-def test_a_launch_outlives_a_fault_of_ec2_that_lasts(stage: Stage) -> None:
+def test_a_launch_survives_a_lasting_fault_of_ec2(workflow: ScriptedWorkflow) -> None:
     fault = {"raises": "TransientError", "message": "AWS asks to come back later: InternalError"}
-    play = stage.play(script(launch_instances=[*[fault] * 9, launched(1)]))
-    assert play.described["status"] == "SUCCEEDED"
-    assert len(play.payloads("launch_instances")) == 10
+    walk = workflow.run(script(launch_instances=[*[fault] * 9, launched(1)]))
+    assert walk.described["status"] == "SUCCEEDED"
+    assert len(walk.payloads("launch_instances")) == 10
 
 
 def test_an_execution_that_is_stopped_while_it_waits_for_capacity_ends_at_once(
-    stage: Stage,
+    workflow: ScriptedWorkflow,
 ) -> None:
-    execution = stage.begin(
+    execution = workflow.begin(
         script(
             launch_instances=[refused(1)],
             confirm_checkpoint=[confirmed(1, "no_capacity")],
             decide_next=[relaunch(2, wait=60_000)],
         )
     )
-    eventually(lambda: _calls(stage, execution, "decide_next"))
-    stage.cloud.client("stepfunctions").stop_execution(executionArn=execution)
-    play = stage.seen(execution)
-    assert play.described["status"] == "ABORTED"
-    assert len(play.payloads("launch_instances")) == 1
+    eventually(lambda: _calls(workflow, execution, "decide_next"))
+    workflow.cloud.client("stepfunctions").stop_execution(executionArn=execution)
+    walk = workflow.walk_of(execution)
+    assert walk.described["status"] == "ABORTED"
+    assert len(walk.payloads("launch_instances")) == 1
 
 
-def test_an_execution_whose_run_has_ended_stops_there_and_says_how_to_go_on(stage: Stage) -> None:
-    told = "the run RUN has ended: stopped; to go on with it, use `runctl resume RUN`"
-    line = {"raises": "RunEndedError", "message": told}
+def test_an_execution_whose_run_has_ended_stops_and_explains_how_to_resume(
+    workflow: ScriptedWorkflow,
+) -> None:
+    message = "the run RUN has ended: stopped; to go on with it, use `runctl resume RUN`"
+    line = {"raises": "RunEndedError", "message": message}
     for function, state in (("launch_instances", "LaunchInstances"), ("train", "Train")):
-        play = stage.play(script(**{function: [line]}))  # as one that was redriven
-        assert play.states[-3:] == [state, "CleanUp", "Unexpected"]
-        assert (play.described["status"], play.described["error"]) == ("FAILED", "RunEndedError")
-        assert play.described["cause"] == told.replace("RUN", play.described["name"])
+        walk = workflow.run(script(**{function: [line]}))  # like one that was redriven
+        assert walk.states[-3:] == [state, "CleanUp", "Unexpected"]
+        assert (walk.described["status"], walk.described["error"]) == ("FAILED", "RunEndedError")
+        assert walk.described["cause"] == message.replace("RUN", walk.described["name"])
 
 
-def test_a_stopped_execution_waits_for_nothing(stage: Stage) -> None:
-    execution = stage.begin(script(train=[{"answers": None}]))
-    eventually(lambda: _calls(stage, execution, "train"))
-    stage.cloud.client("stepfunctions").stop_execution(executionArn=execution)
-    play = stage.seen(execution)
-    assert play.described["status"] == "ABORTED"
-    assert play.states[-1] == "Train"
+def test_a_stopped_execution_waits_for_nothing(workflow: ScriptedWorkflow) -> None:
+    execution = workflow.begin(script(train=[{"answers": None}]))
+    eventually(lambda: _calls(workflow, execution, "train"))
+    workflow.cloud.client("stepfunctions").stop_execution(executionArn=execution)
+    walk = workflow.walk_of(execution)
+    assert walk.described["status"] == "ABORTED"
+    assert walk.states[-1] == "Train"

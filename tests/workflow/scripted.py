@@ -1,4 +1,4 @@
-"""Plays one run after another on the real definition."""
+"""Runs of the real definition whose functions follow a script."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from stacks.workflows.definition import placeholders, read_definition, rendered
 from tests.local.clouds import Cloud, unique
 
-BUCKET = "plays"
+BUCKET = "scripts"
 
-# One actor for each function: it notes what it was called with, and then answers, raises, or
-# reports on the token as the script of the run says; the last line of a part is repeated.
-ACTOR = """
+# A function for each placeholder: it records its event, and then answers, raises, or reports on the
+# token as the run's script says; the last line of a part is repeated.
+FUNCTION = """
 import json
 import boto3
 
@@ -43,8 +43,8 @@ def handler(event, context):
 
 
 @dataclass(frozen=True)
-class Play:
-    """How one execution went."""
+class Walk:
+    """How an execution went."""
 
     described: Mapping[str, Any]
     states: list[str]
@@ -58,20 +58,20 @@ class Play:
         return [payload for name, payload in self.calls if name == function]
 
 
-class Stage:
-    """The state machine and its actors."""
+class ScriptedWorkflow:
+    """The state machine and its scripted functions."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
         cloud.client("s3").create_bucket(Bucket=BUCKET)
         definition = read_definition()
-        actors = {
-            name: cloud.function(ACTOR.format(name=name, bucket=BUCKET))
+        functions = {
+            name: cloud.function(FUNCTION.format(name=name, bucket=BUCKET))
             for name in placeholders(definition)
         }
         made = cloud.client("stepfunctions").create_state_machine(
             name="runctl-train",
-            definition=rendered(definition, actors.__getitem__),
+            definition=rendered(definition, functions.__getitem__),
             roleArn=cloud.role(),
         )
         self.machine: str = made["stateMachineArn"]
@@ -83,12 +83,12 @@ class Stage:
         self.cloud.client("s3").put_object(Bucket=BUCKET, Key=f"scripts/{name}", Body=body)
         return self.cloud.start(self.machine, request or {"script": "train.py"}, name=name)
 
-    def play(self, script: Mapping[str, list[dict[str, Any]]], request: Any = None) -> Play:
+    def run(self, script: Mapping[str, list[dict[str, Any]]], request: Any = None) -> Walk:
         """Run an execution to its end."""
-        return self.seen(self.begin(script, request))
+        return self.walk_of(self.begin(script, request))
 
-    def seen(self, execution: str) -> Play:
-        """Wait for an execution's end, and tell how it went."""
+    def walk_of(self, execution: str) -> Walk:
+        """Wait for an execution's end, and return how it went."""
         described = self.cloud.ended(execution, seconds=240)
         history = self.cloud.client("stepfunctions").get_execution_history(
             executionArn=execution, maxResults=1000
@@ -96,7 +96,7 @@ class Stage:
         entered = [event.get("stateEnteredEventDetails") for event in history]
         s3, calls = self.cloud.client("s3"), []
         prefix = f"calls/{described['name']}/"
-        for one in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", []):
-            payload = json.load(s3.get_object(Bucket=BUCKET, Key=one["Key"])["Body"])
-            calls.append((one["Key"].rpartition("/")[2].partition("-")[2], payload))
-        return Play(described, [one["name"] for one in entered if one], calls)
+        for entry in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", []):
+            payload = json.load(s3.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"])
+            calls.append((entry["Key"].rpartition("/")[2].partition("-")[2], payload))
+        return Walk(described, [details["name"] for details in entered if details], calls)
