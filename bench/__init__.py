@@ -1,1 +1,1 @@
-"""Measurements: each prints one table against its peers in the same run, `--json` one document."""
+"""Benchmarks: each prints a table against its peers in the same run, or one JSON document."""

@@ -1,21 +1,22 @@
-"""How fast checkpoints are saved and restored, against the tools that people use for it.
+"""The speed of saving and restoring checkpoints, compared with tools that people use for it.
 
-Everybody does the same in the same run, in turns, on the same machine, against the same object
-server (`bench/object_server.py`, which has no bandwidth limit and, without `--latency-ms`, answers
-at once: what is measured is what the tool itself costs). "plain parallel PUTs" is the ceiling:
-unsigned, unchecked requests of 8 MiB over plain sockets; runctl signs, hashes with SHA-256 and
-verifies. The folder is where trainers have it, on a disk's file system, written back and still in
-memory; objects are in a tmpfs.
+All tools do the same in the same run, in turns, on the same machine, against the same object server
+(`bench/object_server.py`, which has no bandwidth limit and, without `--latency-ms`, answers at
+once: this measures what the tool itself costs). "plain parallel PUTs" is the upper bound: unsigned,
+unchecked requests of 8 MiB over plain sockets; runctl signs, hashes with SHA-256 and verifies. The
+folder is where trainers have it, on a disk's file system, written back and still in memory; objects
+are in a tmpfs.
 
-The second save is after a tenth was changed: of the many files every tenth, of the only one its
-first tenth. For runctl it is made by the process that made a save before, untimed, as the agent
-lives as long as the trainer and knows what its last save held; the others keep nothing in memory.
+Before the second save, a tenth is changed: every tenth of many files, or the first tenth of a
+single one. For runctl, the same process makes both saves, the first one untimed, since the agent
+lives as long as the trainer and knows what its last save held; the other tools keep nothing in
+memory.
 
-With `--file-bytes`, files of that size are compared with one tar of them as well, which tar makes
-and boto3 sends, and which is fetched and unpacked the same way.
+With `--file-bytes`, files of that size are also compared with a tar of them, which tar creates and
+boto3 sends, and which is fetched and unpacked the same way.
 
-A row's `mib_per_s` counts the bytes of the whole folder, whatever the tool left out: that is what
-a trainer waits for. `peak_mib` is the largest resident size of the tool's process.
+A row's `mib_per_s` counts the bytes of the whole folder, whatever the tool skipped: that is what a
+trainer waits for. `peak_mib` is the largest resident size of the tool's process.
 """
 
 import argparse
@@ -41,14 +42,14 @@ MIB = 1024 * 1024
 OPERATIONS = ("first save", "second save", "restore")
 CEILING = "plain parallel PUTs"
 ONE_TAR = "one tar of them"
-# As the agent is started; the others are none the worse for it.
+# As the agent is started; it does not slow down the others.
 AGENT_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(MIB)}
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Data:
-    """A folder to save: so many files of so many bytes each."""
+    """A folder to save: `count` files of equal size."""
 
     name: str
     files: int
@@ -60,7 +61,7 @@ class Data:
         return self.files * self.file_bytes / MIB
 
     def make(self, folder: Path) -> None:
-        """Write it; random bytes, so that nothing compresses or repeats."""
+        """Write it with random bytes, so that nothing compresses or repeats."""
         folder.mkdir(parents=True)
         for number in range(self.files):
             with (folder / f"part-{number:05d}.bin").open("wb") as stream:
@@ -71,7 +72,7 @@ class Data:
                     left -= len(block)
 
     def change(self, folder: Path) -> None:
-        """Change a tenth: every tenth file, or the first tenth of the only one, in place."""
+        """Change a tenth: every tenth file, or the first tenth of a single one, in place."""
         if self.files == 1:
             with (folder / "part-00000.bin").open("r+b") as stream:
                 for _ in range(max(self.file_bytes // MIB // 80, 1)):
@@ -84,7 +85,7 @@ class Data:
 
 @contextmanager
 def object_server(folder: Path, latency_ms: int = 0) -> Iterator[str]:
-    """Serve objects from a tmpfs folder; each answer comes so much later."""
+    """Serve objects from a tmpfs folder; each answer is delayed by `latency_ms`."""
     folder.mkdir()
     with subprocess.Popen(
         [sys.executable, "-m", "bench.object_server", str(folder), str(latency_ms / 1000)],
@@ -100,7 +101,7 @@ def object_server(folder: Path, latency_ms: int = 0) -> Iterator[str]:
 
 
 def interpreters() -> dict[str, str]:
-    """Return who runs each tool, of those that are here."""
+    """Return the interpreter for each tool that is available."""
     found = dict.fromkeys(("runctl", CEILING, "boto3"), sys.executable)
     if shutil.which("rclone"):
         found["rclone"] = sys.executable
@@ -117,12 +118,12 @@ def interpreters() -> dict[str, str]:
 def measure(
     python: str, tool: str, operation: str, folder: Path, url: str, *, before: Callable[[], None]
 ) -> tuple[float, float]:
-    """Run one operation in a process of its own; return its seconds and its peak in MiB.
+    """Run an operation in a process of its own; return its seconds and its peak in MiB.
 
-    `before` happens when the process is ready, right before its time counts.
+    `before` is called when the process is ready, right before the clock starts.
     """
     command = [python, "-m", "bench.transfers", tool, operation, str(folder), url]
-    # A bundle of certificates, which nobody needs here, is more than rclone's S3 can take.
+    # A bundle of certificates, which is not needed here, is more than rclone's S3 can handle.
     inherited = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
     with (
         tempfile.TemporaryFile() as errors,
@@ -140,7 +141,7 @@ def measure(
         child.stdout.readline()
         before()
         os.sync()
-        with contextlib.suppress(BrokenPipeError):  # it failed, which is told below
+        with contextlib.suppress(BrokenPipeError):  # it failed, which is reported below
             child.stdin.write(b"go\n")
             child.stdin.close()
         out = child.stdout.read()
@@ -189,7 +190,7 @@ def attempt(
     place: Path,
     server: Callable[[], AbstractContextManager[str]],
 ) -> Iterator[tuple[float, float]]:
-    """Save, save again and restore with one tool; raise RuntimeError if it restores otherwise."""
+    """Save, save again and restore with one tool; raise RuntimeError if the data differs."""
     folder = place / "folder"
     data.make(folder)
     names = (f"{path.name} {path.stat().st_size}\n" for path in sorted(folder.iterdir()))
@@ -203,7 +204,7 @@ def attempt(
         folder.mkdir()
         yield measured("restore", before=lambda: None)
         if fingerprint(folder) != wanted:
-            raise RuntimeError(f"{tool} restored something else")
+            raise RuntimeError(f"{tool} restored different data")
 
 
 def file_system(folder: str) -> str:
@@ -213,7 +214,7 @@ def file_system(folder: str) -> str:
 
 
 def fingerprint(folder: Path) -> int:
-    """Return a checksum of all files, cheap beside what is measured."""
+    """Return a checksum of all files, cheap compared with what is measured."""
     total = 0
     for path in sorted(folder.iterdir()):
         with path.open("rb") as stream:
@@ -223,7 +224,7 @@ def fingerprint(folder: Path) -> int:
 
 
 def tables(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a table for each data and operation, the fastest first, with ratios to runctl."""
+    """Yield a table for each data and operation, fastest first, with ratios to runctl."""
     for data in dict.fromkeys(row["data"] for row in rows):
         for operation in OPERATIONS:
             found = [r for r in rows if (r["data"], r["operation"]) == (data, operation)]
@@ -239,7 +240,7 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def folders(arguments: argparse.Namespace) -> list[Data]:
-    """Return the folders that are asked for."""
+    """Return the requested folders."""
     mib, files, size = arguments.mib, arguments.files, arguments.file_bytes
     if size:
         return [Data(f"{files} files of {size} bytes", files, size)]
@@ -250,18 +251,18 @@ def folders(arguments: argparse.Namespace) -> list[Data]:
 
 
 def main() -> None:
-    """Print the tables, or with --json the rows."""
+    """Print the tables, or the rows with --json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=2048, help="the size of each folder")
     parser.add_argument("--files", type=int, default=2000, help="of the folder of many files")
     parser.add_argument(
-        "--file-bytes", type=int, default=0, help="only these files, of so many bytes each"
+        "--file-bytes", type=int, default=0, help="only files of this size, in bytes"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--latency-ms", type=int, default=0, help="before each answer; S3 has some tens"
     )
-    parser.add_argument("--tool", action="append", help="only this one; may be repeated")
+    parser.add_argument("--tool", action="append", help="only this tool; may be repeated")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     data = folders(arguments)
@@ -273,8 +274,8 @@ def main() -> None:
     missing = {"boto3 + awscrt", "s3torchconnector", "rclone"} - tools.keys()
     if missing and not arguments.tool:
         print(
-            f"not here: {', '.join(sorted(missing))}; `make build/bench/.installed` and "
-            "`apt-get install rclone` bring them",
+            f"not available: {', '.join(sorted(missing))}; `make build/bench/.installed` and "
+            "`apt-get install rclone` provide them",
             file=sys.stderr,
         )
     rows: list[Row] = []

@@ -1,7 +1,7 @@
-"""What importing each handler costs, against importing boto3 and the Powertools Logger alone.
+"""The cost of importing each handler, against importing only boto3 and the Powertools Logger.
 
-A function's cold start is its imports. Each figure is the median over fresh interpreters, taken in
-turn with the baseline's, so that both see the same machine.
+A function's cold start consists of its imports. Each figure is the median over fresh interpreters,
+taken in turn with the baseline's, so that both see the same machine.
 """
 
 import os
@@ -16,12 +16,12 @@ PROJECT = Path(__file__).parents[1]
 BASELINE = "boto3, aws_lambda_powertools.Logger"
 CLOCK = "import time; t = time.perf_counter(); {}; print((time.perf_counter() - t) * 1000)"
 BASELINE_CODE = "import boto3; from aws_lambda_powertools import Logger"
-# Powertools reads these when a Logger or Metrics is made, as in the functions.
+# Powertools reads these when a Logger or Metrics is created, as in the functions.
 ENVIRONMENT = {"POWERTOOLS_SERVICE_NAME": "bench", "POWERTOOLS_METRICS_NAMESPACE": "runctl"}
 
 
 def import_milliseconds(code: str) -> float:
-    """Return how long `code` takes in a fresh interpreter, start-up not counted."""
+    """Return how long `code` takes in a fresh interpreter, not counting its start-up."""
     done = subprocess.run(
         [sys.executable, "-c", CLOCK.format(code)],
         cwd=PROJECT,

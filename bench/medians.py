@@ -1,4 +1,4 @@
-"""Medians of what several processes take, measured in turn, with their ratios to a baseline."""
+"""Medians of the times of several processes, measured in turn, with their ratios to a baseline."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 def compare(
     timers: Mapping[str, Callable[[], float]], *, baseline: str, runs: int
 ) -> list[tuple[str, float, float]]:
-    """Return for each timer its name, its median in milliseconds and the ratio to the baseline's.
+    """Return for each timer its name, its median in milliseconds and the ratio to the baseline.
 
     The timers are called in turn, so that all of them see the same machine.
     """
@@ -34,7 +34,7 @@ def run(
     column: str,
     width: int,
 ) -> None:
-    """Print the table, or with --json the document."""
+    """Print the table, or the document with --json."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--runs", type=int, default=runs)
     parser.add_argument("--json", action="store_true")

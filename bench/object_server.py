@@ -1,12 +1,12 @@
-"""A stand-in for S3 that is fast enough not to be what is measured.
+"""A stand-in for S3 that is fast enough not to dominate the measurement.
 
 `python -m bench.object_server FOLDER [SECONDS]` serves on 127.0.0.1 and prints its port; with
-SECONDS it waits for so long before each answer, as S3 does for some tens of milliseconds. Objects
-are files in FOLDER, which should be a tmpfs. A body passes through one warm buffer, which costs
-half of receiving it into the file's memory map, where every page is cleared first; it is sent with
-sendfile. The server checks no signature and knows what the measured clients use: PUT, GET with a
-range, HEAD, DELETE, multipart uploads, listing by prefix, and the aws-chunked coding. It ends when
-its standard input does, so it never outlives who started it.
+SECONDS, each answer is delayed by that time, as S3 takes some tens of milliseconds. Objects are
+files in FOLDER, which should be a tmpfs. A body passes through one warm buffer, at half the cost of
+receiving it into the file's memory map, where every page is cleared first; it is sent with
+sendfile. The server checks no signatures and supports what the measured clients use: PUT, GET with
+a range, HEAD, DELETE, multipart uploads, listing by prefix, and the aws-chunked coding. It ends
+when its standard input does, so it never outlives the process that started it.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-# Of a head, and of what is read from a connection at once.
+# For a head, and for a single read from a connection.
 ROOM_BYTES = 1024 * 1024
-# With a dash, as that of a multipart upload: nobody takes it for an MD5 and computes one.
+# With a dash, like that of a multipart upload: no client takes it for an MD5 and computes one.
 ETAG = '"00000000000000000000000000000000-1"'
 
 
 class Store:
-    """The index in memory; an object is a list of files, so a multipart one is never copied."""
+    """The index in memory; an object is a list of files, so a multipart object is never copied."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Store:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection; a request at a time."""
+    """A connection, with one request at a time."""
 
     def __init__(self, store: Store, delay: float) -> None:
         self._store = store
@@ -105,7 +105,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _keep(self, piece: memoryview) -> None:
         assert self._file is not None
-        while piece:  # a tmpfs that fills up takes a part of it, and only then says so
+        while piece:  # a tmpfs that fills up accepts a part, and only then reports it
             count = os.pwrite(self._file, piece, self._got)
             self._got += count
             piece = piece[count:]
@@ -136,7 +136,7 @@ class Connection(asyncio.BufferedProtocol):
             self._answer(*asked)
 
     def _unchunk(self, file: int) -> int:
-        """Take the chunk heads of aws-chunked out of the body, in place."""
+        """Remove the chunk headers of aws-chunked from the body, in place."""
         at = out = 0
         with mmap.mmap(file, self._wanted) as body:
             while True:

@@ -1,12 +1,12 @@
-"""How fast a run recovers: one run on the local cloud, interrupted 20 times with a notice.
+"""The speed of recovery: a run on the local cloud, interrupted 20 times with a notice.
 
-The trainer keeps a checkpoint of 100 MB and saves it anew when it is asked to stop. The pretended
-machine boots in no time here (`--boot-seconds` adds some, and it is printed apart), so that what is
-measured is runctl's own share: bootstrap, environment, restore, trainer start.
+The trainer keeps a checkpoint of 100 MB and rewrites it when it is asked to stop. Machines boot in
+no time here (`--boot-seconds` adds some, which is printed separately), so that the figures show
+runctl's own share: bootstrap, environment, restore, trainer start.
 
-All figures in seconds after the notice, but the change-over: from SIGTERM to the trainer to the
-first step of the resumed one. There is no peer that recovers on a local cloud; the aims stand
-beside the figures.
+All figures are in seconds after the notice, except the changeover: from SIGTERM to the trainer to
+the first step of the resumed one. There is no peer that recovers on a local cloud; the targets are
+shown next to the figures.
 """
 
 import argparse
@@ -41,13 +41,13 @@ WAIT_TIMEOUT = timedelta(seconds=60)
 
 
 def perform(testbed: Testbed, *, interruptions: int, megabytes: int, notice_seconds: float) -> None:
-    """Interrupt one run so many times, each once its attempt has trained for a moment."""
+    """Interrupt a run several times, each time once its attempt has trained for a moment."""
     with tempfile.TemporaryDirectory() as scratch:
         package = pack_project(
             scan_project(PROJECT / "examples" / "training"), Path(scratch) / "project.tar.gz"
         )
         testbed.objects.put_if_absent(package.key, package.path)
-    # More steps than it will ever make, and no save but the one that it is asked for.
+    # More steps than it will ever make, and no saves except on request.
     arguments = ["--steps", "1000000", "--every", "1000000", "--step-seconds", "0.05"]
     testbed.workflow.start_run(
         RUN,
@@ -149,7 +149,7 @@ def count_transitions(events: Sequence[Json]) -> int:
 
 
 def lambda_milliseconds(events: Sequence[Json]) -> float:
-    """Add up how long the functions of the state machine took, Train's waiting left out."""
+    """Add up the durations of the state machine's functions, except for the wait in Train."""
     began: dict[str, datetime] = {}
     total = 0.0
     name = ""
@@ -179,12 +179,12 @@ def agent_mebibytes(home: Path) -> float:
                 if line.startswith("VmHWM:"):
                     largest = max(largest, int(line.split()[1]))
         except OSError:
-            continue  # it ended while we looked
+            continue  # it ended meanwhile
     return round(largest / 1024, 1)
 
 
 def main() -> None:
-    """Print the table, or with --json the document."""
+    """Print the table, or the document with --json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--interruptions", type=int, default=20)
     parser.add_argument("--megabytes", type=int, default=100)

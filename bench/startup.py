@@ -1,7 +1,7 @@
 """The start-up time of the command line, compared with `import typer` and the AWS CLI.
 
-Each figure is the median over fresh processes, taken in turn with the others', so that all of them
-see the same machine. The aim of `runctl --help` is at most twice `import typer`.
+Each figure is the median over fresh processes, taken in turn, so that all of them see the same
+machine. The target for `runctl --help` is at most twice `import typer`.
 """
 
 import subprocess

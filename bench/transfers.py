@@ -1,8 +1,8 @@
-"""What each measured tool does: save a folder, save it again, restore it. Run as a child process.
+"""What each measured tool does: save a folder, save it again, restore it, in a child process.
 
-`python -m bench.transfers TOOL OPERATION FOLDER ENDPOINT` says that it is ready, waits for a line,
-and prints the seconds that the operation took; the imports and the client's set-up are not counted,
-as a trainer's process pays them once.
+`python -m bench.transfers TOOL OPERATION FOLDER ENDPOINT` reports that it is ready, waits for a
+line, and prints the seconds that the operation took; imports and the client's set-up are not
+counted, since a trainer's process pays for them only once.
 """
 
 import gc
@@ -31,7 +31,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def runctl(operation: str, folder: Path, endpoint: str) -> Job:
-    """The agent's own uploader and restorer, with the agent's client."""
+    """Use the agent's own uploader and restorer, with the agent's client."""
     from runctl.aws.checkpoints import CheckpointStore
     from runctl.aws.clients import Clients, Connection
     from runctl.checkpoint.pinning import pin
@@ -40,7 +40,7 @@ def runctl(operation: str, folder: Path, endpoint: str) -> Job:
     from runctl.checkpoint.upload import Uploader
     from runctl.model.checkpoint import Manifest
 
-    gc.freeze()  # as the agent does
+    gc.freeze()  # like the agent
     gc.set_threshold(50_000, 20, 20)
     os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
     os.environ["AWS_RESPONSE_CHECKSUM_VALIDATION"] = "when_required"
@@ -73,7 +73,7 @@ def runctl(operation: str, folder: Path, endpoint: str) -> Job:
 
 
 def plain_puts(operation: str, folder: Path, endpoint: str) -> Job:
-    """The ceiling: unsigned, unchecked PUTs and GETs of the same parts over plain sockets."""
+    """Use unsigned, unchecked PUTs and GETs of the same parts over plain sockets, as a bound."""
     host = urlsplit(endpoint).netloc
     local = threading.local()
 
@@ -126,12 +126,12 @@ def plain_puts(operation: str, folder: Path, endpoint: str) -> Job:
 
 
 def boto3_managed(operation: str, folder: Path, endpoint: str) -> Job:
-    """boto3's own transfer manager, file by file, as many at once as it has threads for."""
+    """Use boto3's own transfer manager, file by file, as many at once as it has threads."""
     return _boto3(operation, folder, endpoint, kind="classic")
 
 
 def boto3_crt(operation: str, folder: Path, endpoint: str) -> Job:
-    """The same with awscrt's client below it."""
+    """Use boto3's transfer manager on top of awscrt's client."""
     return _boto3(operation, folder, endpoint, kind="crt")
 
 
@@ -185,7 +185,7 @@ def boto3_client(endpoint: str) -> Any:
 
 
 def _crt_manager(endpoint: str) -> Any:
-    """What boto3 makes with awscrt, only that boto3 itself can't be told of another endpoint."""
+    """Create what boto3 creates with awscrt, which cannot be given another endpoint."""
     import botocore.session
     from s3transfer.crt import (
         BotocoreCRTCredentialsWrapper,
@@ -206,7 +206,7 @@ def _crt_manager(endpoint: str) -> Any:
 
 
 def one_tar(operation: str, folder: Path, endpoint: str) -> Job:
-    """All files in one tar, made anew for each save, which boto3 sends."""
+    """Send all files in one tar, created anew for each save, with boto3."""
     client = boto3_client(endpoint)
     client.list_objects_v2(Bucket=BUCKET, Prefix="none")  # as the agent has a connection
     tar = folder.parent / "one.tar"
@@ -223,7 +223,7 @@ def one_tar(operation: str, folder: Path, endpoint: str) -> Job:
 
 
 def rclone(operation: str, folder: Path, endpoint: str) -> Job:
-    """rclone sync, which skips files of the same size and time."""
+    """Use rclone sync, which skips files of the same size and time."""
     remote = f":s3,provider=Other,env_auth=true,region=us-east-1,endpoint='{endpoint}':{BUCKET}/rc"
     options = ["--transfers", "8", "--s3-upload-concurrency", "8", "--s3-chunk-size", "8M"]
     options += ["--s3-disable-checksum", "--s3-no-check-bucket", "--fast-list", "--config", ""]
@@ -241,7 +241,7 @@ def rclone(operation: str, folder: Path, endpoint: str) -> Job:
 
 
 def s3torchconnector(operation: str, folder: Path, endpoint: str) -> Job:
-    """Its checkpoint's reader and writer, one stream a file, eight at once."""
+    """Use its checkpoint reader and writer, one stream per file, eight at once."""
     from s3torchconnector import S3Checkpoint
     from s3torchconnector._s3client import S3ClientConfig
 
@@ -288,7 +288,7 @@ TOOLS: dict[str, Callable[[str, Path, str], Job]] = {
 
 
 def main() -> None:
-    """Do one operation with one tool and print its seconds."""
+    """Perform one operation with one tool and print its seconds."""
     tool, operation, folder, endpoint = sys.argv[1:]
     os.environ.update(CREDENTIALS)
     job = TOOLS[tool](operation, Path(folder), endpoint)

@@ -1,9 +1,9 @@
-"""Run a command in a terminal and write what it shows as an animated SVG: `make recording`.
+"""A recorder that runs a command in a terminal and writes an animated SVG: `make recording`.
 
 The program runs in a pseudo-terminal, and an emulated screen (pyte) receives its output, so the
 picture shows exactly what a person would have seen. The SVG needs no script: CSS moves each line
-through its states. Without animation (reduced motion, or a renderer that has none) it shows the
-last screen.
+through its states. Without animation (reduced motion, or a renderer that does not support it), it
+shows the last screen.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ HOLD_SECONDS = 8.0
 CHARACTER_WIDTH, LINE_HEIGHT, FONT_SIZE = 8.4, 19, 14
 MARGIN, TITLE_HEIGHT = 16, 34
 
-# The 16 colours as pyte names them, each as (light theme, dark theme). Black is what progress bars
-# have left to do, so it recedes on both; bright colours share the shade of the plain ones.
+# The 16 colors as pyte names them, each as (light theme, dark theme). Black is the remaining part
+# of progress bars, so it recedes on both; bright colors share the shade of the plain ones.
 COLORS = {
     "black": ("#d0d7de", "#30363d"),
     "red": ("#cf222e", "#ff7b72"),
@@ -49,10 +49,10 @@ COLORS = {
 
 
 class Screen(pyte.Screen):
-    """A pyte screen that keeps faint text, which pyte ignores, as a colour of its own."""
+    """A pyte screen that keeps faint text, which pyte ignores, as a separate color."""
 
     def select_graphic_rendition(self, *attributes: int, **options: Any) -> None:
-        """Apply the attributes of SGR, with 2 (faint) as a foreground colour."""
+        """Apply the attributes of SGR, with 2 (faint) as a foreground color."""
         super().select_graphic_rendition(*attributes, **options)
         if 2 in attributes and self.cursor.attrs.fg == "default":
             self.cursor.attrs = self.cursor.attrs._replace(fg="faint")
@@ -60,7 +60,7 @@ class Screen(pyte.Screen):
 
 @dataclass(frozen=True)
 class Span:
-    """Adjacent characters of one line that look alike."""
+    """Adjacent characters of a line that look alike."""
 
     column: int
     text: str
@@ -119,7 +119,7 @@ def record(command: Sequence[str], *, columns: int, rows: int, prompt: str) -> R
 
 
 def read(terminal: int) -> Iterator[bytes]:
-    """Yield what the program writes, and an empty chunk where it is silent, until it has ended."""
+    """Yield the program's output, and an empty chunk where it is silent, until it has ended."""
     while True:
         if not select.select([terminal], [], [], FRAME_SECONDS)[0]:
             yield b""
@@ -127,7 +127,7 @@ def read(terminal: int) -> Iterator[bytes]:
         try:
             chunk = os.read(terminal, 1 << 16)
         except OSError as problem:
-            if problem.errno != errno.EIO:  # what Linux answers when the other side is closed
+            if problem.errno != errno.EIO:  # what Linux returns when the other side is closed
                 raise
             return
         if not chunk:
@@ -171,7 +171,7 @@ def changes_of(frames: Sequence[Frame], row: int) -> list[Change]:
 
 
 def draw(recording: Recording, *, columns: int, title: str, speed: float) -> str:
-    """Return the recording as an SVG that plays `speed` times as fast, for ever."""
+    """Return the recording as an SVG that plays `speed` times as fast, forever."""
     frames = recording.frames
     rows = max(index for frame in frames for index, line in enumerate(frame.lines) if line) + 1
     width = round(columns * CHARACTER_WIDTH + 2 * MARGIN)
@@ -264,12 +264,14 @@ text{{fill:#e6edf3}} .back{{fill:#0d1117;stroke:#30363d}} .dot{{fill:#484f58}}
 
 
 def main() -> None:
-    """Record the command that is given, and exit with its exit code."""
+    """Record the given command, and exit with its exit code."""
     parser = argparse.ArgumentParser(description="Record a command as an animated SVG.")
     parser.add_argument("output", type=Path)
     parser.add_argument("--columns", type=int, default=128)
     parser.add_argument("--rows", type=int, default=40)
-    parser.add_argument("--seconds", type=float, default=24.0, help="how long to play at most")
+    parser.add_argument(
+        "--seconds", type=float, default=24.0, help="maximum length of the animation"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     shown = " ".join([Path(arguments.command[0]).name, *arguments.command[1:]])

@@ -1,8 +1,8 @@
 """The CDK application of runctl: where its files are, and the CDK command line that deploys it.
 
-A checkout of the repository is the application. A wheel carries it inside of the package, in
-`cdk_app`, where an installation may not be writable: there the CDK runs in a folder of the user's
-own, which receives `cdk.out`, `cdk.context.json` and the assets.
+A checkout of the repository is the application. A wheel carries it inside the package, in
+`cdk_app`, which may not be writable after installation. There, the CDK runs in a folder of the
+user's own, which receives `cdk.out`, `cdk.context.json` and the assets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from runctl.model.errors import SetupError
 
-# Modules that stand for the packages of each optional dependency.
+# Modules that represent the packages of each optional dependency.
 _EXTRAS: Mapping[str, tuple[str, ...]] = {
     "deploy": ("aws_cdk", "cdk_nag", "pip", "yaml"),
     "local": ("hypercorn", "ministack", "psutil"),
@@ -42,7 +42,7 @@ class Application:
 
 
 def open_application() -> Application:
-    """Return the application that this runctl comes with, ready for the CDK."""
+    """Return the application of this runctl, ready for the CDK."""
     package = Path(__file__).resolve().parent
     checkout = package.parent
     if (checkout / "cdk.json").exists():
@@ -57,7 +57,7 @@ def open_application() -> Application:
 
 
 def require_extra(name: str) -> None:
-    """Raise SetupError, with the cure, if an optional dependency is not installed."""
+    """Raise SetupError, with the remedy, if an optional dependency is not installed."""
     missing = [module for module in _EXTRAS[name] if importlib.util.find_spec(module) is None]
     if missing:
         raise SetupError(
@@ -67,7 +67,7 @@ def require_extra(name: str) -> None:
 
 
 def find_cdk(application: Application) -> str:
-    """Return the path of the CDK command line; SetupError if it cannot be had.
+    """Return the path of the CDK command line; raise SetupError if there is none.
 
     The first of: `node_modules` in the application's folder or above it, the PATH, and, for an
     installed application, the version that runctl is tested with, which npm installs.
@@ -131,7 +131,7 @@ def _install_cdk(application: Application) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file as a whole: another deployment may be reading it."""
+    """Replace a file atomically: another deployment may be reading it."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.write_text(text)
     partial.replace(path)

@@ -1,4 +1,4 @@
-"""Fault points: named instants at which a test kills or stops the agent, by name and not by luck.
+"""Fault points: named places where a test kills, stops or hangs the agent.
 
 Without RUNCTL_FAULT_POINT, RUNCTL_HOLD_POINT or RUNCTL_HANG_POINT in the agent's environment they
 do nothing.
@@ -46,9 +46,9 @@ _lock = threading.Lock()
 def reach(point: str) -> None:
     """Pass a fault point; if the environment names it, kill, stop or hang.
 
-    RUNCTL_FAULT_POINT is SIGKILL for this process, RUNCTL_HOLD_POINT is SIGSTOP; with
-    RUNCTL_HANG_POINT this thread goes no further, while the others do. `save.parts_stored:3` means
-    the third time that it is passed.
+    RUNCTL_FAULT_POINT sends SIGKILL to this process, RUNCTL_HOLD_POINT sends SIGSTOP; with
+    RUNCTL_HANG_POINT this thread hangs, while the others continue. `save.parts_stored:3` means the
+    third time that it is passed.
     """
     if _is_wanted(VARIABLE, point):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What runs on which operating system; whatever else is in the command line runs on all of them."""
+"""Which parts need which operating system; the rest of the command line runs on all of them."""
 
 import os
 import sys
@@ -12,13 +12,13 @@ _CONTAINER = (
 
 
 def require_linux() -> None:
-    """Raise SetupError where the local cloud cannot run: its instances are made of Linux."""
+    """Raise SetupError where the local cloud cannot run: its instances depend on Linux."""
     if sys.platform != "linux":
         raise SetupError(f"the local cloud runs on Linux, not on {_name()}: {_CONTAINER}")
 
 
 def require_posix(command: str) -> None:
-    """Raise SetupError where files cannot be opened relative to a folder that stays the same."""
+    """Raise SetupError where files cannot be opened relative to a folder's descriptor."""
     if os.open not in os.supports_dir_fd:
         raise SetupError(f"{command} runs on Linux and macOS, not on {_name()}: {_CONTAINER}")
 

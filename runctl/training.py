@@ -12,8 +12,8 @@
             training.save(lambda path: write(state, path), step)
     training.save(lambda path: write(state, path), step)
 
-Without runctl around it a program does the same on its own: it saves to ./checkpoints and reports
-to ./metrics.jsonl. Of several ranks only the first saves and reports.
+Without runctl, a program does the same on its own: it saves to ./checkpoints and reports to
+./metrics.jsonl. Of several ranks, only the first saves and reports.
 """
 
 from __future__ import annotations
@@ -48,24 +48,25 @@ input_dir: Path = _path("RUNCTL_INPUT_DIR", "inputs")
 output_dir: Path = _path("RUNCTL_OUTPUT_DIR", "outputs")
 run_id: str = os.environ.get("RUNCTL_RUN_ID") or "local"
 attempt: int = _number("RUNCTL_ATTEMPT") or 1
-# The step of the checkpoint that was there at the start, None when there was none.
+# The step of the checkpoint that existed at the start, or None.
 resume_step: int | None = _number("RUNCTL_RESUME_STEP")
-# What a save that did not finish has left, None when nothing was.
+# What an unfinished save has left behind, or None.
 partial_dir: Path | None = (
     _path("RUNCTL_PARTIAL_DIR", "") if os.environ.get("RUNCTL_PARTIAL_DIR") else None
 )
-# Whether this process is the one of its ranks that saves and reports.
+# Whether this process is the rank that saves and reports.
 is_main: bool = not (_number("RANK", "LOCAL_RANK") or 0)
 
 _METRICS = _path("RUNCTL_METRICS_FILE", "metrics.jsonl")
 _SAVED = os.environ.get("RUNCTL_SAVED_FILE")
 _REQUEST = os.environ.get("RUNCTL_CHECKPOINT_REQUEST")
-# A step saved again gets a letter, so that the save before it stays until the new one is whole.
+# A step that is saved again gets a letter, so that the previous save stays until the new one is
+# whole.
 _NAME = re.compile(r"step-(\d{9,})([b-z]?[a-z]*)(\..*)?")
 
 
 class SaveError(OSError):
-    """A checkpoint could not be saved; the one before it stands."""
+    """A checkpoint could not be saved; the previous one stays valid."""
 
 
 class Checkpoint(NamedTuple):
@@ -78,17 +79,17 @@ class Checkpoint(NamedTuple):
 # Stopping ---------------------------------------------------------------------------------------
 
 _stop = False
-_before: Any = signal.SIG_DFL  # the handler that ours stands before
+_before: Any = signal.SIG_DFL  # the handler that ours replaced
 _forwarding = False
 _masks: dict[int, Any] | None = None  # of the threads that are about to fork, once we listen
 
 
 def should_stop() -> bool:
-    """Whether SIGTERM has come: save, then exit.
+    """Return whether SIGTERM has arrived: save, then exit.
 
-    The first call, in the main thread, begins to listen; until then SIGTERM does what it did. A
-    handler that the program has, or sets later, is called too. In a worker process of a data loader
-    or a pool it is always false, and SIGTERM ends the worker as ever.
+    The first call, in the main thread, begins to listen; until then, SIGTERM has its previous
+    effect. A handler that the program has, or sets later, is called, too. In a worker process of a
+    data loader or a pool the result is always False, and SIGTERM ends the worker as usual.
     """
     workers = sys.modules.get("multiprocessing.process")
     if workers is not None and workers.current_process().daemon:
@@ -99,15 +100,15 @@ def should_stop() -> bool:
 
 
 def stop() -> None:
-    """Stop this process as SIGTERM would have: another of its ranks has heard it."""
+    """Stop this process as SIGTERM would: another of its ranks has received it."""
     global _stop
     _stop = True
 
 
 def listen(*, forward: bool = True) -> None:
-    """Begin to listen for SIGTERM, calling the handler that is there, too, unless told not to.
+    """Begin to listen for SIGTERM, and call the previous handler, too, unless `forward` is False.
 
-    Only the main thread can; in another one this does nothing.
+    Only the main thread can; in another thread this does nothing.
     """
     global _before, _masks
     there = signal.getsignal(signal.SIGTERM)
@@ -124,10 +125,10 @@ def listen(*, forward: bool = True) -> None:
 def _on_sigterm(number: int, frame: Any) -> None:
     global _stop, _forwarding
     if not _stop and _SAVED:
-        # Should nobody of runctl have sent it, this run is interrupted and not done.
+        # If something other than runctl sent it, this run counts as interrupted, not completed.
         _append(Path(_SAVED), {"signal": "SIGTERM"})
     _stop = True
-    # A handler that was set over this one, and calls it, must not be called by it in turn.
+    # A handler that replaced this one, and calls it, must not be called by it in turn.
     if callable(_before) and not _forwarding:
         _forwarding = True
         try:
@@ -136,8 +137,8 @@ def _on_sigterm(number: int, frame: Any) -> None:
             _forwarding = False
 
 
-# A forked child inherits the handler, but not the loop that asks: it must be as if we were not
-# there. A signal between the fork and that moment would be lost, so it is held back.
+# A forked child inherits the handler, but not the loop that checks: it must behave as if we were
+# absent. A signal between the fork and that moment would be lost, so it is blocked.
 
 
 def _hold() -> None:
@@ -163,16 +164,16 @@ def _forget() -> None:
 _read_request = _answered = ""
 _saved_at = time.monotonic()
 _saved_for_stop = False
-_beside = False  # whether saves can be written beside the folder, before they are whole
+_beside = False  # whether saves can be written next to the folder before they are whole
 
 
 def checkpoint_requested() -> bool:
-    """Whether runctl has asked for a checkpoint since the last save began."""
+    """Return whether runctl has asked for a checkpoint since the last save began."""
     return _request() not in ("", _answered)
 
 
 def should_save(every: float | None = None) -> bool:
-    """Whether to save now: runctl asks for it, SIGTERM has come, or `every` seconds have passed."""
+    """Return whether to save now: on request, after SIGTERM, or after `every` seconds."""
     due = every is not None and time.monotonic() - _saved_at >= every
     return due or checkpoint_requested() or (should_stop() and not _saved_for_stop)
 
@@ -180,17 +181,17 @@ def should_save(every: float | None = None) -> bool:
 def save(
     write: Callable[[Path], object], step: int, *, suffix: str = "", keep: int | None = None
 ) -> Path | None:
-    """Let `write` write a checkpoint, put it in place whole, and return where it is.
+    """Let `write` write a checkpoint, put it in place when it is whole, and return its path.
 
-    `write` gets a path that does not exist, whose name ends in `suffix`, and makes a file or a
-    folder of it. It appears in `checkpoint_dir` only when it is complete and on the disk. `keep` is
-    how many checkpoints stay, this one included; None keeps all. A rank other than the first does
-    nothing and gets None.
+    `write` gets a path that does not exist, whose name ends in `suffix`, and creates a file or a
+    folder there. It appears in `checkpoint_dir` only when it is complete and on the disk. `keep` is
+    how many checkpoints are kept, including this one; None keeps all. On a rank other than the
+    first, this does nothing and returns None.
 
-    Raises SaveError when it cannot be written; the checkpoints before it stand.
+    Raises SaveError if it cannot be written; the previous checkpoints stay valid.
     """
     if step < 0 or (keep is not None and keep < 1):
-        raise ValueError(f"step {step}, keep {keep}: a step is 0 or more, and keep is 1 or more")
+        raise ValueError(f"step {step}, keep {keep}: step must be at least 0, and keep at least 1")
     if not is_main:
         return None
     began, asked, stopping = time.monotonic(), _request(), _stop
@@ -205,16 +206,16 @@ def save(
     except Exception as exc:
         raise SaveError(
             f"step {step} was not saved to {checkpoint_dir}: {exc or type(exc).__name__}; "
-            "the checkpoint before it stands"
+            "the previous checkpoint stays valid"
         ) from exc
-    _tell(step, time.monotonic() - began, asked=asked, stopping=stopping)
+    _announce(step, time.monotonic() - began, asked=asked, stopping=stopping)
     return target
 
 
 def saved(step: int, *, seconds: float = 0.0) -> None:
-    """Tell runctl that a save of another making is complete, so that it is taken at once."""
+    """Report that a save made without `save` is complete, so that it is uploaded at once."""
     if is_main:
-        _tell(step, seconds, asked=_read_request, stopping=_stop)
+        _announce(step, seconds, asked=_read_request, stopping=_stop)
 
 
 def restore() -> Checkpoint | None:
@@ -225,14 +226,14 @@ def restore() -> Checkpoint | None:
 
 
 def checkpoints() -> list[Checkpoint]:
-    """Return all checkpoints that `save` has put in place, the newest first."""
+    """Return all checkpoints that `save` has put in place, newest first."""
     entries = list(checkpoint_dir.iterdir()) if checkpoint_dir.is_dir() else []
     named = [(match, path) for path in entries if (match := _NAME.fullmatch(path.name))]
     newest_first = sorted(((int(match[1]), match[2], path) for match, path in named), reverse=True)
     return [Checkpoint(path, step) for step, _, path in newest_first]
 
 
-def _tell(step: int, seconds: float, *, asked: str, stopping: bool) -> None:
+def _announce(step: int, seconds: float, *, asked: str, stopping: bool) -> None:
     global _answered, _saved_at, _saved_for_stop
     _answered, _saved_at, _saved_for_stop = asked, time.monotonic(), stopping
     if _SAVED:
@@ -248,9 +249,9 @@ def _request() -> str:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """Make a folder to write in, from which a rename into the checkpoint folder is possible.
+    """Create a folder to write in, from which a rename into the checkpoint folder is possible.
 
-    It is beside the checkpoint folder: what is in that one is seen, and taken, by others.
+    It is next to the checkpoint folder, because others see and save whatever is inside that.
     """
     global _beside
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
@@ -270,7 +271,7 @@ def _temporary(folder: Path, place: Path) -> Iterator[Path]:
 
 
 def _can_rename(place: Path, folder: Path) -> bool:
-    # The checkpoint folder may be a mount of its own, even one of the same disk: only trying tells.
+    # The checkpoint folder may be its own mount, even of the same disk: only trying tells.
     try:
         with _temporary(folder, place) as scratch:
             probe = folder / f"{scratch.name}-probe"
@@ -283,7 +284,7 @@ def _can_rename(place: Path, folder: Path) -> bool:
 
 
 def _remove_leftovers() -> None:
-    """Remove what a save that was killed has left."""
+    """Remove what a killed save has left behind."""
     folder = checkpoint_dir.resolve()
     for place in (folder.parent, folder):
         for path in place.glob(f".{folder.name}.saving-*"):
@@ -293,16 +294,18 @@ def _remove_leftovers() -> None:
 
 
 def _only_entry(scratch: Path) -> Path:
-    # Some writers add a suffix of their own to the name that they are given.
+    # Some writers append a suffix to the name that they are given.
     made = list(scratch.iterdir())
     if len(made) != 1 or not _NAME.fullmatch(made[0].name):
         names = ", ".join(sorted(path.name for path in made)) or "nothing"
-        raise ValueError(f"write(path) made {names}; let it make one file or folder at its path")
+        raise ValueError(
+            f"write(path) created {names}; it must create one file or folder at `path`"
+        )
     return made[0]
 
 
 def _sync(path: Path, *, below: bool = True) -> None:
-    """Bring a file, or a folder and all `below` it, to the disk."""
+    """Flush a file, or a folder and all `below` it, to the disk."""
     if path.is_symlink():
         return
     if below and path.is_dir():
@@ -318,7 +321,7 @@ def _sync(path: Path, *, below: bool = True) -> None:
 def _put_in_place(made: Path, step: int) -> Path:
     target = checkpoint_dir / made.name
     same = [found.path for found in checkpoints() if found.step == step]
-    # A file replaces a file at once. A folder cannot: it comes beside it, under the next letter.
+    # A file replaces a file atomically. A folder cannot: it is added under the next letter.
     if same and (same != [target] or made.is_dir() or target.is_dir()):
         stem = f"step-{step:09d}"
         letters = same[0].name[len(stem) :].partition(".")[0]
@@ -342,7 +345,7 @@ def _remove_old(target: Path, step: int, keep: int | None, scratch: Path) -> Non
     again = [found for found in others if found.step == step]
     surplus = older[keep - 1 :] if keep is not None else []
     for number, found in enumerate([*again, *surplus]):
-        # Out of sight first: half a folder is no checkpoint.
+        # Out of sight first: half a folder is not a checkpoint.
         with contextlib.suppress(OSError):
             found.path.rename(scratch / f"old-{number}")
 
@@ -351,7 +354,7 @@ def _remove_old(target: Path, step: int, keep: int | None, scratch: Path) -> Non
 
 
 def report(step: int, **metrics: Any) -> None:
-    """Report metrics of a step: numbers, scalars of NumPy or PyTorch, or texts."""
+    """Report metrics of a step: numbers, scalars of NumPy or PyTorch, or strings."""
     if is_main:
         values = {name: _plain(value) for name, value in metrics.items()}
         _append(_METRICS, {"step": int(step), **values})
@@ -365,11 +368,11 @@ def _plain(value: Any) -> Any:
         number = float(scalar)
     except (RuntimeError, TypeError, ValueError):
         return str(value)
-    return number if math.isfinite(number) else None  # JSON knows no NaN
+    return number if math.isfinite(number) else None  # JSON has no NaN
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
-    """Append a line in one write: whoever reads along never sees a torn one."""
+    """Append a line in one write, so that readers never see a torn one."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -377,6 +380,6 @@ def _append(path: Path, record: dict[str, Any]) -> None:
         finally:
             os.close(descriptor)
     except OSError as exc:
-        # What is told to others is not worth the training.
-        with contextlib.suppress(OSError):  # the disk that is full may be that of stderr
+        # Reporting must never stop the training.
+        with contextlib.suppress(OSError):  # the full disk may be that of stderr
             print(f"runctl: {path} cannot be written: {exc}", file=sys.stderr)

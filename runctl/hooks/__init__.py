@@ -1,1 +1,1 @@
-"""Hooks for the frameworks that have a training loop of their own; they need `runctl.training`."""
+"""Hooks for frameworks that have their own training loop; they need `runctl.training`."""

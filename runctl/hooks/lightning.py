@@ -26,11 +26,11 @@ def last_checkpoint() -> str | None:
 
 
 class RunctlCallback(Callback):
-    """Saves after `every` seconds and when asked; on SIGTERM saves and ends the program.
+    """Saves after `every` seconds and on request; on SIGTERM it saves and ends the program.
 
-    It does so between two batches that the optimiser has stepped over, or between two of a
-    validation. `keep` checkpoints stay. With a single process the random states of Python, NumPy
-    and PyTorch are saved too; Lightning saves none.
+    It does so between two batches after an optimizer step, or between two batches of a validation.
+    `keep` checkpoints are kept. With a single process, the random states of Python, NumPy and
+    PyTorch are saved, too, which Lightning does not save.
     """
 
     def __init__(self, every: float | None = 600.0, *, keep: int = 2) -> None:
@@ -40,7 +40,7 @@ class RunctlCallback(Callback):
         self._random: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up from the restored step."""
+        """Continue from the restored step."""
         self._seen = self._saved = trainer.global_step
         if self._random and trainer.world_size == 1:
             set_random_state(self._random)
@@ -51,7 +51,7 @@ class RunctlCallback(Callback):
     ) -> None:
         """Save and stop here, if it is time, and report."""
         if trainer.global_step == self._seen:
-            return  # gradients accumulate, and no checkpoint holds them
+            return  # gradients are accumulating, and no checkpoint holds them
         self._seen = trainer.global_step
         if self._seen % trainer.log_every_n_steps == 0:
             self._report(trainer)
@@ -60,16 +60,16 @@ class RunctlCallback(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_args: Any, **_kwargs: Any
     ) -> None:
-        """Do not wait for the end of the validation to stop."""
+        """Stop without waiting for the end of the validation."""
         self._save_or_stop(trainer, may_save=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report what the validation has found."""
+        """Report the results of the validation."""
         if not trainer.sanity_checking:
             self._report(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end."""
+        """Save the final state."""
         if trainer.global_step != self._saved:
             self._save(trainer)
 
@@ -78,13 +78,13 @@ class RunctlCallback(Callback):
         return random_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the random states until training starts; building the model uses them up."""
+        """Hold the random states until training starts; building the model uses random numbers."""
         self._random = state_dict
 
     def _save_or_stop(self, trainer: Trainer, *, may_save: bool = True) -> None:
         # Lightning's own handler sends to the other ranks from within the signal: in its place.
         training.listen(forward=False)
-        # In this order: a stop that comes in between must not save here and stop a step later.
+        # In this order: a stop that arrives in between must not save here and stop a step later.
         save = may_save and training.should_save(self._every)
         save, stop = any_rank(save, training.should_stop())
         if (save or stop) and trainer.global_step != self._saved:

@@ -1,4 +1,4 @@
-"""What a program on PyTorch needs beside `runctl.training`: random states, and ranks that agree."""
+"""What a PyTorch program needs besides `runctl.training`: random states, and agreement of ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Return the random states of Python, NumPy and PyTorch, in types that a safe load takes."""
+    """Return the random states of Python, NumPy and PyTorch, in types that a safe load accepts."""
     version, words, gauss = random.getstate()
     state = {
         "python": [version, list(words), gauss],
@@ -24,7 +24,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on with the random states of a checkpoint."""
+    """Restore the random states of a checkpoint."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     torch.set_rng_state(state["torch"].cpu())
@@ -34,10 +34,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def any_rank(*flags: bool) -> tuple[bool, ...]:
-    """Return each flag as whether any rank has it set; all ranks call it at the same place.
+    """Return for each flag whether any rank has set it; all ranks call it at the same place.
 
-    SIGTERM reaches the ranks at different steps, and requests only the first: who acts upon them
-    alone leaves the others waiting in a collective call for ever.
+    SIGTERM reaches the ranks at different steps, and requests reach only the first: a rank that
+    acts alone leaves the others waiting in a collective call forever.
     """
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):

@@ -26,7 +26,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 def last_checkpoint(output_dir: str | Path | None = None) -> str | None:
     """Return the newest whole checkpoint that a Trainer has saved, for `resume_from_checkpoint`.
 
-    The Trainer writes a folder file by file, its state last: one without it was not finished.
+    The Trainer writes a folder file by file, its state last: a folder without it is unfinished.
     """
     folder = training.checkpoint_dir if output_dir is None else Path(output_dir)
     entries = list(folder.iterdir()) if folder.is_dir() else []
@@ -44,10 +44,10 @@ def _is_whole(path: Path, step: int) -> bool:
 
 
 class RunctlCallback(TrainerCallback):
-    """Saves and stops after the step in which SIGTERM came, saves when asked, reports the logs.
+    """Saves and stops after the step in which SIGTERM arrived, saves on request, reports the logs.
 
-    `every` is after how many seconds to save besides what `save_steps` says. After `train()` ask
-    `training.should_stop()` whether it is done or was stopped.
+    It also saves every `every` seconds, in addition to `save_steps`. After `train()`,
+    `training.should_stop()` says whether the training was stopped.
     """
 
     def __init__(self, every: float | None = None) -> None:
@@ -70,14 +70,14 @@ class RunctlCallback(TrainerCallback):
             control.should_save = True
         if stop:
             training.stop()
-            # Evaluating comes before saving, and may take longer than there is time.
+            # Evaluation comes before saving, and may take longer than the time left.
             control.should_evaluate = False
             control.should_save = control.should_training_stop = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Tell of the save, which is complete."""
+        """Report the save, which is complete."""
         if state.is_world_process_zero:
             training.saved(state.global_step, seconds=time.monotonic() - self._began)
 

@@ -1,4 +1,4 @@
-"""Which stored parts nobody needs: no manifest names them, and nobody can be about to."""
+"""Garbage: stored parts that no manifest names, and that no save can be about to name."""
 
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ def find_garbage(
 ) -> list[StoredPart]:
     """Return the parts that may be removed.
 
-    `needed` has the digests that any manifest of the run names, read after `parts` were listed: a
-    manifest that was committed in between is in it then. While an attempt lives its uploader counts
-    on parts that it saw, manifest or not, so nothing may go.
+    `needed` has the digests that any manifest of the run names, read after `parts` were listed: it
+    includes manifests that were committed in between. While an attempt is live, its uploader relies
+    on parts that it saw, with or without a manifest, so nothing may be removed.
     """
     if has_live_attempt:
         return []

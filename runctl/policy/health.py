@@ -7,9 +7,9 @@ from runctl.model.machine import MachineStatus
 from runctl.model.run import Attempt, AttemptStage
 from runctl.policy.maintenance import is_near
 
-# Six beats of an agent.
+# Six heartbeats of an agent.
 SILENT_FOR = timedelta(minutes=2)
-# A check runs every minute, and one that fails for a few of them may recover.
+# A check runs every minute, and one that fails for a few minutes may recover.
 IMPAIRED_FOR = timedelta(minutes=5)
 
 
@@ -17,18 +17,18 @@ class Treatment(Enum):
     """What is done with an attempt."""
 
     NOTHING = "nothing"
-    SAVE = "save"  # ask for a checkpoint, and let it go on
-    REPLACE = "replace"  # take it for lost and go on with another instance
+    SAVE = "save"  # ask for a checkpoint, and let it continue
+    REPLACE = "replace"  # treat it as lost and continue on another instance
 
 
 def judge(status: MachineStatus, attempt: Attempt, *, now: datetime) -> Treatment:
-    """Return the treatment of an attempt, given what EC2 says of its instance.
+    """Return the treatment of an attempt, given EC2's status of its instance.
 
-    Two witnesses have to agree before an attempt is taken for lost: a check that has failed for
-    some minutes, and an agent that is silent. One that still beats trains on, however EC2 judges
-    its machine; it is asked to save, and so is one whose instance has maintenance before it. An
-    attempt that has a notice is left alone: it drains, and ending its instance could cost what EC2
-    gives for free.
+    Two witnesses have to agree before an attempt counts as lost: a check that has failed for some
+    minutes, and a silent agent. An agent that still sends heartbeats continues to train, whatever
+    EC2 says about its machine; it is asked to save, as is one whose instance has scheduled
+    maintenance. An attempt that has a notice is left alone: it drains, and terminating its instance
+    could cost what EC2 gives for free.
     """
     if attempt.ended is not None or attempt.noticed_at is not None:
         return Treatment.NOTHING
@@ -43,9 +43,9 @@ def judge(status: MachineStatus, attempt: Attempt, *, now: datetime) -> Treatmen
 
 
 def _is_silent(attempt: Attempt, *, now: datetime) -> bool:
-    """Whether an agent that beats would have been heard from.
+    """Return whether an agent that is alive would have been heard from.
 
-    Before it has its token an agent only waits, and nothing is lost with it.
+    Before it has its token, an agent only waits, and nothing is lost with it.
     """
     if attempt.stage is not AttemptStage.RUNNING:
         return False
@@ -54,7 +54,7 @@ def _is_silent(attempt: Attempt, *, now: datetime) -> bool:
 
 
 def describe(status: MachineStatus) -> str:
-    """Say which checks fail and since when."""
+    """Describe which checks fail, and since when."""
     return " and ".join(
         f"EC2's {check} status check of {status.instance_id} fails"
         + ("" if since is None else f" since {since:%Y-%m-%d %H:%M} UTC")

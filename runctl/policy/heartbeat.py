@@ -14,12 +14,12 @@ MAX_SILENCE = timedelta(minutes=30)
 
 
 def allowed_silence(attempts: Sequence[Attempt]) -> timedelta:
-    """Return the longest silence that the last of `attempts`, just launched, is allowed.
+    """Return the longest silence allowed to the last of `attempts`, which was just launched.
 
-    It covers the boot, since the clock starts with the launch. Where the attempts right before it
-    were lost and never heard of, the boot may be what takes so long: twice as long for each. It is
-    the same for the whole attempt, so a slow boot makes a hung agent be noticed later; a machine
-    that goes is noticed by its event, at once.
+    It covers the boot, since the clock starts with the launch. If the previous attempts were lost
+    without ever being heard from, the boot may be the reason: the time doubles for each. It applies
+    to the whole attempt, so a slow boot delays the detection of a hung agent; the loss of a machine
+    is detected by its event, at once.
     """
     if not attempts:
         return USUAL_SILENCE
@@ -31,7 +31,7 @@ def allowed_silence(attempts: Sequence[Attempt]) -> timedelta:
 
 
 def _never_heard_of(attempts: Sequence[Attempt]) -> int:
-    """Count the lost ones at the end that were launched and silent from the first moment."""
+    """Count the lost attempts at the end that were launched and never heard from."""
     count = 0
     for attempt in reversed(attempts):
         if not attempt.was_launched:

@@ -1,9 +1,9 @@
-"""Which instance types the deployment's images cannot drive.
+"""Instance types that the deployment's images do not support.
 
-AWS Deep Learning AMI release notes, "Base OSS Nvidia Driver GPU AMI": the open kernel modules drive
-G4dn, G5, G6, Gr6, G6e, G7, P4d, P4de, P5, P5e, P5en and P6, whose GPUs are of Turing or newer. The
-older GPUs of NVIDIA need the proprietary driver; those of AMD, and the accelerators of AWS, Habana
-and Xilinx, need other images. A type that is not listed here is left to EC2 and the image.
+AWS Deep Learning AMI release notes, "Base OSS Nvidia Driver GPU AMI": the open kernel modules
+support G4dn, G5, G6, Gr6, G6e, G7, P4d, P4de, P5, P5e, P5en and P6, whose GPUs are of Turing or
+newer. Older GPUs by NVIDIA need the proprietary driver; those by AMD, and the accelerators of AWS,
+Habana and Xilinx, need other images. A type that is not listed here is left to EC2 and the image.
 """
 
 import re
@@ -30,10 +30,10 @@ _SERIES = re.compile(r"[a-z]+")
 
 
 def problem_with_images(instance_types: Iterable[str], *, own_images: Set[MachineKind]) -> str:
-    """Say which types the images cannot drive, with the remedy; empty when there are none.
+    """Return which types the images do not support, with the remedy; empty if there are none.
 
     `own_images` are the kinds of machines for which the deployment has an image of its owner's,
-    whose drivers are not known here.
+    whose drivers are unknown here.
     """
     for name in instance_types:
         family = name.partition(".")[0]

@@ -8,15 +8,15 @@ from datetime import timedelta
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt
 
-# Before anything was observed: one interruption in half a day, which counts as one observation.
-# So the first interruptions of a run move the estimate quickly, and none at all moves it slowly.
+# Before any observation: one interruption per 12 h, weighted as one observation. So the first
+# interruptions of a run change the estimate quickly, and their absence changes it slowly.
 PRIOR_UPTIME = timedelta(hours=12)
 MIN_INTERVAL = timedelta(minutes=1)
 MAX_INTERVAL = timedelta(hours=1)
-# Nothing is known of the cost of a save before the first one.
+# The cost of a save is unknown before the first one.
 UNTIL_THE_FIRST = timedelta(minutes=10)
 
-# EC2's notice, and what the agent keeps of it: noticing, ending the trainer, commit and report.
+# EC2's notice, and what the agent needs of it: noticing, ending the trainer, commit and report.
 NOTICE = timedelta(minutes=2)
 RESERVE = timedelta(seconds=10)
 
@@ -25,14 +25,14 @@ _MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Uptime:
-    """How long a run's machines have trained, and how often one was taken."""
+    """How long a run's machines have trained, and how many were reclaimed."""
 
     trained: timedelta = timedelta(0)
     interruptions: int = 0
 
 
 def uptime_of(attempts: Iterable[Attempt]) -> Uptime:
-    """Add up the attempts that have trained and ended; those that went silent count as taken."""
+    """Add up the attempts that have trained and ended; silent ones count as interrupted."""
     trained, interruptions = timedelta(0), 0
     for attempt in attempts:
         if attempt.running_at is None or attempt.ended_at is None or attempt.ended is None:
@@ -44,9 +44,9 @@ def uptime_of(attempts: Iterable[Attempt]) -> Uptime:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """How long from the start of one save to the next, and why, in words for a person.
+    """The time from the start of one save to the next, and the reason, in words for people.
 
-    `cost` and `uptime` are δ and M, where it follows from them.
+    `cost` and `uptime` are δ and M, if it follows from them.
     """
 
     every: timedelta
@@ -68,10 +68,10 @@ def choose_interval(
 ) -> Interval:
     """Return the interval that loses least: √(2δM), between 1 min and 1 h.
 
-    δ is `save_cost`, the time for which a save holds up training, None before the first one; M is
-    the mean time between interruptions. Young, "A first order approximation to the optimum
-    checkpoint interval" (1974). It holds while δ is small beside M; where δ is half of M or more,
-    Daly (2006) saves every M.
+    δ is `save_cost`, the time for which a save delays training, None before the first one; M is the
+    mean time between interruptions. Young, "A first order approximation to the optimum checkpoint
+    interval" (1974). It holds while δ is small compared with M; if δ is half of M or more, Daly
+    (2006) saves every M.
     """
     if save_cost is None:
         return Interval(every=UNTIL_THE_FIRST, reason="until a first save shows what a save costs")
@@ -84,13 +84,13 @@ def choose_interval(
         f"{_words(best)}, after {seen} in {_words(trained)} of training"
     )
     if every != best:
-        reason += f"; kept to {_words(every)}"
+        reason += f"; limited to {_words(every)}"
     return Interval(every=every, reason=reason, cost=save_cost, uptime=mean)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoticeBudget:
-    """What a last save needs beside what a notice leaves."""
+    """What a last save needs, compared with what a notice leaves."""
 
     needed: timedelta
     available: timedelta
@@ -104,13 +104,13 @@ class NoticeBudget:
 
     @property
     def warning(self) -> str:
-        """What a person should know, or an empty text."""
+        """A warning for people, or an empty string."""
         if self.fits:
             return ""
         return (
             f"a last save does not fit into the notice: {self.size_bytes / _MEBIBYTE:,.0f} MiB at "
-            f"{self.bytes_per_second / _MEBIBYTE:,.0f} MiB/s need {_words(self.needed)}, EC2 gives "
-            f"{_words(self.available)}; what is new since the checkpoint before it will be lost: "
+            f"{self.bytes_per_second / _MEBIBYTE:,.0f} MiB/s need {_words(self.needed)}, EC2 "
+            f"gives {_words(self.available)}; what is new since the previous checkpoint will be lost: "
             "save smaller or more often, or take a type with more network"
         )
 
@@ -122,9 +122,10 @@ def notice_budget(
     save_cost: timedelta = timedelta(0),
     notice: timedelta = NOTICE,
 ) -> NoticeBudget:
-    """Tell whether writing and uploading a whole checkpoint fits into a notice.
+    """Return whether writing and uploading a whole checkpoint fits into a notice.
 
-    The worst case: every byte of it is new. `bytes_per_second` is the upload as measured.
+    This assumes the worst case: every byte of it is new. `bytes_per_second` is the measured upload
+    speed.
     """
     upload = timedelta(seconds=size_bytes / bytes_per_second)
     return NoticeBudget(
@@ -136,7 +137,7 @@ def notice_budget(
 
 
 def is_overdue(*, since_commit: timedelta, every: timedelta) -> bool:
-    """Whether no checkpoint was committed for two intervals, which somebody should look at."""
+    """Return whether no checkpoint was committed for two intervals."""
     return since_commit > 2 * every
 
 

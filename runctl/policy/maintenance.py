@@ -11,14 +11,14 @@ from runctl.model.maintenance import ScheduledEvent
 LEAVE_BEFORE = timedelta(minutes=15)
 # The last moment for a checkpoint before a reboot.
 SAVE_BEFORE = timedelta(minutes=2)
-# An event that is due already may come at any moment: nearly what a spot notice leaves.
+# An event that is already due may happen at any moment: nearly what a spot notice leaves.
 ASSUMED_TIME_LEFT = timedelta(seconds=105)
-# The sweep comes every 15 minutes, so it has several chances before the event.
+# The sweep runs every 15 minutes, so it has several chances before the event.
 NEAR = timedelta(hours=1)
 
 
 class Response(Enum):
-    """What an attempt does about a scheduled event."""
+    """The reaction of an attempt to a scheduled event."""
 
     NOTHING = "nothing"
     SAVE = "save"
@@ -27,10 +27,10 @@ class Response(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The response to one event.
+    """The response to an event.
 
-    `stage` is what a checkpoint is asked for: the event became known, or is near. `deadline` is
-    when an instance that is left may be gone.
+    `stage` is why a checkpoint is requested: the event became known, or is near. `deadline` is when
+    an instance that the run leaves may be gone.
     """
 
     response: Response
@@ -39,10 +39,10 @@ class Answer:
 
 
 def respond(event: ScheduledEvent, asked: Collection[str], *, now: datetime) -> Answer:
-    """Return what to do about an event; `asked` has the stages that a checkpoint was asked for.
+    """Return the response to an event; `asked` has the stages that already requested a checkpoint.
 
-    An instance that will end is left a quarter of an hour before, so that its successor is at work
-    by then. An event whose start cannot be read may be weeks away: it is saved for once.
+    The run leaves an instance that will end a quarter of an hour before, so that its successor is
+    ready by then. An event whose start cannot be read may be weeks away: it causes one save.
     """
     left = None if event.not_before is None else event.not_before - now
     if left is not None and event.ends_the_instance and left <= LEAVE_BEFORE:
@@ -56,12 +56,12 @@ def respond(event: ScheduledEvent, asked: Collection[str], *, now: datetime) -> 
 
 
 def is_near(event: ScheduledEvent, *, now: datetime) -> bool:
-    """Whether an event begins so soon that a checkpoint should be at hand."""
+    """Return whether an event begins so soon that there should be a recent checkpoint."""
     return event.not_before is not None and event.not_before - now <= NEAR
 
 
 def describe(events: Iterable[ScheduledEvent]) -> str:
-    """Say in one sentence what EC2 has scheduled; an empty text for nothing."""
+    """Describe in one sentence what EC2 has scheduled; empty for nothing."""
     known = list(events)
     if not known:
         return ""
@@ -71,5 +71,9 @@ def describe(events: Iterable[ScheduledEvent]) -> str:
         for event in known
     )
     leaves = any(event.ends_the_instance for event in known)
-    follows = "the run moves to another one before that" if leaves else "the run saves before that"
+    follows = (
+        "the run will move to another one before that"
+        if leaves
+        else "the run will save before that"
+    )
     return f"EC2 has scheduled maintenance of the instance: {told}; {follows}"

@@ -1,4 +1,4 @@
-"""What in an account is nobody's, besides machines and fleets: pure decisions of the doctor."""
+"""Orphans in an account, besides machines and fleets: pure decisions of the doctor."""
 
 from collections.abc import Iterable, Sequence, Set
 from datetime import datetime, timedelta
@@ -7,16 +7,16 @@ from runctl.model.leftovers import Disk, UnfinishedUpload
 from runctl.model.machine import Machine
 from runctl.model.run import Attempt, Run
 
-# A save or an upload may take hours over a slow line, and whoever began it counts on it.
+# A save or an upload may take hours over a slow line, and its owner relies on it.
 A_DAY = timedelta(hours=24)
-# A volume is made a moment before it is attached, and detached a moment before it goes.
+# A volume is created just before it is attached, and detached just before it is deleted.
 BETWEEN = timedelta(hours=1)
-# Whoever was heard of so lately may still be saving, whatever the ledger says of its end.
+# An agent heard from this recently may still be saving, even if its run has ended in the ledger.
 QUIET = timedelta(minutes=30)
 
 
 def has_live_attempt(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> bool:
-    """Whether anybody may still be writing what belongs to the run."""
+    """Return whether any attempt may still be writing what belongs to the run."""
     if run.ended is None or run.ended_at is None or now - run.ended_at < QUIET:
         return True
     return any(
@@ -27,10 +27,10 @@ def has_live_attempt(run: Run, attempts: Sequence[Attempt], *, now: datetime) ->
 
 
 def orphaned_disks(disks: Iterable[Disk], *, now: datetime) -> list[Disk]:
-    """Return the volumes that are attached to nothing, and not just on their way to be.
+    """Return the volumes that are unattached, and not just in transition.
 
-    They go with their instances by the launch template; one that stayed was detached by hand, or is
-    of an image whose own template says otherwise.
+    Volumes are deleted with their instances by the launch template; one that is left was detached
+    by hand, or comes from an image with its own settings.
     """
     return [
         disk for disk in disks if disk.state == "available" and now - disk.created_at >= BETWEEN
@@ -38,9 +38,9 @@ def orphaned_disks(disks: Iterable[Disk], *, now: datetime) -> list[Disk]:
 
 
 def may_delete(disk: Disk, run: Run | None, attempts: Sequence[Attempt], *, now: datetime) -> bool:
-    """Whether a volume that is attached to nothing may go: one of a run of ours that is over.
+    """Return whether an unattached volume may be deleted: only one of an ended run of ours.
 
-    A run that our ledger does not know may be that of a deployment beside this one.
+    A run that our ledger does not know may belong to another deployment.
     """
     if run is None or has_live_attempt(run, attempts, now=now):
         return False
@@ -50,7 +50,7 @@ def may_delete(disk: Disk, run: Run | None, attempts: Sequence[Attempt], *, now:
 def orphaned_uploads(
     uploads: Iterable[UnfinishedUpload], *, live_runs: Set[str], now: datetime
 ) -> list[UnfinishedUpload]:
-    """Return the multipart uploads that nobody can be about to finish."""
+    """Return the multipart uploads that nothing can be about to finish."""
     return [
         upload
         for upload in uploads
@@ -59,5 +59,5 @@ def orphaned_uploads(
 
 
 def is_stopped(machine: Machine) -> bool:
-    """Whether the machine costs its disk and does nothing: ours are terminated, never stopped."""
+    """Return whether the machine is idle: ours are terminated, never stopped."""
     return machine.state == "stopped"

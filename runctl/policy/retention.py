@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints stay: the last few saves, and those that nothing has passed yet."""
+"""Retention: the last few saves of a run are kept, and those that nothing has passed yet."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StoredSave:
-    """A checkpoint that is stored: the key of its manifest, and its step, None if not known."""
+    """A stored checkpoint: the key of its manifest, and its step, or None if unknown."""
 
     key: str
     step: int | None
@@ -19,11 +19,11 @@ def choose_kept(
     protected: Collection[str] = (),
     suspects: Collection[str] = (),
 ) -> list[str]:
-    """Return the keys of the checkpoints that stay, the newest first; `saves` are in that order.
+    """Return the keys of the checkpoints that are kept, newest first, like `saves`.
 
-    The newest stays, what is `protected`, and the best as long as the newest is behind it: a
-    program that started anew has not made up for it. They count among the `keep` that stay, and
-    are more only if `keep` is less. The newest others fill up, suspects after all good ones.
+    The newest is kept, as well as what is `protected`, and the best as long as the newest is behind
+    it: a program that started over has not caught up yet. They count towards `keep`, and exceed it
+    only if `keep` is smaller. The newest others fill the rest, suspects after all good ones.
     """
     if not saves:
         return []

@@ -1,4 +1,4 @@
-"""What a sweep may take away: pure decisions on runs, machines and fleets."""
+"""What a sweep may remove: pure decisions on runs, machines and fleets."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -8,26 +8,26 @@ from runctl.model.machine import Machine
 from runctl.model.run import Attempt, Run
 from runctl.policy.billing import may_terminate
 
-# A drain takes 90 s, and then there is an upload, a report and a shutdown.
+# A drain takes 90 s, followed by an upload, a report and a shutdown.
 GRACE = timedelta(minutes=5)
-# Who still tells of its drain is uploading much; the instance's own timer is as patient.
+# An agent that still reports its drain is uploading much; the instance's own timer waits as long.
 MAX_DRAIN = timedelta(minutes=30)
 FRESH = timedelta(minutes=2)
-# What is younger may be on its way into the ledger, or not yet known to every part of AWS.
+# Anything younger may be on its way into the ledger, or not yet visible everywhere in AWS.
 YOUNG = timedelta(minutes=15)
-# By then EC2 knows everywhere what a fleet launched, and nobody replays its request any more.
+# By then, EC2 knows everywhere what a fleet launched, and nothing replays its request any more.
 SETTLED = timedelta(hours=1)
-# An end that could not be told for so long is no news; something else is broken.
+# An end that could not be announced for this long is not news; something else is broken.
 STALE = timedelta(days=7)
 
 GOING_ON = frozenset({"RUNNING", "PENDING_REDRIVE"})
 
 
 def is_abandoned(run: Run, execution_status: str, *, now: datetime) -> bool:
-    """Whether nobody will end the run, or do what follows its end, any more.
+    """Return whether nothing will end the run, or complete its end, any more.
 
     `execution_status` is empty for an unknown execution. DescribeExecution is eventually
-    consistent, so a young one may be unknown only to it.
+    consistent, so only a young execution may be unknown to it.
     """
     if execution_status in GOING_ON or run.is_settled:
         return False
@@ -39,11 +39,11 @@ def is_abandoned(run: Run, execution_status: str, *, now: datetime) -> bool:
 def is_left_over(
     machine: Machine, run: Run | None, attempts: Sequence[Attempt], *, now: datetime
 ) -> bool:
-    """Whether nobody wants the machine, nobody else will end it, and we may.
+    """Return whether the machine is unwanted, nothing else will terminate it, and we may.
 
     `run` and `attempts` are what the ledger holds of the run that its tag names, or that uses it as
-    an existing instance. A machine that its owner keeps is wanted until then, and by its run after
-    that.
+    an existing instance. A machine that its owner keeps is wanted until then, and after that by its
+    run.
     """
     if machine.state not in {"pending", "running"} or machine.launched_at is None:
         return False
@@ -55,7 +55,7 @@ def is_left_over(
     since = _unwanted_since(run, attempt, attempts)
     if since is None and _is_stray(machine, attempt):
         since = machine.launched_at
-    if since is None or now - since < _patience(attempt, now=now):
+    if since is None or now - since < _allowed_time(attempt, now=now):
         return False
     return may_terminate(
         launched_at=machine.launched_at,
@@ -67,12 +67,12 @@ def is_left_over(
 def is_spent(
     fleet: InstantFleet, states: Mapping[str, str], attempts: Sequence[Attempt], *, now: datetime
 ) -> bool:
-    """Whether a fleet holds nothing any more, so that deleting it terminates nothing.
+    """Return whether a fleet has no instances left, so that deleting it terminates nothing.
 
     `states` are the states of those of its instances that EC2 still knows; `attempts` are those of
-    its run. An instance that EC2 is shutting down counts as alive: it may be in the first hour in
-    which a reclaim is free. One that EC2 does not know counts as gone unless the ledger says that
-    somebody works on it: two views have to agree, since either may be behind.
+    its run. An instance that EC2 is shutting down counts as alive: it may be in the first hour, in
+    which a reclaim is free. One that EC2 does not know counts as gone unless an attempt in the
+    ledger uses it: two views have to agree, since either may lag behind.
     """
     if fleet.is_deleted or fleet.created_at is None or now - fleet.created_at < SETTLED:
         return False
@@ -92,14 +92,14 @@ def is_spent(
 def _attempt_of(machine: Machine, attempts: Sequence[Attempt]) -> Attempt | None:
     if machine.attempt is not None:
         return next((attempt for attempt in attempts if attempt.number == machine.attempt), None)
-    # A machine that was there before the run has no tag of it, only the ledger's record.
+    # An existing instance has no tag of the run, only a record in the ledger.
     return next(
         (attempt for attempt in attempts if machine.instance_id in attempt.instance_ids), None
     )
 
 
 def _is_stray(machine: Machine, attempt: Attempt | None) -> bool:
-    """Whether the attempt goes on, on another machine than this one of its tag."""
+    """Return whether the attempt continues, on a machine other than this one with its tag."""
     return (
         attempt is not None
         and attempt.was_launched
@@ -119,7 +119,7 @@ def _unwanted_since(
     return min((end for end in ends if end is not None), default=None)
 
 
-def _patience(attempt: Attempt | None, *, now: datetime) -> timedelta:
+def _allowed_time(attempt: Attempt | None, *, now: datetime) -> timedelta:
     if attempt is None or attempt.heartbeat_at is None or attempt.phase != "drain":
         return GRACE
     return MAX_DRAIN if now - attempt.heartbeat_at < FRESH else GRACE

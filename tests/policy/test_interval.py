@@ -47,7 +47,7 @@ def test_bound_that_decides_is_said() -> None:
         save_cost=timedelta(milliseconds=10), trained=timedelta(0), interruptions=20
     )
     assert chosen.every == MIN_INTERVAL
-    assert "kept to 60 s" in chosen.reason
+    assert "limited to 60 s" in chosen.reason
 
 
 @given(costs, spans, st.integers(0, 500))

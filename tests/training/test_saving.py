@@ -165,7 +165,7 @@ def test_a_save_that_fails_says_so_and_leaves_the_one_before(
     assert process.returncode == 1
     last = err.splitlines()[-1]
     assert last.startswith("runctl.training.SaveError: step 2 was not saved to ")
-    assert last.endswith("; the checkpoint before it stands")
+    assert last.endswith("; the previous checkpoint stays valid")
     assert told in last
     assert place.names() == ["step-000000001.txt"]
 
