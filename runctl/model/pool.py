@@ -24,7 +24,7 @@ class Pool:
         """Read `type/zone/market`; ValueError when it is none."""
         parts = text.split("/")
         if len(parts) != 3 or not all(parts):
-            raise ValueError(f"{text!r} is no pool such as m5.large/us-east-1a/spot")
+            raise ValueError(f"{text!r} is not a pool such as m5.large/us-east-1a/spot")
         return cls(*parts)
 
 

@@ -162,7 +162,7 @@ def test_the_default_error_applies_in_any_order_of_settings(cloud: Cloud) -> Non
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda admin: admin.set_capacity("m5.lagre/us-east-1a/spot", 1), "m5.large"),
         (lambda admin: admin.set_capacity("m5.large/us-east-1z/spot", 1), "us-east-1"),

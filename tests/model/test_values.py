@@ -109,7 +109,7 @@ def test_a_pool_survives_being_written_and_read():
 
 @pytest.mark.parametrize("text", ["", "m5.large", "a/b", "a//c", "a/b/c/d"])
 def test_what_is_no_pool_is_refused(text):
-    with pytest.raises(ValueError, match="is no pool"):
+    with pytest.raises(ValueError, match="is not a pool"):
         Pool.parse(text)
 
 

@@ -147,11 +147,11 @@ def test_a_writer_may_add_a_suffix_of_its_own(place: Place) -> None:
 @pytest.mark.parametrize(
     ("write", "told"),
     [
-        ("lambda path: None", "write(path) made nothing"),
+        ("lambda path: None", "write(path) created nothing"),
         ("lambda path: 1 / 0", "division by zero"),
         (
             "lambda path: (path.touch(), (path.parent / 'more').touch())",
-            "made more, step-000000002",
+            "created more, step-000000002",
         ),
     ],
 )

@@ -47,11 +47,11 @@ def test_capacity_reaches_the_market(endpoint, runctl):
     calls = LocalCloudClient(endpoint.url)
     assert calls.health()
     bad = runctl("local", "capacity", "m5.large", "0")
-    assert (bad.code, "POOL: 'm5.large' is no pool" in bad.stderr) == (2, True)
+    assert (bad.code, "POOL: 'm5.large' is not a pool" in bad.stderr) == (2, True)
     for wrong, expected in {
-        "m5.lagre/us-east-1a/spot": "POOL: no instance type 'm5.lagre'; did you mean 'm5.large'?",
-        "m5.large/us-east-1a/sport": "POOL: 'm5.large/us-east-1a/sport': a pool ends in /spot",
-        "m5.large/us-west-1a/spot": "POOL: no zone 'us-west-1a'; did you mean 'us-east-1a'?",
+        "m5.lagre/us-east-1a/spot": "POOL: 'm5.lagre' is not a known instance type; did you mean",
+        "m5.large/us-east-1a/sport": "'m5.large/us-east-1a/sport': a pool must end in /spot",
+        "m5.large/us-west-1a/spot": "'us-west-1a' is not a known zone; did you mean 'us-east-1a'?",
     }.items():
         bad = runctl("local", "capacity", wrong, "0")
         assert (bad.code, expected in " ".join(bad.stderr.split())) == (2, True), bad.stderr
@@ -61,7 +61,7 @@ def test_a_quota_is_set_by_its_code_and_a_wrong_code_is_refused(endpoint, runctl
     assert runctl("local", "quota", "L-3819A6DF", "0").code == 0
     assert LocalCloudClient(endpoint.url).knobs()["vcpu_quotas"] == {"L-3819A6DF": 0}
     bad = runctl("local", "quota", "L-3819A6D", "0")
-    expected = "CODE: no quota 'L-3819A6D'; did you mean 'L-3819A6DF'?"
+    expected = "CODE: 'L-3819A6D' is not a known quota; did you mean 'L-3819A6DF'?"
     assert (bad.code, expected in " ".join(bad.stderr.split())) == (2, True), bad.stderr
 
 
@@ -128,7 +128,9 @@ def test_status_shows_the_isolation_of_instances(runctl, tmp_path):
     finally:
         daemon.stop(home)
     assert "each instance has a disk of 1 GiB" in done.stdout
-    assert "share this machine's /tmp: it was started so" in " ".join(done.stdout.split())
+    assert "share this machine's /tmp: it was started with this setting" in " ".join(
+        done.stdout.split()
+    )
     assert (health["disk_bytes"], health["own_paths"]) == (2**30, False)
 
 
