@@ -3,7 +3,7 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, count, logger, services
-from runctl.control.clean_up import CLEANED, clean_up
+from runctl.control.clean_up import clean_up
 
 MAX_CAUSE = 1000
 
@@ -20,10 +20,11 @@ def handler(event: Document, _context: LambdaContext) -> Document:
         status=ended["status"],
         cause=(ended.get("cause") or "")[:MAX_CAUSE],
     )
-    if cleaned["status"] == CLEANED and cleaned["attempts_ended"]:
+    if cleaned.attempts_ended:
         count("CleanUps", execution_status=ended["status"])
-    logger.info("execution cleaned up", **cleaned)
-    return cleaned
+    document = cleaned.as_document()
+    logger.info("execution cleaned up", **document)
+    return document
 
 
 def _status_change(detail: Document) -> Document:

@@ -11,6 +11,7 @@ def handler(event: Document, _context: LambdaContext) -> Document:
     """Return the stored outcome and the newest whole checkpoint."""
     logger.append_keys(run_id=event["run_id"], attempt=event["attempt"])
     confirmed = confirm_checkpoint(services(), event["run_id"], event["attempt"], event["outcome"])
-    count("AttemptsEnded", outcome=confirmed["outcome"]["kind"])
-    logger.info("attempt ended", outcome=confirmed["outcome"], step=confirmed["step"])
-    return confirmed
+    count("AttemptsEnded", outcome=confirmed.outcome.kind.value)
+    document = confirmed.as_document()
+    logger.info("attempt ended", outcome=document["outcome"], step=confirmed.step)
+    return document

@@ -6,6 +6,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, count, logger, services
 from runctl.control.decide_next import MAX_TURNS, decide_next
+from runctl.model.decision import DecisionKind
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -19,7 +20,7 @@ def handler(event: Document, _context: LambdaContext) -> Document:
         event["outcome"],
         max_turns=int(os.environ.get("RUNCTL_MAX_TURNS", MAX_TURNS)),
     )
-    if decided["decision"] == "relaunch":
+    if decided.decision is DecisionKind.RELAUNCH:
         count("Relaunches")
-    logger.info("decided", decision=decided["decision"], reason=decided["reason"])
-    return decided
+    logger.info("decided", decision=decided.decision.value, reason=decided.reason)
+    return decided.as_document()

@@ -15,9 +15,9 @@ def handler(event: Document, _context: LambdaContext) -> Document:
         event["run_id"],
         status=event["status"],
         reason=event["reason"],
-        # An execution keeps the definition that it was started with; older ones do not pass this.
+        # An execution keeps its definition; those of earlier versions do not pass this.
         execution_arn=event.get("execution_arn"),
     )
-    count("RunsEnded", status=result["status"])
-    logger.info("run ended", status=result["status"], reason=result["reason"])
-    return result
+    count("RunsEnded", status=result.status.value)
+    logger.info("run ended", status=result.status.value, reason=result.reason)
+    return result.as_document()

@@ -10,7 +10,8 @@ from runctl.control.launch_instances import launch_instances
 def handler(event: Document, _context: LambdaContext) -> Document:
     """Return whether the attempt has a machine, and the outcome if it has none."""
     logger.append_keys(run_id=event["run_id"], attempt=event["attempt"])
-    launch = launch_instances(services(), event["run_id"], event["attempt"])
-    count("Launches" if launch["launched"] else "Refusals")
-    logger.info("launch settled", launched=launch["launched"], outcome=launch.get("outcome"))
-    return launch
+    result = launch_instances(services(), event["run_id"], event["attempt"])
+    count("Launches" if result.launched else "Refusals")
+    document = result.as_document()
+    logger.info("launch settled", launched=result.launched, outcome=document.get("outcome"))
+    return document

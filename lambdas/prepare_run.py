@@ -18,8 +18,9 @@ def handler(event: Document, _context: LambdaContext) -> Document:
     )
     logger.append_keys(execution=execution.name)
     prepared = prepare_run(services(), execution, event["input"])
-    logger.info("run prepared", **prepared)
-    return prepared
+    document = prepared.as_document()
+    logger.info("run prepared", **document)
+    return document
 
 
 def _instant(text: str) -> datetime:

@@ -17,5 +17,5 @@ def handler(event: Document, _context: LambdaContext) -> Document:
         token=event["token"],
         execution_arn=event["execution_arn"],
     )
-    logger.info("token stored", status=started["status"])
-    return started
+    logger.info("token stored", status=started.status.value)
+    return started.as_document()

@@ -1,4 +1,4 @@
-"""The generator of the reference pages that come from code: `make docs`."""
+"""The generator of the pages and pictures that come from code: `make docs`."""
 
 import inspect
 import json
@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from docs.reference.state_machine import draw
 from runctl.model.request import RunRequest, groups_of
 from runctl.model.request_checks import MAX_ENV_BYTES
 from runctl.model.request_fields import Field, entries
 from runctl.model.request_schema import request_schema
+from stacks.workflows.definition import read_definition
 
 HERE = Path(__file__).parent
 
@@ -100,10 +102,11 @@ def rows(fields: Mapping[str, Field], prefix: str = "") -> Iterator[str]:
 
 
 def pages() -> dict[Path, str]:
-    """Return the text of each generated page."""
+    """Return the text of each generated file."""
     return {
         HERE / "run-request.md": request_page(),
         HERE / "run-request.schema.json": json.dumps(request_schema(), indent=2) + "\n",
+        HERE.parent / "assets/state-machine.svg": draw(read_definition()),
     }
 
 

@@ -1,7 +1,6 @@
-"""CleanUp: an execution ended without FinishRun; leave nothing running, and tell of it."""
+"""CleanUp: ends what an execution left that ended without FinishRun, and notifies."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from runctl.control.ending import (
     LEAVE_BY_THEMSELVES,
@@ -10,37 +9,34 @@ from runctl.control.ending import (
     live_machines,
     may_end,
 )
-from runctl.control.notifications import tell_end
+from runctl.control.notifications import notify_end
 from runctl.control.ports import Services
+from runctl.control.results import CleanUpResult, CleanUpStatus
 from runctl.model import errors
 from runctl.model.excerpt import shorten_reason
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Attempt
-
-NOT_OURS = "not_ours"
-SUPERSEDED = "superseded"
-CLEANED = "cleaned"
 
 ABORTED = "ABORTED"
 
 
 def clean_up(
     services: Services, *, execution_arn: str, name: str, status: str, cause: str = ""
-) -> dict[str, Any]:
-    """End the run of an execution, its attempts and its machines; safe to repeat.
+) -> CleanUpResult:
+    """End the run of an execution, its attempts and its machines; this may be repeated.
 
-    Called by the state machine's catch-all, and by the status-change event of every execution that
-    ended, the good ones included: after FinishRun there is nothing left to do.
+    The state machine calls it after an unexpected error, and the status-change event of every
+    execution that ended calls it, too: after FinishRun there is nothing left to do.
     """
     run_id = services.ledger.find_run_of_execution(name)
     run = services.ledger.find_run(run_id) if run_id else None
     if run is None:
-        return {"status": NOT_OURS}
+        return CleanUpResult(status=CleanUpStatus.NOT_OURS)
     stopped = status == ABORTED
     reason = shorten_reason(_plain(cause)) or (
         "the execution was stopped" if stopped else f"the execution ended: {status.lower()}"
     )
-    # First of all, so that no launch passes from here on.
+    # First, to prevent further launches.
     run = services.ledger.end_run(
         run.run_id,
         status=RunStatus.STOPPED if stopped else RunStatus.FAILED,
@@ -50,9 +46,9 @@ def clean_up(
     )
     if run.execution_arn != execution_arn:
         if stopped and execution_arn in run.ancestors and run.ended is None:
-            # Step Functions stops the execution that this one waited for, but only does its best.
+            # Step Functions stops the execution that this one waited for on a best-effort basis.
             services.workflow.stop_run(run.execution_arn, cause=reason)
-        return {"run_id": run.run_id, "status": SUPERSEDED}
+        return CleanUpResult(status=CleanUpStatus.SUPERSEDED, run_id=run.run_id)
     ended = end_open_attempts(
         services,
         run.run_id,
@@ -61,19 +57,19 @@ def clean_up(
     )
     attempts = services.ledger.attempts(run.run_id)
     asked, terminated = _end_machines(services, attempts)
-    tell_end(services, run, attempts=len(attempts))
-    return {
-        "run_id": run.run_id,
-        "status": CLEANED,
-        "run_status": run.ended.value if run.ended else "",
-        "attempts_ended": ended,
-        "asked_to_stop": asked,
-        "terminated": terminated,
-    }
+    notify_end(services, run, attempts=len(attempts))
+    return CleanUpResult(
+        status=CleanUpStatus.CLEANED,
+        run_id=run.run_id,
+        run_status=run.ended,
+        attempts_ended=tuple(ended),
+        asked_to_stop=tuple(asked),
+        terminated=tuple(terminated),
+    )
 
 
 def _plain(cause: str) -> str:
-    """Drop the name of an error of ours, whose message says everything."""
+    """Remove the name of one of runctl's errors, whose message is complete without it."""
     name, colon, message = cause.partition(": ")
     known = getattr(errors, name, None) if colon else None
     is_ours = isinstance(known, type) and issubclass(known, errors.RunctlError)
@@ -81,13 +77,13 @@ def _plain(cause: str) -> str:
 
 
 def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list[str], list[str]]:
-    """Let agents that train commit and leave; end the machines where nobody would be told."""
+    """Ask agents of running attempts to save and stop; terminate the machines without one."""
     asked: list[str] = []
     to_terminate: list[str] = []
     for attempt, machine in live_machines(services, attempts):
         if not may_end(services, attempt, machine):
             continue
-        # An existing instance may only be asked; its agent looks for the end of the run, too.
+        # An existing instance may only be asked; its agent also watches for the end of the run.
         if (attempt.token or attempt.is_on_existing_instance) and services.commands.send(
             machine.instance_id, "stop"
         ):

@@ -7,6 +7,7 @@ from typing import Any
 
 from runctl.control.ending import end_machines, terminate_orphans
 from runctl.control.ports import Services
+from runctl.control.results import EndedAttempt
 from runctl.model.errors import NotFoundError, RunctlError
 from runctl.model.launch_failure import explain_launch_failure
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -18,7 +19,7 @@ from runctl.policy.health import describe
 
 def confirm_checkpoint(
     services: Services, run_id: str, number: int, outcome: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> EndedAttempt:
     """Record the outcome unless the ledger has one already; return what holds.
 
     Safe to repeat: the outcome is set once, cooling and terminating twice changes nothing.
@@ -47,14 +48,14 @@ def confirm_checkpoint(
         end_machines(services, [attempt])
     else:
         terminate_orphans(services, attempt)
-    return {
-        "run_id": run_id,
-        "attempt": number,
-        "outcome": ended.as_document(),
-        "step": run.step,
-        "save": run.save or None,
-        "checkpoint": run.newest,
-    }
+    return EndedAttempt(
+        run_id=run_id,
+        attempt=number,
+        outcome=ended,
+        step=run.step,
+        save=run.save or None,
+        checkpoint=run.newest,
+    )
 
 
 def _explain(services: Services, attempt: Attempt, lost: Outcome) -> Outcome:

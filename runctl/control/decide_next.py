@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from runctl.control.ports import Services
+from runctl.control.results import NextStep
 from runctl.model.decision import Decision, DecisionKind, decide
 from runctl.model.errors import NotFoundError, RequestError
 from runctl.model.identity import continuation_name
@@ -28,7 +29,7 @@ def decide_next(
     outcome: Mapping[str, Any],
     *,
     max_turns: int = MAX_TURNS,
-) -> dict[str, Any]:
+) -> NextStep:
     """Return the decision; this changes nothing, so it may be repeated.
 
     `continue_as` is set if the run continues in an execution of that name, because this one's
@@ -48,19 +49,17 @@ def decide_next(
         decision = decide(run, attempts, ended, policy=policy, now=now)
         if decision.kind is DecisionKind.RELAUNCH:
             wait = remaining_wait(ended, attempts[:-1], policy=policy, now=now)
-    document: dict[str, Any] = {
-        "run_id": run_id,
-        "decision": decision.kind.value,
-        "attempt": number + 1 if decision.kind is DecisionKind.RELAUNCH else number,
-        "wait_seconds": math.ceil(wait.total_seconds()),
-        "reason": decision.reason,
-    }
-    if decision.status is not None:
-        document["status"] = decision.status.value
+    is_relaunched = decision.kind is DecisionKind.RELAUNCH
     turns = number - run.first_attempt + 1
-    if decision.kind is DecisionKind.RELAUNCH and turns >= max_turns:
-        document["continue_as"] = _free_name(services, run)
-    return document
+    return NextStep(
+        run_id=run_id,
+        decision=decision.kind,
+        attempt=number + 1 if is_relaunched else number,
+        wait_seconds=math.ceil(wait.total_seconds()),
+        reason=decision.reason,
+        status=decision.status,
+        continue_as=_free_name(services, run) if is_relaunched and turns >= max_turns else None,
+    )
 
 
 def _free_name(services: Services, run: Run) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from runctl.control.launch_instances import launch_instances
 from runctl.control.owners import find_owner
 from runctl.control.ports import Services
+from runctl.control.results import LaunchedAttempt
 from runctl.model.decision import DecisionKind, decide
 from runctl.model.ec2_events import EventKind, read_event
 from runctl.model.errors import RunEndedError
@@ -104,6 +105,6 @@ def _relaunch(services: Services, run: Run, attempt: Attempt, pool: Pool | None)
         launch = launch_instances(services, run.run_id, attempt.number + 1)
     except RunEndedError:
         return NOT_RELAUNCHED
-    if not launch["launched"] and launch["outcome"]["kind"] == OutcomeKind.FAILED.value:
-        return NOT_RELAUNCHED
-    return RELAUNCHED if launch["launched"] else NO_CAPACITY
+    if isinstance(launch, LaunchedAttempt):
+        return RELAUNCHED
+    return NOT_RELAUNCHED if launch.outcome.kind is OutcomeKind.FAILED else NO_CAPACITY

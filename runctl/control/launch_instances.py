@@ -1,10 +1,10 @@
 """LaunchInstances: launches the instance of an attempt once, however often it is called."""
 
 from dataclasses import replace
-from typing import Any
 
 from runctl.control.ending import terminate_orphans
 from runctl.control.ports import Services
+from runctl.control.results import LaunchedAttempt, UnlaunchedAttempt
 from runctl.control.use_existing_instance import use_existing_instance
 from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, TransientError
 from runctl.model.machine import LaunchResult
@@ -29,7 +29,7 @@ POLICY = LaunchPolicy(plan=plan_launch)
 
 def launch_instances(
     services: Services, run_id: str, number: int, *, policy: LaunchPolicy = POLICY
-) -> dict[str, Any]:
+) -> LaunchedAttempt | UnlaunchedAttempt:
     """Launch attempt `number`, or adopt what was launched for it.
 
     The state machine and the handler of interruptions both call this, and either call may be
@@ -51,7 +51,9 @@ def launch_instances(
         raise
 
 
-def _launch(services: Services, run: Run, number: int, policy: LaunchPolicy) -> dict[str, Any]:
+def _launch(
+    services: Services, run: Run, number: int, policy: LaunchPolicy
+) -> LaunchedAttempt | UnlaunchedAttempt:
     if number == 1 and run.request.resources.instance_id:
         existing, refusal = use_existing_instance(services, run, number)
         return _known(services, existing) if refusal is None else _refused(existing, refusal)
@@ -151,7 +153,9 @@ def _open(
     )
 
 
-def _record(services: Services, attempt: Attempt, result: LaunchResult) -> dict[str, Any]:
+def _record(
+    services: Services, attempt: Attempt, result: LaunchResult
+) -> LaunchedAttempt | UnlaunchedAttempt:
     try:
         held = services.ledger.record_launch(
             attempt.run_id,
@@ -170,28 +174,22 @@ def _record(services: Services, attempt: Attempt, result: LaunchResult) -> dict[
     return _known(services, held)
 
 
-def _known(services: Services, attempt: Attempt) -> dict[str, Any]:
+def _known(services: Services, attempt: Attempt) -> LaunchedAttempt | UnlaunchedAttempt:
     if attempt.ended is None:
         attempts = services.ledger.attempts(attempt.run_id)
         silence = allowed_silence([found for found in attempts if found.number <= attempt.number])
-        return {
-            "run_id": attempt.run_id,
-            "attempt": attempt.number,
-            "launched": True,
-            "heartbeat_seconds": int(silence.total_seconds()),
-        }
+        return LaunchedAttempt(
+            run_id=attempt.run_id,
+            attempt=attempt.number,
+            heartbeat_seconds=int(silence.total_seconds()),
+        )
     # A call may have ended between the launch and its record.
     terminate_orphans(services, attempt)
     return _refused(attempt, attempt.ended)
 
 
-def _refused(attempt: Attempt, outcome: Outcome) -> dict[str, Any]:
-    return {
-        "run_id": attempt.run_id,
-        "attempt": attempt.number,
-        "launched": False,
-        "outcome": outcome.as_document(),
-    }
+def _refused(attempt: Attempt, outcome: Outcome) -> UnlaunchedAttempt:
+    return UnlaunchedAttempt(run_id=attempt.run_id, attempt=attempt.number, outcome=outcome)
 
 
 def _outcome_of(plan: Wait | Refuse) -> Outcome:

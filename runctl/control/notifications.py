@@ -1,4 +1,4 @@
-"""Telling people by the topic how a run ended."""
+"""Notifications: messages to the topic about how a run ended."""
 
 import logging
 
@@ -9,12 +9,12 @@ from runctl.model.run import Run
 logger = logging.getLogger(__name__)
 
 
-def tell_end(services: Services, run: Run, *, attempts: int) -> bool:
-    """Publish the run's end unless that was done; True when this call did.
+def notify_end(services: Services, run: Run, *, attempts: int) -> bool:
+    """Publish the run's end unless that was done; return whether this call did.
 
-    Never raises: a message that cannot be sent must not hold up a run's end. It is marked as told
-    only after it was sent, so a failed FinishRun is made up for by the clean-up that follows every
-    execution; who crashes between the two tells twice.
+    It never raises, because a message that cannot be sent must not delay a run's end. The end is
+    marked as notified only after the message was sent. So the clean-up that follows every execution
+    makes up for a failed FinishRun, and a crash between the two sends the message twice.
     """
     if run.ended_at is None or run.is_settled:
         return False
@@ -22,13 +22,13 @@ def tell_end(services: Services, run: Run, *, attempts: int) -> bool:
         services.notices.publish(subject=_subject(run), body=_body(services, run, attempts))
         services.ledger.record_notified(run.run_id, end=run.ended_at)
     except Exception:
-        logger.exception("the end of the run %s could not be told", run.run_id)
+        logger.exception("the notification about the end of the run %s failed", run.run_id)
         return False
     return True
 
 
 def _subject(run: Run) -> str:
-    """Write the subject; with the longest run_id it has 80 of the 100 characters SNS takes."""
+    """Return the subject; the longest has 80 of the 100 characters that SNS accepts."""
     return f"run {run.run_id} {run.ended.value if run.ended else 'ended'}"
 
 

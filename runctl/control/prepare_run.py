@@ -1,4 +1,4 @@
-"""PrepareRun: check the request, and put the run into the ledger or continue it."""
+"""PrepareRun: validates the request, and records the run in the ledger or continues it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,6 +7,7 @@ from typing import Any
 
 from runctl.control.ending import end_leftovers, end_open_attempts
 from runctl.control.ports import Services
+from runctl.control.results import PreparedRun
 from runctl.control.use_existing_instance import problem_with
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
@@ -18,7 +19,7 @@ from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
 from runctl.policy.images import problem_with_images
 
-# Step Functions' own name for it: the console links the two executions by this key of the input.
+# Step Functions defines this key of the input: the console links the two executions by it.
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 
 KEPT_INPUT = Problem(
@@ -30,9 +31,9 @@ KEPT_INPUT = Problem(
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionStart:
-    """The execution that asks: of the state machine's context.
+    """The execution that prepares the run, from the state machine's context.
 
-    `parent_arn` is the execution that started it, ours or another state machine's, if it says so.
+    `parent_arn` is the execution that started it, of this or another state machine, if it is known.
     """
 
     arn: str
@@ -41,10 +42,10 @@ class ExecutionStart:
     parent_arn: str = ""
 
 
-def prepare_run(services: Services, execution: ExecutionStart, document: Any) -> dict[str, Any]:
-    """Return the run and the number of its next attempt; the same again when repeated.
+def prepare_run(services: Services, execution: ExecutionStart, document: Any) -> PreparedRun:
+    """Return the run and the number of its next attempt; a repeated call returns the same.
 
-    Raises InvalidRequestError with everything that is wrong at once.
+    Raises InvalidRequestError with all problems at once.
     """
     if isinstance(document, Mapping) and STARTED_BY in document:
         execution = replace(execution, parent_arn=str(document[STARTED_BY]))
@@ -53,7 +54,7 @@ def prepare_run(services: Services, execution: ExecutionStart, document: Any) ->
         run = _continue(services, execution, document)
     else:
         run = _create(services, execution, document)
-    return {"run_id": run.run_id, "attempt": _next_attempt(services, run.run_id)}
+    return PreparedRun(run_id=run.run_id, attempt=_next_attempt(services, run.run_id))
 
 
 def _next_attempt(services: Services, run_id: str) -> int:
@@ -123,7 +124,7 @@ def _problems_with_the_world(services: Services, request: RunRequest) -> list[Pr
 
 
 def _problem_with_machine(services: Services, instance_id: str) -> str:
-    # One that is missing may only be too new: LaunchInstances waits for it.
+    # A missing instance may only be too new: LaunchInstances waits for it.
     for machine in services.fleet.describe([instance_id]):
         if problem := problem_with(machine):
             return f"{instance_id} {problem}"
@@ -146,7 +147,7 @@ def _continue(services: Services, execution: ExecutionStart, document: Mapping[s
         raise NotFoundError(f"there is no run {run_id}")
     first_attempt = _next_attempt(services, run_id)
     if run.execution_arn == execution.parent_arn and run.ended is None:
-        # Nothing has ended: that execution goes on in us, and waits for our end.
+        # Nothing has ended: that execution continues in this one, and waits for its end.
         return services.ledger.continue_as_new(
             run_id,
             parent_arn=execution.parent_arn,
@@ -165,22 +166,22 @@ def _continue(services: Services, execution: ExecutionStart, document: Mapping[s
 
 
 def _close(services: Services, run: Run) -> None:
-    """Make sure that the run's execution is over and nothing of it is left.
+    """Make sure that the run's execution is over and that nothing of it is left.
 
-    Only while that execution is over can its FinishRun no longer end the run for us; its clean-up
-    may still be on its way, or its event may have been lost.
+    Once that execution is over, its FinishRun can no longer end the run under this one. Its
+    clean-up may still be pending, or its event may have been lost.
     """
     if services.workflow.is_running(run.execution_arn):
         raise RequestError(
-            f"the run {run.run_id} goes on in the execution {run.execution}; "
+            f"the run {run.run_id} is running in the execution {run.execution}; "
             "stop it or wait for its end"
         )
     services.ledger.end_run(
         run.run_id,
         status=RunStatus.FAILED,
-        reason="its execution ended unseen",
+        reason="its execution ended unnoticed",
         now=services.clock.now(),
         execution_arn=run.execution_arn,
     )
-    end_open_attempts(services, run.run_id, reason="its execution ended unseen")
+    end_open_attempts(services, run.run_id, reason="its execution ended unnoticed")
     end_leftovers(services, run.run_id)

@@ -1,10 +1,9 @@
 """Runs in the states that the tests begin with."""
 
-from runctl.control.launch_instances import launch_instances
-from runctl.control.prepare_run import ExecutionStart, prepare_run
-from runctl.control.train import train
+from runctl.control.prepare_run import ExecutionStart
 from runctl.model.pool import Pool
 from tests.control.fakes import START, World
+from tests.control.steps import launch_instances, prepare_run, train
 
 RUN = "run-1"
 ARN = "arn:run-1"

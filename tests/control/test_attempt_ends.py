@@ -5,16 +5,14 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.confirm_checkpoint import confirm_checkpoint
-from runctl.control.decide_next import decide_next
 from runctl.control.handle_instance_change import handle_instance_change
-from runctl.control.train import train
 from runctl.model.errors import FencedError, NotFoundError, RequestError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.run import Launched
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
+from tests.control.steps import confirm_checkpoint, decide_next, train
 
 LOST = {"kind": "lost", "reason": "no heartbeat"}
 COMPLETED = {"kind": "completed", "reason": "", "exit_code": 0}

@@ -4,14 +4,13 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.confirm_checkpoint import confirm_checkpoint
-from runctl.control.decide_next import decide_next
 from runctl.control.sweep import sweep
 from runctl.model.errors import RefusedError, TransientError
 from runctl.model.machine import MachineStatus
 from runctl.model.outcome import Outcome, OutcomeKind
 from tests.control.fakes import World
 from tests.control.scenes import RUN, launched, prepared, training
+from tests.control.steps import confirm_checkpoint, decide_next
 
 MINUTE = timedelta(minutes=1)
 

@@ -2,15 +2,14 @@
 
 import pytest
 
-from runctl.control.clean_up import clean_up
-from runctl.control.confirm_checkpoint import confirm_checkpoint
-from runctl.control.decide_next import EVENTS_A_TURN, MAX_EVENTS, MAX_TURNS, decide_next
-from runctl.control.prepare_run import STARTED_BY, prepare_run
+from runctl.control.decide_next import EVENTS_A_TURN, MAX_EVENTS, MAX_TURNS
+from runctl.control.prepare_run import STARTED_BY
 from runctl.model.errors import InvalidRequestError, RequestError, RunEndedError
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Launched
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, RUN, execution, launched, prepared
+from tests.control.steps import clean_up, confirm_checkpoint, decide_next, prepare_run
 
 NO_CAPACITY = {"kind": "no_capacity", "reason": "none"}
 CHILD = {"run_id": RUN, STARTED_BY: ARN}
@@ -73,7 +72,7 @@ def test_name_of_an_execution_that_was_refused_is_passed_over():
 
 def test_execution_of_somebody_else_cannot_take_a_live_run():
     world = prepared()
-    with pytest.raises(RequestError, match="goes on in the execution"):
+    with pytest.raises(RequestError, match="is running in the execution"):
         prepare_run(world, execution("other"), {"run_id": RUN, STARTED_BY: "arn:elsewhere"})
     assert world.ledger.find_run(RUN).execution == RUN
 

@@ -8,7 +8,6 @@ from decimal import Decimal
 import pytest
 
 from runctl.control.doctor import Doctor, examine, mend
-from runctl.control.finish_run import finish_run
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, RefusedError, TransientError
 from runctl.model.leftovers import Disk, UnfinishedUpload
@@ -16,6 +15,7 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.policy.garbage import StoredPart
 from tests.control.fakes import START
 from tests.control.scenes import ARN, RUN, launched, prepared, training
+from tests.control.steps import finish_run
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 USED, UNUSED = "a" * 64, "b" * 64

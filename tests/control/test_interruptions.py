@@ -2,16 +2,15 @@
 
 import pytest
 
-from runctl.control.decide_next import decide_next
 from runctl.control.handle_instance_change import handle_instance_change
 from runctl.control.handle_interruption import handle_interruption, handle_rebalance
-from runctl.control.launch_instances import launch_instances
 from runctl.model.errors import TransientError
 from runctl.model.kinds import KINDS, KindPolicy
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from tests.control.fakes import START, CrashError, Fragile, World
 from tests.control.scenes import RUN, launched, prepared, stray, training
+from tests.control.steps import decide_next, launch_instances
 
 LAUNCHED_AT_CALL = 7  # of launch_instances: the request is on record, EC2 has answered
 

@@ -7,9 +7,6 @@ from decimal import Decimal
 
 import pytest
 
-from runctl.control.confirm_checkpoint import confirm_checkpoint
-from runctl.control.decide_next import decide_next
-from runctl.control.launch_instances import launch_instances
 from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, TransientError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
@@ -17,6 +14,7 @@ from runctl.model.run import AttemptStage, Launched
 from runctl.policy.launch_plan import Launch, LaunchPolicy, Refuse, Wait, plan_launch
 from tests.control.fakes import START, CrashError, Fragile, World
 from tests.control.scenes import RUN, launched, prepared
+from tests.control.steps import confirm_checkpoint, decide_next, launch_instances
 
 LAUNCHED = {"run_id": RUN, "attempt": 1, "launched": True, "heartbeat_seconds": 300}
 SPOT = [

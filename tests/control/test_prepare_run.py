@@ -4,12 +4,12 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.prepare_run import prepare_run
 from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
 from runctl.model.pool import MachineKind
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, training
+from tests.control.steps import prepare_run
 
 END = {"status": RunStatus.FAILED, "reason": "over", "now": START}
 
@@ -75,7 +75,7 @@ def test_an_ended_run_continues_with_its_own_request_and_the_next_attempt():
 
 def test_a_run_that_goes_on_cannot_be_continued():
     world = prepared()
-    with pytest.raises(RequestError, match="goes on in the execution run-1"):
+    with pytest.raises(RequestError, match="is running in the execution run-1"):
         prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
     assert world.ledger.find_run(RUN).execution_arn == ARN
 
@@ -84,7 +84,7 @@ def test_a_run_whose_finish_is_still_running_cannot_be_continued():
     # Otherwise that execution's repeated FinishRun would end the run under us.
     world = prepared()
     world.ledger.end_run(RUN, **END)
-    with pytest.raises(RequestError, match="goes on"):
+    with pytest.raises(RequestError, match="is running in"):
         prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
 
 

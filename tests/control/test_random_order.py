@@ -17,23 +17,26 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from runctl.control.clean_up import clean_up
-from runctl.control.confirm_checkpoint import confirm_checkpoint
-from runctl.control.decide_next import decide_next
-from runctl.control.finish_run import finish_run
 from runctl.control.handle_instance_change import handle_event as handle_change_event
 from runctl.control.handle_instance_change import handle_instance_change
 from runctl.control.handle_interruption import handle_event, handle_interruption
-from runctl.control.launch_instances import launch_instances
-from runctl.control.prepare_run import STARTED_BY, ExecutionStart, prepare_run
+from runctl.control.prepare_run import STARTED_BY, ExecutionStart
 from runctl.control.sweep import sweep
-from runctl.control.train import train
 from runctl.model.errors import RequestError, RunctlError, TransientError
 from runctl.model.machine import MachineStatus
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage, derive_status, status_of, summarize
 from tests.control.fakes import CrashError, Fragile, Overtaken, World
 from tests.control.saves import StoredSaves, Trainer, told
+from tests.control.steps import (
+    clean_up,
+    confirm_checkpoint,
+    decide_next,
+    finish_run,
+    launch_instances,
+    prepare_run,
+    train,
+)
 
 RUN = "run-1"
 ZONES = ("us-east-1a", "us-east-1b")

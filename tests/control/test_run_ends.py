@@ -5,16 +5,18 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.clean_up import clean_up
-from runctl.control.confirm_checkpoint import confirm_checkpoint
-from runctl.control.finish_run import finish_run
-from runctl.control.launch_instances import launch_instances
-from runctl.control.prepare_run import prepare_run
 from runctl.control.sweep import sweep
 from runctl.model.errors import RunEndedError, TransientError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.control.fakes import START, CrashError, Fragile, World
 from tests.control.scenes import ARN, RUN, execution, launched, prepared, stray, training
+from tests.control.steps import (
+    clean_up,
+    confirm_checkpoint,
+    finish_run,
+    launch_instances,
+    prepare_run,
+)
 
 
 def finish(world, status="completed"):
@@ -272,7 +274,7 @@ def test_a_message_that_cannot_be_sent_holds_nothing_up_and_is_sent_by_the_clean
     world.notices.failure = failure
     assert finish(world)["status"] == "completed"
     assert world.fleet.live() == []
-    assert "the end of the run run-1 could not be told" in caplog.text
+    assert "the notification about the end of the run run-1 failed" in caplog.text
     world.notices.failure = None
     clean(world, "SUCCEEDED")
     assert world.notices.subjects == ["run run-1 completed"]

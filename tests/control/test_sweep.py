@@ -5,14 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.finish_run import finish_run
-from runctl.control.prepare_run import prepare_run
 from runctl.control.sweep import sweep
 from runctl.model.errors import TransientError
 from runctl.model.identity import RUN_TAG
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.control.fakes import START, CrashError, Fragile
 from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, stray, training
+from tests.control.steps import finish_run, prepare_run
 
 MINUTE = timedelta(minutes=1)
 NOTHING = {

@@ -4,10 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from runctl.control.clean_up import clean_up
-from runctl.control.finish_run import finish_run
 from runctl.control.handle_interruption import handle_interruption
-from runctl.control.launch_instances import launch_instances
 from runctl.control.sweep import sweep
 from runctl.model.errors import InvalidRequestError, TransientError
 from runctl.model.identity import KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
@@ -16,6 +13,7 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from tests.control.fakes import World
 from tests.control.scenes import ARN, RUN, prepared
+from tests.control.steps import clean_up, finish_run, launch_instances
 
 MACHINE = "i-0123456789abcdef0"
 
@@ -114,8 +112,8 @@ def test_the_next_run_may_have_the_machine_once_the_first_attempt_has_ended():
 
 
 def prepared_second(world: World) -> str:
-    from runctl.control.prepare_run import prepare_run
     from tests.control.scenes import REQUEST, execution
+    from tests.control.steps import prepare_run
 
     prepare_run(world, execution("run-2"), {**REQUEST, "instance_id": MACHINE})
     return "run-2"

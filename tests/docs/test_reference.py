@@ -1,12 +1,15 @@
-"""The generated reference pages agree with the code."""
+"""The generated pages and pictures agree with the code."""
 
 import importlib.util
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from docs.reference.state_machine import draw, edges, lane_columns, order
 from runctl.model.request_parsing import parse_request
+from stacks.workflows.definition import read_definition
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -18,9 +21,43 @@ def load_generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["run-request.md", "run-request.schema.json"])
+@pytest.mark.parametrize(
+    "name", ["run-request.md", "run-request.schema.json", "../assets/state-machine.svg"]
+)
 def test_a_generated_page_is_up_to_date(name):
-    assert (REFERENCE / name).read_text() == load_generator().pages()[REFERENCE / name], "make docs"
+    path = (REFERENCE / name).resolve()
+    assert path.read_text() == load_generator().pages()[path], "make docs"
+
+
+def test_the_picture_of_the_state_machine_has_every_state_and_transition():
+    definition = read_definition()
+    drawing = ElementTree.fromstring(draw(definition))
+    texts = {element.text for element in drawing.iter("{http://www.w3.org/2000/svg}text")}
+    assert set(definition["States"]) <= texts
+    transitions = drawing.find("{http://www.w3.org/2000/svg}desc").text
+    assert "Backoff to LaunchInstances" in transitions
+    assert "PrepareRun to RejectRequest after an error" in transitions
+
+
+def test_the_picture_of_the_state_machine_follows_the_definition():
+    definition = read_definition()
+    definition["States"]["DecideNext"]["Next"] = "FinishRun"
+    assert draw(definition) != draw(read_definition())
+    assert "DecideNext to FinishRun" in draw(definition)
+
+
+def test_each_arrow_to_another_row_has_a_lane_that_it_shares_with_no_other_target():
+    definition = read_definition()
+    rows = {name: row for row, name in enumerate(order(definition))}
+    columns = lane_columns(definition)
+    for lane, column in columns.items():
+        for other, taken in columns.items():
+            if lane is not other and lane.is_back == other.is_back and column == taken:
+                assert not lane.overlaps(other)
+    drawn = {(row, lane.to) for lane in columns for row in lane.rows}
+    for edge in edges(definition):
+        source, target = rows[edge.source], rows[edge.target]
+        assert (target == source + 1 and not edge.is_error) or (source, target) in drawn
 
 
 def test_the_request_on_the_page_is_valid():

@@ -1,0 +1,156 @@
+"""Results of the control functions: the documents that the state machine, logs and people read.
+
+The state machine reads these keys, and so does one that was deployed with an earlier version: an
+execution keeps its definition for weeks. `tests/workflow/test_results.py` verifies both.
+"""
+
+from dataclasses import MISSING, dataclass, fields
+from enum import Enum
+from typing import Any
+
+from runctl.model.decision import DecisionKind
+from runctl.model.outcome import Outcome, RunStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The result of a function; a field with the default None is left out while it is None."""
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name in self.required_keys()
+        }
+
+    @classmethod
+    def required_keys(cls) -> frozenset[str]:
+        """Return the keys that every document of this type has."""
+        return frozenset(
+            field.name
+            for field in fields(cls)
+            if field.default is MISSING or field.default is not None
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Outcome):
+        return value.as_document()
+    if isinstance(value, Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun(Result):
+    """PrepareRun: the run, and the number of its next attempt."""
+
+    run_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchedAttempt(Result):
+    """LaunchInstances: the attempt has an instance; how long its agent may be silent."""
+
+    run_id: str
+    attempt: int
+    heartbeat_seconds: int
+    launched: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlaunchedAttempt(Result):
+    """LaunchInstances: the attempt has no instance, or has already ended."""
+
+    run_id: str
+    attempt: int
+    outcome: Outcome
+    launched: bool = False
+
+
+class TrainStatus(str, Enum):
+    """What became of the task token."""
+
+    STARTED = "started"
+    ALREADY_ENDED = "already_ended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStart(Result):
+    """Train: the token was stored; the task continues until its outcome is reported."""
+
+    run_id: str
+    attempt: int
+    status: TrainStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport(Result):
+    """The report that completes a Train task, as the agent writes it, too."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndedAttempt(Result):
+    """ConfirmCheckpoint: the stored outcome, and the newest checkpoint."""
+
+    run_id: str
+    attempt: int
+    outcome: Outcome
+    step: int | None
+    save: int | None
+    checkpoint: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextStep(Result):
+    """DecideNext: the decision, the next attempt and the wait before it.
+
+    `status` is how the run ends. `continue_as` is the name of the execution in which it continues.
+    """
+
+    run_id: str
+    decision: DecisionKind
+    attempt: int
+    wait_seconds: int
+    reason: str
+    status: RunStatus | None = None
+    continue_as: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult(Result):
+    """FinishRun: how the run ended, and what it left. The output of the execution."""
+
+    run_id: str
+    status: RunStatus
+    reason: str
+    step: int | None
+    save: int | None
+    attempts: int
+    checkpoint: str | None
+    outputs: str
+
+
+class CleanUpStatus(str, Enum):
+    """What a clean-up found."""
+
+    NOT_OURS = "not_ours"
+    SUPERSEDED = "superseded"
+    CLEANED = "cleaned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanUpResult(Result):
+    """CleanUp: what was ended; the lists are there if anything could be."""
+
+    status: CleanUpStatus
+    run_id: str | None = None
+    run_status: RunStatus | None = None
+    attempts_ended: tuple[int, ...] | None = None
+    asked_to_stop: tuple[str, ...] | None = None
+    terminated: tuple[str, ...] | None = None
