@@ -1,4 +1,4 @@
-"""Falling back: a trainer that died of the checkpoint it was given starts from the one before."""
+"""The fallback: a trainer that died of its checkpoint starts again from the one before."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How one trainer of the attempt ended, and what it did with the checkpoint it was given.
+    """The end of one trainer of the attempt.
 
-    `close` returns once nothing of it is at work any more. `has_other_cause` when the machine is to
-    blame: its disk is full, or memory ran out.
+    `close` returns once its session has stopped saving. `has_other_cause` says that the machine is
+    to blame, because its disk is full or memory ran out.
     """
 
     outcome: Outcome
@@ -37,7 +37,7 @@ class Ended:
 
 
 class Fallback:
-    """Decides after each trainer of an attempt whether another one is started, and from where."""
+    """Decides after each trainer of an attempt whether another is started, and from where."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class Fallback:
     def after(self, ended: Ended, prepared: Prepared) -> Prepared | Outcome | None:
         """Return what the next trainer starts from, or how the attempt ends.
 
-        Raises EndedEarlyError when an end is asked for while the checkpoint before is fetched.
+        Raises EndedEarlyError if a stop is requested while the checkpoint before is fetched.
         """
         outcome, given = ended.outcome, prepared.restored
         died = outcome.kind is OutcomeKind.FAILED and bool(outcome.exit_code)
         if not died or (given is None and not self._deaths):
-            self._note_success(outcome, given)
+            self._record_success(outcome, given)
             return outcome
-        self._note(ended, prepared)
+        self._record_death(ended, prepared)
         verdict = judge(self._deaths)
         if verdict is Verdict.UNRELATED:
             return outcome
@@ -78,7 +78,7 @@ class Fallback:
             return self._blame_program(outcome)
         self._suspect([given.key, *ended.committer.committed], prepared)
         if self._mailbox.ending is not None:
-            # There is no time for another try here; the next attempt starts from the one before.
+            # No time is left for another try; the next attempt starts from the checkpoint before.
             return self._outcome_of_stop(outcome.exit_code)
         before = None
         if may_fall_back(self._deaths):
@@ -88,14 +88,14 @@ class Fallback:
             before = self._restore_before(prepared, self._tried)
         if before is None:
             return self._blame_program(outcome)
-        self._tell(outcome, ended.lived, before)
+        self._announce(outcome, ended.lived, before)
         return before
 
-    def _note_success(self, outcome: Outcome, given: Fetched | None) -> None:
+    def _record_success(self, outcome: Outcome, given: Fetched | None) -> None:
         if outcome.kind is OutcomeKind.COMPLETED and given is not None:
             self._marks.prove(given.key)
 
-    def _note(self, ended: Ended, prepared: Prepared) -> None:
+    def _record_death(self, ended: Ended, prepared: Prepared) -> None:
         outcome, given = ended.outcome, prepared.restored
         proven = None if prepared.run is None else prepared.run.proven
         self._first = self._first or outcome
@@ -112,16 +112,16 @@ class Fallback:
         )
 
     def _suspect(self, keys: Sequence[str], prepared: Prepared) -> None:
-        """Mark what the trainer was given, and what it committed, which holds the same files.
+        """Mark the checkpoint that the trainer was given, and those it committed with its files.
 
-        At once: a machine that is lost from here on must not offer it first again.
+        This is done at once: if the machine is lost, the next one must not start from them.
         """
         known = frozenset() if prepared.run is None else prepared.run.suspects
         self._marks.suspect([key for key in keys if key not in self._tried | known])
         self._tried |= frozenset(keys)
 
     def _blame_program(self, outcome: Outcome) -> Outcome:
-        """Return the end of the attempt when no checkpoint made a difference."""
+        """Return the outcome if the trainer dies whatever checkpoint it is given."""
         self._marks.clear()
         self._progress.warn("", about="fallback")
         first = self._first
@@ -135,7 +135,7 @@ class Fallback:
             fingerprint=first.failure_id,
         )
 
-    def _tell(self, outcome: Outcome, lived: timedelta, before: Prepared) -> None:
+    def _announce(self, outcome: Outcome, lived: timedelta, before: Prepared) -> None:
         died = self._names[-1]
         follows = _name(before.restored)
         logger.warning(

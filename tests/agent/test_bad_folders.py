@@ -75,11 +75,11 @@ wait_for("end")
     wait_until(lambda: cloud.run().step == 1)
     let(machine, "go")
     wait_until(machine.checkpoint.is_file)
-    wait_until(lambda: "is no folder any more" in cloud.attempt().warning)
+    wait_until(lambda: "is not a folder any more" in cloud.attempt().warning)
     let(machine, "end")
     outcome = cloud.outcome()
     assert (outcome["kind"], outcome["step"]) == ("completed", 1)
-    assert machine.agent_log().count("is no folder any more") == 1
+    assert machine.agent_log().count("is not a folder any more") == 1
 
 
 def test_folder_that_becomes_unreadable_is_told_once_and_saved_when_it_can_be_read(
@@ -104,7 +104,7 @@ wait_for("end")
     wait_until(lambda: cloud.attempt().warning == "")
     let(machine, "end")
     assert cloud.outcome()["kind"] == "completed"
-    assert machine.agent_log().count("cannot be looked at") == 1
+    assert machine.agent_log().count("cannot be scanned") == 1
 
 
 def test_folder_that_is_unreadable_at_the_end_fails_the_run_and_costs_no_checkpoint(

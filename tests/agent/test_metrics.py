@@ -18,7 +18,7 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.model.checkpoint import MAX_STEP
 from runctl.model.metrics import MAX_NAMES
-from tests.agent.machine import Cloud
+from tests.agent.machine import Cloud, wait_until
 
 LONG = 10**400
 ATTACKS = [
@@ -54,13 +54,6 @@ def progress() -> Progress:
     return Progress()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def shipped(cloud: Cloud) -> bytes:
     client = cloud.clients["s3"]
     return b"".join(
@@ -88,7 +81,7 @@ def test_no_line_of_metrics_ends_the_metrics(
     path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2, "loss": 0.5}\n')
     shipper = shipper_of(cloud, path, progress)
     shipper.start()
-    wait_for(lambda: progress.as_arguments()["step"] == 2)
+    wait_until(lambda: progress.as_arguments()["step"] == 2)
     told = progress.as_arguments()
     assert told["metrics"]["loss"] == 0.5
     assert all(name.isprintable() for name in told["metrics"])
@@ -119,7 +112,7 @@ def test_what_takes_the_place_of_the_file_neither_blocks_nor_ends_the_metrics(
     time.sleep(0.5)
     path.rmdir() if path.is_dir() else path.unlink()
     path.write_bytes(b'{"step": 7}\n')
-    wait_for(lambda: progress.as_arguments()["step"] == 7)
+    wait_until(lambda: progress.as_arguments()["step"] == 7)
     shipper.stop(within=timedelta(seconds=60))
 
 

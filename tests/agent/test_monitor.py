@@ -27,6 +27,7 @@ from runctl.agent.monitor.monitor import Monitor, Watched
 from runctl.agent.monitor.plain_store import PlainStore
 from runctl.model.errors import NotFoundError, RequestError
 from tests.agent.doubles import MetadataDouble
+from tests.agent.machine import wait_until
 
 BUCKET, PREFIX = "theirs", "experiments/7"
 
@@ -144,25 +145,18 @@ class MonitorThread:
         assert not self._thread.is_alive()
 
 
-def wait_until(look: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not look():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 def test_whatever_settles_is_saved_as_plain_objects(start, s3, metadata, tmp_path):
     theirs = start("aware")
     theirs.save(3)
     watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=False)
-    wait_until(lambda: "newest.json" in keys(s3), "the first save")
+    wait_until(lambda: "newest.json" in keys(s3), why="the first save")
     manifest = newest(s3)
     assert manifest["step"] == 3
     assert files_of(manifest) == {"step-3.pt"}
     key = f"{PREFIX}/{manifest['checkpoint']}/step-3.pt"
     assert s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"step-3.pt" * 1000
     theirs.save(8)
-    wait_until(lambda: newest(s3)["step"] == 8, "the second save")
+    wait_until(lambda: newest(s3)["step"] == 8, why="the second save")
     assert files_of(newest(s3)) == {"step-3.pt", "step-8.pt"}
     theirs.end()
     watch.wait()
@@ -172,7 +166,7 @@ def test_at_a_notice_the_process_saves_and_its_last_save_is_uploaded(start, s3, 
     theirs = start("aware")
     theirs.save(3)
     watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=True)
-    wait_until(lambda: "newest.json" in keys(s3), "the first save")
+    wait_until(lambda: "newest.json" in keys(s3), why="the first save")
     metadata.give_notice()
     # Reaped here, as its own parent would: a process that nobody waits for stays a zombie.
     assert theirs.process.wait(timeout=240) == 0
@@ -185,9 +179,9 @@ def test_without_the_option_a_notice_ends_nothing(start, s3, metadata, tmp_path)
     theirs.save(3)
     watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=False)
     metadata.give_notice()
-    wait_until(lambda: "newest.json" in keys(s3), "the first save")
+    wait_until(lambda: "newest.json" in keys(s3), why="the first save")
     theirs.save(4)
-    wait_until(lambda: newest(s3)["step"] == 4, "a save after the notice")
+    wait_until(lambda: newest(s3)["step"] == 4, why="a save after the notice")
     assert theirs.process.poll() is None
     theirs.end()
     watch.wait()
@@ -199,10 +193,11 @@ def test_only_the_last_few_checkpoints_stay(start, s3, metadata, tmp_path):
     for step in range(1, 6):
         theirs.save(step)
         wait_until(
-            lambda step=step: "newest.json" in keys(s3) and newest(s3)["step"] == step, str(step)
+            lambda step=step: "newest.json" in keys(s3) and newest(s3)["step"] == step,
+            why=f"step {step}",
         )
     manifests = [one for one in keys(s3) if one.endswith(".json") and one != "newest.json"]
-    wait_until(lambda: len({one.split("/")[0] for one in keys(s3)}) == 7, "three of them")
+    wait_until(lambda: len({one.split("/")[0] for one in keys(s3)}) == 7, why="three of them")
     assert len(manifests) <= 4
     theirs.end()
     watch.wait()
@@ -228,7 +223,7 @@ def test_the_one_python_with_a_framework_is_found(start, tmp_path):
 
 def test_two_that_it_could_be_are_listed_and_refused(start, tmp_path):
     both = [start(program=LOADED, RUNCTL_ROOT=str(tmp_path)) for _ in range(2)]
-    with pytest.raises(RequestError, match="name one with --pid") as raised:
+    with pytest.raises(RequestError, match="give --pid") as raised:
         find_trainer(root=str(tmp_path))
     assert all(f"{one.process.pid}: " in str(raised.value) for one in both)
 
@@ -236,7 +231,7 @@ def test_two_that_it_could_be_are_listed_and_refused(start, tmp_path):
 def test_no_candidate_is_told_with_the_cure(tmp_path):
     with pytest.raises(NotFoundError, match="--pid"):
         find_trainer(root=str(tmp_path / "nobody"))
-    with pytest.raises(NotFoundError, match="no process 999999999"):
+    with pytest.raises(NotFoundError, match="process 999999999 does not exist"):
         find_trainer(pid=999999999)
 
 
@@ -269,7 +264,7 @@ def test_the_folder_that_it_saves_in_is_found(start):
     (theirs.folder / "out" / "checkpoint-500").mkdir(parents=True)
     (theirs.folder / "out" / "checkpoint-500" / "model.safetensors").write_bytes(b"1")
     assert find_folder(process) == theirs.folder / "out"
-    with pytest.raises(RequestError, match="is no folder on this machine"):
+    with pytest.raises(RequestError, match="is not a folder on this machine"):
         find_folder(process, given="/nowhere")
 
 

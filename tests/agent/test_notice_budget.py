@@ -85,7 +85,7 @@ def test_budget_keeps_its_words_beside_another_warning_and_takes_back_only_its_o
     progress = Progress()
     one = committer(tmp_path, progress)
     one._note_budget(manifest(2000))
-    progress.warn("the disk is full", about="look")
+    progress.warn("the disk is full", about="scan")
     assert "does not fit" in warning(progress)
     one._note_budget(manifest(10))
     assert warning(progress) == "the disk is full"

@@ -19,6 +19,7 @@ from runctl.agent.instance.reader import Reader, reader_of
 from runctl.agent.monitor.find_trainer import Process, as_settings
 from runctl.local.guest.environment_files import parse_environment
 from runctl.model.errors import RequestError
+from tests.agent.machine import wait_until
 from tests.moto_server import serving
 
 PROJECT = Path(__file__).parents[2]
@@ -169,13 +170,6 @@ def stored(s3) -> dict[str, bytes]:
     return contents
 
 
-def wait_until(look: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not look():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 def is_saved(s3, content: bytes) -> bool:
     return content in stored(s3).values()
 
@@ -196,9 +190,9 @@ def test_a_folder_that_is_replaced_by_a_link_is_not_read_with_the_rights_of_root
     assert settings["MONITOR_READER"].startswith(f"{BOB}:{BOB}")
     monitor = agent.watch(settings)
     try:
-        wait_until(lambda: is_saved(s3, b"3" * 1000), "the first save")
+        wait_until(lambda: is_saved(s3, b"3" * 1000), why="the first save")
         bob.save(4)
-        wait_until(lambda: is_saved(s3, b"4" * 1000), "the second save")
+        wait_until(lambda: is_saved(s3, b"4" * 1000), why="the second save")
         status = Path(f"/proc/{monitor.pid}/status").read_text()
         assert f"Uid:\t{BOB}\t{BOB}\t{BOB}\t{BOB}\n" in status
         # Now what bob may do in his own home.
@@ -211,9 +205,9 @@ def test_a_folder_that_is_replaced_by_a_link_is_not_read_with_the_rights_of_root
         (bob.home / "aside").rename(bob.folder)
         (bob.folder / "step-5.pt").symlink_to(secret / "step-9.pt")
         bob.save(6)
-        wait_until(lambda: is_saved(s3, b"6" * 1000), "a save after that")
+        wait_until(lambda: is_saved(s3, b"6" * 1000), why="a save after that")
         bob.end()
-        wait_until(lambda: monitor.poll() is not None, "its end")
+        wait_until(lambda: monitor.poll() is not None, why="its end")
     finally:
         monitor.kill()
         log = monitor.communicate()[1]
@@ -230,12 +224,12 @@ def test_a_process_of_root_in_somebodys_folder_is_watched_with_the_owners_rights
     assert settings["MONITOR_READER"].startswith(f"{BOB}:")
     monitor = agent.watch(settings)
     try:
-        wait_until(lambda: is_saved(s3, b"3" * 1000), "the first save")
+        wait_until(lambda: is_saved(s3, b"3" * 1000), why="the first save")
         # It still sees which files root's process holds open, and may signal it; no more.
         status = Path(f"/proc/{monitor.pid}/status").read_text()
         assert "CapEff:\t0000000000080020\n" in status
         root.end()
-        wait_until(lambda: monitor.poll() is not None, "its end")
+        wait_until(lambda: monitor.poll() is not None, why="its end")
     finally:
         monitor.kill()
         monitor.communicate()

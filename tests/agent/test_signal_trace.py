@@ -36,7 +36,7 @@ def test_machine_without_tracefs_sees_nothing_and_says_so(tmp_path: Path, caplog
     trace.start()
     assert not trace.is_tracing
     assert trace.sent_by_others(lambda _pid: True) is None
-    assert "is not seen here" in caplog.text
+    assert "are not visible here" in caplog.text
     trace.stop()
 
 

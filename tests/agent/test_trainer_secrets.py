@@ -216,7 +216,7 @@ def test_notice_ends_the_wait_for_a_secret() -> None:
 def test_value_that_no_variable_can_take_is_refused_without_it() -> None:
     with pytest.raises(RequestError) as caught:
         resolver(Values("a\0b-the-value"))[0].resolve({"W": "secret:w"})
-    assert "env.W: secret:w: its value has a NUL character" in str(caught.value)
+    assert "env.W: secret:w: its value contains a NUL character" in str(caught.value)
     assert "the-value" not in str(caught.value)
 
 

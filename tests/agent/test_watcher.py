@@ -42,7 +42,7 @@ def watch(metadata: MetadataDouble, tmp_path: Path) -> InterruptionWatcher:
 
 
 def test_no_notice_is_no_end(watch: InterruptionWatcher) -> None:
-    watch.look_at_metadata()
+    watch.check_metadata()
     assert watch._mailbox.ending is None
 
 
@@ -50,7 +50,7 @@ def test_notice_ends_with_its_deadline(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     deadline = metadata.give_notice(120).replace(microsecond=0)
-    watch.look_at_metadata()
+    watch.check_metadata()
     ending = watch._mailbox.ending
     assert ending is not None
     assert (ending.cause, ending.deadline) == (StopCause.NOTICE, deadline)
@@ -61,7 +61,7 @@ def test_notice_that_cannot_be_read_is_a_notice_all_the_same(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.values["spot/instance-action"] = "soon"
-    watch.look_at_metadata()
+    watch.check_metadata()
     ending = watch._mailbox.ending
     assert ending is not None
     assert ending.cause is StopCause.NOTICE
@@ -80,7 +80,7 @@ def test_unreachable_metadata_is_an_error_and_no_notice(
     metadata.close()
     with pytest.raises(MetadataError):
         watch._metadata.notice()
-    watch.look_at_metadata()
+    watch.check_metadata()
     assert watch._mailbox.ending is None
 
 
@@ -118,8 +118,8 @@ def test_rebalance_recommendation_asks_for_a_checkpoint_once(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.recommend_rebalance()
-    watch.look_at_metadata()
-    watch.look_at_metadata()
+    watch.check_metadata()
+    watch.check_metadata()
     assert watch._mailbox.take_checkpoint_request()
     assert not watch._mailbox.take_checkpoint_request()
     assert watch._mailbox.ending is None
@@ -130,12 +130,12 @@ def test_maintenance_that_is_days_away_asks_for_one_checkpoint_and_is_announced(
 ) -> None:
     metadata.schedule("instance-retirement", seconds=14 * 86400)
     for asked in (True, False, False):
-        watch.look_at_maintenance()
+        watch.check_maintenance()
         assert watch._mailbox.take_checkpoint_request() is asked
     assert watch._mailbox.ending is None
     assert "instance-retirement not before" in watch._mailbox.announced
     metadata.values["events/maintenance/scheduled"] = "[]"
-    watch.look_at_maintenance()
+    watch.check_maintenance()
     assert watch._mailbox.announced == ""
 
 
@@ -145,7 +145,7 @@ def test_maintenance_that_ends_the_instance_soon_is_an_end_and_no_notice(
     """EC2 charges for the time until then, so the instance is not left to it."""
     due = metadata.schedule("instance-stop", seconds=600)
     for _ in range(2):
-        watch.look_at_maintenance()
+        watch.check_maintenance()
     ending = watch._mailbox.ending
     assert ending is not None
     assert (ending.cause, ending.deadline) == (StopCause.MAINTENANCE, due)
@@ -157,9 +157,9 @@ def test_notice_within_maintenance_wins_with_its_own_deadline(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.schedule("instance-stop", seconds=600)
-    watch.look_at_maintenance()
+    watch.check_maintenance()
     deadline = metadata.give_notice(100).replace(microsecond=0)
-    watch.look_at_metadata()
+    watch.check_metadata()
     ending = watch._mailbox.ending
     assert ending is not None
     assert ending.cause is StopCause.NOTICE
@@ -173,7 +173,7 @@ def test_reboot_is_saved_for_and_ends_nothing(
     watch: InterruptionWatcher, metadata: MetadataDouble, code: str
 ) -> None:
     metadata.schedule(code, seconds=60)
-    watch.look_at_maintenance()
+    watch.check_maintenance()
     assert watch._mailbox.take_checkpoint_request()
     assert watch._mailbox.ending is None
 
@@ -182,9 +182,9 @@ def test_maintenance_that_cannot_be_read_or_asked_for_ends_nothing(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.values["events/maintenance/scheduled"] = "[{"
-    watch.look_at_maintenance()
+    watch.check_maintenance()
     metadata.close()
-    watch.look_at_maintenance()
+    watch.check_maintenance()
     assert watch._mailbox.ending is None
 
 
@@ -195,7 +195,7 @@ def test_request_file_ends_the_attempt_and_is_taken_once(
     watch: InterruptionWatcher, request_: Request, cause: StopCause
 ) -> None:
     request_files.leave(watch._paths.requests, request_)
-    watch.look_at_requests()
+    watch.collect_requests()
     ending = watch._mailbox.ending
     assert ending is not None
     assert ending.cause is cause
@@ -207,7 +207,7 @@ def test_drain_request_takes_its_deadline_from_the_notice_where_there_is_one(
 ) -> None:
     deadline = metadata.give_notice(20).replace(microsecond=0)
     request_files.leave(watch._paths.requests, Request.DRAIN)
-    watch.look_at_requests()
+    watch.collect_requests()
     ending = watch._mailbox.ending
     assert ending is not None
     assert ending.deadline == deadline
@@ -220,7 +220,7 @@ def test_drain_request_brings_a_deadline_that_the_metadata_do_not_show(
     monkeypatch.setenv("RUNCTL_ROOT", str(watch._paths.root))
     monkeypatch.setenv("RUNCTL_DEADLINE", f"{deadline:%Y-%m-%dT%H:%M:%SZ}")
     assert main(["drain"]) == 0
-    watch.look_at_requests()
+    watch.collect_requests()
     ending = watch._mailbox.ending
     assert ending is not None
     assert (ending.cause, ending.deadline) == (StopCause.NOTICE, deadline)
@@ -231,7 +231,7 @@ def test_deadline_that_cannot_be_read_or_is_over_leaves_time_to_save(
     watch: InterruptionWatcher, text: str
 ) -> None:
     request_files.leave(watch._paths.requests, Request.DRAIN, deadline=text)
-    watch.look_at_requests()
+    watch.collect_requests()
     ending = watch._mailbox.ending
     assert ending is not None
     assert ending.deadline is not None

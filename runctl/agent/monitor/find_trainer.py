@@ -1,11 +1,11 @@
-"""Finding a training process that runctl did not start, and the folder that it saves in."""
+"""The search for a training process that runctl did not start, and for its checkpoint folder."""
 
 import contextlib
 import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runctl.agent.instance.environment_file import write_environment
@@ -22,15 +22,15 @@ BUSY_SHARE = 0.5
 SAVES = frozenset(
     {".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".h5", ".keras", ".npz", ".pkl", ".msgpack"}
 )
-# A folder of one save among others, such as checkpoint-500; the one above it holds them all.
+# The folder of a single save, such as checkpoint-500; its parent holds all saves.
 ONE_SAVE = re.compile(r"(?:checkpoint|ckpt|step|epoch|iter)[-_=]?\d+.*", re.IGNORECASE)
 MAX_FILES_LISTED = 20_000
-DEEPEST = 4
+MAX_DEPTH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A process as /proc shows it; `born` tells it from a later one with the same pid."""
+    """A process as /proc shows it; `born` distinguishes it from a later process with its pid."""
 
     pid: int
     parent: int
@@ -50,60 +50,65 @@ class Process:
 
 
 def find_trainer(*, pid: int = 0, root: str = "") -> Process:
-    """Return the one training process of this machine, or the one named by `pid`.
+    """Return the only training process of this machine, or the process `pid`.
 
     On the local cloud many machines share /proc: only processes with this `root` count. Raises
-    NotFoundError when there is none, RequestError with the list when it could be several.
+    NotFoundError if there is none, and RequestError with a list if there are several candidates.
     """
     if pid:
-        found = _look(pid)
+        found = _read(pid)
         if found is None:
-            raise NotFoundError(f"there is no process {pid} on this machine; look at `ps aux`")
+            raise NotFoundError(
+                f"--pid: process {pid} does not exist on this machine; see `ps aux`"
+            )
         return found
     candidates = choose(_measured(root))
     if not candidates:
         raise NotFoundError(
-            "no training process was found: no Python that uses a GPU, has a framework loaded or "
-            "keeps a processor busy; name it with --pid"
+            "no training process was found: no Python process uses a GPU, has loaded a framework "
+            "or keeps a processor busy; give its pid with --pid"
         )
     if len(candidates) > 1:
-        listing = "\n  ".join(str(one) for one in candidates)
-        raise RequestError(f"it could be any of these; name one with --pid:\n  {listing}")
+        listing = "\n  ".join(str(candidate) for candidate in candidates)
+        raise RequestError(f"several processes may be training; give --pid:\n  {listing}")
     return candidates[0]
 
 
 def choose(processes: Iterable[Process]) -> list[Process]:
-    """Keep what looks most like training, and of each family only the eldest. Pure."""
+    """Return the processes that are most likely training, without their descendants. Pure."""
     known = list(processes)
     likely = (
-        [one for one in known if one.has_gpu]
-        or [one for one in known if one.has_framework]
-        or [one for one in known if one.share >= BUSY_SHARE]
+        [process for process in known if process.has_gpu]
+        or [process for process in known if process.has_framework]
+        or [process for process in known if process.share >= BUSY_SHARE]
     )
-    pids = {one.pid for one in likely}
-    parents = {one.pid: one.parent for one in known}
+    pids = {process.pid for process in likely}
+    parents = {process.pid: process.parent for process in known}
 
-    def has_elder(one: Process) -> bool:
-        above = one.parent
+    def has_likely_ancestor(process: Process) -> bool:
+        above = process.parent
         while above in parents and above not in pids:
             above = parents[above]
         return above in pids
 
-    return sorted((one for one in likely if not has_elder(one)), key=lambda one: one.pid)
+    return sorted(
+        (process for process in likely if not has_likely_ancestor(process)),
+        key=lambda process: process.pid,
+    )
 
 
 def is_alive(process: Process) -> bool:
-    """Whether that very process still runs."""
-    found = _look(process.pid)
+    """Whether the process still runs, and not another one with its pid."""
+    found = _read(process.pid)
     return found is not None and found.born == process.born
 
 
 def find_folder(process: Process, *, given: str = "") -> Path:
-    """Return the folder that the process saves in; RequestError when that cannot be told."""
+    """Return the folder that the process saves in. Raises RequestError if it cannot be found."""
     if given:
         folder = Path(given)
         if not folder.is_dir():
-            raise RequestError(f"--checkpoint-dir: {folder} is no folder on this machine")
+            raise RequestError(f"--checkpoint-dir: {folder} is not a folder on this machine")
         return folder
     try:
         home = (PROC / str(process.pid) / "cwd").readlink()
@@ -113,8 +118,8 @@ def find_folder(process: Process, *, given: str = "") -> Path:
     newest = max(_saves_below(home, since=started), default=None)
     if newest is None or newest[1].parent == home:
         raise RequestError(
-            f"it cannot be told where {process.pid} saves its checkpoints: no folder below {home} "
-            "has one since it was started; give --checkpoint-dir"
+            f"the checkpoint folder of process {process.pid} was not found: it has saved nothing "
+            f"in a folder below {home} since it was started; give --checkpoint-dir"
         )
     folder = newest[1].parent
     while ONE_SAVE.fullmatch(folder.name) and folder.parent != home:
@@ -126,7 +131,7 @@ def _saves_below(home: Path, *, since: float) -> Iterable[tuple[float, Path]]:
     seen = 0
     for place, folders, files in os.walk(home):
         depth = len(Path(place).relative_to(home).parts)
-        folders[:] = [one for one in folders if not one.startswith(".") and depth < DEEPEST]
+        folders[:] = [name for name in folders if not name.startswith(".") and depth < MAX_DEPTH]
         for name in files:
             seen += 1
             if seen > MAX_FILES_LISTED:
@@ -146,31 +151,28 @@ def _wall_clock_of(process: Process) -> float:
 
 
 def _measured(root: str) -> Sequence[Process]:
-    """Look at every Python of this machine twice, for what it takes of a processor meanwhile."""
+    """Return every Python process of this machine with its share of a processor, measured now."""
     mine = _ancestors(os.getpid())
     found = [
-        one
+        process
         for pid in _pids()
-        if pid not in mine and (one := _look(pid)) and _is_python(pid) and _is_here(pid, root)
+        if pid not in mine and (process := _read(pid)) and _is_python(pid) and _is_here(pid, root)
     ]
-    before = {one.pid: _ticks(one.pid) for one in found}
+    before = {process.pid: _ticks(process.pid) for process in found}
     time.sleep(SAMPLE_SECONDS)
     per_second = os.sysconf("SC_CLK_TCK")
     return [
-        Process(
-            pid=one.pid,
-            parent=one.parent,
-            born=one.born,
-            command=one.command,
-            has_gpu=_has_gpu(one.pid),
-            has_framework=_has_framework(one.pid),
-            share=(_ticks(one.pid) - before[one.pid]) / per_second / SAMPLE_SECONDS,
+        replace(
+            process,
+            has_gpu=_has_gpu(process.pid),
+            has_framework=_has_framework(process.pid),
+            share=(_ticks(process.pid) - before[process.pid]) / per_second / SAMPLE_SECONDS,
         )
-        for one in found
+        for process in found
     ]
 
 
-def _look(pid: int) -> Process | None:
+def _read(pid: int) -> Process | None:
     try:
         text = (PROC / str(pid) / "stat").read_text()
         words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
@@ -209,9 +211,9 @@ def _is_here(pid: int, root: str) -> bool:
 
 def _has_gpu(pid: int) -> bool:
     with contextlib.suppress(OSError):
-        for one in os.scandir(PROC / str(pid) / "fd"):
+        for descriptor in os.scandir(PROC / str(pid) / "fd"):
             with contextlib.suppress(OSError):
-                if GPU.match(str(Path(one.path).readlink())):
+                if GPU.match(str(Path(descriptor.path).readlink())):
                     return True
     return False
 
@@ -226,19 +228,19 @@ def _ancestors(pid: int) -> set[int]:
     found: set[int] = set()
     while pid > 0 and pid not in found:
         found.add(pid)
-        process = _look(pid)
+        process = _read(pid)
         pid = process.parent if process else 0
     return found
 
 
 def _pids() -> list[int]:
-    return [int(one.name) for one in PROC.iterdir() if one.name.isdecimal()]
+    return [int(path.name) for path in PROC.iterdir() if path.name.isdecimal()]
 
 
 def as_settings(
     process: Process, folder: Path, environ: Mapping[str, str], *, reader: Reader = ROOT
 ) -> str:
-    """Return the lines of the monitor's environment file; `reader` is as whom it reads."""
+    """Return the monitor's environment file; `reader` is the user that it reads files as."""
     return write_environment(
         {
             "MONITOR_URI": environ["MONITOR_URI"],

@@ -1,4 +1,4 @@
-"""The endpoint at which a trainer that was promised credentials gets them."""
+"""The endpoint where a trainer that has asked for AWS credentials gets them."""
 
 import hmac
 import json
@@ -15,10 +15,10 @@ from runctl.aws.trainer_access import SessionCredentials
 from runctl.model.errors import RunctlError
 
 PATH = "/credentials"
-# SDKs ask again when less than 15 minutes are left; then there must be newer ones already.
+# SDKs ask for new ones when less than 15 minutes are left, so they must be there before.
 RENEW_BEFORE = timedelta(minutes=20)
 RETRY = timedelta(seconds=20)
-# Of a request: nobody may hold a thread.
+# Seconds for a request: no client may occupy a thread for longer.
 TIMEOUT = 5
 UNTIL_CLOSED = 0.1
 
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class CredentialsEndpoint:
-    """Serves a run's credentials on 127.0.0.1 to whoever knows the token, and renews them.
+    """Serves a run's credentials on 127.0.0.1 to clients that have the token, and renews them.
 
-    The protocol is that of container credentials, which every AWS SDK speaks. Answers come from
-    memory, since an SDK waits a second or two and no longer. No secret is logged.
+    The protocol is that of container credentials, which every AWS SDK supports. Answers come from
+    memory, since an SDK waits for a second or two only. No secret is logged.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class CredentialsEndpoint:
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
-        """Get the first credentials and serve them; raises what `fetch` raises, after telling."""
+        """Get the first credentials and serve them. Shows, then raises, the errors of `fetch`."""
         self._get()
         endpoint = self
 
@@ -84,12 +84,12 @@ class CredentialsEndpoint:
         if authorization is None:
             return 401, _problem("Unauthorized", "the header Authorization is missing")
         if not hmac.compare_digest(authorization.encode(), self._token.encode()):
-            return 403, _problem("AccessDenied", "this is not the token")
+            return 403, _problem("AccessDenied", "the token is wrong")
         if path != PATH:
-            return 404, _problem("NotFound", f"there is nothing but {PATH}")
+            return 404, _problem("NotFound", f"only {PATH} exists")
         held = self._held
         if held is None or held.expires_at <= self._now():
-            return 503, _problem("Unavailable", "there are no credentials for now")
+            return 503, _problem("Unavailable", "no credentials are available now")
         return 200, held.as_document()
 
     def _renew(self) -> None:
@@ -106,15 +106,15 @@ class CredentialsEndpoint:
         try:
             self._held = self._fetch()
         except RunctlError as exc:
-            problem = f"the trainer's credentials cannot be had: {exc}"
+            problem = f"the trainer's credentials cannot be fetched: {exc}"
             if self._progress.warn(problem, about="credentials"):
                 logger.warning("%s", problem)
             raise
         self._progress.warn("", about="credentials")
-        logger.info("the trainer's credentials are good until %s", self._held.expires_at)
+        logger.info("the trainer's credentials are valid until %s", self._held.expires_at)
 
     def _until_renewal(self) -> float:
-        """Return for how many seconds what we have is new enough."""
+        """Return the seconds until the credentials have to be renewed."""
         if self._held is None:
             return 0
         left = self._held.expires_at - self._now() - RENEW_BEFORE
@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
-        """Say nothing: a request's line could hold what somebody put there by mistake."""
+        """Log nothing: a request line could contain a secret that a client put there by mistake."""
 
 
 def _problem(code: str, message: str) -> dict[str, str]:

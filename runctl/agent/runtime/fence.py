@@ -55,7 +55,7 @@ def prove_fence(paths: Paths, addresses: Sequence[str] = ADDRESSES) -> None:
 def probe(addresses: Sequence[str]) -> str:
     """Connect to `addresses` from the trainer's slice; return the problem, or nothing.
 
-    A scope that systemd does not make at once is no verdict: it is tried again.
+    If systemd cannot create the scope at once, that proves nothing: it is tried again.
     """
     words = [*scope(), sys.executable, "-I", "-S", "-c", _PROBE, *addresses]
     problem = ""

@@ -1,4 +1,4 @@
-"""Processes that the kernel killed for lack of memory, with the numbers that explain it."""
+"""Processes that the kernel killed for lack of memory, with the numbers that explain why."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from runctl.agent.instance.processes import is_exiting
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
-# What version 1 says when there is no limit: the largest multiple of a page.
+# Version 1 reports the largest multiple of a page if there is no limit.
 NO_LIMIT = 1 << 62
 MIB = 1 << 20
 GIB = 1 << 30
@@ -17,9 +17,9 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEvents:
-    """What was counted by one moment: `killed` in the trainer's group, `killed_anywhere` with it.
+    """The kernel's counts at one moment: kills in the trainer's group, and on the whole machine.
 
-    `killed` is None where the group does not count, or is gone with its last process.
+    `killed` is None where the group has no counter, or was removed with its last process.
     """
 
     killed: int | None = None
@@ -29,10 +29,10 @@ class MemoryEvents:
 
 
 class MemoryWatch:
-    """Compares what the kernel counts now with what it counted before the trainer started.
+    """Compares the kernel's counts with those before the trainer started.
 
-    The first reading is taken from the group of `pid`, the process that will start the trainer: a
-    trainer that is killed at once leaves no time for a reading of its own.
+    The first reading is that of the group of `pid`, the process that will start the trainer: a
+    trainer that is killed at once leaves no time to read its own group.
     """
 
     def __init__(
@@ -49,21 +49,21 @@ class MemoryWatch:
         self._group, self._version = _group_of(pid, proc, cgroups)
         self._found = False
         self._first = self._last = self._read()
-        self._told = 0
+        self._reported = 0
 
     def follow(self, pid: int) -> None:
-        """Read the group of the trainer `pid` from now on: the numbers go with its last process."""
+        """Read the group of the trainer `pid` from now on. It disappears with its last process."""
         group, version = _group_of(pid, self._proc, self._cgroups)
-        # One that exits may have left its group already.
+        # A process that is exiting may have left its group already.
         if group is None or self._is_exiting(pid):
             return
         self._found = True
         if group != self._group:
-            # systemd has put it into a scope of its own, which has counted nothing before.
+            # systemd has put it into a new scope, whose counters began at 0.
             self._group, self._version = group, version
             self._first = replace(self._first, killed=0)
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         now = self._read()
         self._last = replace(
             now,
@@ -74,19 +74,19 @@ class MemoryWatch:
 
     @property
     def killed(self) -> int:
-        """How many processes the kernel has killed for lack of memory since the beginning."""
+        """The number of processes that the kernel has killed for lack of memory since the start."""
         anywhere = self._last.killed_anywhere - self._first.killed_anywhere
         if self._last.killed is not None and self._first.killed is not None:
             inside = self._last.killed - self._first.killed
-            # A group that is gone was last read before its last kill; one that was never found may
-            # not be the one that was read.
+            # A group that was removed was last read before its last kill. If the trainer's group
+            # was never found, another group may have been read.
             if inside or (self._found and self._group is not None and self._group.is_dir()):
                 return inside
         return anywhere
 
     def describe(self) -> str:
-        """Return one sentence with the numbers, or nothing when no process was killed."""
-        self._look()
+        """Return a sentence with the numbers, or an empty text if no process was killed."""
+        self._update()
         if not (count := self.killed):
             return ""
         known = self._last
@@ -99,11 +99,11 @@ class MemoryWatch:
         )
 
     def news(self) -> str:
-        """Return the sentence when more were killed since it was last returned, or nothing."""
+        """Return the sentence if more were killed since the last call, or an empty text."""
         text = self.describe()
-        if self.killed <= self._told:
+        if self.killed <= self._reported:
             return ""
-        self._told = self.killed
+        self._reported = self.killed
         return text
 
     def _read(self) -> MemoryEvents:
@@ -126,9 +126,9 @@ class MemoryWatch:
         )
 
     def _limit(self, name: str) -> int | None:
-        """Return the least limit of the group and those around it."""
+        """Return the lowest limit of the group and its ancestors."""
         groups = [] if self._group is None else _ancestors_of(self._group, self._cgroups)
-        return min(filter(None, (_number(one / name) for one in groups)), default=None)
+        return min(filter(None, (_number(group / name) for group in groups)), default=None)
 
 
 def _ancestors_of(group: Path, top: Path) -> list[Path]:
@@ -136,7 +136,7 @@ def _ancestors_of(group: Path, top: Path) -> list[Path]:
 
 
 def _group_of(pid: int, proc: Path, cgroups: Path) -> tuple[Path | None, int]:
-    """Return the process's memory group and the version that it is of."""
+    """Return the memory group of a process, and the version of control groups."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = (proc / str(pid) / "cgroup").read_text().splitlines()

@@ -1,8 +1,8 @@
 """Forks, program starts and exits of the trainer's processes, as the kernel reports them.
 
-Only the parent of a process learns its exit code, and a shell passes on that of the last command of
-a pipe. The kernel's process connector reports all of them, to root in the machine's own namespaces;
-elsewhere there is none, and a shell is believed.
+Only the parent of a process learns its exit code, and a shell returns that of the last command of a
+pipe. The kernel's process connector reports all of them, but only to root in the machine's own
+namespaces; elsewhere the exit code of the shell has to be trusted.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ NETLINK_HEADER = struct.Struct("=IHHII")
 CONNECTOR_HEADER = struct.Struct("=IIIIHH")
 EVENT_HEADER = struct.Struct("=IIQ")
 FORK, EXEC, EXIT = 0x1, 0x2, 0x80000000
-# Enough for the last pipe of a script; a data loader's workers must not fill the memory.
+# Enough for the last pipe of a script, without the workers of a data loader filling the memory.
 MAX_RECORDS = 4096
 MAX_MEMBERS = 1 << 17
 
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One process of the trainer: what it ran, and how it ended, once it has."""
+    """A process of the trainer: what it ran, and how it ended, if it has."""
 
     info: ProcessInfo
     status: int | None = None
@@ -52,7 +53,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """What a person calls it: the script of an interpreter, else the program."""
+        """Its name for a person: the script of an interpreter, or else the program."""
         words = [Path(word).name for word in self.info.words if not word.startswith("-")]
         if self.info.is_python and len(words) > 1:
             return words[1]
@@ -65,7 +66,7 @@ def _is_program(record: Record) -> bool:
 
 @dataclass
 class History:
-    """What is known of the trainer's processes. No I/O but reading a process that has begun."""
+    """The trainer's processes so far, without any I/O."""
 
     root: int
     records: dict[int, Record] = field(default_factory=dict)
@@ -73,22 +74,22 @@ class History:
     _ends: int = 0
 
     def forked(self, parent: int, child: int) -> None:
-        """Take note of a new process."""
+        """Record a new process."""
         if (parent == self.root or parent in self.members) and len(self.members) < MAX_MEMBERS:
             self.members.add(child)
             self.records[child] = Record(info=ProcessInfo(pid=child, parent=parent))
             self._forget()
 
     def started(self, info: ProcessInfo) -> None:
-        """Take note of the program that a process has begun to run, with its pipes."""
+        """Record the program that a process has started to run, with its pipes."""
         if info.pid in self.members:
             known = self.records.get(info.pid)
-            # Its parent may have ended since, and it has another one now.
+            # Its first parent may have ended since, and it has another now.
             parent = info.parent if known is None else known.info.parent
             self.records[info.pid] = Record(info=replace(info, parent=parent))
 
     def exited(self, pid: int, status: int) -> None:
-        """Take note of an exit."""
+        """Record an exit."""
         if record := self.records.get(pid):
             self._ends += 1
             self.records[pid] = replace(record, status=status, ended=self._ends)
@@ -96,16 +97,17 @@ class History:
     def failed_before_pipe(self, leader: int) -> tuple[Record, Record] | None:
         """Return the program that failed in the leader's last pipe, and the pipe's last command.
 
-        None when the last command is not behind a pipe, or all before it exited with 0 or because
-        nobody read what they wrote. Commands before the last are the script's own business.
+        The result is None if the last command reads from no pipe, or if all commands before it
+        exited with 0 or because their output was not read to its end. The exit codes of earlier
+        commands are left to the script.
         """
         shell = leader
         for _ in range(len(self.records)):
-            # Pipes inside of a program, and of a shell that has become one, are its own business.
+            # Pipes inside a program, or a shell that was replaced by one, are left to the program.
             if (runs := self.records.get(shell)) and _is_program(runs):
                 return None
-            ended = [one for one in self.records.values() if one.info.parent == shell]
-            last = max((one for one in ended if one.ended), key=lambda one: one.ended, default=None)
+            children = (child for child in self.records.values() if child.info.parent == shell)
+            last = _last_ended(children)
             if last is None:
                 return None
             last = self._end_of_pipe(last)
@@ -115,51 +117,54 @@ class History:
         return None
 
     def has_trained_since(self, pid: int) -> bool:
-        """Whether a shell that started a process has seen a Python program through since then.
+        """Whether the shell that started a process has run a Python program to its end after it.
 
-        Then the process was a helper, however short the training: the program is the trainer.
+        Then the process is a helper, however short the training was: the program is the trainer.
         """
         started = list(self.records)  # in the order of their forks
         helper = self.records.get(pid)
         if helper is None:
             return False
-        later = (self.records[one] for one in started[started.index(pid) + 1 :])
+        later = (self.records[other] for other in started[started.index(pid) + 1 :])
         return any(
-            one.info.parent == helper.info.parent and one.info.is_python and one.exit_code == 0
-            for one in later
+            record.info.parent == helper.info.parent
+            and record.info.is_python
+            and record.exit_code == 0
+            for record in later
         )
 
-    def _end_of_pipe(self, one: Record) -> Record:
-        """Return the last command of the pipe that a process is in; they end in any order."""
+    def _end_of_pipe(self, record: Record) -> Record:
+        """Return the last command of the pipe that a process is in. They may end in any order."""
         for _ in range(len(self.records)):
             readers = [
                 other
                 for other in self.records.values()
-                if other.info.reads in one.info.writes and other.info.parent == one.info.parent
+                if other.info.reads in record.info.writes
+                and other.info.parent == record.info.parent
             ]
             if not readers:
                 break
-            one = readers[0]
-        return one
+            record = readers[0]
+        return record
 
     def _program_in(self, failed: Record) -> Record:
-        """Return the program that a subshell has its exit code of, or the subshell."""
-        below = [
-            one
-            for one in self.records.values()
-            if one.info.parent == failed.info.pid and one.exit_code == failed.exit_code
-        ]
-        return max(below, key=lambda one: one.ended, default=failed)
+        """Return the program whose exit code a subshell has returned, or the subshell."""
+        below = (
+            record
+            for record in self.records.values()
+            if record.info.parent == failed.info.pid and record.exit_code == failed.exit_code
+        )
+        return _last_ended(below) or failed
 
     def _failed_upstream(self, last: Record) -> Record | None:
         failed, seen = None, {last.info.pid}
         while last.info.reads:
             before = [
-                one
-                for one in self.records.values()
-                if last.info.reads in one.info.writes
-                and one.info.parent == last.info.parent
-                and one.info.pid not in seen
+                record
+                for record in self.records.values()
+                if last.info.reads in record.info.writes
+                and record.info.parent == last.info.parent
+                and record.info.pid not in seen
             ]
             if not before:
                 break
@@ -171,11 +176,18 @@ class History:
 
     def _forget(self) -> None:
         if len(self.records) > MAX_RECORDS:
-            ended = sorted(
-                (one for one in self.records.values() if one.ended), key=lambda one: one.ended
-            )
-            for one in ended[: MAX_RECORDS // 2]:
-                del self.records[one.info.pid]
+            ended = [record for record in self.records.values() if record.ended]
+            ended.sort(key=lambda record: record.ended)
+            for record in ended[: MAX_RECORDS // 2]:
+                del self.records[record.info.pid]
+
+
+def _last_ended(records: Iterable[Record]) -> Record | None:
+    return max(
+        (record for record in records if record.ended),
+        key=lambda record: record.ended,
+        default=None,
+    )
 
 
 class ProcessEvents:
@@ -187,11 +199,11 @@ class ProcessEvents:
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
-        """Begin to listen, where that is possible."""
+        """Begin to listen, if that is possible here."""
         try:
             self._socket = _listen()
         except OSError as exc:
-            logger.info("exit codes inside a pipe are not seen here: %s", exc)
+            logger.info("exit codes inside pipes are not visible here: %s", exc)
             return
         threading.Thread(target=self._run, name="process-events", daemon=True).start()
 
@@ -204,7 +216,7 @@ class ProcessEvents:
             self._socket = None
 
     def is_member(self, pid: int) -> bool:
-        """Whether a process belongs, or belonged, to the trainer or is ours."""
+        """Whether a process belongs, or belonged, to the trainer or the agent."""
         with self._lock:
             return pid == self._history.root or pid in self._history.members
 
@@ -224,7 +236,7 @@ class ProcessEvents:
                 message = listening.recv(4096)
             except OSError as exc:
                 if exc.errno == errno.ENOBUFS:
-                    logger.info("the kernel reported more processes than could be noted")
+                    logger.info("the kernel reported more processes than could be recorded")
                     continue
                 return
             if not message:
@@ -255,7 +267,7 @@ class ProcessEvents:
             if pid not in self._history.members:
                 return
             parent = self._history.records.get(pid)
-        # A subshell in a pipe has begun no program, but its pipes are set by now.
+        # A subshell in a pipe starts no program, but its pipes are connected by now.
         pids = [pid] if parent is None else [pid, parent.info.parent]
         for info in read_processes(pids):
             with self._lock:

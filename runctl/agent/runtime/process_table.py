@@ -1,4 +1,4 @@
-"""What /proc tells of the trainer's processes: who they are, and which signals they handle."""
+"""The trainer's processes as /proc shows them, with the signals that they handle."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 from runctl.agent.instance import processes
 from runctl.agent.instance.open_files import PROC
 
-# In the flags of /proc/PID/stat: it runs the program of its parent, as a copy.
+# A flag of /proc/PID/stat: the process runs the program of its parent, as a copy.
 FORKED_WITHOUT_EXEC = 0x40
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessInfo:
-    """One process. `caught` has a bit for each signal that it handles itself, or waits for.
+    """A process. `caught` has a bit for each signal that it handles or waits for.
 
-    `is_copy` says that it was forked and has started no program of its own since. `reads` is the
-    pipe that it has as standard input, `writes` those that it has as output.
+    `is_copy` says that it was forked and has started no other program since. `reads` is the pipe
+    that is its standard input, and `writes` are those that are its outputs.
     """
 
     pid: int
@@ -34,7 +34,7 @@ class ProcessInfo:
     writes: frozenset[str] = frozenset()
 
     def catches(self, *numbers: signal.Signals) -> bool:
-        """Whether it has handlers of its own for all these signals."""
+        """Whether it handles all these signals."""
         return all(self.caught >> (number - 1) & 1 for number in numbers)
 
     @property
@@ -48,21 +48,21 @@ class ProcessInfo:
 
 
 def read_processes(pids: Iterable[int]) -> list[ProcessInfo]:
-    """Return what is known of `pids`, in their order; those that are gone are left out."""
+    """Return the processes of `pids`, in this order, without those that have ended."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     return [info for pid in pids if (info := _read(pid, now)) is not None]
 
 
 def handles_sigterm(pid: int) -> bool:
-    """Whether a process that is alive does something of its own at SIGTERM."""
+    """Whether a living process handles SIGTERM."""
     return any(info.catches(signal.SIGTERM) for info in read_processes([pid]))
 
 
 def trainer_family() -> list[ProcessInfo]:
     """Return the trainer's living processes, parents before children.
 
-    They descend from the agent, but are never in its session: what is there are tools of the agent
-    itself, such as the compilation of an environment that goes on while the trainer runs.
+    They descend from the agent but are never in its session. The processes there are the agent's
+    tools, such as the compilation of an environment, which continues while the trainer runs.
     """
     return [
         info for info in read_processes(processes.descendants(os.getpid())) if not _is_ours(info)
@@ -77,7 +77,7 @@ def _is_ours(info: ProcessInfo) -> bool:
 
 def is_below(info: ProcessInfo, above: int, family: Sequence[ProcessInfo]) -> bool:
     """Whether `above` is an ancestor of a process in its family."""
-    parents = {one.pid: one.parent for one in family}
+    parents = {member.pid: member.parent for member in family}
     pid = info.pid
     for _ in parents:
         pid = parents.get(pid, 0)
@@ -112,7 +112,7 @@ def _caught(pid: int) -> int:
         name, _, value = line.partition(":")
         if name in masks:
             masks[name] = int(value, 16)
-    # A program that waits for the signal, by sigwait or a descriptor, blocks it instead.
+    # A program that waits for the signal with sigwait or a descriptor blocks it instead.
     waited_for = masks["SigBlk"] & ~masks["SigIgn"] & 1 << (signal.SIGTERM - 1)
     return masks["SigCgt"] | waited_for
 

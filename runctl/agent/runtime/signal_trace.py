@@ -1,7 +1,6 @@
-"""Who sent SIGTERM, as the kernel traces it: a trainer that ends by one has not completed.
+"""The kernel's trace of SIGTERM: a trainer that somebody else has sent one has not completed.
 
-A small trace instance of our own, where root has tracefs; elsewhere only the trainer's helper tells
-that it was asked to stop.
+It needs root and tracefs. Elsewhere only the trainer's helper reports that it was asked to stop.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from pathlib import Path
 TRACEFS = Path("/sys/kernel/tracing")
 PREFIX = "runctl-"
 BUFFER_KIB = 16
-# How long a program that handles SIGTERM may take from it to its exit.
+# The time that a program which handles SIGTERM may take from the signal to its exit.
 RECENT = 300.0
 LINE = re.compile(
     r"^\s*(?P<name>.+)-(?P<sender>\d+)\s+\[\d+\].*?\s(?P<at>\d+\.\d+): signal_generate: "
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sent:
-    """One SIGTERM: who sent it to whom, and when in monotonic seconds."""
+    """A SIGTERM: its sender, its target, and its time in monotonic seconds."""
 
     name: str
     sender: int
@@ -39,7 +38,7 @@ class Sent:
 
 
 def parse_trace(lines: Iterable[str]) -> list[Sent]:
-    """Return the signals in a trace; what is not one is passed over."""
+    """Return the signals in a trace; other lines are skipped."""
     return [
         Sent(found["name"], int(found["sender"]), int(found["target"]), float(found["at"]))
         for line in lines
@@ -50,13 +49,13 @@ def parse_trace(lines: Iterable[str]) -> list[Sent]:
 def sent_by_others(
     signals: Iterable[Sent], *, is_member: Callable[[int], bool], now: float
 ) -> Sent | None:
-    """Return the last recent signal to one of the trainer's processes from outside of them."""
+    """Return the last recent signal to one of the trainer's processes from any other process."""
     others = [
-        one
-        for one in signals
-        if is_member(one.target) and not is_member(one.sender) and now - one.at <= RECENT
+        sent
+        for sent in signals
+        if is_member(sent.target) and not is_member(sent.sender) and now - sent.at <= RECENT
     ]
-    return max(others, key=lambda one: one.at, default=None)
+    return max(others, key=lambda sent: sent.at, default=None)
 
 
 class SignalTrace:
@@ -69,12 +68,12 @@ class SignalTrace:
 
     @property
     def is_tracing(self) -> bool:
-        """Whether signals are seen; waits until that is known."""
+        """Whether signals are traced. Waits until that is known."""
         self._await_start()
         return self._instance is not None
 
     def start(self) -> None:
-        """Begin to trace in the background, where that is possible: the kernel takes a while."""
+        """Begin to trace in the background, if that is possible: the kernel takes a while."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -101,14 +100,14 @@ class SignalTrace:
             (event / "filter").write_text("sig==15")
             (event / "enable").write_text("1")
         except OSError as exc:
-            logger.info("a SIGTERM from somebody else is not seen here: %s", exc)
+            logger.info("signals from other processes are not visible here: %s", exc)
             with contextlib.suppress(OSError):
                 instance.rmdir()
             return
         self._instance = instance
 
     def sent_by_others(self, is_member: Callable[[int], bool]) -> Sent | None:
-        """Return the last recent SIGTERM to the trainer that nobody of its own sent."""
+        """Return the last recent SIGTERM that none of the trainer's own processes sent."""
         if self._instance is None:
             return None
         try:
@@ -123,7 +122,7 @@ class SignalTrace:
             subprocess.run(words, capture_output=True, check=False, timeout=10)
 
     def _sweep(self) -> None:
-        """Remove the instances of agents that are gone."""
+        """Remove the trace instances of agents that have ended."""
         for left in (self._tracefs / "instances").glob(f"{PREFIX}*"):
             pid = left.name.removeprefix(PREFIX)
             if pid.isdigit() and not Path(f"/proc/{pid}").exists():

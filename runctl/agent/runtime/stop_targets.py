@@ -1,9 +1,9 @@
-"""Which of the trainer's processes SIGTERM goes to. Pure decisions over a list of processes.
+"""The targets of SIGTERM among a trainer's processes. Pure.
 
-Everything that handles SIGTERM is sent it, wherever it sits, but for those whose own reaction
-would do harm: launchers that kill their workers or pass the signal on to them, filters at the end
-of a pipe, workers of a data loader, runtimes that catch every signal, and services that only
-accompany a trainer. Where nothing handles it, the leader is sent it, or what it launches.
+Every process that handles SIGTERM is a target, except those whose reaction would do harm: launchers
+that kill their workers or forward the signal to them, filters at the end of a pipe, workers of a
+data loader, language runtimes that catch every signal, and services that only accompany a trainer.
+If no process handles it, the leader is the target, or the programs that it launches.
 """
 
 import signal
@@ -14,7 +14,7 @@ from pathlib import Path
 from runctl.agent.runtime.process_table import ProcessInfo, is_below
 
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "ash", "fish", "busybox"})
-# They wait for one program and end with it.
+# Programs that wait for another program and end with it.
 WRAPPERS = frozenset(
     {
         "chrt", "conda", "dumb-init", "env", "firejail", "flock", "ionice", "mamba", "micromamba",
@@ -24,7 +24,7 @@ WRAPPERS = frozenset(
         "xvfb-run",
     }
 )  # fmt: skip
-# They run several, and end them in their own way when they are signalled.
+# Programs that run several others, and end them in their own way if they are signalled.
 LAUNCHERS = frozenset(
     {
         "accelerate", "bazel", "colossalai", "composer", "deepspeed", "doit", "fairrun", "gmake",
@@ -42,7 +42,7 @@ LAUNCHER_MODULES = frozenset(
         "torch.distributed.run",
     }
 )
-# Programs that accompany a trainer: told to end, they would miss what it still has to say.
+# Programs that accompany a trainer: if they ended now, they would miss its last messages.
 SERVICES = (
     "dcgm",
     "gpu_stats",
@@ -57,20 +57,20 @@ SERVICES = (
     "wandb-service",
     "wandb_internal",
 )
-# torch's workers handle just these; a trainer's own handlers are others.
+# torch's workers handle exactly these; a trainer's handlers differ.
 LOADER_SIGNALS = (signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGTERM)
 LOADER_NAME = "pt_data_worker"
-# Go's runtime catches nearly everything; programs that mean it catch a few.
+# Go's runtime catches nearly all signals; programs that do so on purpose catch a few.
 MAX_SIGNALS = 20
 STANDARD_SIGNALS = 31
 
 
 @dataclass(frozen=True)
 class StopTargets:
-    """Whom to signal now, and whom only if that does not end the trainer.
+    """The processes to signal now, and those to signal only if that does not end the trainer.
 
-    `later` are copies of a process that is signalled: they have its handlers without having asked
-    for them, unless they are ranks that wait for a signal of their own.
+    `later` are copies of a process that is signalled: they have inherited its handlers, which means
+    nothing, unless they are ranks that wait for a signal of their own.
     """
 
     now: tuple[int, ...]
@@ -78,7 +78,7 @@ class StopTargets:
 
 
 def choose_targets(family: Sequence[ProcessInfo], leader: int) -> StopTargets:
-    """Return whom of `family`, parents before children, SIGTERM goes to."""
+    """Return the targets of SIGTERM in `family`, which has parents before children."""
     handlers = [info for info in family if _may_be_signalled(info, family)]
     if not handlers:
         return StopTargets(tuple(_launched(family, leader)))
@@ -90,14 +90,14 @@ def choose_targets(family: Sequence[ProcessInfo], leader: int) -> StopTargets:
     }
     now = [info.pid for info in handlers if info.pid not in later]
     for info in handlers:
-        # A shell runs its trap when the program ends that it waits for.
+        # A shell runs its trap only after the program that it waits for has ended.
         if role_of(info) == "shell" and not _has_handler_below(info, handlers, family):
             now += [pid for pid in _launched(family, info.pid) if pid not in now]
     return StopTargets(tuple(now), tuple(sorted(later)))
 
 
 def is_bystander(info: ProcessInfo, family: Sequence[ProcessInfo]) -> bool:
-    """Whether a process only accompanies the trainer, and saves nothing of its own."""
+    """Whether a process only accompanies the trainer, and saves nothing itself."""
     return _is_service(info) or _is_loader(info, family)
 
 
@@ -118,7 +118,7 @@ def _has_handler_below(
 
 
 def _is_filter(info: ProcessInfo, family: Sequence[ProcessInfo]) -> bool:
-    """Whether it reads what another program writes that handles SIGTERM, and ends with that one."""
+    """Whether it reads the output of a program that handles SIGTERM, and ends with it."""
     if not info.reads:
         return False
     return any(
@@ -134,14 +134,14 @@ def _is_loader(info: ProcessInfo, family: Sequence[ProcessInfo]) -> bool:
     """Whether it is a worker of torch's data loader.
 
     Its handler ends it unless its parent sent the signal, and then the parent fails in the middle
-    of its save. Newer versions name it; the parent of older ones handles SIGCHLD.
+    of its save. Newer versions give it a name; in older ones its parent handles SIGCHLD.
     """
     if info.name.startswith(LOADER_NAME) or any(LOADER_NAME in word for word in info.words[:1]):
         return True
     parent = next((other for other in family if other.pid == info.parent), None)
     if parent is None or not parent.catches(signal.SIGCHLD):
         return False
-    # Python's fault handler catches SIGILL besides the others.
+    # Python's fault handler catches SIGILL in addition to the others.
     has_own_faults = info.catches(signal.SIGILL) and not parent.catches(signal.SIGILL)
     return info.catches(*LOADER_SIGNALS) and not has_own_faults
 
@@ -151,7 +151,7 @@ def _is_service(info: ProcessInfo) -> bool:
     code = info.words[2] if info.words[1:2] == ("-c",) and len(info.words) > 2 else ""
     modules = [service for service in SERVICES if service.startswith("multiprocessing.")]
     return any(name.startswith(SERVICES) for name in names if name) or (
-        code.startswith("from multiprocessing") and any(one in code for one in modules)
+        code.startswith("from multiprocessing") and any(module in code for module in modules)
     )
 
 
@@ -160,7 +160,7 @@ def _catches_everything(info: ProcessInfo) -> bool:
 
 
 def _launched(family: Sequence[ProcessInfo], leader: int) -> list[int]:
-    """Return the leader, or those that it merely launches. Shells with a trap count themselves."""
+    """Return the leader, or what it launches if it only launches. Shells with a trap count, too."""
     children: dict[int, list[ProcessInfo]] = {}
     for info in family:
         children.setdefault(info.parent, []).append(info)
@@ -168,7 +168,7 @@ def _launched(family: Sequence[ProcessInfo], leader: int) -> list[int]:
     queue = [info for info in family if info.pid == leader]
     while queue:
         info = queue.pop(0)
-        below = [one for one in children.get(info.pid, []) if not is_bystander(one, family)]
+        below = [child for child in children.get(info.pid, []) if not is_bystander(child, family)]
         if role_of(info) == "trainer" or not below:
             targets.append(info.pid)
             continue

@@ -13,14 +13,14 @@ from runctl.agent.instance.open_files import OpenFileFinder
 from runctl.agent.runtime.process_table import ProcessInfo, is_below, read_processes, trainer_family
 from runctl.agent.runtime.stop_targets import StopTargets, choose_targets, is_bystander
 
-# How long a launcher is given to pass on a signal that its program has, too, and not handled yet.
+# The time that a launcher has to forward a signal before its program handles its own copy of it.
 COALESCE = 0.2
 SEARCH_EVERY = 0.25
-# When processes are signalled whose parent handles the signal and does not end.
+# When copies are signalled, if their parent has handled the signal and has not ended.
 LATER = 5.0
-# A writer that has closed a file may be about to open its next one.
+# A writer that has closed a file may be about to open the next.
 QUIET = 0.5
-# How long a program may take from its start to the first file that it opens.
+# The time that a program may take from its start to the first file that it opens.
 STARTUP = 10.0
 STARTUP_OF_A_COPY = 1.0
 
@@ -36,7 +36,7 @@ class WritingProcesses:
         self._logged: set[int] = set()
 
     def among(self, family: Sequence[ProcessInfo], now: float) -> list[ProcessInfo]:
-        """Return those that have a file open to write, had one a moment ago, or have just begun."""
+        """Return those that write now or did a moment ago, and those that have just begun."""
         for pid in self._open_files.by_process(info.pid for info in family):
             self._wrote_at[pid] = now
         return [
@@ -76,9 +76,9 @@ class Stopping:
         self.torn: frozenset[str] = frozenset()
 
     def send(self, *, before_a_kill: Callable[[], None]) -> None:
-        """Send SIGTERM to everything that handles it, or else to the leader, which dies of it.
+        """Send SIGTERM to all processes that handle it, or else to the leader, which dies of it.
 
-        In that case `before_a_kill` is called first.
+        In the second case `before_a_kill` is called first.
         """
         family = trainer_family()
         targets = choose_targets(family, self._leader)
@@ -87,7 +87,7 @@ class Stopping:
         if any(info.catches(signal.SIGTERM) for info in family if info.pid in targets.now):
             self._signal(targets.now, family)
             return
-        # They end at once, whatever they are at: what they have open now is torn.
+        # They die at once, even in the middle of a save: the files that they have open are torn.
         before_a_kill()
         stopped = processes.stop_tree(os.getpid())
         try:
@@ -99,7 +99,7 @@ class Stopping:
                 _kill(pid, signal.SIGCONT)
 
     def is_waiting(self, *, leader_runs: bool) -> bool:
-        """Whether the trainer, or somebody who may be saving for it, has yet to end."""
+        """Whether the program, or a process that may be saving for it, has yet to end."""
         now = time.monotonic()
         if leader_runs:
             if now - self._searched_at >= SEARCH_EVERY:
@@ -110,19 +110,19 @@ class Stopping:
         return bool(self._writing.left(trainer_family(), now))
 
     def ended_abruptly(self, killed: processes.Killed) -> bool:
-        """Whether somebody that was signalled, or was writing, died without an exit of its own."""
+        """Whether a process that was signalled, or was writing, died without running its exit."""
         unaware = not all(self._signalled.values())
         return unaware or bool({*self._signalled, *killed.writers} & {*killed.pids})
 
     @property
     def unfinished(self) -> list[int]:
-        """Those that handle SIGTERM and have not ended yet."""
+        """The processes that handle SIGTERM and have not ended yet."""
         return [
             pid for pid, handles in self._signalled.items() if handles and processes.is_alive(pid)
         ]
 
     def _signal_new(self, now: float) -> None:
-        """Signal those that have begun, or begun to handle it, since: a script's next program."""
+        """Signal processes that have started or installed a handler since the first signals."""
         self._searched_at = now
         if not any(self._signalled.values()):
             return
@@ -134,7 +134,7 @@ class Stopping:
             if info.pid in targets.now
             and info.pid not in self._signalled
             and info.catches(signal.SIGTERM)
-            # What a program starts that was signalled belongs to its save; orphans may, too.
+            # A process that a signalled program has started belongs to its save; so may an orphan.
             and not any(is_below(info, pid, family) for pid in self._signalled)
             and (info.pid == self._leader or is_below(info, self._leader, family))
         ]
@@ -151,17 +151,17 @@ class Stopping:
         known = {info.pid: info for info in family}
         chosen = [known[pid] for pid in pids if pid in known]
         self._signalled |= {info.pid: info.catches(signal.SIGTERM) for info in chosen}
-        logger.info("SIGTERM to %s", ", ".join(map(str, chosen)) or "nobody")
+        logger.info("SIGTERM to %s", ", ".join(map(str, chosen)) or "no process")
         send_once(chosen, family)
 
 
 def send_once(chosen: Sequence[ProcessInfo], family: Sequence[ProcessInfo]) -> None:
-    """Send SIGTERM to each, so that none of them handles it twice.
+    """Send SIGTERM to each process, so that none of them handles it twice.
 
-    One whose ancestor is signalled, too, may be sent it by that one as well. It stands still for a
-    moment, in which the second signal is one with the first.
+    A process may get the signal from an ancestor that is signalled as well. It is stopped for a
+    moment, in which the kernel merges the second signal with the first.
     """
-    above = [one.pid for one in chosen]
+    above = [info.pid for info in chosen]
     nested = [info for info in chosen if any(is_below(info, pid, family) for pid in above)]
     for info in nested:
         _kill(info.pid, signal.SIGSTOP)
@@ -181,6 +181,6 @@ def _kill(pid: int, number: signal.Signals) -> None:
 
 
 def targets_of(pid: int) -> tuple[list[ProcessInfo], StopTargets]:
-    """Return a process with its descendants, and whom of them SIGTERM goes to."""
+    """Return a process with its descendants, and the targets of SIGTERM among them."""
     family = read_processes([pid, *processes.descendants(pid)])
     return family, choose_targets(family, pid)

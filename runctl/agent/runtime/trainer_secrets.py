@@ -1,4 +1,4 @@
-"""The trainer's variables with the secrets that they refer to, read just before it starts."""
+"""Secrets in the trainer's variables, read just before the trainer starts."""
 
 import logging
 import time
@@ -12,16 +12,16 @@ from runctl.aws.secret_values import SecretValues, UnreadableSecretError
 from runctl.model.errors import RequestError, TransientError
 from runctl.model.secret_references import SecretReference, references_in
 
-# A permission, or a secret, that is a few seconds old may not be known everywhere yet.
+# A permission or a secret that is a few seconds old may not be known everywhere yet.
 TRIES = 3
-# A service that cannot be reached for longer is not away: the network has no way to it.
+# If a service cannot be reached for longer, the network probably has no route to it.
 SERVICE_TIMEOUT = timedelta(minutes=10)
 
 logger = logging.getLogger(__name__)
 
 
 class TrainerSecrets:
-    """Resolves the references of a request; nothing keeps the values but the trainer and a mask."""
+    """Resolves the references of a request. Only the trainer and the mask keep the values."""
 
     def __init__(
         self,
@@ -37,15 +37,15 @@ class TrainerSecrets:
         self._progress = progress
 
     def expect(self, env: Mapping[str, str]) -> None:
-        """Let what an earlier agent left of the log be shipped at once if there is no secret."""
+        """Let the log of an earlier agent be shipped at once if the request has no secrets."""
         if not references_in(env):
             self._mask.hide(())
 
     def resolve(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the variables with every reference replaced.
 
-        RequestError with every reference that cannot be; it names variables and references, never a
-        value. The values are hidden by the mask before this returns.
+        Raises RequestError with the names of all references that cannot be resolved, and without
+        any value. The mask hides the values before this returns.
         """
         found: dict[str, str] = {}
         problems = []
@@ -87,7 +87,7 @@ class TrainerSecrets:
                 self._progress.warn("", about="secrets")
                 if "\0" in value:
                     raise UnreadableSecretError(
-                        "its value has a NUL character, which no variable can take"
+                        "its value contains a NUL character, which a variable cannot hold"
                     )
                 return value
             self._wait.pause(RETRY)

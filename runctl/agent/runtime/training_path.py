@@ -1,12 +1,12 @@
-"""The trainer's own side, `runctl.training` and its hooks, where every trainer can import it."""
+"""The folder from which every trainer can import `runctl.training` and its hooks."""
 
 import shutil
 from pathlib import Path
 
 import runctl
 
-# A project's own `runctl` comes first, and one that is installed stays whole behind ours.
-INIT = '''"""The trainer's side of runctl, put here by its agent."""
+# A project's own `runctl` precedes this one, and an installed one remains complete behind it.
+INIT = '''"""The part of runctl that trainers import, put here by the agent."""
 
 from pkgutil import extend_path
 
@@ -15,9 +15,9 @@ __path__ = extend_path([], __name__)
 
 
 def lay_out(folder: Path) -> Path:
-    """Make `folder` hold `runctl.training` and `runctl.hooks` and nothing else; return it.
+    """Make `folder` contain `runctl.training` and `runctl.hooks` and nothing else; return it.
 
-    What is there from an earlier agent is replaced. Raises OSError when it cannot be written.
+    The files of an earlier agent are replaced. Raises OSError if they cannot be written.
     """
     package = folder / "runctl"
     source = Path(runctl.__file__).parent

@@ -226,7 +226,7 @@ class FolderWatcher:
             began = time.monotonic()
             try:
                 self._scan_and_pin(program)
-                self._show("", about="look")
+                self._show("", about="scan")
             except Exception as exc:  # noqa: BLE001 - whatever it is, the next scan must still come
                 self._show_scan_problem(exc)
             took = time.monotonic() - began
@@ -241,7 +241,7 @@ class FolderWatcher:
         )
         if not self._folder.is_dir():
             raise CheckpointError(
-                f"{self._folder} is no folder any more; the last checkpoint stands"
+                f"{self._folder} is not a folder any more; the last checkpoint remains"
             )
         folder_state = scan_folder(self._folder, self._settling.seen)
         self._has_save_during_scan = self._save_events.read()
@@ -327,7 +327,7 @@ class FolderWatcher:
         self._show(f"{never_closed}{NEVER_CLOSED}" if never_closed else "", about="open")
 
     def _show_scan_problem(self, problem: Exception) -> None:
-        self._show(f"the checkpoint folder cannot be looked at: {problem}", about="look")
+        self._show(f"the checkpoint folder cannot be scanned: {problem}", about="scan")
 
     def _show(self, problem: str, *, about: str) -> None:
         show_problem(self._progress, problem, about=about)
@@ -348,7 +348,7 @@ def _pin_snapshot(
     )
     expects_changed = any(path in snapshot.view for path in snapshot.changed)
     if expects_changed and not pinned.keys() & set(snapshot.changed):
-        raise ChangedError(f"{snapshot.changed[0]} was removed while it was looked at")
+        raise ChangedError(f"{snapshot.changed[0]} was removed while it was scanned")
     return replace(snapshot, view=pinned, contents=contents)
 
 

@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 class Marks:
     """Sets and clears the marks for one attempt.
 
-    A mark is worth a few tries, and never a run: one that could not be set is only logged. Those
-    that were set are remembered, to be cleared should they turn out to be wrong.
+    A mark that cannot be set after a few tries is only logged: it is not worth failing a run. The
+    marks that were set are remembered, to be cleared if they turn out to be wrong.
     """
 
     def __init__(self, ledger: AgentLedger, *, run_id: str, attempt: int) -> None:

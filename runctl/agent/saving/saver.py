@@ -95,7 +95,7 @@ class CheckpointSaver:
             self._thread.join()
 
     def _save_last(self, snapshot: Snapshot, *, until: float) -> bool:
-        # The trainer and its family have ended: nobody changes the folder any more.
+        # All processes of the trainer have ended: nothing changes the folder any more.
         self._superseded.clear()
         try:
             pinned = self._watcher.pin_final(snapshot)

@@ -1,4 +1,4 @@
-"""What happened to the attempt while the agent was at work, told between its threads."""
+"""The mailbox: news for the attempt, exchanged between the agent's threads."""
 
 import threading
 import time
@@ -8,22 +8,22 @@ from enum import Enum
 
 
 class StopCause(Enum):
-    """Why an attempt must end before its trainer does; the higher number wins."""
+    """Why an attempt must end before its trainer does. The higher number takes precedence."""
 
-    MAINTENANCE = 0  # EC2 has scheduled the instance's end: leave it before that
+    MAINTENANCE = 0  # EC2 has scheduled the end of the instance
     NOTICE = 1  # EC2 takes the instance
-    SHUTDOWN = 2  # somebody shuts the instance down
+    SHUTDOWN = 2  # the instance is shutting down
     STOP = 3  # the user stops the run, or the run has ended in the ledger
-    FENCED = 4  # a later attempt owns the run: leave without a trace
+    FENCED = 4  # a later attempt owns the run: end without a save or a report
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopRequest:
-    """An end that was asked for; `deadline` is when the instance is gone, if that is known.
+    """A request to stop. `deadline` is when the instance will be gone, if that is known.
 
-    `detected` by the wall clock and `heard`, in monotonic seconds, are the same instant. EC2 tells
-    a deadline by the wall clock; how far off it is counts from here, so that a step of that clock
-    within the notice moves nothing.
+    `detected`, by the wall clock, and `heard`, in monotonic seconds, are the same instant. EC2
+    gives the deadline by the wall clock. The time that is left is counted from `heard`, so that
+    setting the clock within the notice changes nothing.
     """
 
     cause: StopCause
@@ -33,20 +33,20 @@ class StopRequest:
     heard: float = field(default_factory=time.monotonic)
 
     def time_left(self) -> timedelta | None:
-        """Return how long it is until the deadline, None without one."""
+        """Return the time until the deadline, None without a deadline."""
         at = self.deadline_at
         return None if at is None else timedelta(seconds=at - time.monotonic())
 
     @property
     def deadline_at(self) -> float | None:
-        """The deadline in monotonic seconds, None without one."""
+        """The deadline in monotonic seconds, None without a deadline."""
         if self.deadline is None:
             return None
         return self.heard + (self.deadline - self.detected).total_seconds()
 
 
 class Mailbox:
-    """Holds the ending that wins, and wakes up who waits for one."""
+    """Holds the stop request that takes precedence, and wakes threads that wait for news."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -62,12 +62,12 @@ class Mailbox:
         return self._announced
 
     def announce(self, maintenance: str) -> None:
-        """Note what EC2 has scheduled for the instance; an empty text takes it back."""
+        """Set the maintenance that EC2 has scheduled; an empty text if there is none any more."""
         self._announced = maintenance
 
     @property
     def ending(self) -> StopRequest | None:
-        """The ending that was asked for, or None."""
+        """The stop request, or None."""
         with self._changed:
             return self._ending
 
@@ -79,21 +79,21 @@ class Mailbox:
 
     @property
     def noticed_at(self) -> datetime | None:
-        """When it became known that EC2 takes the instance, whatever else was asked for."""
+        """When it became known that EC2 takes the instance, whatever stop was requested since."""
         with self._changed:
             return self._noticed_at
 
     def end(self, ending: StopRequest) -> bool:
-        """Ask for an end; False when one that weighs as much was asked for already.
+        """Request a stop; return whether it takes precedence over the request so far, if any.
 
-        The earliest deadline holds, whoever told of it: a machine that was stopped by its user may
-        still be taken.
+        The earliest deadline applies in any case: EC2 may still take a machine that its user has
+        stopped.
         """
         with self._changed:
             if ending.cause is StopCause.NOTICE and self._noticed_at is None:
                 self._noticed_at = ending.detected
             held = self._ending
-            known = [one.deadline_at for one in (held, ending) if one is not None]
+            known = [request.deadline_at for request in (held, ending) if request is not None]
             wins = held is None or held.cause.value < ending.cause.value
             winner = ending if wins or held is None else held
             earliest = min((at for at in known if at is not None), default=None)
@@ -105,25 +105,25 @@ class Mailbox:
             return wins
 
     def ask_for_checkpoint(self) -> None:
-        """Ask for a checkpoint now, without an end."""
+        """Request a checkpoint now, without a stop."""
         with self._changed:
             self._checkpoint_asked = self._woken = True
             self._changed.notify_all()
 
     def take_checkpoint_request(self) -> bool:
-        """Whether a checkpoint was asked for since the last call."""
+        """Return whether a checkpoint was requested since the last call."""
         with self._changed:
             asked, self._checkpoint_asked = self._checkpoint_asked, False
             return asked
 
     def wake(self) -> None:
-        """Wake up who waits: something else has changed, such as the trainer's exit."""
+        """Wake waiting threads: something else has changed, such as the trainer's exit."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait for news since the last wait, at most so long; an end is always news."""
+        """Wait for news since the last wait, at most so long; a stop request is always news."""
         with self._changed:
             if self._ending is None and not self._woken:
                 self._changed.wait(seconds)

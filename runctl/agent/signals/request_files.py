@@ -1,4 +1,4 @@
-"""Requests from outside, as files: SSM runs `runctl-agent drain`, the agent finds the file."""
+"""Request files: SSM runs `runctl-agent drain`, which leaves a file for the running agent."""
 
 import contextlib
 import os
@@ -13,16 +13,16 @@ DEADLINE = "RUNCTL_DEADLINE"
 
 
 class Request(str, Enum):
-    """What can be asked of a running agent."""
+    """A request to a running agent."""
 
     DRAIN = "drain"  # EC2 will take the instance: save and report, but never shut down
-    CHECKPOINT = "checkpoint"  # save now and go on
-    STOP = "stop"  # the user wants the end: save, report, shut down
+    CHECKPOINT = "checkpoint"  # save now and continue
+    STOP = "stop"  # the user stops the run: save, report, shut down
 
 
 @dataclass(frozen=True, kw_only=True)
 class Received:
-    """A request, the instant at which it was made, and when the instance goes, if that is known."""
+    """A request, when it was made, and when EC2 takes the instance, if that is known."""
 
     request: Request
     made: datetime
@@ -30,9 +30,9 @@ class Received:
 
 
 def leave(folder: Path, request: Request, *, deadline: str = "") -> None:
-    """Leave a request for the agent; asking twice is asking once.
+    """Leave a request for the agent. A second one replaces the first.
 
-    The file holds the `deadline`, an instant as AWS writes it, or nothing.
+    The file contains the `deadline` in the format of AWS, or nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{request.value}.{os.getpid()}"
@@ -41,7 +41,7 @@ def leave(folder: Path, request: Request, *, deadline: str = "") -> None:
 
 
 def collect(folder: Path) -> list[Received]:
-    """Take the requests that are there."""
+    """Return the requests that are there, and remove their files."""
     found = []
     for request in Request:
         path = folder / request.value

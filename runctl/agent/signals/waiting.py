@@ -1,4 +1,4 @@
-"""Waiting for something, always with an eye on whether the attempt must end first."""
+"""Cancellable waiting: every wait ends early if the attempt has to stop."""
 
 import logging
 import threading
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 
 
 class EndedEarlyError(Exception):
-    """An end was asked for before the trainer was started."""
+    """A stop was requested before the trainer was started."""
 
 
 class CancellableWait:
-    """Waits until what it waits for is there, or raises EndedEarlyError."""
+    """Waits for conditions and jobs. Raises EndedEarlyError if a stop is requested first."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
 
     def start(self, job: Callable[[], Result]) -> "Future[Result]":
-        """Run a job in the background; it may be left behind when an end comes first."""
+        """Run a job in the background. It continues on its own if a stop is requested first."""
         future: Future[Result] = Future()
 
         def run() -> None:
@@ -49,7 +49,7 @@ class CancellableWait:
         return future.result()
 
     def wait_until(self, is_there: Callable[[], bool]) -> None:
-        """Wait until `is_there` holds; a change to what it reads wakes the mailbox."""
+        """Wait until `is_there` returns true; whatever changes its result wakes the mailbox."""
         while not is_there():
             self.pause(CHECK)
 
@@ -60,12 +60,12 @@ class CancellableWait:
         self.check()
 
     def check(self) -> None:
-        """Raise EndedEarlyError when an end was asked for."""
+        """Raise EndedEarlyError if a stop was requested."""
         if self._mailbox.ending is not None:
             raise EndedEarlyError
 
     def retry(self, call: Callable[[], Result]) -> Result:
-        """Call until the services play along."""
+        """Call until the services answer."""
         while True:
             try:
                 return call()

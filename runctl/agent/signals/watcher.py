@@ -1,4 +1,4 @@
-"""The watch for the instance's end: notices every second, maintenance every ten, requests."""
+"""The interruption watcher: polls EC2's notices, scheduled maintenance and request files."""
 
 import logging
 import threading
@@ -13,10 +13,10 @@ from runctl.agent.signals.request_files import Received, Request
 from runctl.policy.maintenance import Response, describe, respond
 
 METADATA_INTERVAL = timedelta(seconds=1)
-# Maintenance is announced days ahead, or minutes at the least.
+# Maintenance is announced days ahead, or at least minutes.
 MAINTENANCE_INTERVAL = timedelta(seconds=10)
 REQUEST_INTERVAL = timedelta(milliseconds=200)
-# The warning's event reaches us through EventBridge, Lambda and SSM: some of its 120 s are gone.
+# The warning arrives through EventBridge, Lambda and SSM, which take some of its 120 s.
 ASSUMED_NOTICE = timedelta(seconds=105)
 
 logger = logging.getLogger(__name__)
@@ -54,43 +54,43 @@ class InterruptionWatcher:
             try:
                 if started - asked >= METADATA_INTERVAL.total_seconds():
                     asked = started
-                    self.look_at_metadata()
+                    self.check_metadata()
                 if started - asked_for_maintenance >= MAINTENANCE_INTERVAL.total_seconds():
                     asked_for_maintenance = started
-                    self.look_at_maintenance()
-            except Exception:  # whatever it is, the next look must still come
-                logger.exception("the metadata cannot be looked at")
+                    self.check_maintenance()
+            except Exception:  # whatever it is, the next check must still come
+                logger.exception("the metadata cannot be checked")
             try:
-                self.look_at_requests()
+                self.collect_requests()
             except Exception:
-                logger.exception("the requests cannot be looked at")
+                logger.exception("the requests cannot be collected")
                 pause = METADATA_INTERVAL
             self._stop.wait(pause.total_seconds())
 
-    def look_at_metadata(self) -> None:
+    def check_metadata(self) -> None:
         """Ask the metadata service once."""
         try:
             deadline = None if self._noticed else self._metadata.notice()
             recommended = self._metadata.rebalance_recommended_at()
         except MetadataError as exc:
             if not self._unreachable:
-                logger.warning("%s; the other detectors still stand", exc)
+                logger.warning("%s; the other detectors still work", exc)
             self._unreachable = True
             return
         self._unreachable = False
         if deadline is not None:
-            self._tell_notice(deadline, "EC2 takes the instance (notice)")
+            self._report_notice(deadline, "EC2 takes the instance (notice)")
         if recommended is not None and recommended != self._recommended:
             self._recommended = recommended
             logger.info("EC2 recommends to rebalance: saving a checkpoint")
             self._mailbox.ask_for_checkpoint()
 
-    def look_at_maintenance(self) -> None:
-        """Ask the metadata service what EC2 has scheduled, and act on what is near."""
+    def check_maintenance(self) -> None:
+        """Ask the metadata service for scheduled maintenance, and act on what is near."""
         try:
             events = self._metadata.scheduled_events()
         except MetadataError as exc:
-            logger.debug("%s", exc)  # the look for a notice says it already
+            logger.debug("%s", exc)  # check_metadata logs it already
             return
         self._mailbox.announce(describe(events))
         for event in events:
@@ -113,16 +113,16 @@ class InterruptionWatcher:
                     )
                 )
 
-    def look_at_requests(self) -> None:
-        """Take the request files that are there."""
+    def collect_requests(self) -> None:
+        """Collect the request files, and act on them."""
         for received in request_files.collect(self._paths.requests):
             logger.info("asked to %s", received.request.value)
             match received.request:
                 case Request.CHECKPOINT:
                     self._mailbox.ask_for_checkpoint()
                 case Request.DRAIN:
-                    self.look_at_metadata()  # which knows the deadline, if there is a notice
-                    self._tell_notice(_deadline_of(received), "EC2 takes the instance (warning)")
+                    self.check_metadata()  # which knows the deadline, if there is a notice
+                    self._report_notice(_deadline_of(received), "EC2 takes the instance (warning)")
                 case Request.STOP:
                     self._mailbox.end(
                         StopRequest(
@@ -130,7 +130,7 @@ class InterruptionWatcher:
                         )
                     )
 
-    def _tell_notice(self, deadline: datetime, reason: str) -> None:
+    def _report_notice(self, deadline: datetime, reason: str) -> None:
         if self._noticed:
             return
         self._noticed = True
@@ -144,7 +144,7 @@ class InterruptionWatcher:
 
 
 def _deadline_of(received: Received) -> datetime:
-    """Return the deadline of a warning; one that is over says nothing about the time left."""
+    """Return the deadline of a warning, or an estimate if it had passed when it arrived."""
     if received.deadline is not None and received.deadline > received.made:
         return received.deadline
     return received.made + ASSUMED_NOTICE
