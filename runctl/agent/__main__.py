@@ -13,12 +13,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from runctl.agent.attempt import AttemptRunner, Services
+from runctl.agent.attempt import AttemptRunner
 from runctl.agent.instance import processes
 from runctl.agent.instance.imds import Metadata, MetadataError
-from runctl.agent.instance.permissions import missing_permissions
 from runctl.agent.instance.settings import Paths, Settings, read_paths, read_settings
 from runctl.agent.reporting.agent_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.logs import LogShipper
@@ -29,8 +26,10 @@ from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.request_files import Request
 from runctl.agent.signals.watcher import InterruptionWatcher
 from runctl.aws.clients import Clients, Connection
-from runctl.aws.ledger import DynamoLedger
+from runctl.aws.deployment import Deployment
+from runctl.aws.services import AwsServices
 from runctl.model import identity
+from runctl.model.errors import RunctlError
 
 FLUSH = timedelta(seconds=15)
 
@@ -71,28 +70,23 @@ def run(paths: Paths) -> int:
     processes.become_subreaper()
     settings = _settings()
     logger.info("attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id)
-    clients = Clients(Connection(region=settings.region), attempts=4)
+    services = _services(settings)
     mailbox = Mailbox()
     _end_on_sigterm(mailbox)
     watch = InterruptionWatcher(Metadata(), paths, mailbox)
     watch.start()
-    shipper = _shipper(clients, settings, own_log, mask)
+    shipper = _shipper(services, settings, own_log, mask)
     shipper.start()
     runner = AttemptRunner(
         settings,
-        Services(
-            ledger=DynamoLedger(clients.get("dynamodb"), settings.table),
-            s3=clients.get("s3"),
-            stepfunctions=clients.get("stepfunctions"),
-            client=clients.get,
-        ),
+        services,
         HostRuntime(on_exit=mailbox.wake),
         mailbox=mailbox,
         vendor=vendor_folder(),
         mask=mask,
     )
     shut_down = runner.run()
-    _store_own_log(clients, settings, own_log)
+    _store_own_log(services, settings, own_log)
     shipper.stop(within=FLUSH)
     runner.finish_background_work()
     watch.stop()
@@ -104,6 +98,9 @@ def run(paths: Paths) -> int:
 
 def check() -> int:
     """Say on stderr what this instance's role lacks to run an attempt."""
+    # Here, since an attempt needs none of it.
+    from runctl.aws.permissions import missing_permissions
+
     environ = os.environ
     missing = list(
         missing_permissions(
@@ -133,12 +130,23 @@ def _settings() -> Settings:
             time.sleep(1)
 
 
-def _shipper(clients: Clients, settings: Settings, own_log: OwnLog, mask: SecretMask) -> LogShipper:
+def _services(settings: Settings) -> AwsServices:
+    deployment = Deployment(
+        region=settings.region,
+        table=settings.table,
+        bucket=settings.bucket,
+        log_group=settings.log_group,
+    )
+    return AwsServices(Clients(Connection(region=settings.region), attempts=4), deployment)
+
+
+def _shipper(
+    services: AwsServices, settings: Settings, own_log: OwnLog, mask: SecretMask
+) -> LogShipper:
     stream = identity.log_stream(settings.run_id, settings.attempt)
     paths = settings.paths
     return LogShipper(
-        clients.get("logs"),
-        group=settings.log_group,
+        services.log_writer,
         streams={
             stream: [paths.trainer_output, paths.trainer_errors],
             f"{stream}-agent": [paths.agent_log],
@@ -149,11 +157,11 @@ def _shipper(clients: Clients, settings: Settings, own_log: OwnLog, mask: Secret
     )
 
 
-def _store_own_log(clients: Clients, settings: Settings, own_log: OwnLog) -> None:
+def _store_own_log(services: AwsServices, settings: Settings, own_log: OwnLog) -> None:
     key = identity.boot_log_key(settings.run_id, settings.attempt)
     try:
-        clients.get("s3").put_object(Bucket=settings.bucket, Key=key, Body=own_log.read_end())
-    except (ClientError, BotoCoreError, OSError) as exc:
+        services.blobs.put(key, own_log.read_end())
+    except (RunctlError, OSError) as exc:
         logger.warning("the agent's log could not be stored: %s", exc)
 
 

@@ -1,10 +1,8 @@
 """The attempt runner: runs an attempt on its instance, from the first heartbeat to the report."""
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from runctl.agent.contract import build_contract
 from runctl.agent.fallback import Ended, Fallback
@@ -26,11 +24,7 @@ from runctl.agent.session import SessionContext, TrainingSession
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
 from runctl.agent.supervision import Supervision
-from runctl.aws.checkpoints import CheckpointStore
-from runctl.aws.secret_values import SecretValues
-from runctl.aws.trainer_access import TrainerAccess
-from runctl.aws.workflow import StepFunctions
-from runctl.model.agent_ledger import AgentLedger
+from runctl.aws.services import AwsServices
 from runctl.model.errors import RefusedError, RequestError
 from runctl.model.outcome import Outcome
 from runctl.model.request import RunRequest
@@ -40,23 +34,13 @@ MAX_FAILURES = 3
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Services:
-    """What an attempt needs of AWS; `client` makes those clients that few attempts need."""
-
-    ledger: AgentLedger
-    s3: Any
-    stepfunctions: Any
-    client: Callable[[str], Any]
-
-
 class AttemptRunner:
     """Runs one attempt: prepares, trains, falls back after a bad restore, and reports."""
 
     def __init__(
         self,
         settings: Settings,
-        services: Services,
+        services: AwsServices,
         runtime: Runtime,
         *,
         mailbox: Mailbox,
@@ -72,22 +56,22 @@ class AttemptRunner:
         self._wait = CancellableWait(mailbox)
         self._mask = mask
         self._secrets = TrainerSecrets(
-            SecretValues(services.client, region=settings.region),
+            services.secrets,
             mask=mask,
             wait=self._wait,
             progress=self._progress,
         )
-        self._store = CheckpointStore(services.s3, bucket=settings.bucket, run_id=settings.run_id)
+        self._store = services.checkpoints(settings.run_id)
         self._preparation = Preparation(
             services.ledger,
-            services.s3,
+            services.blobs,
+            services.versions(settings.run_id),
             self._store,
             settings,
             vendor=vendor,
             progress=self._progress,
             wait=self._wait,
         )
-        workflow = StepFunctions(services.stepfunctions)
         self._token = TaskToken(
             services.ledger,
             run_id=settings.run_id,
@@ -97,7 +81,7 @@ class AttemptRunner:
         )
         self._heartbeat = Heartbeat(
             services.ledger,
-            workflow,
+            services.workflow,
             self._token,
             run_id=settings.run_id,
             attempt=settings.attempt,
@@ -106,8 +90,8 @@ class AttemptRunner:
             mailbox=mailbox,
         )
         self._final_report = FinalReport(
-            workflow,
-            services.s3,
+            services.workflow,
+            services.outputs(settings.run_id),
             settings,
             token=self._token,
             heartbeat=self._heartbeat,
@@ -230,7 +214,7 @@ class AttemptRunner:
             request=request,
             ledger=self._services.ledger,
             store=self._store,
-            s3=self._services.s3,
+            blobs=self._services.blobs,
             progress=self._progress,
             mailbox=self._mailbox,
         )
@@ -258,12 +242,8 @@ class AttemptRunner:
                 "credentials: the deployment has no role for trainers; update it with "
                 "`runctl deploy`"
             )
-        access = TrainerAccess(
-            self._services.client("sts"),
-            role_arn=settings.trainer_role,
-            bucket=settings.bucket,
-            run_id=settings.run_id,
-            attempt=settings.attempt,
+        access = self._services.trainer_access(
+            settings.trainer_role, run_id=settings.run_id, attempt=settings.attempt
         )
         endpoint = CredentialsEndpoint(access.fetch, progress=self._progress)
         try:

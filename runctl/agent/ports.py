@@ -4,8 +4,10 @@ Each call raises TransientError when waiting may help, RefusedError when a permi
 and UnexpectedAwsError otherwise.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
 
 
 class Workflow(Protocol):
@@ -17,4 +19,79 @@ class Workflow(Protocol):
 
     def report(self, token: str, document: Mapping[str, Any]) -> bool:
         """Complete the task with its report; False when the token is no longer valid."""
+        ...
+
+
+class LogStreams(Protocol):
+    """Streams of log lines."""
+
+    def put(self, stream: str, events: Sequence[tuple[int, str]]) -> None:
+        """Append events (milliseconds and text) to a stream, which is created if necessary.
+
+        Drops a batch that would never be taken; after any other error the call may be repeated.
+        """
+        ...
+
+
+class Blob(Protocol):
+    """An open object; its chunks can be read once."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the object."""
+        ...
+
+    @property
+    def chunks(self) -> Iterator[bytes]:
+        """Its content; TransientError when it cannot be read to its end."""
+        ...
+
+
+class Blobs(Protocol):
+    """Objects that are read and written whole, by key."""
+
+    def put(self, key: str, body: bytes) -> None:
+        """Store an object, in place of what is there."""
+        ...
+
+    def put_if_absent(self, key: str, body: bytes | BinaryIO) -> bool:
+        """Store an object unless there is one, or one is being stored; False in that case."""
+        ...
+
+    def open(self, key: str, *, bucket: str = "") -> AbstractContextManager[Blob]:
+        """Open an object of this or another bucket; NotFoundError if there is none.
+
+        RefusedError if it may not be read, or if that is all that S3 says of a missing one.
+        """
+        ...
+
+
+class Outputs(Protocol):
+    """The outputs of a run."""
+
+    def put(self, name: str, path: Path, *, attempt: int) -> bool:
+        """Store a file as an output unless a later attempt has stored it; False in that case.
+
+        OSError if the file cannot be read.
+        """
+        ...
+
+
+class PlainObjects(Blobs, Protocol):
+    """Objects of the user's own bucket, where the monitor keeps files as they are."""
+
+    def upload(self, key: str, path: Path) -> None:
+        """Store a file of any size; FileNotFoundError if there is none."""
+        ...
+
+    def copy(self, source: str, key: str) -> None:
+        """Copy an object of any size."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; a missing one is fine."""
+        ...
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys with a prefix."""
         ...

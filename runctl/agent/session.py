@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from runctl.agent.instance.settings import Settings
+from runctl.agent.ports import Blobs
 from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.metrics import MetricsShipper
 from runctl.agent.reporting.progress import Progress
@@ -41,7 +41,7 @@ class SessionContext:
     request: RunRequest
     ledger: AgentLedger
     store: CheckpointStore
-    s3: Any
+    blobs: Blobs
     progress: Progress
     mailbox: Mailbox
 
@@ -91,10 +91,9 @@ class TrainingSession:
         if prepared.restored is not None:
             self.committer.begin_from(prepared.restored, self.watcher.taken)
         self._metrics = MetricsShipper(
-            context.s3,
+            context.blobs,
             paths.metrics,
             context.progress,
-            bucket=context.settings.bucket,
             run_id=context.settings.run_id,
             attempt=context.settings.attempt,
         )

@@ -5,7 +5,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.aws.clients import Clients
+from runctl.aws.clients import AnyClients
 from runctl.aws.deployment import Deployment
 from runctl.aws.errors import code_of, translated
 from runctl.model.identity import ATTEMPT_TAG, DEPLOYMENT_TAG, RUN_TAG
@@ -21,7 +21,7 @@ class AwsAccount:
     What a permission is missing for raises RefusedError, which names the action.
     """
 
-    def __init__(self, clients: Clients, deployment: Deployment) -> None:
+    def __init__(self, clients: AnyClients, deployment: Deployment) -> None:
         self._clients = clients
         self._deployment = deployment
 

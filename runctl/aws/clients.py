@@ -1,8 +1,8 @@
-"""boto3 clients, made once when first used, each with explicit time limits and retries."""
+"""boto3 clients, created when they are first used, with explicit time limits and retries."""
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import boto3
 import botocore.session
@@ -19,13 +19,21 @@ CONNECT_TIMEOUT = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """Whose credentials, which region, which endpoint; boto3's default chain where empty."""
+    """Credentials, region and endpoint; where empty, those of boto3's default chain."""
 
     region: str = ""
     profile: str = ""
     endpoint_url: str = ""
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
+
+
+class AnyClients(Protocol):
+    """Clients by the names of their services."""
+
+    def get(self, service: str) -> Any:
+        """Return the client of a service, such as `dynamodb`."""
+        ...
 
 
 class Clients:
@@ -36,27 +44,27 @@ class Clients:
         self._attempts = attempts
         self._lock = threading.Lock()
         self._session: Any = None
-        self._made: dict[str, Any] = {}
+        self._clients: dict[str, Any] = {}
 
     def get(self, service: str) -> Any:
         """Return the client of a service, such as `dynamodb`."""
-        # Clients are thread-safe, but sessions are not: making one needs the lock.
+        # Clients are thread-safe, but the session that creates them is not.
         with self._lock, translated():
-            if service not in self._made:
-                self._made[service] = self._make(service)
-            return self._made[service]
+            if service not in self._clients:
+                self._clients[service] = self._create(service)
+            return self._clients[service]
 
     @property
     def region(self) -> str:
         """The region that the clients talk to."""
         return str(self.get("dynamodb").meta.region_name)
 
-    def _make(self, service: str) -> Any:
+    def _create(self, service: str) -> Any:
         connection = self._connection
         if self._session is None:
             core = botocore.session.Session()
             if connection.access_key:
-                # Given keys are all there is: a profile named in the environment may not exist.
+                # The given keys are enough; a profile that the environment names may not exist.
                 core = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
             self._session = boto3.Session(
                 botocore_session=core,
@@ -74,7 +82,7 @@ class Clients:
                 retries={"mode": "standard", "total_max_attempts": self._attempts},
                 max_pool_connections=32,
                 tcp_keepalive=True,
-                # Every body of ours has a checksum in a signed header: it is not hashed once more.
+                # Every body has a checksum in a signed header and need not be hashed again.
                 s3={"payload_signing_enabled": False},
                 user_agent_extra=f"runctl/{__version__}",
             ),

@@ -1,9 +1,9 @@
-"""What `cdk deploy` left: the one parameter that tells where everything is."""
+"""The deployment: where its parts are, as the parameter says that `cdk deploy` leaves."""
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -12,22 +12,42 @@ from runctl.aws.errors import code_of, translated
 from runctl.model.errors import NotFoundError
 from runctl.model.identity import DEFAULT_DEPLOYMENT
 
+# What every deployment has had from the first version on.
+REQUIRED = (
+    "version",
+    "region",
+    "account",
+    "bucket",
+    "table",
+    "state_machine_arn",
+    "log_group",
+    "topic_arn",
+    "command_document",
+    "launch_templates",
+    "zones",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """Where the parts of a deployment are; what has a default, an older one does not tell."""
+    """Where the parts of a deployment are.
 
-    version: str
-    region: str
-    account: str
-    bucket: str
-    table: str
-    state_machine_arn: str
-    log_group: str
-    topic_arn: str
-    command_document: str
-    launch_templates: Mapping[str, str]
-    zones: tuple[str, ...]
+    A field is empty if the deployment is too old to have it, or the program need not know it.
+    `template_versions` are those of the launch templates, by kind of machine; the newest otherwise.
+    """
+
+    version: str = ""
+    region: str = ""
+    account: str = ""
+    bucket: str = ""
+    table: str = ""
+    state_machine_arn: str = ""
+    log_group: str = ""
+    topic_arn: str = ""
+    command_document: str = ""
+    launch_templates: Mapping[str, str] = field(default_factory=dict)
+    template_versions: Mapping[str, str] = field(default_factory=dict)
+    zones: tuple[str, ...] = ()
     security_group: str = ""
     dead_letters: str = ""
     start_document: str = ""
@@ -70,18 +90,13 @@ def _read(text: str, *, name: str, where: str) -> Deployment:
             f"the parameter /{name}/deployment in {where} is not what `cdk deploy` leaves; deploy "
             "again"
         )
-    missing = [
-        field.name
-        for field in fields(Deployment)
-        if field.default is MISSING and field.name not in document
-    ]
-    if missing:
+    if missing := [name for name in REQUIRED if name not in document]:
         raise NotFoundError(
             f"the deployment in {where} is too old (no {', '.join(missing)}); run `cdk deploy "
             "--all` of this version"
         )
-    names = {field.name for field in fields(Deployment)}
-    known = {field: value for field, value in document.items() if field in names}
+    names = {one.name for one in fields(Deployment)}
+    known = {key: value for key, value in document.items() if key in names}
     return Deployment(
         **{
             **known,

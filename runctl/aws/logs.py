@@ -1,5 +1,6 @@
-"""CloudWatch Logs: what the trainer said, from a position on."""
+"""CloudWatch Logs: streams of lines, written by agents and read from a position on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
+
+# A batch that the service never takes, or that it has already.
+NOT_TO_BE_REPEATED = frozenset({"InvalidParameterException", "DataAlreadyAcceptedException"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +56,42 @@ class LogReader:
             for event in answer["events"]
         ]
         return lines, answer.get("nextForwardToken", position)
+
+
+class LogWriter:
+    """Implements `runctl.agent.ports.LogStreams` in one log group; for one thread at a time."""
+
+    def __init__(self, client: Any, *, group: str) -> None:
+        self._client = client
+        self._group = group
+        self._created: set[str] = set()
+
+    def put(self, stream: str, events: Sequence[tuple[int, str]]) -> None:
+        """Append events (milliseconds and text) to a stream, which is created if necessary.
+
+        A batch that the service would never take is dropped. After any other error the call may be
+        repeated: a lost answer can lead to the same lines twice.
+        """
+        with translated():
+            try:
+                self._create(stream)
+                self._client.put_log_events(
+                    logGroupName=self._group,
+                    logStreamName=stream,
+                    logEvents=[{"timestamp": at, "message": text} for at, text in events],
+                )
+            except ClientError as exc:
+                if code_of(exc) not in NOT_TO_BE_REPEATED:
+                    # The stream may have been deleted.
+                    self._created.discard(stream)
+                    raise
+
+    def _create(self, stream: str) -> None:
+        if stream in self._created:
+            return
+        try:
+            self._client.create_log_stream(logGroupName=self._group, logStreamName=stream)
+        except ClientError as exc:
+            if code_of(exc) != "ResourceAlreadyExistsException":
+                raise
+        self._created.add(stream)

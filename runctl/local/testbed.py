@@ -8,10 +8,8 @@ from typing import TypeVar
 
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.deployment import read_deployment
-from runctl.aws.ledger import DynamoLedger
-from runctl.aws.logs import LogReader
-from runctl.aws.objects import S3Objects
-from runctl.aws.workflow import Execution, StepFunctions
+from runctl.aws.services import AwsServices
+from runctl.aws.workflow import Execution
 from runctl.local.client import Json, LocalCloudClient
 from runctl.local.daemon import Endpoint
 from runctl.model.errors import NotFoundError
@@ -44,7 +42,7 @@ def wait_for(
         time.sleep(pause.total_seconds())
 
 
-class Testbed:
+class Testbed(AwsServices):
     """A deployment on a local cloud, with an administrator's view of it.
 
     The demo, the benchmarks and the end-to-end tests act on it; raises NotFoundError if nothing is
@@ -52,8 +50,7 @@ class Testbed:
     """
 
     def __init__(self, endpoint: Endpoint, *, name: str = DEFAULT_DEPLOYMENT) -> None:
-        self.endpoint = endpoint
-        self.clients = Clients(
+        clients = Clients(
             Connection(
                 region=endpoint.region,
                 endpoint_url=endpoint.url,
@@ -61,14 +58,9 @@ class Testbed:
                 secret_key=endpoint.keys.secret_access_key,
             )
         )
+        super().__init__(clients, read_deployment(clients.get("ssm"), name=name))
+        self.endpoint = endpoint
         self.cloud = LocalCloudClient(endpoint.url, key=endpoint.keys.admin)
-        self.deployment = read_deployment(self.clients.get("ssm"), name=name)
-        self.ledger = DynamoLedger(self.clients.get("dynamodb"), self.deployment.table)
-        self.workflow = StepFunctions(
-            self.clients.get("stepfunctions"), state_machine_arn=self.deployment.state_machine_arn
-        )
-        self.logs = LogReader(self.clients.get("logs"), group=self.deployment.log_group)
-        self.objects = S3Objects(self.clients.get("s3"), bucket=self.deployment.bucket)
 
     def run(self, run_id: str) -> Run:
         """Return the run; raise NotFoundError if it is not in the ledger."""
@@ -191,9 +183,8 @@ class Testbed:
     def output(self, run_id: str, name: str) -> bytes:
         """Return a file that the trainer left in RUNCTL_OUTPUT_DIR."""
         key = f"{output_prefix(run_id)}{name}"
-        answer = self.clients.get("s3").get_object(Bucket=self.deployment.bucket, Key=key)
-        content: bytes = answer["Body"].read()
-        return content
+        with self.blobs.open(key) as blob:
+            return b"".join(blob.chunks)
 
     def result(self, run_id: str) -> Json:
         """Return the result.json that the example trainers write."""

@@ -14,6 +14,7 @@ import pytest
 
 from runctl.agent.instance.archive import CODE, MAX_HEADER_BYTES, read_header, unpack
 from runctl.agent.prepare.code import fetch_code
+from runctl.aws.blobs import Blobs
 from runctl.model.errors import RequestError
 from runctl.model.request_parsing import parse_request
 from tests.agent.machine import Cloud
@@ -74,7 +75,7 @@ def test_archive_that_is_too_large_is_not_fetched(
     monkeypatch.setattr("runctl.agent.prepare.code.CODE", replace(CODE, packed_bytes=1000))
     request = parse_request({"script": "a.py", "code": f"s3://{cloud.name}/code/a.tar.gz"})
     with pytest.raises(RequestError, match="2,000 bytes, and 1,000 are allowed"):
-        fetch_code(cloud.clients["s3"], request, tmp_path / "project")
+        fetch_code(Blobs(cloud.clients["s3"], bucket=cloud.name), request, tmp_path / "project")
     assert not (tmp_path / "code.tar.gz").exists()
 
 

@@ -19,6 +19,7 @@ from runctl.agent.instance.archive import unpack
 from runctl.agent.prepare.dependencies import Declared, find_dependencies
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.installer import Tools
+from runctl.aws.blobs import Blobs
 from runctl.model.errors import RequestError
 from tests.agent.machine import Cloud, packed, wait_until
 from tests.agent.packages import make_wheel
@@ -47,9 +48,8 @@ def make_environments(
     folder = root / "environments"
     folder.mkdir(parents=True, exist_ok=there)
     return Environments(
-        cloud.clients["s3"],
+        Blobs(cloud.clients["s3"], bucket=cloud.name),
         folder,
-        bucket=cloud.name,
         tools=Tools(
             python=BASE,
             pip=Path(pip.__file__).parent,

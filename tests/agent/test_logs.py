@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +22,8 @@ from runctl.agent.reporting.logs import (
     LogShipper,
     batches,
 )
+from runctl.aws.logs import LogWriter
+from runctl.model.errors import TransientError
 from runctl.model.log_pieces import Joiner
 from tests.agent.machine import Cloud, wait_until
 
@@ -56,7 +58,7 @@ def test_everything_is_shipped_by_the_end_however_late_it_came(
     cloud: Cloud, tmp_path: Path
 ) -> None:
     path = tmp_path / "out"
-    shipper = LogShipper(cloud.clients["logs"], group=cloud.name, streams={"s": [path]})
+    shipper = LogShipper(LogWriter(cloud.clients["logs"], group=cloud.name), streams={"s": [path]})
     shipper.start()
     path.write_text("".join(f"line {number}\n" for number in range(25_000)) + "no end")
     shipper.stop(within=timedelta(seconds=30))
@@ -74,14 +76,11 @@ class Refusing:
         self.events: list[str] = []
         self.done = threading.Event()
 
-    def create_log_stream(self, **_: Any) -> None:
-        raise ClientError({"Error": {"Code": "ResourceAlreadyExistsException"}}, "Create")
-
-    def put_log_events(self, *, logEvents: list[dict[str, Any]], **_: Any) -> None:  # noqa: N803
+    def put(self, _stream: str, events: Sequence[tuple[int, str]]) -> None:
         if self.refusals:
             self.refusals -= 1
-            raise ClientError({"Error": {"Code": "ThrottlingException"}}, "Put")
-        self.events += [event["message"] for event in logEvents]
+            raise TransientError("throttled")
+        self.events += [text for _, text in events]
         self.done.set()
 
 
@@ -89,7 +88,7 @@ def test_a_throttled_batch_is_put_again(tmp_path: Path) -> None:
     client = Refusing(refusals=2)
     path = tmp_path / "out"
     path.write_text("hello\n")
-    shipper = LogShipper(client, group="g", streams={"s": [path]})
+    shipper = LogShipper(client, streams={"s": [path]})
     shipper.start()
     assert client.done.wait(20)
     shipper.stop(within=timedelta(seconds=5))
@@ -99,7 +98,7 @@ def test_a_throttled_batch_is_put_again(tmp_path: Path) -> None:
 def test_a_service_that_is_gone_does_not_hold_up_the_end(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("hello\n")
-    shipper = LogShipper(Refusing(refusals=10**6), group="g", streams={"s": [path]})
+    shipper = LogShipper(Refusing(refusals=10**6), streams={"s": [path]})
     shipper.start()
     shipper.stop(within=timedelta(seconds=20))
     assert not shipper._thread.is_alive()
@@ -114,7 +113,7 @@ def test_what_was_shipped_gives_its_disk_space_back_and_loses_no_line(
     path = tmp_path / "out"
     lines = [f"{number:07d} {'x' * 100}" for number in range(20_000)]
     with path.open("a") as trainer:  # as the trainer has it: open, appending, knowing nothing
-        shipper = LogShipper(client, group="g", streams={"s": [path]})
+        shipper = LogShipper(client, streams={"s": [path]})
         for line in lines:
             print(line, file=trainer)
         trainer.flush()
@@ -137,7 +136,7 @@ def test_output_that_nobody_takes_does_not_fill_the_disk_and_says_what_is_missin
     client = Refusing(refusals=2)
     path = tmp_path / "out"
     path.write_text("".join(f"{number:07d} {'x' * 100}\n" for number in range(50_000)))
-    shipper = LogShipper(client, group="g", streams={"s": [path]})
+    shipper = LogShipper(client, streams={"s": [path]})
     shipper.start()
     wait_until(lambda: client.events and client.events[-1].startswith("0049999"))
     shipper.stop(within=timedelta(seconds=5))
@@ -155,7 +154,7 @@ def test_full_disk_does_not_end_the_shipping(
     client = Refusing(refusals=0)
     path = tmp_path / "out"
     path.write_bytes(b"one\n")
-    shipper = LogShipper(client, group="g", streams={"s": [path]})
+    shipper = LogShipper(client, streams={"s": [path]})
     shipper.start()
     wait_until(lambda: client.events == ["one"])
     with path.open("ab") as stream:
@@ -170,7 +169,7 @@ def test_agent_that_is_started_again_ships_the_rest_of_a_line_and_nothing_twice(
     path = tmp_path / "out"
     path.write_bytes(b"x" * 600_000)
     first, second = Refusing(refusals=0), Refusing(refusals=0)
-    shipper = LogShipper(first, group="g", streams={"s": [path]})
+    shipper = LogShipper(first, streams={"s": [path]})
     shipper.start()
     mark = tmp_path / "out.shipped"
     wait_until(lambda: mark.exists() and mark.read_text().startswith("600000 "))
@@ -178,7 +177,7 @@ def test_agent_that_is_started_again_ships_the_rest_of_a_line_and_nothing_twice(
     shipper._thread.join(10)
     with path.open("ab") as stream:
         stream.write(b"yy\nnext\n")
-    shipper = LogShipper(second, group="g", streams={"s": [path]})
+    shipper = LogShipper(second, streams={"s": [path]})
     shipper.start()
     shipper.stop(within=timedelta(seconds=20))
     joiner: Joiner[None] = Joiner()
@@ -197,8 +196,7 @@ def test_missing_file_is_empty(tmp_path: Path, missing: bool) -> None:
 def test_lines_that_no_file_would_take_are_shipped_too(cloud: Cloud, tmp_path: Path) -> None:
     waiting = [["first"], ["last"]]
     shipper = LogShipper(
-        cloud.clients["logs"],
-        group=cloud.name,
+        LogWriter(cloud.clients["logs"], group=cloud.name),
         streams={"s": [tmp_path / "missing"]},
         unwritten={"s": lambda: waiting.pop(0) if waiting else []},
     )

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from runctl.agent.reporting.metrics import CHUNK_BYTES, MetricsShipper
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.save_events import SaveEvents
+from runctl.aws.blobs import Blobs
 from runctl.model.checkpoint import MAX_STEP
+from runctl.model.errors import TransientError
 from runctl.model.metrics import MAX_NAMES
 from tests.agent.machine import Cloud, wait_until
 
@@ -62,15 +63,11 @@ def shipped(cloud: Cloud) -> bytes:
     )
 
 
-def shipper_of(cloud: Cloud, path: Path, progress: Progress, client: Any = None) -> MetricsShipper:
-    return MetricsShipper(
-        client or cloud.clients["s3"],
-        path,
-        progress,
-        bucket=cloud.name,
-        run_id=cloud.run_id,
-        attempt=1,
-    )
+def shipper_of(
+    cloud: Cloud, path: Path, progress: Progress, blobs: Blobs | None = None
+) -> MetricsShipper:
+    blobs = blobs or Blobs(cloud.clients["s3"], bucket=cloud.name)
+    return MetricsShipper(blobs, path, progress, run_id=cloud.run_id, attempt=1)
 
 
 @pytest.mark.parametrize("line", ATTACKS, ids=lambda line: ascii(line[:25]))
@@ -116,17 +113,17 @@ def test_what_takes_the_place_of_the_file_neither_blocks_nor_ends_the_metrics(
     shipper.stop(within=timedelta(seconds=60))
 
 
-class Unreachable:
-    """A bucket that takes nothing until it is told to."""
+class Unreachable(Blobs):
+    """A bucket that cannot be reached at first."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, *, bucket: str) -> None:
+        super().__init__(client, bucket=bucket)
         self.is_there = threading.Event()
 
-    def put_object(self, **options: Any) -> Any:
+    def put(self, key: str, body: bytes) -> None:
         if not self.is_there.is_set():
-            raise ClientError({"Error": {"Code": "SlowDown", "Message": ""}}, "PutObject")
-        return self._client.put_object(**options)
+            raise TransientError("throttled")
+        super().put(key, body)
 
 
 def test_metrics_that_cannot_be_stored_wait_in_the_file_and_not_in_memory(
@@ -135,12 +132,12 @@ def test_metrics_that_cannot_be_stored_wait_in_the_file_and_not_in_memory(
     path = tmp_path / "metrics.jsonl"
     line = b'{"step": 1, "text": "%s"}\n' % (b"x" * 1000)
     path.write_bytes(line * 6000)
-    client = Unreachable(cloud.clients["s3"])
-    shipper = shipper_of(cloud, path, progress, client)
+    blobs = Unreachable(cloud.clients["s3"], bucket=cloud.name)
+    shipper = shipper_of(cloud, path, progress, blobs)
     shipper.start()
     time.sleep(1)
     assert shipper._waiting_bytes < 2 * CHUNK_BYTES
-    client.is_there.set()
+    blobs.is_there.set()
     shipper.stop(within=timedelta(seconds=120))
     assert shipped(cloud) == path.read_bytes()
 

@@ -25,6 +25,7 @@ from runctl.agent.monitor.find_trainer import (
 )
 from runctl.agent.monitor.monitor import Monitor, Watched
 from runctl.agent.monitor.plain_store import PlainStore
+from runctl.aws.blobs import Blobs
 from runctl.model.errors import NotFoundError, RequestError
 from tests.agent.doubles import MetadataDouble
 from tests.agent.machine import wait_until
@@ -129,7 +130,7 @@ class MonitorThread:
     def __init__(self, theirs: Theirs, s3, metadata, tmp_path: Path, *, ends_it: bool) -> None:
         process = find_trainer(pid=theirs.process.pid)
         folder = theirs.folder / "checkpoints"
-        store = PlainStore(s3, bucket=BUCKET, prefix=PREFIX)
+        store = PlainStore(Blobs(s3, bucket=BUCKET), bucket=BUCKET, prefix=PREFIX)
         self.monitor = Monitor(
             Watched(process=process, folder=folder, ends_it=ends_it),
             store,

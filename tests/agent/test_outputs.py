@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from runctl.agent.reporting.outputs import CHUNK_BYTES, upload_outputs
+from runctl.agent.reporting.outputs import upload_outputs
+from runctl.aws.outputs import PART_BYTES, OutputStore
 from runctl.model.errors import TransientError
 from tests.agent.machine import Cloud
 
-SMALL, LARGE = 100, CHUNK_BYTES + 100
+SMALL, LARGE = 100, PART_BYTES + 100
 
 
 class Meanwhile:
@@ -50,9 +51,8 @@ def leave(folder: Path, content: bytes) -> None:
 
 
 def upload(cloud: Cloud, folder: Path, *, attempt: int, client: Any = None) -> int:
-    return upload_outputs(
-        client or cloud.clients["s3"], folder, bucket=cloud.name, run_id="run-1", attempt=attempt
-    )
+    outputs = OutputStore(client or cloud.clients["s3"], bucket=cloud.name, run_id="run-1")
+    return upload_outputs(outputs, folder, attempt=attempt)
 
 
 def stored(cloud: Cloud) -> bytes:

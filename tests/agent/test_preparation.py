@@ -63,7 +63,8 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
     )
     return Preparation(
         ledger,
-        None,
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         settings,
         vendor=tmp_path,

@@ -8,19 +8,33 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
-from runctl.agent.attempt import AttemptRunner, Services
+from runctl.agent.attempt import AttemptRunner
 from runctl.agent.instance.settings import Paths, Settings
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.deployment import Deployment
+from runctl.aws.services import AwsServices
 from runctl.model.request import CheckpointOptions
 from tests.agent.conftest import REGION, make_client
 from tests.agent.machine import VENV, Cloud, wait_until
 from tests.agent.planting import plant
 from tests.agent.recording_runtime import RecordingProgram, RecordingRuntime
+
+
+class Clients:
+    """The clients of a test's cloud, with Step Functions as the double of its tokens."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._clients = {
+            **cloud.clients,
+            "stepfunctions": make_client("stepfunctions", cloud.tokens.url),
+        }
+
+    def get(self, service: str) -> Any:
+        return self._clients[service]
 
 
 class Attempt:
@@ -44,13 +58,10 @@ class Attempt:
             log_group=cloud.name,
             region=REGION,
         )
-        tokens = make_client("stepfunctions", cloud.tokens.url)
-        services = Services(
-            ledger=cloud.ledger,
-            s3=cloud.clients["s3"],
-            stepfunctions=tokens,
-            client=lambda name: boto3.client(name, region_name=REGION),
+        deployment = Deployment(
+            region=REGION, table=cloud.name, bucket=cloud.name, log_group=cloud.name
         )
+        services = AwsServices(Clients(cloud), deployment)
         site = next(VENV.glob("lib/python*/site-packages"))
         self.runner = AttemptRunner(
             settings, services, self.runtime, mailbox=self.mailbox, vendor=site, mask=SecretMask()

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -254,34 +254,29 @@ def test_own_log_hides_values_in_messages_and_tracebacks(tmp_path: Path) -> None
     assert WANDB not in text
 
 
-class Client:
-    """Takes log events."""
+class Messages:
+    """Log streams that keep the text of all events."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    def create_log_stream(self, **_: Any) -> None:
-        """Take any name."""
-
-    def put_log_events(self, **request: Any) -> None:
-        self.messages += [one["message"] for one in request["logEvents"]]
+    def put(self, _stream: str, events: Sequence[tuple[int, str]]) -> None:
+        self.messages += [text for _, text in events]
 
 
 def test_what_an_earlier_agent_left_waits_until_the_secrets_are_known(tmp_path: Path) -> None:
     path, other = tmp_path / "trainer.out", tmp_path / "agent.log"
     path.write_text(f"key {WANDB}\n")
     other.write_text("an agent\n")
-    client, mask = Client(), SecretMask()
-    shipper = LogShipper(
-        client, group="g", streams={"s": [path], "s-agent": [other]}, mask=mask, held=["s"]
-    )
+    logs, mask = Messages(), SecretMask()
+    shipper = LogShipper(logs, streams={"s": [path], "s-agent": [other]}, mask=mask, held=["s"])
     shipper.start()
-    wait_until(lambda: "an agent" in client.messages)
-    assert client.messages == ["an agent"]
+    wait_until(lambda: "an agent" in logs.messages)
+    assert logs.messages == ["an agent"]
     mask.hide([WANDB])
-    wait_until(lambda: len(client.messages) == 2)
+    wait_until(lambda: len(logs.messages) == 2)
     shipper.stop(within=timedelta(seconds=30))
-    assert client.messages == ["an agent", "key ***"]
+    assert logs.messages == ["an agent", "key ***"]
 
 
 def test_values_are_in_no_word_of_the_command_that_makes_the_trainers_scope(

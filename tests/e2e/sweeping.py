@@ -6,7 +6,7 @@ from typing import Any
 
 import boto3
 
-from runctl.cli.account_services import AccountServices, SystemClock
+from runctl.aws.services import AwsServices, SystemClock
 from tests.e2e.testbed import Testbed
 
 
@@ -38,8 +38,9 @@ class LaterClock(SystemClock):
         return datetime.now(timezone.utc) + timedelta(hours=2)
 
 
-def services_of_the_sweep(testbed: Testbed, clock: SystemClock) -> AccountServices:
+def services_of_the_sweep(testbed: Testbed, clock: SystemClock) -> AwsServices:
     """Return the services of the sweep's function."""
     name = f"{testbed.deployment.name}-sweep"
     function = testbed.clients.get("lambda").get_function_configuration(FunctionName=name)
-    return AccountServices(RoleClients(testbed, function["Role"]), testbed.deployment, clock)
+    clients = RoleClients(testbed, function["Role"])
+    return AwsServices(clients, testbed.deployment, clock=clock)

@@ -1,5 +1,7 @@
 """Events as AWS sends them, and payloads as the state machine sends them, to what comes back."""
 
+import json
+import os
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -7,6 +9,7 @@ from datetime import datetime, timezone
 import pytest
 
 from runctl.model.errors import InvalidRequestError
+from runctl.model.pool import MachineKind, Pool
 from tests.control.scenes import ARN, REQUEST, RUN, launched, training
 from tests.events.conftest import HANDLERS, recorded
 
@@ -245,20 +248,42 @@ def test_importing_a_handler_touches_neither_aws_nor_the_environment(name):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_services_are_made_from_the_variables_of_the_contract(monkeypatch):
-    from lambdas.services import LambdaServices
+def services_of(monkeypatch, **variables):
+    from lambdas.services import services
 
+    for name in os.environ:
+        if name.startswith("RUNCTL_"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("RUNCTL_DEPLOYMENT", "runctl")
-    monkeypatch.setenv("RUNCTL_TABLE", "t")
-    monkeypatch.setenv("RUNCTL_BUCKET", "b")
-    monkeypatch.setenv("RUNCTL_COMMAND_DOCUMENT", "d")
-    monkeypatch.setenv("RUNCTL_TOPIC_ARN", "arn:aws:sns:us-east-1:123456789012:t")
-    monkeypatch.setenv("RUNCTL_SUBNETS", '{"us-east-1b": "subnet-b", "us-east-1a": "subnet-a"}')
-    monkeypatch.setenv("RUNCTL_LAUNCH_TEMPLATES", '{"x86_cpu": {"id": "lt-1", "version": "2"}}')
-    services = LambdaServices()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    services.cache_clear()
+    try:
+        return services()
+    finally:
+        services.cache_clear()
+
+
+def test_services_are_made_from_the_variables_of_the_contract(monkeypatch):
+    services = services_of(
+        monkeypatch,
+        RUNCTL_DEPLOYMENT="runctl",
+        RUNCTL_TABLE="t",
+        RUNCTL_BUCKET="b",
+        RUNCTL_COMMAND_DOCUMENT="d",
+        RUNCTL_TOPIC_ARN="arn:aws:sns:us-east-1:123456789012:t",
+        RUNCTL_SUBNETS='{"us-east-1b": "subnet-b", "us-east-1a": "subnet-a"}',
+        RUNCTL_LAUNCH_TEMPLATES='{"x86_cpu": {"id": "lt-1", "version": "2"}}',
+        RUNCTL_OWN_IMAGES='["x86_gpu"]',
+    )
     assert services.ledger is services.ledger
     assert services.fleet.zones() == ("us-east-1a", "us-east-1b")
+    assert services.fleet.own_images == {MachineKind.X86_GPU}
+    request = services.fleet.build_request(
+        run_id="r", attempt=1, launch_try=1, pools=[Pool("m5.large", "us-east-1a", "spot")]
+    )
+    (config,) = json.loads(request)["LaunchTemplateConfigs"]
+    assert config["LaunchTemplateSpecification"] == {"LaunchTemplateId": "lt-1", "Version": "2"}
     assert services.objects.uri("k") == "s3://b/k"
     assert services.commands
     assert services.workflow
@@ -266,10 +291,19 @@ def test_services_are_made_from_the_variables_of_the_contract(monkeypatch):
     assert services.clock.now().tzinfo is not None
 
 
-def test_a_function_without_a_variable_misses_it_only_when_it_is_used(monkeypatch):
-    from lambdas.services import LambdaServices
-
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.delenv("RUNCTL_BUCKET", raising=False)
-    with pytest.raises(KeyError, match="RUNCTL_BUCKET"):
-        _ = LambdaServices().objects
+@pytest.mark.parametrize(
+    ("service", "missing"),
+    [
+        ("ledger", "table"),
+        ("fleet", "name"),
+        ("objects", "bucket"),
+        ("notices", "topic_arn"),
+        ("logs", "log_group"),
+    ],
+)
+def test_a_function_without_a_variable_misses_it_only_when_it_is_used(
+    service, missing, monkeypatch
+):
+    services = services_of(monkeypatch)
+    with pytest.raises(LookupError, match=missing):
+        getattr(services, service)

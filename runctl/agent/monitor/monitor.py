@@ -9,8 +9,6 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from runctl.agent.instance import processes
 from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.agent.instance.open_files import OpenFileFinder
@@ -23,12 +21,11 @@ from runctl.checkpoint.pinning import pin, read_pinned
 from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snapshot, scan_folder
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.wholeness import Wholeness
+from runctl.model.errors import RunctlError
 
 SCAN_EVERY = timedelta(milliseconds=500)
 SCAN_EVERY_AFTER_A_NOTICE = timedelta(milliseconds=100)
 ASK_EVERY = timedelta(seconds=1)
-# S3's client library raises errors of its own as well.
-STORE_ERRORS = (ClientError, BotoCoreError, OSError, RuntimeError)
 RETRY_AFTER = timedelta(seconds=5)
 
 logger = logging.getLogger(__name__)
@@ -187,7 +184,7 @@ class Monitor:
         except ChangedError as exc:
             logger.info("the folder changed while it was saved; waiting again: %s", exc)
             return False
-        except STORE_ERRORS as exc:
+        except (RunctlError, OSError) as exc:
             logger.warning("the checkpoint could not be saved yet: %s", exc)
             self._failed_at = time.monotonic()
             return False

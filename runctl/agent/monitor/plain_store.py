@@ -2,16 +2,14 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ClientError
-
-from runctl.aws.errors import code_of
+from runctl.agent.ports import PlainObjects
 from runctl.checkpoint.pinning import pin_name
 from runctl.checkpoint.settling import ChangedError, FileState, Snapshot
+from runctl.model.errors import RunctlError
 
 KEEP_LAST = 3
 MANIFEST_VERSION = 1
@@ -26,9 +24,9 @@ class PlainStore:
     """
 
     def __init__(
-        self, client: Any, *, bucket: str, prefix: str, keep_last: int = KEEP_LAST
+        self, objects: PlainObjects, *, bucket: str, prefix: str, keep_last: int = KEEP_LAST
     ) -> None:
-        self._client = client
+        self._objects = objects
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._keep_last = keep_last
@@ -36,13 +34,13 @@ class PlainStore:
         self._made: list[str] = []
 
     def probe(self) -> None:
-        """Write and remove a small object; ClientError when that is not permitted."""
+        """Write and remove a small object; RunctlError if that fails."""
         key = f"{self._prefix}.runctl-monitor"
-        self._client.put_object(Bucket=self._bucket, Key=key, Body=b"")
+        self._objects.put(key, b"")
         try:
-            self._client.delete_object(Bucket=self._bucket, Key=key)
-        except ClientError as exc:
-            logger.warning("old checkpoints cannot be removed: %s", code_of(exc))
+            self._objects.delete(key)
+        except RunctlError as exc:
+            logger.warning("old checkpoints cannot be removed: %s", exc)
 
     def save(
         self, snapshot: Snapshot, place: Path, *, step: int | None, save: int, now: datetime
@@ -83,38 +81,26 @@ class PlainStore:
     def _store(self, source: Path, key: str, path: str, seen: FileState) -> None:
         identity, before = self._stored.get(path, ((), ""))
         if before and identity == _identity(seen):
-            self._client.copy({"Bucket": self._bucket, "Key": before}, self._bucket, key)
+            self._objects.copy(before, key)
         else:
             try:
-                self._client.upload_file(str(source), self._bucket, key)
+                self._objects.upload(key, source)
             except FileNotFoundError as exc:
                 raise ChangedError(f"{path} was removed while it was read") from exc
 
     def _put_json(self, name: str, document: dict[str, Any]) -> None:
-        self._client.put_object(
-            Bucket=self._bucket,
-            Key=f"{self._prefix}{name}",
-            Body=json.dumps(document, indent=1).encode(),
-            ContentType="application/json",
-        )
+        self._objects.put(f"{self._prefix}{name}", json.dumps(document, indent=1).encode())
 
     def _remove_old(self) -> None:
         """Remove what this monitor stored before, all but the last few; the manifest first."""
         while len(self._made) > self._keep_last:
             name = self._made.pop(0)
             try:
-                for key in (f"{self._prefix}{name}.json", *self._keys(f"{self._prefix}{name}/")):
-                    self._client.delete_object(Bucket=self._bucket, Key=key)
-            except ClientError as exc:
-                logger.warning("%s could not be removed: %s", name, code_of(exc))
-
-    def _keys(self, prefix: str) -> Iterator[str]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=prefix
-        )
-        for page in pages:
-            for item in page.get("Contents", ()):
-                yield str(item["Key"])
+                files = self._objects.keys(f"{self._prefix}{name}/")
+                for key in (f"{self._prefix}{name}.json", *files):
+                    self._objects.delete(key)
+            except RunctlError as exc:
+                logger.warning("%s could not be removed: %s", name, exc)
 
 
 def _identity(seen: FileState) -> tuple[Any, ...]:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from runctl.agent.instance.imds import Metadata
 from runctl.agent.instance.reader import Reader, become, prepare_place, reader_of
 from runctl.agent.instance.settings import Paths
@@ -22,9 +20,9 @@ from runctl.agent.monitor.find_trainer import (
 )
 from runctl.agent.monitor.monitor import Monitor, Watched
 from runctl.agent.monitor.plain_store import PlainStore
+from runctl.aws.blobs import Blobs
 from runctl.aws.clients import Clients, Connection
-from runctl.aws.errors import code_of
-from runctl.model.errors import NotFoundError, RequestError, RunctlError
+from runctl.model.errors import NotFoundError, RequestError, RunctlError, TransientError
 
 
 def run(command: str, paths: Paths, environ: Mapping[str, str] = os.environ) -> int:
@@ -54,16 +52,15 @@ def _find(environ: Mapping[str, str]) -> int:
     _check_readable(folder, reader)
     try:
         store.probe()
-    except ClientError as exc:
-        uri = environ["MONITOR_URI"]
+    except TransientError as exc:
+        print(f"S3 cannot be reached: {exc}", file=sys.stderr)
+        return 1
+    except RunctlError as exc:
         print(
-            f"the role of this instance lacks s3:PutObject on {uri}, or there is no such bucket "
-            f"({code_of(exc)})",
+            f"the role of this instance lacks s3:PutObject on {environ['MONITOR_URI']}, or there "
+            f"is no such bucket: {exc}",
             file=sys.stderr,
         )
-        return 1
-    except BotoCoreError as exc:
-        print(f"S3 cannot be asked: {exc}", file=sys.stderr)
         return 1
     sys.stdout.write(settings)
     return 0
@@ -107,4 +104,4 @@ def _leave(_number: int, _frame: Any) -> None:
 def _store(environ: Mapping[str, str]) -> PlainStore:
     bucket, _, prefix = environ["MONITOR_URI"].removeprefix("s3://").partition("/")
     clients = Clients(Connection(region=environ["RUNCTL_REGION"]), attempts=4)
-    return PlainStore(clients.get("s3"), bucket=bucket, prefix=prefix)
+    return PlainStore(Blobs(clients.get("s3"), bucket=bucket), bucket=bucket, prefix=prefix)

@@ -4,23 +4,27 @@ import hashlib
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 from runctl.agent.instance.archive import CODE, read_header, unpack
-from runctl.aws.errors import translated
+from runctl.agent.ports import Blobs
 from runctl.checkpoint.restore import clear
-from runctl.model.errors import RefusedError, RequestError, TransientError, UnexpectedAwsError
+from runctl.model.errors import (
+    NotFoundError,
+    RefusedError,
+    RequestError,
+    TransientError,
+    UnexpectedAwsError,
+)
 from runctl.model.left_out import PAX_KEY, explain_failure, read_note
 from runctl.model.request import RunRequest
 from runctl.model.s3_uri import split_s3_uri
 
 PACKED = re.compile(r"code/([0-9a-f]{64})\.tar\.gz")
-BLOCK = 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
 
-def fetch_code(client: Any, request: RunRequest, project: Path) -> str:
+def fetch_code(blobs: Blobs, request: RunRequest, project: Path) -> str:
     """Put the code into an empty `project`; return the script's path in it, or an empty text.
 
     Raises RequestError for what waiting will not cure.
@@ -29,7 +33,7 @@ def fetch_code(client: Any, request: RunRequest, project: Path) -> str:
     note_path(project).unlink(missing_ok=True)
     if request.program.code:
         archive = project.with_name("code.tar.gz")
-        _download(client, request.program.code, archive)
+        _download(blobs, request.program.code, archive)
         unpack(archive, project)
         note = read_header(archive, PAX_KEY)
         note_path(project).write_text(note, encoding="utf-8", errors="replace")
@@ -37,7 +41,7 @@ def fetch_code(client: Any, request: RunRequest, project: Path) -> str:
     script = request.program.script
     if script.startswith("s3://"):
         name = script.rpartition("/")[2]
-        _download(client, script, project / name)
+        _download(blobs, script, project / name)
         return name
     if script and not (project / script).is_file():
         raise RequestError(f"script: {script!r} is not in the code archive {request.program.code}")
@@ -58,19 +62,17 @@ def explain_missing_file(words: str, project: Path) -> str:
     return explain_failure(words, read_note(note), project=str(project))
 
 
-def _download(client: Any, uri: str, path: Path) -> None:
+def _download(blobs: Blobs, uri: str, path: Path) -> None:
     bucket, key = split_s3_uri(uri)
     digest = hashlib.sha256()
     try:
-        with translated():
-            answer = client.get_object(Bucket=bucket, Key=key)
-            CODE.check_packed(answer["ContentLength"])
-            body = answer["Body"]
+        with blobs.open(key, bucket=bucket) as blob:
+            CODE.check_packed(blob.size_bytes)
             with path.open("wb") as stream:
-                for block in body.iter_chunks(BLOCK):
-                    digest.update(block)
-                    stream.write(block)
-    except RefusedError as exc:
+                for chunk in blob.chunks:
+                    digest.update(chunk)
+                    stream.write(chunk)
+    except (NotFoundError, RefusedError) as exc:
         raise RequestError(f"{uri} does not exist or may not be read by the instance") from exc
     except UnexpectedAwsError as exc:
         raise RequestError(f"{uri} cannot be read: {exc}") from exc

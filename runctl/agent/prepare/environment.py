@@ -11,24 +11,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
-
-from botocore.exceptions import BotoCoreError, ClientError
+from typing import TextIO
 
 from runctl.agent.instance.archive import ENVIRONMENT, unpack
+from runctl.agent.ports import Blobs
 from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.installed import installed_versions
 from runctl.agent.prepare.installer import Installer, Tools
 from runctl.agent.prepare.pinning import install, installed_as_pinned
 from runctl.agent.prepare.relocation import make_relocatable, pack_environment
 from runctl.agent.prepare.sources import files_of_editables, keep_built, put_back
-from runctl.aws.errors import code_of
 from runctl.model import identity
-from runctl.model.errors import RequestError
+from runctl.model.errors import (
+    NotFoundError,
+    RefusedError,
+    RequestError,
+    RunctlError,
+    TransientError,
+    UnexpectedAwsError,
+)
 from runctl.model.versions import Versions
 
 FORMAT = "2"
-ALREADY_THERE = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +42,15 @@ class Environments:
 
     def __init__(
         self,
-        client: Any,
+        blobs: Blobs,
         folder: Path,
         *,
-        bucket: str,
         tools: Tools,
         log: Callable[[], TextIO],
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._client = client
+        self._blobs = blobs
         self._folder = folder
-        self._bucket = bucket
         self._tools = tools
         self._installer = Installer(tools, folder, log=log, wait=wait)
         self._storing: list[threading.Thread] = []
@@ -162,20 +164,18 @@ class Environments:
 
     def _download(self, fingerprint: str, archive: Path) -> bool:
         try:
-            answer = self._client.get_object(
-                Bucket=self._bucket, Key=identity.environment_key(fingerprint)
-            )
-            ENVIRONMENT.check_packed(answer["ContentLength"])
-            body = answer["Body"]
-            with archive.open("wb") as stream:
-                for block in body.iter_chunks(1024 * 1024):
-                    stream.write(block)
-        except ClientError as exc:
-            # Without s3:ListBucket on the prefix, S3 answers AccessDenied for what is missing.
-            if code_of(exc) not in {"NoSuchKey", "404", "AccessDenied"}:
-                logger.warning("the cached environment cannot be read: %s", code_of(exc))
+            with self._blobs.open(identity.environment_key(fingerprint)) as blob:
+                ENVIRONMENT.check_packed(blob.size_bytes)
+                with archive.open("wb") as stream:
+                    for chunk in blob.chunks:
+                        stream.write(chunk)
+        except NotFoundError:
             return False
-        except BotoCoreError as exc:
+        except RefusedError as exc:
+            # What S3 says of a missing object, too, if the role may not list the bucket.
+            logger.info("there is no cached environment: %s", exc)
+            return False
+        except (TransientError, UnexpectedAwsError) as exc:
             logger.warning("the cached environment cannot be read: %s", exc)
             return False
         return True
@@ -202,16 +202,8 @@ class Environments:
             ]
             pack_environment(archive, target, names)
             with archive.open("rb") as stream:
-                self._client.put_object(
-                    Bucket=self._bucket,
-                    Key=identity.environment_key(fingerprint),
-                    Body=stream,
-                    IfNoneMatch="*",
-                )
-        except ClientError as exc:
-            if code_of(exc) not in ALREADY_THERE:
-                logger.warning("the environment could not be cached: %s", code_of(exc))
-        except (BotoCoreError, OSError) as exc:
+                self._blobs.put_if_absent(identity.environment_key(fingerprint), stream)
+        except (RunctlError, OSError) as exc:
             logger.warning("the environment could not be cached: %s", exc)
         finally:
             archive.unlink(missing_ok=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from runctl.agent.instance import processes
 from runctl.agent.instance.disk import FULL, room, says_full
 from runctl.agent.instance.settings import Settings
+from runctl.agent.ports import Blobs
 from runctl.agent.prepare.code import fetch_code
 from runctl.agent.prepare.dependencies import Declared, find_dependencies
 from runctl.agent.prepare.environment import Environments
@@ -63,7 +63,8 @@ class Preparation:
     def __init__(
         self,
         ledger: AgentLedger,
-        s3: Any,
+        blobs: Blobs,
+        versions: VersionStore,
         store: CheckpointStore,
         settings: Settings,
         *,
@@ -72,7 +73,7 @@ class Preparation:
         wait: CancellableWait,
     ) -> None:
         self._ledger = ledger
-        self._s3 = s3
+        self._blobs = blobs
         self._settings = settings
         self._paths = settings.paths
         self._progress = progress
@@ -81,13 +82,12 @@ class Preparation:
         self._restorer = Restorer(store, self._paths.state / "incoming")
         self._environments = PinnedEnvironments(
             Environments(
-                s3,
+                blobs,
                 self._paths.state / "environments",
-                bucket=settings.bucket,
                 tools=find_tools(vendor, base_environment(os.environ)),
                 log=lambda: self._paths.trainer_output.open("a"),
             ),
-            VersionStore(s3, bucket=settings.bucket, run_id=settings.run_id),
+            versions,
             attempt=settings.attempt,
             wait=wait,
         )
@@ -134,7 +134,7 @@ class Preparation:
         """Fetch the code and make its environment."""
         self._progress.enter("environment")
         with self._reporting_full_disk("the code and its environment"):
-            script = self._wait.retry(lambda: fetch_code(self._s3, request, self._paths.project))
+            script = self._wait.retry(lambda: fetch_code(self._blobs, request, self._paths.project))
             declared = find_dependencies(self._paths.project, script)
             return Prepared(
                 script=script,
@@ -219,7 +219,7 @@ class Preparation:
     def _return_to_beginning(self, request: RunRequest, folder: Path) -> None:
         clear(folder)
         if request.saving.checkpoint.dir:  # the project may have files there
-            self._wait.retry(lambda: fetch_code(self._s3, request, self._paths.project))
+            self._wait.retry(lambda: fetch_code(self._blobs, request, self._paths.project))
             folder.mkdir(parents=True, exist_ok=True)
         self._progress.resume_from(step=None, save=0)
 

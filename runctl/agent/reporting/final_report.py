@@ -4,10 +4,9 @@ import contextlib
 import logging
 import time
 from datetime import timedelta
-from typing import Any
 
 from runctl.agent.instance.settings import Settings
-from runctl.agent.ports import Workflow
+from runctl.agent.ports import Outputs, Workflow
 from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.outputs import upload_outputs
 from runctl.agent.reporting.progress import Progress
@@ -31,7 +30,7 @@ class FinalReport:
     def __init__(
         self,
         workflow: Workflow,
-        s3: Any,
+        outputs: Outputs,
         settings: Settings,
         *,
         token: TaskToken,
@@ -40,7 +39,7 @@ class FinalReport:
         mailbox: Mailbox,
     ) -> None:
         self._workflow = workflow
-        self._s3 = s3
+        self._outputs = outputs
         self._settings = settings
         self._token = token
         self._heartbeat = heartbeat
@@ -75,10 +74,8 @@ class FinalReport:
         while True:
             try:
                 upload_outputs(
-                    self._s3,
+                    self._outputs,
                     self._settings.paths.output,
-                    bucket=self._settings.bucket,
-                    run_id=self._settings.run_id,
                     attempt=self._settings.attempt,
                     until=until,
                 )

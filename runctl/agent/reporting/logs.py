@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
+from runctl.agent.ports import LogStreams
 from runctl.agent.reporting.display_lines import DisplayLines, events_of
 from runctl.agent.reporting.growing_file import KEPT_BYTES, GrowingFile
 from runctl.agent.reporting.secret_mask import SecretMask
-from runctl.aws.errors import code_of
+from runctl.model.errors import RunctlError
 
 INTERVAL = timedelta(milliseconds=500)
 # The service's limits: 1,048,576 bytes a batch, 26 of them for each event; 10,000 events.
@@ -103,16 +101,14 @@ class LogShipper:
 
     def __init__(
         self,
-        client: Any,
+        log_streams: LogStreams,
         *,
-        group: str,
         streams: dict[str, list[Path]],
         unwritten: dict[str, Callable[[], list[str]]] | None = None,
         mask: SecretMask | None = None,
         held: Collection[str] = (),
     ) -> None:
-        self._client = client
-        self._group = group
+        self._log_streams = log_streams
         self._streams = {
             stream: [LogFile(path) for path in paths] for stream, paths in streams.items()
         }
@@ -122,7 +118,6 @@ class LogShipper:
         self._has_earlier_lines: set[str] = set()
         self._unwritten_lines = 0
         self._last: dict[str, int] = {}
-        self._made: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live, name="logs", daemon=True)
 
@@ -181,33 +176,14 @@ class LogShipper:
         wait = 0.5
         while True:
             try:
-                self._make(stream)
-                self._client.put_log_events(
-                    logGroupName=self._group,
-                    logStreamName=stream,
-                    logEvents=[{"timestamp": at, "message": text} for at, text in batch],
-                )
+                self._log_streams.put(stream, batch)
+            except RunctlError as exc:
+                # Throttling, a stream that was deleted, permissions that have not spread yet.
+                logger.debug("lines could not be put into %s: %s", stream, exc)
+            else:
                 return
-            except ClientError as exc:
-                # InvalidParameter never gets better; anything else may (throttling, a stream that
-                # somebody deleted, permissions that have not spread yet).
-                if code_of(exc) in {"InvalidParameterException", "DataAlreadyAcceptedException"}:
-                    return
-                self._made.discard(stream)
-            except BotoCoreError:
-                pass
             if self._stop.is_set() and wait > 2:
                 return
             self._bound()
             time.sleep(wait)
             wait = min(wait * 2, 10)
-
-    def _make(self, stream: str) -> None:
-        if stream in self._made:
-            return
-        try:
-            self._client.create_log_stream(logGroupName=self._group, logStreamName=stream)
-        except ClientError as exc:
-            if code_of(exc) != "ResourceAlreadyExistsException":
-                raise
-        self._made.add(stream)

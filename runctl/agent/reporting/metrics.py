@@ -5,13 +5,12 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
+from runctl.agent.ports import Blobs
 from runctl.agent.reporting.json_lines import Follower
 from runctl.agent.reporting.progress import Progress
 from runctl.model import identity
+from runctl.model.errors import RunctlError
 from runctl.model.metrics import read_metrics
 
 INTERVAL = timedelta(milliseconds=200)
@@ -25,12 +24,11 @@ class MetricsShipper:
     """Follows RUNCTL_METRICS_FILE."""
 
     def __init__(
-        self, client: Any, path: Path, progress: Progress, *, bucket: str, run_id: str, attempt: int
+        self, blobs: Blobs, path: Path, progress: Progress, *, run_id: str, attempt: int
     ) -> None:
-        self._client = client
+        self._blobs = blobs
         self._follower = Follower(path)
         self._progress = progress
-        self._bucket = bucket
         self._prefix = identity.metrics_prefix(run_id, attempt)
         self._waiting: list[str] = []
         self._waiting_bytes = 0
@@ -88,8 +86,8 @@ class MetricsShipper:
         key = f"{self._prefix}{self._named:013d}.jsonl"
         body = "".join(f"{line}\n" for line in self._waiting).encode(errors="replace")
         try:
-            self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
-        except (ClientError, BotoCoreError) as exc:
+            self._blobs.put(key, body)
+        except RunctlError as exc:
             logger.warning("metrics could not be stored and wait: %s", exc)
             return False
         self._waiting, self._waiting_bytes = [], 0

@@ -53,7 +53,7 @@ def attach(
             document = pending if held is None else read_document(cloud, held)
             output.result(document.as_document())
         raise
-    run = replace(run, versions=cloud.versions(run_id))
+    run = replace(run, versions=cloud.versions(run_id).read())
     output.result(run.as_document(), summary(run, width=output.stdout.width))
     raise typer.Exit(exit_code_for(run.status, was_refused=run.was_refused))
 

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from runctl import __version__
 from runctl.aws.account import AwsAccount
-from runctl.cli.account_services import AccountServices
 from runctl.cli.exit_codes import REFUSED, RUN_FAILED
 from runctl.cli.invocation import Invocation
 from runctl.control.doctor import Doctor, examine, mend
@@ -52,11 +51,10 @@ def doctor(
 
 def _doctor(invocation: Invocation) -> Doctor:
     cloud = invocation.cloud
-    services = AccountServices(cloud.clients, cloud.deployment)
     account = AwsAccount(cloud.clients, cloud.deployment)
     deployment = cloud.deployment
     return Doctor(
-        services,
+        cloud,
         account,
         deployed=deployment.version,
         version=__version__,

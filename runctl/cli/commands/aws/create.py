@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
+from runctl.aws.fleet import Ec2Fleet
 from runctl.aws.instances import creation_request
 from runctl.cli.commands.aws.creating import replayable
 from runctl.cli.commands.aws.machines import wait_for_registration
@@ -19,7 +19,6 @@ from runctl.cli.invocation import Invocation
 from runctl.model.errors import CapacityUnavailableError, NotFoundError, Problem, TransientError
 from runctl.model.errors import InvalidRequestError as InvalidError
 from runctl.model.instance_types import check_instance_types
-from runctl.model.pool import MachineKind
 from runctl.model.refusal import kind_of
 from runctl.model.request import DEFAULT_INSTANCE_TYPES
 from runctl.policy.capacity import candidate_pools
@@ -124,16 +123,7 @@ def _fleet(cloud: Cloud) -> Ec2Fleet:
             f"the deployment in {cloud.deployment.region} is too old for this command; run "
             "`cdk deploy`"
         )
-    templates = {
-        MachineKind(kind): LaunchTemplate(template_id=template, version="$Latest")
-        for kind, template in cloud.deployment.launch_templates.items()
-    }
-    return Ec2Fleet(
-        cloud.clients.get("ec2"),
-        deployment=cloud.deployment.name,
-        subnets=cloud.deployment.subnets,
-        launch_templates=templates,
-    )
+    return cloud.fleet
 
 
 def _pools(types: list[str], zones: tuple[str, ...], market: str) -> tuple[Pool, ...]:

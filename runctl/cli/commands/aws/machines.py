@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from runctl.aws.instances import ExistingInstances
 from runctl.control.use_existing_instance import problem_with
 from runctl.model.errors import NotFoundError, RefusedError, RequestError, TransientError
 from runctl.model.excerpt import last_part
@@ -25,11 +24,6 @@ REGISTERED_WITHIN = timedelta(minutes=5)
 COMMAND_WITHIN = timedelta(minutes=10)
 # Of a command's output, this many characters are shown.
 EXCERPT_CHARACTERS = 1200
-
-
-def existing(cloud: Cloud) -> ExistingInstances:
-    """Return the adapter of EC2 and SSM for existing instances."""
-    return ExistingInstances(ec2=cloud.clients.get("ec2"), ssm=cloud.clients.get("ssm"))
 
 
 def find_machine(cloud: Cloud, instance_id: str, *, within: timedelta | None = None) -> Machine:
@@ -54,7 +48,7 @@ def wait_for_registration(
     instance_id: str,
 ) -> None:
     """Wait until the instance accepts commands; raises NotFoundError with what to check."""
-    machines = existing(cloud)
+    machines = cloud.existing_instances
     with invocation.output.spinner(f"waiting for the SSM agent of {instance_id}") as update:
 
         def is_registered() -> bool:
@@ -88,7 +82,7 @@ def prepare_machine(invocation: Invocation, cloud: Cloud, instance_id: str) -> M
     _refuse_if_busy(cloud, instance_id)
     wait_for_registration(invocation, cloud, instance_id)
     if LENT_TAG not in machine.tags:
-        existing(cloud).lend(instance_id)
+        cloud.existing_instances.lend(instance_id)
         invocation.output.note(f"tagged {instance_id} with {LENT_TAG}: runctl may command it")
     with invocation.output.spinner(f"checking the permissions of {instance_id}"):
         run_command(cloud, instance_id, document=cloud.deployment.start_document, action="check")
@@ -112,7 +106,7 @@ def run_command(
             f"the deployment in {cloud.deployment.region} is too old for this command; run "
             "`cdk deploy`"
         )
-    machines = existing(cloud)
+    machines = cloud.existing_instances
     command_id = machines.command(instance_id, document, {"action": action, **(parameters or {})})
     if command_id is None:
         raise NotFoundError(f"{instance_id} no longer accepts commands (SSM: InvalidInstanceId)")

@@ -1,13 +1,14 @@
-"""Whether this instance's role has what an attempt needs, asked before one begins."""
+"""Permissions that an attempt needs on its instance, tested with calls that change nothing."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from runctl.aws.clients import Clients
-from runctl.aws.errors import code_of
+from runctl.aws.errors import code_of, translated
 from runctl.model import identity
+from runctl.model.errors import RunctlError
 
 REFUSALS = frozenset({"AccessDenied", "AccessDeniedException", "403", "UnauthorizedOperation"})
 PROBE = "runctl-check"
@@ -16,9 +17,9 @@ PROBE = "runctl-check"
 def missing_permissions(
     clients: Clients, *, table: str, bucket: str, log_group: str
 ) -> Iterator[str]:
-    """Yield a sentence for each call that the role does not permit; nothing is changed by them.
+    """Yield a sentence for each call that the role of this instance does not permit.
 
-    Only the first thing of each service: whoever lacks one lacks the policy.
+    Only one or two calls of each service are tested: a role that lacks one lacks the policy.
     """
     s3, key = clients.get("s3"), f"{identity.run_prefix(PROBE)}probe"
     probes: list[tuple[str, Callable[[], Any]]] = [
@@ -41,12 +42,22 @@ def missing_permissions(
             ),
         ),
     ]
-    for what, ask in probes:
+    for action, call in probes:
         try:
-            ask()
-        except ClientError as exc:
-            # Anything else, such as a key that is not there, is an answer to somebody who may ask.
-            if code_of(exc) in REFUSALS:
-                yield f"the role of this instance lacks {what}"
-        except BotoCoreError as exc:
-            yield f"{what} cannot be asked for: {exc}"
+            with translated():
+                if not _is_permitted(call):
+                    yield f"the role of this instance lacks {action}"
+        except RunctlError as exc:
+            yield f"{action} cannot be tested: {exc}"
+
+
+def _is_permitted(call: Callable[[], Any]) -> bool:
+    """Whether AWS permits a call; any other refusal, such as of a missing key, shows that it does.
+
+    Raises what says nothing about the permission, such as that the service cannot be reached.
+    """
+    try:
+        call()
+    except ClientError as exc:
+        return code_of(exc) not in REFUSALS
+    return True

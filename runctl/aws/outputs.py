@@ -1,0 +1,113 @@
+"""The outputs of a run in S3, where a file of a later attempt is never replaced."""
+
+import contextlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from runctl.aws.errors import code_of, translated
+from runctl.model import identity
+from runctl.model.errors import RunctlError, TransientError
+
+# At most two parts of 8 MiB are in memory. S3 takes 10,000 parts, so those of large files are
+# larger.
+PART_BYTES = 8 * 1024 * 1024
+MAX_PARTS = 10_000
+THREADS = 2
+ATTEMPT = "runctl-attempt"
+MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+# Another writer has stored or removed the object since it was looked up, or is doing so.
+CHANGED = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict", *MISSING})
+MAX_CONFLICTS = 10
+
+
+class OutputStore:
+    """Implements `runctl.agent.ports.Outputs` for one run."""
+
+    def __init__(self, client: Any, *, bucket: str, run_id: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = identity.output_prefix(run_id)
+
+    def put(self, name: str, path: Path, *, attempt: int) -> bool:
+        """Store a file as an output unless a later attempt has stored it; False in that case.
+
+        The condition of the write also holds against one that does so at the same time. OSError if
+        the file cannot be read, TransientError if S3 cannot be reached or another writer keeps
+        interfering.
+        """
+        place = {"Bucket": self._bucket, "Key": f"{self._prefix}{name}"}
+        for _ in range(MAX_CONFLICTS):
+            with translated():
+                stored = self._find(place)
+                if stored is not None and _attempt_of(stored) > attempt:
+                    return False
+                condition = (
+                    {"IfNoneMatch": "*"} if stored is None else {"IfMatch": str(stored["ETag"])}
+                )
+                try:
+                    self._put(path, place, condition, attempt)
+                except ClientError as exc:
+                    if code_of(exc) not in CHANGED:
+                        raise
+                else:
+                    return True
+        raise TransientError(f"another writer keeps changing {place['Key']}")
+
+    def _find(self, place: Mapping[str, str]) -> Mapping[str, Any] | None:
+        try:
+            stored: Mapping[str, Any] = self._client.head_object(**place)
+        except ClientError as exc:
+            if code_of(exc) not in MISSING:
+                raise
+            return None
+        return stored
+
+    def _put(
+        self, path: Path, place: Mapping[str, str], condition: Mapping[str, str], attempt: int
+    ) -> None:
+        """Store the file as it is now, whole or in parts, with its attempt as metadata."""
+        size = path.stat().st_size
+        metadata = {ATTEMPT: str(attempt)}
+        if size <= PART_BYTES:
+            body = _read(path, 0, size)
+            self._client.put_object(**place, **condition, Metadata=metadata, Body=body)
+            return
+        step = max(PART_BYTES, -(-size // MAX_PARTS))
+        upload = self._client.create_multipart_upload(**place, Metadata=metadata)["UploadId"]
+
+        def store(offset: int) -> dict[str, Any]:
+            number = offset // step + 1
+            body = _read(path, offset, min(step, size - offset))
+            answer = self._client.upload_part(
+                **place, UploadId=upload, PartNumber=number, Body=body
+            )
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        try:
+            with ThreadPoolExecutor(THREADS, thread_name_prefix="outputs") as pool:
+                parts = list(pool.map(store, range(0, size, step)))
+            self._client.complete_multipart_upload(
+                **place, **condition, UploadId=upload, MultipartUpload={"Parts": parts}
+            )
+        except BaseException:
+            with contextlib.suppress(RunctlError), translated():
+                self._client.abort_multipart_upload(**place, UploadId=upload)
+            raise
+
+
+def _attempt_of(stored: Mapping[str, Any]) -> int:
+    number = stored.get("Metadata", {}).get(ATTEMPT, "")
+    return int(number) if number.isdigit() else 0
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        content = stream.read(size)
+    if len(content) < size:
+        raise OSError(f"{path.name} became shorter while it was read")
+    return content

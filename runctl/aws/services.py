@@ -1,0 +1,210 @@
+"""The AWS services of a deployment, as the functions, the agent and the command line use them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from runctl.model.pool import MachineKind
+
+# Each program uses a few of these and loads the modules of those only.
+if TYPE_CHECKING:
+    from runctl.aws.blobs import Blobs
+    from runctl.aws.checkpoints import CheckpointStore
+    from runctl.aws.clients import AnyClients
+    from runctl.aws.commands import SsmCommands
+    from runctl.aws.deployment import Deployment
+    from runctl.aws.fleet import Ec2Fleet
+    from runctl.aws.instances import ExistingInstances
+    from runctl.aws.ledger import DynamoLedger
+    from runctl.aws.logs import LogReader, LogWriter
+    from runctl.aws.notices import SnsNotices
+    from runctl.aws.objects import S3Objects
+    from runctl.aws.outputs import OutputStore
+    from runctl.aws.prices import Ec2Prices
+    from runctl.aws.quotas import Ec2Quotas
+    from runctl.aws.secret_values import SecretValues
+    from runctl.aws.trainer_access import TrainerAccess
+    from runctl.aws.versions import VersionStore
+    from runctl.aws.workflow import StepFunctions
+
+
+class Clock(Protocol):
+    """The source of the time."""
+
+    def now(self) -> datetime:
+        """Return the aware current instant, in UTC."""
+        ...
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    def now(self) -> datetime:
+        """Return the aware current instant, in UTC."""
+        return datetime.now(timezone.utc)
+
+
+class AwsServices:
+    """The adapters of one deployment, each created when it is first used.
+
+    Implements `runctl.control.ports.Services`. A program may know only a part of its deployment:
+    LookupError for a service that needs another part.
+    """
+
+    def __init__(
+        self, clients: AnyClients, deployment: Deployment, *, clock: Clock | None = None
+    ) -> None:
+        self.clients = clients
+        self.deployment = deployment
+        self.clock: Clock = clock or SystemClock()
+
+    @cached_property
+    def ledger(self) -> DynamoLedger:
+        """The ledger of runs."""
+        from runctl.aws.ledger import DynamoLedger
+
+        return DynamoLedger(self.clients.get("dynamodb"), self._known("table"))
+
+    @cached_property
+    def fleet(self) -> Ec2Fleet:
+        """The instances of this deployment, and no others in the account."""
+        from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
+
+        deployment = self.deployment
+        return Ec2Fleet(
+            self.clients.get("ec2"),
+            deployment=self._known("name"),
+            subnets=deployment.subnets or {},
+            # A newer deployment may have kinds of machines that this version does not know.
+            launch_templates={
+                kind: LaunchTemplate(
+                    template_id=deployment.launch_templates[kind.value],
+                    version=deployment.template_versions.get(kind.value, "$Latest"),
+                )
+                for kind in MachineKind
+                if kind.value in deployment.launch_templates
+            },
+            security_group=deployment.security_group,
+            own_images=[kind for kind in MachineKind if kind.value in deployment.own_images],
+        )
+
+    @cached_property
+    def existing_instances(self) -> ExistingInstances:
+        """The instances that outlive a run."""
+        from runctl.aws.instances import ExistingInstances
+
+        return ExistingInstances(ec2=self.clients.get("ec2"), ssm=self.clients.get("ssm"))
+
+    @cached_property
+    def quotas(self) -> Ec2Quotas:
+        """The account's quotas, and the sizes of instance types."""
+        from runctl.aws.quotas import Ec2Quotas
+
+        return Ec2Quotas(self.clients.get("service-quotas"), self.clients.get("ec2"))
+
+    @cached_property
+    def prices(self) -> Ec2Prices:
+        """The prices of capacity pools."""
+        from runctl.aws.prices import Ec2Prices
+
+        return Ec2Prices(self.clients.get("ec2"))
+
+    @cached_property
+    def commands(self) -> SsmCommands:
+        """Commands to the agents."""
+        from runctl.aws.commands import SsmCommands
+
+        return SsmCommands(
+            self.clients.get("ssm"),
+            document=self.deployment.command_document,
+            start_document=self.deployment.start_document,
+        )
+
+    @cached_property
+    def workflow(self) -> StepFunctions:
+        """The executions; a token or an ARN identifies its own state machine."""
+        from runctl.aws.workflow import StepFunctions
+
+        return StepFunctions(
+            self.clients.get("stepfunctions"), state_machine_arn=self.deployment.state_machine_arn
+        )
+
+    @cached_property
+    def objects(self) -> S3Objects:
+        """The objects that requests refer to."""
+        from runctl.aws.objects import S3Objects
+
+        return S3Objects(self.clients.get("s3"), bucket=self._known("bucket"))
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        """The objects of the deployment's bucket."""
+        from runctl.aws.blobs import Blobs
+
+        return Blobs(self.clients.get("s3"), bucket=self._known("bucket"))
+
+    @cached_property
+    def notices(self) -> SnsNotices:
+        """The topic for people."""
+        from runctl.aws.notices import SnsNotices
+
+        return SnsNotices(self.clients.get("sns"), topic_arn=self._known("topic_arn"))
+
+    @cached_property
+    def logs(self) -> LogReader:
+        """The logs of trainers and agents, to read."""
+        from runctl.aws.logs import LogReader
+
+        return LogReader(self.clients.get("logs"), group=self._known("log_group"))
+
+    @cached_property
+    def log_writer(self) -> LogWriter:
+        """The logs of trainers and agents, to write."""
+        from runctl.aws.logs import LogWriter
+
+        return LogWriter(self.clients.get("logs"), group=self._known("log_group"))
+
+    @cached_property
+    def secrets(self) -> SecretValues:
+        """The secrets that requests refer to."""
+        from runctl.aws.secret_values import SecretValues
+
+        return SecretValues(self.clients.get, region=self._known("region"))
+
+    def checkpoints(self, run_id: str) -> CheckpointStore:
+        """Return the checkpoint store of a run."""
+        from runctl.aws.checkpoints import CheckpointStore
+
+        return CheckpointStore(self.clients.get("s3"), bucket=self._known("bucket"), run_id=run_id)
+
+    def versions(self, run_id: str) -> VersionStore:
+        """Return the store of the exact versions of a run's dependencies."""
+        from runctl.aws.versions import VersionStore
+
+        return VersionStore(self.clients.get("s3"), bucket=self._known("bucket"), run_id=run_id)
+
+    def outputs(self, run_id: str) -> OutputStore:
+        """Return the store of a run's outputs."""
+        from runctl.aws.outputs import OutputStore
+
+        return OutputStore(self.clients.get("s3"), bucket=self._known("bucket"), run_id=run_id)
+
+    def trainer_access(self, role_arn: str, *, run_id: str, attempt: int) -> TrainerAccess:
+        """Return the source of a trainer's credentials."""
+        from runctl.aws.trainer_access import TrainerAccess
+
+        return TrainerAccess(
+            self.clients.get("sts"),
+            role_arn=role_arn,
+            bucket=self._known("bucket"),
+            run_id=run_id,
+            attempt=attempt,
+        )
+
+    def _known(self, field: str) -> str:
+        value: str = getattr(self.deployment, field)
+        if not value:
+            raise LookupError(f"this program does not know its deployment's {field}")
+        return value
