@@ -210,7 +210,7 @@ def test_a_run_goes_from_request_to_result_through_the_handlers(world, invoke):
 
 def test_a_bad_request_is_raised_by_the_name_that_the_state_machine_catches(world, invoke):
     execution = {"arn": "arn:x", "name": "x", "start_time": "2030-01-01T12:00:00Z"}
-    with pytest.raises(InvalidRequestError, match="script: is missing"):
+    with pytest.raises(InvalidRequestError, match="script: missing"):
         invoke("prepare_run", {"execution": execution, "input": {}})
 
 
