@@ -1,4 +1,4 @@
-"""The doctor's checks of runs, machines and fleets, by the sweep's own rules."""
+"""The doctor's checks of runs, machines and fleets, with the rules of the sweep."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 class ComputeChecks:
-    """What costs by the hour or stands in the way of a launch."""
+    """Checks of what costs by the hour or prevents a launch."""
 
     def __init__(self, services: Services, account: Account) -> None:
         self._services = services
         self._account = account
 
     def checks(self) -> tuple[Check, ...]:
-        """Return the checks: runs first, since mending one asks its machines to leave."""
+        """Return the checks: runs first, because mending one ends its machines."""
         return (
             Check(name="runs", find=self.find_runs, mend=each(self.end_run)),
             Check(name="machines", find=self.find_machines, mend=each(self.end_machine)),
@@ -37,26 +37,26 @@ class ComputeChecks:
         )
 
     def find_runs(self) -> list[Finding]:
-        """Find runs whose execution ended unseen, and ends that nobody was told of."""
+        """Find runs whose execution ended unnoticed, and ends that were not announced."""
         found = []
         for run_id in self._services.ledger.list_unsettled_runs():
             abandoned = find_abandoned(self._services, run_id)
             if abandoned is None:
                 continue
             run, status = abandoned
-            why = f"its execution ended unseen ({status.lower() or 'unknown to Step Functions'})"
+            why = f"its execution ended unnoticed ({status.lower() or 'unknown to Step Functions'})"
             if run.ended is not None:
-                why = f"it ended as {run.ended.value}, and nobody was told"
-            cure = "end what is left of it, and tell of its end"
+                why = f"it ended as {run.ended.value}, and nobody was notified"
+            cure = "end what is left of it, and send the notification"
             found.append(Finding(name=run_id, run_id=run_id, why=why, cure=cure))
         return found
 
     def end_run(self, finding: Finding) -> None:
-        """Do what the lost event would have done, if it is still to be done."""
+        """Do what the lost event would have done, if it is still necessary."""
         end_abandoned(self._services, finding.run_id)
 
     def find_machines(self) -> list[Finding]:
-        """Find machines that nobody wants any more, and those that somebody stopped."""
+        """Find machines that no run needs, and machines that a person stopped."""
         machines = self._services.fleet.find_all()
         found = []
         for run_id, its_machines in machines_by_run(self._services, machines).items():
@@ -70,12 +70,12 @@ class ComputeChecks:
 
     def _left_over(self, machine: Machine, run_id: str, *, cure: str) -> Finding:
         stopped = is_stopped(machine)
-        whom = f"the run {run_id}" if run_id else "any run"
+        run = f"the run {run_id}" if run_id else "any run"
         command = f"aws ec2 terminate-instances --instance-ids {machine.instance_id}"
         return Finding(
             name=machine.instance_id,
             run_id=run_id,
-            why="it is stopped: only its disk is billed" if stopped else f"not wanted by {whom}",
+            why="it is stopped: only its disk is billed" if stopped else f"not needed by {run}",
             cure=cure,
             advice=f"look at its disk, then `{command}`" if stopped else "",
             usd_per_hour=None if stopped else self._price(machine.pool),
@@ -86,29 +86,31 @@ class ComputeChecks:
             prices = self._services.prices.current([pool], now=self._services.clock.now())
             return prices.get(pool)
         except RunctlError as exc:
-            logger.debug("no price of %s: %s", pool, exc)
+            logger.debug("the price of %s is not known: %s", pool, exc)
             return None
 
     def end_machine(self, finding: Finding) -> None:
-        """Terminate a machine, if it is still not wanted and the first-hour rule lets us."""
+        """Terminate a machine if it is still not needed and the first-hour rule allows it."""
         now_known = self._services.fleet.describe([finding.name])
         if left_over_machines(self._services, finding.run_id, now_known):
             self._services.fleet.terminate([finding.name])
 
     def find_fleets(self) -> list[Finding]:
-        """Find fleets that hold nothing."""
+        """Find fleets without instances."""
         return [
             Finding(
                 name=fleet.fleet_id,
                 run_id=fleet.run_id,
-                why="nothing lives in it, and it counts against the account's quota of fleets",
+                why="it has no instances, and counts against the account's quota of fleets",
                 cure="delete it",
             )
             for fleet in spent_fleets(self._services)
         ]
 
     def delete_fleets(self, findings: Sequence[Finding]) -> Mapping[str, str]:
-        """Delete those fleets that still hold nothing."""
-        wanted = {finding.name for finding in findings}
-        still = [one.fleet_id for one in spent_fleets(self._services) if one.fleet_id in wanted]
+        """Delete those fleets that still have no instances."""
+        named = {finding.name for finding in findings}
+        still = [
+            fleet.fleet_id for fleet in spent_fleets(self._services) if fleet.fleet_id in named
+        ]
         return self._services.fleet.delete_fleets(still)

@@ -1,4 +1,4 @@
-"""Doctor: list what is orphaned in an account, and take away what is safe to."""
+"""Doctor: finds what is orphaned in an account, and removes what is safe to remove."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from runctl.control.storage_checks import StorageChecks
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What one check found; `problem` says why it could not look, and then nothing is known."""
+    """What a check found; `problem` says why it failed, and then nothing is known."""
 
     check: str
     findings: tuple[Finding, ...] = ()
@@ -18,22 +18,22 @@ class Examination:
 
 
 def examine(check: Check) -> Examination:
-    """Look; what goes wrong is told of this check and does not keep the others from looking."""
+    """Run a check; an error is reported for this check and does not affect the others."""
     try:
         return Examination(check=check.name, findings=tuple(check.find()))
-    except Exception as exc:  # noqa: BLE001 - one item that cannot be read is no reason to be blind
+    except Exception as exc:  # noqa: BLE001 - an unreadable item must not hide the others
         return Examination(check=check.name, problem=say(exc))
 
 
 def mend(check: Check, examined: Examination) -> Examination:
-    """Do what the findings' cures say; each looks once more before it takes anything away."""
-    curable = [one for one in examined.findings if one.cure]
+    """Apply the cures of the findings; each checks once more before it removes anything."""
+    curable = [finding for finding in examined.findings if finding.cure]
     if not curable:
         return examined
     try:
         failed = check.mend(curable)
     except Exception as exc:  # noqa: BLE001 - the other checks go on
-        failed = dict.fromkeys((one.name for one in curable), say(exc))
+        failed = dict.fromkeys((finding.name for finding in curable), say(exc))
 
     def mended(finding: Finding) -> Finding:
         error = failed.get(finding.name, "")
@@ -43,14 +43,14 @@ def mend(check: Check, examined: Examination) -> Examination:
 
 
 class Doctor:
-    """The checks of one deployment; nothing is changed but by `mend`."""
+    """The checks of a deployment; only `mend` changes anything."""
 
     def __init__(
         self, services: Services, account: Account, *, deployed: str, version: str, is_whole: bool
     ) -> None:
         """`deployed` and `version` are the versions of the deployment and of the command.
 
-        `is_whole` says that the deployment tells all that the checks need to know of it.
+        `is_whole` says that the deployment's parameter contains everything the checks need.
         """
         self._services = services
         self._account = account
@@ -59,7 +59,7 @@ class Doctor:
         self._is_whole = is_whole
 
     def checks(self) -> tuple[Check, ...]:
-        """Return what is looked at, in the order in which it is best mended."""
+        """Return the checks in the order in which they are best mended."""
         return (
             Check(name="deployment", find=self._find_old_deployment, mend=cannot_be_mended),
             Check(name="dead letters", find=self._find_dead_letters, mend=cannot_be_mended),
@@ -71,10 +71,10 @@ class Doctor:
         advice = "run `cdk deploy` with the newer one"
         found = []
         if self._deployed != self._version:
-            why = f"the deployment is of version {self._deployed}, this command of {self._version}"
+            why = f"the deployment has version {self._deployed}, this command {self._version}"
             found.append(Finding(name="version", why=why, advice=advice))
         if not self._is_whole:
-            why = "it does not tell which machines and dead letters are its own: too old"
+            why = "it does not name its machines and dead letters: it is too old"
             found.append(Finding(name="parameter", why=why, advice="run `cdk deploy`"))
         return found
 
@@ -82,6 +82,6 @@ class Doctor:
         count = self._account.dead_letters()
         if not count:
             return []
-        why = f"{count} events that no function could handle; sweeps make up for what they told"
+        why = f"{count} events that no function could handle; sweeps make up for them"
         advice = "read them and the functions' logs; they leave the queue after 14 days"
         return [Finding(name="dead-letter queue", why=why, advice=advice)]

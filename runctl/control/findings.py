@@ -1,4 +1,4 @@
-"""What the doctor's checks are made of: findings, cures, and what they see of an account."""
+"""Findings of the doctor's checks, their cures, and what the checks read of an account."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from runctl.policy.garbage import StoredPart
 
 
 class Parts(Protocol):
-    """The checkpoint store of one run, as far as the doctor looks at it."""
+    """The checkpoint store of a run, as far as the doctor needs it."""
 
     def parts(self) -> Iterator[StoredPart]:
         """Yield every part of the run that is stored, with its age."""
@@ -27,31 +27,31 @@ class Parts(Protocol):
         ...
 
     def delete_parts(self, digests: Iterable[str]) -> None:
-        """Remove parts that no manifest needs any more."""
+        """Remove parts that no manifest needs."""
         ...
 
 
 class Account(Protocol):
-    """What the doctor sees of an account beyond what runs are made of."""
+    """What the doctor reads of an account in addition to runs and their machines."""
 
     def disks(self) -> list[Disk]:
         """Return the volumes that carry a run's tag."""
         ...
 
     def delete_disk(self, volume_id: str) -> None:
-        """Delete a volume; one that is gone already is fine, one that is attached is refused."""
+        """Delete a volume, which may already be gone; an attached volume is refused."""
         ...
 
     def uploads(self) -> list[UnfinishedUpload]:
-        """Return the multipart uploads to the deployment's bucket that were not ended."""
+        """Return the multipart uploads to the deployment's bucket that are incomplete."""
         ...
 
     def abort_upload(self, upload: UnfinishedUpload) -> None:
-        """Drop a multipart upload and its parts; one that is gone already is fine."""
+        """Abort a multipart upload, which may already be gone, and drop its parts."""
         ...
 
     def stored_runs(self) -> list[str]:
-        """Return the names of the runs that the bucket holds anything of."""
+        """Return the names of the runs of which the bucket contains anything."""
         ...
 
     def checkpoints(self, run_id: str) -> Parts:
@@ -59,16 +59,16 @@ class Account(Protocol):
         ...
 
     def dead_letters(self) -> int | None:
-        """Count the events that no function could handle; None when it is not known where."""
+        """Count the events that no function could handle; None if their queue is not known."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is not as it should be.
+    """A problem.
 
-    `cure` is what mending it does, empty when it takes a person, who is told what to do by
-    `advice`. `error` says why mending failed; `is_mended` is never true beside it.
+    `cure` is what mending does about it. It is empty if only a person can act, for whom `advice`
+    says what to do. `error` says why mending failed; `is_mended` is then false.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A thing to look at; `mend` returns why not, for each that it could not mend."""
+    """A check; `mend` returns the reason for each finding that it could not mend."""
 
     name: str
     find: Callable[[], list[Finding]]
@@ -91,24 +91,24 @@ class Check:
 
 
 def cannot_be_mended(_findings: Sequence[Finding]) -> Mapping[str, str]:
-    """Mend nothing: these findings take a person."""
+    """Mend nothing: only a person can act on these findings."""
     return {}
 
 
 def say(exc: Exception) -> str:
-    """Say what went wrong: our own errors are sentences, of others the kind helps too."""
+    """Return what went wrong; errors that are not runctl's own include their type."""
     return str(exc) if isinstance(exc, RunctlError) else f"{type(exc).__name__}: {exc}"
 
 
 def each(act: Callable[[Finding], None]) -> Callable[[Sequence[Finding]], Mapping[str, str]]:
-    """Mend one after the other; one that fails does not keep the others from it."""
+    """Return a function that mends each finding, even if another one fails."""
 
     def mend_each(findings: Sequence[Finding]) -> Mapping[str, str]:
         failed: dict[str, str] = {}
         for finding in findings:
             try:
                 act(finding)
-            except Exception as exc:  # noqa: BLE001 - the others are mended all the same
+            except Exception as exc:  # noqa: BLE001 - the others are mended nevertheless
                 failed[finding.name] = say(exc)
         return failed
 

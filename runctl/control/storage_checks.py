@@ -1,4 +1,4 @@
-"""The doctor's checks of what is stored: volumes, uploads, parts, data of no run."""
+"""The doctor's checks of storage: volumes, uploads, parts, and data without a run."""
 
 from runctl.control.findings import Account, Check, Finding, cannot_be_mended, each
 from runctl.control.ports import Services
@@ -10,7 +10,7 @@ from runctl.policy.orphans import has_live_attempt, may_delete, orphaned_disks, 
 
 
 class StorageChecks:
-    """What costs by the month."""
+    """Checks of what costs by the month."""
 
     def __init__(self, services: Services, account: Account) -> None:
         self._services = services
@@ -40,15 +40,15 @@ class StorageChecks:
                     cure="delete it" if deletable else "",
                     advice=""
                     if deletable
-                    else "its run goes on, or ended a moment ago; look again in a day"
+                    else "its run is active, or has just ended; check again in a day"
                     if known
-                    else "no run of this deployment; it may be another one's",
+                    else "its run is not in this deployment; it may be in another one",
                 )
             )
         return found
 
     def delete_disk(self, finding: Finding) -> None:
-        """Delete a volume, if it still may go."""
+        """Delete a volume if it still may be deleted."""
         now = self._services.clock.now()
         for disk in orphaned_disks(self._account.disks(), now=now):
             if disk.volume_id == finding.name and may_delete(
@@ -66,29 +66,30 @@ class StorageChecks:
 
     def _orphaned_uploads(self) -> list[UnfinishedUpload]:
         uploads = self._account.uploads()
-        live = {one for one in {upload.run_id for upload in uploads} if one and self._is_live(one)}
+        run_ids = {upload.run_id for upload in uploads}
+        live = {run_id for run_id in run_ids if run_id and self._is_live(run_id)}
         return orphaned_uploads(uploads, live_runs=live, now=self._services.clock.now())
 
     def find_uploads(self) -> list[Finding]:
-        """Find multipart uploads that nobody will end."""
+        """Find multipart uploads that will never be completed."""
         return [
             Finding(
                 name=upload.key,
                 run_id=upload.run_id,
-                why=f"an upload begun on {upload.begun_at:%Y-%m-%d %H:%M}Z and never ended",
-                cure="drop it",
+                why=f"an upload started on {upload.begun_at:%Y-%m-%d %H:%M}Z and never completed",
+                cure="abort it",
             )
             for upload in self._orphaned_uploads()
         ]
 
     def abort_uploads(self, finding: Finding) -> None:
-        """Drop those of a key that nobody will end."""
+        """Abort the uploads to a key that will never be completed."""
         for upload in self._orphaned_uploads():
             if upload.key == finding.name:
                 self._account.abort_upload(upload)
 
     def find_parts(self) -> list[Finding]:
-        """Find parts that no manifest names, of runs that nobody works on."""
+        """Find parts that no manifest names, of runs without a live attempt."""
         found = []
         for run_id in self._account.stored_runs():
             if self._services.ledger.find_run(run_id) is None:
@@ -97,7 +98,7 @@ class StorageChecks:
                 garbage = self._garbage(run_id)
             except DamagedCheckpointError as exc:
                 advice = f"see `runctl checkpoints {run_id} --verify`"
-                why = f"a manifest cannot be read, so nobody knows what it needs: {exc}"
+                why = f"a manifest cannot be read, so it is not known which parts it needs: {exc}"
                 found.append(Finding(name=run_id, run_id=run_id, why=why, advice=advice))
                 continue
             if garbage:
@@ -113,33 +114,33 @@ class StorageChecks:
         return found
 
     def _garbage(self, run_id: str) -> list[StoredPart]:
-        """Return the parts that may go; raises DamagedCheckpointError when that is not known."""
+        """Return the parts that may be deleted; DamagedCheckpointError if that is not known."""
         if self._is_live(run_id):
             return []
         store = self._account.checkpoints(run_id)
-        # Parts first: whatever a manifest names that comes later is not mistaken for garbage.
+        # Parts first, so that a part which a later manifest names is not mistaken for garbage.
         parts = list(store.parts())
         needed = set[str]().union(
             *(store.get_manifest(key).digests for key in store.manifest_keys())
         )
         now = self._services.clock.now()
-        # Somebody may have resumed the run while its manifests were read.
+        # The run may have been resumed while its manifests were read.
         live = self._is_live(run_id)
         return find_garbage(parts, needed, has_live_attempt=live, now=now)
 
     def delete_parts(self, finding: Finding) -> None:
-        """Remove those that still no manifest names."""
+        """Remove the parts that are still named by no manifest."""
         garbage = self._garbage(finding.run_id)
         self._account.checkpoints(finding.run_id).delete_parts(part.sha256 for part in garbage)
 
     def find_data(self) -> list[Finding]:
-        """Find what is stored of runs that the ledger does not know."""
+        """Find stored data of runs that the ledger does not know."""
         return [
             Finding(
                 name=f"runs/{run_id}/",
                 run_id=run_id,
                 why="data of a run that the ledger does not know",
-                advice="the ledger was replaced since; look at it, then `aws s3 rm --recursive`",
+                advice="the ledger was replaced; inspect it, then use `aws s3 rm --recursive`",
             )
             for run_id in self._account.stored_runs()
             if self._services.ledger.find_run(run_id) is None

@@ -108,7 +108,7 @@ def test_leftovers_are_listed_and_nothing_is_changed_without_fix(runctl, account
     assert state_of(account, instance_id) == "running"
     expected = runctl("doctor")
     assert expected.code == 1
-    assert "not wanted by the run my-run" in expected.stdout
+    assert "not needed by the run my-run" in expected.stdout
     assert "1 found, 0 fixed" in expected.stdout
     assert "runctl doctor --fix" in expected.stdout
     fixed = runctl("doctor", "--fix")
