@@ -1,4 +1,4 @@
-"""Starting, finding and stopping local clouds, each of which is a process and a folder."""
+"""The processes of local clouds, each with a folder: started, found and stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HOME_VARIABLE = "RUNCTL_LOCAL_HOME"
 
 
 class LocalCloudStartError(RunctlError):
-    """The local cloud did not start; the message ends with the last lines of its log."""
+    """The local cloud did not start; the message ends with the tail of its log."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Endpoint:
     keys: Keys
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that point any AWS tool at this local cloud, as an administrator."""
+        """Return the variables with which any AWS tool uses this local cloud as administrator."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": self.keys.access_key_id,
@@ -60,7 +60,7 @@ def default_home() -> Path:
 
 
 def find(home: Path | None = None) -> Endpoint | None:
-    """Find the local cloud that runs in a folder."""
+    """Return the local cloud that is running in a folder, or None."""
     home = (home or default_home()).absolute()
     try:
         found = json.loads((home / "endpoint.json").read_text())
@@ -81,7 +81,7 @@ def find(home: Path | None = None) -> Endpoint | None:
 
 
 def find_by_url(url: str) -> Endpoint | None:
-    """Find the local cloud of this user that serves a URL, whatever its folder."""
+    """Return the local cloud of this user that serves a URL, in any folder, or None."""
     for home in (default_home(), *_homes_of_servers()):
         with contextlib.suppress(private.FolderNotPrivateError):
             endpoint = find(home)
@@ -91,7 +91,7 @@ def find_by_url(url: str) -> Endpoint | None:
 
 
 def _homes_of_servers() -> Iterator[Path]:
-    """List the folders of the local clouds that this user runs."""
+    """Yield the folders of the local clouds that this user runs."""
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
@@ -100,7 +100,7 @@ def _homes_of_servers() -> Iterator[Path]:
                 continue
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
-            continue  # it ended meanwhile
+            continue  # it has just ended
         if b"runctl.local.server" in words and b"--home" in words:
             yield Path(os.fsdecode(words[words.index(b"--home") + 1]))
 
@@ -118,54 +118,61 @@ def start(
 ) -> Endpoint:
     """Start a local cloud in a folder and wait until it serves; keep one that is running there.
 
-    Raises LocalCloudStartError also if one is running to which a setting can no longer be applied,
-    and FolderNotPrivateError if other users could read or change the folder's content.
+    Raises LocalCloudStartError also if a running one cannot be given the settings, and
+    FolderNotPrivateError if other users could read or change the folder.
 
-    Port 0 selects a free one. With `die_with_parent`, it ends with the thread that calls this, so
-    that a killed test run leaves nothing behind. With `own_disks`, it enters its own mount
-    namespace, so that instances can have disks of a given size: `disk_bytes`, or the knob of that
-    name. Instances have their own state folder and /tmp if the machine permits it, unless
-    `own_paths` is off; below /tmp, they see only the `shared_folders`. `environment` adds variables
-    for ministack, such as SFN_WAIT_SCALE.
+    Port 0 takes a free one. With `die_with_parent` it ends with the thread that calls this, so
+    that a killed test run leaves nothing. With `own_disks` it enters a mount namespace of its own,
+    so that instances can have disks of a size: `disk_bytes`, or the knob of that name. Instances
+    have their own state folder and /tmp where the machine permits it, unless `own_paths` is off;
+    below /tmp they see only the `shared_folders`. `environment` adds variables for ministack, such
+    as SFN_WAIT_SCALE. Each parameter is a setting of its own.
     """
     home = (home or default_home()).absolute()
     if running := find(home):
-        settings = {
-            "own_disks": own_disks,
-            "disk_bytes": disk_bytes,
-            "own_paths": not own_paths,
-            "shared_folders": shared_folders,
-            "environment": environment,
-        }
-        if given := [name for name, value in settings.items() if value]:
-            raise LocalCloudStartError(
-                f"the local cloud in {home} is already running, so {', '.join(given)} cannot be "
-                "applied; stop it first"
-            )
+        _check_no_settings(
+            home,
+            own_disks=own_disks,
+            disk_bytes=disk_bytes,
+            own_paths=not own_paths,
+            shared_folders=shared_folders,
+            environment=environment,
+        )
         return running
     private.make_folder(home)
     (home / "endpoint.json").unlink(missing_ok=True)
     private.make_folder(home / "tmp")
-    log = home / "cloud.log"
-    command = [sys.executable, "-m", "runctl.local.server", "--home", str(home)]
-    command += ["--port", str(port)]
+    arguments = ["--port", str(port)]
     if die_with_parent:
-        command += ["--parent", str(os.getpid())]
+        arguments += ["--parent", str(os.getpid())]
     if own_disks or disk_bytes:
-        command += ["--own-disks", "--disk-bytes", str(disk_bytes)]
+        arguments += ["--own-disks", "--disk-bytes", str(disk_bytes)]
     if not own_paths:
-        command += ["--shared-paths"]
+        arguments += ["--shared-paths"]
     for folder in shared_folders:
-        command += ["--shared-folder", str(folder.absolute())]
+        arguments += ["--shared-folder", str(folder.absolute())]
+    return _start_server(home, arguments, environment or {})
+
+
+def _check_no_settings(home: Path, **settings: object) -> None:
+    if given := [name for name, value in settings.items() if value]:
+        raise LocalCloudStartError(
+            f"a local cloud is already running in {home}, to which {', '.join(given)} cannot be "
+            "applied; stop it first"
+        )
+
+
+def _start_server(home: Path, arguments: list[str], environment: Mapping[str, str]) -> Endpoint:
+    log = home / "cloud.log"
     with private.append(log) as output:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "runctl.local.server", "--home", str(home), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
             cwd=home,
-            env=_clean_environment(home) | dict(environment or {}),
+            env=_clean_environment(home) | dict(environment),
         )
     deadline = time.monotonic() + _START_LIMIT.total_seconds()
     while time.monotonic() < deadline:
@@ -183,7 +190,7 @@ def start(
 
 
 def stop(home: Path | None = None) -> bool:
-    """Stop a local cloud and remove its instances' files; return whether it was running."""
+    """End a local cloud and all its instances, and remove their files; return whether it ran."""
     home = (home or default_home()).absolute()
     endpoint = find(home)
     if endpoint:
@@ -200,7 +207,7 @@ def _end(pid: int, home: Path) -> None:
     deadline = time.monotonic() + _STOP_LIMIT.total_seconds()
     while _is_running(pid, home):
         if time.monotonic() > deadline:
-            # Its instances notice that it is gone and end, too.
+            # Its instances notice that it has ended, and end as well.
             os.kill(pid, signal.SIGKILL)
             deadline = float("inf")
         with contextlib.suppress(ChildProcessError):
@@ -209,7 +216,7 @@ def _end(pid: int, home: Path) -> None:
 
 
 def _is_running(pid: int, home: Path) -> bool:
-    """Return whether the process is this local cloud; its id may belong to another by now."""
+    """Whether the process is this local cloud; its id may belong to another by now."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

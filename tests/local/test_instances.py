@@ -140,7 +140,7 @@ def test_without_a_notice_an_instance_disappears_at_once(cloud: Cloud) -> None:
 
 def test_on_demand_instances_cannot_be_interrupted(cloud: Cloud) -> None:
     instance_id = cloud.launch(market="on-demand")
-    with pytest.raises(LocalCloudError, match="not a living spot instance"):
+    with pytest.raises(LocalCloudError, match="not a running or pending Spot Instance"):
         cloud.admin.interrupt(instance_id)
 
 

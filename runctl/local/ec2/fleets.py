@@ -1,12 +1,10 @@
-"""CreateFleet of type instant, and what else concerns fleets."""
+"""The fleets of the local cloud: CreateFleet of type instant, DescribeFleets and DeleteFleets."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import uuid
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from runctl.local.core.protocol import ApiError
 from runctl.local.core.records import Subnet
 from runctl.local.ec2.disk_keys import Authorize, end_of_launch
 from runctl.local.ec2.filters import page
+from runctl.local.ec2.fleet import Fleet, description_of, result_of
 from runctl.local.ec2.fleet_request import (
     Candidate,
     candidates_of,
@@ -41,23 +40,6 @@ from runctl.local.ec2.volumes import Volumes
 _MAX_FLEETS_PER_DELETE = 25
 
 
-@dataclass
-class Fleet:
-    """A fleet that was created."""
-
-    fleet_id: str
-    request: dict[str, Any]
-    tags: dict[str, str]
-    created_at: datetime
-    instances: list[dict[str, Any]] = field(default_factory=list)
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    deleted: bool = False
-
-    def instance_ids(self) -> list[str]:
-        """List the instances it launched."""
-        return [one for group in self.instances for one in group["InstanceIds"]]
-
-
 class Fleets:
     """Every fleet since the local cloud began."""
 
@@ -69,7 +51,7 @@ class Fleets:
         self._addresses = itertools.count(10)
 
     def create(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
-        """Launch an instant fleet, or answer again what the same token was answered before."""
+        """Launch an instant fleet, or repeat the response of the same token."""
         check(request)
         with self._lock:
             return self._create(request, authorize)
@@ -89,7 +71,7 @@ class Fleets:
                     "IdempotentParameterMismatch",
                     "The client token was used before with other parameters.",
                 )
-            return _result(known)
+            return result_of(known)
         fleet = Fleet(
             fleet_id=f"fleet-{uuid.uuid4()}",
             request=request,
@@ -97,16 +79,16 @@ class Fleets:
             created_at=datetime.now(timezone.utc),
         )
         candidates = list(candidates_of(request))
-        images = {one.image_parameter for one in candidates if one.image_parameter}
+        images = {item.image_parameter for item in candidates if item.image_parameter}
         authorize("CreateFleet", parameter=sorted(images))
         refused = self._refused(candidates, request, authorize)
-        able = [one for one in candidates if one.offer.order not in refused]
+        able = [item for item in candidates if item.offer.order not in refused]
         if is_spot(request) and able:
             records.create_spot_role()
         allocation = self._allocate(request, able) if able else Allocation((), ())
         fleet.errors = list(refused.values()) + [
-            error_of(candidates[one.offer.order], one.code, one.message)
-            for one in allocation.refused
+            error_of(candidates[found.offer.order], found.code, found.message)
+            for found in allocation.refused
         ]
         for offer in dict.fromkeys(allocation.granted):
             candidate = candidates[offer.order]
@@ -121,7 +103,7 @@ class Fleets:
         records.set_tags(fleet.fleet_id, tags)
         if token:
             self._by_token[records.account_id(), token] = fleet
-        return _result(fleet)
+        return result_of(fleet)
 
     def _refused(
         self, candidates: list[Candidate], request: dict[str, Any], authorize: Authorize
@@ -213,22 +195,22 @@ class Fleets:
         return f"{first}.{second}.{int(third) + number // 250 % 4}.{number % 250 + 4}"
 
     def describe(self, request: dict[str, Any]) -> dict[str, Any]:
-        """DescribeFleets."""
+        """Describe fleets (DescribeFleets)."""
         wanted = request.get("FleetIds")
-        missing = [one for one in wanted or [] if one not in self._all]
+        missing = [fleet_id for fleet_id in wanted or [] if fleet_id not in self._all]
         if missing:
             raise ApiError("InvalidFleetId.NotFound", f"No fleet {', '.join(missing)}")
         # Without ids, instant fleets are left out, as on AWS.
         shown, token = page(list(wanted or []), request, least=1)
-        fleets = [_described(self._all[one], self._instances) for one in shown]
+        fleets = [description_of(self._all[fleet_id], self._instances.all()) for fleet_id in shown]
         return {"Fleets": fleets, "NextToken": token}
 
     def tags(self) -> dict[str, dict[str, str]]:
-        """Tell the tags of every fleet; those of a deleted one stay for a while, as on AWS."""
+        """Return the tags of every fleet; a deleted fleet keeps them for a while, as on AWS."""
         return {fleet_id: fleet.tags for fleet_id, fleet in self._all.items()}
 
     def delete(self, request: dict[str, Any]) -> dict[str, Any]:
-        """DeleteFleets: an instant fleet takes its instances with it."""
+        """Delete fleets (DeleteFleets); the instances of an instant fleet are terminated."""
         if len(request["FleetIds"]) > _MAX_FLEETS_PER_DELETE:
             raise ApiError(
                 "InvalidParameterValue",
@@ -261,49 +243,3 @@ class Fleets:
                 continue
             refused.append({"FleetId": fleet_id, "Error": {"Code": code, "Message": message}})
         return {"SuccessfulFleetDeletions": gone, "UnsuccessfulFleetDeletions": refused}
-
-
-def _result(fleet: Fleet) -> dict[str, Any]:
-    copied: dict[str, Any] = json.loads(
-        json.dumps(
-            {"FleetId": fleet.fleet_id, "Errors": fleet.errors, "Instances": fleet.instances}
-        )
-    )
-    return copied
-
-
-def _configs(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Name the templates by their ids, as EC2 does however the request named them."""
-    ids = template_ids(request)
-    return [
-        {
-            "LaunchTemplateSpecification": {
-                "LaunchTemplateId": template_id,
-                "Version": config.get("LaunchTemplateSpecification", {}).get("Version"),
-            },
-            "Overrides": config.get("Overrides", []),
-        }
-        for template_id, config in zip(ids, request["LaunchTemplateConfigs"], strict=True)
-    ]
-
-
-def _described(fleet: Fleet, instances: Instances) -> dict[str, Any]:
-    target = fleet.request["TargetCapacitySpecification"]
-    alive = [one for one in instances.all() if one.fleet_id == fleet.fleet_id and one.is_alive]
-    return {
-        "FleetId": fleet.fleet_id,
-        "FleetState": "deleted_terminating" if fleet.deleted else "active",
-        "ClientToken": fleet.request.get("ClientToken"),
-        "CreateTime": fleet.created_at,
-        "Type": "instant",
-        # Of an instant fleet, whatever it got.
-        "ActivityStatus": "fulfilled",
-        "FulfilledCapacity": float(len(alive)),
-        "LaunchTemplateConfigs": _configs(fleet.request),
-        "TargetCapacitySpecification": {
-            key: value for key, value in target.items() if key != "TargetCapacityUnitType"
-        },
-        "Tags": [{"Key": key, "Value": value} for key, value in fleet.tags.items()],
-        "Errors": fleet.errors,
-        "Instances": fleet.instances,
-    }

@@ -1,0 +1,166 @@
+"""The run of one instance, from its launch until its processes have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runctl.local.core.instance import CRASHED, Instance, base_python
+from runctl.local.core.knobs import Knobs
+from runctl.local.core.market import Market
+from runctl.local.ec2 import disks
+from runctl.local.ec2.imds import Metadata
+from runctl.local.ec2.instance_events import InstanceEvents
+from runctl.local.ec2.supervisor import PACKAGE_ROOT, Supervisor
+from runctl.local.guest import isolation
+
+logger = logging.getLogger(__name__)
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceRunner:
+    """Boots instances as processes of this machine, and cleans up after them.
+
+    With `own_paths`, instances have a state folder and a /tmp of their own.
+    """
+
+    endpoint: str
+    market: Market
+    knobs: Knobs
+    events: InstanceEvents
+    issue_credentials: Callable[[Instance], dict[str, str]]
+    own_paths: bool
+    python: str = field(default_factory=base_python)
+
+    async def run(
+        self, instance: Instance, supervisor: Supervisor, *, on_shutdown: Callable[[], None]
+    ) -> None:
+        """Run an instance to its end; `on_shutdown`: it shuts itself down."""
+        metadata = Metadata(instance, credentials=lambda: self.issue_credentials(instance))
+        try:
+            instance.metadata_url = await metadata.start()
+            await _wait_at_most(supervisor.ended.wait(), self.knobs.boot_delay)
+            if instance.is_alive:
+                await self._boot(instance, supervisor, on_shutdown)
+        except Exception:
+            logger.exception("instance %s failed", instance.instance_id)
+            self.events.record(instance, "broken")
+        finally:
+            metadata.stop()
+            self._clean_up(instance)
+
+    async def _boot(
+        self, instance: Instance, supervisor: Supervisor, on_shutdown: Callable[[], None]
+    ) -> None:
+        instance.root.mkdir(parents=True, exist_ok=True)
+        if self.knobs.disk_bytes:
+            disks.mount(instance.root, self.knobs.disk_bytes)
+            instance.has_own_disk = True
+        for folder in ("tmp", "var/log", "var/lib/cloud", "etc/systemd/system", "run"):
+            _make_as_on_ec2(instance.root, folder)
+        await supervisor.start(instance, self.python, self._settings(instance))
+        if not instance.is_alive:  # terminated while it booted
+            supervisor.power_off(0)
+        else:
+            instance.state = "running"
+            self.events.record(instance, "booted")
+            self.events.publish_state(instance)
+        background = {
+            asyncio.ensure_future(self._run_user_data(instance, supervisor)),
+            asyncio.ensure_future(self._register_agent(instance)),
+        }
+        await supervisor.listen(on_shutdown)
+        for task in background:
+            task.cancel()
+
+    def _settings(self, instance: Instance) -> dict[str, Any]:
+        """Return the settings of an instance's first process."""
+        return {
+            "root": str(instance.root),
+            "python": self.python,
+            "grace_seconds": self.knobs.shutdown_grace,
+            "env": self._environment(instance),
+            "own_paths": self.own_paths,
+            "shared_folders": self._shared_folders(instance),
+        }
+
+    def _environment(self, instance: Instance) -> dict[str, str]:
+        root = str(instance.root)
+        path = [f"{root}/bin", str(Path(self.python).parent)]
+        path += ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        return {
+            "RUNCTL_ROOT": root,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": instance.metadata_url,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_DEFAULT_REGION": instance.region,
+            "LANG": "C.UTF-8",
+            "PATH": ":".join(path),
+            **self._own_folders(root),
+            **self.knobs.environment,
+        }
+
+    def _own_folders(self, root: str) -> dict[str, str]:
+        if not self.own_paths:
+            return {"HOME": root, "TMPDIR": str(Path(root, "tmp"))}
+        return {"HOME": str(isolation.HOME), "RUNCTL_STATE_DIR": str(isolation.STATE)}
+
+    def _shared_folders(self, instance: Instance) -> list[str]:
+        """List the folders of this machine that an instance needs, in case they are below /tmp."""
+        needed = {instance.root.parent, PACKAGE_ROOT, Path(self.python).resolve().parents[1]}
+        return [*map(str, needed - {Path("/")}), *self.knobs.shared_folders]
+
+    async def _run_user_data(self, instance: Instance, supervisor: Supervisor) -> None:
+        data = instance.user_data
+        if data.startswith(_GZIP_MAGIC):
+            data = gzip.decompress(data)
+        if not data.startswith(b"#!"):
+            if data:
+                reason = "it does not begin with #!"
+                self.events.record(instance, "user-data-ignored", reason=reason)
+            return
+        script = instance.root / "var/lib/cloud/user-data"
+        script.write_bytes(data)
+        script.chmod(0o700)
+        status = await supervisor.run([str(script)], output=instance.console_log)
+        self.events.record(instance, "user-data-ended", status=status)
+
+    async def _register_agent(self, instance: Instance) -> None:
+        await asyncio.sleep(self.knobs.agent_delay)
+        instance.agent_ready = True
+
+    def _clean_up(self, instance: Instance) -> None:
+        if instance.is_alive:
+            instance.end = CRASHED
+        end = instance.end or CRASHED
+        instance.state, instance.agent_ready = end.state, False
+        self.market.give_back(instance.pool)
+        self.events.record(instance, end.state, reason=end.journal_reason)
+        self.events.publish_state(instance)
+        if instance.has_own_disk:
+            disks.unmount(instance.root)
+        if not self.knobs.keep_roots and end.state == "terminated":
+            shutil.rmtree(instance.root, ignore_errors=True)
+
+
+def _make_as_on_ec2(root: Path, folder: str) -> None:
+    """Make a folder of an instance with the modes that it has there; the root itself is private."""
+    path = root
+    for part in Path(folder).parts:
+        path /= part
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+
+
+async def _wait_at_most(waiting: Awaitable[Any], seconds: float) -> None:
+    try:
+        await asyncio.wait_for(waiting, seconds)
+    except (asyncio.TimeoutError, TimeoutError):
+        return
