@@ -1,4 +1,4 @@
-"""Which parameters of a call the local cloud applies: one that it would ignore is refused.
+"""The parameters that the local cloud applies; it refuses those that it would ignore.
 
 A parameter stands for all that is below it. `DEFAULTS` are values that change nothing, on AWS
 neither, so that they may be given.
@@ -35,7 +35,7 @@ _EC2: Mapping[str, frozenset[str]] = {
             "TargetCapacitySpecification.SpotTargetCapacity",
             "TargetCapacitySpecification.OnDemandTargetCapacity",
             "TargetCapacitySpecification.DefaultTargetCapacityType",
-            # Refused by a check that knows why.
+            # Refused by a check that gives the reason.
             "SpotOptions.MaintenanceStrategies",
         }
     ),
@@ -47,7 +47,7 @@ _EC2: Mapping[str, frozenset[str]] = {
     "DescribeInstances": _LISTS | {"InstanceIds"},
     "DescribeInstanceStatus": _LISTS | {"InstanceIds", "IncludeAllInstances"},
     "TerminateInstances": frozenset({"InstanceIds", "Force", "SkipOsShutdown"}),
-    # The newest output is all there is.
+    # There is only the newest output.
     "GetConsoleOutput": frozenset({"InstanceId", "Latest"}),
     "DescribeSpotPriceHistory": _LISTS
     | {"StartTime", "EndTime", "InstanceTypes", "AvailabilityZone", "ProductDescriptions"},
@@ -64,12 +64,12 @@ _SSM: Mapping[str, frozenset[str]] = {
     "ListCommandInvocations": _PAGES | {"CommandId", "InstanceId"},
     "ListCommands": _PAGES | {"CommandId", "InstanceId"},
     "DescribeInstanceInformation": _PAGES | {"Filters", "InstanceInformationFilterList"},
-    # Public parameters are in clear.
+    # Public parameters are not encrypted.
     "GetParameter": frozenset({"Name", "WithDecryption"}),
     "GetParameters": frozenset({"Names", "WithDecryption"}),
 }
-# What a launch template may say. Those of the second line act on what the local cloud does not
-# have; docs/reference/local-cloud.md says so.
+# The settings that a launch template may contain. Those of the second line concern features that
+# the local cloud lacks; see docs/reference/local-cloud.md.
 _TEMPLATE = frozenset(
     {
         "ImageId", "InstanceType", "UserData", "IamInstanceProfile", "SecurityGroupIds",
@@ -102,13 +102,13 @@ def check_applied(service: str, action: str, request: Mapping[str, Any]) -> None
 
 
 def check_template(template_id: str, data: Mapping[str, Any]) -> None:
-    """Refuse a launch from a template that says what the local cloud does not apply."""
+    """Refuse a launch from a template with a setting that the local cloud does not apply."""
     _check(data, _TEMPLATE, f"launch template {template_id}'s", _REFUSED_AS["ec2"])
 
 
 def _check(given: Mapping[str, Any], applied: frozenset[str], whose: str, code: str) -> None:
     for path, value in _leaves(given, ""):
-        if any(path == one or path.startswith(f"{one}.") for one in applied):
+        if any(path == known or path.startswith(f"{known}.") for known in applied):
             continue
         if path in DEFAULTS and DEFAULTS[path] == value:
             continue

@@ -13,7 +13,7 @@ from runctl.local.core import records
 from runctl.local.core.instance import End
 from runctl.local.core.protocol import ApiError
 
-# It may be used by all that may launch.
+# Every caller that may launch may use it.
 _AWS_MANAGED = "alias/aws/ebs"
 _NOT_USABLE = End("Client.InternalError", "Client error on launch", "", "its key may not be used")
 _NOT_ENABLED = End(
@@ -25,14 +25,14 @@ _NOT_ENABLED = End(
 
 
 class Authorize(Protocol):
-    """Checks that the caller may do what a call entails."""
+    """Checks the permissions that a call needs."""
 
     def __call__(self, action: str, *, on_launch: bool = False, **facts: list[str]) -> None:
-        """Raise a refusal unless the call with these facts is allowed."""
+        """Refuse the call unless it is allowed with these facts."""
 
 
 def end_of_launch(data: Mapping[str, Any], authorize: Authorize) -> End | None:
-    """Return how a launch ends whose volumes cannot be encrypted with the keys that it names."""
+    """Return the end of a launch whose volumes cannot be encrypted, or None."""
     for mapping in data.get("BlockDeviceMappings") or []:
         name = (mapping.get("Ebs") or {}).get("KmsKeyId", "")
         if not name or name.endswith(_AWS_MANAGED):

@@ -1,6 +1,6 @@
-"""Disks of a size for instances: file systems in memory, in a mount namespace of its own.
+"""Instance disks of a fixed size: file systems in memory, in a separate mount namespace.
 
-With the local cloud's last process they are gone, however it ended; nothing else ever sees them.
+They disappear with the local cloud's last process, however it ends; nothing else sees them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _possible = False
 
 
 def enter_own_namespace() -> None:
-    """Let this process have disks that nobody else sees; OSError when that is refused."""
+    """Enter a mount namespace of this process; raises OSError if the system refuses it."""
     global _possible
-    # Shared, so that no other instance's namespace keeps a disk that was taken away.
+    # Shared, so that no other instance's namespace keeps a disk that was unmounted.
     namespaces.enter(share=True)
     _possible = True
 
@@ -30,13 +30,13 @@ def are_possible() -> bool:
 
 
 def mount(root: Path, size_bytes: int) -> None:
-    """Put an empty disk of so many bytes at a folder, with as many inodes as ext4 gives it."""
+    """Mount an empty disk of that size at a folder, with as many inodes as ext4 would have."""
     options = f"size={size_bytes},nr_inodes={size_bytes // BYTES_AN_INODE},mode=700"
     namespaces.mount_tmpfs(root, options)
 
 
 def check(size_bytes: int) -> None:
-    """Refuse a size that could not be enforced: ValueError says why."""
+    """Raise ValueError if a size cannot be enforced."""
     if size_bytes < _MIN_BYTES:
         raise ValueError(f"{size_bytes} bytes are less than one MiB")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -48,5 +48,5 @@ def check(size_bytes: int) -> None:
 
 
 def unmount(root: Path) -> None:
-    """Take a disk away with what is on it, even while its files are open."""
+    """Unmount a disk and discard its contents, even while its files are open."""
     namespaces.detach(root)

@@ -1,4 +1,4 @@
-"""Faults besides a spot reclaim: a reservation that ends, failing checks, maintenance."""
+"""Faults other than a Spot reclaim: ended reservations, failing checks, maintenance."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ ENDING_CODES = frozenset({"instance-stop", "instance-retirement"})
 CODES = ENDING_CODES | {"instance-reboot", "system-reboot", "system-maintenance"}
 WINDOW = timedelta(hours=2)
 
-# EC2 documents no code for the end of a reservation's instance; this one says only whose doing it
-# was.
+# EC2 documents no code for the end of a reservation's instance; this code only says that EC2 ended
+# it.
 _RESERVATION_ENDED = End(
     "Server.InternalError", "Capacity reservation ended", "", "taken for its reservation"
 )
 
 
 class Faults:
-    """Brings faults about, as EC2 would show them."""
+    """Causes faults, visible as on EC2."""
 
     def __init__(self, instances: Instances) -> None:
         self._instances = instances
 
     def end_reservation(self, instance: Instance, *, notice_seconds: float) -> None:
-        """Take an instance for its capacity reservation: an event, and nothing in the metadata."""
+        """Reclaim an instance of a capacity reservation: an event, and nothing in the metadata."""
         _check_alive(instance)
         at = _now() + timedelta(seconds=notice_seconds)
         self._instances.bus.publish(
@@ -55,7 +55,7 @@ class Faults:
     def impair(
         self, instance: Instance, *, check: str, is_ok: bool, since_seconds: float, hangs: bool
     ) -> None:
-        """Fail a status check since some seconds ago, or let it pass again.
+        """Make a status check fail, since some seconds ago, or pass again.
 
         With `hangs` no process of the instance runs any more, as on a machine that has crashed.
         """

@@ -1,4 +1,4 @@
-"""Filters and pages, as EC2's Describe calls take them."""
+"""The filters and pages of EC2's Describe calls."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MIN_PAGE, MAX_PAGE = 5, 1000
 
 
 def filters_of(request: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Read a request's filters; several of one name are one."""
-    return {one["Name"]: one.get("Values", []) for one in request.get("Filters", [])}
+    """Read a request's filters; of several with the same name the last counts."""
+    return {item["Name"]: item.get("Values", []) for item in request.get("Filters", [])}
 
 
 def check_filters(filters: Iterable[str], *, known: Iterable[str], tags: bool = False) -> None:
-    """Refuse a filter that the call does not have; `tags` says that it has those of tags."""
+    """Refuse a filter that the call does not have; `tags`: it has filters by tag."""
     for name in filters:
         if name in known or (tags and (name == "tag-key" or name.startswith("tag:"))):
             continue
@@ -25,12 +25,12 @@ def check_filters(filters: Iterable[str], *, known: Iterable[str], tags: bool = 
 
 
 def matches(value: str, patterns: list[str] | None) -> bool:
-    """Say whether a value meets any of a filter's patterns; no filter is met by all."""
-    return patterns is None or any(fnmatch.fnmatchcase(value, one) for one in patterns)
+    """Whether a value matches any of a filter's patterns; without a filter all do."""
+    return patterns is None or any(fnmatch.fnmatchcase(value, pattern) for pattern in patterns)
 
 
 def tags_match(tags: Mapping[str, str], name: str, values: list[str]) -> bool:
-    """Say whether tags meet a filter `tag-key` or `tag:KEY`."""
+    """Whether tags match a filter `tag-key` or `tag:KEY`."""
     if name == "tag-key":
         return any(matches(key, values) for key in tags)
     value = tags.get(name.removeprefix("tag:"))
@@ -40,13 +40,13 @@ def tags_match(tags: Mapping[str, str], name: str, values: list[str]) -> bool:
 def page(
     rows: list[Any], request: Mapping[str, Any], *, least: int = MIN_PAGE
 ) -> tuple[list[Any], str | None]:
-    """Return the page that a request asks for, and the token of the next one."""
+    """Return the requested page and the token of the next."""
     size = request.get("MaxResults") or MAX_PAGE
     if not least <= size <= MAX_PAGE:
         raise ApiError("InvalidParameterValue", f"MaxResults is not between {least} and {MAX_PAGE}")
     text = request.get("NextToken") or "0"
     if not text.isdigit():
-        raise ApiError("InvalidNextToken", "The token is not one of ours")
+        raise ApiError("InvalidNextToken", "The token is invalid")
     start = int(text)
     following = start + size
     return rows[start:following], str(following) if following < len(rows) else None

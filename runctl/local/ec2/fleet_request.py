@@ -1,4 +1,4 @@
-"""What a CreateFleet request asks for: checked, and resolved against templates and subnets."""
+"""A CreateFleet request: checked, and resolved against launch templates and subnets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_USER_DATA_BYTES = 16 * 1024
 
 @dataclass(frozen=True)
 class Candidate:
-    """One override of the request with everything that it resolves to."""
+    """An override of the request, with everything that it resolves to."""
 
     offer: Offer
     template: LaunchTemplate
@@ -83,7 +83,7 @@ _STRATEGIES = {
 
 
 def is_spot(request: dict[str, Any]) -> bool:
-    """Say whether the fleet buys spot capacity."""
+    """Whether the fleet requests Spot capacity."""
     return bool(request["TargetCapacitySpecification"]["DefaultTargetCapacityType"] == "spot")
 
 
@@ -96,7 +96,7 @@ def check(request: dict[str, Any]) -> None:
         raise ApiError("MissingParameter", "The local cloud needs DefaultTargetCapacityType.")
     split = [target.get("SpotTargetCapacity"), target.get("OnDemandTargetCapacity")]
     whole = [None, 0, target["TotalTargetCapacity"]]
-    if any(one not in whole for one in split):
+    if any(name not in whole for name in split):
         raise ApiError("UnsupportedOperation", "The local cloud has no fleets of both markets.")
     if target["DefaultTargetCapacityType"] not in {"spot", "on-demand"}:
         raise ApiError("InvalidParameterValue", "DefaultTargetCapacityType is spot or on-demand.")
@@ -183,7 +183,7 @@ def security_groups(data: dict[str, Any]) -> list[str]:
 
 
 def tags_for(request: dict[str, Any], kind: str) -> dict[str, str]:
-    """Read the tags that a request gives to one kind of resource."""
+    """Return the tags that a request gives to a kind of resource."""
     return {
         tag["Key"]: tag.get("Value", "")
         for spec in request.get("TagSpecifications", [])
@@ -193,7 +193,7 @@ def tags_for(request: dict[str, Any], kind: str) -> dict[str, str]:
 
 
 def refusal(candidate: Candidate, request: dict[str, Any]) -> ApiError | None:
-    """Return why EC2 launches no instance of an override; its answer has it among the errors."""
+    """Return the error with which EC2 refuses an override, or None."""
     pool = candidate.offer.pool
     if pool.instance_type not in catalog.existing_types():
         return ApiError(
@@ -213,13 +213,13 @@ def refusal(candidate: Candidate, request: dict[str, Any]) -> ApiError | None:
 
 
 def shows_tags(data: dict[str, Any]) -> bool:
-    """Say whether a launch lets the metadata service show the instance's tags."""
+    """Whether a launch lets the metadata service show the instance's tags."""
     options = data.get("MetadataOptions") or {}
     return bool(options.get("InstanceMetadataTags") == "enabled")
 
 
 def template_tags(data: dict[str, Any]) -> dict[str, str]:
-    """Read the tags that a launch template gives to instances."""
+    """Return the tags that a launch template gives to instances."""
     return tags_for(data, "instance")
 
 
@@ -230,7 +230,9 @@ def kinds_tagged_by(data: dict[str, Any]) -> list[str]:
 
 def template_ids(request: dict[str, Any]) -> list[str]:
     """List the launch templates of a request."""
-    specs = (one.get("LaunchTemplateSpecification", {}) for one in request["LaunchTemplateConfigs"])
+    specs = (
+        item.get("LaunchTemplateSpecification", {}) for item in request["LaunchTemplateConfigs"]
+    )
     return [records.find_launch_template(spec).template_id for spec in specs]
 
 
@@ -248,7 +250,7 @@ def decode_user_data(text: Any) -> bytes:
 
 
 def where(candidate: Candidate) -> dict[str, Any]:
-    """Tell template, override and lifecycle as EC2's answers do."""
+    """Describe template, override and lifecycle as EC2's responses do."""
     allowed = {
         "InstanceType", "MaxPrice", "SubnetId", "AvailabilityZone", "WeightedCapacity", "Priority",
         "ImageId",
@@ -270,5 +272,5 @@ def where(candidate: Candidate) -> dict[str, Any]:
 
 
 def error_of(candidate: Candidate, code: str, message: str) -> dict[str, Any]:
-    """Write one entry of a fleet's errors."""
+    """Return an entry of a fleet's errors."""
     return {**where(candidate), "ErrorCode": code, "ErrorMessage": message}

@@ -1,4 +1,4 @@
-"""The metadata service of one instance: version 2 only, on a port of its own."""
+"""The metadata service of an instance: version 2 only, each instance on its own port."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MARKER = "X-aws-ec2-metadata-token"
 
 
 class Metadata:
-    """Answers the metadata requests of one instance."""
+    """Answers the metadata requests of an instance."""
 
     def __init__(self, instance: Instance, *, credentials: Callable[[], dict[str, str]]) -> None:
         self._instance = instance
@@ -38,7 +38,7 @@ class Metadata:
         self._tokens: dict[str, float] = {}
         # On EC2 only the instance reaches the service. Here every user of the machine reaches the
         # port, so the peer has to be a process of this user and to know the path, which keeps out
-        # web pages. The path alone would not do: everybody sees the arguments of curl.
+        # web pages. The path alone would not suffice: every user sees the arguments of curl.
         self._secret = secrets.token_urlsafe(32)
         self._server: asyncio.Server | None = None
 
@@ -192,7 +192,7 @@ class Metadata:
 
 
 def _maintenance(instance: Instance, states: set[str]) -> str:
-    """List the scheduled events in these states; EC2 lists none as an empty list."""
+    """List the scheduled events in these states; without any, EC2 returns an empty list."""
     return json.dumps(
         [
             {

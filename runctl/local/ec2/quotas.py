@@ -1,4 +1,4 @@
-"""vCPU quotas: what Service Quotas answers, and how much of each is left for a launch."""
+"""The vCPU quotas: the calls of Service Quotas, and how much is left for a launch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from runctl.local.core.market import Market, Pool
 from runctl.local.core.protocol import ApiError
 from runctl.model.quota import QUOTAS, VcpuQuota, quota_of
 
-# The quotas of an account that has never asked for another one: here enough for everything, where
-# AWS gives a new account none of GPUs and very little of the rest.
+# The default quotas of an account. They suffice for everything, while AWS gives a new account none
+# for GPUs and very little of the rest.
 DEFAULT_VCPUS = 10_000
 _SERVICE = "ec2"
 
 
 class Authorize(Protocol):
-    """Checks that the caller may make a call; raises AccessDeniedException."""
+    """Checks that the caller has the permission for a call."""
 
     def __call__(self, action: str) -> None:
-        """Raise a refusal unless the call is allowed."""
+        """Raise AccessDeniedException unless the call is allowed."""
 
 
 class Quotas:
@@ -67,16 +67,16 @@ class Quotas:
         return self._knobs.vcpu_quotas[quota.code]
 
     def shortage(self, pool: Pool, granted: Sequence[Pool]) -> Shortage | None:
-        """Say why one instance more is beyond its quota, after what a request was granted."""
+        """Return why another instance exceeds its quota, after those granted to a request."""
         quota = quota_of(pool.instance_type, pool.lifecycle)
         if quota is None:
             return None
         allowed = self._knobs.vcpu_quotas.get(quota.code, DEFAULT_VCPUS)
-        counted = [*self._market.in_use.items(), *((one, 1) for one in granted)]
+        counted = [*self._market.in_use.items(), *((used, 1) for used in granted)]
         used = sum(
-            catalog.vcpus(one.instance_type) * count
-            for one, count in counted
-            if quota_of(one.instance_type, one.lifecycle) == quota
+            catalog.vcpus(used.instance_type) * count
+            for used, count in counted
+            if quota_of(used.instance_type, used.lifecycle) == quota
         )
         if used + catalog.vcpus(pool.instance_type) <= allowed:
             return None

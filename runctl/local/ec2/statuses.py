@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 # The call has no filter by instance: those are named by InstanceIds.
 _FILTERS: Mapping[str, Callable[[Instance], list[str]]] = {
-    "availability-zone": lambda one: [one.zone],
-    "instance-state-code": lambda one: [str(STATE_CODES[one.state])],
-    "instance-state-name": lambda one: [one.state],
-    "instance-status.status": lambda one: [_status(one, "instance")],
-    "system-status.status": lambda one: [_status(one, "system")],
-    "attached-ebs-status.status": lambda one: [_status(one, "ebs")],
-    "event.code": lambda one: [event.code for event in one.maintenance],
+    "availability-zone": lambda instance: [instance.zone],
+    "instance-state-code": lambda instance: [str(STATE_CODES[instance.state])],
+    "instance-state-name": lambda instance: [instance.state],
+    "instance-status.status": lambda instance: [_status(instance, "instance")],
+    "system-status.status": lambda instance: [_status(instance, "system")],
+    "attached-ebs-status.status": lambda instance: [_status(instance, "ebs")],
+    "event.code": lambda instance: [event.code for event in instance.maintenance],
 }
 _MAX_INSTANCE_IDS = 100
 
 
 def describe_statuses(found: list[Instance], request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the statuses of those that a request asks for."""
+    """Return the statuses of the instances that a request selects."""
     filters = filters_of(request)
     check_filters(filters, known=_FILTERS)
     if len(request.get("InstanceIds", [])) > _MAX_INSTANCE_IDS:
@@ -40,39 +40,39 @@ def describe_statuses(found: list[Instance], request: Mapping[str, Any]) -> list
             "The parameter instancesSet cannot be used with the parameter maxResults",
         )
     return [
-        _described(one)
-        for one in found
-        if (request.get("IncludeAllInstances") or one.state == "running")
+        _described(instance)
+        for instance in found
+        if (request.get("IncludeAllInstances") or instance.state == "running")
         and all(
-            any(matches(value, values) for value in _FILTERS[name](one))
+            any(matches(value, values) for value in _FILTERS[name](instance))
             for name, values in filters.items()
         )
     ]
 
 
-def _described(one: Instance) -> dict[str, Any]:
+def _described(instance: Instance) -> dict[str, Any]:
     return {
-        "InstanceId": one.instance_id,
-        "AvailabilityZone": one.zone,
-        "InstanceState": {"Code": STATE_CODES[one.state], "Name": one.state},
-        "InstanceStatus": _summary(one, "instance"),
-        "SystemStatus": _summary(one, "system"),
-        "AttachedEbsStatus": _summary(one, "ebs"),
-        "Events": [_event(event) for event in one.maintenance] or None,
+        "InstanceId": instance.instance_id,
+        "AvailabilityZone": instance.zone,
+        "InstanceState": {"Code": STATE_CODES[instance.state], "Name": instance.state},
+        "InstanceStatus": _summary(instance, "instance"),
+        "SystemStatus": _summary(instance, "system"),
+        "AttachedEbsStatus": _summary(instance, "ebs"),
+        "Events": [_event(event) for event in instance.maintenance] or None,
     }
 
 
-def _status(one: Instance, check: str) -> str:
-    if one.state != "running":
+def _status(instance: Instance, check: str) -> str:
+    if instance.state != "running":
         return "not-applicable"
-    return "impaired" if check in one.impaired else "ok"
+    return "impaired" if check in instance.impaired else "ok"
 
 
-def _summary(one: Instance, check: str) -> dict[str, Any]:
-    status = _status(one, check)
+def _summary(instance: Instance, check: str) -> dict[str, Any]:
+    status = _status(instance, check)
     if status == "not-applicable":
         return {"Status": status}
-    since: datetime | None = one.impaired.get(check)
+    since: datetime | None = instance.impaired.get(check)
     detail = {"Name": "reachability", "Status": "failed" if since else "passed"}
     return {
         "Status": status,
@@ -81,7 +81,7 @@ def _summary(one: Instance, check: str) -> dict[str, Any]:
 
 
 def _event(event: Maintenance) -> dict[str, Any]:
-    # One that is over is described for up to a week.
+    # A past event is described for up to a week.
     prefix = "" if event.state == "active" else f"[{event.state.capitalize()}] "
     return {
         "InstanceEventId": event.event_id,

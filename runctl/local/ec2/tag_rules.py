@@ -1,4 +1,4 @@
-"""Which tags EC2 takes: those of any resource, and those that an instance's metadata can show.
+"""The rules for tags: of any resource, and of those that an instance's metadata can show.
 
 Sources: Using_Tags.html (tag restrictions) and the error that CreateFleet answers for tags that the
 metadata cannot show, as https://github.com/aws/karpenter-provider-aws/issues/1527 quotes it.
@@ -19,7 +19,7 @@ _RESERVED = frozenset({".", "..", "_index"})
 
 
 def check_tags(tags: Iterable[Mapping[str, Any]], *, kept: Iterable[str] = ()) -> None:
-    """Refuse tags that no resource of EC2 takes; `kept` are the keys that it has already."""
+    """Refuse tags that EC2 refuses; `kept` are the keys that the resource already has."""
     keys: set[str] = set()
     for tag in tags:
         key, value = tag.get("Key", ""), tag.get("Value", "")
@@ -34,8 +34,8 @@ def check_tags(tags: Iterable[Mapping[str, Any]], *, kept: Iterable[str] = ()) -
         if key in keys:
             raise _invalid(f"Duplicate tag key '{key}' specified.")
         keys.add(key)
-    # Those of AWS itself do not count.
-    if len(keys.union(one for one in kept if not one.startswith("aws:"))) > MAX_TAGS:
+    # The tags of AWS itself do not count.
+    if len(keys.union(key for key in kept if not key.startswith("aws:"))) > MAX_TAGS:
         raise ApiError(
             "TagLimitExceeded", f"More than {MAX_TAGS} tags are specified for one resource."
         )

@@ -1,4 +1,4 @@
-"""The EBS volumes of instances: made at launch, gone or left behind when their instance ends."""
+"""The EBS volumes of instances: created at launch, deleted or kept when their instance ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROOT_GIB = 8
 
 @dataclass(frozen=True)
 class Volume:
-    """One volume; whether it is there, and attached, follows from its instance's state."""
+    """A volume; whether it exists, and is attached, follows from its instance's state."""
 
     instance: Instance
     device: str
@@ -32,22 +32,24 @@ class Volume:
 
     @property
     def is_attached(self) -> bool:
-        """Whether its instance has it; a stopped one keeps it."""
+        """Whether it is attached; a stopped instance keeps its volumes."""
         return self.instance.state != "terminated"
 
     @property
     def state(self) -> str:
-        """Its state in EC2's words."""
+        """Its state, as EC2 names it."""
         return "in-use" if self.is_attached else "available"
 
 
 _FILTERS: Mapping[str, Callable[[Volume], str]] = {
-    "attachment.instance-id": lambda one: one.instance.instance_id if one.is_attached else "",
-    "availability-zone": lambda one: one.instance.zone,
-    "size": lambda one: str(one.size_gib),
-    "status": lambda one: one.state,
-    "volume-id": lambda one: one.volume_id,
-    "volume-type": lambda one: one.kind,
+    "attachment.instance-id": lambda volume: (
+        volume.instance.instance_id if volume.is_attached else ""
+    ),
+    "availability-zone": lambda volume: volume.instance.zone,
+    "size": lambda volume: str(volume.size_gib),
+    "status": lambda volume: volume.state,
+    "volume-id": lambda volume: volume.volume_id,
+    "volume-type": lambda volume: volume.kind,
 }
 
 
@@ -58,8 +60,8 @@ class Volumes:
         self._all: dict[str, Volume] = {}
 
     def launch(self, instance: Instance, data: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Make an instance's volumes: those that its launch maps, or the image's root alone."""
-        mappings = [one for one in data.get("BlockDeviceMappings") or [] if "Ebs" in one]
+        """Create an instance's volumes: those that its launch maps, or only the image's root."""
+        mappings = [item for item in data.get("BlockDeviceMappings") or [] if "Ebs" in item]
         for order, mapping in enumerate(mappings or [{"DeviceName": "/dev/sda1", "Ebs": {}}]):
             ebs = mapping["Ebs"]
             volume = Volume(
@@ -68,7 +70,7 @@ class Volumes:
                 size_gib=int(ebs.get("VolumeSize", _ROOT_GIB)),
                 kind=ebs.get("VolumeType", "gp2"),
                 encrypted=bool(ebs.get("Encrypted", False)),
-                # What holds for whoever does not say: the root goes, data volumes stay.
+                # The default: the root is deleted, data volumes are kept.
                 goes_with_instance=bool(ebs.get("DeleteOnTermination", order == 0)),
                 tags=dict(tags),
             )
@@ -76,25 +78,25 @@ class Volumes:
             records.set_tags(volume.volume_id, dict(tags))
 
     def all(self) -> list[Volume]:
-        """List those that are there."""
+        """List the volumes that exist."""
         gone = [
-            one.volume_id
-            for one in self._all.values()
-            if not one.is_attached and one.goes_with_instance
+            volume.volume_id
+            for volume in self._all.values()
+            if not volume.is_attached and volume.goes_with_instance
         ]
         for volume_id in gone:
             del self._all[volume_id]
         return list(self._all.values())
 
     def describe(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Tell of the volumes that a DescribeVolumes request asks for."""
+        """Describe the volumes that a DescribeVolumes request selects."""
         if "VolumeIds" in request and "MaxResults" in request:
             raise ApiError(
                 "InvalidParameterCombination",
                 "The parameter volumeSet cannot be used with the parameter maxResults",
             )
         found = (
-            [self.get(one) for one in request["VolumeIds"]]
+            [self.get(volume_id) for volume_id in request["VolumeIds"]]
             if request.get("VolumeIds")
             else (self.all())
         )
@@ -102,10 +104,10 @@ class Volumes:
         check_filters(filters, known=_FILTERS, tags=True)
         for name, values in filters.items():
             if name in _FILTERS:
-                found = [one for one in found if matches(_FILTERS[name](one), values)]
+                found = [volume for volume in found if matches(_FILTERS[name](volume), values)]
             else:
-                found = [one for one in found if tags_match(one.tags, name, values)]
-        return [_described(one) for one in found]
+                found = [volume for volume in found if tags_match(volume.tags, name, values)]
+        return [_described(volume) for volume in found]
 
     def delete(self, volume_id: str) -> None:
         """Delete a volume, or refuse as EC2 does."""
@@ -126,7 +128,7 @@ class Volumes:
 
 
 def _described(volume: Volume) -> dict[str, Any]:
-    """Tell of a volume as EC2 does."""
+    """Describe a volume as EC2 does."""
     attachment = {
         "VolumeId": volume.volume_id,
         "InstanceId": volume.instance.instance_id,

@@ -1,4 +1,4 @@
-"""SSM Command documents: what a document with parameters tells an instance to run."""
+"""The Command documents of SSM: scripts with parameters that run on instances."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Parameters = Mapping[str, list[str]]
 
 @dataclass(frozen=True)
 class Step:
-    """One shell script of a document, filled in."""
+    """A shell script of a document, with its parameters filled in."""
 
     name: str
     script: str
@@ -35,7 +35,7 @@ class Document:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def fill_in(self, given: Parameters) -> list[Step]:
-        """Put the parameters into the scripts, or refuse them as SSM does."""
+        """Fill the parameters into the scripts, or refuse them as SSM does."""
         values = self._values(given)
         steps = []
         for step in self.content.get("mainSteps", []):
@@ -86,12 +86,12 @@ def _check(name: str, rules: Mapping[str, Any], word: str) -> None:
 
 def _fill(value: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(value, list):
-        return [one for item in value for one in _fill_item(item, values)]
+        return [filled for item in value for filled in _fill_item(item, values)]
     return _fill_text(value, values) if isinstance(value, str) else value
 
 
 def _fill_item(item: Any, values: Mapping[str, Any]) -> list[Any]:
-    # A list parameter alone in its line becomes as many lines.
+    # A list parameter that is a whole line becomes a line for each value.
     match = _PLACEHOLDER.fullmatch(item.strip()) if isinstance(item, str) else None
     if match and isinstance(values.get(match.group(1)), list):
         return list(values[match.group(1)])

@@ -1,4 +1,4 @@
-# ruff: noqa: SLF001 - it adds to what ministack's CloudFormation can create
+# ruff: noqa: SLF001 - it extends ministack's CloudFormation
 """CloudFormation resources that ministack lacks and runctl's stacks have."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from runctl.local.ssm.documents import Document
 
 
 def install(ssm: Ssm) -> None:
-    """Teach CloudFormation about documents and public images, once."""
+    """Add documents and public images to CloudFormation, once."""
     _create_documents(ssm)
     _know_public_images()
 
