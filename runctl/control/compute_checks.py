@@ -29,11 +29,11 @@ class ComputeChecks:
         self._account = account
 
     def checks(self) -> tuple[Check, ...]:
-        """Return the checks: runs first, because mending one ends its machines."""
+        """Return the checks: runs first, because fixing one ends its machines."""
         return (
-            Check(name="runs", find=self.find_runs, mend=each(self.end_run)),
-            Check(name="machines", find=self.find_machines, mend=each(self.end_machine)),
-            Check(name="fleets", find=self.find_fleets, mend=self.delete_fleets),
+            Check(name="runs", find=self.find_runs, fix=each(self.end_run)),
+            Check(name="machines", find=self.find_machines, fix=each(self.end_machine)),
+            Check(name="fleets", find=self.find_fleets, fix=self.delete_fleets),
         )
 
     def find_runs(self) -> list[Finding]:
@@ -47,8 +47,8 @@ class ComputeChecks:
             why = f"its execution ended unnoticed ({status.lower() or 'unknown to Step Functions'})"
             if run.ended is not None:
                 why = f"it ended as {run.ended.value}, and nobody was notified"
-            cure = "end what is left of it, and send the notification"
-            found.append(Finding(name=run_id, run_id=run_id, why=why, cure=cure))
+            remedy = "end what is left of it, and send the notification"
+            found.append(Finding(name=run_id, run_id=run_id, why=why, remedy=remedy))
         return found
 
     def end_run(self, finding: Finding) -> None:
@@ -62,13 +62,13 @@ class ComputeChecks:
         for run_id, its_machines in machines_by_run(self._services, machines).items():
             left = left_over_machines(self._services, run_id, its_machines)
             found += [
-                self._left_over(machine, run_id, cure="terminate it" if machine in left else "")
+                self._left_over(machine, run_id, remedy="terminate it" if machine in left else "")
                 for machine in its_machines
                 if machine in left or is_stopped(machine)
             ]
         return found
 
-    def _left_over(self, machine: Machine, run_id: str, *, cure: str) -> Finding:
+    def _left_over(self, machine: Machine, run_id: str, *, remedy: str) -> Finding:
         stopped = is_stopped(machine)
         run = f"the run {run_id}" if run_id else "any run"
         command = f"aws ec2 terminate-instances --instance-ids {machine.instance_id}"
@@ -76,7 +76,7 @@ class ComputeChecks:
             name=machine.instance_id,
             run_id=run_id,
             why="it is stopped: only its disk is billed" if stopped else f"not needed by {run}",
-            cure=cure,
+            remedy=remedy,
             advice=f"look at its disk, then `{command}`" if stopped else "",
             usd_per_hour=None if stopped else self._price(machine.pool),
         )
@@ -102,7 +102,7 @@ class ComputeChecks:
                 name=fleet.fleet_id,
                 run_id=fleet.run_id,
                 why="it has no instances, and counts against the account's quota of fleets",
-                cure="delete it",
+                remedy="delete it",
             )
             for fleet in spent_fleets(self._services)
         ]

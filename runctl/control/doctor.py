@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from runctl.control.compute_checks import ComputeChecks
-from runctl.control.findings import Account, Check, Finding, cannot_be_mended, say
+from runctl.control.findings import Account, Check, Finding, cannot_be_fixed, say
 from runctl.control.ports import Services
 from runctl.control.storage_checks import StorageChecks
 
@@ -25,25 +25,25 @@ def examine(check: Check) -> Examination:
         return Examination(check=check.name, problem=say(exc))
 
 
-def mend(check: Check, examined: Examination) -> Examination:
-    """Apply the cures of the findings; each checks once more before it removes anything."""
-    curable = [finding for finding in examined.findings if finding.cure]
-    if not curable:
+def fix_findings(check: Check, examined: Examination) -> Examination:
+    """Apply the remedies of the findings; each checks once more before it removes anything."""
+    fixable = [finding for finding in examined.findings if finding.remedy]
+    if not fixable:
         return examined
     try:
-        failed = check.mend(curable)
+        failed = check.fix(fixable)
     except Exception as exc:  # noqa: BLE001 - the other checks go on
-        failed = dict.fromkeys((finding.name for finding in curable), say(exc))
+        failed = dict.fromkeys((finding.name for finding in fixable), say(exc))
 
-    def mended(finding: Finding) -> Finding:
+    def fixed(finding: Finding) -> Finding:
         error = failed.get(finding.name, "")
-        return replace(finding, is_mended=not error, error=error) if finding.cure else finding
+        return replace(finding, is_fixed=not error, error=error) if finding.remedy else finding
 
-    return replace(examined, findings=tuple(map(mended, examined.findings)))
+    return replace(examined, findings=tuple(map(fixed, examined.findings)))
 
 
 class Doctor:
-    """The checks of a deployment; only `mend` changes anything."""
+    """The checks of a deployment; only `fix` changes anything."""
 
     def __init__(
         self, services: Services, account: Account, *, deployed: str, version: str, is_whole: bool
@@ -59,10 +59,10 @@ class Doctor:
         self._is_whole = is_whole
 
     def checks(self) -> tuple[Check, ...]:
-        """Return the checks in the order in which they are best mended."""
+        """Return the checks in the order in which they are best fixed."""
         return (
-            Check(name="deployment", find=self._find_old_deployment, mend=cannot_be_mended),
-            Check(name="dead letters", find=self._find_dead_letters, mend=cannot_be_mended),
+            Check(name="deployment", find=self._find_old_deployment, fix=cannot_be_fixed),
+            Check(name="dead letters", find=self._find_dead_letters, fix=cannot_be_fixed),
             *ComputeChecks(self._services, self._account).checks(),
             *StorageChecks(self._services, self._account).checks(),
         )

@@ -1,4 +1,4 @@
-"""Findings of the doctor's checks, their cures, and what the checks read of an account."""
+"""Findings of the doctor's checks, their remedies, and what the checks read of an account."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,31 +67,31 @@ class Account(Protocol):
 class Finding:
     """A problem.
 
-    `cure` is what mending does about it. It is empty if only a person can act, for whom `advice`
-    says what to do. `error` says why mending failed; `is_mended` is then false.
+    `remedy` is what fixing does about it. It is empty if only a person can act, for whom `advice`
+    says what to do. `error` says why fixing failed; `is_fixed` is then false.
     """
 
     name: str
     why: str
     run_id: str = ""
-    cure: str = ""
+    remedy: str = ""
     advice: str = ""
     usd_per_hour: Decimal | None = None
-    is_mended: bool = False
+    is_fixed: bool = False
     error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A check; `mend` returns the reason for each finding that it could not mend."""
+    """A check; `fix` returns the reason for each finding that it could not fix."""
 
     name: str
     find: Callable[[], list[Finding]]
-    mend: Callable[[Sequence[Finding]], Mapping[str, str]]
+    fix: Callable[[Sequence[Finding]], Mapping[str, str]]
 
 
-def cannot_be_mended(_findings: Sequence[Finding]) -> Mapping[str, str]:
-    """Mend nothing: only a person can act on these findings."""
+def cannot_be_fixed(_findings: Sequence[Finding]) -> Mapping[str, str]:
+    """Fix nothing: only a person can act on these findings."""
     return {}
 
 
@@ -101,15 +101,15 @@ def say(exc: Exception) -> str:
 
 
 def each(act: Callable[[Finding], None]) -> Callable[[Sequence[Finding]], Mapping[str, str]]:
-    """Return a function that mends each finding, even if another one fails."""
+    """Return a function that fixes each finding, even if another one fails."""
 
-    def mend_each(findings: Sequence[Finding]) -> Mapping[str, str]:
+    def fix_each(findings: Sequence[Finding]) -> Mapping[str, str]:
         failed: dict[str, str] = {}
         for finding in findings:
             try:
                 act(finding)
-            except Exception as exc:  # noqa: BLE001 - the others are mended nevertheless
+            except Exception as exc:  # noqa: BLE001 - the others are fixed nevertheless
                 failed[finding.name] = say(exc)
         return failed
 
-    return mend_each
+    return fix_each

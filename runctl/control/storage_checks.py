@@ -1,6 +1,6 @@
 """The doctor's checks of storage: volumes, uploads, parts, and data without a run."""
 
-from runctl.control.findings import Account, Check, Finding, cannot_be_mended, each
+from runctl.control.findings import Account, Check, Finding, cannot_be_fixed, each
 from runctl.control.ports import Services
 from runctl.model.errors import DamagedCheckpointError
 from runctl.model.leftovers import UnfinishedUpload
@@ -19,10 +19,10 @@ class StorageChecks:
     def checks(self) -> tuple[Check, ...]:
         """Return the checks."""
         return (
-            Check(name="volumes", find=self.find_disks, mend=each(self.delete_disk)),
-            Check(name="uploads", find=self.find_uploads, mend=each(self.abort_uploads)),
-            Check(name="parts", find=self.find_parts, mend=each(self.delete_parts)),
-            Check(name="data", find=self.find_data, mend=cannot_be_mended),
+            Check(name="volumes", find=self.find_disks, fix=each(self.delete_disk)),
+            Check(name="uploads", find=self.find_uploads, fix=each(self.abort_uploads)),
+            Check(name="parts", find=self.find_parts, fix=each(self.delete_parts)),
+            Check(name="data", find=self.find_data, fix=cannot_be_fixed),
         )
 
     def find_disks(self) -> list[Finding]:
@@ -37,7 +37,7 @@ class StorageChecks:
                     name=disk.volume_id,
                     run_id=disk.run_id,
                     why=f"{disk.size_gib} GiB, attached to nothing",
-                    cure="delete it" if deletable else "",
+                    remedy="delete it" if deletable else "",
                     advice=""
                     if deletable
                     else "its run is active, or has just ended; check again in a day"
@@ -77,7 +77,7 @@ class StorageChecks:
                 name=upload.key,
                 run_id=upload.run_id,
                 why=f"an upload started on {upload.begun_at:%Y-%m-%d %H:%M}Z and never completed",
-                cure="abort it",
+                remedy="abort it",
             )
             for upload in self._orphaned_uploads()
         ]
@@ -108,7 +108,7 @@ class StorageChecks:
                         name=run_id,
                         run_id=run_id,
                         why=f"{len(garbage)} parts ({size:,} bytes) that no checkpoint names",
-                        cure="remove them",
+                        remedy="remove them",
                     )
                 )
         return found

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from runctl.control.doctor import Doctor, examine, mend
+from runctl.control.doctor import Doctor, examine, fix_findings
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, RefusedError, TransientError
 from runctl.model.leftovers import Disk, UnfinishedUpload
@@ -104,11 +104,11 @@ class Clinic:
         )  # fmt: skip
 
     def fix(self):
-        """Return what was mended and what was not, by name."""
-        done = [mend(check, examine(check)) for check in self.checks()]
+        """Return what was fixed and what was not, by name."""
+        done = [fix_findings(check, examine(check)) for check in self.checks()]
         found = [finding for one in done for finding in one.findings]
-        mended = [one.name for one in found if one.is_mended]
-        return mended, {one.name: one.error for one in found if not one.is_mended}
+        fixed = [one.name for one in found if one.is_fixed]
+        return fixed, {one.name: one.error for one in found if not one.is_fixed}
 
     def end(self, number=1):
         """End the attempt and the run, an hour ago and more."""
@@ -219,7 +219,7 @@ def test_a_machine_that_got_a_notice_after_the_look_is_not_terminated(clinic):
     (check,) = (one for one in clinic.checks() if one.name == "machines")
     examined = examine(check)
     clinic.world.ledger.note_notice(RUN, 1, now=clinic.world.clock.now())
-    mend(check, examined)
+    fix_findings(check, examined)
     assert clinic.world.fleet.terminated == []
     assert clinic.world.fleet.machines[instance_id].is_live
 
@@ -245,7 +245,7 @@ def test_an_empty_fleet_is_found_and_deleted(clinic):
     assert clinic.look() == {}
 
 
-def test_a_fleet_that_ec2_does_not_delete_is_not_counted_as_mended(clinic):
+def test_a_fleet_that_ec2_does_not_delete_is_not_counted_as_fixed(clinic):
     instance_id = training(clinic.world)
     clinic.end()
     clinic.world.fleet.end(instance_id, reason="Client.UserInitiatedShutdown")
@@ -335,7 +335,7 @@ def test_parts_of_a_run_that_was_resumed_after_the_look_stay(clinic):
     clinic.world.ledger.resume_run(
         RUN, execution=f"{RUN}-r2", execution_arn="arn:2", first_attempt=2
     )
-    mend(check, examined)
+    fix_findings(check, examined)
     assert set(store.stored) == {USED, UNUSED}
 
 
@@ -399,7 +399,7 @@ def test_what_one_check_may_not_see_does_not_keep_the_others_from_looking(clinic
     assert [one.name for one in examined["machines"].findings] == [instance_id]
 
 
-def test_one_thing_that_cannot_be_mended_does_not_keep_the_others_from_it(clinic):
+def test_one_thing_that_cannot_be_fixed_does_not_keep_the_others_from_it(clinic):
     over(clinic)
     disk(clinic)
     clinic.account.volumes["vol-2"] = replace(clinic.account.volumes["vol-1"], volume_id="vol-2")
@@ -414,13 +414,13 @@ def test_one_thing_that_cannot_be_mended_does_not_keep_the_others_from_it(clinic
     assert clinic.fix() == (["vol-2"], {"vol-1": "ec2:DeleteVolume is missing"})
 
 
-def test_mending_twice_finds_nothing_the_second_time(clinic):
+def test_fixing_twice_finds_nothing_the_second_time(clinic):
     over(clinic)
     stored(clinic)
     disk(clinic)
     clinic.world.clock.advance(HOUR)
-    mended, left = clinic.fix()
-    assert (mended, left) == (["vol-1", RUN], {})
+    fixed, left = clinic.fix()
+    assert (fixed, left) == (["vol-1", RUN], {})
     assert clinic.look() == {}
     assert clinic.fix() == ([], {})
 
@@ -480,5 +480,5 @@ def test_a_fleet_that_is_found_not_to_be_empty_at_the_second_look_stays(clinic):
     assert len(examined.findings) == 1
     # EC2 is eventually consistent, in both directions.
     clinic.world.fleet.machines[instance_id] = machine
-    mend(check, examined)
+    fix_findings(check, examined)
     assert clinic.world.fleet.machines[instance_id].is_live

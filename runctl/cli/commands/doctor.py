@@ -12,7 +12,7 @@ from runctl import __version__
 from runctl.aws.account import AwsAccount
 from runctl.cli.exit_codes import REFUSED, RUN_FAILED
 from runctl.cli.invocation import Invocation
-from runctl.control.doctor import Doctor, examine, mend
+from runctl.control.doctor import Doctor, examine, fix_findings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,12 +38,14 @@ def doctor(
     if fix:
         for examination in examined:
             for finding in examination.findings:
-                if finding.cure:
-                    planned = f"{finding.name}: {finding.cure} ({finding.why})"
+                if finding.remedy:
+                    planned = f"{finding.name}: {finding.remedy} ({finding.why})"
                     output.note(f"{examination.check}: {planned}")
-        examined = [mend(check, before) for check, before in zip(checks, examined, strict=True)]
+        examined = [
+            fix_findings(check, before) for check, before in zip(checks, examined, strict=True)
+        ]
     output.result(_document(examined, fix=fix), *_page(examined, fix=fix, flag=invocation.flag))
-    if any(not finding.is_mended for examination in examined for finding in examination.findings):
+    if any(not finding.is_fixed for examination in examined for finding in examination.findings):
         raise typer.Exit(RUN_FAILED)
     if any(examination.problem for examination in examined):
         raise typer.Exit(REFUSED)
@@ -68,7 +70,7 @@ def _document(examined: Sequence[Examination], *, fix: bool) -> dict[str, Any]:
     return {
         "fix": fix,
         "found": len(findings),
-        "mended": sum(finding.is_mended for finding in findings),
+        "fixed": sum(finding.is_fixed for finding in findings),
         "usd_per_hour": None if price is None else float(price),
         "checks": [
             {
@@ -87,10 +89,10 @@ def _described(finding: Finding) -> dict[str, Any]:
         "name": finding.name,
         "run_id": finding.run_id,
         "why": finding.why,
-        "cure": finding.cure,
+        "remedy": finding.remedy,
         "advice": finding.advice,
         "usd_per_hour": None if price is None else float(price),
-        "mended": finding.is_mended,
+        "fixed": finding.is_fixed,
         "error": finding.error,
     }
 
@@ -100,7 +102,7 @@ def _price(findings: Sequence[Finding]) -> Decimal | None:
     known = [
         finding.usd_per_hour
         for finding in findings
-        if finding.usd_per_hour is not None and not finding.is_mended
+        if finding.usd_per_hour is not None and not finding.is_fixed
     ]
     return sum(known, Decimal()) if known else None
 
@@ -113,7 +115,7 @@ def _page(examined: Sequence[Examination], *, fix: bool, flag: str) -> list[Tabl
         for examination in examined
         if examination.problem
     ]
-    left = [finding for finding in findings if not finding.is_mended]
+    left = [finding for finding in findings if not finding.is_fixed]
     price = _price(findings)
     if not findings and not page:
         page.append(f"no leftovers ({len(examined)} checks)")
@@ -122,7 +124,7 @@ def _page(examined: Sequence[Examination], *, fix: bool, flag: str) -> list[Tabl
         page.append(
             counts if price is None else f"{counts}; what is left costs ${price:.4f} an hour"
         )
-    if not fix and any(finding.cure for finding in findings):
+    if not fix and any(finding.remedy for finding in findings):
         page.append(f"next: runctl{flag} doctor --fix does what the column `fix` says")
     return page
 
@@ -133,7 +135,7 @@ def _table(examined: Sequence[Examination]) -> Table:
         table.add_column(heading, overflow="fold")
     for examination in examined:
         for finding in examination.findings:
-            done = "fixed" if finding.is_mended else finding.cure or f"by you: {finding.advice}"
+            done = "fixed" if finding.is_fixed else finding.remedy or f"by you: {finding.advice}"
             if finding.error:
                 done = f"failed: {finding.error}"
             table.add_row(examination.check, finding.name, finding.run_id, finding.why, done)

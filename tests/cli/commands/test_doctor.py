@@ -126,10 +126,10 @@ def test_the_document_has_what_was_found_fixed_and_left(runctl, account):
     done = runctl("doctor", "--fix", "--json")
     assert done.code == 1, "a dead letter takes a person"
     document = done.document
-    assert (document["fix"], document["found"], document["mended"]) == (True, 2, 1)
+    assert (document["fix"], document["found"], document["fixed"]) == (True, 2, 1)
     (machine,) = (one for one in document["checks"] if one["check"] == "machines")
     (finding,) = machine["findings"]
-    assert (finding["name"], finding["mended"], finding["error"]) == (instance_id, True, "")
+    assert (finding["name"], finding["fixed"], finding["error"]) == (instance_id, True, "")
     assert finding["run_id"] == "my-run"
     (letters,) = (one for one in document["checks"] if one["check"] == "dead letters")
     assert letters["findings"][0]["why"].startswith("1 events")
