@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from docs.reference.command_page import command_page
 from docs.reference.state_machine import draw
 from runctl.model.request import RunRequest, groups_of
 from runctl.model.request_checks import MAX_ENV_BYTES
@@ -104,6 +105,7 @@ def rows(fields: Mapping[str, Field], prefix: str = "") -> Iterator[str]:
 def pages() -> dict[Path, str]:
     """Return the text of each generated file."""
     return {
+        HERE / "cli.md": command_page(),
         HERE / "run-request.md": request_page(),
         HERE / "run-request.schema.json": json.dumps(request_schema(), indent=2) + "\n",
         HERE.parent / "assets/state-machine.svg": draw(read_definition()),

@@ -16,7 +16,7 @@ from runctl import __version__
 from runctl.cli.command_table import COMMANDS
 from runctl.cli.display.help_page import WIDEST, Group
 from runctl.cli.display.streams import guarded_streams
-from runctl.cli.exit_codes import BAD_REQUEST, DONE, INTERRUPTED, exit_code_of
+from runctl.cli.exit_codes import BAD_REQUEST, DONE, INTERRUPTED, MEANINGS, exit_code_of
 from runctl.cli.invocation import Invocation, Json, Local, Profile, Region, Verbose, invocation_of
 from runctl.model.errors import RequestError, RunctlError
 
@@ -30,6 +30,11 @@ class Program(Group):
         super().__init__(**settings)
         for command in COMMANDS:
             self.add_command(command)
+
+    def format_epilog(self, _context: Any, formatter: Any) -> None:
+        """Write the exit codes after the list of commands."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), text) for code, text in MEANINGS.items()])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a reader of its output may close the pipe at any time."""

@@ -22,7 +22,7 @@ def load_generator():
 
 
 @pytest.mark.parametrize(
-    "name", ["run-request.md", "run-request.schema.json", "../assets/state-machine.svg"]
+    "name", ["cli.md", "run-request.md", "run-request.schema.json", "../assets/state-machine.svg"]
 )
 def test_a_generated_page_is_up_to_date(name):
     path = (REFERENCE / name).resolve()

@@ -36,7 +36,10 @@ def deploy(
         ),
     ] = False,
 ) -> None:
-    """Deploy runctl into the account of your AWS credentials, with the AWS CDK."""
+    """Deploy runctl into the account of your AWS credentials, with the AWS CDK.
+
+    Updates the deployment that is there. Needs Node.js 20 and the extra `deploy`.
+    """
     if invocation.local:
         raise RequestError("--local: not an option of deploy; `runctl local up` deploys there")
     require_extra("deploy")

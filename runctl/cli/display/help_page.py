@@ -20,8 +20,8 @@ _HEADING = re.compile(r"(?:Usage(?=: )|[A-Z][\w ]*(?=:$))")
 _TERM = re.compile(r"(?<=^  )\S.*?(?=  |$)")
 
 
-def _format_options(command: Any, context: Any, formatter: Any) -> None:
-    """Write arguments and options under the heading of their panel."""
+def help_sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
+    """Return the names and texts of arguments and options by the heading of their panel."""
     sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
@@ -32,7 +32,12 @@ def _format_options(command: Any, context: Any, formatter: Any) -> None:
         else:
             heading = getattr(parameter, "rich_help_panel", None) or "Options"
             sections.setdefault(heading, []).append(record)
-    for heading, records in sections.items():
+    return sections
+
+
+def _format_options(command: Any, context: Any, formatter: Any) -> None:
+    """Write arguments and options under their headings."""
+    for heading, records in help_sections(command, context).items():
         if records:
             with formatter.section(heading):
                 formatter.write_dl(records)

@@ -33,7 +33,13 @@ def spot_monitor(
         ),
     ] = False,
     pid: Annotated[
-        int, typer.Option(metavar="PID", min=0, help="The process to monitor (default: find it).")
+        int,
+        typer.Option(
+            metavar="PID",
+            min=0,
+            show_default=False,
+            help="The process to monitor (default: find it).",
+        ),
     ] = 0,
     checkpoint_dir: Annotated[
         str,

@@ -52,7 +52,11 @@ def train(
     ] = False,
     **fields: Any,
 ) -> None:
-    """Train on EC2: pack the project, start a run, and follow it until it ends."""
+    """Train on EC2: pack the project, start a run, and follow it until it ends.
+
+    Options of runctl precede SCRIPT; everything after it is passed to the program. Ctrl-C ends the
+    command, not the run.
+    """
     # The help page needs neither the SDK nor Rich.
     from runctl.cli.commands.aws.start_run import Start, start_run
 

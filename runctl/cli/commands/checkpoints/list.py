@@ -33,7 +33,11 @@ def list_checkpoints(
         bool, typer.Option("--verify", help="Read every part and verify its checksum.")
     ] = False,
 ) -> None:
-    """List a run's complete checkpoints, newest first; the word `list` is optional."""
+    """List a run's complete checkpoints, newest first; the word `list` is optional.
+
+    Marks say which a trainer has continued from (proven), which a trainer died from (suspect), and
+    which attempts were given one.
+    """
     cloud = invocation.cloud
     held = find_run(cloud, run)
     store = cloud.checkpoints(run)

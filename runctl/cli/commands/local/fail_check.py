@@ -18,7 +18,7 @@ def fail_check(
     invocation: Invocation,
     run: RunName,
     check: Annotated[
-        str, typer.Option(metavar="CHECK", help="system, instance or ebs (default: system).")
+        str, typer.Option(metavar="CHECK", help="system, instance or ebs.")
     ] = "system",
     hang: Annotated[
         bool, typer.Option("--hang", help="Freeze all processes of the instance as well.")

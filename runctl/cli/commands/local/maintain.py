@@ -21,12 +21,12 @@ def maintain(
         str,
         typer.Option(
             metavar="CODE",
-            help="instance-retirement (the default), instance-stop, instance-reboot, "
+            help="instance-retirement, instance-stop, instance-reboot, "
             "system-reboot or system-maintenance.",
         ),
     ] = "instance-retirement",
     in_seconds: Annotated[
-        float, typer.Option(metavar="N", min=0, help="Seconds until it is due (default: 1200).")
+        float, typer.Option(metavar="N", min=0, help="Seconds until it is due.")
     ] = 1200,
 ) -> None:
     """Schedule maintenance of the instance on which a run is training."""
