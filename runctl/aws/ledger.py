@@ -12,7 +12,6 @@ from runctl.aws.items import (
     text_of,
 )
 from runctl.model import identity
-from runctl.model.errors import NotFoundError
 from runctl.model.pool import Pool
 from runctl.model.run import summarize
 
@@ -32,10 +31,9 @@ class DynamoLedger(AttemptLedger):
         has just updated it, and the next sweep compares again.
         """
         item = self._table.get(identity.run_key(run_id))
-        if item is None:
-            raise NotFoundError(f"there is no run {run_id}")
-        if item.get("summary_version", 0) > SUMMARY_VERSION:
-            return False  # a newer version keeps it, in a form of its own
+        # A newer version maintains its own form.
+        if item is None or item.get("summary_version", 0) > SUMMARY_VERSION:
+            return False
         found = summarize(self.attempts(run_id))
         if read_run(item).summary == found:
             return False

@@ -62,6 +62,8 @@ def ledger(request, aws):
 
 def test_new_run_has_the_summary_of_no_attempts(ledger):
     assert ledger.create_run(a_run()).summary == AttemptsSummary()
+    assert not ledger.refresh_summary("run-1")
+    assert not ledger.refresh_summary("run-2")
 
 
 def test_run_of_an_earlier_version_has_no_summary_until_it_is_refreshed(ledger):

@@ -257,9 +257,11 @@ class MemoryLedger:
         return self.attempt_items[run_id, number]
 
     def refresh_summary(self, run_id: str) -> bool:
-        run, found = self._run(run_id), summarize(self.attempts(run_id))
+        run, found = self.runs.get(run_id), summarize(self.attempts(run_id))
+        if run is None or run.summary == found:
+            return False
         self.runs[run_id] = replace(run, summary=found)
-        return run.summary != found
+        return True
 
     def _summarize(self, run_id: str, **changes: object) -> None:
         run = self._run(run_id)

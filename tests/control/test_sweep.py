@@ -49,6 +49,17 @@ def test_a_run_that_goes_on_is_left_alone_however_long_it_takes():
     assert (world.commands.sent, world.fleet.terminated) == ([], [])
 
 
+def test_summary_that_an_earlier_version_left_behind_is_corrected():
+    world = prepared()
+    training(world)
+    current = world.ledger.find_run(RUN).summary
+    assert (current.last, current.running) == (1, {1})
+    for left_behind in (None, replace(current, running=frozenset(), interruptions=3)):
+        world.ledger.runs[RUN] = replace(world.ledger.find_run(RUN), summary=left_behind)
+        assert sweep(world) == {"runs": 1, "machines": 1, **NOTHING}
+        assert world.ledger.find_run(RUN).summary == current
+
+
 @pytest.mark.parametrize(
     ("status", "ended"),
     [

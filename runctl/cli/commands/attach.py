@@ -1,4 +1,4 @@
-"""Attaching to a run that was just started, and exiting with the code of its end."""
+"""The end of commands that start a run: follow it, and exit with the code of its status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def attach(
     *,
     after_attempt: int = 0,
 ) -> None:
-    """Follow a run to its end, print how it ended, and exit with the code of that."""
+    """Follow a run to its end, print how it ended, and exit with the code of its status."""
     output = invocation.output
     try:
         run = _follow(

@@ -102,7 +102,7 @@ def upload_examples(testbed: Testbed, folder: Path, packed: Path) -> str:
 
 @dataclass
 class DemoDisplay:
-    """The live view of the demo: its story line by line, and below it the state of the run.
+    """The live view of the demo: its events line by line, and below them the state of the run.
 
     Without a terminal, or with --json, only the lines are printed.
     """
@@ -110,7 +110,7 @@ class DemoDisplay:
     began: float
     quiet: bool = False
     run: RunDocument | None = None
-    beat: str = ""
+    event: str = ""
     _live: Any = field(default=None, repr=False)
     _print: Callable[..., None] = field(default=lambda *_: None, repr=False)
 
@@ -128,21 +128,21 @@ class DemoDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def announce(self, beat: str) -> None:
-        """Add a line to the story."""
-        self.beat = beat
+    def announce(self, event: str) -> None:
+        """Print an event."""
+        self.event = event
         elapsed = time.monotonic() - self.began
-        style = "bold yellow" if beat.startswith("EC2 takes") else ""
-        self._print(Text.assemble((f"{elapsed:6.1f} s  ", "dim"), (beat, style)))
+        style = "bold yellow" if event.startswith("EC2 takes") else ""
+        self._print(Text.assemble((f"{elapsed:6.1f} s  ", "dim"), (event, style)))
 
     def show(self, run: Run, attempts: Sequence[Attempt]) -> None:
         """Update the state of the run."""
         self.run = document_of(run, attempts, now=datetime.now(timezone.utc))
 
     def render(self) -> RenderableType:
-        """Return the view below the story."""
+        """Return the view below the events."""
         if self.run is None:
-            return Spinner("dots", text=f" {self.beat} …", style="cyan")
+            return Spinner("dots", text=f" {self.event} …", style="cyan")
         grid = Table.grid(padding=(0, 2))
         step = self.run.entry.step or 0
         grid.add_row("run", self.run.run_id, self.run.status.value, f"epoch {step}/{EPOCHS}")
@@ -177,7 +177,7 @@ def table_of(result: DrillResult) -> RenderableType:
 
 
 def closing(result: DrillResult, seconds: float) -> list[str]:
-    """Return the last lines of the story."""
+    """Return the last lines of the demo."""
     spot = sum(row.cost_usd for row in result.rows)
     listed = sum(row.on_demand_usd for row in result.rows)
     verdict = "bit for bit those" if result.identical else "NOT those"

@@ -1,4 +1,4 @@
-"""`runctl deploy`: put runctl into an AWS account, or bring what is there up to date."""
+"""`runctl deploy`: install or upgrade runctl in an AWS account."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def deploy(
 
 
 def _run(invocation: Invocation, application: Application, words: list[str]) -> None:
-    """Run the CDK with this terminal; what it prints goes to stderr, as all progress does."""
+    """Run the CDK in this terminal; its output goes to stderr, as all progress does."""
     chosen = {"AWS_PROFILE": invocation.profile, "AWS_REGION": invocation.region}
     done = subprocess.run(
         words,
