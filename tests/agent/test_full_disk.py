@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.saving import folder_watcher
+from runctl.agent.saving import pinned
 from runctl.checkpoint.pinning import describe_missing_links, pin, pin_name
 from runctl.checkpoint.settling import scan_folder
 from tests.agent.savers import Committer, start_saver
@@ -105,7 +105,7 @@ def test_folder_on_another_file_system_is_read_where_it_lies_which_is_said(
 def test_warning_of_a_full_disk_stands_until_there_is_space_and_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Between two tries the folder settles again; those looks find nothing wrong."""
+    """Between two tries the folder settles again, and those scans find no problem."""
     tries, enough = [], threading.Event()
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -114,7 +114,7 @@ def test_warning_of_a_full_disk_stands_until_there_is_space_and_is_logged_once(
             enough.set()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(folder_watcher, "pin", refuse)
+    monkeypatch.setattr(pinned, "pin", refuse)
     committer, progress = Committer(), Progress()
     saver = start_saver(tmp_path, committer, tmp_path / "pins", progress)
     (tmp_path / "checkpoint/step-1.bin").write_bytes(b"weights")
@@ -210,12 +210,12 @@ fill()
 long = "x" * 5000
 logging.info(long)
 logging.info("full")
-print([one[:9] for one in log.take_unwritten()], log.take_unwritten())
+print([line[:9] for line in log.take_unwritten()], log.take_unwritten())
 (disk / "filler").unlink()
 logging.info("after")
 print(log.take_unwritten())
 lines = log.read_end().decode().splitlines()
-print([one[:9] for one in lines], lines[-2] == long)
+print([line[:9] for line in lines], lines[-2] == long)
 """
     assert on_a_full_disk(tmp_path, program) == [
         "['xxxxxxxxx', 'full'] []",

@@ -36,6 +36,8 @@ class Committer:
     true once a snapshot shows that the trainer went on from the checkpoint that it was given.
     """
 
+    # It joins what is known of the run, the attempt and the request with everything that a commit
+    # changes, so it has more parameters than other classes.
     def __init__(
         self,
         ledger: AgentLedger,

@@ -4,14 +4,13 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.ports import Program
-from runctl.agent.saving.problems import show_problem
+from runctl.agent.saving.pinned import Pinned, pin_snapshot
+from runctl.agent.saving.problems import show_folder_problems, show_problem
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.checkpoint.databases import Databases, Replaced
 from runctl.checkpoint.inspector import Inspector
@@ -25,25 +24,8 @@ SCAN_EVERY_WHILE_DRAINING = timedelta(milliseconds=100)
 IDLE = timedelta(seconds=1)
 # Scanning a large folder must not keep a core busy: it may take this part of the time.
 SCAN_SHARE = 10
-MAX_ITEMS_SHOWN = 3
-NEVER_CLOSED = (
-    ": open for writing all the time, and cannot be saved while the trainer runs. Close a file "
-    "after each save, or write to another name and rename it"
-)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """A snapshot whose files stay readable at `place`, whatever the trainer does to the folder.
-
-    `reported_step` is the step that the trainer's helper had last reported when it was pinned.
-    """
-
-    snapshot: Snapshot
-    place: Path
-    reported_step: int | None
 
 
 class FolderWatcher:
@@ -177,7 +159,7 @@ class FolderWatcher:
                     databases=self._databases.paths,
                     alive_at=self._alive_at,
                 )
-                self._report_incomplete(time.monotonic())
+                self._show_folder_problems()
             # Only now: what the last scan has pinned is still to be saved.
             self._is_over = True
             self._lock.notify_all()
@@ -191,11 +173,11 @@ class FolderWatcher:
         """
         place = self._pins / "final"
         try:
-            held = _pin_snapshot(snapshot, self._folder, place)
+            held = pin_snapshot(snapshot, self._folder, place)
         except OSError as exc:
             logger.warning("the last checkpoint is read where it lies: %s", exc)
             place = self._spare
-            held = _pin_snapshot(snapshot, self._folder, place)
+            held = pin_snapshot(snapshot, self._folder, place)
         return Pinned(held, place, self._save_events.step)
 
     def unfinished_files(self, folder_state: FolderState) -> FolderState:
@@ -277,7 +259,7 @@ class FolderWatcher:
                 )
             else:
                 self._take(found)
-        self._report_incomplete(time.monotonic())
+        self._show_folder_problems()
 
     def _take(self, found: Replaced) -> None:
         """Pin what has settled, if anything has; the saver waits for it."""
@@ -297,7 +279,7 @@ class FolderWatcher:
             return
         place = self._pins / "current"
         try:
-            held = _pin_snapshot(snapshot, self._folder, place, self._held)
+            held = pin_snapshot(snapshot, self._folder, place, self._held)
             self._pinned = Pinned(held, place, self._save_events.step)
             self._taken_before = before
             self._step_taken, self._has_new_save = self._save_events.step, False
@@ -313,47 +295,11 @@ class FolderWatcher:
         shutil.rmtree(self._held[0], ignore_errors=True)
         self._lock.notify_all()
 
-    def _report_incomplete(self, now: float) -> None:
-        """Name the files that cannot be saved, with the reason and a remedy."""
-        wholeness = self._settling.wholeness
-        for reason in wholeness.newly_tolerated():
-            logger.info("taken as it is: %s", reason)
-        self._show(
-            _listed(wholeness.lasting_problems(now), suffix="; not saved"), about="incomplete"
-        )
-        databases = [text for _, text in sorted(self._databases.problems.items())]
-        self._show(_listed(databases), about="database")
-        never_closed = _listed(self._settling.never_closed(now))
-        self._show(f"{never_closed}{NEVER_CLOSED}" if never_closed else "", about="open")
+    def _show_folder_problems(self) -> None:
+        show_folder_problems(self._progress, self._settling, self._databases, now=time.monotonic())
 
     def _show_scan_problem(self, problem: Exception) -> None:
         self._show(f"the checkpoint folder cannot be scanned: {problem}", about="scan")
 
     def _show(self, problem: str, *, about: str) -> None:
         show_problem(self._progress, problem, about=about)
-
-
-def _pin_snapshot(
-    snapshot: Snapshot, folder: Path, place: Path, held: Sequence[Path] = ()
-) -> Snapshot:
-    """Pin a snapshot's files at `place`; return it with their contents and final states."""
-    contents: dict[tuple[int, int], bytes] = {}
-    pinned = pin(
-        folder,
-        snapshot.view,
-        place,
-        recently_modified=snapshot.recently_modified,
-        held=held,
-        contents=contents,
-    )
-    expects_changed = any(path in snapshot.view for path in snapshot.changed)
-    if expects_changed and not pinned.keys() & set(snapshot.changed):
-        raise ChangedError(f"{snapshot.changed[0]} was removed while it was scanned")
-    return replace(snapshot, view=pinned, contents=contents)
-
-
-def _listed(items: Sequence[str], *, suffix: str = "") -> str:
-    """Return the first few items, each with `suffix`, and the number of the others."""
-    text = ", ".join(f"{item}{suffix}" for item in items[:MAX_ITEMS_SHOWN])
-    more = len(items) - MAX_ITEMS_SHOWN
-    return f"{text} and {more} more" if more > 0 else text

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta, timezone
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
-from runctl.agent.saving.folder_watcher import FolderWatcher, Pinned
+from runctl.agent.saving.folder_watcher import FolderWatcher
+from runctl.agent.saving.pinned import Pinned
 from runctl.agent.saving.problems import show_problem
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.agent.saving.schedule import CheckpointSchedule
