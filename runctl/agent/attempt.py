@@ -56,10 +56,7 @@ class AttemptRunner:
         self._wait = CancellableWait(mailbox)
         self._mask = mask
         self._secrets = TrainerSecrets(
-            services.secrets,
-            mask=mask,
-            wait=self._wait,
-            progress=self._progress,
+            services.secrets, mask=mask, wait=self._wait, progress=self._progress
         )
         self._store = services.checkpoints(settings.run_id)
         self._preparation = Preparation(

@@ -107,8 +107,8 @@ def check_parts(cloud: Cloud) -> None:
     versions = cloud.clients["s3"].list_object_versions(
         Bucket=cloud.name, Prefix=f"runs/{cloud.run_id}/checkpoints/parts/"
     )
-    puts = Counter(one["Key"] for one in versions["Versions"])
-    removals = Counter(one["Key"] for one in versions.get("DeleteMarkers", ()))
+    puts = Counter(version["Key"] for version in versions["Versions"])
+    removals = Counter(marker["Key"] for marker in versions.get("DeleteMarkers", ()))
     twice = {key for key, count in puts.items() if count > 1 + removals[key]}
     assert not twice, "a part was uploaded twice"
     store = store_of(cloud)
@@ -148,7 +148,7 @@ def finish(cloud: Cloud, tmp_path: Path) -> None:
 def complete(cloud: Cloud, tmp_path: Path) -> None:
     """Wait until the run has completed, with the bytes of one that nothing went wrong in."""
     reports = cloud.tokens.wait_for(
-        lambda: [one for one in cloud.tokens.reports if one["outcome"]["kind"] == "completed"], 40
+        lambda: [end for end in cloud.tokens.reports if end["outcome"]["kind"] == "completed"], 40
     )
     assert reports[0]["outcome"]["step"] == STEPS, reports[0]
     assert check_whole(cloud, tmp_path) == STEPS

@@ -599,7 +599,7 @@ def test_trainers_scope_is_stopped_only_after_the_agent_has_drained_it(
     monkeypatch.setattr("pathlib.Path.is_dir", lambda _path: True)
     words = scope()
     options = words[: words.index("--")]
-    (before,) = [one for one in options if one.startswith("--property=Before=")]
+    (before,) = [word for word in options if word.startswith("--property=Before=")]
     unit = before.rpartition("=")[2]
     # The name that the instance gives to the agent's unit.
     assert f"$units/{unit}" in (PROJECT / "instance_scripts/bootstrap.sh").read_text()

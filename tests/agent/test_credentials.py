@@ -64,8 +64,8 @@ def serve() -> Iterator[Callable[..., CredentialsEndpoint]]:
         return endpoint
 
     yield start
-    for one in opened:
-        one.close()
+    for endpoint in opened:
+        endpoint.close()
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_without_a_first_answer_nothing_listens(serve) -> None:
 
 def listening(pid: int) -> list[tuple[str, int]]:
     found = psutil.Process(pid).net_connections("tcp")
-    return [tuple(one.laddr) for one in found if one.status == psutil.CONN_LISTEN]
+    return [tuple(socket.laddr) for socket in found if socket.status == psutil.CONN_LISTEN]
 
 
 def start(cloud: Cloud, launch, program: str, *, env: dict[str, str] | None = None, **request: Any):

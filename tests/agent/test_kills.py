@@ -107,7 +107,7 @@ def test_agent_killed_in_a_drain_loses_no_whole_checkpoint(
         )
     start_again(machine)
     reports = cloud.tokens.wait_for(lambda: cloud.tokens.reports)
-    assert [one["outcome"]["kind"] for one in reports] == ["interrupted"]
+    assert [report["outcome"]["kind"] for report in reports] == ["interrupted"]
     assert machine.wait() == 0
     assert not machine.shut_down  # EC2 takes it, and charges nothing if we wait
     step = check_whole(cloud, tmp_path)

@@ -17,10 +17,10 @@ def ending(cause: StopCause, deadline: datetime | None = None) -> StopRequest:
 @pytest.mark.parametrize("first", [StopCause.STOP, StopCause.NOTICE])
 def test_deadline_of_a_notice_holds_whichever_came_first(first: StopCause) -> None:
     ends = [ending(StopCause.STOP), ending(StopCause.NOTICE, SOON)]
-    ends.sort(key=lambda one: one.cause is not first)
+    ends.sort(key=lambda end: end.cause is not first)
     mailbox = Mailbox()
-    for one in ends:
-        mailbox.end(one)
+    for end in ends:
+        mailbox.end(end)
     assert mailbox.ending is not None
     assert (mailbox.ending.cause, mailbox.ending.deadline) == (StopCause.STOP, SOON)
     assert mailbox.noticed_at == NOW

@@ -88,8 +88,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Theirs]]:
         return started[-1]
 
     yield begin
-    for one in started:
-        one.end()
+    for theirs in started:
+        theirs.end()
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def metadata() -> Iterator[MetadataDouble]:
 
 def keys(s3) -> list[str]:
     found = s3.list_objects_v2(Bucket=BUCKET, Prefix=PREFIX).get("Contents", ())
-    return [one["Key"].removeprefix(f"{PREFIX}/") for one in found]
+    return [item["Key"].removeprefix(f"{PREFIX}/") for item in found]
 
 
 def newest(s3) -> dict:
@@ -121,7 +121,7 @@ def newest(s3) -> dict:
 
 
 def files_of(manifest: dict) -> set[str]:
-    return {one["path"] for one in manifest["entries"] if one["kind"] == "file"}
+    return {entry["path"] for entry in manifest["entries"] if entry["kind"] == "file"}
 
 
 class MonitorThread:
@@ -197,8 +197,8 @@ def test_only_the_last_few_checkpoints_stay(start, s3, metadata, tmp_path):
             lambda step=step: "newest.json" in keys(s3) and newest(s3)["step"] == step,
             why=f"step {step}",
         )
-    manifests = [one for one in keys(s3) if one.endswith(".json") and one != "newest.json"]
-    wait_until(lambda: len({one.split("/")[0] for one in keys(s3)}) == 7, why="three of them")
+    manifests = [key for key in keys(s3) if key.endswith(".json") and key != "newest.json"]
+    wait_until(lambda: len({key.split("/")[0] for key in keys(s3)}) == 7, why="three of them")
     assert len(manifests) <= 4
     theirs.end()
     watch.wait()
@@ -226,7 +226,7 @@ def test_two_that_it_could_be_are_listed_and_refused(start, tmp_path):
     both = [start(program=LOADED, RUNCTL_ROOT=str(tmp_path)) for _ in range(2)]
     with pytest.raises(RequestError, match="give --pid") as raised:
         find_trainer(root=str(tmp_path))
-    assert all(f"{one.process.pid}: " in str(raised.value) for one in both)
+    assert all(f"{theirs.process.pid}: " in str(raised.value) for theirs in both)
 
 
 def test_no_candidate_is_told_with_the_cure(tmp_path):
@@ -247,13 +247,13 @@ def test_workers_are_not_mistaken_for_trainers():
         a_process(12, 11, has_gpu=True),
         a_process(20, 1, has_framework=True, share=3.0),
     ]
-    assert [one.pid for one in choose(family)] == [10]
+    assert [process.pid for process in choose(family)] == [10]
 
 
 def test_a_notebook_that_loaded_a_framework_is_second_to_what_uses_the_gpu():
     known = [a_process(10, 1, has_framework=True), a_process(20, 1, has_gpu=True)]
-    assert [one.pid for one in choose(known)] == [20]
-    assert [one.pid for one in choose([known[0], a_process(30, 1, share=1.0)])] == [10]
+    assert [process.pid for process in choose(known)] == [20]
+    assert [process.pid for process in choose([known[0], a_process(30, 1, share=1.0)])] == [10]
     assert choose([a_process(40, 1, share=0.1)]) == []
 
 

@@ -47,7 +47,7 @@ def test_tree_ends_whole_however_deep_it_is(start: Start) -> None:
     family = processes.descendants(pid)
     assert len(family) >= 3
     processes.end_tree(pid)
-    assert not any(is_alive(one) for one in family)
+    assert not any(is_alive(member) for member in family)
 
 
 def test_what_is_open_when_a_tree_is_killed_is_known_with_its_writers(

@@ -107,8 +107,8 @@ def theirs(open_path: Path) -> Iterator[Callable[..., Theirs]]:
         return started[-1]
 
     yield start
-    for one in started:
-        one.end()
+    for theirs in started:
+        theirs.end()
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ def s3(s3_url: str):
     )  # fmt: skip
     client.create_bucket(Bucket=BUCKET)
     yield client
-    for one in client.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
-        client.delete_object(Bucket=BUCKET, Key=one["Key"])
+    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
+        client.delete_object(Bucket=BUCKET, Key=item["Key"])
 
 
 class Agent:
@@ -164,9 +164,9 @@ def agent(open_path: Path, s3_url: str, s3) -> Agent:
 
 def stored(s3) -> dict[str, bytes]:
     contents = {}
-    for one in s3.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
+    for item in s3.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
         with contextlib.suppress(s3.exceptions.NoSuchKey):  # old checkpoints are removed meanwhile
-            contents[one["Key"]] = s3.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read()
+            contents[item["Key"]] = s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read()
     return contents
 
 

@@ -186,8 +186,8 @@ def rank():
     exec({AWARE!r})
 if __name__ == "__main__":
     ranks = [multiprocessing.get_context(sys.argv[1]).Process(target=rank) for _ in range(2)]
-    [one.start() for one in ranks]
-    [one.join() for one in ranks]
+    [process.start() for process in ranks]
+    [process.join() for process in ranks]
 """
     train = script(tmp_path, program)
     for method in ("fork", "spawn", "forkserver"):

@@ -81,7 +81,7 @@ def files(cloud: Cloud) -> dict[str, int]:
     """Return the files of the newest checkpoint with their sizes."""
     store = CheckpointStore(cloud.clients["s3"], bucket=cloud.name, run_id=cloud.run_id)
     manifest = store.get_manifest(cloud.run().newest or "")
-    return {one.path: one.size_bytes for one in manifest.entries if one.kind == "file"}
+    return {entry.path: entry.size_bytes for entry in manifest.entries if entry.kind == "file"}
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ RANKS = """
             (root / "step-7.txt").write_text("x")
     if __name__ == "__main__":
         ranks = [multiprocessing.Process(target=rank, args=(number,)) for number in range(2)]
-        [one.start() for one in ranks]
-        [one.join() for one in ranks]
+        [process.start() for process in ranks]
+        [process.join() for process in ranks]
 """
 
 

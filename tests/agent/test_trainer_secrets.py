@@ -101,8 +101,8 @@ def test_trainer_has_the_values_and_nothing_that_leaves_the_machine_does(
     assert outcome["reason"].endswith("login failed for ***")
     assert machine.wait() == 0
     log = cloud.log("run-1/0001")
-    (line,) = [one for one in log if one.startswith("{")]
-    digests = [hashlib.sha256(one.encode()).hexdigest() for one in (WANDB, HF, PEM)]
+    (line,) = [line for line in log if line.startswith("{")]
+    digests = [hashlib.sha256(value.encode()).hexdigest() for value in (WANDB, HF, PEM)]
     assert json.loads(line) == {
         "env": dict(zip("WHP", digests, strict=True)),
         "plain": "1",
@@ -112,7 +112,7 @@ def test_trainer_has_the_values_and_nothing_that_leaves_the_machine_does(
     assert "login failed for ***" in log
     told = everything_of(cloud) + machine.agent_log()
     told += (machine.state / "log/agent.log").read_text()
-    assert [one for one in HIDDEN if one in told or repr(one)[1:-1] in told] == []
+    assert [value for value in HIDDEN if value in told or repr(value)[1:-1] in told] == []
     assert f"secret:{stored}/wandb" in told
     assert (machine.state / "log").stat().st_mode & 0o077 == 0
 
@@ -136,7 +136,7 @@ def test_secret_that_is_not_there_fails_the_run_before_the_trainer_starts(
     assert machine.wait() == 0
     assert not (machine.state / "project/started").exists()
     told = everything_of(cloud) + machine.agent_log()
-    assert [one for one in HIDDEN if one in told] == []
+    assert [value for value in HIDDEN if value in told] == []
 
 
 class Values:
