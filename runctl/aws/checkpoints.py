@@ -1,9 +1,11 @@
 """The checkpoint store: parts named by their content, manifests written last and never changed."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -22,6 +24,9 @@ from runctl.model.errors import (
 from runctl.model.manifest_rules import DIGEST, MAX_MANIFEST_BYTES
 from runctl.policy.garbage import StoredPart
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 # Never "missing": our roles may list the bucket, and then S3 answers 404 for what is not there.
 FORBIDDEN = frozenset({"403", "AccessDenied"})
@@ -38,7 +43,7 @@ MAX_READS = 3
 class CheckpointStore:
     """The checkpoints of one run in S3; safe to share between threads."""
 
-    def __init__(self, client: Any, *, bucket: str, run_id: str) -> None:
+    def __init__(self, client: S3Client, *, bucket: str, run_id: str) -> None:
         self._client = client
         self._bucket = bucket
         self._run_id = run_id
@@ -81,7 +86,10 @@ class CheckpointStore:
         with translated(), self._light.learning("PutObject", key):
             try:
                 self._client.put_object(
-                    Bucket=self._bucket, Key=key, Body=body, ChecksumSHA256=checksum
+                    Bucket=self._bucket,
+                    Key=key,
+                    Body=body,  # type: ignore[arg-type] # botocore takes it without a copy
+                    ChecksumSHA256=checksum,
                 )
             except ClientError as exc:
                 if code_of(exc) in FORBIDDEN:
@@ -257,10 +265,11 @@ class CheckpointStore:
 
     def _delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), MAX_KEYS_PER_DELETE):
-            batch = [{"Key": key} for key in keys[start : start + MAX_KEYS_PER_DELETE]]
+            batch = keys[start : start + MAX_KEYS_PER_DELETE]
             with translated():
                 self._client.delete_objects(
-                    Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True}
+                    Bucket=self._bucket,
+                    Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True},
                 )
 
 

@@ -1,11 +1,13 @@
 """SSM: asking the agent on an instance for something."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
@@ -13,6 +15,9 @@ from runctl.aws.errors import code_of, translated
 from runctl.model.errors import RefusedError, TransientError
 from runctl.model.excerpt import last_part
 from runctl.model.identity import LENT_TAG
+
+if TYPE_CHECKING:
+    from mypy_boto3_ssm import SSMClient
 
 # How long SSM may try to reach the instance; 30 is the least that it takes.
 DELIVERY_SECONDS = 30
@@ -41,7 +46,7 @@ class CommandResult:
         return self.status == "Success"
 
 
-def result_of(client: Any, command_id: str, instance_id: str) -> CommandResult | None:
+def result_of(client: SSMClient, command_id: str, instance_id: str) -> CommandResult | None:
     """Return how a command ended, or None while it has not.
 
     SSM may not know the invocation for some seconds after it took the command.
@@ -65,7 +70,7 @@ def result_of(client: Any, command_id: str, instance_id: str) -> CommandResult |
 class SsmCommands:
     """Implements `runctl.control.ports.Commands`."""
 
-    def __init__(self, client: Any, *, document: str, start_document: str = "") -> None:
+    def __init__(self, client: SSMClient, *, document: str, start_document: str = "") -> None:
         self._client = client
         self._document = document
         self._start_document = start_document

@@ -1,9 +1,11 @@
 """Machines that outlive a run: launched on their own, found, tagged and commanded over SSM."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
@@ -13,6 +15,10 @@ from runctl.aws.fleet import Ec2Fleet
 from runctl.model.identity import DEPLOYMENT_TAG, KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
 from runctl.model.pool import Pool
 
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ssm import SSMClient
+
 # How long SSM may try to reach the instance; 30 is the least that it takes.
 DELIVERY_SECONDS = 60
 
@@ -20,7 +26,7 @@ DELIVERY_SECONDS = 60
 class ExistingInstances:
     """What the command line asks of EC2 and SSM about machines that are there already."""
 
-    def __init__(self, *, ec2: Any, ssm: Any) -> None:
+    def __init__(self, *, ec2: EC2Client, ssm: SSMClient) -> None:
         self._ec2 = ec2
         self._ssm = ssm
 

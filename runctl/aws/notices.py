@@ -1,8 +1,13 @@
 """SNS: the topic that tells people about runs."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from runctl.aws.errors import translated
+
+if TYPE_CHECKING:
+    from mypy_boto3_sns import SNSClient
 
 
 class SnsNotices:
@@ -13,7 +18,7 @@ class SnsNotices:
     TransientError where coming back later helps.
     """
 
-    def __init__(self, client: Any, *, topic_arn: str) -> None:
+    def __init__(self, client: SNSClient, *, topic_arn: str) -> None:
         self._client = client
         self._topic_arn = topic_arn
 

@@ -1,12 +1,17 @@
 """Service Quotas: what the account may run, and what an instance type takes of it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.aws.errors import code_of
 from runctl.model.quota import VcpuQuota
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
 
 SERVICE = "ec2"
 
@@ -18,7 +23,7 @@ class Ec2Quotas:
     without permission, the explanation does without the value.
     """
 
-    def __init__(self, quotas: Any, ec2: Any) -> None:
+    def __init__(self, quotas: Any, ec2: EC2Client) -> None:
         self._quotas = quotas
         self._ec2 = ec2
 
@@ -49,8 +54,9 @@ class Ec2Quotas:
 
         By filter, since one unknown type would fail the whole call.
         """
-        filters = [{"Name": "instance-type", "Values": list(instance_types)}]
-        pages = self._ec2.get_paginator("describe_instance_types").paginate(Filters=filters)
+        pages = self._ec2.get_paginator("describe_instance_types").paginate(
+            Filters=[{"Name": "instance-type", "Values": list(instance_types)}]
+        )
         try:
             return {
                 one["InstanceType"]: int(one["VCpuInfo"]["DefaultVCpus"])
