@@ -20,7 +20,7 @@ DEPLOYMENT_TAG = "runctl:deployment"
 # On a machine that a person requested, and that needs no run.
 KEEP_ALIVE_TAG = "runctl:keep-alive-until"
 # On a machine to which its owner lets runctl send commands.
-LENT_TAG = "runctl:lent"
+EXISTING_TAG = "runctl:lent"
 
 # Each update of a template creates a version, and `$Latest` names it. The number would be an export
 # of the compute stack, which CloudFormation refuses to change while this stack imports it.
@@ -295,7 +295,7 @@ class Capabilities:
         return _allow(["ssm:SendCommand"], [f"arn:aws:ssm:{region}:{account}:document/{document}"])
 
     def _to_existing_instances(self) -> iam.PolicyStatement:
-        return self._to_instances({f"ssm:resourceTag/{LENT_TAG}": "*"})
+        return self._to_instances({f"ssm:resourceTag/{EXISTING_TAG}": "*"})
 
     def _to_instances(
         self, like: Mapping[str, str], equal: Mapping[str, str] | None = None

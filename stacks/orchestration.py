@@ -76,7 +76,7 @@ class OrchestrationStack(Stack):
             steps={name: step.function for name, step in self.functions.items()},
         )
         self._add_rules()
-        self._publish_deployment(storage, compute)
+        self._describe_deployment(storage, compute)
         CfnOutput(self, "StateMachineArn", value=workflow.state_machine.state_machine_arn)
 
     def _add_functions(self, can: Capabilities) -> None:
@@ -229,7 +229,7 @@ class OrchestrationStack(Stack):
             ],
         )
 
-    def _publish_deployment(self, storage: StorageStack, compute: ComputeStack) -> None:
+    def _describe_deployment(self, storage: StorageStack, compute: ComputeStack) -> None:
         """Create the parameter that describes the deployment to the command line."""
         settings = self._settings
         document = {

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         return run_monitor(command, paths)
     if command != "run":
         deadline = os.environ.get(request_files.DEADLINE, "")
-        request_files.leave(paths.requests, Request(command), deadline=deadline)
+        request_files.write(paths.requests, Request(command), deadline=deadline)
         return 0
     return run(paths)
 

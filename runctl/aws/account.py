@@ -54,10 +54,10 @@ class AwsAccount:
         with translated():
             return [
                 UnfinishedUpload(
-                    key=one["Key"], upload_id=one["UploadId"], begun_at=one["Initiated"]
+                    key=upload["Key"], upload_id=upload["UploadId"], begun_at=upload["Initiated"]
                 )
                 for page in pages
-                for one in page.get("Uploads", ())
+                for upload in page.get("Uploads", ())
             ]
 
     def abort_upload(self, upload: UnfinishedUpload) -> None:
@@ -80,9 +80,9 @@ class AwsAccount:
         )
         with translated():
             return [
-                str(one["Prefix"]).removeprefix(RUNS).rstrip("/")
+                str(prefix["Prefix"]).removeprefix(RUNS).rstrip("/")
                 for page in pages
-                for one in page.get("CommonPrefixes", ())
+                for prefix in page.get("CommonPrefixes", ())
             ]
 
     def checkpoints(self, run_id: str) -> CheckpointStore:

@@ -1,20 +1,15 @@
 """S3 objects that are read and written whole: code, environments, logs, metrics."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import NotFoundError, TransientError
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 MISSING = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 # The latter two while another writer is busy with the same key.
@@ -35,7 +30,7 @@ class Blob:
 class Blobs:
     """Implements `runctl.agent.ports.Blobs`; `bucket` is the one that keys are in."""
 
-    def __init__(self, client: S3Client, *, bucket: str) -> None:
+    def __init__(self, client: Any, *, bucket: str) -> None:
         self._client = client
         self._bucket = bucket
 

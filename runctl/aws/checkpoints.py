@@ -1,11 +1,9 @@
 """The checkpoint store: parts named by their content, manifests written last and never changed."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -24,9 +22,6 @@ from runctl.model.errors import (
 from runctl.model.manifest_rules import DIGEST, MAX_MANIFEST_BYTES
 from runctl.policy.garbage import StoredPart
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 # Never "missing": our roles may list the bucket, and then S3 answers 404 for what is not there.
 FORBIDDEN = frozenset({"403", "AccessDenied"})
@@ -43,7 +38,7 @@ MAX_READS = 3
 class CheckpointStore:
     """The checkpoints of one run in S3; safe to share between threads."""
 
-    def __init__(self, client: S3Client, *, bucket: str, run_id: str) -> None:
+    def __init__(self, client: Any, *, bucket: str, run_id: str) -> None:
         self._client = client
         self._bucket = bucket
         self._run_id = run_id
@@ -79,17 +74,14 @@ class CheckpointStore:
         self, part: Part, key: str, content: Iterable[Buffer], checksum: str
     ) -> None:
         body = bytearray()
-        for piece in content:  # each may lie where the one before did
-            body += piece
+        for chunk in content:  # each may lie where the one before did
+            body += chunk
         if hashlib.sha256(body).hexdigest() != part.sha256:
             raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
         with translated(), self._light.learning("PutObject", key):
             try:
                 self._client.put_object(
-                    Bucket=self._bucket,
-                    Key=key,
-                    Body=body,  # type: ignore[arg-type] # botocore takes it without a copy
-                    ChecksumSHA256=checksum,
+                    Bucket=self._bucket, Key=key, Body=body, ChecksumSHA256=checksum
                 )
             except ClientError as exc:
                 if code_of(exc) in FORBIDDEN:
@@ -97,7 +89,7 @@ class CheckpointStore:
                 raise
 
     def get_part(self, part: Part, write: Write) -> None:
-        """Hand a part's bytes to `write`, piece by piece with their offsets in the part.
+        """Pass a part's bytes to `write`, chunk by chunk with their offsets in the part.
 
         They count only when this returns: a try that broke off, or brought other bytes, is followed
         by another from the beginning. DamagedCheckpointError when they are never what the part's
@@ -106,13 +98,13 @@ class CheckpointStore:
         key = self._part_key(part)
         digest, end = hashlib.sha256(), 0
 
-        def check_and_write(offset: int, piece: Buffer) -> None:
+        def check_and_write(offset: int, chunk: Buffer) -> None:
             nonlocal end
-            end = offset + len(piece)
+            end = offset + len(chunk)
             if end > part.size_bytes:
                 raise StrangeAnswerError("the part is longer than it should be")
-            digest.update(piece)
-            write(offset, piece)
+            digest.update(chunk)
+            write(offset, chunk)
 
         if self._light.get(key, check_and_write) and digest.hexdigest() == part.sha256:
             if end == part.size_bytes:
@@ -265,11 +257,10 @@ class CheckpointStore:
 
     def _delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), MAX_KEYS_PER_DELETE):
-            batch = keys[start : start + MAX_KEYS_PER_DELETE]
+            batch = [{"Key": key} for key in keys[start : start + MAX_KEYS_PER_DELETE]]
             with translated():
                 self._client.delete_objects(
-                    Bucket=self._bucket,
-                    Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True},
+                    Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True}
                 )
 
 

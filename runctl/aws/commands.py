@@ -1,23 +1,18 @@
 """SSM: asking the agent on an instance for something."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import RefusedError, TransientError
 from runctl.model.excerpt import last_part
-from runctl.model.identity import LENT_TAG
-
-if TYPE_CHECKING:
-    from mypy_boto3_ssm import SSMClient
+from runctl.model.identity import EXISTING_TAG
 
 # How long SSM may try to reach the instance; 30 is the least that it takes.
 DELIVERY_SECONDS = 30
@@ -46,7 +41,7 @@ class CommandResult:
         return self.status == "Success"
 
 
-def result_of(client: SSMClient, command_id: str, instance_id: str) -> CommandResult | None:
+def read_result(client: Any, command_id: str, instance_id: str) -> CommandResult | None:
     """Return how a command ended, or None while it has not.
 
     SSM may not know the invocation for some seconds after it took the command.
@@ -70,7 +65,7 @@ def result_of(client: SSMClient, command_id: str, instance_id: str) -> CommandRe
 class SsmCommands:
     """Implements `runctl.control.ports.Commands`."""
 
-    def __init__(self, client: SSMClient, *, document: str, start_document: str = "") -> None:
+    def __init__(self, client: Any, *, document: str, start_document: str = "") -> None:
         self._client = client
         self._document = document
         self._start_document = start_document
@@ -102,7 +97,7 @@ class SsmCommands:
         except RefusedError as exc:
             raise RefusedError(
                 f"cannot be commanded: {exc}. If the machine is yours, let runctl command it: "
-                f"aws ec2 create-tags --resources {instance_id} --tags Key={LENT_TAG},Value=yes"
+                f"aws ec2 create-tags --resources {instance_id} --tags Key={EXISTING_TAG},Value=yes"
             ) from exc
         if not command_id:
             return False
@@ -119,7 +114,7 @@ class SsmCommands:
         until = time.monotonic() + STARTED_WITHIN.total_seconds()
         while time.monotonic() < until:
             with contextlib.suppress(TransientError):
-                if (result := result_of(self._client, command_id, instance_id)) is not None:
+                if (result := read_result(self._client, command_id, instance_id)) is not None:
                     return result
             time.sleep(LOOK_EVERY.total_seconds())
         return None

@@ -1,21 +1,16 @@
 """The deployment: where its parts are, as the parameter says that `cdk deploy` leaves."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import NotFoundError
 from runctl.model.identity import DEFAULT_DEPLOYMENT
-
-if TYPE_CHECKING:
-    from mypy_boto3_ssm import SSMClient
 
 # What every deployment has had from the first version on.
 REQUIRED = (
@@ -63,7 +58,7 @@ class Deployment:
     name: str = DEFAULT_DEPLOYMENT
 
 
-def read_deployment(client: SSMClient, *, name: str = DEFAULT_DEPLOYMENT) -> Deployment:
+def read_deployment(client: Any, *, name: str = DEFAULT_DEPLOYMENT) -> Deployment:
     """Read the parameter `/NAME/deployment` with an SSM client.
 
     Fields that a newer deployment added are ignored. Raises NotFoundError when nothing is deployed

@@ -70,5 +70,9 @@ def _status(answer: Mapping[str, Any]) -> MachineStatus:
 
 
 def _impaired_since(summary: Mapping[str, Any]) -> datetime | None:
-    since = [one["ImpairedSince"] for one in summary.get("Details", ()) if "ImpairedSince" in one]
+    since = [
+        details["ImpairedSince"]
+        for details in summary.get("Details", ())
+        if "ImpairedSince" in details
+    ]
     return min(since, default=None)

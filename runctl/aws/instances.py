@@ -1,23 +1,17 @@
 """Machines that outlive a run: launched on their own, found, tagged and commanded over SSM."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import Any
 
 from botocore.exceptions import ClientError
 
-from runctl.aws.commands import CommandResult, result_of
+from runctl.aws.commands import CommandResult, read_result
 from runctl.aws.errors import code_of, translated
 from runctl.aws.fleet import Ec2Fleet
-from runctl.model.identity import DEPLOYMENT_TAG, KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
+from runctl.model.identity import DEPLOYMENT_TAG, EXISTING_TAG, KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.pool import Pool
-
-if TYPE_CHECKING:
-    from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_ssm import SSMClient
 
 # How long SSM may try to reach the instance; 30 is the least that it takes.
 DELIVERY_SECONDS = 60
@@ -26,14 +20,16 @@ DELIVERY_SECONDS = 60
 class ExistingInstances:
     """What the command line asks of EC2 and SSM about machines that are there already."""
 
-    def __init__(self, *, ec2: EC2Client, ssm: SSMClient) -> None:
+    def __init__(self, *, ec2: Any, ssm: Any) -> None:
         self._ec2 = ec2
         self._ssm = ssm
 
-    def lend(self, instance_id: str) -> None:
+    def permit(self, instance_id: str) -> None:
         """Tag the instance, so that the deployment's functions may command it."""
         with translated():
-            self._ec2.create_tags(Resources=[instance_id], Tags=[{"Key": LENT_TAG, "Value": "yes"}])
+            self._ec2.create_tags(
+                Resources=[instance_id], Tags=[{"Key": EXISTING_TAG, "Value": "yes"}]
+            )
 
     def is_registered(self, instance_id: str) -> bool:
         """Whether its SSM agent has registered and can be reached."""
@@ -42,8 +38,8 @@ class ExistingInstances:
                 Filters=[{"Key": "InstanceIds", "Values": [instance_id]}]
             )
         return any(
-            one["InstanceId"] == instance_id and one.get("PingStatus") == "Online"
-            for one in answer.get("InstanceInformationList", ())
+            agent["InstanceId"] == instance_id and agent.get("PingStatus") == "Online"
+            for agent in answer.get("InstanceInformationList", ())
         )
 
     def command(self, instance_id: str, document: str, parameters: Mapping[str, str]) -> str | None:
@@ -64,7 +60,7 @@ class ExistingInstances:
 
     def result(self, command_id: str, instance_id: str) -> CommandResult | None:
         """Return how a command ended, or None while it has not."""
-        return result_of(self._ssm, command_id, instance_id)
+        return read_result(self._ssm, command_id, instance_id)
 
 
 def creation_request(
@@ -78,11 +74,11 @@ def creation_request(
     """
     request = json.loads(fleet.build_request(run_id=token, attempt=0, launch_try=1, pools=pools))
     until = keep_until.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    tags = {"Name": name, KEEP_ALIVE_TAG: until, LENT_TAG: "yes"}
+    tags = {"Name": name, KEEP_ALIVE_TAG: until, EXISTING_TAG: "yes"}
     for specification in request["TagSpecifications"]:
         own = {"Name": name, RUN_TAG: token} if specification["ResourceType"] == "fleet" else tags
         specification["Tags"] = [
             *({"Key": key, "Value": value} for key, value in own.items()),
-            *(one for one in specification["Tags"] if one["Key"] == DEPLOYMENT_TAG),
+            *(tag for tag in specification["Tags"] if tag["Key"] == DEPLOYMENT_TAG),
         ]
     return json.dumps(request, sort_keys=True)

@@ -1,18 +1,13 @@
 """CloudWatch Logs: streams of lines, written by agents and read from a position on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
-
-if TYPE_CHECKING:
-    from mypy_boto3_logs import CloudWatchLogsClient
 
 # A batch that the service never takes, or that it has already.
 NOT_TO_BE_REPEATED = frozenset({"InvalidParameterException", "DataAlreadyAcceptedException"})
@@ -29,7 +24,7 @@ class LogLine:
 class LogReader:
     """Reads the streams of one log group."""
 
-    def __init__(self, client: CloudWatchLogsClient, *, group: str) -> None:
+    def __init__(self, client: Any, *, group: str) -> None:
         self._client = client
         self._group = group
 
@@ -66,7 +61,7 @@ class LogReader:
 class LogWriter:
     """Implements `runctl.agent.ports.LogStreams` in one log group; for one thread at a time."""
 
-    def __init__(self, client: CloudWatchLogsClient, *, group: str) -> None:
+    def __init__(self, client: Any, *, group: str) -> None:
         self._client = client
         self._group = group
         self._created: set[str] = set()

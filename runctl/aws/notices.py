@@ -1,13 +1,8 @@
 """SNS: the topic that tells people about runs."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from typing import Any
 
 from runctl.aws.errors import translated
-
-if TYPE_CHECKING:
-    from mypy_boto3_sns import SNSClient
 
 
 class SnsNotices:
@@ -18,7 +13,7 @@ class SnsNotices:
     TransientError where coming back later helps.
     """
 
-    def __init__(self, client: SNSClient, *, topic_arn: str) -> None:
+    def __init__(self, client: Any, *, topic_arn: str) -> None:
         self._client = client
         self._topic_arn = topic_arn
 

@@ -1,19 +1,14 @@
 """S3: whether the agent will be able to read an object, and uploads of packed projects."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import NotFoundError, UnexpectedAwsError
 from runctl.model.s3_uri import split_s3_uri
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 FORBIDDEN = frozenset({"403", "AccessDenied", "Forbidden"})
@@ -23,7 +18,7 @@ ELSEWHERE = frozenset({"301", "400", "PermanentRedirect", "AuthorizationHeaderMa
 class S3Objects:
     """Implements `runctl.control.ports.Objects`; `bucket` is the deployment's own."""
 
-    def __init__(self, client: S3Client, *, bucket: str) -> None:
+    def __init__(self, client: Any, *, bucket: str) -> None:
         self._client = client
         self._bucket = bucket
 
@@ -58,7 +53,7 @@ class S3Objects:
         with translated():
             try:
                 answer = self._client.head_bucket(Bucket=bucket)
-                metadata: Mapping[str, Any] = answer["ResponseMetadata"]
+                metadata = answer["ResponseMetadata"]
             except ClientError as exc:
                 if code_of(exc) in {*MISSING, "NoSuchBucket"}:
                     return f"there is no bucket {bucket}; check the name"

@@ -1,21 +1,16 @@
 """The outputs of a run in S3, where a file of a later attempt is never replaced."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.model import identity
 from runctl.model.errors import RunctlError, TransientError
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 # At most two parts of 8 MiB are in memory. S3 takes 10,000 parts, so those of large files are
 # larger.
@@ -32,7 +27,7 @@ MAX_CONFLICTS = 10
 class OutputStore:
     """Implements `runctl.agent.ports.Outputs` for one run."""
 
-    def __init__(self, client: S3Client, *, bucket: str, run_id: str) -> None:
+    def __init__(self, client: Any, *, bucket: str, run_id: str) -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = identity.output_prefix(run_id)
@@ -44,14 +39,14 @@ class OutputStore:
         the file cannot be read, TransientError if S3 cannot be reached or another writer keeps
         interfering.
         """
-        place: dict[str, Any] = {"Bucket": self._bucket, "Key": f"{self._prefix}{name}"}
+        place = {"Bucket": self._bucket, "Key": f"{self._prefix}{name}"}
         for _ in range(MAX_CONFLICTS):
             with translated():
                 stored = self._find(place)
                 if stored is not None and _attempt_of(stored) > attempt:
                     return False
-                condition: dict[str, Any] = (
-                    {"IfNoneMatch": "*"} if stored is None else {"IfMatch": stored["ETag"]}
+                condition = (
+                    {"IfNoneMatch": "*"} if stored is None else {"IfMatch": str(stored["ETag"])}
                 )
                 try:
                     self._put(path, place, condition, attempt)
@@ -62,7 +57,7 @@ class OutputStore:
                     return True
         raise TransientError(f"another writer keeps changing {place['Key']}")
 
-    def _find(self, place: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def _find(self, place: Mapping[str, str]) -> Mapping[str, Any] | None:
         try:
             stored: Mapping[str, Any] = self._client.head_object(**place)
         except ClientError as exc:
@@ -72,7 +67,7 @@ class OutputStore:
         return stored
 
     def _put(
-        self, path: Path, place: Mapping[str, Any], condition: Mapping[str, Any], attempt: int
+        self, path: Path, place: Mapping[str, str], condition: Mapping[str, str], attempt: int
     ) -> None:
         """Store the file as it is now, whole or in parts, with its attempt as metadata."""
         size = path.stat().st_size
@@ -84,7 +79,7 @@ class OutputStore:
         step = max(PART_BYTES, -(-size // MAX_PARTS))
         upload = self._client.create_multipart_upload(**place, Metadata=metadata)["UploadId"]
 
-        def store(offset: int) -> Any:
+        def store(offset: int) -> dict[str, Any]:
             number = offset // step + 1
             body = _read(path, offset, min(step, size - offset))
             answer = self._client.upload_part(

@@ -1,17 +1,12 @@
 """Service Quotas: what the account may run, and what an instance type takes of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.aws.errors import code_of
 from runctl.model.quota import VcpuQuota
-
-if TYPE_CHECKING:
-    from mypy_boto3_ec2 import EC2Client
 
 SERVICE = "ec2"
 
@@ -23,7 +18,7 @@ class Ec2Quotas:
     without permission, the explanation does without the value.
     """
 
-    def __init__(self, quotas: Any, ec2: EC2Client) -> None:
+    def __init__(self, quotas: Any, ec2: Any) -> None:
         self._quotas = quotas
         self._ec2 = ec2
 
@@ -54,14 +49,13 @@ class Ec2Quotas:
 
         By filter, since one unknown type would fail the whole call.
         """
-        pages = self._ec2.get_paginator("describe_instance_types").paginate(
-            Filters=[{"Name": "instance-type", "Values": list(instance_types)}]
-        )
+        filters = [{"Name": "instance-type", "Values": list(instance_types)}]
+        pages = self._ec2.get_paginator("describe_instance_types").paginate(Filters=filters)
         try:
             return {
-                one["InstanceType"]: int(one["VCpuInfo"]["DefaultVCpus"])
+                instance_type["InstanceType"]: int(instance_type["VCpuInfo"]["DefaultVCpus"])
                 for page in pages
-                for one in page["InstanceTypes"]
+                for instance_type in page["InstanceTypes"]
             }
         except (ClientError, BotoCoreError):
             return {}

@@ -1,10 +1,8 @@
 """The runs in the ledger: who has one, how far it is, how it ended."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runctl.aws.items import Item, read_run, run_item, text_of
 from runctl.aws.table import Table, expressions, put_of, update_of
@@ -12,9 +10,6 @@ from runctl.model import identity
 from runctl.model.errors import NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Run, already_ended
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 
 class RunLedger:
@@ -24,7 +19,7 @@ class RunLedger:
     conditional write.
     """
 
-    def __init__(self, client: DynamoDBClient, table: str) -> None:
+    def __init__(self, client: Any, table: str) -> None:
         self._table = Table(client, table)
 
     def create_run(self, run: Run) -> Run:

@@ -1,21 +1,16 @@
-"""One DynamoDB table: conditional writes, consistent reads, conflicts met with patience."""
-
-from __future__ import annotations
+"""One DynamoDB table: conditional writes, consistent reads, retries after conflicts."""
 
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.aws.items import Item, deserialize, serialize
 from runctl.model.errors import TransientError
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 MAX_BATCH_ITEMS = 100
 MAX_CONFLICTS = 8
@@ -29,7 +24,7 @@ Sleep = Callable[[float], None]
 class Table:
     """A table with the keys `pk` and `sk`, in plain values."""
 
-    def __init__(self, client: DynamoDBClient, name: str, *, sleep: Sleep = time.sleep) -> None:
+    def __init__(self, client: Any, name: str, *, sleep: Sleep = time.sleep) -> None:
         self._client = client
         self._table = name
         self._sleep = sleep
@@ -93,7 +88,7 @@ class Table:
 
     def transact(self, *actions: dict[str, dict[str, Any]]) -> bool:
         """Make several writes at once; False when one of their conditions refused them all."""
-        items: list[Any] = [
+        items = [
             {kind: {"TableName": self._table, **action}}
             for entry in actions
             for kind, action in entry.items()

@@ -1,18 +1,13 @@
 """Short-lived credentials for a trainer, which reach no further than its own run."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runctl.aws.errors import translated
 from runctl.model import identity
-
-if TYPE_CHECKING:
-    from mypy_boto3_sts import STSClient
 
 # Whoever assumes a role with the credentials of a role gets one hour at most.
 LIFETIME = timedelta(hours=1)
@@ -42,9 +37,7 @@ class SessionCredentials:
 class TrainerAccess:
     """Assumes the trainer's role for one attempt of one run."""
 
-    def __init__(
-        self, sts: STSClient, *, role_arn: str, bucket: str, run_id: str, attempt: int
-    ) -> None:
+    def __init__(self, sts: Any, *, role_arn: str, bucket: str, run_id: str, attempt: int) -> None:
         self._sts = sts
         self._role_arn = role_arn
         self._policy = session_policy(role_arn, bucket=bucket, run_id=run_id)

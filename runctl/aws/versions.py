@@ -1,18 +1,13 @@
 """The run's pinned versions in S3: written once, read by every attempt and by `status`."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.model import identity
 from runctl.model.versions import Versions
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 # Without s3:ListBucket S3 answers AccessDenied for what is missing.
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "AccessDenied"})
@@ -22,7 +17,7 @@ _THERE = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConfl
 class VersionStore:
     """One object below the run's prefix."""
 
-    def __init__(self, client: S3Client, *, bucket: str, run_id: str) -> None:
+    def __init__(self, client: Any, *, bucket: str, run_id: str) -> None:
         self._client = client
         self._bucket = bucket
         self._key = identity.versions_key(run_id)

@@ -1,20 +1,15 @@
 """Step Functions: reports on task tokens, and executions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem
-
-if TYPE_CHECKING:
-    from mypy_boto3_stepfunctions import SFNClient
 
 # A token that was used, that timed out or that a retry or redrive replaced.
 SPENT_TOKEN = frozenset({"TaskTimedOut", "TaskDoesNotExist", "InvalidToken"})
@@ -42,7 +37,7 @@ class Execution:
 class StepFunctions:
     """Implements `runctl.control.ports.Workflow`, and starts and stops runs."""
 
-    def __init__(self, client: SFNClient, *, state_machine_arn: str = "") -> None:
+    def __init__(self, client: Any, *, state_machine_arn: str = "") -> None:
         self._client = client
         self._state_machine_arn = state_machine_arn
 

@@ -73,12 +73,12 @@ class StoredParts:
         """Return the digests of parts that the store no longer has."""
         gone: set[str] = set()
 
-        def look(stale: Iterator[Part]) -> None:
+        def check(stale: Iterator[Part]) -> None:
             gone.update(part.sha256 for part in stale if not self.ask_store(part))
 
         stale = [part for part in parts.values() if not self.has(part)]
         if stale:
-            run_workers(stale, look)
+            run_workers(stale, check)
         return gone
 
     def put(self, part: Part, content: Iterable[Buffer]) -> bool:

@@ -122,7 +122,7 @@ class Uploader:
             yield from (_WantedBundle(packed) for packed in pack(unpacked))
             yield from self._wanted(large, parts)
 
-        run_workers(_until(superseded, wanted()), store)
+        run_workers(_stop_when(superseded, wanted()), store)
         for file in large:
             _check_as_seen(file)
             found[file.path] = Stored(tuple(parts[file.path]))
@@ -249,7 +249,7 @@ class _Total:
             self.value += size
 
 
-def _until(
+def _stop_when(
     superseded: threading.Event, jobs: Iterable["_Wanted | _WantedBundle"]
 ) -> Iterator["_Wanted | _WantedBundle"]:
     for job in jobs:

@@ -1,7 +1,7 @@
 """Results of the control functions: the documents that the state machine, logs and people read.
 
-The state machine reads these keys, and so do executions that began before an upgrade: they keep
-their definition for weeks. `tests/workflow/test_results.py` verifies both.
+The state machine reads these keys, and so does one that was deployed with an earlier version: an
+execution keeps its definition for weeks. `tests/workflow/test_results.py` verifies both.
 """
 
 from dataclasses import MISSING, dataclass, fields

@@ -2,7 +2,7 @@
 
 from runctl.control.ports import Services
 from runctl.model.errors import RefusedError, TransientError
-from runctl.model.identity import LENT_TAG
+from runctl.model.identity import EXISTING_TAG
 from runctl.model.machine import Machine
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage, Existing, Run
@@ -44,7 +44,7 @@ def use_existing_instance(
                 instance_id,
                 run_id=run.run_id,
                 attempt=number,
-                is_tagged=LENT_TAG in _find(services, instance_id).tags,
+                is_tagged=EXISTING_TAG in _find(services, instance_id).tags,
             )
         except RefusedError as exc:
             return attempt, _failed(f"{instance_id} {exc}")
@@ -72,7 +72,7 @@ def problem_with(machine: Machine) -> str:
 def _find(services: Services, instance_id: str) -> Machine:
     found = services.fleet.describe([instance_id])
     if not found:
-        # Describe is eventually consistent; whoever repeats us has an end to his patience.
+        # DescribeInstances is eventually consistent; the caller limits the retries.
         raise TransientError(
             f"EC2 knows no {instance_id} in this account and region; if it was launched just now, "
             "waiting helps"

@@ -149,17 +149,18 @@ def _listed(
 ) -> Declaration:
     """Return a declaration whose requirements a TOML document lists."""
     listed = section.get("dependencies", [])
-    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
         raise _bad(name, f"dependencies are {listed!r}, not a list of texts such as 'torch>=2.4'")
     requirements, refused = apply_sources(listed, _uv_table(section).get("sources"))
     references = listed_references(tree, folder, name, requirements)
     problems = tuple(
         Problem(
             name,
-            f"[tool.uv.sources] gives {one} a place that only uv can follow; run `uv lock` beside "
-            f"a pyproject.toml, or write the place into the dependency, such as '{one} @ URL'",
+            f"[tool.uv.sources] gives {source} a place that only uv can follow; run `uv lock` "
+            f"next to a pyproject.toml, or write the place into the dependency, such as "
+            f"'{source} @ URL'",
         )
-        for one in refused
+        for source in refused
     )
     return Declaration(
         source=source,

@@ -18,7 +18,7 @@ DEFAULT_DEPLOYMENT = "runctl"
 # Until when a machine that somebody asked for lives without a run; an ISO 8601 instant with a zone.
 KEEP_ALIVE_TAG = "runctl:keep-alive-until"
 # On a machine that was there before the run: its owner lets runctl send it commands.
-LENT_TAG = "runctl:lent"
+EXISTING_TAG = "runctl:lent"
 
 
 def check_deployment_name(name: str) -> str:

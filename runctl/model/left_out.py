@@ -45,7 +45,7 @@ class Omission:
 
 def write_note(omissions: Iterable[Omission]) -> str:
     """Return the text that travels with a package; empty when nothing was left out."""
-    listed = [[one.path, one.by, list(one.remedy)] for one in omissions]
+    listed = [[omission.path, omission.by, list(omission.remedy)] for omission in omissions]
     return json.dumps(listed, separators=(",", ":")) if listed else ""
 
 
@@ -69,9 +69,9 @@ def explain_failure(words: str, omissions: Sequence[Omission], *, project: str) 
     if not omissions:
         return ""
     for path in _missing_paths(words, project):
-        for one in omissions:
-            if one.covers(path):
-                return _hint(one)
+        for omission in omissions:
+            if omission.covers(path):
+                return _hint(omission)
     return ""
 
 

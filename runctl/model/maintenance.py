@@ -37,8 +37,10 @@ def read_scheduled_events(text: str | None) -> tuple[ScheduledEvent, ...]:
         found = json.loads(text or "[]")
     except (ValueError, RecursionError):
         return ()
-    events = (_read(one) for one in found if isinstance(one, Mapping)) if _is_list(found) else ()
-    return tuple(one for one in events if one is not None)
+    events = (
+        (_read(entry) for entry in found if isinstance(entry, Mapping)) if _is_list(found) else ()
+    )
+    return tuple(event for event in events if event is not None)
 
 
 def _is_list(found: Any) -> bool:

@@ -96,7 +96,7 @@ def find_plain_secrets(document: Mapping[str, Any]) -> list[PlainSecret]:
     found = [*_in_env(document.get("env"))]
     for name in WORD_FIELDS:
         found += _in_words(name, document.get(name))
-    return [one for one in found if one.label not in names]
+    return [secret for secret in found if secret.label not in names]
 
 
 def mask_request(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,13 +105,13 @@ def mask_request(document: Mapping[str, Any]) -> dict[str, Any]:
     So are all fields of a newer version: only that version knows what in them is a secret.
     """
     masked = mask_unknown(document, MASK)
-    for one in find_plain_secrets(document):
-        outer, _, name = one.where.partition(".")
+    for secret in find_plain_secrets(document):
+        outer, _, name = secret.where.partition(".")
         if outer == "env":
             masked["env"] = {**masked["env"], name: MASK}
         else:
             outer = outer.partition("[")[0]
-            masked[outer] = [_without(str(word), one.value) for word in masked[outer]]
+            masked[outer] = [_without(str(word), secret.value) for word in masked[outer]]
     return masked
 
 
@@ -124,8 +124,8 @@ def mask_words(words: Sequence[str], not_secrets: Sequence[str] = ()) -> list[st
 def mask_text(text: str) -> str:
     """Return a text with the secrets masked that it shows: assignments, options, known shapes."""
     masked = text
-    for one in _in_words("command", [text]):
-        masked = _without(masked, one.value)
+    for secret in _in_words("command", [text]):
+        masked = _without(masked, secret.value)
     return masked
 
 

@@ -69,7 +69,7 @@ _QUOTAS: Mapping[tuple[str, str], VcpuQuota] = {
     ("hpc", "on-demand"): VcpuQuota("L-F7808C92", "Running On-Demand HPC instances"),
     ("u", "on-demand"): VcpuQuota("L-43DA4232", "Running On-Demand High Memory instances"),
 }
-QUOTAS: Mapping[str, VcpuQuota] = {one.code: one for one in _QUOTAS.values()}
+QUOTAS: Mapping[str, VcpuQuota] = {quota.code: quota for quota in _QUOTAS.values()}
 
 _SERIES = re.compile(r"(?P<series>[a-z]+)-?(?P<generation>\d+)")
 

@@ -72,8 +72,8 @@ def requirements_references(tree: Tree, name: str) -> References:
     # pip takes paths relative to its current folder, which for a file in a subfolder is either.
     folder = min((own, ""), key=lambda one: len(_missing(tree, one, collected)))
     finder = _Finder(tree, folder, problems=problems)
-    for one in collected:
-        finder.take(one.file, one.line)
+    for reference in collected:
+        finder.take(reference.file, reference.line)
     return replace(finder.references(), lists=tuple(dict.fromkeys(lists)))
 
 
@@ -146,7 +146,11 @@ def _follow(
 
 def _missing(tree: Tree, folder: str, found: Iterable[_Found]) -> list[str]:
     """Return the relative paths that lead nowhere when pip runs in `folder`."""
-    named = (path for one in found if (path := _path_named(one.line)) and not path.startswith("/"))
+    named = (
+        path
+        for reference in found
+        if (path := _path_named(reference.line)) and not path.startswith("/")
+    )
     joined = (posixpath.normpath(posixpath.join(folder, path)) for path in named)
     return [path for path in joined if not (tree.is_file(path) or tree.is_folder(path))]
 
@@ -224,7 +228,7 @@ class _Finder:
         elif problem := _outside(path, text):
             self._refuse(where, problem)
         elif self.tree.is_folder(path):
-            if not any(self.tree.is_file(posixpath.join(path, one)) for one in BUILD_FILES):
+            if not any(self.tree.is_file(posixpath.join(path, name)) for name in BUILD_FILES):
                 self._refuse(
                     where, f"{text}: {_shown(path)} has neither pyproject.toml nor setup.py"
                 )
@@ -251,7 +255,7 @@ class _Finder:
         if line.kind is Kind.FIND_LINKS:  # the one path that pip looks for beside the file first
             bases.insert(0, posixpath.dirname(file))
         paths = [self._resolve(base, written) for base in bases]
-        there = [one for one in paths if self.tree.is_folder(one) or self.tree.is_file(one)]
+        there = [name for name in paths if self.tree.is_folder(name) or self.tree.is_file(name)]
         path = next(iter(there), paths[-1])
         if problem := _outside(path, repr(line.text)):
             self._refuse(where, problem)

@@ -39,19 +39,19 @@ class Saving:
     def as_document(self) -> dict[str, Any]:
         """Return what is known, durations in seconds."""
         document: dict[str, Any] = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if isinstance(value, timedelta):
-                document[f"{one.name}_seconds"] = value.total_seconds()
+                document[f"{field.name}_seconds"] = value.total_seconds()
             elif value is not None:
-                document[one.name] = value
+                document[field.name] = value
         return document
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Saving":
         """Read it back; what another version stored and this one cannot read is left out."""
         values: dict[str, Any] = {}
-        for name in (one.name for one in fields(cls)):
+        for name in (field.name for field in fields(cls)):
             if name in document:
                 values[name] = document[name]
             elif f"{name}_seconds" in document:

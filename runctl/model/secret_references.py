@@ -104,4 +104,4 @@ def _parameter(value: str, named: str) -> SecretReference:
 def references_in(env: Mapping[str, str]) -> dict[str, SecretReference]:
     """Return the references of a checked `env`, by the names of their variables."""
     found = {name: parse_reference(value) for name, value in env.items()}
-    return {name: one for name, one in found.items() if one is not None}
+    return {name: reference for name, reference in found.items() if reference is not None}

@@ -33,9 +33,9 @@ def index_options(packages: Any, indexes: Any) -> tuple[str, ...]:
     default one, in whose place pip may be configured to ask a mirror.
     """
     formats = {
-        str(one.get("url")).rstrip("/"): one.get("format")
-        for one in (indexes if isinstance(indexes, list) else ())
-        if isinstance(one, Mapping)
+        str(index.get("url")).rstrip("/"): index.get("format")
+        for index in (indexes if isinstance(indexes, list) else ())
+        if isinstance(index, Mapping)
     }
     places = [
         str(source["registry"])
@@ -45,11 +45,11 @@ def index_options(packages: Any, indexes: Any) -> tuple[str, ...]:
         and "registry" in source
     ]
     options = []
-    for one in dict.fromkeys(places):
-        if "://" not in one or formats.get(one.rstrip("/")) == "flat":
-            options.append(f"--find-links {one}")
-        elif one.rstrip("/") in formats:
-            options.append(f"--extra-index-url {one}")
+    for place in dict.fromkeys(places):
+        if "://" not in place or formats.get(place.rstrip("/")) == "flat":
+            options.append(f"--find-links {place}")
+        elif place.rstrip("/") in formats:
+            options.append(f"--extra-index-url {place}")
     return tuple(options)
 
 

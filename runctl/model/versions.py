@@ -47,19 +47,26 @@ class Versions:
     @property
     def digest(self) -> bytes:
         """What of it decides an environment."""
-        rows = [(one.name, one.version, one.commit, one.sha256) for one in self._from_elsewhere()]
+        rows = [
+            (package.name, package.version, package.commit, package.sha256)
+            for package in self._from_elsewhere()
+        ]
         return hashlib.sha256(json.dumps(sorted(rows)).encode()).digest()
 
     def constraints(self) -> list[str]:
         """Return lines for pip that hold every package of an index to its version."""
-        return [f"{one.name}=={one.version}" for one in self._from_elsewhere() if not one.url]
+        return [
+            f"{package.name}=={package.version}"
+            for package in self._from_elsewhere()
+            if not package.url
+        ]
 
     def commits(self) -> dict[tuple[str, str], str]:
         """Return the commit of each repository and revision."""
         return {
-            (repository_of(one.url), one.revision): one.commit
-            for one in self.packages
-            if one.commit
+            (repository_of(package.url), package.revision): package.commit
+            for package in self.packages
+            if package.commit
         }
 
     def differing(self, other: "Versions") -> list[tuple[PackageVersion, PackageVersion]]:
@@ -67,17 +74,18 @@ class Versions:
 
         What only one of them has is no difference: platforms need different packages.
         """
-        theirs = {one.name: one for one in other.packages}
+        theirs = {package.name: package for package in other.packages}
         return [
-            (one, theirs[one.name])
-            for one in self._from_elsewhere()
-            if one.name in theirs and not _is_same(one, theirs[one.name])
+            (package, theirs[package.name])
+            for package in self._from_elsewhere()
+            if package.name in theirs and not _is_same(package, theirs[package.name])
         ]
 
     def as_document(self) -> dict[str, Any]:
         """Return the JSON form."""
         packages = [
-            {name: value for name, value in asdict(one).items() if value} for one in self.packages
+            {name: value for name, value in asdict(package).items() if value}
+            for package in self.packages
         ]
         return {
             "attempt": self.attempt,
@@ -95,14 +103,14 @@ class Versions:
             python=str(document.get("python", "")),
             platform=str(document.get("platform", "")),
             packages=tuple(
-                PackageVersion(**{name: value for name, value in one.items() if name in known})
-                for one in document["packages"]
+                PackageVersion(**{name: value for name, value in package.items() if name in known})
+                for package in document["packages"]
             ),
         )
 
     def _from_elsewhere(self) -> Sequence[PackageVersion]:
         # What is local comes with the code, which is the same for all attempts.
-        return [one for one in self.packages if not one.is_local]
+        return [package for package in self.packages if not package.is_local]
 
 
 def _is_same(one: PackageVersion, other: PackageVersion) -> bool:

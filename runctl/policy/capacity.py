@@ -1,4 +1,4 @@
-"""Capacity pools: which ones a launch requests, and how long a refusing pool is left out."""
+"""Capacity pools: which ones a launch requests, and how long one that refused is left out."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from runctl.model.identity import log_stream
-from runctl.model.log_pieces import Joiner
+from runctl.model.log_fragments import Joiner
 from runctl.model.printable import printable
 
 if TYPE_CHECKING:

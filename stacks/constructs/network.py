@@ -14,7 +14,7 @@ from stacks.suppressions import accept
 
 
 class Network(Construct):
-    """A new VPC, or the VPC that the context names, and its subnet in each zone.
+    """A new VPC, or the one that the context names, and its subnet in each zone.
 
     `is_public` is true if the subnets route to an internet gateway, so that instances need public
     addresses; for private subnets, the owner provides the route out.

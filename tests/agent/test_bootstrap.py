@@ -354,7 +354,7 @@ class DeadMan:
         """Touch the lease as the agent does."""
         touch(self.run_folder / "lease")
 
-    def look(self, **variables: str) -> list[str]:
+    def check(self, **variables: str) -> list[str]:
         """Run the dead-man once; return the calls that it made."""
         before = len(self.boot.calls())
         self.uptime.write_text(f"{self.now}.47 12.00\n")
@@ -377,7 +377,7 @@ class DeadMan:
         start = self.now
         while self.now < start + within * MINUTE:
             self.now += every * MINUTE
-            if "shutdown -h now" in self.look():
+            if "shutdown -h now" in self.check():
                 return (self.now - start) // MINUTE
         return None
 
@@ -396,7 +396,7 @@ def test_deadman_leaves_an_instance_alone_while_heartbeats_are_accepted(dead_man
 
 def test_deadman_shuts_down_after_thirty_minutes_without_one(dead_man: DeadMan) -> None:
     dead_man.hear()
-    dead_man.look()
+    dead_man.check()
     assert dead_man.minutes_until_the_end(within=60) == 30
 
 
@@ -404,7 +404,7 @@ def test_deadman_asks_the_agent_to_flush_before_it_shuts_down(dead_man: DeadMan)
     launcher = dead_man.boot.root / "opt/runctl/bin/runctl-agent"
     launcher.write_text(f'#!/bin/sh\necho "runctl-agent $*" >> "{dead_man.boot.root}/calls"\n')
     dead_man.now += 31 * MINUTE
-    assert dead_man.look() == [
+    assert dead_man.check() == [
         "runctl-agent stop",
         "systemctl is-active --quiet runctl-agent.service",
         "shutdown -h now",
@@ -416,10 +416,10 @@ def test_no_jump_of_the_clock_ends_an_instance_or_keeps_it(dead_man: DeadMan, ju
     """NTP steps the clock right after boot: the lease's time is then an hour old, or to come."""
     lease = dead_man.run_folder / "lease"
     dead_man.hear()
-    dead_man.look()
+    dead_man.check()
     os.utime(lease, (lease.stat().st_atime, lease.stat().st_mtime - jump))
     dead_man.now += MINUTE
-    assert dead_man.look() == []
+    assert dead_man.check() == []
     assert dead_man.minutes_until_the_end(within=25, every=25) is None
     assert dead_man.minutes_until_the_end(within=60) == 5
 
@@ -432,17 +432,17 @@ def test_deadman_waits_for_ec2_after_a_notice_in_the_first_hour(dead_man: DeadMa
 def test_deadman_does_not_wait_for_ec2_after_the_first_hour(dead_man: DeadMan) -> None:
     dead_man.now += 61 * MINUTE
     dead_man.hear()
-    dead_man.look()
+    dead_man.check()
     touch(dead_man.run_folder / "notice")
     assert dead_man.minutes_until_the_end(within=60) == 30
 
 
 def test_deadman_is_armed_again_after_a_reboot(dead_man: DeadMan) -> None:
     dead_man.now += 20 * MINUTE
-    dead_man.look()
+    dead_man.check()
     shutil.rmtree(dead_man.run_folder)
     dead_man.now = 10
-    assert dead_man.look() == []
+    assert dead_man.check() == []
     assert dead_man.minutes_until_the_end(within=60) == 30
 
 
@@ -462,12 +462,12 @@ def test_an_agent_that_was_killed_and_masked_does_not_keep_the_instance(dead_man
                        'exec /usr/bin/timeout "$@"\n')  # fmt: skip
     patient.chmod(0o755)
     dead_man.now += 31 * MINUTE
-    assert dead_man.look()[-1] == "shutdown -h now"
+    assert dead_man.check()[-1] == "shutdown -h now"
 
 
 def test_an_agent_that_stays_active_is_waited_for_only_so_long(dead_man: DeadMan) -> None:
     dead_man.now += 31 * MINUTE
-    calls = dead_man.look(RUNCTL_FLUSH_SECONDS="2")
+    calls = dead_man.check(RUNCTL_FLUSH_SECONDS="2")
     assert calls.count("systemctl is-active --quiet runctl-agent.service") == 2
     assert calls[-1] == "shutdown -h now"
 
@@ -480,7 +480,7 @@ def test_a_shutdown_that_is_refused_is_not_the_last_word(dead_man: DeadMan) -> N
         )
         shim.chmod(0o755)
     dead_man.now += 31 * MINUTE
-    assert dead_man.look()[-2:] == ["shutdown -h now", "poweroff "]
+    assert dead_man.check()[-2:] == ["shutdown -h now", "poweroff "]
 
 
 def touch(path: Path) -> None:

@@ -207,8 +207,8 @@ def test_lock_with_local_packages_is_installed_beside_what_has_hashes(
 def test_packages_of_a_lock_are_looked_for_in_its_indexes(tmp_path: Path) -> None:
     torch, flat = "https://download.example.com/whl/cu121", "https://example.com/files"
     entries = "".join(
-        f'[[package]]\nname = "p{number}"\nversion = "1"\nsource = {{ registry = "{one}" }}\n'
-        for number, one in enumerate(("https://index.example.org/simple", torch, torch, flat))
+        f'[[package]]\nname = "p{number}"\nversion = "1"\nsource = {{ registry = "{index}" }}\n'
+        for number, index in enumerate(("https://index.example.org/simple", torch, torch, flat))
     )
     indexes = f'[[tool.uv.index]]\nname = "torch"\nurl = "{torch}/"\n'
     indexes += f'[[tool.uv.index]]\nname = "f"\nurl = "{flat}"\nformat = "flat"\n'

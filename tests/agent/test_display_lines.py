@@ -15,7 +15,7 @@ from runctl.agent.reporting.display_lines import (
     UNFINISHED_LINE_SECONDS,
     DisplayLines,
 )
-from runctl.model.log_pieces import Joiner
+from runctl.model.log_fragments import Joiner
 
 
 def shown(content: bytes, *, block: int = 512 * 1024, seconds: float = 0) -> list[str]:

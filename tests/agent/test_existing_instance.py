@@ -132,14 +132,14 @@ def test_a_machine_that_is_kept_waits_for_runs_and_ends_only_after_its_time(
     assert int(keep.read_text()) == int(until.timestamp())
     uptime = existing.root / "uptime"
     uptime.write_text("99999999.00 1.00\n")
-    look = [str(existing.root / "opt/runctl/bin/runctl-deadman")]
+    check = [str(existing.root / "opt/runctl/bin/runctl-deadman")]
     environ = {
         "PATH": f"{existing.root / 'bin'}:/usr/bin:/bin",
         "RUNCTL_UPTIME_FILE": str(uptime),
         "RUNCTL_FLUSH_SECONDS": "0",
     }
-    subprocess.run(look, env=environ, check=True, timeout=240)
+    subprocess.run(check, env=environ, check=True, timeout=240)
     assert "shutdown -h now" not in existing.calls()
     keep.write_text("1\n")
-    subprocess.run(look, env=environ, check=True, timeout=240)
+    subprocess.run(check, env=environ, check=True, timeout=240)
     assert "shutdown -h now" in existing.calls()

@@ -24,7 +24,7 @@ from runctl.agent.reporting.logs import (
 )
 from runctl.aws.logs import LogWriter
 from runctl.model.errors import TransientError
-from runctl.model.log_pieces import Joiner
+from runctl.model.log_fragments import Joiner
 from tests.agent.machine import Cloud, wait_until
 
 
@@ -204,4 +204,4 @@ def test_lines_that_no_file_would_take_are_shipped_too(cloud: Cloud, tmp_path: P
     wait_until(lambda: not waiting)
     shipper.stop(within=timedelta(seconds=30))
     events = cloud.clients["logs"].filter_log_events(logGroupName=cloud.name)["events"]
-    assert [one["message"] for one in events] == ["first", "last"]
+    assert [event["message"] for event in events] == ["first", "last"]

@@ -245,7 +245,7 @@ def test_workers_are_not_mistaken_for_trainers():
         a_process(10, 1, has_gpu=True),
         a_process(11, 10, has_gpu=True),
         a_process(12, 11, has_gpu=True),
-        a_process(20, 1, has_framework=True, share=3.0),
+        a_process(20, 1, has_framework=True, cpu_share=3.0),
     ]
     assert [process.pid for process in choose(family)] == [10]
 
@@ -253,8 +253,8 @@ def test_workers_are_not_mistaken_for_trainers():
 def test_a_notebook_that_loaded_a_framework_is_second_to_what_uses_the_gpu():
     known = [a_process(10, 1, has_framework=True), a_process(20, 1, has_gpu=True)]
     assert [process.pid for process in choose(known)] == [20]
-    assert [process.pid for process in choose([known[0], a_process(30, 1, share=1.0)])] == [10]
-    assert choose([a_process(40, 1, share=0.1)]) == []
+    assert [process.pid for process in choose([known[0], a_process(30, 1, cpu_share=1.0)])] == [10]
+    assert choose([a_process(40, 1, cpu_share=0.1)]) == []
 
 
 def test_the_folder_that_it_saves_in_is_found(start):

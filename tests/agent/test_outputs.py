@@ -45,7 +45,7 @@ class Meanwhile:
         return self._client.complete_multipart_upload(**arguments)
 
 
-def leave(folder: Path, content: bytes) -> None:
+def create(folder: Path, content: bytes) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "model.bin").write_bytes(content)
 
@@ -63,8 +63,8 @@ def stored(cloud: Cloud) -> bytes:
 def test_output_of_a_later_attempt_is_never_replaced_by_an_earlier_ones(
     cloud: Cloud, tmp_path: Path, size: int
 ) -> None:
-    leave(tmp_path / "1", b"1" * size)
-    leave(tmp_path / "2", b"2" * size)
+    create(tmp_path / "1", b"1" * size)
+    create(tmp_path / "2", b"2" * size)
     assert upload(cloud, tmp_path / "2", attempt=2) == 1
     assert upload(cloud, tmp_path / "1", attempt=1) == 0
     assert stored(cloud) == b"2" * size
@@ -76,10 +76,10 @@ def test_later_attempt_that_writes_between_look_and_write_wins(
     cloud: Cloud, tmp_path: Path, size: int, before: bool
 ) -> None:
     if before:
-        leave(tmp_path / "0", b"0" * size)
+        create(tmp_path / "0", b"0" * size)
         upload(cloud, tmp_path / "0", attempt=1)
-    leave(tmp_path / "1", b"1" * size)
-    leave(tmp_path / "2", b"2" * size)
+    create(tmp_path / "1", b"1" * size)
+    create(tmp_path / "2", b"2" * size)
     s3 = Meanwhile(cloud.clients["s3"], lambda: upload(cloud, tmp_path / "2", attempt=2))
     assert upload(cloud, tmp_path / "1", attempt=1, client=s3) == 0
     assert stored(cloud) == b"2" * size
@@ -88,23 +88,23 @@ def test_later_attempt_that_writes_between_look_and_write_wins(
 def test_later_attempt_replaces_what_an_earlier_one_writes_meanwhile(
     cloud: Cloud, tmp_path: Path
 ) -> None:
-    leave(tmp_path / "1", b"1")
-    leave(tmp_path / "2", b"2")
+    create(tmp_path / "1", b"1")
+    create(tmp_path / "2", b"2")
     s3 = Meanwhile(cloud.clients["s3"], lambda: upload(cloud, tmp_path / "1", attempt=1))
     assert upload(cloud, tmp_path / "2", attempt=2, client=s3) == 1
     assert stored(cloud) == b"2"
 
 
 def test_outputs_of_the_same_attempt_replace_each_other(cloud: Cloud, tmp_path: Path) -> None:
-    leave(tmp_path, b"one")
+    create(tmp_path, b"one")
     upload(cloud, tmp_path, attempt=3)
-    leave(tmp_path, b"two")
+    create(tmp_path, b"two")
     upload(cloud, tmp_path, attempt=3)
     assert stored(cloud) == b"two"
 
 
 def test_unfinished_pieces_are_given_up(cloud: Cloud, tmp_path: Path) -> None:
-    leave(tmp_path, b"1" * LARGE)
+    create(tmp_path, b"1" * LARGE)
 
     class Refusing(Meanwhile):
         def complete_multipart_upload(self, **_: Any) -> None:

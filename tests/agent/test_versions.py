@@ -60,7 +60,7 @@ def test_every_attempt_has_the_versions_of_the_first(cloud: Cloud, launch, tmp_p
     first = start_attempt(cloud, launch, 1)
     assert "version 1.0" in told(first)
     recorded = cloud.read(KEY)
-    packages = {one["name"]: one["version"] for one in json.loads(recorded)["packages"]}
+    packages = {package["name"]: package["version"] for package in json.loads(recorded)["packages"]}
     assert packages == {"helper": "1.0", "mypkg": "1.0"}
     wait_until(lambda: cloud.keys("environments/"))
     make_wheel(index, "mypkg", "2.0")
@@ -74,7 +74,8 @@ def test_every_attempt_has_the_versions_of_the_first(cloud: Cloud, launch, tmp_p
     assert "version 1.0" in told(third)
     environment = next((third.state / "environments").glob("*/ready")).parent
     assert {
-        one.name: one.version for one in installed_versions(environment, attempt=3).packages
+        package.name: package.version
+        for package in installed_versions(environment, attempt=3).packages
     } == packages
     assert cloud.read(KEY) == recorded
 
@@ -239,7 +240,7 @@ def test_local_packages_are_not_pinned_they_come_with_the_code(
     files = {"requirements.txt": f"{OFFLINE}-e ./pkg\n", **below("pkg", source_package("pkg"))}
     project = plant(tmp_path / "project", files)
     pinned = installed_versions(prepared(cloud, tmp_path / "one", project), attempt=1)
-    assert [(one.name, one.is_local) for one in pinned.packages] == [("pkg", True)]
+    assert [(package.name, package.is_local) for package in pinned.packages] == [("pkg", True)]
     assert pinned.constraints() == []
 
 

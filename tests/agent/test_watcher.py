@@ -96,13 +96,13 @@ def test_watch_outlives_a_failure_that_nobody_foresaw(
     watch: InterruptionWatcher, metadata: MetadataDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = threading.Event()
-    look = watch._metadata.notice
+    read_notice = watch._metadata.notice
 
     def notice() -> datetime | None:
         if not failed.is_set():
             failed.set()
             raise RuntimeError("nobody foresaw this")
-        return look()
+        return read_notice()
 
     monkeypatch.setattr(watch._metadata, "notice", notice)
     watch.start()
@@ -194,7 +194,7 @@ def test_maintenance_that_cannot_be_read_or_asked_for_ends_nothing(
 def test_request_file_ends_the_attempt_and_is_taken_once(
     watch: InterruptionWatcher, request_: Request, cause: StopCause
 ) -> None:
-    request_files.leave(watch._paths.requests, request_)
+    request_files.write(watch._paths.requests, request_)
     watch.collect_requests()
     ending = watch._mailbox.ending
     assert ending is not None
@@ -206,7 +206,7 @@ def test_drain_request_takes_its_deadline_from_the_notice_where_there_is_one(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     deadline = metadata.give_notice(20).replace(microsecond=0)
-    request_files.leave(watch._paths.requests, Request.DRAIN)
+    request_files.write(watch._paths.requests, Request.DRAIN)
     watch.collect_requests()
     ending = watch._mailbox.ending
     assert ending is not None
@@ -230,7 +230,7 @@ def test_drain_request_brings_a_deadline_that_the_metadata_do_not_show(
 def test_deadline_that_cannot_be_read_or_is_over_leaves_time_to_save(
     watch: InterruptionWatcher, text: str
 ) -> None:
-    request_files.leave(watch._paths.requests, Request.DRAIN, deadline=text)
+    request_files.write(watch._paths.requests, Request.DRAIN, deadline=text)
     watch.collect_requests()
     ending = watch._mailbox.ending
     assert ending is not None

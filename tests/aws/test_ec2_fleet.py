@@ -79,7 +79,7 @@ def test_a_spot_request_asks_for_one_instance_of_any_pool(ec2):
             "InstanceInterruptionBehavior": "terminate",
         },
     }
-    assert [one["ResourceType"] for one in tags] == ["fleet", "instance", "volume"]
+    assert [group["ResourceType"] for group in tags] == ["fleet", "instance", "volume"]
     assert {tag["Key"]: tag["Value"] for tag in tags[1]["Tags"]} == {
         "Name": "run-1/4",
         "runctl:run-id": "run-1",
@@ -88,7 +88,7 @@ def test_a_spot_request_asks_for_one_instance_of_any_pool(ec2):
     }
     chosen = {
         config["LaunchTemplateSpecification"]["LaunchTemplateId"]: [
-            (one["InstanceType"], one["SubnetId"]) for one in config["Overrides"]
+            (override["InstanceType"], override["SubnetId"]) for override in config["Overrides"]
         ]
         for config in configs
     }
@@ -160,7 +160,7 @@ def test_refusals_of_pools_are_a_result(ec2):
     stub.add_response("create_fleet", {"FleetId": "fleet-1", "Errors": errors, "Instances": []})
     result = fleet.launch(build(fleet))
     assert (result.instance_ids, result.pool) == ((), None)
-    assert sorted(result.refusals.values()) == sorted(one["ErrorCode"] for one in errors)
+    assert sorted(result.refusals.values()) == sorted(error["ErrorCode"] for error in errors)
 
 
 @pytest.mark.parametrize(
@@ -346,11 +346,11 @@ def test_machines_of_a_run_are_found_by_their_tag_while_they_live():
         for run_id in ("run-1", "run-1", "run-10")
     ]
     fleet = make(client)
-    assert {one.instance_id for one in fleet.find_by_run("run-1")} == set(ids[:2])
-    assert {one.attempt for one in fleet.find_by_run("run-1")} == {2}
+    assert {machine.instance_id for machine in fleet.find_by_run("run-1")} == set(ids[:2])
+    assert {machine.attempt for machine in fleet.find_by_run("run-1")} == {2}
     fleet.terminate([ids[0], "i-1234567890abcdef0"])
-    assert [one.instance_id for one in fleet.find_by_run("run-1")] == [ids[1]]
-    assert {one.instance_id for one in fleet.describe(ids)} == set(ids)
+    assert [machine.instance_id for machine in fleet.find_by_run("run-1")] == [ids[1]]
+    assert {machine.instance_id for machine in fleet.describe(ids)} == set(ids)
 
 
 def test_the_machines_of_all_our_runs_are_found_and_those_of_a_deployment_beside_us_are_not():
@@ -383,9 +383,9 @@ def test_the_machines_of_all_our_runs_are_found_and_those_of_a_deployment_beside
     fleet = Ec2Fleet(
         client, deployment="ours", subnets=SUBNETS, launch_templates={}, security_group=ours
     )
-    assert {one.instance_id for one in fleet.find_all()} == {first, second}
+    assert {machine.instance_id for machine in fleet.find_all()} == {first, second}
     fleet.terminate([first])
-    assert [one.instance_id for one in fleet.find_all()] == [second]
+    assert [machine.instance_id for machine in fleet.find_all()] == [second]
     # Who was not told which group is ours finds nothing that it could end.
     assert make(client).find_all() == []
 
@@ -411,8 +411,10 @@ def test_a_run_of_the_same_name_in_another_deployment_is_another_run():
 
     ours, theirs = launch("ours"), launch("theirs")
     fleet = make(client)
-    assert [one.instance_id for one in fleet.find_by_run("same")] == [ours]
-    assert {one.instance_id: one.is_foreign for one in fleet.describe([ours, theirs])} == {
+    assert [machine.instance_id for machine in fleet.find_by_run("same")] == [ours]
+    assert {
+        machine.instance_id: machine.is_foreign for machine in fleet.describe([ours, theirs])
+    } == {
         ours: False,
         theirs: True,
     }
@@ -446,7 +448,7 @@ def test_all_pages_of_machines_are_read(ec2):
     for number, token in ((1, {"NextToken": "more"}), (2, {})):
         page = {"Reservations": [{"Instances": [{**described, "InstanceId": f"i-{number}"}]}]}
         stub.add_response("describe_instances", {**page, **token})
-    assert [one.instance_id for one in fleet.find_all()] == ["i-1", "i-2"]
+    assert [machine.instance_id for machine in fleet.find_all()] == ["i-1", "i-2"]
 
 
 def test_an_error_that_names_no_pool_of_ours_is_the_refusal_of_an_unknown_one(ec2):
@@ -477,7 +479,10 @@ def test_a_machine_whose_subnet_is_not_ours_any_more_has_a_pool_that_can_be_read
 
 
 def tagged(*ids):
-    tags = [{"ResourceId": one, "ResourceType": "fleet", "Key": "runctl:run-id"} for one in ids]
+    tags = [
+        {"ResourceId": fleet_id, "ResourceType": "fleet", "Key": "runctl:run-id"}
+        for fleet_id in ids
+    ]
     return {"Tags": [{**tag, "Value": "run-1"} for tag in tags]}
 
 
@@ -523,7 +528,7 @@ def test_a_tag_that_outlived_its_fleet_does_not_hide_the_others(ec2):
     stub.add_client_error("describe_fleets", "InvalidFleetId.NotFound")
     stub.add_response("describe_fleets", {"Fleets": [described("f-1")]}, {"FleetIds": ["f-1"]})
     stub.add_client_error("describe_fleets", "InvalidFleetId.NotFound")
-    assert [one.fleet_id for one in fleet.find_fleets()] == ["f-1"]
+    assert [found.fleet_id for found in fleet.find_fleets()] == ["f-1"]
 
 
 def test_fleets_are_deleted_25_at_a_time_and_what_is_refused_is_told(ec2):

@@ -81,7 +81,7 @@ def test_an_id_that_ec2_does_not_know_costs_the_others_nothing(ec2):
     unknown(stub, ["i-2", "i-3"], "InvalidInstanceID.Malformed")
     unknown(stub, ["i-2"])
     answer(stub, ["i-3"], status("i-3"))
-    assert [one.instance_id for one in fleet.statuses(ids)] == ["i-1", "i-3"]
+    assert [known.instance_id for known in fleet.statuses(ids)] == ["i-1", "i-3"]
 
 
 def test_a_hundred_are_asked_for_at_once(ec2):

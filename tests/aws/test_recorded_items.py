@@ -59,7 +59,7 @@ class Recorded:
             ExpressionAttributeValues={f":{name}": {"S": text} for name, text in values.items()},
         )
 
-    def start_training(self, run_id: str, *, minute: int) -> None:
+    def train(self, run_id: str, *, minute: int) -> None:
         """Give the attempt its token as the other version does."""
         self.update(
             attempt_key(run_id, 1),
@@ -165,7 +165,7 @@ def test_new_token_for_a_recorded_attempt_leaves_its_start(recorded):
 def test_attempt_that_both_versions_start_began_with_the_first(recorded):
     arn = f"{ARN}launched"
     recorded.ledger.record_token("launched", 1, token="new", execution_arn=arn, now=at(20))
-    recorded.start_training("launched", minute=30)
+    recorded.train("launched", minute=30)
     held = recorded.attempt("launched")
     assert (held.stage, held.token, held.running_at) == (RUNNING, "other", at(20))
 

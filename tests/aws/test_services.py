@@ -203,12 +203,12 @@ def starting(monkeypatch):
     def start(*answers: dict | str) -> bool:
         with Stubber(client) as stub:
             stub.add_response("send_command", {"Command": {"CommandId": COMMAND}})
-            for one in answers:
-                if isinstance(one, str):
-                    stub.add_client_error("get_command_invocation", one)
+            for answer in answers:
+                if isinstance(answer, str):
+                    stub.add_client_error("get_command_invocation", answer)
                 else:
                     asked = {"CommandId": COMMAND, "InstanceId": "i-1"}
-                    stub.add_response("get_command_invocation", one, asked)
+                    stub.add_response("get_command_invocation", answer, asked)
             told = SsmCommands(client, document="", start_document="runctl-start").start(
                 "i-1", run_id="r", attempt=1, is_tagged=True
             )

@@ -168,7 +168,7 @@ def test_json_errors_name_every_problem(project, runctl):
     done = runctl("aws", "train", "--json", "--market", "x", "--instance-types", "g5", "train.py")
     error = done.document["error"]
     assert (done.code, error["type"]) == (2, "InvalidRequestError")
-    assert [one["field"] for one in error["problems"]] == ["--instance-types", "--market"]
+    assert [problem["field"] for problem in error["problems"]] == ["--instance-types", "--market"]
 
 
 def test_a_closed_pipe_is_not_an_error(deployed):

@@ -55,11 +55,11 @@ def session(project):
 
 
 def reached(step: int, attempt: int):
-    def look(run: dict) -> bool:
+    def check(run: dict) -> bool:
         last = run["attempts"][-1] if run.get("attempts") else {}
         return last.get("number") == attempt and (last.get("step") or 0) >= step
 
-    return look
+    return check
 
 
 def test_start_interrupt_stop_resume_and_inspect(session):
@@ -86,7 +86,7 @@ def test_start_interrupt_stop_resume_and_inspect(session):
     assert stopped["status"] == "stopped"
     assert session("local", "status")["instances"] == []
     checkpoints = session("checkpoints", "mine")["checkpoints"]
-    assert [one["is_newest"] for one in checkpoints].count(True) == 1
+    assert [checkpoint["is_newest"] for checkpoint in checkpoints].count(True) == 1
 
     assert session("resume", "mine", "--detach")["execution"] == "mine-r2"
     resumed = session.wait_for(reached(1, attempt=3), "status", "mine")

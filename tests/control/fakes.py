@@ -501,7 +501,7 @@ class FakeFleet:
         if machine is not None and machine.is_live:
             self.machines[instance_id] = replace(machine, state="terminated", reason=reason)
 
-    def live(self) -> list[Machine]:
+    def running(self) -> list[Machine]:
         return [one for one in self.machines.values() if one.is_live]
 
 

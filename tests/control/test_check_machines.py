@@ -64,11 +64,11 @@ def test_a_machine_whose_agent_beats_trains_on_and_saves():
 
 def test_an_agent_that_beats_between_the_two_looks_is_not_replaced(monkeypatch):
     world, _ = failed_and_silent()
-    look = world.fleet.statuses
+    check = world.fleet.statuses
 
     def look_while_it_beats(ids):
         beat(world)
-        return look(ids)
+        return check(ids)
 
     monkeypatch.setattr(world.fleet, "statuses", look_while_it_beats)
     assert sweep(world)["replaced"] == []

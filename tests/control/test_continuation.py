@@ -91,7 +91,7 @@ def test_end_of_the_parent_leaves_the_childs_machines_alone():
     instance_id = launched(world, 1)
     for status in ("SUCCEEDED", "FAILED", "TIMED_OUT"):
         assert clean_up(world, execution_arn=ARN, name=RUN, status=status)["status"] == "superseded"
-    assert [one.instance_id for one in world.fleet.live()] == [instance_id]
+    assert [machine.instance_id for machine in world.fleet.running()] == [instance_id]
     assert f"arn:{RUN}-r2" in world.workflow.running
 
 
@@ -103,7 +103,7 @@ def test_stop_of_the_parent_stops_the_child():
     assert world.workflow.status_of(f"arn:{RUN}-r2") == "ABORTED"
     clean_up(world, execution_arn=f"arn:{RUN}-r2", name=f"{RUN}-r2", status="ABORTED")
     assert world.ledger.find_run(RUN).ended is RunStatus.STOPPED
-    assert world.fleet.live() == []
+    assert world.fleet.running() == []
 
 
 def test_run_that_another_state_machine_starts_may_carry_its_link():

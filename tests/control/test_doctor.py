@@ -86,7 +86,7 @@ class Clinic:
     def checks(self):
         return Doctor(self.world, self.account, **self.told).checks()
 
-    def look(self):
+    def check(self):
         """Return what is found, by check; and hold that looking changes nothing."""
         before = self.state()
         examined = [examine(check) for check in self.checks()]
@@ -145,7 +145,7 @@ def disk(clinic, *, age=2 * DAY, run_id=RUN, state="available"):
 def test_nothing_is_found_where_nothing_is_wrong(clinic):
     training(clinic.world)
     clinic.world.clock.advance(DAY)
-    assert clinic.look() == {}
+    assert clinic.check() == {}
     assert clinic.fix() == ([], {})
 
 
@@ -153,12 +153,12 @@ def test_a_run_whose_execution_ended_unseen_is_found_and_ended(clinic):
     instance_id = training(clinic.world)
     clinic.world.workflow.running.discard(ARN)
     clinic.world.workflow.ended[ARN] = "TIMED_OUT"
-    assert clinic.look() == {"runs": [RUN]}
+    assert clinic.check() == {"runs": [RUN]}
     assert "timed_out" in clinic.find(RUN).why
     assert clinic.fix() == ([RUN], {})
     assert clinic.world.ledger.find_run(RUN).ended is RunStatus.FAILED
     assert clinic.world.commands.sent == [(instance_id, "stop")]
-    assert clinic.look() == {}
+    assert clinic.check() == {}
 
 
 def test_an_end_that_nobody_was_told_of_is_found_and_told(clinic):
@@ -168,7 +168,7 @@ def test_an_end_that_nobody_was_told_of_is_found_and_told(clinic):
     clinic.world.workflow.ended[ARN] = "SUCCEEDED"
     clinic.world.notices.failure = None
     clinic.world.clock.advance(HOUR)
-    assert clinic.look() == {"runs": [RUN]}
+    assert clinic.check() == {"runs": [RUN]}
     assert clinic.find(RUN).why == "it ended as completed, and nobody was notified"
     assert clinic.fix() == ([RUN], {})
     assert clinic.world.notices.subjects == [f"run {RUN} completed"]
@@ -186,10 +186,10 @@ def test_a_machine_that_nobody_wants_is_found_with_its_price_and_terminated(clin
     instance_id = left_over_machine(clinic)
     pool = clinic.world.fleet.machines[instance_id].pool
     clinic.world.prices.known[pool] = Decimal("0.25")
-    assert clinic.look() == {"machines": [instance_id]}
+    assert clinic.check() == {"machines": [instance_id]}
     assert clinic.find(instance_id).usd_per_hour == Decimal("0.25")
     assert clinic.fix() == ([instance_id], {})
-    assert clinic.world.fleet.live() == []
+    assert clinic.world.fleet.running() == []
 
 
 def test_a_price_that_may_not_be_asked_for_does_not_hide_the_machine(clinic):
@@ -199,7 +199,7 @@ def test_a_price_that_may_not_be_asked_for_does_not_hide_the_machine(clinic):
         raise RefusedError(f"no permission at {now}")
 
     clinic.world.prices.current = current
-    assert clinic.look() == {"machines": [instance_id]}
+    assert clinic.check() == {"machines": [instance_id]}
     assert clinic.find(instance_id).usd_per_hour is None
 
 
@@ -209,9 +209,9 @@ def test_a_machine_with_a_notice_is_left_to_ec2_in_its_first_hour(clinic):
     lost = Outcome(kind=OutcomeKind.LOST)
     clinic.world.ledger.end_attempt(RUN, 1, outcome=lost, now=clinic.world.clock.now())
     clinic.world.clock.advance(59 * MINUTE)
-    assert clinic.look() == {}
+    assert clinic.check() == {}
     clinic.world.clock.advance(MINUTE)
-    assert clinic.look() == {"machines": [instance_id]}
+    assert clinic.check() == {"machines": [instance_id]}
 
 
 def test_a_machine_that_got_a_notice_after_the_look_is_not_terminated(clinic):
@@ -229,7 +229,7 @@ def test_a_stopped_machine_is_told_and_left_to_whoever_stopped_it(clinic):
     machine = clinic.world.fleet.machines[instance_id]
     clinic.world.fleet.machines[instance_id] = replace(machine, state="stopped")
     clinic.world.clock.advance(DAY)
-    assert clinic.look() == {"machines": [instance_id]}
+    assert clinic.check() == {"machines": [instance_id]}
     assert clinic.fix() == ([], {instance_id: ""})
     assert "terminate-instances" in clinic.find(instance_id).advice
 
@@ -240,9 +240,9 @@ def test_an_empty_fleet_is_found_and_deleted(clinic):
     clinic.world.fleet.end(instance_id, reason="Client.UserInitiatedShutdown")
     clinic.world.clock.advance(2 * HOUR)
     (fleet_id,) = clinic.world.fleet.fleets
-    assert clinic.look() == {"fleets": [fleet_id]}
+    assert clinic.check() == {"fleets": [fleet_id]}
     assert clinic.fix() == ([fleet_id], {})
-    assert clinic.look() == {}
+    assert clinic.check() == {}
 
 
 def test_a_fleet_that_ec2_does_not_delete_is_not_counted_as_fixed(clinic):
@@ -261,9 +261,9 @@ def test_a_volume_of_a_run_that_is_over_is_found_after_an_hour_and_may_go_after_
     clinic.end()
     clinic.world.clock.advance(31 * MINUTE)
     disk(clinic, age=59 * MINUTE)
-    assert clinic.look() == {}
+    assert clinic.check() == {}
     disk(clinic, age=HOUR)
-    assert clinic.look() == {"volumes": ["vol-1"]}
+    assert clinic.check() == {"volumes": ["vol-1"]}
     assert clinic.fix() == ([], {"vol-1": ""})
     disk(clinic, age=DAY)
     assert clinic.fix() == (["vol-1"], {})
@@ -273,7 +273,7 @@ def test_a_volume_of_a_run_that_is_over_is_found_after_an_hour_and_may_go_after_
 def test_a_volume_in_use_of_a_live_run_or_of_no_run_of_ours_is_never_deleted(clinic):
     training(clinic.world)
     disk(clinic, state="in-use")
-    assert clinic.look() == {}
+    assert clinic.check() == {}
     disk(clinic)
     assert clinic.fix() == ([], {"vol-1": ""})
     disk(clinic, run_id="theirs")
@@ -309,7 +309,7 @@ def over(clinic):
 def test_parts_that_no_checkpoint_names_are_found_and_only_they_are_removed(clinic):
     over(clinic)
     store = stored(clinic)
-    assert clinic.look() == {"parts": [RUN]}
+    assert clinic.check() == {"parts": [RUN]}
     assert clinic.find(RUN).why == "1 parts (3 bytes) that no checkpoint names"
     assert clinic.fix() == ([RUN], {})
     assert list(store.stored) == [USED]
@@ -318,13 +318,13 @@ def test_parts_that_no_checkpoint_names_are_found_and_only_they_are_removed(clin
 def test_parts_of_today_and_of_a_live_run_stay(clinic):
     training(clinic.world)
     stored(clinic)
-    assert clinic.look() == {}
+    assert clinic.check() == {}
     clinic.world.fleet.end("i-0001", reason="Server.SpotInstanceTermination")
     clinic.end()
-    assert clinic.look() == {}, "whoever ended a moment ago may still be saving"
+    assert clinic.check() == {}, "whoever ended a moment ago may still be saving"
     clinic.world.clock.advance(45 * MINUTE)
     stored(clinic, age=23 * HOUR)
-    assert clinic.look() == {}
+    assert clinic.check() == {}
 
 
 def test_parts_of_a_run_that_was_resumed_after_the_look_stay(clinic):
@@ -343,7 +343,7 @@ def test_nothing_is_removed_beside_a_manifest_that_cannot_be_read(clinic):
     over(clinic)
     store = stored(clinic)
     store.manifests["damaged"] = None
-    assert clinic.look() == {"parts": [RUN]}
+    assert clinic.check() == {"parts": [RUN]}
     assert clinic.fix() == ([], {RUN: ""})
     assert set(store.stored) == {USED, UNUSED}
     assert "cannot be read" in clinic.find(RUN).why
@@ -353,9 +353,9 @@ def test_nothing_is_removed_beside_a_manifest_that_cannot_be_read(clinic):
 def test_an_upload_that_was_begun_and_never_ended_is_dropped_after_a_day(clinic, prefix):
     over(clinic)
     clinic.account.begun = [UnfinishedUpload(key=prefix, upload_id="u", begun_at=START - 22 * HOUR)]
-    assert clinic.look() == {}
+    assert clinic.check() == {}
     clinic.world.clock.advance(2 * HOUR)
-    assert clinic.look() == {"uploads": [prefix]}
+    assert clinic.check() == {"uploads": [prefix]}
     assert clinic.fix() == ([prefix], {})
     assert clinic.account.begun == []
 
@@ -364,19 +364,19 @@ def test_an_upload_of_a_live_run_is_left_however_long_it_takes(clinic):
     training(clinic.world)
     key = f"runs/{RUN}/outputs/a"
     clinic.account.begun = [UnfinishedUpload(key=key, upload_id="u", begun_at=START - 9 * DAY)]
-    assert clinic.look() == {}
+    assert clinic.check() == {}
 
 
 def test_data_of_a_run_that_the_ledger_does_not_know_is_told_and_kept(clinic):
     clinic.account.stores["long-ago"] = FakeStore()
-    assert clinic.look() == {"data": ["runs/long-ago/"]}
+    assert clinic.check() == {"data": ["runs/long-ago/"]}
     assert clinic.fix() == ([], {"runs/long-ago/": ""})
 
 
 def test_the_deployments_own_state_is_told(clinic):
     clinic.told = {"deployed": "0.9", "version": "1.0", "is_whole": False}
     clinic.account.letters = 3
-    assert clinic.look() == {
+    assert clinic.check() == {
         "deployment": ["version", "parameter"],
         "dead letters": ["dead-letter queue"],
     }
@@ -421,7 +421,7 @@ def test_fixing_twice_finds_nothing_the_second_time(clinic):
     clinic.world.clock.advance(HOUR)
     fixed, left = clinic.fix()
     assert (fixed, left) == (["vol-1", RUN], {})
-    assert clinic.look() == {}
+    assert clinic.check() == {}
     assert clinic.fix() == ([], {})
 
 
@@ -444,7 +444,7 @@ def test_parts_of_a_run_that_is_resumed_while_its_manifests_are_read_stay(clinic
 def test_the_manifests_of_a_live_run_are_nobodys_business(clinic):
     training(clinic.world)
     stored(clinic).manifests["being written"] = None
-    assert clinic.look() == {}
+    assert clinic.check() == {}
 
 
 @pytest.mark.parametrize("heard", [True, False])
@@ -466,7 +466,7 @@ def test_an_attempt_that_is_open_or_was_heard_of_keeps_its_parts_though_the_run_
         beat = clinic.world.clock.now() - MINUTE
         clinic.world.ledger.attempt_items[RUN, 1] = replace(attempt, heartbeat_at=beat)
     stored(clinic)
-    assert clinic.look() == {}
+    assert clinic.check() == {}
 
 
 def test_a_fleet_that_is_found_not_to_be_empty_at_the_second_look_stays(clinic):

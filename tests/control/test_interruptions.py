@@ -145,7 +145,7 @@ def test_a_run_that_ends_during_the_launch_leaves_no_replacement(monkeypatch):
 
     monkeypatch.setattr(world.fleet, "launch", launch_while_the_run_ends)
     assert handle_interruption(world, instance_id)["status"] == "not_relaunched"
-    assert [one.instance_id for one in world.fleet.live()] == [instance_id]
+    assert [machine.instance_id for machine in world.fleet.running()] == [instance_id]
 
 
 def test_a_rebalance_recommendation_asks_for_a_checkpoint_only():
@@ -177,7 +177,7 @@ def launched_but_not_recorded(world: World) -> str:
     """A machine that EC2 gave, whose launch ended before it was on record."""
     with pytest.raises(CrashError):
         launch_instances(Fragile(world, fuse=LAUNCHED_AT_CALL, after=True), RUN, 1)
-    (machine,) = world.fleet.live()
+    (machine,) = world.fleet.running()
     assert world.ledger.find_instance(machine.instance_id) is None
     return machine.instance_id
 

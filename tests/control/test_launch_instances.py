@@ -277,7 +277,7 @@ def test_a_quota_of_zero_for_spot_leaves_on_demand():
 
 def test_types_that_no_zone_offers_end_the_run_once_all_of_them_were_asked():
     world = prepared(market="spot-then-on-demand")
-    both = [*SPOT, *(Pool(one.instance_type, one.zone, "on-demand") for one in SPOT)]
+    both = [*SPOT, *(Pool(pool.instance_type, pool.zone, "on-demand") for pool in SPOT)]
     refuse(world, both, "InvalidFleetConfiguration")
     # An earlier run found one of them to be unsupported, so that it is left out at first.
     world.ledger.cool_pool(both[0], until=START + timedelta(days=1))
@@ -365,7 +365,7 @@ def test_a_run_that_ends_during_the_launch_takes_the_machine_with_it(monkeypatch
     monkeypatch.setattr(world.fleet, "launch", launch_while_the_run_ends)
     with pytest.raises(RunEndedError):
         launch_instances(world, RUN, 1)
-    assert world.fleet.live() == []
+    assert world.fleet.running() == []
     assert len(world.fleet.machines) == 1
 
 
@@ -373,11 +373,11 @@ def test_a_crash_between_launch_and_record_is_made_good_after_the_run_ended():
     world = prepared()
     with pytest.raises(CrashError):
         launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
-    assert len(world.fleet.live()) == 1
+    assert len(world.fleet.running()) == 1
     end_run(world)
     with pytest.raises(RunEndedError):
         launch_instances(world, RUN, 1)
-    assert world.fleet.live() == []
+    assert world.fleet.running() == []
 
 
 def test_a_run_that_ends_during_the_launch_takes_a_machine_that_ec2_does_not_show_yet(monkeypatch):
@@ -393,7 +393,7 @@ def test_a_run_that_ends_during_the_launch_takes_a_machine_that_ec2_does_not_sho
     monkeypatch.setattr(world.fleet, "launch", launch_while_the_run_ends)
     with pytest.raises(RunEndedError):
         launch_instances(world, RUN, 1)
-    assert world.fleet.live() == []
+    assert world.fleet.running() == []
 
 
 def test_a_request_that_ec2_never_saw_is_not_sent_after_the_run_ended():

@@ -93,7 +93,7 @@ def test_nothing_is_left_of_an_execution_that_ended(
     for _ in range(12):
         world.clock.advance(timedelta(minutes=15))
         assert sweep(world)["failed"] == []
-    assert world.fleet.live() == []
+    assert world.fleet.running() == []
     assert all(one.is_deleted for one in world.fleet.fleets.values())
     assert all(one.ended for one in world.ledger.attempts(RUN))
     run = world.ledger.find_run(RUN)

@@ -527,13 +527,13 @@ class Training(RuleBasedStateMachine):
     # Machines.
 
     def meet_new_machines(self):
-        for machine in self.world.fleet.live():
+        for machine in self.world.fleet.running():
             if machine.instance_id not in self.agents:
                 self.agents[machine.instance_id] = Agent(machine.instance_id, machine.attempt)
 
     def live_agents(self):
         self.meet_new_machines()
-        live = {machine.instance_id for machine in self.world.fleet.live()}
+        live = {machine.instance_id for machine in self.world.fleet.running()}
         return [agent for agent in self.agents.values() if agent.instance_id in live]
 
     def go(self, agent, reason):
@@ -541,9 +541,9 @@ class Training(RuleBasedStateMachine):
         self.events.append({"kind": "change", "instance_id": agent.instance_id})
 
     @precondition(lambda self: self.live_agents())
-    @rule(data=st.data(), wish=st.sampled_from(["train", "train", "train", "complete", *FAILS]))
-    def an_agent_acts(self, data, wish):
-        self.act(data.draw(st.sampled_from(self.live_agents())), wish)
+    @rule(data=st.data(), action=st.sampled_from(["train", "train", "train", "complete", *FAILS]))
+    def an_agent_acts(self, data, action):
+        self.act(data.draw(st.sampled_from(self.live_agents())), action)
 
     @precondition(lambda self: self.training_agents())
     @rule(data=st.data(), is_torn=st.booleans())
@@ -561,7 +561,7 @@ class Training(RuleBasedStateMachine):
     def training_agents(self):
         return [agent for agent in self.live_agents() if agent.trainer]
 
-    def act(self, agent, wish):
+    def act(self, agent, action):
         if not agent.alive:
             return
         if agent.reported:
@@ -603,9 +603,9 @@ class Training(RuleBasedStateMachine):
         if agent.taken and (agent.instance_id, "drain") in self.world.commands.sent:
             agent.noticed = True
         if agent.noticed or agent.leaves:
-            wish = "interrupted"
-        if wish != "train":
-            kind, details = FAILS.get(wish, ({"complete": "completed"}.get(wish, wish), {}))
+            action = "interrupted"
+        if action != "train":
+            kind, details = FAILS.get(action, ({"complete": "completed"}.get(action, action), {}))
             report = told(trainer, kind, **details)
             agent.reported = self.world.workflow.report(attempt.token, report)
 
@@ -797,7 +797,7 @@ class Training(RuleBasedStateMachine):
         for _ in range(2 * self.is_swept):
             self.world.clock.advance(timedelta(hours=1))
             assert sweep(self.world)["failed"] == []
-        assert not self.world.fleet.live()
+        assert not self.world.fleet.running()
         attempts = self.world.ledger.attempts(RUN)
         assert all(one.ended is not None for one in attempts), attempts
         # A message that is throttled holds nothing up; only the sweep makes up for it.
@@ -811,11 +811,11 @@ class Training(RuleBasedStateMachine):
             if self.events:  # what overtakes may be one of them
                 self.deliver(self.events.pop(0), self.next_crash())
         for agent in self.live_agents():
-            before = self.world.fleet.live(), repr(agent.trainer), agent.reported
+            before = self.world.fleet.running(), repr(agent.trainer), agent.reported
             self.act(agent, "complete")
             if agent.noticed or agent.taken:
                 self.go(agent, "Server.SpotInstanceTermination")
-            moved |= before != (self.world.fleet.live(), repr(agent.trainer), agent.reported)
+            moved |= before != (self.world.fleet.running(), repr(agent.trainer), agent.reported)
         if execution := self.execution:
             moved = True
             beats = any(

@@ -65,7 +65,7 @@ def test_a_replacement_launched_inside_the_notice_ends_with_the_run():
     finish(world)
     assert world.fleet.terminated == [second]
     assert world.ledger.find_attempt(RUN, 2).ended.kind is OutcomeKind.STOPPED
-    assert [one.instance_id for one in world.fleet.live()] == [first]
+    assert [one.instance_id for one in world.fleet.running()] == [first]
 
 
 def test_a_replacement_that_is_noticed_itself_is_left_to_ec2_in_its_first_hour():
@@ -88,7 +88,7 @@ def test_a_finish_that_ended_half_way_is_taken_up_again(fuse, after):
     with contextlib.suppress(CrashError):
         finish(Fragile(world, fuse=fuse, after=after))
     assert finish(world)["status"] == "completed"
-    assert world.fleet.live() == []
+    assert world.fleet.running() == []
     assert set(world.notices.subjects) == {"run run-1 completed"}
 
 
@@ -98,7 +98,7 @@ def test_a_machine_that_was_never_recorded_ends_with_the_run():
         launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
     assert world.ledger.find_attempt(RUN, 1).instance_ids == ()
     finish(world)
-    assert world.fleet.live() == []
+    assert world.fleet.running() == []
 
 
 def test_a_second_machine_of_an_attempt_that_reported_ends_with_the_run():
@@ -221,7 +221,7 @@ def test_a_late_event_of_an_earlier_execution_spares_the_one_that_continued_the_
     launched(world, 1)
     assert clean(world) == {"run_id": RUN, "status": "superseded"}
     assert world.ledger.find_run(RUN).ended is None
-    assert len(world.fleet.live()) == 1
+    assert len(world.fleet.running()) == 1
 
 
 def test_the_execution_of_somebody_else_is_not_ours():
@@ -273,7 +273,7 @@ def test_a_message_that_cannot_be_sent_holds_nothing_up_and_is_sent_by_the_clean
     launched(world)
     world.notices.failure = failure
     assert finish(world)["status"] == "completed"
-    assert world.fleet.live() == []
+    assert world.fleet.running() == []
     assert "the notification about the end of the run run-1 failed" in caplog.text
     world.notices.failure = None
     clean(world, "SUCCEEDED")
@@ -307,7 +307,7 @@ def test_an_agent_that_was_stopped_and_is_done_may_upload_its_outputs():
     world.ledger.record_progress(RUN, 1, phase="done", now=START)  # the agent's last word
     confirm_checkpoint(world, RUN, 1, {"kind": "stopped", "reason": "by the user"})
     finish_run(world, RUN, status="stopped", reason="by the user")
-    assert [one.instance_id for one in world.fleet.live()] == [instance_id]
+    assert [one.instance_id for one in world.fleet.running()] == [instance_id]
     world.clock.advance(timedelta(minutes=5))
     assert sweep(world)["terminated"] == [instance_id]
 
@@ -321,4 +321,4 @@ def test_a_finish_in_an_execution_that_has_the_run_no_more_ends_nothing():
     with pytest.raises(RunEndedError, match="belongs to the execution run-1-r2"):
         finish_run(world, RUN, status="stopped", reason="", execution_arn=ARN)
     assert world.ledger.find_run(RUN).ended is None
-    assert [one.instance_id for one in world.fleet.live()] == [instance_id]
+    assert [one.instance_id for one in world.fleet.running()] == [instance_id]

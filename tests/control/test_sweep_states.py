@@ -132,8 +132,8 @@ def test_whatever_the_state_sweeps_leave_no_machine_that_nobody_wants(case):
         sweep(world)
         world.clock.advance(15 * MINUTE)
     run = world.ledger.find_run(RUN)
-    wanted = set() if run.ended else {one.instance_id for one in world.fleet.live()}
-    assert {one.instance_id for one in world.fleet.live()} == wanted
+    wanted = set() if run.ended else {one.instance_id for one in world.fleet.running()}
+    assert {one.instance_id for one in world.fleet.running()} == wanted
     if case.execution == "running" and case.run == "live":
         assert run.ended is None
     else:

@@ -7,7 +7,7 @@ import pytest
 from runctl.control.handle_interruption import handle_interruption
 from runctl.control.sweep import sweep
 from runctl.model.errors import InvalidRequestError, TransientError
-from runctl.model.identity import KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
+from runctl.model.identity import EXISTING_TAG, KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.machine import Machine
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
@@ -46,7 +46,7 @@ def test_the_first_attempt_begins_on_the_machine_and_nothing_is_launched():
     assert world.ledger.find_instance(MACHINE) == (RUN, 1)
 
 
-@pytest.mark.parametrize(("tags", "is_tagged"), [({}, False), ({LENT_TAG: "yes"}, True)])
+@pytest.mark.parametrize(("tags", "is_tagged"), [({}, False), ({EXISTING_TAG: "yes"}, True)])
 def test_whether_its_owner_tagged_the_machine_tells_a_refusal_from_an_agent_that_is_late(
     tags, is_tagged
 ):

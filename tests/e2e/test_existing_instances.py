@@ -12,7 +12,7 @@ from runctl.model.outcome import OutcomeKind
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
-TRAINING = PROJECT / "examples" / "training"
+EXAMPLES = PROJECT / "examples" / "training"
 TRAINER = "train_with_checkpoints.py"
 
 
@@ -30,7 +30,7 @@ class Program:
 
 @pytest.fixture
 def runctl(testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    (tmp_path / TRAINER).write_bytes((TRAINING / TRAINER).read_bytes())
+    (tmp_path / TRAINER).write_bytes((EXAMPLES / TRAINER).read_bytes())
     (tmp_path / ".runctl.toml").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("runctl.cli.cloud.POLL_SECONDS", 0.2)
@@ -118,7 +118,7 @@ def run_command(testbed: Testbed, machine: str, *lines: str) -> str:
 
 def start_theirs(testbed: Testbed, machine: str) -> int:
     """Start a trainer as its owner would, without runctl, and return its process."""
-    source = (TRAINING / TRAINER).read_text()
+    source = (EXAMPLES / TRAINER).read_text()
     command = run_command(
         testbed,
         machine,

@@ -8,7 +8,7 @@ from runctl.model.outcome import OutcomeKind, RunStatus
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
-TRAINING = PROJECT / "examples" / "training"
+EXAMPLES = PROJECT / "examples" / "training"
 EPOCHS = 40
 
 
@@ -16,7 +16,7 @@ EPOCHS = 40
 def often_saving(testbed: Testbed) -> str:
     """The project of a trainer that needs only Python and overwrites its file in place."""
     return testbed.upload_project(
-        {"train_with_checkpoints.py": TRAINING / "train_with_checkpoints.py"}
+        {"train_with_checkpoints.py": EXAMPLES / "train_with_checkpoints.py"}
     )
 
 
@@ -25,7 +25,7 @@ def digits(testbed: Testbed) -> str:
     """The project of the digit trainer, whose dependencies `make setup` has downloaded."""
     wheels = PROJECT / "build" / "wheels"
     assert any(wheels.glob("scikit_learn-*.whl")), "run `make setup` first"
-    head, _, program = (TRAINING / "train_mnist.py").read_text().partition("# ///\n")
+    head, _, program = (EXAMPLES / "train_mnist.py").read_text().partition("# ///\n")
     assert "scikit-learn" in head
     return testbed.upload_project(
         {

@@ -153,8 +153,8 @@ def test_only_a_launch_starts_agents_and_only_on_existing_instances(
     start = f"arn:aws:ssm:{REGION}:{ACCOUNT}:document/runctl-start"
     assert role.allows("ssm:SendCommand", start) == (function in STARTERS)
     machine = f"{EC2}:instance/i-0123456789abcdef0"
-    lent = {"ssm:resourceTag/runctl:lent": ["yes"]}
-    assert role.allows("ssm:SendCommand", machine, lent) == (function in COMMANDERS | STARTERS)
+    tagged = {"ssm:resourceTag/runctl:lent": ["yes"]}
+    assert role.allows("ssm:SendCommand", machine, tagged) == (function in COMMANDERS | STARTERS)
     assert not role.allows("ssm:SendCommand", machine, {})
 
 

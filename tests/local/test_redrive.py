@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from runctl.local.stepfunctions.redrive import why_not_redrivable
 from tests.local.clouds import Cloud, eventually, unique
-from tests.local.test_workflows import KEEPER, Tokens, waiting
+from tests.local.test_workflows import TOKEN_STORE, Tokens, waiting
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def test_a_redrive_continues_in_the_failed_state_with_its_input_and_new_tries(cl
     }
     retry = [{"ErrorEquals": ["Again"], "IntervalSeconds": 1, "MaxAttempts": 1}]
     output = "{% [$states.input.made, $kept, $states.context.Execution.RedriveCount] %}"
-    train = waiting(cloud.function(KEEPER), Retry=retry, Output=output)
+    train = waiting(cloud.function(TOKEN_STORE), Retry=retry, Output=output)
     machine = cloud.machine({"First": first, "Train": train})
     read = cloud.queue_for({"source": ["aws.states"], "detail": {"stateMachineArn": [machine]}})
     execution = cloud.start(machine, {"queue": tokens.queue})
@@ -132,7 +132,7 @@ def test_late_actions_of_the_stopped_execution_do_not_affect_the_redriven_one(cl
 
 def test_an_old_token_is_refused_and_a_stop_wakes_the_redriven_one(cloud: Cloud) -> None:
     tokens, sfn = Tokens(cloud), cloud.client("stepfunctions")
-    machine = cloud.machine({"Train": waiting(cloud.function(KEEPER))})
+    machine = cloud.machine({"Train": waiting(cloud.function(TOKEN_STORE))})
     execution = cloud.start(machine, {"queue": tokens.queue})
     old = tokens.next()
     sfn.stop_execution(executionArn=execution)

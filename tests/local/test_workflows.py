@@ -13,7 +13,7 @@ from tests.local.clouds import Cloud, eventually, unique
 pytestmark = pytest.mark.slow
 
 # Stores every task token that it is given in a queue, and fails when asked to.
-KEEPER = """
+TOKEN_STORE = """
 import boto3
 class CapacityError(Exception):
     pass
@@ -65,7 +65,7 @@ class Tokens:
 
 def test_silence_fails_the_task_and_a_heartbeat_prevents_it(cloud: Cloud) -> None:
     tokens, sfn = Tokens(cloud), cloud.client("stepfunctions")
-    machine = cloud.machine({"Train": waiting(cloud.function(KEEPER), HeartbeatSeconds=1)})
+    machine = cloud.machine({"Train": waiting(cloud.function(TOKEN_STORE), HeartbeatSeconds=1)})
     execution = cloud.start(machine, {"queue": tokens.queue})
     token = tokens.next()
     beats = 0
@@ -85,7 +85,7 @@ def test_silence_fails_the_task_and_a_heartbeat_prevents_it(cloud: Cloud) -> Non
 def test_the_allowed_silence_can_be_scaled_down(cloud: Cloud) -> None:
     cloud.admin.set_knobs(heartbeat_scale=0.001)
     tokens = Tokens(cloud)
-    task = waiting(cloud.function(KEEPER), HeartbeatSeconds=300, TimeoutSeconds=900)
+    task = waiting(cloud.function(TOKEN_STORE), HeartbeatSeconds=300, TimeoutSeconds=900)
     execution = cloud.start(cloud.machine({"Train": task}), {"queue": tokens.queue})
     assert cloud.ended(execution)["error"] == "States.HeartbeatTimeout"
 
@@ -94,7 +94,7 @@ def test_the_allowed_silence_may_be_an_expression(cloud: Cloud) -> None:
     cloud.admin.set_knobs(heartbeat_scale=0.001)
     tokens = Tokens(cloud)
     seconds = "{% $states.input.seconds * 2 %}"
-    task = waiting(cloud.function(KEEPER), HeartbeatSeconds=seconds)
+    task = waiting(cloud.function(TOKEN_STORE), HeartbeatSeconds=seconds)
     machine = cloud.machine({"Train": task})
     ends = {}
     for given in (150, "none", 0):
@@ -107,7 +107,7 @@ def test_the_allowed_silence_may_be_an_expression(cloud: Cloud) -> None:
 def test_a_catch_of_timeouts_also_catches_lost_heartbeats(cloud: Cloud) -> None:
     tokens = Tokens(cloud)
     task = waiting(
-        cloud.function(KEEPER),
+        cloud.function(TOKEN_STORE),
         HeartbeatSeconds=1,
         Catch=[{"ErrorEquals": ["States.Timeout"], "Next": "Lost"}],
     )
@@ -120,7 +120,7 @@ def test_each_try_has_its_own_token_and_the_old_one_is_refused(cloud: Cloud) -> 
     tokens, sfn = Tokens(cloud), cloud.client("stepfunctions")
     retry = [{"ErrorEquals": ["Again"], "IntervalSeconds": 1, "MaxAttempts": 1}]
     cloud.admin.set_knobs(wait_scale=0.01)
-    machine = cloud.machine({"Train": waiting(cloud.function(KEEPER), Retry=retry)})
+    machine = cloud.machine({"Train": waiting(cloud.function(TOKEN_STORE), Retry=retry)})
     execution = cloud.start(machine, {"queue": tokens.queue})
     first = tokens.next()
     sfn.send_task_failure(taskToken=first, error="Again", cause="once more")
@@ -133,7 +133,7 @@ def test_each_try_has_its_own_token_and_the_old_one_is_refused(cloud: Cloud) -> 
 
 
 def test_an_error_of_the_function_fails_the_waiting_task_at_once(cloud: Cloud) -> None:
-    machine = cloud.machine({"Train": waiting(cloud.function(KEEPER))})
+    machine = cloud.machine({"Train": waiting(cloud.function(TOKEN_STORE))})
     ended = cloud.ended(cloud.start(machine, {"queue": "none", "fail": True}))
     assert (ended["status"], ended["error"]) == ("FAILED", "CapacityError")
     assert json.loads(ended["cause"])["errorMessage"] == "no pool\nhas capacity"
@@ -143,7 +143,7 @@ def test_a_functions_error_is_caught_by_its_class_name(cloud: Cloud) -> None:
     task = {
         "Type": "Task",
         "Resource": "arn:aws:states:::lambda:invoke",
-        "Arguments": {"FunctionName": cloud.function(KEEPER), "Payload": {"fail": True}},
+        "Arguments": {"FunctionName": cloud.function(TOKEN_STORE), "Payload": {"fail": True}},
         "Retry": [{"ErrorEquals": ["CapacityError"], "IntervalSeconds": 1, "MaxAttempts": 1}],
         "Catch": [
             {
@@ -204,7 +204,7 @@ def test_context_choice_wait_and_assign_work_together(cloud: Cloud) -> None:
 def test_stopping_ends_the_wait_for_a_token_and_is_announced(cloud: Cloud) -> None:
     tokens, sfn = Tokens(cloud), cloud.client("stepfunctions")
     task = waiting(
-        cloud.function(KEEPER),
+        cloud.function(TOKEN_STORE),
         Retry=[{"ErrorEquals": ["States.ALL"], "IntervalSeconds": 1, "MaxAttempts": 9}],
         Catch=[{"ErrorEquals": ["States.ALL"], "Next": "Never"}],
     )

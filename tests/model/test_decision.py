@@ -19,7 +19,7 @@ from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
-TRAINING = KINDS[TRAIN]
+TRAIN_POLICY = KINDS[TRAIN]
 SERVICE = KindPolicy(retries_failures=False, restarts_indefinitely=True, may_overlap=True)
 INTERRUPTED = Outcome(kind=OutcomeKind.INTERRUPTED)
 NO_CAPACITY = Outcome(kind=OutcomeKind.NO_CAPACITY)
@@ -80,7 +80,7 @@ runs = st.builds(
 
 @given(run=runs, tried=attempts, outcome=outcomes)
 def test_something_always_follows(run, tried, outcome):
-    decision = decide(run, tried, outcome, policy=TRAINING, now=NOW)
+    decision = decide(run, tried, outcome, policy=TRAIN_POLICY, now=NOW)
     assert decision.reason
     if decision.kind is DecisionKind.RELAUNCH:
         assert decision.status is None
@@ -97,25 +97,26 @@ def test_more_attempts_never_give_up_sooner(run, tried, outcome, more):
             limits=replace(run.request.limits, max_attempts=run.request.limits.max_attempts + more),
         ),
     )
-    if decide(run, tried, outcome, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH:
+    if decide(run, tried, outcome, policy=TRAIN_POLICY, now=NOW).kind is DecisionKind.RELAUNCH:
         assert (
-            decide(richer, tried, outcome, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH
+            decide(richer, tried, outcome, policy=TRAIN_POLICY, now=NOW).kind
+            is DecisionKind.RELAUNCH
         )
 
 
 @given(run=runs, tried=attempts, outcome=outcomes, hours=st.integers(1, 99999))
 def test_time_never_turns_giving_up_into_a_relaunch(run, tried, outcome, hours):
     later = NOW + timedelta(hours=hours)
-    if decide(run, tried, outcome, policy=TRAINING, now=NOW).kind is not DecisionKind.RELAUNCH:
+    if decide(run, tried, outcome, policy=TRAIN_POLICY, now=NOW).kind is not DecisionKind.RELAUNCH:
         assert (
-            decide(run, tried, outcome, policy=TRAINING, now=later).kind
+            decide(run, tried, outcome, policy=TRAIN_POLICY, now=later).kind
             is not DecisionKind.RELAUNCH
         )
 
 
 @given(run=runs, tried=attempts, outcome=outcomes)
 def test_without_retry_only_what_ec2_did_is_followed_by_a_relaunch(run, tried, outcome):
-    if decide(run, tried, outcome, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH:
+    if decide(run, tried, outcome, policy=TRAIN_POLICY, now=NOW).kind is DecisionKind.RELAUNCH:
         assert outcome.kind in {
             OutcomeKind.INTERRUPTED,
             OutcomeKind.LOST,
@@ -133,7 +134,7 @@ def test_without_retry_only_what_ec2_did_is_followed_by_a_relaunch(run, tried, o
 )
 def test_an_end_of_the_trainers_own_ends_the_run(kind, status):
     assert (
-        decide(a_run(), [an_attempt(1)], Outcome(kind=kind), policy=TRAINING, now=NOW).status
+        decide(a_run(), [an_attempt(1)], Outcome(kind=kind), policy=TRAIN_POLICY, now=NOW).status
         is status
     )
 
@@ -141,20 +142,23 @@ def test_an_end_of_the_trainers_own_ends_the_run(kind, status):
 @pytest.mark.parametrize("kind", [OutcomeKind.INTERRUPTED, OutcomeKind.LOST])
 def test_without_auto_resume_an_interruption_ends_the_run(kind):
     run = a_run(auto_resume=False)
-    decision = decide(run, [an_attempt(1)], Outcome(kind=kind), policy=TRAINING, now=NOW)
+    decision = decide(run, [an_attempt(1)], Outcome(kind=kind), policy=TRAIN_POLICY, now=NOW)
     assert (decision.kind, decision.status) == (DecisionKind.FINISH, RunStatus.INTERRUPTED)
 
 
 def test_attempts_that_were_never_launched_are_not_spent():
     run = a_run(max_attempts=1)
     refused = [an_attempt(number, launched=False) for number in range(1, 30)]
-    assert decide(run, refused, NO_CAPACITY, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH
+    assert (
+        decide(run, refused, NO_CAPACITY, policy=TRAIN_POLICY, now=NOW).kind
+        is DecisionKind.RELAUNCH
+    )
 
 
 def test_the_last_attempt_is_the_last():
     run = a_run(max_attempts=1)
     assert (
-        decide(run, [an_attempt(1)], INTERRUPTED, policy=TRAINING, now=NOW).kind
+        decide(run, [an_attempt(1)], INTERRUPTED, policy=TRAIN_POLICY, now=NOW).kind
         is DecisionKind.GIVE_UP
     )
 
@@ -168,7 +172,7 @@ def stalled(**first):
 
 def test_machines_that_never_come_to_train_are_given_up_however_far_the_run_was():
     run = a_run(step=50, committed_at=NOW)
-    decision = decide(run, stalled(), Outcome(kind=OutcomeKind.LOST), policy=TRAINING, now=NOW)
+    decision = decide(run, stalled(), Outcome(kind=OutcomeKind.LOST), policy=TRAIN_POLICY, now=NOW)
     assert decision.kind is DecisionKind.GIVE_UP
     assert "without a new checkpoint" in decision.reason
 
@@ -176,14 +180,18 @@ def test_machines_that_never_come_to_train_are_given_up_however_far_the_run_was(
 def test_saving_again_what_was_restored_is_no_progress():
     run = a_run(step=5, committed_at=NOW + timedelta(minutes=9))
     tried = stalled(minute=1, resume_step=5)
-    assert decide(run, tried, INTERRUPTED, policy=TRAINING, now=NOW).kind is DecisionKind.GIVE_UP
+    assert (
+        decide(run, tried, INTERRUPTED, policy=TRAIN_POLICY, now=NOW).kind is DecisionKind.GIVE_UP
+    )
 
 
 @pytest.mark.parametrize("resume_step", [None, 4])
 def test_a_new_checkpoint_keeps_the_run_going(resume_step):
     run = a_run(step=5, committed_at=NOW + timedelta(minutes=9))
     tried = stalled(minute=1, resume_step=resume_step)
-    assert decide(run, tried, INTERRUPTED, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH
+    assert (
+        decide(run, tried, INTERRUPTED, policy=TRAIN_POLICY, now=NOW).kind is DecisionKind.RELAUNCH
+    )
 
 
 def taken(minutes):
@@ -202,14 +210,15 @@ def taken(minutes):
 def test_machines_that_ec2_takes_at_once_are_no_reason_to_give_up():
     run = a_run(step=50, committed_at=NOW)
     assert (
-        decide(run, taken(1), INTERRUPTED, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH
+        decide(run, taken(1), INTERRUPTED, policy=TRAIN_POLICY, now=NOW).kind
+        is DecisionKind.RELAUNCH
     )
     # The last one's end may not be on its record yet.
     *before, last = taken(1)
     unset = replace(last, ended=None, ended_at=None)
     soon = NOW + timedelta(minutes=2)
     assert (
-        decide(run, [*before, unset], INTERRUPTED, policy=TRAINING, now=soon).kind
+        decide(run, [*before, unset], INTERRUPTED, policy=TRAIN_POLICY, now=soon).kind
         is DecisionKind.RELAUNCH
     )
 
@@ -218,7 +227,8 @@ def test_machines_that_lived_and_saved_nothing_are():
     run = a_run(step=50, committed_at=NOW)
     late = NOW + timedelta(minutes=20)
     assert (
-        decide(run, taken(20), INTERRUPTED, policy=TRAINING, now=late).kind is DecisionKind.GIVE_UP
+        decide(run, taken(20), INTERRUPTED, policy=TRAIN_POLICY, now=late).kind
+        is DecisionKind.GIVE_UP
     )
 
 
@@ -226,13 +236,14 @@ def test_machines_that_went_silent_are_a_pattern_however_short_they_lived():
     run = a_run(step=50, committed_at=NOW)
     silent = Outcome(kind=OutcomeKind.LOST)
     tried = [replace(one, ended=silent) for one in taken(1)]
-    assert decide(run, tried, silent, policy=TRAINING, now=NOW).kind is DecisionKind.GIVE_UP
+    assert decide(run, tried, silent, policy=TRAIN_POLICY, now=NOW).kind is DecisionKind.GIVE_UP
 
 
 def test_fewer_attempts_than_that_are_not_a_pattern():
     tried = [an_attempt(number) for number in range(1, STALLED_ATTEMPTS)]
     assert (
-        decide(a_run(), tried, INTERRUPTED, policy=TRAINING, now=NOW).kind is DecisionKind.RELAUNCH
+        decide(a_run(), tried, INTERRUPTED, policy=TRAIN_POLICY, now=NOW).kind
+        is DecisionKind.RELAUNCH
     )
 
 
@@ -255,7 +266,7 @@ def retrying(codes=(1, 137), max_failures=3, **facts):
 
 
 def after(run, *outcomes):
-    return decide(run, ended(*outcomes), outcomes[-1], policy=TRAINING, now=NOW)
+    return decide(run, ended(*outcomes), outcomes[-1], policy=TRAIN_POLICY, now=NOW)
 
 
 def test_a_failure_that_is_to_be_retried_is_relaunched():
@@ -417,7 +428,7 @@ def test_attempts_that_only_save_what_was_there_before_do_not_count_as_progress(
         progressed_attempt=progressed,
     )
     lost = Outcome(kind=OutcomeKind.LOST)
-    decision = decide(run, made, lost, policy=TRAINING, now=NOW)
+    decision = decide(run, made, lost, policy=TRAIN_POLICY, now=NOW)
     assert (decision.kind is DecisionKind.RELAUNCH) is goes_on
     assert ("saved no step beyond 150" in decision.reason) is not goes_on
 
@@ -425,7 +436,7 @@ def test_attempts_that_only_save_what_was_there_before_do_not_count_as_progress(
 def test_an_outcome_of_a_newer_version_ends_the_run():
     made = [an_attempt(1, launched=True, minute=1)]
     assert decide(
-        a_run(), made, Outcome(kind=OutcomeKind.UNKNOWN), policy=TRAINING, now=NOW
+        a_run(), made, Outcome(kind=OutcomeKind.UNKNOWN), policy=TRAIN_POLICY, now=NOW
     ).kind is (DecisionKind.GIVE_UP)
 
 
@@ -463,7 +474,7 @@ def test_a_service_ends_when_it_is_stopped_or_cannot_be_launched(outcome, status
 
 
 def test_a_kind_may_leave_failures_to_others_whatever_the_request_says():
-    policy = replace(TRAINING, retries_failures=False)
+    policy = replace(TRAIN_POLICY, retries_failures=False)
     run = retrying()
     assert decide(run, ended(failed()), failed(), policy=policy, now=NOW).kind is (
         DecisionKind.GIVE_UP

@@ -63,7 +63,9 @@ def test_shape_is_enough(value, where):
     ],
 )
 def test_name_and_value_that_fit_each_other_are_enough(name, value):
-    assert [one.where for one in find_plain_secrets({"env": {name: value}})] == [f"env.{name}"]
+    assert [secret.where for secret in find_plain_secrets({"env": {name: value}})] == [
+        f"env.{name}"
+    ]
     option = f"--{name.lower().replace('_', '-')}"
     assert find_plain_secrets({"args": [option, value]}) or name == "apiKey"
     with pytest.raises(InvalidRequestError) as caught:
@@ -110,7 +112,7 @@ def test_secret_key_is_known_beside_its_access_key():
     alone = {"env": {"ONE": secret}}
     assert find_plain_secrets(alone) == []
     both = {"env": {"ONE": secret, "TWO": SHAPED["access key"]}}
-    assert {one.label for one in find_plain_secrets(both)} == {"ONE", "TWO"}
+    assert {secret.label for secret in find_plain_secrets(both)} == {"ONE", "TWO"}
 
 
 def test_argument_is_refused_with_what_to_do_instead():
@@ -129,7 +131,7 @@ def test_request_may_insist():
         "command": ["train", "--api-key", "public-demo-key", SHAPED["openai"]],
         "env": {"SERVICE_TOKEN": HEX},
     }
-    labels = [one.label for one in find_plain_secrets(document)]
+    labels = [secret.label for secret in find_plain_secrets(document)]
     assert labels == ["SERVICE_TOKEN", "--api-key", "command[3]"]
     insisting = {**document, "not_secrets": labels}
     request = parse_request(insisting)

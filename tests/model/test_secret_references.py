@@ -66,14 +66,14 @@ def test_reference_that_names_nothing_is_refused_with_the_rule(value, rule):
 def test_other_values_are_not_references():
     assert parse_reference("secretly") is None
     env = {"A": "1", "B": "Secret:x", "C": "secret:x", "D": "ssm:/y"}
-    assert {name: str(one) for name, one in references_in(env).items()} == {
+    assert {name: str(reference) for name, reference in references_in(env).items()} == {
         "C": "secret:x",
         "D": "ssm:/y",
     }
 
 
 def test_the_region_is_that_of_an_arn():
-    assert [parse_reference(one).region for one in (f"secret:{ARN}", "secret:wandb")] == [
+    assert [parse_reference(text).region for text in (f"secret:{ARN}", "secret:wandb")] == [
         "eu-west-1",
         "",
     ]

@@ -32,7 +32,7 @@ ZONES = ("us-east-1a", "us-east-1b")
 NO_CAPACITY = Outcome(kind=OutcomeKind.NO_CAPACITY)
 UNANSWERED = replace(NO_CAPACITY, retry_soon=True)
 FAILED = Outcome(kind=OutcomeKind.FAILED, exit_code=1)
-TRAINING = KINDS[TRAIN]
+TRAIN_POLICY = KINDS[TRAIN]
 SERVICE = KindPolicy(retries_failures=False, restarts_indefinitely=True, may_overlap=True)
 REFUSAL = "InsufficientInstanceCapacity"
 
@@ -165,25 +165,25 @@ def test_a_launch_ends_the_row_of_refusals():
 @given(seconds=st.integers(-600, 600))
 def test_what_remains_of_a_wait_is_counted_from_the_plan(seconds):
     outcome = replace(NO_CAPACITY, retry_at=NOW + timedelta(seconds=seconds))
-    assert remaining_wait(outcome, [], policy=TRAINING, now=NOW) == timedelta(
+    assert remaining_wait(outcome, [], policy=TRAIN_POLICY, now=NOW) == timedelta(
         seconds=max(seconds, 0)
     )
 
 
 def test_an_outcome_of_an_older_version_waits_from_now_on():
-    assert remaining_wait(NO_CAPACITY, [an_attempt(1)], policy=TRAINING, now=NOW) == timedelta(
+    assert remaining_wait(NO_CAPACITY, [an_attempt(1)], policy=TRAIN_POLICY, now=NOW) == timedelta(
         seconds=60
     )
 
 
-@pytest.mark.parametrize("policy", [TRAINING, SERVICE])
+@pytest.mark.parametrize("policy", [TRAIN_POLICY, SERVICE])
 def test_a_reclaimed_instance_is_replaced_at_once(policy):
     interrupted = Outcome(kind=OutcomeKind.INTERRUPTED)
     assert remaining_wait(interrupted, [], policy=policy, now=NOW) == timedelta(0)
 
 
 def test_a_retried_failure_of_a_trainer_does_not_wait():
-    assert remaining_wait(FAILED, [], policy=TRAINING, now=NOW) == timedelta(0)
+    assert remaining_wait(FAILED, [], policy=TRAIN_POLICY, now=NOW) == timedelta(0)
 
 
 def test_a_service_that_keeps_failing_is_restarted_ever_later():

@@ -254,7 +254,7 @@ def test_killed_at_any_call_of_a_save_leaves_one_of_the_two_whole(place: Place) 
         training.save(whole(2), int(sys.argv[2]), keep=1)
         print("done", calls)
     """
-    look = """
+    check = """
         from runctl import training
         found = training.restore()
         print({(found.path / name).read_text() for name in "ab"}, len(list(found.path.iterdir())))
@@ -269,7 +269,7 @@ def test_killed_at_any_call_of_a_save_leaves_one_of_the_two_whole(place: Place) 
                 break
             assert process.returncode == -signal.SIGKILL, err
             kills += 1
-            assert place.run(look) in ("{'1'} 2\n", "{'2'} 2\n")
+            assert place.run(check) in ("{'1'} 2\n", "{'2'} 2\n")
     assert kills > 10
     assert place.names()[0].startswith("step-")
     assert len(place.names()) == 1

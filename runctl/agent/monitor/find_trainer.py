@@ -38,13 +38,13 @@ class Process:
     command: str
     has_gpu: bool = False
     has_framework: bool = False
-    share: float = 0.0
+    cpu_share: float = 0.0
 
     def __str__(self) -> str:
         signs = [
             *(["uses the GPU"] if self.has_gpu else []),
             *(["has a framework loaded"] if self.has_framework else []),
-            f"{self.share:.0%} of a processor",
+            f"{self.cpu_share:.0%} of a processor",
         ]
         return f"{self.pid}: {self.command[:100]} ({', '.join(signs)})"
 
@@ -80,7 +80,7 @@ def choose(processes: Iterable[Process]) -> list[Process]:
     likely = (
         [process for process in known if process.has_gpu]
         or [process for process in known if process.has_framework]
-        or [process for process in known if process.share >= BUSY_SHARE]
+        or [process for process in known if process.cpu_share >= BUSY_SHARE]
     )
     pids = {process.pid for process in likely}
     parents = {process.pid: process.parent for process in known}
@@ -166,7 +166,7 @@ def _measured(root: str) -> Sequence[Process]:
             process,
             has_gpu=_has_gpu(process.pid),
             has_framework=_has_framework(process.pid),
-            share=(_ticks(process.pid) - before[process.pid]) / per_second / SAMPLE_SECONDS,
+            cpu_share=(_ticks(process.pid) - before[process.pid]) / per_second / SAMPLE_SECONDS,
         )
         for process in found
     ]

@@ -86,7 +86,7 @@ def _monitor(paths: Paths, environ: Mapping[str, str]) -> int:
     reader = Reader.parse(told) if told else reader_of(process.pid, folder)
     pins = prepare_place(paths.root / "var/lib/runctl-monitor", reader)
     store = _store(environ)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _exit)
     become(reader)
     watched = Watched(
         process=process,
@@ -97,7 +97,7 @@ def _monitor(paths: Paths, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _leave(_number: int, _frame: Any) -> None:
+def _exit(_number: int, _frame: Any) -> None:
     raise SystemExit(0)
 
 

@@ -13,7 +13,7 @@ from runctl.model.versions import PackageVersion, Versions
 
 def installed_versions(environment: Path, *, attempt: int) -> Versions:
     """Return the exact version, and the source, of every package of an environment."""
-    places = [str(one) for one in sorted(environment.glob("lib/python3*/site-packages"))]
+    places = [str(folder) for folder in sorted(environment.glob("lib/python3*/site-packages"))]
     found = {}
     for distribution in importlib.metadata.distributions(path=places):
         name = distribution.metadata["Name"]

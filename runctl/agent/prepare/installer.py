@@ -59,8 +59,8 @@ REPOSITORY = (
 )
 # A host that answers, only not as wished: trying again does not help.
 ANSWERED = ("The requested URL returned error: 4", "certificate", "Authentication failed")
-# Together some ten minutes: longer than most outages of an index, shorter than a lost heartbeat's
-# worth of patience with an instance that costs money.
+# Together some ten minutes: longer than most outages of an index, and not so long that an idle
+# instance costs much.
 NETWORK_WAITS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 
 logger = logging.getLogger(__name__)

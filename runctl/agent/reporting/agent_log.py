@@ -75,5 +75,5 @@ class OwnLog(logging.Handler):
             written = read_end(self._path, KEPT_BYTES)
         except FileNotFoundError:
             written = b""
-        lacking = "".join(f"{one}\n" for one in self._unwritten.copy())
+        lacking = "".join(f"{line}\n" for line in self._unwritten.copy())
         return written + lacking.encode(errors="backslashreplace")

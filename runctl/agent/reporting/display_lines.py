@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runctl.model.log_pieces import MARKS_BYTES, Piece, divide, marked, whole_characters
+from runctl.model.log_fragments import MARKS_BYTES, Fragment, divide, marked, whole_characters
 
 # CloudWatch Logs takes events of 256 KiB.
 MAX_EVENT_BYTES = 250_000
-# A line without an end, such as a prompt, is passed on as a piece after this.
+# A line without an end, such as a prompt, is passed on as a fragment after this.
 UNFINISHED_LINE_SECONDS = 5.0
 REDRAW_SECONDS = 1.0
 # How far up a cursor can go, and so how many bars there can be.
@@ -47,8 +47,8 @@ class _Bar:
 class DisplayLines:
     """Takes a file's bytes in order and returns the texts of its log events.
 
-    `position` is the offset of the first byte, `line_start` that of the line it lies in, if pieces
-    of this line were passed on already. `done` is up to where nothing is needed any more.
+    `position` is the offset of the first byte, and `line_start` that of its line, if fragments of
+    this line were passed on already. `done` is the offset before which nothing is needed.
     """
 
     def __init__(self, name: str, *, position: int = 0, line_start: int | None = None) -> None:
@@ -82,7 +82,7 @@ class DisplayLines:
         if start:
             self._rest_since = now
         while len(self._rest) >= MAX_EVENT_BYTES:
-            events += self._pass_on_piece(MAX_EVENT_BYTES - MARKS_BYTES)
+            events += self._pass_on_fragment(MAX_EVENT_BYTES - MARKS_BYTES)
         return [*events, *self._due(now)]
 
     def _is_plain(self, data: bytes) -> bool:
@@ -108,7 +108,7 @@ class DisplayLines:
         return events
 
     def skip_to(self, position: int) -> list[str]:
-        """Go on elsewhere; return the end of a line of which pieces were passed on."""
+        """Continue elsewhere; return the end of a line of which fragments were passed on."""
         events = [] if self.line_start is None else self._pass_on(b"", is_last=True)
         self.done, self._rest, self._bars = position, b"", {}
         return events
@@ -151,7 +151,7 @@ class DisplayLines:
     def _due(self, now: float) -> Iterator[str]:
         waits = bool(self._rest) and not self._draw_rest(now)
         if waits and now - self._rest_since >= UNFINISHED_LINE_SECONDS:
-            yield from self._pass_on_piece(len(self._rest))
+            yield from self._pass_on_fragment(len(self._rest))
             self._rest_since = now
         yield from self._drawn(now)
 
@@ -172,7 +172,7 @@ class DisplayLines:
                 bar.waits_since = None
                 yield from self._events(bar.state)
 
-    def _pass_on_piece(self, most: int) -> list[str]:
+    def _pass_on_fragment(self, most: int) -> list[str]:
         length = whole_characters(self._rest[:most].rstrip(b"\r\x1b"))
         if not length:
             return []
@@ -204,7 +204,7 @@ def events_of(text: str, key: str, *, is_first: bool = True, is_last: bool = Tru
     parts = divide(text, MAX_EVENT_BYTES - MARKS_BYTES)
     return [
         marked(
-            Piece(
+            Fragment(
                 text=part,
                 key=key,
                 is_first=is_first and number == 0,

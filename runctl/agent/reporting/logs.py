@@ -119,7 +119,7 @@ class LogShipper:
         self._unwritten_lines = 0
         self._last: dict[str, int] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="logs", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="logs", daemon=True)
 
     def start(self) -> None:
         """Begin to ship."""
@@ -134,7 +134,7 @@ class LogShipper:
         self._stop.set()
         self._thread.join(timeout=within.total_seconds())
 
-    def _live(self) -> None:
+    def _loop(self) -> None:
         while not self._stop.wait(INTERVAL.total_seconds()):
             self._ship_all()
         self._ship_all(everything=True)

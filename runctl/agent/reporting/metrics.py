@@ -36,7 +36,7 @@ class MetricsShipper:
         self._named = 0
         self._seen_any = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="metrics", daemon=True)
 
     def start(self) -> None:
         """Begin to follow the file."""
@@ -47,7 +47,7 @@ class MetricsShipper:
         self._stop.set()
         self._thread.join(timeout=within.total_seconds())
 
-    def _live(self) -> None:
+    def _loop(self) -> None:
         while not self._stop.wait(INTERVAL.total_seconds()):
             self._collect(everything=False)
             due = time.monotonic() - self._shipped >= CHUNK_AFTER.total_seconds()

@@ -2,7 +2,7 @@
 
 Every process that handles SIGTERM is a target, except those whose reaction would do harm: launchers
 that kill their workers or forward the signal to them, filters at the end of a pipe, workers of a
-data loader, language runtimes that catch every signal, and services that only accompany a trainer.
+data loader, language runtimes that catch every signal, and services that only support a trainer.
 If no process handles it, the leader is the target, or the programs that it launches.
 """
 
@@ -42,7 +42,7 @@ LAUNCHER_MODULES = frozenset(
         "torch.distributed.run",
     }
 )
-# Programs that accompany a trainer: if they ended now, they would miss its last messages.
+# Programs that support a trainer: if they ended now, they would miss its last messages.
 SERVICES = (
     "dcgm",
     "gpu_stats",
@@ -97,7 +97,7 @@ def choose_targets(family: Sequence[ProcessInfo], leader: int) -> StopTargets:
 
 
 def is_bystander(info: ProcessInfo, family: Sequence[ProcessInfo]) -> bool:
-    """Whether a process only accompanies the trainer, and saves nothing itself."""
+    """Whether a process only supports the trainer, and saves nothing itself."""
     return _is_service(info) or _is_loader(info, family)
 
 

@@ -29,8 +29,8 @@ class Received:
     deadline: datetime | None = None
 
 
-def leave(folder: Path, request: Request, *, deadline: str = "") -> None:
-    """Leave a request for the agent. A second one replaces the first.
+def write(folder: Path, request: Request, *, deadline: str = "") -> None:
+    """Write a request for the agent. A second one replaces the first.
 
     The file contains the `deadline` in the format of AWS, or nothing.
     """

@@ -20,7 +20,7 @@ def enter_own_namespace() -> None:
     """Enter a mount namespace of this process; raises OSError if the system refuses it."""
     global _possible
     # Shared, so that no other instance's namespace keeps a disk that was unmounted.
-    namespaces.enter(share=True)
+    namespaces.enter(is_shared=True)
     _possible = True
 
 

@@ -29,7 +29,7 @@ class Fleet:
         return [instance_id for group in self.instances for instance_id in group["InstanceIds"]]
 
 
-def result_of(fleet: Fleet) -> dict[str, Any]:
+def outcome_of(fleet: Fleet) -> dict[str, Any]:
     """Return the response of CreateFleet, as a copy that callers may keep."""
     copied: dict[str, Any] = json.loads(
         json.dumps(

@@ -16,7 +16,7 @@ from runctl.local.core.protocol import ApiError
 from runctl.local.core.records import Subnet
 from runctl.local.ec2.disk_keys import Authorize, end_of_launch
 from runctl.local.ec2.filters import page
-from runctl.local.ec2.fleet import Fleet, description_of, result_of
+from runctl.local.ec2.fleet import Fleet, description_of, outcome_of
 from runctl.local.ec2.fleet_request import (
     Candidate,
     candidates_of,
@@ -71,7 +71,7 @@ class Fleets:
                     "IdempotentParameterMismatch",
                     "The client token was used before with other parameters.",
                 )
-            return result_of(known)
+            return outcome_of(known)
         fleet = Fleet(
             fleet_id=f"fleet-{uuid.uuid4()}",
             request=request,
@@ -103,7 +103,7 @@ class Fleets:
         records.set_tags(fleet.fleet_id, tags)
         if token:
             self._by_token[records.account_id(), token] = fleet
-        return result_of(fleet)
+        return outcome_of(fleet)
 
     def _refused(
         self, candidates: list[Candidate], request: dict[str, Any], authorize: Authorize

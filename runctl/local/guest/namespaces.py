@@ -16,7 +16,7 @@ _DETACH = 2
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def enter(*, share: bool = False) -> None:
+def enter(*, is_shared: bool = False) -> None:
     """Give this process and its descendants their own mounts; raise OSError if that is refused.
 
     A process that is not root becomes root for mounts only, in a user namespace, which a process
@@ -32,7 +32,7 @@ def enter(*, share: bool = False) -> None:
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
     _call("mount", None, b"/", None, _RECURSIVE | _SLAVE, None)
-    if share:
+    if is_shared:
         _call("mount", None, b"/", None, _RECURSIVE | _SHARED, None)
 
 

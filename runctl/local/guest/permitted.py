@@ -11,7 +11,7 @@ from runctl.local.guest import isolation, namespaces
 
 def why_no_disks() -> str:
     """Return why instances cannot have disks of a given size; empty if they can."""
-    return namespaces.try_in_child(lambda: namespaces.enter(share=True))
+    return namespaces.try_in_child(lambda: namespaces.enter(is_shared=True))
 
 
 def why_shared_paths(scratch: Path) -> str:

@@ -98,7 +98,7 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a connection's scope."""
         if scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
+            await self._serve_lifespan(scope, receive, send)
         elif scope["path"].startswith(ADMIN_PATH):
             await self._serve_admin(scope, receive, send)
         else:
@@ -141,7 +141,7 @@ class Gateway:
         """End every instance."""
         self._instances.end_all()
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_while_starting(message: Message) -> None:
             await send(message)
             if message["type"] == "lifespan.startup.complete":

@@ -20,9 +20,9 @@ def ask(tmp_path):
     """Request an instance; each new request has a new number."""
     numbers = iter(range(1, 100))
 
-    def once(wish="a", *, error=None):
+    def once(key="a", *, error=None):
         with replayable(
-            wish, lambda: {"request": str(next(numbers))}, folder=tmp_path / "creating"
+            key, lambda: {"request": str(next(numbers))}, folder=tmp_path / "creating"
         ) as (asked, is_repeat):
             if error is not None:
                 raise error
@@ -31,9 +31,9 @@ def ask(tmp_path):
     return once
 
 
-def lose(ask, error, wish="a"):
+def lose(ask, error, key="a"):
     with pytest.raises(type(error)):
-        ask(wish, error=error)
+        ask(key, error=error)
 
 
 @pytest.mark.parametrize("error", [TransientError("timeout"), KeyboardInterrupt()])

@@ -8,7 +8,7 @@ import pytest
 from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
 from runctl.aws.instances import ExistingInstances, creation_request
 from runctl.cli.commands.aws import machines
-from runctl.model.identity import DEPLOYMENT_TAG, KEEP_ALIVE_TAG, LENT_TAG, RUN_TAG
+from runctl.model.identity import DEPLOYMENT_TAG, EXISTING_TAG, KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.outcome import OutcomeKind
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.run import Existing
@@ -45,11 +45,11 @@ def machine(deployed):
 
 @pytest.fixture
 def state_of(deployed):
-    def look(instance_id: str) -> str:
+    def check(instance_id: str) -> str:
         answer = deployed.clients.get("ec2").describe_instances(InstanceIds=[instance_id])
         return answer["Reservations"][0]["Instances"][0]["State"]["Name"]
 
-    return look
+    return check
 
 
 def busy(deployed, instance_id: str) -> str:
@@ -202,11 +202,11 @@ def test_a_created_instance_has_no_run_and_a_tag_with_its_end():
         )
     )  # fmt: skip
     tags = {
-        one["ResourceType"]: {tag["Key"]: tag["Value"] for tag in one["Tags"]}
-        for one in request["TagSpecifications"]
+        group["ResourceType"]: {tag["Key"]: tag["Value"] for tag in group["Tags"]}
+        for group in request["TagSpecifications"]
     }
     assert RUN_TAG not in tags["instance"]
     assert tags["instance"][KEEP_ALIVE_TAG] == f"{until:%Y-%m-%dT%H:%M:%SZ}"
-    assert LENT_TAG in tags["instance"]
+    assert EXISTING_TAG in tags["instance"]
     assert tags["fleet"][RUN_TAG] == "created-1"
-    assert {one[DEPLOYMENT_TAG] for one in tags.values()} == {"ours"}
+    assert {tagged[DEPLOYMENT_TAG] for tagged in tags.values()} == {"ours"}

@@ -40,7 +40,7 @@ def test_plain_text_key_is_refused_before_anything_starts(
         done = runctl(*TRAIN, *flags, *words)
         shown = " ".join((done.stdout + done.stderr).split())
         assert done.code == 2
-        assert [one for one in expected if one not in shown] == []
+        assert [text for text in expected if text not in shown] == []
         assert KEY not in shown
     assert (deployed.executions(), deployed.objects()) == ([], [])
 
@@ -85,7 +85,7 @@ def test_keys_of_a_run_of_an_older_version_are_masked(deployed, runctl, command)
     deployed.ledger.create_run(run)
     words = [command] if command == "list" else [command, "s"]
     shown = [runctl(*words, *flags).stdout for flags in ([], ["--json"])]
-    assert all("s" in one and KEY not in one and "sk-123" not in one for one in shown)
+    assert all("s" in text and KEY not in text and "sk-123" not in text for text in shown)
     if command == "status":
         assert "train.py --api-key '***' --epochs 3" in shown[0]
         request = json.loads(shown[1])["request"]

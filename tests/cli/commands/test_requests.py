@@ -91,7 +91,7 @@ def test_a_problem_names_the_option_or_setting_of_the_value():
     options = {"market": "cheap", "checkpoint.grace_seconds": 900, "instance_types": ["g5"]}
     with pytest.raises(InvalidRequestError) as caught:
         build(options)
-    assert {one.field for one in caught.value.problems} == {
+    assert {problem.field for problem in caught.value.problems} == {
         "--market",
         "--grace-seconds",
         "--instance-types",

@@ -9,7 +9,7 @@ from runctl.agent.reporting.display_lines import DisplayLines
 from runctl.aws.versions import VersionStore
 from runctl.cli.commands.logs import read_since
 from runctl.model.errors import InvalidRequestError
-from runctl.model.log_pieces import Piece, marked
+from runctl.model.log_fragments import Fragment, marked
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.run import Run
 from runctl.model.saving import Saving
@@ -48,18 +48,18 @@ def test_a_list_has_the_newest_first_with_derived_statuses(deployed, runctl):
             deployed.end(f"run-{number}", status)
     deployed.train("run-2", 1)
     found = runctl("list", "--json").document["runs"]
-    assert [(one["run_id"], one["status"]) for one in found] == [
+    assert [(run["run_id"], run["status"]) for run in found] == [
         ("run-2", "running"),
         ("run-1", "failed"),
         ("run-0", "completed"),
     ]
-    assert [one["run_id"] for one in runctl("list", "--json", "--limit", "2").document["runs"]] == [
+    assert [run["run_id"] for run in runctl("list", "--json", "--limit", "2").document["runs"]] == [
         "run-2",
         "run-1",
     ]
     for status, names in {"failed": ["run-1"], "running": ["run-2"], "pending": []}.items():
         listed = runctl("list", "--json", "--status", status).document["runs"]
-        assert [one["run_id"] for one in listed] == names
+        assert [run["run_id"] for run in listed] == names
     assert "no runs yet" not in runctl("list").stdout
 
 
@@ -156,7 +156,7 @@ def test_status_explains_the_save_interval_and_what_fits_into_a_notice(
     story.progress("lm", 2, 51, saving=replace(SAVING, **expected))
     page = runctl("status", "lm", env={"COLUMNS": "100"}).stdout
     for label, line in zip(("interval", "last save"), lines, strict=True):
-        assert any(one.startswith(label) and line in one for one in page.splitlines()), page
+        assert any(line.startswith(label) and line in line for line in page.splitlines()), page
 
 
 def test_status_document_has_the_figures_of_the_interval(story, runctl):
@@ -196,7 +196,7 @@ def test_logs_are_the_trainers_lines_and_nothing_else_on_stdout(story, runctl):
     assert runctl("logs", "lm", "--agent").stdout == "agent one\n"
     assert runctl("logs", "lm", "--since", "1h").stdout == "one\ntwo\nthree\n"
     lines = runctl("logs", "lm", "--json").document["lines"]
-    assert [(one["attempt"], one["text"]) for one in lines] == [
+    assert [(line["attempt"], line["text"]) for line in lines] == [
         (1, "one"),
         (1, "two"),
         (2, "three"),
@@ -210,8 +210,8 @@ def test_logs_join_the_pieces_of_a_line(story, runctl):
     story.say("lm", 2, *marked_as_unfinished("Epoch 1 ..."))
     assert runctl("logs", "lm", "--attempt", "2").stdout == f"three\n{line}\nfour\nEpoch 1 ...\n"
     lines = runctl("logs", "lm", "--json").document["lines"]
-    assert [one["text"] for one in lines[2:]] == ["three", line, "four", "Epoch 1 ..."]
-    assert {one["attempt"] for one in lines[2:]} == {2}
+    assert [event["text"] for event in lines[2:]] == ["three", line, "four", "Epoch 1 ..."]
+    assert {event["attempt"] for event in lines[2:]} == {2}
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -235,7 +235,7 @@ def test_following_logs_joins_a_line_with_others_between(story, start_runctl, as
 
 
 def marked_as_unfinished(text):
-    return [marked(Piece(text=text, key="stderr:7", is_last=False))]
+    return [marked(Fragment(text=text, key="stderr:7", is_last=False))]
 
 
 def test_logs_of_an_unknown_attempt_exit_4(story, runctl):
@@ -266,7 +266,10 @@ def test_an_invalid_time_is_refused_with_examples(text):
 def test_checkpoints_mark_the_newest(story, runctl):
     story.commit("lm", 2, 45)
     document = runctl("checkpoints", "lm", "--json").document
-    expected = [(one["step"], one["attempt"], one["is_newest"]) for one in document["checkpoints"]]
+    expected = [
+        (checkpoint["step"], checkpoint["attempt"], checkpoint["is_newest"])
+        for checkpoint in document["checkpoints"]
+    ]
     assert expected == [(45, 2, True), (38, 1, False)]
     assert document["checkpoints"][0]["size_bytes"] == 1_500_000
     page = runctl("checkpoints", "lm").stdout

@@ -14,7 +14,7 @@ from tests.cli.project.test_package import paths, plant
 
 
 def shown(top):
-    return {one.path: one for one in groups_of(scan_project(top)) if not one.is_clutter}
+    return {group.path: group for group in groups_of(scan_project(top)) if not group.is_clutter}
 
 
 def test_a_data_folder_is_counted_and_its_remedy_includes_it(tmp_path):
@@ -70,9 +70,9 @@ def test_a_huge_folder_is_read_only_in_part(tmp_path, monkeypatch):
     real = left_out._inside
 
     def inside(top, path):
-        for one in real(top, path):
-            looked.append(one)
-            yield one
+        for entry in real(top, path):
+            looked.append(entry)
+            yield entry
 
     monkeypatch.setattr(left_out, "_inside", inside)
     assert "(more than 10 files, " in str(shown(tmp_path)["data/"])
@@ -193,7 +193,7 @@ def test_left_out_files_are_reported_before_the_upload_in_a_dry_run_and_as_json(
     plant(project, {".gitignore": "data/\nsets\n", "data/a.csv": "1", "sets/b.csv": "22"})
     (project / "train.py").write_text('open("data/a.csv")\n')
     done = runctl("--json", "aws", "train", "--dry-run", "train.py")
-    listed = {one["path"]: one for one in done.document["left_out"]}
+    listed = {entry["path"]: entry for entry in done.document["left_out"]}
     assert listed["data/"]["named"] == "data/a.csv"
     assert listed["sets/"] == {
         "path": "sets/",
@@ -212,7 +212,7 @@ def test_left_out_files_are_reported_before_the_upload_in_a_dry_run_and_as_json(
         in done.stderr
     )
     done = runctl("--json", "aws", "train", "--detach", "train.py")
-    assert {one["path"] for one in done.document["left_out"]} == {"data/", "sets/"}
+    assert {entry["path"] for entry in done.document["left_out"]} == {"data/", "sets/"}
 
 
 def test_files_excluded_by_runctlignore_are_not_reported(runctl, deployed, project):

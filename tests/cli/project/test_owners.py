@@ -125,7 +125,7 @@ def test_a_named_folder_is_trusted_and_its_parents_are_not(shared):
 def test_ignore_rules_of_another_users_repository_include_no_secret(shared):
     give(plant(shared, {".git/HEAD": "", ".runctlignore": "!.env\n"}), ALICE)
     here = give(plant(shared / "mine", {"train.py": "", ".env": ""}), 0)
-    assert [one.path for one in scan_project(here).members] == ["train.py"]
+    assert [member.path for member in scan_project(here).members] == ["train.py"]
 
 
 @needs_root

@@ -97,7 +97,9 @@ def test_empty_folders_are_packed_even_if_rules_emptied_them(tmp_path):
     package = pack_project(scan_project(top), tmp_path / "a.tar.gz")
     unpack(package.path, tmp_path / "unpacked")
     unpacked = tmp_path / "unpacked"
-    folders = {str(one.relative_to(unpacked)) for one in unpacked.rglob("*") if one.is_dir()}
+    folders = {
+        str(folder.relative_to(unpacked)) for folder in unpacked.rglob("*") if folder.is_dir()
+    }
     assert folders == {"logs", "deep", "deep/er", "out"}
 
 

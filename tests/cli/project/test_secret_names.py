@@ -34,8 +34,8 @@ def packed(top, tmp_path) -> dict[str, bytes]:
     """Return the contents of the archive that would be uploaded."""
     package = pack_project(scan_project(top), tmp_path / "package.tar.gz")
     with tarfile.open(package.path) as archive:
-        files = [one for one in archive.getmembers() if one.isfile()]
-        return {one.name: archive.extractfile(one).read() for one in files}
+        files = [member for member in archive.getmembers() if member.isfile()]
+        return {member.name: archive.extractfile(member).read() for member in files}
 
 
 def test_no_archive_contains_files_whose_names_suggest_secrets(tmp_path):
@@ -114,7 +114,7 @@ def test_one_line_names_left_out_secrets_and_how_to_include_them(runctl, deploye
     )
     assert ".env" not in done.stdout
     document = runctl("--json", "aws", "train", "--dry-run", "train.py").document
-    listed = {one["path"]: one for one in document["left_out"]}
+    listed = {entry["path"]: entry for entry in document["left_out"]}
     assert listed[".env"]["may_hold_secrets"] is True
     assert listed[".env"]["remedy"] == ["!.env"]
     assert "very-secret" not in done.stdout + done.stderr + str(document)

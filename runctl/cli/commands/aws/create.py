@@ -74,8 +74,8 @@ def create(
             "keep_until": until.isoformat(),
         }
 
-    wish = json.dumps([asdict(cloud.deployment), types, market, keep_alive, name], sort_keys=True)
-    with replayable(wish, build) as (asked, is_repeat):
+    key = json.dumps([asdict(cloud.deployment), types, market, keep_alive, name], sort_keys=True)
+    with replayable(key, build) as (asked, is_repeat):
         if is_repeat:
             invocation.output.note("repeating an earlier launch request that was not answered")
         instance_id, pool = _launch(fleet, asked["request"])

@@ -28,21 +28,21 @@ def default_folder() -> Path:
 
 @contextlib.contextmanager
 def replayable(
-    wish: str, make: Callable[[], Document], *, folder: Path | None = None
+    key: str, build: Callable[[], Document], *, folder: Path | None = None
 ) -> Iterator[tuple[Document, bool]]:
-    """Yield the request for a wish, and whether it was sent before.
+    """Yield the request for a key, and whether it was sent before.
 
     A request whose answer was lost, by a timeout or because its command was killed, is sent again:
     its token makes EC2 return the instance that it launched for it. A request that another command
     is waiting for is not used, since two instances may be wanted. The body sends the request; an
     answer, be it a refusal, removes the record.
     """
-    digest = hashlib.sha256(wish.encode()).hexdigest()[:32]
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
     with contextlib.ExitStack() as held:
         try:
-            path, document, is_repeat = _take(folder or default_folder(), digest, make, held)
+            path, document, is_repeat = _claim(folder or default_folder(), digest, build, held)
         except OSError:  # without a writable folder, a lost answer cannot be replayed
-            yield make(), False
+            yield build(), False
             return
         try:
             yield document, is_repeat
@@ -53,8 +53,8 @@ def replayable(
         path.unlink(missing_ok=True)
 
 
-def _take(
-    folder: Path, digest: str, make: Callable[[], Document], held: contextlib.ExitStack
+def _claim(
+    folder: Path, digest: str, build: Callable[[], Document], held: contextlib.ExitStack
 ) -> tuple[Path, Document, bool]:
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob(f"{digest}-*.json")):
@@ -66,7 +66,7 @@ def _take(
                 return path, document, True
             path.unlink()
     path = folder / f"{digest}-{secrets.token_hex(4)}.json"
-    fresh = make()
+    fresh = build()
     stream = held.enter_context(path.open("x"))
     _lock(stream)
     json.dump(dict(fresh), stream)

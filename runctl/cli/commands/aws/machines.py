@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runctl.control.use_existing_instance import problem_with
 from runctl.model.errors import NotFoundError, RefusedError, RequestError, TransientError
 from runctl.model.excerpt import last_part
-from runctl.model.identity import LENT_TAG
+from runctl.model.identity import EXISTING_TAG
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
@@ -81,9 +81,9 @@ def prepare_machine(invocation: Invocation, cloud: Cloud, instance_id: str) -> M
         raise RequestError(f"{instance_id} {problem}")
     _refuse_if_busy(cloud, instance_id)
     wait_for_registration(invocation, cloud, instance_id)
-    if LENT_TAG not in machine.tags:
-        cloud.existing_instances.lend(instance_id)
-        invocation.output.note(f"tagged {instance_id} with {LENT_TAG}: runctl may command it")
+    if EXISTING_TAG not in machine.tags:
+        cloud.existing_instances.permit(instance_id)
+        invocation.output.note(f"tagged {instance_id} with {EXISTING_TAG}: runctl may command it")
     with invocation.output.spinner(f"checking the permissions of {instance_id}"):
         run_command(cloud, instance_id, document=cloud.deployment.start_document, action="check")
     return machine

@@ -1,11 +1,18 @@
-"""Pieces of a line are marked, and joined whatever comes between them."""
+"""Fragments of a line are marked, and joined whatever comes between them."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.model.log_pieces import Joiner, Piece, divide, marked, read_piece, whole_characters
+from runctl.model.log_fragments import (
+    Fragment,
+    Joiner,
+    divide,
+    marked,
+    read_fragment,
+    whole_characters,
+)
 
 TEXTS = st.text(alphabet="a é€😀[]:", max_size=60)
 
@@ -32,33 +39,33 @@ def test_bytes_of_another_encoding_hold_back_three_at_most() -> None:
 
 
 @given(TEXTS, st.booleans(), st.booleans())
-def test_marked_piece_reads_as_it_was(text: str, is_first: bool, is_last: bool) -> None:
+def test_marked_fragment_is_read_back(text: str, is_first: bool, is_last: bool) -> None:
     key = "" if is_first and is_last else "stdout:12"
-    piece = Piece(text=text or "x", key=key, is_first=is_first, is_last=is_last)
-    assert read_piece(marked(piece)) == piece
+    fragment = Fragment(text=text or "x", key=key, is_first=is_first, is_last=is_last)
+    assert read_fragment(marked(fragment)) == fragment
 
 
 def test_empty_line_has_a_byte() -> None:
-    assert marked(Piece(text="")) == " "
+    assert marked(Fragment(text="")) == " "
 
 
-def test_pieces_are_joined_whatever_comes_between_them() -> None:
-    def piece(text: str, key: str, is_first: bool = False, is_last: bool = False) -> str:
-        return marked(Piece(text=text, key=key, is_first=is_first, is_last=is_last))
+def test_fragments_are_joined_whatever_comes_between_them() -> None:
+    def fragment(text: str, key: str, is_first: bool = False, is_last: bool = False) -> str:
+        return marked(Fragment(text=text, key=key, is_first=is_first, is_last=is_last))
 
     joiner: Joiner[int] = Joiner()
     messages = [
-        piece("a", "out:0", is_first=True),
+        fragment("a", "out:0", is_first=True),
         "a line",
-        piece("x", "err:0", is_first=True),
-        piece("b", "out:0"),
-        piece("y", "err:0", is_last=True),
-        piece("", "out:0", is_last=True),
-        piece("the end of what is too old to be read", "out:9", is_last=True),
-        piece("the beginning of what is not over", "out:20", is_first=True),
+        fragment("x", "err:0", is_first=True),
+        fragment("b", "out:0"),
+        fragment("y", "err:0", is_last=True),
+        fragment("", "out:0", is_last=True),
+        fragment("the end of what is too old to be read", "out:9", is_last=True),
+        fragment("the beginning of what is not over", "out:20", is_first=True),
     ]
     found = [joiner.join(number, message) for number, message in enumerate(messages)]
-    assert [one for one in found if one] == [
+    assert [line for line in found if line] == [
         (1, "a line"),
         (2, "xy"),
         (0, "ab"),

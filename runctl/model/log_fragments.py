@@ -1,7 +1,7 @@
-"""Pieces of a log line that is too long, or too slow, for one event: marked, and joined again.
+"""Fragments of a log line that is too long, or too slow, for one event: marked, and joined again.
 
-Every piece but the last ends with `[runctl: line KEY continues]`, every piece but the first begins
-with `[runctl: line KEY continued]`. Other lines may come between the pieces of one.
+Every fragment except the last ends with `[runctl: line KEY continues]`, every one except the first
+begins with `[runctl: line KEY continued]`. Other lines may come between the fragments.
 """
 
 import re
@@ -18,8 +18,8 @@ MARKS_BYTES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A whole line, which has no key, or a piece of one."""
+class Fragment:
+    """A whole line, which has no key, or a fragment of one."""
 
     text: str
     key: str = ""
@@ -27,24 +27,24 @@ class Piece:
     is_last: bool = True
 
 
-def marked(piece: Piece) -> str:
-    """Return a piece as the text of an event, which must have at least one byte."""
-    before = "" if piece.is_first else f"[runctl: line {piece.key} continued]"
-    after = "" if piece.is_last else f"[runctl: line {piece.key} continues]"
-    return f"{before}{piece.text}{after}" or " "
+def marked(fragment: Fragment) -> str:
+    """Return a fragment as the text of an event, which must have at least one byte."""
+    before = "" if fragment.is_first else f"[runctl: line {fragment.key} continued]"
+    after = "" if fragment.is_last else f"[runctl: line {fragment.key} continues]"
+    return f"{before}{fragment.text}{after}" or " "
 
 
-def read_piece(message: str) -> Piece:
+def read_fragment(message: str) -> Fragment:
     """Read the text of an event."""
     before, after = _CONTINUED.search(message), _CONTINUES.search(message)
     if before and after and before[1] != after[1]:
         after = None
     found = before or after
     if found is None:
-        return Piece(text=message)
+        return Fragment(text=message)
     begin = before.end() if before else 0
     end = after.start() if after else len(message)
-    return Piece(
+    return Fragment(
         text=message[begin:end], key=found[1], is_first=before is None, is_last=after is None
     )
 
@@ -54,27 +54,27 @@ Source = TypeVar("Source")
 
 @dataclass
 class Joiner(Generic[Source]):
-    """Joins the pieces of lines, each of which comes with where it is from."""
+    """Joins the fragments of lines, each of which comes with its source."""
 
     _open: dict[str, tuple[Source, list[str]]] = field(default_factory=dict)
 
     def join(self, source: Source, message: str) -> tuple[Source, str] | None:
-        """Return the line that a message completes, with the source of its first piece."""
-        piece = read_piece(message)
-        if not piece.key:
-            return source, piece.text
+        """Return the line that a message completes, with the source of its first fragment."""
+        fragment = read_fragment(message)
+        if not fragment.key:
+            return source, fragment.text
         # The beginning of a line may be older than what is read.
         began, texts = self._open.setdefault(
-            piece.key, (source, [] if piece.is_first else [ELLIPSIS])
+            fragment.key, (source, [] if fragment.is_first else [ELLIPSIS])
         )
-        texts.append(piece.text)
-        if not piece.is_last:
+        texts.append(fragment.text)
+        if not fragment.is_last:
             return None
-        del self._open[piece.key]
+        del self._open[fragment.key]
         return began, "".join(texts)
 
     def take_unfinished(self) -> Iterator[tuple[Source, str]]:
-        """Yield the lines so far whose last piece has not come; what comes later begins anew."""
+        """Yield the unfinished lines; what arrives later begins new ones."""
         while self._open:
             began, texts = self._open.pop(next(iter(self._open)))
             yield began, "".join(texts)
