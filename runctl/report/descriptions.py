@@ -12,7 +12,12 @@ from runctl.report.reasons import brief
 from runctl.report.run_document import RunDocument
 from runctl.report.run_list import RunEntry
 from runctl.report.timeline import AttemptEntry
-from runctl.report.wording import format_size, say_duration, say_instant, say_short
+from runctl.report.wording import (
+    format_duration,
+    format_instant,
+    format_short_duration,
+    format_size,
+)
 
 NOTHING = "–"
 # From this number on, unfinished final saves are not an accident.
@@ -47,7 +52,7 @@ def next_launch_text(run: RunDocument) -> str:
     retry_at = run.next_launch_at
     if retry_at is None:
         return ""
-    return f"{say_instant(retry_at)}, in {say_duration(retry_at - run.read_at)}"
+    return f"{format_instant(retry_at)}, in {format_duration(retry_at - run.read_at)}"
 
 
 def checkpoint_name(entry: RunEntry) -> str:
@@ -59,7 +64,7 @@ def checkpoint_text(run: RunDocument) -> str:
     """Describe the newest checkpoint and its age."""
     if not run.entry.has_checkpoint or run.committed_at is None:
         return "none" if run.entry.has_ended else "none yet"
-    return f"{checkpoint_name(run.entry)}, {say_duration(run.read_at - run.committed_at)} ago"
+    return f"{checkpoint_name(run.entry)}, {format_duration(run.read_at - run.committed_at)} ago"
 
 
 def saving_texts(cost: Cost) -> list[tuple[str, str]]:
@@ -87,7 +92,7 @@ def final_saves_text(cost: Cost) -> str:
     if len(unfinished) < _REPEATED or cost.last_grace is None:
         return text
     return (
-        f"{text}: the last one had {say_short(cost.last_grace)}; raise "
+        f"{text}: the last one had {format_short_duration(cost.last_grace)}; raise "
         "checkpoint.grace_seconds (at most 90), save less at the end, or save more often"
     )
 
@@ -95,14 +100,14 @@ def final_saves_text(cost: Cost) -> str:
 def _interval(saving: Saving) -> str:
     if saving.every is None:
         return ""
-    every = f"every {say_short(saving.every)}"
+    every = f"every {format_short_duration(saving.every)}"
     if saving.is_fixed:
         return f"{every}, as requested"
     if saving.cost is None or saving.uptime is None:
         return f"{every}, until the first save shows the cost of a save"
     return (
-        f"{every}: a save costs {say_short(saving.cost)}, "
-        f"an interruption every {say_short(saving.uptime)} is expected"
+        f"{every}: a save costs {format_short_duration(saving.cost)}, "
+        f"an interruption every {format_short_duration(saving.uptime)} is expected"
     )
 
 
@@ -115,14 +120,14 @@ def _last_save(saving: Saving) -> str:
     if saving.last_save is None or saving.notice is None:
         return what
     fits = "fits" if saving.fits_notice else "does not fit"
-    return (
-        f"{what} {fits} into a notice: {say_short(saving.last_save)} of {say_short(saving.notice)}"
-    )
+    needed, given = format_short_duration(saving.last_save), format_short_duration(saving.notice)
+    return f"{what} {fits} into a notice: {needed} of {given}"
 
 
 def machine_time_text(cost: Cost) -> str:
     """Describe the machine time by market, such as 5h 19m spot, 49m 00s on-demand."""
-    return ", ".join(f"{say_duration(time)} {market}" for market, time in cost.machine_time.items())
+    times = (f"{format_duration(time)} {market}" for market, time in cost.machine_time.items())
+    return ", ".join(times)
 
 
 def failures_text(cost: Cost) -> str:
@@ -159,7 +164,7 @@ def short_name(step: int | None, save: int | None) -> str:
 
 def took_text(attempt: AttemptEntry) -> str:
     """Return how long an attempt has taken since its launch."""
-    return NOTHING if attempt.took is None else say_duration(attempt.took)
+    return NOTHING if attempt.took is None else format_duration(attempt.took)
 
 
 def counts_text(cost: Cost) -> list[str]:

@@ -15,7 +15,7 @@ def format_size(size_bytes: float) -> str:
     return f"{size_bytes:.{digits}f} {_UNITS[unit]}"
 
 
-def say_duration(duration: timedelta) -> str:
+def format_duration(duration: timedelta) -> str:
     """Format a duration with its two largest units, such as 3m 12s."""
     seconds = max(0, round(duration.total_seconds()))
     minutes, seconds = divmod(seconds, 60)
@@ -28,13 +28,13 @@ def say_duration(duration: timedelta) -> str:
     return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"
 
 
-def say_short(duration: timedelta) -> str:
+def format_short_duration(duration: timedelta) -> str:
     """Format a duration that may be short, such as 2.1s."""
     seconds = duration.total_seconds()
-    return f"{seconds:.1f}s" if seconds < 10 else say_duration(duration)
+    return f"{seconds:.1f}s" if seconds < 10 else format_duration(duration)
 
 
-def say_instant(instant: datetime) -> str:
+def format_instant(instant: datetime) -> str:
     """Format an instant in UTC, to the second."""
     return instant.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
 

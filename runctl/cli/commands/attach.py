@@ -17,7 +17,7 @@ from runctl.model.errors import RefusedError
 from runctl.model.outcome import RunStatus
 from runctl.report.follower import Follower
 from runctl.report.run_document import RunDocument, UnrecordedRun
-from runctl.report.wording import say_duration
+from runctl.report.wording import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,7 +73,7 @@ def _follow(
         with open_display(console) as display:
             return Follower(cloud, run_id, execution_arn, display, after_attempt).follow()
     except KeyboardInterrupt:
-        lasting = say_duration(timedelta(seconds=time.monotonic() - began))
+        lasting = format_duration(timedelta(seconds=time.monotonic() - began))
         console.print(
             f"\nleft {run_id} running after {lasting}; attach again with `{come_back}`",
             soft_wrap=True,

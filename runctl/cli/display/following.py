@@ -22,7 +22,7 @@ from runctl.report.descriptions import (
 )
 from runctl.report.follower import Display, Tone
 from runctl.report.reasons import brief
-from runctl.report.wording import say_duration
+from runctl.report.wording import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +104,7 @@ def summary(run: RunDocument, *, width: int) -> Text:
     parts.append(f"{count} attempt{'s' if count != 1 else ''}")
     parts += counts_text(run.cost)
     if run.entry.ended_at is not None:
-        parts.append(say_duration(run.took))
+        parts.append(format_duration(run.took))
     text = _heading(run, " ")
     text.append(f": {', '.join(parts)}")
     reason = run.entry.reason

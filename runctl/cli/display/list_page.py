@@ -10,7 +10,7 @@ from rich.text import Text
 from runctl.cli.display.styles import STATUS_STYLES
 from runctl.report.descriptions import NOTHING, checkpoint_name, short_name
 from runctl.report.run_list import RunEntry
-from runctl.report.wording import say_duration, say_instant
+from runctl.report.wording import format_duration, format_instant
 
 # The maximum widths in a list: of the columns that are always there except the name, of those that
 # a wide list adds, and of the pool.
@@ -42,10 +42,10 @@ def list_page(entries: Sequence[RunEntry], *, now: datetime, width: int) -> Rend
         if wide:
             cells.append(str(entry.interruptions or NOTHING))
             cells += [entry.pool or NOTHING] if widest else []
-            cells.append(say_instant(entry.started_at))
-            cells.append(say_duration((entry.ended_at or now) - entry.started_at))
+            cells.append(format_instant(entry.started_at))
+            cells.append(format_duration((entry.ended_at or now) - entry.started_at))
         else:
-            cells.append(f"{say_duration(now - entry.started_at)} ago")
+            cells.append(f"{format_duration(now - entry.started_at)} ago")
         table.add_row(*cells)
     return table
 
@@ -53,7 +53,7 @@ def list_page(entries: Sequence[RunEntry], *, now: datetime, width: int) -> Rend
 def _list_entry(entry: RunEntry, *, now: datetime) -> Text:
     parts = [name] if (name := checkpoint_name(entry)) else []
     parts += [f"attempt {entry.attempt}"] if entry.attempt else []
-    parts.append(f"{say_duration(now - entry.started_at)} ago")
+    parts.append(f"{format_duration(now - entry.started_at)} ago")
     return Text.assemble(
         (entry.run_id, ""),
         "\n  ",

@@ -26,7 +26,7 @@ from runctl.report.descriptions import (
 from runctl.report.reasons import brief
 from runctl.report.run_document import RunDocument
 from runctl.report.timeline import AttemptEntry
-from runctl.report.wording import say_duration, say_instant
+from runctl.report.wording import format_duration, format_instant
 
 # From this width on, a table has room for a reason next to the rest.
 _WIDE = 120
@@ -58,12 +58,12 @@ def status_page(run: RunDocument, *, width: int) -> RenderableType:
 
 def _facts(run: RunDocument) -> Table:
     entry, cost = run.entry, run.cost
-    took = say_duration(run.took)
+    took = format_duration(run.took)
     lasting = f"{took} ago" if entry.ended_at is None else f"took {took}"
     last = run.last_attempt
     rows = [
         ("program", shlex.join(run.program)),
-        ("started", f"{say_instant(entry.started_at)}, {lasting}"),
+        ("started", f"{format_instant(entry.started_at)}, {lasting}"),
         ("reason", brief(entry.reason)),
         ("next launch", next_launch_text(run)),
         ("checkpoint", checkpoint_text(run)),
@@ -116,4 +116,4 @@ def _attempt_table(attempts: Sequence[AttemptEntry], *, width: int) -> Table:
 
 
 def _time(instant: datetime | None) -> str:
-    return NOTHING if instant is None else say_instant(instant)[11:19]
+    return NOTHING if instant is None else format_instant(instant)[11:19]

@@ -125,7 +125,9 @@ class Faults:
 
 def _check_alive(instance: Instance) -> None:
     if not instance.is_alive:
-        raise ApiError("IncorrectInstanceState", f"{instance.instance_id} is not a living instance")
+        raise ApiError(
+            "IncorrectInstanceState", f"{instance.instance_id} is not pending or running"
+        )
 
 
 def _now() -> datetime:

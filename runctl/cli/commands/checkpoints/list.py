@@ -14,7 +14,7 @@ from runctl.cli.commands.checkpoints.verification import find_damage
 from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import DamagedCheckpointError
-from runctl.report.wording import format_size, say_instant
+from runctl.report.wording import format_instant, format_size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -145,6 +145,6 @@ def _table(found: list[dict[str, Any]], *, verified: bool) -> Table:
 
 def _say_taken(text: str) -> str:
     try:
-        return say_instant(datetime.fromisoformat(text.replace("Z", "+00:00")))
+        return format_instant(datetime.fromisoformat(text.replace("Z", "+00:00")))
     except (ValueError, OverflowError):  # written by another program
         return "?"

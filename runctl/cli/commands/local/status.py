@@ -17,7 +17,7 @@ from runctl.cli.commands.local.local_cloud import (
 from runctl.cli.endpoint import find_local_cloud
 from runctl.cli.invocation import Invocation
 from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
-from runctl.report.wording import say_duration
+from runctl.report.wording import format_duration
 
 
 def status(invocation: Invocation) -> None:
@@ -51,7 +51,7 @@ def status(invocation: Invocation) -> None:
         cells = (instance["instance_id"], instance["state"], instance.get("pool", ""))
         table.add_row(*cells, tags.get(RUN_TAG, ""), tags.get(ATTEMPT_TAG, ""))
     isolation = list(isolation_of(health))
-    running = f"{endpoint.url}, running for {say_duration(uptime)} (process {endpoint.pid})"
+    running = f"{endpoint.url}, running for {format_duration(uptime)} (process {endpoint.pid})"
     deployed = f"deployed: {', '.join(stacks)}" if stacks else "nothing is deployed"
     ended = f"{len(instances) - len(live)} instances have been terminated"
     named = [f"{name}={value}" for name, value in names.items()]

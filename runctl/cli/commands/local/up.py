@@ -47,9 +47,9 @@ def up(
     disk_bytes = _disk_bytes(disk_gib)
     began = datetime.now(timezone.utc)
     output = invocation.output
-    with translated(), output.spinner("starting the local cloud") as say:
+    with translated(), output.spinner("starting the local cloud") as update:
         endpoint = _start(disk_bytes)
-        outputs = deploy(endpoint, project=application.folder, cdk=cdk, progress=say)
+        outputs = deploy(endpoint, project=application.folder, cdk=cdk, progress=update)
     took = (datetime.now(timezone.utc) - began).total_seconds()
     output.note(f"the local cloud is running after {took:.0f} s in {endpoint.home}")
     health = open_client(endpoint).health()
