@@ -50,14 +50,14 @@ def test_full_disk_is_told_once_and_the_save_is_made_up_for_when_there_is_space(
     progress.on_change(lambda: told.set() if progress.as_arguments()["warning"] else None)
     (tmp_path / "checkpoint/step-1.bin").write_bytes(b"weights")
     assert told.wait(20)
-    assert "cannot be held on to" in progress.as_arguments()["warning"]
+    assert "cannot be pinned" in progress.as_arguments()["warning"]
     full.parent.unlink()
     assert committer.done.wait(20)
     assert committer.committed == [{"step-1.bin": b"weights"}]
     assert saver.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
     assert progress.as_arguments()["warning"] == ""
     messages = [record.message for record in caplog.records]
-    assert sum("cannot be held on to" in message for message in messages) == 1
+    assert sum("cannot be pinned" in message for message in messages) == 1
 
 
 def test_half_a_copy_does_not_take_the_space_that_the_trainer_needs(

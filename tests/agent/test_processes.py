@@ -66,7 +66,7 @@ time.sleep(600)
     pid = start(sys.executable, "-c", program)
     (child,) = processes.descendants(pid)
     killed = processes.end_tree(pid, folder=folder)
-    assert killed == processes.Killed((child,), frozenset({"torn"}), frozenset({child}))
+    assert killed == processes.KilledTree((child,), frozenset({"torn"}), frozenset({child}))
     assert not is_alive(child)
 
 

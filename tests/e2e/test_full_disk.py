@@ -116,7 +116,7 @@ def test_a_disk_that_fills_during_training_costs_no_checkpoint_and_is_reported_o
     wait_for(lambda: told(testbed, run_id, "No space left on device"), "the status to tell")
 
     def lines() -> list[str]:
-        return [line for line in testbed.agent_log(run_id, 1) if "cannot be held on to" in line]
+        return [line for line in testbed.agent_log(run_id, 1) if "cannot be pinned" in line]
 
     wait_for(lines, "the log to tell")
     # The agent lives, and still receives requests.

@@ -43,11 +43,10 @@ def descendants(*roots: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Killed:
-    """What a kill of a whole tree ended: its processes, and the files that they were writing.
+class KilledTree:
+    """The processes that a kill of a whole tree has ended, and the files that they were writing.
 
-    `torn` are paths relative to the folder that was looked at, `writers` the processes that held
-    them open.
+    `torn` are paths relative to the folder, and `writers` the processes that had them open.
     """
 
     pids: tuple[int, ...] = ()
@@ -55,19 +54,19 @@ class Killed:
     writers: frozenset[int] = frozenset()
 
 
-def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -> Killed:
+def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -> KilledTree:
     """SIGKILL all descendants of `roots` until none is left; return what that ended.
 
-    They are stopped first, so that what they hold open to write below `folder` is known to the
-    last file: what is not open then was closed by its writer. The exit status of `keep_status_of`
-    is left to its Popen.
+    They are stopped first, so that the files that they have open for writing below `folder` are
+    known exactly: all others were closed by their writers. The exit status of `keep_status_of` is
+    left to its Popen.
     """
     stopped = stop_tree(*roots)
     if not stopped:
-        return Killed()  # the usual end, and every look through /proc delays the last save
+        return KilledTree()  # the usual case, and reading all of /proc delays the last save
     held = {} if folder is None else OpenFileFinder(folder).by_process(stopped)
     killed: list[int] = []
-    # Repeated, since one that could not be stopped in time may fork between look and signal.
+    # Repeated, since a process that could not be stopped in time may fork before it is killed.
     for _ in range(500):
         alive = descendants(*roots)
         if not alive:
@@ -78,7 +77,7 @@ def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -
         killed += [pid for pid in alive if pid not in killed]
         time.sleep(0.01)
         reap_orphans(keep_status_of)
-    return Killed(tuple(killed), frozenset().union(*held.values()), frozenset(held))
+    return KilledTree(tuple(killed), frozenset().union(*held.values()), frozenset(held))
 
 
 def stop_tree(*roots: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The monitor of a training process that runctl did not start: saves what settles in its folder."""
+"""The monitor of a training process that runctl did not start."""
 
 import logging
 import signal
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """What is monitored; `ends_it` says whether a notice is passed on to it as SIGTERM."""
+    """A process and its folder. `ends_it` says that the process gets SIGTERM after a notice."""
 
     process: Process
     folder: Path
@@ -57,7 +57,7 @@ class Monitor:
         self._metadata = metadata
         self._pins = pins
         self._pause = pause
-        # What the folder holds already is new: nothing else has saved it.
+        # The files that are there already are new: nothing else has saved them.
         self._judge = StepJudge()
         inspector = Inspector(watched.folder)
         self._settling = Settling({}, wholeness=Wholeness(inspector))
@@ -82,7 +82,7 @@ class Monitor:
         self.save_last()
 
     def check_metadata(self) -> None:
-        """Read the notice from the instance's metadata, once a second."""
+        """Read the notice from the instance metadata, at most once a second."""
         if self._noticed or time.monotonic() - self._asked < ASK_EVERY.total_seconds():
             return
         self._asked = time.monotonic()
@@ -94,7 +94,7 @@ class Monitor:
             return
         if recommended is not None and recommended != self._recommended:
             self._recommended = recommended
-            logger.info("EC2 recommends to rebalance; what settles is saved as ever")
+            logger.info("EC2 recommends to rebalance; saving continues as before")
         if deadline is None:
             return
         self._noticed = True
@@ -134,7 +134,7 @@ class Monitor:
             self._settling.forget_snapshot(before)
 
     def _scan(self) -> FolderState | None:
-        """Scan the folder; return None if it cannot be read, which is tried again later."""
+        """Scan the folder; return None if it cannot be read, and try again later."""
         try:
             return scan_folder(self._watched.folder)
         except OSError as exc:
@@ -143,7 +143,7 @@ class Monitor:
             return None
 
     def save_last(self) -> None:
-        """Save what the process left, if it can be whole: it caught SIGTERM, or had settled."""
+        """Save what the process left, if it handled SIGTERM or the folder had settled."""
         scanned = self._scan()
         if scanned is None:
             return
@@ -157,7 +157,7 @@ class Monitor:
             databases=self._databases.paths,
         )
         if snapshot is None:
-            logger.info("there is nothing newer that is whole than what was saved")
+            logger.info("no newer save is whole")
             return
         while not self._save(snapshot):
             self._pause(RETRY_AFTER.total_seconds())

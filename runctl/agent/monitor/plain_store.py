@@ -1,4 +1,4 @@
-"""Checkpoints as plain objects below any S3 URI, for `aws s3 cp` to bring back."""
+"""Checkpoints as plain objects below any S3 URI, which `aws s3 cp` can fetch."""
 
 import json
 import logging
@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 class PlainStore:
-    """Each checkpoint is a folder of objects; its manifest, beside the folder, is written last.
+    """Stores each checkpoint as a folder of objects, and its manifest next to the folder last.
 
-    A file that has not changed is copied inside S3. `newest.json` names the newest whole one.
+    A file that has not changed is copied inside S3. `newest.json` names the newest checkpoint.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PlainStore:
         self._made: list[str] = []
 
     def probe(self) -> None:
-        """Write and remove a small object; RunctlError if that fails."""
+        """Write and remove a small object. Raises RunctlError if it cannot be written."""
         key = f"{self._prefix}.runctl-monitor"
         self._objects.put(key, b"")
         try:
@@ -45,7 +45,7 @@ class PlainStore:
     def save(
         self, snapshot: Snapshot, place: Path, *, step: int | None, save: int, now: datetime
     ) -> str:
-        """Store a pinned snapshot, return its URI; ChangedError when a file changed."""
+        """Store a pinned snapshot; return its URI. Raises ChangedError if a file has changed."""
         number = f"save-{save}" if step is None else f"step-{step}"
         name = f"{now:%Y%m%dT%H%M%S%f}-{number}"
         stored: dict[str, tuple[tuple[Any, ...], str]] = {}
@@ -92,7 +92,7 @@ class PlainStore:
         self._objects.put(f"{self._prefix}{name}", json.dumps(document, indent=1).encode())
 
     def _remove_old(self) -> None:
-        """Remove what this monitor stored before, all but the last few; the manifest first."""
+        """Remove all but the last few checkpoints of this monitor, each with its manifest first."""
         while len(self._made) > self._keep_last:
             name = self._made.pop(0)
             try:

@@ -1,4 +1,4 @@
-"""`runctl-agent find-trainer` and `monitor`: the watch over somebody's process, as a service."""
+"""The commands `runctl-agent find-trainer` and `monitor`."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ from runctl.model.errors import NotFoundError, RequestError, RunctlError, Transi
 
 
 def run(command: str, paths: Paths, environ: Mapping[str, str] = os.environ) -> int:
-    """Run one of the two commands; return the exit status."""
+    """Run a command; return the exit status."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
@@ -38,7 +38,7 @@ def run(command: str, paths: Paths, environ: Mapping[str, str] = os.environ) -> 
 
 
 def _find(environ: Mapping[str, str]) -> int:
-    """Print the settings of the monitor, once all that it needs is known to be there."""
+    """Print the settings of the monitor, after checking that it will be able to work."""
     process = find_trainer(
         pid=int(environ.get("MONITOR_PID") or 0), root=environ.get("RUNCTL_ROOT", "")
     )
@@ -57,8 +57,8 @@ def _find(environ: Mapping[str, str]) -> int:
         return 1
     except RunctlError as exc:
         print(
-            f"the role of this instance lacks s3:PutObject on {environ['MONITOR_URI']}, or there "
-            f"is no such bucket: {exc}",
+            f"the role of this instance lacks s3:PutObject on {environ['MONITOR_URI']}, or the "
+            f"bucket does not exist: {exc}",
             file=sys.stderr,
         )
         return 1
@@ -72,8 +72,8 @@ def _check_readable(folder: Path, reader: Reader) -> None:
             return
     except OSError as exc:
         raise RequestError(
-            f"--checkpoint-dir: user {reader.uid}, as whom {folder} is read, may not: "
-            f"{exc.strerror}; let that user read it"
+            f"--checkpoint-dir: user {reader.uid} cannot read {folder}: {exc.strerror}; grant that "
+            "user access"
         ) from exc
 
 
@@ -82,8 +82,8 @@ def _monitor(paths: Paths, environ: Mapping[str, str]) -> int:
         pid=int(environ["MONITOR_PID"]), born=int(environ["MONITOR_BORN"]), parent=0, command=""
     )
     folder = Path(environ["MONITOR_DIR"])
-    told = environ.get("MONITOR_READER", "")  # which an older version does not write
-    reader = Reader.parse(told) if told else reader_of(process.pid, folder)
+    stored = environ.get("MONITOR_READER", "")  # an older version does not write it
+    reader = Reader.parse(stored) if stored else reader_of(process.pid, folder)
     pins = prepare_place(paths.root / "var/lib/runctl-monitor", reader)
     store = _store(environ)
     signal.signal(signal.SIGTERM, _exit)

@@ -119,7 +119,7 @@ class HostProcess:
         """
         return self.exit_code == -signal.SIGTERM and not self._handles_sigterm
 
-    def kill_family(self, folder: Path) -> processes.Killed:
+    def kill_family(self, folder: Path) -> processes.KilledTree:
         """SIGKILL all that is left of it; return what that was and what it wrote in `folder`."""
         killed = processes.end_tree(os.getpid(), keep_status_of=self.pid, folder=folder)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -109,7 +109,7 @@ class Stopping:
             return True
         return bool(self._writing.left(trainer_family(), now))
 
-    def ended_abruptly(self, killed: processes.Killed) -> bool:
+    def ended_abruptly(self, killed: processes.KilledTree) -> bool:
         """Whether a process that was signalled, or was writing, died without running its exit."""
         unaware = not all(self._signalled.values())
         return unaware or bool({*self._signalled, *killed.writers} & {*killed.pids})

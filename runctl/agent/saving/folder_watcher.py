@@ -35,7 +35,7 @@ class FolderWatcher:
     `release`; until then, changes to the folder are noted but not pinned.
 
     `_lock` guards `_settling`, `_pinned`, `_taken_before` and `_is_over`. Three threads use these:
-    the watcher's own, the saver's (`next_pinned`, `release`) and the one that ends the attempt
+    the watcher's own, the saver's (`next_pinned`, `release`) and the thread that ends the attempt
     (`judge_final`). All other state belongs to the watcher's thread, and after `judge_final` has
     joined it, to the thread that ends the attempt.
     """
@@ -291,7 +291,7 @@ class FolderWatcher:
             # A full disk: the next scan tries again. Until a try succeeds, the scans in between,
             # which find that nothing has settled again yet, do not clear the problem.
             self._settling.forget_snapshot(before)
-            self._show(f"the newest checkpoint cannot be held on to: {exc}", about="pin")
+            self._show(f"the newest checkpoint cannot be pinned: {exc}", about="pin")
         shutil.rmtree(self._held[0], ignore_errors=True)
         self._lock.notify_all()
 
