@@ -1,7 +1,7 @@
-"""The variables of the trainer contract, and references to them in arguments.
+"""Variables of the trainer contract, and references to them in arguments.
 
-Arguments reach the program as they are, without a shell: only `$RUNCTL_NAME` and `${RUNCTL_NAME}`
-are replaced, and `$$RUNCTL_NAME` stands for the text itself.
+Arguments reach the program unchanged, without a shell: only `$RUNCTL_NAME` and `${RUNCTL_NAME}`
+are replaced, and `$$RUNCTL_NAME` is an escape for the literal text.
 """
 
 import difflib
@@ -26,7 +26,7 @@ _OF_A_SHELL = re.compile(r"\$\{RUNCTL_\w*[^}\w][^}]*\}?")
 
 
 def expand(words: Iterable[str], variables: Mapping[str, str]) -> list[str]:
-    """Replace references to the contract's variables; one that is not set is empty."""
+    """Replace references to the contract's variables; a variable that is not set is empty."""
 
     def value(found: re.Match[str]) -> str:
         name = found["braced"] or found["bare"]
@@ -38,12 +38,12 @@ def expand(words: Iterable[str], variables: Mapping[str, str]) -> list[str]:
 
 
 def problem_with_references(words: Sequence[str]) -> str:
-    """Say which reference would not be replaced, with the remedy; empty if there is none."""
+    """Return which reference would not be replaced, and the remedy; empty if all would be."""
     for word in words:
         if found := _OF_A_SHELL.search(word):
             return (
-                f"{found[0]!r}: no shell sees the arguments; write ${{RUNCTL_NAME}}, and put what "
-                "stands only when there is a checkpoint into resume_args (--resume-args)"
+                f"{found[0]!r}: no shell reads the arguments; write ${{RUNCTL_NAME}}, and put "
+                "arguments that need a checkpoint into resume_args (--resume-args)"
             )
         for found in _REFERENCE.finditer(word):
             name = found["braced"] or found["bare"]
@@ -53,6 +53,6 @@ def problem_with_references(words: Sequence[str]) -> str:
             hint = f"did you mean ${close[0]}?" if close else "see docs/reference/trainer.md"
             return (
                 f"${name} is not a variable of the trainer contract; {hint} "
-                f"$${name} stands for the text itself"
+                f"write $${name} for the literal text"
             )
     return ""

@@ -1,4 +1,4 @@
-"""What a declaration of dependencies refers to inside the project: other files, wheels, sources."""
+"""References of a declaration of dependencies to files of the project: lists, wheels, sources."""
 
 import posixpath
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ BUILD_FILES = ("pyproject.toml", "setup.py")
 
 
 class Tree(Protocol):
-    """The project's files, packed or unpacked; paths are relative to its top, with slashes."""
+    """The project's files, packed or unpacked; paths are relative to its top folder."""
 
     def is_file(self, path: str) -> bool:
         """Whether the project has this file."""
@@ -31,24 +31,23 @@ class Tree(Protocol):
         ...
 
     def read(self, path: str) -> str:
-        """Return a file's text; UnicodeDecodeError when it is none."""
+        """Return a file's text; raises UnicodeDecodeError if it is not UTF-8."""
         ...
 
     def explain_missing(self, path: str) -> str:
-        """Say why there is nothing at a path and what helps."""
+        """Return why there is nothing at a path, and the remedy."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class References:
-    """What belongs to a declaration, as paths of the project.
+    """The files and folders that belong to a declaration, as paths of the project.
 
-    `lists` are the requirements and constraints files that were followed; they, `files` and
-    `folders` count with their whole content; of an `editables` folder only what its
-    build reads does. `folder` is where pip has to run. `is_moving` says that something comes from
-    a branch or URL whose content may change. `problems` fail anywhere. `foreign` names
-    packages, and `elsewhere` folders to look for some, by absolute paths: they can work only if the
-    machine's image has them.
+    `lists` are the requirements and constraints files that were followed. The whole content of
+    them, of `files` and of `folders` matters; of an `editables` folder, only what its build reads.
+    pip has to run in `folder`. `is_moving`: something comes from a branch or URL whose content may
+    change. `problems` fail on every machine. `foreign` are packages, and `elsewhere` folders of
+    packages, with absolute paths: they work only if the machine's image has them.
     """
 
     folder: str = ""
@@ -63,14 +62,14 @@ class References:
 
 
 def requirements_references(tree: Tree, name: str) -> References:
-    """Follow a requirements file of the project and everything that it includes."""
+    """Follow a requirements file of the project and all files that it includes."""
     collected: list[_Found] = []
     problems: list[Problem] = []
     lists: list[str] = []
     _follow(tree, name, collected, lists, problems, seen=())
     own = posixpath.dirname(name)
     # pip takes paths relative to its current folder, which for a file in a subfolder is either.
-    folder = min((own, ""), key=lambda one: len(_missing(tree, one, collected)))
+    folder = min((own, ""), key=lambda base: len(_missing(tree, base, collected)))
     finder = _Finder(tree, folder, problems=problems)
     for reference in collected:
         finder.take(reference.file, reference.line)
@@ -80,7 +79,7 @@ def requirements_references(tree: Tree, name: str) -> References:
 def listed_references(
     tree: Tree, folder: str, source: str, requirements: Iterable[str]
 ) -> References:
-    """Look at requirements that a TOML document lists; pip runs in the document's folder."""
+    """Follow requirements that a TOML document lists; pip runs in the document's folder."""
     finder = _Finder(tree, folder)
     for text in requirements:
         finder.take(source, Line(0, Kind.REQUIREMENT, text, text))
@@ -88,7 +87,7 @@ def listed_references(
 
 
 def lock_references(tree: Tree, name: str, packages: Any) -> References:
-    """Look at where the packages of a uv.lock are."""
+    """Follow the places of the packages in a uv.lock."""
     folder = posixpath.dirname(name)
     finder = _Finder(tree, folder)
     for package in packages if isinstance(packages, list) else ():
@@ -120,7 +119,7 @@ def _follow(
 ) -> None:
     """Read a file and what it includes; pip takes those paths relative to the including file."""
     if name in seen:
-        problems.append(Problem(name, "includes itself; take out one of the -r lines"))
+        problems.append(Problem(name, "includes itself; remove one of the -r lines"))
         return
     lists.append(name)
     try:
@@ -145,7 +144,7 @@ def _follow(
 
 
 def _missing(tree: Tree, folder: str, found: Iterable[_Found]) -> list[str]:
-    """Return the relative paths that lead nowhere when pip runs in `folder`."""
+    """Return the relative paths that do not exist if pip runs in `folder`."""
     named = (
         path
         for reference in found
@@ -252,7 +251,7 @@ class _Finder:
             )
             return
         bases = [self.folder]
-        if line.kind is Kind.FIND_LINKS:  # the one path that pip looks for beside the file first
+        if line.kind is Kind.FIND_LINKS:  # pip first looks for this path next to the file
             bases.insert(0, posixpath.dirname(file))
         paths = [self._resolve(base, written) for base in bases]
         there = [name for name in paths if self.tree.is_folder(name) or self.tree.is_file(name)]

@@ -1,4 +1,4 @@
-"""How a script is started, by its name and how it begins; what cannot be started, and why."""
+"""Kinds of script, by name and first bytes: what starts each, and why others cannot start."""
 
 from enum import Enum
 from pathlib import PurePosixPath
@@ -26,7 +26,7 @@ class ScriptKind(Enum):
 
 
 def kind_of_script(path: str, head: bytes) -> ScriptKind | None:
-    """Return what starts a script that begins with `head`, or None when nothing does."""
+    """Return what starts a script that begins with `head`; None if nothing does."""
     suffix = _suffix(path)
     starts_itself = head.startswith((b"#!", b"\x7fELF"))
     if suffix == ".sh":
@@ -37,7 +37,7 @@ def kind_of_script(path: str, head: bytes) -> ScriptKind | None:
 
 
 def problem_with_name(path: str) -> str:
-    """Say why a file of this name is not a program, whatever is in it, with the remedy."""
+    """Return why a file of this name is not a program, and the remedy; empty if it may be."""
     suffix = _suffix(path)
     if suffix == ".ipynb":
         name = PurePosixPath(path).name
@@ -51,7 +51,7 @@ def problem_with_name(path: str) -> str:
 
 
 def problem_with_script(path: str, head: bytes) -> str:
-    """Say why a script cannot be started, with the remedy; empty if it can."""
+    """Return why a script cannot be started, and the remedy; empty if it can."""
     starts_itself = head.startswith((b"#!", b"\x7fELF"))
     if not starts_itself and (problem := problem_with_name(path)):
         return problem

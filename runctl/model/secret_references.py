@@ -47,7 +47,7 @@ _PARAMETER_ARN = re.compile(
 
 
 class BadReferenceError(ValueError):
-    """A value starts as a reference does, but names nothing; the message says what is wrong."""
+    """A value begins like a reference but is not valid; the message has the rule and remedy."""
 
 
 def is_reference(value: str) -> bool:
@@ -56,7 +56,7 @@ def is_reference(value: str) -> bool:
 
 
 def parse_reference(value: str) -> SecretReference | None:
-    """Read a value of `env`; None when it is a value of its own.
+    """Read a value of `env`; return None if it is not a reference.
 
     Raises BadReferenceError with the rule and the remedy.
     """
@@ -78,25 +78,26 @@ def _secret(value: str, named: str) -> SecretReference:
             short = name[: arn.start(2)]
             json_key = arn[2].split(":")[1] or "KEY"
             raise BadReferenceError(
-                f"{value!r} goes on after the secret's name; write secret:{short}#{json_key}"
+                f"{value!r} continues after the secret's name; write secret:{short}#{json_key}"
             )
         name_in_arn = arn[1]
     else:
         name_in_arn = name
     if not _SECRET_NAME.fullmatch(name_in_arn):
         raise BadReferenceError(
-            f"{value!r} names no secret; write secret:NAME or secret:ARN, and secret:NAME#KEY for "
-            "one value of a JSON object (a name has letters, digits and /_+=.@-)"
+            f"{value!r} is not a valid secret; write secret:NAME or secret:ARN, and "
+            "secret:NAME#KEY for one value of a JSON object (a name has letters, digits, /_+=.@-)"
         )
     return SecretReference(store=Store.SECRETS_MANAGER, name=name, key=key)
 
 
 def _parameter(value: str, named: str) -> SecretReference:
     if "#" in named:
-        raise BadReferenceError(f"{value!r}: a parameter has no keys; leave out '#' and the rest")
+        raise BadReferenceError(f"{value!r}: a parameter has no keys; remove '#' and what follows")
     if not (_PARAMETER_ARN.fullmatch(named) or _PARAMETER_NAME.fullmatch(named)):
         raise BadReferenceError(
-            f"{value!r} names no parameter; write ssm:/PATH (a name has letters, digits and /_.-)"
+            f"{value!r} is not a valid parameter; write ssm:/PATH (names have letters, digits and "
+            "/_.-)"
         )
     return SecretReference(store=Store.PARAMETER_STORE, name=named)
 

@@ -44,15 +44,15 @@ def test_reference_is_read_and_shown_as_it_was_written(value, store, name, key):
 @pytest.mark.parametrize(
     ("value", "rule"),
     [
-        ("secret:", "names no secret"),
-        ("secret:two words", "names no secret"),
+        ("secret:", "is not a valid secret"),
+        ("secret:two words", "is not a valid secret"),
         ("secret:wandb#", "no key after '#'"),
         (f"secret:{ARN}:wandb::", f"write secret:{ARN}#wandb"),
-        ("secret:arn:aws:s3:::bucket", "names no secret"),
-        ("ssm:", "names no parameter"),
+        ("secret:arn:aws:s3:::bucket", "is not a valid secret"),
+        ("ssm:", "is not a valid parameter"),
         ("ssm:/team/wandb#key", "a parameter has no keys"),
-        ("ssm:/a b", "names no parameter"),
-        ("secret:wandb\n", "names no secret"),
+        ("ssm:/a b", "is not a valid parameter"),
+        ("secret:wandb\n", "is not a valid secret"),
     ],
 )
 def test_reference_that_names_nothing_is_refused_with_the_rule(value, rule):

@@ -109,10 +109,15 @@ def _check(types: list[str], keep_alive: float, output: str) -> None:
         problems.append(Problem("--instance-type", problem))
     if not 0 < keep_alive <= MAX_KEEP_ALIVE_HOURS:
         problems.append(
-            Problem("--keep-alive", f"{keep_alive} is not from 0 to {MAX_KEEP_ALIVE_HOURS} hours")
+            Problem(
+                "--keep-alive",
+                f"{keep_alive} is not a number of hours above 0 and up to {MAX_KEEP_ALIVE_HOURS}",
+            )
         )
     if output not in {"", "instance-id"}:
-        problems.append(Problem("--output", f"{output!r} is not instance-id"))
+        problems.append(
+            Problem("--output", f"{output!r} is not a valid output; known values: instance-id")
+        )
     if problems:
         raise InvalidError(tuple(problems))
 

@@ -33,9 +33,9 @@ def replayable(
     """Yield the request for a key, and whether it was sent before.
 
     A request whose answer was lost, by a timeout or because its command was killed, is sent again:
-    its token makes EC2 return the instance that it launched for it. A request that another command
-    is waiting for is not used, since two instances may be wanted. The body sends the request; an
-    answer, be it a refusal, removes the record.
+    its token makes EC2 return the instance that it launched then. A request that another command
+    is waiting for is not repeated, since two instances may be wanted. The body sends the request;
+    any answer, even a refusal, removes the record.
     """
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
     with contextlib.ExitStack() as held:

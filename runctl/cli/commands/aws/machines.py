@@ -1,4 +1,4 @@
-"""The wait for an instance to be known, reachable, and permitted to do what a command needs."""
+"""The wait until an instance is known to EC2, reachable, and permitted to run an attempt."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def wait_for_registration(
                 return True
             states = {machine.state for machine in cloud.fleet.describe([instance_id])}
             if states & {"shutting-down", "terminated", "stopping", "stopped"}:
-                raise NotFoundError(f"{instance_id} is {states.pop()}; it accepts no commands")
+                raise NotFoundError(f"{instance_id} is {states.pop()}; it does not accept commands")
             if "running" in states:
                 update(f"{instance_id} is running; waiting for its SSM agent to register")
             return False
@@ -64,7 +64,7 @@ def wait_for_registration(
         if wait(cloud, is_registered, within=REGISTERED_WITHIN):
             return
     raise NotFoundError(
-        f"{instance_id} accepts no commands (SSM: InvalidInstanceId): its SSM agent has not "
+        f"{instance_id} does not accept commands (SSM: InvalidInstanceId): its SSM agent has not "
         f"registered within {REGISTERED_WITHIN.total_seconds():.0f} s. "
         "Check that 1. the SSM agent is installed and running (`systemctl status "
         "amazon-ssm-agent`); 2. the instance has an instance profile "
