@@ -40,7 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
     parser = argparse.ArgumentParser(prog="runctl-agent", description=__doc__)
     others = ["check", "find-trainer", "monitor"]
-    parser.add_argument("command", choices=["run", *(one.value for one in Request), *others])
+    parser.add_argument(
+        "command", choices=["run", *(request.value for request in Request), *others]
+    )
     command = parser.parse_args(arguments).command
     paths = read_paths()
     if command == "check":
@@ -97,7 +99,7 @@ def run(paths: Paths) -> int:
 
 
 def check() -> int:
-    """Say on stderr what this instance's role lacks to run an attempt."""
+    """Print what this instance's role lacks to run an attempt."""
     # Here, since an attempt needs none of it.
     from runctl.aws.permissions import missing_permissions
 
@@ -110,13 +112,13 @@ def check() -> int:
             log_group=environ["RUNCTL_LOG_GROUP"],
         )
     )
-    for one in missing:
-        print(one, file=sys.stderr)
+    for sentence in missing:
+        print(sentence, file=sys.stderr)
     return 1 if missing else 0
 
 
 def vendor_folder() -> Path:
-    """Return the folder with the vendored libraries, beside the package in the archive."""
+    """Return the folder with the vendored libraries, next to the package in the archive."""
     return Path(__file__).resolve().parents[2] / "vendor"
 
 
@@ -176,7 +178,7 @@ def _log_to(own_log: OwnLog, mask: SecretMask) -> None:
 
 
 def _end_on_sigterm(mailbox: Mailbox) -> None:
-    """Whoever stops the service, most likely the system's own shutdown, wants a drain."""
+    """Drain when the service is stopped, most likely by the shutdown of the system."""
 
     def end() -> None:
         mailbox.end(

@@ -1,1 +1,1 @@
-"""The only code that talks to AWS; every error of AWS becomes one of ours here."""
+"""The adapters of AWS; apart from the local cloud, nothing else imports botocore."""

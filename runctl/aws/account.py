@@ -1,4 +1,4 @@
-"""What an account holds of a deployment besides machines: volumes, uploads, dead letters."""
+"""The resources of a deployment besides instances: volumes, uploads, dead letters."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class AwsAccount:
             return [_disk(volume) for page in pages for volume in page["Volumes"]]
 
     def delete_disk(self, volume_id: str) -> None:
-        """Delete a volume; one that is gone already is fine, one that is attached is refused."""
+        """Delete a volume unless it is already gone; AWS refuses one that is attached."""
         with translated():
             try:
                 self._clients.get("ec2").delete_volume(VolumeId=volume_id)
@@ -61,7 +61,7 @@ class AwsAccount:
             ]
 
     def abort_upload(self, upload: UnfinishedUpload) -> None:
-        """Drop a multipart upload and its parts; one that is gone already is fine."""
+        """Abort a multipart upload and remove its parts, unless it is already gone."""
         with translated():
             try:
                 self._clients.get("s3").abort_multipart_upload(

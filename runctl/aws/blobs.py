@@ -28,7 +28,7 @@ class Blob:
 
 
 class Blobs:
-    """Implements `runctl.agent.ports.Blobs`; `bucket` is the one that keys are in."""
+    """Implements `runctl.agent.ports.Blobs`; keys are those of `bucket`."""
 
     def __init__(self, client: Any, *, bucket: str) -> None:
         self._client = client

@@ -31,7 +31,7 @@ CONFLICT = frozenset({"409", "ConditionalRequestConflict", "OperationAborted"})
 MAX_REVISIONS = 10_000
 MAX_CONFLICTS = 10
 MAX_KEYS_PER_DELETE = 1000
-# Bytes may change on the way, which another read tells from a part that is damaged.
+# Bytes may change in transit; another read shows whether the part itself is damaged.
 MAX_READS = 3
 
 
@@ -127,7 +127,7 @@ class CheckpointStore:
         is returned.
         """
         body = manifest.as_json()
-        if len(body) > MAX_MANIFEST_BYTES:  # nobody would read it
+        if len(body) > MAX_MANIFEST_BYTES:  # readers would refuse it
             raise CheckpointError(
                 f"the list of the checkpoint's files has {len(body):,} bytes, more than "
                 f"{MAX_MANIFEST_BYTES:,}; pack small files into archives"
@@ -157,7 +157,7 @@ class CheckpointStore:
         )
 
     def delete_manifest(self, key: str) -> None:
-        """Remove a manifest; one that is gone already is fine."""
+        """Remove a manifest unless it is already gone."""
         self._delete([key])
 
     def put_partial(self, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""SSM: asking the agent on an instance for something."""
+"""SSM commands to the agents on instances."""
 
 import contextlib
 import logging
@@ -83,9 +83,9 @@ class SsmCommands:
 
         `is_tagged` says that EC2 knows the machine by the tag that permits this.
 
-        A command whose answer was lost is sent again: the machine tells it from a new one by the
-        run and the attempt. An agent that is not started can tell nobody, so we wait a moment for
-        that: RefusedError has its words. One that takes longer is taken for started.
+        A command whose answer was lost may be sent again: the machine recognizes it by the run and
+        the attempt. An agent that fails to start cannot report it, so this waits a moment for the
+        result; a RefusedError quotes its output. A start that takes longer counts as successful.
         """
         try:
             command_id = self._send(
@@ -130,7 +130,7 @@ class SsmCommands:
         """Return the command's id, or an empty text when SSM does not reach the instance.
 
         The permission is conditioned on a tag of the instance. SSM refuses it as well for an
-        instance with the tag that has not registered yet, and cannot be told apart from one that
+        instance with the tag that has not registered yet, and cannot be distinguished from one that
         lacks the tag but by the tag.
         """
         with translated():

@@ -1,4 +1,4 @@
-"""The deployment: where its parts are, as the parameter says that `cdk deploy` leaves."""
+"""The deployment: the names of its parts, read from the parameter that `cdk deploy` writes."""
 
 import json
 import re
@@ -95,7 +95,7 @@ def _read(text: str, *, name: str, where: str) -> Deployment:
             f"the deployment in {where} is too old (no {', '.join(missing)}); run `cdk deploy "
             "--all` of this version"
         )
-    names = {one.name for one in fields(Deployment)}
+    names = {member.name for member in fields(Deployment)}
     known = {key: value for key, value in document.items() if key in names}
     return Deployment(
         **{

@@ -1,7 +1,7 @@
-"""AWS's errors as runctl's own: outside of `runctl.aws` nobody sees an error of botocore.
+"""The translation of AWS's errors into runctl's own; no error of botocore leaves `runctl.aws`.
 
 An adapter gives a meaning to the codes that its caller distinguishes, such as a missing object; the
-rest is translated here, and what nobody foresees becomes UnexpectedAwsError.
+rest is translated here, and what is not listed becomes UnexpectedAwsError.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""DescribeInstanceStatus: EC2's checks of instances, and what it has scheduled for them."""
+"""The status of instances: EC2's checks, and the maintenance that it has scheduled."""
 
 import itertools
 from collections.abc import Mapping, Sequence

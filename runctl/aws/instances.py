@@ -1,4 +1,4 @@
-"""Machines that outlive a run: launched on their own, found, tagged and commanded over SSM."""
+"""Existing instances, which outlive a run: launch, tags, and commands over SSM."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ DELIVERY_SECONDS = 60
 
 
 class ExistingInstances:
-    """What the command line asks of EC2 and SSM about machines that are there already."""
+    """EC2 and SSM for the commands that deal with existing instances."""
 
     def __init__(self, *, ec2: Any, ssm: Any) -> None:
         self._ec2 = ec2
@@ -68,9 +68,9 @@ def creation_request(
 ) -> str:
     """Return the exact CreateFleet request for one machine that waits for runs.
 
-    It is an attempt's request in other tags. The fleet keeps a run's tag, though there is no such
-    run, so that the sweep deletes it once the machine is gone. `token` makes a repeated request
-    find what the first one launched.
+    It is an attempt's request with other tags. The fleet carries the tag of a run that does not
+    exist, so that the sweep deletes it once the machine is gone. By `token`, a repeated request
+    finds what the first one launched.
     """
     request = json.loads(fleet.build_request(run_id=token, attempt=0, launch_try=1, pools=pools))
     until = keep_until.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

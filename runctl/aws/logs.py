@@ -1,4 +1,4 @@
-"""CloudWatch Logs: streams of lines, written by agents and read from a position on."""
+"""CloudWatch Logs: streams of lines, written by agents and read from a position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

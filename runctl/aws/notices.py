@@ -1,4 +1,4 @@
-"""SNS: the topic that tells people about runs."""
+"""SNS: the topic for messages to people."""
 
 from typing import Any
 
@@ -18,6 +18,6 @@ class SnsNotices:
         self._topic_arn = topic_arn
 
     def publish(self, *, subject: str, body: str) -> None:
-        """Send one message to whoever has subscribed; a repeated call sends it again."""
+        """Send a message to all subscribers; a repeated call sends it again."""
         with translated():
             self._client.publish(TopicArn=self._topic_arn, Subject=subject, Message=body)

@@ -1,4 +1,4 @@
-"""S3: whether the agent will be able to read an object, and uploads of packed projects."""
+"""S3 objects of requests: checks that the agent can read them, uploads of packed projects."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +49,7 @@ class S3Objects:
         return None
 
     def _problem_with_bucket(self, bucket: str) -> str | None:
-        """Look at the bucket's region, which S3 tells even those who may not read it."""
+        """Compare regions: S3 names that of a bucket even to callers who may not read it."""
         with translated():
             try:
                 answer = self._client.head_bucket(Bucket=bucket)
@@ -85,8 +85,8 @@ class S3Objects:
     ) -> bool:
         """Upload a file unless the bucket has the key; False when it had.
 
-        For keys that name their content: whoever uploads the same twice writes the same bytes.
-        `progress` is told the number of bytes that went out since it was told before.
+        For keys that name their content: two uploads of the same key write the same bytes.
+        `progress` is called with the number of bytes sent since its last call.
         """
         if self.exists(key):
             return False

@@ -1,4 +1,4 @@
-"""Service Quotas: what the account may run, and what an instance type takes of it."""
+"""Service Quotas: the vCPU limits of the account, and the vCPUs of instance types."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Short-lived credentials for a trainer, which reach no further than its own run."""
+"""Short-lived credentials for a trainer, limited to its own run."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 from runctl.aws.errors import translated
 from runctl.model import identity
 
-# Whoever assumes a role with the credentials of a role gets one hour at most.
+# The limit for a role that is assumed with the credentials of another role.
 LIFETIME = timedelta(hours=1)
 MAX_SESSION_NAME_LENGTH = 64
 ROLE = re.compile(r"arn:(?P<partition>aws[a-z-]*):iam::\d{12}:role/\S+")
@@ -47,7 +47,7 @@ class TrainerAccess:
         """Return fresh credentials.
 
         RefusedError when the machine's role may not have them, TransientError when STS is away. A
-        lost answer costs nothing: the session that nobody heard of ends by itself.
+        lost answer costs nothing: an unused session expires.
         """
         with translated():
             answer = self._sts.assume_role(

@@ -130,7 +130,7 @@ class StepFunctions:
         return str(answer["executionArn"])
 
     def stop_run(self, execution_arn: str, *, cause: str) -> None:
-        """Stop an execution; one that has ended already is fine."""
+        """Stop an execution unless it has already ended; NotFoundError if there is none."""
         with translated():
             try:
                 self._client.stop_execution(executionArn=execution_arn, cause=cause)

@@ -1,4 +1,4 @@
-"""Archives, unpacked so that nothing can land outside the folder, and no more than fits a limit."""
+"""Archives, unpacked so that nothing lands outside the folder and limits are kept."""
 
 import contextlib
 import gzip

@@ -1,4 +1,4 @@
-"""Whether the disk is full, and giving back the space of what a growing file no longer needs."""
+"""The disk: whether it is full, and how growing files give back space."""
 
 import ctypes
 import errno
@@ -9,7 +9,7 @@ from pathlib import Path
 # linux/falloc.h: the file keeps its length, and every offset its meaning.
 KEEP_SIZE = 0x01
 PUNCH_HOLE = 0x02
-# With less than this left nobody gets anything done.
+# With less space than this, nothing works.
 NOTHING_BYTES = 64 * 1024
 # How another program, such as pip, says it.
 FULL = os.strerror(errno.ENOSPC)
@@ -58,8 +58,8 @@ def free_beginning(path: Path, length: int) -> bool:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
         if libc.fallocate(descriptor, PUNCH_HOLE | KEEP_SIZE, 0, length) != 0:
-            told = os.strerror(ctypes.get_errno())
-            logger.warning("the space of %s cannot be freed: %s", path.name, told)
+            reason = os.strerror(ctypes.get_errno())
+            logger.warning("the space of %s cannot be freed: %s", path.name, reason)
             return False
     finally:
         os.close(descriptor)

@@ -31,7 +31,7 @@ class Metadata:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def get(self, path: str) -> str | None:
-        """Return `latest/meta-data/<path>`, or None when there is no such thing (yet)."""
+        """Return `latest/meta-data/<path>`, or None if it does not exist (yet)."""
         for fresh in (False, True):
             if fresh or not self._token:
                 self._token = self._fetch_token()
@@ -84,7 +84,7 @@ class Metadata:
         except urllib.error.HTTPError as exc:
             with exc:
                 return int(exc.code), ""
-        # An answer that breaks off is no OSError.
+        # An answer that breaks off does not raise an OSError.
         except (OSError, ValueError, http.client.HTTPException) as exc:
             raise MetadataError(f"the metadata service cannot be reached: {exc}") from exc
 

@@ -1,4 +1,4 @@
-"""The trainer's processes: who descends from whom, who writes what, and how to end them all."""
+"""The trainer's processes: their descent, what they write, and how to end them all."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""Where the agent works and for whom: agent.env, and the instance's tags unless that tells."""
+"""The settings of the agent, from agent.env and the tags of the instance."""
 
 import os
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ class Paths:
 
     @property
     def notice(self) -> Path:
-        """There once EC2 has told that it takes the instance; the dead-man timer reads it."""
+        """Exists once EC2 has announced that it takes the instance; the dead-man timer reads it."""
         return self.runtime / "notice"
 
     @property
@@ -92,7 +92,7 @@ class Paths:
 
     @property
     def saved(self) -> Path:
-        """Where the trainer's helper tells of saves that it has renamed into place."""
+        """The list of saves that the trainer's helper has renamed into place."""
         return self.runtime / "saved.jsonl"
 
     @property
@@ -124,7 +124,7 @@ class Paths:
         """Create the folders."""
         for folder in (self.state, self.runtime, self.requests, self.log):
             folder.mkdir(parents=True, exist_ok=True)
-        # A trainer may print what nobody else on the machine should read.
+        # A trainer may print what other users of the machine should not read.
         self.log.chmod(0o700)
         for name in ("project", "checkpoint", "input", "output", "environments"):
             (self.state / name).mkdir(exist_ok=True)

@@ -1,1 +1,1 @@
-"""Before the trainer starts: code, environment and the restored checkpoint."""
+"""The preparation of an attempt: code, environment and the restored checkpoint."""

@@ -1,4 +1,4 @@
-"""What the trainer's environment is built from, found in the unpacked project."""
+"""The declaration of a trainer's dependencies, found in the unpacked project."""
 
 import sys
 from dataclasses import dataclass

@@ -194,7 +194,7 @@ class Environments:
             )
 
     def _store(self, fingerprint: str, target: Path) -> None:
-        """Cache the environment unless somebody did; training does not depend on it."""
+        """Cache the environment unless it is cached already; training does not depend on it."""
         archive = self._folder / f"{fingerprint}.tar.gz"
         try:
             names = [
@@ -213,7 +213,7 @@ class Environments:
 def _half_of_it_removed(target: Path) -> Iterator[None]:
     """Start from nothing, and leave nothing half-made behind.
 
-    Half of an environment is of no use, and on a full disk what tells of it needs the space.
+    Half of an environment is useless, and on a full disk the error message needs the space.
     """
     shutil.rmtree(target, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""What an environment holds, read from the records that pip leaves."""
+"""The contents of an environment, read from the records that pip leaves."""
 
 import contextlib
 import importlib.metadata

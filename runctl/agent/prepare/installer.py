@@ -1,4 +1,4 @@
-"""Runs venv, pip and uv: what they say goes to the log, their last lines into the error."""
+"""The runs of venv, pip and uv: their output goes to the log, their last lines into the error."""
 
 import contextlib
 import logging
@@ -105,7 +105,7 @@ class Installer:
         command = [str(self.tools.python), "-I", "-m", "venv", "--without-pip", str(target)]
         self._run(command, f"the environment for {source} cannot be created", self._folder)
         for activate in (target / "bin").glob("[aA]ctivate*"):
-            activate.unlink()  # they hold the absolute path, and nobody activates here
+            activate.unlink()  # they contain the absolute path, and nothing activates them
 
     def install(self, target: Path, arguments: Sequence[str], source: str, *, cwd: Path) -> None:
         """Install what pip's arguments name, which are relative to `cwd`."""
@@ -170,12 +170,12 @@ class Installer:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                # git must not wait for a password that nobody types.
+                # git must not wait for a password.
                 env={**self.tools.environ, "GIT_TERMINAL_PROMPT": "0"},
                 cwd=cwd,
             ) as process:
                 for line in process.stdout or ():
-                    with contextlib.suppress(OSError):  # what fails on a full disk is told by it
+                    with contextlib.suppress(OSError):  # a full disk shows in what pip says
                         log.write(line)
                         log.flush()
                     if line.strip():
@@ -185,11 +185,11 @@ class Installer:
             with contextlib.suppress(OSError):
                 log.close()
         if process.returncode != 0:
-            told = last_lines("\n".join(last), most=REASON_LINES, limit=REASON_CHARACTERS)
-            told = told.replace("…\n", "… ").replace("\n", " | ")
+            excerpt = last_lines("\n".join(last), most=REASON_LINES, limit=REASON_CHARACTERS)
+            excerpt = excerpt.replace("…\n", "… ").replace("\n", " | ")
             if cause:
-                raise TransientError(f"{what}: {cause}: {told}")
-            raise RequestError(f"{what}: {told}" if told else what)
+                raise TransientError(f"{what}: {cause}: {excerpt}")
+            raise RequestError(f"{what}: {excerpt}" if excerpt else what)
 
 
 def network_cause(line: str) -> str:

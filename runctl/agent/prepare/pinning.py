@@ -1,4 +1,4 @@
-"""Installs what is declared, with the versions that the run has installed before."""
+"""The installation of declared dependencies in the versions that the run installed before."""
 
 import logging
 import platform

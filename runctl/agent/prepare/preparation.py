@@ -1,4 +1,4 @@
-"""Making ready: request, code, environment, and the newest checkpoint, as early as possible."""
+"""The preparation: request, code, environment and newest checkpoint, as early as possible."""
 
 import contextlib
 import logging

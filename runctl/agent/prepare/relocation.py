@@ -1,4 +1,4 @@
-"""Environments that can be put anywhere: packed without links, scripts that find their Python."""
+"""Relocatable environments: packed without links, with scripts that find their Python."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runctl.agent.instance.archive import pack
 
-# A shell line and a Python string at once: it runs the interpreter beside the script, wherever the
+# A shell line and a Python string at once: it runs the interpreter next to the script, wherever the
 # environment was put.
 RELATIVE_SHEBANG = (
     b'#!/bin/sh\n\'\'\'exec\' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"\n\' \'\'\'\n'
@@ -31,7 +31,7 @@ def pack_environment(archive: Path, target: Path, names: Sequence[str]) -> None:
 
 
 def make_relocatable(target: Path) -> None:
-    """Let console scripts find the interpreter beside them, wherever the environment is put."""
+    """Let console scripts find the interpreter next to them, wherever the environment is put."""
     shebang = re.compile(rb"\A#!" + re.escape(os.fsencode(target)) + rb"/bin/python[^\n]*\n")
     long = re.compile(
         rb"\A#!/bin/sh\n'''exec' \"?" + re.escape(os.fsencode(target)) + rb"[^\n]*\n' '''\n"

@@ -1,4 +1,4 @@
-"""The project's own part of an environment: what decides it, and what its build leaves behind."""
+"""The project's own part of an environment: its inputs, and the files that its build leaves."""
 
 import contextlib
 import hashlib
@@ -98,7 +98,7 @@ def files_of_editables(project: Path, declaration: Declaration) -> frozenset[str
 def keep_built(target: Path, project: Path, built: frozenset[str]) -> None:
     """Keep in the environment what the build of editable packages left in the project.
 
-    Compiled modules and generated version files lie beside the sources; on the next instance, and
+    Compiled modules and generated version files lie next to the sources; on the next instance, and
     after a restart of the agent, the project is unpacked anew without them.
     """
     (target / BUILT_FOR).write_text(str(project))

@@ -1,1 +1,1 @@
-"""What the agent reports: heartbeats, progress, logs, metrics and outputs."""
+"""The reports of the agent: heartbeats, progress, logs, metrics and outputs."""

@@ -1,4 +1,4 @@
-"""The last things an attempt does: store its instants, report its outcome, upload its outputs."""
+"""The end of an attempt: its instants are stored, its outcome reported, its outputs uploaded."""
 
 import contextlib
 import logging
@@ -88,7 +88,7 @@ class FinalReport:
                 return ""
 
     def _await_token(self, outcome: Outcome) -> None:
-        """An end before the token is worth telling too, as long as the instance lives."""
+        """Wait for the token while the instance lives: an early end is reported, too."""
         while not self._token.has_arrived() and outcome.kind is not OutcomeKind.STOPPED:
             ending = self._mailbox.ending
             if ending is not None:

@@ -1,4 +1,4 @@
-"""A file that grows while it is read: where the reader is, and the space of what it has read."""
+"""A file that grows while it is read; the space of what was read can be freed."""
 
 import contextlib
 import logging

@@ -136,7 +136,7 @@ class Heartbeat:
         return True
 
     def _store_notice(self) -> None:
-        """Store a notice in the ledger: if its event is lost, nobody else terminates us."""
+        """Store a notice in the ledger: if its event is lost, the ledger is the only trace."""
         noticed_at = self._mailbox.noticed_at
         if noticed_at is None or self._has_stored_notice:
             return

@@ -1,4 +1,4 @@
-"""Shipping logs: files are followed and their lines put into CloudWatch Logs, in order."""
+"""The log shipper: follows files and puts their lines into log streams, in order."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""What the heartbeat tells the ledger about the attempt."""
+"""The progress of the attempt, as the heartbeat stores it in the ledger."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -55,7 +55,7 @@ class Progress:
             self._warnings.clear()
 
     def measure(self, step: int | None, metrics: Mapping[str, float]) -> None:
-        """Note the trainer's last step and values, which are told every few seconds."""
+        """Note the trainer's last step and values, which are stored every few seconds."""
         with self._lock:
             self._is_news = True
             self._step = self._step if step is None else step

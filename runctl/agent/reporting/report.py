@@ -27,7 +27,7 @@ def report(
     *,
     within: timedelta = REPORT_TIMEOUT,
 ) -> bool:
-    """Tell Step Functions how the attempt ended; whether it took the report.
+    """Report to Step Functions how the attempt ended; return whether it accepted the report.
 
     Repeated while that may help: when an answer was lost, the second try finds the token spent,
     which the ledger then explains.
@@ -37,7 +37,7 @@ def report(
     wait = FIRST_WAIT
     while True:
         if not token.value:
-            logger.info("the attempt never had a task token, so there is nobody to report to")
+            logger.info("the attempt never had a task token, so there is no task to report to")
             return False
         try:
             if workflow.report(token.value, {"outcome": outcome.as_document()}):

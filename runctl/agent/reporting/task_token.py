@@ -1,4 +1,4 @@
-"""The task token of the attempt: waiting for it, and finding out why it is refused."""
+"""The task token of the attempt: its arrival, and the reason if it is refused."""
 
 import logging
 import threading
@@ -59,7 +59,7 @@ class TaskToken:
 
     @property
     def is_over(self) -> bool:
-        """Whether the ledger says that nobody waits for this attempt's report any more."""
+        """Whether, according to the ledger, nothing waits for this attempt's report any more."""
         return self._is_over
 
     def has_arrived(self) -> bool:

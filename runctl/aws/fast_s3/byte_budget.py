@@ -1,4 +1,4 @@
-"""How many bytes of whole parts may be in memory at once."""
+"""The budget for parts that are held in memory as a whole."""
 
 import contextlib
 import threading
@@ -9,7 +9,7 @@ ROOM_BYTES = 32 * 1024 * 1024
 
 
 class ByteBudget:
-    """Room for so many bytes, for which threads wait; one that needs all of it gets it alone."""
+    """Bytes that threads reserve, and wait for if too few are left."""
 
     def __init__(self, size_bytes: int = ROOM_BYTES) -> None:
         self._size = self._left = size_bytes
@@ -17,7 +17,7 @@ class ByteBudget:
 
     @contextlib.contextmanager
     def reserve(self, size_bytes: int) -> Iterator[None]:
-        """Take room meanwhile."""
+        """Reserve bytes for the time of the block; all of the budget if that is less."""
         needed = min(size_bytes, self._size)
         with self._changed:
             self._changed.wait_for(lambda: self._left >= needed)

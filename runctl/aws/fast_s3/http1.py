@@ -1,4 +1,4 @@
-"""HTTP/1.1 with as little work a request as there can be, for bodies that are large or many."""
+"""HTTP/1.1 with little work for each request, for bodies that are large or many."""
 
 import contextlib
 import mmap

@@ -1,4 +1,4 @@
-"""Moving parts with less work a request than a client does, whose threads wait for the GIL."""
+"""The fast path for parts: a client takes more work for each request, and waits for the GIL."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from runctl.aws.fast_s3.http1 import Buffer, Connections, Write, drop, request_h
 from runctl.aws.fast_s3.sigv4 import Signer
 
 SIGNED = "s3v4"
-# So many times may it be learned without one light request that went well after it.
+# After this many observations without a successful fast request, none is tried any more.
 MAX_FAILED_OBSERVATIONS = 3
 
 
@@ -70,13 +70,13 @@ class FastS3Sender:
         ):
             yield
             return
-        told: dict[str, Any] = {}
+        signed: dict[str, Any] = {}
         sent: list[Any] = []
         signing, sending = f"before-sign.s3.{operation}", f"before-send.s3.{operation}"
 
         def look_at_signing(signature_version: str, **others: Any) -> None:
             if signature_version == SIGNED:
-                told.update(others)
+                signed.update(others)
 
         def look_at_sending(request: Any, **_: Any) -> None:
             # Another thread's request may come by, for another bucket or key.
@@ -88,11 +88,11 @@ class FastS3Sender:
             events.register(signing, look_at_signing)
             events.register(sending, look_at_sending)
             yield
-            if told and sent:
+            if signed and sent:
                 # What stands in for AWS answers this event too, instead of the network.
                 answers = events.emit(sending, request=sent[-1])
                 is_stood_in_for = any(answer is not None for _, answer in answers)
-                self._learn(told, sent[-1], key, is_stood_in_for=is_stood_in_for)
+                self._learn(signed, sent[-1], key, is_stood_in_for=is_stood_in_for)
         finally:
             events.unregister(signing, look_at_signing)
             events.unregister(sending, look_at_sending)
@@ -110,18 +110,18 @@ class FastS3Sender:
             return before
         return None
 
-    def _learn(self, told: dict[str, Any], sent: Any, key: str, *, is_stood_in_for: bool) -> None:
+    def _learn(self, signed: dict[str, Any], sent: Any, key: str, *, is_stood_in_for: bool) -> None:
         if is_stood_in_for or get_environ_proxies(sent.url):
             self._failed_observations = MAX_FAILED_OBSERVATIONS
             return
         self._failed_observations += 1
         place = urlsplit(sent.url)
-        region, service = told["region_name"], told["signing_name"]
+        region, service = signed["region_name"], signed["signing_name"]
         self._state = _EndpointState(
             host=place.netloc,
             prefix=self._prefix_of(sent.url, key) or "",
             user_agent=_text(sent.headers["User-Agent"]),
-            request_signer=told["request_signer"],
+            request_signer=signed["request_signer"],
             signing_name=service,
             region=region,
             signer=Signer(region=region, service=service),
