@@ -14,7 +14,7 @@ from runctl.model.identity import DEPLOYMENT_TAG, EXISTING_TAG, KEEP_ALIVE_TAG, 
 from runctl.model.pool import Pool
 
 # How long SSM may try to reach the instance; 30 is the least that it takes.
-DELIVERY_SECONDS = 60
+CHECK_DELIVERY_SECONDS = 60
 
 
 class ExistingInstances:
@@ -50,7 +50,7 @@ class ExistingInstances:
                     InstanceIds=[instance_id],
                     DocumentName=document,
                     Parameters={name: [value] for name, value in parameters.items()},
-                    TimeoutSeconds=DELIVERY_SECONDS,
+                    TimeoutSeconds=CHECK_DELIVERY_SECONDS,
                 )
             except ClientError as exc:
                 if code_of(exc) == "InvalidInstanceId":

@@ -16,7 +16,7 @@ from runctl.model.errors import RunctlError, TransientError
 # larger.
 PART_BYTES = 8 * 1024 * 1024
 MAX_PARTS = 10_000
-THREADS = 2
+UPLOAD_THREADS = 2
 ATTEMPT = "runctl-attempt"
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 # Another writer has stored or removed the object since it was looked up, or is doing so.
@@ -88,7 +88,7 @@ class OutputStore:
             return {"PartNumber": number, "ETag": answer["ETag"]}
 
         try:
-            with ThreadPoolExecutor(THREADS, thread_name_prefix="outputs") as pool:
+            with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="outputs") as pool:
                 parts = list(pool.map(store, range(0, size, step)))
             self._client.complete_multipart_upload(
                 **place, **condition, UploadId=upload, MultipartUpload={"Parts": parts}

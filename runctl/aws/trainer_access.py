@@ -10,7 +10,7 @@ from runctl.aws.errors import translated
 from runctl.model import identity
 
 # The limit for a role that is assumed with the credentials of another role.
-LIFETIME = timedelta(hours=1)
+SESSION_LIFETIME = timedelta(hours=1)
 MAX_SESSION_NAME_LENGTH = 64
 ROLE = re.compile(r"arn:(?P<partition>aws[a-z-]*):iam::\d{12}:role/\S+")
 
@@ -54,7 +54,7 @@ class TrainerAccess:
                 RoleArn=self._role_arn,
                 RoleSessionName=self._session,
                 Policy=self._policy,
-                DurationSeconds=int(LIFETIME.total_seconds()),
+                DurationSeconds=int(SESSION_LIFETIME.total_seconds()),
             )["Credentials"]
         return SessionCredentials(
             access_key=answer["AccessKeyId"],

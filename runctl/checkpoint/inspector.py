@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from runctl.checkpoint.folder_state import FileState
-from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
+from runctl.checkpoint.formats import MAX_READ_BYTES, Source, Verdict, judge
 
 SQLITE = b"SQLite format 3\0"
 # Remembering more files than this would cost more memory than it saves.
@@ -42,7 +42,7 @@ class Inspector:
         key = _identity(seen)
         if key not in self._texts:
             with suppress(OSError), self._opened(path, seen) as file:
-                content = os.pread(file, READ_BYTES, 0)
+                content = os.pread(file, MAX_READ_BYTES, 0)
                 _remember(self._texts, key, content.decode("utf-8", errors="replace"))
         return self._texts.get(key, "")
 

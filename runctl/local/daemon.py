@@ -21,7 +21,7 @@ from runctl.local.core.keys import Keys
 from runctl.model.errors import RunctlError
 
 _START_LIMIT = timedelta(seconds=60)
-_STOP_LIMIT = timedelta(seconds=20)
+_STOP_TIMEOUT = timedelta(seconds=20)
 _LOG_TAIL = 2000
 _HOME_VARIABLE = "RUNCTL_LOCAL_HOME"
 
@@ -204,7 +204,7 @@ def stop(home: Path | None = None) -> bool:
 
 def _end(pid: int, home: Path) -> None:
     os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_LIMIT.total_seconds()
+    deadline = time.monotonic() + _STOP_TIMEOUT.total_seconds()
     while _is_running(pid, home):
         if time.monotonic() > deadline:
             # Its instances notice that it has ended, and end as well.

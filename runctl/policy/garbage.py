@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 # A save uploads its parts before its manifest, and may take hours over a slow line.
-YOUNG = timedelta(hours=24)
+MAX_SAVE_TIME = timedelta(hours=24)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,4 +28,8 @@ def find_garbage(
     """
     if has_live_attempt:
         return []
-    return [part for part in parts if part.sha256 not in needed and now - part.stored_at >= YOUNG]
+    return [
+        part
+        for part in parts
+        if part.sha256 not in needed and now - part.stored_at >= MAX_SAVE_TIME
+    ]

@@ -18,7 +18,7 @@ UNTIL_THE_FIRST = timedelta(minutes=10)
 
 # EC2's notice, and what the agent needs of it: noticing, ending the trainer, commit and report.
 NOTICE = timedelta(minutes=2)
-RESERVE = timedelta(seconds=10)
+NOTICE_RESERVE = timedelta(seconds=10)
 
 _MEBIBYTE = 1024 * 1024
 
@@ -130,7 +130,7 @@ def notice_budget(
     upload = timedelta(seconds=size_bytes / bytes_per_second)
     return NoticeBudget(
         needed=save_cost + upload,
-        available=notice - RESERVE,
+        available=notice - NOTICE_RESERVE,
         size_bytes=size_bytes,
         bytes_per_second=bytes_per_second,
     )

@@ -10,18 +10,18 @@ from runctl.model.run import Attempt, Run
 # A save or an upload may take hours over a slow line, and its owner relies on it.
 A_DAY = timedelta(hours=24)
 # A volume is created just before it is attached, and detached just before it is deleted.
-BETWEEN = timedelta(hours=1)
+TRANSITION_TIME = timedelta(hours=1)
 # An agent heard from this recently may still be saving, even if its run has ended in the ledger.
-QUIET = timedelta(minutes=30)
+MAX_SAVE_AFTER_END = timedelta(minutes=30)
 
 
 def has_live_attempt(run: Run, attempts: Sequence[Attempt], *, now: datetime) -> bool:
     """Return whether any attempt may still be writing what belongs to the run."""
-    if run.ended is None or run.ended_at is None or now - run.ended_at < QUIET:
+    if run.ended is None or run.ended_at is None or now - run.ended_at < MAX_SAVE_AFTER_END:
         return True
     return any(
         attempt.ended is None
-        or (attempt.heartbeat_at is not None and now - attempt.heartbeat_at < QUIET)
+        or (attempt.heartbeat_at is not None and now - attempt.heartbeat_at < MAX_SAVE_AFTER_END)
         for attempt in attempts
     )
 
@@ -33,7 +33,9 @@ def orphaned_disks(disks: Iterable[Disk], *, now: datetime) -> list[Disk]:
     by hand, or comes from an image with its own settings.
     """
     return [
-        disk for disk in disks if disk.state == "available" and now - disk.created_at >= BETWEEN
+        disk
+        for disk in disks
+        if disk.state == "available" and now - disk.created_at >= TRANSITION_TIME
     ]
 
 

@@ -22,7 +22,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runctl.checkpoint.folder_state import scan_folder
-from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
+from runctl.checkpoint.formats import MAX_READ_BYTES, Source, Verdict, judge
 from runctl.checkpoint.inspector import Inspector
 
 FRAMEWORKS = Path(__file__).parents[2] / "build/frameworks/bin/python"
@@ -38,7 +38,7 @@ def verdict_of(name: str, content: bytes) -> Verdict | None:
         return content[offset : offset + length]
 
     verdict = judge(Source(name, len(content), read_at))
-    assert read <= READ_BYTES
+    assert read <= MAX_READ_BYTES
     return verdict
 
 
@@ -246,7 +246,7 @@ BOMB = gzip.compress(bytes(100_000_000))
         ("deep.safetensors", struct.pack("<Q", 60_000) + DEEP),
         ("digits.npy", npy(f"({'9' * 5000},)")),
         ("digits.safetensors", struct.pack("<Q", 30_000) + b'{"x":' + b"9" * 29_990 + bytes(200)),
-        ("bomb.gz", BOMB[: READ_BYTES - 2000]),
+        ("bomb.gz", BOMB[: MAX_READ_BYTES - 2000]),
     ],
 )
 def test_content_made_to_exhaust_a_reader_has_bounded_cost(name: str, content: bytes) -> None:

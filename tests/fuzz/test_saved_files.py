@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runctl.checkpoint.folder_state import FileState
-from runctl.checkpoint.formats import READ_BYTES, Source, Verdict, judge
+from runctl.checkpoint.formats import MAX_READ_BYTES, Source, Verdict, judge
 from runctl.checkpoint.layouts import flaws_of, names_save, tracked_number
 from runctl.checkpoint.stated_steps import StepJudge, stated_step
 from runctl.checkpoint.step_names import is_state, number_in, step_of
@@ -90,7 +90,7 @@ def check_format(file: tuple[str, bytes, int]) -> None:
 
     found = judge(Source(name, size, read_at))
     assert found is None or isinstance(found, Verdict)
-    assert read <= READ_BYTES
+    assert read <= MAX_READ_BYTES
     step = stated_step(name, size, lambda _, offset, length: read_at(offset, length))
     assert step is None or 0 <= step < 10**12
 

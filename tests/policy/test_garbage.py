@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.policy.garbage import YOUNG, StoredPart, find_garbage
+from runctl.policy.garbage import MAX_SAVE_TIME, StoredPart, find_garbage
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
 parts = st.builds(
@@ -22,7 +22,7 @@ parts = st.builds(
 def test_only_old_parts_without_a_manifest_go(stored: list[StoredPart], needed: set[str]) -> None:
     found = find_garbage(stored, needed, has_live_attempt=False, now=NOW)
     for part in stored:
-        orphan = part.sha256 not in needed and NOW - part.stored_at >= YOUNG
+        orphan = part.sha256 not in needed and NOW - part.stored_at >= MAX_SAVE_TIME
         assert (part in found) == orphan
 
 

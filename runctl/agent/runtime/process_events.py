@@ -26,7 +26,7 @@ CN_VAL_PROC = 1
 LISTEN = 1
 NLMSG_DONE = 3
 SO_RCVBUFFORCE = 33
-BUFFER_BYTES = 4 * 1024 * 1024
+SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 NETLINK_HEADER = struct.Struct("=IHHII")
 CONNECTOR_HEADER = struct.Struct("=IIIIHH")
 EVENT_HEADER = struct.Struct("=IIQ")
@@ -278,7 +278,7 @@ def _listen() -> socket.socket:
     listening = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_CONNECTOR)
     try:
         with contextlib.suppress(OSError):
-            listening.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
+            listening.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BUFFER_BYTES)
         listening.bind((0, CN_IDX_PROC))
         body = struct.pack("=I", LISTEN)
         connector = CONNECTOR_HEADER.pack(CN_IDX_PROC, CN_VAL_PROC, 0, 0, len(body), 0)

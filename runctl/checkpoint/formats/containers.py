@@ -3,7 +3,7 @@
 import struct
 import zlib
 
-from runctl.checkpoint.formats.source import READ_BYTES, Source, Verdict
+from runctl.checkpoint.formats.source import MAX_READ_BYTES, Source, Verdict
 
 END_OF_ZIP, END_OF_ZIP64, LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 END_BYTES, END64_BYTES, LOCATOR_BYTES = 22, 56, 20
@@ -71,7 +71,7 @@ def tar(source: Source) -> Verdict:
 
 def gzip(source: Source) -> Verdict | None:
     """Unpack a small gzip file; of a large one, check only whether its length is possible."""
-    if source.size > READ_BYTES - len(source.head):
+    if source.size > MAX_READ_BYTES - len(source.head):
         unpacked = int.from_bytes(source.tail(4), "little")
         if unpacked > BEST_RATIO * source.size:
             return Verdict("gzip", "its length when unpacked is impossible")

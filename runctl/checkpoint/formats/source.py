@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # The most that is read from one file, however large it is and whatever it claims.
-READ_BYTES = 64 * 1024
+MAX_READ_BYTES = 64 * 1024
 HEAD_BYTES = 512
 
 
@@ -29,12 +29,12 @@ class BudgetSpentError(Exception):
 
 
 class Source:
-    """A file of `size` bytes, of which at most READ_BYTES can be read through `read_at`."""
+    """A file of `size` bytes, of which at most MAX_READ_BYTES can be read through `read_at`."""
 
     def __init__(self, name: str, size: int, read_at: Callable[[int, int], bytes]) -> None:
         self.name = name.rpartition("/")[2].lower()
         self.size = size
-        self.left = READ_BYTES
+        self.left = MAX_READ_BYTES
         self._read_at = read_at
         self.head = self.read(0, HEAD_BYTES)
 

@@ -2,7 +2,7 @@
 
 import json
 
-from runctl.checkpoint.formats.source import READ_BYTES, Source, Verdict
+from runctl.checkpoint.formats.source import MAX_READ_BYTES, Source, Verdict
 
 MAX_PAGE_BYTES = 65536
 
@@ -40,7 +40,7 @@ def sqlite(source: Source) -> Verdict:
 
 def json_text(source: Source) -> Verdict | None:
     """Parse a small document; a large one must end with a bracket."""
-    if source.size > READ_BYTES - len(source.head):
+    if source.size > MAX_READ_BYTES - len(source.head):
         if source.tail(256).rstrip()[-1:] not in {b"}", b"]"}:
             return Verdict("JSON", "it does not end with a bracket", is_certain=False)
         return Verdict("JSON")

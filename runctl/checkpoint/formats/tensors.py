@@ -5,7 +5,7 @@ import math
 import re
 import struct
 
-from runctl.checkpoint.formats.source import READ_BYTES, Source, Verdict
+from runctl.checkpoint.formats.source import MAX_READ_BYTES, Source, Verdict
 
 MAX_HEADER_BYTES = 100_000_000
 OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*(\d{1,19})\s*,\s*(\d{1,19})\s*\]')
@@ -23,7 +23,7 @@ def safetensors(source: Source) -> Verdict | None:
     length = int.from_bytes(source.head[:8], "little")
     if not 2 <= length <= MAX_HEADER_BYTES:
         return None
-    begin = source.read(8, min(length, READ_BYTES // 2))
+    begin = source.read(8, min(length, MAX_READ_BYTES // 2))
     if not source.name.endswith(".safetensors") and b'"data_offsets"' not in begin:
         return None
     if 8 + length > source.size:

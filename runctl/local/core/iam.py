@@ -22,7 +22,7 @@ from runctl.local.core.protocol import ApiError
 
 logger = logging.getLogger(__name__)
 
-_LIFETIME = timedelta(hours=6)
+_CREDENTIALS_LIFETIME = timedelta(hours=6)
 _RENEWED_BEFORE = timedelta(hours=1)
 Headers = Sequence[tuple[bytes, bytes]]
 TagsOf = Callable[[str], Mapping[str, str]]
@@ -119,7 +119,7 @@ class RoleCredentials:
             return known
         if instance.profile is None:
             raise LookupError(f"{instance.instance_id} has no instance profile")
-        expiry = now + _LIFETIME
+        expiry = now + _CREDENTIALS_LIFETIME
         credentials = {
             "Code": "Success",
             "LastUpdated": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -132,7 +132,7 @@ class RoleCredentials:
             account=instance.account,
             role=instance.profile.role,
             name=instance.instance_id,
-            Expiration=time.time() + _LIFETIME.total_seconds(),
+            Expiration=time.time() + _CREDENTIALS_LIFETIME.total_seconds(),
         )
         self._issued[instance.instance_id] = credentials
         self._expiry[instance.instance_id] = expiry

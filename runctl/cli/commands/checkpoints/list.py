@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from runctl.model.run import Attempt, Run
 
 
-_READERS = 8
+_LIST_THREADS = 8
 
 
 def list_checkpoints(
@@ -48,7 +48,7 @@ def list_checkpoints(
         except DamagedCheckpointError as exc:
             return key, exc
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(_LIST_THREADS) as pool:
         manifests = list(pool.map(read, store.manifest_keys()))
     damage: dict[str, str] = {}
     if verify:

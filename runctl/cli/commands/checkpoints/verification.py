@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from runctl.cli.display.output import Output
     from runctl.model.checkpoint import Manifest, Part
 
-_READERS = 4
+_VERIFY_THREADS = 4
 
 
 def find_damage(
@@ -30,7 +30,7 @@ def find_damage(
     wrong: dict[Part, str] = {}
     with (
         output.progress("verifying", total=total) as advance,
-        ThreadPoolExecutor(_READERS) as pool,
+        ThreadPoolExecutor(_VERIFY_THREADS) as pool,
     ):
 
         def check(part: Part) -> None:
