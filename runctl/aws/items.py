@@ -181,7 +181,9 @@ def read_attempt(item: Mapping[str, Any]) -> Attempt:
         resume_step=_whole(item, "resume_step"),
         resume_save=_whole(item, "resume_save"),
         progress_step=_whole(item, "progress_step"),
-        metrics={name: float(one) for name, one in metrics.items() if isinstance(one, int | float)},
+        metrics={
+            name: float(value) for name, value in metrics.items() if isinstance(value, int | float)
+        },
         timeline={name: instant for name, instant in timeline.items() if instant is not None},
         saving=Saving.from_document(_document(item, "saving")) if "saving" in item else None,
         warning=item.get("warning", ""),

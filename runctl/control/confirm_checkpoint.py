@@ -64,7 +64,7 @@ def _explain(services: Services, attempt: Attempt, lost: Outcome) -> Outcome:
     for machine in machines:
         if failure := explain_launch_failure(machine, attempt):
             return failure
-    taken = next((one for one in machines if one.was_reclaimed), None)
+    taken = next((reclaimed for reclaimed in machines if reclaimed.was_reclaimed), None)
     if taken is not None:
         return Outcome(
             kind=OutcomeKind.INTERRUPTED,

@@ -106,8 +106,8 @@ def live_machines(
         if machine.attempt in by_number:
             yield by_number[machine.attempt], machine
     seen = {machine.instance_id for machine in tagged}
-    owners = {one: attempt for attempt in attempts for one in attempt.instance_ids}
-    recorded = [one for one in owners if one not in seen]
+    owners = {instance: attempt for attempt in attempts for instance in attempt.instance_ids}
+    recorded = [owner for owner in owners if owner not in seen]
     known = {machine.instance_id: machine for machine in services.fleet.describe(recorded)}
     for instance_id in recorded:
         attempt = owners[instance_id]

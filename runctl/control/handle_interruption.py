@@ -95,7 +95,9 @@ def _relaunch(services: Services, run: Run, attempt: Attempt, pool: Pool | None)
     if pool is not None:
         # First, so that the replacement is not asked of the pool that is taking this one.
         services.ledger.cool_pool(pool, until=now + AFTER_A_RECLAIM)
-    attempts = [one for one in services.ledger.attempts(run.run_id) if one.number <= attempt.number]
+    attempts = [
+        known for known in services.ledger.attempts(run.run_id) if known.number <= attempt.number
+    ]
     policy = policy_of(run.request.kind)
     interrupted = Outcome(kind=OutcomeKind.INTERRUPTED)
     decision = decide(run, attempts, interrupted, policy=policy, now=now)

@@ -65,20 +65,24 @@ def left_over_machines(
     run = services.ledger.find_run(run_id) if run_id else None
     attempts = services.ledger.attempts(run_id) if run_id else []
     now = services.clock.now()
-    return [one for one in machines if is_left_over(one, run, attempts, now=now)]
+    return [machine for machine in machines if is_left_over(machine, run, attempts, now=now)]
 
 
 def spent_fleets(services: Services) -> list[InstantFleet]:
     """Return the fleets that hold nothing any more."""
-    found = [one for one in services.fleet.find_fleets() if not one.is_deleted]
+    found = [known for known in services.fleet.find_fleets() if not known.is_deleted]
     ids = [instance_id for fleet in found for instance_id in fleet.instance_ids]
-    states = {one.instance_id: one.state for one in services.fleet.describe(ids)}
+    states = {machine.instance_id: machine.state for machine in services.fleet.describe(ids)}
     now = services.clock.now()
     # Without the ledger first, which costs a query a run, and only then with it.
-    likely = [one for one in found if is_spent(one, states, (), now=now)]
-    runs = {one.run_id for one in likely if set(one.instance_ids) - set(states)}
+    likely = [fleet for fleet in found if is_spent(fleet, states, (), now=now)]
+    runs = {fleet.run_id for fleet in likely if set(fleet.instance_ids) - set(states)}
     attempts = {run_id: services.ledger.attempts(run_id) for run_id in runs}
-    return [one for one in likely if is_spent(one, states, attempts.get(one.run_id, ()), now=now)]
+    return [
+        fleet
+        for fleet in likely
+        if is_spent(fleet, states, attempts.get(fleet.run_id, ()), now=now)
+    ]
 
 
 def machines_by_run(services: Services, machines: Sequence[Machine]) -> dict[str, list[Machine]]:
@@ -123,20 +127,22 @@ def end_abandoned(services: Services, run_id: str) -> bool:
 
 
 def _end_left_over(services: Services, run_id: str, machines: list[Machine]) -> list[str]:
-    to_terminate = [one.instance_id for one in left_over_machines(services, run_id, machines)]
+    to_terminate = [
+        machine.instance_id for machine in left_over_machines(services, run_id, machines)
+    ]
     if to_terminate:
         services.fleet.terminate(to_terminate)
     return to_terminate
 
 
 def _delete_spent(services: Services, failed: list[str]) -> list[str]:
-    spent = [one.fleet_id for one in spent_fleets(services)]
+    spent = [fleet.fleet_id for fleet in spent_fleets(services)]
     refused = services.fleet.delete_fleets(spent) if spent else {}
     for fleet_id, why in refused.items():
         logger.warning("the fleet %s could not be deleted: %s", fleet_id, why)
     if refused:
         failed.append(FLEETS)
-    return [one for one in spent if one not in refused]
+    return [fleet_id for fleet_id in spent if fleet_id not in refused]
 
 
 def _tried(failed: list[str], what: str, act: Callable[[], Any]) -> Any:

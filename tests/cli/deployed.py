@@ -97,11 +97,11 @@ class Deployed:
         get = self.clients.get("stepfunctions")
         (machine,) = get.list_state_machines()["stateMachines"]
         found = get.list_executions(stateMachineArn=machine["stateMachineArn"])["executions"]
-        return sorted(one["name"] for one in found)
+        return sorted(instance["name"] for instance in found)
 
     def objects(self) -> list[str]:
         found = self.clients.get("s3").list_objects_v2(Bucket=BUCKET)
-        return [one["Key"] for one in found.get("Contents", ())]
+        return [entry["Key"] for entry in found.get("Contents", ())]
 
     # The moves of the functions.
 

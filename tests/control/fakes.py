@@ -150,7 +150,7 @@ class MemoryLedger:
             self.runs[run_id] = replace(run, notified_end=end)
 
     def attempts(self, run_id: str) -> list[Attempt]:
-        mine = [one for one in self.attempt_items.values() if one.run_id == run_id]
+        mine = [attempt for attempt in self.attempt_items.values() if attempt.run_id == run_id]
         return sorted(mine, key=lambda one: one.number)
 
     def find_attempt(self, run_id: str, number: int) -> Attempt | None:
@@ -393,9 +393,9 @@ class FakeFleet:
     def statuses(self, instance_ids: Sequence[str]) -> list[MachineStatus]:
         self.asked_for_statuses.append(list(instance_ids))
         return [
-            self.impaired.get(one.instance_id, MachineStatus(instance_id=one.instance_id))
-            for one in self.describe(instance_ids)
-            if one.state == "running"
+            self.impaired.get(machine.instance_id, MachineStatus(instance_id=machine.instance_id))
+            for machine in self.describe(instance_ids)
+            if machine.state == "running"
         ]
 
     def zones(self) -> tuple[str, ...]:
@@ -457,27 +457,27 @@ class FakeFleet:
 
     def describe(self, instance_ids: Sequence[str]) -> list[Machine]:
         return [
-            self.machines[one]
-            for one in instance_ids
-            if one in self.machines and one not in self.hidden
+            self.machines[instance_id]
+            for instance_id in instance_ids
+            if instance_id in self.machines and instance_id not in self.hidden
         ]
 
     def find_by_run(self, run_id: str) -> list[Machine]:
         return [
-            one
-            for one in self.machines.values()
-            if one.tags.get(RUN_TAG) == run_id
-            and one.is_live
-            and one.instance_id not in self.hidden
+            machine
+            for machine in self.machines.values()
+            if machine.tags.get(RUN_TAG) == run_id
+            and machine.is_live
+            and machine.instance_id not in self.hidden
         ]
 
     def find_all(self) -> list[Machine]:
         return [
-            one
-            for one in self.machines.values()
-            if {RUN_TAG, KEEP_ALIVE_TAG} & set(one.tags)
-            and one.is_live
-            and one.instance_id not in self.hidden
+            machine
+            for machine in self.machines.values()
+            if {RUN_TAG, KEEP_ALIVE_TAG} & set(machine.tags)
+            and machine.is_live
+            and machine.instance_id not in self.hidden
         ]
 
     def terminate(self, instance_ids: Sequence[str]) -> None:
@@ -492,7 +492,11 @@ class FakeFleet:
         for fleet_id in fleet_ids:
             self.fleets[fleet_id] = replace(self.fleets[fleet_id], state="deleted_terminating")
             self.terminate(
-                [one for one in self.fleets[fleet_id].instance_ids if self.machines[one].is_live]
+                [
+                    instance_id
+                    for instance_id in self.fleets[fleet_id].instance_ids
+                    if self.machines[instance_id].is_live
+                ]
             )
         return {}
 
@@ -502,7 +506,7 @@ class FakeFleet:
             self.machines[instance_id] = replace(machine, state="terminated", reason=reason)
 
     def running(self) -> list[Machine]:
-        return [one for one in self.machines.values() if one.is_live]
+        return [machine for machine in self.machines.values() if machine.is_live]
 
 
 class FakePrices:

@@ -91,12 +91,16 @@ class Clinic:
         before = self.state()
         examined = [examine(check) for check in self.checks()]
         assert self.state() == before
-        assert [one.problem for one in examined if one.problem] == []
-        return {one.check: [f.name for f in one.findings] for one in examined if one.findings}
+        assert [result.problem for result in examined if result.problem] == []
+        return {
+            result.check: [f.name for f in result.findings]
+            for result in examined
+            if result.findings
+        }
 
     def state(self):
         world = self.world
-        stores = {name: dict(one.stored) for name, one in self.account.stores.items()}
+        stores = {name: dict(store.stored) for name, store in self.account.stores.items()}
         return (
             dict(world.ledger.runs), dict(world.ledger.attempt_items), dict(world.fleet.machines),
             dict(world.fleet.fleets), list(world.commands.sent), list(world.notices.sent),
@@ -106,9 +110,9 @@ class Clinic:
     def fix(self):
         """Return what was fixed and what was not, by name."""
         done = [fix_findings(check, examine(check)) for check in self.checks()]
-        found = [finding for one in done for finding in one.findings]
-        fixed = [one.name for one in found if one.is_fixed]
-        return fixed, {one.name: one.error for one in found if not one.is_fixed}
+        found = [finding for result in done for finding in result.findings]
+        fixed = [finding.name for finding in found if finding.is_fixed]
+        return fixed, {finding.name: finding.error for finding in found if not finding.is_fixed}
 
     def end(self, number=1):
         """End the attempt and the run, an hour ago and more."""
@@ -216,7 +220,7 @@ def test_a_machine_with_a_notice_is_left_to_ec2_in_its_first_hour(clinic):
 
 def test_a_machine_that_got_a_notice_after_the_look_is_not_terminated(clinic):
     instance_id = left_over_machine(clinic)
-    (check,) = (one for one in clinic.checks() if one.name == "machines")
+    (check,) = (known for known in clinic.checks() if known.name == "machines")
     examined = examine(check)
     clinic.world.ledger.note_notice(RUN, 1, now=clinic.world.clock.now())
     fix_findings(check, examined)
@@ -330,7 +334,7 @@ def test_parts_of_today_and_of_a_live_run_stay(clinic):
 def test_parts_of_a_run_that_was_resumed_after_the_look_stay(clinic):
     over(clinic)
     store = stored(clinic)
-    (check,) = (one for one in clinic.checks() if one.name == "parts")
+    (check,) = (known for known in clinic.checks() if known.name == "parts")
     examined = examine(check)
     clinic.world.ledger.resume_run(
         RUN, execution=f"{RUN}-r2", execution_arn="arn:2", first_attempt=2
@@ -393,10 +397,10 @@ def test_what_one_check_may_not_see_does_not_keep_the_others_from_looking(clinic
         raise KeyError("odd")
 
     clinic.account.disks, clinic.account.uploads = disks, uploads
-    examined = {one.check: one for one in map(examine, clinic.checks())}
+    examined = {result.check: result for result in map(examine, clinic.checks())}
     assert examined["volumes"].problem == "ec2:DescribeVolumes is missing"
     assert examined["uploads"].problem == "KeyError: 'odd'"
-    assert [one.name for one in examined["machines"].findings] == [instance_id]
+    assert [finding.name for finding in examined["machines"].findings] == [instance_id]
 
 
 def test_one_thing_that_cannot_be_fixed_does_not_keep_the_others_from_it(clinic):
@@ -475,7 +479,7 @@ def test_a_fleet_that_is_found_not_to_be_empty_at_the_second_look_stays(clinic):
     clinic.end()
     clinic.world.fleet.end(instance_id, reason="Client.UserInitiatedShutdown")
     clinic.world.clock.advance(2 * HOUR)
-    (check,) = (one for one in clinic.checks() if one.name == "fleets")
+    (check,) = (known for known in clinic.checks() if known.name == "fleets")
     examined = examine(check)
     assert len(examined.findings) == 1
     # EC2 is eventually consistent, in both directions.

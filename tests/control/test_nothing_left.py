@@ -94,8 +94,8 @@ def test_nothing_is_left_of_an_execution_that_ended(
         world.clock.advance(timedelta(minutes=15))
         assert sweep(world)["failed"] == []
     assert world.fleet.running() == []
-    assert all(one.is_deleted for one in world.fleet.fleets.values())
-    assert all(one.ended for one in world.ledger.attempts(RUN))
+    assert all(fleet.is_deleted for fleet in world.fleet.fleets.values())
+    assert all(attempt.ended for attempt in world.ledger.attempts(RUN))
     run = world.ledger.find_run(RUN)
     assert run is not None
     assert run.is_settled

@@ -191,9 +191,9 @@ class Training(RuleBasedStateMachine):
     @invariant()
     def at_most_one_attempt_trains(self):
         training = [
-            one.number
-            for one in self.world.ledger.attempts(RUN)
-            if one.stage is AttemptStage.RUNNING
+            attempt.number
+            for attempt in self.world.ledger.attempts(RUN)
+            if attempt.stage is AttemptStage.RUNNING
         ]
         assert len(training) <= 1, training
 
@@ -217,9 +217,9 @@ class Training(RuleBasedStateMachine):
         if run is None:
             return
         codes = [
-            one.ended.exit_code
-            for one in self.world.ledger.attempts(RUN)
-            if one.ended and one.ended.exit_code
+            attempt.ended.exit_code
+            for attempt in self.world.ledger.attempts(RUN)
+            if attempt.ended and attempt.ended.exit_code
         ]
         most = MAX_FAILURES if run.request.limits.retry.is_on else 0
         assert codes.count(1) <= most + 1 + self.renewals, codes
@@ -245,12 +245,17 @@ class Training(RuleBasedStateMachine):
         assert self.ended_too_early == []
 
     def terminate(self, instance_ids):
-        for one in instance_ids:
-            machine = self.world.fleet.machines[one]
+        for instance_id in instance_ids:
+            machine = self.world.fleet.machines[instance_id]
             attempt = self.world.ledger.find_attempt(RUN, machine.attempt)
             young = self.world.clock.now() - machine.launched_at < timedelta(hours=1)
-            if machine.is_live and attempt.noticed_at and one in attempt.instance_ids and young:
-                self.ended_too_early.append(one)
+            if (
+                machine.is_live
+                and attempt.noticed_at
+                and instance_id in attempt.instance_ids
+                and young
+            ):
+                self.ended_too_early.append(instance_id)
         self.really_terminate(instance_ids)
 
     # The state machine.
@@ -309,14 +314,14 @@ class Training(RuleBasedStateMachine):
         return None
 
     def running(self) -> list[Execution]:
-        for one in self.executions:
-            if one.is_running and one.arn in self.world.workflow.ended:
+        for execution in self.executions:
+            if execution.is_running and execution.arn in self.world.workflow.ended:
                 # While a function worked for it, or by a function of ours.
-                status = self.world.workflow.ended[one.arn]
-                one.stopped_in = one.state if status == "ABORTED" else ""
-                one.state = "over"
-                self.events.append({"kind": "execution", "execution": one, "status": status})
-        return [one for one in self.executions if one.is_running]
+                status = self.world.workflow.ended[execution.arn]
+                execution.stopped_in = execution.state if status == "ABORTED" else ""
+                execution.state = "over"
+                self.events.append({"kind": "execution", "execution": execution, "status": status})
+        return [execution for execution in self.executions if execution.is_running]
 
     @property
     def execution(self) -> Execution | None:
@@ -427,7 +432,7 @@ class Training(RuleBasedStateMachine):
             execution.state = "finish"
 
     def do_continue(self, execution, services):
-        child = next((one for one in self.executions if one.name == execution.child), None)
+        child = next((nested for nested in self.executions if nested.name == execution.child), None)
         if child is None:
             self.start(execution.child, {"run_id": RUN, STARTED_BY: execution.arn})
         elif not child.is_running:
@@ -485,10 +490,12 @@ class Training(RuleBasedStateMachine):
             if child_too and child.name == stopped.child:
                 self.stop(child)  # Step Functions' best effort
 
-    @precondition(lambda self: any(one.stopped_in for one in self.executions))
+    @precondition(lambda self: any(execution.stopped_in for execution in self.executions))
     @rule(data=st.data())
     def the_user_redrives_a_stopped_execution(self, data):
-        execution = data.draw(st.sampled_from([one for one in self.executions if one.stopped_in]))
+        execution = data.draw(
+            st.sampled_from([stopped for stopped in self.executions if stopped.stopped_in])
+        )
         self.renewals += 1
         execution.state, execution.stopped_in = execution.stopped_in, ""
         execution.handed_over = False
@@ -502,7 +509,7 @@ class Training(RuleBasedStateMachine):
             return
         others = {STARTED_BY: "arn:of-a-pipeline"} if linked else {}
         name = f"{RUN}-r{len(self.executions) + 1}"
-        if all(one.name != name for one in self.executions):
+        if all(execution.name != name for execution in self.executions):
             self.renewals += 1
             self.start(name, {"run_id": RUN, **others})
 
@@ -514,9 +521,11 @@ class Training(RuleBasedStateMachine):
 
     def waiting(self):
         return [
-            one
-            for one in self.running()
-            if one.state == "train" and one.handed_over and one.token in self.world.workflow.valid
+            execution
+            for execution in self.running()
+            if execution.state == "train"
+            and execution.handed_over
+            and execution.token in self.world.workflow.valid
         ]
 
     def expire(self, execution):
@@ -799,7 +808,7 @@ class Training(RuleBasedStateMachine):
             assert sweep(self.world)["failed"] == []
         assert not self.world.fleet.running()
         attempts = self.world.ledger.attempts(RUN)
-        assert all(one.ended is not None for one in attempts), attempts
+        assert all(attempt.ended is not None for attempt in attempts), attempts
         # A message that is throttled holds nothing up; only the sweep makes up for it.
         assert self.world.notices.sent or not self.is_swept
 

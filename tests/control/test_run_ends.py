@@ -65,7 +65,7 @@ def test_a_replacement_launched_inside_the_notice_ends_with_the_run():
     finish(world)
     assert world.fleet.terminated == [second]
     assert world.ledger.find_attempt(RUN, 2).ended.kind is OutcomeKind.STOPPED
-    assert [one.instance_id for one in world.fleet.running()] == [first]
+    assert [machine.instance_id for machine in world.fleet.running()] == [first]
 
 
 def test_a_replacement_that_is_noticed_itself_is_left_to_ec2_in_its_first_hour():
@@ -307,7 +307,7 @@ def test_an_agent_that_was_stopped_and_is_done_may_upload_its_outputs():
     world.ledger.record_progress(RUN, 1, phase="done", now=START)  # the agent's last word
     confirm_checkpoint(world, RUN, 1, {"kind": "stopped", "reason": "by the user"})
     finish_run(world, RUN, status="stopped", reason="by the user")
-    assert [one.instance_id for one in world.fleet.running()] == [instance_id]
+    assert [machine.instance_id for machine in world.fleet.running()] == [instance_id]
     world.clock.advance(timedelta(minutes=5))
     assert sweep(world)["terminated"] == [instance_id]
 
@@ -321,4 +321,4 @@ def test_a_finish_in_an_execution_that_has_the_run_no_more_ends_nothing():
     with pytest.raises(RunEndedError, match="belongs to the execution run-1-r2"):
         finish_run(world, RUN, status="stopped", reason="", execution_arn=ARN)
     assert world.ledger.find_run(RUN).ended is None
-    assert [one.instance_id for one in world.fleet.running()] == [instance_id]
+    assert [machine.instance_id for machine in world.fleet.running()] == [instance_id]

@@ -169,7 +169,7 @@ def test_a_machine_of_an_attempt_that_ended_is_ended_and_the_next_ones_is_not():
     second = training(world, 2)
     world.clock.advance(5 * MINUTE)
     assert sweep(world)["terminated"] == [first]
-    assert [one.instance_id for one in world.fleet.running()] == [second]
+    assert [machine.instance_id for machine in world.fleet.running()] == [second]
 
 
 def test_a_machine_below_the_fence_is_ended_after_the_grace():
@@ -271,5 +271,5 @@ def test_a_sweep_that_ended_half_way_is_made_up_for_by_the_next(fuse, after):
     world.clock.advance(15 * MINUTE)
     sweep(world)
     assert world.ledger.find_run(RUN).ended_at >= START
-    assert all(one.ended for one in world.ledger.attempts(RUN))
+    assert all(attempt.ended for attempt in world.ledger.attempts(RUN))
     assert world.fleet.running() == []

@@ -111,7 +111,7 @@ def test_a_sweep_does_what_the_rules_say_in_every_state(case):
     if is_cleaned(case):
         # Clean-up itself asks the agent to leave, or ends the machine where nobody would be told.
         assert world.ledger.find_run(RUN).ended is not None
-        assert all(one.ended for one in world.ledger.attempts(RUN))
+        assert all(attempt.ended for attempt in world.ledger.attempts(RUN))
     else:
         gone = {instance_id} if is_terminated(case) else set()
         if case.attempt == "superseded" and case.run == "ended" and case.changed >= 5 * MINUTE:
@@ -132,15 +132,15 @@ def test_whatever_the_state_sweeps_leave_no_machine_that_nobody_wants(case):
         sweep(world)
         world.clock.advance(15 * MINUTE)
     run = world.ledger.find_run(RUN)
-    wanted = set() if run.ended else {one.instance_id for one in world.fleet.running()}
-    assert {one.instance_id for one in world.fleet.running()} == wanted
+    wanted = set() if run.ended else {machine.instance_id for machine in world.fleet.running()}
+    assert {machine.instance_id for machine in world.fleet.running()} == wanted
     if case.execution == "running" and case.run == "live":
         assert run.ended is None
     else:
         assert run.ended is not None
         # Their fleets too, once nothing lives in them: none is left on the books.
         sweep(world)
-        assert all(one.is_deleted for one in world.fleet.fleets.values())
+        assert all(fleet.is_deleted for fleet in world.fleet.fleets.values())
 
 
 def keep(world, instance_id, until):
@@ -269,7 +269,8 @@ def test_a_fleet_that_cannot_be_deleted_is_told_and_does_not_keep_the_others(cap
     first, second = world.fleet.fleets
     delete = world.fleet.delete_fleets
     world.fleet.delete_fleets = lambda ids: (
-        delete([one for one in ids if one != first]) | {first: "hm (unexpectedError)"}
+        delete([instance_id for instance_id in ids if instance_id != first])
+        | {first: "hm (unexpectedError)"}
     )
     world.clock.advance(HOUR)
     swept = sweep(world)

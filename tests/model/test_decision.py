@@ -67,7 +67,7 @@ attempts = st.lists(
         resume_step=st.none() | st.integers(0, 9),
     ),
     max_size=12,
-).map(lambda made: [replace(one, number=at) for at, one in enumerate(made, start=1)])
+).map(lambda made: [replace(attempt, number=at) for at, attempt in enumerate(made, start=1)])
 runs = st.builds(
     a_run,
     step=st.none() | st.integers(0, 9),
@@ -235,7 +235,7 @@ def test_machines_that_lived_and_saved_nothing_are():
 def test_machines_that_went_silent_are_a_pattern_however_short_they_lived():
     run = a_run(step=50, committed_at=NOW)
     silent = Outcome(kind=OutcomeKind.LOST)
-    tried = [replace(one, ended=silent) for one in taken(1)]
+    tried = [replace(attempt, ended=silent) for attempt in taken(1)]
     assert decide(run, tried, silent, policy=TRAIN_POLICY, now=NOW).kind is DecisionKind.GIVE_UP
 
 

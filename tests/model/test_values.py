@@ -63,7 +63,9 @@ def test_manifest_keys_sort_by_save_and_attempt(low, high):
 
 def test_manifest_keys_of_older_versions_sort_below():
     older = identity.manifest_prefix("r") + "999999999999-0001.json"
-    newer = [identity.manifest_key("r", save=0, attempt=1, revision=one) for one in (0, 1, 2)]
+    newer = [
+        identity.manifest_key("r", save=0, attempt=1, revision=revision) for revision in (0, 1, 2)
+    ]
     assert sorted([*newer[::-1], older]) == [older, *newer]
 
 
@@ -148,7 +150,7 @@ def trees(draw):
         path = draw(st.sampled_from(folders)) + name
         parts = draw(st.lists(some_parts, max_size=3))
         common = {"path": path, "mode": draw(st.integers(0, 0o777)), "mtime_ns": draw(sizes)}
-        files = [one.path for one in found if one.kind == "file"]
+        files = [entry.path for entry in found if entry.kind == "file"]
         kind = draw(st.sampled_from(["file", "bundled", "dir", "link", "hard"]))
         if kind == "dir":
             folders.append(f"{path}/")
@@ -240,10 +242,10 @@ def test_a_machine_lives_until_it_goes(state, live):
 
 def test_every_error_is_in_the_tree_and_says_what_is_true():
     classes = [
-        one
-        for one in vars(errors).values()
-        if inspect.isclass(one) and issubclass(one, errors.RunctlError)
+        value
+        for value in vars(errors).values()
+        if inspect.isclass(value) and issubclass(value, errors.RunctlError)
     ]
-    for one in classes:
-        assert one.__name__ in errors.__doc__
-        assert one.__doc__.endswith(".")
+    for error in classes:
+        assert error.__name__ in errors.__doc__
+        assert error.__doc__.endswith(".")

@@ -30,8 +30,8 @@ def changes(recorded: Any, printed: Any, path: str = "") -> Iterator[str]:
     elif isinstance(recorded, list) and isinstance(printed, list):
         if len(recorded) != len(printed):
             yield f"{path} has {len(printed)} entries"
-        for index, (one, other) in enumerate(zip(recorded, printed, strict=False)):
-            yield from changes(one, other, f"{path}[{index}]")
+        for index, (expected, other) in enumerate(zip(recorded, printed, strict=False)):
+            yield from changes(expected, other, f"{path}[{index}]")
     elif recorded != printed:
         yield f"{path} is {printed!r}, not {recorded!r}"
 

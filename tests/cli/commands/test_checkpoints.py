@@ -58,7 +58,7 @@ def spoil(deployed: Deployed, step: int, body: bytes = b"other") -> str:
     """Damage the part that is unique to the checkpoint of `step`."""
     store = store_of(deployed)
     key = next(key for key in store.manifest_keys() if store.get_manifest(key).step == step)
-    entry = next(one for one in store.get_manifest(key).entries if one.path == "sub/own.bin")
+    entry = next(found for found in store.get_manifest(key).entries if found.path == "sub/own.bin")
     part = identity.part_key("lm", entry.parts[0].sha256)
     deployed.clients.get("s3").put_object(Bucket=BUCKET, Key=part, Body=body)
     return key
@@ -68,7 +68,8 @@ def test_pushed_checkpoints_are_listed_newest_first_and_verified(over, runctl):
     done = runctl("checkpoints", "lm", "--verify", "--json")
     assert done.code == 0
     expected = [
-        (one["step"], one["files"], one["is_newest"]) for one in done.document["checkpoints"]
+        (checkpoint["step"], checkpoint["files"], checkpoint["is_newest"])
+        for checkpoint in done.document["checkpoints"]
     ]
     assert expected == [(3, 2, True), (2, 2, False), (1, 2, False)]
     assert done.document["verified"]
@@ -85,7 +86,12 @@ def test_newest_save_of_a_step_is_pulled_and_any_by_its_number(over, runctl, tmp
     again = make_folder(tmp_path / "again", 7)
     assert runctl("checkpoints", "push", "lm", str(again), "--step", "2").code == 0
     listed = runctl("checkpoints", "lm", "--json").document["checkpoints"]
-    assert [(one["save"], one["step"]) for one in listed] == [(4, 2), (3, 3), (2, 2), (1, 1)]
+    assert [(checkpoint["save"], checkpoint["step"]) for checkpoint in listed] == [
+        (4, 2),
+        (3, 3),
+        (2, 2),
+        (1, 1),
+    ]
     assert runctl("checkpoints", "pull", "lm", "2", str(tmp_path / "got")).code == 0
     assert described(tmp_path / "got") == described(again)
     done = runctl("checkpoints", "pull", "lm", "save:2", str(tmp_path / "second"), "--json")
@@ -115,8 +121,16 @@ def test_list_marks_proven_and_suspect_checkpoints_and_the_attempts_given_them(o
     over.ledger.mark_suspect("lm", 1, keys[1])
     over.ledger.record_progress("lm", 1, phase="done", now=now(), resume_step=1, resume_save=1)
     first, second, third = runctl("checkpoints", "lm", "--json").document["checkpoints"]
-    assert [one["is_proven"] for one in (first, second, third)] == [False, False, True]
-    assert [one["is_suspect"] for one in (first, second, third)] == [False, True, False]
+    assert [checkpoint["is_proven"] for checkpoint in (first, second, third)] == [
+        False,
+        False,
+        True,
+    ]
+    assert [checkpoint["is_suspect"] for checkpoint in (first, second, third)] == [
+        False,
+        True,
+        False,
+    ]
     assert (first["given_to_attempts"], third["given_to_attempts"]) == ([], [1])
     page = runctl("checkpoints", "lm").stdout
     assert "proven, given to attempt 1" in page
@@ -150,7 +164,12 @@ def test_checkpoints_of_an_older_version_are_listed_last_and_pulled(over, runctl
     body = json.dumps({**older, "version": 1, "step": 900})
     client.put_object(Bucket=BUCKET, Key=key, Body=body)
     listed = runctl("checkpoints", "lm", "--json").document["checkpoints"]
-    assert [(one["save"], one["step"]) for one in listed] == [(3, 3), (2, 2), (1, 1), (None, 900)]
+    assert [(checkpoint["save"], checkpoint["step"]) for checkpoint in listed] == [
+        (3, 3),
+        (2, 2),
+        (1, 1),
+        (None, 900),
+    ]
     assert runctl("checkpoints", "pull", "lm", "900", str(tmp_path / "got")).code == 0
     assert described(tmp_path / "got") == described(tmp_path / "made-1")
 
@@ -337,7 +356,7 @@ def test_hostile_manifest_writes_nothing_outside_the_folder(over, runctl, tmp_pa
 
     def change(document):
         common = {"mode": 0o666, "mtime_ns": 1, "parts": []}
-        file = next(one for one in document["entries"] if one["kind"] == "file")
+        file = next(entry for entry in document["entries"] if entry["kind"] == "file")
         if attack == "file through a link":
             added = [{**common, "path": file["path"], "kind": "link", "target": str(victim)}]
         else:
@@ -367,14 +386,16 @@ def test_wrong_size_is_found_although_another_manifest_has_the_right_one(over, r
     def change(document):
         for part in document["parts"]:
             part["size_bytes"] += 1
-        for one in document["entries"]:
-            if one["kind"] == "file" and "offset" not in one:
-                one["size_bytes"] = one.get("size_bytes", 0) + len(one["parts"])
+        for entry in document["entries"]:
+            if entry["kind"] == "file" and "offset" not in entry:
+                entry["size_bytes"] = entry.get("size_bytes", 0) + len(entry["parts"])
 
     rewrite(over, 3, change)
     done = runctl("checkpoints", "lm", "--verify", "--json")
     assert done.code == 1
-    assert [one["step"] for one in done.document["checkpoints"] if "damage" in one] == [3]
+    assert [
+        checkpoint["step"] for checkpoint in done.document["checkpoints"] if "damage" in checkpoint
+    ] == [3]
 
 
 def test_invalid_instant_does_not_break_the_list(over, runctl):

@@ -82,9 +82,9 @@ def account(deployed: Deployed) -> Account:
 
 def findings(document: dict) -> dict[str, list[str]]:
     return {
-        one["check"]: [finding["name"] for finding in one["findings"]]
-        for one in document["checks"]
-        if one["findings"]
+        check["check"]: [finding["name"] for finding in check["findings"]]
+        for check in document["checks"]
+        if check["findings"]
     }
 
 
@@ -127,11 +127,11 @@ def test_the_document_has_what_was_found_fixed_and_left(runctl, account):
     assert done.code == 1, "a dead letter takes a person"
     document = done.document
     assert (document["fix"], document["found"], document["fixed"]) == (True, 2, 1)
-    (machine,) = (one for one in document["checks"] if one["check"] == "machines")
+    (machine,) = (check for check in document["checks"] if check["check"] == "machines")
     (finding,) = machine["findings"]
     assert (finding["name"], finding["fixed"], finding["error"]) == (instance_id, True, "")
     assert finding["run_id"] == "my-run"
-    (letters,) = (one for one in document["checks"] if one["check"] == "dead letters")
+    (letters,) = (check for check in document["checks"] if check["check"] == "dead letters")
     assert letters["findings"][0]["why"].startswith("1 events")
 
 
