@@ -78,7 +78,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:ec2:[^:]+:\d+:instance/\*",
-        where=_ENDERS,
+        where=f"({_ENDERS}|HandleInstanceChange/Role)",
         reason="An instance's id is not known before it exists; a condition requires our tag.",
     ),
     Accepted(
@@ -114,7 +114,7 @@ ACCEPTED: Sequence[Accepted] = (
     Accepted(
         rule=r"arn:aws:logs:.*:log-stream:\*",
         where="Instance(Role|Policy)",
-        reason="One stream for each attempt of each run, in one log group.",
+        reason="One stream for each node of each attempt, in one log group.",
     ),
     Accepted(
         rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-train:\*",

@@ -102,11 +102,11 @@ class OrchestrationStack(Stack):
             can.end_machines(),
         )
         self._add("launch_instances", LAUNCHING, *launch, can.start_agents())
-        self._add("train", URGENT, can.ledger("GetItem", "UpdateItem"), can.reports())
+        self._add("train", URGENT, can.ledger(*READ, "UpdateItem"), can.reports())
         self._add(
             "confirm_checkpoint",
             PATIENT,
-            can.ledger("GetItem", "UpdateItem"),
+            can.ledger(*READ, "UpdateItem"),
             can.end_machines(),
             can.machine_statuses(),
         )
@@ -122,8 +122,9 @@ class OrchestrationStack(Stack):
         self._add(
             "handle_instance_change",
             URGENT,
-            can.ledger("GetItem", "UpdateItem"),
+            can.ledger(*READ, "UpdateItem"),
             can.machines(),
+            can.commands(),
             can.reports(),
             oldest_event=MAX_CHANGE_AGE,
         )

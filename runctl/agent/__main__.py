@@ -145,22 +145,23 @@ def _services(settings: Settings) -> AwsServices:
 def _shipper(
     services: AwsServices, settings: Settings, own_log: OwnLog, mask: SecretMask
 ) -> LogShipper:
-    stream = identity.log_stream(settings.run_id, settings.attempt)
+    stream = identity.log_stream(*settings.node)
+    agent_stream = identity.agent_log_stream(stream)
     paths = settings.paths
     return LogShipper(
         services.log_writer,
         streams={
             stream: [paths.trainer_output, paths.trainer_errors],
-            f"{stream}-agent": [paths.agent_log],
+            agent_stream: [paths.agent_log],
         },
-        unwritten={f"{stream}-agent": own_log.take_unwritten},
+        unwritten={agent_stream: own_log.take_unwritten},
         mask=mask,
         held=[stream],
     )
 
 
 def _store_own_log(services: AwsServices, settings: Settings, own_log: OwnLog) -> None:
-    key = identity.boot_log_key(settings.run_id, settings.attempt)
+    key = identity.boot_log_key(*settings.node)
     try:
         services.blobs.put(key, own_log.read_end())
     except (RunctlError, OSError) as exc:

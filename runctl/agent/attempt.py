@@ -58,7 +58,7 @@ class AttemptRunner:
         self._secrets = TrainerSecrets(
             services.secrets, mask=mask, wait=self._wait, progress=self._progress
         )
-        self._store = services.checkpoints(settings.run_id)
+        self._store = services.checkpoints(settings.run_id, rank=settings.rank)
         self._preparation = Preparation(
             services.ledger,
             services.blobs,
@@ -80,8 +80,7 @@ class AttemptRunner:
             services.ledger,
             services.workflow,
             self._token,
-            run_id=settings.run_id,
-            attempt=settings.attempt,
+            node=settings.node,
             lease=self._paths.lease,
             progress=self._progress,
             mailbox=mailbox,

@@ -94,8 +94,7 @@ class TrainingSession:
             context.blobs,
             paths.metrics,
             context.progress,
-            run_id=context.settings.run_id,
-            attempt=context.settings.attempt,
+            node=context.settings.node,
         )
         if note := describe_missing_links(contract.checkpoint, paths.state / "pins"):
             logger.info("%s", note)

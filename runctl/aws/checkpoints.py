@@ -38,10 +38,12 @@ MAX_READS = 3
 class CheckpointStore:
     """The checkpoints of one run in S3; safe to share between threads."""
 
-    def __init__(self, client: Any, *, bucket: str, run_id: str) -> None:
+    def __init__(self, client: Any, *, bucket: str, run_id: str, rank: int = 0) -> None:
+        """`rank` is that of the node whose unfinished checkpoint is stored."""
         self._client = client
         self._bucket = bucket
         self._run_id = run_id
+        self._rank = rank
         self._light = FastS3Sender(client, bucket=bucket)
         self._budget = ByteBudget()
 
@@ -161,11 +163,11 @@ class CheckpointStore:
         self._delete([key])
 
     def put_partial(self, manifest: Manifest) -> None:
-        """Store what an attempt left of an unfinished checkpoint; a later one replaces it."""
+        """Store the manifest of a node's unfinished checkpoint; a later one replaces it."""
         with translated():
             self._client.put_object(
                 Bucket=self._bucket,
-                Key=identity.partial_key(self._run_id, manifest.attempt),
+                Key=identity.partial_key(self._run_id, manifest.attempt, self._rank),
                 Body=manifest.as_json(),
                 ContentType="application/json",
                 ChecksumAlgorithm="SHA256",

@@ -63,9 +63,9 @@ class Ec2Fleet:
         return tuple(sorted(self._subnets))
 
     def build_request(
-        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool]
+        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool], count: int = 1
     ) -> str:
-        """Return the exact CreateFleet request (JSON) for one instance of any of `pools`.
+        """Return the exact CreateFleet request (JSON) for `count` instances, all or none.
 
         All pools are of one market: a fleet that may use both markets would not report which pools
         of the first one refused.
@@ -87,7 +87,7 @@ class Ec2Fleet:
             ),
             "LaunchTemplateConfigs": list(self._configs(pools)),
             "TargetCapacitySpecification": {
-                "TotalTargetCapacity": 1,
+                "TotalTargetCapacity": count,
                 "DefaultTargetCapacityType": market,
             },
             "TagSpecifications": [
@@ -95,13 +95,16 @@ class Ec2Fleet:
                 for resource in ("fleet", "instance", "volume")
             ],
         }
+        # A single zone, because the nodes of an attempt exchange much.
+        together = {"MinTargetCapacity": count, "SingleAvailabilityZone": True} if count > 1 else {}
         if market == "spot":
             request["SpotOptions"] = {
                 "AllocationStrategy": "price-capacity-optimized",
                 "InstanceInterruptionBehavior": "terminate",
+                **together,
             }
         else:
-            request["OnDemandOptions"] = {"AllocationStrategy": "lowest-price"}
+            request["OnDemandOptions"] = {"AllocationStrategy": "lowest-price", **together}
         return json.dumps(request, sort_keys=True)
 
     def _token_scope(self) -> str:

@@ -1,13 +1,15 @@
-"""How runs and attempts are written down in DynamoDB, and read back."""
+"""Items of runs, attempts and nodes in DynamoDB, and how every version's are read."""
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
+from runctl.model.node import Node, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.request import RunRequest
 from runctl.model.run import (
@@ -21,11 +23,11 @@ from runctl.model.run import (
 from runctl.model.saving import Saving
 
 Item = dict[str, Any]
-# Sorts behind every run, in a listing.
+# The start of a run whose stored start cannot be read: a listing shows it last.
 LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 # What earlier versions store in another form. While a deployment is upgraded, two versions write to
-# one item: a value may be there in both forms, and the reader joins them.
+# the same items: a value may be stored in both forms, and the reader joins them.
 OLD_NOTIFIED_END, OLD_RUNNING_AT = "told_end", "training_at"
 OLD_EXISTING = "lent:"
 OLD_STAGES = {"training": AttemptStage.RUNNING}
@@ -159,36 +161,141 @@ def source_values(source: Launched | Existing) -> Item:
     }
 
 
-def read_attempt(item: Mapping[str, Any]) -> Attempt:
-    """Read an attempt from its item's plain values, whichever version wrote them."""
-    timeline = {name: _instant(item["timeline"], name) for name in item.get("timeline", {})}
-    metrics = _document(item, "metrics")
+def read_attempts(items: Iterable[Mapping[str, Any]]) -> list[Attempt]:
+    """Read attempts with their nodes from plain values, whichever version wrote them.
+
+    `items` are in the order of their keys: an attempt, then its nodes by rank.
+    """
+    grouped: list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]] = []
+    for item in items:
+        if "rank" not in item:
+            grouped.append((item, []))
+        elif grouped and grouped[-1][0]["number"] == item["number"]:
+            grouped[-1][1].append(item)
+    return [_read_attempt(item, node_items) for item, node_items in grouped]
+
+
+def _read_attempt(item: Mapping[str, Any], node_items: Sequence[Mapping[str, Any]]) -> Attempt:
     return Attempt(
         run_id=item["run_id"],
         number=int(item["number"]),
         stage=_stage(item),
         launch_try=_whole(item, "launch_try") or 1,
         source=_source(item),
-        instance_ids=tuple(item.get("instance_ids", ())),
-        pool=item.get("pool", ""),
         token=item.get("token", ""),
         launched_at=_instant(item, "launched_at"),
         running_at=_either(item, "running_at", OLD_RUNNING_AT, min),
-        heartbeat_at=_instant(item, "heartbeat_at"),
-        noticed_at=_instant(item, "noticed_at"),
         ended_at=_instant(item, "ended_at"),
+        ended=Outcome.from_stored(_document(item, "ended")) if "ended" in item else None,
+        nodes=_read_nodes(item, node_items),
+    )
+
+
+def node_values(node: Node) -> Item:
+    """Return the attributes of the item of a node that has reported nothing yet.
+
+    `number` is there for earlier versions, whose query for attempts finds nodes as well and expects
+    it.
+    """
+    return {
+        "run_id": node.run_id,
+        "number": node.attempt,
+        "rank": node.rank,
+        "stage": node.stage.value,
+        "timeline": {},
+    }
+
+
+def progress_values(progress: NodeProgress) -> Item:
+    """Return the attributes of what a node reports, without its timeline; None is not known."""
+    return {
+        "phase": progress.phase,
+        "resume_step": progress.resume_step,
+        "resume_save": progress.resume_save,
+        "progress_step": progress.step,
+        "metrics": json.dumps(dict(progress.metrics)) if progress.metrics else None,
+        "saving": None if progress.saving is None else json.dumps(progress.saving.as_document()),
+        "warning": progress.warning,
+    }
+
+
+def _read_nodes(
+    item: Mapping[str, Any], node_items: Sequence[Mapping[str, Any]]
+) -> tuple[Node, ...]:
+    """Read the nodes of an attempt.
+
+    Versions without nodes write everything to the attempt's item. Their attempt is read as one with
+    a single node, and what their agent writes next to an item of that node is joined with it.
+    """
+    nodes = tuple(_read_node(node_item) for node_item in node_items)
+    stored_with_attempt = _read_node({**item, "rank": 0, "stage": None})
+    if not nodes:
+        return (stored_with_attempt,)
+    return (_join(nodes[0], stored_with_attempt), *nodes[1:])
+
+
+def _read_node(item: Mapping[str, Any]) -> Node:
+    instance_ids = item.get("instance_ids") or [""]
+    heartbeat_at = _instant(item, "heartbeat_at")
+    instance_id = item.get("instance_id") or instance_ids[0]
+    return Node(
+        run_id=item["run_id"],
+        attempt=int(item["number"]),
+        rank=int(item["rank"]),
+        stage=_node_stage(item, instance_id, heartbeat_at),
+        instance_id=instance_id,
+        pool=item.get("pool", ""),
+        heartbeat_at=heartbeat_at,
+        noticed_at=_instant(item, "noticed_at"),
+        progress=_read_progress(item),
+    )
+
+
+def _read_progress(item: Mapping[str, Any]) -> NodeProgress:
+    metrics = _document(item, "metrics")
+    timeline = {name: _instant(item["timeline"], name) for name in item.get("timeline", {})}
+    return NodeProgress(
         phase=item.get("phase", ""),
         resume_step=_whole(item, "resume_step"),
         resume_save=_whole(item, "resume_save"),
-        progress_step=_whole(item, "progress_step"),
+        step=_whole(item, "progress_step"),
         metrics={
             name: float(value) for name, value in metrics.items() if isinstance(value, int | float)
         },
         timeline={name: instant for name, instant in timeline.items() if instant is not None},
         saving=Saving.from_document(_document(item, "saving")) if "saving" in item else None,
         warning=item.get("warning", ""),
-        ended=Outcome.from_stored(_document(item, "ended")) if "ended" in item else None,
     )
+
+
+def _join(node: Node, other: Node) -> Node:
+    """Return one node of what two versions wrote: the later report, and the earlier notice."""
+    beats = [at for at in (node.heartbeat_at, other.heartbeat_at) if at is not None]
+    notices = [at for at in (node.noticed_at, other.noticed_at) if at is not None]
+    reports_elsewhere = bool(beats) and other.heartbeat_at == max(beats) != node.heartbeat_at
+    is_behind = node.stage is NodeStage.LAUNCHING or (
+        node.stage is NodeStage.LAUNCHED and reports_elsewhere
+    )
+    return replace(
+        node,
+        stage=other.stage if is_behind else node.stage,
+        instance_id=node.instance_id or other.instance_id,
+        pool=node.pool or other.pool,
+        heartbeat_at=max(beats, default=None),
+        noticed_at=min(notices, default=None),
+        progress=other.progress if reports_elsewhere else node.progress,
+    )
+
+
+def _node_stage(
+    item: Mapping[str, Any], instance_id: str, heartbeat_at: datetime | None
+) -> NodeStage:
+    """Return the stage; of an unknown or missing one, what the other facts say."""
+    with contextlib.suppress(ValueError):
+        return NodeStage(item.get("stage"))
+    if heartbeat_at is not None:
+        return NodeStage.RUNNING
+    return NodeStage.LAUNCHED if instance_id else NodeStage.LAUNCHING
 
 
 def _status(text: str) -> RunStatus:

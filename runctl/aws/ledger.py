@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from runctl.aws.attempt_ledger import AttemptLedger
 from runctl.aws.items import (
     SUMMARY_ATTRIBUTES,
     SUMMARY_VERSION,
@@ -11,12 +10,13 @@ from runctl.aws.items import (
     summary_values,
     text_of,
 )
+from runctl.aws.node_ledger import NodeLedger
 from runctl.model import identity
 from runctl.model.pool import Pool
 from runctl.model.run import summarize
 
 
-class DynamoLedger(AttemptLedger):
+class DynamoLedger(NodeLedger):
     """Implements `runctl.control.ports.Ledger`; on the instance the agent uses the same class.
 
     Every move can be repeated: a refused condition is followed by a consistent read, which
@@ -54,7 +54,7 @@ class DynamoLedger(AttemptLedger):
         return written is not None
 
     def cool_pool(self, pool: Pool, *, until: datetime) -> None:
-        """Remember that a pool refused or reclaimed us; the later `until` wins."""
+        """Record that a pool refused or reclaimed a machine; the later `until` wins."""
         self._table.update(
             identity.pool_key(str(pool)),
             update="SET #until = :until",

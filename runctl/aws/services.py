@@ -173,11 +173,13 @@ class AwsServices:
 
         return SecretValues(self.clients.get, region=self._known("region"))
 
-    def checkpoints(self, run_id: str) -> CheckpointStore:
-        """Return the checkpoint store of a run."""
+    def checkpoints(self, run_id: str, *, rank: int = 0) -> CheckpointStore:
+        """Return the checkpoint store of a run, in which the node of that rank saves."""
         from runctl.aws.checkpoints import CheckpointStore
 
-        return CheckpointStore(self.clients.get("s3"), bucket=self._known("bucket"), run_id=run_id)
+        return CheckpointStore(
+            self.clients.get("s3"), bucket=self._known("bucket"), run_id=run_id, rank=rank
+        )
 
     def versions(self, run_id: str) -> VersionStore:
         """Return the store of the exact versions of a run's dependencies."""

@@ -1,11 +1,11 @@
-"""Status checks: a part of the sweep that looks at the instances of live attempts."""
+"""Status checks: the part of the sweep that examines the instances of live attempts."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from runctl.control.ending import report_unheard
 from runctl.control.ports import Services
-from runctl.control.reports import end_unheard
 from runctl.model.machine import MachineStatus
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt
@@ -19,8 +19,8 @@ def check_machines(
 ) -> dict[str, list[str]]:
     """Replace attempts whose instances have failed; ask those at risk for a checkpoint.
 
-    Returns the instances, by what was done. EC2 is asked only when an attempt is live. `guard`
-    calls for one run, so that a run which cannot be looked after does not keep the others from it.
+    Returns the instances, by what was done. EC2 is only asked when an attempt is live. `guard`
+    makes the call for one run, so that a run which fails does not keep the others from it.
     """
     live: dict[str, Attempt] = {}
     for run_id in run_ids:
@@ -52,12 +52,12 @@ def _live_attempts(services: Services, run_id: str) -> list[Attempt]:
 def _treat(services: Services, attempt: Attempt, status: MachineStatus) -> Treatment:
     treatment = judge(status, attempt, now=services.clock.now())
     if treatment is Treatment.REPLACE:
-        # Others were asked and looked after meanwhile: it may have beaten since.
+        # Time has passed with the other attempts: its agent may have sent a heartbeat since.
         attempt = services.ledger.find_attempt(attempt.run_id, attempt.number) or attempt
         treatment = judge(status, attempt, now=services.clock.now())
     if treatment is Treatment.REPLACE:
         reason = f"{describe(status)}, and its agent is silent"
-        end_unheard(services, attempt, Outcome(kind=OutcomeKind.LOST, reason=reason))
+        report_unheard(services, attempt, Outcome(kind=OutcomeKind.LOST, reason=reason))
     elif treatment is Treatment.SAVE:
         services.commands.send(status.instance_id, "checkpoint")
     return treatment

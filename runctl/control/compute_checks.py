@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from runctl.control.findings import Account, Check, Finding, each
+from runctl.control.instance_lookup import machines_by_run
 from runctl.control.ports import Services
 from runctl.control.sweep import (
     end_abandoned,
     find_abandoned,
     left_over_machines,
-    machines_by_run,
     spent_fleets,
 )
 from runctl.model.errors import RunctlError

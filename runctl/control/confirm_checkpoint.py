@@ -1,4 +1,4 @@
-"""ConfirmCheckpoint: settle how the attempt ended, and what it left."""
+"""ConfirmCheckpoint: records the outcome of an attempt, and ends what is left of it."""
 
 import contextlib
 from collections.abc import Mapping
@@ -20,31 +20,33 @@ from runctl.policy.health import describe
 def confirm_checkpoint(
     services: Services, run_id: str, number: int, outcome: Mapping[str, Any]
 ) -> EndedAttempt:
-    """Record the outcome unless the ledger has one already; return what holds.
+    """Record the outcome unless the ledger has one already; return what the ledger holds.
 
-    Safe to repeat: the outcome is set once, cooling and terminating twice changes nothing.
+    Safe to repeat: the outcome is set once; to cool or terminate twice changes nothing.
     """
     run = services.ledger.find_run(run_id)
     attempt = services.ledger.find_attempt(run_id, number)
     if run is None or attempt is None:
         raise NotFoundError(f"there is no attempt {number} of a run {run_id}")
-    told = Outcome.from_document(dict(outcome))
+    reported = Outcome.from_document(dict(outcome))
     if attempt.ended is None:
-        if told.kind is OutcomeKind.LOST:
-            told = _explain(services, attempt, told)
+        if reported.kind is OutcomeKind.LOST:
+            reported = _explain(services, attempt, reported)
         attempt = services.ledger.end_attempt(
             run_id,
             number,
             outcome=replace(
-                told, step=run.step if told.step is None else told.step, save=run.save or None
+                reported,
+                step=run.step if reported.step is None else reported.step,
+                save=run.save or None,
             ),
             now=services.clock.now(),
         )
-    ended = attempt.ended or told
+    ended = attempt.ended or reported
     if ended.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.LOST}:
-        _leave_the_pool(services, attempt)
+        _cool_pools(services, attempt)
     if ended.kind is OutcomeKind.LOST:
-        # Silence is no proof that the trainer is gone: it may train on, cut off from us, and cost.
+        # Silence does not prove that the trainer is gone: it may continue, cut off, and cost money.
         end_machines(services, [attempt])
     else:
         terminate_orphans(services, attempt)
@@ -59,23 +61,23 @@ def confirm_checkpoint(
 
 
 def _explain(services: Services, attempt: Attempt, lost: Outcome) -> Outcome:
-    """Tell a machine that EC2 took from one that fell silent."""
+    """Return the outcome of a lost attempt, with the reason if EC2 gives one."""
     machines = services.fleet.describe(attempt.instance_ids)
     for machine in machines:
         if failure := explain_launch_failure(machine, attempt):
             return failure
-    taken = next((reclaimed for reclaimed in machines if reclaimed.was_reclaimed), None)
-    if taken is not None:
+    reclaimed = next((machine for machine in machines if machine.was_reclaimed), None)
+    if reclaimed is not None:
         return Outcome(
             kind=OutcomeKind.INTERRUPTED,
-            reason=f"EC2 took {taken.instance_id} without a report ({taken.reason})",
+            reason=f"EC2 took {reclaimed.instance_id} without a report ({reclaimed.reason})",
         )
     if attempt.noticed_at is not None:
         return Outcome(
             kind=OutcomeKind.INTERRUPTED,
-            reason="the interruption was announced, and no report came",
+            reason="the interruption was announced, and no report arrived",
         )
-    # Only a reason: what cannot be learned holds nothing up.
+    # This is only for the reason, so an error does not hold the run up.
     with contextlib.suppress(RunctlError):
         for status in services.fleet.statuses(attempt.instance_ids):
             if status.impaired:
@@ -83,7 +85,7 @@ def _explain(services: Services, attempt: Attempt, lost: Outcome) -> Outcome:
     return lost
 
 
-def _leave_the_pool(services: Services, attempt: Attempt) -> None:
-    if attempt.pool:
-        until = services.clock.now() + AFTER_A_RECLAIM
-        services.ledger.cool_pool(Pool.parse(attempt.pool), until=until)
+def _cool_pools(services: Services, attempt: Attempt) -> None:
+    until = services.clock.now() + AFTER_A_RECLAIM
+    for pool in {node.pool for node in attempt.nodes if node.pool}:
+        services.ledger.cool_pool(Pool.parse(pool), until=until)

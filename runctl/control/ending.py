@@ -1,10 +1,12 @@
-"""Ending what is left of a run: its open attempts and their machines."""
+"""The end of attempts and of what a run leaves: reports, open attempts and machines."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 from runctl.control.ports import Services
+from runctl.control.results import TrainReport
 from runctl.model.machine import Machine
+from runctl.model.node import Node
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage
@@ -14,8 +16,33 @@ from runctl.policy.billing import may_terminate
 LEAVE_BY_THEMSELVES = frozenset(
     {OutcomeKind.COMPLETED, OutcomeKind.FAILED, OutcomeKind.INTERRUPTED}
 )
-# EC2 is eventually consistent: for a while it may not know what it has just launched.
+# EC2 is eventually consistent: for a while it may not know what it has launched.
 TOO_NEW = timedelta(minutes=10)
+
+
+REPORTED = "reported"
+ALREADY_REPORTED = "already_reported"
+ENDED = "ended"
+
+
+def report_unheard(services: Services, attempt: Attempt, outcome: Outcome) -> str:
+    """Report for an attempt whose agents cannot report any more; return the result.
+
+    An agent's own report used the token up, so ours is refused and nothing is recorded here. Only
+    an attempt without a token, on which nothing can be reported, is ended in the ledger; then
+    LaunchInstances or Train finds that it has ended.
+    """
+    if not attempt.token:
+        attempt = services.ledger.end_attempt(
+            attempt.run_id, attempt.number, outcome=outcome, now=services.clock.now()
+        )
+        # Train may have stored its token between our read and our write: then it has not seen the
+        # end, and only we can report it.
+        if not attempt.token:
+            return ENDED
+    report = TrainReport(outcome=outcome).as_document()
+    is_accepted = services.workflow.report(attempt.token, report)
+    return REPORTED if is_accepted else ALREADY_REPORTED
 
 
 def end_open_attempts(
@@ -25,10 +52,10 @@ def end_open_attempts(
     reason: str,
     unlaunched: OutcomeKind = OutcomeKind.STOPPED,
 ) -> list[int]:
-    """End every attempt that has not ended, in the ledger; return which this call ended.
+    """End every attempt in the ledger that has not ended; return their numbers.
 
-    They were stopped, and those that never had a machine are what `unlaunched` says.
-    Its machines come after: an attempt that is closed first cannot be given a token meanwhile.
+    Their outcome is `stopped`, or `unlaunched` for those that never had a machine. Machines are
+    ended later: an attempt that is closed first cannot be given a token meanwhile.
     """
     still_open = [
         attempt
@@ -47,14 +74,14 @@ def end_open_attempts(
 
 
 def end_leftovers(services: Services, run_id: str) -> list[str]:
-    """Terminate the machines of a run that nobody else ends; return which."""
+    """Terminate the machines of a run that nothing else ends; return their ids."""
     return end_machines(services, services.ledger.attempts(run_id), where=_is_left_over)
 
 
 def terminate_orphans(services: Services, attempt: Attempt) -> list[str]:
-    """Terminate what was launched for an attempt but is not on its record; return which.
+    """Terminate what was launched for an attempt but is not on its record; return the ids.
 
-    Whoever launched it may have stopped between the launch and the record.
+    The function that launched it may have ended between the launch and the record.
     """
     return end_machines(services, [attempt], where=is_stray)
 
@@ -65,7 +92,7 @@ def end_machines(
     *,
     where: Callable[[Attempt, Machine], bool] = lambda _attempt, _machine: True,
 ) -> list[str]:
-    """Terminate the live machines of `attempts` that may be; return which.
+    """Terminate the live machines of `attempts` that may be terminated; return their ids.
 
     An existing instance belongs to its owner: the agent on it leaves by itself.
     """
@@ -82,10 +109,10 @@ def end_machines(
 
 
 def may_end(services: Services, attempt: Attempt, machine: Machine) -> bool:
-    """Whether the first-hour rule lets us terminate an attempt's machine."""
+    """Whether the first-hour rule permits to terminate an attempt's machine."""
     return may_terminate(
         launched_at=machine.launched_at,
-        noticed_at=attempt.noticed_at,
+        noticed_at=attempt.noticed_at_on(machine.instance_id),
         now=services.clock.now(),
     )
 
@@ -93,10 +120,10 @@ def may_end(services: Services, attempt: Attempt, machine: Machine) -> bool:
 def live_machines(
     services: Services, attempts: Sequence[Attempt]
 ) -> Iterator[tuple[Attempt, Machine]]:
-    """Yield every machine of `attempts`, all of one run, that lives as far as anyone knows.
+    """Yield every live machine of `attempts`, all of one run.
 
-    What the tags tell and what the ledger tells are joined: a machine that was never recorded has
-    only its tags, one that is too new for EC2's index only its record.
+    Tags and ledger are joined: a machine that was never recorded has only its tags, and a machine
+    that is too new for EC2's index has only its record.
     """
     if not attempts:
         return
@@ -106,24 +133,27 @@ def live_machines(
         if machine.attempt in by_number:
             yield by_number[machine.attempt], machine
     seen = {machine.instance_id for machine in tagged}
-    owners = {instance: attempt for attempt in attempts for instance in attempt.instance_ids}
-    recorded = [owner for owner in owners if owner not in seen]
-    known = {machine.instance_id: machine for machine in services.fleet.describe(recorded)}
-    for instance_id in recorded:
-        attempt = owners[instance_id]
-        found = known.get(instance_id) or _too_new(services, attempt, instance_id)
+    recorded = {
+        node.instance_id: (attempt, node)
+        for attempt in attempts
+        for node in attempt.nodes
+        if node.instance_id and node.instance_id not in seen
+    }
+    known = {machine.instance_id: machine for machine in services.fleet.describe([*recorded])}
+    for instance_id, (attempt, node) in recorded.items():
+        found = known.get(instance_id) or _too_new(services, attempt, node)
         if found is not None and found.is_live:
             yield attempt, found
 
 
-def _too_new(services: Services, attempt: Attempt, instance_id: str) -> Machine | None:
+def _too_new(services: Services, attempt: Attempt, node: Node) -> Machine | None:
     launched_at = attempt.launched_at
     if launched_at is None or services.clock.now() - launched_at > TOO_NEW:
         return None
     return Machine(
-        instance_id=instance_id,
+        instance_id=node.instance_id,
         state="pending",
-        pool=Pool.parse(attempt.pool),
+        pool=Pool.parse(node.pool),
         launched_at=launched_at,
     )
 
@@ -133,8 +163,8 @@ def _is_left_over(attempt: Attempt, machine: Machine) -> bool:
         return False
     if is_stray(attempt, machine):
         return True
-    # One that is done has told so just before it reported, and uploads what it wrote; should it
-    # stay, the sweep ends it a few minutes later.
+    # An agent enters `done` just before it reports, then uploads what it wrote; if its machine
+    # stays, the sweep ends it a few minutes later.
     return attempt.ended.kind not in LEAVE_BY_THEMSELVES and attempt.phase != "done"
 
 

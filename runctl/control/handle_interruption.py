@@ -1,21 +1,23 @@
-"""EC2 is about to take an instance: launch the replacement and let the agent drain."""
+"""HandleInterruption: replaces an instance that EC2 announces to take, and lets it drain."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from runctl.control.instance_lookup import find_node
 from runctl.control.launch_instances import launch_instances
-from runctl.control.owners import find_owner
 from runctl.control.ports import Services
 from runctl.control.results import LaunchedAttempt
 from runctl.model.decision import DecisionKind, decide
 from runctl.model.ec2_events import EventKind, read_event
 from runctl.model.errors import RunEndedError
 from runctl.model.kinds import policy_of
+from runctl.model.node import Node
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.policy.capacity import AFTER_A_RECLAIM
+from runctl.policy.node_loss import Loss, on_node_loss
 
 NOT_OURS = "not_ours"
 ALREADY_ENDED = "already_ended"
@@ -28,9 +30,9 @@ UNREADABLE = "unreadable"
 
 
 def handle_event(services: Services, event: Mapping[str, Any]) -> dict[str, Any]:
-    """Handle an event of EventBridge about an instance; one that cannot be read changes nothing.
+    """Handle an event of EventBridge about an instance; an unreadable event changes nothing.
 
-    Raising would deliver it again, and it would be no more readable then.
+    An error would only cause another delivery of the same event.
     """
     found = read_event(event)
     if found is None:
@@ -45,33 +47,41 @@ def handle_event(services: Services, event: Mapping[str, Any]) -> dict[str, Any]
 def handle_interruption(
     services: Services, instance_id: str, *, deadline: datetime | None = None
 ) -> dict[str, Any]:
-    """Answer an interruption warning; every step may be repeated by a second delivery.
+    """Handle an interruption warning; every step may be repeated by a second delivery.
 
-    The state machine decides for itself once the attempt has reported. What is launched here, it
-    adopts; and if it decides otherwise, FinishRun ends it. `deadline` is that of a warning which
-    the instance metadata do not show: then only the command lets the agent know.
+    The state machine decides for itself once the attempt has reported. It adopts what is launched
+    here, and if it decides otherwise, FinishRun ends it. `deadline` is that of a warning which the
+    instance metadata do not show: then only the command informs the agent.
     """
     found = _find(services, instance_id)
     if found is None:
         return {"status": NOT_OURS}
-    run, attempt, pool = found
+    run, attempt, node = found
     known = {"run_id": run.run_id, "attempt": attempt.number}
-    # Late or twice: the state machine has gone on, and what follows is its business.
+    # Late or delivered again: the state machine is ahead, and decides what follows.
     if attempt.stage is AttemptStage.ENDED or run.ended is not None:
         return {**known, "status": ALREADY_ENDED}
-    services.ledger.note_notice(run.run_id, attempt.number, now=services.clock.now())
+    services.ledger.record_notice(node.node_id, now=services.clock.now())
+    consequence = on_node_loss(attempt, attempt.nodes, node, loss=Loss.ANNOUNCED)
     try:
-        status = _relaunch(services, run, attempt, pool)
+        status = _relaunch(services, run, attempt, node)
     finally:
-        # Whatever became of the launch. Not before it: the replacement's boot is the longer wait.
-        # The agent watches the instance metadata too, so after a spot notice a command that misses
-        # it costs nothing.
-        reached = services.commands.send(instance_id, "drain", deadline=deadline)
-    return {**known, "status": status, "agent_reached": reached}
+        # Whatever the launch came to, and not before it: the boot of the replacement takes longer.
+        # The agent watches the instance metadata, too, so after a spot notice a command that does
+        # not reach it costs nothing.
+        reached = {
+            drained.instance_id: services.commands.send(
+                drained.instance_id,
+                "drain",
+                deadline=deadline if drained.rank == node.rank else None,
+            )
+            for drained in consequence.drain
+        }
+    return {**known, "status": status, "agent_reached": reached[instance_id]}
 
 
 def handle_rebalance(services: Services, instance_id: str) -> dict[str, Any]:
-    """Answer a rebalance recommendation: no deadline, so only ask for a checkpoint."""
+    """Handle a rebalance recommendation: it has no deadline, so only ask for a checkpoint."""
     found = _find(services, instance_id)
     if found is None:
         return {"status": NOT_OURS}
@@ -83,20 +93,22 @@ def handle_rebalance(services: Services, instance_id: str) -> dict[str, Any]:
     return {**known, "status": ASKED if reached else AGENT_NOT_THERE}
 
 
-def _find(services: Services, instance_id: str) -> tuple[Run, Attempt, Pool | None] | None:
-    """Look the instance up; the rule cannot tell ours from anyone else's in the account."""
-    found = find_owner(services, instance_id)
+def _find(services: Services, instance_id: str) -> tuple[Run, Attempt, Node] | None:
+    """Look the instance up; the rule matches every instance of the account."""
+    found = find_node(services, instance_id)
     run = services.ledger.find_run(found[0].run_id) if found else None
     return None if found is None or run is None else (run, *found)
 
 
-def _relaunch(services: Services, run: Run, attempt: Attempt, pool: Pool | None) -> str:
+def _relaunch(services: Services, run: Run, attempt: Attempt, node: Node) -> str:
     now = services.clock.now()
-    if pool is not None:
-        # First, so that the replacement is not asked of the pool that is taking this one.
-        services.ledger.cool_pool(pool, until=now + AFTER_A_RECLAIM)
+    if node.pool:
+        # First, so that the replacement is not requested from the pool that is taking this one.
+        services.ledger.cool_pool(Pool.parse(node.pool), until=now + AFTER_A_RECLAIM)
     attempts = [
-        known for known in services.ledger.attempts(run.run_id) if known.number <= attempt.number
+        earlier
+        for earlier in services.ledger.attempts(run.run_id)
+        if earlier.number <= attempt.number
     ]
     policy = policy_of(run.request.kind)
     interrupted = Outcome(kind=OutcomeKind.INTERRUPTED)

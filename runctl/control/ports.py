@@ -1,4 +1,4 @@
-"""What the control functions need of the world; `runctl.aws` implements it."""
+"""The ports of the control functions; `runctl.aws` implements them."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
+from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
@@ -15,7 +16,7 @@ from runctl.model.run import Attempt, Existing, Launched, Run
 
 
 class Clock(Protocol):
-    """Where the time comes from."""
+    """The source of the time."""
 
     def now(self) -> datetime:
         """Return the aware current instant, in UTC."""
@@ -23,7 +24,7 @@ class Clock(Protocol):
 
 
 class Ledger(AgentLedger, Protocol):
-    """The one memory of runs; every move is a conditional write, every read is consistent.
+    """The state of all runs; every move is a conditional write, every read is consistent.
 
     Throttling is retried inside; TransientError when that did not help. Every write may be repeated
     with the same arguments: when an answer was lost, the caller asks again.
@@ -38,7 +39,7 @@ class Ledger(AgentLedger, Protocol):
         ...
 
     def list_unsettled_runs(self) -> list[str]:
-        """Return the ids of all runs without an end, or with one that was not told.
+        """Return the ids of all runs without an end, or whose end was not announced.
 
         Eventually consistent.
         """
@@ -83,7 +84,7 @@ class Ledger(AgentLedger, Protocol):
     ) -> Run:
         """Set the run's end unless it has one; return what the ledger holds.
 
-        With `execution_arn` only while that execution has the run: a late event of an earlier
+        With `execution_arn`, only while that execution has the run: a late event of an earlier
         execution must not end what a later one continued.
         """
         ...
@@ -100,10 +101,11 @@ class Ledger(AgentLedger, Protocol):
         launch_try: int,
         source: Launched | Existing,
         now: datetime,
+        count: int = 1,
     ) -> Attempt:
-        """Record where the machine of a try comes from unless that try is on record.
+        """Record the source of `count` machines for a launch try, unless that try is recorded.
 
-        Returns what the ledger holds, so that whoever comes second replays the first one's request.
+        Returns what the ledger holds, so that a second caller replays the request of the first.
         Raises RunEndedError when the run has ended.
         """
         ...
@@ -111,10 +113,11 @@ class Ledger(AgentLedger, Protocol):
     def record_launch(
         self, run_id: str, number: int, *, instance_ids: Sequence[str], pool: str, now: datetime
     ) -> Attempt:
-        """Store the attempt's instances and, for each, whose it is, unless it has some or ended.
+        """Store the instances of the attempt's nodes by rank, unless it has some or ended.
 
-        Returns what the ledger holds: the caller terminates what it launched and does not find
-        there. Raises RunEndedError when the run has ended meanwhile: the caller terminates them.
+        For each instance its node is stored, too. Returns what the ledger holds: the caller
+        terminates what it launched and does not find there. Raises RunEndedError when the run has
+        ended meanwhile: the caller terminates them.
         """
         ...
 
@@ -125,15 +128,15 @@ class Ledger(AgentLedger, Protocol):
         *,
         instance_id: str,
         pool: str,
-        instead_of: tuple[str, int] | None,
+        instead_of: NodeId | None,
         now: datetime,
     ) -> Attempt:
-        """Give the attempt a machine that was there before it, unless it has one or ended.
+        """Give the attempt an existing instance, unless it has one or ended.
 
-        Only while nobody has the machine, or `instead_of`, whose attempt has ended: two runs on one
-        machine would take each other's processor, folder and agent. Returns what the ledger holds;
-        an attempt that is still launching did not get it. Raises RunEndedError when the run has
-        ended meanwhile.
+        Only while no attempt has the machine, or that of `instead_of` has it, which has ended: two
+        runs on one machine would compete for its processor, folder and agent. Returns what the
+        ledger holds; an attempt that is still launching did not get it. Raises RunEndedError when
+        the run has ended meanwhile.
         """
         ...
 
@@ -159,12 +162,16 @@ class Ledger(AgentLedger, Protocol):
         """
         ...
 
-    def find_instance(self, instance_id: str) -> tuple[str, int] | None:
-        """Return (run_id, attempt number) of an instance, or None when it is not ours."""
+    def record_gone(self, node: NodeId) -> None:
+        """Record that the instance of a node is stopped or terminated."""
+        ...
+
+    def find_instance(self, instance_id: str) -> NodeId | None:
+        """Return the node on an instance, or None for an instance that is not ours."""
         ...
 
     def cool_pool(self, pool: Pool, *, until: datetime) -> None:
-        """Remember that a pool refused or reclaimed us; the later `until` wins."""
+        """Record that a pool refused or reclaimed a machine; the later `until` wins."""
         ...
 
     def cooling_pools(self, pools: Sequence[Pool], *, now: datetime) -> dict[Pool, datetime]:
@@ -173,11 +180,11 @@ class Ledger(AgentLedger, Protocol):
 
 
 class Fleet(Protocol):
-    """EC2, as far as we use it. Throttling is retried inside, then TransientError."""
+    """The part of EC2 that we use. Throttling is retried inside, then TransientError."""
 
     @property
     def own_images(self) -> Set[MachineKind]:
-        """The kinds of machines for which the deployment has an image of its owner's."""
+        """The kinds of machines for which the deployment's owner provides the image."""
         ...
 
     def zones(self) -> tuple[str, ...]:
@@ -185,9 +192,9 @@ class Fleet(Protocol):
         ...
 
     def build_request(
-        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool]
+        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool], count: int = 1
     ) -> str:
-        """Return the exact CreateFleet request (JSON) for one instance of any of `pools`."""
+        """Return the exact CreateFleet request (JSON) for `count` instances, all or none."""
         ...
 
     def launch(self, request: str) -> LaunchResult:
@@ -199,7 +206,7 @@ class Fleet(Protocol):
         ...
 
     def describe(self, instance_ids: Sequence[str]) -> list[Machine]:
-        """Return the machines that EC2 knows; one that is missing may only be too new."""
+        """Return the machines that EC2 knows; a missing one may be too new."""
         ...
 
     def statuses(self, instance_ids: Sequence[str]) -> list[MachineStatus]:
@@ -207,11 +214,11 @@ class Fleet(Protocol):
         ...
 
     def find_by_run(self, run_id: str) -> list[Machine]:
-        """Return the machines tagged with the run that are neither terminated nor on their way."""
+        """Return the machines tagged with the run that are not shut down or shutting down."""
         ...
 
     def find_all(self) -> list[Machine]:
-        """Return those of all runs of this deployment, and of no other one beside it."""
+        """Return the machines of this deployment, and of no other in the account."""
         ...
 
     def terminate(self, instance_ids: Sequence[str]) -> None:
@@ -219,22 +226,22 @@ class Fleet(Protocol):
         ...
 
     def find_fleets(self) -> list[InstantFleet]:
-        """Return this deployment's fleets, the deleted ones that EC2 still shows too."""
+        """Return this deployment's fleets, including the deleted ones that EC2 still shows."""
         ...
 
     def delete_fleets(self, fleet_ids: Iterable[str]) -> dict[str, str]:
-        """Delete fleets, with whatever lives in them; return why not, for each that was not."""
+        """Delete fleets and what is left in them; return the reasons of those that were not."""
         ...
 
 
 class Quotas(Protocol):
     """The account's quotas, looked up after EC2 refused a launch because of one.
 
-    What cannot be read, for want of a permission, of the service or of the quota, is left out.
+    What cannot be read, for lack of a permission, the service or the quota, is omitted.
     """
 
     def region(self) -> str:
-        """Return the region, which each quota holds for."""
+        """Return the region, to which each quota applies."""
         ...
 
     def allowed(self, quota: VcpuQuota) -> int | None:
@@ -242,7 +249,7 @@ class Quotas(Protocol):
         ...
 
     def vcpus(self, instance_types: Sequence[str]) -> dict[str, int]:
-        """Return how many vCPUs an instance of each type has, of those that EC2 knows."""
+        """Return the number of vCPUs of each instance type that EC2 knows."""
         ...
 
 
@@ -255,7 +262,7 @@ class Prices(Protocol):
 
 
 class Commands(Protocol):
-    """Asking the agent on an instance over SSM."""
+    """Requests to the agent on an instance, over SSM."""
 
     def send(self, instance_id: str, action: str, *, deadline: datetime | None = None) -> bool:
         """Ask for `drain`, `checkpoint` or `stop`; False when the SSM agent is not there (yet).
@@ -267,10 +274,10 @@ class Commands(Protocol):
     def start(self, instance_id: str, *, run_id: str, attempt: int, is_tagged: bool) -> bool:
         """Start the agent for an attempt on an existing instance; False when SSM does not reach it.
 
-        `is_tagged` says that the machine has the tag by which its owner lets us command it.
+        `is_tagged` says that the machine has the tag by which its owner permits commands.
 
-        May be repeated: an agent that works on that attempt already is left alone. Raises
-        RefusedError when its owner has not tagged it for us, or when it failed to start, with why.
+        May be repeated: an agent that already works on that attempt is left alone. Raises
+        RefusedError, with the reason, when the tag is missing or the agent failed to start.
         """
         ...
 
@@ -296,10 +303,10 @@ class Workflow(Protocol):
 
 
 class Objects(Protocol):
-    """S3, as far as the control functions look at it."""
+    """The part of S3 that the control functions use."""
 
     def problem_with(self, uri: str) -> str | None:
-        """Say why the agent will not be able to read an s3:// object, with the cure, or None."""
+        """Say why the agent cannot read an s3:// object, with the remedy, or return None."""
         ...
 
     def uri(self, key: str) -> str:
@@ -308,10 +315,10 @@ class Objects(Protocol):
 
 
 class Notices(Protocol):
-    """The topic that tells people about runs."""
+    """The topic for messages about runs."""
 
     def publish(self, *, subject: str, body: str) -> None:
-        """Send one message to whoever has subscribed; a repeated call sends it again."""
+        """Send one message to all subscribers; a repeated call sends it again."""
         ...
 
 
@@ -325,7 +332,7 @@ class Services(Protocol):
 
     @property
     def ledger(self) -> Ledger:
-        """The memory of runs."""
+        """The state of all runs."""
         ...
 
     @property

@@ -1,12 +1,13 @@
-"""Sweep: make up for events that were lost; ledger, executions and machines agree afterwards."""
+"""Sweep: makes up for lost events, so that ledger, executions and machines agree."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from runctl.control.check_machines import check_machines
 from runctl.control.clean_up import clean_up
+from runctl.control.instance_lookup import machines_by_run
 from runctl.control.ports import Services
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine
@@ -15,38 +16,38 @@ from runctl.policy.sweeping import is_abandoned, is_left_over, is_spent
 
 logger = logging.getLogger(__name__)
 
-
 FLEETS = "fleets"
 CHECKS = "status checks"
 
 
 def sweep(services: Services) -> dict[str, Any]:
-    """Clean up after executions that ended unseen, end machines that nobody wants, empty the books.
+    """Clean up after executions that ended unnoticed, end unwanted machines, delete spent fleets.
 
-    The machines of live attempts are looked at too: EC2's status checks tell of those that failed.
+    The status checks of live attempts' machines are examined, too.
 
-    Safe to repeat and beside everything else. One run that cannot be looked after, for whatever
-    reason, is told of and does not keep the others from it; the same holds for the fleets.
+    Safe to repeat, and to run concurrently with everything else. A run that cannot be swept, for
+    whatever reason, is returned under `failed` and does not keep the others from it; the same holds
+    for the fleets.
     """
     failed: list[str] = []
     unsettled = services.ledger.list_unsettled_runs()
     cleaned = [
         run_id
         for run_id in unsettled
-        if _tried(failed, run_id, partial(end_abandoned, services, run_id))
+        if _try(failed, run_id, partial(end_abandoned, services, run_id))
     ]
     for run_id in unsettled:
-        _tried(failed, run_id, partial(services.ledger.refresh_summary, run_id))
-    checked = _tried(
-        failed, CHECKS, lambda: check_machines(services, unsettled, partial(_tried, failed))
+        _try(failed, run_id, partial(services.ledger.refresh_summary, run_id))
+    checked = _try(
+        failed, CHECKS, lambda: check_machines(services, unsettled, partial(_try, failed))
     )
     machines = services.fleet.find_all()
     terminated: list[str] = []
     for run_id, its_machines in machines_by_run(services, machines).items():
-        ended = _tried(failed, run_id, partial(_end_left_over, services, run_id, its_machines))
+        ended = _try(failed, run_id, partial(_end_left_over, services, run_id, its_machines))
         terminated += ended or []
-    # Last: what was terminated just now keeps its fleet until a later sweep has seen it gone.
-    deleted = _tried(failed, FLEETS, partial(_delete_spent, services, failed)) or []
+    # A machine that was terminated just now keeps its fleet until a later sweep finds it gone.
+    deleted = _try(failed, FLEETS, partial(_delete_spent, services, failed)) or []
     return {
         "runs": len(unsettled),
         "machines": len(machines),
@@ -61,7 +62,7 @@ def sweep(services: Services) -> dict[str, Any]:
 def left_over_machines(
     services: Services, run_id: str, machines: Iterable[Machine]
 ) -> list[Machine]:
-    """Return those of a run's machines that nobody wants and that we may end."""
+    """Return the machines of a run that are not wanted any more and may be terminated."""
     run = services.ledger.find_run(run_id) if run_id else None
     attempts = services.ledger.attempts(run_id) if run_id else []
     now = services.clock.now()
@@ -70,11 +71,11 @@ def left_over_machines(
 
 def spent_fleets(services: Services) -> list[InstantFleet]:
     """Return the fleets that hold nothing any more."""
-    found = [known for known in services.fleet.find_fleets() if not known.is_deleted]
+    found = [fleet for fleet in services.fleet.find_fleets() if not fleet.is_deleted]
     ids = [instance_id for fleet in found for instance_id in fleet.instance_ids]
     states = {machine.instance_id: machine.state for machine in services.fleet.describe(ids)}
     now = services.clock.now()
-    # Without the ledger first, which costs a query a run, and only then with it.
+    # The ledger costs a query for each run, so only for fleets that are spent without it.
     likely = [fleet for fleet in found if is_spent(fleet, states, (), now=now)]
     runs = {fleet.run_id for fleet in likely if set(fleet.instance_ids) - set(states)}
     attempts = {run_id: services.ledger.attempts(run_id) for run_id in runs}
@@ -85,24 +86,12 @@ def spent_fleets(services: Services) -> list[InstantFleet]:
     ]
 
 
-def machines_by_run(services: Services, machines: Sequence[Machine]) -> dict[str, list[Machine]]:
-    """Sort machines by their run, which a tag names or, for an existing one, the ledger."""
-    by_run: dict[str, list[Machine]] = {}
-    for machine in machines:
-        run_id = machine.run_id
-        if not run_id and (owner := services.ledger.find_instance(machine.instance_id)):
-            run_id = owner[0]
-        by_run.setdefault(run_id, []).append(machine)
-    return by_run
-
-
 def find_abandoned(services: Services, run_id: str) -> tuple[Run, str] | None:
-    """Return the run and its execution's status if nobody else will do what is to be done for it.
+    """Return the run and its execution's status if nothing else will clean up after it.
 
-    Its execution ended without anybody hearing of it, or whoever heard of it did not come to the
-    end of it.
+    Its execution ended unnoticed, or the clean-up that followed did not finish.
     """
-    # The list came from an index, which may be behind.
+    # The list is from an index, which may be behind.
     run = services.ledger.find_run(run_id)
     if run is None or run.is_settled:
         return None
@@ -111,7 +100,7 @@ def find_abandoned(services: Services, run_id: str) -> tuple[Run, str] | None:
 
 
 def end_abandoned(services: Services, run_id: str) -> bool:
-    """Clean up after the run's execution if nobody else will; whether that was so."""
+    """Clean up after the run's execution if nothing else will; return whether it did."""
     abandoned = find_abandoned(services, run_id)
     if abandoned is None:
         return False
@@ -121,7 +110,7 @@ def end_abandoned(services: Services, run_id: str) -> bool:
         execution_arn=run.execution_arn,
         name=run.execution,
         status=status or "UNKNOWN",
-        cause="" if status else "the execution ended unseen",
+        cause="" if status else "the execution ended unnoticed",
     )
     return True
 
@@ -138,14 +127,14 @@ def _end_left_over(services: Services, run_id: str, machines: list[Machine]) -> 
 def _delete_spent(services: Services, failed: list[str]) -> list[str]:
     spent = [fleet.fleet_id for fleet in spent_fleets(services)]
     refused = services.fleet.delete_fleets(spent) if spent else {}
-    for fleet_id, why in refused.items():
-        logger.warning("the fleet %s could not be deleted: %s", fleet_id, why)
+    for fleet_id, reason in refused.items():
+        logger.warning("the fleet %s could not be deleted: %s", fleet_id, reason)
     if refused:
         failed.append(FLEETS)
     return [fleet_id for fleet_id in spent if fleet_id not in refused]
 
 
-def _tried(failed: list[str], what: str, act: Callable[[], Any]) -> Any:
+def _try(failed: list[str], what: str, act: Callable[[], Any]) -> Any:
     try:
         return act()
     except Exception:

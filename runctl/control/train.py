@@ -1,4 +1,4 @@
-"""Train: hand the task token to the attempt, whose agent waits for it."""
+"""Train: gives the task token to the attempt, whose agent waits for it."""
 
 from runctl.control.ports import Services
 from runctl.control.results import TrainReport, TrainStart, TrainStatus

@@ -1,27 +1,28 @@
-"""The first attempt of a run on a machine that was there before it."""
+"""The first attempt of a run on an existing instance."""
 
 from runctl.control.ports import Services
 from runctl.model.errors import RefusedError, TransientError
 from runctl.model.identity import EXISTING_TAG
 from runctl.model.machine import Machine
+from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage, Existing, Run
 
-# What an owner looks at when a machine cannot be commanded; the guide says how.
+# What the owner has to check when a machine cannot be commanded; the guide says how.
 NOT_REGISTERED = (
-    "its SSM agent is not registered: look whether the machine runs, has the SSM agent, reaches "
-    "SSM over the network, and has an instance profile whose role lets it register"
+    "its SSM agent is not registered: check that the machine runs, has the SSM agent, reaches SSM "
+    "over the network, and has an instance profile whose role permits it to register"
 )
 
 
 def use_existing_instance(
     services: Services, run: Run, number: int
 ) -> tuple[Attempt, Outcome | None]:
-    """Give attempt `number` the machine that the request names; with why not, if that failed.
+    """Give attempt `number` the machine that the request names; return the failure, if any, too.
 
     May be repeated at any point: the attempt is on record before the agent is started, and starting
     it twice does nothing. Raises TransientError while EC2 or SSM does not know the machine, which
-    may only be too new.
+    may be too new.
     """
     instance_id = run.request.resources.instance_id
     attempt = services.ledger.open_attempt(
@@ -37,7 +38,7 @@ def use_existing_instance(
             return attempt, _failed(f"{instance_id} {problem}")
         attempt = _assign(services, attempt, machine)
         if attempt.stage is AttemptStage.LAUNCHING:
-            return attempt, _failed(_tell_owner(services, instance_id))
+            return attempt, _failed(_describe_owner(services, instance_id))
     if attempt.ended is None and attempt.heartbeat_at is None:
         try:
             reached = services.commands.start(
@@ -54,13 +55,13 @@ def use_existing_instance(
 
 
 def problem_with(machine: Machine) -> str:
-    """Say why no run can begin on a machine, with the cure; empty when one can."""
+    """Say why a run cannot begin on a machine, with the remedy; empty when it can."""
     if machine.is_foreign:
         return "was launched by another deployment of this account; use it from there"
     if machine.run_id:
         return (
             f"was launched for the run {machine.run_id} and ends with it; "
-            "make one that stays with `runctl aws create`"
+            "create one that stays with `runctl aws create`"
         )
     if machine.state == "stopped":
         return "is stopped; start it, and try again"
@@ -74,15 +75,15 @@ def _find(services: Services, instance_id: str) -> Machine:
     if not found:
         # DescribeInstances is eventually consistent; the caller limits the retries.
         raise TransientError(
-            f"EC2 knows no {instance_id} in this account and region; if it was launched just now, "
-            "waiting helps"
+            f"EC2 does not know {instance_id} in this account and region; if it was launched just "
+            "now, try again in a minute"
         )
     return found[0]
 
 
 def _assign(services: Services, attempt: Attempt, machine: Machine) -> Attempt:
     instead_of = services.ledger.find_instance(machine.instance_id)
-    if instead_of is not None and not _has_ended(services, *instead_of):
+    if instead_of is not None and not _has_ended(services, instead_of):
         instead_of = None
     return services.ledger.record_existing_instance(
         attempt.run_id,
@@ -94,20 +95,19 @@ def _assign(services: Services, attempt: Attempt, machine: Machine) -> Attempt:
     )
 
 
-def _has_ended(services: Services, run_id: str, number: int) -> bool:
-    run = services.ledger.find_run(run_id)
-    attempt = services.ledger.find_attempt(run_id, number)
+def _has_ended(services: Services, node: NodeId) -> bool:
+    run = services.ledger.find_run(node.run_id)
+    attempt = services.ledger.find_attempt(node.run_id, node.attempt)
     return run is None or run.ended is not None or attempt is None or attempt.ended is not None
 
 
-def _tell_owner(services: Services, instance_id: str) -> str:
+def _describe_owner(services: Services, instance_id: str) -> str:
     owner = services.ledger.find_instance(instance_id)
     if owner is None:
         return f"{instance_id} could not be assigned to the run; try again"
-    run_id, number = owner
     return (
-        f"{instance_id} works on attempt {number} of the run {run_id}; wait for its end, stop it "
-        f"with `runctl stop {run_id}`, or name another machine"
+        f"{instance_id} runs attempt {owner.attempt} of {owner.run_id}; wait for its end, stop the "
+        f"run with `runctl stop {owner.run_id}`, or name another instance"
     )
 
 

@@ -17,6 +17,7 @@ from runctl.model.identity import (
     DEFAULT_DEPLOYMENT,
     DEPLOYMENT_TAG,
     RUN_TAG,
+    agent_log_stream,
     log_stream,
     output_prefix,
 )
@@ -165,11 +166,11 @@ class Testbed(AwsServices):
 
     def log(self, run_id: str, attempt: int) -> list[str]:
         """Return the trainer's output in an attempt."""
-        return list(self._lines(log_stream(run_id, attempt)))
+        return list(self._lines(log_stream(run_id, attempt, 0)))
 
     def agent_log(self, run_id: str, attempt: int) -> list[str]:
         """Return the agent's log of an attempt."""
-        return list(self._lines(f"{log_stream(run_id, attempt)}-agent"))
+        return list(self._lines(agent_log_stream(log_stream(run_id, attempt, 0))))
 
     def _lines(self, stream: str) -> Iterator[str]:
         position = ""

@@ -1,11 +1,11 @@
-"""What agents need of the ledger, which the control functions need too; a port, not a value."""
+"""The part of the ledger that agents use, which the control functions use too: a port."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
+from runctl.model.node import NodeId, NodeProgress
 from runctl.model.run import Attempt, Run
-from runctl.model.saving import Saving
 
 
 class AgentLedger(Protocol):
@@ -19,15 +19,15 @@ class AgentLedger(Protocol):
         ...
 
     def find_attempt(self, run_id: str, number: int) -> Attempt | None:
-        """Return the attempt, or None."""
+        """Return the attempt with its nodes, or None."""
         ...
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """Return all attempts in the order of their numbers."""
         ...
 
-    def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
-        """Record that the interruption is known; True for whoever was first."""
+    def record_notice(self, node: NodeId, *, now: datetime) -> bool:
+        """Record that the interruption of a node is known; return True for the first record."""
         ...
 
     def commit_checkpoint(
@@ -44,45 +44,31 @@ class AgentLedger(Protocol):
         """Move the newest pointer to a manifest that is already stored.
 
         `progressed` says whether the attempt has made progress with it, or before. Refused with
-        FencedError unless `number` has the fence. The pointer follows the fence to a lower step
-        too: an attempt that had to fall back, or did not resume, starts below the one before.
+        FencedError unless `number` has the fence. The pointer follows the fence to a lower step,
+        too: an attempt that had to fall back, or did not resume, starts below the previous one.
         """
         ...
 
     def mark_suspect(self, run_id: str, number: int, key: str) -> None:
-        """Mark the checkpoint of that manifest as one that a trainer died from.
+        """Mark the checkpoint of the manifest `key` as suspect: a trainer died from it.
 
         Like the two below, refused with FencedError unless `number` has the fence.
         """
         ...
 
     def clear_suspects(self, run_id: str, number: int, keys: Iterable[str]) -> None:
-        """Take such marks back."""
+        """Remove such marks."""
         ...
 
     def mark_proven(self, run_id: str, number: int, key: str) -> None:
-        """Mark a checkpoint as the last one that a trainer continued from, and suspect no more."""
+        """Mark a checkpoint as the last that a trainer continued from, and as suspect no more."""
         ...
 
-    def record_progress(
-        self,
-        run_id: str,
-        number: int,
-        *,
-        phase: str,
-        now: datetime,
-        resume_step: int | None = None,
-        resume_save: int | None = None,
-        step: int | None = None,
-        metrics: Mapping[str, float] | None = None,
-        timeline: Mapping[str, datetime] | None = None,
-        saving: Saving | None = None,
-        warning: str = "",
-    ) -> None:
-        """Store the agent's heartbeat: its phase (boot, environment, restore, train, drain, …).
+    def record_progress(self, node: NodeId, progress: NodeProgress, *, now: datetime) -> None:
+        """Store the heartbeat of a node's agent.
 
         Refused with FencedError once a higher attempt has the fence; an attempt that waits for its
-        token has none yet and may tell of its preparations. `timeline` is merged, `metrics` and
-        `saving` replace the ones before.
+        token has none yet, and may report its preparations. The timeline is merged with the stored
+        one; the other values replace those stored, except where they are not known.
         """
         ...

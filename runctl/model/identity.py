@@ -1,4 +1,4 @@
-"""How runs, attempts, executions, objects and items are named."""
+"""Names of runs, attempts, nodes, executions, objects and items."""
 
 import hashlib
 import re
@@ -15,9 +15,9 @@ ATTEMPT_TAG = "runctl:attempt"
 # Which deployment launched it: an account and region may have several, with runs of the same name.
 DEPLOYMENT_TAG = "runctl:deployment"
 DEFAULT_DEPLOYMENT = "runctl"
-# Until when a machine that somebody asked for lives without a run; an ISO 8601 instant with a zone.
+# Until when a machine that a person launched is kept without a run: ISO 8601, with a zone.
 KEEP_ALIVE_TAG = "runctl:keep-alive-until"
-# On a machine that was there before the run: its owner lets runctl send it commands.
+# On a machine that existed before the run: its owner permits runctl to send it commands.
 EXISTING_TAG = "runctl:lent"
 
 
@@ -25,8 +25,8 @@ def check_deployment_name(name: str) -> str:
     """Return a deployment's name, or raise SettingsError."""
     if not DEPLOYMENT_NAME.fullmatch(name):
         raise SettingsError(
-            f"RUNCTL_DEPLOYMENT: {name!r} is not the name of a deployment: a lower-case letter, "
-            "then at most 19 lower-case letters, digits and '-' (default: runctl)"
+            f"RUNCTL_DEPLOYMENT: {name!r} is not a valid name: use a lower-case letter, then "
+            "at most 19 lower-case letters, digits and '-' (default: runctl)"
         )
     return name
 
@@ -34,7 +34,7 @@ def check_deployment_name(name: str) -> str:
 def continuation_name(run_id: str, number: int) -> str:
     """Return the name of execution `number` (2 and up) of a run.
 
-    A closed execution's name stays taken for 90 days, so each needs its own.
+    The name of an execution that ended stays reserved for 90 days, so each needs its own.
     """
     return f"{run_id}-r{number}"
 
@@ -42,17 +42,17 @@ def continuation_name(run_id: str, number: int) -> str:
 def client_token(*, deployment: str, run_id: str, attempt: int, launch_try: int) -> str:
     """Return the idempotency token of one CreateFleet request: 64 ASCII characters.
 
-    EC2 knows tokens by account and region, where another deployment may have a run of this name.
+    Tokens belong to an account and region, where another deployment may have a run of this name.
     """
-    named = f"{deployment}\0{run_id}\0{attempt}\0{launch_try}"
-    return hashlib.sha256(named.encode()).hexdigest()
+    text = f"{deployment}\0{run_id}\0{attempt}\0{launch_try}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # S3 keys, below the one bucket.
 
 
 def code_key(sha256: str) -> str:
-    """Return where a packed project lives; its name is its content."""
+    """Return where a packed project is stored, named by its content."""
     return f"code/{sha256}.tar.gz"
 
 
@@ -62,7 +62,7 @@ def environment_key(fingerprint: str) -> str:
 
 
 def run_prefix(run_id: str) -> str:
-    """Return the prefix below which everything of a run lives."""
+    """Return the prefix of all objects of a run."""
     return f"runs/{run_id}/"
 
 
@@ -72,12 +72,12 @@ def versions_key(run_id: str) -> str:
 
 
 def part_key(run_id: str, sha256: str) -> str:
-    """Return where a checkpoint part lives; its name is its content."""
+    """Return where a part of a checkpoint is stored, named by its content."""
     return f"{run_prefix(run_id)}checkpoints/parts/{sha256}"
 
 
 def manifest_key(run_id: str, *, save: int, attempt: int, revision: int = 0) -> str:
-    """Return where the manifest of a checkpoint lives; keys sort by save, attempt, revision.
+    """Return where the manifest of a checkpoint is stored; keys sort by save, attempt, revision.
 
     A manifest is never overwritten: a second one with the same number is its next revision. Older
     versions wrote `{step:012d}-…`, which sorts below.
@@ -92,13 +92,16 @@ def manifest_prefix(run_id: str) -> str:
 
 
 def partial_prefix(run_id: str) -> str:
-    """Return the prefix of the manifests of what unfinished checkpoints left."""
+    """Return the prefix of the manifests of unfinished checkpoints."""
     return f"{run_prefix(run_id)}checkpoints/partial/"
 
 
-def partial_key(run_id: str, attempt: int) -> str:
-    """Return where the manifest of an attempt's unfinished checkpoint lives."""
-    return f"{partial_prefix(run_id)}{attempt:04d}.json"
+def partial_key(run_id: str, attempt: int, rank: int) -> str:
+    """Return where the manifest of a node's unfinished checkpoint is stored.
+
+    Older versions wrote `{attempt:04d}.json`; keys still sort by attempt.
+    """
+    return f"{partial_prefix(run_id)}{_node(attempt, rank)}.json"
 
 
 def output_prefix(run_id: str) -> str:
@@ -106,22 +109,43 @@ def output_prefix(run_id: str) -> str:
     return f"{run_prefix(run_id)}outputs/"
 
 
-def metrics_prefix(run_id: str, attempt: int) -> str:
-    """Return the prefix of an attempt's metric chunks."""
-    return f"{run_prefix(run_id)}metrics/{attempt:04d}/"
+def metrics_prefix(run_id: str, attempt: int, rank: int) -> str:
+    """Return the prefix of a node's metric objects.
+
+    It is below `metrics/{attempt:04d}/`, where older versions wrote them.
+    """
+    return f"{run_prefix(run_id)}metrics/{attempt:04d}/{rank:03d}/"
 
 
-def boot_log_key(run_id: str, attempt: int) -> str:
-    """Return where the agent leaves the log of its own work when an attempt ends."""
-    return f"{run_prefix(run_id)}logs/{attempt:04d}-agent.log"
+def boot_log_key(run_id: str, attempt: int, rank: int) -> str:
+    """Return where the agent of a node stores its log when the attempt ends."""
+    return f"{run_prefix(run_id)}logs/{_node(attempt, rank)}-agent.log"
 
 
-# CloudWatch Logs: one group for all runs, one stream an attempt.
+# CloudWatch Logs: one group for all runs, one stream a node, and one for the log of its agent.
 
 
-def log_stream(run_id: str, attempt: int) -> str:
-    """Return the stream that holds the trainer's output in one attempt."""
-    return f"{run_id}/{attempt:04d}"
+def log_stream(run_id: str, attempt: int, rank: int) -> str:
+    """Return the stream to which the agent of a node sends the trainer's output."""
+    return f"{run_id}/{_node(attempt, rank)}"
+
+
+def log_streams(run_id: str, attempt: int, rank: int) -> tuple[str, ...]:
+    """Return the streams that may hold the trainer's output on a node, the likeliest first.
+
+    Agents of older versions, whose attempts have one machine, name it by the attempt alone.
+    """
+    stream = log_stream(run_id, attempt, rank)
+    return (stream, f"{run_id}/{attempt:04d}") if rank == 0 else (stream,)
+
+
+def agent_log_stream(stream: str) -> str:
+    """Return the stream of the agent's own log, next to that of its trainer."""
+    return f"{stream}-agent"
+
+
+def _node(attempt: int, rank: int) -> str:
+    return f"{attempt:04d}-{rank:03d}"
 
 
 # Ledger keys. One table: `pk`, `sk`.
@@ -132,18 +156,26 @@ def run_key(run_id: str) -> dict[str, str]:
     return {"pk": f"RUN#{run_id}", "sk": "RUN"}
 
 
+ATTEMPTS = "ATTEMPT#"  # the sort keys of a run's attempts, and of their nodes, begin so
+
+
 def attempt_key(run_id: str, attempt: int) -> dict[str, str]:
     """Return the key of an attempt's item; attempts sort by number."""
-    return {"pk": f"RUN#{run_id}", "sk": f"ATTEMPT#{attempt:04d}"}
+    return {"pk": f"RUN#{run_id}", "sk": f"{ATTEMPTS}{attempt:04d}"}
+
+
+def node_key(run_id: str, attempt: int, rank: int) -> dict[str, str]:
+    """Return the key of a node's item; nodes follow their attempt, in the order of their ranks."""
+    return {"pk": f"RUN#{run_id}", "sk": f"{attempt_key(run_id, attempt)['sk']}#NODE#{rank:03d}"}
 
 
 def execution_key(name: str) -> dict[str, str]:
-    """Return the key of the item that says which run an execution belongs to."""
+    """Return the key of the item that names the run of an execution."""
     return {"pk": f"EXECUTION#{name}", "sk": "EXECUTION"}
 
 
 def instance_key(instance_id: str) -> dict[str, str]:
-    """Return the key of the item that says whose an instance is."""
+    """Return the key of the item that names the node on an instance."""
     return {"pk": f"INSTANCE#{instance_id}", "sk": "INSTANCE"}
 
 

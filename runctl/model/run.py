@@ -1,11 +1,12 @@
-"""A run and its attempts, as the ledger remembers them."""
+"""Runs and attempts, as the ledger stores them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
 from runctl.model.errors import RunEndedError
+from runctl.model.node import Node, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.request import RunRequest
 from runctl.model.saving import Saving
@@ -38,16 +39,15 @@ class Run:
     `fence` is the highest attempt that was given a task token: a commit, heartbeat or report of a
     lower one is refused. `newest` is the manifest key of the newest whole checkpoint, `step` its
     step (None when its files do not say), `save` its number and `committed_at` when it became the
-    newest. `save` counts the commits of the whole run and never goes back; 0 stands for a run that
+    newest. `save` counts the commits of the whole run and never goes back; it is 0 for a run that
     only an older version has saved. `best_step` is the highest step ever committed,
     `progressed_attempt` the last attempt that made progress, `proven` the key of the newest
     manifest that a trainer continued from, and `suspects` are the keys of manifests from which a
-    trainer died. `execution` is the name of the run's current
-    execution, the `executions`-th of the run, whose attempts begin with `first_attempt`;
-    `ancestors` are the ARNs of executions that handed the run on to it and wait for its end.
-    `ended` holds the final status; None while the run may still move. `notified_end` is the
-    `ended_at` that people were notified of. `summary` is None for a run that an earlier version
-    stored.
+    trainer died. `execution` is the name of the run's current execution, `executions` counts them,
+    and `first_attempt` is the first attempt of the current one; `ancestors` are the ARNs of
+    executions that continued in it and wait for its end. `ended` holds the final status; None while
+    the run may still move. `notified_end` is the `ended_at` that people were notified of. `summary`
+    is None for a run that an earlier version stored.
     """
 
     run_id: str
@@ -108,16 +108,11 @@ class Existing:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One try at a run, on one instance.
+    """One try at a run: the aggregate of its nodes, which is one node today.
 
     `token` is the Step Functions task token, whose only home is the ledger. `source` says where its
-    machine comes from. `ended` is set once and never changed.
-    `resume_save` is the number of the save it started from, None for the very beginning, and
-    `resume_step` its step, None when that is not known either; `progress_step` is the last step
-    that the trainer reported, committed or not.
-    `timeline` has the instants that the agent saw: detected, sigterm, exited, committed, booted,
-    restored, started, first_step. `noticed_at` is when the interruption notice became known, by
-    whichever detector.
+    machines come from. `ended` is set once and never changed. `nodes` are in the order of their
+    ranks. What people see of an attempt is what its lead reports.
     """
 
     run_id: str
@@ -125,28 +120,97 @@ class Attempt:
     stage: AttemptStage
     launch_try: int = 1
     source: Launched | Existing = Launched()
-    instance_ids: tuple[str, ...] = ()
-    pool: str = ""
     token: str = ""
     launched_at: datetime | None = None
     running_at: datetime | None = None
-    heartbeat_at: datetime | None = None
-    noticed_at: datetime | None = None
     ended_at: datetime | None = None
-    phase: str = ""
-    resume_step: int | None = None
-    resume_save: int | None = None
-    progress_step: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    timeline: dict[str, datetime] = field(default_factory=dict)
-    saving: Saving | None = None
-    warning: str = ""
     ended: Outcome | None = None
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def lead(self) -> Node | None:
+        """The node that acts for the attempt: the lowest rank whose machine is not gone."""
+        present = (node for node in self.nodes if node.stage is not NodeStage.GONE)
+        return next(present, self.nodes[0] if self.nodes else None)
+
+    def node_of(self, instance_id: str) -> Node | None:
+        """Return the node on an instance, None where that is not a machine of the attempt."""
+        return next((node for node in self.nodes if node.instance_id == instance_id), None)
+
+    def noticed_at_on(self, instance_id: str) -> datetime | None:
+        """Return when the notice of an instance became known; of an unrecorded one, any notice."""
+        node = self.node_of(instance_id)
+        return self.noticed_at if node is None else node.noticed_at
+
+    @property
+    def instance_ids(self) -> tuple[str, ...]:
+        """The instances of its nodes that are known."""
+        return tuple(node.instance_id for node in self.nodes if node.instance_id)
 
     @property
     def was_launched(self) -> bool:
         """Whether machines were ever running for it."""
         return bool(self.instance_ids)
+
+    @property
+    def pool(self) -> str:
+        """The capacity pool of its lead."""
+        return self.lead.pool if self.lead else ""
+
+    @property
+    def heartbeat_at(self) -> datetime | None:
+        """When an agent of it was last heard of."""
+        return max((node.heartbeat_at for node in self.nodes if node.heartbeat_at), default=None)
+
+    @property
+    def noticed_at(self) -> datetime | None:
+        """When the first interruption notice of one of its nodes became known."""
+        return min((node.noticed_at for node in self.nodes if node.noticed_at), default=None)
+
+    @property
+    def progress(self) -> NodeProgress:
+        """What its lead reported last."""
+        return self.lead.progress if self.lead else NodeProgress()
+
+    @property
+    def phase(self) -> str:
+        """What its lead is doing."""
+        return self.progress.phase
+
+    @property
+    def resume_step(self) -> int | None:
+        """The step that it started from, None where that is not known."""
+        return self.progress.resume_step
+
+    @property
+    def resume_save(self) -> int | None:
+        """The number of the save that it started from, None for the very beginning."""
+        return self.progress.resume_save
+
+    @property
+    def progress_step(self) -> int | None:
+        """The last step that its trainer reported, committed or not."""
+        return self.progress.step
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The last values that its trainer reported."""
+        return self.progress.metrics
+
+    @property
+    def timeline(self) -> Mapping[str, datetime]:
+        """The instants that its lead's agent saw, by their names."""
+        return self.progress.timeline
+
+    @property
+    def saving(self) -> Saving | None:
+        """How it saves, as its lead measured it."""
+        return self.progress.saving
+
+    @property
+    def warning(self) -> str:
+        """What a person should know about it while it lives."""
+        return self.progress.warning
 
     @property
     def fleet_request(self) -> str:
@@ -165,7 +229,7 @@ class Attempt:
 
 
 def best_of(best: int | None, step: int) -> int:
-    """Return the highest step committed so far, with one more."""
+    """Return the highest step committed so far, `step` included."""
     return step if best is None else max(best, step)
 
 
@@ -173,7 +237,7 @@ def already_ended(run: Run) -> RunEndedError:
     """Return the error of starting something for an ended run, as a redriven execution does."""
     status = "" if run.ended is None else run.ended.value
     return RunEndedError(
-        f"the run {run.run_id} has ended: {status}; to go on with it, use "
+        f"the run {run.run_id} has ended: {status}; to continue it, use "
         f"`runctl resume {run.run_id}`, not a redrive"
     )
 

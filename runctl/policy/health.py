@@ -1,9 +1,10 @@
-"""What follows from EC2's status checks of an attempt's instance: a pure decision."""
+"""The consequences of EC2's status checks for an attempt: a pure decision."""
 
 from datetime import datetime, timedelta
 from enum import Enum
 
 from runctl.model.machine import MachineStatus
+from runctl.model.node import Node
 from runctl.model.run import Attempt, AttemptStage
 from runctl.policy.maintenance import is_near
 
@@ -14,7 +15,7 @@ IMPAIRED_FOR = timedelta(minutes=5)
 
 
 class Treatment(Enum):
-    """What is done with an attempt."""
+    """What is done about an attempt."""
 
     NOTHING = "nothing"
     SAVE = "save"  # ask for a checkpoint, and let it continue
@@ -22,17 +23,18 @@ class Treatment(Enum):
 
 
 def judge(status: MachineStatus, attempt: Attempt, *, now: datetime) -> Treatment:
-    """Return the treatment of an attempt, given EC2's status of its instance.
+    """Return the treatment of an attempt, given the status of the instance of one of its nodes.
 
-    Two witnesses have to agree before an attempt counts as lost: a check that has failed for some
-    minutes, and a silent agent. An agent that still sends heartbeats continues to train, whatever
-    EC2 says about its machine; it is asked to save, as is one whose instance has scheduled
-    maintenance. An attempt that has a notice is left alone: it drains, and terminating its instance
-    could cost what EC2 gives for free.
+    An attempt counts as lost only when two facts agree: a check has failed for some minutes, and
+    the node's agent is silent. A node that still sends heartbeats continues to train, whatever EC2
+    says of its machine; it is asked to save, and so is a node whose instance is due for
+    maintenance. A node that has a notice is left alone: it drains, and ending its instance could
+    cost what EC2 gives for free.
     """
-    if attempt.ended is not None or attempt.noticed_at is not None:
+    node = attempt.node_of(status.instance_id)
+    if attempt.ended is not None or node is None or node.noticed_at is not None:
         return Treatment.NOTHING
-    if status.impaired and _is_silent(attempt, now=now):
+    if status.impaired and _is_silent(attempt, node, now=now):
         since = [at for at in status.impaired.values() if at is not None]
         if since and now - min(since) >= IMPAIRED_FOR:
             return Treatment.REPLACE
@@ -42,14 +44,14 @@ def judge(status: MachineStatus, attempt: Attempt, *, now: datetime) -> Treatmen
     return Treatment.NOTHING
 
 
-def _is_silent(attempt: Attempt, *, now: datetime) -> bool:
-    """Return whether an agent that is alive would have been heard from.
+def _is_silent(attempt: Attempt, node: Node, *, now: datetime) -> bool:
+    """Return whether the heartbeats of a node's agent are overdue.
 
-    Before it has its token, an agent only waits, and nothing is lost with it.
+    An agent that has no token yet only waits, and nothing is lost with it.
     """
     if attempt.stage is not AttemptStage.RUNNING:
         return False
-    heard = [at for at in (attempt.heartbeat_at, attempt.running_at) if at is not None]
+    heard = [at for at in (node.heartbeat_at, attempt.running_at) if at is not None]
     return bool(heard) and now - max(heard) >= SILENT_FOR
 
 

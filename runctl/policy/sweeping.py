@@ -55,11 +55,11 @@ def is_left_over(
     since = _unwanted_since(run, attempt, attempts)
     if since is None and _is_stray(machine, attempt):
         since = machine.launched_at
-    if since is None or now - since < _allowed_time(attempt, now=now):
+    if since is None or now - since < _allowed_time(attempt, machine.instance_id, now=now):
         return False
     return may_terminate(
         launched_at=machine.launched_at,
-        noticed_at=None if attempt is None else attempt.noticed_at,
+        noticed_at=None if attempt is None else attempt.noticed_at_on(machine.instance_id),
         now=now,
     )
 
@@ -76,9 +76,7 @@ def is_spent(
     """
     if fleet.is_deleted or fleet.created_at is None or now - fleet.created_at < SETTLED:
         return False
-    if any(
-        states.get(instance_id, "terminated") != "terminated" for instance_id in fleet.instance_ids
-    ):
+    if any(states.get(known, "terminated") != "terminated" for known in fleet.instance_ids):
         return False
     at_work = {
         instance_id
@@ -92,18 +90,16 @@ def is_spent(
 def _attempt_of(machine: Machine, attempts: Sequence[Attempt]) -> Attempt | None:
     if machine.attempt is not None:
         return next((attempt for attempt in attempts if attempt.number == machine.attempt), None)
-    # An existing instance has no tag of the run, only a record in the ledger.
-    return next(
-        (attempt for attempt in attempts if machine.instance_id in attempt.instance_ids), None
-    )
+    # An existing instance has no tag of the run, only the ledger's record.
+    return next((attempt for attempt in attempts if attempt.node_of(machine.instance_id)), None)
 
 
 def _is_stray(machine: Machine, attempt: Attempt | None) -> bool:
-    """Return whether the attempt continues, on a machine other than this one with its tag."""
+    """Return whether the attempt of its tag has other machines than this one on record."""
     return (
         attempt is not None
         and attempt.was_launched
-        and machine.instance_id not in attempt.instance_ids
+        and attempt.node_of(machine.instance_id) is None
     )
 
 
@@ -115,11 +111,12 @@ def _unwanted_since(
     if attempt is not None:
         ends.append(attempt.ended_at)
         if attempt.number < run.fence:
-            ends += [known.running_at for known in attempts if known.number == run.fence]
+            ends += [other.running_at for other in attempts if other.number == run.fence]
     return min((end for end in ends if end is not None), default=None)
 
 
-def _allowed_time(attempt: Attempt | None, *, now: datetime) -> timedelta:
-    if attempt is None or attempt.heartbeat_at is None or attempt.phase != "drain":
+def _allowed_time(attempt: Attempt | None, instance_id: str, *, now: datetime) -> timedelta:
+    node = None if attempt is None else attempt.node_of(instance_id)
+    if node is None or node.heartbeat_at is None or node.progress.phase != "drain":
         return GRACE
-    return MAX_DRAIN if now - attempt.heartbeat_at < FRESH else GRACE
+    return MAX_DRAIN if now - node.heartbeat_at < FRESH else GRACE

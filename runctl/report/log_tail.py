@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from runctl.model.identity import log_stream
+from runctl.model.identity import agent_log_stream, log_streams
 from runctl.model.log_fragments import Joiner
+from runctl.model.node import NodeId
 from runctl.model.printable import printable
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class LogEntry:
 
 @dataclass
 class LogTail:
-    """Reads the log streams of a run's attempts in turn, and remembers its position in each.
+    """Reads the log streams of the nodes of a run's attempts, and remembers its position in each.
 
     Lines that were too long for one event are joined again.
     """
@@ -50,36 +51,44 @@ class LogTail:
     run_id: str
     since: datetime | None = None
     is_agent: bool = False
-    _positions: dict[int, str] = field(default_factory=dict)
-    _joiners: dict[int, Joiner[LogLine]] = field(default_factory=dict)
+    _positions: dict[str, str] = field(default_factory=dict)
+    _streams: dict[NodeId, str] = field(default_factory=dict)
+    _joiners: dict[NodeId, Joiner[LogLine]] = field(default_factory=dict)
     _last_line_at: float = 0.0
 
     def read(self, attempts: Sequence[int]) -> Iterator[LogEntry]:
-        """Yield the new lines of the attempts with these numbers."""
-        for number in attempts:
-            stream = log_stream(self.run_id, number)
-            if self.is_agent:
-                stream += "-agent"
-            for line in self._read(number, stream):
+        """Yield the new lines of the attempts with these numbers, of which each has one node."""
+        for node in (NodeId(self.run_id, number, 0) for number in attempts):
+            for line in self._read(node):
                 self._last_line_at = time.monotonic()
-                joiner = self._joiners.setdefault(number, Joiner())
+                joiner = self._joiners.setdefault(node, Joiner())
                 if found := joiner.join(line, line.text):
                     first, text = found
-                    yield LogEntry(number, first.at, text)
+                    yield LogEntry(node.attempt, first.at, text)
 
     def unfinished(self, *, after: timedelta = timedelta(0)) -> Iterator[LogEntry]:
         """Yield unfinished lines if no line has arrived for the duration `after`."""
         if time.monotonic() - self._last_line_at >= after.total_seconds():
-            for number, joiner in self._joiners.items():
+            for node, joiner in self._joiners.items():
                 for first, text in joiner.take_unfinished():
-                    yield LogEntry(number, first.at, text)
+                    yield LogEntry(node.attempt, first.at, text)
 
-    def _read(self, number: int, stream: str) -> Iterator[LogLine]:
+    def _read(self, node: NodeId) -> Iterator[LogLine]:
+        """Yield the new lines of a node, from the stream that its agent's version writes."""
+        known = self._streams.get(node)
+        for name in (known,) if known else log_streams(*node):
+            stream = agent_log_stream(name) if self.is_agent else name
+            yield from self._read_stream(stream)
+            if self._positions.get(stream):
+                self._streams[node] = name
+                return
+
+    def _read_stream(self, stream: str) -> Iterator[LogLine]:
         while True:
-            before = self._positions.get(number, "")
+            before = self._positions.get(stream, "")
             lines, after = self.reader.read(stream, position=before, since=self.since)
             if after:
-                self._positions[number] = after
+                self._positions[stream] = after
             yield from lines
             # An empty page in the middle has a new position; only the end repeats the position.
             if after == before or (not lines and not before):

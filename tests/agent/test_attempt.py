@@ -46,9 +46,11 @@ def test_completed_trainer_is_saved_reported_and_the_instance_shuts_down(
     assert machine.shut_down
     assert cloud.run().step == 7
     assert cloud.read("runs/run-1/outputs/model.txt") == b"done"
-    assert "trained" in cloud.log("run-1/0001")
+    assert "trained" in cloud.log("run-1/0001-000")
     assert {"booted", "started", "exited", "committed"} <= set(cloud.attempt().timeline)
-    assert wait_until(lambda: cloud.keys("runs/run-1/logs/")) == ["runs/run-1/logs/0001-agent.log"]
+    assert wait_until(lambda: cloud.keys("runs/run-1/logs/")) == [
+        "runs/run-1/logs/0001-000-agent.log"
+    ]
 
 
 AWARE = """
@@ -741,7 +743,7 @@ def test_line_of_any_length_reaches_the_log_with_every_character(cloud: Cloud, l
     assert cloud.outcome()["kind"] == "completed"
     machine.wait()
     joiner: Joiner[None] = Joiner()
-    lines = [joiner.join(None, event) for event in cloud.log("run-1/0001")]
+    lines = [joiner.join(None, event) for event in cloud.log("run-1/0001-000")]
     line, *bar = [line[1] for line in lines if line]
     assert line == "a" + "é" * 600_000
     assert bar[-1] == "791/791"
@@ -750,7 +752,7 @@ def test_line_of_any_length_reaches_the_log_with_every_character(cloud: Cloud, l
 
 def test_log_is_not_shipped_twice_when_the_agent_starts_again(cloud: Cloud, launch) -> None:
     machine = begin(cloud, launch, AWARE)
-    wait_until(lambda: cloud.log("run-1/0001"))
+    wait_until(lambda: cloud.log("run-1/0001-000"))
     wait_until((machine.state / "log/trainer.out.shipped").exists)
     machine.kill_agent()
     machine.start()
@@ -758,4 +760,4 @@ def test_log_is_not_shipped_twice_when_the_agent_starts_again(cloud: Cloud, laun
     machine.metadata.give_notice(60)
     cloud.outcome()
     machine.wait()
-    assert sum(line.startswith("from 0") for line in cloud.log("run-1/0001")) == 2
+    assert sum(line.startswith("from 0") for line in cloud.log("run-1/0001-000")) == 2

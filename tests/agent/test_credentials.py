@@ -146,10 +146,10 @@ def test_what_has_ended_is_not_handed_out_and_the_status_says_why(serve) -> None
 
     variables = serve(fetch, progress=progress).as_environment()
     assert ask(variables[URI], variables[TOKEN])[0] == 503
-    wait_until(lambda: "cannot be fetched: AWS cannot" in progress.as_arguments()["warning"])
+    wait_until(lambda: "cannot be fetched: AWS cannot" in progress.snapshot().warning)
     away.set()
     wait_until(lambda: ask(variables[URI], variables[TOKEN])[0] == 200)
-    wait_until(lambda: progress.as_arguments()["warning"] == "")
+    wait_until(lambda: progress.snapshot().warning == "")
 
 
 def test_without_a_first_answer_nothing_listens(serve) -> None:
@@ -162,7 +162,7 @@ def test_without_a_first_answer_nothing_listens(serve) -> None:
     with pytest.raises(RefusedError):
         endpoint.start()
     endpoint.close()
-    assert progress.as_arguments()["warning"] == "the trainer's credentials cannot be fetched: no"
+    assert progress.snapshot().warning == "the trainer's credentials cannot be fetched: no"
     assert endpoint.as_environment() == {}
     assert threading.active_count() == before
 

@@ -47,15 +47,15 @@ def test_full_disk_is_told_once_and_the_save_is_made_up_for_when_there_is_space(
     committer, progress = Committer(), Progress()
     told = threading.Event()
     saver = start_saver(tmp_path, committer, full, progress)
-    progress.on_change(lambda: told.set() if progress.as_arguments()["warning"] else None)
+    progress.on_change(lambda: told.set() if progress.snapshot().warning else None)
     (tmp_path / "checkpoint/step-1.bin").write_bytes(b"weights")
     assert told.wait(20)
-    assert "cannot be pinned" in progress.as_arguments()["warning"]
+    assert "cannot be pinned" in progress.snapshot().warning
     full.parent.unlink()
     assert committer.done.wait(20)
     assert committer.committed == [{"step-1.bin": b"weights"}]
     assert saver.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
-    assert progress.as_arguments()["warning"] == ""
+    assert progress.snapshot().warning == ""
     messages = [record.message for record in caplog.records]
     assert sum("cannot be pinned" in message for message in messages) == 1
 
@@ -109,7 +109,7 @@ def test_warning_of_a_full_disk_stands_until_there_is_space_and_is_logged_once(
     tries, enough = [], threading.Event()
 
     def refuse(*_: Any, **__: Any) -> None:
-        tries.append(progress.as_arguments()["warning"])
+        tries.append(progress.snapshot().warning)
         if len(tries) == 3:
             enough.set()
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -123,7 +123,7 @@ def test_warning_of_a_full_disk_stands_until_there_is_space_and_is_logged_once(
     assert committer.done.wait(20)
     assert saver.finish(until=time.monotonic() + 20, torn=frozenset(), abrupt=False)
     assert "" not in tries[1:]
-    assert progress.as_arguments()["warning"] == ""
+    assert progress.snapshot().warning == ""
     messages = [record.message for record in caplog.records]
     assert sum("No space left" in message for message in messages) == 1
 

@@ -19,6 +19,7 @@ from runctl.aws.blobs import Blobs
 from runctl.model.checkpoint import MAX_STEP
 from runctl.model.errors import TransientError
 from runctl.model.metrics import MAX_NAMES
+from runctl.model.node import NodeId
 from tests.agent.machine import Cloud, wait_until
 
 LONG = 10**400
@@ -67,7 +68,7 @@ def shipper_of(
     cloud: Cloud, path: Path, progress: Progress, blobs: Blobs | None = None
 ) -> MetricsShipper:
     blobs = blobs or Blobs(cloud.clients["s3"], bucket=cloud.name)
-    return MetricsShipper(blobs, path, progress, run_id=cloud.run_id, attempt=1)
+    return MetricsShipper(blobs, path, progress, node=NodeId(cloud.run_id, 1, 0))
 
 
 @pytest.mark.parametrize("line", ATTACKS, ids=lambda line: ascii(line[:25]))
@@ -78,14 +79,14 @@ def test_no_line_of_metrics_ends_the_metrics(
     path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2, "loss": 0.5}\n')
     shipper = shipper_of(cloud, path, progress)
     shipper.start()
-    wait_until(lambda: progress.as_arguments()["step"] == 2)
-    told = progress.as_arguments()
-    assert told["metrics"]["loss"] == 0.5
-    assert all(name.isprintable() for name in told["metrics"])
+    wait_until(lambda: progress.snapshot().step == 2)
+    measured = progress.snapshot()
+    assert measured.metrics["loss"] == 0.5
+    assert all(name.isprintable() for name in measured.metrics)
     cloud.create_run()
     cloud.open_attempt()
     now = datetime.now(timezone.utc)
-    cloud.ledger.record_progress(cloud.run_id, 1, now=now, **told)  # it takes all of that
+    cloud.ledger.record_progress(NodeId(cloud.run_id, 1, 0), measured, now=now)  # accepts it all
     shipper.stop(within=timedelta(seconds=60))
     assert shipped(cloud).endswith(b'{"step": 2, "loss": 0.5}\n')
 
@@ -93,7 +94,7 @@ def test_no_line_of_metrics_ends_the_metrics(
 def test_names_of_metrics_do_not_pile_up(progress: Progress) -> None:
     for number in range(3 * MAX_NAMES):
         progress.measure(number, {f"loss-{number}": 1.0})
-    metrics = progress.as_arguments()["metrics"]
+    metrics = progress.snapshot().metrics
     assert len(metrics) == MAX_NAMES
     assert f"loss-{3 * MAX_NAMES - 1}" in metrics
 
@@ -109,7 +110,7 @@ def test_what_takes_the_place_of_the_file_neither_blocks_nor_ends_the_metrics(
     time.sleep(0.5)
     path.rmdir() if path.is_dir() else path.unlink()
     path.write_bytes(b'{"step": 7}\n')
-    wait_until(lambda: progress.as_arguments()["step"] == 7)
+    wait_until(lambda: progress.snapshot().step == 7)
     shipper.stop(within=timedelta(seconds=60))
 
 

@@ -40,7 +40,7 @@ def committer(tmp_path: Path, progress: Progress, *, may_be_interrupted: bool = 
 
 
 def warning(progress: Progress) -> str:
-    return str(progress.as_arguments()["warning"])
+    return str(progress.snapshot().warning)
 
 
 @pytest.mark.parametrize(("mebibytes", "fits"), [(1099, True), (1101, False)])
@@ -59,7 +59,7 @@ def test_figures_of_a_last_save_are_told_and_a_speed_that_was_only_guessed_is_no
     progress = Progress()
     one = committer(tmp_path, progress)
     one._note_budget(manifest(300))
-    assert progress.as_arguments()["saving"] == Saving(
+    assert progress.snapshot().saving == Saving(
         size_bytes=300 * MIB,
         bytes_per_second=10.0 * MIB,
         last_save=timedelta(seconds=30),
@@ -67,7 +67,7 @@ def test_figures_of_a_last_save_are_told_and_a_speed_that_was_only_guessed_is_no
     )
     one._uploader._bytes_per_second = ASSUMED_BYTES_PER_SECOND
     one._note_budget(manifest(300))
-    assert progress.as_arguments()["saving"].bytes_per_second is None
+    assert progress.snapshot().saving.bytes_per_second is None
 
 
 def test_what_the_save_itself_takes_counts_too(tmp_path: Path) -> None:

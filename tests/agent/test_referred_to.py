@@ -29,7 +29,7 @@ def run_project(cloud: Cloud, launch, folder: Path, script: str = "train.py") ->
 
 
 def output(cloud: Cloud) -> list[str]:
-    return [line for line in cloud.log("run-1/0001") if line.startswith("ran")]
+    return [line for line in cloud.log("run-1/0001-000") if line.startswith("ran")]
 
 
 @pytest.mark.parametrize(

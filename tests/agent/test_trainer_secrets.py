@@ -100,7 +100,7 @@ def test_trainer_has_the_values_and_nothing_that_leaves_the_machine_does(
     assert outcome["kind"] == "failed", outcome
     assert outcome["reason"].endswith("login failed for ***")
     assert machine.wait() == 0
-    log = cloud.log("run-1/0001")
+    log = cloud.log("run-1/0001-000")
     (line,) = [line for line in log if line.startswith("{")]
     digests = [hashlib.sha256(value.encode()).hexdigest() for value in (WANDB, HF, PEM)]
     assert json.loads(line) == {
@@ -175,7 +175,7 @@ def test_throttling_is_waited_out_and_said_in_the_status_meanwhile() -> None:
     values = Values(TransientError("AWS asks to come back later"), WANDB)
     resolved, progress = resolver(values)
     warnings = []
-    progress.on_change(lambda: warnings.append(progress.as_arguments()["warning"]))
+    progress.on_change(lambda: warnings.append(progress.snapshot().warning))
     assert resolved.resolve({"W": "secret:w", "A": "1"}) == {"W": WANDB, "A": "1"}
     assert warnings == ["env.W: secret:w: AWS asks to come back later", ""]
 

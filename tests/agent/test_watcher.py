@@ -22,6 +22,7 @@ from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.request_files import Request
 from runctl.agent.signals.watcher import InterruptionWatcher
 from runctl.model.errors import SettingsError
+from runctl.model.node import NodeId
 from runctl.model.outcome import RunStatus
 from tests.agent.doubles import MetadataDouble
 from tests.agent.machine import Cloud, now, wait_until
@@ -309,8 +310,7 @@ def beating(cloud: Cloud, tmp_path: Path) -> Any:
         cloud.ledger,
         Tokens("old"),
         token,
-        run_id="run-1",
-        attempt=1,
+        node=NodeId("run-1", 1, 0),
         lease=tmp_path / "lease",
         progress=Progress(),
         mailbox=mailbox,

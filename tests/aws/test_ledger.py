@@ -8,11 +8,13 @@ import pytest
 
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.errors import FencedError, NotFoundError, RequestError, RunEndedError
+from runctl.model.node import NodeId, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import AttemptStage, Existing, Launched, Run
 from runctl.model.saving import Saving
+from tests.attempts import report
 from tests.aws.conftest import make_table
 from tests.control.fakes import START, MemoryLedger
 
@@ -267,7 +269,7 @@ def test_a_launch_is_known_by_attempt_and_by_instance(ledger):
     assert attempt == ledger.find_attempt("run-1", 1)
     assert (attempt.stage, attempt.instance_ids) == (AttemptStage.LAUNCHED, ("i-1",))
     assert (attempt.pool, attempt.launched_at) == ("m5.large/z/spot", NOW)
-    assert ledger.find_instance("i-1") == ("run-1", 1)
+    assert ledger.find_instance("i-1") == ("run-1", 1, 0)
 
 
 def test_the_first_launch_stands_and_the_second_is_nobodys(ledger):
@@ -333,9 +335,9 @@ def test_no_token_for_a_run_that_has_ended_or_moved_on(ledger):
 def test_only_the_first_detector_is_told_so(ledger):
     ledger.create_run(a_run())
     launched(ledger)
-    assert ledger.note_notice("run-1", 1, now=NOW)
-    assert not ledger.note_notice("run-1", 1, now=LATER)
-    assert not ledger.note_notice("run-1", 2, now=NOW)
+    assert ledger.record_notice(NodeId("run-1", 1, 0), now=NOW)
+    assert not ledger.record_notice(NodeId("run-1", 1, 0), now=LATER)
+    assert not ledger.record_notice(NodeId("run-1", 2, 0), now=NOW)
     assert ledger.find_attempt("run-1", 1).noticed_at == NOW
 
 
@@ -429,14 +431,12 @@ def test_an_attempt_that_falls_back_starts_from_another_checkpoint(ledger):
     ledger.create_run(a_run())
     training(ledger, 1)
     where = {"phase": "restore", "now": NOW}
-    ledger.record_progress("run-1", 1, resume_step=20, resume_save=2, **where)
-    ledger.record_progress("run-1", 1, **where)
+    report(ledger, "run-1", 1, resume_step=20, resume_save=2, **where)
+    report(ledger, "run-1", 1, **where)
     attempt = ledger.find_attempt("run-1", 1)
     assert (attempt.resume_step, attempt.resume_save) == (20, 2)
     for resume_step, resume_save in [(10, 1), (None, 1), (None, 0)]:
-        ledger.record_progress(
-            "run-1", 1, resume_step=resume_step, resume_save=resume_save, **where
-        )
+        report(ledger, "run-1", 1, resume_step=resume_step, resume_save=resume_save, **where)
         attempt = ledger.find_attempt("run-1", 1)
         assert (attempt.resume_step, attempt.resume_save) == (resume_step, resume_save)
 
@@ -454,7 +454,8 @@ def test_a_run_that_has_ended_still_takes_the_last_checkpoint(ledger):
 def test_progress_gathers_and_only_the_warning_goes_with_its_cause(ledger):
     ledger.create_run(a_run())
     training(ledger)
-    ledger.record_progress(
+    report(
+        ledger,
         "run-1",
         1,
         phase="restore",
@@ -466,7 +467,7 @@ def test_progress_gathers_and_only_the_warning_goes_with_its_cause(ledger):
         saving=SAVING,
         warning="slow",
     )
-    ledger.record_progress("run-1", 1, phase="train", now=LATER, timeline={"started": LATER})
+    report(ledger, "run-1", 1, phase="train", now=LATER, timeline={"started": LATER})
     attempt = ledger.find_attempt("run-1", 1)
     assert (attempt.phase, attempt.heartbeat_at) == ("train", LATER)
     assert (attempt.resume_step, attempt.progress_step, attempt.warning) == (3, 4, "")
@@ -479,7 +480,7 @@ def test_an_attempt_may_tell_of_its_preparations_before_it_has_the_fence(ledger)
     ledger.create_run(a_run())
     training(ledger, 1)
     launched(ledger, 2)
-    ledger.record_progress("run-1", 2, phase="environment", now=NOW)
+    report(ledger, "run-1", 2, phase="environment", now=NOW)
     assert ledger.find_attempt("run-1", 2).phase == "environment"
 
 
@@ -488,16 +489,16 @@ def test_progress_of_a_superseded_attempt_is_refused(ledger):
     training(ledger, 1)
     training(ledger, 2)
     with pytest.raises(FencedError):
-        ledger.record_progress("run-1", 1, phase="train", now=NOW)
+        report(ledger, "run-1", 1, phase="train", now=NOW)
     assert ledger.find_attempt("run-1", 1).phase == ""
 
 
 def test_progress_of_nobody_is_refused(ledger):
     ledger.create_run(a_run())
     with pytest.raises(NotFoundError):
-        ledger.record_progress("run-1", 1, phase="train", now=NOW)
+        report(ledger, "run-1", 1, phase="train", now=NOW)
     with pytest.raises(NotFoundError):
-        ledger.record_progress("run-2", 1, phase="train", now=NOW)
+        report(ledger, "run-2", 1, phase="train", now=NOW)
 
 
 def test_a_pool_cools_until_the_later_instant(ledger):
@@ -522,7 +523,7 @@ def test_every_move_of_a_life_can_be_made_again(ledger):
         lambda: ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("{}"), now=NOW),
         lambda: launched(ledger),
         lambda: start(ledger, 1),
-        lambda: ledger.record_progress("run-1", 1, phase="train", now=NOW, step=5),
+        lambda: report(ledger, "run-1", 1, phase="train", now=NOW, step=5),
         lambda: ledger.commit_checkpoint(
             "run-1", 1, step=5, save=5, manifest="five", progressed=True, now=NOW
         ),
@@ -553,10 +554,12 @@ def test_an_existing_instance_works_for_one_attempt_at_a_time(ledger):
         assert use_existing(ledger, "run-1").instance_ids == ("i-1",)
     assert use_existing(ledger, "run-1").is_on_existing_instance
     assert use_existing(ledger, "run-2").stage is AttemptStage.LAUNCHING
-    assert ledger.find_instance("i-1") == ("run-1", 1)
-    assert use_existing(ledger, "run-2", instead_of=("run-9", 1)).stage is AttemptStage.LAUNCHING
-    assert use_existing(ledger, "run-2", instead_of=("run-1", 1)).stage is AttemptStage.LAUNCHED
-    assert ledger.find_instance("i-1") == ("run-2", 1)
+    assert ledger.find_instance("i-1") == ("run-1", 1, 0)
+    held = use_existing(ledger, "run-2", instead_of=NodeId("run-9", 1, 0))
+    assert held.stage is AttemptStage.LAUNCHING
+    held = use_existing(ledger, "run-2", instead_of=NodeId("run-1", 1, 0))
+    assert held.stage is AttemptStage.LAUNCHED
+    assert ledger.find_instance("i-1") == ("run-2", 1, 0)
 
 
 def test_a_run_that_has_ended_gets_no_existing_instance(ledger):
@@ -568,3 +571,73 @@ def test_a_run_that_has_ended_gets_no_existing_instance(ledger):
             "run-1", 1, instance_id="i-1", pool="m5.large/z/spot", instead_of=None, now=NOW
         )
     assert ledger.find_instance("i-1") is None
+
+
+def node_of(ledger, rank, number=1):
+    (found,) = [node for node in ledger.find_attempt("run-1", number).nodes if node.rank == rank]
+    return found
+
+
+def two_nodes(ledger):
+    ledger.create_run(a_run())
+    ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("{}"), now=NOW, count=2)
+    return ledger.record_launch(
+        "run-1", 1, instance_ids=["i-1", "i-2"], pool="m5.large/z/spot", now=NOW
+    )
+
+
+def test_nodes_have_the_ranks_of_their_instances(ledger):
+    held = two_nodes(ledger)
+    assert [(node.rank, node.instance_id, node.stage) for node in held.nodes] == [
+        (0, "i-1", NodeStage.LAUNCHED),
+        (1, "i-2", NodeStage.LAUNCHED),
+    ]
+    assert [ledger.find_instance(id_) for id_ in ("i-1", "i-2")] == [
+        NodeId("run-1", 1, 0),
+        NodeId("run-1", 1, 1),
+    ]
+    assert ledger.attempts("run-1") == [held]
+
+
+def test_nodes_report_side_by_side(ledger):
+    two_nodes(ledger)
+    ledger.record_progress(NodeId("run-1", 1, 0), NodeProgress(phase="train"), now=NOW)
+    ledger.record_progress(NodeId("run-1", 1, 1), NodeProgress(phase="restore"), now=LATER)
+    assert ledger.record_notice(NodeId("run-1", 1, 1), now=LATER)
+    ledger.record_gone(NodeId("run-1", 1, 1))
+    first, second = ledger.find_attempt("run-1", 1).nodes
+    assert (first.progress.phase, first.heartbeat_at, first.noticed_at) == ("train", NOW, None)
+    assert (second.progress.phase, second.heartbeat_at, second.noticed_at) == (
+        "restore",
+        LATER,
+        LATER,
+    )
+    assert (first.stage, second.stage) == (NodeStage.RUNNING, NodeStage.GONE)
+
+
+def test_an_attempt_has_its_nodes_before_their_instances_are_known(ledger):
+    ledger.create_run(a_run())
+    opened = ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("{}"), now=NOW, count=2)
+    assert [(node.rank, node.stage) for node in opened.nodes] == [
+        (0, NodeStage.LAUNCHING),
+        (1, NodeStage.LAUNCHING),
+    ]
+    assert not opened.was_launched
+    assert ledger.record_notice(NodeId("run-1", 1, 0), now=NOW)
+    launched(ledger)
+    assert node_of(ledger, 0).noticed_at == NOW
+
+
+def test_a_node_that_nobody_launched_is_not_made_up(ledger):
+    ledger.create_run(a_run())
+    ledger.record_gone(NodeId("run-1", 1, 0))
+    assert ledger.find_attempt("run-1", 1) is None
+
+
+def test_nodes_are_those_of_their_own_attempt(ledger):
+    ledger.create_run(a_run())
+    for number in (1, 10, 1000):
+        launched(ledger, number)
+    for number in (1, 10, 1000):
+        (node,) = ledger.find_attempt("run-1", number).nodes
+        assert (node.attempt, node.instance_id) == (number, f"i-{number}")

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from runctl.aws.items import deserialize, read_attempt, read_run, run_item
+from runctl.aws.items import deserialize, read_attempts, read_run, run_item
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.outcome import OutcomeKind, RunStatus
@@ -89,7 +89,7 @@ def test_a_run_of_the_version_before_is_read_whole():
 
 
 def test_an_attempt_of_the_version_before_is_read_whole():
-    attempt = read_attempt(deserialize(ATTEMPT_ITEM))
+    (attempt,) = read_attempts([deserialize(ATTEMPT_ITEM)])
     assert (attempt.number, attempt.stage) == (1, AttemptStage.RUNNING)
     assert (attempt.resume_step, attempt.resume_save, attempt.progress_step) == (12, None, 150)
     assert attempt.metrics == {"loss": 0.5}
@@ -197,21 +197,20 @@ def test_fields_of_a_newer_version_are_written_back_also_inside_of_objects():
 )
 def test_the_stage_of_a_newer_version_follows_from_what_else_is_known(changes, stage):
     item = {**deserialize(ATTEMPT_ITEM), "stage": "suspended", **changes}
-    attempt = read_attempt({name: value for name, value in item.items() if value is not None})
+    (attempt,) = read_attempts([{name: value for name, value in item.items() if value is not None}])
     assert attempt.stage is stage
 
 
 def test_an_attempt_that_a_newer_version_wrote_is_read_as_far_as_it_is_known():
-    attempt = read_attempt(
-        {
-            **deserialize(ATTEMPT_ITEM),
-            "ended": '{"kind": "evicted", "reason": "the rack burned", "step": "x"}',
-            "metrics": '{"loss": "low", "accuracy": 1}',
-            "timeline": {"started": "later", "exited": AT.isoformat()},
-            "saving": '{"every_seconds": "often", "later": 1, "size_bytes": 3}',
-            "later": {"a": 1},
-        }
-    )
+    item = {
+        **deserialize(ATTEMPT_ITEM),
+        "ended": '{"kind": "evicted", "reason": "the rack burned", "step": "x"}',
+        "metrics": '{"loss": "low", "accuracy": 1}',
+        "timeline": {"started": "later", "exited": AT.isoformat()},
+        "saving": '{"every_seconds": "often", "later": 1, "size_bytes": 3}',
+        "later": {"a": 1},
+    }
+    (attempt,) = read_attempts([item])
     assert attempt.ended is not None
     assert (attempt.ended.kind, attempt.ended.reason) == (OutcomeKind.UNKNOWN, "the rack burned")
     assert attempt.metrics == {"accuracy": 1.0}

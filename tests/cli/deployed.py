@@ -12,9 +12,11 @@ from runctl.aws.ledger import DynamoLedger
 from runctl.aws.workflow import StepFunctions
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.identity import log_stream
+from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Launched, Run
+from tests.attempts import report
 
 REGION, ACCOUNT = "us-east-1", "123456789012"
 BUCKET, TABLE, GROUP = "runctl-bucket", "runctl-ledger", "/runctl/trainer"
@@ -135,7 +137,8 @@ class Deployed:
     def progress(
         self, run_id: str, number: int, step: int, *, start: int | None = None, **progress: object
     ) -> None:
-        self.ledger.record_progress(
+        report(
+            self.ledger,
             run_id, number, phase="train", now=now(), step=step, resume_step=start,
             metrics={"loss": 1 / (step + 1), "step": step}, timeline={"started": now()}, **progress,
         )  # fmt: skip
@@ -169,7 +172,7 @@ class Deployed:
 
     def say(self, run_id: str, number: int, *lines: str, suffix: str = "") -> None:
         logs = self.clients.get("logs")
-        stream = log_stream(run_id, number) + suffix
+        stream = log_stream(run_id, number, 0) + suffix
         with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
             logs.create_log_stream(logGroupName=GROUP, logStreamName=stream)
         at = int(now().timestamp() * 1000)
@@ -177,7 +180,7 @@ class Deployed:
         logs.put_log_events(logGroupName=GROUP, logStreamName=stream, logEvents=events)
 
     def notice(self, run_id: str, number: int) -> None:
-        self.ledger.note_notice(run_id, number, now=now())
+        self.ledger.record_notice(NodeId(run_id, number, 0), now=now())
 
     def end_attempt(self, run_id: str, number: int, kind: OutcomeKind, reason: str = "") -> None:
         run = self.ledger.find_run(run_id)

@@ -16,6 +16,7 @@ from runctl.model.errors import (
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
+from runctl.model.node import Node, NodeId, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
@@ -30,7 +31,6 @@ from runctl.model.run import (
     best_of,
     summarize,
 )
-from runctl.model.saving import Saving
 
 START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -53,7 +53,7 @@ class MemoryLedger:
         self.runs: dict[str, Run] = {}
         self.executions: dict[str, str] = {}
         self.attempt_items: dict[tuple[str, int], Attempt] = {}
-        self.instances: dict[str, tuple[str, int]] = {}
+        self.instances: dict[str, NodeId] = {}
         self.pools: dict[Pool, datetime] = {}
         self.commits: list[tuple[str, int, int | None]] = []
 
@@ -164,6 +164,7 @@ class MemoryLedger:
         launch_try: int,
         source: Launched | Existing,
         now: datetime,
+        count: int = 1,
     ) -> Attempt:
         self._check_goes_on(run_id)
         held = self.attempt_items.get((run_id, number))
@@ -172,6 +173,7 @@ class MemoryLedger:
                 held or Attempt(run_id=run_id, number=number, stage=AttemptStage.LAUNCHING),
                 launch_try=launch_try,
                 source=source,
+                nodes=tuple(Node(run_id=run_id, attempt=number, rank=at) for at in range(count)),
             )
             self._summarize(run_id, last=number)
         return self.attempt_items[run_id, number]
@@ -182,14 +184,23 @@ class MemoryLedger:
         self._check_goes_on(run_id)
         held = self._attempt(run_id, number)
         if held.stage is AttemptStage.LAUNCHING:
+            nodes = [
+                replace(
+                    next((node for node in held.nodes if node.rank == rank), held.nodes[0]),
+                    rank=rank,
+                    stage=NodeStage.LAUNCHED,
+                    instance_id=instance_id,
+                    pool=pool,
+                )
+                for rank, instance_id in enumerate(instance_ids)
+            ]
             self.attempt_items[run_id, number] = replace(
                 held,
                 stage=AttemptStage.LAUNCHED,
-                instance_ids=tuple(instance_ids),
-                pool=pool,
                 launched_at=now,
+                nodes=(*nodes, *held.nodes[len(nodes) :]),
             )
-            self.instances |= dict.fromkeys(instance_ids, (run_id, number))
+            self.instances |= {node.instance_id: node.node_id for node in nodes}
             self._summarize(run_id, pool=pool)
         return self.attempt_items[run_id, number]
 
@@ -200,12 +211,12 @@ class MemoryLedger:
         *,
         instance_id: str,
         pool: str,
-        instead_of: tuple[str, int] | None,
+        instead_of: NodeId | None,
         now: datetime,
     ) -> Attempt:
         self._check_goes_on(run_id)
         owner = self.instances.get(instance_id)
-        if owner is None or owner == (instead_of or (run_id, number)):
+        if owner is None or owner[:2] == (instead_of or (run_id, number))[:2]:
             return self.record_launch(
                 run_id, number, instance_ids=[instance_id], pool=pool, now=now
             )
@@ -232,12 +243,16 @@ class MemoryLedger:
                 self._summarize(run_id, running=run.summary.running | {number})
         return self.attempt_items[run_id, number]
 
-    def note_notice(self, run_id: str, number: int, *, now: datetime) -> bool:
-        held = self.attempt_items.get((run_id, number))
+    def record_notice(self, node: NodeId, *, now: datetime) -> bool:
+        held = self._find_node(node)
         if held is None or held.noticed_at is not None:
             return False
-        self.attempt_items[run_id, number] = replace(held, noticed_at=now)
+        self._put_node(replace(held, noticed_at=now))
         return True
+
+    def record_gone(self, node: NodeId) -> None:
+        if held := self._find_node(node):
+            self._put_node(replace(held, stage=NodeStage.GONE))
 
     def end_attempt(self, run_id: str, number: int, *, outcome: Outcome, now: datetime) -> Attempt:
         held = self._attempt(run_id, number)
@@ -268,7 +283,7 @@ class MemoryLedger:
         if run.summary is not None:
             self.runs[run_id] = replace(run, summary=replace(run.summary, **changes))
 
-    def find_instance(self, instance_id: str) -> tuple[str, int] | None:
+    def find_instance(self, instance_id: str) -> NodeId | None:
         return self.instances.get(instance_id)
 
     def cool_pool(self, pool: Pool, *, until: datetime) -> None:
@@ -324,37 +339,43 @@ class MemoryLedger:
             raise FencedError(f"attempt {run.fence} of {run_id} has the fence, not {number}")
         return run
 
-    def record_progress(
-        self,
-        run_id: str,
-        number: int,
-        *,
-        phase: str,
-        now: datetime,
-        resume_step: int | None = None,
-        resume_save: int | None = None,
-        step: int | None = None,
-        metrics: Mapping[str, float] | None = None,
-        timeline: Mapping[str, datetime] | None = None,
-        saving: Saving | None = None,
-        warning: str = "",
-    ) -> None:
-        run = self._run(run_id)
-        if run.fence > number:
-            raise FencedError(f"attempt {run.fence} of {run_id} has the fence, not {number}")
-        held = self._attempt(run_id, number)
-        self.attempt_items[run_id, number] = replace(
-            held,
-            phase=phase,
-            heartbeat_at=now,
-            resume_step=held.resume_step if resume_step is resume_save is None else resume_step,
-            resume_save=held.resume_save if resume_save is None else resume_save,
-            progress_step=held.progress_step if step is None else step,
-            metrics=held.metrics if metrics is None else dict(metrics),
-            timeline={**held.timeline, **(timeline or {})},
-            saving=saving or held.saving,
-            warning=warning,
+    def record_progress(self, node: NodeId, progress: NodeProgress, *, now: datetime) -> None:
+        run = self._run(node.run_id)
+        if run.fence > node.attempt:
+            raise FencedError(f"attempt {run.fence} of {node.run_id} has the fence")
+        held = self._find_node(node)
+        if held is None:
+            raise NotFoundError(f"the run {node.run_id} has no attempt {node.attempt}")
+        before = held.progress
+        starts_as_before = progress.resume_step is progress.resume_save is None
+        self._put_node(
+            replace(
+                held,
+                stage=NodeStage.RUNNING,
+                heartbeat_at=now,
+                progress=replace(
+                    progress,
+                    resume_step=before.resume_step if starts_as_before else progress.resume_step,
+                    resume_save=(
+                        before.resume_save if progress.resume_save is None else progress.resume_save
+                    ),
+                    step=before.step if progress.step is None else progress.step,
+                    metrics=dict(progress.metrics or before.metrics),
+                    timeline={**before.timeline, **progress.timeline},
+                    saving=progress.saving or before.saving,
+                ),
+            )
         )
+
+    def _find_node(self, node: NodeId) -> Node | None:
+        attempt = self.attempt_items.get((node.run_id, node.attempt))
+        held = attempt.nodes if attempt else ()
+        return next((known for known in held if known.node_id == node), None)
+
+    def _put_node(self, node: Node) -> None:
+        attempt = self.attempt_items[node.run_id, node.attempt]
+        nodes = tuple(node if held.rank == node.rank else held for held in attempt.nodes)
+        self.attempt_items[node.run_id, node.attempt] = replace(attempt, nodes=nodes)
 
     def _run(self, run_id: str) -> Run:
         if run_id not in self.runs:
@@ -402,7 +423,7 @@ class FakeFleet:
         return self._zones
 
     def build_request(
-        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool]
+        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool], count: int = 1
     ) -> str:
         return json.dumps(
             {
@@ -412,6 +433,7 @@ class FakeFleet:
                 "run_id": run_id,
                 "attempt": attempt,
                 "pools": [str(pool) for pool in pools],
+                "count": count,
             }
         )
 
@@ -430,14 +452,16 @@ class FakeFleet:
         granted = next((pool for pool in pools if pool not in refused), None)
         ids: tuple[str, ...] = ()
         if granted is not None:
-            ids = (f"i-{len(self.machines) + 1:04d}",)
-            self.machines[ids[0]] = Machine(
-                instance_id=ids[0],
-                state="running",
-                pool=granted,
-                launched_at=self._clock.now(),
-                tags={RUN_TAG: document["run_id"], ATTEMPT_TAG: str(document["attempt"])},
-            )
+            known = len(self.machines)
+            ids = tuple(f"i-{known + at + 1:04d}" for at in range(document["count"]))
+            for instance_id in ids:
+                self.machines[instance_id] = Machine(
+                    instance_id=instance_id,
+                    state="running",
+                    pool=granted,
+                    launched_at=self._clock.now(),
+                    tags={RUN_TAG: document["run_id"], ATTEMPT_TAG: str(document["attempt"])},
+                )
         if granted is None and (code := fatal_code(refused.values())):
             raise RefusedError(code)
         fleet_id = f"fleet-{len(self.fleets) + 1:04d}"

@@ -7,9 +7,11 @@ import pytest
 
 from runctl.control.handle_instance_change import handle_instance_change
 from runctl.model.errors import FencedError, NotFoundError, RequestError
+from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.run import Launched
+from tests.attempts import report
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
 from tests.control.steps import confirm_checkpoint, decide_next, train
@@ -86,7 +88,7 @@ def test_silence_of_a_machine_that_ec2_took_is_an_interruption(reason):
 def test_silence_after_a_notice_is_an_interruption_and_ec2_ends_the_machine():
     world = prepared()
     training(world)
-    world.ledger.note_notice(RUN, 1, now=START)
+    world.ledger.record_notice(NodeId(RUN, 1, 0), now=START)
     assert confirm_checkpoint(world, RUN, 1, LOST)["outcome"]["kind"] == "interrupted"
     assert world.fleet.terminated == []
 
@@ -216,7 +218,7 @@ def test_an_agent_that_reported_and_shut_down_is_not_misjudged():
     instance_id = training(world)
     world.workflow.report("token-1", {"outcome": COMPLETED})
     world.fleet.end(instance_id, reason="Client.InstanceInitiatedShutdown")
-    assert handle_instance_change(world, instance_id, "terminated")["status"] == "told_before"
+    assert handle_instance_change(world, instance_id, "terminated")["status"] == "already_reported"
     assert confirm_checkpoint(world, RUN, 1, COMPLETED)["outcome"]["kind"] == "completed"
 
 
@@ -297,6 +299,6 @@ def test_silence_of_an_instance_that_never_started_is_explained_the_same_way():
 def test_an_instance_that_has_run_did_not_fail_to_start():
     world = prepared()
     instance_id = training(world)
-    world.ledger.record_progress(RUN, 1, phase="boot", now=START)
+    report(world.ledger, RUN, 1, phase="boot", now=START)
     world.fleet.end(instance_id, reason="Client.InternalError")
     assert confirm_checkpoint(world, RUN, 1, LOST)["outcome"]["kind"] == "lost"

@@ -7,7 +7,9 @@ import pytest
 from runctl.control.sweep import sweep
 from runctl.model.errors import RefusedError, TransientError
 from runctl.model.machine import MachineStatus
+from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind
+from tests.attempts import report
 from tests.control.fakes import World
 from tests.control.scenes import RUN, launched, prepared, training
 from tests.control.steps import confirm_checkpoint, decide_next
@@ -22,7 +24,7 @@ def fail(world: World, instance_id: str, since=10 * MINUTE) -> None:
 
 
 def beat(world: World, number: int = 1) -> None:
-    world.ledger.record_progress(RUN, number, phase="train", now=world.clock.now())
+    report(world.ledger, RUN, number, phase="train", now=world.clock.now())
 
 
 def failed_and_silent() -> tuple[World, str]:
@@ -77,7 +79,7 @@ def test_an_agent_that_beats_between_the_two_looks_is_not_replaced(monkeypatch):
 
 def test_a_machine_with_a_notice_is_left_to_ec2():
     world, _ = failed_and_silent()
-    world.ledger.note_notice(RUN, 1, now=world.clock.now())
+    world.ledger.record_notice(NodeId(RUN, 1, 0), now=world.clock.now())
     swept = sweep(world)
     assert (swept["replaced"], swept["asked_to_save"], swept["terminated"]) == ([], [], [])
     assert world.fleet.terminated == []

@@ -11,8 +11,10 @@ from runctl.control.doctor import Doctor, examine, fix_findings
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, RefusedError, TransientError
 from runctl.model.leftovers import Disk, UnfinishedUpload
+from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.policy.garbage import StoredPart
+from tests.attempts import change
 from tests.control.fakes import START
 from tests.control.scenes import ARN, RUN, launched, prepared, training
 from tests.control.steps import finish_run
@@ -209,7 +211,7 @@ def test_a_price_that_may_not_be_asked_for_does_not_hide_the_machine(clinic):
 
 def test_a_machine_with_a_notice_is_left_to_ec2_in_its_first_hour(clinic):
     instance_id = training(clinic.world)
-    clinic.world.ledger.note_notice(RUN, 1, now=clinic.world.clock.now())
+    clinic.world.ledger.record_notice(NodeId(RUN, 1, 0), now=clinic.world.clock.now())
     lost = Outcome(kind=OutcomeKind.LOST)
     clinic.world.ledger.end_attempt(RUN, 1, outcome=lost, now=clinic.world.clock.now())
     clinic.world.clock.advance(59 * MINUTE)
@@ -222,7 +224,7 @@ def test_a_machine_that_got_a_notice_after_the_look_is_not_terminated(clinic):
     instance_id = left_over_machine(clinic)
     (check,) = (known for known in clinic.checks() if known.name == "machines")
     examined = examine(check)
-    clinic.world.ledger.note_notice(RUN, 1, now=clinic.world.clock.now())
+    clinic.world.ledger.record_notice(NodeId(RUN, 1, 0), now=clinic.world.clock.now())
     fix_findings(check, examined)
     assert clinic.world.fleet.terminated == []
     assert clinic.world.fleet.machines[instance_id].is_live
@@ -468,7 +470,7 @@ def test_an_attempt_that_is_open_or_was_heard_of_keeps_its_parts_though_the_run_
     if heard:
         attempt = clinic.world.ledger.attempt_items[RUN, 1]
         beat = clinic.world.clock.now() - MINUTE
-        clinic.world.ledger.attempt_items[RUN, 1] = replace(attempt, heartbeat_at=beat)
+        clinic.world.ledger.attempt_items[RUN, 1] = change(attempt, heartbeat_at=beat)
     stored(clinic)
     assert clinic.check() == {}
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from runctl.control.sweep import sweep
+from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Launched
@@ -47,7 +48,7 @@ def with_a_second_machine(world: World) -> None:
 def replaced_inside_the_notice(world: World) -> None:
     training(world)
     world.clock.advance(timedelta(hours=2))
-    world.ledger.note_notice(RUN, 1, now=world.clock.now())
+    world.ledger.record_notice(NodeId(RUN, 1, 0), now=world.clock.now())
     launched(world, 2)
 
 

@@ -9,7 +9,7 @@ run. Machines and their agents are modelled by what the contract asks of them.
 
 import contextlib
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
@@ -26,6 +26,7 @@ from runctl.model.errors import RequestError, RunctlError, TransientError
 from runctl.model.machine import MachineStatus
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage, derive_status, status_of, summarize
+from tests.attempts import change
 from tests.control.fakes import CrashError, Fragile, Overtaken, World
 from tests.control.saves import StoredSaves, Trainer, told
 from tests.control.steps import (
@@ -756,7 +757,7 @@ class Training(RuleBasedStateMachine):
         for agent in self.live_agents():
             attempt = ledger.find_attempt(RUN, agent.attempt)
             if agent.alive and attempt.stage is AttemptStage.RUNNING:
-                ledger.attempt_items[RUN, agent.attempt] = replace(attempt, heartbeat_at=now)
+                ledger.attempt_items[RUN, agent.attempt] = change(attempt, heartbeat_at=now)
 
     def deliver(self, event, crash):
         try:

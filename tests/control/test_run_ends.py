@@ -7,7 +7,9 @@ import pytest
 
 from runctl.control.sweep import sweep
 from runctl.model.errors import RunEndedError, TransientError
+from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from tests.attempts import report
 from tests.control.fakes import START, CrashError, Fragile, World
 from tests.control.scenes import ARN, RUN, execution, launched, prepared, stray, training
 from tests.control.steps import (
@@ -71,7 +73,7 @@ def test_a_replacement_launched_inside_the_notice_ends_with_the_run():
 def test_a_replacement_that_is_noticed_itself_is_left_to_ec2_in_its_first_hour():
     world = prepared()
     second = launched(world, 2)
-    world.ledger.note_notice(RUN, 2, now=START)
+    world.ledger.record_notice(NodeId(RUN, 2, 0), now=START)
     finish(world)
     assert world.fleet.terminated == []
     world.clock.advance(timedelta(hours=1))
@@ -153,7 +155,7 @@ def test_a_noticed_machine_is_left_to_ec2_in_its_first_hour():
     world = prepared()
     instance_id = training(world)
     world.commands.unreachable.add(instance_id)
-    world.ledger.note_notice(RUN, 1, now=START)
+    world.ledger.record_notice(NodeId(RUN, 1, 0), now=START)
     cleaned = clean(world)
     assert (cleaned["asked_to_stop"], cleaned["terminated"]) == ([], [])
 
@@ -304,7 +306,7 @@ def test_the_subject_of_the_longest_name_is_one_that_sns_takes():
 def test_an_agent_that_was_stopped_and_is_done_may_upload_its_outputs():
     world = prepared()
     instance_id = training(world)
-    world.ledger.record_progress(RUN, 1, phase="done", now=START)  # the agent's last word
+    report(world.ledger, RUN, 1, phase="done", now=START)  # the agent's last word
     confirm_checkpoint(world, RUN, 1, {"kind": "stopped", "reason": "by the user"})
     finish_run(world, RUN, status="stopped", reason="by the user")
     assert [machine.instance_id for machine in world.fleet.running()] == [instance_id]

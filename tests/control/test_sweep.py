@@ -8,7 +8,9 @@ import pytest
 from runctl.control.sweep import sweep
 from runctl.model.errors import TransientError
 from runctl.model.identity import RUN_TAG
+from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from tests.attempts import report
 from tests.control.fakes import START, CrashError, Fragile
 from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, stray, training
 from tests.control.steps import finish_run, prepare_run
@@ -31,7 +33,7 @@ def over(world, status="FAILED", arn=ARN):
 
 
 def beat(world, number, phase):
-    world.ledger.record_progress(RUN, number, phase=phase, now=world.clock.now())
+    report(world.ledger, RUN, number, phase=phase, now=world.clock.now())
 
 
 def end_attempt(world, number=1, kind=OutcomeKind.LOST):
@@ -93,7 +95,7 @@ def test_an_execution_that_nobody_knows_may_only_be_too_new():
     assert sweep(world)["cleaned"] == []
     world.clock.advance(15 * MINUTE)
     assert sweep(world)["cleaned"] == [RUN]
-    assert world.ledger.find_run(RUN).reason == "the execution ended unseen"
+    assert world.ledger.find_run(RUN).reason == "the execution ended unnoticed"
 
 
 def test_a_run_that_the_index_still_shows_as_open_is_read_again():
@@ -197,7 +199,7 @@ def test_after_a_notice_a_machine_is_ended_only_when_its_first_hour_is_over(hour
     world = prepared()
     instance_id = training(world)
     world.clock.advance(timedelta(hours=hours))
-    world.ledger.note_notice(RUN, 1, now=world.clock.now())
+    world.ledger.record_notice(NodeId(RUN, 1, 0), now=world.clock.now())
     end_attempt(world)
     world.clock.advance(10 * MINUTE)
     assert sweep(world)["terminated"] == ([instance_id] if hours else [])

@@ -13,6 +13,7 @@ import pytest
 
 from runctl.control.sweep import sweep
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG
+from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
@@ -56,7 +57,7 @@ def play(case: Case):
     instance_id = training(world)
     world.clock.advance(case.launched - case.changed)
     if case.machine == "noticed":
-        world.ledger.note_notice(RUN, 1, now=world.clock.now())
+        world.ledger.record_notice(NodeId(RUN, 1, 0), now=world.clock.now())
     if case.attempt == "ended":
         lost = Outcome(kind=OutcomeKind.LOST)
         world.ledger.end_attempt(RUN, 1, outcome=lost, now=world.clock.now())

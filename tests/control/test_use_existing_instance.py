@@ -11,6 +11,7 @@ from runctl.model.identity import EXISTING_TAG, KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.machine import Machine
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
+from tests.attempts import report
 from tests.control.fakes import World
 from tests.control.scenes import ARN, RUN, prepared
 from tests.control.steps import clean_up, finish_run, launch_instances
@@ -43,7 +44,7 @@ def test_the_first_attempt_begins_on_the_machine_and_nothing_is_launched():
     assert attempt.is_on_existing_instance
     assert world.commands.started == [(MACHINE, RUN, 1)]
     assert list(world.fleet.machines) == [MACHINE]
-    assert world.ledger.find_instance(MACHINE) == (RUN, 1)
+    assert world.ledger.find_instance(MACHINE) == (RUN, 1, 0)
 
 
 @pytest.mark.parametrize(("tags", "is_tagged"), [({}, False), ({EXISTING_TAG: "yes"}, True)])
@@ -65,7 +66,7 @@ def test_asking_again_starts_again_only_until_the_agent_was_heard():
     world = existing()
     launch_instances(world, RUN, 1)
     assert world.commands.started == 2 * [(MACHINE, RUN, 1)]
-    world.ledger.record_progress(RUN, 1, phase="boot", now=world.clock.now())
+    report(world.ledger, RUN, 1, phase="boot", now=world.clock.now())
     launch_instances(world, RUN, 1)
     assert len(world.commands.started) == 2
 
@@ -97,8 +98,8 @@ def test_a_second_run_is_refused_while_the_first_works_on_the_machine():
     answer = launch_instances(world, other, 1)
     assert not answer["launched"]
     assert answer["outcome"]["kind"] == "failed"
-    assert f"attempt 1 of the run {RUN}" in answer["outcome"]["reason"]
-    assert world.ledger.find_instance(MACHINE) == (RUN, 1)
+    assert f"attempt 1 of {RUN}" in answer["outcome"]["reason"]
+    assert world.ledger.find_instance(MACHINE) == (RUN, 1, 0)
 
 
 def test_the_next_run_may_have_the_machine_once_the_first_attempt_has_ended():
@@ -108,7 +109,7 @@ def test_the_next_run_may_have_the_machine_once_the_first_attempt_has_ended():
     )
     other = prepared_second(world)
     assert launch_instances(world, other, 1)["launched"]
-    assert world.ledger.find_instance(MACHINE) == (other, 1)
+    assert world.ledger.find_instance(MACHINE) == (other, 1, 0)
 
 
 def prepared_second(world: World) -> str:
@@ -131,7 +132,7 @@ def test_a_machine_that_ssm_does_not_reach_is_waited_for_and_then_explained():
 def test_a_machine_that_ec2_does_not_know_yet_is_waited_for():
     world = prepared(world_with_a_machine(), instance_id=MACHINE)
     machine = world.fleet.machines.pop(MACHINE)
-    with pytest.raises(TransientError, match="knows no i-0123456789abcdef0"):
+    with pytest.raises(TransientError, match="does not know i-0123456789abcdef0"):
         launch_instances(world, RUN, 1)
     world.fleet.machines[MACHINE] = machine
     assert launch_instances(world, RUN, 1)["launched"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runctl.model.decision import DecisionKind
+from runctl.model.node import Node, NodeStage
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Attempt, AttemptStage, Run
 from stacks.workflows.definition import read_definition
@@ -28,7 +29,9 @@ def stored_words() -> Iterator[str]:
     """Yield what the ledger holds: attributes of its items, and the values of their enums."""
     for stored in (Run, Attempt):
         yield from (field.name for field in dataclasses.fields(stored))
-    for kind in (RunStatus, AttemptStage, OutcomeKind, DecisionKind):
+    # What a node reports is in the glossary under the word of its display.
+    yield from {field.name for field in dataclasses.fields(Node)} - {"attempt", "progress"}
+    for kind in (RunStatus, AttemptStage, NodeStage, OutcomeKind, DecisionKind):
         yield from (member.value for member in kind)
 
 

@@ -128,7 +128,7 @@ def test_an_instance_that_goes_is_reported_once(world, invoke):
     world.fleet.end(instance_id, reason="Server.SpotInstanceTermination")
     event = recorded("state-change", instance_id=instance_id)
     assert invoke("handle_instance_change", event)["status"] == "reported"
-    assert invoke("handle_instance_change", event)["status"] == "told_before"
+    assert invoke("handle_instance_change", event)["status"] == "already_reported"
     assert world.workflow.reports["token-1"]["outcome"]["kind"] == "interrupted"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -95,9 +94,9 @@ def check_json_lines(lines: list[bytes]) -> None:
                 progress.measure(found.step, found.values)
     assert found is not None
     assert found.step == 7
-    told: dict[str, Any] = progress.as_arguments()
-    assert is_step(told["step"])
-    metrics = told["metrics"] or {}
+    measured = progress.snapshot()
+    assert is_step(measured.step)
+    metrics = dict(measured.metrics)
     assert len(metrics) <= MAX_NAMES
     json.dumps(metrics, allow_nan=False, ensure_ascii=False).encode()
     saves = SaveEvents(path)

@@ -18,14 +18,14 @@ LEDGER = {
     "launch_instances": {
         "GetItem", "Query", "BatchGetItem", "PutItem", "UpdateItem", "ConditionCheckItem",
     },
-    "train": {"GetItem", "UpdateItem"},
-    "confirm_checkpoint": {"GetItem", "UpdateItem"},
+    "train": {"GetItem", "Query", "UpdateItem"},
+    "confirm_checkpoint": {"GetItem", "Query", "UpdateItem"},
     "decide_next": {"GetItem", "Query"},
     "finish_run": {"GetItem", "Query", "UpdateItem"},
     "handle_interruption": {
         "GetItem", "Query", "BatchGetItem", "PutItem", "UpdateItem", "ConditionCheckItem",
     },
-    "handle_instance_change": {"GetItem", "UpdateItem"},
+    "handle_instance_change": {"GetItem", "Query", "UpdateItem"},
     "clean_up": {"GetItem", "Query", "UpdateItem"},
     "sweep": {"GetItem", "Query", "UpdateItem"},
 }  # fmt: skip
@@ -43,7 +43,7 @@ EC2_CALLS = {
     "clean_up": {DESCRIBE, TERMINATE},
     "sweep": {DESCRIBE, TERMINATE, CHECK, *FLEETS},
 }
-COMMANDERS = {"handle_interruption", "clean_up", "sweep"}
+COMMANDERS = {"handle_interruption", "handle_instance_change", "clean_up", "sweep"}
 STARTERS = {"launch_instances"}
 LAUNCHERS = {"launch_instances", "handle_interruption"}
 NOTIFIERS = {"finish_run", "clean_up", "sweep"}

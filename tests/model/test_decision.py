@@ -17,6 +17,7 @@ from runctl.model.kinds import KINDS, TRAIN, KindPolicy, policy_of
 from runctl.model.outcome import FINAL, Outcome, OutcomeKind, RunStatus
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
+from tests.attempts import make_attempt
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 TRAIN_POLICY = KINDS[TRAIN]
@@ -41,11 +42,10 @@ def a_run(*, step=None, committed_at=None, progressed_attempt=None, **request):
 
 def an_attempt(number, *, launched=True, minute=None, resume_step=None):
     trained = None if minute is None else NOW + timedelta(minutes=minute)
-    return Attempt(
-        run_id="run-1",
-        number=number,
+    return make_attempt(
+        number,
         stage=AttemptStage.ENDED,
-        instance_ids=(f"i-{number}",) if launched else (),
+        instance_id=f"i-{number}" if launched else "",
         running_at=trained,
         resume_step=resume_step,
     )

@@ -46,8 +46,8 @@ def test_nothing_of_one_run_lies_below_anothers_prefix(one, other):
         identity.part_key(other, "ab" * 32),
         identity.manifest_key(other, save=1, attempt=1),
         identity.output_prefix(other),
-        identity.metrics_prefix(other, 1),
-        identity.boot_log_key(other, 1),
+        identity.metrics_prefix(other, 1, 0),
+        identity.boot_log_key(other, 1, 0),
     ]
     assert all(key.startswith(prefix) == (one == other) for key in keys)
 

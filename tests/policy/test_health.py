@@ -11,6 +11,7 @@ from runctl.model.maintenance import ScheduledEvent
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage
 from runctl.policy.health import IMPAIRED_FOR, SILENT_FOR, Treatment, describe, judge
+from tests.attempts import make_attempt
 from tests.control.fakes import START
 
 MINUTE = timedelta(minutes=1)
@@ -24,7 +25,7 @@ def attempt(silent=None, **fields) -> Attempt:
         "running_at": START - timedelta(hours=5),
         "heartbeat_at": None if silent is None else START - silent,
     }
-    return Attempt(run_id="run-1", number=1, instance_ids=("i-1",), **{**known, **fields})
+    return make_attempt(instance_id="i-1", **{**known, **fields})
 
 
 def impaired(since=None, *, check="system", **fields) -> MachineStatus:

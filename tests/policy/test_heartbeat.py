@@ -5,15 +5,15 @@ from dataclasses import replace
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage
 from runctl.policy.heartbeat import METAL_SILENCE, USUAL_SILENCE, allowed_silence
+from tests.attempts import change, make_attempt
 from tests.control.fakes import START
 
 
 def launched(number: int, instance_type: str = "m5.large") -> Attempt:
-    return Attempt(
-        run_id="run-1",
-        number=number,
+    return make_attempt(
+        number,
         stage=AttemptStage.LAUNCHED,
-        instance_ids=(f"i-{number}",),
+        instance_id=f"i-{number}",
         pool=f"{instance_type}/us-east-1a/spot",
     )
 
@@ -40,7 +40,7 @@ def test_each_attempt_that_was_never_heard_of_doubles_what_the_next_is_allowed()
 
 
 def test_attempt_that_was_heard_of_shows_that_the_boot_is_not_what_takes_long():
-    heard = replace(never_heard_of(2), heartbeat_at=START)
+    heard = change(never_heard_of(2), heartbeat_at=START)
     assert allowed_silence([never_heard_of(1), heard, launched(3)]) == USUAL_SILENCE
     taken = replace(never_heard_of(2), ended=Outcome(kind=OutcomeKind.INTERRUPTED))
     assert allowed_silence([never_heard_of(1), taken, launched(3)]) == USUAL_SILENCE

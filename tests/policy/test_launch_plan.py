@@ -13,7 +13,7 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.request import MARKETS
 from runctl.model.request_parsing import parse_request
-from runctl.model.run import Attempt, AttemptStage, Run
+from runctl.model.run import AttemptStage, Run
 from runctl.policy.capacity import markets_of
 from runctl.policy.launch_plan import (
     MAX_BACKOFF,
@@ -26,6 +26,7 @@ from runctl.policy.launch_plan import (
     plan_launch,
     remaining_wait,
 )
+from tests.attempts import make_attempt
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 ZONES = ("us-east-1a", "us-east-1b")
@@ -38,11 +39,10 @@ REFUSAL = "InsufficientInstanceCapacity"
 
 
 def an_attempt(number, *, launched=False, ended=NO_CAPACITY):
-    return Attempt(
-        run_id="run-1",
-        number=number,
+    return make_attempt(
+        number,
         stage=AttemptStage.ENDED,
-        instance_ids=(f"i-{number}",) if launched else (),
+        instance_id=f"i-{number}" if launched else "",
         ended=ended,
     )
 

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta, timezone
 
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import RunRequest
-from runctl.model.run import Attempt, AttemptStage, Existing, Launched, Run
+from runctl.model.run import AttemptStage, Existing, Launched, Run
 from runctl.model.saving import Saving
 from runctl.model.versions import PackageVersion, Versions
+from tests.attempts import make_attempt
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
 TRACEBACK = "exit code 1: Traceback (most recent call last):\n  line 3\nValueError: <no> & more"
@@ -42,12 +43,12 @@ RUN = Run(
     committed_at=ago(minutes=3),
 )
 ATTEMPTS = (
-    Attempt(
+    make_attempt(
+        1,
         run_id="lm",
-        number=1,
         stage=AttemptStage.ENDED,
         source=Launched("{}"),
-        instance_ids=("i-0000000000000001",),
+        instance_id="i-0000000000000001",
         pool="g5.xlarge/us-east-1a/spot",
         token="secret-token",
         launched_at=ago(hours=5),
@@ -56,25 +57,25 @@ ATTEMPTS = (
         noticed_at=ago(hours=3, minutes=1),
         ended_at=ago(hours=3),
         phase="done",
-        progress_step=400,
+        step=400,
         timeline={"booted": ago(hours=4, minutes=59), "exited": ago(hours=3)},
         saving=Saving(missed_grace=timedelta(seconds=30)),
         ended=Outcome(kind=OutcomeKind.INTERRUPTED, reason="EC2 takes the instance", step=412),
     ),
-    Attempt(
+    make_attempt(
+        2,
         run_id="lm",
-        number=2,
         stage=AttemptStage.ENDED,
         source=Launched("{}"),
         ended_at=ago(hours=2, minutes=50),
         ended=Outcome(kind=OutcomeKind.NO_CAPACITY, reason="no pool has capacity"),
     ),
-    Attempt(
+    make_attempt(
+        3,
         run_id="lm",
-        number=3,
         stage=AttemptStage.ENDED,
         source=Existing("i-0000000000000002"),
-        instance_ids=("i-0000000000000002",),
+        instance_id="i-0000000000000002",
         pool="g5.2xlarge/us-east-1b/on-demand",
         launched_at=ago(hours=2, minutes=49),
         running_at=ago(hours=2, minutes=48),
@@ -85,24 +86,24 @@ ATTEMPTS = (
         saving=Saving(missed_grace=timedelta(seconds=30)),
         ended=Outcome(kind=OutcomeKind.FAILED, exit_code=1, reason=TRACEBACK, save=8),
     ),
-    Attempt(
+    make_attempt(
+        4,
         run_id="lm",
-        number=4,
         stage=AttemptStage.ENDED,
         source=Launched("{}"),
-        instance_ids=("i-0000000000000004",),
+        instance_id="i-0000000000000004",
         pool="g5.xlarge/us-east-1a/spot",
         launched_at=ago(hours=1, minutes=50),
         ended_at=ago(minutes=30),
         resume_save=8,
         ended=Outcome(kind=OutcomeKind.LOST, reason="silence"),
     ),
-    Attempt(
+    make_attempt(
+        5,
         run_id="lm",
-        number=5,
         stage=AttemptStage.RUNNING,
         source=Launched("{}"),
-        instance_ids=("i-0000000000000005",),
+        instance_id="i-0000000000000005",
         pool="g5.xlarge/us-east-1c/spot",
         token="secret-token",
         launched_at=ago(minutes=29),
@@ -110,7 +111,7 @@ ATTEMPTS = (
         heartbeat_at=ago(seconds=9),
         phase="train",
         resume_save=8,
-        progress_step=455,
+        step=455,
         metrics={"loss": 0.125, "step": 455.0, "epoch": 4.0},
         timeline={"booted": ago(minutes=28), "started": ago(minutes=27)},
         saving=Saving(

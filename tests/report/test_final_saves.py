@@ -10,14 +10,14 @@ from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.model.saving import Saving
 from runctl.report.descriptions import final_saves_text
 from runctl.report.run_document import RunDocument, document_of
+from tests.attempts import change, make_attempt
 
-MISSED = Attempt(
+MISSED = make_attempt(
     run_id="lm",
-    number=1,
     stage=AttemptStage.ENDED,
     saving=Saving(missed_grace=timedelta(seconds=30)),
 )
-FINE = replace(MISSED, number=2, saving=Saving(size_bytes=10))
+FINE = change(MISSED, number=2, saving=Saving(size_bytes=10))
 RUN = Run(
     run_id="lm",
     request=RunRequest.of(script="train.py", code="s3://b/c.tar.gz"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.model.errors import SettingsError
 from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
+from runctl.model.node import NodeId
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Settings:
     """What the agent was started with; an existing instance outlives the attempt.
 
     `trainer_role` is the ARN of the role whose credentials a trainer may be given, empty where the
-    deployment is older than that.
+    deployment is older than that. `rank` is that of the node, always 0 while an attempt has one.
     """
 
     paths: Paths
@@ -148,6 +149,12 @@ class Settings:
     region: str
     trainer_role: str = ""
     is_existing_instance: bool = False
+    rank: int = 0
+
+    @property
+    def node(self) -> NodeId:
+        """The node that this machine is."""
+        return NodeId(self.run_id, self.attempt, self.rank)
 
 
 def read_paths(environ: Mapping[str, str] = os.environ) -> Paths:

@@ -13,6 +13,7 @@ from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.errors import FencedError, RunctlError
+from runctl.model.node import NodeId
 from runctl.model.run import Run
 
 BEAT = timedelta(seconds=20)
@@ -37,8 +38,7 @@ class Heartbeat:
         workflow: Workflow,
         token: TaskToken,
         *,
-        run_id: str,
-        attempt: int,
+        node: NodeId,
         lease: Path,
         progress: Progress,
         mailbox: Mailbox,
@@ -46,8 +46,7 @@ class Heartbeat:
         self._ledger = ledger
         self._workflow = workflow
         self._token = token
-        self._run_id = run_id
-        self._attempt = attempt
+        self._node = node
         self._lease = lease
         self._progress = progress
         self._mailbox = mailbox
@@ -74,10 +73,7 @@ class Heartbeat:
         try:
             self._store_notice()
             self._ledger.record_progress(
-                self._run_id,
-                self._attempt,
-                now=datetime.now(timezone.utc),
-                **self._progress.as_arguments(),
+                self._node, self._progress.snapshot(), now=datetime.now(timezone.utc)
             )
         except FencedError:
             self._token.reread()
@@ -140,7 +136,7 @@ class Heartbeat:
         noticed_at = self._mailbox.noticed_at
         if noticed_at is None or self._has_stored_notice:
             return
-        self._ledger.note_notice(self._run_id, self._attempt, now=noticed_at)
+        self._ledger.record_notice(self._node, now=noticed_at)
         self._has_stored_notice = True
 
 

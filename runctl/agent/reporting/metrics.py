@@ -12,6 +12,7 @@ from runctl.agent.reporting.progress import Progress
 from runctl.model import identity
 from runctl.model.errors import RunctlError
 from runctl.model.metrics import read_metrics
+from runctl.model.node import NodeId
 
 INTERVAL = timedelta(milliseconds=200)
 CHUNK_AFTER = timedelta(seconds=30)
@@ -23,13 +24,11 @@ logger = logging.getLogger(__name__)
 class MetricsShipper:
     """Follows RUNCTL_METRICS_FILE."""
 
-    def __init__(
-        self, blobs: Blobs, path: Path, progress: Progress, *, run_id: str, attempt: int
-    ) -> None:
+    def __init__(self, blobs: Blobs, path: Path, progress: Progress, *, node: NodeId) -> None:
         self._blobs = blobs
         self._follower = Follower(path)
         self._progress = progress
-        self._prefix = identity.metrics_prefix(run_id, attempt)
+        self._prefix = identity.metrics_prefix(*node)
         self._waiting: list[str] = []
         self._waiting_bytes = 0
         self._shipped = time.monotonic()

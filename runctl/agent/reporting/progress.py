@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from runctl.model.metrics import MAX_NAMES
+from runctl.model.node import NodeProgress
 from runctl.model.saving import Saving
 
 
@@ -84,20 +85,20 @@ class Progress:
 
     @property
     def is_news(self) -> bool:
-        """Whether the trainer measured something since the arguments were last taken."""
+        """Whether the trainer measured something since the last snapshot."""
         return self._is_news
 
-    def as_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `record_progress`."""
+    def snapshot(self) -> NodeProgress:
+        """Return the progress as it is now, for the ledger."""
         with self._lock:
             self._is_news = False
-            return {
-                "phase": self._phase,
-                "resume_step": self._resume_step,
-                "resume_save": self._resume_save,
-                "step": self._step,
-                "metrics": dict(self._metrics) or None,
-                "timeline": dict(self._timeline),
-                "saving": self._saving,
-                "warning": "; ".join(filter(None, self._warnings.values())),
-            }
+            return NodeProgress(
+                phase=self._phase,
+                resume_step=self._resume_step,
+                resume_save=self._resume_save,
+                step=self._step,
+                metrics=dict(self._metrics),
+                timeline=dict(self._timeline),
+                saving=self._saving,
+                warning="; ".join(filter(None, self._warnings.values())),
+            )

@@ -12,6 +12,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.cli.commands.checkpoints import pruning
 from runctl.model import identity
 from runctl.model.outcome import OutcomeKind, RunStatus
+from tests.attempts import report
 from tests.cli.deployed import BUCKET, Deployed, now
 
 
@@ -119,7 +120,7 @@ def test_list_marks_proven_and_suspect_checkpoints_and_the_attempts_given_them(o
     keys = store_of(over).manifest_keys()
     over.ledger.mark_proven("lm", 1, keys[2])
     over.ledger.mark_suspect("lm", 1, keys[1])
-    over.ledger.record_progress("lm", 1, phase="done", now=now(), resume_step=1, resume_save=1)
+    report(over.ledger, "lm", 1, phase="done", now=now(), resume_step=1, resume_save=1)
     first, second, third = runctl("checkpoints", "lm", "--json").document["checkpoints"]
     assert [checkpoint["is_proven"] for checkpoint in (first, second, third)] == [
         False,
@@ -250,7 +251,7 @@ def test_push_and_prune_are_refused_until_the_run_has_ended(deployed, runctl, tm
 def test_push_is_refused_while_an_agent_is_still_saving(deployed, runctl, tmp_path):
     deployed.begin("lm")
     deployed.train("lm", 1)
-    deployed.ledger.record_progress("lm", 1, phase="drain", now=now())
+    report(deployed.ledger, "lm", 1, phase="drain", now=now())
     deployed.end_attempt("lm", 1, OutcomeKind.STOPPED)
     deployed.end("lm", RunStatus.STOPPED)
     folder = make_folder(tmp_path / "made", 1)

@@ -3,7 +3,8 @@
 import pytest
 
 from runctl.model.outcome import OutcomeKind, RunStatus
-from runctl.model.run import Attempt, AttemptStage
+from runctl.model.run import AttemptStage
+from tests.attempts import make_attempt
 from tests.cli.deployed import now
 
 
@@ -158,9 +159,9 @@ def test_the_live_view_fits_a_narrow_terminal_and_shows_what_matters(deployed):
     from runctl.report.run_document import document_of
 
     run = deployed.begin("a-run-with-a-rather-long-name-20261124-064512-ab12")
-    attempt = Attempt(
-        run_id=run.run_id, number=3, stage=AttemptStage.RUNNING, instance_ids=("i-1",),
-        pool="g5.2xlarge/eu-central-1b/spot", launched_at=now(), phase="train", progress_step=4200,
+    attempt = make_attempt(
+        3, run_id=run.run_id, stage=AttemptStage.RUNNING, instance_id="i-1",
+        pool="g5.2xlarge/eu-central-1b/spot", launched_at=now(), phase="train", step=4200,
         metrics={"loss": 0.123456, "step": 4200, "accuracy": 0.987654},
     )  # fmt: skip
     console = Console(file=StringIO(), width=60, force_terminal=False)

@@ -23,6 +23,7 @@ from runctl.model.checkpoint import Entry, Manifest
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.printable import escape_json, printable
 from runctl.model.versions import PackageVersion, Versions
+from tests.attempts import report
 from tests.cli.deployed import BUCKET, TABLE, Deployed, now
 
 PROJECT = Path(__file__).parents[3]
@@ -88,7 +89,8 @@ def poisoned(deployed: Deployed) -> Deployed:
     """A run in which every text that others can write is hostile."""
     deployed.begin("my-run", args=[EVIL], env={"NOTE": EVIL})
     deployed.train("my-run", 1, pool=EVIL)
-    deployed.ledger.record_progress(
+    report(
+        deployed.ledger,
         "my-run", 1, phase=EVIL, now=now(), step=1, resume_step=None,
         metrics={EVIL: 1.0, "loss": 0.5}, timeline={"started": now()}, warning=EVIL,
     )  # fmt: skip

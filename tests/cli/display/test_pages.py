@@ -18,6 +18,7 @@ from runctl.model.run import Attempt, AttemptStage, Launched, Run, summarize
 from runctl.report.reasons import brief
 from runctl.report.run_document import document_of
 from runctl.report.run_list import entry_of
+from tests.attempts import make_attempt
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
 NAME = "resnet50-imagenet-large-batch-20261128-120000-ab12"
@@ -33,11 +34,11 @@ torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ha
 
 
 def attempt(number: int, kind: OutcomeKind, reason: str) -> Attempt:
-    return Attempt(
+    return make_attempt(
+        number,
         run_id=NAME,
-        number=number,
         stage=AttemptStage.ENDED,
-        instance_ids=("i-1",),
+        instance_id="i-1",
         pool=POOL,
         launched_at=NOW - timedelta(hours=9 - number),
         ended_at=NOW - timedelta(hours=8 - number),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
     from runctl.cli.invocation import Invocation
     from runctl.model.machine import Machine
-
+    from runctl.model.node import NodeId
 
 # EC2 and SSM are eventually consistent; an instance takes a minute or two to boot and register.
 KNOWN_WITHIN = timedelta(seconds=20)
@@ -148,19 +148,19 @@ def wait(cloud: Cloud, is_done: Callable[[], bool], *, within: timedelta) -> boo
 
 def _refuse_if_busy(cloud: Cloud, instance_id: str) -> None:
     if busy := run_on(cloud, instance_id):
-        run_id, number = busy
         raise RequestError(
-            f"{instance_id} runs attempt {number} of {run_id}; wait for its end, stop the run with "
-            f"`runctl stop {run_id}`, or name another instance"
+            f"{instance_id} runs attempt {busy.attempt} of {busy.run_id}; wait for its end, stop "
+            f"the run with `runctl stop {busy.run_id}`, or name another instance"
         )
 
 
-def run_on(cloud: Cloud, instance_id: str) -> tuple[str, int] | None:
-    """Return the run and the attempt that use the instance now, or None."""
+def run_on(cloud: Cloud, instance_id: str) -> NodeId | None:
+    """Return the node that uses the instance now, or None."""
     owner = cloud.ledger.find_instance(instance_id)
     if owner is None:
         return None
-    run, attempt = cloud.ledger.find_run(owner[0]), cloud.ledger.find_attempt(*owner)
+    run = cloud.ledger.find_run(owner.run_id)
+    attempt = cloud.ledger.find_attempt(owner.run_id, owner.attempt)
     if run is None or run.ended is not None or attempt is None or attempt.ended is not None:
         return None
     return owner

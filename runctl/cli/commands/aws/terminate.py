@@ -59,8 +59,8 @@ def terminate(
         )
     if (busy := run_on(cloud, instance)) and not force:
         raise RequestError(
-            f"{instance} runs attempt {busy[1]} of {busy[0]}; stop the run with "
-            f"`runctl stop {busy[0]}`, or add --force, after which it continues elsewhere"
+            f"{instance} runs attempt {busy.attempt} of {busy.run_id}; stop the run with "
+            f"`runctl stop {busy.run_id}`, or add --force, after which it continues elsewhere"
         )
     _warn_of_the_first_hour(invocation, cloud, instance)
     if not yes:
@@ -73,11 +73,11 @@ def terminate(
 
 def _warn_of_the_first_hour(invocation: Invocation, cloud: Cloud, instance: str) -> None:
     owner = cloud.ledger.find_instance(instance)
-    attempt = cloud.ledger.find_attempt(*owner) if owner else None
+    attempt = cloud.ledger.find_attempt(owner.run_id, owner.attempt) if owner else None
     (machine,) = cloud.fleet.describe([instance])
     if attempt is not None and not may_terminate(
         launched_at=machine.launched_at,
-        noticed_at=attempt.noticed_at,
+        noticed_at=attempt.noticed_at_on(instance),
         now=datetime.now(timezone.utc),
     ):
         invocation.output.note(

@@ -1,0 +1,73 @@
+"""The checkpoint pointers of runs in the ledger, moved only by the attempt that has the fence."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from runctl.aws.items import text_of
+from runctl.aws.run_ledger import RunLedger
+from runctl.model import identity
+from runctl.model.errors import FencedError
+from runctl.model.run import best_of
+
+
+class CheckpointLedger(RunLedger):
+    """The newest, proven and suspect checkpoints of a run."""
+
+    def commit_checkpoint(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        step: int | None,
+        save: int,
+        manifest: str,
+        progressed: bool,
+        now: datetime,
+    ) -> None:
+        """Move the newest pointer to a manifest that is already stored, if `number` has the fence.
+
+        The best step is read first: only the holder of the fence moves it, so it cannot have
+        changed when the write is accepted.
+        """
+        values: dict[str, Any] = {"save": save, "newest": manifest, "committed_at": text_of(now)}
+        if step is not None:
+            values |= {"step": step, "best_step": best_of(self._run(run_id).best_step, step)}
+        if progressed:
+            values["progressed_attempt"] = number
+        moves = ", ".join(f"#{name} = :{name}" for name in values)
+        item = self._table.update(
+            identity.run_key(run_id),
+            update=f"SET {moves}" if step is not None else f"SET {moves} REMOVE #step",
+            condition="#fence = :number",
+            values={**values, "number": number},
+        )
+        if item is None:
+            raise FencedError(
+                f"attempt {self._run(run_id).fence} of {run_id} has the fence, not {number}"
+            )
+
+    def mark_suspect(self, run_id: str, number: int, key: str) -> None:
+        """Mark a checkpoint that a trainer died from, if `number` has the fence."""
+        self._mark(run_id, number, "ADD #suspects :keys", {"keys": {key}})
+
+    def clear_suspects(self, run_id: str, number: int, keys: Iterable[str]) -> None:
+        """Remove such marks, if `number` has the fence."""
+        self._mark(run_id, number, "DELETE #suspects :keys", {"keys": set(keys)})
+
+    def mark_proven(self, run_id: str, number: int, key: str) -> None:
+        """Mark the checkpoint that a trainer continued from, if `number` has the fence."""
+        update = "SET #proven = :key DELETE #suspects :keys"
+        self._mark(run_id, number, update, {"key": key, "keys": {key}})
+
+    def _mark(self, run_id: str, number: int, update: str, values: Mapping[str, Any]) -> None:
+        item = self._table.update(
+            identity.run_key(run_id),
+            update=update,
+            condition="#fence = :number",
+            values={**values, "number": number},
+        )
+        if item is None:
+            raise FencedError(
+                f"attempt {self._run(run_id).fence} of {run_id} has the fence, not {number}"
+            )

@@ -1,0 +1,76 @@
+"""Nodes: the machines of an attempt, each with what its own agent reports."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import NamedTuple
+
+from runctl.model.saving import Saving
+
+
+class NodeId(NamedTuple):
+    """The name of a node: its run, the number of its attempt, and its rank there, from 0."""
+
+    run_id: str
+    attempt: int
+    rank: int
+
+
+class NodeStage(str, Enum):
+    """How far a node has come."""
+
+    LAUNCHING = "launching"  # its instance is requested, and not known yet
+    LAUNCHED = "launched"  # its instance is known
+    RUNNING = "running"  # its agent has reported progress
+    GONE = "gone"  # its instance is stopped or terminated
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeProgress:
+    """What the agent of a node reports with each heartbeat.
+
+    `phase` is what it is doing: boot, environment, restore, wait, train, drain, upload, done.
+    `resume_save` is the number of the save that the trainer started from, None for the very
+    beginning, and `resume_step` its step, None where that is not known; `step` is the last step
+    that the trainer reported, committed or not. `timeline` has the instants that the agent saw:
+    detected, sigterm, exited, committed, booted, restored, started, first_step.
+    """
+
+    phase: str = ""
+    resume_step: int | None = None
+    resume_save: int | None = None
+    step: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    timeline: Mapping[str, datetime] = field(default_factory=dict)
+    saving: Saving | None = None
+    warning: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One machine of an attempt.
+
+    `instance_id` and `pool` are empty until its instance is known. `noticed_at` is when the
+    interruption notice of this machine became known, by whichever detector.
+    """
+
+    run_id: str
+    attempt: int
+    rank: int = 0
+    stage: NodeStage = NodeStage.LAUNCHING
+    instance_id: str = ""
+    pool: str = ""
+    heartbeat_at: datetime | None = None
+    noticed_at: datetime | None = None
+    progress: NodeProgress = NodeProgress()
+
+    @property
+    def node_id(self) -> NodeId:
+        """The name of the node."""
+        return NodeId(self.run_id, self.attempt, self.rank)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its instance is known, and not known to be gone."""
+        return bool(self.instance_id) and self.stage is not NodeStage.GONE
