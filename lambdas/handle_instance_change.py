@@ -9,6 +9,6 @@ from runctl.control.handle_instance_change import handle_event
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Document, _context: LambdaContext) -> Document:
     """Return what was done."""
-    handled = handle_event(services(), event)
-    logger.info("instance change handled", **handled)
-    return handled
+    document = handle_event(services(), event).as_document()
+    logger.info("instance change handled", **document)
+    return document

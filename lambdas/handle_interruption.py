@@ -16,6 +16,7 @@ METRICS = {
 def handler(event: Document, _context: LambdaContext) -> Document:
     """Return what was done."""
     handled = handle_event(services(), event)
-    count(METRICS.get(handled.get("event", ""), "UnreadableEvents"), status=handled["status"])
-    logger.info("event handled", detail_type=event.get("detail-type"), **handled)
-    return handled
+    count(METRICS.get(handled.event or "", "UnreadableEvents"), status=handled.status.value)
+    document = handled.as_document()
+    logger.info("event handled", detail_type=event.get("detail-type"), **document)
+    return document

@@ -11,13 +11,14 @@ def handler(_event: Document, _context: LambdaContext) -> Document:
     """Return what was checked, cleaned up and terminated, and the failures."""
     swept = sweep(services())
     for name, found in (
-        ("SweptRuns", swept["cleaned"]),
-        ("SweptMachines", swept["terminated"]),
-        ("SweptFleets", swept["fleets_deleted"]),
-        ("ReplacedMachines", swept.get("replaced", [])),
-        ("FailedSweeps", swept["failed"]),
+        ("SweptRuns", swept.cleaned),
+        ("SweptMachines", swept.terminated),
+        ("SweptFleets", swept.fleets_deleted),
+        ("ReplacedMachines", swept.replaced),
+        ("FailedSweeps", swept.failed),
     ):
         if found:
             count(name, len(found))
-    logger.info("swept", **swept)
-    return swept
+    document = swept.as_document()
+    logger.info("swept", **document)
+    return document

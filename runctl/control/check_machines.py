@@ -6,6 +6,7 @@ from typing import Any
 
 from runctl.control.ending import report_unheard
 from runctl.control.ports import Services
+from runctl.control.results import MachineChecks
 from runctl.model.machine import MachineStatus
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt
@@ -14,9 +15,7 @@ from runctl.policy.health import Treatment, describe, judge
 Guard = Callable[[str, Callable[[], Any]], Any]
 
 
-def check_machines(
-    services: Services, run_ids: Iterable[str], guard: Guard
-) -> dict[str, list[str]]:
+def check_machines(services: Services, run_ids: Iterable[str], guard: Guard) -> MachineChecks:
     """Replace attempts whose instances have failed; ask those at risk for a checkpoint.
 
     Returns the instances, by what was done. EC2 is only asked when an attempt is live. `guard`
@@ -27,15 +26,16 @@ def check_machines(
         for attempt in guard(run_id, partial(_live_attempts, services, run_id)) or ():
             live |= dict.fromkeys(attempt.instance_ids, attempt)
     statuses = services.fleet.statuses(sorted(live)) if live else []
-    done: dict[str, list[str]] = {"replaced": [], "asked_to_save": []}
+    replaced: list[str] = []
+    asked_to_save: list[str] = []
     for status in statuses:
         attempt = live[status.instance_id]
         treated = guard(attempt.run_id, partial(_treat, services, attempt, status))
         if treated is Treatment.REPLACE:
-            done["replaced"].append(status.instance_id)
+            replaced.append(status.instance_id)
         elif treated is Treatment.SAVE:
-            done["asked_to_save"].append(status.instance_id)
-    return done
+            asked_to_save.append(status.instance_id)
+    return MachineChecks(replaced=tuple(replaced), asked_to_save=tuple(asked_to_save))
 
 
 def _live_attempts(services: Services, run_id: str) -> list[Attempt]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 from runctl.control.ports import Services
-from runctl.control.results import TrainReport
+from runctl.control.results import ReportStatus, TrainReport
 from runctl.model.machine import Machine
 from runctl.model.node import Node
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -20,12 +20,7 @@ LEAVE_BY_THEMSELVES = frozenset(
 TOO_NEW = timedelta(minutes=10)
 
 
-REPORTED = "reported"
-ALREADY_REPORTED = "already_reported"
-ENDED = "ended"
-
-
-def report_unheard(services: Services, attempt: Attempt, outcome: Outcome) -> str:
+def report_unheard(services: Services, attempt: Attempt, outcome: Outcome) -> ReportStatus:
     """Report for an attempt whose agents cannot report any more; return the result.
 
     An agent's own report used the token up, so ours is refused and nothing is recorded here. Only
@@ -39,10 +34,10 @@ def report_unheard(services: Services, attempt: Attempt, outcome: Outcome) -> st
         # Train may have stored its token between our read and our write: then it has not seen the
         # end, and only we can report it.
         if not attempt.token:
-            return ENDED
+            return ReportStatus.ENDED
     report = TrainReport(outcome=outcome).as_document()
     is_accepted = services.workflow.report(attempt.token, report)
-    return REPORTED if is_accepted else ALREADY_REPORTED
+    return ReportStatus.REPORTED if is_accepted else ReportStatus.ALREADY_REPORTED
 
 
 def end_open_attempts(

@@ -1,11 +1,13 @@
 """HandleInstanceChange: reports for an attempt whose machines are gone."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from runctl.control.ending import report_unheard
 from runctl.control.instance_lookup import find_node
 from runctl.control.ports import Services
+from runctl.control.results import InstanceChangeResult, InstanceChangeStatus
 from runctl.model.ec2_events import read_instance_id
 from runctl.model.launch_failure import explain_launch_failure
 from runctl.model.node import Node
@@ -13,28 +15,24 @@ from runctl.model.outcome import Outcome
 from runctl.model.run import Attempt, AttemptStage
 from runctl.policy.node_loss import Loss, on_node_loss, outcome_of_loss
 
-NOT_OURS = "not_ours"
-STILL_RUNNING = "still_running"
-ALREADY_ENDED = "already_ended"
-ASKED_TO_DRAIN = "asked_to_drain"
-UNREADABLE = "unreadable"
-
 # While it shuts down the agent may still save and report; moving the fence would refuse that.
 GONE = frozenset({"terminated", "stopped"})
 
 
-def handle_event(services: Services, event: Mapping[str, Any]) -> dict[str, Any]:
+def handle_event(services: Services, event: Mapping[str, Any]) -> InstanceChangeResult:
     """Handle a state-change event of EventBridge; an unreadable event changes nothing."""
     detail = event.get("detail")
     instance_id = read_instance_id(detail) if isinstance(detail, Mapping) else ""
     state = detail.get("state") if isinstance(detail, Mapping) else None
     if not instance_id or not isinstance(state, str):
-        return {"status": UNREADABLE}
+        return InstanceChangeResult(status=InstanceChangeStatus.UNREADABLE)
     handled = handle_instance_change(services, instance_id, state)
-    return {"instance_id": instance_id, "state": state, **handled}
+    return replace(handled, instance_id=instance_id, state=state)
 
 
-def handle_instance_change(services: Services, instance_id: str, state: str) -> dict[str, Any]:
+def handle_instance_change(
+    services: Services, instance_id: str, state: str
+) -> InstanceChangeResult:
     """Report the loss at once, so that the state machine need not wait for the heartbeat to expire.
 
     An agent that has reported shuts its machine down, and this event may overtake
@@ -42,21 +40,25 @@ def handle_instance_change(services: Services, instance_id: str, state: str) -> 
     """
     found = find_node(services, instance_id)
     if found is None:
-        return {"status": NOT_OURS}
+        return InstanceChangeResult(status=InstanceChangeStatus.NOT_OURS)
     attempt, node = found
-    known = {"run_id": attempt.run_id, "attempt": attempt.number}
     if state not in GONE:
-        return {**known, "status": STILL_RUNNING}
+        return _result(attempt, InstanceChangeStatus.STILL_RUNNING)
     if attempt.stage is AttemptStage.ENDED:
-        return {**known, "status": ALREADY_ENDED}
+        return _result(attempt, InstanceChangeStatus.ALREADY_ENDED)
     services.ledger.record_gone(node.node_id)
     consequence = on_node_loss(attempt, attempt.nodes, node, loss=Loss.GONE)
     for other in consequence.drain:
         services.commands.send(other.instance_id, "drain")
     if not consequence.is_unreported:
-        return {**known, "status": ASKED_TO_DRAIN}
+        return _result(attempt, InstanceChangeStatus.ASKED_TO_DRAIN)
     outcome = _outcome(services, attempt, node, state)
-    return {**known, "status": report_unheard(services, attempt, outcome)}
+    report = report_unheard(services, attempt, outcome)
+    return _result(attempt, InstanceChangeStatus(report.value))
+
+
+def _result(attempt: Attempt, status: InstanceChangeStatus) -> InstanceChangeResult:
+    return InstanceChangeResult(status=status, run_id=attempt.run_id, attempt=attempt.number)
 
 
 def _outcome(services: Services, attempt: Attempt, node: Node, state: str) -> Outcome:

@@ -1,13 +1,14 @@
 """HandleInterruption: replaces an instance that EC2 announces to take, and lets it drain."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from runctl.control.instance_lookup import find_node
 from runctl.control.launch_instances import launch_instances
 from runctl.control.ports import Services
-from runctl.control.results import LaunchedAttempt
+from runctl.control.results import InterruptionResult, InterruptionStatus, LaunchedAttempt
 from runctl.model.decision import DecisionKind, decide
 from runctl.model.ec2_events import EventKind, read_event
 from runctl.model.errors import RunEndedError
@@ -19,34 +20,25 @@ from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.policy.capacity import AFTER_A_RECLAIM
 from runctl.policy.node_loss import Loss, on_node_loss
 
-NOT_OURS = "not_ours"
-ALREADY_ENDED = "already_ended"
-RELAUNCHED = "relaunched"
-NO_CAPACITY = "no_capacity"
-NOT_RELAUNCHED = "not_relaunched"
-ASKED = "asked"
-AGENT_NOT_THERE = "agent_not_there"
-UNREADABLE = "unreadable"
 
-
-def handle_event(services: Services, event: Mapping[str, Any]) -> dict[str, Any]:
+def handle_event(services: Services, event: Mapping[str, Any]) -> InterruptionResult:
     """Handle an event of EventBridge about an instance; an unreadable event changes nothing.
 
     An error would only cause another delivery of the same event.
     """
     found = read_event(event)
     if found is None:
-        return {"status": UNREADABLE}
+        return InterruptionResult(status=InterruptionStatus.UNREADABLE)
     if found.kind is EventKind.REBALANCE:
         handled = handle_rebalance(services, found.instance_id)
     else:
         handled = handle_interruption(services, found.instance_id, deadline=found.deadline)
-    return {"event": found.kind.value, "instance_id": found.instance_id, **handled}
+    return replace(handled, event=found.kind.value, instance_id=found.instance_id)
 
 
 def handle_interruption(
     services: Services, instance_id: str, *, deadline: datetime | None = None
-) -> dict[str, Any]:
+) -> InterruptionResult:
     """Handle an interruption warning; every step may be repeated by a second delivery.
 
     The state machine decides for itself once the attempt has reported. It adopts what is launched
@@ -55,12 +47,11 @@ def handle_interruption(
     """
     found = _find(services, instance_id)
     if found is None:
-        return {"status": NOT_OURS}
+        return InterruptionResult(status=InterruptionStatus.NOT_OURS)
     run, attempt, node = found
-    known = {"run_id": run.run_id, "attempt": attempt.number}
     # Late or delivered again: the state machine is ahead, and decides what follows.
     if attempt.stage is AttemptStage.ENDED or run.ended is not None:
-        return {**known, "status": ALREADY_ENDED}
+        return _result(attempt, InterruptionStatus.ALREADY_ENDED)
     services.ledger.record_notice(node.node_id, now=services.clock.now())
     consequence = on_node_loss(attempt, attempt.nodes, node, loss=Loss.ANNOUNCED)
     try:
@@ -77,20 +68,25 @@ def handle_interruption(
             )
             for drained in consequence.drain
         }
-    return {**known, "status": status, "agent_reached": reached[instance_id]}
+    return replace(_result(attempt, status), agent_reached=reached[instance_id])
 
 
-def handle_rebalance(services: Services, instance_id: str) -> dict[str, Any]:
+def handle_rebalance(services: Services, instance_id: str) -> InterruptionResult:
     """Handle a rebalance recommendation: it has no deadline, so only ask for a checkpoint."""
     found = _find(services, instance_id)
     if found is None:
-        return {"status": NOT_OURS}
+        return InterruptionResult(status=InterruptionStatus.NOT_OURS)
     _, attempt, _ = found
-    known = {"run_id": attempt.run_id, "attempt": attempt.number}
     if attempt.stage is AttemptStage.ENDED:
-        return {**known, "status": ALREADY_ENDED}
+        return _result(attempt, InterruptionStatus.ALREADY_ENDED)
     reached = services.commands.send(instance_id, "checkpoint")
-    return {**known, "status": ASKED if reached else AGENT_NOT_THERE}
+    return _result(
+        attempt, InterruptionStatus.ASKED if reached else InterruptionStatus.AGENT_NOT_THERE
+    )
+
+
+def _result(attempt: Attempt, status: InterruptionStatus) -> InterruptionResult:
+    return InterruptionResult(status=status, run_id=attempt.run_id, attempt=attempt.number)
 
 
 def _find(services: Services, instance_id: str) -> tuple[Run, Attempt, Node] | None:
@@ -100,7 +96,7 @@ def _find(services: Services, instance_id: str) -> tuple[Run, Attempt, Node] | N
     return None if found is None or run is None else (run, *found)
 
 
-def _relaunch(services: Services, run: Run, attempt: Attempt, node: Node) -> str:
+def _relaunch(services: Services, run: Run, attempt: Attempt, node: Node) -> InterruptionStatus:
     now = services.clock.now()
     if node.pool:
         # First, so that the replacement is not requested from the pool that is taking this one.
@@ -114,11 +110,13 @@ def _relaunch(services: Services, run: Run, attempt: Attempt, node: Node) -> str
     interrupted = Outcome(kind=OutcomeKind.INTERRUPTED)
     decision = decide(run, attempts, interrupted, policy=policy, now=now)
     if not policy.may_overlap or decision.kind is not DecisionKind.RELAUNCH:
-        return NOT_RELAUNCHED
+        return InterruptionStatus.NOT_RELAUNCHED
     try:
         launch = launch_instances(services, run.run_id, attempt.number + 1)
     except RunEndedError:
-        return NOT_RELAUNCHED
+        return InterruptionStatus.NOT_RELAUNCHED
     if isinstance(launch, LaunchedAttempt):
-        return RELAUNCHED
-    return NOT_RELAUNCHED if launch.outcome.kind is OutcomeKind.FAILED else NO_CAPACITY
+        return InterruptionStatus.RELAUNCHED
+    if launch.outcome.kind is OutcomeKind.FAILED:
+        return InterruptionStatus.NOT_RELAUNCHED
+    return InterruptionStatus.NO_CAPACITY

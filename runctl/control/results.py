@@ -154,3 +154,85 @@ class CleanUpResult(Result):
     attempts_ended: tuple[int, ...] | None = None
     asked_to_stop: tuple[str, ...] | None = None
     terminated: tuple[str, ...] | None = None
+
+
+class ReportStatus(str, Enum):
+    """What became of a report for an attempt whose agents cannot report."""
+
+    REPORTED = "reported"
+    ALREADY_REPORTED = "already_reported"
+    ENDED = "ended"
+
+
+class InterruptionStatus(str, Enum):
+    """What HandleInterruption did about an event."""
+
+    NOT_OURS = "not_ours"
+    ALREADY_ENDED = "already_ended"
+    RELAUNCHED = "relaunched"
+    NO_CAPACITY = "no_capacity"
+    NOT_RELAUNCHED = "not_relaunched"
+    ASKED = "asked"
+    AGENT_NOT_THERE = "agent_not_there"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterruptionResult(Result):
+    """HandleInterruption: what was done about an event, and for which attempt if it is ours."""
+
+    status: InterruptionStatus
+    event: str | None = None
+    instance_id: str | None = None
+    run_id: str | None = None
+    attempt: int | None = None
+    agent_reached: bool | None = None
+
+
+class InstanceChangeStatus(str, Enum):
+    """What HandleInstanceChange did about an event; the first three are those of a report."""
+
+    REPORTED = ReportStatus.REPORTED.value
+    ALREADY_REPORTED = ReportStatus.ALREADY_REPORTED.value
+    ENDED = ReportStatus.ENDED.value
+    NOT_OURS = "not_ours"
+    STILL_RUNNING = "still_running"
+    ALREADY_ENDED = "already_ended"
+    ASKED_TO_DRAIN = "asked_to_drain"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceChangeResult(Result):
+    """HandleInstanceChange: what was done about an event, and for which attempt if it is ours."""
+
+    status: InstanceChangeStatus
+    instance_id: str | None = None
+    state: str | None = None
+    run_id: str | None = None
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineChecks(Result):
+    """The instances whose attempts were replaced or asked to save after failed status checks."""
+
+    replaced: tuple[str, ...] = ()
+    asked_to_save: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult(Result):
+    """Sweep: how many unsettled runs and machines there are, what was done, and what failed.
+
+    Without the results of status checks if they could not be examined.
+    """
+
+    runs: int
+    machines: int
+    cleaned: tuple[str, ...]
+    replaced: tuple[str, ...] | None = None
+    asked_to_save: tuple[str, ...] | None = None
+    terminated: tuple[str, ...]
+    fleets_deleted: tuple[str, ...]
+    failed: tuple[str, ...]

@@ -9,6 +9,7 @@ from runctl.control.check_machines import check_machines
 from runctl.control.clean_up import clean_up
 from runctl.control.instance_lookup import machines_by_run
 from runctl.control.ports import Services
+from runctl.control.results import SweepResult
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine
 from runctl.model.run import Run
@@ -20,7 +21,7 @@ FLEETS = "fleets"
 CHECKS = "status checks"
 
 
-def sweep(services: Services) -> dict[str, Any]:
+def sweep(services: Services) -> SweepResult:
     """Clean up after executions that ended unnoticed, end unwanted machines, delete spent fleets.
 
     The status checks of live attempts' machines are examined, too.
@@ -48,15 +49,16 @@ def sweep(services: Services) -> dict[str, Any]:
         terminated += ended or []
     # A machine that was terminated just now keeps its fleet until a later sweep finds it gone.
     deleted = _try(failed, FLEETS, partial(_delete_spent, services, failed)) or []
-    return {
-        "runs": len(unsettled),
-        "machines": len(machines),
-        "cleaned": cleaned,
-        **(checked or {}),
-        "terminated": terminated,
-        "fleets_deleted": deleted,
-        "failed": sorted(set(failed)),
-    }
+    return SweepResult(
+        runs=len(unsettled),
+        machines=len(machines),
+        cleaned=tuple(cleaned),
+        replaced=checked.replaced if checked else None,
+        asked_to_save=checked.asked_to_save if checked else None,
+        terminated=tuple(terminated),
+        fleets_deleted=tuple(deleted),
+        failed=tuple(sorted(set(failed))),
+    )
 
 
 def left_over_machines(

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from runctl.aws.ledger import DynamoLedger
-from runctl.control.sweep import sweep
 from runctl.model.identity import attempt_key, run_key
 from runctl.model.outcome import RunStatus
 from tests.cli.deployed import Deployed
 from tests.control.fakes import World
+from tests.control.steps import sweep
 
 NEWER = {
     "script": "serve.py",

@@ -1,4 +1,4 @@
-"""The functions as the state machine sees them: their results are JSON documents."""
+"""The functions as the state machine and the logs see them: their results are JSON documents."""
 
 import functools
 import json
@@ -9,8 +9,11 @@ from runctl.control import clean_up as clean_up_module
 from runctl.control import confirm_checkpoint as confirm_checkpoint_module
 from runctl.control import decide_next as decide_next_module
 from runctl.control import finish_run as finish_run_module
+from runctl.control import handle_instance_change as handle_instance_change_module
+from runctl.control import handle_interruption as handle_interruption_module
 from runctl.control import launch_instances as launch_instances_module
 from runctl.control import prepare_run as prepare_run_module
+from runctl.control import sweep as sweep_module
 from runctl.control import train as train_module
 from runctl.control.results import Result
 
@@ -30,3 +33,9 @@ confirm_checkpoint = _as_document(confirm_checkpoint_module.confirm_checkpoint)
 decide_next = _as_document(decide_next_module.decide_next)
 finish_run = _as_document(finish_run_module.finish_run)
 clean_up = _as_document(clean_up_module.clean_up)
+handle_interruption = _as_document(handle_interruption_module.handle_interruption)
+handle_rebalance = _as_document(handle_interruption_module.handle_rebalance)
+handle_event = _as_document(handle_interruption_module.handle_event)
+handle_instance_change = _as_document(handle_instance_change_module.handle_instance_change)
+handle_change_event = _as_document(handle_instance_change_module.handle_event)
+sweep = _as_document(sweep_module.sweep)

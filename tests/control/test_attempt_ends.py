@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.handle_instance_change import handle_instance_change
 from runctl.model.errors import FencedError, NotFoundError, RequestError
 from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
@@ -14,7 +13,7 @@ from runctl.model.run import Launched
 from tests.attempts import report
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
-from tests.control.steps import confirm_checkpoint, decide_next, train
+from tests.control.steps import confirm_checkpoint, decide_next, handle_instance_change, train
 
 LOST = {"kind": "lost", "reason": "no heartbeat"}
 COMPLETED = {"kind": "completed", "reason": "", "exit_code": 0}

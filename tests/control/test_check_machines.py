@@ -4,7 +4,6 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.sweep import sweep
 from runctl.model.errors import RefusedError, TransientError
 from runctl.model.machine import MachineStatus
 from runctl.model.node import NodeId
@@ -12,7 +11,7 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from tests.attempts import report
 from tests.control.fakes import World
 from tests.control.scenes import RUN, launched, prepared, training
-from tests.control.steps import confirm_checkpoint, decide_next
+from tests.control.steps import confirm_checkpoint, decide_next, sweep
 
 MINUTE = timedelta(minutes=1)
 

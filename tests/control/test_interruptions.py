@@ -2,15 +2,19 @@
 
 import pytest
 
-from runctl.control.handle_instance_change import handle_instance_change
-from runctl.control.handle_interruption import handle_interruption, handle_rebalance
 from runctl.model.errors import TransientError
 from runctl.model.kinds import KINDS, KindPolicy
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from tests.control.fakes import START, CrashError, Fragile, World
 from tests.control.scenes import RUN, launched, prepared, stray, training
-from tests.control.steps import decide_next, launch_instances
+from tests.control.steps import (
+    decide_next,
+    handle_instance_change,
+    handle_interruption,
+    handle_rebalance,
+    launch_instances,
+)
 
 LAUNCHED_AT_CALL = 7  # of launch_instances: the request is on record, EC2 has answered
 

@@ -6,14 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.sweep import sweep
 from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Launched
 from tests.control.fakes import World
 from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
-from tests.control.steps import clean_up, finish_run
+from tests.control.steps import clean_up, finish_run, sweep
 
 STATUSES = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
 

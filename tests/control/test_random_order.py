@@ -17,11 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from runctl.control.handle_instance_change import handle_event as handle_change_event
-from runctl.control.handle_instance_change import handle_instance_change
-from runctl.control.handle_interruption import handle_event, handle_interruption
 from runctl.control.prepare_run import STARTED_BY, ExecutionStart
-from runctl.control.sweep import sweep
 from runctl.model.errors import RequestError, RunctlError, TransientError
 from runctl.model.machine import MachineStatus
 from runctl.model.pool import Pool
@@ -34,8 +30,13 @@ from tests.control.steps import (
     confirm_checkpoint,
     decide_next,
     finish_run,
+    handle_change_event,
+    handle_event,
+    handle_instance_change,
+    handle_interruption,
     launch_instances,
     prepare_run,
+    sweep,
     train,
 )
 

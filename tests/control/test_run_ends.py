@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.sweep import sweep
 from runctl.model.errors import RunEndedError, TransientError
 from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
@@ -18,6 +17,7 @@ from tests.control.steps import (
     finish_run,
     launch_instances,
     prepare_run,
+    sweep,
 )
 
 

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.sweep import sweep
 from runctl.model.errors import TransientError
 from runctl.model.identity import RUN_TAG
 from runctl.model.node import NodeId
@@ -13,7 +12,7 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.attempts import report
 from tests.control.fakes import START, CrashError, Fragile
 from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, stray, training
-from tests.control.steps import finish_run, prepare_run
+from tests.control.steps import finish_run, prepare_run, sweep
 
 MINUTE = timedelta(minutes=1)
 NOTHING = {

@@ -11,13 +11,12 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.sweep import sweep
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
-from tests.control.steps import launch_instances
+from tests.control.steps import launch_instances, sweep
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 

@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from runctl.control.handle_interruption import handle_interruption
-from runctl.control.sweep import sweep
 from runctl.model.errors import InvalidRequestError, TransientError
 from runctl.model.identity import EXISTING_TAG, KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.machine import Machine
@@ -14,7 +12,7 @@ from runctl.model.pool import Pool
 from tests.attempts import report
 from tests.control.fakes import World
 from tests.control.scenes import ARN, RUN, prepared
-from tests.control.steps import clean_up, finish_run, launch_instances
+from tests.control.steps import clean_up, finish_run, handle_interruption, launch_instances, sweep
 
 MACHINE = "i-0123456789abcdef0"
 

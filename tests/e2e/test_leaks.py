@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runctl.control.sweep import sweep
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from tests.control.steps import sweep
 from tests.e2e.sleeping import start_sleeper
 from tests.e2e.sweeping import LaterClock, services_of_the_sweep
 from tests.e2e.testbed import PROJECT, Testbed, wait_for

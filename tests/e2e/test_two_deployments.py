@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 import pytest
 from botocore.exceptions import ClientError
 
-from runctl.control.sweep import sweep
 from runctl.local.deploy import deploy
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
+from tests.control.steps import sweep
 from tests.e2e.sleeping import start_sleeper
 from tests.e2e.sweeping import LaterClock, RoleClients, services_of_the_sweep
 from tests.e2e.testbed import PROJECT, Testbed
