@@ -12,6 +12,7 @@ import pytest
 from runctl.aws.items import text_of
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.identity import attempt_key, run_key
+from runctl.model.node import NodeId, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.run import AttemptStage, Existing, Launched, Run, derive_status
 from tests.aws.conftest import make_table
@@ -199,3 +200,30 @@ def test_the_other_version_still_recognizes_an_existing_instance(recorded):
     assert opened.source == Existing("i-1")
     stored = recorded.item(attempt_key("existing-launching", 2))
     assert stored["fleet_request"] == {"S": "lent:i-1"}
+
+
+def test_recorded_attempt_has_one_node_with_all_that_was_stored(recorded):
+    second = recorded.attempt("recovered", 2)
+    (node,) = second.nodes
+    assert (node.rank, node.stage) == (0, NodeStage.RUNNING)
+    assert (node.instance_id, node.pool) == ("i-00000000000000004", "m5.large/us-east-1a/spot")
+    assert node.heartbeat_at == second.heartbeat_at is not None
+    assert recorded.ledger.find_instance(node.instance_id) == NodeId("recovered", 2, 0)
+    (launching,) = recorded.attempt("launching").nodes
+    assert (launching.instance_id, launching.stage) == ("", NodeStage.LAUNCHING)
+
+
+def test_report_of_either_version_counts_if_it_is_the_later(recorded):
+    node = NodeId("training", 1, 0)
+    recorded.ledger.record_progress(node, NodeProgress(phase="drain", step=70), now=at(20))
+    held = recorded.attempt("training")
+    assert (held.phase, held.progress_step, held.heartbeat_at) == ("drain", 70, at(20))
+    assert held.instance_ids == ("i-00000000000000002",)
+    # The agent of the other version writes to the attempt's item.
+    where, update = attempt_key("training", 1), "SET phase = :phase, heartbeat_at = :now"
+    recorded.update(where, update, phase="upload", now=text_of(at(21)))
+    held = recorded.attempt("training")
+    assert (held.phase, held.heartbeat_at) == ("upload", at(21))
+    recorded.update(where, "SET noticed_at = :now", now=text_of(at(19)))
+    recorded.ledger.record_notice(node, now=at(22))
+    assert recorded.attempt("training").noticed_at == at(19)
