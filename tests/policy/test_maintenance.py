@@ -105,8 +105,8 @@ def test_status_says_what_is_scheduled_and_what_follows():
     assert describe([]) == ""
     stop = describe([event("instance-stop", minutes=90)])
     assert "instance-stop not before 2030-01-01 13:30 UTC" in stop
-    assert stop.endswith("the run moves to another one before that")
-    assert "saves before" in describe([event("system-reboot", minutes=None)])
+    assert stop.endswith("the run will move to another one before that")
+    assert "will save before" in describe([event("system-reboot", minutes=None)])
 
 
 def test_near_is_an_hour():
