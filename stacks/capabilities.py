@@ -202,26 +202,25 @@ class Capabilities:
                 {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
             ),
         ]
-        if parameters := [
-            image for image in self._settings.images.values() if image.startswith("/")
-        ]:
-            # EC2 resolves the images of templates as the caller. AWS's own belong to no account.
-            owner = {name: "" if name.startswith("/aws/") else account for name in parameters}
-            statements.append(
-                _allow(
-                    ["ssm:GetParameters"],
-                    [f"arn:aws:ssm:{region}:{owner[name]}:parameter{name}" for name in parameters],
-                )
-            )
-        statements += self._disk_key()
         return Capability(
-            statements=statements,
+            statements=[*statements, *self._image_parameters(), *self._disk_key()],
             variables={
                 **self._name(),
                 "RUNCTL_SUBNETS": self._stack.to_json_string(subnets),
                 "RUNCTL_LAUNCH_TEMPLATES": self._launch_templates(),
             },
         )
+
+    def _image_parameters(self) -> list[iam.PolicyStatement]:
+        """Let EC2 resolve the image parameters of templates, which it does as the caller."""
+        names = [image for image in self._settings.images.values() if image.startswith("/")]
+        region, account = self._settings.region, self._settings.account
+        # Parameters that AWS publishes belong to no account.
+        owners = {name: "" if name.startswith("/aws/") else account for name in names}
+        parameters = [
+            f"arn:aws:ssm:{region}:{owner}:parameter{name}" for name, owner in owners.items()
+        ]
+        return [_allow(["ssm:GetParameters"], parameters)] if parameters else []
 
     def _disk_key(self) -> list[iam.PolicyStatement]:
         """Let EC2 encrypt root volumes with a customer managed key, on behalf of the caller.

@@ -60,26 +60,8 @@ def instance_role(
             ["logs:CreateLogStream", "logs:PutLogEvents"],
             [_log_streams(scope, storage.trainer_logs.log_group_name)],
         ),
-        # The SSM agent needs these to receive commands. The managed policy would add
-        # ssm:GetParameter on every parameter of the account.
-        _allow(
-            [
-                "ssm:UpdateInstanceInformation",
-                "ssmmessages:CreateControlChannel",
-                "ssmmessages:CreateDataChannel",
-                "ssmmessages:OpenControlChannel",
-                "ssmmessages:OpenDataChannel",
-                "ec2messages:AcknowledgeMessage",
-                "ec2messages:DeleteMessage",
-                "ec2messages:FailMessage",
-                "ec2messages:GetEndpoint",
-                "ec2messages:GetMessages",
-                "ec2messages:SendReply",
-            ],
-            ["*"],
-        ),
     ]
-    for statement in [*statements, *_secrets(settings)]:
+    for statement in [*statements, _receive_commands(), *_secrets(settings)]:
         role.add_to_policy(statement)
     _accept_prefixes(role, settings)
     return role
@@ -98,6 +80,27 @@ def instance_policy(scope: Construct, role: iam.Role, *, settings: Settings) -> 
         policy.add_statements(iam.PolicyStatement.from_json(statement))
     _accept_prefixes(policy, settings)
     return policy
+
+
+def _receive_commands() -> iam.PolicyStatement:
+    """Return the permissions that the SSM agent needs to receive commands."""
+    # The managed policy would add ssm:GetParameter on every parameter of the account.
+    return _allow(
+        [
+            "ssm:UpdateInstanceInformation",
+            "ssmmessages:CreateControlChannel",
+            "ssmmessages:CreateDataChannel",
+            "ssmmessages:OpenControlChannel",
+            "ssmmessages:OpenDataChannel",
+            "ec2messages:AcknowledgeMessage",
+            "ec2messages:DeleteMessage",
+            "ec2messages:FailMessage",
+            "ec2messages:GetEndpoint",
+            "ec2messages:GetMessages",
+            "ec2messages:SendReply",
+        ],
+        ["*"],
+    )
 
 
 def _secrets(settings: Settings) -> list[iam.PolicyStatement]:

@@ -41,6 +41,9 @@ MAX_CHANGE_AGE = Duration.hours(6)
 SWEEP_EVERY = Duration.minutes(15)
 # The state machine's construct has the id Train and keeps it: CloudFormation would replace it.
 CONSTRUCT_IDS = {"train": "TrainFunction"}
+# An execution keeps the definition that it was started with. Earlier definitions call the function
+# `train` by this name, and no run has to fail because its deployment is upgraded.
+EARLIER_TRAIN = "start_training"
 MAX_DELIVERIES = 30
 
 # The agent of an instance that is shutting down may still report.
@@ -74,11 +77,13 @@ class OrchestrationStack(Stack):
             name=settings.state_machine_name,
             arn=settings.state_machine_arn,
             steps={name: step.function for name, step in self.functions.items()},
+            earlier_steps=[self.functions[EARLIER_TRAIN].function],
         )
         self._add_rules()
         self._describe_deployment(storage, compute)
         CfnOutput(self, "StateMachineArn", value=workflow.state_machine.state_machine_arn)
 
+    # Longer than other functions: a table of the functions and what each may do, read as a whole.
     def _add_functions(self, can: Capabilities) -> None:
         launch = [
             can.ledger(*READ, *_LAUNCH_WRITES),
@@ -102,7 +107,9 @@ class OrchestrationStack(Stack):
             can.end_machines(),
         )
         self._add("launch_instances", LAUNCHING, *launch, can.start_agents())
-        self._add("train", URGENT, can.ledger(*READ, "UpdateItem"), can.reports())
+        store_token = can.ledger(*READ, "UpdateItem"), can.reports()
+        self._add("train", URGENT, *store_token)
+        self._add(EARLIER_TRAIN, URGENT, *store_token, module="train")
         self._add(
             "confirm_checkpoint",
             PATIENT,
@@ -155,6 +162,7 @@ class OrchestrationStack(Stack):
         name: str,
         size: Size,
         *capabilities: Capability,
+        module: str = "",
         oldest_event: Duration | None = None,
     ) -> None:
         self.functions[name] = PythonFunction(
@@ -164,6 +172,7 @@ class OrchestrationStack(Stack):
             prefix=self._settings.name,
             code=self._code,
             size=size,
+            module=module,
             capabilities=capabilities,
             dead_letters=None if oldest_event is None else self._dead_letters,
             oldest_event=oldest_event,

@@ -3,8 +3,9 @@
 import json
 from datetime import datetime
 
+from runctl.aws.attributes import Item, text_of
 from runctl.aws.checkpoint_ledger import CheckpointLedger
-from runctl.aws.items import Item, node_values, read_attempts, source_values, text_of
+from runctl.aws.items import node_values, read_attempts, source_values
 from runctl.aws.summaries import count_end
 from runctl.aws.table import expressions, put_of, update_of
 from runctl.model import identity

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from runctl.aws.items import text_of
+from runctl.aws.attributes import text_of
 from runctl.aws.run_ledger import RunLedger
 from runctl.model import identity
 from runctl.model.errors import FencedError

@@ -2,13 +2,19 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
-
+from runctl.aws.attributes import (
+    Item,
+    document_of,
+    either_of,
+    instant_of,
+    text_of,
+    whole_number_of,
+)
 from runctl.model.node import Node, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.request import RunRequest
@@ -22,7 +28,6 @@ from runctl.model.run import (
 )
 from runctl.model.saving import Saving
 
-Item = dict[str, Any]
 # The start of a run whose stored start cannot be read: a listing shows it last.
 LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -39,23 +44,6 @@ SUMMARY_VERSION = 1
 SUMMARY_ATTRIBUTES = (
     "last_attempt", "last_pool", "running_attempts", "is_recovering", "interruptions", "failures",
 )  # fmt: skip
-
-_serializer, _deserializer = TypeSerializer(), TypeDeserializer()
-
-
-def serialize(values: Mapping[str, Any]) -> Item:
-    """Return values in DynamoDB's typed form."""
-    return {name: _serializer.serialize(value) for name, value in values.items()}
-
-
-def deserialize(item: Mapping[str, Any]) -> Item:
-    """Return plain values from DynamoDB's typed form."""
-    return {name: _deserializer.deserialize(value) for name, value in item.items()}
-
-
-def text_of(instant: datetime) -> str:
-    """Write an instant so that texts sort as the instants do."""
-    return instant.astimezone(timezone.utc).isoformat(timespec="microseconds")
 
 
 def run_item(run: Run) -> Item:
@@ -96,27 +84,27 @@ def read_run(item: Mapping[str, Any]) -> Run:
     """
     return Run(
         run_id=item["run_id"],
-        request=RunRequest.from_stored(_document(item, "request")),
-        started_at=_instant(item, "started_at") or LONG_AGO,
+        request=RunRequest.from_stored(document_of(item, "request")),
+        started_at=instant_of(item, "started_at") or LONG_AGO,
         execution=item.get("execution", ""),
         execution_arn=item.get("execution_arn", ""),
-        executions=_whole(item, "executions") or 1,
-        first_attempt=_whole(item, "first_attempt") or 1,
+        executions=whole_number_of(item, "executions") or 1,
+        first_attempt=whole_number_of(item, "first_attempt") or 1,
         ancestors=tuple(item.get("ancestors", ())),
-        fence=_whole(item, "fence") or 0,
-        step=_whole(item, "step"),
-        save=_whole(item, "save") or 0,
+        fence=whole_number_of(item, "fence") or 0,
+        step=whole_number_of(item, "step"),
+        save=whole_number_of(item, "save") or 0,
         # Before version 2 of the manifests steps never went back.
-        best_step=_whole(item, "best_step" if "best_step" in item else "step"),
-        progressed_attempt=_whole(item, "progressed_attempt"),
+        best_step=whole_number_of(item, "best_step" if "best_step" in item else "step"),
+        progressed_attempt=whole_number_of(item, "progressed_attempt"),
         newest=item.get("newest"),
         proven=item.get("proven"),
         suspects=frozenset(item.get("suspects", ())),
-        committed_at=_instant(item, "committed_at"),
+        committed_at=instant_of(item, "committed_at"),
         ended=_status(item["ended"]) if "ended" in item else None,
-        ended_at=_instant(item, "ended_at"),
+        ended_at=instant_of(item, "ended_at"),
         reason=item.get("reason", ""),
-        notified_end=_either(item, "notified_end", OLD_NOTIFIED_END, max),
+        notified_end=either_of(item, "notified_end", OLD_NOTIFIED_END, max),
         summary=_summary(item),
     )
 
@@ -135,15 +123,15 @@ def summary_values(summary: AttemptsSummary) -> Item:
 
 
 def _summary(item: Mapping[str, Any]) -> AttemptsSummary | None:
-    if _whole(item, "summary_version") != SUMMARY_VERSION:
+    if whole_number_of(item, "summary_version") != SUMMARY_VERSION:
         return None
     return AttemptsSummary(
-        last=_whole(item, "last_attempt") or 0,
+        last=whole_number_of(item, "last_attempt") or 0,
         pool=item.get("last_pool", ""),
         running=frozenset(int(number) for number in item.get("running_attempts", ())),
         is_recovering=bool(item.get("is_recovering")),
-        interruptions=_whole(item, "interruptions") or 0,
-        failures=_whole(item, "failures") or 0,
+        interruptions=whole_number_of(item, "interruptions") or 0,
+        failures=whole_number_of(item, "failures") or 0,
     )
 
 
@@ -180,13 +168,13 @@ def _read_attempt(item: Mapping[str, Any], node_items: Sequence[Mapping[str, Any
         run_id=item["run_id"],
         number=int(item["number"]),
         stage=_stage(item),
-        launch_try=_whole(item, "launch_try") or 1,
+        launch_try=whole_number_of(item, "launch_try") or 1,
         source=_source(item),
         token=item.get("token", ""),
-        launched_at=_instant(item, "launched_at"),
-        running_at=_either(item, "running_at", OLD_RUNNING_AT, min),
-        ended_at=_instant(item, "ended_at"),
-        ended=Outcome.from_stored(_document(item, "ended")) if "ended" in item else None,
+        launched_at=instant_of(item, "launched_at"),
+        running_at=either_of(item, "running_at", OLD_RUNNING_AT, min),
+        ended_at=instant_of(item, "ended_at"),
+        ended=Outcome.from_stored(document_of(item, "ended")) if "ended" in item else None,
         nodes=_read_nodes(item, node_items),
     )
 
@@ -236,7 +224,7 @@ def _read_nodes(
 
 def _read_node(item: Mapping[str, Any]) -> Node:
     instance_ids = item.get("instance_ids") or [""]
-    heartbeat_at = _instant(item, "heartbeat_at")
+    heartbeat_at = instant_of(item, "heartbeat_at")
     instance_id = item.get("instance_id") or instance_ids[0]
     return Node(
         run_id=item["run_id"],
@@ -246,24 +234,24 @@ def _read_node(item: Mapping[str, Any]) -> Node:
         instance_id=instance_id,
         pool=item.get("pool", ""),
         heartbeat_at=heartbeat_at,
-        noticed_at=_instant(item, "noticed_at"),
+        noticed_at=instant_of(item, "noticed_at"),
         progress=_read_progress(item),
     )
 
 
 def _read_progress(item: Mapping[str, Any]) -> NodeProgress:
-    metrics = _document(item, "metrics")
-    timeline = {name: _instant(item["timeline"], name) for name in item.get("timeline", {})}
+    metrics = document_of(item, "metrics")
+    timeline = {name: instant_of(item["timeline"], name) for name in item.get("timeline", {})}
     return NodeProgress(
         phase=item.get("phase", ""),
-        resume_step=_whole(item, "resume_step"),
-        resume_save=_whole(item, "resume_save"),
-        step=_whole(item, "progress_step"),
+        resume_step=whole_number_of(item, "resume_step"),
+        resume_save=whole_number_of(item, "resume_save"),
+        step=whole_number_of(item, "progress_step"),
         metrics={
             name: float(value) for name, value in metrics.items() if isinstance(value, int | float)
         },
         timeline={name: instant for name, instant in timeline.items() if instant is not None},
-        saving=Saving.from_document(_document(item, "saving")) if "saving" in item else None,
+        saving=Saving.from_document(document_of(item, "saving")) if "saving" in item else None,
         warning=item.get("warning", ""),
     )
 
@@ -325,33 +313,3 @@ def _stage(item: Mapping[str, Any]) -> AttemptStage:
         if "token" in item:
             return AttemptStage.RUNNING
         return AttemptStage.LAUNCHED if item.get("instance_ids") else AttemptStage.LAUNCHING
-
-
-def _document(item: Mapping[str, Any], name: str) -> dict[str, Any]:
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        document = json.loads(item[name])
-        return document if isinstance(document, dict) else {}
-    return {}
-
-
-def _instant(item: Mapping[str, Any], name: str) -> datetime | None:
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        return datetime.fromisoformat(item[name])
-    return None
-
-
-def _either(
-    item: Mapping[str, Any],
-    name: str,
-    old_name: str,
-    choose: Callable[[list[datetime]], datetime],
-) -> datetime | None:
-    """Return the instant of an attribute that was renamed, chosen where both versions wrote it."""
-    instants = [at for at in (_instant(item, name), _instant(item, old_name)) if at is not None]
-    return choose(instants) if instants else None
-
-
-def _whole(item: Mapping[str, Any], name: str) -> int | None:
-    with contextlib.suppress(KeyError, TypeError, ValueError, ArithmeticError):
-        return int(item[name])
-    return None

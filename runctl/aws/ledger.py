@@ -3,13 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from runctl.aws.items import (
-    SUMMARY_ATTRIBUTES,
-    SUMMARY_VERSION,
-    read_run,
-    summary_values,
-    text_of,
-)
+from runctl.aws.attributes import text_of
+from runctl.aws.items import SUMMARY_ATTRIBUTES, SUMMARY_VERSION, read_run, summary_values
 from runctl.aws.node_ledger import NodeLedger
 from runctl.model import identity
 from runctl.model.pool import Pool

@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from runctl.aws.attempt_ledger import AttemptLedger
-from runctl.aws.items import Item, node_values, progress_values, text_of
+from runctl.aws.attributes import Item, text_of
+from runctl.aws.items import node_values, progress_values
 from runctl.aws.table import put_of, update_of
 from runctl.model import identity
 from runctl.model.errors import FencedError, NotFoundError

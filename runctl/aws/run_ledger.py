@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from runctl.aws.items import Item, read_run, run_item, text_of
+from runctl.aws.attributes import Item, text_of
+from runctl.aws.items import read_run, run_item
 from runctl.aws.table import Table, expressions, put_of, update_of
 from runctl.model import identity
 from runctl.model.errors import NotFoundError, RequestError

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from runctl.aws.items import Item
+from runctl.aws.attributes import Item
 from runctl.aws.table import update_of
 from runctl.model import identity
 from runctl.model.outcome import Outcome, OutcomeKind, is_own_failure

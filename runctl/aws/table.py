@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
+from runctl.aws.attributes import Item, deserialize, serialize
 from runctl.aws.errors import code_of, translated
-from runctl.aws.items import Item, deserialize, serialize
 from runctl.model.errors import TransientError
 
 MAX_BATCH_ITEMS = 100

@@ -13,6 +13,7 @@ from stacks.disks import BASE_THROUGHPUT, Disk
 class Machine(Construct):
     """A launch template: image, disk, metadata service, network, role, user data."""
 
+    # The keywords are the properties of the construct, as for those of the CDK.
     def __init__(
         self,
         scope: Construct,

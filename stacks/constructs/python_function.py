@@ -27,8 +27,12 @@ class Size:
 
 
 class PythonFunction(Construct):
-    """A handler of `lambdas/` whose role has exactly the permissions of its capabilities."""
+    """A handler of `lambdas/` whose role has exactly the permissions of its capabilities.
 
+    `module` is the handler's module if it has another name than the function.
+    """
+
+    # The keywords are the properties of the construct, as for those of the CDK.
     def __init__(
         self,
         scope: Construct,
@@ -38,6 +42,7 @@ class PythonFunction(Construct):
         prefix: str,
         code: lambda_.Code,
         size: Size,
+        module: str = "",
         capabilities: Sequence[Capability],
         dead_letters: sqs.IQueue | None = None,
         oldest_event: Duration | None = None,
@@ -70,7 +75,7 @@ class PythonFunction(Construct):
             runtime=lambda_.Runtime.PYTHON_3_13,
             architecture=lambda_.Architecture.ARM_64,
             code=code,
-            handler=f"lambdas.{name}.handler",
+            handler=f"lambdas.{module or name}.handler",
             role=self.role,
             log_group=log_group,
             memory_size=size.memory_mb,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
@@ -17,7 +17,10 @@ from stacks.workflows.definition import placeholders, read_definition
 
 
 class Workflow(Construct):
-    """A Standard state machine that may invoke the functions that its definition names."""
+    """A Standard state machine that may invoke the functions that its definition names.
+
+    It may invoke `earlier_steps`, too, which only definitions of earlier versions name.
+    """
 
     def __init__(
         self,
@@ -27,6 +30,7 @@ class Workflow(Construct):
         name: str,
         arn: str,
         steps: Mapping[str, lambda_.IFunction],
+        earlier_steps: Sequence[lambda_.IFunction],
     ) -> None:
         super().__init__(scope, construct_id)
         definition = read_definition()
@@ -37,9 +41,10 @@ class Workflow(Construct):
             assumed_by=iam.ServicePrincipal("states.amazonaws.com"),
             description=f"The state machine {name}",
         )
+        invoked = [*called.values(), *(step.function_arn for step in earlier_steps)]
         # The CDK grants nothing for a definition that is passed as text.
         role.add_to_policy(
-            iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=list(called.values()))
+            iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=invoked)
         )
         for statement in _continuing(Stack.of(self), arn):
             role.add_to_policy(statement)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.aws.items import text_of
+from runctl.aws.attributes import text_of
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.identity import attempt_key, run_key
 from runctl.model.node import NodeId, NodeProgress, NodeStage

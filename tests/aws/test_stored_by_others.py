@@ -6,7 +6,8 @@ from datetime import datetime, timezone
 
 import pytest
 
-from runctl.aws.items import deserialize, read_attempts, read_run, run_item
+from runctl.aws.attributes import deserialize
+from runctl.aws.items import read_attempts, read_run, run_item
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.outcome import OutcomeKind, RunStatus

@@ -233,9 +233,14 @@ class Training(RuleBasedStateMachine):
         assert set(self.world.ledger.pools) <= self.scarce | had
 
     @invariant()
-    def an_attempt_has_at_most_one_machine_on_record(self):
-        for attempt in self.world.ledger.attempts(RUN):
-            assert len(attempt.instance_ids) <= 1
+    def each_rank_of_an_attempt_is_one_node_with_a_machine_of_its_own(self):
+        attempts = self.world.ledger.attempts(RUN)
+        for attempt in attempts:
+            assert [node.rank for node in attempt.nodes] == [0], attempt
+        nodes = [node for attempt in attempts for node in attempt.nodes if node.instance_id]
+        machines = self.world.fleet.machines
+        assert all(machines[node.instance_id].attempt == node.attempt for node in nodes), nodes
+        assert len({node.instance_id for node in nodes}) == len(nodes), nodes
 
     @invariant()
     def an_attempt_is_launched_once(self):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.aws.items import text_of
+from runctl.aws.attributes import text_of
 from runctl.model.identity import attempt_key
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt

@@ -305,3 +305,22 @@ def test_a_function_imports_only_what_its_asset_and_the_runtime_hold(cloud: Clou
     )
     got = cloud.client("lambda").invoke(FunctionName=cloud.function(code))["Payload"]
     assert json.load(got) == ["boto3", "urllib3"]
+
+
+def test_an_execution_keeps_its_definition_when_the_machine_is_updated(cloud: Cloud) -> None:
+    tokens, sfn = Tokens(cloud), cloud.client("stepfunctions")
+    first = waiting(cloud.function(TOKEN_STORE), Next="Last")
+    del first["End"]
+    last = {"Type": "Pass", "Output": "before", "End": True}
+    machine = cloud.machine({"First": first, "Last": last})
+    execution = cloud.start(machine, {"queue": tokens.queue})
+    token = tokens.next()
+    before = sfn.describe_state_machine(stateMachineArn=machine)["definition"]
+    after = before.replace('"before"', '"after"')
+    sfn.update_state_machine(stateMachineArn=machine, definition=after)
+    assert sfn.describe_state_machine(stateMachineArn=machine)["definition"] == after
+
+    sfn.send_task_success(taskToken=token, output="{}")
+    assert json.loads(cloud.ended(execution)["output"]) == "before"
+    followed = sfn.describe_state_machine_for_execution(executionArn=execution)["definition"]
+    assert json.loads(followed) == json.loads(before)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ministack.core.responses import json_response
@@ -35,6 +36,7 @@ def install(knobs: Knobs) -> Callable[[str], str | None]:
     _honor_output_of_succeed()
     nested_executions.install(stop_flags)
     _start_idempotently()
+    _describe_the_definition_of_an_execution()
     redrive.install()
     return machine_of
 
@@ -144,3 +146,17 @@ def _start_idempotently() -> None:
         return start(data)
 
     sfn._start_execution = start_execution
+
+
+def _describe_the_definition_of_an_execution() -> None:
+    """Describe the definition that an execution began with, not one deployed since."""
+    describe = sfn._describe_state_machine_for_execution
+
+    def describe_for_execution(data: Mapping[str, Any]) -> Any:
+        status, headers, body = describe(data)
+        if status != 200:
+            return status, headers, body
+        definition = definition_of(sfn._executions[data["executionArn"]])
+        return json_response({**json.loads(body), "definition": json.dumps(definition)})
+
+    sfn._describe_state_machine_for_execution = describe_for_execution
