@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     if command == "check":
         return check()
     if command in others:
-        # Here, since an attempt needs none of it.
+        # Imported here, since an attempt needs none of it.
         from runctl.agent.monitor.service import run as run_monitor
 
         return run_monitor(command, paths)
@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(paths: Paths) -> int:
     """Run the attempt on this instance."""
-    # A snapshot of 10,000 files makes some 100,000 objects in one go, none of them garbage: the
-    # default of 700 new objects a collection spends a third of the time on looking.
+    # A snapshot of 10,000 files creates some 100,000 objects at once, none of them garbage. With
+    # the default threshold of 700 new objects the collector would take a third of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     paths.make()
@@ -99,8 +99,8 @@ def run(paths: Paths) -> int:
 
 
 def check() -> int:
-    """Print what this instance's role lacks to run an attempt."""
-    # Here, since an attempt needs none of it.
+    """Print the permissions that this instance's role lacks to run an attempt."""
+    # Imported here, since an attempt needs none of it.
     from runctl.aws.permissions import missing_permissions
 
     environ = os.environ
@@ -192,7 +192,7 @@ def _end_on_sigterm(mailbox: Mailbox) -> None:
         )
 
     def handle(_number: int, _frame: Any) -> None:
-        # Not here: the handler may have interrupted what holds the mailbox.
+        # In a thread: the handler may have interrupted a holder of the mailbox's lock.
         threading.Thread(target=end, daemon=True).start()
 
     signal.signal(signal.SIGTERM, handle)

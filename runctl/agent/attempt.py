@@ -113,7 +113,7 @@ class AttemptRunner:
         return self._mailbox.noticed_at is None and not self._paths.notice.exists()
 
     def finish_background_work(self) -> None:
-        """Do what need not delay the report."""
+        """Do the work that need not delay the report."""
         self._runtime.close()
         self._preparation.finish()
 
@@ -170,7 +170,7 @@ class AttemptRunner:
         env: Mapping[str, str],
         credentials: Mapping[str, str],
     ) -> Ended | None:
-        """Start a program on what was prepared, and supervise it until it has ended."""
+        """Start a program from what was prepared, and supervise it until it has ended."""
         restored = prepared.restored
         self._step = None if restored is None else restored.manifest.step
         session = TrainingSession(

@@ -1,4 +1,4 @@
-"""The fallback: a trainer that died of its checkpoint starts again from the one before."""
+"""The fallback: a trainer that died of its checkpoint is restarted from the previous one."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -63,7 +63,8 @@ class Fallback:
     def after(self, ended: Ended, prepared: Prepared) -> Prepared | Outcome | None:
         """Return what the next trainer starts from, or how the attempt ends.
 
-        Raises EndedEarlyError if a stop is requested while the checkpoint before is fetched.
+        Raises EndedEarlyError if a stop is requested while the previous checkpoint is being
+        fetched.
         """
         outcome, given = ended.outcome, prepared.restored
         died = outcome.kind is OutcomeKind.FAILED and bool(outcome.exit_code)
@@ -78,7 +79,7 @@ class Fallback:
             return self._blame_program(outcome)
         self._suspect([given.key, *ended.committer.committed], prepared)
         if self._mailbox.ending is not None:
-            # No time is left for another try; the next attempt starts from the checkpoint before.
+            # No time is left for another try; the next attempt starts from the previous checkpoint.
             return self._outcome_of_stop(outcome.exit_code)
         before = None
         if may_fall_back(self._deaths):

@@ -1,7 +1,7 @@
-"""What the agent needs of AWS besides the ledger and the checkpoint store; `runctl.aws` has it.
+"""The AWS services that the agent uses besides the ledger and the checkpoint store.
 
-Each call raises TransientError when waiting may help, RefusedError when a permission is missing,
-and UnexpectedAwsError otherwise.
+`runctl.aws` implements them. Each call raises TransientError if waiting may help, RefusedError if a
+permission is missing, and UnexpectedAwsError otherwise.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ class LogStreams(Protocol):
     def put(self, stream: str, events: Sequence[tuple[int, str]]) -> None:
         """Append events (milliseconds and text) to a stream, which is created if necessary.
 
-        Drops a batch that would never be taken; after any other error the call may be repeated.
+        Drops a batch that would never be accepted; after any other error the call may be repeated.
         """
         ...
 
@@ -51,7 +51,7 @@ class Blobs(Protocol):
     """Objects that are read and written whole, by key."""
 
     def put(self, key: str, body: bytes) -> None:
-        """Store an object, in place of what is there."""
+        """Store an object, and replace an existing one."""
         ...
 
     def put_if_absent(self, key: str, body: bytes | BinaryIO) -> bool:
@@ -61,7 +61,7 @@ class Blobs(Protocol):
     def open(self, key: str, *, bucket: str = "") -> AbstractContextManager[Blob]:
         """Open an object of this or another bucket; NotFoundError if there is none.
 
-        RefusedError if it may not be read, or if that is all that S3 says of a missing one.
+        RefusedError if it may not be read, which may also be S3's answer for a missing object.
         """
         ...
 

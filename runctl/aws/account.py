@@ -17,8 +17,8 @@ RUNS = "runs/"
 class AwsAccount:
     """Implements `runctl.control.doctor.Account`.
 
-    Every call is a listing, or may be repeated; throttling is retried inside, then TransientError.
-    What a permission is missing for raises RefusedError, which names the action.
+    Every call may be repeated. Throttling is retried inside, and then raises TransientError. A
+    missing permission raises RefusedError, which names the action.
     """
 
     def __init__(self, clients: AnyClients, deployment: Deployment) -> None:
@@ -72,7 +72,7 @@ class AwsAccount:
                     raise
 
     def stored_runs(self) -> list[str]:
-        """Return the names of the runs that the bucket holds anything of."""
+        """Return the names of the runs that have objects in the bucket."""
         pages = (
             self._clients.get("s3")
             .get_paginator("list_objects_v2")
@@ -92,7 +92,7 @@ class AwsAccount:
         )
 
     def dead_letters(self) -> int | None:
-        """Count the events that no function could handle; None when it is not known where."""
+        """Count the events that no function could handle; None without a queue for them."""
         if not self._deployment.dead_letters:
             return None
         name = "ApproximateNumberOfMessages"

@@ -1,4 +1,4 @@
-"""Archives, unpacked so that nothing lands outside the folder and limits are kept."""
+"""Archives, unpacked within limits and with nothing outside their folder."""
 
 import contextlib
 import gzip
@@ -21,7 +21,7 @@ if not TYPE_CHECKING and not hasattr(tarfile, "data_filter"):
 # tarfile reads a header that extends another one at once, into memory; file contents it reads in
 # small blocks. The list of what a package left out is the longest such header of ours.
 MAX_HEADER_BYTES = 8 * 1024 * 1024
-# What comes of content that only claims to be an archive.
+# The errors that tarfile raises for content that only claims to be an archive.
 DAMAGE = (tarfile.TarError, ArithmeticError, EOFError, LookupError, RecursionError, ValueError)
 
 
@@ -65,10 +65,10 @@ ENVIRONMENT = Limits(
 
 
 def unpack(archive: Path, folder: Path, limits: Limits = CODE) -> None:
-    """Unpack a .tar.gz into an empty folder; RequestError when it is damaged or would escape.
+    """Unpack a .tar.gz into an empty folder.
 
-    Also when it holds more than `limits`; what was unpacked until then is left. A full disk is an
-    OSError.
+    Raises RequestError if the archive is damaged, would write outside the folder or exceeds
+    `limits`; what was unpacked until then is left. Raises OSError if the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -86,7 +86,7 @@ def unpack(archive: Path, folder: Path, limits: Limits = CODE) -> None:
 
 
 def read_header(archive: Path, name: str) -> str:
-    """Return a header of a whole archive, empty when it has none or cannot be read."""
+    """Return a global header of an archive, empty if it has none or cannot be read."""
     try:
         with _opened(archive, CODE) as content:
             return content.pax_headers.get(name, "")
@@ -106,7 +106,7 @@ def pack(archive: Path, folder: Path, names: list[str]) -> None:
 
 
 class _Bounded:
-    """What tarfile reads from: no header fills the memory, and no skipped content takes hours."""
+    """The stream that tarfile reads. No header fills the memory; no skipped content takes hours."""
 
     def __init__(self, stream: gzip.GzipFile, limits: Limits) -> None:
         self._stream = stream
@@ -139,8 +139,8 @@ def _opened(archive: Path, limits: Limits) -> Iterator[tarfile.TarFile]:
 def _checked(content: tarfile.TarFile, limits: Limits) -> Iterator[tarfile.TarInfo]:
     """Yield the members, each once it is known to be within the limits and below no link.
 
-    What the filter refuses is refused there; it looks at the folder as it is then, and older ones
-    could be misled by links to links.
+    The filter refuses the rest. It looks at the folder as it is at that moment, and the filters of
+    older Python versions could be misled by links to links.
     """
     kinds: dict[str, str] = {}
     unpacked = 0
@@ -168,7 +168,7 @@ def _checked(content: tarfile.TarFile, limits: Limits) -> Iterator[tarfile.TarIn
 
 
 def _path_of(name: str) -> str:
-    """Return where a member goes, relative to the folder; ValueError when that cannot be."""
+    """Return the path of a member below the folder; ValueError if it cannot have one."""
     parts = [part for part in name.split("/") if part not in {"", "."}]
     if ".." in parts or "\0" in name:
         raise ValueError(f"{name[:100]!a} may lead outside the folder")

@@ -11,7 +11,7 @@ KEEP_SIZE = 0x01
 PUNCH_HOLE = 0x02
 # With less space than this, nothing works.
 NOTHING_BYTES = 64 * 1024
-# How another program, such as pip, says it.
+# How another program, such as pip, reports a full disk.
 FULL = os.strerror(errno.ENOSPC)
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def says_full(error: BaseException) -> bool:
 
 
 def room(folder: Path) -> str:
-    """Say how much of the disk below a folder is free."""
+    """Return how much of the disk below a folder is free, in words."""
     disk = os.statvfs(folder)
     free, size = (count * disk.f_frsize / 2**20 for count in (disk.f_bavail, disk.f_blocks))
     return f"{free:,.0f} of {size:,.0f} MiB are free"
@@ -44,10 +44,10 @@ def count_up(path: Path) -> int:
 
 
 def free_beginning(path: Path, length: int) -> bool:
-    """Free the first `length` bytes of a file, which read as zeros then; whether that worked.
+    """Free the first `length` bytes of a file, which then read as zeros; return whether it worked.
 
-    Unlike a truncation it loses nothing that is appended meanwhile, and whoever has the file open
-    need not know. Not every file system can do it; ext4, XFS, btrfs and tmpfs can.
+    Unlike truncation, it loses nothing that is appended meanwhile, and processes that have the file
+    open do not notice. Not every file system supports it; ext4, XFS, btrfs and tmpfs do.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY)

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 
 from runctl.model.errors import RequestError
 
-# Between double quotes a backslash gives these their plain meaning, and stays before any other.
+# Between double quotes a backslash escapes these characters. Before any other it is literal.
 _SPECIAL = re.compile(r'["\\`$]')
 # systemd refuses values with control characters, and text that is not UTF-8.
 _REFUSED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def write_environment(values: Mapping[str, str]) -> str:
-    """Return the lines of an environment file; RequestError for a value that none can hold."""
+    """Return the lines of an environment file; RequestError for a value that it cannot hold."""
     for name, value in values.items():
         if _REFUSED.search(value):
             raise RequestError(

@@ -20,7 +20,7 @@ class MetadataError(Exception):
 
 
 class Metadata:
-    """Reads instance metadata. Not for sharing between threads."""
+    """Reads instance metadata. Not thread-safe."""
 
     def __init__(self, endpoint: str = "") -> None:
         self._endpoint = (
@@ -44,7 +44,7 @@ class Metadata:
                 return None
             if status != 401:
                 break
-            # The token has expired, or the service was restarted: once more with a new one.
+            # The token has expired, or the service was restarted: try once more with a new one.
         raise MetadataError(f"the metadata service answered {status} for {path}")
 
     def notice(self) -> datetime | None:
@@ -58,7 +58,7 @@ class Metadata:
         return datetime.now(timezone.utc) + timedelta(seconds=100)
 
     def rebalance_recommended_at(self) -> str | None:
-        """Return when EC2 recommended to rebalance, as it says it, or None."""
+        """Return when EC2 recommended rebalancing, in the format of EC2, or None."""
         return self.get("events/recommendations/rebalance")
 
     def scheduled_events(self) -> tuple[ScheduledEvent, ...]:

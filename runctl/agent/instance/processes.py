@@ -19,7 +19,7 @@ STOP_WITHIN = 1.0
 
 
 def become_subreaper() -> None:
-    """Adopt every orphan below us, so that no descendant of the trainer can get away."""
+    """Adopt every orphan below us, so that no descendant of the trainer escapes."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
@@ -55,7 +55,7 @@ class KilledTree:
 
 
 def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -> KilledTree:
-    """SIGKILL all descendants of `roots` until none is left; return what that ended.
+    """SIGKILL all descendants of `roots` until none is left; return what was ended.
 
     They are stopped first, so that the files that they have open for writing below `folder` are
     known exactly: all others were closed by their writers. The exit status of `keep_status_of` is
@@ -81,7 +81,7 @@ def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -
 
 
 def stop_tree(*roots: int) -> list[int]:
-    """SIGSTOP all descendants of `roots`, parents first; return them once they stand still."""
+    """SIGSTOP all descendants of `roots`, parents first; return them once they have stopped."""
     stopped: list[int] = []
     until = time.monotonic() + STOP_WITHIN
     while time.monotonic() < until:
@@ -122,7 +122,7 @@ def end_leftovers(marker: str) -> list[int]:
             if pid != os.getpid() and needle in environment and _is_on_this_machine(pid):
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
-    # A signal is not an end: what is still in a system call may yet write to the folder.
+    # A process that was signalled may still be in a system call that writes to the folder.
     for _ in range(500):
         if not any(is_alive(pid) for pid in killed):
             break
@@ -131,12 +131,12 @@ def end_leftovers(marker: str) -> list[int]:
 
 
 def _is_on_this_machine(pid: int) -> bool:
-    """Say whether a process sees our files; on the local cloud other machines' processes do not."""
+    """Whether a process sees our files; on the local cloud those of other machines do not."""
     return (PROC / str(pid) / "ns/mnt").readlink() == (PROC / "self/ns/mnt").readlink()
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has not ended; one that only waits to be collected has."""
+    """Whether a process has not ended. A zombie, which only waits to be reaped, has ended."""
     with contextlib.suppress(OSError, ValueError):
         return _stat(pid)[0] not in {"Z", "X"}
     return False

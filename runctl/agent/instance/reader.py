@@ -1,8 +1,8 @@
-"""The user as whom a folder that is not runctl's is read.
+"""The user that the monitor reads a folder as, which is not runctl's.
 
-Whoever can replace the folder, or a folder above it, by a link must not make root read for them. So
-the monitor becomes that user. It keeps the right to look at processes and to signal them, which
-opens no file.
+A user who can replace the folder, or a folder above it, with a link must not make root read other
+files for them. So the monitor becomes that user. It keeps the right to inspect and to signal
+processes, which opens no file.
 """
 
 import ctypes
@@ -43,13 +43,13 @@ ROOT = Reader(uid=0, gid=0)
 
 
 def reader_of(pid: int, folder: Path) -> Reader:
-    """Return the user of a process, for one of root the user who can replace the folder."""
+    """Return the user of a process; for a process of root, the user who can replace the folder."""
     user = _user_of(pid)
     return _owner_of(folder) if user.uid == 0 else user
 
 
 def become(reader: Reader) -> None:
-    """Become a user for good, unless we are not root anyway."""
+    """Become a user permanently, unless we are not root anyway."""
     if os.geteuid() != 0 or reader.uid == 0:
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -77,7 +77,7 @@ def prepare_place(place: Path, reader: Reader) -> Path:
 
 
 def _user_of(pid: int) -> Reader:
-    """Return as whom a process opens files."""
+    """Return the user that a process opens files as."""
     found: dict[str, list[int]] = {}
     for line in (PROC / str(pid) / "status").read_text().splitlines():
         name, _, values = line.partition(":")
@@ -102,7 +102,7 @@ def _owner_of(folder: Path) -> Reader:
 
 
 def _way_to(folder: Path) -> Iterator[Path]:
-    """Yield a folder and those above it, as it is named and as it is."""
+    """Yield a folder and its parents, by the given path and then by the real one."""
     named = folder.absolute()
     yield from (named, *named.parents)
     real = Path(os.path.realpath(folder))

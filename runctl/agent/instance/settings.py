@@ -43,7 +43,7 @@ class Paths:
 
     @property
     def partial(self) -> Path:
-        """RUNCTL_PARTIAL_DIR, when an attempt before left an unfinished checkpoint."""
+        """RUNCTL_PARTIAL_DIR, if an earlier attempt left an unfinished checkpoint."""
         return self.state / "partial"
 
     @property
@@ -63,7 +63,7 @@ class Paths:
 
     @property
     def fence(self) -> Path:
-        """What loading the metadata fence came to in this boot."""
+        """The result of loading the metadata fence in this boot."""
         return self.runtime / "fence"
 
     @property
@@ -98,12 +98,12 @@ class Paths:
 
     @property
     def reported(self) -> Path:
-        """There once the attempt's report was taken."""
+        """Exists once the attempt's report was accepted."""
         return self.runtime / "reported"
 
     @property
     def failures(self) -> Path:
-        """A mark for each time that the agent itself failed."""
+        """The number of times that the agent itself failed, as the length of the file."""
         return self.runtime / "failures"
 
     @property
@@ -118,7 +118,7 @@ class Paths:
 
     @property
     def agent_log(self) -> Path:
-        """What the agent says of its own work."""
+        """The agent's own log."""
         return self.log / "agent.log"
 
     def make(self) -> None:
@@ -158,7 +158,7 @@ class Settings:
 
 
 def read_paths(environ: Mapping[str, str] = os.environ) -> Paths:
-    """Return the paths below RUNCTL_ROOT; RUNCTL_STATE_DIR names the state folder otherwise."""
+    """Return the paths below RUNCTL_ROOT; RUNCTL_STATE_DIR overrides the state folder."""
     state_dir = environ.get("RUNCTL_STATE_DIR")
     return Paths(
         Path(environ.get("RUNCTL_ROOT") or "/"), state_dir=Path(state_dir) if state_dir else None
@@ -168,8 +168,8 @@ def read_paths(environ: Mapping[str, str] = os.environ) -> Paths:
 def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read agent.env's variables and this instance's tags.
 
-    Raises SettingsError for what waiting will not cure, MetadataError for what it may: tags given
-    at launch are there from the first moment, but the service itself can be late.
+    Raises SettingsError if waiting cannot help, and MetadataError if it may: tags given at launch
+    are there from the first moment, but the service itself can be late.
     """
     missing = [
         name

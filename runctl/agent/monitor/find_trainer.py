@@ -98,7 +98,7 @@ def choose(processes: Iterable[Process]) -> list[Process]:
 
 
 def is_alive(process: Process) -> bool:
-    """Whether the process still runs, and not another one with its pid."""
+    """Whether the process still runs, and its pid does not belong to another process by now."""
     found = _read(process.pid)
     return found is not None and found.born == process.born
 

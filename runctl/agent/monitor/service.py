@@ -44,7 +44,7 @@ def _find(environ: Mapping[str, str]) -> int:
     )
     folder = find_folder(process, given=environ.get("MONITOR_DIR", ""))
     reader = reader_of(process.pid, folder)
-    if not is_alive(process):  # its number may be another process's by now
+    if not is_alive(process):  # its pid may belong to another process by now
         raise NotFoundError(f"the process {process.pid} has ended")
     settings = as_settings(process, folder, environ, reader=reader)
     store = _store(environ)

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 def fetch_code(blobs: Blobs, request: RunRequest, project: Path) -> str:
     """Put the code into an empty `project`; return the script's path in it, or an empty text.
 
-    Raises RequestError for what waiting will not cure.
+    Raises RequestError if waiting cannot help.
     """
     clear(project)
     note_path(project).unlink(missing_ok=True)
@@ -54,7 +54,7 @@ def note_path(project: Path) -> Path:
 
 
 def explain_missing_file(words: str, project: Path) -> str:
-    """Say which file that the package left out a trainer's last words complain about, or ''."""
+    """Explain last words that complain about a file that the package left out, or return ''."""
     try:
         note = note_path(project).read_text(encoding="utf-8")
     except OSError:

@@ -18,10 +18,10 @@ else:  # for Python 3.10 the vendored pip brings a reader, inside its wheel
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """What a trainer asks for, and the project that it refers to.
+    """The dependencies that a trainer declares, and the project that the declaration refers to.
 
-    `fingerprint` digests the declaration with all that it refers to; it is of the project as it was
-    unpacked, since a build may leave files in it.
+    `fingerprint` digests the declaration with all that it refers to. It is computed from the
+    project as it was unpacked, since a build may leave files in it.
     """
 
     project: Path
@@ -30,7 +30,7 @@ class Declared:
 
     @property
     def source(self) -> str:
-        """The file that says so, as a person would name it."""
+        """The file with the declaration, as a person would name it."""
         return self.declaration.source
 
     @property
@@ -63,12 +63,12 @@ class ProjectTree:
         return (self._project / path).read_text(encoding="utf-8-sig")
 
     def explain_missing(self, path: str) -> str:
-        """Say that a path is not in the package."""
+        """Return the message that a path is not in the package."""
         return f"{path} is not in the package"
 
 
 def find_dependencies(project: Path, script: str) -> Declared:
-    """Return the nearest declaration; InvalidRequestError for what it names and is not there."""
+    """Return the nearest declaration; InvalidRequestError if it names missing files."""
     declaration = find_declaration(ProjectTree(project), script, tomllib.loads)
     if problems := declaration.references.problems:
         raise InvalidRequestError(problems)

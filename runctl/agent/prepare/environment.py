@@ -60,8 +60,8 @@ class Environments:
         """Return the environment's folder, from this instance, from S3, or newly built.
 
         `pinned` are the versions that the run has installed before; an environment with others is
-        not used. Raises RequestError with the last words of pip when it cannot be built; that the
-        network failed is said, and only after several tries.
+        not used. Raises RequestError with the last words of pip if it cannot be built. A network
+        failure is reported as such, after several tries.
         """
         self._installer.check_python(declared.declaration.python)
         target = self._found(declared, pinned) or self._built(declared, pinned)
@@ -71,7 +71,7 @@ class Environments:
         return target
 
     def finish(self, seconds: float) -> None:
-        """Wait until a new environment is in the cache, at most so long; nothing else goes on."""
+        """Wait at most `seconds` until a new environment is in the cache; stop all other work."""
         until = time.monotonic() + seconds
         for storing in self._storing:
             storing.join(max(0.0, until - time.monotonic()))
@@ -84,7 +84,7 @@ class Environments:
             self._compiling = None
 
     def _found(self, declared: Declared, pinned: Versions | None) -> Path | None:
-        """Return an environment that is there already and has the right versions."""
+        """Return an environment that exists already and has the right versions."""
         for fingerprint in self._fingerprints(declared, pinned):
             target = self._folder / fingerprint
             if not (target / "ready").exists() and not self._fetched(declared, fingerprint):
@@ -122,19 +122,20 @@ class Environments:
 
     def _key_of_new(self, declared: Declared, pinned: Versions | None, target: Path) -> str:
         if pinned is None and declared.declaration.references.is_moving:
-            # Only who was pinned to these commits may have it; the next run looks anew.
+            # Only a run that is pinned to these commits may use it; the next run resolves them
+            # anew.
             return self._fingerprint(declared, installed_versions(target, attempt=0))
         return target.name
 
     def _fingerprints(self, declared: Declared, pinned: Versions | None) -> Iterator[str]:
-        """Yield what an environment that is there already may be called, the best first."""
+        """Yield the names that a suitable existing environment may have, the best first."""
         if pinned is not None:
             yield self._fingerprint(declared, pinned)
         if pinned is not None or not declared.declaration.references.is_moving:
             yield self._fingerprint(declared)
 
     def _fingerprint(self, declared: Declared, pinned: Versions | None = None) -> str:
-        # The interpreter's place counts: an environment's python is a link to it.
+        # The interpreter's path counts: an environment's python is a link to it.
         facts = (FORMAT, platform.machine(), platform.libc_ver(), sys.version, self._tools.python)
         digest = hashlib.sha256(repr(facts).encode() + declared.fingerprint)
         if pinned is not None:
@@ -172,7 +173,7 @@ class Environments:
         except NotFoundError:
             return False
         except RefusedError as exc:
-            # What S3 says of a missing object, too, if the role may not list the bucket.
+            # S3 also refuses to read a missing object if the role may not list the bucket.
             logger.info("there is no cached environment: %s", exc)
             return False
         except (TransientError, UnexpectedAwsError) as exc:
@@ -211,9 +212,9 @@ class Environments:
 
 @contextlib.contextmanager
 def _half_of_it_removed(target: Path) -> Iterator[None]:
-    """Start from nothing, and leave nothing half-made behind.
+    """Start from nothing, and remove an incomplete environment after a failure.
 
-    Half of an environment is useless, and on a full disk the error message needs the space.
+    An incomplete environment is useless, and on a full disk the error message needs the space.
     """
     shutil.rmtree(target, ignore_errors=True)
     try:

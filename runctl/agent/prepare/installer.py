@@ -19,8 +19,8 @@ from runctl.model.excerpt import last_lines
 
 REASON_LINES = 12
 REASON_CHARACTERS = 900
-# What pip and uv say when it is the network, and not the project, that is to blame. Without an
-# answer from the index pip goes on to say that no version was found, so these decide.
+# What pip and uv print if the network, and not the project, is to blame. Without an answer from the
+# index, pip also prints that no version was found, so these lines take precedence.
 NETWORK = (
     "Retrying (Retry(",
     "Max retries exceeded",
@@ -57,9 +57,9 @@ REPOSITORY = (
     "SSL_ERROR_SYSCALL",
     "GnuTLS recv error",
 )
-# A host that answers, only not as wished: trying again does not help.
+# The host answers, but with a refusal: trying again does not help.
 ANSWERED = ("The requested URL returned error: 4", "certificate", "Authentication failed")
-# Together some ten minutes: longer than most outages of an index, and not so long that an idle
+# About ten minutes in total: longer than most outages of an index, and not so long that an idle
 # instance costs much.
 NETWORK_WAITS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -68,7 +68,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """What environments are built with: our own interpreter and the vendored pip."""
+    """The tools that build environments: our own interpreter and the vendored pip."""
 
     python: Path
     pip: Path
@@ -108,7 +108,7 @@ class Installer:
             activate.unlink()  # they contain the absolute path, and nothing activates them
 
     def install(self, target: Path, arguments: Sequence[str], source: str, *, cwd: Path) -> None:
-        """Install what pip's arguments name, which are relative to `cwd`."""
+        """Install the packages in pip's arguments, whose paths are relative to `cwd`."""
         self._pip(target, arguments, f"the dependencies of {source} failed to install", cwd)
 
     def export(self, project: Path, source: str, target: Path) -> Path:
@@ -126,7 +126,7 @@ class Installer:
         return target
 
     def check_python(self, rules: Sequence[PythonRule]) -> None:
-        """Let pip's own reader of version specifiers judge every `requires-python`."""
+        """Check every `requires-python` with pip's own parser of version specifiers."""
         program = (
             "import sys; sys.path.insert(0, sys.argv[1]); "
             "from pip._vendor.packaging.specifiers import SpecifierSet as S; "
@@ -193,7 +193,7 @@ class Installer:
 
 
 def network_cause(line: str) -> str:
-    """Say what could not be reached when a line of pip, uv or git complains of the network."""
+    """Return what could not be reached if a line of pip, uv or git reports a network failure."""
     if any(sign in line for sign in NETWORK):
         return "the package index cannot be reached"
     if any(sign in line for sign in REPOSITORY) and not any(sign in line for sign in ANSWERED):

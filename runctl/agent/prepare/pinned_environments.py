@@ -39,5 +39,5 @@ class PinnedEnvironments:
         return environment
 
     def finish(self, seconds: float) -> None:
-        """Wait until a new environment is in the cache, at most so long."""
+        """Wait at most `seconds` until a new environment is in the cache."""
         self._environments.finish(seconds)

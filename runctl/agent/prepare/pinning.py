@@ -24,7 +24,7 @@ def install(
     *,
     scratch: Path,
 ) -> None:
-    """Fill an environment; RequestError when the pinned versions cannot be had here."""
+    """Fill an environment; RequestError if the pinned versions cannot be installed here."""
     if declared.declaration.lock:  # it pins everything by itself
         _install_lock(installer, target, declared, scratch)
         return
@@ -47,7 +47,7 @@ def install(
 
 
 def installed_as_pinned(environment: Path, pinned: Versions) -> bool:
-    """Whether an environment has no other version of anything than was pinned."""
+    """Whether no version in an environment differs from the pinned one."""
     return not pinned.differing(installed_versions(environment, attempt=0))
 
 
@@ -87,7 +87,8 @@ def _correct(installer: Installer, target: Path, declared: Declared, pinned: Ver
 def _install_lock(installer: Installer, target: Path, declared: Declared, scratch: Path) -> None:
     """Install what uv exports: first what has hashes, then what cannot have any.
 
-    With one hash pip demands hashes of all, and neither a folder nor a repository has one.
+    Once one requirement has a hash, pip demands hashes for all of them, and neither a folder nor a
+    repository has one.
     """
     lock = declared.project / declared.declaration.lock
     exported = installer.export(lock.parent, declared.source, scratch / "uv-requirements.txt")

@@ -45,8 +45,9 @@ logger = logging.getLogger(__name__)
 class Prepared:
     """Everything that is ready before the trainer starts.
 
-    `run`, `restored` and `partial` come last, with the token: the run as the ledger had it then,
-    the whole checkpoint that is in place, and the folder with what an unfinished one left.
+    `run`, `restored` and `partial` are set last, once the token has arrived: the run as the ledger
+    had it then, the whole checkpoint that is in place, and the folder with the files of an
+    unfinished one.
     """
 
     script: str
@@ -58,7 +59,7 @@ class Prepared:
 
 
 class Preparation:
-    """What comes before the trainer. All of it may be done again by an agent started again."""
+    """Prepares all that a trainer needs. An agent that was restarted may repeat any of it."""
 
     def __init__(
         self,
@@ -95,12 +96,13 @@ class Preparation:
         self._ahead: list[Future[None]] = []
 
     def read_run(self) -> Run:
-        """Return the run, as soon as the ledger gives it."""
+        """Return the run, as soon as the ledger can be read."""
         while True:
             try:
                 run = self._ledger.find_run(self._settings.run_id)
             except RunctlError as exc:
-                # Also permissions that have not spread yet: a new role's take a few seconds.
+                # This includes permissions that have not propagated: a new role's take a few
+                # seconds.
                 logger.warning("the ledger cannot be read for now: %s", exc)
                 run = None
             if run is not None:
@@ -110,7 +112,7 @@ class Preparation:
     def read_uptime(self) -> Uptime:
         """Return how long the run has trained before, and how often a machine was taken.
 
-        Only an interval depends on it, so it is asked for once.
+        Only the interval of checkpoints depends on it, so it is read only once.
         """
         try:
             return uptime_of(self._ledger.attempts(self._settings.run_id))
@@ -143,7 +145,7 @@ class Preparation:
             )
 
     def _make_environment(self, declared: Declared) -> Path:
-        """Make it, and once more when what is fetched ahead has taken its space."""
+        """Make the environment; retry once if the prefetched checkpoint has taken its space."""
         try:
             return self._environments.prepare(declared)
         except (RequestError, OSError) as exc:
@@ -157,7 +159,7 @@ class Preparation:
 
     @contextlib.contextmanager
     def _reporting_full_disk(self, what: str) -> Iterator[None]:
-        """Turn it into what a person should know; another try would find the same disk."""
+        """Turn a full disk into a RequestError; another try would find the same disk."""
         try:
             yield
         except OSError as exc:
@@ -171,7 +173,7 @@ class Preparation:
             ) from exc
 
     def prefetch(self, run: Run) -> None:
-        """Fetch the checkpoint to restore ahead of the token, in the background, each only once."""
+        """Fetch the checkpoint to restore in the background before the token arrives, only once."""
         if run.newest is None or self._wanted == (run.newest, Trust.of(run)):
             return
         newest, trust = self._wanted = run.newest, Trust.of(run)
@@ -187,7 +189,7 @@ class Preparation:
         self._ahead.append(self._wait.start(fetch))
 
     def restore(self, request: RunRequest, prepared: Prepared) -> Prepared:
-        """Put the newest whole checkpoint in place; only now it is certain which that is."""
+        """Put the newest whole checkpoint in place; only now is it certain which one that is."""
         self._progress.enter("restore")
         run = self.read_run()
         restored = self._restore_whole(run, request, prepared.checkpoint)
@@ -197,9 +199,9 @@ class Preparation:
     def restore_before(
         self, request: RunRequest, prepared: Prepared, tried: frozenset[str]
     ) -> Prepared | None:
-        """Put the checkpoint before those `tried` in place; None when there is none.
+        """Put the newest checkpoint before those `tried` in place; return None if there is none.
 
-        Before the run's first checkpoint that is the beginning; it never is for a later one.
+        Before the run's first checkpoint comes the beginning. A later one never falls back to it.
         """
         self._progress.enter("restore")
         run = self.read_run()
@@ -236,7 +238,7 @@ class Preparation:
                 clear(folder)
             return None
         for ahead in self._ahead:
-            ahead.result()  # it may be giving back the space of what did not fit
+            ahead.result()  # it may be freeing the space of what did not fit
         try:
             return self._put_in_place(run, folder)
         except NewerCheckpointError as exc:
@@ -267,9 +269,9 @@ class Preparation:
         return fetched
 
     def _restore_partial(self, whole: Fetched | None) -> Path | None:
-        """Fetch what an unfinished checkpoint left, if it is newer than the whole one.
+        """Fetch the files of an unfinished checkpoint if it is newer than the whole one.
 
-        Nothing depends on it, so whatever goes wrong is only logged.
+        Nothing depends on it, so an error is only logged.
         """
         clear(self._paths.partial)
         restorer = Restorer(self._store, self._paths.state / "incoming-partial")
@@ -293,5 +295,5 @@ class Preparation:
         return self._paths.checkpoint
 
     def finish(self) -> None:
-        """Give a new environment time to reach the cache: the next attempt is that much quicker."""
+        """Give a new environment time to reach the cache: the next attempt then starts faster."""
         self._environments.finish(CACHE_WAIT)

@@ -29,7 +29,7 @@ _VERSION_NAMES = frozenset({"__init__.py", "__about__.py", "_version.py", "versi
 _VERSION_LINE = re.compile(rb"^__version__\s*(?::[^=]*)?=.*$", re.MULTILINE)
 _SKIPPED = frozenset({".git", "__pycache__", "build", "node_modules"})
 
-# Where an environment keeps what belongs into the project, and which project it was built for.
+# Where an environment keeps what belongs in the project, and which project it was built for.
 BUILT = "lib/.runctl-built"
 BUILT_FOR = "lib/.runctl-project"
 

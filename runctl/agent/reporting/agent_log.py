@@ -1,4 +1,4 @@
-"""The agent's own log: a file, and memory for what a full disk does not take."""
+"""The agent's own log: a file, and memory for the lines that do not fit on a full disk."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ class MaskedFormatter(logging.Formatter):
 
 
 class OwnLog(logging.Handler):
-    """Appends to a file. What cannot be written there is shipped all the same, and in the end kept.
+    """Appends to a file. Lines that cannot be written are still shipped, and stored at the end.
 
     It never raises and never holds back a line for later, as a buffered stream would.
     """
@@ -63,7 +63,7 @@ class OwnLog(logging.Handler):
             raise OSError("the disk took only a part of it")
 
     def take_unwritten(self) -> list[str]:
-        """Return what the file lacks and was not taken yet."""
+        """Return the lines that the file lacks and that were not returned yet."""
         taken = []
         while self._waiting:
             taken += self._waiting.popleft().splitlines()

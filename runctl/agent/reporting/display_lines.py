@@ -1,9 +1,9 @@
-"""What a program writes, as the lines that a terminal would show.
+"""Display lines: a program's output as the lines that a terminal would show.
 
-A line ends with LF or CRLF and is passed on at once. CR alone, and a cursor that moves up, draw a
-line anew, as progress bars do: of each such line, known by its row, the last state in every second
-is passed on, and its last state in any case. Two bars below each other (tqdm's nested ones write
-LF, CR, the bar, and move up again) are two rows.
+A line ends with LF or CRLF and is passed on at once. A lone CR, or a cursor that moves up, redraws
+a line, as progress bars do. Such a line is identified by its row: its latest state is passed on
+once a second, and its final state in any case. Nested bars (tqdm writes LF, CR, the bar, and moves
+up again) are in different rows.
 """
 
 import re
@@ -27,7 +27,7 @@ _NO_LETTERS = re.compile(rb"[^A-Za-z]+")
 
 @dataclass
 class _Bar:
-    """A line that is drawn anew: its last state, and whether that was passed on."""
+    """A line that is redrawn: its last state, and whether that was passed on."""
 
     state: bytes = b""
     waits_since: float | None = None
@@ -48,7 +48,7 @@ class DisplayLines:
     """Takes a file's bytes in order and returns the texts of its log events.
 
     `position` is the offset of the first byte, and `line_start` that of its line, if fragments of
-    this line were passed on already. `done` is the offset before which nothing is needed.
+    this line were passed on already. Bytes before the offset `done` are not needed any more.
     """
 
     def __init__(self, name: str, *, position: int = 0, line_start: int | None = None) -> None:
@@ -66,7 +66,7 @@ class DisplayLines:
             self._rest_since = now
         data, start, base = self._rest + content, 0, self.done
         if self._is_plain(data):
-            # As nearly all output is; ten times as fast.
+            # This is the case for nearly all output, and ten times as fast.
             *lines, self._rest = data.split(b"\n")
             self.done += len(data) - len(self._rest)
             self._rest_since = now if lines else self._rest_since
@@ -86,7 +86,7 @@ class DisplayLines:
         return [*events, *self._due(now)]
 
     def _is_plain(self, data: bytes) -> bool:
-        """Whether this is nothing but lines, and all of them fit."""
+        """Whether this consists of plain lines that all fit into an event."""
         return (
             self._row == self._top
             and not self._bars
@@ -108,7 +108,7 @@ class DisplayLines:
         return events
 
     def skip_to(self, position: int) -> list[str]:
-        """Continue elsewhere; return the end of a line of which fragments were passed on."""
+        """Continue at `position`; return the end of a line whose fragments were passed on."""
         events = [] if self.line_start is None else self._pass_on(b"", is_last=True)
         self.done, self._rest, self._bars = position, b"", {}
         return events
@@ -142,7 +142,7 @@ class DisplayLines:
             yield from self._pass_on(segment, is_last=True)
             return
         is_new = not _is_blank(segment) and segment != bar.state
-        # `50%` CR `done` LF: the bar's last state is not the line that stands in its place.
+        # `50%` CR `done` LF: the bar's last state differs from the line that replaces it.
         if bar.waits_since is not None and not (is_new and _is_alike(segment, bar.state)):
             yield from self._events(bar.state)
         if is_new:
@@ -156,7 +156,7 @@ class DisplayLines:
         yield from self._drawn(now)
 
     def _draw_rest(self, now: float) -> bool:
-        """Take what has no end yet as a bar's state, if it is in a bar's row."""
+        """Draw an unfinished line as a bar's state if it is in a bar's row; return whether it is."""
         state = self._rest.rstrip(b"\r")
         if self.line_start is None and state != self._rest and not _is_blank(state):
             self._bars.setdefault(self._row, _Bar())
@@ -166,7 +166,7 @@ class DisplayLines:
         return bar is not None
 
     def _drawn(self, now: float | None = None) -> Iterator[str]:
-        """Yield the state of every bar that waits, or that has waited long enough."""
+        """Yield the states of waiting bars; with `now`, only of those that have waited long enough."""
         for _, bar in sorted(self._bars.items()):
             if bar.is_due(now) if now is not None else bar.waits_since is not None:
                 bar.waits_since = None
@@ -183,7 +183,7 @@ class DisplayLines:
         return events
 
     def _pass_on(self, content: bytes, *, is_last: bool) -> list[str]:
-        """Return the events of what comes next: a line, or a part of one."""
+        """Return the events of the next line, or of a part of it."""
         is_first = self.line_start is None
         if self.line_start is None:
             self.line_start = self.done
@@ -193,7 +193,7 @@ class DisplayLines:
         return events
 
     def _events(self, content: bytes, *, is_first: bool = True, is_last: bool = True) -> list[str]:
-        # A byte that is not UTF-8 becomes a character of three.
+        # A byte that is not UTF-8 becomes a character of three bytes.
         text = content.decode(errors="replace")
         key = f"{self._name}:{self.done if self.line_start is None else self.line_start}"
         return events_of(text, key, is_first=is_first, is_last=is_last)
@@ -220,5 +220,5 @@ def _is_blank(state: bytes) -> bool:
 
 
 def _is_alike(one: bytes, other: bytes) -> bool:
-    """Whether two states are of one bar: the same but for digits, bars and signs."""
+    """Whether two states are of the same bar: they differ only in digits, bars and signs."""
     return _NO_LETTERS.sub(b"", one) == _NO_LETTERS.sub(b"", other)

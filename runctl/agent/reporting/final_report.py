@@ -1,4 +1,4 @@
-"""The end of an attempt: its instants are stored, its outcome reported, its outputs uploaded."""
+"""The final report of an attempt: its last instants, its outcome, and its outputs."""
 
 import contextlib
 import logging
@@ -51,7 +51,7 @@ class FinalReport:
         return self._settings.paths.reported.exists()
 
     def send(self, outcome: Outcome) -> None:
-        """Store the last instants, then report: after the report the fence may move any moment."""
+        """Store the last instants, then report: after that the fence may move at any moment."""
         self._progress.enter("done")
         self._await_token(outcome)
         if self._token.has_arrived():
@@ -66,7 +66,7 @@ class FinalReport:
             with contextlib.suppress(OSError):
                 self._settings.paths.reported.touch()
         if outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}:
-            # What matters is safe; the outputs so far are taken as long as we live.
+            # The checkpoint is safe; the outputs so far are uploaded while the instance lives.
             self.upload_outputs(time.monotonic() + within.total_seconds())
 
     def upload_outputs(self, until: float) -> str:

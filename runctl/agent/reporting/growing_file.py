@@ -56,14 +56,14 @@ class GrowingFile:
         if text == self._noted:
             return
         temporary = self._mark.with_suffix(".new")
-        # On a full disk the older mark stays: what is shipped twice then is better than no log.
+        # On a full disk the older mark stays: lines that are shipped twice are better than no log.
         with contextlib.suppress(OSError):
             temporary.write_text(text)
             temporary.replace(self._mark)
             self._noted = text
 
     def free(self, until: int) -> None:
-        """Give back the disk space up to an offset, so that no trainer's words fill the disk.
+        """Give back the disk space up to an offset, so that no trainer's output fills the disk.
 
         The file keeps its length, and the offset of everything in it.
         """
@@ -84,7 +84,7 @@ class GrowingFile:
 
 
 def read_end(path: Path, most: int) -> bytes:
-    """Return the last `most` bytes of a file, of whose beginning nothing may be left."""
+    """Return the last `most` bytes of a file, whose beginning may have been freed."""
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - most))
         return stream.read()

@@ -19,7 +19,7 @@ from runctl.model.run import Run
 BEAT = timedelta(seconds=20)
 STORE = timedelta(seconds=5)
 BEAT_AFTER_FAILURE = timedelta(seconds=3)
-# A token that was refused, with nothing else known: the ledger will soon say what it means.
+# After a refusal whose reason is unknown: the ledger will soon have the reason.
 REREAD = timedelta(seconds=3)
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Heartbeat:
         progress.on_change(self._wake.set)
 
     def start(self, on_newest: Callable[[Run], None]) -> None:
-        """Begin; `on_newest` is called with the run while the token is waited for."""
+        """Begin; `on_newest` is called with the run until the token arrives."""
         self._on_newest = on_newest
         self._thread.start()
 

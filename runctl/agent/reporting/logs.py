@@ -18,7 +18,7 @@ INTERVAL = timedelta(milliseconds=500)
 BATCH_BYTES = 1_048_576
 EVENT_OVERHEAD = 26
 BATCH_EVENTS = 10_000
-# More than this must not wait on the disk for a service that is away: the trainer needs it.
+# The most that may wait on the disk for an unavailable service: the trainer needs the space.
 MAX_BACKLOG_BYTES = 1024 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ Event = tuple[int, str]
 
 
 class LogFile:
-    """One file of a stream: its events in order, and where to go on after a restart."""
+    """One file of a stream: its events in order, and where to continue after a restart."""
 
     def __init__(self, path: Path) -> None:
         self._file = GrowingFile(path)
@@ -35,7 +35,7 @@ class LogFile:
         self._cut_off: list[str] = []
 
     def resume(self) -> bool:
-        """Go on where an agent that was killed had got to; return whether it left any lines."""
+        """Continue where an agent was killed; return whether it left any lines."""
         numbers = self._file.recall()
         self._file.position = numbers[0] if numbers else 0
         self._lines = DisplayLines(
@@ -65,7 +65,7 @@ class LogFile:
         self._file.free(done - KEPT_BYTES)
 
     def skip(self, most: int) -> None:
-        """Let go of the oldest of what waits when it is more than `most` bytes; a line says so."""
+        """Skip the oldest waiting bytes if more than `most` wait; a log line says how many."""
         backlog = self._file.backlog()
         if backlog <= most:
             return
@@ -79,7 +79,7 @@ class LogFile:
 
 
 def batches(events: list[Event]) -> list[list[Event]]:
-    """Divide events so that each batch keeps the service's limits."""
+    """Divide events into batches within the service's limits."""
     found: list[list[Event]] = []
     size = BATCH_BYTES
     for event in events:
@@ -95,8 +95,9 @@ def batches(events: list[Event]) -> list[list[Event]]:
 class LogShipper:
     """Follows files and ships each to its stream. What is not shipped yet stays in the file.
 
-    `unwritten` gives, by stream, lines that no file would take. `mask` hides secrets in every line;
-    what an earlier agent left in the files of the `held` streams waits until it knows them.
+    `unwritten` returns, by stream, lines that could not be written to a file. `mask` hides secrets
+    in every line; what an earlier agent left in the files of the `held` streams waits until it
+    knows them.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class LogShipper:
         self._thread.start()
 
     def stop(self, *, within: timedelta) -> None:
-        """Ship what is left, as far as the time suffices."""
+        """Ship what is left, as far as time allows."""
         self._stop.set()
         self._thread.join(timeout=within.total_seconds())
 
@@ -172,13 +173,13 @@ class LogShipper:
                 file.skip(MAX_BACKLOG_BYTES)
 
     def _put(self, stream: str, batch: list[Event]) -> None:
-        """Put one batch, however often it takes; only the agent's own end gives up on it."""
+        """Put one batch; retry until that succeeds or the agent ends."""
         wait = 0.5
         while True:
             try:
                 self._log_streams.put(stream, batch)
             except RunctlError as exc:
-                # Throttling, a stream that was deleted, permissions that have not spread yet.
+                # Throttling, a stream that was deleted, permissions that have not propagated.
                 logger.debug("lines could not be put into %s: %s", stream, exc)
             else:
                 return

@@ -42,7 +42,7 @@ class MetricsShipper:
         self._thread.start()
 
     def stop(self, *, within: timedelta) -> None:
-        """Ship what is left, as far as the time suffices."""
+        """Ship what is left, as far as time allows."""
         self._stop.set()
         self._thread.join(timeout=within.total_seconds())
 
@@ -76,7 +76,7 @@ class MetricsShipper:
         self._progress.measure(measured.step, measured.values)
 
     def _ship(self) -> bool:
-        """Store what waits; whether nothing waits any more."""
+        """Store the waiting lines; return whether none is left."""
         self._shipped = time.monotonic()
         if not self._waiting:
             return True

@@ -28,7 +28,7 @@ class Progress:
         self._on_change: Callable[[], None] = lambda: None
 
     def on_change(self, call: Callable[[], None]) -> None:
-        """Call when something changed that should not wait for the next beat."""
+        """Set the function to call after a change that should not wait for the next beat."""
         self._on_change = call
 
     def enter(self, phase: str) -> None:
@@ -49,7 +49,7 @@ class Progress:
             self._resume_step, self._resume_save = step, save
 
     def begin_again(self) -> None:
-        """Forget what an earlier trainer of this attempt measured and was warned of."""
+        """Forget the measurements and warnings of an earlier trainer of this attempt."""
         with self._lock:
             self._step = None
             self._metrics.clear()
@@ -72,9 +72,9 @@ class Progress:
             self._saving = replace(self._saving or Saving(), **known)
 
     def warn(self, warning: str, *, about: str) -> bool:
-        """Say in the status what a person should know; an empty text takes it back.
+        """Show a warning in the status; an empty text clears it.
 
-        There is one warning about each thing. Returns whether it is another one than before.
+        There is one warning about each subject. Returns whether it has changed.
         """
         with self._lock:
             if self._warnings.get(about, "") == warning:

@@ -29,8 +29,8 @@ def report(
 ) -> bool:
     """Report to Step Functions how the attempt ended; return whether it accepted the report.
 
-    Repeated while that may help: when an answer was lost, the second try finds the token spent,
-    which the ledger then explains.
+    Retries while that may help. If an answer was lost, the second try finds the token spent, and
+    the ledger then explains why.
     """
     began = time.monotonic()
     until = began + within.total_seconds()

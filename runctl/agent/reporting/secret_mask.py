@@ -28,7 +28,7 @@ class SecretMask:
             for text in (value, *map(str.strip, value.splitlines()))
             if len(text) >= MIN_LENGTH
         }
-        # A line of one may be the beginning of another: the longest counts.
+        # One text may be the beginning of another: the longest match wins.
         ordered = sorted(texts, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
         self.is_ready = are_all

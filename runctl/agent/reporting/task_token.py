@@ -117,7 +117,7 @@ class TaskToken:
             self._act_on(run, attempt)
 
     def find_newer(self) -> bool:
-        """After a refused report: whether the ledger has a newer token for this attempt."""
+        """Reread the ledger after a refused report; return whether it has a newer token."""
         before = self._value
         self.reread()
         return self._value != before
@@ -138,7 +138,7 @@ class TaskToken:
             self._request_stop(StopCause.FENCED, f"attempt {run.fence} has taken over")
             return
         if attempt is not None and attempt.token and attempt.token != self._value:
-            # Of an ended run too: a redrive that overtook the stop's event waits for our report.
+            # For an ended run, too: a redrive that overtook the stop's event waits for our report.
             logger.info("the attempt has a newer task token")
             self._value = attempt.token
         if run.ended is not None:

@@ -33,7 +33,7 @@ class Committer:
     """Commits snapshots one after another; not thread-safe.
 
     `history` knows what they add to the run, and `committed` are their keys. `has_continued` is
-    true once a snapshot shows that the trainer went on from the checkpoint that it was given.
+    true once a snapshot shows that the trainer continued from the checkpoint that it was given.
     """
 
     # It joins what is known of the run, the attempt and the request with everything that a commit
@@ -70,7 +70,7 @@ class Committer:
         self._manifest: Manifest | None = None
         self._has_committed = False
         self.history = SaveHistory(run, attempt=attempt, keep_last=keep_last)
-        self._has_partials = True  # an attempt before may have left some
+        self._has_partials = True  # an earlier attempt may have left some
 
     @property
     def step(self) -> int | None:
@@ -78,7 +78,7 @@ class Committer:
         return self.history.step
 
     def begin_from(self, restored: Fetched, folder_state: FolderState) -> None:
-        """Go on from a restored checkpoint, which is what the folder holds now."""
+        """Continue from a restored checkpoint, which is what the folder holds now."""
         self._manifest, self._given = restored.manifest, restored
         self._begun = time.monotonic()
         self.history.begin_from(restored, folder_state)
@@ -213,7 +213,7 @@ class Committer:
         )
 
     def _warn_of_a_new_start(self, warning: str) -> None:
-        """Warn that the trainer did not go on from what it was given; that stays in the status."""
+        """Warn that the trainer did not continue from its checkpoint; that stays in the status."""
         if warning and self._progress.warn(warning, about="resume"):
             logger.warning("%s", warning)
 

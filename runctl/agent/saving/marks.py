@@ -44,7 +44,7 @@ class Marks:
             )
 
     def prove(self, key: str) -> bool:
-        """Mark the checkpoint that a trainer has continued from; whether the ledger has it."""
+        """Mark the checkpoint that a trainer has continued from; return whether that worked."""
         return self._try(
             lambda: self._ledger.mark_proven(self._run_id, self._attempt, key),
             f"the checkpoint {key} could not be marked proven",

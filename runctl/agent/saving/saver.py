@@ -62,14 +62,14 @@ class CheckpointSaver:
         return self._committer.expected_time(_size_of(self._watcher.scan() or {}))
 
     def finish(self, *, until: float, torn: frozenset[str], abrupt: bool) -> bool:
-        """After the end of all that wrote to the folder: commit what is whole and new in it.
+        """Commit what is whole and new in the folder, after all its writers have ended.
 
         `until` is the monotonic instant at which it is too late; `torn` and `abrupt` as
         `FolderWatcher.judge_final` describes them. Returns whether all that is whole is committed.
         """
         self._stop.set()
         folder_state, snapshot = self._watcher.judge_final(torn=torn, abrupt=abrupt)
-        # A save that is left out stays as the snapshot has it that is being uploaded now.
+        # An incomplete save remains as it is in the snapshot that is being uploaded now.
         if snapshot is not None and not snapshot.incomplete:
             self._superseded.set()
         self._thread.join(timeout=max(0.0, until - time.monotonic()))

@@ -1,1 +1,1 @@
-"""What asks the agent to act: notices, requests, and waiting that they end."""
+"""The signals to the agent: notices, requests, and the waits that they end."""

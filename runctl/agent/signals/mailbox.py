@@ -123,7 +123,7 @@ class Mailbox:
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait for news since the last wait, at most so long; a stop request is always news."""
+        """Wait at most `seconds` for news since the last wait; a stop request is always news."""
         with self._changed:
             if self._ending is None and not self._woken:
                 self._changed.wait(seconds)

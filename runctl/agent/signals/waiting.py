@@ -54,7 +54,7 @@ class CancellableWait:
             self.pause(CHECK)
 
     def pause(self, duration: timedelta) -> None:
-        """Wait for news, at most so long."""
+        """Wait for news, at most for `duration`."""
         self.check()
         self._mailbox.wait(duration.total_seconds())
         self.check()
