@@ -1,4 +1,4 @@
-"""CleanUp: ends what an execution left that ended without FinishRun."""
+"""CleanUp: cleans up after an execution that ended without FinishRun."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 

@@ -1,4 +1,4 @@
-"""HandleInterruption: reacts to the events by which EC2 announces that it takes an instance."""
+"""HandleInterruption: handles the events that announce the loss of an instance."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 

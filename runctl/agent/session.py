@@ -109,7 +109,7 @@ class TrainingSession:
         logger.info("the trainer is running")
 
     def close(self) -> None:
-        """Send the last metrics, and stop observing the program. A save may still be in progress."""
+        """Send the last metrics, and stop observing the program. A save may still be underway."""
         self._metrics.stop(within=FLUSH)
         self.program.close()
 

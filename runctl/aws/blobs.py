@@ -12,7 +12,7 @@ from runctl.aws.errors import code_of, translated
 from runctl.model.errors import NotFoundError, TransientError
 
 MISSING = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
-# The latter two while another writer is busy with the same key.
+# From 409 on: another writer is storing the same key.
 ALREADY_THERE = frozenset(
     {"412", "PreconditionFailed", "409", "ConditionalRequestConflict", "OperationAborted"}
 )
@@ -35,7 +35,7 @@ class Blobs:
         self._bucket = bucket
 
     def put(self, key: str, body: bytes) -> None:
-        """Store an object, in place of what is there."""
+        """Store an object, and replace an existing one."""
         with translated():
             self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
 

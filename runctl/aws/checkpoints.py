@@ -23,7 +23,7 @@ from runctl.model.manifest_rules import DIGEST, MAX_MANIFEST_BYTES
 from runctl.policy.garbage import StoredPart
 
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
-# Never "missing": our roles may list the bucket, and then S3 answers 404 for what is not there.
+# Never "missing": our roles may list the bucket, and then S3 answers 404 for a missing object.
 FORBIDDEN = frozenset({"403", "AccessDenied"})
 ALREADY_THERE = frozenset({"412", "PreconditionFailed"})
 # Two writers of one key at the same instant: S3 refuses one of them and asks it to try again.
@@ -61,9 +61,9 @@ class CheckpointStore:
         return int(answer["ContentLength"]) == part.size_bytes
 
     def put_part(self, part: Part, content: Iterable[Buffer]) -> None:
-        """Store a part; DamagedCheckpointError when its bytes are not what its name says.
+        """Store a part; DamagedCheckpointError if its bytes do not match its name.
 
-        `content` is iterated anew for each try. S3 refuses bytes that changed on the way.
+        `content` is iterated again for each try. S3 refuses bytes that change in transit.
         """
         key = self._part_key(part)
         checksum = base64.b64encode(bytes.fromhex(part.sha256)).decode()
@@ -76,7 +76,7 @@ class CheckpointStore:
         self, part: Part, key: str, content: Iterable[Buffer], checksum: str
     ) -> None:
         body = bytearray()
-        for chunk in content:  # each may lie where the one before did
+        for chunk in content:  # each may reuse the memory of the previous one
             body += chunk
         if hashlib.sha256(body).hexdigest() != part.sha256:
             raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
@@ -93,9 +93,9 @@ class CheckpointStore:
     def get_part(self, part: Part, write: Write) -> None:
         """Pass a part's bytes to `write`, chunk by chunk with their offsets in the part.
 
-        They count only when this returns: a try that broke off, or brought other bytes, is followed
-        by another from the beginning. DamagedCheckpointError when they are never what the part's
-        name says.
+        The bytes are valid only once this returns: a try that breaks off, or yields other bytes, is
+        repeated from the beginning. Raises DamagedCheckpointError if they never match the part's
+        name.
         """
         key = self._part_key(part)
         digest, end = hashlib.sha256(), 0
@@ -123,9 +123,9 @@ class CheckpointStore:
         raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
 
     def put_manifest(self, manifest: Manifest) -> str:
-        """Store a manifest under a key that nothing had before, and return the key.
+        """Store a manifest under a new key, and return the key.
 
-        When the answer to an earlier try was lost, the very same manifest is there already: its key
+        If the answer to an earlier try was lost, the same manifest is stored already, and its key
         is returned.
         """
         body = manifest.as_json()
@@ -196,7 +196,7 @@ class CheckpointStore:
             )
 
     def _part_key(self, part: Part) -> str:
-        if DIGEST.fullmatch(part.sha256) is None:  # wherever it came from
+        if DIGEST.fullmatch(part.sha256) is None:  # it may come from a stored document
             raise DamagedCheckpointError(f"{part.sha256[:100]!a} is not the name of a part")
         return identity.part_key(self._run_id, part.sha256)
 
@@ -239,7 +239,7 @@ class CheckpointStore:
                 f"{key} has {answer['ContentLength']:,} bytes, more than the {most:,} that it may"
             )
         try:
-            # The connection may break in the middle of a body, which botocore does not retry.
+            # The connection may break in the middle of a body; botocore does not retry that.
             return bytes(answer["Body"].read())
         except BotoCoreError as exc:
             raise TransientError(f"{key} could not be read to its end: {exc}") from exc

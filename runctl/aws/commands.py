@@ -14,9 +14,9 @@ from runctl.model.errors import RefusedError, TransientError
 from runctl.model.excerpt import last_part
 from runctl.model.identity import EXISTING_TAG
 
-# How long SSM may try to reach the instance; 30 is the least that it takes.
+# How long SSM may try to reach the instance; 30 is the minimum that it accepts.
 DELIVERY_SECONDS = 30
-# Of an instance that has not registered SSM knows no tags, and the permission asks for ours.
+# SSM knows no tags of an instance that has not registered, and the permission requires ours.
 NOT_PERMITTED = frozenset({"AccessDenied", "AccessDeniedException"})
 UNDER_WAY = frozenset({"Pending", "InProgress", "Delayed", "Cancelling"})
 # A start that fails does so by then: the agent is not fetched, or the role lacks something.
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class CommandResult:
-    """How a command ended on an instance: SSM's word for it, and the end of what it printed."""
+    """The result of a command on an instance: SSM's status, and the end of its output."""
 
     status: str
     output: str
@@ -44,7 +44,7 @@ class CommandResult:
 def read_result(client: Any, command_id: str, instance_id: str) -> CommandResult | None:
     """Return how a command ended, or None while it has not.
 
-    SSM may not know the invocation for some seconds after it took the command.
+    SSM may not know the invocation for some seconds after it accepted the command.
     """
     with translated():
         try:
@@ -71,7 +71,7 @@ class SsmCommands:
         self._start_document = start_document
 
     def send(self, instance_id: str, action: str, *, deadline: datetime | None = None) -> bool:
-        """Ask for `drain`, `checkpoint` or `stop`; False when the SSM agent is not there (yet)."""
+        """Ask for `drain`, `checkpoint` or `stop`; False if the SSM agent is not registered."""
         parameters = {"action": [action]}
         if deadline is not None:
             text = deadline.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -81,7 +81,7 @@ class SsmCommands:
     def start(self, instance_id: str, *, run_id: str, attempt: int, is_tagged: bool) -> bool:
         """Start the agent for an attempt on an existing instance; False when SSM does not reach it.
 
-        `is_tagged` says that EC2 knows the machine by the tag that permits this.
+        `is_tagged` says that the machine has the tag that permits this.
 
         A command whose answer was lost may be sent again: the machine recognizes it by the run and
         the attempt. An agent that fails to start cannot report it, so this waits a moment for the
@@ -129,9 +129,8 @@ class SsmCommands:
     ) -> str:
         """Return the command's id, or an empty text when SSM does not reach the instance.
 
-        The permission is conditioned on a tag of the instance. SSM refuses it as well for an
-        instance with the tag that has not registered yet, and cannot be distinguished from one that
-        lacks the tag but by the tag.
+        The permission requires a tag on the instance. SSM also refuses a command to an instance
+        that has the tag but has not registered yet; only `is_tagged` distinguishes the two cases.
         """
         with translated():
             try:
@@ -146,7 +145,7 @@ class SsmCommands:
                 if code_of(exc) == "InvalidInstanceId":
                     return ""
                 if is_tagged and code_of(exc) in NOT_PERMITTED:
-                    # Should the role lack the permission altogether, this is the only trace of it.
+                    # If the role lacks the permission altogether, this is the only trace of it.
                     logger.warning("%s is not registered with SSM, or: %s", instance_id, exc)
                     return ""
                 raise

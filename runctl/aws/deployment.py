@@ -12,7 +12,7 @@ from runctl.aws.errors import code_of, translated
 from runctl.model.errors import NotFoundError
 from runctl.model.identity import DEFAULT_DEPLOYMENT
 
-# What every deployment has had from the first version on.
+# The fields that every deployment has had since the first version.
 REQUIRED = (
     "version",
     "region",
@@ -61,8 +61,8 @@ class Deployment:
 def read_deployment(client: Any, *, name: str = DEFAULT_DEPLOYMENT) -> Deployment:
     """Read the parameter `/NAME/deployment` with an SSM client.
 
-    Fields that a newer deployment added are ignored. Raises NotFoundError when nothing is deployed
-    in this account and region, or something too old.
+    Fields that a newer deployment added are ignored. Raises NotFoundError if nothing is deployed in
+    this account and region, or a version that is too old.
     """
     parameter = f"/{name}/deployment"
     where = client.meta.region_name
@@ -108,7 +108,7 @@ def _read(text: str, *, name: str, where: str) -> Deployment:
 
 
 def explain_difference(deployed: str, command: str) -> str:
-    """Say what to do about a deployment of another version than the command; empty for the same.
+    """Return the remedy for a deployment of another version than the command; empty if equal.
 
     An older one refuses what its functions do not know, such as a new field of the request.
     """

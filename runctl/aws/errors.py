@@ -62,11 +62,12 @@ TRANSIENT = THROTTLING | FAULTS | RACES | _BUSY
 _QUOTAS = VCPU_QUOTAS | {"MaxFleetCountExceeded"}
 
 
-# Whatever code comes with these: HEAD has none but the number, and proxies have codes of their own.
+# Transient whatever the code: an answer to HEAD has only the number, and proxies have codes of
+# their own.
 _TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
 _NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
 _EXPIRED_SESSION = (TokenRetrievalError, SSOError)
-# An answer that was cut off or changed on the way: what was asked may have been done.
+# The answer was cut off or changed in transit: the request may have been carried out.
 _BROKEN_ANSWER = (IncompleteReadError, ChecksumError, FlexibleChecksumError, ResponseParserError)
 
 

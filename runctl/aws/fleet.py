@@ -193,8 +193,8 @@ class Ec2Fleet:
     def find_all(self) -> list[Machine]:
         """Return the machines of this deployment, with or without a run.
 
-        Deployments may share a VPC, but never the security group. By that, machines are found as
-        well that an older version launched without a tag of the deployment.
+        Deployments may share a VPC, but never the security group. The group also finds machines
+        that an older version launched without a tag of the deployment.
         """
         return list(
             self._find(

@@ -13,7 +13,7 @@ from runctl.aws.fleet import Ec2Fleet
 from runctl.model.identity import DEPLOYMENT_TAG, EXISTING_TAG, KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.pool import Pool
 
-# How long SSM may try to reach the instance; 30 is the least that it takes.
+# How long SSM may try to reach the instance.
 CHECK_DELIVERY_SECONDS = 60
 
 

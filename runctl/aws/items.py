@@ -257,7 +257,7 @@ def _read_progress(item: Mapping[str, Any]) -> NodeProgress:
 
 
 def _join(node: Node, other: Node) -> Node:
-    """Return one node of what two versions wrote: the later report, and the earlier notice."""
+    """Join what two versions wrote about a node: the later report, and the earlier notice."""
     beats = [at for at in (node.heartbeat_at, other.heartbeat_at) if at is not None]
     notices = [at for at in (node.noticed_at, other.noticed_at) if at is not None]
     reports_elsewhere = bool(beats) and other.heartbeat_at == max(beats) != node.heartbeat_at
@@ -278,7 +278,7 @@ def _join(node: Node, other: Node) -> Node:
 def _node_stage(
     item: Mapping[str, Any], instance_id: str, heartbeat_at: datetime | None
 ) -> NodeStage:
-    """Return the stage; of an unknown or missing one, what the other facts say."""
+    """Return the stage; if it is unknown or missing, derive it from the other attributes."""
     with contextlib.suppress(ValueError):
         return NodeStage(item.get("stage"))
     if heartbeat_at is not None:
@@ -303,7 +303,7 @@ def _source(item: Mapping[str, Any]) -> Launched | Existing:
 
 
 def _stage(item: Mapping[str, Any]) -> AttemptStage:
-    """Return the stage; of one that this version does not know, what the other facts say."""
+    """Return the stage; if this version does not know it, derive it from the other attributes."""
     stored = str(item.get("stage"))
     try:
         return OLD_STAGES.get(stored) or AttemptStage(stored)

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 
-# A batch that the service never takes, or that it has already.
+# The service never accepts such a batch, or has it already.
 NOT_TO_BE_REPEATED = frozenset({"InvalidParameterException", "DataAlreadyAcceptedException"})
 
 
@@ -69,8 +69,8 @@ class LogWriter:
     def put(self, stream: str, events: Sequence[tuple[int, str]]) -> None:
         """Append events (milliseconds and text) to a stream, which is created if necessary.
 
-        A batch that the service would never take is dropped. After any other error the call may be
-        repeated: a lost answer can lead to the same lines twice.
+        A batch that the service would never accept is dropped. After any other error the call may
+        be repeated: a lost answer can lead to the same lines twice.
         """
         with translated():
             try:

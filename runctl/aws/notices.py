@@ -9,8 +9,8 @@ class SnsNotices:
     """Implements `runctl.control.ports.Notices`.
 
     botocore repeats a call that was throttled or whose answer was lost, so a message may arrive
-    twice: a standard topic takes no deduplication id. What is still not published then raises, as
-    TransientError where coming back later helps.
+    twice: a standard topic accepts no deduplication id. A call that still fails raises, with
+    TransientError if a later call may succeed.
     """
 
     def __init__(self, client: Any, *, topic_arn: str) -> None:

@@ -27,7 +27,7 @@ class S3Objects:
         return f"s3://{self._bucket}/{key}"
 
     def problem_with(self, uri: str) -> str | None:
-        """Say why the agent will not be able to read an s3:// object, with the cure, or None."""
+        """Return why the agent cannot read an s3:// object, with the remedy, or None."""
         bucket, key = split_s3_uri(uri)
         if bucket != self._bucket and (problem := self._problem_with_bucket(bucket)):
             return problem

@@ -54,7 +54,7 @@ def missing_permissions(
 def _is_permitted(call: Callable[[], Any]) -> bool:
     """Whether AWS permits a call; any other refusal, such as of a missing key, shows that it does.
 
-    Raises what says nothing about the permission, such as that the service cannot be reached.
+    Raises errors that say nothing about the permission, such as an unreachable service.
     """
     try:
         call()

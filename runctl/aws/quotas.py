@@ -14,8 +14,8 @@ SERVICE = "ec2"
 class Ec2Quotas:
     """Implements `runctl.control.ports.Quotas`.
 
-    Both services are asked only to explain a refusal. Throttling is retried inside; after that, and
-    without permission, the explanation does without the value.
+    Both services are called only to explain a refusal. Throttling is retried inside; after that,
+    and without permission, the explanation omits the value.
     """
 
     def __init__(self, quotas: Any, ec2: Any) -> None:
@@ -23,7 +23,7 @@ class Ec2Quotas:
         self._ec2 = ec2
 
     def region(self) -> str:
-        """Return the region, which each quota holds for."""
+        """Return the region, to which each quota applies."""
         return str(self._ec2.meta.region_name)
 
     def allowed(self, quota: VcpuQuota) -> int | None:

@@ -1,4 +1,4 @@
-"""The runs in the ledger: who has one, how far it is, how it ended."""
+"""The runs in the ledger: their executions, their progress and their ends."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -61,7 +61,7 @@ class RunLedger:
     def list_unsettled_runs(self) -> list[str]:
         """Return the ids of all runs without an end, or whose end was not announced.
 
-        Only they are in this index, so a sweep costs nothing for all that is over. Ids only, so
+        Only they are in this index, so finished runs cost a sweep nothing. Ids only, so
         that one item that cannot be read does not hide the others. An index is eventually
         consistent.
         """
@@ -181,7 +181,7 @@ class RunLedger:
             values={"end": text_of(end)},
         )
 
-    # What the moves are made of.
+    # The parts of the moves.
 
     def _run(self, run_id: str) -> Run:
         run = self.find_run(run_id)

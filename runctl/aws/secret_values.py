@@ -38,8 +38,8 @@ class UnreadableSecretError(RequestError):
 class SecretValues:
     """Reads values in one region; `client` makes the client of a service.
 
-    Reading changes nothing, so a lost answer is simply asked for again. No message contains a
-    value.
+    Reading changes nothing, so a call whose answer was lost is simply repeated. No message contains
+    a value.
     """
 
     def __init__(self, client: Callable[[str], Any], *, region: str) -> None:
@@ -49,8 +49,8 @@ class SecretValues:
     def fetch(self, reference: SecretReference) -> str:
         """Return the value.
 
-        UnreadableSecretError says why there is none, with the remedy; TransientError when AWS is
-        throttling or away.
+        Raises UnreadableSecretError with the reason and the remedy, or TransientError if AWS
+        throttles or cannot be reached.
         """
         if reference.region not in {"", self._region}:
             raise UnreadableSecretError(

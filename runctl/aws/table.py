@@ -68,7 +68,7 @@ class Table:
     def update(
         self, key: Mapping[str, str], *, update: str, condition: str, values: Mapping[str, Any]
     ) -> Item | None:
-        """Make one conditional write; return the new item, or None when it was refused."""
+        """Make one conditional write; return the new item, or None if the condition failed."""
 
         def write() -> Item | None:
             try:
@@ -87,7 +87,7 @@ class Table:
         return self._without_conflict(write)
 
     def transact(self, *actions: dict[str, dict[str, Any]]) -> bool:
-        """Make several writes at once; False when one of their conditions refused them all."""
+        """Make several writes in one transaction; return False if a condition failed."""
         items = [
             {kind: {"TableName": self._table, **action}}
             for entry in actions
@@ -107,7 +107,7 @@ class Table:
         return self._without_conflict(write)
 
     def _without_conflict(self, write: Callable[[], Result]) -> Result:
-        """Repeat a write that met another one on the same item; botocore does not."""
+        """Retry a write that conflicts with another one on the same item; botocore does not."""
         for turn in range(MAX_CONFLICTS):
             with translated():
                 try:

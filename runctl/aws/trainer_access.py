@@ -17,7 +17,7 @@ ROLE = re.compile(r"arn:(?P<partition>aws[a-z-]*):iam::\d{12}:role/\S+")
 
 @dataclass(frozen=True, kw_only=True)
 class SessionCredentials:
-    """Credentials of a session, until when they are good."""
+    """Credentials of a session, and when they expire."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -46,8 +46,8 @@ class TrainerAccess:
     def fetch(self) -> SessionCredentials:
         """Return fresh credentials.
 
-        RefusedError when the machine's role may not have them, TransientError when STS is away. A
-        lost answer costs nothing: an unused session expires.
+        Raises RefusedError if the machine's role may not assume the trainer's, or TransientError if
+        STS cannot be reached. A lost answer costs nothing: an unused session expires.
         """
         with translated():
             answer = self._sts.assume_role(
@@ -65,10 +65,11 @@ class TrainerAccess:
 
 
 def session_policy(role_arn: str, *, bucket: str, run_id: str) -> str:
-    """Return what of the trainer's role is left in a run's session.
+    """Return the policy that limits a session of the trainer's role to one run.
 
-    All of its own run to read, its outputs to write; never checkpoints, whose parts and pointer
-    only the agent with the fence may write. Of other buckets whatever the role permits.
+    The session may read all objects of its own run and write its outputs, but never checkpoints,
+    whose parts and pointer only the agent with the fence may write. In other buckets it may do
+    whatever the role permits.
     """
     match = ROLE.fullmatch(role_arn)
     arn = f"arn:{match['partition'] if match else 'aws'}:s3:::{bucket}"

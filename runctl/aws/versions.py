@@ -9,7 +9,7 @@ from runctl.aws.errors import code_of, translated
 from runctl.model import identity
 from runctl.model.versions import Versions
 
-# Without s3:ListBucket S3 answers AccessDenied for what is missing.
+# Without s3:ListBucket S3 answers AccessDenied for a missing object.
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "AccessDenied"})
 _THERE = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 
@@ -23,7 +23,7 @@ class VersionStore:
         self._key = identity.versions_key(run_id)
 
     def read(self) -> Versions | None:
-        """Return what was recorded; None before anything was, and for what cannot be read."""
+        """Return the recorded versions; None if there are none, or if they cannot be read."""
         with translated():
             try:
                 body = self._client.get_object(Bucket=self._bucket, Key=self._key)["Body"].read()
@@ -37,7 +37,7 @@ class VersionStore:
             return None
 
     def record(self, versions: Versions) -> Versions:
-        """Record versions unless some are; return those that stand. It may be repeated."""
+        """Record versions unless some are recorded; return the recorded ones. May be repeated."""
         body = json.dumps(versions.as_document(), separators=(",", ":")).encode()
         with translated():
             try:

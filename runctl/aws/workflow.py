@@ -30,7 +30,7 @@ class Execution:
 
     @property
     def is_running(self) -> bool:
-        """Whether it still moves, or may by a redrive that is under way."""
+        """Whether it is running, or waits for a redrive to start."""
         return self.status in {"RUNNING", "PENDING_REDRIVE"}
 
 

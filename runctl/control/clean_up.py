@@ -1,4 +1,4 @@
-"""CleanUp: ends what an execution left that ended without FinishRun, and notifies."""
+"""CleanUp: cleans up after an execution that ended without FinishRun, and notifies."""
 
 from collections.abc import Sequence
 

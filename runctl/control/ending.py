@@ -104,7 +104,7 @@ def end_machines(
 
 
 def may_end(services: Services, attempt: Attempt, machine: Machine) -> bool:
-    """Whether the first-hour rule permits to terminate an attempt's machine."""
+    """Whether the first-hour rule permits terminating an attempt's machine."""
     return may_terminate(
         launched_at=machine.launched_at,
         noticed_at=attempt.noticed_at_on(machine.instance_id),

@@ -1,4 +1,4 @@
-"""HandleInterruption: replaces an instance that EC2 announces to take, and lets it drain."""
+"""HandleInterruption: replaces an instance that EC2 is about to take, and lets it drain."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -57,7 +57,7 @@ def handle_interruption(
     try:
         status = _relaunch(services, run, attempt, node)
     finally:
-        # Whatever the launch came to, and not before it: the boot of the replacement takes longer.
+        # After the launch, whatever its result: the boot of the replacement takes longer.
         # The agent watches the instance metadata, too, so after a spot notice a command that does
         # not reach it costs nothing.
         reached = {

@@ -96,7 +96,8 @@ def _replay(
 ) -> tuple[Observation, LaunchResult]:
     seen, result = _send(services, seen, attempt)
     if not seen.denial and not result.was_answered:
-        # The call that sent it first may have launched an instance: only an answered replay tells.
+        # The call that sent it first may have launched an instance: only an answered replay shows
+        # it.
         raise TransientError(f"EC2 did not answer the replay of try {attempt.launch_try}")
     return replace(seen, replayed=result.market), result
 

@@ -26,8 +26,8 @@ class Clock(Protocol):
 class Ledger(AgentLedger, Protocol):
     """The state of all runs; every move is a conditional write, every read is consistent.
 
-    Throttling is retried inside; TransientError when that did not help. Every write may be repeated
-    with the same arguments: when an answer was lost, the caller asks again.
+    Throttling is retried inside, and then raises TransientError. Every write may be repeated with
+    the same arguments: if an answer is lost, the caller repeats the call.
     """
 
     def create_run(self, run: Run) -> Run:
@@ -180,7 +180,7 @@ class Ledger(AgentLedger, Protocol):
 
 
 class Fleet(Protocol):
-    """The part of EC2 that we use. Throttling is retried inside, then TransientError."""
+    """The part of EC2 that we use. Throttling is retried inside, and then raises TransientError."""
 
     @property
     def own_images(self) -> Set[MachineKind]:
@@ -201,7 +201,7 @@ class Fleet(Protocol):
         """Send a CreateFleet request verbatim; the same request again gives the same answer.
 
         Raises RefusedError when nothing would ever be launched, or TransientError when the answer
-        was lost. Refusals of pools are a result, those by quotas and by throttling included.
+        was lost. Refusals of pools, including those by quotas and by throttling, are a result.
         """
         ...
 
@@ -222,7 +222,7 @@ class Fleet(Protocol):
         ...
 
     def terminate(self, instance_ids: Sequence[str]) -> None:
-        """Terminate; an instance that is gone already is fine."""
+        """Terminate instances, which may already be gone."""
         ...
 
     def find_fleets(self) -> list[InstantFleet]:
@@ -230,7 +230,7 @@ class Fleet(Protocol):
         ...
 
     def delete_fleets(self, fleet_ids: Iterable[str]) -> dict[str, str]:
-        """Delete fleets and what is left in them; return the reasons of those that were not."""
+        """Delete fleets and their instances; return the reason for each that was not deleted."""
         ...
 
 
@@ -265,7 +265,7 @@ class Commands(Protocol):
     """Requests to the agent on an instance, over SSM."""
 
     def send(self, instance_id: str, action: str, *, deadline: datetime | None = None) -> bool:
-        """Ask for `drain`, `checkpoint` or `stop`; False when the SSM agent is not there (yet).
+        """Ask for `drain`, `checkpoint` or `stop`; False if the SSM agent is not registered.
 
         `deadline` is when EC2 takes the instance that is to drain, if that is known.
         """
@@ -294,7 +294,7 @@ class Workflow(Protocol):
         ...
 
     def stop_run(self, execution_arn: str, *, cause: str) -> None:
-        """Stop an execution; one that has ended already is fine."""
+        """Stop an execution unless it has already ended."""
         ...
 
     def status_of(self, execution_arn: str) -> str:
@@ -306,7 +306,7 @@ class Objects(Protocol):
     """The part of S3 that the control functions use."""
 
     def problem_with(self, uri: str) -> str | None:
-        """Say why the agent cannot read an s3:// object, with the remedy, or return None."""
+        """Return why the agent cannot read an s3:// object, with the remedy, or None."""
         ...
 
     def uri(self, key: str) -> str:

@@ -13,7 +13,7 @@ def train(
     )
     if attempt.ended is None:
         return TrainStart(run_id=run_id, attempt=number, status=TrainStatus.STARTED)
-    # Its machine went before the token came. Nobody else has this token, so nobody else can tell;
-    # a repeated call finds the token used up, which is fine.
+    # Its machine was lost before the token arrived. Nobody else has this token, so nobody else can
+    # report; a repeated call finds the token used up, which does no harm.
     services.workflow.report(token, TrainReport(outcome=attempt.ended).as_document())
     return TrainStart(run_id=run_id, attempt=number, status=TrainStatus.ALREADY_ENDED)

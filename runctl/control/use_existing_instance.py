@@ -55,7 +55,7 @@ def use_existing_instance(
 
 
 def problem_with(machine: Machine) -> str:
-    """Say why a run cannot begin on a machine, with the remedy; empty when it can."""
+    """Return why a run cannot begin on a machine, with the remedy; empty if it can."""
     if machine.is_foreign:
         return "was launched by another deployment of this account; use it from there"
     if machine.run_id:

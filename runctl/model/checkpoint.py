@@ -120,7 +120,7 @@ def name_of(step: int | None, save: int | None) -> str:
 def _read_manifest(document: Mapping[str, Any], version: int) -> Manifest:
     """Read what this version knows of a manifest; a newer one may have added fields.
 
-    Raises ValueError, or what else comes of a document of another form.
+    Raises ValueError, or another error that a document of another form causes.
     """
     step = document.get("step")
     metadata = document.get("metadata", {})

@@ -1,4 +1,4 @@
-"""Which dependencies a trainer declares, and where."""
+"""The declaration of the dependencies of a trainer, found in its project."""
 
 import posixpath
 import re
@@ -25,7 +25,7 @@ Loads = Callable[[str], dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class PythonRule:
-    """A `requires-python`, and the file that says so."""
+    """A `requires-python`, and the file that contains it."""
 
     source: str
     specifier: str
@@ -33,10 +33,10 @@ class PythonRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What a trainer asks for; paths are relative to the project's top.
+    """The dependencies that a trainer declares; paths are relative to the project's top.
 
-    `source` is the file that says so, as a person would name it. `requirements` are the words for
-    pip; `file` is set where pip should read a requirements file itself, `lock` where uv should
+    `source` is the file with the declaration, as a person would name it. `requirements` are those
+    for pip; `file` is set where pip should read a requirements file itself, `lock` where uv should
     read its lock, whose packages need pip's `options` for their indexes.
     """
 
@@ -55,10 +55,11 @@ class Declaration:
 
 
 def find_declaration(tree: Tree, script: str, loads: Loads) -> Declaration:
-    """Return the nearest declaration: in the script, then beside it, then in each folder above.
+    """Return the nearest declaration: in the script, then next to it, then in each folder above.
 
     In one folder uv.lock comes before requirements.txt, and that before pyproject.toml. A
-    `requires-python` counts wherever it stands. Raises InvalidRequestError for what cannot be read.
+    `requires-python` counts wherever it is. Raises InvalidRequestError for a file that cannot be
+    read.
     """
     folders = _folders_above(script)
     rules = _python_rules(tree, folders, loads)

@@ -1,7 +1,7 @@
-"""EC2's events that foretell the loss of an instance, read from EventBridge's envelope.
+"""EC2's events that announce the loss of an instance, read from EventBridge's envelope.
 
-A rule matches every instance of the account, and an envelope is whatever somebody sent: it is read
-tolerantly, and what cannot be read is a value.
+A rule matches every instance of the account, and an envelope may contain anything. It is read
+leniently, and an unreadable value is a result, not an error.
 """
 
 import re

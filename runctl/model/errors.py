@@ -15,7 +15,7 @@ RunctlError
 ├── CheckpointError              a checkpoint cannot be taken, read or trusted
 │   └── DamagedCheckpointError
 │       └── NewerCheckpointError
-├── TransientError               a service asked us to come back later; waiting helps
+├── TransientError               a service throttles or fails for now; waiting helps
 └── UnexpectedAwsError           AWS or its SDK failed in a way that no adapter foresees; exits 3
 
 Step Functions sees the class name as the error name: renaming one changes the state machine.
@@ -29,12 +29,12 @@ class RunctlError(Exception):
 
 
 class RequestError(RunctlError):
-    """What the user asked for cannot be done as asked; waiting will not help."""
+    """The request of the user cannot be carried out; waiting will not help."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with one field, and its cure."""
+    """A problem with one field, and its remedy."""
 
     field: str
     message: str
@@ -88,15 +88,15 @@ class RunEndedError(RunctlError):
 
 
 class CheckpointError(RunctlError):
-    """A checkpoint cannot be taken or restored; the one before it still stands."""
+    """A checkpoint cannot be taken or restored; the previous one remains valid."""
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint's bytes are not what its manifest says; walk back to the one before."""
+    """A checkpoint does not match its manifest; fall back to the previous one."""
 
 
 class NewerCheckpointError(DamagedCheckpointError):
-    """A newer runctl made the checkpoint, which this one cannot read; upgrade, it is whole."""
+    """A newer runctl wrote the checkpoint, which is whole; upgrade to read it."""
 
 
 class TransientError(RunctlError):

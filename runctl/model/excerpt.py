@@ -1,4 +1,4 @@
-"""Excerpts of what a program said: the end explains how it ended, so the beginning is cut."""
+"""Excerpts of a program's output: the end explains how it ended, so the beginning is cut."""
 
 import re
 
@@ -23,7 +23,7 @@ def last_part(text: str, limit: int) -> str:
         return text[-limit:] if limit > 0 else ""
     # One character more: the kept part may begin right behind a boundary.
     kept = text[-room - 1 :]
-    # No boundary is worth more than half of what fits.
+    # A cut at a boundary must leave at least half of what fits.
     half = len(kept) // 2
     line = kept.find("\n", 0, half)
     if line >= 0:

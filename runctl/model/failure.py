@@ -1,10 +1,10 @@
-"""Failures of the trainer itself: which two are the same one."""
+"""Failures of the trainer itself, and which of them are the same."""
 
 import hashlib
 import re
 
-# What differs between two runs into the same fault: addresses, hashes, instants, counts, sizes,
-# process ids, and the folders of a random name that programs make for themselves.
+# What differs between two occurrences of the same fault: addresses, hashes, instants, counts,
+# sizes, process ids, and temporary folders with random names.
 _CHANGING = re.compile(
     r"""
     0x[0-9a-f]+                          # addresses
@@ -19,7 +19,7 @@ _BLANK = re.compile(r"\s+")
 
 
 def masked(words: str) -> str:
-    """Return a message without what changes from one time that it is printed to the next."""
+    """Return a message without the parts that differ from one occurrence to the next."""
     return _BLANK.sub(" ", _CHANGING.sub("#", words)).strip()
 
 

@@ -156,7 +156,7 @@ def run_key(run_id: str) -> dict[str, str]:
     return {"pk": f"RUN#{run_id}", "sk": "RUN"}
 
 
-ATTEMPTS = "ATTEMPT#"  # the sort keys of a run's attempts, and of their nodes, begin so
+ATTEMPTS = "ATTEMPT#"  # begins the sort keys of a run's attempts, and of their nodes
 
 
 def attempt_key(run_id: str, attempt: int) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Instances that EC2 launched and ended before they ran: why, and what to do about it.
 
-The answer to the launch names such an instance as any other. That it cannot start shows as its
-state: pending, then terminated, with a reason.
+The answer to the launch names such an instance like any other. Only its state shows that it cannot
+start: pending, then terminated, with a reason.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _REMEDIES: Mapping[str, str] = {
 
 
 def explain_launch_failure(machine: Machine, attempt: Attempt) -> Outcome | None:
-    """Return how an attempt ended whose instance never ran; None when that is not why it ended.
+    """Return the outcome of an attempt whose instance never ran; None if that is not the reason.
 
     In the first attempt it ends the run: the next launch would end the same way. Later, when a
     machine has started from the same template before, the next one may.

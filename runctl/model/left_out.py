@@ -1,4 +1,4 @@
-"""What a package left out by ignore rules, and failures that come of it."""
+"""The files that a package left out by ignore rules, and failures that result from it."""
 
 import json
 import posixpath
@@ -25,7 +25,7 @@ _MODULE = re.compile(r"No module named '?([A-Za-z0-9_.]+)'?")
 class Omission:
     """A path that was left out: a file, a folder with its slash, or a pattern for several.
 
-    `by` names the ignore file, `remedy` has the lines for .runctlignore that bring it.
+    `by` names the ignore file, `remedy` has the lines for .runctlignore that include it.
     """
 
     path: str
@@ -62,7 +62,7 @@ def read_note(text: str) -> tuple[Omission, ...]:
 
 
 def explain_failure(words: str, omissions: Sequence[Omission], *, project: str) -> str:
-    """Say which omission a program's last words complain about; empty when it is none of them.
+    """Explain last words that complain about an omission; empty if they complain about none.
 
     `project` is the folder that relative paths start from.
     """
@@ -104,6 +104,6 @@ def _relative(word: str, project: str) -> str:
     if not path or path.startswith("/"):
         return ""
     path = posixpath.normpath(path)
-    while path.startswith("../"):  # seen from a folder of the project
+    while path.startswith("../"):  # relative to a folder of the project
         path = path[3:]
     return "" if path in {".", ".."} else path

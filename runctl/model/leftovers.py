@@ -1,4 +1,4 @@
-"""What may be left in an account besides machines: fleets, disks, unfinished uploads."""
+"""Leftovers in an account besides machines: fleets, disks, unfinished uploads."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,10 +6,10 @@ from datetime import datetime
 
 @dataclass(frozen=True, kw_only=True)
 class InstantFleet:
-    """A fleet as EC2 keeps it: it launches once, and stays on the books until it is deleted.
+    """A fleet as EC2 keeps it: it launches once, and counts against a quota until it is deleted.
 
-    `state` is EC2's word; `run_id` and `attempt` are its tags. `instance_ids` are all that it
-    launched, the ended ones too.
+    `state` is the name that EC2 gives; `run_id` and `attempt` are its tags. `instance_ids` are all
+    that it launched, including those that have ended.
     """
 
     fleet_id: str
@@ -21,13 +21,13 @@ class InstantFleet:
 
     @property
     def is_deleted(self) -> bool:
-        """Whether it was deleted; EC2 goes on showing it for a while."""
+        """Whether it was deleted; EC2 still shows it for a while."""
         return self.state.startswith("deleted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """An EBS volume that a launch of ours tagged; `state` is EC2's word."""
+    """An EBS volume that a launch of ours tagged; `state` is the name that EC2 gives."""
 
     volume_id: str
     run_id: str
@@ -39,7 +39,7 @@ class Disk:
 
 @dataclass(frozen=True, kw_only=True)
 class UnfinishedUpload:
-    """A multipart upload that was begun and not ended; its parts are billed, and shown nowhere."""
+    """A multipart upload that was begun and not completed; its parts are billed, but not listed."""
 
     key: str
     upload_id: str

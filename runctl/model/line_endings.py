@@ -5,7 +5,7 @@ HEAD_BYTES = 64 * 1024
 
 
 def problem_with_line_endings(name: str, head: bytes) -> str:
-    """Say what is wrong with how a program's lines end, with the remedy; empty if nothing is.
+    """Return the problem with a program's line endings and the remedy; empty if there is none.
 
     Python reads either kind. A shell takes the carriage return for part of each word, and the
     kernel for part of the interpreter's name.

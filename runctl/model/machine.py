@@ -1,4 +1,4 @@
-"""Machines as EC2 sees them, and what a launch gave."""
+"""Machines as EC2 sees them, and the results of launches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from runctl.model.pool import Pool
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchResult:
-    """What CreateFleet gave: instances, or the refusal of each pool (EC2 error code).
+    """The result of CreateFleet: instances, or the refusal of each pool (EC2 error code).
 
     `market` is the one that was requested. Without a `fleet_id` EC2 refused the call, and would not
     give the same answer to a replay.
@@ -25,15 +25,15 @@ class LaunchResult:
 
     @property
     def was_answered(self) -> bool:
-        """Whether EC2 made the fleet, with or without instances; a replay is answered the same."""
+        """Whether EC2 created the fleet, with or without instances, and repeats its answer."""
         return bool(self.fleet_id)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineStatus:
-    """What EC2's status checks say of a running instance, and what it has scheduled for it.
+    """The status checks of a running instance, and the events that EC2 has scheduled for it.
 
-    `impaired` has the checks that fail, each with since when, or None if EC2 does not say.
+    `impaired` maps each failing check to the time since which it fails; None if that is unknown.
     """
 
     instance_id: str
@@ -80,10 +80,10 @@ class Machine:
 
     @property
     def kept_until(self) -> datetime | None:
-        """Until when its owner wants it though no run does, by its tag; None for no such wish.
+        """The instant until which its owner keeps it without a run, by its tag; None without a tag.
 
-        What cannot be read counts as for ever: ending a machine that is somebody's costs more than
-        leaving one running.
+        A tag that cannot be read means forever: terminating a machine that somebody uses costs more
+        than leaving it running.
         """
         text = self.tags.get(KEEP_ALIVE_TAG)
         if text is None:

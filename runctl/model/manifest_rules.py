@@ -1,7 +1,7 @@
-"""Rules for what a stored manifest says: it is checked before anything is done with it.
+"""Rules for stored manifests, which are checked before they are used.
 
-Who can write to a run's prefix in the bucket can put any text there, and a manifest decides which
-files are written on an instance, or on the computer of a person who pulls a checkpoint.
+Anyone who can write to a run's prefix in the bucket can put any text there, and a manifest decides
+which files are written on an instance, or on the computer of a person who pulls a checkpoint.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _check_link(path: str, target: Any) -> None:
 
 
 def _check_content(entry: Entry, sizes: dict[str, int]) -> None:
-    """Check that a file is as long as what it consists of; `sizes` are known by digest."""
+    """Check that the size of a file matches its parts; `sizes` are those known, by digest."""
     for part in entry.parts:
         if sizes.setdefault(part.sha256, part.size_bytes) != part.size_bytes:
             raise ValueError(f"the part {part.sha256} has two sizes")

@@ -1,4 +1,4 @@
-"""A line of metrics: a trainer may write anything there, and none of it may end the metrics."""
+"""Lines of metrics: a trainer may write anything there, and nothing may end the metrics."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from runctl.model.checkpoint import is_step
 
-# So many values of a line are shown, and so many names in all.
+# The maximum number of values read from a line, and of names in total.
 MAX_VALUES = 40
 MAX_NAMES = 100
 MAX_NAME_LENGTH = 200
@@ -39,7 +39,7 @@ def read_metrics(line: str) -> Measured | None:
 
 
 def _number(value: object) -> float | None:
-    """Return a finite number; None for anything else, an integer that no float can hold too."""
+    """Return a finite number; None for anything else, including an integer that is too large."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:
@@ -50,7 +50,7 @@ def _number(value: object) -> float | None:
 
 
 def _printable(name: str) -> str:
-    """Return a name without what a terminal obeys, or no encoding has; and not too long."""
+    """Return a name of limited length, with unprintable characters replaced."""
     name = name[:MAX_NAME_LENGTH]
     if name.isprintable():
         return name

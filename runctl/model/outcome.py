@@ -115,7 +115,7 @@ def _instant(value: Any) -> datetime | None:
 
 
 class RunStatus(str, Enum):
-    """What a person is told about a run; derived, never stored."""
+    """The status of a run as people see it; derived, never stored."""
 
     PENDING = "pending"
     LAUNCHING = "launching"

@@ -1,4 +1,4 @@
-"""Requirements files in one piece, with their repositories held to known commits."""
+"""Requirements files merged into one, with their repositories pinned to known commits."""
 
 import posixpath
 from collections.abc import Iterator, Mapping

@@ -21,7 +21,7 @@ class Pool:
 
     @classmethod
     def parse(cls, text: str) -> "Pool":
-        """Read `type/zone/market`; ValueError when it is none."""
+        """Read `type/zone/market`; ValueError for anything else."""
         parts = text.split("/")
         if len(parts) != 3 or not all(parts):
             raise ValueError(f"{text!r} is not a pool such as m5.large/us-east-1a/spot")
@@ -41,7 +41,7 @@ _GPU_SERIES = frozenset({"g", "gr", "p"})
 
 
 def machine_kind(instance_type: str) -> MachineKind:
-    """Say which machine a type is, by AWS's naming scheme for instance types.
+    """Return the kind of machine of a type, by AWS's naming scheme for instance types.
 
     A `g` among the options after the generation is Graviton. Raises ValueError for the arm64 GPU
     family (g5g), for which there is no launch template.

@@ -333,7 +333,7 @@ class AccessOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """A checked request, its fields in groups; in JSON they stand side by side.
+    """A checked request, its fields in groups; in JSON they are all at the top level.
 
     `extra` has the fields that only a newer version knows, those inside objects included.
     """

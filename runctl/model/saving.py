@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Saving:
-    """What the agent measured of the saves, and what it makes of it; None is not known (yet).
+    """What the agent measured of the saves, and what follows; None if it is not known (yet).
 
-    `every` is how long from one save that the trainer is asked for to the next, None for a trainer
-    without the helper. It follows from `cost`, the time for which a save holds up training, and
-    `uptime`, the mean time between interruptions that is expected; both are None where `every` is
-    the request's, `is_fixed`, or where no save has shown yet what one costs. A last save of
+    `every` is the time between two saves that the trainer is asked for, None for a trainer without
+    the helper. It follows from `cost`, the time for which a save holds up training, and `uptime`,
+    the mean time between interruptions that is expected; both are None where `every` is the
+    request's, `is_fixed`, or where no save has shown yet what one costs. A last save of
     `size_bytes` would need `last_save` of the `notice`; without one a machine is not taken.
     `missed_grace` is how long the trainer was given for a final save that it did not finish.
     """

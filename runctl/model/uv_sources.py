@@ -1,4 +1,4 @@
-"""`[tool.uv.sources]`: where uv looks for a dependency, in the words of pip."""
+"""`[tool.uv.sources]`: the sources of dependencies for uv, in pip's syntax."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 def apply_sources(
     requirements: Sequence[str], sources: Any
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return requirements with the places that `[tool.uv.sources]` gives, and what cannot be."""
+    """Return requirements with the sources that `[tool.uv.sources]` gives, and those left over."""
     if not isinstance(sources, Mapping):
         return tuple(requirements), ()
     places = {_canonical(str(name)): place for name, place in sources.items()}
@@ -30,7 +30,7 @@ def index_options(packages: Any, indexes: Any) -> tuple[str, ...]:
     """Return pip's options for the indexes that the packages of a uv.lock come from.
 
     `indexes` is `[[tool.uv.index]]`. A registry that is neither listed there nor a folder is the
-    default one, in whose place pip may be configured to ask a mirror.
+    default one, which pip may be configured to replace with a mirror.
     """
     formats = {
         str(index.get("url")).rstrip("/"): index.get("format")
@@ -54,7 +54,7 @@ def index_options(packages: Any, indexes: Any) -> tuple[str, ...]:
 
 
 def _url_of(place: Mapping[str, Any]) -> str:
-    """Return the URL for pip of one of uv's sources; empty when only uv can follow it."""
+    """Return the URL for pip of one of uv's sources; empty if only uv supports it."""
     suffix = f"#subdirectory={place['subdirectory']}" if place.get("subdirectory") else ""
     if path := place.get("path"):
         return f"file:{path}" if str(path).startswith(("/", ".")) else f"file:./{path}"

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_FEW = 4  # so many are said by their names
+_FEW = 4  # up to this many are named
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackageVersion:
     """An installed package.
 
-    `url` is where it came from if that was no index; `commit` belongs to a repository, whose
-    `revision` was asked for; `sha256` to an archive. One that `is_local` is part of the project.
+    `url` is its source unless that is an index; `commit` belongs to a repository, of which
+    `revision` was requested; `sha256` to an archive. One that `is_local` is part of the project.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Versions:
 
     @property
     def digest(self) -> bytes:
-        """What of it decides an environment."""
+        """The digest of all that determines an environment."""
         rows = [
             (package.name, package.version, package.commit, package.sha256)
             for package in self._from_elsewhere()
@@ -72,7 +72,7 @@ class Versions:
     def differing(self, other: "Versions") -> list[tuple[PackageVersion, PackageVersion]]:
         """Return the packages of which `other` has another version, as (ours, theirs).
 
-        What only one of them has is no difference: platforms need different packages.
+        A package that only one of them has does not count: platforms need different packages.
         """
         theirs = {package.name: package for package in other.packages}
         return [

@@ -1,1 +1,1 @@
-"""Which capacity to ask for, and what may be given up: pure functions of what is known."""
+"""Policies about capacity, saving, failures and cleaning up: pure functions of what is known."""

@@ -1,4 +1,4 @@
-"""What a trainer that died after a restore says about the checkpoint it was given."""
+"""Conclusions about a restored checkpoint from the death of the trainer that was given it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ SIGNAL_EXIT = 128
 # SIGTERM and SIGKILL come from somebody else, or from the kernel for lack of memory; a command that
 # cannot be run at all (126, 127) has read no checkpoint.
 SAYS_NOTHING = frozenset({-9, -15, 126, 127, SIGNAL_EXIT + 9, SIGNAL_EXIT + 15})
-# Of what a save consists, by size; logs and settings beside it are smaller.
+# The smallest file of a save, compared with the largest; logs and settings are smaller.
 LARGE_SHARE = 4
 
 
 class Verdict(Enum):
     """What is at fault for a death."""
 
-    CHECKPOINT = "checkpoint"  # as far as anyone can tell: the one before may do better
+    CHECKPOINT = "checkpoint"  # as far as anyone can tell: the previous one may work
     PROGRAM = "program"
     UNRELATED = "unrelated"  # it says nothing about the checkpoint
 
@@ -52,14 +52,14 @@ def judge(deaths: Sequence[Death]) -> Verdict:
         return Verdict.PROGRAM
     if last.lived <= SOON:
         return Verdict.CHECKPOINT
-    # It ran for a while without a save. Once, that may be a late look at a bad file.
+    # It ran for a while without a save. Once, that may be a damaged file that is read late.
     is_first = all(death.lived <= SOON for death in earlier)
     is_new = all(death.failure_id != last.failure_id for death in earlier)
     return Verdict.CHECKPOINT if is_first and is_new else Verdict.PROGRAM
 
 
 def may_fall_back(deaths: Sequence[Death]) -> bool:
-    """Whether the trainer is to be started once more, from the checkpoint before."""
+    """Whether the trainer is to be started once more, from the previous checkpoint."""
     return judge(deaths) is Verdict.CHECKPOINT and len(deaths) <= MAX_STEPS_BACK
 
 

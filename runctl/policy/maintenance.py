@@ -1,4 +1,4 @@
-"""What an attempt does about the events that EC2 has scheduled for its instance."""
+"""The responses of an attempt to the events that EC2 has scheduled for its instance."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass

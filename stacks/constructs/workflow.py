@@ -82,7 +82,7 @@ class Workflow(Construct):
 
 
 def _continuing(stack: Stack, arn: str) -> list[iam.PolicyStatement]:
-    """Allow to start a nested execution and to wait for it, which Step Functions does by a rule."""
+    """Allow starting and awaiting a nested execution, for which Step Functions needs a rule."""
     rule = "StepFunctionsGetEventsForStepFunctionsExecutionRule"
     return [
         iam.PolicyStatement(actions=["states:StartExecution"], resources=[arn]),

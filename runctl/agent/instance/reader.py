@@ -1,4 +1,4 @@
-"""The user that the monitor reads a folder as, which is not runctl's.
+"""The user as which the monitor reads a folder that is not runctl's.
 
 A user who can replace the folder, or a folder above it, with a link must not make root read other
 files for them. So the monitor becomes that user. It keeps the right to inspect and to signal

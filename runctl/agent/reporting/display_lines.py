@@ -156,7 +156,7 @@ class DisplayLines:
         yield from self._drawn(now)
 
     def _draw_rest(self, now: float) -> bool:
-        """Draw an unfinished line as a bar's state if it is in a bar's row; return whether it is."""
+        """Draw an unfinished line as a bar's state if it is in a bar's row; return whether so."""
         state = self._rest.rstrip(b"\r")
         if self.line_start is None and state != self._rest and not _is_blank(state):
             self._bars.setdefault(self._row, _Bar())
@@ -166,7 +166,7 @@ class DisplayLines:
         return bar is not None
 
     def _drawn(self, now: float | None = None) -> Iterator[str]:
-        """Yield the states of waiting bars; with `now`, only of those that have waited long enough."""
+        """Yield the states of waiting bars, with `now` only if they have waited long enough."""
         for _, bar in sorted(self._bars.items()):
             if bar.is_due(now) if now is not None else bar.waits_since is not None:
                 bar.waits_since = None

@@ -95,9 +95,9 @@ def batches(events: list[Event]) -> list[list[Event]]:
 class LogShipper:
     """Follows files and ships each to its stream. What is not shipped yet stays in the file.
 
-    `unwritten` returns, by stream, lines that could not be written to a file. `mask` hides secrets
-    in every line; what an earlier agent left in the files of the `held` streams waits until it
-    knows them.
+    `unwritten` gives, by stream, the lines that could not be written to a file. `mask` hides
+    secrets in every line; what an earlier agent left in the files of the `held` streams waits until
+    it knows them.
     """
 
     def __init__(

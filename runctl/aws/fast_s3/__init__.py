@@ -1,1 +1,1 @@
-"""GetObject and PutObject over connections of its own, for parts that are large or many."""
+"""A fast path for S3: GetObject and PutObject over its own connections, for many or large parts."""

@@ -17,7 +17,7 @@ class ByteBudget:
 
     @contextlib.contextmanager
     def reserve(self, size_bytes: int) -> Iterator[None]:
-        """Reserve bytes for the time of the block; all of the budget if that is less."""
+        """Reserve bytes for the duration of the block, at most the whole budget."""
         needed = min(size_bytes, self._size)
         with self._changed:
             self._changed.wait_for(lambda: self._left >= needed)

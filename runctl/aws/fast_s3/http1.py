@@ -1,4 +1,4 @@
-"""HTTP/1.1 with little work for each request, for bodies that are large or many."""
+"""A minimal HTTP/1.1 client, with little work for each request, for many or large bodies."""
 
 import contextlib
 import mmap
@@ -17,11 +17,11 @@ Buffer = bytes | bytearray | memoryview
 Write = Callable[[int, Buffer], object]
 
 RECEIVE_BYTES = 512 * 1024
-# An idle connection that the other side may have closed by now is looked at before it is used.
+# An older idle connection is checked before it is used: the other side may have closed it.
 FRESH_SECONDS = 1.0
 PORTS = {"http": 80, "https": 443}
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,18})\r\n")
-# RFC 9112: what a request line and a header may consist of, so that neither begins another one.
+# RFC 9112: the characters of a request line and a header, so that neither can begin another one.
 _PATH = re.compile(r"/[!-~]*")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[ -~\t]*")
@@ -36,11 +36,11 @@ class StrangeAnswerError(OSError):
 
 
 class UnsafeRequestError(ValueError):
-    """A path or a header with characters that would make another request of it."""
+    """A path or a header with characters that would change the request."""
 
 
 def request_head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
-    """Return a request's first lines; UnsafeRequestError for what may not stand in them."""
+    """Return a request's first lines; UnsafeRequestError for characters that these cannot have."""
     if _NAME.fullmatch(method) is None or _PATH.fullmatch(path) is None:
         raise UnsafeRequestError(f"{path[:100]!a} cannot be the path of a request")
     for name, value in headers.items():
@@ -53,7 +53,7 @@ def request_head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
 class Connections:
     """Connections to one server that are kept open; safe to share between threads.
 
-    Nothing is repeated here. What goes wrong raises OSError, and that connection is closed.
+    Nothing is retried here. A failure raises OSError and closes the connection.
     """
 
     def __init__(self, url: str, *, timeout: float, tls: ssl.SSLContext | None) -> None:
@@ -69,13 +69,13 @@ class Connections:
     def exchange(self, head: bytes, body: Iterable[Buffer], write: Write) -> int:
         """Send a request; return the answer's status.
 
-        The body of a 200 goes to `write`, with the offset of each piece; any other is dropped.
+        The body of a 200 goes to `write`, with the offset of each chunk; any other is dropped.
         """
         connection = self._take()
         try:
             status = connection.exchange(head, body, write)
         except BaseException:
-            # Half a request may be under way: nothing else can be said on this connection.
+            # The request may be half sent: this connection cannot be used again.
             connection.close()
             raise
         if connection.may_go_on and not self._is_closed:
@@ -85,7 +85,7 @@ class Connections:
         return status
 
     def close(self) -> None:
-        """Close what is not in use now, and the others after their use."""
+        """Close the idle connections now, and the others after their use."""
         self._is_closed = True
         _close_all(self._idle)
 
@@ -123,7 +123,7 @@ def _close_all(idle: "deque[_Connection]") -> None:
 
 
 class _Connection:
-    """One of them, in use by one thread at a time."""
+    """One connection, used by one thread at a time."""
 
     def __init__(self, held: socket.socket) -> None:
         self._socket = held
@@ -132,14 +132,14 @@ class _Connection:
         is_plain = not isinstance(held, ssl.SSLSocket)
         self._more = socket.MSG_MORE if is_plain else 0
         self._all = socket.MSG_WAITALL if is_plain else 0
-        # It begins with a page, which the kernel copies to faster than to a bytearray.
+        # It begins at a page boundary: the kernel copies to it faster than to a bytearray.
         self._buffer = mmap.mmap(-1, RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._used_at = time.monotonic()
         self.may_go_on = True
 
     def is_alive(self) -> bool:
-        """Whether the other side has neither closed it nor said something unasked."""
+        """Whether the other side has neither closed it nor sent anything unrequested."""
         if time.monotonic() - self._used_at < FRESH_SECONDS:
             return True
         watch = select.poll()

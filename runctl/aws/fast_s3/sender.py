@@ -1,4 +1,4 @@
-"""The fast path for parts: a client takes more work for each request, and waits for the GIL."""
+"""The fast path for parts: botocore does more work for each request, and waits for the GIL."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class _EndpointState:
-    """Where an ordinary request for a part went to, and what signed it."""
+    """The address of an ordinary request for a part, and what signed it."""
 
     host: str
     prefix: str
@@ -41,13 +41,13 @@ class _EndpointState:
 
 
 class FastS3Sender:
-    """Sends what a client has sent once, over connections of its own.
+    """Sends requests like those of a client over connections of its own.
 
-    It learns address, credentials, region and user agent from an ordinary request that went well,
-    for the bucket or an object of it, so endpoint rules, redirects and refreshed credentials stay
-    botocore's. It tries once: whatever is not a plain success is the ordinary way's to repeat and
-    to explain, and the next ordinary success is learned from anew. It is never used past a proxy,
-    nor around what answers in this process in the place of AWS.
+    It learns address, credentials, region and user agent from a successful ordinary request for the
+    bucket or an object in it, so botocore remains responsible for endpoint rules, redirects and
+    refreshed credentials. It tries once: unless that is a plain success, the ordinary client
+    repeats the request and reports errors, and the sender learns from its next success. It is not
+    used with a proxy, or if something in this process answers in place of AWS.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FastS3Sender:
 
     @contextlib.contextmanager
     def learning(self, operation: str, key: str = "") -> Iterator[None]:
-        """Look at the ordinary request for `key`, or for the bucket, that is made meanwhile."""
+        """Learn from the ordinary request for `key`, or the bucket, that is made in the block."""
         if (
             self._state is not None
             or self._failed_observations >= MAX_FAILED_OBSERVATIONS
@@ -79,7 +79,7 @@ class FastS3Sender:
                 signed.update(others)
 
         def look_at_sending(request: Any, **_: Any) -> None:
-            # Another thread's request may come by, for another bucket or key.
+            # It may be another thread's request, for another bucket or key.
             if self._prefix_of(request.url, key) is not None:
                 sent.append(request)
 
@@ -89,7 +89,7 @@ class FastS3Sender:
             events.register(sending, look_at_sending)
             yield
             if signed and sent:
-                # What stands in for AWS answers this event too, instead of the network.
+                # A stand-in for AWS answers this event, too, instead of the network.
                 answers = events.emit(sending, request=sent[-1])
                 is_stood_in_for = any(answer is not None for _, answer in answers)
                 self._learn(signed, sent[-1], key, is_stood_in_for=is_stood_in_for)
@@ -99,7 +99,7 @@ class FastS3Sender:
             self._learning.release()
 
     def _prefix_of(self, url: str, key: str) -> str | None:
-        """Return what stands before keys in the path; None when the request is another's."""
+        """Return the path before the key; None if the request is for another bucket or key."""
         place = urlsplit(url)
         before = place.path.removesuffix(key).rstrip("/") + "/"
         if key and not place.path.endswith(f"/{key}"):
@@ -133,12 +133,12 @@ class FastS3Sender:
         )
 
     def put(self, key: str, content: Iterable[Buffer], *, size_bytes: int, sha256: str) -> bool:
-        """Store an object with its checksum (base64); whether S3 said that it has it."""
+        """Store an object with its checksum (base64); return whether S3 confirmed it."""
         headers = {"x-amz-checksum-sha256": sha256}
         return self._send("PUT", key, headers, content, size_bytes, write=drop)
 
     def get(self, key: str, write: Write) -> bool:
-        """Hand an object's bytes to `write` as they come; whether they all came."""
+        """Pass an object's bytes to `write` as they arrive; return whether all of them did."""
         return self._send("GET", key, {}, (), 0, write=write)
 
     def _send(

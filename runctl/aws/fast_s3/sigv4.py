@@ -14,8 +14,8 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 class Signer:
     """Signs requests of one service in one region; it derives its key once a day.
 
-    Source: "Signature Version 4" in the IAM User Guide, with S3's rule that a path is taken as it
-    is. The body is not signed: who sends one names its checksum in a header, which is.
+    Source: "Signature Version 4" in the IAM User Guide, with S3's rule that a path is used as it
+    is. The body is not signed: its checksum is in a header, which is signed.
     """
 
     def __init__(self, *, region: str, service: str) -> None:
@@ -27,7 +27,7 @@ class Signer:
     def sign(
         self, method: str, path: str, headers: Mapping[str, str], credentials: Any, *, at: datetime
     ) -> dict[str, str]:
-        """Return `headers`, whose names are in lower case, with what authorizes the request.
+        """Return `headers`, whose names are in lower case, with those that authorize the request.
 
         `path` is encoded already; `credentials` have access_key, secret_key and token.
         """
