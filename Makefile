@@ -28,7 +28,7 @@ node_modules/.installed: package-lock.json
 	npm ci --silent --no-fund --no-audit
 	@touch $@
 
-# What the example trainers need, so that no test asks an index for it.
+# What the example trainers need, so that no test contacts an index.
 build/wheels/.downloaded: requirements/examples.txt .venv/.installed
 	$(BIN)/python -m pip download --quiet --require-hashes --only-binary :all: -d build/wheels -r requirements/examples.txt
 	@touch $@
@@ -43,8 +43,8 @@ build/frameworks/.installed: requirements/frameworks.txt .venv/.installed
 	  $$(grep '^torch==' requirements/frameworks.in)
 	@touch $@
 
-# The tools that bench/checkpoint.py compares with, apart from rclone, which is no Python package;
-# torch, which one of them needs, is borrowed.
+# The tools that bench/checkpoint.py compares with, apart from rclone, which is not a Python
+# package; torch, which one of them needs, comes from build/frameworks.
 build/bench/.installed: requirements/bench.txt build/frameworks/.installed
 	$(PYTHON) -m venv --clear --without-pip build/bench
 	$(call install,build/bench/bin/python,requirements/bench.txt)
@@ -84,10 +84,10 @@ build/image/npm/.downloaded: package-lock.json node_modules/.installed
 
 IMAGE_PARTS := build/image/base.tar build/image/wheels/.downloaded build/image/npm/.downloaded
 
-# What the tests need of the system: a browser for the pages that attack the local cloud, and a Docker
-# engine for the container image. Only root can install and use them, on Debian and what derives from
-# it; others run the rest, except with CI=true.
-system-packages:  ## as root, install what the tests need of the system
+# What the tests need from the system: a browser for the pages that attack the local cloud, and a Docker
+# engine for the container image. Only root can install and use them, on Debian and its derivatives;
+# others run the rest, except with CI=true.
+system-packages:  ## as root, install what the tests need from the system
 	@mkdir -p build; \
 	missing=; left_out=; \
 	{ command -v chromium-headless-shell || command -v chromium || command -v google-chrome; } \
@@ -119,7 +119,7 @@ demo: setup  ## a run that is interrupted three times, on the local cloud
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=25
 
-# The end-to-end tests wait more than they compute, so there are two workers more than the smallest
+# The end-to-end tests wait more than they compute, so there are two more workers than the smallest
 # machine has cores. Real processes under that load can miss a time limit: up to eight tests that failed
 # are run once more, alone; tests/plugins/reruns.py names them at the end.
 test: setup build/frameworks/.installed system-packages  ## all tests, the end-to-end ones included
@@ -129,10 +129,10 @@ test: setup build/frameworks/.installed system-packages  ## all tests, the end-t
 test-fast: setup  ## the tests without real instances
 	$(BIN)/python -m pytest -q -n 2 -m "not e2e and not slow"
 
-soak: setup  ## 50 interruptions at random moments, and everything accounted for
+soak: setup  ## interrupt a run 50 times at random moments, and account for everything
 	RUNCTL_SOAK_INTERRUPTIONS=$${RUNCTL_SOAK_INTERRUPTIONS:-50} $(BIN)/python -m pytest -q -s tests/e2e/test_soak.py
 
-fuzz: setup  ## an hour of data that nobody should trust: manifests, archives, settings, metrics, files
+fuzz: setup  ## an hour of untrusted data: manifests, archives, settings, metrics, files
 	RUNCTL_FUZZ_SECONDS=$${RUNCTL_FUZZ_SECONDS:-3600} $(BIN)/python -m pytest -q -s --timeout 0 tests/fuzz
 
 check: setup  ## format, lint, types, imports, spelling, vocabulary, dead code, templates
@@ -190,5 +190,5 @@ lock: setup  ## rewrite the lock files from requirements/*.in
 	$(call lock,bench,--unsafe-package torch)
 	$(call lock,image,--allow-unsafe)
 
-clean:  ## what the targets made
+clean:  ## remove what the targets made
 	rm -rf .venv node_modules build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis
