@@ -17,6 +17,7 @@ from runctl.agent.reporting.metrics import MetricsShipper
 from runctl.agent.reporting.outputs import upload_outputs
 from runctl.agent.reporting.progress import Progress
 from runctl.model.errors import NotFoundError, RequestError, TransientError
+from runctl.model.node import NodeId
 from runctl.model.request_parsing import parse_request
 from tests.agent.machine import wait_until
 
@@ -106,7 +107,7 @@ def test_metrics_go_to_a_folder(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "there", failures=1)
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 0.5}\n')
-    shipper = MetricsShipper(folder, path, Progress(), run_id="r", attempt=1)
+    shipper = MetricsShipper(folder, path, Progress(), node=NodeId("r", 1, 0))
     shipper.start()
     shipper.stop(within=timedelta(seconds=60))
     assert not folder.failures

@@ -55,7 +55,7 @@ import runctl.agent.monitor.service as service
 prepared = service._store
 def store(environ):
     made = prepared(environ)
-    made._client.list_objects_v2(Bucket="theirs")
+    made.probe()
     return made
 service._store = store
 sys.exit(run(sys.argv[1], Paths(Path(sys.argv[2]))))
@@ -242,7 +242,7 @@ def test_a_folder_that_its_reader_cannot_read_is_said(theirs, agent, tmp_path):
     bob = theirs(uid=BOB)
     done = agent.find(bob.process.pid, MONITOR_DIR=str(hidden))
     assert done.returncode == 1
-    assert f"user {BOB}, as whom {hidden} is read, may not" in done.stderr
+    assert f"user {BOB} cannot read {hidden}: Permission denied" in done.stderr
     assert done.stdout == ""
 
 

@@ -179,7 +179,7 @@ def test_program_that_starts_anew_is_warned_of_and_loses_nothing(cloud: Cloud, l
         saved(cloud, second, at, files)
     wait_until(lambda: "over" in said(second))
     warning = wait_until(lambda: cloud.attempt(2).warning)
-    assert "attempt 2 was given step 150 and saved step 10: it did not resume" in warning
+    assert "attempt 2 was given step 150 but saved step 10: it did not resume" in warning
     assert "did not resume" in second.agent_log()
     store, run = store_of(cloud), cloud.run()
     previous = store.get_manifest(run.newest or "").metadata["previous"]

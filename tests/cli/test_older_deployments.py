@@ -91,4 +91,4 @@ def test_a_name_that_no_deployment_has_is_refused(runctl, deployed, monkeypatch)
     monkeypatch.setenv("RUNCTL_DEPLOYMENT", "../other")
     done = runctl("list")
     assert done.code == 2
-    assert "RUNCTL_DEPLOYMENT: '../other' is not the name" in " ".join(done.stderr.split())
+    assert "RUNCTL_DEPLOYMENT: '../other' is not a valid name" in " ".join(done.stderr.split())

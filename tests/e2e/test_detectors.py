@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runctl.aws.attributes import text_of
-from runctl.model.identity import attempt_key
+from runctl.model.identity import attempt_key, node_key
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt
 from tests.e2e.gated import EVERY, GatedRun
@@ -71,12 +71,16 @@ def test_a_machine_fails_its_checks_and_goes_silent(testbed: Testbed, run: Gated
 def make_silent(testbed: Testbed, run_id: str) -> None:
     """Backdate the last heartbeat."""
     before = text_of(datetime.now(timezone.utc) - timedelta(minutes=3))
-    testbed.clients.get("dynamodb").update_item(
-        TableName=testbed.deployment.table,
-        Key={name: {"S": value} for name, value in attempt_key(run_id, 1).items()},
-        UpdateExpression="SET heartbeat_at = :at, running_at = :at",
-        ExpressionAttributeValues={":at": {"S": before}},
-    )
+    for key, name in [
+        (attempt_key(run_id, 1), "running_at"),
+        (node_key(run_id, 1, 0), "heartbeat_at"),
+    ]:
+        testbed.clients.get("dynamodb").update_item(
+            TableName=testbed.deployment.table,
+            Key={part: {"S": value} for part, value in key.items()},
+            UpdateExpression=f"SET {name} = :at",
+            ExpressionAttributeValues={":at": {"S": before}},
+        )
 
 
 def test_a_run_leaves_a_machine_before_its_retirement(testbed: Testbed, run: GatedRun):

@@ -106,7 +106,7 @@ def test_folder_that_names_no_step_is_a_save(over, runctl, tmp_path):
     (folder / "model-acc-0.91.pt").write_bytes(b"x")
     done = runctl("checkpoints", "push", "lm", str(folder))
     assert "save 4 (1 B) is the newest checkpoint of lm" in done.stdout
-    assert "checkpoint  save 4, " in runctl("status", "lm").stdout
+    assert "checkpoint save 4, " in " ".join(runctl("status", "lm").stdout.split())
     (listed,) = runctl("list", "--json").document["runs"]
     assert (listed["step"], listed["save"]) == (None, 4)
     assert "save 4" in runctl("list").stdout
