@@ -155,10 +155,10 @@ class AttemptRunner:
                 ended = self._train_from(request, prepared, env, credentials)
                 if ended is None:
                     return None
-                follows = fallback.after(ended, prepared)
-                if not isinstance(follows, Prepared):
-                    return follows
-                prepared = follows
+                result = fallback.after(ended, prepared)
+                if not isinstance(result, Prepared):
+                    return result
+                prepared = result
         finally:
             if endpoint is not None:
                 endpoint.close()

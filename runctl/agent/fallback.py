@@ -138,20 +138,20 @@ class Fallback:
 
     def _announce(self, outcome: Outcome, lived: timedelta, before: Prepared) -> None:
         died = self._names[-1]
-        follows = _name(before.restored)
+        start = _name(before.restored)
         logger.warning(
             "attempt %d: the trainer exited with %s %.0f s after it was given %s; restarting it "
-            "from %s (the one before)",
+            "from %s (the previous one)",
             self._attempt,
             outcome.exit_code,
             lived.total_seconds(),
             died,
-            follows,
+            start,
         )
         self._progress.begin_again()
         self._progress.warn(
             f"the trainer exited with {outcome.exit_code} after it was given {died}, which is "
-            f"suspect now; it was restarted from {follows}",
+            f"suspect now; it was restarted from {start}",
             about="fallback",
         )
 

@@ -25,8 +25,8 @@ from runctl.model.request import RunRequest
 from runctl.policy.interval import Uptime
 
 NO_HELPER = (
-    "a checkpoint was requested, but the trainer does not use runctl's helper: it saves when it "
-    "does, and what is on disk is uploaded"
+    "a checkpoint was requested, but the trainer does not use runctl's helper: it saves by "
+    "itself, and what is on disk is uploaded"
 )
 FLUSH = timedelta(seconds=10)
 

@@ -44,7 +44,7 @@ class CheckpointStore:
         self._bucket = bucket
         self._run_id = run_id
         self._rank = rank
-        self._light = FastS3Sender(client, bucket=bucket)
+        self._fast_sender = FastS3Sender(client, bucket=bucket)
         self._budget = ByteBudget()
 
     def has_part(self, part: Part) -> bool:
@@ -67,20 +67,20 @@ class CheckpointStore:
         """
         key = self._part_key(part)
         checksum = base64.b64encode(bytes.fromhex(part.sha256)).decode()
-        if self._light.put(key, content, size_bytes=part.size_bytes, sha256=checksum):
+        if self._fast_sender.put(key, content, size_bytes=part.size_bytes, sha256=checksum):
             return
         with self._budget.reserve(part.size_bytes):
-            self._put_ordinarily(part, key, content, checksum)
+            self._put_with_client(part, key, content, checksum)
 
-    def _put_ordinarily(
+    def _put_with_client(
         self, part: Part, key: str, content: Iterable[Buffer], checksum: str
     ) -> None:
         body = bytearray()
         for chunk in content:  # each may reuse the memory of the previous one
             body += chunk
         if hashlib.sha256(body).hexdigest() != part.sha256:
-            raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
-        with translated(), self._light.learning("PutObject", key):
+            raise DamagedCheckpointError(f"checksum mismatch for part {part.sha256}")
+        with translated(), self._fast_sender.learning("PutObject", key):
             try:
                 self._client.put_object(
                     Bucket=self._bucket, Key=key, Body=body, ChecksumSHA256=checksum
@@ -108,7 +108,7 @@ class CheckpointStore:
             digest.update(chunk)
             write(offset, chunk)
 
-        if self._light.get(key, check_and_write) and digest.hexdigest() == part.sha256:
+        if self._fast_sender.get(key, check_and_write) and digest.hexdigest() == part.sha256:
             if end == part.size_bytes:
                 return
             raise _other_size(part)
@@ -120,7 +120,7 @@ class CheckpointStore:
                         raise _other_size(part)
                     write(0, content)
                     return
-        raise DamagedCheckpointError(f"the part {part.sha256} has other bytes than its name")
+        raise DamagedCheckpointError(f"checksum mismatch for part {part.sha256}")
 
     def put_manifest(self, manifest: Manifest) -> str:
         """Store a manifest under a new key, and return the key.
@@ -221,10 +221,10 @@ class CheckpointStore:
                         raise _forbidden("s3:PutObject", key) from exc
                     raise
             return True
-        raise TransientError(f"S3 refused {key} again and again: another writer is at it")
+        raise TransientError(f"another writer keeps writing {key}; try again")
 
     def _get(self, key: str, *, most: int, **options: Any) -> bytes:
-        with translated(), self._light.learning("GetObject", key):
+        with translated(), self._fast_sender.learning("GetObject", key):
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=key, **options)
             except ClientError as exc:
@@ -236,7 +236,7 @@ class CheckpointStore:
         if int(answer["ContentLength"]) > most:
             answer["Body"].close()
             raise DamagedCheckpointError(
-                f"{key} has {answer['ContentLength']:,} bytes, more than the {most:,} that it may"
+                f"{key} has {answer['ContentLength']:,} bytes, more than the limit of {most:,}"
             )
         try:
             # The connection may break in the middle of a body; botocore does not retry that.
@@ -251,7 +251,7 @@ class CheckpointStore:
         paginator = self._client.get_paginator("list_objects_v2")
         pages = iter(paginator.paginate(Bucket=self._bucket, Prefix=prefix))
         while True:
-            with translated(), self._light.learning("ListObjectsV2"):
+            with translated(), self._fast_sender.learning("ListObjectsV2"):
                 page = next(pages, None)
             if page is None:
                 return
@@ -268,7 +268,7 @@ class CheckpointStore:
 
 def _other_size(part: Part) -> DamagedCheckpointError:
     return DamagedCheckpointError(
-        f"the part {part.sha256} does not have the {part.size_bytes:,} bytes that a manifest says"
+        f"size mismatch for part {part.sha256}: a manifest states {part.size_bytes:,} bytes"
     )
 
 

@@ -103,9 +103,9 @@ class SsmCommands:
             return False
         result = self._await(command_id, instance_id)
         if result is not None and result.status == "Failed":
-            said = last_part((result.errors or result.output).strip(), LAST_WORDS)
+            output = last_part((result.errors or result.output).strip(), LAST_WORDS)
             raise RefusedError(
-                f"cannot run an attempt: {said or 'the start of the agent failed'}; the role of "
+                f"cannot run an attempt: {output or 'the start of the agent failed'}; the role of "
                 "its instance profile needs the policy that the deployment exports"
             )
         return True

@@ -87,7 +87,7 @@ def _read(text: str, *, name: str, where: str) -> Deployment:
         document = None
     if not isinstance(document, dict):
         raise NotFoundError(
-            f"the parameter /{name}/deployment in {where} is not what `cdk deploy` leaves; deploy "
+            f"the parameter /{name}/deployment in {where} was not written by `cdk deploy`; deploy "
             "again"
         )
     if missing := [name for name in REQUIRED if name not in document]:
@@ -116,11 +116,11 @@ def explain_difference(deployed: str, command: str) -> str:
         return ""
     is_older = _numbers(deployed) < _numbers(command)
     remedy = (
-        "its functions do not know what is newer: run `cdk deploy --all` of this version"
+        "its functions do not know newer fields: run `cdk deploy --all` of this version"
         if is_older
         else "install the version of the deployment"
     )
-    return f"the deployment is of version {deployed}, this command of {command}; {remedy}"
+    return f"the deployment has version {deployed}, this command {command}; {remedy}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -91,7 +91,7 @@ def meaning_of(code: str, message: str) -> RunctlError | None:
     if code in CREDENTIALS:
         return RefusedError(f"AWS does not accept the credentials; renew them: {answer}")
     if code in TRANSIENT:
-        return TransientError(f"AWS asks to come back later: {answer}")
+        return TransientError(f"AWS asks to retry later: {answer}")
     return None
 
 
@@ -115,7 +115,7 @@ def _error_of(exc: ClientError) -> RunctlError:
     if meaning := meaning_of(code, message):
         return meaning
     if exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _TRANSIENT_STATUSES:
-        return TransientError(f"AWS asks to come back later: {message} ({code})")
+        return TransientError(f"AWS asks to retry later: {message} ({code})")
     answer = f"{message or 'no message'} ({code or 'no code'})"
     return UnexpectedAwsError(f"AWS refused {exc.operation_name}: {answer}", code=code)
 
@@ -125,7 +125,7 @@ def _meaning_of_sdk_error(exc: Exception) -> RunctlError:
         case UnreachableError() | HTTPClientError():
             return TransientError(f"AWS cannot be reached: {exc}")
         case _ if isinstance(exc, _BROKEN_ANSWER):
-            return TransientError(f"AWS's answer did not arrive as it was sent: {exc}")
+            return TransientError(f"AWS's answer arrived incomplete or changed: {exc}")
         case _ if isinstance(exc, _NO_CREDENTIALS):
             return RefusedError(
                 f"there are no AWS credentials ({exc}); run `aws sso login` or `aws configure`"

@@ -174,8 +174,8 @@ class Ec2Fleet:
                 self._client.describe_instance_types(InstanceTypes=list(instance_types))
         except ClientError as exc:
             if code_of(exc) == "InvalidInstanceType":
-                said = exc.response["Error"].get("Message", "a type does not exist").rstrip(".")
-                return f"{said} in this region; `aws ec2 describe-instance-types` lists those"
+                message = exc.response["Error"].get("Message", "a type does not exist").rstrip(".")
+                return f"{message} in this region; `aws ec2 describe-instance-types` lists those"
         return ""
 
     def find_by_run(self, run_id: str) -> list[Machine]:

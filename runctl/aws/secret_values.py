@@ -55,7 +55,7 @@ class SecretValues:
         if reference.region not in {"", self._region}:
             raise UnreadableSecretError(
                 f"it is in {reference.region}, and this deployment reads secrets of "
-                f"{self._region}; replicate it there, and name that one"
+                f"{self._region}; replicate it there, and name the replica"
             )
         try:
             with translated():
@@ -93,7 +93,7 @@ class SecretValues:
         if code in DENIED:
             return UnreadableSecretError(_refusal(answer, reference), may_pass=True)
         if code in SERVICE:
-            return TransientError(f"AWS asks to come back later: {answer}")
+            return TransientError(f"AWS asks to retry later: {answer}")
         if code in NOT_FOUND:
             return UnreadableSecretError(
                 f"there is no such {what} in {self._region}; create it there, or correct the name: "

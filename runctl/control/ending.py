@@ -127,12 +127,12 @@ def live_machines(
     for machine in tagged:
         if machine.attempt in by_number:
             yield by_number[machine.attempt], machine
-    seen = {machine.instance_id for machine in tagged}
+    tagged_ids = {machine.instance_id for machine in tagged}
     recorded = {
         node.instance_id: (attempt, node)
         for attempt in attempts
         for node in attempt.nodes
-        if node.instance_id and node.instance_id not in seen
+        if node.instance_id and node.instance_id not in tagged_ids
     }
     known = {machine.instance_id: machine for machine in services.fleet.describe([*recorded])}
     for instance_id, (attempt, node) in recorded.items():

@@ -59,7 +59,7 @@ def _launch(
         return _known(services, existing) if refusal is None else _refused(existing, refusal)
     attempts = services.ledger.attempts(run.run_id)
     attempt = next((found for found in attempts if found.number == number), None)
-    seen = Observation(
+    observed = Observation(
         run=run,
         attempts=tuple(found for found in attempts if found.number < number),
         zones=services.fleet.zones(),
@@ -68,11 +68,11 @@ def _launch(
     if attempt is not None and attempt.stage is AttemptStage.LAUNCHING and attempt.fleet_request:
         # A stored request is replayed verbatim, whatever the plan would be now. The answer may be
         # an old refusal, so a full round follows it.
-        seen, result = _replay(services, seen, attempt)
+        observed, result = _replay(services, observed, attempt)
         if result.instance_ids:
             return _record(services, attempt, result)
     while attempt is None or attempt.stage is AttemptStage.LAUNCHING:
-        plan = policy.plan(_look_up(services, seen, policy))
+        plan = policy.plan(_look_up(services, observed, policy))
         if not isinstance(plan, Launch):
             attempt = attempt or _open(services, run, number, Launched(plan=plan.reason))
             return _refused(attempt, _outcome_of(plan))
@@ -84,26 +84,26 @@ def _launch(
         attempt = _open(services, run, number, source, launch_try=launch_try)
         if attempt.stage is not AttemptStage.LAUNCHING:
             break
-        seen, result = _send(services, seen, attempt)
+        observed, result = _send(services, observed, attempt)
         if result.instance_ids:
             return _record(services, attempt, result)
-        seen = replace(seen, asked=(*seen.asked, result.market))
+        observed = replace(observed, asked=(*observed.asked, result.market))
     return _known(services, attempt)
 
 
 def _replay(
-    services: Services, seen: Observation, attempt: Attempt
+    services: Services, observed: Observation, attempt: Attempt
 ) -> tuple[Observation, LaunchResult]:
-    seen, result = _send(services, seen, attempt)
-    if not seen.denial and not result.was_answered:
+    observed, result = _send(services, observed, attempt)
+    if not observed.denial and not result.was_answered:
         # The call that sent it first may have launched an instance: only an answered replay shows
         # it.
         raise TransientError(f"EC2 did not answer the replay of try {attempt.launch_try}")
-    return replace(seen, replayed=result.market), result
+    return replace(observed, replayed=result.market), result
 
 
 def _send(
-    services: Services, seen: Observation, attempt: Attempt
+    services: Services, observed: Observation, attempt: Attempt
 ) -> tuple[Observation, LaunchResult]:
     """Send an attempt's stored request; return what is known then, and the answer."""
     try:
@@ -111,38 +111,40 @@ def _send(
     except RefusedError as exc:
         # A permission or a setting: the next request would be refused the same way.
         nothing = LaunchResult(instance_ids=(), pool=None, refusals={}, market="")
-        return replace(seen, denial=str(exc)), nothing
+        return replace(observed, denial=str(exc)), nothing
     now = services.clock.now()
     for pool, code in result.refusals.items():
         if (time := cooldown(code)) is not None:
             services.ledger.cool_pool(pool, until=now + time)
-    return replace(seen, now=now, refusals={**seen.refusals, **result.refusals}), result
+    return replace(observed, now=now, refusals={**observed.refusals, **result.refusals}), result
 
 
-def _look_up(services: Services, seen: Observation, policy: LaunchPolicy) -> Observation:
+def _look_up(services: Services, observed: Observation, policy: LaunchPolicy) -> Observation:
     """Add what the plan needs next: facts about pools before a request, quotas after a round."""
     now = services.clock.now()
-    if seen.denial:
-        return seen
-    if next_market(seen) is None:
-        return replace(seen, now=now, quotas=_look_up_quotas(services, seen))
-    pools = seen.candidates
+    if observed.denial:
+        return observed
+    if next_market(observed) is None:
+        return replace(observed, now=now, quotas=_look_up_quotas(services, observed))
+    pools = observed.candidates
     return replace(
-        seen,
+        observed,
         now=now,
         cooling=services.ledger.cooling_pools(pools, now=now),
         prices=services.prices.current(pools, now=now) if policy.needs_prices else {},
     )
 
 
-def _look_up_quotas(services: Services, seen: Observation) -> QuotaFacts:
-    kinds = {kind_of(code) for code in seen.refusals.values()}
+def _look_up_quotas(services: Services, observed: Observation) -> QuotaFacts:
+    kinds = {kind_of(code) for code in observed.refusals.values()}
     has_quota = bool(kinds & {RefusalKind.QUOTA, RefusalKind.FLEETS})
-    quotas = refused_quotas(seen.candidates, seen.refusals)
+    quotas = refused_quotas(observed.candidates, observed.refusals)
     return QuotaFacts(
         region=services.quotas.region() if has_quota else "",
         allowed={quota: services.quotas.allowed(quota) for quota in quotas},
-        vcpus=services.quotas.vcpus(seen.run.request.resources.instance_types) if quotas else {},
+        vcpus=services.quotas.vcpus(observed.run.request.resources.instance_types)
+        if quotas
+        else {},
     )
 
 

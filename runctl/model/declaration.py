@@ -157,8 +157,8 @@ def _listed(
     problems = tuple(
         Problem(
             name,
-            f"[tool.uv.sources] gives {source} a place that only uv can follow; run `uv lock` "
-            f"next to a pyproject.toml, or write the place into the dependency, such as "
+            f"[tool.uv.sources] gives {source} a source that only uv supports; run `uv lock` "
+            f"next to a pyproject.toml, or write the source into the dependency, such as "
             f"'{source} @ URL'",
         )
         for source in refused

@@ -75,12 +75,12 @@ def explain_failure(words: str, omissions: Sequence[Omission], *, project: str) 
     return ""
 
 
-def _hint(one: Omission) -> str:
+def _hint(omission: Omission) -> str:
     # Without a colon: the reason's summary ends at its first one.
-    told = f"{one.path} is left out of the package by {one.by}"
-    lines = " and ".join(f"`{line}`" for line in one.remedy)
-    full = f"{told}; bring it with {lines} in .runctlignore"
-    return full if len(full) <= _MAX_HINT_LENGTH else told[:_MAX_HINT_LENGTH]
+    summary = f"{omission.path} is left out of the package by {omission.by}"
+    lines = " and ".join(f"`{line}`" for line in omission.remedy)
+    full = f"{summary}; include it with {lines} in .runctlignore"
+    return full if len(full) <= _MAX_HINT_LENGTH else summary[:_MAX_HINT_LENGTH]
 
 
 def _missing_paths(words: str, project: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ def problem_with_line_endings(name: str, head: bytes) -> str:
     if (is_started and first.endswith(b"\r")) or (is_shell and b"\r\n" in head):
         return (
             "has Windows line endings (CRLF), with which Linux cannot run it; convert it with "
-            f"`sed -i 's/\\r$//' {name}`, and let git keep it so by `*.sh text eol=lf` in "
+            f"`sed -i 's/\\r$//' {name}`, and put `*.sh text eol=lf` into "
             ".gitattributes"
         )
     return ""

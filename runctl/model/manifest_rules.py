@@ -62,7 +62,7 @@ def check_entries(entries: Iterable[Entry]) -> None:
         path = entry.path
         _check_path(path)
         if path in kinds:
-            raise ValueError(f"{_shown(path)} is there twice")
+            raise ValueError(f"{_shown(path)} occurs twice")
         kinds[path] = entry.kind
         if entry.kind == "file":
             _check_content(entry, sizes)
@@ -78,7 +78,7 @@ def check_entries(entries: Iterable[Entry]) -> None:
     _check_folders(kinds)
     for path, target in targets:
         if kinds.get(target) != "file":
-            raise ValueError(f"{_shown(path)} is a hard link to what is not a file of the manifest")
+            raise ValueError(f"{_shown(path)} is a hard link to something other than a file")
 
 
 def _check_path(path: Any) -> None:
@@ -137,7 +137,9 @@ def _check_folders(kinds: dict[str, str]) -> None:
         folder = path.rpartition("/")[0]
         while folder and folder not in known:
             if kinds.get(folder, "dir") != "dir":
-                raise ValueError(f"{_shown(path)} lies below {_shown(folder)}, which is no folder")
+                raise ValueError(
+                    f"{_shown(path)} lies below {_shown(folder)}, which is not a folder"
+                )
             known.add(folder)
             folder = folder.rpartition("/")[0]
 

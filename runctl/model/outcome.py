@@ -72,7 +72,7 @@ class Outcome:
         """
         outcome = cls.from_stored(document)
         if outcome.kind is OutcomeKind.UNKNOWN:
-            raise RequestError(f"outcome.kind: {document.get('kind')!r} is no outcome")
+            raise RequestError(f"outcome.kind: {document.get('kind')!r} is not a valid outcome")
         return outcome
 
     @classmethod

@@ -54,9 +54,9 @@ def _absolute(tree: Tree, name: str, line: Line, top: str) -> str:
         return line.value
     path = local_path(line.value) if line.kind is Kind.FIND_LINKS else None
     if path and _is_relative(path):
-        beside = posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
-        if tree.is_folder(beside) or tree.is_file(beside):
-            return f"--find-links {posixpath.join(top, beside)}"
+        nearby = posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
+        if tree.is_folder(nearby) or tree.is_file(nearby):
+            return f"--find-links {posixpath.join(top, nearby)}"
     return line.text
 
 

@@ -41,8 +41,10 @@ class Versions:
 
     def __str__(self) -> str:
         named = ", ".join(map(str, self.packages))
-        told = named if len(self.packages) <= _FEW else f"{len(self.packages)} packages; see --json"
-        return f"{told} (since attempt {self.attempt}, Python {self.python})"
+        shown = (
+            named if len(self.packages) <= _FEW else f"{len(self.packages)} packages; see --json"
+        )
+        return f"{shown} (since attempt {self.attempt}, Python {self.python})"
 
     @property
     def digest(self) -> bytes:
@@ -113,12 +115,12 @@ class Versions:
         return [package for package in self.packages if not package.is_local]
 
 
-def _is_same(one: PackageVersion, other: PackageVersion) -> bool:
-    if one.commit and other.commit:
-        return one.commit == other.commit
-    if one.sha256 and other.sha256 and one.url == other.url:
-        return one.sha256 == other.sha256
-    return one.version == other.version
+def _is_same(ours: PackageVersion, theirs: PackageVersion) -> bool:
+    if ours.commit and theirs.commit:
+        return ours.commit == theirs.commit
+    if ours.sha256 and theirs.sha256 and ours.url == theirs.url:
+        return ours.sha256 == theirs.sha256
+    return ours.version == theirs.version
 
 
 _REPOSITORY = re.compile(r"\b(?P<vcs>git|hg|svn|bzr)\+(?P<url>[^\s;#]+)(?P<fragment>#[^\s;]*)?")

@@ -78,10 +78,10 @@ def choose_interval(
     mean = mean_uptime(trained=trained, interruptions=interruptions)
     best = timedelta(seconds=math.sqrt(2 * save_cost.total_seconds() * mean.total_seconds()))
     every = max(MIN_INTERVAL, min(best, mean, MAX_INTERVAL))
-    seen = "no interruption" if interruptions == 0 else f"{interruptions} interruption(s)"
+    counted = "no interruption" if interruptions == 0 else f"{interruptions} interruption(s)"
     reason = (
         f"√(2 × {_words(save_cost)} a save × {_words(mean)} between interruptions) = "
-        f"{_words(best)}, after {seen} in {_words(trained)} of training"
+        f"{_words(best)}, after {counted} in {_words(trained)} of training"
     )
     if every != best:
         reason += f"; limited to {_words(every)}"

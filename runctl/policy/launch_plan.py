@@ -93,52 +93,55 @@ class LaunchPolicy:
     needs_prices: bool = False
 
 
-def plan_launch(seen: Observation) -> Plan:
+def plan_launch(observed: Observation) -> Plan:
     """Ask one market of the run after the other, then wait, or refuse if waiting cannot help."""
-    market = seen.run.request.resources.market
-    if seen.denial:
-        return Refuse(reason=f"the launch was refused: {seen.denial}")
+    market = observed.run.request.resources.market
+    if observed.denial:
+        return Refuse(reason=f"the launch was refused: {observed.denial}")
     if not markets_of(market):
         return Refuse(
             reason=f"market: {market} is not known to this deployment; deploy the version of "
             "runctl that created the run"
         )
-    following = next_market(seen)
+    following = next_market(observed)
     if following is None:
-        return _after_round(seen)
-    candidates = candidate_pools(seen.run.request.resources.instance_types, seen.zones, [following])
-    pools = choose_pools(candidates, cooling=seen.cooling)
-    return Launch(pools=pools, market=following, reason=_explain(seen, pools, candidates))
+        return _after_round(observed)
+    candidates = candidate_pools(
+        observed.run.request.resources.instance_types, observed.zones, [following]
+    )
+    pools = choose_pools(candidates, cooling=observed.cooling)
+    return Launch(pools=pools, market=following, reason=_explain(observed, pools, candidates))
 
 
-def next_market(seen: Observation) -> str | None:
+def next_market(observed: Observation) -> str | None:
     """Return the market to ask next, None after a round.
 
     The markets take turns, so that the one after a replayed request is another one.
     """
-    markets = markets_of(seen.run.request.resources.market)
-    if len(seen.asked) >= len(markets):
+    markets = markets_of(observed.run.request.resources.market)
+    if len(observed.asked) >= len(markets):
         return None
-    last = seen.asked[-1] if seen.asked else seen.replayed
+    last = observed.asked[-1] if observed.asked else observed.replayed
     return markets[(markets.index(last) + 1) % len(markets)] if last in markets else markets[0]
 
 
-def _after_round(seen: Observation) -> Wait | Refuse:
+def _after_round(observed: Observation) -> Wait | Refuse:
     had_machine = any(
-        attempt.was_launched and not attempt.is_on_existing_instance for attempt in seen.attempts
+        attempt.was_launched and not attempt.is_on_existing_instance
+        for attempt in observed.attempts
     )
     verdict = judge(
         Round(
-            candidates=seen.candidates,
-            refusals=seen.refusals,
-            quotas=seen.quotas,
+            candidates=observed.candidates,
+            refusals=observed.refusals,
+            quotas=observed.quotas,
             had_machine=had_machine,
         )
     )
     if verdict.is_final:
         return Refuse(reason=verdict.reason)
     return Wait(
-        until=seen.now + backoff(seen.attempts, retry_soon=verdict.retry_soon),
+        until=observed.now + backoff(observed.attempts, retry_soon=verdict.retry_soon),
         reason=verdict.reason,
         retry_soon=verdict.retry_soon,
     )
@@ -188,15 +191,15 @@ def _ended_by_itself(ended: Outcome | None) -> bool:
     return is_own_failure(ended) or (ended is not None and ended.kind is OutcomeKind.COMPLETED)
 
 
-def _explain(seen: Observation, pools: Sequence[Pool], candidates: Sequence[Pool]) -> str:
+def _explain(observed: Observation, pools: Sequence[Pool], candidates: Sequence[Pool]) -> str:
     parts = [_count(pools)]
-    if seen.asked or seen.replayed:
-        parts.append(f"after {(seen.asked or (seen.replayed,))[-1]} launched nothing")
+    if observed.asked or observed.replayed:
+        parts.append(f"after {(observed.asked or (observed.replayed,))[-1]} launched nothing")
     if left_out := [pool for pool in candidates if pool not in pools]:
         parts.append(f"{_count(left_out)} left out, cooling down")
-    elif candidates and all(pool in seen.cooling for pool in candidates):
+    elif candidates and all(pool in observed.cooling for pool in candidates):
         parts.append("all of them cooling down")
-    if known := {pool: seen.prices[pool] for pool in pools if pool in seen.prices}:
+    if known := {pool: observed.prices[pool] for pool in pools if pool in observed.prices}:
         cheapest = min(known, key=lambda pool: (known[pool], pool))
         parts.append(f"from ${known[cheapest]} an hour ({cheapest})")
     return "; ".join(parts)

@@ -65,15 +65,15 @@ def describe(events: Iterable[ScheduledEvent]) -> str:
     known = list(events)
     if not known:
         return ""
-    told = ", ".join(
+    listed = ", ".join(
         event.code
         + ("" if event.not_before is None else f" not before {event.not_before:%Y-%m-%d %H:%M} UTC")
         for event in known
     )
     leaves = any(event.ends_the_instance for event in known)
-    follows = (
+    plan = (
         "the run will move to another one before that"
         if leaves
         else "the run will save before that"
     )
-    return f"EC2 has scheduled maintenance of the instance: {told}; {follows}"
+    return f"EC2 has scheduled maintenance of the instance: {listed}; {plan}"

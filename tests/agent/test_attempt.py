@@ -451,7 +451,7 @@ def test_unhelped_trainer_is_left_alone_when_a_checkpoint_is_asked_for(
 ) -> None:
     machine = begin(cloud, launch, AWARE)
     machine.metadata.recommend_rebalance()
-    assert "saves when it does" in wait_until(lambda: cloud.attempt().warning)
+    assert "saves by itself" in wait_until(lambda: cloud.attempt().warning)
     assert (machine.root / "run/runctl/checkpoint-request").exists()
     assert machine.process.poll() is None
     assert cloud.tokens.reports == []

@@ -176,7 +176,7 @@ def test_fence_that_cannot_be_tried_does_not_count_as_one(
     monkeypatch.setattr("runctl.agent.runtime.fence.scope", lambda: ["/bin/false"])
     assert "exit code 1" in probe(["127.0.0.1:1"])
     monkeypatch.setattr("runctl.agent.runtime.fence.scope", lambda: ["/nowhere/systemd-run"])
-    assert "trying them failed" in probe(["127.0.0.1:1"])
+    assert "testing them failed" in probe(["127.0.0.1:1"])
 
 
 def test_scope_that_systemd_refuses_once_fails_no_run(

@@ -77,8 +77,8 @@ def test_fetching_ahead_leaves_no_full_disk_to_the_environment(
     preparation: Preparation, tmp_path: Path
 ) -> None:
     preparation.prefetch(RUN)
-    for ahead in preparation._ahead:
-        ahead.result(timeout=240)
+    for prefetch in preparation._prefetches:
+        prefetch.result(timeout=240)
     assert not (Paths(tmp_path).state / "incoming").exists()
 
 
@@ -124,11 +124,11 @@ def test_environment_that_fetching_ahead_left_no_space_for_is_made_once_it_gave_
 
 
 @pytest.mark.parametrize(
-    ("failure", "ahead"),
+    ("failure", "prefetch"),
     [("there is no such package", True), ("[Errno 28] No space left on device", False)],
 )
 def test_environment_that_fails_for_itself_is_not_made_twice(
-    preparation: Preparation, monkeypatch: pytest.MonkeyPatch, failure: str, ahead: bool
+    preparation: Preparation, monkeypatch: pytest.MonkeyPatch, failure: str, prefetch: bool
 ) -> None:
     makes: list[Declared] = []
 
@@ -137,7 +137,7 @@ def test_environment_that_fails_for_itself_is_not_made_twice(
         raise RequestError(failure)
 
     monkeypatch.setattr(Environments, "prepare", make)
-    if ahead:
+    if prefetch:
         preparation.prefetch(RUN)
     with pytest.raises(RequestError, match=r"such package|No space"):
         preparation._make_environment(NOTHING)

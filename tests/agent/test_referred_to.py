@@ -90,7 +90,7 @@ def test_failure_by_data_that_was_left_out_says_so(
     outcome = run_project(cloud, launch, folder, script)
     assert outcome["kind"] == "failed"
     assert outcome["reason"].startswith(
-        "exit code 1 (data/ is left out of the package by .gitignore; bring it with `!data/` in "
+        "exit code 1 (data/ is left out of the package by .gitignore; include it with `!data/` in "
         ".runctlignore): "
     )
     assert "data/train.csv" in outcome["reason"]

@@ -172,12 +172,12 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("at_once")
 def test_throttling_is_waited_out_and_said_in_the_status_meanwhile() -> None:
-    values = Values(TransientError("AWS asks to come back later"), WANDB)
+    values = Values(TransientError("AWS asks to retry later"), WANDB)
     resolved, progress = resolver(values)
     warnings = []
     progress.on_change(lambda: warnings.append(progress.snapshot().warning))
     assert resolved.resolve({"W": "secret:w", "A": "1"}) == {"W": WANDB, "A": "1"}
-    assert warnings == ["env.W: secret:w: AWS asks to come back later", ""]
+    assert warnings == ["env.W: secret:w: AWS asks to retry later", ""]
 
 
 @pytest.mark.usefixtures("at_once")

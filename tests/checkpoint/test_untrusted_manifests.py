@@ -239,7 +239,7 @@ def test_manifest_that_is_too_large_is_not_read_into_memory(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runctl.aws.checkpoints.MAX_MANIFEST_BYTES", 100)
-    refuse(folder, plant(folder, entry("a")), "more than the 100 that it may")
+    refuse(folder, plant(folder, entry("a")), "more than the limit of 100")
     manifest = Manifest(run_id="run-1", step=1, attempt=1, taken_at="n" * 100, entries=())
     with pytest.raises(Exception, match="pack small files into archives"):
         folder.store.put_manifest(manifest)

@@ -146,7 +146,7 @@ def test_an_attempt_that_nobody_opened_cannot_be_confirmed():
 def test_an_outcome_that_is_none_is_refused():
     world = prepared()
     training(world)
-    with pytest.raises(RequestError, match="'exploded' is no outcome"):
+    with pytest.raises(RequestError, match="'exploded' is not a valid outcome"):
         confirm_checkpoint(world, RUN, 1, {"kind": "exploded"})
 
 

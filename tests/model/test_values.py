@@ -132,7 +132,7 @@ def test_an_outcome_survives_and_a_newer_peers_fields_are_ignored(outcome):
     "document", [{}, {"kind": None}, {"kind": "exploded"}, {"kind": "unknown"}]
 )
 def test_what_is_no_outcome_is_refused(document):
-    with pytest.raises(RequestError, match="is no outcome"):
+    with pytest.raises(RequestError, match="is not a valid outcome"):
         Outcome.from_document(document)
 
 

@@ -257,7 +257,7 @@ def test_a_transient_error_is_retried(workflow: ScriptedWorkflow) -> None:
 
 
 def test_a_launch_survives_a_lasting_fault_of_ec2(workflow: ScriptedWorkflow) -> None:
-    fault = {"raises": "TransientError", "message": "AWS asks to come back later: InternalError"}
+    fault = {"raises": "TransientError", "message": "AWS asks to retry later: InternalError"}
     walk = workflow.run(script(launch_instances=[*[fault] * 9, launched(1)]))
     assert walk.described["status"] == "SUCCEEDED"
     assert len(walk.payloads("launch_instances")) == 10

@@ -43,7 +43,7 @@ class Limits:
     def exceeded(self, what: str, limit: str) -> RequestError:
         """Return the error about too much of something."""
         return RequestError(
-            f"{self.field}: the archive has {what}, and {limit} are allowed; {self.remedy}"
+            f"{self.field}: the archive has {what}, more than the limit of {limit}; {self.remedy}"
         )
 
 
@@ -155,9 +155,9 @@ def _checked(content: tarfile.TarFile, limits: Limits) -> Iterator[tarfile.TarIn
         path = _path_of(member.name)
         kind = "dir" if member.isdir() else "link" if member.issym() else "file"
         if kinds.get(path, kind) != kind or (path in kinds and kind != "dir"):
-            raise ValueError(f"{path!a} is there twice")
+            raise ValueError(f"{path!a} occurs twice")
         if member.islnk() and kinds.get(_path_of(member.linkname)) != "file":
-            raise ValueError(f"{path!a} is a hard link to what is not a file before it")
+            raise ValueError(f"{path!a} is a hard link to something other than an earlier file")
         kinds[path] = kind
         folder = posixpath.dirname(path)
         while folder:

@@ -91,24 +91,24 @@ def stop_tree(*roots: int) -> list[int]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
         stopped += fresh
-        if not fresh and all(_stands_still(pid) for pid in alive):
+        if not fresh and all(_has_stopped(pid) for pid in alive):
             break
         time.sleep(0.001)
     return stopped
 
 
-def _stands_still(pid: int) -> bool:
+def _has_stopped(pid: int) -> bool:
     with contextlib.suppress(OSError, ValueError):
         return _stat(pid)[0] in {"T", "t", "Z", "X"}
     return True
 
 
-def reap_orphans(*but: int) -> None:
-    """Collect adopted orphans that have ended; those in `but` belong to their Popen."""
+def reap_orphans(*excluded: int) -> None:
+    """Collect adopted orphans that have ended; those in `excluded` belong to their Popen."""
     for pid in _pids():
         with contextlib.suppress(OSError, ValueError):
             state, parent = _stat(pid)
-            if state == "Z" and parent == os.getpid() and pid not in but:
+            if state == "Z" and parent == os.getpid() and pid not in excluded:
                 os.waitpid(pid, os.WNOHANG)
 
 

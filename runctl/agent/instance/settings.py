@@ -207,5 +207,5 @@ def _attempt(metadata: Metadata) -> int:
     if not text:
         raise MetadataError(f"this instance has no tag {ATTEMPT_TAG} in its metadata")
     if not text.isdigit():
-        raise SettingsError(f"the tag {ATTEMPT_TAG} is {text!r}, which is no number")
+        raise SettingsError(f"tag {ATTEMPT_TAG}: {text!r} is not a valid attempt number")
     return int(text)

@@ -128,13 +128,13 @@ def find_folder(process: Process, *, given: str = "") -> Path:
 
 
 def _saves_below(home: Path, *, since: float) -> Iterable[tuple[float, Path]]:
-    seen = 0
+    listed = 0
     for place, folders, files in os.walk(home):
         depth = len(Path(place).relative_to(home).parts)
         folders[:] = [name for name in folders if not name.startswith(".") and depth < MAX_DEPTH]
         for name in files:
-            seen += 1
-            if seen > MAX_FILES_LISTED:
+            listed += 1
+            if listed > MAX_FILES_LISTED:
                 return
             path = Path(place, name)
             if path.suffix in SAVES:

@@ -66,7 +66,7 @@ class Monitor:
         self._step: int | None = None
         self._save_number = 0
         self._saved: FolderState = {}
-        self._asked = self._failed_at = float("-inf")
+        self._checked_at = self._failed_at = float("-inf")
         self._noticed = False
         self._recommended: str | None = None
         self._catches = False
@@ -83,9 +83,9 @@ class Monitor:
 
     def check_metadata(self) -> None:
         """Read the notice from the instance metadata, at most once a second."""
-        if self._noticed or time.monotonic() - self._asked < ASK_EVERY.total_seconds():
+        if self._noticed or time.monotonic() - self._checked_at < ASK_EVERY.total_seconds():
             return
-        self._asked = time.monotonic()
+        self._checked_at = time.monotonic()
         try:
             deadline = self._metadata.notice()
             recommended = self._metadata.rebalance_recommended_at()
@@ -94,7 +94,7 @@ class Monitor:
             return
         if recommended is not None and recommended != self._recommended:
             self._recommended = recommended
-            logger.info("EC2 recommends to rebalance; saving continues as before")
+            logger.info("EC2 recommends rebalancing; saving continues as before")
         if deadline is None:
             return
         self._noticed = True

@@ -50,23 +50,23 @@ class PlainStore:
         name = f"{now:%Y%m%dT%H%M%S%f}-{number}"
         stored: dict[str, tuple[tuple[Any, ...], str]] = {}
         entries = []
-        for path, seen in sorted(snapshot.view.items()):
+        for path, file_state in sorted(snapshot.view.items()):
             entries.append(
                 {
                     "path": path,
-                    "kind": seen.kind,
-                    "mode": seen.mode,
-                    "mtime_ns": seen.mtime_ns,
-                    "size_bytes": seen.size,
-                    "target": seen.target,
+                    "kind": file_state.kind,
+                    "mode": file_state.mode,
+                    "mtime_ns": file_state.mtime_ns,
+                    "size_bytes": file_state.size,
+                    "target": file_state.target,
                 }
             )
-            if seen.kind == "file":
+            if file_state.kind == "file":
                 key = f"{self._prefix}{name}/{path}"
-                self._store(place / pin_name(seen), key, path, seen)
+                self._store(place / pin_name(file_state), key, path, file_state)
                 if path not in snapshot.logs:
-                    _check_unchanged(place / pin_name(seen), path, seen)
-                stored[path] = (_identity(seen), key)
+                    _check_unchanged(place / pin_name(file_state), path, file_state)
+                stored[path] = (_identity(file_state), key)
         manifest = {
             "version": MANIFEST_VERSION, "checkpoint": name, "step": step,
             "taken_at": now.isoformat(), "entries": entries,
@@ -78,9 +78,9 @@ class PlainStore:
         self._remove_old()
         return f"s3://{self._bucket}/{self._prefix}{name}/"
 
-    def _store(self, source: Path, key: str, path: str, seen: FileState) -> None:
+    def _store(self, source: Path, key: str, path: str, file_state: FileState) -> None:
         identity, before = self._stored.get(path, ((), ""))
-        if before and identity == _identity(seen):
+        if before and identity == _identity(file_state):
             self._objects.copy(before, key)
         else:
             try:
@@ -103,14 +103,14 @@ class PlainStore:
                 logger.warning("%s could not be removed: %s", name, exc)
 
 
-def _identity(seen: FileState) -> tuple[Any, ...]:
-    return seen.inode, seen.size, seen.mtime_ns
+def _identity(file_state: FileState) -> tuple[Any, ...]:
+    return file_state.inode, file_state.size, file_state.mtime_ns
 
 
-def _check_unchanged(pinned: Path, path: str, seen: FileState) -> None:
+def _check_unchanged(pinned: Path, path: str, file_state: FileState) -> None:
     try:
         info = pinned.stat()
     except FileNotFoundError as exc:
         raise ChangedError(f"{path} was removed while it was read") from exc
-    if (info.st_size, info.st_mtime_ns) != (seen.size, seen.mtime_ns):
+    if (info.st_size, info.st_mtime_ns) != (file_state.size, file_state.mtime_ns):
         raise ChangedError(f"{path} was written to while it was read")

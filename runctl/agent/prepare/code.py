@@ -78,4 +78,4 @@ def _download(blobs: Blobs, uri: str, path: Path) -> None:
         raise RequestError(f"{uri} cannot be read: {exc}") from exc
     expected = PACKED.search(key)
     if expected and digest.hexdigest() != expected[1]:
-        raise TransientError(f"{uri} arrived with other bytes than its name says")
+        raise TransientError(f"checksum mismatch for {uri}")

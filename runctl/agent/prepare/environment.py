@@ -98,7 +98,7 @@ class Environments:
     def _built(self, declared: Declared, pinned: Versions | None) -> Path:
         fingerprint = next(self._fingerprints(declared, pinned), self._fingerprint(declared))
         target = self._folder / fingerprint
-        with _half_of_it_removed(target):
+        with _removed_on_failure(target):
             self._installer.create(target, declared.source)
             if declared.installs:
                 before = files_of_editables(declared.project, declared.declaration)
@@ -151,7 +151,7 @@ class Environments:
         try:
             if not self._download(fingerprint, archive):
                 return False
-            with _half_of_it_removed(target):
+            with _removed_on_failure(target):
                 self._installer.create(target, declared.source)
                 unpack(archive, target, ENVIRONMENT)
                 (target / "ready").touch()
@@ -211,7 +211,7 @@ class Environments:
 
 
 @contextlib.contextmanager
-def _half_of_it_removed(target: Path) -> Iterator[None]:
+def _removed_on_failure(target: Path) -> Iterator[None]:
     """Start from nothing, and remove an incomplete environment after a failure.
 
     An incomplete environment is useless, and on a full disk the error message needs the space.

@@ -33,9 +33,9 @@ class PinnedEnvironments:
         environment = self._environments.prepare(declared, pinned)
         if pinned is None:
             found = installed_versions(environment, attempt=self._attempt)
-            standing = self._wait.retry(lambda: self._versions.record(found))
-            if standing.differing(found):  # another attempt of the run was quicker
-                return self._environments.prepare(declared, standing)
+            recorded = self._wait.retry(lambda: self._versions.record(found))
+            if recorded.differing(found):  # another attempt of the run was quicker
+                return self._environments.prepare(declared, recorded)
         return environment
 
     def finish(self, seconds: float) -> None:

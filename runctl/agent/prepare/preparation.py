@@ -93,7 +93,7 @@ class Preparation:
             wait=wait,
         )
         self._wanted: tuple[str, Trust] | None = None
-        self._ahead: list[Future[None]] = []
+        self._prefetches: list[Future[None]] = []
 
     def read_run(self) -> Run:
         """Return the run, as soon as the ledger can be read."""
@@ -103,7 +103,7 @@ class Preparation:
             except RunctlError as exc:
                 # This includes permissions that have not propagated: a new role's take a few
                 # seconds.
-                logger.warning("the ledger cannot be read for now: %s", exc)
+                logger.warning("the ledger cannot be read at the moment: %s", exc)
                 run = None
             if run is not None:
                 return run
@@ -117,7 +117,7 @@ class Preparation:
         try:
             return uptime_of(self._ledger.attempts(self._settings.run_id))
         except RunctlError as exc:
-            logger.warning("the attempts before cannot be read: %s", exc)
+            logger.warning("the earlier attempts cannot be read: %s", exc)
             return Uptime()
 
     def end_what_an_earlier_agent_left(self, request: RunRequest) -> None:
@@ -149,11 +149,11 @@ class Preparation:
         try:
             return self._environments.prepare(declared)
         except (RequestError, OSError) as exc:
-            if not self._ahead or not (says_full(exc) or FULL in str(exc)):
+            if not self._prefetches or not (says_full(exc) or FULL in str(exc)):
                 raise
-            logger.warning("the checkpoint that is fetched ahead gives way: %s", exc)
-        for ahead in self._ahead:
-            ahead.result()
+            logger.warning("discarding the prefetched checkpoint, to make room: %s", exc)
+        for prefetch in self._prefetches:
+            prefetch.result()
         self._restorer.discard()
         return self._environments.prepare(declared)
 
@@ -184,9 +184,9 @@ class Preparation:
             except (RunctlError, OSError) as exc:
                 if says_full(exc):  # the environment comes first
                     self._restorer.discard()
-                logger.info("fetching ahead failed, the restore will see: %s", exc)
+                logger.info("the prefetch failed, and the restore will try again: %s", exc)
 
-        self._ahead.append(self._wait.start(fetch))
+        self._prefetches.append(self._wait.start(fetch))
 
     def restore(self, request: RunRequest, prepared: Prepared) -> Prepared:
         """Put the newest whole checkpoint in place; only now is it certain which one that is."""
@@ -209,7 +209,7 @@ class Preparation:
         try:
             restored = self._put_in_place(run, prepared.checkpoint, tried=tried)
         except (DamagedCheckpointError, RequestError) as exc:
-            logger.warning("no checkpoint before it can be restored: %s", exc)
+            logger.warning("no earlier checkpoint can be restored: %s", exc)
             if given is None or given.manifest.metadata.get(PREVIOUS):
                 return None
             self._return_to_beginning(request, prepared.checkpoint)
@@ -237,13 +237,13 @@ class Preparation:
             if not request.saving.checkpoint.dir:
                 clear(folder)
             return None
-        for ahead in self._ahead:
-            ahead.result()  # it may be freeing the space of what did not fit
+        for prefetch in self._prefetches:
+            prefetch.result()  # it may be freeing the space of what did not fit
         try:
             return self._put_in_place(run, folder)
         except NewerCheckpointError as exc:
             raise RequestError(
-                f"the newest checkpoint is of a newer runctl than the deployment: {exc}; deploy "
+                f"the newest checkpoint needs a newer runctl than the deployment: {exc}; deploy "
                 f"that version, then `runctl resume {self._settings.run_id}`"
             ) from exc
         except DamagedCheckpointError as exc:
@@ -262,9 +262,9 @@ class Preparation:
         logger.info("restored %s from %s", name_of(manifest.step, manifest.save), fetched.key)
         if fetched.key != newest:
             logger.warning(
-                "it is not the newest, %s, %s",
+                "the newest checkpoint, %s, was not restored: %s",
                 newest,
-                "which a trainer died from" if newest in trust.suspects else "which is damaged",
+                "a trainer died from it" if newest in trust.suspects else "it is damaged",
             )
         return fetched
 
@@ -285,7 +285,7 @@ class Preparation:
                 logger.info("what an unfinished checkpoint left is in %s", self._paths.partial)
                 return self._paths.partial
         except (RunctlError, OSError) as exc:
-            logger.warning("the unfinished checkpoint cannot be had: %s", exc)
+            logger.warning("the unfinished checkpoint cannot be fetched: %s", exc)
         return None
 
     def checkpoint_folder(self, request: RunRequest) -> Path:

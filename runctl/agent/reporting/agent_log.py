@@ -60,14 +60,14 @@ class OwnLog(logging.Handler):
             os.close(descriptor)
         self._is_torn = written < len(line)
         if self._is_torn:
-            raise OSError("the disk took only a part of it")
+            raise OSError("only a part of the line was written")
 
     def take_unwritten(self) -> list[str]:
         """Return the lines that the file lacks and that were not returned yet."""
-        taken = []
+        lines = []
         while self._waiting:
-            taken += self._waiting.popleft().splitlines()
-        return taken
+            lines += self._waiting.popleft().splitlines()
+        return lines
 
     def read_end(self) -> bytes:
         """Return the file's end and, after it, all that it lacks."""

@@ -219,6 +219,6 @@ def _is_blank(state: bytes) -> bool:
     return not _INVISIBLE.sub(b"", state)
 
 
-def _is_alike(one: bytes, other: bytes) -> bool:
+def _is_alike(first: bytes, second: bytes) -> bool:
     """Whether two states are of the same bar: they differ only in digits, bars and signs."""
-    return _NO_LETTERS.sub(b"", one) == _NO_LETTERS.sub(b"", other)
+    return _NO_LETTERS.sub(b"", first) == _NO_LETTERS.sub(b"", second)

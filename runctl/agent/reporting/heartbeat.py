@@ -85,7 +85,7 @@ class Heartbeat:
             try:
                 self._run_until_stopped()
             except Exception:  # whatever it is, silence would be taken for a lost instance
-                logger.exception("the heartbeat met something unforeseen")
+                logger.exception("unexpected error in the heartbeat")
                 self._stop.wait(BEAT_AFTER_FAILURE.total_seconds())
 
     def _run_until_stopped(self) -> None:

@@ -53,7 +53,9 @@ class LogFile:
         if everything and not content:
             events += self._lines.end(now)
         if self._skipped:
-            left_out = f"[runctl left out {self._skipped} bytes that nobody would take]"
+            left_out = (
+                f"[runctl left out {self._skipped} bytes, which could not be shipped in time]"
+            )
             events = [*self._cut_off, left_out, *events]
             self._skipped, self._cut_off = 0, []
         return events, bool(content)
@@ -153,9 +155,9 @@ class LogShipper:
                 self._put_all(stream, events_of(text, f"unwritten:{self._unwritten_lines}"))
 
     def _ship(self, stream: str, file: LogFile, *, everything: bool) -> None:
-        goes_on = True
-        while goes_on:
-            events, goes_on = file.read(everything=everything)
+        has_more = True
+        while has_more:
+            events, has_more = file.read(everything=everything)
             self._put_all(stream, events)
             file.settle()
             self._bound()

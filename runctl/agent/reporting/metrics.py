@@ -32,8 +32,8 @@ class MetricsShipper:
         self._waiting: list[str] = []
         self._waiting_bytes = 0
         self._shipped = time.monotonic()
-        self._named = 0
-        self._seen_any = False
+        self._last_named = 0
+        self._has_metrics = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="metrics", daemon=True)
 
@@ -68,8 +68,8 @@ class MetricsShipper:
         measured = read_metrics(line)
         if measured is None:
             return
-        if not self._seen_any:
-            self._seen_any = True
+        if not self._has_metrics:
+            self._has_metrics = True
             self._progress.mark("first_step")
         self._waiting.append(line)
         self._waiting_bytes += len(line)
@@ -81,8 +81,8 @@ class MetricsShipper:
         if not self._waiting:
             return True
         # Named by time: an agent that was started again must not overwrite earlier chunks.
-        self._named = max(time.time_ns() // 1_000_000, self._named + 1)
-        key = f"{self._prefix}{self._named:013d}.jsonl"
+        self._last_named = max(time.time_ns() // 1_000_000, self._last_named + 1)
+        key = f"{self._prefix}{self._last_named:013d}.jsonl"
         body = "".join(f"{line}\n" for line in self._waiting).encode(errors="replace")
         try:
             self._blobs.put(key, body)

@@ -79,7 +79,7 @@ class TaskToken:
                     self._read_run(on_newest)
                 attempt = self._ledger.find_attempt(self._run_id, self._attempt)
             except RunctlError as exc:
-                logger.warning("the ledger cannot be read for now: %s", exc)
+                logger.warning("the ledger cannot be read at the moment: %s", exc)
                 stop.wait(RUN_POLL.total_seconds())
                 continue
             if attempt is not None and attempt.ended is not None:
@@ -109,7 +109,7 @@ class TaskToken:
             run = self._ledger.find_run(self._run_id)
             attempt = self._ledger.find_attempt(self._run_id, self._attempt)
         except RunctlError as exc:
-            logger.warning("the ledger cannot be read for now: %s", exc)
+            logger.warning("the ledger cannot be read at the moment: %s", exc)
             return
         if run is not None:
             has_ended = attempt is not None and attempt.ended is not None

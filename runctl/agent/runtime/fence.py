@@ -32,11 +32,11 @@ for address in sys.argv[1:]:
 def require_fence(paths: Paths) -> None:
     """Raise RequestError, which ends the attempt, unless the unit has loaded the fence."""
     try:
-        said = paths.fence.read_text(errors="replace").strip()
+        result = paths.fence.read_text(errors="replace").strip()
     except OSError as exc:
-        said = f"runctl-fence.service left no result ({exc.strerror})"
-    if said != LOADED:
-        raise _missing(f"{said}; {REMEDY}")
+        result = f"runctl-fence.service left no result ({exc.strerror})"
+    if result != LOADED:
+        raise _missing(f"{result}; {REMEDY}")
 
 
 def prove_fence(paths: Paths, addresses: Sequence[str] = ADDRESSES) -> None:
@@ -67,11 +67,11 @@ def probe(addresses: Sequence[str]) -> str:
                 words, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
-            problem = f"trying them failed: {exc}"
+            problem = f"testing them failed: {exc}"
             continue
         if done.returncode == 0:
             return done.stdout.strip()
-        problem = f"trying them failed with exit code {done.returncode}: {done.stderr.strip()}"
+        problem = f"testing them failed with exit code {done.returncode}: {done.stderr.strip()}"
     return problem
 
 

@@ -157,19 +157,19 @@ class History:
         return _last_ended(below) or failed
 
     def _failed_upstream(self, last: Record) -> Record | None:
-        failed, seen = None, {last.info.pid}
+        failed, visited = None, {last.info.pid}
         while last.info.reads:
             before = [
                 record
                 for record in self.records.values()
                 if last.info.reads in record.info.writes
                 and record.info.parent == last.info.parent
-                and record.info.pid not in seen
+                and record.info.pid not in visited
             ]
             if not before:
                 break
             last = before[0]
-            seen.add(last.info.pid)
+            visited.add(last.info.pid)
             if last.exit_code not in {None, 0, -signal.SIGPIPE, 128 + signal.SIGPIPE}:
                 failed = last
         return failed

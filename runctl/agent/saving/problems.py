@@ -29,7 +29,7 @@ def show_folder_problems(
 ) -> None:
     """Name the files that cannot be saved, with the reason and a remedy."""
     for reason in settling.wholeness.newly_tolerated():
-        logger.info("taken as it is: %s", reason)
+        logger.info("accepted as it is: %s", reason)
     lasting = settling.wholeness.lasting_problems(now)
     show_problem(progress, _listed(lasting, suffix="; not saved"), about="incomplete")
     of_databases = [text for _, text in sorted(databases.problems.items())]

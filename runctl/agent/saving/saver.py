@@ -105,7 +105,7 @@ class CheckpointSaver:
                 self._show("", about="pin")
             return saved
         except (ChangedError, OSError) as exc:
-            self._show(f"the last checkpoint cannot be taken: {exc}", about="save")
+            self._show(f"the last checkpoint cannot be saved: {exc}", about="save")
             return False
 
     def _save_partial(self, folder_state: FolderState, *, until: float) -> None:

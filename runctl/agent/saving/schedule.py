@@ -62,7 +62,7 @@ class CheckpointSchedule:
             return ""
         minutes = since.total_seconds() / 60
         return (
-            f"no checkpoint was committed for {minutes:.0f} min, two intervals and more: what is "
-            "done since then is lost at an interruption; does the trainer save to "
+            f"no checkpoint was committed for {minutes:.0f} min, more than two intervals: an "
+            "interruption loses all work since then; does the trainer save to "
             "RUNCTL_CHECKPOINT_DIR?"
         )

@@ -82,7 +82,7 @@ class InterruptionWatcher:
             self._report_notice(deadline, "EC2 takes the instance (notice)")
         if recommended is not None and recommended != self._recommended:
             self._recommended = recommended
-            logger.info("EC2 recommends to rebalance: saving a checkpoint")
+            logger.info("EC2 recommends rebalancing: saving a checkpoint")
             self._mailbox.ask_for_checkpoint()
 
     def check_maintenance(self) -> None:
@@ -102,7 +102,7 @@ class InterruptionWatcher:
                 self._mailbox.ask_for_checkpoint()
             elif answer.response is Response.LEAVE and not self._leaving:
                 self._leaving = True
-                reason = f"EC2 ends the instance by maintenance ({event.code})"
+                reason = f"EC2 ends the instance for maintenance ({event.code})"
                 logger.info("%s, at %s", reason, answer.deadline)
                 self._mailbox.end(
                     StopRequest(

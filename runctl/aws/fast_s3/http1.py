@@ -27,7 +27,7 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[ -~\t]*")
 
 
-def drop(_offset: int, _piece: Buffer) -> None:
+def drop(_offset: int, _chunk: Buffer) -> None:
     """Write nothing: the bytes themselves are of no interest."""
 
 
@@ -45,7 +45,9 @@ def request_head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
         raise UnsafeRequestError(f"{path[:100]!a} cannot be the path of a request")
     for name, value in headers.items():
         if _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
-            raise UnsafeRequestError(f"the header {name[:100]!a} has a value that it cannot have")
+            raise UnsafeRequestError(
+                f"the header {name[:100]!a} has a character that it cannot have"
+            )
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
 
@@ -78,7 +80,7 @@ class Connections:
             # The request may be half sent: this connection cannot be used again.
             connection.close()
             raise
-        if connection.may_go_on and not self._is_closed:
+        if connection.is_reusable and not self._is_closed:
             self._idle.append(connection)
         else:
             connection.close()
@@ -136,7 +138,7 @@ class _Connection:
         self._buffer = mmap.mmap(-1, RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._used_at = time.monotonic()
-        self.may_go_on = True
+        self.is_reusable = True
 
     def is_alive(self) -> bool:
         """Whether the other side has neither closed it nor sent anything unrequested."""
@@ -151,11 +153,11 @@ class _Connection:
 
     def exchange(self, head: bytes, body: Iterable[Buffer], write: Write) -> int:
         flags = self._more
-        for piece in body:
+        for chunk in body:
             if head:
                 self._socket.sendall(head, flags)
                 head = b""
-            self._socket.sendall(piece)
+            self._socket.sendall(chunk)
         if head:
             self._socket.sendall(head)
         status, length, filled, start = self._read_head()
@@ -169,7 +171,7 @@ class _Connection:
                     raise StrangeAnswerError(f"the answer ended before its {length} bytes")
                 filled += count
             if filled > end:
-                raise StrangeAnswerError("more was answered than announced")
+                raise StrangeAnswerError("the answer is longer than announced")
             if status == 200 and end > start:
                 write(done, self._view[start:end])
             done += end - start
@@ -193,6 +195,6 @@ class _Connection:
         if not head.startswith(b"http/1.1 ") or not status.isdigit() or length is None:
             raise StrangeAnswerError("the answer has no plain head")
         if b"\r\ntransfer-encoding:" in head or status.startswith(b"1"):
-            raise StrangeAnswerError("the answer comes in a way that is not known here")
-        self.may_go_on = b"\r\nconnection: close" not in head
+            raise StrangeAnswerError("the answer has an unsupported encoding or status")
+        self.is_reusable = b"\r\nconnection: close" not in head
         return int(status), int(length[1]), filled, end + 4

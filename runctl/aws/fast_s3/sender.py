@@ -74,28 +74,28 @@ class FastS3Sender:
         sent: list[Any] = []
         signing, sending = f"before-sign.s3.{operation}", f"before-send.s3.{operation}"
 
-        def look_at_signing(signature_version: str, **others: Any) -> None:
+        def observe_signing(signature_version: str, **others: Any) -> None:
             if signature_version == SIGNED:
                 signed.update(others)
 
-        def look_at_sending(request: Any, **_: Any) -> None:
+        def observe_sending(request: Any, **_: Any) -> None:
             # It may be another thread's request, for another bucket or key.
             if self._prefix_of(request.url, key) is not None:
                 sent.append(request)
 
         events = self._client.meta.events
         try:
-            events.register(signing, look_at_signing)
-            events.register(sending, look_at_sending)
+            events.register(signing, observe_signing)
+            events.register(sending, observe_sending)
             yield
             if signed and sent:
                 # A stand-in for AWS answers this event, too, instead of the network.
                 answers = events.emit(sending, request=sent[-1])
-                is_stood_in_for = any(answer is not None for _, answer in answers)
-                self._learn(signed, sent[-1], key, is_stood_in_for=is_stood_in_for)
+                is_stand_in = any(answer is not None for _, answer in answers)
+                self._learn(signed, sent[-1], key, is_stand_in=is_stand_in)
         finally:
-            events.unregister(signing, look_at_signing)
-            events.unregister(sending, look_at_sending)
+            events.unregister(signing, observe_signing)
+            events.unregister(sending, observe_sending)
             self._learning.release()
 
     def _prefix_of(self, url: str, key: str) -> str | None:
@@ -110,8 +110,8 @@ class FastS3Sender:
             return before
         return None
 
-    def _learn(self, signed: dict[str, Any], sent: Any, key: str, *, is_stood_in_for: bool) -> None:
-        if is_stood_in_for or get_environ_proxies(sent.url):
+    def _learn(self, signed: dict[str, Any], sent: Any, key: str, *, is_stand_in: bool) -> None:
+        if is_stand_in or get_environ_proxies(sent.url):
             self._failed_observations = MAX_FAILED_OBSERVATIONS
             return
         self._failed_observations += 1

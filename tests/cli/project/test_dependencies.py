@@ -171,8 +171,8 @@ def test_the_nearest_file_counts_and_its_paths_may_start_at_either_folder(tmp_pa
         ('x = { git = "https://example.com/x", branch = "main" }', ""),
         ('x = { path = "../x" }', "'x @ file:../x' is outside the project"),
         ('x = { path = "gone" }', "gone does not exist in the project"),
-        ("x = { workspace = true }", "gives x a place that only uv can follow; run `uv lock`"),
-        ('x = { index = "mine" }', "gives x a place that only uv can follow"),
+        ("x = { workspace = true }", "gives x a source that only uv supports; run `uv lock`"),
+        ('x = { index = "mine" }', "gives x a source that only uv supports"),
     ],
 )
 def test_sources_of_uv_are_followed_or_refused(tmp_path, sources, expected):

@@ -167,7 +167,8 @@ NOTE = read_note(
 def test_a_failure_because_of_a_left_out_file_is_explained(words, path):
     expected = explain_failure(f"Traceback\n{words}\n", NOTE, project=PROJECT)
     assert expected == (
-        f"{path} is left out of the package by .gitignore; bring it with `!{path}` in .runctlignore"
+        f"{path} is left out of the package by .gitignore; include it with `!{path}` in "
+        ".runctlignore"
     )
     assert ": " not in expected
 

@@ -96,7 +96,7 @@ def test_a_failure_because_of_a_missing_secret_file_is_explained(tmp_path):
     note = read_note(note_of(scan_project(tmp_path)))
     words = "FileNotFoundError: [Errno 2] No such file or directory: 'server.key'"
     assert explain_failure(words, note, project="/p") == (
-        "server.key is left out of the package by default (it may hold secrets); bring it with "
+        "server.key is left out of the package by default (it may hold secrets); include it with "
         "`!server.key` in .runctlignore"
     )
     words = "FileNotFoundError: [Errno 2] No such file or directory: '/p/conf/.env'"
