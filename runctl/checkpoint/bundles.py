@@ -112,14 +112,14 @@ class Bundle:
 
 
 def _read(file: PinnedFile, content: memoryview) -> None:
-    path, place, seen, is_log, _ = file
+    path, place, file_state, is_log, _ = file
     try:
         descriptor = os.open(place, os.O_RDONLY)
     except FileNotFoundError as exc:
         raise ChangedError(f"{path} was removed while it was being read") from exc
     try:
         done = 0
-        while done < seen.size:
+        while done < file_state.size:
             count = os.preadv(descriptor, [content[done:]], done)
             if not count:
                 raise ChangedError(f"{path} became shorter while it was being read")
@@ -127,12 +127,14 @@ def _read(file: PinnedFile, content: memoryview) -> None:
         info = os.fstat(descriptor)
     finally:
         os.close(descriptor)
-    check_unchanged(path, seen, info, is_log=is_log)
+    check_unchanged(path, file_state, info, is_log=is_log)
 
 
-def check_unchanged(path: str, seen: FileState, info: os.stat_result, *, is_log: bool) -> None:
+def check_unchanged(
+    path: str, file_state: FileState, info: os.stat_result, *, is_log: bool
+) -> None:
     """Raise ChangedError if a file differs from its recorded state; a log may have grown."""
-    if is_log and info.st_size >= seen.size:
+    if is_log and info.st_size >= file_state.size:
         return
-    if (info.st_size, info.st_mtime_ns) != (seen.size, seen.mtime_ns):
+    if (info.st_size, info.st_mtime_ns) != (file_state.size, file_state.mtime_ns):
         raise ChangedError(f"{path} was written to while it was being read")

@@ -64,29 +64,33 @@ class Databases:
         self.place = place
         self.problems: dict[str, str] = {}
 
-    def replace(self, view: FolderState, writing: set[str], now: float, *, hurry: bool) -> Replaced:
+    def replace(
+        self, folder_state: FolderState, writing: set[str], now: float, *, hurry: bool
+    ) -> Replaced:
         """Replace databases in use by their copies, and drop their journals.
 
         With `hurry`, something else waits to be saved, and the copy should agree with it.
         """
-        self._find(view, writing, now)
+        self._find(folder_state, writing, now)
         if not self._used:
-            return Replaced(view, writing)
-        view, writing = dict(view), set(writing)
+            return Replaced(folder_state, writing)
+        folder_state, writing = dict(folder_state), set(writing)
         copies, held_back = set(), set()
         for path in sorted(self._used):
             aside = [f"{path}{sidecar}" for sidecar in SIDECARS]
-            state = tuple(view.get(file) for file in (path, *aside) if not file.endswith("-shm"))
+            state = tuple(
+                folder_state.get(file) for file in (path, *aside) if not file.endswith("-shm")
+            )
             database = self._refresh(path, state, now, hurry=hurry)
             writing -= {path, *aside}
             if database.copy is None:
                 held_back |= {path, *aside}
                 continue
             for journal in aside:
-                view.pop(journal, None)
-            view[path] = database.copy
+                folder_state.pop(journal, None)
+            folder_state[path] = database.copy
             copies.add(path)
-        return Replaced(view, writing, frozenset(copies), frozenset(held_back))
+        return Replaced(folder_state, writing, frozenset(copies), frozenset(held_back))
 
     @property
     def paths(self) -> frozenset[str]:
@@ -95,33 +99,37 @@ class Databases:
         return frozenset(f"{path}{suffix}" for path in paths for suffix in ("", *SIDECARS))
 
     def at_rest(
-        self, view: FolderState, torn: frozenset[str]
+        self, folder_state: FolderState, torn: frozenset[str]
     ) -> tuple[FolderState, frozenset[str]]:
         """Return the folder's state without what SQLite recreates, once no process uses it.
 
         A database that was open when its writer was killed is consistent with its journal.
         """
-        owners = {path for path in {*torn, *self._used} if path in view}
+        owners = {path for path in {*torn, *self._used} if path in folder_state}
         found = {path for path in owners if path in self._used or self._finder.is_database(path)}
         # A journal may be open when its database is not: it holds rows all the same.
         for path in torn:
             for sidecar in SIDECARS:
                 owner = path.removesuffix(sidecar)
-                if owner != path and owner in view and self._finder.is_database(owner):
+                if owner != path and owner in folder_state and self._finder.is_database(owner):
                     found.add(owner)
         self._at_rest = found
-        kept = {path: seen for path, seen in view.items() if path.removesuffix("-shm") not in found}
-        kept |= {path: view[path] for path in found}
+        kept = {
+            path: file_state
+            for path, file_state in folder_state.items()
+            if path.removesuffix("-shm") not in found
+        }
+        kept |= {path: folder_state[path] for path in found}
         return kept, torn - {f"{path}{suffix}" for path in found for suffix in ("", *SIDECARS)}
 
-    def _find(self, view: FolderState, writing: Set[str], now: float) -> None:
+    def _find(self, folder_state: FolderState, writing: Set[str], now: float) -> None:
         """Record which databases are in use."""
-        for path in writing & view.keys():
+        for path in writing & folder_state.keys():
             owner = next(
                 (path.removesuffix(suffix) for suffix in SIDECARS if path.endswith(suffix)), path
             )
-            seen = view.get(owner)
-            if seen is None or seen.kind != "file" or not seen.size:
+            file_state = folder_state.get(owner)
+            if file_state is None or file_state.kind != "file" or not file_state.size:
                 continue
             known = self._used.get(owner)
             if known is not None or (
@@ -130,7 +138,9 @@ class Databases:
                 self._used[owner] = replace(known or _Database(now), used_at=now)
         late = now - STILL_IN_USE.total_seconds()
         for path, database in list(self._used.items()):
-            if path not in view or (database.used_at < late and f"{path}-wal" not in view):
+            if path not in folder_state or (
+                database.used_at < late and f"{path}-wal" not in folder_state
+            ):
                 del self._used[path]
                 self.problems.pop(path, None)
                 self._remove(database)
@@ -181,11 +191,11 @@ class Databases:
             info = fresh.stat()
             inode = (info.st_dev, info.st_ino)
             mode = info.st_mode & 0o7777
-            seen = FileState("file", mode, info.st_mtime_ns, info.st_size, inode)
-            fresh.rename(self.place / pin_name(seen))
+            file_state = FileState("file", mode, info.st_mtime_ns, info.st_size, inode)
+            fresh.rename(self.place / pin_name(file_state))
         except OSError as exc:
             raise DatabaseError(str(exc)) from exc
-        return seen
+        return file_state
 
     def _remove(self, database: _Database) -> None:
         if database.copy is not None:

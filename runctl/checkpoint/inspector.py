@@ -28,20 +28,22 @@ class Inspector:
         self._verdicts: dict[Identity, Verdict | None] = {}
         self._texts: dict[Identity, str] = {}
 
-    def verdict(self, path: str, seen: FileState) -> Verdict | None:
+    def verdict(self, path: str, file_state: FileState) -> Verdict | None:
         """Return the verdict of the file's format."""
-        key = _identity(seen)
+        key = _identity(file_state)
         if key not in self._verdicts:
-            with suppress(OSError), self._opened(path, seen) as file:
-                source = Source(path, seen.size, lambda at, length: os.pread(file, length, at))
+            with suppress(OSError), self._opened(path, file_state) as file:
+                source = Source(
+                    path, file_state.size, lambda at, length: os.pread(file, length, at)
+                )
                 _remember(self._verdicts, key, judge(source))
         return self._verdicts.get(key)
 
-    def text(self, path: str, seen: FileState) -> str:
+    def text(self, path: str, file_state: FileState) -> str:
         """Return the beginning of a small text file."""
-        key = _identity(seen)
+        key = _identity(file_state)
         if key not in self._texts:
-            with suppress(OSError), self._opened(path, seen) as file:
+            with suppress(OSError), self._opened(path, file_state) as file:
                 content = os.pread(file, MAX_READ_BYTES, 0)
                 _remember(self._texts, key, content.decode("utf-8", errors="replace"))
         return self._texts.get(key, "")
@@ -58,21 +60,23 @@ class Inspector:
         return False
 
     @contextmanager
-    def _opened(self, path: str, seen: FileState) -> Iterator[int]:
+    def _opened(self, path: str, file_state: FileState) -> Iterator[int]:
         # Without O_NONBLOCK, opening would block if a pipe had replaced the file.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.open(f"{self._folder}/{path}", flags)
         try:
             info = os.fstat(file)
-            if ((info.st_dev, info.st_ino), info.st_size, info.st_mtime_ns) != _identity(seen):
+            if ((info.st_dev, info.st_ino), info.st_size, info.st_mtime_ns) != _identity(
+                file_state
+            ):
                 raise FileNotFoundError(path)
             yield file
         finally:
             os.close(file)
 
 
-def _identity(seen: FileState) -> Identity:
-    return seen.inode, seen.size, seen.mtime_ns
+def _identity(file_state: FileState) -> Identity:
+    return file_state.inode, file_state.size, file_state.mtime_ns
 
 
 def _remember(known: dict[Identity, T], key: Identity, value: T) -> None:

@@ -48,30 +48,31 @@ class KnownFiles:
         """The small files of the last snapshot, by digest."""
         return self._contents
 
-    def find(self, seen: FileState) -> Stored | None:
+    def find(self, file_state: FileState) -> Stored | None:
         """Return where an unchanged file is stored, or None if it is unknown."""
-        identity = _identity(seen)
+        identity = _identity(file_state)
         return self._files.get(identity) or self._before.get(identity)
 
-    def note(self, seen: FileState, stored: Stored) -> None:
+    def note(self, file_state: FileState, stored: Stored) -> None:
         """Remember a file for another try of the same snapshot."""
-        self._files[_identity(seen)] = stored
+        self._files[_identity(file_state)] = stored
 
     def note_snapshot(self, files: Iterable[tuple[FileState, Stored]]) -> None:
         """Remember a whole snapshot, and forget what only older ones had."""
         self._before, self._files, self._contents = self._files, {}, {}
-        for seen, stored in files:
-            self._files[_identity(seen)] = stored
+        for file_state, stored in files:
+            self._files[_identity(file_state)] = stored
             if stored.sha256:
                 self._contents[stored.sha256] = stored
 
-    def note_restored(self, view: Mapping[str, FileState], manifest: Manifest) -> None:
+    def note_restored(self, folder_state: Mapping[str, FileState], manifest: Manifest) -> None:
         """Remember a checkpoint's contents, and which of its files are in the folder already."""
         files = [entry for entry in manifest.entries if entry.kind == "file"]
         self.note_snapshot(
-            (seen, Stored.of(entry))
+            (file_state, Stored.of(entry))
             for entry in files
-            if (seen := view.get(entry.path)) is not None and seen.size == entry.size_bytes
+            if (file_state := folder_state.get(entry.path)) is not None
+            and file_state.size == entry.size_bytes
         )
         for stored in map(Stored.of, files):
             if stored.sha256:
@@ -83,5 +84,5 @@ def is_small(size_bytes: int) -> bool:
     return 0 < size_bytes <= SMALL_BYTES
 
 
-def _identity(seen: FileState) -> _Identity:
-    return seen.inode, seen.size, seen.mtime_ns
+def _identity(file_state: FileState) -> _Identity:
+    return file_state.inode, file_state.size, file_state.mtime_ns

@@ -96,14 +96,14 @@ def _torch_distributed(folder: str, files: Mapping[str, FileState]) -> Iterator[
         return
     about, path = _join(folder, ".metadata"), _join(folder, min(records))
     metadata = [
-        seen
-        for name, seen in files.items()
+        file_state
+        for name, file_state in files.items()
         if name == ".metadata" or METADATA_OF_A_RANK.match(name)
     ]
     if not metadata or ".metadata.tmp" in files:
         reason = f"{about}, which torch.distributed.checkpoint writes last, is missing"
         yield Flaw(path, reason, about, is_certain=True)
-    elif max(seen.mtime_ns for seen in metadata) < max(
+    elif max(file_state.mtime_ns for file_state in metadata) < max(
         files[record].mtime_ns for record in records
     ):
         yield Flaw(path, f"{about} is older than the records that it describes", about)

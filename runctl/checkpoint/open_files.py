@@ -49,25 +49,29 @@ class OpenFiles:
         self._held: dict[str, _Held] = {}
         self.logs: frozenset[str] = frozenset()
 
-    def note(self, view: FolderState, writing: Set[str], rewritten: Set[str], now: float) -> None:
+    def note(
+        self, folder_state: FolderState, writing: Set[str], rewritten: Set[str], now: float
+    ) -> None:
         """Distinguish logs, which are open and appended to for long, from saves in progress.
 
         `rewritten` are the files that were rewritten, or changed in place, since the last scan.
         """
         held = {}
-        for path in writing & view.keys():
-            seen = view[path]
+        for path in writing & folder_state.keys():
+            file_state = folder_state[path]
             earlier = self._held.get(path)
-            if earlier is None or earlier.last.inode != seen.inode:
-                earlier = _Held(seen, seen, now, seen, now)
-            elif not only_grew(earlier.last, seen):
-                earlier = replace(earlier, first=seen, last=seen, since=now, growths=0, rewrites=0)
+            if earlier is None or earlier.last.inode != file_state.inode:
+                earlier = _Held(file_state, file_state, now, file_state, now)
+            elif not only_grew(earlier.last, file_state):
+                earlier = replace(
+                    earlier, first=file_state, last=file_state, since=now, growths=0, rewrites=0
+                )
             save = save_of(path)
             others = sum(save_of(other) == save for other in rewritten - {path})
             held[path] = replace(
                 earlier,
-                last=seen,
-                growths=earlier.growths + (seen.size > earlier.last.size),
+                last=file_state,
+                growths=earlier.growths + (file_state.size > earlier.last.size),
                 rewrites=earlier.rewrites + others,
             )
         self._held = held

@@ -18,26 +18,26 @@ MAX_CONTENT_BYTES = 16 * 1024 * 1024
 
 def pin(
     folder: Path,
-    view: FolderState,
+    folder_state: FolderState,
     pinned: Path,
     *,
     recently_modified: frozenset[str] = frozenset(),
     held: Sequence[Path] = (),
     contents: MutableMapping[tuple[int, int], bytes] | None = None,
 ) -> FolderState:
-    """Pin the files of `view` by hard links below `pinned`, one per inode.
+    """Pin the files of `folder_state` by hard links below `pinned`, one per inode.
 
     A trainer may then rename and remove files while we upload. What was `recently_modified` is
     copied, which is faster than any upload: a hard link does not help against writing in place.
     Files that the folders `held` hold already, under their `pin_name`, come from there. If
-    `contents` is given, tiny files are read into it instead. Returns the view without saves of
+    `contents` is given, tiny files are read into it instead. Returns the state without saves of
     which a file has vanished; raises ChangedError if a file differs from its recorded state.
     """
     shutil.rmtree(pinned, ignore_errors=True)
     pinned.mkdir(parents=True)
     reader = None if contents is None else _TinyFiles(contents)
     try:
-        return _hold(folder, view, pinned, recently_modified, held, reader)
+        return _hold(folder, folder_state, pinned, recently_modified, held, reader)
     except OSError:
         # Half a copy on a full disk would take space that the trainer needs for its own save.
         shutil.rmtree(pinned, ignore_errors=True)
@@ -45,21 +45,21 @@ def pin(
 
 
 def read_pinned(
-    view: FolderState, contents: Contents, pinned: Path, path: str, offset: int, size: int
+    folder_state: FolderState, contents: Contents, pinned: Path, path: str, offset: int, size: int
 ) -> bytes:
     """Return some bytes of a pinned file, or none if it cannot be read."""
-    content = contents.get(view[path].inode)
+    content = contents.get(folder_state[path].inode)
     if content is not None:
         return content[offset : offset + size]
     try:
-        with (pinned / pin_name(view[path])).open("rb") as stream:
+        with (pinned / pin_name(folder_state[path])).open("rb") as stream:
             stream.seek(offset)
             return stream.read(size)
     except OSError:
         return b""
 
 
-def link_early(folder: Path, view: FolderState, paths: Iterable[str], place: Path) -> None:
+def link_early(folder: Path, folder_state: FolderState, paths: Iterable[str], place: Path) -> None:
     """Link files as soon as they are seen, so that they can be judged later.
 
     A program that saves many times a second may remove them before it is known which of them are
@@ -68,10 +68,12 @@ def link_early(folder: Path, view: FolderState, paths: Iterable[str], place: Pat
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for path in paths:
-        seen = view.get(path)
-        if seen is not None and seen.kind == "file":
+        file_state = folder_state.get(path)
+        if file_state is not None and file_state.kind == "file":
             with contextlib.suppress(OSError):
-                os.link(f"{folder}/{path}", f"{place}/{pin_name(seen)}", follow_symlinks=False)
+                os.link(
+                    f"{folder}/{path}", f"{place}/{pin_name(file_state)}", follow_symlinks=False
+                )
 
 
 def describe_missing_links(folder: Path, pins: Path) -> str:
@@ -92,34 +94,38 @@ class _TinyFiles:
         self._contents = contents
         self._left = MAX_CONTENT_BYTES
 
-    def has(self, seen: FileState) -> bool:
+    def has(self, file_state: FileState) -> bool:
         """Return whether the file has been read."""
-        return seen.inode in self._contents
+        return file_state.inode in self._contents
 
-    def read(self, source: str, seen: FileState) -> bool:
+    def read(self, source: str, file_state: FileState) -> bool:
         """Read a file that matches its recorded state; return False for any other."""
-        if not 0 < seen.size <= min(TINY_BYTES, self._left):
+        if not 0 < file_state.size <= min(TINY_BYTES, self._left):
             return False
         try:
             descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return False
         try:
-            content = os.read(descriptor, seen.size)
+            content = os.read(descriptor, file_state.size)
             info = os.fstat(descriptor)
         finally:
             os.close(descriptor)
         found = ((info.st_dev, info.st_ino), info.st_size, info.st_mtime_ns)
-        if len(content) != seen.size or found != (seen.inode, seen.size, seen.mtime_ns):
+        if len(content) != file_state.size or found != (
+            file_state.inode,
+            file_state.size,
+            file_state.mtime_ns,
+        ):
             return False
-        self._contents[seen.inode] = content
-        self._left -= seen.size
+        self._contents[file_state.inode] = content
+        self._left -= file_state.size
         return True
 
 
 def _hold(
     folder: Path,
-    view: FolderState,
+    folder_state: FolderState,
     pinned: Path,
     recently_modified: frozenset[str],
     held: Sequence[Path],
@@ -129,56 +135,59 @@ def _hold(
     names: set[str] = set()
     vanished = []
     # Links first, since they take no time: files may vanish while others are copied.
-    for path, seen in view.items():
-        if seen.kind == "file":
-            name = pin_name(seen)
+    for path, file_state in folder_state.items():
+        if file_state.kind == "file":
+            name = pin_name(file_state)
             if name not in names:
                 source = places.get(name, f"{folder}/{path}")
-                is_held = tiny is not None and tiny.read(source, seen)
-                if not is_held and not _link(path, source, f"{pinned}/{name}", seen):
+                is_held = tiny is not None and tiny.read(source, file_state)
+                if not is_held and not _link(path, source, f"{pinned}/{name}", file_state):
                     vanished.append(path)
                     continue
             names.add(name)
-    for path in recently_modified & view.keys():
-        seen = view[path]
-        if tiny is not None and tiny.has(seen):
+    for path in recently_modified & folder_state.keys():
+        file_state = folder_state[path]
+        if tiny is not None and tiny.has(file_state):
             continue
-        if seen.kind == "file" and path not in vanished:
-            name = pin_name(seen)
+        if file_state.kind == "file" and path not in vanished:
+            name = pin_name(file_state)
             own_links = 1 + (name in places)
-            if not _copy_if_written(f"{folder}/{path}", f"{pinned}/{name}", seen, own_links):
+            if not _copy_if_written(f"{folder}/{path}", f"{pinned}/{name}", file_state, own_links):
                 vanished.append(path)
-    return _without_vanished(view, vanished)
+    return _without_vanished(folder_state, vanished)
 
 
 def _names(place: Path) -> list[str]:
     return [item.name for item in os.scandir(place)]
 
 
-def _without_vanished(view: FolderState, vanished: Iterable[str]) -> FolderState:
-    """Return the view without old saves that were being removed.
+def _without_vanished(folder_state: FolderState, vanished: Iterable[str]) -> FolderState:
+    """Return the folder state without old saves that were being removed.
 
     The newest save, and whatever is overwritten at each save, must be complete; a temporary file
     that was renamed affects no other.
     """
     gone = set(vanished)
     if not gone:
-        return view
+        return folder_state
     saves = {save_of(path) for path in gone if not OPTIONAL.search(path)}
     left = {
-        path: seen
-        for path, seen in view.items()
+        path: file_state
+        for path, file_state in folder_state.items()
         if path not in gone and (save_of(path) == NO_NUMBER or save_of(path) not in saves)
     }
-    needed = newest_saves(view)
-    if not any(seen.kind == "file" and save_of(path) == NO_NUMBER for path, seen in left.items()):
+    needed = newest_saves(folder_state)
+    if not any(
+        file_state.kind == "file" and save_of(path) == NO_NUMBER
+        for path, file_state in left.items()
+    ):
         needed -= {NO_NUMBER}  # what remains is consistent
     if saves & needed:
         raise ChangedError(f"{min(gone)} was removed while it was being pinned")
     return left
 
 
-def _link(path: str, source: str, target: str, seen: FileState) -> bool:
+def _link(path: str, source: str, target: str, file_state: FileState) -> bool:
     """Pin a file; return whether it still exists."""
     try:
         os.link(source, target, follow_symlinks=False)
@@ -193,34 +202,36 @@ def _link(path: str, source: str, target: str, seen: FileState) -> bool:
         except FileNotFoundError:
             os.unlink(target)
             return False
-    if (info.st_dev, info.st_ino) != seen.inode:
+    if (info.st_dev, info.st_ino) != file_state.inode:
         os.unlink(target)
         raise ChangedError(f"{path} was replaced while it was being pinned")
     return True
 
 
-def _copy_if_written(path: str, pinned: str, seen: FileState, own_links: int) -> bool:
+def _copy_if_written(path: str, pinned: str, file_state: FileState, own_links: int) -> bool:
     """Replace the link to a file that may be written to by a copy; return whether the file exists.
 
     A file that has no other name than ours cannot be overwritten, and needs no copy.
     """
     try:
         info = os.stat(pinned)
-        if seen.size <= MAX_COPY_BYTES and (info.st_nlink > own_links or os.path.islink(pinned)):
+        if file_state.size <= MAX_COPY_BYTES and (
+            info.st_nlink > own_links or os.path.islink(pinned)
+        ):
             copy = Path(f"{pinned}.copy")
             shutil.copyfile(pinned, copy)
             info = os.stat(pinned)
-            os.utime(copy, ns=(seen.mtime_ns, seen.mtime_ns))
+            os.utime(copy, ns=(file_state.mtime_ns, file_state.mtime_ns))
             copy.replace(pinned)
     except FileNotFoundError:
         return False
-    if (info.st_size, info.st_mtime_ns) == (seen.size, seen.mtime_ns):
+    if (info.st_size, info.st_mtime_ns) == (file_state.size, file_state.mtime_ns):
         return True
     if os.path.lexists(path):
         raise ChangedError(f"{path} was written to while it was being copied")
     return False
 
 
-def pin_name(seen: FileState) -> str:
+def pin_name(file_state: FileState) -> str:
     """Return the name under which a pinned file is held."""
-    return f"{seen.inode[0]:x}-{seen.inode[1]:x}"
+    return f"{file_state.inode[0]:x}-{file_state.inode[1]:x}"

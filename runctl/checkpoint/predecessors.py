@@ -35,10 +35,10 @@ class Save:
     members: Members = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
 
-    def add(self, path: str, place: Place, seen: FileState) -> None:
+    def add(self, path: str, place: Place, file_state: FileState) -> None:
         """Record one of its files."""
         self.roots.add(place.root)
-        self.members[place.member] = seen
+        self.members[place.member] = file_state
         self.paths[place.member] = path
 
     @property
@@ -49,16 +49,16 @@ class Save:
         return "/".join(path.split("/")[: below + 1])
 
 
-def saves_in(view: FolderState, parents: Iterable[str]) -> dict[str, Save]:
+def saves_in(folder_state: FolderState, parents: Iterable[str]) -> dict[str, Save]:
     """Return the saves in some folders by their names."""
     wanted = set(parents)
     saves: dict[str, Save] = {}
-    for path, seen in view.items():
-        if seen.kind != "dir":
+    for path, file_state in folder_state.items():
+        if file_state.kind != "dir":
             place = place_of(path)
             if place.number is not None and place.parent in wanted:
                 save = saves.setdefault(place.save, Save(place.parent, place.number))
-                save.add(path, place, seen)
+                save.add(path, place, file_state)
     return saves
 
 
@@ -70,18 +70,18 @@ class Series:
 
     def __init__(
         self,
-        view: FolderState,
-        taken: FolderState,
+        folder_state: FolderState,
+        previous: FolderState,
         fresh: Iterable[str],
         remembered: Mapping[tuple[str, str], frozenset[str]],
     ) -> None:
         places = [place_of(path) for path in fresh]
         self.fresh = {place.save for place in places if place.number is not None}
         parents = {place.parent for place in places if place.number is not None}
-        self.now = saves_in(view, parents)
-        self.before = saves_in(taken, parents)
+        self.now = saves_in(folder_state, parents)
+        self.before = saves_in(previous, parents)
         self._remembered = remembered
-        self._view = view
+        self._view = folder_state
 
     def flaws(self, text: Callable[[str], str]) -> Iterator[Flaw]:
         """Yield what changed saves lack, compared with their predecessors.
@@ -130,13 +130,13 @@ class Series:
         return frozenset().union(*known)
 
     def _emptied(self, save: Save, earlier: list[Save]) -> Iterator[Flaw]:
-        for member, seen in save.members.items():
+        for member, file_state in save.members.items():
             theirs = [
                 predecessor.members[member]
                 for predecessor in earlier
                 if member in predecessor.members
             ]
-            if is_empty(seen) and theirs and not any(is_empty(other) for other in theirs):
+            if is_empty(file_state) and theirs and not any(is_empty(other) for other in theirs):
                 path = save.paths[member]
                 reason = f"{path} is empty, unlike in the previous saves"
                 yield Flaw(path, reason, about=f"{path} is empty")
@@ -162,53 +162,53 @@ def expected_of(save: Save) -> frozenset[str]:
     """Return what other saves of the series have and this one should have, too."""
     return frozenset(
         member
-        for member, seen in save.members.items()
-        if not is_empty(seen) and not OPTIONAL.search(member)
+        for member, file_state in save.members.items()
+        if not is_empty(file_state) and not OPTIONAL.search(member)
     )
 
 
-def is_empty(seen: FileState) -> bool:
+def is_empty(file_state: FileState) -> bool:
     """Return whether it is a file without content."""
-    return seen.kind == "file" and seen.size == 0
+    return file_state.kind == "file" and file_state.size == 0
 
 
 def flaws_without_number(
-    view: FolderState, taken: FolderState, fresh: Iterable[str]
+    folder_state: FolderState, previous: FolderState, fresh: Iterable[str]
 ) -> Iterator[Flaw]:
     """Yield what is missing or empty where a program overwrites its files at each save."""
     folders = set()
     for path in fresh:
-        seen, before = view[path], taken.get(path)
+        file_state, before = folder_state[path], previous.get(path)
         if place_of(path).number is None:
             folders.add(path.rpartition("/")[0])
-        if not is_empty(seen):
+        if not is_empty(file_state):
             continue
         if before is not None and not is_empty(before):
             yield Flaw(path, f"{path} is empty, unlike before", about=f"{path} is empty")
         elif before is None and NEVER_EMPTY.search(path) and not OPTIONAL.search(path):
             yield Flaw(path, f"{path} is empty", about=f"{path} is empty")
     if folders:
-        yield from _removed(view, taken, folders)
+        yield from _removed(folder_state, previous, folders)
 
 
-def _removed(view: FolderState, taken: FolderState, folders: set[str]) -> Iterator[Flaw]:
+def _removed(folder_state: FolderState, previous: FolderState, folders: set[str]) -> Iterator[Flaw]:
     """Yield what was removed from a folder to which other files were written since."""
     gone = [
         path
-        for path, seen in taken.items()
-        if path not in view
-        and seen.kind == "file"
-        and seen.size
+        for path, file_state in previous.items()
+        if path not in folder_state
+        and file_state.kind == "file"
+        and file_state.size
         and path.rpartition("/")[0] in folders
         and place_of(path).number is None
         and not OPTIONAL.search(path)
     ]
     if not gone:
         return
-    inodes = {seen.inode for seen in view.values()}
-    new = {place_of(path).member for path in view.keys() - taken.keys()}
+    inodes = {file_state.inode for file_state in folder_state.values()}
+    new = {place_of(path).member for path in folder_state.keys() - previous.keys()}
     for path in sorted(gone)[:MAX_MISSING_NAMED]:
         # Neither renamed nor replaced by another of its kind, such as best_0.95.pt by best_0.97.pt.
-        if taken[path].inode not in inodes and place_of(path).member not in new:
+        if previous[path].inode not in inodes and place_of(path).member not in new:
             reason = f"{path} was removed and has not been written again"
             yield Flaw(path, reason, about=f"{path} is missing")

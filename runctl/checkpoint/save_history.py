@@ -67,12 +67,14 @@ class SaveHistory:
         """The keys of the checkpoints that are kept, newest first."""
         return [save.key for save in self._saves]
 
-    def begin_from(self, restored: Fetched, view: FolderState) -> None:
+    def begin_from(self, restored: Fetched, folder_state: FolderState) -> None:
         """Continue from a restored checkpoint, which is what the folder holds now."""
         manifest = restored.manifest
         self._given = StoredSave(restored.key, manifest.step)
-        self._given_paths = frozenset(path for path, seen in view.items() if seen.kind == "file")
-        self._view = dict(view)
+        self._given_paths = frozenset(
+            path for path, file_state in folder_state.items() if file_state.kind == "file"
+        )
+        self._view = dict(folder_state)
         saves = [self._given, *_previous_of(manifest)]
         named = {save.key for save in saves}
         # The suspects are newer than the checkpoint that was restored instead.
@@ -86,19 +88,23 @@ class SaveHistory:
         self._proven = key
         self._suspects.discard(key)
 
-    def judge(self, snapshot: Snapshot, told: int | None, read: Read) -> Judged:
+    def judge(self, snapshot: Snapshot, reported_step: int | None, read: Read) -> Judged:
         """Judge which step a snapshot is of; a step stated by the helper takes precedence."""
         states = {
             path: snapshot.view[path]
             for path in snapshot.changed
             if path in snapshot.view and snapshot.view[path].kind == "file" and is_state(path)
         }
-        grown = {path for path, seen in states.items() if self._was_appended(path, seen, read)}
+        grown = {
+            path
+            for path, file_state in states.items()
+            if self._was_appended(path, file_state, read)
+        }
         judged = self._judge.judge(
             snapshot.view, states.keys() - grown, held=self._view, current=self.step, read=read
         )
-        if told is not None:
-            judged = replace(judged, step=told, is_numbered=True)
+        if reported_step is not None:
+            judged = replace(judged, step=reported_step, is_numbered=True)
         return replace(
             judged,
             # Without steps, a growing file may be all that the program produces.
@@ -138,7 +144,7 @@ class SaveHistory:
             self._best = best_of(self._best, judged.step)
         present = {entry.path for entry in manifest.entries}
         self._view = {
-            **{path: seen for path, seen in self._view.items() if path in present},
+            **{path: file_state for path, file_state in self._view.items() if path in present},
             **snapshot.view,
         }
         self._note_edges(snapshot, read)
@@ -193,21 +199,26 @@ class SaveHistory:
             for path in states
         )
 
-    def _was_appended(self, path: str, seen: FileState, read: Read) -> bool:
+    def _was_appended(self, path: str, file_state: FileState, read: Read) -> bool:
         edges, held = self._edges.get(path), self._view.get(path)
         if edges is None:
             # In a folder that was just restored, there is only the name to go by.
             if held is None or not path.endswith(LIKELY_LOGS):
                 return False
-            return held.inode == seen.inode and held.size < seen.size
-        return edges.size < seen.size and _edges_of(path, edges.size, read) == edges
+            return held.inode == file_state.inode and held.size < file_state.size
+        return edges.size < file_state.size and _edges_of(path, edges.size, read) == edges
 
     def _note_edges(self, snapshot: Snapshot, read: Read) -> None:
         self._edges = {path: edges for path, edges in self._edges.items() if path in snapshot.view}
         for path in snapshot.changed[:MAX_EDGES]:
-            seen = snapshot.view.get(path)
-            if seen is not None and seen.kind == "file" and seen.size and is_state(path):
-                self._edges[path] = _edges_of(path, seen.size, read)
+            file_state = snapshot.view.get(path)
+            if (
+                file_state is not None
+                and file_state.kind == "file"
+                and file_state.size
+                and is_state(path)
+            ):
+                self._edges[path] = _edges_of(path, file_state.size, read)
 
     def _warning(self, snapshot: Snapshot, judged: Judged, *, is_first: bool) -> str:
         given = self._given

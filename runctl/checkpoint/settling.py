@@ -88,7 +88,7 @@ class Settling:
 
     def observe(
         self,
-        view: FolderState,
+        folder_state: FolderState,
         writing: set[str],
         now: float,
         *,
@@ -104,9 +104,9 @@ class Settling:
         consistent copies of them, complete at every moment; `held_back` cannot be saved now,
         whatever their state.
         """
-        self.watch_only(view, writing, now, copies=copies)
-        changed = self._changes(view)
-        if not _has_files(view) or not (changed or saved):
+        self.watch_only(folder_state, writing, now, copies=copies)
+        changed = self._changes(folder_state)
+        if not _has_files(folder_state) or not (changed or saved):
             # A folder that was emptied or removed is not a checkpoint: the previous one stays
             # valid.
             self._pending_since = None
@@ -115,18 +115,18 @@ class Settling:
             self._pending_since = now
         is_quiet = saved or now - self._last_change() >= self.quiet.total_seconds()
         if not self._busy and is_quiet:
-            return self._snapshot_of_complete(view, changed, frozenset(held_back), now)
+            return self._snapshot_of_complete(folder_state, changed, frozenset(held_back), now)
         if self.is_overdue(now):
-            incomplete = self._unfinished(view, changed, now) | held_back
-            return self._snapshot_of_complete(view, changed, incomplete, now)
+            incomplete = self._unfinished(folder_state, changed, now) | held_back
+            return self._snapshot_of_complete(folder_state, changed, incomplete, now)
         return None
 
     def watch_only(
-        self, view: FolderState, writing: set[str], now: float, *, copies: Set[str] = NONE
+        self, folder_state: FolderState, writing: set[str], now: float, *, copies: Set[str] = NONE
     ) -> None:
         """Record a scan of the folder while nothing may be saved."""
-        rewritten = self._note_changes(view, now, copies)
-        self._open_files.note(view, writing, rewritten, now)
+        rewritten = self._note_changes(folder_state, now, copies)
+        self._open_files.note(folder_state, writing, rewritten, now)
         self._busy = frozenset(writing - self._logs)
 
     def is_overdue(self, now: float) -> bool:
@@ -140,7 +140,7 @@ class Settling:
 
     def final(
         self,
-        view: FolderState,
+        folder_state: FolderState,
         now: float,
         *,
         torn: frozenset[str],
@@ -164,28 +164,34 @@ class Settling:
         writers were last known to be alive, by default `now`: what happened to the folder later
         says nothing about them.
         """
-        self._note_changes(view, now, databases)
-        paths = sorted({*view, *self.taken})
-        changed = [path for path in paths if not _same(view.get(path), self.taken.get(path))]
+        self._note_changes(folder_state, now, databases)
+        paths = sorted({*folder_state, *self.taken})
+        changed = [
+            path for path in paths if not _same(folder_state.get(path), self.taken.get(path))
+        ]
         until = now if alive_at is None else alive_at
-        incomplete = self._cut_off(view, changed, until, torn, abrupt=abrupt)
+        incomplete = self._cut_off(folder_state, changed, until, torn, abrupt=abrupt)
         if incomplete:
             # What was removed before the save that was cut off may be the only complete save.
-            present = {save_of(path) for path in view}
+            present = {save_of(path) for path in folder_state}
             incomplete |= {save_of(path) for path in self.taken} - present
         closed = [path for path in changed if not is_incomplete(incomplete, path)]
         incomplete |= self.wholeness.incomplete(
-            view, self.taken, closed, now, is_over=is_over and not abrupt
+            folder_state, self.taken, closed, now, is_over=is_over and not abrupt
         )
-        incomplete = self.wholeness.with_replaced(view, self.taken, incomplete)
+        incomplete = self.wholeness.with_replaced(folder_state, self.taken, incomplete)
         complete = tuple(path for path in changed if not is_incomplete(incomplete, path))
         # If a save is left out, other removals alone are not worth a checkpoint.
-        is_new = any(path in view for path in complete) if incomplete else bool(complete)
-        kept = {path: seen for path, seen in view.items() if not is_incomplete(incomplete, path)}
+        is_new = any(path in folder_state for path in complete) if incomplete else bool(complete)
+        kept = {
+            path: state
+            for path, state in folder_state.items()
+            if not is_incomplete(incomplete, path)
+        }
         if not _has_files(kept) or not (is_new or saved):
             return None
         return replace(
-            self._snapshot(view, complete, incomplete, now),
+            self._snapshot(folder_state, complete, incomplete, now),
             logs=frozenset(),
             recently_modified=frozenset(),
         )
@@ -200,13 +206,13 @@ class Settling:
         """Whether something waits to be saved."""
         return self._pending_since is not None
 
-    def changed_in(self, view: FolderState) -> tuple[str, ...]:
+    def changed_in(self, folder_state: FolderState) -> tuple[str, ...]:
         """Return what differs from the last checkpoint, apart from logs."""
-        return self._changes(view)
+        return self._changes(folder_state)
 
-    def is_idle(self, view: FolderState) -> bool:
+    def is_idle(self, folder_state: FolderState) -> bool:
         """Return whether nothing is new since the last scan, and nothing waits to be saved."""
-        return self._pending_since is None and view == self._last
+        return self._pending_since is None and folder_state == self._last
 
     def forget_snapshot(self, before: FolderState, *, at_once: bool = False) -> None:
         """Undo a snapshot that could not be read completely.
@@ -218,51 +224,55 @@ class Settling:
         if at_once:
             self._pending_since = self._waited_since
 
-    def _note_changes(self, view: FolderState, now: float, copies: Set[str]) -> set[str]:
+    def _note_changes(self, folder_state: FolderState, now: float, copies: Set[str]) -> set[str]:
         """Record what changed and when; return files that were rewritten or changed in place."""
         rewritten = set()
-        if len(self._changed_at) > 2 * len(view) + 1000:  # names that appear and disappear
-            kept = self.taken.keys() | view.keys()
+        if len(self._changed_at) > 2 * len(folder_state) + 1000:  # names that appear and disappear
+            kept = self.taken.keys() | folder_state.keys()
             self._changed_at = {path: at for path, at in self._changed_at.items() if path in kept}
-        for path in {*view, *self._last}:
-            seen, before = view.get(path), self._last.get(path)
-            if seen != before:
+        for path in {*folder_state, *self._last}:
+            state, before = folder_state.get(path), self._last.get(path)
+            if state != before:
                 self._changed_at[path] = float("-inf") if path in copies else now
-                if seen is not None and before is not None and not only_grew(before, seen):
+                if state is not None and before is not None and not only_grew(before, state):
                     rewritten.add(path)
-        self._last = view
+        self._last = folder_state
         return rewritten
 
-    def _changes(self, view: FolderState) -> tuple[str, ...]:
-        paths = {*view, *self.taken} - self._logs
+    def _changes(self, folder_state: FolderState) -> tuple[str, ...]:
+        paths = {*folder_state, *self.taken} - self._logs
         return tuple(
-            sorted(path for path in paths if not _same(view.get(path), self.taken.get(path)))
+            sorted(
+                path for path in paths if not _same(folder_state.get(path), self.taken.get(path))
+            )
         )
 
     def _last_change(self) -> float:
         times = [when for path, when in self._changed_at.items() if path not in self._logs]
         return max(times, default=float("-inf"))
 
-    def _unfinished(self, view: FolderState, changed: Iterable[str], now: float) -> frozenset[str]:
+    def _unfinished(
+        self, folder_state: FolderState, changed: Iterable[str], now: float
+    ) -> frozenset[str]:
         """Return the saves that are in progress, or may be.
 
         The files of one save share the number in their names; those without a number are saved
         together or not at all. A save is finished if none of it is open and it has been quiet, or
         if the program has moved on to a higher number. One that is never quiet is saved when none
         of it is open: at once if it is one file, otherwise only after a longer wait, since a
-        program between two files of one save cannot be told from one between two saves.
+        program between two files of one save cannot be distinguished from one between two saves.
         """
         sizes = Counter(
             save_of(path)
-            for path, seen in view.items()
-            if seen.kind == "file" and path not in self._logs
+            for path, state in folder_state.items()
+            if state.kind == "file" and path not in self._logs
         )
         waited = now - (now if self._pending_since is None else self._pending_since)
         patient = waited >= MAX_UNSETTLED_LIMITS * self.limit.total_seconds()
-        newest = newest_saves(view)
+        newest = newest_saves(folder_state)
         unfinished = {save_of(path) for path in self._busy}
         for path in changed:
-            if path in view and self._is_recent(path, now) and not patient:
+            if path in folder_state and self._is_recent(path, now) and not patient:
                 place = place_of(path)
                 if place.save in newest and sizes[place.save] > 1:
                     unfinished.add(place.save)
@@ -270,7 +280,7 @@ class Settling:
 
     def _cut_off(
         self,
-        view: FolderState,
+        folder_state: FolderState,
         changed: Iterable[str],
         now: float,
         torn: frozenset[str],
@@ -280,16 +290,16 @@ class Settling:
         """Return the saves that their writer did not finish."""
         cut_off = set(torn)
         if abrupt:
-            newest = newest_saves(view)
+            newest = newest_saves(folder_state)
             cut_off |= self._busy
             cut_off |= {
                 path
                 for path in changed
-                if path in view
-                and view[path].kind != "dir"
+                if path in folder_state
+                and folder_state[path].kind != "dir"
                 and self._is_recent(path, now)
                 and save_of(path) in newest
-                and not self.wholeness.is_proven(path, view[path])
+                and not self.wholeness.is_proven(path, folder_state[path])
             }
         return frozenset(save_of(path) for path in cut_off - self._logs)
 
@@ -297,32 +307,42 @@ class Settling:
         return now - self._changed_at.get(path, float("-inf")) < self.quiet.total_seconds()
 
     def _snapshot_of_complete(
-        self, view: FolderState, changed: tuple[str, ...], incomplete: frozenset[str], now: float
+        self,
+        folder_state: FolderState,
+        changed: tuple[str, ...],
+        incomplete: frozenset[str],
+        now: float,
     ) -> Snapshot | None:
         """Return a snapshot of what is complete, if it has something new."""
         closed = [path for path in changed if not is_incomplete(incomplete, path)]
-        incomplete |= self.wholeness.incomplete(view, self.taken, closed, now)
+        incomplete |= self.wholeness.incomplete(folder_state, self.taken, closed, now)
         if not incomplete:
-            return self._snapshot(view, changed, incomplete, now)
-        incomplete = self.wholeness.with_replaced(view, self.taken, incomplete)
+            return self._snapshot(folder_state, changed, incomplete, now)
+        incomplete = self.wholeness.with_replaced(folder_state, self.taken, incomplete)
         complete = tuple(path for path in closed if not is_incomplete(incomplete, path))
-        if not any(path in view and view[path].kind != "dir" for path in complete):
+        if not any(path in folder_state and folder_state[path].kind != "dir" for path in complete):
             return None
-        return self._snapshot(view, complete, incomplete, now)
+        return self._snapshot(folder_state, complete, incomplete, now)
 
     def _snapshot(
-        self, view: FolderState, changed: tuple[str, ...], incomplete: frozenset[str], now: float
+        self,
+        folder_state: FolderState,
+        changed: tuple[str, ...],
+        incomplete: frozenset[str],
+        now: float,
     ) -> Snapshot:
         if incomplete:
             kept = {
-                path: seen for path, seen in self.taken.items() if is_incomplete(incomplete, path)
+                path: state for path, state in self.taken.items() if is_incomplete(incomplete, path)
             }
             fresh = {
-                path: seen for path, seen in view.items() if not is_incomplete(incomplete, path)
+                path: state
+                for path, state in folder_state.items()
+                if not is_incomplete(incomplete, path)
             }
             self.taken = {**fresh, **kept}
         else:
-            fresh = self.taken = view
+            fresh = self.taken = folder_state
         self._waited_since, self._pending_since = self._pending_since, None
         self.wholeness.remember(self.taken, changed)
         recently_modified = frozenset(
@@ -331,19 +351,19 @@ class Settling:
         return Snapshot(fresh, changed, self._logs, incomplete, recently_modified - self._logs)
 
 
-def newest_saves(view: FolderState) -> set[str]:
+def newest_saves(folder_state: FolderState) -> set[str]:
     """Return the saves that no other has followed, along with everything without a number."""
     highest: dict[tuple[str, str], tuple[int, str]] = {}
-    for path, seen in view.items():
-        if seen.kind != "dir":
+    for path, state in folder_state.items():
+        if state.kind != "dir":
             place = place_of(path)
             key = (place.parent, place.root)
             highest[key] = max(highest.get(key, (-1, "")), (place.number or 0, place.save))
     return {save for _, save in highest.values()} | {NO_NUMBER}
 
 
-def _has_files(view: FolderState) -> bool:
-    return any(seen.kind == "file" for seen in view.values())
+def _has_files(folder_state: FolderState) -> bool:
+    return any(state.kind == "file" for state in folder_state.values())
 
 
 def _same(one: FileState | None, other: FileState | None) -> bool:

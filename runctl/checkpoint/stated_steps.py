@@ -56,7 +56,7 @@ class StepJudge:
 
     def judge(
         self,
-        view: FolderState,
+        folder_state: FolderState,
         changed: Iterable[str],
         *,
         held: FolderState,
@@ -65,39 +65,50 @@ class StepJudge:
     ) -> Judged:
         """Judge a save that changed files.
 
-        `view` is the folder as it is saved, `held` as it was saved before, at the step `current`. A
-        save that names no step has the current one as long as a file of that step exists.
+        `folder_state` is the folder as it is saved, `held` as it was saved before, at the step
+        `current`. A save that names no step  has the current one as long as a file of that step
+        exists.
         """
-        files = {path: view[path] for path in changed if path in view and view[path].kind == "file"}
-        states = {path: seen for path, seen in files.items() if is_state(path)}
-        step = self._step_named(view, states, held, current, read)
+        files = {
+            path: folder_state[path]
+            for path in changed
+            if path in folder_state and folder_state[path].kind == "file"
+        }
+        states = {path: file_state for path, file_state in files.items() if is_state(path)}
+        step = self._step_named(folder_state, states, held, current, read)
         if step is not None:
             return Judged(step, is_numbered=True, has_news=bool(states))
-        if current is not None and states and not any(_names(path, current) for path in view):
+        if (
+            current is not None
+            and states
+            and not any(_names(path, current) for path in folder_state)
+        ):
             current = None
         return Judged(current, is_numbered=False, has_news=bool(states))
 
     def _step_named(
         self,
-        view: FolderState,
+        folder_state: FolderState,
         states: Mapping[str, FileState],
         held: FolderState,
         current: int | None,
         read: Read,
     ) -> int | None:
-        named = step_of({path: seen.mtime_ns for path, seen in states.items()}, held=held)
-        if named is not None and _is_counted_better(view, named, current):
+        named = step_of(
+            {path: file_state.mtime_ns for path, file_state in states.items()}, held=held
+        )
+        if named is not None and _is_counted_better(folder_state, named, current):
             return None
         if named is not None and named.unit is Unit.STEP:
-            return min(named.step, _tracked(view, named.step, read))
+            return min(named.step, _tracked(folder_state, named.step, read))
         if named is None:
-            self._find_loose(view, states, held, current)
+            self._find_loose(folder_state, states, held, current)
         stated = self._stated(states, named, read)
         return stated if stated is not None or named is None else named.step
 
     def _find_loose(
         self,
-        view: FolderState,
+        folder_state: FolderState,
         states: Mapping[str, FileState],
         held: FolderState,
         current: int | None,
@@ -108,14 +119,14 @@ class StepJudge:
         """
         if any(not _is_sheet(path) for path in states):
             return
-        others = [path for path in view if _is_other(path, view, states)]
+        others = [path for path in folder_state if _is_other(path, folder_state, states)]
         if not others:
             return
         has_names = current is not None and any(_names(path, current) for path in others)
-        written = max(view[path].mtime_ns for path in others)
-        for path, seen in states.items():
+        written = max(folder_state[path].mtime_ns for path in others)
+        for path, file_state in states.items():
             is_first = path not in held or held[path].mtime_ns < written
-            if has_names or not is_first or abs(seen.mtime_ns - written) > RIGHT_AFTER_NS:
+            if has_names or not is_first or abs(file_state.mtime_ns - written) > RIGHT_AFTER_NS:
                 self.loose.add(path)
 
     def _stated(
@@ -135,28 +146,28 @@ class StepJudge:
         return max(found)[2] if found else None
 
 
-def _tracked(view: FolderState, step: int, read: Read) -> int:
+def _tracked(folder_state: FolderState, step: int, read: Read) -> int:
     """Return the step that a top-level tracker file names, if a save of it exists."""
-    for path in TRACKERS & view.keys():
+    for path in TRACKERS & folder_state.keys():
         text = read(path, 0, 200).decode(errors="replace").strip()
         # excludes superscripts
         number = int(text) if text.isdecimal() and len(text) <= 12 else None
         found = number_in(text) if number is None else Numbered(number, Unit.STEP)
-        if found is not None and any(number_in(path) == found for path in view):
+        if found is not None and any(number_in(path) == found for path in folder_state):
             return found.step
     return step
 
 
-def _is_counted_better(view: FolderState, named: Numbered, current: int | None) -> bool:
+def _is_counted_better(folder_state: FolderState, named: Numbered, current: int | None) -> bool:
     """Return whether the current step still has a better name: a step rather than an epoch."""
     return named.unit is not Unit.STEP and any(
         found is not None and found.unit < named.unit and found.step == current
-        for found in map(number_in, view)
+        for found in map(number_in, folder_state)
     )
 
 
-def _is_other(path: str, view: FolderState, states: Mapping[str, FileState]) -> bool:
-    is_file = view[path].kind == "file" and path not in states
+def _is_other(path: str, folder_state: FolderState, states: Mapping[str, FileState]) -> bool:
+    is_file = folder_state[path].kind == "file" and path not in states
     return is_file and is_state(path) and not _is_settings(path)
 
 

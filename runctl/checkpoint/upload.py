@@ -47,10 +47,10 @@ class Uploader:
         self._bytes_per_second = ASSUMED_BYTES_PER_SECOND
         self._last_new_bytes = 0
 
-    def remember(self, view: Mapping[str, FileState], manifest: Manifest) -> None:
+    def remember(self, folder_state: Mapping[str, FileState], manifest: Manifest) -> None:
         """Learn from a restored checkpoint which parts its files consist of."""
         self._parts.note(manifest.digests)
-        self._known.note_restored(view, manifest)
+        self._known.note_restored(folder_state, manifest)
 
     def reuse_bundles_of(self, manifest: Manifest) -> None:
         """Reuse what a checkpoint of the run has in bundles, if they are still stored."""
@@ -79,15 +79,15 @@ class Uploader:
         began = time.monotonic()
         self._parts.list_existing()
         self._index.begin()
-        view = sorted(snapshot.view.items())
+        folder_state = sorted(snapshot.view.items())
         names: dict[tuple[int, int], str] = {}
         files: list[PinnedFile] = []
-        for path, seen in view:
-            if seen.kind == "file" and seen.inode not in names:
-                names[seen.inode] = path
-                place = f"{pinned}/{pin_name(seen)}"
-                content = snapshot.contents.get(seen.inode)
-                files.append(PinnedFile(path, place, seen, path in snapshot.logs, content))
+        for path, file_state in folder_state:
+            if file_state.kind == "file" and file_state.inode not in names:
+                names[file_state.inode] = path
+                place = f"{pinned}/{pin_name(file_state)}"
+                content = snapshot.contents.get(file_state.inode)
+                files.append(PinnedFile(path, place, file_state, path in snapshot.logs, content))
         found, new_bytes = self._store_files(files, superseded)
         self._known.note_snapshot(
             (file.seen, found[file.path]) for file in files if not file.is_log
@@ -95,7 +95,10 @@ class Uploader:
         if new_bytes > CHUNK_BYTES // 8:  # fewer bytes measure latency rather than bandwidth
             self._bytes_per_second = max(new_bytes / (time.monotonic() - began), 1.0)
         self._last_new_bytes = max(new_bytes, self._last_new_bytes // 2)
-        return Uploaded(tuple(_entry(path, seen, names, found) for path, seen in view), new_bytes)
+        return Uploaded(
+            tuple(_entry(path, file_state, names, found) for path, file_state in folder_state),
+            new_bytes,
+        )
 
     def _store_files(
         self, files: Sequence[PinnedFile], superseded: threading.Event
@@ -271,12 +274,15 @@ def _check_as_seen(file: PinnedFile) -> None:
 
 
 def _entry(
-    path: str, seen: FileState, names: Mapping[tuple[int, int], str], found: Mapping[str, Stored]
+    path: str,
+    file_state: FileState,
+    names: Mapping[tuple[int, int], str],
+    found: Mapping[str, Stored],
 ) -> Entry:
-    kind, mode, time_ns = seen.kind, seen.mode, seen.mtime_ns
+    kind, mode, time_ns = file_state.kind, file_state.mode, file_state.mtime_ns
     if kind != "file":
-        return Entry(path=path, kind=kind, mode=mode, mtime_ns=time_ns, target=seen.target)
-    first, size = names[seen.inode], seen.size
+        return Entry(path=path, kind=kind, mode=mode, mtime_ns=time_ns, target=file_state.target)
+    first, size = names[file_state.inode], file_state.size
     if first != path:
         return Entry(
             path=path, kind="hard", mode=mode, mtime_ns=time_ns, size_bytes=size, target=first

@@ -31,24 +31,24 @@ POINTER = re.compile(r"(?:^|/)[^./]*(?:\.(?:txt|json|ya?ml))?$")
 class Inspector(Protocol):
     """What can be read from files."""
 
-    def verdict(self, path: str, seen: FileState) -> Verdict | None:
+    def verdict(self, path: str, file_state: FileState) -> Verdict | None:
         """Return the verdict of the file's format."""
 
-    def text(self, path: str, seen: FileState) -> str:
+    def text(self, path: str, file_state: FileState) -> str:
         """Return the content of a small text file."""
 
 
 class Blind:
     """An inspector that reads no files."""
 
-    def verdict(self, path: str, seen: FileState) -> Verdict | None:
+    def verdict(self, path: str, file_state: FileState) -> Verdict | None:
         """Return None."""
-        del path, seen
+        del path, file_state
         return None
 
-    def text(self, path: str, seen: FileState) -> str:
+    def text(self, path: str, file_state: FileState) -> str:
         """Return an empty text."""
-        del path, seen
+        del path, file_state
         return ""
 
 
@@ -69,12 +69,12 @@ class Wholeness:
     _clocks: dict[str, _Clock] = field(default_factory=dict)
     _expected: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     _tolerated: dict[str, str] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
+    _logged: set[str] = field(default_factory=set)
 
     def incomplete(
         self,
-        view: FolderState,
-        taken: FolderState,
+        folder_state: FolderState,
+        previous: FolderState,
         changed: Iterable[str],
         now: float,
         *,
@@ -82,32 +82,34 @@ class Wholeness:
     ) -> frozenset[str]:
         """Return what is to be left out: names of saves, and single paths with what is below them.
 
-        `changed` are the closed files that differ from those in `taken`. With `is_over`, the
+        `changed` are the closed files that differ from those in `previous`. With `is_over`, the
         program has ended by itself: what it has not written by then is not missing.
         """
-        fresh = [path for path in changed if path in view and view[path].kind == "file"]
-        flaws = list(self._flaws(view, taken, fresh)) if fresh else []
+        fresh = [
+            path for path in changed if path in folder_state and folder_state[path].kind == "file"
+        ]
+        flaws = list(self._flaws(folder_state, previous, fresh)) if fresh else []
         self._keep_time(flaws, now)
         self.problems = {}
         incomplete = set()
         for flaw in flaws:
             since = self._clocks[flaw.about].since
-            if not flaw.is_certain and (is_over or now - since >= _allowed_time(taken, flaw)):
+            if not flaw.is_certain and (is_over or now - since >= _allowed_time(previous, flaw)):
                 self._tolerated[flaw.about] = flaw.reason
                 continue
             incomplete.add(_what(flaw, now - since))
             self.problems[flaw.about] = (since, flaw.reason)
-        return frozenset(incomplete | self._pointers(view, fresh, incomplete))
+        return frozenset(incomplete | self._pointers(folder_state, fresh, incomplete))
 
     def with_replaced(
-        self, view: FolderState, taken: FolderState, incomplete: frozenset[str]
+        self, folder_state: FolderState, previous: FolderState, incomplete: frozenset[str]
     ) -> frozenset[str]:
         """Return also what an incomplete save has replaced: there may be no other complete save."""
         numbered = {name for name in incomplete if "\0" in name and name != NO_NUMBER}
         if not numbered:
             return incomplete
-        before = saves_in(taken, {name.partition("\0")[0] for name in numbered})
-        after = saves_in(view, {name.partition("\0")[0] for name in numbered})
+        before = saves_in(previous, {name.partition("\0")[0] for name in numbered})
+        after = saves_in(folder_state, {name.partition("\0")[0] for name in numbered})
         removed = set()
         for name in numbered:
             save = after.get(name) or before.get(name)
@@ -130,10 +132,10 @@ class Wholeness:
                 }
         return incomplete | removed
 
-    def remember(self, taken: FolderState, changed: Iterable[str]) -> None:
+    def remember(self, previous: FolderState, changed: Iterable[str]) -> None:
         """Remember what complete saves consist of, for when none of them is left."""
         places = [place_of(path) for path in changed]
-        saves = saves_in(taken, {place.parent for place in places if place.number is not None})
+        saves = saves_in(previous, {place.parent for place in places if place.number is not None})
         found: dict[tuple[str, str], frozenset[str]] = {}
         for save in saves.values():
             members = expected_of(save)
@@ -154,44 +156,48 @@ class Wholeness:
 
     def newly_tolerated(self) -> list[str]:
         """Return the flaws that count as intended from now on, each of them once."""
-        told = dict(self._tolerated)
-        new = [reason for about, reason in sorted(told.items()) if about not in self._told]
-        self._told = (self._told | told.keys()) if len(self._told) < MAX_CLOCKS else set(told)
+        tolerated = dict(self._tolerated)
+        new = [reason for about, reason in sorted(tolerated.items()) if about not in self._logged]
+        self._logged = (
+            (self._logged | tolerated.keys()) if len(self._logged) < MAX_CLOCKS else set(tolerated)
+        )
         self._tolerated = {}
         return new
 
-    def is_proven(self, path: str, seen: FileState) -> bool:
+    def is_proven(self, path: str, file_state: FileState) -> bool:
         """Return whether the file's format shows that it is complete."""
-        verdict = self.inspector.verdict(path, seen)
+        verdict = self.inspector.verdict(path, file_state)
         return verdict is not None and verdict.is_proven
 
-    def _flaws(self, view: FolderState, taken: FolderState, fresh: list[str]) -> Iterator[Flaw]:
+    def _flaws(
+        self, folder_state: FolderState, previous: FolderState, fresh: list[str]
+    ) -> Iterator[Flaw]:
         def text(path: str) -> str:
-            return self.inspector.text(path, view[path]) if path in view else ""
+            return self.inspector.text(path, folder_state[path]) if path in folder_state else ""
 
-        yield from self._flaws_of_formats(view, fresh)
-        yield from flaws_without_number(view, taken, fresh)
-        yield from Series(view, taken, fresh, self._expected).flaws(text)
+        yield from self._flaws_of_formats(folder_state, fresh)
+        yield from flaws_without_number(folder_state, previous, fresh)
+        yield from Series(folder_state, previous, fresh, self._expected).flaws(text)
         folders = {path.rpartition("/")[0] for path in fresh}
         files: dict[str, dict[str, FileState]] = {folder: {} for folder in folders}
-        for path, seen in view.items():
+        for path, file_state in folder_state.items():
             folder, _, name = path.rpartition("/")
-            if folder in folders and seen.kind != "dir":
-                files[folder][name] = seen
+            if folder in folders and file_state.kind != "dir":
+                files[folder][name] = file_state
         for folder in sorted(folders):
             yield from flaws_of(folder, files[folder], text)
 
-    def _flaws_of_formats(self, view: FolderState, fresh: list[str]) -> Iterator[Flaw]:
+    def _flaws_of_formats(self, folder_state: FolderState, fresh: list[str]) -> Iterator[Flaw]:
         unfinished = set()
         for path in fresh:
-            seen = view[path]
+            file_state = folder_state[path]
             if temporary := temporary_of_orbax(path):
                 unfinished.add(temporary)
                 continue
-            verdict = self.inspector.verdict(path, seen) if seen.size else None
+            verdict = self.inspector.verdict(path, file_state) if file_state.size else None
             if verdict is not None and verdict.problem:
                 reason = f"{path} is an incomplete {verdict.format} file: {verdict.problem}"
-                about = f"{path} {seen.size} {seen.mtime_ns}"
+                about = f"{path} {file_state.size} {file_state.mtime_ns}"
                 yield Flaw(path, reason, about, is_certain=verdict.is_certain)
         for folder in sorted(unfinished):
             reason = f"{folder} is an unfinished Orbax save"
@@ -208,30 +214,33 @@ class Wholeness:
             clocks[flaw.about] = clock
         self._clocks = clocks
 
-    def _pointers(self, view: FolderState, fresh: list[str], incomplete: set[str]) -> set[str]:
+    def _pointers(
+        self, folder_state: FolderState, fresh: list[str], incomplete: set[str]
+    ) -> set[str]:
         """Return links and small files that name a save that is left out: they would dangle."""
         names = {name for name in incomplete if "\0" in name and name != NO_NUMBER}
         if not names:
             return set()
         samples: dict[str, str] = {}
-        for path in view:
+        for path in folder_state:
             samples.setdefault(save_of(path), path)
         paths = [samples[name] for name in names if name in samples]
         found = {
             path
-            for path, seen in view.items()
-            if seen.kind == "link" and any(names_save(seen.target, sample) for sample in paths)
+            for path, file_state in folder_state.items()
+            if file_state.kind == "link"
+            and any(names_save(file_state.target, sample) for sample in paths)
         }
-        texts = [path for path in fresh if _may_point(path, view[path])][:MAX_POINTER_FILES]
+        texts = [path for path in fresh if _may_point(path, folder_state[path])][:MAX_POINTER_FILES]
         for path in texts:
-            content = self.inspector.text(path, view[path])
+            content = self.inspector.text(path, folder_state[path])
             if any(names_save(content, sample) for sample in paths):
                 found.add(path)
         return found
 
 
-def _may_point(path: str, seen: FileState) -> bool:
-    small = 0 < seen.size <= SMALL_TEXT
+def _may_point(path: str, file_state: FileState) -> bool:
+    small = 0 < file_state.size <= SMALL_TEXT
     return small and place_of(path).number is None and POINTER.search(path) is not None
 
 
@@ -243,13 +252,13 @@ def _what(flaw: Flaw, age: float) -> str:
     return flaw.path if alone else name
 
 
-def _allowed_time(taken: FolderState, flaw: Flaw) -> float:
+def _allowed_time(previous: FolderState, flaw: Flaw) -> float:
     """Return how long to wait: longer if earlier saves took long, too."""
     place = place_of(flaw.path)
     spread = 0.0
     if place.number is not None:
-        for save in saves_in(taken, {place.parent}).values():
-            times = [seen.mtime_ns for seen in save.members.values()]
+        for save in saves_in(previous, {place.parent}).values():
+            times = [file_state.mtime_ns for file_state in save.members.values()]
             spread = max(spread, (max(times) - min(times)) / 1e9)
     waited = max(MIN_MISSING_TIME.total_seconds(), SPREADS * spread)
     return min(waited, MAX_MISSING_TIME.total_seconds())

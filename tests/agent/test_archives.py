@@ -132,7 +132,10 @@ def test_header_that_would_fill_the_memory_is_not_read(
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
-    assert f"a header of 1,073,741,824 bytes, more than the limit of {MAX_HEADER_BYTES:,}" in told.stdout
+    assert (
+        f"a header of 1,073,741,824 bytes, more than the limit of {MAX_HEADER_BYTES:,}"
+        in told.stdout
+    )
 
 
 @pytest.mark.parametrize("name", ["link/a", "link/deeper/a", "x/../link/a"])
