@@ -229,7 +229,7 @@ class AttemptRunner:
         )
 
     def _serve_credentials(self, request: RunRequest) -> CredentialsEndpoint | None:
-        """Start the endpoint where a trainer gets the credentials that it has asked for."""
+        """Start the endpoint where a trainer gets the credentials that it requested."""
         if not request.wants_credentials:
             return None
         settings = self._settings

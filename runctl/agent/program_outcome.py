@@ -9,7 +9,7 @@ from runctl.agent.runtime.ports import ProgramExit
 from runctl.agent.signals.mailbox import StopCause, StopRequest
 from runctl.model.outcome import Outcome, OutcomeKind
 
-# How long after its exit a program's last save and outputs may take.
+# The time that a program's last save and outputs may take after its exit.
 FINAL_UPLOAD = timedelta(minutes=10)
 MAX_NAMES_SHOWN = 3
 TERMINATED = frozenset({-signal.SIGTERM, 128 + signal.SIGTERM})

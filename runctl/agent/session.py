@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SessionContext:
-    """What all sessions of an attempt share."""
+    """The context that all sessions of an attempt share."""
 
     settings: Settings
     request: RunRequest

@@ -178,7 +178,7 @@ class CheckpointStore:
         return sorted(self._keys(identity.partial_prefix(self._run_id)), reverse=True)
 
     def delete_partials(self) -> None:
-        """Remove the manifests of unfinished checkpoints; a newer whole one is there."""
+        """Remove the manifests of unfinished checkpoints, once a newer whole one is stored."""
         self._delete(self.partial_keys())
 
     def delete_parts(self, digests: Iterable[str]) -> None:

@@ -30,7 +30,7 @@ REQUIRED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """Where the parts of a deployment are.
+    """The names and addresses of the parts of a deployment.
 
     A field is empty if the deployment is too old to have it, or the program need not know it.
     `template_versions` are those of the launch templates, by kind of machine; the newest otherwise.

@@ -49,7 +49,7 @@ CREDENTIALS = frozenset(
         "RequestExpired",
     }
 )
-# Of services other than EC2.
+# Codes of services other than EC2.
 _BUSY = frozenset(
     {
         "ProvisionedThroughputExceededException",

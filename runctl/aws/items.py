@@ -31,8 +31,8 @@ from runctl.model.saving import Saving
 # The start of a run whose stored start cannot be read: a listing shows it last.
 LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
-# What earlier versions store in another form. While a deployment is upgraded, two versions write to
-# the same items: a value may be stored in both forms, and the reader joins them.
+# Attributes that earlier versions store in another form. While a deployment is upgraded, two
+# versions write to the same items: a value may be stored in both forms, and the reader joins them.
 OLD_NOTIFIED_END, OLD_RUNNING_AT = "told_end", "training_at"
 OLD_EXISTING = "lent:"
 OLD_STAGES = {"training": AttemptStage.RUNNING}
@@ -182,8 +182,8 @@ def _read_attempt(item: Mapping[str, Any], node_items: Sequence[Mapping[str, Any
 def node_values(node: Node) -> Item:
     """Return the attributes of the item of a node that has reported nothing yet.
 
-    `number` is there for earlier versions, whose query for attempts finds nodes as well and expects
-    it.
+    `number` is stored for earlier versions, whose query for attempts finds nodes as well and
+    expects it.
     """
     return {
         "run_id": node.run_id,

@@ -19,7 +19,7 @@ class DynamoLedger(NodeLedger):
     """
 
     def refresh_summary(self, run_id: str) -> bool:
-        """Write the summary of the attempts anew where it differs; return whether it did.
+        """Rewrite the summary of the attempts if it differs; return whether it did.
 
         It differs if an earlier version created the run or changed an attempt. The attempts are
         read after the summary, which must be unchanged at the write. If it is not, another function

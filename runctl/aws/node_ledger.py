@@ -120,7 +120,7 @@ class NodeLedger(AttemptLedger):
         instants = {name: text_of(instant) for name, instant in progress.timeline.items()}
         assignments = [f"#{name} = :{name}" for name in given]
         assignments += [f"#timeline.#{name} = :{name}" for name in instants]
-        # Where it starts from may change within the attempt, to a checkpoint without a step too.
+        # Its starting point may change within the attempt, also to a checkpoint without a step.
         resumes_without_step = progress.resume_save is not None and progress.resume_step is None
         removal = " REMOVE #resume_step" * resumes_without_step
         return self._table.update(

@@ -23,7 +23,7 @@ NOT_FOUND = frozenset(
 BAD_NAME = frozenset({"InvalidParameterException", "ValidationException"})
 DENIED = frozenset({"AccessDeniedException", "AccessDenied"})
 DECRYPTION = frozenset({"DecryptionFailure", "InvalidKeyId"})
-# Of both services, beyond those that every service has.
+# Codes of both services, in addition to those of every service.
 SERVICE = frozenset({"InternalServiceError", "InternalServiceErrorException"})
 
 

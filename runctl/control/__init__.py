@@ -1,1 +1,1 @@
-"""What each function does, as functions over ports."""
+"""The behavior of each Lambda function, as functions over ports."""

@@ -10,7 +10,7 @@ from runctl.control.storage_checks import StorageChecks
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What a check found; `problem` says why it failed, and then nothing is known."""
+    """The result of a check; `problem` says why it failed, and then there are no findings."""
 
     check: str
     findings: tuple[Finding, ...] = ()

@@ -32,7 +32,7 @@ class Parts(Protocol):
 
 
 class Account(Protocol):
-    """What the doctor reads of an account in addition to runs and their machines."""
+    """The parts of an account that the doctor reads in addition to runs and their machines."""
 
     def disks(self) -> list[Disk]:
         """Return the volumes that carry a run's tag."""

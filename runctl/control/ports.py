@@ -156,7 +156,7 @@ class Ledger(AgentLedger, Protocol):
         ...
 
     def refresh_summary(self, run_id: str) -> bool:
-        """Write the summary of the attempts anew where it differs; return whether it did.
+        """Rewrite the summary of the attempts if it differs; return whether it did.
 
         Every change of an attempt changes the summary with it, unless an earlier version made it.
         """
@@ -254,7 +254,7 @@ class Quotas(Protocol):
 
 
 class Prices(Protocol):
-    """What instances cost."""
+    """The prices of instances."""
 
     def current(self, pools: Sequence[Pool], *, now: datetime) -> dict[Pool, Decimal]:
         """Return the current price in USD an hour of those of `pools` whose price is known."""

@@ -72,7 +72,7 @@ class UnlaunchedAttempt(Result):
 
 
 class TrainStatus(str, Enum):
-    """What became of the task token."""
+    """The result of storing the task token."""
 
     STARTED = "started"
     ALREADY_ENDED = "already_ended"
@@ -137,7 +137,7 @@ class RunResult(Result):
 
 
 class CleanUpStatus(str, Enum):
-    """What a clean-up found."""
+    """The result of a clean-up."""
 
     NOT_OURS = "not_ours"
     SUPERSEDED = "superseded"
@@ -146,7 +146,7 @@ class CleanUpStatus(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class CleanUpResult(Result):
-    """CleanUp: what was ended; the lists are there if anything could be."""
+    """CleanUp: what was ended; the lists are set if the run was cleaned up."""
 
     status: CleanUpStatus
     run_id: str | None = None
@@ -157,7 +157,7 @@ class CleanUpResult(Result):
 
 
 class ReportStatus(str, Enum):
-    """What became of a report for an attempt whose agents cannot report."""
+    """The result of a report for an attempt whose agents cannot report."""
 
     REPORTED = "reported"
     ALREADY_REPORTED = "already_reported"

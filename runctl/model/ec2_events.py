@@ -15,9 +15,9 @@ INSTANCE_ID = re.compile(r"i-[0-9A-Za-z-]{1,60}")
 
 
 class EventKind(str, Enum):
-    """What an event says about an instance."""
+    """The kinds of events about an instance."""
 
-    INTERRUPTION = "interruption"  # EC2 takes a spot instance; the metadata say so too
+    INTERRUPTION = "interruption"  # EC2 takes a spot instance; the metadata show it, too
     RESERVATION = "reservation"  # EC2 takes it for its capacity reservation; only the event says so
     REBALANCE = "rebalance"  # EC2 may take it; there is no deadline
 

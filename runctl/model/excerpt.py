@@ -4,9 +4,9 @@ import re
 
 from runctl.model.printable import printable
 
-# Of a failure's reason, in characters: an attempt's, a run's and a message's.
+# The length of a failure's reason in characters, of an attempt, of a run and in a message.
 MAX_REASON = 1000
-# The words before the first colon, such as `exit code 1`, say what follows. They stay.
+# The words before the first colon, such as `exit code 1`, summarize the rest. They stay.
 MAX_SUMMARY = 200
 ELLIPSIS = "…"
 

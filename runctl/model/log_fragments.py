@@ -13,7 +13,7 @@ from runctl.model.excerpt import ELLIPSIS
 
 _CONTINUED = re.compile(r"\A\[runctl: line (\S{1,80}) continued\]")
 _CONTINUES = re.compile(r"\[runctl: line (\S{1,80}) continues\]\Z")
-# What the two marks may take, keys included.
+# The maximum size of the two marks, including their keys.
 MARKS_BYTES = 256
 
 

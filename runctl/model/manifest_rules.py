@@ -24,7 +24,7 @@ MAX_PART_BYTES = 1024 * 1024 * 1024
 MAX_DEPTH = 100
 MAX_PATH_BYTES = 4095
 MAX_NAME_BYTES = 255
-# What fits into 64 bits, as sizes, times and DynamoDB's numbers do.
+# The largest number of 64 bits, for sizes, times and DynamoDB's numbers.
 MAX_NUMBER = 2**63 - 1
 MODE_BITS = 0o777
 

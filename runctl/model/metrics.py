@@ -14,7 +14,7 @@ MAX_NAME_LENGTH = 200
 
 @dataclass(frozen=True)
 class Measured:
-    """What a line says: the step, if it is one, and the numbers that can be shown."""
+    """The contents of a line: the step, if it has one, and the numbers that can be shown."""
 
     step: int | None = None
     values: dict[str, float] = field(default_factory=dict)

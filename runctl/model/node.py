@@ -18,7 +18,7 @@ class NodeId(NamedTuple):
 
 
 class NodeStage(str, Enum):
-    """How far a node has come."""
+    """The stages of a node."""
 
     LAUNCHING = "launching"  # its instance is requested, and not known yet
     LAUNCHED = "launched"  # its instance is known
@@ -28,7 +28,7 @@ class NodeStage(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class NodeProgress:
-    """What the agent of a node reports with each heartbeat.
+    """The report of the agent of a node, sent with each heartbeat.
 
     `phase` is what it is doing: boot, environment, restore, wait, train, drain, upload, done.
     `resume_save` is the number of the save that the trainer started from, None for the very

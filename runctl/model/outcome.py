@@ -1,4 +1,4 @@
-"""How an attempt ended: the fact that is stored, and everything derived from it."""
+"""The outcome of an attempt: the fact that is stored, and everything derived from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

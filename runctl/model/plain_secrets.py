@@ -48,7 +48,7 @@ _STRONG_PAIRS = frozenset(
                                     "HF", "HUB", "REFRESH", "SESSION")}
 )  # fmt: skip
 _WEAK = frozenset({"KEY", "TOKEN"})
-# What a KEY or a TOKEN is in programs that have nothing to hide.
+# Words before KEY or TOKEN in names that have nothing to do with secrets.
 _HARMLESS = frozenset(
     {
         "BOS", "CACHE", "CLS", "COLUMN", "DATA", "DATASET", "DICT", "EOS", "FEATURE", "FOREIGN",

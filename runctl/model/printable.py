@@ -27,11 +27,11 @@ _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\
 def printable(text: str) -> str:
     """Return text without what steers a terminal; tabs and line feeds stay.
 
-    Bytes of a file's name that are no text become U+FFFD.
+    Bytes of a file's name that are not text become U+FFFD.
     """
     if text.isprintable():
         return text
-    # What is left of a sequence that was cut off is text, and shown.
+    # The rest of a sequence that was cut off is text, and shown.
     text = _UNPRINTABLE.sub("", _SEQUENCES.sub("", text))
     return _LONE_JOINERS.sub("", _SURROGATES.sub("\ufffd", text))
 

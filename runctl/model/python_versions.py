@@ -3,7 +3,8 @@
 import re
 
 _CLAUSE = re.compile(r"\s*(~=|===|==|!=|<=|>=|<|>)\s*v?(\d+(?:\.\d+)*)(\.\*)?([a-z0-9.+-]*)\s*")
-# What instances can have: the agent needs 3.10, and a later Python than today's is not a mistake.
+# The versions that instances can have: the agent needs 3.10, and a later Python than today's is not
+# a mistake.
 MIN_PYTHON = (3, 10)
 _MAX_MINOR = 30
 _MAX_PATCHES = 30

@@ -5,14 +5,14 @@ from enum import Enum
 
 
 class RefusalKind(str, Enum):
-    """What a refusal is about, and so whether waiting helps and what is asked next."""
+    """The subject of a refusal, which decides whether waiting helps and what is requested next."""
 
-    CAPACITY = "capacity"  # the pool has nothing to give now
+    CAPACITY = "capacity"  # the pool has no capacity now
     PRICE = "price"  # the pool costs more than the request pays
     ADDRESSES = "addresses"  # the subnet has no free address
     QUOTA = "quota"  # the account may not run more vCPUs of the type's family
     FLEETS = "fleets"  # the account has too many fleets
-    UNSUPPORTED = "unsupported"  # the zone does not offer the type, or nobody does
+    UNSUPPORTED = "unsupported"  # the zone does not offer the type, or no zone does
     SETUP = "setup"  # a permission or a setting of the account: no pool would answer otherwise
     INVALID = "invalid"  # the request itself is wrong
     UNANSWERED = "unanswered"  # throttling, a fault, or something too new: says nothing of the pool

@@ -18,7 +18,7 @@ _ENTRY = "request field"
 
 
 class Syntax(Enum):
-    """How the text of a command-line option becomes the value of a field."""
+    """The rule by which the text of a command-line option becomes the value of a field."""
 
     TEXT = "the text itself"
     NUMBER = "a whole number"

@@ -18,7 +18,7 @@ VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
 class Kind(str, Enum):
-    """What a line asks for."""
+    """The kinds of lines."""
 
     REQUIREMENT = "requirement"
     EDITABLE = "editable"
@@ -47,7 +47,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that a line asks for; `number` is that of its first physical line."""
+    """A requirement or an option of a line; `number` is that of its first physical line."""
 
     number: int
     kind: Kind
@@ -56,7 +56,7 @@ class Line:
 
 
 def read_lines(text: str) -> Iterator[Line]:
-    """Yield what a requirements file asks for, in its order."""
+    """Yield the requirements and options of a requirements file in order."""
     for number, line in _logical_lines(text):
         if not line.startswith("-"):
             yield Line(number, Kind.REQUIREMENT, _without_options(line), line)
@@ -110,7 +110,7 @@ def _without_options(line: str) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a requirement is: a path (as written), or a URL that is not a file's."""
+    """The place of a requirement: a path (as written), or a URL that is not a file's."""
 
     path: str = ""
     url: str = ""

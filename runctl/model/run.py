@@ -80,7 +80,7 @@ class Run:
 
 
 class AttemptStage(str, Enum):
-    """How far an attempt has come; it only moves forward."""
+    """The stages of an attempt, which only moves forward."""
 
     LAUNCHING = "launching"  # the exact request is on record, EC2 may or may not have it
     LAUNCHED = "launched"  # its instances are known
@@ -101,7 +101,7 @@ class Launched:
 
 @dataclass(frozen=True)
 class Existing:
-    """An attempt on a machine that was there before the run and is not ours to terminate."""
+    """An attempt on a machine that existed before the run and is not ours to terminate."""
 
     instance_id: str
 
@@ -159,7 +159,7 @@ class Attempt:
 
     @property
     def heartbeat_at(self) -> datetime | None:
-        """When an agent of it was last heard of."""
+        """When one of its agents last sent a heartbeat."""
         return max((node.heartbeat_at for node in self.nodes if node.heartbeat_at), default=None)
 
     @property
@@ -169,12 +169,12 @@ class Attempt:
 
     @property
     def progress(self) -> NodeProgress:
-        """What its lead reported last."""
+        """The last report of its lead."""
         return self.lead.progress if self.lead else NodeProgress()
 
     @property
     def phase(self) -> str:
-        """What its lead is doing."""
+        """The phase that its lead is in."""
         return self.progress.phase
 
     @property
@@ -204,12 +204,12 @@ class Attempt:
 
     @property
     def saving(self) -> Saving | None:
-        """How it saves, as its lead measured it."""
+        """The cost and frequency of its saves, as its lead measured them."""
         return self.progress.saving
 
     @property
     def warning(self) -> str:
-        """What a person should know about it while it lives."""
+        """The warning about it that people should see while it lives."""
         return self.progress.warning
 
     @property
@@ -224,7 +224,7 @@ class Attempt:
 
     @property
     def is_on_existing_instance(self) -> bool:
-        """Whether its machine was there before the run, and is not ours to terminate."""
+        """Whether its machine existed before the run, and is not ours to terminate."""
         return isinstance(self.source, Existing)
 
 

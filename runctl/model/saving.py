@@ -1,4 +1,4 @@
-"""How an attempt saves: how often and why, and what a last save would take of a notice."""
+"""The saves of an attempt: how often and why, and whether a last one fits into a notice."""
 
 import contextlib
 from collections.abc import Mapping

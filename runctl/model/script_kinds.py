@@ -18,7 +18,7 @@ _INTERPRETERS = {
 
 
 class ScriptKind(Enum):
-    """What starts a script."""
+    """The programs that start scripts."""
 
     PYTHON = "python"  # the environment's
     BASH = "bash"

@@ -32,7 +32,7 @@ class PackageVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class Versions:
-    """What the first attempt that built the environment installed, and on what."""
+    """The packages that the first attempt to build the environment installed, and its platform."""
 
     attempt: int
     python: str
@@ -111,7 +111,7 @@ class Versions:
         )
 
     def _from_elsewhere(self) -> Sequence[PackageVersion]:
-        # What is local comes with the code, which is the same for all attempts.
+        # Local packages come with the code, which is the same for all attempts.
         return [package for package in self.packages if not package.is_local]
 
 

@@ -1,4 +1,4 @@
-"""Capacity pools: which ones a launch requests, and how long one that refused is left out."""
+"""Capacity pools: the choice for a launch, and how long a pool that refused is left out."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta

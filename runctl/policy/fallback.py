@@ -11,7 +11,7 @@ from runctl.model.checkpoint import Entry, Manifest
 SOON = timedelta(minutes=1)
 MAX_STEPS_BACK = 3
 SIGNAL_EXIT = 128
-# SIGTERM and SIGKILL come from somebody else, or from the kernel for lack of memory; a command that
+# SIGTERM and SIGKILL come from outside, or from the kernel for lack of memory; a command that
 # cannot be run at all (126, 127) has read no checkpoint.
 SAYS_NOTHING = frozenset({-9, -15, 126, 127, SIGNAL_EXIT + 9, SIGNAL_EXIT + 15})
 # The smallest file of a save, compared with the largest; logs and settings are smaller.
@@ -19,7 +19,7 @@ LARGE_SHARE = 4
 
 
 class Verdict(Enum):
-    """What is at fault for a death."""
+    """The cause of a death."""
 
     CHECKPOINT = "checkpoint"  # as far as anyone can tell: the previous one may work
     PROGRAM = "program"

@@ -15,7 +15,7 @@ IMPAIRED_FOR = timedelta(minutes=5)
 
 
 class Treatment(Enum):
-    """What is done about an attempt."""
+    """The treatments of an attempt."""
 
     NOTHING = "nothing"
     SAVE = "save"  # ask for a checkpoint, and let it continue

@@ -1,4 +1,4 @@
-"""How long an attempt may be silent before it counts as lost."""
+"""The silence that an attempt is allowed before it counts as lost."""
 
 from collections.abc import Sequence
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""How often to save, and whether a last save fits into the notice."""
+"""The interval between saves, and whether a last save fits into the notice."""
 
 import math
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ _MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Uptime:
-    """How long a run's machines have trained, and how many were reclaimed."""
+    """The time that a run's machines have trained, and the number that were reclaimed."""
 
     trained: timedelta = timedelta(0)
     interruptions: int = 0
@@ -90,7 +90,7 @@ def choose_interval(
 
 @dataclass(frozen=True, kw_only=True)
 class NoticeBudget:
-    """What a last save needs, compared with what a notice leaves."""
+    """The time that a last save needs, compared with the time that a notice leaves."""
 
     needed: timedelta
     available: timedelta

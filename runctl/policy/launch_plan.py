@@ -27,7 +27,7 @@ _MAX_SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What is known when an attempt needs an instance.
+    """The facts that are known when an attempt needs an instance.
 
     `attempts` are the run's earlier attempts in the order of their numbers. `asked` are the markets
     of the requests sent in this round, and `replayed` is that of an earlier request which was

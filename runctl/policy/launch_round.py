@@ -12,7 +12,7 @@ MAX_POOLS_SHOWN = 6
 
 @dataclass(frozen=True, kw_only=True)
 class QuotaFacts:
-    """What was looked up about the quotas that refused.
+    """The facts that were looked up about the quotas that refused.
 
     `allowed` has the value of each quota in vCPUs, None if it could not be read. `vcpus` has the
     vCPUs of an instance of each type, as far as they are known.

@@ -11,7 +11,7 @@ from runctl.model.run import Attempt
 
 
 class Loss(Enum):
-    """How a node is lost."""
+    """The ways in which a node is lost."""
 
     ANNOUNCED = "announced"  # its machine still runs, until a deadline
     GONE = "gone"  # its machine is stopped or terminated
@@ -19,7 +19,7 @@ class Loss(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Consequence:
-    """What to do about a lost node.
+    """The consequences of a lost node.
 
     `drain` are the nodes whose agents are asked to save, report and leave. `is_unreported` says
     that no agent is left which could report for the attempt.

@@ -1,4 +1,4 @@
-"""What a sweep may remove: pure decisions on runs, machines and fleets."""
+"""Decisions on what a sweep may remove: runs, machines and fleets. Pure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta

@@ -27,7 +27,7 @@ DAMAGE = (tarfile.TarError, ArithmeticError, EOFError, LookupError, RecursionErr
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much an archive may hold; `remedy` is what to do when it holds more."""
+    """The limits of an archive; `remedy` is the advice for an archive that exceeds them."""
 
     field: str
     members: int
@@ -111,7 +111,7 @@ class _Bounded:
     def __init__(self, stream: gzip.GzipFile, limits: Limits) -> None:
         self._stream = stream
         self._limits = limits
-        # What the headers take besides the contents.
+        # The headers take space in addition to the contents.
         self._end = limits.unpacked_bytes + limits.members * tarfile.RECORDSIZE
         self.tell: Callable[[], int] = stream.tell
 

@@ -54,7 +54,7 @@ class Metadata:
             return None
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return _instant(json.loads(text)["time"])
-        # An answer that we cannot read is a notice all the same; the warning leaves two minutes.
+        # An answer that we cannot read is still a notice; the warning leaves two minutes.
         return datetime.now(timezone.utc) + timedelta(seconds=100)
 
     def rebalance_recommended_at(self) -> str | None:

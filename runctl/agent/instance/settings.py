@@ -23,12 +23,12 @@ class Paths:
 
     @property
     def state(self) -> Path:
-        """What lives as long as the instance."""
+        """The folder for files that are kept as long as the instance."""
         return self.state_dir or self.root / "var/lib/runctl"
 
     @property
     def runtime(self) -> Path:
-        """What lives until the next boot: requests, the lease."""
+        """The folder for files that are kept until the next boot: requests, the lease."""
         return self.root / "run/runctl"
 
     @property
@@ -133,7 +133,7 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the agent was started with; an existing instance outlives the attempt.
+    """The settings that the agent was started with; an existing instance outlives the attempt.
 
     `trainer_role` is the ARN of the role whose credentials a trainer may be given, empty where the
     deployment is older than that. `rank` is that of the node, always 0 while an attempt has one.
@@ -180,7 +180,7 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
         raise SettingsError(f"agent.env lacks {', '.join(missing)}")
     is_existing_instance = bool(environ.get("RUNCTL_RUN_ID"))
     if is_existing_instance:
-        # A machine that was there before the run has no tags of it, or none in its metadata.
+        # A machine that existed before the run has no tags of it, or none in its metadata.
         run_id: str | None = environ["RUNCTL_RUN_ID"]
         attempt = int(environ["RUNCTL_ATTEMPT"])
     else:

@@ -57,7 +57,7 @@ class Monitor:
         self._metadata = metadata
         self._pins = pins
         self._pause = pause
-        # The files that are there already are new: nothing else has saved them.
+        # Existing files count as new: nothing else has saved them.
         self._judge = StepJudge()
         inspector = Inspector(watched.folder)
         self._settling = Settling({}, wholeness=Wholeness(inspector))

@@ -122,8 +122,7 @@ class Environments:
 
     def _key_of_new(self, declared: Declared, pinned: Versions | None, target: Path) -> str:
         if pinned is None and declared.declaration.references.is_moving:
-            # Only a run that is pinned to these commits may use it; the next run resolves them
-            # anew.
+            # Only a run that is pinned to these commits may use it; the next run resolves them.
             return self._fingerprint(declared, installed_versions(target, attempt=0))
         return target.name
 
@@ -143,7 +142,7 @@ class Environments:
         return digest.hexdigest()
 
     def _fetched(self, declared: Declared, fingerprint: str) -> bool:
-        """Get an environment from the cache, if it is there."""
+        """Get an environment from the cache if it is stored there."""
         if not declared.installs:
             return False
         target = self._folder / fingerprint

@@ -16,7 +16,7 @@ RELATIVE_SHEBANG = (
 
 
 def pack_environment(archive: Path, target: Path, names: Sequence[str]) -> None:
-    """Pack an environment without its links to the interpreter, which each instance makes anew."""
+    """Pack an environment without its links to the interpreter, which each instance creates."""
     found = []
     for name in names:
         if name == "bin":

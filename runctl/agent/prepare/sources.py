@@ -11,7 +11,8 @@ from pathlib import Path
 from runctl.model.declaration import Declaration
 
 BLOCK = 1024 * 1024
-# What the build of an editable package reads. Its Python files are read at every start instead.
+# The files that the build of an editable package reads. Its Python files are read at every start
+# instead.
 BUILD_NAMES = frozenset(
     {
         "pyproject.toml", "setup.py", "setup.cfg", "MANIFEST.in", "CMakeLists.txt", "Cargo.toml",
@@ -99,7 +100,7 @@ def keep_built(target: Path, project: Path, built: frozenset[str]) -> None:
     """Keep in the environment what the build of editable packages left in the project.
 
     Compiled modules and generated version files lie next to the sources; on the next instance, and
-    after a restart of the agent, the project is unpacked anew without them.
+    after a restart of the agent, the project is unpacked again without them.
     """
     (target / BUILT_FOR).write_text(str(project))
     for name in built:

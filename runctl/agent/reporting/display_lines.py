@@ -17,7 +17,7 @@ MAX_EVENT_BYTES = 250_000
 # A line without an end, such as a prompt, is passed on as a fragment after this.
 UNFINISHED_LINE_SECONDS = 5.0
 REDRAW_SECONDS = 1.0
-# How far up a cursor can go, and so how many bars there can be.
+# The number of rows that a cursor can move up, and so the maximum number of bars.
 MAX_ROWS = 64
 
 _MOVE = re.compile(rb"\r?\n|\r|\x1b\[[01]?G|\x1b\[(\d{0,3})([ABEF])")

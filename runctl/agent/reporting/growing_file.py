@@ -10,7 +10,7 @@ from pathlib import Path
 from runctl.agent.instance.disk import free_beginning
 
 READ_BYTES = 512 * 1024
-# What was shipped is freed on the disk in pieces of this size; the end stays, for last words.
+# Shipped bytes are freed on the disk in chunks of this size; the end stays, for last words.
 FREED_BYTES = 16 * 1024 * 1024
 KEPT_BYTES = 1024 * 1024
 

@@ -56,7 +56,7 @@ class MetricsShipper:
         self._ship()
 
     def _collect(self, *, everything: bool) -> None:
-        """Take the lines that are there; those that cannot be stored yet stay in the file."""
+        """Read the available lines; those that cannot be stored yet stay in the file."""
         while self._waiting_bytes < CHUNK_BYTES or self._ship():
             lines = self._follower.read(everything=everything)
             if not lines:

@@ -1,4 +1,4 @@
-"""The endpoint where a trainer that has asked for AWS credentials gets them."""
+"""The endpoint where a trainer that requests AWS credentials gets them."""
 
 import hmac
 import json

@@ -12,7 +12,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What a program is started with, and what it may rely on.
+    """The inputs of a program, and what it may rely on.
 
     `environment` is complete but for `credentials`, the variables by which a program gets the
     AWS credentials of its run, if it asked for them: both may hold secrets. `save_request` is the
@@ -33,7 +33,7 @@ class Contract:
 
 @dataclass(frozen=True, kw_only=True)
 class Killed:
-    """What the end of the last process of a program means for the checkpoint folder.
+    """The effect of the end of a program on the checkpoint folder.
 
     `torn` are the files, relative to the folder, that were open for writing when their writer was
     killed. `is_abrupt` says that a writer died without running its own exit, and `missed_grace`
@@ -55,7 +55,7 @@ class HiddenFailure:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramExit:
-    """What is known about the end of a program besides the files that it left.
+    """The facts about the end of a program, apart from the files that it left.
 
     `code` is negative for a signal. `stopped_by` describes who else sent it a SIGTERM: it is empty
     if nobody did, and None where that cannot be known. `memory_problem` describes a lack of memory,

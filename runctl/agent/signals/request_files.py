@@ -41,7 +41,7 @@ def write(folder: Path, request: Request, *, deadline: str = "") -> None:
 
 
 def collect(folder: Path) -> list[Received]:
-    """Return the requests that are there, and remove their files."""
+    """Return the pending requests, and remove their files."""
     found = []
     for request in Request:
         path = folder / request.value

@@ -23,7 +23,7 @@ _SYSTEM_FOLDERS = (
     "/private/var", "/proc", "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr",  # noqa: S108
     "/usr/local", "/var", "/var/lib", "/var/tmp",  # noqa: S108
 )  # fmt: skip
-# What stat says of every file where user ids do not exist.
+# The owner that stat returns for every file where user ids do not exist.
 _WINDOWS_UID = 0
 _KERNEL = ("/dev", "/proc", "/sys")
 # Windows has neither terminals that a process can acquire nor descriptors that a child inherits.
