@@ -96,7 +96,7 @@ class SsmCommands:
             )
         except RefusedError as exc:
             raise RefusedError(
-                f"cannot be commanded: {exc}. If the machine is yours, let runctl command it: "
+                f"cannot receive commands: {exc}. If the machine is yours, permit commands: "
                 f"aws ec2 create-tags --resources {instance_id} --tags Key={EXISTING_TAG},Value=yes"
             ) from exc
         if not command_id:

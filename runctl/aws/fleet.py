@@ -175,7 +175,7 @@ class Ec2Fleet:
         except ClientError as exc:
             if code_of(exc) == "InvalidInstanceType":
                 message = exc.response["Error"].get("Message", "a type does not exist").rstrip(".")
-                return f"{message} in this region; `aws ec2 describe-instance-types` lists those"
+                return f"{message} in this region; `aws ec2 describe-instance-types` lists all"
         return ""
 
     def find_by_run(self, run_id: str) -> list[Machine]:

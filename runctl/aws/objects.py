@@ -44,7 +44,9 @@ class S3Objects:
                         "in the context `readable_buckets` and deploy again"
                     )
                 if code in ELSEWHERE:
-                    return f"{uri} is in another region than this deployment; copy it over"
+                    return (
+                        f"{uri} is in another region than this deployment; copy it to this region"
+                    )
                 raise
         return None
 

@@ -153,6 +153,6 @@ def _selected(found: str, reference: SecretReference) -> str:
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     raise UnreadableSecretError(
-        f"the value of {reference.key!r} is not a text; store it as one, or leave out "
+        f"the value of {reference.key!r} is not a string; store it as one, or leave out "
         f"'#{reference.key}' to get the whole object"
     )

@@ -77,7 +77,7 @@ class ComputeChecks:
             run_id=run_id,
             why="it is stopped: only its disk is billed" if stopped else f"not needed by {run}",
             remedy=remedy,
-            advice=f"look at its disk, then `{command}`" if stopped else "",
+            advice=f"inspect its disk, then `{command}`" if stopped else "",
             usd_per_hour=None if stopped else self._price(machine.pool),
         )
 

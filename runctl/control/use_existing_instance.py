@@ -8,7 +8,7 @@ from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage, Existing, Run
 
-# What the owner has to check when a machine cannot be commanded; the guide says how.
+# What the owner has to check when a machine cannot receive commands; the guide says how.
 NOT_REGISTERED = (
     "its SSM agent is not registered: check that the machine runs, has the SSM agent, reaches SSM "
     "over the network, and has an instance profile whose role permits it to register"
@@ -50,7 +50,7 @@ def use_existing_instance(
         except RefusedError as exc:
             return attempt, _failed(f"{instance_id} {exc}")
         if not reached:
-            raise TransientError(f"{instance_id} cannot be commanded: {NOT_REGISTERED}")
+            raise TransientError(f"{instance_id} cannot receive commands: {NOT_REGISTERED}")
     return attempt, attempt.ended
 
 
@@ -61,7 +61,7 @@ def problem_with(machine: Machine) -> str:
     if machine.run_id:
         return (
             f"was launched for the run {machine.run_id} and ends with it; "
-            "create one that stays with `runctl aws create`"
+            "use `runctl aws create` for a machine that is kept"
         )
     if machine.state == "stopped":
         return "is stopped; start it, and try again"

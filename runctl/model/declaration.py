@@ -96,7 +96,7 @@ def _python_rules(tree: Tree, folders: list[str], loads: Loads) -> tuple[PythonR
 def _rule(source: str, section: Mapping[str, Any]) -> tuple[PythonRule, ...]:
     specifier = section.get("requires-python", "")
     if not isinstance(specifier, str):
-        raise _bad(source, f"requires-python is {specifier!r}, not a text such as '>=3.11'")
+        raise _bad(source, f"requires-python is {specifier!r}, not a string such as '>=3.11'")
     return (PythonRule(source=source, specifier=specifier),) if specifier.strip() else ()
 
 
@@ -151,7 +151,7 @@ def _listed(
     """Return a declaration whose requirements a TOML document lists."""
     listed = section.get("dependencies", [])
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise _bad(name, f"dependencies are {listed!r}, not a list of texts such as 'torch>=2.4'")
+        raise _bad(name, f"dependencies are {listed!r}, not a list of strings such as 'torch>=2.4'")
     requirements, refused = apply_sources(listed, _uv_table(section).get("sources"))
     references = listed_references(tree, folder, name, requirements)
     problems = tuple(

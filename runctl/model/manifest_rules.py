@@ -49,7 +49,7 @@ def whole(value: Any, name: str, *, least: int = 0, most: int = MAX_NUMBER) -> i
 def text(value: Any, name: str) -> str:
     """Return a text; TypeError for anything else."""
     if not isinstance(value, str):
-        raise TypeError(f"{name}: {_shown(value)} is not a text")
+        raise TypeError(f"{name}: {_shown(value)} is not a string")
     return value
 
 
@@ -100,7 +100,7 @@ def _check_length(path: str, names: Iterable[str]) -> None:
     # Bytes that are not UTF-8 are surrogates. Two texts must not stand for one name on the disk.
     stored = path.encode("utf-8", "surrogateescape")
     if stored.decode("utf-8", "surrogateescape") != path:
-        raise ValueError(f"{_shown(path)} is another path's name in other characters")
+        raise ValueError(f"{_shown(path)} is another encoding of the name of a path")
     if len(stored) > MAX_PATH_BYTES or max(map(len, stored.split(b"/"))) > MAX_NAME_BYTES:
         raise ValueError(f"{_shown(path)} is longer than a path can be")
 
@@ -120,7 +120,7 @@ def _check_content(entry: Entry, sizes: dict[str, int]) -> None:
             raise ValueError(f"the part {part.sha256} has two sizes")
     if entry.offset is None:
         if sum(part.size_bytes for part in entry.parts) != entry.size_bytes:
-            raise ValueError(f"{_shown(entry.path)} has another size than its parts together")
+            raise ValueError(f"{_shown(entry.path)} does not have the size of its parts together")
         return
     if len(entry.parts) != 1:
         raise ValueError(f"{_shown(entry.path)} has an offset, but {len(entry.parts)} parts")

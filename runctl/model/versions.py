@@ -56,7 +56,7 @@ class Versions:
         return hashlib.sha256(json.dumps(sorted(rows)).encode()).digest()
 
     def constraints(self) -> list[str]:
-        """Return lines for pip that hold every package of an index to its version."""
+        """Return lines for pip that pin every package of an index to its version."""
         return [
             f"{package.name}=={package.version}"
             for package in self._from_elsewhere()
@@ -137,7 +137,7 @@ def repository_of(url: str) -> str:
 
 
 def pin_repositories(requirement: str, commits: Mapping[tuple[str, str], str]) -> str:
-    """Return a requirement whose repository is held to the commit that is known for it."""
+    """Return a requirement whose repository is pinned to the commit that is known for it."""
 
     def pinned(match: re.Match[str]) -> str:
         url, revision = match["url"], ""

@@ -111,7 +111,7 @@ class NoticeBudget:
             f"a last save does not fit into the notice: {self.size_bytes / _MEBIBYTE:,.0f} MiB at "
             f"{self.bytes_per_second / _MEBIBYTE:,.0f} MiB/s need {_words(self.needed)}, EC2 "
             f"gives {_words(self.available)}; what is new since the previous checkpoint will be "
-            "lost: save smaller or more often, or take a type with more network"
+            "lost: save less or more often, or use a type with a faster network"
         )
 
 

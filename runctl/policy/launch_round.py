@@ -152,7 +152,7 @@ def _explain_quota(asked: Round, quota: VcpuQuota) -> str:
     allowed, link = facts.allowed.get(quota), quota.console(facts.region)
     if allowed is None:
         return (
-            f"quota {quota} in {facts.region} does not suffice; its value could not be read, and "
+            f"quota {quota} in {facts.region} is not sufficient; its value could not be read, and "
             f"the run needs {need}; see {link}"
         )
     says = f"quota {quota} is {allowed} vCPUs in {facts.region}, and the run needs {need}"

@@ -56,7 +56,7 @@ def test_parameter_is_decrypted_and_a_plain_one_is_read_as_well():
         ("secret:missing", "there is no such secret in us-east-1; create it there, or correct"),
         ("ssm:/missing", "there is no such parameter in us-east-1; create it there, or correct"),
         ("secret:keys#Wandb", "it has no key 'Wandb' (keys are case-sensitive)"),
-        ("secret:keys#list", "the value of 'list' is not a text"),
+        ("secret:keys#list", "the value of 'list' is not a string"),
         ("secret:plain#key", "it is not a JSON object, so it has no key 'key'"),
         ("secret:array#key", "it is not a JSON object"),
         ("secret:binary", "it is binary"),

@@ -76,7 +76,7 @@ def _correct(installer: Installer, target: Path, declared: Declared, pinned: Ver
     differing = pinned.differing(installed_versions(target, attempt=0))
     for ours, theirs in differing:
         if ours.commit and theirs.commit:
-            logger.info("%s is held to the commit %s", ours.name, ours.commit)
+            logger.info("%s is pinned to the commit %s", ours.name, ours.commit)
             wanted = f"{ours.name} @ git+{ours.url}@{ours.commit}"
             arguments = ["--no-deps", "--force-reinstall", wanted]
             installer.install(target, arguments, declared.source, cwd=declared.folder)

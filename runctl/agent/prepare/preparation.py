@@ -168,7 +168,7 @@ class Preparation:
             # The last words, which name the cause, need some space too.
             self._restorer.discard()
             raise RequestError(
-                f"{what} do not fit, the instance's disk is full ({exc.strerror}); "
+                f"{what} do not fit: the instance's disk is full ({exc.strerror}); "
                 f"without them {room(self._paths.state)}"
             ) from exc
 
@@ -282,7 +282,7 @@ class Preparation:
                 ):
                     return None
                 restorer.put_in_place(restorer.fetch(key).manifest, self._paths.partial)
-                logger.info("what an unfinished checkpoint left is in %s", self._paths.partial)
+                logger.info("the files of an unfinished checkpoint are in %s", self._paths.partial)
                 return self._paths.partial
         except (RunctlError, OSError) as exc:
             logger.warning("the unfinished checkpoint cannot be fetched: %s", exc)

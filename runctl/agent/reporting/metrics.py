@@ -87,7 +87,7 @@ class MetricsShipper:
         try:
             self._blobs.put(key, body)
         except RunctlError as exc:
-            logger.warning("metrics could not be stored and wait: %s", exc)
+            logger.warning("metrics could not be stored yet: %s", exc)
             return False
         self._waiting, self._waiting_bytes = [], 0
         return True

@@ -26,7 +26,7 @@ def upload_outputs(
         for name in sorted(files):
             path = Path(base) / name
             if time.monotonic() > until:
-                logger.warning("no time is left for the output %s and what follows", name)
+                logger.warning("no time is left for the output %s and those after it", name)
                 return count
             if not path.is_file():
                 continue
@@ -38,7 +38,7 @@ def upload_outputs(
             except (RunctlError, OSError, ValueError) as exc:
                 raise TransientError(f"the output {name!a} could not be uploaded: {exc}") from exc
             if not is_stored:
-                logger.info("the output %s is from a later attempt and stays", output)
+                logger.info("the output %s of a later attempt is kept", output)
             count += is_stored
     return count
 

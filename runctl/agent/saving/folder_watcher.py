@@ -175,7 +175,7 @@ class FolderWatcher:
         try:
             held = pin_snapshot(snapshot, self._folder, place)
         except OSError as exc:
-            logger.warning("the last checkpoint is read where it lies: %s", exc)
+            logger.warning("the last checkpoint is read in place: %s", exc)
             place = self._spare
             held = pin_snapshot(snapshot, self._folder, place)
         return Pinned(held, place, self._save_events.step)
