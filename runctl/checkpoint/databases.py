@@ -107,7 +107,7 @@ class Databases:
         """
         owners = {path for path in {*torn, *self._used} if path in folder_state}
         found = {path for path in owners if path in self._used or self._finder.is_database(path)}
-        # A journal may be open when its database is not: it holds rows all the same.
+        # A journal may be open when its database is not: it still holds rows.
         for path in torn:
             for sidecar in SIDECARS:
                 owner = path.removesuffix(sidecar)

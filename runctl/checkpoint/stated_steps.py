@@ -66,7 +66,7 @@ class StepJudge:
         """Judge a save that changed files.
 
         `folder_state` is the folder as it is saved, `held` as it was saved before, at the step
-        `current`. A save that names no step  has the current one as long as a file of that step
+        `current`. A save that names no step has the current one as long as a file of that step
         exists.
         """
         files = {
