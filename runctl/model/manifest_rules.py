@@ -100,7 +100,7 @@ def _check_length(path: str, names: Iterable[str]) -> None:
     # Bytes that are not UTF-8 are surrogates. Two texts must not stand for one name on the disk.
     stored = path.encode("utf-8", "surrogateescape")
     if stored.decode("utf-8", "surrogateescape") != path:
-        raise ValueError(f"{_shown(path)} is another encoding of the name of a path")
+        raise ValueError(f"{_shown(path)} is another path's name in other characters")
     if len(stored) > MAX_PATH_BYTES or max(map(len, stored.split(b"/"))) > MAX_NAME_BYTES:
         raise ValueError(f"{_shown(path)} is longer than a path can be")
 

@@ -401,5 +401,5 @@ def test_key_that_would_be_another_request_is_not_sent(
     put(store, b"1", b"2")  # the second one goes the light way
     before = len(server.asked)
     with pytest.raises(UnsafeRequestError):
-        store._light.get("a HTTP/1.1\r\nx-amz-copy-source: b/c\r\nx: ", lambda *_: None)
+        store._fast_sender.get("a HTTP/1.1\r\nx-amz-copy-source: b/c\r\nx: ", lambda *_: None)
     assert len(server.asked) == before

@@ -111,7 +111,7 @@ def the_same_name_in_other_characters(home: Path) -> tuple[Document, ...]:
     ("attack", "match"),
     [
         (link_then_file, "twice"),
-        (file_below_link, "no folder"),
+        (file_below_link, "not a folder"),
         (hard_link_through_link, "hard link"),
         (hard_link_to_link, "hard link"),
         (the_same_name_in_other_characters, "other characters"),
