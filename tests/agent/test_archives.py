@@ -198,9 +198,7 @@ def test_modes_that_give_more_rights_are_not_unpacked(tmp_path: Path, folder: Pa
 
 
 @pytest.mark.parametrize("value", ["1e400", "-1e400", "nan", "9" * 5000])
-def test_time_that_cannot_be_is_refused_or_ignored(
-    tmp_path: Path, folder: Path, value: str
-) -> None:
+def test_impossible_time_is_refused_or_ignored(tmp_path: Path, folder: Path, value: str) -> None:
     path = tmp_path / "a.tar.gz"
     info = tarfile.TarInfo("a")
     info.pax_headers = {"mtime": value}

@@ -30,7 +30,7 @@ signal.pause()
 """
 
 
-def test_every_variable_of_the_contract_can_be_referred_to(tmp_path: Path) -> None:
+def test_every_variable_of_the_contract_can_be_referenced(tmp_path: Path) -> None:
     folders = dict.fromkeys(
         ("checkpoint", "inputs", "outputs", "metrics", "checkpoint_request", "saved", "partial"),
         tmp_path,

@@ -209,7 +209,7 @@ def test_trainer_that_ignores_sigterm_is_killed_after_its_grace(cloud: Cloud, la
     assert 0.9 <= (timeline["exited"] - timeline["sigterm"]).total_seconds() <= 3
 
 
-def test_trainer_that_dies_of_sigterm_in_a_save_leaves_the_checkpoint_before(
+def test_trainer_that_sigterm_kills_during_a_save_leaves_the_previous_checkpoint(
     cloud: Cloud, launch
 ) -> None:
     machine = begin(
@@ -296,7 +296,7 @@ def test_failing_trainer_is_reported_with_its_last_words(cloud: Cloud, launch) -
     assert machine.shut_down
 
 
-def test_reason_ends_with_the_last_words_however_long_what_came_before(
+def test_reason_ends_with_the_last_words_however_long_the_output_before(
     cloud: Cloud, launch
 ) -> None:
     cloud.create_run("""
@@ -419,7 +419,7 @@ def test_killed_agent_starts_again_from_the_newest_checkpoint(cloud: Cloud, laun
     assert not is_alive(first)
 
 
-def test_kill_in_the_middle_of_an_upload_leaves_the_checkpoint_before_newest(
+def test_kill_in_the_middle_of_an_upload_leaves_the_previous_checkpoint_newest(
     cloud: Cloud, launch
 ) -> None:
     # The first part is of step 1, so the agent is killed with two parts of step 2 stored.
@@ -446,7 +446,7 @@ def test_kill_in_the_middle_of_an_upload_leaves_the_checkpoint_before_newest(
     assert 3 <= len(cloud.keys(parts)) < 26
 
 
-def test_unhelped_trainer_is_left_alone_when_a_checkpoint_is_asked_for(
+def test_trainer_without_the_helper_is_left_alone_when_a_checkpoint_is_requested(
     cloud: Cloud, launch
 ) -> None:
     machine = begin(cloud, launch, AWARE)
@@ -457,7 +457,7 @@ def test_unhelped_trainer_is_left_alone_when_a_checkpoint_is_asked_for(
     assert cloud.tokens.reports == []
 
 
-def test_save_that_the_helper_tells_of_is_committed_with_its_step(cloud: Cloud, launch) -> None:
+def test_save_that_the_helper_announces_is_committed_with_its_step(cloud: Cloud, launch) -> None:
     begin(
         cloud,
         launch,
@@ -494,7 +494,7 @@ TELLS_LATE = """
     """
 
 
-def test_step_that_is_told_of_after_its_save_was_taken_is_its_step_all_the_same(
+def test_step_announced_after_the_snapshot_of_its_save_is_still_its_step(
     cloud: Cloud, launch
 ) -> None:
     """As between the rename of a save and the line that tells of it, only longer."""
@@ -510,7 +510,7 @@ def test_step_that_is_told_of_after_its_save_was_taken_is_its_step_all_the_same(
     assert machine.agent_log().count("committed step 42") == 1
 
 
-def test_step_that_is_told_of_at_the_very_end_is_the_runs(cloud: Cloud, launch) -> None:
+def test_step_announced_at_the_very_end_is_the_step_of_the_run(cloud: Cloud, launch) -> None:
     machine = begin(cloud, launch, TELLS_LATE)
     wait_until(lambda: cloud.run().newest)
     (machine.state / "output/once").touch()
@@ -570,7 +570,7 @@ def test_metrics_reach_the_ledger_and_s3(cloud: Cloud, launch) -> None:
     assert len(b"".join(chunks).splitlines()) == 3
 
 
-def test_trainer_sees_its_contract_and_nothing_of_ours(cloud: Cloud, launch) -> None:
+def test_trainer_sees_its_contract_and_nothing_of_the_agent(cloud: Cloud, launch) -> None:
     cloud.create_run(
         """
         import json, os, sys
@@ -622,7 +622,7 @@ def test_script_missing_from_the_archive_fails_the_run_with_its_name(cloud: Clou
     assert "script: 'other.py' is not in the code archive" in outcome["reason"]
 
 
-def test_single_script_by_its_uri_is_enough(cloud: Cloud, launch) -> None:
+def test_uri_of_a_single_script_is_enough(cloud: Cloud, launch) -> None:
     cloud.clients["s3"].put_object(Bucket=cloud.name, Key="scripts/hello.py", Body=b"print('hi')")
     cloud.create_run("", script=f"s3://{cloud.name}/scripts/hello.py", code="")
     cloud.open_attempt()
@@ -671,9 +671,7 @@ def test_notice_before_the_token_is_reported_once_the_token_is_there(cloud: Clou
     assert not started(machine)
 
 
-def test_agent_that_fails_again_and_again_says_so_and_ends_the_instance(
-    cloud: Cloud, launch
-) -> None:
+def test_agent_that_fails_repeatedly_reports_it_and_ends_the_instance(cloud: Cloud, launch) -> None:
     cloud.create_run(AWARE)
     cloud.open_attempt()
     cloud.give_token()

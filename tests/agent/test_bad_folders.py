@@ -58,7 +58,7 @@ def test_folder_that_is_a_file_of_the_project_fails_the_run_with_the_fields_name
     assert "checkpoint.dir: weights is a file" in outcome["reason"]
 
 
-def test_folder_that_the_trainer_replaces_by_a_file_keeps_the_checkpoint_before(
+def test_folder_that_the_trainer_replaces_by_a_file_keeps_the_previous_checkpoint(
     cloud: Cloud, launch
 ) -> None:
     machine = run(
@@ -82,7 +82,7 @@ wait_for("end")
     assert machine.agent_log().count("is not a folder any more") == 1
 
 
-def test_folder_that_becomes_unreadable_is_told_once_and_saved_when_it_can_be_read(
+def test_folder_that_becomes_unreadable_is_reported_once_and_saved_when_it_can_be_read(
     cloud: Cloud, launch
 ) -> None:
     body = """
@@ -144,7 +144,7 @@ wait_for("end")
     assert cloud.run().newest == newest
 
 
-def test_names_that_are_no_utf_8_are_saved_and_restored(cloud: Cloud, launch) -> None:
+def test_names_that_are_not_utf_8_are_saved_and_restored(cloud: Cloud, launch) -> None:
     body = """
 name = os.fsencode(folder) + b"/step-\\xff\\xfe-7.bin"
 if os.environ["RUNCTL_ATTEMPT"] == "1":
@@ -165,7 +165,7 @@ else:
     assert (second.checkpoint / "gewichte-größe-重み-7.bin").read_bytes() == b"other"
 
 
-def test_other_program_that_writes_to_the_folder_holds_no_save_up(cloud: Cloud, launch) -> None:
+def test_another_program_that_writes_to_the_folder_delays_no_save(cloud: Cloud, launch) -> None:
     body = """
 import subprocess
 other = subprocess.Popen([sys.executable, "-c", '''
@@ -188,7 +188,7 @@ other.kill()
     assert cloud.outcome()["kind"] == "completed"
 
 
-def test_checkpoint_of_a_newer_runctl_is_refused_with_the_cure(cloud: Cloud, launch) -> None:
+def test_checkpoint_of_a_newer_runctl_is_refused_with_the_remedy(cloud: Cloud, launch) -> None:
     first = run(cloud, launch, '(folder / "step-1.bin").write_bytes(b"one"); wait_for("end")')
     newest = wait_until(lambda: cloud.run().newest)
     first.end()

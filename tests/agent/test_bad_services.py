@@ -71,7 +71,7 @@ def test_another_writer_of_the_same_manifest_at_the_same_instant_is_waited_for(
     assert order.left == 0
 
 
-def test_upload_that_is_not_permitted_is_told_and_made_up_for_once_it_is(
+def test_refused_upload_is_reported_and_repeated_once_it_is_permitted(
     cloud: Cloud, front: Front, launch, tmp_path: Path
 ) -> None:
     begin(cloud, HOLD_AT="2")

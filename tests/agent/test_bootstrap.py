@@ -199,7 +199,7 @@ def test_booting_again_changes_nothing(boot: Boot) -> None:
     assert (boot.root / "run/runctl/born").stat().st_mtime_ns == born
 
 
-def test_failing_store_is_asked_again(boot: Boot) -> None:
+def test_download_from_a_failing_store_is_repeated(boot: Boot) -> None:
     boot.store.failures = [503, 500]
     assert boot.run().returncode == 0
     assert boot.store.requests == 3
@@ -207,7 +207,7 @@ def test_failing_store_is_asked_again(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("failure", [STALLED, TORN])
-def test_answer_that_stalls_or_is_not_whole_is_asked_for_again(boot: Boot, failure: str) -> None:
+def test_stalled_or_truncated_download_is_repeated(boot: Boot, failure: str) -> None:
     boot.store.failures = [failure, 503]
     done = boot.run(RUNCTL_BOOT_TIMEOUT="2")
     assert done.returncode == 0, done.stderr
@@ -216,7 +216,7 @@ def test_answer_that_stalls_or_is_not_whole_is_asked_for_again(boot: Boot, failu
     assert boot.has_agent()
 
 
-def test_security_token_is_signed_though_curl_is_too_old_to_do_it(boot: Boot) -> None:
+def test_security_token_is_signed_even_if_curl_is_too_old_to_do_it(boot: Boot) -> None:
     curl = boot.root / "bin/curl"
     curl.write_text(OLD_CURL.format(python=sys.executable, curl=shutil.which("curl")))
     curl.chmod(0o755)
@@ -262,7 +262,7 @@ def bare_path(boot: Boot) -> str:
     return f"{boot.root / 'bin'}:{boot.root / 'tools'}"
 
 
-def test_image_without_a_python_is_said(boot: Boot, bare_path: str) -> None:
+def test_image_without_a_python_is_reported(boot: Boot, bare_path: str) -> None:
     done = boot.run(PATH=bare_path)
     assert done.returncode == 1
     assert "no Python 3.10" in done.stderr
@@ -412,7 +412,7 @@ def test_deadman_asks_the_agent_to_flush_before_it_shuts_down(dead_man: DeadMan)
 
 
 @pytest.mark.parametrize("jump", [3600, -3600, 10 * 365 * 86400])
-def test_no_jump_of_the_clock_ends_an_instance_or_keeps_it(dead_man: DeadMan, jump: int) -> None:
+def test_no_clock_jump_ends_an_instance_or_keeps_it(dead_man: DeadMan, jump: int) -> None:
     """NTP steps the clock right after boot: the lease's time is then an hour old, or to come."""
     lease = dead_man.run_folder / "lease"
     dead_man.hear()
@@ -465,14 +465,14 @@ def test_an_agent_that_was_killed_and_masked_does_not_keep_the_instance(dead_man
     assert dead_man.check()[-1] == "shutdown -h now"
 
 
-def test_an_agent_that_stays_active_is_waited_for_only_so_long(dead_man: DeadMan) -> None:
+def test_an_agent_that_stays_active_is_waited_for_up_to_a_limit(dead_man: DeadMan) -> None:
     dead_man.now += 31 * MINUTE
     calls = dead_man.check(RUNCTL_FLUSH_SECONDS="2")
     assert calls.count("systemctl is-active --quiet runctl-agent.service") == 2
     assert calls[-1] == "shutdown -h now"
 
 
-def test_a_shutdown_that_is_refused_is_not_the_last_word(dead_man: DeadMan) -> None:
+def test_a_refused_shutdown_is_followed_by_a_poweroff(dead_man: DeadMan) -> None:
     for name, code in (("shutdown", 1), ("poweroff", 0)):
         shim = dead_man.boot.root / "bin" / name
         shim.write_text(

@@ -117,7 +117,7 @@ def commits(machine: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("empty_first", [False, True])
-def test_save_whose_files_come_apart_is_committed_only_with_all_of_them(
+def test_save_whose_files_arrive_seconds_apart_is_committed_only_with_all_of_them(
     cloud: Cloud, launch, tmp_path: Path, empty_first: bool
 ) -> None:
     machine = begin(cloud, launch, WITH_PAUSES.replace("EMPTY_FIRST", str(empty_first)))
@@ -171,7 +171,7 @@ def test_database_that_stays_open_is_saved_while_the_trainer_runs(
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
-def test_database_is_saved_as_it_lies_when_its_process_is_gone(
+def test_database_is_saved_as_it_is_on_disk_when_its_process_is_gone(
     cloud: Cloud, launch, tmp_path: Path, journal: str
 ) -> None:
     machine = begin(cloud, launch, DATABASE.replace("JOURNAL", journal))
@@ -221,7 +221,7 @@ def spin() -> None:
         pass
 
 
-def test_program_that_saves_every_ten_ms_is_committed_over_and_over_on_a_busy_machine(
+def test_program_that_saves_every_ten_ms_is_committed_regularly_on_a_busy_machine(
     cloud: Cloud, launch, tmp_path: Path
 ) -> None:
     with a_busy_machine():

@@ -85,7 +85,7 @@ def ask(url: str, authorization: str | None) -> tuple[int, dict[str, str]]:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_client_that_knows_nothing_else_gets_them_and_newer_ones_before_they_end(serve) -> None:
+def test_a_plain_client_gets_credentials_and_newer_ones_before_they_expire(serve) -> None:
     renewed, may_renew, count = threading.Event(), threading.Event(), iter(range(1, 10))
 
     def fetch() -> SessionCredentials:
@@ -117,7 +117,7 @@ def test_a_client_that_knows_nothing_else_gets_them_and_newer_ones_before_they_e
         reader.stdin.close()
 
 
-def test_who_does_not_know_the_token_gets_nothing(serve) -> None:
+def test_a_caller_without_the_token_gets_nothing(serve) -> None:
     variables = serve(lambda: of_number(1)).as_environment()
     url, token = variables[URI], variables[TOKEN]
     for wrong in (None, "", token[:-1], f"{token}x", f"Bearer {token}", "ü"):
@@ -133,7 +133,7 @@ def test_who_does_not_know_the_token_gets_nothing(serve) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_what_has_ended_is_not_handed_out_and_the_status_says_why(serve) -> None:
+def test_expired_credentials_are_not_served_and_the_status_says_why(serve) -> None:
     progress, calls = Progress(), iter([of_number(1, minutes=-1)])
     away = threading.Event()
 
@@ -152,7 +152,7 @@ def test_what_has_ended_is_not_handed_out_and_the_status_says_why(serve) -> None
     wait_until(lambda: progress.snapshot().warning == "")
 
 
-def test_without_a_first_answer_nothing_listens(serve) -> None:
+def test_without_a_first_session_nothing_listens(serve) -> None:
     def fetch() -> SessionCredentials:
         raise RefusedError("no")
 
@@ -187,7 +187,7 @@ def start(cloud: Cloud, launch, program: str, *, env: dict[str, str] | None = No
 
 
 @pytest.mark.slow
-def test_a_trainer_that_asked_has_a_session_of_its_own_and_the_log_no_secret(
+def test_a_trainer_that_requests_credentials_has_its_own_session_and_the_log_no_secret(
     cloud: Cloud, launch
 ) -> None:
     machine = start(
@@ -213,7 +213,7 @@ def test_a_trainer_that_asked_has_a_session_of_its_own_and_the_log_no_secret(
 
 
 @pytest.mark.slow
-def test_a_trainer_that_did_not_ask_is_told_of_nothing_and_nothing_listens(
+def test_without_a_request_a_trainer_gets_no_credentials_and_nothing_listens(
     cloud: Cloud, launch
 ) -> None:
     program = "import os, json, time\nprint(json.dumps(dict(os.environ)), flush=True)\n"
@@ -225,7 +225,7 @@ def test_a_trainer_that_did_not_ask_is_told_of_nothing_and_nothing_listens(
 
 
 @pytest.mark.slow
-def test_a_deployment_without_a_role_for_trainers_is_told_as_such(cloud: Cloud, launch) -> None:
+def test_a_deployment_without_a_role_for_trainers_is_reported_as_such(cloud: Cloud, launch) -> None:
     cloud.create_run("print('never')", credentials="run")
     cloud.open_attempt()
     cloud.give_token()

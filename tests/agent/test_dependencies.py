@@ -133,7 +133,7 @@ def test_what_is_referred_to_is_part_of_the_key(
 @pytest.mark.parametrize(
     "change", [{"pkg/pkg.py": "SAYS = 2\n"}, {"train.py": "x"}, {"data/a.csv": "1"}]
 )
-def test_what_an_editable_package_reads_at_its_start_builds_nothing_anew(
+def test_changed_python_files_of_an_editable_package_cause_no_new_build(
     tmp_path: Path, change: dict[str, str]
 ) -> None:
     files = {"requirements.txt": "-e ./pkg\n", **below("pkg", PACKAGE)}
@@ -160,7 +160,7 @@ def test_cached_editable_environment_follows_the_code_of_another_machine(
 
 
 @pytest.mark.slow
-def test_changed_code_behind_a_source_folder_is_installed_anew(
+def test_changed_code_behind_a_source_folder_is_installed_again(
     cloud: Cloud, tmp_path: Path
 ) -> None:
     files = {"requirements.txt": f"{OFFLINE}./pkg\n", **below("pkg", source_package("pkg"))}
@@ -173,7 +173,7 @@ def test_changed_code_behind_a_source_folder_is_installed_anew(
 
 
 @pytest.mark.slow
-def test_lock_with_local_packages_is_installed_beside_what_has_hashes(
+def test_lock_with_local_packages_is_installed_together_with_hashed_ones(
     cloud: Cloud, tmp_path: Path
 ) -> None:
     project = plant(
@@ -204,7 +204,7 @@ def test_lock_with_local_packages_is_installed_beside_what_has_hashes(
     assert found == ["pkg", "edit", "greeter 1.0", "listed 1.0"]
 
 
-def test_packages_of_a_lock_are_looked_for_in_its_indexes(tmp_path: Path) -> None:
+def test_packages_of_a_lock_are_looked_up_in_its_indexes(tmp_path: Path) -> None:
     torch, flat = "https://download.example.com/whl/cu121", "https://example.com/files"
     entries = "".join(
         f'[[package]]\nname = "p{number}"\nversion = "1"\nsource = {{ registry = "{index}" }}\n'
@@ -279,14 +279,14 @@ def test_requires_python_is_honored_though_the_environment_is_cached(
         ("ERROR: No matching distribution found for x", ""),
     ],
 )
-def test_trouble_of_the_network_is_told_from_a_refusal(line: str, cause: str) -> None:
+def test_network_failures_are_distinguished_from_refusals(line: str, cause: str) -> None:
     found = network_cause(line)
     assert found.startswith(cause)
     assert bool(found) == bool(cause)
 
 
 @pytest.mark.slow
-def test_repository_that_cannot_be_reached_is_tried_again(
+def test_unreachable_repository_is_tried_again(
     cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runctl.agent.prepare.installer.NETWORK_WAITS", (1.0,))
@@ -306,7 +306,9 @@ def test_repository_that_cannot_be_reached_is_tried_again(
 
 
 @pytest.mark.slow
-def test_reason_starts_where_a_line_starts_and_keeps_its_end(cloud: Cloud, tmp_path: Path) -> None:
+def test_reason_starts_at_the_start_of_a_line_and_keeps_its_end(
+    cloud: Cloud, tmp_path: Path
+) -> None:
     files = below("pkg", source_package("pkg"))
     noise = "".join(f"print('line {number:03} ' + 'x' * 80)\n" for number in range(40))
     files["pkg/backend.py"] = f"{noise}raise SystemExit('the last words')\n"

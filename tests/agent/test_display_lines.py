@@ -58,7 +58,7 @@ def test_line_too_long_for_an_event_is_cut_between_characters_and_joined() -> No
     assert min(len(piece.encode()) for piece in pieces[:-1]) > MAX_EVENT_BYTES - 2 * MARKS_BYTES
 
 
-def test_line_as_long_as_the_read_blocks_needs_no_more_memory_than_they() -> None:
+def test_line_as_long_as_the_read_blocks_needs_no_more_memory_than_they_do() -> None:
     lines, pieces, held = DisplayLines("out"), 0, 0
     for _ in range(100):
         pieces += len(lines.feed(b"x" * 524_288, 0))
@@ -96,7 +96,7 @@ def test_prompt_is_passed_on_after_a_while_and_joined_with_its_answer() -> None:
     assert joined(events) == ["Epoch 1 ... done é", "Epoch 2"]
 
 
-def test_dots_that_come_without_pause_are_passed_on_too() -> None:
+def test_dots_without_pause_are_passed_on_too() -> None:
     lines, events = DisplayLines("out"), []
     for second in range(20):
         events += lines.feed(b".", second)
@@ -104,7 +104,7 @@ def test_dots_that_come_without_pause_are_passed_on_too() -> None:
     assert joined(events + lines.feed(b" done\n", 20)) == ["." * 20 + " done"]
 
 
-def test_agent_that_is_started_again_goes_on_in_the_middle_of_a_line() -> None:
+def test_restarted_agent_continues_in_the_middle_of_a_line() -> None:
     content = ("x" * 600_000 + "\nnext\n").encode()
     first = DisplayLines("out")
     events = first.feed(content[:524_288], 0)
@@ -149,7 +149,9 @@ def test_bar_that_is_never_ended_shows_its_last_state() -> None:
         (b"text\r\r\nnext\r\r\n", ["text", "next"]),
     ],
 )
-def test_what_is_drawn_anew_within_a_second(content: bytes, events: list[str]) -> None:
+def test_only_the_last_state_of_redrawn_lines_within_a_second_is_kept(
+    content: bytes, events: list[str]
+) -> None:
     assert shown(content) == events
 
 
@@ -170,7 +172,7 @@ def test_nested_bars_are_two_rows_and_lines_between_them_stay_in_order() -> None
     assert len(events) < 12
 
 
-def test_table_that_is_drawn_anew_leaves_its_rows_once_a_second() -> None:
+def test_redrawn_table_leaves_its_rows_once_a_second() -> None:
     frames = [f"loss {n}\nrate {n}\n" for n in range(200)]
     events = shown("\x1b[2A".join(frames).encode(), block=11, seconds=3.5)
     assert events[:2] == ["loss 0", "rate 0"]

@@ -68,7 +68,7 @@ def run(program: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_environment_is_built_once_cached_and_good_at_another_root(
+def test_environment_is_built_once_cached_and_usable_at_another_root(
     cloud: Cloud, tmp_path: Path, project: Path
 ) -> None:
     wheel = make_wheel(tmp_path)
@@ -92,7 +92,7 @@ def test_environment_is_built_once_cached_and_good_at_another_root(
 
 
 @pytest.mark.slow
-def test_environment_holds_nothing_of_the_developers(
+def test_environment_contains_nothing_of_the_developers(
     cloud: Cloud, tmp_path: Path, project: Path
 ) -> None:
     declared = find_dependencies(project, "train.py")
@@ -142,7 +142,7 @@ class QuietFiles(SimpleHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_full_disk_hides_nothing_of_pips_words_and_half_an_environment_gives_its_space_back(
+def test_full_disk_hides_no_message_of_pip_and_half_an_environment_frees_its_space(
     cloud: Cloud, project: Path, tmp_path: Path
 ) -> None:
     (project / "requirements.txt").write_text("--no-index\nno-such-package-anywhere\n")
@@ -154,7 +154,7 @@ def test_full_disk_hides_nothing_of_pips_words_and_half_an_environment_gives_its
     assert list((tmp_path / "root/environments").iterdir()) == []
 
 
-def test_index_that_is_away_for_a_while_does_not_fail_the_run(
+def test_temporarily_unreachable_index_does_not_fail_the_run(
     cloud: Cloud, tmp_path: Path, project: Path
 ) -> None:
     pages = tmp_path / "index/greeter"
@@ -174,7 +174,7 @@ def test_index_that_is_away_for_a_while_does_not_fail_the_run(
 
 
 @pytest.mark.slow
-def test_index_that_never_answers_is_told_from_a_wrong_requirement(
+def test_index_that_never_responds_is_distinguished_from_a_wrong_requirement(
     cloud: Cloud, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runctl.agent.prepare.installer.NETWORK_WAITS", (1.0,))
@@ -188,7 +188,7 @@ def test_index_that_never_answers_is_told_from_a_wrong_requirement(
 
 
 @pytest.mark.slow
-def test_python_that_the_project_cannot_use_is_said(
+def test_python_that_the_project_cannot_use_is_reported(
     cloud: Cloud, tmp_path: Path, project: Path
 ) -> None:
     (project / "train.py").write_text(
@@ -283,7 +283,7 @@ def test_archive_that_would_escape_is_refused_or_kept_inside(tmp_path: Path, nam
     [b"", b"no archive at all", packed({"a": "b" * 5000})[:60]],
     ids=["empty", "text", "cut off"],
 )
-def test_damaged_archive_is_said(tmp_path: Path, content: Any) -> None:
+def test_damaged_archive_is_reported(tmp_path: Path, content: Any) -> None:
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(content)
     with pytest.raises(RequestError, match="cannot be unpacked"):

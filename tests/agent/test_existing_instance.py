@@ -60,14 +60,14 @@ def test_starting_twice_leaves_the_agent_that_works_alone(existing: ExistingInst
     assert existing.store.requests == 1
 
 
-def test_an_attempt_that_was_reported_is_not_begun_again(existing: ExistingInstance) -> None:
+def test_an_attempt_that_was_reported_is_not_started_again(existing: ExistingInstance) -> None:
     existing.start("run-1")
     (existing.root / "run/runctl/reported").touch()
     assert existing.start("run-1").returncode == 0
     assert restarts(existing) == 1
 
 
-def test_nothing_of_the_run_before_reaches_the_next_one(existing: ExistingInstance) -> None:
+def test_nothing_of_the_previous_run_reaches_the_next_one(existing: ExistingInstance) -> None:
     existing.start("run-1")
     state = existing.root / "var/lib/runctl"
     for name in ("checkpoint/a.pt", "project/train.py", "environments/abc/ready"):
@@ -111,7 +111,7 @@ def test_a_role_that_lacks_something_starts_nothing_and_empties_nothing(
     assert restarts(existing) == 2
 
 
-def test_a_run_that_is_none_is_refused(existing: ExistingInstance) -> None:
+def test_an_invalid_run_name_is_refused(existing: ExistingInstance) -> None:
     assert existing.start("no/run").returncode == 1
     assert restarts(existing) == 0
 

@@ -72,7 +72,9 @@ def printed(machine: Machine) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_save_that_was_still_gathered_costs_the_run_one_step_back(cloud: Cloud, launch) -> None:
+def test_save_that_was_still_being_gathered_sets_the_run_back_by_one_step(
+    cloud: Cloud, launch
+) -> None:
     begun(cloud)
     good = plant(cloud, whole(1), step=1)
     bad = plant(cloud, torn(2, good=(1,)), step=2)
@@ -99,9 +101,7 @@ def test_save_that_was_still_gathered_costs_the_run_one_step_back(cloud: Cloud, 
     assert "restarting it from step 1 (the previous one)" in log
 
 
-def test_what_a_trainer_writes_before_it_loads_is_no_sign_that_it_could(
-    cloud: Cloud, launch
-) -> None:
+def test_files_written_before_the_load_do_not_prove_the_checkpoint(cloud: Cloud, launch) -> None:
     # Long enough for its settings to be committed, beside the incomplete save.
     begun(cloud, env={"LOADS_FOR": "4"})
     good = plant(cloud, whole(1), step=1)
@@ -136,7 +136,9 @@ def test_trainer_that_always_dies_fails_the_run_with_one_message(cloud: Cloud, l
     assert cloud.run().suspects == frozenset()
 
 
-def test_the_first_checkpoint_of_a_run_gives_way_to_the_beginning(cloud: Cloud, launch) -> None:
+def test_after_the_first_checkpoint_of_a_run_the_trainer_starts_from_scratch(
+    cloud: Cloud, launch
+) -> None:
     begun(cloud)
     bad = plant(cloud, torn(1), step=1)
     machine = resume(cloud, launch)
@@ -148,7 +150,9 @@ def test_the_first_checkpoint_of_a_run_gives_way_to_the_beginning(cloud: Cloud, 
     assert cloud.attempt(2).resume_step is None
 
 
-def test_a_later_checkpoint_never_gives_way_to_the_beginning(cloud: Cloud, launch) -> None:
+def test_after_a_later_checkpoint_the_trainer_never_starts_from_scratch(
+    cloud: Cloud, launch
+) -> None:
     begun(cloud)
     plant(cloud, torn(1), step=1)
     plant(cloud, torn(1, 2), step=2, keep_last=0)
@@ -209,7 +213,7 @@ def test_a_proven_checkpoint_is_not_doubted(cloud: Cloud, launch) -> None:
     assert cloud.run().suspects == frozenset()
 
 
-def test_a_killed_trainer_says_nothing_of_its_checkpoint(cloud: Cloud, launch) -> None:
+def test_a_killed_trainer_says_nothing_about_its_checkpoint(cloud: Cloud, launch) -> None:
     begun(cloud, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     plant(cloud, {"step-1.bin": b"1"}, step=1)
     plant(cloud, {"step-2.bin": b"2"}, step=2)
@@ -283,9 +287,7 @@ def test_a_machine_lost_in_a_fallback_leaves_the_mark(cloud: Cloud, launch) -> N
     assert printed(second)[0] == "given ['ckpt-1'] told 1"
 
 
-def test_folder_inside_the_project_is_as_the_project_has_it_at_the_beginning(
-    cloud: Cloud, launch
-) -> None:
+def test_folder_inside_the_project_starts_with_the_projects_contents(cloud: Cloud, launch) -> None:
     begun(
         cloud,
         """

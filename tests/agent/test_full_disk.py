@@ -31,7 +31,7 @@ def full(tmp_path: Path) -> Path:
     return tmp_path / "full" / "pins"
 
 
-def test_last_checkpoint_is_saved_though_the_disk_takes_not_even_a_link(
+def test_last_checkpoint_is_saved_although_the_disk_has_no_space_for_a_link(
     tmp_path: Path, full: Path
 ) -> None:
     committer = Committer()
@@ -41,7 +41,7 @@ def test_last_checkpoint_is_saved_though_the_disk_takes_not_even_a_link(
     assert committer.committed == [{"step-1.bin": b"weights"}]
 
 
-def test_full_disk_is_told_once_and_the_save_is_made_up_for_when_there_is_space(
+def test_full_disk_is_reported_once_and_the_save_is_repeated_when_there_is_space(
     tmp_path: Path, full: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     committer, progress = Committer(), Progress()
@@ -88,7 +88,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_folder_on_another_file_system_is_read_where_it_lies_which_is_said(
+def test_folder_on_another_file_system_is_read_in_place_and_that_is_logged(
     tmp_path: Path, elsewhere: Path
 ) -> None:
     (elsewhere / "step-1.bin").write_bytes(b"weights")
@@ -156,7 +156,7 @@ def on_a_full_disk(tmp_path: Path, program: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_failures_are_counted_though_nothing_can_be_written(tmp_path: Path) -> None:
+def test_failures_are_counted_although_nothing_can_be_written(tmp_path: Path) -> None:
     program = """
 from runctl.agent.instance.disk import count_up, is_full, room
 print(is_full(disk))
@@ -168,7 +168,7 @@ print([count_up(disk / "failures") for _ in range(3)])
     assert told == ["False", "True 0 of 1 MiB are free", "[1, 2, 3]"]
 
 
-def test_lease_is_renewed_on_a_full_disk_so_that_no_dead_man_ends_who_trains_on(
+def test_lease_is_renewed_on_a_full_disk(
     tmp_path: Path,
 ) -> None:
     program = """
@@ -198,7 +198,7 @@ except OSError as exc:
     assert on_a_full_disk(tmp_path, program) == ["ENOSPC"]
 
 
-def test_what_the_agent_says_on_a_full_disk_is_shipped_and_kept_all_the_same(
+def test_log_of_the_agent_on_a_full_disk_is_still_shipped_and_kept(
     tmp_path: Path,
 ) -> None:
     program = """

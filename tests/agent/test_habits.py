@@ -179,7 +179,7 @@ def begin(cloud: Cloud, launch: Any, program: str, habit: str) -> Any:
 
 
 @pytest.mark.parametrize("habit", HABITS)
-def test_kill_in_the_middle_of_a_save_leaves_the_one_before_whole(
+def test_kill_in_the_middle_of_a_save_leaves_the_previous_one_whole(
     cloud: Cloud, launch, tmp_path: Path, habit: str
 ) -> None:
     machine = begin(cloud, launch, TRAINER, habit)

@@ -35,7 +35,7 @@ def start_again(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("point", SAVE)
-def test_agent_killed_in_a_save_goes_on_from_the_last_whole_one(
+def test_agent_killed_in_a_save_continues_from_the_last_whole_one(
     cloud: Cloud, launch, tmp_path: Path, point: str
 ) -> None:
     begin(cloud, WAIT="1")
@@ -55,7 +55,7 @@ def test_agent_killed_in_a_save_goes_on_from_the_last_whole_one(
 
 
 @pytest.mark.parametrize("point", ["save.first_part_stored", "save.parts_stored", "save.committed"])
-def test_another_machine_goes_on_where_a_killed_one_saved(
+def test_another_machine_continues_where_a_killed_one_saved(
     cloud: Cloud, launch, tmp_path: Path, point: str
 ) -> None:
     begin(cloud, WAIT="1")

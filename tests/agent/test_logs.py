@@ -84,7 +84,7 @@ class Refusing:
         self.done.set()
 
 
-def test_a_throttled_batch_is_put_again(tmp_path: Path) -> None:
+def test_a_throttled_batch_is_sent_again(tmp_path: Path) -> None:
     client = Refusing(refusals=2)
     path = tmp_path / "out"
     path.write_text("hello\n")
@@ -104,7 +104,7 @@ def test_a_service_that_is_gone_does_not_hold_up_the_end(tmp_path: Path) -> None
     assert not shipper._thread.is_alive()
 
 
-def test_what_was_shipped_gives_its_disk_space_back_and_loses_no_line(
+def test_shipped_output_frees_its_disk_space_and_loses_no_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runctl.agent.reporting.growing_file.FREED_BYTES", 64 * 1024)
@@ -128,7 +128,7 @@ def test_what_was_shipped_gives_its_disk_space_back_and_loses_no_line(
     assert path.read_bytes().endswith(b"the end\n")
 
 
-def test_output_that_nobody_takes_does_not_fill_the_disk_and_says_what_is_missing(
+def test_output_that_cannot_be_shipped_does_not_fill_the_disk_and_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runctl.agent.reporting.growing_file.FREED_BYTES", 64 * 1024)
@@ -163,7 +163,7 @@ def test_full_disk_does_not_end_the_shipping(
     shipper.stop(within=timedelta(seconds=5))
 
 
-def test_agent_that_is_started_again_ships_the_rest_of_a_line_and_nothing_twice(
+def test_restarted_agent_ships_the_rest_of_a_line_and_nothing_twice(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "out"
@@ -193,7 +193,9 @@ def test_missing_file_is_empty(tmp_path: Path, missing: bool) -> None:
     assert Follower(path).read(everything=True) == []
 
 
-def test_lines_that_no_file_would_take_are_shipped_too(cloud: Cloud, tmp_path: Path) -> None:
+def test_lines_that_cannot_be_written_to_a_file_are_shipped_too(
+    cloud: Cloud, tmp_path: Path
+) -> None:
     waiting = [["first"], ["last"]]
     shipper = LogShipper(
         LogWriter(cloud.clients["logs"], group=cloud.name),

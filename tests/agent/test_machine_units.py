@@ -103,7 +103,7 @@ def test_image_without_nft_is_reported_as_such(boot: Boot) -> None:
     assert fence_result(boot) == "nft is not installed (package nftables)\n"
 
 
-def test_existing_machine_without_a_fence_is_told_so_and_nothing_on_it_is_touched(
+def test_existing_machine_without_a_fence_is_reported_and_left_untouched(
     existing: ExistingInstance,
 ) -> None:
     kept = existing.root / "var/lib/runctl/checkpoint/a.pt"
@@ -155,7 +155,7 @@ def test_run_ends_with_the_reason_when_its_machine_has_no_fence(cloud: Cloud, la
     assert machine.shut_down
 
 
-def test_fence_that_is_loaded_and_does_not_hold_starts_no_trainer(tmp_path: Path) -> None:
+def test_loaded_but_ineffective_fence_starts_no_trainer(tmp_path: Path) -> None:
     class Here(OwnMachine):
         fence = tmp_path / "fence"
 
@@ -169,7 +169,7 @@ def test_fence_that_is_loaded_and_does_not_hold_starts_no_trainer(tmp_path: Path
     prove_fence(Here(Path("/")), ["127.0.0.1:1", "[::1]:1"])
 
 
-def test_fence_that_cannot_be_tried_does_not_count_as_one(
+def test_fence_that_cannot_be_tested_does_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("runctl.agent.runtime.fence.PROBE_PAUSE", 0)

@@ -15,7 +15,7 @@ def ending(cause: StopCause, deadline: datetime | None = None) -> StopRequest:
 
 
 @pytest.mark.parametrize("first", [StopCause.STOP, StopCause.NOTICE])
-def test_deadline_of_a_notice_holds_whichever_came_first(first: StopCause) -> None:
+def test_deadline_of_a_notice_applies_whichever_came_first(first: StopCause) -> None:
     ends = [ending(StopCause.STOP), ending(StopCause.NOTICE, SOON)]
     ends.sort(key=lambda end: end.cause is not first)
     mailbox = Mailbox()
@@ -26,7 +26,7 @@ def test_deadline_of_a_notice_holds_whichever_came_first(first: StopCause) -> No
     assert mailbox.noticed_at == NOW
 
 
-def test_earlier_deadline_of_two_holds() -> None:
+def test_earlier_of_two_deadlines_applies() -> None:
     mailbox = Mailbox()
     assert mailbox.end(ending(StopCause.NOTICE, SOON))
     assert not mailbox.end(ending(StopCause.NOTICE, NOW))
@@ -35,7 +35,7 @@ def test_earlier_deadline_of_two_holds() -> None:
     assert mailbox.ending.deadline == NOW
 
 
-def test_time_left_is_counted_from_when_the_notice_was_heard(
+def test_time_left_is_counted_from_the_arrival_of_the_notice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So no step of the wall clock within the notice moves the deadline."""
@@ -45,7 +45,7 @@ def test_time_left_is_counted_from_when_the_notice_was_heard(
     assert ending(StopCause.STOP).time_left() is None
 
 
-def test_deadlines_that_were_told_by_different_clocks_are_compared_by_when_they_come() -> None:
+def test_deadlines_from_different_clocks_are_compared_by_when_they_come() -> None:
     """The clock was set back an hour between the two."""
     mailbox = Mailbox()
     mailbox.end(ending(StopCause.NOTICE, SOON))

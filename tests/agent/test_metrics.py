@@ -91,7 +91,7 @@ def test_no_line_of_metrics_ends_the_metrics(
     assert shipped(cloud).endswith(b'{"step": 2, "loss": 0.5}\n')
 
 
-def test_names_of_metrics_do_not_pile_up(progress: Progress) -> None:
+def test_number_of_metric_names_is_bounded(progress: Progress) -> None:
     for number in range(3 * MAX_NAMES):
         progress.measure(number, {f"loss-{number}": 1.0})
     metrics = progress.snapshot().metrics
@@ -100,7 +100,7 @@ def test_names_of_metrics_do_not_pile_up(progress: Progress) -> None:
 
 
 @pytest.mark.parametrize("place", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("loop")])
-def test_what_takes_the_place_of_the_file_neither_blocks_nor_ends_the_metrics(
+def test_replacement_of_the_file_neither_blocks_nor_ends_the_metrics(
     cloud: Cloud, tmp_path: Path, progress: Progress, place: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "loop"
@@ -155,7 +155,7 @@ def test_no_line_of_the_helper_hides_the_saves_after_it(tmp_path: Path, line: by
 
 
 @pytest.mark.parametrize("step", [-1, MAX_STEP + 1, LONG, 1.5, True, None])
-def test_step_that_the_ledger_cannot_hold_is_no_save(tmp_path: Path, step: object) -> None:
+def test_step_that_the_ledger_cannot_store_is_not_a_save(tmp_path: Path, step: object) -> None:
     path = tmp_path / "saved.jsonl"
     path.write_text(f'{{"step": {str(step).lower().replace("none", "null")}}}\n')
     saves = SaveEvents(path)

@@ -222,14 +222,14 @@ def test_the_one_python_with_a_framework_is_found(start, tmp_path):
     assert find_trainer(root=str(tmp_path)).pid == theirs.process.pid
 
 
-def test_two_that_it_could_be_are_listed_and_refused(start, tmp_path):
+def test_several_candidates_are_listed_and_refused(start, tmp_path):
     both = [start(program=LOADED, RUNCTL_ROOT=str(tmp_path)) for _ in range(2)]
     with pytest.raises(RequestError, match="give --pid") as raised:
         find_trainer(root=str(tmp_path))
     assert all(f"{theirs.process.pid}: " in str(raised.value) for theirs in both)
 
 
-def test_no_candidate_is_told_with_the_cure(tmp_path):
+def test_missing_candidate_is_reported_with_the_remedy(tmp_path):
     with pytest.raises(NotFoundError, match="--pid"):
         find_trainer(root=str(tmp_path / "nobody"))
     with pytest.raises(NotFoundError, match="process 999999999 does not exist"):
@@ -257,7 +257,7 @@ def test_a_notebook_that_loaded_a_framework_is_second_to_what_uses_the_gpu():
     assert choose([a_process(40, 1, cpu_share=0.1)]) == []
 
 
-def test_the_folder_that_it_saves_in_is_found(start):
+def test_the_folder_to_which_a_program_saves_is_found(start):
     theirs = start()
     process = find_trainer(pid=theirs.process.pid)
     with pytest.raises(RequestError, match="--checkpoint-dir"):
@@ -269,7 +269,7 @@ def test_the_folder_that_it_saves_in_is_found(start):
         find_folder(process, given="/nowhere")
 
 
-def test_the_settings_are_what_systemd_reads():
+def test_systemd_reads_the_settings_as_they_were_written():
     text = as_settings(
         a_process(7, 1), Path("/a b/c"), {"MONITOR_URI": "s3://b/p", "MONITOR_SIGTERM": "yes"}
     )

@@ -44,7 +44,7 @@ def warning(progress: Progress) -> str:
 
 
 @pytest.mark.parametrize(("mebibytes", "fits"), [(1099, True), (1101, False)])
-def test_save_that_does_not_fit_is_said_with_its_numbers(
+def test_save_that_does_not_fit_is_reported_with_its_numbers(
     tmp_path: Path, mebibytes: int, fits: bool
 ) -> None:
     progress = Progress()
@@ -53,7 +53,7 @@ def test_save_that_does_not_fit_is_said_with_its_numbers(
     assert fits or "1,101 MiB at 10 MiB/s need 110 s" in warning(progress)
 
 
-def test_figures_of_a_last_save_are_told_and_a_speed_that_was_only_guessed_is_not(
+def test_figures_of_a_last_save_are_reported_but_not_a_guessed_speed(
     tmp_path: Path,
 ) -> None:
     progress = Progress()
@@ -70,7 +70,7 @@ def test_figures_of_a_last_save_are_told_and_a_speed_that_was_only_guessed_is_no
     assert progress.snapshot().saving.bytes_per_second is None
 
 
-def test_what_the_save_itself_takes_counts_too(tmp_path: Path) -> None:
+def test_time_of_the_save_itself_counts_too(tmp_path: Path) -> None:
     progress = Progress()
     one = committer(tmp_path, progress)
     (tmp_path / "saved.jsonl").write_text('{"step": 1, "seconds": 30}\n')
@@ -79,7 +79,7 @@ def test_what_the_save_itself_takes_counts_too(tmp_path: Path) -> None:
     assert "does not fit into the notice" in warning(progress)
 
 
-def test_budget_keeps_its_words_beside_another_warning_and_takes_back_only_its_own(
+def test_budget_warning_stays_next_to_another_and_only_the_budget_removes_it(
     tmp_path: Path,
 ) -> None:
     progress = Progress()
@@ -91,7 +91,7 @@ def test_budget_keeps_its_words_beside_another_warning_and_takes_back_only_its_o
     assert warning(progress) == "the disk is full"
 
 
-def test_machine_that_nobody_takes_has_no_notice_to_fit_into(tmp_path: Path) -> None:
+def test_machine_that_cannot_be_interrupted_has_no_notice_budget(tmp_path: Path) -> None:
     progress = Progress()
     committer(tmp_path, progress, may_be_interrupted=False)._note_budget(manifest(5000))
     assert warning(progress) == ""

@@ -23,7 +23,7 @@ def watch_of(pid: int, top: Path, *, exiting: tuple[int, ...] = ()) -> MemoryWat
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_kills_are_counted_from_the_beginning_with_the_least_limit_around(
+def test_kills_are_counted_from_the_start_with_the_lowest_limit(
     tmp_path: Path, version: int
 ) -> None:
     if version == 2:
@@ -53,7 +53,7 @@ def test_kills_are_counted_from_the_beginning_with_the_least_limit_around(
     assert watch.describe() == text
 
 
-def test_group_that_is_gone_with_its_last_process_is_made_up_for_by_the_machines_count(
+def test_count_of_the_machine_replaces_that_of_a_group_that_is_gone(
     tmp_path: Path,
 ) -> None:
     group = tmp_path / "groups/scope"
@@ -93,6 +93,6 @@ def test_trainer_that_is_killed_before_it_was_ever_found_is_counted(
     assert watch.describe().startswith("the kernel killed 1 process of the trainer")
 
 
-def test_machine_that_tells_nothing_is_no_failure(tmp_path: Path) -> None:
+def test_machine_without_counters_is_not_a_failure(tmp_path: Path) -> None:
     watch = MemoryWatch(7, proc=tmp_path, cgroups=tmp_path)
     assert watch.news() == watch.describe() == ""

@@ -72,7 +72,7 @@ def test_output_of_a_later_attempt_is_never_replaced_by_an_earlier_ones(
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-def test_later_attempt_that_writes_between_look_and_write_wins(
+def test_later_attempt_that_writes_between_check_and_write_wins(
     cloud: Cloud, tmp_path: Path, size: int, before: bool
 ) -> None:
     if before:
@@ -103,7 +103,7 @@ def test_outputs_of_the_same_attempt_replace_each_other(cloud: Cloud, tmp_path: 
     assert stored(cloud) == b"two"
 
 
-def test_unfinished_pieces_are_given_up(cloud: Cloud, tmp_path: Path) -> None:
+def test_unfinished_uploads_are_aborted(cloud: Cloud, tmp_path: Path) -> None:
     create(tmp_path, b"1" * LARGE)
 
     class Refusing(Meanwhile):
@@ -115,7 +115,7 @@ def test_unfinished_pieces_are_given_up(cloud: Cloud, tmp_path: Path) -> None:
     assert "Uploads" not in cloud.clients["s3"].list_multipart_uploads(Bucket=cloud.name)
 
 
-def test_name_that_is_no_utf_8_gets_a_key_that_is(cloud: Cloud, tmp_path: Path) -> None:
+def test_name_that_is_not_utf_8_gets_a_key_that_is(cloud: Cloud, tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/model-\xff.bin")).write_bytes(b"odd")
     assert upload(cloud, tmp_path, attempt=1) == 1
     assert cloud.read("runs/run-1/outputs/model-\\xff.bin") == b"odd"

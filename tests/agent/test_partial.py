@@ -35,7 +35,7 @@ TORN = """
 """
 
 
-def test_torn_save_is_handed_on_until_there_is_a_newer_whole_one(cloud: Cloud, launch) -> None:
+def test_torn_save_is_passed_on_until_there_is_a_newer_whole_one(cloud: Cloud, launch) -> None:
     cloud.create_run(TORN, checkpoint=CheckpointOptions(grace_seconds=1))
     cloud.open_attempt()
     cloud.give_token()

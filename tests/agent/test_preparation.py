@@ -73,7 +73,7 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
     )
 
 
-def test_fetching_ahead_leaves_no_full_disk_to_the_environment(
+def test_prefetching_leaves_space_for_the_environment(
     preparation: Preparation, tmp_path: Path
 ) -> None:
     preparation.prefetch(RUN)
@@ -82,7 +82,7 @@ def test_fetching_ahead_leaves_no_full_disk_to_the_environment(
     assert not (Paths(tmp_path).state / "incoming").exists()
 
 
-def test_checkpoint_that_does_not_fit_is_told_at_once_and_gives_its_space_back(
+def test_checkpoint_that_does_not_fit_is_reported_at_once_and_frees_its_space(
     preparation: Preparation, tmp_path: Path
 ) -> None:
     request = RunRequest.of(script="train.py")
@@ -103,7 +103,7 @@ def test_checkpoint_that_does_not_fit_is_told_at_once_and_gives_its_space_back(
         OSError(errno.ENOSPC, "No space left on device"),
     ],
 )
-def test_environment_that_fetching_ahead_left_no_space_for_is_made_once_it_gave_way(
+def test_environment_without_space_is_built_once_the_prefetched_checkpoint_is_removed(
     preparation: Preparation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     incoming = Paths(tmp_path).state / "incoming"
@@ -127,7 +127,7 @@ def test_environment_that_fetching_ahead_left_no_space_for_is_made_once_it_gave_
     ("failure", "prefetch"),
     [("there is no such package", True), ("[Errno 28] No space left on device", False)],
 )
-def test_environment_that_fails_for_itself_is_not_made_twice(
+def test_environment_that_fails_for_another_reason_is_not_built_twice(
     preparation: Preparation, monkeypatch: pytest.MonkeyPatch, failure: str, prefetch: bool
 ) -> None:
     makes: list[Declared] = []
@@ -144,7 +144,7 @@ def test_environment_that_fails_for_itself_is_not_made_twice(
     assert len(makes) == 1
 
 
-def test_other_trouble_with_the_disk_is_left_to_another_try(
+def test_other_disk_errors_are_left_to_another_try(
     preparation: Preparation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch(_restorer: Restorer, _key: str, _trust: Trust) -> None:

@@ -39,7 +39,7 @@ def start() -> Iterator[Start]:
         process.stdout.close()
 
 
-def test_tree_ends_whole_however_deep_it_is(start: Start) -> None:
+def test_whole_tree_ends_however_deep_it_is(start: Start) -> None:
     program = WORKER
     for _ in range(3):
         program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"
@@ -50,7 +50,7 @@ def test_tree_ends_whole_however_deep_it_is(start: Start) -> None:
     assert not any(is_alive(member) for member in family)
 
 
-def test_what_is_open_when_a_tree_is_killed_is_known_with_its_writers(
+def test_files_open_when_a_tree_is_killed_are_known_with_their_writers(
     start: Start, tmp_path: Path
 ) -> None:
     folder = tmp_path / "checkpoint"
@@ -70,7 +70,7 @@ time.sleep(600)
     assert not is_alive(child)
 
 
-def test_leftovers_are_known_by_their_environment(start: Start, tmp_path: Path) -> None:
+def test_leftovers_are_recognized_by_their_environment(start: Start, tmp_path: Path) -> None:
     marked = start(
         sys.executable, "-c", WORKER, env={**os.environ, "RUNCTL_CHECKPOINT_DIR": str(tmp_path)}
     )

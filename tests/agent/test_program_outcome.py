@@ -60,7 +60,7 @@ def outcome(code: int, **known: Any) -> Outcome:
         (0, {"stop": stop(StopCause.NOTICE), "background": "42 (train.py)"}, "failed"),
     ],
 )
-def test_kind_follows_from_the_exit_and_from_who_asked_for_it(
+def test_outcome_follows_from_the_exit_and_from_who_requested_it(
     code: int, known: dict[str, Any], kind: str
 ) -> None:
     found = outcome(code, **known)

@@ -236,7 +236,7 @@ def test_a_process_of_root_in_somebodys_folder_is_watched_with_the_owners_rights
 
 
 @needs_root
-def test_a_folder_that_its_reader_cannot_read_is_said(theirs, agent, tmp_path):
+def test_a_folder_that_its_reader_cannot_read_is_reported(theirs, agent, tmp_path):
     hidden = tmp_path / "hidden"
     hidden.mkdir(mode=0o700)
     bob = theirs(uid=BOB)
@@ -271,7 +271,7 @@ def test_the_name_of_a_folder_adds_no_variable_to_roots_unit(theirs, agent):
 
 
 @pytest.mark.parametrize("folder", [ATTACK, "/a\rb", "/a\0b", "/a\x7f", "/a\udcff", "/\x1b]0;x"])
-def test_values_that_no_environment_file_holds_are_refused(folder):
+def test_values_that_an_environment_file_cannot_hold_are_refused(folder):
     process = Process(pid=7, parent=1, born=1, command="python")
     with pytest.raises(RequestError, match="has a control character, or is not UTF-8"):
         as_settings(process, Path(folder), {"MONITOR_URI": "s3://b/p"})
@@ -284,7 +284,7 @@ VALUES = st.one_of(
 
 
 @given(st.text(alphabet=VALUES))
-def test_any_other_value_comes_back_as_it_was(value):
+def test_any_other_value_is_read_back_unchanged(value):
     text = write_environment({"BEFORE": "1", "VALUE": value, "AFTER": "2"})
     assert parse_environment(text) == {"BEFORE": "1", "VALUE": value, "AFTER": "2"}
 
@@ -310,7 +310,7 @@ def test_environment_files_are_read_as_systemd_reads_them(text, value):
 
 
 @needs_root
-def test_the_reader_of_roots_processes_is_who_can_replace_the_folder(open_path):
+def test_the_reader_of_roots_processes_is_the_user_who_can_replace_the_folder(open_path):
     tmp_path = open_path
     deep = tmp_path / "of-bob/of-root/checkpoints"
     deep.mkdir(parents=True)
@@ -329,6 +329,6 @@ def test_the_reader_of_roots_processes_is_who_can_replace_the_folder(open_path):
     assert reader_of(own, deep).uid == 0
 
 
-def test_a_reader_is_written_and_read():
+def test_a_reader_is_read_back_as_it_was_written():
     one = Reader(uid=1000, gid=100, groups=(4, 27))
     assert Reader.parse(str(one)) == one

@@ -41,7 +41,7 @@ def output(cloud: Cloud) -> list[str]:
         ("--find-links wheels\nmypkg", "mypkg"),
     ],
 )
-def test_requirements_that_name_something_of_the_project(
+def test_requirements_may_name_parts_of_the_project(
     cloud: Cloud, launch, tmp_path: Path, line: str, module: str
 ) -> None:
     folder = plant(
@@ -81,7 +81,7 @@ def test_requires_python_without_dependencies_fails_the_run(
         ("t.py", "import os; os.chdir('empty'); open('../data/train.csv')\n"),
     ],
 )
-def test_failure_by_data_that_was_left_out_says_so(
+def test_failure_because_of_left_out_data_says_so(
     cloud: Cloud, launch, tmp_path: Path, script: str, program: str
 ) -> None:
     files = {script: program, ".gitignore": "data/\n", "data/train.csv": "1"}
@@ -96,7 +96,7 @@ def test_failure_by_data_that_was_left_out_says_so(
     assert "data/train.csv" in outcome["reason"]
 
 
-def test_empty_folders_of_the_project_are_there(cloud: Cloud, launch, tmp_path: Path) -> None:
+def test_empty_folders_of_the_project_exist(cloud: Cloud, launch, tmp_path: Path) -> None:
     program = "import pathlib; (pathlib.Path('out/deep') / 'x').touch(); print('ran')\n"
     folder = plant(tmp_path / "project", {"train.py": program})
     (folder / "out/deep").mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_script_with_windows_line_endings_is_refused_with_the_remedy(cloud: Clou
     assert cloud.outcome()["reason"].startswith("run.sh has Windows line endings (CRLF)")
 
 
-def test_archive_without_a_list_explains_nothing(cloud: Cloud, launch) -> None:
+def test_archive_without_a_list_adds_no_explanation(cloud: Cloud, launch) -> None:
     cloud.create_run("open('data/train.csv')")
     cloud.clients["s3"].put_object(
         Bucket=cloud.name,

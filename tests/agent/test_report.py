@@ -68,7 +68,7 @@ def test_spent_token_of_an_attempt_that_is_over_is_final() -> None:
     assert token.looks == 2
 
 
-def test_newer_token_that_never_comes_is_not_waited_for_longer_than_a_retry_takes(
+def test_newer_token_is_waited_for_no_longer_than_a_retry_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "NEWER_TOKEN", timedelta(0))
@@ -77,14 +77,14 @@ def test_newer_token_that_never_comes_is_not_waited_for_longer_than_a_retry_take
     assert token.looks == 1
 
 
-def test_lost_answer_is_asked_for_again_and_the_ledger_explains_the_spent_token() -> None:
+def test_request_with_a_lost_response_is_repeated_and_the_ledger_explains_the_spent_token() -> None:
     workflow, token = Workflow(), TaskToken("over")
     workflow.errors = [TransientError("the connection broke")]
     assert not report(workflow, token, DONE)  # type: ignore[arg-type]
     assert workflow.tried == ["old", "old"]
 
 
-def test_without_a_token_there_is_nobody_to_report_to() -> None:
+def test_without_a_token_nothing_is_reported() -> None:
     token = TaskToken()
     token.value = ""
     assert not report(Workflow(), token, DONE)  # type: ignore[arg-type]

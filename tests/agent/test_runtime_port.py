@@ -233,7 +233,7 @@ def test_program_of_an_attempt_that_lost_the_run_is_killed_and_nothing_is_report
     assert cloud.tokens.reports == []
 
 
-def test_next_program_is_started_from_the_checkpoint_before_one_that_it_died_of(
+def test_program_that_dies_from_a_checkpoint_is_restarted_from_the_previous_one(
     cloud: Cloud, begin: Begin
 ) -> None:
     cloud.create_run("")

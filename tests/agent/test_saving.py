@@ -12,7 +12,7 @@ from tests.agent.recording_runtime import RecordingProgram
 from tests.agent.savers import Committer, idle_program, start_saver
 
 
-def test_snapshot_that_the_last_scan_pins_is_saved_though_the_saver_had_nothing_left_to_do(
+def test_snapshot_pinned_by_the_last_scan_is_saved_although_the_saver_was_idle(
     tmp_path: Path,
 ) -> None:
     committer = Committer()

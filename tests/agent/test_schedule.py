@@ -31,7 +31,7 @@ def test_fixed_interval_is_kept() -> None:
     assert judge.is_due(610)
 
 
-def test_interval_follows_the_cost_that_the_helper_told_and_the_interruptions_seen() -> None:
+def test_interval_follows_the_cost_that_the_helper_measured_and_the_interruptions_seen() -> None:
     judge = pace(interruptions=11, hours=12)
     assert judge.interval(0).every == UNTIL_THE_FIRST
     judge.note_commit(0, cost=timedelta(seconds=8))
@@ -43,13 +43,13 @@ def test_interval_follows_the_cost_that_the_helper_told_and_the_interruptions_se
     assert judge.interval(60).every < UNTIL_THE_FIRST
 
 
-def test_save_that_was_just_made_by_itself_is_not_asked_for() -> None:
+def test_save_that_the_trainer_just_made_by_itself_is_not_requested() -> None:
     judge = pace(fixed=300)
     judge.note_commit(290, cost=None)
     assert not judge.is_due(400)
 
 
-def test_no_checkpoint_for_two_intervals_is_said() -> None:
+def test_missing_checkpoints_for_two_intervals_are_reported() -> None:
     judge = pace(fixed=300)
     assert judge.overdue(600) == ""
     assert "no checkpoint was committed for 11 min" in judge.overdue(660)

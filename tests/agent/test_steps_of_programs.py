@@ -146,7 +146,9 @@ def said(machine: Machine) -> str:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_step_is_what_the_saves_say_or_is_not_said(cloud: Cloud, launch: Any, name: str) -> None:
+def test_step_is_the_one_that_the_saves_state_or_is_unknown(
+    cloud: Cloud, launch: Any, name: str
+) -> None:
     rounds, steps = PROGRAMS[name]
     machine = begin(cloud, launch, {"1": rounds})
     told = [saved(cloud, machine, at, files).step for at, files in enumerate(rounds)]
@@ -165,7 +167,9 @@ def test_step_is_what_the_saves_say_or_is_not_said(cloud: Cloud, launch: Any, na
     assert f"committed {name_of}:" in machine.agent_log()
 
 
-def test_program_that_starts_anew_is_warned_of_and_loses_nothing(cloud: Cloud, launch: Any) -> None:
+def test_program_that_starts_over_causes_a_warning_and_loses_nothing(
+    cloud: Cloud, launch: Any
+) -> None:
     rounds = {
         "1": [{"step-140.ckpt": "1"}, {"step-150.ckpt": "1"}],
         "2": [{f"step-{step}.ckpt": "22"} for step in (10, 20, 30, 40)],
@@ -204,7 +208,7 @@ def test_saves_without_a_step_are_counted_and_three_of_them_stay(cloud: Cloud, l
     assert saves == sorted(saves, reverse=True)
 
 
-def test_run_that_has_ended_keeps_no_more_than_was_asked_for(cloud: Cloud, launch: Any) -> None:
+def test_ended_run_keeps_no_more_checkpoints_than_requested(cloud: Cloud, launch: Any) -> None:
     rounds = [{f"step-{step}.pt": "1"} for step in (1, 2, 3)]
     machine = begin(cloud, launch, {"1": rounds}, LAST="step-4.pt")
     for at, files in enumerate(rounds):

@@ -112,7 +112,7 @@ def test_children_that_handle_nothing_are_not_signalled(start: Start) -> None:
         "{python} {train} | {python} {folder}/filter.py; true",
     ],
 )
-def test_program_is_signalled_behind_whatever_launched_it_and_nobody_else_is(
+def test_program_is_signalled_behind_any_launcher_and_nothing_else_is(
     start: Start, tmp_path: Path, line: str
 ) -> None:
     train = script(tmp_path, AWARE.replace('print("up"', 'print("up", file=sys.stderr'))
@@ -151,7 +151,7 @@ def test_launcher_run_as_a_module_is_known_too(start: Start, tmp_path: Path) -> 
     assert pid not in targets(pid)
 
 
-def test_unaware_workers_of_a_launcher_are_signalled_when_nobody_else_handles_it(
+def test_workers_without_a_handler_are_signalled_when_no_other_process_handles_it(
     start: Start, tmp_path: Path
 ) -> None:
     program = LAUNCHER.replace(repr(AWARE), repr(UNAWARE))
@@ -159,7 +159,7 @@ def test_unaware_workers_of_a_launcher_are_signalled_when_nobody_else_handles_it
     assert targets(pid) == sorted(processes.descendants(pid))
 
 
-def test_unknown_launcher_that_passes_the_signal_on_makes_nobody_handle_it_twice(
+def test_unknown_launcher_that_forwards_the_signal_makes_no_process_handle_it_twice(
     start: Start, tmp_path: Path
 ) -> None:
     pid = start(str(script(tmp_path, LAUNCHER, "our-srun")), lines=2)
@@ -177,7 +177,7 @@ def test_shell_with_a_trap_is_signalled_with_what_it_waits_for(start: Start) -> 
         assert targets(pid) == sorted([pid, *processes.descendants(pid)])
 
 
-def test_ranks_are_signalled_though_their_parent_handles_nothing(
+def test_ranks_are_signalled_although_their_parent_handles_nothing(
     start: Start, tmp_path: Path
 ) -> None:
     program = f"""

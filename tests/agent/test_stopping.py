@@ -196,7 +196,7 @@ def test_writer_that_outlives_the_trainer_is_waited_for(
     assert "waiting for" in machine.agent_log()
 
 
-def test_writer_that_the_grace_is_too_short_for_is_torn_although_the_trainer_exited_with_0(
+def test_writer_that_exceeds_the_grace_is_torn_although_the_trainer_exited_with_0(
     cloud: Cloud, launch
 ) -> None:
     machine = begin(
@@ -234,7 +234,7 @@ DAEMON = """
         {"script": "run.sh", "files": {"run.sh": "setsid python train.py > log 2>&1 &\nsleep 2\n"}},
     ],
 )
-def test_trainer_that_goes_on_in_the_background_has_not_completed(
+def test_trainer_that_continues_in_the_background_has_not_completed(
     cloud: Cloud, launch, request_
 ) -> None:
     cloud.create_run(DAEMON, **request_)
@@ -326,9 +326,7 @@ ENDS_WELL = """
 
 @needs_root
 @pytest.mark.parametrize("code", ["0", "143", "1"])
-def test_end_after_a_sigterm_of_somebody_else_is_an_interruption(
-    cloud: Cloud, launch, code: str
-) -> None:
+def test_end_after_a_foreign_sigterm_is_an_interruption(cloud: Cloud, launch, code: str) -> None:
     machine = begin(cloud, launch, ENDS_WELL, env={"CODE": code})
     os.killpg(int(said(machine).split()[1]), signal.SIGTERM)
     outcome = cloud.outcome()
@@ -350,7 +348,7 @@ def test_end_after_a_sigterm_of_somebody_else_is_an_interruption(
         },
     ],
 )
-def test_sigterm_from_the_trainers_own_family_is_nobody_elses(
+def test_sigterm_from_the_trainers_own_processes_does_not_count_as_foreign(
     cloud: Cloud, launch, request_
 ) -> None:
     begin(cloud, launch, ENDS_WELL, **request_)
@@ -410,7 +408,7 @@ def test_lack_of_memory_is_reported_with_its_numbers(
         assert cloud.tokens.reports == []
 
 
-def test_final_save_that_the_grace_was_too_short_for_is_counted(cloud: Cloud, launch) -> None:
+def test_final_save_that_exceeds_the_grace_is_counted(cloud: Cloud, launch) -> None:
     program = SAVES_LATE.replace("time.sleep(1)", "time.sleep(60)")
     machine = begin(cloud, launch, program, checkpoint=CheckpointOptions(grace_seconds=1))
     machine.metadata.give_notice(60)

@@ -96,7 +96,7 @@ def test_the_example_is_interrupted_and_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_is_asked_for_is_saved_by_the_helper_and_taken_at_once(
+def test_a_requested_checkpoint_is_saved_by_the_helper_and_taken_at_once(
     cloud: Cloud, launch
 ) -> None:
     program = """
@@ -162,7 +162,7 @@ def imported(project: Path, env: dict[str, str], statement: str) -> str:
     return done.stdout.strip()
 
 
-def test_the_helper_is_found_after_everything_of_the_projects_own(tmp_path: Path) -> None:
+def test_the_helper_is_found_after_all_modules_of_the_project(tmp_path: Path) -> None:
     project, helper = tmp_path / "project", lay_out(tmp_path / "helper")
     (project / "src").mkdir(parents=True)
     env = environment_of(project, helper)
@@ -202,7 +202,7 @@ def test_an_installed_runctl_stays_whole_behind_the_helper(tmp_path: Path) -> No
     assert found == [str(PROJECT / "runctl/model/errors.py"), str(helper / "runctl/training.py")]
 
 
-def test_nothing_but_the_trainers_side_is_laid_out(tmp_path: Path) -> None:
+def test_only_the_trainers_part_is_installed(tmp_path: Path) -> None:
     lay_out(tmp_path / "helper")
     helper = lay_out(tmp_path / "helper")  # also over what an earlier agent left
     files = sorted(str(path.relative_to(helper)) for path in helper.rglob("*") if path.is_file())

@@ -84,7 +84,7 @@ def everything_of(cloud: Cloud) -> str:
 
 
 @pytest.mark.slow
-def test_trainer_has_the_values_and_nothing_that_leaves_the_machine_does(
+def test_trainer_has_the_values_but_nothing_that_leaves_the_machine_contains_them(
     cloud: Cloud, launch, stored: str
 ) -> None:
     cloud.create_run(
@@ -118,7 +118,7 @@ def test_trainer_has_the_values_and_nothing_that_leaves_the_machine_does(
 
 
 @pytest.mark.slow
-def test_secret_that_is_not_there_fails_the_run_before_the_trainer_starts(
+def test_missing_secret_fails_the_run_before_the_trainer_starts(
     cloud: Cloud, launch, stored: str
 ) -> None:
     cloud.create_run(
@@ -171,7 +171,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_throttling_is_waited_out_and_said_in_the_status_meanwhile() -> None:
+def test_throttling_is_waited_out_and_shown_in_the_status_meanwhile() -> None:
     values = Values(TransientError("AWS asks to retry later"), WANDB)
     resolved, progress = resolver(values)
     warnings = []
@@ -181,7 +181,7 @@ def test_throttling_is_waited_out_and_said_in_the_status_meanwhile() -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_service_that_no_network_reaches_fails_the_run_in_the_end(monkeypatch) -> None:
+def test_unreachable_service_fails_the_run_in_the_end(monkeypatch) -> None:
     monkeypatch.setattr(trainer_secrets, "SERVICE_TIMEOUT", timedelta(seconds=-1))
     resolved, _ = resolver(Values(TransientError("AWS cannot be reached")))
     with pytest.raises(RequestError, match=r"env\.W: secret:w: no answer .* network reach"):
@@ -189,7 +189,7 @@ def test_service_that_no_network_reaches_fails_the_run_in_the_end(monkeypatch) -
 
 
 @pytest.mark.usefixtures("at_once")
-def test_refusal_that_may_be_the_delay_of_a_change_is_asked_again_a_few_times() -> None:
+def test_refusal_that_may_be_a_delayed_change_is_retried_a_few_times() -> None:
     refusal = UnreadableSecretError("this machine may not read it", may_pass=True)
     values = Values(refusal, WANDB)
     assert resolver(values)[0].resolve({"W": "secret:w"}) == {"W": WANDB}
@@ -213,14 +213,14 @@ def test_notice_ends_the_wait_for_a_secret() -> None:
         resolved.resolve({"W": "secret:w"})
 
 
-def test_value_that_no_variable_can_take_is_refused_without_it() -> None:
+def test_value_that_no_variable_can_hold_is_refused_without_being_shown() -> None:
     with pytest.raises(RequestError) as caught:
         resolver(Values("a\0b-the-value"))[0].resolve({"W": "secret:w"})
     assert "env.W: secret:w: its value contains a NUL character" in str(caught.value)
     assert "the-value" not in str(caught.value)
 
 
-def test_values_that_were_read_are_hidden_though_another_cannot_be() -> None:
+def test_values_that_were_read_are_hidden_although_another_cannot_be_read() -> None:
     mask = SecretMask()
     resolved, _ = resolver(Values(WANDB, UnreadableSecretError("it is binary")), mask)
     with pytest.raises(RequestError):

@@ -96,7 +96,7 @@ def test_versions_are_recorded_before_the_trainer_starts(cloud: Cloud, launch, t
     assert cloud.read(KEY) == recorded
 
 
-def test_version_that_is_gone_fails_the_attempt_with_what_was_pinned(
+def test_version_that_no_longer_exists_fails_the_attempt_and_names_the_pins(
     cloud: Cloud, launch, tmp_path: Path
 ) -> None:
     index = tmp_path / "index"
@@ -157,7 +157,7 @@ def prepared(cloud: Cloud, root: Path, project: Path, pinned: Versions | None = 
 
 
 @pytest.mark.parametrize("way", ["a file", "a nested file", "an editable", "script metadata"])
-def test_branch_that_moved_is_held_to_its_commit(cloud: Cloud, tmp_path: Path, way: str) -> None:
+def test_branch_that_moved_is_pinned_to_its_commit(cloud: Cloud, tmp_path: Path, way: str) -> None:
     repository = Repository(tmp_path / "mypkg", "mypkg")
     commit = repository.release("1.0")
     line = f"mypkg @ git+file://{repository.folder}@main"
@@ -182,7 +182,7 @@ def test_branch_that_moved_is_held_to_its_commit(cloud: Cloud, tmp_path: Path, w
     assert says(prepared(cloud, tmp_path / "four", project), "mypkg") == ["mypkg 2.0"]
 
 
-def test_branch_that_a_dependency_follows_is_held_too(cloud: Cloud, tmp_path: Path) -> None:
+def test_branch_that_a_dependency_follows_is_pinned_too(cloud: Cloud, tmp_path: Path) -> None:
     inner = Repository(tmp_path / "inner", "inner")
     inner.release("1.0")
     outer = Repository(
@@ -234,7 +234,7 @@ def test_pinned_versions_go_with_hashes(cloud: Cloud, tmp_path: Path) -> None:
     assert says(again, "mypkg") == ["mypkg 1.0"]
 
 
-def test_local_packages_are_not_pinned_they_come_with_the_code(
+def test_local_packages_are_not_pinned_because_they_come_with_the_code(
     cloud: Cloud, tmp_path: Path
 ) -> None:
     files = {"requirements.txt": f"{OFFLINE}-e ./pkg\n", **below("pkg", source_package("pkg"))}
@@ -288,12 +288,12 @@ def test_what_only_one_platform_has_is_no_difference() -> None:
         ("x==1.0", "x==1.0"),
     ],
 )  # fmt: skip
-def test_repositories_are_pinned_in_their_own_words(text: str, pinned: str) -> None:
+def test_repositories_are_pinned_in_their_original_notation(text: str, pinned: str) -> None:
     commits = {("https://h/x", "main"): "c0ffee", ("ssh://h/x", ""): "beef"}
     assert pin_repositories(text, commits) == pinned
 
 
-def test_first_record_stands_and_a_damaged_one_is_none(cloud: Cloud) -> None:
+def test_first_record_stands_and_a_damaged_one_counts_as_missing(cloud: Cloud) -> None:
     store = VersionStore(cloud.clients["s3"], bucket=cloud.name, run_id="run-1")
     assert store.read() is None
     first = Versions(
@@ -345,7 +345,7 @@ class QuickerAttempt(VersionStore):
         return found
 
 
-def test_attempt_that_was_quicker_decides(cloud: Cloud, tmp_path: Path) -> None:
+def test_first_attempt_to_record_its_versions_decides(cloud: Cloud, tmp_path: Path) -> None:
     index = tmp_path / "index"
     make_wheel(index, "mypkg", "1.0")
     project = plant(tmp_path / "project", {"requirements.txt": f"{OFFLINE}-f {index}\nmypkg\n"})

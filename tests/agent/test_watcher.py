@@ -42,7 +42,7 @@ def watch(metadata: MetadataDouble, tmp_path: Path) -> InterruptionWatcher:
     return InterruptionWatcher(Metadata(metadata.url), paths, Mailbox())
 
 
-def test_no_notice_is_no_end(watch: InterruptionWatcher) -> None:
+def test_without_a_notice_nothing_ends(watch: InterruptionWatcher) -> None:
     watch.check_metadata()
     assert watch._mailbox.ending is None
 
@@ -58,7 +58,7 @@ def test_notice_ends_with_its_deadline(
     assert watch._paths.notice.exists()
 
 
-def test_notice_that_cannot_be_read_is_a_notice_all_the_same(
+def test_notice_that_cannot_be_parsed_is_still_a_notice(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.values["spot/instance-action"] = "soon"
@@ -75,7 +75,7 @@ def test_expired_metadata_token_is_renewed(metadata: MetadataDouble) -> None:
     assert client.get("instance-id") == "i-1"
 
 
-def test_unreachable_metadata_is_an_error_and_no_notice(
+def test_unreachable_metadata_is_an_error_and_not_a_notice(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.close()
@@ -85,7 +85,7 @@ def test_unreachable_metadata_is_an_error_and_no_notice(
     assert watch._mailbox.ending is None
 
 
-def test_metadata_answer_that_breaks_off_is_an_error_and_no_end_of_the_watch(
+def test_truncated_metadata_response_is_an_error_and_does_not_end_the_watch(
     metadata: MetadataDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metadata, "answer", lambda *_: (200, b"half", {"Content-Length": "999"}))
@@ -93,7 +93,7 @@ def test_metadata_answer_that_breaks_off_is_an_error_and_no_end_of_the_watch(
         Metadata(metadata.url).notice()
 
 
-def test_watch_outlives_a_failure_that_nobody_foresaw(
+def test_watch_survives_an_unexpected_failure(
     watch: InterruptionWatcher, metadata: MetadataDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = threading.Event()
@@ -115,7 +115,7 @@ def test_watch_outlives_a_failure_that_nobody_foresaw(
         watch.stop()
 
 
-def test_rebalance_recommendation_asks_for_a_checkpoint_once(
+def test_rebalance_recommendation_requests_a_checkpoint_once(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.recommend_rebalance()
@@ -126,7 +126,7 @@ def test_rebalance_recommendation_asks_for_a_checkpoint_once(
     assert watch._mailbox.ending is None
 
 
-def test_maintenance_that_is_days_away_asks_for_one_checkpoint_and_is_announced(
+def test_maintenance_that_is_days_away_requests_one_checkpoint_and_is_announced(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.schedule("instance-retirement", seconds=14 * 86400)
@@ -140,7 +140,7 @@ def test_maintenance_that_is_days_away_asks_for_one_checkpoint_and_is_announced(
     assert watch._mailbox.announced == ""
 
 
-def test_maintenance_that_ends_the_instance_soon_is_an_end_and_no_notice(
+def test_maintenance_that_ends_the_instance_soon_is_an_end_and_not_a_notice(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     """EC2 charges for the time until then, so the instance is not left to it."""
@@ -170,7 +170,7 @@ def test_notice_within_maintenance_wins_with_its_own_deadline(
 
 
 @pytest.mark.parametrize("code", ["system-reboot", "instance-reboot", "system-maintenance"])
-def test_reboot_is_saved_for_and_ends_nothing(
+def test_reboot_requests_a_save_and_ends_nothing(
     watch: InterruptionWatcher, metadata: MetadataDouble, code: str
 ) -> None:
     metadata.schedule(code, seconds=60)
@@ -179,7 +179,7 @@ def test_reboot_is_saved_for_and_ends_nothing(
     assert watch._mailbox.ending is None
 
 
-def test_maintenance_that_cannot_be_read_or_asked_for_ends_nothing(
+def test_maintenance_that_cannot_be_read_or_requested_ends_nothing(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
     metadata.values["events/maintenance/scheduled"] = "[{"
@@ -214,7 +214,7 @@ def test_drain_request_takes_its_deadline_from_the_notice_where_there_is_one(
     assert ending.deadline == deadline
 
 
-def test_drain_request_brings_a_deadline_that_the_metadata_do_not_show(
+def test_drain_request_carries_a_deadline_that_the_metadata_does_not_show(
     watch: InterruptionWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deadline = (now() + timedelta(seconds=50)).replace(microsecond=0)
@@ -252,7 +252,7 @@ def test_missing_setting_is_named(metadata: MetadataDouble) -> None:
         read_settings(Metadata(metadata.url), {"RUNCTL_BUCKET": "b"})
 
 
-def test_tags_that_are_not_there_yet_are_worth_waiting_for(metadata: MetadataDouble) -> None:
+def test_tags_that_do_not_exist_yet_are_waited_for(metadata: MetadataDouble) -> None:
     del metadata.values["tags/instance/runctl:run-id"]
     names = ("RUNCTL_TABLE", "RUNCTL_BUCKET", "RUNCTL_LOG_GROUP", "RUNCTL_REGION")
     with pytest.raises(MetadataError, match="runctl:run-id"):
@@ -270,7 +270,7 @@ def test_tags_that_are_not_there_yet_are_worth_waiting_for(metadata: MetadataDou
         (10, 90, 10, 0),
     ],
 )
-def test_grace_is_the_least_of_all_limits(
+def test_grace_is_the_smallest_of_all_limits(
     left: int | None, asked: int, upload: int, grace: int
 ) -> None:
     found = grace_of(
@@ -343,7 +343,7 @@ def test_refusal_of_a_token_that_was_replaced_in_flight_does_not_count_for_the_n
     assert workflow.beats == ["new"]
 
 
-def test_refused_token_with_a_higher_fence_means_leave_without_a_trace(
+def test_refused_token_with_a_higher_fence_makes_the_agent_exit_without_a_trace(
     cloud: Cloud, beating: Heartbeat
 ) -> None:
     beating._workflow.valid = set()
@@ -353,7 +353,7 @@ def test_refused_token_with_a_higher_fence_means_leave_without_a_trace(
     assert beating._mailbox.is_fenced
 
 
-def test_refused_token_of_an_ended_run_means_drain_and_leave(
+def test_refused_token_of_an_ended_run_makes_the_agent_drain_and_exit(
     cloud: Cloud, beating: Heartbeat
 ) -> None:
     beating._workflow.valid = set()
@@ -384,7 +384,7 @@ def test_refused_token_that_nothing_explains_is_tried_again(beating: Heartbeat) 
     assert not beating._lease.exists()
 
 
-def test_heartbeat_outlives_a_failure_that_nobody_foresaw(
+def test_heartbeat_survives_an_unexpected_failure(
     beating: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runctl.agent.reporting.heartbeat.BEAT_AFTER_FAILURE", timedelta(0))

@@ -46,7 +46,7 @@ def test_an_object_is_stored_read_copied_listed_and_removed(blobs, tmp_path):
     assert blobs.keys("a/") == ["a/2", "a/3"]
 
 
-def test_an_object_that_is_there_stays(blobs):
+def test_an_existing_object_is_kept(blobs):
     assert blobs.put_if_absent("a", io.BytesIO(b"first"))
     assert not blobs.put_if_absent("a", b"second")
     assert read(blobs, "a") == b"first"
@@ -71,7 +71,7 @@ def test_a_missing_file_is_not_an_error_of_aws(blobs, tmp_path):
         ("InvalidObjectState", UnexpectedAwsError),
     ],
 )
-def test_other_answers_have_the_meaning_that_they_have_everywhere(code, meaning, tmp_path):
+def test_other_responses_have_their_usual_meaning(code, meaning, tmp_path):
     client = boto3.client("s3")
     blobs = Blobs(client, bucket="here")
     (tmp_path / "file").touch()
@@ -103,7 +103,7 @@ def test_a_connection_that_breaks_while_reading_is_transient():
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_an_output_is_stored_once_more_when_the_answer_was_lost(lost, tmp_path):
+def test_an_output_is_stored_again_when_the_response_was_lost(lost, tmp_path):
     client = boto3.client("s3")
     client.create_bucket(Bucket="here")
     outputs = OutputStore(client, bucket="here", run_id="run-1")
@@ -161,7 +161,7 @@ def test_a_stream_that_was_deleted_is_created_again(logs, now):
 
 
 @pytest.mark.parametrize("code", ["InvalidParameterException", "DataAlreadyAcceptedException"])
-def test_a_batch_that_is_never_taken_is_dropped(code):
+def test_a_batch_that_is_never_accepted_is_dropped(code):
     client = boto3.client("logs")
     with Stubber(client) as stub:
         stub.add_response("create_log_stream", {})
@@ -191,7 +191,7 @@ class Probed:
         return self.clients[service]
 
 
-def test_a_missing_permission_is_told_and_a_missing_key_is_none():
+def test_a_missing_permission_is_reported_and_a_missing_key_is_not_one():
     probed = Probed()
     probed.stubs["dynamodb"].add_client_error("get_item", "AccessDeniedException")
     probed.stubs["s3"].add_client_error("get_object", "NoSuchKey")

@@ -115,13 +115,13 @@ def test_one_request_is_for_one_market(ec2):
         build(ec2[1], [POOLS[0], Pool("m5.large", "us-east-1a", "on-demand")])
 
 
-def test_the_client_token_is_as_long_as_ec2_takes(ec2):
+def test_the_client_token_is_as_long_as_ec2_accepts(ec2):
     token = json.loads(build(ec2[1]))["ClientToken"]
     assert len(token) <= 64
     assert token.isascii()
 
 
-def test_the_recorded_request_goes_out_verbatim_and_names_its_pool(ec2):
+def test_the_recorded_request_is_sent_verbatim_and_names_its_pool(ec2):
     stub, fleet = ec2
     request = build(fleet)
     # The stub checks the request against botocore's model of CreateFleet.
@@ -171,7 +171,7 @@ def test_refusals_of_pools_are_a_result(ec2):
         "InvalidParameterValue",
     ],
 )
-def test_errors_that_no_other_pool_would_mend_are_raised(ec2, code):
+def test_errors_that_no_other_pool_would_fix_are_raised(ec2, code):
     stub, fleet = ec2
     stub.add_response("create_fleet", {"FleetId": "f", "Errors": [refusal(code)], "Instances": []})
     with pytest.raises(RefusedError, match=rf"\({code}\)$"):
@@ -198,7 +198,7 @@ def test_a_missing_permission_outranks_what_pools_refuse(ec2, is_first):
         fleet.launch(build(fleet))
 
 
-def test_a_missing_permission_is_no_matter_once_there_is_an_instance(ec2):
+def test_a_missing_permission_does_not_matter_once_there_is_an_instance(ec2):
     stub, fleet = ec2
     group = {
         "LaunchTemplateAndOverrides": where(),
@@ -210,7 +210,7 @@ def test_a_missing_permission_is_no_matter_once_there_is_an_instance(ec2):
     assert fleet.launch(build(fleet)).instance_ids == ("i-1",)
 
 
-def test_a_parameter_that_one_type_does_not_take_leaves_the_others(ec2):
+def test_a_parameter_that_one_type_does_not_accept_does_not_affect_the_others(ec2):
     stub, fleet = ec2
     errors = [refusal("InvalidParameterValue"), refusal("UnfulfillableCapacity", kind="g5.xlarge")]
     stub.add_response("create_fleet", {"FleetId": "f", "Errors": errors, "Instances": []})
@@ -220,7 +220,9 @@ def test_a_parameter_that_one_type_does_not_take_leaves_the_others(ec2):
 @pytest.mark.parametrize(
     "code", ["RequestLimitExceeded", "InternalError", "InvalidLaunchTemplateId.NotFound", "New"]
 )
-def test_what_says_nothing_of_a_pool_is_a_result_since_a_token_has_one_answer(ec2, code):
+def test_an_error_that_says_nothing_about_a_pool_is_a_result_since_a_token_has_one_answer(
+    ec2, code
+):
     stub, fleet = ec2
     stub.add_response("create_fleet", {"FleetId": "f", "Errors": [refusal(code)], "Instances": []})
     result = fleet.launch(build(fleet))
@@ -257,7 +259,7 @@ def test_a_refused_call_is_raised(ec2, code, meaning):
         "SomethingNew",
     ],
 )
-def test_a_refused_call_that_launched_nothing_is_the_refusal_of_each_pool_it_asked(ec2, code):
+def test_a_refused_call_that_launched_nothing_is_a_refusal_of_each_requested_pool(ec2, code):
     stub, fleet = ec2
     stub.add_client_error("create_fleet", code)
     result = fleet.launch(build(fleet))
@@ -265,7 +267,7 @@ def test_a_refused_call_that_launched_nothing_is_the_refusal_of_each_pool_it_ask
     assert (result.instance_ids, result.was_answered) == ((), False)
 
 
-def test_a_machine_is_told_with_its_pool_and_the_reason_of_its_end(ec2):
+def test_a_machine_is_returned_with_its_pool_and_the_reason_for_its_end(ec2):
     stub, fleet = ec2
     at = datetime(2030, 1, 1, tzinfo=timezone.utc)
     stub.add_response(
@@ -309,14 +311,14 @@ def test_no_machines_cost_no_call(ec2):
     ec2[1].terminate([])
 
 
-def test_a_machine_that_is_gone_does_not_keep_the_others_alive(ec2):
+def test_a_missing_machine_does_not_prevent_the_termination_of_the_others(ec2):
     stub, fleet = ec2
     stub.add_client_error("terminate_instances", "InvalidInstanceID.NotFound")
     stub.add_response("terminate_instances", {}, {"InstanceIds": ["i-2"]})
     fleet.terminate(["i-1", "i-2"])
 
 
-def test_terminating_without_permission_is_told(ec2):
+def test_terminating_without_permission_is_reported(ec2):
     stub, fleet = ec2
     stub.add_client_error("terminate_instances", "UnauthorizedOperation")
     with pytest.raises(RefusedError):
@@ -353,7 +355,7 @@ def test_machines_of_a_run_are_found_by_their_tag_while_they_live():
     assert {machine.instance_id for machine in fleet.describe(ids)} == set(ids)
 
 
-def test_the_machines_of_all_our_runs_are_found_and_those_of_a_deployment_beside_us_are_not():
+def test_the_machines_of_all_our_runs_are_found_and_those_of_another_deployment_are_not():
     client = boto3.client("ec2")
     image = client.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     vpc = client.describe_vpcs()["Vpcs"][0]["VpcId"]
@@ -420,7 +422,7 @@ def test_a_run_of_the_same_name_in_another_deployment_is_another_run():
     }
 
 
-def test_deployments_ask_for_runs_of_the_same_name_with_other_tokens():
+def test_deployments_request_runs_of_the_same_name_with_different_tokens():
     def token(deployment, template):
         fleet = Ec2Fleet(
             None,
@@ -451,7 +453,7 @@ def test_all_pages_of_machines_are_read(ec2):
     assert [machine.instance_id for machine in fleet.find_all()] == ["i-1", "i-2"]
 
 
-def test_an_error_that_names_no_pool_of_ours_is_the_refusal_of_an_unknown_one(ec2):
+def test_an_error_that_names_no_known_pool_is_a_refusal_of_an_unknown_one(ec2):
     stub, fleet = ec2
     whole = refusal("InsufficientInstanceCapacity")
     del whole["LaunchTemplateAndOverrides"]
@@ -465,7 +467,7 @@ def test_an_error_that_names_no_pool_of_ours_is_the_refusal_of_an_unknown_one(ec
     }
 
 
-def test_a_machine_whose_subnet_is_not_ours_any_more_has_a_pool_that_can_be_read_again(ec2):
+def test_the_pool_of_a_machine_in_a_former_subnet_can_be_stored_and_read(ec2):
     stub, fleet = ec2
     group = {
         "LaunchTemplateAndOverrides": {"Overrides": {"SubnetId": "subnet-of-last-week"}},
@@ -531,7 +533,7 @@ def test_a_tag_that_outlived_its_fleet_does_not_hide_the_others(ec2):
     assert [found.fleet_id for found in fleet.find_fleets()] == ["f-1"]
 
 
-def test_fleets_are_deleted_25_at_a_time_and_what_is_refused_is_told(ec2):
+def test_fleets_are_deleted_25_at_a_time_and_refusals_are_reported(ec2):
     stub, fleet = ec2
     ids = [f"f-{number:02}" for number in range(27)]
     refused = [
@@ -547,7 +549,7 @@ def test_fleets_are_deleted_25_at_a_time_and_what_is_refused_is_told(ec2):
     assert fleet.delete_fleets(ids) == {"f-02": "hm (unexpectedError)"}
 
 
-def test_listing_fleets_without_permission_is_told(ec2):
+def test_listing_fleets_without_permission_is_reported(ec2):
     stub, fleet = ec2
     stub.add_client_error("describe_tags", "UnauthorizedOperation")
     with pytest.raises(RefusedError):

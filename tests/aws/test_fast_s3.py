@@ -142,7 +142,7 @@ def get(store: CheckpointStore, content: bytes) -> bytes:
     return bytes(found)
 
 
-def test_only_the_first_part_is_put_and_got_by_the_client_itself(
+def test_only_the_first_part_is_sent_and_received_by_the_client_itself(
     server: Server, store: CheckpointStore
 ) -> None:
     put(store, b"1", b"2", BODY)
@@ -151,7 +151,7 @@ def test_only_the_first_part_is_put_and_got_by_the_client_itself(
     assert len(server.connections) == 2
 
 
-def test_light_put_is_signed_and_names_the_checksum_and_who_sends_it(
+def test_fast_put_is_signed_and_names_the_checksum_and_the_sender(
     server: Server, store: CheckpointStore
 ) -> None:
     put(store, b"1", b"2")
@@ -221,7 +221,7 @@ def no_head(request: BaseHTTPRequestHandler, _content: bytes) -> bool:
     [status(301), status(400), status(403), status(500), status(503), nothing, no_head],
     ids=["301", "400", "403", "500", "503", "nothing", "no head"],
 )
-def test_light_put_that_fails_goes_the_ordinary_way_and_the_next_is_light_again(
+def test_fast_put_that_fails_is_repeated_by_botocore_and_the_next_is_fast_again(
     server: Server, store: CheckpointStore, trouble: Any
 ) -> None:
     put(store, b"1", b"2")
@@ -234,7 +234,7 @@ def test_light_put_that_fails_goes_the_ordinary_way_and_the_next_is_light_again(
 @pytest.mark.parametrize(
     "trouble", [half, other_bytes, more, chunked, without_length, nothing, no_head, status(503)]
 )
-def test_light_get_that_brings_something_else_is_got_once_more(
+def test_fast_get_with_an_unexpected_response_is_repeated_by_botocore(
     server: Server, store: CheckpointStore, trouble: Any
 ) -> None:
     put(store, BODY)
@@ -243,7 +243,7 @@ def test_light_get_that_brings_something_else_is_got_once_more(
     assert server.ways() == "oLo"
 
 
-def test_part_that_is_longer_than_its_name_says_never_reaches_beyond_it(
+def test_part_that_is_longer_than_stated_is_never_written_beyond_its_end(
     server: Server, store: CheckpointStore
 ) -> None:
     put(store, BODY)
@@ -253,7 +253,7 @@ def test_part_that_is_longer_than_its_name_says_never_reaches_beyond_it(
         get(store, BODY)  # whose buffer is as long as the part
 
 
-def test_content_that_is_not_what_its_name_says_is_not_put_the_ordinary_way(
+def test_content_that_does_not_match_its_name_is_not_sent_by_botocore_either(
     server: Server, store: CheckpointStore
 ) -> None:
     with pytest.raises(DamagedCheckpointError):
@@ -261,14 +261,14 @@ def test_content_that_is_not_what_its_name_says_is_not_put_the_ordinary_way(
     assert server.objects == {}
 
 
-def test_light_way_that_never_goes_well_is_given_up(server: Server, store: CheckpointStore) -> None:
+def test_fast_path_that_always_fails_is_disabled(server: Server, store: CheckpointStore) -> None:
     for number in range(6):
         server.next = status(403)
         put(store, b"%d" % number)
     assert server.ways() == "o" + "Lo" * 3 + "oo"
 
 
-def test_connection_that_the_server_closed_meanwhile_keeps_the_endpoint_state(
+def test_connection_closed_by_the_server_keeps_the_endpoint_state(
     server: Server, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def close_afterwards(request: BaseHTTPRequestHandler, _content: bytes) -> bool:
@@ -286,7 +286,7 @@ def test_connection_that_the_server_closed_meanwhile_keeps_the_endpoint_state(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_server_that_goes_silent_is_left_after_the_time_limit(
+def test_silent_server_is_abandoned_after_the_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     certificate = make_certificate(tmp_path, "localhost")
@@ -312,7 +312,7 @@ def test_server_that_goes_silent_is_left_after_the_time_limit(
         server.close()
 
 
-def test_announced_end_of_a_connection_is_heeded(server: Server, store: CheckpointStore) -> None:
+def test_announced_end_of_a_connection_is_respected(server: Server, store: CheckpointStore) -> None:
     def close_and_say_so(request: BaseHTTPRequestHandler, _content: bytes) -> bool:
         answer(request, 200, b"", Connection="close")
         request.close_connection = True
@@ -324,7 +324,7 @@ def test_announced_end_of_a_connection_is_heeded(server: Server, store: Checkpoi
     assert server.ways() == "oLLL"
 
 
-def test_nothing_goes_the_light_way_past_a_proxy(
+def test_fast_path_does_not_bypass_a_proxy(
     server: Server, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -334,7 +334,7 @@ def test_nothing_goes_the_light_way_past_a_proxy(
     assert server.ways() == "ooo"
 
 
-def test_what_answers_in_the_place_of_aws_is_not_gone_around(server: Server) -> None:
+def test_fast_path_does_not_bypass_a_handler_that_answers_for_aws(server: Server) -> None:
     connection = Connection(
         region="eu-west-1", endpoint_url=server.url, access_key="a", secret_key="s"
     )
@@ -351,7 +351,7 @@ def test_what_answers_in_the_place_of_aws_is_not_gone_around(server: Server) -> 
     assert server.asked == []
 
 
-def test_tls_is_verified_on_the_light_way_too(
+def test_tls_is_verified_on_the_fast_path_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = make_certificate(tmp_path, "localhost")

@@ -41,7 +41,7 @@ def status(instance_id, **fields):
     return {"InstanceId": instance_id, "SystemStatus": OK, "InstanceStatus": OK, **fields}
 
 
-def test_failing_checks_are_told_with_when_they_began(ec2):
+def test_failing_checks_are_returned_with_the_time_they_began(ec2):
     stub, fleet = ec2
     event = {
         "InstanceEventId": "instance-event-1",
@@ -67,13 +67,13 @@ def test_failing_checks_are_told_with_when_they_began(ec2):
 
 
 @pytest.mark.parametrize("word", ["insufficient-data", "initializing", "not-applicable"])
-def test_a_check_that_knows_nothing_yet_does_not_fail(ec2, word):
+def test_a_check_without_data_does_not_count_as_failing(ec2, word):
     stub, fleet = ec2
     answer(stub, ["i-1"], status("i-1", SystemStatus={"Status": word}))
     assert fleet.statuses(["i-1"]) == [MachineStatus(instance_id="i-1")]
 
 
-def test_an_id_that_ec2_does_not_know_costs_the_others_nothing(ec2):
+def test_an_id_that_ec2_does_not_know_does_not_affect_the_others(ec2):
     stub, fleet = ec2
     ids = ["i-1", "i-2", "i-3"]
     unknown(stub, ids)
@@ -84,7 +84,7 @@ def test_an_id_that_ec2_does_not_know_costs_the_others_nothing(ec2):
     assert [known.instance_id for known in fleet.statuses(ids)] == ["i-1", "i-3"]
 
 
-def test_a_hundred_are_asked_for_at_once(ec2):
+def test_status_checks_are_requested_for_a_hundred_instances_at_a_time(ec2):
     stub, fleet = ec2
     ids = [f"i-{number}" for number in range(150)]
     answer(stub, ids[:100])
@@ -96,7 +96,7 @@ def test_a_hundred_are_asked_for_at_once(ec2):
     ("code", "error"),
     [("RequestLimitExceeded", TransientError), ("UnauthorizedOperation", RefusedError)],
 )
-def test_a_refusal_is_one_of_our_errors(ec2, code, error):
+def test_a_refusal_is_translated_into_one_of_our_errors(ec2, code, error):
     stub, fleet = ec2
     stub.add_client_error("describe_instance_status", code)
     with pytest.raises(error):

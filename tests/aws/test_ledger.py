@@ -77,7 +77,7 @@ def test_a_run_is_read_back_as_it_was_written(ledger):
     assert ledger.find_run_of_execution("run-1") == "run-1"
 
 
-def test_what_nobody_wrote_is_none(ledger):
+def test_a_missing_item_is_read_as_none(ledger):
     assert ledger.find_run("run-1") is None
     assert ledger.find_run_of_execution("run-1") is None
     assert ledger.find_attempt("run-1", 1) is None
@@ -106,7 +106,7 @@ def test_runs_are_listed_newest_first(ledger):
     assert [run.run_id for run in ledger.list_runs(limit=3)] == ["run-4", "run-3", "run-2"]
 
 
-def test_the_runs_are_listed_that_have_not_ended_or_whose_end_was_not_told(ledger):
+def test_unsettled_runs_are_those_without_an_end_or_an_announcement(ledger):
     for number in range(3):
         ledger.create_run(a_run(f"run-{number}"))
     end(ledger)
@@ -152,7 +152,7 @@ def test_continuing_clears_the_end_and_counts_the_execution_once(ledger):
     assert ledger.find_run_of_execution("run-1-r2") == "run-1"
 
 
-def test_an_end_that_was_told_is_remembered_while_it_is_the_end(ledger):
+def test_an_announced_end_is_remembered_while_it_is_the_end(ledger):
     ledger.create_run(a_run())
     ledger.record_notified("run-1", end=LATER)
     assert ledger.find_run("run-1") == a_run()
@@ -174,7 +174,7 @@ def continue_as_new(ledger, name="run-1-r2", *, parent_arn="arn:run-1", first_at
     )
 
 
-def test_a_live_run_is_handed_over_once_to_the_execution_that_its_own_one_started(ledger):
+def test_a_live_run_is_handed_over_once_to_the_execution_that_its_own_execution_started(ledger):
     ledger.create_run(a_run())
     for _ in range(2):
         assert continue_as_new(ledger) == a_run(
@@ -189,7 +189,7 @@ def test_a_live_run_is_handed_over_once_to_the_execution_that_its_own_one_starte
     assert ledger.find_run_of_execution("run-1-r3") == "run-1"
 
 
-def test_a_run_is_handed_over_by_nobody_but_the_execution_that_has_it(ledger):
+def test_a_run_is_handed_over_only_by_the_execution_that_owns_it(ledger):
     ledger.create_run(a_run())
     with pytest.raises(RequestError, match="belongs to the execution run-1"):
         continue_as_new(ledger, parent_arn="arn:somebody")
@@ -213,7 +213,7 @@ def test_an_execution_that_handed_its_run_on_cannot_end_it(ledger):
         start(ledger, 3)
 
 
-def test_a_run_that_goes_on_cannot_be_continued(ledger):
+def test_a_run_that_has_not_ended_cannot_be_continued(ledger):
     ledger.create_run(a_run())
     with pytest.raises(RequestError, match="belongs to the execution run-1"):
         ledger.resume_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
@@ -225,7 +225,7 @@ def test_a_run_that_does_not_exist_cannot_be_continued(ledger):
         ledger.resume_run("run-1", execution="run-1-r2", execution_arn="arn:2", first_attempt=2)
 
 
-def test_second_opening_finds_the_first_ones_request(ledger):
+def test_second_opening_finds_the_request_of_the_first(ledger):
     ledger.create_run(a_run())
     first = ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("first"), now=NOW)
     second = ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("second"), now=LATER)
@@ -272,7 +272,7 @@ def test_a_launch_is_known_by_attempt_and_by_instance(ledger):
     assert ledger.find_instance("i-1") == ("run-1", 1, 0)
 
 
-def test_the_first_launch_stands_and_the_second_is_nobodys(ledger):
+def test_the_first_launch_stands_and_the_second_is_refused(ledger):
     ledger.create_run(a_run())
     launched(ledger)
     held = ledger.record_launch("run-1", 1, instance_ids=["i-9"], pool="x/y/spot", now=LATER)
@@ -280,7 +280,7 @@ def test_the_first_launch_stands_and_the_second_is_nobodys(ledger):
     assert ledger.find_instance("i-9") is None
 
 
-def test_a_launch_for_an_attempt_that_has_ended_is_nobodys(ledger):
+def test_a_launch_for_an_attempt_that_has_ended_is_refused(ledger):
     ledger.create_run(a_run())
     ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("{}"), now=NOW)
     ledger.end_attempt("run-1", 1, outcome=LOST, now=NOW)
@@ -332,7 +332,7 @@ def test_no_token_for_a_run_that_has_ended_or_moved_on(ledger):
         start(ledger, 1)
 
 
-def test_only_the_first_detector_is_told_so(ledger):
+def test_only_the_first_detector_counts(ledger):
     ledger.create_run(a_run())
     launched(ledger)
     assert ledger.record_notice(NodeId("run-1", 1, 0), now=NOW)
@@ -364,7 +364,7 @@ def test_attempts_come_in_the_order_of_their_numbers(ledger):
     assert [attempt.number for attempt in ledger.attempts("run-1")] == [1, 2, 11]
 
 
-def test_only_who_has_the_fence_commits(ledger):
+def test_only_the_holder_of_the_fence_commits(ledger):
     ledger.create_run(a_run())
     training(ledger, 1)
     ledger.commit_checkpoint("run-1", 1, step=5, save=5, manifest="five", progressed=True, now=NOW)
@@ -451,7 +451,7 @@ def test_a_run_that_has_ended_still_takes_the_last_checkpoint(ledger):
     assert ledger.find_run("run-1").step == 9
 
 
-def test_progress_gathers_and_only_the_warning_goes_with_its_cause(ledger):
+def test_progress_accumulates_and_only_the_warning_disappears_with_its_cause(ledger):
     ledger.create_run(a_run())
     training(ledger)
     report(
@@ -476,7 +476,7 @@ def test_progress_gathers_and_only_the_warning_goes_with_its_cause(ledger):
     assert attempt.saving == SAVING
 
 
-def test_an_attempt_may_tell_of_its_preparations_before_it_has_the_fence(ledger):
+def test_an_attempt_may_report_its_preparations_before_it_has_the_fence(ledger):
     ledger.create_run(a_run())
     training(ledger, 1)
     launched(ledger, 2)
@@ -493,7 +493,7 @@ def test_progress_of_a_superseded_attempt_is_refused(ledger):
     assert ledger.find_attempt("run-1", 1).phase == ""
 
 
-def test_progress_of_nobody_is_refused(ledger):
+def test_progress_of_an_unknown_attempt_is_refused(ledger):
     ledger.create_run(a_run())
     with pytest.raises(NotFoundError):
         report(ledger, "run-1", 1, phase="train", now=NOW)
@@ -517,7 +517,7 @@ def test_more_pools_than_one_batch_holds_are_all_read(ledger):
     assert set(ledger.cooling_pools(pools, now=NOW)) == set(pools[::10])
 
 
-def test_every_move_of_a_life_can_be_made_again(ledger):
+def test_every_step_of_an_attempt_can_be_repeated(ledger):
     moves = (
         lambda: ledger.create_run(a_run()),
         lambda: ledger.open_attempt("run-1", 1, launch_try=1, source=Launched("{}"), now=NOW),
@@ -628,7 +628,7 @@ def test_an_attempt_has_its_nodes_before_their_instances_are_known(ledger):
     assert node_of(ledger, 0).noticed_at == NOW
 
 
-def test_a_node_that_nobody_launched_is_not_made_up(ledger):
+def test_a_node_that_was_never_launched_is_not_invented(ledger):
     ledger.create_run(a_run())
     ledger.record_gone(NodeId("run-1", 1, 0))
     assert ledger.find_attempt("run-1", 1) is None

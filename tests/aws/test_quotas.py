@@ -48,14 +48,14 @@ def test_a_value_that_cannot_be_read_is_none(stubbed, code):
 
 
 @pytest.mark.parametrize("code", ["NoSuchResourceException", "AccessDeniedException"])
-def test_neither_is_a_default_that_cannot_be_read(stubbed, code):
+def test_a_default_that_cannot_be_read_is_none(stubbed, code):
     quotas, _, ours = stubbed
     quotas.add_client_error("get_service_quota", "NoSuchResourceException")
     quotas.add_client_error("get_aws_default_service_quota", code)
     assert ours.allowed(SPOT_G) is None
 
 
-def test_a_service_that_cannot_be_reached_is_done_without(stubbed, monkeypatch):
+def test_a_quota_of_an_unreachable_service_is_none(stubbed, monkeypatch):
     _, _, ours = stubbed
 
     def unreachable(**_):
@@ -75,7 +75,7 @@ def test_sizes_of_types_are_read_and_unknown_types_left_out(stubbed):
     assert ours.vcpus(["g5.xlarge", "g5xlarge"]) == {"g5.xlarge": 4}
 
 
-def test_sizes_that_may_not_be_read_are_left_out(stubbed):
+def test_sizes_that_are_denied_are_left_out(stubbed):
     _, ec2, ours = stubbed
     ec2.add_client_error("describe_instance_types", "UnauthorizedOperation")
     assert ours.vcpus(["g5.xlarge"]) == {}

@@ -126,7 +126,7 @@ def test_recorded_checkpoint_and_notification_are_read(recorded):
     }
 
 
-def test_recorded_attempt_goes_on(recorded):
+def test_recorded_attempt_continues(recorded):
     ledger = recorded.ledger
     held = ledger.open_attempt("launching", 1, launch_try=1, source=Launched("other"), now=LATER)
     assert held.fleet_request == json.dumps({"ClientToken": "launching-1-1"})
@@ -163,7 +163,7 @@ def test_new_token_for_a_recorded_attempt_leaves_its_start(recorded):
     assert (held.stage, held.token, held.running_at) == (RUNNING, "new", at(3))
 
 
-def test_attempt_that_both_versions_start_began_with_the_first(recorded):
+def test_attempt_that_both_versions_start_keeps_the_first_start(recorded):
     arn = f"{ARN}launched"
     recorded.ledger.record_token("launched", 1, token="new", execution_arn=arn, now=at(20))
     recorded.train("launched", minute=30)

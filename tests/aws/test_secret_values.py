@@ -68,7 +68,7 @@ def test_parameter_is_decrypted_and_a_plain_one_is_read_as_well():
         ("ssm:arn:aws:ssm:eu-west-1:123456789012:parameter/x", "it is in eu-west-1"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_the_remedy_and_without_the_value(reference, told):
+def test_unreadable_secret_is_reported_with_the_remedy_and_without_the_value(reference, told):
     client = boto3.client("secretsmanager")
     client.create_secret(Name="plain", SecretString=VALUE)
     client.create_secret(Name="array", SecretString=json.dumps([VALUE]))
@@ -112,7 +112,7 @@ KMS_OF_SSM = (
         ("ssm", "ParameterVersionNotFound", "3", "no such parameter", True),
     ],
 )
-def test_refusals_of_aws_are_told_with_the_setting_that_cures_them(
+def test_refusals_of_aws_are_reported_with_the_setting_that_fixes_them(
     service, code, message, told, may_pass
 ):
     client = boto3.client(service)
@@ -136,7 +136,7 @@ def test_refusals_of_aws_are_told_with_the_setting_that_cures_them(
         ("ssm", "InternalServerError"),
     ],
 )
-def test_throttling_and_faults_of_the_service_pass(service, code):
+def test_throttling_and_faults_of_the_service_are_transient(service, code):
     client = boto3.client(service)
     reference = "ssm:/a" if service == "ssm" else "secret:a"
     operation = "get_parameter" if service == "ssm" else "get_secret_value"

@@ -35,20 +35,20 @@ def bucket():
     return client
 
 
-def test_an_object_that_is_there_has_no_problem(bucket):
+def test_an_existing_object_has_no_problem(bucket):
     bucket.put_object(Bucket="here", Key="a/b.tar.gz", Body=b"x")
     objects = S3Objects(bucket, bucket="here")
     assert objects.problem_with("s3://here/a/b.tar.gz") is None
     assert objects.uri("a/b.tar.gz") == "s3://here/a/b.tar.gz"
 
 
-def test_a_missing_object_or_bucket_is_told(bucket):
+def test_a_missing_object_or_bucket_is_reported(bucket):
     objects = S3Objects(bucket, bucket="here")
     assert "does not exist; upload it" in objects.problem_with("s3://here/none.tar.gz")
     assert "no bucket nowhere" in objects.problem_with("s3://nowhere/none.tar.gz")
 
 
-def test_a_bucket_of_another_region_is_told_with_both_regions(bucket):
+def test_a_bucket_in_another_region_is_reported_with_both_regions(bucket):
     there = boto3.client("s3", region_name="eu-west-1")
     there.create_bucket(
         Bucket="there", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
@@ -58,7 +58,7 @@ def test_a_bucket_of_another_region_is_told_with_both_regions(bucket):
     assert "is in eu-west-1, this deployment in us-east-1; copy the object to here" in problem
 
 
-def test_a_forbidden_object_is_told_with_the_cure(bucket):
+def test_a_forbidden_object_is_reported_with_the_remedy(bucket):
     with Stubber(bucket) as stub:
         stub.add_client_error("head_bucket", "403", http_status_code=403)
         stub.add_client_error("head_object", "403", http_status_code=403)
@@ -73,14 +73,14 @@ def test_a_bucket_that_may_not_be_listed_can_still_be_read(bucket):
         assert S3Objects(bucket, bucket="here").problem_with("s3://theirs/a.tar.gz") is None
 
 
-def test_a_busy_s3_is_no_problem_of_the_request(bucket):
+def test_a_throttling_s3_is_not_a_problem_of_the_request(bucket):
     with Stubber(bucket) as stub:
         stub.add_client_error("head_object", "SlowDown", http_status_code=503)
         with pytest.raises(TransientError):
             S3Objects(bucket, bucket="here").problem_with("s3://here/a.tar.gz")
 
 
-def test_an_archive_goes_up_once_and_its_progress_adds_up(bucket, tmp_path):
+def test_an_archive_is_uploaded_once_and_its_progress_adds_up(bucket, tmp_path):
     archive = tmp_path / "code.tar.gz"
     archive.write_bytes(b"x" * 100_000)
     told: list[int] = []
@@ -125,7 +125,7 @@ def test_a_run_is_started_found_and_stopped(workflow):
     assert workflow.status_of(arn) == "ABORTED"
 
 
-def test_a_name_that_is_taken_is_told(workflow):
+def test_a_taken_name_is_reported(workflow):
     workflow.start_run("run-1", {"command": ["train"]})
     with pytest.raises(InvalidRequestError, match="name: 'run-1' is taken"):
         workflow.start_run("run-1", {"command": ["other"]})
@@ -140,7 +140,7 @@ def test_an_execution_that_does_not_exist_does_not_run(workflow):
         workflow.stop_run(arn, cause="enough")
 
 
-def test_starting_without_a_deployment_is_told():
+def test_starting_without_a_deployment_is_reported():
     client = boto3.client("stepfunctions")
     arn = "arn:aws:states:us-east-1:123456789012:stateMachine:runctl-train"
     with Stubber(client) as stub:
@@ -170,7 +170,7 @@ def test_a_heartbeat_with_a_spent_token_is_not_accepted(code):
             StepFunctions(client).beat("token")
 
 
-def test_a_report_goes_out_as_json():
+def test_a_report_is_sent_as_json():
     client = boto3.client("stepfunctions")
     with Stubber(client) as stub:
         expected = {"taskToken": "token", "output": '{"outcome": {"kind": "lost"}}'}
@@ -224,13 +224,13 @@ def test_a_start_is_over_when_ssm_says_so(starting):
     assert starting("ThrottlingException", {"Status": "Success"})
 
 
-def test_an_agent_that_cannot_start_is_told_with_its_words(starting):
+def test_an_agent_that_cannot_start_is_reported_with_its_message(starting):
     words = "the role of this instance lacks dynamodb:GetItem on the table t"
     with pytest.raises(RefusedError, match=f"cannot run an attempt: {words}; .*needs the policy"):
         starting({"Status": "Failed", "StandardErrorContent": f"{words}\n"})
 
 
-def test_a_start_that_takes_long_is_taken_for_one(starting, monkeypatch):
+def test_a_slow_start_counts_as_a_start(starting, monkeypatch):
     monkeypatch.setattr(commands, "STARTED_WITHIN", timedelta(0))
     assert starting()
 
@@ -264,7 +264,7 @@ def test_any_other_refusal_of_a_command_is_an_error():
             SsmCommands(client, document="runctl-agent").send("i-1", "drain")
 
 
-def test_a_message_reaches_who_has_subscribed():
+def test_a_message_reaches_the_subscribers():
     sns, sqs = boto3.client("sns"), boto3.client("sqs")
     topic = sns.create_topic(Name="runctl-events")["TopicArn"]
     queue = sqs.create_queue(QueueName="mine")["QueueUrl"]
@@ -280,7 +280,7 @@ def test_a_message_reaches_who_has_subscribed():
     ("code", "meaning"),
     [("Throttling", TransientError), ("AuthorizationError", RefusedError)],
 )
-def test_a_message_that_sns_does_not_take_raises_what_that_means(code, meaning):
+def test_a_message_that_sns_refuses_raises_the_matching_error(code, meaning):
     client = boto3.client("sns")
     with Stubber(client) as stub:
         stub.add_client_error("publish", code)
@@ -310,17 +310,17 @@ def put_deployment(**changes):
     return client
 
 
-def test_a_deployment_is_read_and_what_a_newer_one_adds_is_ignored():
+def test_a_deployment_is_read_and_fields_of_a_newer_one_are_ignored():
     deployment = read_deployment(put_deployment(added_later=1))
     assert (deployment.bucket, deployment.zones) == ("b", ("us-east-1a",))
 
 
-def test_a_missing_deployment_is_told_with_the_cure():
+def test_a_missing_deployment_is_reported_with_the_remedy():
     with pytest.raises(NotFoundError, match=r"nothing is deployed in us-east-1.*cdk deploy"):
         read_deployment(boto3.client("ssm"))
 
 
-def test_a_deployment_that_is_too_old_is_told_with_what_it_lacks():
+def test_a_deployment_that_is_too_old_is_reported_with_the_missing_field():
     client = boto3.client("ssm")
     old = json.dumps({key: value for key, value in DEPLOYMENT.items() if key != "zones"})
     client.put_parameter(Name="/runctl/deployment", Value=old, Type="String")
@@ -395,6 +395,6 @@ def test_clients_are_made_once_with_limits_and_the_given_connection():
     assert "secret" not in repr(Connection(secret_key="secret"))
 
 
-def test_an_unknown_profile_is_told():
+def test_an_unknown_profile_is_reported():
     with pytest.raises(RefusedError, match="--profile"):
         Clients(Connection(profile="nobody")).get("s3")

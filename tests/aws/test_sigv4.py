@@ -45,7 +45,7 @@ def botocores(
     token=st.none() | WORDS,
     times=st.lists(TIMES, min_size=2, max_size=2),
 )
-def test_signature_is_that_of_botocore_also_with_the_next_key_and_on_the_next_day(
+def test_signature_matches_that_of_botocore_with_another_key_and_on_another_day_too(
     method: str,
     key: str,
     checksum: str,

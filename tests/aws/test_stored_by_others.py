@@ -73,7 +73,7 @@ MANIFEST = (
 )
 
 
-def test_a_run_of_the_version_before_is_read_whole():
+def test_a_run_of_the_previous_version_is_read_completely():
     run = read_run(deserialize(RUN_ITEM))
     assert (run.run_id, run.fence, run.step, run.save, run.best_step) == ("lm", 1, 150, 0, 150)
     assert (run.proven, run.suspects, run.progressed_attempt) == (None, frozenset(), None)
@@ -89,7 +89,7 @@ def test_a_run_of_the_version_before_is_read_whole():
     )
 
 
-def test_an_attempt_of_the_version_before_is_read_whole():
+def test_an_attempt_of_the_previous_version_is_read_completely():
     (attempt,) = read_attempts([deserialize(ATTEMPT_ITEM)])
     assert (attempt.number, attempt.stage) == (1, AttemptStage.RUNNING)
     assert (attempt.resume_step, attempt.resume_save, attempt.progress_step) == (12, None, 150)
@@ -99,7 +99,7 @@ def test_an_attempt_of_the_version_before_is_read_whole():
     assert attempt.saving.size_bytes == 7
 
 
-def test_a_manifest_of_the_version_before_is_read_whole():
+def test_a_manifest_of_the_previous_version_is_read_completely():
     manifest = Manifest.from_json(MANIFEST)
     assert (manifest.step, manifest.save, manifest.attempt, manifest.version) == (150, 0, 1, 1)
     (entry,) = manifest.entries
@@ -174,7 +174,7 @@ def test_a_request_that_a_newer_version_stored_is_read_as_far_as_it_is_known(req
     assert request.resources.instance_types == DEFAULT_INSTANCE_TYPES
 
 
-def test_fields_of_a_newer_version_are_written_back_also_inside_of_objects():
+def test_fields_of_a_newer_version_are_written_back_even_inside_objects():
     newer = {
         "script": "train.py",
         "nodes": {"count": 4},
@@ -240,7 +240,7 @@ def test_one_run_of_a_newer_version_does_not_hide_the_others(aws):
     assert told == {"lm": RunStatus.RUNNING, "new": RunStatus.UNKNOWN}
 
 
-def test_an_upgraded_deployment_commits_to_a_run_of_the_version_before(aws):
+def test_an_upgraded_deployment_commits_to_a_run_of_the_previous_version(aws):
     client, table = make_table()
     client.put_item(TableName=table, Item=RUN_ITEM)
     client.put_item(TableName=table, Item=ATTEMPT_ITEM)
@@ -255,7 +255,7 @@ def test_an_upgraded_deployment_commits_to_a_run_of_the_version_before(aws):
     assert (run.step, run.save, run.best_step, run.progressed_attempt) == (None, 2, 150, 1)
 
 
-def test_what_this_version_knows_more_is_written_and_read_back():
+def test_fields_that_only_this_version_knows_are_written_and_read_back():
     run = Run(
         run_id="lm",
         request=RunRequest.of(script="s3://b/a.py"),

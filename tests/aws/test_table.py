@@ -41,14 +41,14 @@ def test_a_conflict_with_another_transaction_is_tried_again(stubbed):
     assert len(waits) == 1
 
 
-def test_a_refused_condition_is_an_answer_even_beside_a_conflict(stubbed):
+def test_a_refused_condition_is_an_answer_even_together_with_a_conflict(stubbed):
     stub, table, waits = stubbed
     cancelled(stub, "ConditionalCheckFailed", "TransactionConflict")
     assert not transact(table)
     assert waits == []
 
 
-def test_conflicts_without_end_ask_to_come_back_later(stubbed):
+def test_endless_conflicts_are_transient(stubbed):
     stub, table, waits = stubbed
     for _ in range(MAX_CONFLICTS):
         stub.add_client_error("update_item", "TransactionConflictException")
@@ -57,14 +57,14 @@ def test_conflicts_without_end_ask_to_come_back_later(stubbed):
     assert len(waits) == MAX_CONFLICTS
 
 
-def test_throttling_asks_to_come_back_later(stubbed):
+def test_throttling_is_transient(stubbed):
     stub, table, _ = stubbed
     stub.add_client_error("update_item", "ProvisionedThroughputExceededException")
     with pytest.raises(TransientError):
         table.update(KEY, **MOVE)
 
 
-def test_keys_that_a_batch_left_unread_are_asked_for_again(stubbed):
+def test_keys_that_a_batch_left_unread_are_requested_again(stubbed):
     stub, table, waits = stubbed
     wire = {"pk": {"S": "RUN#a"}, "sk": {"S": "RUN"}}
     stub.add_response(

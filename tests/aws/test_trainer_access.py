@@ -28,7 +28,7 @@ def access(client, *, run_id: str = "lm") -> TrainerAccess:
     return TrainerAccess(client, role_arn=ROLE, bucket="bucket", run_id=run_id, attempt=3)
 
 
-def test_a_session_is_of_one_run_for_one_hour_under_a_name_that_tells_which(sts):
+def test_a_session_is_for_one_run_and_one_hour_and_its_name_says_which_run(sts):
     client, stubber = sts
     run_id = "r" * 64
     stubber.add_response(
@@ -67,7 +67,7 @@ def test_a_session_is_of_one_run_for_one_hour_under_a_name_that_tells_which(sts)
         ("Throttling", TransientError),
     ],
 )
-def test_a_refusal_is_told_apart_from_what_passes(sts, code, error):
+def test_a_refusal_is_distinguished_from_a_transient_error(sts, code, error):
     client, stubber = sts
     stubber.add_client_error("assume_role", service_error_code=code)
     with pytest.raises(error):

@@ -20,7 +20,7 @@ COMPLETED = {"kind": "completed", "reason": "", "exit_code": 0}
 RECLAIMED = "Server.SpotInstanceTermination"
 
 
-def test_the_token_reaches_the_attempt_and_its_task_goes_on():
+def test_the_token_reaches_the_attempt_and_its_task_continues():
     world = prepared()
     launched(world)
     world.workflow.valid.add("token")
@@ -30,7 +30,7 @@ def test_the_token_reaches_the_attempt_and_its_task_goes_on():
     assert world.workflow.reports == {}
 
 
-def test_an_attempt_whose_machine_went_before_its_token_came_is_reported_at_once():
+def test_an_attempt_whose_machine_is_gone_before_its_token_arrives_is_reported_at_once():
     world = prepared()
     instance_id = launched(world)
     world.fleet.end(instance_id, reason=RECLAIMED)
@@ -138,19 +138,19 @@ def test_a_pool_that_served_to_the_end_does_not_cool():
     assert world.ledger.pools == {}
 
 
-def test_an_attempt_that_nobody_opened_cannot_be_confirmed():
+def test_an_attempt_that_was_never_opened_cannot_be_confirmed():
     with pytest.raises(NotFoundError):
         confirm_checkpoint(prepared(), RUN, 1, LOST)
 
 
-def test_an_outcome_that_is_none_is_refused():
+def test_an_invalid_outcome_is_refused():
     world = prepared()
     training(world)
     with pytest.raises(RequestError, match="'exploded' is not a valid outcome"):
         confirm_checkpoint(world, RUN, 1, {"kind": "exploded"})
 
 
-def test_an_interrupted_run_goes_on_with_the_next_attempt():
+def test_an_interrupted_run_continues_with_the_next_attempt():
     world = prepared()
     training(world)
     decided = decide_next(world, RUN, 1, {"kind": "interrupted", "reason": ""})
@@ -191,7 +191,7 @@ def test_a_run_that_was_ended_meanwhile_is_not_relaunched():
     assert (decided["decision"], decided["status"]) == ("finish", "stopped")
 
 
-def test_a_machine_that_goes_without_a_report_is_reported_at_once():
+def test_a_machine_that_disappears_without_a_report_is_reported_at_once():
     world = prepared()
     instance_id = training(world)
     world.fleet.end(instance_id, reason="Server.InternalError")
@@ -205,7 +205,7 @@ def test_a_machine_that_goes_without_a_report_is_reported_at_once():
 
 
 @pytest.mark.parametrize("state", ["shutting-down", "stopping"])
-def test_a_machine_that_shuts_down_in_order_is_left_the_time_to_save(state):
+def test_a_machine_that_shuts_down_in_order_gets_time_to_save(state):
     world = prepared()
     instance_id = training(world)
     assert handle_instance_change(world, instance_id, state)["status"] == "still_running"
@@ -221,7 +221,7 @@ def test_an_agent_that_reported_and_shut_down_is_not_misjudged():
     assert confirm_checkpoint(world, RUN, 1, COMPLETED)["outcome"]["kind"] == "completed"
 
 
-def test_a_token_that_comes_while_the_end_is_written_is_reported_on(monkeypatch):
+def test_a_token_that_arrives_while_the_end_is_written_is_reported(monkeypatch):
     world = prepared()
     instance_id = launched(world)
     world.fleet.end(instance_id, reason=RECLAIMED)
@@ -247,7 +247,7 @@ def test_a_change_of_an_ended_attempt_or_to_running_changes_nothing():
     assert world.workflow.reports == {}
 
 
-def test_a_machine_of_somebody_else_is_not_ours():
+def test_a_foreign_machine_is_left_alone():
     assert handle_instance_change(World(), "i-other", "terminated") == {"status": "not_ours"}
 
 

@@ -35,7 +35,7 @@ def failed_and_silent() -> tuple[World, str]:
     return world, instance_id
 
 
-def test_a_failed_machine_is_reported_lost_and_the_run_goes_on():
+def test_a_failed_machine_is_reported_lost_and_the_run_continues():
     world, instance_id = failed_and_silent()
     assert sweep(world)["replaced"] == [instance_id]
     outcome = world.workflow.reports["token-1"]["outcome"]
@@ -53,7 +53,7 @@ def test_a_second_sweep_replaces_nothing_more():
     assert sweep(world)["replaced"] == []
 
 
-def test_a_machine_whose_agent_beats_trains_on_and_saves():
+def test_a_machine_with_a_live_heartbeat_continues_training_and_saves():
     world, instance_id = failed_and_silent()
     beat(world)
     swept = sweep(world)
@@ -63,7 +63,7 @@ def test_a_machine_whose_agent_beats_trains_on_and_saves():
     assert world.fleet.terminated == []
 
 
-def test_an_agent_that_beats_between_the_two_looks_is_not_replaced(monkeypatch):
+def test_an_agent_that_sends_a_heartbeat_between_the_two_checks_is_not_replaced(monkeypatch):
     world, _ = failed_and_silent()
     check = world.fleet.statuses
 
@@ -84,7 +84,7 @@ def test_a_machine_with_a_notice_is_left_to_ec2():
     assert world.fleet.terminated == []
 
 
-def test_a_machine_that_waits_for_its_token_is_not_silent():
+def test_a_machine_that_waits_for_its_token_does_not_count_as_silent():
     world = prepared()
     instance_id = launched(world)
     world.clock.advance(10 * MINUTE)
@@ -93,7 +93,7 @@ def test_a_machine_that_waits_for_its_token_is_not_silent():
     assert world.ledger.find_attempt(RUN, 1).ended is None
 
 
-def test_nothing_is_asked_while_no_attempt_is_live():
+def test_no_request_is_made_while_no_attempt_is_live():
     world = prepared()
     sweep(world)
     launched(world)
@@ -103,7 +103,7 @@ def test_nothing_is_asked_while_no_attempt_is_live():
 
 
 @pytest.mark.parametrize("error", [TransientError("throttled"), RefusedError("not permitted")])
-def test_checks_that_cannot_be_asked_for_keep_nothing_else_from_the_sweep(monkeypatch, error):
+def test_unavailable_status_checks_do_not_stop_the_rest_of_the_sweep(monkeypatch, error):
     world, _ = failed_and_silent()
 
     def refuse(_ids):
@@ -124,7 +124,7 @@ def test_a_heartbeat_that_expired_on_a_failed_machine_says_so():
     assert reason.startswith("no heartbeat for 5 minutes; EC2's system status check of")
 
 
-def test_an_explanation_that_cannot_be_had_holds_nothing_up(monkeypatch):
+def test_an_unavailable_explanation_delays_nothing(monkeypatch):
     world = prepared()
     training(world)
 

@@ -27,7 +27,7 @@ def child_of(world: World, name: str = f"{RUN}-r2") -> dict:
     return prepare_run(world, execution(name), CHILD)
 
 
-def test_run_goes_on_in_another_execution_after_so_many_turns():
+def test_run_continues_in_another_execution_after_the_maximum_number_of_turns():
     world = prepared(max_attempts=100)
     assert "continue_as" not in refused(world, 1)
     assert "continue_as" not in refused(world, 2)
@@ -62,7 +62,7 @@ def test_run_that_ends_in_that_turn_is_not_continued():
     assert (decided["decision"], "continue_as" in decided) == ("finish", False)
 
 
-def test_name_of_an_execution_that_was_refused_is_passed_over():
+def test_name_of_a_refused_execution_is_skipped():
     world = prepared(max_attempts=100)
     refused(world, 1)
     refused(world, 2)
@@ -70,7 +70,7 @@ def test_name_of_an_execution_that_was_refused_is_passed_over():
     assert refused(world, 3)["continue_as"] == f"{RUN}-r3"
 
 
-def test_execution_of_somebody_else_cannot_take_a_live_run():
+def test_foreign_execution_cannot_take_over_a_live_run():
     world = prepared()
     with pytest.raises(RequestError, match="is running in the execution"):
         prepare_run(world, execution("other"), {"run_id": RUN, STARTED_BY: "arn:elsewhere"})

@@ -148,14 +148,14 @@ def disk(clinic, *, age=2 * DAY, run_id=RUN, state="available"):
     clinic.account.volumes["vol-1"] = made
 
 
-def test_nothing_is_found_where_nothing_is_wrong(clinic):
+def test_nothing_is_found_when_nothing_is_wrong(clinic):
     training(clinic.world)
     clinic.world.clock.advance(DAY)
     assert clinic.check() == {}
     assert clinic.fix() == ([], {})
 
 
-def test_a_run_whose_execution_ended_unseen_is_found_and_ended(clinic):
+def test_a_run_whose_execution_ended_unnoticed_is_found_and_ended(clinic):
     instance_id = training(clinic.world)
     clinic.world.workflow.running.discard(ARN)
     clinic.world.workflow.ended[ARN] = "TIMED_OUT"
@@ -167,7 +167,7 @@ def test_a_run_whose_execution_ended_unseen_is_found_and_ended(clinic):
     assert clinic.check() == {}
 
 
-def test_an_end_that_nobody_was_told_of_is_found_and_told(clinic):
+def test_an_unannounced_end_is_found_and_announced(clinic):
     clinic.world.notices.failure = TransientError("later")
     finish_run(clinic.world, RUN, status="completed", reason="")
     clinic.world.workflow.running.discard(ARN)
@@ -188,7 +188,7 @@ def left_over_machine(clinic):
     return instance_id
 
 
-def test_a_machine_that_nobody_wants_is_found_with_its_price_and_terminated(clinic):
+def test_an_unneeded_machine_is_found_with_its_price_and_terminated(clinic):
     instance_id = left_over_machine(clinic)
     pool = clinic.world.fleet.machines[instance_id].pool
     clinic.world.prices.known[pool] = Decimal("0.25")
@@ -198,7 +198,7 @@ def test_a_machine_that_nobody_wants_is_found_with_its_price_and_terminated(clin
     assert clinic.world.fleet.running() == []
 
 
-def test_a_price_that_may_not_be_asked_for_does_not_hide_the_machine(clinic):
+def test_a_denied_price_request_does_not_hide_the_machine(clinic):
     instance_id = left_over_machine(clinic)
 
     def current(_pools, *, now):
@@ -220,7 +220,7 @@ def test_a_machine_with_a_notice_is_left_to_ec2_in_its_first_hour(clinic):
     assert clinic.check() == {"machines": [instance_id]}
 
 
-def test_a_machine_that_got_a_notice_after_the_look_is_not_terminated(clinic):
+def test_a_machine_that_got_a_notice_after_the_check_is_not_terminated(clinic):
     instance_id = left_over_machine(clinic)
     (check,) = (known for known in clinic.checks() if known.name == "machines")
     examined = examine(check)
@@ -230,7 +230,7 @@ def test_a_machine_that_got_a_notice_after_the_look_is_not_terminated(clinic):
     assert clinic.world.fleet.machines[instance_id].is_live
 
 
-def test_a_stopped_machine_is_told_and_left_to_whoever_stopped_it(clinic):
+def test_a_stopped_machine_is_reported_and_left_alone(clinic):
     instance_id = launched(clinic.world)
     machine = clinic.world.fleet.machines[instance_id]
     clinic.world.fleet.machines[instance_id] = replace(machine, state="stopped")
@@ -261,7 +261,7 @@ def test_a_fleet_that_ec2_does_not_delete_is_not_counted_as_fixed(clinic):
     assert clinic.fix() == ([], {fleet_id: "hm"})
 
 
-def test_a_volume_of_a_run_that_is_over_is_found_after_an_hour_and_may_go_after_a_day(clinic):
+def test_a_volume_of_an_ended_run_is_found_after_an_hour_and_may_be_deleted_after_a_day(clinic):
     training(clinic.world)
     clinic.world.fleet.end("i-0001", reason="Server.SpotInstanceTermination")
     clinic.end()
@@ -312,7 +312,7 @@ def over(clinic):
     clinic.world.fleet.delete_fleets(list(clinic.world.fleet.fleets))
 
 
-def test_parts_that_no_checkpoint_names_are_found_and_only_they_are_removed(clinic):
+def test_parts_that_no_checkpoint_names_are_found_and_only_those_are_removed(clinic):
     over(clinic)
     store = stored(clinic)
     assert clinic.check() == {"parts": [RUN]}
@@ -333,7 +333,7 @@ def test_parts_of_today_and_of_a_live_run_stay(clinic):
     assert clinic.check() == {}
 
 
-def test_parts_of_a_run_that_was_resumed_after_the_look_stay(clinic):
+def test_parts_of_a_run_that_was_resumed_after_the_check_stay(clinic):
     over(clinic)
     store = stored(clinic)
     (check,) = (known for known in clinic.checks() if known.name == "parts")
@@ -345,7 +345,7 @@ def test_parts_of_a_run_that_was_resumed_after_the_look_stay(clinic):
     assert set(store.stored) == {USED, UNUSED}
 
 
-def test_nothing_is_removed_beside_a_manifest_that_cannot_be_read(clinic):
+def test_nothing_is_removed_next_to_a_manifest_that_cannot_be_read(clinic):
     over(clinic)
     store = stored(clinic)
     store.manifests["damaged"] = None
@@ -356,7 +356,7 @@ def test_nothing_is_removed_beside_a_manifest_that_cannot_be_read(clinic):
 
 
 @pytest.mark.parametrize("prefix", [f"runs/{RUN}/outputs/a", "code/x.tar.gz"])
-def test_an_upload_that_was_begun_and_never_ended_is_dropped_after_a_day(clinic, prefix):
+def test_an_unfinished_upload_is_aborted_after_a_day(clinic, prefix):
     over(clinic)
     clinic.account.begun = [UnfinishedUpload(key=prefix, upload_id="u", begun_at=START - 22 * HOUR)]
     assert clinic.check() == {}
@@ -373,13 +373,13 @@ def test_an_upload_of_a_live_run_is_left_however_long_it_takes(clinic):
     assert clinic.check() == {}
 
 
-def test_data_of_a_run_that_the_ledger_does_not_know_is_told_and_kept(clinic):
+def test_data_of_a_run_that_the_ledger_does_not_know_is_reported_and_kept(clinic):
     clinic.account.stores["long-ago"] = FakeStore()
     assert clinic.check() == {"data": ["runs/long-ago/"]}
     assert clinic.fix() == ([], {"runs/long-ago/": ""})
 
 
-def test_the_deployments_own_state_is_told(clinic):
+def test_the_state_of_the_deployment_is_reported(clinic):
     clinic.told = {"deployed": "0.9", "version": "1.0", "is_whole": False}
     clinic.account.letters = 3
     assert clinic.check() == {
@@ -389,7 +389,7 @@ def test_the_deployments_own_state_is_told(clinic):
     assert clinic.fix()[0] == []
 
 
-def test_what_one_check_may_not_see_does_not_keep_the_others_from_looking(clinic):
+def test_a_denied_check_does_not_stop_the_others(clinic):
     instance_id = left_over_machine(clinic)
 
     def disks():
@@ -405,7 +405,7 @@ def test_what_one_check_may_not_see_does_not_keep_the_others_from_looking(clinic
     assert [finding.name for finding in examined["machines"].findings] == [instance_id]
 
 
-def test_one_thing_that_cannot_be_fixed_does_not_keep_the_others_from_it(clinic):
+def test_a_finding_that_cannot_be_fixed_does_not_stop_the_others(clinic):
     over(clinic)
     disk(clinic)
     clinic.account.volumes["vol-2"] = replace(clinic.account.volumes["vol-1"], volume_id="vol-2")
@@ -447,16 +447,14 @@ def test_parts_of_a_run_that_is_resumed_while_its_manifests_are_read_stay(clinic
     assert set(store.stored) == {USED, UNUSED}
 
 
-def test_the_manifests_of_a_live_run_are_nobodys_business(clinic):
+def test_the_manifests_of_a_live_run_are_not_read(clinic):
     training(clinic.world)
     stored(clinic).manifests["being written"] = None
     assert clinic.check() == {}
 
 
 @pytest.mark.parametrize("heard", [True, False])
-def test_an_attempt_that_is_open_or_was_heard_of_keeps_its_parts_though_the_run_ended(
-    clinic, heard
-):
+def test_an_open_or_recently_heard_attempt_keeps_its_parts_although_the_run_ended(clinic, heard):
     training(clinic.world)
     if not heard:
         # Its end was never written: whoever ended the run stopped there.
@@ -475,7 +473,7 @@ def test_an_attempt_that_is_open_or_was_heard_of_keeps_its_parts_though_the_run_
     assert clinic.check() == {}
 
 
-def test_a_fleet_that_is_found_not_to_be_empty_at_the_second_look_stays(clinic):
+def test_a_fleet_that_is_not_empty_at_the_second_check_stays(clinic):
     instance_id = training(clinic.world)
     machine = clinic.world.fleet.machines[instance_id]
     clinic.end()

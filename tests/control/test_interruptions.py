@@ -47,7 +47,7 @@ def test_a_second_warning_launches_nothing_more():
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("fuse", range(1, 18))
-def test_a_handler_that_ended_half_way_is_repeated(fuse, after):
+def test_a_handler_that_stopped_halfway_is_repeated(fuse, after):
     world = prepared()
     instance_id = training(world)
     try:
@@ -171,7 +171,7 @@ def test_a_rebalance_recommendation_may_come_too_early_or_too_late():
 
 
 @pytest.mark.parametrize("handle", [handle_interruption, handle_rebalance])
-def test_a_machine_of_somebody_else_is_not_ours(handle):
+def test_a_foreign_machine_is_left_alone(handle):
     world = World()
     assert handle(world, "i-other") == {"status": "not_ours"}
     assert world.commands.sent == []

@@ -41,7 +41,7 @@ def test_second_launch_adopts_what_the_first_launched():
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("fuse", range(1, 10))
-def test_a_launch_that_ended_half_way_is_taken_up_again(fuse, after):
+def test_a_launch_that_stopped_halfway_is_resumed(fuse, after):
     world = prepared()
     with contextlib.suppress(CrashError):
         launch_instances(Fragile(world, fuse=fuse, after=after), RUN, 1)
@@ -50,7 +50,7 @@ def test_a_launch_that_ended_half_way_is_taken_up_again(fuse, after):
     assert len(world.fleet.machines) == 1
 
 
-def test_a_request_on_record_is_replayed_verbatim_though_the_pools_have_changed():
+def test_a_stored_request_is_replayed_verbatim_although_the_pools_have_changed():
     world = prepared()
     with pytest.raises(CrashError):
         # clock.now is no port call; find_run, find_attempt, zones, cooling, build, open, launch
@@ -84,7 +84,7 @@ def test_the_reason_of_the_plan_is_stored_with_the_attempt():
     assert plan.endswith("after spot launched nothing")
 
 
-def test_a_plan_to_wait_requests_nothing_until_then_and_launches_after():
+def test_a_plan_to_wait_requests_nothing_before_its_time_and_launches_afterwards():
     world = prepared()
     until = START + timedelta(hours=2)
 
@@ -156,14 +156,14 @@ def test_a_cooling_pool_is_left_out():
     assert pools_of(world.fleet.requests[0]) == SPOT[1:]
 
 
-def test_when_all_pools_cool_all_are_asked():
+def test_when_all_pools_cool_down_all_are_requested():
     world = prepared()
     for pool in SPOT:
         world.ledger.cool_pool(pool, until=START + timedelta(minutes=1))
     assert launch_instances(world, RUN, 1) == LAUNCHED
 
 
-def test_on_demand_follows_in_the_same_launch_once_every_spot_pool_refused():
+def test_on_demand_follows_in_the_same_launch_once_every_spot_pool_has_refused():
     world = prepared(market="spot-then-on-demand")
     refuse(world, SPOT)
     assert launch_instances(world, RUN, 1) == LAUNCHED
@@ -171,7 +171,7 @@ def test_on_demand_follows_in_the_same_launch_once_every_spot_pool_refused():
     assert (attempt.launch_try, Pool.parse(attempt.pool).market) == (2, "on-demand")
 
 
-def test_who_comes_second_to_a_refusal_asks_once_more():
+def test_the_second_caller_of_a_refused_launch_requests_once_more():
     world = prepared()
     refuse(world, SPOT)
     launch_instances(world, RUN, 1)
@@ -185,7 +185,7 @@ FAILED = ["InternalError", "Unavailable", "ServiceUnavailable"]
 
 
 @pytest.mark.parametrize("code", [*THROTTLED, *FAILED, "SomethingNew"])
-def test_a_pool_that_gave_no_answer_stays_warm_and_is_asked_again_after_seconds(code):
+def test_a_pool_that_gave_no_answer_does_not_cool_and_is_requested_again_after_seconds(code):
     world = prepared()
     refuse(world, SPOT[:2])
     refuse(world, SPOT[2:], code)
@@ -198,7 +198,7 @@ def test_a_pool_that_gave_no_answer_stays_warm_and_is_asked_again_after_seconds(
     assert pools_of(world.fleet.requests[-1]) == SPOT[2:]
 
 
-def test_a_call_that_ec2_throttled_cools_nothing_and_is_made_again_after_seconds():
+def test_a_throttled_call_cools_no_pool_and_is_repeated_after_seconds():
     world = prepared(market="spot-then-on-demand")
     world.fleet.call_error = "RequestLimitExceeded"
     launch = launch_instances(world, RUN, 1)
@@ -206,7 +206,7 @@ def test_a_call_that_ec2_throttled_cools_nothing_and_is_made_again_after_seconds
     assert world.ledger.pools == {}
 
 
-def test_a_throttled_replay_says_nothing_of_what_the_first_call_launched():
+def test_a_throttled_replay_says_nothing_about_what_the_first_call_launched():
     world = prepared()
     with pytest.raises(CrashError):
         launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
@@ -218,7 +218,7 @@ def test_a_throttled_replay_says_nothing_of_what_the_first_call_launched():
     assert len(world.fleet.machines) == 1
 
 
-def test_too_many_fleets_count_as_no_capacity_and_are_said():
+def test_too_many_fleets_count_as_no_capacity_and_are_reported():
     world = prepared()
     world.fleet.call_error = "MaxFleetCountExceeded"
     launch = launch_instances(world, RUN, 1)
@@ -227,7 +227,7 @@ def test_too_many_fleets_count_as_no_capacity_and_are_said():
     assert world.ledger.pools == {}
 
 
-def test_a_quota_that_others_use_up_is_waited_for_and_said_with_its_numbers_and_its_page():
+def test_a_quota_that_others_use_up_is_waited_for_and_reported_with_its_numbers_and_its_page():
     world = prepared()
     world.quotas.values["L-34B43A08"] = 16
     world.quotas.sizes["c5.large"] = 2
@@ -275,7 +275,7 @@ def test_a_quota_of_zero_for_spot_leaves_on_demand():
     assert launch_instances(world, RUN, 1) == LAUNCHED
 
 
-def test_types_that_no_zone_offers_end_the_run_once_all_of_them_were_asked():
+def test_types_that_no_zone_offers_end_the_run_once_all_have_been_requested():
     world = prepared(market="spot-then-on-demand")
     both = [*SPOT, *(Pool(pool.instance_type, pool.zone, "on-demand") for pool in SPOT)]
     refuse(world, both, "InvalidFleetConfiguration")
@@ -287,7 +287,7 @@ def test_types_that_no_zone_offers_end_the_run_once_all_of_them_were_asked():
     assert "misspelled" in reason
 
 
-def test_a_zone_that_lacks_a_type_beside_one_without_capacity_is_waited_for():
+def test_a_run_waits_if_one_zone_lacks_the_type_and_another_has_no_capacity():
     world = prepared()
     refuse(world, SPOT, "InvalidFleetConfiguration")
     refuse(world, SPOT[:1])
@@ -302,7 +302,7 @@ def test_types_that_the_run_had_before_are_waited_for():
     assert ends(world, 2) is None
 
 
-def test_what_aws_refuses_outright_fails_the_attempt_and_the_run(monkeypatch):
+def test_a_request_that_aws_refuses_outright_fails_the_attempt_and_the_run(monkeypatch):
     world = prepared()
 
     def refused(_request):
@@ -318,7 +318,7 @@ def test_what_aws_refuses_outright_fails_the_attempt_and_the_run(monkeypatch):
     assert (decision["status"], decision["reason"]) == ("failed", launch["outcome"]["reason"])
 
 
-def test_an_attempt_that_has_ended_answers_its_outcome():
+def test_an_ended_attempt_returns_its_outcome():
     world = prepared()
     launched(world)
     taken = Outcome(kind=OutcomeKind.INTERRUPTED, reason="taken")
@@ -327,7 +327,7 @@ def test_an_attempt_that_has_ended_answers_its_outcome():
     assert (launch["launched"], launch["outcome"]) == (False, taken.as_document())
 
 
-def test_what_was_launched_but_never_recorded_ends_with_its_attempt():
+def test_a_machine_that_was_launched_but_never_recorded_ends_with_its_attempt():
     world = prepared()
     attempt = world.ledger.open_attempt(
         RUN,
@@ -369,7 +369,7 @@ def test_a_run_that_ends_during_the_launch_takes_the_machine_with_it(monkeypatch
     assert len(world.fleet.machines) == 1
 
 
-def test_a_crash_between_launch_and_record_is_made_good_after_the_run_ended():
+def test_a_crash_between_launch_and_record_is_cleaned_up_after_the_run_ended():
     world = prepared()
     with pytest.raises(CrashError):
         launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)

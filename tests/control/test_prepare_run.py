@@ -21,7 +21,7 @@ def test_a_new_run_begins_with_attempt_one_however_often_it_is_prepared():
     assert world.ledger.find_run(RUN).request.program.command == ("train",)
 
 
-def test_everything_that_is_wrong_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     world = World()
     world.objects.problems["s3://bucket/a.tar.gz"] = "is gone"
     bad = {"script": "t.py", "code": "s3://bucket/a.tar.gz", "deadline": "2020-01-01T00:00:00Z"}
@@ -32,7 +32,7 @@ def test_everything_that_is_wrong_is_told_at_once():
     assert world.ledger.runs == {}
 
 
-def test_a_key_in_clear_is_refused_and_what_already_keeps_it_is_said():
+def test_a_plain_text_key_is_refused_and_the_places_that_store_it_are_named():
     with pytest.raises(InvalidRequestError) as caught:
         prepare_run(World(), execution(), {**REQUEST, "env": {"WANDB_API_KEY": "abc123secret"}})
     assert [problem.field for problem in caught.value.problems] == ["env.WANDB_API_KEY", "input"]
@@ -40,7 +40,7 @@ def test_a_key_in_clear_is_refused_and_what_already_keeps_it_is_said():
     assert "abc123secret" not in str(caught.value)
 
 
-def test_a_bad_name_is_told_beside_bad_fields():
+def test_an_invalid_name_is_reported_together_with_invalid_fields():
     with pytest.raises(InvalidRequestError) as caught:
         prepare_run(World(), execution("x" * 65), {"command": [], "markt": "spot"})
     told = [problem.field for problem in caught.value.problems]
@@ -54,7 +54,7 @@ def test_a_script_in_s3_is_looked_for():
         prepare_run(world, execution(), {"script": "s3://bucket/t.py"})
 
 
-def test_a_name_that_a_run_of_long_ago_has_is_refused():
+def test_a_name_that_an_old_run_has_is_refused():
     world = prepared()
     again = execution(started_at=START + timedelta(days=91))
     with pytest.raises(InvalidRequestError, match="is a run of 2030-01-01"):
@@ -73,7 +73,7 @@ def test_an_ended_run_continues_with_its_own_request_and_the_next_attempt():
     assert (run.ended, run.executions, run.request.program.command) == (None, 2, ("train",))
 
 
-def test_a_run_that_goes_on_cannot_be_continued():
+def test_a_run_that_has_not_ended_cannot_be_continued():
     world = prepared()
     with pytest.raises(RequestError, match="is running in the execution run-1"):
         prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
@@ -88,7 +88,7 @@ def test_a_run_whose_finish_is_still_running_cannot_be_continued():
         prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
 
 
-def test_what_an_execution_left_when_its_end_went_unseen_is_ended_first():
+def test_leftovers_of_an_execution_that_ended_unnoticed_are_ended_first():
     world = prepared()
     first = training(world)
     world.workflow.running.clear()
@@ -111,13 +111,13 @@ def test_an_unknown_run_cannot_be_continued():
         ({"run_id": 3}, "3 is not"),
     ],
 )
-def test_a_continuation_says_only_which_run(document, told):
+def test_a_continuation_contains_only_the_run_id(document, told):
     with pytest.raises(InvalidRequestError, match=told):
         prepare_run(prepared(), execution("run-1-r2"), document)
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 3])
-def test_an_input_that_is_no_object_is_refused(document):
+def test_an_input_that_is_not_an_object_is_refused(document):
     with pytest.raises(InvalidRequestError, match="must be a JSON object"):
         prepare_run(World(), execution(), document)
 

@@ -70,7 +70,7 @@ def test_a_replacement_launched_inside_the_notice_ends_with_the_run():
     assert [machine.instance_id for machine in world.fleet.running()] == [first]
 
 
-def test_a_replacement_that_is_noticed_itself_is_left_to_ec2_in_its_first_hour():
+def test_a_replacement_with_its_own_notice_is_left_to_ec2_in_its_first_hour():
     world = prepared()
     second = launched(world, 2)
     world.ledger.record_notice(NodeId(RUN, 2, 0), now=START)
@@ -83,7 +83,7 @@ def test_a_replacement_that_is_noticed_itself_is_left_to_ec2_in_its_first_hour()
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("fuse", range(1, 12))
-def test_a_finish_that_ended_half_way_is_taken_up_again(fuse, after):
+def test_a_finish_that_stopped_halfway_is_resumed(fuse, after):
     world = prepared()
     launched(world, 1)
     launched(world, 2)
@@ -112,7 +112,7 @@ def test_a_second_machine_of_an_attempt_that_reported_ends_with_the_run():
     assert world.fleet.terminated == [second]
 
 
-def test_the_run_ends_before_its_attempts_so_that_no_launch_passes():
+def test_the_run_ends_before_its_attempts_so_that_nothing_is_launched_in_between():
     world = prepared()
     launched(world)
     with pytest.raises(CrashError):
@@ -151,7 +151,7 @@ def test_a_machine_that_cannot_be_reached_is_terminated():
     assert clean(world)["terminated"] == [instance_id]
 
 
-def test_a_noticed_machine_is_left_to_ec2_in_its_first_hour():
+def test_a_machine_with_a_notice_is_left_to_ec2_during_its_first_hour():
     world = prepared()
     instance_id = training(world)
     world.commands.unreachable.add(instance_id)
@@ -197,7 +197,7 @@ def test_a_machine_that_no_attempt_knows_is_ended_with_a_failed_execution():
     assert clean(world, "FAILED", cause="boom")["terminated"] == [instance_id]
 
 
-def test_an_error_that_nobody_foresaw_keeps_its_name():
+def test_an_unexpected_error_keeps_its_name():
     world = prepared()
     clean(world, "FAILED", cause="KeyError: 'zone'")
     assert world.ledger.find_run(RUN).reason == "KeyError: 'zone'"
@@ -226,11 +226,11 @@ def test_a_late_event_of_an_earlier_execution_spares_the_one_that_continued_the_
     assert len(world.fleet.running()) == 1
 
 
-def test_the_execution_of_somebody_else_is_not_ours():
+def test_a_foreign_execution_is_left_alone():
     assert clean(World()) == {"status": "not_ours"}
 
 
-def test_the_end_is_told_once_with_where_everything_is():
+def test_the_end_is_announced_once_with_the_location_of_everything():
     world = prepared()
     training(world)
     world.ledger.commit_checkpoint(
@@ -259,7 +259,7 @@ def test_a_run_without_checkpoint_says_so_in_its_message():
     assert "step: none\ncheckpoint: none\n" in body
 
 
-def test_a_stop_is_told_by_the_clean_up_alone():
+def test_a_stop_is_announced_by_the_clean_up_alone():
     world = prepared()
     training(world)
     clean(world)
@@ -268,9 +268,7 @@ def test_a_stop_is_told_by_the_clean_up_alone():
 
 
 @pytest.mark.parametrize("failure", [TransientError("come back later"), KeyError("any defect")])
-def test_a_message_that_cannot_be_sent_holds_nothing_up_and_is_sent_by_the_clean_up(
-    failure, caplog
-):
+def test_a_message_that_cannot_be_sent_delays_nothing_and_is_sent_by_the_clean_up(failure, caplog):
     world = prepared()
     launched(world)
     world.notices.failure = failure
@@ -282,7 +280,7 @@ def test_a_message_that_cannot_be_sent_holds_nothing_up_and_is_sent_by_the_clean
     assert world.notices.subjects == ["run run-1 completed"]
 
 
-def test_a_run_that_was_continued_is_told_of_again_when_it_ends_again():
+def test_a_run_that_was_continued_is_announced_again_when_it_ends_again():
     world = prepared()
     clean(world)
     world.workflow.running.discard(ARN)
@@ -292,7 +290,7 @@ def test_a_run_that_was_continued_is_told_of_again_when_it_ends_again():
     assert world.notices.subjects == ["run run-1 stopped", "run run-1 completed"]
 
 
-def test_the_subject_of_the_longest_name_is_one_that_sns_takes():
+def test_sns_accepts_the_subject_of_the_longest_name():
     name = "n" * 64
     world = World()
     prepare_run(world, execution(name), {"command": ["train"], "instance_types": ["m5.large"]})
@@ -314,7 +312,7 @@ def test_an_agent_that_was_stopped_and_is_done_may_upload_its_outputs():
     assert sweep(world)["terminated"] == [instance_id]
 
 
-def test_a_finish_in_an_execution_that_has_the_run_no_more_ends_nothing():
+def test_a_finish_in_an_execution_that_no_longer_owns_the_run_ends_nothing():
     world = prepared()
     clean(world)
     world.workflow.running.discard(ARN)

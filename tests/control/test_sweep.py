@@ -40,7 +40,7 @@ def end_attempt(world, number=1, kind=OutcomeKind.LOST):
     return world.ledger.end_attempt(RUN, number, outcome=Outcome(kind=kind), now=now)
 
 
-def test_a_run_that_goes_on_is_left_alone_however_long_it_takes():
+def test_a_live_run_is_left_alone_however_long_it_takes():
     world = prepared()
     training(world)
     world.clock.advance(timedelta(days=3))
@@ -70,7 +70,7 @@ def test_summary_that_an_earlier_version_left_behind_is_corrected():
         ("ABORTED", RunStatus.STOPPED),
     ],
 )
-def test_a_run_whose_execution_ended_unseen_is_cleaned_up(status, ended):
+def test_a_run_whose_execution_ended_unnoticed_is_cleaned_up(status, ended):
     world = prepared()
     instance_id = training(world)
     over(world, status)
@@ -82,13 +82,13 @@ def test_a_run_whose_execution_ended_unseen_is_cleaned_up(status, ended):
     assert sweep(world) == {"runs": 0, "machines": 1, **NOTHING}
 
 
-def test_an_execution_that_is_being_redriven_goes_on():
+def test_an_execution_that_is_being_redriven_continues():
     world = prepared()
     over(world, "PENDING_REDRIVE")
     assert sweep(world)["cleaned"] == []
 
 
-def test_an_execution_that_nobody_knows_may_only_be_too_new():
+def test_an_unknown_execution_may_be_too_new_to_be_listed():
     world = prepared()
     over(world, "")
     assert sweep(world)["cleaned"] == []
@@ -107,7 +107,7 @@ def test_a_run_that_the_index_still_shows_as_open_is_read_again():
     assert world.ledger.find_run(RUN).ended is RunStatus.COMPLETED
 
 
-def test_an_end_that_could_not_be_told_is_told_by_a_later_sweep():
+def test_an_end_that_could_not_be_announced_is_announced_by_a_later_sweep():
     world = prepared()
     world.notices.failure = TransientError("come back later")
     finish_run(world, RUN, status="completed", reason="")
@@ -120,7 +120,7 @@ def test_an_end_that_could_not_be_told_is_told_by_a_later_sweep():
     assert sweep(world) == {"runs": 0, "machines": 0, **NOTHING}
 
 
-def test_an_end_that_can_never_be_told_is_given_up_after_a_week():
+def test_an_end_that_can_never_be_announced_is_given_up_after_a_week():
     world = prepared()
     world.notices.failure = TransientError("come back later")
     finish_run(world, RUN, status="completed", reason="")
@@ -141,7 +141,7 @@ def test_a_machine_of_a_run_that_ended_has_time_for_its_drain_and_no_more():
     assert sweep(world)["terminated"] == []
 
 
-def test_a_drain_that_is_alive_may_take_half_an_hour():
+def test_a_drain_with_a_live_heartbeat_may_take_half_an_hour():
     world = prepared()
     instance_id = training(world)
     over(world, "ABORTED")
@@ -153,7 +153,7 @@ def test_a_drain_that_is_alive_may_take_half_an_hour():
     assert sweep(world)["terminated"] == [instance_id]
 
 
-def test_a_drain_does_not_take_longer_than_that():
+def test_a_drain_may_take_no_longer_than_that():
     world = prepared()
     instance_id = training(world)
     over(world, "ABORTED")
@@ -185,7 +185,7 @@ def test_a_machine_below_the_fence_is_ended_after_the_grace():
     assert sweep(world)["terminated"] == [first]
 
 
-def test_a_replacement_that_waits_for_its_token_is_wanted():
+def test_a_replacement_that_waits_for_its_token_is_kept():
     world = prepared()
     training(world, 1)
     launched(world, 2)
@@ -204,7 +204,7 @@ def test_after_a_notice_a_machine_is_ended_only_when_its_first_hour_is_over(hour
     assert sweep(world)["terminated"] == ([instance_id] if hours else [])
 
 
-def test_a_machine_whose_run_nobody_knows_is_ended_once_it_cannot_be_new():
+def test_a_machine_of_an_unknown_run_is_ended_once_it_cannot_be_new():
     world = prepared()
     instance_id = stray(world)
     machine = world.fleet.machines[instance_id]
@@ -225,7 +225,7 @@ def test_a_machine_that_does_not_run_or_whose_age_is_unknown_is_left(changes):
     assert sweep(world)["terminated"] == []
 
 
-def test_one_broken_run_does_not_keep_the_others_from_being_looked_after(caplog):
+def test_one_broken_run_does_not_stop_the_sweep_of_the_others(caplog):
     world = prepared()
     training(world)
     prepare_run(world, execution("run-2"), REQUEST)
@@ -259,7 +259,7 @@ def test_a_sweep_that_sees_no_machines_is_an_error():
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("fuse", range(1, 16))
-def test_a_sweep_that_ended_half_way_is_made_up_for_by_the_next(fuse, after):
+def test_a_sweep_that_stopped_halfway_is_completed_by_the_next(fuse, after):
     world = prepared()
     training(world)
     launched(world, 2)

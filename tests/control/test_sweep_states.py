@@ -125,7 +125,7 @@ def test_a_sweep_does_what_the_rules_say_in_every_state(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_whatever_the_state_sweeps_leave_no_machine_that_nobody_wants(case):
+def test_whatever_the_state_sweeps_leave_no_unneeded_machine(case):
     """Hours later, with nothing but sweeps; EC2 takes what it gave notice of."""
     world, _ = play(case)
     for _ in range(4 * 4):
@@ -181,7 +181,7 @@ def test_a_machine_whose_time_cannot_be_read_is_left_to_its_owner(text):
     assert sweep(world)["terminated"] == []
 
 
-def test_a_second_machine_of_an_attempt_that_goes_on_is_ended_and_the_first_is_not():
+def test_a_second_machine_of_a_live_attempt_is_ended_and_the_first_is_not():
     """EC2 had forgotten the token of a replayed launch, and launched once more."""
     world = prepared()
     first = training(world)
@@ -238,7 +238,7 @@ def _pools(world, *kinds):
 @pytest.mark.parametrize(
     "state", ["pending", "running", "shutting-down", "stopping", "stopped", "no such state"]
 )
-def test_a_fleet_in_which_anything_is_left_is_never_deleted(state):
+def test_a_fleet_that_is_not_empty_is_never_deleted(state):
     world = prepared()
     instance_id = launched(world)
     world.fleet.machines[instance_id] = replace(world.fleet.machines[instance_id], state=state)
@@ -258,7 +258,7 @@ def test_a_fleet_whose_machine_ec2_does_not_show_is_kept_while_the_ledger_has_it
     assert sweep(world)["fleets_deleted"] == list(world.fleet.fleets)
 
 
-def test_a_fleet_that_cannot_be_deleted_is_told_and_does_not_keep_the_others(caplog):
+def test_a_fleet_that_cannot_be_deleted_is_reported_and_does_not_stop_the_others(caplog):
     world = prepared()
     training(world)
     spend(world, "i-0001")
@@ -278,7 +278,7 @@ def test_a_fleet_that_cannot_be_deleted_is_told_and_does_not_keep_the_others(cap
     assert f"{first} could not be deleted: hm (unexpectedError)" in caplog.text
 
 
-def test_fleets_that_cannot_be_listed_do_not_keep_the_machines_from_being_ended():
+def test_machines_are_ended_even_if_fleets_cannot_be_listed():
     world = prepared()
     instance_id = training(world)
     now = world.clock.now()

@@ -35,7 +35,7 @@ def existing(**tags) -> World:
     return world
 
 
-def test_the_first_attempt_begins_on_the_machine_and_nothing_is_launched():
+def test_the_first_attempt_starts_on_the_machine_and_nothing_is_launched():
     world = existing()
     attempt = world.ledger.find_attempt(RUN, 1)
     assert attempt.instance_ids == (MACHINE,)
@@ -46,9 +46,7 @@ def test_the_first_attempt_begins_on_the_machine_and_nothing_is_launched():
 
 
 @pytest.mark.parametrize(("tags", "is_tagged"), [({}, False), ({EXISTING_TAG: "yes"}, True)])
-def test_whether_its_owner_tagged_the_machine_tells_a_refusal_from_an_agent_that_is_late(
-    tags, is_tagged
-):
+def test_the_owners_tag_distinguishes_a_refusal_from_a_late_agent(tags, is_tagged):
     assert existing(**tags).commands.tagged == is_tagged
 
 
@@ -60,7 +58,7 @@ def test_the_machine_of_another_deployment_is_refused():
         prepared(world, instance_id=MACHINE)
 
 
-def test_asking_again_starts_again_only_until_the_agent_was_heard():
+def test_a_repeated_call_starts_the_agent_again_only_until_it_was_heard_of():
     world = existing()
     launch_instances(world, RUN, 1)
     assert world.commands.started == 2 * [(MACHINE, RUN, 1)]
@@ -136,7 +134,7 @@ def test_a_machine_that_ec2_does_not_know_yet_is_waited_for():
     assert launch_instances(world, RUN, 1)["launched"]
 
 
-def test_a_refused_command_ends_the_run_with_the_cure():
+def test_a_refused_command_ends_the_run_with_the_remedy():
     world = prepared(world_with_a_machine(), instance_id=MACHINE)
     world.commands.refusal = "not authorized; tag it"
     answer = launch_instances(world, RUN, 1)
@@ -152,7 +150,7 @@ def test_a_refused_command_ends_the_run_with_the_cure():
         ("running", {RUN_TAG: "run-9"}, "was launched for the run run-9"),
     ],
 )
-def test_a_machine_on_which_nothing_can_begin_is_refused_at_once(state, tags, told):
+def test_a_machine_on_which_nothing_can_start_is_refused_at_once(state, tags, told):
     world = world_with_a_machine(state, **tags)
     with pytest.raises(InvalidRequestError, match=told):
         prepared(world, instance_id=MACHINE)

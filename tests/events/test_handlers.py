@@ -106,7 +106,9 @@ def test_a_rebalance_recommendation_asks_for_a_checkpoint(world, invoke):
         ("clean_up", "execution-aborted"),
     ],
 )
-def test_an_event_about_somebody_elses_is_answered_and_does_nothing(world, invoke, handler, event):
+def test_an_event_about_a_foreign_instance_is_answered_and_does_nothing(
+    world, invoke, handler, event
+):
     training(world)
     ledger = world.ledger.attempts(RUN)
     assert invoke(handler, recorded(event))["status"] == "not_ours"
@@ -123,7 +125,7 @@ def test_an_event_that_no_rule_of_ours_sends_changes_nothing(world, invoke, caps
     assert '"UnreadableEvents":[1.0]' in capsys.readouterr().out
 
 
-def test_an_instance_that_goes_is_reported_once(world, invoke):
+def test_an_instance_that_disappears_is_reported_once(world, invoke):
     instance_id = training(world)
     world.fleet.end(instance_id, reason="Server.SpotInstanceTermination")
     event = recorded("state-change", instance_id=instance_id)
@@ -264,7 +266,7 @@ def services_of(monkeypatch, **variables):
         services.cache_clear()
 
 
-def test_services_are_made_from_the_variables_of_the_contract(monkeypatch):
+def test_services_are_created_from_the_variables_of_the_contract(monkeypatch):
     services = services_of(
         monkeypatch,
         RUNCTL_DEPLOYMENT="runctl",
@@ -301,7 +303,7 @@ def test_services_are_made_from_the_variables_of_the_contract(monkeypatch):
         ("logs", "log_group"),
     ],
 )
-def test_a_function_without_a_variable_misses_it_only_when_it_is_used(
+def test_a_missing_variable_of_a_function_matters_only_when_it_is_used(
     service, missing, monkeypatch
 ):
     services = services_of(monkeypatch)

@@ -115,7 +115,7 @@ def test_time_never_turns_giving_up_into_a_relaunch(run, tried, outcome, hours):
 
 
 @given(run=runs, tried=attempts, outcome=outcomes)
-def test_without_retry_only_what_ec2_did_is_followed_by_a_relaunch(run, tried, outcome):
+def test_without_retry_only_interruptions_by_ec2_are_followed_by_a_relaunch(run, tried, outcome):
     if decide(run, tried, outcome, policy=TRAIN_POLICY, now=NOW).kind is DecisionKind.RELAUNCH:
         assert outcome.kind in {
             OutcomeKind.INTERRUPTED,
@@ -132,7 +132,7 @@ def test_without_retry_only_what_ec2_did_is_followed_by_a_relaunch(run, tried, o
         (OutcomeKind.FAILED, RunStatus.FAILED),
     ],
 )
-def test_an_end_of_the_trainers_own_ends_the_run(kind, status):
+def test_a_trainer_that_ends_by_itself_ends_the_run(kind, status):
     assert (
         decide(a_run(), [an_attempt(1)], Outcome(kind=kind), policy=TRAIN_POLICY, now=NOW).status
         is status
@@ -170,14 +170,14 @@ def stalled(**first):
     ]
 
 
-def test_machines_that_never_come_to_train_are_given_up_however_far_the_run_was():
+def test_machines_that_never_start_training_are_given_up_however_far_the_run_was():
     run = a_run(step=50, committed_at=NOW)
     decision = decide(run, stalled(), Outcome(kind=OutcomeKind.LOST), policy=TRAIN_POLICY, now=NOW)
     assert decision.kind is DecisionKind.GIVE_UP
     assert "without a new checkpoint" in decision.reason
 
 
-def test_saving_again_what_was_restored_is_no_progress():
+def test_saving_the_restored_state_again_is_not_progress():
     run = a_run(step=5, committed_at=NOW + timedelta(minutes=9))
     tried = stalled(minute=1, resume_step=5)
     assert (
@@ -223,7 +223,7 @@ def test_machines_that_ec2_takes_at_once_are_no_reason_to_give_up():
     )
 
 
-def test_machines_that_lived_and_saved_nothing_are():
+def test_machines_that_lived_and_saved_nothing_are_a_reason_to_give_up():
     run = a_run(step=50, committed_at=NOW)
     late = NOW + timedelta(minutes=20)
     assert (
@@ -239,7 +239,7 @@ def test_machines_that_went_silent_are_a_pattern_however_short_they_lived():
     assert decide(run, tried, silent, policy=TRAIN_POLICY, now=NOW).kind is DecisionKind.GIVE_UP
 
 
-def test_fewer_attempts_than_that_are_not_a_pattern():
+def test_fewer_than_three_attempts_are_not_a_pattern():
     tried = [an_attempt(number) for number in range(1, STALLED_ATTEMPTS)]
     assert (
         decide(a_run(), tried, INTERRUPTED, policy=TRAIN_POLICY, now=NOW).kind
@@ -287,7 +287,7 @@ def test_any_other_failure_ends_the_run(code):
     assert (decision.kind, decision.reason) == (DecisionKind.GIVE_UP, "no such file")
 
 
-def test_as_many_failures_are_retried_as_the_request_says():
+def test_failures_are_retried_as_often_as_the_request_says():
     failures = [failed(f"cause {word}", step=at) for at, word in enumerate("abc")]
     run = retrying(max_failures=2)
     assert after(run, *failures[:2]).kind is DecisionKind.RELAUNCH
@@ -297,7 +297,7 @@ def test_as_many_failures_are_retried_as_the_request_says():
     assert "cause c" in decision.reason
 
 
-def test_interruptions_and_refusals_leave_that_count_alone():
+def test_interruptions_and_refusals_do_not_count_as_failures():
     run = retrying(max_failures=2, progressed_attempt=6)
     between = [failed("a", step=1), *[INTERRUPTED] * 2, NO_CAPACITY, failed("b", step=2)]
     assert after(run, *between).kind is DecisionKind.RELAUNCH
@@ -331,7 +331,7 @@ def test_a_failure_between_two_that_are_the_same_does_not_hide_them():
     assert after(retrying(max_failures=9), *tried).kind is DecisionKind.GIVE_UP
 
 
-def test_the_limits_of_every_launch_hold_for_retries():
+def test_the_limits_of_every_launch_apply_to_retries():
     assert "max_attempts" in after(retrying(max_attempts=1), failed()).reason
     late = retrying(deadline="2029-01-01T00:00:00Z")
     assert "deadline" in after(late, failed()).reason
@@ -382,7 +382,7 @@ def test_the_status_is_derived_from_the_attempts(tried, status):
 
 
 @given(tried=st.lists(st.sampled_from(AttemptStage)), ended=st.sampled_from(sorted(FINAL)))
-def test_a_run_that_has_ended_is_told_its_end(tried, ended):
+def test_the_status_of_an_ended_run_is_its_end(tried, ended):
     staged_attempts = [staged(number, stage) for number, stage in enumerate(tried, start=1)]
     assert derive_status(replace(a_run(), ended=ended), staged_attempts) is ended
 

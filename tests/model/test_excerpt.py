@@ -49,14 +49,14 @@ def test_reason_keeps_its_summary_and_its_last_characters() -> None:
     ["x" * 5000, "s" * (MAX_SUMMARY + 1) + ": " + "x" * 2000, "a\nb: " + "x" * 2000],
     ids=["no summary", "a long summary", "two lines before the colon"],
 )
-def test_reason_without_a_summary_is_all_end(text: str) -> None:
+def test_reason_without_a_summary_is_the_end_of_the_text(text: str) -> None:
     reason = shorten_reason(text)
     assert reason.startswith(ELLIPSIS)
     assert reason.endswith("x" * 900)
     assert len(reason) <= MAX_REASON
 
 
-def test_no_outcome_has_a_longer_reason_whoever_made_it() -> None:
+def test_no_outcome_has_a_longer_reason_wherever_it_comes_from() -> None:
     reason = "exit code 1: " + "word " * 1000 + "the end"
     made = Outcome(kind=OutcomeKind.FAILED, reason=reason)
     read = Outcome.from_document({"kind": "failed", "reason": reason})

@@ -21,7 +21,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
-def test_what_changes_from_run_to_run_makes_no_difference(one, other):
+def test_details_that_change_between_runs_make_no_difference(one, other):
     assert masked(one) == masked(other)
     assert fingerprint(1, one) == fingerprint(1, other)
 
@@ -42,7 +42,7 @@ def test_another_exit_code_is_another_failure():
     assert fingerprint(1, "died") != fingerprint(2, "died")
 
 
-def test_an_outcome_keeps_what_its_failure_is_recognized_by():
+def test_an_outcome_keeps_the_fingerprint_of_its_failure():
     first = Outcome(kind=OutcomeKind.FAILED, exit_code=1, reason="exit code 1: died at step 5")
     later = Outcome(kind=OutcomeKind.FAILED, exit_code=1, reason="exit code 1: died at step 7")
     explained = Outcome(

@@ -41,7 +41,7 @@ def test_the_first_node_leads_an_attempt_whose_nodes_are_all_gone():
     assert attempt(*gone).lead == gone[0]
 
 
-def test_attempt_was_heard_of_with_its_last_heartbeat_and_noticed_with_its_first_notice():
+def test_attempt_has_the_last_heartbeat_and_the_first_notice_of_its_nodes():
     made = attempt(
         node(0, heartbeat_at=START, noticed_at=LATER), node(1, heartbeat_at=LATER, noticed_at=START)
     )

@@ -41,7 +41,7 @@ SHAPED = {
     ],
     ids=["env", "option", "assignment", "hydra", "shell"],
 )
-def test_shape_is_enough(value, where):
+def test_shape_of_a_key_is_enough(value, where):
     document = where(value)
     assert find_plain_secrets(document)
     assert value.split("\n")[0] not in json.dumps(mask_request(document))
@@ -102,12 +102,12 @@ def test_name_and_value_that_fit_each_other_are_enough(name, value):
         ("OMP_NUM_THREADS", "4"),
     ],
 )
-def test_what_only_resembles_one_is_let_through(name, value):
+def test_values_that_only_resemble_a_secret_are_accepted(name, value):
     assert find_plain_secrets({"env": {name: value}}) == []
     assert parse_request({"command": ["train"], "env": {name: value}}).program.env == {name: value}
 
 
-def test_secret_key_is_known_beside_its_access_key():
+def test_secret_key_is_recognized_next_to_its_access_key():
     secret = "wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYEXAMPLEKEY"
     alone = {"env": {"ONE": secret}}
     assert find_plain_secrets(alone) == []
@@ -126,7 +126,7 @@ def test_argument_is_refused_with_what_to_do_instead():
     assert "sk-123" not in told
 
 
-def test_request_may_insist():
+def test_request_may_declare_exceptions():
     document = {
         "command": ["train", "--api-key", "public-demo-key", SHAPED["openai"]],
         "env": {"SERVICE_TOKEN": HEX},
@@ -154,7 +154,7 @@ def test_names_and_references_stay_visible_and_only_values_are_masked():
     assert document["env"]["WANDB_API_KEY"] == "abc123secret"
 
 
-def test_text_is_masked_where_it_shows_one():
+def test_text_is_masked_where_it_contains_a_secret():
     assert mask_text("--epochs 3 --api-key sk-123 WANDB_API_KEY=abc123secret") == (
         f"--epochs 3 --api-key {MASK} WANDB_API_KEY={MASK}"
     )

@@ -184,7 +184,7 @@ def test_invalid_checkpoint_option_is_reported_with_its_field(field, value, mess
         "mac2-m2.metal", "hpc7a.96xlarge",
     ],
 )  # fmt: skip
-def test_types_of_every_naming_scheme_pass(name):
+def test_types_of_every_naming_scheme_are_accepted(name):
     assert parse_request({**MINIMAL, "instance_types": [name]}).resources.instance_types == (name,)
 
 
@@ -198,13 +198,13 @@ def test_credentials_of_a_run_are_not_set_twice():
 @pytest.mark.parametrize(
     "word", ["$RUNCTL_CHECKPOINT_DIR/a", "--x=${RUNCTL_ATTEMPT}", "$$RUNCTL_X", "$HOME", "RUNCTL_X"]
 )
-def test_references_to_the_contract_and_other_texts_pass(word):
+def test_references_to_the_contract_and_other_texts_are_accepted(word):
     request = parse_request({**MINIMAL, "args": [word], "resume_args": [word]})
     assert request.program.args == request.program.resume_args == (word,)
     assert parse_request(request.as_document()) == request
 
 
-def test_what_a_shell_is_for_passes():
+def test_shell_syntax_inside_arguments_is_accepted():
     program = "for RUNCTL_X in ${RUNCTL_ATTEMPT:+1}; do echo $RUNCTL_X; done"
     assert parse_request({"command": ["sh", "-c", program]})
 
@@ -239,14 +239,14 @@ def test_a_stored_retry_that_cannot_be_read_retries_nothing(stored):
     assert request.limits.retry == RetryOptions()
 
 
-def test_nothing_is_retried_unless_asked_for():
+def test_nothing_is_retried_unless_requested():
     request = parse_request(MINIMAL)
     assert not request.limits.retry.is_on
     assert not request.limits.retry.covers(1)
     assert "retry" not in request.as_document()
 
 
-def test_every_field_has_a_bad_value_among_these():
+def test_every_field_has_an_invalid_value_here():
     assert {field for field, _, _ in BAD_RETRY} == set(FIELDS["retry"].fields)
     assert {field for field, _, _ in BAD} == set(FIELDS)
     assert {field for field, _, _ in BAD_CHECKPOINT} == set(FIELDS["checkpoint"].fields)
@@ -353,7 +353,7 @@ programs = st.sampled_from(
 
 
 @given(program=programs, options=requests)
-def test_a_request_survives_being_written_and_read(program, options):
+def test_a_request_is_read_back_as_it_was_written(program, options):
     request = parse_request({**program, **options})
     document = json.loads(json.dumps(request.as_document()))
     assert parse_request(document) == RunRequest.from_stored(document) == request
@@ -361,7 +361,7 @@ def test_a_request_survives_being_written_and_read(program, options):
 
 
 @given(program=programs, options=requests)
-def test_what_the_parser_takes_the_schema_takes(program, options):
+def test_the_schema_accepts_what_the_parser_accepts(program, options):
     parse_request({**program, **options})
     VALIDATOR.validate({**program, **options})
 
@@ -377,21 +377,21 @@ anything = st.recursive(
     field=st.sampled_from(sorted(set(FIELDS) - {"script", "command"})),
     value=anything,
 )
-def test_what_the_schema_refuses_the_parser_refuses(field, value):
+def test_the_parser_refuses_what_the_schema_refuses(field, value):
     document = {**MINIMAL, field: value}
     if not VALIDATOR.is_valid(document):
         assert problems(document)
 
 
 @given(document=anything)
-def test_whatever_comes_is_refused_with_problems_or_taken(document):
+def test_any_document_is_accepted_or_refused_with_problems(document):
     try:
         parse_request(document)
     except InvalidRequestError as exc:
         assert exc.problems  # noqa: PT017 - either way is fine, but nothing else
 
 
-def test_a_continuation_is_in_the_schema_and_stands_alone():
+def test_a_continuation_is_in_the_schema_and_has_no_other_field():
     VALIDATOR.validate({"run_id": "run-1"})
     assert not VALIDATOR.is_valid({"run_id": "run-1", "script": "train.py"})
     assert not VALIDATOR.is_valid({})

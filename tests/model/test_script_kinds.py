@@ -40,5 +40,5 @@ def test_script_is_started_by_what_it_is(path: str, head: bytes, kind: ScriptKin
         ("fit.odd", "runctl aws train --command PROGRAM fit.odd"),
     ],
 )
-def test_what_nothing_starts_is_told_with_its_remedy(path: str, told: str) -> None:
+def test_script_that_cannot_be_started_is_reported_with_its_remedy(path: str, told: str) -> None:
     assert told in problem_with_script(path, b"text")

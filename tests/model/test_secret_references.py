@@ -35,7 +35,7 @@ ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:team/wandb-AbCdEf"
         ),
     ],
 )
-def test_reference_is_read_and_shown_as_it_was_written(value, store, name, key):
+def test_reference_is_shown_as_it_was_written(value, store, name, key):
     reference = parse_reference(value)
     assert reference == SecretReference(store=store, name=name, key=key)
     assert str(reference) == value

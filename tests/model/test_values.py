@@ -33,14 +33,14 @@ launches = st.fixed_dictionaries(
 
 
 @given(one=launches, other=launches)
-def test_a_client_token_is_one_launchs_and_fits(one, other):
+def test_a_client_token_is_unique_to_its_launch_and_fits(one, other):
     tokens = identity.client_token(**one), identity.client_token(**other)
     assert (tokens[0] == tokens[1]) == (one == other)
     assert len(tokens[0]) == 64
 
 
 @given(one=run_ids, other=run_ids)
-def test_nothing_of_one_run_lies_below_anothers_prefix(one, other):
+def test_no_object_of_a_run_is_below_the_prefix_of_another(one, other):
     prefix = identity.run_prefix(one)
     keys = [
         identity.part_key(other, "ab" * 32),
@@ -104,13 +104,13 @@ def test_a_machine_without_an_image_is_refused():
         machine_kind("g5g.xlarge")
 
 
-def test_a_pool_survives_being_written_and_read():
+def test_a_pool_is_read_back_as_it_was_written():
     pool = Pool("m5.large", "us-east-1a", "spot")
     assert Pool.parse(str(pool)) == pool
 
 
 @pytest.mark.parametrize("text", ["", "m5.large", "a/b", "a//c", "a/b/c/d"])
-def test_what_is_no_pool_is_refused(text):
+def test_an_invalid_pool_is_refused(text):
     with pytest.raises(ValueError, match="is not a pool"):
         Pool.parse(text)
 
@@ -124,14 +124,14 @@ def test_what_is_no_pool_is_refused(text):
         step=st.none() | st.integers(),
     )
 )
-def test_an_outcome_survives_and_a_newer_peers_fields_are_ignored(outcome):
+def test_an_outcome_is_read_back_and_fields_of_a_newer_peer_are_ignored(outcome):
     assert Outcome.from_document({**outcome.as_document(), "later": 1}) == outcome
 
 
 @pytest.mark.parametrize(
     "document", [{}, {"kind": None}, {"kind": "exploded"}, {"kind": "unknown"}]
 )
-def test_what_is_no_outcome_is_refused(document):
+def test_an_invalid_outcome_document_is_refused(document):
     with pytest.raises(RequestError, match="is not a valid outcome"):
         Outcome.from_document(document)
 
@@ -195,12 +195,12 @@ manifests = st.builds(
 
 
 @given(manifest=manifests)
-def test_a_manifest_survives_being_written_and_read(manifest):
+def test_a_manifest_is_read_back_as_it_was_written(manifest):
     assert Manifest.from_json(manifest.as_json()) == manifest
 
 
 @given(manifest=manifests, at=st.integers(0), byte=st.integers(0, 255))
-def test_a_damaged_manifest_is_told_or_still_reads(manifest, at, byte):
+def test_a_damaged_manifest_is_reported_or_still_readable(manifest, at, byte):
     text = bytearray(manifest.as_json())
     text[at % len(text)] = byte
     try:
@@ -210,12 +210,12 @@ def test_a_damaged_manifest_is_told_or_still_reads(manifest, at, byte):
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b"3", b'{"version": "1"}'])
-def test_what_is_no_manifest_is_told(text):
+def test_an_invalid_manifest_is_reported(text):
     with pytest.raises(DamagedCheckpointError):
         Manifest.from_json(text)
 
 
-def test_a_manifest_of_a_newer_runctl_asks_for_an_upgrade():
+def test_a_manifest_of_a_newer_runctl_requires_an_upgrade():
     text = f'{{"version": {MANIFEST_VERSION + 1}}}'.encode()
     with pytest.raises(NewerCheckpointError, match="upgrade"):
         Manifest.from_json(text)
@@ -234,13 +234,13 @@ def test_the_size_counts_files_once():
     ("state", "live"),
     [("pending", True), ("running", True), ("shutting-down", False), ("terminated", False)],
 )
-def test_a_machine_lives_until_it_goes(state, live):
+def test_a_machine_is_live_until_it_shuts_down(state, live):
     machine = Machine(instance_id="i", state=state, pool=Pool("a", "b", "spot"))
     assert machine.is_live is live
     assert machine.attempt is None
 
 
-def test_every_error_is_in_the_tree_and_says_what_is_true():
+def test_every_error_is_in_the_tree_and_has_a_true_message():
     classes = [
         value
         for value in vars(errors).values()

@@ -31,7 +31,7 @@ def test_a_market_of_a_newer_version_has_no_pools():
     assert candidate_pools(TYPES, ZONES, markets_of("reserved")) == ()
 
 
-def test_every_type_is_asked_in_every_zone_in_the_given_order():
+def test_every_type_is_requested_in_every_zone_in_the_given_order():
     assert [str(pool) for pool in POOLS] == [
         "g5.xlarge/a/spot",
         "g5.xlarge/b/spot",
@@ -43,7 +43,7 @@ def test_every_type_is_asked_in_every_zone_in_the_given_order():
 
 
 @given(cooling=st.dictionaries(st.sampled_from(POOLS), st.integers(1, 99)))
-def test_something_is_always_asked_and_a_cooling_pool_only_with_all_others(cooling):
+def test_something_is_always_requested_and_a_cooling_pool_only_with_all_others(cooling):
     until = {pool: NOW + timedelta(minutes=minutes) for pool, minutes in cooling.items()}
     chosen = choose_pools(POOLS, cooling=until)
     if len(cooling) < len(POOLS):
@@ -53,7 +53,7 @@ def test_something_is_always_asked_and_a_cooling_pool_only_with_all_others(cooli
         assert [until[pool] for pool in chosen] == sorted(until.values())
 
 
-def test_causes_cool_for_as_long_as_they_last():
+def test_longer_lasting_causes_cool_a_pool_longer():
     quota, capacity = cooldown("VcpuLimitExceeded"), cooldown("InsufficientInstanceCapacity")
     assert quota < capacity < AFTER_A_RECLAIM < cooldown("Unsupported")
 
@@ -81,7 +81,7 @@ SCARCITY = {
     | st.sampled_from(sorted(THROTTLING | FAULTS | RACES | SETUP | {"MaxFleetCountExceeded"}))
     | st.text()
 )
-def test_nothing_cools_a_pool_but_the_codes_that_say_that_it_has_nothing(code):
+def test_only_codes_that_mean_scarcity_cool_a_pool(code):
     time = cooldown(code)
     assert (time is not None) == (code in SCARCITY)
     assert time is None or timedelta(minutes=1) <= time <= timedelta(days=1)

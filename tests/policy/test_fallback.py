@@ -23,40 +23,40 @@ def died(seconds=4.0, *, words="FileNotFoundError", code=1, **facts):
     return Death(exit_code=code, failure_id=words, lived=timedelta(seconds=seconds), **facts)
 
 
-def test_a_trainer_that_dies_at_once_is_started_from_the_checkpoint_before():
+def test_a_trainer_that_dies_at_once_is_restarted_from_the_previous_checkpoint():
     assert may_fall_back([died()])
 
 
-def test_so_it_is_three_times_and_no_more_whatever_it_says():
+def test_a_fallback_happens_three_times_at_most_whatever_the_failure_says():
     assert may_fall_back([died()] * MAX_STEPS_BACK)
     assert not may_fall_back([died()] * (MAX_STEPS_BACK + 1))
     assert judge([died()] * (MAX_STEPS_BACK + 1)) is Verdict.CHECKPOINT
 
 
 @pytest.mark.parametrize("code", sorted(SAYS_NOTHING))
-def test_being_killed_or_never_started_says_nothing_of_the_checkpoint(code):
+def test_being_killed_or_never_started_says_nothing_about_the_checkpoint(code):
     assert judge([died(code=code)]) is Verdict.UNRELATED
 
 
 @pytest.mark.parametrize("code", [1, 2, 134, 139, 255, -6, -11])
-def test_any_other_exit_code_does(code):
+def test_any_other_exit_code_makes_the_checkpoint_suspect(code):
     assert judge([died(code=code)]) is Verdict.CHECKPOINT
 
 
-def test_a_trainer_that_saved_beyond_it_was_not_hurt_by_it():
+def test_a_trainer_that_saved_beyond_its_checkpoint_did_not_die_from_it():
     assert judge([died(continued=True)]) is Verdict.UNRELATED
 
 
-def test_a_proven_checkpoint_is_not_in_doubt():
+def test_a_proven_checkpoint_is_never_suspect():
     assert judge([died(is_certain=True)]) is Verdict.PROGRAM
     assert judge([died(), died(is_certain=True)]) is Verdict.PROGRAM
 
 
-def test_what_the_machine_is_to_blame_for_says_nothing():
+def test_a_failure_caused_by_the_machine_says_nothing_about_the_checkpoint():
     assert judge([died(has_other_cause=True)]) is Verdict.UNRELATED
 
 
-def test_one_that_ran_for_long_without_a_save_is_given_one_more_chance():
+def test_a_trainer_that_ran_long_without_a_save_gets_one_more_chance():
     late = died(3600)
     assert may_fall_back([late])
     assert judge([late, died(3600, words="another")]) is Verdict.PROGRAM
@@ -89,7 +89,7 @@ def test_nothing_falls_back_more_than_three_times(deaths):
 
 
 @given(deaths=deaths)
-def test_nothing_falls_back_from_what_was_continued(deaths):
+def test_no_fallback_follows_a_checkpoint_that_was_continued(deaths):
     if deaths[-1].continued or deaths[-1].is_certain:
         assert not may_fall_back(deaths)
 
@@ -105,21 +105,21 @@ def saved(step, **files):
     return Manifest(run_id="run-1", step=step, attempt=1, taken_at="", entries=entries)
 
 
-def test_a_later_step_shows_that_it_went_on():
+def test_a_later_step_shows_that_the_trainer_continued():
     assert continued_from(saved(10), saved(11))
     assert not continued_from(saved(10), saved(10))
     # It began anew: that says nothing about what it was given.
     assert not continued_from(saved(10), saved(3))
 
 
-def test_without_a_step_a_save_of_the_same_size_does():
+def test_without_a_step_a_save_of_the_same_size_shows_that_it_continued():
     given_files = {"model": (1000, 1), "log": (10, 1)}
     before = saved(None, **given_files)
     assert continued_from(before, saved(None, **{**given_files, "model": (1000, 2)}))
     assert continued_from(before, saved(None, **given_files, model2=(900, 2)))
 
 
-def test_without_a_step_a_log_written_before_the_load_does_not():
+def test_without_a_step_a_log_written_before_the_load_shows_nothing():
     given_files = {"model": (1000, 1), "log": (10, 1)}
     before = saved(None, **given_files)
     assert not continued_from(before, saved(None, **{**given_files, "log": (20, 2)}))

@@ -19,7 +19,9 @@ parts = st.builds(
 
 
 @given(st.lists(parts), st.sets(st.sampled_from("abcdef")))
-def test_only_old_parts_without_a_manifest_go(stored: list[StoredPart], needed: set[str]) -> None:
+def test_only_old_parts_without_a_manifest_are_removed(
+    stored: list[StoredPart], needed: set[str]
+) -> None:
     found = find_garbage(stored, needed, has_live_attempt=False, now=NOW)
     for part in stored:
         orphan = part.sha256 not in needed and NOW - part.stored_at >= MAX_SAVE_TIME
@@ -27,5 +29,7 @@ def test_only_old_parts_without_a_manifest_go(stored: list[StoredPart], needed: 
 
 
 @given(st.lists(parts), st.sets(st.sampled_from("abcdef")))
-def test_nothing_goes_while_an_attempt_lives(stored: list[StoredPart], needed: set[str]) -> None:
+def test_nothing_is_removed_while_an_attempt_is_alive(
+    stored: list[StoredPart], needed: set[str]
+) -> None:
     assert find_garbage(stored, needed, has_live_attempt=True, now=NOW) == []

@@ -38,17 +38,17 @@ def test_silent_agent_on_a_failed_machine_is_replaced():
     assert judge(impaired(6 * MINUTE), attempt(None), now=START) is Treatment.REPLACE
 
 
-def test_agent_that_beats_is_only_asked_to_save():
+def test_agent_with_a_live_heartbeat_is_only_asked_to_save():
     treatment = judge(impaired(timedelta(days=1)), attempt(MINUTE), now=START)
     assert treatment is Treatment.SAVE
 
 
 @pytest.mark.parametrize("since", [None, timedelta(0), 4 * MINUTE])
-def test_check_that_began_to_fail_just_now_waits_for_the_heartbeat(since):
+def test_check_that_has_just_begun_to_fail_waits_for_the_heartbeat(since):
     assert judge(impaired(since), attempt(3 * MINUTE), now=START) is Treatment.NOTHING
 
 
-def test_silence_alone_is_for_the_heartbeat_to_judge():
+def test_silence_alone_is_left_to_the_heartbeat():
     status = MachineStatus(instance_id="i-1")
     assert judge(status, attempt(timedelta(hours=1)), now=START) is Treatment.NOTHING
 
@@ -71,7 +71,7 @@ def test_attempt_that_has_a_notice_or_has_ended_is_left_alone(fields):
 
 
 @pytest.mark.parametrize(("minutes", "treatment"), [(30, Treatment.SAVE), (90, Treatment.NOTHING)])
-def test_maintenance_within_the_hour_is_saved_for(minutes, treatment):
+def test_maintenance_within_the_hour_requests_a_save(minutes, treatment):
     event = ScheduledEvent(event_id="e", code="instance-stop", not_before=START + minutes * MINUTE)
     status = MachineStatus(instance_id="i-1", events=(event,))
     assert judge(status, attempt(MINUTE), now=START) is treatment
@@ -84,7 +84,9 @@ def test_maintenance_within_the_hour_is_saved_for(minutes, treatment):
     stage=st.sampled_from(list(AttemptStage)),
     trains_for=st.timedeltas(timedelta(0), timedelta(days=1)),
 )
-def test_never_replaced_while_it_beats_or_has_a_notice(since, silent, noticed, stage, trains_for):
+def test_attempt_with_a_live_heartbeat_or_a_notice_is_never_replaced(
+    since, silent, noticed, stage, trains_for
+):
     known = attempt(
         silent,
         stage=stage,

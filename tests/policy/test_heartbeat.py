@@ -26,12 +26,12 @@ def test_attempt_is_allowed_five_minutes():
     assert allowed_silence([launched(1)]) == USUAL_SILENCE
 
 
-def test_bare_metal_is_allowed_its_boot():
+def test_bare_metal_is_allowed_the_time_of_its_boot():
     for kind in ("m5.metal", "c7i.metal-24xl"):
         assert allowed_silence([launched(1, kind)]) == METAL_SILENCE
 
 
-def test_each_attempt_that_was_never_heard_of_doubles_what_the_next_is_allowed():
+def test_each_attempt_that_was_never_heard_of_doubles_the_time_of_the_next():
     lost = [never_heard_of(1), never_heard_of(2)]
     assert allowed_silence([*lost[:1], launched(2)]) == 2 * USUAL_SILENCE
     assert allowed_silence([*lost, launched(3)]) == 4 * USUAL_SILENCE
@@ -39,13 +39,13 @@ def test_each_attempt_that_was_never_heard_of_doubles_what_the_next_is_allowed()
     assert allowed_silence([*lost, refused, launched(4)]) == 4 * USUAL_SILENCE
 
 
-def test_attempt_that_was_heard_of_shows_that_the_boot_is_not_what_takes_long():
+def test_attempt_that_was_heard_of_resets_the_allowed_time():
     heard = change(never_heard_of(2), heartbeat_at=START)
     assert allowed_silence([never_heard_of(1), heard, launched(3)]) == USUAL_SILENCE
     taken = replace(never_heard_of(2), ended=Outcome(kind=OutcomeKind.INTERRUPTED))
     assert allowed_silence([never_heard_of(1), taken, launched(3)]) == USUAL_SILENCE
 
 
-def test_silence_has_a_bound_however_many_were_lost():
+def test_allowed_silence_is_bounded_however_many_attempts_were_lost():
     lost = [never_heard_of(number) for number in range(1, 60)]
     assert allowed_silence([*lost, launched(60)]) == METAL_SILENCE

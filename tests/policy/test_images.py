@@ -14,7 +14,7 @@ from runctl.policy.images import problem_with_images
         "m5.large", "m7g.large", "c7i.xlarge", "g7e.2xlarge",
     ],
 )  # fmt: skip
-def test_types_that_the_images_drive_are_fine(name: str) -> None:
+def test_types_that_the_images_support_are_accepted(name: str) -> None:
     assert problem_with_images([name], own_images=frozenset()) == ""
 
 

@@ -23,7 +23,7 @@ spans = st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=30))
 costs = st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(hours=5))
 
 
-def test_interval_is_youngs() -> None:
+def test_interval_follows_youngs_formula() -> None:
     chosen = choose_interval(
         save_cost=timedelta(seconds=10), trained=timedelta(hours=8), interruptions=4
     )
@@ -32,17 +32,17 @@ def test_interval_is_youngs() -> None:
     assert "4 interruption(s) in 8.0 h" in chosen.reason
 
 
-def test_nothing_is_assumed_of_a_save_before_the_first_one() -> None:
+def test_nothing_is_assumed_about_a_save_before_the_first_one() -> None:
     chosen = choose_interval(save_cost=None, trained=timedelta(0), interruptions=0)
     assert chosen.every == UNTIL_THE_FIRST
     assert "first save" in chosen.reason
 
 
-def test_run_that_has_seen_nothing_has_the_prior() -> None:
+def test_run_without_interruptions_has_the_prior() -> None:
     assert mean_uptime(trained=timedelta(0), interruptions=0) == PRIOR_UPTIME
 
 
-def test_bound_that_decides_is_said() -> None:
+def test_bound_that_determines_the_interval_is_named() -> None:
     chosen = choose_interval(
         save_cost=timedelta(milliseconds=10), trained=timedelta(0), interruptions=20
     )
@@ -77,13 +77,13 @@ def test_dearer_saves_are_never_more_frequent(
     assert first.every <= second.every
 
 
-def test_checkpoint_that_uploads_within_the_notice_warns_nobody() -> None:
+def test_checkpoint_that_uploads_within_the_notice_causes_no_warning() -> None:
     budget = notice_budget(size_bytes=10 * GIB, bytes_per_second=GIB)
     assert budget.fits
     assert budget.warning == ""
 
 
-def test_checkpoint_too_large_for_the_notice_is_told_with_its_figures() -> None:
+def test_checkpoint_too_large_for_the_notice_is_reported_with_its_figures() -> None:
     budget = notice_budget(
         size_bytes=60 * GIB, bytes_per_second=GIB / 4, save_cost=timedelta(seconds=20)
     )

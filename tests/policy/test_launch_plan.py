@@ -157,13 +157,13 @@ def test_pools_that_gave_no_answer_are_requested_again_after_seconds_up_to_five_
     assert backoff(scarce, retry_soon=True) == timedelta(seconds=5)
 
 
-def test_a_launch_ends_the_row_of_refusals():
+def test_a_launch_ends_the_series_of_refusals():
     tried = [an_attempt(1), an_attempt(2, launched=True)]
     assert backoff(tried, retry_soon=False) == timedelta(seconds=30)
 
 
 @given(seconds=st.integers(-600, 600))
-def test_what_remains_of_a_wait_is_counted_from_the_plan(seconds):
+def test_the_rest_of_a_wait_is_counted_from_the_plan(seconds):
     outcome = replace(NO_CAPACITY, retry_at=NOW + timedelta(seconds=seconds))
     assert remaining_wait(outcome, [], policy=TRAIN_POLICY, now=NOW) == timedelta(
         seconds=max(seconds, 0)
@@ -186,7 +186,7 @@ def test_a_retried_failure_of_a_trainer_does_not_wait():
     assert remaining_wait(FAILED, [], policy=TRAIN_POLICY, now=NOW) == timedelta(0)
 
 
-def test_a_service_that_keeps_failing_is_restarted_ever_later():
+def test_a_service_that_keeps_failing_is_restarted_after_increasing_delays():
     waits = [
         remaining_wait(
             FAILED,

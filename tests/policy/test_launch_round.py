@@ -41,7 +41,7 @@ def rounds(draw):
 
 
 @given(asked=rounds())
-def test_it_is_worth_another_try_soon_exactly_if_ec2_did_not_answer(asked):
+def test_the_next_try_is_soon_exactly_if_ec2_gave_no_answer(asked):
     verdict = judge(asked)
     unanswered = {RefusalKind.UNANSWERED, RefusalKind.UNKNOWN}
     kinds = {kind_of(code) for code in asked.refusals.values()}
@@ -49,7 +49,7 @@ def test_it_is_worth_another_try_soon_exactly_if_ec2_did_not_answer(asked):
 
 
 @given(asked=rounds(), pool=st.data())
-def test_one_answer_of_another_sort_is_enough_to_wait(asked, pool):
+def test_one_answer_of_another_kind_is_enough_to_wait(asked, pool):
     chosen = pool.draw(st.sampled_from(asked.candidates))
     code = pool.draw(st.sampled_from(HOPEFUL))
     hopeful = Round(
@@ -61,7 +61,7 @@ def test_one_answer_of_another_sort_is_enough_to_wait(asked, pool):
 
 
 @given(asked=candidates, code=st.sampled_from(["Unsupported", "InvalidFleetConfiguration"]))
-def test_a_whole_round_of_unsupported_ends_the_run_and_names_types_and_zones(asked, code):
+def test_a_whole_round_of_unsupported_types_ends_the_run_and_names_types_and_zones(asked, code):
     verdict = judge(Round(candidates=asked, refusals=dict.fromkeys(asked, code)))
     assert verdict.is_final
     for pool in asked:
@@ -70,7 +70,7 @@ def test_a_whole_round_of_unsupported_ends_the_run_and_names_types_and_zones(ask
 
 
 @given(asked=candidates, left=st.data())
-def test_a_pool_that_was_not_asked_is_enough_to_wait(asked, left):
+def test_a_pool_that_was_not_requested_is_enough_to_wait(asked, left):
     missing = left.draw(st.sampled_from(asked))
     refusals = {pool: "Unsupported" for pool in asked if pool != missing}
     assert not judge(Round(candidates=asked, refusals=refusals)).is_final
@@ -100,7 +100,7 @@ def test_quotas_end_a_run_only_when_each_is_known_to_be_smaller_than_every_type(
     assert verdict.is_final == hopeless
 
 
-def test_a_quota_that_stands_in_the_way_is_said_with_code_name_value_need_and_page():
+def test_a_limiting_quota_is_reported_with_code_name_value_need_and_page():
     asked = tuple(pool for pool in POOLS if pool.instance_type[:2] == "g5")
     verdict = judge(
         Round(

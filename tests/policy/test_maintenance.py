@@ -34,7 +34,7 @@ def test_event_is_read_as_the_user_guide_shows_it():
 
 
 @pytest.mark.parametrize("state", ["completed", "canceled"])
-def test_event_that_is_over_is_none(state):
+def test_past_event_is_ignored(state):
     assert read_scheduled_events(json.dumps([{**DOCUMENTED, "State": state}])) == ()
 
 
@@ -42,12 +42,12 @@ def test_event_that_is_over_is_none(state):
     "text",
     [None, "", "[]", "{}", "soon", "[[]]", "null", "7", '[{"Code": 7}]', "[{}]", "[" * 100_000],
 )
-def test_what_cannot_be_read_is_no_event(text):
+def test_unreadable_event_is_ignored(text):
     assert read_scheduled_events(text) == ()
 
 
 @pytest.mark.parametrize("not_before", [None, 7, "soon", "99 Foo 2019", "2019-13-40T00:00:00Z"])
-def test_event_whose_start_cannot_be_read_is_saved_for_once(not_before):
+def test_event_with_an_unreadable_start_requests_one_save(not_before):
     text = json.dumps([{**DOCUMENTED, "Code": "instance-stop", "NotBefore": not_before}])
     (found,) = read_scheduled_events(text)
     assert found.not_before is None
@@ -66,7 +66,7 @@ def test_instance_that_will_end_is_left_a_quarter_of_an_hour_before(code):
     assert answer.deadline == START + timedelta(minutes=14)
 
 
-def test_event_that_is_due_already_leaves_the_time_of_a_notice():
+def test_event_that_is_already_due_leaves_the_time_of_a_notice():
     answer = respond(event("instance-stop", minutes=-600), {"known"}, now=START)
     assert answer.response is Response.LEAVE
     assert timedelta(minutes=1) < answer.deadline - START < timedelta(minutes=2)
@@ -75,7 +75,7 @@ def test_event_that_is_due_already_leaves_the_time_of_a_notice():
 @pytest.mark.parametrize(
     "code", ["instance-reboot", "system-reboot", "system-maintenance", "something-new"]
 )
-def test_reboot_is_saved_for_when_it_is_known_and_right_before(code):
+def test_reboot_requests_a_save_when_it_becomes_known_and_right_before(code):
     asked: set[str] = set()
     responses = []
     for minutes in (600, 300, 14, 1.5, 1, -1):
@@ -109,7 +109,7 @@ def test_status_says_what_is_scheduled_and_what_follows():
     assert "will save before" in describe([event("system-reboot", minutes=None)])
 
 
-def test_near_is_an_hour():
+def test_event_is_near_within_an_hour():
     assert is_near(event("instance-stop", minutes=59), now=START)
     assert not is_near(event("instance-stop", minutes=61), now=START)
     assert not is_near(event("instance-stop", minutes=None), now=START)

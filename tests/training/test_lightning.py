@@ -15,7 +15,7 @@ from tests.training.programs import LIGHTNING
 pytestmark = pytest.mark.slow
 
 
-def test_saves_when_asked_and_stops_within_a_validation_and_resumes_bit_for_bit(
+def test_lightning_saves_on_request_stops_within_a_validation_and_resumes_bit_for_bit(
     place: Place, frameworks: Path
 ) -> None:
     process = place.start(LIGHTNING, "0.05", python=frameworks)

@@ -29,7 +29,7 @@ RESTORE = """
 """
 
 
-def test_it_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
+def test_the_helper_needs_only_the_standard_library(tmp_path: Path) -> None:
     program = (
         "import importlib.util as u, sys; s = u.spec_from_file_location('training', sys.argv[1]); "
         "m = u.module_from_spec(s); sys.modules['training'] = m; s.loader.exec_module(m); "
@@ -44,11 +44,11 @@ def test_it_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", [SOURCE, *(SOURCE.parent / "hooks").glob("*.py")])
-def test_it_is_written_for_python_39(source: Path) -> None:
+def test_the_helper_is_written_for_python_39(source: Path) -> None:
     ast.parse(source.read_text(), feature_version=(3, 9))
 
 
-def test_it_says_what_the_agent_gave(place: Place) -> None:
+def test_the_helper_returns_the_values_of_the_agent(place: Place) -> None:
     program = (
         "from runctl import training as t\nprint(t.run_id, t.attempt, t.resume_step, t.partial_dir)"
     )
@@ -56,7 +56,7 @@ def test_it_says_what_the_agent_gave(place: Place) -> None:
     assert place.run(program, **given) == "run-1 3 12 /partial\n"
 
 
-def test_a_save_is_told_after_it_is_in_place_and_is_what_restore_finds(place: Place) -> None:
+def test_a_save_is_announced_once_it_is_in_place_and_restore_finds_it(place: Place) -> None:
     place.run(SAVE, "7", "12")
     assert place.names() == ["step-000000007.txt", "step-000000012.txt"]
     told = [json.loads(line) for line in place.saved.read_text().splitlines()]
@@ -65,7 +65,7 @@ def test_a_save_is_told_after_it_is_in_place_and_is_what_restore_finds(place: Pl
     assert place.run(RESTORE) == "12 step-000000012.txt\n"
 
 
-def test_nothing_is_seen_in_the_folder_while_a_save_is_written(place: Place) -> None:
+def test_the_folder_shows_nothing_while_a_save_is_written(place: Place) -> None:
     program = """
         from runctl import training
         def write(path):
@@ -78,7 +78,7 @@ def test_nothing_is_seen_in_the_folder_while_a_save_is_written(place: Place) -> 
     assert place.names() == ["step-000000001"]
 
 
-def test_without_a_place_beside_the_folder_it_is_written_inside_and_left_clean(
+def test_without_space_next_to_the_folder_a_save_is_written_inside_and_leaves_it_clean(
     place: Place,
 ) -> None:
     program = """
@@ -98,7 +98,7 @@ def test_without_a_place_beside_the_folder_it_is_written_inside_and_left_clean(
     assert place.names() == ["step-000000001"]
 
 
-def test_keep_removes_the_oldest_before_the_save_is_told(place: Place) -> None:
+def test_keep_removes_the_oldest_before_the_save_is_announced(place: Place) -> None:
     program = """
         from runctl import training
         for step in range(5):
@@ -135,7 +135,7 @@ def test_a_step_saved_again_more_often_than_there_are_letters_still_ends_newest(
     assert place.run(program) == "1\n"
 
 
-def test_a_writer_may_add_a_suffix_of_its_own(place: Place) -> None:
+def test_a_writer_may_add_its_own_suffix(place: Place) -> None:
     program = """
         from runctl import training
         training.save(lambda path: path.with_suffix(".npz").write_text("x"), 5)
@@ -155,7 +155,7 @@ def test_a_writer_may_add_a_suffix_of_its_own(place: Place) -> None:
         ),
     ],
 )
-def test_a_save_that_fails_says_so_and_leaves_the_one_before(
+def test_a_save_that_fails_is_reported_and_leaves_the_previous_one(
     place: Place, write: str, told: str
 ) -> None:
     place.run(SAVE, "1")
@@ -170,7 +170,7 @@ def test_a_save_that_fails_says_so_and_leaves_the_one_before(
     assert place.names() == ["step-000000001.txt"]
 
 
-def test_a_full_disk_leaves_the_save_before_and_tells(place: Place) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_previous_save(place: Place) -> None:
     program = """
         import resource
         from runctl import training
@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_the_save_before_and_tells(place: Place) -> None:
     assert place.names() == ["step-000000001"]
 
 
-def test_report_that_no_disk_takes_ends_no_training_though_stderr_takes_nothing_either(
+def test_report_that_cannot_be_written_ends_no_training_even_if_stderr_is_full_too(
     place: Place,
 ) -> None:
     program = """
@@ -221,7 +221,7 @@ SLOW = """
 """
 
 
-def test_killed_in_the_middle_of_a_save_leaves_the_one_before(place: Place) -> None:
+def test_a_kill_in_the_middle_of_a_save_leaves_the_previous_one(place: Place) -> None:
     process = place.start(SLOW)
     assert read_line(process) == "writing"
     process.send_signal(signal.SIGKILL)
@@ -232,7 +232,7 @@ def test_killed_in_the_middle_of_a_save_leaves_the_one_before(place: Place) -> N
     assert [json.loads(line)["step"] for line in place.saved.read_text().splitlines()] == [1]
 
 
-def test_killed_at_any_call_of_a_save_leaves_one_of_the_two_whole(place: Place) -> None:
+def test_a_kill_at_any_call_of_a_save_leaves_one_of_the_two_whole(place: Place) -> None:
     program = """
         import os, signal, sys
         from runctl import training
@@ -295,7 +295,7 @@ def test_only_the_first_rank_saves_and_reports_and_all_restore(place: Place) -> 
     assert place.run(RESTORE, RANK="1") == "1 step-000000001.txt\n"
 
 
-def test_a_request_asks_for_one_save(place: Place) -> None:
+def test_a_request_causes_one_save(place: Place) -> None:
     program = """
         from runctl import training
         request = training.Path(training.os.environ["RUNCTL_CHECKPOINT_REQUEST"])
@@ -332,7 +332,7 @@ def test_metrics_are_plain_lines(place: Place) -> None:
     assert second == {"step": 2}
 
 
-def test_metrics_of_many_processes_do_not_tear_each_other(place: Place) -> None:
+def test_metrics_of_many_processes_do_not_break_each_other(place: Place) -> None:
     program = """
         from runctl import training
         for step in range(300):

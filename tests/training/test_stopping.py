@@ -55,7 +55,7 @@ def test_the_programs_own_handler_is_called_too(place: Place, earlier: bool) -> 
     ) == ["own", "stopping"]
 
 
-def test_a_handler_that_calls_the_one_before_it_is_not_called_for_ever(place: Place) -> None:
+def test_a_handler_that_calls_the_previous_one_is_not_called_forever(place: Place) -> None:
     assert stop(
         place,
         f"""
@@ -69,7 +69,7 @@ def test_a_handler_that_calls_the_one_before_it_is_not_called_for_ever(place: Pl
     ) == ["own", "stopping"]
 
 
-def test_a_program_that_does_not_poll_dies_of_sigterm_as_ever(place: Place) -> None:
+def test_a_program_that_does_not_poll_still_dies_of_sigterm(place: Place) -> None:
     process = place.start("""
         import time
         from runctl import training

@@ -15,7 +15,7 @@ from tests.training.programs import TRANSFORMERS
 pytestmark = pytest.mark.slow
 
 
-def test_killed_in_the_middle_of_a_save_resumes_from_the_one_asked_for_bit_for_bit(
+def test_a_kill_in_the_middle_of_a_save_resumes_from_the_requested_one_bit_for_bit(
     place: Place, frameworks: Path
 ) -> None:
     process = place.start(TRANSFORMERS, "0.05", python=frameworks, SLOW_SAVE="16")
