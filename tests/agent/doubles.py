@@ -1,4 +1,4 @@
-"""Stand-ins for what surrounds an instance: its metadata service, and Step Functions' tokens."""
+"""Doubles of an instance's surroundings: its metadata service, and Step Functions' tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A front before the tests' S3 and DynamoDB that misbehaves when it is told to."""
+"""A proxy in front of the tests' S3 and DynamoDB that fails on request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "conten
 
 
 class Trouble(Enum):
-    """How an answer goes wrong."""
+    """How a response goes wrong."""
 
     SLOW = "slow"
     SLOW_DOWN = "SlowDown"
@@ -51,7 +51,7 @@ STATUS = {
 
 @dataclass
 class Order:
-    """A trouble, the requests that it is for, and how many of them it still meets."""
+    """A fault, the requests that it affects, and how many of them are still to come."""
 
     trouble: Trouble
     asked: re.Pattern[str]
@@ -64,10 +64,10 @@ class Order:
 
 
 class Front:
-    """Passes requests on to `endpoint`, apart from those for which trouble was ordered.
+    """Forwards requests to `endpoint`, except those for which a fault was ordered.
 
-    A request is named `PUT /bucket/key` or, for DynamoDB, by its action: `UpdateItem`. As S3 does,
-    and the server behind it does not, it refuses a body that has another checksum than it says.
+    A request is named `PUT /bucket/key` or, for DynamoDB, by its action: `UpdateItem`. Like S3,
+    and unlike the server behind it, it refuses a body whose checksum differs from the header's.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -93,14 +93,14 @@ class Front:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def order(self, trouble: Trouble, asked: str, *, times: int = 1) -> Order:
-        """Let the next requests whose names `asked` is found in meet a trouble."""
+        """Cause a fault for the next requests whose names contain `asked`."""
         order = Order(trouble, re.compile(asked), times)
         with self._lock:
             self._orders.append(order)
         return order
 
     def relent(self) -> None:
-        """Misbehave no more."""
+        """Stop causing faults."""
         with self._lock:
             self._orders.clear()
 
@@ -121,8 +121,8 @@ class Front:
             return _refuse(request, trouble.value, STATUS[trouble], is_json=bool(action))
         if trouble is Trouble.FLIPPED_BYTE and request.command == "PUT":
             body = _flipped(body)
-        told = request.headers.get("x-amz-checksum-sha256")
-        if told and base64.b64encode(hashlib.sha256(body).digest()).decode() != told:
+        expected = request.headers.get("x-amz-checksum-sha256")
+        if expected and base64.b64encode(hashlib.sha256(body).digest()).decode() != expected:
             return _refuse(request, "BadDigest", 400, is_json=False)
         status, headers, content = self._pass_on(request, body)
         if trouble is Trouble.LOST_ANSWER:
@@ -175,7 +175,7 @@ def _flipped(content: bytes) -> bytes:
 
 
 def _reset(request: BaseHTTPRequestHandler) -> None:
-    """End the connection by RST, which tells the other side nothing."""
+    """Reset the connection, without a word to the other side."""
     request.close_connection = True
     linger_not_at_all = struct.pack("ii", 1, 0)
     request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_not_at_all)

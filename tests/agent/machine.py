@@ -35,7 +35,7 @@ def now() -> datetime:
 
 
 def wait_until(what: Callable[[], Any], seconds: float = 120, *, why: str = "") -> Any:
-    """Wait until `what` is true and return it; the condition lies in another process."""
+    """Wait until `what` is true and return it; another process makes it true."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := what():
@@ -45,7 +45,7 @@ def wait_until(what: Callable[[], Any], seconds: float = 120, *, why: str = "") 
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has collected yet does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -54,7 +54,7 @@ def is_alive(pid: int) -> bool:
 
 @dataclass
 class Cloud:
-    """What the machines of one test share, and what the control side would do there."""
+    """The services that the machines of one test share, and the actions of the control plane."""
 
     name: str
     endpoint: str
@@ -182,7 +182,7 @@ class Machine:
         self.report_fence("loaded")
 
     def report_fence(self, result: str) -> None:
-        """Leave what runctl-fence.service leaves for the agent."""
+        """Write the result that runctl-fence.service leaves for the agent."""
         (self.root / "run/runctl").mkdir(parents=True, exist_ok=True)
         (self.root / "run/runctl/fence").write_text(f"{result}\n")
 
@@ -225,7 +225,7 @@ class Machine:
         subprocess.run([*self._agent(), request], env=self.environment(), check=True, timeout=240)
 
     def kill_agent(self) -> None:
-        """kill -9 of the agent alone; systemd would start it again."""
+        """Kill the agent alone with SIGKILL; systemd would restart it."""
         assert self.process is not None
         self._family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGKILL)
@@ -236,10 +236,10 @@ class Machine:
         return self.process.wait(seconds)
 
     def end(self) -> None:
-        """What EC2 does at the deadline: everything at once."""
+        """End everything at once, as EC2 does at the deadline."""
         if self.process is not None and self.process.poll() is None:
             self.kill_agent()
-        # An agent that died by itself has left its trainer, which nobody counted before.
+        # An agent that died by itself has left its trainer behind, which was not counted before.
         left = [
             process
             for process in psutil.process_iter(["cmdline"])

@@ -3,8 +3,8 @@
 import zipfile
 from pathlib import Path
 
-# A build backend that lies in the package itself, so that nothing has to be fetched for it. Its
-# build leaves a file in the sources, as compilers and version files do.
+# A build backend inside the package itself, so that nothing has to be downloaded for it. Its build
+# leaves a file in the sources, as compilers and version files do.
 BACKEND = """
 import os, pathlib, re, zipfile
 

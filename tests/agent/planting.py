@@ -1,4 +1,4 @@
-"""Checkpoints that a test commits itself, as an attempt would have."""
+"""Checkpoints that a test commits itself, as an attempt would."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.agent.machine import now
 
 
 class Stored(Protocol):
-    """Where a run's checkpoints are: the bucket `name`, and the ledger."""
+    """The places of a run's checkpoints: the bucket `name`, and the ledger."""
 
     @property
     def name(self) -> str: ...
@@ -41,7 +41,7 @@ def plant(
     attempt: int = 1,
     keep_last: int = 4,
 ) -> str:
-    """Commit a checkpoint of those files as the run's newest; return its key."""
+    """Commit a checkpoint of these files as the run's newest, and return its key."""
     store = CheckpointStore(cloud.clients["s3"], bucket=cloud.name, run_id=cloud.run_id)
     run = cloud.run()
     older = []

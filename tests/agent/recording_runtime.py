@@ -1,4 +1,4 @@
-"""A runtime without processes: it records what a session asks of it, and does what a test says."""
+"""A runtime without processes: it records a session's calls, and does what a test says."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from runctl.agent.runtime.ports import Contract, Killed, ProgramExit
 class RecordingProgram:
     """A program that runs until the test, or `when_stopped`, calls `exit`.
 
-    `calls` are the methods that change something, in order. `open_files` are what `writers`
-    returns, and what a kill tears. `lingering` are steps that something it left takes after its
-    exit, one each time that it is asked whether it is busy.
+    `calls` are the methods that change something, in order. `open_files` are the files
+    that `writers` returns and that a kill tears. `lingering` are the steps of a process that
+    outlives the exit, one for each call of `is_busy`.
     """
 
     contract: Contract
@@ -86,7 +86,7 @@ class RecordingProgram:
 
 
 class RecordingRuntime:
-    """Starts recording programs; `setup` gets each one before its session does anything with it."""
+    """Starts recording programs; `setup` receives each program before its session uses it."""
 
     def __init__(
         self,

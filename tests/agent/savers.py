@@ -22,7 +22,7 @@ from tests.agent.recording_runtime import RecordingProgram, RecordingRuntime
 
 
 class Committer:
-    """Reads what is pinned, as an upload would; a commit ends only while `gate` is set."""
+    """Reads the pinned files, as an upload would; a commit ends only while `gate` is set."""
 
     def __init__(self) -> None:
         self.committed: list[dict[str, bytes]] = []

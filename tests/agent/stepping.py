@@ -1,4 +1,4 @@
-"""A run whose every byte follows from its step, so that a torn one ends in the same bytes."""
+"""A run whose bytes follow from its step, so that an interrupted run ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from runctl.model.request import CheckpointOptions
 from tests.agent.machine import Cloud, Machine, now
 
 STEPS = 6
-# Every step's bytes follow from the step alone, so a run that was torn apart ends in the same ones.
-# The lock tells two trainers at once on one machine.
+# Every step's bytes follow from the step alone, so an interrupted run ends with the same bytes.
+# The lock detects two trainers at once on one machine.
 TRAINER = f"""
     import fcntl, json, os, pathlib, signal, sys, time
     lock = open(os.path.join(os.environ["RUNCTL_OUTPUT_DIR"], "lock"), "w")
@@ -37,14 +37,14 @@ TRAINER = f"""
         fresh.write_bytes(f"weights of step {{step}}".encode() * 100)
         for old in folder.glob("step-*.bin"):
             old == fresh or old.unlink()
-        with open(os.environ["RUNCTL_SAVED_FILE"], "a") as told:
-            told.write(json.dumps({{"step": step}}) + "\\n")
+        with open(os.environ["RUNCTL_SAVED_FILE"], "a") as saves:
+            saves.write(json.dumps({{"step": step}}) + "\\n")
 
     step = int(os.environ.get("RUNCTL_RESUME_STEP") or 0)
     print("from", step, sorted(path.name for path in folder.iterdir()), flush=True)
     last = pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"], "last")
     # With WAIT the first attempt's last step waits, so that it is not done before its agent was
-    # killed; meanwhile the step before is saved again and again.
+    # killed; meanwhile the previous step is saved repeatedly.
     waits = "WAIT" in os.environ and os.environ["RUNCTL_ATTEMPT"] == "1"
     while step < {STEPS}:
         time.sleep(0.4 if waits else 0.2)
@@ -69,7 +69,7 @@ def store_of(cloud: Cloud) -> CheckpointStore:
 
 
 def newest(cloud: Cloud, tmp_path: Path) -> tuple[int, dict[str, bytes]]:
-    """Fetch what the ledger calls the newest; fails when that very one is not whole."""
+    """Fetch the checkpoint that the ledger calls the newest; fail if it is not whole."""
     run = cloud.run()
     if run.newest is None:
         return 0, {}
@@ -90,7 +90,7 @@ def content_of(step: int) -> dict[str, bytes]:
 
 
 def check_whole(cloud: Cloud, tmp_path: Path) -> int:
-    """The newest checkpoint is exactly what the trainer saved at its step."""
+    """Assert that the newest checkpoint is exactly what the trainer saved at its step."""
     step, content = newest(cloud, tmp_path)
     assert content == (content_of(step) if step else {}), (
         step,
@@ -100,9 +100,9 @@ def check_whole(cloud: Cloud, tmp_path: Path) -> int:
 
 
 def check_parts(cloud: Cloud) -> None:
-    """No part went out while it was there, and each that a manifest needs is.
+    """Assert that no stored part was uploaded again, and that each needed part exists.
 
-    One that retention removed may go out again: a save that was repeated after a kill needs it.
+    A part that retention removed may be uploaded again: a save repeated after a kill needs it.
     """
     versions = cloud.clients["s3"].list_object_versions(
         Bucket=cloud.name, Prefix=f"runs/{cloud.run_id}/checkpoints/parts/"
@@ -127,7 +127,7 @@ def words(machine: Machine) -> str:
 
 
 def begin(cloud: Cloud, **env: str) -> None:
-    """A run that keeps one checkpoint, in a bucket that counts what is put."""
+    """A run that keeps one checkpoint, in a bucket that counts uploads."""
     cloud.clients["s3"].put_bucket_versioning(
         Bucket=cloud.name, VersioningConfiguration={"Status": "Enabled"}
     )
@@ -146,7 +146,7 @@ def finish(cloud: Cloud, tmp_path: Path) -> None:
 
 
 def complete(cloud: Cloud, tmp_path: Path) -> None:
-    """Wait until the run has completed, with the bytes of one that nothing went wrong in."""
+    """Wait until the run has completed, with the bytes of an uninterrupted run."""
     reports = cloud.tokens.wait_for(
         lambda: [end for end in cloud.tokens.reports if end["outcome"]["kind"] == "completed"], 40
     )
@@ -155,7 +155,7 @@ def complete(cloud: Cloud, tmp_path: Path) -> None:
 
 
 def lose(cloud: Cloud, number: int) -> None:
-    """What the state machine does when an attempt went silent."""
+    """End an attempt that went silent, as the state machine does."""
     cloud.ledger.end_attempt(
         cloud.run_id, number, outcome=Outcome(kind=OutcomeKind.LOST, reason="gone"), now=now()
     )

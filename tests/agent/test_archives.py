@@ -1,4 +1,4 @@
-"""Archives that somebody else made: nothing leaves the folder, and nothing is without a limit."""
+"""Archives from other sources: nothing leaves the folder, and everything has a limit."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_file_that_is_mostly_holes_counts_with_all_its_bytes(tmp_path: Path, fol
     assert not (folder / "huge").exists()
 
 
-# Three gigabytes of address space are not enough for what these say that they hold.
+# Three gigabytes of address space are not enough for the contents that these claim to have.
 UNDER_A_LIMIT = """
 import resource, sys
 from pathlib import Path
@@ -119,7 +119,7 @@ assert read_header(Path(sys.argv[1]), "RUNCTL.left_out") == ""
 def test_header_that_would_fill_the_memory_is_not_read(
     tmp_path: Path, folder: Path, kind: bytes
 ) -> None:
-    """A gigabyte of zeros, which is a megabyte when it is packed."""
+    """A gigabyte of zeros, which takes a megabyte when packed."""
     path = tmp_path / "bomb.tar.gz"
     info = tarfile.TarInfo("header")
     info.type, info.size = kind, 2**30
@@ -127,14 +127,14 @@ def test_header_that_would_fill_the_memory_is_not_read(
         stream.write(info.tobuf(tarfile.GNU_FORMAT))
         for _ in range(2**30 // 2**24):
             stream.write(bytes(2**24))
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", UNDER_A_LIMIT, str(path), str(folder)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr
+    assert result.returncode == 0, result.stderr
     assert (
         f"a header of 1,073,741,824 bytes, more than the limit of {MAX_HEADER_BYTES:,}"
-        in told.stdout
+        in result.stdout
     )
 
 

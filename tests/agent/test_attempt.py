@@ -1,4 +1,4 @@
-"""The life of an attempt: real trainers, a real agent process, every way in which it can end."""
+"""Attempts from start to end: real trainers, a real agent process, and every outcome."""
 
 from __future__ import annotations
 
@@ -71,18 +71,18 @@ AWARE = """
 """
 
 
-def told(machine) -> str:
+def printed(machine) -> str:
     path = machine.state / "log/trainer.out"
     return path.read_text() if path.exists() else ""
 
 
 def go_on(machine) -> None:
-    """Let a trainer go on that waits for it."""
+    """Let a waiting trainer continue."""
     (machine.state / "output/go-on").touch()
 
 
 def started(machine) -> bool:
-    return bool(told(machine))
+    return bool(printed(machine))
 
 
 def test_notice_drains_reports_interrupted_and_leaves_the_instance_to_ec2(
@@ -148,7 +148,7 @@ def test_next_attempt_prepares_early_and_resumes_with_its_token(cloud: Cloud, la
 
 
 def begin(cloud: Cloud, launch, program: str, **request):
-    """Submit a run, launch its first attempt with its token, wait for the trainer's first word."""
+    """Submit a run, launch its first attempt with a token, and wait for the trainer's output."""
     cloud.create_run(program, **request)
     cloud.open_attempt()
     cloud.give_token()
@@ -232,7 +232,7 @@ def test_trainer_that_sigterm_kills_during_a_save_leaves_the_previous_checkpoint
     )
     wait_until(lambda: cloud.run().step == 1)
     go_on(machine)
-    wait_until(lambda: "half" in told(machine))
+    wait_until(lambda: "half" in printed(machine))
     machine.ask("drain")
     outcome = cloud.outcome()
     assert (outcome["kind"], outcome["exit_code"], outcome["step"]) == ("interrupted", -15, 1)
@@ -261,7 +261,7 @@ def test_workers_that_outlive_the_trainer_end_with_it(cloud: Cloud, launch) -> N
         time.sleep(100)
         """,
     )
-    workers = [int(word) for word in told(machine).split()]
+    workers = [int(word) for word in printed(machine).split()]
     assert all(is_alive(pid) for pid in workers)
     machine.metadata.give_notice(60)
     assert cloud.outcome()["step"] == 1
@@ -331,7 +331,7 @@ def test_fenced_attempt_kills_its_trainer_and_commits_nothing(cloud: Cloud, laun
     cloud.open_attempt(2)
     cloud.tokens.valid.clear()
     cloud.give_token(2)
-    machine.ask("checkpoint")  # has it tell the ledger now, rather than at its next beat
+    machine.ask("checkpoint")  # so that it reports to the ledger now, and not at its next heartbeat
     assert machine.wait() == 0
     assert machine.shut_down
     assert cloud.tokens.reports == []
@@ -375,7 +375,7 @@ def test_attempt_that_waits_for_its_token_leaves_when_the_run_ends(cloud: Cloud,
 def test_second_machine_of_an_attempt_leaves_without_a_trace_though_there_is_a_token(
     cloud: Cloud, launch
 ) -> None:
-    """EC2 had forgotten the token of a launch that was replayed, and launched once more."""
+    """EC2 has forgotten the token of a replayed launch, and launched again."""
     cloud.create_run("import time\ntime.sleep(60)")
     cloud.open_attempt()
     cloud.give_token()
@@ -408,14 +408,14 @@ def test_killed_agent_starts_again_from_the_newest_checkpoint(cloud: Cloud, laun
             time.sleep(100)
         """,
     )
-    first = int(told(machine).split()[-1])
+    first = int(printed(machine).split()[-1])
     wait_until(lambda: cloud.run().step == 5)
     go_on(machine)
     wait_until((machine.checkpoint / "step-6.bin").exists)
     machine.kill_agent()
     machine.start()
     assert cloud.outcome()["kind"] == "completed"
-    assert "from 5" in told(machine)
+    assert "from 5" in printed(machine)
     assert not is_alive(first)
 
 
@@ -497,7 +497,7 @@ TELLS_LATE = """
 def test_step_announced_after_the_snapshot_of_its_save_is_still_its_step(
     cloud: Cloud, launch
 ) -> None:
-    """As between the rename of a save and the line that tells of it, only longer."""
+    """As between the rename of a save and the line that announces it, only longer."""
     machine = begin(cloud, launch, TELLS_LATE, args=("go-on",))
     wait_until(lambda: cloud.run().newest)
     assert cloud.run().step is None
@@ -541,11 +541,13 @@ def test_helper_is_asked_to_save_at_the_interval_of_the_request(cloud: Cloud, la
     )
     wait_until(lambda: (cloud.run().step or 0) >= 3)
     wait_until(lambda: "a checkpoint every 1 s: as the request says" in machine.agent_log())
-    wait_until(lambda: (told := cloud.attempt().saving) is not None and told.every is not None)
+    wait_until(
+        lambda: (current := cloud.attempt().saving) is not None and current.every is not None
+    )
     saving = cloud.attempt().saving
     assert (saving.every, saving.is_fixed) == (timedelta(seconds=1), True)
     assert (saving.size_bytes, saving.fits_notice) == (1, True)
-    assert saving.bytes_per_second is None  # one byte tells nothing about it
+    assert saving.bytes_per_second is None  # one byte says nothing about it
 
 
 def test_metrics_reach_the_ledger_and_s3(cloud: Cloud, launch) -> None:
@@ -583,7 +585,7 @@ def test_trainer_sees_its_contract_and_nothing_of_the_agent(cloud: Cloud, launch
     cloud.give_token()
     machine = launch()
     assert cloud.outcome()["kind"] == "completed"
-    environ, argv, path, cwd = json.loads(told(machine))
+    environ, argv, path, cwd = json.loads(printed(machine))
     assert argv == ["train.py", "--epochs", "3"]
     assert cwd == str(machine.state / "project")
     assert environ["SEED"] == "7"
@@ -645,7 +647,7 @@ def test_checkpoint_folder_inside_the_project_is_watched_and_restored(cloud: Clo
     cloud.give_token(2)
     second = launch(attempt=2)
     wait_until(lambda: started(second))
-    assert told(second).startswith(f"from {step} ['step-{step}.bin']")
+    assert printed(second).startswith(f"from {step} ['step-{step}.bin']")
 
 
 def test_throttled_heartbeats_and_reports_are_repeated(cloud: Cloud, launch) -> None:
@@ -678,7 +680,7 @@ def test_agent_that_fails_repeatedly_reports_it_and_ends_the_instance(cloud: Clo
     machine = launch()
     wait_until(lambda: started(machine))
     machine.kill_agent()
-    # A folder where a file belongs: nobody foresaw that.
+    # A folder in place of a file: an unexpected failure.
     (machine.root / "run/runctl/saved.jsonl").unlink(missing_ok=True)
     (machine.root / "run/runctl/saved.jsonl").mkdir()
     for _ in range(2):
@@ -699,7 +701,7 @@ def test_trainer_that_a_shutdown_ends_first_is_interrupted_and_not_failed(
     machine = begin(
         cloud, launch, "import os, time; print(os.getpid(), flush=True); time.sleep(99)"
     )
-    os.kill(int(told(machine)), signal.SIGTERM)
+    os.kill(int(printed(machine)), signal.SIGTERM)
     machine.process.send_signal(signal.SIGTERM)
     outcome = cloud.outcome()
     assert (outcome["kind"], outcome["reason"]) == ("interrupted", "the instance is shutting down")
@@ -720,7 +722,7 @@ def test_trainer_that_saves_and_exits_0_in_a_shutdown_is_not_completed(
         signal.pause()
         """,
     )
-    os.kill(int(told(machine)), signal.SIGTERM)
+    os.kill(int(printed(machine)), signal.SIGTERM)
     wait_until(lambda: "exited by itself with 0" in machine.agent_log())
     machine.process.send_signal(signal.SIGTERM)
     outcome = cloud.outcome()
@@ -754,7 +756,7 @@ def test_log_is_not_shipped_twice_when_the_agent_starts_again(cloud: Cloud, laun
     wait_until((machine.state / "log/trainer.out.shipped").exists)
     machine.kill_agent()
     machine.start()
-    wait_until(lambda: len(told(machine).splitlines()) == 2)
+    wait_until(lambda: len(printed(machine).splitlines()) == 2)
     machine.metadata.give_notice(60)
     cloud.outcome()
     machine.wait()

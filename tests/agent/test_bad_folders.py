@@ -1,4 +1,4 @@
-"""Checkpoint folders as they should not be: told once, and training goes on where it can."""
+"""Faulty checkpoint folders are reported once, and training continues where it can."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.agent.machine import Cloud, Machine, wait_until
 
 pytestmark = pytest.mark.slow
 
-# Waits for the named file to appear beside its output, so that a test moves it step by step.
+# Waits for the named file to appear next to its output, so that a test advances it step by step.
 STEPPING = """
     import os, pathlib, shutil, sys, time
     folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
@@ -27,7 +27,7 @@ STEPPING = """
 """
 
 
-# Modes mean nothing to root, unless it gives that up, and its children with it.
+# Modes have no effect on root unless it gives up that capability, for its children as well.
 AS_ANYBODY = () if os.geteuid() else ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 

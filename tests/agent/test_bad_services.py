@@ -1,4 +1,4 @@
-"""A run comes through every way in which S3 and DynamoDB fail, with the bytes of an easy one."""
+"""A run survives every failure of S3 and DynamoDB, with the bytes of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANIFESTS = "/checkpoints/manifests/"
 
 @pytest.fixture
 def front(cloud: Cloud, endpoint: str) -> Iterator[Front]:
-    """What the machines of this test see as AWS; the test itself sees what is behind."""
+    """The AWS that the machines of this test see; the test itself sees the server behind it."""
     front = Front(endpoint)
     cloud.endpoint = front.url
     yield front
@@ -80,7 +80,7 @@ def test_refused_upload_is_reported_and_repeated_once_it_is_permitted(
     machine = launch()
     wait_until(lambda: "AccessDenied" in cloud.attempt().warning)
     assert cloud.run().newest is None
-    assert "from 0" in words(machine)  # and it trains on
+    assert "from 0" in words(machine)  # and it continues training
     front.relent()
     wait_until(lambda: cloud.run().step == 2)
     wait_until(lambda: not cloud.attempt().warning)

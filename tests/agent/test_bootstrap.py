@@ -1,4 +1,4 @@
-"""bootstrap.sh for real: signed fetch, checks, retries, units, and an end when it cannot work."""
+"""The real bootstrap.sh: signed download, checks, retries, units, and the end if it cannot work."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def main():
 
 
 class Boot:
-    """A root folder to boot into, with shims that take notes of what they are asked for."""
+    """A root folder to boot into, with shims that record their calls."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -241,7 +241,7 @@ def test_missing_credentials_end_the_instance(boot: Boot) -> None:
     assert "no credentials" in done.stderr
     assert boot.store.requests == 0
     assert boot.calls()[-1] == "shutdown -h now"
-    # The dead-man stands before anything can fail.
+    # The dead-man timer is set before anything can fail.
     assert "systemctl enable --now runctl-deadman.timer" in boot.calls()
 
 
@@ -339,7 +339,7 @@ MINUTE = 60
 
 
 class DeadMan:
-    """The dead-man of a booted instance, run once a minute by a clock of our own."""
+    """The dead-man timer of a booted instance, run once a minute by the test's clock."""
 
     def __init__(self, boot: Boot) -> None:
         self.boot = boot
@@ -355,7 +355,7 @@ class DeadMan:
         touch(self.run_folder / "lease")
 
     def check(self, **variables: str) -> list[str]:
-        """Run the dead-man once; return the calls that it made."""
+        """Run the dead-man timer once, and return the calls that it made."""
         before = len(self.boot.calls())
         self.uptime.write_text(f"{self.now}.47 12.00\n")
         subprocess.run(
@@ -454,7 +454,7 @@ def test_deadman_works_without_an_agent(boot: Boot) -> None:
 
 
 def test_an_agent_that_was_killed_and_masked_does_not_keep_the_instance(dead_man: DeadMan) -> None:
-    """systemd will not start it again, and asking it hangs: the dead-man goes on without it."""
+    """systemd does not restart it, and a request to it hangs: the timer continues without it."""
     launcher = dead_man.boot.root / "opt/runctl/bin/runctl-agent"
     launcher.write_text("#!/bin/sh\nexec sleep 1000\n")
     patient = dead_man.boot.root / "bin/timeout"

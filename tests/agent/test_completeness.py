@@ -1,4 +1,4 @@
-"""Saves that take their time, databases that stay open, programs that save without a pause."""
+"""Slow saves, databases that stay open, and programs that save without pause."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.agent.machine import Cloud, wait_until
 
 pytestmark = pytest.mark.slow
 
-# Files of one save come seconds apart, as when shards are gathered. It goes on when it is let.
+# Files of one save come seconds apart, as when shards are gathered. The test lets it continue.
 WITH_PAUSES = """
     import json, os, time
     from pathlib import Path
@@ -123,7 +123,7 @@ def test_save_whose_files_arrive_seconds_apart_is_committed_only_with_all_of_the
     machine = begin(cloud, launch, WITH_PAUSES.replace("EMPTY_FIRST", str(empty_first)))
     wait_until(lambda: "a.bin" in listed(cloud, tmp_path, 1), why="ckpt-1 was not committed")
     wait_until((machine.checkpoint / "ckpt-2/a.bin").exists)
-    # It warns once the save has been incomplete for long, which is longer than any folder settles.
+    # It warns once the save has been incomplete for longer than any folder takes to settle.
     wait_until(lambda: "ckpt-2" in cloud.attempt().warning)
     assert "a.bin is empty" in cloud.attempt().warning or "no b.json" in cloud.attempt().warning
     folder = restored(cloud, tmp_path / "before")
@@ -138,7 +138,7 @@ def test_save_whose_files_arrive_seconds_apart_is_committed_only_with_all_of_the
 
 
 def listed(cloud: Cloud, place: Path, number: int) -> set[str]:
-    """Return the files of a save that the newest checkpoint has."""
+    """Return those files of a save that are in the newest checkpoint."""
     if cloud.run().newest is None:
         return set()
     folder = restored(cloud, place / f"look-{number}") / f"ckpt-{number}"
@@ -202,7 +202,7 @@ def test_file_that_is_never_closed_is_named_and_the_rest_is_saved(cloud: Cloud, 
 
 @contextmanager
 def a_busy_machine() -> Iterator[None]:
-    """Let more processes compute than there are cores."""
+    """Run more busy processes than there are cores."""
     spinners = [
         multiprocessing.get_context("spawn").Process(target=spin, daemon=True) for _ in range(6)
     ]

@@ -1,4 +1,4 @@
-"""The credentials that a trainer asked for: who gets them, and that nobody else does."""
+"""The credentials that a trainer requested: it gets them, and nobody else does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.agent.machine import Cloud, wait_until
 
 URI, TOKEN = "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"
 
-# Prints whose credentials a client would sign with, once for each line that it is sent.
+# Prints the credentials with which a client would sign, once for each line on its input.
 READER = """
 import sys, boto3
 session = boto3.Session(region_name="us-east-1")
@@ -34,7 +34,7 @@ for line in sys.stdin:
     print(found.access_key, found.secret_key, found.token, flush=True)
 """
 
-# Asks S3 as whoever the environment says it is.
+# Sends a request to S3 with the credentials in the environment.
 LISTER = """
 import boto3, json, os
 session = boto3.Session()
@@ -173,7 +173,7 @@ def listening(pid: int) -> list[tuple[str, int]]:
 
 
 def start(cloud: Cloud, launch, program: str, *, env: dict[str, str] | None = None, **request: Any):
-    """Start an attempt whose trainer has boto3, without that being installed anew."""
+    """Start an attempt whose trainer has boto3, without another installation."""
     cloud.create_run(
         program,
         script="",

@@ -1,4 +1,4 @@
-"""What dependency files refer to is installed as pip does it, and part of the environment's key."""
+"""References of dependency files are installed as by pip, and are part of the environment's key."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_cached_editable_environment_follows_the_code_of_another_machine(
     environment = build(cloud, tmp_path / "two", find_dependencies(second, "train.py"))
     assert len(cloud.keys("environments/")) == 1
     assert says(environment, "pkg") == ["changed"]
-    # What the first build left in the sources is there too.
+    # The file that the first build left in the sources is there too.
     assert run(environment / "bin/python", "-c", "import pkg_built; print(pkg_built.__file__)") == (
         str(second / "pkg/pkg_built.py")
     )
@@ -196,7 +196,7 @@ def test_lock_with_local_packages_is_installed_together_with_hashed_ones(
     environments = make_environments(cloud, tmp_path / "one")
     tool = tmp_path / "one/environments/uv"
     (tool / "bin").mkdir(parents=True)
-    (tool / "bin/uv").symlink_to(UV)  # the one of the tests: no index is asked
+    (tool / "bin/uv").symlink_to(UV)  # that of the tests, so no index is contacted
     (tool / "ready").touch()
     environment = environments.prepare(find_dependencies(project, "train.py"))
     environments.finish(30)
@@ -235,15 +235,15 @@ PYPROJECT = "[project]\nname = 'pro'\nrequires-python = '>=3.99'\n"
         {"train.py": "# /// script\n# dependencies = []\n# ///\n"},
         {"uv.lock": "version = 1\n"},
     ],
-    ids=["alone", "beside requirements.txt", "beside script metadata", "beside uv.lock"],
+    ids=["alone", "with requirements.txt", "with script metadata", "with uv.lock"],
 )
 def test_requires_python_is_honored_in_every_case(
     cloud: Cloud, tmp_path: Path, files: dict[str, str]
 ) -> None:
     project = plant(tmp_path / "project", {"pyproject.toml": PYPROJECT, **files})
     environments = make_environments(cloud, tmp_path / "one")
-    told = r"pyproject\.toml requires Python >=3\.99, this instance has 3\.\d+\.\d+; change"
-    with pytest.raises(RequestError, match=told):
+    message = r"pyproject\.toml requires Python >=3\.99, this instance has 3\.\d+\.\d+; change"
+    with pytest.raises(RequestError, match=message):
         environments.prepare(find_dependencies(project, "train.py"))
     assert list((tmp_path / "one/environments").iterdir()) == []
 
@@ -298,11 +298,11 @@ def test_unreachable_repository_is_tried_again(
     with pytest.raises(RequestError) as caught:
         environments.prepare(find_dependencies(project, "train.py"))
     assert waited == [1.0]
-    told = str(caught.value)
-    assert told.startswith(
+    message = str(caught.value)
+    assert message.startswith(
         "the dependencies of requirements.txt failed to install: the repository cannot be reached: "
     )
-    assert told.endswith("(tried 2 times)")
+    assert message.endswith("(tried 2 times)")
 
 
 @pytest.mark.slow

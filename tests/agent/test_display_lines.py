@@ -1,4 +1,4 @@
-"""What a program writes becomes the lines that a terminal would show, whatever it writes."""
+"""Any output of a program becomes the lines that a terminal would show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer's environment: declared in many ways, built once, good at any root."""
+"""The trainer's environment: declared in many ways, built once, usable at any root."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_dependency_that_does_not_exist_fails_with_pips_own_words(
 
 
 class Outage:
-    """A package index that is not there until somebody has waited `waits` times."""
+    """A package index that becomes available after `waits` waits."""
 
     def __init__(self, folder: Path, *, waits: int) -> None:
         handler = partial(QuietFiles, directory=str(folder))

@@ -1,4 +1,4 @@
-"""The real existing_instance.sh: the machine stays up, and nothing is left over on it."""
+"""The real existing_instance.sh: the machine stays up, and nothing is left on it."""
 
 from __future__ import annotations
 

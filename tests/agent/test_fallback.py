@@ -1,4 +1,4 @@
-"""A bad restore: the trainer starts again from the checkpoint before, unless it is at fault."""
+"""A bad restore: the trainer restarts from the previous checkpoint, unless it is at fault."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ GATHERS = """
 
     root = Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
     saves = sorted(root.glob("ckpt-*"), key=lambda p: int(p.name[5:]))
-    told = os.environ["RUNCTL_RESUME_STEP"]
-    print("given", [p.name for p in saves], "told", told, flush=True)
+    resume_step = os.environ["RUNCTL_RESUME_STEP"]
+    print("given", [p.name for p in saves], "step", resume_step, flush=True)
     (root / "settings.json").write_text(json.dumps({"started": time.time()}))
     time.sleep(float(os.environ.get("LOADS_FOR", "0")))
     step = json.loads((saves[-1] / "b.json").read_text()) if saves else 0
@@ -82,8 +82,8 @@ def test_save_that_was_still_being_gathered_sets_the_run_back_by_one_step(
     outcome = cloud.outcome()
     assert (outcome["kind"], outcome["step"]) == ("completed", 4)
     assert printed(machine) == [
-        "given ['ckpt-1', 'ckpt-2'] told 2",
-        "given ['ckpt-1'] told 1",
+        "given ['ckpt-1', 'ckpt-2'] step 2",
+        "given ['ckpt-1'] step 1",
         "from 1",
         "done",
     ]
@@ -102,14 +102,14 @@ def test_save_that_was_still_being_gathered_sets_the_run_back_by_one_step(
 
 
 def test_files_written_before_the_load_do_not_prove_the_checkpoint(cloud: Cloud, launch) -> None:
-    # Long enough for its settings to be committed, beside the incomplete save.
+    # Long enough for its settings to be committed, next to the incomplete save.
     begun(cloud, env={"LOADS_FOR": "4"})
     good = plant(cloud, whole(1), step=1)
     bad = plant(cloud, torn(2, good=(1,)), step=2)
     machine = resume(cloud, launch)
     assert cloud.outcome(90)["kind"] == "completed"
     machine.wait()
-    assert printed(machine)[1:3] == ["given ['ckpt-1'] told 1", "from 1"]
+    assert printed(machine)[1:3] == ["given ['ckpt-1'] step 1", "from 1"]
     run = cloud.run()
     assert run.proven == good
     assert bad in run.suspects
@@ -127,7 +127,7 @@ def test_trainer_that_always_dies_fails_the_run_with_one_message(cloud: Cloud, l
     assert outcome["reason"].startswith(
         "exit code 1 from step 5, and again from step 4, step 3 and step 2: "
     )
-    # The last words of the first try, not of the last.
+    # The last words of the first try, not those of the last.
     assert "ckpt-5/b.json" in outcome["reason"]
     assert outcome["reason"].count("FileNotFoundError") == 1
     assert len([line for line in printed(machine) if line.startswith("given")]) == 4
@@ -143,7 +143,7 @@ def test_after_the_first_checkpoint_of_a_run_the_trainer_starts_from_scratch(
     bad = plant(cloud, torn(1), step=1)
     machine = resume(cloud, launch)
     assert cloud.outcome()["kind"] == "completed"
-    assert printed(machine)[1:3] == ["given [] told ", "from 0"]
+    assert printed(machine)[1:3] == ["given [] step ", "from 0"]
     machine.wait()
     assert bad in cloud.run().suspects
     assert cloud.run().proven is None
@@ -157,7 +157,7 @@ def test_after_a_later_checkpoint_the_trainer_never_starts_from_scratch(
     plant(cloud, torn(1), step=1)
     plant(cloud, torn(1, 2), step=2, keep_last=0)
     key = cloud.run().newest
-    # As retention does: what was before it is gone, though it is not the first.
+    # As after retention: the earlier ones are gone, although it is not the first.
     document = json.loads(cloud.read(key))
     document["metadata"] = {"previous": ["runs/run-1/checkpoints/manifests/gone.json"]}
     cloud.clients["s3"].put_object(Bucket=cloud.name, Key=key, Body=json.dumps(document).encode())
@@ -230,12 +230,12 @@ def test_the_next_attempt_is_given_no_suspect(cloud: Cloud, launch) -> None:
     cloud.ledger.mark_suspect(cloud.run_id, 1, bad)
     cloud.open_attempt(2)
     machine = launch(attempt=2)
-    # It is fetched ahead of the token too.
+    # It is fetched before the token, too.
     incoming = machine.state / "incoming"
     wait_until(lambda: incoming.is_dir() and len(list(incoming.iterdir())) == 2)
     cloud.give_token(2)
     assert cloud.outcome()["kind"] == "completed"
-    assert printed(machine)[0] == "given ['ckpt-1'] told 1"
+    assert printed(machine)[0] == "given ['ckpt-1'] step 1"
     assert "was not restored: a trainer died from it" in machine.agent_log()
 
 
@@ -245,9 +245,9 @@ def test_suspects_are_given_when_nothing_else_is_left(cloud: Cloud, launch) -> N
     cloud.ledger.mark_suspect(cloud.run_id, 1, only)
     machine = resume(cloud, launch)
     assert cloud.outcome()["kind"] == "completed"
-    assert printed(machine)[0] == "given ['ckpt-1'] told 1"
+    assert printed(machine)[0] == "given ['ckpt-1'] step 1"
     machine.wait()
-    # A trainer went on from it after all.
+    # A trainer continued from it after all.
     assert (cloud.run().proven, cloud.run().suspects) == (only, frozenset())
 
 
@@ -269,7 +269,7 @@ def test_notice_during_a_fallback_is_an_interruption(cloud: Cloud, launch) -> No
     wait_until(lambda: printed(machine) == ["given 2", "given 1"])
     machine.metadata.give_notice(60)
     assert cloud.outcome()["kind"] == "interrupted"
-    # It was neither continued nor ended by itself, so the mark stays and nothing is proven.
+    # No trainer continued from it or ended by itself, so the mark stays and nothing is proven.
     assert (cloud.run().proven, cloud.run().suspects) == (None, frozenset({bad}))
 
 
@@ -284,7 +284,7 @@ def test_a_machine_lost_in_a_fallback_leaves_the_mark(cloud: Cloud, launch) -> N
     assert bad in cloud.run().suspects
     second = resume(cloud, launch, 3)
     assert cloud.outcome()["kind"] == "completed"
-    assert printed(second)[0] == "given ['ckpt-1'] told 1"
+    assert printed(second)[0] == "given ['ckpt-1'] step 1"
 
 
 def test_folder_inside_the_project_starts_with_the_projects_contents(cloud: Cloud, launch) -> None:

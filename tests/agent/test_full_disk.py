@@ -1,4 +1,4 @@
-"""A disk that takes nothing more, and a checkpoint folder that is on another one."""
+"""A full disk, and a checkpoint folder on another disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROJECT = Path(__file__).parents[2]
 
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
-    """A place where nothing can be made."""
+    """A place where nothing can be created."""
     (tmp_path / "full").touch()
     return tmp_path / "full" / "pins"
 
@@ -45,11 +45,11 @@ def test_full_disk_is_reported_once_and_the_save_is_repeated_when_there_is_space
     tmp_path: Path, full: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     committer, progress = Committer(), Progress()
-    told = threading.Event()
+    warned = threading.Event()
     saver = start_saver(tmp_path, committer, full, progress)
-    progress.on_change(lambda: told.set() if progress.snapshot().warning else None)
+    progress.on_change(lambda: warned.set() if progress.snapshot().warning else None)
     (tmp_path / "checkpoint/step-1.bin").write_bytes(b"weights")
-    assert told.wait(20)
+    assert warned.wait(20)
     assert "cannot be pinned" in progress.snapshot().warning
     full.parent.unlink()
     assert committer.done.wait(20)
@@ -83,7 +83,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
     """A folder on another file system than the test's own."""
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
     if folder.stat().st_dev == tmp_path.stat().st_dev:
-        raise AssertionError("/dev/shm is no file system of its own here")
+        raise AssertionError("/dev/shm is not a separate file system here")
     yield folder
     shutil.rmtree(folder)
 
@@ -164,8 +164,8 @@ fill()
 print(is_full(disk), room(disk))
 print([count_up(disk / "failures") for _ in range(3)])
 """
-    told = on_a_full_disk(tmp_path, program)
-    assert told == ["False", "True 0 of 1 MiB are free", "[1, 2, 3]"]
+    lines = on_a_full_disk(tmp_path, program)
+    assert lines == ["False", "True 0 of 1 MiB are free", "[1, 2, 3]"]
 
 
 def test_lease_is_renewed_on_a_full_disk(
@@ -220,6 +220,6 @@ print([line[:9] for line in lines], lines[-2] == long)
     assert on_a_full_disk(tmp_path, program) == [
         "['xxxxxxxxx', 'full'] []",
         "[]",
-        # The file has the beginning of what did not fit; after it, whole, all that it lacks.
+        # The file has the beginning of the line that did not fit, followed by all missing lines.
         "['before', 'xxxxxxxxx', 'after', 'xxxxxxxxx', 'full'] True",
     ]

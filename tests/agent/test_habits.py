@@ -1,4 +1,4 @@
-"""The ways in which real programs save: the agent and the trainer are killed in their middle."""
+"""The ways in which real programs save: the agent and the trainer are killed in the middle."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ while not go.exists():
 save(found() + 1, stall)
 """
 
-# Saves more often than any folder could settle in between.
+# Saves so often that no folder could settle in between.
 WITHOUT_PAUSE = """
 import os, pathlib, time
 folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
@@ -148,17 +148,17 @@ def source_of(habit: str) -> str:
     return COMMON + textwrap.dedent(HABITS[habit])
 
 
-def told(machine: Any) -> list[str]:
+def printed(machine: Any) -> list[str]:
     path = machine.state / "log/trainer.out"
     return path.read_text().splitlines() if path.exists() else []
 
 
 def starts(machine: Any) -> list[list[str]]:
-    return [line.split() for line in told(machine) if line.startswith("found")]
+    return [line.split() for line in printed(machine) if line.startswith("found")]
 
 
 def found_in_the_newest(cloud: Cloud, habit: str, place: Path) -> int:
-    """Restore the newest checkpoint, as any other machine would, and look at it."""
+    """Restore the newest checkpoint, as any other machine would, and examine it."""
     newest = cloud.run().newest
     assert newest is not None
     store = CheckpointStore(cloud.clients["s3"], bucket=cloud.name, run_id="run-1")
@@ -184,13 +184,13 @@ def test_kill_in_the_middle_of_a_save_leaves_the_previous_one_whole(
 ) -> None:
     machine = begin(cloud, launch, TRAINER, habit)
     (machine.state / "output/go").touch()
-    wait_until(lambda: "middle" in told(machine))
+    wait_until(lambda: "middle" in printed(machine))
     machine.kill_agent()
     machine.start()
     wait_until(lambda: len(starts(machine)) == 2, why="the trainer was not started again")
     expected = {1, 2} if habit in MAY_BE_AHEAD else {1}
     assert int(starts(machine)[1][1]) in expected
-    wait_until(lambda: told(machine).count("middle") == 2)
+    wait_until(lambda: printed(machine).count("middle") == 2)
 
     os.kill(int(starts(machine)[1][2]), signal.SIGKILL)
     outcome = cloud.outcome()

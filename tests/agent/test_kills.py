@@ -1,4 +1,4 @@
-"""kill -9 of the agent at every phase of a save, a restore and a drain."""
+"""SIGKILL to the agent in every phase of a save, a restore and a drain."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def last_committed(machine: Machine) -> int:
 
 
 def start_again(machine: Machine) -> None:
-    """What systemd does."""
+    """Restart the agent, as systemd does."""
     machine.fault = ""
     machine.start()
 
@@ -101,7 +101,7 @@ def test_agent_killed_in_a_drain_loses_no_whole_checkpoint(
     assert step in {2, 3}
     if point in {"drain.saved", "drain.reported"}:
         assert step == 3
-    if point == "drain.reported":  # then ConfirmCheckpoint has it
+    if point == "drain.reported":  # then ConfirmCheckpoint reads it
         cloud.ledger.end_attempt(
             cloud.run_id, 1, outcome=Outcome(kind=OutcomeKind.INTERRUPTED, step=step), now=now()
         )
@@ -109,7 +109,7 @@ def test_agent_killed_in_a_drain_loses_no_whole_checkpoint(
     reports = cloud.tokens.wait_for(lambda: cloud.tokens.reports)
     assert [report["outcome"]["kind"] for report in reports] == ["interrupted"]
     assert machine.wait() == 0
-    assert not machine.shut_down  # EC2 takes it, and charges nothing if we wait
+    assert not machine.shut_down  # EC2 takes it, and charges nothing if runctl waits
     step = check_whole(cloud, tmp_path)
     lose(cloud, 1)
     second = launch(attempt=2)

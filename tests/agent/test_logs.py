@@ -1,4 +1,4 @@
-"""Logs arrive whole, in order, and in batches that the service takes."""
+"""Logs arrive whole, in order, and in batches that the service accepts."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_everything_is_shipped_by_the_end_however_late_it_came(
     shipper.stop(within=timedelta(seconds=30))
     paginator = cloud.clients["logs"].get_paginator("filter_log_events")
     pages = paginator.paginate(logGroupName=cloud.name, logStreamNames=["s"])
-    told = [event["message"] for page in pages for event in page["events"]]
-    assert told == [*(f"line {number}" for number in range(25_000)), "no end"]
+    messages = [event["message"] for page in pages for event in page["events"]]
+    assert messages == [*(f"line {number}" for number in range(25_000)), "no end"]
 
 
 class Refusing:
@@ -112,7 +112,7 @@ def test_shipped_output_frees_its_disk_space_and_loses_no_line(
     client = Refusing(refusals=0)
     path = tmp_path / "out"
     lines = [f"{number:07d} {'x' * 100}" for number in range(20_000)]
-    with path.open("a") as trainer:  # as the trainer has it: open, appending, knowing nothing
+    with path.open("a") as trainer:  # as the trainer has it: open for appending, and unaware
         shipper = LogShipper(client, streams={"s": [path]})
         for line in lines:
             print(line, file=trainer)
@@ -173,7 +173,7 @@ def test_restarted_agent_ships_the_rest_of_a_line_and_nothing_twice(
     shipper.start()
     mark = tmp_path / "out.shipped"
     wait_until(lambda: mark.exists() and mark.read_text().startswith("600000 "))
-    shipper._stop.set()  # as far as the file knows, it was killed
+    shipper._stop.set()  # for the file, this is the same as a kill
     shipper._thread.join(10)
     with path.open("ab") as stream:
         stream.write(b"yy\nnext\n")

@@ -24,7 +24,7 @@ echo "/etc/runctl/fence.nft:6:16-40: Error: cgroupv2 path fails: No such file or
 echo "        socket cgroupv2 level 2" >&2
 exit 1
 """
-# systemd's part in it: `restart` of the fence runs its program and returns the result.
+# A stand-in for systemd: `restart` of the fence runs its program and returns the result.
 SYSTEMCTL = """#!/bin/sh
 echo "systemctl $*" >> "{root}/calls"
 [ "$*" != "restart runctl-fence.service" ] || exec "{root}/opt/runctl/bin/runctl-fence"
@@ -67,7 +67,7 @@ def test_fence_is_loaded_by_a_unit_of_its_own_before_the_agent_at_every_boot(boo
     fence, agent = unit(boot, "runctl-fence.service"), unit(boot, "runctl-agent.service")
     assert fence["Unit"]["Before"] == "runctl-agent.service"
     assert fence["Unit"]["Requires"] == "runctl-trainer.slice"
-    # A service that flushes all rules when it starts must have done so.
+    # A service that flushes all rules when it starts must have started before.
     assert {"runctl-trainer.slice", "nftables.service"} <= set(fence["Unit"]["After"].split())
     assert "runctl-fence.service" in agent["Unit"]["Wants"].split()
     assert "runctl-fence.service" in agent["Unit"]["After"].split()
@@ -86,7 +86,7 @@ def test_fence_that_cannot_be_loaded_is_reported_with_its_cause(boot: Boot) -> N
     assert fence_result(boot).count("\n") == 1
     assert "no trainer can start, since the metadata fence failed" in done.stderr
     assert "cgroupv2 path fails" in done.stderr
-    # The agent starts all the same, to report it; tests below show that it starts no trainer.
+    # The agent starts nevertheless, to report it; tests below show that it starts no trainer.
     assert "systemctl restart runctl-agent.service" in boot.calls()
 
 

@@ -1,4 +1,4 @@
-"""Which end wins, and which deadline holds."""
+"""The precedence of stop requests, and the deadline that applies."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -39,9 +39,9 @@ def test_time_left_is_counted_from_the_arrival_of_the_notice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So no step of the wall clock within the notice moves the deadline."""
-    one = ending(StopCause.NOTICE, SOON)
+    notice = ending(StopCause.NOTICE, SOON)
     monkeypatch.setattr("runctl.agent.signals.mailbox.time.monotonic", lambda: 50.0 + 30)
-    assert one.time_left() == timedelta(seconds=70)
+    assert notice.time_left() == timedelta(seconds=70)
     assert ending(StopCause.STOP).time_left() is None
 
 

@@ -11,7 +11,7 @@ from tests.agent.machine import Cloud, wait_until
 pytestmark = pytest.mark.slow
 
 LARGE_BYTES = 512 << 20
-# Clients take 62 MiB; each of 32 threads may hold a buffer of 1 MiB, and has a stack.
+# Clients take 62 MiB; each of 32 threads may hold a buffer of 1 MiB and has a stack.
 LIMIT_KIB = 110 * 1024
 
 
@@ -35,13 +35,13 @@ def test_uploading_and_restoring_stays_below_110_mib(
         import os, pathlib, time
         folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"]) / "step-1"
         if not folder.exists():
-            beside = folder.with_name("unfinished")
-            beside.mkdir()
+            temporary = folder.with_name("unfinished")
+            temporary.mkdir()
             for number in range({files}):
-                with (beside / f"{{number}}.bin").open("wb") as stream:
+                with (temporary / f"{{number}}.bin").open("wb") as stream:
                     for _ in range({size >> 16}):
                         stream.write(os.urandom(65536))
-            beside.rename(folder)
+            temporary.rename(folder)
         print(sum(path.stat().st_size for path in folder.iterdir()), flush=True)
         time.sleep(600)
         """

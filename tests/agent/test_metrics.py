@@ -1,4 +1,4 @@
-"""Whatever a trainer writes into its files of JSON lines, the lines after it still count."""
+"""Whatever a trainer writes to its files of JSON lines, later lines still count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watch over somebody's training process: it is found, saved, and told of the notice."""
+"""The monitor of a foreign training process: it is found, saved, and stopped at a notice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.agent.machine import wait_until
 
 BUCKET, PREFIX = "theirs", "experiments/7"
 
-# Saves step-N.pt when a line comes; handles SIGTERM by one last save unless told not to.
+# Saves step-N.pt when a line comes; with `aware`, handles SIGTERM by one last save.
 TRAINER = """
 import os, pathlib, signal, sys
 folder = pathlib.Path("checkpoints"); folder.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ for line in sys.stdin:
 """
 
 
-class Theirs:
+class ForeignProcess:
     """A training process that runctl did not start."""
 
     def __init__(self, folder: Path, *words: str, program: str = TRAINER, **environ: str) -> None:
@@ -78,18 +78,18 @@ class Theirs:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Theirs]]:
-    started: list[Theirs] = []
+def start(tmp_path: Path) -> Iterator[Callable[..., ForeignProcess]]:
+    started: list[ForeignProcess] = []
 
-    def begin(*words: str, **more: str) -> Theirs:
+    def begin(*words: str, **more: str) -> ForeignProcess:
         folder = tmp_path / f"project-{len(started)}"
         folder.mkdir()
-        started.append(Theirs(folder, *words, **more))
+        started.append(ForeignProcess(folder, *words, **more))
         return started[-1]
 
     yield begin
-    for theirs in started:
-        theirs.end()
+    for foreign in started:
+        foreign.end()
 
 
 @pytest.fixture
@@ -127,9 +127,11 @@ def files_of(manifest: dict) -> set[str]:
 class MonitorThread:
     """The monitor in a thread, which ends with the process that it watches."""
 
-    def __init__(self, theirs: Theirs, s3, metadata, tmp_path: Path, *, ends_it: bool) -> None:
-        process = find_trainer(pid=theirs.process.pid)
-        folder = theirs.folder / "checkpoints"
+    def __init__(
+        self, foreign: ForeignProcess, s3, metadata, tmp_path: Path, *, ends_it: bool
+    ) -> None:
+        process = find_trainer(pid=foreign.process.pid)
+        folder = foreign.folder / "checkpoints"
         store = PlainStore(Blobs(s3, bucket=BUCKET), bucket=BUCKET, prefix=PREFIX)
         self.monitor = Monitor(
             Watched(process=process, folder=folder, ends_it=ends_it),
@@ -147,52 +149,52 @@ class MonitorThread:
 
 
 def test_whatever_settles_is_saved_as_plain_objects(start, s3, metadata, tmp_path):
-    theirs = start("aware")
-    theirs.save(3)
-    watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=False)
+    foreign = start("aware")
+    foreign.save(3)
+    watch = MonitorThread(foreign, s3, metadata, tmp_path, ends_it=False)
     wait_until(lambda: "newest.json" in keys(s3), why="the first save")
     manifest = newest(s3)
     assert manifest["step"] == 3
     assert files_of(manifest) == {"step-3.pt"}
     key = f"{PREFIX}/{manifest['checkpoint']}/step-3.pt"
     assert s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"step-3.pt" * 1000
-    theirs.save(8)
+    foreign.save(8)
     wait_until(lambda: newest(s3)["step"] == 8, why="the second save")
     assert files_of(newest(s3)) == {"step-3.pt", "step-8.pt"}
-    theirs.end()
+    foreign.end()
     watch.wait()
 
 
 def test_at_a_notice_the_process_saves_and_its_last_save_is_uploaded(start, s3, metadata, tmp_path):
-    theirs = start("aware")
-    theirs.save(3)
-    watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=True)
+    foreign = start("aware")
+    foreign.save(3)
+    watch = MonitorThread(foreign, s3, metadata, tmp_path, ends_it=True)
     wait_until(lambda: "newest.json" in keys(s3), why="the first save")
     metadata.give_notice()
     # Reaped here, as its own parent would: a process that nobody waits for stays a zombie.
-    assert theirs.process.wait(timeout=240) == 0
+    assert foreign.process.wait(timeout=240) == 0
     watch.wait()
     assert files_of(newest(s3)) == {"step-3.pt", "step-99.pt"}
 
 
 def test_without_the_option_a_notice_ends_nothing(start, s3, metadata, tmp_path):
-    theirs = start()
-    theirs.save(3)
-    watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=False)
+    foreign = start()
+    foreign.save(3)
+    watch = MonitorThread(foreign, s3, metadata, tmp_path, ends_it=False)
     metadata.give_notice()
     wait_until(lambda: "newest.json" in keys(s3), why="the first save")
-    theirs.save(4)
+    foreign.save(4)
     wait_until(lambda: newest(s3)["step"] == 4, why="a save after the notice")
-    assert theirs.process.poll() is None
-    theirs.end()
+    assert foreign.process.poll() is None
+    foreign.end()
     watch.wait()
 
 
 def test_only_the_last_few_checkpoints_stay(start, s3, metadata, tmp_path):
-    theirs = start()
-    watch = MonitorThread(theirs, s3, metadata, tmp_path, ends_it=False)
+    foreign = start()
+    watch = MonitorThread(foreign, s3, metadata, tmp_path, ends_it=False)
     for step in range(1, 6):
-        theirs.save(step)
+        foreign.save(step)
         wait_until(
             lambda step=step: "newest.json" in keys(s3) and newest(s3)["step"] == step,
             why=f"step {step}",
@@ -200,11 +202,11 @@ def test_only_the_last_few_checkpoints_stay(start, s3, metadata, tmp_path):
     manifests = [key for key in keys(s3) if key.endswith(".json") and key != "newest.json"]
     wait_until(lambda: len({key.split("/")[0] for key in keys(s3)}) == 7, why="three of them")
     assert len(manifests) <= 4
-    theirs.end()
+    foreign.end()
     watch.wait()
 
 
-# Has a framework loaded, as far as the machine can tell.
+# Has a framework loaded, as far as the machine can see.
 LOADED = """
 import mmap, os, pathlib, sys
 library = pathlib.Path("torch/lib.so")
@@ -217,16 +219,16 @@ sys.stdin.read()
 
 
 def test_the_one_python_with_a_framework_is_found(start, tmp_path):
-    theirs = start(program=LOADED, RUNCTL_ROOT=str(tmp_path))
+    foreign = start(program=LOADED, RUNCTL_ROOT=str(tmp_path))
     start(RUNCTL_ROOT=str(tmp_path))
-    assert find_trainer(root=str(tmp_path)).pid == theirs.process.pid
+    assert find_trainer(root=str(tmp_path)).pid == foreign.process.pid
 
 
 def test_several_candidates_are_listed_and_refused(start, tmp_path):
     both = [start(program=LOADED, RUNCTL_ROOT=str(tmp_path)) for _ in range(2)]
     with pytest.raises(RequestError, match="give --pid") as raised:
         find_trainer(root=str(tmp_path))
-    assert all(f"{theirs.process.pid}: " in str(raised.value) for theirs in both)
+    assert all(f"{foreign.process.pid}: " in str(raised.value) for foreign in both)
 
 
 def test_missing_candidate_is_reported_with_the_remedy(tmp_path):
@@ -258,13 +260,13 @@ def test_a_notebook_that_loaded_a_framework_is_second_to_what_uses_the_gpu():
 
 
 def test_the_folder_to_which_a_program_saves_is_found(start):
-    theirs = start()
-    process = find_trainer(pid=theirs.process.pid)
+    foreign = start()
+    process = find_trainer(pid=foreign.process.pid)
     with pytest.raises(RequestError, match="--checkpoint-dir"):
         find_folder(process)
-    (theirs.folder / "out" / "checkpoint-500").mkdir(parents=True)
-    (theirs.folder / "out" / "checkpoint-500" / "model.safetensors").write_bytes(b"1")
-    assert find_folder(process) == theirs.folder / "out"
+    (foreign.folder / "out" / "checkpoint-500").mkdir(parents=True)
+    (foreign.folder / "out" / "checkpoint-500" / "model.safetensors").write_bytes(b"1")
+    assert find_folder(process) == foreign.folder / "out"
     with pytest.raises(RequestError, match="is not a folder on this machine"):
         find_folder(process, given="/nowhere")
 

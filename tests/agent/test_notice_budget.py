@@ -1,4 +1,4 @@
-"""A last save that cannot fit into a notice is warned of long before there is one."""
+"""A last save that cannot fit into a notice causes a warning long before a notice."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def manifest(mebibytes: int) -> Manifest:
     return Manifest(run_id="r", step=1, attempt=1, taken_at="", entries=(entry,))
 
 
-def committer(tmp_path: Path, progress: Progress, *, may_be_interrupted: bool = True) -> Any:
-    one = Committer(
+def make_committer(tmp_path: Path, progress: Progress, *, may_be_interrupted: bool = True) -> Any:
+    committer = Committer(
         None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         run_id="r",
@@ -35,8 +35,8 @@ def committer(tmp_path: Path, progress: Progress, *, may_be_interrupted: bool = 
         progress=progress,
         is_fenced=lambda: False,
     )
-    one._uploader._bytes_per_second = 10.0 * MIB
-    return one
+    committer._uploader._bytes_per_second = 10.0 * MIB
+    return committer
 
 
 def warning(progress: Progress) -> str:
@@ -48,7 +48,7 @@ def test_save_that_does_not_fit_is_reported_with_its_numbers(
     tmp_path: Path, mebibytes: int, fits: bool
 ) -> None:
     progress = Progress()
-    committer(tmp_path, progress)._note_budget(manifest(mebibytes))
+    make_committer(tmp_path, progress)._note_budget(manifest(mebibytes))
     assert (warning(progress) == "") is fits
     assert fits or "1,101 MiB at 10 MiB/s need 110 s" in warning(progress)
 
@@ -57,25 +57,25 @@ def test_figures_of_a_last_save_are_reported_but_not_a_guessed_speed(
     tmp_path: Path,
 ) -> None:
     progress = Progress()
-    one = committer(tmp_path, progress)
-    one._note_budget(manifest(300))
+    committer = make_committer(tmp_path, progress)
+    committer._note_budget(manifest(300))
     assert progress.snapshot().saving == Saving(
         size_bytes=300 * MIB,
         bytes_per_second=10.0 * MIB,
         last_save=timedelta(seconds=30),
         notice=timedelta(seconds=110),
     )
-    one._uploader._bytes_per_second = ASSUMED_BYTES_PER_SECOND
-    one._note_budget(manifest(300))
+    committer._uploader._bytes_per_second = ASSUMED_BYTES_PER_SECOND
+    committer._note_budget(manifest(300))
     assert progress.snapshot().saving.bytes_per_second is None
 
 
 def test_time_of_the_save_itself_counts_too(tmp_path: Path) -> None:
     progress = Progress()
-    one = committer(tmp_path, progress)
+    committer = make_committer(tmp_path, progress)
     (tmp_path / "saved.jsonl").write_text('{"step": 1, "seconds": 30}\n')
-    one._saves.read()
-    one._note_budget(manifest(900))
+    committer._saves.read()
+    committer._note_budget(manifest(900))
     assert "does not fit into the notice" in warning(progress)
 
 
@@ -83,15 +83,15 @@ def test_budget_warning_stays_next_to_another_and_only_the_budget_removes_it(
     tmp_path: Path,
 ) -> None:
     progress = Progress()
-    one = committer(tmp_path, progress)
-    one._note_budget(manifest(2000))
+    committer = make_committer(tmp_path, progress)
+    committer._note_budget(manifest(2000))
     progress.warn("the disk is full", about="scan")
     assert "does not fit" in warning(progress)
-    one._note_budget(manifest(10))
+    committer._note_budget(manifest(10))
     assert warning(progress) == "the disk is full"
 
 
 def test_machine_that_cannot_be_interrupted_has_no_notice_budget(tmp_path: Path) -> None:
     progress = Progress()
-    committer(tmp_path, progress, may_be_interrupted=False)._note_budget(manifest(5000))
+    make_committer(tmp_path, progress, may_be_interrupted=False)._note_budget(manifest(5000))
     assert warning(progress) == ""

@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def found(folder: Path) -> frozenset[str]:
-    """What this process holds open, as a new finder sees it."""
+    """Return the files that this process holds open, as a new finder sees them."""
     return OpenFileFinder(folder).files([os.getpid()])
 
 
@@ -78,8 +78,8 @@ def test_open_file_that_comes_into_the_folder_later_is_found_by_the_same_finder(
         assert finder.files([os.getpid()]) == {"renamed"}
 
 
-# Run where a mount changes nothing for anybody else: argv is the source tree, the folder, and the
-# path that the folder is mounted at, too. Prints what is found while the file is open, and after.
+# Runs where a mount affects nobody else: argv is the source tree, the folder, and the path at which
+# the folder is mounted as well. Prints the result while the file is open, and afterwards.
 BIND = """
 import json, subprocess, sys
 sys.path.insert(0, sys.argv[1])

@@ -1,4 +1,4 @@
-"""What the kernel counts of processes that it killed for lack of memory, in both versions."""
+"""The kernel's counts of processes killed for lack of memory, in both versions of cgroups."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_kills_are_counted_from_the_start_with_the_lowest_limit(
     watch.follow(7)
     assert watch.news() == ""
     write(tmp_path, {"proc/vmstat": "oom_kill 6"})
-    assert watch.describe() == ""  # one of another program
+    assert watch.describe() == ""  # a kill of another program
     write(inner, {names[0]: "under_oom 0\noom_kill 4"})
     text = (
         "the kernel killed 2 processes of the trainer for lack of memory: limit 500 MiB, "
@@ -82,7 +82,7 @@ def test_trainer_that_is_killed_before_it_was_ever_found_is_counted(
     write(tmp_path, {"proc/1/cgroup": "0::/agent", "groups/cgroup.controllers": "memory"})
     write(tmp_path, {"proc/vmstat": "oom_kill 3", "proc/meminfo": "MemTotal: 1048576 kB"})
     write(group, {"memory.events": "oom_kill 1", "memory.max": 64 * MIB})
-    # The kernel has moved what is left of it to the top, where nothing was counted.
+    # The kernel has moved the rest of it to the top, where nothing was counted.
     write(tmp_path, {"proc/7/cgroup": "0::/", "groups/memory.events": "oom_kill 0"})
     watch = watch_of(1, tmp_path, exiting=(7,))
     watch.follow(7)

@@ -1,4 +1,4 @@
-"""Outputs of an attempt that goes on uploading while the next one trains."""
+"""Outputs of an attempt that is still uploading while the next attempt trains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL, LARGE = 100, PART_BYTES + 100
 
 
 class Meanwhile:
-    """S3, where something happens once, between a look at an object and the write to it."""
+    """S3, where something happens once between a check of an object and the write to it."""
 
     def __init__(self, client: Any, what: Any) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""What an unfinished save left is kept beside, and handed to a trainer that asks for it."""
+"""The files of an unfinished save are kept separately, and given to the next trainer."""
 
 from __future__ import annotations
 

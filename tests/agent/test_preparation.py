@@ -1,4 +1,4 @@
-"""Making ready on a disk that is full."""
+"""Preparation on a full disk."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOTHING = Declared(project=Path(), declaration=Declaration(), fingerprint=b"")
 
 @pytest.fixture
 def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
-    """One whose fetches all end at a full disk, with a little in the incoming folder."""
+    """A preparation whose fetches all fail on a full disk, with a little in the incoming folder."""
     paths = Paths(tmp_path)
     paths.make()
 
@@ -89,10 +89,10 @@ def test_checkpoint_that_does_not_fit_is_reported_at_once_and_frees_its_space(
     prepared = Prepared(
         script="train.py", environment=tmp_path, checkpoint=Paths(tmp_path).checkpoint
     )
-    with pytest.raises(RequestError, match="the instance's disk is full") as told:
+    with pytest.raises(RequestError, match="the instance's disk is full") as caught:
         preparation.restore(request, prepared)
-    assert NEWEST in str(told.value)
-    assert "MiB are free" in str(told.value)
+    assert NEWEST in str(caught.value)
+    assert "MiB are free" in str(caught.value)
     assert not (Paths(tmp_path).state / "incoming").exists()
 
 

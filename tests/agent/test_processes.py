@@ -1,4 +1,4 @@
-"""The trainer's processes: all of them end, with what they had open, and no others."""
+"""The trainer's processes: all of them end, their open files are known, and no others end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Start = Callable[..., int]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start programs that end, with their families, with the test."""
+    """Start programs that end with the test, as do their descendants."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*words: str, **options: object) -> int:

@@ -1,4 +1,4 @@
-"""What the end of a program means for its attempt."""
+"""The outcome of an attempt, derived from the end of its program."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ BOB, ALICE = 51002, 51001
 BUCKET = "theirs"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
-# A training process of another user: as who may not read this interpreter, it imports first.
+# A training process of another user, who may not read this interpreter, so it imports first.
 THEIRS = """
 import os, pathlib, sys, time
 uid, home = int(sys.argv[1]), pathlib.Path(sys.argv[2])
@@ -42,8 +42,8 @@ for line in sys.stdin:
     temporary.rename(f"checkpoints/step-{line.strip()}.pt")
     print("saved", flush=True)
 """
-# The real program. What it imports later has to be imported before it becomes somebody else, who
-# may not read the interpreter of a test; on an instance everybody may.
+# The real program. Later imports have to happen before it becomes another user, who may not read
+# the interpreter of a test; on an instance everybody may.
 AGENT = """
 import sys
 import boto3.s3.inject, boto3.s3.transfer, encodings.idna, s3transfer.manager, sqlite3
@@ -63,7 +63,7 @@ sys.exit(run(sys.argv[1], Paths(Path(sys.argv[2]))))
 
 
 class Theirs:
-    """A training process of somebody, in a home that only its owner can enter."""
+    """A training process of another user, in a home that only its owner can enter."""
 
     def __init__(self, home: Path, *, uid: int, owner: int | None = None) -> None:
         self.home = home
@@ -195,7 +195,7 @@ def test_a_folder_that_is_replaced_by_a_link_is_not_read_with_the_rights_of_root
         wait_until(lambda: is_saved(s3, b"4" * 1000), why="the second save")
         status = Path(f"/proc/{monitor.pid}/status").read_text()
         assert f"Uid:\t{BOB}\t{BOB}\t{BOB}\t{BOB}\n" in status
-        # Now what bob may do in his own home.
+        # From here on, only what bob may do in his own home.
         bob.folder.rename(bob.home / "aside")
         bob.folder.symlink_to(secret)
         os.chown(bob.folder, BOB, BOB, follow_symlinks=False)
@@ -225,7 +225,7 @@ def test_a_process_of_root_in_somebodys_folder_is_watched_with_the_owners_rights
     monitor = agent.watch(settings)
     try:
         wait_until(lambda: is_saved(s3, b"3" * 1000), why="the first save")
-        # It still sees which files root's process holds open, and may signal it; no more.
+        # It still sees which files root's process holds open, and may signal it, but nothing else.
         status = Path(f"/proc/{monitor.pid}/status").read_text()
         assert "CapEff:\t0000000000080020\n" in status
         root.end()
@@ -330,5 +330,5 @@ def test_the_reader_of_roots_processes_is_the_user_who_can_replace_the_folder(op
 
 
 def test_a_reader_is_read_back_as_it_was_written():
-    one = Reader(uid=1000, gid=100, groups=(4, 27))
-    assert Reader.parse(str(one)) == one
+    reader = Reader(uid=1000, gid=100, groups=(4, 27))
+    assert Reader.parse(str(reader)) == reader

@@ -1,4 +1,4 @@
-"""A report whose token is spent: by its own lost answer, or by a retry that has a newer one."""
+"""A report whose token is spent, by a lost response or by a retry with a newer token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DONE = Outcome(kind=OutcomeKind.COMPLETED, step=7, exit_code=0)
 
 
 class Workflow:
-    """Takes the tokens that are valid; what is in `errors` is raised before."""
+    """Accepts the valid tokens, after it has raised the errors in `errors`."""
 
     def __init__(self, *valid: str) -> None:
         self.valid = set(valid)
@@ -32,7 +32,7 @@ class Workflow:
 
 
 class TaskToken:
-    """Finds in the ledger, look by look, what `finds` has: a newer token, nothing, or the end."""
+    """Finds `finds` in the ledger, one entry per read: a newer token, nothing, or the end."""
 
     def __init__(self, *finds: str) -> None:
         self.value = "old"

@@ -1,4 +1,4 @@
-"""A whole attempt with another runtime: the session needs nothing of a program but the port."""
+"""A whole attempt with another runtime: the session needs only the port of a program."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Clients:
 
 
 class Attempt:
-    """An agent of this process, whose programs do what `setup` says."""
+    """An agent in this process, whose programs do what `setup` says."""
 
     def __init__(
         self, cloud: Cloud, root: Path, setup: Callable[[RecordingProgram], None], *, number: int
@@ -96,7 +96,7 @@ Begin = Callable[..., Attempt]
 
 @pytest.fixture
 def begin(cloud: Cloud, tmp_path: Path) -> Iterator[Begin]:
-    """Begin an attempt whose token is there already."""
+    """Start an attempt that already has its token."""
     begun: list[Attempt] = []
 
     def begin_attempt(

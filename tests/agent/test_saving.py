@@ -22,7 +22,7 @@ def test_snapshot_pinned_by_the_last_scan_is_saved_although_the_saver_was_idle(
 
     class HoldingProgram(RecordingProgram):
         def writers(self) -> set[str]:
-            """Hold the scan until the test lets it go on."""
+            """Hold the scan until the test releases it."""
             is_scanning.set()
             assert may_scan.wait(60)
             return set()
@@ -47,7 +47,7 @@ def test_snapshot_pinned_by_the_last_scan_is_saved_although_the_saver_was_idle(
     wait_until(saver._watcher._stop.is_set)
     committer.gate.set()
     wait_until(lambda: saver._watcher._pinned is None)
-    saver._thread.join(timeout=0.5)  # it must not end: the scan goes on
+    saver._thread.join(timeout=0.5)  # it must not end, because the scan is still running
     may_scan.set()
     end.join(60)
     assert finished == [True]

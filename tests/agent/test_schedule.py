@@ -1,4 +1,4 @@
-"""When a save is asked for, and when none arrives any more."""
+"""When a save is requested, and when saves have stopped."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -39,7 +39,7 @@ def test_interval_follows_the_cost_that_the_helper_measured_and_the_interruption
     assert round(judge.interval(0).every.total_seconds()) == 339
     assert judge.interval(0).cost == timedelta(seconds=8)
     assert judge.interval(0).uptime == timedelta(hours=2)
-    judge.note_commit(60, cost=None)  # what is known stays known
+    judge.note_commit(60, cost=None)  # a measured value is kept
     assert judge.interval(60).every < UNTIL_THE_FIRST
 
 
@@ -77,7 +77,7 @@ def test_uptime_counts_attempts_that_trained_and_those_that_were_taken() -> None
             ended=None if kind is None else Outcome(kind=kind),
         )
 
-    seen = uptime_of(
+    uptime = uptime_of(
         [
             attempt(1, OutcomeKind.INTERRUPTED),
             attempt(2, OutcomeKind.STOPPED),
@@ -87,4 +87,4 @@ def test_uptime_counts_attempts_that_trained_and_those_that_were_taken() -> None
             attempt(6, None),
         ]
     )
-    assert seen == Uptime(trained=timedelta(hours=6), interruptions=2)
+    assert uptime == Uptime(trained=timedelta(hours=6), interruptions=2)

@@ -1,4 +1,4 @@
-"""Who sent SIGTERM: what the kernel's trace says of it."""
+"""The sender of SIGTERM, according to the kernel's trace."""
 
 from __future__ import annotations
 

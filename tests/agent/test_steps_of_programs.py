@@ -1,4 +1,4 @@
-"""Programs whose names, logs and scores are easily mistaken for steps, and what is said of them."""
+"""Programs whose names, logs and scores are easily mistaken for steps, and the steps they get."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.agent.machine import Cloud, Machine, now, wait_until
 
 pytestmark = pytest.mark.slow
 
-# Writes what it is given, round by round; each waits until the one before was seen to be saved.
-# Attempts after the first do so from the beginning, as if nothing were there.
+# Writes the given files, round by round; each round waits until the previous one has been saved.
+# Later attempts start from the beginning, as if nothing were there.
 TRAINER = """
 import json, os, pathlib, time
 folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
@@ -53,7 +53,7 @@ PROGRAMS: dict[str, tuple[list[dict[str, str]], list[int | None]]] = {
         [{f"step={n}-loss={0.9 - n / 10:.4f}.ckpt": "x" * (n + 1)} for n in (0, 1, 2)],
         [0, 1, 2],
     ),
-    "an event log beside the saves": (
+    "an event log next to the saves": (
         [{EVENTS: "begin"}, {"step-1.ckpt": "1", EVENTS: "1"}, {"step-2.ckpt": "2", EVENTS: "2"}],
         [None, 1, 2],
     ),
@@ -112,7 +112,7 @@ def lose(cloud: Cloud, machine: Machine, number: int) -> None:
 
 
 def saved(cloud: Cloud, machine: Machine, number: int, files: dict[str, str]) -> Manifest:
-    """Wait until the newest checkpoint holds what a round has written, then let it go on."""
+    """Wait until the newest checkpoint contains the files of a round, then let it continue."""
 
     def holds() -> Manifest | None:
         key = cloud.run().newest
@@ -151,8 +151,8 @@ def test_step_is_the_one_that_the_saves_state_or_is_unknown(
 ) -> None:
     rounds, steps = PROGRAMS[name]
     machine = begin(cloud, launch, {"1": rounds})
-    told = [saved(cloud, machine, at, files).step for at, files in enumerate(rounds)]
-    assert told == steps
+    found = [saved(cloud, machine, at, files).step for at, files in enumerate(rounds)]
+    assert found == steps
     run = cloud.run()
     assert run.step == steps[-1]
     assert run.save >= len(rounds)

@@ -1,4 +1,4 @@
-"""Whom SIGTERM goes to: everything that handles it, wherever it sits, and nobody whom it harms."""
+"""The targets of SIGTERM: every process that handles it, wherever it is, and none that it harms."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Start = Callable[..., int]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start programs that end, with their families, with the test."""
+    """Start programs that end with the test, as do their descendants."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*words: str, lines: int = 1, **options: object) -> int:
@@ -130,7 +130,7 @@ def test_program_is_signalled_behind_any_launcher_and_nothing_else_is(
         ]
 
     (found,) = wait_until(program)
-    time.sleep(0.2)  # for the filters to be there, too
+    time.sleep(0.2)  # until the filters have started, too
     assert targets(pid) == [found]
 
 

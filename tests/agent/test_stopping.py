@@ -1,4 +1,4 @@
-"""The trainer's end, by a notice and by itself: which files count, what completes a run."""
+"""The end of the trainer, at a notice or by itself: which files count, and what completes a run."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_ranks_that_a_parent_without_a_handler_spawned_are_asked_and_waited_for(
     assert set(files(cloud)) == {"rank-0.txt", "rank-1.txt", "step-7.txt"}
 
 
-# Leaves its last save to a process that outlives it, and has not even begun when it exits.
+# Leaves its last save to a process that outlives it and has not started when it exits.
 IN_BACKGROUND = """
     import os, signal, subprocess, sys, time
     from pathlib import Path
@@ -258,7 +258,7 @@ def test_helper_of_a_script_is_not_mistaken_for_its_trainer(cloud: Cloud, launch
     assert cloud.outcome(60)["kind"] == "completed"
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel tells only root")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root sees who sends a signal")
 
 
 @needs_root

@@ -1,4 +1,4 @@
-"""Trainers that use the helper, under the real agent, interrupted in the middle."""
+"""Trainers that use the helper, run by the real agent and interrupted in the middle."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from tests.training.programs import LIGHTNING, TRANSFORMERS
 EXAMPLE = (PROJECT / "examples/training/train_with_helper.py").read_text()
 
 
-def told(machine) -> str:
+def printed(machine) -> str:
     path = machine.state / "log/trainer.out"
     return path.read_text() if path.exists() else ""
 
 
 def submit(cloud: Cloud, program: str, *arguments: str) -> None:
-    """Submit a program that runs with the frameworks, which are not installed anew."""
+    """Submit a program that runs with the frameworks, without another installation."""
     cloud.create_run(program, script="", command=(str(framework_python()), "train.py", *arguments))
 
 
 def interrupted_once(cloud: Cloud, launch, *, after: str) -> tuple[int, str]:
-    """Give notice after the trainer's line, run a second attempt to its end.
+    """Send a notice after the trainer's line, and run a second attempt to its end.
 
-    Returns the step that the first attempt ended with, and what the second trainer printed.
+    Return the step at which the first attempt ended, and the output of the second trainer.
     """
     cloud.open_attempt()
     cloud.give_token()
     first = launch()
-    wait_until(lambda: f"{after}\n" in told(first))
+    wait_until(lambda: f"{after}\n" in printed(first))
     first.metadata.give_notice(seconds=110)
     outcome = cloud.outcome()
     assert (outcome["kind"], outcome["exit_code"]) == ("interrupted", 0)
@@ -48,7 +48,7 @@ def interrupted_once(cloud: Cloud, launch, *, after: str) -> tuple[int, str]:
     reports = cloud.tokens.wait_for(lambda: cloud.tokens.reports[1:])
     assert reports[0]["outcome"]["kind"] == "completed", reports[0]["outcome"]
     assert cloud.attempt(2).resume_step == outcome["step"]
-    return outcome["step"], told(second)
+    return outcome["step"], printed(second)
 
 
 @pytest.mark.slow
@@ -116,11 +116,11 @@ def test_a_requested_checkpoint_is_saved_by_the_helper_and_taken_at_once(
     cloud.open_attempt()
     cloud.give_token()
     machine = launch()
-    wait_until(lambda: "going" in told(machine))
+    wait_until(lambda: "going" in printed(machine))
     machine.ask("checkpoint")
     wait_until(lambda: cloud.run().step)
     step = cloud.run().step
-    assert f"saved {step}" in told(machine)
+    assert f"saved {step}" in printed(machine)
     assert wait_until(lambda: cloud.keys("runs/run-1/checkpoints"))
     machine.ask("stop")
     assert cloud.outcome()["kind"] == "stopped"
@@ -204,7 +204,7 @@ def test_an_installed_runctl_stays_whole_behind_the_helper(tmp_path: Path) -> No
 
 def test_only_the_trainers_part_is_installed(tmp_path: Path) -> None:
     lay_out(tmp_path / "helper")
-    helper = lay_out(tmp_path / "helper")  # also over what an earlier agent left
+    helper = lay_out(tmp_path / "helper")  # also over the files of an earlier agent
     files = sorted(str(path.relative_to(helper)) for path in helper.rglob("*") if path.is_file())
     hooks = ["__init__", "lightning", "pytorch", "transformers"]
     assert files == [

@@ -1,4 +1,4 @@
-"""Secrets by reference: the trainer has the values, and nothing that leaves the machine does."""
+"""Secrets by reference: the trainer has the values; nothing that leaves the machine has them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WANDB, HF = "w4ndb-0123456789-value", 'hf"quoted\\value'
 PEM = "-----BEGIN KEY-----\nMIIBsecretline\n-----END KEY-----"
 HIDDEN = (WANDB, HF, "MIIBsecretline")
 
-# Prints digests, then what it should not, and dies with it.
+# Prints digests, then the values themselves, and dies with them in its message.
 TELLER = """
 import hashlib, json, os, pathlib, sys
 env = {name: hashlib.sha256(os.environ[name].encode()).hexdigest() for name in ("W", "H", "P")}
@@ -54,7 +54,7 @@ sys.exit(3)
 
 @pytest.fixture
 def stored(endpoint: str, cloud: Cloud) -> Iterator[str]:
-    """A secret with two values and a parameter; returns the beginning of their names."""
+    """Store a secret with two values and a parameter; yield the prefix of their names."""
     secrets, ssm = make_client("secretsmanager", endpoint), make_client("ssm", endpoint)
     secrets.create_secret(Name=f"{cloud.name}/wandb", SecretString=WANDB)
     keys = json.dumps({"hf": HF})
@@ -75,7 +75,7 @@ def references(stored: str) -> dict[str, str]:
 
 
 def everything_of(cloud: Cloud) -> str:
-    """Return all that the account holds of the run, as text."""
+    """Return everything that the account stores of the run, as text."""
     table = cloud.clients["dynamodb"].scan(TableName=cloud.name)["Items"]
     events = cloud.clients["logs"].filter_log_events(logGroupName=cloud.name)["events"]
     keys = cloud.keys("")
@@ -110,10 +110,10 @@ def test_trainer_has_the_values_but_nothing_that_leaves_the_machine_contains_the
     }
     assert "to the log: *** ***" in log
     assert "login failed for ***" in log
-    told = everything_of(cloud) + machine.agent_log()
-    told += (machine.state / "log/agent.log").read_text()
-    assert [value for value in HIDDEN if value in told or repr(value)[1:-1] in told] == []
-    assert f"secret:{stored}/wandb" in told
+    text = everything_of(cloud) + machine.agent_log()
+    text += (machine.state / "log/agent.log").read_text()
+    assert [value for value in HIDDEN if value in text or repr(value)[1:-1] in text] == []
+    assert f"secret:{stored}/wandb" in text
     assert (machine.state / "log").stat().st_mode & 0o077 == 0
 
 
@@ -135,12 +135,12 @@ def test_missing_secret_fails_the_run_before_the_trainer_starts(
     assert f"env.H: secret:{stored}/keys#HF: it has no key 'HF'" in outcome["reason"]
     assert machine.wait() == 0
     assert not (machine.state / "project/started").exists()
-    told = everything_of(cloud) + machine.agent_log()
-    assert [value for value in HIDDEN if value in told] == []
+    text = everything_of(cloud) + machine.agent_log()
+    assert [value for value in HIDDEN if value in text] == []
 
 
 class Values:
-    """Answers or raises what it is given, in this order, the last one for good."""
+    """Returns or raises the given results in order, and the last one forever."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)

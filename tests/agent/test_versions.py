@@ -1,4 +1,4 @@
-"""The versions that the first attempt installed are the run's, whatever happens to the cache."""
+"""The versions that the first attempt installed stay with the run, even without the cache."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PROGRAM = """
 """
 
 
-def told(machine) -> str:
+def printed(machine) -> str:
     path = machine.state / "log/trainer.out"
     return path.read_text() if path.exists() else ""
 
@@ -43,7 +43,7 @@ def start_attempt(cloud: Cloud, launch, number: int):
     cloud.open_attempt(number)
     cloud.give_token(number)
     machine = launch(attempt=number)
-    wait_until(lambda: "version " in told(machine), why=machine.agent_log())
+    wait_until(lambda: "version " in printed(machine), why=machine.agent_log())
     return machine
 
 
@@ -58,7 +58,7 @@ def test_every_attempt_has_the_versions_of_the_first(cloud: Cloud, launch, tmp_p
     make_wheel(index, "helper", "1.0")
     cloud.create_run(PROGRAM, files={"requirements.txt": f"{OFFLINE}--find-links {index}\nmypkg\n"})
     first = start_attempt(cloud, launch, 1)
-    assert "version 1.0" in told(first)
+    assert "version 1.0" in printed(first)
     recorded = cloud.read(KEY)
     packages = {package["name"]: package["version"] for package in json.loads(recorded)["packages"]}
     assert packages == {"helper": "1.0", "mypkg": "1.0"}
@@ -67,11 +67,11 @@ def test_every_attempt_has_the_versions_of_the_first(cloud: Cloud, launch, tmp_p
     make_wheel(index, "helper", "2.0")
     first.end()
     second = start_attempt(cloud, launch, 2)  # from the cache
-    assert "version 1.0" in told(second)
+    assert "version 1.0" in printed(second)
     second.end()
     forget_environments(cloud)
-    third = start_attempt(cloud, launch, 3)  # built anew
-    assert "version 1.0" in told(third)
+    third = start_attempt(cloud, launch, 3)  # built again
+    assert "version 1.0" in printed(third)
     environment = next((third.state / "environments").glob("*/ready")).parent
     assert {
         package.name: package.version
@@ -92,7 +92,7 @@ def test_versions_are_recorded_before_the_trainer_starts(cloud: Cloud, launch, t
     make_wheel(index, "mypkg", "2.0")
     machine.start()
     cloud.give_token()
-    wait_until(lambda: "version 1.0" in told(machine))
+    wait_until(lambda: "version 1.0" in printed(machine))
     assert cloud.read(KEY) == recorded
 
 
@@ -261,8 +261,8 @@ def test_archive_that_changed_at_its_url_is_refused(cloud: Cloud, tmp_path: Path
     assert ours.differing(ours) == []
 
 
-def test_what_only_one_platform_has_is_no_difference() -> None:
-    one = Versions(
+def test_packages_of_only_one_platform_are_not_a_difference() -> None:
+    first = Versions(
         attempt=1,
         python="3",
         platform="x",
@@ -274,7 +274,7 @@ def test_what_only_one_platform_has_is_no_difference() -> None:
     other = Versions(
         attempt=2, python="3", platform="y", packages=(PackageVersion(name="a", version="1"),)
     )
-    assert one.differing(other) == other.differing(one) == []
+    assert first.differing(other) == other.differing(first) == []
 
 
 @pytest.mark.parametrize(

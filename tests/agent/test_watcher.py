@@ -1,4 +1,4 @@
-"""Notices, requests and refused tokens, each as the agent sees it."""
+"""Notices, requests and refused tokens, as the agent sees them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_watch_survives_an_unexpected_failure(
     def notice() -> datetime | None:
         if not failed.is_set():
             failed.set()
-            raise RuntimeError("nobody foresaw this")
+            raise RuntimeError("unexpected")
         return read_notice()
 
     monkeypatch.setattr(watch._metadata, "notice", notice)
@@ -143,7 +143,7 @@ def test_maintenance_that_is_days_away_requests_one_checkpoint_and_is_announced(
 def test_maintenance_that_ends_the_instance_soon_is_an_end_and_not_a_notice(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:
-    """EC2 charges for the time until then, so the instance is not left to it."""
+    """EC2 charges for the time until then, so the agent does not wait for EC2."""
     due = metadata.schedule("instance-stop", seconds=600)
     for _ in range(2):
         watch.check_maintenance()
@@ -282,7 +282,7 @@ def test_grace_is_the_smallest_of_all_limits(
 
 
 class Tokens:
-    """Step Functions: takes the tokens that are valid."""
+    """Step Functions: accepts the valid tokens."""
 
     def __init__(self, *valid: str) -> None:
         self.valid = set(valid)
@@ -299,7 +299,7 @@ class Tokens:
 
 @pytest.fixture
 def beating(cloud: Cloud, tmp_path: Path) -> Any:
-    """A heartbeat with the token of attempt 1, which nobody else drives."""
+    """A heartbeat with the token of attempt 1, driven by the test alone."""
     cloud.create_run("")
     cloud.open_attempt()
     cloud.give_token(token="old")
@@ -338,7 +338,7 @@ def test_refusal_of_a_token_that_was_replaced_in_flight_does_not_count_for_the_n
     workflow = beating._workflow
     workflow.valid = {"new"}
     cloud.give_token(token="new")
-    workflow.on_refusal = beating._token.find_newer  # as the report's thread does at any moment
+    workflow.on_refusal = beating._token.find_newer  # as the report's thread may do at any time
     assert beating._beat()
     assert workflow.beats == ["new"]
 
@@ -393,7 +393,7 @@ def test_heartbeat_survives_an_unexpected_failure(
     def fail_once() -> None:
         if not failed.is_set():
             failed.set()
-            raise RuntimeError("nobody foresaw this")
+            raise RuntimeError("unexpected")
         store()
 
     monkeypatch.setattr(beating, "store_progress", fail_once)

@@ -1,4 +1,4 @@
-"""AWS as moto knows it, in this process, for the code that speaks to it."""
+"""AWS by moto, in this process."""
 
 import boto3
 import pytest

@@ -1,4 +1,4 @@
-"""Objects, outputs and log streams: what AWS answers, in the words of the callers."""
+"""Objects, outputs and log streams: responses of AWS, translated for the callers."""
 
 import io
 import time
@@ -179,7 +179,7 @@ def test_a_throttled_batch_is_transient():
 
 
 class Probed:
-    """Clients whose answers are given."""
+    """Clients with given responses."""
 
     def __init__(self):
         self.clients = {name: boto3.client(name) for name in ("s3", "dynamodb", "logs")}

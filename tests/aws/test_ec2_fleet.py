@@ -1,4 +1,4 @@
-"""CreateFleet as it goes over the wire, and what its answers mean."""
+"""CreateFleet requests as they are sent, and the meaning of the responses."""
 
 import json
 from datetime import datetime, timezone
@@ -388,7 +388,7 @@ def test_the_machines_of_all_our_runs_are_found_and_those_of_another_deployment_
     assert {machine.instance_id for machine in fleet.find_all()} == {first, second}
     fleet.terminate([first])
     assert [machine.instance_id for machine in fleet.find_all()] == [second]
-    # Who was not told which group is ours finds nothing that it could end.
+    # Without the security group of the deployment, nothing is found that could be ended.
     assert make(client).find_all() == []
 
 
@@ -434,7 +434,7 @@ def test_deployments_request_runs_of_the_same_name_with_different_tokens():
         )
         return json.loads(build(fleet, [Pool("m5.large", "us-east-1a", "spot")]))["ClientToken"]
 
-    # The last is a deployment that was destroyed and made again.
+    # The last is a deployment that was destroyed and created again.
     assert len({token("ours", "lt-1"), token("theirs", "lt-1"), token("ours", "lt-2")}) == 3
     assert token("ours", "lt-1") == token("ours", "lt-1")
 

@@ -1,4 +1,4 @@
-"""Parts take the light way once it is known, and the ordinary one when that does not go well."""
+"""Parts take the fast path once it is known, and are repeated by botocore if it fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def part_of(content: bytes) -> Part:
 
 
 class Server:
-    """Keeps objects; the next light request may go wrong."""
+    """Keeps objects; the next request on the fast path may fail."""
 
     def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
         self.objects: dict[str, bytes] = {}
@@ -57,7 +57,7 @@ class Server:
                 server.ended.release()
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """A client that leaves in the middle of an answer is what is tested."""
+                """Ignore clients that disconnect in mid-response, which the tests provoke."""
 
         self._server = Listener(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -75,7 +75,7 @@ class Server:
         self.connections.add(request.client_address)
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.asked.append((request.command, headers))
-        if is_light(headers) and self.next is not None:
+        if is_fast(headers) and self.next is not None:
             trouble, self.next = self.next, None
             if trouble(request, self.objects.get(request.path, b"")):
                 return
@@ -84,16 +84,16 @@ class Server:
         answer(request, 200, b"" if request.command == "PUT" else self.objects[request.path])
 
     def ways(self) -> str:
-        """Return how each request came: L, the light way, or o, the ordinary one."""
-        return "".join("L" if is_light(headers) else "o" for _, headers in self.asked)
+        """Return the path of each request: F, the fast path, or o, botocore."""
+        return "".join("F" if is_fast(headers) else "o" for _, headers in self.asked)
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
 
-def is_light(headers: dict[str, str]) -> bool:
-    """Whether it has nothing of what a client adds for itself."""
+def is_fast(headers: dict[str, str]) -> bool:
+    """Return whether a request has none of the headers that botocore adds."""
     return "amz-sdk-invocation-id" not in headers
 
 
@@ -107,7 +107,7 @@ def answer(request: BaseHTTPRequestHandler, status: int, body: bytes, **headers:
 
 @pytest.fixture
 def aws() -> None:
-    """Not moto: what stands in for AWS in this process is never gone around."""
+    """Do not use moto: the fast path never bypasses a stub of AWS in this process."""
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_only_the_first_part_is_sent_and_received_by_the_client_itself(
 ) -> None:
     put(store, b"1", b"2", BODY)
     assert [get(store, content) for content in (b"1", b"2", BODY)] == [b"1", b"2", BODY]
-    assert server.ways() == "oLLLLL"
+    assert server.ways() == "oFFFFF"
     assert len(server.connections) == 2
 
 
@@ -155,14 +155,14 @@ def test_fast_put_is_signed_and_names_the_checksum_and_the_sender(
     server: Server, store: CheckpointStore
 ) -> None:
     put(store, b"1", b"2")
-    (_, ordinary), (_, light) = server.asked
-    assert light["authorization"].startswith("AWS4-HMAC-SHA256 Credential=a/")
+    (_, ordinary), (_, fast) = server.asked
+    assert fast["authorization"].startswith("AWS4-HMAC-SHA256 Credential=a/")
     for name in ("x-amz-checksum-sha256", "x-amz-content-sha256", "x-amz-date"):
-        assert name in light["authorization"]
-        assert name in light
-    assert light["user-agent"] == ordinary["user-agent"]
-    assert light["x-amz-content-sha256"] == ordinary["x-amz-content-sha256"]
-    assert light["host"] == ordinary["host"]
+        assert name in fast["authorization"]
+        assert name in fast
+    assert fast["user-agent"] == ordinary["user-agent"]
+    assert fast["x-amz-content-sha256"] == ordinary["x-amz-content-sha256"]
+    assert fast["host"] == ordinary["host"]
 
 
 def status(code: int) -> Callable[[BaseHTTPRequestHandler, bytes], bool]:
@@ -227,7 +227,7 @@ def test_fast_put_that_fails_is_repeated_by_botocore_and_the_next_is_fast_again(
     put(store, b"1", b"2")
     server.next = trouble
     put(store, BODY, b"3")
-    assert server.ways() == "oLLoL"
+    assert server.ways() == "oFFoF"
     assert get(store, BODY) == BODY
 
 
@@ -240,7 +240,7 @@ def test_fast_get_with_an_unexpected_response_is_repeated_by_botocore(
     put(store, BODY)
     server.next = trouble
     assert get(store, BODY) == BODY
-    assert server.ways() == "oLo"
+    assert server.ways() == "oFo"
 
 
 def test_part_that_is_longer_than_stated_is_never_written_beyond_its_end(
@@ -265,14 +265,14 @@ def test_fast_path_that_always_fails_is_disabled(server: Server, store: Checkpoi
     for number in range(6):
         server.next = status(403)
         put(store, b"%d" % number)
-    assert server.ways() == "o" + "Lo" * 3 + "oo"
+    assert server.ways() == "o" + "Fo" * 3 + "oo"
 
 
 def test_connection_closed_by_the_server_keeps_the_endpoint_state(
     server: Server, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def close_afterwards(request: BaseHTTPRequestHandler, _content: bytes) -> bool:
-        request.close_connection = True  # without a word about it
+        request.close_connection = True  # without announcing it
         return False
 
     monkeypatch.setattr("runctl.aws.fast_s3.http1.FRESH_SECONDS", 0.0)
@@ -281,7 +281,7 @@ def test_connection_closed_by_the_server_keeps_the_endpoint_state(
     put(store, b"2")
     server.ended.acquire(timeout=10)
     put(store, b"3")
-    assert server.ways() == "oLL"
+    assert server.ways() == "oFF"
     assert len(server.connections) == 3
 
 
@@ -306,7 +306,7 @@ def test_silent_server_is_abandoned_after_the_time_limit(
         put(store, BODY)
         server.next = say_half_of_it
         assert get(store, BODY) == BODY
-        assert server.ways() == "oLo"
+        assert server.ways() == "oFo"
     finally:
         over.set()
         server.close()
@@ -321,7 +321,7 @@ def test_announced_end_of_a_connection_is_respected(server: Server, store: Check
     put(store, b"1")
     server.next = close_and_say_so
     put(store, b"2", b"3", b"4")
-    assert server.ways() == "oLLL"
+    assert server.ways() == "oFFF"
 
 
 def test_fast_path_does_not_bypass_a_proxy(
@@ -361,12 +361,12 @@ def test_tls_is_verified_on_the_fast_path_too(
         store = store_at(server.url)
         put(store, b"1", b"2", BODY)
         assert get(store, BODY) == BODY
-        assert server.ways() == "oLLL"
-        # A bundle that the client trusts by its configuration alone leaves the ordinary way.
+        assert server.ways() == "oFFF"
+        # A bundle that only the client's configuration trusts leaves botocore's path.
         store = store_at(server.url)
         monkeypatch.delenv("AWS_CA_BUNDLE")
         put(store, b"3", b"4")
-        assert server.ways() == "oLLLoo"
+        assert server.ways() == "oFFFoo"
     finally:
         server.close()
 
@@ -398,7 +398,7 @@ def test_nothing_but_a_path_and_header_values_reaches_a_request(
 def test_key_that_would_be_another_request_is_not_sent(
     server: Server, store: CheckpointStore
 ) -> None:
-    put(store, b"1", b"2")  # the second one goes the light way
+    put(store, b"1", b"2")  # the second one takes the fast path
     before = len(server.asked)
     with pytest.raises(UnsafeRequestError):
         store._fast_sender.get("a HTTP/1.1\r\nx-amz-copy-source: b/c\r\nx: ", lambda *_: None)

@@ -1,4 +1,4 @@
-"""What the ledger promises, of the table and of the memory that the control tests stand on."""
+"""The contract of the ledger, for the table and for the fake of the control tests."""
 
 import math
 from dataclasses import replace
@@ -550,7 +550,7 @@ def use_existing(ledger, run_id, *, number=1, instead_of=None):
 def test_an_existing_instance_works_for_one_attempt_at_a_time(ledger):
     ledger.create_run(a_run("run-1"))
     ledger.create_run(a_run("run-2"))
-    for _ in range(2):  # the answer to the first was lost
+    for _ in range(2):  # the response to the first was lost
         assert use_existing(ledger, "run-1").instance_ids == ("i-1",)
     assert use_existing(ledger, "run-1").is_on_existing_instance
     assert use_existing(ledger, "run-2").stage is AttemptStage.LAUNCHING

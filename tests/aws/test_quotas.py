@@ -1,4 +1,4 @@
-"""What Service Quotas and EC2 say of a quota, and what is done without when they do not."""
+"""Quotas as Service Quotas and EC2 return them, and the behavior without a response."""
 
 import boto3
 import pytest

@@ -1,6 +1,6 @@
 """Items that version a9fde3c wrote: read by this version, and written by both at once.
 
-Its DynamoLedger made `recorded/items.json`: a run, and its attempts, for each stage and end.
+Its DynamoLedger wrote `recorded/items.json`: a run, and its attempts, for each stage and end.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A refusal is told in plain words: which permission or setting, for whom, what to do."""
+"""A refusal becomes a plain sentence: permission or setting, role, and remedy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNNAMED = "You are not authorized. Encoded authorization failure message: abc"
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "told"),
+    ("code", "message", "expected"),
     [
         ("AccessDenied", DENIED_BY_POLICY, "user/me, since an explicit deny forbids it"),
         (
@@ -47,5 +47,5 @@ UNNAMED = "You are not authorized. Encoded authorization failure message: abc"
         ("Blocked", "blocked", "AWS Support"),
     ],
 )
-def test_refusal_is_a_sentence_with_its_remedy(code: str, message: str, told: str) -> None:
-    assert told in explain_refusal(code, message)
+def test_refusal_is_a_sentence_with_its_remedy(code: str, message: str, expected: str) -> None:
+    assert expected in explain_refusal(code, message)

@@ -1,4 +1,4 @@
-"""What the two services answer, and what it means for whoever gave the reference."""
+"""Responses of the two services, and their meaning for the user of the reference."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_parameter_is_decrypted_and_a_plain_one_is_read_as_well():
 
 
 @pytest.mark.parametrize(
-    ("reference", "told"),
+    ("reference", "expected"),
     [
         ("secret:missing", "there is no such secret in us-east-1; create it there, or correct"),
         ("ssm:/missing", "there is no such parameter in us-east-1; create it there, or correct"),
@@ -68,7 +68,7 @@ def test_parameter_is_decrypted_and_a_plain_one_is_read_as_well():
         ("ssm:arn:aws:ssm:eu-west-1:123456789012:parameter/x", "it is in eu-west-1"),
     ],
 )
-def test_unreadable_secret_is_reported_with_the_remedy_and_without_the_value(reference, told):
+def test_unreadable_secret_is_reported_with_the_remedy_and_without_the_value(reference, expected):
     client = boto3.client("secretsmanager")
     client.create_secret(Name="plain", SecretString=VALUE)
     client.create_secret(Name="array", SecretString=json.dumps([VALUE]))
@@ -76,7 +76,7 @@ def test_unreadable_secret_is_reported_with_the_remedy_and_without_the_value(ref
     client.create_secret(Name="binary", SecretBinary=VALUE.encode())
     client.create_secret(Name="deleted", SecretString=VALUE)
     client.delete_secret(SecretId="deleted", RecoveryWindowInDays=7)
-    assert told in refusal(reference)
+    assert expected in refusal(reference)
 
 
 KMS_OF_SSM = (
@@ -86,7 +86,7 @@ KMS_OF_SSM = (
 
 
 @pytest.mark.parametrize(
-    ("service", "code", "message", "told", "may_pass"),
+    ("service", "code", "message", "expected", "may_pass"),
     [
         ("secretsmanager", "AccessDeniedException", "not authorized", "`secrets`", True),
         (
@@ -113,7 +113,7 @@ KMS_OF_SSM = (
     ],
 )
 def test_refusals_of_aws_are_reported_with_the_setting_that_fixes_them(
-    service, code, message, told, may_pass
+    service, code, message, expected, may_pass
 ):
     client = boto3.client(service)
     reference = "ssm:/a" if service == "ssm" else "secret:a"
@@ -122,7 +122,7 @@ def test_refusals_of_aws_are_reported_with_the_setting_that_fixes_them(
         stubber.add_client_error(operation, code, message)
         with pytest.raises(UnreadableSecretError) as caught:
             SecretValues(lambda _: client, region=REGION).fetch(parse_reference(reference))
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert message.rstrip(".") in str(caught.value)
     assert caught.value.may_pass is may_pass
 

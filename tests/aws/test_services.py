@@ -1,4 +1,4 @@
-"""S3, Step Functions, SSM, logs and prices, as far as we speak to them."""
+"""The adapters of S3, Step Functions, SSM, logs and prices."""
 
 import json
 from datetime import datetime, timedelta, timezone
@@ -83,11 +83,11 @@ def test_a_throttling_s3_is_not_a_problem_of_the_request(bucket):
 def test_an_archive_is_uploaded_once_and_its_progress_adds_up(bucket, tmp_path):
     archive = tmp_path / "code.tar.gz"
     archive.write_bytes(b"x" * 100_000)
-    told: list[int] = []
+    sent: list[int] = []
     objects = S3Objects(bucket, bucket="here")
-    assert objects.put_if_absent("code/a.tar.gz", archive, progress=told.append)
-    assert not objects.put_if_absent("code/a.tar.gz", archive, progress=told.append)
-    assert sum(told) == 100_000
+    assert objects.put_if_absent("code/a.tar.gz", archive, progress=sent.append)
+    assert not objects.put_if_absent("code/a.tar.gz", archive, progress=sent.append)
+    assert sum(sent) == 100_000
     assert bucket.get_object(Bucket="here", Key="code/a.tar.gz")["Body"].read() == b"x" * 100_000
 
 
@@ -196,7 +196,7 @@ def test_a_command_reaches_the_agent_by_its_document():
 
 @pytest.fixture
 def starting(monkeypatch):
-    """Start the agent of i-1 with these answers of SSM about how that goes."""
+    """Start the agent of i-1, with these responses of SSM about its progress."""
     monkeypatch.setattr(commands, "LOOK_EVERY", timedelta(0))
     client = boto3.client("ssm")
 
@@ -209,11 +209,11 @@ def starting(monkeypatch):
                 else:
                     asked = {"CommandId": COMMAND, "InstanceId": "i-1"}
                     stub.add_response("get_command_invocation", answer, asked)
-            told = SsmCommands(client, document="", start_document="runctl-start").start(
+            started = SsmCommands(client, document="", start_document="runctl-start").start(
                 "i-1", run_id="r", attempt=1, is_tagged=True
             )
             stub.assert_no_pending_responses()
-        return told
+        return started
 
     return start
 
@@ -237,7 +237,7 @@ def test_a_slow_start_counts_as_a_start(starting, monkeypatch):
 
 @pytest.mark.parametrize("code", ["InvalidInstanceId", "AccessDeniedException"])
 def test_an_agent_that_has_not_registered_is_an_answer(code):
-    # Of an instance that it does not know SSM knows no tags, which the permission asks for.
+    # SSM knows no tags of an unknown instance, and the permission requires a tag.
     client = boto3.client("ssm")
     agents = SsmCommands(client, document="runctl-agent")
     with Stubber(client) as stub:
@@ -272,8 +272,8 @@ def test_a_message_reaches_the_subscribers():
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
     SnsNotices(sns, topic_arn=topic).publish(subject="run a completed", body="step: 4\n")
     (message,) = sqs.receive_message(QueueUrl=queue)["Messages"]
-    told = json.loads(message["Body"])
-    assert (told["Subject"], told["Message"]) == ("run a completed", "step: 4\n")
+    notification = json.loads(message["Body"])
+    assert (notification["Subject"], notification["Message"]) == ("run a completed", "step: 4\n")
 
 
 @pytest.mark.parametrize(

@@ -234,10 +234,10 @@ def test_one_run_of_a_newer_version_does_not_hide_the_others(aws):
     for item in (RUN_ITEM, ATTEMPT_ITEM, newer, attempt):
         client.put_item(TableName=table, Item=item)
     ledger = DynamoLedger(client, table)
-    told = {
+    statuses = {
         run.run_id: derive_status(run, ledger.attempts(run.run_id)) for run in ledger.list_runs()
     }
-    assert told == {"lm": RunStatus.RUNNING, "new": RunStatus.UNKNOWN}
+    assert statuses == {"lm": RunStatus.RUNNING, "new": RunStatus.UNKNOWN}
 
 
 def test_an_upgraded_deployment_commits_to_a_run_of_the_previous_version(aws):

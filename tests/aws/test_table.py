@@ -1,4 +1,4 @@
-"""What the table does when DynamoDB is busy, which moto never is."""
+"""The table's behavior when DynamoDB is busy, which moto never is."""
 
 import boto3
 import pytest

@@ -1,4 +1,4 @@
-"""The session that a trainer gets: what is asked of STS, and what its answers mean."""
+"""A trainer's session: the request to STS, and the meaning of its responses."""
 
 import json
 from datetime import datetime, timezone

@@ -1,4 +1,4 @@
-"""A deployment on a moto server: its resources, and the moves of the runs in it."""
+"""A deployment on a moto server: its resources, and the steps of its runs."""
 
 import contextlib
 import hashlib
@@ -105,7 +105,7 @@ class Deployed:
         found = self.clients.get("s3").list_objects_v2(Bucket=BUCKET)
         return [entry["Key"] for entry in found.get("Contents", ())]
 
-    # The moves of the functions.
+    # The steps of the functions.
 
     def begin(self, run_id: str, *, at: datetime | None = None, **request: object) -> Run:
         """Prepare a run as PrepareRun does; starts its execution unless a command did."""

@@ -1,4 +1,4 @@
-"""The ports in memory: a world small enough to be played through in every order."""
+"""The ports in memory: a world small enough to be explored in every order."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,7 +47,7 @@ class FakeClock:
 
 
 class MemoryLedger:
-    """Behaves as DynamoLedger does; tests/aws/test_ledger.py runs both through the same tests."""
+    """Behaves like DynamoLedger; tests/aws/test_ledger.py runs the same tests on both."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
@@ -151,7 +151,7 @@ class MemoryLedger:
 
     def attempts(self, run_id: str) -> list[Attempt]:
         mine = [attempt for attempt in self.attempt_items.values() if attempt.run_id == run_id]
-        return sorted(mine, key=lambda one: one.number)
+        return sorted(mine, key=lambda attempt: attempt.number)
 
     def find_attempt(self, run_id: str, number: int) -> Attempt | None:
         return self.attempt_items.get((run_id, number))
@@ -394,7 +394,7 @@ class MemoryLedger:
 
 
 class FakeFleet:
-    """EC2 with as much capacity as tests give it; the same request gives the same answer."""
+    """EC2 with the capacity that a test sets; the same request gets the same response."""
 
     def __init__(self, clock: FakeClock, *, zones: Sequence[str] = ("us-east-1a",)) -> None:
         self._clock = clock
@@ -443,7 +443,7 @@ class FakeFleet:
         pools = [Pool.parse(text) for text in document["pools"]]
         (market,) = {pool.market for pool in pools}
         if self.call_error:
-            # As for a throttled call: no fleet is made, and the token is not remembered.
+            # As for a throttled call: no fleet is created, and the token is not remembered.
             codes = dict.fromkeys(pools, self.call_error)
             return LaunchResult(instance_ids=(), pool=None, refusals=codes, market=market)
         if document["token"] in self.answers:
@@ -544,7 +544,7 @@ class FakePrices:
 
 
 class FakeQuotas:
-    """As many vCPUs as tests say; types have 4 unless they say otherwise."""
+    """The vCPUs that a test sets; types have 4 by default."""
 
     def __init__(self) -> None:
         self.values: dict[str, int | None] = {}
@@ -644,7 +644,7 @@ class FakeNotices:
 
 @dataclass(kw_only=True)
 class World:
-    """Everything a control function may use, all of it in memory."""
+    """Everything that a control function may use, in memory."""
 
     clock: FakeClock = field(default_factory=FakeClock)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
@@ -664,14 +664,14 @@ PORTS = ("ledger", "fleet", "quotas", "prices", "commands", "workflow", "objects
 
 
 class CrashError(BaseException):
-    """The function's process ended at this point: nothing after it happened, no handler either."""
+    """The function's process ended here: no later code ran, not even an exception handler."""
 
 
 class Fragile:
-    """A world whose `fuse`-th call to any port fails: made, when `after`, or not, never answered.
+    """A world whose `fuse`-th call to any port fails, after it took effect if `after` is set.
 
-    With `error` the function hears of it, as of a throttled call or of one whose answer was lost;
-    without, its process ends there.
+    With `error` the function sees the failure, as for a throttled call or a lost response; without,
+    its process ends there.
     """
 
     def __init__(

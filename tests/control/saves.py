@@ -1,4 +1,4 @@
-"""The checkpoints of a run as they are in truth, and the trainers that start from them."""
+"""The actual checkpoints of a run, and the trainers that start from them."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,7 +14,7 @@ AT_ONCE = timedelta(seconds=4)
 
 @dataclass(frozen=True)
 class Save:
-    """A committed checkpoint; a trainer that is given a torn one dies of it."""
+    """A committed checkpoint; a trainer that starts from a torn one dies."""
 
     key: str
     step: int
@@ -41,7 +41,7 @@ class Trainer:
 
 
 class StoredSaves:
-    """What is stored, and what agents do with it by what the ledger says."""
+    """The stored checkpoints, and what agents do with them according to the ledger."""
 
     def __init__(self, world: World, run_id: str) -> None:
         self.ledger = world.ledger
@@ -58,13 +58,13 @@ class StoredSaves:
         return trainer
 
     def dies(self, trainer: Trainer) -> bool:
-        """Whether it dies of what it was given."""
+        """Return whether the trainer dies from its checkpoint."""
         if trainer.has_continued or not trainer.given:
             return False
         return trainer.is_broken or self.stored[trainer.given].is_torn
 
     def fall_back(self, trainer: Trainer, *, noticed: bool) -> str:
-        """What the agent does after such a death; return how the attempt ends, if it does."""
+        """Fall back after such a death, as the agent does; return the attempt's end, if any."""
         run = self.ledger.find_run(self.run_id)
         certain = trainer.given is None or trainer.given == run.proven
         died = Death(exit_code=1, failure_id="died", lived=AT_ONCE, is_certain=certain)
@@ -86,7 +86,7 @@ class StoredSaves:
         return "failed"
 
     def commit(self, trainer: Trainer, *, is_torn: bool = False) -> bool:
-        """Save what the trainer has; whether the ledger took it."""
+        """Save the trainer's state, and return whether the ledger accepted it."""
         run = self.ledger.find_run(self.run_id)
         save = run.save + 1
         made = Save(f"s{save:09d}-{trainer.attempt:04d}", trainer.step, is_torn, trainer.chain)
@@ -111,7 +111,7 @@ class StoredSaves:
         return True
 
     def check(self) -> None:
-        """What is true at every moment."""
+        """Assert what is true at every moment."""
         run = self.ledger.find_run(self.run_id)
         if run is None:
             return
@@ -153,6 +153,6 @@ class StoredSaves:
         trainer.chain = tuple(kept)
 
 
-def told(trainer: Trainer, kind: str, **details) -> dict:
+def report_of(trainer: Trainer, kind: str, **details) -> dict:
     """Return the report of an attempt."""
     return {"outcome": {"kind": kind, "reason": "", "step": trainer.step, **details}}

@@ -1,4 +1,4 @@
-"""Runs in the states that the tests begin with."""
+"""Runs in the initial states of the tests."""
 
 from runctl.control.prepare_run import ExecutionStart
 from runctl.model.pool import Pool

@@ -1,4 +1,4 @@
-"""StartTraining, ConfirmCheckpoint, DecideNext and the instance's going: each attempt ends once."""
+"""Train, ConfirmCheckpoint, DecideNext and the end of the instance: each attempt ends once."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -258,7 +258,7 @@ def test_an_instance_of_a_run_of_the_same_name_in_another_deployment_is_not_ours
     world = prepared()
     pools = [Pool("m5.large", "us-east-1a", "spot")]
     request = world.fleet.build_request(run_id=RUN, attempt=1, launch_try=1, pools=pools)
-    # Launched and not recorded: only its tags tell whose it is.
+    # Launched but not recorded: only its tags identify its run.
     world.ledger.open_attempt(RUN, 1, launch_try=1, source=Launched(request), now=START)
     (instance_id,) = world.fleet.launch(request).instance_ids
     machine = world.fleet.machines[instance_id]

@@ -1,4 +1,4 @@
-"""A run that outlives its execution's history goes on in the next execution."""
+"""A run that outlives its execution's history continues in the next execution."""
 
 import pytest
 
@@ -66,7 +66,7 @@ def test_name_of_a_refused_execution_is_skipped():
     world = prepared(max_attempts=100)
     refused(world, 1)
     refused(world, 2)
-    world.workflow.ended[f"arn:{RUN}-r2"] = "FAILED"  # a resume while the run went on
+    world.workflow.ended[f"arn:{RUN}-r2"] = "FAILED"  # a resume while the run continued
     assert refused(world, 3)["continue_as"] == f"{RUN}-r3"
 
 

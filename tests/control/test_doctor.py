@@ -1,4 +1,4 @@
-"""The doctor: it finds what is nobody's, changes nothing unasked, and asked only what is safe."""
+"""The doctor finds leftovers, changes nothing without `fix`, and fixes only what is safe."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -78,18 +78,18 @@ class FakeAccount:
 
 
 class Clinic:
-    """A world, its account, and the doctor who looks at both."""
+    """A world, its account, and the doctor that examines both."""
 
     def __init__(self):
         self.world = prepared()
         self.account = FakeAccount()
-        self.told = {"deployed": "1.0", "version": "1.0", "is_whole": True}
+        self.deployment = {"deployed": "1.0", "version": "1.0", "is_whole": True}
 
     def checks(self):
-        return Doctor(self.world, self.account, **self.told).checks()
+        return Doctor(self.world, self.account, **self.deployment).checks()
 
     def check(self):
-        """Return what is found, by check; and hold that looking changes nothing."""
+        """Return the findings by check, and assert that checking changes nothing."""
         before = self.state()
         examined = [examine(check) for check in self.checks()]
         assert self.state() == before
@@ -117,7 +117,7 @@ class Clinic:
         return fixed, {finding.name: finding.error for finding in found if not finding.is_fixed}
 
     def end(self, number=1):
-        """End the attempt and the run, an hour ago and more."""
+        """End the attempt and the run, more than an hour ago."""
         now = self.world.clock.now()
         lost = Outcome(kind=OutcomeKind.LOST)
         self.world.ledger.end_attempt(RUN, number, outcome=lost, now=now)
@@ -288,7 +288,7 @@ def test_a_volume_in_use_of_a_live_run_or_of_no_run_of_ours_is_never_deleted(cli
 
 
 def stored(clinic, *, age=2 * DAY):
-    """Store a checkpoint of one part, beside a part that no manifest names."""
+    """Store a checkpoint of one part, next to a part that no manifest names."""
     at = clinic.world.clock.now() - age
     manifest = Manifest(
         run_id=RUN, step=1, attempt=1, taken_at="2030-01-01T00:00:00+00:00",
@@ -327,7 +327,7 @@ def test_parts_of_today_and_of_a_live_run_stay(clinic):
     assert clinic.check() == {}
     clinic.world.fleet.end("i-0001", reason="Server.SpotInstanceTermination")
     clinic.end()
-    assert clinic.check() == {}, "whoever ended a moment ago may still be saving"
+    assert clinic.check() == {}, "an attempt that ended a moment ago may still be saving"
     clinic.world.clock.advance(45 * MINUTE)
     stored(clinic, age=23 * HOUR)
     assert clinic.check() == {}
@@ -380,7 +380,7 @@ def test_data_of_a_run_that_the_ledger_does_not_know_is_reported_and_kept(clinic
 
 
 def test_the_state_of_the_deployment_is_reported(clinic):
-    clinic.told = {"deployed": "0.9", "version": "1.0", "is_whole": False}
+    clinic.deployment = {"deployed": "0.9", "version": "1.0", "is_whole": False}
     clinic.account.letters = 3
     assert clinic.check() == {
         "deployment": ["version", "parameter"],
@@ -457,7 +457,7 @@ def test_the_manifests_of_a_live_run_are_not_read(clinic):
 def test_an_open_or_recently_heard_attempt_keeps_its_parts_although_the_run_ended(clinic, heard):
     training(clinic.world)
     if not heard:
-        # Its end was never written: whoever ended the run stopped there.
+        # Its end was never written, because the caller that ended the run stopped there.
         finish = clinic.world.ledger.end_run
         finish(RUN, status=RunStatus.FAILED, reason="", now=clinic.world.clock.now())
         clinic.world.ledger.record_notified(RUN, end=clinic.world.clock.now())

@@ -16,7 +16,7 @@ from tests.control.steps import (
     launch_instances,
 )
 
-LAUNCHED_AT_CALL = 7  # of launch_instances: the request is on record, EC2 has answered
+LAUNCHED_AT_CALL = 7  # in launch_instances: the request is stored, and EC2 has responded
 
 
 def test_the_replacement_is_launched_in_another_pool_and_the_agent_drains():
@@ -37,7 +37,7 @@ def test_the_replacement_is_launched_in_another_pool_and_the_agent_drains():
 
 
 def test_a_second_warning_launches_nothing_more():
-    # The replacement takes the last attempt, and is not counted against itself.
+    # The replacement is the last attempt, and does not count against itself.
     world = prepared(max_attempts=2)
     instance_id = training(world)
     for _ in range(3):
@@ -178,7 +178,7 @@ def test_a_foreign_machine_is_left_alone(handle):
 
 
 def launched_but_not_recorded(world: World) -> str:
-    """A machine that EC2 gave, whose launch ended before it was on record."""
+    """A machine that EC2 launched, whose launch function stopped before it was recorded."""
     with pytest.raises(CrashError):
         launch_instances(Fragile(world, fuse=LAUNCHED_AT_CALL, after=True), RUN, 1)
     (machine,) = world.fleet.running()

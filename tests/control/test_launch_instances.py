@@ -1,4 +1,4 @@
-"""LaunchInstances launches once, whoever asks, and leaves nothing behind where it may not."""
+"""LaunchInstances launches once, whoever calls it, and leaves nothing behind."""
 
 import contextlib
 import json
@@ -53,7 +53,7 @@ def test_a_launch_that_stopped_halfway_is_resumed(fuse, after):
 def test_a_stored_request_is_replayed_verbatim_although_the_pools_have_changed():
     world = prepared()
     with pytest.raises(CrashError):
-        # clock.now is no port call; find_run, find_attempt, zones, cooling, build, open, launch
+        # clock.now is not a port call; find_run, find_attempt, zones, cooling, build, open, launch
         launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
     world.ledger.cool_pool(SPOT[0], until=START + timedelta(hours=1))
     launch_instances(world, RUN, 1)
@@ -99,7 +99,7 @@ def test_a_plan_to_wait_requests_nothing_before_its_time_and_launches_afterwards
     assert launch["outcome"]["retry_at"] == until.isoformat()
     assert world.fleet.requests == []
     world.clock.advance(timedelta(minutes=30))
-    # A call that is repeated meanwhile is answered the same way.
+    # A call that is repeated meanwhile gets the same result.
     assert launch_instances(world, RUN, 1, policy=policy) == launch
     confirmed = confirm_checkpoint(world, RUN, 1, launch["outcome"])
     decided = decide_next(world, RUN, 1, confirmed["outcome"])
@@ -243,7 +243,7 @@ def test_a_quota_that_others_use_up_is_waited_for_and_reported_with_its_numbers_
 
 
 def ends(world, number=1):
-    """Return how the run ends after an attempt's launch, None while it goes on."""
+    """Return how the run ends after an attempt's launch, or None while it continues."""
     launch = launch_instances(world, RUN, number)
     confirmed = confirm_checkpoint(world, RUN, number, launch["outcome"])
     decision = decide_next(world, RUN, number, confirmed["outcome"])

@@ -1,4 +1,4 @@
-"""However an execution ended, whatever it left and whoever heard of it: nothing is left of it."""
+"""However an execution ended, and whatever noticed the end, nothing of it is left."""
 
 import itertools
 from collections.abc import Callable
@@ -18,11 +18,11 @@ STATUSES = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
 
 
 def nothing(_world: World) -> None:
-    """PrepareRun was as far as it came."""
+    """It came no further than PrepareRun."""
 
 
 def launched_unrecorded(world: World) -> None:
-    """Whoever launched stopped before the ledger heard of it."""
+    """The launch function stopped before it wrote to the ledger."""
     pools = [Pool("m5.large", "us-east-1a", "spot")]
     request = world.fleet.build_request(run_id=RUN, attempt=1, launch_try=1, pools=pools)
     now = world.clock.now()
@@ -100,5 +100,5 @@ def test_nothing_is_left_of_an_execution_that_ended(
     assert run is not None
     assert run.is_settled
     assert len(world.notices.sent) == 1
-    # A fleet takes what lives in it along, so none may have gone before its machines.
+    # Deleting a fleet terminates its machines, so none may be deleted before they are gone.
     assert len(world.fleet.terminated) == len(set(world.fleet.terminated))

@@ -1,4 +1,4 @@
-"""PrepareRun refuses what is wrong, all of it at once, and is the same when repeated."""
+"""PrepareRun reports all problems at once, and has the same result when it is repeated."""
 
 from datetime import timedelta
 
@@ -27,8 +27,8 @@ def test_all_problems_are_reported_at_once():
     bad = {"script": "t.py", "code": "s3://bucket/a.tar.gz", "deadline": "2020-01-01T00:00:00Z"}
     with pytest.raises(InvalidRequestError) as caught:
         prepare_run(world, execution("a name with spaces"), bad)
-    told = {problem.field for problem in caught.value.problems}
-    assert told == {"execution name", "code", "deadline"}
+    fields = {problem.field for problem in caught.value.problems}
+    assert fields == {"execution name", "code", "deadline"}
     assert world.ledger.runs == {}
 
 
@@ -43,8 +43,8 @@ def test_a_plain_text_key_is_refused_and_the_places_that_store_it_are_named():
 def test_an_invalid_name_is_reported_together_with_invalid_fields():
     with pytest.raises(InvalidRequestError) as caught:
         prepare_run(World(), execution("x" * 65), {"command": [], "markt": "spot"})
-    told = [problem.field for problem in caught.value.problems]
-    assert told == ["execution name", "command", "markt"]
+    fields = [problem.field for problem in caught.value.problems]
+    assert fields == ["execution name", "command", "markt"]
 
 
 def test_a_script_in_s3_is_looked_for():
@@ -104,15 +104,15 @@ def test_an_unknown_run_cannot_be_continued():
 
 
 @pytest.mark.parametrize(
-    ("document", "told"),
+    ("document", "message"),
     [
         ({"run_id": RUN, "market": "spot"}, "not allowed with market"),
         ({"run_id": "a b"}, "'a b' is not"),
         ({"run_id": 3}, "3 is not"),
     ],
 )
-def test_a_continuation_contains_only_the_run_id(document, told):
-    with pytest.raises(InvalidRequestError, match=told):
+def test_a_continuation_contains_only_the_run_id(document, message):
+    with pytest.raises(InvalidRequestError, match=message):
         prepare_run(prepared(), execution("run-1-r2"), document)
 
 

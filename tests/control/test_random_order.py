@@ -1,10 +1,10 @@
-"""Whatever is late, lost, doubled or cut short: one attempt trains, nothing leaks, runs end.
+"""Whatever is late, lost, duplicated or cut short: one attempt trains, nothing leaks, runs end.
 
-The world is played through step by step in an order that Hypothesis chooses. Every function of the
-control plane may end after any of its calls, made or not, be throttled at it or lose its answer,
-and is then repeated as Step Functions and EventBridge do, or not any more. An execution may be
-stopped and redriven in any state, goes on in another after a few turns, and others may ask for its
-run. Machines and their agents are modelled by what the contract asks of them.
+The world moves step by step in an order that Hypothesis chooses. Every function of the control
+plane may stop before or after any of its calls, be throttled there or lose the response, and is
+then repeated as Step Functions and EventBridge do, or given up. An execution may be stopped and
+redriven in any state, continues in another after a few turns, and others may request its run.
+Machines and their agents are modeled by their contract.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage, derive_status, status_of, summarize
 from tests.attempts import change
 from tests.control.fakes import CrashError, Fragile, Overtaken, World
-from tests.control.saves import StoredSaves, Trainer, told
+from tests.control.saves import StoredSaves, Trainer, report_of
 from tests.control.steps import (
     clean_up,
     confirm_checkpoint,
@@ -54,9 +54,9 @@ REFUSALS = (*SCARCITY, "RequestLimitExceeded", "InternalError", "SomethingNew")
 REFUSALS += ("UnauthorizedOperation", *2 * SCARCITY[:1])
 
 MAX_EXECUTIONS = 6
-# So that a run of a few attempts has to go on in the next execution.
+# So that a run of a few attempts has to continue in the next execution.
 MAX_TURNS = 2
-# Whether the call that fails was made, and whether the function hears of it or ends there.
+# Whether the failing call took effect, and whether the function sees the error or stops there.
 FAILURES = {
     "ends before it": (False, ""),
     "ends after it": (True, ""),
@@ -72,7 +72,7 @@ FAILS = {
 }
 # How an attempt ends in one go; a broken program dies after every restore on its machine.
 ENDS = ("lost", "torn save", "torn save", "two torn saves", "broken", *FAILS, *2 * [*FAILS][:2])
-# What an event of somebody else, or a broken one, may hold besides the detail of a real one.
+# Fields of a foreign or malformed event in addition to the detail of a real one.
 STRANGE = [
     None, [], "i-1", {}, {"instance-id": 7}, {"instance-id": "i-0123456789abcdef0"},
     {"instance-id": "i-" + 300 * "0", "state": "terminated"}, {"instance-id": "i-9", "state": None},
@@ -115,13 +115,13 @@ class Execution:
 
 @dataclass
 class Agent:
-    """The program on a machine, as far as others can see it."""
+    """The program on a machine, as others see it."""
 
     instance_id: str
     attempt: int
     alive: bool = True
     noticed: bool = False
-    taken: bool = False  # for a capacity reservation: it learns of that by the command only
+    taken: bool = False  # for a capacity reservation: only the command announces it
     leaves: bool = False  # before maintenance
     trainer: Trainer | None = None
     reported: bool = False
@@ -132,7 +132,7 @@ class Agent:
 
 
 class Training(RuleBasedStateMachine):
-    """One run, from its start to its end, through everything that may happen to it."""
+    """One run from start to end, with everything that may happen to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,9 +148,9 @@ class Training(RuleBasedStateMachine):
         self.scarce: set[Pool] = set()
         self.really_terminate = self.world.fleet.terminate
         self.world.fleet.terminate = self.terminate
-        # Otherwise a machine that does not train yet never notices that it is not wanted.
+        # Otherwise a machine that does not train yet never notices that it is not needed.
         self.agents_help = True
-        # The sweeper hides what the others leave undone. Without it nothing may be lost for good.
+        # The sweep hides what the others leave undone. Without it nothing may be lost permanently.
         self.is_swept = True
 
     @initialize(
@@ -285,7 +285,7 @@ class Training(RuleBasedStateMachine):
     @precondition(lambda self: self.execution is not None)
     @rule(ends=st.lists(st.sampled_from(ENDS), min_size=1, max_size=6))
     def attempts_train_and_end(self, ends):
-        """Many attempts in one step, since saves and failures matter only after each other."""
+        """Run many attempts in one step, since saves and failures matter only in sequence."""
         for end in ends:
             agent = self.come_to_train()
             if agent is None:
@@ -304,7 +304,7 @@ class Training(RuleBasedStateMachine):
             self.at_most_one_attempt_trains()
 
     def come_to_train(self) -> Agent | None:
-        """Let all go well until the execution's attempt trains."""
+        """Proceed without failures until the execution's attempt trains."""
         for _ in range(12):
             if self.execution is None:
                 return None
@@ -323,7 +323,7 @@ class Training(RuleBasedStateMachine):
     def running(self) -> list[Execution]:
         for execution in self.executions:
             if execution.is_running and execution.arn in self.world.workflow.ended:
-                # While a function worked for it, or by a function of ours.
+                # While a function worked for it, or by one of our functions.
                 status = self.world.workflow.ended[execution.arn]
                 execution.stopped_in = execution.state if status == "ABORTED" else ""
                 execution.state = "over"
@@ -339,8 +339,8 @@ class Training(RuleBasedStateMachine):
             return self.world
         if crash[1] in OVERTAKERS:
             return Overtaken(self.world, at=crash[0], meanwhile=partial(self.overtake, crash[1]))
-        after, told = FAILURES[crash[1]]
-        error = TransientError(told) if told else None
+        after, message = FAILURES[crash[1]]
+        error = TransientError(message) if message else None
         return Fragile(self.world, fuse=crash[0], after=after, error=error)
 
     def overtake(self, what):
@@ -355,12 +355,12 @@ class Training(RuleBasedStateMachine):
             if what == "a stop":
                 was_known = execution.state != "prepare"
                 self.stop(execution)
-                # Who hears of an execution before PrepareRun is through takes it for no run of
-                # ours; then only the sweeper is left.
+                # A handler that sees an execution before PrepareRun is done finds no such run;
+                # then only the sweep is left.
                 if was_known or self.is_swept:
                     self.deliver(self.events.pop(), None)
             elif what == "a repetition":
-                # Step Functions gave the function up and calls it again, while it still runs.
+                # Step Functions has given up on the function and calls it again while it runs.
                 self.advance(execution)
 
     def advance(self, execution, crash=None):
@@ -387,7 +387,7 @@ class Training(RuleBasedStateMachine):
             arn=execution.arn, name=execution.name, started_at=self.world.clock.now()
         )
         if execution.name == RUN:
-            # A retry is told the same start.
+            # A retry has the same start.
             asked = ExecutionStart(arn=asked.arn, name=asked.name, started_at=self.begun_at)
         execution.attempt = prepare_run(services, asked, execution.document)["attempt"]
         execution.state = "launch"
@@ -404,7 +404,7 @@ class Training(RuleBasedStateMachine):
         execution.state = "train" if launch["launched"] else "confirm"
 
     def do_train(self, execution, services):
-        # Each try of a callback task has a token of its own, and ends the one before.
+        # Each try of a callback task has its own token, and ends the previous one.
         self.world.workflow.valid.discard(execution.token)
         self.tokens += 1
         execution.token = f"token-{self.tokens}"
@@ -597,7 +597,7 @@ class Training(RuleBasedStateMachine):
                 if not self.saves.dies(agent.trainer):
                     self.saves.commit(agent.trainer)
                 # Of an ended run too: a redriven execution may wait for it on a newer token.
-                self.world.workflow.report(attempt.token, told(agent.trainer, "stopped"))
+                self.world.workflow.report(attempt.token, report_of(agent.trainer, "stopped"))
             if not agent.noticed:
                 self.go(agent, "Client.InstanceInitiatedShutdown")
             return
@@ -610,7 +610,7 @@ class Training(RuleBasedStateMachine):
             ended = self.saves.fall_back(trainer, noticed=agent.noticed)
             if ended:
                 code = {"exit_code": 1} if ended == "failed" else {}
-                report = told(trainer, ended, **code)
+                report = report_of(trainer, ended, **code)
                 agent.reported = self.world.workflow.report(attempt.token, report)
             return
         trainer.step += 1
@@ -622,7 +622,7 @@ class Training(RuleBasedStateMachine):
             action = "interrupted"
         if action != "train":
             kind, details = FAILS.get(action, ({"complete": "completed"}.get(action, action), {}))
-            report = told(trainer, kind, **details)
+            report = report_of(trainer, kind, **details)
             agent.reported = self.world.workflow.report(attempt.token, report)
 
     @precondition(lambda self: self.live_agents())
@@ -788,7 +788,7 @@ class Training(RuleBasedStateMachine):
                     status=event["status"],
                 )
 
-    # In the end.
+    # At the end.
 
     def teardown(self):
         if not self.executions:
@@ -809,22 +809,22 @@ class Training(RuleBasedStateMachine):
         self.what_ec2_takes_for_free_is_left_to_it()
         self.proven_checkpoints_stay_and_progress_never_goes_back()
         self.the_trainers_failures_are_retried_only_so_often()
-        # Even where an agent is dead: twice, for the graces and for the first hour of the noticed.
+        # Even if an agent is dead: twice, for grace periods and for the first hour after a notice.
         for _ in range(2 * self.is_swept):
             self.world.clock.advance(timedelta(hours=1))
             assert sweep(self.world)["failed"] == []
         assert not self.world.fleet.running()
         attempts = self.world.ledger.attempts(RUN)
         assert all(attempt.ended is not None for attempt in attempts), attempts
-        # A message that is throttled holds nothing up; only the sweep makes up for it.
+        # A throttled message delays nothing; only the sweep sends it later.
         assert self.world.notices.sent or not self.is_swept
 
     def settle(self) -> bool:
-        """Let everything that is still to come happen once; False when nothing was."""
+        """Let every pending event happen once; return False if there was none."""
         moved = bool(self.events or self.crashes_at_last)
         moved |= bool(self.sweep(self.next_crash()))
         for _ in range(len(self.events)):
-            if self.events:  # what overtakes may be one of them
+            if self.events:  # the overtaking function may be one of them
                 self.deliver(self.events.pop(0), self.next_crash())
         for agent in self.live_agents():
             before = self.world.fleet.running(), repr(agent.trainer), agent.reported

@@ -1,4 +1,4 @@
-"""The sweep: whatever event was lost, nothing is left open or running, and nothing wanted ends."""
+"""The sweep: whatever event was lost, nothing stays open or running, and nothing needed ends."""
 
 from dataclasses import replace
 from datetime import timedelta

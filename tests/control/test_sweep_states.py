@@ -1,8 +1,8 @@
-"""Every state that a sweep can find, and what it then may do: no more, and no less.
+"""Every state that a sweep can find, and exactly what it may do then.
 
 Run live or ended × attempt open, ended, superseded, unknown × machine live, noticed, gone ×
-execution running, ended, unknown × ages: each combination is played against the sweep, and what it
-did is compared with the rules below, which are written from the promises and not from the code.
+execution running, ended, unknown × ages: each combination is given to the sweep, and its actions
+are compared with the rules below, which are derived from the guarantees and not from the code.
 """
 
 import itertools
@@ -24,7 +24,7 @@ RUNS = ("live", "ended")
 ATTEMPTS = ("open", "ended", "superseded", "unknown")
 MACHINES = ("live", "noticed", "gone")
 EXECUTIONS = ("running", "ended", "unknown")
-# How long ago the machine was launched, and the end or the change-over came.
+# How long ago the machine was launched, and how long ago the end or the new fence came.
 AGES = ((2 * MINUTE, MINUTE), (12 * MINUTE, 10 * MINUTE), (3 * HOUR, MINUTE), (3 * HOUR, HOUR))
 
 
@@ -51,7 +51,7 @@ CASES = [
 
 
 def play(case: Case):
-    """Build the state; return the world and the machine that it is about."""
+    """Build the state, and return the world and the machine in question."""
     world = prepared()
     instance_id = training(world)
     world.clock.advance(case.launched - case.changed)
@@ -81,21 +81,21 @@ def play(case: Case):
 
 
 def is_cleaned(case: Case) -> bool:
-    """A run that goes on is ended when its execution is over, or unknown and not just begun."""
+    """Return whether to end a live run: its execution is over, or unknown and not new."""
     if case.run == "ended" or case.execution == "running":
         return False
     return case.execution == "ended" or case.launched >= 15 * MINUTE
 
 
 def may_end(case: Case) -> bool:
-    """After a notice EC2 takes a young machine, for free; if the ledger knows of the notice."""
+    """Return whether EC2 takes a young machine for free: the ledger has its notice."""
     if case.machine == "noticed" and case.attempt == "unknown":
         return True
     return case.machine == "live" or (case.machine == "noticed" and case.launched >= HOUR)
 
 
 def is_terminated(case: Case) -> bool:
-    """A machine goes once nobody has wanted it for five minutes, and we may."""
+    """Return whether to end a machine: not needed for five minutes, and not left to EC2."""
     wanted_until_now = case.run == "live" and case.attempt in {"open", "unknown"}
     if not may_end(case) or wanted_until_now:
         return False
@@ -109,7 +109,7 @@ def test_a_sweep_does_what_the_rules_say_in_every_state(case):
     assert swept["failed"] == []
     assert swept["cleaned"] == ([RUN] if is_cleaned(case) else [])
     if is_cleaned(case):
-        # Clean-up itself asks the agent to leave, or ends the machine where nobody would be told.
+        # CleanUp itself asks the agent to drain, or ends a machine without a reachable agent.
         assert world.ledger.find_run(RUN).ended is not None
         assert all(attempt.ended for attempt in world.ledger.attempts(RUN))
     else:
@@ -126,7 +126,7 @@ def test_a_sweep_does_what_the_rules_say_in_every_state(case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_whatever_the_state_sweeps_leave_no_unneeded_machine(case):
-    """Hours later, with nothing but sweeps; EC2 takes what it gave notice of."""
+    """Let hours pass with sweeps only; EC2 takes the machines with a notice."""
     world, _ = play(case)
     for _ in range(4 * 4):
         sweep(world)
@@ -138,7 +138,7 @@ def test_whatever_the_state_sweeps_leave_no_unneeded_machine(case):
         assert run.ended is None
     else:
         assert run.ended is not None
-        # Their fleets too, once nothing lives in them: none is left on the books.
+        # Their fleets too, once they are empty: none is left.
         sweep(world)
         assert all(fleet.is_deleted for fleet in world.fleet.fleets.values())
 
@@ -182,7 +182,7 @@ def test_a_machine_whose_time_cannot_be_read_is_left_to_its_owner(text):
 
 
 def test_a_second_machine_of_a_live_attempt_is_ended_and_the_first_is_not():
-    """EC2 had forgotten the token of a replayed launch, and launched once more."""
+    """EC2 has forgotten the token of a replayed launch, and launched again."""
     world = prepared()
     first = training(world)
     second = stray(world)

@@ -1,4 +1,4 @@
-"""A run may begin on a machine that was there before it, which is never ended with it."""
+"""A run may start on a machine that existed before it, which does not end with the run."""
 
 from dataclasses import replace
 
@@ -143,14 +143,14 @@ def test_a_refused_command_ends_the_run_with_the_remedy():
 
 
 @pytest.mark.parametrize(
-    ("state", "tags", "told"),
+    ("state", "tags", "message"),
     [
         ("stopped", {}, "start it"),
         ("terminated", {}, "name one that runs"),
         ("running", {RUN_TAG: "run-9"}, "was launched for the run run-9"),
     ],
 )
-def test_a_machine_on_which_nothing_can_start_is_refused_at_once(state, tags, told):
+def test_a_machine_on_which_nothing_can_start_is_refused_at_once(state, tags, message):
     world = world_with_a_machine(state, **tags)
-    with pytest.raises(InvalidRequestError, match=told):
+    with pytest.raises(InvalidRequestError, match=message):
         prepared(world, instance_id=MACHINE)

@@ -51,7 +51,7 @@ def world(monkeypatch):
 def invoke():
     def call(name: str, event: dict) -> dict:
         module = __import__(f"lambdas.{name}", fromlist=["handler"])
-        # What goes in and out of a function is JSON.
+        # The input and output of a function are JSON.
         return json.loads(json.dumps(module.handler(json.loads(json.dumps(event)), Context())))
 
     return call

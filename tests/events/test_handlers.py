@@ -1,4 +1,4 @@
-"""Events as AWS sends them, and payloads as the state machine sends them, to what comes back."""
+"""Handlers, from the events of AWS and the payloads of the state machine to their results."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_a_warning_about_one_of_ours_relaunches(world, invoke):
 
 @pytest.mark.parametrize("name", ["reservation-warning", "capacity-block-warning"])
 def test_a_warning_of_a_capacity_reservation_is_a_notice_with_its_deadline(world, invoke, name):
-    """The metadata do not show it: the agent hears of it by the command only."""
+    """The metadata does not show it, so only the command informs the agent."""
     instance_id = training(world)
     for _ in range(2):
         handled = invoke("handle_interruption", recorded(name, instance_id=instance_id))
@@ -180,7 +180,7 @@ def test_the_catch_all_sends_a_document_of_its_own(world, invoke):
 
 
 def test_a_run_goes_from_request_to_result_through_the_handlers(world, invoke):
-    """Each document is what the state machine makes of the one before."""
+    """Each document is what the state machine makes of the previous one."""
     world.__init__(zones=world.zones)
     execution = {"arn": ARN, "name": RUN, "start_time": "2030-01-01T12:00:00.000Z"}
     prepared = invoke("prepare_run", {"execution": execution, "input": REQUEST})
@@ -224,9 +224,9 @@ def test_no_capacity_is_an_outcome_not_an_error(world, invoke):
 
 def test_decisions_are_counted_in_the_embedded_metric_format(world, invoke, capsys):
     invoke("launch_instances", {"run_id": RUN, "attempt": 1})
-    told = capsys.readouterr().out
-    assert '"Namespace":"runctl"' in told
-    assert '"Launches":[1.0]' in told
+    output = capsys.readouterr().out
+    assert '"Namespace":"runctl"' in output
+    assert '"Launches":[1.0]' in output
 
 
 @pytest.mark.parametrize("name", HANDLERS)

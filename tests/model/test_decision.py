@@ -1,4 +1,4 @@
-"""What follows an outcome: something always does, and more of a limit never gives up sooner."""
+"""The decision after an outcome: there always is one, and a higher limit never gives up sooner."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -195,7 +195,7 @@ def test_a_new_checkpoint_keeps_the_run_going(resume_step):
 
 
 def taken(minutes):
-    """Three attempts, each taken by EC2 after so many minutes."""
+    """Return three attempts, each of which EC2 took after `minutes` minutes."""
     return [
         replace(
             an_attempt(number),
@@ -213,7 +213,7 @@ def test_machines_that_ec2_takes_at_once_are_no_reason_to_give_up():
         decide(run, taken(1), INTERRUPTED, policy=TRAIN_POLICY, now=NOW).kind
         is DecisionKind.RELAUNCH
     )
-    # The last one's end may not be on its record yet.
+    # The end of the last one may not be recorded yet.
     *before, last = taken(1)
     unset = replace(last, ended=None, ended_at=None)
     soon = NOW + timedelta(minutes=2)
@@ -255,7 +255,7 @@ def failed(words="died", *, code=1, step=None):
 
 
 def ended(*outcomes):
-    """Attempts that ended so, in this order."""
+    """Return attempts with these outcomes, in this order."""
     return [
         replace(an_attempt(number), ended=outcome) for number, outcome in enumerate(outcomes, 1)
     ]
@@ -358,7 +358,7 @@ def test_no_run_is_retried_more_often_than_it_may(outcomes, most):
         assert after(run, *outcomes).kind is DecisionKind.GIVE_UP
 
 
-# What a person is told.
+# The status for people.
 
 
 def staged(number, stage, ended=None):
@@ -396,7 +396,7 @@ def test_the_status_of_an_ended_run_is_its_end(tried, ended):
         (160, 160, 150, 150, True, True),
         (150, None, 150, 150, True, True),  # only unnumbered files changed
         (150, None, 150, 150, False, False),  # only a log grew
-        (50, 10, 150, 150, True, False),  # started anew
+        (50, 10, 150, 150, True, False),  # started over
         (150, 10, 150, 150, True, False),
         (151, 10, 150, 150, True, True),
         (120, 110, 100, 150, True, True),  # resumed from an older checkpoint
@@ -465,7 +465,7 @@ def test_a_service_is_restarted_beyond_every_limit_but_the_deadline(outcome):
     ("outcome", "status"),
     [
         (Outcome(kind=OutcomeKind.STOPPED), RunStatus.STOPPED),
-        # The launch was refused for good: there is no exit code.
+        # The launch was refused permanently, so there is no exit code.
         (Outcome(kind=OutcomeKind.FAILED, reason="the launch was refused"), RunStatus.FAILED),
     ],
 )

@@ -1,4 +1,4 @@
-"""Excerpts keep the end of what a program said, and begin where a line or a word begins."""
+"""Excerpts keep the end of a program's output, and begin at a line or a word."""
 
 from __future__ import annotations
 

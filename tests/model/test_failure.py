@@ -1,4 +1,4 @@
-"""Which two failures are the same: what differs is more than numbers, addresses and times."""
+"""Failures are equal unless they differ in more than numbers, addresses and times."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What looks like a secret is refused by its name or its shape, and never shown."""
+"""A value that looks like a secret is refused by name or shape, and never shown."""
 
 import json
 
@@ -118,12 +118,12 @@ def test_secret_key_is_recognized_next_to_its_access_key():
 def test_argument_is_refused_with_what_to_do_instead():
     with pytest.raises(InvalidRequestError) as caught:
         parse_request({"command": ["train", "--api-key", "sk-123"]})
-    told = str(caught.value)
-    assert "command[2]: the value looks like a secret" in told
-    assert "process list" in told
-    assert "let the program read the variable" in told
-    assert "add '--api-key' to not_secrets" in told
-    assert "sk-123" not in told
+    message = str(caught.value)
+    assert "command[2]: the value looks like a secret" in message
+    assert "process list" in message
+    assert "let the program read the variable" in message
+    assert "add '--api-key' to not_secrets" in message
+    assert "sk-123" not in message
 
 
 def test_request_may_declare_exceptions():

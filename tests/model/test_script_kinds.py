@@ -1,4 +1,4 @@
-"""What starts a script; what cannot be started is told with its remedy."""
+"""The interpreter of a script; a script without one is reported with the remedy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_script_is_started_by_what_it_is(path: str, head: bytes, kind: ScriptKin
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "expected"),
     [
         ("nb/train.ipynb", "`jupyter nbconvert --to script train.ipynb`, which writes train.py"),
         ("train.IPYNB", "is a notebook"),
@@ -40,5 +40,7 @@ def test_script_is_started_by_what_it_is(path: str, head: bytes, kind: ScriptKin
         ("fit.odd", "runctl aws train --command PROGRAM fit.odd"),
     ],
 )
-def test_script_that_cannot_be_started_is_reported_with_its_remedy(path: str, told: str) -> None:
-    assert told in problem_with_script(path, b"text")
+def test_script_that_cannot_be_started_is_reported_with_its_remedy(
+    path: str, expected: str
+) -> None:
+    assert expected in problem_with_script(path, b"text")

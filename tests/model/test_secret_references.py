@@ -1,4 +1,4 @@
-"""A reference names a secret of one of two services; whatever only looks like one is refused."""
+"""A reference names a secret of one of two services; an invalid reference is refused."""
 
 import pytest
 

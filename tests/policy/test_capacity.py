@@ -1,4 +1,4 @@
-"""Capacity pools: which ones are asked, how long they cool down; which machines may be ended."""
+"""Capacity pools: which are requested, and how long they cool down; which machines may be ended."""
 
 from datetime import datetime, timedelta, timezone
 

@@ -1,4 +1,4 @@
-"""What a death after a restore says: the checkpoint is in doubt, or the program is at fault."""
+"""The verdict on a death after a restore: the checkpoint is suspect, or the program is at fault."""
 
 from datetime import timedelta
 
@@ -94,7 +94,7 @@ def test_no_fallback_follows_a_checkpoint_that_was_continued(deaths):
         assert not may_fall_back(deaths)
 
 
-# Whether it went on from what it was given.
+# Whether a trainer continued from its checkpoint.
 
 
 def saved(step, **files):
@@ -108,7 +108,7 @@ def saved(step, **files):
 def test_a_later_step_shows_that_the_trainer_continued():
     assert continued_from(saved(10), saved(11))
     assert not continued_from(saved(10), saved(10))
-    # It began anew: that says nothing about what it was given.
+    # It started over, which says nothing about its checkpoint.
     assert not continued_from(saved(10), saved(3))
 
 

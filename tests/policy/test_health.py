@@ -66,8 +66,8 @@ def test_attempt_that_just_got_its_token_has_not_been_silent():
     ],
 )
 def test_attempt_that_has_a_notice_or_has_ended_is_left_alone(fields):
-    told = attempt(timedelta(hours=1), **fields)
-    assert judge(impaired(timedelta(hours=1)), told, now=START) is Treatment.NOTHING
+    current = attempt(timedelta(hours=1), **fields)
+    assert judge(impaired(timedelta(hours=1)), current, now=START) is Treatment.NOTHING
 
 
 @pytest.mark.parametrize(("minutes", "treatment"), [(30, Treatment.SAVE), (90, Treatment.NOTHING)])
@@ -102,5 +102,5 @@ def test_attempt_with_a_live_heartbeat_or_a_notice_is_never_replaced(
 
 
 def test_reason_names_the_check_and_when_it_began_to_fail():
-    told = describe(impaired(90 * MINUTE))
-    assert told == "EC2's system status check of i-1 fails since 2030-01-01 10:30 UTC"
+    text = describe(impaired(90 * MINUTE))
+    assert text == "EC2's system status check of i-1 fails since 2030-01-01 10:30 UTC"

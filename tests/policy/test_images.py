@@ -1,4 +1,4 @@
-"""Types that the deployment's images cannot drive are known before a launch."""
+"""Types that the deployment's images do not support are recognized before a launch."""
 
 import pytest
 
@@ -29,10 +29,10 @@ def test_types_that_the_images_support_are_accepted(name: str) -> None:
 def test_other_types_are_refused_with_the_remedy_unless_the_image_is_the_owners(
     name: str, kind: str
 ) -> None:
-    told = problem_with_images(["g5.xlarge", name], own_images=frozenset())
-    assert told.startswith(f"{name} needs an image with ")
-    assert f"-c image_{kind}=AMI" in told
+    problem = problem_with_images(["g5.xlarge", name], own_images=frozenset())
+    assert problem.startswith(f"{name} needs an image with ")
+    assert f"-c image_{kind}=AMI" in problem
     own = frozenset({MachineKind(kind)})
     assert problem_with_images(["g5.xlarge", name], own_images=own) == ""
     others = frozenset(MachineKind) - own
-    assert problem_with_images([name], own_images=others) == told
+    assert problem_with_images([name], own_images=others) == problem

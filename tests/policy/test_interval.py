@@ -1,4 +1,4 @@
-"""How often to save, and what a notice leaves room for."""
+"""The save interval, and what fits into a notice."""
 
 import math
 from datetime import timedelta

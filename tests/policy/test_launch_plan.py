@@ -47,7 +47,7 @@ def an_attempt(number, *, launched=False, ended=NO_CAPACITY):
     )
 
 
-def seen(*, market="spot", attempts=(), **facts):
+def observed(*, market="spot", attempts=(), **facts):
     request = {"command": ["train"], "instance_types": ["m5.large", "c5.large"], "market": market}
     run = Run(
         run_id="run-1",
@@ -60,8 +60,8 @@ def seen(*, market="spot", attempts=(), **facts):
 
 
 def asked_all(market="spot", code=REFUSAL, **facts):
-    """Return what is known after a round in which every pool refused with a code."""
-    whole = seen(market=market, asked=markets_of(market), **facts)
+    """Return the observation after a round in which every pool refused with a code."""
+    whole = observed(market=market, asked=markets_of(market), **facts)
     return replace(whole, refusals=dict.fromkeys(whole.candidates, code))
 
 
@@ -71,7 +71,7 @@ def pools(market="spot"):
 
 @pytest.mark.parametrize("market", MARKETS)
 def test_a_round_requests_every_market_once_and_spot_first(market):
-    observation, requested = seen(market=market), []
+    observation, requested = observed(market=market), []
     while isinstance(plan := plan_launch(observation), Launch):
         assert plan.pools == pools(plan.market)
         requested.append(plan.market)
@@ -83,27 +83,27 @@ def test_a_round_requests_every_market_once_and_spot_first(market):
 
 @given(replayed=st.sampled_from(["spot", "on-demand"]))
 def test_the_market_after_a_replayed_request_is_the_other_one(replayed):
-    plan = plan_launch(seen(market="spot-then-on-demand", replayed=replayed))
+    plan = plan_launch(observed(market="spot-then-on-demand", replayed=replayed))
     assert {plan.market, replayed} == {"spot", "on-demand"}
     assert f"after {replayed} launched nothing" in plan.reason
 
 
 def test_a_cooling_pool_is_left_out_and_the_reason_names_it():
     first, *others = pools()
-    plan = plan_launch(seen(cooling={first: NOW + timedelta(minutes=5)}))
+    plan = plan_launch(observed(cooling={first: NOW + timedelta(minutes=5)}))
     assert plan.pools == tuple(others)
     assert f"{first} left out, cooling down" in plan.reason
 
 
 def test_if_all_pools_cool_down_all_are_requested_and_the_reason_says_so():
-    plan = plan_launch(seen(cooling=dict.fromkeys(pools(), NOW + timedelta(minutes=5))))
+    plan = plan_launch(observed(cooling=dict.fromkeys(pools(), NOW + timedelta(minutes=5))))
     assert set(plan.pools) == set(pools())
     assert "all of them cooling down" in plan.reason
 
 
 def test_known_prices_are_in_the_reason():
     prices = {pools()[2]: Decimal("0.0312"), pools()[0]: Decimal("0.05")}
-    assert f"from $0.0312 an hour ({pools()[2]})" in plan_launch(seen(prices=prices)).reason
+    assert f"from $0.0312 an hour ({pools()[2]})" in plan_launch(observed(prices=prices)).reason
 
 
 def test_after_a_round_the_launch_waits_and_names_the_pools():
@@ -121,12 +121,12 @@ def test_types_that_no_zone_offers_are_refused_unless_the_run_had_an_instance():
 
 
 def test_a_rejected_request_is_refused_with_what_ec2_said():
-    plan = plan_launch(seen(denial="no permission"))
+    plan = plan_launch(observed(denial="no permission"))
     assert plan == Refuse(reason="the launch was refused: no permission")
 
 
 def test_a_market_of_a_newer_version_is_refused_with_the_remedy():
-    known = seen()
+    known = observed()
     request = known.run.request
     newer = replace(request, resources=replace(request.resources, market="reserved"))
     plan = plan_launch(replace(known, run=replace(known.run, request=newer)))

@@ -1,4 +1,4 @@
-"""Whether a launch that gave no machine is worth waiting for, and what is said about it."""
+"""The verdict on a launch without a machine: whether to wait, and the message."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Scheduled events: what is read of them, when an attempt saves, and when it leaves."""
+"""Scheduled events: how they are read, when an attempt saves, and when it leaves."""
 
 import json
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What the tests of the trainer's side share."""
+"""The fixtures of the tests of the trainer's side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def helper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path, helper: Path) -> Iterator[Place]:
-    """A place in which programs run as under the agent; they end with the test."""
+    """A place where programs run as under the agent; they end with the test."""
     made = Place(tmp_path, helper)
     yield made
     made.end()

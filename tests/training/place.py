@@ -1,4 +1,4 @@
-"""Programs that use the helper, as processes of their own."""
+"""Programs that use the helper, as separate processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FRAMEWORKS = Path(__file__).parents[2] / "build/frameworks/bin/python"
 
 @dataclass
 class Place:
-    """What the agent gives to a trainer, without an agent."""
+    """The folders and variables that an agent provides to a trainer."""
 
     root: Path
     helper: Path
@@ -62,7 +62,7 @@ class Place:
     def start(
         self, program: str, *arguments: str, python: Path | str = sys.executable, **env: str
     ) -> subprocess.Popen[str]:
-        """Start a program; its lines are read one by one."""
+        """Start a program whose lines are read one by one."""
         script = self.root / f"program-{len(self.running)}.py"
         script.write_text(textwrap.dedent(program))
         process = subprocess.Popen(
@@ -78,21 +78,21 @@ class Place:
         return process
 
     def run(self, program: str, *arguments: str, **options: str | Path) -> str:
-        """Run a program to its end, which is a good one; return what it printed."""
+        """Run a program, which must succeed, and return its output."""
         process = self.start(program, *arguments, **options)
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         return out
 
     def end(self) -> None:
-        """End every program with what it has started, which holds the same pipes."""
+        """End every program with its descendants, which hold the same pipes."""
         for process in self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
     def names(self) -> list[str]:
-        """Everything in the checkpoint folder and beside it that a save has made."""
+        """Return everything in the checkpoint folder and next to it that a save has created."""
         inside = [path.name for path in self.checkpoints.iterdir()]
         return sorted([*inside, *(path.name for path in self.root.glob(".checkpoint*"))])
 
@@ -113,7 +113,7 @@ def read_until(process: subprocess.Popen[str], line: str) -> None:
 
 @functools.cache
 def undisturbed(program: str) -> str:
-    """Return the weights with which a program of a framework ends that nobody disturbs."""
+    """Return the final weights of an undisturbed program of a framework."""
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), lay_out(Path(folder) / "training-path"))
         assert place.run(program, python=framework_python()).splitlines()[-1] == "done 30"

@@ -29,10 +29,10 @@ def test_lightning_saves_on_request_stops_within_a_validation_and_resumes_bit_fo
     assert process.returncode == 0, err
     assert "validating 15 2" not in out
     assert place.names() == [f"step-{asked:09d}.ckpt", "step-000000015.ckpt"]
-    told = place.run(LIGHTNING, python=frameworks).splitlines()
-    assert "from 000000015.ckpt" in told
+    lines = place.run(LIGHTNING, python=frameworks).splitlines()
+    assert "from 000000015.ckpt" in lines
     assert (place.root / "outputs/weights").read_text() == undisturbed(LIGHTNING)
-    steps = [int(line.split()[1]) for line in told if line.startswith("step ")]
+    steps = [int(line.split()[1]) for line in lines if line.startswith("step ")]
     assert steps == [*range(16, 31)]
     metrics = [json.loads(line) for line in place.metrics.read_text().splitlines()]
     assert {"loss", "val_loss", "epoch"} <= metrics[-1].keys()

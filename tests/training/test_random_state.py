@@ -1,4 +1,4 @@
-"""The random states of a checkpoint are all that a program draws from."""
+"""The random states of a checkpoint include every generator of a program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several ranks stop and save together, whichever of them heard of it."""
+"""Several ranks stop and save together, whichever of them received the signal."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_all_ranks_stop_at_the_step_at_which_one_heard_sigterm(
 def test_all_ranks_of_lightning_stop_when_the_first_hears_sigterm(
     place: Place, frameworks: Path
 ) -> None:
-    # Lightning's own handler broadcasts from within the signal, and may wait there for ever.
+    # Lightning's own handler broadcasts from within the signal, and may wait there forever.
     program = LIGHTNING.replace('accelerator="cpu"', 'accelerator="cpu", devices=2, strategy="ddp"')
     program = program.replace("flush=True)", 'file=open(f"rank-{self.global_rank}", "a"))', 1)
     first = place.start(program, "0.02", python=frameworks)
 
     def steps(rank: int) -> list[str]:
-        told = place.root / f"rank-{rank}"
-        return told.read_text().splitlines() if told.exists() else []
+        output = place.root / f"rank-{rank}"
+        return output.read_text().splitlines() if output.exists() else []
 
     wait_until(lambda: "step 4" in steps(0))  # each rank loads its framework
     first.send_signal(signal.SIGTERM)

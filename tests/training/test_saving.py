@@ -1,4 +1,4 @@
-"""A save is there whole or not at all, whatever ends it."""
+"""A save is whole or does not exist, whatever ends it."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_the_helper_returns_the_values_of_the_agent(place: Place) -> None:
 def test_a_save_is_announced_once_it_is_in_place_and_restore_finds_it(place: Place) -> None:
     place.run(SAVE, "7", "12")
     assert place.names() == ["step-000000007.txt", "step-000000012.txt"]
-    told = [json.loads(line) for line in place.saved.read_text().splitlines()]
-    assert [line["step"] for line in told] == [7, 12]
-    assert all(line["seconds"] >= 0 for line in told)
+    announced = [json.loads(line) for line in place.saved.read_text().splitlines()]
+    assert [line["step"] for line in announced] == [7, 12]
+    assert all(line["seconds"] >= 0 for line in announced)
     assert place.run(RESTORE) == "12 step-000000012.txt\n"
 
 
@@ -145,7 +145,7 @@ def test_a_writer_may_add_its_own_suffix(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "told"),
+    ("write", "message"),
     [
         ("lambda path: None", "write(path) created nothing"),
         ("lambda path: 1 / 0", "division by zero"),
@@ -156,7 +156,7 @@ def test_a_writer_may_add_its_own_suffix(place: Place) -> None:
     ],
 )
 def test_a_save_that_fails_is_reported_and_leaves_the_previous_one(
-    place: Place, write: str, told: str
+    place: Place, write: str, message: str
 ) -> None:
     place.run(SAVE, "1")
     program = f"from runctl import training\ntraining.save({write}, 2)"
@@ -166,7 +166,7 @@ def test_a_save_that_fails_is_reported_and_leaves_the_previous_one(
     last = err.splitlines()[-1]
     assert last.startswith("runctl.training.SaveError: step 2 was not saved to ")
     assert last.endswith("; the previous checkpoint stays valid")
-    assert told in last
+    assert message in last
     assert place.names() == ["step-000000001.txt"]
 
 
@@ -181,9 +181,9 @@ def test_a_full_disk_is_reported_and_leaves_the_previous_save(place: Place) -> N
         except training.SaveError as exc:
             print(exc)
     """
-    told = place.run(program)
-    assert "step 2 was not saved" in told
-    assert "File too large" in told
+    output = place.run(program)
+    assert "step 2 was not saved" in output
+    assert "File too large" in output
     assert place.names() == ["step-000000001"]
 
 
@@ -228,7 +228,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_previous_one(place: Place) ->
     process.wait(10)
     assert [path.name for path in place.checkpoints.iterdir()] == ["step-000000001"]
     assert place.run(RESTORE) == "1 step-000000001\n"
-    assert place.names() == ["step-000000001"]  # and what the dead one left is gone
+    assert place.names() == ["step-000000001"]  # and the leftovers of the killed one are gone
     assert [json.loads(line)["step"] for line in place.saved.read_text().splitlines()] == [1]
 
 

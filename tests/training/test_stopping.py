@@ -1,4 +1,4 @@
-"""SIGTERM is heard by the program that polls, and changes nothing for anybody else."""
+"""SIGTERM is reported to a program that polls, and changes nothing for others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAIT = """
 
 
 def stop(place: Place, program: str) -> list[str]:
-    """Start a program, SIGTERM it once it is ready, and return what it then prints."""
+    """Start a program, send SIGTERM once it is ready, and return its output from then on."""
     process = place.start(program)
     assert read_line(process) == "ready"
     process.send_signal(signal.SIGTERM)

@@ -28,8 +28,8 @@ def test_a_kill_in_the_middle_of_a_save_resumes_from_the_requested_one_bit_for_b
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     assert (place.checkpoints / "checkpoint-16/model.safetensors").exists()
-    told = place.run(TRANSFORMERS, python=frameworks).splitlines()
-    assert f"from {asked}" in told
+    lines = place.run(TRANSFORMERS, python=frameworks).splitlines()
+    assert f"from {asked}" in lines
     assert (place.root / "outputs/weights").read_text() == undisturbed(TRANSFORMERS)
     metrics = [json.loads(line) for line in place.metrics.read_text().splitlines()]
     assert {"loss", "learning_rate", "epoch"} <= metrics[0].keys()

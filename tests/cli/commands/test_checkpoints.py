@@ -184,7 +184,7 @@ def test_damaged_part_is_found_named_and_exits_1(over, runctl):
     assert "damage" not in first
     assert "damage" not in third
     assert "damaged: sub/own.bin" in runctl("checkpoints", "lm", "--verify").stdout
-    assert runctl("checkpoints", "lm").code == 0  # without --verify nobody reads the parts
+    assert runctl("checkpoints", "lm").code == 0  # without --verify the parts are not read
 
 
 def test_pulled_folder_is_the_pushed_one(over, runctl, tmp_path):

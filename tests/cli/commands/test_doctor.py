@@ -167,7 +167,7 @@ def test_a_refused_check_is_reported_and_is_not_success(runctl, account, monkeyp
 
 
 @pytest.fixture
-def seen(account: Account) -> AwsAccount:
+def resources(account: Account) -> AwsAccount:
     from runctl.aws.deployment import read_deployment
 
     clients = account.deployed.clients
@@ -175,7 +175,7 @@ def seen(account: Account) -> AwsAccount:
     return AwsAccount(clients, deployment)
 
 
-def test_tagged_volumes_are_found_and_deleted_once(account, seen):
+def test_tagged_volumes_are_found_and_deleted_once(account, resources):
     made = [
         account.ec2.create_volume(
             AvailabilityZone="us-east-1a",
@@ -184,38 +184,38 @@ def test_tagged_volumes_are_found_and_deleted_once(account, seen):
         )["VolumeId"]
         for tags in (TAGS, [], THEIRS)
     ]
-    (disk,) = seen.disks()
+    (disk,) = resources.disks()
     assert (disk.volume_id, disk.run_id, disk.attempt) == (made[0], "my-run", 1)
     assert (disk.state, disk.size_gib) == ("available", 50)
-    seen.delete_disk(disk.volume_id)
-    seen.delete_disk(disk.volume_id)
-    assert seen.disks() == []
+    resources.delete_disk(disk.volume_id)
+    resources.delete_disk(disk.volume_id)
+    assert resources.disks() == []
 
 
-def test_unfinished_uploads_are_found_and_aborted_once(account, seen):
+def test_unfinished_uploads_are_found_and_aborted_once(account, resources):
     key = "runs/my-run/outputs/model.pt"
     begun = account.s3.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
-    (upload,) = seen.uploads()
+    (upload,) = resources.uploads()
     assert (upload.key, upload.upload_id, upload.run_id) == (key, begun, "my-run")
-    seen.abort_upload(upload)
-    seen.abort_upload(upload)
-    assert seen.uploads() == []
+    resources.abort_upload(upload)
+    resources.abort_upload(upload)
+    assert resources.uploads() == []
 
 
-def test_runs_with_stored_objects_are_found(account, seen):
+def test_runs_with_stored_objects_are_found(account, resources):
     for run_id in ("my-run", "other"):
         key = part_key(run_id, "a" * 64)
         account.s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
     account.s3.put_object(Bucket=BUCKET, Key="code/0.tar.gz", Body=b"x")
-    assert seen.stored_runs() == ["my-run", "other"]
-    (part,) = seen.checkpoints("other").parts()
+    assert resources.stored_runs() == ["my-run", "other"]
+    (part,) = resources.checkpoints("other").parts()
     assert part.sha256 == "a" * 64
 
 
-def test_dead_letters_are_counted(account, seen):
-    assert seen.dead_letters() == 0
+def test_dead_letters_are_counted(account, resources):
+    assert resources.dead_letters() == 0
     account.sqs.send_message(QueueUrl=account.queue, MessageBody="{}")
-    assert seen.dead_letters() == 1
+    assert resources.dead_letters() == 1
 
 
 def test_only_spot_prices_are_looked_up(account):

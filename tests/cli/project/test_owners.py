@@ -76,13 +76,13 @@ def test_another_users_settings_and_repository_above_do_not_count(shared, monkey
 def test_a_users_folder_stops_at_what_belongs_to_root(shared):
     plant(shared, {".runctl.toml": "", ".git/HEAD": "", ".gitignore": "*\n"})
     here = give(plant(shared / "bob", {"deep/train.py": ""}), BOB) / "deep"
-    seen = look_as(BOB, here, home=shared / "nobody")
-    assert (seen["settings"], seen["project"], seen["top"]) == ("None", str(here), str(here))
-    assert "root (uid 0)" in seen["warning"]
+    result = look_as(BOB, here, home=shared / "nobody")
+    assert (result["settings"], result["project"], result["top"]) == ("None", str(here), str(here))
+    assert "root (uid 0)" in result["warning"]
     give(shared, BOB)
-    seen = look_as(BOB, here, home=shared / "nobody")
-    assert (seen["settings"], seen["project"]) == (str(shared / ".runctl.toml"), str(shared))
-    assert seen["warning"] == ""
+    result = look_as(BOB, here, home=shared / "nobody")
+    assert (result["settings"], result["project"]) == (str(shared / ".runctl.toml"), str(shared))
+    assert result["warning"] == ""
 
 
 @needs_root

@@ -28,12 +28,12 @@ TREE = {"train.py": "print()", "pkg/__init__.py": "", "pkg/mödel.py": "x = 1", 
 
 
 def test_the_same_tree_gives_the_same_bytes_anywhere(tmp_path):
-    one = plant(tmp_path / "one", TREE)
+    top = plant(tmp_path / "one", TREE)
     other = plant(tmp_path / "far/away/two", dict(reversed(TREE.items())))
     for path in other.rglob("*"):
         os.utime(path, (1, 1))
         path.chmod(0o700 if path.is_dir() else 0o600)
-    first = pack_project(scan_project(one), tmp_path / "a.tar.gz")
+    first = pack_project(scan_project(top), tmp_path / "a.tar.gz")
     second = pack_project(scan_project(other), tmp_path / "b.tar.gz")
     assert first.path.read_bytes() == second.path.read_bytes()
     assert first.key == second.key == f"code/{first.sha256}.tar.gz"
@@ -161,7 +161,7 @@ def test_an_unreadable_file_is_named(tmp_path, monkeypatch, name, call):
     real = os.scandir if call == "os.scandir" else Path.open
 
     def refuse(path, *arguments, **options):
-        # Root may read everything, so the test refuses.
+        # Root may read everything, so the test simulates the refusal.
         if Path(path) == top / name:
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *arguments, **options)
