@@ -58,6 +58,16 @@ class Snapshot:
         """Return whether a path stays as it is in the previous checkpoint."""
         return is_incomplete(self.incomplete, path)
 
+    def lacks_save(self, number: int | None, scanned: FolderState, before: FolderState) -> bool:
+        """Return whether it leaves out files of the save `number` that `before` does not have.
+
+        `scanned` is the folder, and `before` the previous checkpoint.
+        """
+        return number is not None and any(
+            self.is_incomplete(path) and path not in before and place_of(path).number == number
+            for path in scanned
+        )
+
 
 @dataclass
 class Settling:

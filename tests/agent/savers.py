@@ -16,7 +16,7 @@ from runctl.agent.saving.saver import CheckpointSaver
 from runctl.agent.saving.schedule import CheckpointSchedule
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.checkpoint.pinning import pin_name
-from runctl.checkpoint.settling import Snapshot
+from runctl.checkpoint.settling import FileState, Snapshot
 from runctl.policy.interval import Uptime
 from tests.agent.recording_runtime import RecordingProgram, RecordingRuntime
 
@@ -26,6 +26,7 @@ class Committer:
 
     def __init__(self) -> None:
         self.committed: list[dict[str, bytes]] = []
+        self.partial: dict[str, FileState] = {}
         self.begun, self.done = threading.Event(), threading.Event()
         self.gate = threading.Event()
         self.gate.set()
@@ -41,6 +42,9 @@ class Committer:
             }
         )
         self.done.set()
+
+    def save_partial(self, snapshot: Snapshot, _place: Path, **_: Any) -> None:
+        self.partial.update(snapshot.view)
 
     def expected_time(self, _size: int) -> timedelta:
         return timedelta(0)

@@ -149,16 +149,20 @@ class FolderWatcher:
         with self._lock:
             if folder_state is not None:
                 folder_state, torn = self._databases.at_rest(folder_state, torn)
+                before, step = self._settling.taken, self._save_events.step
                 snapshot = self._settling.final(
                     folder_state,
                     time.monotonic(),
                     torn=torn,
                     abrupt=abrupt,
-                    saved=self._save_events.step != self._step_taken,
+                    saved=step != self._step_taken,
                     is_over=self._interval == SCAN_EVERY,
                     databases=self._databases.paths,
                     alive_at=self._alive_at,
                 )
+                if snapshot and snapshot.lacks_save(step, folder_state, before):
+                    self._settling.forget_snapshot(before)
+                    snapshot = None
                 self._show_folder_problems()
             # Only now: what the last scan has pinned is still to be saved.
             self._is_over = True
@@ -276,6 +280,11 @@ class FolderWatcher:
             return
         if not snapshot.changed and self._save_events.step == self._step_taken:
             self._has_new_save = False  # the same step was reported once more
+            return
+        if snapshot.lacks_save(self._save_events.step, found.view, before):
+            # The program writes the step that it has reported once more. What is left would be
+            # called that step without its files.
+            self._settling.forget_snapshot(before, at_once=True)
             return
         place = self._pins / "current"
         try:
