@@ -98,7 +98,7 @@ def test_a_connection_that_breaks_while_reading_is_transient():
     with Stubber(client) as stub:
         cut_off = StreamingBody(io.BytesIO(b"1"), content_length=2)
         stub.add_response("get_object", {"Body": cut_off, "ContentLength": 2})
-        with pytest.raises(TransientError, match="did not arrive"):
+        with pytest.raises(TransientError, match="arrived incomplete"):
             read(Blobs(client, bucket="here"), "a")
 
 
