@@ -30,7 +30,8 @@ def test_it_runs_python_on_arm(app: Synthesized, name: str) -> None:
 
 def test_no_two_functions_share_a_role(app: Synthesized) -> None:
     roles = [function.properties["Role"] for function in app.of_type("AWS::Lambda::Function")]
-    assert len(set(roles)) == len(roles) == len(NAMES)
+    # `train` is deployed under its earlier name, too.
+    assert len(set(roles)) == len(roles) == len(NAMES) + 1
 
 
 @pytest.mark.parametrize("name", NAMES)
