@@ -24,7 +24,7 @@ def test_a_deployment_of_an_older_version_is_used_with_a_warning_that_names_the_
     deployed.put_parameter(**{**held(deployed), "version": "0.0.9"})
     done = runctl("list")
     assert done.code == 0
-    assert f"of version 0.0.9, this command of {__version__}" in " ".join(done.stderr.split())
+    assert f"has version 0.0.9, this command {__version__}" in " ".join(done.stderr.split())
     assert "cdk deploy --all" in " ".join(done.stderr.split())
 
 
