@@ -5,7 +5,7 @@ no time here (`--boot-seconds` adds some, which is printed separately), so that 
 runctl's own share: bootstrap, environment, restore, trainer start.
 
 All figures are in seconds after the notice, except the changeover: from SIGTERM to the trainer to
-the first step of the resumed one. There is no peer that recovers on a local cloud; the targets are
+the first step of the resumed one. No peer can recover on a local cloud; the targets are
 shown next to the figures.
 """
 

@@ -113,7 +113,7 @@ class HostProcess:
         return (-code if code < 0 else code - 128) in FATAL_SIGNALS
 
     def died_of_unhandled_sigterm(self) -> bool:
-        """Whether it died of a SIGTERM that it does not handle, whoever sent it.
+        """Whether it died of a SIGTERM that it does not handle, from any sender.
 
         A process that does handle it dies of it if it sends it to itself again after its save.
         """
