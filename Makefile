@@ -84,9 +84,10 @@ build/image/npm/.downloaded: package-lock.json node_modules/.installed
 
 IMAGE_PARTS := build/image/base.tar build/image/wheels/.downloaded build/image/npm/.downloaded
 
-# What the tests need from the system: a browser for the pages that attack the local cloud, and a Docker
-# engine for the container image. Only root can install and use them, on Debian and its derivatives;
-# others run the rest, except with CI=true.
+# What the tests need from the system: a browser for the pages that attack the local cloud, a Docker
+# engine for the container image and for training in containers, a registry and a shell for the images
+# of the tests. Only root can install and use them, on Debian and its derivatives; others run the
+# rest, except with CI=true.
 system-packages:  ## as root, install what the tests need from the system
 	@mkdir -p build; \
 	missing=; left_out=; \
@@ -94,6 +95,8 @@ system-packages:  ## as root, install what the tests need from the system
 	  > /dev/null || missing="chromium-headless-shell"; \
 	command -v dockerd > /dev/null || missing="$$missing docker.io"; \
 	command -v debootstrap > /dev/null || missing="$$missing debootstrap"; \
+	command -v docker-registry > /dev/null || missing="$$missing docker-registry"; \
+	command -v busybox > /dev/null || missing="$$missing busybox-static"; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	  if [ -n "$$missing" ]; then \
 	    echo "installing $$missing"; \
@@ -104,7 +107,7 @@ system-packages:  ## as root, install what the tests need from the system
 	  fi; \
 	  $(MAKE) --silent --no-print-directory $(IMAGE_PARTS) || exit 1; \
 	else \
-	  left_out="tests of the container image (docker.io, debootstrap)"; \
+	  left_out="tests of containers (docker.io, docker-registry, busybox-static, debootstrap)"; \
 	  case "$$missing" in chromium*) \
 	    left_out="$$left_out, tests in a browser (chromium-headless-shell)";; esac; \
 	fi; \

@@ -1,0 +1,135 @@
+"""Base images made of what this machine has, so that no test needs a network.
+
+`busybox` is a shell and its tools. `python` adds this machine's interpreter with its standard
+library, the C libraries that these need, and pip: what a trainer's Dockerfile expects of its base.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import io
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from runctl.local.core.instance import base_python
+
+FOLDER = Path(__file__).parents[1] / "build/base-images"
+_PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
+# What no trainer of the tests needs; it would be half of the image.
+_LEFT_OUT = {"__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip",
+             "site-packages", "dist-packages", "lib2to3"}  # fmt: skip
+
+
+def archive(name: str) -> tuple[Path, list[str]]:
+    """Return an archive for `docker import`, and the changes that make it an image.
+
+    The archive is made once for this interpreter and kept in build/base-images.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    recipe = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode()).hexdigest()
+    path = FOLDER / f"{name}-{recipe[:16]}.tar"
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of a test run make it once
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            with tarfile.open(partial, "w") as tar:
+                {"busybox": _add_busybox, "python": _add_python}[name](tar)
+            partial.replace(path)
+    command = {"busybox": "sh", "python": "python3"}[name]
+    return path, [f"ENV {_PATH}", f'CMD ["{command}"]']
+
+
+def _add_busybox(tar: tarfile.TarFile) -> None:
+    for folder in ("bin", "etc", "proc", "root", "sys", "usr/bin", "usr/local/bin", "var/tmp"):
+        _add_folders(tar, f"/{folder}/.")
+    _add_folder(tar, "tmp", 0o1777)
+    busybox = shutil.which("busybox") or "/bin/busybox"
+    _add_file(tar, busybox, "bin/busybox")
+    listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+    for tool in listed.stdout.split():
+        if tool != "busybox":
+            _add_link(tar, f"bin/{tool}", "busybox")
+    _add_link(tar, "usr/bin/env", "/bin/busybox")
+    _add_text(tar, "etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+    _add_text(tar, "etc/group", "root:x:0:\nnogroup:x:65534:\n")
+
+
+def _add_python(tar: tarfile.TarFile) -> None:
+    _add_busybox(tar)
+    binary, library = Path(base_python()).resolve(), Path(sysconfig.get_path("stdlib"))
+    version = ".".join(platform.python_version_tuple()[:2])
+    target = f"usr/local/lib/python{version}"
+    _add_folders(tar, f"/{target}/site-packages/.")
+    _add_file(tar, binary, f"usr/local/bin/python{version}")
+    for name in ("python", "python3"):
+        _add_link(tar, f"usr/local/bin/{name}", f"python{version}")
+    _add_tree(tar, library, target)
+    pip = importlib.util.find_spec("pip")
+    assert pip is not None
+    assert pip.origin is not None
+    _add_tree(tar, Path(pip.origin).parent, f"{target}/site-packages/pip")
+    starter = "#!/usr/local/bin/python3\nimport sys\nfrom pip._internal.cli.main import main\n"
+    _add_text(tar, "usr/local/bin/pip", f"{starter}sys.exit(main())\n", mode=0o755)
+    for needed in _libraries([binary, *(library / "lib-dynload").glob("*.so")]):
+        _add_folders(tar, needed)
+        _add_file(tar, needed, needed.lstrip("/"))
+
+
+def _libraries(binaries: Iterable[Path]) -> list[str]:
+    """Return the paths of the C libraries that programs need, as the loader looks for them."""
+    done = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False)
+    return sorted(set(re.findall(r"(/\S+) \(0x", done.stdout)))
+
+
+def _add_tree(tar: tarfile.TarFile, source: Path, target: str) -> None:
+    def without(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        name = Path(info.name).name
+        left_out = name in _LEFT_OUT or name.startswith("config-") or name.endswith(".a")
+        return None if left_out else info.replace(uid=0, gid=0, uname="", gname="", deep=False)
+
+    for entry in sorted(source.iterdir()):
+        tar.add(entry, f"{target}/{entry.name}", filter=without)
+
+
+def _add_folders(tar: tarfile.TarFile, path: str) -> None:
+    """Add the folders above a path, which every user may enter."""
+    known = set(tar.getnames())
+    for parent in reversed(Path(path).parents):
+        name = str(parent).lstrip("/")
+        if name and name not in known:
+            _add_folder(tar, name, 0o755)
+
+
+def _add_folder(tar: tarfile.TarFile, name: str, mode: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = tarfile.DIRTYPE, mode
+    tar.addfile(info)
+
+
+def _add_file(tar: tarfile.TarFile, source: str | Path, name: str) -> None:
+    with Path(source).open("rb") as stream:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = os.fstat(stream.fileno()).st_size, 0o755
+        tar.addfile(info, stream)
+
+
+def _add_link(tar: tarfile.TarFile, name: str, target: str) -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    tar.addfile(info)
+
+
+def _add_text(tar: tarfile.TarFile, name: str, text: str, *, mode: int = 0o644) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(text.encode()), mode
+    tar.addfile(info, io.BytesIO(text.encode()))
