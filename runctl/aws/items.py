@@ -15,6 +15,7 @@ from runctl.aws.attributes import (
     text_of,
     whole_number_of,
 )
+from runctl.model.image import Image
 from runctl.model.node import Node, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.request import RunRequest
@@ -72,6 +73,7 @@ def run_item(run: Run) -> Item:
         "ended_at": None if run.ended_at is None else text_of(run.ended_at),
         "reason": run.reason or None,
         "notified_end": None if run.notified_end is None else text_of(run.notified_end),
+        "image": None if run.image is None else image_text(run.image),
         **({} if run.summary is None else summary_values(run.summary)),
     }
     return {name: value for name, value in item.items() if value is not None}
@@ -106,7 +108,13 @@ def read_run(item: Mapping[str, Any]) -> Run:
         reason=item.get("reason", ""),
         notified_end=either_of(item, "notified_end", OLD_NOTIFIED_END, max),
         summary=_summary(item),
+        image=Image.from_stored(document_of(item, "image")),
     )
+
+
+def image_text(image: Image) -> str:
+    """Return the attribute of a run's item that stores its image."""
+    return json.dumps(image.as_document(), sort_keys=True)
 
 
 def summary_values(summary: AttemptsSummary) -> Item:

@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import Any
 
 from runctl.aws.attributes import Item, text_of
-from runctl.aws.items import read_run, run_item
+from runctl.aws.items import image_text, read_run, run_item
 from runctl.aws.table import Table, expressions, put_of, update_of
 from runctl.model import identity
 from runctl.model.errors import NotFoundError, RequestError
+from runctl.model.image import Image
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Run, already_ended
 
@@ -180,6 +181,17 @@ class RunLedger:
             condition="#ended_at = :end",
             values={"end": text_of(end)},
         )
+
+    def record_image(self, run_id: str, image: Image) -> Image:
+        """Store the run's image unless it has one; return what the ledger holds."""
+        item = self._table.update(
+            identity.run_key(run_id),
+            update="SET #image = :image",
+            condition="attribute_exists(#pk) AND attribute_not_exists(#image)",
+            values={"image": image_text(image)},
+        )
+        run = self._run(run_id) if item is None else read_run(item)
+        return run.image or image
 
     # The parts of the moves.
 

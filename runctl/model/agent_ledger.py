@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
+from runctl.model.image import Image
 from runctl.model.node import NodeId, NodeProgress
 from runctl.model.run import Attempt, Run
 
@@ -24,6 +25,13 @@ class AgentLedger(Protocol):
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """Return all attempts in the order of their numbers."""
+        ...
+
+    def record_image(self, run_id: str, image: Image) -> Image:
+        """Store the run's image unless it has one; return what the ledger holds.
+
+        The first record wins: every attempt runs the content that this returns.
+        """
         ...
 
     def record_notice(self, node: NodeId, *, now: datetime) -> bool:

@@ -16,6 +16,7 @@ from runctl.model.request import mask_unknown
 from runctl.model.secret_references import is_reference
 
 MASK = "***"
+BUILD_ARGS = "docker.build_args"
 WORD_FIELDS = ("command", "args", "resume_args")
 
 # Keys that are known by their shape, wherever in a value they stand.
@@ -94,6 +95,9 @@ def find_plain_secrets(document: Mapping[str, Any]) -> list[PlainSecret]:
     if isinstance(declared, list | tuple):
         names = {name for name in declared if isinstance(name, str)}
     found = [*_in_env(document.get("env"))]
+    docker = document.get("docker")
+    if isinstance(docker, Mapping):
+        found += _in_env(docker.get("build_args"), BUILD_ARGS)
     for name in WORD_FIELDS:
         found += _in_words(name, document.get(name))
     return [secret for secret in found if secret.label not in names]
@@ -109,6 +113,10 @@ def mask_request(document: Mapping[str, Any]) -> dict[str, Any]:
         outer, _, name = secret.where.partition(".")
         if outer == "env":
             masked["env"] = {**masked["env"], name: MASK}
+        elif outer == "docker":
+            name = name.partition(".")[2]
+            arguments = {**masked["docker"]["build_args"], name: MASK}
+            masked["docker"] = {**masked["docker"], "build_args": arguments}
         else:
             outer = outer.partition("[")[0]
             masked[outer] = [_without(str(word), secret.value) for word in masked[outer]]
@@ -133,7 +141,7 @@ def _without(text: str, value: str) -> str:
     return text.replace(value, MASK)
 
 
-def _in_env(env: Any) -> Iterator[PlainSecret]:
+def _in_env(env: Any, outer: str = "env") -> Iterator[PlainSecret]:
     if not isinstance(env, Mapping):
         return
     texts = {str(name): value for name, value in env.items() if isinstance(value, str)}
@@ -143,7 +151,7 @@ def _in_env(env: Any) -> Iterator[PlainSecret]:
         if not reason and has_access_key and _AWS_SECRET_KEY.fullmatch(value):
             reason, secret = "it looks like the secret key of an AWS access key", value
         if reason:
-            yield PlainSecret(where=f"env.{name}", label=name, reason=reason, value=secret)
+            yield PlainSecret(where=f"{outer}.{name}", label=name, reason=reason, value=secret)
 
 
 def _in_words(outer: str, words: Any) -> Iterator[PlainSecret]:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from runctl.model import request_checks as checks
+from runctl.model.docker_options import DockerOptions
 from runctl.model.instance_types import MAX_TYPES, check_instance_types
 from runctl.model.kinds import KINDS, TRAIN
 from runctl.model.request_checks import ANY, INSTANCE_ID, MAX_ENV_BYTES, check_exit_codes
@@ -350,6 +351,13 @@ class RunRequest:
     limits: LimitOptions = dataclasses.field(default_factory=LimitOptions)
     saving: SavingOptions = dataclasses.field(default_factory=SavingOptions)
     access: AccessOptions = dataclasses.field(default_factory=AccessOptions)
+    docker: DockerOptions = an_object(
+        "The container image that the program runs in. Default: none, and the program runs on the "
+        "machine itself, in an environment made from the project's requirements.",
+        holder=DockerOptions,
+        is_setting=True,
+        omits_default=True,
+    )
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -395,14 +403,18 @@ def _selected(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[st
 
 
 def groups_of(request: type[RunRequest]) -> dict[str, type]:
-    """Return the dataclass of each group of fields, by the group's name."""
+    """Return the dataclass of each group of fields, by the group's name.
+
+    An object that is a field of the request itself is no group: its name is part of the JSON.
+    """
+    own = entries(request)
     factories: dict[str, Any] = {
         each.name: each.default_factory for each in dataclasses.fields(request)
     }
     return {
         name: factory
         for name, factory in factories.items()
-        if isinstance(factory, type) and dataclasses.is_dataclass(factory)
+        if isinstance(factory, type) and dataclasses.is_dataclass(factory) and name not in own
     }
 
 

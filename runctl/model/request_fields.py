@@ -92,7 +92,14 @@ def entry(default: Any, field: Field, *, in_repr: bool = True) -> Any:
     return dataclasses.field(default=default, repr=in_repr, metadata=metadata)
 
 
-def text(about: str, *, check: Check, pattern: str = "", option: Option | None = None) -> Any:
+def text(
+    about: str,
+    *,
+    check: Check,
+    pattern: str = "",
+    option: Option | None = None,
+    is_setting: bool = False,
+) -> Any:
     """Declare a string, empty by default."""
     schema = {"type": "string", "description": about}
     if pattern:
@@ -107,6 +114,7 @@ def text(about: str, *, check: Check, pattern: str = "", option: Option | None =
             read=_exactly(str),
             write=str if check("") is None else lambda value: value or None,
             option=option,
+            is_setting=is_setting,
         ),
     )
 
@@ -237,9 +245,17 @@ def instant(about: str, *, option: Option | None = None) -> Any:
 
 
 def an_object(
-    about: str, *, holder: type, required: tuple[str, ...] = (), is_setting: bool = False
+    about: str,
+    *,
+    holder: type,
+    required: tuple[str, ...] = (),
+    is_setting: bool = False,
+    omits_default: bool = False,
 ) -> Any:
-    """Declare an object whose fields are the entries of the dataclass `holder`."""
+    """Declare an object whose fields are the entries of the dataclass `holder`.
+
+    With `omits_default`, an object of defaults only is not stored.
+    """
     fields = entries(holder)
     schema: dict[str, Any] = {"type": "object", "additionalProperties": False}
     if required:
@@ -257,6 +273,8 @@ def an_object(
         )
 
     def write(value: Any) -> dict[str, Any] | None:
+        if omits_default and value == holder():
+            return None
         document = write_values(fields, value)
         return document if document.keys() >= set(required) else None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runctl.model.contract import problem_with_references
+from runctl.model.docker_options import SOURCES, docker_contradictions
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.plain_secrets import PlainSecret, find_plain_secrets
 from runctl.model.request import RunRequest, fields_of
@@ -58,6 +59,12 @@ def problem_with_secret(found: PlainSecret) -> str:
             f"keep it in Secrets Manager or Parameter Store and give {name}=secret:NAME or "
             f"{name}=ssm:/PATH"
         )
+    elif outer == "docker":
+        remedy = (
+            "a build argument is also stored in the image: keep it in Secrets Manager, give "
+            "docker.build_secrets {id: secret:NAME} (--build-secret), and mount it in the "
+            "Dockerfile with RUN --mount=type=secret,id=ID"
+        )
     else:
         remedy = (
             "arguments also appear in the machine's process list: keep it in Secrets Manager or "
@@ -72,8 +79,11 @@ def problem_with_secret(found: PlainSecret) -> str:
 
 def _contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
     script, command = document.get("script"), document.get("command")
+    docker = document.get("docker")
+    docker = docker if isinstance(docker, Mapping) else {}
+    yield from docker_contradictions(docker, has_code=bool(document.get("code")))
     if script is None and command is None:
-        yield Problem("script", "missing; give the path of a script, or a command")
+        yield from _problems_without_program(document, docker)
         return
     if script is not None and command is not None:
         yield Problem("command", "mutually exclusive with script; give one of them")
@@ -88,6 +98,22 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem("env", f"{name} is set by runctl with credentials: run; remove it")
     if isinstance(script, str):
         yield from _problems_with_place(script, has_code=bool(document.get("code")))
+
+
+def _problems_without_program(
+    document: Mapping[str, Any], docker: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Check a request whose program is the command of its image."""
+    if not any(docker.get(source) for source in SOURCES):
+        yield Problem(
+            "script", "missing; give the path of a script, a command, or an image that has one"
+        )
+        return
+    for name in ("args", "resume_args"):
+        if document.get(name):
+            yield Problem(
+                name, "not allowed with the image's own command; give a script, or a command"
+            )
 
 
 def _problems_with_place(script: str, *, has_code: bool) -> Iterator[Problem]:

@@ -28,5 +28,12 @@ def request_schema(fields: Mapping[str, Field] = FIELDS) -> dict[str, Any]:
             {"required": ["script"]},
             {"required": ["command"]},
             {"required": ["run_id"]},
+            # The program is the image's own command.
+            {
+                "required": ["docker"],
+                "not": {
+                    "anyOf": [{"required": [name]} for name in ("script", "command", "run_id")]
+                },
+            },
         ],
     }

@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import Enum
 
 from runctl.model.errors import RunEndedError
+from runctl.model.image import Image
 from runctl.model.node import Node, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.request import RunRequest
@@ -47,7 +48,8 @@ class Run:
     and `first_attempt` is the first attempt of the current one; `ancestors` are the ARNs of
     executions that continued in it and wait for its end. `ended` holds the final status; None while
     the run may still move. `notified_end` is the `ended_at` that people were notified of. `summary`
-    is None for a run that an earlier version stored.
+    is None for a run that an earlier version stored. `image` is that of a run in containers, once
+    known.
     """
 
     run_id: str
@@ -72,6 +74,7 @@ class Run:
     reason: str = ""
     notified_end: datetime | None = None
     summary: AttemptsSummary | None = AttemptsSummary()
+    image: Image | None = None
 
     @property
     def is_settled(self) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.errors import FencedError, NotFoundError, RequestError, RunEndedError
+from runctl.model.image import Image
 from runctl.model.node import NodeId, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
@@ -75,6 +76,23 @@ def test_a_run_is_read_back_as_it_was_written(ledger):
     assert ledger.create_run(a_run()) == a_run()
     assert ledger.find_run("run-1") == a_run()
     assert ledger.find_run_of_execution("run-1") == "run-1"
+
+
+def test_the_first_image_that_is_recorded_is_that_of_all_attempts(ledger):
+    ledger.create_run(a_run())
+    first = Image(
+        reference="r/a@sha256:1",
+        digest="sha256:1",
+        login="ecr",
+        platform="linux/amd64",
+        size_bytes=7,
+        command=("python", "train.py"),
+    )
+    assert ledger.record_image("run-1", first) == first
+    assert ledger.record_image("run-1", Image(reference="r/a@sha256:2")) == first
+    assert ledger.find_run("run-1").image == first
+    with pytest.raises(NotFoundError):
+        ledger.record_image("run-2", first)
 
 
 def test_a_missing_item_is_read_as_none(ledger):

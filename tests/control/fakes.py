@@ -14,6 +14,7 @@ from runctl.model.errors import (
     RunEndedError,
 )
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
+from runctl.model.image import Image
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.node import Node, NodeId, NodeProgress, NodeStage
@@ -148,6 +149,11 @@ class MemoryLedger:
         run = self.runs.get(run_id)
         if run is not None and run.ended_at == end:
             self.runs[run_id] = replace(run, notified_end=end)
+
+    def record_image(self, run_id: str, image: Image) -> Image:
+        held = self._run(run_id)
+        self.runs[run_id] = replace(held, image=held.image or image)
+        return self.runs[run_id].image
 
     def attempts(self, run_id: str) -> list[Attempt]:
         mine = [attempt for attempt in self.attempt_items.values() if attempt.run_id == run_id]

@@ -126,6 +126,7 @@ BAD = [
     ("deadline", 1893456000, "is not a date and time with a time zone"),
     ("retry", [1, 137], "must be an object, not a list"),
     ("checkpoint", "saved", "must be an object, not a string"),
+    ("docker", "Dockerfile", "must be an object, not a string"),
     ("instance_id", "i-12", "is not a valid instance id"),
     ("instance_id", "m5.large", "is not a valid instance id"),
     ("instance_id", 3, "is not a valid instance id"),
@@ -158,6 +159,93 @@ BAD_RETRY = [
     ("max_failures", 101, "whole number from 1 to 100"),
     ("max_failures", "3", "whole number"),
 ]
+
+
+BAD_DOCKER = [
+    ("image", "Train:latest", "repositories are written in lower case"),
+    ("image", "train:a b", "write registry/name:tag"),
+    ("image", "https://docker.io/library/python", "write registry/name:tag"),
+    ("image", "train@sha256:12", "write registry/name:tag"),
+    ("image", "--privileged", "write registry/name:tag"),
+    ("image", 3, "write registry/name:tag"),
+    ("dockerfile", "../Dockerfile", "is not the path of a Dockerfile in the project"),
+    ("dockerfile", "/Dockerfile", "is not the path of a Dockerfile in the project"),
+    ("dockerfile", "Docker\nfile", "is not the path of a Dockerfile in the project"),
+    ("target", "--output=/", "is not the name of a build stage"),
+    ("build_args", ["A=1"], "must be an object of names and strings, not a list"),
+    ("build_args", {"A-B": "1"}, "is not a valid name of a build argument"),
+    ("build_args", {"A": 1}, "A must be a string, not a number; quote it"),
+    ("build_args", {"A": "a\0"}, "A: contains a NUL character"),
+    ("build_args", {"A": "x" * 4000}, "4001 bytes exceed the limit of 4000"),
+    ("build_secrets", ["a"], "must be an object of ids and references, not a list"),
+    ("build_secrets", {"a,src=/etc/shadow": "secret:a"}, "is not a valid id of a build secret"),
+    ("build_secrets", {"token": "plain-text"}, "token: is not a reference; write secret:NAME"),
+    ("build_secrets", {"token": "secret:"}, "is not a valid secret"),
+    ("login", "me:password", "is not a reference; write secret:NAME"),
+    ("login", "ssm:/hub", "is not a whole secret of Secrets Manager"),
+    ("login", "secret:hub#password", "is not a whole secret of Secrets Manager"),
+    ("archive", "image.tar", "is not the S3 URI of a `docker save` archive"),
+    ("archive", "s3://bucket/image.zip", "is not the S3 URI of a `docker save` archive"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), BAD_DOCKER)
+def test_invalid_docker_option_is_reported_with_its_field(field, value, message):
+    found = problems({**MINIMAL, "docker": {field: value}})
+    assert found[0].field == f"docker.{field}"
+    assert message in found[0].message
+    assert "plain-text" not in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("docker", "field", "message"),
+    [
+        ({"image": "a", "dockerfile": "Dockerfile"}, "docker.dockerfile", "exclusive with"),
+        ({"image": "a", "archive": "s3://bucket/a.tar"}, "docker.archive", "exclusive with"),
+        ({"image": "a", "target": "run"}, "docker.target", "only for a build"),
+        ({"image": "a", "build_args": {"A": "1"}}, "docker.build_args", "only for a build"),
+        ({"login": "secret:hub"}, "docker.login", "only with docker.image or docker.dockerfile"),
+        (
+            {"archive": "s3://bucket/a.tar", "login": "secret:hub"},
+            "docker.login",
+            "only with docker.image or docker.dockerfile",
+        ),
+    ],
+)
+def test_docker_options_that_contradict_each_other_are_reported(docker, field, message):
+    (problem,) = problems({**MINIMAL, "docker": docker})
+    assert problem.field == field
+    assert message in problem.message
+
+
+def test_a_dockerfile_needs_the_project_that_contains_it():
+    (problem,) = problems({"script": "s3://bucket/t.py", "docker": {"dockerfile": "Dockerfile"}})
+    assert (problem.field, "code is missing" in problem.message) == ("docker.dockerfile", True)
+
+
+@pytest.mark.parametrize(
+    "docker",
+    [
+        {"image": "python:3.12-slim"},
+        {"image": "localhost:5000/train"},
+        {"image": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/a/b@sha256:" + "0" * 64},
+        {"archive": "s3://bucket/image.tar.zst"},
+    ],
+)
+def test_the_program_may_be_the_command_of_an_image(docker):
+    document = {"docker": docker}
+    assert parse_request(document).docker.is_used
+    VALIDATOR.validate(document)
+    (problem,) = problems({**document, "args": ["--epochs", "3"]})
+    assert (problem.field, "image's own command" in problem.message) == ("args", True)
+
+
+def test_an_empty_docker_object_names_no_program_and_is_not_stored():
+    (problem,) = problems({"docker": {}})
+    assert problem.field == "script"
+    request = parse_request({**MINIMAL, "docker": {}})
+    assert not request.docker.is_used
+    assert "docker" not in request.as_document()
 
 
 @pytest.mark.parametrize(("field", "value", "message"), BAD)
@@ -250,6 +338,7 @@ def test_every_field_has_an_invalid_value_here():
     assert {field for field, _, _ in BAD_RETRY} == set(FIELDS["retry"].fields)
     assert {field for field, _, _ in BAD} == set(FIELDS)
     assert {field for field, _, _ in BAD_CHECKPOINT} == set(FIELDS["checkpoint"].fields)
+    assert {field for field, _, _ in BAD_DOCKER} == set(FIELDS["docker"].fields)
 
 
 def test_unknown_kind_is_the_only_problem_since_its_fields_are_not_known():
@@ -285,7 +374,7 @@ def test_an_unknown_field_names_the_nearest():
     (problem,) = problems({**MINIMAL, "instance_type": ["g5.xlarge"]})
     assert "did you mean instance_types?" in problem.message
     (problem,) = problems({**MINIMAL, "zzz": 1})
-    assert "known: kind, script" in problem.message
+    assert "known: kind, docker, script" in problem.message
 
 
 @pytest.mark.parametrize(
@@ -340,6 +429,13 @@ requests = st.fixed_dictionaries(
                 | st.lists(st.integers(1, 255), min_size=1, max_size=9, unique=True)
             },
             optional={"max_failures": st.integers(1, 100)},
+        ),
+        "docker": st.sampled_from(
+            [
+                {},
+                {"image": "registry.example.com:5000/team/train:v1", "login": "secret:hub"},
+                {"archive": "s3://bucket/image.tar.gz"},
+            ]
         ),
     },
 )

@@ -30,8 +30,11 @@ def fields_with_options(
 
     The path of a field inside an object is `object.field`.
     """
-    for group, holder in groups_of(request).items():
-        for name, field in entries(holder).items():
+    groups = {group: entries(holder) for group, holder in groups_of(request).items()}
+    for name, field in entries(request).items():
+        groups |= {name: {name: field}} if field.fields else {}
+    for group, fields in groups.items():
+        for name, field in fields.items():
             inner = {f"{name}.{key}": each for key, each in field.fields.items()}
             for path, each in {name: field, **inner}.items():
                 if each.option is not None:

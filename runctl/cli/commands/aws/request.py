@@ -92,9 +92,9 @@ def _origin(field: str, options: Mapping[str, Any], settings: Settings) -> str:
         return ORIGINS.get(field, field)
     if field.startswith("resume_args[") and "resume_args" in options:
         return ORIGINS["resume_args"]
-    outer, dot, name = field.partition(".")
-    if outer == "env" and dot and name in options.get("env", {}):
-        return f"{ORIGINS['env']} {name}"
+    outer, dot, name = field.rpartition(".")
+    if dot and name in options.get(outer, {}):  # a variable of env or docker.build_args
+        return f"{ORIGINS[outer]} {name}"
     inner = next((option for option in options if option.startswith(f"{field}.")), None)
     if inner is not None:
         return ORIGINS.get(inner, inner)
