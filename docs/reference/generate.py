@@ -48,9 +48,10 @@ NOTES = f"""
 - The name of the first execution is the run's name: 1 to 64 letters, digits, `_` or `-`.
 - `retry` is off by default: `{{"exit_codes": [1, 137], "max_failures": 3}}`.
   Exit codes are those of a shell, from 1 to 255; see [failures](trainer.md#when-it-fails).
-- `{{"run_id": "NAME"}}`, without other fields, continues a run that has ended from its newest
-  checkpoint; the execution then needs another name, `NAME-r2` by convention.
-  `runctl resume NAME` does the same.
+- `{{"run_id": "NAME"}}` continues a run that has ended from its newest checkpoint; the execution
+  then needs another name, `NAME-r2` by convention. `runctl resume NAME` does the same. The only
+  other field that it may have is `fresh_environment`: with `true`, the recorded versions of the
+  run's packages are dropped, and the next attempt resolves them anew.
 """
 
 

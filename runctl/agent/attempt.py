@@ -136,10 +136,13 @@ class AttemptRunner:
     def _train(self) -> Outcome | None:
         """Prepare, then start programs until one ends the attempt."""
         require_fence(self._paths)
-        request = self._preparation.read_run().request
+        run = self._preparation.read_run()
+        request = run.request
         self._secrets.expect(request.program.env)
         self._preparation.end_what_an_earlier_agent_left(request)
-        prepared = self._wait.run_in_background(lambda: self._preparation.prepare(request))
+        prepared = self._wait.run_in_background(
+            lambda: self._preparation.prepare(request, generation=run.environment_generation)
+        )
         prove_fence(self._paths)
         self._progress.enter("wait")
         self._wait.wait_until(self._token.has_arrived)

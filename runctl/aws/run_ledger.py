@@ -78,17 +78,32 @@ class RunLedger:
         return None if item is None else str(item["run_id"])
 
     def resume_run(
-        self, run_id: str, *, execution: str, execution_arn: str, first_attempt: int
+        self,
+        run_id: str,
+        *,
+        execution: str,
+        execution_arn: str,
+        first_attempt: int,
+        fresh_environment: bool = False,
     ) -> Run:
-        """Move an ended run to a new execution and clear its end; idempotent per execution."""
+        """Move an ended run to a new execution and clear its end; idempotent per execution.
+
+        With `fresh_environment` it gets the next generation of its environment.
+        """
+        fresh = (
+            "#environment_generation = if_not_exists(#environment_generation, :none) + :one, "
+            if fresh_environment
+            else ""
+        )
         return self._move_run(
             run_id,
             execution=execution,
             execution_arn=execution_arn,
             first_attempt=first_attempt,
-            update="#ancestors = :empty, #unsettled = :run REMOVE #ended, #ended_at, #reason",
+            update=f"{fresh}#ancestors = :empty, #unsettled = :run "
+            "REMOVE #ended, #ended_at, #reason",
             condition="attribute_exists(#ended) AND #execution_arn <> :arn",
-            values={"empty": [], "run": "run"},
+            values={"empty": [], "run": "run", **({"none": 0} if fresh_environment else {})},
         )
 
     def continue_as_new(

@@ -181,11 +181,16 @@ class AwsServices:
             self.clients.get("s3"), bucket=self._known("bucket"), run_id=run_id, rank=rank
         )
 
-    def versions(self, run_id: str) -> VersionStore:
+    def versions(self, run_id: str, *, generation: int = 0) -> VersionStore:
         """Return the store of the exact versions of a run's dependencies."""
         from runctl.aws.versions import VersionStore
 
-        return VersionStore(self.clients.get("s3"), bucket=self._known("bucket"), run_id=run_id)
+        return VersionStore(
+            self.clients.get("s3"),
+            bucket=self._known("bucket"),
+            run_id=run_id,
+            generation=generation,
+        )
 
     def outputs(self, run_id: str) -> OutputStore:
         """Return the store of a run's outputs."""

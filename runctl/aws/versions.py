@@ -15,12 +15,22 @@ _THERE = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConfl
 
 
 class VersionStore:
-    """One object below the run's prefix."""
+    """One object below the run's prefix for each generation of its environment."""
 
-    def __init__(self, client: Any, *, bucket: str, run_id: str) -> None:
+    def __init__(self, client: Any, *, bucket: str, run_id: str, generation: int = 0) -> None:
         self._client = client
         self._bucket = bucket
-        self._key = identity.versions_key(run_id)
+        self._run_id = run_id
+        self._generation = generation
+        self._key = identity.versions_key(run_id, generation)
+
+    def of_generation(self, generation: int) -> "VersionStore":
+        """Return the store of a generation of the same run."""
+        if generation == self._generation:
+            return self
+        return VersionStore(
+            self._client, bucket=self._bucket, run_id=self._run_id, generation=generation
+        )
 
     def read(self) -> Versions | None:
         """Return the recorded versions; None if there are none, or if they cannot be read."""

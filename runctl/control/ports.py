@@ -50,10 +50,17 @@ class Ledger(AgentLedger, Protocol):
         ...
 
     def resume_run(
-        self, run_id: str, *, execution: str, execution_arn: str, first_attempt: int
+        self,
+        run_id: str,
+        *,
+        execution: str,
+        execution_arn: str,
+        first_attempt: int,
+        fresh_environment: bool = False,
     ) -> Run:
         """Move an ended run to a new execution and clear its end; idempotent per execution.
 
+        With `fresh_environment` it gets the next generation of its environment.
         Raises NotFoundError for an unknown run, RequestError while another execution has it.
         """
         ...

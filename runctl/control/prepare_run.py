@@ -14,13 +14,15 @@ from runctl.model.identity import RUN_ID, RUN_ID_RULE
 from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import find_plain_secrets
 from runctl.model.request import RunRequest
-from runctl.model.request_checks import problem_with_deadline
+from runctl.model.request_checks import check_boolean, problem_with_deadline
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
 from runctl.policy.images import problem_with_images
 
 # Step Functions defines this key of the input: the console links the two executions by it.
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
+# The one field that a continuation may have: the run's packages are resolved anew.
+FRESH = "fresh_environment"
 
 KEPT_INPUT = Problem(
     "input",
@@ -136,10 +138,12 @@ def _continue(services: Services, execution: ExecutionStart, document: Mapping[s
     problems = []
     if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
         problems.append(Problem("run_id", f"{run_id!r} is not {RUN_ID_RULE}"))
-    if others := sorted(str(name) for name in document if name != "run_id"):
+    if others := sorted(str(name) for name in document if name not in {"run_id", FRESH}):
         problems.append(
             Problem("run_id", f"not allowed with {', '.join(others)}; a run keeps its request")
         )
+    if problem := check_boolean(document.get(FRESH, False)):
+        problems.append(Problem(FRESH, problem))
     if problems:
         raise InvalidRequestError(tuple(problems))
     run = services.ledger.find_run(run_id)
@@ -162,6 +166,7 @@ def _continue(services: Services, execution: ExecutionStart, document: Mapping[s
         execution=execution.name,
         execution_arn=execution.arn,
         first_attempt=first_attempt,
+        fresh_environment=document.get(FRESH, False),
     )
 
 

@@ -66,9 +66,17 @@ def run_prefix(run_id: str) -> str:
     return f"runs/{run_id}/"
 
 
-def versions_key(run_id: str) -> str:
+def environment_prefix(run_id: str, generation: int = 0) -> str:
+    """Return the prefix of what a run records of its environment.
+
+    A run whose recorded versions were dropped has one record for each generation.
+    """
+    return f"{run_prefix(run_id)}environment/" + (f"{generation:04d}/" if generation else "")
+
+
+def versions_key(run_id: str, generation: int = 0) -> str:
     """Return where the exact versions of a run's dependencies are recorded."""
-    return f"{run_prefix(run_id)}environment/versions.json"
+    return f"{environment_prefix(run_id, generation)}versions.json"
 
 
 def part_key(run_id: str, sha256: str) -> str:

@@ -109,6 +109,17 @@ class ProgramOptions:
         is_setting=True,
         in_repr=True,
     )
+    fresh_environment: bool = boolean(
+        "Resolve the dependencies anew instead of taking an environment that another run stored. "
+        "The versions that the first attempt installs are those of the whole run.",
+        default=False,
+        option=Option(
+            "--fresh-environment",
+            "Resolve the dependencies anew instead of taking a stored environment; all attempts "
+            "of the run use the versions that the first one installs.",
+            syntax=Syntax.SWITCH,
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

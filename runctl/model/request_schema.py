@@ -13,7 +13,8 @@ def request_schema(fields: Mapping[str, Field] = FIELDS) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "RunRequest",
-        "description": "The input of an execution. `run_id` alone continues a run that has ended.",
+        "description": "The input of an execution. `run_id`, alone or with "
+        "`fresh_environment`, continues a run that has ended.",
         "type": "object",
         "additionalProperties": False,
         "properties": {
@@ -21,7 +22,8 @@ def request_schema(fields: Mapping[str, Field] = FIELDS) -> dict[str, Any]:
             "run_id": {
                 "type": "string",
                 "pattern": f"^{RUN_ID.pattern}$",
-                "description": "The run that this execution continues; excludes other fields.",
+                "description": "The run that this execution continues; excludes other fields, "
+                "except `fresh_environment`, which drops the recorded versions of its packages.",
             },
         },
         "oneOf": [

@@ -46,7 +46,9 @@ class Run:
     manifest that a trainer continued from, and `suspects` are the keys of manifests from which a
     trainer died. `execution` is the name of the run's current execution, `executions` counts them,
     and `first_attempt` is the first attempt of the current one; `ancestors` are the ARNs of
-    executions that continued in it and wait for its end. `ended` holds the final status; None while
+    executions that continued in it and wait for its end. `environment_generation` counts how often
+    the recorded versions of the run's packages were dropped: each generation has a record of its
+    own. `ended` holds the final status; None while
     the run may still move. `notified_end` is the `ended_at` that people were notified of. `summary`
     is None for a run that an earlier version stored. `image` is that of a run in containers, once
     known.
@@ -60,6 +62,7 @@ class Run:
     executions: int = 1
     first_attempt: int = 1
     ancestors: tuple[str, ...] = ()
+    environment_generation: int = 0
     fence: int = 0
     step: int | None = None
     save: int = 0

@@ -109,7 +109,7 @@ def test_environment_without_space_is_built_once_the_prefetched_checkpoint_is_re
     incoming = Paths(tmp_path).state / "incoming"
     makes: list[bool] = []
 
-    def make(_environments: Environments, _declared: Declared) -> Path:
+    def make(_environments: Environments, _declared: Declared, **_how: bool) -> Path:
         makes.append(incoming.exists())
         if len(makes) == 1:
             incoming.mkdir(exist_ok=True)  # as if it were fetched all the time
@@ -118,7 +118,8 @@ def test_environment_without_space_is_built_once_the_prefetched_checkpoint_is_re
 
     monkeypatch.setattr(Environments, "prepare", make)
     preparation.prefetch(RUN)
-    assert preparation._make_environment(NOTHING) == tmp_path
+    environments = preparation._environments
+    assert preparation._make_environment(lambda: environments.prepare(NOTHING)) == tmp_path
     assert len(makes) == 2
     assert not makes[1]
 
@@ -132,7 +133,7 @@ def test_environment_that_fails_for_another_reason_is_not_built_twice(
 ) -> None:
     makes: list[Declared] = []
 
-    def make(_environments: Environments, declared: Declared) -> Path:
+    def make(_environments: Environments, declared: Declared, **_how: bool) -> Path:
         makes.append(declared)
         raise RequestError(failure)
 
@@ -140,7 +141,7 @@ def test_environment_that_fails_for_another_reason_is_not_built_twice(
     if prefetch:
         preparation.prefetch(RUN)
     with pytest.raises(RequestError, match=r"such package|No space"):
-        preparation._make_environment(NOTHING)
+        preparation._make_environment(lambda: preparation._environments.prepare(NOTHING))
     assert len(makes) == 1
 
 

@@ -363,3 +363,38 @@ def test_first_attempt_to_record_its_versions_decides(cloud: Cloud, tmp_path: Pa
     environments.finish(30)
     assert says(environment, "mypkg") == ["mypkg 1.0"]
     assert VersionStore.read(store) == store.first
+
+
+def test_generation_of_an_environment_is_resolved_anew_and_then_kept(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    index = tmp_path / "index"
+    project = plant(tmp_path / "project", {"requirements.txt": f"{OFFLINE}-f {index}\nmypkg\n"})
+
+    instances = {name: make_environments(cloud, tmp_path / name) for name in "abcde"}
+
+    def installed(name: str, run_id: str = "run-1", **how: object) -> str:
+        environments = PinnedEnvironments(
+            instances[name],
+            VersionStore(cloud.clients["s3"], bucket=cloud.name, run_id=run_id),
+            attempt=1,
+            wait=CancellableWait(Mailbox()),
+        )
+        found = environments.prepare(find_dependencies(project, "train.py"), **how)
+        environments.finish(30)
+        return says(found, "mypkg")[0]
+
+    make_wheel(index, "mypkg", "1.0")
+    assert installed("a") == "mypkg 1.0"
+    make_wheel(index, "mypkg", "2.0")
+    assert installed("b") == "mypkg 1.0"
+    assert installed("b", generation=1) == "mypkg 2.0"  # though this instance has the old one
+    make_wheel(index, "mypkg", "3.0")
+    assert installed("c", generation=1) == "mypkg 2.0"
+    assert installed("a", generation=1) == "mypkg 2.0"
+    assert installed("c") == "mypkg 1.0"
+    # Another run takes what is stored unless it asks for a fresh one, and then keeps that.
+    assert installed("d", "run-2") == "mypkg 1.0"
+    assert installed("d", "run-3", is_fresh=True) == "mypkg 3.0"
+    make_wheel(index, "mypkg", "4.0")
+    assert installed("e", "run-3", is_fresh=True) == "mypkg 3.0"

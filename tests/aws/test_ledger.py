@@ -170,6 +170,21 @@ def test_continuing_clears_the_end_and_counts_the_execution_once(ledger):
     assert ledger.find_run_of_execution("run-1-r2") == "run-1"
 
 
+def test_continuing_with_a_fresh_environment_counts_its_generation_once(ledger):
+    ledger.create_run(a_run())
+    for number, is_fresh in ((2, True), (3, False), (4, True)):
+        end(ledger)
+        for _ in range(2):
+            run = ledger.resume_run(
+                "run-1",
+                execution=f"run-1-r{number}",
+                execution_arn=f"arn:{number}",
+                first_attempt=number,
+                fresh_environment=is_fresh,
+            )
+            assert run.environment_generation == (2 if number == 4 else 1)
+
+
 def test_an_announced_end_is_remembered_while_it_is_the_end(ledger):
     ledger.create_run(a_run())
     ledger.record_notified("run-1", end=LATER)

@@ -110,7 +110,13 @@ class MemoryLedger:
         return self.runs[run_id]
 
     def resume_run(
-        self, run_id: str, *, execution: str, execution_arn: str, first_attempt: int
+        self,
+        run_id: str,
+        *,
+        execution: str,
+        execution_arn: str,
+        first_attempt: int,
+        fresh_environment: bool = False,
     ) -> Run:
         run = self._run(run_id)
         if run.execution_arn == execution_arn:
@@ -124,6 +130,7 @@ class MemoryLedger:
             execution_arn=execution_arn,
             executions=run.executions + 1,
             first_attempt=first_attempt,
+            environment_generation=run.environment_generation + fresh_environment,
             ancestors=(),
             ended=None,
             ended_at=None,

@@ -109,11 +109,30 @@ def test_an_unknown_run_cannot_be_continued():
         ({"run_id": RUN, "market": "spot"}, "not allowed with market"),
         ({"run_id": "a b"}, "'a b' is not"),
         ({"run_id": 3}, "3 is not"),
+        ({"run_id": RUN, "fresh_environment": "yes"}, "'yes' is not a boolean"),
     ],
 )
-def test_a_continuation_contains_only_the_run_id(document, message):
+def test_a_continuation_contains_only_the_run_id_and_whether_its_environment_is_fresh(
+    document, message
+):
     with pytest.raises(InvalidRequestError, match=message):
         prepare_run(prepared(), execution("run-1-r2"), document)
+
+
+def test_a_continuation_with_a_fresh_environment_has_its_next_generation_once():
+    world = prepared()
+    generations = []
+    for number, fresh in (
+        (2, {"fresh_environment": True}),
+        (3, {}),
+        (4, {"fresh_environment": True}),
+    ):
+        world.ledger.end_run(RUN, **END)
+        world.workflow.running.clear()
+        for _ in range(2):  # PrepareRun may be repeated
+            prepare_run(world, execution(f"run-1-r{number}"), {"run_id": RUN, **fresh})
+        generations.append(world.ledger.find_run(RUN).environment_generation)
+    assert generations == [1, 1, 2]
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 3])

@@ -56,15 +56,20 @@ class Environments:
         self._storing: list[threading.Thread] = []
         self._compiling: subprocess.Popen[bytes] | None = None
 
-    def prepare(self, declared: Declared, pinned: Versions | None = None) -> Path:
+    def prepare(
+        self, declared: Declared, pinned: Versions | None = None, *, is_fresh: bool = False
+    ) -> Path:
         """Return the environment's folder, from this instance, from S3, or newly built.
 
         `pinned` are the versions that the run has installed before; an environment with others is
-        not used. Raises RequestError with the last words of pip if it cannot be built. A network
-        failure is reported as such, after several tries.
+        not used. Without them, one that `is_fresh` is always built. Raises RequestError with the
+        last words of pip if it cannot be built. A network failure is reported as such, after
+        several tries.
         """
         self._installer.check_python(declared.declaration.python)
-        target = self._found(declared, pinned) or self._built(declared, pinned)
+        is_fresh = is_fresh and pinned is None
+        found = None if is_fresh else self._found(declared, pinned)
+        target = found or self._built(declared, pinned, is_fresh=is_fresh)
         if declared.installs:
             put_back(target, declared.project)
             self._compile(target)
@@ -95,9 +100,13 @@ class Environments:
             shutil.rmtree(target, ignore_errors=True)  # it may be large
         return None
 
-    def _built(self, declared: Declared, pinned: Versions | None) -> Path:
+    def _built(
+        self, declared: Declared, pinned: Versions | None, *, is_fresh: bool = False
+    ) -> Path:
         fingerprint = next(self._fingerprints(declared, pinned), self._fingerprint(declared))
         target = self._folder / fingerprint
+        if is_fresh:  # an earlier run on this instance may have left one
+            shutil.rmtree(target, ignore_errors=True)
         with _removed_on_failure(target):
             self._installer.create(target, declared.source)
             if declared.installs:
@@ -112,7 +121,7 @@ class Environments:
             (target / "ready").touch()
         if declared.installs:
             # The trainer need not wait for the cache.
-            key = self._key_of_new(declared, pinned, target)
+            key = self._key_of_new(declared, pinned, target, is_fresh=is_fresh)
             storing = threading.Thread(
                 target=self._store, args=(key, target), name="environment", daemon=True
             )
@@ -120,9 +129,11 @@ class Environments:
             storing.start()
         return target
 
-    def _key_of_new(self, declared: Declared, pinned: Versions | None, target: Path) -> str:
-        if pinned is None and declared.declaration.references.is_moving:
-            # Only a run that is pinned to these commits may use it; the next run resolves them.
+    def _key_of_new(
+        self, declared: Declared, pinned: Versions | None, target: Path, *, is_fresh: bool
+    ) -> str:
+        if is_fresh or (pinned is None and declared.declaration.references.is_moving):
+            # Only a run that is pinned to these versions may use it; the next run resolves them.
             return self._fingerprint(declared, installed_versions(target, attempt=0))
         return target.name
 

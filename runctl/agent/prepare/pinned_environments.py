@@ -25,15 +25,22 @@ class PinnedEnvironments:
         self._attempt = attempt
         self._wait = wait
 
-    def prepare(self, declared: Declared) -> Path:
-        """Return the environment's folder; RequestError when it cannot be built."""
+    def prepare(self, declared: Declared, *, generation: int = 0, is_fresh: bool = False) -> Path:
+        """Return the environment's folder; RequestError when it cannot be built.
+
+        `generation` is that of the run. Its first attempt resolves the versions anew if the run
+        dropped earlier ones or `is_fresh`; all later attempts use what that one recorded.
+        """
         if not declared.installs:
             return self._environments.prepare(declared)
-        pinned = self._wait.retry(self._versions.read)
-        environment = self._environments.prepare(declared, pinned)
+        versions = self._versions.of_generation(generation)
+        pinned = self._wait.retry(versions.read)
+        environment = self._environments.prepare(
+            declared, pinned, is_fresh=is_fresh or generation > 0
+        )
         if pinned is None:
             found = installed_versions(environment, attempt=self._attempt)
-            recorded = self._wait.retry(lambda: self._versions.record(found))
+            recorded = self._wait.retry(lambda: versions.record(found))
             if recorded.differing(found):  # another attempt of the run was quicker
                 return self._environments.prepare(declared, recorded)
         return environment

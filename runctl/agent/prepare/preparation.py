@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from runctl.agent.instance.disk import FULL, room, says_full
 from runctl.agent.instance.settings import Settings
 from runctl.agent.ports import Blobs
 from runctl.agent.prepare.code import fetch_code
-from runctl.agent.prepare.dependencies import Declared, find_dependencies
+from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.installer import find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
@@ -132,22 +132,28 @@ class Preparation:
         for path in (self._paths.metrics, self._paths.saved, self._paths.checkpoint_request):
             path.unlink(missing_ok=True)
 
-    def prepare(self, request: RunRequest) -> Prepared:
-        """Fetch the code and make its environment."""
+    def prepare(self, request: RunRequest, *, generation: int = 0) -> Prepared:
+        """Fetch the code and make its environment, of the run's generation of environments."""
         self._progress.enter("environment")
         with self._reporting_full_disk("the code and its environment"):
             script = self._wait.retry(lambda: fetch_code(self._blobs, request, self._paths.project))
             declared = find_dependencies(self._paths.project, script)
             return Prepared(
                 script=script,
-                environment=self._make_environment(declared),
+                environment=self._make_environment(
+                    lambda: self._environments.prepare(
+                        declared,
+                        generation=generation,
+                        is_fresh=request.program.fresh_environment,
+                    )
+                ),
                 checkpoint=self.checkpoint_folder(request),
             )
 
-    def _make_environment(self, declared: Declared) -> Path:
+    def _make_environment(self, make: Callable[[], Path]) -> Path:
         """Make the environment; retry once if the prefetched checkpoint has taken its space."""
         try:
-            return self._environments.prepare(declared)
+            return make()
         except (RequestError, OSError) as exc:
             if not self._prefetches or not (says_full(exc) or FULL in str(exc)):
                 raise
@@ -155,7 +161,7 @@ class Preparation:
         for prefetch in self._prefetches:
             prefetch.result()
         self._restorer.discard()
-        return self._environments.prepare(declared)
+        return make()
 
     @contextlib.contextmanager
     def _reporting_full_disk(self, what: str) -> Iterator[None]:

@@ -53,7 +53,9 @@ def attach(
             document = pending if held is None else read_document(cloud, held)
             output.result(document.as_document())
         raise
-    run = replace(run, versions=cloud.versions(run_id).read())
+    if (held := cloud.ledger.find_run(run_id)) is not None:
+        versions = cloud.versions(run_id, generation=held.environment_generation)
+        run = replace(run, versions=versions.read())
     output.result(run.as_document(), summary(run, width=output.stdout.width))
     raise typer.Exit(exit_code_for(run.status, was_refused=run.was_refused))
 

@@ -28,6 +28,13 @@ def resume(
     invocation: Invocation,
     run: RunName,
     detach: Annotated[bool, typer.Option("--detach", help="Resume the run and return.")] = False,
+    fresh_environment: Annotated[
+        bool,
+        typer.Option(
+            "--fresh-environment",
+            help="Drop the recorded versions of the run's packages, and resolve them anew.",
+        ),
+    ] = False,
 ) -> None:
     """Continue a run that has ended, from its newest checkpoint."""
     cloud = invocation.cloud
@@ -45,7 +52,7 @@ def resume(
     if held.ended is RunStatus.COMPLETED:
         invocation.output.note(f"{run} is completed; its program may find nothing left to do")
     entry = read_entry(cloud.ledger, held)
-    name, arn = _continue(cloud, held)
+    name, arn = _continue(cloud, held, is_fresh=fresh_environment)
     checkpoint = checkpoint_name(entry)
     start = f"the checkpoint of {checkpoint}" if checkpoint else "the beginning"
     message = f"{name} continues {run} from {start}"
@@ -59,13 +66,14 @@ def resume(
     attach(invocation, cloud, run, arn, after_attempt=entry.attempt)
 
 
-def _continue(cloud: Cloud, run: Run) -> tuple[str, str]:
+def _continue(cloud: Cloud, run: Run, *, is_fresh: bool) -> tuple[str, str]:
     """Start the next execution; a name is taken if an earlier execution of it was refused."""
+    document = {"run_id": run.run_id, **({"fresh_environment": True} if is_fresh else {})}
     first = run.executions + 1
     for number in range(first, first + _MAX_CONTINUATIONS):
         name = continuation_name(run.run_id, number)
         try:
-            return name, cloud.workflow.start_run(name, {"run_id": run.run_id})
+            return name, cloud.workflow.start_run(name, document)
         except InvalidRequestError:
             if number == first + _MAX_CONTINUATIONS - 1:
                 raise

@@ -30,5 +30,6 @@ def print_run(invocation: Invocation, run: Run) -> None:
 
 def read_document(cloud: Cloud, run: Run) -> RunDocument:
     """Read what is known of a run besides its item."""
-    attempts, versions = cloud.ledger.attempts(run.run_id), cloud.versions(run.run_id).read()
+    attempts = cloud.ledger.attempts(run.run_id)
+    versions = cloud.versions(run.run_id, generation=run.environment_generation).read()
     return document_of(run, attempts, versions, now=datetime.now(timezone.utc))

@@ -1,5 +1,6 @@
 """The commands about runs: list, status, logs, stop, resume, checkpoints."""
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -343,6 +344,29 @@ def test_resume_starts_the_next_execution_with_the_run_id_only(story, runctl):
     arn = story.workflow.execution_arn("lm-r2")
     described = story.clients.get("stepfunctions").describe_execution(executionArn=arn)
     assert described["input"] == '{"run_id": "lm"}'
+
+
+def test_resume_with_a_fresh_environment_shows_the_versions_of_the_new_generation(story, runctl):
+    def record(version: str, generation: int) -> None:
+        package = PackageVersion(name="mypkg", version=version)
+        store = VersionStore(story.clients.get("s3"), bucket=BUCKET, run_id="lm")
+        store.of_generation(generation).record(
+            Versions(attempt=1, python="3.12.3", platform="x86_64", packages=(package,))
+        )
+
+    record("1.0", 0)
+    story.end("lm", RunStatus.STOPPED)
+    runctl("resume", "lm", "--fresh-environment", "--detach")
+    arn = story.workflow.execution_arn("lm-r2")
+    described = story.clients.get("stepfunctions").describe_execution(executionArn=arn)
+    assert json.loads(described["input"]) == {"run_id": "lm", "fresh_environment": True}
+    assert "mypkg 1.0" in runctl("status", "lm").stdout  # until the execution has begun
+    story.ledger.resume_run(
+        "lm", execution="lm-r2", execution_arn=arn, first_attempt=3, fresh_environment=True
+    )
+    assert runctl("--json", "status", "lm").document["versions"] is None
+    record("2.0", 1)
+    assert "mypkg 2.0" in runctl("status", "lm").stdout
 
 
 def test_resume_is_refused_until_the_run_has_ended(story, runctl):
