@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from runctl.aws.clients import AnyClients
     from runctl.aws.commands import SsmCommands
     from runctl.aws.deployment import Deployment
+    from runctl.aws.environments import EnvironmentStore
     from runctl.aws.fleet import Ec2Fleet
     from runctl.aws.instances import ExistingInstances
     from runctl.aws.ledger import DynamoLedger
@@ -180,6 +181,13 @@ class AwsServices:
         return CheckpointStore(
             self.clients.get("s3"), bucket=self._known("bucket"), run_id=run_id, rank=rank
         )
+
+    @cached_property
+    def environments(self) -> EnvironmentStore:
+        """The environments that all runs share."""
+        from runctl.aws.environments import EnvironmentStore
+
+        return EnvironmentStore(self.clients.get("s3"), bucket=self._known("bucket"))
 
     def versions(self, run_id: str, *, generation: int = 0) -> VersionStore:
         """Return the store of the exact versions of a run's dependencies."""

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 
-from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.fast_s3.http1 import Buffer
+from runctl.aws.parts import PartStore
 from runctl.checkpoint.worker_pool import run_workers
 from runctl.fault_points import reach
 from runctl.model.checkpoint import Part
@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 class StoredParts:
-    """The parts of one run, as seen in the store; safe to share between threads."""
+    """The parts of one store, as seen in it; safe to share between threads."""
 
-    def __init__(self, store: CheckpointStore) -> None:
+    def __init__(self, store: PartStore) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._seen: dict[str, float] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.parts import PartStore
 from runctl.checkpoint.bundles import Bundle, PinnedFile, check_unchanged, pack, to_repack
 from runctl.checkpoint.chunks import CHUNK_BYTES, BufferPool, Chunk, Reader, opened
 from runctl.checkpoint.fingerprint import ChunkIndex
@@ -39,7 +39,7 @@ class Uploaded:
 class Uploader:
     """Uploads snapshots of one folder; unchanged files are not read again."""
 
-    def __init__(self, store: CheckpointStore) -> None:
+    def __init__(self, store: PartStore) -> None:
         self._parts = StoredParts(store)
         self._known = KnownFiles()
         self._index = ChunkIndex()

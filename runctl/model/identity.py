@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from datetime import date
 
 from runctl.model.errors import SettingsError
 
@@ -61,6 +62,25 @@ def environment_key(fingerprint: str) -> str:
     return f"environments/{fingerprint}.tar.gz"
 
 
+ENVIRONMENTS = "environments/"
+ENVIRONMENT_PARTS = f"{ENVIRONMENTS}parts/"
+
+
+def environment_manifest_key(fingerprint: str, sha256: str) -> str:
+    """Return where the manifest of an environment is stored, named by its content."""
+    return f"{ENVIRONMENTS}manifests/{fingerprint}/{sha256}.json"
+
+
+def current_environment_key(fingerprint: str) -> str:
+    """Return where it is written which manifest new runs use."""
+    return f"{ENVIRONMENTS}current/{fingerprint}"
+
+
+def environment_use_key(fingerprint: str, day: date) -> str:
+    """Return the marker of a day on which an environment was used."""
+    return f"{ENVIRONMENTS}uses/{fingerprint}/{day.isoformat()}"
+
+
 def run_prefix(run_id: str) -> str:
     """Return the prefix of all objects of a run."""
     return f"runs/{run_id}/"
@@ -77,6 +97,14 @@ def environment_prefix(run_id: str, generation: int = 0) -> str:
 def versions_key(run_id: str, generation: int = 0) -> str:
     """Return where the exact versions of a run's dependencies are recorded."""
     return f"{environment_prefix(run_id, generation)}versions.json"
+
+
+def used_environment_key(run_id: str, fingerprint: str, generation: int = 0) -> str:
+    """Return where a run records the digest of the manifest that it uses.
+
+    A fingerprint includes the kind of machine, so a run may use more than one environment.
+    """
+    return f"{environment_prefix(run_id, generation)}manifests/{fingerprint}.json"
 
 
 def part_key(run_id: str, sha256: str) -> str:

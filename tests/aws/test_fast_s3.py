@@ -17,7 +17,9 @@ from urllib3 import HTTPResponse
 
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.clients import Clients, Connection
+from runctl.aws.environments import EnvironmentStore
 from runctl.aws.fast_s3.http1 import UnsafeRequestError, request_head
+from runctl.aws.parts import PartStore
 from runctl.model.checkpoint import Part
 from runctl.model.errors import DamagedCheckpointError
 from tests.aws.certificates import make_certificate
@@ -127,7 +129,7 @@ def store_at(url: str) -> CheckpointStore:
     return CheckpointStore(Clients(connection, attempts=2).get("s3"), bucket="bucket", run_id="run")
 
 
-def put(store: CheckpointStore, *contents: bytes) -> None:
+def put(store: PartStore, *contents: bytes) -> None:
     for content in contents:
         store.put_part(part_of(content), [content[:1], content[1:]])
 
@@ -229,6 +231,26 @@ def test_fast_put_that_fails_is_repeated_by_botocore_and_the_next_is_fast_again(
     put(store, BODY, b"3")
     assert server.ways() == "-++-+"
     assert get(store, BODY) == BODY
+
+
+def test_fast_put_that_may_replace_nothing_says_so_and_accepts_what_is_there(
+    server: Server,
+) -> None:
+    connection = Connection(
+        region="eu-west-1", endpoint_url=server.url, access_key="a", secret_key="s"
+    )
+    store = EnvironmentStore(Clients(connection, attempts=2).get("s3"), bucket="bucket")
+
+    def refuse(request: BaseHTTPRequestHandler, _: bytes) -> bool:
+        answer(request, 412, b"PreconditionFailed")
+        return True
+
+    put(store, b"one")
+    server.next = refuse
+    put(store, b"two", b"three")
+    assert server.ways() == "-++"
+    assert [headers["if-none-match"] for _, headers in server.asked] == ["*"] * 3
+    assert not any(path.endswith(part_of(b"two").sha256) for path in server.objects)
 
 
 @pytest.mark.parametrize(

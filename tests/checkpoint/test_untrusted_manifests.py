@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from runctl.checkpoint.candidates import keys_before
+from runctl.checkpoint.file_fetcher import clear
 from runctl.checkpoint.placing import place
-from runctl.checkpoint.restore import clear
 from runctl.checkpoint.retention import remove_old_checkpoints
 from runctl.model import identity
 from runctl.model.checkpoint import Entry, Manifest, Part

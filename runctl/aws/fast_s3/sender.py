@@ -18,6 +18,7 @@ from runctl.aws.fast_s3.http1 import Buffer, Connections, Write, drop, request_h
 from runctl.aws.fast_s3.sigv4 import Signer
 
 SIGNED = "s3v4"
+OK, THERE = 200, 412
 # After this many observations without a successful fast request, none is tried any more.
 MAX_FAILED_OBSERVATIONS = 3
 
@@ -132,14 +133,28 @@ class FastS3Sender:
             ),
         )
 
-    def put(self, key: str, content: Iterable[Buffer], *, size_bytes: int, sha256: str) -> bool:
-        """Store an object with its checksum (base64); return whether S3 confirmed it."""
+    def put(
+        self,
+        key: str,
+        content: Iterable[Buffer],
+        *,
+        size_bytes: int,
+        sha256: str,
+        write_once: bool = False,
+    ) -> bool:
+        """Store an object with its checksum (base64); return whether S3 confirmed it.
+
+        With `write_once`, an object that exists already is left alone, and counts as confirmed.
+        """
         headers = {"x-amz-checksum-sha256": sha256}
-        return self._send("PUT", key, headers, content, size_bytes, write=drop)
+        if write_once:
+            headers["if-none-match"] = "*"
+        status = self._send("PUT", key, headers, content, size_bytes, write=drop)
+        return status == OK or (write_once and status == THERE)
 
     def get(self, key: str, write: Write) -> bool:
         """Pass an object's bytes to `write` as they arrive; return whether all of them did."""
-        return self._send("GET", key, {}, (), 0, write=write)
+        return self._send("GET", key, {}, (), 0, write=write) == OK
 
     def _send(
         self,
@@ -150,10 +165,11 @@ class FastS3Sender:
         size_bytes: int,
         *,
         write: Write,
-    ) -> bool:
+    ) -> int | None:
+        """Return the status of S3's answer; None if there is none."""
         state = self._state
         if state is None:
-            return False
+            return None
         status: int | None = None
         with contextlib.suppress(BotoCoreError, OSError):
             signing = state.request_signer.get_auth_instance(
@@ -172,11 +188,11 @@ class FastS3Sender:
                 signed["content-length"] = str(size_bytes)
             head = request_head(method, path, signed)
             status = state.connections.exchange(head, body, write)
-        if status != 200:
+        if status not in {OK, THERE}:
             self._forget(state)
-            return False
+            return status
         self._failed_observations = 0
-        return True
+        return status
 
     def _forget(self, state: _EndpointState) -> None:
         if self._state is state:

@@ -1,0 +1,186 @@
+"""Fetching the files of a manifest, and putting them in place."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from runctl.aws.fast_s3.http1 import Buffer
+from runctl.aws.parts import PartStore
+from runctl.checkpoint.placing import NEW_FILE_FLAGS, place
+from runctl.checkpoint.unpacking import OLD_FILE_FLAGS, Unpacking
+from runctl.checkpoint.worker_pool import run_workers
+from runctl.fault_points import reach
+from runctl.model.checkpoint import Entry, Manifest, Part
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """A part that is to be fetched, and where it goes."""
+
+    part: Part
+    path: str
+    offset: int
+    is_alone: bool
+
+
+@dataclass(frozen=True)
+class _MissingBundle:
+    """A bundle to be fetched, with the destinations of its files, in order."""
+
+    part: Part
+    files: Sequence[tuple[str, Entry]]
+
+
+class FileFetcher:
+    """Fetches files into `incoming`, a folder on the file system where they are to be placed.
+
+    It is not safe to share between threads; it uses several itself.
+    """
+
+    def __init__(self, store: PartStore, incoming: Path) -> None:
+        self._store = store
+        self._incoming = incoming
+        self._complete: set[str] = set()
+        self._parts: dict[str, tuple[str, int]] = {}
+
+    def fetch_files(self, manifest: Manifest) -> None:
+        """Fetch and verify every file of a manifest; what an earlier call brought is kept.
+
+        Raises DamagedCheckpointError if a file cannot be had as the manifest describes it.
+        """
+        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._keep_only(self._complete)  # an interrupted fetch leaves files behind
+        wanted = {_content_name(entry): entry for entry in manifest.entries if entry.kind == "file"}
+        run_workers(self._missing(wanted), self._fetch_parts)
+        for name, entry in wanted.items():
+            if name not in self._complete:
+                self._complete.add(name)
+                path = f"{self._incoming}/{name}"
+                if entry.offset is not None:
+                    continue  # no file needs the whole bundle
+                for part, offset in _offsets(entry.parts):
+                    self._parts[part.sha256] = (path, offset)
+        self._keep_only(wanted.keys())
+
+    def _keep_only(self, names: Set[str]) -> None:
+        for name in set(os.listdir(self._incoming)) - names:
+            self._forget(name)
+
+    def _missing(self, wanted: Mapping[str, Entry]) -> Iterator["_Missing | _MissingBundle"]:
+        """Yield the parts that are missing; a file of several parts already has its full length."""
+        bundles: dict[Part, list[tuple[str, Entry]]] = {}
+        for name, entry in wanted.items():
+            if name in self._complete:
+                continue
+            path = f"{self._incoming}/{name}"
+            if entry.offset is not None:
+                bundles.setdefault(entry.parts[0], []).append((path, entry))
+                continue
+            if len(entry.parts) != 1:
+                descriptor = os.open(path, NEW_FILE_FLAGS, 0o600)
+                try:
+                    os.ftruncate(descriptor, entry.size_bytes)
+                finally:
+                    os.close(descriptor)
+            for part, offset in _offsets(entry.parts):
+                yield _Missing(part, path, offset, is_alone=len(entry.parts) == 1)
+        for part, files in bundles.items():
+            yield _MissingBundle(part, sorted(files, key=lambda file: file[1].offset or 0))
+
+    def _fetch_parts(self, parts: Iterator["_Missing | _MissingBundle"]) -> None:
+        for part in parts:
+            if isinstance(part, _MissingBundle):
+                unpacking = Unpacking(part.files)
+                self._store.get_part(part.part, unpacking.write)
+                unpacking.check()
+                reach("restore.first_part_fetched")
+                continue
+            # The file of several parts exists already.
+            flags = NEW_FILE_FLAGS if part.is_alone else OLD_FILE_FLAGS
+            descriptor = os.open(part.path, flags, 0o600)
+            try:
+                self._fetch_part(part, descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _fetch_part(self, one: "_Missing", descriptor: int) -> None:
+        def write(offset: int, chunk: Buffer) -> None:
+            done = 0
+            while done < len(chunk):  # a file system that fills up accepts only a part of it
+                done += os.pwrite(descriptor, chunk[done:], one.offset + offset + done)
+
+        content = self._local_part(one.part)
+        if content is not None:
+            write(0, content)
+            return
+        self._store.get_part(one.part, write)
+        reach("restore.first_part_fetched")
+
+    def _local_part(self, part: Part) -> bytes | None:
+        """Return a part that an earlier fetch brought, verified, or None."""
+        if part.sha256 not in self._parts:
+            return None
+        path, offset = self._parts[part.sha256]
+        with contextlib.suppress(OSError), open(path, "rb") as stream:
+            stream.seek(offset)
+            content = stream.read(part.size_bytes)
+            if hashlib.sha256(content).hexdigest() == part.sha256:
+                return content
+        return None
+
+    def _forget(self, name: str) -> None:
+        path = f"{self._incoming}/{name}"
+        self._complete.discard(name)
+        self._parts = {key: place for key, place in self._parts.items() if place[0] != path}
+        os.unlink(path)
+
+    def put_in_place(self, manifest: Manifest, folder: Path) -> None:
+        """Make `folder` match the manifest exactly, including times and modes."""
+        reach("restore.fetched")
+        clear(folder)
+        reach("restore.folder_cleared")
+        place(manifest.entries, str(folder), str(self._incoming), _content_name)
+        reach("restore.placed")
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what was fetched."""
+        self._complete = set()
+        self._parts = {}
+        shutil.rmtree(self._incoming, ignore_errors=True)
+
+
+def clear(folder: Path) -> None:
+    """Empty a folder, creating it if necessary; it may be in use as a working directory.
+
+    A link in its place is removed; the target of the link is left alone.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in os.scandir(folder):
+        if item.is_dir(follow_symlinks=False):
+            shutil.rmtree(item.path)
+        else:
+            Path(item.path).unlink()
+
+
+def _content_name(entry: Entry) -> str:
+    """Name a file by its content, so that the same content is fetched once."""
+    if entry.offset is not None:
+        return entry.sha256
+    if len(entry.parts) == 1:
+        return entry.parts[0].sha256
+    digests = "".join(part.sha256 for part in entry.parts)
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def _offsets(parts: Iterable[Part]) -> Iterator[tuple[Part, int]]:
+    offset = 0
+    for part in parts:
+        yield part, offset
+        offset += part.size_bytes
