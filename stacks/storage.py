@@ -6,6 +6,7 @@ from typing import Any
 
 from aws_cdk import Duration, RemovalPolicy, Stack
 from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sns as sns
@@ -66,6 +67,19 @@ def _bucket(scope: Construct, settings: Settings) -> s3.Bucket:
                 noncurrent_version_expiration=Duration.days(settings.kept_days),
             ),
         ],
+    )
+    # What one instance stores below this prefix, the next one executes. So objects there are
+    # written once: a request without `If-None-Match` is denied, whoever sends it. That includes
+    # multipart uploads, which begin without the header. Instances cannot delete there either.
+    bucket.add_to_resource_policy(
+        iam.PolicyStatement(
+            sid="EnvironmentsAreWrittenOnce",
+            effect=iam.Effect.DENY,
+            principals=[iam.AnyPrincipal()],
+            actions=["s3:PutObject"],
+            resources=[bucket.arn_for_objects("environments/*")],
+            conditions={"Null": {"s3:if-none-match": "true"}},
+        )
     )
     accept(
         bucket,

@@ -24,6 +24,18 @@ def test_the_bucket_refuses_requests_without_tls(app: Synthesized) -> None:
     assert denied[0]["Principal"] == {"AWS": "*"}
 
 
+def test_environments_are_written_once(app: Synthesized) -> None:
+    (policy,) = app.of_type("AWS::S3::BucketPolicy")
+    (denied,) = [
+        statement
+        for statement in policy.properties["PolicyDocument"]["Statement"]
+        if statement["Action"] == "s3:PutObject"
+    ]
+    assert (denied["Effect"], denied["Principal"]) == ("Deny", {"AWS": "*"})
+    assert denied["Condition"] == {"Null": {"s3:if-none-match": "true"}}
+    assert denied["Resource"].endswith("/environments/*")
+
+
 def test_the_bucket_outlives_the_stack(app: Synthesized) -> None:
     bucket = app.one("AWS::S3::Bucket").attributes
     assert (bucket["DeletionPolicy"], bucket["UpdateReplacePolicy"]) == ("Retain", "Retain")

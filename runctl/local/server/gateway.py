@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from ministack import app as ministack
 from ministack.core import iam_evaluator, responses
 
-from runctl.local.core import iam, limits, protocol, records, resources
+from runctl.local.core import conditional_writes, iam, limits, protocol, records, resources
 from runctl.local.core.events import EventBus
 from runctl.local.core.journal import Journal
 from runctl.local.core.keys import ADMIN_PATH
@@ -243,6 +243,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
     market, knobs, journal, calls = Market(), setup.knobs, Journal(), Journal()
     iam.count_loopback_as_tls()
     iam.trust_the_guard()
+    conditional_writes.install()
     resources.install(machine_of=workflows.install(knobs))
     functions.install(home)
     instances = Instances(
