@@ -307,7 +307,7 @@ def test_values_are_in_no_word_of_the_command_that_makes_the_trainers_scope(
     assert WANDB not in repr(contract)
     process = HostProcess(contract, on_exit=ended.set)
     assert ended.wait(30)
-    assert process.exit_code == 0
+    assert process.end.code == 0
     assert (tmp_path / "value").read_text() == WANDB
     words = (tmp_path / "words").read_text()
     assert "--scope" in words

@@ -5,7 +5,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from runctl.agent.instance.open_files import PROC, OpenFileFinder
 PR_SET_CHILD_SUBREAPER = 36
 # A flag of /proc/PID/stat, from the kernel's include/linux/sched.h.
 PF_EXITING = 0x4
+# Its place after the name in /proc/PID/stat; only who may trace the process sees it.
+EXIT_STATUS_FIELD = 49
 # A process in an uninterruptible system call stops only when that returns.
 STOP_WITHIN = 1.0
 
@@ -55,20 +57,34 @@ class KilledTree:
 
 
 def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -> KilledTree:
-    """SIGKILL all descendants of `roots` until none is left; return what was ended.
+    """SIGKILL all descendants of `roots` until none is left, as `end_all` does.
+
+    The exit status of `keep_status_of` is left to its Popen.
+    """
+    return end_all(
+        lambda: descendants(*roots), reap=lambda: reap_orphans(keep_status_of), folder=folder
+    )
+
+
+def end_all(
+    find: Callable[[], list[int]],
+    *,
+    reap: Callable[[], None] = lambda: None,
+    folder: Path | None = None,
+) -> KilledTree:
+    """SIGKILL the processes that `find` returns until it returns none; return what was ended.
 
     They are stopped first, so that the files that they have open for writing below `folder` are
-    known exactly: all others were closed by their writers. The exit status of `keep_status_of` is
-    left to its Popen.
+    known exactly: all others were closed by their writers. `reap` collects those that have ended.
     """
-    stopped = stop_tree(*roots)
+    stopped = stop_all(find)
     if not stopped:
         return KilledTree()  # the usual case, and reading all of /proc delays the last save
     held = {} if folder is None else OpenFileFinder(folder).by_process(stopped)
     killed: list[int] = []
     # Repeated, since a process that could not be stopped in time may fork before it is killed.
     for _ in range(500):
-        alive = descendants(*roots)
+        alive = find()
         if not alive:
             break
         for pid in alive:
@@ -76,16 +92,16 @@ def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -
                 os.kill(pid, signal.SIGKILL)
         killed += [pid for pid in alive if pid not in killed]
         time.sleep(0.01)
-        reap_orphans(keep_status_of)
+        reap()
     return KilledTree(tuple(killed), frozenset().union(*held.values()), frozenset(held))
 
 
-def stop_tree(*roots: int) -> list[int]:
-    """SIGSTOP all descendants of `roots`, parents first; return them once they have stopped."""
+def stop_all(find: Callable[[], list[int]]) -> list[int]:
+    """SIGSTOP the processes that `find` returns, parents first; return them once they stopped."""
     stopped: list[int] = []
     until = time.monotonic() + STOP_WITHIN
     while time.monotonic() < until:
-        alive = descendants(*roots)
+        alive = find()
         fresh = [pid for pid in alive if pid not in stopped]
         for pid in fresh:
             with contextlib.suppress(ProcessLookupError):
@@ -148,6 +164,18 @@ def is_exiting(pid: int) -> bool:
         fields = _fields_of(pid)
         return fields[0] in {"Z", "X"} or bool(int(fields[6]) & PF_EXITING)
     return True
+
+
+def exit_code_of_zombie(pid: int) -> int | None:
+    """Return the exit code of a process that waits to be reaped, negative for a signal.
+
+    The result is None if it is not one, or if we may not know.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = _fields_of(pid)
+        if fields[0] == "Z":
+            return os.waitstatus_to_exitcode(int(fields[EXIT_STATUS_FIELD]))
+    return None
 
 
 def _stat(pid: int) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 
 import os
 
-from runctl.agent.runtime.host_process import HostProcess
+from runctl.agent.runtime.lead_process import Lead
 from runctl.agent.runtime.memory import MemoryWatch
 from runctl.agent.runtime.ports import HiddenFailure
 from runctl.agent.runtime.process_events import ProcessEvents
@@ -27,11 +27,11 @@ class ProcessObserver:
         """Stop listening."""
         self._events.stop()
 
-    def observe(self, process: HostProcess) -> str:
+    def observe(self, process: Lead) -> str:
         """Record what cannot be seen after the end; return a sentence about new kills, if any."""
         self._memory.follow(process.pid)
-        process.note_handler()
-        self._members |= {process.pid, *process.family()}
+        process.end.note_handler(process.pid)
+        self._members |= process.watched()
         return self._memory.news()
 
     @property

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from runctl.agent.instance import processes
 from runctl.agent.instance.open_files import OpenFileFinder
-from runctl.agent.runtime.process_table import ProcessInfo, is_below, read_processes, trainer_family
+from runctl.agent.runtime.family import Family
+from runctl.agent.runtime.process_table import ProcessInfo, is_below, read_processes
 from runctl.agent.runtime.stop_targets import StopTargets, choose_targets, is_bystander
 
 # The time that a launcher has to forward a signal before its program handles its own copy of it.
@@ -65,7 +66,10 @@ def _has_just_begun(info: ProcessInfo) -> bool:
 class Stopping:
     """Asks a program to save and end, and knows which of its processes to wait for."""
 
-    def __init__(self, leader: int, folder: Path, writing: WritingProcesses) -> None:
+    def __init__(
+        self, family: Family, leader: int, folder: Path, writing: WritingProcesses
+    ) -> None:
+        self._family = family
         self._leader = leader
         self._folder = folder
         self._writing = writing
@@ -80,7 +84,7 @@ class Stopping:
 
         In the second case `before_a_kill` is called first.
         """
-        family = trainer_family()
+        family = self._family.infos()
         targets = choose_targets(family, self._leader)
         self._later = targets.later
         self._sent_at = time.monotonic()
@@ -89,7 +93,7 @@ class Stopping:
             return
         # They die at once, even in the middle of a save: the files that they have open are torn.
         before_a_kill()
-        stopped = processes.stop_tree(os.getpid())
+        stopped = processes.stop_all(self._family.pids)
         try:
             held = OpenFileFinder(self._folder).by_process(targets.now)
             self.torn = frozenset().union(*held.values())
@@ -107,7 +111,7 @@ class Stopping:
             return True
         if any(processes.is_alive(pid) for pid in self._signalled):
             return True
-        return bool(self._writing.left(trainer_family(), now))
+        return bool(self._writing.left(self._family.infos(), now))
 
     def ended_abruptly(self, killed: processes.KilledTree) -> bool:
         """Whether a process that was signalled, or was writing, died without running its exit."""
@@ -126,7 +130,7 @@ class Stopping:
         self._searched_at = now
         if not any(self._signalled.values()):
             return
-        family = trainer_family()
+        family = self._family.infos()
         targets = choose_targets(family, self._leader)
         fresh = [
             info.pid
