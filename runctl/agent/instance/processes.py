@@ -30,7 +30,7 @@ def become_subreaper() -> None:
 def descendants(*roots: int) -> list[int]:
     """Return the living descendants of `roots`, parents before children."""
     children: dict[int, list[int]] = {}
-    for pid in _pids():
+    for pid in all_pids():
         with contextlib.suppress(OSError, ValueError):
             state, parent = _stat(pid)
             if state not in {"Z", "X"}:
@@ -121,7 +121,7 @@ def _has_stopped(pid: int) -> bool:
 
 def reap_orphans(*excluded: int) -> None:
     """Collect adopted orphans that have ended; those in `excluded` belong to their Popen."""
-    for pid in _pids():
+    for pid in all_pids():
         with contextlib.suppress(OSError, ValueError):
             state, parent = _stat(pid)
             if state == "Z" and parent == os.getpid() and pid not in excluded:
@@ -132,7 +132,7 @@ def end_leftovers(marker: str) -> list[int]:
     """SIGKILL processes of an earlier agent's trainer: those whose environment has `marker`."""
     needle = marker.encode()
     killed = []
-    for pid in _pids():
+    for pid in all_pids():
         with contextlib.suppress(OSError):
             environment = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
             if pid != os.getpid() and needle in environment and _is_on_this_machine(pid):
@@ -166,6 +166,11 @@ def is_exiting(pid: int) -> bool:
     return True
 
 
+def parent_of(pid: int) -> int:
+    """Return the parent of a process, a zombie included; OSError if there is no such process."""
+    return _stat(pid)[1]
+
+
 def exit_code_of_zombie(pid: int) -> int | None:
     """Return the exit code of a process that waits to be reaped, negative for a signal.
 
@@ -189,5 +194,6 @@ def _fields_of(pid: int) -> list[str]:
     return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
-def _pids() -> Iterator[int]:
+def all_pids() -> Iterator[int]:
+    """Yield the numbers of all processes that this machine shows us."""
     return (int(path.name) for path in PROC.iterdir() if path.name.isdigit())

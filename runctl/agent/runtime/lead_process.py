@@ -11,7 +11,7 @@ from typing import Protocol
 from runctl.agent.instance.processes import KilledTree
 from runctl.agent.runtime.family import Family
 from runctl.agent.runtime.ports import Contract
-from runctl.agent.runtime.process_table import ProcessInfo, handles_sigterm
+from runctl.agent.runtime.process_table import ProcessInfo, read_processes
 from runctl.model.excerpt import last_lines
 
 REASON_LINES = 15
@@ -111,8 +111,10 @@ class LeadEnd:
 
     def note_handler(self, pid: int) -> None:
         """Note whether it handles SIGTERM, which cannot be seen once it has died of one."""
-        if self._code is None:
-            self._handles_sigterm = handles_sigterm(pid)
+        for info in read_processes([pid]) if self._code is None else ():
+            self._handles_sigterm = info.catches(signal.SIGTERM)
+            # The entry point of an image may have started it.
+            self._is_python = self._is_python or info.is_python
 
     def was_a_fault(self) -> bool:
         """Whether the process, or the program that its shell ran, died without an exit."""

@@ -95,7 +95,7 @@ class MemoryWatch:
         processes = "1 process" if count == 1 else f"{count} processes"
         return (
             f"the kernel killed {processes} of the trainer for lack of memory: {limit}{peak}; "
-            f"the machine has {_size(_machine_bytes(self._proc))}"
+            f"the machine has {_size(machine_bytes(self._proc))}"
         )
 
     def news(self) -> str:
@@ -166,7 +166,8 @@ def _number(path: Path) -> int | None:
     return None
 
 
-def _machine_bytes(proc: Path) -> int:
+def machine_bytes(proc: Path = PROC) -> int:
+    """Return the memory of the machine, 0 where that is not known."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in (proc / "meminfo").read_text().splitlines():
             if line.startswith("MemTotal:"):

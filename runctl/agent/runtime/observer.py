@@ -34,6 +34,11 @@ class ProcessObserver:
         self._members |= process.watched()
         return self._memory.news()
 
+    def adopt(self, process: Lead) -> None:
+        """Count the processes of a container, which do not descend from the agent, as its own."""
+        self._events.adopt(process.family.infos())
+        self.observe(process)
+
     @property
     def memory_problem(self) -> str:
         """A sentence about processes killed for lack of memory, or an empty text."""

@@ -1,6 +1,6 @@
 """The runtime: the port by which a session runs the user's program, whatever it runs in.
 
-`HostRuntime` runs it as processes of this machine.
+`HostRuntime` runs it as processes of this machine, `ContainerRuntime` in a container.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,6 +8,31 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file or folder of the machine that a container sees at `target`."""
+
+    source: Path
+    target: str
+    is_read_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerOptions:
+    """The container that a program runs in.
+
+    `image` is the id of an image of this machine. `user` are the numbers of the user and the group
+    that it runs as, None for root. `working_folder` is empty for the image's own. Unless it
+    `replaces_entry_point`, the command consists of the arguments of the image's entry point.
+    """
+
+    image: str
+    mounts: tuple[Mount, ...] = ()
+    user: tuple[int, int] | None = None
+    working_folder: str = ""
+    replaces_entry_point: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +43,7 @@ class Contract:
     AWS credentials of its run, if it asked for them: both may hold secrets. `save_request` is the
     file by which its helper is asked to save, and `grace` how long it may take to save and end
     after it was asked to stop. A program that is started again appends to `output` and `errors`.
+    `container` is for the container runtime only.
     """
 
     command: tuple[str, ...]
@@ -29,6 +55,7 @@ class Contract:
     errors: Path
     save_request: Path
     grace: timedelta
+    container: ContainerOptions | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,6 +80,11 @@ class History:
             self.records[child] = Record(info=ProcessInfo(pid=child, parent=parent))
             self._forget()
 
+    def adopt(self, info: ProcessInfo) -> None:
+        """Record a process that belongs to the trainer without descending from the root."""
+        self.members.add(info.pid)
+        self.records.setdefault(info.pid, Record(info=info))
+
     def started(self, info: ProcessInfo) -> None:
         """Record the program that a process has started to run, with its pipes."""
         if info.pid in self.members:
@@ -214,6 +219,12 @@ class ProcessEvents:
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
             self._socket = None
+
+    def adopt(self, infos: Iterable[ProcessInfo]) -> None:
+        """Count processes, and those that they start from now on, as the trainer's."""
+        with self._lock:
+            for info in infos:
+                self._history.adopt(info)
 
     def is_member(self, pid: int) -> bool:
         """Whether a process belongs, or belonged, to the trainer or the agent."""

@@ -53,11 +53,6 @@ def read_processes(pids: Iterable[int]) -> list[ProcessInfo]:
     return [info for pid in pids if (info := _read(pid, now)) is not None]
 
 
-def handles_sigterm(pid: int) -> bool:
-    """Whether a living process handles SIGTERM."""
-    return any(info.catches(signal.SIGTERM) for info in read_processes([pid]))
-
-
 def trainer_family() -> list[ProcessInfo]:
     """Return the trainer's living processes, parents before children.
 

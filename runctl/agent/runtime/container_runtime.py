@@ -1,0 +1,146 @@
+"""The container runtime: programs that run in containers of this machine's engine."""
+
+import contextlib
+import os
+import resource
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from runctl.agent.instance import processes
+from runctl.agent.instance.gpu import gpu_devices
+from runctl.agent.instance.settings import Paths
+from runctl.agent.runtime.container_command import (
+    LABEL,
+    MachineFacts,
+    cgroup_parent,
+    create_words,
+    split_variables,
+)
+from runctl.agent.runtime.container_process import ContainerProcess
+from runctl.agent.runtime.engine import Engine, EngineError
+from runctl.agent.runtime.memory import machine_bytes
+from runctl.agent.runtime.observer import ProcessObserver
+from runctl.agent.runtime.ports import ContainerOptions, Contract
+from runctl.agent.runtime.process_program import ProcessProgram
+from runctl.agent.runtime.signal_trace import SignalTrace
+from runctl.model.errors import RequestError
+
+# The capability by which root may raise its own limits, as a bit of CapEff.
+SYS_RESOURCE = 24
+
+
+class ContainerRuntime:
+    """Starts programs in containers. `on_exit` is called when one has exited."""
+
+    def __init__(self, engine: Engine, paths: Paths, *, on_exit: Callable[[], None]) -> None:
+        self._engine = engine
+        self._paths = paths
+        self._on_exit = on_exit
+        self._trace = SignalTrace()
+
+    def open(self) -> None:
+        """Begin to trace signals."""
+        self._trace.start()
+
+    def start(self, contract: Contract) -> ProcessProgram:
+        """Start a program. Raises RequestError if the engine cannot start it."""
+        options = contract.container
+        if options is None:
+            raise ValueError("the contract is not one of a container")
+        for mount in options.mounts:
+            if not mount.source.exists():
+                mount.source.touch()
+        if options.user is not None:
+            give_to(options.user, (each.source for each in options.mounts if not each.is_read_only))
+        container = self._create(contract, options)
+        observer = ProcessObserver(self._trace)
+        observer.start()
+        try:
+            process = ContainerProcess(self._engine, container, contract, on_exit=self._on_exit)
+        except BaseException:
+            observer.stop()
+            raise
+        observer.adopt(process)
+        return ProcessProgram(process, observer, contract)
+
+    def kill_all(self) -> None:
+        """Remove the containers that still run, and SIGKILL all descendants of the agent."""
+        with contextlib.suppress(EngineError):
+            remove_containers(self._engine, self._paths)
+        processes.end_tree(os.getpid())
+
+    def close(self) -> None:
+        """Stop tracing signals."""
+        self._trace.stop()
+
+    def _create(self, contract: Contract, options: ContainerOptions) -> str:
+        text, passed = split_variables({**contract.environment, **contract.credentials})
+        env_file = self._paths.runtime / "container.env"
+        env_file.unlink(missing_ok=True)
+        try:
+            # Memory, on EC2: it has secrets, and is gone as soon as the engine has read it.
+            env_file.touch(0o600, exist_ok=False)
+            env_file.write_text(text)
+            words = create_words(
+                contract,
+                options,
+                read_facts(self._engine, self._paths),
+                state=self._paths.state,
+                env_file=env_file,
+                passed=passed,
+            )
+            return self._engine.call(*words, variables=passed).strip()
+        except EngineError as exc:
+            if exc.has_no_engine:
+                raise
+            raise RequestError(f"the container cannot be created: {exc}") from exc
+        finally:
+            env_file.unlink(missing_ok=True)
+
+
+def read_facts(engine: Engine, paths: Paths) -> MachineFacts:
+    """Return what the limits of a container follow from. Raises EngineError."""
+    driver = engine.call("info", "--format", "{{.CgroupDriver}}").strip()
+    return MachineFacts(
+        memory_bytes=machine_bytes(),
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        locked_bytes=(
+            -1 if _may_raise_limits() else resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+        ),
+        tasks=min(
+            int(Path("/proc/sys/kernel", name).read_text()) for name in ("threads-max", "pid_max")
+        ),
+        has_gpus=bool(gpu_devices()),
+        # Below another root, as on the local cloud, the machine's groups are not ours.
+        cgroup_parent=cgroup_parent(driver) if paths.root == Path("/") else "",
+    )
+
+
+def _may_raise_limits() -> bool:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> SYS_RESOURCE & 1)
+    return False
+
+
+def remove_containers(engine: Engine, paths: Paths) -> list[str]:
+    """Remove the containers of this state folder, also those of an earlier agent; return them."""
+    label = f"label={LABEL}={paths.state}"
+    found = engine.call("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split()
+    engine.remove(found)
+    return found
+
+
+def give_to(user: tuple[int, int], places: Iterable[Path]) -> None:
+    """Let the user of an image own files and folders, which the agent has made as root.
+
+    No link is followed: a program of an earlier attempt may have left any.
+    """
+    for place in places:
+        os.chown(place, *user, follow_symlinks=False)
+        if not place.is_dir() or place.is_symlink():
+            continue
+        for parent, folders, files in os.walk(place):
+            for name in (*folders, *files):
+                with contextlib.suppress(FileNotFoundError):
+                    os.chown(os.path.join(parent, name), *user, follow_symlinks=False)  # noqa: PTH118
