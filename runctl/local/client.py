@@ -152,7 +152,7 @@ class LocalCloudClient:
         return self._list(f"events?{urlencode({'since': since})}")
 
     def calls(self, *, since: int = 0) -> list[Json]:
-        """List the EC2 and SSM calls after a sequence number: caller, params, outcome."""
+        """List the EC2, SSM and ECR calls after a sequence number: caller, params, outcome."""
         return self._list(f"calls?{urlencode({'since': since})}")
 
     def wait_for_event(

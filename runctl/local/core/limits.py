@@ -25,7 +25,7 @@ _MAX_STANDARD_PARAMETER = 4096
 _NOT_IN_A_NAME = re.compile(
     r"""[\s<>{}\[\]?*"#%\\^|~`$&,;:/\x00-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]"""
 )
-_REFUSED_AS = {"logs": "InvalidParameterException"}
+_REFUSED_AS = {"logs": "InvalidParameterException", "ecr": "InvalidParameterException"}
 
 
 def check(service: str, action: str, request: Mapping[str, Any]) -> None:

@@ -29,6 +29,13 @@ class Required:
 
 _EC2 = "arn:aws:ec2:{region}:{account}"
 _SSM = "arn:aws:ssm:{region}:{account}"
+_REPOSITORY = "arn:aws:ecr:{region}:{account}:repository/{repository}"
+# list_amazonelasticcontainerregistry.html: these are checked on the repository
+_ON_REPOSITORIES = (
+    "BatchCheckLayerAvailability", "BatchDeleteImage", "BatchGetImage", "CompleteLayerUpload",
+    "DescribeImages", "GetDownloadUrlForLayer", "InitiateLayerUpload", "ListImages", "PutImage",
+    "UploadLayerPart",
+)  # fmt: skip
 
 REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
     # list_amazonec2.html: CreateFleet; ec2-fleet-prerequisites.html: what its caller needs
@@ -153,6 +160,9 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
     ("servicequotas", "GetAWSDefaultServiceQuota"): (
         Required("servicequotas:GetAWSDefaultServiceQuota"),
     ),
+    # list_amazonelasticcontainerregistry.html: no resource types
+    ("ecr", "GetAuthorizationToken"): (Required("ecr:GetAuthorizationToken"),),
+    **{("ecr", name): (Required(f"ecr:{name}", (_REPOSITORY,)),) for name in _ON_REPOSITORIES},
     # list_amazonsns.html: on the topic; a topic with a customer managed key would also need kms:
     ("sns", "Publish"): (Required("sns:Publish", ("{topic}",)),),
     # list_awslambda.html: what a state machine's role needs for a lambda:invoke task

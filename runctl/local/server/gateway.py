@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,6 +28,7 @@ from runctl.local.ec2.fleets import Fleets
 from runctl.local.ec2.instances import Instances
 from runctl.local.ec2.quotas import Quotas
 from runctl.local.ec2.volumes import Volumes
+from runctl.local.ecr.assembly import RegistryService
 from runctl.local.server import functions
 from runctl.local.server.admin import Admin
 from runctl.local.server.asgi import (
@@ -45,6 +47,7 @@ from runctl.local.stepfunctions import workflows
 
 logger = logging.getLogger(__name__)
 
+_ANSWERED = frozenset({"ec2", "ssm", "servicequotas", "ecr"})
 _CREDENTIAL = re.compile(r"Credential=([^/]*)/[^/]*/([^/]*)/([^/]*)/aws4_request")
 
 
@@ -87,11 +90,13 @@ class Gateway:
         ec2: Ec2,
         ssm: Ssm,
         quotas: Quotas,
+        ecr: RegistryService,
         admin: Admin,
         instances: Instances,
         calls: Journal,
     ) -> None:
         self._ec2, self._ssm, self._quotas, self._admin = ec2, ssm, quotas, admin
+        self._ecr = ecr
         self._instances, self._calls = instances, calls
         self.ready = asyncio.Event()
 
@@ -108,7 +113,7 @@ class Gateway:
         headers = read_headers(scope)
         match = _CREDENTIAL.search(headers.get("authorization", ""))
         service = match.group(3) if match else ""
-        if match is None or service not in {"ec2", "ssm", "servicequotas", *limits.SERVICES}:
+        if match is None or service not in {*_ANSWERED, *limits.SERVICES}:
             await ministack.app(scope, receive, send)
             return
         body = await read_body(receive)
@@ -138,8 +143,9 @@ class Gateway:
             await ministack.app(scope, replaying(body, receive), send)
 
     def close(self) -> None:
-        """End every instance."""
+        """End every instance and the registry."""
         self._instances.end_all()
+        self._ecr.close()
 
     async def _serve_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_while_starting(message: Message) -> None:
@@ -175,13 +181,7 @@ class Gateway:
             gate = iam.Gate(
                 service=call.service, access_key=call.access_key, tags_of=records.tags_of
             )
-            request = dict(call.request)
-            if call.service == "ec2":
-                answer = self._ec2.answer(call.action, request, gate)
-            elif call.service == "servicequotas":
-                answer = self._quotas.answer(call.action, request, gate)
-            else:
-                answer = await self._ssm.answer(call.action, request, gate)
+            answer = await self._answer(call, gate)
             body = wire_format.render(call.action, answer)
         except ApiError as exc:
             self._record(call, outcome=exc.code, message=exc.message)
@@ -197,6 +197,18 @@ class Gateway:
         else:
             self._record(call, outcome="ok", answer=answer)
             await respond(send, 200, wire_format.content_type, body)
+
+    async def _answer(self, call: Call, gate: iam.Gate) -> dict[str, Any]:
+        request = dict(call.request)
+        if call.service == "ec2":
+            return self._ec2.answer(call.action, request, gate)
+        if call.service == "servicequotas":
+            return dict(self._quotas.answer(call.action, request, gate))
+        if call.service == "ecr":
+            # In a thread, since it waits for the registry.
+            answer = partial(self._ecr.api.answer, access_key=call.access_key)
+            return await asyncio.to_thread(answer, call.action, request, gate)
+        return await self._ssm.answer(call.action, request, gate)
 
     def _takes(self, call: Call) -> bool:
         """Parse the call, and return whether it is answered here."""
@@ -215,6 +227,9 @@ class Gateway:
             raise ApiError("SerializationException", str(exc)) from exc
         if call.service == "servicequotas":
             return True
+        if call.service == "ecr":
+            limits.check("ecr", call.action, call.request)
+            return self._ecr.api.answers(call.action)
         limits.check("ssm", call.action, call.request)
         return self._ssm.answers(call.action, call.request)
 
@@ -269,9 +284,12 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
     volumes, quotas = Volumes(), Quotas(knobs, market)
     ec2 = Ec2(instances, Fleets(instances, volumes, quotas), volumes)
     ssm = Ssm(instances)
+    ecr = RegistryService(home / "tmp/registry", calls)
     provisioning.install(ssm)
     protocol.service_model("ec2")  # now, not in the first call
-    return Gateway(ec2=ec2, ssm=ssm, quotas=quotas, admin=admin, instances=instances, calls=calls)
+    return Gateway(
+        ec2=ec2, ssm=ssm, quotas=quotas, ecr=ecr, admin=admin, instances=instances, calls=calls
+    )
 
 
 def _region(call: Call) -> str | None:

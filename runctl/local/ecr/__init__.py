@@ -1,0 +1,1 @@
+"""ECR: its repositories and images, with a real registry behind them."""
