@@ -97,7 +97,7 @@ ACCEPTED: Sequence[Accepted] = (
         reason="EC2 looks up the newest image at each launch; the templates say which one.",
     ),
     Accepted(
-        rule=r".*Bucket.*Arn[^/]*/(code|environments|runs|runs/\*/checkpoints)/\*",
+        rule=r".*Bucket.*Arn[^/]*/(code|environments|inputs|runs|runs/\*/checkpoints)/\*",
         where="Instance(Role|Policy)",
         reason="Keys below our own prefixes; the name of a run is not known at deploy time.",
     ),

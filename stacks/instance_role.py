@@ -29,7 +29,7 @@ def instance_role(
             ["s3:GetObject"],
             [
                 agent_object,
-                *(f"{bucket}/{prefix}/*" for prefix in ("code", "environments", "runs")),
+                *(f"{bucket}/{prefix}/*" for prefix in ("code", "environments", "inputs", "runs")),
                 *(f"arn:aws:s3:::{name}/*" for name in settings.readable_buckets),
             ],
         ),

@@ -44,6 +44,8 @@ NOTES = f"""
 
 - `script` is a path inside `code`, or the S3 URI of one file if there is no `code`. The
   deployment's own bucket is readable; others are after `cdk deploy -c readable_buckets=NAME,…`.
+- `inputs` may also be in the settings file: `{{"cifar": "s3://bucket/cifar/"}}`; see
+  [data](../how-to/data.md).
 - `env` is limited to {MAX_ENV_BYTES // 1024} KiB; names beginning with `RUNCTL_` are reserved.
 - The name of the first execution is the run's name: 1 to 64 letters, digits, `_` or `-`.
 - `retry` is off by default: `{{"exit_codes": [1, 137], "max_failures": 3}}`.

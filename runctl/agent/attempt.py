@@ -65,6 +65,7 @@ class AttemptRunner:
             services.versions(settings.run_id),
             self._store,
             settings,
+            inputs=services.inputs,
             vendor=vendor,
             progress=self._progress,
             wait=self._wait,

@@ -9,6 +9,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from runctl.model.input_sources import InputSource, StoredObject
+from runctl.model.object_checksums import Checksum
+
 
 class Workflow(Protocol):
     """The Train task of the state machine, by its token."""
@@ -63,6 +66,41 @@ class Blobs(Protocol):
 
         RefusedError if it may not be read, which may also be S3's answer for a missing object.
         """
+        ...
+
+
+class ObjectPart(Protocol):
+    """A range of an object that is being read; of a whole object the checksum is known, too."""
+
+    @property
+    def checksum(self) -> Checksum:
+        """By what the content of the whole object can be verified."""
+        ...
+
+    @property
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes; TransientError when they cannot be read to their end."""
+        ...
+
+
+class Inputs(Protocol):
+    """Objects of any bucket, read as they were when they were listed.
+
+    Each call raises RequestError, with the remedy, for what waiting does not change.
+    """
+
+    def list_objects(self, source: InputSource) -> Iterator[StoredObject]:
+        """Yield the objects of an input in the order of their keys, markers of folders included."""
+        ...
+
+    def find_checksum(self, source: InputSource, found: StoredObject) -> Checksum:
+        """Return by what the content of an object can be verified."""
+        ...
+
+    def open(
+        self, source: InputSource, found: StoredObject, *, offset: int, size_bytes: int
+    ) -> AbstractContextManager[ObjectPart]:
+        """Open a range of an object; RequestError if it has changed since it was listed."""
         ...
 
 

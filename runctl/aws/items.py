@@ -28,6 +28,7 @@ from runctl.model.run import (
     Run,
 )
 from runctl.model.saving import Saving
+from runctl.model.staging import Staging
 
 # The start of a run whose stored start cannot be read: a listing shows it last.
 LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -75,6 +76,7 @@ def run_item(run: Run) -> Item:
         "reason": run.reason or None,
         "notified_end": None if run.notified_end is None else text_of(run.notified_end),
         "image": None if run.image is None else image_text(run.image),
+        "input_bytes": run.input_bytes or None,
         **({} if run.summary is None else summary_values(run.summary)),
     }
     return {name: value for name, value in item.items() if value is not None}
@@ -109,6 +111,7 @@ def read_run(item: Mapping[str, Any]) -> Run:
         ended_at=instant_of(item, "ended_at"),
         reason=item.get("reason", ""),
         notified_end=either_of(item, "notified_end", OLD_NOTIFIED_END, max),
+        input_bytes=whole_number_of(item, "input_bytes") or 0,
         summary=_summary(item),
         image=Image.from_stored(document_of(item, "image")),
     )
@@ -213,6 +216,7 @@ def progress_values(progress: NodeProgress) -> Item:
         "progress_step": progress.step,
         "metrics": json.dumps(dict(progress.metrics)) if progress.metrics else None,
         "saving": None if progress.saving is None else json.dumps(progress.saving.as_document()),
+        "staging": None if progress.staging is None else json.dumps(progress.staging.as_document()),
         "warning": progress.warning,
     }
 
@@ -262,6 +266,7 @@ def _read_progress(item: Mapping[str, Any]) -> NodeProgress:
         },
         timeline={name: instant for name, instant in timeline.items() if instant is not None},
         saving=Saving.from_document(document_of(item, "saving")) if "saving" in item else None,
+        staging=Staging.from_document(document_of(item, "staging")) if "staging" in item else None,
         warning=item.get("warning", ""),
     )
 

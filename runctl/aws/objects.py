@@ -29,7 +29,7 @@ class S3Objects:
     def problem_with(self, uri: str) -> str | None:
         """Return why the agent cannot read an s3:// object, with the remedy, or None."""
         bucket, key = split_s3_uri(uri)
-        if bucket != self._bucket and (problem := self._problem_with_bucket(bucket)):
+        if bucket != self._bucket and (problem := self.problem_with_bucket(bucket)):
             return problem
         with translated():
             try:
@@ -50,8 +50,11 @@ class S3Objects:
                 raise
         return None
 
-    def _problem_with_bucket(self, bucket: str) -> str | None:
-        """Compare regions: S3 names that of a bucket even to callers who may not read it."""
+    def problem_with_bucket(self, bucket: str) -> str | None:
+        """Return why a bucket cannot be used from here, with the remedy, or None.
+
+        S3 names the region of a bucket even to callers who may not read it.
+        """
         with translated():
             try:
                 answer = self._client.head_bucket(Bucket=bucket)

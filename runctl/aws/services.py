@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runctl.aws.deployment import Deployment
     from runctl.aws.environments import EnvironmentStore
     from runctl.aws.fleet import Ec2Fleet
+    from runctl.aws.inputs import InputStore
     from runctl.aws.instances import ExistingInstances
     from runctl.aws.ledger import DynamoLedger
     from runctl.aws.logs import LogReader, LogWriter
@@ -138,6 +139,13 @@ class AwsServices:
         from runctl.aws.objects import S3Objects
 
         return S3Objects(self.clients.get("s3"), bucket=self._known("bucket"))
+
+    @cached_property
+    def inputs(self) -> InputStore:
+        """The objects that runs read, in any bucket."""
+        from runctl.aws.inputs import InputStore
+
+        return InputStore(self.clients.get("s3"))
 
     @cached_property
     def blobs(self) -> Blobs:

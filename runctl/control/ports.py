@@ -1,14 +1,16 @@
 """The ports of the control functions; `runctl.aws` implements them."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
 from runctl.model.agent_ledger import AgentLedger
+from runctl.model.input_sources import InputSource, StoredObject
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.node import NodeId
+from runctl.model.object_checksums import Checksum
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
@@ -316,8 +318,24 @@ class Objects(Protocol):
         """Return why the agent cannot read an s3:// object, with the remedy, or None."""
         ...
 
+    def problem_with_bucket(self, bucket: str) -> str | None:
+        """Return why a bucket cannot be used from here, with the remedy, or None."""
+        ...
+
     def uri(self, key: str) -> str:
         """Return the s3:// URI of a key in the deployment's bucket."""
+        ...
+
+
+class Inputs(Protocol):
+    """The objects that runs read; RequestError, with the remedy, if they cannot be read."""
+
+    def list_objects(self, source: InputSource) -> Iterator[StoredObject]:
+        """Yield the objects of an input in the order of their keys, markers of folders included."""
+        ...
+
+    def find_checksum(self, source: InputSource, found: StoredObject) -> Checksum:
+        """Return by what the content of an object can be verified; it must be readable."""
         ...
 
 
@@ -370,6 +388,11 @@ class Services(Protocol):
     @property
     def objects(self) -> Objects:
         """S3."""
+        ...
+
+    @property
+    def inputs(self) -> Inputs:
+        """The objects that runs read, in any bucket."""
         ...
 
     @property

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from runctl.control.check_inputs import check_inputs
 from runctl.control.ending import end_leftovers, end_open_attempts
 from runctl.control.ports import Services
 from runctl.control.results import PreparedRun
@@ -76,6 +77,8 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> Run
         exposed = [KEPT_INPUT] if _contains_secrets(document) else []
         raise InvalidRequestError((*problems, *exc.problems, *exposed)) from exc
     problems += _problems_with_the_world(services, request)
+    problems_with_inputs, input_bytes = check_inputs(services, request.data.inputs)
+    problems += problems_with_inputs
     if problems:
         raise InvalidRequestError(tuple(problems))
     run = services.ledger.create_run(
@@ -85,6 +88,7 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> Run
             started_at=execution.started_at,
             execution=execution.name,
             execution_arn=execution.arn,
+            input_bytes=input_bytes,
         )
     )
     # An execution's name, and with it its ARN, is free again after 90 days; the run's is not.

@@ -51,6 +51,10 @@ def client_token(*, deployment: str, run_id: str, attempt: int, launch_try: int)
 
 # S3 keys, below the one bucket.
 
+# Where users put what their runs read; instances also read other runs and code.
+INPUTS_PREFIX = "inputs/"
+READABLE_PREFIXES = (INPUTS_PREFIX, "code/", "environments/", "runs/")
+
 
 def code_key(sha256: str) -> str:
     """Return where a packed project is stored, named by its content."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from runctl.model import request_checks as checks
 from runctl.model.docker_options import DockerOptions
+from runctl.model.input_sources import check_inputs
 from runctl.model.instance_types import MAX_TYPES, check_instance_types
 from runctl.model.kinds import KINDS, TRAIN
 from runctl.model.request_checks import ANY, INSTANCE_ID, MAX_ENV_BYTES, check_exit_codes
@@ -325,6 +326,25 @@ class SavingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What the program reads."""
+
+    inputs: Mapping[str, str] = variables(
+        "Objects of S3, by name: `s3://bucket/key` for one, `s3://bucket/prefix/` for all below a "
+        "prefix. They are in `RUNCTL_INPUT_DIR/NAME` before the program starts.",
+        check=check_inputs,
+        option=Option(
+            "--input",
+            "Objects of S3 to have in $RUNCTL_INPUT_DIR/NAME before the program starts: an object, "
+            "or a prefix that ends with /; repeatable.",
+            "NAME=s3://…",
+            Syntax.ASSIGNMENTS,
+        ),
+        is_setting=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AccessOptions:
     """What the program may reach."""
 
@@ -361,6 +381,7 @@ class RunRequest:
     resources: ResourceOptions = dataclasses.field(default_factory=ResourceOptions)
     limits: LimitOptions = dataclasses.field(default_factory=LimitOptions)
     saving: SavingOptions = dataclasses.field(default_factory=SavingOptions)
+    data: DataOptions = dataclasses.field(default_factory=DataOptions)
     access: AccessOptions = dataclasses.field(default_factory=AccessOptions)
     docker: DockerOptions = an_object(
         "The container image that the program runs in. Default: none, and the program runs on the "

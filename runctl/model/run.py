@@ -11,6 +11,7 @@ from runctl.model.node import Node, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.request import RunRequest
 from runctl.model.saving import Saving
+from runctl.model.staging import Staging
 
 # An attempt that ended like this lost its instance.
 INTERRUPTIONS = frozenset({OutcomeKind.INTERRUPTED, OutcomeKind.LOST})
@@ -48,10 +49,10 @@ class Run:
     and `first_attempt` is the first attempt of the current one; `ancestors` are the ARNs of
     executions that continued in it and wait for its end. `environment_generation` counts how often
     the recorded versions of the run's packages were dropped: each generation has a record of its
-    own. `ended` holds the final status; None while
-    the run may still move. `notified_end` is the `ended_at` that people were notified of. `summary`
-    is None for a run that an earlier version stored. `image` is that of a run in containers, once
-    known.
+    own. `ended` holds the final status; None while the run may still move. `notified_end` is the
+    `ended_at` that people were notified of. `input_bytes` is the size of all inputs when the run
+    began. `summary` is None for a run that an earlier version stored. `image` is that of a run in
+    containers, once known.
     """
 
     run_id: str
@@ -76,6 +77,7 @@ class Run:
     ended_at: datetime | None = None
     reason: str = ""
     notified_end: datetime | None = None
+    input_bytes: int = 0
     summary: AttemptsSummary | None = AttemptsSummary()
     image: Image | None = None
 
@@ -212,6 +214,11 @@ class Attempt:
     def saving(self) -> Saving | None:
         """The cost and frequency of its saves, as its lead measured them."""
         return self.progress.saving
+
+    @property
+    def staging(self) -> Staging | None:
+        """How much of the inputs its lead has, None without inputs."""
+        return self.progress.staging
 
     @property
     def warning(self) -> str:

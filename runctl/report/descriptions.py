@@ -37,7 +37,16 @@ def attempt_text(attempt: AttemptEntry) -> str:
         return f"trains{where} from {'the beginning' if attempt.is_from_beginning else start}"
     if attempt.stage is AttemptStage.LAUNCHING:
         return f"requests an instance: {attempt.plan}" if attempt.plan else "requests an instance"
-    return f"prepares{where}"
+    return f"prepares{where}{_inputs_text(attempt)}"
+
+
+def _inputs_text(attempt: AttemptEntry) -> str:
+    """Describe how much of the inputs is there while they are staged; otherwise empty."""
+    staging = attempt.staging
+    if staging is None or staging.done_bytes >= staging.total_bytes:
+        return ""
+    done, total = format_size(staging.done_bytes), format_size(staging.total_bytes)
+    return f", has {done} of {total} of its inputs"
 
 
 def attempt_reason(attempt: AttemptEntry) -> str:

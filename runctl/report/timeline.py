@@ -10,6 +10,7 @@ from typing import Any
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage
 from runctl.model.saving import Saving
+from runctl.model.staging import Staging
 from runctl.report.wording import instant_text
 
 
@@ -41,6 +42,7 @@ class AttemptEntry:
     metrics: Mapping[str, float]
     instants: Mapping[str, datetime]
     saving: Saving | None
+    staging: Staging | None
     warning: str
 
     @property
@@ -109,6 +111,7 @@ class AttemptEntry:
             "metrics": dict(self.metrics),
             "timeline": {name: instant_text(instant) for name, instant in self.instants.items()},
             "saving": None if self.saving is None else _saving_document(self.saving),
+            "staging": None if self.staging is None else self.staging.as_document(),
             "warning": self.warning,
         }
 
@@ -140,6 +143,7 @@ def _entry(attempt: Attempt, *, now: datetime) -> AttemptEntry:
         metrics=dict(attempt.metrics),
         instants=dict(attempt.timeline),
         saving=attempt.saving,
+        staging=attempt.staging,
         warning=attempt.warning,
     )
 

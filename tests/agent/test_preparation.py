@@ -67,6 +67,7 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
         None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         settings,
+        inputs=None,  # type: ignore[arg-type]
         vendor=tmp_path,
         progress=Progress(),
         wait=CancellableWait(Mailbox()),

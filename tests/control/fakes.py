@@ -1,7 +1,7 @@
 """The ports in memory: a world small enough to be explored in every order."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -15,9 +15,11 @@ from runctl.model.errors import (
 )
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
 from runctl.model.image import Image
+from runctl.model.input_sources import InputSource, StoredObject
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.node import Node, NodeId, NodeProgress, NodeStage
+from runctl.model.object_checksums import Checksum
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
@@ -636,8 +638,30 @@ class FakeObjects:
     def problem_with(self, uri: str) -> str | None:
         return self.problems.get(uri)
 
+    def problem_with_bucket(self, bucket: str) -> str | None:
+        return self.problems.get(f"s3://{bucket}/")
+
     def uri(self, key: str) -> str:
         return f"s3://bucket/{key}"
+
+
+class FakeInputs:
+    """Objects by bucket and key, with their sizes; those in `refused` may be listed only."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[tuple[str, str], int] = {}
+        self.refused: set[tuple[str, str]] = set()
+
+    def list_objects(self, source: InputSource) -> Iterator[StoredObject]:
+        for (bucket, key), size in sorted(self.sizes.items()):
+            is_selected = key.startswith(source.key) if source.is_prefix else key == source.key
+            if bucket == source.bucket and is_selected:
+                yield StoredObject(key, size, '"etag"')
+
+    def find_checksum(self, source: InputSource, found: StoredObject) -> Checksum:
+        if (source.bucket, found.key) in self.refused:
+            raise RequestError(f"s3://{source.bucket}/{found.key} may not be read")
+        return Checksum()
 
 
 class FakeNotices:
@@ -670,10 +694,21 @@ class World:
         self.commands = FakeCommands(self.fleet)
         self.workflow = FakeWorkflow()
         self.objects = FakeObjects()
+        self.inputs = FakeInputs()
         self.notices = FakeNotices()
 
 
-PORTS = ("ledger", "fleet", "quotas", "prices", "commands", "workflow", "objects", "notices")
+PORTS = (
+    "ledger",
+    "fleet",
+    "quotas",
+    "prices",
+    "commands",
+    "workflow",
+    "objects",
+    "inputs",
+    "notices",
+)
 
 
 class CrashError(BaseException):

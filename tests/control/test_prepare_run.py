@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from runctl.control import check_inputs
 from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
 from runctl.model.pool import MachineKind
@@ -29,6 +30,41 @@ def test_all_problems_are_reported_at_once():
         prepare_run(world, execution("a name with spaces"), bad)
     fields = {problem.field for problem in caught.value.problems}
     assert fields == {"execution name", "code", "deadline"}
+    assert world.ledger.runs == {}
+
+
+def test_the_size_of_all_inputs_is_stored_with_the_run():
+    world = World()
+    world.inputs.sizes = {("data", "a/1"): 5, ("data", "a/2"): 7, ("bucket", "inputs/b"): 11}
+    inputs = {"a": "s3://data/a/", "b": "s3://bucket/inputs/b"}
+    prepare_run(world, execution(), {**REQUEST, "inputs": inputs})
+    assert world.ledger.find_run(RUN).input_bytes == 23
+
+
+def test_inputs_that_cannot_be_staged_are_reported_with_all_other_problems(monkeypatch):
+    monkeypatch.setattr(check_inputs, "MAX_OBJECTS", 3)
+    world = World()
+    world.objects.problems["s3://there/"] = "is in eu-west-1"
+    world.inputs.sizes = {("data", f"many/{n}"): 1 for n in range(4)} | {("data", "secret"): 1}
+    world.inputs.refused = {("data", "secret")}
+    inputs = {
+        "far": "s3://there/a/",
+        "none": "s3://data/nothing/",
+        "many": "s3://data/many/",
+        "secret": "s3://data/secret",
+        "own": "s3://bucket/other/",
+    }
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare_run(
+            world, execution(), {**REQUEST, "deadline": "2020-01-01T00:00:00Z", "inputs": inputs}
+        )
+    found = {problem.field: problem.message for problem in caught.value.problems}
+    assert found.keys() == {"deadline", *(f"inputs.{name}" for name in inputs)}
+    assert "eu-west-1" in found["inputs.far"]
+    assert "no objects below s3://data/nothing/" in found["inputs.none"]
+    assert "pack small files into archives" in found["inputs.many"]
+    assert "may not be read" in found["inputs.secret"]
+    assert "copy it below s3://bucket/inputs/" in found["inputs.own"]
     assert world.ledger.runs == {}
 
 

@@ -337,6 +337,7 @@ def allowed_to_instances(app: Synthesized) -> list[tuple[str, str, dict[str, Any
     return [
         ("s3:GetObject", f"{objects}/code/x.tar.gz", {}),
         ("s3:GetObject", f"{objects}/environments/x.tar.gz", {}),
+        ("s3:GetObject", f"{objects}/inputs/cifar/a.png", {}),
         ("s3:PutObject", f"{objects}/environments/x.tar.gz", {}),
         ("s3:GetObject", f"{objects}/runs/a/checkpoints/parts/x", {}),
         ("s3:PutObject", f"{objects}/runs/a/checkpoints/parts/x", {}),

@@ -78,7 +78,7 @@ class Paths:
 
     @property
     def inputs(self) -> Path:
-        """RUNCTL_INPUT_DIR."""
+        """RUNCTL_INPUT_DIR, if the request has inputs."""
         return self.state / "input"
 
     @property

@@ -1,4 +1,4 @@
-"""The preparation: request, code, environment and newest checkpoint, as early as possible."""
+"""The preparation: code, environment, inputs and newest checkpoint, as early as possible."""
 
 import contextlib
 import logging
@@ -11,10 +11,11 @@ from pathlib import Path
 from runctl.agent.instance import processes
 from runctl.agent.instance.disk import FULL, room, says_full
 from runctl.agent.instance.settings import Settings
-from runctl.agent.ports import Blobs
+from runctl.agent.ports import Blobs, Inputs
 from runctl.agent.prepare.code import fetch_code
 from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.environment import Environments
+from runctl.agent.prepare.inputs import InputStager
 from runctl.agent.prepare.installer import find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
 from runctl.agent.reporting.progress import Progress
@@ -70,6 +71,7 @@ class Preparation:
         store: CheckpointStore,
         settings: Settings,
         *,
+        inputs: Inputs,
         vendor: Path,
         progress: Progress,
         wait: CancellableWait,
@@ -92,6 +94,13 @@ class Preparation:
             versions,
             attempt=settings.attempt,
             wait=wait,
+        )
+        self._inputs = InputStager(
+            inputs,
+            folder=self._paths.inputs,
+            state=self._paths.state,
+            progress=progress,
+            check=wait.check,
         )
         self._wanted: tuple[str, Trust] | None = None
         self._prefetches: list[Future[None]] = []
@@ -134,12 +143,16 @@ class Preparation:
             path.unlink(missing_ok=True)
 
     def prepare(self, request: RunRequest, *, generation: int = 0) -> Prepared:
-        """Fetch the code and make its environment, of the run's generation of environments."""
+        """Fetch the code and make its environment; stage the inputs meanwhile.
+
+        `generation` is the run's generation of environments.
+        """
+        staging = self._wait.start(lambda: self._stage_inputs(request))
         self._progress.enter("environment")
         with self._reporting_full_disk("the code and its environment"):
             script = self._wait.retry(lambda: fetch_code(self._blobs, request, self._paths.project))
             declared = find_dependencies(self._paths.project, script)
-            return Prepared(
+            prepared = Prepared(
                 script=script,
                 environment=self._make_environment(
                     lambda: self._environments.prepare(
@@ -150,6 +163,16 @@ class Preparation:
                 ),
                 checkpoint=self.checkpoint_folder(request),
             )
+        if not staging.done():
+            self._progress.enter("inputs")
+        staging.result()
+        return prepared
+
+    def _stage_inputs(self, request: RunRequest) -> None:
+        with self._reporting_full_disk("the inputs"):
+            self._wait.retry(lambda: self._inputs.stage(request.data.inputs))
+        if request.data.inputs:
+            self._progress.mark("inputs_ready")
 
     def _make_environment(self, make: Callable[[], Path]) -> Path:
         """Make the environment; retry once if the prefetched checkpoint has taken its space."""

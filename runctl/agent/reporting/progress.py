@@ -9,6 +9,7 @@ from typing import Any
 from runctl.model.metrics import MAX_NAMES
 from runctl.model.node import NodeProgress
 from runctl.model.saving import Saving
+from runctl.model.staging import Staging
 
 
 class Progress:
@@ -24,6 +25,7 @@ class Progress:
         self._timeline: dict[str, datetime] = {}
         self._warnings: dict[str, str] = {}
         self._saving: Saving | None = None
+        self._staging: Staging | None = None
         self._is_news = False
         self._on_change: Callable[[], None] = lambda: None
 
@@ -32,7 +34,7 @@ class Progress:
         self._on_change = call
 
     def enter(self, phase: str) -> None:
-        """Begin a phase: boot, environment, restore, wait, train, drain, upload, done."""
+        """Begin a phase: boot, environment, inputs, restore, wait, train, drain, upload, done."""
         with self._lock:
             self._phase = phase
         self._on_change()
@@ -71,6 +73,12 @@ class Progress:
         with self._lock:
             self._saving = replace(self._saving or Saving(), **known)
 
+    def stage(self, *, done_bytes: int, total_bytes: int) -> None:
+        """Note how much of the inputs is there, which is stored every few seconds."""
+        with self._lock:
+            self._is_news = True
+            self._staging = Staging(done_bytes=done_bytes, total_bytes=total_bytes)
+
     def warn(self, warning: str, *, about: str) -> bool:
         """Show a warning in the status; an empty text clears it.
 
@@ -85,7 +93,7 @@ class Progress:
 
     @property
     def is_news(self) -> bool:
-        """Whether the trainer measured something since the last snapshot."""
+        """Whether there are measurements, or more inputs, since the last snapshot."""
         return self._is_news
 
     def snapshot(self) -> NodeProgress:
@@ -100,5 +108,6 @@ class Progress:
                 metrics=dict(self._metrics),
                 timeline=dict(self._timeline),
                 saving=self._saving,
+                staging=self._staging,
                 warning="; ".join(filter(None, self._warnings.values())),
             )

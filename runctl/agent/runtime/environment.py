@@ -23,23 +23,22 @@ class TrainerVariables:
     attempt: int
     resume_step: int | None
     checkpoint: Path
-    inputs: Path
     outputs: Path
     metrics: Path
     checkpoint_request: Path
     saved: Path
     partial: Path | None = None
+    inputs: Path | None = None
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables by name."""
-        partial = {} if self.partial is None else {"RUNCTL_PARTIAL_DIR": str(self.partial)}
+        folders = {"RUNCTL_PARTIAL_DIR": self.partial, "RUNCTL_INPUT_DIR": self.inputs}
         return {
-            **partial,
+            **{name: str(folder) for name, folder in folders.items() if folder is not None},
             "RUNCTL_RUN_ID": self.run_id,
             "RUNCTL_ATTEMPT": str(self.attempt),
             "RUNCTL_RESUME_STEP": "" if self.resume_step is None else str(self.resume_step),
             "RUNCTL_CHECKPOINT_DIR": str(self.checkpoint),
-            "RUNCTL_INPUT_DIR": str(self.inputs),
             "RUNCTL_OUTPUT_DIR": str(self.outputs),
             "RUNCTL_METRICS_FILE": str(self.metrics),
             # The helper watches the first for requests, and appends {"step": N} to the second
