@@ -29,6 +29,7 @@ from runctl.local.ec2.instances import Instances
 from runctl.local.ec2.quotas import Quotas
 from runctl.local.ec2.volumes import Volumes
 from runctl.local.ecr.assembly import RegistryService
+from runctl.local.s3 import objects
 from runctl.local.server import functions
 from runctl.local.server.admin import Admin
 from runctl.local.server.asgi import (
@@ -261,6 +262,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
     conditional_writes.install()
     resources.install(machine_of=workflows.install(knobs))
     functions.install(home)
+    objects.install(home / "s3")
     instances = Instances(
         home,
         endpoint=url,

@@ -1,0 +1,1 @@
+"""S3 of the local cloud: the contents of objects are files of the local cloud's folder."""
