@@ -197,7 +197,7 @@ def stop(home: Path | None = None) -> bool:
         _end(endpoint.pid, home)
     (home / "endpoint.json").unlink(missing_ok=True)
     keys.remove(home)
-    for leftover in ("instances", "s3", "tmp", "lambda-runtime"):
+    for leftover in ("instances", "builds", "s3", "tmp", "lambda-runtime"):
         shutil.rmtree(home / leftover, ignore_errors=True)
     return endpoint is not None
 

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - services publish inside ministack, as they do inside AWS
-"""Events that EC2 sends to EventBridge, delivered in the order in which they happened."""
+"""Events that services send to EventBridge, delivered in the order in which they happened."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ class EventBus:
         # One thread: two events of one instance never overtake each other by accident.
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="event-bus")
 
-    def publish(self, detail_type: str, detail: dict[str, Any], *, resource: str) -> None:
-        """Send an EC2 event, as often and as late as the knobs state."""
+    def publish(
+        self, detail_type: str, detail: dict[str, Any], *, resource: str, source: str = "aws.ec2"
+    ) -> None:
+        """Send an event of a service, as often and as late as the knobs state."""
         if {detail_type, "*"} & set(self._knobs.drop_events):
             return
         copies = 1 + _for_type(self._knobs.duplicate_events, detail_type, 0)
         delay = float(_for_type(self._knobs.delay_events, detail_type, 0.0))
         entry = {
-            "Source": "aws.ec2",
+            "Source": source,
             "DetailType": detail_type,
             "Detail": json.dumps(detail),
             "Resources": [resource],

@@ -221,6 +221,28 @@ def caller_arn(access_key: str) -> str:
     return str(found["userArn"]) if found else f"arn:aws:iam::{records.account_id()}:root"
 
 
+def denied_to_service(role: str, service: str) -> str | None:
+    """Return why a service may not act as a role, by the role's trust policy; None if it may."""
+    if not is_enforced():
+        return None
+    context = iam_evaluator.EvalContext(
+        principal_arn="",
+        principal_type="Service",
+        principal_account=role.split(":")[4],
+        action="sts:AssumeRole",
+        resource_arn=role,
+        region=records.region(),
+    )
+    trusted = records.trust_policy(role.rpartition("/")[2])
+    statements = [{**statement, "Resource": "*"} for statement in trusted]
+    found = iam_evaluator.evaluate_resource_policy(
+        {"Statement": statements}, context, service=service
+    )
+    if found.decision == "Allow":
+        return None
+    return f"{service} is not authorized to perform: sts:AssumeRole on {role}"
+
+
 def denied_to_role(role: str, action: str, resource: str) -> str | None:
     """Return why a service that acts as a role may not do something; None if it may."""
     if not is_enforced():

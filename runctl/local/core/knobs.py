@@ -25,6 +25,7 @@ class Knobs:
     shared_folders: list[str] = field(default_factory=list)
     heartbeat_scale: float = 1.0
     wait_scale: float = 1.0
+    build_timeout_scale: float = 1.0
     environment: dict[str, str] = field(default_factory=dict)
     vcpu_quotas: dict[str, int] = field(default_factory=dict)
     drop_events: list[str] = field(default_factory=list)
@@ -103,8 +104,9 @@ def _check_copies(value: dict[Any, Any]) -> None:
 
 
 def _check_event(knob: str, detail_type: Any) -> None:
-    if detail_type not in EVENTS and detail_type != "*":
-        raise ValueError(f"{knob}: {unknown('event', str(detail_type), [*EVENTS, '*'])}")
+    known = (*EVENTS, BUILD_EVENT, "*")
+    if detail_type not in known:
+        raise ValueError(f"{knob}: {unknown('event', str(detail_type), known)}")
 
 
 # The detail types of source aws.ec2: instances publish the first three, `send_event` any.
@@ -117,6 +119,7 @@ EVENTS = (
     "EBS Volume Notification",
     "EBS Snapshot Notification",
 )
+BUILD_EVENT = "CodeBuild Build State Change"
 _MAX_LISTED = 20
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "environment": _check_environment,

@@ -15,7 +15,12 @@ from botocore.model import ListShape, MapShape, Shape, StructureShape
 from runctl.local.core.protocol import ApiError, operation
 
 # By the name in a request's signature.
-SERVICES: Mapping[str, str] = {"states": "stepfunctions", "logs": "logs", "events": "events"}
+SERVICES: Mapping[str, str] = {
+    "states": "stepfunctions",
+    "logs": "logs",
+    "events": "events",
+    "codebuild": "codebuild",
+}
 MAX_STATE_BYTES = 256 * 1024
 _MAX_LOG_BATCH_BYTES, _LOG_EVENT_OVERHEAD = 1024 * 1024, 26
 _MAX_LOG_SPAN_MS = 24 * 3600 * 1000
@@ -25,7 +30,11 @@ _MAX_STANDARD_PARAMETER = 4096
 _NOT_IN_A_NAME = re.compile(
     r"""[\s<>{}\[\]?*"#%\\^|~`$&,;:/\x00-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]"""
 )
-_REFUSED_AS = {"logs": "InvalidParameterException", "ecr": "InvalidParameterException"}
+_REFUSED_AS = {
+    "logs": "InvalidParameterException",
+    "ecr": "InvalidParameterException",
+    "codebuild": "InvalidInputException",
+}
 
 
 def check(service: str, action: str, request: Mapping[str, Any]) -> None:

@@ -176,4 +176,15 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
         Required("events:PutRule", ("{rule}",)),
         Required("events:DescribeRule", ("{rule}",)),
     ),
+    # list_awscodebuild.html: a build belongs to its project
+    ("states", "codebuild:startBuild"): (Required("codebuild:StartBuild", ("{project}",)),),
+    # connect-codebuild.html: waiting for a build
+    ("states", "codebuild:startBuild.sync"): (
+        Required("codebuild:StartBuild", ("{project}",)),
+        Required("codebuild:StopBuild", ("{project}",)),
+        Required("codebuild:BatchGetBuilds", ("{project}",)),
+        Required("events:PutTargets", ("{rule}",)),
+        Required("events:PutRule", ("{rule}",)),
+        Required("events:DescribeRule", ("{rule}",)),
+    ),
 }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -204,6 +205,14 @@ def role_arn(name: str) -> str:
     """Return the ARN of a role."""
     record = iam._roles.get(name)
     return str(record["Arn"]) if record else f"arn:aws:iam::{account_id()}:role/{name}"
+
+
+def trust_policy(role: str) -> list[dict[str, Any]]:
+    """Return the statements of a role's trust policy; none if there is no such role."""
+    found = iam._roles.get(role, {}).get("AssumeRolePolicyDocument") or {}
+    document = json.loads(found) if isinstance(found, str) else found
+    statements = document.get("Statement", [])
+    return statements if isinstance(statements, list) else [statements]
 
 
 def tags_of(resource_id: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from ministack.core import iam_actions
 
 _ON_LOG_STREAM = {"CreateLogStream", "PutLogEvents", "GetLogEvents"}
+_ON_BUILDS = {"BatchGetBuilds": "ids", "BatchDeleteBuilds": "ids", "StopBuild": "id"}
 _BY_TOKEN = {"SendTaskSuccess", "SendTaskFailure", "SendTaskHeartbeat"}
 
 
@@ -35,6 +36,11 @@ def install(machine_of: Callable[[str], str | None]) -> None:
             machine = machine_of(json.loads(body).get("taskToken", ""))
             if machine:
                 return machine
+        if service == "codebuild" and action in _ON_BUILDS:
+            named = json.loads(body).get(_ON_BUILDS[action]) or ""
+            build = str(named[0] if isinstance(named, list) and named else named)
+            project = build.rpartition(":build/")[2].partition(":")[0]
+            return f"arn:aws:codebuild:{region}:{account}:project/{project}"
         chosen: str = choose(service, method, path, headers, body, query, region, account)
         return chosen
 

@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl
 from ministack import app as ministack
 from ministack.core import iam_evaluator, responses
 
+from runctl.local.codebuild.api import Builds
+from runctl.local.codebuild.assembly import assemble_builds
 from runctl.local.core import conditional_writes, iam, limits, protocol, records, resources
 from runctl.local.core.events import EventBus
 from runctl.local.core.journal import Journal
@@ -94,10 +96,11 @@ class Gateway:
         ecr: RegistryService,
         admin: Admin,
         instances: Instances,
+        builds: Builds,
         calls: Journal,
     ) -> None:
         self._ec2, self._ssm, self._quotas, self._admin = ec2, ssm, quotas, admin
-        self._ecr = ecr
+        self._ecr, self._builds = ecr, builds
         self._instances, self._calls = instances, calls
         self.ready = asyncio.Event()
 
@@ -144,7 +147,8 @@ class Gateway:
             await ministack.app(scope, replaying(body, receive), send)
 
     def close(self) -> None:
-        """End every instance and the registry."""
+        """End every instance, every build and the registry."""
+        self._builds.end_all()
         self._instances.end_all()
         self._ecr.close()
 
@@ -260,7 +264,9 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
     iam.count_loopback_as_tls()
     iam.trust_the_guard()
     conditional_writes.install()
-    resources.install(machine_of=workflows.install(knobs))
+    bus = EventBus(knobs, account=account, region=region)
+    builds = assemble_builds(home, endpoint=url, knobs=knobs, bus=bus)
+    resources.install(machine_of=workflows.install(knobs, builds))
     functions.install(home)
     objects.install(home / "s3")
     instances = Instances(
@@ -269,7 +275,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
         market=market,
         knobs=knobs,
         journal=journal,
-        bus=EventBus(knobs, account=account, region=region),
+        bus=bus,
         issue_credentials=iam.RoleCredentials().issue,
         own_paths=not setup.shares_paths,
     )
@@ -290,7 +296,14 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
     provisioning.install(ssm)
     protocol.service_model("ec2")  # now, not in the first call
     return Gateway(
-        ec2=ec2, ssm=ssm, quotas=quotas, ecr=ecr, admin=admin, instances=instances, calls=calls
+        ec2=ec2,
+        ssm=ssm,
+        quotas=quotas,
+        ecr=ecr,
+        admin=admin,
+        instances=instances,
+        builds=builds,
+        calls=calls,
     )
 
 

@@ -14,8 +14,15 @@ from typing import Any
 from ministack.core.responses import json_response
 from ministack.services import stepfunctions as sfn
 
+from runctl.local.codebuild.api import Builds
 from runctl.local.core.knobs import Knobs
-from runctl.local.stepfunctions import nested_executions, redrive, task_tokens
+from runctl.local.stepfunctions import (
+    build_tasks,
+    nested_executions,
+    redrive,
+    task_tokens,
+    timeouts,
+)
 from runctl.local.stepfunctions.executions import (
     Execution,
     StopFlags,
@@ -27,7 +34,7 @@ from runctl.local.stepfunctions.executions import (
 )
 
 
-def install(knobs: Knobs) -> Callable[[str], str | None]:
+def install(knobs: Knobs, builds: Builds) -> Callable[[str], str | None]:
     """Change ministack's interpreter, once; the result maps a task token to its state machine."""
     stop_flags = StopFlags()
     _run_and_stop(stop_flags)
@@ -35,6 +42,8 @@ def install(knobs: Knobs) -> Callable[[str], str | None]:
     machine_of = task_tokens.install(stop_flags, knobs)
     _honor_output_of_succeed()
     nested_executions.install(stop_flags)
+    timeouts.install()
+    build_tasks.install(stop_flags, builds)
     _start_idempotently()
     _describe_the_definition_of_an_execution()
     redrive.install()

@@ -1,0 +1,39 @@
+"""CodeBuild of a local cloud, put together."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from runctl.local.codebuild.api import Builds
+from runctl.local.codebuild.execution import BuildHost
+from runctl.local.core.events import EventBus
+from runctl.local.core.knobs import Knobs
+
+
+def assemble_builds(home: Path, *, endpoint: str, knobs: Knobs, bus: EventBus) -> Builds:
+    """Let ministack's CodeBuild execute builds below a local cloud's folder, once."""
+    folder = home / "builds"
+    if folder.exists():  # left by a local cloud that was killed
+        shutil.rmtree(folder)
+    programs = folder / "bin"
+    programs.mkdir(mode=0o700, parents=True)
+    aws = Path(sys.executable).with_name("aws")
+    _write_program(programs / "aws", str(aws) if aws.exists() else "aws")
+    host = BuildHost(
+        folder=folder, endpoint=endpoint, docker_host=_no_engine, programs=programs, knobs=knobs
+    )
+    builds = Builds(host, bus)
+    builds.install()
+    return builds
+
+
+def _write_program(path: Path, program: str) -> None:
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(program)} "$@"\n')
+    path.chmod(0o700)
+
+
+def _no_engine() -> str:
+    raise OSError("this local cloud has no Docker engine")
