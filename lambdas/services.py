@@ -38,6 +38,11 @@ def deployment_of(environ: Mapping[str, str]) -> Deployment:
         subnets=json.loads(environ.get("RUNCTL_SUBNETS", "{}")),
         launch_templates={kind: template["id"] for kind, template in templates.items()},
         template_versions={kind: template["version"] for kind, template in templates.items()},
+        log_group=environ.get("RUNCTL_LOG_GROUP", ""),
+        image_repository=environ.get("RUNCTL_IMAGE_REPOSITORY", ""),
+        cache_repository=environ.get("RUNCTL_CACHE_REPOSITORY", ""),
+        build_projects=json.loads(environ.get("RUNCTL_BUILD_PROJECTS", "{}")),
+        image_mirror=environ.get("RUNCTL_IMAGE_MIRROR", ""),
         own_images=tuple(json.loads(environ.get("RUNCTL_OWN_IMAGES", "[]"))),
     )
 

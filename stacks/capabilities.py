@@ -90,10 +90,52 @@ class Capabilities:
             statements=[_allow(["sns:Publish"], [topic])], variables={"RUNCTL_TOPIC_ARN": topic}
         )
 
-    def images(self) -> Capability:
+    def machine_images(self) -> Capability:
         """Know the kinds of machines for which the owner chose the image."""
         return Capability(
             variables={"RUNCTL_OWN_IMAGES": json.dumps(list(self._settings.own_images))}
+        )
+
+    def find_images(self) -> Capability:
+        """Look up images in ECR, in this account and in others that permit it."""
+        images = self._storage.images
+        return Capability(
+            statements=[
+                _allow(
+                    ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+                    [f"arn:aws:ecr:{self._settings.region}:*:repository/*"],
+                )
+            ],
+            variables={"RUNCTL_IMAGE_REPOSITORY": images.repository.repository_uri},
+        )
+
+    def order_builds(self) -> Capability:
+        """Describe the build of an image, which the state machine starts."""
+        images = self._storage.images
+        return Capability(
+            variables={
+                "RUNCTL_CACHE_REPOSITORY": images.cache.repository_uri,
+                "RUNCTL_BUILD_PROJECTS": self._stack.to_json_string(
+                    {name: project.project_name for name, project in images.projects.items()}
+                ),
+                "RUNCTL_IMAGE_MIRROR": images.mirror,
+                "RUNCTL_LOG_GROUP": self._storage.trainer_logs.log_group_name,
+            }
+        )
+
+    def read_builds(self) -> Capability:
+        """Read how a build ended, and its log."""
+        images, group = self._storage.images, self._storage.trainer_logs.log_group_name
+        region, account = self._settings.region, self._settings.account
+        streams = f"arn:aws:logs:{region}:{account}:log-group:{group}:log-stream:*"
+        return Capability(
+            statements=[
+                _allow(
+                    ["codebuild:BatchGetBuilds"],
+                    [project.project_arn for project in images.projects.values()],
+                ),
+                _allow(["logs:GetLogEvents"], [streams]),
+            ]
         )
 
     def machines(self) -> Capability:

@@ -73,6 +73,22 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"\*",
+        where="Images/Role",
+        reason="ecr:GetAuthorizationToken has no resource types.",
+    ),
+    Accepted(
+        rule=r"arn:aws:ecr:[^:]+:\*:repository/\*",
+        where="(Instance(Role|Policy)|Images/Role|(PrepareRun|RecordImage)/Role)",
+        reason="A request names any image; only reading, and where the repository's policy permits "
+        "it.",
+    ),
+    Accepted(
+        rule=r".*Bucket.*Arn[^/]*/code/\*",
+        where="Images/Role",
+        reason="Projects of runs; their names are digests that are not known at deploy time.",
+    ),
+    Accepted(
+        rule=r"\*",
         where="Train/Role",
         reason="Log delivery: the vended-logs actions have no resource types.",
     ),
@@ -113,8 +129,8 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:logs:.*:log-stream:\*",
-        where="Instance(Role|Policy)",
-        reason="One stream for each node of each attempt, in one log group.",
+        where="(Instance(Role|Policy)|Images/Role|RecordImage/Role)",
+        reason="One stream for each node of each attempt and for each build, in one log group.",
     ),
     Accepted(
         rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-train:\*",

@@ -7,9 +7,10 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
+from stacks.images import pull_images
+from stacks.secret_access import accept_prefixes, read_secrets
 from stacks.settings import Settings
 from stacks.storage import StorageStack
-from stacks.suppressions import accept
 
 
 def instance_role(
@@ -60,10 +61,11 @@ def instance_role(
             ["logs:CreateLogStream", "logs:PutLogEvents"],
             [_log_streams(scope, storage.trainer_logs.log_group_name)],
         ),
+        *pull_images(),
     ]
-    for statement in [*statements, _receive_commands(), *_secrets(settings)]:
+    for statement in [*statements, _receive_commands(), *read_secrets(settings)]:
         role.add_to_policy(statement)
-    _accept_prefixes(role, settings)
+    accept_prefixes(role, settings)
     return role
 
 
@@ -78,7 +80,7 @@ def instance_policy(scope: Construct, role: iam.Role, *, settings: Settings) -> 
     assert isinstance(inline, iam.Policy)
     for statement in inline.document.to_json()["Statement"]:
         policy.add_statements(iam.PolicyStatement.from_json(statement))
-    _accept_prefixes(policy, settings)
+    accept_prefixes(policy, settings)
     return policy
 
 
@@ -101,36 +103,6 @@ def _receive_commands() -> iam.PolicyStatement:
         ],
         ["*"],
     )
-
-
-def _secrets(settings: Settings) -> list[iam.PolicyStatement]:
-    """Return permissions to read the secrets that the context lists, if any."""
-    listed = settings.readable_secrets
-    # Only through the two services: an instance cannot decrypt by itself.
-    services = [
-        f"{service}.{settings.region}.amazonaws.com" for service in ("secretsmanager", "ssm")
-    ]
-    statements = {
-        "secretsmanager:GetSecretValue": (listed.secrets, None),
-        "ssm:GetParameter": (listed.parameters, None),
-        "kms:Decrypt": (listed.keys, {"StringEquals": {"kms:ViaService": services}}),
-    }
-    return [
-        _allow([action], list(arns), conditions)
-        for action, (arns, conditions) in statements.items()
-        if arns
-    ]
-
-
-def _accept_prefixes(construct: Construct, settings: Settings) -> None:
-    listed = settings.readable_secrets
-    reasons = {
-        f"AwsSolutions-IAM5[Resource::{arn}]": "The deployment's owner lists secrets by prefix."
-        for arn in (*listed.secrets, *listed.parameters)
-        if "*" in arn
-    }
-    if reasons:
-        accept(construct, reasons)
 
 
 def _allow(

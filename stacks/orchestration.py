@@ -28,6 +28,8 @@ URGENT = Size(memory_mb=1024, timeout=Duration.seconds(60))
 LAUNCHING = Size(memory_mb=1024, timeout=Duration.minutes(5))
 # Reads and conditional writes, with time for boto3's retries.
 PATIENT = Size(memory_mb=512, timeout=Duration.seconds(60))
+# It reads a packed project as a whole to find the image that was built from it.
+PREPARING = Size(memory_mb=1769, timeout=Duration.minutes(4))
 # A run may have left many machines, which are terminated one by one.
 THOROUGH = Size(memory_mb=512, timeout=Duration.minutes(3))
 # It checks all runs, one by one.
@@ -78,6 +80,7 @@ class OrchestrationStack(Stack):
             arn=settings.state_machine_arn,
             steps={name: step.function for name, step in self.functions.items()},
             earlier_steps=[self.functions[EARLIER_TRAIN].function],
+            builds=list(storage.images.projects.values()),
         )
         self._add_rules()
         self._describe_deployment(storage, compute)
@@ -99,12 +102,21 @@ class OrchestrationStack(Stack):
         ]
         self._add(
             "prepare_run",
-            PATIENT,
+            PREPARING,
             can.ledger(*READ, "PutItem", "UpdateItem"),
             can.objects(),
-            can.images(),
+            can.machine_images(),
+            can.find_images(),
+            can.order_builds(),
             can.executions(),
             can.end_machines(),
+        )
+        self._add(
+            "record_image",
+            PATIENT,
+            can.ledger(*READ, "UpdateItem"),
+            can.find_images(),
+            can.read_builds(),
         )
         self._add("launch_instances", LAUNCHING, *launch, can.start_agents())
         store_token = can.ledger(*READ, "UpdateItem"), can.reports()
@@ -264,6 +276,7 @@ class OrchestrationStack(Stack):
             "security_group": compute.network.security_group.security_group_id,
             "own_images": list(settings.own_images),
             "dead_letters": self._dead_letters.queue_url,
+            "image_repository": storage.images.repository.repository_uri,
         }
         ssm.StringParameter(
             self,

@@ -73,6 +73,7 @@ class Settings:
     root_devices: Mapping[str, str]
     disk: Disk = field(default_factory=Disk)
     kept_days: int = 1
+    docker_hub_secret: str = ""
     version: str
 
     @property
@@ -151,6 +152,7 @@ def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Set
             for kind, image in images.items()
         },
         disk=read_disk({key: text(key) for key in disk_keys}, region=region),
+        docker_hub_secret=_docker_hub_secret(text("docker_hub_secret"), region),
         kept_days=_days("keep_deleted_days", text("keep_deleted_days", "1")),
         version=_version(),
     )
@@ -192,6 +194,17 @@ def _days(key: str, found: str) -> int:
     if not found.isdecimal() or not 1 <= int(found) <= _MAX_KEPT_DAYS:
         raise BadContextError(f"context {key}: {found!r} is not 1 to {_MAX_KEPT_DAYS} days")
     return int(found)
+
+
+def _docker_hub_secret(found: str, region: str) -> str:
+    """Check the ARN of the Docker Hub login, which ECR accepts only under this prefix."""
+    rule = rf"arn:aws[a-z-]*:secretsmanager:{region}:\d{{12}}:secret:ecr-pullthroughcache/\S+"
+    if found and not re.fullmatch(rule, found):
+        raise BadContextError(
+            f"context docker_hub_secret: {found!r} is not the ARN of a secret of {region} whose "
+            "name begins with ecr-pullthroughcache/ (its value: username and accessToken)"
+        )
+    return found
 
 
 def _image(key: str, found: str) -> str:

@@ -1,4 +1,4 @@
-"""The stack of what outlives runs: the bucket, the ledger, the trainers' logs, the topic."""
+"""The stack of what outlives runs: bucket, ledger, logs, topic, and the images of runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from stacks.images import Images
 from stacks.settings import Settings
 from stacks.suppressions import accept
 
@@ -31,6 +32,9 @@ class StorageStack(Stack):
             log_group_name=f"/{settings.name}/trainer",
             retention=logs.RetentionDays.THREE_MONTHS,
             removal_policy=RemovalPolicy.DESTROY,
+        )
+        self.images = Images(
+            self, "Images", settings=settings, bucket=self.bucket, log_group=self.trainer_logs
         )
         # Not encrypted with a customer managed key, which would be billed by the month. The AWS
         # managed key for SNS admits no other service as a publisher.

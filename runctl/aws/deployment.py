@@ -55,6 +55,10 @@ class Deployment:
     instance_policy: str = ""
     subnets: Mapping[str, str] | None = None
     own_images: tuple[str, ...] = ()
+    image_repository: str = ""
+    cache_repository: str = ""
+    build_projects: Mapping[str, str] = field(default_factory=dict)
+    image_mirror: str = ""
     name: str = DEFAULT_DEPLOYMENT
 
 

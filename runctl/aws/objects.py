@@ -1,12 +1,14 @@
 """S3 objects of requests: checks that the agent can read them, uploads of packed projects."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from runctl.aws.code_archive import read_context
 from runctl.aws.errors import code_of, translated
+from runctl.model.build_context import BuildContext
 from runctl.model.errors import NotFoundError, UnexpectedAwsError
 from runctl.model.s3_uri import split_s3_uri
 
@@ -73,6 +75,10 @@ class S3Objects:
             f"the bucket {bucket} is in {there}, this deployment in {here}; "
             f"copy the object to {self._bucket}"
         )
+
+    def read_context(self, uri: str, *, texts: Collection[str]) -> BuildContext:
+        """Return what a build would see of a packed project, with the contents of some files."""
+        return read_context(self._client, uri, texts=texts)
 
     def exists(self, key: str) -> bool:
         """Whether our bucket has the object."""

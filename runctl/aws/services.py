@@ -11,12 +11,14 @@ from runctl.model.pool import MachineKind
 # Each program uses a few of these and loads the modules of those only.
 if TYPE_CHECKING:
     from runctl.aws.blobs import Blobs
+    from runctl.aws.builds import CodeBuilds
     from runctl.aws.checkpoints import CheckpointStore
     from runctl.aws.clients import AnyClients
     from runctl.aws.commands import SsmCommands
     from runctl.aws.deployment import Deployment
     from runctl.aws.environments import EnvironmentStore
     from runctl.aws.fleet import Ec2Fleet
+    from runctl.aws.images import EcrImages
     from runctl.aws.inputs import InputStore
     from runctl.aws.instances import ExistingInstances
     from runctl.aws.ledger import DynamoLedger
@@ -153,6 +155,33 @@ class AwsServices:
         from runctl.aws.blobs import Blobs
 
         return Blobs(self.clients.get("s3"), bucket=self._known("bucket"))
+
+    @cached_property
+    def images(self) -> EcrImages:
+        """The images of this deployment, and others in its region."""
+        from runctl.aws.images import EcrImages
+        from runctl.model.image_build import BuildPlace
+
+        deployment = self.deployment
+        place = BuildPlace(
+            repository=deployment.image_repository,
+            cache_repository=deployment.cache_repository,
+            projects=deployment.build_projects,
+            mirror=deployment.image_mirror,
+        )
+        return EcrImages(self.clients.get("ecr"), place=place)
+
+    @cached_property
+    def builds(self) -> CodeBuilds:
+        """The builds of images."""
+        from runctl.aws.builds import CodeBuilds
+
+        return CodeBuilds(self.clients.get("codebuild"), self.clients.get("logs"))
+
+    @property
+    def log_group(self) -> str:
+        """The log group of trainers, agents and builds."""
+        return self._known("log_group")
 
     @cached_property
     def notices(self) -> SnsNotices:

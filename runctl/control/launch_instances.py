@@ -142,9 +142,7 @@ def _look_up_quotas(services: Services, observed: Observation) -> QuotaFacts:
     return QuotaFacts(
         region=services.quotas.region() if has_quota else "",
         allowed={quota: services.quotas.allowed(quota) for quota in quotas},
-        vcpus=services.quotas.vcpus(observed.run.request.resources.instance_types)
-        if quotas
-        else {},
+        vcpus=services.quotas.vcpus(observed.instance_types) if quotas else {},
     )
 
 

@@ -1,11 +1,15 @@
 """The ports of the control functions; `runctl.aws` implements them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
 from runctl.model.agent_ledger import AgentLedger
+from runctl.model.build_context import BuildContext
+from runctl.model.image import FoundImage, StoredImage
+from runctl.model.image_build import BuildPlace, EndedBuild
+from runctl.model.image_reference import ImageReference
 from runctl.model.input_sources import InputSource, StoredObject
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
@@ -314,6 +318,13 @@ class Workflow(Protocol):
 class Objects(Protocol):
     """The part of S3 that the control functions use."""
 
+    def read_context(self, uri: str, *, texts: Collection[str]) -> BuildContext:
+        """Return what a build would see of a packed project, with the contents of some files.
+
+        Raises RequestError for something that is not an archive.
+        """
+        ...
+
     def problem_with(self, uri: str) -> str | None:
         """Return why the agent cannot read an s3:// object, with the remedy, or None."""
         ...
@@ -336,6 +347,43 @@ class Inputs(Protocol):
 
     def find_checksum(self, source: InputSource, found: StoredObject) -> Checksum:
         """Return by what the content of an object can be verified; it must be readable."""
+        ...
+
+
+class Images(Protocol):
+    """The registry: the deployment's own repository of builds, and others in its region."""
+
+    @property
+    def place(self) -> BuildPlace:
+        """Where this deployment builds images."""
+        ...
+
+    def is_here(self, reference: ImageReference) -> bool:
+        """Whether this registry can look an image up."""
+        ...
+
+    def find_built(self, tag: str) -> FoundImage | None:
+        """Return the image of that tag in the repository of builds, or None."""
+        ...
+
+    def find(self, reference: ImageReference) -> FoundImage:
+        """Return an image; raises RequestError if it is missing or may not be read."""
+        ...
+
+    def stored(self) -> list[StoredImage]:
+        """Return the images of the repository of builds."""
+        ...
+
+    def delete(self, digests: Sequence[str]) -> list[str]:
+        """Delete images of the repository of builds, which may be gone; return what failed."""
+        ...
+
+
+class Builds(Protocol):
+    """CodeBuild."""
+
+    def find(self, build_id: str) -> EndedBuild | None:
+        """Return a build with the last lines of its log; None for one that is not known."""
         ...
 
 
@@ -393,6 +441,21 @@ class Services(Protocol):
     @property
     def inputs(self) -> Inputs:
         """The objects that runs read, in any bucket."""
+        ...
+
+    @property
+    def images(self) -> Images:
+        """The registry."""
+        ...
+
+    @property
+    def builds(self) -> Builds:
+        """The builds of images."""
+        ...
+
+    @property
+    def log_group(self) -> str:
+        """The log group of trainers, agents and builds."""
         ...
 
     @property

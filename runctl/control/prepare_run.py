@@ -1,17 +1,19 @@
 """PrepareRun: validates the request, and records the run in the ledger or continues it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from runctl.control.check_inputs import check_inputs
 from runctl.control.ending import end_leftovers, end_open_attempts
+from runctl.control.image_plan import ImagePlan, plan_image
 from runctl.control.ports import Services
-from runctl.control.results import PreparedRun
+from runctl.control.results import ImageBuild, PreparedRun
 from runctl.control.use_existing_instance import problem_with
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
-from runctl.model.identity import RUN_ID, RUN_ID_RULE
+from runctl.model.identity import RUN_ID, RUN_ID_RULE, build_log_stream
+from runctl.model.image_reference import parse_image_reference
 from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import find_plain_secrets
 from runctl.model.request import RunRequest
@@ -55,9 +57,41 @@ def prepare_run(services: Services, execution: ExecutionStart, document: Any) ->
         document = {name: value for name, value in document.items() if name != STARTED_BY}
     if isinstance(document, Mapping) and "run_id" in document:
         run = _continue(services, execution, document)
+        plan = _plan_again(services, run)
     else:
-        run = _create(services, execution, document)
-    return PreparedRun(run_id=run.run_id, attempt=_next_attempt(services, run.run_id))
+        run, plan = _create(services, execution, document)
+    if plan.image is not None:
+        services.ledger.record_image(run.run_id, plan.image)
+    return PreparedRun(
+        run_id=run.run_id,
+        attempt=_next_attempt(services, run.run_id),
+        build=_build(services, run, plan),
+    )
+
+
+def _plan_again(services: Services, run: Run) -> ImagePlan:
+    """Return the plan for a run that continues; one that has its image keeps it."""
+    if run.image is None:
+        return plan_image(services, run.request)
+    reference = parse_image_reference(run.image.reference)
+    if reference is not None and services.images.is_here(reference):
+        services.images.find(reference)  # RequestError if it was deleted
+    return ImagePlan()
+
+
+def _build(services: Services, run: Run, plan: ImagePlan) -> ImageBuild | None:
+    if plan.build is None:
+        return None
+    return ImageBuild(
+        tag=plan.build.tag,
+        project=plan.build.project,
+        variables=tuple(
+            {"Name": name, "Value": value, "Type": "PLAINTEXT"}
+            for name, value in plan.build.variables.items()
+        ),
+        log_group=services.log_group,
+        log_stream=build_log_stream(run.run_id),
+    )
 
 
 def _next_attempt(services: Services, run_id: str) -> int:
@@ -65,7 +99,7 @@ def _next_attempt(services: Services, run_id: str) -> int:
     return attempts[-1].number + 1 if attempts else 1
 
 
-def _create(services: Services, execution: ExecutionStart, document: Any) -> Run:
+def _create(services: Services, execution: ExecutionStart, document: Any) -> tuple[Run, ImagePlan]:
     problems: list[Problem] = []
     if not RUN_ID.fullmatch(execution.name):
         problems.append(
@@ -79,6 +113,10 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> Run
     problems += _problems_with_the_world(services, request)
     problems_with_inputs, input_bytes = check_inputs(services, request.data.inputs)
     problems += problems_with_inputs
+    plan, problems_with_image = _plan(services, request)
+    # Of an archive that cannot be read, one message is enough.
+    known = {problem.message for problem in problems}
+    problems += [problem for problem in problems_with_image if problem.message not in known]
     if problems:
         raise InvalidRequestError(tuple(problems))
     run = services.ledger.create_run(
@@ -102,7 +140,14 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> Run
                 ),
             )
         )
-    return run
+    return run, plan
+
+
+def _plan(services: Services, request: RunRequest) -> tuple[ImagePlan, Sequence[Problem]]:
+    try:
+        return plan_image(services, request), ()
+    except InvalidRequestError as exc:
+        return ImagePlan(), exc.problems
 
 
 def _contains_secrets(document: Any) -> bool:

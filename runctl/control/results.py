@@ -40,15 +40,47 @@ def _plain(value: Any) -> Any:
         return value.as_document()
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, Result):
+        return value.as_document()
     return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageBuild(Result):
+    """The build of a run's image, in the words of CodeBuild's StartBuild."""
+
+    tag: str
+    project: str
+    variables: tuple[dict[str, str], ...]
+    log_group: str
+    log_stream: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreparedRun(Result):
-    """PrepareRun: the run, and the number of its next attempt."""
+    """PrepareRun: the run, the number of its next attempt, and the build of its image, if any."""
 
     run_id: str
     attempt: int
+    build: ImageBuild | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedImage(Result):
+    """RecordImage: the run has its image."""
+
+    run_id: str
+    recorded: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnbuiltImage(Result):
+    """RecordImage: there is no image, and how the run ends."""
+
+    run_id: str
+    status: RunStatus
+    reason: str
+    recorded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -184,6 +184,14 @@ def agent_log_stream(stream: str) -> str:
     return f"{stream}-agent"
 
 
+def build_log_stream(run_id: str) -> str:
+    """Return the beginning of the streams with the output of the builds of a run's image.
+
+    CodeBuild appends a slash and the build's id.
+    """
+    return f"{run_id}/image"
+
+
 def _node(attempt: int, rank: int) -> str:
     return f"{attempt:04d}-{rank:03d}"
 

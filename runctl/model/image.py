@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 ECR_LOGIN = "ecr"
@@ -54,3 +55,24 @@ class Image:
             size_bytes=size if type(size) is int else 0,
             command=tuple(map(str, words)) if isinstance(words, list) else (),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundImage:
+    """An image in a registry. `platforms` is empty if they are not known.
+
+    `has_command` is None if the image's configuration is not known.
+    """
+
+    image: Image
+    platforms: frozenset[str] = frozenset()
+    has_command: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredImage:
+    """An image in the repository of builds; `used_at` is when it was pushed or last pulled."""
+
+    digest: str
+    size_bytes: int
+    used_at: datetime

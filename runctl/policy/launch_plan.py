@@ -15,6 +15,7 @@ from runctl.model.pool import Pool
 from runctl.model.run import Attempt, Run
 from runctl.policy.capacity import candidate_pools, choose_pools, markets_of
 from runctl.policy.launch_round import QuotaFacts, Round, judge
+from runctl.policy.platforms import types_for
 
 FIRST_BACKOFF = timedelta(seconds=30)
 MAX_BACKOFF = timedelta(minutes=30)
@@ -49,11 +50,18 @@ class Observation:
     quotas: QuotaFacts = field(default_factory=QuotaFacts)
 
     @property
+    def instance_types(self) -> tuple[str, ...]:
+        """The types that the run may use and that can run its image."""
+        image = self.run.image
+        types = self.run.request.resources.instance_types
+        return types_for(types, image.platform if image else "") or types
+
+    @property
     def candidates(self) -> tuple[Pool, ...]:
         """All pools that the run accepts, the markets in their order."""
         request = self.run.request
         return candidate_pools(
-            request.resources.instance_types, self.zones, markets_of(request.resources.market)
+            self.instance_types, self.zones, markets_of(request.resources.market)
         )
 
 
@@ -106,9 +114,7 @@ def plan_launch(observed: Observation) -> Plan:
     following = next_market(observed)
     if following is None:
         return _after_round(observed)
-    candidates = candidate_pools(
-        observed.run.request.resources.instance_types, observed.zones, [following]
-    )
+    candidates = candidate_pools(observed.instance_types, observed.zones, [following])
     pools = choose_pools(candidates, cooling=observed.cooling)
     return Launch(pools=pools, market=following, reason=_explain(observed, pools, candidates))
 
@@ -195,6 +201,8 @@ def _explain(observed: Observation, pools: Sequence[Pool], candidates: Sequence[
     parts = [_count(pools)]
     if observed.asked or observed.replayed:
         parts.append(f"after {(observed.asked or (observed.replayed,))[-1]} launched nothing")
+    if others := set(observed.run.request.resources.instance_types) - set(observed.instance_types):
+        parts.append(f"{', '.join(sorted(others))} left out, which cannot run the image")
     if left_out := [pool for pool in candidates if pool not in pools]:
         parts.append(f"{_count(left_out)} left out, cooling down")
     elif candidates and all(pool in observed.cooling for pool in candidates):

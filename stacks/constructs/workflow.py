@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from aws_cdk import RemovalPolicy, Stack
+from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -19,7 +20,8 @@ from stacks.workflows.definition import placeholders, read_definition
 class Workflow(Construct):
     """A Standard state machine that may invoke the functions that its definition names.
 
-    It may invoke `earlier_steps`, too, which only definitions of earlier versions name.
+    It may invoke `earlier_steps`, too, which only definitions of earlier versions name, and start
+    the builds of images in the projects `builds`.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Workflow(Construct):
         arn: str,
         steps: Mapping[str, lambda_.IFunction],
         earlier_steps: Sequence[lambda_.IFunction],
+        builds: Sequence[codebuild.IProject],
     ) -> None:
         super().__init__(scope, construct_id)
         definition = read_definition()
@@ -46,7 +49,7 @@ class Workflow(Construct):
         role.add_to_policy(
             iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=invoked)
         )
-        for statement in _continuing(Stack.of(self), arn):
+        for statement in [*_continuing(Stack.of(self), arn), *_building(Stack.of(self), builds)]:
             role.add_to_policy(statement)
         self.state_machine = sfn.StateMachine(
             self,
@@ -79,6 +82,21 @@ class Workflow(Construct):
                 "history has every step with its times."
             },
         )
+
+
+def _building(stack: Stack, projects: Sequence[codebuild.IProject]) -> list[iam.PolicyStatement]:
+    """Allow starting and awaiting a build, for which Step Functions needs a rule."""
+    rule = "StepFunctionsGetEventForCodeBuildStartBuildRule"
+    return [
+        iam.PolicyStatement(
+            actions=["codebuild:StartBuild", "codebuild:StopBuild", "codebuild:BatchGetBuilds"],
+            resources=[project.project_arn for project in projects],
+        ),
+        iam.PolicyStatement(
+            actions=["events:PutTargets", "events:PutRule", "events:DescribeRule"],
+            resources=[f"arn:aws:events:{stack.region}:{stack.account}:rule/{rule}"],
+        ),
+    ]
 
 
 def _continuing(stack: Stack, arn: str) -> list[iam.PolicyStatement]:

@@ -1,11 +1,12 @@
 """The ports in memory: a world small enough to be explored in every order."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 
+from runctl.model.build_context import BuildContext
 from runctl.model.errors import (
     FencedError,
     NotFoundError,
@@ -14,7 +15,9 @@ from runctl.model.errors import (
     RunEndedError,
 )
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
-from runctl.model.image import Image
+from runctl.model.image import FoundImage, Image, StoredImage
+from runctl.model.image_build import BuildPlace, EndedBuild
+from runctl.model.image_reference import ImageReference
 from runctl.model.input_sources import InputSource, StoredObject
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
@@ -634,6 +637,12 @@ class FakeWorkflow:
 class FakeObjects:
     def __init__(self) -> None:
         self.problems: dict[str, str] = {}
+        self.contexts: dict[str, BuildContext] = {}
+
+    def read_context(self, uri: str, *, texts: Collection[str]) -> BuildContext:
+        if uri not in self.contexts:
+            raise RequestError(self.problems.get(uri, f"{uri} is not a readable archive"))
+        return self.contexts[uri]
 
     def problem_with(self, uri: str) -> str | None:
         return self.problems.get(uri)
@@ -662,6 +671,46 @@ class FakeInputs:
         if (source.bucket, found.key) in self.refused:
             raise RequestError(f"s3://{source.bucket}/{found.key} may not be read")
         return Checksum()
+
+
+class FakeImages:
+    """A registry with the images that a test puts there, by tag or reference."""
+
+    def __init__(self) -> None:
+        self.place = BuildPlace(
+            repository="registry/runctl-images",
+            cache_repository="registry/runctl-cache",
+            projects={"linux/amd64": "build-amd64", "linux/arm64": "build-arm64"},
+        )
+        self.built: dict[str, FoundImage] = {}
+        self.others: dict[str, FoundImage] = {}
+        self.kept: list[StoredImage] = []
+
+    def is_here(self, reference: ImageReference) -> bool:
+        return reference.host == "registry:5000"
+
+    def find_built(self, tag: str) -> FoundImage | None:
+        return self.built.get(tag)
+
+    def find(self, reference: ImageReference) -> FoundImage:
+        if str(reference) not in self.others:
+            raise RequestError(f"{reference} does not exist; push it first, or correct it")
+        return self.others[str(reference)]
+
+    def stored(self) -> list[StoredImage]:
+        return self.kept
+
+    def delete(self, digests: Sequence[str]) -> list[str]:
+        self.kept = [image for image in self.kept if image.digest not in digests]
+        return []
+
+
+class FakeBuilds:
+    def __init__(self) -> None:
+        self.ended: dict[str, EndedBuild] = {}
+
+    def find(self, build_id: str) -> EndedBuild | None:
+        return self.ended.get(build_id)
 
 
 class FakeNotices:
@@ -696,19 +745,15 @@ class World:
         self.objects = FakeObjects()
         self.inputs = FakeInputs()
         self.notices = FakeNotices()
+        self.images = FakeImages()
+        self.builds = FakeBuilds()
+        self.log_group = "/runctl/trainer"
 
 
 PORTS = (
-    "ledger",
-    "fleet",
-    "quotas",
-    "prices",
-    "commands",
-    "workflow",
-    "objects",
-    "inputs",
-    "notices",
-)
+    "ledger", "fleet", "quotas", "prices", "commands", "workflow", "objects", "inputs", "notices",
+    "images", "builds",
+)  # fmt: skip
 
 
 class CrashError(BaseException):

@@ -13,6 +13,7 @@ from runctl.control import handle_instance_change as handle_instance_change_modu
 from runctl.control import handle_interruption as handle_interruption_module
 from runctl.control import launch_instances as launch_instances_module
 from runctl.control import prepare_run as prepare_run_module
+from runctl.control import record_image as record_image_module
 from runctl.control import sweep as sweep_module
 from runctl.control import train as train_module
 from runctl.control.results import Result
@@ -27,6 +28,7 @@ def _as_document(function: Callable[..., Result]) -> Callable[..., Any]:
 
 
 prepare_run = _as_document(prepare_run_module.prepare_run)
+record_image = _as_document(record_image_module.record_image)
 launch_instances = _as_document(launch_instances_module.launch_instances)
 train = _as_document(train_module.train)
 confirm_checkpoint = _as_document(confirm_checkpoint_module.confirm_checkpoint)

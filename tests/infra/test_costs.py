@@ -17,6 +17,8 @@ def _free(_: Properties) -> bool:
 # Resource types that are billed by usage only, and the condition for that. The price of any other
 # type must be looked up before it can be deployed.
 NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
+    # Billed by the minute of a build; reserved capacity, a fleet, by the minute of its existence.
+    "AWS::CodeBuild::Project": lambda project: "Fleet" not in project["Environment"],
     "AWS::DynamoDB::Table": lambda table: (
         table["BillingMode"] == "PAY_PER_REQUEST" and "ProvisionedThroughput" not in table
     ),
@@ -31,6 +33,8 @@ NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
     # Interface endpoints are billed by the hour and zone; gateway endpoints are free.
     "AWS::EC2::VPCEndpoint": lambda endpoint: endpoint["VpcEndpointType"] == "Gateway",
     "AWS::EC2::VPCGatewayAttachment": _free,
+    # By the stored gigabyte; a lifecycle rule and the sweep delete what nothing needs.
+    "AWS::ECR::Repository": lambda repository: "EncryptionConfiguration" not in repository,
     # The sweep's rule: rules are free, and its few invocations are billed by the call.
     "AWS::Events::Rule": lambda rule: (
         rule.get("ScheduleExpression", "rate(15 minutes)") == "rate(15 minutes)"

@@ -13,7 +13,7 @@ ASYNCHRONOUS = {"handle_interruption", "handle_instance_change", "clean_up", "sw
 
 
 def test_handlers_exist() -> None:
-    assert len(NAMES) == 10
+    assert len(NAMES) == 11
 
 
 def test_each_handler_is_a_function_and_each_function_a_handler(app: Synthesized) -> None:

@@ -18,6 +18,7 @@ LEDGER = {
     "launch_instances": {
         "GetItem", "Query", "BatchGetItem", "PutItem", "UpdateItem", "ConditionCheckItem",
     },
+    "record_image": {"GetItem", "Query", "UpdateItem"},
     "train": {"GetItem", "Query", "UpdateItem"},
     "confirm_checkpoint": {"GetItem", "Query", "UpdateItem"},
     "decide_next": {"GetItem", "Query"},
@@ -54,6 +55,7 @@ EC2 = f"arn:aws:ec2:{REGION}:{ACCOUNT}"
 TABLE = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/runctl-ledger"
 TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:runctl-events"
 MACHINE = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:runctl-train"
+REPOSITORY = "arn:aws:ecr:eu-west-1:123456789012:repository/team/train"
 TAGGED = {
     "aws:ResourceTag/runctl:run-id": ["a-run"],
     "aws:ResourceTag/runctl:deployment": ["runctl"],
@@ -208,6 +210,10 @@ def test_a_function_has_only_the_permissions_that_its_code_needs(
         expected.add("states:SendTaskSuccess")
     if function == "prepare_run":
         expected |= {"s3:GetObject", "s3:ListBucket", "states:DescribeExecution"}
+    if function in {"prepare_run", "record_image"}:
+        expected |= {"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"}
+    if function == "record_image":
+        expected |= {"codebuild:BatchGetBuilds", "logs:GetLogEvents"}
     if function in {"decide_next", "sweep"}:
         expected.add("states:DescribeExecution")
     if function == "clean_up":
@@ -310,7 +316,8 @@ def test_the_state_machine_may_invoke_its_functions(app: Synthesized) -> None:
     nested = {
         permission.action for permission in REQUIRED["states", "states:startExecution.sync:2"]
     }
-    delivery = role.actions - {"lambda:InvokeFunction"} - nested
+    builds = {f"codebuild:{action}" for action in ("StartBuild", "StopBuild", "BatchGetBuilds")}
+    delivery = role.actions - {"lambda:InvokeFunction"} - nested - builds
     assert all(action.startswith("logs:") for action in delivery)
 
 
@@ -324,6 +331,46 @@ def test_no_policy_has_a_wildcard_action(app: Synthesized) -> None:
     for policy in app.of_type("AWS::IAM::Policy"):
         for statement in policy.properties["PolicyDocument"]["Statement"]:
             assert "*" not in str(statement["Action"]), policy.logical_id
+
+
+# Builds of images.
+
+
+def test_a_build_reads_projects_and_pushes_to_our_repositories_only(app: Synthesized) -> None:
+    projects = app.of_type("AWS::CodeBuild::Project")
+    assert {project.properties["Environment"]["Type"] for project in projects} == {
+        "LINUX_CONTAINER",
+        "ARM_CONTAINER",
+    }
+    (role_arn,) = {str(project.properties["ServiceRole"]) for project in projects}
+    role, objects = app.role(projects[0].properties["ServiceRole"]), bucket(app)
+    assert role_arn
+    ours = [f"<{each.logical_id}.Arn>" for each in app.of_type("AWS::ECR::Repository")]
+    assert len(ours) == 2
+    for repository in ours:
+        assert role.allows("ecr:PutImage", repository, {})
+    assert not role.allows("ecr:PutImage", REPOSITORY, {})
+    assert role.allows("ecr:BatchGetImage", REPOSITORY, {})
+    assert role.allows("s3:GetObject", f"{objects}/code/x.tar.gz", {})
+    assert not role.allows("s3:GetObject", f"{objects}/runs/a/outputs/x", {})
+    services = {action.partition(":")[0] for action in role.actions}
+    assert services == {"ecr", "logs", "s3"}
+    assert not any(action.startswith("s3:Put") for action in role.actions)
+
+
+def test_tags_of_builds_are_immutable_and_images_are_scanned(app: Synthesized) -> None:
+    images, cache = sorted(
+        (each.properties for each in app.of_type("AWS::ECR::Repository")),
+        key=lambda each: each["RepositoryName"],
+        reverse=True,
+    )
+    assert (images["RepositoryName"], cache["RepositoryName"]) == ("runctl-images", "runctl-cache")
+    assert images["ImageTagMutability"] == "IMMUTABLE"
+    assert images["ImageScanningConfiguration"] == {"ScanOnPush": True}
+    # By age, a rule would expire the image of a run that is still active.
+    assert "LifecyclePolicy" not in images
+    assert cache["ImageTagMutability"] == "MUTABLE"
+    assert "LifecyclePolicy" in cache
 
 
 # The instance.
@@ -353,6 +400,10 @@ def allowed_to_instances(app: Synthesized) -> list[tuple[str, str, dict[str, Any
         ("logs:CreateLogStream", logs, {}),
         ("logs:PutLogEvents", logs, {}),
         ("sts:AssumeRole", trainer_role_arn(app), {}),
+        ("ecr:GetAuthorizationToken", "*", {}),
+        ("ecr:BatchCheckLayerAvailability", REPOSITORY, {}),
+        ("ecr:BatchGetImage", REPOSITORY, {}),
+        ("ecr:GetDownloadUrlForLayer", REPOSITORY, {}),
     ]
 
 

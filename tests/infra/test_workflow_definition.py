@@ -74,7 +74,8 @@ def test_its_log_contains_every_step_and_no_data(app: Synthesized) -> None:
 
 @pytest.mark.parametrize("error", sorted(set(error_names())))
 def test_every_named_error_exists(error: str) -> None:
-    if not error.startswith(("States.", "StepFunctions.", "Lambda.", "Sandbox.", "Runtime.")):
+    services = ("CodeBuild.", "Lambda.", "StepFunctions.")
+    if not error.startswith(("States.", "Sandbox.", "Runtime.", *services)):
         raised = getattr(errors, error)
         assert inspect.isclass(raised)
         assert issubclass(raised, errors.RunctlError)
@@ -104,6 +105,31 @@ def test_a_run_continues_in_the_same_state_machine_and_its_input_names_the_paren
     assert set(state["Arguments"]["Input"]) == {"run_id", STARTED_BY}
     assert state["Catch"][-1] == {**state["Catch"][-1], "ErrorEquals": ["States.ALL"]}
     assert state["Next"] == "Result"
+
+
+def test_a_build_is_started_once_and_never_outlived_by_the_state(app: Synthesized) -> None:
+    state = STATES["BuildImage"]
+    assert state["Resource"] == "arn:aws:states:::codebuild:startBuild.sync"
+    assert "Execution.Name" in state["Arguments"]["IdempotencyToken"]
+    assert [rule["ErrorEquals"] for rule in state["Catch"]] == [["States.ALL"]]
+    assert {state["Next"], state["Catch"][0]["Next"]} == {"RecordImage"}
+    projects = app.of_type("AWS::CodeBuild::Project")
+    for project in projects:
+        minutes = (
+            project.properties["TimeoutInMinutes"] + project.properties["QueuedTimeoutInMinutes"]
+        )
+        assert minutes * 60 < state["TimeoutSeconds"]
+    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
+    role = app.role(machine.properties["RoleArn"])
+    ours = [f"<{project.logical_id}.Arn>" for project in projects]
+    for action in ("StartBuild", "StopBuild", "BatchGetBuilds"):
+        assert all(role.allows(f"codebuild:{action}", arn, {}) for arn in ours)
+        assert not role.allows(
+            f"codebuild:{action}", f"arn:aws:codebuild:{REGION}:{ACCOUNT}:project/other", {}
+        )
+    rule = "rule/StepFunctionsGetEventForCodeBuildStartBuildRule"
+    for action in ("PutRule", "PutTargets", "DescribeRule"):
+        assert role.allows(f"events:{action}", f"arn:aws:events:{REGION}:{ACCOUNT}:{rule}", {})
 
 
 def test_the_state_machine_may_run_itself_and_wait_for_the_result(app: Synthesized) -> None:

@@ -101,6 +101,8 @@ def _results(state: Mapping[str, Any], shapes: Shapes) -> Sequence[Shape]:
         return [Shape.of(RunResult)]
     if state["Type"] != "Task":
         return [Shape()]
+    if "codebuild" in state["Resource"]:
+        return [Shape(frozenset({"Build"}))]
     return shapes[_FUNCTION.fullmatch(state["Arguments"]["FunctionName"])[1]]
 
 

@@ -42,6 +42,8 @@ READ = [
     ("finish_run", "status"),
     ("finish_run", "reason"),
 ]
+# What only the current definition reads.
+READ_NOW = [("record_image", "recorded"), ("record_image", "status"), ("record_image", "reason")]
 
 
 def without(shape: Shape, key: str) -> Shape:
@@ -77,6 +79,15 @@ def test_a_result_that_lacks_a_key_is_found(
     known = shapes(definition)
     known[function] = [without(shape, key) for shape in known[function]]
     assert any(f".{key} does not exist" in problem for problem in problems(definition, known))
+
+
+@pytest.mark.parametrize(("function", "key"), READ_NOW)
+def test_a_result_that_lacks_a_key_of_the_current_definition_is_found(
+    function: str, key: str
+) -> None:
+    known = shapes(CURRENT)
+    known[function] = [without(shape, key) for shape in known[function]]
+    assert any(f".{key} does not exist" in problem for problem in problems(CURRENT, known))
 
 
 def test_a_key_that_may_be_missing_is_found_unless_its_existence_is_tested() -> None:

@@ -67,7 +67,14 @@ def test_a_run_that_completes_returns_its_result(workflow: ScriptedWorkflow) -> 
     run_id = walk.described["name"]
     assert walk.described["status"] == "SUCCEEDED"
     assert walk.output == {**RESULT, "run_id": run_id}
-    assert walk.states == ["PrepareRun", *ONCE, "FinishRun", "Result", "RunFinished"]
+    assert walk.states == [
+        "PrepareRun",
+        "BuildNeeded?",
+        *ONCE,
+        "FinishRun",
+        "Result",
+        "RunFinished",
+    ]
     (prepared,) = walk.payloads("prepare_run")
     assert prepared["input"] == {"script": "train.py", "args": ["--epochs", "3"]}
     assert prepared["execution"]["arn"] == walk.described["executionArn"]
@@ -101,7 +108,15 @@ def test_an_interrupted_run_is_relaunched_and_completes(workflow: ScriptedWorkfl
         )
     )
     assert walk.described["status"] == "SUCCEEDED"
-    assert walk.states == ["PrepareRun", *ONCE, *ONCE, "FinishRun", "Result", "RunFinished"]
+    assert walk.states == [
+        "PrepareRun",
+        "BuildNeeded?",
+        *ONCE,
+        *ONCE,
+        "FinishRun",
+        "Result",
+        "RunFinished",
+    ]
     assert [payload["attempt"] for payload in walk.payloads("launch_instances")] == [1, 2]
     tokens = [payload["token"] for payload in walk.payloads("train")]
     assert len(set(tokens)) == 2
@@ -141,7 +156,7 @@ def test_no_capacity_backs_off_and_tries_again(workflow: ScriptedWorkflow) -> No
     assert walk.described["status"] == "SUCCEEDED"
     before = ["LaunchInstances", "Launched?", "ConfirmCheckpoint", "DecideNext", "Decision"]
     end = ["FinishRun", "Result", "RunFinished"]
-    assert walk.states == ["PrepareRun", *before, "Backoff", *ONCE, *end]
+    assert walk.states == ["PrepareRun", "BuildNeeded?", *before, "Backoff", *ONCE, *end]
     message = walk.payloads("confirm_checkpoint")[0]["outcome"]
     assert message == {"kind": "no_capacity", "reason": "m5.large/us-east-1a/spot: none"}
 
