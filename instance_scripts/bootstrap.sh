@@ -269,7 +269,9 @@ write_agent_units() {
     write_file "$units/runctl-agent.service" 0644 <<EOF
 [Unit]
 Description=The runctl agent
-After=network-online.target runctl-fence.service
+# Units stop in the reverse of this order: in a shutdown the agent saves before the engine, which
+# would end its containers, is stopped.
+After=network-online.target runctl-fence.service docker.service
 Wants=network-online.target runctl-fence.service
 StartLimitIntervalSec=0
 [Service]

@@ -20,6 +20,7 @@ from runctl.agent.instance.settings import Paths, Settings, read_paths, read_set
 from runctl.agent.reporting.agent_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.logs import LogShipper
 from runctl.agent.reporting.secret_mask import SecretMask
+from runctl.agent.runtime.container_runtime import ContainerRuntime
 from runctl.agent.runtime.host_runtime import HostRuntime
 from runctl.agent.signals import request_files
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
@@ -39,12 +40,16 @@ logger = logging.getLogger("runctl.agent")
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
     parser = argparse.ArgumentParser(prog="runctl-agent", description=__doc__)
-    others = ["check", "find-trainer", "monitor"]
+    others = ["check", "find-trainer", "monitor", "registry-login"]
     parser.add_argument(
         "command", choices=["run", *(request.value for request in Request), *others]
     )
-    command = parser.parse_args(arguments).command
+    parser.add_argument("action", nargs="?", default="")
+    parsed = parser.parse_args(arguments)
+    command = parsed.command
     paths = read_paths()
+    if command == "registry-login":
+        return log_in(paths, parsed.action)
     if command == "check":
         return check()
     if command in others:
@@ -82,7 +87,11 @@ def run(paths: Paths) -> int:
     runner = AttemptRunner(
         settings,
         services,
-        HostRuntime(on_exit=mailbox.wake),
+        lambda engine: (
+            HostRuntime(on_exit=mailbox.wake)
+            if engine is None
+            else ContainerRuntime(engine, paths, on_exit=mailbox.wake)
+        ),
         mailbox=mailbox,
         vendor=vendor_folder(),
         mask=mask,
@@ -115,6 +124,25 @@ def check() -> int:
     for sentence in missing:
         print(sentence, file=sys.stderr)
     return 1 if missing else 0
+
+
+def log_in(paths: Paths, action: str) -> int:
+    """Answer the Docker client, which reads the result and the error from the output."""
+    # Imported here, since an attempt needs none of it.
+    from runctl.agent.prepare.registry_login import answer_helper
+    from runctl.aws.registry_tokens import RegistryTokens
+
+    region = os.environ.get("RUNCTL_REGION") or os.environ.get("AWS_DEFAULT_REGION", "")
+    tokens = RegistryTokens(
+        lambda service, region: Clients(Connection(region=region), attempts=4).get(service)
+    )
+    host = sys.stdin.read().strip()
+    try:
+        print(answer_helper(paths.docker_config, action, host, tokens, region=region))
+    except RunctlError as exc:
+        print(f"{type(exc).__name__}: {exc}")
+        return 1
+    return 0
 
 
 def vendor_folder() -> Path:

@@ -1,13 +1,17 @@
 """The attempt runner: runs an attempt on its instance, from the first heartbeat to the report."""
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runctl.agent.contract import build_contract
 from runctl.agent.fallback import Ended, Fallback
 from runctl.agent.instance.disk import count_up
 from runctl.agent.instance.settings import Settings
+from runctl.agent.prepare.container import ContainerPreparation
+from runctl.agent.prepare.gpu_check import check_machine
+from runctl.agent.prepare.image import Images
 from runctl.agent.prepare.preparation import Preparation, Prepared
 from runctl.agent.program_outcome import failed_outcome, outcome_of_stop
 from runctl.agent.reporting.final_report import FinalReport
@@ -16,6 +20,7 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.runtime.credentials import CredentialsEndpoint
+from runctl.agent.runtime.engine import Engine
 from runctl.agent.runtime.fence import prove_fence, require_fence
 from runctl.agent.runtime.ports import Runtime
 from runctl.agent.runtime.trainer_secrets import TrainerSecrets
@@ -28,6 +33,7 @@ from runctl.aws.services import AwsServices
 from runctl.model.errors import RefusedError, RequestError
 from runctl.model.outcome import Outcome
 from runctl.model.request import RunRequest
+from runctl.policy.gpus import has_nvidia_gpus
 
 MAX_FAILURES = 3
 
@@ -41,7 +47,7 @@ class AttemptRunner:
         self,
         settings: Settings,
         services: AwsServices,
-        runtime: Runtime,
+        runtime_of: Callable[[Engine | None], Runtime],
         *,
         mailbox: Mailbox,
         vendor: Path,
@@ -49,7 +55,8 @@ class AttemptRunner:
     ) -> None:
         self._settings = settings
         self._services = services
-        self._runtime = runtime
+        self._runtime_of = runtime_of
+        self._runtime: Runtime | None = None
         self._mailbox = mailbox
         self._paths = settings.paths
         self._progress = Progress()
@@ -57,6 +64,21 @@ class AttemptRunner:
         self._mask = mask
         self._secrets = TrainerSecrets(
             services.secrets, mask=mask, wait=self._wait, progress=self._progress
+        )
+        self._engine = Engine(self._paths.docker_config, self._paths.docker_helpers)
+        self._containers = ContainerPreparation(
+            self._engine,
+            Images(
+                self._engine,
+                services.ledger,
+                services.blobs,
+                secret_of=lambda text: self._secrets.fetch_text("docker.login", text),
+                wait=self._wait,
+                log=lambda: self._paths.trainer_output.open("a"),
+            ),
+            settings,
+            progress=self._progress,
+            wait=self._wait,
         )
         self._store = services.checkpoints(settings.run_id, rank=settings.rank)
         self._preparation = Preparation(
@@ -104,9 +126,9 @@ class AttemptRunner:
             return not self._paths.notice.exists()
         self._progress.mark("booted")
         self._heartbeat.start(self._preparation.prefetch)
-        self._runtime.open()
         outcome = self._outcome()
-        self._runtime.kill_all()
+        if self._runtime is not None:
+            self._runtime.kill_all()
         if outcome is not None:
             self._final_report.send(outcome)
         self._heartbeat.stop()
@@ -115,7 +137,8 @@ class AttemptRunner:
 
     def finish_background_work(self) -> None:
         """Do the work that need not delay the report."""
-        self._runtime.close()
+        if self._runtime is not None:
+            self._runtime.close()
         self._preparation.finish()
 
     def _outcome(self) -> Outcome | None:
@@ -141,10 +164,19 @@ class AttemptRunner:
         request = run.request
         self._secrets.expect(request.program.env)
         self._preparation.end_what_an_earlier_agent_left(request)
+        self._containers.end_leftovers()
+        container = self._containers.begin(run)
+        runtime = self._runtime = self._runtime_of(None if container is None else self._engine)
+        runtime.open()
+        gpus = self._wait.start(self._check_gpus)
         prepared = self._wait.run_in_background(
-            lambda: self._preparation.prepare(request, generation=run.environment_generation)
+            lambda: self._preparation.prepare(
+                request, generation=run.environment_generation, container=container
+            )
         )
         prove_fence(self._paths)
+        self._wait.wait_until(gpus.done)
+        gpus.result()
         self._progress.enter("wait")
         self._wait.wait_until(self._token.has_arrived)
         prepared = self._wait.run_in_background(
@@ -156,7 +188,7 @@ class AttemptRunner:
         fallback = self._make_fallback(request)
         try:
             while True:
-                ended = self._train_from(request, prepared, env, credentials)
+                ended = self._train_from(runtime, request, prepared, env, credentials)
                 if ended is None:
                     return None
                 result = fallback.after(ended, prepared)
@@ -169,6 +201,7 @@ class AttemptRunner:
 
     def _train_from(
         self,
+        runtime: Runtime,
         request: RunRequest,
         prepared: Prepared,
         env: Mapping[str, str],
@@ -179,7 +212,7 @@ class AttemptRunner:
         self._step = None if restored is None else restored.manifest.step
         session = TrainingSession(
             self._session_context(request),
-            self._runtime,
+            runtime,
             build_contract(self._settings, request, prepared, env=env, credentials=credentials),
             prepared=prepared,
             uptime=self._preparation.read_uptime(),
@@ -207,6 +240,12 @@ class AttemptRunner:
             close=lambda: self._wait.run_in_background(session.saver.close),
             has_other_cause=supervision.has_other_cause,
         )
+
+    def _check_gpus(self) -> None:
+        """Raise RequestError if this machine should have GPUs and shows none."""
+        # Below another root, as on the local cloud, a machine has none whatever its type.
+        if has_nvidia_gpus(self._settings.instance_type) and self._paths.root == Path("/"):
+            check_machine(os.environ, self._settings.instance_type)
 
     def _session_context(self, request: RunRequest) -> SessionContext:
         return SessionContext(

@@ -3,14 +3,27 @@
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 
 from runctl.agent.instance.settings import Settings
+from runctl.agent.prepare.container import ReadyContainer
 from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.runtime.command_line import trainer_command
-from runctl.agent.runtime.environment import TrainerVariables, trainer_environment
-from runctl.agent.runtime.ports import Contract
+from runctl.agent.runtime.container_command import is_program
+from runctl.agent.runtime.environment import (
+    TrainerVariables,
+    container_environment,
+    trainer_environment,
+)
+from runctl.agent.runtime.ports import ContainerOptions, Contract, Mount
 from runctl.agent.runtime.training_path import lay_out
+from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest
+
+NO_PROGRAM = (
+    "the image has neither CMD nor ENTRYPOINT, and the request names no script; add a CMD to the "
+    "Dockerfile, or give a script"
+)
 
 
 def build_contract(
@@ -39,23 +52,36 @@ def build_contract(
         checkpoint_request=paths.checkpoint_request,
         saved=paths.saved,
     )
-    environment = trainer_environment(
-        os.environ,
-        env=env,
-        variables=variables,
-        environment=prepared.environment,
-        project=paths.project,
-        training_path=lay_out(paths.state / "training-path"),
-        has_credentials=bool(credentials),
-    )
+    helper = lay_out(paths.state / "training-path")
+    container = prepared.container
     command = trainer_command(
         request,
         prepared.script,
         project=paths.project,
-        environment=prepared.environment,
+        python=container.python if container else str(prepared.environment / "bin/python"),
         variables=variables.as_environment(),
         resumes=restored is not None,
     )
+    if container is None:
+        environment = trainer_environment(
+            os.environ,
+            env=env,
+            variables=variables,
+            environment=prepared.environment,
+            project=paths.project,
+            training_path=helper,
+            has_credentials=bool(credentials),
+        )
+    else:
+        environment = container_environment(
+            os.environ,
+            env=env,
+            own=container.image.environment,
+            variables=variables,
+            project=paths.project if command else None,
+            training_path=helper,
+            has_credentials=bool(credentials),
+        )
     return Contract(
         command=tuple(command),
         environment=environment,
@@ -66,4 +92,41 @@ def build_contract(
         errors=paths.trainer_errors,
         save_request=paths.checkpoint_request,
         grace=timedelta(seconds=request.saving.checkpoint.grace_seconds),
+        container=None
+        if container is None
+        else _options(settings, request, container, variables, helper, has_command=bool(command)),
+    )
+
+
+def _options(
+    settings: Settings,
+    request: RunRequest,
+    container: ReadyContainer,
+    variables: TrainerVariables,
+    helper: Path,
+    *,
+    has_command: bool,
+) -> ContainerOptions:
+    """Return the container: every folder is where it is on the machine, so that variables agree."""
+    paths, image = settings.paths, container.image
+    if not has_command and not (image.entry_point or image.command):
+        raise RequestError(NO_PROGRAM)
+    written = [paths.project, variables.outputs, variables.metrics, variables.saved]
+    written += [variables.checkpoint_request, *filter(None, [variables.partial])]
+    mounts = [Mount(path, str(path)) for path in written]
+    keeps_folder = not has_command and bool(image.working_folder)
+    folder = request.saving.checkpoint.dir
+    if not folder:
+        mounts.append(Mount(variables.checkpoint, str(variables.checkpoint)))
+    elif keeps_folder:
+        # The image's own copy of the project saves there.
+        mounts.append(Mount(variables.checkpoint, str(Path(image.working_folder, folder))))
+    read = [helper, *filter(None, [variables.inputs])]
+    mounts += [Mount(path, str(path), is_read_only=True) for path in read]
+    return ContainerOptions(
+        image=image.image_id,
+        mounts=tuple(mounts),
+        user=container.user,
+        working_folder="" if keeps_folder else str(paths.project),
+        replaces_entry_point=has_command and is_program(image.entry_point),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import textwrap
 import threading
 from collections.abc import Mapping
@@ -18,6 +19,12 @@ from tests import docker_engine
 from tests.agent.machine import wait_until
 
 
+def make_client(engine: docker_engine.Engine) -> Engine:
+    """Return the agent's client of an engine."""
+    environ = {"DOCKER_HOST": engine.host, "PATH": os.environ["PATH"]}
+    return Engine(engine.folder / "client", engine.folder / "helpers", environ)
+
+
 @dataclass
 class Containers:
     """A machine whose programs run in containers."""
@@ -29,7 +36,7 @@ class Containers:
 
     def __post_init__(self) -> None:
         self.paths.make()
-        self.client = Engine(self.engine.folder / "client", {"DOCKER_HOST": self.engine.host})
+        self.client = make_client(self.engine)
         self.runtime = ContainerRuntime(self.client, self.paths, on_exit=self.exited.set)
         self.runtime.open()
 

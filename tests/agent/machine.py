@@ -10,7 +10,7 @@ import sys
 import tarfile
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -164,7 +164,9 @@ class Machine:
         fault: str = "",
         trainer_role: str = TRAINER_ROLE,
         under: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
+        self._variables = variables or {}
         self.fault = fault
         self.trainer_role = trainer_role
         self._under = under
@@ -207,6 +209,7 @@ class Machine:
             "HOME": str(self.root),
             "LANG": "C.UTF-8",
             "PATH": f"{self.root / 'bin'}:{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin",
+            **self._variables,
         }
 
     def start(self) -> None:

@@ -15,11 +15,10 @@ import pytest
 
 from runctl.agent.instance.settings import Paths
 from runctl.agent.runtime.container_runtime import remove_containers
-from runctl.agent.runtime.engine import Engine
 from runctl.agent.runtime.ports import Mount
 from runctl.model.errors import RequestError
 from tests import docker_engine
-from tests.agent.containers import Containers
+from tests.agent.containers import Containers, make_client
 from tests.agent.machine import wait_until
 from tests.docker_engine import needs_engine, serving_engine
 
@@ -415,7 +414,7 @@ def test_container_that_an_earlier_agent_left_is_removed(
     containers.start(SAVES)
     containers.wait_for("ready")
     other = Paths(containers.paths.root / "other")
-    client = Engine(engine.folder / "client", {"DOCKER_HOST": engine.host})
+    client = make_client(engine)
     assert remove_containers(client, other) == []
     assert len(remove_containers(client, containers.paths)) == 1
     assert engine.docker("ps", "--all", "--quiet") == ""

@@ -64,7 +64,12 @@ class Attempt:
         services = AwsServices(Clients(cloud), deployment)
         site = next(VENV.glob("lib/python*/site-packages"))
         self.runner = AttemptRunner(
-            settings, services, self.runtime, mailbox=self.mailbox, vendor=site, mask=SecretMask()
+            settings,
+            services,
+            lambda _engine: self.runtime,
+            mailbox=self.mailbox,
+            vendor=site,
+            mask=SecretMask(),
         )
         self.shut_down: list[bool] = []
         self.thread = threading.Thread(target=self._run)

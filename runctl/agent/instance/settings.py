@@ -47,6 +47,21 @@ class Paths:
         return self.state / "partial"
 
     @property
+    def had_containers(self) -> Path:
+        """Exists once a container was created, until an agent has removed all that are left."""
+        return self.state / "had-containers"
+
+    @property
+    def docker_config(self) -> Path:
+        """The configuration of the Docker client, with the logins of registries."""
+        return self.runtime / "docker"
+
+    @property
+    def docker_helpers(self) -> Path:
+        """The programs that the Docker client asks for logins."""
+        return self.state / "docker-helpers"
+
+    @property
     def requests(self) -> Path:
         """Where `runctl-agent drain|checkpoint|stop` leaves its request."""
         return self.runtime / "requests"
@@ -136,7 +151,8 @@ class Settings:
     """The settings that the agent was started with; an existing instance outlives the attempt.
 
     `trainer_role` is the ARN of the role whose credentials a trainer may be given, empty where the
-    deployment is older than that. `rank` is that of the node, always 0 while an attempt has one.
+    deployment is older than that. `rank` is that of the node, always 0 while an attempt has one,
+    and `instance_type` is empty where it is not known.
     """
 
     paths: Paths
@@ -150,6 +166,7 @@ class Settings:
     trainer_role: str = ""
     is_existing_instance: bool = False
     rank: int = 0
+    instance_type: str = ""
 
     @property
     def node(self) -> NodeId:
@@ -199,6 +216,7 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
         region=environ["RUNCTL_REGION"],
         trainer_role=environ.get("RUNCTL_TRAINER_ROLE", ""),
         is_existing_instance=is_existing_instance,
+        instance_type=metadata.get("instance-type") or "",
     )
 
 

@@ -13,6 +13,7 @@ from runctl.agent.instance.disk import FULL, room, says_full
 from runctl.agent.instance.settings import Settings
 from runctl.agent.ports import Blobs, Inputs
 from runctl.agent.prepare.code import fetch_code
+from runctl.agent.prepare.container import ReadyContainer
 from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.inputs import InputStager
@@ -47,6 +48,8 @@ logger = logging.getLogger(__name__)
 class Prepared:
     """Everything that is ready before the trainer starts.
 
+    A program in a `container` does not use the `environment`.
+
     `run`, `restored` and `partial` are set last, once the token has arrived: the run as the ledger
     had it then, the whole checkpoint that is in place, and the folder with the files of an
     unfinished one.
@@ -55,6 +58,7 @@ class Prepared:
     script: str
     environment: Path
     checkpoint: Path
+    container: ReadyContainer | None = None
     run: Run | None = None
     restored: Fetched | None = None
     partial: Path | None = None
@@ -142,27 +146,40 @@ class Preparation:
         for path in (self._paths.metrics, self._paths.saved, self._paths.checkpoint_request):
             path.unlink(missing_ok=True)
 
-    def prepare(self, request: RunRequest, *, generation: int = 0) -> Prepared:
+    def prepare(
+        self,
+        request: RunRequest,
+        *,
+        generation: int = 0,
+        container: "Future[ReadyContainer] | None" = None,
+    ) -> Prepared:
         """Fetch the code and make its environment; stage the inputs meanwhile.
 
-        `generation` is the run's generation of environments.
+        `generation` is the run's generation of environments. With a `container`, whose image has
+        everything, none is made.
         """
         staging = self._wait.start(lambda: self._stage_inputs(request))
         self._progress.enter("environment")
         with self._reporting_full_disk("the code and its environment"):
             script = self._wait.retry(lambda: fetch_code(self._blobs, request, self._paths.project))
-            declared = find_dependencies(self._paths.project, script)
-            prepared = Prepared(
-                script=script,
-                environment=self._make_environment(
+            environment = self._paths.state / "environments"
+            if container is None:
+                declared = find_dependencies(self._paths.project, script)
+                environment = self._make_environment(
                     lambda: self._environments.prepare(
                         declared,
                         generation=generation,
                         is_fresh=request.program.fresh_environment,
                     )
-                ),
-                checkpoint=self.checkpoint_folder(request),
-            )
+                )
+        if container is not None:
+            self._progress.enter("image")
+        prepared = Prepared(
+            script=script,
+            environment=environment,
+            container=None if container is None else container.result(),
+            checkpoint=self.checkpoint_folder(request),
+        )
         if not staging.done():
             self._progress.enter("inputs")
         staging.result()

@@ -15,19 +15,22 @@ def trainer_command(
     script: str,
     *,
     project: Path,
-    environment: Path,
+    python: str,
     variables: Mapping[str, str],
     resumes: bool,
 ) -> list[str]:
-    """Return a trainer's command line, with references to `variables` replaced."""
-    words = list(request.program.command) or [
-        *_words_of(script, project=project, environment=environment),
-        *request.program.args,
-    ]
+    """Return a trainer's command line, with references to `variables` replaced.
+
+    `python` is the interpreter of a script in Python. The result is empty for the program of an
+    image.
+    """
+    words = list(request.program.command)
+    if script and not words:
+        words = [*_words_of(script, project=project, python=python), *request.program.args]
     return expand([*words, *(request.program.resume_args if resumes else ())], variables)
 
 
-def _words_of(script: str, *, project: Path, environment: Path) -> list[str]:
+def _words_of(script: str, *, project: Path, python: str) -> list[str]:
     path = project / script
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
@@ -40,4 +43,4 @@ def _words_of(script: str, *, project: Path, environment: Path) -> list[str]:
     if kind is ScriptKind.ITSELF:
         path.chmod(path.stat().st_mode | 0o111)
         return [str(path)]
-    return [str(environment / "bin/python"), script]
+    return [python, script]

@@ -52,6 +52,7 @@ class ContainerRuntime:
                 mount.source.touch()
         if options.user is not None:
             give_to(options.user, (each.source for each in options.mounts if not each.is_read_only))
+        self._paths.had_containers.touch()
         container = self._create(contract, options)
         observer = ProcessObserver(self._trace)
         observer.start()

@@ -39,12 +39,20 @@ class EngineError(Exception):
 
 
 class Engine:
-    """The engine. `config` is the client's folder, with the logins of the registries."""
+    """The engine.
 
-    def __init__(self, config: Path, environ: Mapping[str, str] = os.environ) -> None:
+    `config` is the client's folder, with the logins of the registries, and `helpers` is that of
+    the programs that it asks for logins.
+    """
+
+    def __init__(
+        self, config: Path, helpers: Path, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self.config = config
+        self.helpers = helpers
         self._environ = {
-            "PATH": DEFAULT_PATH,
             **{name: environ[name] for name in PASSED_ON if environ.get(name)},
+            "PATH": f"{environ.get('PATH') or DEFAULT_PATH}:{helpers}",
             "DOCKER_CONFIG": str(config),
         }
 
@@ -59,6 +67,16 @@ class Engine:
         variables: Mapping[str, str] | None = None,
     ) -> str:
         """Run a command and return its standard output. Raises EngineError."""
+        output = self.read_bytes(*words, timeout=timeout, variables=variables)
+        return output.decode(errors="replace")
+
+    def read_bytes(
+        self,
+        *words: str,
+        timeout: float = CALL_TIMEOUT,
+        variables: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Return the same as bytes."""
         try:
             done = subprocess.run(
                 ["docker", *words],
@@ -74,7 +92,7 @@ class Engine:
             raise EngineError(words[0], f"docker: {exc.strerror}") from exc
         if done.returncode:
             raise EngineError(words[0], _end_of(done.stderr or done.stdout))
-        return done.stdout.decode(errors="replace")
+        return done.stdout
 
     def stream(self, *words: str, on_line: Callable[[str], None], body: Any = None) -> None:
         """Run a long command, give each line that it prints to `on_line`; raises EngineError.

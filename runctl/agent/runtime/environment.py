@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 # The agent's own variables that a trainer may see: none of AWS, Python or runctl.
 PASSED_ON = (
     "HOME", "LANG", "LC_ALL", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ", "USER",
-    "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
-    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+    "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", *PROXIES,
 )  # fmt: skip
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -74,10 +74,8 @@ def trainer_environment(
     given credentials, for which it needs a region.
     """
     base = base_environment(environ)
-    # Dependencies are installed, the project itself is not: its packages are imported from here.
-    source = str(project / "src") if (project / "src").is_dir() else ""
     # The project's own modules come first, so that the helper hides none of them.
-    searched = [env.get("PYTHONPATH", source), str(training_path)]
+    searched = [env.get("PYTHONPATH", _source_of(project)), str(training_path)]
     return {
         **base,
         "PYTHONUNBUFFERED": "1",
@@ -88,6 +86,39 @@ def trainer_environment(
         "VIRTUAL_ENV": str(environment),
         **variables.as_environment(),
     }
+
+
+def container_environment(
+    environ: Mapping[str, str],
+    *,
+    env: Mapping[str, str],
+    own: Mapping[str, str],
+    variables: TrainerVariables,
+    project: Path | None,
+    training_path: Path,
+    has_credentials: bool = False,
+) -> dict[str, str]:
+    """Return the variables of a container besides `own`, those of its image.
+
+    Nothing of the machine's own environment counts in it but the way to the network. `project` is
+    None for the program of the image, which has its own.
+    """
+    source = "" if project is None else _source_of(project)
+    searched = [env.get("PYTHONPATH", source), str(training_path), own.get("PYTHONPATH", "")]
+    proxies = {name: environ[name] for name in PROXIES if name in environ}
+    return {
+        **proxies,
+        "PYTHONUNBUFFERED": "1",
+        **(_aws_variables(environ) if has_credentials else {}),
+        **env,
+        "PYTHONPATH": ":".join(filter(None, searched)),
+        **variables.as_environment(),
+    }
+
+
+def _source_of(project: Path) -> str:
+    """Return the folder of a project from which its packages are imported, uninstalled."""
+    return str(project / "src") if (project / "src").is_dir() else ""
 
 
 def _aws_variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from runctl.agent.reporting.secret_mask import MIN_LENGTH, SecretMask
 from runctl.agent.signals.waiting import RETRY, CancellableWait
 from runctl.aws.secret_values import SecretValues, UnreadableSecretError
 from runctl.model.errors import RequestError, TransientError
-from runctl.model.secret_references import SecretReference, references_in
+from runctl.model.secret_references import SecretReference, parse_reference, references_in
 
 # A permission or a secret that is a few seconds old may not be known everywhere yet.
 TRIES = 3
@@ -51,7 +51,7 @@ class TrainerSecrets:
         problems = []
         for name, reference in references_in(env).items():
             try:
-                found[name] = self._fetch(f"env.{name}: {reference}", reference)
+                found[name] = self.fetch(f"env.{name}: {reference}", reference)
             except UnreadableSecretError as exc:
                 problems.append(f"env.{name}: {reference}: {exc}")
         self._mask.hide(found.values(), are_all=not problems)
@@ -64,7 +64,21 @@ class TrainerSecrets:
             logger.info("read the secrets of %s", ", ".join(sorted(found)))
         return {**env, **found}
 
-    def _fetch(self, field: str, reference: SecretReference) -> str:
+    def fetch_text(self, field: str, text: str) -> str:
+        """Return the value of a reference that is given as a text, as `fetch` does."""
+        reference = parse_reference(text)
+        if reference is None:
+            raise UnreadableSecretError(f"{field}: {text} is not a reference to a secret")
+        try:
+            return self.fetch(field, reference)
+        except UnreadableSecretError as exc:
+            raise UnreadableSecretError(f"{field}: {text}: {exc}") from exc
+
+    def fetch(self, field: str, reference: SecretReference) -> str:
+        """Return the value of a reference, for which the request has the field `field`.
+
+        Raises UnreadableSecretError, after some time also if a service does not answer.
+        """
         until = time.monotonic() + SERVICE_TIMEOUT.total_seconds()
         refusals = 0
         while True:
