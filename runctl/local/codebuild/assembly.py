@@ -8,9 +8,15 @@ import sys
 from pathlib import Path
 
 from runctl.local.codebuild.api import Builds
-from runctl.local.codebuild.execution import BuildHost
+from runctl.local.codebuild.execution import PACKAGE_ROOT, BuildHost
 from runctl.local.core.events import EventBus
 from runctl.local.core.knobs import Knobs
+
+_MAIN_OF_OWN_AWS = (
+    f"import sys; sys.path.insert(0, {str(PACKAGE_ROOT)!r}); "
+    "from runctl.local.codebuild.aws_program import main; main()"
+)
+_OWN_AWS = [sys.executable, "-I", "-c", _MAIN_OF_OWN_AWS]
 
 
 def assemble_builds(home: Path, *, endpoint: str, knobs: Knobs, bus: EventBus) -> Builds:
@@ -21,7 +27,7 @@ def assemble_builds(home: Path, *, endpoint: str, knobs: Knobs, bus: EventBus) -
     programs = folder / "bin"
     programs.mkdir(mode=0o700, parents=True)
     aws = Path(sys.executable).with_name("aws")
-    _write_program(programs / "aws", str(aws) if aws.exists() else "aws")
+    _write_program(programs / "aws", [str(aws)] if aws.exists() else _OWN_AWS)
     host = BuildHost(
         folder=folder, endpoint=endpoint, docker_host=_no_engine, programs=programs, knobs=knobs
     )
@@ -30,8 +36,8 @@ def assemble_builds(home: Path, *, endpoint: str, knobs: Knobs, bus: EventBus) -
     return builds
 
 
-def _write_program(path: Path, program: str) -> None:
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(program)} "$@"\n')
+def _write_program(path: Path, command: list[str]) -> None:
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
     path.chmod(0o700)
 
 

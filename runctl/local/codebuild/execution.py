@@ -26,9 +26,9 @@ from runctl.local.core.knobs import Knobs
 
 logger = logging.getLogger(__name__)
 
-_PACKAGE_ROOT = Path(runctl.__file__).parents[1]
+PACKAGE_ROOT = Path(runctl.__file__).parents[1]
 _START = (
-    f"import sys; sys.path.insert(0, {str(_PACKAGE_ROOT)!r}); "
+    f"import sys; sys.path.insert(0, {str(PACKAGE_ROOT)!r}); "
     "from runctl.local.guest.build import main; main()"
 )
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
