@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from runctl.local.codebuild.engine import BuildEngine
 from tests import base_images
 
 START_SECONDS = 30
@@ -45,7 +46,7 @@ class Engine:
     @property
     def host(self) -> str:
         """The value of DOCKER_HOST for this engine."""
-        return f"unix://{self.folder / 's'}"
+        return f"unix://{self.folder / 'engine/s'}"
 
     def environment(self) -> dict[str, str]:
         """Return the variables with which the client uses this engine and nothing of the user's."""
@@ -116,27 +117,12 @@ def serving_engine() -> Iterator[Engine]:
         folder = Path(name)
         folder.chmod(0o755)  # what containers are given is found in it by users other than root
         (folder / "client").mkdir()
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork"]
-        # Its containers end with the namespace of their processes, and its mounts with that.
-        command += ["--mount-proc", "--kill-child", "--propagation", "private"]
-        command += ["dockerd", "--data-root", folder / "root", "--exec-root", folder / "x"]
-        command += ["--pidfile", folder / "pid", "--host", f"unix://{folder / 's'}"]
-        command += ["--cgroup-parent", f"/{folder.name}", "--storage-driver", "overlay2"]
-        command += ["--exec-opt", "native.cgroupdriver=cgroupfs"]  # also where systemd runs
-        # It must change neither the firewall nor the routing of this machine.
-        command += ["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none"]
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+        engine = BuildEngine(folder / "engine")
         try:
-            deadline = time.monotonic() + START_SECONDS
-            while not (folder / "s").exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"the engine did not start:\n{(folder / 'log').read_text()}")
-                time.sleep(0.05)
+            engine.host()
             yield Engine(folder)
         finally:
-            process.kill()
-            process.wait()
+            engine.close()
 
 
 @contextmanager

@@ -230,6 +230,8 @@ def test_every_listener_requires_a_key(cloud: Cloud) -> None:
     script = "systemctl daemon-reload && touch $RUNCTL_ROOT/told"
     instance_id = cloud.launch(f"#!/bin/sh\n{script}\nsleep 300\n")
     eventually((cloud.root(instance_id) / "told").exists)
+    created = cloud.client("ecr").create_repository(repositoryName=unique("app"))
+    repository = created["repository"]
     processes = psutil.Process(cloud.endpoint.pid)
     pids = {processes.pid, *(child.pid for child in processes.children(recursive=True))}
     inodes = set()
@@ -254,7 +256,10 @@ def test_every_listener_requires_a_key(cloud: Cloud) -> None:
                 address, _, port = words[1].partition(":")
                 listening.add((address, int(port, 16)))
     loopback = f"{int.from_bytes(socket.inet_aton('127.0.0.1'), sys.byteorder):08X}"
-    assert listening == {(loopback, port) for port in (port_of(cloud), *metadata)}
+    # It asks for passwords: tests/local/test_ecr.py.
+    registry = int(repository["repositoryUri"].partition("/")[0].rpartition(":")[2])
+    expected = {port_of(cloud), registry, *metadata}
+    assert listening == {(loopback, port) for port in expected}
     for table in ("udp", "udp6", "raw", "raw6", "packet"):
         lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
         assert not [line for line in lines if inodes.intersection(line.split())]

@@ -83,6 +83,7 @@ def test_the_environment_holds_nothing_of_the_developers(
         "AWS_DEFAULT_REGION",
         "AWS_EC2_METADATA_SERVICE_ENDPOINT",
         "AWS_ENDPOINT_URL",
+        "DOCKER_HOST",
         "HOME",
         "LANG",
         "PATH",
@@ -242,6 +243,35 @@ def test_a_scope_is_only_the_program_itself(cloud: Cloud) -> None:
     run = "systemd-run --scope --quiet --collect --slice=trainer.slice -- echo in scope"
     instance_id = cloud.launch(f"#!/bin/sh\n{run} > $RUNCTL_ROOT/scope\n")
     assert text_of(cloud, instance_id, "scope") == "in scope\n"
+
+
+def test_a_service_that_announces_itself_is_active_from_then_on(cloud: Cloud) -> None:
+    announce = "import os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+    announce += "s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
+    script = f"""#!/bin/sh
+cd $RUNCTL_ROOT
+cat > slow.sh <<'END'
+touch begun; until [ -e go ]; do sleep 0.05; done
+python3 -c "{announce}"; touch ready; sleep 1000
+END
+for name in slow hasty; do
+    printf "[Service]\\nType=notify\\nExecStart=/bin/sh $name.sh\\n" \
+        > etc/systemd/system/$name.service
+done
+echo 'exit 0' > hasty.sh
+systemctl start --no-block slow
+until [ -e begun ]; do sleep 0.05; done
+systemctl is-active slow
+touch go
+systemctl start slow; ls begun; systemctl is-active slow
+systemctl start hasty 2> /dev/null || echo failed
+systemctl is-active --quiet hasty || echo inactive
+touch ended
+"""
+    instance_id = cloud.launch(script)
+    eventually((cloud.root(instance_id) / "ended").exists)
+    said = cloud.client("ec2").get_console_output(InstanceId=instance_id)["Output"].split()
+    assert said == ["activating", "begun", "active", "failed", "inactive"]
 
 
 def test_a_timer_runs_its_service_repeatedly(cloud: Cloud) -> None:

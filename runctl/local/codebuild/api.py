@@ -81,6 +81,7 @@ class Builds:
         if execution and not fields["buildComplete"]:
             execution.stop()
             execution.ended.wait(_STOP_LIMIT_SECONDS)
+        self._host.engine.close()
         return copy.deepcopy(dict(fields))
 
     def find(self, build_id: str) -> Json:
@@ -88,7 +89,7 @@ class Builds:
         return copy.deepcopy(dict(codebuild._builds[build_id]))
 
     def end_all(self) -> None:
-        """Stop every build."""
+        """Stop every build, and end the engine."""
         for execution in list(self._executions.values()):
             execution.stop()
         for execution in list(self._executions.values()):

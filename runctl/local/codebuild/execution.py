@@ -8,7 +8,7 @@ import logging
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import runctl
 from runctl.local.codebuild import buildspec, credentials
 from runctl.local.codebuild.buildspec import Buildspec, BuildspecError
+from runctl.local.codebuild.engine import BuildEngine
 from runctl.local.codebuild.inputs import InputError, Inputs
 from runctl.local.codebuild.logs import BuildLog, LogError
 from runctl.local.codebuild.records import BuildRecord
@@ -36,14 +37,11 @@ _SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/
 
 @dataclass(frozen=True, kw_only=True)
 class BuildHost:
-    """What builds use of the local cloud; `docker_host` starts the engine and returns its address.
-
-    It raises OSError, with the reason, where no engine can run.
-    """
+    """What builds use of the local cloud."""
 
     folder: Path
     endpoint: str
-    docker_host: Callable[[], str]
+    engine: BuildEngine
     programs: Path
     knobs: Knobs
     python: str = field(default_factory=base_python)
@@ -146,7 +144,7 @@ class Execution:
         """Return the engine's address; that of none unless the build is privileged, as on AWS."""
         if self.record.settings["environment"].get("privilegedMode"):
             try:
-                return self._host.docker_host()
+                return self._host.engine.host()
             except OSError as exc:
                 logger.warning("build %s has no Docker: %s", self.record.build_id, exc)
         return f"unix://{self._folder}/no-docker.sock"

@@ -143,7 +143,12 @@ def unknown(kind: str, name: str, known: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class Setup:
-    """The settings with which a local cloud was started; `shares_paths` is the reason, or empty."""
+    """The settings with which a local cloud was started.
+
+    `shares_paths` and `no_engine` are why instances have no paths and no Docker engine of their
+    own, or empty.
+    """
 
     knobs: Knobs
     shares_paths: str = ""
+    no_engine: str = ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from runctl.local.core.events import EventBus
 from runctl.local.core.instance import RECLAIMED, End, Instance, ended_by_itself
 from runctl.local.core.journal import Journal
-from runctl.local.core.knobs import Knobs
+from runctl.local.core.knobs import Setup
 from runctl.local.core.market import Market
 from runctl.local.core.protocol import ApiError
 from runctl.local.ec2.instance_events import InstanceEvents
@@ -31,22 +31,21 @@ class Instances:
         *,
         endpoint: str,
         market: Market,
-        knobs: Knobs,
         journal: Journal,
         bus: EventBus,
         issue_credentials: Callable[[Instance], dict[str, str]],
-        own_paths: bool,
+        setup: Setup,
     ) -> None:
         self.home = home
+        knobs = setup.knobs
         self.market, self.knobs, self.journal, self.bus = market, knobs, journal, bus
         self._events = InstanceEvents(journal, bus)
         self._runner = InstanceRunner(
             endpoint=endpoint,
             market=market,
-            knobs=knobs,
+            setup=setup,
             events=self._events,
             issue_credentials=issue_credentials,
-            own_paths=own_paths,
         )
         self._all: dict[str, Instance] = {}
         self._supervisors: dict[str, Supervisor] = {}

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from runctl.local.core.instance import CRASHED, Instance, base_python
-from runctl.local.core.knobs import Knobs
+from runctl.local.core.knobs import Knobs, Setup
 from runctl.local.core.market import Market
 from runctl.local.ec2 import disks
 from runctl.local.ec2.imds import Metadata
 from runctl.local.ec2.instance_events import InstanceEvents
 from runctl.local.ec2.supervisor import PACKAGE_ROOT, Supervisor
-from runctl.local.guest import isolation
+from runctl.local.guest import engine, isolation
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +27,24 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceRunner:
-    """Boots instances as processes of this machine, and cleans up after them.
-
-    With `own_paths`, instances have a state folder and a /tmp of their own.
-    """
+    """Boots instances as processes of this machine, and cleans up after them."""
 
     endpoint: str
     market: Market
-    knobs: Knobs
+    setup: Setup
     events: InstanceEvents
     issue_credentials: Callable[[Instance], dict[str, str]]
-    own_paths: bool
     python: str = field(default_factory=base_python)
+
+    @property
+    def knobs(self) -> Knobs:
+        """The knobs of the local cloud."""
+        return self.setup.knobs
+
+    @property
+    def own_paths(self) -> bool:
+        """Whether instances have a state folder and a /tmp of their own."""
+        return not self.setup.shares_paths
 
     async def run(
         self, instance: Instance, supervisor: Supervisor, *, on_shutdown: Callable[[], None]
@@ -55,7 +61,12 @@ class InstanceRunner:
             self.events.record(instance, "broken")
         finally:
             metadata.stop()
+            if not self.setup.no_engine:
+                await asyncio.to_thread(engine.remove_control_groups, _control_group(instance))
             self._clean_up(instance)
+            # Gigabytes of images, of which nobody reads anything any more.
+            images = instance.root / engine.DATA.relative_to("/")
+            await asyncio.to_thread(shutil.rmtree, images, ignore_errors=True)
 
     async def _boot(
         self, instance: Instance, supervisor: Supervisor, on_shutdown: Callable[[], None]
@@ -90,12 +101,12 @@ class InstanceRunner:
             "env": self._environment(instance),
             "own_paths": self.own_paths,
             "shared_folders": self._shared_folders(instance),
+            "control_group": "" if self.setup.no_engine else _control_group(instance),
         }
 
     def _environment(self, instance: Instance) -> dict[str, str]:
         root = str(instance.root)
-        path = [f"{root}/bin", str(Path(self.python).parent)]
-        path += ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        path = [f"{root}/bin", str(Path(self.python).parent), engine.PATH]
         return {
             "RUNCTL_ROOT": root,
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": instance.metadata_url,
@@ -103,6 +114,7 @@ class InstanceRunner:
             "AWS_DEFAULT_REGION": instance.region,
             "LANG": "C.UTF-8",
             "PATH": ":".join(path),
+            "DOCKER_HOST": engine.NO_HOST if self.setup.no_engine else engine.HOST,
             **self._own_folders(root),
             **self.knobs.environment,
         }
@@ -148,6 +160,10 @@ class InstanceRunner:
             disks.unmount(instance.root)
         if not self.knobs.keep_roots and end.state == "terminated":
             shutil.rmtree(instance.root, ignore_errors=True)
+
+
+def _control_group(instance: Instance) -> str:
+    return f"runctl-{instance.instance_id}"
 
 
 def _make_as_on_ec2(root: Path, folder: str) -> None:

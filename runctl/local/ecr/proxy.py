@@ -25,7 +25,7 @@ from runctl.local.ecr.tokens import Grant, Tokens
 logger = logging.getLogger(__name__)
 
 _PIECE = 1024 * 1024
-_LARGEST_MANIFEST = 4 * 1024 * 1024
+_MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 _REALM = 'Basic realm="https://ecr.amazonaws.com/",service="ecr.amazonaws.com"'
 _OF_ONE_CONNECTION = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         manifest = b""
         for piece in self._body():
             manifest += piece
-            if len(manifest) > _LARGEST_MANIFEST:
+            if len(manifest) > _MAX_MANIFEST_BYTES:
                 raise ApiError("InvalidParameterException", "the manifest is too large", status=413)
         media_type = self.headers.get("Content-Type", "")
         digest = self._proxy.images.put(

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runctl.local.guest import isolation
+from runctl.local.guest import engine, isolation
 from runctl.local.guest.processes import (
     adopt_orphans,
     descendants,
@@ -39,7 +39,8 @@ with socket.socket(socket.AF_UNIX) as connection:
     connection.sendall(json.dumps([{name!r}, *sys.argv[1:]]).encode() + b"\\n")
     with connection.makefile() as answers:
         code, text = json.loads(answers.readline())
-(sys.stderr if code else sys.stdout).write(text)
+is_answer = sys.argv[1:] and sys.argv[1].startswith(("is-", "show", "status"))
+(sys.stderr if code and not is_answer else sys.stdout).write(text)
 sys.exit(code)
 """
 # The machine's own systemd-run would ask the machine's systemd for a scope.
@@ -274,10 +275,12 @@ def main() -> None:
     root = Path(description["root"])
     # As on EC2, whatever the developer's is; the root's own folder keeps others out.
     os.umask(0o022)
+    control_group = description["control_group"]
     if description["own_paths"]:
-        isolation.isolate(
-            root, [Path(shared_folder) for shared_folder in description["shared_folders"]]
-        )
+        shared = [Path(shared_folder) for shared_folder in description["shared_folders"]]
+        isolation.isolate(root, shared, has_engine=bool(control_group))
+    if control_group:
+        engine.install(root, control_group)
     Supervisor(
         root=root,
         env=description["env"],

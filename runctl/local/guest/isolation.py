@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from runctl.local.guest import namespaces
+from runctl.local.guest import engine, namespaces
 
 # As the agent knows them: the same in every instance, whatever its root.
 STATE = Path("/var/lib/runctl")
@@ -23,11 +23,12 @@ _PRIVATE: Mapping[Path, str] = MappingProxyType({Path("/tmp"): "tmp", Path("/var
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is covered, not written to
 
 
-def isolate(root: Path, shared: Iterable[Path]) -> None:
+def isolate(root: Path, shared: Iterable[Path], *, has_engine: bool = False) -> None:
     """Enter a namespace in which this process and its descendants have the instance's paths.
 
     The `shared` folders of the machine stay visible if a private folder would hide them; a folder
-    that is shared as a whole is not private.
+    that is shared as a whole is not private. With an engine, the folders of Docker are the
+    instance's own.
     """
     namespaces.enter()
     outermost = _outermost([root, *shared])
@@ -40,7 +41,11 @@ def isolate(root: Path, shared: Iterable[Path]) -> None:
             namespaces.bind(folder, target.resolve())
     stage = root / "run/graft"
     stage.mkdir(parents=True, exist_ok=True)
-    _graft(STATE.parent, {target.name: root / name for target, name in _GRAFTS.items()}, stage)
+    grafts = {target.name: root / name for target, name in _GRAFTS.items()}
+    if has_engine:
+        grafts[engine.DATA.name] = root / engine.DATA.relative_to("/")
+        engine.cover_run(stage)
+    _graft(STATE.parent, grafts, stage)
     memory = _SHARED_MEMORY.resolve()
     if memory.is_dir() and not _is_shared(memory, outermost):
         namespaces.mount_tmpfs(stage, "mode=1777")
@@ -76,20 +81,9 @@ def _graft(parent: Path, grafts: Mapping[str, Path], stage: Path) -> None:
     namespaces.mount_tmpfs(stage, "mode=755")
     for entry in os.scandir(parent):
         if entry.name not in grafts:
-            _show(entry, stage / entry.name)
+            namespaces.show(entry, stage / entry.name)
     for name, source in grafts.items():
         source.mkdir(parents=True, exist_ok=True)
         (stage / name).mkdir()
         namespaces.bind(source, stage / name)
     namespaces.move(stage, parent)
-
-
-def _show(entry: os.DirEntry[str], target: Path) -> None:
-    if entry.is_symlink():
-        target.symlink_to(Path(entry.path).readlink())
-        return
-    if entry.is_dir():
-        target.mkdir()
-    else:
-        target.touch()
-    namespaces.bind(Path(entry.path), target)

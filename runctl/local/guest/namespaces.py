@@ -71,6 +71,18 @@ def move(source: Path, target: Path) -> None:
     _call("mount", os.fsencode(source), os.fsencode(target), None, _MOVE, None)
 
 
+def show(entry: os.DirEntry[str], target: Path) -> None:
+    """Show a file, a folder or a link of one folder in another one, under a name that is free."""
+    if entry.is_symlink():
+        target.symlink_to(Path(entry.path).readlink())
+        return
+    if entry.is_dir():
+        target.mkdir()
+    else:
+        target.touch()
+    bind(Path(entry.path), target)
+
+
 def detach(target: Path) -> None:
     """Unmount a folder, even while its files are open."""
     _call("umount2", os.fsencode(target), _DETACH)

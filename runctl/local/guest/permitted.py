@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from runctl.local.guest import isolation, namespaces
+from runctl.local.guest import engine, isolation, namespaces
+
+_PROGRAMS = ("dockerd", "docker")
 
 
 def why_no_disks() -> str:
@@ -21,3 +24,17 @@ def why_shared_paths(scratch: Path) -> str:
         return namespaces.try_in_child(lambda: isolation.isolate(root, [root]))
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def why_no_engine(shares_paths: str) -> str:
+    """Return why instances cannot have a Docker engine; empty if they can.
+
+    `shares_paths` is what why_shared_paths returned.
+    """
+    if os.geteuid() != 0:
+        return "only root can run one"
+    if shares_paths:
+        return f"it needs mounts ({shares_paths})"
+    if missing := [name for name in _PROGRAMS if not shutil.which(name, path=engine.PATH)]:
+        return f"{' and '.join(missing)} not found; on Debian and Ubuntu: apt-get install docker.io"
+    return ""

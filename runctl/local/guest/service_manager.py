@@ -10,10 +10,12 @@ from signal import SIGTERM, Signals
 
 from runctl.local.guest import units
 from runctl.local.guest.processes import descendants, send
+from runctl.local.guest.readiness import Readiness
 from runctl.local.guest.service_group import fork_service
 from runctl.local.guest.units import Service, Timer, UnitError
 
 Answer = Callable[[int, str], None]
+_READINESS_POLL_SECONDS = 0.05
 _NOTHING_TO_DO = {
     "daemon-reload", "daemon-reexec", "reset-failed", "enable", "disable", "mask", "unmask",
     "preset", "set-default",
@@ -33,6 +35,13 @@ class _Running:
     stop_asked: bool = False
     generation: int = 0
     waiting: list[Answer] = field(default_factory=list)
+    readiness: Readiness | None = None
+
+    def end_readiness(self) -> None:
+        """Await the service's message no longer."""
+        if self.readiness is not None:
+            self.readiness.close()
+            self.readiness = None
 
 
 class ServiceManager:
@@ -65,7 +74,8 @@ class ServiceManager:
             if verb == "is-system-running":
                 return answer(0, "running\n")
             if verb in {"is-active", "is-failed", "is-enabled", "status", "show"}:
-                return answer(*self._query(verb, names))
+                code, text = self._query(verb, names)
+                return answer(code, "" if {"-q", "--quiet"} & set(options) else text)
             if verb in _NOTHING_TO_DO:
                 if verb in {"enable", "disable"}:
                     for name in names:
@@ -148,6 +158,8 @@ class ServiceManager:
             return answer(1, "The instance is shutting down.\n")
         running = self._units.setdefault(name, _Running(None))
         if running.state in {"active", "activating"} and not running.stop_asked:
+            if running.state == "activating" and running.parent_pid is not None:
+                return running.waiting.append(answer)
             return answer(0, "")
         running.unit = units.load(self._directory, name)
         running.stop_asked = False
@@ -163,17 +175,36 @@ class ServiceManager:
     def _start_service(
         self, name: str, running: _Running, service: Service, answer: Answer
     ) -> None:
-        env = service.environ({**self._env, "INVOCATION_ID": f"{time.monotonic_ns():032x}"})
+        base = {**self._env, "INVOCATION_ID": f"{time.monotonic_ns():032x}"}
+        running.end_readiness()
+        if service.kind == "notify":
+            running.readiness = Readiness(self._root / "run/systemd", name)
+            base["NOTIFY_SOCKET"] = running.readiness.address
+        env = service.environ(base)
         directory = Path(service.working_directory) if service.working_directory else self._root
         output = self._logs / f"{name}.log"
         if service.output and ":/" in service.output:
             output = Path(service.output.partition(":")[2])
         running.parent_pid = fork_service(service, env=env, cwd=directory, output=output)
         running.state, running.active_at = "active", time.monotonic()
-        if service.kind == "oneshot":
+        if service.kind in {"oneshot", "notify"}:
             running.state = "activating"
             running.waiting.append(answer)
         else:
+            answer(0, "")
+        if running.readiness is not None:
+            self._await_readiness(running)
+
+    def _await_readiness(self, running: _Running) -> None:
+        if running.readiness is None:
+            return  # it has ended
+        if not running.readiness.has_come():
+            self._schedule(_READINESS_POLL_SECONDS, lambda: self._await_readiness(running))
+            return
+        running.end_readiness()
+        running.state, running.active_at = "active", time.monotonic()
+        waiting, running.waiting = running.waiting, []
+        for answer in waiting:
             answer(0, "")
 
     def _stop(self, name: str, answer: Answer) -> None:
@@ -203,6 +234,9 @@ class ServiceManager:
         service = running.unit
         if not isinstance(service, Service):  # only services have a parent process
             raise TypeError(name)
+        if running.readiness is not None:
+            status = status or 1  # it was never ready
+            running.end_readiness()
         running.parent_pid, running.status, running.inactive_at = None, status, time.monotonic()
         again = service.restarts_after(status) and not running.stop_asked and not self.closed
         kept = service.kind == "oneshot" and service.remain_after_exit and status == 0

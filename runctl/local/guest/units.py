@@ -172,7 +172,7 @@ def _service(name: str, section: Mapping[str, list[str]]) -> Service:
         return parse_span(values[-1]) if values else default
 
     kind = last("Type", "simple")
-    if kind not in {"simple", "exec", "oneshot", "idle"}:
+    if kind not in {"simple", "exec", "oneshot", "idle", "notify"}:
         raise UnitError(f"{name}: the local cloud does not support Type={kind}")
     return Service(
         name=name,

@@ -78,6 +78,7 @@ def main() -> None:
     _configure_ministack(options.home, port, own_keys)
     setup = Setup(
         shares_paths=shares,
+        no_engine=permitted.why_no_engine(shares),
         knobs=Knobs(disk_bytes=options.disk_bytes, shared_folders=options.shared_folder),
     )
     asyncio.run(_serve(options.home, listener, own_keys, setup))

@@ -12,7 +12,7 @@ from typing import Any
 from runctl.local.core import catalog, iam, records
 from runctl.local.core.instance import Instance, ended_by_user
 from runctl.local.core.journal import Journal
-from runctl.local.core.knobs import Knobs, unknown
+from runctl.local.core.knobs import Setup, unknown
 from runctl.local.core.market import ERROR_CODES, Market, Pool
 from runctl.local.core.protocol import ApiError
 from runctl.local.ec2 import disks
@@ -31,13 +31,13 @@ class Admin:
         *,
         market: Market,
         instances: Instances,
-        knobs: Knobs,
         journal: Journal,
         calls: Journal,
         account: str,
         region: str,
-        shares_paths: str,
+        setup: Setup,
     ) -> None:
+        knobs = setup.knobs
         self._market, self._instances, self._knobs = market, instances, knobs
         self._journal, self._calls = journal, calls
         self._faults = Faults(instances)
@@ -49,8 +49,10 @@ class Admin:
                 "enforced": iam.is_enforced(),
                 "own_disks": disks.are_possible(),
                 "disk_bytes": knobs.disk_bytes,
-                "own_paths": not shares_paths,
-                "shares_paths_because": shares_paths,
+                "own_paths": not setup.shares_paths,
+                "shares_paths_because": setup.shares_paths,
+                "has_engine": not setup.no_engine,
+                "no_engine_because": setup.no_engine,
             },
             ("POST", "enforce"): self._enforce,
             ("POST", "warm"): self._warm,

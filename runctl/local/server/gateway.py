@@ -265,7 +265,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
     iam.trust_the_guard()
     conditional_writes.install()
     bus = EventBus(knobs, account=account, region=region)
-    builds = assemble_builds(home, endpoint=url, knobs=knobs, bus=bus)
+    builds = assemble_builds(home, endpoint=url, knobs=knobs, bus=bus, no_engine=setup.no_engine)
     resources.install(machine_of=workflows.install(knobs, builds))
     functions.install(home)
     objects.install(home / "s3")
@@ -273,21 +273,19 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
         home,
         endpoint=url,
         market=market,
-        knobs=knobs,
         journal=journal,
         bus=bus,
         issue_credentials=iam.RoleCredentials().issue,
-        own_paths=not setup.shares_paths,
+        setup=setup,
     )
     admin = Admin(
         market=market,
         instances=instances,
-        knobs=knobs,
         journal=journal,
         calls=calls,
         account=account,
         region=region,
-        shares_paths=setup.shares_paths,
+        setup=setup,
     )
     volumes, quotas = Volumes(), Quotas(knobs, market)
     ec2 = Ec2(instances, Fleets(instances, volumes, quotas), volumes)

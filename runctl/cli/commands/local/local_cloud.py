@@ -58,6 +58,8 @@ def isolation_of(health: dict[str, Any]) -> Iterator[str]:
             "instances have other checkpoint paths than on EC2 and share this machine's /tmp: "
             f"{health['shares_paths_because']}"
         )
+    if not health["has_engine"]:
+        yield f"instances have no Docker engine: {health['no_engine_because']}"
 
 
 def deployed_stacks(endpoint: Endpoint) -> list[str]:
