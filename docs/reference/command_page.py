@@ -77,7 +77,8 @@ def tables_of(command: Any, context: Any) -> dict[str, str]:
     for heading, records in help_sections(command, context).items():
         rows = [f"| `{cell(term)}` | {cell(text)} |\n" for term, text in records]
         if heading == "Options" and context.parent is not None:
-            rows = [each for each in rows if "`-h, --help`" not in each]
+            # The terms depend on whether a command has been parsed before, as tests do.
+            rows = [each for each in rows if not each.startswith(("| `-h, --help`", "| `--help`"))]
         if rows:
             tables[heading] = "".join(rows)
     return tables

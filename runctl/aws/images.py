@@ -1,5 +1,6 @@
 """Images in ECR: the repository of a deployment's builds, and images of other repositories."""
 
+import base64
 import json
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -144,6 +145,14 @@ class EcrImages:
         except (RunctlError, OSError, ValueError):
             return None
         return config if isinstance(config, dict) else None
+
+    def login(self) -> tuple[str, str]:
+        """Return user and password for the registry, valid for twelve hours."""
+        with translated():
+            answer = self._client.get_authorization_token()
+        token = answer["authorizationData"][0]["authorizationToken"]
+        user, _, password = base64.b64decode(token).decode().partition(":")
+        return user, password
 
     def stored(self) -> list[StoredImage]:
         """Return the images of the repository of builds."""

@@ -99,6 +99,19 @@ AWS = _group(
     ],
 )
 
+DOCKER = _group(
+    Group,
+    "docker",
+    "Build the images of projects with the Docker of this machine.",
+    [
+        DeferredCommand(
+            "docker.build:build",
+            "build",
+            "Build a project's image with the Docker of this machine, as a run would build it.",
+        ),
+    ],
+)
+
 CHECKPOINTS = _group(
     RunFirst,
     "checkpoints",
@@ -198,6 +211,7 @@ COMMANDS = [
         "resume:resume", "resume", "Continue a run that has ended, from its newest checkpoint."
     ),
     CHECKPOINTS,
+    DOCKER,
     DeferredCommand(
         "doctor:doctor",
         "doctor",

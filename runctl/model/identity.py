@@ -184,6 +184,11 @@ def agent_log_stream(stream: str) -> str:
     return f"{stream}-agent"
 
 
+def saved_image_key(image_id: str) -> str:
+    """Return where an image that `docker save` wrote is stored; agents may read this prefix."""
+    return f"code/images/{image_id.rpartition(':')[2]}.tar.gz"
+
+
 def build_log_stream(run_id: str) -> str:
     """Return the beginning of the streams with the output of the builds of a run's image.
 

@@ -8,12 +8,22 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runctl.cli.commands.aws.docker_choice import (
+    LOCAL,
+    DockerChoice,
+    choose_dockerfile,
+    given_source,
+    without_overridden,
+)
 from runctl.cli.commands.aws.request import build_request, check_deadline, check_name, name_run
 from runctl.cli.project.dependencies import check_dependencies
 from runctl.cli.project.folder import check_project_folder
 from runctl.cli.project.scan import Project, check_command, locate_script, scan_project
 from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.image_reference import parse_image_reference
+from runctl.model.request import DEFAULT_INSTANCE_TYPES
 from runctl.policy.images import problem_with_images
+from runctl.policy.platforms import choose_platform, types_for
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
@@ -25,7 +35,10 @@ _PLACEHOLDER = "s3://deployment/code/package.tar.gz"
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What to run: a script and its arguments, or a command if `is_command`."""
+    """What to run: a script and its arguments, or a command if `is_command`.
+
+    Without words, it is the command of the run's image.
+    """
 
     words: tuple[str, ...]
     is_command: bool = False
@@ -33,7 +46,7 @@ class Program:
     @property
     def needs_project(self) -> bool:
         """Whether a project is packed for it; one file in S3 needs none."""
-        return self.is_command or not self.words[0].startswith("s3://")
+        return self.is_command or bool(self.words and not self.words[0].startswith("s3://"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,38 +72,90 @@ class Job:
         """Return the job with the URI of its package in the request."""
         return replace(self, request={**self.request, "code": uri})
 
+    def with_docker(self, docker: Mapping[str, str]) -> Job:
+        """Return the job with an image in place of its Dockerfile."""
+        return replace(self, request={**self.request, "docker": dict(docker)})
 
-def build_job(program: Program, name: str, options: Mapping[str, Any], location: Location) -> Job:
+
+def build_job(
+    program: Program,
+    name: str,
+    options: Mapping[str, Any],
+    location: Location,
+    docker: DockerChoice = DockerChoice(),
+) -> Job:
     """Return the job that the options and settings describe.
 
     Raises InvalidRequestError or ProjectError with every mistake that can be found locally.
     """
     if name:
         check_name(name)
-    script, *args = program.words
-    project = None
+    if problem := docker.problem():
+        raise InvalidRequestError((problem,))
+    settings = without_overridden(docker, options, location.settings)
+    image = given_source("image", options, settings)
+    project = _scan(location) if program.needs_project or not (program.words or image) else None
+    options = _with_dockerfile(docker, options, settings, project, bool(program.words))
+    script = ""
     warnings: tuple[Problem, ...] = ()
-    if program.needs_project:
-        project = _scan(location)
-        script = _locate(program, project)
+    if program.words:
+        script = program.words[0] if project is None else _locate(program, project)
+    in_container = bool(image or options.get("docker.dockerfile"))
+    if project is not None and not in_container:
         warnings = check_dependencies(project, "" if program.is_command else script)
     request = build_request(
         script,
-        args,
+        program.words[1:],
         is_command=program.is_command,
         options=options,
-        settings=location.settings,
+        settings=settings,
         code="" if project is None else _PLACEHOLDER,
     )
     now = datetime.now(timezone.utc)
     check_deadline(request, now=now)
     return Job(
-        name=name or name_run(script, now=now),
+        name=name or name_run(script or _name_of(image, project), now=now),
         script="" if program.is_command else script,
         request=request,
         project=project,
-        warnings=warnings,
+        warnings=(*warnings, *_left_out_types(request)),
     )
+
+
+def _with_dockerfile(
+    docker: DockerChoice,
+    options: Mapping[str, Any],
+    settings: Settings,
+    project: Project | None,
+    has_program: bool,
+) -> Mapping[str, Any]:
+    """Return the options with the Dockerfile of the project, if the run uses one."""
+    path = choose_dockerfile(docker, options, settings, project, has_program=has_program)
+    if not path and docker.build == LOCAL:
+        message = "the project has no Dockerfile to build; write one, or name it with --dockerfile"
+        raise InvalidRequestError((Problem("--build", message),))
+    return {**options, "docker.dockerfile": path} if path else options
+
+
+def _name_of(image: str, project: Project | None) -> str:
+    """Return what a run of an image's own command is named after."""
+    reference = parse_image_reference(image)
+    if reference is not None:
+        return reference.name
+    return "" if project is None else project.folder.name
+
+
+def _left_out_types(request: Mapping[str, Any]) -> tuple[Problem, ...]:
+    """Say which instance types cannot run an image that is built for most of them."""
+    types = request.get("instance_types", DEFAULT_INSTANCE_TYPES)
+    if not request.get("docker", {}).get("dockerfile"):
+        return ()
+    platform = choose_platform(types)
+    kept = types_for(types, platform)
+    if left_out := [name for name in types if name not in kept]:
+        message = f"{', '.join(left_out)} left out, because the image is built for {platform}"
+        return (Problem("instance_types", message),)
+    return ()
 
 
 def _scan(location: Location) -> Project:
@@ -110,7 +175,8 @@ def _locate(program: Program, project: Project) -> str:
 
 def check_against_deployment(job: Job, cloud: Cloud) -> None:
     """Refuse what PrepareRun would refuse, before anything is uploaded or started."""
-    if job.project is None and (problem := cloud.objects.problem_with(job.script)):
+    is_in_s3 = job.script.startswith("s3://")
+    if is_in_s3 and (problem := cloud.objects.problem_with(job.script)):
         raise InvalidRequestError((Problem("script", problem),))
     types = job.request.get("instance_types", [])
     problem = problem_with_images(types, own_images=cloud.fleet.own_images)

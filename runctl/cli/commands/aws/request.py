@@ -56,10 +56,13 @@ def build_request(
     """Return the execution input, without fields that have their default value.
 
     `options` holds the fields given on the command line, with a dot for fields of an object;
-    `script` and `args` are the request's command if `is_command`. Raises InvalidRequestError whose
+    `script` and `args` are the request's command if `is_command`; both are empty for the command of
+    an image. Raises InvalidRequestError whose
     problems name the option or the settings file from which a value comes.
     """
-    program: dict[str, Any] = {"command": [script, *args]} if is_command else {"script": script}
+    program: dict[str, Any] = {"script": script} if script else {}
+    if is_command:
+        program = {"command": [script, *args]}
     document: dict[str, Any] = {**program, **settings.request}
     if code:
         document["code"] = code

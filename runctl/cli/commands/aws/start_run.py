@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runctl.cli.commands.attach import attach
+from runctl.cli.commands.aws.docker_choice import (
+    LOCAL,
+    DockerChoice,
+    given_source,
+    take_docker_words,
+)
 from runctl.cli.commands.aws.field_options import fields_with_options, parameter_name
 from runctl.cli.commands.aws.job import (
     Job,
@@ -18,11 +24,14 @@ from runctl.cli.commands.aws.job import (
     build_job,
     check_against_deployment,
 )
+from runctl.cli.commands.aws.local_build import with_local_image
 from runctl.cli.commands.aws.machines import prepare_machine
 from runctl.cli.commands.aws.option_values import read_option
 from runctl.cli.commands.aws.submission import pack, show, submit
 from runctl.cli.invocation import Invocation
+from runctl.cli.project.dockerfiles import PLACES
 from runctl.cli.project.left_out_report import report_left_out
+from runctl.model.docker_options import SOURCES
 from runctl.model.errors import RequestError
 from runctl.model.request_checks import INSTANCE_ID
 
@@ -44,22 +53,35 @@ class Start:
     project: str
     detach: bool
     dry_run: bool
+    docker: DockerChoice
 
 
 def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) -> None:
     """Start a run and follow it; `options` are those of the request's fields."""
-    instance_id, words = _split_instance(start.words)
     fields = _fields(options)
+    words, docker = start.words, start.docker
+    if not start.is_command:
+        words, use, image = take_docker_words(words)
+        docker = replace(docker, use=docker.use or use)
+        if image:
+            fields["docker.image"] = image
+    instance_id, words = _split_instance(words)
     if instance_id:
         fields["instance_id"] = instance_id
     location = _locate(invocation, start.project)
+    if not words and (start.is_command or not _may_have_command(docker, fields, location)):
+        after = f" after {instance_id}" if instance_id else ""
+        raise RequestError(
+            f"SCRIPT: missing{after}; name the program, or give an image that has a command "
+            "(--docker-image, --use-docker)"
+        )
     program = Program(words=words, is_command=start.is_command)
-    job = build_job(program, start.name, fields, location)
+    job = build_job(program, start.name, fields, location, docker)
     cloud = invocation.connect(location.settings)
     check_against_deployment(job, cloud)
     if instance_id and not start.dry_run:
         prepare_machine(invocation, cloud, instance_id)
-    _run(invocation, cloud, job, detach=start.detach, dry_run=start.dry_run)
+    _run(invocation, cloud, job, replace(start, docker=docker))
 
 
 def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,12 +95,16 @@ def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _split_instance(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the instance id that precedes the program, empty without one, and the program."""
-    first, *program = words
-    if not INSTANCE_ID.fullmatch(first):
+    if not words or not INSTANCE_ID.fullmatch(words[0]):
         return "", words
-    if not program:
-        raise RequestError(f"SCRIPT: missing after {first}, which is an instance id")
-    return first, tuple(program)
+    return words[0], words[1:]
+
+
+def _may_have_command(docker: DockerChoice, fields: Mapping[str, Any], location: Location) -> bool:
+    """Whether a run without a script may be meant, because it has an image or a Dockerfile."""
+    named = any(given_source(source, fields, location.settings) for source in SOURCES)
+    found = any((location.folder / place).is_file() for place in PLACES)
+    return not docker.avoid and (docker.use or named or found)
 
 
 def _locate(invocation: Invocation, named: str) -> Location:
@@ -88,7 +114,7 @@ def _locate(invocation: Invocation, named: str) -> Location:
     return Location(folder=folder, settings=settings, is_named=bool(named))
 
 
-def _run(invocation: Invocation, cloud: Cloud, job: Job, *, detach: bool, dry_run: bool) -> None:
+def _run(invocation: Invocation, cloud: Cloud, job: Job, start: Start) -> None:
     """Pack and submit the job, and follow its run; or only show what would be submitted."""
     output = invocation.output
     left_out = _report_left_out(job, output)
@@ -96,11 +122,13 @@ def _run(invocation: Invocation, cloud: Cloud, job: Job, *, detach: bool, dry_ru
         package = pack(job, Path(scratch), output)
         if package is not None:
             job = job.with_code(cloud.objects.uri(package.key))
-        if dry_run:
+        if start.dry_run:
             show(job, package, cloud, output, left_out=left_out)
             return
+        if package is not None and start.docker.build == LOCAL:
+            job = with_local_image(job, package, cloud, start.docker, output)
         execution_arn = submit(job, package, cloud, output)
-    if detach:
+    if start.detach:
         document = {
             "run_id": job.name,
             "status": "pending",

@@ -18,9 +18,10 @@ def train(
         typer.Argument(
             help="The program: a path in the project, or the S3 URI of one file. An instance id "
             "before it names an existing instance for the first attempt. With --command: any "
-            "program, such as torchrun.",
+            "program, such as torchrun. Without SCRIPT, the command of the image runs.",
+            show_default=False,
         ),
-    ],
+    ] = "",
     args: Annotated[
         list[str] | None, typer.Argument(help="Arguments after SCRIPT are passed to it.")
     ] = None,
@@ -50,23 +51,69 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the request and the package; start nothing.")
     ] = False,
+    use_docker: Annotated[
+        bool,
+        typer.Option(
+            "--use-docker",
+            help="Require a container: the project must have a Dockerfile. May follow SCRIPT.",
+            rich_help_panel="Docker",
+        ),
+    ] = False,
+    no_docker: Annotated[
+        bool,
+        typer.Option(
+            "--no-docker",
+            help="Run on the machine itself, although the project has a Dockerfile.",
+            rich_help_panel="Docker",
+        ),
+    ] = False,
+    build: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="Where to build the image: cloud (default) or local, with the Docker of this "
+            "machine.",
+            rich_help_panel="Docker",
+        ),
+    ] = "cloud",
+    no_push: Annotated[
+        bool,
+        typer.Option(
+            "--no-push",
+            help="With --build local: send the image to the instance without a registry.",
+            rich_help_panel="Docker",
+        ),
+    ] = False,
+    push_to: Annotated[
+        str,
+        typer.Option(
+            metavar="REPOSITORY",
+            help="With --build local: push there, for example to Docker Hub (default: the "
+            "deployment's ECR).",
+            rich_help_panel="Docker",
+        ),
+    ] = "",
     **fields: Any,
 ) -> None:
     """Train on EC2: pack the project, start a run, and follow it until it ends.
 
-    Options of runctl precede SCRIPT; everything after it is passed to the program. Ctrl-C ends the
-    command, not the run.
+    Options of runctl precede SCRIPT; everything after it is passed to the program, except
+    --use-docker and --docker-image. Ctrl-C ends the command, not the run.
     """
     # The help page needs neither the SDK nor Rich.
+    from runctl.cli.commands.aws.docker_choice import DockerChoice
     from runctl.cli.commands.aws.start_run import Start, start_run
 
     start = Start(
-        words=(script, *(args or ())),
+        words=(script, *(args or ())) if script else (),
         is_command=is_command,
         name=name,
         project=project,
         detach=detach,
         dry_run=dry_run,
+        docker=DockerChoice(
+            use=use_docker, avoid=no_docker, build=build, no_push=no_push, push_to=push_to
+        ),
     )
     start_run(invocation, start, fields)
 
