@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 
-from stacks.compute import ComputeStack
+from stacks.compute import DISK_GIB, ComputeStack
 from stacks.disks import customer_key
 from stacks.settings import Settings
 from stacks.storage import StorageStack
@@ -138,6 +138,21 @@ class Capabilities:
             ]
         )
 
+    def root_volumes(self) -> Capability:
+        """Know the root volumes of the launch templates, which a fleet's overrides replace."""
+        disk = self._settings.disk
+        volumes = {
+            kind: {
+                "device": self._settings.root_devices[kind],
+                "gib": gib,
+                "throughput": disk.throughput,
+                "iops": disk.iops,
+                "key": disk.key,
+            }
+            for kind, gib in DISK_GIB.items()
+        }
+        return Capability(variables={"RUNCTL_ROOT_VOLUMES": json.dumps(volumes)})
+
     def machines(self) -> Capability:
         """Describe any instance: Describe actions have no resource types."""
         return Capability(
@@ -250,6 +265,7 @@ class Capabilities:
                 **self._name(),
                 "RUNCTL_SUBNETS": self._stack.to_json_string(subnets),
                 "RUNCTL_LAUNCH_TEMPLATES": self._launch_templates(),
+                **self.root_volumes().variables,
             },
         )
 

@@ -14,7 +14,7 @@ AWS_MANAGED_KEY = "alias/aws/ebs"
 # Included in the price of a gp3 volume.
 BASE_THROUGHPUT = 125
 BASE_IOPS = 3000
-MAX_THROUGHPUT = 1000
+MAX_THROUGHPUT = 2000
 # 0.25 MiB/s per IOPS, according to the EBS user guide.
 IOPS_PER_MIB = 4
 

@@ -108,6 +108,7 @@ class OrchestrationStack(Stack):
             can.machine_images(),
             can.find_images(),
             can.order_builds(),
+            can.root_volumes(),
             can.executions(),
             can.end_machines(),
         )

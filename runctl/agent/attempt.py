@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runctl.agent.contract import build_contract
 from runctl.agent.fallback import Ended, Fallback
-from runctl.agent.instance.disk import count_up
+from runctl.agent.instance.disk import FULL, count_up
 from runctl.agent.instance.settings import Settings
 from runctl.agent.prepare.container import ContainerPreparation
 from runctl.agent.prepare.gpu_check import check_machine
@@ -295,7 +295,11 @@ class AttemptRunner:
         return outcome_of_stop(self._mailbox.ending, exit_code=exit_code, step=self._step)
 
     def _failed(self, reason: str) -> Outcome:
-        return failed_outcome(reason, mask=self._mask.apply, step=self._step)
+        # Preparation reports it in its own words, and pip, uv and the engine in the system's.
+        is_disk_full = FULL in reason
+        return failed_outcome(
+            reason, mask=self._mask.apply, step=self._step, is_disk_full=is_disk_full
+        )
 
     def _count_failure(self) -> int:
         try:

@@ -28,7 +28,8 @@ class EndedProgram:
     `background` describes the process in which it continued, `torn` are the files that were still
     being written at the end, and `outputs_problem` says why the outputs are not stored. `hints`
     name likely causes of a failure. `helper_saw_sigterm` says that its helper has reported a
-    SIGTERM, and `stop` is the request to stop that has arrived by now, if any.
+    SIGTERM, `stop` is the request to stop that has arrived by now, if any, and `is_disk_full` says
+    that the disk of the instance is full.
     """
 
     exit: ProgramExit
@@ -40,6 +41,7 @@ class EndedProgram:
     hints: tuple[str, ...] = ()
     helper_saw_sigterm: bool = False
     stop: StopRequest | None = None
+    is_disk_full: bool = False
 
 
 def outcome_of_stop(
@@ -76,7 +78,13 @@ def outcome_of_exit(ended: EndedProgram, *, mask: Callable[[str], str]) -> Outco
     if failure is None:
         return Outcome(kind=OutcomeKind.COMPLETED, exit_code=0, step=ended.step)
     failed_code, reason = failure
-    return failed_outcome(reason, mask=mask, exit_code=failed_code, step=ended.step)
+    return failed_outcome(
+        reason,
+        mask=mask,
+        exit_code=failed_code,
+        step=ended.step,
+        is_disk_full=ended.is_disk_full,
+    )
 
 
 def failed_outcome(
@@ -85,10 +93,17 @@ def failed_outcome(
     mask: Callable[[str], str],
     exit_code: int | None = None,
     step: int | None = None,
+    is_disk_full: bool = False,
 ) -> Outcome:
     """Return a failure."""
-    # Masked before the reason is shortened: a secret that is cut off would not be recognized.
-    return Outcome(kind=OutcomeKind.FAILED, reason=mask(reason), exit_code=exit_code, step=step)
+    return Outcome(
+        kind=OutcomeKind.FAILED,
+        # Masked before it is shortened: a secret that is cut off would not be recognized.
+        reason=mask(reason),
+        exit_code=exit_code,
+        step=step,
+        is_disk_full=is_disk_full,
+    )
 
 
 def _sender_of_sigterm(ended: EndedProgram) -> str:

@@ -115,7 +115,8 @@ class Supervision:
         self, killed: Killed, *, background: str, is_saved: bool, outputs_problem: str
     ) -> EndedProgram:
         known = self._program.describe_exit()
-        self.has_other_cause = is_full(self._paths.state) or bool(known.memory_problem)
+        is_disk_full = is_full(self._paths.state)
+        self.has_other_cause = is_disk_full or bool(known.memory_problem)
         return EndedProgram(
             exit=known,
             step=self._session.committer.step,
@@ -123,14 +124,14 @@ class Supervision:
             torn=killed.torn,
             is_saved=is_saved,
             outputs_problem=outputs_problem,
-            hints=self._hints(known),
+            hints=self._hints(known, is_disk_full=is_disk_full),
             helper_saw_sigterm=self._session.was_asked_to_stop,
             stop=self._mailbox.ending,
+            is_disk_full=is_disk_full,
         )
 
-    def _hints(self, known: ProgramExit) -> tuple[str, ...]:
+    def _hints(self, known: ProgramExit, *, is_disk_full: bool) -> tuple[str, ...]:
         """Return likely causes of a failure."""
-        is_disk_full = is_full(self._paths.state)
         disk = f"the instance's disk is full, {room(self._paths.state)}" if is_disk_full else ""
         missing = explain_missing_file(known.last_words, self._paths.project)
         return tuple(filter(None, (disk, missing)))

@@ -24,13 +24,19 @@ class CheckpointLedger(RunLedger):
         manifest: str,
         progressed: bool,
         now: datetime,
+        size_bytes: int = 0,
     ) -> None:
         """Move the newest pointer to a manifest that is already stored, if `number` has the fence.
 
         The best step is read first: only the holder of the fence moves it, so it cannot have
         changed when the write is accepted.
         """
-        values: dict[str, Any] = {"save": save, "newest": manifest, "committed_at": text_of(now)}
+        values: dict[str, Any] = {
+            "save": save,
+            "newest": manifest,
+            "newest_bytes": size_bytes,
+            "committed_at": text_of(now),
+        }
         if step is not None:
             values |= {"step": step, "best_step": best_of(self._run(run_id).best_step, step)}
         if progressed:

@@ -34,6 +34,7 @@ class Deployment:
 
     A field is empty if the deployment is too old to have it, or the program need not know it.
     `template_versions` are those of the launch templates, by kind of machine; the newest otherwise.
+    `root_volumes` describes their root volumes.
     """
 
     version: str = ""
@@ -59,6 +60,7 @@ class Deployment:
     cache_repository: str = ""
     build_projects: Mapping[str, str] = field(default_factory=dict)
     image_mirror: str = ""
+    root_volumes: Mapping[str, Any] = field(default_factory=dict)
     name: str = DEFAULT_DEPLOYMENT
 
 

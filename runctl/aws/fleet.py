@@ -23,6 +23,7 @@ from runctl.model.identity import (
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.pool import MachineKind, Pool, machine_kind
+from runctl.model.root_volume import RootVolume
 
 LIVE_STATES = ("pending", "running", "stopping", "stopped")
 MAX_FILTER_VALUES = 200
@@ -48,27 +49,44 @@ class Ec2Fleet:
         launch_templates: Mapping[MachineKind, LaunchTemplate],
         security_group: str = "",
         own_images: Collection[MachineKind] = (),
+        root_volumes: Mapping[MachineKind, RootVolume] | None = None,
     ) -> None:
-        """`own_images` are the kinds of machines whose image the deployment's owner chose."""
+        """`own_images` are the kinds of machines whose image the deployment's owner chose.
+
+        `root_volumes` are those of the launch templates, as far as they are known.
+        """
         self._client = client
         self._deployment = deployment
         self.own_images = frozenset(own_images)
+        self._root_volumes = dict(root_volumes or {})
         self._security_group = security_group
         self._subnets = dict(subnets)
         self._zones = {subnet: zone for zone, subnet in subnets.items()}
         self._launch_templates = dict(launch_templates)
 
+    def root_volumes(self) -> Mapping[MachineKind, RootVolume]:
+        """Return the root volumes of the launch templates; empty in an earlier deployment."""
+        return self._root_volumes
+
     def zones(self) -> tuple[str, ...]:
         """Return the availability zones in which the deployment has a subnet."""
         return tuple(sorted(self._subnets))
 
+    # The keywords are what a request differs by.
     def build_request(
-        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool], count: int = 1
+        self,
+        *,
+        run_id: str,
+        attempt: int,
+        launch_try: int,
+        pools: Sequence[Pool],
+        volumes: Mapping[MachineKind, RootVolume] | None = None,
+        count: int = 1,
     ) -> str:
         """Return the exact CreateFleet request (JSON) for `count` instances, all or none.
 
         All pools are of one market: a fleet that may use both markets would not report which pools
-        of the first one refused.
+        of the first one refused. `volumes` replace the root volumes of the launch templates.
         """
         (market,) = {pool.market for pool in pools}
         tags = [
@@ -85,7 +103,7 @@ class Ec2Fleet:
                 attempt=attempt,
                 launch_try=launch_try,
             ),
-            "LaunchTemplateConfigs": list(self._configs(pools)),
+            "LaunchTemplateConfigs": list(self._configs(pools, volumes or {})),
             "TargetCapacitySpecification": {
                 "TotalTargetCapacity": count,
                 "DefaultTargetCapacityType": market,
@@ -116,19 +134,26 @@ class Ec2Fleet:
         templates = sorted(template.template_id for template in self._launch_templates.values())
         return " ".join((self._deployment, *templates))
 
-    def _configs(self, pools: Sequence[Pool]) -> Iterator[dict[str, Any]]:
+    def _configs(
+        self, pools: Sequence[Pool], volumes: Mapping[MachineKind, RootVolume]
+    ) -> Iterator[dict[str, Any]]:
         by_kind: dict[MachineKind, list[Pool]] = {}
         for pool in pools:
             by_kind.setdefault(machine_kind(pool.instance_type), []).append(pool)
         for kind, members in by_kind.items():
             template = self._launch_templates[kind]
+            disk = {"BlockDeviceMappings": [_mapping(volumes[kind])]} if kind in volumes else {}
             yield {
                 "LaunchTemplateSpecification": {
                     "LaunchTemplateId": template.template_id,
                     "Version": template.version,
                 },
                 "Overrides": [
-                    {"InstanceType": pool.instance_type, "SubnetId": self._subnets[pool.zone]}
+                    {
+                        "InstanceType": pool.instance_type,
+                        "SubnetId": self._subnets[pool.zone],
+                        **disk,
+                    }
                     for pool in members
                 ],
             }
@@ -250,3 +275,20 @@ class Ec2Fleet:
                 except ClientError as exc:
                     if code_of(exc) != "InvalidInstanceID.NotFound":
                         raise
+
+
+def _mapping(volume: RootVolume) -> dict[str, Any]:
+    """Describe a root volume completely: nothing says what EC2 takes from the launch template."""
+    key = {"KmsKeyId": volume.key} if volume.key else {}
+    return {
+        "DeviceName": volume.device,
+        "Ebs": {
+            "VolumeType": "gp3",
+            "VolumeSize": volume.gib,
+            "Throughput": volume.throughput,
+            "Iops": volume.iops,
+            "Encrypted": True,
+            "DeleteOnTermination": True,
+            **key,
+        },
+    }

@@ -77,6 +77,8 @@ def run_item(run: Run) -> Item:
         "notified_end": None if run.notified_end is None else text_of(run.notified_end),
         "image": None if run.image is None else image_text(run.image),
         "input_bytes": run.input_bytes or None,
+        "code_bytes": run.code_bytes or None,
+        "newest_bytes": run.newest_bytes or None,
         **({} if run.summary is None else summary_values(run.summary)),
     }
     return {name: value for name, value in item.items() if value is not None}
@@ -112,6 +114,8 @@ def read_run(item: Mapping[str, Any]) -> Run:
         reason=item.get("reason", ""),
         notified_end=either_of(item, "notified_end", OLD_NOTIFIED_END, max),
         input_bytes=whole_number_of(item, "input_bytes") or 0,
+        code_bytes=whole_number_of(item, "code_bytes") or 0,
+        newest_bytes=whole_number_of(item, "newest_bytes") or 0,
         summary=_summary(item),
         image=Image.from_stored(document_of(item, "image")),
     )

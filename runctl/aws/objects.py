@@ -80,6 +80,17 @@ class S3Objects:
         """Return what a build would see of a packed project, with the contents of some files."""
         return read_context(self._client, uri, texts=texts)
 
+    def size_of(self, uri: str) -> int:
+        """Return the size of an s3:// object in bytes, 0 if it cannot be read."""
+        bucket, key = split_s3_uri(uri)
+        with translated():
+            try:
+                return int(self._client.head_object(Bucket=bucket, Key=key)["ContentLength"])
+            except ClientError as exc:
+                if code_of(exc) in MISSING | FORBIDDEN | ELSEWHERE:
+                    return 0
+                raise
+
     def exists(self, key: str) -> bool:
         """Whether our bucket has the object."""
         with translated():

@@ -75,6 +75,7 @@ class AwsServices:
     def fleet(self) -> Ec2Fleet:
         """The instances of this deployment, and no others in the account."""
         from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
+        from runctl.model.root_volume import RootVolume
 
         deployment = self.deployment
         return Ec2Fleet(
@@ -91,6 +92,11 @@ class AwsServices:
                 if kind.value in deployment.launch_templates
             },
             security_group=deployment.security_group,
+            root_volumes={
+                kind: volume
+                for kind in MachineKind
+                if (volume := RootVolume.from_document(deployment.root_volumes.get(kind.value, {})))
+            },
             own_images=[kind for kind in MachineKind if kind.value in deployment.own_images],
         )
 

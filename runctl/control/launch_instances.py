@@ -64,6 +64,7 @@ def _launch(
         attempts=tuple(found for found in attempts if found.number < number),
         zones=services.fleet.zones(),
         now=services.clock.now(),
+        root_volumes=services.fleet.root_volumes(),
     )
     if attempt is not None and attempt.stage is AttemptStage.LAUNCHING and attempt.fleet_request:
         # A stored request is replayed verbatim, whatever the plan would be now. The answer may be
@@ -78,7 +79,11 @@ def _launch(
             return _refused(attempt, _outcome_of(plan))
         launch_try = 1 if attempt is None else attempt.launch_try + 1
         request = services.fleet.build_request(
-            run_id=run.run_id, attempt=number, launch_try=launch_try, pools=plan.pools
+            run_id=run.run_id,
+            attempt=number,
+            launch_try=launch_try,
+            pools=plan.pools,
+            volumes=plan.volumes,
         )
         source = Launched(request, plan=plan.reason)
         attempt = _open(services, run, number, source, launch_try=launch_try)

@@ -18,6 +18,7 @@ from runctl.model.object_checksums import Checksum
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
+from runctl.model.root_volume import RootVolume
 from runctl.model.run import Attempt, Existing, Launched, Run
 
 
@@ -200,14 +201,28 @@ class Fleet(Protocol):
         """The kinds of machines for which the deployment's owner provides the image."""
         ...
 
+    def root_volumes(self) -> Mapping[MachineKind, RootVolume]:
+        """Return the root volumes of the launch templates; empty in an earlier deployment."""
+        ...
+
     def zones(self) -> tuple[str, ...]:
         """Return the availability zones that the deployment has a subnet in."""
         ...
 
     def build_request(
-        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool], count: int = 1
+        self,
+        *,
+        run_id: str,
+        attempt: int,
+        launch_try: int,
+        pools: Sequence[Pool],
+        volumes: Mapping[MachineKind, RootVolume] | None = None,
+        count: int = 1,
     ) -> str:
-        """Return the exact CreateFleet request (JSON) for `count` instances, all or none."""
+        """Return the exact CreateFleet request (JSON) for `count` instances, all or none.
+
+        `volumes` replace the root volumes of the launch templates.
+        """
         ...
 
     def launch(self, request: str) -> LaunchResult:
@@ -331,6 +346,10 @@ class Objects(Protocol):
 
     def problem_with_bucket(self, bucket: str) -> str | None:
         """Return why a bucket cannot be used from here, with the remedy, or None."""
+        ...
+
+    def size_of(self, uri: str) -> int:
+        """Return the size of an s3:// object in bytes, 0 if it cannot be read."""
         ...
 
     def uri(self, key: str) -> str:

@@ -16,10 +16,12 @@ from runctl.model.identity import RUN_ID, RUN_ID_RULE, build_log_stream
 from runctl.model.image_reference import parse_image_reference
 from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import find_plain_secrets
+from runctl.model.pool import machine_kind
 from runctl.model.request import RunRequest
 from runctl.model.request_checks import check_boolean, problem_with_deadline
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
+from runctl.policy.disk_size import known_bytes, problem_with_disk
 from runctl.policy.images import problem_with_images
 
 # Step Functions defines this key of the input: the console links the two executions by it.
@@ -117,6 +119,10 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
     # Of an archive that cannot be read, one message is enough.
     known = {problem.message for problem in problems}
     problems += [problem for problem in problems_with_image if problem.message not in known]
+    code_bytes = services.objects.size_of(request.program.code) if request.program.code else 0
+    needed = known_bytes(input_bytes=input_bytes, code_bytes=code_bytes)
+    if problem := _problem_with_disk(services, request, needed):
+        problems.append(Problem("disk", problem))
     if problems:
         raise InvalidRequestError(tuple(problems))
     run = services.ledger.create_run(
@@ -127,6 +133,7 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
             execution=execution.name,
             execution_arn=execution.arn,
             input_bytes=input_bytes,
+            code_bytes=code_bytes,
         )
     )
     # An execution's name, and with it its ARN, is free again after 90 days; the run's is not.
@@ -172,6 +179,13 @@ def _problems_with_the_world(services: Services, request: RunRequest) -> list[Pr
     ):
         found.append(Problem("deadline", problem))
     return found
+
+
+def _problem_with_disk(services: Services, request: RunRequest, known: int) -> str:
+    kinds = {machine_kind(name) for name in request.resources.instance_types}
+    return problem_with_disk(
+        request.resources.disk, services.fleet.root_volumes(), kinds, known=known
+    )
 
 
 def _problem_with_machine(services: Services, instance_id: str) -> str:

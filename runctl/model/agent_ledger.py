@@ -48,12 +48,14 @@ class AgentLedger(Protocol):
         manifest: str,
         progressed: bool,
         now: datetime,
+        size_bytes: int = 0,
     ) -> None:
         """Move the newest pointer to a manifest that is already stored.
 
-        `progressed` says whether the attempt has made progress with it, or before. Refused with
-        FencedError unless `number` has the fence. The pointer follows the fence to a lower step,
-        too: an attempt that had to fall back, or did not resume, starts below the previous one.
+        `size_bytes` is the size of its files, 0 if that is not known. `progressed` says whether the
+        attempt has made progress with it, or before. Refused with FencedError unless `number` has
+        the fence. The pointer follows the fence to a lower step, too: an attempt that had to fall
+        back, or did not resume, starts below the previous one.
         """
         ...
 

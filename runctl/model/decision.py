@@ -12,6 +12,8 @@ from runctl.model.run import Attempt, Run
 STALLED_ATTEMPTS = 3
 # An attempt that EC2 takes sooner than this proves nothing about its trainer.
 SHORT_LIFE = timedelta(minutes=10)
+# After so many attempts whose disk was full, the disk has eight times its size.
+MAX_DOUBLINGS = 3
 
 
 class DecisionKind(str, Enum):
@@ -78,6 +80,24 @@ def decide(
             )
 
 
+def _after_full_disk(
+    attempts: Sequence[Attempt], outcome: Outcome, *, limits: "_Limits"
+) -> Decision:
+    """Relaunch with a larger disk, from the newest checkpoint, a few times in the life of a run."""
+    earlier = sum(_was_full(attempt.ended) for attempt in attempts[:-1])
+    reason = outcome.reason or "the disk was full"
+    if earlier >= MAX_DOUBLINGS:
+        return _give_up(
+            f"the disk was full in {earlier + 1} attempts, in the last one with "
+            f"{2**MAX_DOUBLINGS} times its size: {reason}"
+        )
+    return limits.check() or _relaunch("the disk was full; the next attempt has twice its size")
+
+
+def _was_full(ended: Outcome | None) -> bool:
+    return ended is not None and ended.is_disk_full
+
+
 def _after_failure(
     run: Run, attempts: Sequence[Attempt], outcome: Outcome, *, limits: "_Limits"
 ) -> Decision:
@@ -86,11 +106,17 @@ def _after_failure(
     Interruptions do not count towards that limit. But each retry is an attempt, and `max_attempts`
     and the deadline apply to every launch.
     """
+    if outcome.is_disk_full:
+        return _after_full_disk(attempts, outcome, limits=limits)
     retry = run.request.limits.retry
     reason = outcome.reason or "the trainer failed"
     if not (limits.policy.retries_failures and retry.covers(outcome.exit_code)):
         return _give_up(reason)
-    earlier = [attempt for attempt in attempts[:-1] if is_own_failure(attempt.ended)]
+    earlier = [
+        attempt
+        for attempt in attempts[:-1]
+        if is_own_failure(attempt.ended) and not _was_full(attempt.ended)
+    ]
     same = [
         attempt
         for attempt in earlier
@@ -151,8 +177,9 @@ class _Limits:
         last = self.attempts[-1]
         if _was_cut_short(attempt, last, self.outcome, now=self.now):
             return False
-        # Failures that are retried have a limit of their own.
-        return not is_own_failure(self.outcome if attempt is last else attempt.ended)
+        ended = self.outcome if attempt is last else attempt.ended
+        # Failures that are retried have a limit of their own, and so have full disks.
+        return not is_own_failure(ended) and not _was_full(ended)
 
 
 def _stalled(run: Run) -> str:

@@ -32,7 +32,8 @@ class Outcome:
     that time. `fingerprint` identifies a failure whose `reason` says more than the trainer's last
     words do. `retry_soon` is set when nothing could be launched and a pool gave no answer: EC2
     throttled the request, failed, or said something that is not known. `retry_at` is when the next
-    launch is planned after one that launched nothing.
+    launch is planned after one that launched nothing. `is_disk_full` says that it ended because
+    the disk of the instance was full, which the next attempt's is not if it is larger.
     """
 
     kind: OutcomeKind
@@ -43,6 +44,7 @@ class Outcome:
     fingerprint: str = ""
     retry_soon: bool = False
     retry_at: datetime | None = None
+    is_disk_full: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", shorten_reason(self.reason))
@@ -62,6 +64,8 @@ class Outcome:
             document["retry_soon"] = True
         if self.retry_at is not None:
             document["retry_at"] = self.retry_at.isoformat()
+        if self.is_disk_full:
+            document["is_disk_full"] = True
         return document
 
     @classmethod
@@ -91,6 +95,7 @@ class Outcome:
             fingerprint=str(document.get("fingerprint", "")),
             retry_soon=document.get("retry_soon") is True,
             retry_at=_instant(document.get("retry_at")),
+            is_disk_full=document.get("is_disk_full") is True,
         )
 
     @property

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from runctl.model import request_checks as checks
+from runctl.model.disk_options import DiskOptions, check_together
 from runctl.model.docker_options import DockerOptions
 from runctl.model.input_sources import check_inputs
 from runctl.model.instance_types import MAX_TYPES, check_instance_types
@@ -155,6 +156,13 @@ class ResourceOptions:
         unknown=UNKNOWN,
         option=Option("--market", "spot, on-demand or spot-then-on-demand.", "MARKET"),
         is_setting=True,
+    )
+    disk: DiskOptions = an_object(
+        "The disk of each instance. Default: that of the deployment.",
+        holder=DiskOptions,
+        is_setting=True,
+        omits_default=True,
+        check_together=check_together,
     )
 
 

@@ -232,6 +232,18 @@ def whole_number(
     return entry(default, field)
 
 
+def optional_number(about: str, *, least: int, most: int, option: Option | None = None) -> Any:
+    """Declare a whole number within limits that may be left out, which is 0 in the attribute."""
+    field = Field(
+        schema={"type": "integer", "minimum": least, "maximum": most, "description": about},
+        check=request_checks.whole_number(least, most),
+        read=_exactly(int),
+        write=lambda value: value or None,
+        option=option,
+    )
+    return entry(0, field)
+
+
 def instant(about: str, *, option: Option | None = None) -> Any:
     """Declare a date and time, kept in UTC; None by default."""
     field = Field(
@@ -251,10 +263,12 @@ def an_object(
     required: tuple[str, ...] = (),
     is_setting: bool = False,
     omits_default: bool = False,
+    check_together: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
 ) -> Any:
     """Declare an object whose fields are the entries of the dataclass `holder`.
 
-    With `omits_default`, an object of defaults only is not stored.
+    With `omits_default`, an object of defaults only is not stored. `check_together` checks the
+    values of an object against each other; some of them may be invalid.
     """
     fields = entries(holder)
     schema: dict[str, Any] = {"type": "object", "additionalProperties": False}
@@ -266,11 +280,9 @@ def an_object(
         if not isinstance(value, Mapping):
             return f"must be an object, not {json_type(value)}"
         missing = [name for name in required if name not in value]
-        return (
-            f"{missing[0]} is missing; {fields[missing[0]].schema['description']}"
-            if missing
-            else None
-        )
+        if missing:
+            return f"{missing[0]} is missing; {fields[missing[0]].schema['description']}"
+        return check_together(value)
 
     def write(value: Any) -> dict[str, Any] | None:
         if omits_default and value == holder():

@@ -51,8 +51,9 @@ class Run:
     the recorded versions of the run's packages were dropped: each generation has a record of its
     own. `ended` holds the final status; None while the run may still move. `notified_end` is the
     `ended_at` that people were notified of. `input_bytes` is the size of all inputs when the run
-    began. `summary` is None for a run that an earlier version stored. `image` is that of a run in
-    containers, once known.
+    began, `code_bytes` that of the packed code, and `newest_bytes` that of the newest checkpoint, 0
+    if an earlier version stored it. `summary` is None for a run that an earlier version stored.
+    `image` is that of a run in containers, once known.
     """
 
     run_id: str
@@ -78,6 +79,8 @@ class Run:
     reason: str = ""
     notified_end: datetime | None = None
     input_bytes: int = 0
+    code_bytes: int = 0
+    newest_bytes: int = 0
     summary: AttemptsSummary | None = AttemptsSummary()
     image: Image | None = None
 

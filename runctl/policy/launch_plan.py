@@ -11,9 +11,11 @@ from decimal import Decimal
 
 from runctl.model.kinds import KindPolicy
 from runctl.model.outcome import Outcome, OutcomeKind, is_own_failure
-from runctl.model.pool import Pool
+from runctl.model.pool import MachineKind, Pool, machine_kind
+from runctl.model.root_volume import RootVolume
 from runctl.model.run import Attempt, Run
 from runctl.policy.capacity import candidate_pools, choose_pools, markets_of
+from runctl.policy.disk_size import plan_volumes
 from runctl.policy.launch_round import QuotaFacts, Round, judge
 from runctl.policy.platforms import types_for
 
@@ -34,7 +36,8 @@ class Observation:
     of the requests sent in this round, and `replayed` is that of an earlier request which was
     repeated first. `refusals` has EC2's error code for each pool that refused since, `denial` its
     reason if it rejected the request itself. `cooling` says until when a pool cools down, `prices`
-    has USD an hour. Facts that the next step does not need may be missing.
+    has USD an hour. `root_volumes` are those of the deployment's launch templates. Facts that the
+    next step does not need may be missing.
     """
 
     run: Run
@@ -48,6 +51,7 @@ class Observation:
     cooling: Mapping[Pool, datetime] = field(default_factory=dict)
     prices: Mapping[Pool, Decimal] = field(default_factory=dict)
     quotas: QuotaFacts = field(default_factory=QuotaFacts)
+    root_volumes: Mapping[MachineKind, RootVolume] = field(default_factory=dict)
 
     @property
     def instance_types(self) -> tuple[str, ...]:
@@ -67,11 +71,15 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Request an instance of any of `pools`, which are all of one market."""
+    """Request an instance of any of `pools`, which are all of one market.
+
+    `volumes` are the root volumes that differ from those of the launch templates.
+    """
 
     pools: tuple[Pool, ...]
     market: str
     reason: str
+    volumes: Mapping[MachineKind, RootVolume] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +124,10 @@ def plan_launch(observed: Observation) -> Plan:
         return _after_round(observed)
     candidates = candidate_pools(observed.instance_types, observed.zones, [following])
     pools = choose_pools(candidates, cooling=observed.cooling)
-    return Launch(pools=pools, market=following, reason=_explain(observed, pools, candidates))
+    kinds = {machine_kind(pool.instance_type) for pool in pools}
+    planned = plan_volumes(observed.run, observed.attempts, observed.root_volumes, kinds)
+    reason = "; ".join(filter(None, (_explain(observed, pools, candidates), planned.reason)))
+    return Launch(pools=pools, market=following, reason=reason, volumes=planned.volumes)
 
 
 def next_market(observed: Observation) -> str | None:

@@ -12,6 +12,7 @@ from runctl.model.errors import RefusedError, TransientError
 from runctl.model.identity import client_token
 from runctl.model.machine import Machine
 from runctl.model.pool import MachineKind, Pool
+from runctl.model.root_volume import RootVolume
 
 SUBNETS = {"us-east-1a": "subnet-a", "us-east-1b": "subnet-b"}
 POOLS = [
@@ -56,6 +57,47 @@ def refusal(code, *, kind="m5.large", subnet="subnet-a"):
         "ErrorCode": code,
         "ErrorMessage": f"about {code}",
     }
+
+
+def test_a_volume_replaces_the_root_volume_of_its_kind_of_machine(ec2):
+    volume = RootVolume(device="/dev/sda1", gib=300, throughput=500, iops=3000, key="alias/ours")
+    fleet = ec2[1]
+    request = json.loads(
+        fleet.build_request(
+            run_id="r",
+            attempt=1,
+            launch_try=1,
+            pools=POOLS,
+            volumes={MachineKind.X86_CPU: volume},
+        )
+    )
+    expected = {
+        "DeviceName": "/dev/sda1",
+        "Ebs": {
+            "VolumeType": "gp3",
+            "VolumeSize": 300,
+            "Throughput": 500,
+            "Iops": 3000,
+            "Encrypted": True,
+            "DeleteOnTermination": True,
+            "KmsKeyId": "alias/ours",
+        },
+    }
+    found = {
+        override["InstanceType"]: override.get("BlockDeviceMappings")
+        for config in request["LaunchTemplateConfigs"]
+        for override in config["Overrides"]
+    }
+    assert found == {
+        "g5.xlarge": None,
+        "m5.large": [expected],
+        "m7g.large": None,
+        "m6i.large": [expected],
+    }
+    # botocore knows every parameter.
+    stub, _ = ec2
+    stub.add_response("create_fleet", {"FleetId": "fleet-1", "Errors": [], "Instances": []})
+    fleet.launch(json.dumps(request))
 
 
 def test_a_spot_request_asks_for_one_instance_of_any_pool(ec2):

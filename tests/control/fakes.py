@@ -27,6 +27,7 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
 from runctl.model.refusal import fatal_code
+from runctl.model.root_volume import RootVolume
 from runctl.model.run import (
     INTERRUPTIONS,
     Attempt,
@@ -324,6 +325,7 @@ class MemoryLedger:
         manifest: str,
         progressed: bool,
         now: datetime,
+        size_bytes: int = 0,
     ) -> None:
         run = self._run(run_id)
         if run.fence != number:
@@ -335,6 +337,7 @@ class MemoryLedger:
             best_step=run.best_step if step is None else best_of(run.best_step, step),
             progressed_attempt=number if progressed else run.progressed_attempt,
             newest=manifest,
+            newest_bytes=size_bytes,
             committed_at=now,
         )
         self.commits.append((run_id, number, step))
@@ -418,6 +421,7 @@ class FakeFleet:
         self._clock = clock
         self._zones = tuple(zones)
         self.own_images: frozenset[MachineKind] = frozenset()
+        self.volumes: dict[MachineKind, RootVolume] = {}
         self.machines: dict[str, Machine] = {}
         self.fleets: dict[str, InstantFleet] = {}
         self.refusals: dict[Pool, str] = {}
@@ -440,11 +444,22 @@ class FakeFleet:
     def zones(self) -> tuple[str, ...]:
         return self._zones
 
+    def root_volumes(self) -> dict[MachineKind, RootVolume]:
+        return self.volumes
+
     def build_request(
-        self, *, run_id: str, attempt: int, launch_try: int, pools: Sequence[Pool], count: int = 1
+        self,
+        *,
+        run_id: str,
+        attempt: int,
+        launch_try: int,
+        pools: Sequence[Pool],
+        volumes: Mapping[MachineKind, RootVolume] | None = None,
+        count: int = 1,
     ) -> str:
         return json.dumps(
             {
+                "disks": {kind.value: volume.gib for kind, volume in (volumes or {}).items()},
                 "token": client_token(
                     deployment="runctl", run_id=run_id, attempt=attempt, launch_try=launch_try
                 ),
@@ -638,6 +653,7 @@ class FakeObjects:
     def __init__(self) -> None:
         self.problems: dict[str, str] = {}
         self.contexts: dict[str, BuildContext] = {}
+        self.sizes: dict[str, int] = {}
 
     def read_context(self, uri: str, *, texts: Collection[str]) -> BuildContext:
         if uri not in self.contexts:
@@ -649,6 +665,9 @@ class FakeObjects:
 
     def problem_with_bucket(self, bucket: str) -> str | None:
         return self.problems.get(f"s3://{bucket}/")
+
+    def size_of(self, uri: str) -> int:
+        return self.sizes.get(uri, 0)
 
     def uri(self, key: str) -> str:
         return f"s3://bucket/{key}"

@@ -16,7 +16,7 @@ from tests.control.steps import (
     launch_instances,
 )
 
-LAUNCHED_AT_CALL = 7  # in launch_instances: the request is stored, and EC2 has responded
+LAUNCHED_AT_CALL = 8  # in launch_instances: the request is stored, and EC2 has responded
 
 
 def test_the_replacement_is_launched_in_another_pool_and_the_agent_drains():

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -9,7 +10,8 @@ import pytest
 
 from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, TransientError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
-from runctl.model.pool import Pool
+from runctl.model.pool import MachineKind, Pool
+from runctl.model.root_volume import RootVolume
 from runctl.model.run import AttemptStage, Launched
 from runctl.policy.launch_plan import Launch, LaunchPolicy, Refuse, Wait, plan_launch
 from tests.control.fakes import START, CrashError, Fragile, World
@@ -40,7 +42,7 @@ def test_second_launch_adopts_what_the_first_launched():
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("fuse", range(1, 10))
+@pytest.mark.parametrize("fuse", range(1, 11))
 def test_a_launch_that_stopped_halfway_is_resumed(fuse, after):
     world = prepared()
     with contextlib.suppress(CrashError):
@@ -53,8 +55,8 @@ def test_a_launch_that_stopped_halfway_is_resumed(fuse, after):
 def test_a_stored_request_is_replayed_verbatim_although_the_pools_have_changed():
     world = prepared()
     with pytest.raises(CrashError):
-        # clock.now is not a port call; find_run, find_attempt, zones, cooling, build, open, launch
-        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+        # find_run, attempts, zones, volumes, cooling, build, open, launch; the clock is no port
+        launch_instances(Fragile(world, fuse=8, after=True), RUN, 1)
     world.ledger.cool_pool(SPOT[0], until=START + timedelta(hours=1))
     launch_instances(world, RUN, 1)
     first, second = world.fleet.requests
@@ -64,7 +66,7 @@ def test_a_stored_request_is_replayed_verbatim_although_the_pools_have_changed()
 def test_a_stored_request_is_replayed_without_a_new_plan():
     world = prepared()
     with pytest.raises(CrashError):
-        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+        launch_instances(Fragile(world, fuse=8, after=True), RUN, 1)
     planned = world.ledger.find_attempt(RUN, 1).plan
 
     def plan(_seen):
@@ -209,7 +211,7 @@ def test_a_throttled_call_cools_no_pool_and_is_repeated_after_seconds():
 def test_a_throttled_replay_says_nothing_about_what_the_first_call_launched():
     world = prepared()
     with pytest.raises(CrashError):
-        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+        launch_instances(Fragile(world, fuse=8, after=True), RUN, 1)
     world.fleet.call_error = "RequestLimitExceeded"
     with pytest.raises(TransientError):
         launch_instances(world, RUN, 1)
@@ -372,7 +374,7 @@ def test_a_run_that_ends_during_the_launch_takes_the_machine_with_it(monkeypatch
 def test_a_crash_between_launch_and_record_is_cleaned_up_after_the_run_ended():
     world = prepared()
     with pytest.raises(CrashError):
-        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+        launch_instances(Fragile(world, fuse=8, after=True), RUN, 1)
     assert len(world.fleet.running()) == 1
     end_run(world)
     with pytest.raises(RunEndedError):
@@ -399,7 +401,7 @@ def test_a_run_that_ends_during_the_launch_takes_a_machine_that_ec2_does_not_sho
 def test_a_request_that_ec2_never_saw_is_not_sent_after_the_run_ended():
     world = prepared()
     with pytest.raises(CrashError):
-        launch_instances(Fragile(world, fuse=7, after=False), RUN, 1)
+        launch_instances(Fragile(world, fuse=8, after=False), RUN, 1)
     end_run(world)
     with pytest.raises(RunEndedError):
         launch_instances(world, RUN, 1)
@@ -424,3 +426,29 @@ def test_the_slower_of_two_tries_ends_its_own_machine(monkeypatch):
 def test_an_unknown_run_cannot_be_launched():
     with pytest.raises(NotFoundError):
         launch_instances(World(), RUN, 1)
+
+
+def test_a_full_disk_and_known_sizes_enlarge_the_disk_and_the_plan_says_why():
+    world = prepared()
+    world.fleet.volumes = {MachineKind.X86_CPU: RootVolume(device="/dev/sda1", gib=50)}
+    launched(world, 1)
+    full = Outcome(kind=OutcomeKind.FAILED, reason="the disk was full", is_disk_full=True)
+    world.ledger.end_attempt(RUN, 1, outcome=full, now=START)
+    decision = decide_next(world, RUN, 1, full.as_document())
+    assert (decision["decision"], decision["attempt"]) == ("relaunch", 2)
+    launch_instances(world, RUN, 2)
+    first, second = world.fleet.requests
+    assert json.loads(first)["disks"] == {}
+    assert json.loads(second)["disks"] == {"x86_cpu": 100}
+    plan = world.ledger.find_attempt(RUN, 2).plan
+    assert "a disk of 100 GiB, since the disk of attempt 1 was full" in plan
+
+
+def test_the_size_of_the_newest_checkpoint_enlarges_the_disk():
+    world = prepared()
+    world.fleet.volumes = {MachineKind.X86_CPU: RootVolume(device="/dev/sda1", gib=50)}
+    run = world.ledger.find_run(RUN)
+    world.ledger.runs[RUN] = replace(run, newest="m", newest_bytes=50 * 2**30)
+    launch_instances(world, RUN, 1)
+    (request,) = world.fleet.requests
+    assert json.loads(request)["disks"] == {"x86_cpu": 135}

@@ -8,6 +8,7 @@ from runctl.control import check_inputs
 from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
 from runctl.model.pool import MachineKind
+from runctl.model.root_volume import RootVolume
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, training
 from tests.control.steps import prepare_run
@@ -66,6 +67,22 @@ def test_inputs_that_cannot_be_staged_are_reported_with_all_other_problems(monke
     assert "may not be read" in found["inputs.secret"]
     assert "copy it below s3://bucket/inputs/" in found["inputs.own"]
     assert world.ledger.runs == {}
+
+
+def test_a_disk_that_ec2_would_refuse_is_reported_with_all_other_problems():
+    world = World()
+    world.fleet.volumes = {MachineKind.X86_CPU: RootVolume(device="/dev/sda1", gib=50)}
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare_run(world, execution("a b"), {**REQUEST, "disk": {"gib": 20}})
+    assert [problem.field for problem in caught.value.problems] == ["execution name", "disk"]
+    assert "gib: 20 is less than the 50 GiB" in str(caught.value)
+
+
+def test_the_size_of_the_packed_code_is_stored_with_the_run():
+    world = World()
+    world.objects.sizes["s3://bucket/a.tar.gz"] = 17
+    prepare_run(world, execution(), {"script": "t.py", "code": "s3://bucket/a.tar.gz"})
+    assert world.ledger.find_run(RUN).code_bytes == 17
 
 
 def test_a_plain_text_key_is_refused_and_the_places_that_store_it_are_named():

@@ -97,7 +97,7 @@ def test_a_finish_that_stopped_halfway_is_resumed(fuse, after):
 def test_a_machine_that_was_never_recorded_ends_with_the_run():
     world = prepared()
     with pytest.raises(CrashError):
-        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+        launch_instances(Fragile(world, fuse=8, after=True), RUN, 1)
     assert world.ledger.find_attempt(RUN, 1).instance_ids == ()
     finish(world)
     assert world.fleet.running() == []
@@ -183,7 +183,7 @@ def test_an_execution_that_failed_fails_its_run_with_the_cause(status):
 def test_an_attempt_without_a_machine_ends_as_its_execution_did(status, kind):
     world = prepared()
     with contextlib.suppress(CrashError):
-        launch_instances(Fragile(world, fuse=7, after=False), RUN, 1)
+        launch_instances(Fragile(world, fuse=8, after=False), RUN, 1)
     clean(world, status, cause="RefusedError: the permission ec2:DescribeSubnets was refused")
     ended = world.ledger.find_attempt(RUN, 1).ended
     assert (ended.kind, ended.reason) == (kind, "the permission ec2:DescribeSubnets was refused")
@@ -192,7 +192,7 @@ def test_an_attempt_without_a_machine_ends_as_its_execution_did(status, kind):
 def test_a_machine_that_no_attempt_knows_is_ended_with_a_failed_execution():
     world = prepared()
     with contextlib.suppress(CrashError):
-        launch_instances(Fragile(world, fuse=7, after=True), RUN, 1)
+        launch_instances(Fragile(world, fuse=8, after=True), RUN, 1)
     (instance_id,) = world.fleet.machines
     assert clean(world, "FAILED", cause="boom")["terminated"] == [instance_id]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import zipfile
 from datetime import datetime, timezone
 from pathlib import Path
@@ -140,19 +141,34 @@ def test_a_disk_that_fills_during_training_costs_no_checkpoint_and_is_reported_o
     check_machines(testbed, run_id)
 
 
-def test_a_trainer_ended_by_a_full_disk_is_reported_with_the_cause(testbed: Testbed, new_name):
+def volume_gib(testbed: Testbed, instance_id: str) -> int:
+    named = [{"Name": "attachment.instance-id", "Values": [instance_id]}]
+    (volume,) = testbed.clients.get("ec2").describe_volumes(Filters=named)["Volumes"]
+    return int(volume["Size"])
+
+
+def test_a_disk_that_stays_full_is_doubled_three_times_and_then_reported_with_the_cause(
+    testbed: Testbed, new_name
+):
     run_id = new_name()
     code = testbed.upload_project({"train.py": DIES_OF_IT})
     testbed.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 4 * MIB)
     testbed.start({"code": code, "script": "train.py"}, name=run_id)
     ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "FAILED"
+    assert "the disk was full in 4 attempts, in the last one with 8 times its size" in ended.cause
     # Its last output would have gone to the same disk.
-    assert "exit code 1 (the instance's disk is full, 0 of 19 MiB are free)" in ended.cause
+    assert "exit code 1 (the instance's disk is full, 0 of 152 MiB are free)" in ended.cause
+    attempts = testbed.attempts(run_id)
+    plans = [attempt.plan for attempt in attempts]
+    assert "GiB" not in plans[0]
+    for number, size in enumerate((100, 200, 400), start=1):
+        because = f"a disk of {size} GiB, since the disk of attempt {number} was full"
+        assert because in plans[number]
     check_machines(testbed, run_id)
 
 
-def test_a_checkpoint_too_large_for_the_disk_ends_the_run_and_a_larger_disk_continues_it(
+def test_a_checkpoint_too_large_for_the_disk_is_restored_to_one_of_twice_the_size(
     testbed: Testbed, new_name, tmp_path: Path
 ):
     run_id = new_name()
@@ -161,31 +177,49 @@ def test_a_checkpoint_too_large_for_the_disk_ends_the_run_and_a_larger_disk_cont
     env = {"GATE": str(tmp_path / "gate")}
     testbed.start({"code": code, "script": "train.py", "env": env}, name=run_id)
     testbed.wait_for_training(run_id, attempt=1, step=1)
+    assert testbed.run(run_id).newest_bytes == 8 << 20
     testbed.cloud.set_knobs(disk_bytes=AGENT + 4 * MIB)
     testbed.simulate_spot_interruption(run_id, attempt=1, notice=False)
+    (tmp_path / "gate").touch()
     ended = testbed.wait_for_training_completion(run_id)
-    assert ended.status == "FAILED"
-    assert "the instance's disk is full" in ended.cause, testbed.story(run_id)
-    assert "the files of the checkpoint" in ended.cause
-    small = testbed.attempts(run_id)[-1]
-    assert small.number == 2
+    assert ended.output["status"] == "completed", testbed.story(run_id)
+    _, small, *others = testbed.attempts(run_id)
     assert small.ended is not None
     assert small.ended.kind is OutcomeKind.FAILED
+    assert small.ended.is_disk_full
+    assert "the files of the checkpoint" in small.ended.reason
+    assert "the instance's disk is full" in small.ended.reason
     assert any("the instance's disk is full" in line for line in testbed.agent_log(run_id, 2))
-    check_machines(testbed, run_id)
-    testbed.verify_checkpoint_exists(run_id)
-
-    testbed.cloud.set_knobs(disk_bytes=0)
-    (tmp_path / "gate").touch()
-    testbed.workflow.start_run(f"{run_id}-r2", {"run_id": run_id})
-    ended = testbed.wait_for_training_completion(run_id, execution=f"{run_id}-r2")
-    assert ended.output["status"] == "completed", testbed.story(run_id)
+    (config,) = json.loads(others[0].fleet_request)["LaunchTemplateConfigs"]
+    disks = [override["BlockDeviceMappings"][0]["Ebs"] for override in config["Overrides"]]
+    assert {disk["VolumeSize"] for disk in disks} == {100}
+    assert others[-1].resume_step == 1
     weights = bytes(8 << 20)
     for _ in range(2):
         weights = hashlib.sha512(weights).digest() * (8 << 14)
     assert testbed.output(run_id, "digest").decode() == hashlib.sha512(weights).hexdigest()
-    assert testbed.attempts(run_id)[-1].resume_step == 1
     check_machines(testbed, run_id)
+
+
+def test_a_disk_of_the_requested_size_is_attached_and_one_too_small_is_refused(
+    testbed: Testbed, new_name
+):
+    small, large = new_name(), new_name()
+    testbed.start({"command": ["true"], "disk": {"gib": 20, "iops": 20_000}}, name=small)
+    ended = testbed.wait_for_training_completion(small)
+    assert "disk: 20000 iops need a disk of at least 40 GiB, and gib is 20" in ended.cause
+    testbed.start({"command": ["true"], "disk": {"gib": 20}}, name=f"{small}-2")
+    ended = testbed.wait_for_training_completion(f"{small}-2")
+    assert "disk: gib: 20 is less than the 50 GiB that the image" in ended.cause
+    assert testbed.ledger.find_run(f"{small}-2") is None
+
+    gate = {"command": ["sleep", "1000"], "disk": {"gib": 120, "throughput": 500}}
+    testbed.start(gate, name=large)
+    instance_id = testbed.wait_for_launch(large, attempt=1)
+    assert volume_gib(testbed, instance_id) == 120
+    assert "a disk of 120 GiB" in testbed.attempts(large)[0].plan
+    testbed.workflow.stop_run(testbed.run(large).execution_arn, cause="seen")
+    testbed.wait_for_no_instance(large)
 
 
 def large_wheel(size_bytes: int) -> bytes:
@@ -200,22 +234,24 @@ def large_wheel(size_bytes: int) -> bytes:
     return packed.getvalue()
 
 
-def test_dependencies_too_large_for_the_disk_end_the_run_with_a_message(
+def test_dependencies_too_large_for_the_disk_are_installed_on_a_larger_one(
     testbed: Testbed, new_name, tmp_path: Path
 ):
     run_id = new_name()
     (tmp_path / "large-1.0-py3-none-any.whl").write_bytes(large_wheel(16 * MIB))
     wanted = f"--no-index\n--find-links {tmp_path}\nlarge\n"
-    code = testbed.upload_project({"train.py": "print('never')", "requirements.txt": wanted})
+    code = testbed.upload_project({"train.py": "print('has room')", "requirements.txt": wanted})
     testbed.cloud.set_knobs(boot_delay=0.05, disk_bytes=AGENT + 8 * MIB)
     testbed.start({"code": code, "script": "train.py"}, name=run_id)
     ended = testbed.wait_for_training_completion(run_id)
-    assert ended.status == "FAILED"
-    assert "requirements.txt" in ended.cause
-    assert "No space left on device" in ended.cause
-    (attempt,) = testbed.attempts(run_id)
-    assert attempt.ended is not None
-    assert attempt.ended.kind is OutcomeKind.FAILED
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    attempts = testbed.attempts(run_id)
+    small = attempts[0].ended
+    assert small is not None
+    assert (small.kind, small.is_disk_full) == (OutcomeKind.FAILED, True)
+    assert "requirements.txt" in small.reason
+    assert "No space left on device" in small.reason
+    assert "has room" in testbed.log(run_id, attempts[-1].number)
     check_machines(testbed, run_id)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from runctl.model.errors import InvalidRequestError
 from runctl.model.pool import MachineKind, Pool
+from runctl.model.root_volume import RootVolume
 from tests.control.scenes import ARN, REQUEST, RUN, launched, training
 from tests.events.conftest import HANDLERS, recorded
 
@@ -277,10 +278,14 @@ def test_services_are_created_from_the_variables_of_the_contract(monkeypatch):
         RUNCTL_SUBNETS='{"us-east-1b": "subnet-b", "us-east-1a": "subnet-a"}',
         RUNCTL_LAUNCH_TEMPLATES='{"x86_cpu": {"id": "lt-1", "version": "2"}}',
         RUNCTL_OWN_IMAGES='["x86_gpu"]',
+        RUNCTL_ROOT_VOLUMES='{"x86_cpu": {"device": "/dev/sda1", "gib": 50, "throughput": 125, '
+        '"iops": 3000, "key": "alias/aws/ebs"}, "x86_gpu": {"of": "a newer version"}}',
     )
     assert services.ledger is services.ledger
     assert services.fleet.zones() == ("us-east-1a", "us-east-1b")
     assert services.fleet.own_images == {MachineKind.X86_GPU}
+    volume = RootVolume(device="/dev/sda1", gib=50, key="alias/aws/ebs")
+    assert services.fleet.root_volumes() == {MachineKind.X86_CPU: volume}
     request = services.fleet.build_request(
         run_id="r", attempt=1, launch_try=1, pools=[Pool("m5.large", "us-east-1a", "spot")]
     )

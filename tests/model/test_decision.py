@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.model.decision import (
+    MAX_DOUBLINGS,
     STALLED_ATTEMPTS,
     DecisionKind,
     decide,
@@ -57,6 +58,7 @@ outcomes = st.builds(
     reason=st.text(max_size=5),
     exit_code=st.none() | st.integers(-15, 255),
     step=st.none() | st.integers(0, 99),
+    is_disk_full=st.booleans(),
 )
 attempts = st.lists(
     st.builds(
@@ -335,6 +337,38 @@ def test_the_limits_of_every_launch_apply_to_retries():
     assert "max_attempts" in after(retrying(max_attempts=1), failed()).reason
     late = retrying(deadline="2029-01-01T00:00:00Z")
     assert "deadline" in after(late, failed()).reason
+
+
+def full_disks(count):
+    full = Outcome(kind=OutcomeKind.FAILED, reason="no space", exit_code=1, is_disk_full=True)
+    return [replace(an_attempt(number), ended=full) for number in range(1, count + 1)], full
+
+
+def test_a_full_disk_is_relaunched_with_a_larger_one_although_no_failure_is_retried():
+    for count in range(1, MAX_DOUBLINGS + 1):
+        tried, full = full_disks(count)
+        decision = decide(a_run(), tried, full, policy=TRAIN_POLICY, now=NOW)
+        assert decision.kind is DecisionKind.RELAUNCH
+        assert decision.reason == "the disk was full; the next attempt has twice its size"
+
+
+def test_a_disk_that_was_full_at_eight_times_its_size_ends_the_run():
+    tried, full = full_disks(MAX_DOUBLINGS + 1)
+    decision = decide(a_run(), tried, full, policy=TRAIN_POLICY, now=NOW)
+    assert decision.kind is DecisionKind.GIVE_UP
+    assert "the disk was full in 4 attempts, in the last one with 8 times its size: no space" in (
+        decision.reason
+    )
+
+
+def test_a_full_disk_keeps_to_the_limits_and_uses_up_no_retry():
+    tried, full = full_disks(2)
+    decision = decide(a_run(max_attempts=2), tried, full, policy=TRAIN_POLICY, now=NOW)
+    assert decision.kind is DecisionKind.GIVE_UP
+    crashed = Outcome(kind=OutcomeKind.FAILED, reason="crash", exit_code=1)
+    run = a_run(retry={"exit_codes": [1], "max_failures": 1})
+    tried = [*tried, an_attempt(3)]
+    assert decide(run, tried, crashed, policy=TRAIN_POLICY, now=NOW).kind is DecisionKind.RELAUNCH
 
 
 def test_without_auto_resume_failures_are_still_retried():

@@ -104,6 +104,10 @@ BAD = [
     ("inputs", {"data": "s3://bucket"}, "data: 's3://bucket' is not an S3 URI; write s3://bucket/"),
     ("inputs", {"data": 3}, "data: 3 is not a string; quote it"),
     ("inputs", {f"d{n}": "s3://bucket/a/" for n in range(101)}, "exceed the limit of 100"),
+    ("disk", 100, "must be an object, not a number"),
+    ("disk", {"throughput": 2000, "iops": 3000}, "needs at least 8000 iops"),
+    ("disk", {"gib": 20, "iops": 12_000}, "need a disk of at least 24 GiB, and gib is 20"),
+    ("disk", {"gib": 10, "throughput": 2000}, "a disk of at least 16 GiB, and gib is 10"),
     ("instance_types", [], "not a list of instance types"),
     ("instance_types", "g5.xlarge", "not a list of instance types"),
     ("instance_types", ["g5"], "'g5' is not a valid instance type (e.g. g5.xlarge)"),
@@ -148,6 +152,17 @@ BAD_CHECKPOINT = [
     ("grace_seconds", -1, "whole number from 0 to 90"),
     ("grace_seconds", 91, "whole number"),
     ("interval", -1, "whole number from 0 to 86400"),
+]
+
+
+BAD_DISK = [
+    ("gib", 0, "0 is not a whole number from 1 to 65536"),
+    ("gib", 65_537, "whole number from 1 to 65536"),
+    ("gib", "100", "whole number"),
+    ("throughput", 124, "whole number from 125 to 2000"),
+    ("throughput", 2001, "whole number from 125 to 2000"),
+    ("iops", 2999, "whole number from 3000 to 80000"),
+    ("iops", 1e5, "whole number from 3000 to 80000"),
 ]
 
 
@@ -270,6 +285,18 @@ def test_invalid_checkpoint_option_is_reported_with_its_field(field, value, mess
     assert message in problem.message
 
 
+@pytest.mark.parametrize(("field", "value", "message"), BAD_DISK)
+def test_invalid_disk_is_reported_with_its_field(field, value, message):
+    (problem,) = problems({**MINIMAL, "disk": {field: value}})
+    assert problem.field == f"disk.{field}"
+    assert message in problem.message
+
+
+def test_a_disk_that_is_not_given_is_not_stored():
+    assert "disk" not in parse_request({**MINIMAL, "disk": {}}).as_document()
+    assert RunRequest.from_stored({**MINIMAL, "disk": {"gib": "much"}}).resources.disk.gib == 0
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -344,6 +371,7 @@ def test_nothing_is_retried_unless_requested():
 def test_every_field_has_an_invalid_value_here():
     assert {field for field, _, _ in BAD_RETRY} == set(FIELDS["retry"].fields)
     assert {field for field, _, _ in BAD} == set(FIELDS)
+    assert {field for field, _, _ in BAD_DISK} == set(FIELDS["disk"].fields)
     assert {field for field, _, _ in BAD_CHECKPOINT} == set(FIELDS["checkpoint"].fields)
     assert {field for field, _, _ in BAD_DOCKER} == set(FIELDS["docker"].fields)
 
@@ -433,6 +461,14 @@ requests = st.fixed_dictionaries(
                 "keep_last": st.integers(1, 1000),
                 "grace_seconds": st.integers(0, 90),
                 "interval": st.integers(0, 86400),
+            },
+        ),
+        "disk": st.fixed_dictionaries(
+            {},
+            optional={
+                "gib": st.integers(200, 65_536),
+                "throughput": st.integers(125, 2000),
+                "iops": st.integers(8000, 80_000),
             },
         ),
         "retry": st.fixed_dictionaries(

@@ -127,6 +127,7 @@ class Committer:
             manifest=key,
             progressed=self.history.is_progress(judged),
             now=now,
+            size_bytes=manifest.size_bytes,
         )
         reach("save.committed")
         self._manifest, self._has_committed = manifest, True

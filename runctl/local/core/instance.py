@@ -104,6 +104,7 @@ class Instance:
     metadata_url: str = ""
     supervisor_pid: int | None = None
     has_own_disk: bool = False
+    disk_scale: float = 1.0
 
     @property
     def zone(self) -> str:

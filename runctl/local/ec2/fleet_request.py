@@ -14,6 +14,7 @@ from runctl.local.core.allocation import Offer
 from runctl.local.core.market import Lifecycle, Pool
 from runctl.local.core.protocol import ApiError
 from runctl.local.core.records import LaunchTemplate, Profile, Subnet
+from runctl.local.ec2 import block_devices
 from runctl.local.ec2.applied import check_template
 from runctl.local.ec2.tag_rules import check_shown_keys, check_tags
 
@@ -201,6 +202,8 @@ def refusal(candidate: Candidate, request: dict[str, Any]) -> ApiError | None:
             f"Your requested instance type ({pool.instance_type}) is not supported in your "
             f"requested Availability Zone ({pool.zone}).",
         )
+    if problem := block_devices.refusal(candidate.override):
+        return problem
     data = candidate.template.data
     tags = {**template_tags(data), **tags_for(request, "instance")}
     try:

@@ -14,6 +14,7 @@ from runctl.local.core.allocation import Allocation, allocate
 from runctl.local.core.instance import Instance, ended_by_user, new_instance_id
 from runctl.local.core.protocol import ApiError
 from runctl.local.core.records import Subnet
+from runctl.local.ec2 import block_devices
 from runctl.local.ec2.disk_keys import Authorize, end_of_launch
 from runctl.local.ec2.filters import page
 from runctl.local.ec2.fleet import Fleet, description_of, outcome_of
@@ -154,7 +155,8 @@ class Fleets:
         )
 
     def _launch(self, candidate: Candidate, fleet: Fleet, authorize: Authorize) -> str:
-        data = {**candidate.template.data, **candidate.override}
+        template = candidate.template.data
+        data = block_devices.merged(template, candidate.override)
         tags = {**template_tags(candidate.template.data), **tags_for(fleet.request, "instance")}
         instance_id = new_instance_id()
         tags |= {
@@ -181,6 +183,7 @@ class Fleets:
             security_groups=tuple(security_groups(data)),
             fleet_id=fleet.fleet_id,
             client_token=fleet.request.get("ClientToken", ""),
+            disk_scale=block_devices.scale(template, data),
         )
         records.set_tags(instance_id, tags)
         self._volumes.launch(instance, data, tags_for(fleet.request, "volume"))

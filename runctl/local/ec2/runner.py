@@ -73,7 +73,8 @@ class InstanceRunner:
     ) -> None:
         instance.root.mkdir(parents=True, exist_ok=True)
         if self.knobs.disk_bytes:
-            disks.mount(instance.root, self.knobs.disk_bytes)
+            # The knob is the size of the template's root volume; a larger one is larger here, too.
+            disks.mount(instance.root, int(self.knobs.disk_bytes * instance.disk_scale))
             instance.has_own_disk = True
         for folder in ("tmp", "var/log", "var/lib/cloud", "etc/systemd/system", "run"):
             _make_as_on_ec2(instance.root, folder)

@@ -11,9 +11,8 @@ from typing import Any
 from runctl.local.core import records
 from runctl.local.core.instance import Instance
 from runctl.local.core.protocol import ApiError
+from runctl.local.ec2.block_devices import IMAGE_GIB
 from runctl.local.ec2.filters import check_filters, filters_of, matches, tags_match
-
-_ROOT_GIB = 8
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Volumes:
             volume = Volume(
                 instance=instance,
                 device=mapping.get("DeviceName", ""),
-                size_gib=int(ebs.get("VolumeSize", _ROOT_GIB)),
+                size_gib=int(ebs.get("VolumeSize", IMAGE_GIB)),
                 kind=ebs.get("VolumeType", "gp2"),
                 encrypted=bool(ebs.get("Encrypted", False)),
                 # The default: the root is deleted, data volumes are kept.

@@ -188,6 +188,7 @@ def store_checkpoint(
             manifest=key,
             progressed=False,
             now=now,
+            size_bytes=manifest.size_bytes,
         )
     except FencedError as exc:
         raise RequestError(f"{run.run_id} has been resumed; its checkpoint is unchanged") from exc
