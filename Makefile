@@ -6,7 +6,7 @@ BIN := .venv/bin
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 18,20,22
 export CDK_DISABLE_VERSION_CHECK := 1
 
-.PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench wheel image docs docs-site recording clean
+.PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench gpu-check wheel image docs docs-site recording clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -163,6 +163,9 @@ bench: setup build/bench/.installed  ## the benchmarks, each against its peer in
 	$(BIN)/python -m bench.cold_start
 	$(BIN)/python bench/recovery.py
 	$(BIN)/python -m bench.checkpoint
+
+gpu-check: setup  ## what a container sees of this machine's GPUs, if it has any
+	$(BIN)/python -m bench.gpu_check
 
 wheel: setup  ## the wheel, into dist
 	rm -rf dist

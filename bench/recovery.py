@@ -4,12 +4,16 @@ The trainer keeps a checkpoint of 100 MB and rewrites it when it is asked to sto
 no time here (`--boot-seconds` adds some, which is printed separately), so that the figures show
 runctl's own share: bootstrap, environment, restore, trainer start.
 
+With `--docker` the trainer runs in a container. Every machine pulls the image from a registry on
+this machine while the previous attempt saves.
+
 All figures are in seconds after the notice, except the changeover: from SIGTERM to the trainer to
 the first step of the resumed one. No peer can recover on a local cloud; the targets are
 shown next to the figures.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -40,8 +44,27 @@ RUN = "recovery"
 WAIT_TIMEOUT = timedelta(seconds=60)
 
 
-def perform(testbed: Testbed, *, interruptions: int, megabytes: int, notice_seconds: float) -> None:
-    """Interrupt a run several times, each time once its attempt has trained for a moment."""
+@contextlib.contextmanager
+def serving_image() -> Iterator[str]:
+    """Serve an image with Python from a registry of our own until the end of the block."""
+    # Only this needs an engine on the machine itself.
+    from tests.docker_engine import serving_engine, serving_registry
+
+    with serving_registry() as registry:
+        address = registry.name("recovery")
+        with serving_engine() as engine:
+            engine.import_base("python", "python")
+            engine.push("python", address)
+        yield address
+
+
+def perform(
+    testbed: Testbed, *, interruptions: int, megabytes: int, notice_seconds: float, image: str
+) -> None:
+    """Interrupt a run several times, each time once its attempt has trained for a moment.
+
+    `image` is that of the trainer's container, empty for the machine itself.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         package = pack_project(
             scan_project(PROJECT / "examples" / "training"), Path(scratch) / "project.tar.gz"
@@ -55,6 +78,7 @@ def perform(testbed: Testbed, *, interruptions: int, megabytes: int, notice_seco
             "code": testbed.objects.uri(package.key),
             "script": "train_with_checkpoints.py",
             "args": [*arguments, "--megabytes", str(megabytes)],
+            **({"docker": {"image": image}} if image else {}),
         },
     )
     for number in range(1, interruptions + 1):
@@ -190,9 +214,13 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--notice-seconds", type=float, default=30.0)
     parser.add_argument("--boot-seconds", type=float, default=0.0)
+    parser.add_argument("--docker", action="store_true", help="train in a container")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="runctl-bench-") as scratch:
+    with (
+        serving_image() if arguments.docker else contextlib.nullcontext("") as image,
+        tempfile.TemporaryDirectory(prefix="runctl-bench-") as scratch,
+    ):
         endpoint = daemon.start(Path(scratch), die_with_parent=True)
         try:
             deploy(endpoint, project=PROJECT)
@@ -203,6 +231,7 @@ def main() -> None:
                 interruptions=arguments.interruptions,
                 megabytes=arguments.megabytes,
                 notice_seconds=arguments.notice_seconds,
+                image=image,
             )
             rss = agent_mebibytes(Path(scratch))
             measured = figures(testbed)
@@ -221,6 +250,7 @@ def main() -> None:
         "agent_rss_mib": rss,
         "interruptions": arguments.interruptions,
         "checkpoint_mb": arguments.megabytes,
+        "docker": arguments.docker,
         "cores": os.cpu_count(),
     }
     if arguments.json:

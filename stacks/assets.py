@@ -31,8 +31,8 @@ _MODE = 0o644
 # botocore contains models of 400 services, 100 MB unpacked; the agent uses these.
 _AGENT_SERVICES = frozenset(
     {
-        "dynamodb", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc", "stepfunctions",
-        "sts",
+        "dynamodb", "ecr", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc",
+        "stepfunctions", "sts",
     }
 )  # fmt: skip
 _SERVICE_MODEL = re.compile(r"(?:botocore|boto3)/data/([^/]+)/.+")

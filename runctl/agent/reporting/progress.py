@@ -34,7 +34,10 @@ class Progress:
         self._on_change = call
 
     def enter(self, phase: str) -> None:
-        """Begin a phase: boot, environment, inputs, restore, wait, train, drain, upload, done."""
+        """Begin a phase.
+
+        They are boot, environment, image, inputs, restore, wait, train, drain, upload and done.
+        """
         with self._lock:
             self._phase = phase
         self._on_change()
