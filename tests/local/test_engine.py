@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from runctl.local import daemon
+from runctl.local.client import LocalCloudClient
 from runctl.local.codebuild.engine import BuildEngine, EngineNotStartedError
 from runctl.local.guest import permitted
 from tests import base_images
@@ -108,6 +111,22 @@ def test_a_reclaimed_instance_leaves_no_process_mount_or_control_group(
     assert control_groups(instance_id) == []
     assert str(root) not in Path("/proc/mounts").read_text()
     eventually(lambda: not (root / "var/lib/docker").exists())
+
+
+def test_a_killed_local_cloud_leaves_nothing_of_its_engines(tmp_path: Path) -> None:
+    endpoint = daemon.start(tmp_path, die_with_parent=True)
+    cloud = Cloud(endpoint, LocalCloudClient(endpoint.url))
+    mark = unique("mark")
+    script = f"docker run --detach busybox sh -c 'sleep 1000; : {mark}'\n"
+    archive, _ = base_images.archive("busybox")
+    cloud.admin.set_knobs(shared_folders=[str(archive.parent)])
+    script = f"systemctl start docker; docker import {archive} busybox\n{script}"
+    instance_id, _ = run(cloud, script)
+    assert processes_with(mark)
+    assert control_groups(instance_id)
+    os.kill(endpoint.pid, signal.SIGKILL)
+    eventually(lambda: not processes_with(mark))
+    eventually(lambda: not control_groups(instance_id))
 
 
 def test_a_container_is_stopped_in_order_when_its_instance_shuts_down(

@@ -120,6 +120,8 @@ def main() -> None:
     engine = subprocess.Popen(words, stdin=subprocess.DEVNULL)
     while engine.poll() is None and os.read(0, 4096):
         pass
+    engine.kill()
+    remove_control_groups(control_group)
     # This is the first process of its namespace: the kernel ends all others with it.
 
 

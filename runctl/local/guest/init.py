@@ -287,6 +287,8 @@ def main() -> None:
         python=description["python"],
         grace_seconds=description["grace_seconds"],
     ).run()
+    if control_group:  # here, too, since the local cloud may have been killed
+        engine.remove_control_groups(control_group)
 
 
 if __name__ == "__main__":
