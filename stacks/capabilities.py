@@ -62,7 +62,25 @@ class Capabilities:
     def list_unsettled_runs(self) -> Capability:
         """List the unsettled runs; querying an index needs a separate permission."""
         index = f"{self._storage.table.table_arn}/index/unsettled"
-        return Capability(statements=[_allow(["dynamodb:Query"], [index])])
+        return Capability(
+            statements=[_allow(["dynamodb:Query"], [index])],
+            variables={"RUNCTL_TABLE": self._storage.table.table_name},
+        )
+
+    def prune_environments(self) -> Capability:
+        """List, read and remove stored environments, and know how long unused ones are kept."""
+        bucket = self._storage.bucket.bucket_arn
+        return Capability(
+            statements=[
+                _allow(["s3:GetObject", "s3:DeleteObject"], [f"{bucket}/environments/*"]),
+                # Also without it, S3 would answer 403 for an object that does not exist.
+                _allow(["s3:ListBucket"], [bucket]),
+            ],
+            variables={
+                **self.bucket_name().variables,
+                "RUNCTL_ENVIRONMENT_DAYS": str(self._settings.environment_days),
+            },
+        )
 
     def bucket_name(self) -> Capability:
         """Build addresses of objects, without access to them."""

@@ -118,6 +118,11 @@ ACCEPTED: Sequence[Accepted] = (
         reason="Keys below our own prefixes; the name of a run is not known at deploy time.",
     ),
     Accepted(
+        rule=r".*Bucket.*Arn[^/]*/environments/\*",
+        where="PruneEnvironments/Role",
+        reason="Keys below one prefix; what is stored there is not known at deploy time.",
+    ),
+    Accepted(
         rule=r".*Bucket.*Arn[^/]*/runs/\*(/outputs/\*)?",
         where="TrainerRole",
         reason="Each session has its own policy, for one run.",

@@ -41,6 +41,7 @@ MAX_WARNING_AGE = Duration.minutes(5)
 MAX_CHANGE_AGE = Duration.hours(6)
 # A sweep that starts after the next one is useless.
 SWEEP_EVERY = Duration.minutes(15)
+PRUNE_EVERY = Duration.days(1)
 # The state machine's construct has the id Train and keeps it: CloudFormation would replace it.
 CONSTRUCT_IDS = {"train": "TrainFunction"}
 # An execution keeps the definition that it was started with. Earlier definitions call the function
@@ -169,6 +170,13 @@ class OrchestrationStack(Stack):
             can.delete_fleets(),
             oldest_event=SWEEP_EVERY,
         )
+        self._add(
+            "prune_environments",
+            SWEEPING,
+            can.list_unsettled_runs(),
+            can.prune_environments(),
+            oldest_event=MAX_CHANGE_AGE,
+        )
 
     def _add(
         self,
@@ -227,6 +235,12 @@ class OrchestrationStack(Stack):
         self._add_rule(
             "Sweeps", "sweep", oldest=SWEEP_EVERY, schedule=events.Schedule.rate(SWEEP_EVERY)
         )
+        self._add_rule(
+            "Prunes",
+            "prune_environments",
+            oldest=MAX_CHANGE_AGE,
+            schedule=events.Schedule.rate(PRUNE_EVERY),
+        )
 
     def _add_rule(
         self,
@@ -278,6 +292,7 @@ class OrchestrationStack(Stack):
             "own_images": list(settings.own_images),
             "dead_letters": self._dead_letters.queue_url,
             "image_repository": storage.images.repository.repository_uri,
+            "environment_days": settings.environment_days,
         }
         ssm.StringParameter(
             self,

@@ -74,6 +74,7 @@ class Settings:
     disk: Disk = field(default_factory=Disk)
     kept_days: int = 1
     docker_hub_secret: str = ""
+    environment_days: int = 30
     version: str
 
     @property
@@ -154,6 +155,7 @@ def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Set
         disk=read_disk({key: text(key) for key in disk_keys}, region=region),
         docker_hub_secret=_docker_hub_secret(text("docker_hub_secret"), region),
         kept_days=_days("keep_deleted_days", text("keep_deleted_days", "1")),
+        environment_days=_days("keep_environment_days", text("keep_environment_days", "30")),
         version=_version(),
     )
 

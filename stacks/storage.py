@@ -70,6 +70,11 @@ def _bucket(scope: Construct, settings: Settings) -> s3.Bucket:
                 prefix="runs/",
                 noncurrent_version_expiration=Duration.days(settings.kept_days),
             ),
+            s3.LifecycleRule(
+                id="deleted-environments",
+                prefix="environments/",
+                noncurrent_version_expiration=Duration.days(settings.kept_days),
+            ),
         ],
     )
     # What one instance stores below this prefix, the next one executes. So objects there are

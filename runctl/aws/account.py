@@ -1,5 +1,6 @@
 """The resources of a deployment besides instances: volumes, uploads, dead letters."""
 
+import json
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -71,6 +72,26 @@ class AwsAccount:
                 if code_of(exc) != "NoSuchUpload":
                     raise
 
+    def refuses_to_overwrite(self, prefix: str) -> bool:
+        """Whether the bucket's policy denies writes below a prefix that do not demand a new key."""
+        with translated():
+            try:
+                answer = self._clients.get("s3").get_bucket_policy(Bucket=self._deployment.bucket)
+            except ClientError as exc:
+                if code_of(exc) == "NoSuchBucketPolicy":
+                    return False
+                raise
+        resource = f"arn:aws:s3:::{self._deployment.bucket}/{prefix}*"
+        statements = json.loads(answer["Policy"]).get("Statement", [])
+        return any(
+            statement.get("Effect") == "Deny"
+            and "s3:PutObject" in _as_list(statement.get("Action"))
+            and resource in _as_list(statement.get("Resource"))
+            and statement.get("Principal") in ("*", {"AWS": "*"})
+            and statement.get("Condition") == {"Null": {"s3:if-none-match": "true"}}
+            for statement in statements
+        )
+
     def stored_runs(self) -> list[str]:
         """Return the names of the runs that have objects in the bucket."""
         pages = (
@@ -114,3 +135,7 @@ def _disk(volume: dict[str, Any]) -> Disk:
         size_gib=volume["Size"],
         created_at=volume["CreateTime"],
     )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

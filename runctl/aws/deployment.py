@@ -61,6 +61,7 @@ class Deployment:
     build_projects: Mapping[str, str] = field(default_factory=dict)
     image_mirror: str = ""
     root_volumes: Mapping[str, Any] = field(default_factory=dict)
+    environment_days: int = 30
     name: str = DEFAULT_DEPLOYMENT
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runctl.aws.clients import AnyClients
     from runctl.aws.commands import SsmCommands
     from runctl.aws.deployment import Deployment
+    from runctl.aws.environment_catalog import EnvironmentCatalog
     from runctl.aws.environments import EnvironmentStore
     from runctl.aws.fleet import Ec2Fleet
     from runctl.aws.images import EcrImages
@@ -231,6 +232,13 @@ class AwsServices:
         from runctl.aws.environments import EnvironmentStore
 
         return EnvironmentStore(self.clients.get("s3"), bucket=self._known("bucket"))
+
+    @cached_property
+    def environment_catalog(self) -> EnvironmentCatalog:
+        """What is stored of environments, and its removal."""
+        from runctl.aws.environment_catalog import EnvironmentCatalog
+
+        return EnvironmentCatalog(self.clients.get("s3"), bucket=self._known("bucket"))
 
     def versions(self, run_id: str, *, generation: int = 0) -> VersionStore:
         """Return the store of the exact versions of a run's dependencies."""

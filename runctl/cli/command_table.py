@@ -140,6 +140,24 @@ CHECKPOINTS = _group(
     ],
 )
 
+ENVIRONMENTS = _group(
+    Group,
+    "environments",
+    "Manage the stored environments, with the packages of trainers, that runs share.",
+    [
+        DeferredCommand(
+            "environments.list:list_environments",
+            "list",
+            "List the stored environments, the most recently used first.",
+        ),
+        DeferredCommand(
+            "environments.prune:prune",
+            "prune",
+            "Remove stored environments that no run needs, and parts that no environment names.",
+        ),
+    ],
+)
+
 LOCAL = _group(
     Group,
     "local",
@@ -212,6 +230,7 @@ COMMANDS = [
     ),
     CHECKPOINTS,
     DOCKER,
+    ENVIRONMENTS,
     DeferredCommand(
         "doctor:doctor",
         "doctor",

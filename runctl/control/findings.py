@@ -50,6 +50,10 @@ class Account(Protocol):
         """Abort a multipart upload, which may already be gone, and drop its parts."""
         ...
 
+    def refuses_to_overwrite(self, prefix: str) -> bool:
+        """Whether the bucket's policy denies writes below a prefix that do not demand a new key."""
+        ...
+
     def stored_runs(self) -> list[str]:
         """Return the names of the runs of which the bucket contains anything."""
         ...

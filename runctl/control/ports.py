@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.build_context import BuildContext
+from runctl.model.checkpoint import Manifest
 from runctl.model.image import FoundImage, StoredImage
 from runctl.model.image_build import BuildPlace, EndedBuild
 from runctl.model.image_reference import ImageReference
@@ -20,6 +21,8 @@ from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
 from runctl.model.root_volume import RootVolume
 from runctl.model.run import Attempt, Existing, Launched, Run
+from runctl.model.stored_environment import StoredEnvironment
+from runctl.policy.environments import EnvironmentObject
 
 
 class Clock(Protocol):
@@ -414,6 +417,26 @@ class Notices(Protocol):
         ...
 
 
+class EnvironmentCatalog(Protocol):
+    """The environments that runs share, in S3."""
+
+    def objects(self, prefix: str = "") -> list[EnvironmentObject]:
+        """Return the objects below `environments/` whose further key has a prefix, by key."""
+        ...
+
+    def current(self, fingerprint: str) -> StoredEnvironment | None:
+        """Return the environment that new runs use; DamagedCheckpointError if it is unreadable."""
+        ...
+
+    def get_manifest(self, fingerprint: str, sha256: str) -> Manifest:
+        """Return a manifest; DamagedCheckpointError if it is missing or cannot be read."""
+        ...
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove objects; one that is missing is fine."""
+        ...
+
+
 class Services(Protocol):
     """Everything a control function may use; each function uses only a few of them."""
 
@@ -480,4 +503,9 @@ class Services(Protocol):
     @property
     def notices(self) -> Notices:
         """The topic."""
+        ...
+
+    @property
+    def environment_catalog(self) -> EnvironmentCatalog:
+        """The environments that runs share."""
         ...

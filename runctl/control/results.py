@@ -268,3 +268,20 @@ class SweepResult(Result):
     terminated: tuple[str, ...]
     fleets_deleted: tuple[str, ...]
     failed: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedEnvironments(Result):
+    """PruneEnvironments: how many environments there were, and what was removed.
+
+    `removed` are fingerprints. `damaged` are the keys of manifests that name missing parts, and of
+    what made runs use them. The objects that were removed include shared parts and old archives,
+    whose sizes `bytes_removed` adds up.
+    """
+
+    environments: int
+    removed: tuple[str, ...]
+    damaged: tuple[str, ...]
+    objects_removed: int
+    bytes_removed: int
+    is_dry_run: bool

@@ -3,6 +3,7 @@
 from runctl.control.findings import Account, Check, Finding, cannot_be_fixed, each
 from runctl.control.ports import Services
 from runctl.model.errors import DamagedCheckpointError
+from runctl.model.identity import ENVIRONMENTS
 from runctl.model.leftovers import UnfinishedUpload
 from runctl.model.run import Attempt, Run
 from runctl.policy.garbage import StoredPart, find_garbage
@@ -23,6 +24,7 @@ class StorageChecks:
             Check(name="uploads", find=self.find_uploads, fix=each(self.abort_uploads)),
             Check(name="parts", find=self.find_parts, fix=each(self.delete_parts)),
             Check(name="data", find=self.find_data, fix=cannot_be_fixed),
+            Check(name="environments", find=self.find_open_prefix, fix=cannot_be_fixed),
         )
 
     def find_disks(self) -> list[Finding]:
@@ -144,4 +146,16 @@ class StorageChecks:
             )
             for run_id in self._account.stored_runs()
             if self._services.ledger.find_run(run_id) is None
+        ]
+
+    def find_open_prefix(self) -> list[Finding]:
+        """Find out whether an instance could replace an environment that others execute."""
+        if self._account.refuses_to_overwrite(ENVIRONMENTS):
+            return []
+        return [
+            Finding(
+                name=ENVIRONMENTS,
+                why="the bucket lets any instance replace the environments that other runs execute",
+                advice="restore the bucket's policy with `runctl deploy`",
+            )
         ]

@@ -106,9 +106,10 @@ def versions_key(run_id: str, generation: int = 0) -> str:
 def used_environment_key(run_id: str, fingerprint: str, generation: int = 0) -> str:
     """Return where a run records the digest of the manifest that it uses.
 
-    A fingerprint includes the kind of machine, so a run may use more than one environment.
+    A fingerprint includes the kind of machine, so a run may use more than one environment. Nothing
+    below this prefix can be overwritten, unlike what is below the run's own.
     """
-    return f"{environment_prefix(run_id, generation)}manifests/{fingerprint}.json"
+    return f"{ENVIRONMENTS}runs/{run_id}/{generation:04d}/{fingerprint}.json"
 
 
 def part_key(run_id: str, sha256: str) -> str:

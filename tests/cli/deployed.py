@@ -22,6 +22,19 @@ REGION, ACCOUNT = "us-east-1", "123456789012"
 BUCKET, TABLE, GROUP = "runctl-bucket", "runctl-ledger", "/runctl/trainer"
 WEIGHTS = bytes(1_500_000)
 POOL = "m5.large/us-east-1a/spot"
+# As the stack of storage has it.
+WRITTEN_ONCE = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Deny",
+            "Principal": {"AWS": "*"},
+            "Action": "s3:PutObject",
+            "Resource": f"arn:aws:s3:::{BUCKET}/environments/*",
+            "Condition": {"Null": {"s3:if-none-match": "true"}},
+        }
+    ],
+}
 REQUEST = {"script": "train.py", "code": f"s3://{BUCKET}/code/0.tar.gz", "args": ["--epochs", "3"]}
 
 
@@ -82,6 +95,11 @@ class Deployed:
             launch_templates={}, zones=["us-east-1a"],
         )  # fmt: skip
         return self
+
+    def protect_environments(self) -> None:
+        """Give the bucket its policy; moto denies every write then, whatever its headers."""
+        policy = json.dumps(WRITTEN_ONCE)
+        self.clients.get("s3").put_bucket_policy(Bucket=BUCKET, Policy=policy)
 
     def put_parameter(self, **values: object) -> None:
         self.clients.get("ssm").put_parameter(

@@ -54,6 +54,11 @@ class FakeAccount:
     begun: list[UnfinishedUpload] = field(default_factory=list)
     stores: dict[str, FakeStore] = field(default_factory=dict)
     letters: int | None = 0
+    is_written_once: bool = True
+
+    def refuses_to_overwrite(self, prefix):
+        assert prefix == "environments/"
+        return self.is_written_once
 
     def disks(self):
         return list(self.volumes.values())
@@ -486,3 +491,10 @@ def test_a_fleet_that_is_not_empty_at_the_second_check_stays(clinic):
     clinic.world.fleet.machines[instance_id] = machine
     fix_findings(check, examined)
     assert clinic.world.fleet.machines[instance_id].is_live
+
+
+def test_a_bucket_that_lets_instances_replace_environments_is_found_and_left_to_a_person():
+    clinic = Clinic()
+    clinic.account.is_written_once = False
+    assert clinic.check() == {"environments": ["environments/"]}
+    assert clinic.fix() == ([], {"environments/": ""})

@@ -18,6 +18,7 @@ HANDLERS = (
     "handle_interruption",
     "launch_instances",
     "prepare_run",
+    "prune_environments",
     "train",
     "sweep",
 )

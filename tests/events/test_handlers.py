@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from runctl.model.errors import InvalidRequestError
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.root_volume import RootVolume
+from runctl.policy.environments import EnvironmentObject
+from tests.control.fakes import START
 from tests.control.scenes import ARN, REQUEST, RUN, launched, training
 from tests.events.conftest import HANDLERS, recorded
 
@@ -165,6 +167,34 @@ def test_a_sweep_ends_what_an_event_that_was_lost_left(world, invoke, capsys):
     assert world.fleet.terminated == [instance_id]
     assert '"SweptRuns":[1.0]' in capsys.readouterr().out
     assert invoke("sweep", recorded("scheduled")) == {**swept, "runs": 0, "cleaned": []}
+
+
+def test_environments_are_pruned_by_the_deployments_setting(world, invoke, monkeypatch, capsys):
+    class Catalog:
+        def __init__(self):
+            self.removed = []
+
+        def objects(self, prefix=""):
+            name = "a" * 64
+            keys = (f"environments/current/{name}", f"environments/uses/{name}/2030-01-01")
+            age = timedelta(days=7)
+            return [
+                EnvironmentObject(key=key, size_bytes=1, stored_at=START - age)
+                for key in keys
+                if key.startswith(f"environments/{prefix}")
+            ]
+
+        def remove(self, keys):
+            self.removed += keys
+
+    world.environment_catalog = Catalog()
+    monkeypatch.setenv("RUNCTL_ENVIRONMENT_DAYS", "8")
+    assert invoke("prune_environments", recorded("scheduled"))["removed"] == []
+    assert not world.environment_catalog.removed
+    monkeypatch.setenv("RUNCTL_ENVIRONMENT_DAYS", "7")
+    answer = invoke("prune_environments", recorded("scheduled"))
+    assert (answer["environments"], answer["removed"]) == (1, ["a" * 64])
+    assert '"PrunedEnvironments":[1.0]' in capsys.readouterr().out
 
 
 def test_the_cause_of_a_stop_becomes_the_reason(world, invoke):

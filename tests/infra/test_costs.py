@@ -35,9 +35,9 @@ NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
     "AWS::EC2::VPCGatewayAttachment": _free,
     # By the stored gigabyte; a lifecycle rule and the sweep delete what nothing needs.
     "AWS::ECR::Repository": lambda repository: "EncryptionConfiguration" not in repository,
-    # The sweep's rule: rules are free, and its few invocations are billed by the call.
+    # Rules are free, and their few invocations are billed by the call.
     "AWS::Events::Rule": lambda rule: (
-        rule.get("ScheduleExpression", "rate(15 minutes)") == "rate(15 minutes)"
+        rule.get("ScheduleExpression") in {None, "rate(15 minutes)", "rate(1 day)"}
     ),
     "AWS::IAM::InstanceProfile": _free,
     "AWS::IAM::ManagedPolicy": _free,

@@ -9,11 +9,17 @@ from tests.infra.templates import Synthesized
 
 LAMBDAS = Path(__file__).parents[2] / "lambdas"
 NAMES = sorted(path.stem for path in LAMBDAS.glob("*.py") if "def handler(" in path.read_text())
-ASYNCHRONOUS = {"handle_interruption", "handle_instance_change", "clean_up", "sweep"}
+ASYNCHRONOUS = {
+    "handle_interruption",
+    "handle_instance_change",
+    "clean_up",
+    "sweep",
+    "prune_environments",
+}
 
 
 def test_handlers_exist() -> None:
-    assert len(NAMES) == 11
+    assert len(NAMES) == 12
 
 
 def test_each_handler_is_a_function_and_each_function_a_handler(app: Synthesized) -> None:
@@ -70,7 +76,7 @@ def test_only_event_handlers_have_a_dead_letter_queue(app: Synthesized) -> None:
 
 def test_every_rule_keeps_events_that_it_cannot_deliver(app: Synthesized) -> None:
     rules = app.of_type("AWS::Events::Rule")
-    assert len(rules) == 4
+    assert len(rules) == 5
     for rule in rules:
         (target,) = rule.properties["Targets"]
         assert "Arn" in target["DeadLetterConfig"]
@@ -115,16 +121,24 @@ def test_clean_up_receives_events_of_our_executions_only(app: Synthesized) -> No
     }
 
 
-def test_a_sweep_runs_every_quarter_of_an_hour(app: Synthesized) -> None:
+@pytest.mark.parametrize(
+    ("function", "schedule", "oldest"),
+    [
+        ("sweep", "rate(15 minutes)", 15 * 60),
+        ("prune_environments", "rate(1 day)", 6 * 3600),
+    ],
+)
+def test_sweeps_run_every_quarter_of_an_hour_and_environments_are_pruned_daily(
+    app: Synthesized, function: str, schedule: str, oldest: int
+) -> None:
     (rule,) = (
         rule.properties
         for rule in app.of_type("AWS::Events::Rule")
-        if "ScheduleExpression" in rule.properties
+        if rule.properties["Targets"][0]["Arn"].endswith(f":runctl-{function}")
     )
-    assert (rule["ScheduleExpression"], rule["State"]) == ("rate(15 minutes)", "ENABLED")
+    assert (rule["ScheduleExpression"], rule["State"]) == (schedule, "ENABLED")
     (target,) = rule["Targets"]
-    assert target["Arn"] == "arn:aws:lambda:us-east-1:000000000000:function:runctl-sweep"
-    assert target["RetryPolicy"]["MaximumEventAgeInSeconds"] == 15 * 60
+    assert target["RetryPolicy"]["MaximumEventAgeInSeconds"] == oldest
 
 
 def test_every_rule_may_invoke_its_function(app: Synthesized) -> None:

@@ -299,6 +299,21 @@ def test_the_sweep_may_delete_fleets_of_runs_only_and_terminate_kept_machines(
     assert "RUNCTL_SECURITY_GROUP" in variables
 
 
+def test_only_stored_environments_can_be_pruned(app: Synthesized) -> None:
+    role = role_of(app, "prune_environments")
+    assert role.actions == {
+        "dynamodb:Query", "s3:DeleteObject", "s3:GetObject", "s3:ListBucket", "sqs:SendMessage",
+        "logs:CreateLogStream", "logs:PutLogEvents",
+    }  # fmt: skip
+    objects = bucket(app)
+    for action in ("s3:GetObject", "s3:DeleteObject"):
+        assert role.allows(action, f"{objects}/environments/parts/x")
+        assert not role.allows(action, f"{objects}/runs/a/checkpoints/parts/x")
+    assert role.allows("s3:ListBucket", objects)
+    assert role.allows("dynamodb:Query", f"{TABLE}/index/unsettled")
+    assert not role.allows("dynamodb:Query", TABLE)
+
+
 def test_the_state_machine_may_invoke_its_functions(app: Synthesized) -> None:
     (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
     role = app.role(machine.properties["RoleArn"])
@@ -383,9 +398,9 @@ def allowed_to_instances(app: Synthesized) -> list[tuple[str, str, dict[str, Any
     logs = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/runctl/trainer:log-stream:a-run/0001"
     return [
         ("s3:GetObject", f"{objects}/code/x.tar.gz", {}),
-        ("s3:GetObject", f"{objects}/environments/x.tar.gz", {}),
+        ("s3:GetObject", f"{objects}/environments/parts/x", {}),
         ("s3:GetObject", f"{objects}/inputs/cifar/a.png", {}),
-        ("s3:PutObject", f"{objects}/environments/x.tar.gz", {}),
+        ("s3:PutObject", f"{objects}/environments/parts/x", {}),
         ("s3:GetObject", f"{objects}/runs/a/checkpoints/parts/x", {}),
         ("s3:PutObject", f"{objects}/runs/a/checkpoints/parts/x", {}),
         ("s3:AbortMultipartUpload", f"{objects}/runs/a/outputs/x", {}),

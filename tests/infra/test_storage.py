@@ -70,7 +70,7 @@ def test_the_ledger_is_on_demand_and_recoverable(app: Synthesized) -> None:
 
 def test_every_log_has_a_retention_period(app: Synthesized) -> None:
     groups = app.of_type("AWS::Logs::LogGroup")
-    assert len(groups) == 14
+    assert len(groups) == 15
     assert all(group.properties["RetentionInDays"] in {30, 90} for group in groups)
 
 
@@ -83,4 +83,4 @@ def test_deleted_checkpoints_are_billed_for_a_day_and_other_objects_for_two_week
         for rule in rules
         if "NoncurrentVersionExpiration" in rule
     }
-    assert kept == {"": 14, "runs/": 1}
+    assert kept == {"": 14, "runs/": 1, "environments/": 1}

@@ -13,6 +13,9 @@ from runctl.aws.account import AwsAccount
 from runctl.cli.exit_codes import REFUSED, RUN_FAILED
 from runctl.cli.invocation import Invocation
 from runctl.control.doctor import Doctor, examine, fix_findings
+from runctl.model.errors import RunctlError
+from runctl.policy.environments import take_stock
+from runctl.report.environment_list import describe_cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,11 +47,32 @@ def doctor(
         examined = [
             fix_findings(check, before) for check, before in zip(checks, examined, strict=True)
         ]
-    output.result(_document(examined, fix=fix), *_page(examined, fix=fix, flag=invocation.flag))
+    stored, cost = _environments(invocation)
+    document = {**_document(examined, fix=fix), "environments": stored}
+    page = _page(examined, fix=fix, flag=invocation.flag)
+    output.result(document, *page, *([cost] if cost else []))
     if any(not finding.is_fixed for examination in examined for finding in examination.findings):
         raise typer.Exit(RUN_FAILED)
     if any(examination.problem for examination in examined):
         raise typer.Exit(REFUSED)
+
+
+def _environments(invocation: Invocation) -> tuple[dict[str, Any] | None, str]:
+    """Return what environments cost, as a document (None if it is not known) and as a line.
+
+    The line is empty if there are none.
+    """
+    try:
+        stock = take_stock(invocation.cloud.environment_catalog.objects())
+    except RunctlError as exc:
+        return None, f"what environments cost is not known: {exc}"
+    count = len(stock.environments)
+    document = {
+        "count": count,
+        "stored_bytes": stock.size_bytes,
+        "usd_per_month": round(stock.usd_per_month, 4),
+    }
+    return document, f"environments: {count}, {describe_cost(stock)}" if stock.size_bytes else ""
 
 
 def _doctor(invocation: Invocation) -> Doctor:

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from runctl.cli.project.conda import find_conda_environment
 from runctl.cli.project.left_out_report import explain_missing
 from runctl.cli.project.scan import Project
 from runctl.model.declaration import Declaration, find_declaration
@@ -42,6 +43,8 @@ def check_dependencies(project: Project, script: str) -> tuple[Problem, ...]:
             problems += _check_requirements(tree, "requirements.txt")
     else:
         problems += _problems_of(tree, declaration)
+        if _gets_plain_python(declaration, script) and (conda := find_conda_environment(project)):
+            problems.append(conda)
         warnings = (*declaration.references.elsewhere, *_unread(project, declaration, script))
     if problems:
         raise InvalidRequestError(tuple(dict.fromkeys(problems)))
@@ -86,8 +89,6 @@ _UNREAD = {
     "Pipfile": "`pipenv requirements > requirements.txt`",
     "poetry.lock": "`poetry export -o requirements.txt`, or list them in [project]",
     "pdm.lock": "`pdm export -o requirements.txt`",
-    "environment.y*ml": "a requirements.txt with its pip packages",
-    "conda.y*ml": "a requirements.txt with its pip packages",
     "setup.py": "a requirements.txt with the line `-e .`",
     "setup.cfg": "a requirements.txt with the line `-e .`",
     "requirements*.txt": "a requirements.txt with the line `-r {}`",
@@ -95,9 +96,14 @@ _UNREAD = {
 }
 
 
+def _gets_plain_python(declaration: Declaration, script: str) -> bool:
+    """Whether a program that may be of Python gets no packages."""
+    return not declaration.installs and (not script or script.endswith((".py", ".sh")))
+
+
 def _unread(project: Project, declaration: Declaration, script: str) -> Iterator[Problem]:
     """Warn if the trainer gets plain Python although a file declares dependencies."""
-    if declaration.installs or (script and not script.endswith((".py", ".sh"))):
+    if not _gets_plain_python(declaration, script):
         return
     names = [member.path for member in project.members]
     found = (

@@ -30,6 +30,7 @@ class Account:
         self.deployed = deployed
         get = deployed.clients.get
         self.ec2, self.s3, self.sqs = get("ec2"), get("s3"), get("sqs")
+        deployed.protect_environments()
         vpc = self.ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
         self.group = self.ec2.create_security_group(
             GroupName="ours", Description="ours", VpcId=vpc
@@ -95,7 +96,7 @@ def state_of(account: Account, instance_id: str) -> str:
 
 def test_an_account_without_leftovers_is_reported_as_such(runctl, account):
     done = runctl("doctor")
-    assert (done.code, done.stdout) == (0, "no leftovers (9 checks)\n")
+    assert (done.code, done.stdout) == (0, "no leftovers (10 checks)\n")
 
 
 def test_leftovers_are_listed_and_nothing_is_changed_without_fix(runctl, account):

@@ -124,7 +124,6 @@ def test_a_folder_of_the_instances_image_is_only_warned_of(runctl, deployed, pro
         ({"Pipfile": ""}, "Pipfile: not read, so the program gets plain Python; if it needs"),
         ({"requirements-dev.txt": ""}, "the line `-r requirements-dev.txt`"),
         ({"requirements/base.txt": ""}, "the line `-r requirements/base.txt`"),
-        ({"environment.yml": ""}, "a requirements.txt with its pip packages"),
         ({"setup.py": ""}, "the line `-e .`"),
         (
             {"pyproject.toml": '[project]\nname = "x"\ndynamic = ["dependencies"]\n'},
@@ -143,6 +142,47 @@ def test_unread_dependency_files_are_warned_of(tmp_path, files, expected):
     warnings = "".join(map(str, check_dependencies(project, "train.py")))
     assert expected in warnings
     assert bool(expected) == bool(warnings)
+
+
+CONDA = "name: x\nchannels: [conda-forge]\ndependencies:\n  - pytorch\n"
+
+
+@pytest.mark.parametrize("name", ["environment.yml", "environment.yaml", "conda.yml"])
+@pytest.mark.parametrize("script", ["train.py", "run.sh", ""])
+def test_a_conda_environment_is_refused_with_the_alternative(tmp_path, name, script):
+    plant(tmp_path, {"train.py": "", "run.sh": "", name: CONDA})
+    with pytest.raises(InvalidRequestError) as refused:
+        check_dependencies(scan_project(tmp_path), script)
+    (problem,) = refused.value.problems
+    assert problem.field == name
+    assert "build a container with a Dockerfile instead" in problem.message
+    assert f"add `{name}` to .runctlignore" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("files", "script"),
+    [
+        ({"requirements.txt": "numpy\n"}, "train.py"),
+        ({"train.py": "# /// script\n# dependencies = ['numpy']\n# ///\n"}, "train.py"),
+        ({".runctlignore": "environment.yml\n"}, "train.py"),
+        ({"environment.yml": "colour: green\n"}, "train.py"),
+        ({"main": ""}, "main"),
+    ],
+    ids=["requirements.txt", "script metadata", "excluded", "not of conda", "another language"],
+)
+def test_a_conda_file_that_nothing_needs_is_no_problem(tmp_path, files, script):
+    plant(tmp_path, {"train.py": "", "environment.yml": CONDA, **files})
+    check_dependencies(scan_project(tmp_path), script)
+
+
+def test_the_refusal_of_a_conda_environment_precedes_any_upload(runctl, deployed, project):
+    plant(project, {"environment.yml": CONDA})
+    done = runctl("aws", "train", "train.py")
+    assert (done.code, "environment.yml: conda environments are not built" in done.stderr) == (
+        2,
+        True,
+    )
+    assert deployed.executions() == []
 
 
 def test_a_folder_of_excluded_wheels_is_refused(tmp_path):

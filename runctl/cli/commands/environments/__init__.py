@@ -1,0 +1,1 @@
+"""`runctl environments`: the stored environments that runs share."""

@@ -1,0 +1,135 @@
+"""`runctl environments`: what is stored, what it costs, and its removal."""
+
+import json
+from datetime import date
+
+import pytest
+
+from runctl import __version__
+from runctl.aws.environment_catalog import EnvironmentCatalog
+from runctl.aws.environments import RunGeneration
+from runctl.model import identity
+from runctl.model.checkpoint import Manifest
+from runctl.model.stored_environment import StoredEnvironment
+from tests.cli.deployed import BUCKET
+
+A, B = "a" * 64, "b" * 64
+TODAY = date(2026, 1, 1)
+
+
+@pytest.fixture
+def stored(deployed):
+    """An environment that two runs used, and one that nobody is offered any more."""
+    catalog = EnvironmentCatalog(deployed.clients.get("s3"), bucket=BUCKET)
+    manifest = Manifest(run_id="", step=None, attempt=1, taken_at="now", entries=())
+    sha256 = catalog.put_manifest(A, manifest)
+    contents = StoredEnvironment(
+        manifest=sha256,
+        source="requirements.txt",
+        size_bytes=5_400_000_000,
+        python="3.12.3",
+        platform="x86_64",
+        packages=(("numpy", "2.1.0"), ("torch", "2.8.0")),
+    )
+    catalog.make_current(A, contents)
+    for run_id in ("lm", "vision"):
+        catalog.record_use_by(RunGeneration(run_id=run_id), A, sha256)
+    catalog.note_use(B, TODAY)
+    return catalog
+
+
+def keys(deployed):
+    found = deployed.clients.get("s3").list_objects_v2(Bucket=BUCKET, Prefix="environments/")
+    return {item["Key"] for item in found.get("Contents", ())}
+
+
+def test_an_empty_deployment_has_none(deployed, runctl):
+    done = runctl("environments", "list")
+    assert (done.code, done.stdout) == (0, "no environments are stored\n")
+    assert runctl("environments", "list", "--json").document == {
+        "environments": [], "stored_bytes": 0, "usd_per_month": 0.0,
+    }  # fmt: skip
+
+
+def test_the_list_has_contents_size_and_runs(stored, runctl):
+    document = runctl("environments", "list", "--json").document
+    first = next(each for each in document["environments"] if each["fingerprint"] == A)
+    last_used = first.pop("last_used")
+    assert last_used.startswith("20")
+    assert first == {
+        "fingerprint": A,
+        "runs": ["lm", "vision"],
+        "is_current": True,
+        "source": "requirements.txt",
+        "size_bytes": 5_400_000_000,
+        "python": "3.12.3",
+        "platform": "x86_64",
+        "packages": [
+            {"name": "numpy", "version": "2.1.0"},
+            {"name": "torch", "version": "2.8.0"},
+        ],
+    }
+    (other,) = (each for each in document["environments"] if each["fingerprint"] == B)
+    assert (other["is_current"], other["packages"]) == (False, [])
+    assert document["stored_bytes"] > 0
+    page = runctl("environments", "list").stdout
+    assert "aaaaaaaaaaaa" in page
+    assert "5.4 GB" in page
+    assert "lm, vision" in page
+    assert "not offered to new runs" in page
+    assert "a month (estimated with the price of S3 Standard in us-east-1)" in page
+
+
+def test_an_unreadable_environment_is_listed_without_contents(stored, deployed, runctl):
+    stored.remove([identity.current_environment_key(A)])
+    deployed.clients.get("s3").put_object(
+        Bucket=BUCKET, Key=identity.current_environment_key(A), Body=b"no JSON"
+    )
+    done = runctl("environments", "list", "--json")
+    assert done.code == 0
+    assert not any(each["is_current"] for each in done.document["environments"])
+
+
+def test_a_dry_run_removes_nothing_and_pruning_what_was_shown(stored, deployed, runctl):
+    before = keys(deployed)
+    planned = runctl("environments", "prune", "--older-than", "0", "--dry-run", "--json").document
+    assert (set(planned["removed"]), planned["older_than_days"]) == ({A, B}, 0)
+    assert keys(deployed) == before
+    done = runctl("environments", "prune", "--older-than", "0")
+    assert (done.code, "removed 2 of 2 environments, not used for 0 days" in done.stdout) == (
+        0,
+        True,
+    )
+    assert keys(deployed) == set()
+
+
+def test_the_deployments_setting_is_the_default(stored, deployed, runctl):
+    document = runctl("environments", "prune", "--json").document
+    assert (document["removed"], document["older_than_days"]) == ([], 30)
+    ssm = deployed.clients.get("ssm")
+    held = json.loads(ssm.get_parameter(Name="/runctl/deployment")["Parameter"]["Value"])
+    deployed.put_parameter(**{**held, "environment_days": 5})
+    assert runctl("environments", "prune", "--json").document["older_than_days"] == 5
+
+
+def test_environments_of_runs_that_have_not_ended_stay(stored, deployed, runctl):
+    deployed.begin("lm")
+    document = runctl("environments", "prune", "--older-than", "0", "--json").document
+    assert document["removed"] == [B]
+    assert identity.current_environment_key(A) in keys(deployed)
+
+
+def test_doctor_says_what_they_cost_and_whether_they_can_be_replaced(stored, deployed, runctl):
+    ssm = deployed.clients.get("ssm")
+    held = json.loads(ssm.get_parameter(Name="/runctl/deployment")["Parameter"]["Value"])
+    deployed.put_parameter(**{**held, "version": __version__})
+    deployed.protect_environments()
+    done = runctl("doctor", "--json")
+    assert done.document["environments"]["count"] == 2
+    assert done.document["environments"]["stored_bytes"] > 0
+    (check,) = (each for each in done.document["checks"] if each["check"] == "environments")
+    assert check["findings"] == []
+    assert "environments: 2, " in runctl("doctor").stdout
+    deployed.clients.get("s3").delete_bucket_policy(Bucket=BUCKET)
+    done = runctl("doctor")
+    assert (done.code, "lets any instance replace" in done.stdout) == (1, True)
