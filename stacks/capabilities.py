@@ -124,7 +124,7 @@ class Capabilities:
                     [f"arn:aws:ecr:{self._settings.region}:*:repository/*"],
                 )
             ],
-            variables={"RUNCTL_IMAGE_REPOSITORY": images.repository.repository_uri},
+            variables={"RUNCTL_IMAGE_REPOSITORY": images.repository_uri},
         )
 
     def order_builds(self) -> Capability:
@@ -132,7 +132,7 @@ class Capabilities:
         images = self._storage.images
         return Capability(
             variables={
-                "RUNCTL_CACHE_REPOSITORY": images.cache.repository_uri,
+                "RUNCTL_CACHE_REPOSITORY": images.cache_uri,
                 "RUNCTL_BUILD_PROJECTS": self._stack.to_json_string(
                     {name: project.project_name for name, project in images.projects.items()}
                 ),

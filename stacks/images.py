@@ -87,6 +87,7 @@ class Images(Construct):
             removal_policy=RemovalPolicy.DESTROY,
             empty_on_delete=True,
         )
+        self.repository_uri, self.cache_uri = map(_address, (self.repository, self.cache))
         self.mirror = _mirror(self, settings)
         role = _role(self, settings, bucket, log_group)
         for repository in (self.repository, self.cache):
@@ -101,6 +102,14 @@ class Images(Construct):
             platform: _project(self, settings, platform, image, fixed, log_group)
             for platform, image in platforms.items()
         }
+
+
+def _address(repository: ecr.Repository) -> str:
+    """Return the address that ECR reports; the property of the construct composes one."""
+    resource = repository.node.default_child
+    if not isinstance(resource, ecr.CfnRepository):
+        raise TypeError(repository.node.path)
+    return str(resource.attr_repository_uri)
 
 
 def _project(

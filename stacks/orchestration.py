@@ -291,7 +291,7 @@ class OrchestrationStack(Stack):
             "security_group": compute.network.security_group.security_group_id,
             "own_images": list(settings.own_images),
             "dead_letters": self._dead_letters.queue_url,
-            "image_repository": storage.images.repository.repository_uri,
+            "image_repository": storage.images.repository_uri,
             "environment_days": settings.environment_days,
         }
         ssm.StringParameter(

@@ -81,7 +81,6 @@ class Builds:
         if execution and not fields["buildComplete"]:
             execution.stop()
             execution.ended.wait(_STOP_LIMIT_SECONDS)
-        self._host.engine.close()
         return copy.deepcopy(dict(fields))
 
     def find(self, build_id: str) -> Json:
@@ -94,6 +93,7 @@ class Builds:
             execution.stop()
         for execution in list(self._executions.values()):
             execution.ended.wait(_STOP_LIMIT_SECONDS)
+        self._host.engine.close()
 
     def _started_with(self, request: Mapping[str, Any]) -> Json | None:
         """Return the build that an earlier request with this token started."""

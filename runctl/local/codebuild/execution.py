@@ -16,7 +16,7 @@ from typing import Any
 import runctl
 from runctl.local.codebuild import buildspec, credentials
 from runctl.local.codebuild.buildspec import Buildspec, BuildspecError
-from runctl.local.codebuild.engine import BuildEngine
+from runctl.local.codebuild.engine import BuildEngine, EngineNotStartedError
 from runctl.local.codebuild.inputs import InputError, Inputs
 from runctl.local.codebuild.logs import BuildLog, LogError
 from runctl.local.codebuild.records import BuildRecord
@@ -100,14 +100,13 @@ class Execution:
             log = BuildLog(record.log, role)
             spec = self._prepare(inputs)
             values = inputs.values(self._variables(spec))
-            docker_host = self._docker_host()
         except (BuildspecError, InputError, LogError) as exc:
             code = getattr(exc, "code", "YAML_FILE_ERROR")
             record.end("FAILED", code=code, message=str(exc))
             return "FAILED"
         record.end()
         with credentials.served(session, role) as found:
-            environment = self._environment(region, docker_host) | values | found
+            environment = self._environment(region) | self._docker(log) | values | found
             return self._execute(spec, environment, log)
 
     def _prepare(self, inputs: Inputs) -> Buildspec:
@@ -140,16 +139,17 @@ class Execution:
         by_name |= {variable.name: variable for variable in variables(self.record.settings)}
         return list(by_name.values())
 
-    def _docker_host(self) -> str:
-        """Return the engine's address; that of none unless the build is privileged, as on AWS."""
+    def _docker(self, log: BuildLog) -> dict[str, str]:
+        """Return what makes Docker work, which it does in privileged builds only, as on AWS."""
         if self.record.settings["environment"].get("privilegedMode"):
             try:
-                return self._host.engine.host()
-            except OSError as exc:
-                logger.warning("build %s has no Docker: %s", self.record.build_id, exc)
-        return f"unix://{self._folder}/no-docker.sock"
+                # Clients without buildx fail unless they are told to do without BuildKit.
+                return {"DOCKER_HOST": self._host.engine.host(), "DOCKER_BUILDKIT": "0"}
+            except EngineNotStartedError as exc:
+                log.add_own(f"Docker is not available: {exc}")
+        return {"DOCKER_HOST": f"unix://{self._folder}/no-docker.sock"}
 
-    def _environment(self, region: str, docker_host: str) -> dict[str, str]:
+    def _environment(self, region: str) -> dict[str, str]:
         fields, settings = self.record.fields, self.record.settings
         path = [str(self._host.programs), str(Path(self._host.python).parent), *_SYSTEM_PATH]
         return {
@@ -161,7 +161,6 @@ class Execution:
             "AWS_DEFAULT_REGION": region,
             "AWS_ENDPOINT_URL": self._host.endpoint,
             "AWS_EC2_METADATA_DISABLED": "true",
-            "DOCKER_HOST": docker_host,
             "CODEBUILD_BUILD_ARN": self.record.arn,
             "CODEBUILD_BUILD_ID": self.record.build_id,
             "CODEBUILD_BUILD_IMAGE": settings["environment"].get("image", ""),
@@ -192,6 +191,8 @@ class Execution:
         }
         status = "FAULT"
         for event in self._events(job):
+            if self._ended_as:
+                continue  # what its processes say while they are killed
             if event["event"] == "line":
                 log.add(event["text"])
             elif event["event"] == "phase":

@@ -37,10 +37,11 @@ class BuildLog:
                 )
         self._append = codebuild._log_sink({"logs": {"groupName": group, "streamName": stream}})
 
-    def add(self, line: str) -> None:
-        """Append a line of output."""
-        if self._append and line:
-            self._append(line)
+    def add(self, text: str) -> None:
+        """Append the lines of a text, each as an event."""
+        if self._append:
+            for line in filter(None, text.splitlines()):
+                self._append(line)
 
     def add_own(self, text: str) -> None:
         """Append a line about the build itself, in CodeBuild's form."""
