@@ -16,6 +16,7 @@ from typing import Any
 from runctl.agent.attempt import AttemptRunner
 from runctl.agent.instance import processes
 from runctl.agent.instance.imds import Metadata, MetadataError
+from runctl.agent.instance.instance_store import use_instance_store
 from runctl.agent.instance.settings import Paths, Settings, read_paths, read_settings
 from runctl.agent.reporting.agent_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.logs import LogShipper
@@ -70,10 +71,14 @@ def run(paths: Paths) -> int:
     # the default threshold of 700 new objects the collector would take a third of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    # Before anything is written; the disks of a machine that belongs to somebody are left alone.
+    said = "" if os.environ.get("RUNCTL_RUN_ID") else use_instance_store(paths)
     paths.make()
     mask = SecretMask()
     own_log = OwnLog(paths.agent_log)
     _log_to(own_log, mask)
+    if said:
+        logger.info(said)
     processes.become_subreaper()
     settings = _settings()
     logger.info("attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id)
