@@ -151,6 +151,15 @@ grace_seconds = 90
 # exit_codes = [1, 137]
 # max_failures = 3
 
+# The disk of each instance, if the deployment's is too small or too slow.
+# [disk]
+# gib = 500
+# throughput = 500
+
+# Objects of S3 that are in RUNCTL_INPUT_DIR/NAME before the program starts.
+# [inputs]
+# cifar = "s3://bucket/cifar/"
+
 # The trainer's environment variables; secrets are given by reference, never by value.
 # [env]
 # OMP_NUM_THREADS = "4"
