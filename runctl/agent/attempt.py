@@ -88,6 +88,7 @@ class AttemptRunner:
             self._store,
             settings,
             inputs=services.inputs,
+            environments=services.environments,
             vendor=vendor,
             progress=self._progress,
             wait=self._wait,

@@ -7,7 +7,7 @@ permission is missing, and UnexpectedAwsError otherwise.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from runctl.model.input_sources import InputSource, StoredObject
 from runctl.model.object_checksums import Checksum
@@ -55,10 +55,6 @@ class Blobs(Protocol):
 
     def put(self, key: str, body: bytes) -> None:
         """Store an object, and replace an existing one."""
-        ...
-
-    def put_if_absent(self, key: str, body: bytes | BinaryIO) -> bool:
-        """Store an object unless there is one, or one is being stored; False in that case."""
         ...
 
     def open(self, key: str, *, bucket: str = "") -> AbstractContextManager[Blob]:

@@ -1,10 +1,10 @@
-"""S3 objects that are read and written whole: code, environments, logs, metrics."""
+"""S3 objects that are read and written whole: code, logs, metrics."""
 
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -12,10 +12,6 @@ from runctl.aws.errors import code_of, translated
 from runctl.model.errors import NotFoundError, TransientError
 
 MISSING = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
-# From 409 on: another writer is storing the same key.
-ALREADY_THERE = frozenset(
-    {"412", "PreconditionFailed", "409", "ConditionalRequestConflict", "OperationAborted"}
-)
 CHUNK_BYTES = 1024 * 1024
 
 
@@ -38,17 +34,6 @@ class Blobs:
         """Store an object, and replace an existing one."""
         with translated():
             self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
-
-    def put_if_absent(self, key: str, body: bytes | BinaryIO) -> bool:
-        """Store an object unless there is one, or one is being stored; False in that case."""
-        with translated():
-            try:
-                self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")
-            except ClientError as exc:
-                if code_of(exc) in ALREADY_THERE:
-                    return False
-                raise
-        return True
 
     @contextlib.contextmanager
     def open(self, key: str, *, bucket: str = "") -> Iterator[Blob]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,12 +32,19 @@ class PinnedFile(NamedTuple):
     content: bytes | None = None
 
 
-def pack(files: Iterable[PinnedFile]) -> Iterator[list[PinnedFile]]:
-    """Divide files into bundles, in order: the same files make the same bundles."""
+def pack(
+    files: Iterable[PinnedFile], group_of: Callable[[str], str] = lambda _path: ""
+) -> Iterator[list[PinnedFile]]:
+    """Divide files into bundles, in order: the same files make the same bundles.
+
+    A bundle has files of one group only, so a group makes the same bundles among other groups.
+    """
     bundle: list[PinnedFile] = []
     size = 0
     for file in files:
-        if size + file.seen.size > BUNDLE_BYTES:
+        if bundle and (
+            size + file.seen.size > BUNDLE_BYTES or group_of(file.path) != group_of(bundle[0].path)
+        ):
             yield bundle
             bundle, size = [], 0
         bundle.append(file)

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from runctl.checkpoint.known_files import KnownFiles, Stored, is_small
 from runctl.checkpoint.pinning import pin_name
 from runctl.checkpoint.settling import ChangedError, FileState, Snapshot
 from runctl.checkpoint.stored_parts import StoredParts
-from runctl.checkpoint.worker_pool import alone, run_workers
+from runctl.checkpoint.worker_pool import THREADS, alone, run_workers
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import CheckpointError, DamagedCheckpointError
 
@@ -39,7 +39,16 @@ class Uploaded:
 class Uploader:
     """Uploads snapshots of one folder; unchanged files are not read again."""
 
-    def __init__(self, store: PartStore) -> None:
+    def __init__(
+        self,
+        store: PartStore,
+        *,
+        threads: int = THREADS,
+        group_of: Callable[[str], str] = lambda _path: "",
+    ) -> None:
+        """Upload with so many threads. Small files of different groups are not stored together."""
+        self._threads = threads
+        self._group_of = group_of
         self._parts = StoredParts(store)
         self._known = KnownFiles()
         self._index = ChunkIndex()
@@ -76,6 +85,23 @@ class Uploader:
         Raises ChangedError if a file changed while it was being read, SupersededError if a newer
         snapshot is waiting, and whatever the store raises.
         """
+
+        def place_of(_path: str, file_state: FileState) -> str:
+            return f"{pinned}/{pin_name(file_state)}"
+
+        return self.upload_from(place_of, snapshot, superseded=superseded)
+
+    def upload_from(
+        self,
+        place_of: Callable[[str, FileState], str],
+        snapshot: Snapshot,
+        *,
+        superseded: threading.Event,
+    ) -> Uploaded:
+        """Do the same for a snapshot whose files are read from `place_of` their paths and states.
+
+        Until this returns, nobody may write to them.
+        """
         began = time.monotonic()
         self._parts.list_existing()
         self._index.begin()
@@ -85,7 +111,7 @@ class Uploader:
         for path, file_state in folder_state:
             if file_state.kind == "file" and file_state.inode not in names:
                 names[file_state.inode] = path
-                place = f"{pinned}/{pin_name(file_state)}"
+                place = place_of(path, file_state)
                 content = snapshot.contents.get(file_state.inode)
                 files.append(PinnedFile(path, place, file_state, path in snapshot.logs, content))
         found, new_bytes = self._store_files(files, superseded)
@@ -122,10 +148,10 @@ class Uploader:
                 reader.release()
 
         def wanted() -> Iterator[_Wanted | _WantedBundle]:
-            yield from (_WantedBundle(packed) for packed in pack(unpacked))
+            yield from (_WantedBundle(packed) for packed in pack(unpacked, self._group_of))
             yield from self._wanted(large, parts)
 
-        run_workers(_stop_when(superseded, wanted()), store)
+        run_workers(_stop_when(superseded, wanted()), store, threads=self._threads)
         for file in large:
             _check_as_seen(file)
             found[file.path] = Stored(tuple(parts[file.path]))

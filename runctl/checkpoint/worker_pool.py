@@ -24,7 +24,9 @@ def alone(files: int) -> contextlib.AbstractContextManager[object]:
     return _CALLS if files > MANY_FILES else contextlib.nullcontext()
 
 
-def run_workers(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None]) -> None:
+def run_workers(
+    jobs: Iterable[Job], work: Callable[[Iterator[Job]], None], *, threads: int = THREADS
+) -> None:
     """Run threads that each take the next job until none is left.
 
     `work` is called once per thread with an iterator over the jobs that it takes. If one of them
@@ -39,9 +41,9 @@ def run_workers(jobs: Iterable[Job], work: Callable[[Iterator[Job]], None]) -> N
             shared.stop()
             raise
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix=work.__name__.strip("_")) as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix=work.__name__.strip("_")) as pool:
         begun = [pool.submit(work_on)]
-        while len(begun) < THREADS and not shared.has_ended:  # a few jobs need fewer threads
+        while len(begun) < threads and not shared.has_ended:  # a few jobs need fewer threads
             begun.append(pool.submit(work_on))
         wait(begun)
     for future in begun:

@@ -61,11 +61,6 @@ def code_key(sha256: str) -> str:
     return f"code/{sha256}.tar.gz"
 
 
-def environment_key(fingerprint: str) -> str:
-    """Return where a built trainer environment is cached."""
-    return f"environments/{fingerprint}.tar.gz"
-
-
 ENVIRONMENTS = "environments/"
 ENVIRONMENT_PARTS = f"{ENVIRONMENTS}parts/"
 

@@ -16,14 +16,17 @@ from typing import Any, TextIO
 import pytest
 
 from runctl.agent.instance.archive import unpack
+from runctl.agent.prepare.committing import EnvironmentCommitter
 from runctl.agent.prepare.dependencies import Declared, find_dependencies
-from runctl.agent.prepare.environment import Environments
-from runctl.agent.prepare.installer import Tools
-from runctl.aws.blobs import Blobs
+from runctl.agent.prepare.environment import Environments, Place
+from runctl.agent.prepare.installer import Installer, Tools
+from runctl.agent.prepare.shared_environments import SharedEnvironments
+from runctl.aws.environments import EnvironmentStore
 from runctl.model.errors import RequestError
-from tests.agent.machine import Cloud, packed, wait_until
+from tests.agent.machine import Cloud, packed
 from tests.agent.packages import make_wheel
 
+UV = Path(sys.prefix) / "bin/uv"
 BASE = Path(sys.base_prefix) / "bin" / "python3"
 
 
@@ -42,21 +45,34 @@ def make_environments(
     wait: Callable[[float], None] = time.sleep,
     log: Callable[[], TextIO] | None = None,
     there: bool = False,
+    uv: Path | None = UV,
+    run_id: str = "run-1",
 ) -> Environments:
+    """Return what an agent of a machine at `root` uses; commits are real processes."""
     import pip
 
     folder = root / "environments"
     folder.mkdir(parents=True, exist_ok=there)
+    store = EnvironmentStore(cloud.clients["s3"], bucket=cloud.name)
+    environ = {"PATH": os.environ["PATH"], "HOME": str(root)}
     return Environments(
-        Blobs(cloud.clients["s3"], bucket=cloud.name),
-        folder,
-        tools=Tools(
-            python=BASE,
-            pip=Path(pip.__file__).parent,
-            environ={"PATH": os.environ["PATH"], "HOME": str(root)},
+        SharedEnvironments(store, run_id, folder),
+        Place(folder=folder, bucket=cloud.name, region="us-east-1", run_id=run_id),
+        installer=Installer(
+            Tools(python=BASE, pip=Path(pip.__file__).parent, environ=environ, uv=uv),
+            folder,
+            log=log or (lambda: (root / "log").open("a")),
+            wait=wait,
         ),
-        log=log or (lambda: (root / "log").open("a")),
-        wait=wait,
+        committer=EnvironmentCommitter(
+            environ={
+                **environ,
+                "AWS_ENDPOINT_URL": cloud.endpoint,
+                "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test",
+            },
+            niceness=0,
+        ),
     )
 
 
@@ -76,10 +92,10 @@ def test_environment_is_built_once_cached_and_usable_at_another_root(
     declared = find_dependencies(project, "train.py")
     first = make_environments(cloud, tmp_path / "one")
     built = first.prepare(declared)
-    first.finish(30)
+    first.finish(120)
     assert run(built / "bin/greeter") == "greeter 1.0"
     assert first.prepare(declared) == built
-    first.finish(30)
+    first.finish(120)
     wheel.unlink()  # from here on it can only come from the cache
     second = make_environments(cloud, tmp_path / "two")
     cached = second.prepare(declared)
@@ -87,8 +103,8 @@ def test_environment_is_built_once_cached_and_usable_at_another_root(
     (built / "bin/greeter").unlink()
     assert run(cached / "bin/greeter") == "greeter 1.0"
     assert run(cached / "bin/python", "-c", "import sys; print(sys.prefix)") == str(cached)
-    assert len(cloud.keys("environments/")) == 1
-    second.finish(30)
+    assert len(cloud.keys("environments/current/")) == 1
+    second.finish(120)
 
 
 @pytest.mark.slow
@@ -104,13 +120,14 @@ def test_environment_contains_nothing_of_the_developers(
 
 @pytest.mark.slow
 def test_dependency_that_does_not_exist_fails_with_pips_own_words(
-    cloud: Cloud, tmp_path: Path, project: Path
+    cloud: Cloud, tmp_path: Path, project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     (project / "requirements.txt").write_text("--no-index\nno-such-wheel\n")
     environments = make_environments(cloud, tmp_path / "one")
     with pytest.raises(RequestError, match=r"requirements\.txt failed to install.*no-such-wheel"):
         environments.prepare(find_dependencies(project, "train.py"))
-    assert "no-such-wheel" in (tmp_path / "one/log").read_text()
+    assert "no-such-wheel" in caplog.text
 
 
 class Outage:
@@ -166,7 +183,7 @@ def test_temporarily_unreachable_index_does_not_fail_the_run(
     environments = make_environments(cloud, tmp_path / "one", wait=outage.wait)
     try:
         built = environments.prepare(find_dependencies(project, "train.py"))
-        environments.finish(30)
+        environments.finish(120)
     finally:
         outage.close()
     assert run(built / "bin/greeter") == "greeter 1.0"
@@ -197,20 +214,6 @@ def test_python_that_the_project_cannot_use_is_reported(
     environments = make_environments(cloud, tmp_path / "one")
     with pytest.raises(RequestError, match=r"train\.py requires Python >=9\.1, this instance has"):
         environments.prepare(find_dependencies(project, "train.py"))
-
-
-@pytest.mark.slow
-def test_second_writer_of_the_cache_leaves_the_first_ones(
-    cloud: Cloud, tmp_path: Path, project: Path
-) -> None:
-    (project / "requirements.txt").write_text(f"{make_wheel(tmp_path)}\n")
-    declared = find_dependencies(project, "train.py")
-    environments = [make_environments(cloud, tmp_path / name) for name in ("one", "two")]
-    fingerprint = environments[0].prepare(declared).name
-    environments[0].finish(30)
-    before = wait_until(lambda: cloud.read(f"environments/{fingerprint}.tar.gz"))
-    environments[1]._store(fingerprint, environments[0]._folder / fingerprint)
-    assert cloud.read(f"environments/{fingerprint}.tar.gz") == before
 
 
 def declare(project: Path, files: dict[str, str], script: str = "train.py") -> Declared:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
@@ -43,12 +42,6 @@ class Folder:
             raise TransientError("come back later")
         (self.path / key).parent.mkdir(parents=True, exist_ok=True)
         (self.path / key).write_bytes(body)
-
-    def put_if_absent(self, key: str, body: bytes | BinaryIO) -> bool:
-        if (self.path / key).exists():
-            return False
-        self.put(key, body if isinstance(body, bytes) else body.read())
-        return True
 
     @contextlib.contextmanager
     def open(self, key: str, *, bucket: str = "") -> Iterator[FolderBlob]:

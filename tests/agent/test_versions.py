@@ -62,7 +62,7 @@ def test_every_attempt_has_the_versions_of_the_first(cloud: Cloud, launch, tmp_p
     recorded = cloud.read(KEY)
     packages = {package["name"]: package["version"] for package in json.loads(recorded)["packages"]}
     assert packages == {"helper": "1.0", "mypkg": "1.0"}
-    wait_until(lambda: cloud.keys("environments/"))
+    wait_until(lambda: cloud.keys("environments/current/"))
     make_wheel(index, "mypkg", "2.0")
     make_wheel(index, "helper", "2.0")
     first.end()
@@ -103,7 +103,7 @@ def test_version_that_no_longer_exists_fails_the_attempt_and_names_the_pins(
     old = make_wheel(index, "mypkg", "1.0")
     cloud.create_run(PROGRAM, files={"requirements.txt": f"{OFFLINE}-f {index}\nmypkg\n"})
     first = start_attempt(cloud, launch, 1)
-    wait_until(lambda: cloud.keys("environments/"))
+    wait_until(lambda: cloud.keys("environments/current/"))
     first.end()
     forget_environments(cloud)
     old.unlink()
@@ -132,6 +132,9 @@ class Repository:
     def release(self, version: str) -> str:
         files = source_package(self._name, version, says=f"{self._name} {version}")
         if self._requires:
+            files["pyproject.toml"] = files["pyproject.toml"].replace(
+                "[build-system]", f'dependencies = ["{self._requires}"]\n[build-system]'
+            )
             files["backend.py"] = files["backend.py"].replace(
                 "    for extra, needs",
                 f'    lines.append("Requires-Dist: {self._requires}")\n    for extra, needs',
@@ -150,9 +153,9 @@ class Repository:
 
 
 def prepared(cloud: Cloud, root: Path, project: Path, pinned: Versions | None = None) -> Path:
-    environments = make_environments(cloud, root)
+    environments = make_environments(cloud, root, run_id=root.name)
     environment = environments.prepare(find_dependencies(project, "train.py"), pinned)
-    environments.finish(30)
+    environments.finish(120)
     return environment
 
 
@@ -213,9 +216,7 @@ def test_environment_that_another_run_cached_with_other_versions_is_not_used(
     assert says(other, "mypkg") == ["mypkg 2.0"]
     again = prepared(cloud, tmp_path / "three", project, pinned)
     assert says(again, "mypkg") == ["mypkg 1.0"]
-    assert len(cloud.keys("environments/")) == 2
-    for key in cloud.keys("environments/"):  # the next attempt finds its own
-        assert key.startswith("environments/")
+    assert len(cloud.keys("environments/current/")) == 2  # the next attempt finds its own
     index.rename(tmp_path / "gone")
     assert says(prepared(cloud, tmp_path / "four", project, pinned), "mypkg") == ["mypkg 1.0"]
 
@@ -360,7 +361,7 @@ def test_first_attempt_to_record_its_versions_decides(cloud: Cloud, tmp_path: Pa
         wait=CancellableWait(Mailbox()),
     )
     environment = environments.prepare(find_dependencies(project, "train.py"))
-    environments.finish(30)
+    environments.finish(120)
     assert says(environment, "mypkg") == ["mypkg 1.0"]
     assert VersionStore.read(store) == store.first
 
@@ -371,17 +372,15 @@ def test_generation_of_an_environment_is_resolved_anew_and_then_kept(
     index = tmp_path / "index"
     project = plant(tmp_path / "project", {"requirements.txt": f"{OFFLINE}-f {index}\nmypkg\n"})
 
-    instances = {name: make_environments(cloud, tmp_path / name) for name in "abcde"}
-
     def installed(name: str, run_id: str = "run-1", **how: object) -> str:
         environments = PinnedEnvironments(
-            instances[name],
+            make_environments(cloud, tmp_path / name, run_id=run_id, there=True),
             VersionStore(cloud.clients["s3"], bucket=cloud.name, run_id=run_id),
             attempt=1,
             wait=CancellableWait(Mailbox()),
         )
         found = environments.prepare(find_dependencies(project, "train.py"), **how)
-        environments.finish(30)
+        environments.finish(120)
         return says(found, "mypkg")[0]
 
     make_wheel(index, "mypkg", "1.0")

@@ -46,12 +46,6 @@ def test_an_object_is_stored_read_copied_listed_and_removed(blobs, tmp_path):
     assert blobs.keys("a/") == ["a/2", "a/3"]
 
 
-def test_an_existing_object_is_kept(blobs):
-    assert blobs.put_if_absent("a", io.BytesIO(b"first"))
-    assert not blobs.put_if_absent("a", b"second")
-    assert read(blobs, "a") == b"first"
-
-
 def test_a_missing_object_is_not_found(blobs):
     for where in ({}, {"bucket": "no-such-bucket"}):
         with pytest.raises(NotFoundError, match=r"s3://.*/none does not exist"):
@@ -85,9 +79,6 @@ def test_other_responses_have_their_usual_meaning(code, meaning, tmp_path):
             stub.add_client_error(operation, code)
             with pytest.raises(meaning):
                 call()
-        stub.add_client_error("put_object", code)
-        with pytest.raises(meaning):
-            blobs.put_if_absent("a", b"")
         stub.add_client_error("put_object", code)
         with pytest.raises(meaning):
             blobs.upload("a", tmp_path / "file")

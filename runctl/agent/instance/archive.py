@@ -55,13 +55,6 @@ CODE = Limits(
     packed_bytes=10_000_000_000,
     remedy="keep data in a bucket, and let the program read it from there",
 )
-ENVIRONMENT = Limits(
-    field="environment",
-    members=400_000,
-    unpacked_bytes=100_000_000_000,
-    packed_bytes=50_000_000_000,
-    remedy="remove dependencies that are not needed",
-)
 
 
 def unpack(archive: Path, folder: Path, limits: Limits = CODE) -> None:

@@ -39,6 +39,12 @@ class Declared:
         return self.declaration.installs
 
     @property
+    def is_offline(self) -> bool:
+        """Whether the declaration asks for no index, so that nothing may be looked up in one."""
+        lists = self.declaration.references.lists
+        return any(b"--no-index" in (self.project / name).read_bytes() for name in lists)
+
+    @property
     def folder(self) -> Path:
         """Where pip runs, so that relative paths mean what they mean to the user."""
         return self.project / self.declaration.references.folder

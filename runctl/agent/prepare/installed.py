@@ -14,6 +14,8 @@ from runctl.model.versions import PackageVersion, Versions
 def installed_versions(environment: Path, *, attempt: int) -> Versions:
     """Return the exact version, and the source, of every package of an environment."""
     places = [str(folder) for folder in sorted(environment.glob("lib/python3*/site-packages"))]
+    # It remembers what a folder held at a time, and ours have the same time again and again.
+    importlib.metadata.MetadataPathFinder().invalidate_caches()
     found = {}
     for distribution in importlib.metadata.distributions(path=places):
         name = distribution.metadata["Name"]

@@ -1,4 +1,8 @@
-"""The runs of venv, pip and uv: their output goes to the log, their last lines into the error."""
+"""The runs of venv, pip and uv.
+
+Their output goes to the agent's log, a few lines about it to the trainer's, and the last lines of a
+failure into the error.
+"""
 
 import contextlib
 import logging
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from runctl.agent.prepare.uv_settings import uv_variables
 from runctl.model.declaration import PythonRule
 from runctl.model.errors import RequestError, TransientError
 from runctl.model.excerpt import last_lines
@@ -62,25 +67,35 @@ ANSWERED = ("The requested URL returned error: 4", "certificate", "Authenticatio
 # About ten minutes in total: longer than most outages of an index, and not so long that an idle
 # instance costs much.
 NETWORK_WAITS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
+# The lines of uv and pip that tell how far they are.
+UV_PROGRESS = ("Resolved ", "Prepared ", "Installed ")
+PIP_PROGRESS = ("Installing collected packages", "Successfully installed")
+# The same version as everywhere else in this project, with its digests.
+UV_REQUIREMENT = Path(__file__).with_name("uv.txt")
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """The tools that build environments: our own interpreter and the vendored pip."""
+    """The tools that build environments: our own interpreter, the vendored pip, and perhaps uv."""
 
     python: Path
     pip: Path
     environ: Mapping[str, str]
+    uv: Path | None = None
 
 
 def find_tools(vendor: Path, environ: Mapping[str, str]) -> Tools:
-    """Return this interpreter (below any virtual environment) and the pip in `vendor`."""
+    """Return this interpreter (below any virtual environment) and the pip in `vendor`.
+
+    uv is that of the machine's image, if it has one.
+    """
     wheels = sorted(vendor.glob("pip-*.whl"))
     pip = wheels[-1] / "pip" if wheels else vendor / "pip"
     base = Path(getattr(sys, "_base_executable", "") or sys.executable)
-    return Tools(python=base, pip=pip, environ=environ)
+    uv = shutil.which("uv", path=environ.get("PATH", ""))
+    return Tools(python=base, pip=pip, environ=environ, uv=Path(uv) if uv else None)
 
 
 class Installer:
@@ -99,6 +114,12 @@ class Installer:
         self._log = log
         self._wait = wait
 
+    def report(self, line: str) -> None:
+        """Show a line of progress among the trainer's output."""
+        logger.info("%s", line)
+        with contextlib.suppress(OSError), contextlib.closing(self._log()) as log:
+            log.write(f"{line}\n")
+
     def create(self, target: Path, source: str) -> None:
         """Create an empty environment."""
         # Without pip: `ensurepip` is missing on Ubuntu, and the trainer needs none.
@@ -107,20 +128,89 @@ class Installer:
         for activate in (target / "bin").glob("[aA]ctivate*"):
             activate.unlink()  # they contain the absolute path, and nothing activates them
 
-    def install(self, target: Path, arguments: Sequence[str], source: str, *, cwd: Path) -> None:
-        """Install the packages in pip's arguments, whose paths are relative to `cwd`."""
-        self._pip(target, arguments, f"the dependencies of {source} failed to install", cwd)
+    def install(
+        self,
+        target: Path,
+        arguments: Sequence[str],
+        source: str,
+        *,
+        cwd: Path,
+        is_offline: bool = False,
+    ) -> None:
+        """Install the packages in pip's arguments, whose paths are relative to `cwd`.
 
-    def export(self, project: Path, source: str, target: Path) -> Path:
-        """Turn uv.lock into a requirements file, with the uv that pip installs for it."""
+        uv does it, and pip where uv fails: it supports more, and its words are the known ones. With
+        `is_offline`, nothing may be fetched for the installation itself.
+        """
+        if self._install_with_uv(target, arguments, cwd, is_offline=is_offline):
+            return
+        python = ["--python", str(target / "bin/python")]
+        what = f"the dependencies of {source} failed to install"
+        self._pip(python, ["--no-compile", *arguments], what, cwd)
+
+    def _install_with_uv(
+        self, target: Path, arguments: Sequence[str], cwd: Path, *, is_offline: bool
+    ) -> bool:
+        variables = self._uv_variables()
+        uv = None if variables is None else self._find_uv(may_fetch=not is_offline)
+        if uv is None or variables is None:
+            return False
+        # On the same file system: then files are linked into the environment and not copied.
+        cache = self._folder / "uv-cache"
+        command = [str(uv), "pip", "install", "--python", str(target / "bin/python")]
+        command += ["--no-config", "--no-sources", "--no-progress", "--color", "never"]
+        command += ["--index-strategy", "unsafe-best-match"]  # as pip chooses
+        command += ["--cache-dir", str(cache), *arguments]
+        try:
+            self._run(command, "uv failed", cwd, variables=variables, shown=UV_PROGRESS)
+        except (RequestError, TransientError, OSError) as exc:
+            logger.info("pip is used instead of uv: %s", exc)
+            return False
+        finally:
+            shutil.rmtree(cache, ignore_errors=True)
+        return True
+
+    def _uv_variables(self) -> dict[str, str] | None:
+        """Return what uv needs of the machine's settings of pip; None if uv cannot follow them."""
+        command = [str(self.tools.python), "-I", str(self.tools.pip), "config", "list"]
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=dict(self.tools.environ),
+            check=False,
+        )
+        return uv_variables(done.stdout.splitlines()) if done.returncode == 0 else None
+
+    def _find_uv(self, *, may_fetch: bool) -> Path | None:
+        if self.tools.uv is not None:
+            return self.tools.uv
+        try:
+            return self._fetched_uv("uv failed to install", may_fetch=may_fetch, waits=())
+        except RequestError as exc:
+            logger.info("pip is used instead of uv: %s", exc)
+            return None
+
+    def _fetched_uv(self, what: str, *, may_fetch: bool, waits: Sequence[float]) -> Path | None:
+        """Return the uv that pip installs: always the same version, verified by its digest."""
         tool = self._folder / "uv"
         if not (tool / "ready").exists():
+            if not may_fetch:
+                return None
             shutil.rmtree(tool, ignore_errors=True)
-            self.create(tool, source)
-            what = f"uv, which reads {source}, failed to install"
-            self._pip(tool, ["uv"], what, self._folder)
+            arguments = ["--target", str(tool), "--no-deps", "--only-binary", ":all:"]
+            arguments += ["--require-hashes", "-r", str(UV_REQUIREMENT)]
+            self._pip([], arguments, what, self._folder, waits=waits)
             (tool / "ready").touch()
-        command = [str(tool / "bin/uv"), "export", "--frozen", "--no-dev", "--no-emit-project"]
+        return tool / "bin/uv"
+
+    def export(self, project: Path, source: str, target: Path) -> Path:
+        """Turn uv.lock into a requirements file with uv."""
+        what = f"uv, which reads {source}, failed to install"
+        uv = self.tools.uv or self._fetched_uv(what, may_fetch=True, waits=NETWORK_WAITS)
+        command = [str(uv), "export", "--frozen", "--no-dev", "--no-emit-project"]
         command += ["--project", str(project), "--output-file", str(target), "--quiet"]
         self._run(command, f"{source} cannot be read by uv", project)
         return target
@@ -142,48 +232,62 @@ class Installer:
                 self._folder,
             )
 
-    def _pip(self, target: Path, arguments: Sequence[str], what: str, cwd: Path) -> None:
-        command = [str(self.tools.python), "-I", str(self.tools.pip)]
-        command += ["--python", str(target / "bin/python"), "install", "--no-input"]
+    def _pip(
+        self,
+        python: Sequence[str],
+        arguments: Sequence[str],
+        what: str,
+        cwd: Path,
+        *,
+        waits: Sequence[float] | None = None,
+    ) -> None:
+        command = [str(self.tools.python), "-I", str(self.tools.pip), *python]
+        command += ["install", "--no-input"]
         command += ["--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off"]
-        command += ["--no-warn-script-location", "--no-compile", "--retries", "2", *arguments]
-        for wait in (*NETWORK_WAITS, None):
+        command += ["--no-warn-script-location", "--retries", "2", *arguments]
+        pauses = NETWORK_WAITS if waits is None else waits
+        for wait in (*pauses, None):
             try:
-                self._run(command, what, cwd)
+                self._run(command, what, cwd, shown=PIP_PROGRESS)
             except TransientError as exc:
                 if wait is None:
-                    raise RequestError(f"{exc} (tried {len(NETWORK_WAITS) + 1} times)") from exc
+                    raise RequestError(f"{exc} (tried {len(pauses) + 1} times)") from exc
                 logger.warning("%s; trying again in %.0f s", exc, wait)
                 self._wait(wait)
             else:
                 return
 
-    def _run(self, command: Sequence[str], what: str, cwd: Path) -> None:
+    def _run(
+        self,
+        command: Sequence[str],
+        what: str,
+        cwd: Path,
+        *,
+        variables: Mapping[str, str] | None = None,
+        shown: tuple[str, ...] = (),
+    ) -> None:
         last: deque[str] = deque(maxlen=REASON_LINES)
         cause = ""
-        log = self._log()
-        try:
-            with subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                # git must not wait for a password.
-                env={**self.tools.environ, "GIT_TERMINAL_PROMPT": "0"},
-                cwd=cwd,
-            ) as process:
-                for line in process.stdout or ():
-                    with contextlib.suppress(OSError):  # a full disk shows in what pip says
-                        log.write(line)
-                        log.flush()
-                    if line.strip():
-                        last.append(line.strip())
-                    cause = cause or network_cause(line)
-        finally:
-            with contextlib.suppress(OSError):
-                log.close()
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # git must not wait for a password.
+            env={**self.tools.environ, "GIT_TERMINAL_PROMPT": "0", **(variables or {})},
+            cwd=cwd,
+        ) as process:
+            for line in map(str.strip, process.stdout or ()):
+                if not line:
+                    continue
+                last.append(line)
+                cause = cause or network_cause(line)
+                if line.startswith(shown):
+                    self.report(line)
+                else:
+                    logger.info("%s", line)
         if process.returncode != 0:
             excerpt = last_lines("\n".join(last), most=REASON_LINES, limit=REASON_CHARACTERS)
             excerpt = excerpt.replace("…\n", "… ").replace("\n", " | ")

@@ -36,15 +36,15 @@ class PinnedEnvironments:
         versions = self._versions.of_generation(generation)
         pinned = self._wait.retry(versions.read)
         environment = self._environments.prepare(
-            declared, pinned, is_fresh=is_fresh or generation > 0
+            declared, pinned, generation=generation, is_fresh=is_fresh or generation > 0
         )
         if pinned is None:
             found = installed_versions(environment, attempt=self._attempt)
             recorded = self._wait.retry(lambda: versions.record(found))
             if recorded.differing(found):  # another attempt of the run was quicker
-                return self._environments.prepare(declared, recorded)
+                return self._environments.prepare(declared, recorded, generation=generation)
         return environment
 
     def finish(self, seconds: float) -> None:
-        """Wait at most `seconds` until a new environment is in the cache."""
+        """Wait at most `seconds` until a new environment is stored."""
         self._environments.finish(seconds)

@@ -32,7 +32,7 @@ def install(
     if not arguments:
         return
     try:
-        installer.install(target, arguments, declared.source, cwd=declared.folder)
+        _install(installer, target, arguments, declared)
         if pinned is not None:
             _correct(installer, target, declared, pinned)
     except RequestError as exc:
@@ -49,6 +49,18 @@ def install(
 def installed_as_pinned(environment: Path, pinned: Versions) -> bool:
     """Whether no version in an environment differs from the pinned one."""
     return not pinned.differing(installed_versions(environment, attempt=0))
+
+
+def _install(
+    installer: Installer, target: Path, arguments: Sequence[str], declared: Declared
+) -> None:
+    installer.install(
+        target,
+        arguments,
+        declared.source,
+        cwd=declared.folder,
+        is_offline=declared.is_offline,
+    )
 
 
 def _arguments(declared: Declared, pinned: Versions | None, scratch: Path) -> list[str]:
@@ -79,7 +91,7 @@ def _correct(installer: Installer, target: Path, declared: Declared, pinned: Ver
             logger.info("%s is pinned to the commit %s", ours.name, ours.commit)
             wanted = f"{ours.name} @ git+{ours.url}@{ours.commit}"
             arguments = ["--no-deps", "--force-reinstall", wanted]
-            installer.install(target, arguments, declared.source, cwd=declared.folder)
+            _install(installer, target, arguments, declared)
     for ours, theirs in pinned.differing(installed_versions(target, attempt=0)):
         raise RequestError(f"{ours.url or ours.name} was {ours}, and is now {theirs}")
 

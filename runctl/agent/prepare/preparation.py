@@ -13,16 +13,19 @@ from runctl.agent.instance.disk import FULL, room, says_full
 from runctl.agent.instance.settings import Settings
 from runctl.agent.ports import Blobs, Inputs
 from runctl.agent.prepare.code import fetch_code
+from runctl.agent.prepare.committing import EnvironmentCommitter
 from runctl.agent.prepare.container import ReadyContainer
 from runctl.agent.prepare.dependencies import find_dependencies
-from runctl.agent.prepare.environment import Environments
+from runctl.agent.prepare.environment import Environments, Place
 from runctl.agent.prepare.inputs import InputStager
-from runctl.agent.prepare.installer import find_tools
+from runctl.agent.prepare.installer import Installer, find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
+from runctl.agent.prepare.shared_environments import SharedEnvironments
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.environment import base_environment
 from runctl.agent.signals.waiting import RETRY, CancellableWait
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.environments import EnvironmentStore
 from runctl.aws.versions import VersionStore
 from runctl.checkpoint.candidates import PREVIOUS, Trust
 from runctl.checkpoint.file_fetcher import clear
@@ -39,7 +42,7 @@ from runctl.model.request import RunRequest
 from runctl.model.run import Run
 from runctl.policy.interval import Uptime, uptime_of
 
-CACHE_WAIT = 60.0
+COMMIT_WAIT = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ class Preparation:
         settings: Settings,
         *,
         inputs: Inputs,
+        environments: EnvironmentStore,
         vendor: Path,
         progress: Progress,
         wait: CancellableWait,
@@ -89,12 +93,7 @@ class Preparation:
         self._store = store
         self._restorer = Restorer(store, self._paths.state / "incoming")
         self._environments = PinnedEnvironments(
-            Environments(
-                blobs,
-                self._paths.state / "environments",
-                tools=find_tools(vendor, base_environment(os.environ)),
-                log=lambda: self._paths.trainer_output.open("a"),
-            ),
+            self._make_environments(environments, vendor),
             versions,
             attempt=settings.attempt,
             wait=wait,
@@ -108,6 +107,26 @@ class Preparation:
         )
         self._wanted: tuple[str, Trust] | None = None
         self._prefetches: list[Future[None]] = []
+
+    def _make_environments(self, store: EnvironmentStore, vendor: Path) -> Environments:
+        settings, folder = self._settings, self._paths.state / "environments"
+        return Environments(
+            SharedEnvironments(store, settings.run_id, folder),
+            Place(
+                folder=folder,
+                bucket=settings.bucket,
+                region=settings.region,
+                run_id=settings.run_id,
+            ),
+            installer=Installer(
+                find_tools(vendor, base_environment(os.environ)),
+                folder,
+                log=lambda: self._paths.trainer_output.open("a"),
+            ),
+            committer=EnvironmentCommitter(
+                environ=os.environ, is_ending=lambda: self._wait.is_ending
+            ),
+        )
 
     def read_run(self) -> Run:
         """Return the run, as soon as the ledger can be read."""
@@ -342,5 +361,5 @@ class Preparation:
         return self._paths.checkpoint
 
     def finish(self) -> None:
-        """Give a new environment time to reach the cache: the next attempt then starts faster."""
-        self._environments.finish(CACHE_WAIT)
+        """Give the commit of a new environment a moment to end; the next one continues it."""
+        self._environments.finish(COMMIT_WAIT)

@@ -1,12 +1,9 @@
-"""Relocatable environments: packed without links, with scripts that find their Python."""
+"""Relocatable environments: nothing in them depends on where and when they were built."""
 
 import contextlib
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
-
-from runctl.agent.instance.archive import pack
 
 # A shell line and a Python string at once: it runs the interpreter next to the script, wherever the
 # environment was put.
@@ -14,27 +11,20 @@ RELATIVE_SHEBANG = (
     b'#!/bin/sh\n\'\'\'exec\' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"\n\' \'\'\'\n'
 )
 
-
-def pack_environment(archive: Path, target: Path, names: Sequence[str]) -> None:
-    """Pack an environment without its links to the interpreter, which each instance creates."""
-    found = []
-    for name in names:
-        if name == "bin":
-            found += [
-                f"bin/{path.name}"
-                for path in sorted((target / "bin").iterdir())
-                if not path.is_symlink()
-            ]
-        else:
-            found.append(name)
-    pack(archive, target, found)
+# In a package's record: a script with its digest, which changes with the path of the interpreter.
+_SCRIPT = re.compile(rb"(?m)^((?:\.\./)+bin/[^,\r\n]+),[^,\r\n]*,[^,\r\n]*")
+_OF_UV = re.compile(rb"(?m)^[^,\r\n]*/uv_cache\.json,[^\r\n]*\r?\n?")
 
 
 def make_relocatable(target: Path) -> None:
-    """Let console scripts find the interpreter next to them, wherever the environment is put."""
+    """Remove what names the place of an environment, so that it may be put anywhere.
+
+    Console scripts find the interpreter next to them.
+    """
+    _forget_origin(target)
     shebang = re.compile(rb"\A#!" + re.escape(os.fsencode(target)) + rb"/bin/python[^\n]*\n")
     long = re.compile(
-        rb"\A#!/bin/sh\n'''exec' \"?" + re.escape(os.fsencode(target)) + rb"[^\n]*\n' '''\n"
+        rb"\A#!/bin/sh\n'''exec' [\"']?" + re.escape(os.fsencode(target)) + rb"[^\n]*\n' '''\n"
     )
     for path in (target / "bin").iterdir():
         if path.is_symlink() or not path.is_file():
@@ -45,3 +35,17 @@ def make_relocatable(target: Path) -> None:
             fresh = long.sub(lambda _: RELATIVE_SHEBANG, fresh, count=1)
             if fresh != content:
                 path.write_bytes(fresh)
+
+
+def _forget_origin(target: Path) -> None:
+    """Remove the notes of venv and uv about this build: equal environments have equal files."""
+    settings = target / "pyvenv.cfg"
+    lines = settings.read_text().splitlines(keepends=True)
+    settings.write_text("".join(line for line in lines if not line.startswith("command")))
+    for info in target.glob("lib/python3*/site-packages/*.dist-info"):
+        (info / "uv_cache.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            record = (info / "RECORD").read_bytes()
+            fresh = _OF_UV.sub(b"", _SCRIPT.sub(rb"\1,,", record))
+            if fresh != record:
+                (info / "RECORD").write_bytes(fresh)

@@ -28,6 +28,11 @@ class CancellableWait:
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether a stop was requested."""
+        return self._mailbox.ending is not None
+
     def start(self, job: Callable[[], Result]) -> "Future[Result]":
         """Run a job in the background. It continues on its own if a stop is requested first."""
         future: Future[Result] = Future()

@@ -1,0 +1,141 @@
+"""The commit of a new environment to the store, by a process of its own beside the trainer.
+
+It may be killed at any moment: parts are stored first, the manifest after them, and the marker that
+new runs follow last. The next commit sends only the parts that are missing.
+"""
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from runctl.agent.prepare.built_files import READY, BuiltFiles, group_of
+from runctl.agent.prepare.installed import installed_versions
+from runctl.aws.clients import Clients, Connection
+from runctl.aws.environments import EnvironmentStore, RunGeneration
+from runctl.checkpoint.settling import ChangedError, Snapshot
+from runctl.checkpoint.upload import Uploader
+from runctl.model.checkpoint import Manifest
+from runctl.model.errors import RunctlError
+from runctl.model.stored_environment import StoredEnvironment
+
+# Enough for the bandwidth of one machine, and so few that the trainer's own requests go on.
+THREADS = 4
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitJob:
+    """What is to be stored, for which run, and where.
+
+    `built_ns` is the time of the last change by the build.
+    """
+
+    run_id: str
+    generation: int
+    fingerprint: str
+    source: str
+    target: str
+    scratch: str
+    python: str
+    built_ns: int
+    bucket: str
+    region: str
+
+    @property
+    def run(self) -> RunGeneration:
+        """The run, as the store knows it."""
+        return RunGeneration(run_id=self.run_id, generation=self.generation)
+
+
+def commit(store: EnvironmentStore, job: CommitJob) -> str:
+    """Store an environment; return what was done, in words.
+
+    Raises CheckpointError if it was changed since it was built, and whatever the store raises.
+    """
+    if store.current(job.fingerprint) is not None:
+        return "another machine has stored the same environment"
+    began = time.monotonic()
+    scratch = Path(job.scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        files = BuiltFiles(Path(job.target), scratch, built_ns=job.built_ns)
+        files.scan()
+        files.compile(Path(job.python))
+        uploader = Uploader(store, threads=THREADS, group_of=group_of)
+        snapshot = Snapshot(files.view, tuple(files.view))
+        uploaded = uploader.upload_from(files.place_of, snapshot, superseded=threading.Event())
+    except ChangedError as exc:
+        return f"it is not stored: {exc}"
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    # Without a time or a name of the run: the same files have the same manifest.
+    manifest = Manifest(run_id="", step=None, attempt=0, taken_at="", entries=uploaded.entries)
+    digest = _name(store, job, manifest)
+    (Path(job.target) / READY).write_text(digest)
+    return (
+        f"stored {manifest.size_bytes:,} bytes in {len(manifest.entries):,} files, "
+        f"{uploaded.new_bytes:,} of them new, in {time.monotonic() - began:.1f} s"
+    )
+
+
+def _name(store: EnvironmentStore, job: CommitJob, manifest: Manifest) -> str:
+    """Store the manifest and what refers to it; return its digest."""
+    digest = store.put_manifest(job.fingerprint, manifest)
+    versions = installed_versions(Path(job.target), attempt=0)
+    now = datetime.now(timezone.utc)
+    stored = StoredEnvironment(
+        manifest=digest,
+        source=job.source,
+        size_bytes=manifest.size_bytes,
+        python=versions.python,
+        platform=versions.platform,
+        packages=tuple((package.name, package.version) for package in versions.packages),
+        stored_at=now.isoformat(timespec="seconds"),
+    )
+    store.make_current(job.fingerprint, stored)
+    store.record_use_by(job.run, job.fingerprint, digest)
+    store.note_use(job.fingerprint, now.date())
+    return digest
+
+
+def main(document: Mapping[str, Any]) -> int:
+    """Commit what the agent has written to this process; the last line says what was done."""
+    _step_back(document["niceness"])
+    _end_with_the_agent()
+    job = CommitJob(**document["job"])
+    clients = Clients(Connection(region=job.region), attempts=4)
+    store = EnvironmentStore(clients.get("s3"), bucket=job.bucket)
+    try:
+        print(json.dumps(commit(store, job)), flush=True)
+    except (RunctlError, OSError) as exc:
+        print(json.dumps(f"it could not be stored: {exc}"), flush=True)
+        return 1
+    return 0
+
+
+def _step_back(niceness: int) -> None:
+    """Let the trainer go first also where the kernel schedules sessions and not processes."""
+    try:
+        Path("/proc/self/autogroup").write_text(str(niceness))
+    except OSError:
+        return  # a kernel without it
+
+
+def _end_with_the_agent() -> None:
+    agent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == agent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
