@@ -130,6 +130,7 @@ def test_run_in_an_image_of_a_private_registry_resumes_in_the_same_image_after_i
     other = begin(2)
     wait_until(lambda: f"from {step} in" in said(other))
     assert "as 0 one" in said(other)
+    assert "pulling" not in said(other), "a machine that has the image pulls nothing"
     other.ask("stop")
     wait_until(lambda: cloud.tokens.reports[1:])
     assert not engine.docker("ps", "--all", "--quiet")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from runctl.agent.instance.settings import Paths
-from runctl.agent.runtime.container_runtime import remove_containers
+from runctl.agent.runtime.container_runtime import read_facts, remove_containers
 from runctl.agent.runtime.ports import Mount
 from runctl.model.errors import RequestError
 from tests import docker_engine
@@ -451,3 +451,21 @@ def test_init_collects_orphans_while_the_program_runs(
     containers.wait_for("count 5")
     wait_until(lambda: count() < 10)
     assert program.exit_code is None
+
+
+@pytest.mark.parametrize("group", ["runctl.slice/runctl-trainer.slice", "elsewhere.slice"])
+def test_container_outside_the_fenced_group_is_ended_at_once(
+    containers: Containers, monkeypatch: pytest.MonkeyPatch, group: str
+) -> None:
+    monkeypatch.setattr(
+        "runctl.agent.runtime.container_runtime.read_facts",
+        lambda engine, paths: replace(
+            read_facts(engine, paths), cgroup_parent=f"/{containers.engine.folder.name}/{group}"
+        ),
+    )
+    if group.endswith("trainer.slice"):
+        assert containers.start("import time; time.sleep(600)").exit_code is None
+        return
+    with pytest.raises(RequestError, match="the engine has not started it below runctl-trainer"):
+        containers.start("import time; time.sleep(600)")
+    assert containers.engine.docker("ps", "--quiet") == ""

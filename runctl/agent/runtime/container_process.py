@@ -77,6 +77,13 @@ class ContainerProcess:
         first = set() if self._started is None else {self._started.init}
         return {self.pid, *self.family.pids()} | first
 
+    def is_below(self, group: str) -> bool:
+        """Whether the container is in a control group below `group`; also true after its end."""
+        with contextlib.suppress(OSError):
+            groups = Path(f"/proc/{self.pid}/cgroup").read_text()
+            return self._started is None or f"/{group}/" in groups
+        return True
+
     def reap(self) -> None:
         """Let the init collect the orphans that have ended, once there are many."""
         started, now = self._started, time.monotonic()

@@ -23,8 +23,13 @@ from runctl.agent.runtime.observer import ProcessObserver
 from runctl.agent.runtime.ports import ContainerOptions, Contract
 from runctl.agent.runtime.process_program import ProcessProgram
 from runctl.agent.runtime.signal_trace import SignalTrace
+from runctl.agent.runtime.systemd_scope import SLICE
 from runctl.model.errors import RequestError
 
+UNFENCED = (
+    "the container was ended at once, since nothing keeps it from the credentials of the instance "
+    f"role: the engine has not started it below {SLICE}"
+)
 # The capability by which root may raise its own limits, as a bit of CapEff.
 SYS_RESOURCE = 24
 
@@ -53,11 +58,15 @@ class ContainerRuntime:
         if options.user is not None:
             give_to(options.user, (each.source for each in options.mounts if not each.is_read_only))
         self._paths.had_containers.touch()
-        container = self._create(contract, options)
+        facts = read_facts(self._engine, self._paths)
+        container = self._create(contract, options, facts)
         observer = ProcessObserver(self._trace)
         observer.start()
         try:
             process = ContainerProcess(self._engine, container, contract, on_exit=self._on_exit)
+            if facts.cgroup_parent and not process.is_below(SLICE):
+                process.kill_family(contract.checkpoint)
+                raise RequestError(UNFENCED)
         except BaseException:
             observer.stop()
             raise
@@ -74,7 +83,7 @@ class ContainerRuntime:
         """Stop tracing signals."""
         self._trace.stop()
 
-    def _create(self, contract: Contract, options: ContainerOptions) -> str:
+    def _create(self, contract: Contract, options: ContainerOptions, facts: MachineFacts) -> str:
         text, passed = split_variables({**contract.environment, **contract.credentials})
         env_file = self._paths.runtime / "container.env"
         env_file.unlink(missing_ok=True)
@@ -85,7 +94,7 @@ class ContainerRuntime:
             words = create_words(
                 contract,
                 options,
-                read_facts(self._engine, self._paths),
+                facts,
                 state=self._paths.state,
                 env_file=env_file,
                 passed=passed,

@@ -1,11 +1,12 @@
 """The Docker engine of this machine, by its command line. Its errors are `EngineError`."""
 
+import contextlib
 import json
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 # The agent's own variables that the client needs; no other reaches it.
 PASSED_ON = (
@@ -110,18 +111,18 @@ class Engine:
         except OSError as exc:
             raise EngineError(words[0], f"docker: {exc.strerror}") from exc
         last: list[str] = []
-        try:
-            if process.stdin is not None:
-                _feed(process, body)
-            for line in process.stdout or ():
-                text = line.decode(errors="replace").strip()
-                last = [*last, text][-MAX_ERROR_LINES:]
-                on_line(text)
-            if process.wait():
-                raise EngineError(words[0], "\n".join(last))
-        finally:
-            process.kill()
-            process.wait()
+        with process:
+            try:
+                if process.stdin is not None:
+                    _feed(process.stdin, body)
+                for line in process.stdout or ():
+                    text = line.decode(errors="replace").strip()
+                    last = [*last, text][-MAX_ERROR_LINES:]
+                    on_line(text)
+                if process.wait():
+                    raise EngineError(words[0], "\n".join(last))
+            finally:
+                process.kill()
 
     def inspect(self, what: str, name: str) -> dict[str, Any] | None:
         """Return what the engine knows of an image or a container, None if there is none."""
@@ -139,15 +140,11 @@ class Engine:
             self.call("rm", "--force", "--volumes", *names)
 
 
-def _feed(process: "subprocess.Popen[bytes]", body: Iterable[bytes]) -> None:
-    if process.stdin is None:
-        return
-    try:
-        with process.stdin as stream:
-            for chunk in body:
-                stream.write(chunk)
-    except BrokenPipeError:  # its own message says why it no longer reads
-        return
+def _feed(stream: IO[bytes], body: Iterable[bytes]) -> None:
+    # A client that no longer reads says why.
+    with contextlib.suppress(BrokenPipeError), stream:
+        for chunk in body:
+            stream.write(chunk)
 
 
 def _end_of(output: bytes) -> str:
