@@ -12,12 +12,15 @@ import importlib.util
 import io
 import os
 import platform
+import py_compile
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,8 +29,12 @@ from runctl.local.core.instance import base_python
 FOLDER = Path(__file__).parents[1] / "build/base-images"
 _PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 # What no trainer of the tests needs; it would be half of the image.
-_LEFT_OUT = {"__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip",
-             "site-packages", "dist-packages", "lib2to3"}  # fmt: skip
+_LEFT_OUT = {
+    "__pycache__", "dist-packages", "ensurepip", "idlelib", "lib2to3", "lib-dynload",
+    "site-packages", "sitecustomize.py", "test", "tests", "tkinter", "turtledemo",
+    "usercustomize.py",
+}  # fmt: skip
+_NOT_READ = {".a", ".exe", ".o", ".so"}
 
 
 def archive(name: str) -> tuple[Path, list[str]]:
@@ -69,18 +76,25 @@ def _add_python(tar: tarfile.TarFile) -> None:
     binary, library = Path(base_python()).resolve(), Path(sysconfig.get_path("stdlib"))
     version = ".".join(platform.python_version_tuple()[:2])
     target = f"usr/local/lib/python{version}"
-    _add_folders(tar, f"/{target}/site-packages/.")
+    for folder in ("site-packages", "lib-dynload"):
+        _add_folders(tar, f"/{target}/{folder}/.")
     _add_file(tar, binary, f"usr/local/bin/python{version}")
     for name in ("python", "python3"):
         _add_link(tar, f"usr/local/bin/{name}", f"python{version}")
-    _add_tree(tar, library, target)
+    # Thousands of small files take longer to pull and to remove than to run.
+    _add_bytes(tar, f"usr/local/lib/python{version.replace('.', '')}.zip", _compiled(library))
+    _add_file(tar, library / "os.py", f"{target}/os.py")  # by which Python finds its folder
+    extensions = sorted((library / "lib-dynload").glob("*.so"))
+    for extension in extensions:
+        _add_file(tar, extension, f"{target}/lib-dynload/{extension.name}")
     pip = importlib.util.find_spec("pip")
     assert pip is not None
     assert pip.origin is not None
-    _add_tree(tar, Path(pip.origin).parent, f"{target}/site-packages/pip")
+    _add_bytes(tar, "usr/local/lib/pip.zip", _compiled(Path(pip.origin).parent, "pip"))
+    _add_text(tar, f"{target}/site-packages/pip.pth", "/usr/local/lib/pip.zip\n")
     starter = "#!/usr/local/bin/python3\nimport sys\nfrom pip._internal.cli.main import main\n"
     _add_text(tar, "usr/local/bin/pip", f"{starter}sys.exit(main())\n", mode=0o755)
-    for needed in _libraries([binary, *(library / "lib-dynload").glob("*.so")]):
+    for needed in _libraries([binary, *extensions]):
         _add_folders(tar, needed)
         _add_file(tar, needed, needed.lstrip("/"))
 
@@ -91,14 +105,24 @@ def _libraries(binaries: Iterable[Path]) -> list[str]:
     return sorted(set(re.findall(r"(/\S+) \(0x", done.stdout)))
 
 
-def _add_tree(tar: tarfile.TarFile, source: Path, target: str) -> None:
-    def without(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        name = Path(info.name).name
-        left_out = name in _LEFT_OUT or name.startswith("config-") or name.endswith(".a")
-        return None if left_out else info.replace(uid=0, gid=0, uname="", gname="", deep=False)
+def _compiled(source: Path, name: str = "") -> bytes:
+    """Return the modules of a folder, compiled, in an archive from which Python imports them.
 
-    for entry in sorted(source.iterdir()):
-        tar.add(entry, f"{target}/{entry.name}", filter=without)
+    They are not compressed, since Python could not read its first ones then.
+    """
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as target, tempfile.TemporaryDirectory() as folder:
+        for path in sorted(source.rglob("*")):
+            inside = path.relative_to(source)
+            if _LEFT_OUT.intersection(inside.parts) or not path.is_file():
+                continue
+            if path.suffix == ".py":
+                compiled = Path(folder, "module.pyc")
+                py_compile.compile(str(path), str(compiled), dfile=str(inside), doraise=True)
+                target.write(compiled, Path(name, inside).with_suffix(".pyc"))
+            elif path.suffix not in _NOT_READ:
+                target.write(path, Path(name, inside))
+    return packed.getvalue()
 
 
 def _add_folders(tar: tarfile.TarFile, path: str) -> None:
@@ -130,6 +154,10 @@ def _add_link(tar: tarfile.TarFile, name: str, target: str) -> None:
 
 
 def _add_text(tar: tarfile.TarFile, name: str, text: str, *, mode: int = 0o644) -> None:
+    _add_bytes(tar, name, text.encode(), mode=mode)
+
+
+def _add_bytes(tar: tarfile.TarFile, name: str, content: bytes, *, mode: int = 0o644) -> None:
     info = tarfile.TarInfo(name)
-    info.size, info.mode = len(text.encode()), mode
-    tar.addfile(info, io.BytesIO(text.encode()))
+    info.size, info.mode = len(content), mode
+    tar.addfile(info, io.BytesIO(content))
