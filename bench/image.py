@@ -249,7 +249,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--mebibytes", type=int, default=256)
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--layers", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--rate", type=float, default=40.0, help="MiB/s of each connection")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -8,7 +8,9 @@ With `--docker` the trainer runs in a container. Every machine pulls the image f
 this machine while the previous attempt saves.
 
 All figures are in seconds after the notice, except the changeover: from SIGTERM to the trainer to
-the first step of the resumed one. No peer can recover on a local cloud; the targets are
+the first step of the resumed one. `start_s` is the end of it: from the restored checkpoint to the
+first step. `image_s` is the time of a new machine from the agent's start to a ready image, its
+engine's start and the pull included. No peer can recover on a local cloud; the targets are
 shown next to the figures.
 """
 
@@ -111,13 +113,19 @@ def figures(testbed: Testbed) -> dict[str, list[float]]:
         if entry["what"] == "notice"
     }
     requested = launches(testbed.cloud.calls())
-    found: dict[str, list[float]] = {name: [] for name in [*FIGURES, "boot_s"]}
+    names = [*FIGURES, "boot_s", "start_s", "image_s"]
+    found: dict[str, list[float]] = {name: [] for name in names}
     for attempt, after in itertools.pairwise(attempts):
         began = noticed[attempt.instance_ids[0]]
         for name, instant in instants(attempt, after, requested).items():
             found[name].append((instant - began).total_seconds())
         change = after.timeline["first_step"] - attempt.timeline["sigterm"]
         found["changeover_s"].append(change.total_seconds())
+        start = after.timeline["first_step"] - after.timeline["restored"]
+        found["start_s"].append(start.total_seconds())
+        if "image_ready" in after.timeline:
+            pull = after.timeline["image_ready"] - after.timeline["booted"]
+            found["image_s"].append(pull.total_seconds())
         if after.launched_at is not None:
             boot = after.timeline["booted"] - after.launched_at
             found["boot_s"].append(boot.total_seconds())
@@ -243,6 +251,7 @@ def main() -> None:
     document: dict[str, Any] = {
         name: {"median": round(statistics.median(values), 2), "worst": round(max(values), 2)}
         for name, values in measured.items()
+        if values
     }
     document |= {
         "transitions_per_attempt": round(count_transitions(events) / attempts, 1),
@@ -257,8 +266,9 @@ def main() -> None:
         print(json.dumps(document))
         return
     print(f"{'':<26}{'median':>8}{'worst':>8}   aim")
-    for name in measured:
-        row = document[name]
+    for name, row in document.items():
+        if not isinstance(row, dict):
+            continue
         print(f"{name:<26}{row['median']:>8}{row['worst']:>8}   {FIGURES.get(name, '')}")
     for name, aim in (
         ("transitions_per_attempt", "≤ 40"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runctl.agent.prepare import image as image_module
-from runctl.agent.prepare.image import Images, read_image
+from runctl.agent.prepare.image import Images, read_image, requested_image
 from runctl.agent.prepare.image_facts import find_user
 from runctl.agent.runtime.engine import Engine
 from runctl.agent.signals.mailbox import Mailbox
@@ -92,6 +92,25 @@ def images(client: Engine, ledger: Ledger, log: Log) -> Images:
 def variant(engine: docker_engine.Engine, folder: Path, name: str) -> str:
     (folder / "Dockerfile").write_text(f"FROM busybox\nENV NAME={name}\n")
     return engine.docker("build", "--quiet", folder).strip()
+
+
+@pytest.mark.parametrize(
+    ("docker", "login"),
+    [
+        ({"image": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/train:1"}, "ecr"),
+        (
+            {"image": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/a:1", "login": "secret:a"},
+            "secret:a",
+        ),
+        ({"image": "user/train:1", "login": "secret:hub"}, "secret:hub"),
+        ({"image": "user/train:1"}, ""),
+        ({"archive": "s3://b/a.tar"}, ""),
+    ],
+)
+def test_image_of_any_ecr_is_pulled_with_the_role_unless_there_is_a_login(
+    docker: dict[str, str], login: str
+) -> None:
+    assert requested_image(run_of(**docker)).login == login
 
 
 def test_image_that_another_attempt_has_recorded_first_is_pulled_instead(

@@ -22,8 +22,8 @@ from runctl.model.errors import (
     RequestError,
     UnexpectedAwsError,
 )
-from runctl.model.image import Image
-from runctl.model.image_reference import pinned
+from runctl.model.image import ECR_LOGIN, Image
+from runctl.model.image_reference import parse_image_reference, pinned
 from runctl.model.run import Run
 from runctl.model.s3_uri import split_s3_uri
 from runctl.policy.pulling import PullContext, explain, failure_of
@@ -78,7 +78,7 @@ class Images:
 
         Raises RequestError if it cannot be pulled, or not be run here.
         """
-        image = run.image or _requested(run)
+        image = run.image or requested_image(run)
         secret = self._secret_of(image.login) if image.login.startswith("secret:") else ""
         write_login(self._engine.config, self._engine.helpers, image, secret)
         began = time.monotonic()
@@ -164,10 +164,14 @@ class Images:
         return found
 
 
-def _requested(run: Run) -> Image:
+def requested_image(run: Run) -> Image:
+    """Return the image that a request names. Raises RequestError if it has to be built."""
     docker = run.request.docker
     if docker.image or docker.archive:
-        return Image(reference=docker.image, login=docker.login, archive=docker.archive)
+        read = parse_image_reference(docker.image)
+        # An image of another region's ECR was not looked up before the launch.
+        default = ECR_LOGIN if read and read.ecr_account else ""
+        return Image(reference=docker.image, login=docker.login or default, archive=docker.archive)
     raise RequestError("the run's image was not built; start the run again")
 
 

@@ -110,7 +110,9 @@ class ContainerRuntime:
 
 def read_facts(engine: Engine, paths: Paths) -> MachineFacts:
     """Return what the limits of a container follow from. Raises EngineError."""
-    driver = engine.call("info", "--format", "{{.CgroupDriver}}").strip()
+    parent = ""
+    if paths.root == Path("/"):  # below another, as on the local cloud, its groups are not ours
+        parent = cgroup_parent(engine.call("info", "--format", "{{.CgroupDriver}}").strip())
     return MachineFacts(
         memory_bytes=machine_bytes(),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
@@ -121,8 +123,7 @@ def read_facts(engine: Engine, paths: Paths) -> MachineFacts:
             int(Path("/proc/sys/kernel", name).read_text()) for name in ("threads-max", "pid_max")
         ),
         has_gpus=bool(gpu_devices()),
-        # Below another root, as on the local cloud, the machine's groups are not ours.
-        cgroup_parent=cgroup_parent(driver) if paths.root == Path("/") else "",
+        cgroup_parent=parent,
     )
 
 
