@@ -171,6 +171,19 @@ class Capabilities:
         }
         return Capability(variables={"RUNCTL_ROOT_VOLUMES": json.dumps(volumes)})
 
+    def delete_images(self) -> Capability:
+        """List and delete images of builds."""
+        images = self._storage.images
+        return Capability(
+            statements=[
+                _allow(
+                    ["ecr:DescribeImages", "ecr:BatchDeleteImage"],
+                    [images.repository.repository_arn],
+                )
+            ],
+            variables={"RUNCTL_IMAGE_REPOSITORY": images.repository_uri},
+        )
+
     def machines(self) -> Capability:
         """Describe any instance: Describe actions have no resource types."""
         return Capability(

@@ -168,6 +168,7 @@ class OrchestrationStack(Stack):
             can.machine_statuses(),
             can.reports(),
             can.delete_fleets(),
+            can.delete_images(),
             oldest_event=SWEEP_EVERY,
         )
         self._add(

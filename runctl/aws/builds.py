@@ -5,11 +5,10 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
-from runctl.model.image_build import EndedBuild
+from runctl.model.image_build import BuildLines, EndedBuild
 
-_LAST_EVENTS = 200
-# CodeBuild's own lines, between those of the build.
-_OWN = "[Container] "
+# The commands of the buildspec, which CodeBuild repeats, are some of them.
+_LAST_EVENTS = 1000
 
 
 class CodeBuilds:
@@ -20,7 +19,7 @@ class CodeBuilds:
         self._logs = logs
 
     def find(self, build_id: str) -> EndedBuild | None:
-        """Return a build with the last lines of its log; None for one that is not known."""
+        """Return a build with the last lines of its output; None for one that is not known."""
         with translated():
             answer = self._codebuild.batch_get_builds(ids=[build_id])
         if not answer["builds"]:
@@ -43,8 +42,5 @@ class CodeBuilds:
                     return ()
                 raise
         texts = "\n".join(event["message"].rstrip("\n") for event in answer["events"])
-        return tuple(
-            line.rstrip()
-            for line in texts.splitlines()
-            if line.strip() and not line.startswith(_OWN)
-        )
+        filtered = BuildLines()
+        return tuple(line for line in texts.splitlines() if filtered.is_output(line))

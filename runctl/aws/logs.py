@@ -57,6 +57,19 @@ class LogReader:
         ]
         return lines, answer.get("nextForwardToken", position)
 
+    def streams(self, prefix: str) -> list[str]:
+        """Return the streams whose names begin with a prefix, in the order of their names."""
+        with translated():
+            try:
+                answer = self._client.describe_log_streams(
+                    logGroupName=self._group, logStreamNamePrefix=prefix
+                )
+            except ClientError as exc:
+                if code_of(exc) == "ResourceNotFoundException":
+                    return []
+                raise
+        return [str(stream["logStreamName"]) for stream in answer["logStreams"]]
+
 
 class LogWriter:
     """Implements `runctl.agent.ports.LogStreams` in one log group; for one thread at a time."""

@@ -257,7 +257,8 @@ class MachineChecks(Result):
 class SweepResult(Result):
     """Sweep: how many unsettled runs and machines there are, what was done, and what failed.
 
-    Without the results of status checks if they could not be examined.
+    Without the results of status checks if they could not be examined, and without images if none
+    were deleted.
     """
 
     runs: int
@@ -267,6 +268,7 @@ class SweepResult(Result):
     asked_to_save: tuple[str, ...] | None = None
     terminated: tuple[str, ...]
     fleets_deleted: tuple[str, ...]
+    images_deleted: tuple[str, ...] | None = None
     failed: tuple[str, ...]
 
 

@@ -1,7 +1,7 @@
 """Sweep: makes up for lost events, so that ledger, executions and machines agree."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,18 +13,21 @@ from runctl.control.results import SweepResult
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine
 from runctl.model.run import Run
+from runctl.policy.image_retention import unused_images
 from runctl.policy.sweeping import is_abandoned, is_left_over, is_spent
 
 logger = logging.getLogger(__name__)
 
 FLEETS = "fleets"
 CHECKS = "status checks"
+IMAGES = "images"
 
 
 def sweep(services: Services) -> SweepResult:
     """Clean up after executions that ended unnoticed, end unwanted machines, delete spent fleets.
 
-    The status checks of live attempts' machines are examined, too.
+    The status checks of live attempts' machines are examined, too, and images of builds that
+    nothing has used for long are deleted.
 
     Safe to repeat, and to run concurrently with everything else. A run that cannot be swept, for
     whatever reason, is returned under `failed` and does not keep the others from it; the same holds
@@ -49,6 +52,7 @@ def sweep(services: Services) -> SweepResult:
         terminated += ended or []
     # A machine that was terminated just now keeps its fleet until a later sweep finds it gone.
     deleted = _try(failed, FLEETS, partial(_delete_spent, services, failed)) or []
+    images = _try(failed, IMAGES, partial(_delete_unused, services, failed, unsettled)) or ()
     return SweepResult(
         runs=len(unsettled),
         machines=len(machines),
@@ -57,6 +61,7 @@ def sweep(services: Services) -> SweepResult:
         asked_to_save=checked.asked_to_save if checked else None,
         terminated=tuple(terminated),
         fleets_deleted=tuple(deleted),
+        images_deleted=tuple(images) or None,
         failed=tuple(sorted(set(failed))),
     )
 
@@ -134,6 +139,28 @@ def _delete_spent(services: Services, failed: list[str]) -> list[str]:
     if refused:
         failed.append(FLEETS)
     return [fleet_id for fleet_id in spent if fleet_id not in refused]
+
+
+def _delete_unused(
+    services: Services, failed: list[str], unsettled: Sequence[str]
+) -> tuple[str, ...]:
+    """Delete images of builds that no unsettled run has recorded and nobody uses; return them.
+
+    The runs are read after the images: a run that records one meanwhile has just pushed it, or
+    found it in use.
+    """
+    stored, now = services.images.stored(), services.clock.now()
+    if not unused_images(stored, now=now):
+        return ()
+    runs = map(services.ledger.find_run, unsettled)
+    recorded = {run.image.digest for run in runs if run is not None and run.image is not None}
+    to_delete = unused_images(stored, recorded=recorded, now=now)
+    refused = services.images.delete(to_delete) if to_delete else []
+    for reason in refused:
+        logger.warning("an image could not be deleted: %s", reason)
+    if refused:
+        failed.append(IMAGES)
+    return to_delete
 
 
 def _try(failed: list[str], what: str, act: Callable[[], Any]) -> Any:

@@ -8,6 +8,8 @@ from runctl.model.docker_options import DockerOptions
 from runctl.model.image_reference import parse_image_reference
 
 CODE_KEY_LENGTH = 64
+_OWN = "[Container] "
+_COMMANDS = ("Running command (", "Command did not exit successfully (")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +38,31 @@ class BuildOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class EndedBuild:
-    """A build as CodeBuild describes it; `lines` are the last of its log."""
+    """A build as CodeBuild describes it; `lines` are the last of its output."""
 
     status: str
     lines: tuple[str, ...] = ()
+
+
+class BuildLines:
+    """Tells the output of a build from what CodeBuild writes about it.
+
+    CodeBuild begins its own lines with `[Container]`, and repeats the commands of the buildspec,
+    which are in parentheses, when they start and when they fail.
+    """
+
+    def __init__(self) -> None:
+        self._is_command = False
+
+    def is_output(self, line: str) -> bool:
+        """Whether the next line of the log is output of the build."""
+        if self._is_command:
+            self._is_command = not line.startswith(")")
+            return False
+        if line.startswith(_OWN):
+            self._is_command = line.rstrip().endswith(_COMMANDS)
+            return False
+        return True
 
 
 def order_build(

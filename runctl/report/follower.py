@@ -114,6 +114,7 @@ class Follower:
             try:
                 run = self._read()
                 ours = [] if run is None else self._ours(run)
+                tail.has_build = bool(run and run.request.get("docker", {}).get("dockerfile"))
                 self._announce_changes(run, [attempt for attempt in ours if attempt.is_live])
                 self._pass_on(tail, ours)
                 has_ended = run is not None and run.entry.has_ended

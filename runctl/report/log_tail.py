@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from runctl.model.identity import agent_log_stream, log_streams
+from runctl.model.identity import agent_log_stream, build_log_stream, log_streams
+from runctl.model.image_build import BuildLines
 from runctl.model.log_fragments import Joiner
 from runctl.model.node import NodeId
 from runctl.model.printable import printable
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
 UNFINISHED_LINE_TIME = timedelta(seconds=3)
 
 
+# The number under which lines of the build of the run's image are listed, before all attempts.
+BUILD = 0
+
+
 @dataclass(frozen=True)
 class LogEntry:
-    """A line of the log of an attempt."""
+    """A line of the log of an attempt, or of the build of the run's image."""
 
     attempt: int
     at: datetime
@@ -44,20 +49,25 @@ class LogEntry:
 class LogTail:
     """Reads the log streams of the nodes of a run's attempts, and remembers its position in each.
 
-    Lines that were too long for one event are joined again.
+    Lines that were too long for one event are joined again. With `has_build`, the output of the
+    builds of the run's image precedes them.
     """
 
     reader: LogReader
     run_id: str
     since: datetime | None = None
     is_agent: bool = False
+    has_build: bool = False
     _positions: dict[str, str] = field(default_factory=dict)
     _streams: dict[NodeId, str] = field(default_factory=dict)
     _joiners: dict[NodeId, Joiner[LogLine]] = field(default_factory=dict)
+    _builds: dict[str, BuildLines] = field(default_factory=dict)
     _last_line_at: float = 0.0
 
     def read(self, attempts: Sequence[int]) -> Iterator[LogEntry]:
         """Yield the new lines of the attempts with these numbers, of which each has one node."""
+        if self.has_build:
+            yield from self._read_builds()
         for node in (NodeId(self.run_id, number, 0) for number in attempts):
             for line in self._read(node):
                 self._last_line_at = time.monotonic()
@@ -72,6 +82,14 @@ class LogTail:
             for node, joiner in self._joiners.items():
                 for first, text in joiner.take_unfinished():
                     yield LogEntry(node.attempt, first.at, text)
+
+    def _read_builds(self) -> Iterator[LogEntry]:
+        for stream in self.reader.streams(f"{build_log_stream(self.run_id)}/"):
+            filtered = self._builds.setdefault(stream, BuildLines())
+            for line in self._read_stream(stream):
+                for text in line.text.splitlines():
+                    if filtered.is_output(text):
+                        yield LogEntry(BUILD, line.at, text)
 
     def _read(self, node: NodeId) -> Iterator[LogLine]:
         """Yield the new lines of a node, from the stream that its agent's version writes."""

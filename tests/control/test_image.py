@@ -1,17 +1,18 @@
 """The image of a run: found before the first launch, built, or the reason why there is none."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from runctl.model.build_context import BuildContext
 from runctl.model.errors import InvalidRequestError, RequestError, RunEndedError
-from runctl.model.image import FoundImage, Image
+from runctl.model.image import FoundImage, Image, StoredImage
 from runctl.model.image_build import EndedBuild
 from runctl.model.outcome import RunStatus
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, RUN, execution
-from tests.control.steps import launch_instances, prepare_run, record_image
+from tests.control.steps import launch_instances, prepare_run, record_image, sweep
 
 CODE = f"s3://bucket/code/{'a' * 64}.tar.gz"
 DOCKERFILE = 'FROM python:3.12\nCOPY . .\nCMD ["python", "train.py"]\n'
@@ -259,3 +260,20 @@ def test_a_run_that_ended_during_its_build_is_not_launched():
     assert world.ledger.find_run(RUN).execution_arn == ARN
     with pytest.raises(RunEndedError):
         launch_instances(world, RUN, 1)
+
+
+def stored(digest: str, days: int) -> StoredImage:
+    return StoredImage(digest=digest, size_bytes=1, used_at=START - timedelta(days=days))
+
+
+def test_a_sweep_deletes_images_that_nothing_has_used_for_long():
+    world = world_with()
+    tag = build_of(world)["tag"]
+    world.images.built[tag] = FOUND
+    record_image(world, RUN, tag=tag)
+    # The run is active, so its next attempt will pull its image, however old that is.
+    world.workflow.running.add(ARN)
+    world.images.kept = [stored(DIGEST, 400), stored("sha256:old", 90), stored("sha256:new", 89)]
+    assert sweep(world)["images_deleted"] == ["sha256:old"]
+    assert [image.digest for image in world.images.kept] == [DIGEST, "sha256:new"]
+    assert "images_deleted" not in sweep(world)

@@ -212,6 +212,8 @@ def test_a_function_has_only_the_permissions_that_its_code_needs(
         expected |= {"s3:GetObject", "s3:ListBucket", "states:DescribeExecution"}
     if function in {"prepare_run", "record_image"}:
         expected |= {"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"}
+    if function == "sweep":
+        expected |= {"ecr:DescribeImages", "ecr:BatchDeleteImage"}
     if function == "record_image":
         expected |= {"codebuild:BatchGetBuilds", "logs:GetLogEvents"}
     if function in {"decide_next", "sweep"}:

@@ -12,7 +12,7 @@ from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.display.output import Output
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem
-from runctl.report.log_tail import LogEntry, LogTail
+from runctl.report.log_tail import BUILD, LogEntry, LogTail
 from runctl.report.run_log import RunLog
 
 
@@ -35,13 +35,19 @@ def logs(
     """Print the trainer's output, one attempt after the other."""
     after = read_since(since, now=datetime.now(timezone.utc)) if since else None
     cloud = invocation.cloud
-    find_run(cloud, run)
+    held = find_run(cloud, run)
     if attempt is not None and cloud.ledger.find_attempt(run, attempt) is None:
         raise NotFoundError(f"{run} has no attempt {attempt}; see `runctl status {run}`")
     output = invocation.output
     log = RunLog(
         cloud,
-        LogTail(cloud.logs, run, since=after, is_agent=agent),
+        LogTail(
+            cloud.logs,
+            run,
+            since=after,
+            is_agent=agent,
+            has_build=bool(held.request.docker.dockerfile) and attempt is None and not agent,
+        ),
         attempt=attempt,
         shows_prompts=not output.as_json,
     )
@@ -62,7 +68,7 @@ class _LogPrinter:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._entries: list[LogEntry] = []
-        self._attempt = 0
+        self._attempt: int | None = None
 
     def take(self, entry: LogEntry) -> None:
         if self._output.as_json:
@@ -70,7 +76,8 @@ class _LogPrinter:
             return
         if entry.attempt != self._attempt:
             self._attempt = entry.attempt
-            self._output.note(f"── attempt {entry.attempt}", style="dim")
+            name = f"attempt {entry.attempt}" if entry.attempt != BUILD else "image"
+            self._output.note(f"── {name}", style="dim")
         self._output.line(entry.plain)
 
     def finish(self) -> None:

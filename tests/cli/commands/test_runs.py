@@ -1,6 +1,7 @@
 """The commands about runs: list, status, logs, stop, resume, checkpoints."""
 
 import json
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -15,7 +16,7 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.run import Run
 from runctl.model.saving import Saving
 from runctl.model.versions import PackageVersion, Versions
-from tests.cli.deployed import BUCKET, now
+from tests.cli.deployed import BUCKET, GROUP, now
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
 
@@ -201,6 +202,29 @@ def test_logs_are_the_trainers_lines_and_nothing_else_on_stdout(story, runctl):
         (1, "one"),
         (1, "two"),
         (2, "three"),
+    ]
+
+
+def test_logs_begin_with_the_output_of_the_build(deployed, runctl):
+    deployed.begin("built", docker={"dockerfile": "Dockerfile"})
+    deployed.train("built", 1)
+    deployed.say("built", 1, "step 1")
+    logs = deployed.clients.get("logs")
+    logs.create_log_stream(logGroupName=GROUP, logStreamName="built/image/7")
+    lines = ["[Container] 2026/11/29 Running command (", "docker build .", ")", "Step 1/2 : FROM a"]
+    at = int(time.time() * 1000)
+    logs.put_log_events(
+        logGroupName=GROUP,
+        logStreamName="built/image/7",
+        logEvents=[{"timestamp": at, "message": line} for line in lines],
+    )
+    done = runctl("logs", "built")
+    assert done.stdout == "Step 1/2 : FROM a\nstep 1\n"
+    assert "── image" in done.stderr
+    assert runctl("logs", "built", "--attempt", "1").stdout == "step 1\n"
+    assert [line["attempt"] for line in runctl("logs", "built", "--json").document["lines"]] == [
+        0,
+        1,
     ]
 
 
