@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -67,6 +68,15 @@ def processes_with(text: str) -> list[int]:
     return found
 
 
+def processes_in(working_folder: Path) -> list[Path]:
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if link.readlink() == working_folder:
+                found.append(link)
+    return found
+
+
 def test_an_instance_pulls_with_a_token_and_runs_containers(cloud: Cloud, image: str) -> None:
     script = f"""
     systemctl is-active docker
@@ -113,7 +123,7 @@ def test_a_reclaimed_instance_leaves_no_process_mount_or_control_group(
     eventually(lambda: not (root / "var/lib/docker").exists())
 
 
-def test_a_killed_local_cloud_leaves_nothing_of_its_engines(tmp_path: Path) -> None:
+def test_a_killed_local_cloud_leaves_nothing_of_engines_and_registry(tmp_path: Path) -> None:
     endpoint = daemon.start(tmp_path, die_with_parent=True)
     cloud = Cloud(endpoint, LocalCloudClient(endpoint.url))
     mark = unique("mark")
@@ -122,11 +132,16 @@ def test_a_killed_local_cloud_leaves_nothing_of_its_engines(tmp_path: Path) -> N
     cloud.admin.set_knobs(shared_folders=[str(archive.parent)])
     script = f"systemctl start docker; docker import {archive} busybox\n{script}"
     instance_id, _ = run(cloud, script)
+    ecr = cloud.client("ecr")
+    name, layers = make_repository(ecr)["repositoryName"], [f"sha256:{'0' * 64}"]
+    ecr.batch_check_layer_availability(repositoryName=name, layerDigests=layers)
     assert processes_with(mark)
     assert control_groups(instance_id)
+    assert processes_in(tmp_path / "tmp/registry")
     os.kill(endpoint.pid, signal.SIGKILL)
     eventually(lambda: not processes_with(mark))
     eventually(lambda: not control_groups(instance_id))
+    eventually(lambda: not processes_in(tmp_path / "tmp/registry"))
 
 
 def test_a_container_is_stopped_in_order_when_its_instance_shuts_down(

@@ -128,9 +128,9 @@ def test_status_shows_the_isolation_of_instances(runctl, tmp_path):
     finally:
         daemon.stop(home)
     assert "each instance has a disk of 1 GiB" in done.stdout
-    assert "share this machine's /tmp: it was started with this setting" in " ".join(
-        done.stdout.split()
-    )
+    said = " ".join(done.stdout.split())
+    assert "share this machine's /tmp: it was started with this setting" in said
+    assert "instances have no Docker engine: " in said
     assert (health["disk_bytes"], health["own_paths"]) == (2**30, False)
 
 
