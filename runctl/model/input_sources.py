@@ -15,7 +15,7 @@ from runctl.model.errors import RequestError
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_INPUTS = 100
 # A list of more objects takes too much of the agent's memory, and each one at least a request.
-MAX_OBJECTS = 100_000
+MAX_OBJECTS = 50_000
 # The longest name of a file in the file systems of Linux, in bytes.
 MAX_NAME_BYTES = 255
 

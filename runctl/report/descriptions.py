@@ -22,6 +22,7 @@ from runctl.report.wording import (
 NOTHING = "–"
 # From this number on, unfinished final saves are not an accident.
 _REPEATED = 2
+_BAR_LENGTH = 20
 
 
 def attempt_text(attempt: AttemptEntry) -> str:
@@ -37,16 +38,18 @@ def attempt_text(attempt: AttemptEntry) -> str:
         return f"trains{where} from {'the beginning' if attempt.is_from_beginning else start}"
     if attempt.stage is AttemptStage.LAUNCHING:
         return f"requests an instance: {attempt.plan}" if attempt.plan else "requests an instance"
-    return f"prepares{where}{_inputs_text(attempt)}"
+    return f"prepares{where}"
 
 
-def _inputs_text(attempt: AttemptEntry) -> str:
-    """Describe how much of the inputs is there while they are staged; otherwise empty."""
-    staging = attempt.staging
+def inputs_text(attempt: AttemptEntry | None) -> str:
+    """Show how much of the inputs an attempt has while they are staged, with a bar; or nothing."""
+    staging = None if attempt is None or not attempt.is_live else attempt.staging
     if staging is None or staging.done_bytes >= staging.total_bytes:
         return ""
+    filled = staging.done_bytes * _BAR_LENGTH // staging.total_bytes
+    bar = "#" * filled + "-" * (_BAR_LENGTH - filled)
     done, total = format_size(staging.done_bytes), format_size(staging.total_bytes)
-    return f", has {done} of {total} of its inputs"
+    return f"[{bar}] {done} of {total}"
 
 
 def attempt_reason(attempt: AttemptEntry) -> str:

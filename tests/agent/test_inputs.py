@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.signals.waiting import EndedEarlyError
 from runctl.aws.inputs import InputStore
 from runctl.model.errors import RequestError, TransientError
-from runctl.model.input_sources import InputSource, StoredObject
+from runctl.model.input_sources import MAX_OBJECTS, InputSource, StoredObject
 from runctl.model.object_checksums import Checksum
 from runctl.model.staging import Staging
 from tests.agent.conftest import make_client
@@ -310,3 +311,44 @@ def test_a_connection_that_breaks_is_tried_again(
     stager.stage({"d": bucket.uri("d/")})
     assert contents(tmp_path / "input") == {"d/a": b"content"}
     assert progress.snapshot().staging == Staging(done_bytes=7, total_bytes=7)
+
+
+def test_the_agent_needs_little_memory_for_as_many_objects_as_are_allowed(
+    progress: Progress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 5_000  # what they need grows with their number
+
+    class ManyObjects(InputStore):
+        def list_objects(self, source: InputSource) -> Iterator[StoredObject]:
+            for number in range(count):
+                key = f"{source.key}class-{number // 1000:03}/image-{number:09}.jpeg"
+                yield StoredObject(key, 1, f'"{number:032x}"')
+
+    folder = tmp_path / "input"
+    store = ManyObjects(None)
+    stager = new_stager(store, tmp_path, progress)
+    monkeypatch.setattr(stager, "_fetch_ranges", lambda jobs, _staged: next(jobs))
+    (tmp_path / "inputs.jsonl").write_text(
+        "".join(
+            json.dumps(
+                [
+                    f"data/class-{number // 1000:03}/image-{number:09}.jpeg",
+                    f"s3://bucket/data/class-{number // 1000:03}/image-{number:09}.jpeg",
+                    f'"{number:032x}"',
+                    1,
+                    number,
+                ]
+            )
+            + "\n"
+            for number in range(count)
+        )
+    )
+    folder.mkdir()
+    tracemalloc.start()
+    try:
+        stager.stage({"data": "s3://bucket/data/"})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Of the agent's 128 MiB, about half is what it needs without inputs.
+    assert peak * MAX_OBJECTS / count < 40 * MIB

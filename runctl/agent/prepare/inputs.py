@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,16 +39,16 @@ MAX_MISMATCHES = 3
 logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(slots=True)
 class _File:
-    """An object on its way to a path below the input folder."""
+    """An object on its way to a path below the input folder; there may be 50,000."""
 
     path: str
     source: InputSource
     found: StoredObject
-    place: Path
+    number: int
     checksum: Checksum | None = None
-    digests: dict[int, bytes] = field(default_factory=dict)
+    digests: dict[int, bytes] | None = None
 
     @property
     def uri(self) -> str:
@@ -136,10 +136,13 @@ class InputStager:
                 number += 1
                 if number > MAX_OBJECTS:
                     raise RequestError(too_many())
-                place = self._incoming / str(number)
-                yield _File(f"{name}/{path}", source, found, place)
+                yield _File(f"{name}/{path}", source, found, number)
             if number == before:
                 raise RequestError(f"input {name}: {empty(source)}")
+
+    def _place(self, file: _File) -> Path:
+        """Return where a file is until it is verified."""
+        return self._incoming / str(file.number)
 
     def _has(self, staged: StagedFiles, file: _File) -> bool:
         return staged.has(
@@ -154,7 +157,7 @@ class InputStager:
     def _ranges(self, files: list[_File]) -> Iterator[tuple[_File, int]]:
         for file in files:
             # Its ranges are written in any order.
-            with file.place.open("wb") as stream:
+            with self._place(file).open("wb") as stream:
                 stream.truncate(file.found.size_bytes)
             for offset in file.offsets:
                 yield file, offset
@@ -163,6 +166,7 @@ class InputStager:
         for file, offset in jobs:
             digest = self._fetch_with_retries(file, offset)
             with self._lock:
+                file.digests = file.digests or {}
                 file.digests[offset] = digest
                 is_last = len(file.digests) == len(file.offsets)
             if is_last:
@@ -193,7 +197,7 @@ class InputStager:
         size_bytes = min(file.range_bytes, file.found.size_bytes - offset)
         digest = file.checksum.new() if file.checksum and file.checksum.is_of_parts else None
         with (
-            file.place.open("r+b") as stream,
+            self._place(file).open("r+b") as stream,
             self._store.open(file.source, file.found, offset=offset, size_bytes=size_bytes) as part,
         ):
             file.checksum = file.checksum or part.checksum
@@ -216,10 +220,10 @@ class InputStager:
         checksum = file.checksum
         if checksum is None or not checksum.algorithm:
             return  # each of its bytes was read with If-Match, and their number is right
-        if checksum.is_of_parts:
+        if checksum.is_of_parts and file.digests is not None:
             digests = [file.digests[offset] for offset in file.offsets]
         else:
-            with file.place.open("rb") as stream:
+            with self._place(file).open("rb") as stream:
                 digests = [self._digest(checksum, stream)]
         if checksum.matches(digests):
             return
@@ -237,8 +241,9 @@ class InputStager:
         return digest.digest()
 
     def _put_in_place(self, file: _File, staged: StagedFiles) -> None:
-        file.place.chmod(0o644)
-        file.place.replace(self._folder / file.path)
+        place = self._place(file)
+        place.chmod(0o644)
+        place.replace(self._folder / file.path)
         staged.add(file.path, uri=file.uri, etag=file.found.etag)
 
     def _count(self, size_bytes: int) -> None:

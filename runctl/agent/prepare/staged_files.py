@@ -1,45 +1,39 @@
 """The record of the input files that an instance has, which a later attempt there reuses."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 
-@dataclass(frozen=True)
-class StagedFile:
-    """A file as it was staged: from which object, at which version, and when it was written."""
-
-    uri: str
-    etag: str
-    size_bytes: int
-    modified_ns: int
-
-
 class StagedFiles:
-    """A file with a line for each staged input; lines that cannot be read are ignored."""
+    """A file with a line for each staged input; lines that cannot be read are ignored.
+
+    A line has the path, the object and its version, and the size and time of the file. Only their
+    digests are in memory: there may be 50,000.
+    """
 
     def __init__(self, record: Path, folder: Path) -> None:
         self._record = record
         self._folder = folder
         self._lock = threading.Lock()
-        self._known = dict(self._read())
+        self._known = {path: _digest(facts) for path, facts, _ in self._lines()}
 
     def has(self, path: str, *, uri: str, etag: str, size_bytes: int) -> bool:
         """Whether a path below the folder has that version of an object, unchanged since."""
-        known = self._known.get(path)
-        if known is None or (known.uri, known.etag, known.size_bytes) != (uri, etag, size_bytes):
+        if path not in self._known:
             return False
         with contextlib.suppress(OSError):
             found = os.lstat(self._folder / path)
-            is_file = stat.S_ISREG(found.st_mode)
-            return is_file and (found.st_size, found.st_mtime_ns) == (size_bytes, known.modified_ns)
+            facts = [uri, etag, size_bytes, found.st_mtime_ns]
+            is_whole = stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
+            return is_whole and self._known[path] == _digest(facts)
         return False
 
     def add(self, path: str, *, uri: str, etag: str) -> None:
@@ -55,18 +49,23 @@ class StagedFiles:
         _remove_others(self._folder, "", files, folders)
         fresh = self._record.with_name(f"{self._record.name}.new")
         with fresh.open("w") as stream:
-            for path, known in self._known.items():
-                if path in files:
-                    values = (path, known.uri, known.etag, known.size_bytes, known.modified_ns)
-                    stream.write(f"{json.dumps(values)}\n")
+            for path, facts, line in self._lines():
+                # The last line of a path is the one that counts.
+                if path in files and self._known.get(path) == _digest(facts):
+                    stream.write(line)
         fresh.replace(self._record)
 
-    def _read(self) -> Iterator[tuple[str, StagedFile]]:
+    def _lines(self) -> Iterator[tuple[str, list[Any], str]]:
         with contextlib.suppress(OSError), self._record.open(errors="replace") as stream:
             for line in stream:
                 with contextlib.suppress(ValueError, TypeError):
-                    path, uri, etag, size_bytes, modified_ns = json.loads(line)
-                    yield str(path), StagedFile(uri, etag, size_bytes, modified_ns)
+                    path, *facts = json.loads(line)
+                    yield str(path), facts, line
+
+
+def _digest(facts: list[Any]) -> bytes:
+    text = json.dumps(facts).encode()
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def _remove_others(folder: Path, prefix: str, files: Mapping[str, Any], folders: Set[str]) -> None:

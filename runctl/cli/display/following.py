@@ -17,6 +17,7 @@ from runctl.report.descriptions import (
     checkpoint_name,
     checkpoint_text,
     counts_text,
+    inputs_text,
     metrics_text,
     took_text,
 )
@@ -92,6 +93,8 @@ def following_view(run_id: str, run: RunDocument | None) -> RenderableType:
         lines.append(Text("  " + " · ".join(parts)))
     counts = [f"checkpoint {checkpoint_text(run)}", *counts_text(run.cost)]
     lines.append(Text(f"  {' · '.join(counts)}{' so far' if counts[1:] else ''}"))
+    if inputs := inputs_text(last):
+        lines.append(Text(f"  inputs {inputs}"))
     if last is not None and (metrics := metrics_text(last.metrics)):
         lines.append(Text(f"  {metrics}"))
     return Group(*lines, Text("  Ctrl-C leaves it running", style="dim"))

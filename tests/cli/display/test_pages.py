@@ -8,13 +8,14 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from rich.console import Console, RenderableType
 
-from runctl.cli.display.following import summary
+from runctl.cli.display.following import following_view, summary
 from runctl.cli.display.list_page import list_page
 from runctl.cli.display.reasons import last_lines_text
 from runctl.cli.display.status_page import status_page
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, AttemptStage, Launched, Run, summarize
+from runctl.model.staging import Staging
 from runctl.report.reasons import brief
 from runctl.report.run_document import document_of
 from runctl.report.run_list import entry_of
@@ -110,6 +111,23 @@ def test_status_shows_the_plan_of_a_launch_and_when_the_next_one_is_planned() ->
     page = status_page(document_of(live, [waiting, launching], now=NOW), width=120)
     words = " ".join("\n".join(printed(page, 120)).split())
     assert "2 pools; after spot launched nothing" in words
+
+
+def test_status_and_the_live_view_show_how_much_of_the_inputs_is_there() -> None:
+    def shown(done_bytes: int) -> tuple[str, str]:
+        staging = Staging(done_bytes=done_bytes, total_bytes=5_000_000_000)
+        live = make_attempt(
+            1, run_id=NAME, instance_id="i-1", launched_at=NOW, phase="inputs", staging=staging
+        )
+        document = document_of(replace(RUN, ended=None, ended_at=None), [live], now=NOW)
+        pages = status_page(document, width=80), following_view(NAME, document)
+        status, following = ("\n".join(printed(page, 80)) for page in pages)
+        return status, following
+
+    for page in shown(1_250_000_000):
+        assert "[#####---------------] 1.2 GB of 5.0 GB" in page
+    for page in shown(5_000_000_000):
+        assert " of 5.0 GB" not in page
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
