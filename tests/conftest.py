@@ -9,8 +9,13 @@ from typing import Any
 import botocore.loaders
 import pytest
 from botocore.client import ClientCreator
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("runctl", deadline=None)
+settings.load_profile("runctl")
 
 # Each session of botocore parses the models of its services anew, some 0.2 s for each client; the
 # files do not change, so all sessions of a test process read them through one loader.
