@@ -31,8 +31,11 @@ from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
 from runctl.agent.supervision import Supervision
 from runctl.aws.services import AwsServices
 from runctl.model.errors import RefusedError, RequestError
-from runctl.model.outcome import Outcome
+from runctl.model.index_variables import index_variables
+from runctl.model.kinds import ENVIRONMENT
+from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import RunRequest
+from runctl.model.secret_references import references_in
 from runctl.policy.gpus import has_nvidia_gpus
 
 MAX_FAILURES = 3
@@ -170,9 +173,13 @@ class AttemptRunner:
         runtime = self._runtime = self._runtime_of(None if container is None else self._engine)
         runtime.open()
         gpus = self._wait.start(self._check_gpus)
+        indexes = self._read_indexes(request)
         prepared = self._wait.run_in_background(
             lambda: self._preparation.prepare(
-                request, generation=run.environment_generation, container=container
+                request,
+                generation=run.environment_generation,
+                container=container,
+                indexes=indexes,
             )
         )
         prove_fence(self._paths)
@@ -180,6 +187,8 @@ class AttemptRunner:
         gpus.result()
         self._progress.enter("wait")
         self._wait.wait_until(self._token.has_arrived)
+        if request.kind == ENVIRONMENT:
+            return self._store_environment()
         prepared = self._wait.run_in_background(
             lambda: self._preparation.restore(request, prepared)
         )
@@ -199,6 +208,21 @@ class AttemptRunner:
         finally:
             if endpoint is not None:
                 endpoint.close()
+
+    def _read_indexes(self, request: RunRequest) -> dict[str, str]:
+        """Return the variables that name package indexes, with the secrets that they refer to."""
+        named = index_variables(request.program.env)
+        if not references_in(named):
+            return named
+        env = self._wait.run_in_background(lambda: self._secrets.resolve(request.program.env))
+        return {name: env[name] for name in named}
+
+    def _store_environment(self) -> Outcome:
+        """Wait until the environment is stored, which is all that such a run is for."""
+        self._progress.enter("environment")
+        if problem := self._wait.run_in_background(self._preparation.wait_until_stored):
+            return self._failed(f"the environment could not be stored: {problem}")
+        return Outcome(kind=OutcomeKind.COMPLETED, reason="the environment is stored", exit_code=0)
 
     def _train_from(
         self,

@@ -151,6 +151,12 @@ ENVIRONMENTS = _group(
             "List the stored environments, the most recently used first.",
         ),
         DeferredCommand(
+            "environments.build:build",
+            "build",
+            "Build the environment of a project on a small instance and store it, before a run "
+            "needs it.",
+        ),
+        DeferredCommand(
             "environments.prune:prune",
             "prune",
             "Remove stored environments that no run needs, and parts that no environment names.",

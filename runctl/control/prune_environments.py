@@ -1,7 +1,7 @@
 """Removal of stored environments that no run needs, and of parts that none of them names."""
 
 import logging
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from datetime import timedelta
 
 from runctl.control.ports import EnvironmentCatalog, Services
@@ -42,7 +42,7 @@ def prune_environments(
     live_runs = frozenset(services.ledger.list_unsettled_runs())
     stock = take_stock(catalog.objects())
     unused = find_unused(stock, live_runs, keep=keep, now=now)[:MAX_ENVIRONMENTS]
-    removed = unused if is_dry_run else [traces for traces in unused if _remove(catalog, traces)]
+    removed = unused if is_dry_run else _remove(catalog, unused)
     gone = frozenset(traces.fingerprint for traces in removed)
     needed, damaged = _needed_parts(catalog, stock, gone)
     if damaged and not is_dry_run:
@@ -62,16 +62,22 @@ def prune_environments(
     )
 
 
-def _remove(catalog: EnvironmentCatalog, traces: Traces) -> bool:
-    """Remove an environment unless a run has begun to use it; return whether it was removed."""
-    # Without this object nobody begins to use it, so that whoever did so left a mark before.
-    catalog.remove([current_environment_key(traces.fingerprint)])
-    marks = catalog.objects(f"uses/{traces.fingerprint}/")
-    if any(mark.stored_at > traces.last_used for mark in marks):
-        logger.info("%s is used again, and its files are kept", traces.fingerprint)
-        return False
-    catalog.remove([*traces.keys, *traces.record_keys])
-    return True
+def _remove(catalog: EnvironmentCatalog, unused: Sequence[Traces]) -> list[Traces]:
+    """Remove environments unless a run has begun to use them; return those that were removed."""
+    if not unused:
+        return []
+    # Without this object nobody begins to use one, so whoever did so has left a trace by now.
+    catalog.remove([current_environment_key(traces.fingerprint) for traces in unused])
+    again = take_stock([*catalog.objects("uses/"), *catalog.objects("runs/")]).environments
+    gone = []
+    for traces in unused:
+        seen = again.get(traces.fingerprint)
+        if seen is not None and seen.last_used > traces.last_used:
+            logger.info("%s is used again, and its files are kept", traces.fingerprint)
+        else:
+            gone.append(traces)
+    catalog.remove([key for traces in gone for key in (*traces.keys, *traces.record_keys)])
+    return gone
 
 
 def _needed_parts(

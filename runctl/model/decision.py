@@ -54,7 +54,7 @@ def decide(
         case OutcomeKind.COMPLETED if policy.restarts_indefinitely:
             return limits.check() or _relaunch("the program ended")
         case OutcomeKind.COMPLETED:
-            return _finish(RunStatus.COMPLETED, "the trainer is done")
+            return _finish(RunStatus.COMPLETED, policy.done)
         case OutcomeKind.STOPPED:
             return _finish(RunStatus.STOPPED, outcome.reason or "stopped by the user")
         case OutcomeKind.FAILED if policy.restarts_indefinitely and is_own_failure(outcome):

@@ -103,6 +103,11 @@ def find_plain_secrets(document: Mapping[str, Any]) -> list[PlainSecret]:
     return [secret for secret in found if secret.label not in names]
 
 
+def shape_of_secret(text: str) -> str:
+    """Return what kind of secret a text contains, known by its shape alone; empty for none."""
+    return next((kind for kind, shape in _SHAPES.items() if shape.search(text)), "")
+
+
 def mask_request(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a request as it may be shown: names stay, what looks like a secret is masked.
 

@@ -199,7 +199,8 @@ class _Finder:
             self._refuse(
                 where,
                 f"{line.text!r} uses {variable[0]}, which is not set where the dependencies are "
-                "installed; write its value",
+                "installed; write its value, or, if it is the login of an index, give the index's "
+                "address with --env PIP_EXTRA_INDEX_URL=secret:NAME",
             )
         elif line.kind in {Kind.FIND_LINKS, Kind.INDEX}:
             self.take_index(where, file, line)

@@ -379,7 +379,8 @@ class RunRequest:
     """
 
     kind: str = choice(
-        "What the run is, which decides what follows the end of an attempt.",
+        "What the run is, which decides what follows the end of an attempt. A run of the kind "
+        "`environment` builds the environment of its program and stores it, and starts no program.",
         choices=KINDS,
         noun="kind",
         default=TRAIN,

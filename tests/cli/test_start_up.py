@@ -49,7 +49,7 @@ def deferred(command, path=()):
 COMMANDS = dict(deferred(get_command(app)))
 
 
-@pytest.mark.parametrize("words", [(), ("aws",), ("checkpoints",), ("local",)])
+@pytest.mark.parametrize("words", [(), ("aws",), ("checkpoints",), ("environments",), ("local",)])
 def test_help_imports_no_command_no_sdk_and_no_cloud(words):
     done = run(*words, "--help")
     assert done.returncode == 0

@@ -153,11 +153,16 @@ def test_a_manifest_that_is_committed_while_parts_are_listed_keeps_its_parts(wor
     assert catalog.names() == {"current", "manifests", "parts"}
 
 
-def test_an_environment_whose_use_begins_meanwhile_keeps_its_files(world):
+@pytest.mark.parametrize("trace", ["mark", "record"])
+def test_an_environment_whose_use_begins_meanwhile_keeps_its_files(world, trace):
     catalog = world.environment_catalog
     sha256 = store(catalog, A, b"x")
     catalog.days = {"current": 40, "manifests": 40, "parts": 40}
-    catalog.between = lambda: catalog.note_use(A, date(2026, 1, 1))
+    if trace == "mark":
+        catalog.between = lambda: catalog.note_use(A, date(2026, 1, 1))
+    else:
+        run = RunGeneration(run_id="another")
+        catalog.between = lambda: catalog.record_use_by(run, A, sha256)
     pruned = prune_environments(world, keep=KEEP)
     assert pruned.removed == ()
     assert catalog.current(A) is None  # the next run that builds it makes it current again

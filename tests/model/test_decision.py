@@ -14,7 +14,7 @@ from runctl.model.decision import (
     decide,
     is_progress,
 )
-from runctl.model.kinds import KINDS, TRAIN, KindPolicy, policy_of
+from runctl.model.kinds import ENVIRONMENT, KINDS, TRAIN, KindPolicy, policy_of
 from runctl.model.outcome import FINAL, Outcome, OutcomeKind, RunStatus
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
@@ -514,6 +514,22 @@ def test_a_kind_may_leave_failures_to_others_whatever_the_request_says():
         DecisionKind.GIVE_UP
     )
     assert after(run, failed()).kind is DecisionKind.RELAUNCH
+
+
+def test_a_run_that_builds_an_environment_ends_with_it_and_continues_after_an_interruption():
+    policy = policy_of(ENVIRONMENT)
+    done = decide(
+        a_run(), [an_attempt(1)], Outcome(kind=OutcomeKind.COMPLETED), policy=policy, now=NOW
+    )
+    assert (done.status, done.reason) == (RunStatus.COMPLETED, "the environment is stored")
+    taken = Outcome(kind=OutcomeKind.INTERRUPTED)
+    assert decide(a_run(), ended(taken), taken, policy=policy, now=NOW).kind is (
+        DecisionKind.RELAUNCH
+    )
+    failure = failed()
+    assert decide(retrying(), ended(failure), failure, policy=policy, now=NOW).kind is (
+        DecisionKind.GIVE_UP
+    )
 
 
 def test_a_kind_that_only_a_newer_version_knows_is_treated_like_training():

@@ -55,7 +55,7 @@ def test_each_way_to_name_the_program_is_enough(document):
 
 # An invalid value of each field, with a part of the message about it.
 BAD = [
-    ("kind", "serve", "'serve' is not a valid kind; known values: train"),
+    ("kind", "serve", "'serve' is not a valid kind; known values: train, environment"),
     ("kind", None, "None is not a valid kind"),
     ("kind", ["train"], "is not a valid kind"),
     ("script", "", "is not the path"),
@@ -378,7 +378,7 @@ def test_every_field_has_an_invalid_value_here():
 
 def test_unknown_kind_is_the_only_problem_since_its_fields_are_not_known():
     (problem,) = problems({"kind": "serve", "port": 8080})
-    assert str(problem) == "kind: 'serve' is not a valid kind; known values: train"
+    assert str(problem) == "kind: 'serve' is not a valid kind; known values: train, environment"
 
 
 def test_all_problems_are_reported_at_once():

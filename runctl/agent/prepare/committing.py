@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from runctl.agent.prepare.environment_commit import CommitJob
+from runctl.agent.runtime.process_table import counting_as_tool
 
 # In the child: the same modules as here.
 PROGRAM = (
@@ -42,6 +43,7 @@ class EnvironmentCommitter:
         self._environ = environ
         self._is_ending = is_ending
         self._process: subprocess.Popen[str] | None = None
+        self._said = ""
         self._watch: threading.Thread | None = None
 
     def start(self, job: CommitJob) -> None:
@@ -73,6 +75,12 @@ class EnvironmentCommitter:
         )
         self._watch.start()
 
+    def wait(self) -> str:
+        """Wait for the commit that is underway, however long it takes; return how it ended."""
+        if self._watch is not None:
+            self._watch.join()
+        return self._said
+
     def stop(self, *, within: float) -> None:
         """Wait so many seconds for the commit that is underway, then end it unfinished."""
         process, self._process = self._process, None
@@ -87,11 +95,12 @@ class EnvironmentCommitter:
     def _report(self, process: "subprocess.Popen[str]") -> None:
         threading.Thread(target=self._end_in_time, args=(process,), daemon=True).start()
         assert process.stdout is not None
-        with process.stdout:
+        with counting_as_tool(process.pid), process.stdout:
             said = process.stdout.read()
-        process.wait()
+            process.wait()
         if said.strip():
-            logger.info("the environment: %s", json.loads(said.splitlines()[-1]))
+            self._said = json.loads(said.splitlines()[-1])
+            logger.info("the environment: %s", self._said)
         else:
             logger.info("the environment is not stored yet (status %d)", process.returncode)
 

@@ -1,12 +1,14 @@
 """The declaration of a trainer's dependencies, found in the unpacked project."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from runctl.agent.prepare.sources import fingerprint_of
 from runctl.model.declaration import Declaration, find_declaration
 from runctl.model.errors import InvalidRequestError
+from runctl.model.index_variables import with_indexes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,13 +75,18 @@ class ProjectTree:
         return f"{path} is not in the package"
 
 
-def find_dependencies(project: Path, script: str) -> Declared:
-    """Return the nearest declaration; InvalidRequestError if it names missing files."""
+def find_dependencies(
+    project: Path, script: str, *, indexes: Mapping[str, str] | None = None
+) -> Declared:
+    """Return the nearest declaration; InvalidRequestError if it names missing files.
+
+    `indexes` are the variables of the request that name package indexes, with references.
+    """
     declaration = find_declaration(ProjectTree(project), script, tomllib.loads)
     if problems := declaration.references.problems:
         raise InvalidRequestError(problems)
     return Declared(
         project=project,
         declaration=declaration,
-        fingerprint=fingerprint_of(project, declaration),
+        fingerprint=with_indexes(fingerprint_of(project, declaration), indexes or {}),
     )

@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Environments:
         self._installer = installer
         self._committer = committer
         self._broken: set[str] = set()
+        self._committed = ""
 
     def prepare(
         self,
@@ -82,6 +83,20 @@ class Environments:
             self._commit_if_new(declared, pinned, target, generation, is_fresh=is_fresh)
             put_back(target, declared.project)
         return target
+
+    def use_indexes(self, variables: Mapping[str, str]) -> None:
+        """Take packages from the indexes that these variables of pip name, too."""
+        self._installer.use(variables)
+
+    def wait_until_stored(self) -> str:
+        """Wait until the prepared environment is stored; return why it is not, else nothing.
+
+        Raises what the store raises.
+        """
+        if not self._committed:
+            return ""  # it came from there
+        said = self._committer.wait()
+        return "" if self._shared.is_stored(self._committed) else said or "its commit ended early"
 
     def finish(self, seconds: float) -> None:
         """Wait at most `seconds` until a new environment is stored, then stop storing it."""
@@ -170,6 +185,7 @@ class Environments:
         if fingerprint in self._broken or (pinned is None and is_special):
             # Only a run that is pinned to these versions may use it; the next run resolves them.
             fingerprint = self._fingerprint(declared, installed_versions(target, attempt=0))
+        self._committed = fingerprint
         self._committer.start(
             CommitJob(
                 run_id=self._place.run_id,

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -113,6 +113,10 @@ class Installer:
         self._folder = folder
         self._log = log
         self._wait = wait
+
+    def use(self, variables: Mapping[str, str]) -> None:
+        """Add variables to the environment of pip and uv."""
+        self.tools = replace(self.tools, environ={**self.tools.environ, **variables})
 
     def report(self, line: str) -> None:
         """Show a line of progress among the trainer's output."""

@@ -1,5 +1,6 @@
 """The environment of a run, with the versions that its first attempt installed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from runctl.agent.prepare.dependencies import Declared
@@ -44,6 +45,14 @@ class PinnedEnvironments:
             if recorded.differing(found):  # another attempt of the run was quicker
                 return self._environments.prepare(declared, recorded, generation=generation)
         return environment
+
+    def use_indexes(self, variables: Mapping[str, str]) -> None:
+        """Take packages from the indexes that these variables of pip name, too."""
+        self._environments.use_indexes(variables)
+
+    def wait_until_stored(self) -> str:
+        """Wait until the environment is stored; return why it is not, else nothing."""
+        return self._wait.retry(self._environments.wait_until_stored)
 
     def finish(self, seconds: float) -> None:
         """Wait at most `seconds` until a new environment is stored."""

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from runctl.model.errors import (
     RequestError,
     RunctlError,
 )
+from runctl.model.index_variables import index_variables
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
 from runctl.policy.interval import Uptime, uptime_of
@@ -171,10 +172,12 @@ class Preparation:
         *,
         generation: int = 0,
         container: "Future[ReadyContainer] | None" = None,
+        indexes: Mapping[str, str] | None = None,
     ) -> Prepared:
         """Fetch the code and make its environment; stage the inputs meanwhile.
 
-        `generation` is the run's generation of environments. With a `container`, whose image has
+        `generation` is the run's generation of environments, and `indexes` are the variables that
+        name package indexes, with their secrets. With a `container`, whose image has
         everything, none is made.
         """
         staging = self._wait.start(lambda: self._stage_inputs(request))
@@ -183,13 +186,8 @@ class Preparation:
             script = self._wait.retry(lambda: fetch_code(self._blobs, request, self._paths.project))
             environment = self._paths.state / "environments"
             if container is None:
-                declared = find_dependencies(self._paths.project, script)
-                environment = self._make_environment(
-                    lambda: self._environments.prepare(
-                        declared,
-                        generation=generation,
-                        is_fresh=request.program.fresh_environment,
-                    )
+                environment = self._prepare_environment(
+                    request, script, generation=generation, indexes=indexes or {}
                 )
         if container is not None:
             self._progress.enter("image")
@@ -203,6 +201,20 @@ class Preparation:
             self._progress.enter("inputs")
         staging.result()
         return prepared
+
+    def _prepare_environment(
+        self, request: RunRequest, script: str, *, generation: int, indexes: Mapping[str, str]
+    ) -> Path:
+        named = index_variables(request.program.env)
+        declared = find_dependencies(self._paths.project, script, indexes=named)
+        self._environments.use_indexes(indexes)
+        return self._make_environment(
+            lambda: self._environments.prepare(
+                declared,
+                generation=generation,
+                is_fresh=request.program.fresh_environment,
+            )
+        )
 
     def _stage_inputs(self, request: RunRequest) -> None:
         with self._reporting_full_disk("the inputs"):
@@ -359,6 +371,10 @@ class Preparation:
         if request.saving.checkpoint.dir:
             return self._paths.project / request.saving.checkpoint.dir
         return self._paths.checkpoint
+
+    def wait_until_stored(self) -> str:
+        """Wait until the environment is stored; return why it is not, else nothing."""
+        return self._environments.wait_until_stored()
 
     def finish(self) -> None:
         """Give the commit of a new environment a moment to end; the next one continues it."""

@@ -39,6 +39,10 @@ class SharedEnvironments:
             return None
         return self._store.record_use_by(run, fingerprint, current.manifest)
 
+    def is_stored(self, fingerprint: str) -> bool:
+        """Whether new runs find an environment of that name."""
+        return self._store.current(fingerprint) is not None
+
     def fetch(self, fingerprint: str, digest: str, target: Path) -> None:
         """Fetch an environment into a new folder and mark it as ready.
 

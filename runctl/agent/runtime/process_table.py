@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from runctl.agent.instance.open_files import PROC
 
 # A flag of /proc/PID/stat: the process runs the program of its parent, as a copy.
 FORKED_WITHOUT_EXEC = 0x40
+
+# The sessions of the agent's tools that have one of their own.
+_tools: set[int] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +59,29 @@ def read_processes(pids: Iterable[int]) -> list[ProcessInfo]:
 def trainer_family() -> list[ProcessInfo]:
     """Return the trainer's living processes, parents before children.
 
-    They descend from the agent but are never in its session. The processes there are the agent's
-    tools, such as the compilation of an environment, which continues while the trainer runs.
+    They descend from the agent but are never in its session. The processes there, and in sessions
+    that count as its tools, are the agent's own, such as the commit of an environment, which
+    continues while the trainer runs.
     """
     return [
         info for info in read_processes(processes.descendants(os.getpid())) if not _is_ours(info)
     ]
 
 
+@contextlib.contextmanager
+def counting_as_tool(leader: int) -> Iterator[None]:
+    """Count the processes of a session among the agent's tools; `leader` is its first process."""
+    _tools.add(leader)
+    try:
+        yield
+    finally:
+        _tools.discard(leader)
+
+
 def _is_ours(info: ProcessInfo) -> bool:
     with contextlib.suppress(ProcessLookupError):
-        return os.getsid(info.pid) == os.getsid(0)
+        session = os.getsid(info.pid)
+        return session == os.getsid(0) or session in _tools
     return False
 
 

@@ -2,13 +2,14 @@
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from runctl.cli.project.conda import find_conda_environment
 from runctl.cli.project.left_out_report import explain_missing
+from runctl.cli.project.plain_credentials import find_plain_credentials
 from runctl.cli.project.scan import Project
 from runctl.model.declaration import Declaration, find_declaration
 from runctl.model.errors import InvalidRequestError, Problem
@@ -21,10 +22,13 @@ else:
     import tomli as tomllib
 
 
-def check_dependencies(project: Project, script: str) -> tuple[Problem, ...]:
+def check_dependencies(
+    project: Project, script: str, *, not_secrets: Collection[str] = ()
+) -> tuple[Problem, ...]:
     """Check what the trainer's environment will be built from; return warnings.
 
-    Raises InvalidRequestError if it cannot be built.
+    `not_secrets` names files whose addresses may look like secrets. Raises InvalidRequestError if
+    it cannot be built.
     """
     tree = PackedTree(project)
     problems = [
@@ -43,12 +47,18 @@ def check_dependencies(project: Project, script: str) -> tuple[Problem, ...]:
             problems += _check_requirements(tree, "requirements.txt")
     else:
         problems += _problems_of(tree, declaration)
+        problems += find_plain_credentials(tree, declaration, not_secrets)
         if _gets_plain_python(declaration, script) and (conda := find_conda_environment(project)):
             problems.append(conda)
         warnings = (*declaration.references.elsewhere, *_unread(project, declaration, script))
     if problems:
         raise InvalidRequestError(tuple(dict.fromkeys(problems)))
     return warnings
+
+
+def declares_packages(project: Project, script: str) -> bool:
+    """Whether the trainer's environment will have packages; the project has been checked."""
+    return find_declaration(PackedTree(project), script, tomllib.loads).installs
 
 
 class PackedTree:

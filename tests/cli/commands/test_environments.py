@@ -10,6 +10,7 @@ from runctl.aws.environment_catalog import EnvironmentCatalog
 from runctl.aws.environments import RunGeneration
 from runctl.model import identity
 from runctl.model.checkpoint import Manifest
+from runctl.model.request_parsing import parse_request
 from runctl.model.stored_environment import StoredEnvironment
 from tests.cli.deployed import BUCKET
 
@@ -133,3 +134,71 @@ def test_doctor_says_what_they_cost_and_whether_they_can_be_replaced(stored, dep
     deployed.clients.get("s3").delete_bucket_policy(Bucket=BUCKET)
     done = runctl("doctor")
     assert (done.code, "lets any instance replace" in done.stdout) == (1, True)
+
+
+def request_of(deployed, name):
+    arn = deployed.workflow.execution_arn(name)
+    described = deployed.clients.get("stepfunctions").describe_execution(executionArn=arn)
+    return json.loads(described["input"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "expected"),
+    [
+        ("", (), "m7i.large"),
+        ('instance_types = ["g5.xlarge", "m5.large"]\n', (), "m7i.large"),
+        ('instance_types = ["m7g.xlarge"]\n', (), "m7g.large"),
+        ("", ("--instance-types", "g5.xlarge,g6.xlarge"), "g5.xlarge"),
+    ],
+)
+def test_building_starts_a_run_without_a_program_on_small_instances(
+    project, deployed, runctl, settings, words, expected
+):
+    (project / "requirements.txt").write_text("numpy\n")
+    (project / ".runctl.toml").write_text(settings)
+    done = runctl("environments", "build", "--name", "e", "--detach", "--json", *words)
+    assert (done.code, done.document["run_id"]) == (0, "e"), done.stderr
+    request = request_of(deployed, "e")
+    assert (request["kind"], request["command"]) == ("environment", ["true"])
+    assert request["instance_types"][0] == expected
+    assert request["code"].startswith(f"s3://{BUCKET}/code/")
+    assert parse_request(request).kind == "environment"
+
+
+def test_building_for_a_script_uses_its_own_declaration(project, deployed, runctl):
+    (project / "train.py").write_text("# /// script\n# dependencies = ['numpy']\n# ///\n")
+    words = ("environments", "build", str(project), "--detach")
+    assert "no packages are declared" in runctl(*words).stderr
+    done = runctl(*words, "--script", "train.py", "--json")
+    assert done.code == 0, done.stderr
+    assert done.document["run_id"].startswith("environment-")
+    request = request_of(deployed, done.document["run_id"])
+    assert (request["script"], "command" in request) == ("train.py", False)
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "expected"),
+    [
+        ({}, (), "no packages are declared, so there is nothing to build"),
+        ({"requirements.txt": "./gone\n"}, (), "gone does not exist in the project"),
+        ({"requirements.txt": "x\n"}, ("--script", "gone.py"), "'gone.py'"),
+        ({"requirements.txt": "x\n"}, ("--name", "a b"), "--name: 'a b' is not"),
+        ({"requirements.txt": "x\n"}, ("--instance-types", "huge"), "not a valid instance type"),
+        (
+            {
+                "requirements.txt": "x\n",
+                ".runctl.toml": 'instance_types = ["m7g.large", "m5.large"]\n',
+            },
+            (),
+            "each of which needs an environment of its own; give types of one of them",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_anything_starts(
+    project, deployed, runctl, files, words, expected
+):
+    for name, text in files.items():
+        (project / name).write_text(text)
+    done = runctl("environments", "build", *words)
+    assert (done.code, expected in done.stderr) == (2, True), done.stderr
+    assert (deployed.executions(), deployed.objects()) == ([], [])

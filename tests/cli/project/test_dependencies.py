@@ -144,6 +144,66 @@ def test_unread_dependency_files_are_warned_of(tmp_path, files, expected):
     assert bool(expected) == bool(warnings)
 
 
+TOKEN = "ghp_0123456789abcdefABCDEF0123"
+LOGINS = {
+    "an index": {"requirements.txt": "numpy\n--extra-index-url https://me:s3cret@example.com/\n"},
+    "a repository": {"requirements.txt": f"x\nx @ git+https://{TOKEN}@example.com/x\n"},
+    "a nested file": {
+        "requirements.txt": "-r other/requirements.txt\n",
+        "other/requirements.txt": "x\n-i https://me:s3cret@example.com/simple\n",
+    },
+    "a wheel": {
+        "pyproject.toml": '[project]\ndependencies = ["x @ https://a:s3cret@example.com/x.whl"]\n'
+    },
+    "an index of uv": {
+        "pyproject.toml": '[[tool.uv.index]]\nurl = "https://a:s3cret@example.com/simple"\n',
+        "uv.lock": "version = 1\n",
+    },
+    "a script": {
+        "train.py": "# /// script\n# dependencies = ['x @ https://a:s3cret@example.com/x.zip']\n"
+        "# ///\n"
+    },
+}
+
+
+@pytest.mark.parametrize("files", LOGINS.values(), ids=LOGINS)
+def test_a_login_in_an_address_is_refused_with_the_place_for_it_and_without_its_value(
+    tmp_path, files
+):
+    found = problems(tmp_path, files)
+    assert "contains what looks like a" in found
+    assert "--env PIP_EXTRA_INDEX_URL=secret:NAME" in found
+    assert "s3cret" not in found
+    assert TOKEN not in found
+    name = next(iter(files))
+    if name == "requirements.txt" and len(files) == 1:
+        assert "requirements.txt:2: " in found
+        check_dependencies(scan_project(tmp_path), "train.py", not_secrets=[name])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--index-url https://example.com/simple",
+        "--extra-index-url https://me@example.com/simple",
+        "# --extra-index-url https://me:s3cret@example.com/simple",
+        "x @ git+ssh://git@example.com/x.git",
+        "x @ https://example.com/x-1.0.tar.gz#sha256=0123456789abcdef",
+    ],
+)
+def test_an_address_without_a_login_is_accepted(tmp_path, line):
+    assert problems(tmp_path, {"requirements.txt": f"numpy\n{line}\n"}) == ""
+
+
+def test_an_address_that_is_declared_harmless_is_accepted(runctl, deployed, project):
+    plant(
+        project, {"requirements.txt": "--extra-index-url https://public:access@example.com/\nx\n"}
+    )
+    assert runctl("aws", "train", "--dry-run", "train.py").code == 2
+    words = ("--not-secret", "requirements.txt", "train.py")
+    assert runctl("aws", "train", "--dry-run", *words).code == 0
+
+
 CONDA = "name: x\nchannels: [conda-forge]\ndependencies:\n  - pytorch\n"
 
 

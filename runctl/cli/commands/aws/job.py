@@ -15,7 +15,13 @@ from runctl.cli.commands.aws.docker_choice import (
     given_source,
     without_overridden,
 )
-from runctl.cli.commands.aws.request import build_request, check_deadline, check_name, name_run
+from runctl.cli.commands.aws.request import (
+    build_request,
+    check_deadline,
+    check_name,
+    declared_harmless,
+    name_run,
+)
 from runctl.cli.project.dependencies import check_dependencies
 from runctl.cli.project.folder import check_project_folder
 from runctl.cli.project.scan import Project, check_command, locate_script, scan_project
@@ -102,7 +108,11 @@ def build_job(
         script = program.words[0] if project is None else _locate(program, project)
     in_container = bool(image or options.get("docker.dockerfile"))
     if project is not None and not in_container:
-        warnings = check_dependencies(project, "" if program.is_command else script)
+        warnings = check_dependencies(
+            project,
+            "" if program.is_command else script,
+            not_secrets=declared_harmless(options, settings),
+        )
     request = build_request(
         script,
         program.words[1:],

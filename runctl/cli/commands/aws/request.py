@@ -76,8 +76,7 @@ def build_request(
     if "env" in options:
         document["env"] = {**settings.request.get("env", {}), **options["env"]}
     if "not_secrets" in options:
-        declared = [*settings.request.get("not_secrets", []), *options["not_secrets"]]
-        document["not_secrets"] = list(dict.fromkeys(declared))
+        document["not_secrets"] = declared_harmless(options, settings)
     try:
         parse_request(document)
     except InvalidRequestError as exc:
@@ -88,6 +87,12 @@ def build_request(
             )
         ) from exc
     return document
+
+
+def declared_harmless(options: Mapping[str, Any], settings: Settings) -> list[str]:
+    """Return what options and settings together declare not to be secrets."""
+    declared = [*settings.request.get("not_secrets", []), *options.get("not_secrets", [])]
+    return list(dict.fromkeys(declared))
 
 
 def _origin(field: str, options: Mapping[str, Any], settings: Settings) -> str:

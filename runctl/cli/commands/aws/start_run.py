@@ -68,7 +68,7 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
     instance_id, words = _split_instance(words)
     if instance_id:
         fields["instance_id"] = instance_id
-    location = _locate(invocation, start.project)
+    location = locate(invocation, start.project)
     if not words and (start.is_command or not _may_have_command(docker, fields, location)):
         after = f" after {instance_id}" if instance_id else ""
         raise RequestError(
@@ -81,7 +81,7 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
     check_against_deployment(job, cloud)
     if instance_id and not start.dry_run:
         prepare_machine(invocation, cloud, instance_id)
-    _run(invocation, cloud, job, replace(start, docker=docker))
+    run_job(invocation, cloud, job, replace(start, docker=docker))
 
 
 def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,14 +107,14 @@ def _may_have_command(docker: DockerChoice, fields: Mapping[str, Any], location:
     return not docker.avoid and (docker.use or named or found)
 
 
-def _locate(invocation: Invocation, named: str) -> Location:
+def locate(invocation: Invocation, named: str) -> Location:
     """Return the project: the folder that `--project` names, else the nearest one upwards."""
     folder = Path(os.path.realpath(Path.cwd() / named)) if named else invocation.find_project()
     settings = invocation.settings(folder, is_named=bool(named))
     return Location(folder=folder, settings=settings, is_named=bool(named))
 
 
-def _run(invocation: Invocation, cloud: Cloud, job: Job, start: Start) -> None:
+def run_job(invocation: Invocation, cloud: Cloud, job: Job, start: Start) -> None:
     """Pack and submit the job, and follow its run; or only show what would be submitted."""
     output = invocation.output
     left_out = _report_left_out(job, output)
