@@ -50,6 +50,17 @@ def test_a_target_is_built_with_its_arguments_for_all_attempts(testbed, new_name
     assert [build["buildStatus"] for build in builds_of(testbed, run_id)] == ["SUCCEEDED"]
 
 
+def test_a_dockerfile_that_does_not_build_ends_the_run_with_its_output(testbed, new_name, base):
+    dockerfile = f'FROM {base}\nRUN echo "no such wheel" >&2; exit 9\nCMD ["sh"]\n'
+    run_id = start(testbed, new_name(), dockerfile)
+    testbed.wait_for_end(run_id)
+    run = testbed.run(run_id)
+    assert run.image is None
+    assert "no such wheel" in run.reason
+    assert "returned a non-zero code: 9" in run.reason
+    assert testbed.attempts(run_id) == []
+
+
 def test_a_stopped_run_stops_its_build(testbed, new_name, base):
     run_id = start(testbed, new_name(), f'FROM {base}\nRUN sleep 600\nCMD ["sh"]\n')
     wait_for(

@@ -127,7 +127,8 @@ def test_a_task_that_times_out_stops_its_build(cloud: Cloud) -> None:
     execution = cloud.start(cloud.machine(task(name, TimeoutSeconds=3)))
     found = cloud.ended(execution)
     assert (found["status"], found["error"]) == ("FAILED", "States.Timeout")
-    ids = cloud.client("codebuild").list_builds_for_project(projectName=name)["ids"]
+    builds = cloud.client("codebuild")
+    ids = eventually(lambda: builds.list_builds_for_project(projectName=name)["ids"])
     build = eventually(lambda: describe(cloud, ids[0])["buildComplete"] and describe(cloud, ids[0]))
     assert build["buildStatus"] == "STOPPED"
 
