@@ -256,6 +256,25 @@ def test_an_image_is_pushed_to_another_registry_with_its_own_login(
 
 
 @needs_engine
+def test_an_image_that_exists_is_not_pushed_again(project, deployed, docker, runctl):
+    ecr = deployed.clients.get("ecr")
+    made = ecr.create_repository(repositoryName="runctl-images")["repository"]
+    held = deployed.clients.get("ssm").get_parameter(Name="/runctl/deployment")["Parameter"]
+    values = json.loads(held["Value"])
+    deployed.put_parameter(**{**values, "image_repository": made["repositoryUri"]})
+    write(project, "Dockerfile")
+    tag = runctl("docker", "build", "--json").document["image"].rpartition(":")[2]
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    layers = [{"size": 5, "digest": "sha256:1"}]
+    manifest = {"schemaVersion": 2, "mediaType": kind, "config": {}, "layers": layers}
+    ecr.put_image(repositoryName="runctl-images", imageManifest=json.dumps(manifest), imageTag=tag)
+    # Tags are immutable, so a push would be refused.
+    again = runctl("docker", "build", "--push", "--json").document
+    assert again["image"].startswith(f"{made['repositoryUri']}@sha256:")
+    assert not again["pushed"]
+
+
+@needs_engine
 def test_a_build_that_fails_starts_nothing(project, deployed, docker, runctl):
     write(project, "Dockerfile", "FROM busybox\nRUN false\nCMD x\n")
     done = runctl("aws", "train", "--detach", "--build", "local", "--no-push", "train.py")

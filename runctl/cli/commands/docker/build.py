@@ -74,11 +74,22 @@ def build(
     needs_cloud = (push_it and not push_to) or bool(docker.build_secrets)
     cloud = invocation.connect(settings) if needs_cloud else None
     repository = push_to or ("runctl" if cloud is None or not push_it else repository_of(cloud))
+    document: dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="runctl-") as scratch:
         package = pack_project(packed, Path(scratch, "package.tar.gz"))
         tag = tag_of(package.path, docker, platform=platform)
+        if (
+            cloud is not None
+            and push_it
+            and not push_to
+            and (found := cloud.images.find_built(tag))
+        ):
+            # Tags are immutable: a second push would be refused, even of the same image.
+            document = {"image": found.image.reference, "platform": platform, "pushed": False}
+            invocation.output.result(document, f"{found.image.reference} exists: nothing is built")
+            return
         name = build_here(package.path, docker, tag, platform, cloud, repository=repository)
-    document: dict[str, Any] = {"image": name, "platform": platform, "pushed": False}
+    document = {"image": name, "platform": platform, "pushed": False}
     if push_it or push_to:
         document |= {"image": push(name, cloud, is_own=not push_to), "pushed": True}
     said = "pushed" if document["pushed"] else "built"
