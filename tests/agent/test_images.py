@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import threading
@@ -182,7 +183,8 @@ def forward(listener: socket.socket, registry: Registry) -> None:
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:
-    with source, target:
+    # The other direction may have closed both.
+    with contextlib.suppress(OSError), source, target:
         while data := source.recv(65536):
             target.sendall(data)
 
