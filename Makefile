@@ -163,6 +163,7 @@ bench: setup build/bench/.installed  ## the benchmarks, each against its peer in
 	$(BIN)/python -m bench.cold_start
 	$(BIN)/python bench/recovery.py
 	$(BIN)/python -m bench.checkpoint
+	$(BIN)/python -m bench.environment
 
 gpu-check: setup  ## what a container sees of this machine's GPUs, if it has any
 	$(BIN)/python -m bench.gpu_check

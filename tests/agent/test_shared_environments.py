@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from runctl.agent.prepare.built_files import group_of
+from runctl.agent.prepare.committing import EnvironmentCommitter
 from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.environment_commit import CommitJob, commit
@@ -339,6 +341,23 @@ def test_path_file_of_a_package_does_not_run_while_modules_are_compiled(
     assert not mark.exists()
     subprocess.run([built / "bin/python", "-c", ""], check=True)
     assert mark.exists()  # the attack itself works
+
+
+def test_commit_gives_way_as_soon_as_the_attempt_is_to_end(
+    cloud: Cloud, tmp_path: Path, project: Path
+) -> None:
+    environments, built = build(cloud, tmp_path / "one", project)
+    environments.finish(0)
+    for key in cloud.keys("environments/"):
+        cloud.clients["s3"].delete_object(Bucket=cloud.name, Key=key)
+    committer = EnvironmentCommitter(environ={"PATH": os.environ["PATH"]}, is_ending=lambda: True)
+    committer.start(job_for(cloud, built))
+    process = committer._process
+    assert process is not None
+    process.wait(120)
+    assert process.returncode == -signal.SIGKILL
+    committer.stop(within=0)
+    assert cloud.keys("environments/") == []
 
 
 def test_packages_are_stored_apart_so_that_they_are_shared() -> None:
