@@ -102,3 +102,25 @@ def test_process_that_waits_to_be_collected_is_exiting() -> None:
     wait_until(lambda: processes.is_exiting(child.pid))
     child.wait()
     assert processes.is_exiting(child.pid)
+
+
+KILL_ALL = """
+import subprocess
+from pathlib import Path
+from runctl.agent.runtime.host_runtime import HostRuntime
+from runctl.agent.runtime.process_table import counting_as_tool
+tool, left = [subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2)]
+with counting_as_tool(tool.pid):
+    HostRuntime(on_exit=lambda: None).kill_all()
+    print(*(Path(f"/proc/{process.pid}").exists() for process in (tool, left)))
+    tool.kill()
+"""
+
+
+def test_the_end_of_an_attempt_spares_the_commit_of_its_environment() -> None:
+    # In a process of its own, since all its descendants are killed.
+    command = [sys.executable, "-c", KILL_ALL]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["True", "False"]

@@ -6,7 +6,6 @@ import resource
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from runctl.agent.instance import processes
 from runctl.agent.instance.gpu import gpu_devices
 from runctl.agent.instance.settings import Paths
 from runctl.agent.runtime.container_command import (
@@ -22,6 +21,7 @@ from runctl.agent.runtime.memory import machine_bytes
 from runctl.agent.runtime.observer import ProcessObserver
 from runctl.agent.runtime.ports import ContainerOptions, Contract
 from runctl.agent.runtime.process_program import ProcessProgram
+from runctl.agent.runtime.process_table import end_all_but_tools
 from runctl.agent.runtime.signal_trace import SignalTrace
 from runctl.agent.runtime.systemd_scope import SLICE
 from runctl.model.errors import RequestError
@@ -74,10 +74,10 @@ class ContainerRuntime:
         return ProcessProgram(process, observer, contract)
 
     def kill_all(self) -> None:
-        """Remove the containers that still run, and SIGKILL all descendants of the agent."""
+        """Remove the containers that still run, and SIGKILL what else the attempt has left."""
         with contextlib.suppress(EngineError):
             remove_containers(self._engine, self._paths)
-        processes.end_tree(os.getpid())
+        end_all_but_tools()
 
     def close(self) -> None:
         """Stop tracing signals."""

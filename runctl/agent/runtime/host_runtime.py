@@ -1,13 +1,12 @@
 """The host runtime: programs that run as processes of this machine."""
 
-import os
 from collections.abc import Callable
 
-from runctl.agent.instance import processes
 from runctl.agent.runtime.host_process import HostProcess
 from runctl.agent.runtime.observer import ProcessObserver
 from runctl.agent.runtime.ports import Contract
 from runctl.agent.runtime.process_program import ProcessProgram
+from runctl.agent.runtime.process_table import end_all_but_tools
 from runctl.agent.runtime.signal_trace import SignalTrace
 
 
@@ -34,8 +33,8 @@ class HostRuntime:
         return ProcessProgram(process, observer, contract)
 
     def kill_all(self) -> None:
-        """SIGKILL all descendants of the agent, including its own tools."""
-        processes.end_tree(os.getpid())
+        """SIGKILL all descendants of the agent, but the commit of an environment."""
+        end_all_but_tools()
 
     def close(self) -> None:
         """Stop tracing signals."""

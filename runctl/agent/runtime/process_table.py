@@ -78,11 +78,27 @@ def counting_as_tool(leader: int) -> Iterator[None]:
         _tools.discard(leader)
 
 
+def end_all_but_tools() -> None:
+    """SIGKILL all descendants of the agent, except the sessions that count as its tools.
+
+    What the agent runs in its own session, such as an installer, has no more use then.
+    """
+
+    def find() -> list[int]:
+        return [pid for pid in processes.descendants(os.getpid()) if _session(pid) not in _tools]
+
+    processes.end_all(find, reap=lambda: processes.reap_orphans(*_tools))
+
+
 def _is_ours(info: ProcessInfo) -> bool:
+    session = _session(info.pid)
+    return session is not None and (session == os.getsid(0) or session in _tools)
+
+
+def _session(pid: int) -> int | None:
     with contextlib.suppress(ProcessLookupError):
-        session = os.getsid(info.pid)
-        return session == os.getsid(0) or session in _tools
-    return False
+        return os.getsid(pid)
+    return None
 
 
 def is_below(info: ProcessInfo, above: int, family: Sequence[ProcessInfo]) -> bool:
