@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runctl.model.checkpoint import name_of
+from runctl.model.image import Image
 from runctl.model.run import AttemptStage
 from runctl.model.saving import Saving
 from runctl.report.cost import Cost
@@ -50,6 +51,14 @@ def inputs_text(attempt: AttemptEntry | None) -> str:
     bar = "#" * filled + "-" * (_BAR_LENGTH - filled)
     done, total = format_size(staging.done_bytes), format_size(staging.total_bytes)
     return f"[{bar}] {done} of {total}"
+
+
+def image_text(image: Image | None) -> str:
+    """Describe the image of a run: what was pulled or loaded, its platform and size."""
+    if image is None:
+        return ""
+    size = f"{format_size(image.size_bytes)} compressed" if image.size_bytes else ""
+    return ", ".join(filter(None, (image.reference or image.archive, image.platform, size)))
 
 
 def attempt_reason(attempt: AttemptEntry) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from runctl.model.image import Image
 from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import mask_request, mask_words
 from runctl.model.run import Attempt, Run, summarize, was_refused
@@ -21,8 +22,9 @@ from runctl.report.wording import instant_text
 class RunDocument:
     """A run as of an instant, `read_at`, without task tokens and with secrets masked.
 
-    `program` is the script or command with its arguments. `was_refused` says that the run failed
-    because AWS refused to launch a machine. `versions` are those of its packages, once known.
+    `program` is the script or command with its arguments, or the image's own command. `was_refused`
+    says that the run failed because AWS refused to launch a machine. `image` is that of its
+    containers, and `versions` are those of its packages, both once known.
     """
 
     entry: RunEntry
@@ -37,6 +39,7 @@ class RunDocument:
     timeline: tuple[AttemptEntry, ...]
     cost: Cost
     was_refused: bool
+    image: Image | None = None
     versions: Versions | None = None
 
     @property
@@ -84,6 +87,7 @@ class RunDocument:
             "committed_at": instant_text(self.committed_at),
             "warnings": list(self.warnings),
             "unfinished_final_saves": len(self.cost.unfinished_final_saves),
+            "image": None if self.image is None else self.image.as_document(),
             "versions": None if self.versions is None else self.versions.as_document(),
             "attempts": [entry.as_document() for entry in self.timeline],
             "request": dict(self.request),
@@ -97,6 +101,8 @@ def document_of(
     summary, timeline = summarize(attempts), timeline_of(attempts, now=now)
     program = run.request.program
     words = (program.script, *program.args) if program.script else program.command
+    if not words and run.image is not None:
+        words = run.image.command
     return RunDocument(
         entry=entry_of(run, summary),
         read_at=now,
@@ -110,6 +116,7 @@ def document_of(
         timeline=timeline,
         cost=cost_of(run, summary, timeline),
         was_refused=was_refused(run, attempts),
+        image=run.image,
         versions=versions,
     )
 

@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runctl.model.image import Image
 from runctl.model.outcome import RunStatus
+from runctl.model.request import RunRequest
 from runctl.model.run import Run, summarize
+from runctl.report.descriptions import image_text
 from runctl.report.run_document import UnrecordedRun, document_of
 from runctl.report.run_list import entry_of
 from tests.report.sample import ATTEMPTS, NOW, RUN, TRACEBACK, VERSIONS
@@ -76,3 +79,21 @@ def test_document_of_a_run_that_is_not_recorded_has_what_is_known() -> None:
     }
     stopped = UnrecordedRun(run_id="lm", status=RunStatus.STOPPED)
     assert stopped.as_document() == {"run_id": "lm", "status": "stopped"}
+
+
+def test_a_run_without_a_script_shows_its_image_and_the_command_of_that() -> None:
+    image = Image(
+        reference="registry.example.com/team/train@sha256:" + "a" * 64,
+        digest="sha256:" + "a" * 64,
+        platform="linux/arm64",
+        size_bytes=1_250_000_000,
+        command=("python", "-m", "train"),
+    )
+    request = RunRequest.from_stored({"docker": {"image": "registry.example.com/team/train:v1"}})
+
+    run = document_of(replace(RUN, request=request, image=image), (), now=NOW)
+
+    assert run.program == ("python", "-m", "train")
+    assert run.as_document()["image"] == image.as_document()
+    assert image_text(run.image) == f"{image.reference}, linux/arm64, 1.2 GB compressed"
+    assert image_text(None) == ""

@@ -16,6 +16,7 @@ from runctl.report.descriptions import (
     checkpoint_text,
     failures_text,
     final_saves_text,
+    image_text,
     inputs_text,
     machine_time_text,
     metrics_text,
@@ -75,6 +76,7 @@ def _facts(run: RunDocument) -> Table:
         ("interruptions", str(cost.interruptions or "")),
         ("failures", failures_text(cost)),
         ("final saves", final_saves_text(cost)),
+        ("image", image_text(run.image)),
         ("versions", str(run.versions) if run.versions and run.versions.packages else ""),
     ]
     facts = Table.grid(padding=(0, 2))
