@@ -364,9 +364,9 @@ def test_a_small_file_that_became_shorter_is_not_saved(
     write(folder.path, many(20))
     real = upload.run_workers
 
-    def shorten(*arguments: Any) -> None:
+    def shorten(*arguments: Any, **options: Any) -> None:
         os.truncate(folder.path / "0/0007", 10)
-        real(*arguments)
+        real(*arguments, **options)
 
     monkeypatch.setattr(upload, "run_workers", shorten)
     with pytest.raises(ChangedError, match="0/0007 became shorter"):

@@ -93,8 +93,8 @@ def test_the_agent_contains_its_libraries_and_no_other_service(built: Path) -> N
         if name.startswith("vendor/botocore/data/") and name.count("/") > 3
     }
     assert services == {
-        "dynamodb", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc", "stepfunctions",
-        "sts",
+        "dynamodb", "ecr", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc",
+        "stepfunctions", "sts",
     }  # fmt: skip
     assert any(name.startswith("vendor/pip-") and name.endswith(".whl") for name in names)
     assert {(member.uid, member.gid, member.mtime, member.mode) for member in members} == {

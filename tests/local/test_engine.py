@@ -52,7 +52,9 @@ def pulling(cloud: Cloud, image: str) -> str:
 
 
 def control_groups(instance_id: str) -> list[Path]:
-    return list(Path("/sys/fs/cgroup").glob(f"**/runctl-{instance_id}"))
+    # Not `glob`, which raises an error when a group disappears meanwhile.
+    wanted = f"runctl-{instance_id}"
+    return [Path(top, wanted) for top, below, _ in os.walk("/sys/fs/cgroup") if wanted in below]
 
 
 def processes_with(text: str) -> list[int]:

@@ -117,13 +117,14 @@ def test_time_never_turns_giving_up_into_a_relaunch(run, tried, outcome, hours):
 
 
 @given(run=runs, tried=attempts, outcome=outcomes)
-def test_without_retry_only_interruptions_by_ec2_are_followed_by_a_relaunch(run, tried, outcome):
+def test_without_retry_only_interruptions_and_full_disks_are_followed_by_a_relaunch(
+    run, tried, outcome
+):
+    relaunched = {OutcomeKind.INTERRUPTED, OutcomeKind.LOST, OutcomeKind.NO_CAPACITY}
+    if outcome.is_disk_full:
+        relaunched.add(OutcomeKind.FAILED)
     if decide(run, tried, outcome, policy=TRAIN_POLICY, now=NOW).kind is DecisionKind.RELAUNCH:
-        assert outcome.kind in {
-            OutcomeKind.INTERRUPTED,
-            OutcomeKind.LOST,
-            OutcomeKind.NO_CAPACITY,
-        }
+        assert outcome.kind in relaunched
 
 
 @pytest.mark.parametrize(
