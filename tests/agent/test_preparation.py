@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from datetime import datetime, timezone
 from pathlib import Path
@@ -114,7 +115,8 @@ def test_environment_without_space_is_built_once_the_prefetched_checkpoint_is_re
     def make(_environments: Environments, _declared: Declared, **_how: bool) -> Path:
         makes.append(incoming.exists())
         if len(makes) == 1:
-            incoming.mkdir(exist_ok=True)  # as if it were fetched all the time
+            with contextlib.suppress(FileExistsError):  # the prefetch may be removing it
+                incoming.mkdir()  # as if it were fetched all the time
             raise failure
         return tmp_path
 
