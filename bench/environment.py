@@ -6,8 +6,8 @@ the same packages from a registry on loopback, plain parallel GETs of the same p
 files and verify nothing, and runctl's own build and restore. Objects come from
 `bench/object_server.py` in a tmpfs, folders are on a disk's file system.
 
-The trainer beside a commit takes steps in as many processes as there are processors; its steps per
-second during the commit are compared with those before it.
+During a commit, a trainer takes steps in as many processes as there are processors; its steps per
+second are compared with those before the commit.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LARGE = "torch\n"
 RESTORE = "runctl: restore"
 COMMIT = "runctl: commit"
 BASELINE_SECONDS = 5.0
-# Beside a trainer that occupies all processors, a commit takes its time.
+# A commit is slow while a trainer occupies all processors.
 MAX_SECONDS = 40.0
 # As the agent is started.
 AGENT_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
@@ -83,7 +83,7 @@ def training() -> Iterator[Trainer]:
 
 
 def kept_steps(given: Mapping[str, Any]) -> tuple[dict[str, float], float]:
-    """Commit beside a trainer; return the measurement and the share of steps that it keeps."""
+    """Commit while a trainer runs; return the measurement and the share of steps that it keeps."""
     with training() as trainer:
         began = time.monotonic()
         time.sleep(BASELINE_SECONDS)
