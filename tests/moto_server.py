@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import boto3
 from moto.dynamodb.responses import DynamoHandler
 from moto.server import ThreadedMotoServer
 
@@ -23,6 +24,23 @@ def call_alone(handler: DynamoHandler) -> Any:
     """
     with one_at_a_time:
         return call_action(handler)
+
+
+@contextmanager
+def using_bucket(endpoint: str, name: str) -> Iterator[Any]:
+    """Make a bucket on a server and yield a client; the bucket is emptied afterwards."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    client.create_bucket(Bucket=name)
+    yield client
+    for item in client.list_objects_v2(Bucket=name).get("Contents", ()):
+        client.delete_object(Bucket=name, Key=item["Key"])
+    client.close()
 
 
 @contextmanager

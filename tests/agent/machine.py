@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from runctl.agent.instance import processes
 from runctl.aws.ledger import DynamoLedger
 from runctl.fault_points import VARIABLE
 from runctl.model.request import CheckpointOptions, RunRequest
@@ -42,6 +43,13 @@ def wait_until(what: Callable[[], Any], seconds: float = 120, *, why: str = "") 
             return found
         time.sleep(0.06)
     raise TimeoutError(why or "it did not happen")
+
+
+def end_tree(pid: int, *, folder: Path | None = None) -> processes.KilledTree:
+    """SIGKILL all descendants of a process."""
+    return processes.end_all(
+        lambda: processes.descendants(pid), reap=processes.reap_orphans, folder=folder
+    )
 
 
 def is_alive(pid: int) -> bool:

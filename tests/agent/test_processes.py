@@ -12,7 +12,7 @@ import pytest
 
 from runctl.agent.instance import processes
 from runctl.agent.runtime.process_table import trainer_family
-from tests.agent.machine import is_alive, wait_until
+from tests.agent.machine import end_tree, is_alive, wait_until
 
 WORKER = "import time; print('up', flush=True); time.sleep(600)"
 Start = Callable[..., int]
@@ -32,7 +32,7 @@ def start() -> Iterator[Start]:
 
     yield run
     for process in started:
-        processes.end_tree(process.pid)
+        end_tree(process.pid)
         process.kill()
         process.wait()
         assert process.stdout is not None
@@ -46,7 +46,7 @@ def test_whole_tree_ends_however_deep_it_is(start: Start) -> None:
     pid = start(sys.executable, "-c", program)
     family = processes.descendants(pid)
     assert len(family) >= 3
-    processes.end_tree(pid)
+    end_tree(pid)
     assert not any(is_alive(member) for member in family)
 
 
@@ -65,7 +65,7 @@ time.sleep(600)
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {writer!r}])"
     pid = start(sys.executable, "-c", program)
     (child,) = processes.descendants(pid)
-    killed = processes.end_tree(pid, folder=folder)
+    killed = end_tree(pid, folder=folder)
     assert killed == processes.KilledTree((child,), frozenset({"torn"}), frozenset({child}))
     assert not is_alive(child)
 

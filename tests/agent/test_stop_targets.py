@@ -15,7 +15,7 @@ from runctl.agent.instance import processes
 from runctl.agent.runtime.process_table import ProcessInfo
 from runctl.agent.runtime.stop_targets import StopTargets, choose_targets, is_bystander
 from runctl.agent.runtime.stopping import send_once, targets_of
-from tests.agent.machine import wait_until
+from tests.agent.machine import end_tree, wait_until
 
 UNAWARE = "import time; print('up', flush=True); time.sleep(600)"
 AWARE = r"""
@@ -58,7 +58,7 @@ def start() -> Iterator[Start]:
     run.started = started  # type: ignore[attr-defined]
     yield run
     for process in started:
-        processes.end_tree(process.pid)
+        end_tree(process.pid)
         process.kill()
         process.wait()
         assert process.stdout is not None

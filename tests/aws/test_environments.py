@@ -3,7 +3,6 @@
 import hashlib
 from datetime import date
 
-import boto3
 import pytest
 
 from runctl.aws.environments import EnvironmentStore, RunGeneration
@@ -11,7 +10,7 @@ from runctl.model import identity
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError
 from runctl.model.stored_environment import StoredEnvironment
-from tests.moto_server import serving
+from tests.moto_server import serving, using_bucket
 
 FINGERPRINT = "f" * 64
 CONTENT = b"import torch"
@@ -44,18 +43,8 @@ def aws():
 
 @pytest.fixture
 def client(endpoint):
-    made = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    made.create_bucket(Bucket=BUCKET)
-    yield made
-    for item in made.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
-        made.delete_object(Bucket=BUCKET, Key=item["Key"])
-    made.close()
+    with using_bucket(endpoint, BUCKET) as made:
+        yield made
 
 
 @pytest.fixture

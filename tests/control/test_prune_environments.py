@@ -3,7 +3,6 @@
 import hashlib
 from datetime import date, timedelta
 
-import boto3
 import pytest
 
 from runctl.aws.environment_catalog import EnvironmentCatalog
@@ -15,7 +14,7 @@ from runctl.model.outcome import RunStatus
 from runctl.model.stored_environment import StoredEnvironment
 from tests.control.fakes import START
 from tests.control.scenes import RUN, prepared
-from tests.moto_server import serving
+from tests.moto_server import serving, using_bucket
 
 BUCKET = "pruned"
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -30,18 +29,8 @@ def endpoint():
 
 @pytest.fixture
 def client(endpoint):
-    made = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    made.create_bucket(Bucket=BUCKET)
-    yield made
-    for item in made.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
-        made.delete_object(Bucket=BUCKET, Key=item["Key"])
-    made.close()
+    with using_bucket(endpoint, BUCKET) as made:
+        yield made
 
 
 class Aged(EnvironmentCatalog):

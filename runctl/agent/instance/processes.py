@@ -56,16 +56,6 @@ class KilledTree:
     writers: frozenset[int] = frozenset()
 
 
-def end_tree(*roots: int, keep_status_of: int = 0, folder: Path | None = None) -> KilledTree:
-    """SIGKILL all descendants of `roots` until none is left, as `end_all` does.
-
-    The exit status of `keep_status_of` is left to its Popen.
-    """
-    return end_all(
-        lambda: descendants(*roots), reap=lambda: reap_orphans(keep_status_of), folder=folder
-    )
-
-
 def end_all(
     find: Callable[[], list[int]],
     *,

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any
 
-from runctl.local.guest.processes import adopt_orphans, kill_descendants, reap
+from runctl.local.guest.processes import adopt_orphans, kill_descendants, read_description, reap
 
 # All commands run in one shell, as on AWS. If a command ends the shell, the next command gets a new
 # one, with the exported variables and the folder that the old one had.
@@ -170,17 +170,14 @@ def _end_when_told() -> None:
 
 def main() -> None:
     """Execute the build that the first line of standard input describes."""
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = os.read(0, 1)
-        if not byte:
-            return
-        line += byte
+    description = read_description()
+    if description is None:
+        return
     os.umask(0o022)
     adopt_orphans()
     threading.Thread(target=_end_when_told, daemon=True).start()
     try:
-        Build(json.loads(line)).run()
+        Build(description).run()
     finally:
         _starting.acquire()
         kill_descendants()

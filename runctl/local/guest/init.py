@@ -24,6 +24,7 @@ from runctl.local.guest.processes import (
     adopt_orphans,
     descendants,
     kill_descendants,
+    read_description,
     reap,
     send,
     spawn,
@@ -265,13 +266,9 @@ class Supervisor:
 
 def main() -> None:
     """Run an instance: the first line of standard input describes it."""
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = os.read(0, 1)
-        if not byte:
-            return
-        line += byte
-    description = json.loads(line)
+    description = read_description()
+    if description is None:
+        return
     root = Path(description["root"])
     # As on EC2, whatever the developer's is; the root's own folder keeps others out.
     os.umask(0o022)

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _EXEC_FAILED = 203  # what systemd reports if it cannot execute a unit's program
+
+
+def read_description() -> Any:
+    """Return the JSON document in the first line of standard input, None if that ends before.
+
+    What follows the line stays unread.
+    """
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            return None
+        line += byte
+    return json.loads(line)
 
 
 def adopt_orphans() -> None:
