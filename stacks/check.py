@@ -55,7 +55,8 @@ class Accepted:
 
 _LAUNCHERS = "(LaunchInstances|HandleInterruption)/Role"
 _ENDERS = (
-    "(PrepareRun|LaunchInstances|ConfirmCheckpoint|FinishRun|HandleInterruption|CleanUp|Sweep)/Role"
+    "(PrepareRun|LaunchInstances|ConfirmCheckpoint|FinishRun|HandleInterruption|CleanUp|Reconcile)"
+    "/Role"
 )
 
 ACCEPTED: Sequence[Accepted] = (
@@ -104,7 +105,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:ec2:[^:]+:\d+:fleet/\*",
-        where="Sweep/Role",
+        where="Reconcile/Role",
         reason="Each launch creates a fleet; a condition requires our tag.",
     ),
     Accepted(
@@ -139,7 +140,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-train:\*",
-        where="(PrepareRun|DecideNext|CleanUp|Sweep|Train)/Role",
+        where="(PrepareRun|DecideNext|CleanUp|Reconcile|Train)/Role",
         reason="Any execution of the state machine may belong to a run.",
     ),
 )

@@ -60,7 +60,7 @@ class Images(Construct):
             image_tag_mutability=ecr.TagMutability.IMMUTABLE,
             image_scan_on_push=True,
             # Names are fixed, and every image can be built again. No lifecycle rule: it would
-            # expire by age what a run still uses. The sweep knows better.
+            # expire by age what a run still uses. Reconciliation knows better.
             removal_policy=RemovalPolicy.DESTROY,
             empty_on_delete=True,
         )

@@ -33,14 +33,14 @@ PREPARING = Size(memory_mb=1769, timeout=Duration.minutes(4))
 # A run may have left many machines, which are terminated one by one.
 THOROUGH = Size(memory_mb=512, timeout=Duration.minutes(3))
 # It checks all runs, one by one.
-SWEEPING = Size(memory_mb=512, timeout=Duration.minutes(5))
+RECONCILING = Size(memory_mb=512, timeout=Duration.minutes(5))
 
 READ = ("GetItem", "Query")
 # EC2's warning comes two minutes ahead; an older one contains nothing new.
 MAX_WARNING_AGE = Duration.minutes(5)
 MAX_CHANGE_AGE = Duration.hours(6)
-# A sweep that starts after the next one is useless.
-SWEEP_EVERY = Duration.minutes(15)
+# A reconciliation that starts after the next one is useless.
+RECONCILE_EVERY = Duration.minutes(15)
 PRUNE_EVERY = Duration.days(1)
 # The state machine's construct has the id Train and keeps it: CloudFormation would replace it.
 CONSTRUCT_IDS = {"train": "TrainFunction"}
@@ -55,7 +55,7 @@ OVER = ["SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"]
 
 
 class OrchestrationStack(Stack):
-    """The serverless part; nothing in it runs while no run is active, except the sweep."""
+    """The serverless part; nothing in it runs while no run is active, except reconciliation."""
 
     def __init__(
         self,
@@ -158,8 +158,8 @@ class OrchestrationStack(Stack):
             oldest_event=MAX_CHANGE_AGE,
         )
         self._add(
-            "sweep",
-            SWEEPING,
+            "reconcile",
+            RECONCILING,
             *end,
             can.commands(),
             can.executions(),
@@ -169,11 +169,11 @@ class OrchestrationStack(Stack):
             can.reports(),
             can.delete_fleets(),
             can.delete_images(),
-            oldest_event=SWEEP_EVERY,
+            oldest_event=RECONCILE_EVERY,
         )
         self._add(
             "prune_environments",
-            SWEEPING,
+            RECONCILING,
             can.list_unsettled_runs(),
             can.prune_environments(),
             oldest_event=MAX_CHANGE_AGE,
@@ -234,7 +234,10 @@ class OrchestrationStack(Stack):
         )
         # Billed by the call, even when no run is active: about a second of a small function.
         self._add_rule(
-            "Sweeps", "sweep", oldest=SWEEP_EVERY, schedule=events.Schedule.rate(SWEEP_EVERY)
+            "Reconciliations",
+            "reconcile",
+            oldest=RECONCILE_EVERY,
+            schedule=events.Schedule.rate(RECONCILE_EVERY),
         )
         self._add_rule(
             "Prunes",

@@ -118,7 +118,7 @@ def _ledger(scope: Construct, settings: Settings) -> dynamodb.Table:
     table.add_global_secondary_index(
         index_name="runs", partition_key=_key("listed"), sort_key=_key("started_at")
     )
-    # Sparse: a run leaves it once its end was announced, so a sweep reads only active runs.
+    # Sparse: a run leaves it once its end was announced, so reconciliation reads only active runs.
     table.add_global_secondary_index(
         index_name="unsettled",
         partition_key=_key("unsettled"),

@@ -45,7 +45,7 @@ STORIES = {
     "e2e/test_redrive.py": INTERRUPTIONS,
     "e2e/test_starting_and_stopping.py": INTERRUPTIONS,
     "e2e/test_moments.py": INTERRUPTIONS,
-    "e2e/test_telling_and_sweeping.py": INTERRUPTIONS,
+    "e2e/test_notifying_and_reconciling.py": INTERRUPTIONS,
     # The same undisturbed runs of the frameworks are what it compares with.
     "agent/test_trainer_contract.py": "training",
 }

@@ -163,7 +163,7 @@ class Ec2Fleet:
 
         This holds while EC2 remembers the token, and it does not document for how long. A replay
         after that is a new launch: the attempt then has two machines by their tags and one in the
-        ledger, and the sweep terminates the other one. A lost answer and a fault raise
+        ledger, and reconciliation terminates the other one. A lost answer and a fault raise
         TransientError, because the fleet may exist. Throttling is a result, because it does not.
         """
         document = json.loads(request)

@@ -69,8 +69,8 @@ def creation_request(
     """Return the exact CreateFleet request for one machine that waits for runs.
 
     It is an attempt's request with other tags. The fleet carries the tag of a run that does not
-    exist, so that the sweep deletes it once the machine is gone. By `token`, a repeated request
-    finds what the first one launched.
+    exist, so that reconciliation deletes it once the machine is gone. By `token`, a repeated
+    request finds what the first one launched.
     """
     request = json.loads(fleet.build_request(run_id=token, attempt=0, launch_try=1, pools=pools))
     until = keep_until.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -21,7 +21,7 @@ def find_fleets(client: Any, *, templates: Collection[str]) -> list[InstantFleet
 
     DescribeFleets returns an instant fleet only by its id, and has no filter by tag; DescribeTags
     returns the ids. Deployments share the tag, but never the launch templates. Both calls are
-    eventually consistent: a later sweep finds a fleet that is missing.
+    eventually consistent: a later reconciliation finds a fleet that is missing.
     """
     if not templates:
         return []

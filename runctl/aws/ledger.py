@@ -23,7 +23,7 @@ class DynamoLedger(NodeLedger):
 
         It differs if an earlier version created the run or changed an attempt. The attempts are
         read after the summary, which must be unchanged at the write. If it is not, another function
-        has just updated it, and the next sweep compares again.
+        has just updated it, and the next reconciliation compares again.
         """
         item = self._table.get(identity.run_key(run_id))
         # A newer version maintains its own form.

@@ -62,7 +62,7 @@ class RunLedger:
     def list_unsettled_runs(self) -> list[str]:
         """Return the ids of all runs without an end, or whose end was not announced.
 
-        Only they are in this index, so finished runs cost a sweep nothing. Ids only, so
+        Only they are in this index, so finished runs cost a reconciliation nothing. Ids only, so
         that one item that cannot be read does not hide the others. An index is eventually
         consistent.
         """

@@ -1,4 +1,4 @@
-"""Status checks: the part of the sweep that examines the instances of live attempts."""
+"""Status checks: the part of reconciliation that examines the instances of live attempts."""
 
 from collections.abc import Callable, Iterable
 from functools import partial

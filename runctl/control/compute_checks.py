@@ -1,4 +1,4 @@
-"""The doctor's checks of runs, machines and fleets, with the rules of the sweep."""
+"""The doctor's checks of runs, machines and fleets, with the rules of reconciliation."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from decimal import Decimal
 from runctl.control.findings import Account, Check, Finding, each
 from runctl.control.instance_lookup import machines_by_run
 from runctl.control.ports import Services
-from runctl.control.sweep import (
+from runctl.control.reconcile import (
     end_abandoned,
     find_abandoned,
     left_over_machines,

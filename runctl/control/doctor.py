@@ -82,6 +82,6 @@ class Doctor:
         count = self._account.dead_letters()
         if not count:
             return []
-        why = f"{count} events that no function could handle; sweeps make up for them"
+        why = f"{count} events that no function could handle; reconciliations make up for them"
         advice = "read them and the functions' logs; they leave the queue after 14 days"
         return [Finding(name="dead-letter queue", why=why, advice=advice)]

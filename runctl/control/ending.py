@@ -159,7 +159,7 @@ def _is_left_over(attempt: Attempt, machine: Machine) -> bool:
     if is_stray(attempt, machine):
         return True
     # An agent enters `done` just before it reports, then uploads what it wrote; if its machine
-    # stays, the sweep ends it a few minutes later.
+    # stays, reconciliation ends it a few minutes later.
     return attempt.ended.kind not in LEAVE_BY_THEMSELVES and attempt.phase != "done"
 
 

@@ -254,8 +254,8 @@ class MachineChecks(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepResult(Result):
-    """Sweep: how many unsettled runs and machines there are, what was done, and what failed.
+class ReconcileResult(Result):
+    """Reconcile: how many unsettled runs and machines there are, what was done, and what failed.
 
     Without the results of status checks if they could not be examined, and without images if none
     were deleted.

@@ -13,7 +13,7 @@ LEAVE_BEFORE = timedelta(minutes=15)
 SAVE_BEFORE = timedelta(minutes=2)
 # An event that is already due may happen at any moment: nearly what a spot notice leaves.
 ASSUMED_TIME_LEFT = timedelta(seconds=105)
-# The sweep runs every 15 minutes, so it has several chances before the event.
+# Reconciliation runs every 15 minutes, so it has several chances before the event.
 NEAR = timedelta(hours=1)
 
 

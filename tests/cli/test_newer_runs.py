@@ -1,4 +1,4 @@
-"""A run that a newer version stored: commands and the sweep show it, and all others."""
+"""A run that a newer version stored: commands and reconciliation show it, and all others."""
 
 import json
 
@@ -9,7 +9,7 @@ from runctl.model.identity import attempt_key, run_key
 from runctl.model.outcome import RunStatus
 from tests.cli.deployed import Deployed
 from tests.control.fakes import World
-from tests.control.steps import sweep
+from tests.control.steps import reconcile
 
 NEWER = {
     "script": "serve.py",
@@ -68,11 +68,11 @@ def test_doctor_reads_on(newer, runctl):
     assert "Traceback" not in done.stderr
 
 
-def test_sweep_cleans_up_after_both_runs(newer):
+def test_reconciliation_cleans_up_after_both_runs(newer):
     world = World(ledger=DynamoLedger(newer.clients.get("dynamodb"), "runctl-ledger"))
     for run_id in ("ours", "newer"):
         world.workflow.ended[newer.workflow.execution_arn(run_id)] = "FAILED"
-    done = sweep(world)
+    done = reconcile(world)
     assert (sorted(done["cleaned"]), done["failed"]) == (["newer", "ours"], [])
     for run_id in ("ours", "newer"):
         assert world.ledger.find_run(run_id).ended is RunStatus.FAILED

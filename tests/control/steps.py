@@ -13,8 +13,8 @@ from runctl.control import handle_instance_change as handle_instance_change_modu
 from runctl.control import handle_interruption as handle_interruption_module
 from runctl.control import launch_instances as launch_instances_module
 from runctl.control import prepare_run as prepare_run_module
+from runctl.control import reconcile as reconcile_module
 from runctl.control import record_image as record_image_module
-from runctl.control import sweep as sweep_module
 from runctl.control import train as train_module
 from runctl.control.results import Result
 
@@ -40,4 +40,4 @@ handle_rebalance = _as_document(handle_interruption_module.handle_rebalance)
 handle_event = _as_document(handle_interruption_module.handle_event)
 handle_instance_change = _as_document(handle_instance_change_module.handle_instance_change)
 handle_change_event = _as_document(handle_instance_change_module.handle_event)
-sweep = _as_document(sweep_module.sweep)
+reconcile = _as_document(reconcile_module.reconcile)

@@ -1,4 +1,4 @@
-"""Status checks in the sweep: failed machines are replaced, others saved, idle costs no call."""
+"""Status checks: failed machines are replaced, others saved, and idle costs no call."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from tests.attempts import report
 from tests.control.fakes import World
 from tests.control.scenes import RUN, launched, prepared, training
-from tests.control.steps import confirm_checkpoint, decide_next, sweep
+from tests.control.steps import confirm_checkpoint, decide_next, reconcile
 
 MINUTE = timedelta(minutes=1)
 
@@ -37,7 +37,7 @@ def failed_and_silent() -> tuple[World, str]:
 
 def test_a_failed_machine_is_reported_lost_and_the_run_continues():
     world, instance_id = failed_and_silent()
-    assert sweep(world)["replaced"] == [instance_id]
+    assert reconcile(world)["replaced"] == [instance_id]
     outcome = world.workflow.reports["token-1"]["outcome"]
     assert outcome["kind"] == "lost"
     assert f"EC2's system status check of {instance_id} fails since" in outcome["reason"]
@@ -46,18 +46,18 @@ def test_a_failed_machine_is_reported_lost_and_the_run_continues():
     assert decide_next(world, RUN, 1, outcome)["decision"] == "relaunch"
 
 
-def test_a_second_sweep_replaces_nothing_more():
+def test_a_second_reconciliation_replaces_nothing_more():
     world, _ = failed_and_silent()
-    sweep(world)
+    reconcile(world)
     confirm_checkpoint(world, RUN, 1, world.workflow.reports["token-1"]["outcome"])
-    assert sweep(world)["replaced"] == []
+    assert reconcile(world)["replaced"] == []
 
 
 def test_a_machine_with_a_live_heartbeat_continues_training_and_saves():
     world, instance_id = failed_and_silent()
     beat(world)
-    swept = sweep(world)
-    assert (swept["replaced"], swept["asked_to_save"]) == ([], [instance_id])
+    done = reconcile(world)
+    assert (done["replaced"], done["asked_to_save"]) == ([], [instance_id])
     assert world.commands.sent == [(instance_id, "checkpoint")]
     assert world.workflow.reports == {}
     assert world.fleet.terminated == []
@@ -72,15 +72,15 @@ def test_an_agent_that_sends_a_heartbeat_between_the_two_checks_is_not_replaced(
         return check(ids)
 
     monkeypatch.setattr(world.fleet, "statuses", look_while_it_beats)
-    assert sweep(world)["replaced"] == []
+    assert reconcile(world)["replaced"] == []
     assert world.workflow.reports == {}
 
 
 def test_a_machine_with_a_notice_is_left_to_ec2():
     world, _ = failed_and_silent()
     world.ledger.record_notice(NodeId(RUN, 1, 0), now=world.clock.now())
-    swept = sweep(world)
-    assert (swept["replaced"], swept["asked_to_save"], swept["terminated"]) == ([], [], [])
+    done = reconcile(world)
+    assert (done["replaced"], done["asked_to_save"], done["terminated"]) == ([], [], [])
     assert world.fleet.terminated == []
 
 
@@ -89,30 +89,30 @@ def test_a_machine_that_waits_for_its_token_does_not_count_as_silent():
     instance_id = launched(world)
     world.clock.advance(10 * MINUTE)
     fail(world, instance_id)
-    assert sweep(world)["replaced"] == []
+    assert reconcile(world)["replaced"] == []
     assert world.ledger.find_attempt(RUN, 1).ended is None
 
 
 def test_no_request_is_made_while_no_attempt_is_live():
     world = prepared()
-    sweep(world)
+    reconcile(world)
     launched(world)
     world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=world.clock.now())
-    sweep(world)
+    reconcile(world)
     assert world.fleet.asked_for_statuses == []
 
 
 @pytest.mark.parametrize("error", [TransientError("throttled"), RefusedError("not permitted")])
-def test_unavailable_status_checks_do_not_stop_the_rest_of_the_sweep(monkeypatch, error):
+def test_unavailable_status_checks_do_not_stop_the_rest_of_reconciliation(monkeypatch, error):
     world, _ = failed_and_silent()
 
     def refuse(_ids):
         raise error
 
     monkeypatch.setattr(world.fleet, "statuses", refuse)
-    swept = sweep(world)
-    assert swept["failed"] == ["status checks"]
-    assert swept["machines"] == 1
+    done = reconcile(world)
+    assert done["failed"] == ["status checks"]
+    assert done["machines"] == 1
 
 
 def test_a_heartbeat_that_expired_on_a_failed_machine_says_so():

@@ -12,7 +12,7 @@ from runctl.model.image_build import EndedBuild
 from runctl.model.outcome import RunStatus
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, RUN, execution
-from tests.control.steps import launch_instances, prepare_run, record_image, sweep
+from tests.control.steps import launch_instances, prepare_run, reconcile, record_image
 
 CODE = f"s3://bucket/code/{'a' * 64}.tar.gz"
 DOCKERFILE = 'FROM python:3.12\nCOPY . .\nCMD ["python", "train.py"]\n'
@@ -266,7 +266,7 @@ def stored(digest: str, days: int) -> StoredImage:
     return StoredImage(digest=digest, size_bytes=1, used_at=START - timedelta(days=days))
 
 
-def test_a_sweep_deletes_images_that_nothing_has_used_for_long():
+def test_a_reconciliation_deletes_images_that_nothing_has_used_for_long():
     world = world_with()
     tag = build_of(world)["tag"]
     world.images.built[tag] = FOUND
@@ -274,6 +274,6 @@ def test_a_sweep_deletes_images_that_nothing_has_used_for_long():
     # The run is active, so its next attempt will pull its image, however old that is.
     world.workflow.running.add(ARN)
     world.images.kept = [stored(DIGEST, 400), stored("sha256:old", 90), stored("sha256:new", 89)]
-    assert sweep(world)["images_deleted"] == ["sha256:old"]
+    assert reconcile(world)["images_deleted"] == ["sha256:old"]
     assert [image.digest for image in world.images.kept] == [DIGEST, "sha256:new"]
-    assert "images_deleted" not in sweep(world)
+    assert "images_deleted" not in reconcile(world)

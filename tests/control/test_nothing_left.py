@@ -12,7 +12,7 @@ from runctl.model.pool import Pool
 from runctl.model.run import Launched
 from tests.control.fakes import World
 from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
-from tests.control.steps import clean_up, finish_run, sweep
+from tests.control.steps import clean_up, finish_run, reconcile
 
 STATUSES = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
 
@@ -92,7 +92,7 @@ def test_nothing_is_left_of_an_execution_that_ended(
     # Agents that were asked to stop do not, and machines that should shut down do not.
     for _ in range(12):
         world.clock.advance(timedelta(minutes=15))
-        assert sweep(world)["failed"] == []
+        assert reconcile(world)["failed"] == []
     assert world.fleet.running() == []
     assert all(fleet.is_deleted for fleet in world.fleet.fleets.values())
     assert all(attempt.ended for attempt in world.ledger.attempts(RUN))

@@ -36,7 +36,7 @@ from tests.control.steps import (
     handle_interruption,
     launch_instances,
     prepare_run,
-    sweep,
+    reconcile,
     train,
 )
 
@@ -85,7 +85,7 @@ WARNINGS = (
     "EC2 Something Else",
 )
 # What may happen while a function is between two of its calls.
-OVERTAKERS = ("an event", "a repetition", "a stop", "a sweep", "an agent")
+OVERTAKERS = ("an event", "a repetition", "a stop", "a reconciliation", "an agent")
 # At which of its port calls the function fails or is overtaken, and how.
 crashes = st.none() | st.tuples(
     st.integers(1, 9), st.sampled_from([*sorted(FAILURES), *OVERTAKERS])
@@ -150,8 +150,8 @@ class Training(RuleBasedStateMachine):
         self.world.fleet.terminate = self.terminate
         # Otherwise a machine that does not train yet never notices that it is not needed.
         self.agents_help = True
-        # The sweep hides what the others leave undone. Without it nothing may be lost permanently.
-        self.is_swept = True
+        # Reconciliation hides what the others leave undone. Without it nothing may be lost.
+        self.is_reconciled = True
 
     @initialize(
         market=st.sampled_from(["spot", "spot-then-on-demand"]),
@@ -159,14 +159,21 @@ class Training(RuleBasedStateMachine):
         crashes_at_first=st.lists(crashes, max_size=5),
         crashes_at_last=st.lists(crashes, max_size=30),
         agents_help=st.booleans(),
-        is_swept=st.sampled_from([True, False, False]),
+        is_reconciled=st.sampled_from([True, False, False]),
         retry=st.sampled_from([{}, {"retry": {"exit_codes": [1], "max_failures": MAX_FAILURES}}]),
     )
     def begin(
-        self, market, auto_resume, crashes_at_first, crashes_at_last, agents_help, is_swept, retry
+        self,
+        market,
+        auto_resume,
+        crashes_at_first,
+        crashes_at_last,
+        agents_help,
+        is_reconciled,
+        retry,
     ):
         self.agents_help = agents_help
-        self.is_swept = is_swept
+        self.is_reconciled = is_reconciled
         self.crashes_at_last = crashes_at_last
         self.start(
             RUN,
@@ -346,8 +353,8 @@ class Training(RuleBasedStateMachine):
     def overtake(self, what):
         if what == "an event" and self.events:
             self.deliver(self.events.pop(0), None)
-        elif what == "a sweep":
-            self.sweep(None)
+        elif what == "a reconciliation":
+            self.reconcile(None)
         elif what == "an agent":
             for agent in self.live_agents():
                 self.act(agent, "complete")
@@ -356,8 +363,8 @@ class Training(RuleBasedStateMachine):
                 was_known = execution.state != "prepare"
                 self.stop(execution)
                 # A handler that sees an execution before PrepareRun is done finds no such run;
-                # then only the sweep is left.
-                if was_known or self.is_swept:
+                # then only reconciliation is left.
+                if was_known or self.is_reconciled:
                     self.deliver(self.events.pop(), None)
             elif what == "a repetition":
                 # Step Functions has given up on the function and calls it again while it runs.
@@ -373,7 +380,7 @@ class Training(RuleBasedStateMachine):
             return  # Step Functions tries the same state again
         except TransientError:
             # Without a crash EC2 throttled a replay, which Step Functions repeats for long.
-            if crash is not None and crash[1] == "tried too often" and self.is_swept:
+            if crash is not None and crash[1] == "tried too often" and self.is_reconciled:
                 execution.state = "over" if execution.state == "clean_up" else "clean_up"
             if execution.state == "over":
                 self.finish_execution(execution, "FAILED")
@@ -668,10 +675,10 @@ class Training(RuleBasedStateMachine):
         self.world.fleet.impaired[agent.instance_id] = MachineStatus(
             instance_id=agent.instance_id, impaired={"instance": since}
         )
-        if hangs and self.is_swept:
+        if hangs and self.is_reconciled:
             agent.alive = False
         if is_seen:
-            self.sweep(None)
+            self.reconcile(None)
 
     @rule(detail=st.sampled_from(STRANGE), kind=st.sampled_from(WARNINGS))
     def an_event_arrives_that_is_not_for_us(self, detail, kind):
@@ -692,7 +699,7 @@ class Training(RuleBasedStateMachine):
     def a_machine_goes(self, data, reason):
         self.go(data.draw(st.sampled_from(self.live_agents())), reason)
 
-    @precondition(lambda self: self.is_swept and self.live_agents())
+    @precondition(lambda self: self.is_reconciled and self.live_agents())
     @rule(data=st.data())
     def an_agent_dies_on_a_machine_that_lives(self, data):
         data.draw(st.sampled_from(self.live_agents())).alive = False
@@ -738,24 +745,24 @@ class Training(RuleBasedStateMachine):
         event = self.events[index] if again else self.events.pop(index)
         self.deliver(event, crash)
 
-    @precondition(lambda self: self.is_swept and self.events)
+    @precondition(lambda self: self.is_reconciled and self.events)
     @rule(data=st.data())
     def an_event_is_lost(self, data):
         self.events.remove(data.draw(st.sampled_from(self.events)))
 
     @rule(crash=crashes)
-    def the_sweeper_comes(self, crash):
-        self.sweep(crash)
+    def reconciliation_comes(self, crash):
+        self.reconcile(crash)
 
-    def sweep(self, crash):
-        if not self.is_swept:
+    def reconcile(self, crash):
+        if not self.is_reconciled:
             return []
         self.agents_beat()
         with contextlib.suppress(CrashError, TransientError):
-            swept = sweep(self.services(crash))
-            for instance_id in swept.get("replaced", ()):
+            done = reconcile(self.services(crash))
+            for instance_id in done.get("replaced", ()):
                 assert not self.agents[instance_id].alive, "it beats"
-            return swept["cleaned"]
+            return done["cleaned"]
         return [RUN]
 
     def agents_beat(self):
@@ -810,19 +817,19 @@ class Training(RuleBasedStateMachine):
         self.proven_checkpoints_stay_and_progress_never_goes_back()
         self.the_trainers_failures_are_retried_only_so_often()
         # Even if an agent is dead: twice, for grace periods and for the first hour after a notice.
-        for _ in range(2 * self.is_swept):
+        for _ in range(2 * self.is_reconciled):
             self.world.clock.advance(timedelta(hours=1))
-            assert sweep(self.world)["failed"] == []
+            assert reconcile(self.world)["failed"] == []
         assert not self.world.fleet.running()
         attempts = self.world.ledger.attempts(RUN)
         assert all(attempt.ended is not None for attempt in attempts), attempts
-        # A throttled message delays nothing; only the sweep sends it later.
-        assert self.world.notices.sent or not self.is_swept
+        # A throttled message delays nothing; only reconciliation sends it later.
+        assert self.world.notices.sent or not self.is_reconciled
 
     def settle(self) -> bool:
         """Let every pending event happen once; return False if there was none."""
         moved = bool(self.events or self.crashes_at_last)
-        moved |= bool(self.sweep(self.next_crash()))
+        moved |= bool(self.reconcile(self.next_crash()))
         for _ in range(len(self.events)):
             if self.events:  # the overtaking function may be one of them
                 self.deliver(self.events.pop(0), self.next_crash())

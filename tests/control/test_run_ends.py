@@ -17,7 +17,7 @@ from tests.control.steps import (
     finish_run,
     launch_instances,
     prepare_run,
-    sweep,
+    reconcile,
 )
 
 
@@ -309,7 +309,7 @@ def test_an_agent_that_was_stopped_and_is_done_may_upload_its_outputs():
     finish_run(world, RUN, status="stopped", reason="by the user")
     assert [machine.instance_id for machine in world.fleet.running()] == [instance_id]
     world.clock.advance(timedelta(minutes=5))
-    assert sweep(world)["terminated"] == [instance_id]
+    assert reconcile(world)["terminated"] == [instance_id]
 
 
 def test_a_finish_in_an_execution_that_no_longer_owns_the_run_ends_nothing():

@@ -12,7 +12,13 @@ from runctl.model.pool import Pool
 from tests.attempts import report
 from tests.control.fakes import World
 from tests.control.scenes import ARN, RUN, prepared
-from tests.control.steps import clean_up, finish_run, handle_interruption, launch_instances, sweep
+from tests.control.steps import (
+    clean_up,
+    finish_run,
+    handle_interruption,
+    launch_instances,
+    reconcile,
+)
 
 MACHINE = "i-0123456789abcdef0"
 
@@ -75,7 +81,7 @@ def test_a_reclaim_moves_the_run_to_a_machine_of_its_own():
     assert not second.is_on_existing_instance
 
 
-@pytest.mark.parametrize("how", ["finished", "cleaned up", "swept"])
+@pytest.mark.parametrize("how", ["finished", "cleaned up", "reconciled"])
 def test_the_machine_outlives_the_run(how):
     world = existing(**{KEEP_ALIVE_TAG: "2999-01-01T00:00:00Z"})
     if how == "finished":
@@ -83,8 +89,8 @@ def test_the_machine_outlives_the_run(how):
     else:
         clean_up(world, execution_arn=ARN, name=RUN, status="ABORTED")
         assert (MACHINE, "stop") in world.commands.sent
-    if how == "swept":
-        sweep(world)
+    if how == "reconciled":
+        reconcile(world)
     assert world.fleet.machines[MACHINE].state == "running"
 
 

@@ -34,8 +34,8 @@ def kinds(attempts: list[Attempt]) -> list[OutcomeKind]:
     return [attempt.ended.kind for attempt in attempts if attempt.ended is not None]
 
 
-def sweep(testbed: Testbed) -> dict:
-    answer = testbed.clients.get("lambda").invoke(FunctionName="runctl-sweep", Payload=b"{}")
+def reconcile(testbed: Testbed) -> dict:
+    answer = testbed.clients.get("lambda").invoke(FunctionName="runctl-reconcile", Payload=b"{}")
     return json.loads(answer["Payload"].read())
 
 
@@ -56,11 +56,11 @@ def test_a_machine_is_reclaimed_for_its_reservation(testbed: Testbed, run: Gated
 def test_a_machine_fails_its_checks_and_goes_silent(testbed: Testbed, run: GatedRun):
     first = first_of(testbed, run)
     testbed.cloud.impair(first, check="system", since_seconds=600)
-    assert sweep(testbed)["asked_to_save"] == [first]
+    assert reconcile(testbed)["asked_to_save"] == [first]
     testbed.cloud.impair(first, check="system", since_seconds=600, hangs=True)
-    assert sweep(testbed)["replaced"] == []
+    assert reconcile(testbed)["replaced"] == []
     make_silent(testbed, run.run_id)
-    assert sweep(testbed)["replaced"] == [first]
+    assert reconcile(testbed)["replaced"] == [first]
     testbed.wait_for_training(run.run_id, attempt=2)
     attempts = run.finish()
     assert kinds(attempts) == [LOST, COMPLETED], testbed.story(run.run_id)

@@ -1,4 +1,4 @@
-"""Nothing leaks: the sweep with its own role, the doctor, and an instance's own shutdown."""
+"""Nothing leaks: reconciliation with its own role, the doctor, and an instance's own shutdown."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
-from tests.control.steps import sweep
+from tests.control.steps import reconcile
+from tests.e2e.reconciling import LaterClock, services_to_reconcile
 from tests.e2e.sleeping import start_sleeper
-from tests.e2e.sweeping import LaterClock, services_of_the_sweep
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -64,14 +64,14 @@ def test_nothing_is_left_of_ended_runs_and_live_ones_are_untouched(testbed: Test
     now = datetime.now(timezone.utc)
     testbed.ledger.end_attempt(lost, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
     testbed.ledger.end_run(lost, status=RunStatus.FAILED, reason="lost", now=now)
-    later = services_of_the_sweep(testbed, LaterClock())
-    swept = sweep(later)
-    assert swept["failed"] == []
-    assert set(fleets_of(testbed, over)) <= set(swept["fleets_deleted"])
+    later = services_to_reconcile(testbed, LaterClock())
+    done = reconcile(later)
+    assert done["failed"] == []
+    assert set(fleets_of(testbed, over)) <= set(done["fleets_deleted"])
     assert set(fleets_of(testbed, over).values()) == {"deleted_terminating"}
     testbed.wait_for_no_instance(lost)
-    # One sweep terminates the machine; the next has seen that, and deletes its fleet.
-    assert sweep(later)["failed"] == []
+    # One reconciliation terminates the machine; the next has seen that, and deletes its fleet.
+    assert reconcile(later)["failed"] == []
     assert set(fleets_of(testbed, lost).values()) == {"deleted_terminating"}
     assert set(fleets_of(testbed, going_on).values()) == {"active"}
     assert len(testbed.live_instances(going_on)) == 1

@@ -11,9 +11,9 @@ from botocore.exceptions import ClientError
 
 from runctl.local.deploy import deploy
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
-from tests.control.steps import sweep
+from tests.control.steps import reconcile
+from tests.e2e.reconciling import LaterClock, RoleClients, services_to_reconcile
 from tests.e2e.sleeping import start_sleeper
-from tests.e2e.sweeping import LaterClock, RoleClients, services_of_the_sweep
 from tests.e2e.testbed import PROJECT, Testbed
 
 # The fixtures deploy twice.
@@ -56,18 +56,20 @@ def test_runs_of_the_same_name_have_separate_machines_and_stopping_one_spares_th
     end(second, same)
 
 
-def test_the_sweep_of_one_deployment_spares_the_other(testbed: Testbed, second: Testbed, same: str):
+def test_reconciliation_of_one_deployment_spares_the_other(
+    testbed: Testbed, second: Testbed, same: str
+):
     # According to the first ledger the run is over, but nothing terminated its machine.
     now = datetime.now(timezone.utc)
     testbed.ledger.end_attempt(same, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
     testbed.ledger.end_run(same, status=RunStatus.FAILED, reason="lost", now=now)
-    later = services_of_the_sweep(testbed, LaterClock())
-    swept = sweep(later)
-    assert swept["failed"] == []
+    later = services_to_reconcile(testbed, LaterClock())
+    done = reconcile(later)
+    assert done["failed"] == []
     testbed.wait_for_no_instance(same)
-    sweep(later)
+    reconcile(later)
     machine = second.wait_for_launch(same, attempt=1)
-    assert machine not in swept["terminated"]
+    assert machine not in done["terminated"]
     assert second.live_instances(same) == [machine]
     end(second, same)
 
@@ -76,7 +78,7 @@ def test_the_permissions_of_one_deployment_exclude_the_machines_and_fleets_of_th
     testbed: Testbed, second: Testbed, same: str
 ):
     machine = second.wait_for_launch(same, attempt=1)
-    role = testbed.clients.get("lambda").get_function_configuration(FunctionName="runctl-sweep")
+    role = testbed.clients.get("lambda").get_function_configuration(FunctionName="runctl-reconcile")
     clients = RoleClients(testbed, role["Role"])
     with pytest.raises(ClientError, match="UnauthorizedOperation"):
         clients.get("ec2").terminate_instances(InstanceIds=[machine])

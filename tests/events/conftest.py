@@ -20,7 +20,7 @@ HANDLERS = (
     "prepare_run",
     "prune_environments",
     "train",
-    "sweep",
+    "reconcile",
 )
 
 

@@ -149,11 +149,11 @@ def test_an_execution_that_ended_is_cleaned_up_once(world, invoke, status, ended
     assert (again["run_status"], again["terminated"]) == (ended, [])
 
 
-def test_a_sweep_ends_what_an_event_that_was_lost_left(world, invoke, capsys):
+def test_a_reconciliation_ends_what_an_event_that_was_lost_left(world, invoke, capsys):
     instance_id = launched(world)
     world.workflow.running.clear()
     world.workflow.ended[ARN] = "FAILED"
-    swept = {
+    done = {
         "runs": 1,
         "machines": 0,
         "cleaned": [RUN],
@@ -163,10 +163,10 @@ def test_a_sweep_ends_what_an_event_that_was_lost_left(world, invoke, capsys):
         "fleets_deleted": [],
         "failed": [],
     }
-    assert invoke("sweep", recorded("scheduled")) == swept
+    assert invoke("reconcile", recorded("scheduled")) == done
     assert world.fleet.terminated == [instance_id]
-    assert '"SweptRuns":[1.0]' in capsys.readouterr().out
-    assert invoke("sweep", recorded("scheduled")) == {**swept, "runs": 0, "cleaned": []}
+    assert '"ReconciledRuns":[1.0]' in capsys.readouterr().out
+    assert invoke("reconcile", recorded("scheduled")) == {**done, "runs": 0, "cleaned": []}
 
 
 def test_environments_are_pruned_by_the_deployments_setting(world, invoke, monkeypatch, capsys):

@@ -33,7 +33,7 @@ NOT_BY_THE_HOUR: dict[str, Callable[[Properties], bool]] = {
     # Interface endpoints are billed by the hour and zone; gateway endpoints are free.
     "AWS::EC2::VPCEndpoint": lambda endpoint: endpoint["VpcEndpointType"] == "Gateway",
     "AWS::EC2::VPCGatewayAttachment": _free,
-    # By the stored gigabyte; a lifecycle rule and the sweep delete what nothing needs.
+    # By the stored gigabyte; a lifecycle rule and reconciliation delete what nothing needs.
     "AWS::ECR::Repository": lambda repository: "EncryptionConfiguration" not in repository,
     # Rules are free, and their few invocations are billed by the call.
     "AWS::Events::Rule": lambda rule: (

@@ -13,7 +13,7 @@ ASYNCHRONOUS = {
     "handle_interruption",
     "handle_instance_change",
     "clean_up",
-    "sweep",
+    "reconcile",
     "prune_environments",
 }
 
@@ -124,11 +124,11 @@ def test_clean_up_receives_events_of_our_executions_only(app: Synthesized) -> No
 @pytest.mark.parametrize(
     ("function", "schedule", "oldest"),
     [
-        ("sweep", "rate(15 minutes)", 15 * 60),
+        ("reconcile", "rate(15 minutes)", 15 * 60),
         ("prune_environments", "rate(1 day)", 6 * 3600),
     ],
 )
-def test_sweeps_run_every_quarter_of_an_hour_and_environments_are_pruned_daily(
+def test_reconciliations_run_every_quarter_of_an_hour_and_environments_are_pruned_daily(
     app: Synthesized, function: str, schedule: str, oldest: int
 ) -> None:
     (rule,) = (
@@ -150,7 +150,9 @@ def test_every_rule_may_invoke_its_function(app: Synthesized) -> None:
         assert allowed["FunctionName"] == target["Arn"]
 
 
-def test_the_sweep_identifies_our_machines_by_their_security_group(app: Synthesized) -> None:
+def test_reconciliation_identifies_our_machines_by_their_security_group(
+    app: Synthesized,
+) -> None:
     (group,) = app.of_type("AWS::EC2::SecurityGroup")
-    variables = app.function("sweep").properties["Environment"]["Variables"]
+    variables = app.function("reconcile").properties["Environment"]["Variables"]
     assert variables["RUNCTL_SECURITY_GROUP"] == f"<{group.logical_id}.GroupId>"

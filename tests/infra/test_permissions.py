@@ -28,7 +28,7 @@ LEDGER = {
     },
     "handle_instance_change": {"GetItem", "Query", "UpdateItem"},
     "clean_up": {"GetItem", "Query", "UpdateItem"},
-    "sweep": {"GetItem", "Query", "UpdateItem"},
+    "reconcile": {"GetItem", "Query", "UpdateItem"},
 }  # fmt: skip
 LAUNCH, DESCRIBE, TERMINATE = "CreateFleet", "DescribeInstances", "TerminateInstances"
 SIZES = "DescribeInstanceTypes"
@@ -42,13 +42,13 @@ EC2_CALLS = {
     "handle_interruption": {LAUNCH, DESCRIBE, SIZES, TERMINATE},
     "handle_instance_change": {DESCRIBE},
     "clean_up": {DESCRIBE, TERMINATE},
-    "sweep": {DESCRIBE, TERMINATE, CHECK, *FLEETS},
+    "reconcile": {DESCRIBE, TERMINATE, CHECK, *FLEETS},
 }
-COMMANDERS = {"handle_interruption", "handle_instance_change", "clean_up", "sweep"}
+COMMANDERS = {"handle_interruption", "handle_instance_change", "clean_up", "reconcile"}
 STARTERS = {"launch_instances"}
 LAUNCHERS = {"launch_instances", "handle_interruption"}
-NOTIFIERS = {"finish_run", "clean_up", "sweep"}
-REPORTERS = {"train", "handle_instance_change", "sweep"}
+NOTIFIERS = {"finish_run", "clean_up", "reconcile"}
+REPORTERS = {"train", "handle_instance_change", "reconcile"}
 FUNCTIONS = sorted(LEDGER)
 
 EC2 = f"arn:aws:ec2:{REGION}:{ACCOUNT}"
@@ -212,11 +212,11 @@ def test_a_function_has_only_the_permissions_that_its_code_needs(
         expected |= {"s3:GetObject", "s3:ListBucket", "states:DescribeExecution"}
     if function in {"prepare_run", "record_image"}:
         expected |= {"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"}
-    if function == "sweep":
+    if function == "reconcile":
         expected |= {"ecr:DescribeImages", "ecr:BatchDeleteImage"}
     if function == "record_image":
         expected |= {"codebuild:BatchGetBuilds", "logs:GetLogEvents"}
-    if function in {"decide_next", "sweep"}:
+    if function in {"decide_next", "reconcile"}:
         expected.add("states:DescribeExecution")
     if function == "clean_up":
         expected.add("states:StopExecution")
@@ -272,8 +272,8 @@ def test_prepare_run_may_read_the_bucket(app: Synthesized) -> None:
     assert role.allows("states:DescribeExecution", f"{execution}:a-run")
 
 
-def test_the_sweep_may_list_runs_and_describe_executions(app: Synthesized) -> None:
-    role = role_of(app, "sweep")
+def test_reconciliation_may_list_runs_and_describe_executions(app: Synthesized) -> None:
+    role = role_of(app, "reconcile")
     assert role.allows("dynamodb:Query", f"{TABLE}/index/unsettled")
     assert not role.allows("dynamodb:UpdateItem", f"{TABLE}/index/unsettled")
     execution = MACHINE.replace(":stateMachine:", ":execution:")
@@ -281,10 +281,10 @@ def test_the_sweep_may_list_runs_and_describe_executions(app: Synthesized) -> No
     assert not role.allows("states:DescribeExecution", f"{execution}-other:a-run")
 
 
-def test_the_sweep_may_delete_fleets_of_runs_only_and_terminate_kept_machines(
+def test_reconciliation_may_delete_fleets_of_runs_only_and_terminate_kept_machines(
     app: Synthesized,
 ) -> None:
-    role = role_of(app, "sweep")
+    role = role_of(app, "reconcile")
     assert role.allows("ec2:DeleteFleets", f"{EC2}:fleet/fleet-1", TAGGED)
     assert not role.allows("ec2:DeleteFleets", f"{EC2}:fleet/fleet-1")
     assert not role.allows("ec2:DeleteFleets", f"{EC2}:fleet/fleet-1", FOREIGN)
@@ -296,7 +296,7 @@ def test_the_sweep_may_delete_fleets_of_runs_only_and_terminate_kept_machines(
     assert not role_of(app, "clean_up").allows(
         "ec2:TerminateInstances", f"{EC2}:instance/i-1", kept
     )
-    variables = app.function("sweep").properties["Environment"]["Variables"]
+    variables = app.function("reconcile").properties["Environment"]["Variables"]
     assert "RUNCTL_LAUNCH_TEMPLATES" in variables
     assert "RUNCTL_SECURITY_GROUP" in variables
 

@@ -92,7 +92,7 @@ class SignalTrace:
         instance = self._tracefs / "instances" / f"{PREFIX}{os.getpid()}"
         try:
             self._mount()
-            self._sweep()
+            self._remove_leftovers()
             instance.mkdir()
             (instance / "buffer_size_kb").write_text(str(BUFFER_KIB))
             (instance / "trace_clock").write_text("mono")
@@ -121,7 +121,7 @@ class SignalTrace:
             words = ["mount", "-t", "tracefs", "nodev", str(self._tracefs)]
             subprocess.run(words, capture_output=True, check=False, timeout=10)
 
-    def _sweep(self) -> None:
+    def _remove_leftovers(self) -> None:
         """Remove the trace instances of agents that have ended."""
         for left in (self._tracefs / "instances").glob(f"{PREFIX}*"):
             pid = left.name.removeprefix(PREFIX)

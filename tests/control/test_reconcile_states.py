@@ -1,8 +1,8 @@
-"""Every state that a sweep can find, and exactly what it may do then.
+"""Every state that a reconciliation can find, and exactly what it may do then.
 
 Run live or ended × attempt open, ended, superseded, unknown × machine live, noticed, gone ×
-execution running, ended, unknown × ages: each combination is given to the sweep, and its actions
-are compared with the rules below, which are derived from the guarantees and not from the code.
+execution running, ended, unknown × ages: each combination is given to reconciliation, and its
+actions are compared with the rules below, which are derived from the guarantees, not from the code.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from tests.control.scenes import ARN, RUN, launched, prepared, stray, training
-from tests.control.steps import launch_instances, sweep
+from tests.control.steps import launch_instances, reconcile
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
@@ -103,11 +103,11 @@ def is_terminated(case: Case) -> bool:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_sweep_does_what_the_rules_say_in_every_state(case):
+def test_a_reconciliation_does_what_the_rules_say_in_every_state(case):
     world, instance_id = play(case)
-    swept = sweep(world)
-    assert swept["failed"] == []
-    assert swept["cleaned"] == ([RUN] if is_cleaned(case) else [])
+    done = reconcile(world)
+    assert done["failed"] == []
+    assert done["cleaned"] == ([RUN] if is_cleaned(case) else [])
     if is_cleaned(case):
         # CleanUp itself asks the agent to drain, or ends a machine without a reachable agent.
         assert world.ledger.find_run(RUN).ended is not None
@@ -116,7 +116,7 @@ def test_a_sweep_does_what_the_rules_say_in_every_state(case):
         gone = {instance_id} if is_terminated(case) else set()
         if case.attempt == "superseded" and case.run == "ended" and case.changed >= 5 * MINUTE:
             gone |= set(world.ledger.find_attempt(RUN, 2).instance_ids)
-        assert set(swept["terminated"]) == gone
+        assert set(done["terminated"]) == gone
     if not may_end(case):
         assert instance_id not in world.fleet.terminated
     second = world.ledger.find_attempt(RUN, 2)
@@ -125,11 +125,11 @@ def test_a_sweep_does_what_the_rules_say_in_every_state(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_whatever_the_state_sweeps_leave_no_unneeded_machine(case):
-    """Let hours pass with sweeps only; EC2 takes the machines with a notice."""
+def test_whatever_the_state_reconciliations_leave_no_unneeded_machine(case):
+    """Let hours pass with reconciliations only; EC2 takes the machines with a notice."""
     world, _ = play(case)
     for _ in range(4 * 4):
-        sweep(world)
+        reconcile(world)
         world.clock.advance(15 * MINUTE)
     run = world.ledger.find_run(RUN)
     wanted = set() if run.ended else {machine.instance_id for machine in world.fleet.running()}
@@ -139,7 +139,7 @@ def test_whatever_the_state_sweeps_leave_no_unneeded_machine(case):
     else:
         assert run.ended is not None
         # Their fleets too, once they are empty: none is left.
-        sweep(world)
+        reconcile(world)
         assert all(fleet.is_deleted for fleet in world.fleet.fleets.values())
 
 
@@ -154,9 +154,9 @@ def test_a_machine_that_somebody_keeps_lives_until_then_and_not_longer():
     instance_id = stray(world)
     keep(world, instance_id, world.clock.now() + 4 * HOUR)
     world.clock.advance(3 * HOUR)
-    assert sweep(world)["terminated"] == []
+    assert reconcile(world)["terminated"] == []
     world.clock.advance(HOUR)
-    assert sweep(world)["terminated"] == [instance_id]
+    assert reconcile(world)["terminated"] == [instance_id]
 
 
 def test_a_kept_machine_that_a_run_trains_on_outlives_its_time_with_the_run():
@@ -164,11 +164,11 @@ def test_a_kept_machine_that_a_run_trains_on_outlives_its_time_with_the_run():
     instance_id = training(world)
     keep(world, instance_id, world.clock.now() + HOUR)
     world.clock.advance(5 * HOUR)
-    assert sweep(world)["terminated"] == []
+    assert reconcile(world)["terminated"] == []
     now = world.clock.now()
     world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.COMPLETED), now=now)
     world.clock.advance(5 * MINUTE)
-    assert sweep(world)["terminated"] == [instance_id]
+    assert reconcile(world)["terminated"] == [instance_id]
 
 
 @pytest.mark.parametrize("text", ["tomorrow", "2030-01-01", "2030-01-01T12:00:00", ""])
@@ -178,7 +178,7 @@ def test_a_machine_whose_time_cannot_be_read_is_left_to_its_owner(text):
     machine = world.fleet.machines[instance_id]
     world.fleet.machines[instance_id] = replace(machine, tags={KEEP_ALIVE_TAG: text})
     world.clock.advance(timedelta(days=30))
-    assert sweep(world)["terminated"] == []
+    assert reconcile(world)["terminated"] == []
 
 
 def test_a_second_machine_of_a_live_attempt_is_ended_and_the_first_is_not():
@@ -187,9 +187,9 @@ def test_a_second_machine_of_a_live_attempt_is_ended_and_the_first_is_not():
     first = training(world)
     second = stray(world)
     world.clock.advance(4 * MINUTE)
-    assert sweep(world)["terminated"] == []
+    assert reconcile(world)["terminated"] == []
     world.clock.advance(MINUTE)
-    assert sweep(world)["terminated"] == [second]
+    assert reconcile(world)["terminated"] == [second]
     assert world.fleet.machines[first].is_live
 
 
@@ -208,10 +208,10 @@ def test_a_fleet_whose_machine_is_gone_is_deleted_when_an_hour_old():
     world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.LOST), now=now)
     spend(world, "i-0001")
     world.clock.advance(59 * MINUTE)
-    assert sweep(world)["fleets_deleted"] == []
+    assert reconcile(world)["fleets_deleted"] == []
     world.clock.advance(MINUTE)
-    assert sweep(world)["fleets_deleted"] == [fleet_id]
-    assert sweep(world)["fleets_deleted"] == []
+    assert reconcile(world)["fleets_deleted"] == [fleet_id]
+    assert reconcile(world)["fleets_deleted"] == []
 
 
 def test_a_fleet_that_got_no_machine_is_deleted_too():
@@ -223,7 +223,7 @@ def test_a_fleet_that_got_no_machine_is_deleted_too():
     fleets = list(world.fleet.fleets)
     assert fleets
     world.clock.advance(HOUR)
-    assert sweep(world)["fleets_deleted"] == fleets
+    assert reconcile(world)["fleets_deleted"] == fleets
 
 
 def _pools(world, *kinds):
@@ -243,7 +243,7 @@ def test_a_fleet_that_is_not_empty_is_never_deleted(state):
     instance_id = launched(world)
     world.fleet.machines[instance_id] = replace(world.fleet.machines[instance_id], state=state)
     world.clock.advance(timedelta(days=2))
-    assert sweep(world)["fleets_deleted"] == []
+    assert reconcile(world)["fleets_deleted"] == []
     assert world.fleet.terminated == []
 
 
@@ -252,10 +252,10 @@ def test_a_fleet_whose_machine_ec2_does_not_show_is_kept_while_the_ledger_has_it
     instance_id = training(world)
     world.fleet.hidden.add(instance_id)
     world.clock.advance(timedelta(days=2))
-    assert sweep(world)["fleets_deleted"] == []
+    assert reconcile(world)["fleets_deleted"] == []
     now = world.clock.now()
     world.ledger.end_attempt(RUN, 1, outcome=Outcome(kind=OutcomeKind.COMPLETED), now=now)
-    assert sweep(world)["fleets_deleted"] == list(world.fleet.fleets)
+    assert reconcile(world)["fleets_deleted"] == list(world.fleet.fleets)
 
 
 def test_a_fleet_that_cannot_be_deleted_is_reported_and_does_not_stop_the_others(caplog):
@@ -273,8 +273,8 @@ def test_a_fleet_that_cannot_be_deleted_is_reported_and_does_not_stop_the_others
         | {first: "hm (unexpectedError)"}
     )
     world.clock.advance(HOUR)
-    swept = sweep(world)
-    assert (swept["fleets_deleted"], swept["failed"]) == ([second], ["fleets"])
+    done = reconcile(world)
+    assert (done["fleets_deleted"], done["failed"]) == ([second], ["fleets"])
     assert f"{first} could not be deleted: hm (unexpectedError)" in caplog.text
 
 
@@ -289,5 +289,5 @@ def test_machines_are_ended_even_if_fleets_cannot_be_listed():
         raise RuntimeError("no permission")
 
     world.fleet.find_fleets = find_fleets
-    swept = sweep(world)
-    assert (swept["terminated"], swept["failed"]) == ([instance_id], ["fleets"])
+    done = reconcile(world)
+    assert (done["terminated"], done["failed"]) == ([instance_id], ["fleets"])

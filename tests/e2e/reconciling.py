@@ -1,4 +1,4 @@
-"""The sweep as its function runs it: with the role's own permissions, at a later time."""
+"""Reconciliation as its function runs it: with the role's own permissions, at a later time."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -12,7 +12,7 @@ from tests.e2e.testbed import Testbed
 
 @dataclass
 class RoleClients:
-    """Clients with the credentials of the role of the sweep's function."""
+    """Clients with the credentials of the function's role."""
 
     testbed: Testbed
     role: str
@@ -32,15 +32,15 @@ class RoleClients:
 
 
 class LaterClock(SystemClock):
-    """A clock two hours ahead, so that recent launches are old enough for the sweep."""
+    """A clock two hours ahead, so that recent launches are old enough for reconciliation."""
 
     def now(self) -> datetime:
         return datetime.now(timezone.utc) + timedelta(hours=2)
 
 
-def services_of_the_sweep(testbed: Testbed, clock: SystemClock) -> AwsServices:
-    """Return the services of the sweep's function."""
-    name = f"{testbed.deployment.name}-sweep"
+def services_to_reconcile(testbed: Testbed, clock: SystemClock) -> AwsServices:
+    """Return the services of reconciliation's function."""
+    name = f"{testbed.deployment.name}-reconcile"
     function = testbed.clients.get("lambda").get_function_configuration(FunctionName=name)
     clients = RoleClients(testbed, function["Role"])
     return AwsServices(clients, testbed.deployment, clock=clock)

@@ -1,4 +1,4 @@
-"""The topic and the sweeper, with the roles that the deployment gives them."""
+"""The topic and reconciliation, with the roles that the deployment gives them."""
 
 import json
 from datetime import datetime, timedelta, timezone
@@ -56,8 +56,8 @@ def start(testbed: Testbed, name: str, seconds: float) -> str:
     return testbed.start({"script": "train.py", "code": code, "env": env}, name=name)
 
 
-def sweep(testbed: Testbed):
-    answer = testbed.clients.get("lambda").invoke(FunctionName="runctl-sweep", Payload=b"{}")
+def reconcile(testbed: Testbed):
+    answer = testbed.clients.get("lambda").invoke(FunctionName="runctl-reconcile", Payload=b"{}")
     return json.loads(answer["Payload"].read())
 
 
@@ -71,7 +71,7 @@ def test_the_end_of_a_run_reaches_the_subscribers(testbed: Testbed, messages, ne
     assert f"outputs: s3://{testbed.deployment.bucket}/runs/{run_id}/outputs/\n" in body
 
 
-def test_a_sweep_ends_silent_machines_and_nothing_else(testbed: Testbed, messages, new_name):
+def test_reconciliation_ends_silent_machines_and_nothing_else(testbed: Testbed, messages, new_name):
     going_on, lost = start(testbed, new_name(), 600), new_name()
     testbed.wait_for_launch(going_on, attempt=1)
     testbed.ledger.create_run(
@@ -83,9 +83,9 @@ def test_a_sweep_ends_silent_machines_and_nothing_else(testbed: Testbed, message
             execution_arn=testbed.workflow.execution_arn(lost),
         )
     )
-    swept = sweep(testbed)
-    assert (swept["cleaned"], swept["terminated"], swept["failed"]) == ([lost], [], [])
-    assert swept["machines"] >= 1
+    done = reconcile(testbed)
+    assert (done["cleaned"], done["terminated"], done["failed"]) == ([lost], [], [])
+    assert done["machines"] >= 1
     assert testbed.run(lost).ended is RunStatus.FAILED
     wait_for(lambda: messages(lost), f"the message about {lost}")
     assert testbed.run(going_on).ended is None

@@ -1,4 +1,4 @@
-"""Decisions on what a sweep may remove: runs, machines and fleets. Pure."""
+"""Decisions on what a reconciliation may remove: runs, machines and fleets. Pure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""Sweep: makes up for lost events, so that ledger, executions and machines agree."""
+"""Reconcile: makes up for lost events, so that ledger, executions and machines agree."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -9,12 +9,12 @@ from runctl.control.check_machines import check_machines
 from runctl.control.clean_up import clean_up
 from runctl.control.instance_lookup import machines_by_run
 from runctl.control.ports import Services
-from runctl.control.results import SweepResult
+from runctl.control.results import ReconcileResult
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine
 from runctl.model.run import Run
 from runctl.policy.image_retention import unused_images
-from runctl.policy.sweeping import is_abandoned, is_left_over, is_spent
+from runctl.policy.reconciling import is_abandoned, is_left_over, is_spent
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +23,15 @@ CHECKS = "status checks"
 IMAGES = "images"
 
 
-def sweep(services: Services) -> SweepResult:
+def reconcile(services: Services) -> ReconcileResult:
     """Clean up after executions that ended unnoticed, end unwanted machines, delete spent fleets.
 
     The status checks of live attempts' machines are examined, too, and images of builds that
     nothing has used for long are deleted.
 
-    Safe to repeat, and to run concurrently with everything else. A run that cannot be swept, for
-    whatever reason, is returned under `failed` and does not keep the others from it; the same holds
-    for the fleets.
+    Safe to repeat, and to run concurrently with everything else. A run that cannot be reconciled,
+    for whatever reason, is returned under `failed` and does not keep the others from it; the same
+    holds for the fleets.
     """
     failed: list[str] = []
     unsettled = services.ledger.list_unsettled_runs()
@@ -50,10 +50,10 @@ def sweep(services: Services) -> SweepResult:
     for run_id, its_machines in machines_by_run(services, machines).items():
         ended = _try(failed, run_id, partial(_end_left_over, services, run_id, its_machines))
         terminated += ended or []
-    # A machine that was terminated just now keeps its fleet until a later sweep finds it gone.
+    # A machine that was terminated just now keeps its fleet until it is found gone.
     deleted = _try(failed, FLEETS, partial(_delete_spent, services, failed)) or []
     images = _try(failed, IMAGES, partial(_delete_unused, services, failed, unsettled)) or ()
-    return SweepResult(
+    return ReconcileResult(
         runs=len(unsettled),
         machines=len(machines),
         cleaned=tuple(cleaned),
@@ -167,6 +167,6 @@ def _try(failed: list[str], what: str, act: Callable[[], Any]) -> Any:
     try:
         return act()
     except Exception:
-        logger.exception("%s could not be swept", what)
+        logger.exception("%s could not be reconciled", what)
         failed.append(what)
         return None
