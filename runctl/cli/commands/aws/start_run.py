@@ -31,6 +31,7 @@ from runctl.cli.commands.aws.submission import pack, show, submit
 from runctl.cli.invocation import Invocation
 from runctl.cli.project.dockerfiles import PLACES
 from runctl.cli.project.left_out_report import report_left_out
+from runctl.cli.project.script_options import take_script_options
 from runctl.model.docker_options import SOURCES
 from runctl.model.errors import RequestError
 from runctl.model.request_checks import INSTANCE_ID
@@ -68,6 +69,12 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
     instance_id, words = _split_instance(words)
     if instance_id:
         fields["instance_id"] = instance_id
+    if words and not start.is_command:
+        taken = take_script_options(words[1:])
+        words = (words[0], *taken.args)
+        fields |= taken.fields
+        if taken.note:
+            invocation.output.note(taken.note)
     location = locate(invocation, start.project)
     if not words and (start.is_command or not _may_have_command(docker, fields, location)):
         after = f" after {instance_id}" if instance_id else ""

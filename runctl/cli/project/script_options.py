@@ -1,0 +1,117 @@
+"""Options after a script that name data in S3: runctl reads them, and the script gets local paths.
+
+Everything after a script belongs to it. The exceptions are the combinations of options in
+`COMBINATIONS`, each complete and with the values that it requires: only then they are runctl's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_REFERENCE = re.compile(r"\$(?=\{?RUNCTL_)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptOption:
+    """An option that runctl reads after a script, as part of a combination.
+
+    `field` is the path of the request field that it sets, and `accepts` says whether a value is one
+    that runctl reads. `read` turns the text into the field's value, and `replace` into what the
+    script gets instead; None removes the option from its arguments.
+    """
+
+    field: str
+    accepts: Callable[[str], bool]
+    read: Callable[[str], Any] = str
+    replace: Callable[[str], str | None] = str
+    is_required: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """The options that together make a run one of another kind; `noun` is what it then is."""
+
+    kind: str
+    noun: str
+    options: Mapping[str, ScriptOption]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptOptions:
+    """What runctl reads of a script's arguments: the rest, and the fields that it sets, by path.
+
+    `note` says what was understood, empty if nothing is runctl's.
+    """
+
+    args: tuple[str, ...]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+COMBINATIONS: tuple[Combination, ...] = ()
+
+
+def take_script_options(
+    args: Sequence[str], combinations: Sequence[Combination] = COMBINATIONS
+) -> ScriptOptions:
+    """Return what is runctl's among the arguments of a script, up to a word `--`.
+
+    An option that is given twice, or with a value that runctl does not read, leaves all of them to
+    the script.
+    """
+    for combination in combinations:
+        if (taken := _take(args, combination)) is not None:
+            return taken
+    return ScriptOptions(args=tuple(args))
+
+
+def local_path(name: str, uri: str) -> str:
+    """Return the path at which a script has an input: its folder, or the file of one object.
+
+    It is in terms of the trainer contract, which the agent replaces.
+    """
+    key = uri.removeprefix("s3://").partition("/")[2]
+    file = _REFERENCE.sub("$$", key.rpartition("/")[2])
+    return f"$RUNCTL_INPUT_DIR/{name}/{file}".rstrip("/")
+
+
+def _take(args: Sequence[str], combination: Combination) -> ScriptOptions | None:
+    """Return what a combination takes of the arguments, None if they are not this combination."""
+    end = args.index("--") if "--" in args else len(args)
+    kept: list[str] = []
+    given: dict[str, Any] = {}
+    own = iter(args[:end])
+    for word in own:
+        name, equals, value = word.partition("=")
+        option = combination.options.get(name)
+        if option is None:
+            kept.append(word)
+            continue
+        if not equals:
+            value = next(own, "")
+        if name in given or not option.accepts(value):
+            return None
+        given[name] = option.read(value)
+        replaced = option.replace(value)
+        if replaced is not None:
+            kept += [f"{name}={replaced}"] if equals else [name, replaced]
+    required = {name for name, option in combination.options.items() if option.is_required}
+    if not required <= given.keys():
+        return None
+    values = {combination.options[name].field: value for name, value in given.items()}
+    return ScriptOptions(
+        args=(*kept, *args[end:]),
+        fields={"kind": combination.kind, **values},
+        note=(
+            f"this is {combination.noun}: runctl reads {_listed(list(given))}, and the script gets "
+            "local paths instead of those in S3"
+        ),
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last

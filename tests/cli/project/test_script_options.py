@@ -1,0 +1,92 @@
+"""Options after a script are runctl's only in complete combinations, with values in S3."""
+
+import pytest
+
+from runctl.cli.project.script_options import (
+    Combination,
+    ScriptOption,
+    local_path,
+    take_script_options,
+)
+
+
+def is_in_s3(value: str) -> bool:
+    return value.startswith("s3://")
+
+
+COPY = Combination(
+    kind="copy",
+    noun="a copy",
+    options={
+        "--from": ScriptOption(
+            field="copy.source", accepts=is_in_s3, replace=lambda uri: local_path("source", uri)
+        ),
+        "--to": ScriptOption(
+            field="copy.target",
+            accepts=is_in_s3,
+            replace=lambda _uri: "$RUNCTL_OUTPUT_DIR",
+            is_required=False,
+        ),
+        "--threads": ScriptOption(
+            field="copy.threads",
+            accepts=str.isdigit,
+            read=int,
+            replace=lambda _: None,
+            is_required=False,
+        ),
+    },
+)
+
+
+def test_a_complete_combination_is_read_and_its_values_become_local_paths() -> None:
+    words = ["--from", "s3://b/raw/", "-v", "--to", "s3://b/out/", "last"]
+
+    taken = take_script_options(words, [COPY])
+
+    expected = ("--from", "$RUNCTL_INPUT_DIR/source", "-v", "--to", "$RUNCTL_OUTPUT_DIR", "last")
+    assert taken.args == expected
+    assert taken.fields == {
+        "kind": "copy", "copy.source": "s3://b/raw/", "copy.target": "s3://b/out/",
+    }  # fmt: skip
+    assert taken.note.startswith("this is a copy: runctl reads --from and --to, ")
+
+
+def test_an_equals_sign_is_understood_and_a_value_that_only_runctl_needs_is_removed() -> None:
+    taken = take_script_options(["--from=s3://b/a/best.pt", "--threads", "8"], [COPY])
+
+    assert taken.args == ("--from=$RUNCTL_INPUT_DIR/source/best.pt",)
+    assert taken.fields == {"kind": "copy", "copy.source": "s3://b/a/best.pt", "copy.threads": 8}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--to", "s3://b/out/"],
+        ["--from", "data/raw"],
+        ["--from", "s3://b/raw/", "--to", "results"],
+        ["--from", "s3://b/raw/", "--threads", "many"],
+        ["--from", "s3://b/1/", "--from", "s3://b/2/"],
+        ["--from"],
+        ["--from="],
+        ["--fro", "s3://b/raw/"],
+        ["--", "--from", "s3://b/raw/"],
+        ["copy", "s3://b/raw/", "s3://b/out/"],
+    ],
+)
+def test_any_other_use_of_the_names_stays_the_scripts_own(words: list[str]) -> None:
+    taken = take_script_options(words, [COPY])
+
+    assert (taken.args, taken.fields, taken.note) == (tuple(words), {}, "")
+
+
+def test_what_follows_two_dashes_is_the_scripts_own() -> None:
+    taken = take_script_options(["--from", "s3://b/raw/", "--", "--to", "s3://b/out/"], [COPY])
+
+    assert taken.args == ("--from", "$RUNCTL_INPUT_DIR/source", "--", "--to", "s3://b/out/")
+    assert "copy.target" not in taken.fields
+
+
+def test_a_key_that_reads_like_a_variable_stays_a_name() -> None:
+    assert local_path("x", "s3://b/$RUNCTL_RUN_ID.pt") == "$RUNCTL_INPUT_DIR/x/$$RUNCTL_RUN_ID.pt"
+    assert local_path("x", "s3://b") == "$RUNCTL_INPUT_DIR/x"
