@@ -46,7 +46,7 @@ def build_contract(
         resume_step=None if restored is None else restored.manifest.step,
         checkpoint=prepared.checkpoint,
         partial=prepared.partial,
-        inputs=paths.inputs if request.data.inputs else None,
+        inputs=paths.inputs if request.staged_inputs else None,
         outputs=paths.output,
         metrics=paths.metrics,
         checkpoint_request=paths.checkpoint_request,

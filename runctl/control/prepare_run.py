@@ -113,7 +113,7 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
         exposed = [KEPT_INPUT] if _contains_secrets(document) else []
         raise InvalidRequestError((*problems, *exc.problems, *exposed)) from exc
     problems += _problems_with_the_world(services, request)
-    problems_with_inputs, input_bytes = check_inputs(services, request.data.inputs)
+    problems_with_inputs, input_bytes = check_inputs(services, request.staged_inputs)
     problems += problems_with_inputs
     plan, problems_with_image = _plan(services, request)
     # Of an archive that cannot be read, one message is enough.

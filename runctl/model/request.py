@@ -402,6 +402,11 @@ class RunRequest:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
+    def staged_inputs(self) -> Mapping[str, str]:
+        """Everything that an instance stages below its input folder, by name."""
+        return self.data.inputs
+
+    @property
     def wants_credentials(self) -> bool:
         """Whether the trainer is given AWS credentials, which are those of its run."""
         return self.access.credentials == "run"

@@ -47,7 +47,8 @@ class Field:
     `check` returns the problem with a value and its remedy, or None. `read` turns JSON into the
     attribute's value and raises TypeError or ValueError for what it cannot read; `write` is its
     inverse, None for an empty value that `check` refuses. `is_setting`: the settings file may
-    contain it. `fields` are those of an object.
+    contain it. `fields` are those of an object. `kind` is the only kind of run that has the field,
+    empty for a field of all kinds.
     """
 
     schema: Mapping[str, Any]
@@ -57,6 +58,7 @@ class Field:
     option: Option | None = None
     is_setting: bool = False
     fields: Mapping[str, "Field"] = dataclasses.field(default_factory=dict)
+    kind: str = ""
 
 
 def entries(holder: type) -> Mapping[str, Field]:
@@ -263,12 +265,14 @@ def an_object(
     required: tuple[str, ...] = (),
     is_setting: bool = False,
     omits_default: bool = False,
+    kind: str = "",
     check_together: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
 ) -> Any:
     """Declare an object whose fields are the entries of the dataclass `holder`.
 
-    With `omits_default`, an object of defaults only is not stored. `check_together` checks the
-    values of an object against each other; some of them may be invalid.
+    With `omits_default`, an object of defaults only is not stored. `kind` is the only kind of run
+    that has it. `check_together` checks the values of an object against each other; some of them
+    may be invalid.
     """
     fields = entries(holder)
     schema: dict[str, Any] = {"type": "object", "additionalProperties": False}
@@ -297,6 +301,7 @@ def an_object(
         write=write,
         is_setting=is_setting,
         fields=fields,
+        kind=kind,
     )
     return dataclasses.field(default_factory=holder, metadata={_ENTRY: field})
 

@@ -8,6 +8,7 @@ from typing import Any
 from runctl.model.contract import problem_with_references
 from runctl.model.docker_options import SOURCES, docker_contradictions
 from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.kinds import TRAIN
 from runctl.model.plain_secrets import PlainSecret, find_plain_secrets
 from runctl.model.request import RunRequest, fields_of
 from runctl.model.request_fields import Field
@@ -26,6 +27,7 @@ def parse_request(document: Any, request: type[RunRequest] = RunRequest) -> RunR
         raise InvalidRequestError((Problem("kind", problem),))
     problems = [
         *_problems(document, fields),
+        *_problems_with_kind(document, fields),
         *_contradictions(document),
         *(
             Problem(found.where, problem_with_secret(found))
@@ -48,7 +50,20 @@ def _problems(
         elif problem := fields[name].check(value):
             yield Problem(f"{prefix}{name}", problem)
         if name in fields and isinstance(value, Mapping) and (inner := fields[name].fields):
-            yield from _problems(value, inner, prefix=f"{name}.")
+            yield from _problems(value, inner, prefix=f"{prefix}{name}.")
+
+
+def _problems_with_kind(
+    document: Mapping[str, Any], fields: Mapping[str, Field]
+) -> Iterator[Problem]:
+    """Check that a field of one kind of run is given with that kind only."""
+    kind = document.get("kind", TRAIN)
+    for name in document:
+        if name in fields and fields[name].kind not in {"", kind}:
+            own = fields[name].kind
+            yield Problem(
+                name, f'only for runs of the kind {own}; give kind: "{own}", or remove it'
+            )
 
 
 def problem_with_secret(found: PlainSecret) -> str:

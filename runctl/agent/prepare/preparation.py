@@ -218,8 +218,8 @@ class Preparation:
 
     def _stage_inputs(self, request: RunRequest) -> None:
         with self._reporting_full_disk("the inputs"):
-            self._wait.retry(lambda: self._inputs.stage(request.data.inputs))
-        if request.data.inputs:
+            self._wait.retry(lambda: self._inputs.stage(request.staged_inputs))
+        if request.staged_inputs:
             self._progress.mark("inputs_ready")
 
     def _make_environment(self, make: Callable[[], Path]) -> Path:

@@ -11,6 +11,7 @@ from runctl.cli.project.folder import look_upwards, read_regular_file
 from runctl.cli.project.scan import MAX_PROJECT_BYTES
 from runctl.model.errors import SettingsError
 from runctl.model.request import FIELDS
+from runctl.model.request_fields import Field
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -63,12 +64,7 @@ def parse_settings(path: Path) -> Settings:
         *_check(document, (*REQUEST_SETTINGS, "aws", "project")),
         *_check(_table(document, "aws"), AWS_SETTINGS, prefix="aws."),
         *_check(_table(document, "project"), PROJECT_SETTINGS, prefix="project."),
-        *(
-            problem
-            for name, field in FIELDS.items()
-            for problem in _check(_table(document, name), field.fields, prefix=f"{name}.")
-            if field.fields
-        ),
+        *_check_objects(document, FIELDS),
     ]
     if problems:
         message = "; ".join(problems)
@@ -101,13 +97,26 @@ def _check(values: Mapping[str, Any], known: Any, *, prefix: str = "") -> list[s
     return problems
 
 
+def _check_objects(
+    document: Mapping[str, Any], fields: Mapping[str, Field], *, prefix: str = ""
+) -> list[str]:
+    """Check the tables of a table, each of which is an object of the request."""
+    problems: list[str] = []
+    for name, known in fields.items():
+        if known.fields:
+            table, path = _table(document, name), f"{prefix}{name}."
+            problems += _check(table, known.fields, prefix=path)
+            problems += _check_objects(table, known.fields, prefix=path)
+    return problems
+
+
 def _nearest(name: str, known: Any, prefix: str) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}"
 
 
 def _problem_with(name: str, value: Any) -> str | None:
-    section, dot, key = name.partition(".")
+    section, dot, _ = name.partition(".")
     if not dot and section in {"aws", "project"}:
         is_table = isinstance(value, Mapping)
         return None if is_table else f"{value!r} is not a table; write [{section}]"
@@ -116,9 +125,12 @@ def _problem_with(name: str, value: Any) -> str | None:
     if section == "project":
         is_whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5000
         return None if is_whole else f"{value!r} is not a whole number from 1 to 5000"
-    fields = FIELDS[section].fields if dot else FIELDS
+    *outer, key = name.split(".")
+    fields: Mapping[str, Field] = FIELDS
+    for part in outer:
+        fields = fields[part].fields
     try:
-        return fields[key or section].check(value)
+        return fields[key].check(value)
     except ValueError:  # a number that Python refuses to print
         return "contains a number with too many digits"
 

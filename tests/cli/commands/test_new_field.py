@@ -13,7 +13,7 @@ from runctl.cli.commands.aws.option_values import read_option
 from runctl.cli.invocation import make_command
 from runctl.model.errors import InvalidRequestError
 from runctl.model.request import LimitOptions, RunRequest, fields_of
-from runctl.model.request_fields import Option, Syntax, whole_number
+from runctl.model.request_fields import Option, Syntax, an_object, whole_number
 from runctl.model.request_parsing import parse_request
 from runctl.model.request_schema import request_schema
 from tests.docs.test_reference import load_generator
@@ -33,10 +33,32 @@ class MoreLimits(LimitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Depth:
+    """An object inside an object."""
+
+    metres: int = whole_number("Depth in metres.", least=1, most=9, default=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Well:
+    """The fields that only one kind of run has."""
+
+    width: int = whole_number(
+        "Width of the well.",
+        least=1,
+        most=9,
+        default=1,
+        option=Option("--width", "Width of the well.", "N", Syntax.NUMBER),
+    )
+    depth: Depth = an_object("Depth of the well.", holder=Depth)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MoreRequest(RunRequest):
-    """A copy of the table with one more entry."""
+    """A copy of the table with two more entries."""
 
     limits: MoreLimits = dataclasses.field(default_factory=MoreLimits)
+    well: Well = an_object("A well.", holder=Well, omits_default=True, kind="environment")
 
 
 PROGRAM = {"command": ["train"]}
@@ -57,6 +79,31 @@ def test_it_is_stored_and_read_back():
     # A version without the entry keeps it.
     assert RunRequest.from_stored(stored).as_document() == stored
     assert MoreRequest.from_stored({**stored, "max_cost_usd": "7"}).limits.max_cost_usd == 50
+
+
+def test_an_object_of_one_kind_is_refused_for_the_others():
+    well = {"well": {"width": 2, "depth": {"metres": 3}}}
+    request = parse_request({**PROGRAM, "kind": "environment", **well}, MoreRequest)
+    assert (request.well.width, request.well.depth.metres) == (2, 3)
+    with pytest.raises(InvalidRequestError, match="well: only for runs of the kind environment"):
+        parse_request({**PROGRAM, **well}, MoreRequest)
+
+
+def test_a_field_of_an_inner_object_is_named_with_its_path():
+    document = {**PROGRAM, "kind": "environment", "well": {"depth": {"metres": 0, "feet": 1}}}
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request(document, MoreRequest)
+    assert [problem.field for problem in caught.value.problems] == [
+        "well.depth.metres",
+        "well.depth.feet",
+    ]
+
+
+def test_only_the_command_of_its_kind_has_its_option():
+    names = {parameter.name for parameter in field_parameters(MoreRequest)}
+    assert ("max_cost" in names, "width" in names) == (True, False)
+    names = {parameter.name for parameter in field_parameters(MoreRequest, kind="environment")}
+    assert {"max_cost", "width"} <= names
 
 
 def test_it_is_in_the_schema():

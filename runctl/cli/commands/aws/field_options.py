@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from runctl.model.kinds import TRAIN
 from runctl.model.request import RunRequest, groups_of
 from runctl.model.request_fields import Field, Option, Syntax, entries
 
@@ -24,15 +25,17 @@ _TYPES: Mapping[Syntax, Any] = {
 
 
 def fields_with_options(
-    request: type[RunRequest] = RunRequest,
+    request: type[RunRequest] = RunRequest, *, kind: str = ""
 ) -> Iterator[tuple[str, str, Field, Option]]:
     """Yield group, path, field and option of each field that an option sets.
 
-    The path of a field inside an object is `object.field`.
+    The path of a field inside an object is `object.field`. With a `kind` of run, those fields that
+    only another kind has are left out.
     """
     groups = {group: entries(holder) for group, holder in groups_of(request).items()}
     for name, field in entries(request).items():
-        groups |= {name: {name: field}} if field.fields else {}
+        if field.fields and (not kind or field.kind in {"", kind}):
+            groups[name] = {name: field}
     for group, fields in groups.items():
         for name, field in fields.items():
             inner = {f"{name}.{key}": each for key, each in field.fields.items()}
@@ -46,10 +49,12 @@ def parameter_name(option: Option) -> str:
     return option.name.strip("-").replace("-", "_")
 
 
-def field_parameters(request: type[RunRequest] = RunRequest) -> list[inspect.Parameter]:
-    """Return a function parameter for each option, on the help page under its group."""
+def field_parameters(
+    request: type[RunRequest] = RunRequest, *, kind: str = TRAIN
+) -> list[inspect.Parameter]:
+    """Return a function parameter for each option of a kind of run, under its group's heading."""
     parameters = []
-    for group, _, _, option in fields_with_options(request):
+    for group, _, _, option in fields_with_options(request, kind=kind):
         setting = typer.Option(
             option.name,
             metavar=option.metavar or None,

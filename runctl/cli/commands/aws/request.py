@@ -11,6 +11,8 @@ from runctl.cli.commands.aws.field_options import fields_with_options
 from runctl.cli.project.settings import Settings
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.identity import RUN_ID, RUN_ID_RULE
+from runctl.model.kinds import TRAIN
+from runctl.model.request import FIELDS
 from runctl.model.request_checks import parse_instant, problem_with_deadline
 from runctl.model.request_parsing import parse_request
 
@@ -63,7 +65,11 @@ def build_request(
     program: dict[str, Any] = {"script": script} if script else {}
     if is_command:
         program = {"command": [script, *args]}
-    document: dict[str, Any] = {**program, **settings.request}
+    kind = options.get("kind", TRAIN)
+    given = {
+        name: value for name, value in settings.request.items() if FIELDS[name].kind in {"", kind}
+    }
+    document: dict[str, Any] = {**program, **given}
     if code:
         document["code"] = code
     if args and not is_command:

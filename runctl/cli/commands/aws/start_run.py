@@ -34,6 +34,7 @@ from runctl.cli.project.left_out_report import report_left_out
 from runctl.cli.project.script_options import take_script_options
 from runctl.model.docker_options import SOURCES
 from runctl.model.errors import RequestError
+from runctl.model.kinds import TRAIN
 from runctl.model.request_checks import INSTANCE_ID
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 class Start:
     """What the command line says about a run apart from the fields of its request.
 
-    `words` are the program and its arguments, after an instance id if there is one.
+    `words` are the program and its arguments, after an instance id if there is one. `kind` is the
+    kind of run that the command starts.
     """
 
     words: tuple[str, ...]
@@ -55,11 +57,12 @@ class Start:
     detach: bool
     dry_run: bool
     docker: DockerChoice
+    kind: str = TRAIN
 
 
 def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) -> None:
     """Start a run and follow it; `options` are those of the request's fields."""
-    fields = _fields(options)
+    fields = _fields(options, start.kind)
     words, docker = start.words, start.docker
     if not start.is_command:
         words, use, image = take_docker_words(words)
@@ -69,7 +72,7 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
     instance_id, words = _split_instance(words)
     if instance_id:
         fields["instance_id"] = instance_id
-    if words and not start.is_command:
+    if words and not start.is_command and start.kind == TRAIN:
         taken = take_script_options(words[1:])
         words = (words[0], *taken.args)
         fields |= taken.fields
@@ -91,13 +94,14 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
     run_job(invocation, cloud, job, replace(start, docker=docker))
 
 
-def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(options: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return the fields that were given, by their paths."""
     read = {
         path: read_option(field, options.get(parameter_name(option)))
-        for _, path, field, option in fields_with_options()
+        for _, path, field, option in fields_with_options(kind=kind)
     }
-    return {path: value for path, value in read.items() if value is not None}
+    given = {path: value for path, value in read.items() if value is not None}
+    return given if kind == TRAIN else {"kind": kind, **given}
 
 
 def _split_instance(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
