@@ -1,8 +1,8 @@
-"""The stack that moves runs: the functions, their state machine, and the events for them."""
+"""The stack that moves runs: the functions, the state machines, and the events for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aws_cdk import CfnOutput, Duration, Stack
@@ -17,10 +17,11 @@ from stacks.assets import Asset
 from stacks.capabilities import Capabilities, Capability
 from stacks.compute import ComputeStack
 from stacks.constructs.python_function import PythonFunction, Size
-from stacks.constructs.workflow import Workflow
+from stacks.constructs.workflow import MapFiles, Workflow
 from stacks.settings import Settings
 from stacks.storage import StorageStack
 from stacks.suppressions import accept
+from stacks.workflows.definition import RUN
 
 # Delays a replacement: twice the memory means twice the processor and half the cold start.
 URGENT = Size(memory_mb=1024, timeout=Duration.seconds(60))
@@ -48,6 +49,10 @@ CONSTRUCT_IDS = {"train": "TrainFunction"}
 # `train` by this name, and no run has to fail because its deployment is upgraded.
 EARLIER_TRAIN = "start_training"
 MAX_DELIVERIES = 30
+# The state machines of groups of runs: the definition in stacks/workflows, and the construct's id.
+PARENTS: Mapping[str, str] = {}
+# Below this prefix of the bucket, a Distributed Map reads its items and writes its results.
+GROUPS = "groups"
 
 # The agent of an instance that is shutting down may still report.
 GONE = ["terminated", "stopped"]
@@ -74,18 +79,49 @@ class OrchestrationStack(Stack):
         self._dead_letters = _dead_letters(self)
         self.functions: dict[str, PythonFunction] = {}
         self._add_functions(Capabilities(self, settings=settings, storage=storage, compute=compute))
-        workflow = Workflow(
+        self.workflows = {RUN: self._run_workflow(storage)}
+        for definition in PARENTS:
+            self.workflows[definition] = self._parent_workflow(definition, storage)
+        self._add_rules()
+        self._describe_deployment(storage, compute)
+        run_machine = self.workflows[RUN].state_machine
+        CfnOutput(self, "StateMachineArn", value=run_machine.state_machine_arn)
+
+    def _run_workflow(self, storage: StorageStack) -> Workflow:
+        """Create the state machine of a run, which may continue a run in another execution."""
+        return Workflow(
             self,
             "Train",
-            name=settings.state_machine_name,
-            arn=settings.state_machine_arn,
-            steps={name: step.function for name, step in self.functions.items()},
+            name=self._settings.machine_name(RUN),
+            arn=self._settings.state_machine_arn,
+            steps=self._steps(),
+            starts=[self._settings.state_machine_arn],
             earlier_steps=[self.functions[EARLIER_TRAIN].function],
             builds=list(storage.images.projects.values()),
         )
-        self._add_rules()
-        self._describe_deployment(storage, compute)
-        CfnOutput(self, "StateMachineArn", value=workflow.state_machine.state_machine_arn)
+
+    def _parent_workflow(self, definition: str, storage: StorageStack) -> Workflow:
+        """Create the state machine of a group, which runs the group's members.
+
+        The definition names the state machine of runs `${run_machine}` and the bucket `${bucket}`.
+        """
+        return Workflow(
+            self,
+            PARENTS[definition],
+            name=self._settings.machine_name(definition),
+            arn=self._settings.machine_arn(definition),
+            definition=definition,
+            steps=self._steps(),
+            starts=[self._settings.state_machine_arn],
+            map_files=MapFiles(bucket=storage.bucket, prefix=GROUPS),
+            values={
+                "run_machine": self._settings.state_machine_arn,
+                "bucket": storage.bucket.bucket_name,
+            },
+        )
+
+    def _steps(self) -> dict[str, lambda_.IFunction]:
+        return {name: step.function for name, step in self.functions.items()}
 
     # Longer than other functions: a table of the functions and what each may do, read as a whole.
     def _add_functions(self, can: Capabilities) -> None:
@@ -229,7 +265,7 @@ class OrchestrationStack(Stack):
             pattern=_pattern(
                 "aws.states",
                 "Step Functions Execution Status Change",
-                detail={"stateMachineArn": [self._settings.state_machine_arn], "status": OVER},
+                detail={"stateMachineArn": list(self._machine_arns().values()), "status": OVER},
             ),
         )
         # Billed by the call, even when no run is active: about a second of a small function.
@@ -245,6 +281,9 @@ class OrchestrationStack(Stack):
             oldest=MAX_CHANGE_AGE,
             schedule=events.Schedule.rate(PRUNE_EVERY),
         )
+
+    def _machine_arns(self, definitions: Iterable[str] = (RUN, *PARENTS)) -> dict[str, str]:
+        return {name: self._settings.machine_arn(name) for name in definitions}
 
     def _add_rule(
         self,
@@ -281,6 +320,7 @@ class OrchestrationStack(Stack):
             "bucket": storage.bucket.bucket_name,
             "table": storage.table.table_name,
             "state_machine_arn": settings.state_machine_arn,
+            **{f"{name}_machine_arn": arn for name, arn in self._machine_arns(PARENTS).items()},
             "log_group": storage.trainer_logs.log_group_name,
             "topic_arn": storage.topic.topic_arn,
             "command_document": settings.command_document,

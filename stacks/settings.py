@@ -84,13 +84,27 @@ class Settings:
 
     @property
     def state_machine_arn(self) -> str:
-        """The ARN of the state machine, known before it exists, so no stack depends on another."""
-        return f"arn:aws:states:{self.region}:{self.account}:stateMachine:{self.state_machine_name}"
+        """The ARN of the state machine of runs."""
+        return self.machine_arn("train")
 
     @property
-    def state_machine_name(self) -> str:
-        """The state machine's name."""
-        return f"{self.name}-train"
+    def sweep_machine_arn(self) -> str:
+        """The ARN of the state machine of hyperparameter sweeps."""
+        return self.machine_arn("sweep")
+
+    @property
+    def process_machine_arn(self) -> str:
+        """The ARN of the state machine of processing jobs over several instances."""
+        return self.machine_arn("process")
+
+    def machine_arn(self, definition: str) -> str:
+        """Return a state machine's ARN before it exists, so no stack depends on another."""
+        name = self.machine_name(definition)
+        return f"arn:aws:states:{self.region}:{self.account}:stateMachine:{name}"
+
+    def machine_name(self, definition: str) -> str:
+        """Return the name of the state machine with a definition."""
+        return f"{self.name}-{definition}"
 
     @property
     def command_document(self) -> str:

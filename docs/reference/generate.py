@@ -12,7 +12,7 @@ from runctl.model.request import RunRequest, groups_of
 from runctl.model.request_checks import MAX_ENV_BYTES
 from runctl.model.request_fields import Field, entries
 from runctl.model.request_schema import request_schema
-from stacks.workflows.definition import read_definition
+from stacks.workflows.definition import RUN, definition_names, read_definition
 
 HERE = Path(__file__).parent
 
@@ -90,6 +90,10 @@ def request_page(request: type[RunRequest] = RunRequest) -> str:
     return "".join([*sections, NOTES])
 
 
+# What the state machine with each definition runs.
+SUBJECTS = {RUN: "a run", "sweep": "a sweep", "process": "a processing job"}
+
+
 def rows(fields: Mapping[str, Field], prefix: str = "") -> Iterator[str]:
     """Yield a table row for every field; those of an object follow it."""
     for name, field in fields.items():
@@ -111,8 +115,15 @@ def pages() -> dict[Path, str]:
         HERE / "cli.md": command_page(),
         HERE / "run-request.md": request_page(),
         HERE / "run-request.schema.json": json.dumps(request_schema(), indent=2) + "\n",
-        HERE.parent / "assets/state-machine.svg": draw(read_definition()),
+        **dict(map(picture, definition_names())),
     }
+
+
+def picture(definition: str) -> tuple[Path, str]:
+    """Return the picture of a state machine, with its path."""
+    drawing = draw(read_definition(definition), SUBJECTS[definition])
+    suffix = "" if definition == RUN else f"-{definition}"
+    return HERE.parent / f"assets/state-machine{suffix}.svg", drawing
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""The picture of the state machine, drawn from its definition: states below each other.
+"""The picture of a state machine, drawn from its definition: states below each other.
 
-An arrow to the next state is straight. Every other target has a lane of its own, which all arrows
-to it share: forward on the right, back on the left. Dashed lanes are taken after an error.
+The states of a Map's processor are below the Map, indented. An arrow to the next state is straight.
+Every other target has a lane of its own, which all arrows to it share: forward on the right, back
+on the left. Dashed lanes are taken after an error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-WIDTH, HEIGHT, GAP, TOP = 360, 44, 20, 40
+from stacks.workflows.definition import all_states, inner_definitions
+
+WIDTH, HEIGHT, GAP, TOP, INDENT = 360, 44, 20, 40, 24
 LANE = 16
 CONDITION_WIDTH = 58
 
@@ -23,7 +26,7 @@ text { font: 14px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-s
 fill: var(--text); }
 .small { font-size: 11px; fill: var(--muted); }
 .page { fill: var(--back); }
-.Task, .Wait { fill: var(--task); } .Choice { fill: var(--choice); }
+.Task, .Wait, .Map { fill: var(--task); } .Choice { fill: var(--choice); }
 .Succeed { fill: var(--end); } .Fail { fill: var(--fail); }
 rect, path { stroke: var(--line); stroke-width: 1.5; } .page { stroke: none; }
 path { fill: none; } .error { stroke: var(--error); stroke-dasharray: 5 4; }
@@ -63,10 +66,12 @@ class Lane:
 
 def edges(definition: Mapping[str, Any]) -> list[Edge]:
     """Return the transitions of a definition, errors after the others of a state."""
-    return [edge for name, state in definition["States"].items() for edge in _edges(name, state)]
+    return [edge for name, state in all_states(definition) for edge in _edges(name, state)]
 
 
 def _edges(name: str, state: Mapping[str, Any]) -> Iterator[Edge]:
+    for inner in inner_definitions(state):
+        yield Edge(name, inner["StartAt"])
     for choice in state.get("Choices", []):
         condition = choice["Condition"].removeprefix("{% ").removesuffix(" %}")
         yield Edge(name, choice["Next"], condition=condition.replace("$states.input.", ""))
@@ -81,21 +86,35 @@ def _edges(name: str, state: Mapping[str, Any]) -> Iterator[Edge]:
 
 
 def order(definition: Mapping[str, Any]) -> list[str]:
-    """Return the states in their order, those that only an error leads to last."""
-    found = edges(definition)
+    """Return the states in their order, those that only an error leads to last.
+
+    The states of a processor follow their Map.
+    """
+    return list(_depths(definition))
+
+
+def _depths(definition: Mapping[str, Any], depth: int = 0) -> dict[str, int]:
+    """Return the states in their order, each with the number of Maps that it is in."""
+    states = definition["States"]
+    found = [edge for name, state in states.items() for edge in _edges(name, state)]
     regular = {definition["StartAt"]}
     while (
         new := {edge.target for edge in found if edge.source in regular and not edge.is_error}
         - regular
     ):
         regular |= new
-    names = list(definition["States"])
-    return sorted(names, key=lambda name: name not in regular)
+    depths = {}
+    for name in sorted(states, key=lambda name: name not in regular):
+        depths[name] = depth
+        for inner in inner_definitions(states[name]):
+            depths |= _depths(inner, depth + 1)
+    return depths
 
 
-def draw(definition: Mapping[str, Any]) -> str:
+def draw(definition: Mapping[str, Any], subject: str = "a run") -> str:
     """Return the picture as SVG."""
-    names, found = order(definition), edges(definition)
+    depths, found = _depths(definition), edges(definition)
+    names, states = list(depths), dict(all_states(definition))
     rows = {name: row for row, name in enumerate(names)}
     columns = lane_columns(definition)
     left = {lane: column for lane, column in columns.items() if lane.is_back}
@@ -106,11 +125,14 @@ def draw(definition: Mapping[str, Any]) -> str:
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title desc">',
-        '<title id="title">The state machine of a run</title>',
+        f'<title id="title">The state machine of {escape(subject)}</title>',
         f'<desc id="desc">{escape("; ".join(map(_say, found)))}.</desc>',
         f"<style>\n{STYLE}</style>",
         f'<rect class="page" width="{width}" height="{height}"/>',
-        *(_state(name, definition["States"][name], found, x, rows[name]) for name in names),
+        *(
+            _state(name, states[name], found, x, (rows[name], depths[name] * INDENT))
+            for name in names
+        ),
         *(
             _arrow(x + WIDTH // 2, rows[edge.source])
             for edge in found
@@ -169,7 +191,10 @@ def _middle(row: int) -> int:
     return TOP + row * (HEIGHT + GAP)
 
 
-def _state(name: str, state: Mapping[str, Any], found: list[Edge], x: int, row: int) -> str:
+def _state(
+    name: str, state: Mapping[str, Any], found: list[Edge], x: int, place: tuple[int, int]
+) -> str:
+    row, indent = place
     y = _middle(row) - HEIGHT // 2
     conditions = "; ".join(
         f"{edge.target}: {edge.condition}"
@@ -181,10 +206,10 @@ def _state(name: str, state: Mapping[str, Any], found: list[Edge], x: int, row: 
         detail = detail[: CONDITION_WIDTH - 1].rstrip() + "…"
     title = escape(conditions or state.get("Comment", ""))
     return (
-        f'<g><title>{title}</title><rect class="{state["Type"]}" x="{x}" y="{y}" '
-        f'width="{WIDTH}" height="{HEIGHT}" rx="6"/>'
-        f'<text x="{x + 12}" y="{y + 19}">{escape(name)}</text>'
-        f'<text class="small" x="{x + 12}" y="{y + 35}">{escape(detail)}</text></g>'
+        f'<g><title>{title}</title><rect class="{state["Type"]}" x="{x + indent}" y="{y}" '
+        f'width="{WIDTH - 2 * indent}" height="{HEIGHT}" rx="6"/>'
+        f'<text x="{x + indent + 12}" y="{y + 19}">{escape(name)}</text>'
+        f'<text class="small" x="{x + indent + 12}" y="{y + 35}">{escape(detail)}</text></g>'
     )
 
 

@@ -43,6 +43,8 @@ class Deployment:
     bucket: str = ""
     table: str = ""
     state_machine_arn: str = ""
+    sweep_machine_arn: str = ""
+    process_machine_arn: str = ""
     log_group: str = ""
     topic_arn: str = ""
     command_document: str = ""

@@ -1,27 +1,45 @@
-"""The state machine: its definition bound to the functions, its log and its role."""
+"""A state machine: its definition bound to what it names, its log and its role."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from stacks.suppressions import accept
-from stacks.workflows.definition import placeholders, read_definition
+from stacks.workflows.definition import (
+    RUN,
+    called_functions,
+    map_labels,
+    placeholders,
+    read_definition,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapFiles:
+    """Where the Distributed Maps of a definition read their items and write their results."""
+
+    bucket: s3.IBucket
+    prefix: str
 
 
 class Workflow(Construct):
     """A Standard state machine that may invoke the functions that its definition names.
 
-    It may invoke `earlier_steps`, too, which only definitions of earlier versions name, and start
-    the builds of images in the projects `builds`.
+    It may invoke `earlier_steps`, too, which only definitions of earlier versions name, start the
+    builds of images in the projects `builds`, and start and await executions of the state machines
+    `starts`. A definition with a Distributed Map also needs `map_files`. Placeholders that are not
+    functions are filled in from `values`.
     """
 
     def __init__(
@@ -31,13 +49,18 @@ class Workflow(Construct):
         *,
         name: str,
         arn: str,
+        definition: str = RUN,
         steps: Mapping[str, lambda_.IFunction],
-        earlier_steps: Sequence[lambda_.IFunction],
-        builds: Sequence[codebuild.IProject],
+        starts: Sequence[str],
+        earlier_steps: Sequence[lambda_.IFunction] = (),
+        builds: Sequence[codebuild.IProject] = (),
+        map_files: MapFiles | None = None,
+        values: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(scope, construct_id)
-        definition = read_definition()
-        called = {step: steps[step].function_arn for step in sorted(placeholders(definition))}
+        document = read_definition(definition)
+        called = {step: steps[step].function_arn for step in sorted(called_functions(document))}
+        known = {**called, **(values or {})}
         role = iam.Role(
             self,
             "Role",
@@ -46,10 +69,13 @@ class Workflow(Construct):
         )
         invoked = [*called.values(), *(step.function_arn for step in earlier_steps)]
         # The CDK grants nothing for a definition that is passed as text.
-        role.add_to_policy(
-            iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=invoked)
-        )
-        for statement in [*_continuing(Stack.of(self), arn), *_building(Stack.of(self), builds)]:
+        statements = [
+            iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=invoked),
+            *_starting(Stack.of(self), starts),
+            *_building(Stack.of(self), builds),
+            *_mapping(arn, map_labels(document), map_files),
+        ]
+        for statement in statements:
             role.add_to_policy(statement)
         self.state_machine = sfn.StateMachine(
             self,
@@ -57,9 +83,9 @@ class Workflow(Construct):
             state_machine_name=name,
             state_machine_type=sfn.StateMachineType.STANDARD,
             definition_body=sfn.DefinitionBody.from_string(
-                json.dumps(definition, separators=(",", ":"))
+                json.dumps(document, separators=(",", ":"))
             ),
-            definition_substitutions=called,
+            definition_substitutions={name: known[name] for name in sorted(placeholders(document))},
             role=role,
             logs=sfn.LogOptions(
                 level=sfn.LogLevel.ALL,
@@ -86,6 +112,8 @@ class Workflow(Construct):
 
 def _building(stack: Stack, projects: Sequence[codebuild.IProject]) -> list[iam.PolicyStatement]:
     """Allow starting and awaiting a build, for which Step Functions needs a rule."""
+    if not projects:
+        return []
     rule = "StepFunctionsGetEventForCodeBuildStartBuildRule"
     return [
         iam.PolicyStatement(
@@ -99,17 +127,57 @@ def _building(stack: Stack, projects: Sequence[codebuild.IProject]) -> list[iam.
     ]
 
 
-def _continuing(stack: Stack, arn: str) -> list[iam.PolicyStatement]:
-    """Allow starting and awaiting a nested execution, for which Step Functions needs a rule."""
+def _starting(stack: Stack, machines: Sequence[str]) -> list[iam.PolicyStatement]:
+    """Allow starting and awaiting nested executions, for which Step Functions needs a rule."""
     rule = "StepFunctionsGetEventsForStepFunctionsExecutionRule"
     return [
-        iam.PolicyStatement(actions=["states:StartExecution"], resources=[arn]),
+        iam.PolicyStatement(actions=["states:StartExecution"], resources=list(machines)),
         iam.PolicyStatement(
             actions=["states:DescribeExecution", "states:StopExecution"],
-            resources=[f"{arn.replace(':stateMachine:', ':execution:')}:*"],
+            resources=[f"{_executions(machine)}:*" for machine in machines],
         ),
         iam.PolicyStatement(
             actions=["events:PutTargets", "events:PutRule", "events:DescribeRule"],
             resources=[f"arn:aws:events:{stack.region}:{stack.account}:rule/{rule}"],
         ),
     ]
+
+
+def _mapping(arn: str, labels: Sequence[str], files: MapFiles | None) -> list[iam.PolicyStatement]:
+    """Allow running Distributed Maps, whose children are executions of `NAME/LABEL`.
+
+    Step Functions developer guide, "IAM policies for using Distributed Map states".
+    """
+    if not labels:
+        return []
+    if files is None:
+        raise ValueError(f"{arn}: a Distributed Map needs a place for its items and results")
+    children = [f"{_executions(arn)}/{label}:*" for label in labels]
+    bucket, prefix = files.bucket, files.prefix
+    return [
+        iam.PolicyStatement(actions=["states:StartExecution"], resources=[arn]),
+        iam.PolicyStatement(
+            actions=["states:DescribeExecution", "states:StopExecution"],
+            resources=[f"{_executions(arn)}:*", *children],
+        ),
+        iam.PolicyStatement(actions=["states:RedriveExecution"], resources=children),
+        iam.PolicyStatement(
+            actions=[
+                "s3:GetObject",
+                "s3:PutObject",
+                "s3:AbortMultipartUpload",
+                "s3:ListMultipartUploadParts",
+            ],
+            resources=[bucket.arn_for_objects(f"{prefix}/*")],
+        ),
+        # Also without it, S3 would answer 403 for an object that does not exist.
+        iam.PolicyStatement(
+            actions=["s3:ListBucket"],
+            resources=[bucket.bucket_arn],
+            conditions={"StringLike": {"s3:prefix": f"{prefix}/*"}},
+        ),
+    ]
+
+
+def _executions(machine: str) -> str:
+    return machine.replace(":stateMachine:", ":execution:")

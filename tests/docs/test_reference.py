@@ -10,6 +10,7 @@ import pytest
 from docs.reference.state_machine import draw, edges, lane_columns, order
 from runctl.model.request_parsing import parse_request
 from stacks.workflows.definition import read_definition
+from tests.infra.mapping import mapping_definition
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -21,11 +22,8 @@ def load_generator():
     return module
 
 
-@pytest.mark.parametrize(
-    "name", ["cli.md", "run-request.md", "run-request.schema.json", "../assets/state-machine.svg"]
-)
-def test_a_generated_page_is_up_to_date(name):
-    path = (REFERENCE / name).resolve()
+@pytest.mark.parametrize("path", load_generator().pages(), ids=lambda path: path.name)
+def test_a_generated_page_is_up_to_date(path):
     assert path.read_text() == load_generator().pages()[path], "make docs"
 
 
@@ -58,6 +56,14 @@ def test_each_arrow_to_another_row_has_a_lane_that_it_shares_with_no_other_targe
     for edge in edges(definition):
         source, target = rows[edge.source], rows[edge.target]
         assert (target == source + 1 and not edge.is_error) or (source, target) in drawn
+
+
+def test_the_picture_shows_the_states_of_a_map_below_it():
+    definition = mapping_definition()
+    assert order(definition) == ["Members", "Member", "Finish"]
+    drawing = draw(definition, "a sweep")
+    assert "Members to Member; Members to Finish" in drawing
+    assert "The state machine of a sweep" in drawing
 
 
 def test_the_request_on_the_page_is_valid():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stacks.workflows.definition import read_definition, rendered
+from stacks.workflows.definition import read_definition_file, rendered
 from tests.e2e.gated import EVERY, GatedRun
 from tests.e2e.testbed import PROJECT, Testbed
 
@@ -31,7 +31,7 @@ def earlier_definition(request: pytest.FixtureRequest, testbed: Testbed) -> str:
     prefix = arn.removesuffix("prepare_run")
     assert prefix != arn
     names: dict[str, str] = request.param
-    return rendered(read_definition(RECORDED), lambda name: prefix + names.get(name, name))
+    return rendered(read_definition_file(RECORDED), lambda name: prefix + names.get(name, name))
 
 
 def test_a_run_that_started_before_an_upgrade_survives_an_interruption_after_it(

@@ -1,9 +1,11 @@
 """The templates and the state machine pass their linters."""
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from tests.infra.mapping import mapping_definition
 from tests.infra.templates import Synthesized
 
 
@@ -26,12 +28,24 @@ def test_cfn_lint_accepts_the_templates(check: ModuleType, app: Synthesized) -> 
     assert check.lint_templates(app.outdir) == ""
 
 
-def test_the_workflow_is_valid(check: ModuleType) -> None:
-    assert check.validate_workflow() == ""
+def test_the_workflows_are_valid(check: ModuleType) -> None:
+    assert check.validate_workflows() == ""
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"States": {}}, "Invalid"),
+        ({"StartAt": "Elsewhere"}, "Elsewhere"),
+    ],
+)
 def test_an_invalid_workflow_is_reported(
-    check: ModuleType, monkeypatch: pytest.MonkeyPatch
+    check: ModuleType, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], problem: str
 ) -> None:
-    monkeypatch.setattr(check, "read_definition", lambda: {"StartAt": "A", "States": {}})
-    assert "Invalid" in check.validate_workflow() or "invalid" in check.validate_workflow()
+    good = mapping_definition()
+    definitions = {"train": good, "sweep": good | change}
+    monkeypatch.setattr(check, "definition_names", lambda: list(definitions))
+    monkeypatch.setattr(check, "read_definition", lambda name: good)
+    assert check.validate_workflows() == ""
+    monkeypatch.setattr(check, "read_definition", definitions.__getitem__)
+    assert problem.lower() in check.validate_workflows().lower()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from runctl.model.ec2_events import KINDS
+from stacks.workflows.definition import definition_names
 from tests.infra.templates import Synthesized
 
 LAMBDAS = Path(__file__).parents[2] / "lambdas"
@@ -116,7 +117,10 @@ def test_clean_up_receives_events_of_our_executions_only(app: Synthesized) -> No
         if rule.properties.get("EventPattern", {}).get("source") == ["aws.states"]
     )
     assert pattern["detail"] == {
-        "stateMachineArn": ["arn:aws:states:us-east-1:000000000000:stateMachine:runctl-train"],
+        "stateMachineArn": [
+            f"arn:aws:states:us-east-1:000000000000:stateMachine:runctl-{name}"
+            for name in definition_names()
+        ],
         "status": ["SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"],
     }
 

@@ -34,8 +34,10 @@ def settings_of(environ: dict[str, str] | None = None, **context: Any) -> Any:
 def test_account_and_region_come_from_the_credentials() -> None:
     found = settings_of({"CDK_DEFAULT_ACCOUNT": "111122223333", "CDK_DEFAULT_REGION": "eu-west-1"})
     assert (found.account, found.region) == ("111122223333", "eu-west-1")
-    arn = "arn:aws:states:eu-west-1:111122223333:stateMachine:runctl-train"
-    assert found.state_machine_arn == arn
+    arn = "arn:aws:states:eu-west-1:111122223333:stateMachine:runctl-"
+    assert found.state_machine_arn == f"{arn}train"
+    assert found.sweep_machine_arn == f"{arn}sweep"
+    assert found.process_machine_arn == f"{arn}process"
 
 
 def test_the_context_takes_precedence_over_the_credentials() -> None:

@@ -1,9 +1,9 @@
-"""The definition of the state machine and everything that it names."""
+"""The definitions of the state machines and everything that they name."""
 
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,24 @@ from runctl.control.prepare_run import STARTED_BY
 from runctl.local.core.permissions import REQUIRED
 from runctl.model import errors
 from runctl.policy.heartbeat import MAX_SILENCE
-from stacks.workflows.definition import placeholders, read_definition
-from tests.infra.templates import ACCOUNT, REGION, Synthesized
+from stacks.workflows.definition import (
+    all_states,
+    called_functions,
+    definition_names,
+    inner_definitions,
+    placeholders,
+    read_definition,
+)
+from tests.infra.templates import ACCOUNT, REGION, Resource, Synthesized
 
 LAMBDAS = Path(__file__).parents[2] / "lambdas"
-DEFINITION = read_definition()
-STATES: dict[str, dict[str, Any]] = DEFINITION["States"]
+NAMES = definition_names()
+DEFINITIONS = {name: read_definition(name) for name in NAMES}
+STATES: dict[str, dict[str, Any]] = DEFINITIONS["train"]["States"]
 TASKS = {
-    name: state
-    for name, state in STATES.items()
+    f"{definition}.{name}": state
+    for definition, document in DEFINITIONS.items()
+    for name, state in all_states(document)
     if state["Type"] == "Task" and ":lambda:" in state["Resource"]
 }
 SERVICE_ERRORS = {
@@ -40,36 +49,55 @@ def snake(name: str) -> str:
 
 
 def error_names() -> Iterator[str]:
-    for state in STATES.values():
+    states = [state for each in DEFINITIONS.values() for _, state in all_states(each)]
+    for state in states:
         for rule in [*state.get("Retry", []), *state.get("Catch", [])]:
             yield from rule["ErrorEquals"]
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_calls_the_function_of_its_name(name: str) -> None:
-    function = snake(name)
+    function = snake(name.partition(".")[2])
     assert TASKS[name]["Arguments"]["FunctionName"] == f"${{{function}}}"
     assert (LAMBDAS / f"{function}.py").exists()
 
 
-def test_exactly_the_placeholders_are_bound(app: Synthesized) -> None:
-    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
-    bound = machine.properties["DefinitionSubstitutions"]
-    assert set(bound) == placeholders(DEFINITION)
+def machine_of(app: Synthesized, definition: str) -> Resource:
+    return app.one("AWS::StepFunctions::StateMachine", StateMachineName=f"runctl-{definition}")
+
+
+def test_each_definition_is_deployed(app: Synthesized) -> None:
+    machines = app.of_type("AWS::StepFunctions::StateMachine")
+    names = {machine.properties["StateMachineName"] for machine in machines}
+    assert names == {f"runctl-{name}" for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exactly_the_placeholders_are_bound(app: Synthesized, name: str) -> None:
+    bound = machine_of(app, name).properties["DefinitionSubstitutions"]
+    assert set(bound) == placeholders(DEFINITIONS[name])
     where = "arn:aws:lambda:us-east-1:000000000000:function"
-    assert bound == {name: f"{where}:runctl-{name}" for name in bound}
+    functions = called_functions(DEFINITIONS[name])
+    assert {name: bound[name] for name in functions} == {
+        name: f"{where}:runctl-{name}" for name in functions
+    }
 
 
-def test_the_deployed_definition_is_the_file(app: Synthesized) -> None:
-    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
-    assert json.loads(machine.properties["DefinitionString"]) == DEFINITION
-    assert machine.properties["StateMachineName"] == "runctl-train"
+@pytest.mark.parametrize("name", NAMES)
+def test_the_deployed_definition_is_the_file(app: Synthesized, name: str) -> None:
+    machine = machine_of(app, name)
+    assert json.loads(machine.properties["DefinitionString"]) == DEFINITIONS[name]
 
 
-def test_its_log_contains_every_step_and_no_data(app: Synthesized) -> None:
-    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
-    logging = machine.properties["LoggingConfiguration"]
+@pytest.mark.parametrize("name", NAMES)
+def test_its_log_contains_every_step_and_no_data(app: Synthesized, name: str) -> None:
+    logging = machine_of(app, name).properties["LoggingConfiguration"]
     assert (logging["Level"], logging["IncludeExecutionData"]) == ("ALL", False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_log_group_of_a_machine_is_its_own(app: Synthesized, name: str) -> None:
+    assert app.one("AWS::Logs::LogGroup", LogGroupName=f"/aws/vendedlogs/states/runctl-{name}")
 
 
 @pytest.mark.parametrize("error", sorted(set(error_names())))
@@ -90,12 +118,12 @@ def test_a_task_retries_transient_errors_and_catches_the_rest(name: str) -> None
 
 
 def test_train_has_a_heartbeat_that_is_shorter_than_its_timeout() -> None:
-    train = TASKS["Train"]
+    train = STATES["Train"]
     assert train["Resource"].endswith(".waitForTaskToken")
     assert train["HeartbeatSeconds"] == "{% $states.input.heartbeat_seconds %}"
     assert MAX_SILENCE.total_seconds() < train["TimeoutSeconds"]
     assert train["TimeoutSeconds"] == 14 * 24 * 3600
-    assert TASKS["Train"]["Catch"][0]["ErrorEquals"] == ["States.HeartbeatTimeout"]
+    assert train["Catch"][0]["ErrorEquals"] == ["States.HeartbeatTimeout"]
 
 
 def test_a_run_continues_in_the_same_state_machine_and_its_input_names_the_parent() -> None:
@@ -119,7 +147,7 @@ def test_a_build_is_started_once_and_never_outlived_by_the_state(app: Synthesize
             project.properties["TimeoutInMinutes"] + project.properties["QueuedTimeoutInMinutes"]
         )
         assert minutes * 60 < state["TimeoutSeconds"]
-    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
+    machine = machine_of(app, "train")
     role = app.role(machine.properties["RoleArn"])
     ours = [f"<{project.logical_id}.Arn>" for project in projects]
     for action in ("StartBuild", "StopBuild", "BatchGetBuilds"):
@@ -133,7 +161,7 @@ def test_a_build_is_started_once_and_never_outlived_by_the_state(app: Synthesize
 
 
 def test_the_state_machine_may_run_itself_and_wait_for_the_result(app: Synthesized) -> None:
-    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
+    machine = machine_of(app, "train")
     role = app.role(machine.properties["RoleArn"])
     where = f"arn:aws:{{}}:{REGION}:{ACCOUNT}:{{}}"
     facts = {
@@ -154,15 +182,23 @@ def test_a_task_outlasts_its_function(app: Synthesized) -> None:
         assert app.function(function).properties["Timeout"] < state["TimeoutSeconds"]
 
 
-def test_every_state_can_be_reached() -> None:
-    reached, waiting = set[str](), [DEFINITION["StartAt"]]
+@pytest.mark.parametrize("name", NAMES)
+def test_every_state_can_be_reached(name: str) -> None:
+    assert set(reachable(DEFINITIONS[name])) == {name for name, _ in all_states(DEFINITIONS[name])}
+
+
+def reachable(definition: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the states that a definition can enter, also inside a Map."""
+    reached, waiting = set[str](), [definition["StartAt"]]
     while waiting:
         name = waiting.pop()
         if name in reached:
             continue
         reached.add(name)
-        state = STATES[name]
+        yield name
+        state = definition["States"][name]
         rules = [*state.get("Choices", []), *state.get("Catch", [])]
         waiting += [state[key] for key in ("Next", "Default") if key in state]
         waiting += [rule["Next"] for rule in rules]
-    assert reached == set(STATES)
+        for inner in inner_definitions(state):
+            yield from reachable(inner)

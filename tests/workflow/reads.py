@@ -1,4 +1,4 @@
-"""What a definition of the state machine reads, checked against the results of the functions."""
+"""What the definition of a state machine reads, checked against the results of the functions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from runctl.control.results import Result, RunResult, TrainReport
+from stacks.workflows.definition import all_states
 
 _INPUT = re.compile(r"\$states\.input\.(\w+)")
 _RESULT = re.compile(r"\$states\.result\.(?:Payload\.)?(\w+)")
@@ -22,11 +23,15 @@ _ENVELOPE = frozenset({"Payload", "Output"})
 
 @dataclass(frozen=True)
 class Shape:
-    """The keys of a document; `constants` are those with the same value in every document."""
+    """The keys of a document; `constants` are those with the same value in every document.
+
+    A document that `is_any` may have every key, such as an item that a Map reads from S3.
+    """
 
     required: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset()
     constants: frozenset[tuple[str, bool]] = frozenset()
+    is_any: bool = False
 
     @classmethod
     def of(cls, result: type[Result]) -> Shape:
@@ -38,7 +43,7 @@ class Shape:
 
     def problem_with(self, key: str, expression: str, source: str) -> str:
         """Return why an expression may not read a key; empty if it may."""
-        if key in self.required:
+        if key in self.required or self.is_any:
             return ""
         if key not in self.optional:
             return f"{source}.{key} does not exist"
@@ -46,6 +51,7 @@ class Shape:
         return "" if is_guarded else f"{source}.{key} may be missing, and is read without $exists"
 
 
+ANY = Shape(is_any=True)
 Shapes = Mapping[str, Sequence[Shape]]
 
 
@@ -74,8 +80,14 @@ def shapes_of_functions(functions: Sequence[str]) -> dict[str, list[Shape]]:
 
 def problems(definition: Mapping[str, Any], shapes: Shapes) -> list[str]:
     """Return every read of a key or variable that may not exist; walks all ways through."""
-    assigned = _assigned(definition["States"])
-    waiting = [(definition["StartAt"], Entry(Shape()))]
+    assigned = frozenset(name for _, state in all_states(definition) for name in _names(state))
+    return list(_problems(definition, shapes, assigned, Entry(Shape())))
+
+
+def _problems(
+    definition: Mapping[str, Any], shapes: Shapes, assigned: frozenset[str], start: Entry
+) -> dict[str, None]:
+    waiting = [(definition["StartAt"], start)]
     seen: set[tuple[str, Entry]] = set()
     found: dict[str, None] = {}
     while waiting:
@@ -87,16 +99,35 @@ def problems(definition: Mapping[str, Any], shapes: Shapes) -> list[str]:
         results = _results(state, shapes)
         bad = _bad_reads(state, entry, results, assigned)
         found |= {f"{name}: {text}": None for text in bad if text}
+        if processor := state.get("ItemProcessor"):
+            found |= _problems(processor, shapes, assigned, _item(state, entry))
         waiting += _followers(state, entry, results)
-    return list(found)
+    return found
 
 
-def _assigned(states: Mapping[str, Any]) -> frozenset[str]:
-    rules = [rule for state in states.values() for rule in [state, *state.get("Catch", [])]]
-    return frozenset(name for rule in rules for name in rule.get("Assign", {}))
+def _names(state: Mapping[str, Any]) -> Iterator[str]:
+    for rule in [state, *state.get("Catch", [])]:
+        yield from rule.get("Assign", {})
+
+
+def _item(state: Mapping[str, Any], entry: Entry) -> Entry:
+    """Return how the processor of a Map is entered; a child of a Distributed Map has no variables.
+
+    A batch has its items as `Items`, next to the batcher's own input.
+    """
+    is_child = state["ItemProcessor"].get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED"
+    selected = state.get("ItemSelector")
+    shape = Shape(frozenset(selected)) if isinstance(selected, Mapping) else ANY
+    if batcher := state.get("ItemBatcher"):
+        shape = Shape(frozenset({"Items", *(["BatchInput"] if "BatchInput" in batcher else [])}))
+    return Entry(shape, frozenset() if is_child else entry.variables)
 
 
 def _results(state: Mapping[str, Any], shapes: Shapes) -> Sequence[Shape]:
+    if "ResultWriter" in state:
+        return [Shape(frozenset({"MapRunArn", "ResultWriterDetails"}))]
+    if state["Type"] in ("Map", "Parallel"):
+        return [ANY]
     if "startExecution" in state.get("Resource", ""):
         return [Shape.of(RunResult)]
     if state["Type"] != "Task":
@@ -109,7 +140,7 @@ def _results(state: Mapping[str, Any], shapes: Shapes) -> Sequence[Shape]:
 def _bad_reads(
     state: Mapping[str, Any], entry: Entry, results: Sequence[Shape], assigned: frozenset[str]
 ) -> Iterator[str]:
-    own = {key: value for key, value in state.items() if key != "Catch"}
+    own = {key: value for key, value in state.items() if key not in ("Catch", "ItemProcessor")}
     yield from _bad_reads_of(own, entry, results, assigned)
     for rule in state.get("Catch", []):
         yield from _bad_reads_of(rule, entry, results, assigned)
@@ -155,7 +186,8 @@ def _followers(
     if "Default" in state and rest is not None:
         yield from _to(state["Default"], [rest], entry, state)
     if "Next" in state:
-        default = results if state["Type"] == "Task" else [entry.shape]
+        has_result = state["Type"] in ("Task", "Map", "Parallel")
+        default = results if has_result else [entry.shape]
         yield from _to(state["Next"], _output(state, entry.shape, default), entry, state)
 
 
@@ -163,6 +195,8 @@ def _narrow(shape: Shape, rest: Shape | None, condition: str) -> tuple[Shape | N
     """Return the input for which a condition may hold, and what is left for the others."""
     if found := _EXISTS.fullmatch(condition):
         key = found[1]
+        if shape.is_any:
+            return shape, rest
         if key in shape.required | shape.optional:
             return replace(shape, required=shape.required | {key}), rest
         return None, rest

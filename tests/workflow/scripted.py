@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stacks.workflows.definition import placeholders, read_definition, rendered
+from stacks.workflows.definition import called_functions, read_definition, rendered
 from tests.local.clouds import Cloud, unique
 
 BUCKET = "scripts"
@@ -67,7 +67,7 @@ class ScriptedWorkflow:
         definition = read_definition()
         functions = {
             name: cloud.function(FUNCTION.format(name=name, bucket=BUCKET))
-            for name in placeholders(definition)
+            for name in called_functions(definition)
         }
         made = cloud.client("stepfunctions").create_state_machine(
             name="runctl-train",

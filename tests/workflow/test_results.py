@@ -18,14 +18,20 @@ from runctl.control.results import (
 )
 from runctl.model.decision import DecisionKind
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
-from stacks.workflows.definition import placeholders, read_definition
+from stacks.workflows.definition import (
+    called_functions,
+    definition_names,
+    read_definition,
+    read_definition_file,
+)
 from tests.workflow.reads import Shape, problems, shapes_of_functions
 
 CURRENT = read_definition()
 # An execution keeps its definition for up to a year; the functions are those of the upgrade.
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.asl.yaml"))
-DEFINITIONS = [CURRENT, *map(read_definition, RECORDED)]
+DEFINITIONS = [CURRENT, *map(read_definition_file, RECORDED)]
 NAMES = ["current", *(path.name for path in RECORDED)]
+PARENTS = definition_names()[1:]
 READ = [
     ("prepare_run", "run_id"),
     ("prepare_run", "attempt"),
@@ -56,7 +62,7 @@ def without(shape: Shape, key: str) -> Shape:
 
 
 def shapes(definition: dict[str, Any]) -> dict[str, list[Shape]]:
-    return shapes_of_functions(sorted(placeholders(definition)))
+    return shapes_of_functions(sorted(called_functions(definition)))
 
 
 def test_there_is_a_definition_of_an_earlier_version() -> None:
@@ -64,7 +70,9 @@ def test_there_is_a_definition_of_an_earlier_version() -> None:
     assert CURRENT not in DEFINITIONS[1:]
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS, ids=NAMES)
+@pytest.mark.parametrize(
+    "definition", [*DEFINITIONS, *map(read_definition, PARENTS)], ids=[*NAMES, *PARENTS]
+)
 def test_every_key_that_the_state_machine_reads_is_in_the_results(
     definition: dict[str, Any],
 ) -> None:
@@ -108,6 +116,62 @@ def test_a_variable_that_is_not_assigned_on_every_way_is_found() -> None:
     del definition["States"]["PrepareRun"]["Assign"]["attempt"]
     found = problems(definition, shapes(definition))
     assert "LaunchInstances: the variable attempt may not be assigned" in found
+
+
+def mapping(mode: str, **processor: Any) -> dict[str, Any]:
+    """Return a definition with a Map, whose processor reads `processor` as its only output."""
+    inner = {"Type": "Pass", "Output": processor, "End": True}
+    return {
+        "StartAt": "Prepare",
+        "States": {
+            "Prepare": {
+                "Type": "Pass",
+                "Assign": {"group": "{% 'sweep-1' %}"},
+                "Output": {"items": []},
+                "Next": "Each",
+            },
+            "Each": {
+                "Type": "Map",
+                "Items": "{% $states.input.items %}",
+                "ItemSelector": {
+                    "run": "{% $states.context.Map.Item.Value %}",
+                    "of": "{% $group %}",
+                },
+                "ItemProcessor": {
+                    "ProcessorConfig": {"Mode": mode},
+                    "StartAt": "Inner",
+                    "States": {"Inner": inner},
+                },
+                "ResultWriter": {"Resource": "arn:aws:states:::s3:putObject"},
+                "Next": "Last",
+            },
+            "Last": {
+                "Type": "Pass",
+                "Output": "{% $states.input.ResultWriterDetails.Key %}",
+                "End": True,
+            },
+        },
+    }
+
+
+def test_the_states_of_a_map_read_what_its_selector_makes() -> None:
+    assert problems(mapping("DISTRIBUTED", run="{% $states.input.run %}"), {}) == []
+    found = problems(mapping("DISTRIBUTED", run="{% $states.input.attempt %}"), {})
+    assert found == ["Inner: input.attempt does not exist"]
+
+
+def test_only_an_inline_map_hands_its_variables_on() -> None:
+    assert problems(mapping("INLINE", group="{% $group %}"), {}) == []
+    found = problems(mapping("DISTRIBUTED", group="{% $group %}"), {})
+    assert found == ["Inner: the variable group may not be assigned"]
+
+
+def test_what_follows_a_map_reads_what_its_writer_returns() -> None:
+    definition = mapping("DISTRIBUTED")
+    definition["States"]["Last"]["Output"] = "{% $states.input.results %}"
+    assert problems(definition, {}) == ["Last: input.results does not exist"]
+    del definition["States"]["Each"]["ResultWriter"]
+    assert problems(definition, {}) == []
 
 
 def test_only_optional_keys_are_left_out_of_a_document() -> None:
