@@ -114,6 +114,7 @@ class AttemptRunner:
         )
         self._final_report = FinalReport(
             services.workflow,
+            services.ledger,
             services.outputs(settings.run_id),
             settings,
             token=self._token,

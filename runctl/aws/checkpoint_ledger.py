@@ -8,6 +8,7 @@ from runctl.aws.attributes import text_of
 from runctl.aws.run_ledger import RunLedger
 from runctl.model import identity
 from runctl.model.errors import FencedError
+from runctl.model.result_metrics import stored_text
 from runctl.model.run import best_of
 
 
@@ -65,6 +66,10 @@ class CheckpointLedger(RunLedger):
         """Mark the checkpoint that a trainer continued from, if `number` has the fence."""
         update = "SET #proven = :key DELETE #suspects :keys"
         self._mark(run_id, number, update, {"key": key, "keys": {key}})
+
+    def record_metrics(self, run_id: str, number: int, metrics: Mapping[str, Any]) -> None:
+        """Store the metrics of the run's result, if `number` has the fence."""
+        self._mark(run_id, number, "SET #metrics = :metrics", {"metrics": stored_text(metrics)})
 
     def _mark(self, run_id: str, number: int, update: str, values: Mapping[str, Any]) -> None:
         item = self._table.update(

@@ -19,6 +19,7 @@ from runctl.model.image import Image
 from runctl.model.node import Node, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.request import RunRequest
+from runctl.model.result_metrics import stored_text
 from runctl.model.run import (
     Attempt,
     AttemptsSummary,
@@ -76,6 +77,7 @@ def run_item(run: Run) -> Item:
         "reason": run.reason or None,
         "notified_end": None if run.notified_end is None else text_of(run.notified_end),
         "image": None if run.image is None else image_text(run.image),
+        "metrics": stored_text(run.metrics) if run.metrics else None,
         "input_bytes": run.input_bytes or None,
         "code_bytes": run.code_bytes or None,
         "newest_bytes": run.newest_bytes or None,
@@ -118,6 +120,7 @@ def read_run(item: Mapping[str, Any]) -> Run:
         newest_bytes=whole_number_of(item, "newest_bytes") or 0,
         summary=_summary(item),
         image=Image.from_stored(document_of(item, "image")),
+        metrics=document_of(item, "metrics"),
     )
 
 

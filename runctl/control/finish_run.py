@@ -41,4 +41,5 @@ def finish_run(
         attempts=attempts,
         checkpoint=None if run.newest is None else services.objects.uri(run.newest),
         outputs=services.objects.uri(output_prefix(run_id)),
+        metrics=run.metrics or None,
     )

@@ -4,6 +4,7 @@ The state machine reads these keys, and so does one that was deployed with an ea
 execution keeps its definition for weeks. `tests/workflow/test_results.py` verifies both.
 """
 
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import Any
@@ -42,6 +43,8 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, Result):
         return value.as_document()
+    if isinstance(value, Mapping):
+        return dict(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -166,6 +169,7 @@ class RunResult(Result):
     attempts: int
     checkpoint: str | None
     outputs: str
+    metrics: Mapping[str, Any] | None = None
 
 
 class CleanUpStatus(str, Enum):

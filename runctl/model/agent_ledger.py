@@ -1,8 +1,8 @@
 """The part of the ledger that agents use, which the control functions use too: a port."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from runctl.model.image import Image
 from runctl.model.node import NodeId, NodeProgress
@@ -72,6 +72,10 @@ class AgentLedger(Protocol):
 
     def mark_proven(self, run_id: str, number: int, key: str) -> None:
         """Mark a checkpoint as the last that a trainer continued from, and as suspect no more."""
+        ...
+
+    def record_metrics(self, run_id: str, number: int, metrics: Mapping[str, Any]) -> None:
+        """Store the metrics of the run's result; refused with FencedError without the fence."""
         ...
 
     def record_progress(self, node: NodeId, progress: NodeProgress, *, now: datetime) -> None:

@@ -1,9 +1,10 @@
 """Runs and attempts, as the ledger stores them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
 from runctl.model.errors import RunEndedError
 from runctl.model.image import Image
@@ -53,7 +54,8 @@ class Run:
     `ended_at` that people were notified of. `input_bytes` is the size of all inputs when the run
     began, `code_bytes` that of the packed code, and `newest_bytes` that of the newest checkpoint, 0
     if an earlier version stored it. `summary` is None for a run that an earlier version stored.
-    `image` is that of a run in containers, once known.
+    `image` is that of a run in containers, once known. `metrics` are those of its result, which its
+    program wrote into a file of its outputs.
     """
 
     run_id: str
@@ -83,6 +85,7 @@ class Run:
     newest_bytes: int = 0
     summary: AttemptsSummary | None = AttemptsSummary()
     image: Image | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_settled(self) -> bool:

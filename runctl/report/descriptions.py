@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from runctl.model.checkpoint import name_of
 from runctl.model.image import Image
+from runctl.model.result_metrics import flat_metrics
 from runctl.model.run import AttemptStage
 from runctl.model.saving import Saving
 from runctl.report.cost import Cost
@@ -161,6 +163,19 @@ def metrics_text(metrics: Mapping[str, float]) -> str:
     """Describe the last values that the trainer reported, without its step."""
     values = ((name, value) for name, value in metrics.items() if name != "step")
     return " · ".join(f"{name} {_number(value)}" for name, value in values)
+
+
+def result_text(metrics: Mapping[str, Any]) -> str:
+    """Describe the metrics of a run's result."""
+    values = flat_metrics(metrics).items()
+    return " · ".join(f"{name} {metric_text(value)}" for name, value in values)
+
+
+def metric_text(value: Any) -> str:
+    """Return a metric as people read it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _number(value) if isinstance(value, int | float) else str(value)
 
 
 def _number(value: float) -> str:

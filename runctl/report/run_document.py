@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,7 +24,8 @@ class RunDocument:
 
     `program` is the script or command with its arguments, or the image's own command. `was_refused`
     says that the run failed because AWS refused to launch a machine. `image` is that of its
-    containers, and `versions` are those of its packages, both once known.
+    containers, and `versions` are those of its packages, both once known. `metrics` are those of
+    its result, after its end.
     """
 
     entry: RunEntry
@@ -41,6 +42,7 @@ class RunDocument:
     was_refused: bool
     image: Image | None = None
     versions: Versions | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -89,6 +91,7 @@ class RunDocument:
             "unfinished_final_saves": len(self.cost.unfinished_final_saves),
             "image": None if self.image is None else self.image.as_document(),
             "versions": None if self.versions is None else self.versions.as_document(),
+            "metrics": dict(self.metrics),
             "attempts": [entry.as_document() for entry in self.timeline],
             "request": dict(self.request),
         }
@@ -118,6 +121,7 @@ def document_of(
         was_refused=was_refused(run, attempts),
         image=run.image,
         versions=versions,
+        metrics=run.metrics,
     )
 
 

@@ -53,6 +53,34 @@ def test_completed_trainer_is_saved_reported_and_the_instance_shuts_down(
     ]
 
 
+WRITES_METRICS = """
+    import os, pathlib, sys
+    folder = pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"])
+    (folder / "metrics.json").write_text(sys.argv[1])
+"""
+
+
+def run_with_metrics(cloud: Cloud, launch, text: str) -> None:
+    cloud.create_run(WRITES_METRICS, args=(text,))
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    assert cloud.outcome()["kind"] == "completed"
+    machine.wait()
+
+
+def test_the_metrics_file_becomes_part_of_the_result(cloud: Cloud, launch) -> None:
+    run_with_metrics(cloud, launch, '{"accuracy": 0.5, "loss": NaN, "per_class": {"cat": 1}}')
+    assert cloud.run().metrics == {"accuracy": 0.5, "loss": "NaN", "per_class": {"cat": 1}}
+    assert b"accuracy" in cloud.read("runs/run-1/outputs/metrics.json")
+
+
+def test_a_metrics_file_that_cannot_be_stored_is_a_warning(cloud: Cloud, launch) -> None:
+    run_with_metrics(cloud, launch, '{"matrix": [1, 2]}')
+    assert cloud.run().metrics == {}
+    assert "metrics.json is not part of the result: matrix is a list" in cloud.attempt().warning
+
+
 AWARE = """
     import os, pathlib, signal, sys, time
     folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])

@@ -95,6 +95,17 @@ def test_the_first_image_that_is_recorded_is_that_of_all_attempts(ledger):
         ledger.record_image("run-2", first)
 
 
+def test_only_the_attempt_with_the_fence_stores_the_metrics_of_the_result(ledger):
+    ledger.create_run(a_run())
+    training(ledger)
+    ledger.record_metrics("run-1", 1, {"accuracy": 0.5, "f1": {"cat": "NaN"}})
+    ledger.record_metrics("run-1", 1, {"accuracy": 0.75, "f1": {"cat": "NaN"}})
+    with pytest.raises(FencedError):
+        ledger.record_metrics("run-1", 0, {"accuracy": 0})
+    assert ledger.find_run("run-1").metrics == {"accuracy": 0.75, "f1": {"cat": "NaN"}}
+    assert ledger.create_run(a_run()).metrics["accuracy"] == 0.75
+
+
 def test_a_missing_item_is_read_as_none(ledger):
     assert ledger.find_run("run-1") is None
     assert ledger.find_run_of_execution("run-1") is None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from typing import Any
 
 from runctl.model.build_context import BuildContext
 from runctl.model.errors import (
@@ -353,6 +354,9 @@ class MemoryLedger:
     def mark_proven(self, run_id: str, number: int, key: str) -> None:
         run = self._fenced(run_id, number)
         self.runs[run_id] = replace(run, proven=key, suspects=run.suspects - {key})
+
+    def record_metrics(self, run_id: str, number: int, metrics: Mapping[str, Any]) -> None:
+        self.runs[run_id] = replace(self._fenced(run_id, number), metrics=dict(metrics))
 
     def _fenced(self, run_id: str, number: int) -> Run:
         run = self._run(run_id)

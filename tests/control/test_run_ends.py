@@ -48,6 +48,13 @@ def test_the_result_says_where_everything_is():
     }
 
 
+def test_the_metrics_of_the_program_are_part_of_the_result():
+    world = prepared()
+    training(world)
+    world.ledger.record_metrics(RUN, 1, {"accuracy": 0.5})
+    assert finish(world)["metrics"] == {"accuracy": 0.5}
+
+
 def test_a_run_without_checkpoint_has_none_in_its_result():
     result = finish(prepared(), "failed")
     assert (result["checkpoint"], result["step"], result["attempts"]) == (None, None, 0)

@@ -11,9 +11,11 @@ from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.outputs import upload_outputs
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.report import report
+from runctl.agent.reporting.result_metrics import record_metrics
 from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.signals.mailbox import Mailbox, StopCause
 from runctl.fault_points import reach
+from runctl.model.agent_ledger import AgentLedger
 from runctl.model.errors import TransientError
 from runctl.model.outcome import Outcome, OutcomeKind
 
@@ -30,6 +32,7 @@ class FinalReport:
     def __init__(
         self,
         workflow: Workflow,
+        ledger: AgentLedger,
         outputs: Outputs,
         settings: Settings,
         *,
@@ -39,6 +42,7 @@ class FinalReport:
         mailbox: Mailbox,
     ) -> None:
         self._workflow = workflow
+        self._ledger = ledger
         self._outputs = outputs
         self._settings = settings
         self._token = token
@@ -55,6 +59,9 @@ class FinalReport:
         self._progress.enter("done")
         self._await_token(outcome)
         if self._token.has_arrived():
+            # An attempt that is followed by another one has no result yet.
+            if outcome.kind is not OutcomeKind.INTERRUPTED:
+                self._record_metrics()
             self._heartbeat.store_progress()
         within = REPORT_WITHIN
         ending = self._mailbox.ending
@@ -68,6 +75,15 @@ class FinalReport:
         if outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}:
             # The checkpoint is safe; the outputs so far are uploaded while the instance lives.
             self.upload_outputs(time.monotonic() + within.total_seconds())
+
+    def _record_metrics(self) -> None:
+        settings = self._settings
+        warning = record_metrics(
+            settings.paths.output,
+            lambda metrics: self._ledger.record_metrics(settings.run_id, settings.attempt, metrics),
+        )
+        if self._progress.warn(warning, about="result") and warning:
+            logger.warning("%s", warning)
 
     def upload_outputs(self, until: float) -> str:
         """Upload the outputs; return what went wrong, or an empty text."""

@@ -51,6 +51,7 @@ class Heartbeat:
         self._progress = progress
         self._mailbox = mailbox
         self._has_stored_notice = False
+        self._storing = threading.Lock()
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._on_newest: Callable[[Run], None] = lambda _run: None
@@ -71,10 +72,12 @@ class Heartbeat:
     def store_progress(self) -> None:
         """Store the progress in the ledger now, in the caller's thread."""
         try:
-            self._store_notice()
-            self._ledger.record_progress(
-                self._node, self._progress.snapshot(), now=datetime.now(timezone.utc)
-            )
+            # One after the other: a snapshot must not replace a later one.
+            with self._storing:
+                self._store_notice()
+                self._ledger.record_progress(
+                    self._node, self._progress.snapshot(), now=datetime.now(timezone.utc)
+                )
         except FencedError:
             self._token.reread()
         except RunctlError as exc:
