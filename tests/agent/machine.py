@@ -21,8 +21,9 @@ import psutil
 from runctl.agent.instance import processes
 from runctl.aws.ledger import DynamoLedger
 from runctl.fault_points import VARIABLE
-from runctl.model.request import CheckpointOptions, RunRequest
+from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, Launched, Run
+from runctl.model.saving_options import CheckpointOptions
 from tests.agent.doubles import MetadataDouble, TokensDouble
 
 PROJECT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from runctl.checkpoint.settling import Snapshot, scan_folder
 from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest
 from runctl.model.outcome import Outcome, OutcomeKind
-from runctl.model.request import CheckpointOptions
+from runctl.model.saving_options import CheckpointOptions
 from tests.agent.machine import Cloud, Machine, now
 
 STEPS = 6

@@ -20,7 +20,7 @@ from runctl.model.checkpoint import MANIFEST_VERSION, Manifest
 from runctl.model.excerpt import MAX_REASON
 from runctl.model.log_fragments import Joiner
 from runctl.model.outcome import RunStatus
-from runctl.model.request import CheckpointOptions
+from runctl.model.saving_options import CheckpointOptions
 from tests.agent.machine import PROJECT, VENV, Cloud, is_alive, now, wait_until
 
 pytestmark = pytest.mark.slow

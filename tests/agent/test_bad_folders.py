@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from runctl.model.request import CheckpointOptions
+from runctl.model.saving_options import CheckpointOptions
 from tests.agent.machine import Cloud, Machine, wait_until
 
 pytestmark = pytest.mark.slow

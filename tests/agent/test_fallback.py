@@ -8,7 +8,7 @@ import os
 import pytest
 
 from runctl.fault_points import FALLBACK
-from runctl.model.request import CheckpointOptions
+from runctl.model.saving_options import CheckpointOptions
 from tests.agent.machine import Cloud, Machine, wait_until
 from tests.agent.planting import plant
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runctl.model.request import CheckpointOptions
+from runctl.model.saving_options import CheckpointOptions
 from tests.agent.machine import Cloud, wait_until
 
 pytestmark = pytest.mark.slow

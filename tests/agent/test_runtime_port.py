@@ -17,7 +17,7 @@ from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.deployment import Deployment
 from runctl.aws.services import AwsServices
-from runctl.model.request import CheckpointOptions
+from runctl.model.saving_options import CheckpointOptions
 from tests.agent.conftest import REGION, make_client
 from tests.agent.machine import VENV, Cloud, wait_until
 from tests.agent.planting import plant

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.model.request import CheckpointOptions
+from runctl.model.saving_options import CheckpointOptions
 from tests.agent.machine import Cloud, Machine, wait_until
 
 pytestmark = pytest.mark.slow

@@ -27,7 +27,7 @@ from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
 from runctl.aws.secret_values import UnreadableSecretError
 from runctl.model.errors import RequestError, TransientError
-from runctl.model.request import RetryOptions
+from runctl.model.limit_options import RetryOptions
 from runctl.model.request_checks import ANY
 from tests.agent.conftest import make_client
 from tests.agent.machine import Cloud, now, wait_until

@@ -10,9 +10,12 @@ from runctl.aws.attributes import deserialize
 from runctl.aws.items import read_attempts, read_run, run_item
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.limit_options import RetryOptions
 from runctl.model.outcome import OutcomeKind, RunStatus
-from runctl.model.request import DEFAULT_INSTANCE_TYPES, CheckpointOptions, RetryOptions, RunRequest
+from runctl.model.request import RunRequest
+from runctl.model.resource_options import DEFAULT_INSTANCE_TYPES
 from runctl.model.run import AttemptStage, Run, derive_status
+from runctl.model.saving_options import CheckpointOptions
 from tests.aws.conftest import make_table
 
 AT = datetime(2026, 11, 20, 9, 30, tzinfo=timezone.utc)

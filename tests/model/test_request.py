@@ -8,18 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runctl.model.data_options import CREDENTIALS
 from runctl.model.errors import InvalidRequestError
-from runctl.model.request import (
-    CREDENTIALS,
-    DEFAULT_INSTANCE_TYPES,
-    FIELDS,
-    MARKETS,
-    RetryOptions,
-    RunRequest,
-)
+from runctl.model.limit_options import RetryOptions
+from runctl.model.request import FIELDS, RunRequest
 from runctl.model.request_checks import MAX_ARGS_BYTES, MAX_ENV_BYTES
 from runctl.model.request_parsing import parse_request
 from runctl.model.request_schema import request_schema
+from runctl.model.resource_options import DEFAULT_INSTANCE_TYPES, MARKETS
 
 CODE = "s3://bucket/code/abc.tar.gz"
 MINIMAL = {"script": "train.py", "code": CODE}

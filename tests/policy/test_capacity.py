@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.model.refusal import FAULTS, RACES, SETUP, THROTTLING
-from runctl.model.request import MARKETS
+from runctl.model.resource_options import MARKETS
 from runctl.policy.billing import may_terminate
 from runctl.policy.capacity import (
     AFTER_A_RECLAIM,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from runctl.model.kinds import KINDS, TRAIN, KindPolicy
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
-from runctl.model.request import MARKETS
 from runctl.model.request_parsing import parse_request
+from runctl.model.resource_options import MARKETS
 from runctl.model.run import AttemptStage, Run
 from runctl.policy.capacity import markets_of
 from runctl.policy.launch_plan import (

@@ -12,7 +12,8 @@ from runctl.cli.commands.aws.field_options import field_parameters, fields_with_
 from runctl.cli.commands.aws.option_values import read_option
 from runctl.cli.invocation import make_command
 from runctl.model.errors import InvalidRequestError
-from runctl.model.request import LimitOptions, RunRequest, fields_of
+from runctl.model.limit_options import LimitOptions
+from runctl.model.request import RunRequest, fields_of
 from runctl.model.request_fields import Option, Syntax, an_object, whole_number
 from runctl.model.request_parsing import parse_request
 from runctl.model.request_schema import request_schema

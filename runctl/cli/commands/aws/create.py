@@ -20,7 +20,7 @@ from runctl.model.errors import CapacityUnavailableError, NotFoundError, Problem
 from runctl.model.errors import InvalidRequestError as InvalidError
 from runctl.model.instance_types import check_instance_types
 from runctl.model.refusal import kind_of
-from runctl.model.request import DEFAULT_INSTANCE_TYPES
+from runctl.model.resource_options import DEFAULT_INSTANCE_TYPES
 from runctl.policy.capacity import candidate_pools
 from runctl.policy.images import problem_with_images
 

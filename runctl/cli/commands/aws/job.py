@@ -27,7 +27,7 @@ from runctl.cli.project.folder import check_project_folder
 from runctl.cli.project.scan import Project, check_command, locate_script, scan_project
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.image_reference import parse_image_reference
-from runctl.model.request import DEFAULT_INSTANCE_TYPES
+from runctl.model.resource_options import DEFAULT_INSTANCE_TYPES
 from runctl.policy.images import problem_with_images
 from runctl.policy.platforms import choose_platform, types_for
 

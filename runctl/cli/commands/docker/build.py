@@ -18,7 +18,7 @@ from runctl.cli.project.scan import scan_project
 from runctl.model.docker_options import DockerOptions
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.instance_types import check_instance_types
-from runctl.model.request import DEFAULT_INSTANCE_TYPES
+from runctl.model.resource_options import DEFAULT_INSTANCE_TYPES
 from runctl.policy.platforms import choose_platform
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from runctl.cli.project.dependencies import declares_packages
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.kinds import ENVIRONMENT
 from runctl.model.pool import MachineKind, machine_kind
-from runctl.model.request import DEFAULT_INSTANCE_TYPES
+from runctl.model.resource_options import DEFAULT_INSTANCE_TYPES
 
 # Building needs one processor for most of its time, and memory for the largest package.
 SMALL = {
