@@ -12,7 +12,7 @@ from runctl.model import identity
 from runctl.model.errors import FencedError, NotFoundError, RunEndedError
 from runctl.model.node import Node
 from runctl.model.outcome import Outcome
-from runctl.model.run import Attempt, AttemptStage, Existing, Launched, already_ended
+from runctl.model.run import Attempt, AttemptStage, Source, already_ended
 
 
 class AttemptLedger(CheckpointLedger):
@@ -37,12 +37,14 @@ class AttemptLedger(CheckpointLedger):
         number: int,
         *,
         launch_try: int,
-        source: Launched | Existing,
+        source: Source,
         now: datetime,
         count: int = 1,
     ) -> Attempt:
         """Record the source of `count` machines for a launch try, unless that try is recorded."""
         values = source_values(source)
+        # A try to launch may follow a try to claim a warm instance.
+        removal = "" if "warm_instance" in values else " REMOVE #warm_instance"
         assignments = ", ".join(f"#{name} = :{name}" for name in values)
         self._table.transact(
             self._update_live_run(run_id, "SET #last_attempt = :number", {"number": number}),
@@ -50,7 +52,7 @@ class AttemptLedger(CheckpointLedger):
                 identity.attempt_key(run_id, number),
                 update="SET #run_id = :run_id, #number = :number, #stage = :launching, "
                 f"#launch_try = :try, {assignments}, #timeline = :empty, "
-                "#opened_at = if_not_exists(#opened_at, :now)",
+                f"#opened_at = if_not_exists(#opened_at, :now){removal}",
                 condition="attribute_not_exists(#pk) "
                 "OR (#stage = :launching AND #launch_try < :try)",
                 values={

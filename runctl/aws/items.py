@@ -27,6 +27,8 @@ from runctl.model.run import (
     Existing,
     Launched,
     Run,
+    Source,
+    Warm,
 )
 from runctl.model.saving import Saving
 from runctl.model.staging import Staging
@@ -155,7 +157,7 @@ def _summary(item: Mapping[str, Any]) -> AttemptsSummary | None:
     )
 
 
-def source_values(source: Launched | Existing) -> Item:
+def source_values(source: Source) -> Item:
     """Return the attributes that say where an attempt's machine comes from.
 
     Earlier versions recognize an existing instance by its `fleet_request` alone; without it, a
@@ -163,6 +165,8 @@ def source_values(source: Launched | Existing) -> Item:
     """
     if isinstance(source, Launched):
         return {"fleet_request": source.fleet_request, "plan": source.plan}
+    if isinstance(source, Warm):
+        return {"fleet_request": "", "plan": source.plan, "warm_instance": source.instance_id}
     return {
         "existing_instance": source.instance_id,
         "fleet_request": f"{OLD_EXISTING}{source.instance_id}",
@@ -315,9 +319,11 @@ def _status(text: str) -> RunStatus:
         return RunStatus.UNKNOWN
 
 
-def _source(item: Mapping[str, Any]) -> Launched | Existing:
+def _source(item: Mapping[str, Any]) -> Source:
     if "existing_instance" in item:
         return Existing(str(item["existing_instance"]))
+    if warm := item.get("warm_instance"):
+        return Warm(str(warm), plan=str(item.get("plan", "")))
     request = str(item.get("fleet_request", ""))
     if request.startswith(OLD_EXISTING):
         return Existing(request.removeprefix(OLD_EXISTING))

@@ -28,9 +28,9 @@ class NodeLedger(AttemptLedger):
         """Store the nodes' instances by rank, unless the attempt has some or ended."""
         self._table.transact(
             self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": pool}),
-            *_launch_of(run_id, number, instance_ids=instance_ids, pool=pool, now=now),
+            *launch_of(run_id, number, instance_ids=instance_ids, pool=pool, now=now),
             *(
-                put_of(_owner(NodeId(run_id, number, rank), instance_id))
+                put_of(owner_of(NodeId(run_id, number, rank), instance_id))
                 for rank, instance_id in enumerate(instance_ids)
             ),
         )
@@ -51,9 +51,9 @@ class NodeLedger(AttemptLedger):
         owner = instead_of or node
         self._table.transact(
             self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": pool}),
-            *_launch_of(run_id, number, instance_ids=[instance_id], pool=pool, now=now),
+            *launch_of(run_id, number, instance_ids=[instance_id], pool=pool, now=now),
             put_of(
-                _owner(node, instance_id),
+                owner_of(node, instance_id),
                 condition="attribute_not_exists(#pk) "
                 "OR (#run_id = :owner AND #number = :owners_number)",
                 values={"owner": owner.run_id, "owners_number": owner.attempt},
@@ -145,7 +145,7 @@ class NodeLedger(AttemptLedger):
         return True
 
 
-def _launch_of(
+def launch_of(
     run_id: str, number: int, *, instance_ids: Sequence[str], pool: str, now: datetime
 ) -> list[Item]:
     """Return the writes of a launch to the items of the attempt and its nodes.
@@ -193,7 +193,8 @@ def _node_launch(node: NodeId, instance_id: str, pool: str) -> Item:
     )
 
 
-def _owner(node: NodeId, instance_id: str) -> Item:
+def owner_of(node: NodeId, instance_id: str) -> Item:
+    """Return the item that names the node on an instance."""
     return {
         **identity.instance_key(instance_id),
         "run_id": node.run_id,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runctl.aws.environment_catalog import EnvironmentCatalog
     from runctl.aws.environments import EnvironmentStore
     from runctl.aws.fleet import Ec2Fleet
+    from runctl.aws.group_ledger import DynamoGroupLedger
     from runctl.aws.images import EcrImages
     from runctl.aws.inputs import InputStore
     from runctl.aws.instances import ExistingInstances
@@ -71,6 +72,13 @@ class AwsServices:
         from runctl.aws.ledger import DynamoLedger
 
         return DynamoLedger(self.clients.get("dynamodb"), self._known("table"))
+
+    @cached_property
+    def groups(self) -> DynamoGroupLedger:
+        """The groups of runs, and their warm instances."""
+        from runctl.aws.group_ledger import DynamoGroupLedger
+
+        return DynamoGroupLedger(self.clients.get("dynamodb"), self._known("table"))
 
     @cached_property
     def fleet(self) -> Ec2Fleet:

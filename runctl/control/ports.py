@@ -5,6 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
+from runctl.control.group_ports import GroupLedger
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.build_context import BuildContext
 from runctl.model.checkpoint import Manifest
@@ -20,7 +21,7 @@ from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
 from runctl.model.root_volume import RootVolume
-from runctl.model.run import Attempt, Existing, Launched, Run
+from runctl.model.run import Attempt, Run, Source
 from runctl.model.stored_environment import StoredEnvironment
 from runctl.policy.environments import EnvironmentObject
 
@@ -116,7 +117,7 @@ class Ledger(AgentLedger, Protocol):
         number: int,
         *,
         launch_try: int,
-        source: Launched | Existing,
+        source: Source,
         now: datetime,
         count: int = 1,
     ) -> Attempt:
@@ -448,6 +449,11 @@ class Services(Protocol):
     @property
     def ledger(self) -> Ledger:
         """The state of all runs."""
+        ...
+
+    @property
+    def groups(self) -> GroupLedger:
+        """The groups of runs."""
         ...
 
     @property

@@ -231,3 +231,24 @@ def instance_key(instance_id: str) -> dict[str, str]:
 def pool_key(pool: str) -> dict[str, str]:
     """Return the key of a capacity pool's item."""
     return {"pk": f"POOL#{pool}", "sk": "POOL"}
+
+
+# The items of groups. Instances may write to those of warm instances, and not to those of groups.
+
+
+def group_key(group_id: str) -> dict[str, str]:
+    """Return the key of a group's item; what its runs are about is stored next to it."""
+    return {"pk": f"GROUP#{group_id}", "sk": "GROUP"}
+
+
+def group_execution_key(name: str) -> dict[str, str]:
+    """Return the key of the item that names the group of an execution.
+
+    Names are unique within a state machine only: a run may have an execution of that name, too.
+    """
+    return {"pk": f"EXECUTION#{name}", "sk": "GROUP"}
+
+
+def warm_key(group_id: str, instance_id: str) -> dict[str, str]:
+    """Return the key of the item of a warm instance of a group."""
+    return {"pk": f"WARM#{group_id}", "sk": f"INSTANCE#{instance_id}"}

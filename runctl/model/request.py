@@ -13,6 +13,7 @@ from typing import Any
 
 from runctl.model.data_options import AccessOptions, DataOptions
 from runctl.model.docker_options import DockerOptions
+from runctl.model.group_options import GroupOptions
 from runctl.model.kinds import KINDS, TRAIN
 from runctl.model.limit_options import LimitOptions
 from runctl.model.program_options import ProgramOptions
@@ -49,6 +50,7 @@ class RunRequest:
     saving: SavingOptions = dataclasses.field(default_factory=SavingOptions)
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
     access: AccessOptions = dataclasses.field(default_factory=AccessOptions)
+    grouping: GroupOptions = dataclasses.field(default_factory=GroupOptions)
     docker: DockerOptions = an_object(
         "The container image that the program runs in. Default: none, and the program runs on the "
         "machine itself, in an environment made from the project's requirements.",
@@ -62,6 +64,11 @@ class RunRequest:
     def staged_inputs(self) -> Mapping[str, str]:
         """Everything that an instance stages below its input folder, by name."""
         return self.data.inputs
+
+    @property
+    def group(self) -> str:
+        """The group of runs that it belongs to; empty for none."""
+        return self.grouping.group
 
     @property
     def wants_credentials(self) -> bool:

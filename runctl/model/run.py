@@ -120,6 +120,20 @@ class Existing:
     instance_id: str
 
 
+@dataclass(frozen=True)
+class Warm:
+    """An attempt on an instance that an earlier run of its group has left, and that is ours to end.
+
+    `plan` says so to people.
+    """
+
+    instance_id: str
+    plan: str = "a warm instance of the group"
+
+
+Source = Launched | Existing | Warm
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """One try at a run: the aggregate of its nodes, which is one node today.
@@ -133,7 +147,7 @@ class Attempt:
     number: int
     stage: AttemptStage
     launch_try: int = 1
-    source: Launched | Existing = Launched()
+    source: Source = Launched()
     token: str = ""
     launched_at: datetime | None = None
     running_at: datetime | None = None
@@ -239,12 +253,17 @@ class Attempt:
     @property
     def plan(self) -> str:
         """Why its launch requests the pools that it does; empty on an existing instance."""
-        return self.source.plan if isinstance(self.source, Launched) else ""
+        return "" if isinstance(self.source, Existing) else self.source.plan
 
     @property
     def is_on_existing_instance(self) -> bool:
         """Whether its machine existed before the run, and is not ours to terminate."""
         return isinstance(self.source, Existing)
+
+    @property
+    def is_on_warm_instance(self) -> bool:
+        """Whether its machine was launched for an earlier run of its group."""
+        return isinstance(self.source, Warm)
 
 
 def best_of(best: int | None, step: int) -> int:

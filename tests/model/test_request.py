@@ -119,6 +119,8 @@ BAD = [
     ("instance_types", ["g5g.xlarge"], "arm64 GPU"),
     ("market", "cheap", "is not a valid market; known values: spot, on-demand"),
     ("market", None, "is not a valid market; known values: spot, on-demand"),
+    ("group", "lr search", "is not a valid name of a group; use 1 to 64 letters"),
+    ("group", 7, "is not a valid name of a group"),
     ("credentials", "all", "is not a valid value; known values: none, run"),
     ("credentials", True, "is not a valid value; known values: none, run"),
     ("auto_resume", "yes", "is not a boolean; use true or false"),
@@ -442,6 +444,7 @@ requests = st.fixed_dictionaries(
         ),
         "market": st.sampled_from(MARKETS),
         "credentials": st.sampled_from(CREDENTIALS),
+        "group": st.from_regex(r"[A-Za-z0-9_-]{0,64}", fullmatch=True),
         "inputs": st.dictionaries(
             st.sampled_from(["data", "base-model", "A_1"]),
             st.sampled_from(["s3://data/", "s3://data/a/", "s3://data/a.bin"]),

@@ -1,0 +1,136 @@
+"""The warm instances in the ledger, from the offer of an agent to the next claim."""
+
+from datetime import datetime
+from typing import Any
+
+from runctl.aws.attributes import Item, text_of
+from runctl.aws.group_items import read_warm
+from runctl.aws.node_ledger import NodeLedger, launch_of, owner_of
+from runctl.aws.table import expressions, put_of, update_of
+from runctl.model import identity
+from runctl.model.group import WarmInstance, WarmStage
+from runctl.model.node import NodeId
+from runctl.model.run import Attempt
+
+# The node that an item names, in a condition; `_node_values` are its values.
+_IS_NODE = "#run_id = :run_id AND #number = :number"
+
+
+class WarmLedger(NodeLedger):
+    """The moves of a warm instance, each a conditional write on its own item.
+
+    The item outlasts the instance: an event or a call that is late finds what became of it.
+    """
+
+    def offer_warm(self, offer: WarmInstance) -> WarmInstance:
+        """Record that the agent of `offer.node` waits for another run, unless it is known."""
+        values: dict[str, Any] = {
+            "group_id": offer.group_id,
+            "instance_id": offer.instance_id,
+            "rank": offer.node.rank,
+            "pool": offer.pool,
+            "disk_bytes": offer.disk_bytes,
+            "stage": WarmStage.OFFERED.value,
+            **_node_values(offer.node),
+        }
+        assignments = ", ".join(f"#{name} = :{name}" for name in values)
+        # An update, since agents may not put items.
+        item = self._table.update(
+            identity.warm_key(offer.group_id, offer.instance_id),
+            update=f"SET {assignments}",
+            condition=f"attribute_not_exists(#pk) OR (#stage = :claimed AND {_IS_NODE})",
+            values={**values, "claimed": WarmStage.CLAIMED.value},
+        )
+        if item is not None:
+            return read_warm(item)
+        return self.find_warm(offer.group_id, offer.instance_id) or offer
+
+    def keep_warm(
+        self, group_id: str, instance_id: str, *, node: NodeId, keep_seconds: int, now: datetime
+    ) -> bool:
+        """Let an offered instance wait for a claim; return whether it waits, or waited before."""
+        item = self._table.update(
+            identity.warm_key(group_id, instance_id),
+            update="SET #stage = :waiting, #since = :now, #keep_seconds = :keep",
+            condition=f"#stage = :offered AND {_IS_NODE}",
+            values={
+                "waiting": WarmStage.WAITING.value,
+                "offered": WarmStage.OFFERED.value,
+                "now": text_of(now),
+                "keep": keep_seconds,
+                **_node_values(node),
+            },
+        )
+        if item is not None:
+            return True
+        held = self.find_warm(group_id, instance_id)
+        if held is None:
+            return False
+        return held.stage is WarmStage.WAITING or held.node != node
+
+    def find_warm(self, group_id: str, instance_id: str) -> WarmInstance | None:
+        """Return what is known of a warm instance, or None."""
+        item = self._table.get(identity.warm_key(group_id, instance_id))
+        return None if item is None else read_warm(item)
+
+    def list_warm(self, group_id: str) -> list[WarmInstance]:
+        """Return the instances of a group that were offered and have not left."""
+        pages = self._table.pages(
+            ConsistentRead=True,
+            **expressions(
+                key="#pk = :pk",
+                filtered="#stage <> :left",
+                values={
+                    "pk": identity.warm_key(group_id, "")["pk"],
+                    "left": WarmStage.LEFT.value,
+                },
+            ),
+        )
+        found = [read_warm(item) for page in pages for item in page]
+        return [warm for warm in found if warm.stage is not WarmStage.LEFT]
+
+    def claim_warm(self, warm: WarmInstance, run_id: str, number: int, *, now: datetime) -> Attempt:
+        """Give a waiting instance to an open attempt, both or neither; return the attempt.
+
+        The instance's own item names its node: events about it are those of the attempt from here.
+        """
+        node = NodeId(run_id, number, 0)
+        old = _node_values(warm.node)
+        self._table.transact(
+            self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": warm.pool}),
+            *launch_of(run_id, number, instance_ids=[warm.instance_id], pool=warm.pool, now=now),
+            put_of(owner_of(node, warm.instance_id), condition=_IS_NODE, values=old),
+            update_of(
+                identity.warm_key(warm.group_id, warm.instance_id),
+                update="SET #stage = :claimed, #run_id = :new_run_id, #number = :new_number, "
+                "#rank = :rank",
+                condition=f"#stage = :waiting AND {_IS_NODE}",
+                values={
+                    "claimed": WarmStage.CLAIMED.value,
+                    "waiting": WarmStage.WAITING.value,
+                    "new_run_id": run_id,
+                    "new_number": number,
+                    "rank": 0,
+                    **old,
+                },
+            ),
+        )
+        return self._attempt_of_live_run(run_id, number)
+
+    def leave_warm(self, group_id: str, instance_id: str, *, node: NodeId) -> WarmInstance | None:
+        """Record that an instance without an attempt ends, so that nothing claims it any more."""
+        item = self._table.update(
+            identity.warm_key(group_id, instance_id),
+            update="SET #stage = :left",
+            condition=f"#stage <> :claimed AND {_IS_NODE}",
+            values={
+                "left": WarmStage.LEFT.value,
+                "claimed": WarmStage.CLAIMED.value,
+                **_node_values(node),
+            },
+        )
+        return self.find_warm(group_id, instance_id) if item is None else read_warm(item)
+
+
+def _node_values(node: NodeId) -> Item:
+    return {"run_id": node.run_id, "number": node.attempt}
