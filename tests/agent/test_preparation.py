@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 from runctl.agent.instance.settings import Paths, Settings
 from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.environment import Environments
+from runctl.agent.prepare.inputs import InputStager
 from runctl.agent.prepare.preparation import Preparation, Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.signals.mailbox import Mailbox
@@ -123,7 +125,7 @@ def test_environment_without_space_is_built_once_the_prefetched_checkpoint_is_re
     monkeypatch.setattr(Environments, "prepare", make)
     preparation.prefetch(RUN)
     environments = preparation._environments
-    assert preparation._make_environment(lambda: environments.prepare(NOTHING)) == tmp_path
+    assert preparation._with_room(lambda: environments.prepare(NOTHING)) == tmp_path
     assert len(makes) == 2
     assert not makes[1]
 
@@ -145,7 +147,7 @@ def test_environment_that_fails_for_another_reason_is_not_built_twice(
     if prefetch:
         preparation.prefetch(RUN)
     with pytest.raises(RequestError, match=r"such package|No space"):
-        preparation._make_environment(lambda: preparation._environments.prepare(NOTHING))
+        preparation._with_room(lambda: preparation._environments.prepare(NOTHING))
     assert len(makes) == 1
 
 
@@ -161,3 +163,51 @@ def test_other_disk_errors_are_left_to_another_try(
     )
     with pytest.raises(OSError, match="Input/output"):
         preparation.restore(RunRequest.of(script="train.py"), prepared)
+
+
+def test_code_and_inputs_that_met_a_prefetched_checkpoint_are_fetched_again_without_it(
+    preparation: Preparation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incoming = Paths(tmp_path).state / "incoming"
+    asked: list[str] = []
+
+    def have_no_room_at_first(what: str) -> None:
+        asked.append(what)
+        if asked.count(what) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert not incoming.exists()
+
+    def fetch_code(*_: object) -> str:
+        have_no_room_at_first("code")
+        return "train.py"
+
+    def make(*_: object, **__: object) -> Path:
+        return tmp_path
+
+    monkeypatch.setattr("runctl.agent.prepare.preparation.fetch_code", fetch_code)
+    monkeypatch.setattr(Environments, "prepare", make)
+    monkeypatch.setattr(InputStager, "stage", lambda *_: have_no_room_at_first("inputs"))
+    (Paths(tmp_path).project).mkdir(parents=True, exist_ok=True)
+    (Paths(tmp_path).project / "train.py").touch()
+    preparation.prefetch(RUN)
+    assert preparation.prepare(RunRequest.of(script="train.py")).script == "train.py"
+    assert sorted(asked) == ["code", "code", "inputs", "inputs"]
+
+
+def test_nothing_is_prefetched_any_more_once_it_has_taken_the_space_of_something_else(
+    preparation: Preparation, tmp_path: Path
+) -> None:
+    failures = [OSError(errno.ENOSPC, "No space left on device")]
+
+    def make() -> Path:
+        # As when the ledger names another checkpoint in the meantime.
+        preparation.prefetch(replace(RUN, newest=NEWEST.replace("7", "8")))
+        if failures:
+            raise failures.pop()
+        return tmp_path
+
+    preparation.prefetch(RUN)
+    assert preparation._with_room(make) == tmp_path
+    count = len(preparation._prefetches)
+    preparation.prefetch(replace(RUN, newest=NEWEST.replace("7", "9")))
+    assert len(preparation._prefetches) == count

@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from runctl.agent.instance import processes
 from runctl.agent.instance.disk import FULL, room, says_full
@@ -44,6 +46,8 @@ from runctl.model.run import Run
 from runctl.policy.interval import Uptime, uptime_of
 
 COMMIT_WAIT = 5.0
+
+Made = TypeVar("Made")
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +112,8 @@ class Preparation:
         )
         self._wanted: tuple[str, Trust] | None = None
         self._prefetches: list[Future[None]] = []
+        self._prefetching = threading.Lock()
+        self._may_prefetch = True
 
     def _make_environments(self, store: EnvironmentStore, vendor: Path) -> Environments:
         settings, folder = self._settings, self._paths.state / "environments"
@@ -183,7 +189,11 @@ class Preparation:
         staging = self._wait.start(lambda: self._stage_inputs(request))
         self._progress.enter("environment")
         with self._reporting_full_disk("the code and its environment"):
-            script = self._wait.retry(lambda: fetch_code(self._blobs, request, self._paths.project))
+            script = self._with_room(
+                lambda: self._wait.retry(
+                    lambda: fetch_code(self._blobs, request, self._paths.project)
+                )
+            )
             environment = self._paths.state / "environments"
             if container is None:
                 environment = self._prepare_environment(
@@ -208,7 +218,7 @@ class Preparation:
         named = index_variables(request.program.env)
         declared = find_dependencies(self._paths.project, script, indexes=named)
         self._environments.use_indexes(indexes)
-        return self._make_environment(
+        return self._with_room(
             lambda: self._environments.prepare(
                 declared,
                 generation=generation,
@@ -218,22 +228,31 @@ class Preparation:
 
     def _stage_inputs(self, request: RunRequest) -> None:
         with self._reporting_full_disk("the inputs"):
-            self._wait.retry(lambda: self._inputs.stage(request.staged_inputs))
+            self._with_room(
+                lambda: self._wait.retry(lambda: self._inputs.stage(request.staged_inputs))
+            )
         if request.staged_inputs:
             self._progress.mark("inputs_ready")
 
-    def _make_environment(self, make: Callable[[], Path]) -> Path:
-        """Make the environment; retry once if the prefetched checkpoint has taken its space."""
+    def _with_room(self, prepare: Callable[[], Made]) -> Made:
+        """Prepare something; repeat it once if the prefetched checkpoint has taken its space.
+
+        From then on nothing is prefetched: what is too large for the disk is then known.
+        """
         try:
-            return make()
+            return prepare()
         except (RequestError, OSError) as exc:
-            if not self._prefetches or not (says_full(exc) or FULL in str(exc)):
+            if not (says_full(exc) or FULL in str(exc)):
+                raise
+            with self._prefetching:
+                self._may_prefetch, prefetches = False, tuple(self._prefetches)
+            if not prefetches:
                 raise
             logger.warning("discarding the prefetched checkpoint, to make room: %s", exc)
-        for prefetch in self._prefetches:
+        for prefetch in prefetches:
             prefetch.result()
         self._restorer.discard()
-        return make()
+        return prepare()
 
     @contextlib.contextmanager
     def _reporting_full_disk(self, what: str) -> Iterator[None]:
@@ -264,7 +283,9 @@ class Preparation:
                     self._restorer.discard()
                 logger.info("the prefetch failed, and the restore will try again: %s", exc)
 
-        self._prefetches.append(self._wait.start(fetch))
+        with self._prefetching:
+            if self._may_prefetch:
+                self._prefetches.append(self._wait.start(fetch))
 
     def restore(self, request: RunRequest, prepared: Prepared) -> Prepared:
         """Put the newest whole checkpoint in place; only now is it certain which one that is."""
