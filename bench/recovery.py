@@ -7,11 +7,16 @@ runctl's own share: bootstrap, environment, restore, trainer start.
 With `--docker` the trainer runs in a container. Every machine pulls the image from a registry on
 this machine while the previous attempt saves.
 
+With `--requirements FILE` the trainer has an environment of these packages, and imports them before
+it trains. The first interruption waits until the environment is stored, and every later machine
+fetches it: `environment_s` is what that took, and `imports_s` what the imports alone took.
+
 All figures are in seconds after the notice, except the changeover: from SIGTERM to the trainer to
-the first step of the resumed one. `start_s` is the end of it: from the restored checkpoint to the
-first step. `image_s` is the time of a new machine from the agent's start to a ready image, its
-engine's start and the pull included. No peer can recover on a local cloud; the targets are
-shown next to the figures.
+the first step of the resumed one. `machine_s` is the new machine's part of it: from the agent's
+start to the first step; `start_s` is its end: from the restored checkpoint to the first step.
+`image_s` is the time of a new machine from the agent's start to a ready image, its engine's start
+and the pull included. No peer can recover on a local cloud; the targets are shown next to the
+figures.
 """
 
 import argparse
@@ -19,6 +24,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -27,13 +33,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from runctl.cli.project.package import pack_project
-from runctl.cli.project.scan import scan_project
+from bench.recovery_project import Program, named_modules, request_of
+from bench.recovery_trainer import IMPORTED
 from runctl.local import daemon
 from runctl.local.client import Json
 from runctl.local.deploy import deploy
 from runctl.local.testbed import Testbed, wait_for
 from runctl.model.run import Attempt
+from runctl.report.environment_list import read_environments
 
 PROJECT = Path(__file__).parents[1]
 FIGURES = {
@@ -44,6 +51,8 @@ FIGURES = {
 }
 RUN = "recovery"
 WAIT_TIMEOUT = timedelta(seconds=60)
+BUILD_TIMEOUT = timedelta(minutes=20)
+FETCHED = re.compile(r"environment of .*: fetched in (\S+) s")
 
 
 @contextlib.contextmanager
@@ -61,28 +70,13 @@ def serving_image() -> Iterator[str]:
 
 
 def perform(
-    testbed: Testbed, *, interruptions: int, megabytes: int, notice_seconds: float, image: str
+    testbed: Testbed, program: Program, *, interruptions: int, notice_seconds: float
 ) -> None:
-    """Interrupt a run several times, each time once its attempt has trained for a moment.
-
-    `image` is that of the trainer's container, empty for the machine itself.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        package = pack_project(
-            scan_project(PROJECT / "examples" / "training"), Path(scratch) / "project.tar.gz"
-        )
-        testbed.objects.put_if_absent(package.key, package.path)
-    # More steps than it will ever make, and no saves except on request.
-    arguments = ["--steps", "1000000", "--every", "1000000", "--step-seconds", "0.05"]
-    testbed.workflow.start_run(
-        RUN,
-        {
-            "code": testbed.objects.uri(package.key),
-            "script": "train_with_checkpoints.py",
-            "args": [*arguments, "--megabytes", str(megabytes)],
-            **({"docker": {"image": image}} if image else {}),
-        },
-    )
+    """Interrupt a run several times, each time once its attempt has trained for a moment."""
+    testbed.workflow.start_run(RUN, request_of(testbed, program))
+    if program.requirements is not None:
+        wait_until_trained(testbed, 1, timeout=BUILD_TIMEOUT)
+        wait_for(lambda: is_stored(testbed), "the environment to be stored", timeout=BUILD_TIMEOUT)
     for number in range(1, interruptions + 1):
         wait_until_trained(testbed, number)
         testbed.interrupt(RUN, attempt=number, notice_seconds=notice_seconds)
@@ -91,7 +85,13 @@ def perform(
     print(file=sys.stderr)
 
 
-def wait_until_trained(testbed: Testbed, number: int) -> None:
+def is_stored(testbed: Testbed) -> bool:
+    """Return whether the run's environment is in the bucket."""
+    entries = read_environments(testbed.environment_catalog).entries
+    return any(entry.stored is not None for entry in entries)
+
+
+def wait_until_trained(testbed: Testbed, number: int, *, timeout: timedelta = WAIT_TIMEOUT) -> None:
     """Wait until an attempt's trainer has made its first step."""
 
     def check() -> bool:
@@ -99,7 +99,7 @@ def wait_until_trained(testbed: Testbed, number: int) -> None:
         return attempt is not None and "first_step" in attempt.timeline
 
     try:
-        wait_for(check, f"attempt {number} to train", timeout=WAIT_TIMEOUT)
+        wait_for(check, f"attempt {number} to train", timeout=timeout)
     except TimeoutError as exc:
         raise TimeoutError(f"{exc}: {testbed.story(RUN)}") from exc
 
@@ -113,7 +113,8 @@ def figures(testbed: Testbed) -> dict[str, list[float]]:
         if entry["what"] == "notice"
     }
     requested = launches(testbed.cloud.calls())
-    names = [*FIGURES, "boot_s", "start_s", "image_s"]
+    names = [*FIGURES, "boot_s", "machine_s", "start_s", "image_s", "environment_s"]
+    names.append("imports_s")
     found: dict[str, list[float]] = {name: [] for name in names}
     for attempt, after in itertools.pairwise(attempts):
         began = noticed[attempt.instance_ids[0]]
@@ -123,6 +124,13 @@ def figures(testbed: Testbed) -> dict[str, list[float]]:
         found["changeover_s"].append(change.total_seconds())
         start = after.timeline["first_step"] - after.timeline["restored"]
         found["start_s"].append(start.total_seconds())
+        machine = after.timeline["first_step"] - after.timeline["booted"]
+        found["machine_s"].append(machine.total_seconds())
+        for line in testbed.log(RUN, after.number):
+            if fetched := FETCHED.match(line):
+                found["environment_s"].append(float(fetched[1]))
+            if line.startswith(IMPORTED):
+                found["imports_s"].append(float(line.removeprefix(IMPORTED).split()[0]))
         if "image_ready" in after.timeline:
             pull = after.timeline["image_ready"] - after.timeline["booted"]
             found["image_s"].append(pull.total_seconds())
@@ -223,8 +231,13 @@ def main() -> None:
     parser.add_argument("--notice-seconds", type=float, default=30.0)
     parser.add_argument("--boot-seconds", type=float, default=0.0)
     parser.add_argument("--docker", action="store_true", help="train in a container")
+    parser.add_argument("--requirements", type=Path, help="packages that the trainer imports")
+    parser.add_argument("--modules", help="what it imports of them, separated by commas")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    modules = arguments.modules.split(",") if arguments.modules else []
+    if arguments.requirements is not None and not modules:
+        modules = named_modules(arguments.requirements)
     with (
         serving_image() if arguments.docker else contextlib.nullcontext("") as image,
         tempfile.TemporaryDirectory(prefix="runctl-bench-") as scratch,
@@ -236,10 +249,14 @@ def main() -> None:
             testbed.cloud.set_knobs(boot_delay=arguments.boot_seconds)
             perform(
                 testbed,
+                Program(
+                    megabytes=arguments.megabytes,
+                    image=image,
+                    requirements=arguments.requirements,
+                    modules=modules,
+                ),
                 interruptions=arguments.interruptions,
-                megabytes=arguments.megabytes,
                 notice_seconds=arguments.notice_seconds,
-                image=image,
             )
             rss = agent_mebibytes(Path(scratch))
             measured = figures(testbed)
@@ -260,6 +277,7 @@ def main() -> None:
         "interruptions": arguments.interruptions,
         "checkpoint_mb": arguments.megabytes,
         "docker": arguments.docker,
+        "modules": modules,
         "cores": os.cpu_count(),
     }
     if arguments.json:
