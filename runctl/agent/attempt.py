@@ -25,14 +25,16 @@ from runctl.agent.runtime.fence import prove_fence, require_fence
 from runctl.agent.runtime.ports import Runtime
 from runctl.agent.runtime.trainer_secrets import TrainerSecrets
 from runctl.agent.saving.marks import Marks
+from runctl.agent.serving.replacement import Replacement
+from runctl.agent.serving.session import ServingSession
 from runctl.agent.session import SessionContext, TrainingSession
 from runctl.agent.signals.mailbox import Mailbox
-from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
+from runctl.agent.signals.waiting import CHECK, CancellableWait, EndedEarlyError
 from runctl.agent.supervision import Supervision
 from runctl.aws.services import AwsServices
 from runctl.model.errors import RefusedError, RequestError
 from runctl.model.index_variables import index_variables
-from runctl.model.kinds import ENVIRONMENT
+from runctl.model.kinds import ENVIRONMENT, policy_of
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import RunRequest
 from runctl.model.secret_references import references_in
@@ -186,6 +188,8 @@ class AttemptRunner:
         prove_fence(self._paths)
         self._wait.wait_until(gpus.done)
         gpus.result()
+        if policy_of(request.kind).becomes_ready:
+            return self._serve(runtime, request, prepared)
         self._progress.enter("wait")
         self._wait.wait_until(self._token.has_arrived)
         if request.kind == ENVIRONMENT:
@@ -209,6 +213,44 @@ class AttemptRunner:
         finally:
             if endpoint is not None:
                 endpoint.close()
+
+    def _serve(self, runtime: Runtime, request: RunRequest, prepared: Prepared) -> Outcome | None:
+        """Serve, also before the token arrives: the attempt before this one may still serve, too.
+
+        Only that one: its neighbours in the order of the attempts never serve at the same time.
+        """
+        settings = self._settings
+        self._progress.enter("wait")
+        while self._preparation.read_run().fence < settings.attempt - 1:
+            self._wait.pause(CHECK)
+        env = self._wait.run_in_background(lambda: self._secrets.resolve(request.program.env))
+        endpoint = self._serve_credentials(request)
+        credentials = {} if endpoint is None else endpoint.as_environment()
+        prepared.checkpoint.mkdir(parents=True, exist_ok=True)
+        session = ServingSession(
+            request.serve,
+            runtime,
+            make_contract=lambda port: build_contract(
+                settings, request, prepared, env=env, credentials=credentials, port=port
+            ),
+            replacement=Replacement(
+                self._services.ledger, run_id=settings.run_id, attempt=settings.attempt
+            ),
+            mailbox=self._mailbox,
+            progress=self._progress,
+            publish=self._publish,
+            mask=self._mask.apply,
+        )
+        try:
+            return session.run()
+        finally:
+            if endpoint is not None:
+                endpoint.close()
+
+    def _publish(self) -> None:
+        """Store the progress; from the token's arrival on the heartbeat does."""
+        if not self._token.has_arrived():
+            self._heartbeat.store_progress()
 
     def _read_indexes(self, request: RunRequest) -> dict[str, str]:
         """Return the variables that name package indexes, with the secrets that they refer to."""

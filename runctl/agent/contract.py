@@ -33,11 +33,12 @@ def build_contract(
     *,
     env: Mapping[str, str],
     credentials: Mapping[str, str],
+    port: int | None = None,
 ) -> Contract:
     """Return the contract of a program that starts from what was prepared.
 
-    `env` are the request's variables with their secrets resolved. Raises RequestError if the script
-    cannot be run.
+    `env` are the request's variables with their secrets resolved, and `port` is where a server is
+    to listen. Raises RequestError if the script cannot be run.
     """
     paths, restored = settings.paths, prepared.restored
     variables = TrainerVariables(
@@ -48,10 +49,13 @@ def build_contract(
         partial=prepared.partial,
         inputs=paths.inputs if request.staged_inputs else None,
         outputs=paths.output,
+        port=port,
         metrics=paths.metrics,
         checkpoint_request=paths.checkpoint_request,
         saved=paths.saved,
     )
+    if port is not None:
+        env = {"PORT": str(port), **env}
     helper = lay_out(paths.state / "training-path")
     container = prepared.container
     command = trainer_command(

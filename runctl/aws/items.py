@@ -31,6 +31,7 @@ from runctl.model.run import (
     Warm,
 )
 from runctl.model.saving import Saving
+from runctl.model.service import Service
 from runctl.model.staging import Staging
 
 # The start of a run whose stored start cannot be read: a listing shows it last.
@@ -228,6 +229,7 @@ def progress_values(progress: NodeProgress) -> Item:
         "metrics": json.dumps(dict(progress.metrics)) if progress.metrics else None,
         "saving": None if progress.saving is None else json.dumps(progress.saving.as_document()),
         "staging": None if progress.staging is None else json.dumps(progress.staging.as_document()),
+        "service": None if progress.service is None else json.dumps(progress.service.as_document()),
         "warning": progress.warning,
     }
 
@@ -278,6 +280,7 @@ def _read_progress(item: Mapping[str, Any]) -> NodeProgress:
         timeline={name: instant for name, instant in timeline.items() if instant is not None},
         saving=Saving.from_document(document_of(item, "saving")) if "saving" in item else None,
         staging=Staging.from_document(document_of(item, "staging")) if "staging" in item else None,
+        service=Service.from_document(document_of(item, "service")) if "service" in item else None,
         warning=item.get("warning", ""),
     )
 

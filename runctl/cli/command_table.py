@@ -82,6 +82,11 @@ AWS = _group(
             context_settings={"allow_interspersed_args": False},
         ),
         DeferredCommand(
+            "aws.serve:serve",
+            "serve",
+            "Run an HTTP server on EC2: restarted when it fails, replaced before an interruption.",
+        ),
+        DeferredCommand(
             "aws.create:create",
             "create",
             "Launch an instance that waits for runs, and terminates itself when its time is up.",

@@ -19,6 +19,7 @@ CONTRACT_VARIABLES = (
     "RUNCTL_METRICS_FILE",
     "RUNCTL_CHECKPOINT_REQUEST",
     "RUNCTL_SAVED_FILE",
+    "RUNCTL_PORT",
 )
 
 _REFERENCE = re.compile(r"(?P<escape>\$?)\$(?:\{(?P<braced>RUNCTL_\w+)\}|(?P<bare>RUNCTL_\w+))")

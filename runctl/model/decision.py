@@ -10,6 +10,8 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.run import Attempt, Run
 
 STALLED_ATTEMPTS = 3
+# The instant in an attempt's timeline at which its server was ready for the first time.
+READY = "ready"
 # An attempt that EC2 takes sooner than this proves nothing about its trainer.
 SHORT_LIFE = timedelta(minutes=10)
 # After so many attempts whose disk was full, the disk has eight times its size.
@@ -159,6 +161,11 @@ class _Limits:
         deadline = self.run.request.limits.deadline
         if deadline is not None and self.now >= deadline:
             return _give_up(f"the deadline {deadline.isoformat()} has passed")
+        if self.policy.becomes_ready and self._was_never_ready():
+            return _give_up(
+                f"{STALLED_ATTEMPTS} attempts in a row had no ready server; the last one: "
+                f"{self.outcome.reason or self.outcome.kind.value}"
+            )
         if self.policy.restarts_indefinitely:
             return None
         most = self.run.request.limits.max_attempts
@@ -171,6 +178,18 @@ class _Limits:
         ):
             return _give_up(_stalled(self.run))
         return None
+
+    def _was_never_ready(self) -> bool:
+        """Return whether the last attempts had no ready server, those that EC2 took soon aside."""
+        tried = [
+            attempt
+            for attempt in self.attempts
+            if attempt.was_launched
+            and not _was_cut_short(attempt, self.attempts[-1], self.outcome, now=self.now)
+        ]
+        recent = tried[-STALLED_ATTEMPTS:]
+        is_ready = any(READY in attempt.timeline for attempt in recent)
+        return len(recent) == STALLED_ATTEMPTS and not is_ready
 
     def _is_conclusive(self, attempt: Attempt) -> bool:
         """Return whether an attempt without progress counts against the run."""

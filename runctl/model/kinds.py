@@ -14,19 +14,24 @@ class KindPolicy:
     `restarts_indefinitely`: the program is started again whenever it ends, whatever its exit code,
     until the run is stopped or its deadline passes; neither `max_attempts` nor a lack of progress
     ends the run. `may_overlap`: the next attempt's machine may be launched while the attempt before
-    it drains, which costs a few minutes of a second machine and saves those of its boot. `done` is
-    the reason of a run that is completed.
+    it drains, which costs a few minutes of a second machine and saves those of its boot.
+    `becomes_ready`: the program is a server, which becomes ready. That of the next attempt may
+    start while the attempt before it still has the fence, and a few attempts in a row without a
+    ready server end the run. `done` is the reason of a run that is completed.
     """
 
     retries_failures: bool
     restarts_indefinitely: bool
     may_overlap: bool
+    becomes_ready: bool = False
     done: str = "the trainer is done"
 
 
 TRAIN = "train"
 # The environment of the program is built and stored, and the program is not started.
 ENVIRONMENT = "environment"
+# The program is an HTTP server.
+SERVE = "serve"
 KINDS: dict[str, KindPolicy] = {
     TRAIN: KindPolicy(retries_failures=True, restarts_indefinitely=False, may_overlap=True),
     # The next attempt continues from what the one before has stored by its end.
@@ -35,6 +40,9 @@ KINDS: dict[str, KindPolicy] = {
         restarts_indefinitely=False,
         may_overlap=False,
         done="the environment is stored",
+    ),
+    SERVE: KindPolicy(
+        retries_failures=False, restarts_indefinitely=True, may_overlap=True, becomes_ready=True
     ),
 }
 

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from runctl.model.saving import Saving
+from runctl.model.service import Service
 from runctl.model.staging import Staging
 
 
@@ -31,12 +32,13 @@ class NodeStage(str, Enum):
 class NodeProgress:
     """The report of the agent of a node, sent with each heartbeat.
 
-    `phase` is what it is doing: boot, environment, inputs, restore, wait, train, drain, upload,
-    done. `resume_save` is the number of the save that the trainer started from, None for the very
-    beginning, and `resume_step` its step, None where that is not known; `step` is the last step
-    that the trainer reported, committed or not. `timeline` has the instants that the agent saw:
-    detected, sigterm, exited, committed, booted, inputs_ready, restored, started, first_step.
-    `staging` is how much of the inputs is there, None without inputs.
+    `phase` is what it is doing: boot, environment, inputs, restore, wait, train, start, serve,
+    drain, upload, done. `resume_save` is the number of the save that the trainer started from, None
+    for the very beginning, and `resume_step` its step, None where that is not known; `step` is the
+    last step that the trainer reported, committed or not. `timeline` has the instants that the
+    agent saw: detected, sigterm, exited, committed, booted, inputs_ready, restored, started,
+    first_step, ready. `staging` is how much of the inputs is there, None without inputs, and
+    `service` is the server of a service.
     """
 
     phase: str = ""
@@ -47,6 +49,7 @@ class NodeProgress:
     timeline: Mapping[str, datetime] = field(default_factory=dict)
     saving: Saving | None = None
     staging: Staging | None = None
+    service: Service | None = None
     warning: str = ""
 
 

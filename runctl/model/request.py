@@ -14,7 +14,7 @@ from typing import Any
 from runctl.model.data_options import AccessOptions, DataOptions
 from runctl.model.docker_options import DockerOptions
 from runctl.model.group_options import GroupOptions
-from runctl.model.kinds import KINDS, TRAIN
+from runctl.model.kinds import KINDS, SERVE, TRAIN
 from runctl.model.limit_options import LimitOptions
 from runctl.model.program_options import ProgramOptions
 from runctl.model.request_fields import (
@@ -27,6 +27,7 @@ from runctl.model.request_fields import (
 )
 from runctl.model.resource_options import UNKNOWN, ResourceOptions
 from runctl.model.saving_options import SavingOptions
+from runctl.model.serving_options import CHECKPOINT, ServingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class RunRequest:
 
     kind: str = choice(
         "What the run is, which decides what follows the end of an attempt. A run of the kind "
-        "`environment` builds the environment of its program and stores it, and starts no program.",
+        "`environment` builds the environment of its program and stores it, and starts no program. "
+        "The program of a run of the kind `serve` is an HTTP server.",
         choices=KINDS,
         noun="kind",
         default=TRAIN,
@@ -58,12 +60,21 @@ class RunRequest:
         is_setting=True,
         omits_default=True,
     )
+    serve: ServingOptions = an_object(
+        "The HTTP server of a run of the kind `serve`: its port, its checkpoint, and how its "
+        "health is probed.",
+        holder=ServingOptions,
+        is_setting=True,
+        omits_default=True,
+        kind=SERVE,
+    )
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def staged_inputs(self) -> Mapping[str, str]:
         """Everything that an instance stages below its input folder, by name."""
-        return self.data.inputs
+        checkpoint = {CHECKPOINT: self.serve.checkpoint} if self.serve.checkpoint else {}
+        return {**self.data.inputs, **checkpoint}
 
     @property
     def group(self) -> str:

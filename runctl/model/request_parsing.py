@@ -12,6 +12,7 @@ from runctl.model.kinds import TRAIN
 from runctl.model.plain_secrets import PlainSecret, find_plain_secrets
 from runctl.model.request import RunRequest, fields_of
 from runctl.model.request_fields import Field
+from runctl.model.serving_options import serving_contradictions
 
 
 def parse_request(document: Any, request: type[RunRequest] = RunRequest) -> RunRequest:
@@ -97,6 +98,7 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
     docker = document.get("docker")
     docker = docker if isinstance(docker, Mapping) else {}
     yield from docker_contradictions(docker, has_code=bool(document.get("code")))
+    yield from serving_contradictions(document)
     if script is None and command is None:
         yield from _problems_without_program(document, docker)
         return

@@ -12,6 +12,7 @@ from runctl.model.node import Node, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.request import RunRequest
 from runctl.model.saving import Saving
+from runctl.model.service import Service
 from runctl.model.staging import Staging
 
 # An attempt that ended like this lost its instance.
@@ -239,6 +240,11 @@ class Attempt:
     def staging(self) -> Staging | None:
         """How much of the inputs its lead has, None without inputs."""
         return self.progress.staging
+
+    @property
+    def service(self) -> Service | None:
+        """The server of its lead, None for a run that is no service."""
+        return self.progress.service
 
     @property
     def warning(self) -> str:

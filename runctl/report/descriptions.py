@@ -34,6 +34,8 @@ def attempt_text(attempt: AttemptEntry) -> str:
     if attempt.kind is not None:
         kind = attempt.kind.value.replace("_", " ")
         return f"{kind}: {brief(attempt.reason)}" if attempt.reason else kind
+    if attempt.service is not None:
+        return _service_state(attempt, where)
     if attempt.noticed_at is not None:
         return f"has an interruption notice{where} and drains"
     if attempt.is_training:
@@ -42,6 +44,29 @@ def attempt_text(attempt: AttemptEntry) -> str:
     if attempt.stage is AttemptStage.LAUNCHING:
         return f"requests an instance: {attempt.plan}" if attempt.plan else "requests an instance"
     return f"prepares{where}"
+
+
+def _service_state(attempt: AttemptEntry, where: str) -> str:
+    if attempt.phase == "drain":
+        return f"answers what it has accepted{where}, and ends"
+    if attempt.noticed_at is not None and attempt.is_ready:
+        return f"has an interruption notice{where}, and serves until its replacement is ready"
+    return f"serves{where}" if attempt.is_ready else f"starts its server{where}"
+
+
+def service_text(run: RunDocument) -> str:
+    """Describe the servers of a service that are ready; empty for any other run."""
+    if not run.is_service:
+        return ""
+    ready = [
+        f"attempt {attempt.number} on port {attempt.service.port}, since "
+        f"{format_instant(attempt.service.since)}"
+        for attempt in run.timeline
+        if attempt.is_ready and attempt.service is not None
+    ]
+    if ready:
+        return f"ready: {'; '.join(ready)}"
+    return "" if run.entry.has_ended else "not ready"
 
 
 def inputs_text(attempt: AttemptEntry | None) -> str:
@@ -84,7 +109,9 @@ def checkpoint_name(entry: RunEntry) -> str:
 
 
 def checkpoint_text(run: RunDocument) -> str:
-    """Describe the newest checkpoint and its age."""
+    """Describe the newest checkpoint and its age; empty for a service, which saves none."""
+    if run.is_service:
+        return ""
     if not run.entry.has_checkpoint or run.committed_at is None:
         return "none" if run.entry.has_ended else "none yet"
     return f"{checkpoint_name(run.entry)}, {format_duration(run.read_at - run.committed_at)} ago"
@@ -184,7 +211,7 @@ def _number(value: float) -> str:
 
 def steps_text(attempt: AttemptEntry) -> str:
     """Return the steps at which an attempt began and which it has reached, such as 150 → 400."""
-    if not attempt.instance_ids:
+    if not attempt.instance_ids or attempt.service is not None:
         return NOTHING
     fresh = attempt.is_from_beginning
     start = "start" if fresh else short_name(attempt.resume_step, attempt.resume_save)

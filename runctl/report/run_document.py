@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from runctl.model.image import Image
+from runctl.model.kinds import TRAIN, policy_of
 from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import mask_request, mask_words
 from runctl.model.run import Attempt, Run, summarize, was_refused
@@ -53,6 +54,11 @@ class RunDocument:
     def status(self) -> RunStatus:
         """The status of the run."""
         return self.entry.status
+
+    @property
+    def is_service(self) -> bool:
+        """Whether its program is a server."""
+        return policy_of(str(self.request.get("kind", TRAIN))).becomes_ready
 
     @property
     def last_attempt(self) -> AttemptEntry | None:

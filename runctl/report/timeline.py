@@ -10,6 +10,7 @@ from typing import Any
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage
 from runctl.model.saving import Saving
+from runctl.model.service import Service
 from runctl.model.staging import Staging
 from runctl.report.wording import instant_text
 
@@ -43,6 +44,7 @@ class AttemptEntry:
     instants: Mapping[str, datetime]
     saving: Saving | None
     staging: Staging | None
+    service: Service | None
     warning: str
 
     @property
@@ -73,6 +75,11 @@ class AttemptEntry:
     def is_training(self) -> bool:
         """Whether its trainer was started and the attempt has not ended."""
         return self.stage is AttemptStage.RUNNING and "started" in self.instants
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has a server that is ready."""
+        return self.is_live and self.service is not None and self.service.is_ready
 
     @property
     def is_from_beginning(self) -> bool:
@@ -112,6 +119,7 @@ class AttemptEntry:
             "timeline": {name: instant_text(instant) for name, instant in self.instants.items()},
             "saving": None if self.saving is None else _saving_document(self.saving),
             "staging": None if self.staging is None else self.staging.as_document(),
+            "service": None if self.service is None else self.service.as_document(),
             "warning": self.warning,
         }
 
@@ -144,6 +152,7 @@ def _entry(attempt: Attempt, *, now: datetime) -> AttemptEntry:
         instants=dict(attempt.timeline),
         saving=attempt.saving,
         staging=attempt.staging,
+        service=attempt.service,
         warning=attempt.warning,
     )
 

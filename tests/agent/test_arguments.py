@@ -35,7 +35,7 @@ def test_every_variable_of_the_contract_can_be_referenced(tmp_path: Path) -> Non
         ("checkpoint", "inputs", "outputs", "metrics", "checkpoint_request", "saved", "partial"),
         tmp_path,
     )
-    variables = TrainerVariables(run_id="r", attempt=1, resume_step=None, **folders)
+    variables = TrainerVariables(run_id="r", attempt=1, resume_step=None, port=8080, **folders)
     assert set(variables.as_environment()) == set(CONTRACT_VARIABLES)
 
 

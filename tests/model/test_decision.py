@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from runctl.model.decision import (
     MAX_DOUBLINGS,
+    READY,
     STALLED_ATTEMPTS,
     DecisionKind,
     decide,
     is_progress,
 )
-from runctl.model.kinds import ENVIRONMENT, KINDS, TRAIN, KindPolicy, policy_of
+from runctl.model.kinds import ENVIRONMENT, KINDS, SERVE, TRAIN, KindPolicy, policy_of
 from runctl.model.outcome import FINAL, Outcome, OutcomeKind, RunStatus
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, Run, derive_status
-from tests.attempts import make_attempt
+from tests.attempts import change, make_attempt
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 TRAIN_POLICY = KINDS[TRAIN]
@@ -506,6 +507,30 @@ def test_a_service_is_restarted_beyond_every_limit_but_the_deadline(outcome):
 )
 def test_a_service_ends_when_it_is_stopped_or_cannot_be_launched(outcome, status):
     assert decide(a_run(), [an_attempt(1)], outcome, policy=SERVICE, now=NOW).status is status
+
+
+def never_ready(number, minutes=60):
+    return replace(an_attempt(number), launched_at=NOW - timedelta(minutes=minutes))
+
+
+def test_attempts_in_a_row_without_a_ready_server_end_the_run_with_the_last_reason():
+    failure = Outcome(kind=OutcomeKind.FAILED, exit_code=1, reason="no model")
+    tried = [never_ready(number) for number in range(1, STALLED_ATTEMPTS + 1)]
+
+    def after_these(tried, outcome=failure):
+        return decide(a_run(), tried, outcome, policy=policy_of(SERVE), now=NOW)
+
+    assert after_these(tried[:-1]).kind is DecisionKind.RELAUNCH
+    decision = after_these(tried)
+    assert (decision.kind, decision.status) == (DecisionKind.GIVE_UP, RunStatus.FAILED)
+    assert "had no ready server; the last one: no model" in decision.reason
+    ready = change(tried[1], timeline={READY: NOW})
+    assert after_these([tried[0], ready, tried[2]]).kind is DecisionKind.RELAUNCH
+    unlaunched = an_attempt(2, launched=False)
+    assert after_these([tried[0], unlaunched, tried[2]]).kind is DecisionKind.RELAUNCH
+    # What EC2 took soon after its launch says nothing about the server.
+    soon = [*tried[:-1], never_ready(3, minutes=2)]
+    assert after_these(soon, INTERRUPTED).kind is DecisionKind.RELAUNCH
 
 
 def test_a_kind_may_leave_failures_to_others_whatever_the_request_says():

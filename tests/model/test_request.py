@@ -51,7 +51,7 @@ def test_each_way_to_name_the_program_is_enough(document):
 
 # An invalid value of each field, with a part of the message about it.
 BAD = [
-    ("kind", "serve", "'serve' is not a valid kind; known values: train, environment"),
+    ("kind", "server", "'server' is not a valid kind; known values: train, environment"),
     ("kind", None, "None is not a valid kind"),
     ("kind", ["train"], "is not a valid kind"),
     ("script", "", "is not the path"),
@@ -136,6 +136,7 @@ BAD = [
     ("retry", [1, 137], "must be an object, not a list"),
     ("checkpoint", "saved", "must be an object, not a string"),
     ("docker", "Dockerfile", "must be an object, not a string"),
+    ("serve", 8080, "must be an object, not a number"),
     ("instance_id", "i-12", "is not a valid instance id"),
     ("instance_id", "m5.large", "is not a valid instance id"),
     ("instance_id", 3, "is not a valid instance id"),
@@ -268,6 +269,61 @@ def test_an_empty_docker_object_names_no_program_and_is_not_stored():
     assert "docker" not in request.as_document()
 
 
+BAD_SERVE = [
+    ("port", 80, "80 is not a whole number from 1024 to 65535"),
+    ("port", 65_536, "whole number from 1024 to 65535"),
+    ("port", "8080", "whole number"),
+    ("checkpoint", "best.pt", "'best.pt' is not an S3 URI; write s3://bucket/key"),
+    ("checkpoint", 3, "3 is not an S3 URI"),
+    ("probe_path", "health", "'health' is not the path of a URL; begin it with /"),
+    ("probe_path", "/a b", "is not the path of a URL"),
+    ("startup_seconds", 0, "whole number from 1 to 3600"),
+    ("drain_seconds", 91, "whole number from 0 to 90"),
+    ("startup", [], "must be an object, not a list"),
+    ("readiness", {"failures": 0}, "whole number from 1 to 100"),
+    ("liveness", {"period_seconds": 0}, "whole number from 1 to 300"),
+    ("liveness", {"status": 99}, "whole number from 100 to 599"),
+    ("liveness", {"timeout_seconds": 61}, "whole number from 1 to 60"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), BAD_SERVE)
+def test_invalid_option_of_a_service_is_reported_with_its_field(field, value, message):
+    (problem,) = problems({**MINIMAL, "kind": "serve", "serve": {field: value}})
+    assert problem.field.startswith(f"serve.{field}")
+    assert message in problem.message
+
+
+def test_the_options_of_a_service_need_its_kind():
+    (problem,) = problems({**MINIMAL, "serve": {"port": 8080}})
+    assert problem.field == "serve"
+    assert 'give kind: "serve"' in problem.message
+
+
+def test_the_name_of_a_services_checkpoint_is_not_that_of_an_input():
+    serve = {"checkpoint": "s3://bucket/best.pt"}
+    document = {**MINIMAL, "kind": "serve", "serve": serve, "inputs": {"checkpoint": "s3://abc/a/"}}
+    (problem,) = problems(document)
+    assert problem.field == "inputs.checkpoint"
+    request = parse_request({**document, "inputs": {"data": "s3://abc/a/"}})
+    assert request.staged_inputs == {"data": "s3://abc/a/", "checkpoint": "s3://bucket/best.pt"}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "arguments"),
+    [
+        ("", []),
+        ("s3://bucket/a/best.pt", ["--checkpoint", "${RUNCTL_INPUT_DIR}/checkpoint/best.pt"]),
+        ("s3://bucket/best.pt", ["--checkpoint", "${RUNCTL_INPUT_DIR}/checkpoint/best.pt"]),
+        ("s3://bucket/model/", ["--checkpoint", "${RUNCTL_INPUT_DIR}/checkpoint"]),
+    ],
+)
+def test_a_server_gets_the_local_path_of_its_checkpoint_and_its_port(checkpoint, arguments):
+    serve = {"checkpoint": checkpoint} if checkpoint else {}
+    request = parse_request({**MINIMAL, "kind": "serve", "serve": serve})
+    assert list(request.serve.arguments) == [*arguments, "--port", "$RUNCTL_PORT"]
+
+
 @pytest.mark.parametrize(("field", "value", "message"), BAD)
 def test_invalid_value_is_reported_with_its_field(field, value, message):
     document = {"command": ["train"]} if field == "command" else dict(MINIMAL)
@@ -372,11 +428,14 @@ def test_every_field_has_an_invalid_value_here():
     assert {field for field, _, _ in BAD_DISK} == set(FIELDS["disk"].fields)
     assert {field for field, _, _ in BAD_CHECKPOINT} == set(FIELDS["checkpoint"].fields)
     assert {field for field, _, _ in BAD_DOCKER} == set(FIELDS["docker"].fields)
+    assert {field for field, _, _ in BAD_SERVE} == set(FIELDS["serve"].fields)
 
 
 def test_unknown_kind_is_the_only_problem_since_its_fields_are_not_known():
-    (problem,) = problems({"kind": "serve", "port": 8080})
-    assert str(problem) == "kind: 'serve' is not a valid kind; known values: train, environment"
+    (problem,) = problems({"kind": "server", "port": 8080})
+    assert str(problem) == (
+        "kind: 'server' is not a valid kind; known values: train, environment, serve"
+    )
 
 
 def test_all_problems_are_reported_at_once():
@@ -407,7 +466,7 @@ def test_an_unknown_field_names_the_nearest():
     (problem,) = problems({**MINIMAL, "instance_type": ["g5.xlarge"]})
     assert "did you mean instance_types?" in problem.message
     (problem,) = problems({**MINIMAL, "zzz": 1})
-    assert "known: kind, docker, script" in problem.message
+    assert "known: kind, docker, serve, script" in problem.message
 
 
 @pytest.mark.parametrize(
@@ -477,6 +536,17 @@ requests = st.fixed_dictionaries(
             },
             optional={"max_failures": st.integers(1, 100)},
         ),
+        "kind": st.just("serve"),
+        "serve": st.fixed_dictionaries(
+            {},
+            optional={
+                "port": st.integers(1024, 65535),
+                "checkpoint": st.sampled_from(["", "s3://bucket/model/", "s3://bucket/best.pt"]),
+                "probe_path": st.sampled_from(["", "/health"]),
+                "startup": st.sampled_from([{}, {"path": "/up", "status": 204}]),
+                "liveness": st.sampled_from([{}, {"failures": 2, "timeout_seconds": 9}]),
+            },
+        ),
         "docker": st.sampled_from(
             [
                 {},
@@ -485,7 +555,7 @@ requests = st.fixed_dictionaries(
             ]
         ),
     },
-)
+).filter(lambda options: "kind" in options or "serve" not in options)
 programs = st.sampled_from(
     [
         {"script": "train.py", "code": CODE, "args": ["--epochs", "3"]},

@@ -72,7 +72,8 @@ class FinalReport:
             reach("drain.reported")
             with contextlib.suppress(OSError):
                 self._settings.paths.reported.touch()
-        if outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}:
+        is_cut_short = outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}
+        if is_cut_short and self._token.has_arrived():
             # The checkpoint is safe; the outputs so far are uploaded while the instance lives.
             self.upload_outputs(time.monotonic() + within.total_seconds())
 

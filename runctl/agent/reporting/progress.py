@@ -9,6 +9,7 @@ from typing import Any
 from runctl.model.metrics import MAX_NAMES
 from runctl.model.node import NodeProgress
 from runctl.model.saving import Saving
+from runctl.model.service import Service
 from runctl.model.staging import Staging
 
 
@@ -26,6 +27,7 @@ class Progress:
         self._warnings: dict[str, str] = {}
         self._saving: Saving | None = None
         self._staging: Staging | None = None
+        self._service: Service | None = None
         self._is_news = False
         self._on_change: Callable[[], None] = lambda: None
 
@@ -36,7 +38,8 @@ class Progress:
     def enter(self, phase: str) -> None:
         """Begin a phase.
 
-        They are boot, environment, image, inputs, restore, wait, train, drain, upload and done.
+        They are boot, environment, image, inputs, restore, wait, train, start, serve, drain, upload
+        and done.
         """
         with self._lock:
             self._phase = phase
@@ -82,6 +85,12 @@ class Progress:
             self._is_news = True
             self._staging = Staging(done_bytes=done_bytes, total_bytes=total_bytes)
 
+    def serve(self, service: Service) -> None:
+        """Note where the server listens, and whether it is ready."""
+        with self._lock:
+            self._service = service
+        self._on_change()
+
     def warn(self, warning: str, *, about: str) -> bool:
         """Show a warning in the status; an empty text clears it.
 
@@ -112,5 +121,6 @@ class Progress:
                 timeline=dict(self._timeline),
                 saving=self._saving,
                 staging=self._staging,
+                service=self._service,
                 warning="; ".join(filter(None, self._warnings.values())),
             )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runctl.model.contract import expand
 from runctl.model.errors import RequestError
+from runctl.model.kinds import SERVE
 from runctl.model.line_endings import HEAD_BYTES, problem_with_line_endings
 from runctl.model.request import RunRequest
 from runctl.model.script_kinds import ScriptKind, kind_of_script, problem_with_script
@@ -27,6 +28,8 @@ def trainer_command(
     words = list(request.program.command)
     if script and not words:
         words = [*_words_of(script, project=project, python=python), *request.program.args]
+        if request.kind == SERVE:
+            words += request.serve.arguments
     return expand([*words, *(request.program.resume_args if resumes else ())], variables)
 
 

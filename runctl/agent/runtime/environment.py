@@ -29,12 +29,15 @@ class TrainerVariables:
     saved: Path
     partial: Path | None = None
     inputs: Path | None = None
+    port: int | None = None
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables by name."""
         folders = {"RUNCTL_PARTIAL_DIR": self.partial, "RUNCTL_INPUT_DIR": self.inputs}
+        port = {} if self.port is None else {"RUNCTL_PORT": str(self.port)}
         return {
             **{name: str(folder) for name, folder in folders.items() if folder is not None},
+            **port,
             "RUNCTL_RUN_ID": self.run_id,
             "RUNCTL_ATTEMPT": str(self.attempt),
             "RUNCTL_RESUME_STEP": "" if self.resume_step is None else str(self.resume_step),

@@ -19,6 +19,7 @@ from runctl.report.descriptions import (
     counts_text,
     inputs_text,
     metrics_text,
+    service_text,
     took_text,
 )
 from runctl.report.follower import Display, Tone
@@ -91,7 +92,9 @@ def following_view(run_id: str, run: RunDocument | None) -> RenderableType:
         parts += [f"step {last.step}"] if last.step is not None else []
         parts += [took_text(last)] if last.took is not None else []
         lines.append(Text("  " + " · ".join(parts)))
-    counts = [f"checkpoint {checkpoint_text(run)}", *counts_text(run.cost)]
+    checkpoint = checkpoint_text(run)
+    counts = [f"checkpoint {checkpoint}" if checkpoint else service_text(run)]
+    counts += counts_text(run.cost)
     lines.append(Text(f"  {' · '.join(counts)}{' so far' if counts[1:] else ''}"))
     if inputs := inputs_text(last):
         lines.append(Text(f"  inputs {inputs}"))

@@ -23,6 +23,7 @@ from runctl.report.descriptions import (
     next_launch_text,
     result_text,
     saving_texts,
+    service_text,
     steps_text,
     took_text,
 )
@@ -69,6 +70,7 @@ def _facts(run: RunDocument) -> Table:
         ("started", f"{format_instant(entry.started_at)}, {lasting}"),
         ("reason", brief(entry.reason)),
         ("next launch", next_launch_text(run)),
+        ("service", service_text(run)),
         ("checkpoint", checkpoint_text(run)),
         *saving_texts(cost),
         ("inputs", inputs_text(last)),

@@ -177,6 +177,10 @@ grace_seconds = 90
 # OMP_NUM_THREADS = "4"
 # WANDB_API_KEY = "secret:wandb"
 
+# How services are probed (`runctl aws serve`).
+# [serve]
+# probe_path = "/health"
+
 # [aws]
 # profile = "research"
 # region = "eu-central-1"

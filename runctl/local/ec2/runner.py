@@ -113,6 +113,8 @@ class InstanceRunner:
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": instance.metadata_url,
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_DEFAULT_REGION": instance.region,
+            # Instances have one network: two servers of a run cannot have the same port.
+            "RUNCTL_FREE_PORTS": "1",
             "LANG": "C.UTF-8",
             "PATH": ":".join(path),
             "DOCKER_HOST": engine.NO_HOST if self.setup.no_engine else engine.HOST,

@@ -69,7 +69,7 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
         docker = replace(docker, use=docker.use or use)
         if image:
             fields["docker.image"] = image
-    instance_id, words = _split_instance(words)
+    instance_id, words = split_instance(words)
     if instance_id:
         fields["instance_id"] = instance_id
     if words and not start.is_command and start.kind == TRAIN:
@@ -104,7 +104,7 @@ def _fields(options: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return given if kind == TRAIN else {"kind": kind, **given}
 
 
-def _split_instance(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+def split_instance(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the instance id that precedes the program, empty without one, and the program."""
     if not words or not INSTANCE_ID.fullmatch(words[0]):
         return "", words

@@ -1,0 +1,1 @@
+"""Services: HTTP servers that are probed, restarted, and replaced without a gap."""

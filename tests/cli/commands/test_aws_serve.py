@@ -1,0 +1,79 @@
+"""`runctl aws serve`: the request of a service, and what its status page shows."""
+
+import pytest
+
+from runctl.model.node import NodeId, NodeProgress
+from runctl.model.service import Service
+from tests.cli.commands.test_aws_train import request_of
+from tests.cli.deployed import now
+
+# As the roadmap prints it, without the instance.
+ROADMAP = (
+    "aws", "serve", "--checkpoint", "s3://bucket/checkpoints/best.pt", "--port", "8080",
+    "--script", "train.py",
+)  # fmt: skip
+
+
+def test_the_options_become_the_request_of_a_service(project, deployed, runctl):
+    done = runctl(*ROADMAP, "--detach", "--name", "digits", "--probe-path", "/health")
+    assert done.code == 0, done.stderr
+    request = request_of(deployed, "digits")
+    assert request.pop("code")
+    assert request == {
+        "kind": "serve",
+        "script": "train.py",
+        "serve": {
+            "checkpoint": "s3://bucket/checkpoints/best.pt",
+            "port": 8080,
+            "probe_path": "/health",
+        },
+    }
+
+
+def test_arguments_for_the_server_follow_two_dashes(project, deployed, runctl):
+    done = runctl("aws", "serve", "--detach", "--name", "x", "--script", "train.py", "--", "--x")
+    assert done.code == 0, done.stderr
+    assert request_of(deployed, "x")["args"] == ["--x"]
+
+
+def test_without_a_script_the_words_are_a_command(project, deployed, runctl):
+    done = runctl("aws", "serve", "--detach", "--name", "x", "uvicorn", "train:app")
+    assert done.code == 0, done.stderr
+    request = request_of(deployed, "x")
+    assert (request["kind"], request["command"]) == ("serve", ["uvicorn", "train:app"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--port", "80"), "--port: 80 is not a whole number from 1024 to 65535"),
+        (("--checkpoint", "best.pt"), "--checkpoint: 'best.pt' is not an S3 URI"),
+        (("--probe-path", "health"), "--probe-path: 'health' is not the path of a URL"),
+    ],
+)
+def test_an_invalid_option_starts_nothing(project, deployed, runctl, options, message):
+    done = runctl("aws", "serve", "--script", "train.py", *options)
+    assert (done.code, deployed.executions()) == (2, [])
+    assert message in done.stderr
+
+
+def test_the_settings_of_services_do_not_concern_training(project, deployed, runctl):
+    (project / ".runctl.toml").write_text('[serve]\nprobe_path = "/up"\n')
+    assert runctl("aws", "train", "--detach", "--name", "t", "train.py").code == 0
+    assert "serve" not in request_of(deployed, "t")
+    assert runctl("aws", "serve", "--detach", "--name", "s", "--script", "train.py").code == 0
+    assert request_of(deployed, "s")["serve"] == {"probe_path": "/up"}
+
+
+def test_the_status_page_shows_whether_a_service_is_ready(deployed, runctl):
+    deployed.begin("digits", kind="serve")
+    deployed.train("digits", 1)
+    assert "not ready" in runctl("status", "digits").stdout
+    service = Service(port=8080, is_ready=True, since=now())
+    progress = NodeProgress(phase="serve", service=service)
+    deployed.ledger.record_progress(NodeId("digits", 1, 0), progress, now=now())
+    page = runctl("status", "digits")
+    assert "ready: attempt 1 on port 8080, since" in page.stdout
+    assert "checkpoint" not in page.stdout
+    document = runctl("status", "digits", "--json").document
+    assert document["attempts"][0]["service"] == service.as_document()
