@@ -53,6 +53,7 @@ def build_contract(
         metrics=paths.metrics,
         checkpoint_request=paths.checkpoint_request,
         saved=paths.saved,
+        trial=request.trial,
     )
     if port is not None:
         env = {"PORT": str(port), **env}

@@ -226,7 +226,10 @@ def progress_values(progress: NodeProgress) -> Item:
         "resume_step": progress.resume_step,
         "resume_save": progress.resume_save,
         "progress_step": progress.step,
-        "metrics": json.dumps(dict(progress.metrics)) if progress.metrics else None,
+        "metrics": json.dumps(dict(progress.metrics))
+        if progress.metrics or progress.not_finite
+        else None,
+        "not_finite": set(progress.not_finite) or None,
         "saving": None if progress.saving is None else json.dumps(progress.saving.as_document()),
         "staging": None if progress.staging is None else json.dumps(progress.staging.as_document()),
         "service": None if progress.service is None else json.dumps(progress.service.as_document()),
@@ -277,6 +280,7 @@ def _read_progress(item: Mapping[str, Any]) -> NodeProgress:
         metrics={
             name: float(value) for name, value in metrics.items() if isinstance(value, int | float)
         },
+        not_finite=frozenset(map(str, item.get("not_finite", ()))),
         timeline={name: instant for name, instant in timeline.items() if instant is not None},
         saving=Saving.from_document(document_of(item, "saving")) if "saving" in item else None,
         staging=Staging.from_document(document_of(item, "staging")) if "staging" in item else None,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from runctl.aws.quotas import Ec2Quotas
     from runctl.aws.secret_values import SecretValues
     from runctl.aws.trainer_access import TrainerAccess
+    from runctl.aws.trial_ledger import DynamoTrialLedger
     from runctl.aws.versions import VersionStore
     from runctl.aws.workflow import StepFunctions
 
@@ -79,6 +80,13 @@ class AwsServices:
         from runctl.aws.group_ledger import DynamoGroupLedger
 
         return DynamoGroupLedger(self.clients.get("dynamodb"), self._known("table"))
+
+    @cached_property
+    def trials(self) -> DynamoTrialLedger:
+        """The trials of sweeps."""
+        from runctl.aws.trial_ledger import DynamoTrialLedger
+
+        return DynamoTrialLedger(self.clients.get("dynamodb"), self._known("table"))
 
     @cached_property
     def fleet(self) -> Ec2Fleet:

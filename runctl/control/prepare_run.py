@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from runctl.control.check_inputs import check_inputs
@@ -18,7 +18,7 @@ from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import find_plain_secrets
 from runctl.model.pool import machine_kind
 from runctl.model.request import RunRequest
-from runctl.model.request_checks import check_boolean, problem_with_deadline
+from runctl.model.request_checks import check_boolean, parse_instant, problem_with_deadline
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
 from runctl.policy.disk_size import known_bytes, problem_with_disk
@@ -47,6 +47,16 @@ class ExecutionStart:
     name: str
     started_at: datetime
     parent_arn: str = ""
+
+    @classmethod
+    def from_context(cls, context: Mapping[str, str]) -> "ExecutionStart":
+        """Read what a state machine passes of its context."""
+        started_at = parse_instant(context["start_time"])
+        return cls(
+            arn=context["arn"],
+            name=context["name"],
+            started_at=started_at if started_at.tzinfo else started_at.replace(tzinfo=timezone.utc),
+        )
 
 
 def prepare_run(services: Services, execution: ExecutionStart, document: Any) -> PreparedRun:
@@ -112,7 +122,7 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
     except InvalidRequestError as exc:
         exposed = [KEPT_INPUT] if _contains_secrets(document) else []
         raise InvalidRequestError((*problems, *exc.problems, *exposed)) from exc
-    problems += _problems_with_the_world(services, request)
+    problems += problems_with_the_world(services, request)
     problems_with_inputs, input_bytes = check_inputs(services, request.staged_inputs)
     problems += problems_with_inputs
     plan, problems_with_image = _plan(services, request)
@@ -161,7 +171,8 @@ def _contains_secrets(document: Any) -> bool:
     return isinstance(document, Mapping) and bool(find_plain_secrets(document))
 
 
-def _problems_with_the_world(services: Services, request: RunRequest) -> list[Problem]:
+def problems_with_the_world(services: Services, request: RunRequest) -> list[Problem]:
+    """Return what only the account can tell about a request: files, images, machines, time."""
     found = []
     for field, value in (("script", request.program.script), ("code", request.program.code)):
         if value.startswith("s3://") and (problem := services.objects.problem_with(value)):

@@ -11,6 +11,7 @@ from typing import Any
 
 from runctl.model.decision import DecisionKind
 from runctl.model.outcome import Outcome, RunStatus
+from runctl.model.trial import TrialState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +275,72 @@ class ReconcileResult(Result):
     fleets_deleted: tuple[str, ...]
     images_deleted: tuple[str, ...] | None = None
     failed: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedSweep(Result):
+    """PrepareSweep: the sweep, the trials to run, and how many of them at once."""
+
+    group_id: str
+    sampler: str
+    instances: int
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialToRun(Result):
+    """AskTrial: the name and the input of the execution that runs a trial."""
+
+    group_id: str
+    number: int
+    execution: str
+    request: Mapping[str, Any]
+    start: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedTrial(Result):
+    """AskTrial: the trial has ended, or is not to be started any more."""
+
+    group_id: str
+    number: int
+    start: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedTrial(Result):
+    """RecordTrial: the state of a trial, and whether its run goes on elsewhere."""
+
+    group_id: str
+    number: int
+    state: TrialState
+    is_running: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement(Result):
+    """JudgeTrial: whether a trial goes on after a rung."""
+
+    run_id: str
+    rung: int
+    goes_on: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult(Result):
+    """FinishSweep: how the sweep ended. The output of its execution.
+
+    `trials` is how many it was to try, `ended` how many have ended, and `best` the number of the
+    best one with its value.
+    """
+
+    group_id: str
+    status: RunStatus
+    reason: str
+    trials: int
+    ended: int
+    best: int | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,8 @@ CONTRACT_VARIABLES = (
     "RUNCTL_CHECKPOINT_REQUEST",
     "RUNCTL_SAVED_FILE",
     "RUNCTL_PORT",
+    "RUNCTL_TRIAL",
+    "RUNCTL_HYPERPARAMETERS",
 )
 
 _REFERENCE = re.compile(r"(?P<escape>\$?)\$(?:\{(?P<braced>RUNCTL_\w+)\}|(?P<bare>RUNCTL_\w+))")

@@ -252,3 +252,26 @@ def group_execution_key(name: str) -> dict[str, str]:
 def warm_key(group_id: str, instance_id: str) -> dict[str, str]:
     """Return the key of the item of a warm instance of a group."""
     return {"pk": f"WARM#{group_id}", "sk": f"INSTANCE#{instance_id}"}
+
+
+TRIALS = "TRIAL#"  # begins the sort keys of a sweep's trials
+
+
+def trial_key(group_id: str, number: int) -> dict[str, str]:
+    """Return the key of a trial's item, which is stored next to its group; they sort by number."""
+    return {"pk": f"GROUP#{group_id}", "sk": f"{TRIALS}{number:05d}"}
+
+
+def rung_prefix(rung: int) -> str:
+    """Return how the sort keys of the items of a rung begin."""
+    return f"RUNG#{rung:010d}#"
+
+
+def rung_key(group_id: str, rung: int, number: int) -> dict[str, str]:
+    """Return the key of the item with a trial's value at a rung."""
+    return {"pk": f"GROUP#{group_id}", "sk": f"{rung_prefix(rung)}{number:05d}"}
+
+
+def sweep_results_key(group_id: str, name: str) -> str:
+    """Return where a file with the results of a sweep is stored."""
+    return f"groups/{group_id}/{name}"

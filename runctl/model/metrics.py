@@ -14,10 +14,14 @@ MAX_NAME_LENGTH = 200
 
 @dataclass(frozen=True)
 class Measured:
-    """The contents of a line: the step, if it has one, and the numbers that can be shown."""
+    """The contents of a line: the step, if it has one, and the numbers that can be shown.
+
+    `not_finite` are the names whose value is NaN, or too large for a number.
+    """
 
     step: int | None = None
     values: dict[str, float] = field(default_factory=dict)
+    not_finite: frozenset[str] = frozenset()
 
 
 def read_metrics(line: str) -> Measured | None:
@@ -29,13 +33,18 @@ def read_metrics(line: str) -> Measured | None:
     if not isinstance(document, dict):
         return None
     values: dict[str, float] = {}
+    not_finite = set()
     for name, value in list(document.items())[:MAX_VALUES]:
         number = _number(value)
         if number is not None:
             values[_printable(name)] = number
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            not_finite.add(_printable(name))
     step = _number(document.get("step"))
     whole = None if step is None else int(step)
-    return Measured(step=whole if is_step(whole) else None, values=values)
+    return Measured(
+        step=whole if is_step(whole) else None, values=values, not_finite=frozenset(not_finite)
+    )
 
 
 def _number(value: object) -> float | None:

@@ -38,7 +38,8 @@ class NodeProgress:
     last step that the trainer reported, committed or not. `timeline` has the instants that the
     agent saw: detected, sigterm, exited, committed, booted, inputs_ready, restored, started,
     first_step, ready. `staging` is how much of the inputs is there, None without inputs, and
-    `service` is the server of a service.
+    `service` is the server of a service. `not_finite` are the metrics whose last value is NaN or
+    infinite; `metrics` has those of the others.
     """
 
     phase: str = ""
@@ -46,6 +47,7 @@ class NodeProgress:
     resume_save: int | None = None
     step: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    not_finite: frozenset[str] = frozenset()
     timeline: Mapping[str, datetime] = field(default_factory=dict)
     saving: Saving | None = None
     staging: Staging | None = None

@@ -28,6 +28,7 @@ from runctl.model.request_fields import (
 from runctl.model.resource_options import UNKNOWN, ResourceOptions
 from runctl.model.saving_options import SavingOptions
 from runctl.model.serving_options import CHECKPOINT, ServingOptions
+from runctl.model.trial_options import TrialOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,12 @@ class RunRequest:
         is_setting=True,
         omits_default=True,
         kind=SERVE,
+    )
+    trial: TrialOptions = an_object(
+        "What makes the run a trial of a sweep, which sets it.",
+        holder=TrialOptions,
+        required=("number", "hyperparameters"),
+        omits_default=True,
     )
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 

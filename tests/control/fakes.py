@@ -385,7 +385,10 @@ class MemoryLedger:
                         before.resume_save if progress.resume_save is None else progress.resume_save
                     ),
                     step=before.step if progress.step is None else progress.step,
-                    metrics=dict(progress.metrics or before.metrics),
+                    metrics=dict(
+                        progress.metrics or ({} if progress.not_finite else before.metrics)
+                    ),
+                    not_finite=progress.not_finite or before.not_finite,
                     timeline={**before.timeline, **progress.timeline},
                     saving=progress.saving or before.saving,
                 ),

@@ -73,7 +73,7 @@ class MetricsShipper:
             self._progress.mark("first_step")
         self._waiting.append(line)
         self._waiting_bytes += len(line)
-        self._progress.measure(measured.step, measured.values)
+        self._progress.measure(measured.step, measured.values, measured.not_finite)
 
     def _ship(self) -> bool:
         """Store the waiting lines; return whether none is left."""

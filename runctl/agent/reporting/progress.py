@@ -23,6 +23,7 @@ class Progress:
         self._resume_save: int | None = None
         self._step: int | None = None
         self._metrics: dict[str, float] = {}
+        self._not_finite: frozenset[str] = frozenset()
         self._timeline: dict[str, datetime] = {}
         self._warnings: dict[str, str] = {}
         self._saving: Saving | None = None
@@ -61,15 +62,27 @@ class Progress:
         with self._lock:
             self._step = None
             self._metrics.clear()
+            self._not_finite = frozenset()
             self._warnings.clear()
 
-    def measure(self, step: int | None, metrics: Mapping[str, float]) -> None:
-        """Note the trainer's last step and values, which are stored every few seconds."""
+    def measure(
+        self,
+        step: int | None,
+        metrics: Mapping[str, float],
+        not_finite: frozenset[str] = frozenset(),
+    ) -> None:
+        """Note the trainer's last step and values, which are stored every few seconds.
+
+        A metric that is not a finite number any more has no last value.
+        """
         with self._lock:
             self._is_news = True
             self._step = self._step if step is None else step
             # The newest names stay: an item of the ledger has room for some only.
             together = {**self._metrics, **metrics}
+            self._not_finite = (self._not_finite - metrics.keys()) | not_finite
+            for name in not_finite & together.keys():
+                del together[name]
             for name in list(together)[: max(0, len(together) - MAX_NAMES)]:
                 del together[name]
             self._metrics = together
@@ -118,6 +131,7 @@ class Progress:
                 resume_save=self._resume_save,
                 step=self._step,
                 metrics=dict(self._metrics),
+                not_finite=frozenset(sorted(self._not_finite)[:MAX_NAMES]),
                 timeline=dict(self._timeline),
                 saving=self._saving,
                 staging=self._staging,

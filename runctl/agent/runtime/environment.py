@@ -1,10 +1,13 @@
 """The environment of a trainer: its variables, and what it may see of the agent's own."""
 
+import json
 import os
 import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from runctl.model.trial_options import TrialOptions
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 # The agent's own variables that a trainer may see: none of AWS, Python or runctl.
@@ -30,6 +33,7 @@ class TrainerVariables:
     partial: Path | None = None
     inputs: Path | None = None
     port: int | None = None
+    trial: TrialOptions | None = None
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables by name."""
@@ -48,6 +52,15 @@ class TrainerVariables:
             # after it has renamed a save into place.
             "RUNCTL_CHECKPOINT_REQUEST": str(self.checkpoint_request),
             "RUNCTL_SAVED_FILE": str(self.saved),
+            **self._trial_variables(),
+        }
+
+    def _trial_variables(self) -> dict[str, str]:
+        if self.trial is None or not self.trial.is_trial:
+            return {}
+        return {
+            "RUNCTL_TRIAL": str(self.trial.number),
+            "RUNCTL_HYPERPARAMETERS": json.dumps(dict(self.trial.hyperparameters)),
         }
 
 

@@ -1,0 +1,113 @@
+"""The request of a hyperparameter sweep: a run request for its trials, and what it tries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.hyperparameters import Value, plain_of
+from runctl.model.kinds import TRAIN
+from runctl.model.request import RunRequest
+from runctl.model.request_fields import an_object
+from runctl.model.request_parsing import parse_request
+from runctl.model.sweep_options import (
+    ASHA,
+    ASSIGNMENTS,
+    HYPHENS,
+    NO_ARGUMENTS,
+    SweepOptions,
+    check_together,
+    problem_with_size,
+)
+
+# Fields that belong to one run, which a sweep sets for each of its trials or cannot have.
+NOT_IN_A_SWEEP = {
+    "instance_id": "a sweep launches its own instances; remove it",
+    "group": "a sweep sets it for its trials; remove it",
+    "trial": "a sweep sets it for its trials; remove it",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRequest(RunRequest):
+    """A checked request of a sweep; everything but `sweep` is the request of each trial."""
+
+    sweep: SweepOptions = an_object(
+        "What the sweep tries.",
+        holder=SweepOptions,
+        required=("hyperparameters",),
+        check_together=check_together,
+    )
+
+
+def parse_sweep_request(document: Any, *, group_id: str) -> SweepRequest:
+    """Check the input of a sweep's execution and return the request.
+
+    Raises InvalidRequestError with every problem of every field.
+    """
+    if not isinstance(document, Mapping):
+        raise InvalidRequestError((Problem("input", "must be a JSON object"),))
+    problems = [
+        Problem(name, f"not allowed in a sweep: {why}")
+        for name, why in NOT_IN_A_SWEEP.items()
+        if document.get(name)
+    ]
+    if document.get("kind", TRAIN) != TRAIN:
+        problems.append(Problem("kind", f"{document['kind']!r} cannot be swept; remove it"))
+    if "sweep" not in document:
+        problems.append(Problem("sweep", "missing; give an object with hyperparameters"))
+    if problems:
+        raise InvalidRequestError(tuple(problems))
+    request = cast("SweepRequest", parse_request(document, SweepRequest))
+    options = request.sweep
+    if found := problem_with_size(options):
+        raise InvalidRequestError((Problem(f"sweep.{found[0]}", found[1]),))
+    # The arguments of a trial are checked as those of any run, for example for secrets.
+    parse_request(trial_document(request, group_id=group_id, number=1, chosen=_first(options)))
+    return request
+
+
+def trial_document(
+    request: SweepRequest, *, group_id: str, number: int, chosen: Mapping[str, Value]
+) -> dict[str, Any]:
+    """Return the request of a trial: the input of its execution."""
+    options = request.sweep
+    document = request.as_document()
+    del document["sweep"]
+    words = argument_words(chosen, options.arguments)
+    if document.get("command"):
+        document["command"] = [*document["command"], *words]
+    elif document.get("script"):
+        document["args"] = [*document.get("args", ()), *words]
+    if options.deadline is not None and "deadline" not in document:
+        document["deadline"] = options.deadline.isoformat()
+    trial: dict[str, Any] = {"number": number, "hyperparameters": plain_of(chosen)}
+    if options.metric:
+        trial |= {"metric": options.metric, "direction": options.direction}
+    if options.pruner == ASHA:
+        trial |= {
+            "first_rung": options.first_rung,
+            "reduction_factor": options.reduction_factor,
+        }
+    return {**document, "group": group_id, "trial": trial}
+
+
+def argument_words(chosen: Mapping[str, Value], style: str) -> list[str]:
+    """Return the hyperparameters as arguments of a script."""
+    if style == NO_ARGUMENTS:
+        return []
+    if style == ASSIGNMENTS:
+        return [f"{name}={value.text}" for name, value in chosen.items()]
+    words = []
+    for name, value in chosen.items():
+        option = name.replace("_", "-") if style == HYPHENS else name
+        # A value that begins with a hyphen would be read as an option, unless it is a number.
+        if value.text.startswith("-") and isinstance(value.plain, str):
+            words.append(f"--{option}={value.text}")
+        else:
+            words += [f"--{option}", value.text]
+    return words
+
+
+def _first(options: SweepOptions) -> dict[str, Value]:
+    return {name: domain.draw(0.0) for name, domain in options.space.domains.items()}
