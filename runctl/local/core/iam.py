@@ -243,8 +243,13 @@ def denied_to_service(role: str, service: str) -> str | None:
     return f"{service} is not authorized to perform: sts:AssumeRole on {role}"
 
 
-def denied_to_role(role: str, action: str, resource: str) -> str | None:
-    """Return why a service that acts as a role may not do something; None if it may."""
+def denied_to_role(
+    role: str, action: str, resource: str, conditions: Mapping[str, str] | None = None
+) -> str | None:
+    """Return why a service that acts as a role may not do something; None if it may.
+
+    `conditions` are the condition keys that the service sets.
+    """
     if not is_enforced():
         return None
     account = role.split(":")[4]
@@ -257,7 +262,23 @@ def denied_to_role(role: str, action: str, resource: str) -> str | None:
         action=action,
         resource_arn=resource,
         region=records.region(),
+        service_context=dict(conditions or {}),
     )
     if iam_evaluator.evaluate(context, policies).decision == "Allow":
         return None
     return f"User: {role} is not authorized to perform: {action} on resource: {resource}"
+
+
+def refusal_of_role(
+    role: str, service: str, call: str, facts: Mapping[str, list[str]]
+) -> str | None:
+    """Return why a service that acts as a role may not make a call; None if it may."""
+    for required in REQUIRED[service, call]:
+        conditions = {
+            key: value.format(**{name: values[0] for name, values in facts.items()})
+            for key, value in required.conditions.items()
+        }
+        for resource in resources_of(required, facts):
+            if refusal := denied_to_role(role, required.action, resource, conditions):
+                return refusal
+    return None

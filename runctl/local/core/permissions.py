@@ -176,6 +176,19 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
         Required("events:PutRule", ("{rule}",)),
         Required("events:DescribeRule", ("{rule}",)),
     ),
+    # iam-policies-eg-dist-map.html: what a Distributed Map needs of its state machine's role
+    ("states", "map"): (Required("states:StartExecution", ("{machine}",)),),
+    ("states", "map:redrive"): (Required("states:RedriveExecution", ("{execution}",)),),
+    ("states", "map:getObject"): (Required("s3:GetObject", ("{object}",)),),
+    ("states", "map:listObjectsV2"): (
+        Required("s3:ListBucket", ("{bucket}",), {"s3:prefix": "{prefix}"}),
+    ),
+    ("states", "map:putObject"): (
+        Required("s3:PutObject", ("{object}",)),
+        Required("s3:GetObject", ("{object}",)),
+        Required("s3:AbortMultipartUpload", ("{object}",)),
+        Required("s3:ListMultipartUploadParts", ("{object}",)),
+    ),
     # list_awscodebuild.html: a build belongs to its project
     ("states", "codebuild:startBuild"): (Required("codebuild:StartBuild", ("{project}",)),),
     # connect-codebuild.html: waiting for a build

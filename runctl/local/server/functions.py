@@ -20,7 +20,6 @@ from ministack.services import stepfunctions as sfn
 
 from runctl.local.core import iam, records
 from runctl.local.core.instance import base_python
-from runctl.local.core.permissions import REQUIRED
 from runctl.local.stepfunctions.executions import current_execution, role_of
 
 logger = logging.getLogger(__name__)
@@ -106,13 +105,12 @@ def _check_invocations() -> None:
         if execution:
             func, config, _ = lambda_svc._get_func_record_for_ref(function)
             arn = (config or {}).get("FunctionArn", function) if func else function
-            for required in REQUIRED["states", "lambda:invoke"]:
-                for resource in iam.resources_of(required, {"function": [arn]}):
-                    if told := iam.denied_to_role(role_of(execution), required.action, resource):
-                        raise sfn._ExecutionError(
-                            "Lambda.AWSLambdaException",
-                            f"{told} (Service: AWSLambda; Status Code: 403)",
-                        )
+            facts = {"function": [arn]}
+            if refusal := iam.refusal_of_role(role_of(execution), "states", "lambda:invoke", facts):
+                raise sfn._ExecutionError(
+                    "Lambda.AWSLambdaException",
+                    f"{refusal} (Service: AWSLambda; Status Code: 403)",
+                )
         return call(function, event)
 
     sfn._call_lambda = call_lambda

@@ -14,7 +14,6 @@ from ministack.services import stepfunctions as sfn
 
 from runctl.local.codebuild.api import Builds
 from runctl.local.core import iam, limits, protocol, records
-from runctl.local.core.permissions import REQUIRED
 from runctl.local.core.protocol import ApiError
 from runctl.local.stepfunctions.executions import (
     Execution,
@@ -110,7 +109,5 @@ def _check_role(execution: Execution, action: str, project: str) -> None:
         "project": [f"arn:aws:codebuild:{prefix}:project/{project.rpartition('/')[2]}"],
         "rule": [f"arn:aws:events:{prefix}:rule/{_MANAGED_RULE}"],
     }
-    for required in REQUIRED["states", f"codebuild:{action}"]:
-        for resource in iam.resources_of(required, facts):
-            if told := iam.denied_to_role(role_of(execution), required.action, resource):
-                raise sfn._ExecutionError("CodeBuild.AccessDeniedException", told)
+    if refusal := iam.refusal_of_role(role_of(execution), "states", f"codebuild:{action}", facts):
+        raise sfn._ExecutionError("CodeBuild.AccessDeniedException", refusal)

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ministack.services import stepfunctions as sfn
@@ -35,6 +35,27 @@ _TRANSFORMS = {
 _WORKS = {"Task": "_execute_task", "Parallel": "_execute_parallel", "Map": "_execute_map"}
 
 
+class _SharedList(list[Any]):
+    """A list that copies of a context share: every iteration of a Map copies its context."""
+
+    def __deepcopy__(self, _memo: Any) -> _SharedList:
+        return self
+
+
+class _SharedDict(dict[str, Any]):
+    """A dictionary that copies of a context share."""
+
+    def __deepcopy__(self, _memo: Any) -> _SharedDict:
+        return self
+
+
+def _shared(value: Any) -> Any:
+    """Return a value that nothing changes so that a copy of it is the value itself."""
+    if isinstance(value, list):
+        return _SharedList(value)
+    return _SharedDict(value) if isinstance(value, dict) else value
+
+
 class StoppedError(BaseException):
     """The execution was stopped or timed out: nothing may catch or retry that."""
 
@@ -45,6 +66,7 @@ class StopFlags:
     def __init__(self) -> None:
         self._stopped: defaultdict[_Key, threading.Event] = defaultdict(threading.Event)
         self._tokens: defaultdict[_Key, set[str]] = defaultdict(set)
+        self._actions: defaultdict[_Key, list[Callable[[], None]]] = defaultdict(list)
 
     def stopped(self, execution: Execution) -> threading.Event:
         """Return the event that is set once the execution has ended early."""
@@ -54,9 +76,19 @@ class StopFlags:
         """Return the task tokens that the execution waits for."""
         return self._tokens[_key(execution)]
 
+    def when_stopped(self, execution: Execution, act: Callable[[], None]) -> None:
+        """Also do something once the execution has ended early."""
+        self._actions[_key(execution)].append(act)
+
+    def forget_actions(self, execution: Execution) -> None:
+        """Forget what to do after an early end; the execution has ended."""
+        self._actions.pop(_key(execution), None)
+
     def stop(self, execution: Execution) -> None:
         """Wake up whatever the execution waits for."""
         self.stopped(execution).set()
+        for act in list(self._actions.get(_key(execution), [])):
+            act()
         for token in list(self.tokens(execution)):
             if task := sfn._task_tokens.get(token):
                 task["event"].set()
@@ -83,7 +115,8 @@ def working_for(execution: Execution | None) -> Iterator[None]:
 
 def role_of(execution: Execution) -> str:
     """Return the role of the execution's state machine."""
-    return str(sfn._state_machines[execution["stateMachineArn"]]["roleArn"])
+    machine, _, _ = execution["stateMachineArn"].partition("/")  # a child's is NAME/LABEL
+    return str(sfn._state_machines[machine]["roleArn"])
 
 
 def definition_of(execution: Execution) -> dict[str, Any] | None:
@@ -118,6 +151,8 @@ def walk(execution: Execution) -> None:
 def _walk(execution: Execution, definition: dict[str, Any], position: dict[str, Any]) -> None:
     context = _context(execution, definition, copy.deepcopy(position["variables"]))
     name, data = position["state"], json.loads(position["input"])
+    # A Map in the first state after a redrive continues its run.
+    execution["resumes"] = "position" in execution
     while name:
         # What a redrive starts with, whatever happens in the state.
         execution["position"] = {
@@ -133,6 +168,7 @@ def _walk(execution: Execution, definition: dict[str, Any], position: dict[str, 
         data, after = _pass_through(execution, state, data, context)
         _check_size(name, data)
         _note(execution, state, "Exited", name=name, output=json.dumps(data))
+        execution["resumes"] = False
         name = after
     if execution["status"] == "RUNNING":
         output = json.dumps(data)
@@ -148,7 +184,7 @@ def _context(
     arn = execution["stateMachineArn"]
     told = {
         "Id": execution["executionArn"],
-        "Input": json.loads(execution["input"]),
+        "Input": _shared(json.loads(execution["input"])),
         "Name": execution["name"],
         "RoleArn": role_of(execution),
         "StartTime": execution["startDate"],

@@ -10,7 +10,6 @@ from typing import Any
 from ministack.services import stepfunctions as sfn
 
 from runctl.local.core import iam
-from runctl.local.core.permissions import REQUIRED
 from runctl.local.stepfunctions.executions import (
     Execution,
     StopFlags,
@@ -79,7 +78,7 @@ def _check_nesting(parent: Execution, machine: str) -> None:
         "execution": [f"{arn}:execution:{name}:any"],
         "rule": [f"arn:aws:events:{account}:rule/{_MANAGED_RULE}"],
     }
-    for required in REQUIRED["states", "states:startExecution.sync:2"]:
-        for resource in iam.resources_of(required, facts):
-            if told := iam.denied_to_role(role_of(parent), required.action, resource):
-                raise sfn._ExecutionError("StepFunctions.AccessDeniedException", told)
+    if refusal := iam.refusal_of_role(
+        role_of(parent), "states", "states:startExecution.sync:2", facts
+    ):
+        raise sfn._ExecutionError("StepFunctions.AccessDeniedException", refusal)

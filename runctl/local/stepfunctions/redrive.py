@@ -72,10 +72,16 @@ class Redrives:
         for earlier in used:
             if earlier.token == token and now - earlier.at < _TOKEN_VALID_FOR:
                 return json_response({"redriveDate": earlier.redrive_date})
+        if "mapRunArn" in execution:
+            reason = "Execution is of a Map Run, which only a redrive of its parent redrives"
+            return error_response_json("ExecutionNotRedrivable", reason, 400)
         machine = sfn._state_machines.get(execution["stateMachineArn"])
         if reason := why_not_redrivable(execution, machine, now=now):
             return error_response_json("ExecutionNotRedrivable", reason, 400)
-        date = _start_again(execution)
+        date = str(next_life(execution)["redriveDate"])
+        # The thread needs the account and region of the request.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(sfn._run_execution, arn), daemon=True).start()
         if token is not None:
             used.append(_Used(str(token), now, date))
         return json_response({"redriveDate": date})
@@ -104,8 +110,8 @@ def _time_of(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
-def _start_again(ended: Execution) -> str:
-    """Begin a new record of an execution; return its date."""
+def next_life(ended: Execution) -> Execution:
+    """Begin and return the record of an execution that is redriven."""
     date = sfn.now_iso()
     count = ended.get("redriveCount", 0) + 1
     execution = {
@@ -122,19 +128,17 @@ def _start_again(ended: Execution) -> str:
     details = {"executionRedrivenEventDetails": {"redriveCount": count}}
     sfn._add_event(execution, "ExecutionRedriven", details)
     sfn._emit_execution_status_event(execution)
-    # The thread needs the account and region of the request.
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(sfn._run_execution, arn), daemon=True).start()
-    return str(date)
+    return execution
 
 
 def _facts(execution: Execution) -> dict[str, Any]:
     """Return what is reported about an execution's redrives."""
     machine = sfn._state_machines.get(execution["stateMachineArn"])
     reason = why_not_redrivable(execution, machine, now=datetime.now(timezone.utc))
+    redrivable = "REDRIVABLE_BY_MAP_RUN" if "mapRunArn" in execution else "REDRIVABLE"
     facts = {
         "redriveCount": execution.get("redriveCount", 0),
-        "redriveStatus": "NOT_REDRIVABLE" if reason else "REDRIVABLE",
+        "redriveStatus": "NOT_REDRIVABLE" if reason else redrivable,
     }
     if date := execution.get("redriveDate"):
         facts["redriveDate"] = date

@@ -18,6 +18,9 @@ from runctl.local.codebuild.api import Builds
 from runctl.local.core.knobs import Knobs
 from runctl.local.stepfunctions import (
     build_tasks,
+    definitions,
+    distributed_maps,
+    map_requests,
     nested_executions,
     redrive,
     task_tokens,
@@ -33,6 +36,8 @@ from runctl.local.stepfunctions.executions import (
     working_for,
 )
 
+_MAX_EVENTS = 25_000
+
 
 def install(knobs: Knobs, builds: Builds) -> Callable[[str], str | None]:
     """Change ministack's interpreter, once; the result maps a task token to its state machine."""
@@ -42,6 +47,8 @@ def install(knobs: Knobs, builds: Builds) -> Callable[[str], str | None]:
     machine_of = task_tokens.install(stop_flags, knobs)
     _honor_output_of_succeed()
     nested_executions.install(stop_flags)
+    distributed_maps.install(stop_flags)
+    definitions.install()
     timeouts.install()
     build_tasks.install(stop_flags, builds)
     _start_idempotently()
@@ -79,6 +86,7 @@ def _run_and_stop(stop_flags: StopFlags) -> None:  # noqa: C901 - seven short fu
     def time_out(execution: Execution) -> None:
         if execution["status"] != "RUNNING":
             return
+        _abort_maps(execution)
         execution.update(status="TIMED_OUT", stopDate=sfn.now_iso())
         add_event(execution, "ExecutionTimedOut", {"executionTimedOutEventDetails": {}})
         sfn._emit_execution_status_event(execution)
@@ -93,8 +101,10 @@ def _run_and_stop(stop_flags: StopFlags) -> None:  # noqa: C901 - seven short fu
             fail(execution, error, cause)
 
     def stop_execution(data: dict[str, Any]) -> Any:
-        answer = stop(data)
         execution = sfn._executions.get(data.get("executionArn", ""))
+        if execution and execution["status"] == "RUNNING":
+            _abort_maps(execution)
+        answer = stop(data)
         if execution and execution["status"] == "ABORTED":
             stop_flags.stop(execution)
         return answer
@@ -103,11 +113,27 @@ def _run_and_stop(stop_flags: StopFlags) -> None:  # noqa: C901 - seven short fu
         # A function's answer after the stop does not enter the history.
         if execution["status"] != "RUNNING" and not kind.startswith("Execution"):
             raise StoppedError
+        if len(execution["events"]) >= _MAX_EVENTS - 1 and not kind.startswith("Execution"):
+            fail_execution(
+                execution,
+                "States.Runtime",
+                f"The execution reached the maximum number of history events ({_MAX_EVENTS}).",
+            )
+            stop_flags.stop(execution)
+            raise StoppedError
         return add_event(execution, kind, details)
 
     sfn._run_execution, sfn._execute_task = run_execution, run_task
     sfn._fail_execution, sfn._stop_execution = fail_execution, stop_execution
     sfn._add_event = note_while_running
+
+
+def _abort_maps(execution: Execution) -> None:
+    """Record that the Map Runs of an execution end with it."""
+    for run in map_requests.runs_of(execution):
+        if run.status == "RUNNING":
+            sfn._add_event(execution, "MapRunAborted")
+            sfn._add_event(execution, "MapStateAborted")
 
 
 def _sleep_until_stopped(stop_flags: StopFlags, knobs: Knobs) -> None:
