@@ -233,6 +233,7 @@ def progress_values(progress: NodeProgress) -> Item:
         "saving": None if progress.saving is None else json.dumps(progress.saving.as_document()),
         "staging": None if progress.staging is None else json.dumps(progress.staging.as_document()),
         "service": None if progress.service is None else json.dumps(progress.service.as_document()),
+        "environment_bytes": progress.environment_bytes or None,
         "warning": progress.warning,
     }
 
@@ -285,6 +286,7 @@ def _read_progress(item: Mapping[str, Any]) -> NodeProgress:
         saving=Saving.from_document(document_of(item, "saving")) if "saving" in item else None,
         staging=Staging.from_document(document_of(item, "staging")) if "staging" in item else None,
         service=Service.from_document(document_of(item, "service")) if "service" in item else None,
+        environment_bytes=whole_number_of(item, "environment_bytes") or 0,
         warning=item.get("warning", ""),
     )
 

@@ -39,7 +39,8 @@ class NodeProgress:
     agent saw: detected, sigterm, exited, committed, booted, inputs_ready, restored, started,
     first_step, ready. `staging` is how much of the inputs is there, None without inputs, and
     `service` is the server of a service. `not_finite` are the metrics whose last value is NaN or
-    infinite; `metrics` has those of the others.
+    infinite; `metrics` has those of the others. `environment_bytes` is the size of the
+    environment's files, 0 while it is not known.
     """
 
     phase: str = ""
@@ -52,6 +53,7 @@ class NodeProgress:
     saving: Saving | None = None
     staging: Staging | None = None
     service: Service | None = None
+    environment_bytes: int = 0
     warning: str = ""
 
 

@@ -247,6 +247,11 @@ class Attempt:
         return self.progress.service
 
     @property
+    def environment_bytes(self) -> int:
+        """The size of the environment of any of its nodes, 0 if none has reported it."""
+        return max((node.progress.environment_bytes for node in self.nodes), default=0)
+
+    @property
     def warning(self) -> str:
         """The warning about it that people should see while it lives."""
         return self.progress.warning

@@ -16,6 +16,8 @@ MAX_GROWN_GIB = 16_384
 CODE_COPIES = 4
 # The files of the trainer, and those that are fetched to replace them or pinned for a save.
 CHECKPOINT_COPIES = 2
+# The files, and the packages that they are unpacked from, or the bytecode that is compiled of them.
+ENVIRONMENT_COPIES = 2
 # The layers as they are pulled, and unpacked.
 IMAGE_COPIES = 4
 # File systems keep a part of their blocks for themselves and for root.
@@ -38,7 +40,8 @@ def plan_volumes(
 ) -> PlannedVolumes:
     """Return the volumes of the next attempt of a run on these `kinds` of machines.
 
-    The `earlier` attempts have ended. `templates` are the root volumes of the deployment's launch
+    The `earlier` attempts have ended or are about to; they tell how large the environment is.
+    `templates` are the root volumes of the deployment's launch
     templates; a kind that is missing there, in a deployment of an earlier version, keeps its own.
     """
     full = [attempt.number for attempt in earlier if attempt.ended and attempt.ended.is_disk_full]
@@ -48,6 +51,7 @@ def plan_volumes(
         code_bytes=run.code_bytes,
         checkpoint_bytes=run.newest_bytes,
         image_bytes=0 if run.image is None else run.image.size_bytes,
+        environment_bytes=max((attempt.environment_bytes for attempt in earlier), default=0),
     )
     volumes = {}
     for kind in sorted(kinds & templates.keys()):
@@ -62,7 +66,12 @@ def plan_volumes(
 
 
 def known_bytes(
-    *, input_bytes: int, code_bytes: int, checkpoint_bytes: int = 0, image_bytes: int = 0
+    *,
+    input_bytes: int,
+    code_bytes: int,
+    checkpoint_bytes: int = 0,
+    image_bytes: int = 0,
+    environment_bytes: int = 0,
 ) -> int:
     """Return the room that is needed for what is known of a run, in bytes."""
     return (
@@ -70,6 +79,7 @@ def known_bytes(
         + CODE_COPIES * code_bytes
         + CHECKPOINT_COPIES * checkpoint_bytes
         + IMAGE_COPIES * image_bytes
+        + ENVIRONMENT_COPIES * environment_bytes
     )
 
 
@@ -124,7 +134,8 @@ def _planned(asked: DiskOptions, template: RootVolume, known: int) -> RootVolume
 def _needed_gib(template: RootVolume, known: int) -> int:
     """Return the size in GiB that has room for `known` bytes.
 
-    Half of the template's size is left for the image, the environment and what is not known.
+    Half of the template's size is left for the machine's image and what is not known, such as the
+    environment before the first attempt.
     """
     return template.gib // 2 - -known * (100 + SPARE_PERCENT) // (100 * GIB)
 

@@ -645,12 +645,15 @@ def test_nodes_have_the_ranks_of_their_instances(ledger):
 
 def test_nodes_report_side_by_side(ledger):
     two_nodes(ledger)
-    ledger.record_progress(NodeId("run-1", 1, 0), NodeProgress(phase="train"), now=NOW)
+    ledger.record_progress(
+        NodeId("run-1", 1, 0), NodeProgress(phase="train", environment_bytes=7), now=NOW
+    )
     ledger.record_progress(NodeId("run-1", 1, 1), NodeProgress(phase="restore"), now=LATER)
     assert ledger.record_notice(NodeId("run-1", 1, 1), now=LATER)
     ledger.record_gone(NodeId("run-1", 1, 1))
     first, second = ledger.find_attempt("run-1", 1).nodes
     assert (first.progress.phase, first.heartbeat_at, first.noticed_at) == ("train", NOW, None)
+    assert (first.progress.environment_bytes, second.progress.environment_bytes) == (7, 0)
     assert (second.progress.phase, second.heartbeat_at, second.noticed_at) == (
         "restore",
         LATER,

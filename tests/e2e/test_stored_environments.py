@@ -147,6 +147,7 @@ def test_all_attempts_have_the_versions_of_the_first_though_the_index_and_the_st
     gate.touch()
     testbed.wait_for_training_completion(run_id)
     assert testbed.run(run_id).ended is RunStatus.COMPLETED
+    assert testbed.attempts(run_id)[2].environment_bytes > 0
     # A continuation may drop the versions.
     gate.unlink()
     testbed.workflow.start_run(f"{run_id}-r2", {"run_id": run_id, "fresh_environment": True})

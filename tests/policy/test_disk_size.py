@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from runctl.model.disk_options import DiskOptions
 from runctl.model.image import Image
+from runctl.model.node import NodeProgress
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import MachineKind
 from runctl.model.request import RunRequest
@@ -91,6 +92,21 @@ def test_a_larger_request_is_kept_and_a_smaller_one_enlarged():
     large = replace(RUN, input_bytes=100 * GIB)
     assert planned(asking(large, gib=300)).volumes[MachineKind.X86_CPU].gib == 300
     assert planned(asking(large, gib=100)).volumes[MachineKind.X86_CPU].gib == 135
+
+
+def test_a_disk_has_room_for_the_environment_that_an_earlier_attempt_needed():
+    def trained(number: int, environment_bytes: int) -> Attempt:
+        node = replace(
+            ended(number, is_disk_full=False).nodes[0],
+            progress=NodeProgress(environment_bytes=environment_bytes),
+        )
+        return replace(ended(number, is_disk_full=False), nodes=(node,))
+
+    assert planned(RUN, trained(1, 5 * GIB)).volumes == {}  # there is room for it
+    large = trained(1, 20 * GIB)
+    assert planned(RUN, large).volumes[MachineKind.X86_CPU].gib == 25 + 44
+    # An attempt that was interrupted while its environment was fetched does not know.
+    assert planned(RUN, large, trained(2, 0)).volumes[MachineKind.X86_CPU].gib == 25 + 44
 
 
 def test_each_full_disk_doubles_the_next_one_and_the_reason_names_the_attempt():

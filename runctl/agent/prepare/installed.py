@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
 from pathlib import Path
@@ -28,6 +29,16 @@ def installed_versions(environment: Path, *, attempt: int) -> Versions:
         platform=platform.machine(),
         packages=tuple(found[name] for name in sorted(found)),
     )
+
+
+def installed_bytes(environment: Path) -> int:
+    """Return the size of an environment's files; those that vanish meanwhile do not count."""
+    size_bytes = 0
+    for parent, _, names in os.walk(environment):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size_bytes += os.lstat(f"{parent}/{name}").st_size
+    return size_bytes
 
 
 def _package(name: str, distribution: importlib.metadata.Distribution) -> PackageVersion:

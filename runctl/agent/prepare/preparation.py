@@ -20,6 +20,7 @@ from runctl.agent.prepare.container import ReadyContainer
 from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.environment import Environments, Place
 from runctl.agent.prepare.inputs import InputStager
+from runctl.agent.prepare.installed import installed_bytes
 from runctl.agent.prepare.installer import Installer, find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
 from runctl.agent.prepare.shared_environments import SharedEnvironments
@@ -218,13 +219,17 @@ class Preparation:
         named = index_variables(request.program.env)
         declared = find_dependencies(self._paths.project, script, indexes=named)
         self._environments.use_indexes(indexes)
-        return self._with_room(
+        environment = self._with_room(
             lambda: self._environments.prepare(
                 declared,
                 generation=generation,
                 is_fresh=request.program.fresh_environment,
             )
         )
+        if declared.installs:
+            # The trainer need not wait for it.
+            self._wait.start(lambda: self._progress.note_environment(installed_bytes(environment)))
+        return environment
 
     def _stage_inputs(self, request: RunRequest) -> None:
         with self._reporting_full_disk("the inputs"):

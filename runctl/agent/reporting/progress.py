@@ -29,6 +29,7 @@ class Progress:
         self._saving: Saving | None = None
         self._staging: Staging | None = None
         self._service: Service | None = None
+        self._environment_bytes = 0
         self._is_news = False
         self._on_change: Callable[[], None] = lambda: None
 
@@ -104,6 +105,11 @@ class Progress:
             self._service = service
         self._on_change()
 
+    def note_environment(self, size_bytes: int) -> None:
+        """Note the size of the environment; the disk of the next attempt has room for it."""
+        with self._lock:
+            self._environment_bytes = size_bytes
+
     def warn(self, warning: str, *, about: str) -> bool:
         """Show a warning in the status; an empty text clears it.
 
@@ -136,5 +142,6 @@ class Progress:
                 saving=self._saving,
                 staging=self._staging,
                 service=self._service,
+                environment_bytes=self._environment_bytes,
                 warning="; ".join(filter(None, self._warnings.values())),
             )
