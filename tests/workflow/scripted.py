@@ -1,4 +1,4 @@
-"""Runs of the real definition whose functions follow a script."""
+"""Executions of the real definitions whose functions follow a script."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stacks.workflows.definition import called_functions, read_definition, rendered
+from stacks.workflows.definition import RUN, called_functions, read_definition, rendered
 from tests.local.clouds import Cloud, unique
 
 BUCKET = "scripts"
@@ -23,7 +23,8 @@ BUCKET = {bucket!r}
 
 def handler(event, context):
     s3 = boto3.client("s3")
-    run = event.get("run_id") or event.get("name") or event["execution"]["name"]
+    named = [event.get(key) for key in ("group_id", "run_id", "name")]
+    run = next(filter(None, named), None) or event["execution"]["name"]
     script = json.load(s3.get_object(Bucket=BUCKET, Key=f"scripts/{{run}}")["Body"])
     prefix = f"calls/{{run}}/"
     calls = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
@@ -59,19 +60,25 @@ class Walk:
 
 
 class ScriptedWorkflow:
-    """The state machine and its scripted functions."""
+    """A state machine and its scripted functions; `values` fills in other placeholders.
 
-    def __init__(self, cloud: Cloud) -> None:
+    The bucket of a parent is that of the scripts.
+    """
+
+    def __init__(
+        self, cloud: Cloud, name: str = RUN, values: Mapping[str, str] | None = None
+    ) -> None:
         self.cloud = cloud
         cloud.client("s3").create_bucket(Bucket=BUCKET)
-        definition = read_definition()
+        definition = read_definition(name)
         functions = {
-            name: cloud.function(FUNCTION.format(name=name, bucket=BUCKET))
-            for name in called_functions(definition)
+            function: cloud.function(FUNCTION.format(name=function, bucket=BUCKET))
+            for function in called_functions(definition)
         }
+        known = {"bucket": BUCKET, **functions, **(values or {})}
         made = cloud.client("stepfunctions").create_state_machine(
-            name="runctl-train",
-            definition=rendered(definition, functions.__getitem__),
+            name=f"runctl-{name}",
+            definition=rendered(definition, known.__getitem__),
             roleArn=cloud.role(),
         )
         self.machine: str = made["stateMachineArn"]
