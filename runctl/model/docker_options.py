@@ -15,7 +15,7 @@ from runctl.model.secret_references import BadReferenceError, Store, parse_refer
 # CodeBuild accepts 5,500 characters in all variables of a build together.
 MAX_BUILD_ARGS_BYTES = 4000
 SOURCES = ("image", "dockerfile", "archive")
-_BUILD_ONLY = ("target", "build_args", "build_secrets")
+BUILD_ONLY = ("target", "build_args", "build_secrets")
 _SECRET_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TARGET = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
@@ -205,7 +205,7 @@ def docker_contradictions(docker: Mapping[str, Any], *, has_code: bool) -> Itera
         yield Problem(
             f"docker.{given[1]}", f"mutually exclusive with docker.{given[0]}; give one of them"
         )
-    for name in _BUILD_ONLY:
+    for name in BUILD_ONLY:
         if docker.get(name) and "dockerfile" not in given:
             yield Problem(
                 f"docker.{name}", "only for a build; give docker.dockerfile, or remove it"

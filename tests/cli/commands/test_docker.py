@@ -90,6 +90,19 @@ def test_a_dockerfile_elsewhere_is_named(training, deployed, runctl):
     }
 
 
+def test_an_image_given_as_an_option_needs_nothing_of_the_build_in_the_settings(
+    training, deployed, runctl
+):
+    write(training, "Dockerfile")
+    (training / ".runctl.toml").write_text(
+        '[docker]\ndockerfile = "Dockerfile"\n[docker.build_args]\nCUDA = "12"\n'
+    )
+    built = planned(runctl, "--build-arg", "PYTHON=3.12", "training/train.py")
+    assert built["docker"]["build_args"] == {"CUDA": "12", "PYTHON": "3.12"}
+    pulled = planned(runctl, "--docker-image", "a/b:v1", "training/train.py")
+    assert pulled["docker"] == {"image": "a/b:v1"}
+
+
 def test_without_a_script_the_command_of_the_image_runs(training, deployed, runctl):
     write(training, "Dockerfile")
     request = planned(runctl)

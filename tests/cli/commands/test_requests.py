@@ -63,6 +63,28 @@ def test_options_win_over_settings_and_environments_are_merged(tmp_path):
     assert parse_request(document).saving.checkpoint.keep_last == 9
 
 
+def test_values_with_names_are_merged_with_those_of_the_settings(tmp_path):
+    settings = settings_of(
+        tmp_path,
+        '[inputs]\na = "s3://bucket/a/"\nb = "s3://bucket/b/"\n'
+        '[docker]\ndockerfile = "Dockerfile"\n[docker.build_args]\nBASE = "x"\nPYTHON = "3.11"\n'
+        '[docker.build_secrets]\nnetrc = "secret:team/netrc"\n',
+    )
+    options = {
+        "inputs": {"b": "s3://bucket/other/"},
+        "docker.build_args": {"PYTHON": "3.12", "CUDA": "12"},
+        "docker.build_secrets": {"npm": "secret:team/npm"},
+    }
+    document = build(options, settings)
+    assert document["inputs"] == {"a": "s3://bucket/a/", "b": "s3://bucket/other/"}
+    assert document["docker"] == {
+        "dockerfile": "Dockerfile",
+        "build_args": {"BASE": "x", "PYTHON": "3.12", "CUDA": "12"},
+        "build_secrets": {"netrc": "secret:team/netrc", "npm": "secret:team/npm"},
+    }
+    assert build({}, settings)["docker"]["build_args"] == {"BASE": "x", "PYTHON": "3.11"}
+
+
 def test_retry_options_win_over_settings(tmp_path):
     settings = settings_of(tmp_path, "[retry]\nexit_codes = [3]\nmax_failures = 9\n")
     document = build({"retry.exit_codes": read_codes("1, 137")}, settings)

@@ -15,7 +15,7 @@ from runctl.cli.project.dockerfiles import (
 )
 from runctl.cli.project.scan import Project
 from runctl.cli.project.settings import Settings
-from runctl.model.docker_options import SOURCES
+from runctl.model.docker_options import BUILD_ONLY, SOURCES
 from runctl.model.errors import InvalidRequestError, Problem
 
 USE, IMAGE = "--use-docker", "--docker-image"
@@ -77,7 +77,10 @@ def take_docker_words(words: Sequence[str]) -> tuple[tuple[str, ...], bool, str]
 def without_overridden(
     choice: DockerChoice, options: Mapping[str, Any], settings: Settings
 ) -> Settings:
-    """Return the settings without the image that options replace, or without any container."""
+    """Return the settings without the image that options replace, or without any container.
+
+    With an image, nothing is built, so the settings of a build do not count.
+    """
     docker = settings.request.get("docker")
     if not isinstance(docker, Mapping):
         return settings
@@ -85,7 +88,7 @@ def without_overridden(
     if choice.avoid:
         names = list(docker)
     elif any(options.get(f"docker.{source}") for source in SOURCES):
-        names = SOURCES
+        names = (*SOURCES, *BUILD_ONLY) if options.get("docker.image") else SOURCES
     left = {name: value for name, value in docker.items() if name not in names}
     request = {name: value for name, value in settings.request.items() if name != "docker"}
     return replace(settings, request={**request, "docker": left} if left else request)

@@ -14,6 +14,7 @@ from runctl.model.identity import RUN_ID, RUN_ID_RULE
 from runctl.model.kinds import TRAIN
 from runctl.model.request import FIELDS
 from runctl.model.request_checks import parse_instant, problem_with_deadline
+from runctl.model.request_fields import Syntax
 from runctl.model.request_parsing import parse_request
 
 # How the command line sets a field, by the field's path.
@@ -21,6 +22,10 @@ ORIGINS = {
     "instance_id": "INSTANCE",
     **{path: option.name for _, path, _, option in fields_with_options()},
 }
+# The fields whose values have names, such as environment variables.
+NAMED = frozenset(
+    path for _, path, _, option in fields_with_options() if option.syntax is Syntax.ASSIGNMENTS
+)
 
 
 def name_run(script: str, *, now: datetime) -> str:
@@ -74,13 +79,13 @@ def build_request(
         document["code"] = code
     if args and not is_command:
         document["args"] = list(args)
-    document |= {name: value for name, value in options.items() if "." not in name}
     for name, value in options.items():
         outer, dot, inner = name.partition(".")
         if dot:
-            document[outer] = {**document.get(outer, {}), inner: value}
-    if "env" in options:
-        document["env"] = {**settings.request.get("env", {}), **options["env"]}
+            held = document.get(outer, {})
+            document[outer] = {**held, inner: _merged(name, held.get(inner), value)}
+        else:
+            document[name] = _merged(name, document.get(name), value)
     if "not_secrets" in options:
         document["not_secrets"] = declared_harmless(options, settings)
     try:
@@ -93,6 +98,13 @@ def build_request(
             )
         ) from exc
     return document
+
+
+def _merged(field: str, setting: Any, option: Any) -> Any:
+    """Return an option's value, with the setting's entries of other names if it has names."""
+    if field in NAMED and isinstance(setting, Mapping):
+        return {**setting, **option}
+    return option
 
 
 def declared_harmless(options: Mapping[str, Any], settings: Settings) -> list[str]:
