@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runctl.agent.contract import build_contract
+from runctl.agent.evaluations import Evaluations
 from runctl.agent.fallback import Ended, Fallback
 from runctl.agent.instance.disk import FULL, count_up
 from runctl.agent.instance.settings import Settings
 from runctl.agent.prepare.container import ContainerPreparation
+from runctl.agent.prepare.following import Following
 from runctl.agent.prepare.gpu_check import check_machine
 from runctl.agent.prepare.image import Images
 from runctl.agent.prepare.preparation import Preparation, Prepared
+from runctl.agent.prepare.subjects import SubjectLoader
 from runctl.agent.program_outcome import failed_outcome, outcome_of_stop
 from runctl.agent.reporting.final_report import FinalReport
 from runctl.agent.reporting.heartbeat import Heartbeat
@@ -93,6 +96,9 @@ class AttemptRunner:
             self._store,
             settings,
             inputs=services.inputs,
+            subjects=SubjectLoader(
+                services.checkpoints, inputs=self._paths.inputs, state=self._paths.state
+            ),
             environments=services.environments,
             vendor=vendor,
             progress=self._progress,
@@ -170,6 +176,10 @@ class AttemptRunner:
         run = self._preparation.read_run()
         request = run.request
         self._secrets.expect(request.program.env)
+        if output := request.evaluate.output_prefix:
+            self._final_report.copy_outputs_to(
+                self._services.outputs_at(output, self._settings.run_id)
+            )
         self._preparation.end_what_an_earlier_agent_left(request)
         self._containers.end_leftovers()
         container = self._containers.begin(run)
@@ -183,6 +193,7 @@ class AttemptRunner:
                 generation=run.environment_generation,
                 container=container,
                 indexes=indexes,
+                subject=run.subject,
             )
         )
         prove_fence(self._paths)
@@ -200,16 +211,14 @@ class AttemptRunner:
         env = self._wait.run_in_background(lambda: self._secrets.resolve(request.program.env))
         endpoint = self._serve_credentials(request)
         credentials = {} if endpoint is None else endpoint.as_environment()
-        fallback = self._make_fallback(request)
+
+        def run_program(prepared: Prepared) -> Ended | None:
+            return self._train_from(runtime, request, prepared, env, credentials)
+
         try:
-            while True:
-                ended = self._train_from(runtime, request, prepared, env, credentials)
-                if ended is None:
-                    return None
-                result = fallback.after(ended, prepared)
-                if not isinstance(result, Prepared):
-                    return result
-                prepared = result
+            if request.evaluate.every_checkpoint:
+                return self._evaluate_all(request, prepared, run_program)
+            return self._train_until_done(request, prepared, run_program)
         finally:
             if endpoint is not None:
                 endpoint.close()
@@ -251,6 +260,52 @@ class AttemptRunner:
         """Store the progress; from the token's arrival on the heartbeat does."""
         if not self._token.has_arrived():
             self._heartbeat.store_progress()
+
+    def _train_until_done(
+        self,
+        request: RunRequest,
+        prepared: Prepared,
+        run_program: Callable[[Prepared], Ended | None],
+    ) -> Outcome | None:
+        """Run the program, again from an earlier checkpoint if it dies of the one it was given."""
+        fallback = self._make_fallback(request)
+        while True:
+            ended = run_program(prepared)
+            if ended is None:
+                return None
+            result = fallback.after(ended, prepared)
+            if not isinstance(result, Prepared):
+                return result
+            prepared = result
+
+    def _evaluate_all(
+        self,
+        request: RunRequest,
+        prepared: Prepared,
+        run_program: Callable[[Prepared], Ended | None],
+    ) -> Outcome | None:
+        """Run the program for each checkpoint of another run, until that one has ended."""
+        settings, services = self._settings, self._services
+        reference = request.evaluate.reference
+        following = Following(
+            services.ledger,
+            services.blobs,
+            services.outputs(settings.run_id),
+            services.checkpoints,
+            run_id=settings.run_id,
+            attempt=settings.attempt,
+            followed="" if reference is None else reference.run_id,
+            state=self._paths.state,
+            progress=self._progress,
+            wait=self._wait,
+        )
+        return Evaluations(
+            following,
+            self._preparation,
+            progress=self._progress,
+            wait=self._wait,
+            run_program=run_program,
+        ).run(prepared)
 
     def _read_indexes(self, request: RunRequest) -> dict[str, str]:
         """Return the variables that name package indexes, with the secrets that they refer to."""

@@ -33,6 +33,7 @@ from runctl.model.run import (
 from runctl.model.saving import Saving
 from runctl.model.service import Service
 from runctl.model.staging import Staging
+from runctl.model.subject import Subject
 
 # The start of a run whose stored start cannot be read: a listing shows it last.
 LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -81,6 +82,9 @@ def run_item(run: Run) -> Item:
         "notified_end": None if run.notified_end is None else text_of(run.notified_end),
         "image": None if run.image is None else image_text(run.image),
         "metrics": stored_text(run.metrics) if run.metrics else None,
+        "subject": None if run.subject is None else json.dumps(run.subject.as_document()),
+        "evaluated_save": run.evaluated_save or None,
+        "pins": set(run.pins) or None,
         "input_bytes": run.input_bytes or None,
         "code_bytes": run.code_bytes or None,
         "newest_bytes": run.newest_bytes or None,
@@ -124,6 +128,9 @@ def read_run(item: Mapping[str, Any]) -> Run:
         summary=_summary(item),
         image=Image.from_stored(document_of(item, "image")),
         metrics=document_of(item, "metrics"),
+        subject=Subject.from_stored(document_of(item, "subject")),
+        evaluated_save=whole_number_of(item, "evaluated_save") or 0,
+        pins=frozenset(item.get("pins", ())),
     )
 
 

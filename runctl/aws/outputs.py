@@ -18,6 +18,7 @@ PART_BYTES = 8 * 1024 * 1024
 MAX_PARTS = 10_000
 UPLOAD_THREADS = 2
 ATTEMPT = "runctl-attempt"
+RUN = "runctl-run"
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 # Another writer has stored or removed the object since it was looked up, or is doing so.
 CHANGED = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict", *MISSING})
@@ -25,12 +26,13 @@ MAX_CONFLICTS = 10
 
 
 class OutputStore:
-    """Implements `runctl.agent.ports.Outputs` for one run."""
+    """Implements `runctl.agent.ports.Outputs` for one run, below its own prefix or another one."""
 
-    def __init__(self, client: Any, *, bucket: str, run_id: str) -> None:
+    def __init__(self, client: Any, *, bucket: str, run_id: str, prefix: str = "") -> None:
         self._client = client
         self._bucket = bucket
-        self._prefix = identity.output_prefix(run_id)
+        self._run_id = run_id
+        self._prefix = prefix or identity.output_prefix(run_id)
 
     def put(self, name: str, path: Path, *, attempt: int) -> bool:
         """Store a file as an output unless a later attempt has stored it; False in that case.
@@ -43,7 +45,7 @@ class OutputStore:
         for _ in range(MAX_CONFLICTS):
             with translated():
                 stored = self._find(place)
-                if stored is not None and _attempt_of(stored) > attempt:
+                if stored is not None and self._attempt_of(stored) > attempt:
                     return False
                 condition = (
                     {"IfNoneMatch": "*"} if stored is None else {"IfMatch": str(stored["ETag"])}
@@ -66,12 +68,19 @@ class OutputStore:
             return None
         return stored
 
+    def _attempt_of(self, stored: Mapping[str, Any]) -> int:
+        """Return the attempt of this run that stored an object, 0 for anybody else's."""
+        metadata = stored.get("Metadata", {})
+        number = metadata.get(ATTEMPT, "")
+        is_ours = metadata.get(RUN, self._run_id) == self._run_id
+        return int(number) if is_ours and number.isdigit() else 0
+
     def _put(
         self, path: Path, place: Mapping[str, str], condition: Mapping[str, str], attempt: int
     ) -> None:
         """Store the file as it is now, whole or in parts, with its attempt as metadata."""
         size = path.stat().st_size
-        metadata = {ATTEMPT: str(attempt)}
+        metadata = {ATTEMPT: str(attempt), RUN: self._run_id}
         if size <= PART_BYTES:
             body = _read(path, 0, size)
             self._client.put_object(**place, **condition, Metadata=metadata, Body=body)
@@ -97,11 +106,6 @@ class OutputStore:
             with contextlib.suppress(RunctlError), translated():
                 self._client.abort_multipart_upload(**place, UploadId=upload)
             raise
-
-
-def _attempt_of(stored: Mapping[str, Any]) -> int:
-    number = stored.get("Metadata", {}).get(ATTEMPT, "")
-    return int(number) if number.isdigit() else 0
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

@@ -273,6 +273,13 @@ class AwsServices:
 
         return OutputStore(self.clients.get("s3"), bucket=self._known("bucket"), run_id=run_id)
 
+    def outputs_at(self, uri: str, run_id: str) -> OutputStore:
+        """Return the store of a run's outputs below a prefix that its request names."""
+        from runctl.aws.outputs import OutputStore
+
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        return OutputStore(self.clients.get("s3"), bucket=bucket, run_id=run_id, prefix=prefix)
+
     def trainer_access(self, role_arn: str, *, run_id: str, attempt: int) -> TrainerAccess:
         """Return the source of a trainer's credentials."""
         from runctl.aws.trainer_access import TrainerAccess

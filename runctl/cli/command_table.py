@@ -87,6 +87,12 @@ AWS = _group(
             "Run an HTTP server on EC2: restarted when it fails, replaced before an interruption.",
         ),
         DeferredCommand(
+            "aws.evaluate:evaluate",
+            "evaluate",
+            "Evaluate a checkpoint with a script, or each one as a run commits it.",
+            context_settings={"allow_interspersed_args": False},
+        ),
+        DeferredCommand(
             "aws.create:create",
             "create",
             "Launch an instance that waits for runs, and terminates itself when its time is up.",

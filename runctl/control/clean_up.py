@@ -9,6 +9,7 @@ from runctl.control.ending import (
     live_machines,
     may_end,
 )
+from runctl.control.find_subject import release_subjects
 from runctl.control.notifications import notify_end
 from runctl.control.ports import Services
 from runctl.control.results import CleanUpResult, CleanUpStatus
@@ -57,6 +58,7 @@ def clean_up(
     )
     attempts = services.ledger.attempts(run.run_id)
     asked, terminated = _end_machines(services, attempts)
+    release_subjects(services, run)
     notify_end(services, run, attempts=len(attempts))
     return CleanUpResult(
         status=CleanUpStatus.CLEANED,

@@ -1,6 +1,7 @@
 """FinishRun: records a run's end, leaves nothing running, notifies, and returns the result."""
 
 from runctl.control.ending import end_leftovers, end_open_attempts
+from runctl.control.find_subject import release_subjects
 from runctl.control.notifications import notify_end
 from runctl.control.ports import Services
 from runctl.control.results import RunResult
@@ -29,6 +30,7 @@ def finish_run(
         raise RunEndedError(f"the run {run_id} belongs to the execution {run.execution}")
     end_open_attempts(services, run_id, reason="the run has ended")
     end_leftovers(services, run_id)
+    release_subjects(services, run)
     attempts = len(services.ledger.attempts(run_id))
     # Last, because SNS may be slow, and instances cost money meanwhile.
     notify_end(services, run, attempts=attempts)

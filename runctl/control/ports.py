@@ -438,6 +438,18 @@ class EnvironmentCatalog(Protocol):
         ...
 
 
+class Checkpoints(Protocol):
+    """The checkpoints of one run."""
+
+    def manifest_keys(self) -> list[str]:
+        """Return the keys of all manifests, the newest save first."""
+        ...
+
+    def get_manifest(self, key: str) -> Manifest:
+        """Return a manifest; DamagedCheckpointError when it is missing or cannot be read."""
+        ...
+
+
 class Services(Protocol):
     """Everything a control function may use; each function uses only a few of them."""
 
@@ -514,4 +526,8 @@ class Services(Protocol):
     @property
     def environment_catalog(self) -> EnvironmentCatalog:
         """The environments that runs share."""
+        ...
+
+    def checkpoints(self, run_id: str) -> Checkpoints:
+        """Return the checkpoints of a run."""
         ...

@@ -7,11 +7,13 @@ from typing import Any
 
 from runctl.control.check_inputs import check_inputs
 from runctl.control.ending import end_leftovers, end_open_attempts
+from runctl.control.find_subject import find_subject, keep_subject
 from runctl.control.image_plan import ImagePlan, plan_image
 from runctl.control.ports import Services
 from runctl.control.results import ImageBuild, PreparedRun
 from runctl.control.use_existing_instance import problem_with
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
+from runctl.model.evaluation_options import INPUT_FIELDS
 from runctl.model.identity import RUN_ID, RUN_ID_RULE, build_log_stream
 from runctl.model.image_reference import parse_image_reference
 from runctl.model.outcome import RunStatus
@@ -123,8 +125,16 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
         exposed = [KEPT_INPUT] if _contains_secrets(document) else []
         raise InvalidRequestError((*problems, *exc.problems, *exposed)) from exc
     problems += problems_with_the_world(services, request)
-    problems_with_inputs, input_bytes = check_inputs(services, request.staged_inputs)
+    problems_with_inputs, input_bytes = check_inputs(
+        services, request.staged_inputs, fields=INPUT_FIELDS
+    )
     problems += problems_with_inputs
+    subject = None
+    try:
+        subject = find_subject(services, request.evaluate)
+        input_bytes += 0 if subject is None else subject.size_bytes
+    except RequestError as exc:
+        problems.append(Problem("evaluate.checkpoint", str(exc)))
     plan, problems_with_image = _plan(services, request)
     # Of an archive that cannot be read, one message is enough.
     known = {problem.message for problem in problems}
@@ -135,6 +145,8 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
         problems.append(Problem("disk", problem))
     if problems:
         raise InvalidRequestError(tuple(problems))
+    if subject is not None:
+        keep_subject(services, subject, by=execution.name)
     run = services.ledger.create_run(
         Run(
             run_id=execution.name,
@@ -144,6 +156,7 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
             execution_arn=execution.arn,
             input_bytes=input_bytes,
             code_bytes=code_bytes,
+            subject=subject,
         )
     )
     # An execution's name, and with it its ARN, is free again after 90 days; the run's is not.
@@ -235,6 +248,8 @@ def _continue(services: Services, execution: ExecutionStart, document: Mapping[s
         )
     if run.execution_arn != execution.arn:
         _close(services, run)
+    if run.subject is not None:
+        keep_subject(services, run.subject, by=run_id)
     return services.ledger.resume_run(
         run_id,
         execution=execution.name,

@@ -1,6 +1,6 @@
 """The part of the ledger that agents use, which the control functions use too: a port."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -49,13 +49,14 @@ class AgentLedger(Protocol):
         progressed: bool,
         now: datetime,
         size_bytes: int = 0,
-    ) -> None:
+    ) -> frozenset[str]:
         """Move the newest pointer to a manifest that is already stored.
 
         `size_bytes` is the size of its files, 0 if that is not known. `progressed` says whether the
         attempt has made progress with it, or before. Refused with FencedError unless `number` has
         the fence. The pointer follows the fence to a lower step, too: an attempt that had to fall
-        back, or did not resume, starts below the previous one.
+        back, or did not resume, starts below the previous one. Returns the keys of the checkpoints
+        that other runs have pinned, which retention leaves alone.
         """
         ...
 
@@ -72,6 +73,24 @@ class AgentLedger(Protocol):
 
     def mark_proven(self, run_id: str, number: int, key: str) -> None:
         """Mark a checkpoint as the last that a trainer continued from, and as suspect no more."""
+        ...
+
+    def pin_checkpoint(self, run_id: str, key: str, *, by: str) -> None:
+        """Keep a checkpoint of a run for the run `by`; NotFoundError for an unknown run."""
+        ...
+
+    def remove_pins(self, run_id: str, *, by: str, keys: Collection[str] | None = None) -> None:
+        """Remove the pins of the run `by`, all or those of some checkpoints."""
+        ...
+
+    def record_evaluated(
+        self, run_id: str, number: int, *, save: int, metrics: Mapping[str, Any]
+    ) -> None:
+        """Record the last save that an evaluation of every checkpoint has evaluated.
+
+        It is progress, and `metrics` become those of the result. Refused with FencedError without
+        the fence.
+        """
         ...
 
     def record_metrics(self, run_id: str, number: int, metrics: Mapping[str, Any]) -> None:

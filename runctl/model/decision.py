@@ -235,7 +235,7 @@ def _progressed(run: Run, tail: Sequence[Attempt]) -> bool:
     so a commit after the first of these attempts began to train is theirs. Attempts that never
     began to train, for example because booting failed, made no progress.
     """
-    if run.save:
+    if run.save or run.progressed_attempt is not None:
         return (run.progressed_attempt or 0) >= tail[0].number
     trained = [attempt for attempt in tail if attempt.running_at is not None]
     if not trained or run.step is None or run.committed_at is None:

@@ -8,6 +8,7 @@ from runctl.model.errors import SettingsError
 
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DEPLOYMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
+_SAVE = re.compile(r"/s([0-9]{9,})-[^/]*\.json\Z")
 RUN_ID_RULE = "1 to 64 letters, digits, '_' or '-'"
 
 # Instance metadata serves a tag only when its key has no space and no '/'.
@@ -120,6 +121,12 @@ def manifest_key(run_id: str, *, save: int, attempt: int, revision: int = 0) -> 
     """
     suffix = f".r{revision:04d}" if revision else ""
     return f"{manifest_prefix(run_id)}s{save:09d}-{attempt:04d}{suffix}.json"
+
+
+def save_of(manifest: str) -> int:
+    """Return the number of the save in the key of a manifest, 0 if it has none."""
+    found = _SAVE.search(manifest)
+    return int(found[1]) if found else 0
 
 
 def manifest_prefix(run_id: str) -> str:

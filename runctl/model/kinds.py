@@ -32,6 +32,8 @@ TRAIN = "train"
 ENVIRONMENT = "environment"
 # The program is an HTTP server.
 SERVE = "serve"
+# A checkpoint is restored as an input, and the program reports how good it is.
+EVALUATE = "evaluate"
 KINDS: dict[str, KindPolicy] = {
     TRAIN: KindPolicy(retries_failures=True, restarts_indefinitely=False, may_overlap=True),
     # The next attempt continues from what the one before has stored by its end.
@@ -43,6 +45,12 @@ KINDS: dict[str, KindPolicy] = {
     ),
     SERVE: KindPolicy(
         retries_failures=False, restarts_indefinitely=True, may_overlap=True, becomes_ready=True
+    ),
+    EVALUATE: KindPolicy(
+        retries_failures=True,
+        restarts_indefinitely=False,
+        may_overlap=True,
+        done="the evaluation is done",
     ),
 }
 

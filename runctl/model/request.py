@@ -13,8 +13,9 @@ from typing import Any
 
 from runctl.model.data_options import AccessOptions, DataOptions
 from runctl.model.docker_options import DockerOptions
+from runctl.model.evaluation_options import EvaluationOptions, check_evaluation
 from runctl.model.group_options import GroupOptions
-from runctl.model.kinds import KINDS, SERVE, TRAIN
+from runctl.model.kinds import EVALUATE, KINDS, SERVE, TRAIN
 from runctl.model.limit_options import LimitOptions
 from runctl.model.program_options import ProgramOptions
 from runctl.model.request_fields import (
@@ -41,7 +42,8 @@ class RunRequest:
     kind: str = choice(
         "What the run is, which decides what follows the end of an attempt. A run of the kind "
         "`environment` builds the environment of its program and stores it, and starts no program. "
-        "The program of a run of the kind `serve` is an HTTP server.",
+        "The program of a run of the kind `serve` is an HTTP server; one of the kind `evaluate` "
+        "evaluates a checkpoint.",
         choices=KINDS,
         noun="kind",
         default=TRAIN,
@@ -75,18 +77,31 @@ class RunRequest:
         required=("number", "hyperparameters"),
         omits_default=True,
     )
+    evaluate: EvaluationOptions = an_object(
+        "What a run of the kind `evaluate` evaluates, and on which data.",
+        holder=EvaluationOptions,
+        required=("checkpoint",),
+        omits_default=True,
+        kind=EVALUATE,
+        check_together=check_evaluation,
+    )
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def staged_inputs(self) -> Mapping[str, str]:
         """Everything that an instance stages below its input folder, by name."""
         checkpoint = {CHECKPOINT: self.serve.checkpoint} if self.serve.checkpoint else {}
-        return {**self.data.inputs, **checkpoint}
+        return {**self.data.inputs, **checkpoint, **self.evaluate.inputs}
 
     @property
     def group(self) -> str:
         """The group of runs that it belongs to; empty for none."""
         return self.grouping.group
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether its program has an input folder."""
+        return bool(self.staged_inputs or self.evaluate.checkpoint)
 
     @property
     def wants_credentials(self) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 from runctl.model.contract import problem_with_references
 from runctl.model.docker_options import SOURCES, docker_contradictions
 from runctl.model.errors import InvalidRequestError, Problem
-from runctl.model.kinds import TRAIN
+from runctl.model.evaluation_options import evaluation_problems
+from runctl.model.kinds import EVALUATE, TRAIN
 from runctl.model.plain_secrets import PlainSecret, find_plain_secrets
 from runctl.model.request import RunRequest, fields_of
 from runctl.model.request_fields import Field
@@ -30,6 +31,7 @@ def parse_request(document: Any, request: type[RunRequest] = RunRequest) -> RunR
         *_problems(document, fields),
         *_problems_with_kind(document, fields),
         *_contradictions(document),
+        *evaluation_problems(document, kind=EVALUATE),
         *(
             Problem(found.where, problem_with_secret(found))
             for found in find_plain_secrets(document)

@@ -14,6 +14,7 @@ from runctl.model.request import RunRequest
 from runctl.model.saving import Saving
 from runctl.model.service import Service
 from runctl.model.staging import Staging
+from runctl.model.subject import Subject
 
 # An attempt that ended like this lost its instance.
 INTERRUPTIONS = frozenset({OutcomeKind.INTERRUPTED, OutcomeKind.LOST})
@@ -56,7 +57,9 @@ class Run:
     began, `code_bytes` that of the packed code, and `newest_bytes` that of the newest checkpoint, 0
     if an earlier version stored it. `summary` is None for a run that an earlier version stored.
     `image` is that of a run in containers, once known. `metrics` are those of its result, which its
-    program wrote into a file of its outputs.
+    program wrote into a file of its outputs. `subject` is the checkpoint that it evaluates, and
+    `evaluated_save` the number of the last save that an evaluation of every checkpoint has
+    evaluated. `pins` are those of other runs that need one of its checkpoints.
     """
 
     run_id: str
@@ -87,6 +90,9 @@ class Run:
     summary: AttemptsSummary | None = AttemptsSummary()
     image: Image | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    subject: Subject | None = None
+    evaluated_save: int = 0
+    pins: frozenset[str] = frozenset()
 
     @property
     def is_settled(self) -> bool:

@@ -24,6 +24,7 @@ from runctl.fault_points import VARIABLE
 from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, Launched, Run
 from runctl.model.saving_options import CheckpointOptions
+from runctl.model.subject import Subject
 from tests.agent.doubles import MetadataDouble, TokensDouble
 
 PROJECT = Path(__file__).parents[2]
@@ -81,6 +82,7 @@ class Cloud:
         *,
         files: dict[str, str] | None = None,
         checkpoint: CheckpointOptions | None = None,
+        subject: Subject | None = None,
         **request: Any,
     ) -> Run:
         """Submit a project whose script `train.py` is `program`."""
@@ -96,6 +98,7 @@ class Cloud:
                 started_at=now(),
                 execution=self.run_id,
                 execution_arn=ARN,
+                subject=subject,
             )
         )
 

@@ -15,6 +15,7 @@ from runctl.model.pool import Pool
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import AttemptStage, Existing, Launched, Run
 from runctl.model.saving import Saving
+from runctl.model.subject import Subject, pinned_keys
 from tests.attempts import report
 from tests.aws.conftest import make_table
 from tests.control.fakes import START, MemoryLedger
@@ -104,6 +105,35 @@ def test_only_the_attempt_with_the_fence_stores_the_metrics_of_the_result(ledger
         ledger.record_metrics("run-1", 0, {"accuracy": 0})
     assert ledger.find_run("run-1").metrics == {"accuracy": 0.75, "f1": {"cat": "NaN"}}
     assert ledger.create_run(a_run()).metrics["accuracy"] == 0.75
+
+
+def test_a_pin_keeps_a_checkpoint_for_the_run_that_needs_it(ledger):
+    ledger.create_run(a_run())
+    for by, key in (("e1", "m/1"), ("e1", "m/2"), ("e2", "m/2"), ("e2", "m/2"), ("e11", "m/3")):
+        ledger.pin_checkpoint("run-1", key, by=by)
+    newest = {"step": 4, "save": 4, "manifest": "m/4", "progressed": True, "now": NOW}
+    assert ledger.commit_checkpoint("run-1", 0, **newest) == {"m/1", "m/2", "m/3"}
+    ledger.remove_pins("run-1", by="e1", keys=["m/1", "m/9"])
+    assert pinned_keys(ledger.find_run("run-1").pins) == {"m/2", "m/3"}
+    for _ in range(2):
+        ledger.remove_pins("run-1", by="e1")
+    assert ledger.find_run("run-1").pins == {"e2 m/2", "e11 m/3"}
+    ledger.remove_pins("run-2", by="e1")
+    with pytest.raises(NotFoundError):
+        ledger.pin_checkpoint("run-2", "m/1", by="e1")
+
+
+def test_an_evaluation_of_every_checkpoint_records_how_far_it_is(ledger):
+    subject = Subject(run_id="lm", key="m/3", step=30, save=3, size_bytes=7)
+    ledger.create_run(a_run(subject=subject))
+    training(ledger)
+    ledger.record_evaluated("run-1", 1, save=3, metrics={"accuracy": 0.5})
+    ledger.record_evaluated("run-1", 1, save=4, metrics={})
+    with pytest.raises(FencedError):
+        ledger.record_evaluated("run-1", 0, save=5, metrics={})
+    run = ledger.find_run("run-1")
+    assert (run.subject, run.evaluated_save, run.metrics) == (subject, 4, {"accuracy": 0.5})
+    assert run.progressed_attempt == 1
 
 
 def test_a_missing_item_is_read_as_none(ledger):

@@ -464,6 +464,16 @@ def test_retention_keeps_the_last_checkpoints_and_every_part_they_need(folder: F
         assert (folder.restore(key) / "shared").read_bytes() == b"shared"
 
 
+def test_retention_keeps_what_another_run_has_pinned(folder: Folder) -> None:
+    for step in range(1, 5):
+        (folder.path / "own").write_bytes(b"%d" % step)
+        folder.save(step)
+    newest, pinned = folder.chain[0], folder.chain[2]
+    remove_old_checkpoints(folder.store, [newest, pinned], folder.manifest, attempt=1)
+    assert set(folder.store.manifest_keys()) == {newest, pinned}
+    assert (folder.restore(pinned) / "own").read_bytes() == b"2"
+
+
 def test_retention_leaves_a_later_attempts_checkpoints_alone(folder: Folder) -> None:
     (folder.path / "a").write_bytes(b"1")
     key = folder.save(1)

@@ -8,7 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 from runctl.model.build_context import BuildContext
+from runctl.model.checkpoint import Manifest
 from runctl.model.errors import (
+    DamagedCheckpointError,
     FencedError,
     NotFoundError,
     RefusedError,
@@ -16,7 +18,13 @@ from runctl.model.errors import (
     RunEndedError,
 )
 from runctl.model.group import Group, WarmInstance, WarmStage
-from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG, client_token
+from runctl.model.identity import (
+    ATTEMPT_TAG,
+    KEEP_ALIVE_TAG,
+    RUN_TAG,
+    client_token,
+    manifest_prefix,
+)
 from runctl.model.image import FoundImage, Image, StoredImage
 from runctl.model.image_build import BuildPlace, EndedBuild
 from runctl.model.image_reference import ImageReference
@@ -39,6 +47,7 @@ from runctl.model.run import (
     best_of,
     summarize,
 )
+from runctl.model.subject import pin_of, pinned_keys, pins_by
 
 START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -327,7 +336,7 @@ class MemoryLedger:
         progressed: bool,
         now: datetime,
         size_bytes: int = 0,
-    ) -> None:
+    ) -> frozenset[str]:
         run = self._run(run_id)
         if run.fence != number:
             raise FencedError(f"attempt {run.fence} of {run_id} has the fence, not {number}")
@@ -342,6 +351,7 @@ class MemoryLedger:
             committed_at=now,
         )
         self.commits.append((run_id, number, step))
+        return pinned_keys(run.pins)
 
     def mark_suspect(self, run_id: str, number: int, key: str) -> None:
         run = self._fenced(run_id, number)
@@ -354,6 +364,27 @@ class MemoryLedger:
     def mark_proven(self, run_id: str, number: int, key: str) -> None:
         run = self._fenced(run_id, number)
         self.runs[run_id] = replace(run, proven=key, suspects=run.suspects - {key})
+
+    def pin_checkpoint(self, run_id: str, key: str, *, by: str) -> None:
+        run = self._run(run_id)
+        self.runs[run_id] = replace(run, pins=run.pins | {pin_of(key, by=by)})
+
+    def remove_pins(self, run_id: str, *, by: str, keys: Collection[str] | None = None) -> None:
+        if (run := self.runs.get(run_id)) is not None:
+            found = pins_by(run.pins, by)
+            found &= found if keys is None else {pin_of(key, by=by) for key in keys}
+            self.runs[run_id] = replace(run, pins=run.pins - found)
+
+    def record_evaluated(
+        self, run_id: str, number: int, *, save: int, metrics: Mapping[str, Any]
+    ) -> None:
+        run = self._fenced(run_id, number)
+        self.runs[run_id] = replace(
+            run,
+            evaluated_save=save,
+            progressed_attempt=number,
+            metrics=dict(metrics) or run.metrics,
+        )
 
     def record_metrics(self, run_id: str, number: int, metrics: Mapping[str, Any]) -> None:
         self.runs[run_id] = replace(self._fenced(run_id, number), metrics=dict(metrics))
@@ -832,6 +863,21 @@ class FakeInputs:
         return Checksum()
 
 
+class FakeCheckpoints:
+    """The manifests of one run."""
+
+    def __init__(self, manifests: Mapping[str, Manifest]) -> None:
+        self._manifests = manifests
+
+    def manifest_keys(self) -> list[str]:
+        return sorted(self._manifests, reverse=True)
+
+    def get_manifest(self, key: str) -> Manifest:
+        if key not in self._manifests:
+            raise DamagedCheckpointError(f"{key} is missing")
+        return self._manifests[key]
+
+
 class FakeImages:
     """A registry with the images that a test puts there, by tag or reference."""
 
@@ -908,6 +954,13 @@ class World:
         self.images = FakeImages()
         self.builds = FakeBuilds()
         self.log_group = "/runctl/trainer"
+        self.manifests: dict[str, Manifest] = {}
+
+    def checkpoints(self, run_id: str) -> "FakeCheckpoints":
+        prefix = manifest_prefix(run_id)
+        return FakeCheckpoints(
+            {key: found for key, found in self.manifests.items() if key.startswith(prefix)}
+        )
 
 
 PORTS = (

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from runctl.model.data_options import CREDENTIALS
 from runctl.model.errors import InvalidRequestError
+from runctl.model.evaluation_options import RunReference
 from runctl.model.limit_options import RetryOptions
 from runctl.model.request import FIELDS, RunRequest
 from runctl.model.request_checks import MAX_ARGS_BYTES, MAX_ENV_BYTES
@@ -136,6 +137,8 @@ BAD = [
     ("retry", [1, 137], "must be an object, not a list"),
     ("checkpoint", "saved", "must be an object, not a string"),
     ("docker", "Dockerfile", "must be an object, not a string"),
+    ("evaluate", "run:lm", "must be an object, not a string"),
+    ("evaluate", {}, "checkpoint is missing"),
     ("serve", 8080, "must be an object, not a number"),
     ("trial", 7, "must be an object, not a number"),
     ("trial", {"number": 7}, "hyperparameters is missing; The hyperparameters of the trial"),
@@ -326,6 +329,56 @@ def test_a_server_gets_the_local_path_of_its_checkpoint_and_its_port(checkpoint,
     assert list(request.serve.arguments) == [*arguments, "--port", "$RUNCTL_PORT"]
 
 
+BAD_EVALUATE = [
+    ("checkpoint", "best.pt", "is not a checkpoint; write s3://bucket/checkpoints/best.pt"),
+    ("checkpoint", 3, "is not a checkpoint"),
+    ("checkpoint", "s3://bucket/", "is a whole bucket; name an object or a prefix in it"),
+    ("checkpoint", "run:", "is not a checkpoint of a run; write run:RUN, or run:RUN@STEP"),
+    ("checkpoint", "run:a b", "is not a checkpoint of a run"),
+    ("checkpoint", "run:lm@last", "is not a checkpoint of a run"),
+    ("test_data", "data/test", "is not an S3 URI; write s3://bucket/prefix/"),
+    ("test_data", "run:lm", "is not an S3 URI"),
+    ("output", "results", "is not an S3 URI; write s3://bucket/prefix/"),
+    ("output", "s3://bucket/", "is a whole bucket"),
+    ("every_checkpoint", "yes", "is not a boolean; use true or false"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), BAD_EVALUATE)
+def test_invalid_option_of_an_evaluation_is_reported_with_its_field(field, value, message):
+    evaluate = {"checkpoint": "run:lm", field: value}
+    found = problems({**MINIMAL, "kind": "evaluate", "evaluate": evaluate})
+    assert found[0].field == f"evaluate.{field}" or found[0].field == "evaluate"
+    assert any(message in problem.message for problem in found)
+
+
+@pytest.mark.parametrize("checkpoint", ["s3://bucket/best.pt", "run:lm@100"])
+def test_only_all_checkpoints_of_a_run_can_be_followed(checkpoint):
+    evaluate = {"checkpoint": checkpoint, "every_checkpoint": True}
+    (problem,) = problems({**MINIMAL, "kind": "evaluate", "evaluate": evaluate})
+    assert problem.field == "evaluate"
+    assert "follows a run, so checkpoint must be run:RUN" in problem.message
+
+
+def test_an_evaluation_needs_its_object_and_the_names_of_its_inputs():
+    (problem,) = problems({**MINIMAL, "kind": "evaluate"})
+    assert problem.field == "evaluate"
+    assert "missing; give {checkpoint: …}" in problem.message
+    inputs = {"test-data": "s3://abc/a/"}
+    document = {**MINIMAL, "kind": "evaluate", "evaluate": {"checkpoint": "run:lm"}}
+    (problem,) = problems({**document, "inputs": inputs})
+    assert problem.field == "inputs.test-data"
+
+
+def test_the_inputs_of_an_evaluation_are_those_in_s3():
+    evaluate = {"checkpoint": "run:lm@100", "test_data": "s3://abc/t/", "output": "s3://abc/out"}
+    request = parse_request({**MINIMAL, "kind": "evaluate", "evaluate": evaluate})
+    assert request.staged_inputs == {"test-data": "s3://abc/t/"}
+    assert request.evaluate.reference == RunReference("lm", 100)
+    assert request.evaluate.output_prefix == "s3://abc/out/"
+    assert parse_request(request.as_document()) == request
+
+
 @pytest.mark.parametrize(("field", "value", "message"), BAD)
 def test_invalid_value_is_reported_with_its_field(field, value, message):
     document = {"command": ["train"]} if field == "command" else dict(MINIMAL)
@@ -431,12 +484,13 @@ def test_every_field_has_an_invalid_value_here():
     assert {field for field, _, _ in BAD_CHECKPOINT} == set(FIELDS["checkpoint"].fields)
     assert {field for field, _, _ in BAD_DOCKER} == set(FIELDS["docker"].fields)
     assert {field for field, _, _ in BAD_SERVE} == set(FIELDS["serve"].fields)
+    assert {field for field, _, _ in BAD_EVALUATE} == set(FIELDS["evaluate"].fields)
 
 
 def test_unknown_kind_is_the_only_problem_since_its_fields_are_not_known():
     (problem,) = problems({"kind": "server", "port": 8080})
     assert str(problem) == (
-        "kind: 'server' is not a valid kind; known values: train, environment, serve"
+        "kind: 'server' is not a valid kind; known values: train, environment, serve, evaluate"
     )
 
 

@@ -24,6 +24,7 @@ from runctl.agent.prepare.installed import installed_bytes
 from runctl.agent.prepare.installer import Installer, find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
 from runctl.agent.prepare.shared_environments import SharedEnvironments
+from runctl.agent.prepare.subjects import SubjectLoader
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.environment import base_environment
 from runctl.agent.signals.waiting import RETRY, CancellableWait
@@ -44,6 +45,7 @@ from runctl.model.errors import (
 from runctl.model.index_variables import index_variables
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
+from runctl.model.subject import Subject
 from runctl.policy.interval import Uptime, uptime_of
 
 COMMIT_WAIT = 5.0
@@ -61,7 +63,8 @@ class Prepared:
 
     `run`, `restored` and `partial` are set last, once the token has arrived: the run as the ledger
     had it then, the whole checkpoint that is in place, and the folder with the files of an
-    unfinished one.
+    unfinished one. `subject` is the checkpoint of another run that is in place to be evaluated, and
+    `outputs` a folder for its results, if it is one of several.
     """
 
     script: str
@@ -71,6 +74,8 @@ class Prepared:
     run: Run | None = None
     restored: Fetched | None = None
     partial: Path | None = None
+    subject: Subject | None = None
+    outputs: Path | None = None
 
 
 class Preparation:
@@ -85,6 +90,7 @@ class Preparation:
         settings: Settings,
         *,
         inputs: Inputs,
+        subjects: SubjectLoader,
         environments: EnvironmentStore,
         vendor: Path,
         progress: Progress,
@@ -111,6 +117,7 @@ class Preparation:
             progress=progress,
             check=wait.check,
         )
+        self._subjects = subjects
         self._wanted: tuple[str, Trust] | None = None
         self._prefetches: list[Future[None]] = []
         self._prefetching = threading.Lock()
@@ -180,14 +187,15 @@ class Preparation:
         generation: int = 0,
         container: "Future[ReadyContainer] | None" = None,
         indexes: Mapping[str, str] | None = None,
+        subject: Subject | None = None,
     ) -> Prepared:
         """Fetch the code and make its environment; stage the inputs meanwhile.
 
         `generation` is the run's generation of environments, and `indexes` are the variables that
         name package indexes, with their secrets. With a `container`, whose image has
-        everything, none is made.
+        everything, none is made. `subject` is the checkpoint that the run evaluates.
         """
-        staging = self._wait.start(lambda: self._stage_inputs(request))
+        staging = self._wait.start(lambda: self._stage_inputs(request, subject))
         self._progress.enter("environment")
         with self._reporting_full_disk("the code and its environment"):
             script = self._with_room(
@@ -207,6 +215,7 @@ class Preparation:
             environment=environment,
             container=None if container is None else container.result(),
             checkpoint=self.checkpoint_folder(request),
+            subject=subject,
         )
         if not staging.done():
             self._progress.enter("inputs")
@@ -231,13 +240,23 @@ class Preparation:
             self._wait.start(lambda: self._progress.note_environment(installed_bytes(environment)))
         return environment
 
-    def _stage_inputs(self, request: RunRequest) -> None:
+    def _stage_inputs(self, request: RunRequest, subject: Subject | None) -> None:
         with self._reporting_full_disk("the inputs"):
             self._with_room(
                 lambda: self._wait.retry(lambda: self._inputs.stage(request.staged_inputs))
             )
-        if request.staged_inputs:
+            if subject is not None:
+                self._with_room(lambda: self._load(subject))
+        if request.staged_inputs or subject is not None:
             self._progress.mark("inputs_ready")
+
+    def _load(self, subject: Subject) -> None:
+        try:
+            self._wait.retry(lambda: self._subjects.load(subject))
+        except DamagedCheckpointError as exc:
+            raise RequestError(
+                f"the checkpoint of {subject.name} of {subject.run_id} cannot be restored: {exc}"
+            ) from exc
 
     def _with_room(self, prepare: Callable[[], Made]) -> Made:
         """Prepare something; repeat it once if the prefetched checkpoint has taken its space.
@@ -391,6 +410,21 @@ class Preparation:
         except (RunctlError, OSError) as exc:
             logger.warning("the unfinished checkpoint cannot be fetched: %s", exc)
         return None
+
+    def begin_evaluation(self, prepared: Prepared, subject: Subject) -> Prepared:
+        """Put the next checkpoint of another run in place.
+
+        Raises DamagedCheckpointError if it is gone or damaged, RequestError if it does not fit.
+        What the program saved while it evaluated another one is removed.
+        """
+        self._progress.enter("restore")
+        outputs = self._paths.output / subject.name.replace(" ", "-")
+        with self._reporting_full_disk(f"the files of {subject.name}"):
+            self._wait.retry(lambda: self._subjects.load(subject))
+            clear(prepared.checkpoint)
+            clear(outputs)
+        self._remove_messages()
+        return replace(prepared, subject=subject, outputs=outputs, restored=None, partial=None)
 
     def checkpoint_folder(self, request: RunRequest) -> Path:
         """Return the folder that the trainer saves to."""

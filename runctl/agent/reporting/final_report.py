@@ -16,7 +16,7 @@ from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.signals.mailbox import Mailbox, StopCause
 from runctl.fault_points import reach
 from runctl.model.agent_ledger import AgentLedger
-from runctl.model.errors import TransientError
+from runctl.model.errors import RefusedError, TransientError
 from runctl.model.outcome import Outcome, OutcomeKind
 
 REPORT_WITHIN = timedelta(minutes=5)
@@ -43,12 +43,16 @@ class FinalReport:
     ) -> None:
         self._workflow = workflow
         self._ledger = ledger
-        self._outputs = outputs
+        self._outputs = [outputs]
         self._settings = settings
         self._token = token
         self._heartbeat = heartbeat
         self._progress = progress
         self._mailbox = mailbox
+
+    def copy_outputs_to(self, outputs: Outputs) -> None:
+        """Upload the outputs to another place as well."""
+        self._outputs.append(outputs)
 
     def was_sent(self) -> bool:
         """Whether an earlier agent on this instance has reported already."""
@@ -88,17 +92,22 @@ class FinalReport:
 
     def upload_outputs(self, until: float) -> str:
         """Upload the outputs; return what went wrong, or an empty text."""
+        problems = (self._upload_to(outputs, until) for outputs in self._outputs)
+        return next(filter(None, problems), "")
+
+    def _upload_to(self, outputs: Outputs, until: float) -> str:
         while True:
             try:
                 upload_outputs(
-                    self._outputs,
+                    outputs,
                     self._settings.paths.output,
                     attempt=self._settings.attempt,
                     until=until,
                 )
             except TransientError as exc:
                 logger.warning("%s", exc)
-                if time.monotonic() + RETRY_SECONDS > until or self._mailbox.ending:
+                is_refused = isinstance(exc.__cause__, RefusedError)
+                if is_refused or time.monotonic() + RETRY_SECONDS > until or self._mailbox.ending:
                     return str(exc)
                 time.sleep(RETRY_SECONDS)
             else:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runctl.model.subject import Subject
 from runctl.model.trial_options import TrialOptions
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -34,14 +35,18 @@ class TrainerVariables:
     inputs: Path | None = None
     port: int | None = None
     trial: TrialOptions | None = None
+    evaluated: Subject | None = None
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables by name."""
+        step = None if self.evaluated is None else self.evaluated.step
+        evaluated = {} if step is None else {"RUNCTL_EVALUATED_STEP": str(step)}
         folders = {"RUNCTL_PARTIAL_DIR": self.partial, "RUNCTL_INPUT_DIR": self.inputs}
         port = {} if self.port is None else {"RUNCTL_PORT": str(self.port)}
         return {
             **{name: str(folder) for name, folder in folders.items() if folder is not None},
             **port,
+            **evaluated,
             "RUNCTL_RUN_ID": self.run_id,
             "RUNCTL_ATTEMPT": str(self.attempt),
             "RUNCTL_RESUME_STEP": "" if self.resume_step is None else str(self.resume_step),

@@ -70,6 +70,7 @@ class Committer:
         self._manifest: Manifest | None = None
         self._has_committed = False
         self.history = SaveHistory(run, attempt=attempt, keep_last=keep_last)
+        self._pinned: frozenset[str] = frozenset()
         self._has_partials = True  # an earlier attempt may have left some
 
     @property
@@ -119,7 +120,7 @@ class Committer:
         reach("save.manifest_stored")
         if self._is_fenced():
             raise FencedError("a later attempt owns the run")
-        self._ledger.commit_checkpoint(
+        self._pinned = self._ledger.commit_checkpoint(
             self._run_id,
             self._attempt,
             step=step,
@@ -176,7 +177,8 @@ class Committer:
         """Remove checkpoints beyond those to keep, and partial ones older than a whole one."""
         if self._manifest is None or not self._has_committed:
             return
-        kept = self.history.kept
+        # Other runs may need checkpoints that this one does not.
+        kept = list(dict.fromkeys((*self.history.kept, *sorted(self._pinned))))
         try:
             if self._has_partials:
                 self._store.delete_partials()

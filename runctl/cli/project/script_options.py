@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runctl.model.evaluation_options import CHECKPOINT, TEST_DATA
+from runctl.model.kinds import EVALUATE
+
 _REFERENCE = re.compile(r"\$(?=\{?RUNCTL_)")
 
 
@@ -20,7 +23,8 @@ class ScriptOption:
 
     `field` is the path of the request field that it sets, and `accepts` says whether a value is one
     that runctl reads. `read` turns the text into the field's value, and `replace` into what the
-    script gets instead; None removes the option from its arguments.
+    script gets instead; None removes the option from its arguments. A switch has no value: its text
+    is empty.
     """
 
     field: str
@@ -28,6 +32,7 @@ class ScriptOption:
     read: Callable[[str], Any] = str
     replace: Callable[[str], str | None] = str
     is_required: bool = True
+    is_switch: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,44 @@ class ScriptOptions:
     note: str = ""
 
 
-COMBINATIONS: tuple[Combination, ...] = ()
+def local_path(name: str, uri: str) -> str:
+    """Return the path at which a script has an input: its folder, or the file of one object.
+
+    It is in terms of the trainer contract, which the agent replaces.
+    """
+    key = uri.removeprefix("s3://").partition("/")[2] if uri.startswith("s3://") else ""
+    file = _REFERENCE.sub("$$", key.rpartition("/")[2])
+    return f"$RUNCTL_INPUT_DIR/{name}/{file}".rstrip("/")
+
+
+def is_in_s3(value: str) -> bool:
+    """Whether a value is an S3 URI; the check of the request reports whether it is a valid one."""
+    return value.startswith("s3://")
+
+
+EVALUATION = Combination(
+    kind=EVALUATE,
+    noun="an evaluation",
+    options={
+        "--checkpoint": ScriptOption(
+            field="evaluate.checkpoint",
+            accepts=lambda value: value.startswith(("s3://", "run:")),
+            replace=lambda value: local_path(CHECKPOINT, value),
+        ),
+        "--test-data": ScriptOption(
+            field="evaluate.test_data",
+            accepts=is_in_s3,
+            replace=lambda value: local_path(TEST_DATA, value),
+        ),
+        "--output": ScriptOption(
+            field="evaluate.output",
+            accepts=is_in_s3,
+            replace=lambda _uri: "$RUNCTL_OUTPUT_DIR",
+            is_required=False,
+        ),
+    },
+)
+COMBINATIONS: tuple[Combination, ...] = (EVALUATION,)
 
 
 def take_script_options(
@@ -68,16 +110,6 @@ def take_script_options(
     return ScriptOptions(args=tuple(args))
 
 
-def local_path(name: str, uri: str) -> str:
-    """Return the path at which a script has an input: its folder, or the file of one object.
-
-    It is in terms of the trainer contract, which the agent replaces.
-    """
-    key = uri.removeprefix("s3://").partition("/")[2]
-    file = _REFERENCE.sub("$$", key.rpartition("/")[2])
-    return f"$RUNCTL_INPUT_DIR/{name}/{file}".rstrip("/")
-
-
 def _take(args: Sequence[str], combination: Combination) -> ScriptOptions | None:
     """Return what a combination takes of the arguments, None if they are not this combination."""
     end = args.index("--") if "--" in args else len(args)
@@ -90,7 +122,7 @@ def _take(args: Sequence[str], combination: Combination) -> ScriptOptions | None
         if option is None:
             kept.append(word)
             continue
-        if not equals:
+        if not equals and not option.is_switch:
             value = next(own, "")
         if name in given or not option.accepts(value):
             return None
@@ -99,7 +131,7 @@ def _take(args: Sequence[str], combination: Combination) -> ScriptOptions | None
         if replaced is not None:
             kept += [f"{name}={replaced}"] if equals else [name, replaced]
     required = {name for name, option in combination.options.items() if option.is_required}
-    if not required <= given.keys():
+    if not given or not required <= given.keys():
         return None
     values = {combination.options[name].field: value for name, value in given.items()}
     return ScriptOptions(

@@ -57,6 +57,49 @@ def test_arguments_after_the_script_are_passed_to_it(project, deployed, runctl):
     assert request_of(deployed, "x")["args"] == ["--name", "y", "--help", "-v"]
 
 
+EVALUATION = {"checkpoint": "run:lm@100", "test_data": "s3://data/test/"}
+PATHS = [
+    "--checkpoint",
+    "$RUNCTL_INPUT_DIR/checkpoint",
+    "--test-data",
+    "$RUNCTL_INPUT_DIR/test-data",
+]
+OPTIONS = ("--checkpoint", "run:lm@100", "--test-data", "s3://data/test/")
+
+
+def test_an_evaluation_may_be_started_like_a_training(project, deployed, runctl):
+    done = runctl("aws", "train", "--detach", "--name", "x", "train.py", "-v", *OPTIONS)
+    request = request_of(deployed, "x")
+    assert (request["kind"], request["evaluate"]) == ("evaluate", EVALUATION)
+    assert request["args"] == ["-v", *PATHS]
+    assert "this is an evaluation: runctl reads --checkpoint and --test-data" in done.stderr
+
+
+def test_the_options_of_an_evaluation_precede_or_follow_the_script(project, deployed, runctl):
+    first = runctl("aws", "evaluate", "--detach", "--name", "x", *OPTIONS, "train.py", "-v")
+    assert first.code == 0, first.stderr
+    runctl("aws", "evaluate", "--detach", "--name", "y", "train.py", *OPTIONS, "-v")
+    for name, args in (("x", ["-v", *PATHS]), ("y", [*PATHS, "-v"])):
+        request = request_of(deployed, name)
+        assert (request["kind"], request["evaluate"]) == ("evaluate", EVALUATION)
+        assert request["args"] == args
+
+
+def test_an_option_of_an_evaluation_is_given_once(project, deployed, runctl):
+    done = runctl("aws", "evaluate", *OPTIONS, "train.py", "--checkpoint", "run:lm")
+    assert done.code == 2
+    assert "--checkpoint: given before the script and after it" in done.stderr
+    assert deployed.executions() == []
+
+
+def test_every_checkpoint_of_a_run_is_evaluated_by_a_switch(project, deployed, runctl):
+    words = ("--checkpoint", "run:lm", "--every-checkpoint")
+    runctl("aws", "evaluate", "--detach", "--name", "x", "train.py", *words)
+    request = request_of(deployed, "x")
+    assert request["evaluate"] == {"checkpoint": "run:lm", "every_checkpoint": True}
+    assert request["args"] == ["--checkpoint", "$RUNCTL_INPUT_DIR/checkpoint"]
+
+
 def test_the_same_project_is_uploaded_once(project, deployed, runctl):
     assert "uploaded" in runctl("aws", "train", "--detach", "train.py").stderr
     assert "already uploaded" in runctl("aws", "train", "--detach", "train.py").stderr

@@ -90,3 +90,49 @@ def test_what_follows_two_dashes_is_the_scripts_own() -> None:
 def test_a_key_that_reads_like_a_variable_stays_a_name() -> None:
     assert local_path("x", "s3://b/$RUNCTL_RUN_ID.pt") == "$RUNCTL_INPUT_DIR/x/$$RUNCTL_RUN_ID.pt"
     assert local_path("x", "s3://b") == "$RUNCTL_INPUT_DIR/x"
+
+
+def test_an_evaluation_is_understood_as_it_is_printed_in_the_documentation() -> None:
+    places = ["s3://bucket/checkpoints/best.pt", "s3://bucket/test-data/"]
+    words = ["--checkpoint", places[0], "--test-data", places[1]]
+    words += ["--output", "s3://bucket/evaluation-results/"]
+
+    taken = take_script_options(words)
+
+    assert " ".join(taken.args) == (
+        "--checkpoint $RUNCTL_INPUT_DIR/checkpoint/best.pt --test-data $RUNCTL_INPUT_DIR/test-data "
+        "--output $RUNCTL_OUTPUT_DIR"
+    )
+    assert taken.fields == {
+        "kind": "evaluate",
+        "evaluate.checkpoint": "s3://bucket/checkpoints/best.pt",
+        "evaluate.test_data": "s3://bucket/test-data/",
+        "evaluate.output": "s3://bucket/evaluation-results/",
+    }
+    assert taken.note == (
+        "this is an evaluation: runctl reads --checkpoint, --test-data and --output, and the "
+        "script gets local paths instead of those in S3"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--checkpoint", "s3://b/best.pt"],
+        ["--test-data", "s3://b/test/"],
+        ["--checkpoint", "best.pt", "--test-data", "s3://b/test/"],
+        ["--checkpoint", "s3://b/best.pt", "--test-data", "data/test"],
+        ["--checkpoint", "run:lm", "--test-data", "s3://b/t/", "--output", "results.json"],
+    ],
+)
+def test_a_script_may_have_options_of_these_names(words: list[str]) -> None:
+    assert take_script_options(words).args == tuple(words)
+
+
+def test_a_checkpoint_of_a_run_is_a_folder() -> None:
+    taken = take_script_options(["--checkpoint=run:lm@100", "--test-data=s3://b/t.csv"])
+
+    assert taken.args == (
+        "--checkpoint=$RUNCTL_INPUT_DIR/checkpoint",
+        "--test-data=$RUNCTL_INPUT_DIR/test-data/t.csv",
+    )

@@ -27,11 +27,11 @@ from runctl.cli.commands.aws.job import (
 from runctl.cli.commands.aws.local_build import with_local_image
 from runctl.cli.commands.aws.machines import prepare_machine
 from runctl.cli.commands.aws.option_values import read_option
+from runctl.cli.commands.aws.script_words import read_script_words
 from runctl.cli.commands.aws.submission import pack, show, submit
 from runctl.cli.invocation import Invocation
 from runctl.cli.project.dockerfiles import PLACES
 from runctl.cli.project.left_out_report import report_left_out
-from runctl.cli.project.script_options import take_script_options
 from runctl.model.docker_options import SOURCES
 from runctl.model.errors import RequestError
 from runctl.model.kinds import TRAIN
@@ -72,12 +72,11 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
     instance_id, words = split_instance(words)
     if instance_id:
         fields["instance_id"] = instance_id
-    if words and not start.is_command and start.kind == TRAIN:
-        taken = take_script_options(words[1:])
-        words = (words[0], *taken.args)
-        fields |= taken.fields
-        if taken.note:
-            invocation.output.note(taken.note)
+    if words and not start.is_command:
+        read = read_script_words(start.kind, words[1:], fields)
+        words, fields = (words[0], *read.args), dict(read.fields)
+        if read.note:
+            invocation.output.note(read.note)
     location = locate(invocation, start.project)
     if not words and (start.is_command or not _may_have_command(docker, fields, location)):
         after = f" after {instance_id}" if instance_id else ""

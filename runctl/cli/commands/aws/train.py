@@ -9,6 +9,7 @@ import typer
 
 from runctl.cli.commands.aws.field_options import field_parameters
 from runctl.cli.invocation import Invocation
+from runctl.model.kinds import TRAIN
 
 
 def train(
@@ -98,7 +99,8 @@ def train(
     """Train on EC2: pack the project, start a run, and follow it until it ends.
 
     Options of runctl precede SCRIPT; everything after it is passed to the program, except
-    --use-docker and --docker-image. Ctrl-C ends the command, not the run.
+    --use-docker and --docker-image, and --checkpoint with --test-data if both are in S3: then the
+    run is an evaluation. Ctrl-C ends the command, not the run.
     """
     # The help page needs neither the SDK nor Rich.
     from runctl.cli.commands.aws.docker_choice import DockerChoice
@@ -114,14 +116,13 @@ def train(
         docker=DockerChoice(
             use=use_docker, avoid=no_docker, build=build, no_push=no_push, push_to=push_to
         ),
+        kind=fields.pop("kind", TRAIN),
     )
     start_run(invocation, start, fields)
 
 
-def _with_field_options(function: Any) -> inspect.Signature:
-    """Return a function's signature with the options of the table in place of its `**fields`."""
-    *own, _ = inspect.signature(function, eval_str=True).parameters.values()
-    return inspect.Signature([*own, *field_parameters()])
-
-
-train.__signature__ = _with_field_options(train)  # type: ignore[attr-defined]
+# The parameters of every command that starts a run, without the options of request fields.
+*OWN_PARAMETERS, _ = inspect.signature(train, eval_str=True).parameters.values()
+train.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [*OWN_PARAMETERS, *field_parameters()]
+)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from runctl.model.errors import CheckpointError, DamagedCheckpointError
+from runctl.model.subject import pinned_keys
 from runctl.policy.garbage import StoredPart, find_garbage
 from runctl.policy.retention import StoredSave, choose_kept
 
@@ -43,7 +44,9 @@ def plan_pruning(store: CheckpointStore, run: Run, *, keep: int, now: datetime) 
     order = sorted(keys, key=lambda key: key != run.newest)
     protected = {run.proven} if keep > 1 and run.proven is not None else set()
     saves = [StoredSave(key, None) for key in order]
-    kept = tuple(choose_kept(saves, keep=keep, protected=protected, suspects=run.suspects))
+    chosen = choose_kept(saves, keep=keep, protected=protected, suspects=run.suspects)
+    # Evaluations of the run need those that they have pinned.
+    kept = tuple(key for key in order if key in {*chosen, *pinned_keys(run.pins)})
     removed = tuple(key for key in order if key not in kept)
     try:
         needed = _digests(store.get_manifest(key) for key in kept)
