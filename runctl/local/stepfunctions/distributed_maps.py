@@ -72,6 +72,7 @@ class DistributedMap:
             self._note("MapRunRedriven", mapRunRedrivenEventDetails=details)
         try:
             result = self._result(run, items)
+            self._note("MapRunSucceeded")
         except StoppedError:
             run.finish("ABORTED")
             raise
@@ -83,7 +84,6 @@ class DistributedMap:
             self._note("MapStateFailed")
             raise
         run.finish("SUCCEEDED")
-        self._note("MapRunSucceeded")
         self._note("MapStateSucceeded")
         return self._output(result), sfn._next_or_end(self._fields.state)
 
@@ -114,15 +114,21 @@ class DistributedMap:
         return sfn._apply_output_path(state, output, context)
 
     def _run_to_continue(self) -> MapRun | None:
-        """Return the Map Run that a redrive of this execution continues; a Retry begins another."""
-        if not self._execution.get("resumes"):
+        """Return the Map Run that a redrive of this execution continues; a Retry begins another.
+
+        An iteration of another Map cannot tell which Map Run was its own.
+        """
+        if not self._execution.get("resumes") or "Map" in self._fields.context:
             return None
         ended = [
             run
             for run in map_requests.runs_of(self._execution)
             if run.state == self._name and run.life < self._execution.get("redriveCount", 0)
         ]
-        return ended[-1] if ended and ended[-1].is_redrivable else None
+        if not ended:
+            return None
+        ended[-1].wait_for_end()
+        return ended[-1] if ended[-1].is_redrivable else None
 
     def _new_run(self) -> MapRun:
         parent = self._execution["stateMachineArn"]

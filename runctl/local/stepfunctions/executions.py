@@ -35,25 +35,11 @@ _TRANSFORMS = {
 _WORKS = {"Task": "_execute_task", "Parallel": "_execute_parallel", "Map": "_execute_map"}
 
 
-class _SharedList(list[Any]):
-    """A list that copies of a context share: every iteration of a Map copies its context."""
+class _Shared(dict[str, Any]):
+    """A part of a context that its copies share: each iteration of a Map copies its context."""
 
-    def __deepcopy__(self, _memo: Any) -> _SharedList:
+    def __deepcopy__(self, _memo: Any) -> _Shared:
         return self
-
-
-class _SharedDict(dict[str, Any]):
-    """A dictionary that copies of a context share."""
-
-    def __deepcopy__(self, _memo: Any) -> _SharedDict:
-        return self
-
-
-def _shared(value: Any) -> Any:
-    """Return a value that nothing changes so that a copy of it is the value itself."""
-    if isinstance(value, list):
-        return _SharedList(value)
-    return _SharedDict(value) if isinstance(value, dict) else value
 
 
 class StoppedError(BaseException):
@@ -184,7 +170,7 @@ def _context(
     arn = execution["stateMachineArn"]
     told = {
         "Id": execution["executionArn"],
-        "Input": _shared(json.loads(execution["input"])),
+        "Input": json.loads(execution["input"]),
         "Name": execution["name"],
         "RoleArn": role_of(execution),
         "StartTime": execution["startDate"],
@@ -194,7 +180,7 @@ def _context(
         told["RedriveTime"] = redriven
     return {
         "QueryLanguage": definition.get("QueryLanguage", "JSONPath"),
-        "Execution": told,
+        "Execution": _Shared(told),
         "StateMachine": {"Id": arn, "Name": arn.rpartition(":")[2]},
         "variables": variables,
     }

@@ -107,7 +107,14 @@ class MapRun:
 
     def finish(self, status: str) -> None:
         """Record the end."""
-        self.status, self.stopped_at = status, sfn.now_iso()
+        with self.changed:
+            self.status, self.stopped_at = status, sfn.now_iso()
+            self.changed.notify_all()
+
+    def wait_for_end(self) -> None:
+        """Wait until the end is recorded; a redrive may overtake the end of a stopped parent."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.status != "RUNNING")
 
     def begin_again(self, parent: Execution) -> None:
         """Continue after a redrive of the parent: what did not succeed will run again."""
@@ -130,18 +137,15 @@ class MapRun:
         waiting = deque(
             child for child in self.children or [] if child.status in ("", "PENDING_REDRIVE")
         )
-        stopped = self.stop_flags.stopped(self.parent)
-        with self.changed:
-            while not (stopped.is_set() or self._has_failed()):
-                while waiting and self.executions["RUNNING"] < self._running_at_once():
-                    self._start(waiting.popleft())
-                if not waiting and not self.executions["RUNNING"]:
-                    return True
-                self.changed.wait()
-        self._stop_children()
-        if stopped.is_set():
+        while child := self._next(waiting):
+            self._start(child)
+        if self.stop_flags.stopped(self.parent).is_set():
+            self._stop_children()
             raise StoppedError
-        return False
+        if self._has_failed():
+            self._stop_children()
+            return False
+        return True
 
     def update(self, **bounds: Any) -> None:
         """Change bounds while it runs."""
@@ -197,9 +201,23 @@ class MapRun:
             tally[status] += size
         child.status = status
 
+    def _next(self, waiting: deque[Child]) -> Child | None:
+        """Wait until a child may start; None if none has to, or may, start any more."""
+        stopped = self.stop_flags.stopped(self.parent)
+        with self.changed:
+            while not (stopped.is_set() or self._has_failed()):
+                running = self.executions["RUNNING"]
+                if waiting and running < self._running_at_once():
+                    child = waiting.popleft()
+                    self._set(child, "RUNNING")
+                    return child
+                if not waiting and not running:
+                    return None
+                self.changed.wait()
+        return None
+
     def _start(self, child: Child) -> None:
         execution = next_life(child.execution) if child.arn else self._new_execution(child)
-        self._set(child, "RUNNING")
         self.stop_flags.when_stopped(execution, lambda: self._settle(child, execution))
         # The thread needs the account and region of the request.
         context = contextvars.copy_context()
