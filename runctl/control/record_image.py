@@ -12,6 +12,11 @@ from runctl.model.outcome import RunStatus
 _SHOWN_LINES = 15
 # The cause of a failed task contains CodeBuild's description of the build, possibly cut off.
 _BUILD_ID = re.compile(r'"Id"\s*:\s*"([^"]+)"')
+_AT_LIMIT = "AccountLimitExceededException"
+_REMEDY = (
+    "raise the account's quota of concurrently running builds of CodeBuild, or build the image "
+    "with `--build local`"
+)
 
 
 def record_image(
@@ -40,6 +45,8 @@ def _explain(services: Services, build_id: str, cause: str) -> str:
     named = _BUILD_ID.search(cause)
     build_id = build_id or (named[1] if named else "")
     build = services.builds.find(build_id) if build_id else None
+    if build is None and _AT_LIMIT in cause:
+        return shorten_reason(f"the image could not be built: {cause}; {_REMEDY}")
     if build is None:
         return shorten_reason(f"the image could not be built: {cause or 'no build was started'}")
     output = last_lines("\n".join(build.lines), most=_SHOWN_LINES)

@@ -233,6 +233,10 @@ def test_a_failed_build_ends_the_run_with_its_last_lines():
         ("CodeBuild.ResourceNotFoundException: no project", "could not be built: CodeBuild.Resour"),
         ("", "no build was started"),
         (CAUSE, "could not be built: States.TaskFailed"),
+        (
+            "CodeBuild.AccountLimitExceededException: Cannot have",
+            "raise the account's quota of con",
+        ),
     ],
 )
 def test_a_build_that_was_not_started_ends_the_run_with_the_cause(cause, message):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.local.builds import LOGS, describe, output, project, service_role, spec
 from tests.local.clouds import Cloud, eventually
@@ -108,6 +109,31 @@ def test_a_build_that_cannot_be_started_fails_the_task(
     found = cloud.ended(cloud.start(cloud.machine(task(name, **changes))))
     assert (found["status"], found["error"]) == ("FAILED", error)
     assert cloud.client("codebuild").list_builds_for_project(projectName=name)["ids"] == []
+
+
+def test_more_builds_than_the_account_may_run_at_once_are_refused(cloud: Cloud) -> None:
+    name = project(cloud, spec("sleep 600"))
+    codebuild = cloud.client("codebuild")
+    running = [
+        build
+        for build_id in codebuild.list_builds()["ids"]
+        if not (build := describe(cloud, build_id))["buildComplete"]
+    ]
+    cloud.admin.set_knobs(max_builds=len(running) + 1)
+    token = {"projectName": name, "idempotencyToken": "first"}
+    started = codebuild.start_build(**token)["build"]["id"]
+    # A repeated request finds its build, and counts once.
+    assert codebuild.start_build(**token)["build"]["id"] == started
+    with pytest.raises(ClientError, match="Cannot have more than"):
+        codebuild.start_build(projectName=name)
+    found = cloud.ended(cloud.start(cloud.machine(task(name))))
+    assert (found["status"], found["error"]) == (
+        "FAILED",
+        "CodeBuild.AccountLimitExceededException",
+    )
+    codebuild.stop_build(id=started)
+    again = codebuild.start_build(projectName=name)["build"]["id"]
+    codebuild.stop_build(id=again)
 
 
 def test_a_stopped_execution_stops_its_build(cloud: Cloud, tmp_path: Path) -> None:

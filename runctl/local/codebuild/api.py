@@ -62,6 +62,7 @@ class Builds:
             settings = effective(project, request)
             if problem := iam.denied_to_service(settings["serviceRole"], "codebuild.amazonaws.com"):
                 raise ApiError("InvalidInputException", problem)
+            self._check_limit()
             record = BuildRecord(settings, initiator=_initiator(), bus=self._bus)
             execution = self._executions[record.build_id] = Execution(record, self._host)
             if token := request.get("idempotencyToken"):
@@ -109,6 +110,14 @@ class Builds:
                 "idempotencyToken: a build was started with this token and other parameters",
             )
         return self.find(build_id)
+
+    def _check_limit(self) -> None:
+        most = self._host.knobs.max_builds
+        if sum(not fields["buildComplete"] for fields in codebuild._builds.values()) >= most:
+            raise ApiError(
+                "AccountLimitExceededException",
+                f"Cannot have more than {most} builds in queue for the account",
+            )
 
     def _delete(self, request: Mapping[str, Any], delete: Callable[[Json], Any]) -> Any:
         ids = list(map(_id, request["ids"]))

@@ -26,6 +26,7 @@ class Knobs:
     heartbeat_scale: float = 1.0
     wait_scale: float = 1.0
     build_timeout_scale: float = 1.0
+    max_builds: int = 60
     environment: dict[str, str] = field(default_factory=dict)
     vcpu_quotas: dict[str, int] = field(default_factory=dict)
     drop_events: list[str] = field(default_factory=list)
