@@ -101,6 +101,22 @@ class Capabilities:
             variables=self.bucket_name().variables,
         )
 
+    def prepare_jobs(self) -> Capability:
+        """Store the plan of a processing job, and reserve the prefix for its results."""
+        bucket = self._storage.bucket.bucket_arn
+        return Capability(
+            statements=[
+                _allow(
+                    ["s3:PutObject"],
+                    [
+                        f"{bucket}/runs/*/shards/*",
+                        f"{bucket}/outputs/*",
+                        *(f"arn:aws:s3:::{name}/*" for name in self._settings.writable_buckets),
+                    ],
+                )
+            ]
+        )
+
     def notices(self) -> Capability:
         """Publish to our topic; it has no key that would need a permission."""
         topic = self._storage.topic.topic_arn

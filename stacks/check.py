@@ -116,9 +116,14 @@ ACCEPTED: Sequence[Accepted] = (
         reason="EC2 looks up the newest image at each launch; the templates say which one.",
     ),
     Accepted(
-        rule=r".*Bucket.*Arn[^/]*/(code|environments|inputs|runs|runs/\*/checkpoints)/\*",
+        rule=r".*Bucket.*Arn[^/]*/(code|environments|inputs|outputs|runs|runs/\*/checkpoints)/\*",
         where="Instance(Role|Policy)",
         reason="Keys below our own prefixes; the name of a run is not known at deploy time.",
+    ),
+    Accepted(
+        rule=r".*Bucket.*Arn[^/]*/(outputs|runs/\*/shards)/\*",
+        where="PrepareRun/Role",
+        reason="Plans and outputs of processing jobs, whose names are not known at deploy time.",
     ),
     Accepted(
         rule=r".*Bucket.*Arn[^/]*/environments/\*",

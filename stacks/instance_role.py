@@ -12,6 +12,10 @@ from stacks.secret_access import accept_prefixes, read_secrets
 from stacks.settings import Settings
 from stacks.storage import StorageStack
 
+# The prefixes of the deployment's bucket that agents read, and those that they write.
+READ = ("code", "environments", "inputs", "outputs", "runs")
+WRITTEN = ("environments", "outputs", "runs")
+
 
 def instance_role(
     scope: Construct, *, settings: Settings, storage: StorageStack, agent: s3_assets.Asset
@@ -30,13 +34,16 @@ def instance_role(
             ["s3:GetObject"],
             [
                 agent_object,
-                *(f"{bucket}/{prefix}/*" for prefix in ("code", "environments", "inputs", "runs")),
+                *(f"{bucket}/{prefix}/*" for prefix in READ),
                 *(f"arn:aws:s3:::{name}/*" for name in settings.readable_buckets),
             ],
         ),
         _allow(
             ["s3:PutObject", "s3:AbortMultipartUpload"],
-            [f"{bucket}/{prefix}/*" for prefix in ("environments", "runs")],
+            [
+                *(f"{bucket}/{prefix}/*" for prefix in WRITTEN),
+                *(f"arn:aws:s3:::{name}/*" for name in settings.writable_buckets),
+            ],
         ),
         # Retention: parts and manifests of checkpoints, never code, outputs or logs.
         _allow(["s3:DeleteObject"], [f"{bucket}/runs/*/checkpoints/*"]),

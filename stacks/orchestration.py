@@ -142,6 +142,7 @@ class OrchestrationStack(Stack):
             PREPARING,
             can.ledger(*READ, "PutItem", "UpdateItem"),
             can.objects(),
+            can.prepare_jobs(),
             can.machine_images(),
             can.find_images(),
             can.order_builds(),

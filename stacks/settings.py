@@ -58,7 +58,8 @@ class Settings:
 
     `zones` is empty if they are to be looked up. `images` maps each kind of machine to a public SSM
     parameter (which starts with `/`) or to an AMI id, `root_devices` to the root device of that
-    image. `subnet_ids` is empty if the subnets follow from the VPC.
+    image. `subnet_ids` is empty if the subnets follow from the VPC. `writable_buckets` are among
+    the `readable_buckets`.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Settings:
     vpc_id: str = ""
     subnet_ids: tuple[str, ...] = ()
     readable_buckets: tuple[str, ...] = ()
+    writable_buckets: tuple[str, ...] = ()
     readable_secrets: ReadableSecrets = field(default_factory=ReadableSecrets)
     images: Mapping[str, str]
     root_devices: Mapping[str, str]
@@ -152,7 +154,13 @@ def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Set
         zones=_zones(_names(node.try_get_context("zones")), region),
         vpc_id=value("vpc_id", "", re.compile(rf"({_VPC.pattern})?")),
         subnet_ids=_subnets(_names(node.try_get_context("subnet_ids")), text("vpc_id")),
-        readable_buckets=_names(node.try_get_context("readable_buckets")),
+        readable_buckets=_names(
+            [
+                *_names(node.try_get_context("readable_buckets")),
+                *_names(node.try_get_context("writable_buckets")),
+            ]
+        ),
+        writable_buckets=_names(node.try_get_context("writable_buckets")),
         readable_secrets=read_readable_secrets(
             {
                 key: _names(node.try_get_context(key))

@@ -100,6 +100,7 @@ def run(paths: Paths) -> int:
         mailbox=mailbox,
         vendor=vendor_folder(),
         mask=mask,
+        follow=lambda path: shipper.follow(identity.log_stream(*settings.node), path),
     )
     shut_down = runner.run()
     _store_own_log(services, settings, own_log)

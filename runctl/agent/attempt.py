@@ -16,6 +16,7 @@ from runctl.agent.prepare.gpu_check import check_machine
 from runctl.agent.prepare.image import Images
 from runctl.agent.prepare.preparation import Preparation, Prepared
 from runctl.agent.prepare.subjects import SubjectLoader
+from runctl.agent.processing.assembly import AttemptParts, process_shards
 from runctl.agent.program_outcome import failed_outcome, outcome_of_stop
 from runctl.agent.reporting.final_report import FinalReport
 from runctl.agent.reporting.heartbeat import Heartbeat
@@ -37,7 +38,7 @@ from runctl.agent.supervision import Supervision
 from runctl.aws.services import AwsServices
 from runctl.model.errors import RefusedError, RequestError
 from runctl.model.index_variables import index_variables
-from runctl.model.kinds import ENVIRONMENT, policy_of
+from runctl.model.kinds import ENVIRONMENT, PROCESS, policy_of
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import RunRequest
 from runctl.model.secret_references import references_in
@@ -60,9 +61,11 @@ class AttemptRunner:
         mailbox: Mailbox,
         vendor: Path,
         mask: SecretMask,
+        follow: Callable[[Path], None],
     ) -> None:
         self._settings = settings
         self._services = services
+        self._follow = follow
         self._runtime_of = runtime_of
         self._runtime: Runtime | None = None
         self._mailbox = mailbox
@@ -205,9 +208,10 @@ class AttemptRunner:
         self._wait.wait_until(self._token.has_arrived)
         if request.kind == ENVIRONMENT:
             return self._store_environment()
-        prepared = self._wait.run_in_background(
-            lambda: self._preparation.restore(request, prepared)
-        )
+        if request.kind != PROCESS:
+            prepared = self._wait.run_in_background(
+                lambda: self._preparation.restore(request, prepared)
+            )
         env = self._wait.run_in_background(lambda: self._secrets.resolve(request.program.env))
         endpoint = self._serve_credentials(request)
         credentials = {} if endpoint is None else endpoint.as_environment()
@@ -216,6 +220,11 @@ class AttemptRunner:
             return self._train_from(runtime, request, prepared, env, credentials)
 
         try:
+            if request.kind == PROCESS:
+                run = self._preparation.read_run()
+                return process_shards(
+                    self._parts(runtime), run, prepared, env=env, credentials=credentials
+                )
             if request.evaluate.every_checkpoint:
                 return self._evaluate_all(request, prepared, run_program)
             return self._train_until_done(request, prepared, run_program)
@@ -306,6 +315,17 @@ class AttemptRunner:
             wait=self._wait,
             run_program=run_program,
         ).run(prepared)
+
+    def _parts(self, runtime: Runtime) -> AttemptParts:
+        return AttemptParts(
+            settings=self._settings,
+            services=self._services,
+            runtime=runtime,
+            mailbox=self._mailbox,
+            progress=self._progress,
+            mask=self._mask.apply,
+            follow=self._follow,
+        )
 
     def _read_indexes(self, request: RunRequest) -> dict[str, str]:
         """Return the variables that name package indexes, with the secrets that they refer to."""

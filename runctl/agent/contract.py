@@ -40,8 +40,23 @@ def build_contract(
     `env` are the request's variables with their secrets resolved, and `port` is where a server is
     to listen. Raises RequestError if the script cannot be run.
     """
+    return contract_with(
+        settings,
+        request,
+        prepared,
+        env=env if port is None else {"PORT": str(port), **env},
+        credentials=credentials,
+        variables=_variables(settings, request, prepared, port),
+        helper=lay_out(settings.paths.state / "training-path"),
+        resumes=prepared.restored is not None,
+    )
+
+
+def _variables(
+    settings: Settings, request: RunRequest, prepared: Prepared, port: int | None
+) -> TrainerVariables:
     paths, restored = settings.paths, prepared.restored
-    variables = TrainerVariables(
+    return TrainerVariables(
         run_id=settings.run_id,
         attempt=settings.attempt,
         resume_step=None if restored is None else restored.manifest.step,
@@ -56,17 +71,32 @@ def build_contract(
         saved=paths.saved,
         trial=request.trial,
     )
-    if port is not None:
-        env = {"PORT": str(port), **env}
-    helper = lay_out(paths.state / "training-path")
-    container = prepared.container
+
+
+def contract_with(
+    settings: Settings,
+    request: RunRequest,
+    prepared: Prepared,
+    *,
+    env: Mapping[str, str],
+    credentials: Mapping[str, str],
+    variables: TrainerVariables,
+    helper: Path,
+    resumes: bool,
+) -> Contract:
+    """Return the contract of a program with these variables.
+
+    `helper` is the folder from which it can import runctl's helper, and `resumes` says that there
+    is a checkpoint to resume from.
+    """
+    paths, container = settings.paths, prepared.container
     command = trainer_command(
         request,
         prepared.script,
         project=paths.project,
         python=container.python if container else str(prepared.environment / "bin/python"),
         variables=variables.as_environment(),
-        resumes=restored is not None,
+        resumes=resumes,
     )
     if container is None:
         environment = trainer_environment(
@@ -93,10 +123,10 @@ def build_contract(
         environment=environment,
         credentials=credentials,
         working_folder=paths.project,
-        checkpoint=prepared.checkpoint,
+        checkpoint=variables.checkpoint,
         output=paths.trainer_output,
         errors=paths.trainer_errors,
-        save_request=paths.checkpoint_request,
+        save_request=variables.checkpoint_request,
         grace=timedelta(seconds=request.saving.checkpoint.grace_seconds),
         container=None
         if container is None

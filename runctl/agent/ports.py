@@ -129,3 +129,62 @@ class PlainObjects(Blobs, Protocol):
     def keys(self, prefix: str) -> list[str]:
         """Return the keys with a prefix."""
         ...
+
+
+class Shards(Protocol):
+    """The shards of a processing job. Every call may be repeated."""
+
+    def fetch_plan(self, path: Path) -> None:
+        """Store the plan in a file; NotFoundError if there is none."""
+        ...
+
+    def done(self, *, first: int, last: int) -> Iterator[int]:
+        """Yield the numbers of the shards from `first` to `last` that have a result."""
+        ...
+
+    def failures(self, *, first: int, last: int) -> Iterator[Mapping[str, Any]]:
+        """Yield the results of the shards from `first` to `last` that failed for good."""
+        ...
+
+    def find_result(self, shard: int) -> str | None:
+        """Return the result of a shard as it is stored, None if it has none."""
+        ...
+
+    def commit(self, shard: int, line: str, *, attempt: int) -> bool:
+        """Complete a shard by its result; False if a later attempt has completed it."""
+        ...
+
+    def record_failure(self, shard: int, line: str) -> None:
+        """Store the result of a shard that failed for good."""
+        ...
+
+    def put_output(self, uri: str, name: str, path: Path, *, shard: int, attempt: int) -> None:
+        """Store a file of a shard below the output's prefix.
+
+        RequestError, with the remedy, if another shard has stored it, or it may not be written.
+        """
+        ...
+
+    def put_index(self, uri: str, path: Path) -> None:
+        """Store the index of the job below the output's prefix."""
+        ...
+
+    def put_index_part(self, first_shard: int, path: Path) -> None:
+        """Store the part of the index that begins with a shard."""
+        ...
+
+    def put_checkpoint(self, shard: int, path: Path) -> None:
+        """Store the packed checkpoint folder of an interrupted shard."""
+        ...
+
+    def checkpoints(self) -> set[int]:
+        """Return the shards whose checkpoint folder is stored."""
+        ...
+
+    def fetch_checkpoint(self, shard: int, path: Path) -> None:
+        """Fetch the packed checkpoint folder of a shard; NotFoundError if there is none."""
+        ...
+
+    def remove_checkpoint(self, shard: int) -> None:
+        """Remove the checkpoint folder of a shard; a missing one is fine."""
+        ...

@@ -32,6 +32,7 @@ from runctl.model.run import (
 )
 from runctl.model.saving import Saving
 from runctl.model.service import Service
+from runctl.model.shard_progress import ShardProgress
 from runctl.model.staging import Staging
 from runctl.model.subject import Subject
 
@@ -241,6 +242,7 @@ def progress_values(progress: NodeProgress) -> Item:
         "staging": None if progress.staging is None else json.dumps(progress.staging.as_document()),
         "service": None if progress.service is None else json.dumps(progress.service.as_document()),
         "environment_bytes": progress.environment_bytes or None,
+        "shards": None if progress.shards is None else json.dumps(progress.shards.as_document()),
         "warning": progress.warning,
     }
 
@@ -294,6 +296,7 @@ def _read_progress(item: Mapping[str, Any]) -> NodeProgress:
         staging=Staging.from_document(document_of(item, "staging")) if "staging" in item else None,
         service=Service.from_document(document_of(item, "service")) if "service" in item else None,
         environment_bytes=whole_number_of(item, "environment_bytes") or 0,
+        shards=ShardProgress.from_document(document_of(item, "shards")),
         warning=item.get("warning", ""),
     )
 

@@ -78,34 +78,46 @@ class OutputStore:
     def _put(
         self, path: Path, place: Mapping[str, str], condition: Mapping[str, str], attempt: int
     ) -> None:
-        """Store the file as it is now, whole or in parts, with its attempt as metadata."""
-        size = path.stat().st_size
+        """Store the file as it is now, with its run and attempt as metadata."""
         metadata = {ATTEMPT: str(attempt), RUN: self._run_id}
-        if size <= PART_BYTES:
-            body = _read(path, 0, size)
-            self._client.put_object(**place, **condition, Metadata=metadata, Body=body)
-            return
-        step = max(PART_BYTES, -(-size // MAX_PARTS))
-        upload = self._client.create_multipart_upload(**place, Metadata=metadata)["UploadId"]
+        put_file(self._client, path, place, condition, metadata)
 
-        def store(offset: int) -> dict[str, Any]:
-            number = offset // step + 1
-            body = _read(path, offset, min(step, size - offset))
-            answer = self._client.upload_part(
-                **place, UploadId=upload, PartNumber=number, Body=body
-            )
-            return {"PartNumber": number, "ETag": answer["ETag"]}
 
-        try:
-            with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="outputs") as pool:
-                parts = list(pool.map(store, range(0, size, step)))
-            self._client.complete_multipart_upload(
-                **place, **condition, UploadId=upload, MultipartUpload={"Parts": parts}
-            )
-        except BaseException:
-            with contextlib.suppress(RunctlError), translated():
-                self._client.abort_multipart_upload(**place, UploadId=upload)
-            raise
+def put_file(
+    client: Any,
+    path: Path,
+    place: Mapping[str, str],
+    condition: Mapping[str, str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Store a file as it is now, whole or in parts, if the condition holds.
+
+    Raises ClientError; OSError if the file cannot be read.
+    """
+    size = path.stat().st_size
+    if size <= PART_BYTES:
+        body = _read(path, 0, size)
+        client.put_object(**place, **condition, Metadata=metadata, Body=body)
+        return
+    step = max(PART_BYTES, -(-size // MAX_PARTS))
+    upload = client.create_multipart_upload(**place, Metadata=metadata)["UploadId"]
+
+    def store(offset: int) -> dict[str, Any]:
+        number = offset // step + 1
+        body = _read(path, offset, min(step, size - offset))
+        answer = client.upload_part(**place, UploadId=upload, PartNumber=number, Body=body)
+        return {"PartNumber": number, "ETag": answer["ETag"]}
+
+    try:
+        with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="outputs") as pool:
+            parts = list(pool.map(store, range(0, size, step)))
+        client.complete_multipart_upload(
+            **place, **condition, UploadId=upload, MultipartUpload={"Parts": parts}
+        )
+    except BaseException:
+        with contextlib.suppress(RunctlError), translated():
+            client.abort_multipart_upload(**place, UploadId=upload)
+        raise
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

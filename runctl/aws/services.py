@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from runctl.aws.objects import S3Objects
     from runctl.aws.outputs import OutputStore
     from runctl.aws.prices import Ec2Prices
+    from runctl.aws.processing_jobs import ProcessingJobs
     from runctl.aws.quotas import Ec2Quotas
     from runctl.aws.secret_values import SecretValues
+    from runctl.aws.shards import ShardStore
     from runctl.aws.trainer_access import TrainerAccess
     from runctl.aws.trial_ledger import DynamoTrialLedger
     from runctl.aws.versions import VersionStore
@@ -171,6 +173,19 @@ class AwsServices:
         from runctl.aws.inputs import InputStore
 
         return InputStore(self.clients.get("s3"))
+
+    @cached_property
+    def processing_jobs(self) -> ProcessingJobs:
+        """The plans and outputs of processing jobs."""
+        from runctl.aws.processing_jobs import ProcessingJobs
+
+        return ProcessingJobs(self.clients.get("s3"), bucket=self._known("bucket"))
+
+    def shards(self, job: str) -> ShardStore:
+        """Return the store of the shards of a processing job."""
+        from runctl.aws.shards import ShardStore
+
+        return ShardStore(self.clients.get("s3"), bucket=self._known("bucket"), job=job)
 
     @cached_property
     def blobs(self) -> Blobs:

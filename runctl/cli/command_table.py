@@ -72,7 +72,7 @@ def _group(cls: type[Group], name: str, summary: str, commands: list[DeferredCom
 AWS = _group(
     Group,
     "aws",
-    "Train on EC2, and manage instances that outlive a run.",
+    "Train and process data on EC2, and manage instances that outlive a run.",
     [
         DeferredCommand(
             "aws.train:train",
@@ -91,6 +91,11 @@ AWS = _group(
             "evaluate",
             "Evaluate a checkpoint with a script, or each one as a run commits it.",
             context_settings={"allow_interspersed_args": False},
+        ),
+        DeferredCommand(
+            "aws.process:process",
+            "process",
+            "Process data in S3: split an input into shards, and call a script for each of them.",
         ),
         DeferredCommand(
             "aws.create:create",

@@ -42,15 +42,7 @@ def check_inputs(
 
 def _survey(services: Services, source: InputSource) -> tuple[int, int]:
     """Return the number of an input's objects and their size in bytes."""
-    own = services.objects.uri("")
-    if f"s3://{source.bucket}/" == own:
-        if not source.key.startswith(READABLE_PREFIXES):
-            raise RequestError(
-                f"instances do not read {source} of the deployment's own bucket; copy it below "
-                f"{own}{INPUTS_PREFIX}"
-            )
-    elif problem := services.objects.problem_with_bucket(source.bucket):
-        raise RequestError(problem)
+    check_source(services, source)
     count = size_bytes = 0
     for _, found in place_objects(source, services.inputs.list_objects(source)):
         if not count:
@@ -61,3 +53,16 @@ def _survey(services: Services, source: InputSource) -> tuple[int, int]:
     if not count:
         raise RequestError(empty(source))
     return count, size_bytes
+
+
+def check_source(services: Services, source: InputSource) -> None:
+    """Raise RequestError, with the remedy, if instances cannot read from a bucket."""
+    own = services.objects.uri("")
+    if f"s3://{source.bucket}/" == own:
+        if not source.key.startswith(READABLE_PREFIXES):
+            raise RequestError(
+                f"instances do not read {source} of the deployment's own bucket; copy it below "
+                f"{own}{INPUTS_PREFIX}"
+            )
+    elif problem := services.objects.problem_with_bucket(source.bucket):
+        raise RequestError(problem)

@@ -42,6 +42,6 @@ def finish_run(
         save=run.save or None,
         attempts=attempts,
         checkpoint=None if run.newest is None else services.objects.uri(run.newest),
-        outputs=services.objects.uri(output_prefix(run_id)),
+        outputs=run.request.process.output or services.objects.uri(output_prefix(run_id)),
         metrics=run.metrics or None,
     )

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from runctl.control.group_ports import GroupLedger
+from runctl.control.processing_ports import ProcessingJobs
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.build_context import BuildContext
 from runctl.model.checkpoint import Manifest
@@ -501,6 +502,11 @@ class Services(Protocol):
     @property
     def inputs(self) -> Inputs:
         """The objects that runs read, in any bucket."""
+        ...
+
+    @property
+    def processing_jobs(self) -> ProcessingJobs:
+        """The plans and outputs of processing jobs."""
         ...
 
     @property

@@ -9,6 +9,7 @@ from runctl.control.check_inputs import check_inputs
 from runctl.control.ending import end_leftovers, end_open_attempts
 from runctl.control.find_subject import find_subject, keep_subject
 from runctl.control.image_plan import ImagePlan, plan_image
+from runctl.control.plan_processing import JobPlan, plan_processing, store_plan
 from runctl.control.ports import Services
 from runctl.control.results import ImageBuild, PreparedRun
 from runctl.control.use_existing_instance import problem_with
@@ -16,6 +17,7 @@ from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, Req
 from runctl.model.evaluation_options import INPUT_FIELDS
 from runctl.model.identity import RUN_ID, RUN_ID_RULE, build_log_stream
 from runctl.model.image_reference import parse_image_reference
+from runctl.model.kinds import PROCESS
 from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import find_plain_secrets
 from runctl.model.pool import machine_kind
@@ -135,6 +137,10 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
         input_bytes += 0 if subject is None else subject.size_bytes
     except RequestError as exc:
         problems.append(Problem("evaluate.checkpoint", str(exc)))
+    job_plan, problems_with_job = _plan_job(services, request, execution)
+    problems += problems_with_job
+    if job_plan is not None:
+        input_bytes = job_plan.disk_bytes(workers=request.process.workers)
     plan, problems_with_image = _plan(services, request)
     # Of an archive that cannot be read, one message is enough.
     known = {problem.message for problem in problems}
@@ -143,6 +149,8 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
     needed = known_bytes(input_bytes=input_bytes, code_bytes=code_bytes)
     if problem := _problem_with_disk(services, request, needed):
         problems.append(Problem("disk", problem))
+    if job_plan is not None and not problems:
+        problems += store_plan(services, job_plan)
     if problems:
         raise InvalidRequestError(tuple(problems))
     if subject is not None:
@@ -171,6 +179,17 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
             )
         )
     return run, plan
+
+
+def _plan_job(
+    services: Services, request: RunRequest, execution: ExecutionStart
+) -> tuple[JobPlan | None, Sequence[Problem]]:
+    """Return the plan of a run that processes data, and what is wrong with its data."""
+    if request.kind != PROCESS:
+        return None, ()
+    return plan_processing(
+        services, request.process, job=execution.name, started_at=execution.started_at
+    )
 
 
 def _plan(services: Services, request: RunRequest) -> tuple[ImagePlan, Sequence[Problem]]:

@@ -56,7 +56,7 @@ def decide(
         case OutcomeKind.COMPLETED if policy.restarts_indefinitely:
             return limits.check() or _relaunch("the program ended")
         case OutcomeKind.COMPLETED:
-            return _finish(RunStatus.COMPLETED, policy.done)
+            return _finish(RunStatus.COMPLETED, outcome.reason or policy.done)
         case OutcomeKind.STOPPED:
             return _finish(RunStatus.STOPPED, outcome.reason or "stopped by the user")
         case OutcomeKind.FAILED if policy.restarts_indefinitely and is_own_failure(outcome):
@@ -230,11 +230,14 @@ def _was_cut_short(attempt: Attempt, last: Attempt, outcome: Outcome, *, now: da
 def _progressed(run: Run, tail: Sequence[Attempt]) -> bool:
     """Return whether an attempt of `tail` made progress.
 
+    That of a processing run is the end of a shard.
     Agents record progress with each commit. For a run that only older agents have saved, it is a
     checkpoint beyond the one that the attempt started from: only the holder of the fence commits,
     so a commit after the first of these attempts began to train is theirs. Attempts that never
     began to train, for example because booting failed, made no progress.
     """
+    if any(attempt.shards is not None and attempt.shards.has_advanced for attempt in tail):
+        return True
     if run.save or run.progressed_attempt is not None:
         return (run.progressed_attempt or 0) >= tail[0].number
     trained = [attempt for attempt in tail if attempt.running_at is not None]

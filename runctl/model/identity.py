@@ -54,7 +54,9 @@ def client_token(*, deployment: str, run_id: str, attempt: int, launch_try: int)
 
 # Where users put what their runs read; instances also read other runs and code.
 INPUTS_PREFIX = "inputs/"
-READABLE_PREFIXES = (INPUTS_PREFIX, "code/", "environments/", "runs/")
+# Where runs write results that outlive them.
+OUTPUTS_PREFIX = "outputs/"
+READABLE_PREFIXES = (INPUTS_PREFIX, OUTPUTS_PREFIX, "code/", "environments/", "runs/")
 
 
 def code_key(sha256: str) -> str:
@@ -150,6 +152,39 @@ def partial_key(run_id: str, attempt: int, rank: int) -> str:
 def output_prefix(run_id: str) -> str:
     """Return the prefix of what the trainer left in RUNCTL_OUTPUT_DIR."""
     return f"{run_prefix(run_id)}outputs/"
+
+
+def shards_prefix(job: str) -> str:
+    """Return the prefix of what a processing job records of its shards."""
+    return f"{run_prefix(job)}shards/"
+
+
+def plan_key(job: str) -> str:
+    """Return where the plan of a job's shards is stored."""
+    return f"{shards_prefix(job)}plan.jsonl"
+
+
+def result_key(job: str, shard: int) -> str:
+    """Return where the result of a shard is stored, which completes it."""
+    return f"{shards_prefix(job)}done/{shard:08d}.json"
+
+
+def failure_key(job: str, shard: int) -> str:
+    """Return where the failure of a shard is stored."""
+    return f"{shards_prefix(job)}failed/{shard:08d}.json"
+
+
+def index_part_key(job: str, first_shard: int) -> str:
+    """Return where the part of a job's index that begins with a shard is stored."""
+    return f"{shards_prefix(job)}index/{first_shard:08d}.jsonl"
+
+
+def shard_checkpoint_key(job: str, shard: int) -> str:
+    """Return where the checkpoint folder of an interrupted shard is stored.
+
+    Agents may remove what is below `checkpoints/`.
+    """
+    return f"{run_prefix(job)}checkpoints/shards/{shard:08d}.tar.gz"
 
 
 def metrics_prefix(run_id: str, attempt: int, rank: int) -> str:

@@ -34,6 +34,8 @@ ENVIRONMENT = "environment"
 SERVE = "serve"
 # A checkpoint is restored as an input, and the program reports how good it is.
 EVALUATE = "evaluate"
+# The program is called once for each part of its input, and what it writes is stored.
+PROCESS = "process"
 KINDS: dict[str, KindPolicy] = {
     TRAIN: KindPolicy(retries_failures=True, restarts_indefinitely=False, may_overlap=True),
     # The next attempt continues from what the one before has stored by its end.
@@ -51,6 +53,13 @@ KINDS: dict[str, KindPolicy] = {
         restarts_indefinitely=False,
         may_overlap=True,
         done="the evaluation is done",
+    ),
+    # A shard that fails has retries of its own, on the same instance.
+    PROCESS: KindPolicy(
+        retries_failures=False,
+        restarts_indefinitely=False,
+        may_overlap=True,
+        done="all shards are done",
     ),
 }
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from runctl.model.saving import Saving
 from runctl.model.service import Service
+from runctl.model.shard_progress import ShardProgress
 from runctl.model.staging import Staging
 
 
@@ -32,15 +33,16 @@ class NodeStage(str, Enum):
 class NodeProgress:
     """The report of the agent of a node, sent with each heartbeat.
 
-    `phase` is what it is doing: boot, environment, inputs, restore, wait, train, start, serve,
-    drain, upload, done. `resume_save` is the number of the save that the trainer started from, None
-    for the very beginning, and `resume_step` its step, None where that is not known; `step` is the
-    last step that the trainer reported, committed or not. `timeline` has the instants that the
-    agent saw: detected, sigterm, exited, committed, booted, inputs_ready, restored, started,
-    first_step, ready. `staging` is how much of the inputs is there, None without inputs, and
-    `service` is the server of a service. `not_finite` are the metrics whose last value is NaN or
-    infinite; `metrics` has those of the others. `environment_bytes` is the size of the
-    environment's files, 0 while it is not known.
+    `phase` is what it is doing: boot, environment, inputs, restore, wait, train, process, start,
+    serve, drain, upload, done. `resume_save` is the number of the save that the trainer started
+    from, None for the very beginning, and `resume_step` its step, None where that is not known;
+    `step` is the last step that the trainer reported, committed or not. `timeline` has the instants
+    that the agent saw: detected, sigterm, exited, committed, booted, inputs_ready, restored,
+    started, first_step, ready. `staging` is how much of the inputs is there, None without inputs,
+    `service` is the server of a service, and `shards` how many shards are done, None for a run that
+    processes none. `not_finite` are the metrics whose last value is NaN or infinite; `metrics` has
+    those of the others. `environment_bytes` is the size of the environment's files, 0
+    while it is not known.
     """
 
     phase: str = ""
@@ -54,6 +56,7 @@ class NodeProgress:
     staging: Staging | None = None
     service: Service | None = None
     environment_bytes: int = 0
+    shards: ShardProgress | None = None
     warning: str = ""
 
 

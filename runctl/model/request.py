@@ -15,8 +15,9 @@ from runctl.model.data_options import AccessOptions, DataOptions
 from runctl.model.docker_options import DockerOptions
 from runctl.model.evaluation_options import EvaluationOptions, check_evaluation
 from runctl.model.group_options import GroupOptions
-from runctl.model.kinds import EVALUATE, KINDS, SERVE, TRAIN
+from runctl.model.kinds import EVALUATE, KINDS, PROCESS, SERVE, TRAIN
 from runctl.model.limit_options import LimitOptions
+from runctl.model.processing_options import ProcessingOptions
 from runctl.model.program_options import ProgramOptions
 from runctl.model.request_fields import (
     Field,
@@ -42,6 +43,7 @@ class RunRequest:
     kind: str = choice(
         "What the run is, which decides what follows the end of an attempt. A run of the kind "
         "`environment` builds the environment of its program and stores it, and starts no program. "
+        "One of the kind `process` calls its program once for each shard of its input. "
         "The program of a run of the kind `serve` is an HTTP server; one of the kind `evaluate` "
         "evaluates a checkpoint.",
         choices=KINDS,
@@ -84,6 +86,13 @@ class RunRequest:
         omits_default=True,
         kind=EVALUATE,
         check_together=check_evaluation,
+    )
+    process: ProcessingOptions = an_object(
+        "What a run of the kind `process` reads and writes, and how its input is split.",
+        holder=ProcessingOptions,
+        is_setting=True,
+        omits_default=True,
+        kind=PROCESS,
     )
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 

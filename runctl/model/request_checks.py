@@ -193,6 +193,13 @@ def whole_number(least: int, most: int) -> Check:
     return check
 
 
+def check_fraction(value: Any) -> str | None:
+    """Check a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        return f"{value!r} is not a number from 0 to 1 (e.g. 0.01)"
+    return None
+
+
 def is_inside_project(path: str) -> bool:
     """Whether a relative path stays below the project folder."""
     parts = path.replace("\\", "/").split("/")

@@ -22,6 +22,7 @@ class Syntax(Enum):
 
     TEXT = "the text itself"
     NUMBER = "a whole number"
+    FRACTION = "a number from 0 to 1"
     SWITCH = "no text: the option stands for the opposite of the default"
     COMMAS = "strings separated by commas; the option is repeatable"
     REPEATED = "one string for each option"
@@ -246,6 +247,27 @@ def optional_number(about: str, *, least: int, most: int, option: Option | None 
     return entry(0, field)
 
 
+def fraction(
+    about: str, *, default: float, option: Option | None = None, is_setting: bool = False
+) -> Any:
+    """Declare a number from 0 to 1."""
+    field = Field(
+        schema={
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "default": default,
+            "description": about,
+        },
+        check=request_checks.check_fraction,
+        read=_read_number,
+        write=float,
+        option=option,
+        is_setting=is_setting,
+    )
+    return entry(default, field)
+
+
 def instant(about: str, *, option: Option | None = None) -> Any:
     """Declare a date and time, kept in UTC; None by default."""
     field = Field(
@@ -313,6 +335,12 @@ def _exactly(kind: type) -> Callable[[Any], Any]:
         return value
 
     return read
+
+
+def _read_number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(json_type(value))
+    return float(value)
 
 
 def _read_strings(value: Any) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.evaluation_options import evaluation_problems
 from runctl.model.kinds import EVALUATE, TRAIN
 from runctl.model.plain_secrets import PlainSecret, find_plain_secrets
+from runctl.model.processing_options import processing_contradictions
 from runctl.model.request import RunRequest, fields_of
 from runctl.model.request_fields import Field
 from runctl.model.serving_options import serving_contradictions
@@ -101,6 +102,7 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
     docker = docker if isinstance(docker, Mapping) else {}
     yield from docker_contradictions(docker, has_code=bool(document.get("code")))
     yield from serving_contradictions(document)
+    yield from processing_contradictions(document)
     if script is None and command is None:
         yield from _problems_without_program(document, docker)
         return

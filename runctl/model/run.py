@@ -13,6 +13,7 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus, is_own_failure
 from runctl.model.request import RunRequest
 from runctl.model.saving import Saving
 from runctl.model.service import Service
+from runctl.model.shard_progress import ShardProgress
 from runctl.model.staging import Staging
 from runctl.model.subject import Subject
 
@@ -256,6 +257,11 @@ class Attempt:
     def environment_bytes(self) -> int:
         """The size of the environment of any of its nodes, 0 if none has reported it."""
         return max((node.progress.environment_bytes for node in self.nodes), default=0)
+
+    @property
+    def shards(self) -> ShardProgress | None:
+        """How many shards are done, as its lead counts them; None for another kind of run."""
+        return self.progress.shards
 
     @property
     def warning(self) -> str:

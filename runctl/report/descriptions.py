@@ -38,6 +38,8 @@ def attempt_text(attempt: AttemptEntry) -> str:
         return _service_state(attempt, where)
     if attempt.noticed_at is not None:
         return f"has an interruption notice{where} and drains"
+    if attempt.is_training and attempt.shards is not None:
+        return f"processes shards{where}"
     if attempt.is_training:
         start = name_of(attempt.resume_step, attempt.resume_save)
         return f"trains{where} from {'the beginning' if attempt.is_from_beginning else start}"
@@ -74,10 +76,34 @@ def inputs_text(attempt: AttemptEntry | None) -> str:
     staging = None if attempt is None or not attempt.is_live else attempt.staging
     if staging is None or staging.done_bytes >= staging.total_bytes:
         return ""
-    filled = staging.done_bytes * _BAR_LENGTH // staging.total_bytes
-    bar = "#" * filled + "-" * (_BAR_LENGTH - filled)
     done, total = format_size(staging.done_bytes), format_size(staging.total_bytes)
-    return f"[{bar}] {done} of {total}"
+    return f"{_bar(staging.done_bytes, staging.total_bytes)} {done} of {total}"
+
+
+def shards_text(run: RunDocument) -> str:
+    """Show how many shards are done, with a bar, the rate and the remaining time; or nothing."""
+    shards = run.shards
+    if shards is None:
+        return ""
+    parts = [f"{shards.done} of {shards.total}"]
+    parts += [f"{shards.failed} failed"] if shards.failed else []
+    if not run.entry.has_ended and shards.per_second and shards.ended < shards.total:
+        parts.append(_rate(shards.per_second))
+        parts += [f"{format_duration(shards.left)} left"] if shards.left is not None else []
+    return f"{_bar(shards.ended, shards.total)} {', '.join(parts)}"
+
+
+def _bar(done: int, total: int) -> str:
+    filled = min(done, total) * _BAR_LENGTH // total
+    return f"[{'#' * filled}{'-' * (_BAR_LENGTH - filled)}]"
+
+
+def _rate(per_second: float) -> str:
+    if per_second >= 1:
+        return f"{per_second:.3g} a second"
+    if per_second * 60 >= 1:
+        return f"{per_second * 60:.3g} a minute"
+    return f"{per_second * 3600:.3g} an hour"
 
 
 def image_text(image: Image | None) -> str:
@@ -210,9 +236,14 @@ def _number(value: float) -> str:
 
 
 def steps_text(attempt: AttemptEntry) -> str:
-    """Return the steps at which an attempt began and which it has reached, such as 150 → 400."""
+    """Return the steps at which an attempt began and which it has reached, such as 150 → 400.
+
+    Those of a processing run are the numbers of its shards.
+    """
     if not attempt.instance_ids or attempt.service is not None:
         return NOTHING
+    if attempt.shards is not None:
+        return f"{attempt.shards.found} → {attempt.shards.ended}"
     fresh = attempt.is_from_beginning
     start = "start" if fresh else short_name(attempt.resume_step, attempt.resume_save)
     if attempt.reached_step is not None:

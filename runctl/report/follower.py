@@ -17,7 +17,7 @@ from runctl.model.errors import (
 )
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Run
-from runctl.report.descriptions import attempt_text, checkpoint_name
+from runctl.report.descriptions import attempt_text, checkpoint_name, shards_text
 from runctl.report.log_tail import UNFINISHED_LINE_TIME, LogTail
 from runctl.report.run_document import RunDocument, document_of
 from runctl.report.timeline import AttemptEntry
@@ -100,6 +100,7 @@ class Follower:
     sleep: Callable[[float], None] = time.sleep
     _announced: dict[int, str] = field(default_factory=dict)
     _has_begun: bool = False
+    _last_shards: tuple[str, float] = ("", 0.0)
     _last_checkpoint: tuple[str, float] = ("", -CHECKPOINT_SECONDS)
     _waited: float = 0.0
 
@@ -182,6 +183,7 @@ class Follower:
             if self._announced.get(attempt.number) != state:
                 self._announced[attempt.number] = state
                 self.display.announce(f"attempt {attempt.number} {state}", _tone(attempt))
+        self._announce_shards(run)
         name, announced_at = self._last_checkpoint
         newest = "" if run is None else checkpoint_name(run.entry)
         if newest in {"", name}:
@@ -189,6 +191,15 @@ class Follower:
         if self._waited - announced_at >= CHECKPOINT_SECONDS:
             self._last_checkpoint = (newest, self._waited)
             self.display.announce(f"checkpoint of {newest}")
+
+    def _announce_shards(self, run: RunDocument | None) -> None:
+        """Announce from time to time how many shards are done, for a display without a bar."""
+        text = "" if run is None or run.entry.has_ended else shards_text(run)
+        shown, announced_at = self._last_shards
+        if text in {"", shown} or self._waited - announced_at < CHECKPOINT_SECONDS:
+            return
+        self._last_shards = (text, self._waited)
+        self.display.announce(f"shards {text}")
 
     def _pass_on(self, tail: LogTail, attempts: Sequence[AttemptEntry]) -> bool:
         """Pass on new lines of the latest attempts; return whether there were any."""

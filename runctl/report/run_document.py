@@ -12,10 +12,11 @@ from runctl.model.kinds import TRAIN, policy_of
 from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import mask_request, mask_words
 from runctl.model.run import Attempt, Run, summarize, was_refused
+from runctl.model.shard_progress import ShardProgress
 from runctl.model.versions import Versions
 from runctl.report.cost import Cost, cost_of
 from runctl.report.run_list import RunEntry, entry_of
-from runctl.report.timeline import AttemptEntry, timeline_of
+from runctl.report.timeline import AttemptEntry, shards_document, timeline_of
 from runctl.report.wording import instant_text
 
 
@@ -80,6 +81,12 @@ class RunDocument:
         return (self.entry.ended_at or self.read_at) - self.entry.started_at
 
     @property
+    def shards(self) -> ShardProgress | None:
+        """How many shards are done, None for a run that processes none, or before it began."""
+        counted = [entry.shards for entry in self.timeline if entry.shards is not None]
+        return counted[-1] if counted else None
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """The agents' warnings in order, each once."""
         return tuple(dict.fromkeys(entry.warning for entry in self.timeline if entry.warning))
@@ -95,6 +102,7 @@ class RunDocument:
             "committed_at": instant_text(self.committed_at),
             "warnings": list(self.warnings),
             "unfinished_final_saves": len(self.cost.unfinished_final_saves),
+            **({} if self.shards is None else {"shards": shards_document(self.shards)}),
             "image": None if self.image is None else self.image.as_document(),
             "versions": None if self.versions is None else self.versions.as_document(),
             "metrics": dict(self.metrics),

@@ -11,6 +11,7 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage
 from runctl.model.saving import Saving
 from runctl.model.service import Service
+from runctl.model.shard_progress import ShardProgress
 from runctl.model.staging import Staging
 from runctl.report.wording import instant_text
 
@@ -45,6 +46,7 @@ class AttemptEntry:
     saving: Saving | None
     staging: Staging | None
     service: Service | None
+    shards: ShardProgress | None
     warning: str
 
     @property
@@ -120,6 +122,7 @@ class AttemptEntry:
             "saving": None if self.saving is None else _saving_document(self.saving),
             "staging": None if self.staging is None else self.staging.as_document(),
             "service": None if self.service is None else self.service.as_document(),
+            **({} if self.shards is None else {"shards": shards_document(self.shards)}),
             "warning": self.warning,
         }
 
@@ -153,9 +156,17 @@ def _entry(attempt: Attempt, *, now: datetime) -> AttemptEntry:
         saving=attempt.saving,
         staging=attempt.staging,
         service=attempt.service,
+        shards=attempt.shards,
         warning=attempt.warning,
     )
 
 
 def _saving_document(saving: Saving) -> dict[str, Any]:
     return {**saving.as_document(), "fits_notice": saving.fits_notice}
+
+
+def shards_document(shards: ShardProgress) -> dict[str, Any]:
+    """Return the shards as `runctl status --json` prints them."""
+    left = shards.left
+    seconds = None if left is None else round(left.total_seconds())
+    return {**shards.as_document(), "remaining_seconds": seconds}

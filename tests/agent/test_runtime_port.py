@@ -70,6 +70,7 @@ class Attempt:
             mailbox=self.mailbox,
             vendor=site,
             mask=SecretMask(),
+            follow=lambda _path: None,
         )
         self.shut_down: list[bool] = []
         self.thread = threading.Thread(target=self._run)

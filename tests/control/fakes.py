@@ -47,6 +47,7 @@ from runctl.model.run import (
     best_of,
     summarize,
 )
+from runctl.model.shard import PlanHeader
 from runctl.model.subject import pin_of, pinned_keys, pins_by
 
 START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
@@ -878,6 +879,25 @@ class FakeCheckpoints:
         return self._manifests[key]
 
 
+class FakeProcessingJobs:
+    """Plans by job, the claims of outputs, and the outputs that cannot be used, with the reason."""
+
+    def __init__(self) -> None:
+        self.plans: dict[str, tuple[PlanHeader, list[str]]] = {}
+        self.claims: dict[str, str] = {}
+        self.problems: dict[str, str] = {}
+
+    def put_plan(self, header: PlanHeader, lines: Iterable[str]) -> PlanHeader:
+        return self.plans.setdefault(header.run_id, (header, list(lines)))[0]
+
+    def problem_with_output(self, uri: str) -> str:
+        return self.problems.get(uri, "")
+
+    def claim_output(self, uri: str, *, job: str, started_at: datetime) -> str:
+        held = self.claims.setdefault(uri, job)
+        return "" if held == job else f"{uri} holds data already (the results of the run {held})"
+
+
 class FakeImages:
     """A registry with the images that a test puts there, by tag or reference."""
 
@@ -950,6 +970,7 @@ class World:
         self.workflow = FakeWorkflow()
         self.objects = FakeObjects()
         self.inputs = FakeInputs()
+        self.processing_jobs = FakeProcessingJobs()
         self.notices = FakeNotices()
         self.images = FakeImages()
         self.builds = FakeBuilds()
@@ -965,7 +986,7 @@ class World:
 
 PORTS = (
     "ledger", "groups", "fleet", "quotas", "prices", "commands", "workflow", "objects", "inputs",
-    "notices", "images", "builds",
+    "processing_jobs", "notices", "images", "builds",
 )  # fmt: skip
 
 

@@ -210,6 +210,7 @@ def test_a_function_has_only_the_permissions_that_its_code_needs(
         expected.add("states:SendTaskSuccess")
     if function == "prepare_run":
         expected |= {"s3:GetObject", "s3:ListBucket", "states:DescribeExecution"}
+        expected.add("s3:PutObject")  # plans of processing jobs, and what reserves their outputs
     if function in {"prepare_run", "record_image"}:
         expected |= {"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"}
     if function == "reconcile":

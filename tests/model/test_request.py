@@ -142,6 +142,7 @@ BAD = [
     ("serve", 8080, "must be an object, not a number"),
     ("trial", 7, "must be an object, not a number"),
     ("trial", {"number": 7}, "hyperparameters is missing; The hyperparameters of the trial"),
+    ("process", "s3://bucket/data/", "must be an object, not a string"),
     ("instance_id", "i-12", "is not a valid instance id"),
     ("instance_id", "m5.large", "is not a valid instance id"),
     ("instance_id", 3, "is not a valid instance id"),
@@ -489,9 +490,7 @@ def test_every_field_has_an_invalid_value_here():
 
 def test_unknown_kind_is_the_only_problem_since_its_fields_are_not_known():
     (problem,) = problems({"kind": "server", "port": 8080})
-    assert str(problem) == (
-        "kind: 'server' is not a valid kind; known values: train, environment, serve, evaluate"
-    )
+    assert str(problem).startswith("kind: 'server' is not a valid kind; known values: train, ")
 
 
 def test_all_problems_are_reported_at_once():

@@ -86,9 +86,11 @@ class InputStager:
         state: Path,
         progress: Progress,
         check: Callable[[], None],
+        log_level: int = logging.INFO,
     ) -> None:
         self._store = store
         self._folder = folder
+        self._log_level = log_level
         self._incoming = state / "incoming-inputs"
         self._record = state / "inputs.jsonl"
         self._progress = progress
@@ -119,7 +121,8 @@ class InputStager:
         run_workers([file for file in missing if file.needs_checksum], self._find_checksums)
         run_workers(self._ranges(missing), lambda jobs: self._fetch_ranges(jobs, staged))
         shutil.rmtree(self._incoming, ignore_errors=True)
-        logger.info(
+        logger.log(
+            self._log_level,
             "staged %d of %d input files, %d bytes in all, in %.2f s",
             len(missing),
             len(files),

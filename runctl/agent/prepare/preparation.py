@@ -43,6 +43,7 @@ from runctl.model.errors import (
     RunctlError,
 )
 from runctl.model.index_variables import index_variables
+from runctl.model.kinds import PROCESS
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
 from runctl.model.subject import Subject
@@ -170,8 +171,10 @@ class Preparation:
 
     def end_what_an_earlier_agent_left(self, request: RunRequest) -> None:
         """End the trainer of an agent that was killed: it may still write to the folder."""
-        folder = self.checkpoint_folder(request)
-        if killed := processes.end_leftovers(f"RUNCTL_CHECKPOINT_DIR={folder}"):
+        marker = f"RUNCTL_CHECKPOINT_DIR={self.checkpoint_folder(request)}"
+        if request.kind == PROCESS:  # each shard has a folder of its own
+            marker = f"RUNCTL_METRICS_FILE={self._paths.metrics}"
+        if killed := processes.end_leftovers(marker):
             logger.warning("ended %d processes that an earlier agent left", len(killed))
         self._remove_messages()
 

@@ -132,6 +132,12 @@ class LogShipper:
                     self._has_earlier_lines.add(stream)
         self._thread.start()
 
+    def follow(self, stream: str, path: Path) -> None:
+        """Ship another file to a stream as well, from the next round on."""
+        file = LogFile(path)
+        file.resume()
+        self._streams = {**self._streams, stream: [*self._streams[stream], file]}
+
     def stop(self, *, within: timedelta) -> None:
         """Ship what is left, as far as time allows."""
         self._stop.set()

@@ -10,6 +10,7 @@ from runctl.model.metrics import MAX_NAMES
 from runctl.model.node import NodeProgress
 from runctl.model.saving import Saving
 from runctl.model.service import Service
+from runctl.model.shard_progress import ShardProgress
 from runctl.model.staging import Staging
 
 
@@ -30,6 +31,7 @@ class Progress:
         self._staging: Staging | None = None
         self._service: Service | None = None
         self._environment_bytes = 0
+        self._shards: ShardProgress | None = None
         self._is_news = False
         self._on_change: Callable[[], None] = lambda: None
 
@@ -40,8 +42,8 @@ class Progress:
     def enter(self, phase: str) -> None:
         """Begin a phase.
 
-        They are boot, environment, image, inputs, restore, wait, train, start, serve, drain, upload
-        and done.
+        They are boot, environment, image, inputs, restore, wait, train, process, start, serve,
+        drain, upload and done.
         """
         with self._lock:
             self._phase = phase
@@ -110,6 +112,12 @@ class Progress:
         with self._lock:
             self._environment_bytes = size_bytes
 
+    def count_shards(self, shards: ShardProgress) -> None:
+        """Note how many shards are done, which is stored every few seconds."""
+        with self._lock:
+            self._is_news = self._is_news or shards != self._shards
+            self._shards = shards
+
     def warn(self, warning: str, *, about: str) -> bool:
         """Show a warning in the status; an empty text clears it.
 
@@ -143,5 +151,6 @@ class Progress:
                 staging=self._staging,
                 service=self._service,
                 environment_bytes=self._environment_bytes,
+                shards=self._shards,
                 warning="; ".join(filter(None, self._warnings.values())),
             )

@@ -21,7 +21,11 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerVariables:
-    """The values of the variables that a trainer may rely on: its run and its folders."""
+    """The values of the variables that a trainer may rely on: its run and its folders.
+
+    `shard` and `shards` are the number of the shard, from 0, and that of all shards, where the
+    program is called once for each.
+    """
 
     run_id: str
     attempt: int
@@ -36,17 +40,21 @@ class TrainerVariables:
     port: int | None = None
     trial: TrialOptions | None = None
     evaluated: Subject | None = None
+    shard: int | None = None
+    shards: int | None = None
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables by name."""
         step = None if self.evaluated is None else self.evaluated.step
         evaluated = {} if step is None else {"RUNCTL_EVALUATED_STEP": str(step)}
+        numbers = {"RUNCTL_SHARD": self.shard, "RUNCTL_SHARDS": self.shards}
         folders = {"RUNCTL_PARTIAL_DIR": self.partial, "RUNCTL_INPUT_DIR": self.inputs}
         port = {} if self.port is None else {"RUNCTL_PORT": str(self.port)}
         return {
             **{name: str(folder) for name, folder in folders.items() if folder is not None},
             **port,
             **evaluated,
+            **{name: str(number) for name, number in numbers.items() if number is not None},
             "RUNCTL_RUN_ID": self.run_id,
             "RUNCTL_ATTEMPT": str(self.attempt),
             "RUNCTL_RESUME_STEP": "" if self.resume_step is None else str(self.resume_step),

@@ -7,35 +7,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runctl.agent.instance import processes
-from runctl.agent.runtime.family import AgentDescendants
+from runctl.agent.runtime.family import AgentDescendants, Family, SessionMembers
 from runctl.agent.runtime.lead_process import OOM_SCORE, LeadEnd, Printed
 from runctl.agent.runtime.ports import Contract
 from runctl.agent.runtime.systemd_scope import scope
 from runctl.model.errors import RequestError
+
+# The first processes of all programs, which their own threads wait for. The lock is held from a
+# start until the process is among them, and while orphans are collected.
+_leads: set[int] = set()
+_LEADS = threading.Lock()
 
 
 class HostProcess:
     """The process of a program, and its descendants. It writes to files, never waiting for us."""
 
     def __init__(self, contract: Contract, *, on_exit: Callable[[], None]) -> None:
-        self.family = AgentDescendants()
         self.printed = Printed(contract)
         self.end = LeadEnd(contract.command, on_exit=on_exit)
-        try:
-            with contract.output.open("ab") as out, contract.errors.open("ab") as err:
-                self._process = subprocess.Popen(
-                    [*scope(), *contract.command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=err,
-                    env={**contract.environment, **contract.credentials},
-                    cwd=contract.working_folder,
-                    start_new_session=True,
-                )
-        except OSError as exc:
-            raise RequestError(
-                f"{contract.command[0]!r} cannot be started: {exc.strerror}"
-            ) from exc
+        with _LEADS:
+            self._process = _start(contract)
+            _leads.add(self.pid)
+        self.family: Family = (
+            SessionMembers(self.pid) if contract.is_one_of_many else AgentDescendants()
+        )
         with contextlib.suppress(OSError):
             Path(f"/proc/{self.pid}/oom_score_adj").write_text(str(OOM_SCORE))
         self._waiting = threading.Thread(target=self._wait, name="trainer", daemon=True)
@@ -52,7 +47,8 @@ class HostProcess:
 
     def reap(self) -> None:
         """Collect orphans that have ended: the agent adopts them."""
-        processes.reap_orphans(self.pid)
+        with _LEADS:
+            processes.reap_orphans(*_leads)
 
     def kill_family(self, folder: Path) -> processes.KilledTree:
         """SIGKILL all that is left of it; return what that was and what it wrote in `folder`."""
@@ -65,4 +61,23 @@ class HostProcess:
         return ""
 
     def _wait(self) -> None:
-        self.end.note_exit(self._process.wait())
+        code = self._process.wait()
+        with _LEADS:
+            _leads.discard(self.pid)
+        self.end.note_exit(code)
+
+
+def _start(contract: Contract) -> "subprocess.Popen[bytes]":
+    try:
+        with contract.output.open("ab") as out, contract.errors.open("ab") as err:
+            return subprocess.Popen(
+                [*scope(), *contract.command],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={**contract.environment, **contract.credentials},
+                cwd=contract.working_folder,
+                start_new_session=True,
+            )
+    except OSError as exc:
+        raise RequestError(f"{contract.command[0]!r} cannot be started: {exc.strerror}") from exc

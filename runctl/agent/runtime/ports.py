@@ -43,7 +43,8 @@ class Contract:
     AWS credentials of its run, if it asked for them: both may hold secrets. `save_request` is the
     file by which its helper is asked to save, and `grace` how long it may take to save and end
     after it was asked to stop. A program that is started again appends to `output` and `errors`.
-    `container` is for the container runtime only.
+    `container` is for the container runtime only. `is_one_of_many` says that other programs run at
+    the same time: it then consists of its own session, and not of all that the agent has started.
     """
 
     command: tuple[str, ...]
@@ -56,6 +57,7 @@ class Contract:
     save_request: Path
     grace: timedelta
     container: ContainerOptions | None = None
+    is_one_of_many: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,10 @@ class Program(Protocol):
 
 
 class Runtime(Protocol):
-    """Starts programs. An attempt opens it once, and may start several, one after another."""
+    """Starts programs. An attempt opens it once, and may start several.
+
+    At the same time only those whose contracts say that they are some of many.
+    """
 
     def open(self) -> None:
         """Begin, in the background, what takes a while and has to precede the first start."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -55,6 +56,7 @@ class Mailbox:
         self._checkpoint_asked = False
         self._woken = False
         self._announced = ""
+        self._listeners: tuple[Callable[[], None], ...] = ()
 
     @property
     def announced(self) -> str:
@@ -121,6 +123,12 @@ class Mailbox:
         with self._changed:
             self._woken = True
             self._changed.notify_all()
+        for call in self._listeners:
+            call()
+
+    def on_wake(self, call: Callable[[], None]) -> None:
+        """Have `call` called at each wake, too, for threads that wait for something else."""
+        self._listeners = (*self._listeners, call)
 
     def wait(self, seconds: float) -> None:
         """Wait at most `seconds` for news since the last wait; a stop request is always news."""

@@ -20,6 +20,7 @@ from runctl.report.descriptions import (
     inputs_text,
     metrics_text,
     service_text,
+    shards_text,
     took_text,
 )
 from runctl.report.follower import Display, Tone
@@ -92,10 +93,14 @@ def following_view(run_id: str, run: RunDocument | None) -> RenderableType:
         parts += [f"step {last.step}"] if last.step is not None else []
         parts += [took_text(last)] if last.took is not None else []
         lines.append(Text("  " + " · ".join(parts)))
+    shards = shards_text(run)
+    if shards:
+        lines.append(Text(f"  shards {shards}"))
     checkpoint = checkpoint_text(run)
-    counts = [f"checkpoint {checkpoint}" if checkpoint else service_text(run)]
+    counts = [] if shards else [f"checkpoint {checkpoint}" if checkpoint else service_text(run)]
     counts += counts_text(run.cost)
-    lines.append(Text(f"  {' · '.join(counts)}{' so far' if counts[1:] else ''}"))
+    if counts:
+        lines.append(Text(f"  {' · '.join(counts)}{' so far' if counts[1:] or shards else ''}"))
     if inputs := inputs_text(last):
         lines.append(Text(f"  inputs {inputs}"))
     if last is not None and (metrics := metrics_text(last.metrics)):
@@ -107,6 +112,8 @@ def summary(run: RunDocument, *, width: int) -> Text:
     """Return in one line how a run ended, followed by its last lines if they are the reason."""
     count = len(run.timeline)
     parts = [name] if (name := checkpoint_name(run.entry)) else []
+    if run.shards is not None:
+        parts.append(f"{run.shards.done} of {run.shards.total} shards")
     parts.append(f"{count} attempt{'s' if count != 1 else ''}")
     parts += counts_text(run.cost)
     if run.entry.ended_at is not None:

@@ -24,6 +24,7 @@ from runctl.report.descriptions import (
     result_text,
     saving_texts,
     service_text,
+    shards_text,
     steps_text,
     took_text,
 )
@@ -71,7 +72,9 @@ def _facts(run: RunDocument) -> Table:
         ("reason", brief(entry.reason)),
         ("next launch", next_launch_text(run)),
         ("service", service_text(run)),
-        ("checkpoint", checkpoint_text(run)),
+        ("shards", shards_text(run)),
+        ("output", _output_of(run)),
+        ("checkpoint", "" if run.shards else checkpoint_text(run)),
         *saving_texts(cost),
         ("inputs", inputs_text(last)),
         ("result", result_text(run.metrics)),
@@ -90,6 +93,11 @@ def _facts(run: RunDocument) -> Table:
         if text:
             facts.add_row(label, text)
     return facts
+
+
+def _output_of(run: RunDocument) -> str:
+    """Return the prefix for the results of a run that processes data."""
+    return str(run.request.get("process", {}).get("output", ""))
 
 
 def _attempt_table(attempts: Sequence[AttemptEntry], *, width: int) -> Table:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runctl.model.evaluation_options import CHECKPOINT, TEST_DATA
-from runctl.model.kinds import EVALUATE
+from runctl.model.kinds import EVALUATE, PROCESS
 
 _REFERENCE = re.compile(r"\$(?=\{?RUNCTL_)")
 
@@ -89,11 +89,34 @@ EVALUATION = Combination(
             field="evaluate.output",
             accepts=is_in_s3,
             replace=lambda _uri: "$RUNCTL_OUTPUT_DIR",
+        ),
+    },
+)
+PROCESSING = Combination(
+    kind=PROCESS,
+    noun="a run that processes data",
+    options={
+        "--input-s3": ScriptOption(
+            field="process.input",
+            accepts=is_in_s3,
+            replace=lambda _uri: "$RUNCTL_INPUT_DIR",
+        ),
+        "--output-s3": ScriptOption(
+            field="process.output",
+            accepts=lambda text: is_in_s3(text) and text.endswith("/"),
+            replace=lambda _uri: "$RUNCTL_OUTPUT_DIR",
+        ),
+        # Each of the workers is one process: a script that starts its own starts one.
+        "--workers": ScriptOption(
+            field="process.workers",
+            accepts=lambda text: text.isascii() and text.isdigit() and 1 <= len(text) <= 9,
+            read=int,
+            replace=lambda _number: "1",
             is_required=False,
         ),
     },
 )
-COMBINATIONS: tuple[Combination, ...] = (EVALUATION,)
+COMBINATIONS: tuple[Combination, ...] = (EVALUATION, PROCESSING)
 
 
 def take_script_options(

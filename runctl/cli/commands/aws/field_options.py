@@ -17,6 +17,7 @@ _TYPES: Mapping[Syntax, Any] = {
     Syntax.WORDS: str | None,
     Syntax.EXIT_CODES: str | None,
     Syntax.NUMBER: int | None,
+    Syntax.FRACTION: float | None,
     Syntax.SWITCH: bool,
     Syntax.COMMAS: list[str] | None,
     Syntax.REPEATED: list[str] | None,

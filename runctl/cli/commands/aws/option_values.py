@@ -68,6 +68,7 @@ def _read_exit_codes(_option: str, text: str) -> list[int | str] | str | None:
 _READERS: Mapping[Syntax, Callable[[str, Any], Any]] = {
     Syntax.TEXT: lambda _option, text: text,
     Syntax.NUMBER: lambda _option, number: number,
+    Syntax.FRACTION: lambda _option, number: number,
     Syntax.COMMAS: lambda _option, texts: split_commas(texts) or None,
     Syntax.REPEATED: _read_repeated,
     Syntax.ASSIGNMENTS: _read_assignments,

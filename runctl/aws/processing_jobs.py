@@ -1,0 +1,116 @@
+"""Processing jobs in S3, as control functions see them: their plans, and their outputs."""
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from runctl.aws.errors import code_of, message_of, translated
+from runctl.aws.objects import ELSEWHERE, FORBIDDEN
+from runctl.aws.outputs import CHANGED
+from runctl.model import identity
+from runctl.model.shard import CLAIM, PlanHeader
+
+MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+
+
+class ProcessingJobs:
+    """Implements `runctl.control.processing_ports.ProcessingJobs`; `bucket` is the deployment's."""
+
+    def __init__(self, client: Any, *, bucket: str) -> None:
+        self._client = client
+        self._bucket = bucket
+
+    def put_plan(self, header: PlanHeader, lines: Iterable[str]) -> PlanHeader:
+        """Store the plan of a job unless it has one; return the header of the one that it has."""
+        place = {"Bucket": self._bucket, "Key": identity.plan_key(header.run_id)}
+        body = "".join(f"{line}\n" for line in (header.as_line(), *lines)).encode()
+        with translated():
+            try:
+                self._client.put_object(**place, IfNoneMatch="*", Body=body)
+            except ClientError as exc:
+                if code_of(exc) not in CHANGED:
+                    raise
+            else:
+                return header
+            answer = self._client.get_object(**place)
+            first = next(answer["Body"].iter_lines(), b"").decode()
+        held = PlanHeader.from_line(first)
+        if held.started_at == header.started_at:
+            return held
+        # The name of an execution is free again after 90 days, and that of a job without a run.
+        with translated():
+            self._client.put_object(**place, Body=body)
+        return header
+
+    def problem_with_output(self, uri: str) -> str:
+        """Return why a job cannot write below a prefix, with the remedy, or an empty text."""
+        bucket, prefix = _split(uri)
+        own = f"s3://{self._bucket}/{identity.OUTPUTS_PREFIX}"
+        if bucket == self._bucket and not prefix.startswith(identity.OUTPUTS_PREFIX):
+            return f"runs do not write to {uri} of the deployment's own bucket; choose {own}…/"
+        with translated():
+            try:
+                answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=2)
+            except ClientError as exc:
+                if problem := _problem(exc, uri, own):
+                    return problem
+                raise
+        found = [item["Key"] for item in answer.get("Contents", ()) if item["Key"] != prefix]
+        if found and found[0] != f"{prefix}{CLAIM}":
+            return _occupied(uri, f"{found[0].removeprefix(prefix)!a}")
+        return ""
+
+    def claim_output(self, uri: str, *, job: str, started_at: datetime) -> str:
+        """Reserve a prefix for a job; return why that is not possible, or an empty text."""
+        bucket, prefix = _split(uri)
+        place = {"Bucket": bucket, "Key": f"{prefix}{CLAIM}"}
+        claim = {"run_id": job, "started_at": started_at.isoformat()}
+        own = f"s3://{self._bucket}/{identity.OUTPUTS_PREFIX}"
+        with translated():
+            try:
+                self._client.put_object(
+                    **place, IfNoneMatch="*", Body=f"{json.dumps(claim)}\n".encode()
+                )
+            except ClientError as exc:
+                if code_of(exc) not in CHANGED:
+                    if problem := _problem(exc, uri, own):
+                        return problem
+                    raise
+            else:
+                return ""
+            stored = self._client.get_object(**place)["Body"].read()
+        try:
+            held = json.loads(stored)
+        except ValueError:
+            held = None
+        if held == claim:
+            return ""
+        owner = held.get("run_id") if isinstance(held, dict) else None
+        return _occupied(uri, f"the results of the run {owner}" if owner else CLAIM)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    return bucket, prefix
+
+
+def _occupied(uri: str, what: str) -> str:
+    return f"{uri} holds data already ({what}); remove it, or choose another prefix"
+
+
+def _problem(exc: ClientError, uri: str, own: str) -> str:
+    code = code_of(exc)
+    bucket = _split(uri)[0]
+    if code in {"NoSuchBucket", *MISSING}:
+        return f"there is no bucket {bucket}; check the name"
+    if code in FORBIDDEN:
+        return (
+            f"{uri} may not be written ({message_of(exc) or code}); name the bucket in the context "
+            f"`writable_buckets` and deploy again, or choose a prefix below {own}"
+        )
+    if code in ELSEWHERE:
+        return f"{uri} is in another region than this deployment; choose a bucket of this region"
+    return ""

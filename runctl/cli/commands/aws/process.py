@@ -1,0 +1,92 @@
+"""`runctl aws process`: call a script for each shard of an input in S3, and follow the run."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from runctl.cli.commands.aws.field_options import field_parameters
+from runctl.cli.invocation import Invocation
+from runctl.model.kinds import PROCESS
+
+# The options of fields that such a run does not have.
+_LEFT_OUT = frozenset({"input", "checkpoint_dir"})
+_LEFT_OUT_PANELS = frozenset({"Docker"})
+
+
+def process(
+    invocation: Invocation,
+    script: Annotated[
+        str,
+        typer.Argument(
+            help="The program: a path in the project, or the S3 URI of one file. It is called once "
+            "for each shard, with RUNCTL_INPUT_DIR, RUNCTL_OUTPUT_DIR, RUNCTL_SHARD and "
+            "RUNCTL_SHARDS. An instance id before it names an existing instance for the first "
+            "attempt.",
+            show_default=False,
+        ),
+    ],
+    args: Annotated[
+        list[str] | None,
+        typer.Argument(help="Arguments of the program, after --: SCRIPT … -- --size 256."),
+    ] = None,
+    is_command: Annotated[
+        bool,
+        typer.Option("--command", help="Treat SCRIPT and its arguments as a command."),
+    ] = False,
+    name: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN",
+            help="The run's name (default: the script's name, the time and 4 digits).",
+        ),
+    ] = "",
+    project: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="The folder to pack (default: the nearest with .runctl.toml or .git).",
+        ),
+    ] = "",
+    detach: Annotated[bool, typer.Option("--detach", help="Start the run and return.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the request and the package; start nothing.")
+    ] = False,
+    **fields: Any,
+) -> None:
+    """Process data in S3: split an input into shards, and call a script for each of them.
+
+    Options of runctl precede SCRIPT or follow it; after -- are the arguments of the program. Ctrl-C
+    ends the command, not the run.
+    """
+    # The help page needs neither the SDK nor Rich.
+    from runctl.cli.commands.aws.docker_choice import DockerChoice
+    from runctl.cli.commands.aws.start_run import Start, start_run
+
+    start = Start(
+        words=(script, *(args or ())),
+        is_command=is_command,
+        name=name,
+        project=project,
+        detach=detach,
+        dry_run=dry_run,
+        docker=DockerChoice(avoid=True),
+        kind=PROCESS,
+    )
+    start_run(invocation, start, fields)
+
+
+def _with_field_options(function: Any) -> inspect.Signature:
+    """Return a function's signature with the options of the table in place of its `**fields`."""
+    *own, _ = inspect.signature(function, eval_str=True).parameters.values()
+    return inspect.Signature([*own, *filter(_is_offered, field_parameters(kind=PROCESS))])
+
+
+def _is_offered(parameter: inspect.Parameter) -> bool:
+    (option,) = parameter.annotation.__metadata__
+    return parameter.name not in _LEFT_OUT and option.rich_help_panel not in _LEFT_OUT_PANELS
+
+
+process.__signature__ = _with_field_options(process)  # type: ignore[attr-defined]

@@ -1,0 +1,174 @@
+"""Data is processed shard by shard, each once, through interruptions with and without a notice."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runctl.model.outcome import OutcomeKind
+from tests.e2e.books import check_machines
+from tests.e2e.testbed import PROJECT, Testbed, wait_for
+
+pytestmark = pytest.mark.e2e
+EXAMPLE = PROJECT / "examples" / "scripts" / "preprocess_data.py"
+DIGITS = sorted((PROJECT / "examples" / "data" / "digits").glob("*.csv"))
+
+# The example, which waits in the attempts of the first shards until it has been interrupted.
+GATED = """
+import os, pathlib, signal, sys, time
+import preprocess_data
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+shard, attempt = int(os.environ["RUNCTL_SHARD"]), int(os.environ["RUNCTL_ATTEMPT"])
+begun = pathlib.Path(os.environ["BEGUN"])
+begun.with_name(f"{begun.name}-{attempt}-{shard}").touch()
+while shard >= 2 * attempt and attempt < 3:
+    time.sleep(0.05)
+preprocess_data.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def digits(testbed: Testbed) -> str:
+    """The prefix of the packaged digits in the bucket."""
+    for path in DIGITS:
+        testbed.clients.get("s3").put_object(
+            Bucket=testbed.deployment.bucket,
+            Key=f"inputs/digits/{path.name}",
+            Body=path.read_bytes(),
+        )
+    return f"s3://{testbed.deployment.bucket}/inputs/digits/"
+
+
+def read(testbed: Testbed, output: str) -> dict[str, bytes]:
+    """Return the objects below an output by their names."""
+    bucket, _, prefix = output.removeprefix("s3://").partition("/")
+    client = testbed.clients.get("s3")
+    listed = client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+    return {
+        item["Key"].removeprefix(prefix): client.get_object(Bucket=bucket, Key=item["Key"])[
+            "Body"
+        ].read()
+        for item in listed
+    }
+
+
+def by_hand(folder: Path) -> dict[str, bytes]:
+    """Return what the example makes of each file on its own, by its name without the shard."""
+    subprocess.run(
+        [sys.executable, EXAMPLE, "--input-s3", DIGITS[0].parent, "--output-s3", folder],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return {path.name.partition("-")[2]: path.read_bytes() for path in folder.iterdir()}
+
+
+def check_dataset(testbed: Testbed, output: str, expected: dict[str, bytes]) -> None:
+    """Check that the output has each file once, as it was made by hand, as the index says."""
+    found = read(testbed, output)
+    assert found.pop("_run.json")
+    index = [json.loads(line) for line in found.pop("_index.jsonl").splitlines()]
+    assert [line["status"] for line in index] == ["done"] * len(DIGITS)
+    assert sorted(each["name"] for line in index for each in line["outputs"]) == sorted(found)
+    assert {name.partition("-")[2]: content for name, content in found.items()} == expected
+
+
+def test_a_job_interrupted_twice_has_the_dataset_of_an_undisturbed_one(
+    testbed: Testbed, digits: str, new_name, tmp_path: Path
+):
+    run_id = new_name()
+    output = f"s3://{testbed.deployment.bucket}/outputs/{run_id}/"
+    code = testbed.upload_project({"job.py": GATED, "preprocess_data.py": EXAMPLE})
+    begun = tmp_path / "begun"
+    testbed.start(
+        {
+            "kind": "process",
+            "code": code,
+            "script": "job.py",
+            "env": {"BEGUN": str(begun)},
+            "process": {"input": digits, "output": output, "workers": 2},
+        },
+        name=run_id,
+    )
+    for attempt, has_notice in ((1, True), (2, False)):
+        first = 2 * attempt
+        for shard in (first, first + 1):
+            mark = begun.with_name(f"{begun.name}-{attempt}-{shard}")
+            wait_for(mark.exists, f"shard {shard} in attempt {attempt}")
+        testbed.simulate_spot_interruption(run_id, attempt=attempt, notice=has_notice)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    assert ended.output is not None
+    assert ended.output["outputs"] == output
+    check_dataset(testbed, output, by_hand(tmp_path / "expected"))
+    attempts = testbed.attempts(run_id)
+    kinds = [attempt.ended.kind for attempt in attempts if attempt.ended]
+    assert kinds[0] is OutcomeKind.INTERRUPTED
+    assert kinds[-1] is OutcomeKind.COMPLETED
+    assert [attempt.shards.found for attempt in attempts if attempt.shards] == [0, 2, 4]
+    # A shard that is done is not begun again.
+    marks = [path.name.split("-")[-2:] for path in tmp_path.glob("begun-*")]
+    again = {shard for attempt, shard in marks if int(attempt) > 1}
+    assert not {"0", "1"} & again
+    check_machines(testbed, run_id)
+
+
+@pytest.mark.parametrize("instance", ["$INSTANCE_ID", ""])
+def test_the_command_of_the_roadmap_runs_as_it_is_printed(
+    testbed: Testbed, digits: str, new_name, tmp_path: Path, instance: str
+):
+    output = f"s3://{testbed.deployment.bucket}/outputs/{new_name()}/"
+    (tmp_path / "project" / "scripts").mkdir(parents=True)
+    (tmp_path / "project" / "scripts" / "preprocess.py").write_text(EXAMPLE.read_text())
+    (tmp_path / "project" / ".runctl.toml").touch()
+    create = "runctl aws create --spot --instance-type m5.large --keep-alive 1 --output instance-id"
+    printed = f"""runctl aws train {instance} scripts/preprocess.py \\
+    --input-s3 {digits} \\
+    --output-s3 {output} \\
+    --workers 8
+"""
+    done = subprocess.run(
+        ["bash", "-ec", f"INSTANCE_ID={f'$({create})' if instance else ''}\n{printed}"],
+        cwd=tmp_path / "project",
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RUNCTL_LOCAL": "1",
+            "RUNCTL_LOCAL_HOME": str(testbed.endpoint.home),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "this is a run that processes data: runctl reads" in done.stderr
+    assert "completed: 6 of 6 shards" in done.stdout
+    check_dataset(testbed, output, by_hand(tmp_path / "expected"))
+
+
+def test_data_that_cannot_be_processed_ends_the_run_before_a_machine_is_paid_for(
+    testbed: Testbed, digits: str, new_name
+):
+    run_id, bucket = new_name(), testbed.deployment.bucket
+    testbed.clients.get("s3").put_object(
+        Bucket=bucket, Key=f"outputs/{run_id}/old.csv", Body=b"old"
+    )
+    expected = {
+        f"s3://{bucket}/outputs/{run_id}/": "holds data already ('old.csv')",
+        f"s3://{bucket}/runs/{run_id}/": "runs do not write to",
+        "s3://there-is-no-such-bucket/a/": "there is no bucket there-is-no-such-bucket",
+    }
+    for number, (output, message) in enumerate(expected.items()):
+        name = f"{run_id}-{number}"
+        process = {"input": f"s3://{bucket}/inputs/none/", "output": output}
+        testbed.start({"kind": "process", "command": ["true"], "process": process}, name=name)
+        ended = testbed.wait_for_training_completion(name)
+        assert ended.status == "FAILED"
+        assert "process.input: there are no objects below" in ended.cause
+        assert message in ended.cause
+        assert testbed.ledger.find_run(name) is None
