@@ -89,9 +89,11 @@ EVALUATION = Combination(
             field="evaluate.output",
             accepts=is_in_s3,
             replace=lambda _uri: "$RUNCTL_OUTPUT_DIR",
+            is_required=False,
         ),
     },
 )
+
 PROCESSING = Combination(
     kind=PROCESS,
     noun="a run that processes data",

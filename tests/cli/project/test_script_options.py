@@ -136,3 +136,31 @@ def test_a_checkpoint_of_a_run_is_a_folder() -> None:
         "--checkpoint=$RUNCTL_INPUT_DIR/checkpoint",
         "--test-data=$RUNCTL_INPUT_DIR/test-data/t.csv",
     )
+
+
+def test_the_options_of_processing_become_local_paths_and_one_worker() -> None:
+    printed = "--input-s3 s3://bucket/raw-data/ --output-s3 s3://bucket/processed-data/ --workers 8"
+    taken = take_script_options([*printed.split(), "--size", "64"])
+
+    assert " ".join(taken.args) == (
+        "--input-s3 $RUNCTL_INPUT_DIR --output-s3 $RUNCTL_OUTPUT_DIR --workers 1 --size 64"
+    )
+    assert taken.fields == {
+        "kind": "process",
+        "process.input": "s3://bucket/raw-data/",
+        "process.output": "s3://bucket/processed-data/",
+        "process.workers": 8,
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--workers", "8"],
+        ["--input-s3", "s3://b/raw/", "--workers", "8"],
+        ["--input-s3", "raw", "--output-s3", "s3://b/clean/"],
+        ["--input-s3", "s3://b/raw/", "--output-s3", "s3://b/clean/", "--workers", "all"],
+    ],
+)
+def test_a_script_may_process_data_itself(words: list[str]) -> None:
+    assert take_script_options(words).args == tuple(words)
