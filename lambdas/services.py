@@ -12,7 +12,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from runctl.aws.clients import Clients
 from runctl.aws.deployment import Deployment
 from runctl.aws.services import AwsServices
-from runctl.control.ports import Services
+from runctl.control.sweep_ports import SweepServices
 
 NAMESPACE = "runctl"
 
@@ -31,6 +31,7 @@ def deployment_of(environ: Mapping[str, str]) -> Deployment:
         name=environ.get("RUNCTL_DEPLOYMENT", ""),
         bucket=environ.get("RUNCTL_BUCKET", ""),
         table=environ.get("RUNCTL_TABLE", ""),
+        state_machine_arn=environ.get("RUNCTL_STATE_MACHINE_ARN", ""),
         topic_arn=environ.get("RUNCTL_TOPIC_ARN", ""),
         command_document=environ.get("RUNCTL_COMMAND_DOCUMENT", ""),
         start_document=environ.get("RUNCTL_START_DOCUMENT", ""),
@@ -49,7 +50,7 @@ def deployment_of(environ: Mapping[str, str]) -> Deployment:
 
 
 @functools.cache
-def services() -> Services:
+def services() -> SweepServices:
     """Return the services of this execution environment; the next invocation reuses them."""
     return AwsServices(Clients(), deployment_of(os.environ))
 

@@ -1,8 +1,9 @@
 """The assets of a deployment, built without Docker; the same inputs produce the same bytes.
 
 The functions' code is a zip file: `lambdas/`, `runctl/` and their pure-Python libraries at the top
-level. The agent's archive is a tar.gz file: `runctl/`, and `vendor/` with the unpacked libraries
-and pip as a wheel. `python -m stacks.assets` builds both and prints their paths.
+level. That of the function that suggests trials also has Optuna and numpy, for one platform. The
+agent's archive is a tar.gz file: `runctl/`, and `vendor/` with the unpacked libraries and pip as a
+wheel. `python -m stacks.assets` builds them and prints their paths.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stacks.settings import PROJECT, package_root
+from stacks.settings import FUNCTION_PLATFORM, LAMBDA_PLATFORM, PROJECT, package_root
 
 # The earliest time that both formats support: 1980-01-01.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -40,6 +41,9 @@ _LEFT_OUT = re.compile(
     r".*\.dist-info/RECORD|[^/]+\.data/.*|.*__pycache__/.*|.*\.pyc|boto3/examples/.*"
 )
 _PURE_WHEEL = re.compile(r".+-(?:py2\.)?py3-none-any\.whl")
+
+_OLDEST_GLIBC = (28, 27, 17)
+_NOT_NEEDED = re.compile(r"numpy(?:/.+)?/(?:tests|include)/.+|numpy/f2py/.+|.+\.pyi")
 
 Members = dict[str, bytes]
 
@@ -60,15 +64,47 @@ def build_functions(project: Path = PROJECT, *, build: Path | None = None) -> As
     """Build the zip file that all functions share, or reuse it if the inputs are unchanged."""
     folder = build or project / "build"
     requirements = project / "lambdas/requirements.txt"
-    packages = ("aws", "control", "model", "policy")
-    sources = _sources(project, "lambdas") | _package(project, *packages)
-    sources.pop("lambdas/requirements.txt", None)
+    sources = _function_sources(project)
 
     def members() -> Members:
         libraries = _unpacked(_wheels(requirements, folder))
         return {**libraries, **sources}
 
     return _build(folder / "functions.zip", [sources, requirements.read_bytes()], members, _zip)
+
+
+def build_sampler(
+    project: Path = PROJECT, *, build: Path | None = None, platform: str = LAMBDA_PLATFORM
+) -> Asset:
+    """Build the zip file of the function that suggests trials, for one platform.
+
+    Another platform than AWS's is that of a local cloud, which may be without a network or have no
+    wheels: then the function lacks Optuna, and says so when it is needed.
+    """
+    folder = build or project / "build"
+    requirements = [project / f"lambdas/{name}.txt" for name in ("requirements", "tuning")]
+    sources = _function_sources(project)
+    try:
+        native = _wheels(requirements[1], folder, platform=platform)
+    except AssetError:
+        if platform == LAMBDA_PLATFORM:
+            raise
+        native = []
+
+    def members() -> Members:
+        libraries = _unpacked([*_wheels(requirements[0], folder), *native])
+        kept = {name: data for name, data in libraries.items() if not _NOT_NEEDED.fullmatch(name)}
+        return {**kept, **sources}
+
+    inputs: list[Members | bytes] = [sources, *(path.read_bytes() for path in requirements)]
+    inputs.append(platform.encode() if native else b"")
+    return _build(folder / "sampler.zip", inputs, members, _zip)
+
+
+def _function_sources(project: Path) -> Members:
+    packages = ("aws", "control", "model", "policy")
+    sources = _sources(project, "lambdas") | _package(project, *packages)
+    return {name: data for name, data in sources.items() if not name.endswith(".txt")}
 
 
 def build_agent(project: Path = PROJECT, *, build: Path | None = None) -> Asset:
@@ -146,17 +182,20 @@ def _write(path: Path, data: bytes) -> None:
     Path(partial.name).replace(path)
 
 
-def _wheels(requirements: Path, build: Path) -> list[Path]:
-    """Download the wheels once for each version of the requirements; pip checks the hashes."""
+def _wheels(requirements: Path, build: Path, *, platform: str = "") -> list[Path]:
+    """Download the wheels once for each version of the requirements; pip checks the hashes.
+
+    Without a platform, they contain no machine code.
+    """
     if not requirements.exists():
         raise AssetError(f"{requirements} is missing")
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
-    folder = build / f"wheels-{digest[:16]}"
+    folder = build / f"wheels-{digest[:16]}{f'-{platform}' if platform else ''}"
     if not folder.exists():
         build.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=build))
         try:
-            _download(requirements, partial)
+            _download(requirements, partial, platform=platform)
             partial.chmod(0o755)
             partial.rename(folder)
         except OSError:
@@ -168,19 +207,34 @@ def _wheels(requirements: Path, build: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def _download(requirements: Path, into: Path) -> None:
-    # Only wheels without machine code: the same asset runs on arm64 in AWS, on x86 instances, and
-    # on the machine that deploys it.
+def _download(requirements: Path, into: Path, *, platform: str) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--platform", "any"]
-    command += ["--implementation", "py", "--abi", "none", "--python-version", "3.13"]
+    command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", *_target(platform)]
     command += ["--dest", str(into), "--requirement", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise AssetError(f"pip cannot download {requirements}:\n{done.stderr.strip()}")
     for wheel in into.iterdir():
-        if not _PURE_WHEEL.fullmatch(wheel.name):
+        if not platform and not _PURE_WHEEL.fullmatch(wheel.name):
             raise AssetError(f"{requirements}: {wheel.name} is not a pure-Python wheel")
+
+
+def _target(platform: str) -> list[str]:
+    """Return the options of pip that select the wheels of a platform."""
+    if not platform:
+        # Only wheels without machine code: the same asset runs on arm64 in AWS, on x86 instances,
+        # and on the machine that deploys it.
+        target = ["--platform", "any", "--implementation", "py", "--abi", "none"]
+        return [*target, "--python-version", "3.13"]
+    found = FUNCTION_PLATFORM.fullmatch(platform)
+    if found is None:
+        raise AssetError(f"{platform!r} is not a platform such as {LAMBDA_PLATFORM}")
+    machine, minor = found.groups()
+    names = [f"manylinux_2_{glibc}_{machine}" for glibc in _OLDEST_GLIBC]
+    target = [word for name in names for word in ("--platform", name)]
+    target += ["--implementation", "cp", "--abi", f"cp3{minor}", "--abi", "none"]
+    # A local cloud waits for it, and works without.
+    return [*target, "--python-version", f"3.{minor}", "--retries", "1", "--timeout", "20"]
 
 
 def _unpacked(wheels: list[Path]) -> Members:
@@ -222,5 +276,5 @@ def _tar_gz(members: Mapping[str, bytes]) -> bytes:
 
 
 if __name__ == "__main__":
-    for built in (build_functions(), build_agent()):
+    for built in (build_functions(), build_sampler(), build_agent()):
         print(f"{built.path}  {built.path.stat().st_size} bytes  sha256 {built.sha256}")

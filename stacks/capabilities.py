@@ -413,10 +413,21 @@ class Capabilities:
             statements=[_allow(["states:SendTaskSuccess"], [self._settings.state_machine_arn])]
         )
 
-    def executions(self) -> Capability:
-        """Check whether an execution is running."""
-        executions = self._settings.state_machine_arn.replace(":stateMachine:", ":execution:")
-        return Capability(statements=[_allow(["states:DescribeExecution"], [f"{executions}:*"])])
+    def executions(self, *parents: str) -> Capability:
+        """Check whether an execution of a run is running, or one that starts runs."""
+        arns = [self._settings.machine_arn(definition) for definition in ("train", *parents)]
+        executions = [f"{arn.replace(':stateMachine:', ':execution:')}:*" for arn in arns]
+        return Capability(
+            statements=[_allow(["states:DescribeExecution"], executions)],
+            variables={"RUNCTL_STATE_MACHINE_ARN": self._settings.state_machine_arn},
+        )
+
+    def group_files(self) -> Capability:
+        """Write the results of groups of runs."""
+        files = f"{self._storage.bucket.bucket_arn}/groups/*"
+        return Capability(
+            statements=[_allow(["s3:PutObject"], [files])], variables=self.bucket_name().variables
+        )
 
     def _launch_templates(self) -> str:
         return self._stack.to_json_string(

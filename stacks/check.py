@@ -70,7 +70,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"\*",
-        where=f"({_ENDERS}|HandleInstanceChange/Role)",
+        where=f"({_ENDERS}|(HandleInstanceChange|PrepareSweep)/Role)",
         reason="ec2:DescribeInstances, ec2:DescribeInstanceTypes, ssm:GetCommandInvocation and "
         "the reads of Service Quotas have no resource types.",
     ),
@@ -137,7 +137,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r".*Bucket.*Arn[^/]*/\*",
-        where="PrepareRun/Role",
+        where="(PrepareRun|PrepareSweep)/Role",
         reason="A request may name any object of the bucket; the role can read nothing else.",
     ),
     Accepted(
@@ -147,7 +147,8 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-train:\*",
-        where=f"(PrepareRun|DecideNext|CleanUp|Reconcile|{_MACHINES})/Role",
+        where=f"(PrepareRun|DecideNext|CleanUp|Reconcile|PrepareSweep|RecordTrial|FinishSweep|"
+        f"{_MACHINES})/Role",
         reason="Any execution of the state machine may belong to a run.",
     ),
 )
@@ -158,12 +159,12 @@ if PARENTS:
         *ACCEPTED,
         Accepted(
             rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-(sweep|process)(/\w+)?:\*",
-            where="(SweepMachine|ProcessMachine)/Role",
+            where="(SweepMachine|ProcessMachine|PrepareSweep)/Role",
             reason="Children of a Distributed Map have names that Step Functions chooses.",
         ),
         Accepted(
             rule=rf".*Bucket.*Arn[^/]*/{GROUPS}/\*",
-            where="(SweepMachine|ProcessMachine)/Role",
+            where="(SweepMachine|ProcessMachine|FinishSweep)/Role",
             reason="Keys below one prefix; the name of a group is not known at deploy time.",
         ),
     )

@@ -36,6 +36,9 @@ THOROUGH = Size(memory_mb=512, timeout=Duration.minutes(3))
 # It checks all runs, one by one.
 RECONCILING = Size(memory_mb=512, timeout=Duration.minutes(5))
 
+# It imports numpy, and compares up to 1,000 trials.
+SAMPLING = Size(memory_mb=1769, timeout=Duration.minutes(2))
+
 READ = ("GetItem", "Query")
 # EC2's warning comes two minutes ahead; an older one contains nothing new.
 MAX_WARNING_AGE = Duration.minutes(5)
@@ -50,7 +53,7 @@ CONSTRUCT_IDS = {"train": "TrainFunction"}
 EARLIER_TRAIN = "start_training"
 MAX_DELIVERIES = 30
 # The state machines of groups of runs: the definition in stacks/workflows, and the construct's id.
-PARENTS: Mapping[str, str] = {}
+PARENTS: Mapping[str, str] = {"sweep": "SweepMachine"}
 # Below this prefix of the bucket, a Distributed Map reads its items and writes its results.
 GROUPS = "groups"
 
@@ -71,11 +74,13 @@ class OrchestrationStack(Stack):
         storage: StorageStack,
         compute: ComputeStack,
         functions: Asset,
+        sampler: Asset,
         **stack: Any,
     ) -> None:
         super().__init__(scope, construct_id, **stack)
         self._settings = settings
         self._code = lambda_.Code.from_asset(str(functions.path))
+        self._sampler_code = lambda_.Code.from_asset(str(sampler.path))
         self._dead_letters = _dead_letters(self)
         self.functions: dict[str, PythonFunction] = {}
         self._add_functions(Capabilities(self, settings=settings, storage=storage, compute=compute))
@@ -170,6 +175,7 @@ class OrchestrationStack(Stack):
         )
         self._add("decide_next", PATIENT, can.ledger(*READ), can.executions())
         self._add("finish_run", THOROUGH, *end)
+        self._add_sweep_functions(can)
         self._add(
             "handle_interruption",
             LAUNCHING,
@@ -216,12 +222,30 @@ class OrchestrationStack(Stack):
             oldest_event=MAX_CHANGE_AGE,
         )
 
+    def _add_sweep_functions(self, can: Capabilities) -> None:
+        write = can.ledger(*READ, "UpdateItem")
+        self._add(
+            "prepare_sweep",
+            PREPARING,
+            can.ledger(*READ, "PutItem", "UpdateItem"),
+            can.objects(),
+            can.machine_images(),
+            can.machines(),
+            can.executions("sweep"),
+        )
+        self._add("suggest_trial", SAMPLING, write, code=self._sampler_code)
+        self._add("ask_trial", PATIENT, write)
+        self._add("record_trial", PATIENT, write, can.executions())
+        self._add("judge_trial", PATIENT, write)
+        self._add("finish_sweep", THOROUGH, write, can.executions(), can.group_files())
+
     def _add(
         self,
         name: str,
         size: Size,
         *capabilities: Capability,
         module: str = "",
+        code: lambda_.Code | None = None,
         oldest_event: Duration | None = None,
     ) -> None:
         self.functions[name] = PythonFunction(
@@ -229,7 +253,7 @@ class OrchestrationStack(Stack):
             CONSTRUCT_IDS.get(name, "".join(word.title() for word in name.split("_"))),
             name=name,
             prefix=self._settings.name,
-            code=self._code,
+            code=code or self._code,
             size=size,
             module=module,
             capabilities=capabilities,

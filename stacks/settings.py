@@ -32,6 +32,11 @@ def package_root(project: Path = PROJECT) -> Path:
 LOCAL_ACCOUNT = "000000000000"
 DEFAULT_REGION = "us-east-1"
 
+# The platform of functions in AWS: the machine, and the version of Python. On a local cloud it is
+# that of the machine that runs it.
+LAMBDA_PLATFORM = "aarch64-3.13"
+FUNCTION_PLATFORM = re.compile(r"(x86_64|aarch64)-3\.(\d+)")
+
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _ACCOUNT = re.compile(r"\d{12}")
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
@@ -77,6 +82,7 @@ class Settings:
     kept_days: int = 1
     docker_hub_secret: str = ""
     environment_days: int = 30
+    function_platform: str = LAMBDA_PLATFORM
     version: str
 
     @property
@@ -178,6 +184,7 @@ def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Set
         docker_hub_secret=_docker_hub_secret(text("docker_hub_secret"), region),
         kept_days=_days("keep_deleted_days", text("keep_deleted_days", "1")),
         environment_days=_days("keep_environment_days", text("keep_environment_days", "30")),
+        function_platform=value("function_platform", LAMBDA_PLATFORM, FUNCTION_PLATFORM),
         version=_version(),
     )
 

@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from runctl.cli.display.help_page import Command, Group
 from runctl.cli.invocation import make_command
+from runctl.cli.repeated_option import repeat_option
 
 _COMMANDS = "runctl.cli.commands."
 _WITH_A_VALUE = frozenset({"--profile", "--region"})
@@ -35,6 +36,17 @@ class DeferredCommand(TyperCommand):
     ) -> Any:
         """Parse the arguments by the command itself, which the context then names."""
         return self.loaded.make_context(info_name, args, parent, **extra)
+
+
+class Tune(DeferredCommand):
+    """The command whose option --hyperparameters takes all words up to the next option."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """Parse the arguments with the option before each of its words."""
+        words = repeat_option(args, "--hyperparameters")
+        return super().make_context(info_name, words, parent, **extra)
 
 
 class RunFirst(Group):
@@ -85,6 +97,12 @@ AWS = _group(
             "aws.serve:serve",
             "serve",
             "Run an HTTP server on EC2: restarted when it fails, replaced before an interruption.",
+        ),
+        Tune(
+            "aws.hyperparameter_tune:hyperparameter_tune",
+            "hyperparameter-tune",
+            "Try hyperparameters: start one run for each trial, several at once, and find the "
+            "best.",
         ),
         DeferredCommand(
             "aws.evaluate:evaluate",
@@ -180,6 +198,35 @@ ENVIRONMENTS = _group(
     ],
 )
 
+SWEEP = _group(
+    Group,
+    "sweep",
+    "Show, stop and resume sweeps, which `runctl aws hyperparameter-tune` starts.",
+    [
+        DeferredCommand("sweep.list:list_sweeps", "list", "List sweeps, the newest first."),
+        DeferredCommand(
+            "sweep.status:status",
+            "status",
+            "Show the progress of a sweep, its trials, and the best of them.",
+        ),
+        DeferredCommand(
+            "sweep.best:best",
+            "best",
+            "Print the best trial of a sweep so far; its run has the checkpoints.",
+        ),
+        DeferredCommand(
+            "sweep.stop:stop",
+            "stop",
+            "Stop a sweep: no trial is started any more, and those that run save and end.",
+        ),
+        DeferredCommand(
+            "sweep.resume:resume",
+            "resume",
+            "Continue a sweep: trials that were stopped or never started run to their end.",
+        ),
+    ],
+)
+
 LOCAL = _group(
     Group,
     "local",
@@ -250,6 +297,7 @@ COMMANDS = [
     DeferredCommand(
         "resume:resume", "resume", "Continue a run that has ended, from its newest checkpoint."
     ),
+    SWEEP,
     CHECKPOINTS,
     DOCKER,
     ENVIRONMENTS,

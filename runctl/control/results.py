@@ -288,6 +288,14 @@ class PreparedSweep(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuggestedTrial(Result):
+    """SuggestTrial: a trial has hyperparameters, unless it is not to be started any more."""
+
+    group_id: str
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialToRun(Result):
     """AskTrial: the name and the input of the execution that runs a trial."""
 

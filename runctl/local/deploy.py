@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -94,7 +96,10 @@ class _Cdk:
         self.run("bootstrapping", ["bootstrap", target], cwd=self._endpoint.home)
 
     def synthesize(self, assembly: Path, context: Mapping[str, str]) -> None:
-        pairs = [word for key, value in context.items() for word in ("-c", f"{key}={value}")]
+        # Functions run on this machine, with its Python.
+        known = {"function_platform": f"{platform.machine()}-3.{sys.version_info[1]}"}
+        values = {**known, **context}
+        pairs = [word for key, value in values.items() for word in ("-c", f"{key}={value}")]
         self.run("synthesizing the stacks", ["synth", "--quiet", "--output", str(assembly)], pairs)
         private.close(assembly)  # the CDK copies assets with their modes
 

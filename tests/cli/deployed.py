@@ -91,7 +91,8 @@ class Deployed:
         )["stateMachineArn"]
         self.put_parameter(
             version="0.1.0", region=REGION, account=ACCOUNT, bucket=BUCKET, table=TABLE,
-            state_machine_arn=arn, log_group=GROUP, topic_arn="", command_document="runctl-agent",
+            state_machine_arn=arn, sweep_machine_arn=arn.replace("-train", "-sweep"),
+            log_group=GROUP, topic_arn="", command_document="runctl-agent",
             launch_templates={}, zones=["us-east-1a"],
         )  # fmt: skip
         return self

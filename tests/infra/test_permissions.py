@@ -318,7 +318,7 @@ def test_only_stored_environments_can_be_pruned(app: Synthesized) -> None:
 
 
 def test_the_state_machine_may_invoke_its_functions(app: Synthesized) -> None:
-    (machine,) = app.of_type("AWS::StepFunctions::StateMachine")
+    machine = app.one("AWS::StepFunctions::StateMachine", StateMachineName="runctl-train")
     role = app.role(machine.properties["RoleArn"])
     called = set(machine.properties["DefinitionSubstitutions"].values())
     # Executions that started before an upgrade call it by its earlier name.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -51,11 +51,19 @@ def parameter_name(option: Option) -> str:
 
 
 def field_parameters(
-    request: type[RunRequest] = RunRequest, *, kind: str = TRAIN
+    request: type[RunRequest] = RunRequest,
+    *,
+    kind: str = TRAIN,
+    without: Collection[str] = (),
 ) -> list[inspect.Parameter]:
-    """Return a function parameter for each option of a kind of run, under its group's heading."""
+    """Return a function parameter for each option of a kind of run, under its group's heading.
+
+    The fields of the paths `without` have none.
+    """
     parameters = []
-    for group, _, _, option in fields_with_options(request, kind=kind):
+    for group, path, _, option in fields_with_options(request, kind=kind):
+        if path in without:
+            continue
         setting = typer.Option(
             option.name,
             metavar=option.metavar or None,

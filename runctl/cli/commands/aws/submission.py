@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,12 @@ def pack(job: Job, folder: Path, output: Output) -> Package | None:
 
 def submit(job: Job, package: Package | None, cloud: Cloud, output: Output) -> str:
     """Upload the package unless it is there, start the run, and return the execution's ARN."""
+    upload(package, cloud, output)
+    return cloud.workflow.start_run(job.name, dict(job.request))
+
+
+def upload(package: Package | None, cloud: Cloud, output: Output) -> None:
+    """Upload a package unless it is there."""
     if package is not None:
         with output.progress("uploading", total=package.size_bytes) as advance:
             is_new = cloud.objects.put_if_absent(package.key, package.path, progress=advance)
@@ -42,7 +49,6 @@ def submit(job: Job, package: Package | None, cloud: Cloud, output: Output) -> s
             if is_new
             else "the package is already uploaded"
         )
-    return cloud.workflow.start_run(job.name, dict(job.request))
 
 
 def show(
@@ -52,9 +58,12 @@ def show(
     output: Output,
     *,
     left_out: list[dict[str, Any]],
+    sweep: Mapping[str, Any] | None = None,
 ) -> None:
-    """Show what `submit` would upload and start."""
+    """Show what `submit` would upload and start; `sweep` is what the runs of a sweep try."""
     request = mask_request(job.request)
+    if sweep is not None:
+        request["sweep"] = dict(sweep)
     members = [] if job.project is None else job.project.members
     listing = "\n".join(
         f"{format_size(member.size_bytes):>9}  {member.path}{'/' * member.is_folder}"

@@ -1,0 +1,1 @@
+"""`runctl sweep`: hyperparameter sweeps that run, and their results."""
