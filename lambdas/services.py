@@ -43,6 +43,7 @@ def deployment_of(environ: Mapping[str, str]) -> Deployment:
         image_repository=environ.get("RUNCTL_IMAGE_REPOSITORY", ""),
         cache_repository=environ.get("RUNCTL_CACHE_REPOSITORY", ""),
         build_projects=json.loads(environ.get("RUNCTL_BUILD_PROJECTS", "{}")),
+        region=environ.get("AWS_REGION", ""),
         image_mirror=environ.get("RUNCTL_IMAGE_MIRROR", ""),
         root_volumes=json.loads(environ.get("RUNCTL_ROOT_VOLUMES", "{}")),
         own_images=tuple(json.loads(environ.get("RUNCTL_OWN_IMAGES", "[]"))),

@@ -143,6 +143,13 @@ class Capabilities:
             variables={"RUNCTL_IMAGE_REPOSITORY": images.repository_uri},
         )
 
+    def find_secrets(self) -> Capability:
+        """Know whether a secret exists that runs may read; not its value."""
+        listed = list(self._settings.readable_secrets.secrets)
+        return Capability(
+            statements=[_allow(["secretsmanager:DescribeSecret"], listed)] if listed else []
+        )
+
     def order_builds(self) -> Capability:
         """Describe the build of an image, which the state machine starts."""
         images = self._storage.images

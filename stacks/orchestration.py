@@ -18,6 +18,7 @@ from stacks.capabilities import Capabilities, Capability
 from stacks.compute import ComputeStack
 from stacks.constructs.python_function import PythonFunction, Size
 from stacks.constructs.workflow import MapFiles, Workflow
+from stacks.secret_access import accept_prefixes
 from stacks.settings import Settings
 from stacks.storage import StorageStack
 from stacks.suppressions import accept
@@ -150,11 +151,13 @@ class OrchestrationStack(Stack):
             can.prepare_jobs(),
             can.machine_images(),
             can.find_images(),
+            can.find_secrets(),
             can.order_builds(),
             can.root_volumes(),
             can.executions(),
             can.end_machines(),
         )
+        accept_prefixes(self.functions["prepare_run"].role, self._settings)
         self._add(
             "record_image",
             PATIENT,

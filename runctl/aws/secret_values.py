@@ -1,7 +1,7 @@
 """The values behind references to secrets, read from Secrets Manager and Parameter Store."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -52,11 +52,7 @@ class SecretValues:
         Raises UnreadableSecretError with the reason and the remedy, or TransientError if AWS
         throttles or cannot be reached.
         """
-        if reference.region not in {"", self._region}:
-            raise UnreadableSecretError(
-                f"it is in {reference.region}, and this deployment reads secrets of "
-                f"{self._region}; replicate it there, and name the replica"
-            )
+        self._check_region(reference)
         try:
             with translated():
                 found = self._read(reference)
@@ -65,6 +61,50 @@ class SecretValues:
         except UnexpectedAwsError as exc:
             raise UnreadableSecretError(f"it cannot be read: {exc}") from exc
         return _selected(found, reference)
+
+    def problem_with(self, reference: SecretReference) -> str | None:
+        """Return why a run could not read a secret, with the remedy; None if it exists.
+
+        Its value is not read, so its keys are not known. Of a parameter nothing is known without
+        its value: that is None, too. Raises TransientError like `fetch`.
+        """
+        if reference.store is not Store.SECRETS_MANAGER:
+            return None
+        try:
+            self._check_region(reference)
+            with translated():
+                described = self._describe(reference)
+        except UnreadableSecretError as exc:
+            return str(exc)
+        except (RefusedError, UnexpectedAwsError) as exc:
+            return f"it cannot be read: {exc}"
+        if described.get("DeletedDate"):
+            return "it is marked for deletion; restore it with `aws secretsmanager restore-secret`"
+        return None
+
+    def _describe(self, reference: SecretReference) -> Mapping[str, Any]:
+        client = self._client("secretsmanager")
+        try:
+            described: Mapping[str, Any] = client.describe_secret(SecretId=reference.name)
+        except ClientError as exc:
+            if code_of(exc) in DENIED:
+                # Of a secret whose name is listed in full, this also answers that it is missing.
+                raise UnreadableSecretError(
+                    "it does not exist, or the deployment may not read it; create it, or list it "
+                    f"in the context `secrets` of the deployment and deploy again: "
+                    f"{message_of(exc)} ({code_of(exc)})"
+                ) from exc
+            if meaning := self._meaning(exc, reference):
+                raise meaning from exc
+            raise
+        return described
+
+    def _check_region(self, reference: SecretReference) -> None:
+        if reference.region not in {"", self._region}:
+            raise UnreadableSecretError(
+                f"it is in {reference.region}, and this deployment reads secrets of "
+                f"{self._region}; replicate it there, and name the replica"
+            )
 
     def _read(self, reference: SecretReference) -> str:
         try:

@@ -1,5 +1,6 @@
 """The image of a run before its first launch: found, to be built, or left to the instance."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runctl.control.ports import Services
@@ -9,6 +10,7 @@ from runctl.model.image import FoundImage, Image
 from runctl.model.image_build import BuildOrder, order_build
 from runctl.model.image_reference import parse_image_reference
 from runctl.model.request import RunRequest
+from runctl.model.secret_references import references_in
 from runctl.policy.platforms import choose_platform, problem_with_platforms
 
 NO_COMMAND = (
@@ -41,6 +43,7 @@ def plan_image(services: Services, request: RunRequest) -> ImagePlan:
         raise _invalid("archive", problem)
     reference = parse_image_reference(docker.image)
     if reference is None or not services.images.is_here(reference):
+        _check_secrets(services, {"login": docker.login})
         return ImagePlan()
     try:
         found = services.images.find(reference)
@@ -78,6 +81,13 @@ def _plan_build(services: Services, request: RunRequest) -> ImagePlan:
         if problem := problem_with_found(request, found):
             raise _invalid("dockerfile", problem)
         return ImagePlan(image=found.image)
+    _check_secrets(
+        services,
+        {
+            "login": docker.login,
+            **{f"build_secrets.{name}": text for name, text in docker.build_secrets.items()},
+        },
+    )
     try:
         order = order_build(
             docker,
@@ -92,6 +102,20 @@ def _plan_build(services: Services, request: RunRequest) -> ImagePlan:
         message = "this deployment builds no images for it; deploy runctl again"
         raise _invalid("dockerfile", f"{platform}: {message}") from exc
     return ImagePlan(build=order)
+
+
+def _check_secrets(services: Services, texts: Mapping[str, str]) -> None:
+    """Raise InvalidRequestError for secrets of these fields that a run could not read."""
+    found = {
+        field: services.secrets.problem_with(reference)
+        for field, reference in references_in(texts).items()
+    }
+    if problems := [
+        Problem(f"docker.{field}", f"{texts[field]}: {problem}")
+        for field, problem in found.items()
+        if problem
+    ]:
+        raise InvalidRequestError(tuple(problems))
 
 
 def _type_of_first(services: Services, request: RunRequest) -> str:

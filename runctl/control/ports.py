@@ -23,6 +23,7 @@ from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
 from runctl.model.root_volume import RootVolume
 from runctl.model.run import Attempt, Run, Source
+from runctl.model.secret_references import SecretReference
 from runctl.model.stored_environment import StoredEnvironment
 from runctl.policy.environments import EnvironmentObject
 
@@ -403,6 +404,14 @@ class Images(Protocol):
         ...
 
 
+class Secrets(Protocol):
+    """The secrets that requests refer to, without their values."""
+
+    def problem_with(self, reference: SecretReference) -> str | None:
+        """Return why a run could not read a secret, with the remedy; None if nothing is known."""
+        ...
+
+
 class Builds(Protocol):
     """CodeBuild."""
 
@@ -512,6 +521,11 @@ class Services(Protocol):
     @property
     def images(self) -> Images:
         """The registry."""
+        ...
+
+    @property
+    def secrets(self) -> Secrets:
+        """The secrets that requests refer to."""
         ...
 
     @property

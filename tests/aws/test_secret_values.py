@@ -144,3 +144,53 @@ def test_throttling_and_faults_of_the_service_are_transient(service, code):
         stubber.add_client_error(operation, code, "later")
         with pytest.raises(TransientError):
             SecretValues(lambda _: client, region=REGION).fetch(parse_reference(reference))
+
+
+def problem(reference: str) -> str | None:
+    return SecretValues(boto3.client, region=REGION).problem_with(parse_reference(reference))
+
+
+def test_secret_that_exists_has_no_problem_and_is_not_read():
+    client = boto3.client("secretsmanager")
+    arn = client.create_secret(Name="team/hub", SecretString="{}")["ARN"]
+    for reference in ("secret:team/hub", f"secret:{arn}", "secret:team/hub#key"):
+        assert problem(reference) is None
+    assert problem("ssm:/missing") is None  # that takes its value
+    assert "LastAccessedDate" not in client.describe_secret(SecretId="team/hub")
+
+
+def test_secret_that_is_missing_or_elsewhere_or_about_to_be_deleted_is_a_problem():
+    client = boto3.client("secretsmanager")
+    client.create_secret(Name="gone", SecretString="x")
+    client.delete_secret(SecretId="gone")
+    assert "marked for deletion; restore it" in problem("secret:gone")
+    assert "there is no such secret in us-east-1" in problem("secret:missing")
+    elsewhere = "secret:arn:aws:secretsmanager:eu-west-1:123456789012:secret:x-AbCdEf"
+    assert "it is in eu-west-1, and this deployment reads" in problem(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("AccessDeniedException", "it does not exist, or the deployment may not read it; create"),
+        ("InvalidParameterException", "this is not the name of a secret"),
+        ("SomethingNewException", "it cannot be read: "),
+    ],
+)
+def test_answers_about_a_secret_that_is_not_readable(code, message):
+    client = boto3.client("secretsmanager")
+    with Stubber(client) as stub:
+        stub.add_client_error("describe_secret", code, "why")
+        found = SecretValues(lambda _: client, region=REGION).problem_with(
+            parse_reference("secret:x")
+        )
+    assert message in found
+
+
+def test_throttling_says_nothing_about_a_secret():
+    client = boto3.client("secretsmanager")
+    values = SecretValues(lambda _: client, region=REGION)
+    with Stubber(client) as stub:
+        stub.add_client_error("describe_secret", "ThrottlingException", "slowly")
+        with pytest.raises(TransientError):
+            values.problem_with(parse_reference("secret:x"))

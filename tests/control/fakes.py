@@ -47,6 +47,7 @@ from runctl.model.run import (
     best_of,
     summarize,
 )
+from runctl.model.secret_references import SecretReference
 from runctl.model.shard import PlanHeader
 from runctl.model.subject import pin_of, pinned_keys, pins_by
 
@@ -898,6 +899,16 @@ class FakeProcessingJobs:
         return "" if held == job else f"{uri} holds data already (the results of the run {held})"
 
 
+class FakeSecrets:
+    """Secrets that exist, apart from those with a problem."""
+
+    def __init__(self) -> None:
+        self.problems: dict[str, str] = {}
+
+    def problem_with(self, reference: SecretReference) -> str | None:
+        return self.problems.get(str(reference))
+
+
 class FakeImages:
     """A registry with the images that a test puts there, by tag or reference."""
 
@@ -973,6 +984,7 @@ class World:
         self.processing_jobs = FakeProcessingJobs()
         self.notices = FakeNotices()
         self.images = FakeImages()
+        self.secrets = FakeSecrets()
         self.builds = FakeBuilds()
         self.log_group = "/runctl/trainer"
         self.manifests: dict[str, Manifest] = {}
@@ -986,7 +998,7 @@ class World:
 
 PORTS = (
     "ledger", "groups", "fleet", "quotas", "prices", "commands", "workflow", "objects", "inputs",
-    "processing_jobs", "notices", "images", "builds",
+    "processing_jobs", "notices", "images", "secrets", "builds",
 )  # fmt: skip
 
 

@@ -281,3 +281,45 @@ def test_a_reconciliation_deletes_images_that_nothing_has_used_for_long():
     assert reconcile(world)["images_deleted"] == ["sha256:old"]
     assert [image.digest for image in world.images.kept] == [DIGEST, "sha256:new"]
     assert "images_deleted" not in reconcile(world)
+
+
+LOGIN, INDEX = "secret:hub", "secret:team/index"
+MISSING = "there is no such secret in us-east-1; create it there, or correct the name"
+
+
+def problems_of(world: World, request: dict) -> list[str]:
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare_run(world, execution(), request)
+    assert world.ledger.runs == {}
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_secrets_of_a_build_that_are_missing_are_all_named_before_anything_is_paid_for():
+    world = world_with()
+    docker = {"login": LOGIN, "build_secrets": {"index": INDEX, "other": "ssm:/x"}}
+    request = {**BUILD, "docker": {**BUILD["docker"], **docker}}
+    assert prepare_run(world, execution(), request)["build"]
+    world = world_with()
+    world.secrets.problems = {LOGIN: MISSING, INDEX: MISSING}
+    assert problems_of(world, request) == [
+        f"docker.login: {LOGIN}: {MISSING}",
+        f"docker.build_secrets.index: {INDEX}: {MISSING}",
+    ]
+
+
+def test_secrets_of_a_build_do_not_matter_for_an_image_that_exists():
+    request = {**BUILD, "docker": {**BUILD["docker"], "build_secrets": {"index": INDEX}}}
+    tag = prepare_run(world_with(), execution(), request)["build"]["tag"]
+    world = world_with()
+    world.images.built[tag] = FOUND
+    world.secrets.problems = {INDEX: MISSING}
+    assert prepare_run(world, execution(), request) == {"run_id": RUN, "attempt": 1}
+
+
+def test_a_login_that_is_missing_is_named_before_an_instance_pulls_the_image():
+    world = World()
+    world.secrets.problems = {LOGIN: MISSING}
+    request = {"docker": {"image": "docker.io/me/train:v1", "login": LOGIN}, "command": ["true"]}
+    assert problems_of(world, request) == [f"docker.login: {LOGIN}: {MISSING}"]
+    world.secrets.problems = {}
+    assert prepare_run(world, execution(), request)["attempt"] == 1

@@ -190,3 +190,23 @@ def test_a_secret_that_cannot_be_read_ends_the_run_before_its_trainer_starts(
     assert told in run.reason
     assert value not in run.reason
     assert "started" not in testbed.log(run_id, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("e2e/none-NAME", "there is no such secret in us-east-1"),
+        ("elsewhere/NAME", "it does not exist, or the deployment may not read it"),
+    ],
+)
+def test_a_login_that_no_instance_could_read_is_refused_before_one_is_paid_for(
+    testbed: Testbed, new_name, name: str, told: str
+):
+    run_id = new_name()
+    reference = f"secret:{name.replace('NAME', run_id)}"
+    docker = {"image": "registry.example.com/train:v1", "login": reference}
+    testbed.start({"docker": docker}, name=run_id)
+    ended = testbed.wait_for_end(run_id)
+    assert ended.status == "FAILED"
+    assert f"docker.login: {reference}: {told}" in ended.cause
+    assert testbed.ledger.find_run(run_id) is None

@@ -107,6 +107,16 @@ def test_instances_read_the_listed_secrets_and_no_others(own: Synthesized) -> No
     assert not role.allows("ssm:GetParametersByPath", f"{parameter}/all/x")
 
 
+def test_prepare_run_may_look_the_listed_secrets_up_without_reading_them(own: Synthesized) -> None:
+    role = own.role(own.function("prepare_run").properties["Role"])
+    secret = "arn:aws:secretsmanager:us-east-1:000000000000:secret"
+    look_up = "secretsmanager:DescribeSecret"
+    assert role.allows(look_up, f"{secret}:wandb-AbCdEf")
+    assert role.allows(look_up, f"{secret}:team/x-AbCdEf")
+    assert not role.allows(look_up, f"{secret}:team-AbCdEf")
+    assert not role.allows("secretsmanager:GetSecretValue", f"{secret}:wandb-AbCdEf")
+
+
 def test_instances_decrypt_only_through_the_two_services(own: Synthesized) -> None:
     role = instance_role(own)
     for service in ("secretsmanager", "ssm"):
