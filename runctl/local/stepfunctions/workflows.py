@@ -20,6 +20,7 @@ from runctl.local.stepfunctions import (
     build_tasks,
     definitions,
     distributed_maps,
+    expressions,
     map_requests,
     nested_executions,
     redrive,
@@ -48,6 +49,7 @@ def install(knobs: Knobs, builds: Builds) -> Callable[[str], str | None]:
     _honor_output_of_succeed()
     nested_executions.install(stop_flags)
     distributed_maps.install(stop_flags)
+    expressions.install()
     definitions.install()
     timeouts.install()
     build_tasks.install(stop_flags, builds)
