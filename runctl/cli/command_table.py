@@ -287,6 +287,11 @@ COMMANDS = [
         "status:status", "status", "Show the state of a run and of each of its attempts."
     ),
     DeferredCommand(
+        "compare:compare",
+        "compare",
+        "Compare the results of runs: metrics, steps and machine time, with plots of histories.",
+    ),
+    DeferredCommand(
         "logs:logs", "logs", "Print the trainer's output, one attempt after the other."
     ),
     DeferredCommand(

@@ -187,6 +187,11 @@ def shard_checkpoint_key(job: str, shard: int) -> str:
     return f"{run_prefix(job)}checkpoints/shards/{shard:08d}.tar.gz"
 
 
+def all_metrics_prefix(run_id: str) -> str:
+    """Return the prefix of the metric objects of all attempts, whose keys sort by attempt."""
+    return f"{run_prefix(run_id)}metrics/"
+
+
 def metrics_prefix(run_id: str, attempt: int, rank: int) -> str:
     """Return the prefix of a node's metric objects.
 

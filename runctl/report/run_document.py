@@ -13,6 +13,7 @@ from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import mask_request, mask_words
 from runctl.model.run import Attempt, Run, summarize, was_refused
 from runctl.model.shard_progress import ShardProgress
+from runctl.model.subject import Subject
 from runctl.model.versions import Versions
 from runctl.report.cost import Cost, cost_of
 from runctl.report.run_list import RunEntry, entry_of
@@ -27,7 +28,8 @@ class RunDocument:
     `program` is the script or command with its arguments, or the image's own command. `was_refused`
     says that the run failed because AWS refused to launch a machine. `image` is that of its
     containers, and `versions` are those of its packages, both once known. `metrics` are those of
-    its result, after its end.
+    its result, after its end. `subject` is the checkpoint that it evaluates, and `evaluates` the
+    name for what it evaluates.
     """
 
     entry: RunEntry
@@ -45,6 +47,8 @@ class RunDocument:
     image: Image | None = None
     versions: Versions | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    subject: Subject | None = None
+    evaluates: str = ""
 
     @property
     def run_id(self) -> str:
@@ -106,6 +110,7 @@ class RunDocument:
             "image": None if self.image is None else self.image.as_document(),
             "versions": None if self.versions is None else self.versions.as_document(),
             "metrics": dict(self.metrics),
+            "subject": None if self.subject is None else self.subject.as_document(),
             "attempts": [entry.as_document() for entry in self.timeline],
             "request": dict(self.request),
         }
@@ -136,7 +141,19 @@ def document_of(
         image=run.image,
         versions=versions,
         metrics=run.metrics,
+        subject=run.subject,
+        evaluates=_evaluates(run),
     )
+
+
+def _evaluates(run: Run) -> str:
+    """Name what an evaluation evaluates, empty for any other run."""
+    evaluation, subject = run.request.evaluate, run.subject
+    if subject is not None:
+        return f"{subject.name} of {subject.run_id}"
+    if evaluation.every_checkpoint and evaluation.reference is not None:
+        return f"every checkpoint of {evaluation.reference.run_id}"
+    return evaluation.checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

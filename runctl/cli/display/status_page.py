@@ -77,6 +77,7 @@ def _facts(run: RunDocument) -> Table:
         ("checkpoint", "" if run.shards else checkpoint_text(run)),
         *saving_texts(cost),
         ("inputs", inputs_text(last)),
+        ("evaluates", run.evaluates),
         ("result", result_text(run.metrics)),
         ("metrics", "" if last is None else metrics_text(last.metrics)),
         ("machine time", machine_time_text(cost)),

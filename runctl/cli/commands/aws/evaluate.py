@@ -16,7 +16,7 @@ def evaluate(invocation: Invocation, **options: Any) -> None:
 
     SCRIPT gets --checkpoint, --test-data and --output as local paths, whether they precede or
     follow it, and everything else that follows it unchanged. It writes its metrics as a JSON object
-    to metrics.json in $RUNCTL_OUTPUT_DIR.
+    to metrics.json in $RUNCTL_OUTPUT_DIR; `runctl compare` shows those of several runs.
     """
     train(invocation, kind=EVALUATE, **options)
 
