@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from runctl.aws.processing_jobs import ProcessingJobs
     from runctl.aws.quotas import Ec2Quotas
     from runctl.aws.secret_values import SecretValues
+    from runctl.aws.sessions import PortSessions
     from runctl.aws.shards import ShardStore
     from runctl.aws.trainer_access import TrainerAccess
     from runctl.aws.trial_ledger import DynamoTrialLedger
@@ -139,6 +140,13 @@ class AwsServices:
         from runctl.aws.prices import Ec2Prices
 
         return Ec2Prices(self.clients.get("ec2"))
+
+    @cached_property
+    def sessions(self) -> PortSessions:
+        """Sessions that forward a port of an instance."""
+        from runctl.aws.sessions import PortSessions
+
+        return PortSessions(self.clients.get("ssm"))
 
     @cached_property
     def commands(self) -> SsmCommands:

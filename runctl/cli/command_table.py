@@ -116,6 +116,11 @@ AWS = _group(
             "Process data in S3: split an input into shards, and call a script for each of them.",
         ),
         DeferredCommand(
+            "aws.connect:connect",
+            "connect",
+            "Make a service reachable on a port of this machine, until Ctrl-C.",
+        ),
+        DeferredCommand(
             "aws.create:create",
             "create",
             "Launch an instance that waits for runs, and terminates itself when its time is up.",

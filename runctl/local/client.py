@@ -155,6 +155,10 @@ class LocalCloudClient:
         """List the EC2, SSM and ECR calls after a sequence number: caller, params, outcome."""
         return self._list(f"calls?{urlencode({'since': since})}")
 
+    def session(self, session_id: str, token: str) -> Json:
+        """Return the port of a session of SSM, and whether it is active."""
+        return self._call("GET", f"session?{urlencode({'id': session_id, 'token': token})}")
+
     def wait_for_event(
         self,
         matches: Callable[[Json], bool],

@@ -109,7 +109,7 @@ class ServingOptions:
 
     port: int = whole_number(
         "The port that the server listens on, which it gets as `--port`, `PORT` and "
-        "`RUNCTL_PORT`. It is not public.",
+        "`RUNCTL_PORT`. It is not public: `runctl aws connect` reaches it through SSM.",
         least=1024,
         most=65535,
         default=DEFAULT_PORT,

@@ -168,6 +168,29 @@ def test_only_volumes_with_the_tag_may_be_deleted(strict_cloud: Cloud) -> None:
         ec2.describe_volumes()
 
 
+def test_a_session_needs_permission_on_the_instance_and_on_the_document(
+    strict_cloud: Cloud,
+) -> None:
+    agent = {"Effect": "Allow", "Resource": "*", "Action": []}
+    for part in ("register", "session"):
+        agent["Action"] += [required.action for required in REQUIRED["ssm-agent", part]]
+    profile = strict_cloud.profile(strict_cloud.role(agent))
+    instance_id = strict_cloud.launch(data={"IamInstanceProfile": {"Name": profile}})
+    eventually(lambda: strict_cloud.admin.instance(instance_id)["agent_ready"])
+    document = "arn:aws:ssm:*::document/AWS-StartPortForwardingSession"
+    statement = {"Effect": "Allow", "Action": "ssm:StartSession", "Resource": [document]}
+    request = {"Target": instance_id, "DocumentName": document.rpartition("/")[2]}
+    role = strict_cloud.role(statement)
+    with pytest.raises(ClientError, match=f"instance/{instance_id}"):
+        strict_cloud.client("ssm", **strict_cloud.assume(role)).start_session(**request)
+    statement["Resource"].append(f"arn:aws:ec2:*:*:instance/{instance_id}")
+    role = strict_cloud.role(statement)
+    ssm = strict_cloud.client("ssm", **strict_cloud.assume(role))
+    session_id = ssm.start_session(**request)["SessionId"]
+    with pytest.raises(ClientError, match="ssm:TerminateSession"):
+        ssm.terminate_session(SessionId=session_id)
+
+
 def test_the_administrator_may_do_anything(strict_cloud: Cloud) -> None:
     assert strict_cloud.describe(strict_cloud.launch())["InstanceId"]
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from runctl.local.client import LocalCloudError
 from tests.local.clouds import Cloud, eventually, unique
 
 pytestmark = pytest.mark.slow
@@ -156,3 +157,31 @@ def test_public_image_parameters_are_answered(cloud: Cloud) -> None:
     assert first.startswith("ami-")
     assert [parameter["Value"] for parameter in again["Parameters"]] == [first]
     assert again["InvalidParameters"] == ["/aws/service/none"]
+
+
+def test_a_session_is_started_with_a_connected_instance_and_known_to_the_holder_of_its_token(
+    cloud: Cloud,
+) -> None:
+    instance_id = launch(cloud)
+    ssm = cloud.client("ssm")
+    request = {
+        "Target": instance_id,
+        "DocumentName": "AWS-StartPortForwardingSession",
+        "Parameters": {"portNumber": ["8080"], "localPortNumber": ["9000"]},
+    }
+    started = ssm.start_session(**request)
+    held = started["SessionId"], started["TokenValue"]
+    assert cloud.admin.session(*held) == {"port": 8080, "is_active": True}
+    with pytest.raises(LocalCloudError, match="there is no session"):
+        cloud.admin.session(started["SessionId"], "another token")
+    ssm.terminate_session(SessionId=started["SessionId"])
+    assert not cloud.admin.session(*held)["is_active"]
+
+    second = ssm.start_session(**request)
+    cloud.client("ec2").terminate_instances(InstanceIds=[instance_id])
+    cloud.admin.wait_for_state(instance_id, "terminated")
+    assert not cloud.admin.session(second["SessionId"], second["TokenValue"])["is_active"]
+    with pytest.raises(ClientError, match="TargetNotConnected"):
+        ssm.start_session(**request)
+    with pytest.raises(ClientError, match="InvalidDocument"):
+        ssm.start_session(Target=instance_id)

@@ -25,6 +25,8 @@ from runctl.policy.restarts import WINDOW, restart_delay
 
 # The time in which proxies move to the replacement before the old server stops accepting.
 SWITCH = timedelta(seconds=10)
+# The time in which proxies see that the server will end, if there is no replacement yet.
+LEAVE = timedelta(seconds=2)
 # The time that is kept for the report before EC2 takes the instance.
 RESERVE = timedelta(seconds=5)
 # A server that does not answer probes will hardly answer a request to end.
@@ -133,8 +135,9 @@ class ServingSession:
             )
             if is_ready:
                 self._became_ready()
+            problem = "" if is_ready or is_draining else server.health.problem
             self._progress.warn(
-                "" if is_ready or not self._was_ready else f"not ready: {server.health.problem}",
+                f"the server is not ready: {problem}" if problem and self._was_ready else "",
                 about="readiness",
             )
             self._progress.serve(self._service)
@@ -213,7 +216,10 @@ class ServingSession:
         if stop.cause is StopCause.NOTICE and server.health.is_ready:
             self._await_replacement(server)
         self._progress.enter("drain")
+        was_ready = server.health.is_ready
         self._note(server, is_draining=True)
+        if was_ready and not self._replacement.is_ready():
+            time.sleep(LEAVE.total_seconds())
         self._progress.mark("sigterm")
         self._end(server, timedelta(seconds=self._options.drain_seconds))
         has_exited = server.program.exit_code is not None
@@ -246,7 +252,8 @@ class ServingSession:
         deadline = None if stop is None else stop.deadline_at
         if deadline is None:
             return float("inf")
-        return deadline - self._options.drain_seconds - RESERVE.total_seconds()
+        reserved = LEAVE + RESERVE
+        return deadline - self._options.drain_seconds - reserved.total_seconds()
 
     def _end(self, server: Server, grace: timedelta) -> None:
         """Send SIGTERM, and wait for the exit."""

@@ -155,6 +155,25 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
         Required("ec2messages:GetMessages"),
         Required("ssmmessages:OpenControlChannel"),
     ),
+    # list_awssystemsmanager.html: StartSession is checked on the instance and on the document;
+    # documents of AWS belong to no account
+    ("ssm", "StartSession"): (
+        Required(
+            "ssm:StartSession",
+            (
+                f"{_EC2}:instance/{{instance}}",
+                "arn:aws:ssm:{region}::document/{public_document}",
+            ),
+        ),
+    ),
+    ("ssm", "TerminateSession"): (
+        Required("ssm:TerminateSession", (f"{_SSM}:session/{{session}}",)),
+    ),
+    # setup-instance-permissions.html: what the agent needs for sessions
+    ("ssm-agent", "session"): (
+        Required("ssmmessages:CreateDataChannel"),
+        Required("ssmmessages:OpenDataChannel"),
+    ),
     # list_servicequotas.html: reading has no resource types
     ("servicequotas", "GetServiceQuota"): (Required("servicequotas:GetServiceQuota"),),
     ("servicequotas", "GetAWSDefaultServiceQuota"): (

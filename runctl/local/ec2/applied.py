@@ -64,6 +64,8 @@ _SSM: Mapping[str, frozenset[str]] = {
     "ListCommandInvocations": _PAGES | {"CommandId", "InstanceId"},
     "ListCommands": _PAGES | {"CommandId", "InstanceId"},
     "DescribeInstanceInformation": _PAGES | {"Filters", "InstanceInformationFilterList"},
+    "StartSession": frozenset({"Target", "DocumentName", "Parameters"}),
+    "TerminateSession": frozenset({"SessionId"}),
     # Public parameters are not encrypted.
     "GetParameter": frozenset({"Name", "WithDecryption"}),
     "GetParameters": frozenset({"Names", "WithDecryption"}),

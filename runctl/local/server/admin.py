@@ -19,6 +19,7 @@ from runctl.local.ec2 import disks
 from runctl.local.ec2.faults import Faults
 from runctl.local.ec2.instances import Instances
 from runctl.local.server import functions
+from runctl.local.ssm.sessions import Sessions
 
 Payload = dict[str, Any]
 
@@ -36,6 +37,7 @@ class Admin:
         account: str,
         region: str,
         setup: Setup,
+        sessions: Sessions,
     ) -> None:
         knobs = setup.knobs
         self._market, self._instances, self._knobs = market, instances, knobs
@@ -69,6 +71,7 @@ class Admin:
             ("POST", "maintenance/cancel"): self._cancel,
             ("POST", "event"): self._event,
             ("GET", "instances"): lambda _: [_shown(instance) for instance in instances.all()],
+            ("GET", "session"): lambda query: sessions.describe(query["id"], query["token"]),
             ("GET", "events"): lambda query: journal.since(int(query.get("since", 0))),
             ("GET", "calls"): lambda query: calls.since(int(query.get("since", 0))),
         }
@@ -207,6 +210,7 @@ _FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "maintenance": (("instance_id", "in_seconds"), ("code",)),
     "maintenance/cancel": (("instance_id", "event_id"), ()),
     "event": (("detail_type", "detail"), ("resource",)),
+    "session": (("id", "token"), ()),
     "events": ((), ("since",)),
     "calls": ((), ("since",)),
 }

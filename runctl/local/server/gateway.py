@@ -278,6 +278,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
         issue_credentials=iam.RoleCredentials().issue,
         setup=setup,
     )
+    ssm = Ssm(instances, endpoint=url)
     admin = Admin(
         market=market,
         instances=instances,
@@ -286,10 +287,10 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
         account=account,
         region=region,
         setup=setup,
+        sessions=ssm.sessions,
     )
     volumes, quotas = Volumes(), Quotas(knobs, market)
     ec2 = Ec2(instances, Fleets(instances, volumes, quotas), volumes)
-    ssm = Ssm(instances)
     ecr = RegistryService(home / "tmp/registry", calls)
     provisioning.install(ssm)
     protocol.service_model("ec2")  # now, not in the first call

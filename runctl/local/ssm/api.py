@@ -15,6 +15,7 @@ from runctl.local.ec2.disk_keys import Authorize
 from runctl.local.ec2.instances import Instances
 from runctl.local.ssm.agents import Agents
 from runctl.local.ssm.commands import Commands
+from runctl.local.ssm.sessions import Sessions
 
 _PUBLIC = "/aws/service/"
 
@@ -22,9 +23,10 @@ _PUBLIC = "/aws/service/"
 class Ssm:
     """Answers the actions for which `answers` is true."""
 
-    def __init__(self, instances: Instances) -> None:
+    def __init__(self, instances: Instances, *, endpoint: str) -> None:
         agents = Agents(instances)
         commands = Commands(instances, agents)
+        self.sessions = Sessions(agents, endpoint=endpoint)
         self.documents = commands.documents
         self._actions: Mapping[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "SendCommand": commands.send,
@@ -32,6 +34,8 @@ class Ssm:
             "ListCommandInvocations": commands.list_invocations,
             "ListCommands": commands.list_commands,
             "DescribeInstanceInformation": agents.describe,
+            "StartSession": self.sessions.start,
+            "TerminateSession": self.sessions.terminate,
             "GetParameter": self._get_parameter,
             "GetParameters": self._get_parameters,
         }

@@ -70,7 +70,8 @@ def serve(
 ) -> None:
     """Run an HTTP server on EC2: restarted when it fails, replaced before an interruption.
 
-    The server has no public port. Ctrl-C ends the command, not the service.
+    The server has no public port; `runctl aws connect` reaches it. Ctrl-C ends the command, not
+    the service.
     """
     # The help page needs neither the SDK nor Rich.
     from runctl.cli.commands.aws.docker_choice import DockerChoice

@@ -1,0 +1,86 @@
+"""`runctl aws connect`: a local port that reaches a service, wherever it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runctl.cli.invocation import Invocation
+
+if TYPE_CHECKING:
+    from runctl.model.run import Run
+
+POLL_SECONDS = 1.0
+
+
+def connect(
+    invocation: Invocation,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The service.")],
+    local_port: Annotated[
+        int | None,
+        typer.Option(
+            "--local-port",
+            metavar="N",
+            help="Port of this machine to listen on (default: that of the service).",
+            min=1,
+            max=65535,
+        ),
+    ] = None,
+) -> None:
+    """Make a service reachable on a port of this machine, until Ctrl-C.
+
+    Connections are forwarded through SSM, so no port of the instance is public. When the instance
+    is replaced, requests go to the new one; requests that arrive meanwhile wait.
+    """
+    from runctl.cli.proxy.server import serve
+    from runctl.cli.proxy.targets import RunOver, Targets
+    from runctl.cli.proxy.tunnel import find_plugin
+    from runctl.model.errors import RunEndedError
+
+    cloud, output = invocation.cloud, invocation.output
+    found = _find_service(invocation, run)
+    port = local_port or found.request.serve.port
+    plugin = find_plugin(is_local=invocation.local, profile=invocation.profile)
+    url = f"http://127.0.0.1:{port}"
+
+    def on_listening() -> None:
+        output.result({"run_id": run, "url": url}, f"{url} reaches {run}; Ctrl-C ends this")
+
+    def make_targets() -> Targets:
+        return Targets(
+            cloud.ledger,
+            cloud.sessions,
+            plugin,
+            run_ids=[run],
+            pause=min(cloud.pause, POLL_SECONDS),
+            announce=output.note,
+        )
+
+    try:
+        asyncio.run(serve(make_targets, port=port, on_listening=on_listening))
+    except RunOver as exc:
+        raise RunEndedError(
+            f"{exc}; start it again with `runctl resume {run}{invocation.flag}`"
+        ) from exc
+    except asyncio.CancelledError:
+        output.note("ended")
+
+
+def _find_service(invocation: Invocation, run_id: str) -> Run:
+    """Return a run that is a service and has not ended."""
+    from runctl.model.errors import NotFoundError, RequestError, RunEndedError
+    from runctl.model.kinds import policy_of
+
+    run = invocation.cloud.ledger.find_run(run_id)
+    if run is None:
+        raise NotFoundError(f"there is no run {run_id}; see `runctl list{invocation.flag}`")
+    if not policy_of(run.request.kind).becomes_ready:
+        raise RequestError(f"{run_id} is no service but a run of the kind {run.request.kind}")
+    if run.ended is not None:
+        raise RunEndedError(
+            f"{run_id} has ended: {run.ended.value}; {run.reason}; start it again with "
+            f"`runctl resume {run_id}{invocation.flag}`"
+        )
+    return run

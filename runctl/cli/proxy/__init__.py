@@ -1,0 +1,1 @@
+"""The local proxy of `runctl aws connect`, which follows a service from instance to instance."""

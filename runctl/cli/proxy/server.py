@@ -1,0 +1,61 @@
+"""The server of the local proxy: it accepts connections and relays each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+from runctl.cli.proxy.relay import Relay
+from runctl.cli.proxy.targets import Targets
+from runctl.model.errors import RequestError
+
+BACKLOG = 1024
+
+
+async def serve(
+    make_targets: Callable[[], Targets], *, port: int, on_listening: Callable[[], None]
+) -> None:
+    """Accept connections on a port of this machine until all runs have ended.
+
+    Raises RunOver then, and RequestError if the port is in use.
+    """
+    targets = make_targets()
+    relays: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        relays.add(task)
+        task.add_done_callback(relays.discard)
+        await Relay(targets, reader, writer).run()
+
+    try:
+        server = await asyncio.start_server(accept, "127.0.0.1", port, backlog=BACKLOG)
+    except OSError as exc:
+        raise RequestError(
+            f"--local-port: port {port} of this machine cannot be used: {exc.strerror}; choose "
+            "another one"
+        ) from exc
+    with _ending_on_sigterm():
+        try:
+            async with server:
+                on_listening()
+                await targets.follow()
+        finally:
+            for relay in relays:
+                relay.cancel()
+            await targets.close()
+
+
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """End as after Ctrl-C, so that tunnels are closed."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
