@@ -13,6 +13,7 @@ from runctl.model.identity import (
     environment_manifest_key,
 )
 from runctl.policy.environments import (
+    Orphans,
     Stock,
     Traces,
     find_old_archives,
@@ -48,8 +49,8 @@ def prune_environments(
     if damaged and not is_dry_run:
         catalog.remove(sorted(damaged))
     garbage = find_old_archives(stock.archives, now=now)
-    orphans = [] if needed is None else find_orphans(stock.parts, needed, now=now)
-    garbage = [*garbage, *orphans][:MAX_OBJECTS]
+    orphans = Orphans() if needed is None else find_orphans(stock.parts, needed, now=now)
+    garbage = [*garbage, *orphans.old][:MAX_OBJECTS]
     if garbage and not is_dry_run:
         catalog.remove([each.key for each in garbage])
     return PrunedEnvironments(
@@ -58,6 +59,7 @@ def prune_environments(
         damaged=tuple(sorted(damaged)),
         objects_removed=len(garbage) + sum(len(traces.keys) for traces in removed),
         bytes_removed=sum(each.size_bytes for each in garbage),
+        bytes_removed_later=sum(part.size_bytes for part in orphans.recent),
         is_dry_run=is_dry_run,
     )
 

@@ -357,7 +357,8 @@ class PrunedEnvironments(Result):
 
     `removed` are fingerprints. `damaged` are the keys of manifests that name missing parts, and of
     what made runs use them. The objects that were removed include shared parts and old archives,
-    whose sizes `bytes_removed` adds up.
+    whose sizes `bytes_removed` adds up. `bytes_removed_later` are those of parts that nothing names
+    and that are too recent to remove.
     """
 
     environments: int
@@ -365,4 +366,5 @@ class PrunedEnvironments(Result):
     damaged: tuple[str, ...]
     objects_removed: int
     bytes_removed: int
+    bytes_removed_later: int
     is_dry_run: bool

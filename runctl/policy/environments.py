@@ -107,18 +107,24 @@ def find_unused(
     return sorted(unused, key=lambda traces: traces.last_used)
 
 
-def find_orphans(
-    parts: Iterable[EnvironmentObject], needed: Set[str], *, now: datetime
-) -> list[EnvironmentObject]:
-    """Return the parts that no manifest names and that are not just being committed.
+@dataclass(frozen=True, kw_only=True)
+class Orphans:
+    """The parts that no manifest names; a commit may be about to name the `recent` ones."""
+
+    old: tuple[EnvironmentObject, ...] = ()
+    recent: tuple[EnvironmentObject, ...] = ()
+
+
+def find_orphans(parts: Iterable[EnvironmentObject], needed: Set[str], *, now: datetime) -> Orphans:
+    """Return the parts that no manifest names.
 
     `needed` has the digests that manifests name, read after `parts` were listed.
     """
-    return [
-        part
-        for part in parts
-        if part.key.removeprefix(ENVIRONMENT_PARTS) not in needed and now - part.stored_at >= MARGIN
-    ]
+    found = [part for part in parts if part.key.removeprefix(ENVIRONMENT_PARTS) not in needed]
+    return Orphans(
+        old=tuple(part for part in found if now - part.stored_at >= MARGIN),
+        recent=tuple(part for part in found if now - part.stored_at < MARGIN),
+    )
 
 
 def find_old_archives(

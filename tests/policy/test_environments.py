@@ -91,11 +91,9 @@ def test_objects_of_unknown_form_are_counted_and_never_removed():
 def test_only_parts_that_are_old_and_named_by_no_manifest_are_orphans(rows, needed):
     parts = [stored(f"{identity.ENVIRONMENT_PARTS}{name}", days) for name, days in rows]
     found = find_orphans(take_stock(parts).parts, needed, now=NOW)
-    assert {each.key.rpartition("/")[2] for each in found} == {
-        part.key.rpartition("/")[2]
-        for part, (name, _) in zip(parts, rows, strict=True)
-        if name not in needed and NOW - part.stored_at >= MARGIN
-    }
+    unnamed = [part for part, (name, _) in zip(parts, rows, strict=True) if name not in needed]
+    assert set(found.old) == {part for part in unnamed if NOW - part.stored_at >= MARGIN}
+    assert set(found.recent) == set(unnamed) - set(found.old)
 
 
 def test_archives_of_the_version_before_are_removed_after_the_margin():

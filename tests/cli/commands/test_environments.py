@@ -97,11 +97,19 @@ def test_a_dry_run_removes_nothing_and_pruning_what_was_shown(stored, deployed, 
     assert (set(planned["removed"]), planned["older_than_days"]) == ({A, B}, 0)
     assert keys(deployed) == before
     done = runctl("environments", "prune", "--older-than", "0")
-    assert (done.code, "removed 2 of 2 environments, not used for 0 days" in done.stdout) == (
-        0,
-        True,
-    )
+    assert (done.code, "removed 2 of 2 environments, and 0 B of parts" in done.stdout) == (0, True)
     assert keys(deployed) == set()
+
+
+def test_parts_that_are_too_recent_to_remove_are_shown_with_their_size(deployed, runctl):
+    s3 = deployed.clients.get("s3")
+    s3.put_object(Bucket=BUCKET, Key=f"{identity.ENVIRONMENT_PARTS}{A}", Body=bytes(3000))
+    done = runctl("environments", "prune")
+    assert "removed 0 of 0 environments that no run has used for 30 days, and 0 B" in done.stdout
+    assert "3.0 kB of parts that nothing names are removed once they are 3 days old" in done.stdout
+    assert runctl("environments", "prune", "--json").document["bytes_removed_later"] == 3000
+    listed = runctl("environments", "list").stdout
+    assert listed.startswith("no environments are stored\nparts that nothing names: 3.0 kB in S3")
 
 
 def test_the_deployments_setting_is_the_default(stored, deployed, runctl):
@@ -181,7 +189,8 @@ def test_building_for_a_script_uses_its_own_declaration(project, deployed, runct
     [
         ({}, (), "no packages are declared, so there is nothing to build"),
         ({"requirements.txt": "./gone\n"}, (), "gone does not exist in the project"),
-        ({"requirements.txt": "x\n"}, ("--script", "gone.py"), "'gone.py'"),
+        ({"requirements.txt": "x\n"}, ("--script", "gone.py"), "--script: 'gone.py' does not"),
+        ({"requirements.txt": "x\n"}, ("none-such",), "PROJECT: 'none-such' is not a folder"),
         ({"requirements.txt": "x\n"}, ("--name", "a b"), "--name: 'a b' is not"),
         ({"requirements.txt": "x\n"}, ("--instance-types", "huge"), "not a valid instance type"),
         (

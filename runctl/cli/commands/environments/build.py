@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -73,6 +75,8 @@ def build(
 
     It is a run without a program, which ends when the environment is stored.
     """
+    if project and not Path(project).is_dir():
+        raise InvalidRequestError((Problem("PROJECT", f"{project!r} is not a folder"),))
     location = locate(invocation, project)
     types = split_commas(instance_types or ()) or list(
         _small_types(location.settings.request.get("instance_types", ()))
@@ -84,7 +88,10 @@ def build(
     docker = DockerChoice(avoid=True)
     now = datetime.now(timezone.utc)
     run_name = name or name_run(f"environment-{location.folder.name}", now=now)
-    job = build_job(program, run_name, options, location, docker)
+    try:
+        job = build_job(program, run_name, options, location, docker)
+    except InvalidRequestError as exc:
+        raise InvalidRequestError(tuple(map(_in_words_of_build, exc.problems))) from exc
     if job.project is None or not declares_packages(job.project, job.script):
         message = "no packages are declared, so there is nothing to build"
         raise InvalidRequestError((Problem("PROJECT", f"{location.folder}: {message}"),))
@@ -100,6 +107,11 @@ def build(
         docker=docker,
     )
     run_job(invocation, cloud, job, start)
+
+
+def _in_words_of_build(problem: Problem) -> Problem:
+    """Return a problem with the name that this command has for its field."""
+    return replace(problem, field="--script") if problem.field == "script" else problem
 
 
 def _small_types(named: Sequence[str]) -> tuple[str, ...]:

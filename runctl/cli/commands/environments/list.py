@@ -31,7 +31,8 @@ def list_environments(invocation: Invocation) -> None:
 
 def _page(found: EnvironmentList) -> list[RenderableType]:
     if not found.entries:
-        return ["no environments are stored"]
+        rest = [f"parts that nothing names: {found.cost}"] if found.stored_bytes else []
+        return ["no environments are stored", *rest]
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in _COLUMNS:
         table.add_column(heading, overflow="fold")

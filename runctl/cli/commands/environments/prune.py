@@ -9,6 +9,7 @@ import typer
 
 from runctl.cli.invocation import Invocation
 from runctl.control.prune_environments import prune_environments
+from runctl.policy.environments import MARGIN
 from runctl.report.wording import format_size
 
 
@@ -37,13 +38,22 @@ def prune(
     pruned = prune_environments(cloud, keep=timedelta(days=days), is_dry_run=dry_run)
     count = len(pruned.removed)
     noun = "environment" if pruned.environments == 1 else "environments"
+    unused = f" that no run has used for {days} days" if days else ""
     removed = (
-        f"{'would remove' if dry_run else 'removed'} {count} of {pruned.environments} {noun}, not "
-        f"used for {days} days, and {format_size(pruned.bytes_removed)} that nothing names"
+        f"{'would remove' if dry_run else 'removed'} {count} of {pruned.environments} {noun}"
+        f"{unused}, and {format_size(pruned.bytes_removed)} of parts that nothing names"
+    )
+    later = (
+        f"{format_size(pruned.bytes_removed_later)} of parts that nothing names are removed once "
+        f"they are {MARGIN.days} days old: a run may be about to use them"
     )
     damaged = (
         f"{len(pruned.damaged)} objects of incomplete environments "
         f"{'would be' if dry_run else 'were'} removed; runs build those environments again"
     )
-    lines = [removed, damaged] if pruned.damaged else [removed]
+    lines = [removed]
+    if pruned.bytes_removed_later:
+        lines.append(later)
+    if pruned.damaged:
+        lines.append(damaged)
     invocation.output.result({**pruned.as_document(), "older_than_days": days}, *lines)
