@@ -6,6 +6,9 @@ the same packages from a registry on loopback, plain parallel GETs of the same p
 files and verify nothing, and runctl's own build and restore. Objects come from
 `bench/object_server.py` in a tmpfs, folders are on a disk's file system.
 
+A busy machine makes everything take longer; the time of processors shows by how much. It is that of
+the tool, without the server's, and none is known of Docker, whose engine does the work.
+
 During a commit, a trainer takes steps in as many processes as there are processors; its steps per
 second are compared with those before the commit.
 """
@@ -133,6 +136,7 @@ def measure(requirements: str, rounds: int, scratch: Path, objects: Path) -> dic
     (project / "train.py").touch()
     (project / "requirements.txt").write_text(requirements)
     times: dict[str, list[float]] = {}
+    processors: dict[str, list[float]] = {}
     found: dict[str, Any] = {}
     with object_server(objects) as endpoint:
         given = {
@@ -152,6 +156,7 @@ def measure(requirements: str, rounds: int, scratch: Path, objects: Path) -> dic
             ) -> dict[str, float]:
                 measured = step(name, {**run, **(more or {})})
                 times.setdefault(name, []).append(measured["seconds"])
+                processors.setdefault(name, []).append(measured["processor_seconds"])
                 return measured
 
             time_step("pip install", more={"target": str(place / "pip")})
@@ -183,6 +188,9 @@ def measure(requirements: str, rounds: int, scratch: Path, objects: Path) -> dic
     found["files"] = sum(entry["kind"] == "file" for entry in document["entries"])
     found["mib"] = sum(part["size_bytes"] for part in document["parts"]) / 1024 / 1024
     found["seconds"] = {name: statistics.median(values) for name, values in times.items()}
+    found["processor_seconds"] = {
+        name: statistics.median(values) for name, values in processors.items()
+    }
     if found["docker pull"] is not None:
         found["seconds"]["docker pull"] = found["docker pull"]
     return found
@@ -220,7 +228,9 @@ def main() -> None:
     print(f"{found['files']:,} files, {found['mib']:,.0f} MiB stored")
     ours = found["seconds"][RESTORE]
     for name, seconds in found["seconds"].items():
-        print(f"{name:32} {seconds:8.2f} s {seconds / ours:8.2f} x restore")
+        busy = found["processor_seconds"].get(name)
+        used = "" if busy is None else f"{busy:8.2f} s of processors"
+        print(f"{name:32} {seconds:8.2f} s {seconds / ours:8.2f} x restore {used}")
     print(
         f"{COMMIT:32} {found['beside_seconds']:8.2f} s beside a trainer on all processors, "
         f"{found['rest_seconds']:.2f} s for the rest alone"

@@ -1,7 +1,8 @@
 """What each measured way of getting an environment does, in a child process.
 
 `python -m bench.environment_steps STEP` reads a JSON document with the folders and addresses from
-standard input and prints another with the seconds and the peak memory of the process in MiB.
+standard input and prints another with the seconds, those of the processors, and the peak memory of
+the process in MiB.
 """
 
 import gzip
@@ -250,22 +251,36 @@ def spin() -> None:
             steps, since = 0, time.monotonic()
 
 
+def _processor_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
 def main() -> None:
     """Do one step."""
     if sys.argv[1] == "spin":
         spin()
     after: list[Job] = []
     job = STEPS[sys.argv[1]]({**json.load(sys.stdin), "after": after})
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), _processor_seconds()
     job()
-    seconds = time.perf_counter() - began
+    seconds, used = time.perf_counter() - began, _processor_seconds() - busy
     for last in after:
         last()
     peaks = [
         resource.getrusage(who).ru_maxrss / 1024
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
-    print(json.dumps({"seconds": seconds, "peak_mib": peaks[0], "children_mib": peaks[1]}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "processor_seconds": used,
+                "peak_mib": peaks[0],
+                "children_mib": peaks[1],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":
