@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from runctl.agent.instance.settings import Paths
 from runctl.agent.prepare import engine_setup
 from runctl.agent.prepare.engine_setup import require_engine
 from runctl.agent.runtime.engine import Engine
@@ -40,7 +43,8 @@ class Host:
         return path.read_text().splitlines() if path.exists() else []
 
     def require(self, *, may_install: bool = True) -> None:
-        require_engine(Engine(self.folder, self.folder), may_install=may_install)
+        engine = Engine(self.folder, self.folder)
+        require_engine(engine, Paths(self.folder / "root"), may_install=may_install)
 
 
 @pytest.fixture
@@ -115,3 +119,47 @@ def test_installation_that_fails_or_hangs_is_reported_with_its_last_words(
     host.add("apt-get", "exec sleep 60")
     with pytest.raises(RequestError, match="did not end within 1 s"):
         host.require()
+
+
+# The state folder is a mount of its own, in a mount namespace of the program's own.
+PLACES_IMAGES = """
+import sys
+from pathlib import Path
+from runctl.agent.instance.settings import Paths
+from runctl.agent.prepare.engine_setup import place_images
+from runctl.local.ec2 import disks
+
+root, existing = Path(sys.argv[1]), sys.argv[2:]
+paths, settings = Paths(root), root / "etc/docker/daemon.json"
+paths.state.mkdir(parents=True)
+place_images(paths)
+print(settings.exists())
+disks.enter_own_namespace()
+disks.mount(paths.state, 1 << 20)
+if "images" in existing:
+    (root / "var/lib/docker").mkdir(parents=True)
+if "settings" in existing:
+    settings.parent.mkdir(parents=True)
+    settings.write_text("{}")
+place_images(paths)
+print(settings.read_text() if settings.exists() else "none")
+"""
+
+
+@pytest.mark.parametrize(
+    ("existing", "written"),
+    [((), '{{"data-root": "{state}/engine"}}'), (("settings",), "{{}}"), (("images",), "none")],
+)
+def test_images_go_to_the_machines_own_disks_unless_somebody_has_configured_an_engine(
+    tmp_path: Path, existing: tuple[str, ...], written: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PLACES_IMAGES, str(tmp_path), *existing],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # Without disks of its own, a machine keeps the engine's default.
+    assert done.stdout.splitlines() == ["False", written.format(state=Paths(tmp_path).state)]

@@ -69,7 +69,8 @@ class ContainerPreparation:
         return self._wait.start(lambda: self._get(run))
 
     def _get(self, run: Run) -> ReadyContainer:
-        require_engine(self._engine, may_install=not self._settings.is_existing_instance)
+        settings = self._settings
+        require_engine(self._engine, settings.paths, may_install=not settings.is_existing_instance)
         image = self._images.get(run)
         is_local = self._settings.paths.root != Path("/")
         if has_nvidia_gpus(self._settings.instance_type) and not is_local:

@@ -1,5 +1,6 @@
 """The engine of this machine: started, and installed on a machine of our own that has none."""
 
+import json
 import logging
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from runctl.agent.instance.settings import Paths
 from runctl.agent.runtime.engine import Engine, EngineError
 from runctl.model.errors import RequestError
 
@@ -32,7 +34,7 @@ REMEDY = (
 logger = logging.getLogger(__name__)
 
 
-def require_engine(engine: Engine, *, may_install: bool) -> None:
+def require_engine(engine: Engine, paths: Paths, *, may_install: bool) -> None:
     """Start the engine if it does not run, and install it if there is none.
 
     On a machine that is not ours nothing is installed. Raises RequestError without an engine.
@@ -41,10 +43,28 @@ def require_engine(engine: Engine, *, may_install: bool) -> None:
         return
     problem = _start(engine)
     if problem and may_install and shutil.which("dockerd") is None:
+        place_images(paths)
         refusal = _install()
         problem = f"{problem}; installing one failed: {refusal}" if refusal else _start(engine)
     if problem:
         raise RequestError(f"the machine has no running Docker engine: {problem}; {REMEDY}")
+
+
+def place_images(paths: Paths) -> None:
+    """Let an engine that is installed next keep its images where the run's files are.
+
+    That is on the machine's own disks, if it has any. An engine that somebody has configured, or
+    that has images, keeps its place.
+    """
+    settings = paths.root / "etc/docker/daemon.json"
+    has_images = (paths.root / "var/lib/docker").exists()
+    if not os.path.ismount(paths.state) or settings.exists() or has_images:
+        return
+    try:
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(json.dumps({"data-root": str(paths.state / "engine")}))
+    except OSError as exc:
+        logger.warning("images are kept on the root volume: %s", exc)
 
 
 def _is_running(engine: Engine) -> bool:
