@@ -397,6 +397,7 @@ class AttemptRunner:
             ledger=self._services.ledger,
             store=self._store,
             blobs=self._services.blobs,
+            outputs=self._services.outputs(self._settings.run_id),
             progress=self._progress,
             mailbox=self._mailbox,
         )

@@ -19,6 +19,7 @@ from runctl.agent.runtime.ports import ContainerOptions, Contract, Mount
 from runctl.agent.runtime.training_path import lay_out
 from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest
+from runctl.model.trackers import tracker_variables
 
 NO_PROGRAM = (
     "the image has neither CMD nor ENTRYPOINT, and the request names no script; add a CMD to the "
@@ -64,6 +65,7 @@ def _variables(
         partial=prepared.partial,
         inputs=paths.inputs if request.has_inputs else None,
         outputs=prepared.outputs or paths.output,
+        tensorboard=None if prepared.run is None else paths.tensorboard,
         evaluated=prepared.subject,
         port=port,
         metrics=paths.metrics,
@@ -90,6 +92,10 @@ def contract_with(
     is a checkpoint to resume from.
     """
     paths, container = settings.paths, prepared.container
+    trackers = {} if prepared.run is None else tracker_variables(prepared.run)
+    # Those of the request, or of the image, take precedence.
+    set_by_image = () if container is None else container.image.environment
+    env = {name: value for name, value in trackers.items() if name not in set_by_image} | {**env}
     command = trainer_command(
         request,
         prepared.script,
@@ -149,6 +155,8 @@ def _options(
         raise RequestError(NO_PROGRAM)
     written = [paths.project, variables.outputs, variables.metrics, variables.saved]
     written += [variables.checkpoint_request, *filter(None, [variables.partial])]
+    if variables.tensorboard is not None and variables.outputs != paths.output:
+        written.append(variables.tensorboard)  # otherwise it is inside that folder
     mounts = [Mount(path, str(path)) for path in written]
     keeps_folder = not has_command and bool(image.working_folder)
     folder = request.saving.checkpoint.dir

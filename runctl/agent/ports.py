@@ -64,6 +64,10 @@ class Blobs(Protocol):
         """
         ...
 
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys with a prefix."""
+        ...
+
 
 class ObjectPart(Protocol):
     """A range of an object that is being read; of a whole object the checksum is known, too."""
@@ -124,10 +128,6 @@ class PlainObjects(Blobs, Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; a missing one is fine."""
-        ...
-
-    def keys(self, prefix: str) -> list[str]:
-        """Return the keys with a prefix."""
         ...
 
 

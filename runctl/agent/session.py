@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from runctl.agent.instance.settings import Settings
-from runctl.agent.ports import Blobs
+from runctl.agent.ports import Blobs, Outputs
 from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.reporting.folder_shipper import FolderShipper
 from runctl.agent.reporting.metrics import MetricsShipper
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.ports import Contract, Runtime
@@ -22,6 +23,7 @@ from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.pinning import describe_missing_links
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.request import RunRequest
+from runctl.model.trackers import TENSORBOARD
 from runctl.policy.interval import Uptime
 
 NO_HELPER = (
@@ -42,6 +44,7 @@ class SessionContext:
     ledger: AgentLedger
     store: CheckpointStore
     blobs: Blobs
+    outputs: Outputs
     progress: Progress
     mailbox: Mailbox
 
@@ -95,6 +98,12 @@ class TrainingSession:
             paths.metrics,
             context.progress,
             node=context.settings.node,
+            record_mlflow_run=lambda named: context.ledger.record_mlflow_run(
+                context.settings.run_id, context.settings.attempt, named
+            ),
+        )
+        self._curves = FolderShipper(
+            context.outputs, paths.tensorboard, TENSORBOARD, attempt=context.settings.attempt
         )
         if note := describe_missing_links(contract.checkpoint, paths.state / "pins"):
             logger.info("%s", note)
@@ -104,6 +113,7 @@ class TrainingSession:
         self.watcher.start(self.program)
         self.saver.start()
         self._metrics.start()
+        self._curves.start()
         self._progress.mark("started")
         self._progress.enter("train")
         logger.info("the trainer is running")
@@ -111,6 +121,7 @@ class TrainingSession:
     def close(self) -> None:
         """Send the last metrics, and stop observing the program. A save may still be underway."""
         self._metrics.stop(within=FLUSH)
+        self._curves.stop(within=FLUSH)
         self.program.close()
 
     @property

@@ -108,6 +108,10 @@ class CheckpointLedger(RunLedger):
             values["metrics"] = stored_text(metrics)
         self._mark(run_id, number, update, values)
 
+    def record_mlflow_run(self, run_id: str, number: int, mlflow_run: str) -> None:
+        """Store the run of MLflow that the program has named, if `number` has the fence."""
+        self._mark(run_id, number, "SET #mlflow_run = :named", {"named": mlflow_run})
+
     def record_metrics(self, run_id: str, number: int, metrics: Mapping[str, Any]) -> None:
         """Store the metrics of the run's result, if `number` has the fence."""
         self._mark(run_id, number, "SET #metrics = :metrics", {"metrics": stored_text(metrics)})

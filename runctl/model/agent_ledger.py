@@ -93,6 +93,10 @@ class AgentLedger(Protocol):
         """
         ...
 
+    def record_mlflow_run(self, run_id: str, number: int, mlflow_run: str) -> None:
+        """Store the run of MLflow that the program has named; FencedError without the fence."""
+        ...
+
     def record_metrics(self, run_id: str, number: int, metrics: Mapping[str, Any]) -> None:
         """Store the metrics of the run's result; refused with FencedError without the fence."""
         ...

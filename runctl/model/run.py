@@ -58,7 +58,8 @@ class Run:
     began, `code_bytes` that of the packed code, and `newest_bytes` that of the newest checkpoint, 0
     if an earlier version stored it. `summary` is None for a run that an earlier version stored.
     `image` is that of a run in containers, once known. `metrics` are those of its result, which its
-    program wrote into a file of its outputs. `subject` is the checkpoint that it evaluates, and
+    program wrote into a file of its outputs. `mlflow_run` is the run of MLflow that its program has
+    named. `subject` is the checkpoint that it evaluates, and
     `evaluated_save` the number of the last save that an evaluation of every checkpoint has
     evaluated. `pins` are those of other runs that need one of its checkpoints.
     """
@@ -91,6 +92,7 @@ class Run:
     summary: AttemptsSummary | None = AttemptsSummary()
     image: Image | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    mlflow_run: str = ""
     subject: Subject | None = None
     evaluated_save: int = 0
     pins: frozenset[str] = frozenset()

@@ -388,6 +388,9 @@ class MemoryLedger:
             metrics=dict(metrics) or run.metrics,
         )
 
+    def record_mlflow_run(self, run_id: str, number: int, mlflow_run: str) -> None:
+        self.runs[run_id] = replace(self._fenced(run_id, number), mlflow_run=mlflow_run)
+
     def record_metrics(self, run_id: str, number: int, metrics: Mapping[str, Any]) -> None:
         self.runs[run_id] = replace(self._fenced(run_id, number), metrics=dict(metrics))
 
@@ -838,6 +841,9 @@ class FakeObjects:
 
     def problem_with_bucket(self, bucket: str) -> str | None:
         return self.problems.get(f"s3://{bucket}/")
+
+    def problem_with_writing(self, uri: str) -> str | None:
+        return self.problems.get(uri)
 
     def size_of(self, uri: str) -> int:
         return self.sizes.get(uri, 0)

@@ -9,6 +9,7 @@ from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.model.errors import SettingsError
 from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
 from runctl.model.node import NodeId
+from runctl.model.trackers import TENSORBOARD
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Paths:
     def checkpoint(self) -> Path:
         """RUNCTL_CHECKPOINT_DIR, unless the request names a folder of the project."""
         return self.state / "checkpoint"
+
+    @property
+    def tensorboard(self) -> Path:
+        """RUNCTL_TENSORBOARD_DIR, a folder of the outputs."""
+        return self.output / TENSORBOARD
 
     @property
     def partial(self) -> Path:

@@ -17,6 +17,7 @@ from runctl.agent.ports import Blobs, Inputs
 from runctl.agent.prepare.code import fetch_code
 from runctl.agent.prepare.committing import EnvironmentCommitter
 from runctl.agent.prepare.container import ReadyContainer
+from runctl.agent.prepare.curves import restore_curves
 from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.environment import Environments, Place
 from runctl.agent.prepare.inputs import InputStager
@@ -320,6 +321,9 @@ class Preparation:
         run = self.read_run()
         restored = self._restore_whole(run, request, prepared.checkpoint)
         partial = self._restore_partial(restored)
+        self._paths.tensorboard.mkdir(parents=True, exist_ok=True)
+        if self._settings.attempt > 1:
+            restore_curves(self._blobs, self._settings.run_id, self._paths.tensorboard)
         return replace(prepared, run=run, restored=restored, partial=partial)
 
     def restore_before(

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from runctl.agent.ports import Blobs
 from runctl.agent.reporting.json_lines import Follower
 from runctl.agent.reporting.progress import Progress
 from runctl.model import identity
-from runctl.model.errors import RunctlError
+from runctl.model.errors import FencedError, RunctlError
 from runctl.model.metrics import read_metrics
 from runctl.model.node import NodeId
+from runctl.model.trackers import read_mlflow_run
 
 INTERVAL = timedelta(milliseconds=200)
 CHUNK_AFTER = timedelta(seconds=30)
@@ -24,11 +26,21 @@ logger = logging.getLogger(__name__)
 class MetricsShipper:
     """Follows RUNCTL_METRICS_FILE."""
 
-    def __init__(self, blobs: Blobs, path: Path, progress: Progress, *, node: NodeId) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        path: Path,
+        progress: Progress,
+        *,
+        node: NodeId,
+        record_mlflow_run: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._blobs = blobs
         self._follower = Follower(path)
         self._progress = progress
         self._prefix = identity.metrics_prefix(*node)
+        self._record_mlflow_run = record_mlflow_run
+        self._mlflow_run = ""
         self._waiting: list[str] = []
         self._waiting_bytes = 0
         self._shipped = time.monotonic()
@@ -49,10 +61,12 @@ class MetricsShipper:
     def _loop(self) -> None:
         while not self._stop.wait(INTERVAL.total_seconds()):
             self._collect(everything=False)
+            self._keep_mlflow_run()
             due = time.monotonic() - self._shipped >= CHUNK_AFTER.total_seconds()
             if due or self._waiting_bytes >= CHUNK_BYTES:
                 self._ship()
         self._collect(everything=True)
+        self._keep_mlflow_run()
         self._ship()
 
     def _collect(self, *, everything: bool) -> None:
@@ -68,12 +82,26 @@ class MetricsShipper:
         measured = read_metrics(line)
         if measured is None:
             return
+        self._mlflow_run = read_mlflow_run(line) or self._mlflow_run
         if not self._has_metrics:
             self._has_metrics = True
             self._progress.mark("first_step")
         self._waiting.append(line)
         self._waiting_bytes += len(line)
         self._progress.measure(measured.step, measured.values, measured.not_finite)
+
+    def _keep_mlflow_run(self) -> None:
+        """Store the named run of MLflow for the next attempt; an error is tried again."""
+        if not self._mlflow_run:
+            return
+        try:
+            self._record_mlflow_run(self._mlflow_run)
+        except FencedError:
+            logger.info("a later attempt owns the run, so its run of MLflow is not stored")
+        except RunctlError as exc:
+            logger.warning("the run of MLflow could not be stored yet: %s", exc)
+            return
+        self._mlflow_run = ""
 
     def _ship(self) -> bool:
         """Store the waiting lines; return whether none is left."""

@@ -36,6 +36,7 @@ class TrainerVariables:
     checkpoint_request: Path
     saved: Path
     partial: Path | None = None
+    tensorboard: Path | None = None
     inputs: Path | None = None
     port: int | None = None
     trial: TrialOptions | None = None
@@ -48,7 +49,11 @@ class TrainerVariables:
         step = None if self.evaluated is None else self.evaluated.step
         evaluated = {} if step is None else {"RUNCTL_EVALUATED_STEP": str(step)}
         numbers = {"RUNCTL_SHARD": self.shard, "RUNCTL_SHARDS": self.shards}
-        folders = {"RUNCTL_PARTIAL_DIR": self.partial, "RUNCTL_INPUT_DIR": self.inputs}
+        folders = {
+            "RUNCTL_PARTIAL_DIR": self.partial,
+            "RUNCTL_INPUT_DIR": self.inputs,
+            "RUNCTL_TENSORBOARD_DIR": self.tensorboard,
+        }
         port = {} if self.port is None else {"RUNCTL_PORT": str(self.port)}
         return {
             **{name: str(folder) for name, folder in folders.items() if folder is not None},
