@@ -7,13 +7,16 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.code_archive import read_context
-from runctl.aws.errors import code_of, translated
+from runctl.aws.errors import code_of, message_of, translated
+from runctl.model import identity
 from runctl.model.build_context import BuildContext
 from runctl.model.errors import NotFoundError, UnexpectedAwsError
 from runctl.model.s3_uri import split_s3_uri
 
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 FORBIDDEN = frozenset({"403", "AccessDenied", "Forbidden"})
+# The answers to a write whose condition about an existing object does not hold.
+UNFULFILLED = frozenset({"404", "NoSuchKey", "412", "PreconditionFailed"})
 ELSEWHERE = frozenset({"301", "400", "PermanentRedirect", "AuthorizationHeaderMalformed"})
 
 
@@ -76,6 +79,28 @@ class S3Objects:
             f"copy the object to {self._bucket}"
         )
 
+    def problem_with_writing(self, uri: str) -> str | None:
+        """Return why runs cannot write below a prefix, with the remedy, or None.
+
+        A write on a condition that no object fulfills needs the permission, and stores nothing.
+        """
+        bucket, prefix = split_s3_uri(uri)
+        own = self.uri(identity.OUTPUTS_PREFIX)
+        if bucket == self._bucket and not prefix.startswith(identity.OUTPUTS_PREFIX):
+            return f"runs do not write to {uri} of the deployment's own bucket; choose {own}…/"
+        with translated():
+            try:
+                self._client.put_object(
+                    Bucket=bucket, Key=f"{prefix}.runctl", IfMatch='"no-object"', Body=b""
+                )
+            except ClientError as exc:
+                if code_of(exc) in UNFULFILLED:
+                    return None
+                if problem := explain_write(exc, uri, own=own):
+                    return problem
+                raise
+        return None
+
     def read_context(self, uri: str, *, texts: Collection[str]) -> BuildContext:
         """Return what a build would see of a packed project, with the contents of some files."""
         return read_context(self._client, uri, texts=texts)
@@ -120,3 +145,22 @@ class S3Objects:
                 raise NotFoundError(f"there is no bucket {self._bucket}; run `cdk deploy`") from exc
             raise
         return True
+
+
+def explain_write(exc: ClientError, uri: str, *, own: str) -> str:
+    """Return why a write below a prefix was refused, with the remedy; empty for other reasons.
+
+    `own` is where runs may always write.
+    """
+    code = code_of(exc)
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    if code in {"NoSuchBucket", *MISSING}:
+        return f"there is no bucket {bucket}; check the name"
+    if code in FORBIDDEN:
+        return (
+            f"{uri} may not be written ({message_of(exc) or code}); name the bucket in the context "
+            f"`writable_buckets` and deploy again, or choose a prefix below {own}"
+        )
+    if code in ELSEWHERE:
+        return f"{uri} is in another region than this deployment; choose a bucket of this region"
+    return ""

@@ -7,13 +7,11 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from runctl.aws.errors import code_of, message_of, translated
-from runctl.aws.objects import ELSEWHERE, FORBIDDEN
+from runctl.aws.errors import code_of, translated
+from runctl.aws.objects import explain_write
 from runctl.aws.outputs import CHANGED
 from runctl.model import identity
 from runctl.model.shard import CLAIM, PlanHeader
-
-MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 class ProcessingJobs:
@@ -55,7 +53,7 @@ class ProcessingJobs:
             try:
                 answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=2)
             except ClientError as exc:
-                if problem := _problem(exc, uri, own):
+                if problem := explain_write(exc, uri, own=own):
                     return problem
                 raise
         found = [item["Key"] for item in answer.get("Contents", ()) if item["Key"] != prefix]
@@ -76,7 +74,7 @@ class ProcessingJobs:
                 )
             except ClientError as exc:
                 if code_of(exc) not in CHANGED:
-                    if problem := _problem(exc, uri, own):
+                    if problem := explain_write(exc, uri, own=own):
                         return problem
                     raise
             else:
@@ -99,18 +97,3 @@ def _split(uri: str) -> tuple[str, str]:
 
 def _occupied(uri: str, what: str) -> str:
     return f"{uri} holds data already ({what}); remove it, or choose another prefix"
-
-
-def _problem(exc: ClientError, uri: str, own: str) -> str:
-    code = code_of(exc)
-    bucket = _split(uri)[0]
-    if code in {"NoSuchBucket", *MISSING}:
-        return f"there is no bucket {bucket}; check the name"
-    if code in FORBIDDEN:
-        return (
-            f"{uri} may not be written ({message_of(exc) or code}); name the bucket in the context "
-            f"`writable_buckets` and deploy again, or choose a prefix below {own}"
-        )
-    if code in ELSEWHERE:
-        return f"{uri} is in another region than this deployment; choose a bucket of this region"
-    return ""

@@ -2,7 +2,7 @@
 
 from runctl.control.ports import Checkpoints, Services
 from runctl.model.checkpoint import Manifest, name_of
-from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError, RequestError
+from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError, Problem, RequestError
 from runctl.model.evaluation_options import EvaluationOptions, RunReference
 from runctl.model.run import Run
 from runctl.model.subject import Subject, subject_of
@@ -10,12 +10,26 @@ from runctl.model.subject import Subject, subject_of
 MAX_SHOWN = 20
 
 
-def find_subject(services: Services, evaluation: EvaluationOptions) -> Subject | None:
-    """Return the checkpoint of a run that is to be evaluated, None for one that is an input.
+def survey_evaluation(
+    services: Services, evaluation: EvaluationOptions
+) -> tuple[Subject | None, list[Problem]]:
+    """Return the checkpoint of a run that is to be evaluated, and what is wrong with the request.
 
-    None, too, if every checkpoint of a run is, whichever they will be. Raises RequestError, with
-    the remedy, if there is none.
+    There is none for a checkpoint that is an input, or if every one of a run is evaluated.
     """
+    subject, problems = None, []
+    try:
+        subject = _find_subject(services, evaluation)
+    except RequestError as exc:
+        problems.append(Problem("evaluate.checkpoint", str(exc)))
+    output = evaluation.output_prefix
+    if output and (problem := services.objects.problem_with_writing(output)):
+        problems.append(Problem("evaluate.output", problem))
+    return subject, problems
+
+
+def _find_subject(services: Services, evaluation: EvaluationOptions) -> Subject | None:
+    """Return the checkpoint; raises RequestError, with the remedy, if there is none."""
     reference = evaluation.reference
     if reference is None:
         return None

@@ -354,6 +354,10 @@ class Objects(Protocol):
         """Return why a bucket cannot be used from here, with the remedy, or None."""
         ...
 
+    def problem_with_writing(self, uri: str) -> str | None:
+        """Return why runs cannot write below a prefix, with the remedy, or None."""
+        ...
+
     def size_of(self, uri: str) -> int:
         """Return the size of an s3:// object in bytes, 0 if it cannot be read."""
         ...

@@ -7,7 +7,7 @@ from typing import Any
 
 from runctl.control.check_inputs import check_inputs
 from runctl.control.ending import end_leftovers, end_open_attempts
-from runctl.control.find_subject import find_subject, keep_subject
+from runctl.control.find_subject import keep_subject, survey_evaluation
 from runctl.control.image_plan import ImagePlan, plan_image
 from runctl.control.plan_processing import JobPlan, plan_processing, store_plan
 from runctl.control.ports import Services
@@ -131,12 +131,9 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
         services, request.staged_inputs, fields=INPUT_FIELDS
     )
     problems += problems_with_inputs
-    subject = None
-    try:
-        subject = find_subject(services, request.evaluate)
-        input_bytes += 0 if subject is None else subject.size_bytes
-    except RequestError as exc:
-        problems.append(Problem("evaluate.checkpoint", str(exc)))
+    subject, problems_with_evaluation = survey_evaluation(services, request.evaluate)
+    problems += problems_with_evaluation
+    input_bytes += 0 if subject is None else subject.size_bytes
     job_plan, problems_with_job = _plan_job(services, request, execution)
     problems += problems_with_job
     if job_plan is not None:

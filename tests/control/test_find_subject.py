@@ -124,6 +124,15 @@ def test_a_checkpoint_that_was_removed_meanwhile_is_not_kept():
     assert pinned(world) == set()
 
 
+def test_an_output_that_cannot_be_written_is_reported():
+    world = trained(10)
+    world.objects.problems["s3://data/results/"] = "may not be written"
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare(world, f"run:{TRAINED}", output="s3://data/results")
+    assert [problem.field for problem in caught.value.problems] == ["evaluate.output"]
+    assert pinned(world) == set()
+
+
 def test_objects_are_checked_like_inputs_and_named_by_their_fields():
     world = World()
     world.inputs.sizes = {("data", "best.pt"): 3, ("data", "test/1"): 4}
