@@ -1,22 +1,20 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["numpy>=2,<3", "scikit-learn>=1.5"]
+# dependencies = ["numpy>=2,<3"]
 # ///
 """An evaluation in plain NumPy: how well a network of `train_mnist.py` knows handwritten digits.
 
 It runs anywhere: `python evaluate_model.py --checkpoint checkpoints/ --output results/`. The
 checkpoint is a file of the trainer (`epoch-00020.npz`, or `weights.npz` of its outputs) or a folder
-with such files, of which the newest counts. The test data is a file or folder with `.csv` or
-`.csv.gz` files, each line 64 pixels from 0 to 16 and the digit; without any, it is the part of
-scikit-learn's digits that the trainer does not train on.
+with such files, of which the newest counts. The test data is a CSV file or a folder of them, each
+line the digit and its 64 pixels from 0 to 16; by default those of `data/test-digits`, on which the
+trainer does not train.
 
 It writes `metrics.json`, from which runctl takes the result of a run, and `confusion.csv`. In a run
 it saves after each batch, so that an interrupted evaluation continues where it was.
 """
 
 import argparse
-import gzip
-import importlib.util
 import json
 import os
 import sys
@@ -26,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
-TRAINED_ON = 1500
+DIGITS = Path(__file__).parents[1] / "data" / "test-digits"
 
 
 def find_checkpoint(place: Path) -> Path:
@@ -49,27 +47,14 @@ def load_weights(path: Path) -> Arrays:
         return {name: state[names[name]] for name in ("w1", "b1", "w2", "b2")}
 
 
-def read_table(path: Path) -> np.ndarray:
-    """Return the numbers of a CSV file, compressed or not."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt") as lines:
-        return np.loadtxt(lines, delimiter=",", ndmin=2)
-
-
-def load_digits(place: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return images (N, 64) in 0..1 and labels (N,)."""
-    if place is None:
-        package = importlib.util.find_spec("sklearn")  # importing it would take seconds
-        if package is None or package.origin is None:
-            sys.exit("scikit-learn, which contains the digits, is missing: give --test-data")
-        folder = Path(package.origin).parent / "datasets" / "data"
-        table = read_table(folder / "digits.csv.gz")[TRAINED_ON:]
-    else:
-        files = [place] if place.is_file() else sorted(place.rglob("*.csv*"))
-        if not files:
-            sys.exit(f"{place} has no .csv file; each line has 64 pixels and the digit")
-        table = np.concatenate([read_table(path) for path in files])
-    return table[:, :-1] / 16.0, table[:, -1].astype(np.int64)
+def load_digits(place: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return images (N, 64) in 0..1 and labels (N,); the first line of a file names its columns."""
+    files = [place] if place.is_file() else sorted(place.rglob("*.csv"))
+    if not files:
+        sys.exit(f"{place} has no .csv file; each line has the digit and its 64 pixels")
+    tables = [np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2) for path in files]
+    table = np.concatenate(tables)
+    return table[:, 1:] / 16.0, table[:, 0].astype(np.int64)
 
 
 def probabilities(weights: Arrays, images: np.ndarray) -> np.ndarray:
@@ -123,7 +108,7 @@ def main() -> None:
     """Evaluate the checkpoint, batch after batch."""
     parser = argparse.ArgumentParser(description="Evaluate a digit classifier.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="File or folder")
-    parser.add_argument("--test-data", type=Path, help="File or folder (default: packaged digits)")
+    parser.add_argument("--test-data", type=Path, default=DIGITS, help="File or folder")
     parser.add_argument("--output", type=Path, help="Folder for the results")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument(
