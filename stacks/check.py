@@ -159,7 +159,7 @@ if PARENTS:
         *ACCEPTED,
         Accepted(
             rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-(sweep|process)(/\w+)?:\*",
-            where="(SweepMachine|ProcessMachine|PrepareSweep)/Role",
+            where="(SweepMachine|ProcessMachine|PrepareSweep|Reconcile)/Role",
             reason="Children of a Distributed Map have names that Step Functions chooses.",
         ),
         Accepted(

@@ -58,6 +58,12 @@ def instance_role(
             [storage.table.table_arn],
             {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["RUN#*"]}},
         ),
+        # An instance that waits for another run of its group.
+        _allow(
+            ["dynamodb:GetItem", "dynamodb:UpdateItem"],
+            [storage.table.table_arn],
+            {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["WARM#*"]}},
+        ),
         # Step Functions grants this per state machine, not per execution: only the token ties a
         # report to its attempt.
         _allow(

@@ -201,6 +201,7 @@ class OrchestrationStack(Stack):
             *end,
             can.commands(),
             can.stop_executions(),
+            can.list_unsettled_runs(),
             oldest_event=MAX_CHANGE_AGE,
         )
         self._add(
@@ -208,7 +209,7 @@ class OrchestrationStack(Stack):
             RECONCILING,
             *end,
             can.commands(),
-            can.executions(),
+            can.executions(*PARENTS),
             can.list_unsettled_runs(),
             can.all_machines(),
             can.machine_statuses(),

@@ -4,34 +4,37 @@ import argparse
 import gc
 import logging
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from datetime import datetime, timedelta, timezone
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from runctl.agent.attempt import AttemptRunner
 from runctl.agent.instance import processes
+from runctl.agent.instance.assignment import write_assignment
+from runctl.agent.instance.forgetting import forget_run
 from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.agent.instance.instance_store import use_instance_store
 from runctl.agent.instance.settings import Paths, Settings, read_paths, read_settings
 from runctl.agent.reporting.agent_log import MaskedFormatter, OwnLog
+from runctl.agent.reporting.heartbeat import touch
 from runctl.agent.reporting.logs import LogShipper
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.runtime.container_runtime import ContainerRuntime
 from runctl.agent.runtime.host_runtime import HostRuntime
 from runctl.agent.signals import request_files
-from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
+from runctl.agent.signals.mailbox import Mailbox
 from runctl.agent.signals.request_files import Request
+from runctl.agent.signals.termination import Termination
 from runctl.agent.signals.watcher import InterruptionWatcher
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.deployment import Deployment
 from runctl.aws.services import AwsServices
 from runctl.model import identity
 from runctl.model.errors import RunctlError
+from runctl.model.node import NodeId
 
 FLUSH = timedelta(seconds=15)
 
@@ -66,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(paths: Paths) -> int:
-    """Run the attempt on this instance."""
+    """Run the attempt on this instance and, in a group, those that follow it here."""
     # A snapshot of 10,000 files creates some 100,000 objects at once, none of them garbage. With
     # the default threshold of 700 new objects the collector would take a third of the time.
     gc.freeze()
@@ -74,19 +77,42 @@ def run(paths: Paths) -> int:
     # Before anything is written; the disks of a machine that belongs to somebody are left alone.
     said = "" if os.environ.get("RUNCTL_RUN_ID") else use_instance_store(paths)
     paths.make()
-    mask = SecretMask()
-    own_log = OwnLog(paths.agent_log)
-    _log_to(own_log, mask)
+    processes.become_subreaper()
+    own_log, mask = _open_log(paths)
     if said:
         logger.info(said)
-    processes.become_subreaper()
     settings = _settings()
-    logger.info("attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id)
     services = _services(settings)
-    mailbox = Mailbox()
-    _end_on_sigterm(mailbox)
-    watch = InterruptionWatcher(Metadata(), paths, mailbox)
-    watch.start()
+    termination = Termination()
+    termination.install()
+    mailbox, watch = _watch(paths, termination)
+    while True:
+        logger.info(
+            "attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id
+        )
+        runner, shut_down = _run_attempt(settings, services, own_log, mailbox, mask)
+        watch.stop()
+        if runner.offer is None:
+            break
+        forget_run(paths)
+        own_log, mask = _open_log(paths)
+        mailbox, watch = _watch(paths, termination)
+        # After a notice this withdraws the offer at once.
+        node = runner.offer.wait(mailbox, is_noticed=paths.notice.exists)
+        if node is None:
+            shut_down = not paths.notice.exists()
+            break
+        settings = _go_on(settings, node)
+    if shut_down and not settings.is_existing_instance:
+        logger.info("shutting down")
+        subprocess.run(["shutdown", "-h", "now"], check=False)
+    return 0
+
+
+def _run_attempt(
+    settings: Settings, services: AwsServices, own_log: OwnLog, mailbox: Mailbox, mask: SecretMask
+) -> tuple[AttemptRunner, bool]:
+    """Run one attempt; return its runner, and whether the instance may shut down now."""
     shipper = _shipper(services, settings, own_log, mask)
     shipper.start()
     runner = AttemptRunner(
@@ -95,7 +121,7 @@ def run(paths: Paths) -> int:
         lambda engine: (
             HostRuntime(on_exit=mailbox.wake)
             if engine is None
-            else ContainerRuntime(engine, paths, on_exit=mailbox.wake)
+            else ContainerRuntime(engine, settings.paths, on_exit=mailbox.wake)
         ),
         mailbox=mailbox,
         vendor=vendor_folder(),
@@ -106,11 +132,31 @@ def run(paths: Paths) -> int:
     _store_own_log(services, settings, own_log)
     shipper.stop(within=FLUSH)
     runner.finish_background_work()
-    watch.stop()
-    if shut_down and not settings.is_existing_instance:
-        logger.info("shutting down")
-        subprocess.run(["shutdown", "-h", "now"], check=False)
-    return 0
+    return runner, shut_down
+
+
+def _go_on(settings: Settings, node: NodeId) -> Settings:
+    """Take the next attempt; an agent that is started again finds it in a file."""
+    paths = settings.paths
+    write_assignment(paths.assignment, node)
+    paths.failures.unlink(missing_ok=True)
+    touch(paths.lease)
+    return replace(settings, run_id=node.run_id, attempt=node.attempt, rank=node.rank)
+
+
+def _open_log(paths: Paths) -> tuple[OwnLog, SecretMask]:
+    mask, own_log = SecretMask(), OwnLog(paths.agent_log)
+    _log_to(own_log, mask)
+    return own_log, mask
+
+
+def _watch(paths: Paths, termination: Termination) -> tuple[Mailbox, InterruptionWatcher]:
+    """Begin to watch for requests to the next attempt."""
+    mailbox = Mailbox()
+    termination.inform(mailbox)
+    watch = InterruptionWatcher(Metadata(), paths, mailbox)
+    watch.start()
+    return mailbox, watch
 
 
 def check() -> int:
@@ -210,26 +256,6 @@ def _log_to(own_log: OwnLog, mask: SecretMask) -> None:
     # botocore logs requests with their headers at DEBUG; never let it.
     logging.getLogger("botocore").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
-
-
-def _end_on_sigterm(mailbox: Mailbox) -> None:
-    """Drain when the service is stopped, most likely by the shutdown of the system."""
-
-    def end() -> None:
-        mailbox.end(
-            StopRequest(
-                cause=StopCause.SHUTDOWN,
-                reason="the instance is shutting down",
-                detected=datetime.now(timezone.utc),
-                deadline=datetime.now(timezone.utc) + timedelta(seconds=80),
-            )
-        )
-
-    def handle(_number: int, _frame: Any) -> None:
-        # In a thread: the handler may have interrupted a holder of the mailbox's lock.
-        threading.Thread(target=end, daemon=True).start()
-
-    signal.signal(signal.SIGTERM, handle)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.reporting.task_token import TaskToken
+from runctl.agent.reporting.warm_offer import WarmOffer
 from runctl.agent.runtime.credentials import CredentialsEndpoint
 from runctl.agent.runtime.engine import Engine
 from runctl.agent.runtime.fence import prove_fence, require_fence
@@ -36,13 +37,14 @@ from runctl.agent.signals.mailbox import Mailbox
 from runctl.agent.signals.waiting import CHECK, CancellableWait, EndedEarlyError
 from runctl.agent.supervision import Supervision
 from runctl.aws.services import AwsServices
-from runctl.model.errors import RefusedError, RequestError
+from runctl.model.errors import RefusedError, RequestError, RunctlError
 from runctl.model.index_variables import index_variables
 from runctl.model.kinds import ENVIRONMENT, PROCESS, policy_of
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import RunRequest
 from runctl.model.secret_references import references_in
 from runctl.policy.gpus import has_nvidia_gpus
+from runctl.policy.warm import may_wait
 
 MAX_FAILURES = 3
 
@@ -134,22 +136,48 @@ class AttemptRunner:
             mailbox=mailbox,
         )
         self._step: int | None = None
+        self._group = ""
+        self.offer: WarmOffer | None = None
 
     def run(self) -> bool:
         """Run the attempt; return whether the instance should shut down now."""
         if self._final_report.was_sent():
             logger.info("the attempt was reported already")
+            self._find_group()
+            self._make_offer()
             return not self._paths.notice.exists()
         self._progress.mark("booted")
         self._heartbeat.start(self._preparation.prefetch)
         outcome = self._outcome()
         if self._runtime is not None:
             self._runtime.kill_all()
+        if may_wait(outcome):
+            self._make_offer()
         if outcome is not None:
             self._final_report.send(outcome)
         self._heartbeat.stop()
         # After a notice EC2 takes the instance, and charges nothing in its first hour if we wait.
-        return self._mailbox.noticed_at is None and not self._paths.notice.exists()
+        return not self._is_noticed()
+
+    def _find_group(self) -> None:
+        """Find out whether an earlier agent has offered this instance to another run."""
+        try:
+            run = self._services.ledger.find_run(self._settings.run_id)
+        except RunctlError as exc:
+            logger.warning("the ledger cannot be read: %s", exc)
+        else:
+            self._group = "" if run is None else run.request.group
+
+    def _make_offer(self) -> None:
+        """Offer this instance to the next run of the group, unless EC2 takes it."""
+        if not self._group or self._settings.is_existing_instance or self._is_noticed():
+            return
+        offer = WarmOffer(self._services.groups, self._settings, self._group)
+        if offer.make():
+            self.offer = offer
+
+    def _is_noticed(self) -> bool:
+        return self._mailbox.noticed_at is not None or self._paths.notice.exists()
 
     def finish_background_work(self) -> None:
         """Do the work that need not delay the report."""
@@ -178,6 +206,7 @@ class AttemptRunner:
         require_fence(self._paths)
         run = self._preparation.read_run()
         request = run.request
+        self._group = request.group
         self._secrets.expect(request.program.env)
         if output := request.evaluate.output_prefix:
             self._final_report.copy_outputs_to(

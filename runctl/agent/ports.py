@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from runctl.model.group import WarmInstance
 from runctl.model.input_sources import InputSource, StoredObject
+from runctl.model.node import NodeId
 from runctl.model.object_checksums import Checksum
 
 
@@ -112,6 +114,22 @@ class Outputs(Protocol):
 
         OSError if the file cannot be read.
         """
+        ...
+
+
+class WarmItems(Protocol):
+    """What the ledger knows of this instance between two runs of a group."""
+
+    def offer_warm(self, offer: WarmInstance) -> WarmInstance:
+        """Record that this instance waits for another run; return what the ledger holds."""
+        ...
+
+    def find_warm(self, group_id: str, instance_id: str) -> WarmInstance | None:
+        """Return what is known of it, read consistently, or None."""
+        ...
+
+    def leave_warm(self, group_id: str, instance_id: str, *, node: NodeId) -> WarmInstance | None:
+        """Record that it ends, unless it was claimed; return what the ledger holds."""
         ...
 
 

@@ -28,7 +28,6 @@ class WarmLedger(NodeLedger):
             "group_id": offer.group_id,
             "instance_id": offer.instance_id,
             "rank": offer.node.rank,
-            "pool": offer.pool,
             "disk_bytes": offer.disk_bytes,
             "stage": WarmStage.OFFERED.value,
             **_node_values(offer.node),
@@ -46,18 +45,26 @@ class WarmLedger(NodeLedger):
         return self.find_warm(offer.group_id, offer.instance_id) or offer
 
     def keep_warm(
-        self, group_id: str, instance_id: str, *, node: NodeId, keep_seconds: int, now: datetime
+        self,
+        group_id: str,
+        instance_id: str,
+        *,
+        node: NodeId,
+        pool: str,
+        keep_seconds: int,
+        now: datetime,
     ) -> bool:
         """Let an offered instance wait for a claim; return whether it waits, or waited before."""
         item = self._table.update(
             identity.warm_key(group_id, instance_id),
-            update="SET #stage = :waiting, #since = :now, #keep_seconds = :keep",
+            update="SET #stage = :waiting, #since = :now, #keep_seconds = :keep, #pool = :pool",
             condition=f"#stage = :offered AND {_IS_NODE}",
             values={
                 "waiting": WarmStage.WAITING.value,
                 "offered": WarmStage.OFFERED.value,
                 "now": text_of(now),
                 "keep": keep_seconds,
+                "pool": pool,
                 **_node_values(node),
             },
         )

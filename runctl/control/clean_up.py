@@ -9,12 +9,14 @@ from runctl.control.ending import (
     live_machines,
     may_end,
 )
+from runctl.control.ending_groups import end_group
 from runctl.control.find_subject import release_subjects
 from runctl.control.notifications import notify_end
 from runctl.control.ports import Services
 from runctl.control.results import CleanUpResult, CleanUpStatus
 from runctl.model import errors
 from runctl.model.excerpt import shorten_reason
+from runctl.model.group import Group
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import Attempt
 
@@ -24,19 +26,20 @@ ABORTED = "ABORTED"
 def clean_up(
     services: Services, *, execution_arn: str, name: str, status: str, cause: str = ""
 ) -> CleanUpResult:
-    """End the run of an execution, its attempts and its machines; this may be repeated.
+    """End the run or group of an execution, its attempts and its machines; this may be repeated.
 
     The state machine calls it after an unexpected error, and the status-change event of every
     execution that ended calls it, too: after FinishRun there is nothing left to do.
     """
+    group_id = services.groups.find_group_of_execution(name)
+    group = services.groups.find_group(group_id) if group_id else None
+    if group is not None and group.execution_arn == execution_arn:
+        return _clean_up_group(services, group, status=status, cause=cause)
     run_id = services.ledger.find_run_of_execution(name)
     run = services.ledger.find_run(run_id) if run_id else None
     if run is None:
         return CleanUpResult(status=CleanUpStatus.NOT_OURS)
-    stopped = status == ABORTED
-    reason = shorten_reason(_plain(cause)) or (
-        "the execution was stopped" if stopped else f"the execution ended: {status.lower()}"
-    )
+    stopped, reason = status == ABORTED, _reason(status, cause)
     # First, to prevent further launches.
     run = services.ledger.end_run(
         run.run_id,
@@ -67,6 +70,30 @@ def clean_up(
         attempts_ended=tuple(ended),
         asked_to_stop=tuple(asked),
         terminated=tuple(terminated),
+    )
+
+
+def _clean_up_group(services: Services, group: Group, *, status: str, cause: str) -> CleanUpResult:
+    """End a group after its parent execution: its members, and what waits for one."""
+    ended = end_group(
+        services,
+        group.group_id,
+        status=RunStatus.STOPPED if status == ABORTED else RunStatus.FAILED,
+        reason=_reason(status, cause),
+        execution_arn=group.execution_arn,
+    )
+    return CleanUpResult(
+        status=CleanUpStatus.CLEANED,
+        group_id=group.group_id,
+        run_status=ended.group.ended,
+        asked_to_stop=ended.left,
+    )
+
+
+def _reason(status: str, cause: str) -> str:
+    was_stopped = status == ABORTED
+    return shorten_reason(_plain(cause)) or (
+        "the execution was stopped" if was_stopped else f"the execution ended: {status.lower()}"
     )
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from runctl.control.ports import Services
 from runctl.control.results import ReportStatus, TrainReport
+from runctl.control.warm_instances import holder_of
 from runctl.model.machine import Machine
 from runctl.model.node import Node
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -118,22 +119,39 @@ def live_machines(
     """Yield every live machine of `attempts`, all of one run.
 
     Tags and ledger are joined: a machine that was never recorded has only its tags, and a machine
-    that is too new for EC2's index has only its record.
+    that is too new for EC2's index has only its record. Of a group, a machine that has gone on to
+    another run, or waits for one, is not among them.
     """
     if not attempts:
         return
+    found = list(_recorded_or_tagged(services, attempts))
+    run = services.ledger.find_run(attempts[0].run_id) if found else None
     by_number = {attempt.number: attempt for attempt in attempts}
-    tagged = services.fleet.find_by_run(attempts[0].run_id)
-    for machine in tagged:
-        if machine.attempt in by_number:
-            yield by_number[machine.attempt], machine
-    tagged_ids = {machine.instance_id for machine in tagged}
+    for attempt, machine in found:
+        if run is None or not run.request.group:
+            yield attempt, machine
+            continue
+        holder = holder_of(services, run, by_number, attempt, machine.instance_id)
+        if holder is not None:
+            yield holder, machine
+
+
+def _recorded_or_tagged(
+    services: Services, attempts: Sequence[Attempt]
+) -> Iterator[tuple[Attempt, Machine]]:
+    by_number = {attempt.number: attempt for attempt in attempts}
     recorded = {
         node.instance_id: (attempt, node)
         for attempt in attempts
         for node in attempt.nodes
-        if node.instance_id and node.instance_id not in tagged_ids
+        if node.instance_id
     }
+    for machine in services.fleet.find_by_run(attempts[0].run_id):
+        record = recorded.pop(machine.instance_id, None)
+        if machine.attempt in by_number:
+            yield by_number[machine.attempt], machine
+        elif record is not None:
+            yield record[0], machine
     known = {machine.instance_id: machine for machine in services.fleet.describe([*recorded])}
     for instance_id, (attempt, node) in recorded.items():
         found = known.get(instance_id) or _too_new(services, attempt, node)

@@ -5,6 +5,7 @@ from runctl.control.find_subject import release_subjects
 from runctl.control.notifications import notify_end
 from runctl.control.ports import Services
 from runctl.control.results import RunResult
+from runctl.control.warm_instances import keep_warm
 from runctl.model.errors import RunEndedError
 from runctl.model.identity import output_prefix
 from runctl.model.outcome import RunStatus
@@ -28,6 +29,9 @@ def finish_run(
     )
     if execution_arn not in {None, run.execution_arn}:
         raise RunEndedError(f"the run {run_id} belongs to the execution {run.execution}")
+    if (run.ended, run.reason) == (RunStatus(status), reason):
+        # Otherwise the execution was stopped meanwhile, and an agent may yet be asked to stop.
+        keep_warm(services, run)
     end_open_attempts(services, run_id, reason="the run has ended")
     end_leftovers(services, run_id)
     release_subjects(services, run)

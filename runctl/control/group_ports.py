@@ -78,11 +78,19 @@ class GroupLedger(Protocol):
         ...
 
     def keep_warm(
-        self, group_id: str, instance_id: str, *, node: NodeId, keep_seconds: int, now: datetime
+        self,
+        group_id: str,
+        instance_id: str,
+        *,
+        node: NodeId,
+        pool: str,
+        keep_seconds: int,
+        now: datetime,
     ) -> bool:
         """Let an offered instance wait for a claim; return whether it waits, or waited before.
 
-        False if its agent, the one of `node`, has offered nothing or left.
+        `pool` is where it was launched, which its agent does not know. False if its agent, the one
+        of `node`, has offered nothing or left.
         """
         ...
 

@@ -8,6 +8,7 @@ from runctl.control.ending import report_unheard
 from runctl.control.instance_lookup import find_node
 from runctl.control.ports import Services
 from runctl.control.results import InstanceChangeResult, InstanceChangeStatus
+from runctl.control.warm_instances import release
 from runctl.model.ec2_events import read_instance_id
 from runctl.model.launch_failure import explain_launch_failure
 from runctl.model.node import Node
@@ -45,6 +46,9 @@ def handle_instance_change(
     if state not in GONE:
         return _result(attempt, InstanceChangeStatus.STILL_RUNNING)
     if attempt.stage is AttemptStage.ENDED:
+        run = services.ledger.find_run(attempt.run_id)
+        if release(services, run, node.node_id, instance_id):
+            return handle_instance_change(services, instance_id, state)
         return _result(attempt, InstanceChangeStatus.ALREADY_ENDED)
     services.ledger.record_gone(node.node_id)
     consequence = on_node_loss(attempt, attempt.nodes, node, loss=Loss.GONE)

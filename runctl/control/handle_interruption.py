@@ -9,6 +9,7 @@ from runctl.control.instance_lookup import find_node
 from runctl.control.launch_instances import launch_instances
 from runctl.control.ports import Services
 from runctl.control.results import InterruptionResult, InterruptionStatus, LaunchedAttempt
+from runctl.control.warm_instances import release
 from runctl.model.decision import DecisionKind, decide
 from runctl.model.ec2_events import EventKind, read_event
 from runctl.model.errors import RunEndedError
@@ -51,6 +52,10 @@ def handle_interruption(
     run, attempt, node = found
     # Late or delivered again: the state machine is ahead, and decides what follows.
     if attempt.stage is AttemptStage.ENDED or run.ended is not None:
+        if run.request.group:
+            services.ledger.record_notice(node.node_id, now=services.clock.now())
+            if release(services, run, node.node_id, instance_id):
+                return handle_interruption(services, instance_id, deadline=deadline)
         return _result(attempt, InterruptionStatus.ALREADY_ENDED)
     services.ledger.record_notice(node.node_id, now=services.clock.now())
     consequence = on_node_loss(attempt, attempt.nodes, node, loss=Loss.ANNOUNCED)

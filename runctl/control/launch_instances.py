@@ -6,6 +6,7 @@ from runctl.control.ending import terminate_orphans
 from runctl.control.ports import Services
 from runctl.control.results import LaunchedAttempt, UnlaunchedAttempt
 from runctl.control.use_existing_instance import use_existing_instance
+from runctl.control.warm_instances import claim_warm
 from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, TransientError
 from runctl.model.machine import LaunchResult
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -72,10 +73,12 @@ def _launch(
         observed, result = _replay(services, observed, attempt)
         if result.instance_ids:
             return _record(services, attempt, result)
+    else:
+        attempt = claim_warm(services, observed, attempt, number)
     while attempt is None or attempt.stage is AttemptStage.LAUNCHING:
         plan = policy.plan(_look_up(services, observed, policy))
         if not isinstance(plan, Launch):
-            attempt = attempt or _open(services, run, number, Launched(plan=plan.reason))
+            attempt = _record_plan(services, run, number, attempt, plan.reason)
             return _refused(attempt, _outcome_of(plan))
         launch_try = 1 if attempt is None else attempt.launch_try + 1
         request = services.fleet.build_request(
@@ -94,6 +97,16 @@ def _launch(
             return _record(services, attempt, result)
         observed = replace(observed, asked=(*observed.asked, result.market))
     return _known(services, attempt)
+
+
+def _record_plan(
+    services: Services, run: Run, number: int, attempt: Attempt | None, reason: str
+) -> Attempt:
+    """Record why nothing is requested, unless an earlier request explains it."""
+    if attempt is not None and not attempt.is_on_warm_instance:
+        return attempt
+    launch_try = 1 if attempt is None else attempt.launch_try + 1
+    return _open(services, run, number, Launched(plan=reason), launch_try=launch_try)
 
 
 def _replay(

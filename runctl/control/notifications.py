@@ -10,16 +10,18 @@ logger = logging.getLogger(__name__)
 
 
 def notify_end(services: Services, run: Run, *, attempts: int) -> bool:
-    """Publish the run's end unless that was done; return whether this call did.
+    """Publish the run's end unless that was done; return whether this call settled it.
 
     It never raises, because a message that cannot be sent must not delay a run's end. The end is
     marked as notified only after the message was sent. So the clean-up that follows every execution
-    makes up for a failed FinishRun, and a crash between the two sends the message twice.
+    makes up for a failed FinishRun, and a crash between the two sends the message twice. For a
+    group, only its own end is published: it may have thousands of runs.
     """
     if run.ended_at is None or run.is_settled:
         return False
     try:
-        services.notices.publish(subject=_subject(run), body=_body(services, run, attempts))
+        if not run.request.group:
+            services.notices.publish(subject=_subject(run), body=_body(services, run, attempts))
         services.ledger.record_notified(run.run_id, end=run.ended_at)
     except Exception:
         logger.exception("the notification about the end of the run %s failed", run.run_id)

@@ -218,6 +218,10 @@ def problems_with_the_world(services: Services, request: RunRequest) -> list[Pro
         problem := problem_with_deadline(request.limits.deadline, services.clock.now())
     ):
         found.append(Problem("deadline", problem))
+    if request.group and services.groups.find_group(request.group) is None:
+        found.append(
+            Problem("group", f"there is no group {request.group}; only its state machine sets this")
+        )
     return found
 
 

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from runctl.control.check_machines import check_machines
 from runctl.control.clean_up import clean_up
+from runctl.control.ending_groups import end_abandoned_group
 from runctl.control.instance_lookup import machines_by_run
 from runctl.control.ports import Services
 from runctl.control.results import ReconcileResult
@@ -15,10 +17,12 @@ from runctl.model.machine import Machine
 from runctl.model.run import Run
 from runctl.policy.image_retention import unused_images
 from runctl.policy.reconciling import is_abandoned, is_left_over, is_spent
+from runctl.policy.warm import overdue_since
 
 logger = logging.getLogger(__name__)
 
 FLEETS = "fleets"
+GROUPS = "groups"
 CHECKS = "status checks"
 IMAGES = "images"
 
@@ -42,6 +46,11 @@ def reconcile(services: Services) -> ReconcileResult:
     ]
     for run_id in unsettled:
         _try(failed, run_id, partial(services.ledger.refresh_summary, run_id))
+    cleaned += [
+        group_id
+        for group_id in _try(failed, GROUPS, services.groups.list_unsettled_groups) or ()
+        if _try(failed, group_id, partial(end_abandoned_group, services, group_id))
+    ]
     checked = _try(
         failed, CHECKS, lambda: check_machines(services, unsettled, partial(_try, failed))
     )
@@ -73,7 +82,35 @@ def left_over_machines(
     run = services.ledger.find_run(run_id) if run_id else None
     attempts = services.ledger.attempts(run_id) if run_id else []
     now = services.clock.now()
+    if run is not None and run.request.group:
+        group_id = run.request.group
+        return [each for each in machines if _is_left_over_of_group(services, group_id, run, each)]
     return [machine for machine in machines if is_left_over(machine, run, attempts, now=now)]
+
+
+def _is_left_over_of_group(services: Services, group_id: str, run: Run, machine: Machine) -> bool:
+    """Decide by what a machine does now: its tags name only the first run that it had."""
+    owner = services.ledger.find_instance(machine.instance_id)
+    if owner is not None and owner.run_id != run.run_id:
+        run = services.ledger.find_run(owner.run_id) or run
+    return is_left_over(
+        machine,
+        run,
+        services.ledger.attempts(run.run_id),
+        now=services.clock.now(),
+        waits_until=_waits_until(services, group_id, machine.instance_id),
+    )
+
+
+def _waits_until(services: Services, group_id: str, instance_id: str) -> datetime | None:
+    """Return until when a warm instance waits: until its time is up, or its group has ended."""
+    warm = services.groups.find_warm(group_id, instance_id)
+    until = None if warm is None else overdue_since(warm)
+    if until is None:
+        return None
+    group = services.groups.find_group(group_id)
+    ended_at = None if group is None else group.ended_at
+    return until if ended_at is None else min(until, ended_at)
 
 
 def spent_fleets(services: Services) -> list[InstantFleet]:

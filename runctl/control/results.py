@@ -183,10 +183,11 @@ class CleanUpStatus(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class CleanUpResult(Result):
-    """CleanUp: what was ended; the lists are set if the run was cleaned up."""
+    """CleanUp: what was ended; the lists are set if the run or the group was cleaned up."""
 
     status: CleanUpStatus
     run_id: str | None = None
+    group_id: str | None = None
     run_status: RunStatus | None = None
     attempts_ended: tuple[int, ...] | None = None
     asked_to_stop: tuple[str, ...] | None = None

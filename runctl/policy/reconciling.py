@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine
@@ -23,7 +24,26 @@ STALE = timedelta(days=7)
 GOING_ON = frozenset({"RUNNING", "PENDING_REDRIVE"})
 
 
-def is_abandoned(run: Run, execution_status: str, *, now: datetime) -> bool:
+class Unsettled(Protocol):
+    """A run or a group, as far as its end is concerned."""
+
+    @property
+    def started_at(self) -> datetime:
+        """When it began."""
+        ...
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it ended."""
+        ...
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its end is complete."""
+        ...
+
+
+def is_abandoned(run: Unsettled, execution_status: str, *, now: datetime) -> bool:
     """Return whether nothing will end the run, or complete its end, any more.
 
     `execution_status` is empty for an unknown execution. DescribeExecution is eventually
@@ -37,13 +57,18 @@ def is_abandoned(run: Run, execution_status: str, *, now: datetime) -> bool:
 
 
 def is_left_over(
-    machine: Machine, run: Run | None, attempts: Sequence[Attempt], *, now: datetime
+    machine: Machine,
+    run: Run | None,
+    attempts: Sequence[Attempt],
+    *,
+    now: datetime,
+    waits_until: datetime | None = None,
 ) -> bool:
     """Return whether the machine is unwanted, nothing else will terminate it, and we may.
 
     `run` and `attempts` are what the ledger holds of the run that its tag names, or that uses it as
     an existing instance. A machine that its owner keeps is wanted until then, and after that by its
-    run.
+    run. A warm instance `waits_until` then for a further run of its group.
     """
     if machine.state not in {"pending", "running"} or machine.launched_at is None:
         return False
@@ -52,7 +77,7 @@ def is_left_over(
     attempt = _attempt_of(machine, attempts)
     if run is None:
         return now - machine.launched_at >= YOUNG
-    since = _unwanted_since(run, attempt, attempts)
+    since = waits_until or _unwanted_since(run, attempt, attempts)
     if since is None and _is_stray(machine, attempt):
         since = machine.launched_at
     if since is None or now - since < _allowed_time(attempt, machine.instance_id, now=now):
@@ -88,10 +113,11 @@ def is_spent(
 
 
 def _attempt_of(machine: Machine, attempts: Sequence[Attempt]) -> Attempt | None:
-    if machine.attempt is not None:
-        return next((attempt for attempt in attempts if attempt.number == machine.attempt), None)
-    # An existing instance has no tag of the run, only the ledger's record.
-    return next((attempt for attempt in attempts if attempt.node_of(machine.instance_id)), None)
+    # An existing instance has no tag of the run, and a warm one those of its first attempt.
+    recorded = [attempt for attempt in attempts if attempt.node_of(machine.instance_id)]
+    if recorded:
+        return recorded[-1]
+    return next((attempt for attempt in attempts if attempt.number == machine.attempt), None)
 
 
 def _is_stray(machine: Machine, attempt: Attempt | None) -> bool:

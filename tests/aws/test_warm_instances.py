@@ -21,9 +21,7 @@ NOW = START
 LATER = NOW + timedelta(minutes=1)
 POOL = "m5.large/z/spot"
 FIRST, SECOND = NodeId("run-1", 1, 0), NodeId("run-2", 1, 0)
-OFFER = WarmInstance(
-    group_id="group", instance_id="i-1", node=FIRST, pool=POOL, disk_bytes=50 * 2**30
-)
+OFFER = WarmInstance(group_id="group", instance_id="i-1", node=FIRST, disk_bytes=50 * 2**30)
 
 
 @pytest.fixture(params=["table", "memory"])
@@ -55,7 +53,7 @@ def groups(both):
 
 
 def keep(groups, node=FIRST, now=NOW):
-    return groups.keep_warm("group", "i-1", node=node, keep_seconds=60, now=now)
+    return groups.keep_warm("group", "i-1", node=node, pool=POOL, keep_seconds=60, now=now)
 
 
 def waiting(groups):
@@ -167,7 +165,7 @@ def test_an_instance_goes_from_run_to_run(ledger, groups):
     assert groups.offer_warm(OFFER).stage is WarmStage.CLAIMED
     assert keep(groups)
     assert groups.find_warm("group", "i-1").stage is WarmStage.CLAIMED
-    groups.offer_warm(WarmInstance(group_id="group", instance_id="i-1", node=SECOND, pool=POOL))
+    groups.offer_warm(WarmInstance(group_id="group", instance_id="i-1", node=SECOND))
     assert keep(groups, SECOND)
     assert claim(ledger, groups, groups.find_warm("group", "i-1"), "run-3").was_launched
     assert ledger.find_instance("i-1") == NodeId("run-3", 1, 0)

@@ -539,14 +539,21 @@ class MemoryGroups:
         return self.warm[offer.group_id, offer.instance_id]
 
     def keep_warm(
-        self, group_id: str, instance_id: str, *, node: NodeId, keep_seconds: int, now: datetime
+        self,
+        group_id: str,
+        instance_id: str,
+        *,
+        node: NodeId,
+        pool: str,
+        keep_seconds: int,
+        now: datetime,
     ) -> bool:
         held = self.find_warm(group_id, instance_id)
         if held is None:
             return False
         if held.stage is WarmStage.OFFERED and held.node == node:
             self.warm[group_id, instance_id] = replace(
-                held, stage=WarmStage.WAITING, since=now, keep_seconds=keep_seconds
+                held, stage=WarmStage.WAITING, since=now, keep_seconds=keep_seconds, pool=pool
             )
             return True
         return held.stage is WarmStage.WAITING or held.node != node

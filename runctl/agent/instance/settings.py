@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runctl.agent.instance.assignment import read_assignment
 from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.model.errors import SettingsError
 from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
@@ -123,6 +124,11 @@ class Paths:
         return self.runtime / "reported"
 
     @property
+    def assignment(self) -> Path:
+        """The attempt that this instance has, if it is not the one that its tags name."""
+        return self.state / "assignment.json"
+
+    @property
     def failures(self) -> Path:
         """The number of times that the agent itself failed, as the length of the file."""
         return self.runtime / "failures"
@@ -206,6 +212,8 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
         # A machine that existed before the run has no tags of it, or none in its metadata.
         run_id: str | None = environ["RUNCTL_RUN_ID"]
         attempt = int(environ["RUNCTL_ATTEMPT"])
+    elif assigned := read_assignment(read_paths(environ).assignment):
+        run_id, attempt = assigned.run_id, assigned.attempt
     else:
         run_id, attempt = metadata.get(f"tags/instance/{RUN_TAG}"), _attempt(metadata)
     instance_id = metadata.get("instance-id")

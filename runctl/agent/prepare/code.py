@@ -33,11 +33,13 @@ def fetch_code(blobs: Blobs, request: RunRequest, project: Path) -> str:
     note_path(project).unlink(missing_ok=True)
     if request.program.code:
         archive = project.with_name("code.tar.gz")
-        _download(blobs, request.program.code, archive)
+        if not _is_kept(archive, request.program.code):
+            _download(blobs, request.program.code, archive)
         unpack(archive, project)
         note = read_header(archive, PAX_KEY)
         note_path(project).write_text(note, encoding="utf-8", errors="replace")
-        archive.unlink()
+        if not request.group:  # the next run of a group mostly has the same code
+            archive.unlink()
     script = request.program.script
     if script.startswith("s3://"):
         name = script.rpartition("/")[2]
@@ -46,6 +48,18 @@ def fetch_code(blobs: Blobs, request: RunRequest, project: Path) -> str:
     if script and not (project / script).is_file():
         raise RequestError(f"script: {script!r} is not in the code archive {request.program.code}")
     return script
+
+
+def _is_kept(archive: Path, uri: str) -> bool:
+    """Whether an earlier run on this instance has left the archive, whole and unchanged."""
+    expected = PACKED.search(uri)
+    if expected is None or archive.is_symlink() or not archive.is_file():
+        return False
+    digest = hashlib.sha256()
+    with archive.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest() == expected[1]
 
 
 def note_path(project: Path) -> Path:

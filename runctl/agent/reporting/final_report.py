@@ -56,7 +56,16 @@ class FinalReport:
 
     def was_sent(self) -> bool:
         """Whether an earlier agent on this instance has reported already."""
-        return self._settings.paths.reported.exists()
+        try:
+            reported = self._settings.paths.reported.read_text()
+        except OSError:
+            return False
+        # On a warm instance the marker may be that of the attempt before.
+        return reported in {"", self._mark}
+
+    @property
+    def _mark(self) -> str:
+        return f"{self._settings.run_id}/{self._settings.attempt}"
 
     def send(self, outcome: Outcome) -> None:
         """Store the last instants, then report: after that the fence may move at any moment."""
@@ -75,7 +84,7 @@ class FinalReport:
         if report(self._workflow, self._token, outcome, within=within):
             reach("drain.reported")
             with contextlib.suppress(OSError):
-                self._settings.paths.reported.touch()
+                self._settings.paths.reported.write_text(self._mark)
         is_cut_short = outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}
         if is_cut_short and self._token.has_arrived():
             # The checkpoint is safe; the outputs so far are uploaded while the instance lives.

@@ -1,0 +1,36 @@
+"""What an instance forgets between two runs of a group: everything of the last one."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from runctl.agent.instance.settings import Paths
+
+# Kept: environments and images, which the runs of a group share; inputs, of which the staging keeps
+# what has not changed and the next run names, too; the kept archive of the code, which is verified.
+_FOLDERS = ("project", "checkpoint", "partial", "output", "incoming", "incoming-partial", "log")
+
+
+def forget_run(paths: Paths) -> None:
+    """Remove the files of the last run, its secrets and its requests.
+
+    The marker of its report stays until the next attempt is recorded: an agent that is started
+    again in between must not repeat the attempt.
+    """
+    for name in _FOLDERS:
+        folder = paths.state / name
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in (paths.metrics, paths.state / "left-out.json"):
+        _unlink(path)
+    for path in (paths.checkpoint_request, paths.saved, paths.runtime / "container.env"):
+        _unlink(path)
+    for folder in (paths.requests, paths.docker_config):
+        shutil.rmtree(folder, ignore_errors=True)
+    paths.make()
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
