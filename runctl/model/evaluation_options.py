@@ -150,7 +150,7 @@ def evaluation_problems(document: Mapping[str, Any], *, kind: str) -> Iterator[P
     if document.get("kind") != kind:
         return
     if "evaluate" not in document:
-        yield Problem("evaluate", f"missing; give {{checkpoint: …}}, for example {_EXAMPLES}")
+        yield Problem("evaluate.checkpoint", f"missing; give {_EXAMPLES}")
     inputs = document.get("inputs")
     for name in (CHECKPOINT, TEST_DATA):
         if isinstance(inputs, Mapping) and name in inputs:

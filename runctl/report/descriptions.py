@@ -7,6 +7,7 @@ from typing import Any
 
 from runctl.model.checkpoint import name_of
 from runctl.model.image import Image
+from runctl.model.kinds import EVALUATE
 from runctl.model.result_metrics import flat_metrics
 from runctl.model.run import AttemptStage
 from runctl.model.saving import Saving
@@ -28,12 +29,12 @@ _REPEATED = 2
 _BAR_LENGTH = 20
 
 
-def attempt_text(attempt: AttemptEntry) -> str:
-    """Describe the state of an attempt; the text changes only when the state does."""
+def attempt_text(attempt: AttemptEntry, *, kind: str) -> str:
+    """Describe the state of an attempt of a run; the text changes only when the state does."""
     where = f" on {attempt.pool}" if attempt.pool else ""
     if attempt.kind is not None:
-        kind = attempt.kind.value.replace("_", " ")
-        return f"{kind}: {brief(attempt.reason)}" if attempt.reason else kind
+        outcome = attempt.kind.value.replace("_", " ")
+        return f"{outcome}: {brief(attempt.reason)}" if attempt.reason else outcome
     if attempt.service is not None:
         return _service_state(attempt, where)
     if attempt.noticed_at is not None:
@@ -42,7 +43,8 @@ def attempt_text(attempt: AttemptEntry) -> str:
         return f"processes shards{where}"
     if attempt.is_training:
         start = name_of(attempt.resume_step, attempt.resume_save)
-        return f"trains{where} from {'the beginning' if attempt.is_from_beginning else start}"
+        verb = "evaluates" if kind == EVALUATE else "trains"
+        return f"{verb}{where} from {'the beginning' if attempt.is_from_beginning else start}"
     if attempt.stage is AttemptStage.LAUNCHING:
         return f"requests an instance: {attempt.plan}" if attempt.plan else "requests an instance"
     return f"prepares{where}"
@@ -135,8 +137,10 @@ def checkpoint_name(entry: RunEntry) -> str:
 
 
 def checkpoint_text(run: RunDocument) -> str:
-    """Describe the newest checkpoint and its age; empty for a service, which saves none."""
+    """Describe the newest checkpoint and its age; empty for a run that is not expected to save."""
     if run.is_service:
+        return ""
+    if run.entry.kind == EVALUATE and not run.entry.has_checkpoint:
         return ""
     if not run.entry.has_checkpoint or run.committed_at is None:
         return "none" if run.entry.has_ended else "none yet"
@@ -207,9 +211,9 @@ def machine_time_text(cost: Cost) -> str:
 
 
 def failures_text(cost: Cost) -> str:
-    """Describe the failures of the trainer; empty if there were none."""
+    """Describe the failures of the program; empty if there were none."""
     limit = f"; up to {cost.max_failures} are retried" if cost.max_failures else ""
-    return f"{cost.failures} of the trainer{limit}" if cost.failures else ""
+    return f"{cost.failures} of the program{limit}" if cost.failures else ""
 
 
 def metrics_text(metrics: Mapping[str, float]) -> str:

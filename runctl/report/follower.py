@@ -15,6 +15,7 @@ from runctl.model.errors import (
     RunctlError,
     TransientError,
 )
+from runctl.model.kinds import TRAIN
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Run
 from runctl.report.descriptions import attempt_text, checkpoint_name, shards_text
@@ -178,8 +179,9 @@ class Follower:
             )
 
     def _announce_changes(self, run: RunDocument | None, attempts: Sequence[AttemptEntry]) -> None:
+        kind = TRAIN if run is None else run.entry.kind
         for attempt in attempts:
-            state = attempt_text(attempt)
+            state = attempt_text(attempt, kind=kind)
             if self._announced.get(attempt.number) != state:
                 self._announced[attempt.number] = state
                 self.display.announce(f"attempt {attempt.number} {state}", _tone(attempt))

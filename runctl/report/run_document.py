@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from runctl.model.image import Image
-from runctl.model.kinds import TRAIN, policy_of
+from runctl.model.kinds import policy_of
 from runctl.model.outcome import RunStatus
 from runctl.model.plain_secrets import mask_request, mask_words
 from runctl.model.run import Attempt, Run, summarize, was_refused
@@ -63,7 +63,7 @@ class RunDocument:
     @property
     def is_service(self) -> bool:
         """Whether its program is a server."""
-        return policy_of(str(self.request.get("kind", TRAIN))).becomes_ready
+        return policy_of(self.entry.kind).becomes_ready
 
     @property
     def last_attempt(self) -> AttemptEntry | None:

@@ -30,6 +30,7 @@ class RunEntry:
     """
 
     run_id: str
+    kind: str
     status: RunStatus
     has_ended: bool
     reason: str
@@ -47,6 +48,7 @@ class RunEntry:
         """Return the entry as `runctl list --json` prints it."""
         return {
             "run_id": self.run_id,
+            "kind": self.kind,
             "status": self.status.value,
             "reason": self.reason,
             "step": self.step,
@@ -63,6 +65,7 @@ def entry_of(run: Run, summary: AttemptsSummary) -> RunEntry:
     """Return the entry of a run."""
     return RunEntry(
         run_id=run.run_id,
+        kind=run.request.kind,
         status=status_of(run, summary),
         has_ended=run.ended is not None,
         reason=run.reason,

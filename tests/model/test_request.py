@@ -363,8 +363,8 @@ def test_only_all_checkpoints_of_a_run_can_be_followed(checkpoint):
 
 def test_an_evaluation_needs_its_object_and_the_names_of_its_inputs():
     (problem,) = problems({**MINIMAL, "kind": "evaluate"})
-    assert problem.field == "evaluate"
-    assert "missing; give {checkpoint: …}" in problem.message
+    assert problem.field == "evaluate.checkpoint"
+    assert "missing; give s3://bucket/checkpoints/best.pt" in problem.message
     inputs = {"test-data": "s3://abc/a/"}
     document = {**MINIMAL, "kind": "evaluate", "evaluate": {"checkpoint": "run:lm"}}
     (problem,) = problems({**document, "inputs": inputs})

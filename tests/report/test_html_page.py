@@ -36,7 +36,7 @@ def test_page_of_a_run_shows_its_facts() -> None:
         "every 4m 10s: a save costs 2.1s, an interruption every 2h 10m is expected",
         "3h 49m spot, 49m 00s on-demand",
         "loss 0.125 · epoch 4",
-        "1 of the trainer; up to 2 are retried",
+        "1 of the program; up to 2 are retried",
         "start → 412",
         "412 → save 8",
         "no_capacity",

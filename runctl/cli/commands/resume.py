@@ -11,6 +11,7 @@ from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.identity import continuation_name
+from runctl.model.kinds import PROCESS, policy_of
 from runctl.model.outcome import RunStatus
 from runctl.report.descriptions import checkpoint_name
 from runctl.report.run_document import UnrecordedRun
@@ -19,6 +20,7 @@ from runctl.report.run_list import read_entry
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
     from runctl.model.run import Run
+    from runctl.report.run_list import RunEntry
 
 
 _MAX_CONTINUATIONS = 20
@@ -53,9 +55,7 @@ def resume(
         invocation.output.note(f"{run} is completed; its program may find nothing left to do")
     entry = read_entry(cloud.ledger, held)
     name, arn = _continue(cloud, held, is_fresh=fresh_environment)
-    checkpoint = checkpoint_name(entry)
-    start = f"the checkpoint of {checkpoint}" if checkpoint else "the beginning"
-    message = f"{name} continues {run} from {start}"
+    message = f"{name} continues {run}{_where(entry)}"
     if detach:
         resumed = UnrecordedRun(
             run_id=run, status=RunStatus.PENDING, execution=name, execution_arn=arn
@@ -64,6 +64,16 @@ def resume(
         return
     invocation.output.note(message)
     attach(invocation, cloud, run, arn, after_attempt=entry.attempt)
+
+
+def _where(entry: RunEntry) -> str:
+    """Describe where the next attempt begins."""
+    if entry.kind == PROCESS:
+        return " with the shards that are not done"
+    if policy_of(entry.kind).becomes_ready:
+        return ""
+    checkpoint = checkpoint_name(entry)
+    return f" from the checkpoint of {checkpoint}" if checkpoint else " from the beginning"
 
 
 def _continue(cloud: Cloud, run: Run, *, is_fresh: bool) -> tuple[str, str]:

@@ -97,7 +97,8 @@ def following_view(run_id: str, run: RunDocument | None) -> RenderableType:
     if shards:
         lines.append(Text(f"  shards {shards}"))
     checkpoint = checkpoint_text(run)
-    counts = [] if shards else [f"checkpoint {checkpoint}" if checkpoint else service_text(run)]
+    state = f"checkpoint {checkpoint}" if checkpoint else service_text(run)
+    counts = [state] if state and not shards else []
     counts += counts_text(run.cost)
     if counts:
         lines.append(Text(f"  {' · '.join(counts)}{' so far' if counts[1:] or shards else ''}"))

@@ -43,6 +43,12 @@ def test_without_a_script_the_words_are_a_command(project, deployed, runctl):
     assert (request["kind"], request["command"]) == ("serve", ["uvicorn", "train:app"])
 
 
+def test_a_script_without_its_option_starts_nothing(project, deployed, runctl):
+    done = runctl("aws", "serve", "--detach", "train.py")
+    assert (done.code, deployed.executions()) == (2, [])
+    assert "--script: missing; give --script train.py" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

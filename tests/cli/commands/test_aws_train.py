@@ -92,6 +92,26 @@ def test_an_option_of_an_evaluation_is_given_once(project, deployed, runctl):
     assert deployed.executions() == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("evaluate", "train.py"), "--checkpoint: missing; give s3://bucket/checkpoints/best.pt"),
+        (
+            ("evaluate", "train.py", "--checkpoint", "./best.pt"),
+            "--checkpoint: './best.pt' is not a checkpoint; write s3://",
+        ),
+        (
+            ("process", "train.py", "--output-s3", "s3://data/x/"),
+            "--input-s3: missing; name the objects to process",
+        ),
+    ],
+)
+def test_what_a_kind_of_run_needs_is_named_by_its_option(project, deployed, runctl, words, message):
+    done = runctl("aws", *words)
+    assert (done.code, deployed.executions()) == (2, [])
+    assert message in done.stderr
+
+
 def test_every_checkpoint_of_a_run_is_evaluated_by_a_switch(project, deployed, runctl):
     words = ("--checkpoint", "run:lm", "--every-checkpoint")
     runctl("aws", "evaluate", "--detach", "--name", "x", "train.py", *words)

@@ -90,7 +90,7 @@ def test_failures_are_counted_apart_from_interruptions(deployed, runctl):
     document = runctl("status", "lm", "--json").document
     assert (document["interruptions"], document["failures"]) == (1, 2)
     page = runctl("status", "lm").stdout
-    assert "2 of the trainer; up to 2 are retried" in page
+    assert "2 of the program; up to 2 are retried" in page
 
 
 def test_status_has_everything_but_the_token(story, runctl):
@@ -404,6 +404,14 @@ def test_resume_takes_the_next_name_after_a_refused_execution(story, runctl):
     story.workflow.start_run("lm-r2", {"run_id": "lm"})
     story.workflow.stop_run(story.workflow.execution_arn("lm-r2"), cause="x")
     assert runctl("resume", "lm", "--detach", "--json").document["execution"] == "lm-r3"
+
+
+def test_resume_says_with_what_a_run_that_processes_data_goes_on(deployed, runctl):
+    places = {"input": "s3://data/raw/", "output": "s3://data/clean/"}
+    deployed.begin("clean", kind="process", process=places)
+    deployed.end("clean", RunStatus.STOPPED)
+    done = runctl("resume", "clean", "--detach")
+    assert "clean-r2 continues clean with the shards that are not done" in done.stdout
 
 
 def test_a_second_resume_follows_the_first(story, runctl):

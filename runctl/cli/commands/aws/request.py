@@ -126,4 +126,4 @@ def _origin(field: str, options: Mapping[str, Any], settings: Settings) -> str:
         return ORIGINS.get(inner, inner)
     if settings.path is not None and field.partition(".")[0] in settings.request:
         return f"{settings.path.name}: {field}"
-    return field
+    return ORIGINS.get(field, field)  # it is missing

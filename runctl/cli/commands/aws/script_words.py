@@ -25,6 +25,12 @@ _OWN = {
                 name: replace(option, is_required=False)
                 for name, option in EVALUATION.options.items()
             },
+            # The check of the request reports a value that is no checkpoint.
+            "--checkpoint": replace(
+                EVALUATION.options["--checkpoint"],
+                accepts=lambda _: True,
+                is_required=False,
+            ),
             "--every-checkpoint": ScriptOption(
                 field="evaluate.every_checkpoint",
                 accepts=lambda value: not value,

@@ -9,6 +9,7 @@ import typer
 
 from runctl.cli.commands.aws.field_options import field_parameters
 from runctl.cli.invocation import Invocation
+from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.kinds import SERVE
 
 
@@ -78,6 +79,8 @@ def serve(
     from runctl.cli.commands.aws.start_run import Start, split_instance, start_run
 
     instance_id, args = split_instance(tuple(words or ()))
+    if args and not script and args[0].endswith(".py"):
+        raise InvalidRequestError((Problem("--script", f"missing; give --script {args[0]}"),))
     start = Start(
         words=tuple(filter(None, (instance_id, script, *args))),
         is_command=not script and bool(args),
