@@ -12,6 +12,7 @@ import itertools
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from typing import ClassVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -134,6 +135,8 @@ class Agent:
 class Training(RuleBasedStateMachine):
     """One run from start to end, with everything that may happen to it."""
 
+    more_of_the_request: ClassVar[dict] = {}
+
     def __init__(self) -> None:
         super().__init__()
         self.world = World(zones=ZONES)
@@ -184,6 +187,7 @@ class Training(RuleBasedStateMachine):
                 "auto_resume": auto_resume,
                 "max_attempts": 8,
                 **retry,
+                **self.more_of_the_request,
             },
         )
         for crash in crashes_at_first:
