@@ -162,6 +162,7 @@ bench: setup build/bench/.installed  ## the benchmarks, each against its peer in
 	$(BIN)/python -m bench.startup
 	$(BIN)/python -m bench.cold_start
 	$(BIN)/python bench/recovery.py
+	$(BIN)/python -m bench.serve
 	$(BIN)/python -m bench.checkpoint
 	$(BIN)/python -m bench.environment
 

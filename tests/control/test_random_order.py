@@ -299,7 +299,7 @@ class Training(RuleBasedStateMachine):
         """Run many attempts in one step, since saves and failures matter only in sequence."""
         for end in ends:
             agent = self.come_to_train()
-            if agent is None:
+            if agent is None or agent.trainer is None:
                 return
             if end in {"torn save", "two torn saves"} and not self.saves.dies(agent.trainer):
                 for _ in range(1 + (end == "two torn saves")):

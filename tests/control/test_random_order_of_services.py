@@ -18,15 +18,13 @@ class Serving(Training):
     """One service from start to end."""
 
     more_of_the_request: ClassVar[dict] = {"kind": "serve"}
-    # Services neither save nor die from a checkpoint, and each of their failures is retried.
-    attempts_train_and_end = None
 
     def __init__(self) -> None:
         super().__init__()
         self.serving: set[str] = set()
 
     def the_trainers_failures_are_retried_only_so_often(self):
-        pass
+        """Services retry all of their failures."""
 
     @invariant()
     def only_the_attempt_with_the_fence_and_the_next_one_serve(self):
