@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from runctl.agent.processing import fetching
+from runctl.agent.processing.fetching import ShardFetcher
+from runctl.agent.processing.halt import Halt
+from runctl.agent.signals.mailbox import Mailbox
 from runctl.aws.inputs import InputStore
 from runctl.aws.processing_jobs import ProcessingJobs
+from runctl.aws.shards import ShardStore
+from runctl.model.errors import RequestError
 from runctl.model.input_sources import parse_input
 from runctl.model.kinds import PROCESS
+from runctl.model.object_checksums import Checksum
 from runctl.model.processing_options import ProcessingOptions
-from runctl.model.shard import PlanHeader
+from runctl.model.shard import PlanHeader, Shard
 from runctl.policy.sharding import plan_shards
 from tests.agent.machine import Cloud, Machine, now, wait_until
 
@@ -331,6 +339,39 @@ def test_an_input_that_changed_since_the_plan_fails_its_shard_at_once(
     assert outcome["kind"] == "failed"
     assert "shard 1 failed: s3://" in outcome["reason"]
     assert "was changed or deleted while the inputs were staged" in outcome["reason"]
+
+
+WRONG = Checksum.choose({"SHA256": "A" * 43 + "="}, size_bytes=1, part_bytes=0)
+
+
+class WrongInputs(InputStore):
+    """Objects that do not have the content of which S3 knows the checksum."""
+
+    @contextlib.contextmanager
+    def open(self, *args: Any, **options: Any) -> Iterator[Any]:
+        with super().open(*args, **options) as part:
+            yield replace(part, checksum=WRONG)
+
+
+def test_an_input_that_never_matches_its_checksum_is_not_fetched_forever(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fetching, "RETRY_SECONDS", 0.0)
+    client = cloud.clients["s3"]
+    client.put_object(Bucket=cloud.name, Key="raw/a", Body=b"a")
+    uri = f"s3://{cloud.name}/raw/"
+    fetcher = ShardFetcher(
+        WrongInputs(client),
+        ShardStore(client, bucket=cloud.name, job="job"),
+        uri=uri,
+        folder=tmp_path,
+        interrupted=set(),
+        halt=Halt(Mailbox()),
+        others_need_disk=lambda: False,
+    )
+    found = tuple(InputStore(client).list_objects(parse_input(uri)))
+    with pytest.raises(RequestError, match=r"raw/a does not match its checksum \(SHA256\)"):
+        fetcher.fetch(Shard(number=0, files=found))
 
 
 def test_a_run_that_is_stopped_reports_that(cloud: Cloud, launch: Launch, scratch: Path):

@@ -84,10 +84,12 @@ class ShardFetcher:
         has to end.
         """
         place = ShardFolder(shard=shard, root=self._folder / f"{shard.number:08d}")
+        # The same one for all tries: it counts those in which a checksum did not match.
+        stager = self._stager(place)
         while True:
             try:
                 place.make()
-                self._stage(place)
+                stager.stage({STAGED: self._uri})
                 self._restore(place)
             except TransientError as exc:
                 logger.warning("fetching shard %d again: %s", shard.number, exc)
@@ -106,8 +108,8 @@ class ShardFetcher:
                 return place
             self._halt.pause(RETRY_SECONDS)
 
-    def _stage(self, place: ShardFolder) -> None:
-        stager = InputStager(
+    def _stager(self, place: ShardFolder) -> InputStager:
+        return InputStager(
             PlannedInputs(self._inputs, place.shard),
             folder=place.staging,
             state=place.root,
@@ -115,7 +117,6 @@ class ShardFetcher:
             check=self._halt.check,
             log_level=logging.DEBUG,
         )
-        stager.stage({STAGED: self._uri})
 
     def _restore(self, place: ShardFolder) -> None:
         """Restore the checkpoint folder; the shard begins anew if that is not possible."""
