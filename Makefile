@@ -165,6 +165,8 @@ bench: setup build/bench/.installed  ## the benchmarks, each against its peer in
 	$(BIN)/python -m bench.serve
 	$(BIN)/python -m bench.checkpoint
 	$(BIN)/python -m bench.environment
+	$(BIN)/python -m bench.process
+	$(BIN)/python -m bench.process --kill 10000
 
 gpu-check: setup  ## what a container sees of this machine's GPUs, if it has any
 	$(BIN)/python -m bench.gpu_check

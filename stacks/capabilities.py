@@ -117,6 +117,25 @@ class Capabilities:
             ]
         )
 
+    def finish_jobs(self) -> Capability:
+        """Read what the runs of a processing job recorded, and store its index."""
+        bucket = self._storage.bucket.bucket_arn
+        return Capability(
+            statements=[
+                _allow(["s3:GetObject"], [f"{bucket}/runs/*/shards/*"]),
+                _allow(
+                    ["s3:PutObject"],
+                    [
+                        f"{bucket}/outputs/*",
+                        *(f"arn:aws:s3:::{name}/*" for name in self._settings.writable_buckets),
+                    ],
+                ),
+                # Without it S3 answers 403 for an object that does not exist.
+                _allow(["s3:ListBucket"], [bucket]),
+            ],
+            variables=self.bucket_name().variables,
+        )
+
     def notices(self) -> Capability:
         """Publish to our topic; it has no key that would need a permission."""
         topic = self._storage.topic.topic_arn

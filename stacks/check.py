@@ -70,7 +70,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"\*",
-        where=f"({_ENDERS}|(HandleInstanceChange|PrepareSweep)/Role)",
+        where=f"({_ENDERS}|(HandleInstanceChange|PrepareSweep|PlanShards)/Role)",
         reason="ec2:DescribeInstances, ec2:DescribeInstanceTypes, ssm:GetCommandInvocation and "
         "the reads of Service Quotas have no resource types.",
     ),
@@ -122,7 +122,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r".*Bucket.*Arn[^/]*/(outputs|runs/\*/shards)/\*",
-        where="PrepareRun/Role",
+        where="(PrepareRun|PlanShards|FinishProcessing)/Role",
         reason="Plans and outputs of processing jobs, whose names are not known at deploy time.",
     ),
     Accepted(
@@ -137,7 +137,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r".*Bucket.*Arn[^/]*/\*",
-        where="(PrepareRun|PrepareSweep)/Role",
+        where="(PrepareRun|PrepareSweep|PlanShards)/Role",
         reason="A request may name any object of the bucket; the role can read nothing else.",
     ),
     Accepted(

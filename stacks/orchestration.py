@@ -54,7 +54,7 @@ CONSTRUCT_IDS = {"train": "TrainFunction"}
 EARLIER_TRAIN = "start_training"
 MAX_DELIVERIES = 30
 # The state machines of groups of runs: the definition in stacks/workflows, and the construct's id.
-PARENTS: Mapping[str, str] = {"sweep": "SweepMachine"}
+PARENTS: Mapping[str, str] = {"process": "ProcessMachine", "sweep": "SweepMachine"}
 # Below this prefix of the bucket, a Distributed Map reads its items and writes its results.
 GROUPS = "groups"
 
@@ -179,6 +179,7 @@ class OrchestrationStack(Stack):
         self._add("decide_next", PATIENT, can.ledger(*READ), can.executions())
         self._add("finish_run", THOROUGH, *end)
         self._add_sweep_functions(can)
+        self._add_processing_functions(can)
         self._add(
             "handle_interruption",
             LAUNCHING,
@@ -242,6 +243,23 @@ class OrchestrationStack(Stack):
         self._add("record_trial", PATIENT, write, can.executions())
         self._add("judge_trial", PATIENT, write)
         self._add("finish_sweep", THOROUGH, write, can.executions(), can.group_files())
+
+    def _add_processing_functions(self, can: Capabilities) -> None:
+        self._add(
+            "plan_shards",
+            PREPARING,
+            can.ledger(*READ, "PutItem", "UpdateItem"),
+            can.objects(),
+            can.prepare_jobs(),
+            can.machine_images(),
+            can.machines(),
+        )
+        self._add(
+            "finish_processing",
+            PREPARING,
+            can.ledger(*READ, "UpdateItem"),
+            can.finish_jobs(),
+        )
 
     def _add(
         self,

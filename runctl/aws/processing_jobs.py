@@ -1,17 +1,20 @@
 """Processing jobs in S3, as control functions see them: their plans, and their outputs."""
 
+import contextlib
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
-from runctl.aws.objects import explain_write
+from runctl.aws.objects import MISSING, explain_write
 from runctl.aws.outputs import CHANGED
 from runctl.model import identity
-from runctl.model.shard import CLAIM, PlanHeader
+from runctl.model.errors import NotFoundError
+from runctl.model.shard import CLAIM, DONE, FAILED, INDEX, PlanHeader, read_result
 
 
 class ProcessingJobs:
@@ -42,6 +45,39 @@ class ProcessingJobs:
         with translated():
             self._client.put_object(**place, Body=body)
         return header
+
+    def find_plan(self, job: str) -> PlanHeader | None:
+        """Return the header of a job's plan, None if it has none."""
+        with translated():
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=identity.plan_key(job))
+            except ClientError as exc:
+                if code_of(exc) in MISSING:
+                    return None
+                raise
+            with contextlib.closing(answer["Body"]) as body:
+                return PlanHeader.from_line(next(body.iter_lines(), b"").decode())
+
+    def join_index(self, header: PlanHeader, first_shards: Sequence[int]) -> tuple[int, int]:
+        """Store the index of a job from its parts; return how many shards are done and failed."""
+        parts = []
+        for first in first_shards:
+            key = identity.index_part_key(header.run_id, first)
+            with translated():
+                try:
+                    answer = self._client.get_object(Bucket=self._bucket, Key=key)
+                except ClientError as exc:
+                    if code_of(exc) in MISSING:
+                        raise NotFoundError(f"s3://{self._bucket}/{key} does not exist") from exc
+                    raise
+                parts.append(answer["Body"].read())
+        states = Counter(
+            read_result(line.decode()).get("status") for part in parts for line in part.splitlines()
+        )
+        bucket, prefix = _split(header.output)
+        with translated():
+            self._client.put_object(Bucket=bucket, Key=f"{prefix}{INDEX}", Body=b"".join(parts))
+        return states[DONE], states[FAILED]
 
     def problem_with_output(self, uri: str) -> str:
         """Return why a job cannot write below a prefix, with the remedy, or an empty text."""

@@ -178,6 +178,15 @@ class AwsServices:
         )
 
     @cached_property
+    def processing_workflow(self) -> StepFunctions:
+        """The executions of processing jobs on several instances."""
+        from runctl.aws.workflow import StepFunctions
+
+        return StepFunctions(
+            self.clients.get("stepfunctions"), state_machine_arn=self._known("process_machine_arn")
+        )
+
+    @cached_property
     def objects(self) -> S3Objects:
         """The objects that requests refer to."""
         from runctl.aws.objects import S3Objects

@@ -23,10 +23,10 @@ class JobPlan:
     header: PlanHeader
     lines: tuple[str, ...]
 
-    def disk_bytes(self, *, workers: int) -> int:
-        """Return how much of the input an instance has at the same time, at most."""
-        most = SHARDS_A_WORKER * workers * self.header.largest_bytes
-        return min(self.header.size_bytes, most)
+
+def disk_bytes(header: PlanHeader, *, workers: int) -> int:
+    """Return how much of the input of a job an instance has at the same time, at most."""
+    return min(header.size_bytes, SHARDS_A_WORKER * workers * header.largest_bytes)
 
 
 def plan_processing(

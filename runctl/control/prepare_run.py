@@ -9,7 +9,7 @@ from runctl.control.check_inputs import check_inputs
 from runctl.control.ending import end_leftovers, end_open_attempts
 from runctl.control.find_subject import keep_subject, survey_evaluation
 from runctl.control.image_plan import ImagePlan, plan_image
-from runctl.control.plan_processing import JobPlan, plan_processing, store_plan
+from runctl.control.plan_processing import JobPlan, disk_bytes, plan_processing, store_plan
 from runctl.control.ports import Services
 from runctl.control.results import ImageBuild, PreparedRun
 from runctl.control.use_existing_instance import problem_with
@@ -25,6 +25,7 @@ from runctl.model.request import RunRequest
 from runctl.model.request_checks import check_boolean, parse_instant, problem_with_deadline
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
+from runctl.model.shard import PlanHeader
 from runctl.policy.disk_size import known_bytes, problem_with_disk
 from runctl.policy.images import problem_with_images
 
@@ -136,8 +137,9 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
     input_bytes += 0 if subject is None else subject.size_bytes
     job_plan, problems_with_job = _plan_job(services, request, execution)
     problems += problems_with_job
-    if job_plan is not None:
-        input_bytes = job_plan.disk_bytes(workers=request.process.workers)
+    header = job_plan.header if job_plan else _plan_of_group(services, request)
+    if header is not None:
+        input_bytes = disk_bytes(header, workers=request.process.workers)
     plan, problems_with_image = _plan(services, request)
     # Of an archive that cannot be read, one message is enough.
     known = {problem.message for problem in problems}
@@ -182,11 +184,25 @@ def _plan_job(
     services: Services, request: RunRequest, execution: ExecutionStart
 ) -> tuple[JobPlan | None, Sequence[Problem]]:
     """Return the plan of a run that processes data, and what is wrong with its data."""
-    if request.kind != PROCESS:
+    if request.kind != PROCESS or request.process.shard_count:
         return None, ()
+    if request.process.instances > 1:
+        problem = "needs the state machine of processing jobs; start the job there, or remove it"
+        return None, (Problem("process.instances", problem),)
     return plan_processing(
         services, request.process, job=execution.name, started_at=execution.started_at
     )
+
+
+def _plan_of_group(services: Services, request: RunRequest) -> PlanHeader | None:
+    """Return the plan of the job of which a run processes a part, None for any other run."""
+    if request.kind != PROCESS or not request.process.shard_count:
+        return None
+    header = services.processing_jobs.find_plan(request.group)
+    if header is None:
+        problem = f"there is no plan of shards of {request.group}; start the whole job"
+        raise InvalidRequestError((Problem("group", problem),))
+    return header
 
 
 def _plan(services: Services, request: RunRequest) -> tuple[ImagePlan, Sequence[Problem]]:

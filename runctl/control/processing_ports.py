@@ -1,6 +1,6 @@
 """The port by which control functions prepare and finish processing jobs; `runctl.aws` has it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -14,6 +14,17 @@ class ProcessingJobs(Protocol):
         """Store the plan of a job unless it has one; return the header of the one that it has.
 
         The first plan of a job remains: all its attempts have the same shards.
+        """
+        ...
+
+    def find_plan(self, job: str) -> PlanHeader | None:
+        """Return the header of a job's plan, None if it has none."""
+        ...
+
+    def join_index(self, header: PlanHeader, first_shards: Sequence[int]) -> tuple[int, int]:
+        """Store the index of a job from its parts; return how many shards are done and failed.
+
+        The parts begin with these shards. Raises NotFoundError if one is missing.
         """
         ...
 

@@ -289,6 +289,33 @@ class PreparedSweep(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedShards(Result):
+    """PlanShards: the job, the runs that process its batches, and how many of them at once.
+
+    Each of `batches` has the number, the run, and its first shard and their count. `request` is
+    what all these runs have in common.
+    """
+
+    group_id: str
+    instances: int
+    batches: tuple[dict[str, Any], ...]
+    request: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessingResult(Result):
+    """FinishProcessing: how a job on several instances ended. The output of its execution."""
+
+    group_id: str
+    status: RunStatus
+    reason: str
+    outputs: str
+    shards: int
+    done: int | None = None
+    failed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SuggestedTrial(Result):
     """SuggestTrial: a trial has hyperparameters, unless it is not to be started any more."""
 

@@ -17,6 +17,7 @@ from runctl.model.request_fields import (
 )
 
 MAX_WORKERS = 256
+MAX_INSTANCES = 100
 MAX_SHARD_FILES = 1_000_000
 MAX_SHARD_BYTES = 2**40
 
@@ -78,6 +79,19 @@ class ProcessingOptions:
             Syntax.NUMBER,
         ),
         is_setting=True,
+    )
+    instances: int = whole_number(
+        "Number of instances. With more than one, the request starts the state machine of "
+        "processing jobs, whose members are runs.",
+        least=1,
+        most=MAX_INSTANCES,
+        default=1,
+        option=Option(
+            "--instances",
+            "Number of instances; the shards are divided among them (default: 1).",
+            "N",
+            Syntax.NUMBER,
+        ),
     )
     shard_files: int = optional_number(
         "Number of files in a shard. Default: 1, or as many as `shard_bytes` allows.",
@@ -170,6 +184,8 @@ def processing_contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"process.{name}", f"missing; {advice}")
     if problem := _problem_with_place(process):
         yield Problem("process.output", problem)
+    if process.get("shard_count") and not document.get("group"):
+        yield Problem("process.shard_count", "only for a run of a group, which sets it; remove it")
     if document.get("inputs"):
         yield Problem(
             "inputs",

@@ -159,6 +159,7 @@ def read_result(line: str) -> Mapping[str, Any]:
     """Read a result leniently, whichever version wrote it; RequestError if it is damaged."""
     try:
         document = json.loads(line)
-        return {**document, "shard": int(document["shard"]), "attempt": int(document["attempt"])}
+        attempt = int(document.get("attempt", 0))
+        return {**document, "shard": int(document["shard"]), "attempt": attempt}
     except (KeyError, TypeError, ValueError, RecursionError) as exc:
         raise RequestError(f"the result of a shard is damaged: {line[:100]!a}") from exc

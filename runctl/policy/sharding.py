@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from runctl.model.input_sources import StoredObject
 from runctl.model.shard import Shard
@@ -9,6 +10,7 @@ from runctl.model.shard import Shard
 # A plan is read by every instance, and a job writes an object for each shard.
 MAX_SHARDS = 100_000
 MAX_FILES = 200_000
+BATCHES_AN_INSTANCE = 4
 
 
 def plan_shards(
@@ -38,3 +40,30 @@ def tolerated(shards: int, *, part: float) -> int:
     """Return how many of the shards may fail."""
     # 0.29 * 100 is 28.999…, and 29 of 100 may fail.
     return math.floor(shards * part + 1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Consecutive shards of a job that one run processes; `number` begins at 1."""
+
+    number: int
+    first: int
+    count: int
+
+
+def divide(shards: int, *, instances: int) -> list[Batch]:
+    """Divide the shards of a job into batches for its instances, as even as possible.
+
+    Each instance has several, so that one that is fast takes more of them.
+    """
+    batches = min(shards, instances * BATCHES_AN_INSTANCE)
+    edges = [shards * number // batches for number in range(batches + 1)]
+    return [
+        Batch(number=number + 1, first=first, count=edges[number + 1] - first)
+        for number, first in enumerate(edges[:-1])
+    ]
+
+
+def batch_run_id(job: str, number: int) -> str:
+    """Return the name of the run that processes a batch of a job."""
+    return f"{job}-{number:04d}"

@@ -11,6 +11,7 @@ from runctl.model.kinds import EVALUATE
 from runctl.model.result_metrics import flat_metrics
 from runctl.model.run import AttemptStage
 from runctl.model.saving import Saving
+from runctl.model.shard_progress import ShardProgress
 from runctl.report.cost import Cost
 from runctl.report.reasons import brief
 from runctl.report.run_document import RunDocument
@@ -84,12 +85,16 @@ def inputs_text(attempt: AttemptEntry | None) -> str:
 
 def shards_text(run: RunDocument) -> str:
     """Show how many shards are done, with a bar, the rate and the remaining time; or nothing."""
-    shards = run.shards
-    if shards is None:
+    if run.shards is None:
         return ""
+    return describe_shards(run.shards, has_ended=run.entry.has_ended)
+
+
+def describe_shards(shards: ShardProgress, *, has_ended: bool) -> str:
+    """Show how many shards are done, with a bar; while they are processed also how fast."""
     parts = [f"{shards.done} of {shards.total}"]
     parts += [f"{shards.failed} failed"] if shards.failed else []
-    if not run.entry.has_ended and shards.per_second and shards.ended < shards.total:
+    if not has_ended and shards.per_second and shards.ended < shards.total:
         parts.append(_rate(shards.per_second))
         parts += [f"{format_duration(shards.left)} left"] if shards.left is not None else []
     return f"{_bar(shards.ended, shards.total)} {', '.join(parts)}"

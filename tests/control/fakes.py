@@ -900,9 +900,18 @@ class FakeProcessingJobs:
         self.plans: dict[str, tuple[PlanHeader, list[str]]] = {}
         self.claims: dict[str, str] = {}
         self.problems: dict[str, str] = {}
+        self.joined: list[tuple[str, list[int]]] = []
+        self.failed = 0
 
     def put_plan(self, header: PlanHeader, lines: Iterable[str]) -> PlanHeader:
         return self.plans.setdefault(header.run_id, (header, list(lines)))[0]
+
+    def find_plan(self, job: str) -> PlanHeader | None:
+        return self.plans[job][0] if job in self.plans else None
+
+    def join_index(self, header: PlanHeader, first_shards: Sequence[int]) -> tuple[int, int]:
+        self.joined.append((header.run_id, list(first_shards)))
+        return header.shards - self.failed, self.failed
 
     def problem_with_output(self, uri: str) -> str:
         return self.problems.get(uri, "")

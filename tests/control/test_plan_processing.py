@@ -119,6 +119,12 @@ def test_too_much_for_one_job_is_refused_with_the_remedy(monkeypatch):
     assert "pack small files into archives" in problems(many, request)["process.input"]
 
 
+def test_several_instances_need_the_other_state_machine():
+    several = {**PROCESSING["process"], "instances": 3}
+    found = problems(world_with(1), {**PROCESSING, "process": several})
+    assert "needs the state machine of processing jobs" in found["process.instances"]
+
+
 def test_the_result_names_the_output():
     world = world_with(1)
     prepare_run(world, execution(), PROCESSING)

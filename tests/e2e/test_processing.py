@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from runctl.model.outcome import OutcomeKind
+from runctl.aws.workflow import Execution
+from runctl.model.outcome import OutcomeKind, RunStatus
 from tests.e2e.books import check_machines
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
@@ -115,6 +117,58 @@ def test_a_job_interrupted_twice_has_the_dataset_of_an_undisturbed_one(
     again = {shard for attempt, shard in marks if int(attempt) > 1}
     assert not {"0", "1"} & again
     check_machines(testbed, run_id)
+
+
+def start_job(testbed: Testbed, name: str, request: dict) -> None:
+    testbed.processing_workflow.start_run(name, {"kind": "process", **request})
+
+
+def wait_for_job(testbed: Testbed, name: str) -> Execution:
+    workflow = testbed.processing_workflow
+    arn = workflow.execution_arn(name)
+
+    def check() -> Execution | None:
+        found = workflow.find_execution(arn)
+        return None if found is None or found.is_running else found
+
+    return wait_for(check, f"the job {name}", timeout=timedelta(seconds=240))
+
+
+def test_several_instances_make_one_dataset(
+    testbed: Testbed, digits: str, new_name, tmp_path: Path
+):
+    name = new_name()
+    output = f"s3://{testbed.deployment.bucket}/outputs/{name}/"
+    code = testbed.upload_project({"preprocess_data.py": EXAMPLE})
+    process = {"input": digits, "output": output, "instances": 2, "workers": 3, "shard_files": 3}
+    start_job(testbed, name, {"code": code, "script": "preprocess_data.py", "process": process})
+    ended = wait_for_job(testbed, name)
+    assert ended.status == "SUCCEEDED", ended.cause
+    assert (ended.output["done"], ended.output["failed"]) == (2, 0)
+    index = [json.loads(line) for line in read(testbed, output)["_index.jsonl"].splitlines()]
+    assert [line["run_id"] for line in index] == [f"{name}-0001", f"{name}-0002"]
+    found = read(testbed, output)
+    expected = by_hand(tmp_path / "expected")
+    assert {file.partition("-")[2]: found[file] for file in found if file[0] == "0"} == expected
+    group = testbed.groups.find_group(name)
+    assert group is not None
+    assert group.ended is RunStatus.COMPLETED
+
+
+def test_a_job_on_several_instances_fails_with_the_words_of_its_shard(
+    testbed: Testbed, digits: str, new_name
+):
+    name = new_name()
+    output = f"s3://{testbed.deployment.bucket}/outputs/{name}/"
+    process = {"input": digits, "output": output, "instances": 2, "shard_files": 3, "retries": 0}
+    command = ["sh", "-c", "echo no header >&2; exit 3"]
+    start_job(testbed, name, {"command": command, "process": process})
+    ended = wait_for_job(testbed, name)
+    assert ended.status == "FAILED"
+    assert "failed: exit code 3: no header" in ended.cause
+    group = testbed.groups.find_group(name)
+    assert group is not None
+    assert group.ended is RunStatus.FAILED
 
 
 @pytest.mark.parametrize("instance", ["$INSTANCE_ID", ""])

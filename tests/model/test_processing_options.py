@@ -20,6 +20,7 @@ BAD = [
     ("output", ["s3://bucket/clean/"], "is not a string"),
     ("workers", 0, "0 is not a whole number from 1 to 256"),
     ("workers", 257, "whole number from 1 to 256"),
+    ("instances", 0, "whole number from 1 to 100"),
     ("shard_files", 0, "whole number from 1"),
     ("shard_bytes", "1GB", "whole number from 1"),
     ("retries", -1, "whole number from 0 to 100"),
@@ -88,6 +89,16 @@ def test_what_does_not_fit_the_kind_is_refused():
     assert {field for field, _ in found} == {"docker", "inputs", "checkpoint.dir"}
     ((field, message),) = problems({**MINIMAL, "kind": "train"})
     assert (field, "kind process" in message) == ("process", True)
+
+
+def test_a_part_of_a_job_belongs_to_a_group():
+    part = {**PLACES, "first_shard": 4, "shard_count": 2}
+    ((field, message),) = problems({**MINIMAL, "process": part})
+    assert (field, message) == (
+        "process.shard_count",
+        "only for a run of a group, which sets it; remove it",
+    )
+    assert parse_request({**MINIMAL, "process": part, "group": "job"})
 
 
 def test_a_request_is_stored_as_it_was_given():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.model.input_sources import StoredObject
-from runctl.policy.sharding import plan_shards, tolerated
+from runctl.policy.sharding import divide, plan_shards, tolerated
 
 sizes = st.lists(st.integers(min_value=0, max_value=50), max_size=60)
 
@@ -45,3 +45,17 @@ def test_shards_are_filled(sizes, most_bytes):
 )
 def test_the_tolerated_number_is_rounded_down(shards, part, most):
     assert tolerated(shards, part=part) == most
+
+
+@given(st.integers(1, 5000), st.integers(1, 100))
+def test_batches_cover_all_shards_evenly(shards, instances):
+    batches = divide(shards, instances=instances)
+    numbers = [
+        number for batch in batches for number in range(batch.first, batch.first + batch.count)
+    ]
+    assert numbers == list(range(shards))
+    assert [batch.number for batch in batches] == list(range(1, len(batches) + 1))
+    assert len(batches) <= 4 * instances
+    counts = {batch.count for batch in batches}
+    assert min(counts) >= 1
+    assert max(counts) - min(counts) <= 1

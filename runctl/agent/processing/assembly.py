@@ -95,7 +95,9 @@ def process_shards(
             options=request.process,
             grace=timedelta(seconds=request.saving.checkpoint.grace_seconds),
             state=paths.state,
-            store=parts.services.shards(settings.run_id),
+            store=parts.services.shards(request.group or settings.run_id)
+            if request.process.shard_count
+            else parts.services.shards(settings.run_id),
             inputs=parts.services.inputs,
             runtime=parts.runtime,
             contract_of=contract_of,

@@ -33,6 +33,7 @@ from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
 from runctl.model.errors import RequestError
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.processing_options import ProcessingOptions
+from runctl.policy.sharding import tolerated
 
 MAX_FETCHERS = MAX_PUBLISHERS = 8
 POLL_SECONDS = 0.5
@@ -99,7 +100,8 @@ class ProcessingSession:
             len(numbers),
             done=len(done),
             failed=len(self._failures),
-            tolerated_part=options.tolerated_failures,
+            # Those of the whole job: a part of it does not know how many fail elsewhere.
+            tolerated=tolerated(self._plan.header.shards, part=options.tolerated_failures),
         )
         self._pending = iter([n for n in numbers if n not in done and n not in self._failures])
         self._left = len(numbers) - len(done) - len(self._failures)

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 
 from runctl.model.shard_progress import ShardProgress
-from runctl.policy.sharding import tolerated
 
 # The rate is that of the newest ends.
 RATE_ENDS = 500
@@ -22,7 +21,7 @@ class Tally:
         *,
         done: int,
         failed: int,
-        tolerated_part: float,
+        tolerated: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lock = threading.Lock()
@@ -31,7 +30,7 @@ class Tally:
         self._done = done
         self._failed = failed
         self._found = done + failed
-        self._tolerated = tolerated(total, part=tolerated_part)
+        self._tolerated = tolerated
         self._ends: deque[float] = deque([clock()], maxlen=RATE_ENDS)
 
     def add_done(self) -> None:

@@ -6,8 +6,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from runctl.cli.commands.find import RunName, find_run
+from runctl.cli.display.job_page import job_page
 from runctl.cli.display.status_page import status_page
 from runctl.cli.invocation import Invocation
+from runctl.model.kinds import PROCESS
+from runctl.report.processing_job import JobReader
 from runctl.report.run_document import document_of
 
 if TYPE_CHECKING:
@@ -18,7 +21,13 @@ if TYPE_CHECKING:
 
 def status(invocation: Invocation, run: RunName) -> None:
     """Show the state of a run and of each of its attempts."""
-    print_run(invocation, find_run(invocation.cloud, run))
+    cloud = invocation.cloud
+    group = None if cloud.ledger.find_run(run) else cloud.groups.find_group(run)
+    if group is not None and group.kind == PROCESS:
+        job = JobReader(cloud).read(group)
+        invocation.output.result(job.as_document(), job_page(job))
+        return
+    print_run(invocation, find_run(cloud, run))
 
 
 def print_run(invocation: Invocation, run: Run) -> None:

@@ -17,6 +17,7 @@ from runctl.cli.commands.aws.docker_choice import (
     take_docker_words,
 )
 from runctl.cli.commands.aws.field_options import fields_with_options, parameter_name
+from runctl.cli.commands.aws.follow_job import check_job, follow_job
 from runctl.cli.commands.aws.job import (
     Job,
     Location,
@@ -36,6 +37,7 @@ from runctl.model.docker_options import SOURCES
 from runctl.model.errors import RequestError
 from runctl.model.kinds import PROCESS, TRAIN
 from runctl.model.request_checks import INSTANCE_ID
+from runctl.report.processing_job import is_processing_job
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
@@ -90,6 +92,8 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
     job = build_job(program, start.name, fields, location, docker)
     cloud = invocation.connect(location.settings)
     check_against_deployment(job, cloud)
+    if is_processing_job(job.request):
+        check_job(job, cloud)
     if instance_id and not start.dry_run:
         prepare_machine(invocation, cloud, instance_id)
     run_job(invocation, cloud, job, replace(start, docker=docker))
@@ -151,6 +155,8 @@ def run_job(invocation: Invocation, cloud: Cloud, job: Job, start: Start) -> Non
         output.result(document, f"{job.name} has started; see {see}")
         return
     output.note(f"{job.name} has started; Ctrl-C leaves it running")
+    if is_processing_job(job.request):
+        follow_job(invocation, cloud, job.name, execution_arn)
     attach(invocation, cloud, job.name, execution_arn)
 
 

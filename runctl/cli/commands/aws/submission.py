@@ -11,6 +11,7 @@ from rich.text import Text
 
 from runctl.cli.project.package import Package, pack_project
 from runctl.model.plain_secrets import mask_request
+from runctl.report.processing_job import is_processing_job
 from runctl.report.wording import format_size
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def pack(job: Job, folder: Path, output: Output) -> Package | None:
 def submit(job: Job, package: Package | None, cloud: Cloud, output: Output) -> str:
     """Upload the package unless it is there, start the run, and return the execution's ARN."""
     upload(package, cloud, output)
-    return cloud.workflow.start_run(job.name, dict(job.request))
+    workflow = cloud.processing_workflow if is_processing_job(job.request) else cloud.workflow
+    return workflow.start_run(job.name, dict(job.request))
 
 
 def upload(package: Package | None, cloud: Cloud, output: Output) -> None:
