@@ -32,6 +32,7 @@ def deployment_of(environ: Mapping[str, str]) -> Deployment:
         bucket=environ.get("RUNCTL_BUCKET", ""),
         table=environ.get("RUNCTL_TABLE", ""),
         state_machine_arn=environ.get("RUNCTL_STATE_MACHINE_ARN", ""),
+        judge_function=environ.get("RUNCTL_JUDGE_FUNCTION", ""),
         topic_arn=environ.get("RUNCTL_TOPIC_ARN", ""),
         command_document=environ.get("RUNCTL_COMMAND_DOCUMENT", ""),
         start_document=environ.get("RUNCTL_START_DOCUMENT", ""),

@@ -32,7 +32,7 @@ _MODE = 0o644
 # botocore contains models of 400 services, 100 MB unpacked; the agent uses these.
 _AGENT_SERVICES = frozenset(
     {
-        "dynamodb", "ecr", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc",
+        "dynamodb", "ecr", "lambda", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc",
         "stepfunctions", "sts",
     }
 )  # fmt: skip

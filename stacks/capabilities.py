@@ -448,6 +448,10 @@ class Capabilities:
             variables={"RUNCTL_STATE_MACHINE_ARN": self._settings.state_machine_arn},
         )
 
+    def judge_function(self) -> Capability:
+        """Name the function that judges trials, without invoking it."""
+        return Capability(variables={"RUNCTL_JUDGE_FUNCTION": self._settings.judge_function})
+
     def group_files(self) -> Capability:
         """Write the results of groups of runs."""
         files = f"{self._storage.bucket.bucket_arn}/groups/*"

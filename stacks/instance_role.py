@@ -74,6 +74,8 @@ def instance_role(
             ["logs:CreateLogStream", "logs:PutLogEvents"],
             [_log_streams(scope, storage.trainer_logs.log_group_name)],
         ),
+        # For trials of sweeps that are pruned.
+        _allow(["lambda:InvokeFunction"], [_judge(settings)]),
         *pull_images(),
     ]
     for statement in [*statements, _receive_commands(), *read_secrets(settings)]:
@@ -124,6 +126,10 @@ def _allow(
     conditions: dict[str, dict[str, list[str]]] | None = None,
 ) -> iam.PolicyStatement:
     return iam.PolicyStatement(actions=actions, resources=resources, conditions=conditions)
+
+
+def _judge(settings: Settings) -> str:
+    return f"arn:aws:lambda:{settings.region}:{settings.account}:function:{settings.judge_function}"
 
 
 def _log_streams(scope: Construct, group: str) -> str:

@@ -239,7 +239,7 @@ class OrchestrationStack(Stack):
             can.executions("sweep"),
         )
         self._add("suggest_trial", SAMPLING, write, code=self._sampler_code)
-        self._add("ask_trial", PATIENT, write)
+        self._add("ask_trial", PATIENT, write, can.judge_function())
         self._add("record_trial", PATIENT, write, can.executions())
         self._add("judge_trial", PATIENT, write)
         self._add("finish_sweep", THOROUGH, write, can.executions(), can.group_files())

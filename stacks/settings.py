@@ -115,6 +115,11 @@ class Settings:
         return f"{self.name}-{definition}"
 
     @property
+    def judge_function(self) -> str:
+        """The name of the function that agents of trials ask."""
+        return f"{self.name}-judge_trial"
+
+    @property
     def command_document(self) -> str:
         """The name of the SSM document with commands for the agent."""
         return f"{self.name}-agent"

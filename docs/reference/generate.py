@@ -12,6 +12,8 @@ from runctl.model.request import RunRequest, groups_of
 from runctl.model.request_checks import MAX_ENV_BYTES
 from runctl.model.request_fields import Field, entries
 from runctl.model.request_schema import request_schema
+from runctl.model.sweep_options import SweepOptions
+from runctl.model.sweep_request import sweep_schema
 from stacks.workflows.definition import RUN, definition_names, read_definition
 
 HERE = Path(__file__).parent
@@ -90,6 +92,31 @@ def request_page(request: type[RunRequest] = RunRequest) -> str:
     return "".join([*sections, NOTES])
 
 
+SWEEP = """\
+# The request of a sweep
+
+The input of an execution of the state machine of sweeps: a [run request](run-request.md) for the
+trials, with an object `sweep` that has these fields. `runctl aws hyperparameter-tune` writes it,
+and the options are its own; [Tune hyperparameters](../how-to/tuning.md) explains them. Only
+`hyperparameters` is required:
+
+```json
+{"script": "s3://BUCKET/train.py", "sweep": {"hyperparameters": {"lr": "0.001,0.01,0.1"}}}
+```
+
+The name of the execution is that of the sweep: 1 to 58 letters, digits, `_` or `-`. Its trials are
+runs, named `SWEEP-0001` and so on. `{"group_id": "SWEEP"}` continues a sweep that has ended; the
+execution then needs another name, `SWEEP-r2` by convention. The JSON Schema is in
+[sweep-request.schema.json](sweep-request.schema.json).
+
+"""
+
+
+def sweep_page() -> str:
+    """Return the page of the request of a sweep."""
+    return "".join([SWEEP, TABLE, *rows(entries(SweepOptions))])
+
+
 # What the state machine with each definition runs.
 SUBJECTS = {RUN: "a run", "sweep": "a sweep", "process": "a processing job"}
 
@@ -115,6 +142,8 @@ def pages() -> dict[Path, str]:
         HERE / "cli.md": command_page(),
         HERE / "run-request.md": request_page(),
         HERE / "run-request.schema.json": json.dumps(request_schema(), indent=2) + "\n",
+        HERE / "sweep-request.md": sweep_page(),
+        HERE / "sweep-request.schema.json": json.dumps(sweep_schema(), indent=2) + "\n",
         **dict(map(picture, definition_names())),
     }
 

@@ -429,6 +429,7 @@ class AttemptRunner:
             outputs=self._services.outputs(self._settings.run_id),
             progress=self._progress,
             mailbox=self._mailbox,
+            judge=self._services.trial_judge,
         )
 
     def _make_fallback(self, request: RunRequest) -> Fallback:

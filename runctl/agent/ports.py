@@ -27,6 +27,14 @@ class Workflow(Protocol):
         ...
 
 
+class Judge(Protocol):
+    """The function that decides whether trials of a sweep go on."""
+
+    def goes_on(self, function: str, run_id: str, *, rung: int, value: float) -> bool:
+        """Return whether a trial goes on after a rung at which its metric has a value."""
+        ...
+
+
 class LogStreams(Protocol):
     """Streams of log lines."""
 

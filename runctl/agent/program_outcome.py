@@ -50,9 +50,10 @@ def outcome_of_stop(
     """Return the outcome of an attempt that was asked to end; None if it may not report any."""
     if stop is None or stop.cause is StopCause.FENCED:
         return None
-    is_stopped = stop.cause is StopCause.STOP
+    # A trial that is pruned has done what it was for.
+    kinds = {StopCause.STOP: OutcomeKind.STOPPED, StopCause.PRUNED: OutcomeKind.COMPLETED}
     return Outcome(
-        kind=OutcomeKind.STOPPED if is_stopped else OutcomeKind.INTERRUPTED,
+        kind=kinds.get(stop.cause, OutcomeKind.INTERRUPTED),
         reason=stop.reason,
         exit_code=exit_code,
         step=step,

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from runctl.agent.instance.settings import Settings
-from runctl.agent.ports import Blobs, Outputs
+from runctl.agent.ports import Blobs, Judge, Outputs
 from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.folder_shipper import FolderShipper
 from runctl.agent.reporting.metrics import MetricsShipper
 from runctl.agent.reporting.progress import Progress
+from runctl.agent.reporting.rungs import RungReports
 from runctl.agent.runtime.ports import Contract, Runtime
 from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.folder_watcher import FolderWatcher
@@ -22,6 +23,7 @@ from runctl.agent.signals.mailbox import Mailbox
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.pinning import describe_missing_links
 from runctl.model.agent_ledger import AgentLedger
+from runctl.model.metrics import Measured
 from runctl.model.request import RunRequest
 from runctl.model.trackers import TENSORBOARD
 from runctl.policy.interval import Uptime
@@ -47,6 +49,7 @@ class SessionContext:
     outputs: Outputs
     progress: Progress
     mailbox: Mailbox
+    judge: Judge
 
 
 class TrainingSession:
@@ -101,6 +104,7 @@ class TrainingSession:
             record_mlflow_run=lambda named: context.ledger.record_mlflow_run(
                 context.settings.run_id, context.settings.attempt, named
             ),
+            observe=_observer(context),
         )
         self._curves = FolderShipper(
             context.outputs, paths.tensorboard, TENSORBOARD, attempt=context.settings.attempt
@@ -175,6 +179,16 @@ class TrainingSession:
         self._has_failed_request = bool(problem)
         if self._progress.warn(problem, about="asking") and problem:
             logger.warning("%s", problem)
+
+
+def _observer(context: SessionContext) -> Callable[[Measured], None]:
+    """Return what looks at each line of metrics: the rungs of a trial that may be pruned."""
+    trial = context.request.trial
+    if not trial.may_be_pruned:
+        return lambda _: None
+    return RungReports(
+        context.judge, trial, run_id=context.settings.run_id, mailbox=context.mailbox
+    ).observe
 
 
 def _make_committer(

@@ -45,6 +45,7 @@ class Deployment:
     state_machine_arn: str = ""
     sweep_machine_arn: str = ""
     process_machine_arn: str = ""
+    judge_function: str = ""
     log_group: str = ""
     topic_arn: str = ""
     command_document: str = ""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from runctl.aws.sessions import PortSessions
     from runctl.aws.shards import ShardStore
     from runctl.aws.trainer_access import TrainerAccess
+    from runctl.aws.trial_judge import TrialJudge
     from runctl.aws.trial_ledger import DynamoTrialLedger
     from runctl.aws.versions import VersionStore
     from runctl.aws.workflow import StepFunctions
@@ -90,6 +91,18 @@ class AwsServices:
         from runctl.aws.trial_ledger import DynamoTrialLedger
 
         return DynamoTrialLedger(self.clients.get("dynamodb"), self._known("table"))
+
+    @property
+    def judge_function(self) -> str:
+        """The name of the function that judges trials."""
+        return self._known("judge_function")
+
+    @cached_property
+    def trial_judge(self) -> TrialJudge:
+        """The function that judges trials, to ask."""
+        from runctl.aws.trial_judge import TrialJudge
+
+        return TrialJudge(self.clients.get)
 
     @cached_property
     def fleet(self) -> Ec2Fleet:

@@ -46,7 +46,13 @@ def ask_trial(services: SweepServices, group_id: str, number: int) -> TrialToRun
         group_id=group_id,
         number=number,
         execution=trial.execution,
-        request=trial_document(request, group_id=group_id, number=number, chosen=trial.chosen)
+        request=trial_document(
+            request,
+            group_id=group_id,
+            number=number,
+            chosen=trial.chosen,
+            judge=services.judge_function,
+        )
         if is_first
         else {"run_id": trial.run_id},
     )

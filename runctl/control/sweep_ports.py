@@ -114,6 +114,11 @@ class SweepServices(Services, Protocol):
         ...
 
     @property
+    def judge_function(self) -> str:
+        """The name of the function that judges trials."""
+        ...
+
+    @property
     def blobs(self) -> ResultFiles:
         """The objects of the deployment's bucket."""
         ...

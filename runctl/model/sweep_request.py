@@ -7,9 +7,10 @@ from typing import Any, cast
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.hyperparameters import Value, plain_of
 from runctl.model.kinds import TRAIN
-from runctl.model.request import RunRequest
+from runctl.model.request import RunRequest, fields_of
 from runctl.model.request_fields import an_object
 from runctl.model.request_parsing import parse_request
+from runctl.model.request_schema import request_schema
 from runctl.model.sweep_options import (
     ASHA,
     ASSIGNMENTS,
@@ -40,6 +41,30 @@ class SweepRequest(RunRequest):
     )
 
 
+def sweep_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the input of a sweep's execution."""
+    fields = fields_of(SweepRequest)
+    schema = request_schema(
+        {name: field for name, field in fields.items() if field.kind in {"", TRAIN}}
+    )
+    properties = {
+        name: value
+        for name, value in schema["properties"].items()
+        if name not in {*NOT_IN_A_SWEEP, "run_id"}
+    }
+    properties["group_id"] = {
+        "type": "string",
+        "description": "The sweep that this execution continues; excludes all other fields.",
+    }
+    return {
+        **schema,
+        "title": "SweepRequest",
+        "description": "The input of an execution of a sweep.",
+        "properties": properties,
+        "oneOf": [{"required": ["sweep"]}, {"required": ["group_id"]}],
+    }
+
+
 def parse_sweep_request(document: Any, *, group_id: str) -> SweepRequest:
     """Check the input of a sweep's execution and return the request.
 
@@ -68,9 +93,17 @@ def parse_sweep_request(document: Any, *, group_id: str) -> SweepRequest:
 
 
 def trial_document(
-    request: SweepRequest, *, group_id: str, number: int, chosen: Mapping[str, Value]
+    request: SweepRequest,
+    *,
+    group_id: str,
+    number: int,
+    chosen: Mapping[str, Value],
+    judge: str = "",
 ) -> dict[str, Any]:
-    """Return the request of a trial: the input of its execution."""
+    """Return the request of a trial: the input of its execution.
+
+    `judge` is the function that decides at each rung whether the trial goes on.
+    """
     options = request.sweep
     document = request.as_document()
     del document["sweep"]
@@ -86,6 +119,7 @@ def trial_document(
         trial |= {"metric": options.metric, "direction": options.direction}
     if options.pruner == ASHA:
         trial |= {
+            "judge": judge,
             "first_rung": options.first_rung,
             "reduction_factor": options.reduction_factor,
         }

@@ -43,8 +43,8 @@ def _read_chosen(value: Any) -> dict[str, Plain]:
 class TrialOptions:
     """What makes a run a trial; a run with the number 0 is not one.
 
-    The agent asks whether to go on whenever the metric reaches the next rung: `first_rung`, and
-    each `reduction_factor` times the one before. Without `first_rung`, nothing is pruned.
+    The agent asks `judge` whether to go on whenever the metric reaches the next rung: `first_rung`,
+    and each `reduction_factor` times the one before. Without `first_rung`, nothing is pruned.
     """
 
     number: int = optional_number(
@@ -80,6 +80,9 @@ class TrialOptions:
     first_rung: int = optional_number(
         "The step of the first rung, at which the trial may be pruned.", least=1, most=MAX_STEP
     )
+    judge: str = text(
+        "The function that decides at each rung whether the trial goes on.", check=check_metric
+    )
     reduction_factor: int = whole_number(
         "Each rung is at this many times the step of the one before.",
         least=2,
@@ -95,4 +98,4 @@ class TrialOptions:
     @property
     def may_be_pruned(self) -> bool:
         """Whether the trial may end before its script does."""
-        return self.is_trial and bool(self.metric) and self.first_rung > 0
+        return self.is_trial and bool(self.metric and self.judge) and self.first_rung > 0

@@ -130,6 +130,7 @@ class SweepWorld(World):
         self.workflow: SweepWorkflow = SweepWorkflow()
         self.trials = MemoryTrials()
         self.blobs = Files()
+        self.judge_function = "runctl-judge_trial"
 
     def prepare(self, document: Any = None, name: str = SWEEP) -> Any:
         execution = ExecutionStart(arn=f"arn:sweep:{name}", name=name, started_at=START)

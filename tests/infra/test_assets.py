@@ -93,7 +93,7 @@ def test_the_agent_contains_its_libraries_and_no_other_service(built: Path) -> N
         if name.startswith("vendor/botocore/data/") and name.count("/") > 3
     }
     assert services == {
-        "dynamodb", "ecr", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc",
+        "dynamodb", "ecr", "lambda", "logs", "s3", "secretsmanager", "ssm", "sso", "sso-oidc",
         "stepfunctions", "sts",
     }  # fmt: skip
     assert any(name.startswith("vendor/pip-") and name.endswith(".whl") for name in names)

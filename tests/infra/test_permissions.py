@@ -418,6 +418,11 @@ def allowed_to_instances(app: Synthesized) -> list[tuple[str, str, dict[str, Any
         ("logs:CreateLogStream", logs, {}),
         ("logs:PutLogEvents", logs, {}),
         ("sts:AssumeRole", trainer_role_arn(app), {}),
+        (
+            "lambda:InvokeFunction",
+            f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:runctl-judge_trial",
+            {},
+        ),
         ("ecr:GetAuthorizationToken", "*", {}),
         ("ecr:BatchCheckLayerAvailability", REPOSITORY, {}),
         ("ecr:BatchGetImage", REPOSITORY, {}),
@@ -492,6 +497,11 @@ def test_an_instance_has_no_other_permission(app: Synthesized) -> None:
         ("dynamodb:GetItem", f"{TABLE}/index/unsettled", KEYS),
         ("states:SendTaskSuccess", f"{MACHINE}-other", {}),
         ("states:StartExecution", MACHINE, {}),
+        (
+            "lambda:InvokeFunction",
+            f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:runctl-finish_run",
+            {},
+        ),
         ("ssm:GetParameter", f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/x", {}),
         ("ssm:GetParameters", f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/x", {}),
         ("ec2:TerminateInstances", f"{EC2}:instance/i-1", TAGGED),

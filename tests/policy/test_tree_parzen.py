@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
+import random
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pytest
 from runctl.model.errors import SetupError
 from runctl.model.sweep_options import TPE, SweepOptions
 from runctl.model.trial import Trial, TrialState, trial_run_id
+from runctl.policy.halving import goes_on, rung_at
 from runctl.policy.tree_parzen import suggest
 from stacks.assets import build_sampler
 from tests.control.fakes import START
@@ -123,3 +126,31 @@ def test_without_optuna_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPa
 def test_other_samplers_do_not_load_it() -> None:
     path = Path(sys.modules[suggest.__module__].__file__ or "")
     assert "\nimport optuna" not in path.read_text()
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_halving_decides_as_the_pruner_of_optuna(direction: str, factor: int) -> None:
+    optuna = importlib.import_module("optuna")
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=factor)
+    study = optuna.create_study(direction=direction, pruner=pruner)
+    source = random.Random(7)
+    reached: dict[int, list[float]] = {}
+    for _ in range(60):
+        trial, quality = study.ask(), source.random()
+        for step in range(1, 28):
+            value = quality + source.random() / step
+            trial.report(value, step)
+            rung = rung_at(step, first=1, factor=factor)
+            if rung != step:
+                continue
+            others = reached.setdefault(rung, [])
+            expected = goes_on(value, others, direction=direction, reduction_factor=factor)
+            others.append(value)
+            assert trial.should_prune() is not expected
+            if not expected:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, value)

@@ -85,7 +85,8 @@ class FinalReport:
             reach("drain.reported")
             with contextlib.suppress(OSError):
                 self._settings.paths.reported.write_text(self._mark)
-        is_cut_short = outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}
+        is_pruned = ending is not None and ending.cause is StopCause.PRUNED
+        is_cut_short = is_pruned or outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}
         if is_cut_short and self._token.has_arrived():
             # The checkpoint is safe; the outputs so far are uploaded while the instance lives.
             self.upload_outputs(time.monotonic() + within.total_seconds())

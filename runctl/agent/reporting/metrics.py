@@ -12,7 +12,7 @@ from runctl.agent.reporting.json_lines import Follower
 from runctl.agent.reporting.progress import Progress
 from runctl.model import identity
 from runctl.model.errors import FencedError, RunctlError
-from runctl.model.metrics import read_metrics
+from runctl.model.metrics import Measured, read_metrics
 from runctl.model.node import NodeId
 from runctl.model.trackers import read_mlflow_run
 
@@ -34,10 +34,13 @@ class MetricsShipper:
         *,
         node: NodeId,
         record_mlflow_run: Callable[[str], None] = lambda _: None,
+        observe: Callable[[Measured], None] = lambda _: None,
     ) -> None:
+        """`observe` is called with each line."""
         self._blobs = blobs
         self._follower = Follower(path)
         self._progress = progress
+        self._observe = observe
         self._prefix = identity.metrics_prefix(*node)
         self._record_mlflow_run = record_mlflow_run
         self._mlflow_run = ""
@@ -89,6 +92,7 @@ class MetricsShipper:
         self._waiting.append(line)
         self._waiting_bytes += len(line)
         self._progress.measure(measured.step, measured.values, measured.not_finite)
+        self._observe(measured)
 
     def _keep_mlflow_run(self) -> None:
         """Store the named run of MLflow for the next attempt; an error is tried again."""

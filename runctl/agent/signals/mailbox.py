@@ -13,9 +13,10 @@ class StopCause(Enum):
 
     MAINTENANCE = 0  # EC2 has scheduled the end of the instance
     NOTICE = 1  # EC2 takes the instance
-    SHUTDOWN = 2  # the instance is shutting down
-    STOP = 3  # the user stops the run, or the run has ended in the ledger
-    FENCED = 4  # a later attempt owns the run: end without a save or a report
+    PRUNED = 2  # the trial does worse than others of its sweep
+    SHUTDOWN = 3  # the instance is shutting down
+    STOP = 4  # the user stops the run, or the run has ended in the ledger
+    FENCED = 5  # a later attempt owns the run: end without a save or a report
 
 
 @dataclass(frozen=True, kw_only=True)
