@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runctl.model.errors import NotFoundError
+from runctl.report.sweep_document import KIND as SWEEP
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
@@ -27,6 +28,12 @@ def find_run(cloud: Cloud, run_id: str) -> Run:
         raise NotFoundError(f"{run_id} has only just started; try again in a few seconds")
     if execution is not None and execution.cause:
         raise NotFoundError(f"{run_id} never began: {execution.cause}")
+    group = cloud.groups.find_group(run_id)
+    if group is not None and group.kind == SWEEP:
+        raise NotFoundError(
+            f"{run_id} is a sweep, not a run; see `runctl sweep status {run_id}` and "
+            "`runctl sweep --help`"
+        )
     known = [run.run_id for run in cloud.ledger.list_runs(limit=100)]
     close = difflib.get_close_matches(run_id, known, n=2, cutoff=0.5)
     close = close or [name for name in known if name.startswith(run_id)][:2]

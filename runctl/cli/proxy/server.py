@@ -29,7 +29,9 @@ async def serve(
         assert task is not None
         relays.add(task)
         task.add_done_callback(relays.discard)
-        await Relay(targets, reader, writer).run()
+        # asyncio of Python 3.11 reports each cancelled task of a connection with a traceback.
+        with contextlib.suppress(asyncio.CancelledError):
+            await Relay(targets, reader, writer).run()
 
     try:
         server = await asyncio.start_server(accept, "127.0.0.1", port, backlog=BACKLOG)

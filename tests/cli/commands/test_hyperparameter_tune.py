@@ -152,6 +152,13 @@ def test_an_unknown_sweep_is_not_found(runctl, sweep):
     assert "sweep 'search2' does not exist; did you mean search?" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "stop", "resume", "logs"])
+def test_the_commands_of_runs_name_those_of_sweeps(runctl, sweep, command):
+    done = runctl(command, "search")
+    assert done.code == 4
+    assert "search is a sweep, not a run; see `runctl sweep status search`" in done.stderr
+
+
 def test_the_name_of_a_sweep_is_taken(runctl, project, sweep):
     done = runctl(*TUNE, "--hyperparameters", "lr:1", "--name", "search")
     assert done.code == 2
