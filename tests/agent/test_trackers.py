@@ -18,7 +18,8 @@ TRACKS = """
     names = ("WANDB_RUN_ID", "WANDB_RESUME", "MLFLOW_RUN_ID", "RUNCTL_TENSORBOARD_DIR")
     folder = pathlib.Path(os.environ["RUNCTL_TENSORBOARD_DIR"])
     attempt = os.environ["RUNCTL_ATTEMPT"]
-    known = sorted(path.name for path in folder.iterdir())
+    known = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    folder.mkdir(exist_ok=True)
     (folder / f"events.{attempt}").write_text(attempt)
     with open(os.environ["RUNCTL_METRICS_FILE"], "a") as stream:
         stream.write(json.dumps({"step": 1, "loss": 0.5, "mlflow_run_id": "abc123"}) + "\\n")

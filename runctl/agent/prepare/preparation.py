@@ -321,7 +321,7 @@ class Preparation:
         run = self.read_run()
         restored = self._restore_whole(run, request, prepared.checkpoint)
         partial = self._restore_partial(restored)
-        self._paths.tensorboard.mkdir(parents=True, exist_ok=True)
+        # The program creates the folder: some expect an empty one for their outputs.
         if self._settings.attempt > 1:
             restore_curves(self._blobs, self._settings.run_id, self._paths.tensorboard)
         return replace(prepared, run=run, restored=restored, partial=partial)
@@ -430,6 +430,7 @@ class Preparation:
             self._wait.retry(lambda: self._subjects.load(subject))
             clear(prepared.checkpoint)
             clear(outputs)
+            self._paths.tensorboard.mkdir(exist_ok=True)  # a container mounts it
         self._remove_messages()
         return replace(prepared, subject=subject, outputs=outputs, restored=None, partial=None)
 
