@@ -17,6 +17,11 @@ from runctl.model.request_fields import (
 
 UNKNOWN = "unknown"
 MARKETS = ("spot", "on-demand", "spot-then-on-demand")
+# Half the size, for a run that waits more than it computes.
+SMALL_INSTANCE_TYPES = [
+    "m7i.large", "m7a.large", "m6i.large", "m6a.large", "m5.large",
+    "m5a.large", "c7i.large", "c6i.large", "c6a.large", "r6i.large",
+]  # fmt: skip
 DEFAULT_INSTANCE_TYPES = (
     "m7i.xlarge", "m7a.xlarge", "m6i.xlarge", "m6a.xlarge", "m5.xlarge",
     "m5a.xlarge", "c7i.xlarge", "c6i.xlarge", "c6a.xlarge", "r6i.xlarge",

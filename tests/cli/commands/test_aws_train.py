@@ -118,6 +118,10 @@ def test_every_checkpoint_of_a_run_is_evaluated_by_a_switch(project, deployed, r
     request = request_of(deployed, "x")
     assert request["evaluate"] == {"checkpoint": "run:lm", "every_checkpoint": True}
     assert request["args"] == ["--checkpoint", "$RUNCTL_INPUT_DIR/checkpoint"]
+    assert all(name.endswith(".large") for name in request["instance_types"])
+    runctl("aws", "evaluate", "--detach", "--name", "y", "--instance-types", "g5.xlarge",
+           "train.py", *words)  # fmt: skip
+    assert request_of(deployed, "y")["instance_types"] == ["g5.xlarge"]
 
 
 def test_the_same_project_is_uploaded_once(project, deployed, runctl):

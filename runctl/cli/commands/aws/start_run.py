@@ -37,6 +37,7 @@ from runctl.model.docker_options import SOURCES
 from runctl.model.errors import RequestError
 from runctl.model.kinds import PROCESS, TRAIN
 from runctl.model.request_checks import INSTANCE_ID
+from runctl.model.resource_options import SMALL_INSTANCE_TYPES
 from runctl.report.processing_job import is_processing_job
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
             f"SCRIPT: missing{after}; name the program, or give an image that has a command "
             "(--docker-image, --use-docker)"
         )
+    fields |= _types_to_follow(fields, location)
     program = Program(words=words, is_command=start.is_command)
     job = build_job(program, start.name, fields, location, docker)
     cloud = invocation.connect(location.settings)
@@ -114,6 +116,14 @@ def split_instance(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     if not words or not INSTANCE_ID.fullmatch(words[0]):
         return "", words
     return words[0], words[1:]
+
+
+def _types_to_follow(fields: Mapping[str, Any], location: Location) -> dict[str, Any]:
+    """Return small instance types for an evaluation that follows a run, unless some are given."""
+    is_given = "instance_types" in fields or "instance_types" in location.settings.request
+    if is_given or not fields.get("evaluate.every_checkpoint"):
+        return {}
+    return {"instance_types": SMALL_INSTANCE_TYPES}
 
 
 def _may_have_command(docker: DockerChoice, fields: Mapping[str, Any], location: Location) -> bool:
