@@ -11,7 +11,7 @@ from runctl.agent.fallback import Ended, Fallback
 from runctl.agent.instance.disk import FULL, count_up
 from runctl.agent.instance.settings import Settings
 from runctl.agent.prepare.container import ContainerPreparation
-from runctl.agent.prepare.following import Following
+from runctl.agent.prepare.following import follow
 from runctl.agent.prepare.gpu_check import check_machine
 from runctl.agent.prepare.image import Images
 from runctl.agent.prepare.preparation import Preparation, Prepared
@@ -255,7 +255,14 @@ class AttemptRunner:
                     self._parts(runtime), run, prepared, env=env, credentials=credentials
                 )
             if request.evaluate.every_checkpoint:
-                return self._evaluate_all(request, prepared, run_program)
+                evaluations = Evaluations(
+                    follow(self._services, self._settings, request, self._progress, self._wait),
+                    self._preparation,
+                    progress=self._progress,
+                    wait=self._wait,
+                    run_program=run_program,
+                )
+                return evaluations.run(prepared)
             return self._train_until_done(request, prepared, run_program)
         finally:
             if endpoint is not None:
@@ -315,35 +322,6 @@ class AttemptRunner:
             if not isinstance(result, Prepared):
                 return result
             prepared = result
-
-    def _evaluate_all(
-        self,
-        request: RunRequest,
-        prepared: Prepared,
-        run_program: Callable[[Prepared], Ended | None],
-    ) -> Outcome | None:
-        """Run the program for each checkpoint of another run, until that one has ended."""
-        settings, services = self._settings, self._services
-        reference = request.evaluate.reference
-        following = Following(
-            services.ledger,
-            services.blobs,
-            services.outputs(settings.run_id),
-            services.checkpoints,
-            run_id=settings.run_id,
-            attempt=settings.attempt,
-            followed="" if reference is None else reference.run_id,
-            state=self._paths.state,
-            progress=self._progress,
-            wait=self._wait,
-        )
-        return Evaluations(
-            following,
-            self._preparation,
-            progress=self._progress,
-            wait=self._wait,
-            run_program=run_program,
-        ).run(prepared)
 
     def _parts(self, runtime: Runtime) -> AttemptParts:
         return AttemptParts(

@@ -6,10 +6,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from runctl.agent.instance.settings import Settings
 from runctl.agent.ports import Blobs, Outputs
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.signals.waiting import CancellableWait
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.aws.services import AwsServices
 from runctl.checkpoint.candidates import keys_before
 from runctl.fault_points import reach
 from runctl.model import identity
@@ -21,6 +23,7 @@ from runctl.model.evaluation_history import (
     history_text,
     read_history,
 )
+from runctl.model.request import RunRequest
 from runctl.model.run import Run
 from runctl.model.subject import Subject, subject_of
 
@@ -29,6 +32,29 @@ FIRST_PAUSE = timedelta(seconds=1)
 MAX_PAUSE = timedelta(seconds=15)
 
 logger = logging.getLogger(__name__)
+
+
+def follow(
+    services: AwsServices,
+    settings: Settings,
+    request: RunRequest,
+    progress: Progress,
+    wait: CancellableWait,
+) -> "Following":
+    """Return the checkpoints of the run that the request of an evaluation names."""
+    reference = request.evaluate.reference
+    return Following(
+        services.ledger,
+        services.blobs,
+        services.outputs(settings.run_id),
+        services.checkpoints,
+        run_id=settings.run_id,
+        attempt=settings.attempt,
+        followed="" if reference is None else reference.run_id,
+        state=settings.paths.state,
+        progress=progress,
+        wait=wait,
+    )
 
 
 class Following:
