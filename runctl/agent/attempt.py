@@ -293,6 +293,7 @@ class AttemptRunner:
             mailbox=self._mailbox,
             progress=self._progress,
             publish=self._publish,
+            may_report=self._token.has_arrived,
             mask=self._mask.apply,
         )
         try:

@@ -27,6 +27,7 @@ class Syntax(Enum):
     COMMAS = "strings separated by commas; the option is repeatable"
     REPEATED = "one string for each option"
     ASSIGNMENTS = "NAME=VALUE for each option"
+    DURATION = "a whole number with s, m, h or d"
     WORDS = "words, split as a shell splits them"
     EXIT_CODES = "whole numbers separated by commas, or `any`"
 

@@ -20,6 +20,8 @@ from runctl.model.request_fields import (
 # The name of the input that the checkpoint of a service is staged as.
 CHECKPOINT = "checkpoint"
 DEFAULT_PORT = 8080
+# How the reason of a run begins that ended because nobody used it.
+IDLE = "there was no connection for"
 _PATH = re.compile(r"/[!-~]{0,1023}")
 
 
@@ -166,6 +168,19 @@ class ServingOptions:
             "20).",
             "N",
             Syntax.NUMBER,
+        ),
+    )
+    idle_stop_seconds: int = optional_number(
+        "End the run as stopped when its server has had no connection for so many seconds; the "
+        "next `runctl aws connect` starts it again. Default: it goes on.",
+        least=60,
+        most=7 * 86_400,
+        option=Option(
+            "--idle-stop",
+            "Stop when there was no connection for so long, for example 30m; the next `runctl aws "
+            "connect` starts it again.",
+            "TIME",
+            Syntax.DURATION,
         ),
     )
     startup: StartupProbe = an_object(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import struct
 from datetime import datetime, timezone
 
 import pytest
@@ -237,3 +238,22 @@ def test_a_port_in_use_ends_the_attempt_at_once_and_names_the_process(cloud: Clo
     assert f"serve.port: port {port} of the instance is in use by process" in outcome["reason"]
     assert "exit_code" not in outcome
     assert printed(machine) == ""
+
+
+def test_a_server_that_nobody_uses_ends_as_stopped_and_probes_do_not_count(
+    cloud: Cloud, launch
+) -> None:
+    port = create_service(cloud, idle_stop_seconds=3, readiness=ReadinessProbe(period_seconds=1))
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    wait_until(lambda: is_ready(cloud), why=machine.agent_log())
+    with socket.create_connection(("127.0.0.1", port)) as held:
+        # A reset leaves no trace in the kernel's tables, where a closed connection stays a minute.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with pytest.raises(TimeoutError):
+            cloud.outcome(8)
+    outcome = cloud.outcome()
+    assert outcome["kind"] == "stopped"
+    assert outcome["reason"] == "there was no connection for 3 s"
+    assert "answered everything" in printed(machine)

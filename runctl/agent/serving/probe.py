@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from runctl import __version__
@@ -17,12 +18,16 @@ _SUCCESS = range(200, 400)
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A request for `path`, which succeeds with a status of `statuses` within the timeout."""
+    """A request for `path`, which succeeds with a status of `statuses` within the timeout.
+
+    `on_connect` is called with the local port of its connection.
+    """
 
     port: int
     path: str
     statuses: range
     timeout: float
+    on_connect: Callable[[int], None] = lambda _port: None
 
     def check(self) -> str:
         """Send the request; return the problem, empty if it succeeded."""
@@ -32,6 +37,8 @@ class Probe:
         watchdog.daemon = True
         watchdog.start()
         try:
+            connection.connect()
+            self.on_connect(connection.sock.getsockname()[1])
             connection.request("GET", self.path, headers=_HEADERS)
             answer = connection.getresponse()
             answer.read(MAX_BODY)
@@ -66,7 +73,9 @@ class Probes:
     liveness: Probe
 
 
-def make_probes(options: ServingOptions, port: int) -> Probes:
+def make_probes(
+    options: ServingOptions, port: int, *, on_connect: Callable[[int], None] = lambda _port: None
+) -> Probes:
     """Return the probes that a request describes."""
 
     def make(path: str, status: int, timeout_seconds: int) -> Probe:
@@ -77,6 +86,7 @@ def make_probes(options: ServingOptions, port: int) -> Probes:
             path=path or "/",
             statuses=range(status, status + 1) if status else statuses,
             timeout=float(timeout_seconds),
+            on_connect=on_connect,
         )
 
     startup, readiness, liveness = options.startup, options.readiness, options.liveness

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from runctl.agent.program_outcome import failed_outcome, outcome_of_stop
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.ports import Contract, Program, Runtime
+from runctl.agent.serving.activity import Activity
 from runctl.agent.serving.health import Health
 from runctl.agent.serving.ports import choose_port, ports_of_descendants
 from runctl.agent.serving.probe import make_probes
@@ -20,7 +21,7 @@ from runctl.agent.signals.waiting import CHECK
 from runctl.model.decision import READY
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.service import Service
-from runctl.model.serving_options import ServingOptions
+from runctl.model.serving_options import IDLE, ServingOptions
 from runctl.policy.restarts import WINDOW, restart_delay
 
 # The time in which proxies move to the replacement before the old server stops accepting.
@@ -54,7 +55,8 @@ class Server:
 class ServingSession:
     """Starts the server, starts it again when it ends, and hands over to its replacement.
 
-    `publish` stores the progress where no heartbeat does yet.
+    `publish` stores the progress where no heartbeat does yet, and `may_report` says whether an
+    outcome could be reported.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class ServingSession:
         mailbox: Mailbox,
         progress: Progress,
         publish: Callable[[], None],
+        may_report: Callable[[], bool],
         mask: Callable[[str], str],
     ) -> None:
         self._options = options
@@ -76,6 +79,8 @@ class ServingSession:
         self._mailbox = mailbox
         self._progress = progress
         self._publish = publish
+        self._may_report = may_report
+        self._activity = Activity()
         self._mask = mask
         self._ends: list[float] = []
         self._was_ready = False
@@ -93,6 +98,8 @@ class ServingSession:
                 while not server.has_ended and self._mailbox.ending is None:
                     self._mailbox.wait(CHECK.total_seconds())
                     self._note(server)
+                    if self._is_idle(server):
+                        return self._stop_idle(server)
                 if server.program.exit_code is None and self._mailbox.ending is not None:
                     return self._after_stop_request(server)
                 outcome = self._after_end(server)
@@ -109,7 +116,9 @@ class ServingSession:
         port = choose_port(self._options.port)
         program = self._runtime.start(self._make_contract(port))
         health = Health(
-            make_probes(self._options, port), self._options, on_change=self._mailbox.wake
+            make_probes(self._options, port, on_connect=self._activity.note_probe),
+            self._options,
+            on_change=self._mailbox.wake,
         )
         server = Server(program=program, health=health, port=port)
         self._progress.mark("started")
@@ -152,6 +161,26 @@ class ServingSession:
             self._progress.mark(READY)
         self._progress.enter("serve")
         logger.info("the server is ready")
+
+    def _is_idle(self, server: Server) -> bool:
+        """Whether nobody has used the server for as long as the request says."""
+        limit = self._options.idle_stop_seconds
+        if not limit or not server.health.is_ready or not self._may_report():
+            self._activity.renew()
+            return False
+        return self._activity.idle_seconds(server.port) >= limit
+
+    def _stop_idle(self, server: Server) -> Outcome:
+        self._progress.enter("drain")
+        self._note(server, is_draining=True)
+        self._end(server, timedelta(seconds=self._options.drain_seconds))
+        server.program.kill()
+        self._progress.mark("exited")
+        return Outcome(
+            kind=OutcomeKind.STOPPED,
+            reason=f"{IDLE} {self._options.idle_stop_seconds} s",
+            exit_code=server.program.exit_code,
+        )
 
     def _after_end(self, server: Server) -> Outcome | None:
         """End what is left of a server, and wait for the time of the next start.

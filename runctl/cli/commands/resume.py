@@ -54,7 +54,7 @@ def resume(
     if held.ended is RunStatus.COMPLETED:
         invocation.output.note(f"{run} is completed; its program may find nothing left to do")
     entry = read_entry(cloud.ledger, held)
-    name, arn = _continue(cloud, held, is_fresh=fresh_environment)
+    name, arn = start_next_execution(cloud, held, is_fresh=fresh_environment)
     message = f"{name} continues {run}{_where(entry)}"
     if detach:
         resumed = UnrecordedRun(
@@ -76,7 +76,7 @@ def _where(entry: RunEntry) -> str:
     return f" from the checkpoint of {checkpoint}" if checkpoint else " from the beginning"
 
 
-def _continue(cloud: Cloud, run: Run, *, is_fresh: bool) -> tuple[str, str]:
+def start_next_execution(cloud: Cloud, run: Run, *, is_fresh: bool) -> tuple[str, str]:
     """Start the next execution; a name is taken if an earlier execution of it was refused."""
     document = {"run_id": run.run_id, **({"fresh_environment": True} if is_fresh else {})}
     first = run.executions + 1

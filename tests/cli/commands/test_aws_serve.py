@@ -3,6 +3,7 @@
 import pytest
 
 from runctl.model.node import NodeId, NodeProgress
+from runctl.model.outcome import RunStatus
 from runctl.model.service import Service
 from tests.cli.commands.test_aws_train import request_of
 from tests.cli.deployed import now
@@ -30,6 +31,14 @@ def test_the_options_become_the_request_of_a_service(project, deployed, runctl):
     }
 
 
+def test_a_duration_has_a_unit(project, deployed, runctl):
+    done = runctl(
+        "aws", "serve", "--detach", "--name", "x", "--script", "train.py", "--idle-stop", "30m"
+    )
+    assert done.code == 0, done.stderr
+    assert request_of(deployed, "x")["serve"] == {"idle_stop_seconds": 1800}
+
+
 def test_arguments_for_the_server_follow_two_dashes(project, deployed, runctl):
     done = runctl("aws", "serve", "--detach", "--name", "x", "--script", "train.py", "--", "--x")
     assert done.code == 0, done.stderr
@@ -52,6 +61,8 @@ def test_a_script_without_its_option_starts_nothing(project, deployed, runctl):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--idle-stop", "soon"), "--idle-stop: 'soon' is not a duration; write a whole number"),
+        (("--idle-stop", "5s"), "--idle-stop: 5 is not a whole number from 60"),
         (("--port", "80"), "--port: 80 is not a whole number from 1024 to 65535"),
         (("--checkpoint", "best.pt"), "--checkpoint: 'best.pt' is not an S3 URI"),
         (("--probe-path", "health"), "--probe-path: 'health' is not the path of a URL"),
@@ -83,3 +94,13 @@ def test_the_status_page_shows_whether_a_service_is_ready(deployed, runctl):
     assert "checkpoint" not in page.stdout
     document = runctl("status", "digits", "--json").document
     assert document["attempts"][0]["service"] == service.as_document()
+
+
+def test_connect_says_why_a_service_cannot_be_reached(deployed, runctl):
+    for name, kind in (("digits", "serve"), ("mnist", "train")):
+        deployed.begin(name, kind=kind)
+    assert "is no service but a run of the kind train" in runctl("aws", "connect", "mnist").stderr
+    assert runctl("aws", "connect", "none").code == 4
+    deployed.end("digits", RunStatus.STOPPED, "stopped by the user")
+    done = runctl("aws", "connect", "digits")
+    assert "digits has ended: stopped; stopped by the user; start it again with" in done.stderr

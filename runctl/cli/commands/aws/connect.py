@@ -41,6 +41,8 @@ def connect(
 
     cloud, output = invocation.cloud, invocation.output
     found = _find_service(invocation, run)
+    if found.ended is not None:
+        _start_again(invocation, found)
     port = local_port or found.request.serve.port
     plugin = find_plugin(is_local=invocation.local, profile=invocation.profile)
     url = f"http://127.0.0.1:{port}"
@@ -69,18 +71,38 @@ def connect(
 
 
 def _find_service(invocation: Invocation, run_id: str) -> Run:
-    """Return a run that is a service and has not ended."""
+    """Return a run that is a service, and has not ended unless because nobody used it."""
     from runctl.model.errors import NotFoundError, RequestError, RunEndedError
     from runctl.model.kinds import policy_of
+    from runctl.model.serving_options import IDLE
 
     run = invocation.cloud.ledger.find_run(run_id)
     if run is None:
         raise NotFoundError(f"there is no run {run_id}; see `runctl list{invocation.flag}`")
     if not policy_of(run.request.kind).becomes_ready:
         raise RequestError(f"{run_id} is no service but a run of the kind {run.request.kind}")
-    if run.ended is not None:
+    if run.ended is not None and not run.reason.startswith(IDLE):
         raise RunEndedError(
             f"{run_id} has ended: {run.ended.value}; {run.reason}; start it again with "
             f"`runctl resume {run_id}{invocation.flag}`"
         )
     return run
+
+
+def _start_again(invocation: Invocation, run: Run) -> None:
+    """Continue a service that was stopped because nobody used it."""
+    import time
+
+    from runctl.cli.commands.resume import start_next_execution
+    from runctl.model.errors import RunctlError
+
+    cloud = invocation.cloud
+    name, arn = start_next_execution(cloud, run, is_fresh=False)
+    invocation.output.note(f"{run.run_id} was stopped: {run.reason}; {name} starts it again")
+    while True:
+        held = cloud.ledger.find_run(run.run_id)
+        if held is not None and held.execution == name:
+            return
+        if not cloud.workflow.is_running(arn):
+            raise RunctlError(f"{name} has ended; see `runctl status {run.run_id}`")
+        time.sleep(cloud.pause)

@@ -15,6 +15,7 @@ from runctl.model.request_fields import Field, Option, Syntax, entries
 _TYPES: Mapping[Syntax, Any] = {
     Syntax.TEXT: str | None,
     Syntax.WORDS: str | None,
+    Syntax.DURATION: str | None,
     Syntax.EXIT_CODES: str | None,
     Syntax.NUMBER: int | None,
     Syntax.FRACTION: float | None,

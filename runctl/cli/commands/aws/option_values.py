@@ -57,6 +57,15 @@ def _read_words(option: str, text: str) -> list[str] | None:
         raise InvalidRequestError((problem,)) from exc
 
 
+def _read_duration(option: str, text: str) -> int:
+    """Return seconds."""
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
+    if found is None:
+        message = f"{text!r} is not a duration; write a whole number with s, m, h or d (e.g. 30m)"
+        raise InvalidRequestError((Problem(option, message),))
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
+
+
 def _read_exit_codes(_option: str, text: str) -> list[int | str] | str | None:
     """Parse whole numbers; the check of the request reports other words."""
     words = [word.strip() for word in text.split(",") if word.strip()]
@@ -74,4 +83,5 @@ _READERS: Mapping[Syntax, Callable[[str, Any], Any]] = {
     Syntax.ASSIGNMENTS: _read_assignments,
     Syntax.WORDS: _read_words,
     Syntax.EXIT_CODES: _read_exit_codes,
+    Syntax.DURATION: _read_duration,
 }
