@@ -242,7 +242,16 @@ class OrchestrationStack(Stack):
         self._add("ask_trial", PATIENT, write, can.judge_function())
         self._add("record_trial", PATIENT, write, can.executions())
         self._add("judge_trial", PATIENT, write)
-        self._add("finish_sweep", THOROUGH, write, can.executions(), can.group_files())
+        self._add(
+            "finish_sweep",
+            THOROUGH,
+            write,
+            can.executions(),
+            can.group_files(),
+            can.list_unsettled_runs(),
+            can.stop_executions(),
+            can.notices(),
+        )
 
     def _add_processing_functions(self, can: Capabilities) -> None:
         self._add(

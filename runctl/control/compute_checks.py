@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
+from runctl.control.ending_groups import end_abandoned_group, find_abandoned_group
 from runctl.control.findings import Account, Check, Finding, each
 from runctl.control.instance_lookup import machines_by_run
 from runctl.control.ports import Services
@@ -32,6 +33,7 @@ class ComputeChecks:
         """Return the checks: runs first, because fixing one ends its machines."""
         return (
             Check(name="runs", find=self.find_runs, fix=each(self.end_run)),
+            Check(name="groups", find=self.find_groups, fix=each(self.end_group)),
             Check(name="machines", find=self.find_machines, fix=each(self.end_machine)),
             Check(name="fleets", find=self.find_fleets, fix=self.delete_fleets),
         )
@@ -54,6 +56,21 @@ class ComputeChecks:
     def end_run(self, finding: Finding) -> None:
         """Do what the lost event would have done, if it is still necessary."""
         end_abandoned(self._services, finding.run_id)
+
+    def find_groups(self) -> list[Finding]:
+        """Find groups, such as sweeps, whose execution ended unnoticed."""
+        found = []
+        for group_id in self._services.groups.list_unsettled_groups():
+            if (abandoned := find_abandoned_group(self._services, group_id)) is not None:
+                status = abandoned[1].lower() or "unknown to Step Functions"
+                why = f"its execution ended unnoticed ({status})"
+                remedy = "stop its runs, and dismiss the instances that wait for one"
+                found.append(Finding(name=group_id, why=why, remedy=remedy))
+        return found
+
+    def end_group(self, finding: Finding) -> None:
+        """Do what the lost event would have done, if it is still necessary."""
+        end_abandoned_group(self._services, finding.name)
 
     def find_machines(self) -> list[Finding]:
         """Find machines that no run needs, and machines that a person stopped."""

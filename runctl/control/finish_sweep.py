@@ -3,6 +3,7 @@
 import json
 
 from runctl.control.ask_trial import read_sweep
+from runctl.control.ending_groups import end_group
 from runctl.control.results import SweepResult
 from runctl.control.sweep_ports import SweepServices
 from runctl.control.trials import settle_trial
@@ -34,13 +35,9 @@ def finish_sweep(services: SweepServices, group_id: str, *, execution_arn: str) 
     services.blobs.put(
         sweep_results_key(group_id, "results.csv"), results_csv(options, trials).encode()
     )
-    group = services.groups.end_group(
-        group_id,
-        status=status,
-        reason=reason,
-        now=services.clock.now(),
-        execution_arn=execution_arn,
-    )
+    group = end_group(
+        services, group_id, status=status, reason=reason, execution_arn=execution_arn
+    ).group
     best = best_trial(trials, direction=options.direction)
     return SweepResult(
         group_id=group_id,

@@ -31,6 +31,7 @@ class RunEntry:
 
     run_id: str
     kind: str
+    group: str
     status: RunStatus
     has_ended: bool
     reason: str
@@ -49,6 +50,7 @@ class RunEntry:
         return {
             "run_id": self.run_id,
             "kind": self.kind,
+            **({"group": self.group} if self.group else {}),
             "status": self.status.value,
             "reason": self.reason,
             "step": self.step,
@@ -66,6 +68,7 @@ def entry_of(run: Run, summary: AttemptsSummary) -> RunEntry:
     return RunEntry(
         run_id=run.run_id,
         kind=run.request.kind,
+        group=run.request.group,
         status=status_of(run, summary),
         has_ended=run.ended is not None,
         reason=run.reason,

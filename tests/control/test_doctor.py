@@ -10,6 +10,7 @@ import pytest
 from runctl.control.doctor import Doctor, examine, fix_findings
 from runctl.model.checkpoint import Entry, Manifest, Part
 from runctl.model.errors import DamagedCheckpointError, RefusedError, TransientError
+from runctl.model.group import Group
 from runctl.model.leftovers import Disk, UnfinishedUpload
 from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
@@ -498,3 +499,19 @@ def test_a_bucket_that_lets_instances_replace_environments_is_found_and_left_to_
     clinic.account.is_written_once = False
     assert clinic.check() == {"environments": ["environments/"]}
     assert clinic.fix() == ([], {"environments/": ""})
+
+
+def test_a_group_whose_execution_ended_unnoticed_is_ended():
+    clinic = Clinic()
+    groups, workflow = clinic.world.groups, clinic.world.workflow
+    groups.create_group(
+        Group(group_id="g", kind="sweep", execution="g", execution_arn="arn:g", started_at=START)
+    )
+    workflow.running.add("arn:g")
+    assert clinic.check() == {}
+    workflow.running.discard("arn:g")
+    workflow.ended["arn:g"] = "TIMED_OUT"
+    assert clinic.check() == {"groups": ["g"]}
+    assert clinic.fix() == (["g"], {})
+    assert groups.find_group("g").ended is RunStatus.FAILED
+    assert clinic.check() == {}

@@ -68,6 +68,7 @@ def _facts(run: RunDocument) -> Table:
     last = run.last_attempt
     rows = [
         ("program", shlex.join(run.program)),
+        ("group", entry.group),
         ("started", f"{format_instant(entry.started_at)}, {lasting}"),
         ("reason", brief(entry.reason)),
         ("next launch", next_launch_text(run)),
