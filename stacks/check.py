@@ -147,7 +147,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:states:.*:execution:[a-z0-9-]+-train:\*",
-        where=f"(PrepareRun|DecideNext|CleanUp|Reconcile|PrepareSweep|RecordTrial|FinishSweep|"
+        where=f"(PrepareRun|DecideNext|CleanUp|Reconcile|PrepareSweep|RecordTrial|FinishSweep|FinishProcessing|"
         f"{_MACHINES})/Role",
         reason="Any execution of the state machine may belong to a run.",
     ),

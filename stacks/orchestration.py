@@ -211,6 +211,7 @@ class OrchestrationStack(Stack):
             *end,
             can.commands(),
             can.executions(*PARENTS),
+            can.stop_executions(),
             can.list_unsettled_runs(),
             can.all_machines(),
             can.machine_statuses(),
@@ -268,6 +269,9 @@ class OrchestrationStack(Stack):
             PREPARING,
             can.ledger(*READ, "UpdateItem"),
             can.finish_jobs(),
+            can.list_unsettled_runs(),
+            can.stop_executions(),
+            can.notices(),
         )
 
     def _add(

@@ -1,5 +1,6 @@
 """FinishProcessing: makes one dataset of what the runs of a job processed, and ends the job."""
 
+from runctl.control.ending_groups import end_group
 from runctl.control.ports import Services
 from runctl.control.results import ProcessingResult
 from runctl.model.errors import NotFoundError
@@ -30,13 +31,9 @@ def finish_processing(
         firsts = [batch.first for batch in batches]
         done, failed = services.processing_jobs.join_index(header, firsts)
         status, reason = _judge(header, request, done, failed)
-    group = services.groups.end_group(
-        group_id,
-        status=status,
-        reason=reason,
-        now=services.clock.now(),
-        execution_arn=execution_arn,
-    )
+    group = end_group(
+        services, group_id, status=status, reason=reason, execution_arn=execution_arn
+    ).group
     return ProcessingResult(
         group_id=group_id,
         status=group.ended or status,
