@@ -48,6 +48,27 @@ def test_a_missing_object_or_bucket_is_reported(bucket):
     assert "no bucket nowhere" in objects.problem_with("s3://nowhere/none.tar.gz")
 
 
+def test_a_prefix_that_runs_can_write_has_no_problem_and_stays_empty(bucket):
+    objects = S3Objects(bucket, bucket="here")
+    with Stubber(bucket) as stubber:
+        # The order of S3: first the permission, then the condition.
+        stubber.add_client_error("put_object", "NoSuchKey", http_status_code=404)
+        assert objects.problem_with_writing("s3://there/results/") is None
+        stubber.add_client_error("put_object", "PreconditionFailed", http_status_code=412)
+        assert objects.problem_with_writing("s3://here/outputs/results/") is None
+
+
+def test_a_prefix_that_runs_cannot_write_is_reported_with_the_remedy(bucket):
+    objects = S3Objects(bucket, bucket="here")
+    problem = objects.problem_with_writing("s3://here/runs/lm/")
+    assert "the deployment's own bucket; choose s3://here/outputs/…/" in problem
+    assert "no bucket nowhere" in objects.problem_with_writing("s3://nowhere/results/")
+    with Stubber(bucket) as stubber:
+        stubber.add_client_error("put_object", "AccessDenied", http_status_code=403)
+        problem = objects.problem_with_writing("s3://there/results/")
+    assert "`writable_buckets` and deploy again" in problem
+
+
 def test_a_bucket_in_another_region_is_reported_with_both_regions(bucket):
     there = boto3.client("s3", region_name="eu-west-1")
     there.create_bucket(
