@@ -26,7 +26,7 @@ class DynamoTrialLedger:
 
     def create_trial(self, trial: Trial) -> Trial:
         """Put the trial unless it exists; return what the ledger holds."""
-        values = _trial_values(trial)
+        values = trial_values(trial)
         self._table.update(
             identity.trial_key(trial.group_id, trial.number),
             update=f"SET {', '.join(f'#{name} = :{name}' for name in values)}",
@@ -131,7 +131,8 @@ class DynamoTrialLedger:
         return trial
 
 
-def _trial_values(trial: Trial) -> Item:
+def trial_values(trial: Trial) -> Item:
+    """Return the attributes of the item of a trial that has not ended."""
     return {
         "group_id": trial.group_id,
         "number": trial.number,
