@@ -183,6 +183,19 @@ class ServingOptions:
             Syntax.DURATION,
         ),
     )
+    replicas: int = whole_number(
+        "Number of servers. `runctl aws serve` starts a run for each, `NAME-1`, `NAME-2` and so "
+        "on, and `runctl aws connect NAME` spreads requests over those that are ready.",
+        least=1,
+        most=20,
+        default=1,
+        option=Option(
+            "--replicas",
+            "Number of servers, each a run of its own: NAME-1, NAME-2, … (default: 1).",
+            "N",
+            Syntax.NUMBER,
+        ),
+    )
     startup: StartupProbe = an_object(
         "The probe until the server is ready for the first time.", holder=StartupProbe
     )

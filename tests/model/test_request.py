@@ -285,6 +285,7 @@ BAD_SERVE = [
     ("probe_path", "/a b", "is not the path of a URL"),
     ("startup_seconds", 0, "whole number from 1 to 3600"),
     ("drain_seconds", 91, "whole number from 0 to 90"),
+    ("replicas", 0, "whole number from 1 to 20"),
     ("idle_stop_seconds", 59, "whole number from 60 to 604800"),
     ("startup", [], "must be an object, not a list"),
     ("readiness", {"failures": 0}, "whole number from 1 to 100"),

@@ -104,3 +104,26 @@ def test_connect_says_why_a_service_cannot_be_reached(deployed, runctl):
     deployed.end("digits", RunStatus.STOPPED, "stopped by the user")
     done = runctl("aws", "connect", "digits")
     assert "digits has ended: stopped; stopped by the user; start it again with" in done.stderr
+
+
+def test_replicas_are_runs_of_their_own_with_instance_types_of_their_own(project, deployed, runctl):
+    types = ",".join(f"m{number}.large" for number in (5, 6, 7)) + ",c5.large,c6i.large,r5.large"
+    types = types.replace("m6.", "m6i.").replace("m7.", "m7i.")
+    done = runctl(
+        *ROADMAP, "--name", "digits", "--replicas", "2", "--instance-types", types, "--json"
+    )
+    assert done.code == 0, done.stderr
+    assert done.document["runs"] == sorted(deployed.executions()) == ["digits-1", "digits-2"]
+    requests = [request_of(deployed, name) for name in done.document["runs"]]
+    used = [set(request.pop("instance_types")) for request in requests]
+    assert [len(each) for each in used] == [3, 3]
+    assert not used[0] & used[1]
+    assert requests[0] == requests[1]
+    assert requests[0]["serve"]["replicas"] == 2
+
+
+def test_connect_knows_the_replicas_that_have_not_ended(deployed, runctl):
+    for number in (1, 2):
+        deployed.begin(f"digits-{number}", kind="serve", serve={"replicas": 2})
+        deployed.end(f"digits-{number}", RunStatus.FAILED, "no model")
+    assert "all replicas of digits have ended" in runctl("aws", "connect", "digits").stderr

@@ -41,9 +41,10 @@ def connect(
 
     cloud, output = invocation.cloud, invocation.output
     found = _find_service(invocation, run)
-    if found.ended is not None:
-        _start_again(invocation, found)
-    port = local_port or found.request.serve.port
+    for each in found:
+        if each.ended is not None:
+            _start_again(invocation, each)
+    port = local_port or found[0].request.serve.port
     plugin = find_plugin(is_local=invocation.local, profile=invocation.profile)
     url = f"http://127.0.0.1:{port}"
 
@@ -55,7 +56,7 @@ def connect(
             cloud.ledger,
             cloud.sessions,
             plugin,
-            run_ids=[run],
+            run_ids=[each.run_id for each in found],
             pause=min(cloud.pause, POLL_SECONDS),
             announce=output.note,
         )
@@ -70,8 +71,32 @@ def connect(
         output.note("ended")
 
 
-def _find_service(invocation: Invocation, run_id: str) -> Run:
-    """Return a run that is a service, and has not ended unless because nobody used it."""
+def _find_service(invocation: Invocation, name: str) -> list[Run]:
+    """Return the runs of a service, of which none has ended unless because nobody used it.
+
+    With replicas they are those replicas that have not ended.
+    """
+    from runctl.cli.commands.aws.replicas import replica_name
+    from runctl.model.errors import RunEndedError
+    from runctl.model.serving_options import IDLE
+
+    ledger = invocation.cloud.ledger
+    first = ledger.find_run(replica_name(name, 1))
+    if first is None or ledger.find_run(name) is not None:
+        return [_find_run(invocation, name)]
+    numbers = range(1, first.request.serve.replicas + 1)
+    found = [ledger.find_run(replica_name(name, number)) for number in numbers]
+    live = [
+        run
+        for run in found
+        if run is not None and (run.ended is None or run.reason.startswith(IDLE))
+    ]
+    if not live:
+        raise RunEndedError(f"all replicas of {name} have ended; resume them one by one")
+    return live
+
+
+def _find_run(invocation: Invocation, run_id: str) -> Run:
     from runctl.model.errors import NotFoundError, RequestError, RunEndedError
     from runctl.model.kinds import policy_of
     from runctl.model.serving_options import IDLE

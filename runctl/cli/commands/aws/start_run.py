@@ -28,6 +28,7 @@ from runctl.cli.commands.aws.job import (
 from runctl.cli.commands.aws.local_build import with_local_image
 from runctl.cli.commands.aws.machines import prepare_machine
 from runctl.cli.commands.aws.option_values import read_option
+from runctl.cli.commands.aws.replicas import listed, replicas_of
 from runctl.cli.commands.aws.script_words import read_script_words
 from runctl.cli.commands.aws.submission import pack, show, submit
 from runctl.cli.invocation import Invocation
@@ -153,7 +154,18 @@ def run_job(invocation: Invocation, cloud: Cloud, job: Job, start: Start) -> Non
             return
         if package is not None and start.docker.build == LOCAL:
             job = with_local_image(job, package, cloud, start.docker, output)
-        execution_arn = submit(job, package, cloud, output)
+        first, *others = replicas_of(job)
+        execution_arn = submit(first, package, cloud, output)
+        for other in others:
+            cloud.workflow.start_run(other.name, dict(other.request))
+    if others:
+        names = [first.name, *(other.name for other in others)]
+        output.result(
+            {"service": job.name, "runs": names, "left_out": left_out},
+            f"{listed(names)} have started; `runctl aws connect {job.name}{invocation.flag}` "
+            "reaches those that are ready",
+        )
+        return
     if start.detach:
         document = {
             "run_id": job.name,
