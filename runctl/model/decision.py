@@ -163,7 +163,7 @@ class _Limits:
             return _give_up(f"the deadline {deadline.isoformat()} has passed")
         if self.policy.becomes_ready and self._was_never_ready():
             return _give_up(
-                f"{STALLED_ATTEMPTS} attempts in a row had no ready server; the last one: "
+                f"{STALLED_ATTEMPTS} attempts in a row had no ready server, the last one because "
                 f"{self.outcome.reason or self.outcome.kind.value}"
             )
         if self.policy.restarts_indefinitely:

@@ -523,7 +523,7 @@ def test_attempts_in_a_row_without_a_ready_server_end_the_run_with_the_last_reas
     assert after_these(tried[:-1]).kind is DecisionKind.RELAUNCH
     decision = after_these(tried)
     assert (decision.kind, decision.status) == (DecisionKind.GIVE_UP, RunStatus.FAILED)
-    assert "had no ready server; the last one: no model" in decision.reason
+    assert "had no ready server, the last one because no model" in decision.reason
     ready = change(tried[1], timeline={READY: NOW})
     assert after_these([tried[0], ready, tried[2]]).kind is DecisionKind.RELAUNCH
     unlaunched = an_attempt(2, launched=False)
