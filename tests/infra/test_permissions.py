@@ -219,7 +219,7 @@ def test_a_function_has_only_the_permissions_that_its_code_needs(
         expected |= {"codebuild:BatchGetBuilds", "logs:GetLogEvents"}
     if function in {"decide_next", "reconcile"}:
         expected.add("states:DescribeExecution")
-    if function == "clean_up":
+    if function in {"clean_up", "reconcile"}:
         expected.add("states:StopExecution")
     if "DeadLetterConfig" in app.function(function).properties:
         expected.add("sqs:SendMessage")
