@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import psutil
 from botocore.config import Config
 
 from runctl.agent.instance import processes
@@ -305,9 +304,9 @@ def _killing(every: float) -> Iterator[list[int]]:
     stop = threading.Event()
 
     def kill() -> None:
-        own = psutil.Process()
         while not stop.wait(every):
-            workers = [child.pid for child in own.children() if "sh" in child.name()]
+            # The object server is a child as well, in the session of this process.
+            workers = [pid for pid in _children() if _leads_session(pid)]
             if workers:
                 victim = random.choice(workers)
                 with contextlib.suppress(ProcessLookupError):
@@ -323,6 +322,20 @@ def _killing(every: float) -> Iterator[list[int]]:
         stop.set()
         if every:
             thread.join()
+
+
+def _children() -> list[int]:
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _leads_session(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(pid) == pid
+    return False
 
 
 def compare(files: int, rounds: int, seconds: float) -> dict[str, Any]:

@@ -177,8 +177,8 @@ def processing_contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
     process = document.get("process")
     process = process if isinstance(process, Mapping) else {}
     for name, advice in (
-        ("input", "name the objects to process (s3://bucket/prefix/)"),
-        ("output", "name the prefix for the results (s3://bucket/prefix/)"),
+        ("input", "name the objects to process (--input-s3 s3://bucket/prefix/)"),
+        ("output", "name the prefix for the results (--output-s3 s3://bucket/prefix/)"),
     ):
         if not process.get(name):
             yield Problem(f"process.{name}", f"missing; {advice}")

@@ -58,8 +58,8 @@ def process(
 ) -> None:
     """Process data in S3: split an input into shards, and call a script for each of them.
 
-    Options of runctl precede SCRIPT or follow it; after -- are the arguments of the program. Ctrl-C
-    ends the command, not the run.
+    Options of runctl precede SCRIPT or follow it, and the program gets none of them; after -- are
+    its own arguments. Ctrl-C ends the command, not the run.
     """
     # The help page needs neither the SDK nor Rich.
     from runctl.cli.commands.aws.docker_choice import DockerChoice
