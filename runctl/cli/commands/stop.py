@@ -8,7 +8,9 @@ import typer
 
 from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.commands.status import print_run
+from runctl.cli.commands.stop_job import stop_job
 from runctl.cli.invocation import Invocation
+from runctl.model.kinds import PROCESS
 from runctl.model.outcome import RunStatus
 from runctl.report.run_document import UnrecordedRun
 from runctl.report.stopping import watch_stop
@@ -29,6 +31,10 @@ def stop(
     cloud = invocation.cloud
     output = invocation.output
     held = cloud.ledger.find_run(run)
+    group = None if held is not None else cloud.groups.find_group(run)
+    if group is not None and group.kind == PROCESS:
+        stop_job(invocation, cloud, group, no_wait=no_wait)
+        return
     if held is None:
         # The execution of a run that has just started exists before its entry in the ledger.
         arn = cloud.workflow.execution_arn(run)
