@@ -45,7 +45,7 @@ class Probe:
         except ConnectionRefusedError:
             return f"nothing listens on port {self.port}"
         except (OSError, http.client.HTTPException) as exc:
-            if watchdog.is_alive():
+            if watchdog.is_alive() and not isinstance(exc, TimeoutError):
                 return f"no HTTP answer to GET {self.path}: {exc or type(exc).__name__}"
             return f"no answer to GET {self.path} within {self.timeout:.0f} s"
         finally:
