@@ -102,20 +102,18 @@ class Capabilities:
         )
 
     def prepare_jobs(self) -> Capability:
-        """Store the plan of a processing job, and reserve the prefix for its results."""
+        """Store the plan of a processing job, reserve its output, and check that of others."""
         bucket = self._storage.bucket.bucket_arn
-        return Capability(
-            statements=[
-                _allow(
-                    ["s3:PutObject"],
-                    [
-                        f"{bucket}/runs/*/shards/*",
-                        f"{bucket}/outputs/*",
-                        *(f"arn:aws:s3:::{name}/*" for name in self._settings.writable_buckets),
-                    ],
-                )
-            ]
-        )
+        # The claim of a job, and the name with which an evaluation tries whether it could write.
+        names = ("_run.json", ".runctl")
+        plans = f"{bucket}/runs/*/shards/plan.jsonl"
+        outputs = [f"{place}*{name}" for place in self._output_places() for name in names]
+        return Capability(statements=[_allow(["s3:PutObject"], [plans, *outputs])])
+
+    def _output_places(self) -> list[str]:
+        """Return what the ARNs of all objects begin with that runs may write for their users."""
+        buckets = (f"arn:aws:s3:::{name}/" for name in self._settings.writable_buckets)
+        return [f"{self._storage.bucket.bucket_arn}/outputs/", *buckets]
 
     def finish_jobs(self) -> Capability:
         """Read what the runs of a processing job recorded, and store its index."""
@@ -124,11 +122,7 @@ class Capabilities:
             statements=[
                 _allow(["s3:GetObject"], [f"{bucket}/runs/*/shards/*"]),
                 _allow(
-                    ["s3:PutObject"],
-                    [
-                        f"{bucket}/outputs/*",
-                        *(f"arn:aws:s3:::{name}/*" for name in self._settings.writable_buckets),
-                    ],
+                    ["s3:PutObject"], [f"{place}*_index.jsonl" for place in self._output_places()]
                 ),
                 # Without it S3 answers 403 for an object that does not exist.
                 _allow(["s3:ListBucket"], [bucket]),

@@ -121,7 +121,7 @@ ACCEPTED: Sequence[Accepted] = (
         reason="Keys below our own prefixes; the name of a run is not known at deploy time.",
     ),
     Accepted(
-        rule=r".*Bucket.*Arn[^/]*/(outputs|runs/\*/shards)/\*",
+        rule=r".*Bucket.*Arn[^/]*/(outputs/\*[._a-z]+|runs/\*/shards/(\*|plan\.jsonl))",
         where="(PrepareRun|PlanShards|FinishProcessing)/Role",
         reason="Plans and outputs of processing jobs, whose names are not known at deploy time.",
     ),
