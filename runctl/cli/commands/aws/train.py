@@ -99,8 +99,9 @@ def train(
     """Train on EC2: pack the project, start a run, and follow it until it ends.
 
     Options of runctl precede SCRIPT; everything after it is passed to the program, except
-    --use-docker and --docker-image, and --checkpoint with --test-data if both are in S3: then the
-    run is an evaluation. Ctrl-C ends the command, not the run.
+    --use-docker and --docker-image. --checkpoint with --test-data, both in S3, makes the run an
+    evaluation, and --input-s3 with --output-s3 makes it process data. Ctrl-C ends the command, not
+    the run.
     """
     # The help page needs neither the SDK nor Rich.
     from runctl.cli.commands.aws.docker_choice import DockerChoice
