@@ -3,7 +3,7 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, logger, services
-from runctl.control.ask_trial import ask_trial
+from runctl.control.sweeps.ask_trial import ask_trial
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -3,7 +3,7 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, count, logger, services
-from runctl.control.finish_processing import finish_processing
+from runctl.control.processing.finish_processing import finish_processing
 
 
 @logger.inject_lambda_context(clear_state=True)

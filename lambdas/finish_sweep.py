@@ -3,7 +3,7 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, count, logger, services
-from runctl.control.finish_sweep import finish_sweep
+from runctl.control.sweeps.finish_sweep import finish_sweep
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -3,7 +3,7 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, logger, services
-from runctl.control.judge_trial import judge_trial
+from runctl.control.sweeps.judge_trial import judge_trial
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -3,8 +3,8 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, logger, services
-from runctl.control.plan_shards import plan_shards
 from runctl.control.prepare_run import ExecutionStart
+from runctl.control.processing.plan_shards import plan_shards
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -4,7 +4,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, logger, services
 from runctl.control.prepare_run import ExecutionStart
-from runctl.control.prepare_sweep import prepare_sweep
+from runctl.control.sweeps.prepare_sweep import prepare_sweep
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -3,7 +3,7 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, count, logger, services
-from runctl.control.record_trial import record_trial
+from runctl.control.sweeps.record_trial import record_trial
 
 
 @logger.inject_lambda_context(clear_state=True)

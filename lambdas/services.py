@@ -12,7 +12,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from runctl.aws.clients import Clients
 from runctl.aws.deployment import Deployment
 from runctl.aws.services import AwsServices
-from runctl.control.sweep_ports import SweepServices
+from runctl.control.ports.sweeps import SweepServices
 
 NAMESPACE = "runctl"
 

@@ -3,7 +3,7 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, logger, services
-from runctl.control.suggest_trial import suggest_trial
+from runctl.control.sweeps.suggest_trial import suggest_trial
 from runctl.policy.tree_parzen import suggest
 
 

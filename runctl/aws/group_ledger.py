@@ -13,7 +13,7 @@ from runctl.model.outcome import RunStatus
 
 
 class DynamoGroupLedger(WarmLedger):
-    """Implements `runctl.control.group_ports.GroupLedger` on the table of the ledger."""
+    """Implements `runctl.control.ports.groups.GroupLedger` on the table of the ledger."""
 
     def create_group(self, group: Group) -> Group:
         """Put the group unless it exists; return what the ledger holds."""

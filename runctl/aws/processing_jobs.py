@@ -18,7 +18,7 @@ from runctl.model.shard import CLAIM, DONE, FAILED, INDEX, PlanHeader, read_resu
 
 
 class ProcessingJobs:
-    """Implements `runctl.control.processing_ports.ProcessingJobs`; `bucket` is the deployment's."""
+    """Implements `runctl.control.ports.processing.ProcessingJobs`; `bucket` is the deployment's."""
 
     def __init__(self, client: Any, *, bucket: str) -> None:
         self._client = client

@@ -19,7 +19,7 @@ _UNFINISHED = {f"state{at}": state.value for at, state in enumerate(sorted(UNFIN
 
 
 class DynamoTrialLedger:
-    """Implements `runctl.control.sweep_ports.TrialLedger` on the table of the ledger."""
+    """Implements `runctl.control.ports.sweeps.TrialLedger` on the table of the ledger."""
 
     def __init__(self, client: Any, table: str) -> None:
         self._table = Table(client, table)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.model.errors import Problem, RequestError
 from runctl.model.identity import INPUTS_PREFIX, READABLE_PREFIXES
 from runctl.model.input_sources import (

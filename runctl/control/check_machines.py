@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from runctl.control.ending import report_unheard
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import MachineChecks
 from runctl.model.machine import MachineStatus
 from runctl.model.outcome import Outcome, OutcomeKind

@@ -12,7 +12,7 @@ from runctl.control.ending import (
 from runctl.control.ending_groups import end_group
 from runctl.control.find_subject import release_subjects
 from runctl.control.notifications import notify_end
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import CleanUpResult, CleanUpStatus
 from runctl.model import errors
 from runctl.model.excerpt import shorten_reason

@@ -7,7 +7,7 @@ from decimal import Decimal
 from runctl.control.ending_groups import end_abandoned_group, find_abandoned_group
 from runctl.control.findings import Account, Check, Finding, each
 from runctl.control.instance_lookup import machines_by_run
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.reconcile import (
     end_abandoned,
     find_abandoned,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from runctl.control.ending import end_machines, terminate_orphans
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import EndedAttempt
 from runctl.model.errors import NotFoundError, RunctlError
 from runctl.model.launch_failure import explain_launch_failure

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import NextStep
 from runctl.model.decision import Decision, DecisionKind, decide
 from runctl.model.errors import NotFoundError, RequestError

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from runctl.control.compute_checks import ComputeChecks
 from runctl.control.findings import Account, Check, Finding, cannot_be_fixed, say
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.storage_checks import StorageChecks
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import ReportStatus, TrainReport
 from runctl.control.warm_instances import holder_of
 from runctl.model.machine import Machine

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.model.errors import RunEndedError
 from runctl.model.group import Group
 from runctl.model.outcome import RunStatus

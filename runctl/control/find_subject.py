@@ -1,6 +1,7 @@
 """The checkpoint of another run that a run evaluates: found, and kept for it."""
 
-from runctl.control.ports import Checkpoints, Services
+from runctl.control.ports.services import Services
+from runctl.control.ports.storage import Checkpoints
 from runctl.model.checkpoint import Manifest, name_of
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError, Problem, RequestError
 from runctl.model.evaluation_options import EvaluationOptions, RunReference

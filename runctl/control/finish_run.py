@@ -3,7 +3,7 @@
 from runctl.control.ending import end_leftovers, end_open_attempts
 from runctl.control.find_subject import release_subjects
 from runctl.control.notifications import notify_end
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import RunResult
 from runctl.control.warm_instances import keep_warm
 from runctl.model.errors import RunEndedError

@@ -6,7 +6,7 @@ from typing import Any
 
 from runctl.control.ending import report_unheard
 from runctl.control.instance_lookup import find_node
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import InstanceChangeResult, InstanceChangeStatus
 from runctl.control.warm_instances import release
 from runctl.model.ec2_events import read_instance_id

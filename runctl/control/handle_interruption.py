@@ -7,7 +7,7 @@ from typing import Any
 
 from runctl.control.instance_lookup import find_node
 from runctl.control.launch_instances import launch_instances
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import InterruptionResult, InterruptionStatus, LaunchedAttempt
 from runctl.control.warm_instances import release
 from runctl.model.decision import DecisionKind, decide

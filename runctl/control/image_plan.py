@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.model.build_context import cache_tag, dockerfile_of, image_tag, wanted_texts
 from runctl.model.errors import InvalidRequestError, Problem, RequestError
 from runctl.model.image import FoundImage, Image

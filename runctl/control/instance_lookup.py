@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.model.machine import Machine
 from runctl.model.node import Node, NodeId
 from runctl.model.run import Attempt, AttemptStage

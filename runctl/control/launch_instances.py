@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from runctl.control.ending import terminate_orphans
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import LaunchedAttempt, UnlaunchedAttempt
 from runctl.control.use_existing_instance import use_existing_instance
 from runctl.control.warm_instances import claim_warm

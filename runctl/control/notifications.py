@@ -2,7 +2,7 @@
 
 import logging
 
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.model.identity import output_prefix
 from runctl.model.run import Run
 

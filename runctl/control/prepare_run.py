@@ -9,8 +9,13 @@ from runctl.control.check_inputs import check_inputs
 from runctl.control.ending import end_leftovers, end_open_attempts
 from runctl.control.find_subject import keep_subject, survey_evaluation
 from runctl.control.image_plan import ImagePlan, plan_image
-from runctl.control.plan_processing import JobPlan, disk_bytes, plan_processing, store_plan
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
+from runctl.control.processing.plan_processing import (
+    JobPlan,
+    disk_bytes,
+    plan_processing,
+    store_plan,
+)
 from runctl.control.results import ImageBuild, PreparedRun
 from runctl.control.use_existing_instance import problem_with
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError

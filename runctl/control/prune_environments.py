@@ -4,7 +4,8 @@ import logging
 from collections.abc import Iterable, Sequence, Set
 from datetime import timedelta
 
-from runctl.control.ports import EnvironmentCatalog, Services
+from runctl.control.ports.services import Services
+from runctl.control.ports.storage import EnvironmentCatalog
 from runctl.control.results import PrunedEnvironments
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 from runctl.model.identity import (

@@ -10,7 +10,7 @@ from runctl.control.check_machines import check_machines
 from runctl.control.clean_up import clean_up
 from runctl.control.ending_groups import end_abandoned_group
 from runctl.control.instance_lookup import machines_by_run
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import ReconcileResult
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine

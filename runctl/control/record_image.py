@@ -3,7 +3,7 @@
 import re
 
 from runctl.control.image_plan import problem_with_found
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import RecordedImage, UnbuiltImage
 from runctl.model.errors import NotFoundError
 from runctl.model.excerpt import last_lines, shorten_reason

@@ -1,7 +1,7 @@
 """The doctor's checks of storage: volumes, uploads, parts, and data without a run."""
 
 from runctl.control.findings import Account, Check, Finding, cannot_be_fixed, each
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.model.errors import DamagedCheckpointError
 from runctl.model.identity import ENVIRONMENTS
 from runctl.model.leftovers import UnfinishedUpload

@@ -1,6 +1,6 @@
 """Train: gives the task token to the attempt, whose agent waits for it."""
 
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import TrainReport, TrainStart, TrainStatus
 
 

@@ -1,6 +1,6 @@
 """The first attempt of a run on an existing instance."""
 
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.model.errors import RefusedError, TransientError
 from runctl.model.identity import EXISTING_TAG
 from runctl.model.machine import Machine

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.model.group import WarmInstance, WarmStage
 from runctl.model.node import Node, NodeId
 from runctl.model.pool import MachineKind, machine_kind

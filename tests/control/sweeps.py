@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from runctl.control.ask_trial import ask_trial
-from runctl.control.finish_sweep import finish_sweep
 from runctl.control.prepare_run import ExecutionStart
-from runctl.control.prepare_sweep import prepare_sweep
-from runctl.control.record_trial import record_trial
+from runctl.control.sweeps.ask_trial import ask_trial
+from runctl.control.sweeps.finish_sweep import finish_sweep
+from runctl.control.sweeps.prepare_sweep import prepare_sweep
+from runctl.control.sweeps.record_trial import record_trial
 from runctl.model.identity import sweep_results_key
 from runctl.model.node import NodeId, NodeProgress
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runctl.control import plan_processing
+from runctl.control.processing import plan_processing
 from runctl.model.decision import DecisionKind, decide
 from runctl.model.errors import InvalidRequestError
 from runctl.model.kinds import PROCESS, policy_of

@@ -2,8 +2,8 @@
 
 import pytest
 
-from runctl.control.finish_processing import finish_processing
-from runctl.control.plan_shards import plan_shards
+from runctl.control.processing.finish_processing import finish_processing
+from runctl.control.processing.plan_shards import plan_shards
 from runctl.model.errors import InvalidRequestError, NotFoundError
 from runctl.model.outcome import RunStatus
 from tests.control.fakes import START, Fragile, World

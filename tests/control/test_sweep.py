@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.control.judge_trial import judge_trial
+from runctl.control.sweeps.judge_trial import judge_trial
 from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
 from runctl.model.identity import sweep_results_key
 from runctl.model.node import NodeId, NodeProgress

@@ -1,9 +1,9 @@
 """RecordTrial: records how a trial ended."""
 
-from runctl.control.ask_trial import read_sweep
+from runctl.control.ports.sweeps import SweepServices
 from runctl.control.results import RecordedTrial
-from runctl.control.sweep_ports import SweepServices
-from runctl.control.trials import settle_trial
+from runctl.control.sweeps.ask_trial import read_sweep
+from runctl.control.sweeps.trials import settle_trial
 from runctl.model.errors import NotFoundError
 
 

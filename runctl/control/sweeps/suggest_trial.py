@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from runctl.control.ask_trial import may_start, read_sweep
+from runctl.control.ports.sweeps import SweepServices
 from runctl.control.results import SuggestedTrial
-from runctl.control.sweep_ports import SweepServices
+from runctl.control.sweeps.ask_trial import may_start, read_sweep
 from runctl.model.hyperparameters import Value
 from runctl.model.sweep_options import SweepOptions
 from runctl.model.trial import Trial, trial_run_id

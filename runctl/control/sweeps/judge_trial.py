@@ -1,7 +1,7 @@
 """JudgeTrial: whether a trial goes on after a rung, asked by its agent."""
 
+from runctl.control.ports.sweeps import SweepServices
 from runctl.control.results import Judgement
-from runctl.control.sweep_ports import SweepServices
 from runctl.policy.halving import goes_on
 
 

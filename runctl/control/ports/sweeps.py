@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
-from runctl.control.ports import Services, Workflow
+from runctl.control.ports.services import Services
+from runctl.control.ports.workflow import Workflow
 from runctl.model.trial import Trial, TrialEnd
 
 

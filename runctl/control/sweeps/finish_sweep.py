@@ -2,11 +2,11 @@
 
 import json
 
-from runctl.control.ask_trial import read_sweep
 from runctl.control.ending_groups import end_group
+from runctl.control.ports.sweeps import SweepServices
 from runctl.control.results import SweepResult
-from runctl.control.sweep_ports import SweepServices
-from runctl.control.trials import settle_trial
+from runctl.control.sweeps.ask_trial import read_sweep
+from runctl.control.sweeps.trials import settle_trial
 from runctl.model.group import Group
 from runctl.model.identity import sweep_results_key
 from runctl.model.outcome import RunStatus

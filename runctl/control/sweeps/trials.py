@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from runctl.control.sweep_ports import SweepServices
+from runctl.control.ports.sweeps import SweepServices
 from runctl.model.outcome import RunStatus
 from runctl.model.result_metrics import flat_metrics
 from runctl.model.run import Attempt, Run

@@ -1,7 +1,7 @@
 """FinishProcessing: makes one dataset of what the runs of a job processed, and ends the job."""
 
 from runctl.control.ending_groups import end_group
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.results import ProcessingResult
 from runctl.model.errors import NotFoundError
 from runctl.model.group import Group

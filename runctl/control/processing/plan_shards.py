@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from runctl.control.plan_processing import plan_processing, store_plan
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.control.prepare_run import STARTED_BY, ExecutionStart, problems_with_the_world
+from runctl.control.processing.plan_processing import plan_processing, store_plan
 from runctl.control.results import PlannedShards
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.group import Group

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from runctl.control.check_inputs import check_source
-from runctl.control.ports import Services
+from runctl.control.ports.services import Services
 from runctl.model.errors import Problem, RequestError
 from runctl.model.input_sources import StoredObject, empty, parse_input, place_objects
 from runctl.model.processing_options import ProcessingOptions

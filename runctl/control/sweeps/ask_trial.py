@@ -1,7 +1,7 @@
 """AskTrial: the execution of a trial, whose hyperparameters are chosen by its number."""
 
+from runctl.control.ports.sweeps import SweepServices
 from runctl.control.results import SkippedTrial, TrialToRun
-from runctl.control.sweep_ports import SweepServices
 from runctl.model.errors import NotFoundError, TransientError
 from runctl.model.group import Group
 from runctl.model.identity import continuation_name

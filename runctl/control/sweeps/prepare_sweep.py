@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from runctl.control.ask_trial import read_sweep
 from runctl.control.check_inputs import check_inputs
+from runctl.control.ports.sweeps import SweepServices
 from runctl.control.prepare_run import STARTED_BY, ExecutionStart, problems_with_the_world
 from runctl.control.results import PreparedSweep
-from runctl.control.sweep_ports import SweepServices
-from runctl.control.trials import settle_trial
+from runctl.control.sweeps.ask_trial import read_sweep
+from runctl.control.sweeps.trials import settle_trial
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
 from runctl.model.group import Group
 from runctl.model.identity import RUN_ID

@@ -1,0 +1,1 @@
+"""The ports of the control functions; `runctl.aws` implements them."""

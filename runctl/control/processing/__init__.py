@@ -1,0 +1,1 @@
+"""Processing jobs: the plan of their shards, and their end."""

@@ -1,0 +1,1 @@
+"""Hyperparameter sweeps: what their functions do, from the request to the results."""
