@@ -14,7 +14,8 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from stacks.assets import Asset
-from stacks.capabilities import Capabilities, Capability
+from stacks.capabilities import Capabilities
+from stacks.capabilities.base import Capability
 from stacks.compute import ComputeStack
 from stacks.constructs.python_function import PythonFunction, Size
 from stacks.constructs.workflow import MapFiles, Workflow

@@ -12,7 +12,7 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from stacks.capabilities import Capability
+from stacks.capabilities.base import Capability
 from stacks.suppressions import accept
 
 RUNTIME_REASON = "Python 3.13: the newest runtime that the functions' libraries are tested with."
