@@ -37,15 +37,20 @@ ClientCreator._create_methods = create_methods
 # What is set up once for a whole folder (the synthesized templates, the frameworks' models) should
 # not be set up by every worker.
 TOGETHER = ("training", "local", "workflow", "infra")
-# The end-to-end tests in two parts, each with a local cloud, which take about as long; meanwhile
-# the other workers compute.
-INTERRUPTIONS, OTHERS = "e2e interruptions", "e2e others"
+# The end-to-end tests in three parts, each with a local cloud, which take about as long; meanwhile
+# the other worker computes.
+INTERRUPTIONS, KINDS, OTHERS = "e2e interruptions", "e2e kinds", "e2e others"
 STORIES = {
     "e2e/test_interruptions.py": INTERRUPTIONS,
     "e2e/test_redrive.py": INTERRUPTIONS,
     "e2e/test_starting_and_stopping.py": INTERRUPTIONS,
     "e2e/test_moments.py": INTERRUPTIONS,
     "e2e/test_notifying_and_reconciling.py": INTERRUPTIONS,
+    "e2e/test_evaluations.py": KINDS,
+    "e2e/test_processing.py": KINDS,
+    "e2e/test_services.py": KINDS,
+    "e2e/test_sweep.py": KINDS,
+    "e2e/test_warm_instances.py": KINDS,
     # The same undisturbed runs of the frameworks are what it compares with.
     "agent/test_trainer_contract.py": "training",
 }
@@ -53,6 +58,7 @@ STORIES = {
 FIRST = (
     INTERRUPTIONS,
     OTHERS,
+    KINDS,
     "training",
     "image",
     "cli/test_on_the_local_cloud.py",
