@@ -30,10 +30,11 @@ class Blobs:
         self._client = client
         self._bucket = bucket
 
-    def put(self, key: str, body: bytes) -> None:
-        """Store an object, and replace an existing one."""
+    def put(self, key: str, body: bytes, *, content_type: str = "") -> None:
+        """Store an object, and replace an existing one; browsers go by its content type."""
+        described = {"ContentType": content_type} if content_type else {}
         with translated():
-            self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=body, **described)
 
     @contextlib.contextmanager
     def open(self, key: str, *, bucket: str = "") -> Iterator[Blob]:
