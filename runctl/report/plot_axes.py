@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from runctl.model.hyperparameters import Choices, Domain, Plain, Range, Value
 from runctl.report.comparison import is_number
@@ -33,7 +34,8 @@ class NumberAxis:
         if not is_number(plain) or not self.low <= float(plain) <= self.high:
             return None
         if self.is_log:
-            return math.log(float(plain) / self.low) / math.log(self.high / self.low)
+            low = math.log(self.low)
+            return (math.log(float(plain)) - low) / (math.log(self.high) - low)
         return (float(plain) - self.low) / (self.high - self.low)
 
     @property
@@ -45,8 +47,9 @@ class NumberAxis:
             first, last = math.log10(self.low), math.log10(self.high)
             powers = range(math.floor(first) + 1, math.ceil(last))
             inner = [10.0**power for power in powers[:: len(powers) // MAX_TICKS + 1]]
-        if self.is_integer:
-            inner = [float(round(number)) for number in inner]
+        elif self.is_integer:
+            step = max(1, round(width / _STEPS)) if width > MAX_TICKS else 1
+            inner = [self.low + done for done in range(step, int(width), step)]
         ticks: dict[str, float] = {}
         for number in (self.low, self.high, *inner):
             position = self.position(number)
@@ -67,10 +70,7 @@ class CategoryAxis:
 
     def position(self, plain: Plain) -> float | None:
         """Return where a value lies; None if the axis does not have it."""
-        keys = [kind_and_value(value.plain) for value in self.values]
-        if kind_and_value(plain) not in keys:
-            return None
-        return self._at(keys.index(kind_and_value(plain)))
+        return self._positions.get(kind_and_value(plain))
 
     @property
     def ticks(self) -> tuple[tuple[float, str], ...]:
@@ -79,6 +79,12 @@ class CategoryAxis:
         return tuple(
             (self._at(index), self.values[index].text) for index in range(0, len(self.values), step)
         )
+
+    @cached_property
+    def _positions(self) -> dict[tuple[bool, Plain], float]:
+        return {
+            kind_and_value(value.plain): self._at(index) for index, value in enumerate(self.values)
+        }
 
     def _at(self, index: int) -> float:
         return index / (len(self.values) - 1) if len(self.values) > 1 else 0.5

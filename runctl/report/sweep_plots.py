@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -31,10 +31,14 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A trial in parallel coordinates: its position on each axis, from 0 to 1, the metric last."""
+    """A trial in parallel coordinates: its position on each axis, from 0 to 1, the metric last.
+
+    `distance` is how far a completed trial is from the best, which has 0; the worst has 1.
+    """
 
     number: int
     positions: tuple[float, ...]
+    distance: float = 1.0
     is_pruned: bool = False
     is_best: bool = False
 
@@ -98,7 +102,7 @@ def plots_of(sweep: str, options: SweepOptions, trials: Sequence[Trial]) -> Swee
     axes = tuple(domain_axis(name, domain) for name, domain in options.space.domains.items())
     values = [point.value for point in (*points, *_points(pruned))]
     axes = (*axes, value_axis(options.metric, values))
-    lines = [_line(trial, axes, best) for trial in _drawn_last_is_best(completed, options)]
+    lines = [_line(trial, axes, best) for trial in (*pruned, *_best_last(completed, options))]
     return SweepPlots(
         sweep=sweep,
         metric=options.metric,
@@ -111,9 +115,7 @@ def plots_of(sweep: str, options: SweepOptions, trials: Sequence[Trial]) -> Swee
         is_log=spans_magnitudes(values),
         importances=_importances(options, completed),
         axes=axes,
-        lines=tuple(
-            line for line in (*(_line(trial, axes, best) for trial in pruned), *lines) if line
-        ),
+        lines=_with_distances([line for line in lines if line]),
     )
 
 
@@ -158,7 +160,7 @@ def _importances(options: SweepOptions, completed: Sequence[Trial]) -> tuple[Imp
     )
 
 
-def _drawn_last_is_best(trials: Sequence[Trial], options: SweepOptions) -> list[Trial]:
+def _best_last(trials: Sequence[Trial], options: SweepOptions) -> list[Trial]:
     """Return trials from the worst to the best; of equal ones, the first is the best."""
     sign = -1 if options.direction == "maximize" else 1
     return sorted(trials, key=lambda trial: (sign * (trial.value or 0), trial.number), reverse=True)
@@ -181,4 +183,16 @@ def _line(trial: Trial, axes: Sequence[Axis], best: Trial) -> Line | None:
         positions=known,
         is_pruned=trial.state is TrialState.PRUNED,
         is_best=trial.number == best.number,
+    )
+
+
+def _with_distances(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Return lines from the worst to the best with their distances on the axis of the metric."""
+    ends = [line.positions[-1] for line in lines if not line.is_pruned] or [0.0]
+    worst, best = ends[0], ends[-1]
+    return tuple(
+        line
+        if line.is_pruned
+        else replace(line, distance=(line.positions[-1] - best) / ((worst - best) or 1))
+        for line in lines
     )

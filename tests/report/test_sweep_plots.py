@@ -113,6 +113,14 @@ def test_the_best_so_far_follows_the_direction(direction, best, history):
     assert [line.is_best for line in plots.lines].count(True) == 1
 
 
+@pytest.mark.parametrize(("direction", "best"), [("minimize", 2), ("maximize", 3)])
+def test_the_distance_from_the_best_follows_the_direction(direction, best):
+    trials = [a_trial(n, value, lr="0.1") for n, value in enumerate((2.0, 1.0, 3.0), start=1)]
+    lines = plots_of("s", options_of(direction, lr="0.1,0.2"), trials).lines
+    distances = {line.number: line.distance for line in lines}
+    assert distances == {best: 0, 1: pytest.approx(0.5), 5 - best: 1}
+
+
 def test_pruned_and_failed_trials_are_apart():
     trials = [
         a_trial(1, 3.0, lr="0.1"),
@@ -184,7 +192,9 @@ def test_a_value_has_a_position_on_its_axis(domain, plain, position):
     ("domain", "labels"),
     [
         ("1e-5..1e-1:log", ["1e-05", "0.1", "0.0001", "0.001", "0.01"]),
-        ("3..5", ["3", "5", "4"]),
+        ("3..7", ["3", "7", "4", "5", "6"]),
+        ("0..100", ["0", "100", "25", "50", "75"]),
+        ("1..1024:log", ["1", "1024", "10", "100", "1000"]),
         ("0.0..0.5", ["0", "0.5", "0.125", "0.25", "0.375"]),
         ("sgd,adam", ["sgd", "adam"]),
     ],
