@@ -206,7 +206,7 @@ ENVIRONMENTS = _group(
 SWEEP = _group(
     Group,
     "sweep",
-    "Show, stop and resume sweeps, which `runctl aws hyperparameter-tune` starts.",
+    "Show, plot, stop and resume sweeps, which `runctl aws hyperparameter-tune` starts.",
     [
         DeferredCommand("sweep.list:list_sweeps", "list", "List sweeps, the newest first."),
         DeferredCommand(
@@ -218,6 +218,12 @@ SWEEP = _group(
             "sweep.best:best",
             "best",
             "Print the best trial of a sweep so far; its run has the checkpoints.",
+        ),
+        DeferredCommand(
+            "sweep.plots:plots",
+            "plots",
+            "Draw the trials of a sweep as PNG pictures: history, importance, parallel "
+            "coordinates.",
         ),
         DeferredCommand(
             "sweep.stop:stop",
