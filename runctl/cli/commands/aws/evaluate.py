@@ -12,11 +12,12 @@ from runctl.model.kinds import EVALUATE
 
 
 def evaluate(invocation: Invocation, **options: Any) -> None:
-    """Evaluate a checkpoint on EC2 with a script; its metrics become the result of the run.
+    """Evaluate a checkpoint with a script, or each one as a run commits it.
 
     SCRIPT gets --checkpoint, --test-data and --output as local paths, whether they precede or
-    follow it, and everything else that follows it unchanged. It writes its metrics as a JSON object
-    to metrics.json in $RUNCTL_OUTPUT_DIR; `runctl compare` shows those of several runs.
+    follow it, and everything else that follows it unchanged. The metrics that it writes as a JSON
+    object to metrics.json in $RUNCTL_OUTPUT_DIR become the result of the run; `runctl compare`
+    shows those of several runs.
     """
     train(invocation, kind=EVALUATE, **options)
 
