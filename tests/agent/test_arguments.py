@@ -10,6 +10,8 @@ import pytest
 
 from runctl.agent.runtime.environment import TrainerVariables
 from runctl.model.contract import CONTRACT_VARIABLES
+from runctl.model.subject import Subject
+from runctl.model.trial_options import TrialOptions
 from tests.agent.machine import Cloud, wait_until
 
 PROGRAM = """
@@ -32,10 +34,29 @@ signal.pause()
 
 def test_every_variable_of_the_contract_can_be_referenced(tmp_path: Path) -> None:
     folders = dict.fromkeys(
-        ("checkpoint", "inputs", "outputs", "metrics", "checkpoint_request", "saved", "partial"),
+        (
+            "checkpoint",
+            "inputs",
+            "outputs",
+            "metrics",
+            "checkpoint_request",
+            "saved",
+            "partial",
+            "tensorboard",
+        ),
         tmp_path,
     )
-    variables = TrainerVariables(run_id="r", attempt=1, resume_step=None, port=8080, **folders)
+    variables = TrainerVariables(
+        run_id="r",
+        attempt=1,
+        resume_step=None,
+        port=8080,
+        trial=TrialOptions(number=1),
+        evaluated=Subject(run_id="r", key="k", step=4),
+        shard=0,
+        shards=2,
+        **folders,
+    )
     assert set(variables.as_environment()) == set(CONTRACT_VARIABLES)
 
 

@@ -71,6 +71,7 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
         None,  # type: ignore[arg-type]
         settings,
         inputs=None,  # type: ignore[arg-type]
+        subjects=None,  # type: ignore[arg-type]
         environments=None,  # type: ignore[arg-type]
         vendor=tmp_path,
         progress=Progress(),

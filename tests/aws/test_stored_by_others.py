@@ -146,7 +146,7 @@ def test_a_run_that_a_newer_version_wrote_is_read_as_far_as_it_is_known(changes,
         ("{", {}),
         ("[]", {}),
         (
-            '{"nodes": {"count": 4}, "kind": "evaluate", "extra": 1}',
+            '{"nodes": {"count": 4}, "kind": "simulate", "extra": 1}',
             {"kind": "unknown", "extra": {"nodes": {"count": 4}, "extra": 1}},
         ),
         ('{"market": "reserved"}', {"market": "unknown"}),

@@ -13,7 +13,7 @@ from tests.control.steps import reconcile
 
 NEWER = {
     "script": "serve.py",
-    "kind": "serve",
+    "kind": "simulate",
     "nodes": {"token": "hunter2"},
     "checkpoint": {"keep_last": 2, "key": "hunter2"},
     "market": "reserved",

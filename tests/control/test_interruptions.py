@@ -3,7 +3,7 @@
 import pytest
 
 from runctl.model.errors import TransientError
-from runctl.model.kinds import KINDS, KindPolicy
+from runctl.model.kinds import KINDS, TRAIN, KindPolicy
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from tests.control.fakes import START, CrashError, Fragile, World
@@ -82,8 +82,8 @@ def test_what_the_state_machine_would_not_relaunch_is_not_relaunched(request_):
 
 def test_a_kind_whose_attempts_may_not_overlap_is_relaunched_after_the_drain(monkeypatch):
     policy = KindPolicy(retries_failures=False, restarts_indefinitely=False, may_overlap=False)
-    monkeypatch.setitem(KINDS, "process", policy)
-    world = prepared(kind="process")
+    monkeypatch.setitem(KINDS, TRAIN, policy)
+    world = prepared()
     instance_id = training(world)
     assert handle_interruption(world, instance_id)["status"] == "not_relaunched"
     assert world.commands.sent == [(instance_id, "drain")]

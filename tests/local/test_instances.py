@@ -87,6 +87,7 @@ def test_the_environment_holds_nothing_of_the_developers(
         "HOME",
         "LANG",
         "PATH",
+        "RUNCTL_FREE_PORTS",
         "RUNCTL_ROOT",
         "RUNCTL_STATE_DIR",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 import types
 import typing
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from runctl import control
 from runctl.control.results import Result, RunResult, TrainReport
 from stacks.workflows.definition import all_states
 
@@ -68,9 +70,14 @@ def shapes_of_functions(functions: Sequence[str]) -> dict[str, list[Shape]]:
 
     The result of Train is the report that completes its task.
     """
+    modules = {
+        module.name.rpartition(".")[2]: module.name
+        for module in pkgutil.walk_packages(control.__path__, "runctl.control.")
+        if not module.ispkg
+    }
     shapes = {}
     for name in functions:
-        function = getattr(importlib.import_module(f"runctl.control.{name}"), name)
+        function = getattr(importlib.import_module(modules[name]), name)
         returned = typing.get_type_hints(function)["return"]
         is_union = isinstance(returned, types.UnionType)
         kinds = typing.get_args(returned) if is_union else [returned]
