@@ -21,7 +21,7 @@ import sysconfig
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from runctl.local.core.instance import base_python
@@ -81,17 +81,17 @@ def _add_python(tar: tarfile.TarFile) -> None:
     _add_file(tar, binary, f"usr/local/bin/python{version}")
     for name in ("python", "python3"):
         _add_link(tar, f"usr/local/bin/{name}", f"python{version}")
-    # Thousands of small files take longer to pull and to remove than to run.
-    _add_bytes(tar, f"usr/local/lib/python{version.replace('.', '')}.zip", _compiled(library))
+    pip = importlib.util.find_spec("pip")
+    assert pip is not None
+    assert pip.origin is not None
+    # Thousands of small files take longer to pull and to remove than to run. pip is beside the
+    # standard library, since Debian's interpreter does not look for modules in site-packages.
+    packed = _compiled({"": library, "pip": Path(pip.origin).parent})
+    _add_bytes(tar, f"usr/local/lib/python{version.replace('.', '')}.zip", packed)
     _add_file(tar, library / "os.py", f"{target}/os.py")  # by which Python finds its folder
     extensions = sorted((library / "lib-dynload").glob("*.so"))
     for extension in extensions:
         _add_file(tar, extension, f"{target}/lib-dynload/{extension.name}")
-    pip = importlib.util.find_spec("pip")
-    assert pip is not None
-    assert pip.origin is not None
-    _add_bytes(tar, "usr/local/lib/pip.zip", _compiled(Path(pip.origin).parent, "pip"))
-    _add_text(tar, f"{target}/site-packages/pip.pth", "/usr/local/lib/pip.zip\n")
     starter = "#!/usr/local/bin/python3\nimport sys\nfrom pip._internal.cli.main import main\n"
     _add_text(tar, "usr/local/bin/pip", f"{starter}sys.exit(main())\n", mode=0o755)
     for needed in _libraries([binary, *extensions]):
@@ -105,23 +105,25 @@ def _libraries(binaries: Iterable[Path]) -> list[str]:
     return sorted(set(re.findall(r"(/\S+) \(0x", done.stdout)))
 
 
-def _compiled(source: Path, name: str = "") -> bytes:
-    """Return the modules of a folder, compiled, in an archive from which Python imports them.
+def _compiled(sources: Mapping[str, Path]) -> bytes:
+    """Return the modules of folders, compiled, in an archive from which Python imports them.
 
-    They are not compressed, since Python could not read its first ones then.
+    The keys are the folders' names in the archive. The modules are not compressed, since Python
+    could not read its first ones then.
     """
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as target, tempfile.TemporaryDirectory() as folder:
-        for path in sorted(source.rglob("*")):
-            inside = path.relative_to(source)
-            if _LEFT_OUT.intersection(inside.parts) or not path.is_file():
-                continue
-            if path.suffix == ".py":
-                compiled = Path(folder, "module.pyc")
-                py_compile.compile(str(path), str(compiled), dfile=str(inside), doraise=True)
-                target.write(compiled, Path(name, inside).with_suffix(".pyc"))
-            elif path.suffix not in _NOT_READ:
-                target.write(path, Path(name, inside))
+        for name, source in sources.items():
+            for path in sorted(source.rglob("*")):
+                inside = path.relative_to(source)
+                if _LEFT_OUT.intersection(inside.parts) or not path.is_file():
+                    continue
+                if path.suffix == ".py":
+                    compiled = Path(folder, "module.pyc")
+                    py_compile.compile(str(path), str(compiled), dfile=str(inside), doraise=True)
+                    target.write(compiled, Path(name, inside).with_suffix(".pyc"))
+                elif path.suffix not in _NOT_READ:
+                    target.write(path, Path(name, inside))
     return packed.getvalue()
 
 
