@@ -12,6 +12,7 @@ from runctl.cli.proxy.targets import Targets
 from runctl.model.errors import RequestError
 
 BACKLOG = 1024
+AGAIN_SECONDS = 0.5
 
 
 async def serve(
@@ -40,15 +41,28 @@ async def serve(
             f"--local-port: port {port} of this machine cannot be used: {exc.strerror}; choose "
             "another one"
         ) from exc
+    following = asyncio.create_task(targets.follow())
     with _ending_on_sigterm():
         try:
             async with server:
                 on_listening()
-                await targets.follow()
+                await asyncio.wait({following})
+            await following
         finally:
-            for relay in relays:
-                relay.cancel()
+            await _end({following, *relays})
             await targets.close()
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough: asyncio.wait_for of Python 3.11 forgets a cancellation that arrives together
+    with what it waits for.
+    """
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=AGAIN_SECONDS)
 
 
 @contextlib.contextmanager

@@ -53,3 +53,36 @@ def test_the_proxy_ends_silently_while_requests_wait_for_a_server():
 
     assert asyncio.run(asyncio.wait_for(scenario(), 20)) == b""
     assert problems == []
+
+
+class DeafTargets(NoServerYet):
+    """Targets that go on after one cancellation, as asyncio.wait_for lets them at times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.following = asyncio.Event()
+        self.cancellations = 0
+
+    async def follow(self) -> None:
+        self.following.set()
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancellations += 1
+                if self.cancellations == 2:
+                    raise
+
+
+def test_the_proxy_ends_although_a_cancellation_is_forgotten():
+    async def scenario() -> bool:
+        targets: Any = DeafTargets()
+        proxy = asyncio.create_task(
+            serve(lambda: targets, port=free_port(), on_listening=lambda: None)
+        )
+        await targets.following.wait()
+        proxy.cancel()
+        ended, _ = await asyncio.wait([proxy], timeout=10)
+        return proxy in ended and proxy.cancelled()
+
+    assert asyncio.run(scenario())
