@@ -299,7 +299,7 @@ def _joblib_path(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def _killing(every: float) -> Iterator[list[int]]:
-    """Kill a random worker every so many seconds; 0 for never."""
+    """Kill a random worker at an interval in seconds; 0 kills none."""
     killed: list[int] = []
     stop = threading.Event()
 

@@ -55,7 +55,7 @@ with open(shared / "ended", "a") as ended:
 def sweep(
     cloud: Testbed, shared: Path, *, name: str, trials: int, instances: int, seconds: float
 ) -> str:
-    """Start a sweep of so many trials."""
+    """Start a sweep of `trials` trials."""
     shared.mkdir()
     services = AwsServices(cloud.clients, cloud.deployment)
     program = ["python3", "-c", TRAINER, str(shared), str(seconds)]

@@ -39,7 +39,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
         prefix = "" if "w1" in state.files else "weight_"
         missing = [name for name in NAMES if f"{prefix}{name}" not in state.files]
         if missing:
-            sys.exit(f"{path} is no checkpoint of train_mnist.py: {', '.join(missing)} missing")
+            sys.exit(f"{path} is not a checkpoint of train_mnist.py: {', '.join(missing)} missing")
         return {name: state[f"{prefix}{name}"] for name in NAMES}
 
 

@@ -99,7 +99,7 @@ def _of_step(store: Checkpoints, run: Run, reference: RunReference) -> Subject:
             manifest = store.get_manifest(key)
         except DamagedCheckpointError:
             continue
-        # A save that was not committed is no checkpoint of the run.
+        # A save that was not committed is not a checkpoint of the run.
         if manifest.save > run.save:
             continue
         if manifest.step == reference.step:

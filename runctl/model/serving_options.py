@@ -171,7 +171,7 @@ class ServingOptions:
         ),
     )
     idle_stop_seconds: int = optional_number(
-        "End the run as stopped when its server has had no connection for so many seconds; the "
+        "End the run as stopped when its server has had no connection for this many seconds; the "
         "next `runctl aws connect` starts it again. Default: it goes on.",
         least=60,
         most=7 * 86_400,
