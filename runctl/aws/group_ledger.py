@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from runctl.aws.attributes import Item, text_of
+from runctl.aws.ends import set_end
 from runctl.aws.group_items import LISTED, group_item, read_group
 from runctl.aws.table import expressions, put_of, update_of
 from runctl.aws.warm_ledger import WarmLedger
@@ -103,16 +104,13 @@ class DynamoGroupLedger(WarmLedger):
         execution_arn: str | None = None,
     ) -> Group:
         """Set the group's end unless it has one; return what the ledger holds."""
-        condition = "attribute_exists(#pk) AND attribute_not_exists(#ended)"
-        values = {"status": status.value, "reason": reason, "now": text_of(now)}
-        if execution_arn is not None:
-            condition += " AND #execution_arn = :arn"
-            values["arn"] = execution_arn
-        item = self._table.update(
+        item = set_end(
+            self._table,
             identity.group_key(group_id),
-            update="SET #ended = :status, #ended_at = :now, #reason = :reason",
-            condition=condition,
-            values=values,
+            status=status,
+            reason=reason,
+            now=now,
+            execution_arn=execution_arn,
         )
         return self._group(group_id) if item is None else read_group(item)
 

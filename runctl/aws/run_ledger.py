@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from runctl.aws.attributes import Item, text_of
+from runctl.aws.ends import set_end
 from runctl.aws.items import image_text, read_run, run_item
 from runctl.aws.table import Table, expressions, put_of, update_of
 from runctl.model import identity
@@ -175,16 +176,13 @@ class RunLedger:
         execution_arn: str | None = None,
     ) -> Run:
         """Set the run's end unless it has one; return what the ledger holds."""
-        condition = "attribute_exists(#pk) AND attribute_not_exists(#ended)"
-        values = {"status": status.value, "reason": reason, "now": text_of(now)}
-        if execution_arn is not None:
-            condition += " AND #execution_arn = :arn"
-            values["arn"] = execution_arn
-        item = self._table.update(
+        item = set_end(
+            self._table,
             identity.run_key(run_id),
-            update="SET #ended = :status, #ended_at = :now, #reason = :reason",
-            condition=condition,
-            values=values,
+            status=status,
+            reason=reason,
+            now=now,
+            execution_arn=execution_arn,
         )
         return self._run(run_id) if item is None else read_run(item)
 

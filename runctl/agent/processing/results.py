@@ -9,7 +9,7 @@ from typing import Any
 from runctl.agent.ports import Shards
 from runctl.checkpoint.worker_pool import run_workers
 
-# So many results of earlier attempts are in memory at once.
+# The number of results of earlier attempts that are in memory at once.
 BATCH = 1000
 THREADS = 16
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_metrics(folder: Path) -> dict[str, Any]:
-    """Return the metrics that a program has written, none if there is no file.
+    """Return the metrics that a program has written; there are none without a file.
 
     Raises BadMetricsError, with the remedy, if it cannot be stored.
     """
