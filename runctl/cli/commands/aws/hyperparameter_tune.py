@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from runctl.cli.commands.aws.field_options import field_parameters
+from runctl.cli.commands.aws.job_options import DryRun, NoDocker, Project, UseDocker
 from runctl.cli.invocation import Invocation
 from runctl.model.sweep_request import SweepRequest
 
@@ -56,33 +57,11 @@ def hyperparameter_tune(
             help="The sweep's name (default: the script's name, the time and 4 digits).",
         ),
     ] = "",
-    project: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            help="The folder to pack (default: the nearest with .runctl.toml or .git).",
-        ),
-    ] = "",
+    project: Project = "",
     detach: Annotated[bool, typer.Option("--detach", help="Start the sweep and return.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the request and the package; start nothing.")
-    ] = False,
-    use_docker: Annotated[
-        bool,
-        typer.Option(
-            "--use-docker",
-            help="Require a container: the project must have a Dockerfile.",
-            rich_help_panel="Docker",
-        ),
-    ] = False,
-    no_docker: Annotated[
-        bool,
-        typer.Option(
-            "--no-docker",
-            help="Run on the machine itself, although the project has a Dockerfile.",
-            rich_help_panel="Docker",
-        ),
-    ] = False,
+    dry_run: DryRun = False,
+    use_docker: UseDocker = False,
+    no_docker: NoDocker = False,
     **fields: Any,
 ) -> None:
     """Try hyperparameters: start one run for each trial, several at once, and find the best.

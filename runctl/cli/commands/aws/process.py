@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from runctl.cli.commands.aws.field_options import field_parameters
+from runctl.cli.commands.aws.job_options import DryRun, Project
 from runctl.cli.invocation import Invocation
 from runctl.model.kinds import PROCESS
 
@@ -43,17 +44,9 @@ def process(
             help="The run's name (default: the script's name, the time and 4 digits).",
         ),
     ] = "",
-    project: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            help="The folder to pack (default: the nearest with .runctl.toml or .git).",
-        ),
-    ] = "",
+    project: Project = "",
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the request and the package; start nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     **fields: Any,
 ) -> None:
     """Process data in S3: split an input into shards, and call a script for each of them.

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from runctl.cli.commands.aws.field_options import field_parameters
+from runctl.cli.commands.aws.job_options import DryRun, NoDocker, Project
 from runctl.cli.invocation import Invocation
 from runctl.model.kinds import TRAIN
 
@@ -41,17 +42,9 @@ def train(
             help="The run's name (default: the script's name, the time and 4 digits).",
         ),
     ] = "",
-    project: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            help="The folder to pack (default: the nearest with .runctl.toml or .git).",
-        ),
-    ] = "",
+    project: Project = "",
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the request and the package; start nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     use_docker: Annotated[
         bool,
         typer.Option(
@@ -60,14 +53,7 @@ def train(
             rich_help_panel="Docker",
         ),
     ] = False,
-    no_docker: Annotated[
-        bool,
-        typer.Option(
-            "--no-docker",
-            help="Run on the machine itself, although the project has a Dockerfile.",
-            rich_help_panel="Docker",
-        ),
-    ] = False,
+    no_docker: NoDocker = False,
     build: Annotated[
         str,
         typer.Option(
