@@ -94,7 +94,7 @@ class ShardFolder:
         """Yield the files that its script has written, in a fixed order, each with its name.
 
         A link to a file counts as that file. Raises RequestError for a link that leads out of the
-        shard's folders, for what is no file, and for a name that runctl uses itself.
+        shard's folders, for what is not a file, and for a name that runctl uses itself.
         """
         root = self.root.resolve()
         for path in sorted(self.outputs.rglob("*")):

@@ -26,7 +26,7 @@ from runctl.policy.restarts import WINDOW, restart_delay
 
 # The time in which proxies move to the replacement before the old server stops accepting.
 SWITCH = timedelta(seconds=10)
-# The time in which proxies see that the server will end, if there is no replacement yet.
+# The time proxies have to notice that the server will end, if it has no replacement yet.
 LEAVE = timedelta(seconds=2)
 # The time that is kept for the report before EC2 takes the instance.
 RESERVE = timedelta(seconds=5)
