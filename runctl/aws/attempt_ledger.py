@@ -43,8 +43,9 @@ class AttemptLedger(CheckpointLedger):
     ) -> Attempt:
         """Record the source of `count` machines for a launch try, unless that try is recorded."""
         values = source_values(source)
-        # A try to launch may follow a try to claim a warm instance.
-        removal = "" if "warm_instance" in values else " REMOVE #warm_instance"
+        # A try to launch may follow a try to claim a warm instance, or one with other nodes.
+        absent = [name for name in ("warm_instance", "kept") if name not in values]
+        removal = " REMOVE " + ", ".join(f"#{name}" for name in absent)
         assignments = ", ".join(f"#{name} = :{name}" for name in values)
         self._table.transact(
             self._update_live_run(run_id, "SET #last_attempt = :number", {"number": number}),

@@ -17,6 +17,7 @@ from runctl.model.identity import (
     ATTEMPT_TAG,
     DEPLOYMENT_TAG,
     KEEP_ALIVE_TAG,
+    NODES_TAG,
     RUN_TAG,
     client_token,
 )
@@ -82,8 +83,11 @@ class Ec2Fleet:
         pools: Sequence[Pool],
         volumes: Mapping[MachineKind, RootVolume] | None = None,
         count: int = 1,
+        nodes: int = 1,
     ) -> str:
         """Return the exact CreateFleet request (JSON) for `count` instances, all or none.
+
+        They are nodes of an attempt with `nodes` of them.
 
         All pools are of one market: a fleet that may use both markets would not report which pools
         of the first one refused. `volumes` replace the root volumes of the launch templates.
@@ -95,6 +99,8 @@ class Ec2Fleet:
             {"Key": ATTEMPT_TAG, "Value": str(attempt)},
             {"Key": DEPLOYMENT_TAG, "Value": self._deployment},
         ]
+        if nodes > 1:
+            tags.append({"Key": NODES_TAG, "Value": str(nodes)})
         request: dict[str, Any] = {
             "Type": "instant",
             "ClientToken": client_token(

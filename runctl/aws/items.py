@@ -15,6 +15,7 @@ from runctl.aws.attributes import (
     text_of,
     whole_number_of,
 )
+from runctl.model.gang import GangReport
 from runctl.model.image import Image
 from runctl.model.node import Node, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, RunStatus
@@ -25,6 +26,7 @@ from runctl.model.run import (
     AttemptsSummary,
     AttemptStage,
     Existing,
+    KeptNode,
     Launched,
     Run,
     Source,
@@ -175,7 +177,10 @@ def source_values(source: Source) -> Item:
     function that is not upgraded yet would terminate a machine that belongs to its owner.
     """
     if isinstance(source, Launched):
-        return {"fleet_request": source.fleet_request, "plan": source.plan}
+        values: Item = {"fleet_request": source.fleet_request, "plan": source.plan}
+        if source.kept:
+            values["kept"] = json.dumps([[node.instance_id, node.pool] for node in source.kept])
+        return values
     if isinstance(source, Warm):
         return {"fleet_request": "", "plan": source.plan, "warm_instance": source.instance_id}
     return {
@@ -245,6 +250,7 @@ def progress_values(progress: NodeProgress) -> Item:
         "service": None if progress.service is None else json.dumps(progress.service.as_document()),
         "environment_bytes": progress.environment_bytes or None,
         "shards": None if progress.shards is None else json.dumps(progress.shards.as_document()),
+        "gang": None if progress.gang is None else json.dumps(progress.gang.as_document()),
         "warning": progress.warning,
     }
 
@@ -258,6 +264,9 @@ def _read_nodes(
     a single node, and what their agent writes next to an item of that node is joined with it.
     """
     nodes = tuple(_read_node(node_item) for node_item in node_items)
+    if any(node.instance_id for node in nodes):
+        # A launch try before the last one may have opened more nodes than the gang has now.
+        nodes = tuple(node for node in nodes if node.instance_id)
     stored_with_attempt = _read_node({**item, "rank": 0, "stage": None})
     if not nodes:
         return (stored_with_attempt,)
@@ -299,6 +308,7 @@ def _read_progress(item: Mapping[str, Any]) -> NodeProgress:
         service=Service.from_document(document_of(item, "service")) if "service" in item else None,
         environment_bytes=whole_number_of(item, "environment_bytes") or 0,
         shards=ShardProgress.from_document(document_of(item, "shards")),
+        gang=GangReport.from_document(document_of(item, "gang")),
         warning=item.get("warning", ""),
     )
 
@@ -348,7 +358,14 @@ def _source(item: Mapping[str, Any]) -> Source:
     request = str(item.get("fleet_request", ""))
     if request.startswith(OLD_EXISTING):
         return Existing(request.removeprefix(OLD_EXISTING))
-    return Launched(request, plan=str(item.get("plan", "")))
+    return Launched(request, plan=str(item.get("plan", "")), kept=_kept(item))
+
+
+def _kept(item: Mapping[str, Any]) -> tuple[KeptNode, ...]:
+    with contextlib.suppress(ValueError, TypeError):
+        stored = json.loads(item.get("kept", "[]"))
+        return tuple(KeptNode(str(instance_id), str(pool)) for instance_id, pool in stored)
+    return ()
 
 
 def _stage(item: Mapping[str, Any]) -> AttemptStage:

@@ -11,7 +11,7 @@ from runctl.aws.table import put_of, update_of
 from runctl.model import identity
 from runctl.model.errors import FencedError, NotFoundError
 from runctl.model.node import Node, NodeId, NodeProgress, NodeStage
-from runctl.model.run import Attempt, AttemptStage
+from runctl.model.run import Attempt, AttemptStage, KeptNode
 
 
 class NodeLedger(AttemptLedger):
@@ -23,15 +23,27 @@ class NodeLedger(AttemptLedger):
     """
 
     def record_launch(
-        self, run_id: str, number: int, *, instance_ids: Sequence[str], pool: str, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        instance_ids: Sequence[str],
+        pool: str,
+        now: datetime,
+        kept: Sequence[KeptNode] = (),
     ) -> Attempt:
-        """Store the nodes' instances by rank, unless the attempt has some or ended."""
+        """Store the nodes' instances by rank, unless the attempt has some or ended.
+
+        Those that are `kept` come first; events about them are those of this attempt from here.
+        """
+        instances = [*kept, *(KeptNode(instance_id, pool) for instance_id in instance_ids)]
+        last_pool = pool or instances[-1].pool
         self._table.transact(
-            self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": pool}),
-            *launch_of(run_id, number, instance_ids=instance_ids, pool=pool, now=now),
+            self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": last_pool}),
+            *launch_of(run_id, number, instances=instances, now=now),
             *(
-                put_of(owner_of(NodeId(run_id, number, rank), instance_id))
-                for rank, instance_id in enumerate(instance_ids)
+                put_of(owner_of(NodeId(run_id, number, rank), instance.instance_id))
+                for rank, instance in enumerate(instances)
             ),
         )
         return self._attempt_of_live_run(run_id, number)
@@ -51,7 +63,7 @@ class NodeLedger(AttemptLedger):
         owner = instead_of or node
         self._table.transact(
             self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": pool}),
-            *launch_of(run_id, number, instance_ids=[instance_id], pool=pool, now=now),
+            *launch_of(run_id, number, instances=[KeptNode(instance_id, pool)], now=now),
             put_of(
                 owner_of(node, instance_id),
                 condition="attribute_not_exists(#pk) "
@@ -146,9 +158,9 @@ class NodeLedger(AttemptLedger):
 
 
 def launch_of(
-    run_id: str, number: int, *, instance_ids: Sequence[str], pool: str, now: datetime
+    run_id: str, number: int, *, instances: Sequence[KeptNode], now: datetime
 ) -> list[Item]:
-    """Return the writes of a launch to the items of the attempt and its nodes.
+    """Return the writes of a launch to the items of the attempt and its nodes, by rank.
 
     The attempt keeps instances and pool, too: agents, functions and command lines of earlier
     versions look for them there.
@@ -158,8 +170,8 @@ def launch_of(
         update="SET #instance_ids = :ids, #pool = :pool, #launched_at = :now, #stage = :launched",
         condition="#stage = :launching",
         values={
-            "ids": list(instance_ids),
-            "pool": pool,
+            "ids": [instance.instance_id for instance in instances],
+            "pool": instances[0].pool,
             "now": text_of(now),
             "launching": AttemptStage.LAUNCHING.value,
             "launched": AttemptStage.LAUNCHED.value,
@@ -168,8 +180,8 @@ def launch_of(
     return [
         attempt,
         *(
-            _node_launch(NodeId(run_id, number, rank), instance_id, pool)
-            for rank, instance_id in enumerate(instance_ids)
+            _node_launch(NodeId(run_id, number, rank), instance.instance_id, instance.pool)
+            for rank, instance in enumerate(instances)
         ),
     ]
 

@@ -10,7 +10,7 @@ from runctl.aws.table import expressions, put_of, update_of
 from runctl.model import identity
 from runctl.model.group import WarmInstance, WarmStage
 from runctl.model.node import NodeId
-from runctl.model.run import Attempt
+from runctl.model.run import Attempt, KeptNode
 
 # The node that an item names, in a condition; `_node_values` are its values.
 _IS_NODE = "#run_id = :run_id AND #number = :number"
@@ -105,7 +105,7 @@ class WarmLedger(NodeLedger):
         old = _node_values(warm.node)
         self._table.transact(
             self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": warm.pool}),
-            *launch_of(run_id, number, instance_ids=[warm.instance_id], pool=warm.pool, now=now),
+            *launch_of(run_id, number, instances=[KeptNode(warm.instance_id, warm.pool)], now=now),
             put_of(owner_of(node, warm.instance_id), condition=_IS_NODE, values=old),
             update_of(
                 identity.warm_key(warm.group_id, warm.instance_id),

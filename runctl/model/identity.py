@@ -14,6 +14,8 @@ RUN_ID_RULE = "1 to 64 letters, digits, '_' or '-'"
 # Instance metadata serves a tag only when its key has no space and no '/'.
 RUN_TAG = "runctl:run-id"
 ATTEMPT_TAG = "runctl:attempt"
+# How many nodes the attempt has, on the machines of a gang: their ranks are in the ledger.
+NODES_TAG = "runctl:nodes"
 # Which deployment launched it: an account and region may have several, with runs of the same name.
 DEPLOYMENT_TAG = "runctl:deployment"
 DEFAULT_DEPLOYMENT = "runctl"

@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
+from runctl.model.gang import GangReport
 from runctl.model.saving import Saving
 from runctl.model.service import Service
 from runctl.model.shard_progress import ShardProgress
@@ -42,7 +43,7 @@ class NodeProgress:
     `service` is the server of a service, and `shards` how many shards are done, None for a run that
     processes none. `not_finite` are the metrics whose last value is NaN or infinite; `metrics` has
     those of the others. `environment_bytes` is the size of the environment's files, 0
-    while it is not known.
+    while it is not known. `gang` is what a node of several tells the others, None for a single one.
     """
 
     phase: str = ""
@@ -57,6 +58,7 @@ class NodeProgress:
     service: Service | None = None
     environment_bytes: int = 0
     shards: ShardProgress | None = None
+    gang: GangReport | None = None
     warning: str = ""
 
 

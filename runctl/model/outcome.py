@@ -34,6 +34,7 @@ class Outcome:
     throttled the request, failed, or said something that is not known. `retry_at` is when the next
     launch is planned after one that launched nothing. `is_disk_full` says that it ended because
     the disk of the instance was full, which the next attempt's is not if it is larger.
+    `lost_ranks` are the nodes of a gang that it ended for: they went silent, hang or are too slow.
     """
 
     kind: OutcomeKind
@@ -45,6 +46,7 @@ class Outcome:
     retry_soon: bool = False
     retry_at: datetime | None = None
     is_disk_full: bool = False
+    lost_ranks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", shorten_reason(self.reason))
@@ -66,6 +68,8 @@ class Outcome:
             document["retry_at"] = self.retry_at.isoformat()
         if self.is_disk_full:
             document["is_disk_full"] = True
+        if self.lost_ranks:
+            document["lost_ranks"] = list(self.lost_ranks)
         return document
 
     @classmethod
@@ -96,6 +100,7 @@ class Outcome:
             retry_soon=document.get("retry_soon") is True,
             retry_at=_instant(document.get("retry_at")),
             is_disk_full=document.get("is_disk_full") is True,
+            lost_ranks=_ranks(document.get("lost_ranks")),
         )
 
     @property
@@ -109,6 +114,11 @@ def _whole(value: Any) -> int | None:
         return None if value is None else int(value)
     except (TypeError, ValueError):
         return None
+
+
+def _ranks(value: Any) -> tuple[int, ...]:
+    ranks = value if isinstance(value, list) else []
+    return tuple(rank for rank in ranks if type(rank) is int)
 
 
 def _instant(value: Any) -> datetime | None:

@@ -14,6 +14,7 @@ from typing import Any
 from runctl.model.data_options import AccessOptions, DataOptions
 from runctl.model.docker_options import DockerOptions
 from runctl.model.evaluation_options import EvaluationOptions, check_evaluation
+from runctl.model.gang_options import GangOptions
 from runctl.model.group_options import GroupOptions
 from runctl.model.kinds import EVALUATE, KINDS, PROCESS, SERVE, TRAIN
 from runctl.model.limit_options import LimitOptions
@@ -53,6 +54,7 @@ class RunRequest:
     )
     program: ProgramOptions = dataclasses.field(default_factory=ProgramOptions)
     resources: ResourceOptions = dataclasses.field(default_factory=ResourceOptions)
+    gang: GangOptions = dataclasses.field(default_factory=GangOptions)
     limits: LimitOptions = dataclasses.field(default_factory=LimitOptions)
     saving: SavingOptions = dataclasses.field(default_factory=SavingOptions)
     data: DataOptions = dataclasses.field(default_factory=DataOptions)

@@ -195,16 +195,22 @@ def choice(
 
 
 def boolean(
-    about: str, *, default: bool, option: Option | None = None, is_setting: bool = False
+    about: str,
+    *,
+    default: bool,
+    option: Option | None = None,
+    is_setting: bool = False,
+    kind: str = "",
 ) -> Any:
     """Declare a boolean."""
     field = Field(
         schema={"type": "boolean", "default": default, "description": about},
         check=request_checks.check_boolean,
         read=_exactly(bool),
-        write=bool,
+        write=_writer(bool, default, kind),
         option=option,
         is_setting=is_setting,
+        kind=kind,
     )
     return entry(default, field)
 
@@ -217,6 +223,7 @@ def whole_number(
     default: int,
     option: Option | None = None,
     is_setting: bool = False,
+    kind: str = "",
 ) -> Any:
     """Declare a whole number within limits."""
     field = Field(
@@ -229,9 +236,10 @@ def whole_number(
         },
         check=request_checks.whole_number(least, most),
         read=_exactly(int),
-        write=int,
+        write=_writer(int, default, kind),
         option=option,
         is_setting=is_setting,
+        kind=kind,
     )
     return entry(default, field)
 
@@ -327,6 +335,11 @@ def an_object(
         kind=kind,
     )
     return dataclasses.field(default_factory=holder, metadata={_ENTRY: field})
+
+
+def _writer(write: Callable[[Any], Any], default: Any, kind: str) -> Callable[[Any], Any]:
+    """Return how a value is written; runs of other kinds have no field that only one kind has."""
+    return lambda value: None if kind and value == default else write(value)
 
 
 def _exactly(kind: type) -> Callable[[Any], Any]:

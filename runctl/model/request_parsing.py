@@ -9,6 +9,7 @@ from runctl.model.contract import problem_with_references
 from runctl.model.docker_options import SOURCES, docker_contradictions
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.evaluation_options import evaluation_problems
+from runctl.model.gang_options import gang_contradictions
 from runctl.model.kinds import EVALUATE, TRAIN
 from runctl.model.plain_secrets import PlainSecret, find_plain_secrets
 from runctl.model.processing_options import processing_contradictions
@@ -103,6 +104,7 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
     yield from docker_contradictions(docker, has_code=bool(document.get("code")))
     yield from serving_contradictions(document)
     yield from processing_contradictions(document)
+    yield from gang_contradictions(document)
     if script is None and command is None:
         yield from _problems_without_program(document, docker)
         return

@@ -113,14 +113,25 @@ class AttemptStage(str, Enum):
 
 
 @dataclass(frozen=True)
-class Launched:
-    """An attempt whose machine is launched with a CreateFleet request, kept for verbatim replay.
+class KeptNode:
+    """An instance of an earlier attempt that a gang keeps, and its capacity pool."""
 
-    `plan` is the reason of the launch plan: why it requests these pools, or nothing yet.
+    instance_id: str
+    pool: str = ""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """An attempt whose machines are launched with a CreateFleet request, kept for verbatim replay.
+
+    `plan` is the reason of the launch plan: why it requests these pools, or nothing yet. `kept` are
+    the machines that a gang has already, in the order of their new ranks; those that are launched
+    follow them. If nothing is to be launched, `fleet_request` is empty.
     """
 
     fleet_request: str = ""
     plan: str = ""
+    kept: tuple[KeptNode, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,7 @@ Source = Launched | Existing | Warm
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One try at a run: the aggregate of its nodes, which is one node today.
+    """One try at a run: the aggregate of its nodes, several of them in a gang.
 
     `token` is the Step Functions task token, whose only home is the ledger. `source` says where its
     machines come from. `ended` is set once and never changed. `nodes` are in the order of their
@@ -274,6 +285,11 @@ class Attempt:
     def fleet_request(self) -> str:
         """The CreateFleet request as sent; empty on an existing instance."""
         return self.source.fleet_request if isinstance(self.source, Launched) else ""
+
+    @property
+    def kept(self) -> tuple[KeptNode, ...]:
+        """The machines of an earlier attempt that a gang keeps, in the order of their ranks."""
+        return self.source.kept if isinstance(self.source, Launched) else ()
 
     @property
     def plan(self) -> str:

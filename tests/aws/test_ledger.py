@@ -13,7 +13,7 @@ from runctl.model.node import NodeId, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
 from runctl.model.request_parsing import parse_request
-from runctl.model.run import AttemptStage, Existing, Launched, Run
+from runctl.model.run import AttemptStage, Existing, KeptNode, Launched, Run
 from runctl.model.saving import Saving
 from runctl.model.subject import Subject, pinned_keys
 from tests.attempts import report
@@ -718,3 +718,23 @@ def test_nodes_are_those_of_their_own_attempt(ledger):
     for number in (1, 10, 1000):
         (node,) = ledger.find_attempt("run-1", number).nodes
         assert (node.attempt, node.instance_id) == (number, f"i-{number}")
+
+
+def test_the_launch_of_a_gang_keeps_machines_and_follows_their_order(ledger):
+    ledger.create_run(a_run())
+    kept = (KeptNode("i-3", "a/b/spot"),)
+    for launch_try, count in ((1, 3), (2, 2)):
+        source = Launched("{}", plan="one is missing", kept=kept)
+        opened = ledger.open_attempt(
+            "run-1", 1, launch_try=launch_try, source=source, now=NOW, count=count
+        )
+    assert opened.kept == kept
+    held = ledger.record_launch(
+        "run-1", 1, instance_ids=["i-9"], pool="x/b/spot", now=LATER, kept=kept
+    )
+    # The first try was for three nodes.
+    assert [(node.rank, node.instance_id, node.pool) for node in held.nodes] == [
+        (0, "i-3", "a/b/spot"),
+        (1, "i-9", "x/b/spot"),
+    ]
+    assert ledger.find_instance("i-3") == NodeId("run-1", 1, 0)

@@ -146,8 +146,8 @@ def test_a_run_that_a_newer_version_wrote_is_read_as_far_as_it_is_known(changes,
         ("{", {}),
         ("[]", {}),
         (
-            '{"nodes": {"count": 4}, "kind": "simulate", "extra": 1}',
-            {"kind": "unknown", "extra": {"nodes": {"count": 4}, "extra": 1}},
+            '{"racks": {"count": 4}, "kind": "simulate", "extra": 1}',
+            {"kind": "unknown", "extra": {"racks": {"count": 4}, "extra": 1}},
         ),
         ('{"market": "reserved"}', {"market": "unknown"}),
         ('{"market": ["spot"]}', {}),
@@ -180,12 +180,12 @@ def test_a_request_that_a_newer_version_stored_is_read_as_far_as_it_is_known(req
 def test_fields_of_a_newer_version_are_written_back_even_inside_objects():
     newer = {
         "script": "train.py",
-        "nodes": {"count": 4},
+        "racks": {"count": 4},
         "checkpoint": {"keep_last": 5, "compress": True},
         "retry": {"delay": 5},
     }
     written = RunRequest.from_stored(newer).as_document()
-    assert written["nodes"] == {"count": 4}
+    assert written["racks"] == {"count": 4}
     assert written["retry"] == {"delay": 5}
     assert (written["checkpoint"]["compress"], written["checkpoint"]["keep_last"]) == (True, 5)
 

@@ -42,6 +42,7 @@ from runctl.model.run import (
     INTERRUPTIONS,
     Attempt,
     AttemptStage,
+    KeptNode,
     Run,
     Source,
     best_of,
@@ -210,29 +211,37 @@ class MemoryLedger:
         return self.attempt_items[run_id, number]
 
     def record_launch(
-        self, run_id: str, number: int, *, instance_ids: Sequence[str], pool: str, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        instance_ids: Sequence[str],
+        pool: str,
+        now: datetime,
+        kept: Sequence[KeptNode] = (),
     ) -> Attempt:
         self.check_goes_on(run_id)
         held = self._attempt(run_id, number)
         if held.stage is AttemptStage.LAUNCHING:
+            instances = [*kept, *(KeptNode(instance_id, pool) for instance_id in instance_ids)]
             nodes = [
                 replace(
                     next((node for node in held.nodes if node.rank == rank), held.nodes[0]),
                     rank=rank,
                     stage=NodeStage.LAUNCHED,
-                    instance_id=instance_id,
-                    pool=pool,
+                    instance_id=instance.instance_id,
+                    pool=instance.pool,
                 )
-                for rank, instance_id in enumerate(instance_ids)
+                for rank, instance in enumerate(instances)
             ]
             self.attempt_items[run_id, number] = replace(
                 held,
                 stage=AttemptStage.LAUNCHED,
                 launched_at=now,
-                nodes=(*nodes, *held.nodes[len(nodes) :]),
+                nodes=tuple(nodes),
             )
             self.instances |= {node.instance_id: node.node_id for node in nodes}
-            self._summarize(run_id, pool=pool)
+            self._summarize(run_id, pool=pool or nodes[-1].pool)
         return self.attempt_items[run_id, number]
 
     def record_existing_instance(

@@ -146,6 +146,11 @@ BAD = [
     ("instance_id", "i-12", "is not a valid instance id"),
     ("instance_id", "m5.large", "is not a valid instance id"),
     ("instance_id", 3, "is not a valid instance id"),
+    ("nodes", 0, "whole number from 1 to 32"),
+    ("min_nodes", -1, "whole number from 0 to 32"),
+    ("spares", 5, "whole number from 0 to 4"),
+    ("processes_per_node", "all", "or auto"),
+    ("replace_stragglers", "yes", "true or false"),
 ]
 BAD_CHECKPOINT = [
     ("dir", "/saved", "not a folder inside"),

@@ -8,7 +8,7 @@ from runctl.model.agent_ledger import AgentLedger
 from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, RunStatus
 from runctl.model.pool import Pool
-from runctl.model.run import Attempt, Run, Source
+from runctl.model.run import Attempt, KeptNode, Run, Source
 
 
 class Ledger(AgentLedger, Protocol):
@@ -106,10 +106,18 @@ class Ledger(AgentLedger, Protocol):
         ...
 
     def record_launch(
-        self, run_id: str, number: int, *, instance_ids: Sequence[str], pool: str, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        instance_ids: Sequence[str],
+        pool: str,
+        now: datetime,
+        kept: Sequence[KeptNode] = (),
     ) -> Attempt:
         """Store the instances of the attempt's nodes by rank, unless it has some or ended.
 
+        Those that a gang has `kept` come first; from here on they belong to this attempt.
         For each instance its node is stored, too. Returns what the ledger holds: the caller
         terminates what it launched and does not find there. Raises RunEndedError when the run has
         ended meanwhile: the caller terminates them.
