@@ -95,6 +95,9 @@ def wait_until_trained(testbed: Testbed, number: int, *, timeout: timedelta = WA
     """Wait until an attempt's trainer has made its first step."""
 
     def check() -> bool:
+        run = testbed.ledger.find_run(RUN)
+        if run is not None and run.ended is not None:
+            raise RuntimeError(f"the run has ended: {run.reason}")
         attempt = testbed.ledger.find_attempt(RUN, number)
         return attempt is not None and "first_step" in attempt.timeline
 

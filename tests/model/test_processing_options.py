@@ -116,3 +116,8 @@ def test_a_request_is_stored_as_it_was_given():
 def test_a_shard_is_a_file_unless_the_request_says_otherwise(options, files):
     request = parse_request({**MINIMAL, "process": {**PLACES, **options}})
     assert request.process.files_a_shard == files
+
+
+def test_a_first_shard_without_a_number_of_shards_is_rejected():
+    ((field, _),) = problems({**MINIMAL, "process": {**PLACES, "first_shard": 4}})
+    assert field == "process.first_shard"
