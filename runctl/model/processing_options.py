@@ -186,7 +186,8 @@ def processing_contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("process.output", problem)
     if process.get("shard_count") and not document.get("group"):
         yield Problem("process.shard_count", "only for a run of a group, which sets it; remove it")
-    if "first_shard" in process and not process.get("shard_count"):
+    first = process.get("first_shard")
+    if type(first) is int and first >= 0 and not process.get("shard_count"):
         yield Problem(
             "process.first_shard", "only with shard_count, of a run of a group; remove it"
         )
