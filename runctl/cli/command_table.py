@@ -94,6 +94,13 @@ AWS = _group(
             context_settings={"allow_interspersed_args": False},
         ),
         DeferredCommand(
+            "aws.train_distributed:train_distributed",
+            "train-distributed",
+            "Train on several nodes (a gang): launched together, repaired when one of them is "
+            "lost.",
+            context_settings={"allow_interspersed_args": False},
+        ),
+        DeferredCommand(
             "aws.serve:serve",
             "serve",
             "Run an HTTP server on EC2: restarted when it fails, replaced before an interruption.",

@@ -6,7 +6,7 @@ from typing import Any
 
 from runctl.model.errors import Problem
 from runctl.model.kinds import TRAIN
-from runctl.model.request_fields import Field, boolean, entry, whole_number
+from runctl.model.request_fields import Field, Option, Syntax, boolean, entry, whole_number
 
 # A transaction of DynamoDB has at most 100 writes, and the launch of a node takes two or three.
 MAX_NODES = 32
@@ -43,6 +43,13 @@ class GangOptions:
         least=1,
         most=MAX_NODES,
         default=1,
+        option=Option(
+            "--nodes",
+            "Number of instances that train together, launched in one zone, all or none.",
+            "N",
+            Syntax.NUMBER,
+        ),
+        is_setting=True,
         kind=TRAIN,
     )
     min_nodes: int = whole_number(
@@ -51,6 +58,14 @@ class GangOptions:
         least=0,
         most=MAX_NODES,
         default=0,
+        option=Option(
+            "--min-nodes",
+            "Continue with this many nodes, at least, while a lost one cannot be replaced; the "
+            "program has to resume with another number of ranks (default: all are needed).",
+            "N",
+            Syntax.NUMBER,
+        ),
+        is_setting=True,
         kind=TRAIN,
     )
     spares: int = whole_number(
@@ -59,6 +74,14 @@ class GangOptions:
         least=0,
         most=4,
         default=0,
+        option=Option(
+            "--spares",
+            "Number of further nodes, prepared to take the place of a lost one at once; they cost "
+            "as much as the others.",
+            "N",
+            Syntax.NUMBER,
+        ),
+        is_setting=True,
         kind=TRAIN,
     )
     processes_per_node: int = entry(
@@ -76,6 +99,14 @@ class GangOptions:
             check=check_processes,
             read=_read_processes,
             write=lambda value: value or None,
+            option=Option(
+                "--processes-per-node",
+                "Number of processes (ranks) on each node, or auto (default): one for each GPU, "
+                "or one on a machine without any.",
+                "auto|N",
+                Syntax.NUMBER_OR_AUTO,
+            ),
+            is_setting=True,
             kind=TRAIN,
         ),
     )
@@ -83,6 +114,12 @@ class GangOptions:
         "Replace a node whose ranks take much longer for a step than the others. It is reported "
         "in any case.",
         default=False,
+        option=Option(
+            "--replace-stragglers",
+            "Replace a node whose ranks take much longer for a step than the others.",
+            syntax=Syntax.SWITCH,
+        ),
+        is_setting=True,
         kind=TRAIN,
     )
 

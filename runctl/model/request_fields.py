@@ -22,6 +22,7 @@ class Syntax(Enum):
 
     TEXT = "the text itself"
     NUMBER = "a whole number"
+    NUMBER_OR_AUTO = "a whole number, or `auto`"
     FRACTION = "a number from 0 to 1"
     SWITCH = "no text: the option stands for the opposite of the default"
     COMMAS = "strings separated by commas; the option is repeatable"

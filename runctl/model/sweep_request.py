@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.gang_options import GangOptions
 from runctl.model.hyperparameters import Value, plain_of
 from runctl.model.kinds import TRAIN
 from runctl.model.request import RunRequest, fields_of
-from runctl.model.request_fields import an_object
+from runctl.model.request_fields import an_object, entries
 from runctl.model.request_parsing import parse_request
 from runctl.model.request_schema import request_schema
 from runctl.model.sweep_options import (
@@ -26,6 +27,7 @@ NOT_IN_A_SWEEP = {
     "instance_id": "a sweep launches its own instances; remove it",
     "group": "a sweep sets it for its trials; remove it",
     "trial": "a sweep sets it for its trials; remove it",
+    **dict.fromkeys(entries(GangOptions), "each of its trials has one node; remove it"),
 }
 
 

@@ -148,6 +148,10 @@ market = "spot"
 auto_resume = true
 max_attempts = 100
 
+# Train on several nodes, and continue with fewer while a lost one cannot be replaced.
+# nodes = 4
+# min_nodes = 2
+
 # AWS credentials for the trainer: "none", or "run" for credentials limited to its own run.
 # credentials = "run"
 

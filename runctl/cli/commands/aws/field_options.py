@@ -17,6 +17,7 @@ _TYPES: Mapping[Syntax, Any] = {
     Syntax.WORDS: str | None,
     Syntax.DURATION: str | None,
     Syntax.EXIT_CODES: str | None,
+    Syntax.NUMBER_OR_AUTO: str | None,
     Syntax.NUMBER: int | None,
     Syntax.FRACTION: float | None,
     Syntax.SWITCH: bool,
@@ -42,7 +43,7 @@ def fields_with_options(
         for name, field in fields.items():
             inner = {f"{name}.{key}": each for key, each in field.fields.items()}
             for path, each in {name: field, **inner}.items():
-                if each.option is not None:
+                if each.option is not None and (not kind or each.kind in {"", kind}):
                     yield group, path, each, each.option
 
 

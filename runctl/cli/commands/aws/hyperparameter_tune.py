@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from runctl.cli.commands.aws.field_options import field_parameters
-from runctl.cli.commands.aws.job_options import DryRun, NoDocker, Project, UseDocker
+from runctl.cli.commands.aws.job_options import DryRun, NoDocker, Project, Spot, UseDocker
 from runctl.cli.invocation import Invocation
-from runctl.model.sweep_request import SweepRequest
+from runctl.model.sweep_request import NOT_IN_A_SWEEP, SweepRequest
 
 
 def hyperparameter_tune(
@@ -47,9 +47,7 @@ def hyperparameter_tune(
             "--command … -- torchrun --nproc-per-node 2 train.py.",
         ),
     ] = False,
-    spot: Annotated[
-        bool, typer.Option("--spot", help="Use Spot Instances only: --market spot.")
-    ] = False,
+    spot: Spot = False,
     name: Annotated[
         str,
         typer.Option(
@@ -90,7 +88,7 @@ def hyperparameter_tune(
 def _with_field_options(function: Any) -> inspect.Signature:
     """Return a function's signature with the options of the table in place of its `**fields`."""
     *own, _ = inspect.signature(function, eval_str=True).parameters.values()
-    options = field_parameters(SweepRequest, without={"deadline"})
+    options = field_parameters(SweepRequest, without={"deadline", *NOT_IN_A_SWEEP})
     return inspect.Signature([*own, *options])
 
 

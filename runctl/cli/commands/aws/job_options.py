@@ -4,6 +4,10 @@ from typing import Annotated
 
 import typer
 
+from runctl.model.errors import InvalidRequestError, Problem
+
+SPOT = "spot"
+
 Project = Annotated[
     str,
     typer.Option(
@@ -15,6 +19,8 @@ Project = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the request and the package; start nothing.")
 ]
+
+Spot = Annotated[bool, typer.Option("--spot", help="Use Spot Instances only: --market spot.")]
 
 UseDocker = Annotated[
     bool,
@@ -33,3 +39,16 @@ NoDocker = Annotated[
         rich_help_panel="Docker",
     ),
 ]
+
+
+def market_of(market: str | None, *, spot: bool) -> str | None:
+    """Return the market that --market and --spot choose, None if neither was given.
+
+    Raises InvalidRequestError if they contradict each other.
+    """
+    if not spot:
+        return market
+    if market not in {None, SPOT}:
+        message = f"contradicts --market {market}; give one of them"
+        raise InvalidRequestError((Problem("--spot", message),))
+    return SPOT

@@ -66,6 +66,12 @@ def _read_duration(option: str, text: str) -> int:
     return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
 
 
+def _read_number_or_auto(_option: str, text: str) -> int | str:
+    """Parse a whole number; the check of the request reports other words."""
+    word = text.strip()
+    return int(word) if re.fullmatch(r"\d{1,9}", word) else word
+
+
 def _read_exit_codes(_option: str, text: str) -> list[int | str] | str | None:
     """Parse whole numbers; the check of the request reports other words."""
     words = [word.strip() for word in text.split(",") if word.strip()]
@@ -77,6 +83,7 @@ def _read_exit_codes(_option: str, text: str) -> list[int | str] | str | None:
 _READERS: Mapping[Syntax, Callable[[str, Any], Any]] = {
     Syntax.TEXT: lambda _option, text: text,
     Syntax.NUMBER: lambda _option, number: number,
+    Syntax.NUMBER_OR_AUTO: _read_number_or_auto,
     Syntax.FRACTION: lambda _option, number: number,
     Syntax.COMMAS: lambda _option, texts: split_commas(texts) or None,
     Syntax.REPEATED: _read_repeated,

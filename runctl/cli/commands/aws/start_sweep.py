@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runctl.cli.commands.aws.docker_choice import DockerChoice
 from runctl.cli.commands.aws.field_options import fields_with_options, parameter_name
 from runctl.cli.commands.aws.job import Job, Program, build_job, check_against_deployment
+from runctl.cli.commands.aws.job_options import market_of
 from runctl.cli.commands.aws.option_values import read_option
 from runctl.cli.commands.aws.start_run import locate
 from runctl.cli.commands.aws.submission import pack, show, upload
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 SPACE = "--hyperparameters"
 SWEEP = "sweep"
-_SPOT = "spot"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,8 @@ def start_sweep(invocation: Invocation, tuning: Tuning, options: Mapping[str, An
         raise RequestError(problem)
     sweep, fields = _read_fields(options)
     sweep["hyperparameters"] = read_space(tuning.hyperparameters)
-    if tuning.spot:
-        if fields.get("market", _SPOT) != _SPOT:
-            raise _invalid("--spot", f"contradicts --market {fields['market']}; give one of them")
-        fields["market"] = _SPOT
+    if market := market_of(fields.get("market"), spot=tuning.spot):
+        fields["market"] = market
     location = locate(invocation, tuning.project)
     program = Program(
         words=tuning.words if tuning.script or tuning.is_command else (),
