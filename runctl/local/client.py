@@ -118,6 +118,14 @@ class LocalCloudClient:
         asked = {"check": check, "is_ok": is_ok, "since_seconds": since_seconds, "hangs": hangs}
         return self._call("POST", "impair", {"instance_id": instance_id, **asked})
 
+    def cut_network(self, instance_id: str) -> Json:
+        """Lose every packet between an instance and AWS or other instances; needs own networks."""
+        return self._call("POST", "network", {"instance_id": instance_id, "is_cut": True})
+
+    def restore_network(self, instance_id: str) -> Json:
+        """Join an instance to the others again."""
+        return self._call("POST", "network", {"instance_id": instance_id, "is_cut": False})
+
     def schedule_maintenance(
         self, instance_id: str, *, code: str = "instance-retirement", in_seconds: float
     ) -> Json:

@@ -113,6 +113,7 @@ def start(
     own_disks: bool = False,
     disk_bytes: int = 0,
     own_paths: bool = True,
+    own_networks: bool = False,
     shared_folders: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Endpoint:
@@ -125,8 +126,10 @@ def start(
     that a killed test run leaves nothing. With `own_disks` it enters a mount namespace of its own,
     so that instances can have disks of a size: `disk_bytes`, or the knob of that name. Instances
     have their own state folder and /tmp where the machine permits it, unless `own_paths` is off;
-    below /tmp they see only the `shared_folders`. `environment` adds variables for ministack, such
-    as SFN_WAIT_SCALE. Each parameter is a setting of its own.
+    below /tmp they see only the `shared_folders`. With `own_networks`, each instance has a network
+    namespace, which needs root and `ip`: otherwise they share the machine's loopback, and the log
+    says so. `environment` adds variables for ministack, such as SFN_WAIT_SCALE. Each parameter is a
+    setting of its own.
     """
     home = (home or default_home()).absolute()
     if running := find(home):
@@ -135,6 +138,7 @@ def start(
             own_disks=own_disks,
             disk_bytes=disk_bytes,
             own_paths=not own_paths,
+            own_networks=own_networks,
             shared_folders=shared_folders,
             environment=environment,
         )
@@ -149,6 +153,8 @@ def start(
         arguments += ["--own-disks", "--disk-bytes", str(disk_bytes)]
     if not own_paths:
         arguments += ["--shared-paths"]
+    if own_networks:
+        arguments += ["--own-networks"]
     for folder in shared_folders:
         arguments += ["--shared-folder", str(folder.absolute())]
     return _start_server(home, arguments, environment or {})

@@ -147,6 +147,14 @@ class Testbed(AwsServices):
         self.cloud.interrupt(instance_id, notice=notice, notice_seconds=notice_seconds)
         return instance_id
 
+    def cut_network(self, instance_id: str) -> None:
+        """Cut an instance off from AWS and the others, which neither end notices by itself."""
+        self.cloud.cut_network(instance_id)
+
+    def restore_network(self, instance_id: str) -> None:
+        """Join an instance to AWS and the others again."""
+        self.cloud.restore_network(instance_id)
+
     def instances(self, run_id: str) -> list[Json]:
         """Return every instance that the run ever had."""
         wanted = {RUN_TAG: run_id, DEPLOYMENT_TAG: self.deployment.name}

@@ -104,6 +104,7 @@ class Instance:
     metadata_url: str = ""
     supervisor_pid: int | None = None
     has_own_disk: bool = False
+    has_own_network: bool = False
     disk_scale: float = 1.0
 
     @property
@@ -115,6 +116,16 @@ class Instance:
     def pool(self) -> Pool:
         """The capacity pool that it came from."""
         return Pool(self.instance_type, self.zone, self.lifecycle)
+
+    @property
+    def reachable_ip(self) -> str:
+        """The address at which other instances reach it.
+
+        Without a network of its own, it is one of the many addresses of the machine's loopback.
+        """
+        if self.has_own_network:
+            return self.private_ip
+        return f"127.{self.private_ip.partition('.')[2]}"
 
     @property
     def private_dns(self) -> str:

@@ -146,10 +146,11 @@ def unknown(kind: str, name: str, known: Collection[str]) -> str:
 class Setup:
     """The settings with which a local cloud was started.
 
-    `shares_paths` and `no_engine` are why instances have no paths and no Docker engine of their
-    own, or empty.
+    `shares_paths`, `shares_network` and `no_engine` are why instances have no paths, no network
+    and no Docker engine of their own, or empty.
     """
 
     knobs: Knobs
     shares_paths: str = ""
+    shares_network: str = "it was started without this setting"
     no_engine: str = ""

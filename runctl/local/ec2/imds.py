@@ -144,7 +144,7 @@ class Metadata:
             "instance-id": instance.instance_id,
             "instance-type": instance.instance_type,
             "instance-life-cycle": instance.lifecycle,
-            "local-ipv4": instance.private_ip,
+            "local-ipv4": instance.reachable_ip,
             "local-hostname": instance.private_dns,
             "hostname": instance.private_dns,
             "placement/availability-zone": instance.zone,

@@ -16,6 +16,7 @@ from runctl.local.core.knobs import Setup
 from runctl.local.core.market import Market
 from runctl.local.core.protocol import ApiError
 from runctl.local.ec2.instance_events import InstanceEvents
+from runctl.local.ec2.networks import Switch
 from runctl.local.ec2.runner import InstanceRunner
 from runctl.local.ec2.supervisor import Supervisor
 
@@ -46,6 +47,7 @@ class Instances:
             setup=setup,
             events=self._events,
             issue_credentials=issue_credentials,
+            switch=None if setup.shares_network else Switch(),
         )
         self._all: dict[str, Instance] = {}
         self._supervisors: dict[str, Supervisor] = {}
@@ -138,6 +140,19 @@ class Instances:
         self._events.publish_rebalance(instance)
         instance.rebalance = datetime.now(timezone.utc)
         self._events.record(instance, "rebalance")
+
+    def set_network(self, instance: Instance, *, is_cut: bool) -> None:
+        """Cut an instance off from AWS and from other instances, or join it to them again."""
+        network = self._runner.networks.get(instance.instance_id)
+        if network is None:
+            raise ApiError(
+                "IncorrectState",
+                f"{instance.instance_id} has no network of its own; start the local cloud with "
+                "own_networks, as root, and cut the network of a running instance",
+            )
+        change = network.cut() if is_cut else network.restore()
+        asyncio.run_coroutine_threadsafe(change, self._loop).result(timeout=30)
+        self._events.record(instance, "network-cut" if is_cut else "network-restored")
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call a function in the instances' thread after some seconds."""

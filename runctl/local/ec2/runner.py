@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from runctl.local.core.instance import CRASHED, Instance, base_python
 from runctl.local.core.knobs import Knobs, Setup
@@ -17,6 +18,7 @@ from runctl.local.core.market import Market
 from runctl.local.ec2 import disks
 from runctl.local.ec2.imds import Metadata
 from runctl.local.ec2.instance_events import InstanceEvents
+from runctl.local.ec2.networks import Network, Switch
 from runctl.local.ec2.supervisor import PACKAGE_ROOT, Supervisor
 from runctl.local.guest import engine, isolation
 
@@ -34,6 +36,8 @@ class InstanceRunner:
     setup: Setup
     events: InstanceEvents
     issue_credentials: Callable[[Instance], dict[str, str]]
+    switch: Switch | None = None
+    networks: dict[str, Network] = field(default_factory=dict)
     python: str = field(default_factory=base_python)
 
     @property
@@ -52,7 +56,10 @@ class InstanceRunner:
         """Run an instance to its end; `on_shutdown`: it shuts itself down."""
         metadata = Metadata(instance, credentials=lambda: self.issue_credentials(instance))
         try:
+            instance.has_own_network = self.switch is not None
             instance.metadata_url = await metadata.start()
+            if self.switch:
+                await self._join(instance, self.switch)
             await _wait_at_most(supervisor.ended.wait(), self.knobs.boot_delay)
             if instance.is_alive:
                 await self._boot(instance, supervisor, on_shutdown)
@@ -61,12 +68,20 @@ class InstanceRunner:
             self.events.record(instance, "broken")
         finally:
             metadata.stop()
+            if network := self.networks.pop(instance.instance_id, None):
+                await network.close()
             if not self.setup.no_engine:
                 await asyncio.to_thread(engine.remove_control_groups, _control_group(instance))
             self._clean_up(instance)
             # Gigabytes of images, of which nobody reads anything any more.
             images = instance.root / engine.DATA.relative_to("/")
             await asyncio.to_thread(shutil.rmtree, images, ignore_errors=True)
+
+    async def _join(self, instance: Instance, switch: Switch) -> None:
+        network = await asyncio.to_thread(switch.join, instance.private_ip)
+        self.networks[instance.instance_id] = network
+        endpoint, metadata = (urlsplit(url).port for url in (self.endpoint, instance.metadata_url))
+        await network.offer(endpoint=endpoint or 0, others=[metadata or 0])
 
     async def _boot(
         self, instance: Instance, supervisor: Supervisor, on_shutdown: Callable[[], None]
@@ -78,7 +93,13 @@ class InstanceRunner:
             instance.has_own_disk = True
         for folder in ("tmp", "var/log", "var/lib/cloud", "etc/systemd/system", "run"):
             _make_as_on_ec2(instance.root, folder)
-        await supervisor.start(instance, self.python, self._settings(instance))
+        network = self.networks.get(instance.instance_id)
+        await supervisor.start(
+            instance,
+            self.python,
+            self._settings(instance, network),
+            descriptors=[network.namespace] if network else [],
+        )
         if not instance.is_alive:  # terminated while it booted
             supervisor.power_off(0)
         else:
@@ -93,7 +114,7 @@ class InstanceRunner:
         for task in background:
             task.cancel()
 
-    def _settings(self, instance: Instance) -> dict[str, Any]:
+    def _settings(self, instance: Instance, network: Network | None) -> dict[str, Any]:
         """Return the settings of an instance's first process."""
         return {
             "root": str(instance.root),
@@ -102,6 +123,12 @@ class InstanceRunner:
             "env": self._environment(instance),
             "own_paths": self.own_paths,
             "shared_folders": self._shared_folders(instance),
+            "network": network
+            and {
+                "namespace": network.namespace,
+                "host_name": instance.private_dns,
+                "address": instance.private_ip,
+            },
             "control_group": "" if self.setup.no_engine else _control_group(instance),
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,15 @@ class Supervisor:
         """Whether the process was started."""
         return self._process is not None
 
-    async def start(self, instance: Instance, python: str, settings: dict[str, Any]) -> None:
-        """Start the process and send it its settings."""
+    async def start(
+        self,
+        instance: Instance,
+        python: str,
+        settings: dict[str, Any],
+        *,
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        """Start the process, which inherits some descriptors, and send it its settings."""
         with (instance.root / "var/log/supervisor.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(python, "-I", "-S", "-c", _START, instance.instance_id),
@@ -46,6 +53,7 @@ class Supervisor:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=descriptors,
                 env={},
                 cwd=instance.root,
             )

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runctl.local.guest import engine, isolation
+from runctl.local.guest import engine, isolation, network_namespaces
 from runctl.local.guest.processes import (
     adopt_orphans,
     descendants,
@@ -273,9 +273,13 @@ def main() -> None:
     # As on EC2, whatever the developer's is; the root's own folder keeps others out.
     os.umask(0o022)
     control_group = description["control_group"]
+    if network := description["network"]:
+        network_namespaces.enter(network["namespace"], network["host_name"])
     if description["own_paths"]:
         shared = [Path(shared_folder) for shared_folder in description["shared_folders"]]
         isolation.isolate(root, shared, has_engine=bool(control_group))
+    if network:
+        network_namespaces.resolve_host_name(root, network["host_name"], network["address"])
     if control_group:
         engine.install(root, control_group)
     Supervisor(

@@ -25,15 +25,15 @@ def enter(*, is_shared: bool = False) -> None:
     """
     user, group = os.getuid(), os.getgid()
     try:
-        _call("unshare", _NEW_MOUNTS)
+        call("unshare", _NEW_MOUNTS)
     except PermissionError:
-        _call("unshare", _NEW_MOUNTS | _NEW_USERS)
+        call("unshare", _NEW_MOUNTS | _NEW_USERS)
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    _call("mount", None, b"/", None, _RECURSIVE | _SLAVE, None)
+    call("mount", None, b"/", None, _RECURSIVE | _SLAVE, None)
     if is_shared:
-        _call("mount", None, b"/", None, _RECURSIVE | _SHARED, None)
+        call("mount", None, b"/", None, _RECURSIVE | _SHARED, None)
 
 
 def try_in_child(act: Callable[[], None]) -> str:
@@ -58,17 +58,17 @@ def try_in_child(act: Callable[[], None]) -> str:
 
 def mount_tmpfs(target: Path, options: str) -> None:
     """Mount an empty file system in memory at a folder."""
-    _call("mount", b"tmpfs", os.fsencode(target), b"tmpfs", 0, options.encode())
+    call("mount", b"tmpfs", os.fsencode(target), b"tmpfs", 0, options.encode())
 
 
 def bind(source: Path, target: Path) -> None:
     """Show a file, or a folder with everything mounted below it, at another path, too."""
-    _call("mount", os.fsencode(source), os.fsencode(target), None, _BIND | _RECURSIVE, None)
+    call("mount", os.fsencode(source), os.fsencode(target), None, _BIND | _RECURSIVE, None)
 
 
 def move(source: Path, target: Path) -> None:
     """Move a mount to another path."""
-    _call("mount", os.fsencode(source), os.fsencode(target), None, _MOVE, None)
+    call("mount", os.fsencode(source), os.fsencode(target), None, _MOVE, None)
 
 
 def show(entry: os.DirEntry[str], target: Path) -> None:
@@ -85,10 +85,11 @@ def show(entry: os.DirEntry[str], target: Path) -> None:
 
 def detach(target: Path) -> None:
     """Unmount a folder, even while its files are open."""
-    _call("umount2", os.fsencode(target), _DETACH)
+    call("umount2", os.fsencode(target), _DETACH)
 
 
-def _call(name: str, *arguments: int | bytes | None) -> None:
+def call(name: str, *arguments: int | bytes | None) -> None:
+    """Call a function of the C library; raise OSError if it fails."""
     given = [
         ctypes.c_ulong(argument) if isinstance(argument, int) else argument
         for argument in arguments

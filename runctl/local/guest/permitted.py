@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from runctl.local.guest import engine, isolation, namespaces
+from runctl.local.guest import engine, isolation, namespaces, network_namespaces
 
 _PROGRAMS = ("dockerd", "docker")
 
@@ -24,6 +24,29 @@ def why_shared_paths(scratch: Path) -> str:
         return namespaces.try_in_child(lambda: isolation.isolate(root, [root]))
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def why_shared_network(shares_paths: str) -> str:
+    """Return why instances cannot have networks of their own; empty if they can.
+
+    `shares_paths` is what why_shared_paths returned.
+    """
+    if os.geteuid() != 0:
+        return "only root can create them"
+    if shares_paths:
+        return f"they need mounts ({shares_paths})"
+    if network_namespaces.find_tool() is None:
+        return "ip not found; on Debian and Ubuntu: apt-get install iproute2"
+    return namespaces.try_in_child(_try_network)
+
+
+def _try_network() -> None:
+    one, other = network_namespaces.create(), network_namespaces.create()
+    network_namespaces.configure(
+        one,
+        "link add br0 type bridge",
+        f"link add port type veth peer name eth0 netns /proc/{os.getpid()}/fd/{other}",
+    )
 
 
 def why_no_engine(shares_paths: str) -> str:

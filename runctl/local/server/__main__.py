@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--own-disks", action="store_true")
     parser.add_argument("--disk-bytes", type=int, default=0)
     parser.add_argument("--shared-paths", action="store_true")
+    parser.add_argument("--own-networks", action="store_true")
     parser.add_argument("--shared-folder", action="append", default=[])
     options = parser.parse_args()
     os.umask(private.UMASK)
@@ -54,6 +55,9 @@ def main() -> None:
         if options.shared_paths
         else permitted.why_shared_paths(options.home)
     )
+    shares_network = (
+        permitted.why_shared_network(shares) if options.own_networks else Setup.shares_network
+    )
     if options.parent:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != options.parent:
@@ -70,6 +74,8 @@ def main() -> None:
         logging.warning("instances cannot have disks of their own: %s", refused)
     if shares:
         logging.warning("instances share the machine's paths and /tmp: %s", shares)
+    if options.own_networks and shares_network:
+        logging.warning("instances share the machine's network: %s", shares_network)
     listener = socket.create_server(("127.0.0.1", options.port), backlog=256)
     port = int(listener.getsockname()[1])
     os.environ.pop("PYTHONPATH", None)  # it has found this package; functions must not see it
@@ -78,6 +84,7 @@ def main() -> None:
     _configure_ministack(options.home, port, own_keys)
     setup = Setup(
         shares_paths=shares,
+        shares_network=shares_network,
         no_engine=permitted.why_no_engine(shares),
         knobs=Knobs(disk_bytes=options.disk_bytes, shared_folders=options.shared_folder),
     )

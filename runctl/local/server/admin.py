@@ -53,6 +53,8 @@ class Admin:
                 "disk_bytes": knobs.disk_bytes,
                 "own_paths": not setup.shares_paths,
                 "shares_paths_because": setup.shares_paths,
+                "own_networks": not setup.shares_network,
+                "shares_network_because": setup.shares_network,
                 "has_engine": not setup.no_engine,
                 "no_engine_because": setup.no_engine,
             },
@@ -67,6 +69,7 @@ class Admin:
             ("POST", "rebalance"): self._rebalance,
             ("POST", "reservation"): self._end_reservation,
             ("POST", "impair"): self._impair,
+            ("POST", "network"): self._set_network,
             ("POST", "maintenance"): self._schedule,
             ("POST", "maintenance/cancel"): self._cancel,
             ("POST", "event"): self._event,
@@ -166,6 +169,11 @@ class Admin:
         )
         return _shown(instance)
 
+    def _set_network(self, payload: Payload) -> Payload:
+        instance = self._instances.get(payload["instance_id"])
+        self._instances.set_network(instance, is_cut=_flag("is_cut", payload["is_cut"]))
+        return _shown(instance)
+
     def _schedule(self, payload: Payload) -> Payload:
         instance = self._instances.get(payload["instance_id"])
         seconds = _number("in_seconds", payload["in_seconds"])
@@ -207,6 +215,7 @@ _FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rebalance": (("instance_id",), ()),
     "reservation": (("instance_id",), ("notice_seconds",)),
     "impair": (("instance_id",), ("check", "is_ok", "since_seconds", "hangs")),
+    "network": (("instance_id", "is_cut"), ()),
     "maintenance": (("instance_id", "in_seconds"), ("code",)),
     "maintenance/cancel": (("instance_id", "event_id"), ()),
     "event": (("detail_type", "detail"), ("resource",)),
@@ -267,6 +276,7 @@ def _shown(instance: Instance) -> Payload:
         "root": str(instance.root),
         "supervisor_pid": instance.supervisor_pid,
         "metadata_url": instance.metadata_url,
+        "reachable_ip": instance.reachable_ip,
         "agent_ready": instance.agent_ready,
         "role": instance.profile.role if instance.profile else None,
         "tags": instance.tags,
