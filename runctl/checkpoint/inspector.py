@@ -8,10 +8,12 @@ from typing import TypeVar
 
 from runctl.checkpoint.folder_state import FileState
 from runctl.checkpoint.formats import MAX_READ_BYTES, Source, Verdict, judge
+from runctl.checkpoint.torch_records import MAX_METADATA_BYTES, named_records
 
 SQLITE = b"SQLite format 3\0"
 # Remembering more files than this would cost more memory than it saves.
 MAX_REMEMBERED = 20_000
+BLOCK_BYTES = 1024 * 1024
 
 T = TypeVar("T")
 Identity = tuple[tuple[int, int], int, int]
@@ -27,6 +29,7 @@ class Inspector:
         self._folder = folder
         self._verdicts: dict[Identity, Verdict | None] = {}
         self._texts: dict[Identity, str] = {}
+        self._records: dict[Identity, frozenset[str]] = {}
 
     def verdict(self, path: str, file_state: FileState) -> Verdict | None:
         """Return the verdict of the file's format."""
@@ -47,6 +50,16 @@ class Inspector:
                 content = os.pread(file, MAX_READ_BYTES, 0)
                 _remember(self._texts, key, content.decode("utf-8", errors="replace"))
         return self._texts.get(key, "")
+
+    def records(self, path: str, file_state: FileState) -> frozenset[str]:
+        """Return the records that a `.metadata` of torch.distributed.checkpoint names."""
+        key = _identity(file_state)
+        if key not in self._records and file_state.size <= MAX_METADATA_BYTES:
+            with suppress(OSError), self._opened(path, file_state) as file:
+                offsets = range(0, file_state.size, BLOCK_BYTES)
+                found = named_records(os.pread(file, BLOCK_BYTES, offset) for offset in offsets)
+                _remember(self._records, key, found)
+        return self._records.get(key, frozenset())
 
     def is_database(self, path: str) -> bool:
         """Return whether a file is an SQLite database, whatever its name."""

@@ -6,15 +6,15 @@ In each layout something is written last, or a list names what belongs to a save
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from runctl.checkpoint.folder_state import FileState
 from runctl.checkpoint.save_groups import place_of
+from runctl.checkpoint.torch_records import METADATA, RECORD
 
 SHARD = re.compile(r"^(?P<before>.*?)-?(?P<number>\d+)-of-(?P<total>\d+)(?P<after>.*)$")
 DATA_OF_TENSORFLOW = re.compile(r"^(?P<name>.+)\.data-\d+-of-\d+$")
 NAMED_IN_INDEX = re.compile(r'"([^"/\\]{1,200}\.(?:safetensors|bin|msgpack|h5|pt))"')
-RECORDS_OF_TORCH = re.compile(r"^__\d+_\d+\.distcp$")
-METADATA_OF_A_RANK = re.compile(r"^__\d+\.metadata$")
 CHECKPOINT_OF_A_TRAINER = re.compile(r"^checkpoint-\d+$")
 ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
 # Files that name the newest save, written once it is complete: DeepSpeed, Megatron, TensorFlow,
@@ -24,6 +24,15 @@ DIGITS = re.compile(r"\d{1,12}")
 FILE_TYPE = re.compile(r"\.[a-z]{1,5}\"?\s*$")
 
 Text = Callable[[str], str]
+Records = Callable[[str], frozenset[str]]
+
+
+class Scope(Enum):
+    """How much of a checkpoint a folder holds."""
+
+    WHOLE = "whole"
+    FIRST_NODE = "first"  # what the node of rank 0 has, to which the others' files are added
+    OTHER_NODE = "other"  # what another node has
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,26 @@ class Flaw:
     seen_in: int = -1
 
 
-def flaws_of(folder: str, files: Mapping[str, FileState], text: Text) -> Iterator[Flaw]:
+def flaws_of(
+    folder: str,
+    files: Mapping[str, FileState],
+    text: Text,
+    records: Records,
+    *,
+    scope: Scope = Scope.WHOLE,
+) -> Iterator[Flaw]:
     """Yield what is missing in a folder according to the layouts of its files.
 
-    `files` are those directly in it, by name; `text` returns the content of a small file.
+    `files` are those directly in it, by name; `text` returns the content of a small file, and
+    `records` what a `.metadata` of torch.distributed.checkpoint names. On one node of several, what
+    the others may have is not missing.
     """
-    yield from _shards(folder, files)
-    yield from _indexes(folder, files, text)
+    if scope is Scope.OTHER_NODE:
+        return
+    if scope is Scope.WHOLE:
+        yield from _shards(folder, files)
+        yield from _indexes(folder, files, text)
+        yield from _missing_records(folder, files, records)
     yield from _torch_distributed(folder, files)
     yield from _tensorflow(folder, files)
     is_of_a_trainer = CHECKPOINT_OF_A_TRAINER.match(folder.rpartition("/")[2])
@@ -90,16 +112,25 @@ def _indexes(folder: str, files: Mapping[str, FileState], text: Text) -> Iterato
             yield Flaw(path, f"{missing[0]}, which {path} names, is missing", path, is_certain=True)
 
 
+def _missing_records(
+    folder: str, files: Mapping[str, FileState], records: Records
+) -> Iterator[Flaw]:
+    for name in files:
+        if METADATA.match(name):
+            path = _join(folder, name)
+            missing = sorted(records(path) - files.keys())
+            if missing:
+                about = _join(folder, missing[0])
+                reason = f"{about}, which {path} names, is missing"
+                yield Flaw(path, reason, about, is_certain=True)
+
+
 def _torch_distributed(folder: str, files: Mapping[str, FileState]) -> Iterator[Flaw]:
-    records = [name for name in files if RECORDS_OF_TORCH.match(name)]
+    records = [name for name in files if RECORD.match(name)]
     if not records:
         return
     about, path = _join(folder, ".metadata"), _join(folder, min(records))
-    metadata = [
-        file_state
-        for name, file_state in files.items()
-        if name == ".metadata" or METADATA_OF_A_RANK.match(name)
-    ]
+    metadata = [file_state for name, file_state in files.items() if METADATA.match(name)]
     if not metadata or ".metadata.tmp" in files:
         reason = f"{about}, which torch.distributed.checkpoint writes last, is missing"
         yield Flaw(path, reason, about, is_certain=True)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.checkpoint.formats import Verdict
-from runctl.checkpoint.layouts import Flaw, flaws_of, names_save, temporary_of_orbax
+from runctl.checkpoint.layouts import Flaw, Scope, flaws_of, names_save, temporary_of_orbax
 from runctl.checkpoint.predecessors import Series, expected_of, flaws_without_number, saves_in
 from runctl.checkpoint.save_groups import NO_NUMBER, place_of, save_of
 
@@ -37,6 +37,9 @@ class Inspector(Protocol):
     def text(self, path: str, file_state: FileState) -> str:
         """Return the content of a small text file."""
 
+    def records(self, path: str, file_state: FileState) -> frozenset[str]:
+        """Return the records that a `.metadata` of torch.distributed.checkpoint names."""
+
 
 class Blind:
     """An inspector that reads no files."""
@@ -51,6 +54,11 @@ class Blind:
         del path, file_state
         return ""
 
+    def records(self, path: str, file_state: FileState) -> frozenset[str]:
+        """Return no names."""
+        del path, file_state
+        return frozenset()
+
 
 @dataclass(frozen=True)
 class _Clock:
@@ -62,9 +70,16 @@ class _Clock:
 
 @dataclass
 class Wholeness:
-    """Finds incomplete saves, and remembers for how long they have been incomplete."""
+    """Finds incomplete saves, and remembers for how long they have been incomplete.
+
+    On one node of several, as `scope` says, `given` are the files that it was restored with. Those
+    that are still as they were are perhaps another node's, so what is saved after them is not
+    compared with them.
+    """
 
     inspector: Inspector = field(default_factory=Blind)
+    scope: Scope = Scope.WHOLE
+    given: FolderState = field(default_factory=dict)
     problems: dict[str, tuple[float, str]] = field(default_factory=dict)
     _clocks: dict[str, _Clock] = field(default_factory=dict)
     _expected: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
@@ -135,7 +150,8 @@ class Wholeness:
     def remember(self, previous: FolderState, changed: Iterable[str]) -> None:
         """Remember what complete saves consist of, for when none of them is left."""
         places = [place_of(path) for path in changed]
-        saves = saves_in(previous, {place.parent for place in places if place.number is not None})
+        parents = {place.parent for place in places if place.number is not None}
+        saves = saves_in(self._own(previous), parents)
         found: dict[tuple[str, str], frozenset[str]] = {}
         for save in saves.values():
             members = expected_of(save)
@@ -175,9 +191,14 @@ class Wholeness:
         def text(path: str) -> str:
             return self.inspector.text(path, folder_state[path]) if path in folder_state else ""
 
+        def records(path: str) -> frozenset[str]:
+            return self.inspector.records(path, folder_state[path])
+
         yield from self._flaws_of_formats(folder_state, fresh)
-        yield from flaws_without_number(folder_state, previous, fresh)
-        yield from Series(folder_state, previous, fresh, self._expected).flaws(text)
+        known = frozenset(fresh)
+        own, own_before = self._own(folder_state, known), self._own(previous)
+        yield from flaws_without_number(own, own_before, fresh)
+        yield from Series(own, own_before, fresh, self._expected).flaws(text)
         folders = {path.rpartition("/")[0] for path in fresh}
         files: dict[str, dict[str, FileState]] = {folder: {} for folder in folders}
         for path, file_state in folder_state.items():
@@ -185,7 +206,17 @@ class Wholeness:
             if folder in folders and file_state.kind != "dir":
                 files[folder][name] = file_state
         for folder in sorted(folders):
-            yield from flaws_of(folder, files[folder], text)
+            yield from flaws_of(folder, files[folder], text, records, scope=self.scope)
+
+    def _own(self, folder_state: FolderState, fresh: frozenset[str] = frozenset()) -> FolderState:
+        """Return what this node has written, or everything if there is no other."""
+        if self.scope is Scope.WHOLE:
+            return folder_state
+        return {
+            path: file_state
+            for path, file_state in folder_state.items()
+            if path in fresh or self.given.get(path) != file_state
+        }
 
     def _flaws_of_formats(self, folder_state: FolderState, fresh: list[str]) -> Iterator[Flaw]:
         unfinished = set()

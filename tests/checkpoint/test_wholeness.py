@@ -23,6 +23,7 @@ class Knowing:
 
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    named: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def verdict(self, path: str, seen: FileState) -> Verdict | None:
         del seen
@@ -31,6 +32,10 @@ class Knowing:
     def text(self, path: str, seen: FileState) -> str:
         del seen
         return self.texts.get(path, "")
+
+    def records(self, path: str, seen: FileState) -> frozenset[str]:
+        del seen
+        return self.named.get(path, frozenset())
 
 
 def folder(*paths: str, at: int = 1, empty: tuple[str, ...] = ()) -> FolderState:

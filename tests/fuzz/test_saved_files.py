@@ -18,6 +18,7 @@ from runctl.checkpoint.formats import MAX_READ_BYTES, Source, Verdict, judge
 from runctl.checkpoint.layouts import flaws_of, names_save, tracked_number
 from runctl.checkpoint.stated_steps import StepJudge, stated_step
 from runctl.checkpoint.step_names import is_state, number_in, step_of
+from runctl.checkpoint.torch_records import named_records
 from runctl.checkpoint.wholeness import Wholeness
 from tests.fuzz.budget import TARGETS, fuzz, fuzzed
 from tests.fuzz.hostile import NAMES, NUMBERS, VALUES
@@ -181,7 +182,12 @@ def check_folder(folder: dict[str, tuple[str, int, str]]) -> None:
             if path.rpartition("/")[0] == parent
         }
         list(
-            flaws_of(parent, inside, lambda path: contents.get(path, b"").decode(errors="replace"))
+            flaws_of(
+                parent,
+                inside,
+                lambda path: contents.get(path, b"").decode(errors="replace"),
+                lambda path: named_records([contents.get(path, b"")]),
+            )
         )
 
 
