@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from runctl.aws.prices import Ec2Prices
     from runctl.aws.processing_jobs import ProcessingJobs
     from runctl.aws.quotas import Ec2Quotas
+    from runctl.aws.run_data import RunData
     from runctl.aws.secret_values import SecretValues
     from runctl.aws.sessions import PortSessions
     from runctl.aws.shards import ShardStore
@@ -309,6 +310,18 @@ class AwsServices:
         from runctl.aws.environment_catalog import EnvironmentCatalog
 
         return EnvironmentCatalog(self.clients.get("s3"), bucket=self._known("bucket"))
+
+    @cached_property
+    def run_data(self) -> RunData:
+        """Everything that is stored of runs, to remove it."""
+        from runctl.aws.run_data import RunData
+
+        return RunData(
+            self.clients.get,
+            bucket=self._known("bucket"),
+            table=self._known("table"),
+            log_group=self._known("log_group"),
+        )
 
     def versions(self, run_id: str, *, generation: int = 0) -> VersionStore:
         """Return the store of the exact versions of a run's dependencies."""

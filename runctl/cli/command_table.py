@@ -320,6 +320,11 @@ COMMANDS = [
     DeferredCommand(
         "resume:resume", "resume", "Continue a run that has ended, from its newest checkpoint."
     ),
+    DeferredCommand(
+        "forget:forget",
+        "forget",
+        "Remove everything that is stored of a run that has ended.",
+    ),
     SWEEP,
     CHECKPOINTS,
     DOCKER,

@@ -109,7 +109,12 @@ def used_environment_key(run_id: str, fingerprint: str, generation: int = 0) -> 
     A fingerprint includes the kind of machine, so a run may use more than one environment. Nothing
     below this prefix can be overwritten, unlike what is below the run's own.
     """
-    return f"{ENVIRONMENTS}runs/{run_id}/{generation:04d}/{fingerprint}.json"
+    return f"{run_environments_prefix(run_id)}{generation:04d}/{fingerprint}.json"
+
+
+def run_environments_prefix(run_id: str) -> str:
+    """Return the prefix of the records of the environments that a run uses."""
+    return f"{ENVIRONMENTS}runs/{run_id}/"
 
 
 def part_key(run_id: str, sha256: str) -> str:

@@ -8,7 +8,14 @@ from runctl.control.ports.images import Builds, Images
 from runctl.control.ports.ledger import Ledger
 from runctl.control.ports.machines import Commands, Fleet, Prices, Quotas
 from runctl.control.ports.processing import ProcessingJobs
-from runctl.control.ports.storage import Checkpoints, EnvironmentCatalog, Inputs, Objects, Secrets
+from runctl.control.ports.storage import (
+    Checkpoints,
+    EnvironmentCatalog,
+    Inputs,
+    Objects,
+    RunData,
+    Secrets,
+)
 from runctl.control.ports.workflow import Notices, Workflow
 
 
@@ -106,6 +113,11 @@ class Services(Protocol):
     @property
     def environment_catalog(self) -> EnvironmentCatalog:
         """The environments that runs share."""
+        ...
+
+    @property
+    def run_data(self) -> RunData:
+        """Everything that is stored of runs."""
         ...
 
     def checkpoints(self, run_id: str) -> Checkpoints:

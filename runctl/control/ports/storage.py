@@ -1,6 +1,6 @@
 """The ports of what is stored: objects, inputs, environments, checkpoints and secrets."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from runctl.model.build_context import BuildContext
@@ -8,6 +8,7 @@ from runctl.model.checkpoint import Manifest
 from runctl.model.input_sources import InputSource, StoredObject
 from runctl.model.object_checksums import Checksum
 from runctl.model.secret_references import SecretReference
+from runctl.model.stored_data import ItemKey, ObjectVersion
 from runctl.model.stored_environment import StoredEnvironment
 from runctl.policy.environments import EnvironmentObject
 
@@ -92,4 +93,32 @@ class Secrets(Protocol):
 
     def problem_with(self, reference: SecretReference) -> str | None:
         """Return why a run could not read a secret, with the remedy; None if nothing is known."""
+        ...
+
+
+class RunData(Protocol):
+    """Everything that is stored of runs; every removal may be repeated."""
+
+    def objects(self, prefix: str) -> Iterator[ObjectVersion]:
+        """Yield every version of every object below a prefix, deletion markers included."""
+        ...
+
+    def remove_objects(self, objects: Iterable[ObjectVersion]) -> None:
+        """Remove these versions for good."""
+        ...
+
+    def log_streams(self, run_id: str) -> list[str]:
+        """Return the names of the streams of a run, those of its builds included."""
+        ...
+
+    def remove_log_stream(self, name: str) -> None:
+        """Remove a stream with all its lines."""
+        ...
+
+    def items(self, run_id: str) -> list[ItemKey]:
+        """Return the keys of the items of a run and its attempts, that of the run last."""
+        ...
+
+    def remove_items(self, keys: Sequence[ItemKey]) -> None:
+        """Remove items of the ledger, in this order."""
         ...
