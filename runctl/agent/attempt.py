@@ -2,42 +2,35 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from runctl.agent.contract import build_contract
-from runctl.agent.evaluations import Evaluations
-from runctl.agent.fallback import Ended, Fallback
-from runctl.agent.instance.disk import FULL, count_up
+from runctl.agent.instance.disk import count_up
 from runctl.agent.instance.settings import Settings
+from runctl.agent.parts import AttemptParts, OutcomeMaker
 from runctl.agent.prepare.container import ContainerPreparation
-from runctl.agent.prepare.following import follow
 from runctl.agent.prepare.gpu_check import check_machine
 from runctl.agent.prepare.image import Images
 from runctl.agent.prepare.preparation import Preparation, Prepared
 from runctl.agent.prepare.subjects import SubjectLoader
-from runctl.agent.processing.assembly import AttemptParts, process_shards
-from runctl.agent.program_outcome import failed_outcome, outcome_of_stop
+from runctl.agent.processing.assembly import process_shards
 from runctl.agent.reporting.final_report import FinalReport
 from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.reporting.task_token import TaskToken
 from runctl.agent.reporting.warm_offer import WarmOffer
-from runctl.agent.runtime.credentials import CredentialsEndpoint
 from runctl.agent.runtime.engine import Engine
 from runctl.agent.runtime.fence import prove_fence, require_fence
 from runctl.agent.runtime.ports import Runtime
+from runctl.agent.runtime.trainer_credentials import serve_credentials
 from runctl.agent.runtime.trainer_secrets import TrainerSecrets
-from runctl.agent.saving.marks import Marks
-from runctl.agent.serving.replacement import Replacement
-from runctl.agent.serving.session import ServingSession
-from runctl.agent.session import SessionContext, TrainingSession
+from runctl.agent.serving.assembly import await_turn, serve
 from runctl.agent.signals.mailbox import Mailbox
-from runctl.agent.signals.waiting import CHECK, CancellableWait, EndedEarlyError
-from runctl.agent.supervision import Supervision
+from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
+from runctl.agent.training import Training
 from runctl.aws.services import AwsServices
-from runctl.model.errors import RefusedError, RequestError, RunctlError
+from runctl.model.errors import RequestError, RunctlError
 from runctl.model.index_variables import index_variables
 from runctl.model.kinds import ENVIRONMENT, PROCESS, policy_of
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -52,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class AttemptRunner:
-    """Runs one attempt: prepares, trains, falls back after a bad restore, and reports."""
+    """Runs one attempt: prepares it, runs the session of its kind, and reports."""
 
     def __init__(
         self,
@@ -135,7 +128,7 @@ class AttemptRunner:
             progress=self._progress,
             mailbox=mailbox,
         )
-        self._step: int | None = None
+        self._outcomes = OutcomeMaker(mailbox, mask.apply)
         self._group = ""
         self.offer: WarmOffer | None = None
 
@@ -186,23 +179,25 @@ class AttemptRunner:
         self._preparation.finish()
 
     def _outcome(self) -> Outcome | None:
-        """Train; return the outcome to report, or None if a later attempt owns the run."""
+        """Run it; return the outcome to report, or None if a later attempt owns the run."""
         try:
-            return self._train()
+            return self._run_program()
         except EndedEarlyError:
-            return self._outcome_of_stop(exit_code=None)
+            return self._outcomes.stopped()
         except RequestError as exc:
             logger.warning("the attempt cannot continue: %s", exc)
-            return self._failed(str(exc))
+            return self._outcomes.failed(str(exc))
         except Exception as exc:
             # A defect, or an unexpected AWS error: the service restarts the agent a few times.
             logger.exception("the agent failed")
             if self._count_failure() < MAX_FAILURES:
                 raise
-            return self._failed(f"the agent failed {MAX_FAILURES} times, last with {exc!r}")
+            return self._outcomes.failed(
+                f"the agent failed {MAX_FAILURES} times, last with {exc!r}"
+            )
 
-    def _train(self) -> Outcome | None:
-        """Prepare, then start programs until one ends the attempt."""
+    def _run_program(self) -> Outcome | None:
+        """Prepare, then run the programs of the request's kind."""
         require_fence(self._paths)
         run = self._preparation.read_run()
         request = run.request
@@ -231,108 +226,51 @@ class AttemptRunner:
         prove_fence(self._paths)
         self._wait.wait_until(gpus.done)
         gpus.result()
-        if policy_of(request.kind).becomes_ready:
-            return self._serve(runtime, request, prepared)
-        self._progress.enter("wait")
-        self._wait.wait_until(self._token.has_arrived)
+        return self._run_session(self._parts(runtime), request, prepared)
+
+    def _run_session(
+        self, parts: AttemptParts, request: RunRequest, prepared: Prepared
+    ) -> Outcome | None:
+        """Run the session of the request's kind; all but a service wait for the token."""
+        is_service = policy_of(request.kind).becomes_ready
+        if is_service:
+            await_turn(parts)
+        else:
+            self._progress.enter("wait")
+            self._wait.wait_until(self._token.has_arrived)
         if request.kind == ENVIRONMENT:
             return self._store_environment()
-        if request.kind != PROCESS:
+        if request.kind != PROCESS and not is_service:
             prepared = self._wait.run_in_background(
                 lambda: self._preparation.restore(request, prepared)
             )
         env = self._wait.run_in_background(lambda: self._secrets.resolve(request.program.env))
-        endpoint = self._serve_credentials(request)
-        credentials = {} if endpoint is None else endpoint.as_environment()
-
-        def run_program(prepared: Prepared) -> Ended | None:
-            return self._train_from(runtime, request, prepared, env, credentials)
-
-        try:
+        with serve_credentials(
+            request, self._settings, self._services, progress=self._progress, wait=self._wait
+        ) as credentials:
+            if is_service:
+                return serve(parts, request, prepared, env=env, credentials=credentials)
             if request.kind == PROCESS:
                 run = self._preparation.read_run()
-                return process_shards(
-                    self._parts(runtime), run, prepared, env=env, credentials=credentials
-                )
-            if request.evaluate.every_checkpoint:
-                evaluations = Evaluations(
-                    follow(self._services, self._settings, request, self._progress, self._wait),
-                    self._preparation,
-                    progress=self._progress,
-                    wait=self._wait,
-                    run_program=run_program,
-                )
-                return evaluations.run(prepared)
-            return self._train_until_done(request, prepared, run_program)
-        finally:
-            if endpoint is not None:
-                endpoint.close()
-
-    def _serve(self, runtime: Runtime, request: RunRequest, prepared: Prepared) -> Outcome | None:
-        """Serve, also before the token arrives: the attempt before this one may still serve, too.
-
-        Only that one: its neighbours in the order of the attempts never serve at the same time.
-        """
-        settings = self._settings
-        self._progress.enter("wait")
-        while self._preparation.read_run().fence < settings.attempt - 1:
-            self._wait.pause(CHECK)
-        env = self._wait.run_in_background(lambda: self._secrets.resolve(request.program.env))
-        endpoint = self._serve_credentials(request)
-        credentials = {} if endpoint is None else endpoint.as_environment()
-        prepared.checkpoint.mkdir(parents=True, exist_ok=True)
-        session = ServingSession(
-            request.serve,
-            runtime,
-            make_contract=lambda port: build_contract(
-                settings, request, prepared, env=env, credentials=credentials, port=port
-            ),
-            replacement=Replacement(
-                self._services.ledger, run_id=settings.run_id, attempt=settings.attempt
-            ),
-            mailbox=self._mailbox,
-            progress=self._progress,
-            publish=self._publish,
-            may_report=self._token.has_arrived,
-            mask=self._mask.apply,
-        )
-        try:
-            return session.run()
-        finally:
-            if endpoint is not None:
-                endpoint.close()
-
-    def _publish(self) -> None:
-        """Store the progress; from the token's arrival on the heartbeat does."""
-        if not self._token.has_arrived():
-            self._heartbeat.store_progress()
-
-    def _train_until_done(
-        self,
-        request: RunRequest,
-        prepared: Prepared,
-        run_program: Callable[[Prepared], Ended | None],
-    ) -> Outcome | None:
-        """Run the program, again from an earlier checkpoint if it dies of the one it was given."""
-        fallback = self._make_fallback(request)
-        while True:
-            ended = run_program(prepared)
-            if ended is None:
-                return None
-            result = fallback.after(ended, prepared)
-            if not isinstance(result, Prepared):
-                return result
-            prepared = result
+                return process_shards(parts, run, prepared, env=env, credentials=credentials)
+            training = Training(parts, request, self._store, env=env, credentials=credentials)
+            return training.run(prepared)
 
     def _parts(self, runtime: Runtime) -> AttemptParts:
         return AttemptParts(
             settings=self._settings,
             services=self._services,
+            preparation=self._preparation,
             runtime=runtime,
             mailbox=self._mailbox,
+            wait=self._wait,
             progress=self._progress,
+            outcomes=self._outcomes,
             mask=self._mask.apply,
             follow=self._follow,
+            may_report=self._token.has_arrived,
+            store_progress=self._heartbeat.store_progress,
+            upload_outputs=self._final_report.upload_outputs,
         )
 
     def _read_indexes(self, request: RunRequest) -> dict[str, str]:
@@ -347,112 +285,14 @@ class AttemptRunner:
         """Wait until the environment is stored, which is all that such a run is for."""
         self._progress.enter("environment")
         if problem := self._wait.run_in_background(self._preparation.wait_until_stored):
-            return self._failed(f"the environment could not be stored: {problem}")
+            return self._outcomes.failed(f"the environment could not be stored: {problem}")
         return Outcome(kind=OutcomeKind.COMPLETED, reason="the environment is stored", exit_code=0)
-
-    def _train_from(
-        self,
-        runtime: Runtime,
-        request: RunRequest,
-        prepared: Prepared,
-        env: Mapping[str, str],
-        credentials: Mapping[str, str],
-    ) -> Ended | None:
-        """Start a program from what was prepared, and supervise it until it has ended."""
-        restored = prepared.restored
-        self._step = None if restored is None else restored.manifest.step
-        session = TrainingSession(
-            self._session_context(request),
-            runtime,
-            build_contract(self._settings, request, prepared, env=env, credentials=credentials),
-            prepared=prepared,
-            uptime=self._preparation.read_uptime(),
-            last_check=self._wait.check,
-        )
-        supervision = Supervision(
-            session,
-            paths=self._paths,
-            mailbox=self._mailbox,
-            progress=self._progress,
-            upload_outputs=self._final_report.upload_outputs,
-            mask=self._mask.apply,
-        )
-        try:
-            outcome = supervision.run()
-        finally:
-            session.close()
-        self._step = session.committer.step
-        if outcome is None:
-            return None
-        return Ended(
-            outcome=outcome,
-            lived=session.program.lived,
-            committer=session.committer,
-            close=lambda: self._wait.run_in_background(session.saver.close),
-            has_other_cause=supervision.has_other_cause,
-        )
 
     def _check_gpus(self) -> None:
         """Raise RequestError if this machine should have GPUs and shows none."""
         # Below another root, as on the local cloud, a machine has none whatever its type.
         if has_nvidia_gpus(self._settings.instance_type) and self._paths.root == Path("/"):
             check_machine(os.environ, self._settings.instance_type)
-
-    def _session_context(self, request: RunRequest) -> SessionContext:
-        return SessionContext(
-            settings=self._settings,
-            request=request,
-            ledger=self._services.ledger,
-            store=self._store,
-            blobs=self._services.blobs,
-            outputs=self._services.outputs(self._settings.run_id),
-            progress=self._progress,
-            mailbox=self._mailbox,
-            judge=self._services.trial_judge,
-        )
-
-    def _make_fallback(self, request: RunRequest) -> Fallback:
-        settings = self._settings
-        return Fallback(
-            Marks(self._services.ledger, run_id=settings.run_id, attempt=settings.attempt),
-            attempt=settings.attempt,
-            mailbox=self._mailbox,
-            progress=self._progress,
-            restore_before=lambda prepared, tried: self._wait.run_in_background(
-                lambda: self._preparation.restore_before(request, prepared, tried)
-            ),
-            outcome_of_stop=lambda code: self._outcome_of_stop(exit_code=code),
-        )
-
-    def _serve_credentials(self, request: RunRequest) -> CredentialsEndpoint | None:
-        """Start the endpoint where a trainer gets the credentials that it requested."""
-        if not request.wants_credentials:
-            return None
-        settings = self._settings
-        if not settings.trainer_role:
-            raise RequestError(
-                "credentials: the deployment has no role for trainers; update it with "
-                "`runctl deploy`"
-            )
-        access = self._services.trainer_access(
-            settings.trainer_role, run_id=settings.run_id, attempt=settings.attempt
-        )
-        endpoint = CredentialsEndpoint(access.fetch, progress=self._progress)
-        try:
-            self._wait.retry(endpoint.start)
-        except RefusedError as exc:
-            raise RequestError(f"credentials: the trainer's role cannot be assumed: {exc}") from exc
-        return endpoint
-
-    def _outcome_of_stop(self, *, exit_code: int | None) -> Outcome | None:
-        return outcome_of_stop(self._mailbox.ending, exit_code=exit_code, step=self._step)
-
-    def _failed(self, reason: str) -> Outcome:
-        # Preparation reports it in its own words, and pip, uv and the engine in the system's.
-        is_disk_full = FULL in reason
-        return failed_outcome(
-            reason, mask=self._mask.apply, step=self._step, is_disk_full=is_disk_full
-        )
 
     def _count_failure(self) -> int:
         try:

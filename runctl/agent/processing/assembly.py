@@ -1,42 +1,23 @@
 """The assembly of a processing session from the parts of an attempt."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent.contract import contract_with
-from runctl.agent.instance.settings import Settings
+from runctl.agent.parts import AttemptParts
 from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.processing.session import ProcessingContext, ProcessingSession
 from runctl.agent.processing.shard_folder import ShardFolder
 from runctl.agent.reporting.metrics import MetricsShipper
-from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.environment import TrainerVariables
-from runctl.agent.runtime.ports import Contract, Runtime
+from runctl.agent.runtime.ports import Contract
 from runctl.agent.runtime.training_path import lay_out
-from runctl.agent.signals.mailbox import Mailbox
-from runctl.aws.services import AwsServices
 from runctl.model.outcome import Outcome
 from runctl.model.run import Run
 
 FLUSH = timedelta(seconds=10)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttemptParts:
-    """The parts of an attempt that a session uses.
-
-    `follow` ships the lines of a file to the log of the run.
-    """
-
-    settings: Settings
-    services: AwsServices
-    runtime: Runtime
-    mailbox: Mailbox
-    progress: Progress
-    mask: Callable[[str], str]
-    follow: Callable[[Path], None]
 
 
 def process_shards(
