@@ -12,6 +12,8 @@ from runctl.policy.fallback import MAX_STEPS_BACK, in_order_of_trust
 
 # In the manifest's metadata: the keys of the previous checkpoints, newest first.
 PREVIOUS = "previous"
+# There, too: whether it is what an unfinished save left, and not a whole checkpoint.
+PARTIAL = "partial"
 # At most this many are read; retention keeps fewer.
 MAX_PREVIOUS = 2000
 

@@ -2,14 +2,16 @@
 
 import logging
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.checkpoint.candidates import NOTHING_KNOWN, Trust, candidates
+from runctl.checkpoint.candidates import NOTHING_KNOWN, PARTIAL, Trust, candidates
 from runctl.checkpoint.file_fetcher import FileFetcher
+from runctl.checkpoint.torch_records import METADATA, named_records
 from runctl.fault_points import reach
-from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint import Entry, Manifest
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,27 @@ class Fetched:
     manifest: Manifest
 
 
+def check_records(manifest: Manifest, read: Callable[[Entry], Iterator[bytes]]) -> None:
+    """Check that each save of torch.distributed.checkpoint has every record that it names.
+
+    `read` returns the content of a file. Raises DamagedCheckpointError, which names the record.
+    """
+    paths = {entry.path for entry in manifest.entries}
+    for entry in manifest.entries:
+        folder, slash, name = entry.path.rpartition("/")
+        if entry.kind != "file" or not METADATA.match(name):
+            continue
+        missing = sorted(
+            record
+            for record in named_records(read(entry))
+            if f"{folder}{slash}{record}" not in paths
+        )
+        if missing:
+            raise DamagedCheckpointError(
+                f"{f'{folder}{slash}{missing[0]}'!a}, which {name} names, is missing"
+            )
+
+
 class Restorer:
     """Fetches checkpoints into `incoming`, then moves one into the checkpoint folder."""
 
@@ -32,11 +55,14 @@ class Restorer:
         self._lock = threading.Lock()
         self.fetched: Fetched | None = None
 
-    def fetch(self, newest: str, trust: Trust = NOTHING_KNOWN) -> Fetched:
+    def fetch(
+        self, newest: str, trust: Trust = NOTHING_KNOWN, *, reuse: Path | None = None
+    ) -> Fetched:
         """Fetch the first whole checkpoint of a run, in the order in which they are offered.
 
         `newest` is the one that the ledger names. What an earlier fetch brought is not fetched
-        again. Raises DamagedCheckpointError if none is whole.
+        again, nor what the folder `reuse` has, to which nobody may write meanwhile. Raises
+        DamagedCheckpointError if none is whole.
         """
         with self._lock:
             first = True
@@ -48,13 +74,21 @@ class Restorer:
                     manifest = self._store.get_manifest(candidate)
                     reach("restore.manifest_read")
                     self.fetched = None  # its files may be among those that are removed now
-                    self._files.fetch_files(manifest)
+                    self._files.fetch_files(manifest, reuse=reuse)
+                    if not manifest.metadata.get(PARTIAL):
+                        check_records(manifest, self._files.read)
                 except NewerCheckpointError:
                     raise  # it is whole: nobody may resume from an older one unless asked to
                 except DamagedCheckpointError as exc:
                     logger.warning("the checkpoint %s is damaged: %s", candidate, exc)
                     first, last = False, exc
                     continue
+                logger.info(
+                    "fetched %d of the %d bytes of %s; the others were here",
+                    self._files.fetched_bytes,
+                    manifest.size_bytes,
+                    candidate,
+                )
                 fetched = Fetched(candidate, manifest)
                 if first:  # a damaged one may be readable the next time
                     self.fetched = fetched

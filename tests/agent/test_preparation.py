@@ -46,7 +46,7 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
     paths = Paths(tmp_path)
     paths.make()
 
-    def fetch(_restorer: Restorer, _key: str, _trust: Trust) -> None:
+    def fetch(_restorer: Restorer, _key: str, _trust: Trust, **_: object) -> None:
         incoming = paths.state / "incoming"
         incoming.mkdir(exist_ok=True)
         (incoming / "half").write_bytes(b"weights")
@@ -86,6 +86,16 @@ def test_prefetching_leaves_space_for_the_environment(
     for prefetch in preparation._prefetches:
         prefetch.result(timeout=240)
     assert not (Paths(tmp_path).state / "incoming").exists()
+
+
+def test_nothing_is_prefetched_while_an_earlier_program_may_write_to_the_folder(
+    preparation: Preparation, tmp_path: Path
+) -> None:
+    folder = Paths(tmp_path).checkpoint
+    folder.mkdir(parents=True)
+    (folder / "model.pt").write_bytes(b"of the attempt before")
+    preparation.prefetch(RUN)
+    assert not preparation._prefetches
 
 
 def test_checkpoint_that_does_not_fit_is_reported_at_once_and_frees_its_space(
@@ -155,7 +165,7 @@ def test_environment_that_fails_for_another_reason_is_not_built_twice(
 def test_other_disk_errors_are_left_to_another_try(
     preparation: Preparation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fetch(_restorer: Restorer, _key: str, _trust: Trust) -> None:
+    def fetch(_restorer: Restorer, _key: str, _trust: Trust, **_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Restorer, "fetch", fetch)

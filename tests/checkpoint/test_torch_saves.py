@@ -6,6 +6,7 @@ tensor that every rank has, and a number.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import pytest
 from runctl.checkpoint.folder_state import scan_folder
 from runctl.checkpoint.inspector import Inspector
 from runctl.checkpoint.layouts import Scope
+from runctl.checkpoint.restore import Restorer
 from runctl.checkpoint.settling import Settling, Snapshot
 from runctl.checkpoint.torch_records import named_records
 from runctl.checkpoint.wholeness import Wholeness
+from tests.agent.machine import Cloud
+from tests.checkpoint.test_checkpoints import Folder
 
 SAVE = Path(__file__).parent / "torch_save"
 RECORDS = frozenset(f"__{rank}_0.distcp" for rank in range(4))
@@ -102,3 +106,31 @@ def test_the_first_node_waits_for_the_metadata_that_it_writes_itself(tmp_path: P
     write(tmp_path, 7, (0,), last=False)
     settling = Settling({}, wholeness=Wholeness(Inspector(tmp_path), scope=Scope.FIRST_NODE))
     assert judge(tmp_path, settling)[0] is None
+
+
+def test_a_checkpoint_with_a_missing_record_falls_back_to_the_one_before(
+    cloud: Cloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Folder(cloud, tmp_path / "machine")
+    write(folder.path, 7)
+    first = folder.save(7)
+    (write(folder.path, 8) / "__1_0.distcp").unlink()  # as an older program committed it
+    second = folder.save(8)
+    fetched = Restorer(folder.store, tmp_path / "incoming").fetch(second)
+    assert fetched.key == first
+    assert "'step-000000008/__1_0.distcp', which .metadata names, is missing" in caplog.text
+
+
+def test_a_checkpoint_whose_part_was_deleted_falls_back_and_names_the_file(
+    cloud: Cloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Folder(cloud, tmp_path / "machine")
+    write(folder.path, 7)
+    first = folder.save(7)
+    (write(folder.path, 8) / "extra.bin").write_bytes(os.urandom(300 * 1024))
+    second = folder.save(8)
+    folder.store.delete_parts(folder.manifest.digests - folder.store.get_manifest(first).digests)
+    fetched = Restorer(folder.store, tmp_path / "incoming").fetch(second)
+    assert fetched.key == first
+    assert "cannot be fetched" in caplog.text
+    assert "step-000000008/" in caplog.text

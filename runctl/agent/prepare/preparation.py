@@ -124,6 +124,7 @@ class Preparation:
         self._prefetches: list[Future[None]] = []
         self._prefetching = threading.Lock()
         self._may_prefetch = True
+        self._is_quiet = False  # whether nobody writes to the checkpoint folder
 
     def _make_environments(self, store: EnvironmentStore, vendor: Path) -> Environments:
         settings, folder = self._settings, self._paths.state / "environments"
@@ -199,6 +200,7 @@ class Preparation:
         name package indexes, with their secrets. With a `container`, whose image has
         everything, none is made. `subject` is the checkpoint that the run evaluates.
         """
+        self._is_quiet = True  # what an earlier agent left has ended
         staging = self._wait.start(lambda: self._stage_inputs(request, subject))
         self._progress.enter("environment")
         with self._reporting_full_disk("the code and its environment"):
@@ -298,14 +300,20 @@ class Preparation:
             ) from exc
 
     def prefetch(self, run: Run) -> None:
-        """Fetch the checkpoint to restore in the background before the token arrives, only once."""
+        """Fetch the checkpoint to restore in the background before the token arrives, only once.
+
+        What the folder has already is not fetched. So this waits until nobody writes to it.
+        """
         if run.newest is None or self._wanted == (run.newest, Trust.of(run)):
+            return
+        folder = self.checkpoint_folder(run.request)
+        if not self._is_quiet and folder.is_dir() and any(folder.iterdir()):
             return
         newest, trust = self._wanted = run.newest, Trust.of(run)
 
         def fetch() -> None:
             try:
-                self._restorer.fetch(newest, trust)
+                self._restorer.fetch(newest, trust, reuse=folder)
             except (RunctlError, OSError) as exc:
                 if says_full(exc):  # the environment comes first
                     self._restorer.discard()
@@ -384,7 +392,7 @@ class Preparation:
     ) -> Fetched:
         newest, trust = run.newest or "", Trust.of(run, tried=tried)
         with self._reporting_full_disk(f"the files of the checkpoint {newest}"):
-            fetched = self._wait.retry(lambda: self._restorer.fetch(newest, trust))
+            fetched = self._wait.retry(lambda: self._restorer.fetch(newest, trust, reuse=folder))
             self._restorer.put_in_place(fetched.manifest, folder)
         manifest = fetched.manifest
         self._progress.resume_from(step=manifest.step, save=manifest.save)

@@ -12,6 +12,7 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.marks import Marks
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.checkpoint.candidates import PARTIAL
 from runctl.checkpoint.pinning import read_pinned
 from runctl.checkpoint.restore import Fetched
 from runctl.checkpoint.retention import remove_old_checkpoints
@@ -168,7 +169,7 @@ class Committer:
             uploaded.entries,
             step=self.step,
             now=datetime.now(timezone.utc),
-            metadata={"partial": True, "reasons": list(reasons)},
+            metadata={PARTIAL: True, "reasons": list(reasons)},
         )
         self._store.put_partial(manifest)
         logger.info("kept %d bytes of an unfinished checkpoint", manifest.size_bytes)

@@ -1,6 +1,7 @@
 """The checkpoint saver: uploads and commits what the folder watcher has pinned."""
 
 import logging
+import shutil
 import threading
 import time
 from datetime import datetime, timedelta, timezone
@@ -101,6 +102,7 @@ class CheckpointSaver:
         try:
             pinned = self._watcher.pin_final(snapshot)
             saved = self._save(pinned, until=until, remove_old=False)
+            shutil.rmtree(pinned.place, ignore_errors=True)
             if saved:
                 self._show("", about="pin")
             return saved
