@@ -92,7 +92,7 @@ def test_nothing_is_prefetched_while_an_earlier_program_may_write_to_the_folder(
     preparation: Preparation, tmp_path: Path
 ) -> None:
     folder = Paths(tmp_path).checkpoint
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.pt").write_bytes(b"of the attempt before")
     preparation.prefetch(RUN)
     assert not preparation._prefetches
