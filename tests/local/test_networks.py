@@ -208,7 +208,7 @@ def test_instances_share_the_loopback_unless_they_have_networks(cloud: Cloud) ->
         found = heard(cloud, instance_id, lambda found: found["peer"].startswith("127."))
         assert found["address"] == cloud.admin.instance(instance_id)["reachable_ip"]
         assert found["address"] != found["peer"]
-        with pytest.raises(LocalCloudError, match="start the local cloud with own_networks"):
+        with pytest.raises(LocalCloudError, match="set the knob own_networks"):
             cloud.admin.cut_network(instance_id)
 
 

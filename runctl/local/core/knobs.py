@@ -22,6 +22,7 @@ class Knobs:
     not_found_for: float = 0.0
     keep_roots: bool = True
     disk_bytes: int = 0
+    own_networks: bool = False
     shared_folders: list[str] = field(default_factory=list)
     heartbeat_scale: float = 1.0
     wait_scale: float = 1.0
@@ -146,11 +147,11 @@ def unknown(kind: str, name: str, known: Collection[str]) -> str:
 class Setup:
     """The settings with which a local cloud was started.
 
-    `shares_paths`, `shares_network` and `no_engine` are why instances have no paths, no network
-    and no Docker engine of their own, or empty.
+    `shares_paths`, `shares_network` and `no_engine` are why instances cannot have paths, networks
+    and Docker engines of their own, or empty.
     """
 
     knobs: Knobs
     shares_paths: str = ""
-    shares_network: str = "it was started without this setting"
+    shares_network: str = ""
     no_engine: str = ""

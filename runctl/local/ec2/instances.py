@@ -16,7 +16,6 @@ from runctl.local.core.knobs import Setup
 from runctl.local.core.market import Market
 from runctl.local.core.protocol import ApiError
 from runctl.local.ec2.instance_events import InstanceEvents
-from runctl.local.ec2.networks import Switch
 from runctl.local.ec2.runner import InstanceRunner
 from runctl.local.ec2.supervisor import Supervisor
 
@@ -47,7 +46,6 @@ class Instances:
             setup=setup,
             events=self._events,
             issue_credentials=issue_credentials,
-            switch=None if setup.shares_network else Switch(),
         )
         self._all: dict[str, Instance] = {}
         self._supervisors: dict[str, Supervisor] = {}
@@ -147,8 +145,8 @@ class Instances:
         if network is None:
             raise ApiError(
                 "IncorrectState",
-                f"{instance.instance_id} has no network of its own; start the local cloud with "
-                "own_networks, as root, and cut the network of a running instance",
+                f"{instance.instance_id} has no network of its own; set the knob own_networks "
+                "before it boots, and cut the network of a running instance",
             )
         change = network.cut() if is_cut else network.restore()
         asyncio.run_coroutine_threadsafe(change, self._loop).result(timeout=30)

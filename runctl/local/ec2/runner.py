@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,7 +37,6 @@ class InstanceRunner:
     setup: Setup
     events: InstanceEvents
     issue_credentials: Callable[[Instance], dict[str, str]]
-    switch: Switch | None = None
     networks: dict[str, Network] = field(default_factory=dict)
     python: str = field(default_factory=base_python)
 
@@ -56,10 +56,10 @@ class InstanceRunner:
         """Run an instance to its end; `on_shutdown`: it shuts itself down."""
         metadata = Metadata(instance, credentials=lambda: self.issue_credentials(instance))
         try:
-            instance.has_own_network = self.switch is not None
+            instance.has_own_network = self.knobs.own_networks
             instance.metadata_url = await metadata.start()
-            if self.switch:
-                await self._join(instance, self.switch)
+            if instance.has_own_network:
+                await self._join(instance)
             await _wait_at_most(supervisor.ended.wait(), self.knobs.boot_delay)
             if instance.is_alive:
                 await self._boot(instance, supervisor, on_shutdown)
@@ -77,8 +77,13 @@ class InstanceRunner:
             images = instance.root / engine.DATA.relative_to("/")
             await asyncio.to_thread(shutil.rmtree, images, ignore_errors=True)
 
-    async def _join(self, instance: Instance, switch: Switch) -> None:
-        network = await asyncio.to_thread(switch.join, instance.private_ip)
+    @cached_property
+    def _switch(self) -> Switch:
+        """What joins the instances, created with the first network."""
+        return Switch()
+
+    async def _join(self, instance: Instance) -> None:
+        network = await asyncio.to_thread(self._switch.join, instance.private_ip)
         self.networks[instance.instance_id] = network
         endpoint, metadata = (urlsplit(url).port for url in (self.endpoint, instance.metadata_url))
         await network.offer(endpoint=endpoint or 0, others=[metadata or 0])

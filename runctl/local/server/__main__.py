@@ -55,9 +55,7 @@ def main() -> None:
         if options.shared_paths
         else permitted.why_shared_paths(options.home)
     )
-    shares_network = (
-        permitted.why_shared_network(shares) if options.own_networks else Setup.shares_network
-    )
+    shares_network = permitted.why_shared_network(shares)
     if options.parent:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != options.parent:
@@ -86,7 +84,11 @@ def main() -> None:
         shares_paths=shares,
         shares_network=shares_network,
         no_engine=permitted.why_no_engine(shares),
-        knobs=Knobs(disk_bytes=options.disk_bytes, shared_folders=options.shared_folder),
+        knobs=Knobs(
+            disk_bytes=options.disk_bytes,
+            own_networks=options.own_networks and not shares_network,
+            shared_folders=options.shared_folder,
+        ),
     )
     asyncio.run(_serve(options.home, listener, own_keys, setup))
 

@@ -43,6 +43,7 @@ class Admin:
         self._market, self._instances, self._knobs = market, instances, knobs
         self._journal, self._calls = journal, calls
         self._faults = Faults(instances)
+        self._shares_network = setup.shares_network
         self._account, self._region = account, region
         self._initial = dataclasses.asdict(knobs)
         self._routes: Mapping[tuple[str, str], Callable[[Payload], Any]] = {
@@ -53,7 +54,7 @@ class Admin:
                 "disk_bytes": knobs.disk_bytes,
                 "own_paths": not setup.shares_paths,
                 "shares_paths_because": setup.shares_paths,
-                "own_networks": not setup.shares_network,
+                "own_networks": knobs.own_networks,
                 "shares_network_because": setup.shares_network,
                 "has_engine": not setup.no_engine,
                 "no_engine_because": setup.no_engine,
@@ -111,6 +112,8 @@ class Admin:
                 disks.check(size)
             except ValueError as exc:
                 raise ValueError(f"disk_bytes: {exc}") from exc
+        if payload.get("own_networks") and self._shares_network:
+            raise ValueError(f"own_networks: not possible here: {self._shares_network}")
         self._knobs.update(payload)
         return dataclasses.asdict(self._knobs)
 
