@@ -57,6 +57,7 @@ def outcome_of_stop(
         reason=stop.reason,
         exit_code=exit_code,
         step=step,
+        lost_ranks=stop.lost_ranks,
     )
 
 

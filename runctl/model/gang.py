@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from runctl.model.outcome import Outcome
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankPulse:
@@ -12,8 +14,10 @@ class RankPulse:
 
     `entered` and `left` count the agreements of all ranks (one for each step) that it has begun and
     ended; a rank that waits for others in one has entered more than it has left. `busy_seconds` is
-    the time that it has spent outside of them since it began, and `idle_seconds` the time since
-    either count changed. `has_joined` says that it has a connection to the rendezvous.
+    the time that it has computed since it began, without its waits for others, and `idle_seconds`
+    the time since either count changed. `still_seconds` is the time since its processes last used a
+    processor or a disk, and `is_suspended` says that they were stopped by a signal. `has_joined`
+    says that it has a connection to the rendezvous.
     """
 
     entered: int = 0
@@ -21,6 +25,8 @@ class RankPulse:
     busy_seconds: float = 0.0
     idle_seconds: float = 0.0
     has_joined: bool = False
+    still_seconds: float = 0.0
+    is_suspended: bool = False
 
     def as_document(self) -> list[Any]:
         """Return the JSON form, which is short: a gang may have hundreds of ranks."""
@@ -30,19 +36,23 @@ class RankPulse:
             round(self.busy_seconds, 2),
             round(self.idle_seconds, 1),
             int(self.has_joined),
+            round(self.still_seconds, 1),
+            int(self.is_suspended),
         ]
 
     @classmethod
     def from_document(cls, document: Any) -> "RankPulse":
         """Read the JSON form; what cannot be read is 0."""
-        values = [*document, 0, 0, 0, 0, 0] if isinstance(document, Sequence) else [0] * 5
-        numbers = [value if isinstance(value, int | float) else 0 for value in values[:5]]
+        values = [*document, *[0] * 7] if isinstance(document, Sequence) else [0] * 7
+        numbers = [value if isinstance(value, int | float) else 0 for value in values[:7]]
         return cls(
             entered=int(numbers[0]),
             left=int(numbers[1]),
             busy_seconds=float(numbers[2]),
             idle_seconds=float(numbers[3]),
             has_joined=bool(numbers[4]),
+            still_seconds=float(numbers[5]),
+            is_suspended=bool(numbers[6]),
         )
 
 
@@ -50,13 +60,13 @@ class RankPulse:
 class NodeEnd:
     """How the program of a node has ended, and whether everything that it left is stored.
 
-    `was_stopped` says that its agent has ended it; otherwise it exited by itself. `reason` has its
-    last words.
+    `outcome` is what its agent would report if there were no other nodes; its `lost_ranks` are the
+    nodes that it was ended for, itself included. `was_stopped` says that its agent has ended the
+    program; otherwise that exited by itself.
     """
 
     at: datetime
-    exit_code: int | None = None
-    reason: str = ""
+    outcome: Outcome
     was_stopped: bool = False
     is_stored: bool = False
 
@@ -64,8 +74,7 @@ class NodeEnd:
         """Return the JSON form."""
         return {
             "at": self.at.isoformat(),
-            "exit_code": self.exit_code,
-            "reason": self.reason,
+            "outcome": self.outcome.as_document(),
             "was_stopped": self.was_stopped,
             "is_stored": self.is_stored,
         }
@@ -74,11 +83,12 @@ class NodeEnd:
     def from_document(cls, document: Any) -> "NodeEnd | None":
         """Read the JSON form; None if another version wrote something else."""
         try:
-            code = document.get("exit_code")
+            at = datetime.fromisoformat(document["at"])
+            if at.tzinfo is None:
+                return None
             return cls(
-                at=datetime.fromisoformat(document["at"]),
-                exit_code=None if code is None else int(code),
-                reason=str(document.get("reason", "")),
+                at=at,
+                outcome=Outcome.from_stored(document["outcome"]),
                 was_stopped=document.get("was_stopped") is True,
                 is_stored=document.get("is_stored") is True,
             )

@@ -6,10 +6,13 @@ import pytest
 
 from runctl.model.errors import InvalidRequestError
 from runctl.model.gang import GangReport, NodeEnd, RankPulse
+from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request_parsing import parse_request
 
 END = NodeEnd(
-    at=datetime(2026, 1, 1, tzinfo=timezone.utc), exit_code=1, reason="boom", is_stored=True
+    at=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    outcome=Outcome(kind=OutcomeKind.FAILED, exit_code=1, reason="boom"),
+    is_stored=True,
 )
 REPORT = GangReport(
     address="10.0.0.4",
@@ -17,7 +20,17 @@ REPORT = GangReport(
     is_ready=True,
     processes=2,
     prints={"code": "abc"},
-    ranks=(RankPulse(entered=5, left=4, busy_seconds=1.5, idle_seconds=2.5, has_joined=True),),
+    ranks=(
+        RankPulse(
+            entered=5,
+            left=4,
+            busy_seconds=1.5,
+            idle_seconds=2.5,
+            has_joined=True,
+            still_seconds=3.5,
+            is_suspended=True,
+        ),
+    ),
     files=3,
     part="runs/r/nodes/1",
     part_step=4,
@@ -34,6 +47,8 @@ def test_a_report_is_read_back_unchanged():
     [
         {"port": "x", "ranks": 7, "prints": [], "ended": []},
         {"ranks": [None, "abc", [1]], "ended": {"at": "soon"}, "part_step": "7"},
+        {"ended": {"at": "2026-01-01T00:00:00", "outcome": {"kind": "failed"}}},
+        {"ended": {"at": "2026-01-01T00:00:00+00:00", "outcome": "failed"}},
     ],
 )
 def test_a_report_of_another_version_is_read_as_far_as_possible(document):

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -11,12 +11,13 @@ from enum import Enum
 class StopCause(Enum):
     """Why an attempt must end before its trainer does. The higher number takes precedence."""
 
-    MAINTENANCE = 0  # EC2 has scheduled the end of the instance
-    NOTICE = 1  # EC2 takes the instance
-    PRUNED = 2  # the trial does worse than others of its sweep
-    SHUTDOWN = 3  # the instance is shutting down
-    STOP = 4  # the user stops the run, or the run has ended in the ledger
-    FENCED = 5  # a later attempt owns the run: end without a save or a report
+    PEER = 0  # another node of the gang leaves, is lost, hangs or has failed
+    MAINTENANCE = 1  # EC2 has scheduled the end of the instance
+    NOTICE = 2  # EC2 takes the instance
+    PRUNED = 3  # the trial does worse than others of its sweep
+    SHUTDOWN = 4  # the instance is shutting down
+    STOP = 5  # the user stops the run, or the run has ended in the ledger
+    FENCED = 6  # a later attempt owns the run: end without a save or a report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,9 @@ class StopRequest:
 
     `detected`, by the wall clock, and `heard`, in monotonic seconds, are the same instant. EC2
     gives the deadline by the wall clock. The time that is left is counted from `heard`, so that
-    setting the clock within the notice changes nothing.
+    setting the clock within the notice changes nothing. `lost_ranks` are the nodes of a gang that
+    are to blame. `kill_at`, in monotonic seconds, is when waiting for the program is no use any
+    more: its ranks wait for one that will never answer.
     """
 
     cause: StopCause
@@ -33,6 +36,8 @@ class StopRequest:
     detected: datetime
     deadline: datetime | None = None
     heard: float = field(default_factory=time.monotonic)
+    lost_ranks: tuple[int, ...] = ()
+    kill_at: float | None = None
 
     def time_left(self) -> timedelta | None:
         """Return the time until the deadline, None without a deadline."""
@@ -90,20 +95,15 @@ class Mailbox:
         """Request a stop; return whether it takes precedence over the request so far, if any.
 
         The earliest deadline applies in any case: EC2 may still take a machine that its user has
-        stopped.
+        stopped. So do the lost nodes of both.
         """
         with self._changed:
             if ending.cause is StopCause.NOTICE and self._noticed_at is None:
                 self._noticed_at = ending.detected
             held = self._ending
-            known = [request.deadline_at for request in (held, ending) if request is not None]
             wins = held is None or held.cause.value < ending.cause.value
             winner = ending if wins or held is None else held
-            earliest = min((at for at in known if at is not None), default=None)
-            if earliest is not None:
-                after = timedelta(seconds=earliest - winner.heard)
-                winner = replace(winner, deadline=winner.detected + after)
-            self._ending = winner
+            self._ending = _merge(winner, [ending] if held is None else [held, ending])
             self._changed.notify_all()
             return wins
 
@@ -137,3 +137,20 @@ class Mailbox:
             if self._ending is None and not self._woken:
                 self._changed.wait(seconds)
             self._woken = False
+
+
+def _merge(winner: StopRequest, requests: Sequence[StopRequest]) -> StopRequest:
+    """Return the winning request with what applies of all of them."""
+    earliest = min(
+        (at for request in requests if (at := request.deadline_at) is not None), default=None
+    )
+    if earliest is not None:
+        after = timedelta(seconds=earliest - winner.heard)
+        winner = replace(winner, deadline=winner.detected + after)
+    return replace(
+        winner,
+        lost_ranks=tuple(sorted({rank for request in requests for rank in request.lost_ranks})),
+        kill_at=min(
+            (request.kill_at for request in requests if request.kill_at is not None), default=None
+        ),
+    )
