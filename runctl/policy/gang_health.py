@@ -4,7 +4,7 @@ The agent of each node judges by itself, from what the ledger shows of all nodes
 it has shown that. Only the verdict of the lead is reported, so that agents may differ for a moment.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from runctl.model.node import NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -130,27 +130,28 @@ def _by_cause(facts: NodeFacts) -> tuple[bool, float, int]:
 
 
 def _not_joined(nodes: Sequence[NodeFacts], *, must_join: bool) -> Verdict | None:
-    late = _late({facts: facts.launched_after for facts in nodes}) or _late(
-        {facts: facts.joined_after for facts in nodes}
+    late = _late([(facts, facts.launched_after) for facts in nodes]) or _late(
+        [(facts, facts.joined_after) for facts in nodes]
     )
     if late is not None or not must_join:
         return late
     has_joined = any(facts.joined_after is not None for facts in nodes)
-    if has_joined or min(facts.running_for or 0.0 for facts in nodes) < NOBODY_JOINED:
+    ran_for = min((facts.running_for or 0.0 for facts in nodes), default=0.0)
+    if has_joined or ran_for < NOBODY_JOINED:
         return None
     outcome = Outcome(kind=OutcomeKind.FAILED, reason=NEVER_JOINED)
     return Failed(reason=NEVER_JOINED, outcome=outcome)
 
 
-def _late(took: Mapping[NodeFacts, float | None]) -> NotJoined | None:
+def _late(took: Sequence[tuple[NodeFacts, float | None]]) -> NotJoined | None:
     """Return the nodes that take much longer than the slowest of those that are there."""
-    there = [seconds for seconds in took.values() if seconds is not None]
+    there = [seconds for _, seconds in took if seconds is not None]
     if not there:
         return None
     limit = JOIN + JOIN_TIMES * max(there)
     late = [
         facts
-        for facts, seconds in took.items()
+        for facts, seconds in took
         if seconds is None and facts.end is None and (facts.running_for or 0.0) >= limit
     ]
     if not late:

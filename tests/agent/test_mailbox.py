@@ -1,5 +1,6 @@
 """The precedence of stop requests, and the deadline that applies."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -69,3 +70,15 @@ def test_fence_outweighs_everything() -> None:
     assert not mailbox.end(ending(StopCause.NOTICE, SOON))
     assert mailbox.is_fenced
     assert mailbox.noticed_at == NOW
+
+
+def test_what_the_peers_lack_applies_whichever_request_wins() -> None:
+    mailbox = Mailbox()
+    mailbox.end(replace(ending(StopCause.PEER), lost_ranks=(2,)))
+    mailbox.end(ending(StopCause.NOTICE, SOON))
+    mailbox.end(replace(ending(StopCause.PEER), lost_ranks=(1,), kill_at=60.0))
+    mailbox.end(replace(ending(StopCause.PEER), kill_at=70.0))
+    found = mailbox.ending
+    assert found is not None
+    assert (found.cause, found.deadline) == (StopCause.NOTICE, SOON)
+    assert (found.lost_ranks, found.kill_at) == ((1, 2), 60.0)

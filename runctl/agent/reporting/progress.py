@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
+from runctl.model.gang import GangReport
 from runctl.model.metrics import MAX_NAMES
 from runctl.model.node import NodeProgress
 from runctl.model.saving import Saving
@@ -32,6 +33,7 @@ class Progress:
         self._service: Service | None = None
         self._environment_bytes = 0
         self._shards: ShardProgress | None = None
+        self._gang: GangReport | None = None
         self._is_news = False
         self._on_change: Callable[[], None] = lambda: None
 
@@ -118,6 +120,11 @@ class Progress:
             self._is_news = self._is_news or shards != self._shards
             self._shards = shards
 
+    def report_gang(self, **known: Any) -> None:
+        """Note fields of `GangReport`, which the other nodes learn with the next beat."""
+        with self._lock:
+            self._gang = replace(self._gang or GangReport(), **known)
+
     def warn(self, warning: str, *, about: str) -> bool:
         """Show a warning in the status; an empty text clears it.
 
@@ -152,5 +159,6 @@ class Progress:
                 service=self._service,
                 environment_bytes=self._environment_bytes,
                 shards=self._shards,
+                gang=self._gang,
                 warning="; ".join(filter(None, self._warnings.values())),
             )

@@ -1,0 +1,1 @@
+"""Several nodes that train together: their rendezvous, their watch over each other."""
