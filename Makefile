@@ -5,6 +5,8 @@ BIN := .venv/bin
 # Node 20 has reached its end of life; jsii says so in a banner on every call.
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 18,20,22
 export CDK_DISABLE_VERSION_CHECK := 1
+# Hundreds of processes import the same modules, which each would compile anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench gpu-check wheel image docs docs-site recording clean
 

@@ -25,7 +25,7 @@ def compose(app: App) -> None:
         f"{settings.name}-compute",
         settings=settings,
         storage=storage,
-        agent=build_agent(build=build),
+        agent=build_agent(build=build, bytecode=settings.bytecode),
         env=env,
     )
     OrchestrationStack(

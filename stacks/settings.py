@@ -63,8 +63,8 @@ class Settings:
 
     `zones` is empty if they are to be looked up. `images` maps each kind of machine to a public SSM
     parameter (which starts with `/`) or to an AMI id, `root_devices` to the root device of that
-    image. `subnet_ids` is empty if the subnets follow from the VPC. `writable_buckets` are among
-    the `readable_buckets`.
+    image. With `bytecode`, agents run with the Python that synthesizes. `subnet_ids` is empty if
+    the subnets follow from the VPC. `writable_buckets` are among the `readable_buckets`.
     """
 
     name: str
@@ -83,6 +83,7 @@ class Settings:
     docker_hub_secret: str = ""
     environment_days: int = 30
     function_platform: str = LAMBDA_PLATFORM
+    bytecode: bool = False
     version: str
 
     @property
@@ -190,6 +191,7 @@ def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Set
         kept_days=_days("keep_deleted_days", text("keep_deleted_days", "1")),
         environment_days=_days("keep_environment_days", text("keep_environment_days", "30")),
         function_platform=value("function_platform", LAMBDA_PLATFORM, FUNCTION_PLATFORM),
+        bytecode=value("bytecode", "false", re.compile("true|false")) == "true",
         version=_version(),
     )
 

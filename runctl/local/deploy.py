@@ -96,8 +96,11 @@ class _Cdk:
         self.run("bootstrapping", ["bootstrap", target], cwd=self._endpoint.home)
 
     def synthesize(self, assembly: Path, context: Mapping[str, str]) -> None:
-        # Functions run on this machine, with its Python.
-        known = {"function_platform": f"{platform.machine()}-3.{sys.version_info[1]}"}
+        # Functions and agents run on this machine, with its Python.
+        known = {
+            "function_platform": f"{platform.machine()}-3.{sys.version_info[1]}",
+            "bytecode": "true",
+        }
         values = {**known, **context}
         pairs = [word for key, value in values.items() for word in ("-c", f"{key}={value}")]
         self.run("synthesizing the stacks", ["synth", "--quiet", "--output", str(assembly)], pairs)

@@ -1,5 +1,6 @@
 """Assets: the same inputs produce the same bytes, and wheels contain only pure Python."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(tmp_path: Path, built: Path) -> Path:
     """Return a copy of the sources in another place, with the wheels."""
     for folder in FOLDERS:
-        shutil.copytree(PROJECT / folder, tmp_path / folder)
+        shutil.copytree(
+            PROJECT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for wheels in built.glob("wheels-*"):
         shutil.copytree(wheels, tmp_path / "build" / wheels.name)
     return tmp_path
@@ -65,6 +68,37 @@ def test_caches_and_hidden_files_are_excluded(project: Path) -> None:
     (project / "runctl/agent/__pycache__/x.cpython-311.pyc").write_bytes(b"x")
     (project / "runctl/agent/.swp").write_bytes(b"x")
     assert build_agent(project).sha256 == first.sha256
+
+
+def test_an_agent_with_bytecode_compiles_nothing(built: Path, tmp_path: Path) -> None:
+    compiled = build_agent(build=built, bytecode=True)
+    assert compiled.path != build_agent(build=built).path
+    unpack(compiled.path, tmp_path / "agent")
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "from importlib.machinery import SourceFileLoader\n"
+        "compiled = []\n"
+        "SourceFileLoader.source_to_code = lambda *words, **_: compiled.append(words[2])\n"
+        "import runctl.agent.__main__, boto3\n"
+        "print(compiled)"
+    )
+    base = Path(sys.base_prefix, "bin/python3")
+    folders = [tmp_path / "agent", tmp_path / "agent/vendor"]
+    done = subprocess.run(
+        [base, "-I", "-c", program, *folders], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_a_changed_module_is_not_run_from_its_bytecode(built: Path, tmp_path: Path) -> None:
+    unpack(build_agent(build=built, bytecode=True).path, tmp_path / "agent")
+    module = tmp_path / "agent/runctl/fault_points.py"
+    before = module.stat()
+    module.write_text("CHANGED = 1\n".ljust(before.st_size))
+    os.utime(module, ns=(before.st_atime_ns, before.st_mtime_ns))
+    program = "import sys; sys.path.insert(0, sys.argv[1]); from runctl.fault_points import CHANGED"
+    base = Path(sys.base_prefix, "bin/python3")
+    subprocess.run([base, "-I", "-c", program, tmp_path / "agent"], check=True)
 
 
 def test_the_functions_import_from_their_archive(built: Path, tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_an_image_may_be_named_or_looked_up() -> None:
         ("disk_throughput", "fast"),
         ("disk_initialization_rate", 50),
         ("keep_deleted_days", 0),
+        ("bytecode", "yes"),
     ],
 )
 def test_an_invalid_value_is_named(key: str, value: str) -> None:
