@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from runctl.model.run import AttemptsSummary, Run
 from runctl.model.saving import Saving
+from runctl.report.machine_time import total
 from runctl.report.timeline import AttemptEntry
 
 
@@ -15,10 +16,10 @@ from runctl.report.timeline import AttemptEntry
 class Cost:
     """What a run has cost so far.
 
-    `machine_time` is by market. `max_failures` is how many failures of the trainer are retried, 0
-    if none are. `unfinished_final_saves` are the numbers of the attempts whose final save did not
-    finish within its grace period, the last of which was `last_grace`. `saving` is the newest live
-    attempt's.
+    `machine_time` is that of all machines, by market. `max_failures` is how many failures of the
+    trainer are retried, 0 if none are. `unfinished_final_saves` are the numbers of the attempts
+    whose final save did not finish within its grace period, the last of which was `last_grace`.
+    `saving` is the newest live attempt's.
     """
 
     machine_time: Mapping[str, timedelta]
@@ -40,7 +41,7 @@ def cost_of(run: Run, summary: AttemptsSummary, timeline: Sequence[AttemptEntry]
     savings = [entry.saving for entry in timeline if entry.is_live and entry.saving is not None]
     retry = run.request.limits.retry
     return Cost(
-        machine_time=_machine_time(timeline),
+        machine_time=total([entry.machine_time for entry in timeline]),
         interruptions=summary.interruptions,
         failures=summary.failures,
         max_failures=retry.max_failures if retry.is_on else 0,
@@ -48,12 +49,3 @@ def cost_of(run: Run, summary: AttemptsSummary, timeline: Sequence[AttemptEntry]
         last_grace=list(graces.values())[-1] if graces else None,
         saving=savings[-1] if savings else None,
     )
-
-
-def _machine_time(timeline: Sequence[AttemptEntry]) -> dict[str, timedelta]:
-    times: dict[str, timedelta] = {}
-    for entry in timeline:
-        if entry.took is not None:
-            market = entry.pool.rpartition("/")[2]
-            times[market] = times.get(market, timedelta(0)) + entry.took
-    return times

@@ -13,7 +13,12 @@ from runctl.model.run import AttemptStage
 from runctl.model.saving import Saving
 from runctl.model.shard_progress import ShardProgress
 from runctl.report.cost import Cost
-from runctl.report.reasons import brief
+from runctl.report.gang_descriptions import (
+    notice_text,
+    place_text,
+    reason_text,
+    request_text,
+)
 from runctl.report.run_document import RunDocument
 from runctl.report.run_list import RunEntry
 from runctl.report.timeline import AttemptEntry
@@ -32,14 +37,14 @@ _BAR_LENGTH = 20
 
 def attempt_text(attempt: AttemptEntry, *, kind: str) -> str:
     """Describe the state of an attempt of a run; the text changes only when the state does."""
-    where = f" on {attempt.pool}" if attempt.pool else ""
+    where = place_text(attempt)
     if attempt.kind is not None:
-        outcome = attempt.kind.value.replace("_", " ")
-        return f"{outcome}: {brief(attempt.reason)}" if attempt.reason else outcome
+        outcome, reason = attempt.kind.value.replace("_", " "), reason_text(attempt)
+        return f"{outcome}: {reason}" if reason else outcome
     if attempt.service is not None:
         return _service_state(attempt, where)
     if attempt.noticed_at is not None:
-        return f"has an interruption notice{where} and drains"
+        return notice_text(attempt)
     if attempt.is_training and attempt.shards is not None:
         return f"processes shards{where}"
     if attempt.is_training:
@@ -47,7 +52,7 @@ def attempt_text(attempt: AttemptEntry, *, kind: str) -> str:
         verb = "evaluates" if kind == EVALUATE else "trains"
         return f"{verb}{where} from {'the beginning' if attempt.is_from_beginning else start}"
     if attempt.stage is AttemptStage.LAUNCHING:
-        return f"requests an instance: {attempt.plan}" if attempt.plan else "requests an instance"
+        return request_text(attempt)
     return f"prepares{where}"
 
 
@@ -125,7 +130,7 @@ def attempt_reason(attempt: AttemptEntry) -> str:
     """Return why an attempt ended, or while it is launching the plan of its launch."""
     if attempt.is_live:
         return attempt.plan if attempt.stage is AttemptStage.LAUNCHING else ""
-    return brief(attempt.reason)
+    return reason_text(attempt)
 
 
 def next_launch_text(run: RunDocument) -> str:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from runctl.aws.logs import LogReader
     from runctl.aws.workflow import Execution, StepFunctions
 
+# Of a larger gang, only the lines of its first nodes are shown.
+MAX_FOLLOWED_NODES = 8
 CHECKPOINT_SECONDS = 10.0  # between two announcements of checkpoints
 # Clean-up records the end of a run this long after its execution, or not at all.
 CLEAN_UP_TIMEOUT = timedelta(seconds=90)
@@ -205,7 +207,7 @@ class Follower:
 
     def _pass_on(self, tail: LogTail, attempts: Sequence[AttemptEntry]) -> bool:
         """Pass on new lines of the latest attempts; return whether there were any."""
-        latest = [attempt.number for attempt in attempts[-3:]]
+        latest = {attempt.number: _followed(attempt) for attempt in attempts[-3:]}
         lines = [*tail.read(latest), *tail.unfinished(after=UNFINISHED_LINE_TIME)]
         for line in lines:
             self.display.log(line.plain)
@@ -218,6 +220,11 @@ class Follower:
                 break
         for line in tail.unfinished():
             self.display.log(line.plain)
+
+
+def _followed(attempt: AttemptEntry) -> list[int]:
+    """Return the ranks whose lines are passed on: CloudWatch Logs throttles many readers."""
+    return [node.rank for node in attempt.nodes[:MAX_FOLLOWED_NODES]] or [0]
 
 
 def _tone(attempt: AttemptEntry) -> Tone:

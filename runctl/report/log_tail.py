@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,22 +28,36 @@ BUILD = 0
 
 @dataclass(frozen=True)
 class LogEntry:
-    """A line of the log of an attempt, or of the build of the run's image."""
+    """A line of the log of a node, or of the build of the run's image.
+
+    `is_among_others`: lines of other nodes of the same attempt are read, too.
+    """
 
     attempt: int
     at: datetime
     text: str
+    rank: int = 0
+    is_among_others: bool = False
 
     @property
     def plain(self) -> str:
-        """The line as a terminal would have shown it in the end, without colours."""
+        """The line as a terminal would have shown it in the end, without colours.
+
+        The rank of the node precedes it where there are several.
+        """
         # A progress bar rewrites its line, so that only the last text remains.
-        return printable(self.text.rstrip("\r\n").rpartition("\r")[2])
+        text = printable(self.text.rstrip("\r\n").rpartition("\r")[2])
+        return f"[{self.rank}] {text}" if self.is_among_others else text
 
     def as_document(self) -> dict[str, Any]:
         """Return the line as `runctl logs --json` prints it."""
         text = self.text.rstrip("\r\n")
-        return {"attempt": self.attempt, "at": self.at.isoformat(), "text": text}
+        return {
+            "attempt": self.attempt,
+            "rank": self.rank,
+            "at": self.at.isoformat(),
+            "text": text,
+        }
 
 
 @dataclass
@@ -62,26 +77,40 @@ class LogTail:
     _streams: dict[NodeId, str] = field(default_factory=dict)
     _joiners: dict[NodeId, Joiner[LogLine]] = field(default_factory=dict)
     _builds: dict[str, BuildLines] = field(default_factory=dict)
+    _gangs: set[int] = field(default_factory=set)
     _last_line_at: float = 0.0
 
-    def read(self, attempts: Sequence[int]) -> Iterator[LogEntry]:
-        """Yield the new lines of the attempts with these numbers, of which each has one node."""
+    def read(self, attempts: Mapping[int, Sequence[int]]) -> Iterator[LogEntry]:
+        """Yield the new lines of the nodes with these ranks, by the numbers of their attempts.
+
+        The lines of the nodes of an attempt are in the order of their times.
+        """
         if self.has_build:
             yield from self._read_builds()
-        for node in (NodeId(self.run_id, number, 0) for number in attempts):
-            for line in self._read(node):
-                self._last_line_at = time.monotonic()
-                joiner = self._joiners.setdefault(node, Joiner())
-                if found := joiner.join(line, line.text):
-                    first, text = found
-                    yield LogEntry(node.attempt, first.at, text)
+        for number, ranks in attempts.items():
+            self._gangs.update({number} if len(ranks) > 1 else ())
+            nodes = [self._entries(NodeId(self.run_id, number, rank)) for rank in ranks]
+            yield from heapq.merge(*nodes, key=lambda entry: entry.at)
 
     def unfinished(self, *, after: timedelta = timedelta(0)) -> Iterator[LogEntry]:
         """Yield unfinished lines if no line has arrived for the duration `after`."""
         if time.monotonic() - self._last_line_at >= after.total_seconds():
             for node, joiner in self._joiners.items():
                 for first, text in joiner.take_unfinished():
-                    yield LogEntry(node.attempt, first.at, text)
+                    yield self._entry(node, first.at, text)
+
+    def _entries(self, node: NodeId) -> Iterator[LogEntry]:
+        for line in self._read(node):
+            self._last_line_at = time.monotonic()
+            joiner = self._joiners.setdefault(node, Joiner())
+            if found := joiner.join(line, line.text):
+                first, text = found
+                yield self._entry(node, first.at, text)
+
+    def _entry(self, node: NodeId, at: datetime, text: str) -> LogEntry:
+        return LogEntry(
+            node.attempt, at, text, rank=node.rank, is_among_others=node.attempt in self._gangs
+        )
 
     def _read_builds(self) -> Iterator[LogEntry]:
         for stream in self.reader.streams(f"{build_log_stream(self.run_id)}/"):

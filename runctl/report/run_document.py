@@ -92,8 +92,9 @@ class RunDocument:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The agents' warnings in order, each once."""
-        return tuple(dict.fromkeys(entry.warning for entry in self.timeline if entry.warning))
+        """The agents' warnings in order, each once; those of a gang with the node."""
+        texts = (text for entry in self.timeline for text in entry.warnings)
+        return tuple(dict.fromkeys(texts))
 
     def as_document(self) -> dict[str, Any]:
         """Return the document as `runctl status --json` prints it."""
@@ -120,7 +121,8 @@ def document_of(
     run: Run, attempts: Sequence[Attempt], versions: Versions | None = None, *, now: datetime
 ) -> RunDocument:
     """Return the document of a run and its attempts, given in the order of their numbers."""
-    summary, timeline = summarize(attempts), timeline_of(attempts, now=now)
+    summary = summarize(attempts)
+    timeline = timeline_of(attempts, now=now, world=run.request.gang.nodes)
     program = run.request.program
     words = (program.script, *program.args) if program.script else program.command
     if not words and run.image is not None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from runctl.model.run import Attempt
 from runctl.report.follower import Source
 from runctl.report.log_tail import UNFINISHED_LINE_TIME, LogEntry, LogTail
 
@@ -15,7 +16,7 @@ _QUIET_READS = 2
 
 @dataclass
 class RunLog:
-    """Reads the log of a run, of all its attempts or of one.
+    """Reads the log of a run, of all its attempts or of one, of all their nodes or of one rank.
 
     With `shows_prompts`, a line that stops growing, such as a prompt, is not waited for.
     """
@@ -23,6 +24,7 @@ class RunLog:
     source: Source
     tail: LogTail
     attempt: int | None = None
+    rank: int | None = None
     shows_prompts: bool = False
     sleep: Callable[[float], None] = time.sleep
 
@@ -48,8 +50,8 @@ class RunLog:
                 return
             self.sleep(self.source.pause)
 
-    def _attempts(self) -> tuple[list[int], bool]:
-        """Return the numbers of the attempts to read, and whether nothing more will be logged."""
+    def _attempts(self) -> tuple[dict[int, list[int]], bool]:
+        """Return the ranks to read of each attempt, and whether nothing more will be logged."""
         ledger, run_id = self.source.ledger, self.tail.run_id
         run = ledger.find_run(run_id)
         chosen = [
@@ -58,4 +60,8 @@ class RunLog:
         has_ended = run is None or run.ended is not None
         if self.attempt is not None:
             has_ended |= any(attempt.ended is not None for attempt in chosen)
-        return [attempt.number for attempt in chosen], has_ended
+        return {attempt.number: self._ranks(attempt) for attempt in chosen}, has_ended
+
+    def _ranks(self, attempt: Attempt) -> list[int]:
+        ranks = [node.rank for node in attempt.nodes] or [0]
+        return [rank for rank in ranks if self.rank in {None, rank}]

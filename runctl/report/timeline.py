@@ -13,6 +13,8 @@ from runctl.model.saving import Saving
 from runctl.model.service import Service
 from runctl.model.shard_progress import ShardProgress
 from runctl.model.staging import Staging
+from runctl.report.machine_time import MachineTime, machine_times
+from runctl.report.nodes import NodeEntry, nodes_of
 from runctl.report.wording import instant_text
 
 
@@ -21,8 +23,10 @@ class AttemptEntry:
     """An attempt in a timeline: everything that the ledger holds of it except its secrets.
 
     `plan` says why its launch requests the pools that it does. `step` is the last step that its
-    trainer reported, `took` the time since its launch, or from
-    its launch to its end, and `instants` has what the agent saw, by name.
+    trainer reported, `took` the time since its launch, or from its launch to its end, and
+    `instants` has what the agent saw, by name. `machine_time` is by market. `nodes` are those of a
+    gang, empty for a single machine. `requested` machines are launched for it, and `kept` are those
+    that it has from an earlier attempt.
     """
 
     number: int
@@ -48,6 +52,10 @@ class AttemptEntry:
     service: Service | None
     shards: ShardProgress | None
     warning: str
+    machine_time: MachineTime
+    nodes: tuple[NodeEntry, ...]
+    requested: int
+    kept: int
 
     @property
     def is_live(self) -> bool:
@@ -89,6 +97,13 @@ class AttemptEntry:
         return self.resume_step is None and not self.resume_save
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of its agents, in a gang with the rank of the node."""
+        if not self.nodes:
+            return (self.warning,) if self.warning else ()
+        return tuple(f"node {node.rank}: {node.warning}" for node in self.nodes if node.warning)
+
+    @property
     def reached_step(self) -> int | None:
         """The highest step that it reported or saved."""
         saved = None if self.outcome is None else self.outcome.step
@@ -124,15 +139,28 @@ class AttemptEntry:
             "service": None if self.service is None else self.service.as_document(),
             **({} if self.shards is None else {"shards": shards_document(self.shards)}),
             "warning": self.warning,
+            "machine_seconds": {
+                market: round(time.total_seconds()) for market, time in self.machine_time.items()
+            },
+            **({"nodes": [node.as_document() for node in self.nodes]} if self.nodes else {}),
         }
 
 
-def timeline_of(attempts: Sequence[Attempt], *, now: datetime) -> tuple[AttemptEntry, ...]:
-    """Return the timeline of a run's attempts, given in the order of their numbers."""
-    return tuple(_entry(attempt, now=now) for attempt in attempts)
+def timeline_of(
+    attempts: Sequence[Attempt], *, now: datetime, world: int = 1
+) -> tuple[AttemptEntry, ...]:
+    """Return the timeline of a run's attempts, given in the order of their numbers.
+
+    Of the nodes of each attempt, `world` train, and the others are spares.
+    """
+    times = machine_times(attempts, now=now)
+    return tuple(
+        _entry(attempt, time, now=now, world=world)
+        for attempt, time in zip(attempts, times, strict=True)
+    )
 
 
-def _entry(attempt: Attempt, *, now: datetime) -> AttemptEntry:
+def _entry(attempt: Attempt, time: MachineTime, *, now: datetime, world: int) -> AttemptEntry:
     launched_at = attempt.launched_at
     return AttemptEntry(
         number=attempt.number,
@@ -158,6 +186,10 @@ def _entry(attempt: Attempt, *, now: datetime) -> AttemptEntry:
         service=attempt.service,
         shards=attempt.shards,
         warning=attempt.warning,
+        machine_time=time,
+        nodes=nodes_of(attempt, world=world),
+        requested=max(len(attempt.nodes) - len(attempt.kept), 0),
+        kept=len(attempt.kept),
     )
 
 

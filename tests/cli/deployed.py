@@ -141,14 +141,17 @@ class Deployed:
             )
         )
 
-    def train(self, run_id: str, number: int, *, pool: str = POOL, since: int = 0) -> None:
+    def train(
+        self, run_id: str, number: int, *, pool: str = POOL, since: int = 0, nodes: int = 1
+    ) -> None:
         """Launch an attempt and give it its token, `since` seconds ago."""
         at = now() - timedelta(seconds=since)
         run = self.ledger.find_run(run_id)
-        self.ledger.open_attempt(run_id, number, launch_try=1, source=Launched("{}"), now=at)
-        self.ledger.record_launch(
-            run_id, number, instance_ids=[f"i-{number:017x}"], pool=pool, now=at
+        self.ledger.open_attempt(
+            run_id, number, launch_try=1, source=Launched("{}"), count=nodes, now=at
         )
+        instance_ids = [f"i-{number + 16 * rank:017x}" for rank in range(nodes)]
+        self.ledger.record_launch(run_id, number, instance_ids=instance_ids, pool=pool, now=at)
         self.ledger.record_token(
             run_id, number, token="secret-token", execution_arn=run.execution_arn, now=at
         )
@@ -189,9 +192,9 @@ class Deployed:
         )
         return key
 
-    def say(self, run_id: str, number: int, *lines: str, suffix: str = "") -> None:
+    def say(self, run_id: str, number: int, *lines: str, suffix: str = "", rank: int = 0) -> None:
         logs = self.clients.get("logs")
-        stream = log_stream(run_id, number, 0) + suffix
+        stream = log_stream(run_id, number, rank) + suffix
         with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
             logs.create_log_stream(logGroupName=GROUP, logStreamName=stream)
         at = int(now().timestamp() * 1000)

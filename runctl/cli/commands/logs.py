@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem
 from runctl.report.log_tail import BUILD, LogEntry, LogTail
 from runctl.report.run_log import RunLog
+
+if TYPE_CHECKING:
+    from runctl.cli.cloud import Cloud
 
 
 def logs(
@@ -25,6 +28,10 @@ def logs(
     attempt: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Print only this attempt.")
     ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Print only the node of this rank of a gang."),
+    ] = None,
     since: Annotated[
         str, typer.Option(metavar="TIME", help="Print only newer lines: 10m, 2h, or an instant.")
     ] = "",
@@ -32,12 +39,17 @@ def logs(
         bool, typer.Option("--agent", help="Print the agent's log instead of the trainer's.")
     ] = False,
 ) -> None:
-    """Print the trainer's output, one attempt after the other."""
+    """Print the trainer's output, one attempt after the other.
+
+    The lines of the nodes of a gang are in the order of their times, each after the node's rank.
+    """
     after = read_since(since, now=datetime.now(timezone.utc)) if since else None
     cloud = invocation.cloud
     held = find_run(cloud, run)
     if attempt is not None and cloud.ledger.find_attempt(run, attempt) is None:
         raise NotFoundError(f"{run} has no attempt {attempt}; see `runctl status {run}`")
+    if rank is not None:
+        _check_rank(cloud, run, attempt, rank)
     output = invocation.output
     log = RunLog(
         cloud,
@@ -46,9 +58,13 @@ def logs(
             run,
             since=after,
             is_agent=agent,
-            has_build=bool(held.request.docker.dockerfile) and attempt is None and not agent,
+            has_build=bool(held.request.docker.dockerfile)
+            and attempt is None
+            and rank is None
+            and not agent,
         ),
         attempt=attempt,
+        rank=rank,
         shows_prompts=not output.as_json,
     )
     printer = _LogPrinter(output)
@@ -60,6 +76,15 @@ def logs(
         output.note(f"{run} continues")
         raise
     printer.finish()
+
+
+def _check_rank(cloud: Cloud, run: str, attempt: int | None, rank: int) -> None:
+    """Refuse a rank that no attempt has, unless the run has not begun."""
+    attempts = [each for each in cloud.ledger.attempts(run) if attempt in {None, each.number}]
+    most = max((len(each.nodes) for each in attempts), default=rank + 1)
+    if rank >= most:
+        ranks = "0" if most == 1 else f"0 to {most - 1}"
+        raise NotFoundError(f"{run} has no node of rank {rank}; its ranks are {ranks}")
 
 
 class _LogPrinter:

@@ -88,6 +88,7 @@ def following_view(run_id: str, run: RunDocument | None) -> RenderableType:
     last = run.last_attempt
     if last is not None:
         parts = [f"attempt {last.number}"]
+        parts += [f"{len(last.nodes)} nodes"] if last.nodes else []
         parts += [last.pool] if last.pool else []
         parts.append(last.state)
         parts += [f"step {last.step}"] if last.step is not None else []

@@ -8,8 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from runctl.cli.display.node_table import node_table
 from runctl.cli.display.reasons import last_lines_text
 from runctl.cli.display.styles import OUTCOME_STYLES, STATUS_STYLES
+from runctl.model.outcome import OutcomeKind
 from runctl.report.descriptions import (
     NOTHING,
     attempt_reason,
@@ -28,6 +30,7 @@ from runctl.report.descriptions import (
     steps_text,
     took_text,
 )
+from runctl.report.gang_descriptions import nodes_text, reason_text
 from runctl.report.reasons import brief
 from runctl.report.run_document import RunDocument
 from runctl.report.timeline import AttemptEntry
@@ -50,10 +53,13 @@ def status_page(run: RunDocument, *, width: int) -> RenderableType:
         parts += ["", _attempt_table(run.timeline, width=width)]
         if width < _WIDE:
             parts += [
-                Text(f"attempt {attempt.number}: {brief(attempt.reason)}", style="dim")
+                Text(f"attempt {attempt.number}: {reason_text(attempt)}", style="dim")
                 for attempt in run.timeline
                 if attempt.reason not in {"", reason}
             ]
+    last = run.last_attempt
+    if last is not None and last.nodes and last.kind is not OutcomeKind.COMPLETED:
+        parts += ["", node_table(last.nodes, read_at=run.read_at, width=width)]
     if "\n" in reason:
         lines = last_lines_text(reason, width=width)
         parts += ["", Text("its last lines:", style="dim"), lines]
@@ -69,6 +75,7 @@ def _facts(run: RunDocument) -> Table:
     rows = [
         ("program", shlex.join(run.program)),
         ("group", entry.group),
+        ("nodes", nodes_text(run.request)),
         ("started", f"{format_instant(entry.started_at)}, {lasting}"),
         ("reason", brief(entry.reason)),
         ("next launch", next_launch_text(run)),
