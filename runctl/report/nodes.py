@@ -8,6 +8,7 @@ from typing import Any
 
 from runctl.model.gang import GangReport, NodeEnd
 from runctl.model.node import Node, NodeStage
+from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Attempt
 from runctl.report.wording import instant_text
 
@@ -127,4 +128,7 @@ def _step_seconds(gang: GangReport) -> float | None:
 def _end(end: NodeEnd) -> str:
     if end.was_stopped:
         return "stopped"
-    return "done" if end.exit_code == 0 else f"exit code {end.exit_code}"
+    if end.outcome.kind is OutcomeKind.COMPLETED:
+        return "done"
+    code = end.outcome.exit_code
+    return end.outcome.kind.value if code is None else f"exit code {code}"

@@ -54,6 +54,13 @@ def entry(attempt: Attempt, *, world: int = 3) -> AttemptEntry:
     return timeline_of([attempt], now=at(0), world=world)[0]
 
 
+def ended(
+    kind: OutcomeKind, *, exit_code: int | None = None, was_stopped: bool = False
+) -> NodeProgress:
+    end = NodeEnd(at=NOW, outcome=Outcome(kind=kind, exit_code=exit_code), was_stopped=was_stopped)
+    return NodeProgress(gang=GangReport(ended=end))
+
+
 LOST = Outcome(kind=OutcomeKind.LOST, reason="a node is silent", lost_ranks=(2,))
 
 
@@ -64,7 +71,7 @@ def test_an_attempt_costs_the_time_of_each_of_its_machines():
 
 def test_machines_that_are_kept_are_counted_between_two_attempts_and_once():
     first = gang(1, "abc", launched_at=at(-60), ended_at=at(-50), ended=LOST)
-    second = gang(2, "abd", kept="ab", launched_at=at(-48))
+    second = gang(2, "abz", kept="ab", launched_at=at(-48))
     times = machine_times([first, second], now=at(0))
     assert times[0] == {"spot": timedelta(minutes=30)}
     # Two that were kept since the end of the first attempt, and one from its launch.
@@ -107,15 +114,15 @@ def test_machine_time_is_divided_by_market():
         ({"progress": NodeProgress(phase="wait", gang=GangReport())}, "wait"),
         ({"stage": NodeStage.GONE}, "gone"),
         (
-            {"progress": NodeProgress(gang=GangReport(ended=NodeEnd(at=NOW, exit_code=3)))},
+            {"progress": ended(OutcomeKind.FAILED, exit_code=3)},
             "exit code 3",
         ),
         (
-            {"progress": NodeProgress(gang=GangReport(ended=NodeEnd(at=NOW, exit_code=0)))},
+            {"progress": ended(OutcomeKind.COMPLETED, exit_code=0)},
             "done",
         ),
         (
-            {"progress": NodeProgress(gang=GangReport(ended=NodeEnd(at=NOW, was_stopped=True)))},
+            {"progress": ended(OutcomeKind.STOPPED, was_stopped=True)},
             "stopped",
         ),
     ],

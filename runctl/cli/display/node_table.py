@@ -6,6 +6,7 @@ from datetime import datetime
 from rich.table import Table
 from rich.text import Text
 
+from runctl.model.outcome import OutcomeKind
 from runctl.report.descriptions import NOTHING
 from runctl.report.nodes import NodeEntry
 from runctl.report.wording import format_duration, format_instant
@@ -41,7 +42,8 @@ def node_table(nodes: Sequence[NodeEntry], *, read_at: datetime, width: int) -> 
 
 
 def _style(node: NodeEntry) -> str:
-    if node.is_lost or node.state == "gone" or (node.ended and node.ended.exit_code):
+    has_failed = node.ended is not None and node.ended.outcome.kind is OutcomeKind.FAILED
+    if node.is_lost or node.state == "gone" or has_failed:
         return "red"
     return "yellow" if node.noticed_at is not None or node.warning else "cyan"
 
