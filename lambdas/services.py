@@ -40,6 +40,8 @@ def deployment_of(environ: Mapping[str, str]) -> Deployment:
         subnets=json.loads(environ.get("RUNCTL_SUBNETS", "{}")),
         launch_templates={kind: template["id"] for kind, template in templates.items()},
         template_versions={kind: template["version"] for kind, template in templates.items()},
+        gang_templates=json.loads(environ.get("RUNCTL_GANG_TEMPLATES", "{}")),
+        placement_groups=json.loads(environ.get("RUNCTL_PLACEMENT_GROUPS", "{}")),
         log_group=environ.get("RUNCTL_LOG_GROUP", ""),
         image_repository=environ.get("RUNCTL_IMAGE_REPOSITORY", ""),
         cache_repository=environ.get("RUNCTL_CACHE_REPOSITORY", ""),

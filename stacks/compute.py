@@ -29,6 +29,9 @@ EXISTING_INSTANCE = PROJECT / "instance_scripts/existing_instance.sh"
 # The deep-learning image alone takes 60 GiB; a disk costs only while its instance exists.
 DISK_GIB: Mapping[str, int] = {"x86_gpu": 150, "x86_cpu": 50, "arm_cpu": 50}
 
+# The kinds of machines whose image has the software for EFA. With the others, programs use TCP.
+EFA_KINDS = ("x86_gpu",)
+
 
 class ComputeStack(Stack):
     """Everything that a launch needs; it contains no instance."""
@@ -61,20 +64,29 @@ class ComputeStack(Stack):
             "RUNCTL_REGION": settings.region,
             "RUNCTL_TRAINER_ROLE": trainer.role_arn,
         }
-        self.machines: Mapping[str, Machine] = {
-            kind: Machine(
+        text = user_data(header, bootstrap.read_text())
+
+        def machine(kind: str, variant: str = "", *, has_efa: bool = False) -> Machine:
+            groups = [self.network.security_group]
+            return Machine(
                 self,
-                "".join(word.title() for word in kind.split("_")),
-                image=image,
+                "".join(word.title() for word in (*kind.split("_"), *variant.split("_"))),
+                image=settings.images[kind],
                 root_device=settings.root_devices[kind],
                 disk=settings.disk,
                 disk_gib=DISK_GIB[kind],
-                user_data=user_data(header, bootstrap.read_text()),
+                user_data=text,
                 profile=profile,
-                security_group=self.network.security_group,
+                security_groups=[*groups, self.network.gang_group] if variant else groups,
                 public_address=self.network.is_public,
+                has_efa=has_efa,
             )
-            for kind, image in settings.images.items()
+
+        self.machines: Mapping[str, Machine] = {kind: machine(kind) for kind in settings.images}
+        # The nodes of a gang; the key of a template with EFA ends in `_efa`.
+        self.gang_machines: Mapping[str, Machine] = {
+            **{kind: machine(kind, "gang") for kind in settings.images},
+            **{f"{kind}_efa": machine(kind, "gang_efa", has_efa=True) for kind in EFA_KINDS},
         }
         script = "\n".join((bootstrap.read_text(), EXISTING_INSTANCE.read_text()))
         self._add_document("AgentCommand", settings.command_document, _agent_command())

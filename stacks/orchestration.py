@@ -137,6 +137,7 @@ class OrchestrationStack(Stack):
             can.launch(),
             can.quotas(),
             can.end_machines(),
+            can.reports(),
         ]
         end = [
             can.ledger(*READ, "UpdateItem"),
@@ -157,6 +158,7 @@ class OrchestrationStack(Stack):
             can.root_volumes(),
             can.executions(),
             can.end_machines(),
+            can.instance_types(),
         )
         accept_prefixes(self.functions["prepare_run"].role, self._settings)
         self._add(
@@ -391,6 +393,9 @@ class OrchestrationStack(Stack):
             "subnets": {zone: subnet.subnet_id for zone, subnet in compute.network.subnets.items()},
             "launch_templates": {
                 kind: machine.template_id for kind, machine in compute.machines.items()
+            },
+            "gang_templates": {
+                kind: machine.template_id for kind, machine in compute.gang_machines.items()
             },
             "zones": sorted(compute.network.subnets),
             "security_group": compute.network.security_group.security_group_id,

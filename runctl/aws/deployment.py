@@ -34,7 +34,9 @@ class Deployment:
 
     A field is empty if the deployment is too old to have it, or the program need not know it.
     `template_versions` are those of the launch templates, by kind of machine; the newest otherwise.
-    `root_volumes` describes their root volumes.
+    `root_volumes` describes their root volumes. `gang_templates` are those for nodes that train
+    together, by kind of machine, with `_efa` for an Elastic Fabric Adapter, and `placement_groups`
+    the cluster placement groups by zone.
     """
 
     version: str = ""
@@ -51,6 +53,8 @@ class Deployment:
     command_document: str = ""
     launch_templates: Mapping[str, str] = field(default_factory=dict)
     template_versions: Mapping[str, str] = field(default_factory=dict)
+    gang_templates: Mapping[str, str] = field(default_factory=dict)
+    placement_groups: Mapping[str, str] = field(default_factory=dict)
     zones: tuple[str, ...] = ()
     security_group: str = ""
     dead_letters: str = ""

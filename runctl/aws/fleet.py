@@ -1,41 +1,32 @@
-"""EC2: instant fleets of one instance, replayed verbatim, and their machines."""
+"""EC2: instant fleets, replayed verbatim, and their machines."""
 
 import contextlib
 import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from runctl.aws import instant_fleets
 from runctl.aws.errors import code_of, translated
+from runctl.aws.fleet_requests import FleetRequests, GangResources, LaunchTemplate
 from runctl.aws.instance_status import describe_statuses
 from runctl.aws.launch_answers import read_answer, refused_call
+from runctl.aws.type_networks import describe_networks
 from runctl.model.identity import (
-    ATTEMPT_TAG,
     DEPLOYMENT_TAG,
     KEEP_ALIVE_TAG,
-    NODES_TAG,
     RUN_TAG,
-    client_token,
 )
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
-from runctl.model.pool import MachineKind, Pool, machine_kind
+from runctl.model.pool import MachineKind, Pool
 from runctl.model.root_volume import RootVolume
+from runctl.model.type_network import TypeNetwork
 
 LIVE_STATES = ("pending", "running", "stopping", "stopped")
 MAX_FILTER_VALUES = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchTemplate:
-    """A launch template, at the version that the deployment created."""
-
-    template_id: str
-    version: str
 
 
 class Ec2Fleet:
@@ -49,6 +40,7 @@ class Ec2Fleet:
         subnets: Mapping[str, str],
         launch_templates: Mapping[MachineKind, LaunchTemplate],
         security_group: str = "",
+        gang: GangResources | None = None,
         own_images: Collection[MachineKind] = (),
         root_volumes: Mapping[MachineKind, RootVolume] | None = None,
     ) -> None:
@@ -61,9 +53,14 @@ class Ec2Fleet:
         self.own_images = frozenset(own_images)
         self._root_volumes = dict(root_volumes or {})
         self._security_group = security_group
-        self._subnets = dict(subnets)
         self._zones = {subnet: zone for zone, subnet in subnets.items()}
-        self._launch_templates = dict(launch_templates)
+        self._requests = FleetRequests(
+            deployment=deployment,
+            subnets=dict(subnets),
+            templates=dict(launch_templates),
+            gang=gang or GangResources(),
+        )
+        self._networks: dict[str, TypeNetwork] = {}
 
     def root_volumes(self) -> Mapping[MachineKind, RootVolume]:
         """Return the root volumes of the launch templates; empty in an earlier deployment."""
@@ -71,7 +68,13 @@ class Ec2Fleet:
 
     def zones(self) -> tuple[str, ...]:
         """Return the availability zones in which the deployment has a subnet."""
-        return tuple(sorted(self._subnets))
+        return tuple(sorted(self._requests.subnets))
+
+    def network_of(self, instance_types: Sequence[str]) -> dict[str, TypeNetwork]:
+        """Return the network of each type that EC2 knows; each is looked up once."""
+        missing = [name for name in instance_types if name not in self._networks]
+        self._networks |= describe_networks(self._client, missing)
+        return {name: self._networks[name] for name in instance_types if name in self._networks}
 
     # The keywords are what a request differs by.
     def build_request(
@@ -83,86 +86,42 @@ class Ec2Fleet:
         pools: Sequence[Pool],
         volumes: Mapping[MachineKind, RootVolume] | None = None,
         count: int = 1,
+        least: int = 0,
         nodes: int = 1,
+        placed: bool = False,
     ) -> str:
-        """Return the exact CreateFleet request (JSON) for `count` instances, all or none.
+        """Return the exact CreateFleet request (JSON) for an instance from any of the pools.
 
-        They are nodes of an attempt with `nodes` of them.
+        All pools are of one market. `volumes` replace the root volumes of the launch templates.
 
-        All pools are of one market: a fleet that may use both markets would not report which pools
-        of the first one refused. `volumes` replace the root volumes of the launch templates.
+        For an attempt with several `nodes`, it is for `count` of them from a single pool, or none
+        where there are fewer than `least` (all of them by default). They get an Elastic Fabric
+        Adapter if the type has one. With `placed`, they are placed close together, where the type
+        permits that: in the placement group of the zone, which may lack capacity that the zone has.
+        A type that EC2 does not know is left to the launch.
         """
-        (market,) = {pool.market for pool in pools}
-        tags = [
-            {"Key": "Name", "Value": f"{run_id}/{attempt}"},
-            {"Key": RUN_TAG, "Value": run_id},
-            {"Key": ATTEMPT_TAG, "Value": str(attempt)},
-            {"Key": DEPLOYMENT_TAG, "Value": self._deployment},
-        ]
-        if nodes > 1:
-            tags.append({"Key": NODES_TAG, "Value": str(nodes)})
-        request: dict[str, Any] = {
-            "Type": "instant",
-            "ClientToken": client_token(
-                deployment=self._token_scope(),
+        if nodes == 1:
+            return self._requests.build(
                 run_id=run_id,
                 attempt=attempt,
                 launch_try=launch_try,
-            ),
-            "LaunchTemplateConfigs": list(self._configs(pools, volumes or {})),
-            "TargetCapacitySpecification": {
-                "TotalTargetCapacity": count,
-                "DefaultTargetCapacityType": market,
-            },
-            "TagSpecifications": [
-                {"ResourceType": resource, "Tags": tags}
-                for resource in ("fleet", "instance", "volume")
-            ],
-        }
-        # A single zone, because the nodes of an attempt exchange much.
-        together = {"MinTargetCapacity": count, "SingleAvailabilityZone": True} if count > 1 else {}
-        if market == "spot":
-            request["SpotOptions"] = {
-                "AllocationStrategy": "price-capacity-optimized",
-                "InstanceInterruptionBehavior": "terminate",
-                **together,
-            }
-        else:
-            request["OnDemandOptions"] = {"AllocationStrategy": "lowest-price", **together}
-        return json.dumps(request, sort_keys=True)
-
-    def _token_scope(self) -> str:
-        """Return the deployment's name and templates.
-
-        A deployment that is destroyed and created again has the same name and other templates. With
-        the old tokens, EC2 would refuse its requests as changed for as long as it remembers them.
-        """
-        templates = sorted(template.template_id for template in self._launch_templates.values())
-        return " ".join((self._deployment, *templates))
-
-    def _configs(
-        self, pools: Sequence[Pool], volumes: Mapping[MachineKind, RootVolume]
-    ) -> Iterator[dict[str, Any]]:
-        by_kind: dict[MachineKind, list[Pool]] = {}
-        for pool in pools:
-            by_kind.setdefault(machine_kind(pool.instance_type), []).append(pool)
-        for kind, members in by_kind.items():
-            template = self._launch_templates[kind]
-            disk = {"BlockDeviceMappings": [_mapping(volumes[kind])]} if kind in volumes else {}
-            yield {
-                "LaunchTemplateSpecification": {
-                    "LaunchTemplateId": template.template_id,
-                    "Version": template.version,
-                },
-                "Overrides": [
-                    {
-                        "InstanceType": pool.instance_type,
-                        "SubnetId": self._subnets[pool.zone],
-                        **disk,
-                    }
-                    for pool in members
-                ],
-            }
+                pools=pools,
+                volumes=volumes or {},
+            )
+        (pool,) = pools
+        network = self.network_of([pool.instance_type]).get(pool.instance_type, TypeNetwork())
+        return self._requests.build_for_nodes(
+            run_id=run_id,
+            attempt=attempt,
+            launch_try=launch_try,
+            pool=pool,
+            volumes=volumes or {},
+            count=count,
+            least=least or count,
+            nodes=nodes,
+            network=network,
+            placed=placed,
+        )
 
     def launch(self, request: str) -> LaunchResult:
         """Send a CreateFleet request verbatim; repeating the request repeats the answer.
@@ -239,7 +198,7 @@ class Ec2Fleet:
 
     def find_fleets(self) -> list[InstantFleet]:
         """Return this deployment's fleets, including deleted ones that EC2 still lists."""
-        templates = {template.template_id for template in self._launch_templates.values()}
+        templates = self._requests.template_ids
         return instant_fleets.find_fleets(self._client, templates=templates)
 
     def delete_fleets(self, fleet_ids: Iterable[str]) -> dict[str, str]:
@@ -281,20 +240,3 @@ class Ec2Fleet:
                 except ClientError as exc:
                     if code_of(exc) != "InvalidInstanceID.NotFound":
                         raise
-
-
-def _mapping(volume: RootVolume) -> dict[str, Any]:
-    """Describe a root volume completely: nothing says what EC2 takes from the launch template."""
-    key = {"KmsKeyId": volume.key} if volume.key else {}
-    return {
-        "DeviceName": volume.device,
-        "Ebs": {
-            "VolumeType": "gp3",
-            "VolumeSize": volume.gib,
-            "Throughput": volume.throughput,
-            "Iops": volume.iops,
-            "Encrypted": True,
-            "DeleteOnTermination": True,
-            **key,
-        },
-    }

@@ -108,10 +108,19 @@ class AwsServices:
     @cached_property
     def fleet(self) -> Ec2Fleet:
         """The instances of this deployment, and no others in the account."""
-        from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
+        from runctl.aws.fleet import Ec2Fleet
+        from runctl.aws.fleet_requests import GangResources, LaunchTemplate
         from runctl.model.root_volume import RootVolume
 
         deployment = self.deployment
+
+        def gang_templates(suffix: str = "") -> dict[MachineKind, LaunchTemplate]:
+            return {
+                kind: LaunchTemplate(template_id=template_id, version="$Latest")
+                for kind in MachineKind
+                if (template_id := deployment.gang_templates.get(f"{kind.value}{suffix}"))
+            }
+
         return Ec2Fleet(
             self.clients.get("ec2"),
             deployment=self._known("name"),
@@ -125,6 +134,11 @@ class AwsServices:
                 for kind in MachineKind
                 if kind.value in deployment.launch_templates
             },
+            gang=GangResources(
+                templates=gang_templates(),
+                efa_templates=gang_templates("_efa"),
+                placement_groups=deployment.placement_groups,
+            ),
             security_group=deployment.security_group,
             root_volumes={
                 kind: volume

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from aws_cdk import aws_iam as iam
 
@@ -78,7 +79,7 @@ class MachineCapabilities(CapabilitiesBase):
                     self._own(RUN_TAG),
                 ),
             ],
-            variables={"RUNCTL_LAUNCH_TEMPLATES": self._launch_templates()},
+            variables=self._launch_templates(),
         )
 
     def end_machines(self) -> Capability:
@@ -99,8 +100,9 @@ class MachineCapabilities(CapabilitiesBase):
         """Launch instances from our templates, into our subnets, with our role and tags."""
         made = ["fleet", "instance", "network-interface", "spot-instances-request", "volume"]
         tagged = ["fleet", "instance", "network-interface", "spot-instances-request", "volume"]
-        templates = [machine.template_id for machine in self._compute.machines.values()]
+        machines = [*self._compute.machines.values(), *self._compute.gang_machines.values()]
         network = self._compute.network
+        groups = {zone: group.ref for zone, group in network.placement_groups.items()}
         subnets = {zone: subnet.subnet_id for zone, subnet in network.subnets.items()}
         region, account = self._settings.region, self._settings.account
         spot = f"arn:aws:iam::{account}:role/aws-service-role/spot.amazonaws.com/"
@@ -109,9 +111,11 @@ class MachineCapabilities(CapabilitiesBase):
                 ["ec2:CreateFleet", "ec2:RunInstances"],
                 [
                     *(self._ec2(f"{kind}/*") for kind in made),
-                    *(self._ec2(f"launch-template/{template_id}") for template_id in templates),
+                    *(self._ec2(f"launch-template/{machine.template_id}") for machine in machines),
                     *(self._ec2(f"subnet/{subnet_id}") for subnet_id in subnets.values()),
                     self._ec2(f"security-group/{network.security_group.security_group_id}"),
+                    self._ec2(f"security-group/{network.gang_group.security_group_id}"),
+                    *(self._ec2(f"placement-group/{name}") for name in groups.values()),
                     # Images and their snapshots belong to their publishers.
                     f"arn:aws:ec2:{region}::image/*",
                     f"arn:aws:ec2:{region}::snapshot/*",
@@ -144,7 +148,8 @@ class MachineCapabilities(CapabilitiesBase):
             variables={
                 **self._name(),
                 "RUNCTL_SUBNETS": self._stack.to_json_string(subnets),
-                "RUNCTL_LAUNCH_TEMPLATES": self._launch_templates(),
+                "RUNCTL_PLACEMENT_GROUPS": self._stack.to_json_string(groups),
+                **self._launch_templates(),
                 **self.root_volumes().variables,
             },
         )
@@ -199,10 +204,19 @@ class MachineCapabilities(CapabilitiesBase):
         reads = ["servicequotas:GetServiceQuota", "servicequotas:GetAWSDefaultServiceQuota"]
         return Capability(statements=[allow([*reads, "ec2:DescribeInstanceTypes"], ["*"])])
 
-    def _launch_templates(self) -> str:
-        return self._stack.to_json_string(
-            {
-                kind: {"id": machine.template_id, "version": TEMPLATE_VERSION}
-                for kind, machine in self._compute.machines.items()
-            }
+    def instance_types(self) -> Capability:
+        """Read what instance types can do; this action has no resource types."""
+        return Capability(
+            statements=[allow(["ec2:DescribeInstanceTypes"], ["*"])], variables=self._name()
         )
+
+    def _launch_templates(self) -> Mapping[str, str]:
+        templates = {
+            kind: {"id": machine.template_id, "version": TEMPLATE_VERSION}
+            for kind, machine in self._compute.machines.items()
+        }
+        gangs = {kind: machine.template_id for kind, machine in self._compute.gang_machines.items()}
+        return {
+            "RUNCTL_LAUNCH_TEMPLATES": self._stack.to_json_string(templates),
+            "RUNCTL_GANG_TEMPLATES": self._stack.to_json_string(gangs),
+        }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aws_cdk import Fn
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
@@ -11,7 +13,11 @@ from stacks.disks import BASE_THROUGHPUT, Disk
 
 
 class Machine(Construct):
-    """A launch template: image, disk, metadata service, network, role, user data."""
+    """A launch template: image, disk, metadata service, network, role, user data.
+
+    `has_efa` makes the network interface an Elastic Fabric Adapter, which is an ordinary interface
+    as well. Only some instance types accept it.
+    """
 
     # The keywords are the properties of the construct, as for those of the CDK.
     def __init__(
@@ -25,8 +31,9 @@ class Machine(Construct):
         disk_gib: int,
         user_data: str,
         profile: iam.CfnInstanceProfile,
-        security_group: ec2.ISecurityGroup,
+        security_groups: Sequence[ec2.ISecurityGroup],
         public_address: bool,
+        has_efa: bool = False,
     ) -> None:
         super().__init__(scope, construct_id)
         # An L1 construct: the L2 construct would pin the image at each deployment, although EC2 can
@@ -56,7 +63,8 @@ class Machine(Construct):
                         device_index=0,
                         associate_public_ip_address=public_address,
                         delete_on_termination=True,
-                        groups=[security_group.security_group_id],
+                        groups=[group.security_group_id for group in security_groups],
+                        interface_type="efa" if has_efa else None,
                     )
                 ],
                 user_data=Fn.base64(user_data),

@@ -36,6 +36,14 @@ class Network(Construct):
             description="Instances of runs: everything out, nothing in",
             allow_all_outbound=True,
         )
+        self.gang_group = _gang_group(self, self.vpc)
+        # Empty groups are free. Instances of one group are in one zone, hence a group for each.
+        self.placement_groups: Mapping[str, ec2.CfnPlacementGroup] = {
+            zone: ec2.CfnPlacementGroup(
+                self, f"Cluster{zone.title().replace('-', '')}", strategy="cluster"
+            )
+            for zone in subnets
+        }
 
     def _named(self, vpc_id: str) -> ec2.IVpc:
         return ec2.Vpc.from_lookup(self, "Vpc", vpc_id=vpc_id)
@@ -65,10 +73,38 @@ class Network(Construct):
             vpc,
             {
                 "AwsSolutions-VPC7": "Flow logs are billed for every connection of every trainer; "
-                "the security group admits no inbound traffic that they could show."
+                "only the nodes of a gang admit any inbound traffic, from each other."
             },
         )
         return vpc
+
+
+def _gang_group(scope: Construct, vpc: ec2.IVpc) -> ec2.SecurityGroup:
+    """Create the second group of instances that train together, which is open only within itself.
+
+    EFA needs rules that name the group itself, in both directions; a rule for every address does
+    not count.
+    """
+    group = ec2.SecurityGroup(
+        scope,
+        "GangSecurityGroup",
+        vpc=vpc,
+        description="Nodes of gangs: everything among themselves",
+        # With this, the CDK adds a rule without effect. Without any rule in the template, EC2 would
+        # add its default, which allows everything out.
+        allow_all_outbound=False,
+    )
+    group.add_ingress_rule(group, ec2.Port.all_traffic(), "From other nodes")
+    # A resource of its own: a rule of the construct would replace the one without effect.
+    ec2.CfnSecurityGroupEgress(
+        group,
+        "ToOtherNodes",
+        group_id=group.security_group_id,
+        destination_security_group_id=group.security_group_id,
+        ip_protocol="-1",
+        description="To other nodes",
+    )
+    return group
 
 
 def _zones_of(stack: Stack, region: str) -> list[str]:

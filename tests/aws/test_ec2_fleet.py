@@ -7,7 +7,8 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
+from runctl.aws.fleet import Ec2Fleet
+from runctl.aws.fleet_requests import GangResources, LaunchTemplate
 from runctl.model.errors import RefusedError, TransientError
 from runctl.model.identity import client_token
 from runctl.model.machine import Machine
@@ -39,6 +40,14 @@ def make(client):
             kind: LaunchTemplate(template_id=f"lt-{kind.value}", version="3")
             for kind in MachineKind
         },
+        gang=GangResources(
+            templates={
+                kind: LaunchTemplate(template_id=f"lt-gang-{kind.value}", version="3")
+                for kind in MachineKind
+            },
+            efa_templates={MachineKind.X86_GPU: LaunchTemplate(template_id="lt-efa", version="3")},
+            placement_groups={"us-east-1a": "cluster-a"},
+        ),
     )
 
 

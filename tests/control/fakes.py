@@ -51,6 +51,7 @@ from runctl.model.run import (
 from runctl.model.secret_references import SecretReference
 from runctl.model.shard import PlanHeader
 from runctl.model.subject import pin_of, pinned_keys, pins_by
+from runctl.model.type_network import TypeNetwork
 
 START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -614,6 +615,7 @@ class FakeFleet:
         self._zones = tuple(zones)
         self.own_images: frozenset[MachineKind] = frozenset()
         self.volumes: dict[MachineKind, RootVolume] = {}
+        self.networks: dict[str, TypeNetwork] = {}
         self.machines: dict[str, Machine] = {}
         self.fleets: dict[str, InstantFleet] = {}
         self.refusals: dict[Pool, str] = {}
@@ -639,6 +641,9 @@ class FakeFleet:
     def root_volumes(self) -> dict[MachineKind, RootVolume]:
         return self.volumes
 
+    def network_of(self, instance_types: Sequence[str]) -> dict[str, TypeNetwork]:
+        return {name: self.networks[name] for name in instance_types if name in self.networks}
+
     def build_request(
         self,
         *,
@@ -648,6 +653,9 @@ class FakeFleet:
         pools: Sequence[Pool],
         volumes: Mapping[MachineKind, RootVolume] | None = None,
         count: int = 1,
+        least: int = 0,
+        nodes: int = 1,
+        placed: bool = False,
     ) -> str:
         return json.dumps(
             {
@@ -659,6 +667,9 @@ class FakeFleet:
                 "attempt": attempt,
                 "pools": [str(pool) for pool in pools],
                 "count": count,
+                "least": least or count,
+                "nodes": nodes,
+                "placed": placed,
             }
         )
 

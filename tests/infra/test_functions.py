@@ -157,6 +157,10 @@ def test_every_rule_may_invoke_its_function(app: Synthesized) -> None:
 def test_reconciliation_identifies_our_machines_by_their_security_group(
     app: Synthesized,
 ) -> None:
-    (group,) = app.of_type("AWS::EC2::SecurityGroup")
+    (group,) = (
+        group
+        for group in app.of_type("AWS::EC2::SecurityGroup")
+        if group.logical_id.startswith("NetworkSecurityGroup")
+    )
     variables = app.function("reconcile").properties["Environment"]["Variables"]
     assert variables["RUNCTL_SECURITY_GROUP"] == f"<{group.logical_id}.GroupId>"

@@ -14,14 +14,19 @@ from tests.infra.templates import Resource, Synthesized
 BOOTSTRAP = Path(__file__).parents[2] / "instance_scripts/bootstrap.sh"
 MAX_USER_DATA = 16 * 1024
 KINDS = ("X86Gpu", "X86Cpu", "ArmCpu")
+GANG_KINDS = ("X86GpuGang", "X86CpuGang", "ArmCpuGang", "X86GpuGangEfa")
 
 
-@pytest.fixture(params=KINDS)
+def kind_of(template: Resource) -> str:
+    return template.logical_id.partition("LaunchTemplate")[0]
+
+
+@pytest.fixture(params=[*KINDS, *GANG_KINDS])
 def template(request: pytest.FixtureRequest, app: Synthesized) -> Resource:
     (found,) = (
         template
         for template in app.of_type("AWS::EC2::LaunchTemplate")
-        if template.logical_id.startswith(request.param)
+        if kind_of(template) == request.param
     )
     return found
 
@@ -34,11 +39,11 @@ def data(template: Resource) -> dict[str, Any]:
 
 def test_each_kind_of_machine_has_its_image(app: Synthesized) -> None:
     images = {
-        template.logical_id.partition("LaunchTemplate")[0]: template.properties[
-            "LaunchTemplateData"
-        ]["ImageId"]
+        kind_of(template): template.properties["LaunchTemplateData"]["ImageId"]
         for template in app.of_type("AWS::EC2::LaunchTemplate")
     }
+    for kind in GANG_KINDS:
+        assert images.pop(kind) == images[kind.partition("Gang")[0]]
     canonical = "resolve:ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current"
     assert images == {
         "X86Gpu": "resolve:ssm:/aws/service/deeplearning/ami/x86_64/"
@@ -71,20 +76,101 @@ def test_the_disk_is_encrypted_and_deleted_with_the_instance(data: dict[str, Any
     assert not {"Throughput", "Iops", "VolumeInitializationRate"} & set(ebs)
 
 
+def security_group(app: Synthesized, prefix: str) -> Resource:
+    (found,) = (
+        group
+        for group in app.of_type("AWS::EC2::SecurityGroup")
+        if group.logical_id.startswith(prefix)
+    )
+    return found
+
+
 def test_it_has_a_public_address_and_our_security_group(
-    app: Synthesized, data: dict[str, Any]
+    app: Synthesized, template: Resource, data: dict[str, Any]
 ) -> None:
     (interface,) = data["NetworkInterfaces"]
     assert interface["AssociatePublicIpAddress"] is True
-    (group,) = app.of_type("AWS::EC2::SecurityGroup")
-    assert interface["Groups"] == [f"<{group.logical_id}.GroupId>"]
+    prefixes = ["NetworkSecurityGroup"]
+    if kind_of(template) in GANG_KINDS:
+        prefixes.append("NetworkGangSecurityGroup")
+    groups = [security_group(app, prefix) for prefix in prefixes]
+    assert interface["Groups"] == [f"<{group.logical_id}.GroupId>" for group in groups]
     assert "SubnetId" not in interface
 
 
-def test_nothing_is_allowed_inbound(app: Synthesized) -> None:
-    (group,) = app.of_type("AWS::EC2::SecurityGroup")
-    assert "SecurityGroupIngress" not in group.properties
-    assert not app.of_type("AWS::EC2::SecurityGroupIngress")
+def test_only_the_template_for_adapters_has_one(template: Resource, data: dict[str, Any]) -> None:
+    (interface,) = data["NetworkInterfaces"]
+    expected = "efa" if kind_of(template) == "X86GpuGangEfa" else None
+    assert interface.get("InterfaceType") == expected
+
+
+def test_a_template_for_gangs_differs_only_in_its_network(app: Synthesized) -> None:
+    found = {
+        kind_of(template): dict(template.properties["LaunchTemplateData"])
+        for template in app.of_type("AWS::EC2::LaunchTemplate")
+    }
+    assert sorted(found) == sorted([*KINDS, *GANG_KINDS])
+    for data in found.values():
+        del data["NetworkInterfaces"]
+    for kind in GANG_KINDS:
+        assert found[kind] == found[kind.partition("Gang")[0]]
+
+
+def test_nothing_is_allowed_inbound_but_from_other_nodes_of_gangs(app: Synthesized) -> None:
+    for group in app.of_type("AWS::EC2::SecurityGroup"):
+        assert "SecurityGroupIngress" not in group.properties
+    gang = f"<{security_group(app, 'NetworkGangSecurityGroup').logical_id}.GroupId>"
+    (rule,) = app.of_type("AWS::EC2::SecurityGroupIngress")
+    assert rule.properties == {
+        "Description": "From other nodes",
+        "GroupId": gang,
+        "IpProtocol": "-1",
+        "SourceSecurityGroupId": gang,
+    }
+
+
+def test_the_group_of_gangs_allows_nothing_out_but_to_other_nodes(app: Synthesized) -> None:
+    group = security_group(app, "NetworkGangSecurityGroup")
+    # Without a rule of the group's own, EC2 would add one that allows everything out.
+    (nothing,) = group.properties["SecurityGroupEgress"]
+    assert (nothing["CidrIp"], nothing["IpProtocol"]) == ("255.255.255.255/32", "icmp")
+    (rule,) = app.of_type("AWS::EC2::SecurityGroupEgress")
+    # EFA needs a rule that names the group itself.
+    assert rule.properties["GroupId"] == f"<{group.logical_id}.GroupId>"
+    assert rule.properties["DestinationSecurityGroupId"] == rule.properties["GroupId"]
+    assert rule.properties["IpProtocol"] == "-1"
+
+
+def test_each_zone_has_a_cluster_placement_group_that_launches_know(app: Synthesized) -> None:
+    groups = app.of_type("AWS::EC2::PlacementGroup")
+    assert [group.properties for group in groups] == [{"Strategy": "cluster"}] * 3
+    for function in ("launch_instances", "handle_interruption"):
+        variables = app.function(function).properties["Environment"]["Variables"]
+        named = json.loads(variables["RUNCTL_PLACEMENT_GROUPS"])
+        assert sorted(named) == ["us-east-1a", "us-east-1b", "us-east-1c"]
+        assert sorted(named.values()) == sorted(f"<{group.logical_id}>" for group in groups)
+
+
+@pytest.mark.parametrize("function", ["launch_instances", "handle_interruption", "reconcile"])
+def test_functions_know_the_templates_for_gangs(app: Synthesized, function: str) -> None:
+    variables = app.function(function).properties["Environment"]["Variables"]
+    templates = {
+        kind_of(template): f"<{template.logical_id}>"
+        for template in app.of_type("AWS::EC2::LaunchTemplate")
+    }
+    assert json.loads(variables["RUNCTL_GANG_TEMPLATES"]) == {
+        "x86_gpu": templates["X86GpuGang"],
+        "x86_cpu": templates["X86CpuGang"],
+        "arm_cpu": templates["ArmCpuGang"],
+        "x86_gpu_efa": templates["X86GpuGangEfa"],
+    }
+
+
+def test_the_variables_of_a_function_stay_below_the_limit_of_lambda(app: Synthesized) -> None:
+    for function in app.of_type("AWS::Lambda::Function"):
+        variables = function.properties["Environment"]["Variables"]
+        # The values that only a deployment knows are a little longer than their placeholders.
+        assert len(json.dumps(variables)) < 3500
 
 
 def test_there_is_one_public_subnet_per_zone(app: Synthesized) -> None:

@@ -35,7 +35,7 @@ SIZES = "DescribeInstanceTypes"
 CHECK = "DescribeInstanceStatus"
 FLEETS = {"DescribeTags", "DescribeFleets", "DeleteFleets"}
 EC2_CALLS = {
-    "prepare_run": {DESCRIBE, TERMINATE},
+    "prepare_run": {DESCRIBE, SIZES, TERMINATE},
     "launch_instances": {LAUNCH, DESCRIBE, SIZES, TERMINATE},
     "confirm_checkpoint": {DESCRIBE, TERMINATE, CHECK},
     "finish_run": {DESCRIBE, TERMINATE},
@@ -48,7 +48,7 @@ COMMANDERS = {"handle_interruption", "handle_instance_change", "clean_up", "reco
 STARTERS = {"launch_instances"}
 LAUNCHERS = {"launch_instances", "handle_interruption"}
 NOTIFIERS = {"finish_run", "clean_up", "reconcile"}
-REPORTERS = {"train", "handle_instance_change", "reconcile"}
+REPORTERS = {"train", "handle_instance_change", "reconcile", *LAUNCHERS}
 FUNCTIONS = sorted(LEDGER)
 
 EC2 = f"arn:aws:ec2:{REGION}:{ACCOUNT}"
@@ -85,7 +85,7 @@ def facts(app: Synthesized) -> Mapping[str, list[str]]:
     """Return the values of the placeholders in required resources for this deployment."""
     templates = app.of_type("AWS::EC2::LaunchTemplate")
     images = [template.properties["LaunchTemplateData"]["ImageId"] for template in templates]
-    (group,) = app.of_type("AWS::EC2::SecurityGroup")
+    groups = app.of_type("AWS::EC2::SecurityGroup")
     (profile,) = app.of_type("AWS::IAM::InstanceProfile")
     return {
         "region": [REGION],
@@ -93,7 +93,10 @@ def facts(app: Synthesized) -> Mapping[str, list[str]]:
         "template": [f"<{template.logical_id}>" for template in templates],
         "tagged": ["fleet", "instance", "volume"],
         "subnet": [f"<{subnet.logical_id}>" for subnet in app.of_type("AWS::EC2::Subnet")],
-        "group": [f"<{group.logical_id}.GroupId>"],
+        "group": [f"<{group.logical_id}.GroupId>" for group in groups],
+        "placement_group": [
+            f"<{group.logical_id}>" for group in app.of_type("AWS::EC2::PlacementGroup")
+        ],
         "image": ["ami-0123456789abcdef0"],
         "role": [f"arn:aws:iam::{ACCOUNT}:role/{profile.properties['Roles'][0]}"],
         "parameter": [image.removeprefix("resolve:ssm:") for image in images],
@@ -244,7 +247,12 @@ def test_foreign_instances_are_out_of_reach(app: Synthesized, function: str) -> 
 @pytest.mark.parametrize("function", ["launch_instances", "handle_interruption"])
 def test_a_launch_is_bound_to_our_resources(app: Synthesized, function: str) -> None:
     role = role_of(app, function)
-    for resource in ("launch-template/lt-1", "subnet/subnet-1", "security-group/sg-1"):
+    for resource in (
+        "launch-template/lt-1",
+        "subnet/subnet-1",
+        "security-group/sg-1",
+        "placement-group/theirs",
+    ):
         assert not role.allows("ec2:RunInstances", f"{EC2}:{resource}")
     # Tags only during a launch, and only the role of instances, only to EC2.
     assert not role.allows("ec2:CreateTags", f"{EC2}:instance/i-1")

@@ -10,6 +10,7 @@ from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.pool import MachineKind, Pool
 from runctl.model.quota import VcpuQuota
 from runctl.model.root_volume import RootVolume
+from runctl.model.type_network import TypeNetwork
 
 
 class Fleet(Protocol):
@@ -37,10 +38,26 @@ class Fleet(Protocol):
         pools: Sequence[Pool],
         volumes: Mapping[MachineKind, RootVolume] | None = None,
         count: int = 1,
+        least: int = 0,
+        nodes: int = 1,
+        placed: bool = False,
     ) -> str:
-        """Return the exact CreateFleet request (JSON) for `count` instances, all or none.
+        """Return the exact CreateFleet request (JSON) for an instance from any of the pools.
 
         `volumes` replace the root volumes of the launch templates.
+
+        For an attempt with several `nodes`, it is for `count` of them from a single pool, or none
+        where there are fewer than `least` (all of them by default). With `placed`, they are placed
+        close together, where the type permits that; that may be refused by a pool that has enough
+        instances elsewhere in the zone. Raises TransientError when throttled, and RefusedError if
+        the deployment is too old for several nodes.
+        """
+        ...
+
+    def network_of(self, instance_types: Sequence[str]) -> Mapping[str, TypeNetwork]:
+        """Return the network of each type that EC2 knows in this region.
+
+        Raises TransientError when throttled.
         """
         ...
 

@@ -53,6 +53,7 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
                 f"{_EC2}:launch-template/{{template}}",
                 f"{_EC2}:subnet/{{subnet}}",
                 f"{_EC2}:security-group/{{group}}",
+                f"{_EC2}:placement-group/{{placement_group}}",
                 "arn:aws:ec2:{region}::image/{image}",
             ),
             on_launch=True,

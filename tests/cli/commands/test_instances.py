@@ -5,7 +5,8 @@ import json
 import boto3
 import pytest
 
-from runctl.aws.fleet import Ec2Fleet, LaunchTemplate
+from runctl.aws.fleet import Ec2Fleet
+from runctl.aws.fleet_requests import LaunchTemplate
 from runctl.aws.instances import ExistingInstances, creation_request
 from runctl.cli.commands.aws import machines
 from runctl.model.identity import DEPLOYMENT_TAG, EXISTING_TAG, KEEP_ALIVE_TAG, RUN_TAG
