@@ -15,7 +15,6 @@ from runctl.model.type_network import TypeNetwork
 from tests.aws.test_ec2_fleet import SUBNETS, make
 
 SPOT = Pool("m5.large", "us-east-1a", "spot")
-WITH_EFA = Pool("g5.48xlarge", "us-east-1a", "spot")
 
 
 def described(name, *, cards=1, efa=False, strategies=("cluster", "partition", "spread")):

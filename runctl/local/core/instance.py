@@ -89,6 +89,7 @@ class Instance:
     tags_in_metadata: bool = False
     shutdown_behavior: str = "stop"
     security_groups: tuple[str, ...] = ()
+    placement_group: str = ""
     fleet_id: str | None = None
     client_token: str = ""
     reservation_id: str = field(default_factory=lambda: f"r-{secrets.token_hex(9)[:17]}")

@@ -138,6 +138,12 @@ def zones() -> list[str]:
     return sorted({record["AvailabilityZone"] for record in ec2._subnets.values()})
 
 
+def placement_strategy(name: str) -> str | None:
+    """Return the strategy of a placement group; None if there is no such group."""
+    record = ec2._placement_groups.get(name)
+    return None if record is None else str(record["Strategy"])
+
+
 def find_profile(spec: dict[str, Any]) -> Profile:
     """Look up an instance profile, or refuse as EC2 does."""
     record = iam._lookup_instance_profile(name=spec.get("Name", ""), arn=spec.get("Arn", ""))

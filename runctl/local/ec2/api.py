@@ -39,6 +39,7 @@ INSTANCE_FILTERS: Mapping[str, Callable[[Instance], str]] = {
     "instance-state-code": lambda instance: str(STATE_CODES[instance.state]),
     "instance-state-name": lambda instance: instance.state,
     "instance-type": lambda instance: instance.instance_type,
+    "placement-group-name": lambda instance: instance.placement_group,
     "private-ip-address": lambda instance: instance.private_ip,
     "state-reason-code": lambda instance: instance.end.code if instance.end else "",
     "subnet-id": lambda instance: instance.subnet.subnet_id,

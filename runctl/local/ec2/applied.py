@@ -15,7 +15,7 @@ _OPTIONS = ("AllocationStrategy", "SingleInstanceType", "SingleAvailabilityZone"
             "MinTargetCapacity")  # fmt: skip
 _OVERRIDES = ("InstanceType", "MaxPrice", "SubnetId", "AvailabilityZone", "WeightedCapacity",
               "Priority", "BlockDeviceMappings", "IamInstanceProfile", "MetadataOptions", "ImageId",
-              "Placement.AvailabilityZone")  # fmt: skip
+              "Placement.AvailabilityZone", "Placement.GroupName")  # fmt: skip
 _PAGES = frozenset({"MaxResults", "NextToken"})
 _LISTS = _PAGES | {"Filters"}
 
@@ -77,6 +77,7 @@ _TEMPLATE = frozenset(
         "ImageId", "InstanceType", "UserData", "IamInstanceProfile", "SecurityGroupIds",
         "NetworkInterfaces", "BlockDeviceMappings", "MetadataOptions", "TagSpecifications",
         "InstanceInitiatedShutdownBehavior", "Placement.AvailabilityZone",
+        "Placement.GroupName",
         "InstanceMarketOptions.MarketType", "InstanceMarketOptions.SpotOptions.MaxPrice",
         "Monitoring", "EbsOptimized", "DisableApiStop", "DisableApiTermination",
     }

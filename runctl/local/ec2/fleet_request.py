@@ -14,11 +14,12 @@ from runctl.local.core.allocation import Offer
 from runctl.local.core.market import Lifecycle, Pool
 from runctl.local.core.protocol import ApiError
 from runctl.local.core.records import LaunchTemplate, Profile, Subnet
-from runctl.local.ec2 import block_devices
+from runctl.local.ec2 import block_devices, placement
 from runctl.local.ec2.applied import check_template
 from runctl.local.ec2.tag_rules import check_shown_keys, check_tags
 
 _INSTANT_ONLY = "The local cloud launches fleets of type instant only."
+_MAX_LEAST = 1000
 _MAX_USER_DATA_BYTES = 16 * 1024
 
 
@@ -33,6 +34,11 @@ class Candidate:
     image: str
     image_parameter: str | None
     profile: Profile | None
+
+    @property
+    def placement_group(self) -> str:
+        """The name of the placement group, empty without one."""
+        return placement.group_of({**self.template.data, **self.override})
 
 
 def candidates_of(request: dict[str, Any]) -> Iterator[Candidate]:
@@ -126,8 +132,11 @@ def _check_strategies(request: dict[str, Any]) -> None:
                 "InvalidParameterCombination",
                 f"{name}: MinTargetCapacity needs SingleInstanceType or SingleAvailabilityZone.",
             )
-        if options.get("MinTargetCapacity", 0) > target["TotalTargetCapacity"]:
-            raise ApiError("InvalidParameterValue", "MinTargetCapacity exceeds the target.")
+        least = options.get("MinTargetCapacity", 0)
+        if least > min(target["TotalTargetCapacity"], _MAX_LEAST):
+            raise ApiError(
+                "InvalidParameterValue", f"MinTargetCapacity exceeds the target or {_MAX_LEAST}."
+            )
         if "MaintenanceStrategies" in options:
             raise ApiError(
                 "InvalidParameterCombination",
@@ -205,6 +214,8 @@ def refusal(candidate: Candidate, request: dict[str, Any]) -> ApiError | None:
     if problem := block_devices.refusal(candidate.override):
         return problem
     data = candidate.template.data
+    if problem := placement.refusal({**data, **candidate.override}, pool.instance_type):
+        return problem
     tags = {**template_tags(data), **tags_for(request, "instance")}
     try:
         check_tags({"Key": key, "Value": value} for key, value in tags.items())
@@ -256,7 +267,7 @@ def where(candidate: Candidate) -> dict[str, Any]:
     """Describe template, override and lifecycle as EC2's responses do."""
     allowed = {
         "InstanceType", "MaxPrice", "SubnetId", "AvailabilityZone", "WeightedCapacity", "Priority",
-        "ImageId",
+        "ImageId", "Placement",
     }  # fmt: skip
     return {
         "LaunchTemplateAndOverrides": {

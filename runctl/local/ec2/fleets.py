@@ -35,6 +35,7 @@ from runctl.local.ec2.fleet_request import (
     where,
 )
 from runctl.local.ec2.instances import Instances
+from runctl.local.ec2.placement import check_room
 from runctl.local.ec2.quotas import Quotas
 from runctl.local.ec2.volumes import Volumes
 
@@ -124,6 +125,7 @@ class Fleets:
                     template=[candidate.template.template_id],
                     subnet=[candidate.subnet.subnet_id],
                     group=security_groups(data),
+                    placement_group=[name] if (name := candidate.placement_group) else [],
                     image=[candidate.image],
                     role=[records.role_arn(candidate.profile.role)] if candidate.profile else [],
                     instance_type=[candidate.offer.pool.instance_type],
@@ -143,6 +145,12 @@ class Fleets:
     def _allocate(self, request: dict[str, Any], candidates: list[Candidate]) -> Allocation:
         target = request["TargetCapacitySpecification"]
         options = request.get("SpotOptions" if is_spot(request) else "OnDemandOptions", {})
+        check = check_room(
+            {candidate.offer.pool: candidate.placement_group for candidate in candidates},
+            self._instances.all(),
+            room=self._instances.knobs.placement_group_room,
+            quotas=self._quotas.shortage,
+        )
         return allocate(
             self._instances.market,
             [candidate.offer for candidate in candidates],
@@ -151,7 +159,7 @@ class Fleets:
             same_type=options.get("SingleInstanceType", False),
             same_zone=options.get("SingleAvailabilityZone", False),
             minimum=options.get("MinTargetCapacity", 0),
-            quota_check=self._quotas.shortage,
+            quota_check=check,
         )
 
     def _launch(self, candidate: Candidate, fleet: Fleet, authorize: Authorize) -> str:
@@ -181,6 +189,7 @@ class Fleets:
             tags_in_metadata=shows_tags(data),
             shutdown_behavior=data.get("InstanceInitiatedShutdownBehavior", "stop"),
             security_groups=tuple(security_groups(data)),
+            placement_group=candidate.placement_group,
             fleet_id=fleet.fleet_id,
             client_token=fleet.request.get("ClientToken", ""),
             disk_scale=block_devices.scale(template, data),

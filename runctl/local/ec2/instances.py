@@ -55,6 +55,10 @@ class Instances:
         )
         self._thread.start()
 
+    def is_placed(self, group: str) -> bool:
+        """Return whether a placement group has instances."""
+        return any(found.is_alive and found.placement_group == group for found in self.all())
+
     def all(self) -> list[Instance]:
         """List every instance, including those that have ended."""
         return list(self._all.values())

@@ -37,7 +37,7 @@ def _described(instance: Instance) -> dict[str, Any]:
         "StateTransitionReason": end.transition if end else "",
         "Placement": {
             "AvailabilityZone": instance.zone,
-            "GroupName": "",
+            "GroupName": instance.placement_group,
             "Tenancy": "default",
         },
         "SubnetId": None if gone else instance.subnet.subnet_id,
@@ -74,4 +74,20 @@ def type_of(instance_type: catalog.InstanceType) -> dict[str, Any]:
         "VCpuInfo": {"DefaultVCpus": instance_type.vcpus},
         "MemoryInfo": {"SizeInMiB": instance_type.memory_mib},
         "GpuInfo": gpus if instance_type.gpus else None,
+        "NetworkInfo": _network_of(instance_type.network),
+        "PlacementGroupInfo": {"SupportedStrategies": list(instance_type.network.strategies)},
+    }
+
+
+def _network_of(network: catalog.Network) -> dict[str, Any]:
+    efa = {"EfaInfo": {"MaximumEfaInterfaces": network.cards}} if network.has_efa else {}
+    return {
+        "MaximumNetworkCards": network.cards,
+        "DefaultNetworkCardIndex": 0,
+        "NetworkCards": [
+            {"NetworkCardIndex": index, "InterfaceTypes": list(network.interface_types)}
+            for index in range(network.cards)
+        ],
+        "EfaSupported": network.has_efa,
+        **efa,
     }

@@ -25,6 +25,7 @@ from runctl.local.core.keys import ADMIN_PATH
 from runctl.local.core.knobs import Setup
 from runctl.local.core.market import Market
 from runctl.local.core.protocol import ApiError
+from runctl.local.ec2 import provisioning as ec2_provisioning
 from runctl.local.ec2.api import Ec2
 from runctl.local.ec2.fleets import Fleets
 from runctl.local.ec2.instances import Instances
@@ -293,6 +294,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
     ec2 = Ec2(instances, Fleets(instances, volumes, quotas), volumes)
     ecr = RegistryService(home / "tmp/registry", calls)
     provisioning.install(ssm)
+    ec2_provisioning.install(instances.is_placed)
     protocol.service_model("ec2")  # now, not in the first call
     return Gateway(
         ec2=ec2,
