@@ -207,6 +207,12 @@ def metrics_prefix(run_id: str, attempt: int, rank: int) -> str:
     return f"{run_prefix(run_id)}metrics/{attempt:04d}/{rank:03d}/"
 
 
+def is_of_first_rank(metrics_key: str) -> bool:
+    """Whether a metric object is of the node of rank 0, whose metrics are those of the attempt."""
+    rank = re.search(r"/metrics/\d+/(\d{3})/[^/]+\Z", metrics_key)
+    return rank is None or int(rank[1]) == 0
+
+
 def boot_log_key(run_id: str, attempt: int, rank: int) -> str:
     """Return where the agent of a node stores its log when the attempt ends."""
     return f"{run_prefix(run_id)}logs/{_node(attempt, rank)}-agent.log"

@@ -27,11 +27,14 @@ _READERS = 16
 def read_histories(blobs: Blobs, run: Run) -> dict[str, History]:
     """Return the history of each metric of a run; without a step, its lines are counted.
 
+    Of a gang, it is that of the nodes of rank 0.
+
     Of an evaluation of every checkpoint, they are its results over the steps of the other run.
     """
     if run.request.evaluate.every_checkpoint:
         return _of_evaluations(blobs, run.run_id)
-    keys = blobs.keys(identity.all_metrics_prefix(run.run_id))[-MAX_OBJECTS:]
+    keys = blobs.keys(identity.all_metrics_prefix(run.run_id))
+    keys = [key for key in keys if identity.is_of_first_rank(key)][-MAX_OBJECTS:]
     with ThreadPoolExecutor(_READERS) as pool:
         chunks = pool.map(lambda key: _read(blobs, key), keys)
     lines = (line for chunk in chunks for line in chunk.decode(errors="replace").splitlines())

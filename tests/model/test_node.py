@@ -80,3 +80,9 @@ def test_names_of_nodes_differ_by_rank_and_sort_within_their_attempt():
 def test_logs_of_the_first_rank_may_be_where_older_versions_wrote_them():
     assert identity.log_streams("run-1", 3, 0) == ("run-1/0003-000", "run-1/0003")
     assert identity.log_streams("run-1", 3, 1) == ("run-1/0003-001",)
+
+
+def test_metrics_of_an_attempt_are_those_of_its_first_rank():
+    keys = [f"{identity.metrics_prefix('run-1', 12, rank)}7.jsonl" for rank in (0, 1, 10)]
+    assert [identity.is_of_first_rank(key) for key in keys] == [True, False, False]
+    assert identity.is_of_first_rank("runs/run-1/metrics/0001/7.jsonl")  # of an older version
