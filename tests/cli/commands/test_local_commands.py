@@ -1,10 +1,16 @@
 """`runctl local …` against a real local cloud, and `--local`, which ignores AWS variables."""
 
+from dataclasses import replace
+
 import boto3
 import pytest
 
+from runctl.cli.commands.local.local_cloud import instance_of
 from runctl.local import daemon
 from runctl.local.client import LocalCloudClient
+from runctl.model.errors import NotFoundError
+from runctl.model.node import Node
+from tests.attempts import make_attempt
 
 
 @pytest.fixture
@@ -137,3 +143,11 @@ def test_status_shows_the_isolation_of_instances(runctl, tmp_path):
 def test_help_of_terminate_says_that_yes_is_required_without_a_terminal(runctl):
     expected = " ".join(runctl("aws", "terminate", "--help").stdout.replace("│", " ").split())
     assert "required without a terminal" in expected
+
+
+def test_a_node_of_a_run_is_chosen_by_its_rank():
+    nodes = [Node(run_id="ddp", attempt=2, rank=rank, instance_id=f"i-{rank}") for rank in (0, 1)]
+    attempt = replace(make_attempt(2, run_id="ddp"), nodes=tuple(nodes))
+    assert (instance_of(attempt, 0), instance_of(attempt, 1)) == ("i-0", "i-1")
+    with pytest.raises(NotFoundError, match="attempt 2 of ddp has no node of rank 2; its ranks"):
+        instance_of(attempt, 2)

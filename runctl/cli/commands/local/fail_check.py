@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from runctl.cli.commands.find import RunName
-from runctl.cli.commands.local.local_cloud import find_training
+from runctl.cli.commands.local.local_cloud import Rank, find_training, instance_of
 from runctl.cli.invocation import Invocation
 from runctl.local.client import LocalCloudError
 from runctl.local.ec2.faults import CHECKS
@@ -17,6 +17,7 @@ from runctl.model.errors import InvalidRequestError, Problem, RefusedError
 def fail_check(
     invocation: Invocation,
     run: RunName,
+    rank: Rank = 0,
     check: Annotated[
         str, typer.Option(metavar="CHECK", help="system, instance or ebs.")
     ] = "system",
@@ -29,7 +30,7 @@ def fail_check(
         problem = f"{check!r} is not one of {', '.join(CHECKS)}"
         raise InvalidRequestError((Problem("--check", problem),))
     client, attempt = find_training(invocation, run)
-    instance_id = attempt.instance_ids[0]
+    instance_id = instance_of(attempt, rank)
     try:
         client.impair(instance_id, check=check, since_seconds=600, hangs=hang)
     except LocalCloudError as exc:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from runctl.cli.commands.find import RunName
-from runctl.cli.commands.local.local_cloud import find_training, translated
+from runctl.cli.commands.local.local_cloud import Rank, find_training, instance_of, translated
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, Problem
 
@@ -15,6 +15,7 @@ from runctl.model.errors import InvalidRequestError, Problem
 def interrupt(
     invocation: Invocation,
     run: RunName,
+    rank: Rank = 0,
     no_notice: Annotated[
         bool, typer.Option("--no-notice", help="Reclaim the instance without a notice.")
     ] = False,
@@ -43,7 +44,7 @@ def interrupt(
         raise InvalidRequestError((Problem("--notice-seconds", problem),))
     seconds = 120 if notice_seconds is None else notice_seconds
     client, attempt = find_training(invocation, run)
-    instance_id = attempt.instance_ids[0]
+    instance_id = instance_of(attempt, rank)
     with translated():
         if reservation:
             client.end_reservation(instance_id, notice_seconds=seconds)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from runctl.cli.commands.find import find_run
 from runctl.cli.endpoint import find_local_cloud
@@ -69,6 +71,23 @@ def deployed_stacks(endpoint: Endpoint) -> list[str]:
     except (FileNotFoundError, json.JSONDecodeError):
         return []
     return sorted(outputs)
+
+
+Rank = Annotated[
+    int, typer.Option(metavar="N", min=0, help="The node of this rank, of a run of several nodes.")
+]
+
+
+def instance_of(attempt: Attempt, rank: int) -> str:
+    """Return the instance of a node; raises NotFoundError if the attempt has no such node."""
+    instances = {node.rank: node.instance_id for node in attempt.nodes if node.instance_id}
+    if rank not in instances:
+        known = ", ".join(map(str, sorted(instances))) or "none"
+        raise NotFoundError(
+            f"attempt {attempt.number} of {attempt.run_id} has no node of rank {rank}; its ranks "
+            f"are {known}"
+        )
+    return instances[rank]
 
 
 def find_training(invocation: Invocation, run: str) -> tuple[LocalCloudClient, Attempt]:

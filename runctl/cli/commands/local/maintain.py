@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from runctl.cli.commands.find import RunName
-from runctl.cli.commands.local.local_cloud import find_training
+from runctl.cli.commands.local.local_cloud import Rank, find_training, instance_of
 from runctl.cli.invocation import Invocation
 from runctl.local.client import LocalCloudError
 from runctl.local.ec2.faults import CODES
@@ -17,6 +17,7 @@ from runctl.model.errors import InvalidRequestError, Problem, RefusedError
 def maintain(
     invocation: Invocation,
     run: RunName,
+    rank: Rank = 0,
     code: Annotated[
         str,
         typer.Option(
@@ -34,7 +35,7 @@ def maintain(
         problem = f"{code!r} is not one of {', '.join(sorted(CODES))}"
         raise InvalidRequestError((Problem("--code", problem),))
     client, attempt = find_training(invocation, run)
-    instance_id = attempt.instance_ids[0]
+    instance_id = instance_of(attempt, rank)
     try:
         event = client.schedule_maintenance(instance_id, code=code, in_seconds=in_seconds)
     except LocalCloudError as exc:
