@@ -103,7 +103,7 @@ class GangOptions:
                 "--processes-per-node",
                 "Number of processes (ranks) on each node, or auto (default): one for each GPU, "
                 "or one on a machine without any.",
-                "auto|N",
+                "N",
                 Syntax.NUMBER_OR_AUTO,
             ),
             is_setting=True,

@@ -101,7 +101,11 @@ class AttemptEntry:
         """The warnings of its agents, in a gang with the rank of the node."""
         if not self.nodes:
             return (self.warning,) if self.warning else ()
-        return tuple(f"node {node.rank}: {node.warning}" for node in self.nodes if node.warning)
+        texts = ((node.rank, node.warning) for node in self.nodes if node.warning)
+        # The lead's warning about a straggler names that node already.
+        return tuple(
+            text if text.startswith("node ") else f"node {rank}: {text}" for rank, text in texts
+        )
 
     @property
     def reached_step(self) -> int | None:

@@ -180,10 +180,13 @@ def test_a_repair_says_what_it_keeps_and_what_it_requests():
     assert attempt_text(entry(new), kind="train") == "requests 3 instances"
 
 
-def test_warnings_name_the_node():
-    slow = NodeProgress(phase="train", warning="takes 3 times as long as the others")
-    assert entry(with_node(gang(1, "abc"), 2, progress=slow)).warnings == (
-        "node 2: takes 3 times as long as the others",
+def test_warnings_name_the_node_once():
+    full = NodeProgress(phase="train", warning="the disk is almost full")
+    slow = NodeProgress(phase="train", warning="node 1 (i-b) computes 2.00 s for a step")
+    attempt = with_node(gang(1, "abc"), 2, progress=full)
+    assert entry(with_node(attempt, 0, progress=slow)).warnings == (
+        "node 1 (i-b) computes 2.00 s for a step",
+        "node 2: the disk is almost full",
     )
 
 
