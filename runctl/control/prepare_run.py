@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from runctl.control.check_inputs import check_inputs
+from runctl.control.check_network import check_network
 from runctl.control.ending import end_leftovers, end_open_attempts
 from runctl.control.find_subject import keep_subject, survey_evaluation
 from runctl.control.image_plan import ImagePlan, plan_image
@@ -230,6 +231,8 @@ def problems_with_the_world(services: Services, request: RunRequest) -> list[Pro
     if problem := problem_with_images(
         request.resources.instance_types, own_images=services.fleet.own_images
     ):
+        found.append(Problem("instance_types", problem))
+    if problem := check_network(services, request):
         found.append(Problem("instance_types", problem))
     if request.resources.instance_id and (
         problem := _problem_with_machine(services, request.resources.instance_id)

@@ -9,6 +9,7 @@ from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
 from runctl.model.pool import MachineKind
 from runctl.model.root_volume import RootVolume
+from runctl.model.type_network import TypeNetwork
 from tests.control.fakes import START, World
 from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, training
 from tests.control.steps import prepare_run
@@ -200,3 +201,13 @@ def test_types_that_the_images_cannot_drive_are_refused_unless_the_image_is_the_
     world = World()
     world.fleet.own_images = frozenset({MachineKind.X86_GPU})
     assert prepared(world, instance_types=["p3.2xlarge"]).ledger.find_run(RUN) is not None
+
+
+def test_a_type_that_cannot_be_a_node_is_refused_for_several_nodes_only():
+    world = World()
+    world.fleet.networks = {"p4d.24xlarge": TypeNetwork(cards=4), "g5.48xlarge": TypeNetwork()}
+    types = {**REQUEST, "instance_types": ["p4d.24xlarge", "g5.48xlarge", "x9.xlarge"]}
+    with pytest.raises(InvalidRequestError, match=r"p4d\.24xlarge \(4 network cards\)") as caught:
+        prepare_run(world, execution(), {**types, "nodes": 2})
+    assert [problem.field for problem in caught.value.problems] == ["instance_types"]
+    assert prepare_run(world, execution(), types)["attempt"] == 1
