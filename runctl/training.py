@@ -54,8 +54,9 @@ resume_step: int | None = _number("RUNCTL_RESUME_STEP")
 partial_dir: Path | None = (
     _path("RUNCTL_PARTIAL_DIR", "") if os.environ.get("RUNCTL_PARTIAL_DIR") else None
 )
-# Whether this process is the rank that saves and reports.
-is_main: bool = not (_number("RANK", "LOCAL_RANK") or 0)
+# Whether this process is the rank that saves and reports. LOCAL_RANK is 0 on each of several nodes.
+_rank = _number("RANK")
+is_main: bool = not (_number("LOCAL_RANK") or _number("NODE_RANK")) if _rank is None else _rank == 0
 
 _METRICS = _path("RUNCTL_METRICS_FILE", "metrics.jsonl")
 _SAVED = os.environ.get("RUNCTL_SAVED_FILE")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runctl import training
-from runctl.hooks.pytorch import any_rank, random_state, set_random_state
+from runctl.hooks.pytorch import any_rank, measure, random_state, set_random_state
 
 if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
     from pytorch_lightning import Callback, LightningModule, Trainer
@@ -42,6 +42,8 @@ class RunctlCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue from the restored step."""
         self._seen = self._saved = trainer.global_step
+        if trainer.world_size > 1:
+            measure(pl_module)
         if self._random and trainer.world_size == 1:
             set_random_state(self._random)
         self._random = {}

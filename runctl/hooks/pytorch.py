@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from runctl import training
+from runctl.hooks.pulse import pulse
 
 
 def random_state() -> dict[str, Any]:
@@ -46,5 +52,80 @@ def any_rank(*flags: bool) -> tuple[bool, ...]:
         return flags
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     votes = torch.tensor(flags, dtype=torch.int32, device=device)
+    pulse.begin()
     distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
-    return tuple(bool(vote) for vote in votes.tolist())
+    agreed = tuple(bool(vote) for vote in votes.tolist())
+    pulse.end()
+    return agreed
+
+
+def all_should_stop() -> bool:
+    """Return whether any rank was asked to stop, the same on all ranks: save, then exit.
+
+    All ranks call it once for each step, at the same place. With one process it is
+    `training.should_stop`.
+    """
+    (stop,) = any_rank(training.should_stop())
+    if stop:
+        training.stop()
+    return stop
+
+
+def all_should_save(every: float | None = None) -> bool:
+    """Return whether to save now, the same on all ranks; see `training.should_save`.
+
+    All ranks call it at the same place, before `all_should_stop`: a stop in between must not save
+    here and stop a step later.
+    """
+    (save,) = any_rank(training.should_save(every))
+    return save
+
+
+@contextlib.contextmanager
+def process_group(backend: str | None = None, **options: Any) -> Iterator[None]:
+    """Join the other ranks, and leave together with them; nothing to do with a single process.
+
+    `options` are those of `torch.distributed.init_process_group`. A rank that left early would
+    break the connections that others still use. After an exception nobody is waited for.
+    """
+    if "RANK" not in os.environ:
+        yield
+        return
+    torch.distributed.init_process_group(backend, **options)
+    try:
+        yield
+    except SystemExit as exc:
+        if not exc.code:
+            _end_together()
+        raise
+    else:
+        _end_together()
+
+
+def _end_together() -> None:
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def measure(model: torch.nn.Module) -> None:
+    """Measure how long this rank computes for each step, without waiting for the others.
+
+    Call it once, before or after the model is wrapped for several ranks. runctl compares the nodes,
+    and names one that is much slower. Without it, the time between two agreements counts, in which
+    the gradients of all ranks are usually added: then all seem to be equally slow.
+    """
+    parameters = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    # Its gradient is the last that is ready: it belongs to the first layer.
+    if (first := next(parameters, None)) is not None:
+        # Parameters of a sharded model may be parts of others, which have no gradient.
+        with contextlib.suppress(RuntimeError):
+            first.register_post_accumulate_grad_hook(_note_computed)
+
+
+def _note_computed(parameter: torch.Tensor) -> None:
+    if parameter.is_cuda:
+        if torch.cuda.is_current_stream_capturing():
+            return
+        # A GPU computes what it was given some time before.
+        torch.cuda.current_stream(parameter.device).synchronize()
+    pulse.note_computed()

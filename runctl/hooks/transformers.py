@@ -18,7 +18,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from runctl import training
-from runctl.hooks.pytorch import any_rank
+from runctl.hooks.pytorch import any_rank, measure
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -55,10 +55,17 @@ class RunctlCallback(TrainerCallback):
         self._began = 0.0
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
     ) -> None:
         """Begin to listen."""
         training.should_stop()
+        if model is not None and args.world_size > 1:
+            measure(model)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

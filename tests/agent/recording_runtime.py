@@ -69,6 +69,9 @@ class RecordingProgram:
             missed_grace=is_cut_off and "request_stop" in self.calls,
         )
 
+    def pids(self) -> list[int]:
+        return []
+
     def writers(self) -> set[str]:
         return set(self.open_files)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from runctl.agent.gang.pulses import GangProgram, Pulses
+from runctl.agent.instance import processes
 from tests.agent.machine import wait_until
-from tests.training.place import Place, read_until
+from tests.training.place import Place, read_line, read_until
 from tests.training.programs import LIGHTNING
 
 pytestmark = pytest.mark.slow
@@ -65,3 +70,116 @@ def test_all_ranks_of_lightning_stop_when_the_first_hears_sigterm(
     assert steps(0) == steps(1)
     assert len(steps(0)) < 30
     assert place.names() == [f"step-{len(steps(0)):09d}.ckpt"]
+
+
+GANG = """
+    import os, sys, time, torch
+    from runctl import training
+    from runctl.hooks.pytorch import all_should_save, all_should_stop, measure, process_group
+    with process_group("gloo"):
+        rank = os.environ["RANK"]
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
+        measure(model)
+        step = 0
+        while True:
+            if rank == "1":
+                time.sleep(0.05)
+            model(torch.ones(1, 2)).sum().backward()
+            step += 1
+            print("step", step, rank, os.getpid(), flush=True)
+            if all_should_save():
+                training.save(lambda path: path.write_text(str(step)), step)
+            if all_should_stop():
+                break
+        with open(f"end-{rank}", "w") as file:
+            file.write(f"{step} {training.should_stop()}")
+        if rank == "0":
+            time.sleep(0.5)  # the other rank does not leave before
+            sys.exit(0)
+"""
+
+
+def test_ranks_of_torchrun_stop_together_and_runctl_sees_them(
+    place: Place, frameworks: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = place.root / "train.py"
+    script.write_text(textwrap.dedent(GANG))
+    launcher = place.start(
+        "import runpy; runpy.run_module('torch.distributed.run', run_name='__main__')",
+        *("--nnodes=1", "--nproc-per-node=2", "--node-rank=0", "--rdzv-backend=static"),
+        *("--master-addr=127.0.0.1", f"--master-port={port}", str(script)),
+        python=frameworks,
+        OMP_NUM_THREADS="1",
+        RUNCTL_PULSE_DIR=str(place.root),
+    )
+    pulses = Pulses(place.root)
+    pulses.begin(
+        GangProgram(
+            pids=lambda: processes.descendants(os.getpid()),
+            address="127.0.0.1",
+            port=port,
+            ranks=2,
+        )
+    )
+    workers: dict[str, int] = {}
+    while len(workers) < 2 or max(pulse.left for pulse in pulses.read()) < 10:
+        match read_line(launcher).split():
+            case ["step", _, rank, pid]:
+                workers[rank] = int(pid)
+            case _:
+                assert launcher.poll() is None
+    first, second = pulses.read()
+    assert first.has_joined
+    assert second.has_joined
+    # The first has waited for the second in each step.
+    assert first.busy_seconds < second.busy_seconds / 2
+    os.kill(workers["1"], signal.SIGTERM)
+    _, err = launcher.communicate(timeout=240)
+    assert launcher.returncode == 0, err
+    ends = [(place.root / f"end-{rank}").read_text() for rank in (0, 1)]
+    assert ends[0] == ends[1]
+    assert ends[0].endswith("True")
+    (saved,) = place.names()
+    assert saved == f"step-{int(ends[0].split()[0]):09d}"
+
+
+def test_a_single_process_needs_no_group(place: Place, frameworks: Path) -> None:
+    program = """
+        from runctl.hooks.pytorch import all_should_save, all_should_stop, process_group
+        with process_group("gloo"):
+            print(all_should_save(), all_should_save(every=0.0), all_should_stop())
+    """
+    assert place.run(program, python=frameworks) == "False True False\n"
+
+
+def test_only_the_first_rank_of_all_nodes_saves(place: Place) -> None:
+    program = "from runctl import training; print(training.is_main)"
+    for variables, is_main in [
+        ({"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "1"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"NODE_RANK": "0"}, True),
+        ({}, True),
+    ]:
+        assert place.run(program, **variables) == f"{is_main}\n"
+
+
+def test_the_pulse_of_a_step_costs_little(place: Place) -> None:
+    """Its processor time is measured, which does not depend on what else the machine does."""
+    program = """
+        import time
+        from runctl.hooks.pulse import pulse
+        best = float("inf")
+        for _ in range(5):
+            began = time.process_time()
+            for _ in range(2000):
+                pulse.begin()
+                pulse.end()
+            best = min(best, (time.process_time() - began) / 2000)
+        print(best)
+    """
+    # 2 microseconds on a small machine.
+    assert float(place.run(program, RUNCTL_PULSE_DIR=str(place.root))) < 50e-6

@@ -40,8 +40,11 @@ class RankPulses(Protocol):
 class GangWatch:
     """Reads the attempt with its nodes every 3 s, judges, and requests a stop where it has to be.
 
-    All of this happens in one thread; every change wakes the mailbox.
+    All of this happens in one thread; every change wakes the mailbox. `interval` are the seconds
+    between two readings.
     """
+
+    interval = READ
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class GangWatch:
         self._attempt: Attempt | None = None
         self._facts: tuple[NodeFacts, ...] = ()
         self._verdict: Verdict | None = None
-        self._read_at = self._due = float("-inf")
+        self._due = float("-inf")
         self._failures = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="gang", daemon=True)
@@ -111,7 +114,7 @@ class GangWatch:
             except Exception:  # whatever it is, the next check must still come
                 logger.exception("the other nodes cannot be watched")
                 self._due = self._clock() + READ
-            self._stop.wait(max(0.0, min(READ, self._due - self._clock())))
+            self._stop.wait(max(0.0, min(self.interval, self._due - self._clock())))
 
     def check(self) -> None:
         """Read the attempt once, and act on what has changed."""
@@ -132,7 +135,7 @@ class GangWatch:
         facts = self._memory.note(attempt, now)
         self._note(self._run, attempt, facts)
         limit = self._memory.next_limit(facts)
-        wait = _jittered(READ)
+        wait = _jittered(self.interval)
         self._due = now + (wait if limit is None else min(wait, limit + MARGIN))
 
     def _note(self, run: Run, attempt: Attempt, facts: tuple[NodeFacts, ...]) -> None:

@@ -141,6 +141,10 @@ class Program(Protocol):
         """Kill what is left of it."""
         ...
 
+    def pids(self) -> list[int]:
+        """Return its living processes by their numbers on this machine."""
+        ...
+
     def writers(self) -> set[str]:
         """Return the files of its checkpoint folder, relative to it, that are open for writing.
 

@@ -79,6 +79,10 @@ class ProcessProgram:
             missed_grace=unfinished or bool(killed.torn),
         )
 
+    def pids(self) -> list[int]:
+        """Return its living processes by their numbers on this machine."""
+        return self._process.family.pids()
+
     def writers(self) -> set[str]:
         """Return the files of the checkpoint folder that are open for writing."""
         writing = self._open_files.files(self._process.family.pids())
