@@ -19,6 +19,8 @@ SAVE = (
     "save.old_manifest_removed",
     "save.old_parts_removed",
 )
+# What a node of rank 1 or higher passes after its parts are stored.
+NODE = ("save.node_manifest_stored",)
 RESTORE = (
     "restore.manifest_read",
     "restore.first_part_fetched",

@@ -9,6 +9,7 @@ from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.marks import Marks
+from runctl.agent.saving.node_committer import NodeCommitter
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.checkpoint.restore import Fetched
 from runctl.fault_points import reach
@@ -31,7 +32,7 @@ class Ended:
 
     outcome: Outcome
     lived: timedelta
-    committer: Committer
+    committer: Committer | NodeCommitter
     close: Callable[[], None]
     has_other_cause: bool
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,14 +16,19 @@ from runctl.agent.reporting.rungs import RungReports
 from runctl.agent.runtime.ports import Contract, Runtime
 from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.folder_watcher import FolderWatcher
+from runctl.agent.saving.gang_files import GangFiles
+from runctl.agent.saving.node_committer import NodeCommitter
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.agent.saving.saver import CheckpointSaver
 from runctl.agent.saving.schedule import CheckpointSchedule
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.aws.checkpoints import CheckpointStore
+from runctl.checkpoint.folder_state import FolderState
+from runctl.checkpoint.layouts import Scope
 from runctl.checkpoint.pinning import describe_missing_links
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.metrics import Measured
+from runctl.model.node import Node
 from runctl.model.request import RunRequest
 from runctl.model.trackers import TENSORBOARD
 from runctl.policy.interval import Uptime
@@ -39,7 +44,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SessionContext:
-    """The context that all sessions of an attempt share."""
+    """The context that all sessions of an attempt share.
+
+    `peers` returns the other nodes of a gang that train, as the ledger has them.
+    """
 
     settings: Settings
     request: RunRequest
@@ -50,6 +58,14 @@ class SessionContext:
     progress: Progress
     mailbox: Mailbox
     judge: Judge
+    peers: Callable[[], Sequence[Node]] = tuple
+
+    @property
+    def scope(self) -> Scope:
+        """Which part of a checkpoint this node has."""
+        if not self.request.gang.is_gang:
+            return Scope.WHOLE
+        return Scope.OTHER_NODE if self.settings.rank else Scope.FIRST_NODE
 
 
 class TrainingSession:
@@ -77,7 +93,6 @@ class TrainingSession:
         self._schedule = CheckpointSchedule(
             fixed=request.saving.checkpoint.fixed_interval, seen=uptime, began=time.monotonic()
         )
-        self.committer = _make_committer(context, prepared, self._save_events)
         # Before the program is started: what the folder holds until then is not new.
         self.watcher = FolderWatcher(
             folder=contract.checkpoint,
@@ -85,7 +100,13 @@ class TrainingSession:
             spare=paths.runtime / "pins",
             save_events=self._save_events,
             progress=context.progress,
+            scope=context.scope,
         )
+        self.committer: Committer | NodeCommitter
+        if context.scope is Scope.OTHER_NODE:
+            self.committer = _make_node_committer(context, prepared, self.watcher.taken)
+        else:
+            self.committer = _make_committer(context, prepared, self._save_events)
         self.saver = CheckpointSaver(
             self.committer,
             self.watcher,
@@ -205,4 +226,30 @@ def _make_committer(
         saves=save_events,
         progress=context.progress,
         is_fenced=lambda: context.mailbox.is_fenced,
+        gang=None if context.scope is Scope.WHOLE else _gang_files(context),
+    )
+
+
+def _gang_files(context: SessionContext) -> GangFiles:
+    def lost() -> frozenset[int]:
+        ending = context.mailbox.ending
+        return frozenset() if ending is None else frozenset(ending.lost_ranks)
+
+    return GangFiles(
+        context.store, attempt=context.settings.attempt, peers=context.peers, lost=lost
+    )
+
+
+def _make_node_committer(
+    context: SessionContext, prepared: Prepared, given: FolderState
+) -> NodeCommitter:
+    return NodeCommitter(
+        context.store,
+        run_id=context.settings.run_id,
+        attempt=context.settings.attempt,
+        rank=context.settings.rank,
+        progress=context.progress,
+        is_fenced=lambda: context.mailbox.is_fenced,
+        given=given,
+        run=prepared.run,
     )

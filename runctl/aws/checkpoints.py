@@ -17,7 +17,7 @@ class CheckpointStore(PartStore):
     """The checkpoints of one run in S3; safe to share between threads."""
 
     def __init__(self, client: Any, *, bucket: str, run_id: str, rank: int = 0) -> None:
-        """`rank` is that of the node whose unfinished checkpoint is stored."""
+        """`rank` is that of the node whose own manifests are stored."""
         super().__init__(client, bucket=bucket, part_prefix=identity.part_key(run_id, ""))
         self._run_id = run_id
         self._rank = rank
@@ -28,12 +28,7 @@ class CheckpointStore(PartStore):
         If the answer to an earlier try was lost, the same manifest is stored already, and its key
         is returned.
         """
-        body = manifest.as_json()
-        if len(body) > MAX_MANIFEST_BYTES:  # readers would refuse it
-            raise CheckpointError(
-                f"the list of the checkpoint's files has {len(body):,} bytes, more than "
-                f"{MAX_MANIFEST_BYTES:,}; pack small files into archives"
-            )
+        body = _body_of(manifest)
         for revision in range(MAX_REVISIONS):
             key = identity.manifest_key(
                 self._run_id, save=manifest.save, attempt=manifest.attempt, revision=revision
@@ -47,7 +42,11 @@ class CheckpointStore(PartStore):
 
         Manifests name others by their keys, and only those of this run are followed.
         """
-        folders = (identity.manifest_prefix(self._run_id), identity.partial_prefix(self._run_id))
+        folders = (
+            identity.manifest_prefix(self._run_id),
+            identity.partial_prefix(self._run_id),
+            identity.node_manifest_prefix(self._run_id),
+        )
         if not key.startswith(folders):
             raise DamagedCheckpointError(f"{key[:200]!a} is not a manifest of {self._run_id}")
         return Manifest.from_json(self._get(key, most=MAX_MANIFEST_BYTES, ChecksumMode="ENABLED"))
@@ -61,6 +60,23 @@ class CheckpointStore(PartStore):
     def delete_manifest(self, key: str) -> None:
         """Remove a manifest unless it is already gone."""
         self._delete([key])
+
+    def put_node_manifest(self, manifest: Manifest) -> str:
+        """Store the manifest of this node's files under a new key, and return the key.
+
+        Its `save` counts those of the node. A number that is in use, as an agent that was restarted
+        finds it, is passed over.
+        """
+        body = _body_of(manifest)
+        for number in range(manifest.save, manifest.save + MAX_REVISIONS):
+            key = identity.node_manifest_key(self._run_id, manifest.attempt, self._rank, number)
+            if self._put_if_absent(key, body) or self._get(key, most=MAX_MANIFEST_BYTES) == body:
+                return key
+        raise CheckpointError(f"node {self._rank} has {MAX_REVISIONS} more manifests already")
+
+    def node_manifest_keys(self) -> list[str]:
+        """Return the keys of the manifests of single nodes, by attempt, rank and number."""
+        return sorted(self._keys(identity.node_manifest_prefix(self._run_id)))
 
     def put_partial(self, manifest: Manifest) -> None:
         """Store the manifest of a node's unfinished checkpoint; a later one replaces it."""
@@ -84,3 +100,13 @@ class CheckpointStore(PartStore):
     def delete_parts(self, digests: Iterable[str]) -> None:
         """Remove parts that no manifest needs any more."""
         self._delete([identity.part_key(self._run_id, digest) for digest in digests])
+
+
+def _body_of(manifest: Manifest) -> bytes:
+    body = manifest.as_json()
+    if len(body) > MAX_MANIFEST_BYTES:  # readers would refuse it
+        raise CheckpointError(
+            f"the list of the checkpoint's files has {len(body):,} bytes, more than "
+            f"{MAX_MANIFEST_BYTES:,}; pack small files into archives"
+        )
+    return body

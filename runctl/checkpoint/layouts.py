@@ -71,9 +71,7 @@ def flaws_of(
     if scope is Scope.OTHER_NODE:
         return
     if scope is Scope.WHOLE:
-        yield from _shards(folder, files)
-        yield from _indexes(folder, files, text)
-        yield from _missing_records(folder, files, records)
+        yield from flaws_between(folder, files, text, records)
     yield from _torch_distributed(folder, files)
     yield from _tensorflow(folder, files)
     is_of_a_trainer = CHECKPOINT_OF_A_TRAINER.match(folder.rpartition("/")[2])
@@ -82,6 +80,15 @@ def flaws_of(
         yield Flaw(
             folder, f"{about}, which the Hugging Face Trainer writes last, is missing", about
         )
+
+
+def flaws_between(
+    folder: str, files: Mapping[str, FileState], text: Text, records: Records
+) -> Iterator[Flaw]:
+    """Yield which files are missing that others name; several nodes may have written them."""
+    yield from _shards(folder, files)
+    yield from _indexes(folder, files, text)
+    yield from _missing_records(folder, files, records)
 
 
 def _shards(folder: str, files: Mapping[str, FileState]) -> Iterator[Flaw]:

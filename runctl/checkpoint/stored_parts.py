@@ -15,6 +15,8 @@ from runctl.model.errors import RefusedError
 
 # How long a part counts as stored after we saw it; no part younger than a day is collected.
 RECHECK_AFTER = timedelta(minutes=10)
+# More parts than one call lists are looked up in the list, fewer one by one.
+PARTS_OF_A_LIST = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,9 @@ class StoredParts:
             gone.update(part.sha256 for part in stale if not self.ask_store(part))
 
         stale = [part for part in parts.values() if not self.has(part)]
+        if len(stale) > PARTS_OF_A_LIST:
+            self.note(part.sha256 for part in self._store.parts())
+            stale = [part for part in stale if not self.has(part)]
         if stale:
             run_workers(stale, check)
         return gone

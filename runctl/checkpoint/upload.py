@@ -79,6 +79,14 @@ class Uploader:
         """Forget parts that were just removed from the store, so that they are sent when needed."""
         self._parts.forget(digests)
 
+    def find_gone(self, entries: Iterable[Entry]) -> list[str]:
+        """Return the paths of files with a part that the store does not have any more."""
+        entries = list(entries)
+        gone = self._parts.find_gone(
+            {part.sha256: part for entry in entries for part in entry.parts}
+        )
+        return [entry.path for entry in entries if any(part.sha256 in gone for part in entry.parts)]
+
     def upload(self, snapshot: Snapshot, pinned: Path, *, superseded: threading.Event) -> Uploaded:
         """Store the parts of a pinned snapshot and return its entries.
 

@@ -9,6 +9,7 @@ from runctl.model.errors import SettingsError
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DEPLOYMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _SAVE = re.compile(r"/s([0-9]{9,})-[^/]*\.json\Z")
+_NODE_MANIFEST = re.compile(r"/checkpoints/nodes/([0-9]{4,9})-([0-9]{3,9})/([0-9]{9,})\.json\Z")
 RUN_ID_RULE = "1 to 64 letters, digits, '_' or '-'"
 
 # Instance metadata serves a tag only when its key has no space and no '/'.
@@ -154,6 +155,25 @@ def partial_key(run_id: str, attempt: int, rank: int) -> str:
     Older versions wrote `{attempt:04d}.json`; keys still sort by attempt.
     """
     return f"{partial_prefix(run_id)}{_node(attempt, rank)}.json"
+
+
+def node_manifest_prefix(run_id: str) -> str:
+    """Return the prefix of the manifests of what single nodes have stored of a checkpoint."""
+    return f"{run_prefix(run_id)}checkpoints/nodes/"
+
+
+def node_manifest_key(run_id: str, attempt: int, rank: int, number: int) -> str:
+    """Return where the manifest of a node's files is stored; `number` counts those of the node.
+
+    It is never overwritten.
+    """
+    return f"{node_manifest_prefix(run_id)}{_node(attempt, rank)}/{number:09d}.json"
+
+
+def node_of_manifest(key: str) -> tuple[int, int, int] | None:
+    """Return attempt, rank and number of a node's manifest, None for another key."""
+    found = _NODE_MANIFEST.search(key)
+    return None if found is None else (int(found[1]), int(found[2]), int(found[3]))
 
 
 def output_prefix(run_id: str) -> str:

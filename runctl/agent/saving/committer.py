@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from runctl.agent.reporting.progress import Progress
+from runctl.agent.saving.gang_files import GangFiles, OwnSave
 from runctl.agent.saving.marks import Marks
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.aws.checkpoints import CheckpointStore
@@ -27,6 +28,9 @@ from runctl.model.run import Run
 from runctl.policy.fallback import SOON, continued_from
 from runctl.policy.interval import notice_budget
 
+# In the manifest's metadata: the ranks of the nodes whose files it has.
+NODES = "nodes"
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,6 +39,7 @@ class Committer:
 
     `history` knows what they add to the run, and `committed` are their keys. `has_continued` is
     true once a snapshot shows that the trainer continued from the checkpoint that it was given.
+    With `gang`, a checkpoint has the files of other nodes, too.
     """
 
     # It joins what is known of the run, the attempt and the request with everything that a commit
@@ -52,8 +57,10 @@ class Committer:
         progress: Progress,
         is_fenced: Callable[[], bool],
         run: Run | None = None,
+        gang: GangFiles | None = None,
     ) -> None:
         self._ledger = ledger
+        self._gang = gang
         self._store = store
         self._run_id = run_id
         self._attempt = attempt
@@ -97,11 +104,13 @@ class Committer:
         *,
         reported_step: int | None,
         superseded: threading.Event,
+        until: float = float("inf"),
     ) -> None:
         """Upload what is pinned at `place`, and make it the run's newest checkpoint.
 
         `reported_step` is the step that the helper had reported when it was pinned, which may have
-        reported a later one by now.
+        reported a later one by now. `until` is the monotonic instant at which it is too late.
+        Raises PartMissingError if other nodes lack files of it.
         """
         began = time.monotonic()
         reach("save.pinned")
@@ -113,10 +122,15 @@ class Committer:
         now = datetime.now(timezone.utc)
         read = partial(read_pinned, snapshot.view, snapshot.contents, place)
         judged = self.history.judge(snapshot, reported_step, read)
-        step = judged.step
-        manifest = self._manifest_of(
-            entries, step=step, now=now, metadata=self.history.metadata_of(judged)
-        )
+        step, metadata = judged.step, self.history.metadata_of(judged)
+        if self._gang is not None:
+            before = () if self._manifest is None else self._manifest.entries
+            own = OwnSave(snapshot=snapshot, entries=entries, step=step, read=read, before=before)
+            joined = self._gang.join(
+                own, find_gone=self._uploader.find_gone, superseded=superseded, until=until
+            )
+            entries, metadata = joined.entries, {**metadata, NODES: [0, *joined.ranks]}
+        manifest = self._manifest_of(entries, step=step, now=now, metadata=metadata)
         key = self._store.put_manifest(manifest)
         reach("save.manifest_stored")
         if self._is_fenced():
@@ -187,7 +201,11 @@ class Committer:
             if self._may_fall_back():
                 return
             removed = remove_old_checkpoints(
-                self._store, kept, self._manifest, attempt=self._attempt
+                self._store,
+                kept,
+                self._manifest,
+                attempt=self._attempt,
+                read_node_manifest=None if self._gang is None else self._gang.read,
             )
             self._uploader.forget(removed)
         except RunctlError as exc:

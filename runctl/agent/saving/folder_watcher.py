@@ -14,6 +14,8 @@ from runctl.agent.saving.problems import show_folder_problems, show_problem
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.checkpoint.databases import Databases, Replaced
 from runctl.checkpoint.inspector import Inspector
+from runctl.checkpoint.joining import own_files
+from runctl.checkpoint.layouts import Scope
 from runctl.checkpoint.pinning import link_early, pin
 from runctl.checkpoint.settling import ChangedError, FolderState, Settling, Snapshot, scan_folder
 from runctl.checkpoint.wholeness import Wholeness
@@ -48,14 +50,20 @@ class FolderWatcher:
         spare: Path,
         save_events: SaveEvents,
         progress: Progress,
+        scope: Scope = Scope.WHOLE,
     ) -> None:
+        """`scope` says whether the folder has only one node's files of a checkpoint."""
         self._folder = folder
         self._pins = pins
         self._spare = spare
         self._save_events = save_events
         self._progress = progress
         inspector = Inspector(folder)
-        self._settling = Settling(scan_folder(folder), wholeness=Wholeness(inspector))
+        self._scope, self._given = scope, scan_folder(folder)
+        self._counted: FolderState = {}
+        self._settling = Settling(
+            self._given, wholeness=Wholeness(inspector, scope=scope, given=self._given)
+        )
         self._databases = Databases(folder, pins / "databases", inspector)
         self._held = (pins / "seen", self._databases.place)
         self._has_new_save = self._has_save_during_scan = False
@@ -164,6 +172,7 @@ class FolderWatcher:
                     self._settling.forget_snapshot(before)
                     snapshot = None
                 self._show_folder_problems()
+                self._count_own_files(folder_state)
             # Only now: what the last scan has pinned is still to be saved.
             self._is_over = True
             self._lock.notify_all()
@@ -230,6 +239,7 @@ class FolderWatcher:
                 f"{self._folder} is not a folder any more; the last checkpoint remains"
             )
         folder_state = scan_folder(self._folder, self._settling.seen)
+        self._count_own_files(folder_state)
         self._has_save_during_scan = self._save_events.read()
         now = time.monotonic()
         is_idle = (
@@ -264,6 +274,14 @@ class FolderWatcher:
             else:
                 self._take(found)
         self._show_folder_problems()
+
+    def _count_own_files(self, folder_state: FolderState) -> None:
+        """Tell the node of rank 0 whether it has to wait for files of this one."""
+        if self._scope is not Scope.OTHER_NODE or folder_state == self._counted:
+            return
+        self._counted = folder_state
+        own = own_files(folder_state, self._given)
+        self._progress.report_gang(files=sum(state.kind != "dir" for state in own.values()))
 
     def _take(self, found: Replaced) -> None:
         """Pin what has settled, if anything has; the saver waits for it."""

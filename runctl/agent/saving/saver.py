@@ -4,11 +4,14 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Protocol
 
 from runctl.agent.reporting.progress import Progress
-from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.folder_watcher import FolderWatcher
+from runctl.agent.saving.gang_files import PartMissingError
 from runctl.agent.saving.pinned import Pinned
 from runctl.agent.saving.problems import show_problem
 from runctl.agent.saving.save_events import SaveEvents
@@ -25,6 +28,34 @@ REMOVAL_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
+class SnapshotCommitter(Protocol):
+    """What stores pinned snapshots."""
+
+    def commit(
+        self,
+        snapshot: Snapshot,
+        place: Path,
+        *,
+        reported_step: int | None,
+        superseded: threading.Event,
+        until: float,
+    ) -> None:
+        """Store what is pinned at `place`."""
+        ...
+
+    def expected_time(self, size_bytes: int) -> timedelta:
+        """Estimate how long an upload takes."""
+        ...
+
+    def save_partial(self, snapshot: Snapshot, place: Path, *, reasons: Sequence[str] = ()) -> None:
+        """Store what an unfinished save left."""
+        ...
+
+    def remove_old(self) -> None:
+        """Remove what is not kept."""
+        ...
+
+
 class CheckpointSaver:
     """Commits one pinned snapshot after another, and at the end what is whole in the folder.
 
@@ -35,7 +66,7 @@ class CheckpointSaver:
 
     def __init__(
         self,
-        committer: Committer,
+        committer: SnapshotCommitter,
         watcher: FolderWatcher,
         *,
         save_events: SaveEvents,
@@ -106,7 +137,7 @@ class CheckpointSaver:
             if saved:
                 self._show("", about="pin")
             return saved
-        except (ChangedError, OSError) as exc:
+        except (ChangedError, PartMissingError, OSError) as exc:
             self._show(f"the last checkpoint cannot be saved: {exc}", about="save")
             return False
 
@@ -135,6 +166,9 @@ class CheckpointSaver:
             except ChangedError as exc:
                 logger.info("the folder changed while it was saved; waiting again: %s", exc)
                 has_changed = True
+            except PartMissingError as exc:
+                self._show(f"the newest checkpoint is not whole: {exc}", about="save")
+                has_changed = True  # what is there by then is tried again
             except Exception as exc:  # whatever it is, the next save must still come
                 logger.exception("the checkpoint cannot be saved")
                 self._show(f"the newest checkpoint cannot be saved: {exc!r}", about="save")
@@ -147,8 +181,8 @@ class CheckpointSaver:
         while True:
             try:
                 with self._committing:
-                    self._commit(pinned, remove_old=remove_old)
-            except (ChangedError, SupersededError):
+                    self._commit(pinned, until=until, remove_old=remove_old)
+            except (ChangedError, PartMissingError, SupersededError):
                 raise
             except FencedError as exc:
                 logger.warning("the checkpoint was refused: %s", exc)
@@ -168,12 +202,13 @@ class CheckpointSaver:
             else:
                 return True
 
-    def _commit(self, pinned: Pinned, *, remove_old: bool) -> None:
+    def _commit(self, pinned: Pinned, *, until: float, remove_old: bool) -> None:
         self._committer.commit(
             pinned.snapshot,
             pinned.place,
             reported_step=pinned.reported_step,
             superseded=self._superseded,
+            until=until,
         )
         self._schedule.note_commit(time.monotonic(), cost=self._save_events.cost)
         if remove_old and not self._stop.is_set():
