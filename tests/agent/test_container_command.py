@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runctl.agent.instance.adapters import adapter_devices
 from runctl.agent.runtime.container_command import (
     MachineFacts,
     cgroup_parent,
@@ -90,6 +91,19 @@ def test_command_on_a_gpu_machine_is_exactly_this() -> None:
 def test_machine_without_gpus_gives_none_and_image_keeps_its_folder_and_entry_point() -> None:
     found = words(ContainerOptions(image="i"), has_gpus=False, cgroup_parent="")
     assert not {"--gpus", "--workdir", "--entrypoint", "--cgroup-parent"} & set(found)
+
+
+def test_adapters_are_devices_of_the_container(tmp_path: Path) -> None:
+    for name in ("uverbs1", "uverbs0", "rdma_cm"):
+        (tmp_path / name).touch()
+    devices = adapter_devices(tmp_path)
+    assert devices == (f"{tmp_path}/uverbs0", f"{tmp_path}/uverbs1")
+    assert adapter_devices(tmp_path / "missing") == ()
+    found = words(ContainerOptions(image="i"), adapters=devices)
+    assert [word for word in found if word.startswith("--device=")] == [
+        f"--device={tmp_path}/uverbs0",
+        f"--device={tmp_path}/uverbs1",
+    ]
 
 
 def test_entry_point_that_is_a_program_is_replaced() -> None:

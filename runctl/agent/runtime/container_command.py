@@ -28,9 +28,9 @@ class MachineFacts:
     """The facts about a machine that the limits of a container follow from.
 
     `open_files` and `locked_bytes` are the highest limits that may be set, -1 for none, and `tasks`
-    is the number of threads that the kernel can run. `cgroup_parent` is the group whose processes
-    the metadata fence keeps from the instance role, as the engine's driver names it; empty where
-    there is no fence.
+    is the number of threads that the kernel can run. `adapters` are the devices of Elastic Fabric
+    Adapters. `cgroup_parent` is the group whose processes the metadata fence keeps from the
+    instance role, as the engine's driver names it; empty where there is no fence.
     """
 
     memory_bytes: int
@@ -38,6 +38,7 @@ class MachineFacts:
     locked_bytes: int
     tasks: int
     has_gpus: bool
+    adapters: tuple[str, ...] = ()
     cgroup_parent: str
 
 
@@ -71,6 +72,7 @@ def create_words(
     words += _limits(facts)
     if facts.has_gpus:
         words += ["--gpus", "all"]
+    words += [f"--device={device}" for device in facts.adapters]
     for mount in options.mounts:
         words += ["--mount", _mount(mount)]
     words += ["--env-file", str(env_file)]

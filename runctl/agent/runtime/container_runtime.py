@@ -6,6 +6,7 @@ import resource
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from runctl.agent.instance.adapters import adapter_devices
 from runctl.agent.instance.gpu import gpu_devices
 from runctl.agent.instance.settings import Paths
 from runctl.agent.runtime.container_command import (
@@ -123,6 +124,7 @@ def read_facts(engine: Engine, paths: Paths) -> MachineFacts:
             int(Path("/proc/sys/kernel", name).read_text()) for name in ("threads-max", "pid_max")
         ),
         has_gpus=bool(gpu_devices()),
+        adapters=adapter_devices(),
         cgroup_parent=parent,
     )
 
