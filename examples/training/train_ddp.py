@@ -37,20 +37,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from runctl import training
-from runctl.hooks.pytorch import any_rank
+from runctl.hooks.pytorch import all_should_save, all_should_stop, measure, process_group
 
 
-def join(limit: timedelta) -> tuple[int, int, torch.device]:
-    """Join the other ranks, if there are any; return rank, number of ranks and device."""
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    if "RANK" not in os.environ:
-        return 0, 1, device
-    # A second line of defense: runctl finds a rank that hangs earlier.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
-    return dist.get_rank(), dist.get_world_size(), device
+def choose_device() -> torch.device:
+    """Return the GPU of this process, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
 
 
 def load(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,22 +88,12 @@ def write_result(model: nn.Module, step: int, images: torch.Tensor, labels: torc
     print(f"done: accuracy {accuracy:.2%}, weights {digest[:16]}", flush=True)
 
 
-def main() -> None:
+def train(arguments: argparse.Namespace, device: torch.device) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
-    parser = argparse.ArgumentParser(description="Train a digit classifier on any number of ranks.")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=60, help="Images of a step, on all ranks")
-    parser.add_argument("--rate", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--every", type=float, default=30, help="Seconds between saves")
-    parser.add_argument("--step-seconds", type=float, default=0, help="Minimum duration of a step")
-    parser.add_argument("--limit", type=float, default=300, help="Longest wait for others, seconds")
-    arguments = parser.parse_args()
-
-    torch.manual_seed(arguments.seed)
-    rank, ranks, device = join(timedelta(seconds=arguments.limit))
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     images, labels = load(device)
     count = 1500  # the others are for the test
+    torch.manual_seed(arguments.seed)
     plain = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)).to(device)
     optimizer = torch.optim.SGD(plain.parameters(), lr=arguments.rate, momentum=0.9)
     step, steps = 0, arguments.epochs * (count // arguments.batch)
@@ -119,12 +105,13 @@ def main() -> None:
     start = f"from step {step}" if step else "from the beginning"
     print(f"rank {rank} of {ranks} trains on {device} {start}", flush=True)
     model = DistributedDataParallel(plain) if dist.is_initialized() else plain
+    measure(model)
 
-    def write(path: Path) -> None:
-        torch.save({"model": plain.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    def save() -> None:
+        state = {"model": plain.state_dict(), "optimizer": optimizer.state_dict()}
+        training.save(lambda path: torch.save(state, path), step, suffix=".pt", keep=2)
 
-    stop = False
-    while step < steps and not stop:
+    while step < steps:
         started = time.monotonic()
         chosen = batch_of(step, images=count, size=arguments.batch, seed=arguments.seed)
         mine = chosen[rank::ranks].to(device)
@@ -141,14 +128,32 @@ def main() -> None:
             training.report(step, loss=round(mean, 6))
             if rank == 0:
                 print(f"step {step}/{steps}  loss {mean:.4f}", flush=True)
-        save, stop = any_rank(training.should_save(every=arguments.every), training.should_stop())
-        if save or stop or step == steps:
-            training.save(write, step, suffix=".pt", keep=2)
+        # All ranks save and stop at the same step, whichever of them was asked to.
+        if all_should_save(every=arguments.every):
+            save()
+        if all_should_stop():
+            break
+    save()
     if step == steps and rank == 0:
         write_result(plain, step, images[count:], labels[count:])
-    if dist.is_initialized():
-        dist.barrier()  # a rank that leaves earlier aborts the others
-        dist.destroy_process_group()
+
+
+def main() -> None:
+    """Join the other ranks, if there are any, and train."""
+    parser = argparse.ArgumentParser(description="Train a digit classifier on any number of ranks.")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=60, help="Images of a step, on all ranks")
+    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--every", type=float, default=30, help="Seconds between saves")
+    parser.add_argument("--step-seconds", type=float, default=0, help="Minimum duration of a step")
+    arguments = parser.parse_args()
+
+    device = choose_device()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # The limit is a second line of defense: runctl finds a rank that hangs earlier.
+    with process_group(backend, timeout=timedelta(minutes=5)):
+        train(arguments, device)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ class NodeEntry:
     """A node of an attempt.
 
     `is_spare`: it waits to take the place of a lost node. `is_kept`: its machine is one of an
-    earlier attempt. `is_lost`: the attempt has ended because of it. `step_seconds` is the mean
-    duration of a step of its slowest process without the wait for others, None before the first.
+    earlier attempt. `is_lost`: the attempt has ended because of it. `busy_seconds` is the time
+    that its slowest process has computed, without the waits for others, None if it does not say.
     """
 
     rank: int
@@ -38,7 +38,7 @@ class NodeEntry:
     is_lost: bool
     is_ready: bool
     processes: int
-    step_seconds: float | None
+    busy_seconds: float | None
     ended: NodeEnd | None
     warning: str
 
@@ -74,7 +74,7 @@ class NodeEntry:
             "is_lost": self.is_lost,
             "is_ready": self.is_ready,
             "processes": self.processes,
-            "step_seconds": None if self.step_seconds is None else round(self.step_seconds, 3),
+            "busy_seconds": None if self.busy_seconds is None else round(self.busy_seconds, 2),
             "ended": None if self.ended is None else self.ended.as_document(),
             "warning": self.warning,
         }
@@ -114,15 +114,14 @@ def _entry(node: Node, *, is_spare: bool, is_kept: bool, is_lost: bool) -> NodeE
         is_lost=is_lost,
         is_ready=gang.is_ready,
         processes=gang.processes,
-        step_seconds=_step_seconds(gang),
+        busy_seconds=_computed(gang),
         ended=gang.ended,
         warning=node.progress.warning,
     )
 
 
-def _step_seconds(gang: GangReport) -> float | None:
-    means = [pulse.busy_seconds / pulse.entered for pulse in gang.ranks if pulse.entered]
-    return max(means, default=None)
+def _computed(gang: GangReport) -> float | None:
+    return max((pulse.busy_seconds for pulse in gang.ranks if pulse.entered), default=None)
 
 
 def _end(end: NodeEnd) -> str:

@@ -146,12 +146,12 @@ def test_a_lost_node_is_named():
     assert attempt_reason(entry(gang(1, "abc", ended=named))) == "node 2 (i-c) is silent"
 
 
-def test_the_step_time_of_a_node_is_that_of_its_slowest_process():
+def test_the_computing_time_of_a_node_is_that_of_its_slowest_process():
     pulses = (RankPulse(entered=10, busy_seconds=5), RankPulse(entered=10, busy_seconds=20))
     progress = NodeProgress(phase="train", gang=GangReport(ranks=pulses))
     node = entry(with_node(gang(1, "ab"), 1, progress=progress)).nodes[1]
-    assert (node.step_seconds, node.as_document()["step_seconds"]) == (2.0, 2.0)
-    assert entry(gang(1, "ab")).nodes[1].step_seconds is None
+    assert (node.busy_seconds, node.as_document()["busy_seconds"]) == (20, 20)
+    assert entry(gang(1, "ab")).nodes[1].busy_seconds is None
 
 
 def test_the_states_of_a_gang_say_how_many_nodes_it_has():

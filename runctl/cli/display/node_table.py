@@ -1,7 +1,7 @@
 """The table of the nodes of a gang, on the page of `runctl status`."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rich.table import Table
 from rich.text import Text
@@ -9,7 +9,7 @@ from rich.text import Text
 from runctl.model.outcome import OutcomeKind
 from runctl.report.descriptions import NOTHING
 from runctl.report.nodes import NodeEntry
-from runctl.report.wording import format_duration, format_instant
+from runctl.report.wording import format_duration, format_instant, format_short_duration
 
 # From this width on, there is room for the pool of each node.
 _WIDE = 120
@@ -22,7 +22,7 @@ def node_table(nodes: Sequence[NodeEntry], *, read_at: datetime, width: int) -> 
     table.add_column("instance", overflow="fold")
     table.add_column("state", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("step time", justify="right", no_wrap=True)
+    table.add_column("computed", justify="right", no_wrap=True)
     table.add_column("heartbeat", justify="right", no_wrap=True)
     table.add_column("notice", no_wrap=True)
     if width >= _WIDE:
@@ -33,7 +33,9 @@ def node_table(nodes: Sequence[NodeEntry], *, read_at: datetime, width: int) -> 
             node.instance_id or NOTHING,
             Text(node.state, style=_style(node)),
             NOTHING if node.step is None else str(node.step),
-            NOTHING if node.step_seconds is None else f"{node.step_seconds:.3g} s",
+            NOTHING
+            if node.busy_seconds is None
+            else format_short_duration(timedelta(seconds=node.busy_seconds)),
             _age(node.heartbeat_at, read_at),
             NOTHING if node.noticed_at is None else format_instant(node.noticed_at)[11:19],
         ]
