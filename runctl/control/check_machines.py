@@ -10,6 +10,7 @@ from runctl.control.results import MachineChecks
 from runctl.model.machine import MachineStatus
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt
+from runctl.policy.gang import is_spare
 from runctl.policy.health import Treatment, describe, judge
 
 Guard = Callable[[str, Callable[[], Any]], Any]
@@ -23,8 +24,7 @@ def check_machines(services: Services, run_ids: Iterable[str], guard: Guard) -> 
     """
     live: dict[str, Attempt] = {}
     for run_id in run_ids:
-        for attempt in guard(run_id, partial(_live_attempts, services, run_id)) or ():
-            live |= dict.fromkeys(attempt.instance_ids, attempt)
+        live |= guard(run_id, partial(_live_machines, services, run_id)) or {}
     statuses = services.fleet.statuses(sorted(live)) if live else []
     replaced: list[str] = []
     asked_to_save: list[str] = []
@@ -38,15 +38,18 @@ def check_machines(services: Services, run_ids: Iterable[str], guard: Guard) -> 
     return MachineChecks(replaced=tuple(replaced), asked_to_save=tuple(asked_to_save))
 
 
-def _live_attempts(services: Services, run_id: str) -> list[Attempt]:
+def _live_machines(services: Services, run_id: str) -> dict[str, Attempt]:
+    """Return the machines of a run that are not spares, each with the last attempt that has it."""
     run = services.ledger.find_run(run_id)
     if run is None or run.ended is not None:
-        return []
-    return [
-        attempt
+        return {}
+    return {
+        node.instance_id: attempt
         for attempt in services.ledger.attempts(run_id)
         if attempt.ended is None and attempt.was_launched and attempt.number >= run.fence
-    ]
+        for node in attempt.nodes
+        if node.instance_id and not is_spare(run, node)
+    }
 
 
 def _treat(services: Services, attempt: Attempt, status: MachineStatus) -> Treatment:
@@ -56,8 +59,18 @@ def _treat(services: Services, attempt: Attempt, status: MachineStatus) -> Treat
         attempt = services.ledger.find_attempt(attempt.run_id, attempt.number) or attempt
         treatment = judge(status, attempt, now=services.clock.now())
     if treatment is Treatment.REPLACE:
-        reason = f"{describe(status)}, and its agent is silent"
-        report_unheard(services, attempt, Outcome(kind=OutcomeKind.LOST, reason=reason))
+        report_unheard(services, attempt, _lost(attempt, status))
     elif treatment is Treatment.SAVE:
         services.commands.send(status.instance_id, "checkpoint")
     return treatment
+
+
+def _lost(attempt: Attempt, status: MachineStatus) -> Outcome:
+    """Return the outcome of an attempt that lost one of its machines; a gang keeps the others."""
+    node = attempt.node_of(status.instance_id)
+    is_gang = len(attempt.nodes) > 1
+    return Outcome(
+        kind=OutcomeKind.LOST,
+        reason=f"{describe(status)}, and its agent is silent",
+        lost_ranks=(node.rank,) if node is not None and is_gang else (),
+    )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from runctl.control.ending import (
     LEAVE_BY_THEMSELVES,
+    at_work,
     end_open_attempts,
     is_stray,
     live_machines,
@@ -109,9 +110,10 @@ def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list
     """Ask agents of running attempts to save and stop; terminate the machines without one."""
     asked: list[str] = []
     to_terminate: list[str] = []
-    for attempt, machine in live_machines(services, attempts):
-        if not may_end(services, attempt, machine):
+    for holder, machine in live_machines(services, attempts):
+        if not may_end(services, holder, machine):
             continue
+        attempt = at_work(attempts, holder, machine)
         # An existing instance may only be asked; its agent also watches for the end of the run.
         if (attempt.token or attempt.is_on_existing_instance) and services.commands.send(
             machine.instance_id, "stop"

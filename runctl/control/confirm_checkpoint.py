@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from runctl.control.ending import end_machines, terminate_orphans
+from runctl.control.ending import end_machines, end_released, terminate_orphans
 from runctl.control.ports.services import Services
 from runctl.control.results import EndedAttempt
 from runctl.model.errors import NotFoundError, RunctlError
 from runctl.model.launch_failure import explain_launch_failure
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
-from runctl.model.run import Attempt
+from runctl.model.run import INTERRUPTIONS, Attempt
 from runctl.policy.capacity import AFTER_A_RECLAIM
+from runctl.policy.gang import survivors
 from runctl.policy.health import describe
 
 
@@ -43,9 +44,14 @@ def confirm_checkpoint(
             now=services.clock.now(),
         )
     ended = attempt.ended or reported
-    if ended.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.LOST}:
+    if ended.kind in INTERRUPTIONS:
         _cool_pools(services, attempt)
-    if ended.kind is OutcomeKind.LOST:
+    if run.request.gang.is_gang and ended.kind in INTERRUPTIONS:
+        # The others wait for the next attempt.
+        attempts = [found for found in services.ledger.attempts(run_id) if found.number <= number]
+        waiting = survivors(attempts, now=services.clock.now())
+        end_released(services, attempts, kept={node.instance_id for node in waiting})
+    elif ended.kind is OutcomeKind.LOST:
         # Silence does not prove that the trainer is gone: it may continue, cut off, and cost money.
         end_machines(services, [attempt])
     else:
@@ -67,6 +73,10 @@ def _explain(services: Services, attempt: Attempt, lost: Outcome) -> Outcome:
         if failure := explain_launch_failure(machine, attempt):
             return failure
     reclaimed = next((machine for machine in machines if machine.was_reclaimed), None)
+    if lost.lost_ranks:
+        # Reported by the agents that are left: only the kind may be better known here.
+        is_interrupted = reclaimed is not None or attempt.noticed_at is not None
+        return replace(lost, kind=OutcomeKind.INTERRUPTED) if is_interrupted else lost
     if reclaimed is not None:
         return Outcome(
             kind=OutcomeKind.INTERRUPTED,

@@ -1,6 +1,6 @@
 """The end of attempts and of what a run leaves: reports, open attempts and machines."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from runctl.control.ports.services import Services
@@ -12,6 +12,7 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage
 from runctl.policy.billing import may_terminate
+from runctl.policy.gang import holders_of, is_of_gang
 
 # These agents have reported: they shut their machines down, or EC2 is taking them.
 LEAVE_BY_THEMSELVES = frozenset(
@@ -71,7 +72,28 @@ def end_open_attempts(
 
 def end_leftovers(services: Services, run_id: str) -> list[str]:
     """Terminate the machines of a run that nothing else ends; return their ids."""
-    return end_machines(services, services.ledger.attempts(run_id), where=_is_left_over)
+    attempts = services.ledger.attempts(run_id)
+    return end_machines(
+        services,
+        attempts,
+        where=lambda holder, machine: _is_left_over(at_work(attempts, holder, machine), machine),
+    )
+
+
+def end_released(
+    services: Services, attempts: Sequence[Attempt], *, kept: Collection[str] = ()
+) -> list[str]:
+    """Terminate the machines of ended attempts of a gang that no attempt keeps; return their ids.
+
+    `kept` are those that the next one may keep. A machine with a notice is left to EC2.
+    """
+
+    def is_released(attempt: Attempt, machine: Machine) -> bool:
+        is_noticed = attempt.noticed_at_on(machine.instance_id) is not None
+        return is_stray(attempt, machine) or not (is_noticed or machine.instance_id in kept)
+
+    ended = [attempt for attempt in attempts if attempt.ended is not None]
+    return end_machines(services, ended, where=is_released)
 
 
 def terminate_orphans(services: Services, attempt: Attempt) -> list[str]:
@@ -120,20 +142,37 @@ def live_machines(
 
     Tags and ledger are joined: a machine that was never recorded has only its tags, and a machine
     that is too new for EC2's index has only its record. Of a group, a machine that has gone on to
-    another run, or waits for one, is not among them.
+    another run, or waits for one, is not among them; neither is one that a gang has kept for
+    another attempt.
     """
     if not attempts:
         return
     found = list(_recorded_or_tagged(services, attempts))
     run = services.ledger.find_run(attempts[0].run_id) if found else None
     by_number = {attempt.number: attempt for attempt in attempts}
+    holders: Mapping[str, int] = {}
+    if run is not None and run.request.gang.is_gang:
+        holders = holders_of(services.ledger.attempts(run.run_id))
     for attempt, machine in found:
-        if run is None or not run.request.group:
-            yield attempt, machine
-            continue
-        holder = holder_of(services, run, by_number, attempt, machine.instance_id)
+        holder: Attempt | None = attempt
+        if run is not None and run.request.group:
+            holder = holder_of(services, run, by_number, attempt, machine.instance_id)
+        elif machine.instance_id in holders:
+            holder = by_number.get(holders[machine.instance_id])
         if holder is not None:
             yield holder, machine
+
+
+def at_work(attempts: Sequence[Attempt], holder: Attempt, machine: Machine) -> Attempt:
+    """Return the one of `attempts` that the agent on a machine works for, `holder` if unknown.
+
+    What a gang has kept for its next attempt may still be ending the one before, which has the
+    token.
+    """
+    if not holder.kept:
+        return holder
+    recorded = (attempt for attempt in reversed(attempts) if not is_stray(attempt, machine))
+    return next((attempt for attempt in recorded if attempt.token), holder)
 
 
 def _recorded_or_tagged(
@@ -176,9 +215,14 @@ def _is_left_over(attempt: Attempt, machine: Machine) -> bool:
         return False
     if is_stray(attempt, machine):
         return True
+    node = attempt.node_of(machine.instance_id)
+    if attempt.ended.kind is OutcomeKind.INTERRUPTED and is_of_gang(attempt):
+        # What a gang keeps after a notice on another machine waits for its next attempt.
+        return node is not None and node.noticed_at is None
     # An agent enters `done` just before it reports, then uploads what it wrote; if its machine
     # stays, reconciliation ends it a few minutes later.
-    return attempt.ended.kind not in LEAVE_BY_THEMSELVES and attempt.phase != "done"
+    phase = attempt.phase if node is None else node.progress.phase
+    return attempt.ended.kind not in LEAVE_BY_THEMSELVES and phase != "done"
 
 
 def is_stray(attempt: Attempt, machine: Machine) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from runctl.control.ending import report_unheard
-from runctl.control.instance_lookup import find_node
+from runctl.control.instance_lookup import find_node, was_kept
 from runctl.control.ports.services import Services
 from runctl.control.results import InstanceChangeResult, InstanceChangeStatus
 from runctl.control.warm_instances import release
@@ -14,6 +14,7 @@ from runctl.model.launch_failure import explain_launch_failure
 from runctl.model.node import Node
 from runctl.model.outcome import Outcome
 from runctl.model.run import Attempt, AttemptStage
+from runctl.policy.gang import is_of_gang, is_spare
 from runctl.policy.node_loss import Loss, on_node_loss, outcome_of_loss
 
 # While it shuts down the agent may still save and report; moving the fence would refuse that.
@@ -45,17 +46,25 @@ def handle_instance_change(
     attempt, node = found
     if state not in GONE:
         return _result(attempt, InstanceChangeStatus.STILL_RUNNING)
-    if attempt.stage is AttemptStage.ENDED:
+    is_gang = is_of_gang(attempt)
+    run = None
+    if is_gang or attempt.stage is AttemptStage.ENDED:
         run = services.ledger.find_run(attempt.run_id)
-        if release(services, run, node.node_id, instance_id):
-            return handle_instance_change(services, instance_id, state)
+    if is_gang and attempt.stage is AttemptStage.LAUNCHING:
+        # The launch that is being recorded would hide that it is gone.
+        services.ledger.record_notice(node.node_id, now=services.clock.now())
+    elif is_gang or attempt.stage is not AttemptStage.ENDED:
+        services.ledger.record_gone(node.node_id)
+    if was_kept(services, run, node) or (
+        attempt.stage is AttemptStage.ENDED and release(services, run, node.node_id, instance_id)
+    ):
+        return handle_instance_change(services, instance_id, state)
+    if attempt.stage is AttemptStage.ENDED:
         return _result(attempt, InstanceChangeStatus.ALREADY_ENDED)
-    services.ledger.record_gone(node.node_id)
-    consequence = on_node_loss(attempt, attempt.nodes, node, loss=Loss.GONE)
-    for other in consequence.drain:
-        services.commands.send(other.instance_id, "drain")
+    spare = run is not None and is_spare(run, node)
+    consequence = on_node_loss(attempt, node, loss=Loss.GONE, is_spare=spare)
     if not consequence.is_unreported:
-        return _result(attempt, InstanceChangeStatus.ASKED_TO_DRAIN)
+        return _result(attempt, InstanceChangeStatus.OTHERS_REPORT)
     outcome = _outcome(services, attempt, node, state)
     report = report_unheard(services, attempt, outcome)
     return _result(attempt, InstanceChangeStatus(report.value))

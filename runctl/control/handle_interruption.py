@@ -1,11 +1,13 @@
 """HandleInterruption: replaces an instance that EC2 is about to take, and lets it drain."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from runctl.control.instance_lookup import find_node
+from runctl.control.instance_lookup import find_node, was_kept
+from runctl.control.launch_gang import end_before_token
 from runctl.control.launch_instances import launch_instances
 from runctl.control.ports.services import Services
 from runctl.control.results import InterruptionResult, InterruptionStatus, LaunchedAttempt
@@ -19,6 +21,7 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.policy.capacity import AFTER_A_RECLAIM
+from runctl.policy.gang import is_spare
 from runctl.policy.node_loss import Loss, on_node_loss
 
 
@@ -50,30 +53,47 @@ def handle_interruption(
     if found is None:
         return InterruptionResult(status=InterruptionStatus.NOT_OURS)
     run, attempt, node = found
+    is_gang = run.request.gang.is_gang
     # Late or delivered again: the state machine is ahead, and decides what follows.
     if attempt.stage is AttemptStage.ENDED or run.ended is not None:
-        if run.request.group:
+        if run.request.group or is_gang:
             services.ledger.record_notice(node.node_id, now=services.clock.now())
-            if release(services, run, node.node_id, instance_id):
-                return handle_interruption(services, instance_id, deadline=deadline)
+        if release(services, run, node.node_id, instance_id) or was_kept(services, run, node):
+            return handle_interruption(services, instance_id, deadline=deadline)
         return _result(attempt, InterruptionStatus.ALREADY_ENDED)
     services.ledger.record_notice(node.node_id, now=services.clock.now())
-    consequence = on_node_loss(attempt, attempt.nodes, node, loss=Loss.ANNOUNCED)
+    consequence = on_node_loss(attempt, node, loss=Loss.ANNOUNCED, is_spare=is_spare(run, node))
+    drain = partial(_drain, services, consequence.drain, noticed=node, deadline=deadline)
+    # The other nodes of a gang learn it from the command: the launch may take several requests.
+    reached = drain() if is_gang else None
+    if consequence.is_unreported:
+        end_before_token(services, attempt, instance_id)
+    status = InterruptionStatus.NOT_RELAUNCHED
     try:
-        status = _relaunch(services, run, attempt, node)
+        if consequence.ends:
+            status = _relaunch(services, run, attempt, node)
     finally:
         # After the launch, whatever its result: the boot of the replacement takes longer.
         # The agent watches the instance metadata, too, so after a spot notice a command that does
         # not reach it costs nothing.
-        reached = {
-            drained.instance_id: services.commands.send(
-                drained.instance_id,
-                "drain",
-                deadline=deadline if drained.rank == node.rank else None,
-            )
-            for drained in consequence.drain
-        }
-    return replace(_result(attempt, status), agent_reached=reached[instance_id])
+        reached = drain() if reached is None else reached
+    if was_kept(services, run, node):
+        # For the next attempt, by a launch that did not know of the notice yet.
+        return handle_interruption(services, instance_id, deadline=deadline)
+    return replace(_result(attempt, status), agent_reached=reached)
+
+
+def _drain(
+    services: Services, nodes: Sequence[Node], *, noticed: Node, deadline: datetime | None
+) -> bool:
+    """Ask agents to save and report; return whether that of the noticed machine was reached."""
+    reached = {
+        node.rank: services.commands.send(
+            node.instance_id, "drain", deadline=deadline if node.rank == noticed.rank else None
+        )
+        for node in nodes
+    }
+    return reached.get(noticed.rank, False)
 
 
 def handle_rebalance(services: Services, instance_id: str) -> InterruptionResult:
@@ -102,26 +122,32 @@ def _find(services: Services, instance_id: str) -> tuple[Run, Attempt, Node] | N
 
 
 def _relaunch(services: Services, run: Run, attempt: Attempt, node: Node) -> InterruptionStatus:
-    now = services.clock.now()
     if node.pool:
         # First, so that the replacement is not requested from the pool that is taking this one.
-        services.ledger.cool_pool(Pool.parse(node.pool), until=now + AFTER_A_RECLAIM)
+        until = services.clock.now() + AFTER_A_RECLAIM
+        services.ledger.cool_pool(Pool.parse(node.pool), until=until)
+    return _launch_after(services, run, attempt.number)
+
+
+def _launch_after(services: Services, run: Run, number: int) -> InterruptionStatus:
+    """Launch the attempt after `number`, which is interrupted."""
     attempts = [
-        earlier
-        for earlier in services.ledger.attempts(run.run_id)
-        if earlier.number <= attempt.number
+        earlier for earlier in services.ledger.attempts(run.run_id) if earlier.number <= number
     ]
     policy = policy_of(run.request.kind)
     interrupted = Outcome(kind=OutcomeKind.INTERRUPTED)
-    decision = decide(run, attempts, interrupted, policy=policy, now=now)
+    decision = decide(run, attempts, interrupted, policy=policy, now=services.clock.now())
     if not policy.may_overlap or decision.kind is not DecisionKind.RELAUNCH:
         return InterruptionStatus.NOT_RELAUNCHED
     try:
-        launch = launch_instances(services, run.run_id, attempt.number + 1)
+        launch = launch_instances(services, run.run_id, number + 1)
     except RunEndedError:
         return InterruptionStatus.NOT_RELAUNCHED
     if isinstance(launch, LaunchedAttempt):
         return InterruptionStatus.RELAUNCHED
     if launch.outcome.kind is OutcomeKind.FAILED:
         return InterruptionStatus.NOT_RELAUNCHED
+    if launch.outcome.kind is OutcomeKind.INTERRUPTED and run.request.gang.is_gang:
+        # It lost a machine before it began.
+        return _launch_after(services, run, number + 1)
     return InterruptionStatus.NO_CAPACITY

@@ -6,7 +6,7 @@ from dataclasses import replace
 from runctl.control.ports.services import Services
 from runctl.model.machine import Machine
 from runctl.model.node import Node, NodeId
-from runctl.model.run import Attempt, AttemptStage
+from runctl.model.run import Attempt, AttemptStage, Run
 
 
 def find_node(services: Services, instance_id: str) -> tuple[Attempt, Node] | None:
@@ -30,6 +30,14 @@ def find_node(services: Services, instance_id: str) -> tuple[Attempt, Node] | No
     return None
 
 
+def was_kept(services: Services, run: Run | None, node: Node) -> bool:
+    """Whether a later attempt of a gang has the machine of a node, so that it is about that one."""
+    if run is None or not run.request.gang.is_gang:
+        return False
+    owner = services.ledger.find_instance(node.instance_id)
+    return owner is not None and owner.attempt > node.attempt
+
+
 def machines_by_run(services: Services, machines: Sequence[Machine]) -> dict[str, list[Machine]]:
     """Group machines by run, which a tag names or, for an existing instance, the ledger."""
     by_run: dict[str, list[Machine]] = {}
@@ -48,7 +56,10 @@ def _node_on_record(attempt: Attempt, node_id: NodeId, instance_id: str) -> Node
 
 
 def _launching_node(attempt: Attempt, machine: Machine) -> Node:
-    """Return the first node without an instance, on this machine: ranks are assigned later."""
-    waiting = (node for node in attempt.nodes if not node.instance_id)
+    """Return the first node without an instance, on this machine: ranks are assigned later.
+
+    The first ones of a gang are for the machines that it keeps.
+    """
+    waiting = (node for node in attempt.nodes[len(attempt.kept) :] if not node.instance_id)
     node = next(waiting, Node(run_id=attempt.run_id, attempt=attempt.number))
     return replace(node, instance_id=machine.instance_id, pool=str(machine.pool))

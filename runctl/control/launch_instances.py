@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from runctl.control.ending import terminate_orphans
+from runctl.control.launch_gang import find_gang, settle_launch, without_partial_launch
 from runctl.control.ports.services import Services
 from runctl.control.results import LaunchedAttempt, UnlaunchedAttempt
 from runctl.control.use_existing_instance import use_existing_instance
@@ -12,20 +13,24 @@ from runctl.model.machine import LaunchResult
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.refusal import RefusalKind, kind_of
 from runctl.model.run import Attempt, AttemptStage, Launched, Run, already_ended
+from runctl.policy import gang_launch
 from runctl.policy.capacity import cooldown
+from runctl.policy.gang_launch import plan_launch
 from runctl.policy.heartbeat import allowed_silence
 from runctl.policy.launch_plan import (
+    GangRequest,
+    Keep,
     Launch,
     LaunchPolicy,
     Observation,
     Refuse,
     Wait,
     next_market,
-    plan_launch,
 )
 from runctl.policy.launch_round import QuotaFacts, refused_quotas
 
 POLICY = LaunchPolicy(plan=plan_launch)
+NOTHING = LaunchResult(instance_ids=(), pool=None, refusals={}, market="")
 
 
 def launch_instances(
@@ -60,43 +65,109 @@ def _launch(
         return _known(services, existing) if refusal is None else _refused(existing, refusal)
     attempts = services.ledger.attempts(run.run_id)
     attempt = next((found for found in attempts if found.number == number), None)
+    earlier = tuple(found for found in attempts if found.number < number)
     observed = Observation(
         run=run,
-        attempts=tuple(found for found in attempts if found.number < number),
+        attempts=earlier,
         zones=services.fleet.zones(),
         now=services.clock.now(),
         root_volumes=services.fleet.root_volumes(),
     )
-    if attempt is not None and attempt.stage is AttemptStage.LAUNCHING and attempt.fleet_request:
-        # A stored request is replayed verbatim, whatever the plan would be now. The answer may be
-        # an old refusal, so a full round follows it.
-        observed, result = _replay(services, observed, attempt)
-        if result.instance_ids:
-            return _record(services, attempt, result)
+    if attempt is not None and _is_stored(attempt):
+        observed, result = _resume(services, observed, attempt)
+        if result is not None:
+            return _record(services, run, attempt, result)
     else:
         attempt = claim_warm(services, observed, attempt, number)
+    if attempt is None or attempt.stage is AttemptStage.LAUNCHING:
+        observed = replace(observed, gang=find_gang(services, run, earlier))
+        return _request(services, observed, attempt, number, policy)
+    return _known(services, attempt)
+
+
+def _request(
+    services: Services,
+    observed: Observation,
+    attempt: Attempt | None,
+    number: int,
+    policy: LaunchPolicy,
+) -> LaunchedAttempt | UnlaunchedAttempt:
+    """Send one request after the other until something is launched, or the plan is another."""
+    run = observed.run
     while attempt is None or attempt.stage is AttemptStage.LAUNCHING:
         plan = policy.plan(_look_up(services, observed, policy))
-        if not isinstance(plan, Launch):
+        if isinstance(plan, Wait | Refuse):
             attempt = _record_plan(services, run, number, attempt, plan.reason)
             return _refused(attempt, _outcome_of(plan))
         launch_try = 1 if attempt is None else attempt.launch_try + 1
-        request = services.fleet.build_request(
-            run_id=run.run_id,
-            attempt=number,
-            launch_try=launch_try,
-            pools=plan.pools,
-            volumes=plan.volumes,
-        )
-        source = Launched(request, plan=plan.reason)
-        attempt = _open(services, run, number, source, launch_try=launch_try)
+        try:
+            attempt = _open_plan(services, run, number, plan, launch_try)
+        except RefusedError as exc:
+            # The deployment cannot launch it, so nothing was requested.
+            observed = replace(observed, denial=str(exc), is_unplaceable=True)
+            continue
         if attempt.stage is not AttemptStage.LAUNCHING:
             break
+        if isinstance(plan, Keep):
+            return _record(services, run, attempt, NOTHING)
         observed, result = _send(services, observed, attempt)
         if result.instance_ids:
-            return _record(services, attempt, result)
-        observed = replace(observed, asked=(*observed.asked, result.market))
+            return _record(services, run, attempt, result)
+        observed = _after_refusal(observed, plan)
     return _known(services, attempt)
+
+
+def _is_stored(attempt: Attempt) -> bool:
+    """Whether an earlier call has stored what to do for an attempt, and not what came of it."""
+    is_launching = attempt.stage is AttemptStage.LAUNCHING
+    return is_launching and bool(attempt.fleet_request or attempt.kept)
+
+
+def _resume(
+    services: Services, observed: Observation, attempt: Attempt
+) -> tuple[Observation, LaunchResult | None]:
+    """Resume a launch; return what is known then, and what to record unless it was refused.
+
+    A stored request is replayed verbatim, whatever the plan would be now. The answer may be an old
+    refusal, so a full round follows it.
+    """
+    if not attempt.fleet_request:
+        return observed, NOTHING
+    observed, result = _replay(services, observed, attempt)
+    return observed, result if result.instance_ids else None
+
+
+def _open_plan(
+    services: Services, run: Run, number: int, plan: Launch | Keep, launch_try: int
+) -> Attempt:
+    if isinstance(plan, Keep):
+        source = Launched(plan=plan.reason, kept=plan.kept)
+        return _open(services, run, number, source, launch_try=launch_try, count=len(plan.kept))
+    count = len(plan.kept) + plan.count
+    request = services.fleet.build_request(
+        run_id=run.run_id,
+        attempt=number,
+        launch_try=launch_try,
+        pools=plan.pools,
+        volumes=plan.volumes,
+        count=plan.count,
+        least=plan.least,
+        nodes=count,
+        placed=plan.is_placed,
+    )
+    source = Launched(request, plan=plan.reason, kept=plan.kept)
+    return _open(services, run, number, source, launch_try=launch_try, count=count)
+
+
+def _after_refusal(observed: Observation, plan: Launch) -> Observation:
+    """Return what is known after a request that launched nothing."""
+    if observed.gang is None:
+        return replace(observed, asked=(*observed.asked, plan.market))
+    tried = (*observed.tried, GangRequest(plan.pools[0], plan.is_placed))
+    if observed.denial and plan.is_placed:
+        # Perhaps because of the placement group: the answer without it counts.
+        return replace(observed, tried=tried, is_unplaceable=True, denial="")
+    return replace(observed, tried=tried)
 
 
 def _record_plan(
@@ -117,6 +188,9 @@ def _replay(
         # The call that sent it first may have launched an instance: only an answered replay shows
         # it.
         raise TransientError(f"EC2 did not answer the replay of try {attempt.launch_try}")
+    if observed.denial and observed.run.request.gang.is_gang:
+        # Perhaps because of the placement group; the round that follows shows it.
+        observed = replace(observed, denial="", is_unplaceable=True)
     return replace(observed, replayed=result.market), result
 
 
@@ -128,9 +202,9 @@ def _send(
         result = services.fleet.launch(attempt.fleet_request)
     except RefusedError as exc:
         # A permission or a setting: the next request would be refused the same way.
-        nothing = LaunchResult(instance_ids=(), pool=None, refusals={}, market="")
-        return replace(observed, denial=str(exc)), nothing
+        return replace(observed, denial=str(exc)), NOTHING
     now = services.clock.now()
+    result = without_partial_launch(services, observed.run, attempt, result)
     for pool, code in result.refusals.items():
         if (time := cooldown(code)) is not None:
             services.ledger.cool_pool(pool, until=now + time)
@@ -142,7 +216,8 @@ def _look_up(services: Services, observed: Observation, policy: LaunchPolicy) ->
     now = services.clock.now()
     if observed.denial:
         return observed
-    if next_market(observed) is None:
+    upcoming = next_market if observed.gang is None else gang_launch.next_request
+    if upcoming(observed) is None:
         return replace(observed, now=now, quotas=_look_up_quotas(services, observed))
     pools = observed.candidates
     return replace(
@@ -165,23 +240,36 @@ def _look_up_quotas(services: Services, observed: Observation) -> QuotaFacts:
 
 
 def _open(
-    services: Services, run: Run, number: int, source: Launched, *, launch_try: int = 1
+    services: Services,
+    run: Run,
+    number: int,
+    source: Launched,
+    *,
+    launch_try: int,
+    count: int = 1,
 ) -> Attempt:
     return services.ledger.open_attempt(
-        run.run_id, number, launch_try=launch_try, source=source, now=services.clock.now()
+        run.run_id,
+        number,
+        launch_try=launch_try,
+        source=source,
+        now=services.clock.now(),
+        count=count,
     )
 
 
 def _record(
-    services: Services, attempt: Attempt, result: LaunchResult
+    services: Services, run: Run, attempt: Attempt, result: LaunchResult
 ) -> LaunchedAttempt | UnlaunchedAttempt:
+    """Record what an attempt keeps, and what was launched for it."""
     try:
         held = services.ledger.record_launch(
             attempt.run_id,
             attempt.number,
             instance_ids=result.instance_ids,
-            pool=str(result.pool),
+            pool=str(result.pool or ""),
             now=services.clock.now(),
+            kept=attempt.kept,
         )
     except RunEndedError:
         services.fleet.terminate(result.instance_ids)
@@ -190,7 +278,7 @@ def _record(
     orphans = [found for found in result.instance_ids if found not in held.instance_ids]
     if orphans:
         services.fleet.terminate(orphans)
-    return _known(services, held)
+    return _known(services, settle_launch(services, run, held))
 
 
 def _known(services: Services, attempt: Attempt) -> LaunchedAttempt | UnlaunchedAttempt:

@@ -236,7 +236,7 @@ class InstanceChangeStatus(str, Enum):
     NOT_OURS = "not_ours"
     STILL_RUNNING = "still_running"
     ALREADY_ENDED = "already_ended"
-    ASKED_TO_DRAIN = "asked_to_drain"
+    OTHERS_REPORT = "others_report"
     UNREADABLE = "unreadable"
 
 

@@ -13,9 +13,10 @@ from runctl.model.kinds import KindPolicy
 from runctl.model.outcome import Outcome, OutcomeKind, is_own_failure
 from runctl.model.pool import MachineKind, Pool, machine_kind
 from runctl.model.root_volume import RootVolume
-from runctl.model.run import Attempt, Run
+from runctl.model.run import Attempt, KeptNode, Run
 from runctl.policy.capacity import candidate_pools, choose_pools, markets_of
 from runctl.policy.disk_size import plan_volumes
+from runctl.policy.gang import GangPlan
 from runctl.policy.launch_round import QuotaFacts, Round, judge
 from runctl.policy.platforms import types_for
 
@@ -28,6 +29,14 @@ MAX_RETRY_DELAY = timedelta(minutes=5)
 _MAX_SHOWN = 3
 
 
+@dataclass(frozen=True)
+class GangRequest:
+    """A request for machines of a gang: of one pool, in the placement group of its zone or not."""
+
+    pool: Pool
+    is_placed: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """The facts that are known when an attempt needs an instance.
@@ -38,6 +47,10 @@ class Observation:
     reason if it rejected the request itself. `cooling` says until when a pool cools down, `prices`
     has USD an hour. `root_volumes` are those of the deployment's launch templates. Facts that the
     next step does not need may be missing.
+
+    `gang` says whom a gang keeps and whom it lacks, None for a single machine. `tried` are the
+    requests that were sent for it in this round; `is_unplaceable` says that EC2 rejected one
+    because it names a placement group.
     """
 
     run: Run
@@ -52,6 +65,9 @@ class Observation:
     prices: Mapping[Pool, Decimal] = field(default_factory=dict)
     quotas: QuotaFacts = field(default_factory=QuotaFacts)
     root_volumes: Mapping[MachineKind, RootVolume] = field(default_factory=dict)
+    gang: GangPlan | None = None
+    tried: tuple[GangRequest, ...] = ()
+    is_unplaceable: bool = False
 
     @property
     def instance_types(self) -> tuple[str, ...]:
@@ -73,13 +89,27 @@ class Observation:
 class Launch:
     """Request an instance of any of `pools`, which are all of one market.
 
-    `volumes` are the root volumes that differ from those of the launch templates.
+    `volumes` are the root volumes that differ from those of the launch templates. For a gang there
+    is one pool, of which `count` machines are requested and at least `least` accepted, in the
+    placement group of the zone if `is_placed`; `kept` are those that it has.
     """
 
     pools: tuple[Pool, ...]
     market: str
     reason: str
     volumes: Mapping[MachineKind, RootVolume] = field(default_factory=dict)
+    count: int = 1
+    least: int = 1
+    is_placed: bool = False
+    kept: tuple[KeptNode, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Request nothing: the attempt has enough machines with those that it keeps."""
+
+    kept: tuple[KeptNode, ...]
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +128,7 @@ class Refuse:
     reason: str
 
 
-Plan = Launch | Wait | Refuse
+Plan = Launch | Keep | Wait | Refuse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,13 +28,15 @@ class Round:
     """One request to each market of a run, none of which launched an instance.
 
     `candidates` are all pools that the run accepts, `refusals` the error codes of those that
-    refused. `had_machine` says that EC2 has launched an instance for the run before.
+    refused. `had_machine` says that EC2 has launched an instance for the run before. `nodes` is the
+    number of instances that it needs at the same time.
     """
 
     candidates: tuple[Pool, ...]
     refusals: Mapping[Pool, str]
     quotas: QuotaFacts = field(default_factory=QuotaFacts)
     had_machine: bool = False
+    nodes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def judge(asked: Round) -> Verdict:
     """Return whether waiting can help after a round that launched nothing.
 
     It cannot if for every pool that the run accepts either the zone does not offer the type, or
-    the quota is smaller than the type, and EC2 gave no other reason. A quota whose value is not
+    the quota is smaller than the nodes, and EC2 gave no other reason. A quota whose value is not
     known is never final.
     """
     kinds = {kind_of(code) for code in asked.refusals.values()}
@@ -113,7 +115,8 @@ def _is_unsupported(asked: Round, pool: Pool) -> bool:
 def _is_beyond_quota(asked: Round, pool: Pool) -> bool:
     quota = quota_of(pool.instance_type, pool.market)
     allowed = None if quota is None else asked.quotas.allowed.get(quota)
-    return allowed is not None and allowed < asked.quotas.vcpus.get(pool.instance_type, 1)
+    needed = asked.nodes * asked.quotas.vcpus.get(pool.instance_type, 1)
+    return allowed is not None and allowed < needed
 
 
 def _explain_unsupported(pools: set[Pool]) -> Iterator[str]:
@@ -148,7 +151,7 @@ def _explain_quota(asked: Round, quota: VcpuQuota) -> str:
     }
     facts = asked.quotas
     sizes = sorted((facts.vcpus[name], name) for name in types if name in facts.vcpus)
-    need = f"{sizes[0][0]} vCPUs for {sizes[0][1]}" if sizes else f"some for {_listed(types)}"
+    need = _need(*sizes[0], asked.nodes) if sizes else f"some for {_listed(types)}"
     allowed, link = facts.allowed.get(quota), quota.console(facts.region)
     if allowed is None:
         return (
@@ -156,9 +159,16 @@ def _explain_quota(asked: Round, quota: VcpuQuota) -> str:
             f"the run needs {need}; see {link}"
         )
     says = f"quota {quota} is {allowed} vCPUs in {facts.region}, and the run needs {need}"
-    if allowed < (sizes[0][0] if sizes else 1):
-        return f"{says}; request a higher quota at {link}, or name types of other families"
+    if allowed < asked.nodes * (sizes[0][0] if sizes else 1):
+        fewer = ", or fewer nodes" if asked.nodes > 1 else ""
+        return f"{says}; request a higher quota at {link}, or name types of other families{fewer}"
     return f"{says}: other instances use it up; end some, or request a higher quota at {link}"
+
+
+def _need(vcpus: int, instance_type: str, nodes: int) -> str:
+    if nodes == 1:
+        return f"{vcpus} vCPUs for {instance_type}"
+    return f"{nodes * vcpus} vCPUs for {nodes} nodes of {instance_type}, {vcpus} each"
 
 
 def _listed(names: set[str]) -> str:

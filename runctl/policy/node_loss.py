@@ -1,13 +1,12 @@
 """The consequences of a lost node for its attempt: a pure decision."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from runctl.model.machine import Machine
 from runctl.model.node import Node
 from runctl.model.outcome import Outcome, OutcomeKind
-from runctl.model.run import Attempt
+from runctl.model.run import Attempt, AttemptStage
 
 
 class Loss(Enum):
@@ -21,27 +20,39 @@ class Loss(Enum):
 class Consequence:
     """The consequences of a lost node.
 
-    `drain` are the nodes whose agents are asked to save, report and leave. `is_unreported` says
-    that no agent is left which could report for the attempt.
+    `drain` are the nodes whose agents are asked to save and report. `ends` says that the attempt
+    cannot go on without the node, and `is_unreported` that no agent can report that.
     """
 
     drain: tuple[Node, ...] = ()
+    ends: bool = False
     is_unreported: bool = False
 
 
-def on_node_loss(attempt: Attempt, nodes: Sequence[Node], lost: Node, *, loss: Loss) -> Consequence:
+def on_node_loss(
+    attempt: Attempt, lost: Node, *, loss: Loss, is_spare: bool = False
+) -> Consequence:
     """Return what follows for an attempt when a node of it is lost.
 
-    A training that spans several nodes cannot continue without one of them, so all of them save and
-    leave together. While a node is left, its agent reports; the state machine relaunches then.
-    `nodes` are those of the attempt; the same loss may be reported more than once.
+    A training that spans several nodes cannot continue without one of them. After a notice all of
+    them save together, since the lost one still runs. When it is gone the others cannot save: their
+    agents see it in the ledger, and the lead reports. Before the attempt has its token there is
+    nothing to save, and no agent can report; while it is launched, nothing is known of the others,
+    and its launch ends it once they are on record. A spare does not train, so nothing follows for
+    the others. The same loss may be reported more than once.
     """
     if attempt.ended is not None:
         return Consequence()
-    others = tuple(node for node in nodes if node.is_live and node.rank != lost.rank)
+    others = tuple(node for node in attempt.nodes if node.is_live and node.rank != lost.rank)
+    is_gang = len(attempt.nodes) > 1
+    is_launching = is_gang and attempt.stage is AttemptStage.LAUNCHING
+    if is_launching or (is_spare and others):
+        return Consequence(drain=(lost,) if loss is Loss.ANNOUNCED else ())
+    is_unreported = is_gang and not attempt.token
     if loss is Loss.ANNOUNCED:
-        return Consequence(drain=(lost, *others))
-    return Consequence(drain=others, is_unreported=not others)
+        drain = (lost,) if is_unreported else (lost, *others)
+        return Consequence(drain=drain, ends=True, is_unreported=is_unreported)
+    return Consequence(ends=True, is_unreported=is_unreported or not others)
 
 
 def outcome_of_loss(lost: Node, state: str, machine: Machine | None) -> Outcome:

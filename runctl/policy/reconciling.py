@@ -8,6 +8,7 @@ from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine
 from runctl.model.run import Attempt, Run
 from runctl.policy.billing import may_terminate
+from runctl.policy.gang import REPAIR_FOR, is_of_gang
 
 # A drain takes 90 s, followed by an upload, a report and a shutdown.
 GRACE = timedelta(minutes=5)
@@ -77,7 +78,7 @@ def is_left_over(
     attempt = _attempt_of(machine, attempts)
     if run is None:
         return now - machine.launched_at >= YOUNG
-    since = waits_until or _unwanted_since(run, attempt, attempts)
+    since = waits_until or _unwanted_since(run, machine, attempt, attempts)
     if since is None and _is_stray(machine, attempt):
         since = machine.launched_at
     if since is None or now - since < _allowed_time(attempt, machine.instance_id, now=now):
@@ -97,7 +98,8 @@ def is_spent(
     `states` are the states of those of its instances that EC2 still knows; `attempts` are those of
     its run. An instance that EC2 is shutting down counts as alive: it may be in the first hour, in
     which a reclaim is free. One that EC2 does not know counts as gone unless an attempt in the
-    ledger uses it: two views have to agree, since either may lag behind.
+    ledger uses it, or ended so recently that the next one of a gang may keep it: two views have to
+    agree, since either may lag behind.
     """
     if fleet.is_deleted or fleet.created_at is None or now - fleet.created_at < SETTLED:
         return False
@@ -106,10 +108,17 @@ def is_spent(
     at_work = {
         instance_id
         for attempt in attempts
-        if attempt.ended is None
+        if attempt.ended is None or _may_wait(attempt, now=now)
         for instance_id in attempt.instance_ids
     }
     return not at_work & (set(fleet.instance_ids) - set(states))
+
+
+def _may_wait(attempt: Attempt, *, now: datetime) -> bool:
+    """Whether the machines of an ended attempt of a gang may wait for the next one."""
+    if attempt.ended_at is None or not is_of_gang(attempt):
+        return False
+    return now - attempt.ended_at < REPAIR_FOR + GRACE
 
 
 def _attempt_of(machine: Machine, attempts: Sequence[Attempt]) -> Attempt | None:
@@ -130,15 +139,33 @@ def _is_stray(machine: Machine, attempt: Attempt | None) -> bool:
 
 
 def _unwanted_since(
-    run: Run, attempt: Attempt | None, attempts: Sequence[Attempt]
+    run: Run, machine: Machine, attempt: Attempt | None, attempts: Sequence[Attempt]
 ) -> datetime | None:
     """Return when the run or the attempt ended or lost the fence, whichever came first."""
     ends = [run.ended_at]
     if attempt is not None:
-        ends.append(attempt.ended_at)
+        ends.append(_released_at(run, machine, attempt, attempts))
         if attempt.number < run.fence:
             ends += [other.running_at for other in attempts if other.number == run.fence]
     return min((end for end in ends if end is not None), default=None)
+
+
+def _released_at(
+    run: Run, machine: Machine, attempt: Attempt, attempts: Sequence[Attempt]
+) -> datetime | None:
+    """Return when an attempt has no use for a machine any more: at its end.
+
+    In a gang the machine then waits for the next attempt that is launched, but not for long.
+    """
+    node = attempt.node_of(machine.instance_id)
+    if attempt.ended_at is None or attempt.ended is None or not run.request.gang.is_gang:
+        return attempt.ended_at
+    if node is None or not node.is_live or node.noticed_at or node.rank in attempt.ended.lost_ranks:
+        return attempt.ended_at
+    until = attempt.ended_at + REPAIR_FOR
+    later = (other for other in attempts if other.number > attempt.number and other.was_launched)
+    launched_at = next((other.launched_at for other in later), None)
+    return until if launched_at is None else max(attempt.ended_at, min(until, launched_at))
 
 
 def _allowed_time(attempt: Attempt | None, instance_id: str, *, now: datetime) -> timedelta:

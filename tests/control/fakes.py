@@ -619,6 +619,10 @@ class FakeFleet:
         self.machines: dict[str, Machine] = {}
         self.fleets: dict[str, InstantFleet] = {}
         self.refusals: dict[Pool, str] = {}
+        # How many machines a pool has at once, as far as that is limited; a placement group has
+        # none if it is crowded.
+        self.room: dict[Pool, int] = {}
+        self.is_crowded = False
         self.call_error = ""
         self.answers: dict[str, LaunchResult] = {}
         self.requests: list[str] = []
@@ -657,6 +661,7 @@ class FakeFleet:
         nodes: int = 1,
         placed: bool = False,
     ) -> str:
+        assert nodes == 1 or len(pools) == 1, "a gang is launched in one pool"
         return json.dumps(
             {
                 "disks": {kind.value: volume.gib for kind, volume in (volumes or {}).items()},
@@ -685,11 +690,19 @@ class FakeFleet:
         if document["token"] in self.answers:
             return self.answers[document["token"]]
         refused = {pool: self.refusals[pool] for pool in pools if pool in self.refusals}
+        least = document["least"]
+        refused |= {
+            pool: "InsufficientInstanceCapacity"
+            for pool in pools
+            if self.room.get(pool, least) < least or (document["placed"] and self.is_crowded)
+        }
         granted = next((pool for pool in pools if pool not in refused), None)
+        count = 0 if granted is None else self.room.get(granted, document["count"])
+        count = min(count, document["count"])
         ids: tuple[str, ...] = ()
         if granted is not None:
             known = len(self.machines)
-            ids = tuple(f"i-{known + at + 1:04d}" for at in range(document["count"]))
+            ids = tuple(f"i-{known + at + 1:04d}" for at in range(count))
             for instance_id in ids:
                 self.machines[instance_id] = Machine(
                     instance_id=instance_id,

@@ -1,4 +1,4 @@
-"""What follows for an attempt when one of its nodes is lost, with one and with two nodes."""
+"""What follows for an attempt when one of its nodes is lost, with one and with several nodes."""
 
 from dataclasses import replace
 
@@ -26,51 +26,79 @@ def attempt(*nodes: Node, **values) -> Attempt:
     return Attempt(run_id="run-1", number=1, nodes=nodes, **known)
 
 
-def consequence(*nodes: Node, lost: Node, loss: Loss, **values) -> Consequence:
-    return on_node_loss(attempt(*nodes, **values), nodes, lost, loss=loss)
+def consequence(*nodes: Node, lost: Node, loss: Loss, is_spare=False, **values) -> Consequence:
+    return on_node_loss(attempt(*nodes, **values), lost, loss=loss, is_spare=is_spare)
 
 
 def test_the_only_node_drains_when_its_loss_is_announced():
     only = node(0)
-    assert consequence(only, lost=only, loss=Loss.ANNOUNCED) == Consequence(drain=(only,))
+    answer = consequence(only, lost=only, loss=Loss.ANNOUNCED)
+    assert answer == Consequence(drain=(only,), ends=True)
 
 
 def test_an_announced_node_whose_launch_is_not_recorded_drains():
     launching = replace(node(0, NodeStage.LAUNCHING), instance_id="")
     lost = replace(launching, instance_id="i-0")
-    assert consequence(launching, lost=lost, loss=Loss.ANNOUNCED) == Consequence(drain=(lost,))
+    answer = consequence(launching, lost=lost, loss=Loss.ANNOUNCED)
+    assert answer == Consequence(drain=(lost,), ends=True)
 
 
 def test_nothing_is_left_that_could_report_when_the_only_node_is_gone():
     only = node(0)
-    assert consequence(only, lost=only, loss=Loss.GONE) == Consequence(is_unreported=True)
+    answer = consequence(only, lost=only, loss=Loss.GONE)
+    assert answer == Consequence(ends=True, is_unreported=True)
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_all_nodes_drain_together_the_lost_one_first(lost):
     nodes = (node(0), node(1))
-    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.ANNOUNCED)
-    assert answer == Consequence(drain=(nodes[lost], nodes[1 - lost]))
+    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.ANNOUNCED, token="token")
+    assert answer == Consequence(drain=(nodes[lost], nodes[1 - lost]), ends=True)
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_the_node_that_is_left_drains_and_reports(lost):
+def test_the_node_that_is_left_reports(lost):
     nodes = (node(0), node(1))
-    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.GONE)
-    assert answer == Consequence(drain=(nodes[1 - lost],))
+    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.GONE, token="token")
+    assert answer == Consequence(ends=True)
+
+
+@pytest.mark.parametrize("loss", Loss)
+def test_before_the_token_nobody_could_report_and_nothing_is_saved(loss):
+    nodes = (node(0), node(1))
+    answer = consequence(*nodes, lost=nodes[1], loss=loss, stage=AttemptStage.LAUNCHED)
+    drained = (nodes[1],) if loss is Loss.ANNOUNCED else ()
+    assert answer == Consequence(drain=drained, ends=True, is_unreported=True)
+
+
+@pytest.mark.parametrize("loss", Loss)
+def test_a_gang_that_is_being_launched_is_ended_by_its_launch(loss):
+    nodes = (node(0, NodeStage.LAUNCHING), node(1, NodeStage.LAUNCHING))
+    answer = consequence(*nodes, lost=nodes[1], loss=loss, stage=AttemptStage.LAUNCHING)
+    assert not answer.ends
+    assert not answer.is_unreported
+
+
+@pytest.mark.parametrize("loss", Loss)
+@pytest.mark.parametrize("token", ["", "token"])
+def test_the_loss_of_a_spare_ends_nothing(loss, token):
+    nodes = (node(0), node(1), node(2))
+    answer = consequence(*nodes, lost=nodes[2], loss=loss, is_spare=True, token=token)
+    assert answer == Consequence(drain=(nodes[2],) if loss is Loss.ANNOUNCED else ())
+
+
+def test_a_spare_that_is_gone_last_leaves_nothing_that_could_report():
+    gone, spare = node(0, NodeStage.GONE), node(1)
+    answer = consequence(gone, spare, lost=spare, loss=Loss.GONE, is_spare=True, token="token")
+    assert answer.is_unreported
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_the_last_of_two_nodes_to_go_leaves_nothing_that_could_report(lost):
     nodes = [node(0), node(1)]
     nodes[1 - lost] = replace(nodes[1 - lost], stage=NodeStage.GONE)
-    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.GONE)
-    assert answer == Consequence(is_unreported=True)
-
-
-def test_a_loss_that_is_reported_twice_has_the_same_consequence():
-    gone, left = node(0, NodeStage.GONE), node(1)
-    assert consequence(gone, left, lost=gone, loss=Loss.GONE) == Consequence(drain=(left,))
+    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.GONE, token="token")
+    assert answer == Consequence(ends=True, is_unreported=True)
 
 
 @pytest.mark.parametrize("loss", Loss)
