@@ -77,7 +77,7 @@ def _await_end(program: Program, saver: CheckpointSaver, mailbox: Mailbox, *, un
         if time.monotonic() - measured_at >= MEASURE_EVERY:
             upload_time, measured_at = saver.expected_upload_time(), time.monotonic()
         stop = mailbox.ending
-        if stop is not None and stop.kill_at is not None and time.monotonic() >= stop.kill_at:
+        if stop is not None and stop.is_overdue:
             return
         # A deadline may become known only now: EC2 may take a machine that a user has stopped.
         if time.monotonic() >= _end_of_upload(mailbox) - (upload_time + RESERVE).total_seconds():

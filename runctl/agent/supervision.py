@@ -102,6 +102,8 @@ class Supervision:
         if self._mailbox.is_fenced or time.monotonic() >= until:
             return True
         stop = self._mailbox.ending
+        if stop is not None and stop.is_overdue:
+            return True
         left = None if stop is None else stop.time_left()
         return left is not None and left <= RESERVE + self._session.saver.expected_upload_time()
 

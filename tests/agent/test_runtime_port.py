@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -200,6 +201,28 @@ def test_program_that_does_not_end_in_its_grace_is_killed_and_the_file_that_it_w
     saving = cloud.attempt().saving
     assert saving is not None
     assert saving.missed_grace == timedelta(seconds=1)
+
+
+def test_program_whose_ranks_wait_for_a_lost_node_is_killed_before_the_end_of_its_grace(
+    cloud: Cloud, begin: Begin
+) -> None:
+    attempt = begin(checkpoint=CheckpointOptions(grace_seconds=90))
+    save(attempt.program, "step-1.bin")
+    wait_until(lambda: cloud.run().step == 1)
+    attempt.mailbox.end(
+        StopRequest(
+            cause=StopCause.PEER,
+            reason="node 2 (i-2) is gone",
+            detected=datetime.now(timezone.utc),
+            lost_ranks=(2,),
+            kill_at=time.monotonic(),
+        )
+    )
+    attempt.end()
+    outcome = cloud.outcome()
+    assert (outcome["kind"], outcome["exit_code"], outcome["step"]) == ("interrupted", -9, 1)
+    assert outcome["lost_ranks"] == [2]
+    assert attempt.program.calls == ["request_stop", "kill", "close"]
 
 
 def test_writer_that_lingers_after_the_exit_is_waited_for(cloud: Cloud, begin: Begin) -> None:

@@ -6,12 +6,18 @@ import os
 import signal
 import socket
 import textwrap
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from runctl.agent.gang.pulses import GangProgram, Pulses
 from runctl.agent.instance import processes
+from runctl.model.gang import GangReport, RankPulse
+from runctl.model.node import Node, NodeProgress
+from runctl.policy.gang_facts import Hung, NodeFacts
+from runctl.policy.gang_health import judge
 from tests.agent.machine import wait_until
 from tests.training.place import Place, read_line, read_until
 from tests.training.programs import LIGHTNING
@@ -86,7 +92,8 @@ GANG = """
                 time.sleep(0.05)
             model(torch.ones(1, 2)).sum().backward()
             step += 1
-            print("step", step, rank, os.getpid(), flush=True)
+            if step == 1:
+                print(os.getpid(), flush=True)
             if all_should_save():
                 training.save(lambda path: path.write_text(str(step)), step)
             if all_should_stop():
@@ -99,50 +106,75 @@ GANG = """
 """
 
 
-def test_ranks_of_torchrun_stop_together_and_runctl_sees_them(
-    place: Place, frameworks: Path
-) -> None:
+class GangNode:
+    """A launcher that runs one rank, with the agent's view of it."""
+
+    def __init__(self, place: Place, python: Path, rank: int, port: int) -> None:
+        pulses = place.root / f"pulses-{rank}"
+        pulses.mkdir()
+        self.rank = rank
+        self.launcher = place.start(
+            "import runpy; runpy.run_module('torch.distributed.run', run_name='__main__')",
+            *("--nnodes=2", "--nproc-per-node=1", f"--node-rank={rank}", "--rdzv-backend=static"),
+            *("--master-addr=127.0.0.1", f"--master-port={port}", str(place.root / "train.py")),
+            python=python,
+            OMP_NUM_THREADS="1",
+            RUNCTL_PULSE_DIR=str(pulses),
+        )
+        self.ahead = 0.0  # of the agent's clock
+        self.pulses = Pulses(pulses, clock=lambda: time.monotonic() + self.ahead)
+        pids = partial(processes.descendants, self.launcher.pid)
+        self.pulses.begin(GangProgram(pids=pids, address="127.0.0.1", port=port))
+
+    def pulse(self) -> RankPulse:
+        return next(iter(self.pulses.read()), RankPulse())
+
+    def worker(self) -> int:
+        return int(read_line(self.launcher).split()[-1])
+
+    def facts(self) -> NodeFacts:
+        report = GangReport(ranks=(self.pulse(),))
+        node = Node(
+            run_id="run-1",
+            attempt=1,
+            rank=self.rank,
+            instance_id=f"i-{self.rank}",
+            progress=NodeProgress(gang=report),
+        )
+        return NodeFacts(node=node, is_own=True, step_seconds=0.1)
+
+
+def test_ranks_of_two_nodes_are_seen_hang_and_stop_together(place: Place, frameworks: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    script = place.root / "train.py"
-    script.write_text(textwrap.dedent(GANG))
-    launcher = place.start(
-        "import runpy; runpy.run_module('torch.distributed.run', run_name='__main__')",
-        *("--nnodes=1", "--nproc-per-node=2", "--node-rank=0", "--rdzv-backend=static"),
-        *("--master-addr=127.0.0.1", f"--master-port={port}", str(script)),
-        python=frameworks,
-        OMP_NUM_THREADS="1",
-        RUNCTL_PULSE_DIR=str(place.root),
-    )
-    pulses = Pulses(place.root)
-    pulses.begin(
-        GangProgram(
-            pids=lambda: processes.descendants(os.getpid()),
-            address="127.0.0.1",
-            port=port,
-            ranks=2,
-        )
-    )
-    workers: dict[str, int] = {}
-    while len(workers) < 2 or max(pulse.left for pulse in pulses.read()) < 10:
-        match read_line(launcher).split():
-            case ["step", _, rank, pid]:
-                workers[rank] = int(pid)
-            case _:
-                assert launcher.poll() is None
-    first, second = pulses.read()
-    assert first.has_joined
-    assert second.has_joined
+    (place.root / "train.py").write_text(textwrap.dedent(GANG))
+    nodes = [GangNode(place, frameworks, rank, port) for rank in (0, 1)]
+    first, second = nodes
+    workers = [node.worker() for node in nodes]
+    wait_until(lambda: min(node.pulse().left for node in nodes) >= 10, 240)
+    assert all(node.pulse().has_joined for node in nodes)
     # The first has waited for the second in each step.
-    assert first.busy_seconds < second.busy_seconds / 2
-    os.kill(workers["1"], signal.SIGTERM)
-    _, err = launcher.communicate(timeout=240)
-    assert launcher.returncode == 0, err
+    assert first.pulse().busy_seconds < second.pulse().busy_seconds / 2
+    assert judge([node.facts() for node in nodes]) is None
+
+    os.kill(workers[1], signal.SIGSTOP)
+    wait_until(lambda: second.pulse().is_suspended)
+    for node in nodes:
+        node.pulse()
+        node.ahead = 100.0
+    verdict = judge([node.facts() for node in nodes])
+    assert isinstance(verdict, Hung)
+    assert verdict.ranks == (1,)
+
+    os.kill(workers[1], signal.SIGCONT)
+    os.kill(workers[1], signal.SIGTERM)
+    for node in nodes:
+        _, err = node.launcher.communicate(timeout=240)
+        assert node.launcher.returncode == 0, err
     ends = [(place.root / f"end-{rank}").read_text() for rank in (0, 1)]
     assert ends[0] == ends[1]
     assert ends[0].endswith("True")
-    (saved,) = place.names()
-    assert saved == f"step-{int(ends[0].split()[0]):09d}"
+    assert place.names() == [f"step-{int(ends[0].split()[0]):09d}"]
 
 
 def test_a_single_process_needs_no_group(place: Place, frameworks: Path) -> None:

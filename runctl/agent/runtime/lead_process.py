@@ -12,7 +12,7 @@ from runctl.agent.instance.processes import KilledTree
 from runctl.agent.runtime.family import Family
 from runctl.agent.runtime.ports import Contract
 from runctl.agent.runtime.process_table import ProcessInfo, read_processes
-from runctl.model.excerpt import last_lines
+from runctl.model.excerpt import last_lines, without_launcher
 
 REASON_LINES = 15
 TAIL_BYTES = 16 * 1024
@@ -146,7 +146,8 @@ class Printed:
         for path, before in self._before.items():
             with contextlib.suppress(OSError), path.open("rb") as stream:
                 stream.seek(max(before, path.stat().st_size - TAIL_BYTES))
-                if words := last_lines(stream.read().decode(errors="replace"), most=REASON_LINES):
+                printed = without_launcher(stream.read().decode(errors="replace"))
+                if words := last_lines(printed, most=REASON_LINES):
                     return words
         return ""
 

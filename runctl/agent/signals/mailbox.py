@@ -51,6 +51,11 @@ class StopRequest:
             return None
         return self.heard + (self.deadline - self.detected).total_seconds()
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether waiting for the program is no use any more."""
+        return self.kill_at is not None and time.monotonic() >= self.kill_at
+
 
 class Mailbox:
     """Holds the stop request that takes precedence, and wakes threads that wait for news."""
